@@ -1,0 +1,72 @@
+"""The one wording of errors.
+
+Every error of the package that a caller's value causes is made here, so that all of them read alike: the argument, what
+was expected, what came, and what to do about it.
+"""
+
+import numbers
+
+
+def invalid(argument, expected, received, remedy=None):
+    """Makes the `ValueError` for a value that an argument cannot take.
+
+    Args:
+        argument: string. The argument's name, as the caller wrote it.
+        expected: string. What was expected, e.g. `"a positive int"`.
+        received: the value that came; shown by `repr`, cut at 200 characters.
+        remedy: optional string. A sentence that says what to do.
+
+    Returns:
+        A `ValueError`, for the caller to raise.
+
+    Example:
+
+    >>> str(invalid("margin", "a positive float", -1.0))
+    'Invalid value for argument `margin`. Expected a positive float. Received: margin=-1.0'
+    """
+    shown = repr(received)
+    if len(shown) > 200:
+        shown = f"{shown[:200]}..."
+    message = f"Invalid value for argument `{argument}`. Expected {expected}. Received: {argument}={shown}"
+    return ValueError(f"{message}. {remedy}" if remedy else message)
+
+
+def one_of(argument, value, options, remedy=None):
+    """Returns `value` where it is one of `options` (any iterable of names); raises otherwise."""
+    options = list(options)
+    if not isinstance(value, str) or value not in options:
+        raise invalid(argument, f"one of {', '.join(map(repr, options))}", value, remedy)
+    return value
+
+
+def integer(argument, value, *, minimum=1, optional=False):
+    """Returns `value` as an int where it is a whole number of at least `minimum` (or `None`, if `optional`)."""
+    if optional and value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
+        raise invalid(argument, f"an int >= {minimum}{' or None' if optional else ''}", value)
+    return int(value)
+
+
+def number(argument, value, *, minimum=None, maximum=None, above=None):
+    """Returns `value` as a float where it lies in `[minimum, maximum]` and above `above` (each bound optional)."""
+    bounds = [
+        f"{sign} {bound}" for sign, bound in ((">=", minimum), ("<=", maximum), (">", above)) if bound is not None
+    ]
+    expected = " ".join(["a number", " and ".join(bounds)]).strip()
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or value != value:
+        raise invalid(argument, expected, value)
+    if (
+        (minimum is not None and value < minimum)
+        or (maximum is not None and value > maximum)
+        or (above is not None and value <= above)
+    ):
+        raise invalid(argument, expected, value)
+    return float(value)
+
+
+def instance(argument, value, kinds, expected, remedy=None):
+    """Returns `value` where it is an instance of `kinds`; `expected` names them in the error."""
+    if not isinstance(value, kinds):
+        raise invalid(argument, expected, value, remedy)
+    return value
