@@ -1,0 +1,279 @@
+"""The one form of all encoders."""
+
+import keras
+from keras import ops
+
+from tfxfer import _check
+from tfxfer.backbones import _families
+
+_ACTIVATIONS = {
+    "gelu": lambda x: ops.gelu(x, approximate=False),
+    "gelu_approximate": lambda x: ops.gelu(x, approximate=True),
+    "relu": ops.relu,
+    "silu": ops.silu,
+}
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class Backbone(keras.Model):
+    """A transformer encoder of any family: ids in, one vector a token out.
+
+    A functional model built from the layers of the family's KerasHub backbone. Inputs are a dict of int32 tensors
+    `(batch, length)`: `token_ids`, `padding_mask` (1 at real tokens), and `segment_ids` where `has_segment_ids`; the
+    output is the tensor `(batch, length, hidden_dim)` of the last layer. What the pooler of some families would add is
+    left out: nothing here has weights without a gradient.
+
+    A token's position is the number of real tokens before it, so that neither amount nor side of the padding changes
+    the output at real tokens. What stands at padding is finite and has no meaning.
+
+    Args:
+        family: string, one of `"bert"`, `"roberta"`, `"xlm_roberta"`, `"distil_bert"`, `"albert"`, `"electra"`,
+            `"deberta_v3"`, `"gpt2"`.
+        vocabulary_size: int. Rows of the token embedding.
+        num_layers: int. Transformer blocks that a token goes through.
+        num_heads: int. Attention heads; divides `hidden_dim`.
+        hidden_dim: int. Size of a token's vector.
+        intermediate_dim: int. Size of the feed-forward layer.
+        max_sequence_length: int. Rows of the position table; for DeBERTa, which has none, the length that its
+            logarithmic buckets were made for (longer input is allowed).
+        activation: string, of the feed-forward layer: `"gelu"` (exact, erf), `"gelu_approximate"` (tanh), `"relu"` or
+            `"silu"`. Defaults to the family's.
+        layer_norm_epsilon: float. Defaults to the family's.
+        dropout: float. Rate behind attention and feed-forward layer, and behind the embeddings.
+        attention_dropout: float. Rate on the attention probabilities. Defaults to `dropout`.
+        embeddings_dropout: float. Rate behind the embeddings. Defaults to `dropout`.
+        embedding_dim: int. Size of the embeddings, ALBERT and ELECTRA only.
+        num_segments: int. Rows of the segment embedding, BERT, ALBERT and ELECTRA only.
+        num_groups: int. Groups of blocks that share weights, ALBERT only.
+        num_inner_repetitions: int. Blocks in a group, ALBERT only.
+        bucket_size: int. Buckets of relative distances, DeBERTa only.
+        frozen: names of layers whose `trainable` is off.
+        dtype: string or dtype policy, e.g. `"float32"`, `"mixed_bfloat16"`, `"bfloat16"`. Defaults to the global one.
+
+    Raises:
+        ValueError: an argument is none of these, or not one of the family's; on a call with more tokens than the
+            position table has rows, where the length is known.
+
+    Example:
+
+    ```python
+    backbone = Backbone(
+        "bert", vocabulary_size=100, num_layers=2, num_heads=2, hidden_dim=8, intermediate_dim=16, max_sequence_length=32
+    )
+    ids = np.ones((1, 5), "int32")
+    backbone({"token_ids": ids, "padding_mask": ids, "segment_ids": 0 * ids}).shape  # (1, 5, 8)
+    ```
+
+    Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805, and the papers of the other families.
+    """
+
+    def __init__(
+        self,
+        family,
+        *,
+        vocabulary_size,
+        num_layers,
+        num_heads,
+        hidden_dim,
+        intermediate_dim,
+        max_sequence_length,
+        activation=None,
+        layer_norm_epsilon=None,
+        dropout=0.1,
+        attention_dropout=None,
+        embeddings_dropout=None,
+        embedding_dim=None,
+        num_segments=None,
+        num_groups=None,
+        num_inner_repetitions=None,
+        bucket_size=None,
+        frozen=(),
+        dtype=None,
+        **kwargs,
+    ):
+        entry = _families.FAMILIES[_check.one_of("family", family, _families.FAMILIES)]
+        sizes = {
+            "vocabulary_size": vocabulary_size,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "hidden_dim": hidden_dim,
+            "intermediate_dim": intermediate_dim,
+            "max_sequence_length": max_sequence_length,
+        }
+        details = {
+            "embedding_dim": embedding_dim,
+            "num_segments": num_segments,
+            "num_groups": num_groups,
+            "num_inner_repetitions": num_inner_repetitions,
+            "bucket_size": bucket_size,
+        }
+        sizes.update(_details(family, entry, details, hidden_dim))
+        sizes = {name: _check.integer(name, value) for name, value in sizes.items()}
+        if hidden_dim % num_heads:
+            raise _check.invalid("num_heads", f"a divisor of hidden_dim={hidden_dim}", num_heads)
+        numbers = {
+            "activation": _check.one_of("activation", activation or entry.activation, _ACTIVATIONS),
+            "layer_norm_epsilon": entry.layer_norm_epsilon if layer_norm_epsilon is None else layer_norm_epsilon,
+            "dropout": dropout,
+            "attention_dropout": dropout if attention_dropout is None else attention_dropout,
+            "embeddings_dropout": dropout if embeddings_dropout is None else embeddings_dropout,
+        }
+        for name in ("dropout", "attention_dropout", "embeddings_dropout"):
+            _check.number(name, numbers[name], minimum=0, maximum=1)
+        _check.number("layer_norm_epsilon", numbers["layer_norm_epsilon"], above=0)
+
+        # === Layers ===
+        hub = _make_hub(entry, sizes, numbers, dtype)
+        _correct(family, entry, hub, numbers)
+
+        # === Functional Model ===
+        names = ("token_ids", "padding_mask") + (("segment_ids",) if entry.has_segment_ids else ())
+        inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in names}
+        super().__init__(inputs=inputs, outputs=_connect(entry, hub, inputs, num_layers), **kwargs)
+        self.dtype_policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+
+        # === Config ===
+        self.family = family
+        self.has_segment_ids = entry.has_segment_ids
+        for name, value in {**dict.fromkeys(details), **sizes, **numbers}.items():
+            setattr(self, name, value)
+        self._block_names = [[block.name for block in group] for group in _blocks(hub)]
+        for name in frozen:
+            self.get_layer(name).trainable = False
+
+    def layer_groups(self):
+        """Returns the layers from the input upwards: the unit of freezing and of learning rates by layer.
+
+        Returns:
+            A dict in order: `"embeddings"`, `"block_0"`, `"block_1"`, ... to lists of layers. Each weight is in exactly
+            one group. Blocks that share weights (ALBERT) are one group; a layer norm behind the last block (GPT-2) is
+            in that block's group, DeBERTa's relative embeddings in `"embeddings"`.
+        """
+        blocks = {f"block_{i}": [self.get_layer(name) for name in names] for i, names in enumerate(self._block_names)}
+        final = _families.FAMILIES[self.family].final
+        if final:
+            list(blocks.values())[-1].append(self.get_layer(final[0]))
+        above = {id(layer) for layers in blocks.values() for layer in layers}
+        below = [
+            layer for layer in self.layers if not isinstance(layer, keras.layers.InputLayer) and id(layer) not in above
+        ]
+        return {"embeddings": below, **blocks}
+
+    def blocks(self):
+        """Returns the transformer blocks from the input upwards, as `(layer, group, number in the group)`."""
+        names = enumerate(self._block_names)
+        return [(self.get_layer(name), i, j) for i, group in names for j, name in enumerate(group)]
+
+    @property
+    def token_embedding(self):
+        """The layer that embeds token ids."""
+        name, _, inner = next(iter(_families.FAMILIES[self.family].tensors)).partition(".")
+        return getattr(self.get_layer(name), inner) if inner else self.get_layer(name)
+
+    def call(self, inputs, training=None, mask=None):
+        length = inputs["token_ids"].shape[1] if isinstance(inputs, dict) and "token_ids" in inputs else None
+        absolute = _families.FAMILIES[self.family].has_absolute_positions
+        if absolute and isinstance(length, int) and length > self.max_sequence_length:
+            raise _check.invalid(
+                "token_ids",
+                f"at most max_sequence_length={self.max_sequence_length} tokens",
+                (None, length),
+                "Give the preprocessor a smaller sequence_length",
+            )
+        return super().call(inputs, training=training, mask=mask)
+
+    def get_config(self):
+        names = (
+            "family vocabulary_size num_layers num_heads hidden_dim intermediate_dim max_sequence_length activation "
+            "layer_norm_epsilon dropout attention_dropout embeddings_dropout embedding_dim num_segments num_groups "
+            "num_inner_repetitions bucket_size"
+        )
+        return {
+            **{name: getattr(self, name) for name in names.split()},
+            "frozen": [
+                layer.name for layers in self.layer_groups().values() for layer in layers if not layer.trainable
+            ],
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        if isinstance(config.get("dtype"), dict):
+            config["dtype"] = keras.dtype_policies.get(config["dtype"])
+        return cls(**config)
+
+
+def _details(family, entry, given, hidden_dim):
+    """Returns the arguments that only some families have, defaults filled in."""
+    for name, value in given.items():
+        if value is not None and name not in entry.details:
+            raise _check.invalid(name, f"None for the family {family!r}", value)
+    details = {name: default if given[name] is None else given[name] for name, default in entry.details.items()}
+    if "embedding_dim" in details and details["embedding_dim"] is None:
+        details["embedding_dim"] = hidden_dim
+    return details
+
+
+def _make_hub(entry, sizes, numbers, dtype):
+    """Builds the KerasHub backbone whose layers are taken; the model itself is dropped."""
+    arguments = dict(sizes)
+    if entry.backbone.__name__ == "ElectraBackbone":  # alone in its name for it
+        arguments["vocab_size"] = arguments.pop("vocabulary_size")
+    # KerasHub has one rate for all dropouts; the largest makes all the layers that have a rate of their own below.
+    rate = max(numbers["dropout"], numbers["attention_dropout"], numbers["embeddings_dropout"])
+    return entry.backbone(dropout=rate, dtype=dtype, **arguments)
+
+
+def _blocks(hub):
+    """Returns the blocks by group: ALBERT nests them, with the blocks of a group in a list."""
+    return [block if isinstance(block, (list, tuple)) else [block] for block in hub.transformer_layers]
+
+
+def _correct(family, entry, hub, numbers):
+    """Sets in KerasHub's layers what it hard-codes and a checkpoint's config.json says.
+
+    The one place that does so; it runs whenever a `Backbone` is built, from a checkpoint or from a `.keras` file.
+    """
+    epsilon = numbers["layer_norm_epsilon"]
+    for name in ("embeddings_layer_norm", *entry.final[:1]):
+        if getattr(hub, name, None) is not None:
+            getattr(hub, name).epsilon = epsilon
+    if getattr(hub, "relative_embeddings", None) is not None:
+        hub.relative_embeddings.layer_norm.epsilon = epsilon
+    hub.embeddings_dropout.rate = numbers["embeddings_dropout"]
+    for block in (block for blocks in _blocks(hub) for block in blocks):
+        parts = _families.block_parts(block)
+        parts["intermediate"].activation = _ACTIVATIONS[numbers["activation"]]
+        parts["attention_norm"].epsilon = parts["output_norm"].epsilon = epsilon
+        parts["output_dropout"].rate = numbers["dropout"]
+        # DistilBERT alone has no dropout between attention and residual.
+        parts["attention_dropout"].rate = 0.0 if family == "distil_bert" else numbers["dropout"]
+        attention = parts["attention"]
+        if family == "deberta_v3":
+            attention._attn_dropout_layer.rate = numbers["attention_dropout"]
+            attention._position_dropout_layer.rate = numbers["dropout"]
+        else:
+            attention._dropout = numbers["attention_dropout"]  # 0 chooses Keras's fused attention
+            if numbers["attention_dropout"]:
+                attention._dropout_layer.rate = numbers["attention_dropout"]
+
+
+def _connect(entry, hub, inputs, num_layers):
+    """Puts the layers together: the functional graph from ids to the last layer's output."""
+    mask = inputs["padding_mask"]
+    # Number of real tokens before each; at padding before the first token it would be -1.
+    positions = ops.maximum(ops.cumsum(mask, axis=1) - 1, 0)
+    x = entry.embed(hub, inputs, positions)
+    arguments = {"decoder_padding_mask" if entry.attends_back else "padding_mask": mask}
+    if getattr(hub, "relative_embeddings", None) is not None:
+        arguments["rel_embeddings"] = hub.relative_embeddings(x)
+    groups = _blocks(hub)
+    for group in groups:
+        for _ in range(num_layers // len(groups)):
+            for block in group:
+                x = block(x, **arguments)
+    return getattr(hub, entry.final[0])(x) if entry.final else x
+
