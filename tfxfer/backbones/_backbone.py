@@ -58,7 +58,7 @@ class Backbone(keras.Model):
 
     ```python
     backbone = Backbone(
-        "bert", vocabulary_size=100, num_layers=2, num_heads=2, hidden_dim=8, intermediate_dim=16, max_sequence_length=32
+        "bert", vocabulary_size=99, num_layers=2, num_heads=2, hidden_dim=8, intermediate_dim=16, max_sequence_length=32
     )
     ids = np.ones((1, 5), "int32")
     backbone({"token_ids": ids, "padding_mask": ids, "segment_ids": 0 * ids}).shape  # (1, 5, 8)
@@ -276,4 +276,3 @@ def _connect(entry, hub, inputs, num_layers):
             for block in group:
                 x = block(x, **arguments)
     return getattr(hub, entry.final[0])(x) if entry.final else x
-

@@ -66,7 +66,9 @@ def read_tensors(folder):
         tensors = {}
         for shard in shards:
             if not (folder / shard).is_file():
-                raise _check.invalid("preset", f"a folder with all the shards of {INDEX}", str(folder), f"{shard} is missing")
+                raise _check.invalid(
+                    "preset", f"a folder with all the shards of {INDEX}", str(folder), f"{shard} is missing"
+                )
             tensors.update(_read_file(folder / shard))
         return tensors
     remedy = None
@@ -116,9 +118,7 @@ class Checkpoint:
         prefix = next((prefix for prefix in ("", *prefixes) if prefix + anchor in names), None)
         if prefix is None:
             raise self._missing(anchor, f"Prefixes tried: {', '.join(repr(p) for p in ('', *prefixes))}")
-        self._tensors = {
-            new.removeprefix(prefix): tensors[old] for new, old in names.items() if new.startswith(prefix)
-        }
+        self._tensors = {new.removeprefix(prefix): tensors[old] for new, old in names.items() if new.startswith(prefix)}
         self._heads = () if prefix else _HEADS
         self._used = set()
 
