@@ -1,0 +1,150 @@
+"""tfxfer's side, and KerasHub's own embedder. Started by the benchmarks."""
+
+import importlib.metadata
+import time
+
+import keras
+import keras_hub
+import numpy as np
+import tensorflow as tf
+from _harness import Requests, read_tsv, shuffled_rows
+
+import tfxfer as tx
+
+LEARNING_RATE = 2e-5
+
+
+def embedder(setup, dtype):
+    """The embedder, cut at the sequence length that the other side uses."""
+    return tx.models.TextEmbedder.from_preset(setup["weights"], sequence_length=setup["sequence_length"], dtype=dtype)
+
+
+def encoder(setup, requests):
+    """Answers requests to encode texts: in float32, in mixed_bfloat16, or by KerasHub's own `predict`."""
+    models = {dtype: embedder(setup, dtype) for dtype in ("float32", "mixed_bfloat16")}
+    models["keras_hub"] = keras_hub.models.TextEmbedder.from_preset(setup["weights"])
+
+    def work(request):
+        model = models[request["variant"]]
+        if request["variant"] == "keras_hub":
+            embeddings = model.predict(request["texts"], batch_size=setup["batch_size"], verbose=0)
+        else:
+            embeddings = model.encode(request["texts"], batch_size=setup["batch_size"], progress=False)
+        if "save" in request:
+            np.save(request["save"], embeddings)
+        return {"rows": len(request["texts"])}
+
+    requests.send(versions=versions())
+    requests.serve(work)
+
+
+class Slices(keras.callbacks.Callback):
+    """Holds `fit` until a slice is asked for, and answers when its batches are through.
+
+    What is measured is one ordinary `fit`: between two slices it stands still before a batch.
+    """
+
+    def __init__(self, requests, batch_size, warmup, facts):
+        super().__init__()
+        self.requests, self.batch_size, self.warmup, self.facts = requests, batch_size, warmup, facts
+        self.left, self.batches, self.start = 0, 0, 0.0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.warmup or self.left:
+            return
+        request = self.requests.next()
+        if request is None:
+            raise EOFError
+        self.left = self.batches = request["batches"]
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.warmup:
+            self.warmup -= 1
+            if not self.warmup:
+                self.requests.send(versions=versions(), **self.facts)
+            return
+        self.left -= 1
+        if not self.left:
+            seconds = time.perf_counter() - self.start
+            self.requests.send(rows=self.batches * self.batch_size, seconds=seconds, loss=float(logs["loss"]))
+
+
+def classifier(setup):
+    """A linear head on the pooled output; `data.batches` as it comes."""
+    rows = shuffled_rows(read_tsv(setup["train"]), setup["batch_size"], 0)
+    names = sorted({row["label"] for row in rows})
+    model = tx.models.TextClassifier.from_preset(
+        setup["weights"],
+        labels=names,
+        dropout=0.1,
+        sequence_length=setup["sequence_length"],
+        dtype=setup["dtype"],
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    dataset = tx.data.labelled(rows, "text", "label", labels=names)
+    return model, loss, tx.data.batches(dataset, model.preprocessor, batch_size=setup["batch_size"], seed=0)
+
+
+def pairs(setup):
+    """CoSENT on scored pairs."""
+    rows = shuffled_rows(read_tsv(setup["train"]), setup["batch_size"], 0)
+    towers = embedder(setup, setup["dtype"])
+    dataset = tx.data.pairs(
+        [{**row, "score": float(row["score"]) / 5} for row in rows], ("sentence1", "sentence2"), target="score"
+    )
+    batches = tx.data.batches(dataset, towers.preprocessor, batch_size=setup["batch_size"], columns="separate", seed=0)
+    return tx.models.Siamese(towers), tx.losses.CoSENTLoss(), batches
+
+
+def equal(setup):
+    """In-batch softmax on one and the same batch of pairs, tokenised before the clock starts."""
+    towers = embedder(setup, setup["dtype"])
+    first, second = setup["columns"]
+    dataset = tx.data.pairs(
+        [{"a": a, "b": b, "y": 1.0} for a, b in zip(first, second, strict=True)], ("a", "b"), target="y"
+    )
+    batches = tx.data.batches(dataset, towers.preprocessor, batch_size=len(first), columns="separate", shuffle=False)
+    [(x, _)] = list(batches)
+    if tuple(x["token_ids"].shape) != (len(first), 2, setup["length"]):
+        raise ValueError(f"the texts have the shape {x['token_ids'].shape}")
+    return tx.models.Siamese(towers), tx.losses.MultipleNegativesRankingLoss(), batches.cache().repeat()
+
+
+def computed_per_real(batches, count):
+    """Tokens that the model computes for each token that is none of padding."""
+    computed = real = 0
+    for x, *_ in batches.take(count):
+        computed += int(tf.size(x["padding_mask"]))
+        real += int(tf.math.count_nonzero(x["padding_mask"]))
+    return computed / real
+
+
+def trainer(setup, requests):
+    """Runs `fit` in slices."""
+    keras.utils.set_random_seed(0)
+    model, loss, batches = {"classifier": classifier, "pairs": pairs, "equal": equal}[setup["task"]](setup)
+    model.compile(keras.optimizers.AdamW(LEARNING_RATE, weight_decay=0.01), loss=loss)
+    facts = {"computed_per_real": round(computed_per_real(batches, 100), 2)}
+    slices = Slices(requests, setup["batch_size"], setup["warmup"], facts)
+    try:
+        model.fit(batches, epochs=1000, steps_per_epoch=setup.get("steps"), callbacks=[slices], verbose=0)
+    except EOFError:
+        return
+
+
+def versions():
+    """The versions that the figures depend on."""
+    names = ("tensorflow", "keras", "keras-hub", "tensorflow-text", "numpy")
+    return {**{name: importlib.metadata.version(name) for name in names}, "tfxfer": tx.__version__}
+
+
+def main():
+    """Serves one workload."""
+    requests = Requests()
+    setup = requests.setup()
+    {"encode": encoder, "train": trainer}[setup["workload"]](setup, requests)
+
+
+if __name__ == "__main__":
+    main()

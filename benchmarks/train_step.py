@@ -1,0 +1,104 @@
+"""Training: tfxfer's `fit` against sentence-transformers' losses in a PyTorch loop, same rows, weights and batch size.
+
+classifier: an epoch of Banking77, linear head on mean pooling; the rate over whole windows of 50 batches, so that the
+    lengths of the sample are those of the epoch.
+pairs: an epoch of STS-B with CoSENT, likewise.
+equal: a step of in-batch softmax on 2 x 32 texts of exactly 24 tokens, where padding plays no part.
+
+Each in float32 and in bfloat16 (autocast; mixed_bfloat16), AdamW, dropout on. Rows go in random order and each batch is
+padded to its longest row on the PyTorch side; tfxfer takes `data.batches` as it comes.
+"""
+
+import argparse
+import pathlib
+import random
+import sys
+
+import _harness
+from encode import weights_folder
+
+WINDOW = 50
+LENGTH = 24
+BASELINE = "sentence-transformers float32"
+SIDES = {
+    BASELINE: ("torch", "float32"),
+    "sentence-transformers autocast bfloat16": ("torch", "autocast"),
+    "tfxfer float32": ("keras", "float32"),
+    "tfxfer mixed_bfloat16": ("keras", "mixed_bfloat16"),
+}
+TITLES = {
+    "classifier": "Banking77, linear head, rows a second of an epoch",
+    "pairs": "STS-B, CoSENT, pairs a second of an epoch",
+    "equal": f"in-batch softmax, pairs a second, 2 texts of {LENGTH} tokens each",
+}
+
+
+def whole_words(weights):
+    """Words that the vocabulary holds whole, so that a text of n of them has n tokens and the two special ones."""
+    lines = (pathlib.Path(weights) / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    return [word for word in lines if word.isascii() and word.isalpha() and word.islower() and len(word) > 3]
+
+
+def setup_of(task, arguments):
+    """The settings of a task's workers."""
+    weights = weights_folder()
+    setup = {
+        "workload": "train",
+        "task": task,
+        "weights": weights,
+        "sequence_length": 128,
+        "batch_size": arguments.batch_size,
+        "warmup": 3,
+    }
+    if task == "equal":
+        words, chance = whole_words(weights), random.Random(0)
+        columns = [[" ".join(chance.sample(words, LENGTH - 2)) for _ in range(arguments.batch_size)] for _ in "ab"]
+        return {**setup, "columns": columns, "length": LENGTH, "steps": 100}
+    return {**setup, "train": str(arguments.data / {"classifier": "banking77", "pairs": "stsb"}[task] / "train.tsv")}
+
+
+def measure(task, arguments):
+    """Runs one task on all sides; returns the summary and the workers' versions."""
+    setup = setup_of(task, arguments)
+    scripts = {"torch": (arguments.torch_python, "_torch_worker.py"), "keras": (sys.executable, "_keras_worker.py")}
+    workers = {
+        name: _harness.Worker(name, *scripts[stack], {**setup, "dtype": dtype})
+        for name, (stack, dtype) in SIDES.items()
+    }
+    group = 1 if task == "equal" else WINDOW // arguments.batches
+    rounds = arguments.steps if task == "equal" else arguments.windows * group
+    print(f"\n{TITLES[task]}: {rounds} rounds of {arguments.batches} batches")
+    answers = _harness.alternate(workers, lambda turn, name: {"batches": arguments.batches}, rounds)
+    for worker in workers.values():
+        worker.close()
+    summary = _harness.compare(answers, BASELINE, group)
+    for name, row in summary.items():
+        row["ms_per_step"] = round(1000 * arguments.batch_size / row["rows_per_second"], 1)
+        row["computed_per_real"] = {**workers[name].facts, **answers[name][-1]}["computed_per_real"]
+    _harness.show(f"{TITLES[task]}; ratio to {BASELINE}", summary, extra=("ms_per_step", "computed_per_real"))
+    return summary, list(workers.values())
+
+
+def main():
+    """Runs the tasks asked for, prints the tables and writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with banking77/ and stsb/")
+    parser.add_argument("--torch-python", required=True, help="interpreter with torch and sentence-transformers")
+    parser.add_argument("--tasks", nargs="+", choices=list(TITLES), default=list(TITLES))
+    parser.add_argument("--windows", type=int, default=3, help=f"windows of {WINDOW} batches for an epoch's rate")
+    parser.add_argument("--steps", type=int, default=8, help="rounds at equal shapes")
+    parser.add_argument("--batches", type=int, default=5, help="batches of one slice")
+    parser.add_argument("--batch-size", type=int, default=32)
+    arguments = parser.parse_args()
+    if WINDOW % arguments.batches:
+        parser.error(f"--batches has to divide {WINDOW}")
+
+    results, workers = {}, []
+    for task in arguments.tasks:
+        results[task], used = measure(task, arguments)
+        workers += used
+    _harness.write("train_step", {"baseline": BASELINE, "batch_size": arguments.batch_size, **results}, workers)
+
+
+if __name__ == "__main__":
+    main()
