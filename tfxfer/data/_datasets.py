@@ -1,0 +1,279 @@
+"""From rows to datasets of texts and targets: labelled, regression, pairs, triplets."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from tfxfer import _check
+from tfxfer.data._labels import distinct, known_labels, near, read_labels
+from tfxfer.data._rows import Faults, Rows, is_missing, shown
+
+
+class Texts(tf.data.Dataset):
+    """A finite `tf.data.Dataset` of (text, y) rows that are in memory; `labelled` and its neighbours make it.
+
+    It is used like any dataset; what is mapped, shuffled or filtered is a plain dataset again. `batches` tokenises a
+    `Texts` once, and runs a plain dataset anew in each epoch, so that random maps stay random.
+
+    Attributes:
+        columns: tuple of string tensors `(n,)`, one a text column.
+        y: tensor `(n, ...)`.
+        labels: list of label names in the order of the indices or places in `y`; `None` where `y` is not encoded.
+        skipped: dict of reason to number of rows that `on_error="skip"` left out.
+    """
+
+    def __init__(self, columns, y, *, labels=None, skipped=None):
+        with tf.device("CPU:0"):
+            self.columns = tuple(tf.convert_to_tensor(column, tf.string) for column in columns)
+            self.y = tf.convert_to_tensor(y)
+            x = self.columns if len(self.columns) > 1 else self.columns[0]
+            self._rows = tf.data.Dataset.from_tensor_slices((x, self.y))
+        self.labels = labels
+        self.skipped = dict(skipped or {})
+        super().__init__(self._rows._variant_tensor)
+
+    def _inputs(self):
+        return [self._rows]
+
+    @property
+    def element_spec(self):
+        return self._rows.element_spec
+
+
+def labelled(rows, text, label, *, labels=None, separator=None, on_error="raise"):
+    """Makes a dataset of texts with labels.
+
+    Args:
+        rows: `Rows` or what `Rows.from_any` takes.
+        text: name of the text column, or a tuple of names for rows of several texts, e.g. `("premise",
+            "hypothesis")`.
+        label: name of the label column. Its values are strings or whole numbers; or lists of them, or strings parted
+            by `separator`, for several labels a row (none at all is allowed there).
+        labels: optional list of all labels, e.g. `data.labels(rows, "label")` or a model's. Every row is then checked
+            against it here.
+        separator: optional string that parts several labels in one string; giving it makes the rows multi-label.
+        on_error: `"raise"` or `"skip"` (leaves out broken rows, warns once, counts them in the dataset's `skipped`).
+
+    Returns:
+        Finite `tf.data.Dataset` (`Texts`) of (x, y), in the order of the rows. x: string scalar, or a tuple of them.
+        y: for one label a row, int32 index into `labels` if these are given, else the label itself (string or int64),
+        which a `TextClassifier` encodes; for several, float32 `(num_classes,)` of 0 and 1, in the order of `labels`
+        or else of `data.labels(rows, label, separator)`.
+
+    Raises:
+        ValueError: for a column that is not there, a text that is missing (`None`, NaN; an empty string is a text) or
+            no string, a missing, empty or unknown label; it names file, line and column.
+
+    Example:
+
+    >>> data = labelled({"text": ["hi", "bye"], "label": ["b", "a"]}, "text", "label", labels=["a", "b"])
+    >>> [(x.decode(), int(y)) for x, y in data.as_numpy_iterator()]
+    [('hi', 1), ('bye', 0)]
+    """
+    rows, names, faults = Rows.from_any(rows), _text_names("text", text), Faults(on_error)
+    known = known_labels(labels)
+    several, found = read_labels(rows, label, separator, faults)
+    if known is not None:
+        for i, each in list(found.items()):
+            unknown = [one for one in (each if several else [each]) if one not in known]
+            if unknown:
+                faults.add(rows.place(i), label, "unknown label", f" {unknown[0]!r}", near(unknown[0], known))
+                del found[i]
+    found = _with_texts(rows, names, found, faults)
+    if known is None:
+        ordered = distinct(rows, label, found)
+        known = {name: k for k, name in enumerate(ordered)} if several else None
+    values = list(found.values())
+    if several:
+        y = np.zeros((len(values), len(known)), "float32")
+        for row, each in zip(y, values, strict=True):
+            row[[known[one] for one in each]] = 1.0
+    elif known is not None:
+        y = np.array([known[each] for each in values], "int32")
+    else:
+        y = np.array(values, "int64") if isinstance(values[0], int) else values
+    faults.warn(f"labelled({rows!r})")
+    return _texts(rows, names, found, y, faults, labels=None if known is None else list(known))
+
+
+def regression(rows, text, target, *, target_range=None, on_error="raise"):
+    """Makes a dataset of texts with numbers to predict.
+
+    Args:
+        rows: `Rows` or what `Rows.from_any` takes.
+        text: name of the text column, or a tuple of names for rows of several texts.
+        target: name of the column of numbers, or a tuple of names for several numbers a row.
+        target_range: optional (low, high) of the numbers, e.g. `(0, 5)`; they are then scaled to 0..1, and one
+            outside is an error. By default numbers stay as they are.
+        on_error: `"raise"` or `"skip"` (leaves out broken rows, warns once, counts them in the dataset's `skipped`).
+
+    Returns:
+        Finite `tf.data.Dataset` (`Texts`) of (x, y), in the order of the rows. x: string scalar, or a tuple of them;
+        y: float32 scalar, or `(number of targets,)` for a tuple of names.
+
+    Raises:
+        ValueError: for a column that is not there, a text that is missing or no string, a target that is no finite
+            number or out of range; it names file, line and column.
+
+    Example:
+
+    >>> data = regression({"text": ["fine", "bad"], "stars": ["4", "1"]}, "text", "stars", target_range=(0, 5))
+    >>> [round(float(y), 3) for _, y in data.as_numpy_iterator()]
+    [0.8, 0.2]
+    """
+    rows, names, faults = Rows.from_any(rows), _text_names("text", text), Faults(on_error)
+    targets = _text_names("target", target)
+    bounds = _bounds(target_range)
+    found = {}
+    for i, values in enumerate(zip(*(rows[name] for name in targets), strict=True)):
+        numbers = [_number(rows, i, name, value, bounds, faults) for name, value in zip(targets, values, strict=True)]
+        if None not in numbers:
+            found[i] = numbers
+    found = _with_texts(rows, names, found, faults)
+    y = np.array(list(found.values()), "float64")
+    y = y if bounds is None else (y - bounds[0]) / (bounds[1] - bounds[0])
+    faults.warn(f"regression({rows!r})")
+    return _texts(rows, names, found, (y[:, 0] if isinstance(target, str) else y).astype("float32"), faults)
+
+
+def pairs(rows, texts, target=None, *, target_range=None, on_error="raise"):
+    """Makes a dataset of text pairs, with how alike they are where that is known.
+
+    Rows with a target suit CoSENT, AnglE, contrastive (0 or 1) and cosine regression (`target_range` brings scores to
+    0..1); rows without suit the in-batch losses, where each pair is a positive one. For pairs with a label, such as
+    NLI, use `labelled(rows, ("premise", "hypothesis"), "label")`.
+
+    Args:
+        rows: `Rows` or what `Rows.from_any` takes.
+        texts: two names of text columns.
+        target: optional name of the column of numbers.
+        target_range: optional (low, high) of the numbers; they are then scaled to 0..1.
+        on_error: `"raise"` or `"skip"` (leaves out broken rows, warns once, counts them in the dataset's `skipped`).
+
+    Returns:
+        Finite `tf.data.Dataset` (`Texts`) of ((a, b), y), in the order of the rows; a, b: string scalars; y: float32
+        scalar, 0 without `target` (Keras calls no loss without a y).
+
+    Raises:
+        ValueError: as `regression`.
+
+    Example:
+
+    >>> data = pairs({"a": ["A plane."], "b": ["A jet."], "score": [4.5]}, ("a", "b"), target="score")
+    >>> next(data.as_numpy_iterator())
+    ((b'A plane.', b'A jet.'), np.float32(4.5))
+    """
+    names = _text_names("texts", texts)
+    if len(names) != 2:
+        raise _check.invalid("texts", "two names of text columns", texts)
+    if target is not None:
+        return regression(rows, tuple(names), target, target_range=target_range, on_error=on_error)
+    if target_range is not None:
+        raise _check.invalid("target_range", "None without `target`", target_range)
+    return _unlabelled("pairs", rows, names, on_error)
+
+
+def triplets(rows, texts, *, on_error="raise"):
+    """Makes a dataset of (anchor, positive, negative) texts.
+
+    Args:
+        rows: `Rows` or what `Rows.from_any` takes.
+        texts: three names of text columns, anchor, positive, negative; more are further negatives.
+        on_error: `"raise"` or `"skip"` (leaves out broken rows, warns once, counts them in the dataset's `skipped`).
+
+    Returns:
+        Finite `tf.data.Dataset` (`Texts`) of ((anchor, positive, negative, ...), y), in the order of the rows; y is a
+        float32 0, for Keras calls no loss without a y.
+
+    Raises:
+        ValueError: for a column that is not there, a text that is missing or no string; it names file, line, column.
+
+    Example:
+
+    >>> data = triplets({"a": ["cat"], "p": ["kitten"], "n": ["car"]}, ("a", "p", "n"))
+    >>> next(data.as_numpy_iterator())
+    ((b'cat', b'kitten', b'car'), np.float32(0.0))
+    """
+    names = _text_names("texts", texts)
+    if len(names) < 3:
+        raise _check.invalid("texts", "three or more names of text columns", texts)
+    return _unlabelled("triplets", rows, names, on_error)
+
+
+def _unlabelled(function, rows, names, on_error):
+    rows, faults = Rows.from_any(rows), Faults(on_error)
+    found = _with_texts(rows, names, dict.fromkeys(range(len(rows)), 0.0), faults)
+    faults.warn(f"{function}({rows!r})")
+    return _texts(rows, names, found, np.zeros(len(found), "float32"), faults)
+
+
+def _text_names(argument, names):
+    listed = [names] if isinstance(names, str) else list(names) if isinstance(names, (list, tuple)) else []
+    if not listed or not all(isinstance(name, str) for name in listed):
+        raise _check.invalid(argument, "the name of a column or a tuple of names", names)
+    return listed
+
+
+def _with_texts(rows, names, found, faults):
+    """What of `found` (dict by row number) has a text in each of the columns `names`."""
+    bad = set()
+    for name in names:
+        for i, value in enumerate(rows[name]):
+            if type(value) is str and (value.isascii() or _is_encodable(value)):
+                continue
+            if i in bad or i not in found:
+                continue
+            bad.add(i)
+            remedy = "Fill it in (an empty string is a text), leave the row out, or pass `on_error='skip'`."
+            if is_missing(value):
+                faults.add(rows.place(i), name, "no text", "", remedy)
+            elif isinstance(value, str):
+                faults.add(rows.place(i), name, "a text that UTF-8 cannot hold", f": {shown(value)}", remedy)
+            else:
+                remedy = "Make strings of the column first."
+                faults.add(rows.place(i), name, "a text that is no string", f": {shown(value)}", remedy)
+    found = {i: value for i, value in found.items() if i not in bad} if bad else found
+    if not found:
+        raise _check.invalid("rows", "at least one row that can be used", rows, f"The first fault: {faults.first}")
+    return found
+
+
+def _is_encodable(text):
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _bounds(target_range):
+    if target_range is None:
+        return None
+    if not isinstance(target_range, (list, tuple)) or len(target_range) != 2 or not target_range[0] < target_range[1]:
+        raise _check.invalid("target_range", "(low, high) with low < high, or None", target_range)
+    return float(target_range[0]), float(target_range[1])
+
+
+def _number(rows, i, column, value, bounds, faults):
+    """A target as float; `None` where it is none (and the fault noted)."""
+    remedy = "Mend the row, leave it out, or pass `on_error='skip'`."
+    if is_missing(value) or value == "":
+        return faults.add(rows.place(i), column, "no target", "", remedy)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return faults.add(rows.place(i), column, "a target that is no number", f": {shown(value)}", remedy)
+    if not math.isfinite(number):
+        return faults.add(rows.place(i), column, "a target that is not finite", f": {shown(value)}", remedy)
+    if bounds is not None and not bounds[0] <= number <= bounds[1]:
+        detail = f" {bounds[0]:g}..{bounds[1]:g}: {shown(value)}"
+        return faults.add(rows.place(i), column, "a target outside `target_range`", detail, remedy)
+    return number
+
+
+def _texts(rows, names, found, y, faults, labels=None):
+    columns = [rows[name] for name in names]
+    if len(found) < len(rows):
+        columns = [[column[i] for i in found] for column in columns]
+    return Texts(columns, y, labels=labels, skipped=faults.counts)

@@ -1,0 +1,268 @@
+"""Rows of text with columns by name, each knowing where it came from."""
+
+import collections.abc
+import os
+import warnings
+
+import numpy as np
+import tensorflow as tf
+
+from tfxfer import _check
+
+ON_ERROR = ("raise", "skip")
+
+
+class Rows:
+    """Rows with columns by name; every row knows its file and line, so that errors can name them.
+
+    `len(rows)`, `rows["text"]` (the column as a list, not a copy), `rows[3]` (one row as a dict), `rows[10:20]` and
+    `rows[indices or mask]` (fewer rows, as `Rows`), iteration (dicts), `rows.columns` (the names in order). A value is
+    kept as the file had it: strings in TSV and CSV, and whatever JSON, Parquet or pandas say elsewhere; a missing
+    value is `None`.
+
+    Args:
+        columns: dict of name to values; lists, tuples, numpy arrays or tensors of one length. Bytes are read as UTF-8.
+        source: string. What errors call the place that the rows came from.
+
+    Attributes:
+        skipped: dict of reason to number of rows that `read(..., on_error="skip")` left out; empty otherwise.
+
+    Raises:
+        ValueError: if there is no column, the lengths differ, or bytes are not UTF-8.
+
+    Example:
+
+    >>> rows = Rows({"text": ["Where is my card?", "Thanks"], "label": ["card", "chat"]})
+    >>> rows
+    Rows(2 rows of text, label; from rows)
+    >>> rows["label"], rows[1], len(rows[:1])
+    (['card', 'chat'], {'text': 'Thanks', 'label': 'chat'}, 1)
+    >>> rows.place(1)
+    'rows, row 1 (counting from 0)'
+    """
+
+    def __init__(self, columns, *, source="rows"):
+        _check.instance("columns", columns, collections.abc.Mapping, "a dict of column name to values")
+        if not columns:
+            raise _check.invalid("columns", "at least one column", dict(columns))
+        self._columns = {str(name): _values(values, source, name) for name, values in columns.items()}
+        lengths = {name: len(values) for name, values in self._columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise _check.invalid("columns", "columns of one length", lengths)
+        count = next(iter(lengths.values()))
+        self._sources = [(source, "row")]
+        self._source_of = np.zeros(count, "int32")
+        self._numbers = np.arange(count)
+        self.skipped = {}
+
+    @classmethod
+    def from_any(cls, rows):
+        """Makes `Rows` of rows in any usual form.
+
+        Args:
+            rows: `Rows`, a pandas DataFrame, a dict of columns, a list (or other iterable) of dicts, a finite
+                `tf.data.Dataset` of dicts of scalars, or a pyarrow Table. A key that a dict lacks counts as `None`.
+
+        Raises:
+            ValueError: if `rows` is something else, has no rows, or a row is not a dict.
+
+        Example:
+
+        >>> Rows.from_any([{"text": "a", "label": 1}, {"text": "b"}])["label"]
+        [1, None]
+        """
+        if isinstance(rows, Rows):
+            return rows
+        if hasattr(rows, "iloc") and hasattr(rows, "columns"):
+            return cls._from_pandas(rows)
+        if hasattr(rows, "to_pydict"):
+            made = cls(rows.to_pydict(), source="the table")
+        elif isinstance(rows, collections.abc.Mapping):
+            made = cls(rows, source="the columns")
+        elif isinstance(rows, tf.data.Dataset):
+            if not isinstance(rows.element_spec, dict):
+                raise _check.invalid("rows", "a tf.data.Dataset of dicts of scalars", rows.element_spec)
+            if rows.cardinality() == tf.data.INFINITE_CARDINALITY:
+                raise _check.invalid("rows", "a finite tf.data.Dataset", rows, "Take as many as wanted: `.take(n)`.")
+            made = cls._from_dicts(rows.as_numpy_iterator(), "the dataset")
+        elif isinstance(rows, collections.abc.Iterable) and not isinstance(rows, (str, bytes, os.PathLike)):
+            made = cls._from_dicts(rows, "the list")
+        else:
+            remedy = (
+                "Read a file with `tfxfer.data.read(path)` first." if isinstance(rows, (str, os.PathLike)) else None
+            )
+            expected = "Rows, a pandas DataFrame, a dict of columns, a list of dicts or a tf.data.Dataset of dicts"
+            raise _check.invalid("rows", expected, rows, remedy)
+        if not len(made):
+            raise _check.invalid("rows", "at least one row", rows)
+        return made
+
+    @classmethod
+    def _from_pandas(cls, frame):
+        names = [str(name) for name in frame.columns]
+        if len(set(names)) < len(names):
+            raise _check.invalid("rows", "a DataFrame whose column names differ from each other", names)
+        if not len(frame):
+            raise _check.invalid("rows", "at least one row", frame)
+        # NaN, NaT and pd.NA all become None, the one form of a missing value.
+        columns = (frame.iloc[:, i].astype(object) for i in range(len(names)))
+        values = {
+            name: column.where(column.notna(), None).tolist() for name, column in zip(names, columns, strict=True)
+        }
+        return cls(values, source="the DataFrame")
+
+    @classmethod
+    def _from_dicts(cls, rows, source):
+        rows = list(rows)
+        names = {}
+        for i, row in enumerate(rows):
+            if not isinstance(row, collections.abc.Mapping):
+                raise fault(f"{source}, row {i} (counting from 0)", None, f"not a dict but {row!r:.80}")
+            names.update(dict.fromkeys(row))
+        if not names:
+            raise _check.invalid("rows", "at least one row with a column", rows)
+        return cls({name: [row.get(name) for row in rows] for name in names}, source=source)
+
+    @classmethod
+    def _read(cls, columns, path, unit, numbers, skipped):
+        """Rows that a reader made: `numbers` are the lines (or rows) of `path` that they stand in."""
+        made = cls(columns, source=str(path))
+        made._sources = [(str(path), unit)]
+        made._numbers = np.asarray(numbers, "int64")
+        made.skipped = dict(skipped)
+        return made
+
+    @classmethod
+    def _concatenate(cls, parts):
+        """The rows of several files, which must have the same columns; the order of the first one's is kept."""
+        first = parts[0]
+        for part in parts[1:]:
+            if set(part.columns) != set(first.columns):
+                raise fault(
+                    part._sources[0][0],
+                    None,
+                    f"columns {', '.join(part.columns)}, but {first._sources[0][0]} has {', '.join(first.columns)}",
+                    "Files read together need the same columns: pick them with `columns=[...]`.",
+                )
+        made = cls({name: [v for part in parts for v in part[name]] for name in first.columns})
+        made._sources = [source for part in parts for source in part._sources]
+        made._source_of = np.repeat(np.arange(len(parts), dtype="int32"), [len(part) for part in parts])
+        made._numbers = np.concatenate([part._numbers for part in parts])
+        for part in parts:
+            for reason, count in part.skipped.items():
+                made.skipped[reason] = made.skipped.get(reason, 0) + count
+        return made
+
+    @property
+    def columns(self):
+        """The names of the columns, in order."""
+        return list(self._columns)
+
+    def place(self, i):
+        """Where row `i` came from, as errors say it, e.g. `"train.tsv, line 7"`."""
+        source, unit = self._sources[self._source_of[i]]
+        return f"{source}, {unit} {self._numbers[i]}" + (" (counting from 0)" if unit == "row" else "")
+
+    def __len__(self):
+        return len(self._numbers)
+
+    def __getitem__(self, key):
+        if isinstance(key, str):
+            if key not in self._columns:
+                sources = ", ".join(source for source, _ in self._sources[:3])
+                remedy = f"The columns of {sources} are {', '.join(map(repr, self.columns))}."
+                if any(unit == "line" for _, unit in self._sources):
+                    remedy += " If the file has no header line, name its columns: `read(path, header=[...])`."
+                raise _check.invalid("column", "the name of a column", key, remedy)
+            return self._columns[key]
+        if isinstance(key, (int, np.integer)):
+            i = range(len(self))[key]
+            return {name: values[i] for name, values in self._columns.items()}
+        if isinstance(key, slice):
+            indices = np.arange(len(self))[key]
+        else:
+            indices = np.asarray(key)
+            if indices.dtype == bool and indices.shape != (len(self),):
+                raise _check.invalid("mask", f"a mask of shape ({len(self)},)", indices.shape)
+            indices = np.arange(len(self))[indices if indices.size else indices.astype("int64")]
+        return self._take(indices)
+
+    def _take(self, indices):
+        made = object.__new__(Rows)
+        picked = indices.tolist()
+        made._columns = {name: [values[i] for i in picked] for name, values in self._columns.items()}
+        made._sources = self._sources
+        made._source_of = self._source_of[indices]
+        made._numbers = self._numbers[indices]
+        made.skipped = dict(self.skipped)
+        return made
+
+    def __iter__(self):
+        for values in zip(*self._columns.values(), strict=True):
+            yield dict(zip(self._columns, values, strict=True))
+
+    def __repr__(self):
+        sources = ", ".join(source for source, _ in self._sources[:3]) + (", ..." if len(self._sources) > 3 else "")
+        skipped = f"; {sum(self.skipped.values())} skipped" if self.skipped else ""
+        return f"Rows({len(self)} rows of {', '.join(self.columns)}; from {sources}{skipped})"
+
+
+class Faults:
+    """What to do with broken rows: raises at the first one, or counts them by reason and warns once at the end."""
+
+    def __init__(self, on_error):
+        self.skip = _check.one_of("on_error", on_error, ON_ERROR) == "skip"
+        self.counts = {}
+        self.first = None
+
+    def add(self, place, column, reason, detail="", remedy=None):
+        """Notes one broken row; `reason` is what it is counted under, `detail` what is only true of this one."""
+        error = fault(place, column, f"{reason}{detail}", remedy)
+        if not self.skip:
+            raise error
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        self.first = self.first or error
+
+    def warn(self, what):
+        """Says how many rows were left out, if any."""
+        if self.counts:
+            reasons = ", ".join(f"{count} x {reason}" for reason, count in self.counts.items())
+            total = sum(self.counts.values())
+            warnings.warn(f"{what}: skipped {total} broken rows ({reasons}). The first: {self.first}", stacklevel=3)
+
+
+def fault(place, column, problem, remedy=None):
+    """Makes the `ValueError` for a broken row: file and line, column, what is wrong, what to do."""
+    where = place if column is None else f"{place}, column {column!r}"
+    return ValueError(f"{where}: {problem}." + (f" {remedy}" if remedy else ""))
+
+
+def is_missing(value):
+    """Whether `value` is `None` or NaN."""
+    return value is None or (isinstance(value, (float, np.floating)) and bool(np.isnan(value)))
+
+
+def shown(value):
+    """A value as errors show it, cut at 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _values(values, source, name):
+    """A column as a list of Python values, bytes decoded."""
+    if isinstance(values, tf.Tensor):
+        values = values.numpy()
+    if isinstance(values, (str, bytes)) or not isinstance(values, collections.abc.Iterable):
+        raise _check.invalid("columns", f"a list or array as column {name!r}", values)
+    values = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    for i, value in enumerate(values):
+        if isinstance(value, bytes):
+            try:
+                values[i] = value.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise fault(f"{source}, row {i} (counting from 0)", name, f"bad UTF-8 in {shown(value)}") from error
+        elif isinstance(value, np.generic):
+            values[i] = value.item()
+        elif isinstance(value, np.ndarray):
+            values[i] = value.tolist()
+    return values
