@@ -1,0 +1,139 @@
+"""A classifier on a folder of labelled texts: linear probe, full fine-tuning, export.
+
+    python examples/classify.py --data ../shared/data/banking77
+
+The folder holds `train.tsv`, `dev.tsv` and `test.tsv` with the columns `text` and `label`. The probe is a logistic
+regression on embeddings computed once; fine-tuning trains every layer. The exported model is then asked for the labels
+of the test texts, as strings, in a process without Keras or tfxfer.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import sklearn.linear_model
+
+import tfxfer as tx
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+class Clock:
+    """Seconds since it was last read."""
+
+    def __init__(self):
+        self.start = time.perf_counter()
+
+    def __call__(self):
+        now = time.perf_counter()
+        seconds, self.start = now - self.start, now
+        return round(seconds, 1)
+
+
+def probe(arguments, train, test):
+    """Logistic regression on the untrained embeddings."""
+    clock = Clock()
+    embedder = tx.models.TextEmbedder.from_preset(arguments.preset, sequence_length=arguments.sequence_length)
+    x_train, x_test = embedder.encode(train["text"]), embedder.encode(test["text"])
+    seconds_encode = clock()
+    model = sklearn.linear_model.LogisticRegression(C=10, max_iter=1000).fit(x_train, train["label"])
+    accuracy = float(np.mean(model.predict(x_test) == np.array(test["label"])))
+    result = {"accuracy": accuracy, "seconds_encode": seconds_encode, "seconds_fit": clock()}
+    print(f"linear probe: test accuracy {accuracy:.4f} (embeddings {seconds_encode} s, fit {result['seconds_fit']} s)")
+    return result
+
+
+def fine_tune(arguments, train, dev):
+    """AdamW on all layers, a tenth of the steps warm-up, then half a cosine; the best epoch on dev stays."""
+    labels = tx.data.labels(train, "label")
+    model = tx.models.TextClassifier.from_preset(
+        arguments.preset, labels=labels, sequence_length=arguments.sequence_length
+    )
+    steps = arguments.epochs * -(-len(train) // arguments.batch_size)
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, decay_steps=steps - steps // 10, warmup_target=arguments.learning_rate, warmup_steps=steps // 10
+    )
+    model.compile(keras.optimizers.AdamW(rate, weight_decay=0.01, clipnorm=1.0))
+
+    def batches(rows, shuffle):
+        dataset = tx.data.labelled(rows, "text", "label", labels=labels)
+        return tx.data.batches(
+            dataset, model.preprocessor, batch_size=arguments.batch_size, shuffle=shuffle, seed=arguments.seed
+        )
+
+    stop = keras.callbacks.EarlyStopping("val_accuracy", mode="max", patience=2, restore_best_weights=True)
+    history = model.fit(
+        batches(train, True),
+        epochs=arguments.epochs,
+        validation_data=batches(dev, False),
+        callbacks=[stop],
+        verbose=2,
+    )
+    return model, [round(float(value), 4) for value in history.history["val_accuracy"]]
+
+
+def ask_the_export(folder, texts):
+    """The labels that the exported model gives for texts, through a process of its own."""
+    run = subprocess.run(
+        [sys.executable, str(HERE / "ask.py"), str(folder)],
+        input="\n".join(texts),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return [line.split("\t")[0] for line in run.stdout.splitlines()]
+
+
+def main():
+    """Runs the three parts and writes what they gave."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=pathlib.Path, required=True)
+    parser.add_argument("--preset", default="all_minilm_l6_v2")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--sequence-length", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--export", type=pathlib.Path, default=HERE.parent / "runs" / "classify" / "serving")
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file for the results")
+    arguments = parser.parse_args()
+    keras.utils.set_random_seed(arguments.seed)
+
+    train, dev, test = (tx.data.read(arguments.data / f"{name}.tsv") for name in ("train", "dev", "test"))
+    results = {"rows": [len(train), len(dev), len(test)], "probe": probe(arguments, train, test)}
+
+    clock = Clock()
+    model, val_accuracy = fine_tune(arguments, train, dev)
+    seconds = clock()
+    found = tx.evaluation.classification(model, test["text"], test["label"])
+    print(f"fine-tuned: test accuracy {found['accuracy']:.4f}, macro-F1 {found['macro_f1']:.4f} ({seconds} s)")
+
+    tx.export.saved_model(model, arguments.export)
+    labels = ask_the_export(arguments.export, test["text"])
+    exported = float(np.mean(np.array(labels) == np.array(test["label"])))
+    word = "equal" if exported == found["accuracy"] else "NOT equal"
+    print(f"exported to {arguments.export}: test accuracy from strings {exported:.4f}, {word}")
+
+    results["fine_tuned"] = {
+        "accuracy": found["accuracy"],
+        "macro_f1": found["macro_f1"],
+        "accuracy_exported": exported,
+        "val_accuracy": val_accuracy,
+        "seconds": seconds,
+    }
+    results["settings"] = {
+        name: getattr(arguments, name)
+        for name in ("preset", "epochs", "batch_size", "learning_rate", "sequence_length", "seed")
+    }
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
