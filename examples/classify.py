@@ -80,7 +80,7 @@ def fine_tune(arguments, train, dev):
 def ask_the_export(folder, texts):
     """The labels that the exported model gives for texts, through a process of its own."""
     run = subprocess.run(
-        [sys.executable, str(HERE / "ask.py"), str(folder)],
+        [sys.executable, str(HERE / "ask.py"), folder],
         input="\n".join(texts),
         check=True,
         capture_output=True,
@@ -113,11 +113,11 @@ def main():
     found = tx.evaluation.classification(model, test["text"], test["label"])
     print(f"fine-tuned: test accuracy {found['accuracy']:.4f}, macro-F1 {found['macro_f1']:.4f} ({seconds} s)")
 
-    tx.export.saved_model(model, arguments.export)
-    labels = ask_the_export(arguments.export, test["text"])
+    served = tx.export.saved_model(model, arguments.export)
+    labels = ask_the_export(served, test["text"])
     exported = float(np.mean(np.array(labels) == np.array(test["label"])))
     word = "equal" if exported == found["accuracy"] else "NOT equal"
-    print(f"exported to {arguments.export}: test accuracy from strings {exported:.4f}, {word}")
+    print(f"exported to {served}: test accuracy from strings {exported:.4f}, {word}")
 
     results["fine_tuned"] = {
         "accuracy": found["accuracy"],

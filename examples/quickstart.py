@@ -93,11 +93,10 @@ def main():
     for name, accuracy, macro_f1 in table:
         print(f"{name:28}  {accuracy:8.3f}  {macro_f1:8.3f}")
 
-    served = arguments.output / "serving"
-    tx.export.saved_model(model, served)
+    served = tx.export.saved_model(model, arguments.output / "serving")
     print(f"\nexported to {served}; asked in a process without Keras or tfxfer:")
     answers = subprocess.run(
-        [sys.executable, str(HERE / "ask.py"), str(served), *QUESTIONS], check=True, capture_output=True, text=True
+        [sys.executable, str(HERE / "ask.py"), served, *QUESTIONS], check=True, capture_output=True, text=True
     )
     print(answers.stdout, end="")
     print(f"\n{time.perf_counter() - start:.0f} s")

@@ -21,14 +21,19 @@ def run(script, *arguments):
     return done.stdout
 
 
-def read(name):
-    """The rows of one split of the support questions."""
-    with open(QUESTIONS / f"{name}.tsv", encoding="utf-8", newline="") as file:
+def read(name, folder=QUESTIONS):
+    """The rows of one split."""
+    with open(folder / f"{name}.tsv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, delimiter="\t"))
 
 
 def test_every_example_is_run_here():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"ask.py", "classify.py", "quickstart.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        "ask.py",
+        "banking77.py",
+        "classify.py",
+        "quickstart.py",
+    }
 
 
 def test_the_support_questions_are_150_in_6_intents_and_no_text_is_in_two_splits():
@@ -40,6 +45,21 @@ def test_the_support_questions_are_150_in_6_intents_and_no_text_is_in_two_splits
         labels = [row["label"] for row in rows]
         assert len(set(labels)) == 6
         assert {labels.count(label) for label in labels} == {len(rows) // 6}
+
+
+def test_banking77_keeps_every_row_and_splits_by_text(tmp_path):
+    rows = [(f'how do i, "quickly", find card {i % 150}?', f"label_{i % 3}") for i in range(200)]
+    for name, some in (("train", rows), ("test", rows[:7])):
+        with open(tmp_path / f"{name}.csv", "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("text", "category"), *some])
+    run("banking77.py", "--source", tmp_path, "--output", tmp_path / "out")
+    splits = {
+        name: [(row["text"], row["label"]) for row in read(name, tmp_path / "out")] for name in ("train", "dev", "test")
+    }
+    assert sorted(splits["train"] + splits["dev"]) == sorted(rows)
+    assert splits["test"] == rows[:7]
+    assert not {text for text, _ in splits["train"]} & {text for text, _ in splits["dev"]}
+    assert 0 < len(splits["dev"]) < 50
 
 
 @pytest.mark.slow

@@ -1,0 +1,37 @@
+"""README's Python blocks are run, top to bottom, as one program."""
+
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("minilm_folder")
+def test_the_code_blocks_run(tmp_path, monkeypatch):
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "readme"}
+    blocks = list(BLOCK.finditer(README))
+    assert blocks
+    for block in blocks:
+        line = README[: block.start(1)].count("\n")
+        code = compile("\n" * line + block[1], "README.md", "exec")  # so that a traceback names README's line
+        exec(code, names)
+
+
+def test_links_to_files_lead_somewhere():
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", README)
+    assert targets
+    assert not [target for target in targets if not (ROOT / target).exists()]
+
+
+def test_every_make_target_that_it_names_exists():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = set(re.findall(r"\bmake ([a-z]+)\b(?=`|\n| +#)", README))
+    assert {"quickstart", "test"} <= named
+    assert not [target for target in named if not re.search(rf"^{target}:", makefile, re.MULTILINE)]
