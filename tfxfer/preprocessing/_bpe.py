@@ -1,0 +1,130 @@
+"""Byte-level BPE, as ByteLevel and BPE of Hugging Face's `tokenizers` do it."""
+
+import tensorflow as tf
+import tensorflow_text as tf_text
+
+from tfxfer.preprocessing import _segments, _words
+
+WHITESPACE = _segments.WHITESPACE
+SEPARATOR = _segments.SEPARATOR
+# The mark of a word that is complete; others have lost the space before them. No byte of valid UTF-8 either.
+FIRST = b"\xfe"
+# A run of white space before a word: its last character begins the next word. RE2 has no look-ahead, hence the two steps.
+LAST_SPACE = f"([{WHITESPACE}])([{WHITESPACE}][^{WHITESPACE}])"
+WORDS = rf"'s|'t|'re|'ve|'m|'ll|'d| ?\p{{L}}+| ?\p{{N}}+| ?[^{WHITESPACE}\p{{L}}\p{{N}}]+|[{WHITESPACE}]+"
+
+
+def _alphabet():
+    """Returns the dict from the characters that stand for bytes in a vocabulary to the bytes."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {**{chr(byte): byte for byte in visible}, **{chr(256 + i): byte for i, byte in enumerate(hidden)}}
+
+
+ALPHABET = _alphabet()
+
+
+def ranks(tokens, merges):
+    """Returns for each token when it is made: the rank of its merge, -1 for a byte, `None` for what is never made.
+
+    Hugging Face merges by pairs: a token comes out of two certain parts. SentencePiece merges by the result alone. A
+    token that is made at all is made from its own bytes alone, by the same merges in the same order wherever it
+    stands, for merges beyond its borders would have kept it from being made. So one rank for each token says the same
+    as the pairs, once those tokens are left out that their own bytes do not lead to.
+
+    Args:
+        tokens: list of strings in the order of their ids.
+        merges: list of pairs of strings, the first to be applied first.
+    """
+    pairs = {tuple(pair): rank for rank, pair in enumerate(merges)}
+    products = {left + right for left, right in pairs}
+    return [_rank(token, pairs, products) for token in tokens]
+
+
+def _rank(token, pairs, products):
+    if any(character not in ALPHABET for character in token):
+        return None
+    if len(token) == 1:
+        return -1
+    if token not in products:
+        return None
+    parts, last = list(token), -1
+    while len(parts) > 1:
+        found = [(pairs[pair], i) for i, pair in enumerate(zip(parts, parts[1:], strict=False)) if pair in pairs]
+        if not found:
+            return None
+        last, i = min(found)
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    return last
+
+
+def _split_spaces(texts):
+    return tf.strings.split(tf.strings.join([FIRST, texts]), " ")
+
+
+def _split_runs(texts):
+    """Cuts texts where a run of white space, which is a word of its own, has to stay whole; all words are marked."""
+    texts = tf.strings.regex_replace(texts, LAST_SPACE, rb"\1" + SEPARATOR + rb"\2")
+    texts = tf.strings.regex_replace(texts, f" ?[^{WHITESPACE}]+|[{WHITESPACE}]+", FIRST + rb"\0" + SEPARATOR)
+    return tf.strings.split(texts, SEPARATOR)
+
+
+class BytePair:
+    """The tokenising function of a byte-level BPE vocabulary; graph operations only.
+
+    The merging is SentencePiece's, on words whose bytes stand as one character each (Latin-1), with the rank of a
+    token's merge for its score: see `ranks` for why that is the same. KerasHub's tokenizer does the merging in a loop
+    of TensorFlow operations with a table that grows by each new word.
+
+    Args:
+        spec: a `Spec` of the kind `"bpe"`.
+    """
+
+    def __init__(self, spec):
+        from sentencepiece import sentencepiece_model_pb2
+
+        self._add_prefix_space = spec.options["add_prefix_space"]
+        model = sentencepiece_model_pb2.ModelProto()
+        model.trainer_spec.model_type = model.trainer_spec.BPE
+        model.normalizer_spec.add_dummy_prefix = False
+        model.normalizer_spec.remove_extra_whitespaces = False
+        model.normalizer_spec.escape_whitespaces = False
+        # What is in no piece gets id 0 and is left out: the separator, and bytes that the vocabulary lacks.
+        model.pieces.add(piece="\u2047", score=0.0, type=model.SentencePiece.UNKNOWN)
+        ids = [-1]
+        for i, (token, rank) in enumerate(zip(spec.tokens, spec.options["ranks"], strict=True)):
+            if rank is not None:
+                piece = bytes(ALPHABET[character] for character in token)
+                if SEPARATOR not in piece:
+                    model.pieces.add(piece=piece.decode("latin-1"), score=-float(rank), type=model.SentencePiece.NORMAL)
+                    ids.append(i)
+        self._ids = ids
+        self._model = tf_text.SentencepieceTokenizer(model.SerializeToString(), out_type=tf.int32)
+        self.trackables = [self._model]
+
+    def __call__(self, texts):
+        """Returns the ids, int32 `RaggedTensor` `(n, None)`, of texts `(n,)`."""
+        ascii_only = tf.strings.regex_full_match(texts, r"[\x00-\x7f]*")
+        texts = _words.where(~ascii_only, texts, _words.valid_utf8)
+        if self._add_prefix_space:
+            texts = tf.strings.regex_replace(texts, r"^([^ ])", r" \1")
+        return _words.encode_by_word(texts, self._encode, self._split)
+
+    def _split(self, texts):
+        """Cuts texts before single spaces; the first word of a text is marked, for no space goes with it."""
+        has_runs = tf.reduce_any(tf.strings.regex_full_match(texts, f"(?s).*(?:[{WHITESPACE}] .*| )"))
+        return tf.cond(has_runs, lambda: _split_runs(texts), lambda: _split_spaces(texts))
+
+    def _encode(self, words):
+        marked = tf.equal(
+            tf.strings.substr(words, tf.zeros_like(words, tf.int32), tf.ones_like(words, tf.int32)), FIRST
+        )
+        bare = tf.strings.substr(words, tf.cast(marked, tf.int32), tf.fill(tf.shape(words), 2**31 - 1))
+        words = tf.where(marked | tf.equal(words, ""), bare, tf.strings.join([" ", words]))
+        words = tf.strings.regex_replace(words, LAST_SPACE, rb"\1" + SEPARATOR + rb"\2")
+        words = tf.strings.regex_replace(words, WORDS, rb"\0" + SEPARATOR)
+        ids = self._model.tokenize(tf.strings.unicode_transcode(words, "ISO-8859-1", "UTF-8"))
+        known = ids.values > 0
+        kept = tf.concat([[0], tf.cumsum(tf.cast(known, tf.int64))], axis=0)
+        values = tf.gather(tf.constant(self._ids, tf.int32), tf.boolean_mask(ids.values, known))
+        return tf.RaggedTensor.from_row_splits(values, tf.gather(kept, ids.row_splits), validate=False)

@@ -1,0 +1,232 @@
+"""`TextPreprocessor`: strings to what a backbone takes."""
+
+import keras
+import keras_hub
+import tensorflow as tf
+
+from tfxfer import _check
+from tfxfer.preprocessing import _tokenizer
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class TextPreprocessor(keras_hub.models.Preprocessor):
+    """Turns texts, or pairs of texts, into padded token ids with the special tokens of the checkpoint.
+
+    A batch is padded to its own longest row. Texts are cut as Hugging Face cuts them: one text at its end, before the
+    final special token; of two texts the longer one, until both fit. All of it is TensorFlow graph operations.
+
+    Args:
+        tokenizer: a `Tokenizer`.
+        sequence_length: int. The most tokens of a row, special tokens included. Defaults to `512`.
+        padding_side: `"right"` or `"left"`. Defaults to `"right"`.
+        pad_to_multiple_of: int. The length of a batch is rounded up to a multiple of it, `sequence_length` permitting.
+            Defaults to `1`, no rounding: lengths that vary cost nothing on CPU and GPU without XLA.
+        segment_ids: bool. Whether there is a key `"segment_ids"`. Defaults to `None`: where the family has them (BERT,
+            ALBERT, ELECTRA).
+
+    Call arguments:
+        x: strings `(n,)` (string, list, numpy array or tensor); or a tuple of two of them, the two texts of each row,
+            which become one sequence.
+        y: optional; passed on.
+        sample_weight: optional; passed on.
+
+    Returns:
+        A dict of int32 tensors `(n, length)`: `"token_ids"`, `"padding_mask"` (1 at tokens, 0 at padding) and perhaps
+        `"segment_ids"`. With `y`, the tuple `(x, y)` or `(x, y, sample_weight)`.
+
+    Raises:
+        ValueError: an argument is out of range; `sequence_length` leaves no room for a token beside the special ones;
+            texts that are not strings.
+
+    Example:
+
+    ```python
+    tokenizer = tfxfer.preprocessing.Tokenizer.from_folder("all-MiniLM-L6-v2")
+    preprocessor = tfxfer.preprocessing.TextPreprocessor(tokenizer, sequence_length=128)
+    preprocessor(["Where is my card?"])["token_ids"]  # [[101, 2073, 2003, 2026, 4003, 1029, 102]]
+    ```
+    """
+
+    def __init__(
+        self,
+        tokenizer,
+        sequence_length=512,
+        *,
+        padding_side="right",
+        pad_to_multiple_of=1,
+        segment_ids=None,
+        **kwargs,
+    ):
+        kwargs.setdefault("dtype", "int32")
+        super().__init__(**kwargs)
+        # A tuple given alone is a pair of texts, not `(x, y)`.
+        self._call_accepts_labels = False
+        _check.instance("tokenizer", tokenizer, _tokenizer.Tokenizer, "a tfxfer.preprocessing.Tokenizer")
+        self.tokenizer = tokenizer
+        self.sequence_length = sequence_length
+        self.padding_side = _check.one_of("padding_side", padding_side, ("right", "left"))
+        self.pad_to_multiple_of = _check.integer("pad_to_multiple_of", pad_to_multiple_of)
+        if segment_ids is not None:
+            _check.instance("segment_ids", segment_ids, bool, "True, False or None")
+        self.segment_ids = segment_ids
+        self.built = True
+
+    @property
+    def sequence_length(self):
+        """The most tokens of a row, special tokens included."""
+        return self._sequence_length
+
+    @sequence_length.setter
+    def sequence_length(self, value):
+        self._sequence_length = _check.integer("sequence_length", value)
+
+    @property
+    def has_segment_ids(self):
+        """Whether the result has the key `"segment_ids"`."""
+        return self.tokenizer.spec.segments if self.segment_ids is None else self.segment_ids
+
+    def call(self, x, y=None, sample_weight=None):
+        if isinstance(x, tuple):
+            if len(x) != 2:
+                raise _check.invalid("x", "strings, or a tuple of two of them", x)
+            texts = tuple(_tokenizer.as_strings(part, "x") for part in x)
+            ids = tuple(self.tokenizer.tokenize(part) for part in texts)
+        else:
+            ids = self.tokenizer.tokenize(_tokenizer.as_strings(x, "x"))
+        return keras.utils.pack_x_y_sample_weight(self.pack(ids), y, sample_weight)
+
+    def pack(self, ids):
+        """Packs token ids: special tokens, cutting, padding.
+
+        Args:
+            ids: int32 `RaggedTensor` `(n, None)` without special tokens, as `tokenizer` gives it; or a tuple of two.
+
+        Returns:
+            The dict that calling the preprocessor gives.
+        """
+        before, content, segments, after = self._content(ids)
+        lengths = _row_lengths(content)
+        totals = lengths + len(before) + len(after)
+        longest = self._round_up(tf.reduce_max(tf.concat([totals, [1]], axis=0)))
+        pad = self.tokenizer.pad_token_id
+        columns = tf.range(longest)[tf.newaxis, :]
+
+        def dense(values, default, start, end):
+            rows = tf.shape(lengths)[0]
+            body = values.with_values(tf.cast(values.values, tf.int32)).to_tensor(default, shape=[None, None])
+            body = tf.concat([tf.tile(tf.constant([start], tf.int32, shape=[1, len(start)]), [rows, 1]), body], axis=1)
+            body = body[:, :longest]
+            body = tf.pad(body, [[0, 0], [0, longest - tf.shape(body)[1]]], constant_values=default)
+            for i, value in enumerate(end):
+                at = columns == (lengths + len(start) + i)[:, tf.newaxis]
+                body = tf.where(at, tf.constant(value, tf.int32), body)
+            return self._to_side(body, totals)
+
+        features = {
+            "token_ids": dense(content, pad, [item[0] for item in before], [item[0] for item in after]),
+            "padding_mask": self._to_side(tf.cast(columns < totals[:, tf.newaxis], tf.int32), totals),
+        }
+        if self.has_segment_ids:
+            if segments is None:
+                features["segment_ids"] = tf.zeros_like(features["token_ids"])
+            else:
+                features["segment_ids"] = dense(segments, 0, [item[1] for item in before], [item[1] for item in after])
+        return features
+
+    def lengths(self, ids):
+        """Returns how long the rows will be once packed, special tokens and cutting included.
+
+        Args:
+            ids: as in `pack`.
+
+        Returns:
+            An int32 tensor `(n,)`.
+        """
+        if isinstance(ids, tuple):
+            first, second = self._pair_lengths(*ids)
+            return first + second + len(self._template(True)) - 2
+        room = self._room(False)
+        return tf.minimum(_row_lengths(ids), room) + len(self._template(False)) - 1
+
+    def _template(self, pair):
+        return self.tokenizer.spec.pair if pair else self.tokenizer.spec.single
+
+    def _room(self, pair):
+        """Returns how many tokens the special ones leave room for."""
+        template = self._template(pair)
+        specials = len(template) - (2 if pair else 1)
+        if self.sequence_length <= specials:
+            raise _check.invalid(
+                "sequence_length", f"an int > {specials}, the number of special tokens", self.sequence_length
+            )
+        return self.sequence_length - specials
+
+    def _content(self, ids):
+        """Returns the special tokens before, the cut content, its segments (or `None`: all 0), those after."""
+        if not isinstance(ids, tuple):
+            template = self._template(False)
+            at = [item[0] for item in template].index("A")
+            return template[:at], ids[:, : self._room(False)], None, template[at + 1 :]
+        template = self._template(True)
+        names = [item[0] for item in template]
+        first, last = names.index("A"), names.index("B")
+        parts = [_cut(part, length) for part, length in zip(ids, self._pair_lengths(*ids), strict=True)]
+        rows = tf.shape(parts[0].row_splits)[0] - 1
+        between = [
+            tf.RaggedTensor.from_tensor(tf.fill([rows, 1], tf.constant(item[0], tf.int32)))
+            for item in template[first + 1 : last]
+        ]
+        content = [parts[0], *between, parts[1]]
+        segments = [
+            part.with_values(tf.fill(tf.shape(part.values), item[1]))
+            for part, item in zip(content, template[first : last + 1], strict=True)
+        ]
+        return template[:first], tf.concat(content, axis=1), tf.concat(segments, axis=1), template[last + 1 :]
+
+    def _pair_lengths(self, first, second):
+        """Returns how much of each text of a pair stays: the longer one is cut until both fit, then both evenly."""
+        room = self._room(True)
+        first, second = _row_lengths(first), _row_lengths(second)
+        short = tf.minimum(first, second)
+        # The text that counts as the longer one also gets the odd token; of two equal ones that is the second.
+        kept = tf.minimum(short, room // 2)
+        fits = first + second <= room
+        swapped = first > second
+        return (
+            tf.where(fits, first, tf.where(swapped, room - kept, kept)),
+            tf.where(fits, second, tf.where(swapped, kept, room - kept)),
+        )
+
+    def _round_up(self, length):
+        multiple = self.pad_to_multiple_of
+        return tf.minimum(-(-length // multiple) * multiple, tf.maximum(length, self.sequence_length))
+
+    def _to_side(self, rows, totals):
+        if self.padding_side == "right":
+            return rows
+        return tf.reverse(tf.reverse_sequence(rows, totals, seq_axis=1, batch_axis=0), [1])
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            {
+                "sequence_length": self.sequence_length,
+                "padding_side": self.padding_side,
+                "pad_to_multiple_of": self.pad_to_multiple_of,
+                "segment_ids": self.segment_ids,
+            }
+        )
+        return config
+
+
+def _row_lengths(ids):
+    return tf.cast(ids.row_lengths(), tf.int32)
+
+
+def _cut(ids, lengths):
+    """Returns the first `lengths[i]` ids of each row."""
+    position = tf.ragged.range(_row_lengths(ids))
+    kept = position.values < tf.gather(lengths, tf.cast(position.value_rowids(), tf.int32))
+    return tf.RaggedTensor.from_row_lengths(
+        tf.boolean_mask(ids.values, kept), tf.cast(lengths, tf.int64), validate=False
+    )

@@ -1,0 +1,217 @@
+"""`Tokenizer`: strings to ids, in the graph, exactly as the checkpoint was trained."""
+
+import os
+
+import keras
+import keras_hub
+import tensorflow as tf
+
+from tfxfer import _check
+from tfxfer.preprocessing import _bpe, _files, _hub, _segments, _spec, _unigram, _wordpiece
+
+ENGINES = {"wordpiece": _wordpiece.WordPiece, "unigram": _unigram.Unigram, "bpe": _bpe.BytePair}
+ASSET = "tokenizer_spec.json"
+
+
+def as_strings(texts, argument="texts"):
+    """Returns texts as a string tensor `(n,)`; a single string becomes one row."""
+    expected = "a string, or strings of shape (n,)"
+    if not isinstance(texts, tf.Tensor):
+        try:
+            texts = tf.convert_to_tensor(texts, tf.string)
+        except (TypeError, ValueError) as error:
+            raise _check.invalid(argument, expected, texts, "Convert missing values to empty strings first") from error
+    if texts.dtype != tf.string or (texts.shape.rank or 0) > 1:
+        raise _check.invalid(argument, expected, texts)
+    return tf.reshape(texts, [-1])
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class Tokenizer(keras_hub.tokenizers.Tokenizer):
+    """Turns strings into token ids exactly as the checkpoint's own tokenizer does.
+
+    All of it is TensorFlow graph operations, so that training, prediction and a served model see the same ids; there is
+    no second path in Python, and nothing is remembered between calls. WordPiece, SentencePiece Unigram and byte-level
+    BPE give the ids of Hugging Face's `tokenizers`.
+
+    Make one with `from_folder` or `from_keras_hub`. Bytes that are not valid UTF-8 are read as U+FFFD.
+
+    Args:
+        special_tokens_in_strings: bool. Whether a special token inside a text, such as `"[MASK]"`, becomes its id, as
+            Hugging Face does always. Defaults to `False`: what a user types stays text.
+
+    Call arguments:
+        texts: a string, a list, a numpy array or a string tensor of shape `(n,)`.
+
+    Returns:
+        An int32 `tf.RaggedTensor` `(n, None)`, without the special tokens of a sequence; see `TextPreprocessor`.
+
+    Attributes:
+        pad_token_id, unk_token_id, mask_token_id, cls_token_id, sep_token_id, bos_token_id, eos_token_id: int, or
+            `None` where the checkpoint has no such token.
+        vocabulary: list of strings in the order of their ids.
+        trackables: list of what a `tf.Module` has to hold in an attribute to be exported with this tokenizer inside.
+
+    Raises:
+        ValueError: a folder without a tokenizer or with one that is not supported; texts that are not strings.
+
+    Example:
+
+    ```python
+    tokenizer = tfxfer.preprocessing.Tokenizer.from_folder("all-MiniLM-L6-v2")
+    tokenizer(["Where is my card?"]).to_list()  # [[2073, 2003, 2026, 4003, 1029]]
+    ```
+    """
+
+    def __init__(self, *, special_tokens_in_strings=False, **kwargs):
+        kwargs.setdefault("dtype", "int32")
+        super().__init__(**kwargs)
+        self.special_tokens_in_strings = bool(special_tokens_in_strings)
+        self.file_assets = [ASSET]
+        self._state = None
+        self.built = True
+
+    @classmethod
+    def from_folder(cls, folder, **kwargs):
+        """Reads the tokenizer of a Hugging Face folder.
+
+        Args:
+            folder: path of a folder with `tokenizer.json`; otherwise with `vocab.txt`, with `vocab.json` and
+                `merges.txt`, or with a SentencePiece model, whose settings come from `tokenizer_config.json`,
+                `special_tokens_map.json`, `added_tokens.json` and `config.json` as far as they are there.
+            **kwargs: arguments of `Tokenizer`.
+
+        Returns:
+            A `Tokenizer`.
+        """
+        if not os.path.isdir(folder):
+            raise _check.invalid("folder", "a folder that exists", str(folder))
+        return cls._from_spec(_files.read(folder), **kwargs)
+
+    @classmethod
+    def from_keras_hub(cls, tokenizer, **kwargs):
+        """Takes vocabulary, special tokens and family from a KerasHub tokenizer.
+
+        The result follows the family's rules as Hugging Face has them, also where KerasHub's tokenizer does not.
+
+        Args:
+            tokenizer: a `keras_hub` tokenizer of BERT, DistilBERT, ELECTRA, RoBERTa, GPT-2, ALBERT, DeBERTa-v3 or
+                XLM-RoBERTa.
+            **kwargs: arguments of `Tokenizer`.
+
+        Returns:
+            A `Tokenizer`.
+        """
+        return cls._from_spec(_files.finish(_hub.read(tokenizer)), **kwargs)
+
+    @classmethod
+    def _from_spec(cls, spec, **kwargs):
+        tokenizer = cls(**kwargs)
+        tokenizer._set_spec(spec)
+        return tokenizer
+
+    def _set_spec(self, spec):
+        with tf.init_scope():
+            self._state = _State(spec, self.special_tokens_in_strings)
+
+    @property
+    def _loaded(self):
+        if self._state is None:
+            raise ValueError(
+                "This `Tokenizer` has no vocabulary yet. Make one with `Tokenizer.from_folder` or "
+                "`Tokenizer.from_keras_hub`, or load it together with its model."
+            )
+        return self._state
+
+    @property
+    def spec(self):
+        """The description of the tokenizer as plain data."""
+        return self._loaded.spec
+
+    def tokenize(self, texts):
+        """Returns the ids of texts, as calling the tokenizer does."""
+        state = self._loaded
+        texts = as_strings(texts)
+        return state.eager(texts) if tf.executing_eagerly() else state.tokenize(texts)
+
+    def call(self, texts):
+        return self.tokenize(texts)
+
+    @property
+    def trackables(self):
+        return self._loaded.engine.trackables
+
+    @property
+    def vocabulary(self):
+        return list(self.spec.tokens)
+
+    def get_vocabulary(self):
+        """Returns the list of tokens in the order of their ids."""
+        return self.vocabulary
+
+    def vocabulary_size(self):
+        """Returns the number of ids, added tokens included."""
+        return len(self.spec.tokens)
+
+    def id_to_token(self, id):
+        """Returns the token of an id."""
+        tokens = self.spec.tokens
+        return tokens[_check.integer("id", id if id < len(tokens) else -1, minimum=0)]
+
+    def token_to_id(self, token):
+        """Returns the id of a token."""
+        index = self._loaded.index
+        if token not in index:
+            raise _check.invalid("token", "a token of the vocabulary", token)
+        return index[token]
+
+    @property
+    def special_tokens(self):
+        return [token["content"] for token in self.spec.added if token["special"]]
+
+    @property
+    def special_token_ids(self):
+        return [token["id"] for token in self.spec.added if token["special"]]
+
+    def save_assets(self, dir_path):
+        with open(os.path.join(dir_path, ASSET), "w", encoding="utf-8") as file:
+            file.write(self.spec.to_json())
+
+    def load_assets(self, dir_path):
+        with open(os.path.join(dir_path, ASSET), encoding="utf-8") as file:
+            self._set_spec(_spec.Spec.from_json(file.read()))
+
+    def get_config(self):
+        config = super().get_config()
+        config["special_tokens_in_strings"] = self.special_tokens_in_strings
+        return config
+
+    def compute_output_spec(self, texts):
+        return keras.KerasTensor((None, None), dtype="int32")
+
+    def __deepcopy__(self, memo):
+        copy = type(self).from_config(self.get_config())
+        if self._state is not None:
+            copy._set_spec(self.spec)
+        return copy
+
+
+def _role(role):
+    return property(lambda self: self.spec.special.get(role), doc=f"int id of the {role} token, or `None`.")
+
+
+for _name in _spec.ROLES:
+    setattr(Tokenizer, f"{_name}_token_id", _role(_name))
+
+
+class _State:
+    """What a vocabulary makes: the description, the engine, the function. Not for Keras to look into."""
+
+    def __init__(self, spec, special_tokens_in_strings):
+        self.spec = spec
+        self.index = {token: i for i, token in reversed(list(enumerate(spec.tokens)))}
+        self.engine = ENGINES[spec.kind](spec)
+        added = [token for token in spec.added if special_tokens_in_strings or not token["special"]]
+        self.tokenize = _segments.with_added_tokens(self.engine, added) if added else self.engine
+        signature = [tf.TensorSpec([None], tf.string)]
+        self.eager = tf.function(self.tokenize, input_signature=signature, autograph=False)

@@ -1,0 +1,88 @@
+"""SentencePiece Unigram, as Unigram and Metaspace of Hugging Face's `tokenizers` do it."""
+
+import base64
+
+import tensorflow as tf
+import tensorflow_text as tf_text
+
+from tfxfer.preprocessing import _segments, _unicode, _words
+
+WHITESPACE = _segments.WHITESPACE
+META_SPACE = "\u2581"
+
+
+class Unigram:
+    """The tokenising function of a Unigram model; graph operations only.
+
+    The search for the best pieces, the map of characters and the white space are SentencePiece's; what Hugging Face's
+    normalizer adds comes before. Each word is searched by itself, as Hugging Face does: scores of a whole text, summed
+    in float32, could tip a choice between two close readings.
+
+    Args:
+        spec: a `Spec` of the kind `"unigram"`.
+    """
+
+    def __init__(self, spec):
+        steps = spec.options["normalizer"]
+        self._steps = [step for step in steps if step[0] not in ("Precompiled", "Whitespace", "Strip")]
+        self._collapse = not spec.options["whitespace_split"] and ["Whitespace", "unicode"] in steps
+        self._model = tf_text.SentencepieceTokenizer(_model(spec), out_type=tf.int32)
+        self.trackables = [self._model]
+
+    def __call__(self, texts):
+        """Returns the ids, int32 `RaggedTensor` `(n, None)`, of texts `(n,)`."""
+        if self._collapse:
+            has_runs = tf.strings.regex_full_match(texts, rf"(?s).*(?:[{WHITESPACE}]{{2}}|[\n\r\t]).*")
+            texts = _words.where(has_runs, texts, self._collapse_whitespace)
+        return _words.encode_by_word(texts, self._encode)
+
+    def _collapse_whitespace(self, texts):
+        return tf.strings.regex_replace(_words.valid_utf8(texts), rf"[{WHITESPACE}]{{2,}}|[\n\r\t]", " ")
+
+    def _encode(self, words):
+        ascii_only = tf.strings.regex_full_match(words, r"[\x00-\x7f]*")
+        words = _words.where(~ascii_only, words, _words.valid_utf8)
+        for step in self._steps:
+            words = self._apply(step, words, ascii_only)
+        return self._model.tokenize(words)
+
+    def _apply(self, step, words, ascii_only):
+        kind = step[0]
+        if kind == "Replace":
+            return tf.strings.regex_replace(words, _escaped(step[1]), step[2].replace("\\", "\\\\"))
+        if kind == "Lowercase":
+            return tf.where(ascii_only, tf.strings.lower(words), _words.where(~ascii_only, words, _lowercase))
+        if kind == "StripAccents":
+            return _words.where(~ascii_only, words, _strip_accents)
+        return _words.where(~ascii_only, words, lambda part: tf_text.normalize_utf8(part, kind))
+
+
+def _escaped(text):
+    return "".join(f"\\x{{{ord(character):x}}}" for character in text)
+
+
+def _lowercase(words):
+    # Hugging Face lower-cases character by character, whereas ICU knows the Greek final sigma.
+    return tf.strings.lower(tf.strings.regex_replace(words, "\u03a3", "\u03c3"), encoding="utf-8")
+
+
+def _strip_accents(words):
+    return tf.strings.regex_replace(words, f"[{_unicode.regex(_unicode.MARKS)}]", "")
+
+
+def _model(spec):
+    """Returns a serialised SentencePiece model whose ids are those of the `Spec`."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    kinds = model.SentencePiece
+    model.trainer_spec.model_type = model.trainer_spec.UNIGRAM
+    model.trainer_spec.unk_piece = spec.tokens[spec.unk_id]
+    for step in spec.options["normalizer"]:
+        if step[0] == "Precompiled":
+            model.normalizer_spec.precompiled_charsmap = base64.b64decode(step[1])
+    control = {token["id"] for token in spec.added} | set(spec.special.values())
+    for i, (token, score) in enumerate(zip(spec.tokens, spec.options["scores"], strict=False)):
+        kind = kinds.UNKNOWN if i == spec.unk_id else kinds.CONTROL if i in control else kinds.NORMAL
+        model.pieces.add(piece=token, score=score, type=kind)
+    return model.SerializeToString()

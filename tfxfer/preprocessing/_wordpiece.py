@@ -1,0 +1,81 @@
+"""WordPiece, as BertNormalizer, BertPreTokenizer and WordPiece of Hugging Face's `tokenizers` do it."""
+
+import tensorflow as tf
+import tensorflow_text as tf_text
+
+from tfxfer.preprocessing import _unicode, _words
+
+# Private use: BertNormalizer deletes these characters from every text, so that they are free to stand for others.
+FIRST_PLACEHOLDER = 0xE000
+LAST_PLACEHOLDER = 0xF8FF
+
+
+class WordPiece:
+    """The tokenising function of a WordPiece vocabulary; graph operations only.
+
+    A word of plain ASCII needs lower-casing at most before TF Text's `FastBertTokenizer` finds its pieces. All others
+    are normalised step by step as `BertNormalizer` does; `FastBertTokenizer`'s own normaliser folds more than that
+    (compatibility forms, full case folding).
+
+    Args:
+        spec: a `Spec` of the kind `"wordpiece"`.
+    """
+
+    def __init__(self, spec):
+        self._lowercase = spec.options["lowercase"]
+        self._strip_accents = spec.options["strip_accents"]
+        self._word_length = spec.options["max_input_chars_per_word"]
+        vocabulary = self._rename(spec.tokens)
+        self._tokenizer = tf_text.FastBertTokenizer(
+            vocabulary,
+            suffix_indicator=spec.options["prefix"],
+            # In bytes, where Hugging Face counts characters: long words are dealt with in `_normalize`.
+            max_bytes_per_word=4 * self._word_length,
+            token_out_type=tf.int32,
+            unknown_token=spec.tokens[spec.unk_id],
+        )
+        self.trackables = [self._tokenizer]
+
+    def _rename(self, tokens):
+        """Gives a private character to each one of the vocabulary that TF Text alone would split at."""
+        used = set("".join(tokens))
+        free = (chr(code) for code in range(FIRST_PLACEHOLDER, LAST_PLACEHOLDER) if chr(code) not in used)
+        self._unknown = next(free)
+        strange = sorted(_unicode.characters(_unicode.SPLIT_ONLY_BY_FAST_BERT) & used)
+        self._renamed = {character: next(free) for character in strange}
+        table = str.maketrans(self._renamed)
+        return [token.translate(table) for token in tokens] if strange else list(tokens)
+
+    def __call__(self, texts):
+        """Returns the ids, int32 `RaggedTensor` `(n, None)`, of texts `(n,)`."""
+        return _words.encode_by_word(texts, self._encode)
+
+    def _encode(self, words):
+        plain = tf.strings.regex_full_match(
+            words, rf"(?:[!-~]{{0,{self._word_length}}}[\t\n\r])*[!-~]{{0,{self._word_length}}}"
+        )
+        if self._lowercase:
+            words = tf.where(plain, tf.strings.lower(words), words)
+        return self._tokenizer.tokenize(_words.where(~plain, words, self._normalize))
+
+    def _normalize(self, words):
+        replace = tf.strings.regex_replace
+        words = replace(_words.valid_utf8(words), r"[\t\n\r]", " ")
+        words = replace(words, f"[{_unicode.regex(_unicode.CONTROL)}]", "")
+        if self._strip_accents:
+            words = tf_text.normalize_utf8(words, "NFD")
+            words = replace(words, f"[{_unicode.regex(_unicode.NONSPACING)}]", "")
+        if self._lowercase:
+            # Hugging Face lower-cases character by character, whereas ICU knows the Greek final sigma.
+            words = tf.strings.lower(replace(words, "\u03a3", "\u03c3"), encoding="utf-8")
+        words = replace(words, f"([{_unicode.regex(_unicode.SPLIT_ONLY_BY_HUGGING_FACE)}])", r" \1 ")
+        for character, placeholder in self._renamed.items():
+            words = replace(words, character, placeholder)
+        words = replace(words, f"[{_unicode.regex(_unicode.SPLIT_ONLY_BY_FAST_BERT)}]", self._unknown)
+        too_long = tf.strings.length(words, unit="UTF8_CHAR") > self._word_length
+        return _words.where(too_long, words, self._replace_long_words)
+
+    def _replace_long_words(self, words):
+        apart = _unicode.regex(_unicode.PUNCTUATION) + _unicode.regex(_unicode.IDEOGRAPHS)
+        words = tf.strings.regex_replace(words, rf"[\p{{Z}}\t\n{apart}]", r" \0 ")
+        return tf.strings.regex_replace(words, rf"[^\p{{Z}}]{{{self._word_length + 1},}}", self._unknown)
