@@ -60,6 +60,7 @@ def pytest_terminal_summary(terminalreporter):
     reasons = {}
     for report in skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reason = reason.removeprefix("Skipped: ")
         reasons[reason] = reasons.get(reason, 0) + 1
     terminalreporter.write_line(f"skipped for want of weights, data or parts: {len(skipped)}")
     for reason, count in sorted(reasons.items()):
