@@ -1,0 +1,287 @@
+"""The encoders: against the reference implementation's hidden states, and as Keras models."""
+
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from tfxfer import backbones
+from tfxfer.backbones import _checkpoint, _families, _weights
+
+# Keras saves TensorFlow's variables through np.array, which numpy 2 comments on.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+FOLDERS = (
+    "albert",
+    "bert",
+    "bert_cased",
+    "deberta_v3",
+    "distil_bert",
+    "electra",
+    "gpt2",
+    "roberta",
+    "xlm_roberta",
+)
+# Sizes that differ in each dimension, so that a swapped one shows.
+SIZES = {
+    "vocabulary_size": 50,
+    "num_layers": 2,
+    "num_heads": 3,
+    "hidden_dim": 12,
+    "intermediate_dim": 20,
+    "max_sequence_length": 16,
+}
+DETAILS = {
+    "albert": {"embedding_dim": 6, "num_segments": 3, "num_groups": 2, "num_inner_repetitions": 2},
+    "electra": {"embedding_dim": 6, "num_segments": 3},
+    "bert": {"num_segments": 3},
+    "deberta_v3": {"bucket_size": 4},
+}
+
+
+def from_folder(folder):
+    """The encoder alone of a Hugging Face folder, without its tokenizer."""
+    file = folder / "config.json"
+    family, arguments = _families.from_config(_checkpoint.read_json(file), file)
+    backbone = backbones.Backbone(family, **arguments)
+    entry = _families.FAMILIES[family]
+    tensors = _checkpoint.read_tensors(folder)
+    _weights.assign(backbone, _checkpoint.Checkpoint(tensors, entry.anchor, entry.prefixes, str(folder)))
+    return backbone
+
+
+def small(family, **kwargs):
+    return backbones.Backbone(family, **{**SIZES, **DETAILS.get(family, {}), **kwargs})
+
+
+def batch(backbone, token_ids, padding_mask):
+    inputs = {"token_ids": np.asarray(token_ids, "int32"), "padding_mask": np.asarray(padding_mask, "int32")}
+    if backbone.has_segment_ids:
+        inputs["segment_ids"] = np.zeros_like(inputs["token_ids"])
+    return inputs
+
+
+def run(backbone, inputs):
+    return keras.ops.convert_to_numpy(backbone(inputs))
+
+
+@pytest.fixture(scope="module")
+def loaded(golden):
+    """Each golden folder's encoder, inputs and reference output; rows without a token are left out."""
+    result = {}
+    for name in FOLDERS:
+        folder = golden / "families" / name
+        expected = np.load(folder / "expected.npz")
+        rows = np.flatnonzero(expected["attention_mask"].sum(1))
+        backbone = from_folder(folder)
+        inputs = batch(backbone, expected["input_ids"][rows], expected["attention_mask"][rows])
+        result[name] = (backbone, inputs, expected["last_hidden_state"][rows])
+    return result
+
+
+@pytest.fixture(scope="module")
+def saved(loaded, tmp_path_factory):
+    """A folder with each encoder as a `.keras` file, its inputs, and its output."""
+    folder = tmp_path_factory.mktemp("saved")
+    for name, (backbone, inputs, _) in loaded.items():
+        backbone.save(folder / f"{name}.keras")
+        np.savez(folder / f"{name}.npz", output=run(backbone, inputs), **inputs)
+    return folder
+
+
+def shifted(inputs, before, after):
+    """The same rows with other padding: `before` columns on the left, then `after` on the right."""
+    return {name: np.pad(value, ((0, 0), (before, after))) for name, value in inputs.items()}
+
+
+def left_padded(inputs):
+    """The same rows with their padding moved to the left."""
+    lengths = inputs["padding_mask"].sum(1)
+    width = inputs["padding_mask"].shape[1]
+    columns = (np.arange(width)[None] - (width - lengths)[:, None]) % width
+    return {name: np.take_along_axis(value, columns, 1) for name, value in inputs.items()}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_hidden_states_equal_the_reference_implementations(loaded, name):
+    backbone, inputs, expected = loaded[name]
+    real = inputs["padding_mask"].astype(bool)
+    np.testing.assert_allclose(run(backbone, inputs)[real], expected[real], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_neither_amount_nor_side_of_the_padding_changes_the_result(loaded, name):
+    backbone, inputs, expected = loaded[name]
+    rows = expected[inputs["padding_mask"].astype(bool)]
+    for padded in (shifted(inputs, 0, 9), shifted(inputs, 9, 0), left_padded(inputs), shifted(inputs, 5, 3)):
+        output = run(backbone, padded)
+        assert np.isfinite(output).all()
+        np.testing.assert_allclose(output[padded["padding_mask"].astype(bool)], rows, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("backend", "names", "tolerance"),
+    [
+        ("tensorflow", FOLDERS, 0),  # the same kernels give the same bits
+        ("jax", ("bert", "deberta_v3", "gpt2"), 2e-5),
+    ],
+)
+def test_a_fresh_process_reloads_the_same_numbers(saved, backend, names, tolerance):
+    code = f"""
+import sys, pathlib, numpy as np, keras
+from tfxfer import backbones
+errors = {{}}
+for name in {names!r}:
+    file = pathlib.Path({str(saved)!r}) / f"{{name}}.keras"
+    arrays = dict(np.load(file.with_suffix(".npz")))
+    expected = arrays.pop("output")
+    output = keras.ops.convert_to_numpy(keras.saving.load_model(file)(arrays))
+    real = arrays["padding_mask"].astype(bool)
+    errors[file.stem] = float(np.abs(output - expected)[real].max())
+import json; print("RESULT", json.dumps([keras.backend.backend(), errors]))
+"""
+    pytest.importorskip(backend)
+    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert "RESULT" in done.stdout, done.stderr[-2000:]
+    used, errors = json.loads(done.stdout.split("RESULT", 1)[1])
+    assert used == backend
+    assert sorted(errors) == sorted(names)
+    assert max(errors.values()) <= tolerance, errors
+
+
+@pytest.mark.parametrize("family", _families.FAMILIES)
+def test_every_weight_is_in_one_layer_group_and_has_a_gradient(family):
+    import tensorflow as tf
+
+    backbone = small(family, dropout=0.0)
+    groups = backbone.layer_groups()
+    blocks = 2  # two layers; ALBERT here has two groups of blocks
+    assert list(groups) == ["embeddings", *(f"block_{i}" for i in range(blocks))]
+    grouped = [id(weight) for layers in groups.values() for layer in layers for weight in layer.weights]
+    assert sorted(grouped) == sorted({id(weight) for weight in backbone.weights})
+    inputs = batch(backbone, np.arange(14).reshape(2, 7), np.ones((2, 7)))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(backbone(inputs, training=True) ** 3)
+    gradients = tape.gradient(loss, [variable.value for variable in backbone.trainable_variables])
+    assert all(gradient is not None for gradient in gradients)
+
+
+def test_shared_and_final_layers_belong_to_a_block():
+    assert list(small("albert", num_groups=1).layer_groups()) == ["embeddings", "block_0"]
+    assert small("gpt2").layer_groups()["block_1"][-1].name == "layer_norm"
+    assert "rel_embedding" in [layer.name for layer in small("deberta_v3").layer_groups()["embeddings"]]
+
+
+@pytest.mark.parametrize("family", _families.FAMILIES)
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "bfloat16"])
+def test_config_and_dtype_policy_come_back(family, dtype):
+    backbone = small(
+        family,
+        activation="silu",
+        layer_norm_epsilon=1e-3,
+        dropout=0.3,
+        attention_dropout=0.2,
+        embeddings_dropout=0.0,
+        dtype=dtype,
+        name="encoder",
+    )
+    again = backbones.Backbone.from_config(json.loads(json.dumps(backbone.get_config())))
+    assert again.get_config() == backbone.get_config()
+    assert again.dtype_policy.name == dtype
+    assert again.token_embedding.embeddings.shape == backbone.token_embedding.embeddings.shape
+    assert {w.dtype for w in again.weights} == {"bfloat16" if dtype == "bfloat16" else "float32"}
+    again.set_weights(backbone.get_weights())
+    inputs = batch(backbone, np.arange(14).reshape(2, 7), np.ones((2, 7)))
+    output = again(inputs)
+    assert keras.backend.standardize_dtype(output.dtype) == ("float32" if dtype == "float32" else "bfloat16")
+    np.testing.assert_array_equal(np.asarray(output, "float32"), np.asarray(backbone(inputs), "float32"))
+    for block, _, _ in again.blocks():
+        parts = _families.block_parts(block)
+        assert parts["attention_norm"].epsilon == parts["output_norm"].epsilon == 1e-3
+        assert parts["output_dropout"].rate == 0.3
+
+
+def test_attributes_say_what_the_encoder_is():
+    backbone = small("electra")
+    assert (backbone.family, backbone.hidden_dim, backbone.num_layers) == ("electra", 12, 2)
+    assert (backbone.max_sequence_length, backbone.vocabulary_size, backbone.has_segment_ids) == (16, 50, True)
+    assert set(backbone.input) == {"token_ids", "padding_mask", "segment_ids"}
+    assert set(small("roberta").input) == {"token_ids", "padding_mask"}
+    assert backbone.output_shape == (None, None, 12)
+
+
+def test_activations_differ_and_are_the_ones_named():
+    outputs = {}
+    for activation in ("gelu", "gelu_approximate", "relu", "silu"):
+        keras.utils.set_random_seed(0)
+        backbone = small("bert", activation=activation)
+        outputs[activation] = run(backbone, batch(backbone, np.arange(14).reshape(2, 7), np.ones((2, 7))))
+        function = _families.block_parts(backbone.blocks()[0][0])["intermediate"].activation
+        assert function(np.array([-1.0], "float32")).shape == (1,)
+    assert len({output.tobytes() for output in outputs.values()}) == 4
+
+
+def test_dropout_is_active_in_training_only_and_each_rate_has_its_place():
+    inputs = batch(small("bert"), np.arange(14).reshape(2, 7), np.ones((2, 7)))
+    for rates in ({"dropout": 0.5}, {"attention_dropout": 0.5}, {"embeddings_dropout": 0.5}):
+        backbone = small("bert", **{"dropout": 0.0, "attention_dropout": 0.0, "embeddings_dropout": 0.0, **rates})
+        still = run(backbone, inputs)
+        np.testing.assert_array_equal(still, run(backbone, inputs))
+        assert not np.allclose(still, keras.ops.convert_to_numpy(backbone(inputs, training=True)))
+    still = small("bert", dropout=0.0)
+    output = keras.ops.convert_to_numpy(still(inputs, training=True))
+    np.testing.assert_allclose(output, run(still, inputs), atol=1e-6)
+
+
+def test_frozen_layers_stay_frozen_after_reload(tmp_path):
+    backbone = small("bert")
+    for layer in backbone.layer_groups()["embeddings"] + backbone.layer_groups()["block_0"]:
+        layer.trainable = False
+    backbone.save(tmp_path / "frozen.keras")
+    again = keras.saving.load_model(tmp_path / "frozen.keras")
+    assert len(again.trainable_weights) == len(backbone.trainable_weights) == 16
+
+
+def test_predict_and_graph_agree_with_eager_call():
+    backbone = small("bert")
+    inputs = batch(backbone, np.arange(14).reshape(2, 7), [[1] * 7, [1] * 4 + [0] * 3])
+    np.testing.assert_allclose(backbone.predict(inputs, verbose=0), run(backbone, inputs), atol=1e-5)
+
+
+def test_a_row_of_padding_alone_stays_finite():
+    for family in _families.FAMILIES:
+        backbone = small(family)
+        assert np.isfinite(run(backbone, batch(backbone, np.zeros((2, 5)), [[1] * 5, [0] * 5]))).all()
+
+
+def test_too_long_input_is_an_error_where_positions_are_a_table():
+    ids = np.ones((1, 17), "int32")
+    for family in _families.FAMILIES:
+        backbone = small(family)
+        if family == "deberta_v3":
+            assert run(backbone, batch(backbone, ids, ids)).shape == (1, 17, 12)
+        else:
+            with pytest.raises(ValueError, match="max_sequence_length=16"):
+                backbone(batch(backbone, ids, ids))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"family": "t5"}, "Invalid value for argument `family`"),
+        ({"num_heads": 5}, "a divisor of hidden_dim=12"),
+        ({"hidden_dim": 0}, "`hidden_dim`"),
+        ({"activation": "tanh"}, "`activation`"),
+        ({"dropout": 1.5}, "`dropout`"),
+        ({"layer_norm_epsilon": 0}, "`layer_norm_epsilon`"),
+        ({"embedding_dim": 6}, "None for the family 'roberta'"),
+    ],
+)
+def test_wrong_arguments_are_errors_that_name_them(change, message):
+    with pytest.raises(ValueError, match=message):
+        backbones.Backbone(**{"family": "roberta", **SIZES, **change})
