@@ -21,7 +21,8 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-LOGS = HERE.parent / "runs" / "benchmarks"
+ROOT = HERE.parent
+LOGS = ROOT / "runs" / "benchmarks"
 THREADS = 2
 
 
@@ -34,7 +35,7 @@ def read_tsv(path):
 class Worker:
     """One side of a comparison, seen from the benchmark."""
 
-    def __init__(self, name, python, script, setup):
+    def __init__(self, name, python, module, setup):
         self.name = name
         threads = str(THREADS)
         environment = {
@@ -49,13 +50,14 @@ class Worker:
             "CUDA_VISIBLE_DEVICES": "-1",
         }
         LOGS.mkdir(parents=True, exist_ok=True)
-        self._log = LOGS / f"{pathlib.Path(script).stem}.log"
+        self._log = LOGS / f"{module.strip('_')}.log"
         self._process = subprocess.Popen(
-            [str(python), str(HERE / script), json.dumps({**setup, "threads": THREADS})],
+            [str(python), "-m", f"benchmarks.{module}", json.dumps({**setup, "threads": THREADS})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log.open("a", encoding="utf-8"),
             text=True,
+            cwd=ROOT,
             env=environment,
         )
         self.facts = self._answer()
@@ -220,7 +222,7 @@ def write(name, result, workers):
         **result,
     }
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    print(f"\nwritten: {path.relative_to(HERE.parent)}")
+    print(f"\nwritten: {path.relative_to(ROOT)}")
     return path
 
 

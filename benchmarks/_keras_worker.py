@@ -7,9 +7,9 @@ import keras
 import keras_hub
 import numpy as np
 import tensorflow as tf
-from _harness import Requests, read_tsv, shuffled_rows
 
 import tfxfer as tx
+from benchmarks._harness import Requests, read_tsv, shuffled_rows
 
 LEARNING_RATE = 2e-5
 

@@ -7,9 +7,10 @@ import random
 
 import numpy as np
 import torch
-from _harness import Requests, read_tsv, shuffled_rows
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses
+
+from benchmarks._harness import Requests, read_tsv, shuffled_rows
 
 LEARNING_RATE = 2e-5
 

@@ -4,14 +4,19 @@ Sides: sentence-transformers in float32 (the baseline), under autocast to bfloat
 float32 and mixed_bfloat16; KerasHub's own `TextEmbedder.predict` on a few texts, as it takes twenty times as long.
 """
 
-import argparse
 import pathlib
-import random
 import sys
+
+# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
+
+import argparse
+import random
 import tempfile
 
-import _harness
 import numpy as np
+
+from benchmarks import _harness
 
 BASELINE = "sentence-transformers float32"
 SIDES = {
@@ -75,8 +80,8 @@ def main():
         "batch_size": arguments.batch_size,
     }
     workers = {
-        "torch": _harness.Worker("torch", arguments.torch_python, "_torch_worker.py", setup),
-        "keras": _harness.Worker("keras", sys.executable, "_keras_worker.py", setup),
+        "torch": _harness.Worker("torch", arguments.torch_python, "_torch_worker", setup),
+        "keras": _harness.Worker("keras", sys.executable, "_keras_worker", setup),
     }
     cosine = agreement(workers, texts[: arguments.slice])  # the first call of each side, outside the clock
     chunks = [texts[i : i + arguments.slice] for i in range(0, len(texts), arguments.slice)]

@@ -9,13 +9,17 @@ Each in float32 and in bfloat16 (autocast; mixed_bfloat16), AdamW, dropout on. R
 padded to its longest row on the PyTorch side; tfxfer takes `data.batches` as it comes.
 """
 
-import argparse
 import pathlib
-import random
 import sys
 
-import _harness
-from encode import weights_folder
+# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
+
+import argparse
+import random
+
+from benchmarks import _harness
+from benchmarks.encode import weights_folder
 
 WINDOW = 50
 LENGTH = 24
@@ -60,7 +64,7 @@ def setup_of(task, arguments):
 def measure(task, arguments):
     """Runs one task on all sides; returns the summary and the workers' versions."""
     setup = setup_of(task, arguments)
-    scripts = {"torch": (arguments.torch_python, "_torch_worker.py"), "keras": (sys.executable, "_keras_worker.py")}
+    scripts = {"torch": (arguments.torch_python, "_torch_worker"), "keras": (sys.executable, "_keras_worker")}
     workers = {
         name: _harness.Worker(name, *scripts[stack], {**setup, "dtype": dtype})
         for name, (stack, dtype) in SIDES.items()

@@ -1,0 +1,1 @@
+"""Scripts that compare tfxfer with other stacks; see README.md."""
