@@ -30,7 +30,7 @@ class Family:
         backbone: the KerasHub backbone class that makes the layers.
         model_types: config.json's `model_type`s.
         config: dict of `Backbone`'s arguments to config.json's keys; a tuple is (key, value where it is absent).
-        refuse: dict of config.json's keys to the values that this package computes; any other value is an error.
+        require: dict of config.json's keys to the values that this package computes; any other value is an error.
         embed: function `(hub, inputs, positions) -> x`; the embedding part of the functional graph.
         anchor: a tensor that each checkpoint of the family has, without the task model's prefix.
         prefixes: the task models' prefixes.
@@ -58,7 +58,7 @@ class Family:
     tensors: dict
     block: str
     block_tensors: dict
-    refuse: dict = dataclasses.field(default_factory=dict)
+    require: dict = dataclasses.field(default_factory=dict)
     details: dict = dataclasses.field(default_factory=dict)
     position_offset: int = 0
     has_segment_ids: bool = False
@@ -132,7 +132,7 @@ _BERT_CONFIG = {
     "dropout": ("hidden_dropout_prob", 0.1),
     "attention_dropout": ("attention_probs_dropout_prob", 0.1),
 }
-_BERT_REFUSE = {"position_embedding_type": ("absolute",), "is_decoder": (False,)}
+_BERT_REQUIRE = {"position_embedding_type": (None, "absolute"), "is_decoder": (None, False)}
 _BERT_TENSORS = {
     "token_embedding": "embeddings.word_embeddings",
     "position_embedding": "embeddings.position_embeddings",
@@ -159,7 +159,7 @@ _BERT = Family(
     backbone=keras_hub.models.BertBackbone,
     model_types=("bert",),
     config={**_BERT_CONFIG, "num_segments": ("type_vocab_size", 2)},
-    refuse=_BERT_REFUSE,
+    require=_BERT_REQUIRE,
     embed=_embed_with_segments,
     anchor="embeddings.word_embeddings.weight",
     prefixes=("bert.",),
@@ -175,7 +175,7 @@ _ROBERTA = Family(
     backbone=keras_hub.models.RobertaBackbone,
     model_types=("roberta",),
     config={**_BERT_CONFIG, "layer_norm_epsilon": ("layer_norm_eps", 1e-5)},
-    refuse=_BERT_REFUSE,
+    require=_BERT_REQUIRE,
     embed=_embed_jointly,
     anchor="embeddings.word_embeddings.weight",
     prefixes=("roberta.",),
@@ -272,15 +272,15 @@ FAMILIES = {
             "layer_norm_epsilon": ("layer_norm_eps", 1e-7),
             "bucket_size": ("position_buckets", -1),
         },
-        refuse={
+        require={
             "relative_attention": (True,),
             "position_biased_input": (False,),
             "share_att_key": (True,),
             "norm_rel_ebd": ("layer_norm",),
             "pos_att_type": ("p2c|c2p", "c2p|p2c", ["p2c", "c2p"], ["c2p", "p2c"]),
-            "type_vocab_size": (0,),
-            "conv_kernel_size": (0,),
-            "max_relative_positions": (-1,),
+            "type_vocab_size": (None, 0),
+            "conv_kernel_size": (None, 0),
+            "max_relative_positions": (None, -1),
         },
         embed=_embed_without_positions,
         anchor="embeddings.word_embeddings.weight",
@@ -318,10 +318,10 @@ FAMILIES = {
             "attention_dropout": ("attn_pdrop", 0.1),
             "embeddings_dropout": ("embd_pdrop", 0.1),
         },
-        refuse={
-            "scale_attn_weights": (True,),
-            "scale_attn_by_inverse_layer_idx": (False,),
-            "add_cross_attention": (False,),
+        require={
+            "scale_attn_weights": (None, True),
+            "scale_attn_by_inverse_layer_idx": (None, False),
+            "add_cross_attention": (None, False),
         },
         embed=_embed_without_norm,
         anchor="wte.weight",
@@ -365,9 +365,9 @@ def from_config(config, file):
     where = f"In {file}"
     family = types[_check.one_of("model_type", config.get("model_type"), types, where)]
     entry = FAMILIES[family]
-    for key, allowed in entry.refuse.items():
-        if config.get(key) is not None and config[key] not in allowed:
-            raise _check.invalid(key, f"one of {', '.join(map(repr, allowed))} for {family}", config[key], where)
+    for key, allowed in entry.require.items():
+        if config.get(key) not in allowed:
+            raise _check.invalid(key, f"one of {', '.join(map(repr, allowed))} for {family}", config.get(key), where)
     arguments = {}
     for argument, key in entry.config.items():
         key, *default = key if isinstance(key, tuple) else (key,)
@@ -375,6 +375,9 @@ def from_config(config, file):
         if value is None and not default:
             raise _check.invalid(key, "a value in config.json", None, where)
         arguments[argument] = value
+    embedding_size = config.get("embedding_size")
+    if "embedding_dim" not in arguments and embedding_size not in (None, arguments["hidden_dim"]):
+        raise _check.invalid("embedding_size", f"hidden_size, {arguments['hidden_dim']}", embedding_size, where)
     _check.one_of("hidden_act", arguments["activation"], ACTIVATIONS, where)
     arguments["activation"] = ACTIVATIONS[arguments["activation"]]
     arguments["max_sequence_length"] -= entry.position_offset

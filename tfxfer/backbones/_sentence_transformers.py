@@ -34,6 +34,16 @@ _ACTIVATIONS = {
     "SiLU": "silu",
     "Sigmoid": "sigmoid",
 }
+# What a Transformer module's config may say: the plain use of the encoder (`None`: absent).
+_TRANSFORMER = {
+    "transformer_task": (None, "feature-extraction"),
+    "module_output_name": (None, "token_embeddings"),
+    "processing_kwargs": (None, {}),
+    "query_length": (None,),
+    "document_length": (None,),
+    "query_expansion": (None,),
+}
+_FORWARD = {"method": "forward", "method_output_name": "last_hidden_state"}
 _MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
 
 
@@ -172,10 +182,12 @@ def _sequence_length(folder):
         where = f"In {file}"
         if config.get("do_lower_case") and not _lowers(folder):
             raise _check.invalid("do_lower_case", "false, or a tokenizer that lower-cases by itself", True, where)
-        if config.get("transformer_task") not in (None, "feature-extraction"):
-            raise _check.invalid("transformer_task", "'feature-extraction'", config["transformer_task"], where)
-        if config.get("module_output_name") not in (None, "token_embeddings"):
-            raise _check.invalid("module_output_name", "'token_embeddings'", config["module_output_name"], where)
+        for key, allowed in _TRANSFORMER.items():
+            if config.get(key) not in allowed:
+                raise _check.invalid(key, f"one of {', '.join(map(repr, allowed))}", config[key], where)
+        modalities = config.get("modality_config")
+        if modalities is not None and modalities.get("text") != _FORWARD:
+            raise _check.invalid("modality_config", f"{{'text': {_FORWARD}}}", modalities, where)
         return _check.integer("max_seq_length", config.get("max_seq_length"), optional=True)
     return None
 
