@@ -1,8 +1,24 @@
 """Readers of rows, datasets of texts and targets, and batches of token ids padded to their own longest."""
 
+from tfxfer.data._batches import Batches, batches
 from tfxfer.data._datasets import Texts, labelled, pairs, regression, triplets
+from tfxfer.data._inference import pack_columns, sorted_batches
 from tfxfer.data._labels import class_weights, labels
 from tfxfer.data._read import read
 from tfxfer.data._rows import Rows
 
-__all__ = ["Rows", "Texts", "class_weights", "labelled", "labels", "pairs", "read", "regression", "triplets"]
+__all__ = [
+    "Batches",
+    "Rows",
+    "Texts",
+    "batches",
+    "class_weights",
+    "labelled",
+    "labels",
+    "pack_columns",
+    "pairs",
+    "read",
+    "regression",
+    "sorted_batches",
+    "triplets",
+]

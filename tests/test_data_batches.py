@@ -1,0 +1,431 @@
+"""Batches: what an epoch contains, in which order, and how far it is padded."""
+
+import gc
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tfxfer import data
+from tfxfer.data._order import plan
+
+
+class Tokenizer:
+    """Stands in for the real one: a token per word, the word's number its id."""
+
+    pad_token_id = 0
+
+    def __call__(self, texts):
+        return tf.ragged.map_flat_values(lambda words: tf.strings.to_number(words, tf.int32), tf.strings.split(texts))
+
+
+class Preprocessor:
+    """Stands in for the real one: [1] ids [2], and for pairs [1] a [2] b [2]."""
+
+    def __init__(self, sequence_length=40, padding_side="right"):
+        self.tokenizer = Tokenizer()
+        self.sequence_length = sequence_length
+        self.padding_side = padding_side
+
+    def lengths(self, ids):
+        count = sum(part.row_lengths() for part in ids) + 3 if isinstance(ids, tuple) else ids.row_lengths() + 2
+        return tf.minimum(tf.cast(count, tf.int32), self.sequence_length)
+
+    def pack(self, ids):
+        first = ids[0] if isinstance(ids, tuple) else ids
+        ones = tf.ones((first.nrows(), 1), tf.int32)
+        parts = [ones, ids[0], 2 * ones, ids[1], 2 * ones] if isinstance(ids, tuple) else [ones, ids, 2 * ones]
+        rows = tf.concat(parts, axis=1)[:, : self.sequence_length]
+        dense = rows.to_tensor() if self.padding_side == "right" else tf.reverse(rows, [1]).to_tensor()
+        dense = dense if self.padding_side == "right" else tf.reverse(dense, [1])
+        return {"token_ids": dense, "padding_mask": tf.cast(dense > 0, tf.int32)}
+
+
+def text(number, rng):
+    """A text whose first token is its number (from 10), followed by up to 11 others."""
+    return " ".join(map(str, [number + 10, *rng.integers(10, 1000, rng.integers(0, 12))]))
+
+
+def rows_of(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return data.regression(
+        {"a": [text(i, rng) for i in range(count)], "b": [text(i, rng) for i in range(count)], "y": range(count)},
+        "a",
+        "y",
+    )
+
+
+def epoch_of(batches):
+    """One epoch as a list of (x, y) of numpy arrays."""
+    return list(batches.as_numpy_iterator())
+
+
+def numbers(epoch):
+    """The numbers of the rows of an epoch, each checked against its own text."""
+    for x, y in epoch:
+        np.testing.assert_array_equal(x["token_ids"][:, 1] - 10, y)
+    return [int(number) for _, y in epoch for number in y]
+
+
+def padding_ratio(dataset, preprocessor, **options):
+    """Tokens computed per real token in an epoch."""
+    masks = [x["padding_mask"] for x, _ in epoch_of(data.batches(dataset, preprocessor, seed=0, **options))]
+    return sum(mask.size for mask in masks) / sum(mask.sum() for mask in masks)
+
+
+# What an epoch contains.
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 30), min_size=1, max_size=200),
+    batch_size=st.integers(1, 40),
+    window=st.integers(1, 8),
+    seed=st.none() | st.integers(0, 2**31),
+    bucket=st.booleans(),
+    drop_remainder=st.booleans(),
+)
+def test_the_plan_of_an_epoch_holds_every_row_once(lengths, batch_size, window, seed, bucket, drop_remainder):
+    rng = None if seed is None else np.random.default_rng(seed)
+    order, ends = plan(np.array(lengths), batch_size, window, rng, bucket=bucket, drop_remainder=drop_remainder)
+    count = len(lengths)
+    kept = count - count % batch_size if drop_remainder else count
+    assert len(order) == kept == len(set(order.tolist())) and set(order.tolist()) <= set(range(count))
+    sizes = np.diff(ends, prepend=0).tolist()
+    small = [count % batch_size] if count % batch_size and not drop_remainder else []
+    assert sizes == [batch_size] * (count // batch_size) + small
+
+
+@settings(max_examples=8, deadline=None)  # each traces a pipeline of its own: a second
+@given(
+    count=st.integers(1, 60),
+    batch_size=st.integers(1, 20),
+    window=st.integers(1, 4),
+    seed=st.integers(0, 2**31),
+    cache=st.booleans(),
+    options=st.fixed_dictionaries({"drop_remainder": st.booleans(), "shuffle": st.booleans(), "bucket": st.booleans()}),
+)
+def test_an_epoch_contains_every_row_exactly_once(count, batch_size, window, seed, cache, options):
+    if options["drop_remainder"] and count < batch_size:
+        return
+    batches = data.batches(rows_of(count), Preprocessor(), batch_size, window=window, seed=seed, cache=cache, **options)
+    for _ in range(2):
+        epoch = epoch_of(batches)
+        seen = numbers(epoch)
+        assert len(seen) == len(set(seen)) == (count - count % batch_size if options["drop_remainder"] else count)
+        assert len(epoch) == len(batches) and all(len(y) == batch_size for _, y in epoch[:-1])
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_without_shuffling_rows_keep_their_order(cache):
+    batches = data.batches(rows_of(50), Preprocessor(), 8, shuffle=False, cache=cache, window=2)
+    assert numbers(epoch_of(batches)) == list(range(50)) == numbers(epoch_of(batches))
+
+
+def test_sorting_without_shuffling_puts_the_longest_first():
+    epoch = epoch_of(data.batches(rows_of(50), Preprocessor(), 8, shuffle=False, bucket=True))
+    lengths = [length for x, _ in epoch for length in x["padding_mask"].sum(axis=1)]
+    assert lengths == sorted(lengths, reverse=True) and sorted(numbers(epoch)) == list(range(50))
+
+
+def test_the_rows_dropped_differ_from_epoch_to_epoch():
+    batches = data.batches(rows_of(20), Preprocessor(), 8, seed=0, drop_remainder=True)
+    left_out = [frozenset(range(20)) - set(numbers(epoch_of(batches))) for _ in range(4)]
+    assert all(len(rows) == 4 for rows in left_out) and len(set(left_out)) > 1
+
+
+def test_the_rows_of_the_small_batch_are_of_any_length():
+    lengths = np.arange(100)
+    means = []
+    for seed in range(200):
+        order, _ = plan(lengths, 8, 50, np.random.default_rng(seed), bucket=True, drop_remainder=False)
+        means.append(lengths[order[96:]].mean())
+    assert 40 < np.mean(means) < 60  # 98 if it were the longest always
+
+
+# Order.
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_seed_fixes_every_epoch_and_no_two_epochs_are_alike(cache):
+    make = lambda seed: data.batches(rows_of(64), Preprocessor(), 4, seed=seed, window=3, cache=cache)  # noqa: E731
+    first, again, other = make(5), make(5), make(6)
+    orders = [[numbers(epoch_of(batches)) for _ in range(3)] for batches in (first, again, other)]
+    assert orders[0] == orders[1] and len({tuple(order) for order in orders[0] + orders[2]}) == 6
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_an_epoch_can_be_set_and_taken_up_in_its_middle(cache):
+    batches = data.batches(rows_of(30), Preprocessor(), 4, seed=1, window=3, cache=cache)
+    orders = [numbers(epoch_of(batches)) for _ in range(3)]
+    assert batches.epoch == 3
+    batches.epoch = 1
+    assert numbers(epoch_of(batches)) == orders[1] and batches.epoch == 2
+    rest = batches.rest(1, 5)
+    assert len(rest) == 3 and numbers(epoch_of(rest)) == orders[1][20:] == numbers(epoch_of(rest))
+    assert numbers(epoch_of(batches)) == orders[2]
+    with pytest.raises(ValueError, match=r"`batch`.*< 8"):
+        batches.rest(0, 8)
+    with pytest.raises(ValueError, match="`epoch`"):
+        batches.epoch = -1
+
+
+def test_a_seed_is_drawn_from_the_global_generator_if_none_is_given():
+    seeds = []
+    for _ in range(2):
+        keras.utils.set_random_seed(3)
+        seeds.append([data.batches(rows_of(8), Preprocessor(), 4).seed for _ in range(2)])
+    assert seeds[0] == seeds[1] and seeds[0][0] != seeds[0][1]
+
+
+def test_an_iterator_that_is_not_used_costs_no_epoch():
+    # Keras makes one at the end of each epoch and drops it.
+    batches = data.batches(rows_of(8), Preprocessor(), 4, seed=0)
+    iter(batches)
+    assert batches.epoch == 0
+
+
+def test_batches_outlive_the_object_that_made_them():
+    iterator = iter(data.batches(rows_of(8), Preprocessor(), 4, seed=0))
+    mapped = data.batches(rows_of(8), Preprocessor(), 4, seed=0).map(lambda x, y: y)
+    gc.collect()
+    assert len(list(iterator)) == 2
+    orders = [np.concatenate(epoch_of(mapped)).tolist() for _ in range(2)]
+    assert orders[0] != orders[1] and sorted(orders[0]) == list(range(8))
+
+
+def test_two_iterators_at_once_do_not_disturb_each_other():
+    batches = data.batches(rows_of(16), Preprocessor(), 4, seed=0)
+    expected = [numbers(epoch_of(batches.rest(e))) for e in (0, 1)]
+    both = list(zip(iter(batches), iter(batches), strict=True))
+    for e in (0, 1):
+        assert [int(n) for pair in both for n in pair[e][1].numpy()] == expected[e]
+
+
+def test_a_random_map_is_run_anew_each_epoch():
+    draw = np.random.default_rng(0).random
+    source = rows_of(40).map(lambda x, y: (x, tf.ensure_shape(tf.numpy_function(draw, [], tf.float64), ())))
+    batches = data.batches(source, Preprocessor(), 40, shuffle=False)
+    (_, first), (_, second) = (epoch_of(batches)[0] for _ in range(2))
+    assert (first != second).all()
+    kept = data.batches(source, Preprocessor(), 40, shuffle=False, cache=True)
+    (_, first), (_, second) = (epoch_of(kept)[0] for _ in range(2))
+    assert (first == second).all()
+
+
+def test_rows_are_tokenised_once_if_they_are_in_memory():
+    calls = []
+
+    class Counting(Tokenizer):
+        def __call__(self, texts):
+            return super().__call__(tf.numpy_function(self._count, [texts], tf.string))
+
+        def _count(self, texts):
+            calls.append(len(texts))
+            return texts
+
+    preprocessor = Preprocessor()
+    preprocessor.tokenizer = Counting()
+    batches = data.batches(rows_of(20), preprocessor, 4)
+    for _ in range(3):
+        epoch_of(batches)
+    assert calls == [20]
+
+
+# Padding and shapes.
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("multiple", [1, 4, 8])
+def test_a_batch_is_padded_to_its_longest_row_and_no_further(cache, side, multiple):
+    preprocessor = Preprocessor(sequence_length=11, padding_side=side)
+    rows = rows_of(30)
+    texts = [[int(token) for token in row.split()] for row in rows.columns[0].numpy()]
+    batches = data.batches(rows, preprocessor, 4, seed=0, pad_to_multiple_of=multiple, cache=cache, window=2)
+    for x, y in epoch_of(batches):
+        expected = [[1, *texts[int(number)], 2][:11] for number in y]
+        longest = min(-(-max(map(len, expected)) // multiple) * multiple, 11)
+        for row, ids, mask in zip(expected, x["token_ids"], x["padding_mask"], strict=True):
+            padding = [0] * (longest - len(row))
+            assert ids.tolist() == (row + padding if side == "right" else padding + row)
+            assert mask.tolist() == [int(token > 0) for token in ids]
+
+
+def test_rows_of_like_length_come_together():
+    rows = rows_of(2000)
+    assert padding_ratio(rows, Preprocessor()) < 1.05 < 1.4 < padding_ratio(rows, Preprocessor(), bucket=False)
+
+
+def test_batches_of_a_window_are_not_sorted_by_length():
+    epoch = epoch_of(data.batches(rows_of(800), Preprocessor(), 16, seed=0))
+    lengths = np.array([x["token_ids"].shape[1] for x, _ in epoch])
+    assert abs(np.corrcoef(lengths, np.arange(len(lengths)))[0, 1]) < 0.4
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_shapes_are_open_and_nothing_is_traced_anew(cache):
+    batches = data.batches(rows_of(40), Preprocessor(), 8, cache=cache)
+    open_spec = tf.TensorSpec((None, None), tf.int32)
+    spec = ({"token_ids": open_spec, "padding_mask": open_spec}, tf.TensorSpec((None,), tf.float32))
+    assert batches.element_spec == spec
+    traces = []
+
+    @tf.function
+    def step(iterator):
+        traces.append(1)
+        return next(iterator)
+
+    for _ in range(2):
+        iterator = iter(batches)
+        for _ in range(len(batches)):
+            step(iterator)
+    assert len(traces) == 1
+
+
+# Columns.
+
+
+def pairs_of(count):
+    rng = np.random.default_rng(0)
+    columns = {name: [text(i, rng) for i in range(count)] for name in "abc"}
+    return {**columns, "y": range(count)}
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_joint_columns_are_one_sequence(cache):
+    rows = pairs_of(20)
+    batches = data.batches(data.pairs(rows, ("a", "b"), "y"), Preprocessor(), 6, cache=cache)
+    for x, y in epoch_of(batches):
+        for ids, number in zip(x["token_ids"], y.astype(int), strict=True):
+            first, second = (list(map(int, rows[name][number].split())) for name in "ab")
+            assert [token for token in ids.tolist() if token] == [1, *first, 2, *second, 2]
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_separate_columns_are_sequences_of_one_length(cache):
+    rows = pairs_of(20)
+    batches = data.batches(data.triplets(rows, ("a", "b", "c")), Preprocessor(), 6, columns="separate", cache=cache)
+    assert batches.element_spec[0]["token_ids"].shape.as_list() == [None, 3, None]
+    seen = []
+    for x, _ in epoch_of(batches):
+        assert x["token_ids"].shape == x["padding_mask"].shape
+        assert x["padding_mask"].sum(axis=2).max() == x["token_ids"].shape[2]
+        for row in x["token_ids"]:
+            number = row[0, 1] - 10
+            seen.append(int(number))
+            for name, ids in zip("abc", row, strict=True):
+                expected = [1, *map(int, rows[name][number].split()), 2]
+                assert [token for token in ids.tolist() if token] == expected
+    assert sorted(seen) == list(range(20))
+
+
+def test_a_single_text_can_be_a_column_of_its_own():
+    batches = data.batches(rows_of(5), Preprocessor(), 5, columns="separate", shuffle=False)
+    [(x, _)] = epoch_of(batches)
+    [(flat, _)] = epoch_of(data.batches(rows_of(5), Preprocessor(), 5, shuffle=False))
+    np.testing.assert_array_equal(x["token_ids"][:, 0], flat["token_ids"])
+
+
+# Forms of data.
+
+
+def test_data_come_as_datasets_or_arrays():
+    texts, y = ["11 5", "12", "13 6 7"], [1, 2, 3]
+    plain = tf.data.Dataset.from_tensor_slices((texts, y))
+    for form in [(texts, y), (np.array(texts), np.array(y)), (tf.constant(texts), tf.constant(y)), plain]:
+        [(x, found)] = epoch_of(data.batches(form, Preprocessor(), 4, shuffle=False))
+        assert x["token_ids"][:, 1].tolist() == [11, 12, 13] and found.tolist() == y
+    for form in [texts, (texts,), tf.data.Dataset.from_tensor_slices(texts)]:
+        [x] = epoch_of(data.batches(form, Preprocessor(), 4, shuffle=False))
+        assert x["token_ids"][:, 1].tolist() == [11, 12, 13]
+    [(x, names, weights)] = epoch_of(
+        data.batches((texts, ["a", "b", "c"], [1.0, 0.5, 2.0]), Preprocessor(), 4, shuffle=False)
+    )
+    assert names.tolist() == [b"a", b"b", b"c"] and weights.tolist() == [1.0, 0.5, 2.0]
+    [(x, _)] = epoch_of(data.batches(((texts, texts), y), Preprocessor(), 4, shuffle=False))
+    assert x["token_ids"][1].tolist()[:5] == [1, 12, 2, 12, 2]
+
+
+def test_several_targets_and_multi_hot_targets_come_along():
+    y = {"a": np.arange(6), "b": np.eye(6, dtype="float32")}
+    source = tf.data.Dataset.from_tensor_slices(([f"{i + 10}" for i in range(6)], y))
+    for cache in (True, False):
+        for x, found in epoch_of(data.batches(source, Preprocessor(), 4, seed=0, cache=cache)):
+            np.testing.assert_array_equal(found["a"], x["token_ids"][:, 1] - 10)
+            np.testing.assert_array_equal(found["b"].argmax(axis=1), found["a"])
+
+
+def test_a_dataset_of_unknown_or_endless_length_streams():
+    source = rows_of(10)
+    unknown = data.batches(source.filter(lambda x, y: y < 7), Preprocessor(), 4, seed=0, window=1)
+    assert unknown.cardinality() == tf.data.UNKNOWN_CARDINALITY
+    assert sorted(numbers(epoch_of(unknown))) == list(range(7))
+    endless = data.batches(source.repeat(), Preprocessor(), 4, seed=0, window=1)
+    assert len(epoch_of(endless.take(9))) == 9
+    with pytest.raises(ValueError, match=r"`cache`.*without end"):
+        data.batches(source.repeat(), Preprocessor(), 4, cache=True)
+
+
+def test_arguments_and_data_are_checked():
+    rows, pre = rows_of(4), Preprocessor()
+    texts = ["10", "11"]
+    for arguments, options, message in [
+        ((rows, pre, 0), {}, "`batch_size`"),
+        ((rows, pre), {"window": 0}, "`window`"),
+        ((rows, pre), {"columns": "both"}, "`columns`.*'joint', 'separate'"),
+        ((rows, pre), {"seed": -1}, "`seed`"),
+        ((rows, pre), {"pad_to_multiple_of": 16}, "`pad_to_multiple_of`.*1 to 8"),
+        ((rows, pre, 8), {"drop_remainder": True}, "`batch_size`.*at most 4"),
+        ((rows.map(lambda x, y: (x, y)), pre, 8), {"drop_remainder": True}, "at least one batch"),
+        ((data.triplets(pairs_of(4), ("a", "b", "c")), pre), {}, '`columns`.*rows of 3 texts.*columns="separate"'),
+        ((rows.batch(2), pre), {}, r"`dataset`.*unbatch\(\)"),
+        ((rows.map(lambda x, y: (y, x)), pre), {}, "`dataset`.*string scalar"),
+        ((rows.map(lambda x, y: {"text": x}), pre), {}, "`dataset`.*string scalar"),
+        ((rows.take(0), pre), {}, "`dataset`.*at least one batch"),
+        ((rows.filter(lambda x, y: False), pre), {"cache": True}, "`dataset`.*at least one row"),
+        ((([], []), pre), {}, "`dataset`.*at least one row"),
+        (((texts, [1]), pre), {}, "`dataset`.*one length"),
+        (((texts, 1), pre), {}, "`dataset`.*one length"),
+        (((["10", None], [1, 2]), pre), {}, "`dataset`.*strings.*row 1"),
+        ((("10", [1]), pre), {}, "`dataset`.*string scalar"),
+        (((), pre), {}, "`dataset`"),
+        ((5, pre), {}, "`dataset`"),
+        ((np.array([["10"]]), pre), {}, "`dataset`"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            data.batches(*arguments, **options)
+
+
+# With Keras.
+
+
+def test_fit_takes_batches_without_a_warning_and_begins_each_epoch_once():
+    inputs = {key: keras.Input((None,), dtype="int32", name=key) for key in ("token_ids", "padding_mask")}
+    vectors = keras.layers.Embedding(1100, 4)(inputs["token_ids"])
+    mask = keras.ops.cast(inputs["padding_mask"], "float32")[..., None]
+    model = keras.Model(inputs, keras.layers.Dense(1)(keras.ops.sum(vectors * mask, axis=1)))
+    model.compile("sgd", "mse")
+    train = data.batches(rows_of(30), Preprocessor(), 8, seed=0)
+    validation = data.batches(rows_of(10), Preprocessor(), 8, shuffle=False, bucket=True)
+    history = model.fit(train, validation_data=validation, epochs=3, verbose=0, shuffle=False)
+    assert train.epoch == 3 and len(history.history["val_loss"]) == 3
+    assert model.optimizer.iterations == 12
+    model.fit(train, class_weight=dict.fromkeys(range(30), 1.0), verbose=0, shuffle=False)
+    assert train.epoch == 4
+
+
+# Real texts.
+
+
+def test_real_questions_need_little_padding(real_data):
+    rows = data.read(real_data / "banking77" / "train.tsv")
+    preprocessor = Preprocessor(128)
+    preprocessor.tokenizer = lambda texts: tf.ragged.map_flat_values(
+        lambda words: tf.strings.length(words) + 10, tf.strings.split(texts)
+    )
+    dataset = data.labelled(rows, "text", "label", labels=data.labels(rows, "label"))
+    assert padding_ratio(dataset, preprocessor) <= 1.35 < 2 < padding_ratio(dataset, preprocessor, bucket=False)

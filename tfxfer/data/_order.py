@@ -1,0 +1,53 @@
+"""In which order, and in which batches, the rows of an epoch come: numpy only, a pure function of its arguments."""
+
+import math
+
+import numpy as np
+
+
+def plan(lengths, batch_size, window, rng, *, bucket, drop_remainder):
+    """Orders rows and cuts them into batches.
+
+    With `rng` and `bucket`: the rows are permuted and cut into windows of `window` batches at most, as equal as can
+    be; within a window they are sorted by length (equal lengths stay in random order), cut into batches, and these are
+    permuted. The rows of the one small batch, which comes last, are taken from a random place in the last window's
+    sorted rows, so that it is not always the longest rows that stand in it. With `drop_remainder` random rows are left
+    out, before anything is sorted.
+
+    With `rng` alone the rows are permuted; with `bucket` alone sorted, longest first; with neither left as they are.
+
+    Args:
+        lengths: int array `(n,)`, n > 0.
+        batch_size: int. Rows in a batch.
+        window: int. Batches in a window.
+        rng: `numpy.random.Generator`, or `None` for no randomness.
+        bucket: bool. Whether rows of like length come together.
+        drop_remainder: bool. Whether a last batch of fewer rows is left out.
+
+    Returns:
+        (order, ends): int64 array of row numbers, and int64 array `(batches,)` of where each batch ends in it.
+    """
+    count = len(lengths)
+    order = np.arange(count) if rng is None else rng.permutation(count)
+    if drop_remainder:
+        order = order[: count - count % batch_size]
+    if bucket and rng is None:
+        order = order[np.argsort(-lengths[order], kind="stable")]
+    elif bucket and len(order):
+        order = _bucketed(order, lengths, batch_size, window, rng)
+    ends = np.minimum(np.arange(batch_size, len(order) + batch_size, batch_size), len(order))
+    return order.astype("int64"), ends.astype("int64")
+
+
+def _bucketed(order, lengths, batch_size, window, rng):
+    batches = math.ceil(len(order) / batch_size)
+    size = batch_size * math.ceil(batches / math.ceil(batches / window))
+    parts = []
+    for start in range(0, len(order), size):
+        part = order[start : start + size]
+        part = part[np.argsort(lengths[part], kind="stable")]
+        full, rest = divmod(len(part), batch_size)
+        small = np.arange(rest) + batch_size * rng.integers(full + 1)
+        whole = np.delete(part, small).reshape(full, batch_size)
+        parts += [whole[rng.permutation(full)].ravel(), part[small]]
+    return np.concatenate(parts)
