@@ -1,3 +1,25 @@
-"""Transfer learning on text in Keras 3: pretrained encoders, fine-tuned and served, strings in."""
+"""Transfer learning on text in Keras 3: pretrained encoders, fine-tuned and served, strings in.
+
+```python
+import tfxfer as tx
+
+embedder = tx.models.TextEmbedder.from_preset("all_minilm_l6_v2")
+embedder.encode(["Where is my card?", "My card has not arrived"])  # float32 (2, 384)
+```
+"""
 
 __version__ = "0.1.0"
+
+from tfxfer import backbones, data, evaluation, export, layers, losses, models, preprocessing
+
+__all__ = [
+    "__version__",
+    "backbones",
+    "data",
+    "evaluation",
+    "export",
+    "layers",
+    "losses",
+    "models",
+    "preprocessing",
+]

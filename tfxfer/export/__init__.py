@@ -1,0 +1,5 @@
+"""SavedModels for TF Serving: strings in, answers out."""
+
+from tfxfer.export._saved_model import saved_model
+
+__all__ = ["saved_model"]

@@ -1,0 +1,284 @@
+"""What all task models share: strings in, layer groups, saving."""
+
+import json
+import pathlib
+
+import keras
+import keras_hub
+import numpy as np
+
+import tfxfer
+from tfxfer import _check, backbones, data
+
+MODEL_FILE = "model.keras"
+METADATA_FILE = "tfxfer.json"
+
+
+class TextTask(keras_hub.models.Task):
+    """Base of the task models: a functional model over a `backbone`, with a `preprocessor` for strings.
+
+    Subclasses make their layers, call `super().__init__(inputs, outputs, backbone=..., ...)` and extend `get_config`.
+
+    Args:
+        inputs: the functional model's inputs.
+        outputs: its outputs.
+        backbone: `backbones.Backbone`.
+        preprocessor: `preprocessing.TextPreprocessor`, or `None` for a model that takes ids only.
+        top: list of the layers above the backbone that make up the layer group `"head"`.
+        trainable: which layer groups train; see `set_trainable`.
+        **kwargs: `name`, `compile`.
+    """
+
+    def __init__(self, inputs, outputs, *, backbone, preprocessor, top, trainable=True, **kwargs):
+        self.backbone = backbone
+        self.preprocessor = preprocessor
+        self._top = top
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        self.set_trainable(trainable)
+
+    @classmethod
+    def from_preset(cls, preset, *, load_weights=True, sequence_length=None, dtype=None, **kwargs):
+        """Makes the model on a pretrained backbone.
+
+        Args:
+            preset: string or path. A name (`"all_minilm_l6_v2"`), a KerasHub preset, an `hf://user/name` handle, a local
+                Hugging Face or sentence-transformers folder, or a folder written by `save_to_preset` of any task model:
+                its backbone is taken over, whatever the task was.
+            load_weights: bool. `False` gives random weights in the same architecture.
+            sequence_length: int. Tokens a text is cut at, special tokens included. Defaults to the preset's.
+            dtype: dtype policy of the backbone, e.g. `"mixed_bfloat16"`. Defaults to Keras's global policy.
+            **kwargs: the constructor's arguments.
+
+        Returns:
+            A model of this class.
+
+        Raises:
+            ValueError: if the preset is not understood, or holds parts that are not supported.
+        """
+        pretrained = backbones.load(preset, dtype=dtype, load_weights=load_weights, sequence_length=sequence_length)
+        return cls(
+            backbone=pretrained.backbone,
+            preprocessor=pretrained.preprocessor,
+            **cls._preset_arguments(pretrained.embedding, kwargs),
+        )
+
+    @classmethod
+    def _preset_arguments(cls, embedding, arguments):
+        """Returns the constructor's arguments, completed by what the preset says about pooling."""
+        arguments.setdefault("pooling", embedding.pooling)
+        return arguments
+
+    def embedding_spec(self):
+        """Returns how this model makes one vector of a text: a `backbones.EmbeddingSpec`."""
+        return backbones.EmbeddingSpec(pooling=self.pooling)
+
+    # === Layer groups ===
+
+    def layer_groups(self):
+        """Returns the layer groups from the input upwards: `"embeddings"`, `"block_0"`, ..., `"head"`.
+
+        Returns:
+            A dict in that order of name to list of layers; every weight is in exactly one group.
+        """
+        groups = dict(self.backbone.layer_groups())
+        if self._top:
+            groups["head"] = list(self._top)
+        return groups
+
+    def set_trainable(self, trainable):
+        """Sets the trainable flags by layer group; takes effect at the next `compile`.
+
+        Args:
+            trainable: `True` or `False` for all groups, a dict of group name to bool (groups that are not named stay as
+                they are), or a sequence of the names that train while all others do not.
+
+        Raises:
+            ValueError: for a group that the model does not have.
+
+        Example:
+
+        ```python
+        model.set_trainable(["block_5", "head"])  # fine-tune the output side
+        model.set_trainable({"embeddings": False})
+        ```
+        """
+        groups = self.layer_groups()
+        if isinstance(trainable, bool):
+            flags = dict.fromkeys(groups, trainable)
+        elif isinstance(trainable, dict):
+            flags = trainable
+        elif isinstance(trainable, (list, tuple, set)):
+            flags = {name: name in trainable for name in [*groups, *trainable]}
+        else:
+            raise _check.invalid("trainable", "a bool, a dict of group to bool, or a list of groups", trainable)
+        for name, flag in flags.items():
+            _check.one_of("trainable", name, groups)
+            for layer in groups[name]:
+                layer.trainable = bool(flag)
+
+    def _trainable_config(self):
+        return {
+            name: any(layer.trainable for layer in layers) if layers else True
+            for name, layers in self.layer_groups().items()
+        }
+
+    # === Strings in ===
+
+    def preprocess_samples(self, x, y=None, sample_weight=None):
+        """Tokenises strings and encodes targets; batches of ids pass as they are."""
+        if self.preprocessor is not None and not (isinstance(x, dict) and "token_ids" in x):
+            x = self._preprocess_texts(x)
+        if y is not None:
+            y = self._encode_targets(y)
+        return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+
+    def _preprocess_texts(self, x):
+        return self.preprocessor(x)
+
+    def _encode_targets(self, y):
+        return y
+
+    _columns = "joint"
+
+    def fit(self, x=None, y=None, batch_size=None, *, sample_weight=None, shuffle=True, seed=None, **kwargs):
+        """Trains on strings, or on batches.
+
+        Raw strings are tokenised once, shuffled anew each epoch, and batched with rows of like length
+        (`data.batches`). A `tf.data.Dataset` is taken as it is: batches of strings, or of ids from `data.batches`.
+
+        Args:
+            x: list or array of strings, a tuple of such columns, or a `tf.data.Dataset` of batches `(x, y)`.
+            y: targets for raw strings; label names are welcome.
+            batch_size: int, for raw strings. Defaults to 32.
+            sample_weight: float array, one weight a row of raw strings.
+            shuffle: bool, for raw strings.
+            seed: int. Makes the order of raw strings repeatable.
+            **kwargs: as `keras.Model.fit` has them; `validation_data` takes strings as well.
+
+        Returns:
+            A `keras.callbacks.History`.
+
+        Raises:
+            ValueError: for unequal lengths, or targets that the model does not know, with their row.
+        """
+        if _is_raw_text(x) and self.preprocessor is not None:
+            if y is None:
+                raise _check.invalid("y", "targets, one for each text", y)
+            validation_split = kwargs.pop("validation_split", None)
+            if validation_split:
+                raise _check.invalid(
+                    "validation_split", "None", validation_split, "Give `validation_data=(texts, targets)` instead."
+                )
+            columns = (x, self._encode_raw_targets(y)) + (() if sample_weight is None else (sample_weight,))
+            x = self._batches(columns, batch_size or 32, shuffle=shuffle, seed=seed)
+            y = sample_weight = batch_size = None
+        validation = kwargs.get("validation_data")
+        if isinstance(validation, tuple) and _is_raw_text(validation[0]) and self.preprocessor is not None:
+            columns = (validation[0], self._encode_raw_targets(validation[1]), *validation[2:])
+            kwargs["validation_data"] = self._batches(columns, kwargs.get("validation_batch_size") or 32, shuffle=False)
+        # Keras warns about its own `shuffle` whenever the data are a dataset, which from here on they always are.
+        return super().fit(x, y, batch_size=batch_size, sample_weight=sample_weight, shuffle=False, **kwargs)
+
+    def _encode_raw_targets(self, y):
+        return np.asarray(y)
+
+    def _batches(self, columns, batch_size, **kwargs):
+        return data.batches(
+            columns,
+            self.preprocessor,
+            batch_size,
+            columns=self._columns,
+            pad_to_multiple_of=self._length_multiple(),
+            **kwargs,
+        )
+
+    def _length_multiple(self):
+        # Where each shape is compiled on its own, lengths in steps of 8 keep their number small; elsewhere rounding up
+        # would be padding for nothing.
+        compiled = keras.config.backend() == "jax" or getattr(self, "jit_compile", False)
+        return 8 if compiled else 1
+
+    def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
+        """Computes loss and metrics on strings (with `y`) or on batches; as `keras.Model.evaluate`."""
+        if _is_raw_text(x) and self.preprocessor is not None and y is not None:
+            x = self._batches((x, self._encode_raw_targets(y)), batch_size or 32, shuffle=False)
+            y = batch_size = None
+        return super().evaluate(x, y, batch_size=batch_size, **kwargs)
+
+    def predict(self, x=None, batch_size=None, verbose="auto", steps=None, callbacks=None):
+        """Runs the model on strings or batches and returns its outputs in the order of the rows.
+
+        Raw strings are sorted by length, batched without needless padding, and the outputs put back into order.
+
+        Args:
+            x: list or array of strings, a tuple of such columns (a pair in one sequence), or batches.
+            batch_size: int, for raw strings. Defaults to 32.
+            verbose: 0, 1 or `"auto"`: whether to show Keras's progress bar.
+            steps: as `keras.Model.predict` has it, for batches.
+            callbacks: Keras callbacks.
+
+        Returns:
+            A float array `(rows, ...)`.
+        """
+        if not _is_raw_text(x) or self.preprocessor is None:
+            return super().predict(x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
+        batches, order = data.sorted_batches(
+            x,
+            self.preprocessor,
+            batch_size or 32,
+            columns=self._columns,
+            pad_to_multiple_of=self._length_multiple(),
+        )
+        outputs = super().predict(batches, verbose=verbose, steps=steps, callbacks=callbacks)
+        restored = np.empty_like(outputs)
+        restored[order] = outputs
+        return restored
+
+    # === Saving ===
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        if config is not None:
+            config["is_optimizer_built"] = bool(self.optimizer is not None and self.optimizer.built)
+        return config
+
+    def compile_from_config(self, config):
+        # An optimizer that has not made a step has no state to restore; Keras would build it and then miss the state.
+        config = dict(config)
+        if config.pop("is_optimizer_built", True):
+            return super().compile_from_config(config)
+        return self.compile(**keras.saving.deserialize_keras_object(config))
+
+    def get_config(self):
+        return {**super().get_config(), "trainable": self._trainable_config()}
+
+    def save_to_preset(self, preset_dir):
+        """Writes the model into a folder that `from_preset` of any task model reads.
+
+        Args:
+            preset_dir: string or path. The folder; made if need be.
+        """
+        folder = pathlib.Path(preset_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.save(folder / MODEL_FILE)
+        metadata = {"tfxfer": tfxfer.__version__, "class": type(self).__name__}
+        (folder / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_raw_text(x):
+    """Whether `x` is text outside any pipeline: strings, an array of them, or a tuple of such columns."""
+    if isinstance(x, tuple):
+        return bool(x) and all(_is_raw_text(column) for column in x)
+    if isinstance(x, (str, bytes)):
+        raise _check.invalid("x", "a list of strings", x, "Put the one string into a list.")
+    if isinstance(x, list):
+        if x and isinstance(x[0], (list, tuple)):
+            raise _check.invalid(
+                "x", "a list of strings, or a tuple of columns", x, "Give text pairs as (firsts, seconds)."
+            )
+        return bool(x) and isinstance(x[0], (str, bytes))
+    if hasattr(x, "to_numpy"):
+        return _is_raw_text(x.to_numpy())
+    if isinstance(x, np.ndarray):
+        return x.dtype.kind in "US" or (x.dtype == object and x.size > 0 and isinstance(x.flat[0], (str, bytes)))
+    return str(getattr(x, "dtype", "")) in ("string", "<dtype: 'string'>")
