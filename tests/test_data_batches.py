@@ -23,7 +23,7 @@ class Tokenizer:
 
 
 class Preprocessor:
-    """Stands in for the real one: [1] ids [2], and for pairs [1] a [2] b [2]."""
+    """Stands in for the real one: 1, ids; and for pairs 1, ids of both."""
 
     def __init__(self, sequence_length=40, padding_side="right"):
         self.tokenizer = Tokenizer()
@@ -31,16 +31,14 @@ class Preprocessor:
         self.padding_side = padding_side
 
     def lengths(self, ids):
-        count = sum(part.row_lengths() for part in ids) + 3 if isinstance(ids, tuple) else ids.row_lengths() + 2
-        return tf.minimum(tf.cast(count, tf.int32), self.sequence_length)
+        count = sum(part.row_lengths() for part in ids) if isinstance(ids, tuple) else ids.row_lengths()
+        return tf.minimum(tf.cast(count, tf.int32) + 1, self.sequence_length)
 
     def pack(self, ids):
-        first = ids[0] if isinstance(ids, tuple) else ids
-        ones = tf.ones((first.nrows(), 1), tf.int32)
-        parts = [ones, ids[0], 2 * ones, ids[1], 2 * ones] if isinstance(ids, tuple) else [ones, ids, 2 * ones]
-        rows = tf.concat(parts, axis=1)[:, : self.sequence_length]
-        dense = rows.to_tensor() if self.padding_side == "right" else tf.reverse(rows, [1]).to_tensor()
-        dense = dense if self.padding_side == "right" else tf.reverse(dense, [1])
+        rows = (tf.concat(ids, axis=1) if isinstance(ids, tuple) else ids)[:, : self.sequence_length - 1]
+        dense = tf.pad(rows.to_tensor(), [[0, 0], [1, 0]], constant_values=1)
+        if self.padding_side == "left":
+            dense = tf.reverse(tf.reverse_sequence(dense, rows.row_lengths() + 1, seq_axis=1), [1])
         return {"token_ids": dense, "padding_mask": tf.cast(dense > 0, tf.int32)}
 
 
@@ -238,16 +236,16 @@ def test_rows_are_tokenised_once_if_they_are_in_memory():
 # Padding and shapes.
 
 
-@pytest.mark.parametrize("cache", [True, False])
-@pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("multiple", [1, 4, 8])
+@pytest.mark.parametrize(
+    ("cache", "side", "multiple"), [(1, "right", 1), (1, "left", 8), (0, "left", 1), (0, "right", 4)]
+)
 def test_a_batch_is_padded_to_its_longest_row_and_no_further(cache, side, multiple):
     preprocessor = Preprocessor(sequence_length=11, padding_side=side)
     rows = rows_of(30)
     texts = [[int(token) for token in row.split()] for row in rows.columns[0].numpy()]
     batches = data.batches(rows, preprocessor, 4, seed=0, pad_to_multiple_of=multiple, cache=cache, window=2)
     for x, y in epoch_of(batches):
-        expected = [[1, *texts[int(number)], 2][:11] for number in y]
+        expected = [[1, *texts[int(number)]][:11] for number in y]
         longest = min(-(-max(map(len, expected)) // multiple) * multiple, 11)
         for row, ids, mask in zip(expected, x["token_ids"], x["padding_mask"], strict=True):
             padding = [0] * (longest - len(row))
@@ -302,7 +300,7 @@ def test_joint_columns_are_one_sequence(cache):
     for x, y in epoch_of(batches):
         for ids, number in zip(x["token_ids"], y.astype(int), strict=True):
             first, second = (list(map(int, rows[name][number].split())) for name in "ab")
-            assert [token for token in ids.tolist() if token] == [1, *first, 2, *second, 2]
+            assert [token for token in ids.tolist() if token] == [1, *first, *second]
 
 
 @pytest.mark.parametrize("cache", [True, False])
@@ -318,7 +316,7 @@ def test_separate_columns_are_sequences_of_one_length(cache):
             number = row[0, 1] - 10
             seen.append(int(number))
             for name, ids in zip("abc", row, strict=True):
-                expected = [1, *map(int, rows[name][number].split()), 2]
+                expected = [1, *map(int, rows[name][number].split())]
                 assert [token for token in ids.tolist() if token] == expected
     assert sorted(seen) == list(range(20))
 
@@ -347,7 +345,7 @@ def test_data_come_as_datasets_or_arrays():
     )
     assert names.tolist() == [b"a", b"b", b"c"] and weights.tolist() == [1.0, 0.5, 2.0]
     [(x, _)] = epoch_of(data.batches(((texts, texts), y), Preprocessor(), 4, shuffle=False))
-    assert x["token_ids"][1].tolist()[:5] == [1, 12, 2, 12, 2]
+    assert x["token_ids"][1].tolist()[:3] == [1, 12, 12]
 
 
 def test_several_targets_and_multi_hot_targets_come_along():
