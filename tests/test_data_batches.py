@@ -9,7 +9,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfxfer import data
+from tfxfer import data, preprocessing
 from tfxfer.data._order import plan
 
 
@@ -416,14 +416,36 @@ def test_fit_takes_batches_without_a_warning_and_begins_each_epoch_once():
     assert train.epoch == 4
 
 
-# Real texts.
+# The real preprocessor, real texts.
 
 
-def test_real_questions_need_little_padding(real_data):
+@pytest.fixture(scope="module")
+def preprocessor(minilm_folder):
+    tokenizer = preprocessing.Tokenizer.from_folder(minilm_folder)
+    return preprocessing.TextPreprocessor(tokenizer, sequence_length=32)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_batches_are_what_the_preprocessor_makes_of_the_same_rows(preprocessor, real_data, cache):
+    rows = data.read(real_data / "stsb" / "dev.tsv")[:200]
+    first, second = np.array(rows["sentence1"]), np.array(rows["sentence2"])
+    order = {"y": range(200)}
+    pairs = data.pairs({"a": first, "b": second, **order}, ("a", "b"), "y")
+    for x, y in epoch_of(data.batches(pairs, preprocessor, 16, seed=0, cache=cache)):
+        same_arrays(x, preprocessor((first[y.astype(int)].tolist(), second[y.astype(int)].tolist())))
+    for x, y in epoch_of(data.batches(pairs, preprocessor, 16, seed=0, cache=cache, columns="separate")):
+        both = np.stack([first[y.astype(int)], second[y.astype(int)]], axis=1).ravel().tolist()
+        expected = {key: np.reshape(value, x[key].shape) for key, value in preprocessor(both).items()}
+        same_arrays(x, expected)
+
+
+def same_arrays(x, expected):
+    assert set(x) == set(expected) == {"token_ids", "padding_mask", "segment_ids"}
+    for key, value in x.items():
+        np.testing.assert_array_equal(value, expected[key])
+
+
+def test_real_questions_need_little_padding(preprocessor, real_data):
     rows = data.read(real_data / "banking77" / "train.tsv")
-    preprocessor = Preprocessor(128)
-    preprocessor.tokenizer = lambda texts: tf.ragged.map_flat_values(
-        lambda words: tf.strings.length(words) + 10, tf.strings.split(texts)
-    )
     dataset = data.labelled(rows, "text", "label", labels=data.labels(rows, "label"))
     assert padding_ratio(dataset, preprocessor) <= 1.35 < 2 < padding_ratio(dataset, preprocessor, bucket=False)
