@@ -124,12 +124,13 @@ class Backbone(keras.Model):
 
         # === Layers ===
         hub = _make_hub(entry, sizes, numbers, dtype)
-        _correct(family, entry, hub, numbers)
+        blocks = entry.blocks(hub)
+        _correct(family, entry, hub, blocks, numbers)
 
         # === Functional Model ===
         names = ("token_ids", "padding_mask") + (("segment_ids",) if entry.has_segment_ids else ())
         inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in names}
-        super().__init__(inputs=inputs, outputs=_connect(entry, hub, inputs, num_layers), **kwargs)
+        super().__init__(inputs=inputs, outputs=_connect(entry, hub, blocks, inputs, num_layers), **kwargs)
         self.dtype_policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
 
         # === Config ===
@@ -137,7 +138,7 @@ class Backbone(keras.Model):
         self.has_segment_ids = entry.has_segment_ids
         for name, value in {**dict.fromkeys(details), **sizes, **numbers}.items():
             setattr(self, name, value)
-        self._block_names = [[block.name for block in group] for group in _blocks(hub)]
+        self._block_names = [[block.name for block in group] for group in blocks]
         for name in frozen:
             self.get_layer(name).trainable = False
 
@@ -227,12 +228,7 @@ def _make_hub(entry, sizes, numbers, dtype):
     return entry.backbone(dropout=rate, dtype=dtype, **arguments)
 
 
-def _blocks(hub):
-    """Returns the blocks by group: ALBERT nests them, with the blocks of a group in a list."""
-    return [block if isinstance(block, (list, tuple)) else [block] for block in hub.transformer_layers]
-
-
-def _correct(family, entry, hub, numbers):
+def _correct(family, entry, hub, blocks, numbers):
     """Sets in KerasHub's layers what it hard-codes and a checkpoint's config.json says.
 
     The one place that does so; it runs whenever a `Backbone` is built, from a checkpoint or from a `.keras` file.
@@ -244,7 +240,7 @@ def _correct(family, entry, hub, numbers):
     if getattr(hub, "relative_embeddings", None) is not None:
         hub.relative_embeddings.layer_norm.epsilon = epsilon
     hub.embeddings_dropout.rate = numbers["embeddings_dropout"]
-    for block in (block for blocks in _blocks(hub) for block in blocks):
+    for block in (block for group in blocks for block in group):
         parts = _families.block_parts(block)
         parts["intermediate"].activation = _ACTIVATIONS[numbers["activation"]]
         parts["attention_norm"].epsilon = parts["output_norm"].epsilon = epsilon
@@ -261,18 +257,15 @@ def _correct(family, entry, hub, numbers):
                 attention._dropout_layer.rate = numbers["attention_dropout"]
 
 
-def _connect(entry, hub, inputs, num_layers):
+def _connect(entry, hub, blocks, inputs, num_layers):
     """Puts the layers together: the functional graph from ids to the last layer's output."""
     mask = inputs["padding_mask"]
     # Number of real tokens before each; at padding before the first token it would be -1.
     positions = ops.maximum(ops.cumsum(mask, axis=1) - 1, 0)
     x = entry.embed(hub, inputs, positions)
-    arguments = {"decoder_padding_mask" if entry.attends_back else "padding_mask": mask}
-    if getattr(hub, "relative_embeddings", None) is not None:
-        arguments["rel_embeddings"] = hub.relative_embeddings(x)
-    groups = _blocks(hub)
-    for group in groups:
-        for _ in range(num_layers // len(groups)):
+    arguments = entry.arguments(hub, x, mask)
+    for group in blocks:
+        for _ in range(num_layers // len(blocks)):
             for block in group:
                 x = block(x, **arguments)
     return getattr(hub, entry.final[0])(x) if entry.final else x

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import keras_hub
 
 from tfxfer import _check
+from tfxfer.backbones import _deberta
 
 # config.json's names of activations -> ours. "gelu" is the exact one (erf), as in Hugging Face's and in Keras.
 ACTIVATIONS = {
@@ -20,6 +21,15 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
+
+
+def _plain_arguments(hub, x, padding_mask):
+    return {"padding_mask": padding_mask}
+
+
+def _plain_blocks(hub):
+    """Returns the blocks by group: ALBERT nests them, the others have one in each."""
+    return [list(block) if isinstance(block, (list, tuple)) else [block] for block in hub.transformer_layers]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +50,8 @@ class Family:
         details: `Backbone`'s arguments that only some families have, with their defaults.
         position_offset: rows of the position table before the first position (RoBERTa: padding index + 1).
         has_segment_ids: whether the family takes `segment_ids`.
-        attends_back: whether a token sees only itself and tokens before it.
+        arguments: function `(hub, x, padding_mask)`; what a block is called with beside `x`, the embeddings.
+        blocks: function `(hub)`; the blocks, a list for each group.
         has_absolute_positions: whether a table of positions bounds the length.
         layer_norm_epsilon: the family's default.
         activation: the family's default, also that of KerasHub's own presets.
@@ -62,7 +73,8 @@ class Family:
     details: dict = dataclasses.field(default_factory=dict)
     position_offset: int = 0
     has_segment_ids: bool = False
-    attends_back: bool = False
+    arguments: Callable = _plain_arguments
+    blocks: Callable = _plain_blocks
     has_absolute_positions: bool = True
     layer_norm_epsilon: float = 1e-12
     activation: str = "gelu"
@@ -76,6 +88,7 @@ def block_parts(block):
 
     KerasHub keeps them private; this is the one place that knows their names.
     """
+    block = getattr(block, "block", block)  # of DeBERTa's, the KerasHub block inside
     attention = block._self_attention_layer
     return {
         "attention": attention,
@@ -118,6 +131,11 @@ def _embed_without_norm(hub, inputs, positions):
 
 def _embed_without_positions(hub, inputs, positions):
     return hub.embeddings_dropout(hub.embeddings_layer_norm(hub.token_embedding(inputs["token_ids"])))
+
+
+def _relative_arguments(hub, x, padding_mask):
+    relative = _deberta.RelativePositions(hub.relative_embeddings, hub.bucket_size, hub.max_sequence_length)
+    return {"relative": relative(x), "padding_mask": padding_mask}
 
 
 _BERT_CONFIG = {
@@ -283,13 +301,15 @@ FAMILIES = {
             "max_relative_positions": (None, -1),
         },
         embed=_embed_without_positions,
+        arguments=_relative_arguments,
+        blocks=lambda hub: [[_deberta.Block(block)] for block in hub.transformer_layers],
         anchor="embeddings.word_embeddings.weight",
         prefixes=("deberta.",),
         tensors={
             "token_embedding": "embeddings.word_embeddings",
             "embeddings_layer_norm": "embeddings.LayerNorm",
-            "rel_embedding": "encoder.rel_embeddings",
-            "rel_embedding.layer_norm": "encoder.LayerNorm",
+            "rel_embedding.embedding": "encoder.rel_embeddings",
+            "rel_embedding.embedding.layer_norm": "encoder.LayerNorm",
         },
         block="encoder.layer.{}.",
         block_tensors={
@@ -338,7 +358,7 @@ FAMILIES = {
             "output": "mlp.c_proj",
             "output_norm": "ln_2",
         },
-        attends_back=True,
+        arguments=lambda hub, x, padding_mask: {"decoder_padding_mask": padding_mask},
         fused_attention=True,
         layer_norm_epsilon=1e-5,
         activation="gelu_approximate",
