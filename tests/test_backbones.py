@@ -187,6 +187,20 @@ def test_debertas_attention_equals_keras_hubs_also_beyond_its_buckets():
         np.testing.assert_allclose(run(backbone, inputs)[real], expected[real], rtol=0, atol=5e-4)
 
 
+@pytest.mark.parametrize("family", _families.FAMILIES)
+def test_a_keras_hub_backbone_keeps_its_numbers_in_our_form(family):
+    sizes = {**SIZES, **DETAILS.get(family, {})}
+    if family == "electra":
+        sizes["vocab_size"] = sizes.pop("vocabulary_size")
+    hub = _families.FAMILIES[family].backbone(**sizes)
+    backbone = _keras_hub.from_keras_hub(hub, family, None, load_weights=True)
+    inputs = batch(backbone, np.arange(14).reshape(2, 7), [[1] * 7, [1] * 4 + [0] * 3])
+    expected = hub(inputs)
+    expected = keras.ops.convert_to_numpy(expected["sequence_output"] if isinstance(expected, dict) else expected)
+    real = inputs["padding_mask"].astype(bool)
+    np.testing.assert_allclose(run(backbone, inputs)[real], expected[real], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(("bucket_size", "max_distance"), [(256, 512), (16, 64), (4, 16)])
 def test_debertas_buckets_follow_the_papers_formula(bucket_size, max_distance):
     rows = _deberta.buckets(bucket_size, max_distance)

@@ -5,6 +5,7 @@ A new family is one entry in `FAMILIES`.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import keras_hub
 
@@ -60,7 +61,7 @@ class Family:
         pooling: how a sentence vector is pooled where a checkpoint does not say.
     """
 
-    backbone: type
+    backbone: Any
     model_types: tuple
     config: dict
     embed: Callable

