@@ -28,7 +28,7 @@ class _Served(tf.Module):
 
     def __init__(self, model, labels_file):
         super().__init__()
-        self._weights = [variable.value for variable in model.variables]
+        self._weights = [weight.value for weight in model.weights]
         self._tokenizer = list(model.preprocessor.tokenizer.trackables)
         if labels_file is not None:
             self._labels_file = tf.saved_model.Asset(str(labels_file))

@@ -194,6 +194,16 @@ class TextEmbedder(TextTask):
         callbacks = [_Progress(len(texts), batch_size)] if progress else None
         return self.predict(texts, batch_size=batch_size, verbose=0, callbacks=callbacks)
 
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "pooling": list(self.pooling),
+            "dense": self.dense,
+            "normalize": self.normalize,
+            "prompts": self.prompts,
+            "default_prompt_name": self.default_prompt_name,
+        }
+
 
 def _parts(texts, size):
     texts = iter(texts)

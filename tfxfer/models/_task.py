@@ -171,11 +171,13 @@ class TextTask(keras_hub.models.Task):
                 )
             columns = (x, self._encode_raw_targets(y)) + (() if sample_weight is None else (sample_weight,))
             x = self._batches(columns, batch_size or 32, shuffle=shuffle, seed=seed)
-            y = sample_weight = batch_size = None
+            y = sample_weight = None
         validation = kwargs.get("validation_data")
         if isinstance(validation, tuple) and _is_raw_text(validation[0]) and self.preprocessor is not None:
             columns = (validation[0], self._encode_raw_targets(validation[1]), *validation[2:])
-            kwargs["validation_data"] = self._batches(columns, kwargs.get("validation_batch_size") or 32, shuffle=False)
+            size = kwargs.get("validation_batch_size") or batch_size or 32
+            kwargs["validation_data"] = self._batches(columns, size, shuffle=False, bucket=True)
+        batch_size = None if isinstance(x, data.Batches) else batch_size
         # Keras warns about its own `shuffle` whenever the data are a dataset, which from here on they always are.
         return super().fit(x, y, batch_size=batch_size, sample_weight=sample_weight, shuffle=False, **kwargs)
 
@@ -201,7 +203,7 @@ class TextTask(keras_hub.models.Task):
     def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
         """Computes loss and metrics on strings (with `y`) or on batches; as `keras.Model.evaluate`."""
         if _is_raw_text(x) and self.preprocessor is not None and y is not None:
-            x = self._batches((x, self._encode_raw_targets(y)), batch_size or 32, shuffle=False)
+            x = self._batches((x, self._encode_raw_targets(y)), batch_size or 32, shuffle=False, bucket=True)
             y = batch_size = None
         return super().evaluate(x, y, batch_size=batch_size, **kwargs)
 
@@ -238,9 +240,8 @@ class TextTask(keras_hub.models.Task):
 
     def get_compile_config(self):
         config = super().get_compile_config()
-        if config is not None:
-            config["is_optimizer_built"] = bool(self.optimizer is not None and self.optimizer.built)
-        return config
+        optimizer = getattr(self, "optimizer", None)
+        return {**config, "is_optimizer_built": optimizer.built} if config and optimizer is not None else config
 
     def compile_from_config(self, config):
         # An optimizer that has not made a step has no state to restore; Keras would build it and then miss the state.

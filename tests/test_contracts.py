@@ -1,0 +1,306 @@
+"""What holds for every public layer, loss and model: one table, many contracts."""
+
+import inspect
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+import tiny
+from keras import ops
+
+import tfxfer as tx
+
+RNG = np.random.default_rng(0)
+TOKENS = RNG.normal(size=(4, 5, 6)).astype("float32")
+MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], "int32")
+PAIRS = RNG.normal(size=(4, 2, 6)).astype("float32")
+SCORES = np.array([0.1, 0.9, 0.5, 0.5], "float32")
+
+# One row a layer: how to make it with arguments that are no defaults, and what to call it on.
+LAYERS = {
+    tx.layers.Pooling: (lambda: tx.layers.Pooling(["cls", "weighted_mean"]), (TOKENS, MASK)),
+    tx.layers.UnitNorm: (lambda: tx.layers.UnitNorm(), (TOKENS,)),
+    tx.layers.Head: (lambda: tx.layers.Head(3, hidden_dims=(4,), activation="relu", dropout=0.3), (TOKENS[:, 0],)),
+    tx.layers.SiameseTowers: (
+        lambda: tx.layers.SiameseTowers(tx.models.TextEmbedder(tiny.backbone(), pooling="max")),
+        ({name: np.ones((3, 2, 4), "int32") for name in ("token_ids", "padding_mask", "segment_ids")},),
+    ),
+}
+# One row a loss: how to make it with arguments that are no defaults.
+LOSSES = {
+    tx.losses.CoSENTLoss: lambda: tx.losses.CoSENTLoss(scale=5.0, name="c", reduction="sum"),
+    tx.losses.CosineSimilarityLoss: lambda: tx.losses.CosineSimilarityLoss(name="c", reduction="sum"),
+    tx.losses.MultipleNegativesRankingLoss: lambda: tx.losses.MultipleNegativesRankingLoss(scale=5.0, reduction="sum"),
+}
+# One row a model: how to make it in a folder, with arguments that are no defaults, under a dtype policy.
+MODELS = {
+    tx.models.TextEmbedder: lambda folder, dtype=None: tiny.embedder(
+        folder,
+        dtype,
+        pooling=("mean", "max"),
+        dense=[{"units": 5, "activation": "tanh", "use_bias": True}],
+        prompts={"query": "where is "},
+        default_prompt_name="query",
+        trainable=["block_1", "head"],
+    ),
+    tx.models.TextClassifier: lambda folder, dtype=None: tiny.classifier(
+        folder, dtype, pooling="cls", dropout=0.2, head="mlp", trainable={"embeddings": False}
+    ),
+    tx.models.TextRegressor: lambda folder, dtype=None: tx.models.TextRegressor(
+        tiny.backbone(dtype=dtype), tiny.preprocessor(folder), num_outputs=2, pooling="max", trainable=["head"]
+    ),
+    tx.models.Siamese: lambda folder, dtype=None: tx.models.Siamese(tiny.embedder(folder, dtype, normalize=False)),
+}
+
+
+def public_classes(module, base):
+    return {
+        value
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, base) and not name.startswith("_")
+        if value.__module__.startswith("tfxfer")
+    }
+
+
+def test_every_public_class_has_a_row():
+    assert public_classes(tx.layers, keras.layers.Layer) == set(LAYERS)
+    assert public_classes(tx.losses, keras.losses.Loss) == set(LOSSES)
+    assert public_classes(tx.models, keras.Model) == set(MODELS)
+
+
+def ids(cls):
+    return cls.__name__
+
+
+def inputs_of(model):
+    """A batch of ids for a model: five texts, or five pairs of texts."""
+    if isinstance(model, tx.models.Siamese):
+        return model.preprocess_samples((np.array(tiny.TEXTS[:5]), np.array(tiny.TEXTS[1:6])))
+    return model.preprocessor(tiny.TEXTS[:5])
+
+
+@pytest.fixture(params=MODELS, ids=ids)
+def make(request, tmp_path):
+    """Makes a model of the table's row, each time with the same weights."""
+
+    def make(dtype=None):
+        keras.utils.set_random_seed(0)
+        return MODELS[request.param](tmp_path, dtype)
+
+    return make
+
+
+# === Layers ===
+
+
+@pytest.mark.parametrize("cls", LAYERS, ids=ids)
+def test_layer_comes_back_from_its_config(cls):
+    make, _ = LAYERS[cls]
+    layer = make()
+    config = layer.get_config()
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert type(again) is cls and again.get_config().keys() == config.keys()
+    assert {k: v for k, v in again.get_config().items() if k != "encoder"} == {
+        k: v for k, v in config.items() if k != "encoder"
+    }
+
+
+@pytest.mark.parametrize("cls", LAYERS, ids=ids)
+def test_layer_output_shape_is_what_it_says(cls):
+    make, args = LAYERS[cls]
+    layer = make()
+    shapes = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, str(x.dtype)), args)
+    assert layer(*args).shape == ops.convert_to_tensor(layer(*args)).shape
+    assert tuple(layer(*shapes).shape) == tuple(layer(*args).shape)
+
+
+@pytest.mark.parametrize("cls", LAYERS, ids=ids)
+def test_layer_gradients_are_finite_at_zero_and_at_large_values(cls):
+    import tensorflow as tf
+
+    make, args = LAYERS[cls]
+    if isinstance(args[0], dict):
+        pytest.skip("ids have no gradient")
+    layer = make()
+    for scale in (0.0, 1.0, 1e15):
+        x = tf.constant(args[0] * scale)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = tf.reduce_sum(layer(x, *args[1:]) ** 1)
+        assert np.isfinite(tape.gradient(value, x).numpy()).all()
+
+
+# === Losses ===
+
+
+@pytest.mark.parametrize("cls", LOSSES, ids=ids)
+def test_loss_comes_back_from_its_config(cls):
+    loss = LOSSES[cls]()
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+    assert again.get_config() == loss.get_config()
+    assert float(again(SCORES, PAIRS)) == float(loss(SCORES, PAIRS))
+
+
+@pytest.mark.parametrize("cls", LOSSES, ids=ids)
+def test_loss_does_not_depend_on_the_order_of_rows(cls):
+    order = np.array([2, 0, 3, 1])
+    loss = LOSSES[cls]()
+    assert float(loss(SCORES[order], PAIRS[order])) == pytest.approx(float(loss(SCORES, PAIRS)), rel=1e-5)
+
+
+@pytest.mark.parametrize("cls", LOSSES, ids=ids)
+def test_loss_gradients_are_finite_with_duplicates_and_zero_vectors(cls):
+    import tensorflow as tf
+
+    same = np.repeat(PAIRS[:1], 4, axis=0)
+    for pairs in (same, np.zeros_like(PAIRS), np.stack([PAIRS[:, 0], PAIRS[:, 0]], axis=1)):
+        for scores in (SCORES, np.ones_like(SCORES)):
+            x = tf.constant(pairs)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                value = LOSSES[cls]()(scores, x)
+            assert np.isfinite(float(value)) and np.isfinite(tape.gradient(value, x).numpy()).all()
+
+
+# === Models ===
+
+
+def test_model_comes_back_from_its_config(make):
+    model = make()
+    again = type(model).from_config(model.get_config())
+    assert keras.saving.serialize_keras_object(again)["config"].keys() == model.get_config().keys()
+    assert [w.shape for w in again.weights] == [w.shape for w in model.weights]
+    assert [w.trainable for w in again.weights] == [w.trainable for w in model.weights]
+
+
+def test_model_saves_and_loads_with_vocabulary_flags_and_numbers(make, tmp_path):
+    model = make()
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    x = inputs_of(model)
+    np.testing.assert_array_equal(ops.convert_to_numpy(again(x)), ops.convert_to_numpy(model(x)))
+    assert [w.trainable for w in again.weights] == [w.trainable for w in model.weights]
+    assert again.preprocessor.tokenizer.vocabulary == model.preprocessor.tokenizer.vocabulary
+
+
+def run_afresh(program):
+    """Runs a program in a process of its own, in which this package and the tests' small models can be imported."""
+    folders = [str(pathlib.Path(tiny.__file__).parent), str(pathlib.Path(tx.__file__).parent.parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_models_are_loaded_by_a_fresh_process(tmp_path):
+    for cls, make in MODELS.items():
+        model = make(tmp_path)
+        model.save(tmp_path / f"{cls.__name__}.keras")
+        np.save(tmp_path / f"{cls.__name__}.npy", ops.convert_to_numpy(model(inputs_of(model))))
+    run_afresh(f"""
+        import pathlib, keras, numpy as np, tfxfer, tiny
+        paths = sorted(pathlib.Path({str(tmp_path)!r}).glob("*.keras"))
+        assert len(paths) == {len(MODELS)}
+        for path in paths:
+            texts = (tiny.TEXTS[:5], tiny.TEXTS[1:6]) if path.stem == "Siamese" else tiny.TEXTS[:5]
+            outputs = keras.saving.load_model(path).predict(texts, verbose=0)
+            np.testing.assert_allclose(outputs, np.load(path.with_suffix(".npy")), atol=1e-6)
+    """)
+
+
+def test_model_gives_the_same_eagerly_compiled_and_in_predict(make):
+    import tensorflow as tf
+
+    model = make()
+    x = inputs_of(model)
+    eager = ops.convert_to_numpy(model(x))
+    texts = (tiny.TEXTS[:5], tiny.TEXTS[1:6]) if isinstance(model, tx.models.Siamese) else tiny.TEXTS[:5]
+    np.testing.assert_allclose(tf.function(model)(x).numpy(), eager, atol=1e-6)
+    np.testing.assert_allclose(model.predict(x, verbose=0), eager, atol=1e-6)
+    np.testing.assert_allclose(model.predict(texts, batch_size=2, verbose=0), eager, atol=1e-6)
+
+
+def test_padding_changes_nothing(make):
+    model = make()
+    x = inputs_of(model)
+    rank = len(x["token_ids"].shape)
+    wide = {name: np.pad(value, [(0, 0)] * (rank - 1) + [(0, 9)]) for name, value in x.items()}
+    left = {name: np.pad(value, [(0, 0)] * (rank - 1) + [(3, 0)]) for name, value in x.items()}
+    expected = ops.convert_to_numpy(model(x))
+    np.testing.assert_allclose(ops.convert_to_numpy(model(wide)), expected, atol=1e-5)
+    np.testing.assert_allclose(ops.convert_to_numpy(model(left)), expected, atol=1e-5)
+
+
+def test_order_of_the_batch_changes_nothing(make):
+    model = make()
+    x = {name: np.asarray(value) for name, value in inputs_of(model).items()}
+    order = np.array([3, 0, 4, 2, 1])
+    expected = ops.convert_to_numpy(model(x))[order]
+    shuffled = ops.convert_to_numpy(model({name: value[order] for name, value in x.items()}))
+    np.testing.assert_allclose(shuffled, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_gives_float32_near_the_exact_numbers(make, dtype):
+    model, mixed = make(), make(dtype)
+    mixed.set_weights(model.get_weights())
+    x = inputs_of(model)
+    outputs = mixed(x)
+    assert keras.backend.standardize_dtype(outputs.dtype) == "float32"
+    exact = ops.convert_to_numpy(model(x))
+    assert np.abs(ops.convert_to_numpy(outputs) - exact).max() < 0.1 * max(np.abs(exact).max(), 1.0)
+
+
+def test_one_training_step_moves_what_is_trainable_and_nothing_else(make):
+    model = make()
+    x = inputs_of(model)
+    model.compile(keras.optimizers.SGD(0.1), loss=lambda y, y_pred: ops.mean(ops.square(y_pred - 3.0)), metrics=[])
+    trainable = [w.trainable for w in model.weights]
+    before = [w.numpy() for w in model.weights]
+    model.train_on_batch(x, np.zeros((5, 1), "int32"))
+    for weight, old, trains in zip(model.weights, before, trainable, strict=True):
+        assert np.isfinite(weight.numpy()).all()
+        if not trains:
+            np.testing.assert_array_equal(weight.numpy(), old, err_msg=weight.path)
+    moved = [not np.array_equal(w.numpy(), old) for w, old in zip(model.weights, before, strict=True)]
+    assert any(moved)
+
+
+def test_all_weights_are_in_exactly_one_layer_group(make):
+    model = make()
+    grouped = [id(w) for layers in model.layer_groups().values() for layer in layers for w in layer.weights]
+    assert sorted(grouped) == sorted(id(w) for w in model.weights)
+
+
+def test_preset_folder_gives_the_backbone_to_another_task(make, tmp_path):
+    model = make()
+    model.save_to_preset(tmp_path / "saved")
+    taken = tx.models.TextClassifier.from_preset(tmp_path / "saved", labels=["a", "b"])
+    for old, new in zip(model.backbone.weights, taken.backbone.weights, strict=True):
+        np.testing.assert_array_equal(old.numpy(), new.numpy())
+
+
+def test_jax_backend_gives_tensorflow_numbers_and_trains(tmp_path):
+    embedder = tiny.embedder(tmp_path, pooling=("mean", "last"))
+    embedder.save(tmp_path / "model.keras")
+    np.save(tmp_path / "expected.npy", embedder.encode(tiny.TEXTS))
+    run_afresh(f"""
+        import os
+        os.environ["KERAS_BACKEND"] = "jax"
+        import keras, numpy as np, tiny, tfxfer as tx
+        embedder = keras.saving.load_model({str(tmp_path / "model.keras")!r})
+        np.testing.assert_allclose(embedder.encode(tiny.TEXTS), np.load({str(tmp_path / "expected.npy")!r}), atol=1e-5)
+        model = tx.models.TextClassifier(embedder.backbone, embedder.preprocessor, labels=["card", "loan", "other"])
+        history = model.fit(tiny.TEXTS, tiny.LABELS, epochs=2, batch_size=4, seed=0, verbose=0)
+        assert np.isfinite(history.history["loss"]).all()
+        assert len(model.classify(tiny.TEXTS).labels) == 8
+        siamese = tx.models.Siamese(embedder)
+        siamese.compile("adamw", loss=tx.losses.CoSENTLoss())
+        siamese.fit((tiny.TEXTS, tiny.TEXTS[::-1]), np.arange(8.0), batch_size=4, verbose=0)
+    """)

@@ -1,0 +1,93 @@
+"""Pooling and heads against plain loops."""
+
+import keras
+import numpy as np
+import pytest
+
+from tfxfer import layers
+
+RNG = np.random.default_rng(1)
+X = RNG.normal(size=(5, 7, 3)).astype("float32")
+# Rows of 7, 4, 1 and no real tokens on the right, one of 3 with padding on the left.
+MASK = np.array(
+    [[1] * 7, [1] * 4 + [0] * 3, [1] + [0] * 6, [0] * 7, [0] * 4 + [1] * 3],
+    "int32",
+)
+
+
+def oracle(mode, tokens):
+    n = len(tokens)
+    if n == 0:
+        return np.zeros(3)
+    weights = np.arange(1, n + 1)
+    return {
+        "cls": lambda: tokens[0],
+        "last": lambda: tokens[-1],
+        "mean": lambda: tokens.mean(axis=0),
+        "max": lambda: tokens.max(axis=0),
+        "mean_sqrt_len": lambda: tokens.sum(axis=0) / np.sqrt(n),
+        "weighted_mean": lambda: (tokens * weights[:, None]).sum(axis=0) / weights.sum(),
+    }[mode]()
+
+
+@pytest.mark.parametrize("mode", layers.POOLING)
+def test_pooling_equals_a_loop_over_real_tokens(mode):
+    expected = [oracle(mode, x[m == 1]) for x, m in zip(X, MASK, strict=True)]
+    pooled = layers.Pooling(mode)(X, padding_mask=MASK)
+    np.testing.assert_allclose(pooled, expected, atol=1e-6)
+
+
+def test_several_modes_are_concatenated_in_their_order():
+    pooled = layers.Pooling(("max", "cls"))(X, padding_mask=MASK).numpy()
+    np.testing.assert_array_equal(pooled[:, :3], layers.Pooling("max")(X, padding_mask=MASK))
+    np.testing.assert_array_equal(pooled[:, 3:], layers.Pooling("cls")(X, padding_mask=MASK))
+
+
+def test_pooling_ignores_what_stands_at_padding():
+    spoiled = np.where(MASK[:, :, None] == 1, X, 1e6).astype("float32")
+    for mode in layers.POOLING:
+        expected = layers.Pooling(mode)(X, padding_mask=MASK)
+        np.testing.assert_allclose(layers.Pooling(mode)(spoiled, padding_mask=MASK), expected, atol=1e-6)
+
+
+def test_pooling_stays_in_float32_under_bfloat16():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        pooled = layers.Pooling()(X, padding_mask=MASK)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert pooled.dtype == "float32"
+    np.testing.assert_array_equal(pooled, layers.Pooling()(X, padding_mask=MASK))
+
+
+@pytest.mark.parametrize("mode", ["sum", (), ("mean", "median"), 3, None])
+def test_unknown_pooling_is_an_error_that_lists_the_known(mode):
+    with pytest.raises(ValueError, match="'weighted_mean'"):
+        layers.Pooling(mode)
+
+
+def test_unit_norm_gives_length_one_and_leaves_zero_alone():
+    vectors = np.array([[3.0, 4.0], [0.0, 0.0], [1e-20, 0.0]], "float32")
+    np.testing.assert_allclose(layers.UnitNorm()(vectors)[:2], [[0.6, 0.8], [0.0, 0.0]], atol=1e-7)
+    assert np.isfinite(layers.UnitNorm()(vectors)).all()
+
+
+def test_head_equals_its_formula():
+    head = layers.Head(2, hidden_dims=(4,), activation="relu", dropout=0.5)
+    x = X[:, 0]
+    outputs = head(x)
+    w1, b1, w2, b2 = (w.numpy() for w in head.weights)
+    np.testing.assert_allclose(outputs, np.maximum(x @ w1 + b1, 0.0) @ w2 + b2, atol=1e-6)
+
+
+def test_head_drops_features_in_training_only():
+    head = layers.Head(2, dropout=0.9)
+    x = np.ones((4, 50), "float32")
+    np.testing.assert_array_equal(head(x), head(x, training=False))
+    assert np.abs(head(x, training=True) - head(x)).max() > 0
+
+
+@pytest.mark.parametrize("arguments", [{"num_outputs": 0}, {"num_outputs": 2, "dropout": 1.0}, {"num_outputs": 2.5}])
+def test_head_refuses_bad_arguments(arguments):
+    with pytest.raises(ValueError, match="Invalid value for argument"):
+        layers.Head(**arguments)

@@ -1,0 +1,60 @@
+"""A small encoder with its tokenizer, for tests that need a whole model but no real weights."""
+
+import numpy as np
+
+from tfxfer import backbones, models, preprocessing
+
+WORDS = "the a my your card cards loan money bank is was lost found where when how much cost arrived sent day good bad"
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".?!,", *WORDS.split(), "##s", "##ed"]
+TEXTS = [
+    "Where is my card?",
+    "The card was lost",
+    "How much is a loan?",
+    "My loan was sent. When arrived the money?",
+    "good day!",
+    "",
+    "The bank lost my card, and the money is found",
+    "cost",
+]
+LABELS = ["card", "card", "loan", "loan", "other", "other", "card", "loan"]
+
+
+def tokenizer(folder):
+    """A WordPiece tokenizer over `VOCABULARY`, read from files written to `folder`."""
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": true, "tokenizer_class": "BertTokenizer"}')
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    return preprocessing.Tokenizer.from_folder(folder)
+
+
+def preprocessor(folder, **kwargs):
+    """A preprocessor of up to 16 tokens."""
+    return preprocessing.TextPreprocessor(tokenizer(folder), **{"sequence_length": 16, **kwargs})
+
+
+def backbone(seed=0, dtype=None, num_layers=2):
+    """A BERT of two layers with weights large enough that its outputs differ from text to text."""
+    made = backbones.Backbone(
+        "bert",
+        vocabulary_size=len(VOCABULARY),
+        num_layers=num_layers,
+        num_heads=2,
+        hidden_dim=8,
+        intermediate_dim=16,
+        max_sequence_length=32,
+        dtype=dtype,
+    )
+    rng = np.random.default_rng(seed)
+    made.set_weights([w + rng.normal(0, 0.3, w.shape).astype(w.dtype) for w in made.get_weights()])
+    return made
+
+
+def embedder(folder, dtype=None, **kwargs):
+    """A `TextEmbedder` over the small encoder."""
+    return models.TextEmbedder(backbone(dtype=dtype), preprocessor(folder), **kwargs)
+
+
+def classifier(folder, dtype=None, **kwargs):
+    """A `TextClassifier` over the small encoder."""
+    kwargs = {"labels": ["card", "loan", "other"], **kwargs}
+    return models.TextClassifier(backbone(dtype=dtype), preprocessor(folder), **kwargs)
