@@ -10,7 +10,7 @@ from typing import Any
 import keras_hub
 
 from tfxfer import _check
-from tfxfer.backbones import _deberta
+from tfxfer.backbones import _deberta, _encoder
 
 # config.json's names of activations -> ours. "gelu" is the exact one (erf), as in Hugging Face's and in Keras.
 ACTIVATIONS = {
@@ -29,8 +29,9 @@ def _plain_arguments(hub, x, padding_mask):
 
 
 def _plain_blocks(hub):
-    """Returns the blocks by group: ALBERT nests them, the others have one in each."""
-    return [list(block) if isinstance(block, (list, tuple)) else [block] for block in hub.transformer_layers]
+    """Returns the blocks by group, in their fast form: ALBERT nests them, the others have one in each."""
+    groups = [block if isinstance(block, (list, tuple)) else [block] for block in hub.transformer_layers]
+    return [[_encoder.flatten(block, hub.hidden_dim) for block in group] for group in groups]
 
 
 @dataclasses.dataclass(frozen=True)
