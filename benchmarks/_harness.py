@@ -200,12 +200,20 @@ def show(title, summary, extra=()):
 
 def machine():
     """What the figures depend on, as far as the machine tells."""
-    model = platform.processor() or platform.machine()
+    model, flags = platform.processor() or platform.machine(), []
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    return {"processor": model, "cores": os.cpu_count(), "threads": THREADS, "system": platform.system()}
+        facts = dict(line.split(":", 1) for line in cpuinfo.read_text().splitlines() if ":" in line)
+        facts = {name.strip(): value.strip() for name, value in facts.items()}
+        model = facts.get("model name", model)
+        flags = [flag for flag in facts.get("flags", "").split() if flag.startswith(("avx2", "avx512", "amx", "fma"))]
+    return {
+        "processor": model,
+        "flags": flags,
+        "cores": os.cpu_count(),
+        "threads": THREADS,
+        "system": platform.system(),
+    }
 
 
 def write(name, result, workers):
