@@ -1,5 +1,7 @@
 """Byte-level BPE, as ByteLevel and BPE of Hugging Face's `tokenizers` do it."""
 
+import itertools
+
 import tensorflow as tf
 import tensorflow_text as tf_text
 
@@ -7,9 +9,11 @@ from tfxfer.preprocessing import _segments, _words
 
 WHITESPACE = _segments.WHITESPACE
 SEPARATOR = _segments.SEPARATOR
-# The mark of a word that is complete; others have lost the space before them. No byte of valid UTF-8 either.
-FIRST = b"\xfe"
-# A run of white space before a word: its last character begins the next word. RE2 has no look-ahead, hence the two steps.
+# Marks of a word that is complete; others have lost the space before them. No bytes of valid UTF-8 either. In a word
+# with the second mark `SPACE` stands for the spaces.
+COMPLETE, PROTECTED = b"\xfe", b"\xfd"
+SPACE = "\x01"
+# The last character of a run of white space begins the next word. RE2 has no look-ahead, hence the two steps.
 LAST_SPACE = f"([{WHITESPACE}])([{WHITESPACE}][^{WHITESPACE}])"
 WORDS = rf"'s|'t|'re|'ve|'m|'ll|'d| ?\p{{L}}+| ?\p{{N}}+| ?[^{WHITESPACE}\p{{L}}\p{{N}}]+|[{WHITESPACE}]+"
 
@@ -50,7 +54,7 @@ def _rank(token, pairs, products):
         return None
     parts, last = list(token), -1
     while len(parts) > 1:
-        found = [(pairs[pair], i) for i, pair in enumerate(zip(parts, parts[1:], strict=False)) if pair in pairs]
+        found = [(pairs[pair], i) for i, pair in enumerate(itertools.pairwise(parts)) if pair in pairs]
         if not found:
             return None
         last, i = min(found)
@@ -58,15 +62,34 @@ def _rank(token, pairs, products):
     return last
 
 
-def _split_spaces(texts):
-    return tf.strings.split(tf.strings.join([FIRST, texts]), " ")
+def _split(texts):
+    """Cuts texts before single spaces; runs of white space, which are words of their own, stay whole."""
+    ambiguous = tf.reduce_any(tf.strings.regex_full_match(texts, f"(?s).*{SPACE}.*"))
+    return tf.cond(ambiguous, lambda: _split_by_pattern(texts, COMPLETE), lambda: _split_at_spaces(texts))
 
 
-def _split_runs(texts):
-    """Cuts texts where a run of white space, which is a word of its own, has to stay whole; all words are marked."""
+def _split_at_spaces(texts):
+    has_runs = tf.where(tf.strings.regex_full_match(texts, f"(?s).*(?:[{WHITESPACE}] .*| )"))
+    words = _split_by_pattern(tf.gather(texts, has_runs[:, 0]), PROTECTED)
+    words = words.with_values(tf.strings.regex_replace(words.values, " ", SPACE))
+    texts = tf.strings.join([COMPLETE, texts])
+    texts = tf.tensor_scatter_nd_update(texts, has_runs, tf.strings.reduce_join(words, axis=-1, separator=" "))
+    return tf.strings.split(texts, " ")
+
+
+def _split_by_pattern(texts, mark):
     texts = tf.strings.regex_replace(texts, LAST_SPACE, rb"\1" + SEPARATOR + rb"\2")
-    texts = tf.strings.regex_replace(texts, f" ?[^{WHITESPACE}]+|[{WHITESPACE}]+", FIRST + rb"\0" + SEPARATOR)
+    texts = tf.strings.regex_replace(texts, f" ?[^{WHITESPACE}]+|[{WHITESPACE}]+", mark + rb"\0" + SEPARATOR)
     return tf.strings.split(texts, SEPARATOR)
+
+
+def _restore(words):
+    """Gives words from `_split` their spaces back."""
+    mark = tf.strings.substr(words, tf.zeros_like(words, tf.int32), tf.ones_like(words, tf.int32))
+    complete, protected = tf.equal(mark, COMPLETE), tf.equal(mark, PROTECTED)
+    bare = tf.strings.substr(words, tf.cast(complete | protected, tf.int32), tf.fill(tf.shape(words), 2**31 - 1))
+    whole = tf.where(complete | tf.equal(words, ""), bare, tf.strings.join([" ", words]))
+    return tf.where(protected, tf.strings.regex_replace(bare, SPACE, " "), whole)
 
 
 class BytePair:
@@ -89,6 +112,7 @@ class BytePair:
         model.normalizer_spec.add_dummy_prefix = False
         model.normalizer_spec.remove_extra_whitespaces = False
         model.normalizer_spec.escape_whitespaces = False
+        model.normalizer_spec.precompiled_charsmap = _words.EMPTY_MAP
         # What is in no piece gets id 0 and is left out: the separator, and bytes that the vocabulary lacks.
         model.pieces.add(piece="\u2047", score=0.0, type=model.SentencePiece.UNKNOWN)
         ids = [-1]
@@ -108,19 +132,10 @@ class BytePair:
         texts = _words.where(~ascii_only, texts, _words.valid_utf8)
         if self._add_prefix_space:
             texts = tf.strings.regex_replace(texts, r"^([^ ])", r" \1")
-        return _words.encode_by_word(texts, self._encode, self._split)
-
-    def _split(self, texts):
-        """Cuts texts before single spaces; the first word of a text is marked, for no space goes with it."""
-        has_runs = tf.reduce_any(tf.strings.regex_full_match(texts, f"(?s).*(?:[{WHITESPACE}] .*| )"))
-        return tf.cond(has_runs, lambda: _split_runs(texts), lambda: _split_spaces(texts))
+        return _words.encode_by_word(texts, self._encode, _split)
 
     def _encode(self, words):
-        marked = tf.equal(
-            tf.strings.substr(words, tf.zeros_like(words, tf.int32), tf.ones_like(words, tf.int32)), FIRST
-        )
-        bare = tf.strings.substr(words, tf.cast(marked, tf.int32), tf.fill(tf.shape(words), 2**31 - 1))
-        words = tf.where(marked | tf.equal(words, ""), bare, tf.strings.join([" ", words]))
+        words = _restore(words)
         words = tf.strings.regex_replace(words, LAST_SPACE, rb"\1" + SEPARATOR + rb"\2")
         words = tf.strings.regex_replace(words, WORDS, rb"\0" + SEPARATOR)
         ids = self._model.tokenize(tf.strings.unicode_transcode(words, "ISO-8859-1", "UTF-8"))

@@ -1,4 +1,4 @@
-"""Finds a tokenizer in a folder: `tokenizer.json`, or the older vocabularies with the files that say how to use them."""
+"""Finds a tokenizer in a folder: `tokenizer.json`, or an older vocabulary with the files that say how to use it."""
 
 import json
 import pathlib
@@ -213,7 +213,7 @@ def sentencepiece(proto, notes, family):
     if family not in SENTENCEPIECE_FILES.values():
         raise _json.unsupported("family with a SentencePiece model", family)
     pieces = [(piece.piece, piece.score) for piece in model.pieces]
-    unknown = [i for i, piece in enumerate(model.pieces) if piece.type == piece.UNKNOWN][0]
+    unknown = next(i for i, piece in enumerate(model.pieces) if piece.type == piece.UNKNOWN)
     if family == "xlm-roberta":
         # The ids of fairseq: four tokens of its own instead of SentencePiece's three, and the mask at the end.
         pieces = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")] + pieces[3:] + [("<mask>", 0.0)]

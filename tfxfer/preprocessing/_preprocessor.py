@@ -59,8 +59,6 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
     ):
         kwargs.setdefault("dtype", "int32")
         super().__init__(**kwargs)
-        # A tuple given alone is a pair of texts, not `(x, y)`.
-        self._call_accepts_labels = False
         _check.instance("tokenizer", tokenizer, _tokenizer.Tokenizer, "a tfxfer.preprocessing.Tokenizer")
         self.tokenizer = tokenizer
         self.sequence_length = sequence_length
@@ -84,6 +82,11 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
     def has_segment_ids(self):
         """Whether the result has the key `"segment_ids"`."""
         return self.tokenizer.spec.segments if self.segment_ids is None else self.segment_ids
+
+    @tf.autograph.experimental.do_not_convert
+    def __call__(self, x, y=None, sample_weight=None):
+        # Not by way of `Layer.__call__`, which repeats all texts in the message of an error.
+        return self.call(x, y, sample_weight)
 
     def call(self, x, y=None, sample_weight=None):
         if isinstance(x, tuple):

@@ -134,6 +134,11 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
         texts = as_strings(texts)
         return state.eager(texts) if tf.executing_eagerly() else state.tokenize(texts)
 
+    @tf.autograph.experimental.do_not_convert
+    def __call__(self, texts):
+        # Not by way of `Layer.__call__`, which repeats all texts in the message of an error.
+        return self.tokenize(texts)
+
     def call(self, texts):
         return self.tokenize(texts)
 

@@ -1,8 +1,8 @@
 """Character classes as Hugging Face's `tokenizers` sees them.
 
-Regular expressions of TensorFlow, ICU and `tokenizers` each follow another version of Unicode; the classes are therefore
-written out, as ranges of code points in hexadecimal. They were read out of `tokenizers` 0.23.3 by running its normalizers
-and pre-tokenizers on every code point, and a test repeats that.
+Regular expressions of TensorFlow, ICU and `tokenizers` each follow another version of Unicode; the classes are
+therefore written out, as ranges of code points in hexadecimal. They were read out of `tokenizers` 0.23.3 by running its
+normalizers and pre-tokenizers on every code point, and a test repeats that.
 """
 
 # What BertNormalizer deletes under `clean_text`: control, format, private use, U+FFFD.
@@ -80,12 +80,12 @@ IDEOGRAPHS = """
 3400-4dbf 4e00-9fff f900-faff 20000-2a6df 2a700-2b81f 2b920-2ceaf 2f800-2fa1f
 """
 
-# Characters that TF Text splits at and Hugging Face does not (punctuation younger than Unicode 8).
+# Characters that TF Text splits at and Hugging Face does not: punctuation and controls younger than Unicode 8.
 SPLIT_ONLY_BY_FAST_BERT = """
-61d 9fd a76 c77 c84 1b4e-1b4f 1b7d-1b7f 2e43-2e4f 2e52-2e5d 10d6e 10ead 10f55-10f59 10f86-10f89 113d4-113d5
-113d7-113d8 1144b-1144f 1145a-1145b 1145d 11660-1166c 116b9 1183b 11944-11946 119e2 11a3f-11a46 11a9a-11a9c
-11a9e-11aa2 11b00-11b09 11be1 11c41-11c45 11c70-11c71 11ef7-11ef8 11f43-11f4f 11fff 12ff1-12ff2 16d6d-16d6f
-16e97-16e9a 16fe2 1e5ff 1e95e-1e95f 2b820-2b91f
+61d 890-891 8e2 9fd a76 c77 c84 1b4e-1b4f 1b7d-1b7f 2e43-2e4f 2e52-2e5d 10d6e 10ead 10f55-10f59 10f86-10f89 110cd
+113d4-113d5 113d7-113d8 1144b-1144f 1145a-1145b 1145d 11660-1166c 116b9 1183b 11944-11946 119e2 11a3f-11a46
+11a9a-11a9c 11a9e-11aa2 11b00-11b09 11be1 11c41-11c45 11c70-11c71 11ef7-11ef8 11f43-11f4f 11fff 12ff1-12ff2
+13430-1343f 16d6d-16d6f 16e97-16e9a 16fe2 1e5ff 1e95e-1e95f 2b820-2b91f
 """
 
 # Characters that Hugging Face splits at and TF Text does not (punctuation no longer).

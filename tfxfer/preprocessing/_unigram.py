@@ -8,7 +8,10 @@ import tensorflow_text as tf_text
 from tfxfer.preprocessing import _segments, _unicode, _words
 
 WHITESPACE = _segments.WHITESPACE
-META_SPACE = "\u2581"
+# White space that is no space, which alone Hugging Face's Metaspace splits at.
+ODD_WHITESPACE = r"\t\n\x0b\f\r\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
+# White space that SentencePiece's maps leave alone.
+NEXT_LINE = "\u0085"
 
 
 class Unigram:
@@ -25,36 +28,49 @@ class Unigram:
     def __init__(self, spec):
         steps = spec.options["normalizer"]
         self._steps = [step for step in steps if step[0] not in ("Precompiled", "Whitespace", "Strip")]
-        self._collapse = not spec.options["whitespace_split"] and ["Whitespace", "unicode"] in steps
+        self._split = spec.options["whitespace_split"]
+        strip = [step for step in steps if step[0] == "Strip"]
+        # What becomes one space, where white space other than spaces is not split at.
+        self._collapsed = rf"[{WHITESPACE}]{{2,}}|[\n\r\t]" if ["Whitespace", "unicode"] in steps else " {2,}"
+        self._stripped = "|".join(
+            [f"^[{WHITESPACE}]+"] * any(step[1] for step in strip)
+            + [f"[{WHITESPACE}]+$"] * any(step[2] for step in strip)
+        )
         self._model = tf_text.SentencepieceTokenizer(_model(spec), out_type=tf.int32)
         self.trackables = [self._model]
 
     def __call__(self, texts):
         """Returns the ids, int32 `RaggedTensor` `(n, None)`, of texts `(n,)`."""
-        if self._collapse:
-            has_runs = tf.strings.regex_full_match(texts, rf"(?s).*(?:[{WHITESPACE}]{{2}}|[\n\r\t]).*")
-            texts = _words.where(has_runs, texts, self._collapse_whitespace)
+        if not self._split:
+            odd = tf.strings.regex_full_match(texts, f"(?s).*[{ODD_WHITESPACE}].*")
+            texts = _words.where(odd, texts, self._clean_whitespace)
         return _words.encode_by_word(texts, self._encode)
 
-    def _collapse_whitespace(self, texts):
-        return tf.strings.regex_replace(_words.valid_utf8(texts), rf"[{WHITESPACE}]{{2,}}|[\n\r\t]", " ")
+    def _clean_whitespace(self, texts):
+        texts = tf.strings.regex_replace(_words.valid_utf8(texts), self._collapsed, " ")
+        return tf.strings.regex_replace(texts, self._stripped, "")
 
     def _encode(self, words):
-        ascii_only = tf.strings.regex_full_match(words, r"[\x00-\x7f]*")
-        words = _words.where(~ascii_only, words, _words.valid_utf8)
+        plain = tf.strings.regex_full_match(words, r"[\x01-\x7f]*")
+        words = _words.where(~plain, words, self._clean)
         for step in self._steps:
-            words = self._apply(step, words, ascii_only)
+            words = self._apply(step, words, plain)
         return self._model.tokenize(words)
 
-    def _apply(self, step, words, ascii_only):
+    def _clean(self, words):
+        # TensorFlow's Unicode operations end a string at NUL; a noncharacter is as unknown.
+        words = tf.strings.regex_replace(_words.valid_utf8(words), r"\x{0}", "\uffff")
+        return tf.strings.regex_replace(words, NEXT_LINE, " ") if self._split else words
+
+    def _apply(self, step, words, plain):
         kind = step[0]
         if kind == "Replace":
             return tf.strings.regex_replace(words, _escaped(step[1]), step[2].replace("\\", "\\\\"))
         if kind == "Lowercase":
-            return tf.where(ascii_only, tf.strings.lower(words), _words.where(~ascii_only, words, _lowercase))
+            return tf.where(plain, tf.strings.lower(words), _words.where(~plain, words, _lowercase))
         if kind == "StripAccents":
-            return _words.where(~ascii_only, words, _strip_accents)
-        return _words.where(~ascii_only, words, lambda part: tf_text.normalize_utf8(part, kind))
+            return _words.where(~plain, words, _strip_accents)
+        return _words.where(~plain, words, lambda part: tf_text.normalize_utf8(part, kind))
 
 
 def _escaped(text):
@@ -78,6 +94,7 @@ def _model(spec):
     kinds = model.SentencePiece
     model.trainer_spec.model_type = model.trainer_spec.UNIGRAM
     model.trainer_spec.unk_piece = spec.tokens[spec.unk_id]
+    model.normalizer_spec.precompiled_charsmap = _words.EMPTY_MAP
     for step in spec.options["normalizer"]:
         if step[0] == "Precompiled":
             model.normalizer_spec.precompiled_charsmap = base64.b64decode(step[1])

@@ -2,6 +2,9 @@
 
 import tensorflow as tf
 
+# A map that maps nothing. With none at all SentencePiece writes a line to the log whenever a model is loaded.
+EMPTY_MAP = (1024).to_bytes(4, "little") + bytes(1024) + b"\0"
+
 
 def encode_by_word(texts, encode, split=None):
     """Encodes texts word by word, each distinct word once.

