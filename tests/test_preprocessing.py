@@ -20,18 +20,13 @@ KINDS = ("bert", "bert_cased", "albert", "deberta_v3", "xlm_roberta", "roberta",
 SETTINGS = ("config.json", "tokenizer_config.json", "special_tokens_map.json")
 
 HORRORS = [
-    "", " ", "  ", "\n", " \n ", "\t", "a ",
-    "a  ", " a", "  a", "a\n", "a \n b", "a\n  b", "a  \nb", "a\r\nb",
-    ",
-    ""\x01 a  b",     "a" * 99, "a" * 100, "a" * 101, "é" * 100, "é" * 101, "a" * 120 + "." + "b" * 20, "中" * 300, "x" * 5000,
-    "ab, " * 500,     "\0", "a\0b", "\u00a0a", "a\u00a0 b", "x\u0085y",
-    "\u2028x\u2029y", "\ufeffx", "a\u200bb", "a\u00adb", "a\x07b",
-    "ΑΣ ΑΣΑ ΣΣ", "İstanbul", "ﬁne", "①Ａ", "Å é e\u0301", "한국어",
-    "日本語テキスト", "👨‍👩‍👧 👍🏽", "ßẞ",
-    "שָׁלוֹם", "हिन्दी", "ไทยไทย",
-    "``a''", '"q"', "don't I'll we've I'M 's's", "U.S.A. 3.14 $1,000",
-    "a_b-c", "```\ncode\n    indented\n```",
-]  # fmt: skip
+    *("", " ", "  ", "\n", " \n ", "\t", "a ", "a  ", " a", "  a", "a\n", "a \n b", "a\n  b", "a  \nb", "a\r\nb"),
+    *("a" * 99, "a" * 100, "a" * 101, "é" * 100, "é" * 101, "a" * 120 + "." + "b" * 20, "中" * 300, "x" * 5000),
+    *("ab, " * 500, "\0", "a\0b", "\x01 a  b", "a\x07b", "\u00a0a", "a\u00a0 b", "x\u0085y", "\u2028x\u2029y"),
+    *("\ufeffx", "a\u200bb", "a\u00adb", "ΑΣ ΑΣΑ ΣΣ", "İstanbul", "ﬁne", "①Ａ", "Å é e\u0301", "ßẞ", "한국어"),
+    *("日本語テキスト", "👨‍👩‍👧 👍🏽", "שָׁלוֹם", "हिन्दी", "ไทยไทย", "``a''", '"q"', "don't I'll we've I'M 's's"),
+    *("U.S.A. 3.14 $1,000", "a_b-c", "```\ncode\n    indented\n```"),
+]
 
 
 def only(folder, target, names):

@@ -92,6 +92,12 @@ def _restore(words):
     return tf.where(protected, tf.strings.regex_replace(bare, SPACE, " "), whole)
 
 
+def _split_finely(words):
+    """Cuts what stands between spaces into words, numbers and signs; each cut also leaves an empty word."""
+    words = tf.strings.regex_replace(words, LAST_SPACE, rb"\1" + SEPARATOR + rb"\2")
+    return tf.strings.split(tf.strings.regex_replace(words, WORDS, rb"\0" + SEPARATOR), SEPARATOR)
+
+
 class BytePair:
     """The tokenising function of a byte-level BPE vocabulary; graph operations only.
 
@@ -113,7 +119,7 @@ class BytePair:
         model.normalizer_spec.remove_extra_whitespaces = False
         model.normalizer_spec.escape_whitespaces = False
         model.normalizer_spec.precompiled_charsmap = _words.EMPTY_MAP
-        # What is in no piece gets id 0 and is left out: the separator, and bytes that the vocabulary lacks.
+        # What is in no piece gets id 0 and is left out: bytes that the vocabulary lacks.
         model.pieces.add(piece="\u2047", score=0.0, type=model.SentencePiece.UNKNOWN)
         ids = [-1]
         for i, (token, rank) in enumerate(zip(spec.tokens, spec.options["ranks"], strict=True)):
@@ -135,9 +141,9 @@ class BytePair:
         return _words.encode_by_word(texts, self._encode, _split)
 
     def _encode(self, words):
-        words = _restore(words)
-        words = tf.strings.regex_replace(words, LAST_SPACE, rb"\1" + SEPARATOR + rb"\2")
-        words = tf.strings.regex_replace(words, WORDS, rb"\0" + SEPARATOR)
+        return _words.encode_by_word(_restore(words), self._merge, _split_finely)
+
+    def _merge(self, words):
         ids = self._model.tokenize(tf.strings.unicode_transcode(words, "ISO-8859-1", "UTF-8"))
         known = ids.values > 0
         kept = tf.concat([[0], tf.cumsum(tf.cast(known, tf.int64))], axis=0)
