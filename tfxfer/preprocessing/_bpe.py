@@ -130,7 +130,9 @@ class BytePair:
                     ids.append(i)
         self._ids = ids
         self._model = tf_text.SentencepieceTokenizer(model.SerializeToString(), out_type=tf.int32)
-        self.trackables = [self._model]
+        pieces = [piece.piece.encode("latin-1") for piece in model.pieces[1:]]
+        self._merge_or_find = _words.Shortcut(self._merge, pieces)
+        self.trackables = [self._model, self._merge_or_find.table]
 
     def __call__(self, texts):
         """Returns the ids, int32 `RaggedTensor` `(n, None)`, of texts `(n,)`."""
@@ -141,7 +143,7 @@ class BytePair:
         return _words.encode_by_word(texts, self._encode, _split)
 
     def _encode(self, words):
-        return _words.encode_by_word(_restore(words), self._merge, _split_finely)
+        return _words.encode_by_word(_restore(words), self._merge_or_find, _split_finely)
 
     def _merge(self, words):
         ids = self._model.tokenize(tf.strings.unicode_transcode(words, "ISO-8859-1", "UTF-8"))

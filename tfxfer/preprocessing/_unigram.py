@@ -8,6 +8,7 @@ import tensorflow_text as tf_text
 from tfxfer.preprocessing import _segments, _unicode, _words
 
 WHITESPACE = _segments.WHITESPACE
+META_SPACE = "\u2581"
 # White space that is no space, which alone Hugging Face's Metaspace splits at.
 ODD_WHITESPACE = r"\t\n\x0b\f\r\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
 # White space that SentencePiece's maps leave alone.
@@ -37,7 +38,9 @@ class Unigram:
             + [f"[{WHITESPACE}]+$"] * any(step[2] for step in strip)
         )
         self._model = tf_text.SentencepieceTokenizer(_model(spec), out_type=tf.int32)
-        self.trackables = [self._model]
+        words = [token[1:] for token in spec.tokens if token.startswith(META_SPACE)]
+        self._search_or_find = _words.Shortcut(self._model.tokenize, words)
+        self.trackables = [self._model, self._search_or_find.table]
 
     def __call__(self, texts):
         """Returns the ids, int32 `RaggedTensor` `(n, None)`, of texts `(n,)`."""
@@ -55,7 +58,7 @@ class Unigram:
         words = _words.where(~plain, words, self._clean)
         for step in self._steps:
             words = self._apply(step, words, plain)
-        return self._model.tokenize(words)
+        return self._search_or_find(words)
 
     def _clean(self, words):
         # TensorFlow's Unicode operations end a string at NUL; a noncharacter is as unknown.
