@@ -2,7 +2,7 @@
 
 from tfxfer.data._batches import Batches, batches
 from tfxfer.data._datasets import Texts, labelled, pairs, regression, triplets
-from tfxfer.data._inference import pack_columns, sorted_batches
+from tfxfer.data._inference import TextRunner, pack_columns
 from tfxfer.data._labels import class_weights, labels
 from tfxfer.data._read import read
 from tfxfer.data._rows import Rows
@@ -10,6 +10,7 @@ from tfxfer.data._rows import Rows
 __all__ = [
     "Batches",
     "Rows",
+    "TextRunner",
     "Texts",
     "batches",
     "class_weights",
@@ -19,6 +20,5 @@ __all__ = [
     "pairs",
     "read",
     "regression",
-    "sorted_batches",
     "triplets",
 ]

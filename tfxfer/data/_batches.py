@@ -152,22 +152,6 @@ class Batches(tf.data.Dataset):
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
         return dataset.prefetch(tf.data.AUTOTUNE) if self._prefetch else dataset
 
-    def row_order(self, epoch=0):
-        """Returns the numbers of the rows in the order in which they come, for rows that are in memory.
-
-        Args:
-            epoch: int. The number of the epoch, from 0.
-
-        Returns:
-            An int64 array: what comes i-th is row `row_order()[i]` of the texts.
-
-        Raises:
-            ValueError: if the rows are not kept in memory.
-        """
-        if not isinstance(self._source, _Kept):
-            raise _check.invalid("cache", "True, for an order that is known beforehand", False)
-        return self._source.order.plan(self._source.lengths, _check.integer("epoch", epoch, minimum=0))[0]
-
     @property
     def epoch(self):
         """The number of the epoch that the next iteration gives."""

@@ -1,43 +1,96 @@
-"""Texts to ids for running a model: all of a list, like lengths together, or one batch inside a pipeline."""
+"""Running a model over texts that are in memory, and packing one batch of columns inside a pipeline."""
 
+import keras
 import numpy as np
+import tensorflow as tf
 
-from tfxfer.data._batches import _Packer, batches
+from tfxfer import _check
+from tfxfer.data._batches import _CHUNK, _Packer, _strings
+
+_RAGGED = tf.RaggedTensorSpec([None, None], tf.int32)
+_ROWS = tf.TensorSpec([None], tf.int64)
 
 
-def sorted_batches(x, preprocessor, batch_size=32, *, columns="joint", pad_to_multiple_of=1):
-    """Batches texts by length, longest first, so that outputs can be put back into the texts' order.
+class TextRunner:
+    """Runs a model over texts: tokenised at once, batched by length, outputs in the order of the texts.
+
+    Everything is traced once, in the first call, for batches of any shape; a further call costs no set-up, so that one
+    short text takes some milliseconds.
 
     Args:
-        x: list or array of strings, or a tuple of such columns.
+        model: a Keras model from a dict of ids to one tensor `(batch, ...)`.
         preprocessor: `preprocessing.TextPreprocessor`.
-        batch_size: int. Rows in a batch.
-        columns: what a tuple of columns becomes, `"joint"` or `"separate"`; see `batches`.
+        count: int. Text columns.
+        columns: what several columns become, `"joint"` or `"separate"`; see `batches`.
         pad_to_multiple_of: int from 1 to 8; see `batches`.
-
-    Returns:
-        `(dataset, order)`: the `Batches`, and the int array with `order[i]` the row that comes i-th.
 
     Raises:
         ValueError: as `batches` does.
-
-    Example:
-
-    ```python
-    dataset, order = sorted_batches(["a long text about cards", "hi"], preprocessor)
-    outputs[order] = keras.Model.predict(model, dataset)
-    ```
     """
-    dataset = batches(
-        (x,),
-        preprocessor,
-        batch_size,
-        columns=columns,
-        shuffle=False,
-        bucket=True,
-        pad_to_multiple_of=pad_to_multiple_of,
-    )
-    return dataset, np.asarray(dataset.row_order())
+
+    def __init__(self, model, preprocessor, count=1, *, columns="joint", pad_to_multiple_of=1):
+        _check.one_of("columns", columns, ("joint", "separate"))
+        self._packer = _Packer(preprocessor, count, columns, pad_to_multiple_of)
+        ids = tuple([_RAGGED] * count)
+        if keras.config.backend() == "tensorflow":
+            # A graph of its own, which may be compiled by XLA; ragged ids around it cannot be.
+            self._forward = tf.function(
+                lambda x: model(x, training=False), jit_compile=bool(model.jit_compile), autograph=False
+            )
+            self._step = tf.function(
+                lambda ids, rows: self._forward(self._pack(ids, rows)), input_signature=[ids, _ROWS], autograph=False
+            )
+        else:
+            pack = tf.function(self._pack, input_signature=[ids, _ROWS], autograph=False)
+            self._step = lambda ids, rows: keras.Model.predict_on_batch(
+                model, {key: value.numpy() for key, value in pack(ids, rows).items()}
+            )
+
+    def _pack(self, ids, rows):
+        with tf.device("CPU:0"):
+            return self._packer.pack(tuple(tf.gather(column, rows) for column in ids), ())
+
+    def __call__(self, x, batch_size=32, progress=False):
+        """Returns the model's outputs for texts.
+
+        Args:
+            x: list or array of strings, or a tuple of such columns.
+            batch_size: int. Rows computed at a time.
+            progress: bool. Whether to show a progress bar.
+
+        Returns:
+            A float array `(rows, ...)`.
+
+        Raises:
+            ValueError: for something that is no text, with its row, or columns that differ in length.
+        """
+        _check.integer("batch_size", batch_size)
+        columns = [_strings(column) for column in (x if isinstance(x, tuple) else (x,))]
+        if len({len(column) for column in columns}) > 1:
+            raise _check.invalid("x", "columns of one length", [len(column) for column in columns])
+        ids, lengths = self._tokenize(columns)
+        order = np.argsort(-lengths, kind="stable")
+        bar = keras.utils.Progbar(len(order), unit_name="text") if progress else None
+        outputs = []
+        for start in range(0, max(len(order), 1), batch_size):
+            rows = order[start : start + batch_size]
+            outputs.append(np.asarray(self._step(ids, tf.constant(rows, tf.int64))))
+            if bar is not None:
+                bar.add(len(rows))
+        outputs = np.concatenate(outputs)
+        restored = np.empty_like(outputs)
+        restored[order] = outputs
+        return restored
+
+    def _tokenize(self, columns):
+        parts = []
+        for start in range(0, max(len(columns[0]), 1), _CHUNK):
+            chunk = tuple(column[start : start + _CHUNK] for column in columns)
+            parts.append(self._packer.tokenize(chunk)[:2])
+        if len(parts) == 1:
+            return parts[0][0], parts[0][1].numpy()
+        ids = tuple(tf.concat(column, axis=0) for column in zip(*(part[0] for part in parts), strict=True))
+        return ids, np.concatenate([part[1].numpy() for part in parts])
 
 
 def pack_columns(x, preprocessor):

@@ -191,8 +191,7 @@ class TextEmbedder(TextTask):
             texts = [prompt + (text.decode() if isinstance(text, bytes) else text) for text in texts]
         if progress is None:
             progress = len(texts) > _LONG * batch_size
-        callbacks = [_Progress(len(texts), batch_size)] if progress else None
-        return self.predict(texts, batch_size=batch_size, verbose=0, callbacks=callbacks)
+        return self.predict(texts, batch_size=batch_size, verbose=int(progress))
 
     def get_config(self):
         return {
@@ -218,15 +217,3 @@ def _finish(vectors, normalized, normalize, truncate_dim, dtype):
     if wanted and (truncate_dim is not None or not normalized):
         vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return vectors.astype(keras.ops.convert_to_numpy(keras.ops.zeros((), dtype)).dtype)
-
-
-class _Progress(keras.callbacks.Callback):
-    """Counts texts, not batches, in Keras's progress bar."""
-
-    def __init__(self, total, batch_size):
-        super().__init__()
-        self.bar = keras.utils.Progbar(total, unit_name="text")
-        self.total, self.batch_size = total, batch_size
-
-    def on_predict_batch_end(self, batch, logs=None):
-        self.bar.update(min((batch + 1) * self.batch_size, self.total))

@@ -34,6 +34,7 @@ class TextTask(keras_hub.models.Task):
         self.preprocessor = preprocessor
         self._top = top
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        self._runners = {}
         self.set_trainable(trainable)
 
     @classmethod
@@ -217,24 +218,35 @@ class TextTask(keras_hub.models.Task):
             batch_size: int, for raw strings. Defaults to 32.
             verbose: 0, 1 or `"auto"`: whether to show Keras's progress bar.
             steps: as `keras.Model.predict` has it, for batches.
-            callbacks: Keras callbacks.
+            callbacks: Keras callbacks; with them, strings are batched in their own order.
 
         Returns:
             A float array `(rows, ...)`.
         """
-        if not _is_raw_text(x) or self.preprocessor is None:
+        if not _is_raw_text(x) or self.preprocessor is None or callbacks:
             return super().predict(x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
-        batches, order = data.sorted_batches(
-            x,
-            self.preprocessor,
-            batch_size or 32,
-            columns=self._columns,
-            pad_to_multiple_of=self._length_multiple(),
+        progress = keras.config.is_interactive_logging_enabled() if verbose == "auto" else bool(verbose)
+        return self._runner(x)(x, batch_size or 32, progress=progress)
+
+    def _runner(self, x):
+        """Returns what runs this model over texts; made anew where something changed that it has traced."""
+        count = len(x) if isinstance(x, tuple) else 1
+        preprocessor = self.preprocessor
+        key = (
+            count,
+            id(preprocessor),
+            preprocessor.sequence_length,
+            preprocessor.padding_side,
+            preprocessor.tokenizer.special_tokens_in_strings,
+            bool(self.jit_compile),
+            *map(id, self.weights),  # LoRA and quantisation change them
         )
-        outputs = super().predict(batches, verbose=verbose, steps=steps, callbacks=callbacks)
-        restored = np.empty_like(outputs)
-        restored[order] = outputs
-        return restored
+        if self._runners.get("key") != key:
+            runner = data.TextRunner(
+                self, preprocessor, count, columns=self._columns, pad_to_multiple_of=self._length_multiple()
+            )
+            self._runners = {"key": key, "runner": runner}
+        return self._runners["runner"]
 
     # === Saving ===
 
