@@ -2,11 +2,13 @@
 # make test         run the suite; ARGS goes to pytest: make test ARGS="-k losses"
 # make lint         ruff and mypy
 # make bench        the benchmarks; .venv-bench holds the other side
+# JOBS is how many processes the suite is spread over.
 # PYTHON names the interpreter that the environments are made with, DATA the folder of the benchmarks' data sets.
 
 PYTHON ?= python3.11
 DATA ?= ../shared/data
 ARGS ?=
+JOBS ?= 2
 
 VENV := .venv
 BENCH := .venv-bench
@@ -20,7 +22,7 @@ quickstart: $(VENV)/.installed $(VENV)/.weights
 	$(VENV)/bin/python examples/quickstart.py
 
 test: $(VENV)/.installed-test $(VENV)/.weights
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

@@ -46,7 +46,7 @@ MODELS = {
         dense=[{"units": 5, "activation": "tanh", "use_bias": True}],
         prompts={"query": "where is "},
         default_prompt_name="query",
-        trainable=["block_1", "head"],
+        trainable=["block_0", "head"],
     ),
     tx.models.TextClassifier: lambda folder, dtype=None: tiny.classifier(
         folder, dtype, pooling="cls", dropout=0.2, head="mlp", trainable={"embeddings": False}

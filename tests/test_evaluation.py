@@ -51,8 +51,6 @@ class Encoder:
         return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-
-
 def test_similarity_equals_scipy_with_ties():
     first, second = [f"{a:.1f}" for a in RNG.uniform(0, 3, 30)], [f"{a:.1f}" for a in RNG.uniform(0, 3, 30)]
     scores = RNG.integers(0, 4, 30).astype(float)

@@ -47,9 +47,7 @@ def test_cosent_equals_a_loop(scale):
     pairs, scores = RNG.normal(size=(6, 2, 4)), np.array([0.3, 0.1, 0.3, 0.9, 0.0, 0.5])
     u, v = pairs[:, 0], pairs[:, 1]
     cosines = (u * v).sum(1) / np.linalg.norm(u, axis=1) / np.linalg.norm(v, axis=1)
-    total = sum(
-        np.exp(scale * (cosines[i] - cosines[j])) for i in range(6) for j in range(6) if scores[i] < scores[j]
-    )
+    total = sum(np.exp(scale * (cosines[i] - cosines[j])) for i in range(6) for j in range(6) if scores[i] < scores[j])
     assert float(losses.cosent(scores, pairs, scale)) == pytest.approx(np.log1p(total), rel=1e-6)
 
 

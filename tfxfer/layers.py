@@ -69,7 +69,7 @@ class Pooling(keras.layers.Layer):
     | `"max"` | maximum over the real tokens, component by component |
     | `"last"` | the last real token (decoders such as GPT-2) |
     | `"mean_sqrt_len"` | sum over the real tokens / sqrt(their number) |
-    | `"weighted_mean"` | mean with weights 1, 2, ... n along the real tokens (SGPT, Muennighoff 2022, arXiv:2202.08904) |
+    | `"weighted_mean"` | mean with weights 1, 2, ... n along the real tokens (Muennighoff, 2022, arXiv:2202.08904) |
 
     Several modes together are concatenated in the order given. Padding is masked, on whichever side it lies; a row
     without any real token gives zeros. It computes in float32 under every dtype policy, so that long sums stay exact.
@@ -131,8 +131,8 @@ class UnitNorm(keras.layers.Layer):
 
     Example:
 
-    >>> UnitNorm()([[3.0, 4.0]]).numpy().round(3).tolist()
-    [[0.6, 0.8]]
+    >>> float(UnitNorm()(keras.ops.array([[3.0, 4.0]]))[0, 0])  # 3 / 5, in float32
+    0.6000000238418579
     """
 
     def __init__(self, **kwargs):

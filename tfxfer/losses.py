@@ -79,8 +79,8 @@ def cosine_similarity(y_true, y_pred):
 def multiple_negatives_ranking(y_pred, scale=20.0):
     """In-batch negatives: each query shall find its own document among all documents of the batch.
 
-    `logsumexp_j S_ij - S_ii`, `S = scale * cos(Q, [D1; D2; ...])`: column 0 holds the queries, column 1 their documents,
-    further columns hard negatives.
+    `logsumexp_j S_ij - S_ii`, `S = scale * cos(Q, [D1; D2; ...])`: column 0 holds the queries, column 1 their
+    documents, further columns hard negatives.
 
     Args:
         y_pred: float tensor `(batch, columns >= 2, dim)`.

@@ -1,32 +1,18 @@
-"""Reading of `safetensors` files, whole or sharded, and of the names in them.
-
-The format is a JSON header behind its length, then raw bytes; it is read here because numpy has no bfloat16 and the
-`safetensors` package therefore cannot hand such tensors to numpy.
-"""
+"""Reading of `safetensors` files, whole or sharded, and of the names in them."""
 
 import json
 import pathlib
 import re
 
-import ml_dtypes
+import ml_dtypes  # noqa: F401  (teaches numpy, and so safetensors, bfloat16)
 import numpy as np
+import safetensors
+import safetensors.numpy
 
 from tfxfer import _check
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_DTYPES = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
 # Older PyTorch checkpoints call the two weights of a layer norm gamma and beta.
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 # Parts of task models: never an encoder's own weights.
@@ -53,7 +39,7 @@ def read_tensors(folder):
         folder: path of a folder with `model.safetensors`, or with `model.safetensors.index.json` and its shards.
 
     Returns:
-        A dict of tensor names to numpy arrays that are mapped from the file, not copied.
+        A dict of tensor names to numpy arrays.
 
     Raises:
         ValueError: no such file is there, or it is broken.
@@ -79,27 +65,12 @@ def read_tensors(folder):
 
 def _read_file(file):
     """Reads one `safetensors` file into a dict of arrays."""
-    broken = _check.invalid("preset", "a folder with whole safetensors files", str(file), f"{file} is broken")
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise broken
-        try:
-            header = json.loads(opened.read(length))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise broken from error
-    header.pop("__metadata__", None)
-    data = np.memmap(file, np.uint8, "r", offset=8 + length) if size > 8 + length else np.zeros(0, np.uint8)
-    tensors = {}
-    for name, entry in header.items():
-        begin, end = entry["data_offsets"]
-        if entry["dtype"] not in _DTYPES:
-            raise _check.invalid("preset", f"tensors of type {', '.join(_DTYPES)}", entry["dtype"], f"{name} in {file}")
-        if end > len(data):
-            raise broken
-        tensors[name] = data[begin:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    return tensors
+    try:
+        return safetensors.numpy.load_file(file)
+    except (safetensors.SafetensorError, KeyError, TypeError) as error:
+        raise _check.invalid(
+            "preset", "a folder with whole safetensors files", str(file), f"{file} is broken: {error}"
+        ) from error
 
 
 class Checkpoint:

@@ -23,7 +23,8 @@ _WARMUP_TEXTS = (
 class _Served(tf.Module):
     """What is written: the variables once, the tokenizer's tables, and one function a signature.
 
-    `model.export` stores every weight twice (keras issue 23553); a module that tracks the variables themselves does not.
+    `model.export` stores every weight twice (keras issue 23553); a module that tracks the variables themselves does
+    not.
     """
 
     def __init__(self, model, labels_file):
@@ -93,11 +94,13 @@ def saved_model(model, folder, version=None):
     | model | outputs |
     |---|---|
     | `TextEmbedder` | `embedding` float32 `(batch, dim)` |
-    | `TextClassifier` | `labels` string and `scores` float32 `(batch, classes)`, both from the likeliest down; `probabilities` float32 `(batch, classes)` in the order of `assets/labels.txt` |
+    | `TextClassifier` | `labels` string, `scores` and `probabilities` float32, each `(batch, classes)` |
     | `TextRegressor` | `outputs` float32 `(batch, num_outputs)` |
 
-    The tokenizer is in the graph: a reader needs `tensorflow` and `tensorflow_text`, nothing of this package. A batch is
-    padded to its own longest text. Weights are stored once. `assets.extra/tf_serving_warmup_requests` holds requests
+    `labels` and `scores` go from the likeliest class down, `probabilities` in the order of `assets/labels.txt`.
+
+    The tokenizer is in the graph: a reader needs `tensorflow` and `tensorflow_text`, nothing of this package. A batch
+    is padded to its own longest text. Weights are stored once. `assets.extra/tf_serving_warmup_requests` holds requests
     that the server runs before it answers the first one. The version appears in one step: a server that watches
     `folder` never sees half of it.
 

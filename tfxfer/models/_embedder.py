@@ -2,8 +2,10 @@
 
 import collections.abc
 import itertools
+import sys
 
 import keras
+import ml_dtypes
 import numpy as np
 
 from tfxfer import _check, backbones, layers
@@ -13,7 +15,7 @@ from tfxfer.models._task import TextTask
 _STREAM_BATCHES = 64
 # Batches from which on `encode` shows its progress.
 _LONG = 64
-_DTYPES = ("float32", "float16", "bfloat16")
+_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
 @keras.saving.register_keras_serializable("tfxfer")
@@ -140,7 +142,8 @@ class TextEmbedder(TextTask):
             truncate_dim: int. Keeps the first components only (for Matryoshka models, Kusupati et al., 2022,
                 https://arxiv.org/abs/2205.13147); scaled to length 1 again if vectors are normalised.
             dtype: `"float32"`, `"float16"` or `"bfloat16"`: of the result, not of the computation.
-            progress: bool. Whether to show a progress bar. By default on work of more than 64 batches.
+            progress: bool. Whether to show a progress bar. By default on work of more than 64 batches,
+                in a terminal or notebook.
 
         Returns:
             A string gives `(dim,)`, a list or array `(texts, dim)`, an iterator a generator of arrays `(some texts,
@@ -171,7 +174,7 @@ class TextEmbedder(TextTask):
         if isinstance(texts, (str, bytes)):
             return encode([texts], False)[0]
         if isinstance(texts, (list, tuple)) or hasattr(texts, "__array__"):
-            return encode(texts, progress)
+            return encode(list(texts) if isinstance(texts, tuple) else texts, progress)
         if isinstance(texts, collections.abc.Iterable):
             return (encode(part, False) for part in _parts(texts, batch_size * _STREAM_BATCHES))
         raise _check.invalid("texts", "a string, a list or array of strings, or an iterator of strings", texts)
@@ -190,7 +193,7 @@ class TextEmbedder(TextTask):
         if prompt:
             texts = [prompt + (text.decode() if isinstance(text, bytes) else text) for text in texts]
         if progress is None:
-            progress = len(texts) > _LONG * batch_size
+            progress = len(texts) > _LONG * batch_size and _is_watched()
         return self.predict(texts, batch_size=batch_size, verbose=int(progress))
 
     def get_config(self):
@@ -202,6 +205,11 @@ class TextEmbedder(TextTask):
             "prompts": self.prompts,
             "default_prompt_name": self.default_prompt_name,
         }
+
+
+def _is_watched():
+    """Whether standard output is a terminal or a notebook, and not a file."""
+    return sys.stdout.isatty() or "ipykernel" in sys.modules
 
 
 def _parts(texts, size):
@@ -216,4 +224,4 @@ def _finish(vectors, normalized, normalize, truncate_dim, dtype):
     wanted = normalized if normalize is None else normalize
     if wanted and (truncate_dim is not None or not normalized):
         vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return vectors.astype(keras.ops.convert_to_numpy(keras.ops.zeros((), dtype)).dtype)
+    return vectors.astype(_DTYPES[dtype])

@@ -65,7 +65,8 @@ class TextRegressor(PooledTask):
 
     def compile(self, optimizer="auto", loss="auto", *, metrics="auto", **kwargs):
         """Configures training; as `keras.Model.compile`, with AdamW(2e-5), mean squared error and mean absolute error
-        as defaults."""
+        as defaults.
+        """
         super().compile(
             optimizer=keras.optimizers.AdamW(2e-5) if optimizer == "auto" else optimizer,
             loss=keras.losses.MeanSquaredError() if loss == "auto" else loss,

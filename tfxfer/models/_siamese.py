@@ -17,8 +17,8 @@ class Siamese(TextTask):
         embedder: `TextEmbedder`.
         **kwargs: `name`.
 
-    Input: dict of int32 `(batch, columns, length)`, as `data.batches(..., columns="separate")` makes them; `fit` takes a
-    tuple of string columns as well. Output: float32 `(batch, columns, dim)`.
+    Input: dict of int32 `(batch, columns, length)`, as `data.batches(..., columns="separate")` makes them; `fit` takes
+    a tuple of string columns as well. Output: float32 `(batch, columns, dim)`.
 
     Example:
 

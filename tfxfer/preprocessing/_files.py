@@ -179,9 +179,9 @@ def wordpiece(tokens, notes, family):
         raise _json.unsupported("tokenizer_config.json", "tokenize_chinese_chars or do_basic_tokenize is false")
     special, added = _added(tokens, {**FAMILY_TOKENS[family], **_roles(notes, family, set(tokens))}, notes)
     options = _json.wordpiece_options(config.get("do_lower_case", True), config.get("strip_accents"), special["unk"])
-    templates = _json.bert_templates(special["cls"], special["sep"])
+    single, pair = _json.bert_templates(special["cls"], special["sep"])
     segments = family in _json.SEGMENT_FAMILIES
-    return _spec.Spec("wordpiece", tokens, special, added, *templates, segments, options)
+    return _spec.Spec("wordpiece", tokens, special, added, single, pair, segments, options)
 
 
 def byte_pair(vocabulary, merges, notes, family):
@@ -191,15 +191,15 @@ def byte_pair(vocabulary, merges, notes, family):
     tokens = _json.in_order(vocabulary)
     special, added = _added(tokens, {**FAMILY_TOKENS[family], **_roles(notes, family, set(tokens))}, notes)
     if family == "roberta":
-        templates = _json.roberta_templates(special["cls"], special["sep"])
+        single, pair = _json.roberta_templates(special["cls"], special["sep"])
         if not any(isinstance(notes[n].get("mask_token"), dict) for n in ("special_tokens_map", "tokenizer_config")):
             for token in added:  # as RobertaTokenizer does: the mask stands for the space before it, too
                 token["lstrip"] = token["lstrip"] or token["id"] == special["mask"]
     else:
-        templates = [["A", 0]], [["A", 0], ["B", 0]]
+        single, pair = [["A", 0]], [["A", 0], ["B", 0]]
     prefix = bool(notes["tokenizer_config"].get("add_prefix_space", False))
     options = {"add_prefix_space": prefix, "unk_id": None, "merges": [list(merge) for merge in merges]}
-    return _spec.Spec("bpe", tokens, special, added, *templates, False, options)
+    return _spec.Spec("bpe", tokens, special, added, single, pair, False, options)
 
 
 def sentencepiece(proto, notes, family):
@@ -233,10 +233,10 @@ def sentencepiece(proto, notes, family):
     options = {"normalizer": steps, "whitespace_split": True, "unk_id": unknown, "scores": scores}
     options["pieces"] = len(pieces)
     if family == "xlm-roberta":
-        templates = _json.roberta_templates(special["cls"], special["sep"])
+        single, pair = _json.roberta_templates(special["cls"], special["sep"])
     else:
-        templates = _json.bert_templates(special["cls"], special["sep"])
-    return _spec.Spec("unigram", tokens, special, added, *templates, family in _json.SEGMENT_FAMILIES, options)
+        single, pair = _json.bert_templates(special["cls"], special["sep"])
+    return _spec.Spec("unigram", tokens, special, added, single, pair, family in _json.SEGMENT_FAMILIES, options)
 
 
 def _family_steps(family, config):

@@ -13,7 +13,7 @@ class LabelEncoder(keras.layers.Layer):
 
     | label comes as | single-label | multi-label |
     |---|---|---|
-    | names (strings, or numbers where the labels are numbers) | index, int32 `(batch,)` | multi-hot, float32 `(batch, n)` |
+    | names (strings; numbers where labels are numbers) | index, int32 `(batch,)` | multi-hot, float32 `(batch, n)` |
     | int32 tensor of a `tf.data` pipeline | is an index already | - |
     | int64 tensor of a `tf.data` pipeline | is a label where labels are numbers, else an index | - |
     | multi-hot matrix | - | passes |
