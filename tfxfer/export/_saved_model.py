@@ -49,7 +49,7 @@ class _Untracked:
 
 
 def _embed(served, model):
-    @tf.function(input_signature=[_TEXT])
+    @tf.function(input_signature=[_TEXT], autograph=False)
     def embed(text):
         return {"embedding": tf.cast(served.run(text), tf.float32)}
 
@@ -68,7 +68,7 @@ def _classify(served, model):
             "probabilities": probabilities,
         }
 
-    @tf.function(input_signature=[_TEXT])
+    @tf.function(input_signature=[_TEXT], autograph=False)
     def classify(text):
         return answer(served.run(text))
 
@@ -76,7 +76,7 @@ def _classify(served, model):
 
 
 def _regress(served, model):
-    @tf.function(input_signature=[_TEXT])
+    @tf.function(input_signature=[_TEXT], autograph=False)
     def regress(text):
         return {"outputs": tf.cast(served.run(text), tf.float32)}
 

@@ -43,8 +43,8 @@ class TextTask(keras_hub.models.Task):
 
         Args:
             preset: string or path. A name (`"all_minilm_l6_v2"`), a KerasHub preset, an `hf://user/name` handle, a
-                local Hugging Face or sentence-transformers folder, or a folder written by `save_to_preset` of any task model:
-                its backbone is taken over, whatever the task was.
+                local Hugging Face or sentence-transformers folder, or a folder written by `save_to_preset` of any task
+                model: its backbone is taken over, whatever the task was.
             load_weights: bool. `False` gives random weights in the same architecture.
             sequence_length: int. Tokens a text is cut at, special tokens included. Defaults to the preset's.
             dtype: dtype policy of the backbone, e.g. `"mixed_bfloat16"`. Defaults to Keras's global policy.
