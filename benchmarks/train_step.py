@@ -16,6 +16,7 @@ import sys
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
+import json
 import random
 
 from benchmarks import _harness
@@ -97,7 +98,10 @@ def main():
     if WINDOW % arguments.batches:
         parser.error(f"--batches has to divide {WINDOW}")
 
-    results, workers = {}, []
+    # Tasks that are not asked for keep the figures that the file has.
+    file = _harness.RESULTS / "train_step.json"
+    previous = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    results, workers = {task: previous[task] for task in TITLES if task in previous}, []
     for task in arguments.tasks:
         results[task], used = measure(task, arguments)
         workers += used
