@@ -1,7 +1,7 @@
 """Held-out quality of batches by length against batches in random order: what the speed of `data.batches` costs.
 
-Per seed and order, all-MiniLM-L6-v2 is trained on STS-B's train rows (CoSENT, batch 32, AdamW 2e-5, a tenth of the steps
-warm-up, then half a cosine, dropout on) and scored on its test rows. The two orders differ in nothing else.
+Per seed and order, all-MiniLM-L6-v2 is trained on STS-B's train rows (CoSENT, batch 32, AdamW 2e-5, a tenth of the
+steps warm-up, then half a cosine, dropout on) and scored on its test rows. The two orders differ in nothing else.
 """
 
 import pathlib
@@ -68,7 +68,8 @@ def main():
     for seed in range(arguments.seeds):
         for name, runs in found.items():
             runs.append(train(arguments, rows, test, seed=seed, bucket=name == "by length"))
-            print(f"{name:12}  seed {seed}: Spearman {runs[-1]['spearman']:.4f}, {runs[-1]['seconds']:.0f} s", flush=True)
+            last = runs[-1]
+            print(f"{name:12}  seed {seed}: Spearman {last['spearman']:.4f}, {last['seconds']:.0f} s", flush=True)
     means = {name: round(statistics.mean(run["spearman"] for run in runs), 4) for name, runs in found.items()}
     print(f"\nmean test Spearman of {arguments.seeds} seeds: " + ", ".join(f"{n} {m:.4f}" for n, m in means.items()))
     _harness.write("quality", {"epochs": arguments.epochs, "mean_spearman": means, "runs": found}, [_Versions])

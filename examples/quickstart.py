@@ -20,7 +20,7 @@ import tfxfer as tx
 
 HERE = pathlib.Path(__file__).resolve().parent
 BATCH_SIZE = 16
-LEARNING_RATE = 3e-4
+LEARNING_RATE = 1e-4
 QUESTIONS = (
     "My tent should have been here on Monday, where is it?",
     "How do I get my money back for the jacket that doesn't fit?",
@@ -49,7 +49,7 @@ def without_training(embedder, train, test):
 
 
 def fine_tune(train, dev, epochs, preset):
-    """Trains all layers and the head; the epoch with the lowest loss on the dev rows stays."""
+    """Trains all layers and the head: a tenth of the steps warm-up, then half a cosine."""
     model = tx.models.TextClassifier.from_preset(preset, labels=tx.data.labels(train, "label"), sequence_length=128)
     steps = epochs * -(-len(train) // BATCH_SIZE)
     rate = keras.optimizers.schedules.CosineDecay(
@@ -63,7 +63,6 @@ def fine_tune(train, dev, epochs, preset):
         epochs=epochs,
         seed=0,
         validation_data=(dev["text"], dev["label"]),
-        callbacks=[keras.callbacks.EarlyStopping("val_loss", patience=3, restore_best_weights=True)],
         verbose=2,
     )
     return model
