@@ -156,6 +156,15 @@ def test_a_seed_fixes_every_epoch_and_no_two_epochs_are_alike(cache):
 
 
 @pytest.mark.parametrize("cache", [True, False])
+def test_the_global_seed_does_not_change_the_order(cache):
+    orders = []
+    for global_seed in (0, 1):
+        tf.random.set_seed(global_seed)
+        orders.append(numbers(epoch_of(data.batches(rows_of(30), Preprocessor(), 4, seed=3, window=3, cache=cache))))
+    assert orders[0] == orders[1]
+
+
+@pytest.mark.parametrize("cache", [True, False])
 def test_an_epoch_can_be_set_and_taken_up_in_its_middle(cache):
     batches = data.batches(rows_of(30), Preprocessor(), 4, seed=1, window=3, cache=cache)
     orders = [numbers(epoch_of(batches)) for _ in range(3)]

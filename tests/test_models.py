@@ -346,3 +346,15 @@ def test_stopping_early_restores_the_best_weights(folder):
         verbose=0,
     ).history["val_loss"]
     assert model.evaluate(tiny.TEXTS, tiny.LABELS, verbose=0)[0] == pytest.approx(min(history), rel=1e-4)
+
+
+def test_trained_model_comes_back_with_its_optimizer_and_trains_on(folder, tmp_path):
+    model = compiled(tiny.classifier(folder))
+    model.fit(tiny.TEXTS, tiny.LABELS, epochs=2, batch_size=4, seed=0, verbose=0)
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    assert int(again.optimizer.iterations) == 4
+    for old, new in zip(model.optimizer.variables, again.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(new.numpy(), old.numpy())
+    again.fit(tiny.TEXTS, tiny.LABELS, epochs=1, batch_size=4, seed=1, verbose=0)
+    assert int(again.optimizer.iterations) == 6

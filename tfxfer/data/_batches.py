@@ -37,8 +37,7 @@ def batches(
     and no further; about 1.03 to 1.15 tokens are computed per real token, against 1.9 to 2.9 for rows in random order
     (more where separate columns are unlike in length, for they share one).
 
-    **Order.** The order of epoch e is a function of the data, the arguments, `seed` and e alone (and, for a dataset
-    that is not in memory, of `tf.random.set_seed`): the same seed gives the same epochs 0, 1, 2, ..., each another
+    **Order.** The order of epoch e is a function of the data, the arguments, `seed` and e alone: the same seed gives the same epochs 0, 1, 2, ..., each another
     order. `Batches.epoch` is the number of the next one and can be set; `Batches.rest(epoch, batch)` gives an epoch
     from its middle on. So a run that stopped can be taken up at the row where it was.
 
@@ -303,7 +302,7 @@ class _Streamed:
         rows = self._dataset
         if self.order.shuffle:
             seed = tf.numpy_function(self.order.shuffle_seed, [epoch], tf.int64)
-            rows = rows.shuffle(size, seed=tf.reshape(seed, ()), reshuffle_each_iteration=False)
+            rows = _shuffled(rows, size, seed)
         windows = rows.batch(size).map(self._packer.tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
         def cut(number, window):
@@ -316,6 +315,24 @@ class _Streamed:
             return _cut(order, ends, batch, 0)
 
         return windows.enumerate().flat_map(cut).skip(skip)
+
+
+def _shuffled(dataset, size, seed):
+    """`dataset.shuffle(size, seed)` for a seed in the graph.
+
+    `Dataset.shuffle` mixes TensorFlow's global seed in, and fails on a tensor where that seed is 0.
+    """
+    shuffled = tf.raw_ops.ShuffleDatasetV3(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        buffer_size=size,
+        seed=tf.reshape(seed, ()),
+        seed2=1,
+        seed_generator=tf.raw_ops.DummySeedGenerator(),
+        output_types=[tensor.dtype for tensor in tf.nest.flatten(dataset.element_spec)],
+        output_shapes=[tensor.shape for tensor in tf.nest.flatten(dataset.element_spec)],
+        reshuffle_each_iteration=False,
+    )
+    return tf.data.experimental.from_variant(shuffled, dataset.element_spec)
 
 
 def _cut(order, ends, batch, skip):
