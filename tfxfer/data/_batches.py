@@ -37,8 +37,8 @@ def batches(
     and no further; about 1.03 to 1.15 tokens are computed per real token, against 1.9 to 2.9 for rows in random order
     (more where separate columns are unlike in length, for they share one).
 
-    **Order.** The order of epoch e is a function of the data, the arguments, `seed` and e alone: the same seed gives the
-    same epochs 0, 1, 2, ..., each another order. `Batches.epoch` is the number of the next one and can be set;
+    **Order.** The order of epoch e is a function of the data, the arguments, `seed` and e alone: the same seed gives
+    the same epochs 0, 1, 2, ..., each another order. `Batches.epoch` is the number of the next one and can be set;
     `Batches.rest(epoch, batch)` gives an epoch from its middle on. So a run that stopped can be taken up at the row
     where it was.
 
