@@ -133,6 +133,44 @@ def trainer(setup, requests):
         return
 
 
+def quality(setup, requests):
+    """Answers requests to train from the start with CoSENT, in a given order or by length, and to score the test."""
+    train, test = (
+        [{**row, "score": float(row["score"])} for row in read_tsv(setup[name])] for name in ("train", "test")
+    )
+    columns = ("sentence1", "sentence2")
+
+    def work(request):
+        keras.utils.set_random_seed(request["seed"])
+        towers = embedder(setup, "float32")
+        numbers = [number for order in request["orders"] or () for number in order] or range(len(train))
+        rows = [train[number] for number in numbers]
+        batches = tx.data.batches(
+            tx.data.pairs(rows, columns, target="score"),
+            towers.preprocessor,
+            setup["batch_size"],
+            columns="separate",
+            shuffle=request["orders"] is None,
+            bucket=request["orders"] is None,
+            seed=request["seed"],
+        )
+        epochs = setup["epochs"] if request["orders"] is None else 1
+        steps = epochs * int(batches.cardinality())
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0, decay_steps=steps - steps // 10, warmup_target=LEARNING_RATE, warmup_steps=steps // 10
+        )
+        model = tx.models.Siamese(towers)
+        model.compile(keras.optimizers.AdamW(rate, weight_decay=0.01), loss=tx.losses.CoSENTLoss())
+        start = time.perf_counter()
+        model.fit(batches, epochs=epochs, verbose=0)
+        seconds = time.perf_counter() - start
+        scores = tx.evaluation.similarity(towers, tx.data.pairs(test, columns, target="score"), progress=False)
+        return {"rows": len(rows), "seconds": round(seconds, 1), "spearman": round(scores["spearman"], 4)}
+
+    requests.send(versions=versions())
+    requests.serve(work)
+
+
 def versions():
     """The versions that the figures depend on."""
     names = ("tensorflow", "keras", "keras-hub", "tensorflow-text", "numpy")
@@ -143,7 +181,7 @@ def main():
     """Serves one workload."""
     requests = Requests()
     setup = requests.setup()
-    {"encode": encoder, "train": trainer}[setup["workload"]](setup, requests)
+    {"encode": encoder, "train": trainer, "quality": quality}[setup["workload"]](setup, requests)
 
 
 if __name__ == "__main__":

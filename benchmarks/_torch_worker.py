@@ -3,10 +3,13 @@
 import contextlib
 import importlib.metadata
 import itertools
+import math
 import random
+import time
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses
 
@@ -152,12 +155,47 @@ def trainer(setup):
     return work
 
 
+def quality(setup):
+    """Answers requests to train from the start with CoSENT in a given order, and to score the test rows."""
+    train, test = read_tsv(setup["train"]), read_tsv(setup["test"])
+    columns = ("sentence1", "sentence2")
+
+    def work(request):
+        torch.manual_seed(request["seed"])
+        model = load(setup)
+        model.train()
+        objective = losses.CoSENTLoss(model)
+        # Keras's epsilon.
+        optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01, eps=1e-7)
+        size = setup["batch_size"]
+        batches = [order[start : start + size] for order in request["orders"] for start in range(0, len(order), size)]
+        warmup = len(batches) // 10
+        start = time.perf_counter()
+        for step, numbers in enumerate(batches):
+            share = min(step / warmup, 0.5 + 0.5 * math.cos(math.pi * max(step - warmup, 0) / (len(batches) - warmup)))
+            for group in optimizer.param_groups:
+                group["lr"] = LEARNING_RATE * share
+            rows = [train[number] for number in numbers]
+            features = [model.preprocess([row[name] for row in rows]) for name in columns]
+            loss = objective(features, torch.tensor([float(row["score"]) / 5 for row in rows]))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        seconds = time.perf_counter() - start
+        model.eval()
+        first, second = (model.encode([row[name] for row in test], show_progress_bar=False) for name in columns)
+        scores = spearmanr((first * second).sum(axis=1), [float(row["score"]) for row in test])
+        return {"rows": len(train), "seconds": round(seconds, 1), "spearman": round(float(scores[0]), 4)}
+
+    return work
+
+
 def main():
     """Serves one workload."""
     requests = Requests()
     setup = requests.setup()
     torch.set_num_threads(setup["threads"])
-    work = {"encode": encoder, "train": trainer}[setup["workload"]](setup)
+    work = {"encode": encoder, "train": trainer, "quality": quality}[setup["workload"]](setup)
     versions = {name: importlib.metadata.version(name) for name in ("torch", "sentence-transformers", "transformers")}
     requests.send(versions=versions)
     requests.serve(work)

@@ -328,3 +328,67 @@ def test_too_long_input_is_an_error_where_positions_are_a_table():
 def test_wrong_arguments_are_errors_that_name_them(change, message):
     with pytest.raises(ValueError, match=message):
         backbones.Backbone(**{"family": "roberta", **SIZES, **change})
+
+
+def ragged_rows(seed=0):
+    """Ids of three rows of different lengths, and the same rows padded, on either side, in one batch."""
+    chance = np.random.default_rng(seed)
+    rows = [chance.integers(1, 50, (1, n)).astype("int32") for n in (3, 9, 5)]
+    sides = [(0, 6), (0, 0), (4, 0)]
+    batch = {
+        "token_ids": np.concatenate([np.pad(row, ((0, 0), side)) for row, side in zip(rows, sides, strict=True)]),
+        "padding_mask": np.concatenate(
+            [np.pad(np.ones_like(row), ((0, 0), side)) for row, side in zip(rows, sides, strict=True)]
+        ),
+    }
+    return rows, batch
+
+
+def gradients_of(backbone, x, weights):
+    """Gradients of a sum over the real tokens, weighted at random so that no two components are alike."""
+    import tensorflow as tf
+
+    x = {**x, "segment_ids": np.zeros_like(x["token_ids"])} if backbone.has_segment_ids else x
+    with tf.GradientTape() as tape:
+        y = backbone(x, training=False)
+        value = tf.reduce_sum(tf.boolean_mask(y, x["padding_mask"] == 1) ** 2 * weights)
+    return [np.asarray(tf.convert_to_tensor(g)) for g in tape.gradient(value, backbone.trainable_weights)]
+
+
+@pytest.mark.parametrize("family", list(_families.FAMILIES))
+def test_gradients_of_a_padded_batch_are_the_sum_of_its_rows_alone(family):
+    keras.utils.set_random_seed(1)
+    backbone = small(family)
+    rows, batch = ragged_rows()
+    weights = np.random.default_rng(2).normal(size=(17, 12)).astype("float32")
+    parts = np.split(weights, np.cumsum([row.shape[1] for row in rows])[:-1])
+    alone = [
+        gradients_of(backbone, {"token_ids": row, "padding_mask": np.ones_like(row)}, part)
+        for row, part in zip(rows, parts, strict=True)
+    ]
+    for found, *expected in zip(gradients_of(backbone, batch, weights), *alone, strict=True):
+        np.testing.assert_allclose(found, sum(expected), atol=2e-5, rtol=2e-4)
+
+
+@pytest.mark.parametrize("family", sorted(set(_families.FAMILIES) - {"gpt2"}))
+def test_blocks_compute_real_tokens_only(family, monkeypatch):
+    backbone = small(family)
+    (block, _, _), *_ = backbone.blocks()
+    seen = []
+    call = type(block).call
+    monkeypatch.setattr(type(block), "call", lambda self, x, *a, **k: (seen.append(x.shape), call(self, x, *a, **k))[1])
+    _, batch = ragged_rows()
+    gradients_of(backbone, batch, 1.0)
+    assert set(seen) == {(17, 12)}
+
+
+@pytest.mark.parametrize("family", ["bert", "deberta_v3"])
+def test_xla_gives_the_same_numbers(family):
+    import tensorflow as tf
+
+    backbone = small(family)
+    _, x = ragged_rows()
+    x = {**x, "segment_ids": np.zeros_like(x["token_ids"])} if backbone.has_segment_ids else x
+    real = x["padding_mask"] == 1
+    compiled = tf.function(lambda x: backbone(x, training=False), jit_compile=True)
+    np.testing.assert_allclose(compiled(x).numpy()[real], backbone(x).numpy()[real], atol=1e-5)

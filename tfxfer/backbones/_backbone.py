@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from tfxfer import _check
-from tfxfer.backbones import _families
+from tfxfer.backbones import _families, _packing
 
 _ACTIVATIONS = {
     "gelu": lambda x: ops.gelu(x, approximate=False),
@@ -259,13 +259,22 @@ def _correct(family, entry, hub, blocks, numbers):
 
 def _connect(entry, hub, blocks, inputs, num_layers):
     """Puts the layers together: the functional graph from ids to the last layer's output."""
-    mask = inputs["padding_mask"]
+    mask, packing = inputs["padding_mask"], None
     # Number of real tokens before each; at padding before the first token it would be -1.
     positions = ops.maximum(ops.cumsum(mask, axis=1) - 1, 0)
+    if entry.leaves_padding_out:
+        packing = (*_packing.Packing(name="packing")(mask), mask)
+        pack = _packing.Pack(name="pack")
+        inputs = {name: pack(value, packing) for name, value in inputs.items()}
+        positions = pack(positions, packing)
     x = entry.embed(hub, inputs, positions)
-    arguments = entry.arguments(hub, x, mask)
+    if entry.leaves_padding_out:
+        x = ops.squeeze(x, 0)
+    arguments = entry.arguments(hub, mask, packing)
     for group in blocks:
         for _ in range(num_layers // len(blocks)):
             for block in group:
                 x = block(x, **arguments)
-    return getattr(hub, entry.final[0])(x) if entry.final else x
+    if entry.final:
+        x = getattr(hub, entry.final[0])(x)
+    return _packing.Unpack(name="unpack", dtype=x.dtype)(x, packing) if entry.leaves_padding_out else x

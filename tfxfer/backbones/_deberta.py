@@ -10,6 +10,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfxfer.backbones._encoder import flat
+from tfxfer.backbones._packing import pack, unpack
+
 _LOWEST = -1e9  # a score whose probability is 0 in float32, and finite where a whole row has it
 
 
@@ -51,17 +54,18 @@ class RelativePositions(keras.layers.Layer):
         self.rows = buckets(bucket_size, max_distance)
         self.built = True
 
-    def call(self, inputs):
-        length = ops.shape(inputs)[1]
+    def call(self, padding_mask):
+        length = ops.shape(padding_mask)[1]
         distances = ops.arange(length - 1, -length, -1, dtype="int32")
         distances = ops.clip(distances, -self.max_distance, self.max_distance)
         rows = ops.take(ops.convert_to_tensor(self.rows), distances + self.max_distance)
         # KerasHub's layer repeats the table for each row of its input; one row is enough.
-        return ops.take(self.embedding(inputs[:1]), rows, axis=1)
+        return ops.take(self.embedding(padding_mask[:1]), rows, axis=1)
 
-    def compute_output_shape(self, input_shape):
-        length = input_shape[1]
-        return (1, None if length is None else 2 * length - 1, self.embedding.hidden_dim)
+    def compute_output_spec(self, padding_mask):
+        length = padding_mask.shape[1]
+        width = None if length is None else 2 * length - 1
+        return keras.KerasTensor((1, width, self.embedding.hidden_dim), self.compute_dtype)
 
 
 class Block(keras.layers.Layer):
@@ -76,15 +80,20 @@ class Block(keras.layers.Layer):
         self.block = block
         self.built = True
 
-    def call(self, inputs, relative, padding_mask):
+    def call(self, inputs, relative, packing):
         block = self.block
-        x = self._attend(block._self_attention_layer, inputs, relative, padding_mask)
+        x = self._attend(block._self_attention_layer, inputs, relative, packing)
         x = block._self_attention_layer_norm(inputs + block._self_attention_dropout(x))
         y = block._feedforward_output_dense(block._feedforward_intermediate_dense(x))
         return block._feedforward_layer_norm(x + block._feedforward_dropout(y))
 
-    def _attend(self, attention, x, relative, padding_mask):
-        query, key, value = attention._query_dense(x), attention._key_dense(x), attention._value_dense(x)
+    def _attend(self, attention, x, relative, packing):
+        mask = packing[-1]
+        heads = (*ops.shape(mask), attention.num_heads, -1)
+        query, key, value = (
+            ops.reshape(unpack(flat(dense, x), packing), heads)
+            for dense in (attention._query_dense, attention._key_dense, attention._value_dense)
+        )
         relative = attention._position_dropout_layer(relative)
         relative_key = attention._key_dense(relative)[0]
         relative_query = ops.flip(attention._query_dense(relative)[0], axis=0)
@@ -93,11 +102,12 @@ class Block(keras.layers.Layer):
         scores += _shift(ops.einsum("bqhd,rhd->bhqr", query, relative_key))
         scores += ops.swapaxes(_shift(ops.einsum("bkhd,rhd->bhkr", key, relative_query)), 2, 3)
         scores = ops.cast(scores * attention.scale_factor, "float32")
-        mask = ops.cast(padding_mask, "bool")[:, None, None, :]
-        probabilities = ops.softmax(ops.where(mask, scores, _LOWEST), axis=-1)
+        real = ops.cast(mask, "bool")[:, None, None, :]
+        probabilities = ops.softmax(ops.where(real, scores, _LOWEST), axis=-1)
         probabilities = attention._attn_dropout_layer(probabilities)
         x = ops.einsum("bhqk,bkhd->bqhd", probabilities, value)
-        return attention._output_dense(ops.reshape(x, (*ops.shape(x)[:2], attention.hidden_dim)))
+        x = ops.reshape(x, (*ops.shape(mask), attention.hidden_dim))
+        return flat(attention._output_dense, pack(x, packing))
 
     def compute_output_shape(self, input_shape, *args, **kwargs):
         return input_shape

@@ -24,8 +24,8 @@ ACTIVATIONS = {
 }
 
 
-def _plain_arguments(hub, x, padding_mask):
-    return {"padding_mask": padding_mask}
+def _plain_arguments(hub, padding_mask, packing):
+    return {"packing": packing}
 
 
 def _plain_blocks(hub):
@@ -52,7 +52,8 @@ class Family:
         details: `Backbone`'s arguments that only some families have, with their defaults.
         position_offset: rows of the position table before the first position (RoBERTa: padding index + 1).
         has_segment_ids: whether the family takes `segment_ids`.
-        arguments: function `(hub, x, padding_mask)`; what a block is called with beside `x`, the embeddings.
+        arguments: function `(hub, padding_mask, packing)`; what a block is called with beside its input.
+        leaves_padding_out: whether its blocks work on the matrix of real tokens (see `_packing`).
         blocks: function `(hub)`; the blocks, a list for each group.
         has_absolute_positions: whether a table of positions bounds the length.
         layer_norm_epsilon: the family's default.
@@ -76,6 +77,7 @@ class Family:
     position_offset: int = 0
     has_segment_ids: bool = False
     arguments: Callable = _plain_arguments
+    leaves_padding_out: bool = True
     blocks: Callable = _plain_blocks
     has_absolute_positions: bool = True
     layer_norm_epsilon: float = 1e-12
@@ -135,9 +137,9 @@ def _embed_without_positions(hub, inputs, positions):
     return hub.embeddings_dropout(hub.embeddings_layer_norm(hub.token_embedding(inputs["token_ids"])))
 
 
-def _relative_arguments(hub, x, padding_mask):
+def _relative_arguments(hub, padding_mask, packing):
     relative = _deberta.RelativePositions(hub.relative_embeddings, hub.bucket_size, hub.max_sequence_length)
-    return {"relative": relative(x), "padding_mask": padding_mask}
+    return {"relative": relative(padding_mask), "packing": packing}
 
 
 _BERT_CONFIG = {
@@ -360,7 +362,8 @@ FAMILIES = {
             "output": "mlp.c_proj",
             "output_norm": "ln_2",
         },
-        arguments=lambda hub, x, padding_mask: {"decoder_padding_mask": padding_mask},
+        arguments=lambda hub, padding_mask, packing: {"decoder_padding_mask": padding_mask},
+        leaves_padding_out=False,
         fused_attention=True,
         layer_norm_epsilon=1e-5,
         activation="gelu_approximate",

@@ -1,0 +1,67 @@
+"""Held-out quality: STS-B test Spearman after training, against sentence-transformers, in two orders of the rows.
+
+Per seed, all-MiniLM-L6-v2 is trained on STS-B's train rows (CoSENT, batch 32, AdamW 2e-5 with weight decay 0.01, a
+tenth of the steps warm-up, then half a cosine, dropout on, no clipping) and scored on its test rows:
+
+sentence-transformers: in PyTorch, rows in a random order;
+same order: tfxfer on the very same batches;
+by length: tfxfer with `data.batches(bucket=True)`, which lays rows of like length together.
+"""
+
+import pathlib
+import sys
+
+# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
+
+import argparse
+import random
+import statistics
+
+from benchmarks import _harness
+from benchmarks.encode import weights_folder
+
+BASELINE = "sentence-transformers"
+SIDES = {BASELINE: "torch", "tfxfer, same order": "keras", "tfxfer, by length": "keras"}
+
+
+def main():
+    """Trains seed by seed on all sides, prints the table and writes the JSON after each seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with stsb/train.tsv and stsb/test.tsv")
+    parser.add_argument("--torch-python", required=True, help="interpreter with torch and sentence-transformers")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    setup = {
+        "workload": "quality",
+        "weights": weights_folder(),
+        "train": str(arguments.data / "stsb" / "train.tsv"),
+        "test": str(arguments.data / "stsb" / "test.tsv"),
+        "sequence_length": 128,
+        "batch_size": 32,
+        "epochs": arguments.epochs,
+    }
+    count = len(_harness.read_tsv(setup["train"]))
+    found = {name: [] for name in SIDES}
+    for seed in range(arguments.seeds):
+        chance = random.Random(seed)
+        # Whole batches only: the epochs then follow one another as one list.
+        orders = [chance.sample(range(count), count - count % setup["batch_size"]) for _ in range(arguments.epochs)]
+        workers = []
+        for name, stack in SIDES.items():
+            python, module = (arguments.torch_python, "_torch_worker"), (sys.executable, "_keras_worker")
+            worker = _harness.Worker(name, *(python if stack == "torch" else module), setup)
+            answer = worker.ask(seed=seed, orders=None if name.endswith("by length") else orders)
+            worker.close()
+            workers.append(worker)
+            found[name].append({"seed": seed, **answer})
+            print(f"{name:24} seed {seed}: Spearman {answer['spearman']:.4f}, {answer['seconds']:.0f} s", flush=True)
+        means = {name: round(statistics.mean(run["spearman"] for run in runs), 4) for name, runs in found.items()}
+        print(f"mean of {seed + 1} seeds: " + ", ".join(f"{name} {mean:.4f}" for name, mean in means.items()))
+        result = {"epochs": arguments.epochs, "mean_spearman": means, "runs": found}
+        _harness.write(f"quality_sts_{arguments.epochs}_epochs", result, workers)
+
+
+if __name__ == "__main__":
+    main()
