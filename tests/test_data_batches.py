@@ -267,6 +267,13 @@ def test_rows_of_like_length_come_together():
     assert padding_ratio(rows, Preprocessor()) < 1.05 < 1.4 < padding_ratio(rows, Preprocessor(), bucket=False)
 
 
+def test_rows_of_separate_columns_come_in_random_order_unless_asked_for():
+    rows = rows_of(2000)
+    separate = padding_ratio(rows, Preprocessor(), columns="separate")
+    assert separate == padding_ratio(rows, Preprocessor(), columns="separate", bucket=False) > 1.4
+    assert padding_ratio(rows, Preprocessor(), columns="separate", bucket=True) < 1.05
+
+
 def test_batches_of_a_window_are_not_sorted_by_length():
     epoch = epoch_of(data.batches(rows_of(800), Preprocessor(), 16, seed=0))
     lengths = np.array([x["token_ids"].shape[1] for x, _ in epoch])

@@ -1,4 +1,4 @@
-"""Batches of token ids, rows of like length together."""
+"""Batches of token ids, in an order that a seed fixes."""
 
 import numpy as np
 import tensorflow as tf
@@ -30,12 +30,17 @@ def batches(
     cache=None,
     prefetch=True,
 ):
-    """Makes batches of token ids out of texts, rows of like length together and padded to their own longest.
+    """Makes batches of token ids out of texts, each padded to its own longest row and no further.
 
-    In an epoch every row comes exactly once, whatever the seed. The rows are permuted, sorted by length within windows
-    of `window` batches, cut into batches, and the batches of a window permuted. A batch is padded to its longest row
-    and no further; about 1.03 to 1.15 tokens are computed per real token, against 1.9 to 2.9 for rows in random order
-    (more where separate columns are unlike in length, for they share one).
+    In an epoch every row comes exactly once, whatever the seed.
+
+    **Buckets.** With `bucket=True` rows of like length come together: the rows are permuted, sorted by length within
+    windows of `window` batches, cut into batches, and the batches of a window permuted. A batch then has
+    about 1.03 to 1.15 places per real token, against 1.9 to 2.9 for rows in random order (more where separate columns
+    are unlike in length, for they share one). It is the default for one sequence a row. It is not for separate columns: their losses
+    compare the rows of a batch with one another, and a batch of rows alike in length is a poorer sample of the data; it
+    would gain little there, for on the TensorFlow backend the encoders leave padding out of all but the attention. Pass
+    `bucket=True` where padding is computed in full: other backends, and GPT-2.
 
     **Order.** The order of epoch e is a function of the data, the arguments, `seed` and e alone: the same seed gives
     the same epochs 0, 1, 2, ..., each another order. `Batches.epoch` is the number of the next one and can be set;
@@ -56,8 +61,9 @@ def batches(
         columns: what several texts a row become: `"joint"`, one sequence for a pair, as cross-encoders want it; or
             `"separate"`, a sequence each, as Siamese towers want them.
         shuffle: bool. `False` keeps the order of the rows, as comparing predictions with rows needs it.
-        bucket: bool. Whether rows of like length come together. By default as `shuffle`. With `shuffle=False`,
-            `bucket=True` sorts all rows, longest first: the quickest way to evaluate, where order does not matter.
+        bucket: bool. Whether rows of like length come together. By default as `shuffle` for `columns="joint"`, and
+            `False` for `columns="separate"`. With `shuffle=False`, `bucket=True` sorts all rows, longest first: the
+            quickest way to evaluate, where order does not matter.
         seed: int >= 0. By default one is drawn from numpy's global generator, which `keras.utils.set_random_seed`
             seeds.
         window: int. Batches in a window: more means less padding, fewer means batches more mixed in length.
@@ -99,7 +105,7 @@ def batches(
         window=int(window),
         seed=int(np.random.randint(2**31) if seed is None else seed),
         shuffle=bool(shuffle),
-        bucket=bool(shuffle if bucket is None else bucket),
+        bucket=bool(shuffle and columns == "joint" if bucket is None else bucket),
         drop_remainder=bool(drop_remainder),
     )
     kind = _Kept if (in_memory if cache is None else cache) else _Streamed
