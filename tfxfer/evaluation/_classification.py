@@ -1,10 +1,9 @@
-"""Scores over a whole data set, as plain dicts of floats."""
+"""Scores of a classifier."""
 
 import numpy as np
-import scipy.stats
 import sklearn.metrics
 
-from tfxfer import _check, data
+from tfxfer import _check, _texts
 
 
 def classification(model, texts, y=None, *, batch_size=32, threshold=0.5, verbose=0):
@@ -32,7 +31,8 @@ def classification(model, texts, y=None, *, batch_size=32, threshold=0.5, verbos
     ```
     """
     if y is None:
-        texts, y = _columns(texts, model.labels)
+        _check_labels(texts, model.labels)
+        texts, y = _texts.columns(texts)
     targets = model._encode_raw_targets(y)
     probabilities = model.classify(texts, batch_size=batch_size, verbose=verbose).probabilities
     return classification_scores(targets, probabilities, model.labels, threshold=threshold)
@@ -102,74 +102,13 @@ def classification_scores(y_true, probabilities, labels, *, threshold=0.5):
     return scores
 
 
-def similarity(embedder, texts, scores=None, *, batch_size=32, progress=None):
-    """Scores an embedder on graded pairs: how well cosines follow the scores.
-
-    Args:
-        embedder: `models.TextEmbedder`, or anything with `encode(list of strings) -> (texts, dim)`.
-        texts: what `data.pairs` made, or a tuple of two lists of strings.
-        scores: float array, for a tuple of lists: larger where the two texts are more alike.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show a progress bar; by default on long work.
-
-    Returns:
-        A dict: `spearman` (rank correlation; ties share their mean rank) and `pearson` in `[-1, 1]`, and `rows`.
-
-    Raises:
-        ValueError: for missing scores, fewer than two rows, or scores that are all equal: no correlation is defined.
-
-    Example:
-
-    ```python
-    test = tx.data.pairs(tx.data.read("test.tsv"), ("sentence1", "sentence2"), target="score")
-    tx.evaluation.similarity(embedder, test)  # {"spearman": 0.8203, "pearson": 0.8274, "rows": 1379}
-    ```
-
-    Reference: Cer et al., 2017, STS benchmark, https://arxiv.org/abs/1708.00055; Reimers et al., 2016, on Spearman:
-    https://aclanthology.org/C16-1009.
-    """
-    if scores is None:
-        texts, scores = _columns(texts)
-    if not isinstance(texts, tuple) or len(texts) != 2:
-        raise _check.invalid("texts", "`data.pairs`, or a tuple of two lists of strings", texts)
-    first, second = (list(column) for column in texts)
-    scores = np.asarray(scores, "float64").reshape(-1)
-    if len(first) != len(scores) or len(second) != len(scores):
-        raise _check.invalid("scores", f"{len(first)} numbers, one for each pair", scores.shape)
-    if len(scores) < 2 or np.ptp(scores) == 0:
-        raise _check.invalid("scores", "at least two different scores", scores)
-    # One call, so that all texts are sorted together; equal texts are computed once.
-    unique = {text: i for i, text in enumerate(dict.fromkeys([*first, *second]))}
-    positions = np.array([unique[text] for text in [*first, *second]])
-    vectors = np.asarray(embedder.encode(list(unique), batch_size=batch_size, progress=progress), "float64")
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    left, right = vectors[positions[: len(first)]], vectors[positions[len(first) :]]
-    cosines = np.sum(left * right, axis=1)
-    return {
-        "spearman": float(scipy.stats.spearmanr(cosines, scores).statistic),
-        "pearson": float(scipy.stats.pearsonr(cosines, scores).statistic),
-        "rows": len(scores),
-    }
-
-
-def _columns(dataset, labels=None):
-    """Returns the texts (a list, or a tuple of lists) and targets of a dataset of unbatched rows."""
-    if isinstance(dataset, data.Texts):
-        if labels is not None and dataset.labels is not None and list(dataset.labels) != list(labels):
-            raise _check.invalid(
-                "texts",
-                "a dataset whose labels are the model's, in its order",
-                dataset.labels,
-                "Give `labels=model.labels` to `data.labelled`.",
-            )
-        columns = [column.numpy().tolist() for column in dataset.columns]
-        return (tuple(columns) if len(columns) > 1 else columns[0]), dataset.y.numpy()
-    if not hasattr(dataset, "as_numpy_iterator"):
+def _check_labels(dataset, labels):
+    """Raises where the targets of a dataset are indices into other labels than the model's."""
+    given = getattr(dataset, "labels", None)
+    if given is not None and list(given) != list(labels):
         raise _check.invalid(
-            "texts", "a dataset that `data.labelled` or `data.pairs` made", dataset, "Or give texts and their targets."
+            "texts",
+            "a dataset whose labels are the model's, in its order",
+            given,
+            "Give `labels=model.labels` to `data.labelled`.",
         )
-    rows = list(dataset.as_numpy_iterator())
-    if not rows or not isinstance(rows[0], tuple) or len(rows[0]) < 2:
-        raise _check.invalid("texts", "a dataset of rows (x, y), at least one", dataset)
-    x, y = [row[0] for row in rows], np.array([row[1] for row in rows])
-    return (tuple(map(list, zip(*x, strict=True))) if isinstance(x[0], tuple) else x), y

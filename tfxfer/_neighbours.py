@@ -1,0 +1,143 @@
+"""Nearest rows of one matrix to the rows of another, exactly, in blocks that bound the memory."""
+
+import numpy as np
+
+from tfxfer import _check
+
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+# A block of scores is at most this large: 32 MB in float32.
+QUERY_CHUNK = 1024
+CORPUS_CHUNK = 8192
+# Queries whose codes are compared at once: the temporary arrays of `_hamming` then fit the caches.
+_HAMMING_QUERIES = 32
+
+
+def paired(first, second, similarity):
+    """Returns the similarity of each row of one array with the same row of another, as float64 `(rows,)`.
+
+    Distances are negated, so that larger is closer for every name in `SIMILARITIES`.
+    """
+    first, second = np.asarray(first, "float64"), np.asarray(second, "float64")
+    if similarity == "cosine":
+        first, second = unit(first), unit(second)
+    if similarity in ("cosine", "dot"):
+        return np.sum(first * second, axis=-1)
+    if similarity == "euclidean":
+        return -np.linalg.norm(first - second, axis=-1)
+    return -np.abs(first - second).sum(axis=-1)
+
+
+def unit(vectors):
+    """Returns the rows scaled to length 1; a row of zeros stays as it is."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def matrix(argument, vectors):
+    """Returns vectors as a float array `(rows, dim)`; raises for another shape, no columns, NaN or infinity."""
+    vectors = np.asarray(vectors)
+    if vectors.ndim != 2 or vectors.shape[1] == 0:
+        raise _check.invalid(argument, "an array of vectors (rows, dim)", vectors.shape)
+    if vectors.dtype not in (np.float32, np.float64):
+        vectors = vectors.astype("float32")
+    if not np.isfinite(vectors).all():
+        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+        raise _check.invalid(argument, "finite numbers", vectors[row], f"They stand in row {row}.")
+    return vectors
+
+
+class TopK:
+    """The `k` best rows for each query out of a corpus that is handed over in parts.
+
+    Only the queries, one block of scores and the best found so far are held. Of equal scores the lower row is the
+    better, whatever the parts.
+
+    Args:
+        queries: float array `(queries, dim)`; for `"hamming"` uint64 codes `(queries, words)`.
+        k: int.
+        similarity: one of `SIMILARITIES`, or `"hamming"` (negated number of unequal bits).
+    """
+
+    def __init__(self, queries, k, similarity):
+        self.similarity = similarity
+        self.queries = _prepare(queries, similarity)
+        self.scores = np.full((len(queries), k), -np.inf, "float64" if self.queries.dtype == "float64" else "float32")
+        self.ids = np.full((len(queries), k), -1, "int64")
+        self.seen = 0
+
+    def add(self, corpus, report=None):
+        """Takes in further rows of the corpus; `report`, if given, is called with their number."""
+        for start in range(0, len(corpus), CORPUS_CHUNK):
+            part = _prepare(corpus[start : start + CORPUS_CHUNK], self.similarity)
+            for first in range(0, len(self.queries), QUERY_CHUNK):
+                rows = slice(first, first + QUERY_CHUNK)
+                block = _block(self.queries[rows], part, self.similarity)
+                self.scores[rows], self.ids[rows] = _merge(self.scores[rows], self.ids[rows], block, self.seen)
+            self.seen += len(part)
+            if report is not None:
+                report(len(part))
+        return self
+
+    def result(self):
+        """Returns ids int64 and scores `(queries, k)`, the best first."""
+        scores = self.scores
+        if self.similarity == "euclidean":  # the blocks hold q.c - |c|^2 / 2, which ranks as the distance does
+            squares = np.sum(np.square(self.queries), axis=1, keepdims=True) - 2.0 * scores
+            scores = -np.sqrt(np.maximum(squares, 0.0))
+        return self.ids, scores.astype("float32") if self.similarity == "euclidean" else scores
+
+
+def top_k(queries, corpus, k, similarity, report=None):
+    """Returns ids and scores `(queries, k)` of the nearest rows of `corpus`, an array."""
+    return TopK(queries, k, similarity).add(corpus, report).result()
+
+
+def _prepare(vectors, similarity):
+    if similarity == "cosine":
+        return unit(vectors)
+    # In float32 the difference of two squares would leave a distance of 3e-4 between equal unit vectors.
+    return vectors.astype("float64") if similarity == "euclidean" else vectors
+
+
+def _block(queries, corpus, similarity):
+    """Scores `(queries, rows)`, larger is closer."""
+    if similarity == "hamming":
+        return _hamming(queries, corpus)
+    if similarity == "manhattan":
+        return np.stack([-np.abs(corpus - query).sum(axis=1) for query in queries])
+    scores = queries @ corpus.T
+    if similarity == "euclidean":
+        scores -= 0.5 * np.sum(np.square(corpus), axis=1)
+    return scores
+
+
+def _hamming(queries, corpus):
+    words = np.ascontiguousarray(corpus.T)
+    scores = np.empty((len(queries), len(corpus)), "float32")
+    for start in range(0, len(queries), _HAMMING_QUERIES):
+        part = queries[start : start + _HAMMING_QUERIES]
+        unequal = np.zeros((len(part), len(corpus)), "uint16")
+        for word in range(len(words)):
+            unequal += np.bitwise_count(part[:, word, None] ^ words[word])
+        np.negative(unequal, out=scores[start : start + len(part)], dtype="float32", casting="unsafe")
+    return scores
+
+
+def _merge(scores, ids, block, first_id):
+    """Returns the best of what was found and a block of rows that come later in the corpus."""
+    rows, k = scores.shape
+    # A later row never wins a tie, so only what beats the worst that was found matters: few, once some was seen.
+    better = block > scores[:, -1:]
+    if k < block.shape[1] and np.count_nonzero(better) > 4 * k * rows:
+        better &= block >= np.partition(block, -k, axis=1)[:, -k, None]
+    row, column = np.divmod(np.flatnonzero(better), block.shape[1])  # many times faster than nonzero in 2 dimensions
+    counts = np.bincount(row, minlength=rows)
+    if not len(row):
+        return scores, ids
+    place = k + np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    all_scores = np.full((rows, k + counts.max()), -np.inf, scores.dtype)
+    all_ids = np.full(all_scores.shape, -1, "int64")
+    all_scores[:, :k], all_ids[:, :k] = scores, ids
+    all_scores[row, place], all_ids[row, place] = block[row, column], column + first_id
+    # Columns stand in the order of ids within equal scores, which a stable sort keeps.
+    order = np.argsort(-all_scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(all_scores, order, axis=1), np.take_along_axis(all_ids, order, axis=1)

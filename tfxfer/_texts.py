@@ -1,0 +1,148 @@
+"""Texts as evaluation and search take them: columns out of data sets, vectors and scores of pairs out of models."""
+
+import collections.abc
+import sys
+
+import keras
+import numpy as np
+
+from tfxfer import _check, data
+
+# Prompts that a model may have for the two sides of a search, by the names in use.
+QUERY_PROMPTS = ("query",)
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+# Rows from which on a loop over blocks shows its progress.
+_LONG = 100_000
+
+
+def strings(argument, texts):
+    """Returns texts as a list of `str`; raises for one text alone, no texts, or something that is no text."""
+    if isinstance(texts, (str, bytes)) or not isinstance(texts, collections.abc.Iterable):
+        raise _check.invalid(argument, "a list of strings", texts)
+    found = [text.decode() if isinstance(text, bytes) else text for text in texts]
+    for row, text in enumerate(found):
+        if not isinstance(text, str):
+            remedy = f"It stands in row {row} (counting from 0); fill in missing texts or leave the row out."
+            raise _check.invalid(argument, "texts that are strings", text, remedy)
+    if not found:
+        raise _check.invalid(argument, "at least one text", found)
+    return found
+
+
+def is_dataset(value):
+    """Whether `value` is a `tf.data.Dataset`."""
+    return hasattr(value, "as_numpy_iterator")
+
+
+def columns(dataset, argument="texts"):
+    """Returns the texts (a list, or a tuple of lists) and the targets (an array) of a dataset of unbatched rows."""
+    if isinstance(dataset, data.Texts):
+        found = [strings(argument, column.numpy().tolist()) for column in dataset.columns]
+        return (tuple(found) if len(found) > 1 else found[0]), dataset.y.numpy()
+    if not is_dataset(dataset):
+        raise _check.invalid(
+            argument, "a dataset that a function of `data` made", dataset, "Or give texts and their targets."
+        )
+    rows = list(dataset.as_numpy_iterator())
+    if not rows or not isinstance(rows[0], tuple) or len(rows[0]) < 2:
+        raise _check.invalid(argument, "a dataset of rows (x, y), at least one", dataset)
+    x, y = [row[0] for row in rows], np.array([row[1] for row in rows])
+    if not isinstance(x[0], tuple):
+        return strings(argument, x), y
+    return tuple(strings(argument, column) for column in zip(*x, strict=True)), y
+
+
+def text_columns(argument, texts, count, made_by):
+    """Returns `count` or more columns of texts as lists of one length, and targets (or `None`) if `texts` has them."""
+    y = None
+    if is_dataset(texts):
+        texts, y = columns(texts, argument)
+    if not isinstance(texts, tuple) or len(texts) < count:
+        raise _check.invalid(argument, f"`{made_by}`, or a tuple of {count} lists of strings", texts)
+    found = tuple(strings(argument, column) for column in texts)
+    if len({len(column) for column in found}) > 1:
+        raise _check.invalid(argument, "columns of one length", [len(column) for column in found])
+    return found, y
+
+
+def prompt_for(embedder, prompt, names):
+    """Returns `prompt`, or the embedder's own under the first of `names` that it has, or `None`."""
+    if prompt is not None:
+        return prompt
+    prompts = getattr(embedder, "prompts", None) or {}
+    return next((prompts[name] for name in names if name in prompts), None)
+
+
+def embedder_of(model):
+    """Returns what encodes: the model itself, or the embedder in a `models.Siamese`; `None` where there is none."""
+    if hasattr(model, "encode"):
+        return model
+    inner = getattr(model, "embedder", None)
+    return inner if hasattr(inner, "encode") else None
+
+
+def encode(model, texts, *, batch_size=32, prompt=None, progress=None):
+    """Returns the vectors of texts, float `(texts, dim)`; equal texts are computed once.
+
+    Raises:
+        ValueError: for a model without `encode`, or vectors that are not finite.
+    """
+    embedder = embedder_of(model)
+    if embedder is None:
+        raise _check.invalid("embedder", "a `models.TextEmbedder`, or anything with `encode(texts)`", model)
+    unique = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    arguments = {} if prompt is None else {"prompt": prompt}
+    vectors = embedder.encode(list(unique), batch_size=batch_size, progress=progress, **arguments)
+    vectors = np.asarray(vectors)
+    if vectors.dtype not in (np.float32, np.float64):
+        vectors = vectors.astype("float32")
+    if not np.isfinite(vectors).all():
+        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+        text = list(unique)[row]
+        raise _check.invalid("embedder", f"a model whose vectors are finite numbers; the one of {text!r} is not", model)
+    return vectors if len(unique) == len(texts) else vectors[[unique[text] for text in texts]]
+
+
+def pair_scores(scorer, first, second, *, batch_size=32, progress=None):
+    """Returns how well each text of one list goes with the same row of another, float `(rows,)`, by a cross-encoder.
+
+    Args:
+        scorer: a `models.TextRegressor` of one output, a `models.TextClassifier` of two labels (the second label's
+            probability counts) or any function of two lists of strings that returns a number for each row.
+        first: list of strings.
+        second: list of strings.
+        batch_size: int. Pairs computed at a time by a model.
+        progress: bool. Whether a model shows a progress bar.
+
+    Raises:
+        ValueError: for another kind of scorer, or scores of another number.
+    """
+    verbose = int(len(first) > 64 * batch_size and is_watched() if progress is None else progress)
+    if hasattr(scorer, "classify"):
+        if len(scorer.labels) != 2 or scorer.multi_label:
+            remedy = "For another classifier: `lambda a, b: model.classify((a, b)).probabilities[:, i]`."
+            raise _check.invalid("scorer", "a classifier of two labels", scorer.labels, remedy)
+        scores = scorer.classify((first, second), batch_size=batch_size, verbose=verbose).probabilities[:, 1]
+    elif hasattr(scorer, "predict"):
+        scores = scorer.predict((first, second), batch_size=batch_size, verbose=verbose)
+    elif callable(scorer):
+        scores = scorer(first, second)
+    else:
+        raise _check.invalid("scorer", "a model of text pairs, or a function of two lists of strings", scorer)
+    scores = np.asarray(scores, "float64")
+    scores = scores[:, 0] if scores.ndim == 2 and scores.shape[1] == 1 else scores
+    if scores.shape != (len(first),) or not np.isfinite(scores).all():
+        raise _check.invalid("scorer", f"one finite number for each of {len(first)} pairs", scores)
+    return scores
+
+
+def is_watched():
+    """Whether standard output is a terminal or a notebook, and not a file."""
+    return sys.stdout.isatty() or "ipykernel" in sys.modules
+
+
+def reporter(total, progress, unit):
+    """Returns a function that moves a progress bar on by a number of rows, or `None` where none is to be shown."""
+    if progress or (progress is None and total > _LONG and is_watched()):
+        return keras.utils.Progbar(total, unit_name=unit).add
+    return None

@@ -1,0 +1,33 @@
+"""Scores over a whole data set, as plain dicts of floats.
+
+A function that takes a model computes vectors or predictions once and hands them to the function of the same name with
+`_scores`, which takes arrays: use that one for vectors that are there already.
+"""
+
+from tfxfer._neighbours import SIMILARITIES
+from tfxfer.evaluation._classification import classification, classification_scores
+from tfxfer.evaluation._pairs import (
+    pair_classification,
+    pair_classification_scores,
+    similarity,
+    similarity_scores,
+)
+from tfxfer.evaluation._reranking import reranking, reranking_scores
+from tfxfer.evaluation._retrieval import retrieval, retrieval_scores
+from tfxfer.evaluation._triplets import triplet_scores, triplets
+
+__all__ = [
+    "SIMILARITIES",
+    "classification",
+    "classification_scores",
+    "pair_classification",
+    "pair_classification_scores",
+    "reranking",
+    "reranking_scores",
+    "retrieval",
+    "retrieval_scores",
+    "similarity",
+    "similarity_scores",
+    "triplet_scores",
+    "triplets",
+]

@@ -1,0 +1,269 @@
+"""Scores of pairs: how alike two texts are, or whether they belong together."""
+
+import warnings
+
+import numpy as np
+import scipy.stats
+import sklearn.metrics
+
+from tfxfer import _check, _neighbours, _texts
+from tfxfer.evaluation import _measures
+
+SIMILARITY_KEYS = ("spearman", "pearson")
+PAIR_KEYS = (
+    "accuracy",
+    "accuracy_threshold",
+    "f1",
+    "f1_threshold",
+    "precision",
+    "recall",
+    "average_precision",
+    "mcc",
+    "mcc_threshold",
+)
+
+
+def similarity(embedder, texts, scores=None, *, similarity="cosine", batch_size=32, progress=None):
+    """Scores an embedder on graded pairs: how well similarities follow the scores.
+
+    Args:
+        embedder: `models.TextEmbedder`, or anything with `encode(list of strings) -> (texts, dim)`; a
+            `models.Siamese` stands for its embedder. Or a cross-encoder: a `models.TextRegressor` over pairs, or a
+            function of two lists of strings.
+        texts: what `data.pairs` made, or a tuple of two lists of strings.
+        scores: float array, for a tuple of lists: larger where the two texts are more alike.
+        similarity: `"cosine"`, `"dot"`, `"euclidean"`, `"manhattan"`, several of them, or `"all"`. Distances count
+            negated. Defaults to the cosine, which is what most models are trained for.
+        batch_size: int. Texts computed at a time.
+        progress: bool. Whether to show a progress bar; by default on long work.
+
+    Returns:
+        The dict of `similarity_scores`.
+
+    Raises:
+        ValueError: for missing scores, fewer than two rows, or scores that are all equal: no correlation is defined.
+
+    Example:
+
+    ```python
+    test = tx.data.pairs(tx.data.read("test.tsv"), ("sentence1", "sentence2"), target="score")
+    tx.evaluation.similarity(embedder, test)  # {"spearman": 0.8203, "pearson": 0.8274, "rows": 1379}
+    ```
+
+    Reference: Cer et al., 2017, STS benchmark, https://arxiv.org/abs/1708.00055; Reimers et al., 2016, on Spearman:
+    https://aclanthology.org/C16-1009.
+    """
+    measures = _measures.names(similarity)
+    columns, scores = graded_pairs(texts, scores)
+    paired = _measures.pair_similarities(embedder, columns, measures, batch_size, progress)
+    return {**_measures.named(lambda name: _correlations(paired(name), scores), measures), "rows": len(scores)}
+
+
+def similarity_scores(first, second, scores, *, similarity="cosine"):
+    """Scores vectors of graded pairs.
+
+    Args:
+        first: float array `(rows, dim)`.
+        second: float array `(rows, dim)`.
+        scores: float array `(rows,)`: larger where the two are more alike.
+        similarity: as in `similarity`.
+
+    Returns:
+        A dict: `spearman` (rank correlation; ties share their mean rank) and `pearson` in `[-1, 1]`, and `rows`. With
+        several similarities these are the first one's, and each has its own as well: `spearman_dot`, `pearson_dot`...
+        Where a model gives every pair the same similarity, a correlation is not defined and counts as 0.
+
+    Raises:
+        ValueError: as `similarity`, and for vectors that are not finite or differ in shape.
+
+    Example:
+
+    >>> first, second = np.eye(3), np.array([[1.0, 0.1, 0.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    >>> similarity_scores(first, second, [5.0, 3.0, 0.0])["spearman"]
+    1.0
+
+    Reference: Spearman, 1904; SciPy's `spearmanr` and `pearsonr` compute the values.
+    """
+    measures = _measures.names(similarity)
+    first, second = _measures.vectors("first", first, second)
+    scores = _graded(scores, len(first))
+    found = _measures.named(lambda name: _correlations(_neighbours.paired(first, second, name), scores), measures)
+    return {**found, "rows": len(scores)}
+
+
+def graded_pairs(texts, scores=None):
+    """Returns two lists of strings and float scores; raises where they do not fit or no correlation is defined."""
+    columns, y = _texts.text_columns("texts", texts, 2, "data.pairs")
+    if len(columns) != 2:
+        raise _check.invalid("texts", "two texts a row", len(columns))
+    if scores is None and y is None:
+        raise _check.invalid("scores", f"{len(columns[0])} numbers, one for each pair", scores)
+    return columns, _graded(y if scores is None else scores, len(columns[0]))
+
+
+def _graded(scores, rows):
+    scores = np.asarray(scores, "float64").reshape(-1)
+    if len(scores) != rows:
+        raise _check.invalid("scores", f"{rows} numbers, one for each pair", scores.shape)
+    if len(scores) < 2 or not np.isfinite(scores).all() or np.ptp(scores) == 0:
+        remedy = "Without scores a correlation is not defined: did you give `target=...` to `data.pairs`?"
+        raise _check.invalid("scores", "finite numbers, at least two of them different", scores, remedy)
+    return scores
+
+
+def _correlations(similarities, scores):
+    # Rounding alone must not rank what a model that has collapsed says about its pairs.
+    if np.ptp(similarities) <= 1e-12 * max(1.0, np.abs(similarities).max()):
+        return {"spearman": 0.0, "pearson": 0.0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", scipy.stats.NearConstantInputWarning)
+        pearson = scipy.stats.pearsonr(similarities, scores).statistic
+    return {"spearman": float(scipy.stats.spearmanr(similarities, scores).statistic), "pearson": float(pearson)}
+
+
+def pair_classification(
+    embedder, texts, labels=None, *, similarity="cosine", threshold=None, batch_size=32, progress=None
+):
+    """Scores an embedder on pairs that belong together or not: duplicates, paraphrases, questions with answers.
+
+    Args:
+        embedder: as in `similarity`; a cross-encoder may be a `models.TextClassifier` of two labels as well, the
+            second of them for pairs that belong together.
+        texts: what `data.pairs` made with a target of 0 and 1, or a tuple of two lists of strings.
+        labels: array of 0 and 1 (or bool), for a tuple of lists: 1 where the two belong together.
+        similarity: as in `similarity`.
+        threshold: float. The least similarity of a pair that is taken for a positive one, e.g. the `f1_threshold` of
+            other rows. By default each score is the best that a threshold can reach on these rows, which flatters.
+        batch_size: int. Texts computed at a time.
+        progress: bool. Whether to show a progress bar; by default on long work.
+
+    Returns:
+        The dict of `pair_classification_scores`; with several similarities the first one's, and each one's with its
+        name: `average_precision_dot`...
+
+    Raises:
+        ValueError: for missing labels, labels that are not 0 or 1, or of one kind only.
+
+    Example:
+
+    ```python
+    dev, test = (tx.data.pairs(tx.data.read(f), ("question1", "question2"), target="same") for f in files)
+    found = tx.evaluation.pair_classification(embedder, dev)
+    tx.evaluation.pair_classification(embedder, test, threshold=found["f1_threshold"])["f1"]
+    ```
+
+    Reference: Dolan and Brockett, 2005, paraphrase corpus, https://aclanthology.org/I05-5002.
+    """
+    measures = _measures.names(similarity)
+    columns, labels = labelled_pairs(texts, labels)
+    paired = _measures.pair_similarities(embedder, columns, measures, batch_size, progress)
+    scores = _measures.named(lambda name: _decisions(labels, paired(name), threshold), measures)
+    return {**scores, "rows": len(labels), "positives": int(labels.sum())}
+
+
+def labelled_pairs(texts, labels=None):
+    """Returns two lists of strings and labels as a bool array; raises where they do not fit."""
+    columns, y = _texts.text_columns("texts", texts, 2, "data.pairs")
+    if len(columns) != 2:
+        raise _check.invalid("texts", "two texts a row", len(columns))
+    if labels is None and y is None:
+        raise _check.invalid("labels", f"{len(columns[0])} labels, one for each pair", labels)
+    return columns, _binary(y if labels is None else labels, len(columns[0]))
+
+
+def _binary(labels, rows):
+    labels = np.asarray(labels).reshape(-1)
+    if len(labels) != rows:
+        raise _check.invalid("labels", f"{rows} labels, one for each pair", labels.shape)
+    if not np.isin(labels, (0, 1)).all():
+        raise _check.invalid("labels", "0 and 1", np.unique(labels), "For graded scores there is `similarity`.")
+    labels = labels.astype(bool)
+    if labels.all() or not labels.any():
+        raise _check.invalid("labels", "labels of both kinds, 0 and 1", labels)
+    return labels
+
+
+def pair_classification_scores(y_true, similarities, *, threshold=None):
+    """Scores similarities of pairs against whether they belong together.
+
+    A pair counts as positive where its similarity is at least the threshold; pairs of one similarity fall on one side.
+
+    Args:
+        y_true: array `(rows,)` of 0 and 1 (or bool).
+        similarities: float array `(rows,)`, larger where two texts are closer (negate distances).
+        threshold: float, or `None` for the best on these rows, chosen for each score on its own.
+
+    Returns:
+        A dict:
+
+        - `accuracy`, `f1`, `mcc` (Matthews' correlation): at `threshold`, or the best over all thresholds;
+        - `accuracy_threshold`, `f1_threshold`, `mcc_threshold`: `threshold`, or the best one: midway between two
+          similarities, the highest one if several are as good;
+        - `precision`, `recall`: at `f1_threshold`;
+        - `average_precision`: over all thresholds; pairs of one similarity count at once, as in scikit-learn;
+        - `rows`, `positives`: how many pairs there are, and how many of them belong together.
+
+        A score that would divide by 0 is 0.
+
+    Raises:
+        ValueError: for labels that are not 0 or 1, or of one kind only, or similarities that are not finite.
+
+    Example:
+
+    >>> scores = pair_classification_scores([1, 0, 1, 0], [0.9, 0.8, 0.6, 0.1])
+    >>> round(scores["f1"], 3), round(scores["f1_threshold"], 3), round(scores["average_precision"], 3)
+    (0.8, 0.35, 0.833)
+
+    Reference: Matthews, 1975, https://doi.org/10.1016/0005-2795(75)90109-9.
+    """
+    similarities = np.asarray(similarities, "float64").reshape(-1)
+    labels = _binary(y_true, len(similarities))
+    if not np.isfinite(similarities).all():
+        raise _check.invalid("similarities", "finite numbers", similarities)
+    scores = _decisions(labels, similarities, threshold)
+    return {**scores, "rows": len(labels), "positives": int(labels.sum())}
+
+
+def _decisions(labels, similarities, threshold):
+    if threshold is None:
+        thresholds = _thresholds(similarities)
+    else:
+        thresholds = np.array([_check.number("threshold", threshold)])
+    order = np.sort(similarities)
+    positive = np.sort(similarities[labels])
+    # How many are taken, and how many of them rightly, at each threshold.
+    taken = len(order) - np.searchsorted(order, thresholds, side="left")
+    right = (len(positive) - np.searchsorted(positive, thresholds, side="left")).astype("float64")
+    wrong, missed = taken - right, len(positive) - right
+    refused = len(order) - len(positive) - wrong
+    accuracy = (right + refused) / len(order)
+    f1 = 2 * right / (len(positive) + taken)
+    # Roots of factors, as the product of four counts of a large set overflows 64 bits.
+    margins = np.sqrt(taken * float(len(positive))), np.sqrt((len(order) - taken) * (wrong + refused))
+    mcc = _ratio(right * refused - wrong * missed, margins[0] * margins[1])
+    best = {name: int(np.argmax(values)) for name, values in (("accuracy", accuracy), ("f1", f1), ("mcc", mcc))}
+    scores = {
+        "accuracy": accuracy[best["accuracy"]],
+        "accuracy_threshold": thresholds[best["accuracy"]],
+        "f1": f1[best["f1"]],
+        "f1_threshold": thresholds[best["f1"]],
+        "precision": _ratio(right, taken)[best["f1"]],
+        "recall": right[best["f1"]] / len(positive),
+        "average_precision": sklearn.metrics.average_precision_score(labels, similarities),
+        "mcc": mcc[best["mcc"]],
+        "mcc_threshold": thresholds[best["mcc"]],
+    }
+    return {key: float(value) for key, value in scores.items()}
+
+
+def _thresholds(similarities):
+    """Every threshold that tells rows apart, from the highest (above all) down to the lowest similarity."""
+    values = np.unique(similarities)[::-1]
+    between = (values[:-1] + values[1:]) / 2
+    between = np.where(between > values[1:], between, values[:-1])  # two neighbouring floats have none between them
+    return np.concatenate([[np.nextafter(values[0], np.inf)], between, values[-1:]])
+
+
+def _ratio(numerator, denominator):
+    denominator = np.asarray(denominator, "float64")
+    return np.divide(numerator, denominator, out=np.zeros_like(denominator), where=denominator > 0)
