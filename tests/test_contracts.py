@@ -20,22 +20,99 @@ TOKENS = RNG.normal(size=(4, 5, 6)).astype("float32")
 MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], "int32")
 PAIRS = RNG.normal(size=(4, 2, 6)).astype("float32")
 SCORES = np.array([0.1, 0.9, 0.5, 0.5], "float32")
+TRIPLETS = RNG.normal(size=(4, 3, 6)).astype("float32")
+SAME = np.array([1, 0, 1, 0], "int32")
 
 # One row a layer: how to make it with arguments that are no defaults, and what to call it on.
 LAYERS = {
     tx.layers.Pooling: (lambda: tx.layers.Pooling(["cls", "weighted_mean"]), (TOKENS, MASK)),
     tx.layers.UnitNorm: (lambda: tx.layers.UnitNorm(), (TOKENS,)),
     tx.layers.Head: (lambda: tx.layers.Head(3, hidden_dims=(4,), activation="relu", dropout=0.3), (TOKENS[:, 0],)),
+    tx.layers.SoftmaxDecoder: (
+        lambda: tx.layers.SoftmaxDecoder(3, ("u*v", "u"), hidden_dims=(4,), dropout=0.3),
+        (TOKENS[:, :2],),
+    ),
+    tx.layers.Comparison: (lambda: tx.layers.Comparison("euclidean_distance"), (TOKENS,)),
     tx.layers.SiameseTowers: (
-        lambda: tx.layers.SiameseTowers(tx.models.TextEmbedder(tiny.backbone(), pooling="max")),
+        lambda: tx.layers.SiameseTowers(tx.models.TextEmbedder(tiny.backbone(), pooling="max"), chunk_size=4),
         ({name: np.ones((3, 2, 4), "int32") for name in ("token_ids", "padding_mask", "segment_ids")},),
     ),
 }
-# One row a loss: how to make it with arguments that are no defaults.
+# One row a loss: how to make it with arguments that are no defaults, and a batch: y_true, y_pred.
 LOSSES = {
-    tx.losses.CoSENTLoss: lambda: tx.losses.CoSENTLoss(scale=5.0, name="c", reduction="sum"),
-    tx.losses.CosineSimilarityLoss: lambda: tx.losses.CosineSimilarityLoss(name="c", reduction="sum"),
-    tx.losses.MultipleNegativesRankingLoss: lambda: tx.losses.MultipleNegativesRankingLoss(scale=5.0, reduction="sum"),
+    tx.losses.ContrastiveLoss: (
+        lambda: tx.losses.ContrastiveLoss(0.7, "euclidean", name="c", reduction="sum"),
+        (SAME, PAIRS),
+    ),
+    tx.losses.OnlineContrastiveLoss: (lambda: tx.losses.OnlineContrastiveLoss(0.9, "manhattan"), (SAME, PAIRS)),
+    tx.losses.CosineSimilarityLoss: (
+        lambda: tx.losses.CosineSimilarityLoss(name="c", reduction="sum"),
+        (SCORES, PAIRS),
+    ),
+    tx.losses.CoSENTLoss: (
+        lambda: tx.losses.CoSENTLoss(scale=5.0, similarity="dot", name="c", reduction="sum"),
+        (SCORES, PAIRS),
+    ),
+    tx.losses.AnglELoss: (lambda: tx.losses.AnglELoss(scale=5.0, dtype="float64"), (SCORES, PAIRS)),
+    tx.losses.TripletLoss: (lambda: tx.losses.TripletLoss(2.0, "squared_euclidean"), (SCORES, TRIPLETS)),
+    tx.losses.TripletCrossEntropyLoss: (
+        lambda: tx.losses.TripletCrossEntropyLoss(2.0, "cosine"),
+        (SCORES, TRIPLETS),
+    ),
+    tx.losses.TripletMarginRankingLoss: (
+        lambda: tx.losses.TripletMarginRankingLoss(2.0, "dot"),
+        (SCORES, TRIPLETS),
+    ),
+    tx.losses.BatchAllTripletLoss: (lambda: tx.losses.BatchAllTripletLoss(2.0, "cosine"), (SAME, TRIPLETS[:, 0])),
+    tx.losses.BatchHardTripletLoss: (lambda: tx.losses.BatchHardTripletLoss(2.0, "dot"), (SAME, PAIRS)),
+    tx.losses.BatchSemiHardTripletLoss: (
+        lambda: tx.losses.BatchSemiHardTripletLoss(2.0, "manhattan"),
+        (SAME, TRIPLETS[:, 0]),
+    ),
+    tx.losses.BatchHardSoftMarginTripletLoss: (
+        lambda: tx.losses.BatchHardSoftMarginTripletLoss(2.0, "squared_euclidean"),
+        (SAME, TRIPLETS[:, 0]),
+    ),
+    tx.losses.SupervisedContrastiveLoss: (
+        lambda: tx.losses.SupervisedContrastiveLoss(temperature=0.2),
+        (SAME, TRIPLETS[:, 0]),
+    ),
+    tx.losses.MultipleNegativesRankingLoss: (
+        lambda: tx.losses.MultipleNegativesRankingLoss(
+            scale=5.0,
+            similarity="dot",
+            directions=("query_to_document", "document_to_query"),
+            joint=False,
+            hardness_strength=3.0,
+            hardness_mode="hard",
+            reduction="sum",
+        ),
+        (SCORES, TRIPLETS),
+    ),
+    tx.losses.MegaBatchMarginLoss: (lambda: tx.losses.MegaBatchMarginLoss(0.9, 0.1), (SCORES, PAIRS)),
+    tx.losses.GISTEmbedLoss: (
+        lambda: tx.losses.GISTEmbedLoss(
+            0.5, margin=0.1, relative=True, contrast_queries=False, contrast_documents=False
+        ),
+        (TRIPLETS[..., :3], TRIPLETS),
+    ),
+    tx.losses.MarginMSELoss: (lambda: tx.losses.MarginMSELoss(3.0, "cosine"), (SCORES, TRIPLETS)),
+    tx.losses.DistillKLDivLoss: (
+        lambda: tx.losses.DistillKLDivLoss(0.5, teacher_temperature=2.0, similarity="cosine"),
+        (PAIRS[..., 0], TRIPLETS),
+    ),
+    tx.losses.EmbeddingDistillationLoss: (
+        lambda: tx.losses.EmbeddingDistillationLoss("cosine"),
+        (TRIPLETS[:, :2], PAIRS),
+    ),
+    tx.losses.MatryoshkaLoss: (
+        lambda: tx.losses.MatryoshkaLoss(tx.losses.BatchHardTripletLoss(2.0), [6, 3], [1.0, 0.5]),
+        (SAME, PAIRS),
+    ),
+    tx.losses.GlobalOrthogonalRegularizationLoss: (
+        lambda: tx.losses.GlobalOrthogonalRegularizationLoss(tx.losses.CoSENTLoss(3.0), 0.5, 2.0),
+        (SCORES, PAIRS),
+    ),
 }
 # One row a model: how to make it in a folder, with arguments that are no defaults, under a dtype policy.
 MODELS = {
@@ -54,7 +131,12 @@ MODELS = {
     tx.models.TextRegressor: lambda folder, dtype=None: tx.models.TextRegressor(
         tiny.backbone(dtype=dtype), tiny.preprocessor(folder), num_outputs=2, pooling="max", trainable=["head"]
     ),
-    tx.models.Siamese: lambda folder, dtype=None: tx.models.Siamese(tiny.embedder(folder, dtype, normalize=False)),
+    tx.models.Siamese: lambda folder, dtype=None: tx.models.Siamese(
+        tiny.embedder(folder, dtype, normalize=False), chunk_size=4
+    ),
+    tx.models.SiameseClassifier: lambda folder, dtype=None: tx.models.SiameseClassifier(
+        tiny.embedder(folder, dtype), labels=["card", "loan", "other"], features=("u", "u*v"), hidden_dims=(6,)
+    ),
 }
 
 
@@ -140,31 +222,84 @@ def test_layer_gradients_are_finite_at_zero_and_at_large_values(cls):
 
 @pytest.mark.parametrize("cls", LOSSES, ids=ids)
 def test_loss_comes_back_from_its_config(cls):
-    loss = LOSSES[cls]()
+    make, (y_true, y_pred) = LOSSES[cls]
+    loss = make()
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
-    assert again.get_config() == loss.get_config()
-    assert float(again(SCORES, PAIRS)) == float(loss(SCORES, PAIRS))
+    assert type(again) is cls and again.get_config() == loss.get_config()
+    assert float(again(y_true, y_pred)) == float(loss(y_true, y_pred))
+
+
+@pytest.mark.parametrize("cls", LOSSES, ids=ids)
+def test_loss_row_has_no_default_arguments(cls):
+    config = LOSSES[cls][0]().get_config()
+    parameters = inspect.signature(cls.__init__).parameters
+    own = set(config) - {"name", "reduction", "dtype"}
+    assert own == {name for name in parameters if name not in ("self", "name", "kwargs")}
+    assert all(config[name] != parameters[name].default for name in own)
 
 
 @pytest.mark.parametrize("cls", LOSSES, ids=ids)
 def test_loss_does_not_depend_on_the_order_of_rows(cls):
     order = np.array([2, 0, 3, 1])
-    loss = LOSSES[cls]()
-    assert float(loss(SCORES[order], PAIRS[order])) == pytest.approx(float(loss(SCORES, PAIRS)), rel=1e-5)
+    make, (y_true, y_pred) = LOSSES[cls]
+    assert float(make()(y_true[order], y_pred[order])) == pytest.approx(float(make()(y_true, y_pred)), rel=1e-5)
 
 
 @pytest.mark.parametrize("cls", LOSSES, ids=ids)
-def test_loss_gradients_are_finite_with_duplicates_and_zero_vectors(cls):
+def test_loss_is_the_same_compiled_with_an_unknown_batch_size(cls):
     import tensorflow as tf
 
-    same = np.repeat(PAIRS[:1], 4, axis=0)
-    for pairs in (same, np.zeros_like(PAIRS), np.stack([PAIRS[:, 0], PAIRS[:, 0]], axis=1)):
-        for scores in (SCORES, np.ones_like(SCORES)):
-            x = tf.constant(pairs)
+    make, (y_true, y_pred) = LOSSES[cls]
+    loss, expected = make(), float(make()(y_true, y_pred))
+    signature = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in (y_true, y_pred)]
+    assert float(tf.function(loss, input_signature=signature)(y_true, y_pred)) == pytest.approx(expected, rel=1e-5)
+    compiled = tf.function(loss, jit_compile=True)
+    assert float(compiled(tf.constant(y_true), tf.constant(y_pred))) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("cls", LOSSES, ids=ids)
+def test_loss_of_half_precision_is_computed_in_float32(cls):
+    make, (y_true, y_pred) = LOSSES[cls]
+    for dtype in ("float16", "bfloat16"):
+        half = ops.cast(y_pred, dtype)
+        value = make()(y_true, half)
+        assert keras.backend.standardize_dtype(value.dtype) == make().dtype
+        assert float(value) == float(make()(y_true, ops.cast(half, "float32")))
+
+
+@pytest.mark.parametrize("cls", LOSSES, ids=ids)
+def test_loss_weighs_rows_or_says_that_it_cannot(cls):
+    make, (y_true, y_pred) = LOSSES[cls]
+    loss = make()
+    weights = np.array([0.0, 1.0, 2.0, 3.0], "float32")
+    if loss.per_row:
+        rows = type(loss).from_config({**loss.get_config(), "reduction": None})(y_true, y_pred)
+        total = {"sum": np.sum, "sum_over_batch_size": np.mean}[loss.reduction]
+        assert tuple(rows.shape) == (4,)
+        expected = total(ops.convert_to_numpy(rows) * weights)
+        assert float(loss(y_true, y_pred, weights)) == pytest.approx(expected, rel=1e-5)
+    else:
+        with pytest.raises(ValueError, match=r"`sample_weight`.*one number for the whole batch"):
+            loss(y_true, y_pred, weights)
+    assert float(loss(y_true, y_pred, 3.0)) == pytest.approx(3.0 * float(loss(y_true, y_pred)), rel=1e-5)
+
+
+@pytest.mark.parametrize("cls", LOSSES, ids=ids)
+def test_loss_gradients_are_finite_with_duplicates_zero_vectors_and_one_class(cls):
+    import tensorflow as tf
+
+    make, (y_true, y_pred) = LOSSES[cls]
+    same = np.repeat(y_pred[:1], 4, axis=0)
+    alike = np.repeat(y_pred[:, :1], y_pred.shape[1], axis=1)
+    one = y_true[:1].repeat(4, axis=0)
+    for batch in (same, alike, np.zeros_like(y_pred), y_pred[:1]):
+        for labels in (y_true, one, np.zeros_like(y_true)):
+            x = tf.constant(batch)
             with tf.GradientTape() as tape:
                 tape.watch(x)
-                value = LOSSES[cls]()(scores, x)
-            assert np.isfinite(float(value)) and np.isfinite(tape.gradient(value, x).numpy()).all()
+                value = make()(labels[: len(batch)], x)
+            gradient = tape.gradient(value, x).numpy()
+            assert np.isfinite(float(value)) and np.isfinite(gradient).all() and np.abs(gradient).max() < 1e4
 
 
 # === Models ===
@@ -208,7 +343,7 @@ def test_models_are_loaded_by_a_fresh_process(tmp_path):
         paths = sorted(pathlib.Path({str(tmp_path)!r}).glob("*.keras"))
         assert len(paths) == {len(MODELS)}
         for path in paths:
-            texts = (tiny.TEXTS[:5], tiny.TEXTS[1:6]) if path.stem == "Siamese" else tiny.TEXTS[:5]
+            texts = (tiny.TEXTS[:5], tiny.TEXTS[1:6]) if path.stem.startswith("Siamese") else tiny.TEXTS[:5]
             outputs = keras.saving.load_model(path).predict(texts, verbose=0)
             np.testing.assert_allclose(outputs, np.load(path.with_suffix(".npy")), atol=1e-6)
     """)

@@ -7,20 +7,31 @@ LOWEST = -6e4
 
 
 def unit_norm(x, axis=-1, epsilon=1e-12):
-    """Scales vectors to Euclidean length 1: `x / max(||x||, epsilon)`; a zero vector stays zero.
+    """Scales vectors to Euclidean length 1: `x / ||x||`.
 
-    `keras.ops.normalize` divides by zero in the gradient of a zero vector; here the gradient is finite everywhere.
+    `keras.ops.normalize` divides by zero in the gradient of a zero vector; here a vector no longer than `epsilon` gives
+    a zero vector, with a zero gradient.
 
     Args:
         x: float tensor `(..., dim)`.
         axis: int. The axis of the components.
-        epsilon: float. The least length that is divided by.
+        epsilon: float. The length up to which a vector counts as zero.
 
     Returns:
         A tensor of `x`'s shape and dtype.
     """
     squared = ops.sum(ops.square(x), axis=axis, keepdims=True)
-    return x / ops.sqrt(ops.maximum(squared, epsilon * epsilon))
+    zero = squared <= epsilon * epsilon
+    return ops.where(zero, ops.zeros_like(x), x) / ops.sqrt(ops.where(zero, ops.ones_like(squared), squared))
+
+
+def safe_sqrt(x):
+    """The square root with gradient 0 at 0, where that of `sqrt` is infinite; 0 below 0."""
+    positive = x > 0
+    return ops.where(positive, ops.sqrt(ops.where(positive, x, ops.ones_like(x))), ops.zeros_like(x))
+
+
+# === Distances and similarities of rows: `(..., dim)`, `(..., dim)` -> `(...,)` ===
 
 
 def cosine_similarity(x, y):
@@ -36,9 +47,103 @@ def cosine_similarity(x, y):
     return ops.sum(unit_norm(x) * unit_norm(y), axis=-1)
 
 
+def dot_similarity(x, y):
+    """The dot product of each row of `x` with the same row of `y`."""
+    return ops.sum(x * y, axis=-1)
+
+
+def cosine_distance(x, y):
+    """`1 - cosine`, in `[0, 2]`; 1 where one of the two is a zero vector."""
+    return 1.0 - cosine_similarity(x, y)
+
+
+def squared_euclidean_distance(x, y):
+    """`sum (x - y)^2`."""
+    return ops.sum(ops.square(x - y), axis=-1)
+
+
+def euclidean_distance(x, y):
+    """`||x - y||`, with gradient 0 where both are equal."""
+    return safe_sqrt(squared_euclidean_distance(x, y))
+
+
+def manhattan_distance(x, y):
+    """`sum |x - y|`."""
+    return ops.sum(ops.abs(x - y), axis=-1)
+
+
+# === The same of every row with every row: `(n, dim)`, `(m, dim)` -> `(n, m)` ===
+
+
 def pairwise_cosine_similarity(x, y):
     """The cosine of every row of `x` with every row of `y`: `(n, dim)`, `(m, dim)` -> `(n, m)`."""
     return ops.matmul(unit_norm(x), ops.transpose(unit_norm(y)))
+
+
+def pairwise_dot_similarity(x, y):
+    """The dot product of every row of `x` with every row of `y`."""
+    return ops.matmul(x, ops.transpose(y))
+
+
+def pairwise_squared_euclidean_distance(x, y):
+    """`||x_i||^2 + ||y_j||^2 - 2 x_i.y_j`: memory `n * m`, where differences would take `n * m * dim`.
+
+    Both are first moved by the mean of `x`, which changes no distance: what cancels is then no larger than the spread
+    of the vectors. The distance of `x` to itself (`y is x`) has zeros on the diagonal.
+    """
+    centre = ops.stop_gradient(ops.mean(x, axis=0, keepdims=True))
+    itself = y is x
+    x = x - centre
+    y = x if itself else y - centre
+    products = ops.matmul(x, ops.transpose(y))
+    # From the same products, so that equal rows cancel exactly.
+    x_squared = ops.diagonal(products) if itself else ops.sum(ops.square(x), axis=-1)
+    y_squared = x_squared if itself else ops.sum(ops.square(y), axis=-1)
+    return ops.relu(ops.expand_dims(x_squared, 1) + ops.expand_dims(y_squared, 0) - 2.0 * products)
+
+
+def pairwise_euclidean_distance(x, y):
+    """The root of `pairwise_squared_euclidean_distance`, with gradient 0 where rows are equal."""
+    return safe_sqrt(pairwise_squared_euclidean_distance(x, y))
+
+
+def pairwise_manhattan_distance(x, y):
+    """`sum |x_i - y_j|`; takes memory `n * m * dim`."""
+    return manhattan_distance(ops.expand_dims(x, 1), ops.expand_dims(y, 0))
+
+
+def _minus(function):
+    return lambda x, y: -function(x, y)
+
+
+# A distance is smaller when closer, a similarity larger. Each name is in all four tables.
+DISTANCES = {
+    "cosine": cosine_distance,
+    "euclidean": euclidean_distance,
+    "squared_euclidean": squared_euclidean_distance,
+    "manhattan": manhattan_distance,
+    "dot": _minus(dot_similarity),
+}
+PAIRWISE_DISTANCES = {
+    "cosine": lambda x, y: 1.0 - pairwise_cosine_similarity(x, y),
+    "euclidean": pairwise_euclidean_distance,
+    "squared_euclidean": pairwise_squared_euclidean_distance,
+    "manhattan": pairwise_manhattan_distance,
+    "dot": _minus(pairwise_dot_similarity),
+}
+SIMILARITIES = {
+    **{name: _minus(distance) for name, distance in DISTANCES.items()},
+    "cosine": cosine_similarity,
+    "dot": dot_similarity,
+}
+PAIRWISE_SIMILARITIES = {
+    **{name: _minus(distance) for name, distance in PAIRWISE_DISTANCES.items()},
+    "cosine": pairwise_cosine_similarity,
+    "dot": pairwise_dot_similarity,
+}
+
+
+# === Masked reductions ===
 
 
 def masked_sum(x, mask):
@@ -54,6 +159,45 @@ def masked_sum(x, mask):
     return ops.squeeze(ops.matmul(ops.expand_dims(mask, 1), x), axis=1)
 
 
+def masked_max(x, keep, axis=-1):
+    """The greatest of the entries that `keep` selects, along one axis; 0 where it selects none."""
+    # Below every entry, so that none of them ties with what is masked: a tie shares the gradient.
+    below = ops.stop_gradient(ops.min(x, axis=axis, keepdims=True)) - 1.0
+    greatest = ops.max(ops.where(keep, x, below), axis=axis)
+    return ops.where(ops.any(keep, axis=axis), greatest, ops.zeros_like(greatest))
+
+
+def masked_min(x, keep, axis=-1):
+    """The least of the entries that `keep` selects, along one axis; 0 where it selects none."""
+    return -masked_max(-x, keep, axis=axis)
+
+
+def masked_mean(x, keep, axis=None):
+    """The mean of the entries that `keep` selects; 0 where it selects none."""
+    count = ops.sum(ops.cast(keep, x.dtype), axis=axis)
+    return ops.sum(ops.where(keep, x, ops.zeros_like(x)), axis=axis) / ops.maximum(count, ops.ones_like(count))
+
+
+def masked_logsumexp(x, keep, axis=-1):
+    """`log(sum exp(x))` over the entries that `keep` selects, along one axis; 0 where it selects none.
+
+    Args:
+        x: float tensor.
+        keep: bool tensor of the same shape.
+        axis: int.
+
+    Returns:
+        A tensor of `x`'s shape without `axis`; gradients are finite, and 0 for what is not selected.
+    """
+    highest = ops.stop_gradient(masked_max(x, keep, axis=axis))
+    # Masked before `exp`: an entry that is not selected may be too large for it.
+    shifted = ops.where(keep, x - ops.expand_dims(highest, axis), ops.zeros_like(x))
+    total = ops.sum(ops.where(keep, ops.exp(shifted), ops.zeros_like(x)), axis=axis)
+    selected = ops.any(keep, axis=axis)
+    value = ops.log(ops.where(selected, total, ops.ones_like(total))) + highest
+    return ops.where(selected, value, ops.zeros_like(value))
+
+
 def logsumexp_where(x, keep):
     """`log(1 + sum exp(x))` over the entries that `keep` selects: 0 where it selects none, finite gradients.
 
@@ -64,6 +208,6 @@ def logsumexp_where(x, keep):
     Returns:
         A scalar.
     """
-    x = ops.where(keep, x, ops.full_like(x, LOWEST))
-    x = ops.concatenate([ops.zeros((1,), dtype=x.dtype), ops.reshape(x, (-1,))])
-    return ops.logsumexp(x)
+    x, keep = ops.reshape(x, (-1,)), ops.reshape(keep, (-1,))
+    one = ops.zeros((1,), dtype=x.dtype)  # exp(0)
+    return masked_logsumexp(ops.concatenate([one, x]), ops.concatenate([ops.ones((1,), dtype="bool"), keep]))

@@ -1,0 +1,113 @@
+"""Losses on embeddings: pure functions, and thin `keras.losses.Loss` classes around them.
+
+Which one fits the rows? `docs/losses.md` has the table of all, made from the docstrings here: each class says which
+`Rows:` it needs, when to `Choose it:` and what its `Neighbours:` are. In short: pairs with a score, `CoSENTLoss`; pairs
+that belong together, `MultipleNegativesRankingLoss`; texts with class ids, `BatchHardTripletLoss` or
+`SupervisedContrastiveLoss`; a teacher, `MarginMSELoss`, `DistillKLDivLoss` or `EmbeddingDistillationLoss`.
+
+`y_pred` is what `models.Siamese` gives, float `(batch, columns, dim)`: column 0 the anchor or query, column 1 the
+positive or document, further columns negatives. Losses on single texts take the `(batch, dim)` of a
+`models.TextEmbedder` as well. Functions compute in the dtype of `y_pred`, classes in float32 unless told otherwise,
+under mixed precision too. Defaults are made for unit vectors. Shapes and kinds of labels that do not fit are errors
+when the first batch is traced.
+"""
+
+from tfxfer.losses._classes import (
+    BatchAllTripletLoss,
+    BatchHardSoftMarginTripletLoss,
+    BatchHardTripletLoss,
+    BatchSemiHardTripletLoss,
+    SupervisedContrastiveLoss,
+    batch_all_triplet,
+    batch_hard_soft_margin_triplet,
+    batch_hard_triplet,
+    batch_semi_hard_triplet,
+    supervised_contrastive,
+)
+from tfxfer.losses._distillation import (
+    DistillKLDivLoss,
+    EmbeddingDistillationLoss,
+    MarginMSELoss,
+    distill_kl_div,
+    embedding_distillation,
+    margin_mse,
+)
+from tfxfer.losses._pairs import (
+    AnglELoss,
+    ContrastiveLoss,
+    CoSENTLoss,
+    CosineSimilarityLoss,
+    OnlineContrastiveLoss,
+    angle,
+    contrastive,
+    cosent,
+    cosine_similarity,
+    online_contrastive,
+)
+from tfxfer.losses._ranking import (
+    GISTEmbedLoss,
+    MegaBatchMarginLoss,
+    MultipleNegativesRankingLoss,
+    gist_embed,
+    mega_batch_margin,
+    multiple_negatives_ranking,
+)
+from tfxfer.losses._triplets import (
+    TripletCrossEntropyLoss,
+    TripletLoss,
+    TripletMarginRankingLoss,
+    triplet,
+    triplet_cross_entropy,
+    triplet_margin_ranking,
+)
+from tfxfer.losses._wrappers import (
+    GlobalOrthogonalRegularizationLoss,
+    MatryoshkaLoss,
+    global_orthogonal_regularization,
+    matryoshka,
+)
+
+__all__ = [
+    "AnglELoss",
+    "BatchAllTripletLoss",
+    "BatchHardSoftMarginTripletLoss",
+    "BatchHardTripletLoss",
+    "BatchSemiHardTripletLoss",
+    "CoSENTLoss",
+    "ContrastiveLoss",
+    "CosineSimilarityLoss",
+    "DistillKLDivLoss",
+    "EmbeddingDistillationLoss",
+    "GISTEmbedLoss",
+    "GlobalOrthogonalRegularizationLoss",
+    "MarginMSELoss",
+    "MatryoshkaLoss",
+    "MegaBatchMarginLoss",
+    "MultipleNegativesRankingLoss",
+    "OnlineContrastiveLoss",
+    "SupervisedContrastiveLoss",
+    "TripletCrossEntropyLoss",
+    "TripletLoss",
+    "TripletMarginRankingLoss",
+    "angle",
+    "batch_all_triplet",
+    "batch_hard_soft_margin_triplet",
+    "batch_hard_triplet",
+    "batch_semi_hard_triplet",
+    "contrastive",
+    "cosent",
+    "cosine_similarity",
+    "distill_kl_div",
+    "embedding_distillation",
+    "gist_embed",
+    "global_orthogonal_regularization",
+    "margin_mse",
+    "matryoshka",
+    "mega_batch_margin",
+    "multiple_negatives_ranking",
+    "online_contrastive",
+    "supervised_contrastive",
+    "triplet",
+    "triplet_cross_entropy",
+    "triplet_margin_ranking",
+]

@@ -1,0 +1,188 @@
+"""What all losses on embeddings share: the checks of what comes in, and the class that adapts a function to Keras."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfxfer import _check
+
+
+def pair(y_pred, name):
+    """Returns both columns of `y_pred` `(batch, 2, dim)`; another shape is an error."""
+    if len(y_pred.shape) != 3 or y_pred.shape[1] not in (2, None):
+        raise _check.invalid(
+            "y_pred",
+            f"a tensor (batch, 2, dim) for {name}",
+            tuple(y_pred.shape),
+            "Train through `models.Siamese` on rows of two texts (`data.pairs`); rows of more texts suit the triplet "
+            "and ranking losses.",
+        )
+    return y_pred[:, 0], y_pred[:, 1]
+
+
+def columns(y_pred, least, name):
+    """Returns `y_pred` `(batch, columns, dim)` where it has at least `least` columns; another shape is an error."""
+    if len(y_pred.shape) != 3 or (y_pred.shape[1] is not None and y_pred.shape[1] < least):
+        makers = "`data.pairs` or `data.triplets`" if least == 2 else "`data.triplets`"
+        raise _check.invalid(
+            "y_pred",
+            f"a tensor (batch, columns, dim) with at least {least} columns for {name}",
+            tuple(y_pred.shape),
+            f"Train through `models.Siamese` on rows of {makers}.",
+        )
+    return y_pred
+
+
+def triplet(y_pred, name):
+    """Returns anchors `(batch, 1, dim)`, positives `(batch, 1, dim)` and negatives `(batch, negatives, dim)`."""
+    y_pred = columns(y_pred, 3, name)
+    return y_pred[:, :1], y_pred[:, 1:2], y_pred[:, 2:]
+
+
+def texts(y_pred, name):
+    """Returns all texts one under another, `(batch, dim)` or `(batch, columns, dim)` -> `(texts, dim)`, row by row."""
+    if len(y_pred.shape) not in (2, 3):
+        raise _check.invalid(
+            "y_pred",
+            f"a tensor (batch, dim) or (batch, columns, dim) for {name}",
+            tuple(y_pred.shape),
+            "Train a `models.TextEmbedder` on rows of one text, or a `models.Siamese` on rows of several.",
+        )
+    return ops.reshape(y_pred, (-1, y_pred.shape[-1]))
+
+
+def mean_over_columns(values, y_pred):
+    """What `texts` laid under one another, as one mean a row: `(texts,)` -> `(batch,)`."""
+    return values if len(y_pred.shape) == 2 else ops.mean(ops.reshape(values, ops.shape(y_pred)[:2]), axis=1)
+
+
+def one_a_row(y_true, y_pred, what):
+    """Returns `y_true` `(batch,)` or `(batch, 1)` as `(batch,)`; another shape is an error that names `what`."""
+    shape = tuple(y_true.shape)
+    if len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] not in (1, None)) or not _same(shape, y_pred):
+        raise _check.invalid("y_true", f"{what}, shape (batch,) or (batch, 1), one for each row of y_pred", shape)
+    return ops.reshape(y_true, (-1,))
+
+
+def classes(y_true, y_pred):
+    """The class of every text of `texts(y_pred)`: `(batch,)` -> `(texts,)`."""
+    y_true = one_a_row(y_true, y_pred, "class ids")
+    if len(y_pred.shape) == 2:
+        return y_true
+    return ops.reshape(ops.broadcast_to(ops.expand_dims(y_true, 1), ops.shape(y_pred)[:2]), (-1,))
+
+
+def binary(y_true, y_pred):
+    """Returns 0/1 labels as floats `(batch,)`; another value becomes NaN, as a traced function cannot raise for it."""
+    y_true = ops.cast(one_a_row(y_true, y_pred, "labels 0 or 1"), y_pred.dtype)
+    return ops.where(ops.logical_or(y_true == 0, y_true == 1), y_true, ops.full_like(y_true, float("nan")))
+
+
+def embeddings(y_true, y_pred, whose):
+    """Returns `y_true`, embeddings of `whose` for each text of `y_pred`; another shape is an error."""
+    expected, shape = tuple(y_pred.shape)[:-1], tuple(y_true.shape)
+    fits = len(shape) == len(expected) + 1 and all(
+        a is None or b is None or a == b for a, b in zip(shape[:-1], expected, strict=True)
+    )
+    if not fits:
+        raise _check.invalid(
+            "y_true",
+            f"the {whose}'s embeddings of the same texts, shape {(*expected, 'dim')}",
+            shape,
+            f"Encode each column of texts with the {whose} and stack the results: np.stack([...], axis=1).",
+        )
+    return ops.cast(y_true, y_pred.dtype)
+
+
+def _same(shape, y_pred):
+    return shape[0] is None or y_pred.shape[0] is None or shape[0] == y_pred.shape[0]
+
+
+class EmbeddingLoss(keras.losses.Loss):
+    """A loss on embeddings: checks before Keras casts, then calls the pure function in `call`.
+
+    `labels` says what `y_true` holds, as far as the values' kind is checked: `"classes"`, `"binary"`, `"numbers"`, or
+    `None` where it is not read. `per_row` is false where the loss is one number for the whole batch.
+    """
+
+    labels: str | None = "numbers"
+    per_row = True
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        weights = sample_weight if hasattr(sample_weight, "shape") else np.asarray(sample_weight)
+        if len(weights.shape) and not self.per_row:
+            raise _check.invalid(
+                "sample_weight",
+                f"None or a scalar, as {type(self).__name__} is one number for the whole batch",
+                f"shape {tuple(weights.shape)}",
+                "Leave sample and class weights out, or choose a loss that has a value for each row.",
+            )
+        return super().__call__(self.targets(y_true), y_pred, sample_weight)
+
+    def targets(self, y_true):
+        """Returns `y_true` as the function can take it in the loss's dtype; a wrong kind of labels is an error."""
+        return _TARGETS[self.labels](y_true, type(self).__name__)
+
+    def whole(self, value):
+        """A number for the whole batch as `call` returns it.
+
+        Keras divides a loss by the number of replicas only where it has a batch axis; without a reduction it stays a
+        scalar.
+        """
+        return value if self.reduction in (None, "none") else ops.reshape(value, (1,))
+
+    def get_config(self):
+        # Keras leaves the dtype out: a loss in float64 would come back in float32.
+        return {**super().get_config(), "dtype": self.dtype}
+
+
+def _kind(y_true):
+    """The name of the dtype of an array, a tensor or a list."""
+    dtype = y_true.dtype if hasattr(y_true, "dtype") else np.asarray(y_true).dtype
+    return str(getattr(dtype, "name", dtype))
+
+
+def _numbers(y_true, name):
+    if _kind(y_true).startswith(("str", "object", "bytes")):
+        raise _check.invalid(
+            "y_true",
+            f"numbers for {name}",
+            _kind(y_true),
+            "Make numbers of names first: `data.labelled` and `preprocessing.LabelEncoder` do.",
+        )
+    return y_true
+
+
+def _binary(y_true, name):
+    y_true = _numbers(y_true, name)
+    if hasattr(y_true, "numpy") or isinstance(y_true, list | tuple | np.ndarray):  # else the values are not known yet
+        values = np.asarray(y_true.numpy() if hasattr(y_true, "numpy") else y_true).astype("float64")
+        if not np.isin(values, (0, 1)).all():
+            raise _check.invalid(
+                "y_true",
+                f"labels 1 (alike) or 0 for {name}",
+                values[~np.isin(values, (0, 1))].ravel()[:8].tolist(),
+                "For graded scores choose CoSENTLoss, AnglELoss or CosineSimilarityLoss.",
+            )
+    return y_true
+
+
+def _classes(y_true, name):
+    """Class ids as the number of the first row of the same class: exact in any dtype, where ids can be hashes."""
+    y_true = _numbers(y_true, name)
+    if _kind(y_true).startswith(("float", "bfloat")):
+        raise _check.invalid(
+            "y_true",
+            f"class ids of an int dtype for {name}",
+            _kind(y_true),
+            "Graded scores suit CoSENTLoss; class ids that are stored as floats have to be cast to int32.",
+        )
+    ids = ops.convert_to_tensor(y_true)
+    if len(ids.shape) not in (1, 2):
+        return ids  # the function says what is wrong
+    flat = ops.reshape(ids, (-1,))
+    first = ops.argmax(ops.cast(ops.expand_dims(flat, 1) == ops.expand_dims(flat, 0), "int32"), axis=1)
+    return ops.reshape(first, ops.shape(ids))
+
+
+_TARGETS = {None: lambda y_true, name: y_true, "numbers": _numbers, "binary": _binary, "classes": _classes}

@@ -1,0 +1,373 @@
+"""Losses on labelled texts: positives and negatives are found in the batch by their class ids."""
+
+import keras
+from keras import ops
+
+from tfxfer import _check, _ops
+from tfxfer.losses import _base
+
+
+def _batch(y_true, y_pred, distance, function):
+    """Distances of all texts of a batch `(n, n)`, and which are another text of the row's class, or of another."""
+    _check.one_of("distance", distance, _ops.DISTANCES)
+    texts, ids = _base.texts(y_pred, function), _base.classes(y_true, y_pred)
+    same = ops.expand_dims(ids, 1) == ops.expand_dims(ids, 0)
+    return _ops.PAIRWISE_DISTANCES[distance](texts, texts), _others(same), ops.logical_not(same)
+
+
+def _others(same):
+    """`same` without the diagonal."""
+    position = ops.arange(ops.shape(same)[0])
+    return ops.logical_and(same, ops.expand_dims(position, 1) != ops.expand_dims(position, 0))
+
+
+def batch_all_triplet(y_true, y_pred, margin=0.5, distance="euclidean"):
+    """The mean over all triplets of the batch that the hinge has not yet satisfied.
+
+    `max(0, d(a, p) - d(a, n) + margin)` for every anchor, other text of its class and text of another class; the mean
+    of those above 0.
+
+    Args:
+        y_true: int tensor `(batch,)` or `(batch, 1)`. The class of each row.
+        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row are of its class.
+        margin: float.
+        distance: string. `"cosine"`, `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
+
+    Returns:
+        A scalar; 0 without a triplet. Memory grows with the third power of the number of texts: 64 MiB a tensor at 256.
+
+    >>> texts = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], "float32")
+    >>> float(batch_all_triplet(np.array([0, 0, 1]), texts, distance="squared_euclidean"))
+    0.5
+    """
+    d, positive, negative = _batch(y_true, y_pred, distance, "batch_all_triplet")
+    losses = ops.relu(ops.expand_dims(d, 2) - ops.expand_dims(d, 1) + margin)
+    valid = ops.logical_and(ops.expand_dims(positive, 2), ops.expand_dims(negative, 1))
+    return _ops.masked_mean(losses, ops.logical_and(valid, losses > 1e-16))
+
+
+def _hardest(y_true, y_pred, distance, function):
+    """Distance to the hardest positive and negative of every text `(n,)`, and which of the texts count.
+
+    A text without another of its class is its own positive, as in the reference. It counts only where there is a text
+    of another class, and none counts in a batch without one valid triplet.
+    """
+    d, positive, negative = _batch(y_true, y_pred, distance, function)
+    paired, opposed = ops.any(positive, axis=1), ops.any(negative, axis=1)
+    farthest = ops.where(paired, _ops.masked_max(d, positive), ops.diagonal(d))
+    counts = ops.logical_and(opposed, ops.any(ops.logical_and(paired, opposed)))
+    return farthest, _ops.masked_min(d, negative), counts
+
+
+def batch_hard_triplet(y_true, y_pred, margin=0.5, distance="euclidean"):
+    """Every text's farthest positive against its closest negative.
+
+    `max(0, max d(a, p) - min d(a, n) + margin)`. A text that is alone in its class is its own positive (and so still
+    pushes its closest negative away); in a batch without any valid triplet all are 0.
+
+    Args:
+        y_true: int tensor `(batch,)` or `(batch, 1)`. The class of each row.
+        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row are of its class.
+        margin: float.
+        distance: string. `"cosine"`, `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
+
+    Returns:
+        A tensor `(batch,)`; the mean over a row's columns.
+
+    >>> texts = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], "float32")
+    >>> batch_hard_triplet(np.array([0, 0, 1]), texts, distance="squared_euclidean").numpy().tolist()
+    [0.5, 0.0, 0.0]
+    """
+    positive, negative, counts = _hardest(y_true, y_pred, distance, "batch_hard_triplet")
+    losses = ops.relu(positive - negative + margin)
+    return _base.mean_over_columns(ops.where(counts, losses, ops.zeros_like(losses)), y_pred)
+
+
+def batch_hard_soft_margin_triplet(y_true, y_pred, scale=10.0, distance="euclidean"):
+    """Batch-hard with a smooth hinge in place of the margin.
+
+    `log(1 + exp(scale * (max d(a, p) - min d(a, n))))`; which texts count is as in `batch_hard_triplet`.
+
+    Args:
+        y_true: int tensor `(batch,)` or `(batch, 1)`. The class of each row.
+        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row are of its class.
+        scale: float > 0. How sharp the hinge is; the formula of the paper has 1.
+        distance: string. `"cosine"`, `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
+
+    Returns:
+        A tensor `(batch,)`; the mean over a row's columns.
+
+    >>> texts = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], "float32")
+    >>> [round(float(x), 4) for x in batch_hard_soft_margin_triplet(np.array([0, 0, 1]), texts)]
+    [0.6931, 0.0029, 0.0]
+    """
+    positive, negative, counts = _hardest(y_true, y_pred, distance, "batch_hard_soft_margin_triplet")
+    losses = ops.softplus(scale * (positive - negative))
+    return _base.mean_over_columns(ops.where(counts, losses, ops.zeros_like(losses)), y_pred)
+
+
+def batch_semi_hard_triplet(y_true, y_pred, margin=0.5, distance="euclidean"):
+    """Every positive pair against the closest negative that is farther than the positive.
+
+    `max(0, d(a, p) - d(a, n) + margin)`, `n` the closest of the negatives with `d(a, n) > d(a, p)`, or the farthest
+    negative where there is none; the mean over all positive pairs (each counts from both ends).
+
+    Args:
+        y_true: int tensor `(batch,)` or `(batch, 1)`. The class of each row.
+        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row are of its class.
+        margin: float.
+        distance: string. `"cosine"`, `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
+
+    Returns:
+        A scalar; 0 without a triplet. Memory grows with the third power of the number of texts: 64 MiB a tensor at 256.
+
+    >>> texts = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], "float32")
+    >>> float(batch_semi_hard_triplet(np.array([0, 0, 1]), texts, distance="squared_euclidean"))
+    0.25
+    """
+    d, positive, negative = _batch(y_true, y_pred, distance, "batch_semi_hard_triplet")
+    farther = ops.logical_and(ops.expand_dims(negative, 1), ops.expand_dims(d, 1) > ops.expand_dims(d, 2))
+    closest = _ops.masked_min(ops.expand_dims(d, 1), farther)
+    farthest = ops.expand_dims(_ops.masked_max(d, negative), 1)
+    losses = ops.relu(d - ops.where(ops.any(farther, axis=2), closest, farthest) + margin)
+    return _ops.masked_mean(losses, ops.logical_and(positive, ops.any(negative, axis=1, keepdims=True)))
+
+
+def supervised_contrastive(y_true, y_pred, temperature=0.07):
+    """A softmax over all other texts of the batch shall pick those of the anchor's class.
+
+    `-mean over positives p of log(exp(cos(a, p) / T) / sum over all others o of exp(cos(a, o) / T))`.
+
+    Args:
+        y_true: int tensor `(batch,)` or `(batch, 1)`. The class of each row.
+        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row are of its class.
+        temperature: float > 0.
+
+    Returns:
+        A tensor `(batch,)`; the mean over a row's columns; 0 for a text that is alone in its class.
+
+    >>> texts = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]], "float32")
+    >>> [round(float(x), 4) for x in supervised_contrastive(np.array([0, 0, 1]), texts)]  # log 2, twice
+    [0.6931, 0.6931, 0.0]
+    """
+    texts, ids = _base.texts(y_pred, "supervised_contrastive"), _base.classes(y_true, y_pred)
+    same = ops.expand_dims(ids, 1) == ops.expand_dims(ids, 0)
+    positive, others = _others(same), _others(ops.ones_like(same))
+    logits = _ops.pairwise_cosine_similarity(texts, texts) / temperature
+    losses = _ops.masked_logsumexp(logits, others) - _ops.masked_mean(logits, positive, axis=1)
+    return _base.mean_over_columns(ops.where(ops.any(positive, axis=1), losses, ops.zeros_like(losses)), y_pred)
+
+
+class _MiningLoss(_base.EmbeddingLoss):
+    """A loss with a margin on the distances of texts with class ids."""
+
+    labels = "classes"
+
+    def __init__(self, margin=0.5, distance="euclidean", **kwargs):
+        super().__init__(**kwargs)
+        self.margin = _check.number("margin", margin)
+        self.distance = _check.one_of("distance", distance, _ops.DISTANCES)
+
+    def get_config(self):
+        return {**super().get_config(), "margin": self.margin, "distance": self.distance}
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class BatchAllTripletLoss(_MiningLoss):
+    """The mean over all triplets of the batch that are not yet satisfied (`batch_all_triplet`).
+
+    One number for the whole batch: sample weights for single rows are an error. Memory grows with the third power of
+    the number of texts: 64 MiB a tensor at 256.
+
+    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes, and two texts of
+    one of them.
+
+    Choose it: for labelled texts when labels are noisy or the hardest examples are outliers: it averages over all.
+
+    Neighbours: `BatchHardTripletLoss` (the hardest only, less memory), `BatchSemiHardTripletLoss` (between the two),
+    `SupervisedContrastiveLoss` (a softmax in place of the margin).
+
+    Args:
+        margin: float. Defaults to 0.5; sentence-transformers' 5 is more than unit vectors can be apart.
+        distance: string. `"euclidean"` (default), `"cosine"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
+        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    Raises:
+        ValueError: for `y_true` of a float dtype, and for a `sample_weight` that is no scalar.
+
+    Example:
+
+    ```python
+    embedder.compile("adamw", loss=tx.losses.BatchAllTripletLoss())
+    ```
+
+    Reference: Hermans, Beyer and Leibe, 2017, In Defense of the Triplet Loss, https://arxiv.org/abs/1703.07737.
+    """
+
+    per_row = False
+
+    def __init__(self, margin=0.5, distance="euclidean", *, name="batch_all_triplet", **kwargs):
+        super().__init__(margin, distance, name=name, **kwargs)
+
+    def call(self, y_true, y_pred):
+        return self.whole(batch_all_triplet(y_true, y_pred, self.margin, self.distance))
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class BatchHardTripletLoss(_MiningLoss):
+    """Every text's farthest positive against its closest negative (`batch_hard_triplet`).
+
+    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes, and several texts
+    of each.
+
+    Choose it: for labelled texts with clean labels and batches that hold several texts of each class.
+
+    Neighbours: `BatchHardSoftMarginTripletLoss` needs no margin; `BatchSemiHardTripletLoss` and `BatchAllTripletLoss`
+    where the hardest examples are wrong labels, or where this one collapses all texts into a point early on.
+
+    Args:
+        margin: float. Defaults to 0.5; sentence-transformers' 5 is more than unit vectors can be apart.
+        distance: string. `"euclidean"` (default), `"cosine"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
+        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    Raises:
+        ValueError: for `y_true` of a float dtype.
+
+    Example:
+
+    ```python
+    embedder.compile("adamw", loss=tx.losses.BatchHardTripletLoss())
+    ```
+
+    Reference: Hermans, Beyer and Leibe, 2017, In Defense of the Triplet Loss, https://arxiv.org/abs/1703.07737.
+    """
+
+    def __init__(self, margin=0.5, distance="euclidean", *, name="batch_hard_triplet", **kwargs):
+        super().__init__(margin, distance, name=name, **kwargs)
+
+    def call(self, y_true, y_pred):
+        return batch_hard_triplet(y_true, y_pred, self.margin, self.distance)
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class BatchSemiHardTripletLoss(_MiningLoss):
+    """Every positive pair against the closest negative beyond the positive (`batch_semi_hard_triplet`).
+
+    One number for the whole batch: sample weights for single rows are an error. Memory grows with the third power of
+    the number of texts: 64 MiB a tensor at 256.
+
+    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes, and two texts of
+    one of them.
+
+    Choose it: for labelled texts when `BatchHardTripletLoss` collapses or chases outliers.
+
+    Neighbours: `BatchHardTripletLoss` (harder negatives, less memory), `BatchAllTripletLoss` (all of them). It is
+    `TripletSemiHardLoss` of TensorFlow Addons.
+
+    Args:
+        margin: float. Defaults to 0.5; sentence-transformers' 5 is more than unit vectors can be apart.
+        distance: string. `"euclidean"` (default), `"cosine"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
+        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    Raises:
+        ValueError: for `y_true` of a float dtype, and for a `sample_weight` that is no scalar.
+
+    Example:
+
+    ```python
+    embedder.compile("adamw", loss=tx.losses.BatchSemiHardTripletLoss())
+    ```
+
+    Reference: Schroff, Kalenichenko and Philbin, 2015, FaceNet, https://arxiv.org/abs/1503.03832.
+    """
+
+    per_row = False
+
+    def __init__(self, margin=0.5, distance="euclidean", *, name="batch_semi_hard_triplet", **kwargs):
+        super().__init__(margin, distance, name=name, **kwargs)
+
+    def call(self, y_true, y_pred):
+        return self.whole(batch_semi_hard_triplet(y_true, y_pred, self.margin, self.distance))
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class BatchHardSoftMarginTripletLoss(_base.EmbeddingLoss):
+    """Batch-hard with a smooth hinge in place of the margin (`batch_hard_soft_margin_triplet`).
+
+    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes, and several texts
+    of each.
+
+    Choose it: as `BatchHardTripletLoss`, when no margin is known: it keeps pulling classes together.
+
+    Neighbours: `BatchHardTripletLoss` leaves what is right by its margin alone.
+
+    Args:
+        scale: float > 0. How sharp the hinge is. Defaults to 10; with the 1 of the paper and of sentence-transformers
+            the loss is almost linear on unit vectors, whose distances end at 2.
+        distance: string. `"euclidean"` (default), `"cosine"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
+        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    Raises:
+        ValueError: for `y_true` of a float dtype.
+
+    Example:
+
+    ```python
+    embedder.compile("adamw", loss=tx.losses.BatchHardSoftMarginTripletLoss())
+    ```
+
+    Reference: Hermans, Beyer and Leibe, 2017, In Defense of the Triplet Loss, https://arxiv.org/abs/1703.07737.
+    """
+
+    labels = "classes"
+
+    def __init__(self, scale=10.0, distance="euclidean", *, name="batch_hard_soft_margin_triplet", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.scale = _check.number("scale", scale, above=0.0)
+        self.distance = _check.one_of("distance", distance, _ops.DISTANCES)
+
+    def call(self, y_true, y_pred):
+        return batch_hard_soft_margin_triplet(y_true, y_pred, self.scale, self.distance)
+
+    def get_config(self):
+        return {**super().get_config(), "scale": self.scale, "distance": self.distance}
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class SupervisedContrastiveLoss(_base.EmbeddingLoss):
+    """A softmax over the batch shall pick the texts of the anchor's class (`supervised_contrastive`).
+
+    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs several texts of each class.
+
+    Choose it: for labelled texts with few classes and batches of 64 or more, e.g. before a linear classifier.
+
+    Neighbours: the triplet losses on class ids (`BatchHardTripletLoss` and kin) look at one negative at a time;
+    `MultipleNegativesRankingLoss` where each row brings its own positive and there are no classes.
+
+    Args:
+        temperature: float > 0. Defaults to 0.07.
+        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    Raises:
+        ValueError: for `y_true` of a float dtype.
+
+    Example:
+
+    ```python
+    embedder.compile("adamw", loss=tx.losses.SupervisedContrastiveLoss())
+    ```
+
+    Reference: Khosla et al., 2020, Supervised Contrastive Learning, https://arxiv.org/abs/2004.11362.
+    """
+
+    labels = "classes"
+
+    def __init__(self, temperature=0.07, *, name="supervised_contrastive", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.temperature = _check.number("temperature", temperature, above=0.0)
+
+    def call(self, y_true, y_pred):
+        return supervised_contrastive(y_true, y_pred, self.temperature)
+
+    def get_config(self):
+        return {**super().get_config(), "temperature": self.temperature}

@@ -1,0 +1,353 @@
+"""Losses on rows of two texts with a label or a score."""
+
+import keras
+from keras import ops
+
+from tfxfer import _check, _ops
+from tfxfer.losses import _base
+
+# sentence-transformers adds this to the difference before it takes the norm, as torch's pairwise distance does: without
+# it the two would differ in the seventh digit.
+SHIFT = 1e-6
+
+
+def _distance(distance, u, v):
+    _check.one_of("distance", distance, _ops.DISTANCES)
+    return _ops.DISTANCES[distance](u + SHIFT if distance in ("euclidean", "manhattan") else u, v)
+
+
+def contrastive(y_true, y_pred, margin=0.5, distance="cosine"):
+    """Pulls like texts together and pushes unlike ones apart, up to a margin.
+
+    `0.5 * (y * d^2 + (1 - y) * max(0, margin - d)^2)`, `d` the distance of the two texts.
+
+    Args:
+        y_true: tensor `(batch,)` or `(batch, 1)`. 1 for like texts, 0 for others; any other label gives NaN.
+        y_pred: float tensor `(batch, 2, dim)`.
+        margin: float. The distance from which unlike texts are far enough apart.
+        distance: string. `"cosine"`, `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
+
+    Returns:
+        A tensor `(batch,)`.
+
+    >>> pairs = np.array([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]], "float32")
+    >>> contrastive(np.array([1, 0]), pairs).numpy().tolist()
+    [0.5, 0.125]
+    """
+    y = _base.binary(y_true, y_pred)
+    d = _distance(distance, *_base.pair(y_pred, "contrastive"))
+    return 0.5 * (y * ops.square(d) + (1.0 - y) * ops.square(ops.relu(margin - d)))
+
+
+def online_contrastive(y_true, y_pred, margin=0.5, distance="cosine"):
+    """Contrastive loss over the hard pairs of the batch only.
+
+    `sum of d^2 over hard positives + sum of max(0, margin - d)^2 over hard negatives`. A positive pair is hard where it
+    is farther apart than the closest negative one (without negatives: than the mean positive); a negative pair where it
+    is closer than the farthest positive one (without positives: than the mean negative).
+
+    Args:
+        y_true: tensor `(batch,)` or `(batch, 1)`. 1 for like texts, 0 for others; any other label gives NaN.
+        y_pred: float tensor `(batch, 2, dim)`.
+        margin: float. The distance from which unlike texts are far enough apart.
+        distance: string. `"cosine"`, `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
+
+    Returns:
+        A scalar: a sum over the batch; 0 where no pair is hard.
+
+    >>> pairs = np.array([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]], "float32")
+    >>> float(online_contrastive(np.array([1, 0]), pairs))
+    1.25
+    """
+    y = _base.binary(y_true, y_pred)
+    d = _distance(distance, *_base.pair(y_pred, "online_contrastive"))
+    positive, negative = y == 1, y == 0
+    far = ops.where(ops.any(negative), _ops.masked_min(d, negative), _ops.masked_mean(d, positive))
+    close = ops.where(ops.any(positive), _ops.masked_max(d, positive), _ops.masked_mean(d, negative))
+    pull = ops.where(ops.logical_and(positive, d > far), ops.square(d), ops.zeros_like(d))
+    push = ops.where(ops.logical_and(negative, d < close), ops.square(ops.relu(margin - d)), ops.zeros_like(d))
+    return ops.sum(ops.where(ops.isnan(y), y, pull + push))
+
+
+def cosine_similarity(y_true, y_pred):
+    """Squared error of each pair's cosine against its score: `(cos(u, v) - y)^2`.
+
+    Args:
+        y_true: float tensor `(batch,)` or `(batch, 1)`. Scores in `[-1, 1]`, as a cosine can meet them.
+        y_pred: float tensor `(batch, 2, dim)`.
+
+    Returns:
+        A tensor `(batch,)`.
+
+    >>> pairs = np.array([[[1.0, 0.0], [0.0, 1.0]]], "float32")
+    >>> cosine_similarity(np.array([0.5], "float32"), pairs).numpy().tolist()
+    [0.25]
+    """
+    u, v = _base.pair(y_pred, "cosine_similarity")
+    scores = ops.cast(_base.one_a_row(y_true, y_pred, "scores"), y_pred.dtype)
+    return ops.square(_ops.cosine_similarity(u, v) - scores)
+
+
+def _ranked(y_true, y_pred, similarities):
+    """`log(1 + sum over i, j with y_i < y_j of exp(s_i - s_j))`."""
+    scores = _base.one_a_row(y_true, y_pred, "scores")
+    lower = ops.expand_dims(scores, 1) < ops.expand_dims(scores, 0)
+    return _ops.logsumexp_where(ops.expand_dims(similarities, 1) - ops.expand_dims(similarities, 0), lower)
+
+
+def cosent(y_true, y_pred, scale=20.0, similarity="cosine"):
+    """CoSENT: pairs with a higher score shall have a higher cosine, whatever the score's unit.
+
+    `log(1 + sum over i, j with y_i < y_j of exp(scale * (s_i - s_j)))`, `s` the cosine of each pair.
+
+    Args:
+        y_true: tensor `(batch,)` or `(batch, 1)`. Scores; only their order counts.
+        y_pred: float tensor `(batch, 2, dim)`. The embeddings of both texts.
+        scale: float > 0. The inverse temperature, 20 by default.
+        similarity: string. `"cosine"`, `"dot"`, or the name of a distance, whose negative is then ranked.
+
+    Returns:
+        A scalar; 0 where all scores of the batch are equal.
+
+    >>> pairs = np.array([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]], "float32")
+    >>> round(float(cosent(np.array([0.0, 1.0], "float32"), pairs)), 4)
+    20.0
+    """
+    u, v = _base.pair(y_pred, "cosent")
+    _check.one_of("similarity", similarity, _ops.SIMILARITIES)
+    return _ranked(y_true, y_pred, scale * _ops.SIMILARITIES[similarity](u, v))
+
+
+def angle(y_true, y_pred, scale=20.0):
+    """AnglE: CoSENT on the angle of the two texts in complex space, whose gradient does not fade near cosine 1.
+
+    The halves of an embedding are the real and imaginary parts of complex numbers `z = a + bi`, `w = c + di`;
+    `s = |sum(ac + bd) + sum(bc - ad)| / (||z|| ||w||)`, then as `cosent`. An odd `dim` gets a zero at its end.
+
+    Args:
+        y_true: tensor `(batch,)` or `(batch, 1)`. Scores; only their order counts.
+        y_pred: float tensor `(batch, 2, dim)`.
+        scale: float > 0. The inverse temperature, 20 by default.
+
+    Returns:
+        A scalar; 0 where all scores of the batch are equal.
+
+    >>> pairs = np.array([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 1.0], [1.0, -1.0]]], "float32")
+    >>> round(float(angle(np.array([1.0, 0.0], "float32"), pairs)), 4)  # both are similar by 1
+    0.6931
+    """
+    u, v = (_ops.unit_norm(x) for x in _base.pair(y_pred, "angle"))
+    if y_pred.shape[-1] % 2:
+        u, v = (ops.pad(x, ((0, 0), (0, 1))) for x in (u, v))
+    (a, b), (c, d) = ops.split(u, 2, axis=-1), ops.split(v, 2, axis=-1)
+    similarities = ops.abs(ops.sum(a * c + b * d + b * c - a * d, axis=-1))
+    return _ranked(y_true, y_pred, scale * similarities)
+
+
+class _MarginLoss(_base.EmbeddingLoss):
+    """A loss of 0/1 labels with a margin on a distance."""
+
+    labels = "binary"
+
+    def __init__(self, margin=0.5, distance="cosine", **kwargs):
+        super().__init__(**kwargs)
+        self.margin = _check.number("margin", margin)
+        self.distance = _check.one_of("distance", distance, _ops.DISTANCES)
+
+    def get_config(self):
+        return {**super().get_config(), "margin": self.margin, "distance": self.distance}
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class ContrastiveLoss(_MarginLoss):
+    """Pulls like texts together and pushes unlike ones apart, up to a margin (`contrastive`).
+
+    Rows: two texts; `y_true` 1 (alike) or 0 (not).
+
+    Choose it: for pairs with a yes/no label, such as duplicate questions, where every pair of the batch shall count.
+
+    Neighbours: `OnlineContrastiveLoss` looks at the hard pairs only and mostly does better; for positive pairs alone
+    `MultipleNegativesRankingLoss`; for graded scores `CoSENTLoss`.
+
+    Args:
+        margin: float. Defaults to 0.5: unlike unit vectors are left alone from cosine 0.5 down.
+        distance: string. `"cosine"` (default), `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
+        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    Raises:
+        ValueError: for labels other than 0 and 1 where their values are known. In a traced function they are not (as in
+            `fit`): there such labels make the loss NaN.
+
+    Example:
+
+    ```python
+    model = tx.models.Siamese(embedder)
+    model.compile("adamw", loss=tx.losses.ContrastiveLoss())
+    ```
+
+    Reference: Hadsell, Chopra and LeCun, 2006, Dimensionality Reduction by Learning an Invariant Mapping,
+    https://doi.org/10.1109/CVPR.2006.100.
+    """
+
+    def __init__(self, margin=0.5, distance="cosine", *, name="contrastive", **kwargs):
+        super().__init__(margin, distance, name=name, **kwargs)
+
+    def call(self, y_true, y_pred):
+        return contrastive(y_true, y_pred, self.margin, self.distance)
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class OnlineContrastiveLoss(_MarginLoss):
+    """Contrastive loss over the hard pairs of the batch only (`online_contrastive`).
+
+    One sum for the whole batch: it grows with the batch size, and sample weights for single rows are an error.
+
+    Rows: two texts; `y_true` 1 (alike) or 0 (not).
+
+    Choose it: for pairs with a yes/no label and batches of 32 or more, in which there are hard pairs to find.
+
+    Neighbours: `ContrastiveLoss` counts every pair and suits small batches and noisy labels.
+
+    Args:
+        margin: float. Defaults to 0.5: unlike unit vectors are left alone from cosine 0.5 down.
+        distance: string. `"cosine"` (default), `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
+        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    Raises:
+        ValueError: as `ContrastiveLoss`, and for a `sample_weight` that is no scalar.
+
+    Example:
+
+    ```python
+    model.compile("adamw", loss=tx.losses.OnlineContrastiveLoss(margin=0.4))
+    ```
+
+    Reference: Reimers and Gurevych, 2019, Sentence-BERT (its code: OnlineContrastiveLoss),
+    https://arxiv.org/abs/1908.10084.
+    """
+
+    per_row = False
+
+    def __init__(self, margin=0.5, distance="cosine", *, name="online_contrastive", **kwargs):
+        super().__init__(margin, distance, name=name, **kwargs)
+
+    def call(self, y_true, y_pred):
+        return self.whole(online_contrastive(y_true, y_pred, self.margin, self.distance))
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class CosineSimilarityLoss(_base.EmbeddingLoss):
+    """Squared error of each pair's cosine against its score (`cosine_similarity`).
+
+    Rows: two texts; `y_true` a score in -1..1, mostly 0..1.
+
+    Choose it: for graded pairs where the cosine itself has to meet the score, as a threshold will be set on it.
+
+    Neighbours: `CoSENTLoss` and `AnglELoss` need no range, rank instead and mostly end higher in Spearman correlation.
+    For scores of another range, `data.pairs` scales.
+
+    Args:
+        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    Example:
+
+    ```python
+    rows = tx.data.pairs(rows, ("sentence1", "sentence2"), target="score", target_range=(0, 5))
+    model.compile("adamw", loss=tx.losses.CosineSimilarityLoss())
+    ```
+
+    Reference: Reimers and Gurevych, 2019, Sentence-BERT, https://arxiv.org/abs/1908.10084.
+    """
+
+    def __init__(self, *, name="cosine_similarity", **kwargs):
+        super().__init__(name=name, **kwargs)
+
+    def call(self, y_true, y_pred):
+        return cosine_similarity(y_true, y_pred)
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class CoSENTLoss(_base.EmbeddingLoss):
+    """Ranks the pairs of a batch: a higher score shall have a higher cosine (`cosent`).
+
+    One number for the whole batch: sample weights for single rows are an error.
+
+    Rows: two texts; `y_true` a score of any range.
+
+    Choose it: for graded pairs, such as STS-B's 0 to 5; the first choice there.
+
+    Neighbours: `CosineSimilarityLoss` wants scores that a cosine can meet and fits them one by one; this one ranks the
+    batch, and usually ends higher in Spearman correlation. `AnglELoss` is the same on an angle in complex space.
+
+    Args:
+        scale: float > 0. The inverse temperature. Defaults to 20.
+        similarity: string. `"cosine"` (default), `"dot"`, or the name of a distance, whose negative is then ranked.
+        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    Raises:
+        ValueError: for a `sample_weight` that is no scalar.
+
+    Example:
+
+    ```python
+    model = tx.models.Siamese(embedder)
+    model.compile("adamw", loss=tx.losses.CoSENTLoss())
+    ```
+
+    Reference: Su, 2022, CoSENT, https://kexue.fm/archives/8847.
+    """
+
+    per_row = False
+
+    def __init__(self, scale=20.0, similarity="cosine", *, name="cosent", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.scale = _check.number("scale", scale, above=0.0)
+        self.similarity = _check.one_of("similarity", similarity, _ops.SIMILARITIES)
+
+    def call(self, y_true, y_pred):
+        return self.whole(cosent(y_true, y_pred, self.scale, self.similarity))
+
+    def get_config(self):
+        return {**super().get_config(), "scale": self.scale, "similarity": self.similarity}
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class AnglELoss(_base.EmbeddingLoss):
+    """Ranks the pairs of a batch by their angle in complex space (`angle`).
+
+    One number for the whole batch: sample weights for single rows are an error.
+
+    Rows: two texts; `y_true` a score of any range.
+
+    Choose it: for graded pairs of which many are nearly alike, where the gradient of a cosine fades.
+
+    Neighbours: `CoSENTLoss`, the same on the cosine. The similarity here has no sign: texts of cosine -1 count as
+    alike.
+
+    Args:
+        scale: float > 0. The inverse temperature. Defaults to 20.
+        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    Raises:
+        ValueError: for a `sample_weight` that is no scalar.
+
+    Example:
+
+    ```python
+    model.compile("adamw", loss=tx.losses.AnglELoss())
+    ```
+
+    Reference: Li and Li, 2023, AnglE-optimized Text Embeddings, https://arxiv.org/abs/2309.12871.
+    """
+
+    per_row = False
+
+    def __init__(self, scale=20.0, *, name="angle", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.scale = _check.number("scale", scale, above=0.0)
+
+    def call(self, y_true, y_pred):
+        return self.whole(angle(y_true, y_pred, self.scale))
+
+    def get_config(self):
+        return {**super().get_config(), "scale": self.scale}

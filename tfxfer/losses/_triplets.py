@@ -1,0 +1,201 @@
+"""Losses on rows of an anchor, a text like it and one or more unlike ones: the three forms of the triplet loss."""
+
+import keras
+from keras import ops
+
+from tfxfer import _check, _ops
+from tfxfer.losses import _base
+
+
+def _gaps(metrics, argument, name, y_pred, function):
+    """The metric's value of (anchor, positive) `(batch, 1)` and of (anchor, each negative) `(batch, negatives)`."""
+    _check.one_of(argument, name, metrics)
+    anchors, positives, negatives = _base.triplet(y_pred, function)
+    return metrics[name](anchors, positives), metrics[name](anchors, negatives)
+
+
+def triplet(y_pred, margin=0.5, distance="euclidean"):
+    """The hinge form: the negative shall be farther away than the positive, by a margin.
+
+    `max(0, d(a, p) - d(a, n) + margin)`, the mean over the negatives of a row.
+
+    Args:
+        y_pred: float tensor `(batch, columns >= 3, dim)`: anchor, positive, negatives.
+        margin: float.
+        distance: string. `"cosine"`, `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
+
+    Returns:
+        A tensor `(batch,)`.
+
+    >>> rows = np.array([[[1.0, 0.0], [1.0, 0.0], [0.6, 0.8]]], "float32")
+    >>> [round(float(x), 4) for x in triplet(rows, margin=1.0)]
+    [0.1056]
+    """
+    positive, negative = _gaps(_ops.DISTANCES, "distance", distance, y_pred, "triplet")
+    return ops.mean(ops.relu(positive - negative + margin), axis=1)
+
+
+def triplet_cross_entropy(y_pred, scale=10.0, distance="euclidean"):
+    """The cross-entropy form: a softmax over negative distances shall pick the positive.
+
+    `log(1 + sum over negatives of exp(scale * (d(a, p) - d(a, n))))`: with one negative `softplus` of the scaled
+    difference.
+
+    Args:
+        y_pred: float tensor `(batch, columns >= 3, dim)`: anchor, positive, negatives.
+        scale: float > 0. The inverse temperature; the formula of the paper has 1.
+        distance: string. `"cosine"`, `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
+
+    Returns:
+        A tensor `(batch,)`.
+
+    >>> rows = np.array([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]], "float32")
+    >>> [round(float(x), 4) for x in triplet_cross_entropy(rows)]  # log 2
+    [0.6931]
+    """
+    positive, negative = _gaps(_ops.DISTANCES, "distance", distance, y_pred, "triplet_cross_entropy")
+    differences = scale * (positive - negative)
+    return ops.logsumexp(ops.concatenate([ops.zeros_like(positive), differences], axis=1), axis=1)
+
+
+def triplet_margin_ranking(y_pred, margin=0.2, similarity="cosine"):
+    """The margin ranking form: the positive's similarity shall exceed the negative's by a margin.
+
+    `max(0, margin - (s(a, p) - s(a, n)))`, the mean over the negatives of a row.
+
+    Args:
+        y_pred: float tensor `(batch, columns >= 3, dim)`: anchor, positive, negatives.
+        margin: float.
+        similarity: string. `"cosine"`, `"dot"`, or the name of a distance, whose negative is then the similarity.
+
+    Returns:
+        A tensor `(batch,)`.
+
+    >>> rows = np.array([[[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]], "float32")
+    >>> [round(float(x), 4) for x in triplet_margin_ranking(rows, margin=1.0)]
+    [0.4]
+    """
+    positive, negative = _gaps(_ops.SIMILARITIES, "similarity", similarity, y_pred, "triplet_margin_ranking")
+    return ops.mean(ops.relu(margin - (positive - negative)), axis=1)
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class TripletLoss(_base.EmbeddingLoss):
+    """The negative shall be farther from the anchor than the positive, by a margin (`triplet`).
+
+    Rows: three texts or more: anchor, positive, negatives; `y_true` is not read.
+
+    Choose it: for ready-made triplets, where a triplet that is right by the margin shall be left alone.
+
+    Neighbours: `TripletCrossEntropyLoss` has no margin and never lets go; `TripletMarginRankingLoss` is this one on
+    similarities. `MultipleNegativesRankingLoss` also takes the other rows of the batch as negatives, and mostly does
+    better. Texts with class ids instead of triplets: `BatchHardTripletLoss` and its kin.
+
+    Args:
+        margin: float. Defaults to 0.5; distances of unit vectors end at 2, so that sentence-transformers' 5 is never
+            reached.
+        distance: string. `"euclidean"` (default), `"cosine"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
+        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    Example:
+
+    ```python
+    model = tx.models.Siamese(embedder)
+    model.compile("adamw", loss=tx.losses.TripletLoss())
+    ```
+
+    Reference: Schroff, Kalenichenko and Philbin, 2015, FaceNet, https://arxiv.org/abs/1503.03832.
+    """
+
+    labels = None
+
+    def __init__(self, margin=0.5, distance="euclidean", *, name="triplet", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.margin = _check.number("margin", margin)
+        self.distance = _check.one_of("distance", distance, _ops.DISTANCES)
+
+    def call(self, y_true, y_pred):
+        return triplet(y_pred, self.margin, self.distance)
+
+    def get_config(self):
+        return {**super().get_config(), "margin": self.margin, "distance": self.distance}
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class TripletCrossEntropyLoss(_base.EmbeddingLoss):
+    """A softmax over negative distances shall pick the positive among its row (`triplet_cross_entropy`).
+
+    Rows: three texts or more: anchor, positive, negatives; `y_true` is not read.
+
+    Choose it: for ready-made triplets, when no margin is known; every triplet keeps pulling a little.
+
+    Neighbours: `TripletLoss` stops at its margin; `MultipleNegativesRankingLoss` puts the other rows of the batch into
+    the same softmax.
+
+    Args:
+        scale: float > 0. The inverse temperature. Defaults to 10; with the 1 of the paper the loss is almost linear on
+            unit vectors, whose distances end at 2.
+        distance: string. `"euclidean"` (default), `"cosine"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
+        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    Example:
+
+    ```python
+    model.compile("adamw", loss=tx.losses.TripletCrossEntropyLoss())
+    ```
+
+    Reference: Hoffer and Ailon, 2015, Deep Metric Learning Using Triplet Network, https://arxiv.org/abs/1412.6622.
+    """
+
+    labels = None
+
+    def __init__(self, scale=10.0, distance="euclidean", *, name="triplet_cross_entropy", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.scale = _check.number("scale", scale, above=0.0)
+        self.distance = _check.one_of("distance", distance, _ops.DISTANCES)
+
+    def call(self, y_true, y_pred):
+        return triplet_cross_entropy(y_pred, self.scale, self.distance)
+
+    def get_config(self):
+        return {**super().get_config(), "scale": self.scale, "distance": self.distance}
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class TripletMarginRankingLoss(_base.EmbeddingLoss):
+    """The positive's similarity to the anchor shall exceed the negative's by a margin (`triplet_margin_ranking`).
+
+    Rows: three texts or more: anchor, positive, negatives; `y_true` is not read.
+
+    Choose it: for ready-made triplets when texts will be compared by cosine or dot product.
+
+    Neighbours: with a cosine equal to `TripletLoss(margin, distance="cosine")`; `MarginMSELoss` where a teacher knows
+    how large the margin of each row is.
+
+    Args:
+        margin: float. Defaults to 0.2.
+        similarity: string. `"cosine"` (default), `"dot"`, or the name of a distance, whose negative is then taken.
+        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    Example:
+
+    ```python
+    model.compile("adamw", loss=tx.losses.TripletMarginRankingLoss())
+    ```
+
+    Reference: Wang et al., 2014, Learning Fine-grained Image Similarity with Deep Ranking,
+    https://arxiv.org/abs/1404.4661.
+    """
+
+    labels = None
+
+    def __init__(self, margin=0.2, similarity="cosine", *, name="triplet_margin_ranking", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.margin = _check.number("margin", margin)
+        self.similarity = _check.one_of("similarity", similarity, _ops.SIMILARITIES)
+
+    def call(self, y_true, y_pred):
+        return triplet_margin_ranking(y_pred, self.margin, self.similarity)
+
+    def get_config(self):
+        return {**super().get_config(), "margin": self.margin, "similarity": self.similarity}

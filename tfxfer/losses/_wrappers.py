@@ -1,0 +1,201 @@
+"""Losses around other losses: several sizes of one embedding at once, and a regulariser."""
+
+import keras
+from keras import ops
+
+from tfxfer import _check, _ops
+from tfxfer.losses import _base
+from tfxfer.losses._distillation import EmbeddingDistillationLoss
+
+
+def matryoshka(loss, y_true, y_pred, dims, weights=None):
+    """The weighted sum of a loss over the first components of the embeddings.
+
+    `sum over dims of w_d * L(normalise(x[..., :d]))`.
+
+    Args:
+        loss: function of `(y_true, y_pred)`.
+        y_true: what `loss` takes.
+        y_pred: float tensor `(..., dim)`.
+        dims: ints from 1 to `dim`. How many components to keep.
+        weights: optional floats, one for each of `dims`; 1 by default.
+
+    Returns:
+        What `loss` returns.
+
+    >>> pairs = np.array([[[1.0, 0.0], [0.0, 1.0]]], "float32")
+    >>> matryoshka(lambda y, x: _ops.cosine_distance(x[:, 0], x[:, 1]), None, pairs, dims=(2, 1)).numpy().tolist()
+    [2.0]
+    """
+    dims, weights = _sizes(dims, weights)
+    if y_pred.shape[-1] is not None and max(dims) > y_pred.shape[-1]:
+        raise _check.invalid("dims", f"ints up to the embedding's dimension {y_pred.shape[-1]}", dims)
+    return sum(
+        weight * loss(y_true, _ops.unit_norm(y_pred[..., :dim])) for dim, weight in zip(dims, weights, strict=True)
+    )
+
+
+def _sizes(dims, weights):
+    """Checks sizes and their weights; returns both as tuples."""
+    if not isinstance(dims, list | tuple) or not dims or len(set(dims)) < len(dims):
+        raise _check.invalid("dims", "a list of different ints >= 1, such as [384, 256, 128, 64]", dims)
+    dims = tuple(_check.integer("dims", dim) for dim in dims)
+    if weights is None:
+        return dims, (1.0,) * len(dims)
+    if not isinstance(weights, list | tuple) or len(weights) != len(dims):
+        raise _check.invalid("weights", f"a list of {len(dims)} numbers, one for each of `dims`", weights)
+    return dims, tuple(_check.number("weights", weight, minimum=0.0) for weight in weights)
+
+
+def global_orthogonal_regularization(y_pred, mean_weight=1.0, second_moment_weight=1.0):
+    """Spreads unrelated embeddings over the sphere, as if they were drawn uniformly.
+
+    `mean_weight * m^2 + second_moment_weight * max(0, v - 1 / dim)`, `m` the mean and `v` the mean square of the
+    cosines of different rows; for each column by itself, then the mean over columns.
+
+    Args:
+        y_pred: float tensor `(batch, dim)` or `(batch, columns, dim)`.
+        mean_weight: float >= 0.
+        second_moment_weight: float >= 0.
+
+    Returns:
+        A scalar; 0 in a batch of one row.
+
+    >>> float(global_orthogonal_regularization(np.array([[1.0, 0.0], [1.0, 0.0]], "float32")))
+    1.5
+    """
+    _base.texts(y_pred, "global_orthogonal_regularization")
+    columns = ops.expand_dims(y_pred, 0) if len(y_pred.shape) == 2 else ops.transpose(y_pred, (1, 0, 2))
+    unit = _ops.unit_norm(columns)
+    cosines = ops.matmul(unit, ops.transpose(unit, (0, 2, 1)))
+    batch = ops.shape(cosines)[1]
+    position = ops.arange(batch)
+    cosines = ops.where(ops.expand_dims(position, 0) != ops.expand_dims(position, 1), cosines, ops.zeros_like(cosines))
+    count = ops.maximum(ops.cast(batch * (batch - 1), cosines.dtype), 1.0)
+    mean = ops.sum(cosines, axis=(1, 2)) / count
+    second_moment = ops.sum(ops.square(cosines), axis=(1, 2)) / count
+    excess = ops.relu(second_moment - 1.0 / y_pred.shape[-1])
+    return ops.mean(mean_weight * ops.square(mean) + second_moment_weight * excess)
+
+
+class _Wrapper(_base.EmbeddingLoss):
+    """A loss around another, which checks labels and weights as the other does."""
+
+    def __init__(self, loss, **kwargs):
+        super().__init__(**kwargs)
+        self.loss = loss
+        self.per_row = loss is not None and getattr(loss, "per_row", True)
+
+    def targets(self, y_true):
+        return self.loss.targets(y_true) if isinstance(self.loss, _base.EmbeddingLoss) else y_true
+
+    def get_config(self):
+        return {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.loss)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "loss": keras.saving.deserialize_keras_object(config["loss"])})
+
+
+def _is_loss(loss):
+    remedy = "Make one: tx.losses.CoSENTLoss(), not its class or its name."
+    return _check.instance("loss", loss, keras.losses.Loss, "a keras.losses.Loss", remedy)
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class MatryoshkaLoss(_Wrapper):
+    """Trains the first components of an embedding to be embeddings themselves (`matryoshka`).
+
+    Rows: those of the loss inside, `y_true` too.
+
+    Choose it: when vectors will be cut (`encode(truncate_dim=...)`) to save memory and search time.
+
+    Neighbours: any loss on embeddings, by itself: cheaper, but cut vectors then lose more.
+
+    Args:
+        loss: `keras.losses.Loss`, such as `CoSENTLoss()`. Its own `reduction` and `dtype` do not count, as its values
+            are summed before these are applied.
+        dims: list of ints, such as `[384, 256, 128, 64]`; name the full size too, unless only cut vectors matter.
+        weights: optional list of floats >= 0, one for each of `dims`. Defaults to 1 each.
+        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    Each cut is scaled to unit length. The teacher of an `EmbeddingDistillationLoss` is cut and scaled likewise.
+
+    Raises:
+        ValueError: for sizes above the embedding's, and whatever the loss inside raises.
+
+    Example:
+
+    ```python
+    loss = tx.losses.MatryoshkaLoss(tx.losses.MultipleNegativesRankingLoss(), dims=[384, 256, 128, 64])
+    model.compile("adamw", loss=loss)
+    ```
+
+    Reference: Kusupati et al., 2022, Matryoshka Representation Learning, https://arxiv.org/abs/2205.13147.
+    """
+
+    def __init__(self, loss, dims, weights=None, *, name="matryoshka", **kwargs):
+        super().__init__(_is_loss(loss), name=name, **kwargs)
+        self.dims, self.weights = _sizes(dims, weights)
+
+    def call(self, y_true, y_pred):
+        return matryoshka(self._inside, y_true, y_pred, self.dims, self.weights)
+
+    def _inside(self, y_true, y_pred):
+        if isinstance(self.loss, EmbeddingDistillationLoss):
+            y_true = _ops.unit_norm(y_true[..., : y_pred.shape[-1]])
+        return self.loss.call(y_true, y_pred)
+
+    def get_config(self):
+        return {**super().get_config(), "dims": list(self.dims), "weights": list(self.weights)}
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class GlobalOrthogonalRegularizationLoss(_Wrapper):
+    """A loss plus a term that spreads unrelated texts over the sphere (`global_orthogonal_regularization`).
+
+    Rows: those of the loss inside, `y_true` too; rows of one batch are taken for unrelated.
+
+    Choose it: on top of a loss on pairs or triplets, when all cosines drift together (every text is 0.8 like every
+    other), or before vectors are quantised.
+
+    Neighbours: `MultipleNegativesRankingLoss` spreads by itself; there it brings little.
+
+    Args:
+        loss: optional `keras.losses.Loss` to add the term to: to each of its values, so that it counts once in their
+            mean. Its own `reduction` and `dtype` do not count. By default the term stands alone, for an output of its
+            own; it is then one number for the whole batch.
+        mean_weight: float >= 0. The weight of the squared mean cosine. Defaults to 1.
+        second_moment_weight: float >= 0. The weight of the mean squared cosine above `1 / dim`. Defaults to 1.
+        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    Example:
+
+    ```python
+    loss = tx.losses.GlobalOrthogonalRegularizationLoss(tx.losses.TripletLoss())
+    model.compile("adamw", loss=loss)
+    ```
+
+    Reference: Zhang et al., 2017, Learning Spread-out Local Feature Descriptors, https://arxiv.org/abs/1708.06320.
+    """
+
+    def __init__(
+        self,
+        loss=None,
+        mean_weight=1.0,
+        second_moment_weight=1.0,
+        *,
+        name="global_orthogonal_regularization",
+        **kwargs,
+    ):
+        super().__init__(None if loss is None else _is_loss(loss), name=name, **kwargs)
+        self.mean_weight = _check.number("mean_weight", mean_weight, minimum=0.0)
+        self.second_moment_weight = _check.number("second_moment_weight", second_moment_weight, minimum=0.0)
+
+    def call(self, y_true, y_pred):
+        spread = global_orthogonal_regularization(y_pred, self.mean_weight, self.second_moment_weight)
+        return self.whole(spread) if self.loss is None else self.loss.call(y_true, y_pred) + spread
+
+    def get_config(self):
+        weights = {"mean_weight": self.mean_weight, "second_moment_weight": self.second_moment_weight}
+        return {**super().get_config(), **weights}
