@@ -4,15 +4,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
+from tfxfer.data._classes import ByClass
 from tfxfer.data._datasets import Texts
-from tfxfer.data._order import plan
-
-# Rows tokenised in one call: large enough for the tokenizer's pace, small enough that the parts go to several cores.
-_CHUNK = 4096
-_EXPECTED = (
-    "a dataset of rows x, (x, y) or (x, y, sample_weight), x being a string scalar or a tuple of them; "
-    "or arrays of the same form"
-)
+from tfxfer.data._forms import count_columns, from_arrays
+from tfxfer.data._order import Order
+from tfxfer.data._packer import Packer
+from tfxfer.data._sources import Kept, Streamed
+from tfxfer.data._unique import ByText
 
 
 def batches(
@@ -25,6 +23,8 @@ def batches(
     bucket=None,
     seed=None,
     window=50,
+    examples_per_class=None,
+    unique_texts=False,
     drop_remainder=False,
     pad_to_multiple_of=1,
     cache=None,
@@ -32,15 +32,31 @@ def batches(
 ):
     """Makes batches of token ids out of texts, each padded to its own longest row and no further.
 
-    In an epoch every row comes exactly once, whatever the seed.
+    In an epoch every row comes exactly once, whatever the seed (at least once with `examples_per_class`).
 
     **Buckets.** With `bucket=True` rows of like length come together: the rows are permuted, sorted by length within
-    windows of `window` batches, cut into batches, and the batches of a window permuted. A batch then has
-    about 1.03 to 1.15 places per real token, against 1.9 to 2.9 for rows in random order (more where separate columns
-    are unlike in length, for they share one). It is the default for one sequence a row. It is not for separate columns: their losses
-    compare the rows of a batch with one another, and a batch of rows alike in length is a poorer sample of the data; it
-    would gain little there, for on the TensorFlow backend the encoders leave padding out of all but the attention. Pass
+    windows of `window` batches, cut into batches, and the batches of a window permuted. A batch then has about 1.03 to
+    1.15 places per real token, against 1.9 to 2.9 for rows in random order (more where separate columns are unlike in
+    length, for they share one). It is the default for one sequence a row. It is not for separate columns: their losses
+    compare the rows of a batch with one another, and rows alike in length are a poorer sample of the data; nor would it
+    gain much there, for on the TensorFlow backend the encoders leave padding out of all but the attention. Pass
     `bucket=True` where padding is computed in full: other backends, and GPT-2.
+
+    **Classes.** `examples_per_class=K` is for losses that find their positives and negatives among the rows of a batch:
+    each batch has P = batch_size / K classes and K rows of each, side by side. A class takes part in groups of K rows;
+    every row stands in at least one group an epoch, and no row of a class comes twice before all of them have come. A
+    class of fewer than K rows repeats them. Full batches need P classes each: what groups are missing for that, at the
+    end or because one class has more than a P-th of all rows, come from the classes whose rows were used least. So an
+    epoch has max(G / P, G of the largest class) batches, rounded up, for G groups; without one large class and with
+    classes of many rows that is rows / batch_size.
+
+    **Unique texts.** `unique_texts=True` is for in-batch negatives, where the text of one row counts as a negative of
+    another: no two rows of a batch share a text, in whatever columns, so none is a negative of itself. (The texts of
+    one row may be equal, as in SimCSE.) Texts are equal if their token ids are: "Hello" and "hello" are to an uncased
+    vocabulary. Every row still comes once an epoch, those that collide in different batches, and every epoch has as
+    many batches: rows / batch_size, rounded up; or more, alike in size, where a text stands in more rows than that, or
+    texts are so entangled that it takes more. With `drop_remainder` all batches are full, and what rows are left over,
+    others each epoch, are left out.
 
     **Order.** The order of epoch e is a function of the data, the arguments, `seed` and e alone: the same seed gives
     the same epochs 0, 1, 2, ..., each another order. `Batches.epoch` is the number of the next one and can be set;
@@ -67,6 +83,9 @@ def batches(
         seed: int >= 0. By default one is drawn from numpy's global generator, which `keras.utils.set_random_seed`
             seeds.
         window: int. Batches in a window: more means less padding, fewer means batches more mixed in length.
+        examples_per_class: int >= 2. K, see above; `batch_size` is a multiple of it. y is then one label a row, an int
+            or a string, as `labelled` gives it. Needs rows in memory or `cache=True`.
+        unique_texts: bool. See above. Needs rows in memory or `cache=True`.
         drop_remainder: bool. Whether to leave out the last batch if it is smaller; the rows in it are other ones each
             epoch.
         pad_to_multiple_of: int from 1 to 8. What the length of a batch is rounded up to (up to the preprocessor's
@@ -81,15 +100,22 @@ def batches(
         that nothing is traced anew. Its cardinality is known where that of `dataset` is.
 
     Raises:
-        ValueError: for an argument out of range, rows of another form, no rows, or three or more texts a row with
-            `columns="joint"`.
+        ValueError: for an argument out of range, rows of another form, no rows, three or more texts a row with
+            `columns="joint"`, fewer classes than P, or a batch too small for two classes of K.
 
     Example:
 
     ```python
     train = tx.data.labelled(tx.data.read("train.tsv"), "text", "label", labels=classifier.labels)
     classifier.fit(tx.data.batches(train, classifier.preprocessor, batch_size=32, seed=0), epochs=3)
+
+    options = {"columns": "separate", "batch_size": 64, "seed": 0}
+    mined = tx.data.batches(train, embedder.preprocessor, examples_per_class=4, **options)  # 16 classes in a batch
+    questions = tx.data.pairs(tx.data.read("faq.tsv"), ("question", "answer"))
+    ranked = tx.data.batches(questions, embedder.preprocessor, unique_texts=True, **options)
     ```
+
+    Reference: batches of P classes x K examples: Hermans et al., 2017, https://arxiv.org/abs/1703.07737.
     """
     _check.integer("batch_size", batch_size)
     _check.integer("window", window)
@@ -98,18 +124,42 @@ def batches(
     if _check.integer("pad_to_multiple_of", pad_to_multiple_of) > 8:
         raise _check.invalid("pad_to_multiple_of", "an int from 1 to 8", pad_to_multiple_of)
     in_memory = isinstance(dataset, Texts) or not isinstance(dataset, tf.data.Dataset)
-    dataset = dataset if isinstance(dataset, tf.data.Dataset) else _from_arrays(dataset)
-    packer = _Packer(preprocessor, _count_columns(dataset.element_spec), columns, pad_to_multiple_of)
-    order = _Order(
-        batch_size=int(batch_size),
-        window=int(window),
-        seed=int(np.random.randint(2**31) if seed is None else seed),
-        shuffle=bool(shuffle),
-        bucket=bool(shuffle and columns == "joint" if bucket is None else bucket),
-        drop_remainder=bool(drop_remainder),
-    )
-    kind = _Kept if (in_memory if cache is None else cache) else _Streamed
-    return Batches(kind(dataset, packer, order), prefetch)
+    cache = in_memory if cache is None else bool(cache)
+    dataset = dataset if isinstance(dataset, tf.data.Dataset) else from_arrays(dataset)
+    packer = Packer(preprocessor, count_columns(dataset.element_spec), columns, pad_to_multiple_of)
+    common = {
+        "batch_size": int(batch_size),
+        "seed": int(np.random.randint(2**31) if seed is None else seed),
+    }
+    if examples_per_class is not None or unique_texts:
+        order = _composed(common, shuffle, bucket, cache, examples_per_class, unique_texts, bool(drop_remainder))
+    else:
+        order = Order(
+            **common,
+            window=int(window),
+            shuffle=bool(shuffle),
+            bucket=bool(shuffle and columns == "joint" if bucket is None else bucket),
+            drop_remainder=bool(drop_remainder),
+        )
+    return Batches((Kept if cache else Streamed)(dataset, packer, order), prefetch)
+
+
+def _composed(common, shuffle, bucket, cache, examples_per_class, unique_texts, drop_remainder):
+    """The order of batches whose rows are chosen to suit one another."""
+    argument = "unique_texts" if examples_per_class is None else "examples_per_class"
+    if not shuffle:
+        raise _check.invalid("shuffle", f"True with `{argument}`, which cannot keep the order of rows", shuffle)
+    if bucket:
+        raise _check.invalid("bucket", f"None or False with `{argument}`, which decides the batches", bucket)
+    if not cache:
+        remedy = "Pass `cache=True`, or rows in memory: what `data.labelled` or `data.pairs` gives, or arrays."
+        raise _check.invalid("cache", f"True with `{argument}`, which has to see all rows", cache, remedy)
+    if examples_per_class is None:
+        return ByText(**common, drop_remainder=drop_remainder)
+    if unique_texts:
+        remedy = "Losses that know the classes need no unique texts."
+        raise _check.invalid("unique_texts", "False with `examples_per_class`", unique_texts, remedy)
+    return ByClass(**common, examples_per_class=_check.integer("examples_per_class", examples_per_class, minimum=2))
 
 
 class Batches(tf.data.Dataset):
@@ -170,7 +220,7 @@ class Batches(tf.data.Dataset):
     @property
     def seed(self):
         """The seed in use."""
-        return self._source.order.seed
+        return self._source.seed
 
     def _inputs(self):
         return [self._batches]
@@ -194,213 +244,3 @@ class _Counter:
     def _count(self):
         self.value += 1
         return np.int64(self.value - 1)
-
-
-class _Order:
-    """The arguments of `batches` that decide the order, and the plan that follows from them."""
-
-    def __init__(self, *, batch_size, window, seed, shuffle, bucket, drop_remainder):
-        self.batch_size = batch_size
-        self.window = window
-        self.seed = seed
-        self.shuffle = shuffle
-        self.bucket = bucket
-        self.drop_remainder = drop_remainder
-
-    def steps(self, rows):
-        """The number of batches that so many rows make."""
-        return rows // self.batch_size if self.drop_remainder else -(-rows // self.batch_size)
-
-    def plan(self, lengths, *numbers):
-        """(order, ends) of `_order.plan`, the randomness drawn from the seed and the numbers (epoch, window)."""
-        rng = np.random.default_rng([self.seed, *map(int, numbers)]) if self.shuffle else None
-        return plan(lengths, self.batch_size, self.window, rng, bucket=self.bucket, drop_remainder=self.drop_remainder)
-
-    def shuffle_seed(self, epoch):
-        """A seed for tf.data's own shuffling."""
-        return np.random.SeedSequence([self.seed, int(epoch)]).generate_state(1, "uint64").astype("int64")[0]
-
-
-class _Packer:
-    """Texts to ids, and ids to batches."""
-
-    def __init__(self, preprocessor, count, columns, multiple):
-        if columns == "joint" and count > 2:
-            remedy = 'Pass `columns="separate"` for towers, or make pairs.'
-            raise _check.invalid("columns", f'"separate" for rows of {count} texts', columns, remedy)
-        self.preprocessor = preprocessor
-        self.count = count
-        self.separate = columns == "separate"
-        self.multiple = multiple
-
-    def tokenize(self, *row):
-        """Rows, batched -> (ids, one ragged tensor a column; lengths that decide the padding; what is not text)."""
-        texts = row[0] if isinstance(row[0], tuple) else (row[0],)
-        ids = tuple(self.preprocessor.tokenizer(text) for text in texts)
-        lengths = self.preprocessor.lengths
-        if self.separate:
-            longest = tf.reduce_max(tf.stack([lengths(column) for column in ids]), axis=0)
-        else:
-            longest = lengths(ids if self.count > 1 else ids[0])
-        return ids, longest, row[1:]
-
-    def pack(self, ids, rest):
-        """Ids of the rows of one batch, and what is not text -> the batch."""
-        if self.separate:
-            packed = self.preprocessor.pack(tf.concat(ids, axis=0))
-        else:
-            packed = self.preprocessor.pack(ids if self.count > 1 else ids[0])
-        packed = {key: self._shaped(value) for key, value in round_up(packed, self.multiple, self.preprocessor).items()}
-        return (packed, *rest) if rest else packed
-
-    def _shaped(self, value):
-        if self.separate:
-            value = tf.reshape(value, (self.count, -1, tf.shape(value)[1]))
-            return tf.ensure_shape(tf.transpose(value, (1, 0, 2)), (None, self.count, None))
-        return tf.ensure_shape(value, (None, None))
-
-
-class _Kept:
-    """Rows whose ids are in memory: an epoch is a permutation of all of them."""
-
-    def __init__(self, dataset, packer, order):
-        if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-            raise _check.invalid("cache", "False for a dataset without end", True)
-        self.order = order
-        self._packer = packer
-        tokenized = dataset.batch(_CHUNK).map(packer.tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        parts = list(tokenized)
-        if not parts:
-            raise _check.invalid("dataset", "at least one row", dataset)
-        with tf.device("CPU:0"):
-            self._rows = tf.nest.map_structure(lambda *part: tf.concat(part, axis=0), *((p[0], p[2]) for p in parts))
-        self.lengths = np.concatenate([part[1].numpy() for part in parts])
-        self.steps = order.steps(len(self.lengths))
-        if not self.steps:
-            remedy = "Make the batches smaller, or keep the small one: `drop_remainder=False`."
-            raise _check.invalid("batch_size", f"at most {len(self.lengths)}, the rows", order.batch_size, remedy)
-
-    def epoch(self, epoch, skip=0):
-        order, ends = tf.numpy_function(self._plan, [epoch], (tf.int64, tf.int64))
-        return _cut(order, ends, self._batch, skip)
-
-    def _plan(self, epoch):
-        return self.order.plan(self.lengths, epoch)
-
-    def _batch(self, rows):
-        ids, rest = tf.nest.map_structure(lambda values: tf.gather(values, rows), self._rows)
-        return self._packer.pack(ids, rest)
-
-
-class _Streamed:
-    """Rows that come from a dataset anew each epoch, one window after another."""
-
-    def __init__(self, dataset, packer, order):
-        self.order = order
-        self._dataset = dataset
-        self._packer = packer
-        rows = int(dataset.cardinality())
-        self.steps = order.steps(rows) if rows >= 0 else None
-        if rows == 0 or self.steps == 0:
-            raise _check.invalid("dataset", "rows for at least one batch", dataset)
-
-    def epoch(self, epoch, skip=0):
-        size = self.order.window * self.order.batch_size
-        rows = self._dataset
-        if self.order.shuffle:
-            seed = tf.numpy_function(self.order.shuffle_seed, [epoch], tf.int64)
-            rows = _shuffled(rows, size, seed)
-        windows = rows.batch(size).map(self._packer.tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-
-        def cut(number, window):
-            ids, lengths, rest = window
-            order, ends = tf.numpy_function(self.order.plan, [lengths, epoch, number], (tf.int64, tf.int64))
-
-            def batch(rows):
-                return self._packer.pack(*tf.nest.map_structure(lambda values: tf.gather(values, rows), (ids, rest)))
-
-            return _cut(order, ends, batch, 0)
-
-        return windows.enumerate().flat_map(cut).skip(skip)
-
-
-def _shuffled(dataset, size, seed):
-    """`dataset.shuffle(size, seed)` for a seed in the graph.
-
-    `Dataset.shuffle` mixes TensorFlow's global seed in, and fails on a tensor where that seed is 0.
-    """
-    shuffled = tf.raw_ops.ShuffleDatasetV3(
-        input_dataset=tf.data.experimental.to_variant(dataset),
-        buffer_size=size,
-        seed=tf.reshape(seed, ()),
-        seed2=1,
-        seed_generator=tf.raw_ops.DummySeedGenerator(),
-        output_types=[tensor.dtype for tensor in tf.nest.flatten(dataset.element_spec)],
-        output_shapes=[tensor.shape for tensor in tf.nest.flatten(dataset.element_spec)],
-        reshuffle_each_iteration=False,
-    )
-    return tf.data.experimental.from_variant(shuffled, dataset.element_spec)
-
-
-def _cut(order, ends, batch, skip):
-    """The dataset of `batch(rows)`, the rows being cut out of `order` at `ends`."""
-    order.set_shape((None,))
-    ends.set_shape((None,))
-    starts = tf.concat([[0], ends], axis=0)[:-1]
-    cuts = tf.data.Dataset.from_tensor_slices((starts, ends)).skip(skip)
-    return cuts.map(lambda start, end: batch(order[start:end]), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-
-
-def round_up(packed, multiple, preprocessor):
-    """Pads packed rows `(batch, length)` until the length is a multiple, or the preprocessor's `sequence_length`."""
-    if multiple == 1:
-        return packed
-    length = tf.shape(packed["token_ids"])[1]
-    wanted = -(-length // multiple) * multiple
-    missing = tf.maximum(tf.minimum(wanted, preprocessor.sequence_length) - length, 0)
-    sides = [[0, 0], [missing, 0] if preprocessor.padding_side == "left" else [0, missing]]
-    pad_id = preprocessor.tokenizer.pad_token_id or 0
-    return {
-        key: tf.pad(value, sides, constant_values=pad_id if key == "token_ids" else 0) for key, value in packed.items()
-    }
-
-
-def _from_arrays(arrays):
-    """Arrays as a dataset of rows."""
-    arrays = arrays if isinstance(arrays, tuple) else (arrays,)
-    if not 0 < len(arrays) <= 3:
-        raise _check.invalid("dataset", _EXPECTED, arrays)
-    columns = tuple(map(_strings, arrays[0] if isinstance(arrays[0], tuple) else (arrays[0],)))
-    rest = [np.asarray(values) for values in arrays[1:]]
-    rest = [tf.constant(values.tolist()) if values.dtype == object else values for values in rest]
-    lengths = [len(values) if values.shape else 0 for values in (*columns, *rest)]
-    if len(set(lengths)) != 1 or not lengths[0]:
-        raise _check.invalid("dataset", "arrays of one length, with at least one row", lengths)
-    x = columns if isinstance(arrays[0], tuple) else columns[0]
-    return tf.data.Dataset.from_tensor_slices((x, *rest) if rest else (x,))
-
-
-def _strings(column):
-    """A column of texts as a tensor."""
-    values = column
-    if hasattr(column, "__array__"):  # numpy, pandas, tensors
-        values = np.asarray(column)
-        values = values.tolist() if values.ndim == 1 else None
-    if not isinstance(values, (list, tuple)):
-        raise _check.invalid("dataset", _EXPECTED, column)
-    for row, value in enumerate(values):
-        if not isinstance(value, (str, bytes)):
-            remedy = f"It stands in row {row} (counting from 0); fill in missing texts or leave the row out."
-            raise _check.invalid("dataset", "texts that are strings", value, remedy)
-    return tf.constant(values, tf.string, shape=(len(values),))
-
-
-def _count_columns(spec):
-    """How many texts a row has; raises where the rows are of another form."""
-    x = spec[0] if isinstance(spec, tuple) and 0 < len(spec) <= 3 else spec
-    columns = x if isinstance(x, tuple) else (x,)
-    if not columns or not all(isinstance(each, tf.TensorSpec) and each.dtype == tf.string for each in columns):
-        raise _check.invalid("dataset", _EXPECTED, spec)
-    if any(each.shape.rank != 0 for each in columns):
-        raise _check.invalid("dataset", _EXPECTED, spec, "If the rows are in batches already: `dataset.unbatch()`.")
-    return len(columns)

@@ -5,7 +5,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
-from tfxfer.data._batches import _CHUNK, _Packer, _strings
+from tfxfer.data._forms import strings
+from tfxfer.data._packer import Packer
+from tfxfer.data._sources import CHUNK
 
 _RAGGED = tf.RaggedTensorSpec([None, None], tf.int32)
 _ROWS = tf.TensorSpec([None], tf.int64)
@@ -30,7 +32,7 @@ class TextRunner:
 
     def __init__(self, model, preprocessor, count=1, *, columns="joint", pad_to_multiple_of=1):
         _check.one_of("columns", columns, ("joint", "separate"))
-        self._packer = _Packer(preprocessor, count, columns, pad_to_multiple_of)
+        self._packer = Packer(preprocessor, count, columns, pad_to_multiple_of)
         ids = tuple([_RAGGED] * count)
         if keras.config.backend() == "tensorflow":
             # A graph of its own, which may be compiled by XLA; ragged ids around it cannot be.
@@ -65,7 +67,7 @@ class TextRunner:
             ValueError: for something that is no text, with its row, or columns that differ in length.
         """
         _check.integer("batch_size", batch_size)
-        columns = [_strings(column) for column in (x if isinstance(x, tuple) else (x,))]
+        columns = [strings(column) for column in (x if isinstance(x, tuple) else (x,))]
         if len({len(column) for column in columns}) > 1:
             raise _check.invalid("x", "columns of one length", [len(column) for column in columns])
         ids, lengths = self._tokenize(columns)
@@ -84,8 +86,8 @@ class TextRunner:
 
     def _tokenize(self, columns):
         parts = []
-        for start in range(0, max(len(columns[0]), 1), _CHUNK):
-            chunk = tuple(column[start : start + _CHUNK] for column in columns)
+        for start in range(0, max(len(columns[0]), 1), CHUNK):
+            chunk = tuple(column[start : start + CHUNK] for column in columns)
             parts.append(self._packer.tokenize(chunk)[:2])
         if len(parts) == 1:
             return parts[0][0], parts[0][1].numpy()
@@ -103,5 +105,5 @@ def pack_columns(x, preprocessor):
     Returns:
         A dict of int32 `(batch, columns, length)`, with one length for all columns.
     """
-    packer = _Packer(preprocessor, len(x), "separate", 1)
+    packer = Packer(preprocessor, len(x), "separate", 1)
     return packer.pack(packer.tokenize(x)[0], ())

@@ -4,6 +4,42 @@ import math
 
 import numpy as np
 
+from tfxfer import _check
+
+
+class Order:
+    """Rows at random, by length, or as they are; see `batches`."""
+
+    def __init__(self, *, batch_size, window, seed, shuffle, bucket, drop_remainder):
+        self.batch_size = batch_size
+        self.window = window
+        self.seed = seed
+        self.shuffle = shuffle
+        self.bucket = bucket
+        self.drop_remainder = drop_remainder
+
+    def prepare(self, rows):
+        """(the number of batches in an epoch of `Tokenized` rows, the function from its number to (order, ends))."""
+        count = len(rows.lengths)
+        steps = self.steps(count)
+        if not steps:
+            remedy = "Make the batches smaller, or keep the small one: `drop_remainder=False`."
+            raise _check.invalid("batch_size", f"at most {count}, the rows", self.batch_size, remedy)
+        return steps, lambda epoch: self.plan(rows.lengths, epoch)
+
+    def steps(self, rows):
+        """The number of batches that so many rows make."""
+        return rows // self.batch_size if self.drop_remainder else -(-rows // self.batch_size)
+
+    def plan(self, lengths, *numbers):
+        """(order, ends) of `plan`, the randomness drawn from the seed and the numbers (epoch, window)."""
+        rng = np.random.default_rng([self.seed, *map(int, numbers)]) if self.shuffle else None
+        return plan(lengths, self.batch_size, self.window, rng, bucket=self.bucket, drop_remainder=self.drop_remainder)
+
+    def shuffle_seed(self, epoch):
+        """A seed for tf.data's own shuffling."""
+        return np.random.SeedSequence([self.seed, int(epoch)]).generate_state(1, "uint64").astype("int64")[0]
+
 
 def plan(lengths, batch_size, window, rng, *, bucket, drop_remainder):
     """Orders rows and cuts them into batches.

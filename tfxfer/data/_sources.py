@@ -1,0 +1,100 @@
+"""Where the batches of an epoch come from: rows whose ids are in memory, or a dataset that is run anew."""
+
+import collections
+
+import numpy as np
+import tensorflow as tf
+
+from tfxfer import _check
+
+# Rows tokenised in one call: large enough for the tokenizer's pace, small enough that the parts go to several cores.
+CHUNK = 4096
+
+# ids: tuple of ragged int32, one a column; rest: tuple of what is not text; lengths: int array, what padding goes by.
+Tokenized = collections.namedtuple("Tokenized", ["ids", "rest", "lengths"])
+
+
+class Kept:
+    """Rows whose ids are in memory: an epoch is cut out of all of them, as the order plans it."""
+
+    def __init__(self, dataset, packer, order):
+        if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise _check.invalid("cache", "False for a dataset without end", True)
+        self.seed = order.seed
+        self._packer = packer
+        tokenized = dataset.batch(CHUNK).map(packer.tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        parts = list(tokenized)
+        if not parts:
+            raise _check.invalid("dataset", "at least one row", dataset)
+        with tf.device("CPU:0"):
+            self._rows = tf.nest.map_structure(lambda *part: tf.concat(part, axis=0), *((p[0], p[2]) for p in parts))
+        lengths = np.concatenate([part[1].numpy() for part in parts])
+        self.steps, self._plan = order.prepare(Tokenized(*self._rows, lengths))
+
+    def epoch(self, epoch, skip=0):
+        order, ends = tf.numpy_function(self._plan, [epoch], (tf.int64, tf.int64))
+        return _cut(order, ends, self._batch, skip)
+
+    def _batch(self, rows):
+        ids, rest = tf.nest.map_structure(lambda values: tf.gather(values, rows), self._rows)
+        return self._packer.pack(ids, rest)
+
+
+class Streamed:
+    """Rows that come from a dataset anew each epoch, one window after another."""
+
+    def __init__(self, dataset, packer, order):
+        self.seed = order.seed
+        self._order = order
+        self._dataset = dataset
+        self._packer = packer
+        rows = int(dataset.cardinality())
+        self.steps = order.steps(rows) if rows >= 0 else None
+        if rows == 0 or self.steps == 0:
+            raise _check.invalid("dataset", "rows for at least one batch", dataset)
+
+    def epoch(self, epoch, skip=0):
+        size = self._order.window * self._order.batch_size
+        rows = self._dataset
+        if self._order.shuffle:
+            seed = tf.numpy_function(self._order.shuffle_seed, [epoch], tf.int64)
+            rows = _shuffled(rows, size, seed)
+        windows = rows.batch(size).map(self._packer.tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+        def cut(number, window):
+            ids, lengths, rest = window
+            order, ends = tf.numpy_function(self._order.plan, [lengths, epoch, number], (tf.int64, tf.int64))
+
+            def batch(rows):
+                return self._packer.pack(*tf.nest.map_structure(lambda values: tf.gather(values, rows), (ids, rest)))
+
+            return _cut(order, ends, batch, 0)
+
+        return windows.enumerate().flat_map(cut).skip(skip)
+
+
+def _shuffled(dataset, size, seed):
+    """`dataset.shuffle(size, seed)` for a seed in the graph.
+
+    `Dataset.shuffle` mixes TensorFlow's global seed in, and fails on a tensor where that seed is 0.
+    """
+    shuffled = tf.raw_ops.ShuffleDatasetV3(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        buffer_size=size,
+        seed=tf.reshape(seed, ()),
+        seed2=1,
+        seed_generator=tf.raw_ops.DummySeedGenerator(),
+        output_types=[tensor.dtype for tensor in tf.nest.flatten(dataset.element_spec)],
+        output_shapes=[tensor.shape for tensor in tf.nest.flatten(dataset.element_spec)],
+        reshuffle_each_iteration=False,
+    )
+    return tf.data.experimental.from_variant(shuffled, dataset.element_spec)
+
+
+def _cut(order, ends, batch, skip):
+    """The dataset of `batch(rows)`, the rows being cut out of `order` at `ends`."""
+    order.set_shape((None,))
+    ends.set_shape((None,))
+    starts = tf.concat([[0], ends], axis=0)[:-1]
+    cuts = tf.data.Dataset.from_tensor_slices((starts, ends)).skip(skip)
+    return cuts.map(lambda start, end: batch(order[start:end]), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
