@@ -2,6 +2,7 @@
 
 from tfxfer.data._batches import Batches, batches
 from tfxfer.data._datasets import Texts, labelled, pairs, regression, triplets
+from tfxfer.data._from_labels import pairs_from_labels, triplets_from_labels
 from tfxfer.data._inference import TextRunner, pack_columns
 from tfxfer.data._labels import class_weights, labels
 from tfxfer.data._read import read
@@ -18,7 +19,9 @@ __all__ = [
     "labels",
     "pack_columns",
     "pairs",
+    "pairs_from_labels",
     "read",
     "regression",
     "triplets",
+    "triplets_from_labels",
 ]

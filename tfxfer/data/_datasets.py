@@ -80,7 +80,7 @@ def labelled(rows, text, label, *, labels=None, separator=None, on_error="raise"
             if unknown:
                 faults.add(rows.place(i), label, "unknown label", f" {unknown[0]!r}", near(unknown[0], known))
                 del found[i]
-    found = _with_texts(rows, names, found, faults)
+    found = with_texts(rows, names, found, faults)
     if known is None:
         ordered = distinct(rows, label, found)
         known = {name: k for k, name in enumerate(ordered)} if several else None
@@ -130,7 +130,7 @@ def regression(rows, text, target, *, target_range=None, on_error="raise"):
         numbers = [_number(rows, i, name, value, bounds, faults) for name, value in zip(targets, values, strict=True)]
         if None not in numbers:
             found[i] = numbers
-    found = _with_texts(rows, names, found, faults)
+    found = with_texts(rows, names, found, faults)
     y = np.array(list(found.values()), "float64")
     y = y if bounds is None else (y - bounds[0]) / (bounds[1] - bounds[0])
     faults.warn(f"regression({rows!r})")
@@ -203,7 +203,7 @@ def triplets(rows, texts, *, on_error="raise"):
 
 def _unlabelled(function, rows, names, on_error):
     rows, faults = Rows.from_any(rows), Faults(on_error)
-    found = _with_texts(rows, names, dict.fromkeys(range(len(rows)), 0.0), faults)
+    found = with_texts(rows, names, dict.fromkeys(range(len(rows)), 0.0), faults)
     faults.warn(f"{function}({rows!r})")
     return _texts(rows, names, found, np.zeros(len(found), "float32"), faults)
 
@@ -215,7 +215,7 @@ def _text_names(argument, names):
     return listed
 
 
-def _with_texts(rows, names, found, faults):
+def with_texts(rows, names, found, faults):
     """What of `found` (dict by row number) has a text in each of the columns `names`."""
     bad = set()
     for name in names:
