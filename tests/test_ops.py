@@ -1,0 +1,149 @@
+"""The arithmetic that layers, losses and metrics share."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+from tfxfer import _ops
+
+RNG = np.random.default_rng(3)
+VECTORS = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).normal(size=(2, 4, 3)))
+quickly = settings(max_examples=20, deadline=None)
+
+
+def gradient(function, x):
+    import tensorflow as tf
+
+    x = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = tf.reduce_sum(function(x))
+    return tape.gradient(value, x).numpy()
+
+
+def test_every_name_is_in_all_four_tables():
+    tables = (_ops.DISTANCES, _ops.PAIRWISE_DISTANCES, _ops.SIMILARITIES, _ops.PAIRWISE_SIMILARITIES)
+    assert all(set(table) == {"cosine", "euclidean", "squared_euclidean", "manhattan", "dot"} for table in tables)
+
+
+@quickly
+@given(VECTORS)
+@pytest.mark.parametrize("name", _ops.DISTANCES)
+def test_distances_are_symmetric_and_larger_where_similarities_are_smaller(name, vectors):
+    u, v = vectors
+    distance, similarity = (ops.convert_to_numpy(t[name](u, v)) for t in (_ops.DISTANCES, _ops.SIMILARITIES))
+    np.testing.assert_allclose(ops.convert_to_numpy(_ops.DISTANCES[name](v, u)), distance, atol=1e-12)
+    np.testing.assert_allclose(distance + similarity, np.full(4, 1.0 if name == "cosine" else 0.0), atol=1e-12)
+    if name != "dot":
+        assert (distance >= -1e-12).all()
+        np.testing.assert_allclose(ops.convert_to_numpy(_ops.DISTANCES[name](u, u)), np.zeros(4), atol=1e-12)
+
+
+@quickly
+@given(VECTORS)
+@pytest.mark.parametrize("name", ["euclidean", "manhattan"])
+def test_metrics_keep_the_triangle_inequality(name, vectors):
+    d = ops.convert_to_numpy(_ops.PAIRWISE_DISTANCES[name](vectors[0], vectors[0]))
+    assert (d[:, :, None] <= d[:, None, :] + d.T[None, :, :] + 1e-9).all()
+
+
+@quickly
+@given(VECTORS)
+@pytest.mark.parametrize("name", _ops.DISTANCES)
+def test_pairwise_is_row_by_row(name, vectors):
+    u, v = vectors[0], vectors[1, :3]
+    for rows, pairs in ((_ops.DISTANCES, _ops.PAIRWISE_DISTANCES), (_ops.SIMILARITIES, _ops.PAIRWISE_SIMILARITIES)):
+        expected = ops.convert_to_numpy(rows[name](u[:, None], v[None]))
+        np.testing.assert_allclose(ops.convert_to_numpy(pairs[name](u, v)), expected, atol=1e-9)
+        assert pairs[name](u, v).shape == (4, 3)
+
+
+@pytest.mark.parametrize("name", _ops.DISTANCES)
+def test_pairwise_gradients_are_those_of_the_rows(name):
+    u, v = RNG.normal(size=(2, 4, 3))
+    rows = gradient(lambda x: _ops.DISTANCES[name](x[:, None], v[None]), u)
+    np.testing.assert_allclose(gradient(lambda x: _ops.PAIRWISE_DISTANCES[name](x, v), u), rows, atol=1e-9)
+    both = gradient(lambda x: _ops.DISTANCES[name](x[:, None], x[None]), u)
+    np.testing.assert_allclose(gradient(lambda x: _ops.PAIRWISE_DISTANCES[name](x, x), u), both, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["euclidean", "squared_euclidean"])
+def test_equal_rows_have_distance_zero_and_near_ones_stay_apart_in_float32(name):
+    x = (RNG.normal(size=(3, 384)) * 1e-2 + 1.0).astype("float32")  # far from zero, near to one another
+    x = np.concatenate([x, x[:1]])
+    found = ops.convert_to_numpy(_ops.PAIRWISE_DISTANCES[name](x, x))
+    exact = ops.convert_to_numpy(_ops.DISTANCES[name](x[:, None].astype("float64"), x[None].astype("float64")))
+    assert found[0, 3] == 0.0 and not np.diag(found).any()
+    np.testing.assert_allclose(found, exact, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", _ops.DISTANCES)
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1.0, 1e15])
+def test_distance_gradients_are_finite_at_zero_and_at_equal_rows(name, scale):
+    x = (RNG.normal(size=(4, 6)) * scale).astype("float32")
+    for function in (
+        lambda x: _ops.DISTANCES[name](x, x + 0.0),
+        lambda x: _ops.DISTANCES[name](x, 0.0 * x),
+        lambda x: _ops.PAIRWISE_DISTANCES[name](x, x),
+    ):
+        assert np.isfinite(gradient(function, x)).all()
+
+
+def test_unit_norm_of_a_zero_vector_is_zero_with_no_gradient():
+    x = np.array([[3.0, 4.0], [0.0, 0.0], [1e-20, 0.0]], "float32")
+    np.testing.assert_allclose(ops.convert_to_numpy(_ops.unit_norm(x)), [[0.6, 0.8], [0.0, 0.0], [0.0, 0.0]], atol=1e-7)
+    np.testing.assert_array_equal(gradient(_ops.unit_norm, x)[1:], np.zeros((2, 2)))
+    half = ops.cast(x, "float16")
+    assert np.isfinite(ops.convert_to_numpy(ops.cast(_ops.unit_norm(half), "float32"))).all()
+
+
+def test_safe_sqrt_is_the_root_with_a_finite_gradient_at_zero():
+    x = np.array([-1.0, 0.0, 4.0])
+    np.testing.assert_array_equal(ops.convert_to_numpy(_ops.safe_sqrt(x)), [0.0, 0.0, 2.0])
+    np.testing.assert_array_equal(gradient(_ops.safe_sqrt, x), [0.0, 0.0, 0.25])
+
+
+# === Masked reductions ===
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1.0, 1e4, 1e30]))
+def test_masked_reductions_are_those_of_what_is_kept(seed, scale):
+    rng = np.random.default_rng(seed)
+    x, keep = rng.normal(size=(3, 5)) * scale, rng.random((3, 5)) < 0.5
+    for function, expected in (
+        (_ops.masked_max, np.max),
+        (_ops.masked_min, np.min),
+        (_ops.masked_logsumexp, lambda kept: np.max(kept) + np.log(np.exp(kept - np.max(kept)).sum())),
+        (lambda x, keep: _ops.masked_mean(x, keep, axis=-1), np.mean),
+    ):
+        values = [expected(row[mask]) if mask.any() else 0.0 for row, mask in zip(x, keep, strict=True)]
+        np.testing.assert_allclose(ops.convert_to_numpy(function(x, keep)), values, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("function", [_ops.masked_max, _ops.masked_min, _ops.masked_logsumexp, _ops.masked_mean])
+def test_what_is_masked_gets_no_gradient(function):
+    x = np.array([[1.0, np.float64(1e6), -1e6], [5.0, 5.0, 5.0]])
+    keep = np.array([[True, False, False], [False, False, False]])
+    np.testing.assert_array_equal(gradient(lambda x: function(x, keep), x), [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+
+
+def test_logsumexp_where_counts_one_more_and_takes_any_size():
+    for x in ([1.0, 2.0], [1e5, -1e5], [-1e5, -2e5]):
+        found = float(_ops.logsumexp_where(np.array([*x, 1e9]), np.array([True, True, False])))
+        assert found == pytest.approx(np.logaddexp(0.0, np.logaddexp(*x)), abs=1e-12)
+    assert float(_ops.logsumexp_where(np.ones((2, 2)), np.zeros((2, 2), bool))) == 0.0
+
+
+def test_masked_sum_takes_the_tokens_of_the_mask():
+    x, mask = RNG.normal(size=(2, 3, 4)), np.array([[1.0, 0.0, 2.0], [0.0, 0.0, 0.0]])
+    expected = [x[0, 0] + 2 * x[0, 2], np.zeros(4)]
+    np.testing.assert_allclose(ops.convert_to_numpy(_ops.masked_sum(x, mask)), expected)
+
+
+def test_lowest_is_within_half_precision():
+    assert np.isfinite(ops.convert_to_numpy(ops.cast(_ops.LOWEST, "float16")))
+    assert keras.backend.standardize_dtype(ops.cast(_ops.LOWEST, "float16").dtype) == "float16"
