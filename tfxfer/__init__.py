@@ -10,11 +10,12 @@ embedder.encode(["Where is my card?", "My card has not arrived"])  # float32 (2,
 
 __version__ = "0.1.0"
 
-from tfxfer import backbones, data, evaluation, export, layers, losses, models, preprocessing
+from tfxfer import backbones, callbacks, data, evaluation, export, layers, losses, models, preprocessing
 
 __all__ = [
     "__version__",
     "backbones",
+    "callbacks",
     "data",
     "evaluation",
     "export",

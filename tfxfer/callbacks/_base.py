@@ -1,0 +1,136 @@
+"""Evaluation during training."""
+
+import copy
+import inspect
+import numbers
+
+import keras
+
+from tfxfer import _check
+
+
+class Evaluate(keras.callbacks.Callback):
+    """Evaluates at the end of each epoch and writes the scores into the epoch's logs, as `val_<score>`.
+
+    From there they reach all that reads logs: `EarlyStopping`, `ModelCheckpoint`, `ReduceLROnPlateau`, `History`, the
+    progress bar, a Keras Tuner objective. Keras hands the logs from callback to callback, so this one stands **before**
+    those that follow its scores; the other order is an error when `fit` starts.
+
+    Args:
+        score: function of the model to a dict of name to number; what is no number is left out. The callbacks
+            `EvaluateSimilarity` and its neighbours bring their own.
+        every: int. Evaluates after every so many steps as well, and writes into these steps' logs, e.g. for
+            `ModelCheckpoint(save_freq=every)`. By default at the end of epochs only.
+        name: string that goes before the scores' names, `val_<name>_<score>`: needed where two callbacks would write
+            the same. A value of the same name that Keras computed on `validation_data` is written over.
+        model: the model to evaluate, where it is not the one that is trained, but a part of it.
+
+    Attributes:
+        results: list of dicts: `epoch`, `step` (training steps since `fit` began; counted with `every` only) and the
+            values of each evaluation.
+
+    Raises:
+        ValueError: when `fit` starts: if a callback before this one monitors one of its values, if another writes the
+            same values, or if the model is none that can be evaluated so.
+
+    Example:
+
+    ```python
+    callbacks = [
+        tx.callbacks.Evaluate(lambda model: {"words": count_words(model)}),
+        keras.callbacks.EarlyStopping("val_words", mode="max"),
+    ]
+    ```
+    """
+
+    def __init__(self, score, *, every=None, name=None, model=None):
+        super().__init__()
+        if not callable(score):
+            raise _check.invalid("score", "a function of the model to a dict of scores", score)
+        if name is not None and (not isinstance(name, str) or not name):
+            raise _check.invalid("name", "a string or None", name)
+        self._score = score
+        self._keys = None  # all that are numbers
+        self._every = _check.integer("every", every, optional=True)
+        self._prefix = "val_" if name is None else f"val_{name}_"
+        self._evaluated = model
+        # Without steps to look at, Keras need not wait for each step's logs.
+        self.async_safe = every is None
+        self._start()
+
+    def _start(self):
+        self.results = []
+        self._epoch = self._steps = self._steps_before = 0
+
+    def keys(self):
+        """Returns the names of the values that are written, as far as they are known before training."""
+        return [f"{self._prefix}{key}" for key in self._keys or ()]
+
+    def check(self, model):
+        """Raises where `model` cannot be evaluated so; called when `fit` starts."""
+
+    def set_model(self, model):
+        super().set_model(model)
+        self.check(self._subject())
+        # Keras tells a callback nothing of those beside it; the list that calls this method knows.
+        caller = inspect.currentframe().f_back.f_locals.get("self")
+        if isinstance(caller, keras.callbacks.CallbackList):
+            self._check_order(caller.callbacks)
+
+    def _subject(self):
+        trained = self.model  # on JAX, reading this brings the weights up to date, those of a part as well
+        return trained if self._evaluated is None else self._evaluated
+
+    def _check_order(self, callbacks):
+        written, is_before = set(self.keys()), True
+        for callback in callbacks:
+            if callback is self:
+                is_before = False
+            elif isinstance(callback, Evaluate) and written & set(callback.keys()):
+                both = sorted(written & set(callback.keys()))[0]
+                remedy = f"Two callbacks would write {both!r}: give one a `name`."
+                raise _check.invalid("callbacks", "evaluations whose values have different names", callbacks, remedy)
+            elif is_before and getattr(callback, "monitor", None) in written:
+                own, other = type(self).__name__, type(callback).__name__
+                remedy = f"{other} follows {callback.monitor!r}, which {own} writes: put {own} first."
+                raise _check.invalid("callbacks", f"{own} before {other}", callbacks, remedy)
+
+    def on_train_begin(self, logs=None):
+        self._start()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch, self._steps_before = epoch, self._steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._every is None:
+            return
+        # With `steps_per_execution` one call stands for several steps, of which `batch` is the last.
+        before, self._steps = self._steps, self._steps_before + batch + 1
+        if before // self._every < self._steps // self._every:
+            self._evaluate(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        last = self.results[-1] if self.results else None
+        if self._every is not None and last is not None and last["step"] == self._steps:
+            if logs is not None:
+                logs.update({key: value for key, value in last.items() if key not in ("epoch", "step")})
+        else:
+            self._evaluate(logs)
+
+    def _evaluate(self, logs):
+        scores = self._score(self._subject())
+        values = {
+            f"{self._prefix}{key}": float(value)
+            for key, value in scores.items()
+            if (isinstance(value, numbers.Real) if self._keys is None else key in self._keys)
+        }
+        self.results.append({"epoch": self._epoch, "step": self._steps, **values})
+        if logs is not None:
+            logs.update(values)
+
+    def __deepcopy__(self, memo):
+        # Keras Tuner copies callbacks for each trial: what is evaluated on is never changed, so it may be shared.
+        made = copy.copy(self)
+        made._model = None
+        made._start()
+        return made

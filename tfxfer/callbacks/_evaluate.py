@@ -1,0 +1,303 @@
+"""The evaluations of `evaluation` as callbacks."""
+
+import numpy as np
+
+from tfxfer import _check, _neighbours, _texts, evaluation, models
+from tfxfer.callbacks._base import Evaluate
+from tfxfer.evaluation import _measures, _pairs, _reranking, _retrieval, _triplets
+
+_CROSS_ENCODERS = (models.TextClassifier, models.TextRegressor)
+
+
+class _EvaluateTexts(Evaluate):
+    """Base of the callbacks that call a function of `evaluation`."""
+
+    # Whether the function takes cross-encoders as well as embedders.
+    _takes_cross_encoders = False
+
+    def __init__(self, keys, function, *arguments, options, **kwargs):
+        super().__init__(lambda model: function(model, *arguments, progress=False, **options), **kwargs)
+        self._keys = keys
+
+    def check(self, model):
+        if _texts.embedder_of(model) is not None:
+            return
+        if not (self._takes_cross_encoders and isinstance(model, _CROSS_ENCODERS)):
+            kinds = "a `models.Siamese` or `models.TextEmbedder`"
+            kinds += ", or a cross-encoder" if self._takes_cross_encoders else ""
+            remedy = "Where the embedder is a part of what is trained: `model=embedder`."
+            raise _check.invalid("model", f"{kinds} for {type(self).__name__}", model, remedy)
+
+
+class EvaluateSimilarity(_EvaluateTexts):
+    """Writes `val_spearman` and `val_pearson` of graded pairs: `evaluation.similarity` at the end of each epoch.
+
+    Stands before the callbacks that follow its values; see `Evaluate`.
+
+    Args:
+        texts: what `data.pairs` made, or a tuple of two lists of strings.
+        scores: float array, for a tuple of lists: larger where the two texts are more alike.
+        similarity: as in `evaluation.similarity`; several add `val_spearman_<similarity>` and so on.
+        batch_size: int. Texts computed at a time.
+        **kwargs: `every`, `name`, `model`, as `Evaluate` has them.
+
+    Raises:
+        ValueError: as `evaluation.similarity`, at once; and as `Evaluate`, when `fit` starts.
+
+    Example:
+
+    ```python
+    model.fit(
+        tx.data.batches(train, embedder.preprocessor, columns="separate"),
+        epochs=10,
+        callbacks=[
+            tx.callbacks.EvaluateSimilarity(dev),
+            keras.callbacks.EarlyStopping("val_spearman", mode="max", patience=2, restore_best_weights=True),
+        ],
+    )
+    ```
+    """
+
+    _takes_cross_encoders = True
+
+    def __init__(self, texts, scores=None, *, similarity="cosine", batch_size=32, **kwargs):
+        measures = _measures.names(similarity)
+        columns, scores = _pairs.graded_pairs(texts, scores)
+        options = {"similarity": measures, "batch_size": _check.integer("batch_size", batch_size)}
+        keys = _measures.keys(_pairs.SIMILARITY_KEYS, measures)
+        super().__init__(keys, evaluation.similarity, columns, scores, options=options, **kwargs)
+
+
+class EvaluatePairClassification(_EvaluateTexts):
+    """Writes `val_average_precision`, `val_f1`, `val_accuracy`, `val_mcc`... of pairs that belong together or not.
+
+    The scores of `evaluation.pair_classification` at the end of each epoch. Stands before the callbacks that follow
+    its values; see `Evaluate`.
+
+    Args:
+        texts: what `data.pairs` made with a target of 0 and 1, or a tuple of two lists of strings.
+        labels: array of 0 and 1, for a tuple of lists.
+        similarity: as in `evaluation.pair_classification`.
+        threshold: float, or `None` for the best of each evaluation.
+        batch_size: int. Texts computed at a time.
+        **kwargs: `every`, `name`, `model`, as `Evaluate` has them.
+
+    Raises:
+        ValueError: as `evaluation.pair_classification`, at once; and as `Evaluate`, when `fit` starts.
+
+    Example:
+
+    ```python
+    callbacks = [
+        tx.callbacks.EvaluatePairClassification(tx.data.pairs(rows, ("question1", "question2"), target="same")),
+        keras.callbacks.ModelCheckpoint("best.keras", monitor="val_average_precision", mode="max", save_best_only=True),
+    ]
+    ```
+    """
+
+    _takes_cross_encoders = True
+
+    def __init__(self, texts, labels=None, *, similarity="cosine", threshold=None, batch_size=32, **kwargs):
+        measures = _measures.names(similarity)
+        columns, labels = _pairs.labelled_pairs(texts, labels)
+        options = {
+            "similarity": measures,
+            "threshold": None if threshold is None else _check.number("threshold", threshold),
+            "batch_size": _check.integer("batch_size", batch_size),
+        }
+        keys = _measures.keys(_pairs.PAIR_KEYS, measures)
+        super().__init__(keys, evaluation.pair_classification, columns, labels, options=options, **kwargs)
+
+
+class EvaluateTriplets(_EvaluateTexts):
+    """Writes `val_triplet_accuracy` and `val_triplet_margin`: `evaluation.triplets` at the end of each epoch.
+
+    Stands before the callbacks that follow its values; see `Evaluate`.
+
+    Args:
+        texts: what `data.triplets` made, or a tuple of three or more lists of strings.
+        similarity: as in `evaluation.triplets`.
+        batch_size: int. Texts computed at a time.
+        **kwargs: `every`, `name`, `model`, as `Evaluate` has them.
+
+    Raises:
+        ValueError: as `evaluation.triplets`, at once; and as `Evaluate`, when `fit` starts.
+
+    Example:
+
+    ```python
+    callbacks = [
+        tx.callbacks.EvaluateTriplets(dev),
+        keras.callbacks.EarlyStopping("val_triplet_accuracy", mode="max"),
+    ]
+    ```
+    """
+
+    def __init__(self, texts, *, similarity="cosine", batch_size=32, **kwargs):
+        measures = _measures.names(similarity)
+        columns = _triplets.triplet_columns(texts)
+        options = {"similarity": measures, "batch_size": _check.integer("batch_size", batch_size)}
+        keys = _measures.keys(_triplets.TRIPLET_KEYS, measures)
+        super().__init__(keys, evaluation.triplets, columns, options=options, **kwargs)
+
+
+class EvaluateRetrieval(_EvaluateTexts):
+    """Writes `val_ndcg@10`, `val_recall@10`, `val_mrr@10`... of a search: `evaluation.retrieval` after each epoch.
+
+    Stands before the callbacks that follow its values; see `Evaluate`. The whole corpus is encoded at each
+    evaluation: take a part of a large one.
+
+    Args:
+        queries: as in `evaluation.retrieval`: list or dict of strings, or what `data.pairs` made without a target.
+        corpus: list or dict of strings.
+        relevant: the relevant documents of each query.
+        ks: ints. The ranks at which the scores are cut.
+        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`.
+        query_prompt: string set before each query; by default the embedder's.
+        document_prompt: string set before each document; by default the embedder's.
+        batch_size: int. Texts computed at a time.
+        **kwargs: `every`, `name`, `model`, as `Evaluate` has them.
+
+    Raises:
+        ValueError: as `evaluation.retrieval`, at once; and as `Evaluate`, when `fit` starts.
+
+    Example:
+
+    ```python
+    callbacks = [
+        tx.callbacks.EvaluateRetrieval(tx.data.pairs(dev, ("question", "answer"))),
+        keras.callbacks.EarlyStopping("val_ndcg@10", mode="max", patience=2),
+    ]
+    ```
+    """
+
+    def __init__(
+        self,
+        queries,
+        corpus=None,
+        relevant=None,
+        *,
+        ks=_retrieval.KS,
+        similarity="cosine",
+        query_prompt=None,
+        document_prompt=None,
+        batch_size=32,
+        **kwargs,
+    ):
+        queries, corpus, relevant = _retrieval.search_task(queries, corpus, relevant)
+        options = {
+            "ks": _retrieval.check_ks(ks, len(corpus)),
+            "similarity": _check.one_of("similarity", similarity, _neighbours.SIMILARITIES),
+            "query_prompt": query_prompt,
+            "document_prompt": document_prompt,
+            "batch_size": _check.integer("batch_size", batch_size),
+        }
+        keys = [f"{key}@{k}" for k in options["ks"] for key in _retrieval.RETRIEVAL_KEYS]
+        super().__init__(keys, evaluation.retrieval, queries, corpus, relevant, options=options, **kwargs)
+
+
+class EvaluateReranking(_EvaluateTexts):
+    """Writes `val_map`, `val_mrr@10` and `val_ndcg@10` of candidates: `evaluation.reranking` after each epoch.
+
+    Stands before the callbacks that follow its values; see `Evaluate`.
+
+    Args:
+        rows: as in `evaluation.reranking`: rows of a query, positives and negatives, or what `data.triplets` made.
+        columns: the names of the three columns.
+        k: int. The rank at which `mrr` and `ndcg` are cut.
+        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`, for an embedder.
+        query_prompt: string set before each query; by default the embedder's.
+        document_prompt: string set before each candidate; by default the embedder's.
+        batch_size: int. Texts computed at a time.
+        **kwargs: `every`, `name`, `model`, as `Evaluate` has them.
+
+    Raises:
+        ValueError: as `evaluation.reranking`, at once; and as `Evaluate`, when `fit` starts.
+
+    Example:
+
+    ```python
+    callbacks = [tx.callbacks.EvaluateReranking(rows), keras.callbacks.EarlyStopping("val_map", mode="max")]
+    ```
+    """
+
+    _takes_cross_encoders = True
+
+    def __init__(
+        self,
+        rows,
+        *,
+        columns=("query", "positives", "negatives"),
+        k=10,
+        similarity="cosine",
+        query_prompt=None,
+        document_prompt=None,
+        batch_size=32,
+        **kwargs,
+    ):
+        queries, candidates, relevant = _reranking.ranking_task(rows, columns)
+        rows = [
+            {"query": query, "positives": texts[: int(each.sum())], "negatives": texts[int(each.sum()) :]}
+            for query, texts, each in zip(queries, candidates, relevant, strict=True)
+        ]
+        options = {
+            "k": _check.integer("k", k),
+            "similarity": _check.one_of("similarity", similarity, _neighbours.SIMILARITIES),
+            "query_prompt": query_prompt,
+            "document_prompt": document_prompt,
+            "batch_size": _check.integer("batch_size", batch_size),
+        }
+        super().__init__(["map", f"mrr@{k}", f"ndcg@{k}"], evaluation.reranking, rows, options=options, **kwargs)
+
+
+class EvaluateClassification(Evaluate):
+    """Writes `val_accuracy`, `val_macro_f1` and, with several labels a text, `val_micro_f1` of a `TextClassifier`.
+
+    The scores of `evaluation.classification` at the end of each epoch. Stands before the callbacks that follow its
+    values; see `Evaluate`.
+
+    Args:
+        texts: what `data.labelled` made, or a list (or a tuple of columns) of strings.
+        y: the labels of a list of strings: names, or indices.
+        batch_size: int. Texts computed at a time.
+        threshold: float in `[0, 1]`, for several labels a text.
+        **kwargs: `every`, `name`, `model`, as `Evaluate` has them.
+
+    Raises:
+        ValueError: for no texts or another number of labels, at once; for labels that the model does not know, and as
+            `Evaluate`, when `fit` starts.
+
+    Example:
+
+    ```python
+    callbacks = [
+        tx.callbacks.EvaluateClassification(dev["text"], dev["label"]),
+        keras.callbacks.EarlyStopping("val_macro_f1", mode="max", patience=3, restore_best_weights=True),
+    ]
+    ```
+    """
+
+    def __init__(self, texts, y=None, *, batch_size=32, threshold=0.5, **kwargs):
+        labels = getattr(texts, "labels", None) if y is None else None
+        if y is None:
+            texts, y = _texts.columns(texts)
+        columns = texts if isinstance(texts, tuple) else (texts,)
+        columns = tuple(_texts.strings("texts", column) for column in columns)
+        if any(len(column) != len(y) for column in columns):
+            raise _check.invalid("y", f"{len(columns[0])} labels, one for each text", np.shape(y))
+        texts = columns if len(columns) > 1 else columns[0]
+        options = {
+            "batch_size": _check.integer("batch_size", batch_size),
+            "threshold": _check.number("threshold", threshold, minimum=0.0, maximum=1.0),
+        }
+        super().__init__(lambda model: evaluation.classification(model, texts, y, **options), **kwargs)
+        self._labels, self._y = labels, y
+        self._keys = ["accuracy", "macro_f1"]
+
+    def check(self, model):
+        _check.instance("model", model, models.TextClassifier, "a `models.TextClassifier` for EvaluateClassification")
+        if self._labels is not None and list(self._labels) != list(model.labels):
+            remedy = "Give `labels=model.labels` to `data.labelled`."
+            raise _check.invalid("texts", "a dataset whose labels are the model's, in its order", self._labels, remedy)
+        model._encode_raw_targets(self._y)
+        self._keys = ["accuracy", "macro_f1", *(["micro_f1"] if model.multi_label else [])]
