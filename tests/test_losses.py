@@ -3,7 +3,9 @@
 Reference: sentence-transformers 6.2.0 on torch 2.15 in float64, SetFit 1.2.0 for one (golden/losses.json).
 """
 
+import importlib.util
 import json
+import pathlib
 
 import keras
 import numpy as np
@@ -433,3 +435,16 @@ def test_cut_of_a_teacher_is_what_the_cut_student_is_held_against():
     loss = losses.MatryoshkaLoss(losses.EmbeddingDistillationLoss("cosine"), [6, 2])
     expected = sum(losses.embedding_distillation(PAIRS[::-1, :, :d], PAIRS[..., :d], "cosine") for d in (6, 2))
     assert float(loss(PAIRS[::-1], PAIRS)) == pytest.approx(float(np.mean(expected)), rel=1e-5)
+
+
+# === The docs ===
+
+
+def test_table_of_the_docs_is_what_the_docstrings_say():
+    path = pathlib.Path(__file__).resolve().parent.parent / "docs" / "generate.py"
+    spec = importlib.util.spec_from_file_location("generate", path)
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    page = (path.parent / "losses.md").read_text(encoding="utf-8")
+    assert page == generate.losses_page(), "run docs/generate.py"
+    assert all(f"| `{cls.__name__}` (`" in page for cls in test_contracts.LOSSES)

@@ -1,0 +1,59 @@
+"""Writes the pages of the docs that are made from the code; run it after a change of docstrings."""
+
+import inspect
+import pathlib
+import re
+
+from tfxfer import losses
+
+FOLDER = pathlib.Path(__file__).resolve().parent
+SECTIONS = ("Rows", "Choose it", "Neighbours", "Reference")
+# The modules of `tfxfer.losses` in the order of the table.
+FAMILIES = ("_pairs", "_triplets", "_ranking", "_classes", "_distillation", "_wrappers")
+
+LOSSES_HEAD = """\
+# Losses
+
+This page is made from the docstrings by `docs/generate.py`; change them there.
+
+Find the row that fits your data. A model of several texts a row is a `models.Siamese`, of one text a
+`models.TextEmbedder`. `y_pred` is `(batch, columns, dim)` or `(batch, dim)`; each loss is a class for `compile` and, in
+brackets, a pure function. *Per row* losses take sample and class weights; the others are one number for the whole batch
+and refuse them.
+"""
+
+
+def section(cls, name):
+    """The text of one section of a class's docstring, as one line."""
+    found = re.search(rf"^{name}: (.+?)(?:\n\n|\Z)", inspect.getdoc(cls), re.MULTILINE | re.DOTALL)
+    if not found:
+        raise ValueError(f"The docstring of {cls.__name__} has no section `{name}:`.")
+    return " ".join(found.group(1).split()).rstrip(".")
+
+
+def losses_page():
+    """The table of all losses."""
+    classes = [value for name, value in vars(losses).items() if name.endswith("Loss")]
+    classes.sort(key=lambda cls: (FAMILIES.index(cls.__module__.rpartition(".")[2]), inspect.findsource(cls)[1]))
+    lines = [
+        LOSSES_HEAD,
+        "| loss | rows it needs | when to pick it | neighbours | per row | reference |",
+        "|" + "---|" * 6,
+    ]
+    for cls in classes:
+        summary = inspect.getdoc(cls).partition("\n")[0]
+        function = re.search(r"\((`\w+`)\)\.$", summary).group(1)
+        rows, choose, neighbours, reference = (section(cls, name) for name in SECTIONS)
+        per_row = (
+            "as the loss inside" if "loss" in inspect.signature(cls).parameters else "yes" if cls.per_row else "no"
+        )
+        cells = (f"`{cls.__name__}` ({function})", rows, choose, neighbours, per_row, reference)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"losses.md": losses_page}
+
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        (FOLDER / name).write_text(page(), encoding="utf-8")
