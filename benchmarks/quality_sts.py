@@ -15,6 +15,7 @@ import sys
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
+import json
 import random
 import statistics
 
@@ -31,7 +32,7 @@ def main():
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with stsb/train.tsv and stsb/test.tsv")
     parser.add_argument("--torch-python", required=True, help="interpreter with torch and sentence-transformers")
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     setup = {
         "workload": "quality",
@@ -43,24 +44,27 @@ def main():
         "epochs": arguments.epochs,
     }
     count = len(_harness.read_tsv(setup["train"]))
-    found = {name: [] for name in SIDES}
-    for seed in range(arguments.seeds):
+    # Seeds that are not asked for keep the figures that the file has.
+    name = f"quality_sts_{arguments.epochs}_epochs"
+    file = _harness.RESULTS / f"{name}.json"
+    previous = json.loads(file.read_text(encoding="utf-8"))["runs"] if file.is_file() else {}
+    found = {side: [run for run in previous.get(side, ()) if run["seed"] not in arguments.seeds] for side in SIDES}
+    for seed in arguments.seeds:
         chance = random.Random(seed)
         # Whole batches only: the epochs then follow one another as one list.
         orders = [chance.sample(range(count), count - count % setup["batch_size"]) for _ in range(arguments.epochs)]
         workers = []
-        for name, stack in SIDES.items():
+        for side, stack in SIDES.items():
             python, module = (arguments.torch_python, "_torch_worker"), (sys.executable, "_keras_worker")
-            worker = _harness.Worker(name, *(python if stack == "torch" else module), setup)
-            answer = worker.ask(seed=seed, orders=None if name.endswith("by length") else orders)
+            worker = _harness.Worker(side, *(python if stack == "torch" else module), setup)
+            answer = worker.ask(seed=seed, orders=None if side.endswith("by length") else orders)
             worker.close()
             workers.append(worker)
-            found[name].append({"seed": seed, **answer})
-            print(f"{name:24} seed {seed}: Spearman {answer['spearman']:.4f}, {answer['seconds']:.0f} s", flush=True)
-        means = {name: round(statistics.mean(run["spearman"] for run in runs), 4) for name, runs in found.items()}
-        print(f"mean of {seed + 1} seeds: " + ", ".join(f"{name} {mean:.4f}" for name, mean in means.items()))
-        result = {"epochs": arguments.epochs, "mean_spearman": means, "runs": found}
-        _harness.write(f"quality_sts_{arguments.epochs}_epochs", result, workers)
+            found[side].append({"seed": seed, **answer})
+            print(f"{side:24} seed {seed}: Spearman {answer['spearman']:.4f}, {answer['seconds']:.0f} s", flush=True)
+        means = {side: round(statistics.mean(run["spearman"] for run in runs), 4) for side, runs in found.items()}
+        print("mean so far: " + ", ".join(f"{side} {mean:.4f}" for side, mean in means.items()))
+        _harness.write(name, {"epochs": arguments.epochs, "mean_spearman": means, "runs": found}, workers)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,6 @@
 from tfxfer.models._classifier import Classification, TextClassifier
 from tfxfer.models._embedder import TextEmbedder
 from tfxfer.models._regressor import TextRegressor
-from tfxfer.models._siamese import Siamese
+from tfxfer.models._siamese import Siamese, SiameseClassifier
 
-__all__ = ["Classification", "Siamese", "TextClassifier", "TextEmbedder", "TextRegressor"]
+__all__ = ["Classification", "Siamese", "SiameseClassifier", "TextClassifier", "TextEmbedder", "TextRegressor"]

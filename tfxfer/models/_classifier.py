@@ -65,66 +65,11 @@ class PooledTask(TextTask):
         return super().from_config(config)
 
 
-@keras.saving.register_keras_serializable("tfxfer")
-class TextClassifier(PooledTask):
-    """Sorts texts, or pairs of texts, into classes: one of them, or any number with `multi_label`.
+class Classifying:
+    """What classifiers share, beside `TextTask`: labels by name, default loss and metrics, `classify`.
 
-    backbone -> pooling -> head -> logits. Labels go in and come out by name; the model keeps them.
-
-    Args:
-        backbone: `backbones.Backbone`.
-        preprocessor: `preprocessing.TextPreprocessor`.
-        labels: sequence of the class names, strings or ints, in the order of the outputs. `data.labels` finds them.
-        multi_label: bool. Whether a text may have any number of labels: sigmoids instead of one softmax.
-        pooling: one of `layers.POOLING`, or several. `from_preset` takes the checkpoint's.
-        dropout: float in `[0, 1)`. Rate before the dense layers of the head. Defaults to 0.1.
-        head: `"linear"`, `"mlp"` (one hidden layer of the backbone's size), or a Keras layer from `(batch, features)`
-            to `(batch, classes)`.
-        trainable: which layer groups train: a bool, a dict, or a list of names; see `set_trainable`.
-        **kwargs: `name`.
-
-    Input: dict of int32 `(batch, length)`: `token_ids`, `padding_mask`, and `segment_ids` for families that have them.
-    Output: float32 logits `(batch, classes)`; `classify` turns them into names and probabilities.
-
-    Raises:
-        ValueError: for missing or equal labels, an unknown pooling, head or layer group.
-
-    Example:
-
-    ```python
-    model = tx.models.TextClassifier.from_preset("all_minilm_l6_v2", labels=["card", "loan"])
-    model.compile(keras.optimizers.AdamW(1e-4))
-    model.fit(["Where is my card?", "Can I borrow 500?"], ["card", "loan"], epochs=3)
-    model.classify(["My card is gone"]).labels  # ["card"]
-    ```
-
-    Reference: Devlin et al., 2019, https://arxiv.org/abs/1810.04805, section 4.
+    A subclass sets `_encoder`, a `preprocessing.LabelEncoder`, before it builds the model.
     """
-
-    def __init__(
-        self,
-        backbone,
-        preprocessor=None,
-        *,
-        labels,
-        multi_label=False,
-        pooling="mean",
-        dropout=0.1,
-        head="linear",
-        trainable=True,
-        **kwargs,
-    ):
-        self._encoder = preprocessing.LabelEncoder(labels, multi_label, name="label_encoder")
-        super().__init__(
-            backbone,
-            preprocessor,
-            pooling=pooling,
-            dropout=dropout,
-            head=head,
-            num_outputs=len(self._encoder.labels),
-            trainable=trainable,
-            **kwargs,
-        )
 
     @property
     def labels(self):
@@ -202,3 +147,65 @@ class TextClassifier(PooledTask):
 
     def get_config(self):
         return {**super().get_config(), "labels": self.labels, "multi_label": self.multi_label}
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class TextClassifier(Classifying, PooledTask):
+    """Sorts texts, or pairs of texts, into classes: one of them, or any number with `multi_label`.
+
+    backbone -> pooling -> head -> logits. Labels go in and come out by name; the model keeps them.
+
+    Args:
+        backbone: `backbones.Backbone`.
+        preprocessor: `preprocessing.TextPreprocessor`.
+        labels: sequence of the class names, strings or ints, in the order of the outputs. `data.labels` finds them.
+        multi_label: bool. Whether a text may have any number of labels: sigmoids instead of one softmax.
+        pooling: one of `layers.POOLING`, or several. `from_preset` takes the checkpoint's.
+        dropout: float in `[0, 1)`. Rate before the dense layers of the head. Defaults to 0.1.
+        head: `"linear"`, `"mlp"` (one hidden layer of the backbone's size), or a Keras layer from `(batch, features)`
+            to `(batch, classes)`.
+        trainable: which layer groups train: a bool, a dict, or a list of names; see `set_trainable`.
+        **kwargs: `name`.
+
+    Input: dict of int32 `(batch, length)`: `token_ids`, `padding_mask`, and `segment_ids` for families that have them.
+    Output: float32 logits `(batch, classes)`; `classify` turns them into names and probabilities.
+
+    Raises:
+        ValueError: for missing or equal labels, an unknown pooling, head or layer group.
+
+    Example:
+
+    ```python
+    model = tx.models.TextClassifier.from_preset("all_minilm_l6_v2", labels=["card", "loan"])
+    model.compile(keras.optimizers.AdamW(1e-4))
+    model.fit(["Where is my card?", "Can I borrow 500?"], ["card", "loan"], epochs=3)
+    model.classify(["My card is gone"]).labels  # ["card"]
+    ```
+
+    Reference: Devlin et al., 2019, https://arxiv.org/abs/1810.04805, section 4.
+    """
+
+    def __init__(
+        self,
+        backbone,
+        preprocessor=None,
+        *,
+        labels,
+        multi_label=False,
+        pooling="mean",
+        dropout=0.1,
+        head="linear",
+        trainable=True,
+        **kwargs,
+    ):
+        self._encoder = preprocessing.LabelEncoder(labels, multi_label, name="label_encoder")
+        super().__init__(
+            backbone,
+            preprocessor,
+            pooling=pooling,
+            dropout=dropout,
+            head=head,
+            num_outputs=len(self._encoder.labels),
+            trainable=trainable,
+            **kwargs,
+        )

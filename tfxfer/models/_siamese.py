@@ -2,7 +2,8 @@
 
 import keras
 
-from tfxfer import data, layers
+from tfxfer import _check, data, layers, preprocessing
+from tfxfer.models._classifier import Classifying
 from tfxfer.models._embedder import TextEmbedder
 from tfxfer.models._task import TextTask
 
@@ -15,10 +16,16 @@ class Siamese(TextTask):
 
     Args:
         embedder: `TextEmbedder`.
+        chunk_size: int. Texts that go through the embedder at a time, for batches too large to be trained on in one
+            pass; see `layers.SiameseTowers`. By default all at once.
+        decoder: what is made of the embeddings of a row: a name out of `layers.COMPARISONS`, such as `"cosine"` or
+            `"euclidean_distance"`, for the nearness of the first column to each of the others, or a Keras layer on
+            `(batch, columns, dim)`. By default nothing: the losses of this package work on the embeddings themselves.
+        trainable: as `TextEmbedder` has it; by default the embedder's flags stay.
         **kwargs: `name`.
 
     Input: dict of int32 `(batch, columns, length)`, as `data.batches(..., columns="separate")` makes them; `fit` takes
-    a tuple of string columns as well. Output: float32 `(batch, columns, dim)`.
+    a tuple of string columns as well. Output: float32 `(batch, columns, dim)`, or what the decoder makes of it.
 
     Example:
 
@@ -33,17 +40,25 @@ class Siamese(TextTask):
 
     _columns = "separate"
 
-    def __init__(self, embedder, *, trainable=None, **kwargs):
-        self.embedder = embedder
+    def __init__(self, embedder, *, decoder=None, chunk_size=None, trainable=None, **kwargs):
+        self.embedder = _check.instance("embedder", embedder, TextEmbedder, "a `models.TextEmbedder`")
+        self.chunk_size = chunk_size
+        self._decoder_argument = decoder
+        if isinstance(decoder, str):
+            decoder = layers.Comparison(_check.one_of("decoder", decoder, layers.COMPARISONS), name="decoder")
         inputs = {name: keras.Input((None, None), dtype="int32", name=name) for name in embedder.input}
-        outputs = layers.SiameseTowers(embedder, name="towers")(inputs)
+        outputs = layers.SiameseTowers(embedder, chunk_size, name="towers")(inputs)
+        top = list(embedder._top)
+        if decoder is not None:
+            outputs = decoder(outputs)
+            top.append(decoder)
         kwargs.setdefault("compile", False)  # the loss is the user's choice
         super().__init__(
             inputs,
             outputs,
             backbone=embedder.backbone,
             preprocessor=embedder.preprocessor,
-            top=embedder._top,
+            top=top,
             trainable={} if trainable is None else trainable,
             **kwargs,
         )
@@ -60,8 +75,12 @@ class Siamese(TextTask):
         return cls(TextEmbedder.from_preset(preset, **kwargs))
 
     def get_config(self):
+        decoder = self._decoder_argument
+        named = decoder is None or isinstance(decoder, str)
         return {
             "embedder": keras.saving.serialize_keras_object(self.embedder),
+            "decoder": decoder if named else keras.saving.serialize_keras_object(decoder),
+            "chunk_size": self.chunk_size,
             "trainable": self._trainable_config(),
             "name": self.name,
         }
@@ -69,5 +88,61 @@ class Siamese(TextTask):
     @classmethod
     def from_config(cls, config):
         config = dict(config)
-        config["embedder"] = keras.saving.deserialize_keras_object(config["embedder"])
+        for name in ("embedder", "decoder"):
+            if isinstance(config.get(name), dict):
+                config[name] = keras.saving.deserialize_keras_object(config[name])
         return cls(**config)
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class SiameseClassifier(Classifying, Siamese):
+    """Sorts pairs of texts into classes by their two embeddings: towers -> `layers.SoftmaxDecoder` -> logits.
+
+    Each text is encoded by itself, so that after training the embedder (`model.embedder`) compares any two texts
+    without a further pass. A cross-encoder, `TextClassifier` on two columns, reads both texts at once: more accurate,
+    but one pass for each pair.
+
+    Args:
+        embedder: `TextEmbedder`.
+        labels: sequence of the class names, in the order of the outputs.
+        features: what of the embeddings `u` and `v` the decoder sees, names out of `layers.FEATURES`.
+        hidden_dims: sequence of ints. Hidden layers of the decoder.
+        dropout: float in `[0, 1)`. Rate before the decoder's dense layers.
+        chunk_size, trainable, **kwargs: as `Siamese` has them.
+
+    Input: dict of int32 `(batch, 2, length)`; strings as a tuple of two columns. Output: float32 logits
+    `(batch, classes)`; `classify` turns them into names and probabilities.
+
+    Raises:
+        ValueError: for missing or equal labels, or an unknown feature.
+
+    Example:
+
+    ```python
+    model = tx.models.SiameseClassifier(embedder, labels=["entailment", "neutral", "contradiction"])
+    model.compile(keras.optimizers.AdamW(2e-5))
+    model.fit((premises, hypotheses), labels)
+    model.classify((["A man eats."], ["Somebody eats."])).labels
+    ```
+
+    Reference: Reimers and Gurevych, 2019, Sentence-BERT, https://arxiv.org/abs/1908.10084.
+    """
+
+    def __init__(self, embedder, *, labels, features=("u", "v", "|u-v|"), hidden_dims=(), dropout=0.0, **kwargs):
+        self._encoder = preprocessing.LabelEncoder(labels, name="label_encoder")
+        decoder = layers.SoftmaxDecoder(len(self._encoder.labels), features, hidden_dims, dropout, name="decoder")
+        self._decoder = decoder
+        super().__init__(embedder, decoder=decoder, **kwargs)
+
+    @classmethod
+    def from_preset(cls, preset, *, labels, features=("u", "v", "|u-v|"), hidden_dims=(), dropout=0.0, **kwargs):
+        """Makes the towers over `TextEmbedder.from_preset(preset, **kwargs)`."""
+        embedder = TextEmbedder.from_preset(preset, **kwargs)
+        return cls(embedder, labels=labels, features=features, hidden_dims=hidden_dims, dropout=dropout)
+
+    def get_config(self):
+        config = super().get_config()
+        for name in ("decoder", "multi_label"):
+            config.pop(name, None)
+        decoder = self._decoder.get_config()
+        return {**config, **{name: decoder[name] for name in ("features", "hidden_dims", "dropout")}}
