@@ -113,7 +113,7 @@ def test_softmax_decoder_equals_its_formula():
 def test_softmax_decoder_refuses_triplets_and_unknown_features():
     with pytest.raises(ValueError, match="pairs for SoftmaxDecoder"):
         tx.layers.SoftmaxDecoder(2)(ROWS)
-    with pytest.raises(ValueError, match="'|u-v|'"):
+    with pytest.raises(ValueError, match=r"'\|u-v\|'"):
         tx.layers.SoftmaxDecoder(2, features=("u", "u+v"))
     with pytest.raises(ValueError, match="`features`"):
         tx.layers.SoftmaxDecoder(2, features=())
