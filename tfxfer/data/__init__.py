@@ -2,9 +2,11 @@
 
 from tfxfer.data._batches import Batches, batches
 from tfxfer.data._datasets import Texts, labelled, pairs, regression, triplets
+from tfxfer.data._embeddings import embeddings
 from tfxfer.data._from_labels import pairs_from_labels, triplets_from_labels
 from tfxfer.data._inference import TextRunner, pack_columns
 from tfxfer.data._labels import class_weights, labels
+from tfxfer.data._mix import mix
 from tfxfer.data._read import read
 from tfxfer.data._rows import Rows
 
@@ -15,8 +17,10 @@ __all__ = [
     "Texts",
     "batches",
     "class_weights",
+    "embeddings",
     "labelled",
     "labels",
+    "mix",
     "pack_columns",
     "pairs",
     "pairs_from_labels",

@@ -8,6 +8,7 @@ import tensorflow as tf
 from tfxfer import _check
 from tfxfer.data._labels import distinct, known_labels, near, read_labels
 from tfxfer.data._rows import Faults, Rows, is_missing, shown
+from tfxfer.data._targets import read_targets
 
 
 class Texts(tf.data.Dataset):
@@ -71,7 +72,7 @@ def labelled(rows, text, label, *, labels=None, separator=None, on_error="raise"
     >>> [(x.decode(), int(y)) for x, y in data.as_numpy_iterator()]
     [('hi', 1), ('bye', 0)]
     """
-    rows, names, faults = Rows.from_any(rows), _text_names("text", text), Faults(on_error)
+    rows, names, faults = Rows.from_any(rows), text_names("text", text), Faults(on_error)
     known = known_labels(labels)
     several, found = read_labels(rows, label, separator, faults)
     if known is not None:
@@ -122,8 +123,8 @@ def regression(rows, text, target, *, target_range=None, on_error="raise"):
     >>> [round(float(y), 3) for _, y in data.as_numpy_iterator()]
     [0.8, 0.2]
     """
-    rows, names, faults = Rows.from_any(rows), _text_names("text", text), Faults(on_error)
-    targets = _text_names("target", target)
+    rows, names, faults = Rows.from_any(rows), text_names("text", text), Faults(on_error)
+    targets = text_names("target", target)
     bounds = _bounds(target_range)
     found = {}
     for i, values in enumerate(zip(*(rows[name] for name in targets), strict=True)):
@@ -137,26 +138,29 @@ def regression(rows, text, target, *, target_range=None, on_error="raise"):
     return _texts(rows, names, found, (y[:, 0] if isinstance(target, str) else y).astype("float32"), faults)
 
 
-def pairs(rows, texts, target=None, *, target_range=None, on_error="raise"):
+def pairs(rows, texts, target=None, *, targets=None, target_range=None, on_error="raise"):
     """Makes a dataset of text pairs, with how alike they are where that is known.
 
     Rows with a target suit CoSENT, AnglE, contrastive (0 or 1) and cosine regression (`target_range` brings scores to
-    0..1); rows without suit the in-batch losses, where each pair is a positive one. For pairs with a label, such as
-    NLI, use `labelled(rows, ("premise", "hypothesis"), "label")`.
+    0..1); rows without suit the in-batch losses, where each pair is a positive one. Losses that learn from another
+    model take what it says of each row as `targets`: its scores, or its embeddings, as `data.embeddings` makes them.
+    For pairs with a label, such as NLI, use `labelled(rows, ("premise", "hypothesis"), "label")`.
 
     Args:
         rows: `Rows` or what `Rows.from_any` takes.
         texts: two names of text columns.
-        target: optional name of the column of numbers.
-        target_range: optional (low, high) of the numbers; they are then scaled to 0..1.
+        target: optional name of the column of numbers, or a tuple of names for several numbers a row.
+        targets: optional float array with one entry for each of `rows`, instead of `target`: `(rows,)`, `(rows, n)` or
+            `(rows, columns, dim)`, an embedding for each text.
+        target_range: optional (low, high) of the column's numbers; they are then scaled to 0..1.
         on_error: `"raise"` or `"skip"` (leaves out broken rows, warns once, counts them in the dataset's `skipped`).
 
     Returns:
-        Finite `tf.data.Dataset` (`Texts`) of ((a, b), y), in the order of the rows; a, b: string scalars; y: float32
-        scalar, 0 without `target` (Keras calls no loss without a y).
+        Finite `tf.data.Dataset` (`Texts`) of ((a, b), y), in the order of the rows; a, b: string scalars; y: float32,
+        a scalar or the row's part of `targets`; 0 without a target (Keras calls no loss without a y).
 
     Raises:
-        ValueError: as `regression`.
+        ValueError: as `regression`; for `targets` of another form, or not finite.
 
     Example:
 
@@ -164,30 +168,31 @@ def pairs(rows, texts, target=None, *, target_range=None, on_error="raise"):
     >>> next(data.as_numpy_iterator())
     ((b'A plane.', b'A jet.'), np.float32(4.5))
     """
-    names = _text_names("texts", texts)
+    names = text_names("texts", texts)
     if len(names) != 2:
         raise _check.invalid("texts", "two names of text columns", texts)
-    if target is not None:
-        return regression(rows, tuple(names), target, target_range=target_range, on_error=on_error)
-    if target_range is not None:
-        raise _check.invalid("target_range", "None without `target`", target_range)
-    return _unlabelled("pairs", rows, names, on_error)
+    return _with_targets(pairs, rows, names, target, targets, target_range, on_error)
 
 
-def triplets(rows, texts, *, on_error="raise"):
+def triplets(rows, texts, target=None, *, targets=None, on_error="raise"):
     """Makes a dataset of (anchor, positive, negative) texts.
 
     Args:
         rows: `Rows` or what `Rows.from_any` takes.
         texts: three names of text columns, anchor, positive, negative; more are further negatives.
+        target: optional name of a column of numbers, or a tuple of names, for losses that learn from another model:
+            its score of each text, say, or its margin between the positive and each negative.
+        targets: optional float array with one entry for each of `rows`, instead of `target`: `(rows,)`, `(rows, n)` or
+            `(rows, columns, dim)`, an embedding for each text, as `data.embeddings` makes them.
         on_error: `"raise"` or `"skip"` (leaves out broken rows, warns once, counts them in the dataset's `skipped`).
 
     Returns:
-        Finite `tf.data.Dataset` (`Texts`) of ((anchor, positive, negative, ...), y), in the order of the rows; y is a
-        float32 0, for Keras calls no loss without a y.
+        Finite `tf.data.Dataset` (`Texts`) of ((anchor, positive, negative, ...), y), in the order of the rows; y:
+        float32, a scalar, `(n,)` or `(columns, dim)`; 0 without a target, for Keras calls no loss without a y.
 
     Raises:
-        ValueError: for a column that is not there, a text that is missing or no string; it names file, line, column.
+        ValueError: for a column that is not there, a text that is missing or no string, a target that is no finite
+            number; it names file, line, column. For `targets` of another form, or not finite.
 
     Example:
 
@@ -195,20 +200,28 @@ def triplets(rows, texts, *, on_error="raise"):
     >>> next(data.as_numpy_iterator())
     ((b'cat', b'kitten', b'car'), np.float32(0.0))
     """
-    names = _text_names("texts", texts)
+    names = text_names("texts", texts)
     if len(names) < 3:
         raise _check.invalid("texts", "three or more names of text columns", texts)
-    return _unlabelled("triplets", rows, names, on_error)
+    return _with_targets(triplets, rows, names, target, targets, None, on_error)
 
 
-def _unlabelled(function, rows, names, on_error):
+def _with_targets(function, rows, names, target, targets, target_range, on_error):
+    """Rows of several texts, their targets from a column, an array, or nowhere."""
+    if target is not None and targets is not None:
+        raise _check.invalid("targets", "None with `target`", targets, "Targets come from a column or from an array.")
+    if target is not None:
+        return regression(rows, tuple(names), target, target_range=target_range, on_error=on_error)
+    if target_range is not None:
+        raise _check.invalid("target_range", "None without `target`", target_range)
     rows, faults = Rows.from_any(rows), Faults(on_error)
-    found = with_texts(rows, names, dict.fromkeys(range(len(rows)), 0.0), faults)
-    faults.warn(f"{function}({rows!r})")
-    return _texts(rows, names, found, np.zeros(len(found), "float32"), faults)
+    y = np.zeros(len(rows), "float32") if targets is None else read_targets(rows, targets, len(names))
+    found = with_texts(rows, names, dict.fromkeys(range(len(rows))), faults)
+    faults.warn(f"{function.__name__}({rows!r})")
+    return _texts(rows, names, found, y if len(found) == len(rows) else y[list(found)], faults)
 
 
-def _text_names(argument, names):
+def text_names(argument, names):
     listed = [names] if isinstance(names, str) else list(names) if isinstance(names, (list, tuple)) else []
     if not listed or not all(isinstance(name, str) for name in listed):
         raise _check.invalid(argument, "the name of a column or a tuple of names", names)

@@ -29,7 +29,7 @@ class Kept:
         with tf.device("CPU:0"):
             self._rows = tf.nest.map_structure(lambda *part: tf.concat(part, axis=0), *((p[0], p[2]) for p in parts))
         lengths = np.concatenate([part[1].numpy() for part in parts])
-        self.steps, self._plan = order.prepare(Tokenized(*self._rows, lengths))
+        self.steps, self._plan = order.prepare(Tokenized(self._rows[0], self._rows[1], lengths))
 
     def epoch(self, epoch, skip=0):
         order, ends = tf.numpy_function(self._plan, [epoch], (tf.int64, tf.int64))

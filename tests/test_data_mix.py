@@ -1,0 +1,167 @@
+"""Several data sets in one training."""
+
+import gc
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tfxfer import data
+from tfxfer.data._mix import turns
+
+SIZES = (6, 3, 9)
+
+
+@pytest.fixture(scope="module")
+def preprocessor(tmp_path_factory):
+    return tiny.preprocessor(tmp_path_factory.mktemp("tiny"))
+
+
+def parts(preprocessor, sizes=SIZES, **options):
+    """Batches of 2 whose targets tell the data set (hundreds) and the row."""
+    rows = [{"t": tiny.WORDS.split()[:size], "y": range(100 * k, 100 * k + size)} for k, size in enumerate(sizes)]
+    return [
+        data.batches(data.regression(each, "t", "y"), preprocessor, 2, seed=k, **options) for k, each in enumerate(rows)
+    ]
+
+
+def targets(dataset):
+    """The targets of each batch."""
+    return [y.astype(int).tolist() for _, y in dataset.as_numpy_iterator()]
+
+
+def sources(epoch):
+    """The data set of each batch; no batch has rows of two."""
+    assert all(len({y // 100 for y in batch}) == 1 for batch in epoch)
+    return [batch[0] // 100 for batch in epoch]
+
+
+def by_turns(steps, stop):
+    """The oracle: a loop over the data sets."""
+    order, left = [], list(steps)
+    for k in range(10**6):
+        turn = k % len(steps)
+        if stop == "first" and turn == 0 and min(left) == 0:
+            return order
+        if stop == "last" and turn == 0 and k // len(steps) == max(steps):
+            return order
+        if stop == "all" and not any(left):
+            return order
+        if left[turn] or stop == "last":
+            order.append(turn)
+            left[turn] -= 1
+    return None
+
+
+@settings(max_examples=100, deadline=None)
+@given(steps=st.lists(st.integers(1, 9), min_size=2, max_size=5), stop=st.sampled_from(["all", "first", "last"]))
+def test_turns_are_those_of_a_loop(steps, stop):
+    assert turns(steps, stop).tolist() == by_turns(steps, stop)
+
+
+def test_in_proportion_every_batch_of_every_data_set_comes_once_in_random_order(preprocessor):
+    mixed = data.mix(parts(preprocessor), seed=0)
+    epochs = [targets(mixed) for _ in range(3)]
+    own = [sorted(batch for part in parts(preprocessor) for batch in targets(part.rest(e))) for e in range(3)]
+    assert len(mixed) == 10 and mixed.epoch == 3
+    for epoch, expected in zip(epochs, own, strict=True):
+        assert sorted(epoch) == expected and sorted(sources(epoch)) == [0] * 3 + [1] * 2 + [2] * 5
+    assert len({tuple(sources(epoch)) for epoch in epochs}) == 3
+
+
+@pytest.mark.parametrize(
+    ("stop", "order"),
+    [("all", [0, 1, 2, 0, 1, 2, 0, 2, 2, 2]), ("first", [0, 1, 2, 0, 1, 2]), ("last", [0, 1, 2] * 5)],
+)
+def test_by_turns_each_data_set_gives_its_own_epochs_in_order(preprocessor, stop, order):
+    mixed = data.mix(parts(preprocessor), strategy="round_robin", stop=stop, seed=0)
+    epochs = [targets(mixed) for _ in range(2)]
+    assert len(mixed) == len(order) and [sources(epoch) for epoch in epochs] == [order] * 2
+    # How many of its own epochs a data set begins in one of the mixture.
+    passes = [2, 3, 1] if stop == "last" else [1, 1, 1]
+    for k, part in enumerate(parts(preprocessor)):
+        for e, epoch in enumerate(epochs):
+            own = [batch for number in range(passes[k]) for batch in targets(part.rest(e * passes[k] + number))]
+            found = [batch for batch in epoch if batch[0] // 100 == k]
+            assert found == own[: len(found)]
+
+
+@pytest.mark.parametrize("options", [{}, {"strategy": "round_robin", "stop": "last"}])
+def test_a_mixture_is_taken_up_where_it_stopped(preprocessor, options):
+    mixed = data.mix(parts(preprocessor), seed=4, **options)
+    epochs = [targets(mixed) for _ in range(2)]
+    for batch in (0, 1, 4, len(mixed) - 1):
+        rest = mixed.rest(1, batch)
+        assert targets(rest) == epochs[1][batch:] and len(rest) == len(mixed) - batch
+    mixed.epoch = 0
+    assert targets(mixed) == epochs[0]
+    with pytest.raises(ValueError, match="`batch`"):
+        mixed.rest(0, len(mixed))
+
+
+def test_a_seed_fixes_the_mixture_and_the_data_sets_keep_their_own_epoch(preprocessor):
+    made = parts(preprocessor)
+    orders = [targets(data.mix(made, seed=seed)) for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert [part.epoch for part in made] == [0, 0, 0]
+    seeds = []
+    for _ in range(2):
+        keras.utils.set_random_seed(3)
+        seeds.append(data.mix(made).seed)
+    assert seeds[0] == seeds[1]
+
+
+def test_streams_mapped_batches_and_mixtures_can_be_mixed(preprocessor):
+    first, second, third = parts(preprocessor, cache=False)
+    mapped = second.map(lambda x, y: (x, y + 1000))
+    inner = data.mix([first, third], strategy="round_robin", stop="first", seed=0)
+    mixed = data.mix([inner, mapped], seed=0)
+    epoch = targets(mixed)
+    assert len(mixed) == len(epoch) == 8
+    assert sorted(sources(epoch)) == [0] * 3 + [2] * 3 + [11] * 2
+    order = sources(epoch)
+    assert [k for k in order if k != 11] == [0, 2] * 3
+
+
+def test_mixtures_outlive_the_objects_that_made_them(preprocessor):
+    mapped = data.mix(parts(preprocessor), seed=0).map(lambda x, y: y)
+    gc.collect()
+    orders = [np.concatenate(list(mapped.as_numpy_iterator())).tolist() for _ in range(2)]
+    assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
+
+
+def test_fit_takes_a_mixture_without_a_warning(preprocessor, tmp_path):
+    model = tiny.models.Siamese(tiny.embedder(tmp_path))
+    model.compile("sgd", loss=lambda y, embeddings: keras.ops.mean(keras.ops.square(embeddings), axis=(1, 2)))
+    words = tiny.WORDS.split()
+    pairs = [data.pairs({"a": words[:n], "b": words[:n]}, ("a", "b")) for n in (4, 8)]
+    mixed = data.mix([data.batches(each, preprocessor, 4, columns="separate", seed=0) for each in pairs], seed=0)
+    model.fit(mixed, epochs=2, verbose=0, shuffle=False)
+    assert mixed.epoch == 2 and model.optimizer.iterations == 6
+
+
+def test_what_cannot_be_mixed_is_an_error(preprocessor):
+    made = parts(preprocessor)
+    words = tiny.WORDS.split()[:4]
+    pairs = data.batches(data.pairs({"a": words, "b": words}, ("a", "b")), preprocessor, 2, columns="separate")
+    triplets = {"a": words, "b": words, "c": words}
+    triplets = data.batches(data.triplets(triplets, ("a", "b", "c")), preprocessor, 2, columns="separate")
+    for datasets, options, message in [
+        (made[:1], {}, "`datasets`.*two or more"),
+        (made[0], {}, "`datasets`.*two or more"),
+        (made, {"strategy": "by_size"}, "`strategy`.*'proportional', 'round_robin'"),
+        (made, {"strategy": "round_robin", "stop": "never"}, "`stop`.*'all', 'first', 'last'"),
+        (made, {"stop": "first"}, r'`stop`.*None with strategy="proportional"'),
+        (made, {"seed": -1}, "`seed`"),
+        ([made[0], words], {}, r"`datasets\[1\]`.*tf\.data\.Dataset of batches"),
+        ([made[0], made[1].repeat()], {}, r"`datasets\[1\]`.*known, finite.*take\(n\)"),
+        ([made[0], made[1].filter(lambda x, y: True)], {}, r"`datasets\[1\]`.*known, finite"),
+        ([pairs, triplets], {}, r"`datasets\[1\]`.*one structure"),
+        ([made[0], made[1].map(lambda x, y: (x, tf.cast(y, "int32")))], {}, r"`datasets\[1\]`.*one structure"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            data.mix(datasets, **options)

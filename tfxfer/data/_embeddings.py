@@ -1,0 +1,57 @@
+"""Embeddings of the texts of rows by another model."""
+
+import numpy as np
+
+from tfxfer import _check
+from tfxfer.data._datasets import text_names, with_texts
+from tfxfer.data._rows import Faults, Rows
+from tfxfer.data._targets import read_targets
+
+
+def embeddings(rows, texts, embedder, **kwargs):
+    """Encodes the text columns of rows with a model, for losses that learn from its embeddings.
+
+    A guide (GIST) or a teacher (distillation) is run once, before training, and not in every step; each distinct text
+    is encoded once, wherever it stands.
+
+    Args:
+        rows: `Rows` or what `Rows.from_any` takes.
+        texts: name of a text column, or a tuple of names.
+        embedder: what has `encode(list of strings)` -> `(texts, dim)`: `models.TextEmbedder`, or a model of another
+            package.
+        **kwargs: what else `embedder.encode` takes, e.g. `batch_size=64`.
+
+    Returns:
+        Float32 numpy array `(rows, columns, dim)`, for the `targets` of `pairs` and `triplets`.
+
+    Raises:
+        ValueError: for a text that is missing or no string; an embedder without `encode`, or one whose embeddings have
+            another form or are not finite.
+
+    Example:
+
+    >>> class Lengths:
+    ...     def encode(self, texts):
+    ...         return [[len(text), 1.0] for text in texts]
+    >>> rows = {"a": ["one", "three"], "b": ["one", "two"]}
+    >>> embeddings(rows, ("a", "b"), Lengths()).tolist()
+    [[[3.0, 1.0], [3.0, 1.0]], [[5.0, 1.0], [3.0, 1.0]]]
+
+    ```python
+    guide = tx.models.TextEmbedder.from_preset("all_minilm_l6_v2")
+    train = tx.data.pairs(rows, ("question", "answer"), targets=tx.data.embeddings(rows, ("question", "answer"), guide))
+    ```
+
+    Reference: Solatorio, 2024, GISTEmbed, https://arxiv.org/abs/2402.16829.
+    """
+    rows, names = Rows.from_any(rows), text_names("texts", texts)
+    if not callable(getattr(embedder, "encode", None)):
+        raise _check.invalid("embedder", "a model with a method `encode`, such as `models.TextEmbedder`", embedder)
+    with_texts(rows, names, dict.fromkeys(range(len(rows))), Faults("raise"))
+    numbers = {}
+    order = np.array([[numbers.setdefault(text, len(numbers)) for text in rows[name]] for name in names])
+    found = np.asarray(embedder.encode(list(numbers), **kwargs))
+    if found.ndim != 2 or len(found) != len(numbers):
+        expected = f"a model that encodes {len(numbers)} texts to an array ({len(numbers)}, dim)"
+        raise _check.invalid("embedder", expected, f"an array of shape {found.shape}")
+    return read_targets(rows, found[order.T], len(names), argument="embedder")

@@ -1,0 +1,150 @@
+"""Batches of several data sets in one training."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfxfer import _check
+from tfxfer.data._batches import Batches
+
+_STOPS = ("all", "first", "last")
+
+
+def mix(datasets, *, strategy="proportional", stop=None, seed=None, prefetch=True):
+    """Mixes the batches of several data sets, each batch from one of them, as in-batch losses need it.
+
+    | strategy | stop | batches in an epoch, for data sets of s_1, ..., s_k batches |
+    |---|---|---|
+    | `"proportional"` | | s_1 + ... + s_k: each batch of each, in random order |
+    | `"round_robin"` | `"all"` | s_1 + ... + s_k: by turns; a data set that has run out is left out of the turns |
+    | `"round_robin"` | `"first"` | k min(s): by turns, until the smallest has run out |
+    | `"round_robin"` | `"last"` | k max(s): by turns, until the largest has run out; the others begin anew |
+
+    The order is a function of `seed` and the number of the epoch, and so are the batches where all data sets are
+    `Batches`: epoch e is made of their epochs e (with `"last"`, of the next ones of each that none has given yet). As
+    in `Batches`, `epoch` can be set, and `rest(epoch, batch)` takes an epoch up in its middle. The `epoch` of the data
+    sets themselves is neither looked at nor changed. Any other `tf.data.Dataset` of batches is simply run anew.
+
+    All batches have the same structure, dtypes and number of columns, as there is one loss for all of them; a loss of
+    its own for each data set takes a model with several outputs.
+
+    Args:
+        datasets: list of at least two `Batches` (or other finite `tf.data.Dataset` of batches with known cardinality).
+        strategy: `"proportional"`, by default, which gives each data set its weight and all rows once; or
+            `"round_robin"`, which gives small data sets the same weight as large ones.
+        stop: when an epoch ends, with `"round_robin"`: `"all"`, by default, `"first"` or `"last"`.
+        seed: int >= 0. By default one is drawn from numpy's global generator, which `keras.utils.set_random_seed`
+            seeds.
+        prefetch: bool. Whether batches are made while the model is at work.
+
+    Returns:
+        `Batches`, with known cardinality.
+
+    Raises:
+        ValueError: for batches of different structure, which it names, or of unknown or endless number.
+
+    Example:
+
+    ```python
+    options = {"columns": "separate", "batch_size": 64, "unique_texts": True}
+    train = tx.data.mix(
+        [tx.data.batches(pairs, embedder.preprocessor, **options) for pairs in (questions, titles)],
+        strategy="round_robin",
+        stop="first",
+        seed=0,
+    )
+    model.fit(train, epochs=3)
+    ```
+    """
+    _check.one_of("strategy", strategy, ("proportional", "round_robin"))
+    _check.integer("seed", seed, minimum=0, optional=True)
+    if strategy == "proportional" and stop is not None:
+        raise _check.invalid("stop", 'None with strategy="proportional", which gives every batch', stop)
+    stop = _check.one_of("stop", "all" if stop is None else stop, _STOPS)
+    if not isinstance(datasets, (list, tuple)) or len(datasets) < 2:
+        raise _check.invalid("datasets", "a list of two or more datasets of batches", datasets)
+    sources = [_source(k, dataset) for k, dataset in enumerate(datasets)]
+    for k, dataset in enumerate(datasets):
+        if dataset.element_spec != datasets[0].element_spec:
+            expected = f"batches of one structure, as those of datasets[0]: {datasets[0].element_spec}"
+            remedy = "Make them with the same preprocessor, number of text columns and kind of target."
+            raise _check.invalid(f"datasets[{k}]", expected, dataset.element_spec, remedy)
+    seed = int(np.random.randint(2**31) if seed is None else seed)
+    return Batches(_Mixed(sources, seed, shuffle=strategy == "proportional", stop=stop), prefetch)
+
+
+class _Mixed:
+    """Sources by turns or at random."""
+
+    def __init__(self, sources, seed, *, shuffle, stop):
+        self.seed = seed
+        self._sources = sources
+        self._shuffle = shuffle
+        self._turns = turns([source.steps for source in sources], stop)
+        self.steps = len(self._turns)
+        counts = np.bincount(self._turns).tolist()
+        self._passes = [-(-count // source.steps) for count, source in zip(counts, sources, strict=True)]
+
+    def epoch(self, epoch, skip=0):
+        turns, skips = tf.numpy_function(self._plan, [epoch, skip], (tf.int64, tf.int64))
+        turns.set_shape((None,))
+        skips.set_shape((len(self._sources),))
+        parts = [self._part(k, epoch, skips[k]) for k in range(len(self._sources))]
+        choices = tf.data.Dataset.from_tensor_slices(turns)
+        return tf.data.Dataset.choose_from_datasets(parts, choices, stop_on_empty_dataset=False)
+
+    def _plan(self, epoch, skip):
+        """The source of each batch from number `skip` on, and how many batches of each came before."""
+        order = self._turns
+        if self._shuffle:
+            order = np.random.default_rng([self.seed, int(epoch)]).permutation(order)
+        return order[skip:], np.bincount(order[:skip], minlength=len(self._sources)).astype("int64")
+
+    def _part(self, k, epoch, skip):
+        """The batches of one source in an epoch: of one of its own epochs, or of several if it begins anew."""
+        source, passes = self._sources[k], self._passes[k]
+        if passes == 1:
+            return source.epoch(epoch, skip)
+        first = skip // source.steps
+        begun = tf.data.Dataset.range(first, passes)
+        return begun.flat_map(
+            lambda number: source.epoch(
+                epoch * passes + number, tf.where(number == first, skip % source.steps, tf.constant(0, tf.int64))
+            )
+        )
+
+
+class _Plain:
+    """A dataset of batches that is simply run in each epoch."""
+
+    def __init__(self, dataset, steps):
+        self.steps = steps
+        self._dataset = dataset
+
+    def epoch(self, epoch, skip=0):
+        return self._dataset.skip(skip)
+
+
+def turns(steps, stop):
+    """The source of each batch of an epoch, by turns: int64 array.
+
+    Args:
+        steps: list of int. The batches that each source has.
+        stop: `"all"`, `"first"` or `"last"`; see `mix`.
+    """
+    rounds = min(steps) if stop == "first" else max(steps)
+    order = np.tile(np.arange(len(steps)), rounds)
+    if stop == "all":
+        order = order[np.repeat(np.arange(rounds), len(steps)) < np.tile(steps, rounds)]
+    return order
+
+
+def _source(k, dataset):
+    """What gives the epochs of a dataset, with a known number of batches."""
+    if not isinstance(dataset, tf.data.Dataset):
+        raise _check.invalid(f"datasets[{k}]", "a tf.data.Dataset of batches, as `data.batches` makes it", dataset)
+    steps = int(dataset.cardinality())
+    if steps <= 0:
+        remedy = "Take as many batches as wanted: `.take(n)`; or count them: `data.batches(..., cache=True)`."
+        expected = "a dataset with a known, finite number of batches"
+        raise _check.invalid(f"datasets[{k}]", expected, f"cardinality {steps}", remedy)
+    return dataset._source if isinstance(dataset, Batches) else _Plain(dataset, steps)
