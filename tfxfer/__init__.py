@@ -10,7 +10,7 @@ embedder.encode(["Where is my card?", "My card has not arrived"])  # float32 (2,
 
 __version__ = "0.1.0"
 
-from tfxfer import backbones, callbacks, data, evaluation, export, layers, losses, models, preprocessing
+from tfxfer import backbones, callbacks, data, evaluation, export, layers, losses, models, preprocessing, search
 
 __all__ = [
     "__version__",
@@ -23,4 +23,5 @@ __all__ = [
     "losses",
     "models",
     "preprocessing",
+    "search",
 ]

@@ -1,0 +1,20 @@
+"""Search by meaning: nearest vectors, paraphrases, hard negatives, small codes for large corpora."""
+
+from tfxfer.search._index import Hits, SemanticIndex
+from tfxfer.search._negatives import hard_negatives
+from tfxfer.search._paraphrases import Paraphrases, nearest_pairs, paraphrases
+from tfxfer.search._quantize import Quantized, quantize
+from tfxfer.search._top_k import TopK, top_k
+
+__all__ = [
+    "Hits",
+    "Paraphrases",
+    "Quantized",
+    "SemanticIndex",
+    "TopK",
+    "hard_negatives",
+    "nearest_pairs",
+    "paraphrases",
+    "quantize",
+    "top_k",
+]

@@ -1,0 +1,214 @@
+"""Negatives that a model finds hard to tell from positives."""
+
+import numpy as np
+
+from tfxfer import _check, _neighbours, _texts, data
+
+LAYOUTS = ("long", "wide")
+SAMPLING = ("top", "random")
+
+
+def hard_negatives(
+    embedder,
+    pairs,
+    corpus=None,
+    *,
+    num_negatives=1,
+    ranks=(0, 100),
+    min_score=None,
+    max_score=None,
+    absolute_margin=None,
+    relative_margin=None,
+    scorer=None,
+    sampling="top",
+    seed=None,
+    layout="long",
+    similarity="cosine",
+    query_prompt=None,
+    document_prompt=None,
+    batch_size=32,
+    progress=None,
+):
+    """Finds for each pair of anchor and positive the texts that the embedder takes for near, though they are not it.
+
+    What lies nearest to an anchor is often a positive that nobody labelled. Four things hold such false negatives off:
+    `ranks` skips the nearest ones, `max_score` those that are near in any case, the margins those that are about as
+    near as the positive, and a `scorer` judges better than the embedder. The positives of an anchor, over all pairs,
+    and texts equal to the anchor are never taken.
+
+    Args:
+        embedder: `models.TextEmbedder`, or anything with `encode(list of strings) -> (texts, dim)`.
+        pairs: what `data.pairs` made without a target, or a tuple of two lists of strings: anchors and positives.
+        corpus: list of strings to take negatives from. Defaults to all positives.
+        num_negatives: int. The most negatives of one pair.
+        ranks: (low, high). Of the texts that are no positives, the nearest first, those from `low` on and before `high`
+            are looked at; `(10, 50)` skips ten. A smaller corpus ends sooner.
+        min_score: float. The least score of a negative.
+        max_score: float. The highest score of a negative.
+        absolute_margin: float >= 0. A negative's score is at most the positive's less this.
+        relative_margin: float in `[0, 1]`. A negative's score is at most the positive's less this share of it; 0.05 did
+            best in the reference.
+        scorer: optional cross-encoder that scores all candidates and positives again, for margins, bounds and order: a
+            `models.TextRegressor` over pairs, a `models.TextClassifier` of two labels (the second counts), or a
+            function of two lists of strings to a number for each row.
+        sampling: `"top"`, the nearest that are left, or `"random"` among them.
+        seed: int, for `"random"`. Defaults to 0, so that the rows are the same each time.
+        layout: `"long"`, a row for each negative; or `"wide"`, a row for each pair with columns `negative_1`,
+            `negative_2`...: pairs with fewer than `num_negatives` are then left out.
+        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
+        query_prompt: string set before each anchor. Defaults to the embedder's prompt `"query"`, if it has one.
+        document_prompt: string set before each text of the corpus. Defaults to the embedder's prompt `"document"`,
+            `"passage"` or `"corpus"`, if it has one.
+        batch_size: int. Texts computed at a time.
+        progress: bool. Whether to show progress bars; by default on long work.
+
+    Returns:
+        `data.Rows` for `data.triplets`: columns `anchor`, `positive`, `negative` (or `negative_1`...), and the scores
+        `positive_score`, `negative_score` (or `negative_1_score`...), which suit distillation. Its `skipped` says how
+        many pairs had too few negatives.
+
+    Raises:
+        ValueError: for pairs that do not fit, an empty corpus, a low rank beyond it, or no negative at all.
+
+    Example:
+
+    ```python
+    rows = tx.search.hard_negatives(embedder, tx.data.pairs(train, ("question", "answer")), relative_margin=0.05)
+    train = tx.data.triplets(rows, ("anchor", "positive", "negative"))
+    ```
+
+    Reference: Xiong et al., 2021, https://arxiv.org/abs/2007.00808; Qu et al., 2021, on false negatives and
+    cross-encoders, https://arxiv.org/abs/2010.08191; Moreira et al., 2024, on margins relative to the positive,
+    https://arxiv.org/abs/2407.15831.
+    """
+    columns, _ = _texts.text_columns("pairs", pairs, 2, "data.pairs")
+    if len(columns) != 2:
+        raise _check.invalid("pairs", "two texts a row: anchor and positive", len(columns))
+    corpus = list(dict.fromkeys(columns[1] if corpus is None else _texts.strings("corpus", corpus)))
+    ranks = _ranks(ranks, len(corpus))
+    bounds = _Bounds(min_score, max_score, absolute_margin, relative_margin)
+    _check.integer("num_negatives", num_negatives)
+    _check.one_of("sampling", sampling, SAMPLING)
+    _check.one_of("layout", layout, LAYOUTS)
+    _check.one_of("similarity", similarity, _neighbours.SIMILARITIES)
+    task = _Task(columns, corpus)
+    prompts = (
+        _texts.prompt_for(embedder, query_prompt, _texts.QUERY_PROMPTS),
+        _texts.prompt_for(embedder, document_prompt, _texts.DOCUMENT_PROMPTS),
+    )
+    queries, documents = (
+        _texts.encode(embedder, texts, batch_size=batch_size, prompt=prompt, progress=progress)
+        for texts, prompt in zip((task.queries, task.documents), prompts, strict=True)
+    )
+    candidates = _candidates(task, queries, documents, ranks, similarity, progress)
+    positive_scores = _neighbours.paired(queries[task.query_of], documents[task.positive_of], similarity)
+    if scorer is not None:
+        candidates, positive_scores = _scored_again(task, candidates, scorer, batch_size, progress)
+    rng = np.random.default_rng(0 if seed is None else _check.integer("seed", seed, minimum=0))
+    chosen = []
+    for query, score in zip(task.query_of, positive_scores, strict=True):
+        ids, scores = candidates[query]
+        left = np.flatnonzero(bounds.hold(scores, score))
+        if sampling == "random" and len(left) > num_negatives:
+            left = np.sort(rng.choice(left, num_negatives, replace=False))
+        chosen.append((ids[left[:num_negatives]], scores[left[:num_negatives]]))
+    return _rows(columns, task.documents, positive_scores, chosen, num_negatives, layout)
+
+
+class _Task:
+    """Pairs of texts as pairs of places: what is a query, what may be found, what may not be taken for which query."""
+
+    def __init__(self, columns, corpus):
+        query_places = {text: i for i, text in enumerate(dict.fromkeys(columns[0]))}
+        # Positives that are not in the corpus are encoded, but cannot be found.
+        places = {text: i for i, text in enumerate(dict.fromkeys([*corpus, *columns[1]]))}
+        self.queries, self.documents = list(query_places), list(places)
+        self.corpus_size = len(corpus)
+        self.query_of = np.array([query_places[text] for text in columns[0]])
+        self.positive_of = np.array([places[text] for text in columns[1]])
+        self.excluded = [{places[text]} if text in places else set() for text in self.queries]
+        for query, positive in zip(self.query_of.tolist(), self.positive_of.tolist(), strict=True):
+            self.excluded[query].add(positive)
+
+
+class _Bounds:
+    """What a negative's score has to keep to."""
+
+    def __init__(self, min_score, max_score, absolute_margin, relative_margin):
+        self.low = -np.inf if min_score is None else _check.number("min_score", min_score)
+        self.high = np.inf if max_score is None else _check.number("max_score", max_score)
+        self.absolute = absolute_margin
+        self.relative = relative_margin
+        if absolute_margin is not None:
+            self.absolute = _check.number("absolute_margin", absolute_margin, minimum=0.0)
+        if relative_margin is not None:
+            self.relative = _check.number("relative_margin", relative_margin, minimum=0.0, maximum=1.0)
+
+    def hold(self, scores, positive):
+        high = self.high
+        if self.absolute is not None:
+            high = min(high, positive - self.absolute)
+        if self.relative is not None:
+            high = min(high, positive - self.relative * abs(positive))  # of a distance, which is negative, as well
+        return (scores >= self.low) & (scores <= high)
+
+
+def _ranks(ranks, size):
+    if not isinstance(ranks, (tuple, list)) or len(ranks) != 2:
+        raise _check.invalid("ranks", "two ints (low, high)", ranks)
+    low, high = (_check.integer("ranks", rank, minimum=0) for rank in ranks)
+    if low >= high:
+        raise _check.invalid("ranks", "a low rank below the high one", ranks)
+    if low >= size:
+        raise _check.invalid("ranks", f"a low rank < {size}, the size of the corpus", ranks, "Lower it.")
+    return low, high
+
+
+def _candidates(task, queries, documents, ranks, similarity, progress):
+    """Returns ids and scores for each query: the texts of the ranks asked for, positives not counted."""
+    most = max(len(each) for each in task.excluded)
+    k = min(ranks[1] + most, task.corpus_size)
+    report = _texts.reporter(task.corpus_size, progress, "row")
+    ids, scores = _neighbours.top_k(queries, documents[: task.corpus_size], k, similarity, report)
+    found = []
+    for own_ids, own_scores, excluded in zip(ids, scores, task.excluded, strict=True):
+        keep = np.flatnonzero(~np.isin(own_ids, list(excluded)))[ranks[0] : ranks[1]]
+        found.append((own_ids[keep], own_scores[keep]))
+    return found
+
+
+def _scored_again(task, candidates, scorer, batch_size, progress):
+    """Returns the candidates of each query by the scorer's order, and the scores of the positives."""
+    counts = [len(ids) for ids, _ in candidates]
+    first = [task.queries[i] for i, count in enumerate(counts) for _ in range(count)]
+    second = [task.documents[i] for ids, _ in candidates for i in ids]
+    first += [task.queries[i] for i in task.query_of]
+    second += [task.documents[i] for i in task.positive_of]
+    scores = _texts.pair_scores(scorer, first, second, batch_size=batch_size, progress=progress)
+    *parts, positives = np.split(scores, np.cumsum(counts))
+    orders = [np.argsort(-part, kind="stable") for part in parts]
+    return [(c[0][order], p[order]) for c, p, order in zip(candidates, parts, orders, strict=True)], positives
+
+
+def _rows(columns, documents, positive_scores, chosen, num_negatives, layout):
+    enough = [len(ids) >= (num_negatives if layout == "wide" else 1) for ids, _ in chosen]
+    if not any(enough):
+        remedy = "Widen `ranks`, loosen margins and scores, ask for fewer negatives, or give a larger `corpus`."
+        raise _check.invalid("pairs", "pairs for which negatives can be found; there is none", len(chosen), remedy)
+    made = {"anchor": [], "positive": []}
+    names = [f"negative_{i + 1}" for i in range(num_negatives)] if layout == "wide" else ["negative"]
+    made |= {name: [] for name in names} | {"positive_score": []} | {f"{name}_score": [] for name in names}
+    for anchor, positive, score, (ids, scores), is_enough in zip(
+        *columns, positive_scores, chosen, enough, strict=True
+    ):
+        negatives = [(documents[i], float(s)) for i, s in zip(ids, scores, strict=True)]
+        for group in ([negatives] if layout == "wide" else [[one] for one in negatives]) if is_enough else []:
+            for key, value in (("anchor", anchor), ("positive", positive), ("positive_score", float(score))):
+                made[key].append(value)
+            for name, (text, negative_score) in zip(names, group, strict=True):
+                made[name].append(text)
+                made[f"{name}_score"].append(negative_score)
+    rows = data.Rows(made, source="hard negatives")
+    if not all(enough):
+        rows.skipped = {"too few negatives": len(enough) - sum(enough)}
+    return rows

@@ -1,0 +1,127 @@
+"""Vectors as small codes."""
+
+import numpy as np
+
+from tfxfer import _check, _neighbours
+
+PRECISIONS = ("int8", "binary")
+
+
+class Quantized:
+    """Vectors as small codes; `quantize` makes them.
+
+    It has the length and the `shape` of the array of vectors, and gives a part of itself for a slice or an array of
+    rows.
+
+    Attributes:
+        precision: `"int8"` or `"binary"`.
+        codes: int8 `(rows, dim)`, or uint64 `(rows, words)`: the signs of the components, 64 a word (as bytes, in
+            numpy's `packbits` order; what is left over is 0).
+        dim: int. Components of a vector.
+        scale, offset: float32 `(dim,)`: a component is `code * scale + offset`. `None` for `"binary"`.
+    """
+
+    def __init__(self, precision, codes, dim, scale=None, offset=None):
+        self.precision = precision
+        self.codes = codes
+        self.dim = dim
+        self.scale = scale
+        self.offset = offset
+
+    def __len__(self):
+        return len(self.codes)
+
+    @property
+    def shape(self):
+        """(rows, dim)."""
+        return len(self.codes), self.dim
+
+    @property
+    def nbytes(self):
+        """Bytes of the codes."""
+        return self.codes.nbytes
+
+    def __getitem__(self, rows):
+        return Quantized(self.precision, self.codes[rows], self.dim, self.scale, self.offset)
+
+    def dequantize(self):
+        """Returns float32 `(rows, dim)`: the vectors as far as the codes know them; -1 and 1 for `"binary"`."""
+        if self.precision == "int8":
+            return self.codes.astype("float32") * self.scale + self.offset
+        bits = np.unpackbits(self.codes.view("uint8"), axis=1, count=self.dim)
+        return bits.astype("float32") * 2 - 1
+
+    def __repr__(self):
+        return f"Quantized({self.precision}, {len(self)} x {self.dim})"
+
+
+def quantize(embeddings, precision="int8", *, calibration=None):
+    """Turns vectors into small codes.
+
+    `"int8"` takes a quarter of the memory of float32: the range of each component in 255 equal steps. `"binary"` takes
+    a thirty-second: the sign of each component; sensible for vectors of some hundred components that are compared by
+    angle. What is lost depends on the model and the data: benchmarks/README.md has figures for one.
+
+    Args:
+        embeddings: float array `(rows, dim)`.
+        precision: `"int8"` or `"binary"`.
+        calibration: float array `(rows, dim)` of typical vectors whose ranges are taken for int8, or a `Quantized`
+            whose steps are taken over. Components outside are cut to the range. Defaults to the vectors themselves.
+
+    Returns:
+        `Quantized`.
+
+    Raises:
+        ValueError: for another precision, vectors that are not finite, or calibration of another size.
+
+    Example:
+
+    >>> codes = quantize([[0.0, -1.0], [1.0, 0.5], [0.25, 1.0]])
+    >>> codes.codes.tolist(), np.round(codes.dequantize(), 2).tolist()
+    ([[-127, -127], [127, 64], [-64, 127]], [[0.0, -1.0], [1.0, 0.5], [0.25, 1.0]])
+    >>> quantize([[0.3, -0.2]], "binary").dequantize().tolist()
+    [[1.0, -1.0]]
+
+    Reference: Yamada et al., 2021, on binary codes and re-scoring, https://arxiv.org/abs/2106.00882.
+    """
+    embeddings = _neighbours.matrix("embeddings", embeddings)
+    _check.one_of("precision", precision, PRECISIONS)
+    dim = embeddings.shape[1]
+    if precision == "binary":
+        return Quantized("binary", _signs(embeddings), dim)
+    if isinstance(calibration, Quantized):
+        scale, offset = calibration.scale, calibration.offset
+    else:
+        typical = embeddings if calibration is None else _neighbours.matrix("calibration", calibration)
+        if not len(typical):
+            raise _check.invalid("calibration", "at least one vector", typical.shape)
+        low, high = typical.min(axis=0), typical.max(axis=0)
+        offset = ((low + high) / 2).astype("float32")
+        scale = ((high - low) / 254).astype("float32")
+        scale[scale == 0] = 1.0
+    if scale is None or scale.shape != (dim,):
+        raise _check.invalid("calibration", f"vectors of {dim} components, or int8 codes of them", calibration)
+    codes = np.clip(np.rint((embeddings - offset) / scale), -127, 127).astype("int8")
+    return Quantized("int8", codes, dim, scale, offset)
+
+
+def concatenate(parts):
+    """Joins codes of the same steps, or arrays."""
+    if len(parts) == 1:
+        return parts[0]
+    if not isinstance(parts[0], Quantized):
+        return np.concatenate(parts)
+    first = parts[0]
+    return Quantized(first.precision, np.concatenate([p.codes for p in parts]), first.dim, first.scale, first.offset)
+
+
+def floats(vectors):
+    """Returns vectors or codes as a float array."""
+    return vectors.dequantize() if isinstance(vectors, Quantized) else vectors
+
+
+def _signs(vectors):
+    packed = np.packbits(vectors > 0, axis=1)
+    words = np.zeros((len(packed), -(-packed.shape[1] // 8) * 8), "uint8")
+    words[:, : packed.shape[1]] = packed
+    return words.view("uint64")
