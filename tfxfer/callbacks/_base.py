@@ -73,7 +73,8 @@ class Evaluate(keras.callbacks.Callback):
         super().set_model(model)
         self.check(self._subject())
         # Keras tells a callback nothing of those beside it; the list that calls this method knows.
-        caller = inspect.currentframe().f_back.f_locals.get("self")
+        frame = inspect.currentframe()
+        caller = frame.f_back.f_locals.get("self") if frame and frame.f_back else None
         if isinstance(caller, keras.callbacks.CallbackList):
             self._check_order(caller.callbacks)
 

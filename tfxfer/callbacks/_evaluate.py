@@ -251,7 +251,7 @@ class EvaluateReranking(_EvaluateTexts):
 
 
 class EvaluateClassification(Evaluate):
-    """Writes `val_accuracy`, `val_macro_f1` and, with several labels a text, `val_micro_f1` of a `TextClassifier`.
+    """Writes `val_accuracy`, `val_macro_f1` and, with several labels a text, `val_micro_f1` of a classifier.
 
     The scores of `evaluation.classification` at the end of each epoch. Stands before the callbacks that follow its
     values; see `Evaluate`.
@@ -295,7 +295,8 @@ class EvaluateClassification(Evaluate):
         self._keys = ["accuracy", "macro_f1"]
 
     def check(self, model):
-        _check.instance("model", model, models.TextClassifier, "a `models.TextClassifier` for EvaluateClassification")
+        if not hasattr(model, "classify"):
+            raise _check.invalid("model", "a model with labels for EvaluateClassification, e.g. a classifier", model)
         if self._labels is not None and list(self._labels) != list(model.labels):
             remedy = "Give `labels=model.labels` to `data.labelled`."
             raise _check.invalid("texts", "a dataset whose labels are the model's, in its order", self._labels, remedy)

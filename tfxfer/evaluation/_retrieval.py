@@ -217,7 +217,8 @@ def _scores(ids, relevant, ks):
     hits = gains > 0
     found = np.cumsum(hits, axis=1)
     first = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, np.inf)
-    dcg, ideal = (np.cumsum(each / np.log2(position + 1), axis=1) for each in (gains, best))
+    dcg = np.cumsum(gains / np.log2(position + 1), axis=1)
+    best_dcg = np.cumsum(best / np.log2(position + 1), axis=1)
     precisions = np.cumsum(hits * found / position, axis=1)
     scores = {}
     for k in ks:
@@ -225,6 +226,6 @@ def _scores(ids, relevant, ks):
         scores[f"precision@{k}"] = np.mean(found[:, k - 1] / k)
         scores[f"recall@{k}"] = np.mean(found[:, k - 1] / totals)
         scores[f"mrr@{k}"] = np.mean(np.where(first <= k, 1 / first, 0.0))
-        scores[f"ndcg@{k}"] = np.mean(dcg[:, k - 1] / ideal[:, k - 1])
+        scores[f"ndcg@{k}"] = np.mean(dcg[:, k - 1] / best_dcg[:, k - 1])
         scores[f"map@{k}"] = np.mean(precisions[:, k - 1] / np.minimum(k, totals))
     return {key: float(value) for key, value in scores.items()}

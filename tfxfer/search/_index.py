@@ -3,6 +3,7 @@
 import collections
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -108,8 +109,8 @@ class SemanticIndex:
         self._factory = factory
         self._query_prompt, self._document_prompt = query_prompt, document_prompt
         self._calibration = calibration
-        self._searched = None  # array, `Quantized` or `FaissIndex`
-        self._rescoring = None  # array or `Quantized`
+        self._searched: Any = None  # array, `Quantized` or `FaissIndex`
+        self._rescoring: Any = None  # array or `Quantized`
         self.add(texts, embeddings=embeddings, batch_size=batch_size, progress=progress)
 
     def __len__(self):
@@ -265,7 +266,7 @@ class SemanticIndex:
         settings |= {key: getattr(self, f"_{key}") for key in ("factory", "query_prompt", "document_prompt")}
         settings |= {"embedding_dim": self.embedding_dim, "texts": self.texts}
         (folder / _FILES["settings"]).write_text(json.dumps(settings), encoding="utf-8")
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for name in ("searched", "rescoring", "calibration"):
             part = getattr(self, f"_{name}")
             if isinstance(part, np.ndarray):
