@@ -154,6 +154,23 @@ def test_batch_all_and_semi_hard(distance, margin):
     agree(losses.batch_semi_hard_triplet(IDS, texts, margin, distance), np.mean(semi))
 
 
+def test_a_negative_as_far_as_the_positive_is_neither_farther_nor_hard():
+    same = np.repeat(ROWS[:1, :2], 3, axis=0)
+    for labels in ([1, 1, 1], [0, 0, 0], [1, 0, 1]):
+        assert float(losses.online_contrastive(np.array(labels), same, 9.0, "dot")) == 0.0
+    guide = np.ones((7, 2, 3))  # every pair is as alike as the row's own: nothing is left out
+    directions = ("query_to_document", "query_to_query", "document_to_document")
+    expected = ranking(ROWS[:, :2], 1.0, "cosine", directions, True)
+    agree(losses.gist_embed(guide, ROWS[:, :2], 1.0), expected)
+
+
+def test_a_negative_as_far_as_the_positive_is_not_semi_hard():
+    texts = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [-2.0, 0.0]])  # from the first: 1, 1 and 4
+    # From the second: 1, 2 and 9. The others are alone in their classes.
+    expected = np.mean([hinge(1 - 4 + 3.5), hinge(1 - 2 + 3.5)])
+    agree(losses.batch_semi_hard_triplet(np.array([0, 0, 1, 2]), texts, 3.5, "squared_euclidean"), expected)
+
+
 @distances
 @pytest.mark.parametrize("value", [0.3, 4.0])
 @pytest.mark.parametrize("columns", [None, 2])
