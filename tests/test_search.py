@@ -1,6 +1,7 @@
 """Top-k, codes, the index and paraphrases against naive loops."""
 
 import sys
+import tracemalloc
 import types
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tfxfer import _neighbours, evaluation, models, search
+from tfxfer import _neighbours, data, evaluation, models, search
 
 RNG = np.random.default_rng(2)
 
@@ -77,6 +78,22 @@ def test_equal_vectors_have_distance_0():
     vectors = RNG.normal(size=(20, 64)).astype("float32")
     ids, scores = search.top_k(vectors, vectors, 1, similarity="euclidean")
     assert (ids[:, 0] == np.arange(20)).all() and np.abs(scores).max() < 1e-6
+
+
+def test_memory_is_bounded_by_the_blocks():
+    queries, corpus = RNG.normal(size=(3000, 4)).astype("float32"), RNG.normal(size=(40_000, 4)).astype("float32")
+    tracemalloc.start()
+    search.top_k(queries, corpus, 5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < queries.shape[0] * corpus.shape[0] * 4 / 4  # all scores at once would be 480 MB
+
+
+def test_progress_is_shown_on_demand(capsys):
+    search.top_k([[1.0]], [[1.0], [2.0]], 1)
+    assert not capsys.readouterr().out
+    search.top_k([[1.0]], [[1.0], [2.0]], 1, progress=True)
+    assert "2/2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -398,3 +415,25 @@ def test_paraphrases_are_pairs_of_texts(tmp_path):
     assert none.ids.shape == (0, 2) and none.scores.shape == (0,)
     with pytest.raises(ValueError, match="at least two"):
         search.paraphrases(tiny.embedder(tmp_path), ["alone"])
+
+
+# === Real weights ===
+
+
+def test_codes_lose_little_on_the_sts_benchmark(minilm_folder, real_data):
+    embedder = models.TextEmbedder.from_preset("all_minilm_l6_v2")
+    rows = data.read(real_data / "stsb" / "test.tsv")
+    scores = [float(score) for score in rows["score"]]
+    first, second = (embedder.encode(rows[name]) for name in ("sentence1", "sentence2"))
+
+    def spearman(precision):
+        vectors = (search.quantize(each, precision, calibration=calibration).dequantize() for each in (first, second))
+        return evaluation.similarity_scores(*vectors, scores)["spearman"]
+
+    calibration = np.concatenate([first, second])
+    whole = evaluation.similarity_scores(first, second, scores)["spearman"]
+    assert whole == pytest.approx(0.8203, abs=2e-4)
+    assert spearman("int8") > 0.8190  # published for codes that are compared as numbers: 0.8140
+    assert spearman("binary") == pytest.approx(0.8086, abs=1e-3)
+    one_sided = evaluation.similarity_scores(first, search.quantize(second, "binary").dequantize(), scores)["spearman"]
+    assert spearman("binary") < one_sided < whole

@@ -30,8 +30,8 @@ class SemanticIndex:
     | `"int8"` | 1 byte | exact over the rounded values, with float queries; `rescore="float32"` looks again |
     | `"binary"` | 1 bit | by the number of equal signs; the best `k * multiplier` are looked at again by `rescore` |
 
-    Re-scoring with float queries against the bits themselves costs no memory and wins back most of what the bits
-    lose; int8 or float vectors beside them win back nearly all.
+    nDCG@10 of all-MiniLM-L6-v2 where 680 captions look for their pair among 13,355 (`benchmarks/search.py`): float32
+    0.385; int8 0.385; binary 0.339, re-scored by the bits themselves (which costs no memory) 0.361, by int8 0.385.
 
     Args:
         embedder: `models.TextEmbedder`, or anything with `encode(list of strings) -> (texts, dim)`. `None` where
@@ -39,9 +39,11 @@ class SemanticIndex:
         texts: list or other iterable of strings.
         embeddings: float array `(texts, dim)`: the vectors, where they are there already.
         precision: `"float32"`, `"int8"` or `"binary"`.
-        rescore: `None`, or what the candidates are scored by again, with float queries: `"binary"` (the default for
-            binary codes), `"int8"` or `"float32"`; the last two are held as well. The scores returned are the new ones.
-        multiplier: int. How many candidates are looked at again, times k. Defaults to 4, as more wins little.
+        rescore: `None`, or what the candidates are scored by again, with float queries: `"binary"`, `"int8"` or
+            `"float32"`; the last two are held as well. The scores returned are the new ones. `"default"` is `"binary"`
+            for binary codes, `None` for the others.
+        multiplier: int. How many candidates are looked at again, times k. Defaults to 10, with which binary codes
+            re-scored by int8 lose nothing in the figures above; 4 lose 0.006 of recall@10.
         similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
         calibration: float array of typical vectors: the ranges for int8. Defaults to the first 50,000 of the corpus.
         backend: `"exact"`, or `"faiss"` where that package is installed: worth it from some million texts on.
@@ -81,7 +83,7 @@ class SemanticIndex:
         embeddings=None,
         precision="float32",
         rescore="default",
-        multiplier=4,
+        multiplier=10,
         similarity="cosine",
         calibration=None,
         backend="exact",

@@ -60,7 +60,8 @@ def quantize(embeddings, precision="int8", *, calibration=None):
 
     `"int8"` takes a quarter of the memory of float32: the range of each component in 255 equal steps. `"binary"` takes
     a thirty-second: the sign of each component; sensible for vectors of some hundred components that are compared by
-    angle. What is lost depends on the model and the data: benchmarks/README.md has figures for one.
+    angle. Spearman of all-MiniLM-L6-v2 on STS-B's test rows (`benchmarks/search.py`): float32 0.8203; both vectors
+    coded, int8 0.8200, binary 0.8086; one of them coded, int8 0.8201, binary 0.8125.
 
     Args:
         embeddings: float array `(rows, dim)`.
