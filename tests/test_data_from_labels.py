@@ -44,7 +44,7 @@ def check_pairs(rows, dataset):
 SIZES = st.lists(st.integers(1, 8), min_size=2, max_size=5).filter(lambda sizes: max(sizes) > 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(sizes=SIZES, seed=st.integers(0, 2**31))
 def test_the_strategies_make_the_pairs_that_they_say(sizes, seed):
     rows = labelled_texts(sizes, seed)
@@ -61,7 +61,7 @@ def test_the_strategies_make_the_pairs_that_they_say(sizes, seed):
             assert max(uses.values()) - min(uses.values()) <= (1 if len(uses) == possible else 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(sizes=SIZES, seed=st.integers(0, 2**31), most=st.integers(2, 60))
 def test_a_cap_holds_and_keeps_the_balance(sizes, seed, most):
     rows = labelled_texts(sizes, seed)
@@ -97,7 +97,7 @@ def test_every_pair_is_as_likely_as_any_other():
         assert np.abs(counts - expected).max() < 5 * np.sqrt(expected), kind
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(sizes=SIZES, per_anchor=st.integers(1, 6), seed=st.integers(0, 2**31), most=st.none() | st.integers(1, 40))
 def test_triplets_have_a_positive_of_the_class_and_a_negative_of_another(sizes, per_anchor, seed, most):
     rows = labelled_texts(sizes, seed)

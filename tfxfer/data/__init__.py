@@ -1,4 +1,18 @@
-"""Readers of rows, datasets of texts and targets, and batches of token ids padded to their own longest."""
+"""Readers of rows, datasets of texts and targets, and batches of token ids.
+
+Which function fits the rows?
+
+| rows | dataset | batches |
+|---|---|---|
+| text and label | `labelled` | `batches(...)`; for losses that mine, `batches(..., examples_per_class=4)` |
+| text and number | `regression` | `batches(...)` |
+| two texts and a score | `pairs(..., target="score")` | `batches(..., columns="separate")` |
+| two or more texts and a label | `labelled` with a tuple of names | the same, or `columns="joint"` for a pair |
+| texts that belong together | `pairs`, `triplets` | `batches(..., columns="separate", unique_texts=True)` |
+| few texts with labels | `pairs_from_labels`, `triplets_from_labels` | `batches(..., columns="separate")` |
+| rows with what another model says of them | `pairs`, `triplets` with `targets=embeddings(...)` | the same |
+| several of these at once | | `mix([batches, ...])` |
+"""
 
 from tfxfer.data._batches import Batches, batches
 from tfxfer.data._datasets import Texts, labelled, pairs, regression, triplets

@@ -163,7 +163,7 @@ def _composed(common, shuffle, bucket, cache, examples_per_class, unique_texts, 
 
 
 class Batches(tf.data.Dataset):
-    """The `tf.data.Dataset` that `batches` makes: each time that it is iterated over, it gives the next epoch.
+    """The `tf.data.Dataset` that `batches` and `mix` make: each time that it is iterated over, it gives the next epoch.
 
     An epoch counts as begun when its first batch is asked for; looking at one batch, `next(iter(train))`, uses up an
     epoch number, and so does each batch that a `tf.distribute` strategy reads ahead of an epoch that never comes.

@@ -48,7 +48,7 @@ def labelled(rows, text, label, *, labels=None, separator=None, on_error="raise"
     Args:
         rows: `Rows` or what `Rows.from_any` takes.
         text: name of the text column, or a tuple of names for rows of several texts, e.g. `("premise",
-            "hypothesis")`.
+            "hypothesis")`; `batches` makes one sequence of two, or with `columns="separate"` one of each.
         label: name of the label column. Its values are strings or whole numbers; or lists of them, or strings parted
             by `separator`, for several labels a row (none at all is allowed there).
         labels: optional list of all labels, e.g. `data.labels(rows, "label")` or a model's. Every row is then checked
