@@ -14,6 +14,7 @@ import os
 import pathlib
 import platform
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -196,6 +197,12 @@ def show(title, summary, extra=()):
             f"{name:{width}}  {row['rows_per_second']:8.1f}  {row['ratio']:6.2f}  {row['p10']:6.2f}  "
             f"{row['p90']:6.2f}{tail}"
         )
+
+
+def peak_mib():
+    """The most memory that this process has held so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
 def machine():

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfxfer as tx
-from benchmarks._harness import Requests, read_tsv, shuffled_rows
+from benchmarks._harness import Requests, peak_mib, read_tsv, shuffled_rows
 
 LEARNING_RATE = 2e-5
 
@@ -97,6 +97,15 @@ def pairs(setup):
     return tx.models.Siamese(towers), tx.losses.CoSENTLoss(), batches
 
 
+def triplets(setup):
+    """In-batch softmax on triplets, each with its hard negative."""
+    rows = shuffled_rows(read_tsv(setup["train"]), setup["batch_size"], 0)
+    towers = embedder(setup, setup["dtype"])
+    dataset = tx.data.triplets(rows, ("anchor", "positive", "negative"))
+    batches = tx.data.batches(dataset, towers.preprocessor, batch_size=setup["batch_size"], columns="separate", seed=0)
+    return tx.models.Siamese(towers), tx.losses.MultipleNegativesRankingLoss(), batches
+
+
 def equal(setup):
     """In-batch softmax on one and the same batch of pairs, tokenised before the clock starts."""
     towers = embedder(setup, setup["dtype"])
@@ -111,8 +120,8 @@ def equal(setup):
     return tx.models.Siamese(towers), tx.losses.MultipleNegativesRankingLoss(), batches.cache().repeat()
 
 
-def computed_per_real(batches, count):
-    """Tokens that the model computes for each token that is none of padding."""
+def places_per_real(batches, count):
+    """Places in the batches for each real token; all layers but the attention compute real tokens only."""
     computed = real = 0
     for x, *_ in batches.take(count):
         computed += int(tf.size(x["padding_mask"]))
@@ -123,9 +132,11 @@ def computed_per_real(batches, count):
 def trainer(setup, requests):
     """Runs `fit` in slices."""
     keras.utils.set_random_seed(0)
-    model, loss, batches = {"classifier": classifier, "pairs": pairs, "equal": equal}[setup["task"]](setup)
+    model, loss, batches = {"classifier": classifier, "pairs": pairs, "triplets": triplets, "equal": equal}[
+        setup["task"]
+    ](setup)
     model.compile(keras.optimizers.AdamW(LEARNING_RATE, weight_decay=0.01), loss=loss)
-    facts = {"computed_per_real": round(computed_per_real(batches, 100), 2)}
+    facts = {"places_per_real": round(places_per_real(batches, 100), 2)}
     slices = Slices(requests, setup["batch_size"], setup["warmup"], facts)
     try:
         model.fit(batches, epochs=1000, steps_per_epoch=setup.get("steps"), callbacks=[slices], verbose=0)
@@ -171,6 +182,30 @@ def quality(setup, requests):
     requests.serve(work)
 
 
+def large_batch(setup, requests):
+    """Answers a request for one step of in-batch softmax, in one pass or in chunks."""
+    towers = embedder(setup, "float32")
+    model = tx.models.Siamese(towers, chunk_size=setup["chunk"])
+    model.compile(keras.optimizers.AdamW(LEARNING_RATE), loss=tx.losses.MultipleNegativesRankingLoss())
+    rows = shuffled_rows(read_tsv(setup["train"]), 1, 0)
+    columns = tuple([row[name] for row in rows] for name in ("anchor", "positive"))
+
+    def step(count):
+        x = model.preprocess_samples(tuple(column[:count] for column in columns))
+        model.train_on_batch(x, np.zeros(count, "float32"))
+
+    def work(request):
+        before = peak_mib()
+        step(64)
+        start = time.perf_counter()
+        step(setup["batch_size"])
+        seconds = time.perf_counter() - start
+        return {"rows": setup["batch_size"], "seconds": round(seconds, 2), "peak_mib": round(peak_mib() - before)}
+
+    requests.send(versions=versions())
+    requests.serve(work)
+
+
 def versions():
     """The versions that the figures depend on."""
     names = ("tensorflow", "keras", "keras-hub", "tensorflow-text", "numpy")
@@ -181,7 +216,9 @@ def main():
     """Serves one workload."""
     requests = Requests()
     setup = requests.setup()
-    {"encode": encoder, "train": trainer, "quality": quality}[setup["workload"]](setup, requests)
+    {"encode": encoder, "train": trainer, "quality": quality, "large_batch": large_batch}[setup["workload"]](
+        setup, requests
+    )
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses
 
-from benchmarks._harness import Requests, read_tsv, shuffled_rows
+from benchmarks._harness import Requests, peak_mib, read_tsv, shuffled_rows
 
 LEARNING_RATE = 2e-5
+TRIPLET = ("anchor", "positive", "negative")
 
 
 def load(setup):
@@ -111,6 +112,21 @@ def pair_steps(setup, model, counter):
     return losses_of(), list(model.parameters())
 
 
+def triplet_steps(setup, model, counter):
+    """In-batch softmax on triplets, each with its hard negative; each column padded to its longest row."""
+    rows = shuffled_rows(read_tsv(setup["train"]), setup["batch_size"], 0)
+    objective = losses.MultipleNegativesRankingLoss(model)
+
+    def losses_of():
+        for batch in shuffled_batches(rows, setup["batch_size"]):
+            with precision(setup["dtype"]):
+                columns = [counter.preprocess([row[name] for row in batch]) for name in TRIPLET]
+                loss = objective(columns, None)
+            yield loss, len(batch)
+
+    return losses_of(), list(model.parameters())
+
+
 def equal_steps(setup, model, counter):
     """In-batch softmax on one and the same batch of pairs, tokenised before the clock starts."""
     columns = [counter.preprocess(column) for column in setup["columns"]]
@@ -133,7 +149,9 @@ def trainer(setup):
     torch.manual_seed(0)
     model = load(setup)
     model.train()
-    make = {"classifier": classifier_steps, "pairs": pair_steps, "equal": equal_steps}[setup["task"]]
+    make = {"classifier": classifier_steps, "pairs": pair_steps, "triplets": triplet_steps, "equal": equal_steps}[
+        setup["task"]
+    ]
     counter = Counter(model)
     steps, parameters = make(setup, model, counter)
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE)
@@ -149,7 +167,7 @@ def trainer(setup):
             total += loss.item()
             rows += count
         seen = round(counter.computed / counter.real, 2)
-        return {"rows": rows, "loss": total / request["batches"], "computed_per_real": seen}
+        return {"rows": rows, "loss": total / request["batches"], "places_per_real": seen}
 
     work({"batches": setup["warmup"]})
     return work
@@ -190,12 +208,40 @@ def quality(setup):
     return work
 
 
+def large_batch(setup):
+    """Answers a request for one step of sentence-transformers' cached in-batch softmax."""
+    model = load(setup)
+    model.train()
+    objective = losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=setup["chunk"])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+    rows = shuffled_rows(read_tsv(setup["train"]), 1, 0)
+
+    def step(batch):
+        columns = [model.preprocess([row[name] for row in batch]) for name in ("anchor", "positive")]
+        loss = objective(columns, None)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def work(request):
+        before = peak_mib()
+        step(rows[:64])
+        start = time.perf_counter()
+        step(rows[: setup["batch_size"]])
+        seconds = time.perf_counter() - start
+        return {"rows": setup["batch_size"], "seconds": round(seconds, 2), "peak_mib": round(peak_mib() - before)}
+
+    return work
+
+
 def main():
     """Serves one workload."""
     requests = Requests()
     setup = requests.setup()
     torch.set_num_threads(setup["threads"])
-    work = {"encode": encoder, "train": trainer, "quality": quality}[setup["workload"]](setup)
+    work = {"encode": encoder, "train": trainer, "quality": quality, "large_batch": large_batch}[setup["workload"]](
+        setup
+    )
     versions = {name: importlib.metadata.version(name) for name in ("torch", "sentence-transformers", "transformers")}
     requests.send(versions=versions)
     requests.serve(work)

@@ -1,6 +1,7 @@
 """Every example is run."""
 
 import csv
+import itertools
 import json
 import pathlib
 import subprocess
@@ -33,6 +34,10 @@ def test_every_example_is_run_here():
         "banking77.py",
         "classify.py",
         "quickstart.py",
+        "search_captions.py",
+        "siamese_nli.py",
+        "similarity_sts.py",
+        "triplets_nli.py",
     }
 
 
@@ -84,3 +89,92 @@ def test_classify_gives_the_same_accuracy_from_the_export(tmp_path):
     assert results["probe"]["accuracy"] >= 0.7
     assert results["fine_tuned"]["accuracy"] == results["fine_tuned"]["accuracy_exported"]
     assert "NOT equal" not in said
+
+
+def write(folder, splits, columns):
+    """Writes `train.tsv`, `dev.tsv` and `test.tsv`."""
+    for name, rows in splits.items():
+        with open(folder / f"{name}.tsv", "w", encoding="utf-8", newline="") as file:
+            csv.writer(file, delimiter="\t").writerows([columns, *rows])
+
+
+def questions_by_intent(name):
+    """The texts of each intent of the support questions."""
+    found = {}
+    for row in read(name):
+        found.setdefault(row["label"], []).append(row["text"])
+    return list(found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("minilm_folder")
+def test_similarity_sts_trains_by_each_loss(tmp_path):
+    splits = {}
+    for name in ("train", "dev", "test"):
+        intents = questions_by_intent(name)
+        alike = [(texts[0], text, 4.5) for texts in intents for text in texts[1:3]]
+        unlike = [
+            (a[0], b[1], 0.5 + i % 3) for i, (a, b) in enumerate(zip(intents, intents[1:] + intents[:1], strict=False))
+        ]
+        splits[name] = alike + unlike
+    write(tmp_path, splits, ("sentence1", "sentence2", "score"))
+    arguments = ["--epochs", 1, "--batch-size", 8, "--output", tmp_path / "results.json"]
+    said = run("similarity_sts.py", "--data", tmp_path, *arguments)
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert list(results["losses"]) == ["CoSENT", "AnglE", "cosine regression", "contrastive", "multiple negatives"]
+    assert all(-1 <= found["test"] <= 1 for found in results["losses"].values())
+    assert "untrained: test Spearman" in said
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("minilm_folder")
+def test_triplets_nli_pulls_anchor_and_positive_together(tmp_path):
+    splits = {
+        name: [
+            (a[i], a[i + 1], b[i])
+            for a, b in zip(questions_by_intent(name), questions_by_intent(name)[1:], strict=False)
+            for i in range(2)
+        ]
+        for name in ("train", "dev", "test")
+    }
+    write(tmp_path, splits, ("anchor", "positive", "negative"))
+    arguments = ["--epochs", 3, "--batch-size", 4, "--output", tmp_path / "results.json"]
+    run("triplets_nli.py", "--data", tmp_path, *arguments)
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert set(results) == {"untrained", "hinge", "cross-entropy", "margin ranking"}
+    assert all(found["triplet_margin"] >= results["untrained"]["triplet_margin"] for found in results.values())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("minilm_folder")
+def test_siamese_nli_decodes_classes(tmp_path):
+    splits = {}
+    for name in ("train", "dev", "test"):
+        intents = questions_by_intent(name)
+        same = [(a, b, "entailment") for texts in intents for a, b in itertools.pairwise(texts)]
+        other = [(a, b, "contradiction") for x, y in itertools.pairwise(intents) for a, b in zip(x, y, strict=False)]
+        splits[name] = same + other + [(texts[0], "", "neutral") for texts in intents]
+    write(tmp_path, splits, ("premise", "hypothesis", "label"))
+    run("siamese_nli.py", "--data", tmp_path, "--batch-size", 16, "--output", tmp_path / "results.json")
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert results["all layers"]["accuracy"] > 0.5
+    assert 0 < results["decoder alone"]["average_precision"] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("minilm_folder")
+def test_search_captions_finds_more_after_training(tmp_path):
+    splits = {
+        name: [(a, b) for texts in questions_by_intent(name) for a, b in zip(texts[::2], texts[1::2], strict=False)]
+        for name in ("train", "dev", "test")
+    }
+    # Ranks up to 10 are asked for.
+    splits["dev"] = splits["dev"] + splits["train"][:6]
+    write(tmp_path, splits, ("anchor", "positive"))
+    arguments = ["--epochs", 2, "--batch-size", 8, "--output", tmp_path / "results.json"]
+    said = run("search_captions.py", "--data", tmp_path, *arguments)
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert results["queries"] == len(splits["test"])
+    assert 0 <= results["before"]["recall@1"] <= results["before"]["recall@10"] <= 1
+    assert results["after"]["ndcg@10"] > 0
+    assert "queries in" in said

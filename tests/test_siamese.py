@@ -173,3 +173,21 @@ def test_any_number_of_columns_goes_through_one_pass(tmp_path, columns):
     vectors = embedder.encode(tiny.TEXTS)
     expected = np.stack([np.roll(vectors, -i, axis=0) for i in range(columns)], axis=1)
     np.testing.assert_allclose(ops.convert_to_numpy(model.predict(texts, verbose=0)), expected, atol=1e-5)
+
+
+def test_an_embedder_that_was_trained_by_itself_leaves_its_metrics_behind(tmp_path):
+    embedder = tiny.embedder(tmp_path)
+    embedder.compile("adam", loss="mse", metrics=["mae"])
+    embedder.fit(tiny.TEXTS, np.zeros((8, 8), "float32"), verbose=0)
+    model = tx.models.Siamese(embedder)
+    model.compile("adam", loss=tx.losses.CoSENTLoss())
+    history = model.fit(PAIRS, np.arange(8.0), verbose=0).history
+    assert set(history) == {"loss"} and history["loss"][0] > 0
+
+
+def test_from_preset_takes_the_arguments_of_both(tmp_path):
+    tiny.embedder(tmp_path).save_to_preset(tmp_path / "saved")
+    made = tx.models.Siamese.from_preset(tmp_path / "saved", chunk_size=3, decoder="cosine", sequence_length=7)
+    assert (made.chunk_size, made.preprocessor.sequence_length, made.output_shape[-1]) == (3, 7, None)
+    made = tx.models.SiameseClassifier.from_preset(tmp_path / "saved", labels=["a", "b"], features=("u*v",))
+    assert made.labels == ["a", "b"] and made.get_layer("decoder").features == ("u*v",)

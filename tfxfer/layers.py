@@ -413,6 +413,11 @@ class SiameseTowers(keras.layers.Layer):
             vectors = _chunked(self.encoder, rows, self.chunk_size, training)
         return ops.reshape(vectors, (shape[0], shape[1], vectors.shape[-1]))
 
+    @property
+    def metrics(self):
+        """None: where the encoder was trained by itself, its metrics are not those of the towers."""
+        return []
+
     def compute_output_shape(self, input_shape):
         batch, columns, _ = input_shape["token_ids"]
         return (batch, columns, self.encoder.output_shape[-1])

@@ -1,6 +1,7 @@
 """Texts to labels."""
 
 import collections
+import typing
 
 import keras
 import numpy as np
@@ -65,11 +66,20 @@ class PooledTask(TextTask):
         return super().from_config(config)
 
 
-class Classifying:
-    """What classifiers share, beside `TextTask`: labels by name, default loss and metrics, `classify`.
+# Keras replaces the bases of functional models, which fails where one is reached twice: at run time this is a mixin.
+if typing.TYPE_CHECKING:
+    _Task = TextTask
+else:
+    _Task = object
 
-    A subclass sets `_encoder`, a `preprocessing.LabelEncoder`, before it builds the model.
+
+class Classifying(_Task):
+    """What classifiers share beside `TextTask`: labels by name, default loss and metrics, `classify`.
+
+    A subclass sets `_encoder` before it builds the model.
     """
+
+    _encoder: preprocessing.LabelEncoder
 
     @property
     def labels(self):

@@ -69,10 +69,14 @@ class Siamese(TextTask):
     def _preprocess_texts(self, x):
         return data.pack_columns(x, self.preprocessor)
 
+    # Arguments of `from_preset` that are the constructor's; the others go to the embedder.
+    _own = ("decoder", "chunk_size")
+
     @classmethod
     def from_preset(cls, preset, **kwargs):
-        """Makes the towers over `TextEmbedder.from_preset(preset, **kwargs)`."""
-        return cls(TextEmbedder.from_preset(preset, **kwargs))
+        """Makes the towers over `TextEmbedder.from_preset(preset, **kwargs)`; takes the constructor's arguments too."""
+        own = {name: kwargs.pop(name) for name in cls._own if name in kwargs}
+        return cls(TextEmbedder.from_preset(preset, **kwargs), **own)
 
     def get_config(self):
         decoder = self._decoder_argument
@@ -134,11 +138,7 @@ class SiameseClassifier(Classifying, Siamese):
         self._decoder = decoder
         super().__init__(embedder, decoder=decoder, **kwargs)
 
-    @classmethod
-    def from_preset(cls, preset, *, labels, features=("u", "v", "|u-v|"), hidden_dims=(), dropout=0.0, **kwargs):
-        """Makes the towers over `TextEmbedder.from_preset(preset, **kwargs)`."""
-        embedder = TextEmbedder.from_preset(preset, **kwargs)
-        return cls(embedder, labels=labels, features=features, hidden_dims=hidden_dims, dropout=dropout)
+    _own = ("labels", "features", "hidden_dims", "dropout", "chunk_size")
 
     def get_config(self):
         config = super().get_config()
