@@ -1,5 +1,8 @@
 """Pairs and triplets against SciPy and scikit-learn, ties included."""
 
+import functools
+import types
+
 import numpy as np
 import pytest
 import scipy.spatial.distance
@@ -80,6 +83,15 @@ def test_similarity_takes_a_siamese_and_cross_encoders(tmp_path):
         evaluation.similarity(tiny.classifier(tmp_path), pairs, scores)
     with pytest.raises(ValueError, match="`similarity`"):
         evaluation.similarity(regressor, pairs, scores, similarity="dot")
+
+
+def test_a_view_of_an_embedder_can_be_scored(tmp_path):
+    embedder, pairs, scores = tiny.embedder(tmp_path), (tiny.TEXTS, tiny.TEXTS[::-1]), np.arange(8)
+    small = types.SimpleNamespace(encode=functools.partial(embedder.encode, truncate_dim=4))
+    cut = [embedder.encode(column)[:, :4] for column in pairs]
+    assert evaluation.similarity(small, pairs, scores)["pearson"] == pytest.approx(
+        evaluation.similarity_scores(*cut, scores)["pearson"]
+    )
 
 
 def best(metric, labels, similarities):

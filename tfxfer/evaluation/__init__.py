@@ -2,6 +2,13 @@
 
 A function that takes a model computes vectors or predictions once and hands them to the function of the same name with
 `_scores`, which takes arrays: use that one for vectors that are there already.
+
+What is evaluated need only have `encode`. So the first 64 components of a Matryoshka model are scored by
+
+```python
+small = types.SimpleNamespace(encode=functools.partial(embedder.encode, truncate_dim=64))
+tx.evaluation.similarity(small, test)
+```
 """
 
 from tfxfer._neighbours import SIMILARITIES
