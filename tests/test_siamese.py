@@ -1,5 +1,7 @@
 """Towers, their chunks, decoders, and the models built from them."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -108,6 +110,18 @@ def test_softmax_decoder_equals_its_formula():
     logits = decoder(ROWS[:, :2])
     kernel, bias = (w.numpy() for w in decoder.weights)
     np.testing.assert_allclose(logits, np.concatenate([np.abs(u - v), u, u * v], axis=1) @ kernel + bias, atol=1e-6)
+
+
+def test_softmax_decoder_gives_the_references_loss(golden):
+    # sentence-transformers 6.2.0, SoftmaxLoss.
+    file = json.loads((golden / "losses.json").read_text(encoding="utf-8"))
+    inputs = {name: np.array(values) for name, values in file["inputs"].items()}
+    decoder = tx.layers.SoftmaxDecoder(3)
+    decoder.build((None, 2, 6))
+    decoder.set_weights([inputs["W"].T, inputs["b"]])
+    logits = decoder(np.stack([inputs["A"], inputs["P"]], axis=1).astype("float32"))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(inputs["y"], logits)
+    assert float(loss) == pytest.approx(file["values"]["softmax/(u,v,|u-v|)"], rel=1e-6)
 
 
 def test_softmax_decoder_refuses_triplets_and_unknown_features():
