@@ -22,7 +22,7 @@ quickstart: $(VENV)/.installed $(VENV)/.weights
 	$(VENV)/bin/python examples/quickstart.py
 
 test: $(VENV)/.installed-test $(VENV)/.weights
-	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

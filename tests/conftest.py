@@ -47,11 +47,16 @@ MARKERS = {"minilm_folder": "real_weights", "golden": "real_data", "real_data": 
 
 
 def pytest_collection_modifyitems(items):
-    """Marks a test by the fixtures that it takes, so that `-m "not real_weights"` needs no second list."""
+    """Marks a test by the fixtures that it takes, so that `-m "not real_weights"` needs no second list.
+
+    Files with slow tests come first: where files are spread over processes, one that is long must not be the last.
+    """
     for item in items:
         for fixture, marker in MARKERS.items():
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -118,10 +118,11 @@ def test_similarity_sts_trains_by_each_loss(tmp_path):
         ]
         splits[name] = alike + unlike
     write(tmp_path, splits, ("sentence1", "sentence2", "score"))
-    arguments = ["--epochs", 1, "--batch-size", 8, "--output", tmp_path / "results.json"]
+    chosen = ["contrastive", "multiple negatives"]
+    arguments = ["--epochs", 1, "--batch-size", 8, "--losses", *chosen, "--output", tmp_path / "results.json"]
     said = run("similarity_sts.py", "--data", tmp_path, *arguments)
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    assert list(results["losses"]) == ["CoSENT", "AnglE", "cosine regression", "contrastive", "multiple negatives"]
+    assert list(results["losses"]) == chosen
     assert all(-1 <= found["test"] <= 1 for found in results["losses"].values())
     assert "untrained: test Spearman" in said
 
@@ -138,10 +139,11 @@ def test_triplets_nli_pulls_anchor_and_positive_together(tmp_path):
         for name in ("train", "dev", "test")
     }
     write(tmp_path, splits, ("anchor", "positive", "negative"))
-    arguments = ["--epochs", 3, "--batch-size", 4, "--output", tmp_path / "results.json"]
+    chosen = ["hinge", "margin ranking"]
+    arguments = ["--epochs", 3, "--batch-size", 4, "--losses", *chosen, "--output", tmp_path / "results.json"]
     run("triplets_nli.py", "--data", tmp_path, *arguments)
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    assert set(results) == {"untrained", "hinge", "cross-entropy", "margin ranking"}
+    assert list(results) == ["untrained", *chosen]
     assert all(found["triplet_margin"] >= results["untrained"]["triplet_margin"] for found in results.values())
 
 
