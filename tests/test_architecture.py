@@ -23,6 +23,7 @@ ROWS = {
     "losses": 1,
     "metrics": 1,
     "schedules": 1,
+    "optimizers": 1,
     "layers": 1,
     "_neighbours": 1,
     "_texts": 2,
@@ -38,7 +39,7 @@ ROWS = {
 
 # Who may import a part that ties the code to one backend or to an optional package.
 ALLOWED = {
-    "tensorflow": {"preprocessing", "data", "augmentation", "export"},
+    "tensorflow": {"preprocessing", "data", "augmentation", "export", "optimizers"},
     "tensorflow_text": {"preprocessing", "data", "augmentation", "export"},
     "keras_hub": {"preprocessing", "backbones", "models"},
     "keras_nlp": set(),

@@ -10,7 +10,22 @@ embedder.encode(["Where is my card?", "My card has not arrived"])  # float32 (2,
 
 __version__ = "0.1.0"
 
-from tfxfer import backbones, callbacks, data, evaluation, export, layers, losses, models, preprocessing, search
+from tfxfer import (
+    backbones,
+    callbacks,
+    data,
+    evaluation,
+    export,
+    freezing,
+    layers,
+    losses,
+    models,
+    optimizers,
+    preprocessing,
+    schedules,
+    search,
+    tuning,
+)
 
 __all__ = [
     "__version__",
@@ -19,9 +34,13 @@ __all__ = [
     "data",
     "evaluation",
     "export",
+    "freezing",
     "layers",
     "losses",
     "models",
+    "optimizers",
     "preprocessing",
+    "schedules",
     "search",
+    "tuning",
 ]

@@ -1,0 +1,1 @@
+"""Which weights move: freezing by layer group, low-rank adapters, and frozen layers computed once."""

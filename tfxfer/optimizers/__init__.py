@@ -1,0 +1,1 @@
+"""Optimizers: the fast AdamW, and rates by layer group around any optimizer."""

@@ -1,0 +1,1 @@
+"""Hypermodels for Keras Tuner."""
