@@ -82,6 +82,22 @@ def test_encode_with_normalize_equals_dividing_by_the_length(folder):
     np.testing.assert_allclose(raw.encode(tiny.TEXTS, truncate_dim=3), vectors[:, :3], atol=1e-6)
 
 
+def test_encode_without_normalize_gives_the_vectors_before_scaling(folder):
+    model, raw = tiny.embedder(folder), tiny.embedder(folder, normalize=False)
+    raw.backbone.set_weights(model.backbone.get_weights())
+    expected = raw.encode(tiny.TEXTS)
+    assert np.abs(np.linalg.norm(expected, axis=1) - 1).max() > 0.1
+    np.testing.assert_allclose(model.encode(tiny.TEXTS, normalize=False), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        model.encode(tiny.TEXTS, normalize=False, truncate_dim=3, prompt=""), expected[:, :3], atol=1e-6
+    )
+    np.testing.assert_allclose(model.encode(tiny.TEXTS), raw.encode(tiny.TEXTS, normalize=True), atol=1e-6)
+    # Training moves them too: the model in between shares the weights.
+    model.backbone.set_weights([w * 1.1 for w in model.backbone.get_weights()])
+    raw.backbone.set_weights(model.backbone.get_weights())
+    np.testing.assert_allclose(model.encode(tiny.TEXTS, normalize=False), raw.encode(tiny.TEXTS), atol=1e-6)
+
+
 def test_prompt_stands_before_each_text(embedder):
     prompted = embedder.encode(["my card"], prompt_name="query")
     np.testing.assert_allclose(prompted, embedder.encode(["where is my card"]), atol=1e-6)
@@ -108,7 +124,7 @@ def test_encode_refuses_what_it_cannot_do_and_says_where(embedder, arguments, na
 
 def test_a_short_text_is_encoded_without_tracing_anew(embedder):
     embedder.encode(tiny.TEXTS)
-    step = embedder._runners["runner"]._step
+    step = embedder._runners[None][1]._step
     before = step.experimental_get_tracing_count()
     for texts in (["card"], tiny.TEXTS, ["the money"] * 5, [""]):
         embedder.encode(texts)

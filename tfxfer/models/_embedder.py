@@ -138,7 +138,8 @@ class TextEmbedder(TextTask):
             batch_size: int. Texts computed at a time.
             prompt: string set before each text.
             prompt_name: string, one of `prompts`. Defaults to `default_prompt_name`.
-            normalize: bool. Whether to scale to length 1. Defaults to the model's own `normalize`.
+            normalize: bool. Whether to scale to length 1. Defaults to the model's own `normalize`; `False` gives the
+                vectors as pooling and dense layers leave them, also where the model scales.
             truncate_dim: int. Keeps the first components only (for Matryoshka models, Kusupati et al., 2022,
                 https://arxiv.org/abs/2205.13147); scaled to length 1 again if vectors are normalised.
             dtype: `"float32"`, `"float16"` or `"bfloat16"`: of the result, not of the computation.
@@ -167,9 +168,11 @@ class TextEmbedder(TextTask):
         _check.one_of("dtype", dtype, _DTYPES)
         prompt = self._prompt(prompt, prompt_name)
 
+        wanted = self.normalize if normalize is None else bool(normalize)
+
         def encode(texts, progress):
-            vectors = self._encode(texts, prompt, batch_size, progress)
-            return _finish(vectors, self.normalize, normalize, truncate_dim, dtype)
+            vectors = self._encode(texts, prompt, batch_size, progress, None if wanted else self._unscaled)
+            return _finish(vectors, wanted and (truncate_dim is not None or not self.normalize), truncate_dim, dtype)
 
         if isinstance(texts, (str, bytes)):
             return encode([texts], False)[0]
@@ -187,14 +190,19 @@ class TextEmbedder(TextTask):
             prompt = self.prompts[_check.one_of("prompt_name", name, self.prompts)]
         return prompt or ""
 
-    def _encode(self, texts, prompt, batch_size, progress):
+    @property
+    def _unscaled(self):
+        """The layer whose input are the vectors before they are scaled."""
+        return "unit_norm" if self.normalize else None
+
+    def _encode(self, texts, prompt, batch_size, progress, layer):
         if not len(texts):
             return np.zeros((0, self.embedding_dim), "float32")
         if prompt:
             texts = [prompt + (text.decode() if isinstance(text, bytes) else text) for text in texts]
         if progress is None:
             progress = len(texts) > _LONG * batch_size and _is_watched()
-        return self.predict(texts, batch_size=batch_size, verbose=int(progress))
+        return self._runner(texts, layer)(texts, batch_size, progress=progress)
 
     def get_config(self):
         return {
@@ -218,10 +226,9 @@ def _parts(texts, size):
         yield part
 
 
-def _finish(vectors, normalized, normalize, truncate_dim, dtype):
+def _finish(vectors, scale, truncate_dim, dtype):
     if truncate_dim is not None:
         vectors = vectors[:, :truncate_dim]
-    wanted = normalized if normalize is None else normalize
-    if wanted and (truncate_dim is not None or not normalized):
+    if scale:
         vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return vectors.astype(_DTYPES[dtype])

@@ -228,8 +228,11 @@ class TextTask(keras_hub.models.Task):
         progress = keras.config.is_interactive_logging_enabled() if verbose == "auto" else bool(verbose)
         return self._runner(x)(x, batch_size or 32, progress=progress)
 
-    def _runner(self, x):
-        """Returns what runs this model over texts; made anew where something changed that it has traced."""
+    def _runner(self, x, layer=None):
+        """Returns what runs this model over texts, up to a layer's input where one is named.
+
+        It is made anew where something changed that it has traced.
+        """
         count = len(x) if isinstance(x, tuple) else 1
         preprocessor = self.preprocessor
         key = (
@@ -241,12 +244,14 @@ class TextTask(keras_hub.models.Task):
             bool(self.jit_compile),
             *map(id, self.weights),  # LoRA and quantisation change them
         )
-        if self._runners.get("key") != key:
+        made_for, runner = self._runners.get(layer, (None, None))
+        if made_for != key:
+            model = self if layer is None else keras.Model(self.input, self.get_layer(layer).input)
             runner = data.TextRunner(
-                self, preprocessor, count, columns=self._columns, pad_to_multiple_of=self._length_multiple()
+                model, preprocessor, count, columns=self._columns, pad_to_multiple_of=self._length_multiple()
             )
-            self._runners = {"key": key, "runner": runner}
-        return self._runners["runner"]
+            self._runners[layer] = (key, runner)
+        return runner
 
     # === Saving ===
 
