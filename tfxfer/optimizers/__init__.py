@@ -1,1 +1,5 @@
 """Optimizers: the fast AdamW, and rates by layer group around any optimizer."""
+
+from tfxfer.optimizers._subset import allow_subsets
+
+__all__ = ["allow_subsets"]
