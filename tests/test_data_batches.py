@@ -240,6 +240,19 @@ def test_rows_are_tokenised_once_if_they_are_in_memory():
     for _ in range(3):
         epoch_of(batches)
     assert calls == [20]
+    # Nor again where the same rows are cut into other batches, of other length and order.
+    shorter = Preprocessor(sequence_length=8)
+    shorter.tokenizer = preprocessor.tokenizer
+    again = data.batches(batches, shorter, 6, seed=3)
+    fresh = data.batches(rows_of(20), shorter, 6, seed=3)
+    calls.clear()
+    for (x, y), (x_fresh, y_fresh) in zip(epoch_of(again), epoch_of(fresh), strict=True):
+        assert (x["token_ids"] == x_fresh["token_ids"]).all()
+        assert (y == y_fresh).all()
+    assert not calls
+    two = data.pairs(pairs_of(20), ("a", "b"))
+    mined = data.batches(data.batches(two, preprocessor, 4), preprocessor, 4, columns="separate", unique_texts=True)
+    assert epoch_of(mined)[0][0]["token_ids"].shape[:2] == (4, 2)
 
 
 # Padding and shapes.
@@ -408,6 +421,9 @@ def test_arguments_and_data_are_checked():
         ((("10", [1]), pre), {}, "`dataset`.*string scalar"),
         (((), pre), {}, "`dataset`"),
         ((5, pre), {}, "`dataset`"),
+        ((data.batches(rows, pre), pre), {"cache": False}, "`dataset`.*ids are kept"),
+        ((data.batches(rows, pre, cache=False), pre), {}, "`dataset`.*ids are kept"),
+        ((data.batches(rows, pre), Preprocessor()), {}, "`preprocessor`.*tokenizer of the batches"),
         ((np.array([["10"]]), pre), {}, "`dataset`"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -71,8 +71,9 @@ def batches(
     Args:
         dataset: what `labelled`, `regression`, `pairs` or `triplets` made, any `tf.data.Dataset` of single rows x,
             (x, y) or (x, y, sample_weight), or arrays in such a form, e.g. `(texts, y)` or `((a_texts, b_texts), y)`;
-            x is a string, or a tuple of strings.
-        preprocessor: `preprocessing.TextPreprocessor`.
+            x is a string, or a tuple of strings. Or `Batches` of rows whose ids are kept: the same rows, cut into other
+            batches without being tokenised again.
+        preprocessor: `preprocessing.TextPreprocessor`; for `Batches`, one with the tokenizer that they were made with.
         batch_size: int. Rows in a batch.
         columns: what several texts a row become: `"joint"`, one sequence for a pair, as cross-encoders want it; or
             `"separate"`, a sequence each, as Siamese towers want them.
@@ -101,7 +102,8 @@ def batches(
 
     Raises:
         ValueError: for an argument out of range, rows of another form, no rows, three or more texts a row with
-            `columns="joint"`, fewer classes than P, or a batch too small for two classes of K.
+            `columns="joint"`, fewer classes than P, a batch too small for two classes of K, or `Batches` whose ids are
+            not kept or come from another tokenizer.
 
     Example:
 
@@ -123,10 +125,15 @@ def batches(
     _check.integer("seed", seed, minimum=0, optional=True)
     if _check.integer("pad_to_multiple_of", pad_to_multiple_of) > 8:
         raise _check.invalid("pad_to_multiple_of", "an int from 1 to 8", pad_to_multiple_of)
-    in_memory = isinstance(dataset, Texts) or not isinstance(dataset, tf.data.Dataset)
+    in_memory = isinstance(dataset, (Texts, Batches)) or not isinstance(dataset, tf.data.Dataset)
     cache = in_memory if cache is None else bool(cache)
-    dataset = dataset if isinstance(dataset, tf.data.Dataset) else from_arrays(dataset)
-    packer = Packer(preprocessor, count_columns(dataset.element_spec), columns, pad_to_multiple_of)
+    if isinstance(dataset, Batches):
+        dataset = _kept(dataset, preprocessor, cache)
+        count = dataset.count
+    else:
+        dataset = dataset if isinstance(dataset, tf.data.Dataset) else from_arrays(dataset)
+        count = count_columns(dataset.element_spec)
+    packer = Packer(preprocessor, count, columns, pad_to_multiple_of)
     common = {
         "batch_size": int(batch_size),
         "seed": int(np.random.randint(2**31) if seed is None else seed),
@@ -142,6 +149,17 @@ def batches(
             drop_remainder=bool(drop_remainder),
         )
     return Batches((Kept if cache else Streamed)(dataset, packer, order), prefetch)
+
+
+def _kept(dataset, preprocessor, cache):
+    """The rows of `Batches` whose ids are in memory."""
+    if not isinstance(dataset._source, Kept) or not cache:
+        remedy = "Make them with `cache=True`, and do not say `cache=False` here."
+        raise _check.invalid("dataset", "rows, or `Batches` of rows whose ids are kept", dataset, remedy)
+    if dataset._source.tokenizer is not preprocessor.tokenizer:
+        remedy = "Pass the rows themselves: their ids are others to another tokenizer."
+        raise _check.invalid("preprocessor", "one with the tokenizer of the batches", preprocessor, remedy)
+    return dataset._source
 
 
 def _composed(common, shuffle, bucket, cache, examples_per_class, unique_texts, drop_remainder):

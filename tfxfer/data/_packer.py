@@ -21,12 +21,14 @@ class Packer:
         """Rows, batched -> (ids, one ragged tensor a column; lengths that decide the padding; what is not text)."""
         texts = row[0] if isinstance(row[0], tuple) else (row[0],)
         ids = tuple(self.preprocessor.tokenizer(text) for text in texts)
+        return ids, self.lengths(ids), row[1:]
+
+    def lengths(self, ids):
+        """Ids, one ragged tensor a column -> the length of each row once it is packed."""
         lengths = self.preprocessor.lengths
         if self.separate:
-            longest = tf.reduce_max(tf.stack([lengths(column) for column in ids]), axis=0)
-        else:
-            longest = lengths(ids if self.count > 1 else ids[0])
-        return ids, longest, row[1:]
+            return tf.reduce_max(tf.stack([lengths(column) for column in ids]), axis=0)
+        return lengths(ids if self.count > 1 else ids[0])
 
     def pack(self, ids, rest):
         """Ids of the rows of one batch, and what is not text -> the batch."""

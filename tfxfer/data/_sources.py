@@ -18,18 +18,24 @@ class Kept:
     """Rows whose ids are in memory: an epoch is cut out of all of them, as the order plans it."""
 
     def __init__(self, dataset, packer, order):
-        if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-            raise _check.invalid("cache", "False for a dataset without end", True)
         self.seed = order.seed
         self._packer = packer
-        tokenized = dataset.batch(CHUNK).map(packer.tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        parts = list(tokenized)
-        if not parts:
-            raise _check.invalid("dataset", "at least one row", dataset)
-        with tf.device("CPU:0"):
-            self._rows = tf.nest.map_structure(lambda *part: tf.concat(part, axis=0), *((p[0], p[2]) for p in parts))
-        lengths = np.concatenate([part[1].numpy() for part in parts])
+        if isinstance(dataset, Kept):
+            self._rows = dataset._rows
+            lengths = packer.lengths(self._rows[0]).numpy()
+        else:
+            self._rows, lengths = _tokenized(dataset, packer)
         self.steps, self._plan = order.prepare(Tokenized(self._rows[0], self._rows[1], lengths))
+
+    @property
+    def count(self):
+        """How many texts a row has."""
+        return len(self._rows[0])
+
+    @property
+    def tokenizer(self):
+        """What made the ids."""
+        return self._packer.preprocessor.tokenizer
 
     def epoch(self, epoch, skip=0):
         order, ends = tf.numpy_function(self._plan, [epoch], (tf.int64, tf.int64))
@@ -38,6 +44,19 @@ class Kept:
     def _batch(self, rows):
         ids, rest = tf.nest.map_structure(lambda values: tf.gather(values, rows), self._rows)
         return self._packer.pack(ids, rest)
+
+
+def _tokenized(dataset, packer):
+    """((ids, what is not text) of all rows, lengths that decide the padding)."""
+    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise _check.invalid("cache", "False for a dataset without end", True)
+    tokenized = dataset.batch(CHUNK).map(packer.tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    parts = list(tokenized)
+    if not parts:
+        raise _check.invalid("dataset", "at least one row", dataset)
+    with tf.device("CPU:0"):
+        rows = tf.nest.map_structure(lambda *part: tf.concat(part, axis=0), *((p[0], p[2]) for p in parts))
+    return rows, np.concatenate([part[1].numpy() for part in parts])
 
 
 class Streamed:
