@@ -6,7 +6,7 @@ import typing
 import keras
 import numpy as np
 
-from tfxfer import _check, layers, preprocessing
+from tfxfer import _check, layers, optimizers, preprocessing
 from tfxfer.models._task import TextTask
 
 Classification = collections.namedtuple("Classification", ["labels", "probabilities"])
@@ -95,13 +95,13 @@ class Classifying(_Task):
         """Configures training; as `keras.Model.compile`, with defaults.
 
         Args:
-            optimizer: defaults to `keras.optimizers.AdamW(2e-5)`, BERT's smallest fine-tuning rate.
+            optimizer: defaults to `optimizers.AdamW(2e-5)`, BERT's smallest fine-tuning rate.
             loss: defaults to the cross-entropy on logits: categorical, or binary for `multi_label`.
             metrics: defaults to accuracy.
             **kwargs: as `keras.Model.compile` has them.
         """
         if optimizer == "auto":
-            optimizer = keras.optimizers.AdamW(2e-5)
+            optimizer = optimizers.AdamW(2e-5)
         if loss == "auto":
             kind = keras.losses.BinaryCrossentropy if self.multi_label else keras.losses.SparseCategoricalCrossentropy
             loss = kind(from_logits=True)
@@ -187,7 +187,7 @@ class TextClassifier(Classifying, PooledTask):
 
     ```python
     model = tx.models.TextClassifier.from_preset("all_minilm_l6_v2", labels=["card", "loan"])
-    model.compile(keras.optimizers.AdamW(1e-4))
+    model.compile(tx.optimizers.AdamW(1e-4))
     model.fit(["Where is my card?", "Can I borrow 500?"], ["card", "loan"], epochs=3)
     model.classify(["My card is gone"]).labels  # ["card"]
     ```

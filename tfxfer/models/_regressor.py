@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from tfxfer import _check
+from tfxfer import _check, optimizers
 from tfxfer.models._classifier import PooledTask
 
 
@@ -34,7 +34,7 @@ class TextRegressor(PooledTask):
 
     ```python
     model = tx.models.TextRegressor.from_preset("all_minilm_l6_v2")
-    model.compile(keras.optimizers.AdamW(1e-4))
+    model.compile(tx.optimizers.AdamW(1e-4))
     model.fit(["What is a loan?", "loan what"], [1.0, 0.2], epochs=3)
     ```
     """
@@ -68,7 +68,7 @@ class TextRegressor(PooledTask):
         as defaults.
         """
         super().compile(
-            optimizer=keras.optimizers.AdamW(2e-5) if optimizer == "auto" else optimizer,
+            optimizer=optimizers.AdamW(2e-5) if optimizer == "auto" else optimizer,
             loss=keras.losses.MeanSquaredError() if loss == "auto" else loss,
             metrics=[keras.metrics.MeanAbsoluteError(name="mae")] if metrics == "auto" else metrics,
             **kwargs,

@@ -31,7 +31,7 @@ class Siamese(TextTask):
 
     ```python
     model = tx.models.Siamese(embedder)
-    model.compile(keras.optimizers.AdamW(2e-5), loss=tx.losses.CoSENTLoss())
+    model.compile(tx.optimizers.AdamW(2e-5), loss=tx.losses.CoSENTLoss())
     model.fit((["a man eats", "a dog"], ["a person eats", "a cat"]), [4.5, 1.0])
     ```
 
@@ -124,7 +124,7 @@ class SiameseClassifier(Classifying, Siamese):
 
     ```python
     model = tx.models.SiameseClassifier(embedder, labels=["entailment", "neutral", "contradiction"])
-    model.compile(keras.optimizers.AdamW(2e-5))
+    model.compile(tx.optimizers.AdamW(2e-5))
     model.fit((premises, hypotheses), labels)
     model.classify((["A man eats."], ["Somebody eats."])).labels
     ```
