@@ -192,10 +192,10 @@ class Batches(tf.data.Dataset):
         seed: int. The seed in use.
     """
 
-    def __init__(self, source, prefetch=True):
+    def __init__(self, source, prefetch=True, counter=None):
         self._source = source
         self._prefetch = prefetch
-        self._counter = _Counter()
+        self._counter = _Counter() if counter is None else counter
         epochs = tf.data.Dataset.from_tensors(0).map(self._counter.next).flat_map(source.epoch)
         self._batches = self._finished(epochs, source.steps)
         super().__init__(self._batches._variant_tensor)
