@@ -135,7 +135,7 @@ def trainer(setup, requests):
     model, loss, batches = {"classifier": classifier, "pairs": pairs, "triplets": triplets, "equal": equal}[
         setup["task"]
     ](setup)
-    model.compile(keras.optimizers.AdamW(LEARNING_RATE, weight_decay=0.01), loss=loss)
+    model.compile(tx.optimizers.AdamW(LEARNING_RATE, weight_decay=0.01), loss=loss)
     facts = {"places_per_real": round(places_per_real(batches, 100), 2)}
     slices = Slices(requests, setup["batch_size"], setup["warmup"], facts)
     try:
@@ -171,7 +171,7 @@ def quality(setup, requests):
             0.0, decay_steps=steps - steps // 10, warmup_target=LEARNING_RATE, warmup_steps=steps // 10
         )
         model = tx.models.Siamese(towers)
-        model.compile(keras.optimizers.AdamW(rate, weight_decay=0.01), loss=tx.losses.CoSENTLoss())
+        model.compile(tx.optimizers.AdamW(rate, weight_decay=0.01), loss=tx.losses.CoSENTLoss())
         start = time.perf_counter()
         model.fit(batches, epochs=epochs, verbose=0)
         seconds = time.perf_counter() - start
@@ -186,7 +186,7 @@ def large_batch(setup, requests):
     """Answers a request for one step of in-batch softmax, in one pass or in chunks."""
     towers = embedder(setup, "float32")
     model = tx.models.Siamese(towers, chunk_size=setup["chunk"])
-    model.compile(keras.optimizers.AdamW(LEARNING_RATE), loss=tx.losses.MultipleNegativesRankingLoss())
+    model.compile(tx.optimizers.AdamW(LEARNING_RATE), loss=tx.losses.MultipleNegativesRankingLoss())
     rows = shuffled_rows(read_tsv(setup["train"]), 1, 0)
     columns = tuple([row[name] for row in rows] for name in ("anchor", "positive"))
 

@@ -64,7 +64,7 @@ def fine_tune(arguments, train, dev, regression, length):
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, decay_steps=steps - steps // 10, warmup_target=arguments.learning_rate, warmup_steps=steps // 10
     )
-    model.compile(keras.optimizers.AdamW(rate, weight_decay=0.01, clipnorm=1.0))
+    model.compile(tx.optimizers.AdamW(rate, weight_decay=0.01, global_clipnorm=1.0))
 
     def batches(rows, shuffle):
         dataset = tx.data.labelled(rows, "text", "label", labels=labels)

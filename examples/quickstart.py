@@ -55,7 +55,7 @@ def fine_tune(train, dev, epochs, preset):
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, decay_steps=steps - steps // 10, warmup_target=LEARNING_RATE, warmup_steps=steps // 10
     )
-    model.compile(keras.optimizers.AdamW(rate, weight_decay=0.01))
+    model.compile(tx.optimizers.AdamW(rate, weight_decay=0.01))
     model.fit(
         train["text"],
         train["label"],
