@@ -123,6 +123,15 @@ class TextTask(keras_hub.models.Task):
             for name, layers in self.layer_groups().items()
         }
 
+    def compile(self, *args, **kwargs):
+        """Configures training, as `keras.Model.compile`; gives an `optimizers.Layerwise` its layer groups."""
+        super().compile(*args, **kwargs)
+        optimizer = getattr(self, "optimizer", None)
+        while optimizer is not None and not hasattr(optimizer, "bind"):
+            optimizer = getattr(optimizer, "inner_optimizer", None)  # within loss scaling
+        if optimizer is not None:
+            optimizer.bind(self)
+
     # === Strings in ===
 
     def preprocess_samples(self, x, y=None, sample_weight=None):
