@@ -56,7 +56,7 @@ def main():
         0.0, steps - steps // 10, warmup_target=arguments.learning_rate, warmup_steps=steps // 10
     )
     model = tx.models.Siamese(embedder)
-    model.compile(tx.optimizers.AdamW(rate), loss=tx.losses.MultipleNegativesRankingLoss())
+    model.compile(tx.optimizers.AdamW(rate, global_clipnorm=1.0), loss=tx.losses.MultipleNegativesRankingLoss())
     callbacks = [
         tx.callbacks.EvaluateRetrieval(tx.data.pairs(dev, COLUMNS), ks=(10,)),
         keras.callbacks.EarlyStopping("val_ndcg@10", mode="max", patience=1, restore_best_weights=True),
