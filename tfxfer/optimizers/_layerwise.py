@@ -112,7 +112,7 @@ class Layerwise(keras.optimizers.Optimizer):
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = allow_subsets(optimizer)
         # Past Keras's tracking, which would save the model's layers as parts of the optimizer.
-        vars(self)["_rates"] = _Rates(optimizer, multipliers, decay, tuple(exclude_from_weight_decay))
+        object.__setattr__(self, "_rates", _Rates(optimizer, multipliers, decay, tuple(exclude_from_weight_decay)))
 
     # === Groups ===
 
@@ -144,7 +144,7 @@ class Layerwise(keras.optimizers.Optimizer):
         return self._rates.group_factors()
 
     def _check_bound(self):
-        if self._rates.groups is None:
+        if not self._rates.groups:
             remedy = "Compile a model of `tfxfer.models` with it, or call `optimizer.bind(model)` for another one."
             raise _check.invalid("optimizer", "an optimizer that is bound to a model's layer groups", self, remedy)
 
@@ -245,7 +245,7 @@ class _Rates:
         self.multipliers = multipliers
         self.decay = decay
         self.excluded = excluded
-        self.groups = None
+        self.groups = {}
         self.factors = {}
         self.not_decayed = set()
         self.factor = 1.0
@@ -287,14 +287,13 @@ class _Rates:
         """Finds the factor of each variable; one that is in no group keeps 1."""
         key_of = self.optimizer._var_key
         self.factors = dict.fromkeys(map(key_of, variables), 1.0)
-        if self.groups is not None:
-            # Upwards, and the first group keeps a weight that two share: it is used from there on.
-            owners = {}
-            for name, factor in self.group_factors().items():
-                for layer in self.groups[name]:
-                    for weight in layer.weights:
-                        owners.setdefault(id(weight), factor)
-            self.factors.update({key_of(each): owners[id(each)] for each in variables if id(each) in owners})
+        # Upwards, and the first group keeps a weight that two share: it is used from there on.
+        owners = {}
+        for name, factor in self.group_factors().items():
+            for layer in self.groups[name]:
+                for weight in layer.weights:
+                    owners.setdefault(id(weight), factor)
+        self.factors.update({key_of(each): owners[id(each)] for each in variables if id(each) in owners})
         self.not_decayed = {
             key_of(each)
             for each in variables
