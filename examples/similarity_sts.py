@@ -3,9 +3,10 @@
     python examples/similarity_sts.py --data ../shared/data/stsb
 
 The folder holds `train.tsv`, `dev.tsv` and `test.tsv` with the columns `sentence1`, `sentence2` and `score` (0 to 5).
-First CoSENT for up to `--epochs` epochs: AdamW, gradients clipped to length 1, a tenth of the steps warm-up, then half a
-cosine; the epoch that is best on dev stays. Then one epoch of each loss in the table, from the pretrained weights again. The contrastive loss is
-the recipe of Siamese networks: pairs that are alike or not, Adam, a cosine decay. Test rows are looked at once a model.
+First CoSENT for up to `--epochs` epochs: AdamW, gradients clipped to length 1, a tenth of the steps warm-up, then half
+a cosine; the epoch that is best on dev stays. Then one epoch of each loss in the table, from the pretrained weights
+again. The contrastive loss is the recipe of Siamese networks: pairs that are alike or not, Adam, a cosine decay. Test
+rows are looked at once a model.
 """
 
 import argparse

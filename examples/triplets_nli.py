@@ -3,9 +3,10 @@
     python examples/triplets_nli.py --data ../shared/data/nli_triplets
 
 The folder holds `train.tsv`, `dev.tsv` and `test.tsv` with the columns `anchor`, `positive` and `negative`. Each loss
-trains from the pretrained weights: SGD with momentum, gradients clipped to length 1, a rate that falls along half a cosine; early stopping on the share
-of dev triplets whose anchor is nearer to the positive. The hinge leaves triplets alone that are right by the margin;
-the cross-entropy over the softmax of distances has no margin; margin ranking is the hinge on similarities.
+trains from the pretrained weights: SGD with momentum, gradients clipped to length 1, a rate that falls along half a
+cosine; early stopping on the share of dev triplets whose anchor is nearer to the positive. The hinge leaves triplets
+alone that are right by the margin; the cross-entropy over the softmax of distances has no margin; margin ranking is
+the hinge on similarities.
 """
 
 import argparse
