@@ -17,6 +17,7 @@ PACKAGE = ROOT / "tfxfer"
 ROWS = {
     "_check": 0,
     "_ops": 0,
+    "_freezable": 0,
     "preprocessing": 1,
     "data": 1,
     "augmentation": 1,

@@ -4,6 +4,7 @@ Every error of the package that a caller's value causes is made here, so that al
 was expected, what came, and what to do about it.
 """
 
+import fnmatch
 import numbers
 
 
@@ -37,6 +38,26 @@ def one_of(argument, value, options, remedy=None):
     if not isinstance(value, str) or value not in options:
         raise invalid(argument, f"one of {', '.join(map(repr, options))}", value, remedy)
     return value
+
+
+def some_of(argument, patterns, options, remedy=None):
+    """Returns those of `options` that a name, a pattern of `fnmatch` or several of them stand for, in their order.
+
+    Raises on anything that is no string, and on a name or pattern that stands for none.
+
+    >>> some_of("groups", ["block_*", "head"], ["embeddings", "block_0", "block_1", "head"])
+    ['block_0', 'block_1', 'head']
+    """
+    options = list(options)
+    several = isinstance(patterns, (list, tuple, set, frozenset))
+    found: set[str] = set()
+    for pattern in patterns if several else [patterns]:
+        matching = {name for name in options if isinstance(pattern, str) and fnmatch.fnmatchcase(name, pattern)}
+        if not matching:
+            expected = f"names out of {', '.join(map(repr, options))}, or patterns such as 'block_*' that match some"
+            raise invalid(argument, expected, pattern, remedy)
+        found |= matching
+    return [name for name in options if name in found]
 
 
 def integer(argument, value, *, minimum=1, optional=False):

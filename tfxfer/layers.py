@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tfxfer import _check, _ops
+from tfxfer._freezable import Freezable
 
 
 def _positions(mask):
@@ -151,7 +152,7 @@ class UnitNorm(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class Head(keras.layers.Layer):
+class Head(Freezable, keras.layers.Layer):
     """The new top of a model: dropout, optional hidden layers, a linear output, in float32.
 
     `outputs = W_k a(... a(W_1 dropout(x) + b_1) ...) + b_k`, dropout before each dense layer.
@@ -204,7 +205,7 @@ class Head(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, training=None):
-        x = inputs
+        x, training = inputs, self.is_training(training)
         for dropout, dense in zip(self.dropouts, self.denses, strict=True):
             x = dense(dropout(x, training=training))
         return x

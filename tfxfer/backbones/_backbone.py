@@ -4,7 +4,8 @@ import keras
 from keras import ops
 
 from tfxfer import _check
-from tfxfer.backbones import _families, _packing
+from tfxfer._freezable import Freezable
+from tfxfer.backbones import _encoder, _families, _lora, _packing
 
 _ACTIVATIONS = {
     "gelu": lambda x: ops.gelu(x, approximate=False),
@@ -48,6 +49,9 @@ class Backbone(keras.Model):
         num_inner_repetitions: int. Blocks in a group, ALBERT only.
         bucket_size: int. Buckets of relative distances, DeBERTa only.
         frozen: names of layers whose `trainable` is off.
+        frozen_dropout: bool. Whether frozen layers keep their dropout, as Keras's do. Off by default: a frozen layer is
+            a fixed function.
+        lora: dict of the arguments of `enable_lora`, for adapters from the beginning.
         dtype: string or dtype policy, e.g. `"float32"`, `"mixed_bfloat16"`, `"bfloat16"`. Defaults to the global one.
 
     Raises:
@@ -88,6 +92,8 @@ class Backbone(keras.Model):
         num_inner_repetitions=None,
         bucket_size=None,
         frozen=(),
+        frozen_dropout=False,
+        lora=None,
         dtype=None,
         **kwargs,
     ):
@@ -130,7 +136,9 @@ class Backbone(keras.Model):
         # === Functional Model ===
         names = ("token_ids", "padding_mask") + (("segment_ids",) if entry.has_segment_ids else ())
         inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in names}
-        super().__init__(inputs=inputs, outputs=_connect(entry, hub, blocks, inputs, num_layers), **kwargs)
+        cuts, outputs = _connect(entry, hub, blocks, inputs, num_layers)
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        self._cuts = lambda: cuts  # hidden from Keras, which would look for weights in a list
         self.dtype_policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
 
         # === Config ===
@@ -139,8 +147,13 @@ class Backbone(keras.Model):
         for name, value in {**dict.fromkeys(details), **sizes, **numbers}.items():
             setattr(self, name, value)
         self._block_names = [[block.name for block in group] for group in blocks]
+        self._adapters = _lora.Adapters(self.blocks)
+        if lora is not None:
+            self.enable_lora(**lora)
         for name in frozen:
             self.get_layer(name).trainable = False
+        self._hold()
+        self.frozen_dropout = frozen_dropout
 
     def layer_groups(self):
         """Returns the layers from the input upwards: the unit of freezing and of learning rates by layer.
@@ -164,6 +177,100 @@ class Backbone(keras.Model):
         """Returns the transformer blocks from the input upwards, as `(layer, group, number in the group)`."""
         names = enumerate(self._block_names)
         return [(self.get_layer(name), i, j) for i, group in names for j, name in enumerate(group)]
+
+    def split(self, number):
+        """Cuts the backbone before one of its groups of blocks.
+
+        Args:
+            number: int. The group that the upper part begins with: 0 leaves the embeddings alone below.
+
+        Returns:
+            (below, above): two functional models on this backbone's own layers. `below` takes this backbone's inputs
+            and gives the states before the group; `above` takes the list of these states and the padding mask, and
+            gives this backbone's output. States are `(real tokens, hidden_dim)` in the order of rows and tokens;
+            `(batch * length, hidden_dim)` where the backend does not leave padding out; `(batch, length, hidden_dim)`
+            for GPT-2.
+
+        Raises:
+            ValueError: if there is no such group.
+        """
+        cuts = self._cuts()
+        if _check.integer("number", number, minimum=0) >= len(cuts):
+            raise _check.invalid("number", f"an int < {len(cuts)}, the groups of blocks", number)
+        below = keras.Model(self.input, cuts[number], name="below")
+        return below, keras.Model([cuts[number], self.input["padding_mask"]], self.output, name="above")
+
+    @property
+    def trainable(self):
+        """Whether weights train; see `set_trainable` for a part of them."""
+        return keras.layers.Layer.trainable.fget(self)
+
+    @trainable.setter
+    def trainable(self, value):
+        keras.layers.Layer.trainable.fset(self, value)
+        self._hold()
+
+    def set_trainable(self, flags):
+        """Sets the trainable flags of layer groups, all the weights of a group alike; with adapters, theirs alone.
+
+        Args:
+            flags: dict of group name to bool. Groups that are not named stay as they are.
+        """
+        groups = self.layer_groups()
+        for name, flag in flags.items():
+            for layer in groups[name]:
+                layer.trainable = bool(flag)
+        # `backbone.trainable = False` switched it off as a whole as well.
+        self._trainable = self.trainable or any(flags.values())
+        self._hold()
+
+    @property
+    def frozen_dropout(self):
+        """Whether frozen layers keep their dropout."""
+        return self._frozen_dropout
+
+    @frozen_dropout.setter
+    def frozen_dropout(self, value):
+        self._frozen_dropout = bool(value)
+        for layers in self.layer_groups().values():
+            for layer in layers:
+                if isinstance(layer, Freezable):
+                    layer.frozen_dropout = self._frozen_dropout
+
+    @property
+    def lora(self):
+        """The arguments that `enable_lora` was called with, or `None` where there are no adapters."""
+        return self._adapters.settings
+
+    def enable_lora(self, rank, *, alpha=None, targets=("query", "value"), groups=None):
+        """Adds low-rank adapters to dense layers of the blocks, and freezes all else; see `freezing.add_lora`."""
+        self._adapters.add(rank, alpha, targets, groups)
+        adapted = self._adapters.settings["groups"]
+        self.set_trainable({name: name in adapted for name in self.layer_groups()})
+
+    def merge_lora(self):
+        """Adds the adapters to the kernels and takes them away; groups that trained now train with all weights."""
+        self._adapters.merge()
+        for layers in self.layer_groups().values():
+            for layer in layers:
+                layer.trainable = layer.trainable  # Keras's setter reaches each weight
+
+    def lora_variables(self):
+        """Returns the adapters' variables by name: group, block in it, part, and `a` or `b`."""
+        return self._adapters.variables_by_name()
+
+    def _hold(self):
+        """Keeps all weights but the adapters frozen where there are adapters: Keras's flags reach each weight."""
+        adapters = getattr(self, "_adapters", None)
+        if adapters is None or adapters.settings is None:
+            return
+        trained = {id(variable) for variable in adapters.variables_by_name().values()}
+        for name, layers in self.layer_groups().items():
+            for layer in layers:
+                if name not in adapters.settings["groups"]:
+                    layer.trainable = False
+                for weight in layer.weights:
+                    weight.trainable = layer.trainable and id(weight) in trained
 
     @property
     def token_embedding(self):
@@ -194,6 +301,8 @@ class Backbone(keras.Model):
             "frozen": [
                 layer.name for layers in self.layer_groups().values() for layer in layers if not layer.trainable
             ],
+            "frozen_dropout": self.frozen_dropout,
+            "lora": self.lora,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
             "trainable": self.trainable,
@@ -239,6 +348,7 @@ def _correct(family, entry, hub, blocks, numbers):
             getattr(hub, name).epsilon = epsilon
     if getattr(hub, "relative_embeddings", None) is not None:
         hub.relative_embeddings.layer_norm.epsilon = epsilon
+    hub.embeddings_dropout = _encoder.Dropout.from_config(hub.embeddings_dropout.get_config())
     hub.embeddings_dropout.rate = numbers["embeddings_dropout"]
     for block in (block for group in blocks for block in group):
         parts = _families.block_parts(block)
@@ -258,7 +368,11 @@ def _correct(family, entry, hub, blocks, numbers):
 
 
 def _connect(entry, hub, blocks, inputs, num_layers):
-    """Puts the layers together: the functional graph from ids to the last layer's output."""
+    """Puts the layers together: the functional graph from ids to the last layer's output.
+
+    Returns:
+        (cuts, output): the tensors that the groups of blocks begin with, and that of the last layer.
+    """
     mask, packing = inputs["padding_mask"], None
     # Number of real tokens before each; at padding before the first token it would be -1.
     positions = ops.maximum(ops.cumsum(mask, axis=1) - 1, 0)
@@ -271,10 +385,12 @@ def _connect(entry, hub, blocks, inputs, num_layers):
     if entry.leaves_padding_out:
         x = ops.squeeze(x, 0)
     arguments = entry.arguments(hub, mask, packing)
+    cuts = []
     for group in blocks:
+        cuts.append(x)
         for _ in range(num_layers // len(blocks)):
             for block in group:
                 x = block(x, **arguments)
     if entry.final:
         x = getattr(hub, entry.final[0])(x)
-    return _packing.Unpack(name="unpack", dtype=x.dtype)(x, packing) if entry.leaves_padding_out else x
+    return cuts, _packing.Unpack(name="unpack", dtype=x.dtype)(x, packing) if entry.leaves_padding_out else x

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfxfer._freezable import Freezable
 from tfxfer.backbones._encoder import flat
 from tfxfer.backbones._packing import pack, unpack
 
@@ -68,7 +69,7 @@ class RelativePositions(keras.layers.Layer):
         return keras.KerasTensor((1, width, self.embedding.hidden_dim), self.compute_dtype)
 
 
-class Block(keras.layers.Layer):
+class Block(Freezable, keras.layers.Layer):
     """One DeBERTa block.
 
     Args:
@@ -80,21 +81,21 @@ class Block(keras.layers.Layer):
         self.block = block
         self.built = True
 
-    def call(self, inputs, relative, packing):
-        block = self.block
-        x = self._attend(block._self_attention_layer, inputs, relative, packing)
-        x = block._self_attention_layer_norm(inputs + block._self_attention_dropout(x))
+    def call(self, inputs, relative, packing, training=None):
+        block, training = self.block, self.is_training(training)
+        x = self._attend(block._self_attention_layer, inputs, relative, packing, training)
+        x = block._self_attention_layer_norm(inputs + block._self_attention_dropout(x, training=training))
         y = block._feedforward_output_dense(block._feedforward_intermediate_dense(x))
-        return block._feedforward_layer_norm(x + block._feedforward_dropout(y))
+        return block._feedforward_layer_norm(x + block._feedforward_dropout(y, training=training))
 
-    def _attend(self, attention, x, relative, packing):
+    def _attend(self, attention, x, relative, packing, training):
         mask = packing[-1]
         heads = (*ops.shape(mask), attention.num_heads, -1)
         query, key, value = (
             ops.reshape(unpack(flat(dense, x), packing), heads)
             for dense in (attention._query_dense, attention._key_dense, attention._value_dense)
         )
-        relative = attention._position_dropout_layer(relative)
+        relative = attention._position_dropout_layer(relative, training=training)
         relative_key = attention._key_dense(relative)[0]
         relative_query = ops.flip(attention._query_dense(relative)[0], axis=0)
         scores = ops.einsum("bqhd,bkhd->bhqk", query, key)
@@ -104,7 +105,7 @@ class Block(keras.layers.Layer):
         scores = ops.cast(scores * attention.scale_factor, "float32")
         real = ops.cast(mask, "bool")[:, None, None, :]
         probabilities = ops.softmax(ops.where(real, scores, _LOWEST), axis=-1)
-        probabilities = attention._attn_dropout_layer(probabilities)
+        probabilities = attention._attn_dropout_layer(probabilities, training=training)
         x = ops.einsum("bhqk,bkhd->bqhd", probabilities, value)
         x = ops.reshape(x, (*ops.shape(mask), attention.hidden_dim))
         return flat(attention._output_dense, pack(x, packing))

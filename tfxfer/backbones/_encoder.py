@@ -1,17 +1,34 @@
-"""The transformer block of the BERT-like families, laid out for speed."""
+"""The transformer block of the BERT-like families, laid out for speed, and dropout that stops in frozen layers."""
 
 import math
 
+import keras
 import keras_hub
 from keras import ops
 
+from tfxfer._freezable import Freezable
 from tfxfer.backbones._packing import pack, unpack
 
 # Stands for minus infinity on masked keys; within float16.
 _MASKED = -3e4
 
 
-class FlatTransformerEncoder(keras_hub.layers.TransformerEncoder):
+class Dropout(Freezable, keras.layers.Dropout):
+    """Keras's dropout, but for where it is frozen: behind the embeddings."""
+
+    def call(self, inputs, training=False):
+        return super().call(inputs, training=self.is_training(training))
+
+
+class TransformerDecoder(Freezable, keras_hub.layers.TransformerDecoder):
+    """KerasHub's block with a causal mask (GPT-2), without dropout where it is frozen."""
+
+    def call(self, decoder_sequence, decoder_padding_mask=None, training=None):
+        training = self.is_training(training)
+        return super().call(decoder_sequence, decoder_padding_mask=decoder_padding_mask, training=training)
+
+
+class FlatTransformerEncoder(Freezable, keras_hub.layers.TransformerEncoder):
     """KerasHub's block with the same weights and the same numbers, on the matrix of real tokens instead of padded rows.
 
     Dense layers on `(real tokens, hidden_dim)` are plain matrix products with a bias and an activation behind them,
@@ -22,13 +39,14 @@ class FlatTransformerEncoder(keras_hub.layers.TransformerEncoder):
     Call arguments:
         inputs: float tensor `(real tokens, hidden_dim)`.
         packing: what `Packing` returned, and the padding mask.
-        training: bool. Whether dropout is on.
+        training: bool. Whether dropout is on, unless the block is frozen.
 
     Returns:
         A tensor of `inputs`' shape.
     """
 
     def call(self, inputs, packing, training=None):
+        training = self.is_training(training)
         attended = self._attend(inputs, packing, training)
         x = self._self_attention_layer_norm(self._self_attention_dropout(attended, training=training) + inputs)
         fed = self._feedforward_output_dense(self._feedforward_intermediate_dense(x))
@@ -65,10 +83,15 @@ def flat(dense, x):
     return ops.add(ops.matmul(x, kernel), ops.reshape(dense.bias, (-1,)))
 
 
+_KINDS = {
+    keras_hub.layers.TransformerEncoder: FlatTransformerEncoder,
+    keras_hub.layers.TransformerDecoder: TransformerDecoder,
+}
+
+
 def flatten(block, hidden_dim):
-    """Returns the fast form of a `TransformerEncoder`, built, with weights of its own; other blocks as they are."""
-    if type(block) is not keras_hub.layers.TransformerEncoder or block.normalize_first:
-        return block
-    fast = FlatTransformerEncoder.from_config(block.get_config())
-    fast.build((None, None, hidden_dim))
-    return fast
+    """Returns this package's form of one of KerasHub's blocks, built, with weights of its own."""
+    made = _KINDS[type(block)].from_config(block.get_config())
+    if not made.built:  # a decoder's config says the shape that it was built for
+        made.build((None, None, hidden_dim))
+    return made

@@ -174,7 +174,8 @@ class TextClassifier(Classifying, PooledTask):
         dropout: float in `[0, 1)`. Rate before the dense layers of the head. Defaults to 0.1.
         head: `"linear"`, `"mlp"` (one hidden layer of the backbone's size), or a Keras layer from `(batch, features)`
             to `(batch, classes)`.
-        trainable: which layer groups train: a bool, a dict, or a list of names; see `set_trainable`.
+        trainable: which layer groups train: a bool, a dict, or a list of names or patterns; see `set_trainable`. By
+            default, those of the backbone that its flags say (all, unless it was frozen), and all above.
         **kwargs: `name`.
 
     Input: dict of int32 `(batch, length)`: `token_ids`, `padding_mask`, and `segment_ids` for families that have them.
@@ -205,7 +206,7 @@ class TextClassifier(Classifying, PooledTask):
         pooling="mean",
         dropout=0.1,
         head="linear",
-        trainable=True,
+        trainable=None,
         **kwargs,
     ):
         self._encoder = preprocessing.LabelEncoder(labels, multi_label, name="label_encoder")

@@ -34,7 +34,8 @@ class TextEmbedder(TextTask):
         normalize: bool. Whether vectors are scaled to length 1. Defaults to `True`, so that a dot product is a cosine.
         prompts: dict of name to prompt, a text that `encode` sets before each text.
         default_prompt_name: string. The prompt that `encode` uses unless told otherwise.
-        trainable: which layer groups train: a bool, a dict, or a list of names; see `set_trainable`.
+        trainable: which layer groups train: a bool, a dict, or a list of names or patterns; see `set_trainable`. By
+            default, those of the backbone that its flags say (all, unless it was frozen), and all above.
         **kwargs: `name`.
 
     Input: dict of int32 `(batch, length)`: `token_ids`, `padding_mask`, and `segment_ids` for families that have them.
@@ -63,7 +64,7 @@ class TextEmbedder(TextTask):
         normalize=True,
         prompts=None,
         default_prompt_name=None,
-        trainable=True,
+        trainable=None,
         **kwargs,
     ):
         # === Layers ===

@@ -21,7 +21,8 @@ class TextRegressor(PooledTask):
         dropout: float in `[0, 1)`. Rate before the dense layers of the head. Defaults to 0: dropout shifts the scale of
             what a regression reads.
         head: `"linear"`, `"mlp"`, or a Keras layer from `(batch, features)` to `(batch, num_outputs)`.
-        trainable: which layer groups train: a bool, a dict, or a list of names; see `set_trainable`.
+        trainable: which layer groups train: a bool, a dict, or a list of names or patterns; see `set_trainable`. By
+            default, those of the backbone that its flags say (all, unless it was frozen), and all above.
         **kwargs: `name`.
 
     Input: dict of int32 `(batch, length)`: `token_ids`, `padding_mask`, and `segment_ids` for families that have them.
@@ -48,7 +49,7 @@ class TextRegressor(PooledTask):
         pooling="mean",
         dropout=0.0,
         head="linear",
-        trainable=True,
+        trainable=None,
         **kwargs,
     ):
         self.num_outputs = _check.integer("num_outputs", num_outputs)

@@ -59,7 +59,7 @@ class Siamese(TextTask):
             backbone=embedder.backbone,
             preprocessor=embedder.preprocessor,
             top=top,
-            trainable={} if trainable is None else trainable,
+            trainable=trainable,
             **kwargs,
         )
 

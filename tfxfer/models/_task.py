@@ -8,7 +8,8 @@ import keras_hub
 import numpy as np
 
 import tfxfer
-from tfxfer import _check, backbones, data
+from tfxfer import _check, backbones, data, layers
+from tfxfer._freezable import Freezable
 
 MODEL_FILE = "model.keras"
 METADATA_FILE = "tfxfer.json"
@@ -25,17 +26,19 @@ class TextTask(keras_hub.models.Task):
         backbone: `backbones.Backbone`.
         preprocessor: `preprocessing.TextPreprocessor`, or `None` for a model that takes ids only.
         top: list of the layers above the backbone that make up the layer group `"head"`.
-        trainable: which layer groups train; see `set_trainable`.
+        trainable: which layer groups train; see `set_trainable`. `None` leaves the flags that the layers have.
         **kwargs: `name`, `compile`.
     """
 
-    def __init__(self, inputs, outputs, *, backbone, preprocessor, top, trainable=True, **kwargs):
+    def __init__(self, inputs, outputs, *, backbone, preprocessor, top, trainable=None, **kwargs):
         self.backbone = backbone
         self.preprocessor = preprocessor
         self._top = top
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self._runners = {}
-        self.set_trainable(trainable)
+        if trainable is not None:
+            self.set_trainable(trainable)
+        self.frozen_dropout = backbone.frozen_dropout
 
     @classmethod
     def from_preset(cls, preset, *, load_weights=True, sequence_length=None, dtype=None, **kwargs):
@@ -87,41 +90,93 @@ class TextTask(keras_hub.models.Task):
         return groups
 
     def set_trainable(self, trainable):
-        """Sets the trainable flags by layer group; takes effect at the next `compile`.
+        """Sets the trainable flags by layer group; takes effect at the next step of this model.
+
+        A compiled step keeps the flags that it was traced with: this model's is traced anew. Other models on the same
+        layers see the change when they are compiled. An optimizer that has made a step knows the variables that trained
+        then; for others, compile again (`callbacks.GradualUnfreezing` thaws within one `fit`).
 
         Args:
-            trainable: `True` or `False` for all groups, a dict of group name to bool (groups that are not named stay as
-                they are), or a sequence of the names that train while all others do not.
+            trainable: `True` or `False` for all groups, a dict of group to bool (groups that are not named stay as they
+                are), or a sequence of the groups that train while all others do not. A group is a name, or a pattern as
+                `fnmatch` has it (`"block_*"`, `"block_[0-3]"`).
 
         Raises:
-            ValueError: for a group that the model does not have.
+            ValueError: for a group that the model does not have, or one without adapters that is to train in a model
+                with adapters.
 
         Example:
 
         ```python
         model.set_trainable(["block_5", "head"])  # fine-tune the output side
-        model.set_trainable({"embeddings": False})
+        model.set_trainable({"embeddings": False, "block_[0-3]": False})
         ```
         """
         groups = self.layer_groups()
         if isinstance(trainable, bool):
             flags = dict.fromkeys(groups, trainable)
         elif isinstance(trainable, dict):
-            flags = trainable
+            flags = {
+                name: bool(flag)
+                for pattern, flag in trainable.items()
+                for name in _check.some_of("trainable", pattern, groups)
+            }
         elif isinstance(trainable, (list, tuple, set)):
-            flags = {name: name in trainable for name in [*groups, *trainable]}
+            named = _check.some_of("trainable", trainable, groups)
+            flags = {name: name in named for name in groups}
         else:
             raise _check.invalid("trainable", "a bool, a dict of group to bool, or a list of groups", trainable)
-        for name, flag in flags.items():
-            _check.one_of("trainable", name, groups)
-            for layer in groups[name]:
-                layer.trainable = bool(flag)
+        if not isinstance(trainable, bool):
+            self._check_adapters(flags)
+        if hasattr(self, "jax_state_sync"):  # on that backend, which values are whose depends on the flags
+            self.jax_state_sync()
+        self.backbone.set_trainable({name: flag for name, flag in flags.items() if name != "head"})
+        for layer in groups["head"] if "head" in flags else ():
+            layer.trainable = flags["head"]
+        for whole in self._flatten_layers() if any(flags.values()) else ():
+            if isinstance(whole, (keras.Model, layers.SiameseTowers)):
+                whole._trainable = True  # `model.trainable = False` switched these off as well
+        self._trace_anew()
+
+    def _check_adapters(self, flags):
+        lora = self.backbone.lora
+        wanted = [name for name, flag in flags.items() if flag and name != "head"]
+        if lora is not None and wanted and not set(wanted) & set(lora["groups"]):
+            remedy = "The other weights are held; `freezing.merge_lora(model)` takes the adapters away."
+            raise _check.invalid("trainable", f"groups with adapters, {', '.join(lora['groups'])}", wanted, remedy)
+
+    def _trace_anew(self):
+        if self.train_function is not None:
+            self.make_train_function(force=True)
+
+    def thawable_groups(self):
+        """Returns the names of the groups that have weights to train: with adapters, only those that have some."""
+        lora = self.backbone.lora
+        held = set(self.backbone.layer_groups()) - set(lora["groups"]) if lora is not None else set()
+        groups = self.layer_groups()
+        return [name for name in groups if name not in held and any(layer.weights for layer in groups[name])]
+
+    @property
+    def frozen_dropout(self):
+        """Whether frozen layers keep their dropout, as in Keras; `False` by default. Takes effect as flags do.
+
+        A head of your own keeps the dropout that it has in any case.
+        """
+        return self.backbone.frozen_dropout
+
+    @frozen_dropout.setter
+    def frozen_dropout(self, value):
+        self.backbone.frozen_dropout = value
+        for top in self._top:
+            for layer in top._flatten_layers():
+                if isinstance(layer, Freezable):
+                    layer.frozen_dropout = bool(value)
+        self._trace_anew()
 
     def _trainable_config(self):
-        return {
-            name: any(layer.trainable for layer in layers) if layers else True
-            for name, layers in self.layer_groups().items()
-        }
+        # Flags that are not the same over a group are not a group's: the backbone keeps those of its layers by itself.
+        flags = {name: {layer.trainable for layer in found} for name, found in self.layer_groups().items()}
+        return {name: found.pop() for name, found in flags.items() if len(found) == 1}
 
     def compile(self, *args, **kwargs):
         """Configures training, as `keras.Model.compile`; gives an `optimizers.Layerwise` its layer groups."""
@@ -188,6 +243,7 @@ class TextTask(keras_hub.models.Task):
             size = kwargs.get("validation_batch_size") or batch_size or 32
             kwargs["validation_data"] = self._batches(columns, size, shuffle=False, bucket=True)
         batch_size = None if isinstance(x, data.Batches) else batch_size
+        _tell(kwargs.get("callbacks"), x)
         # Keras warns about its own `shuffle` whenever the data are a dataset, which from here on they always are.
         return super().fit(x, y, batch_size=batch_size, sample_weight=sample_weight, shuffle=False, **kwargs)
 
@@ -267,16 +323,27 @@ class TextTask(keras_hub.models.Task):
     def get_compile_config(self):
         config = super().get_compile_config()
         optimizer = getattr(self, "optimizer", None)
-        return {**config, "is_optimizer_built": optimizer.built} if config and optimizer is not None else config
+        return {**config, "optimizer_variables": self._optimizer_variables()} if config and optimizer else config
+
+    def _optimizer_variables(self):
+        """The places in `weights` of the variables that the optimizer was built on, `None` where it was not.
+
+        They may be more than what trains: those of layers that will thaw, or have been frozen since.
+        """
+        if not self.optimizer.built:
+            return None
+        places = {id(weight): i for i, weight in enumerate(self.weights)}
+        return [places[id(variable)] for variable in self.optimizer._trainable_variables if id(variable) in places]
 
     def compile_from_config(self, config):
         # Keras's own refuses where `compile` is overridden, as it is here for its defaults.
         config = dict(config)
-        is_optimizer_built = config.pop("is_optimizer_built", True)
+        places = config.pop("optimizer_variables", None)
         self.compile(**keras.saving.deserialize_keras_object(config))
         # An optimizer that has not made a step has no state to restore: built, it would miss it in the file.
-        if is_optimizer_built and self.optimizer is not None:
-            self.optimizer.build(self.trainable_variables)
+        if places is not None and self.optimizer is not None:
+            weights = self.weights
+            self.optimizer.build([weights[place] for place in places])
 
     def get_config(self):
         return {**super().get_config(), "trainable": self._trainable_config()}
@@ -292,6 +359,13 @@ class TextTask(keras_hub.models.Task):
         self.save(folder / MODEL_FILE)
         metadata = {"tfxfer": tfxfer.__version__, "class": type(self).__name__}
         (folder / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+
+
+def _tell(callbacks, x):
+    """Tells callbacks that ask for it what is trained on: Keras shows them the model only."""
+    for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks)):
+        if hasattr(callback, "set_data"):
+            callback.set_data(x)
 
 
 def _is_raw_text(x):

@@ -1,0 +1,99 @@
+"""Low-rank adapters on the dense layers of an encoder's blocks."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfxfer import _check
+from tfxfer.backbones import _families
+
+TARGETS = ("query", "key", "value", "attention_output", "intermediate", "output")
+
+
+class Adapters(keras.layers.Layer):
+    """The adapters of one encoder: made, merged, and kept in the files of the model.
+
+    The weights themselves are in the dense layers (Keras's `enable_lora`). Keras writes the merged kernel of such a
+    layer into a file and clears the adapters when it reads it, after which neither of the two matrices has a gradient.
+    This layer, which Keras visits after those, writes and reads base kernels and adapters as they are. A file with
+    adapters thus still loads, merged, into a model without.
+
+    Args:
+        blocks: function without arguments that returns `Backbone.blocks()`.
+    """
+
+    def __init__(self, blocks):
+        super().__init__(name="adapters", dtype="float32")
+        self.built = True
+        self.blocks = blocks
+        self.settings = None
+
+    def targets(self):
+        """Returns the dense layers with adapters by name, such as `"block_0/0/query"`: group, block in it, part."""
+        if self.settings is None:
+            return {}
+        return {
+            f"block_{group}/{number}/{part}": _families.block_parts(block)[part]
+            for block, group, number in self.blocks()
+            for part in self.settings["targets"]
+            if f"block_{group}" in self.settings["groups"]
+        }
+
+    def add(self, rank, alpha, targets, groups):
+        """Makes adapters that change nothing yet; arguments as `Backbone.enable_lora` has them."""
+        if self.settings is not None:
+            raise _check.invalid("rank", "a model without adapters", rank, "Merge those that it has first.")
+        available = dict.fromkeys(f"block_{group}" for _, group, _ in self.blocks())
+        settings = {
+            "rank": _check.integer("rank", rank),
+            "alpha": rank if alpha is None else _check.number("alpha", alpha, above=0),
+            "targets": _check.some_of("targets", targets, TARGETS),
+            "groups": _check.some_of("groups", "block_*" if groups is None else groups, available),
+        }
+        self.settings = settings
+        for dense in self.targets().values():
+            # Keras's own initializer takes the heads of an attention layer for inputs.
+            limit = _inputs(dense) ** -0.5
+            start = keras.initializers.RandomUniform(-limit, limit)
+            dense.enable_lora(settings["rank"], lora_alpha=settings["alpha"], a_initializer=start)
+
+    def merge(self):
+        """Adds the adapters to the kernels and takes them away."""
+        targets, self.settings = self.targets(), None
+        for dense in targets.values():
+            # Not by the layer's property `kernel`, which rounds to the dtype that is computed in.
+            low_rank = ops.matmul(dense.lora_kernel_a, dense.lora_kernel_b) * (dense.lora_alpha / dense.lora_rank)
+            dense._kernel.assign(ops.cast(dense._kernel, "float32") + low_rank)
+            dense.lora_enabled, dense.lora_rank, dense.lora_alpha = False, None, None
+            del dense.lora_kernel_a, dense.lora_kernel_b
+
+    def variables_by_name(self):
+        """Returns the adapters' variables by name, such as `"block_0/0/query/a"`."""
+        return {
+            f"{name}/{key}": getattr(dense, f"lora_kernel_{key}")
+            for name, dense in self.targets().items()
+            for key in ("a", "b")
+        }
+
+    def save_own_variables(self, store):
+        for name, variable in self.variables_by_name().items():
+            store[name.replace("/", ".")] = variable
+        for name, dense in self.targets().items():
+            store[f"{name}/kernel".replace("/", ".")] = dense._kernel
+
+    def load_own_variables(self, store):
+        if not store.keys():  # a file of a model without adapters: they start anew
+            for dense in self.targets().values():
+                limit = _inputs(dense) ** -0.5
+                dense.lora_kernel_a.assign(keras.random.uniform(dense.lora_kernel_a.shape, -limit, limit))
+            return
+        for name, dense in self.targets().items():
+            name = name.replace("/", ".")
+            dense.lora_kernel_a.assign(store[f"{name}.a"])
+            dense.lora_kernel_b.assign(store[f"{name}.b"])
+            dense._kernel.assign(store[f"{name}.kernel"])
+
+
+def _inputs(dense):
+    """The number of inputs of a dense layer, however many axes its kernel has."""
+    return int(np.prod(dense._kernel.shape) / np.prod(dense.bias.shape))
