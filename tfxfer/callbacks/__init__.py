@@ -9,6 +9,10 @@ from tfxfer.callbacks._evaluate import (
     EvaluateSimilarity,
     EvaluateTriplets,
 )
+from tfxfer.callbacks._rate_range import LearningRateRange
+from tfxfer.callbacks._resume import Resume
+from tfxfer.callbacks._unfreezing import GradualUnfreezing
+from tfxfer.callbacks._warmup import WarmupCosine
 
 __all__ = [
     "Evaluate",
@@ -18,4 +22,8 @@ __all__ = [
     "EvaluateRetrieval",
     "EvaluateSimilarity",
     "EvaluateTriplets",
+    "GradualUnfreezing",
+    "LearningRateRange",
+    "Resume",
+    "WarmupCosine",
 ]

@@ -1,0 +1,138 @@
+"""Checkpoints of a training as one file: arrays, and plain values as JSON."""
+
+import json
+import os
+import zipfile
+
+import keras
+import ml_dtypes  # noqa: F401  gives numpy the names bfloat16 and float8_...
+import numpy as np
+
+from tfxfer import _check
+
+FORMAT = 1
+_STATE = "state"
+
+
+class Arrays:
+    """The arrays of one checkpoint, to which plain values refer by number."""
+
+    def __init__(self, values=()):
+        self.values = list(values)
+
+    def add(self, value):
+        """Adds an array or a variable and returns what stands for it in JSON."""
+        self.values.append(value)
+        dtype = value.dtype if isinstance(value.dtype, str) else np.dtype(value.dtype).name
+        return {"array": len(self.values) - 1, "dtype": dtype}
+
+    def get(self, reference):
+        """Returns the array that `add` returned this for."""
+        value = self.values[reference["array"]]
+        dtype = np.dtype(reference["dtype"])
+        return value if value.dtype == dtype else value.view(dtype)
+
+
+def encode(value, arrays):
+    """Returns a plain value as JSON has it, its arrays added to `arrays`.
+
+    Plain are `None`, bools, numbers, strings, numpy arrays, and lists, tuples and dicts of these.
+
+    Raises:
+        TypeError: for a value that is not plain.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype != object:
+        return arrays.add(np.asarray(value))
+    if type(value) is list:
+        return [encode(each, arrays) for each in value]
+    if type(value) is tuple:
+        return {"tuple": [encode(each, arrays) for each in value]}
+    if type(value) is dict:
+        return {"dict": [[encode(key, arrays), encode(each, arrays)] for key, each in value.items()]}
+    raise TypeError(f"no plain value: {type(value)}")
+
+
+def decode(value, arrays):
+    """Returns what `encode` was given."""
+    if isinstance(value, list):
+        return [decode(each, arrays) for each in value]
+    if isinstance(value, dict):
+        if "array" in value:
+            array = arrays.get(value)
+            return array if array.ndim else array[()]
+        if "tuple" in value:
+            return tuple(decode(each, arrays) for each in value["tuple"])
+        return {decode(key, arrays): decode(each, arrays) for key, each in value["dict"]}
+    return value
+
+
+def write(path, state, arrays):
+    """Writes a checkpoint so that at any moment `path` is either the old file, whole, or the new one, whole.
+
+    Args:
+        path: `pathlib.Path`.
+        state: dict for JSON.
+        arrays: `Arrays`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with open(beside, "wb") as file:
+        # Arrays are fetched one after another: a model on an accelerator need not fit into the host's memory twice.
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            text = np.frombuffer(json.dumps({"format": FORMAT, **state}).encode(), "uint8")
+            _write_array(archive, _STATE, text)
+            for number, value in enumerate(arrays.values):
+                array = value if isinstance(value, np.ndarray) else keras.ops.convert_to_numpy(value)
+                # numpy's format does not know the small floats by name.
+                known = array.dtype.kind in "biufc"
+                _write_array(archive, str(number), array if known else array.view(f"u{array.itemsize}"))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _write_array(archive, name, array):
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+        np.lib.format.write_array(entry, np.ascontiguousarray(array).reshape(array.shape), allow_pickle=False)
+
+
+def clear(path):
+    """Removes what writes that were cut short have left beside `path`."""
+    for beside in path.parent.glob(f"{path.name}.*.part"):
+        beside.unlink(missing_ok=True)
+
+
+def read(path, *, only_state=False):
+    """Reads what `write` wrote.
+
+    Args:
+        path: `pathlib.Path`.
+        only_state: bool. Whether to leave the arrays out.
+
+    Returns:
+        (the dict, `Arrays`), or `None` where there is no such file.
+
+    Raises:
+        ValueError: for a file that is damaged, or of another format.
+    """
+    remedy = "Delete it to train anew."
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            state = json.loads(archive[_STATE].tobytes())
+            count = 0 if only_state else len(archive.files) - 1
+            arrays = Arrays(archive[str(number)] for number in range(count))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise _check.invalid("folder", f"one whose checkpoint can be read ({error})", str(path), remedy) from error
+    if state.get("format") != FORMAT:
+        expected = f"one whose checkpoint is of format {FORMAT}, not {state.get('format')}"
+        raise _check.invalid("folder", expected, str(path), remedy)
+    return state, arrays
