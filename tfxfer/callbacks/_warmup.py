@@ -1,0 +1,86 @@
+"""A schedule for optimizers with a plain learning rate."""
+
+import keras
+
+from tfxfer import _check, schedules
+
+
+class WarmupCosine(keras.callbacks.Callback):
+    """Sets the learning rate before each batch: `schedules.warmup_cosine` for an optimizer with a plain rate.
+
+    Where the optimizer can be made with a schedule, that is simpler and faster. This is for an optimizer whose rate is
+    a number, as one may be that was loaded with a model, and for a training whose length only `fit` knows. The step is
+    the optimizer's own count of batches: a training that goes on after its optimizer was restored has the rates that it
+    would have had. With `steps_per_execution`, the rate is set once for each execution.
+
+    The rate of the last batch is written into the epoch's logs as `learning_rate`.
+
+    Args:
+        learning_rate: float > 0. The peak; the optimizer's own rate is not used.
+        steps: int. Batches of all epochs together. Defaults to those of the `fit` in which it stands, where their
+            number is known.
+        warmup: int, or float in `[0, 1)`: the steps of the rise, or their part of `steps`.
+        minimum: float. The rate at the end.
+        cycles: int. How often the rate falls.
+
+    Raises:
+        ValueError: as `schedules.warmup_cosine`, at once; when `fit` starts, for an optimizer that has a schedule, and
+            if the number of steps is not known.
+
+    Example:
+
+    ```python
+    model.compile(keras.optimizers.AdamW(2e-5))
+    model.fit(batches, epochs=3, callbacks=[tx.callbacks.WarmupCosine(2e-5)])
+    ```
+    """
+
+    def __init__(self, learning_rate, steps=None, warmup=0.1, *, minimum=0.0, cycles=1):
+        super().__init__()
+        self._arguments = (learning_rate, warmup, minimum, cycles)
+        self._steps = steps
+        self._make(10**9 if steps is None else steps)  # for its errors, at once
+
+    def _make(self, steps):
+        learning_rate, warmup, minimum, cycles = self._arguments
+        return schedules.warmup_cosine(learning_rate, steps, warmup, minimum=minimum, cycles=cycles)
+
+    def on_train_begin(self, logs=None):
+        self._optimizer = plain_optimizer(self.model)
+        steps = self._steps
+        if steps is None:
+            batches = self.params.get("steps")
+            if batches is None:
+                remedy = "Keras does not know how many batches the data hold: give `steps`."
+                raise _check.invalid("steps", "the number of batches of all epochs", None, remedy)
+            steps = batches * self.params["epochs"]
+        self._schedule = self._make(steps)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        sync(self.model)
+        self._optimizer.learning_rate = float(self._schedule(int(self._optimizer._iterations)))
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:
+            logs["learning_rate"] = float(self._optimizer.learning_rate)
+
+
+def plain_optimizer(model):
+    """Returns the innermost optimizer of a model, whose learning rate is a number that can be set."""
+    optimizer = model.optimizer
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    if optimizer is None or not isinstance(optimizer._learning_rate, keras.Variable):
+        rate = None if optimizer is None else optimizer._learning_rate
+        remedy = "Compile the model with a float, or leave this callback out."
+        raise _check.invalid("learning_rate", "an optimizer with a plain learning rate", rate, remedy)
+    return optimizer
+
+
+def sync(model):
+    """Brings the values of a running epoch into the model's variables, and back at its next step.
+
+    Only the JAX backend holds them elsewhere meanwhile.
+    """
+    if keras.config.backend() == "jax":
+        model.jax_state_sync()
