@@ -1,85 +1,59 @@
 """TF Serving's warm-up file, written without TF Serving.
 
-The file is a TFRecord of `tensorflow.serving.PredictionLog`. Of that message only the way to a `PredictRequest` is
-declared here, with the field numbers of the published protos (tensorflow/serving, apis/prediction_log.proto,
-predict.proto, model.proto); a test reads the result with the protos of `tensorflow-serving-api`.
+The file is a TFRecord of `tensorflow.serving.PredictionLog`. Every field on the way to a request is a message or a
+string, so that the wire format is numbers, lengths and contents; the numbers are those of the published protos
+(tensorflow/serving, apis/prediction_log.proto, predict.proto, classification.proto, regression.proto, input.proto,
+model.proto). A test reads the result with the protos of `tensorflow-serving-api`.
 """
 
-import functools
-
 import tensorflow as tf
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-_TENSOR_FILE = "tensorflow/core/framework/tensor.proto"
-
-
-@functools.cache
-def _messages():
-    """Returns the message class `PredictionLog`, made in a pool of its own that clashes with no other declaration."""
-    pool = descriptor_pool.DescriptorPool()
-    default = descriptor_pool.Default()
-
-    def add(name):
-        file = default.FindFileByName(name)
-        for dependency in file.dependencies:
-            add(dependency.name)
-        copy = descriptor_pb2.FileDescriptorProto()
-        file.CopyToProto(copy)
-        pool.Add(copy)
-
-    if not tf.make_tensor_proto(0):  # makes sure that TensorFlow has registered its protos
-        raise RuntimeError("TensorFlow has no TensorProto.")
-    add(_TENSOR_FILE)
-    pool.Add(_declaration())
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tfxfer.serving.PredictionLog"))
+FILE = "tf_serving_warmup_requests"
+# More records than this, and the server refuses the model.
+MAX_RECORDS = 1000
+# Fields of PredictionLog.
+_LOGS = {"classify": 2, "regress": 3, "predict": 6}
+_REQUEST = 1  # of all the logs
+_MODEL_SPEC, _SIGNATURE_NAME = 1, 3
+_INPUTS, _KEY, _VALUE = 2, 1, 2  # of PredictRequest, a map
+_INPUT, _EXAMPLE_LIST, _EXAMPLES = 2, 1, 1  # of ClassificationRequest and RegressionRequest
 
 
-def _declaration():
-    file = descriptor_pb2.FileDescriptorProto(
-        name="tfxfer/serving.proto", package="tfxfer.serving", syntax="proto3", dependency=[_TENSOR_FILE]
-    )
-    field = descriptor_pb2.FieldDescriptorProto
-
-    def message(name, *fields, within=file.message_type):
-        declared = within.add(name=name)
-        for number, label, kind, field_name, type_name in fields:
-            declared.field.add(name=field_name, number=number, label=label, type=kind, type_name=type_name)
-        return declared
-
-    one, many = field.LABEL_OPTIONAL, field.LABEL_REPEATED
-    text, inner = field.TYPE_STRING, field.TYPE_MESSAGE
-    message("ModelSpec", (1, one, text, "name", None), (3, one, text, "signature_name", None))
-    request = message(
-        "PredictRequest",
-        (1, one, inner, "model_spec", ".tfxfer.serving.ModelSpec"),
-        (2, many, inner, "inputs", ".tfxfer.serving.PredictRequest.InputsEntry"),
-    )
-    entry = message(
-        "InputsEntry",
-        (1, one, text, "key", None),
-        (2, one, inner, "value", ".tensorflow.TensorProto"),
-        within=request.nested_type,
-    )
-    entry.options.map_entry = True
-    message("PredictLog", (1, one, inner, "request", ".tfxfer.serving.PredictRequest"))
-    message("PredictionLog", (6, one, inner, "predict_log", ".tfxfer.serving.PredictLog"))
-    return file
-
-
-def write(path, requests, signature):
-    """Writes requests that TF Serving replays when it loads a model.
+def write(path, requests):
+    """Writes requests that TF Serving replays when it loads a model, before it answers the first one.
 
     Args:
         path: the file, `assets.extra/tf_serving_warmup_requests` in a version's folder.
-        requests: list of dicts of input name to what `tf.make_tensor_proto` takes; at most 1000, or loading fails.
-        signature: string. The signature that is called.
+        requests: list of `(api, signature, inputs)`: `"predict"`, `"classify"` or `"regress"`, the signature's name,
+            and a dict of input name to a list; for the last two the only list holds serialized `tf.Example`s. No more
+            than `MAX_RECORDS` are written.
     """
-    log_class = _messages()
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for request in requests:
-            log = log_class()
-            predict = log.predict_log.request
-            predict.model_spec.signature_name = signature
-            for name, value in request.items():
-                predict.inputs[name].ParseFromString(tf.make_tensor_proto(value).SerializeToString())
-            writer.write(log.SerializeToString())
+        for api, signature, inputs in requests[:MAX_RECORDS]:
+            writer.write(log(api, signature, inputs))
+
+
+def log(api, signature, inputs):
+    """Returns one request as a serialized `PredictionLog`."""
+    request = _field(_MODEL_SPEC, _field(_SIGNATURE_NAME, signature.encode()))
+    if api == "predict":
+        for name, value in inputs.items():
+            entry = _field(_KEY, name.encode()) + _field(_VALUE, tf.make_tensor_proto(value).SerializeToString())
+            request += _field(_INPUTS, entry)
+    else:
+        [examples] = inputs.values()
+        request += _field(_INPUT, _field(_EXAMPLE_LIST, b"".join(_field(_EXAMPLES, example) for example in examples)))
+    return _field(_LOGS[api], _field(_REQUEST, request))
+
+
+def _field(number, content):
+    """A field of a message: its number and the wire type 2 (what has a length), the length, the content."""
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(value):
+    groups = []
+    while value > 127:
+        groups.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*groups, value])

@@ -1,0 +1,142 @@
+"""What an export says about itself: JSON beside the graph, read back without TensorFlow."""
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+import re
+
+import numpy as np
+
+import tfxfer
+from tfxfer import _check
+
+FILE = pathlib.PurePath("assets.extra", "tfxfer.json")
+_PACKAGES = ("tensorflow", "tensorflow-text", "keras", "keras-hub", "numpy")
+
+
+def versions_in(folder):
+    """Returns the paths of the versions in a model's base folder by number, as TF Serving finds them."""
+    found = {int(path.name): path for path in folder.iterdir() if re.fullmatch(r"[0-9]+", path.name)}
+    return dict(sorted(found.items()))
+
+
+def describe(folder):
+    """Returns what an export says about itself.
+
+    It reads one JSON file, `assets.extra/tfxfer.json` in the version's folder; any other program can do the same.
+
+    Args:
+        folder: string or path: a version's folder, or the model's base folder, whose newest version is then meant.
+
+    Returns:
+        A dict:
+
+        | key | value |
+        |---|---|
+        | `version`, `path` | the version's number (`None` in a folder of another name) and folder |
+        | `class`, `name` | of the model |
+        | `signatures` | name to `api`, `purpose`, `inputs` and `outputs`, these by name to `dtype` and `shape` |
+        | `labels`, `multi_label` | the class names in the order of the model's outputs; `None` without classes |
+        | `prompts`, `default_prompt_name` | of an embedder |
+        | `index` | `texts`, `precision`, `similarity` and `max_k` of an index shipped inside |
+        | `pairs` | whether the model itself takes two texts |
+        | `sequence_length` | tokens that a text is cut at |
+        | `weights` | `parameters`, `dtype` and `sha256` of the model's own weights, before they were made small |
+        | `metadata` | what `saved_model` was given: preset, metrics, licence |
+        | `versions` | of tfxfer and what it stands on |
+        | `created` | time in UTC |
+
+    Raises:
+        ValueError: for a folder without such a file.
+
+    Example:
+
+    ```python
+    found = tx.export.describe("serving/intents")
+    found["version"], found["labels"], found["metadata"]["metrics"]
+    ```
+    """
+    folder = pathlib.Path(folder)
+    if not (folder / FILE).is_file() and folder.is_dir():
+        folder = next(reversed(versions_in(folder).values()), folder)
+    if not (folder / FILE).is_file():
+        remedy = f"It has no {FILE}, nor has its newest version."
+        raise _check.invalid("folder", "a folder that `export.saved_model` wrote", str(folder), remedy)
+    found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    number = int(folder.name) if re.fullmatch(r"[0-9]+", folder.name) else None
+    return {"version": number, "path": str(folder), **found}
+
+
+def of_model(model, signatures, *, pairs, index, weights_dtype, metadata):
+    """Returns the description of a model: what `describe` returns, but for the version."""
+    embedder = getattr(model, "embedder", model)
+    return {
+        "class": type(model).__name__,
+        "name": model.name,
+        "signatures": {name: _of_signature(signature) for name, signature in signatures.items()},
+        "labels": getattr(model, "labels", None),
+        "multi_label": getattr(model, "multi_label", None),
+        "prompts": getattr(embedder, "prompts", None),
+        "default_prompt_name": getattr(embedder, "default_prompt_name", None),
+        "index": None
+        if index is None
+        else {
+            "texts": index.size,
+            "precision": index.precision,
+            "similarity": index.similarity,
+            "max_k": index.max_k,
+        },
+        "pairs": pairs,
+        "sequence_length": model.preprocessor.sequence_length,
+        "weights": {"parameters": model.count_params(), "dtype": weights_dtype or "float32", "sha256": _sha256(model)},
+        "metadata": metadata,
+        "versions": {"tfxfer": tfxfer.__version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}},
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _of_signature(signature):
+    function = signature.function
+    positional, named = function.structured_input_signature
+    specs = {spec.name: spec for spec in [*positional, *named.values()]}
+    found = {"api": signature.api, "purpose": signature.purpose}
+    found["inputs"] = {name: _of_tensor(spec) for name, spec in specs.items()}
+    if signature.api != "predict":
+        found["features"] = list(signature.roles)
+    found["outputs"] = {name: _of_tensor(tensor) for name, tensor in function.structured_outputs.items()}
+    return found
+
+
+def _of_tensor(spec):
+    return {"dtype": spec.dtype.name, "shape": None if spec.shape.rank is None else spec.shape.as_list()}
+
+
+def _sha256(model):
+    """A name for the very weights: the hash of all of them in the model's order."""
+    found = hashlib.sha256()
+    for weight in model.weights:
+        found.update(np.ascontiguousarray(weight.numpy()).tobytes())
+    return found.hexdigest()
+
+
+def plain(argument, value):
+    """Returns a value as JSON knows it; numpy's numbers and arrays become Python's.
+
+    Raises:
+        ValueError: for what JSON cannot hold, NaN and infinity included.
+    """
+    try:
+        return json.loads(json.dumps(value, default=_plain, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        remedy = f"{error}. Leave it out, or turn it into a string."
+        raise _check.invalid(argument, "strings, finite numbers, lists and dicts", value, remedy) from error
+
+
+def _plain(value):
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, (pathlib.PurePath, datetime.date)):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is nothing that JSON knows")

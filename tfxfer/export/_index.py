@@ -1,0 +1,190 @@
+"""A corpus inside an export, for the signature `search`."""
+
+import json
+import pathlib
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+
+from tfxfer import _check, _neighbours, _texts
+
+SIMILARITIES = ("cosine", "dot", "euclidean")
+# What `search.SemanticIndex.save` writes.
+_SETTINGS, _ARRAYS = "index.json", "index.npz"
+_KEYS = ("texts", "ids", "embeddings", "similarity")
+_REMEDY = f"A dict has `texts`, and perhaps {', '.join(f'`{key}`' for key in _KEYS[1:])}."
+# The cosine that a text's stored vector, in int8 at worst, has at least to what the embedder makes of it.
+_LEAST_COSINE = 0.98
+
+
+class Index(tf.Module):
+    """Texts, ids and vectors as variables, and the search over them.
+
+    Vectors are held as float32, or as the int8 codes that the index had, a quarter of the size.
+
+    Args:
+        texts: list of strings.
+        ids: list of ints or strings.
+        vectors: float array `(texts, dim)`, or a dict with int8 `codes` `(texts, dim)`, and float32 `scale` and
+            `offset` `(dim,)`.
+        similarity: one of `SIMILARITIES`.
+        query_prompt: string set before each query; `None` for the embedder's own.
+        max_k: int. Columns of the answer.
+    """
+
+    def __init__(self, texts, ids, vectors, similarity, query_prompt, max_k):
+        super().__init__()
+        self.similarity, self.query_prompt = similarity, query_prompt
+        self.size, self.max_k = len(texts), min(max_k, len(texts))
+        self.no_id = "" if isinstance(ids[0], str) else -1
+        self.precision = "int8" if isinstance(vectors, dict) else "float32"
+        self._texts = _constant(tf.constant(texts))
+        self._ids = _constant(tf.constant(ids, tf.string if self.no_id == "" else tf.int64))
+        if self.precision == "int8":
+            floats = vectors["codes"].astype("float32") * vectors["scale"] + vectors["offset"]
+            norms = np.maximum(np.linalg.norm(floats, axis=1), 1e-12)
+            self._inverse_norms = _constant((1 / norms).astype("float32")) if similarity == "cosine" else None
+            self._scale, self._offset = _constant(vectors["scale"]), _constant(vectors["offset"])
+            self._vectors = _constant(vectors["codes"])
+        else:
+            vectors = np.asarray(vectors, "float32")
+            self._vectors = _constant(_neighbours.unit(vectors) if similarity == "cosine" else vectors)
+
+    def search(self, queries, k):
+        """Returns the best `max_k` rows for each query.
+
+        Args:
+            queries: float32 `(n, dim)`.
+            k: int32 `(n,)`. How many of them a query wants.
+
+        Returns:
+            dict of `ids`, `texts` and `scores`, each `(n, max_k)`; of equal scores the earlier row comes first.
+        """
+        if self.similarity == "cosine":
+            queries /= tf.maximum(tf.norm(queries, axis=-1, keepdims=True), 1e-12)
+        scores, rows = tf.math.top_k(self._scores(queries), self.max_k)
+        if self.similarity == "euclidean":
+            scores, rows = self._distances(queries, rows)
+        wanted = tf.range(self.max_k)[tf.newaxis, :] < k[:, tf.newaxis]
+        return {
+            "ids": tf.where(wanted, tf.gather(self._ids, rows), self.no_id),
+            "texts": tf.where(wanted, tf.gather(self._texts, rows), ""),
+            "scores": tf.where(wanted, scores, 0.0),
+        }
+
+    def _scores(self, queries):
+        """Dot products, or what ranks as the negated distance does."""
+        if self.precision == "int8":
+            scores = tf.matmul(queries * self._scale, tf.cast(self._vectors, tf.float32), transpose_b=True)
+            scores += tf.reduce_sum(queries * self._offset, axis=-1, keepdims=True)
+            return scores if self._inverse_norms is None else scores * self._inverse_norms
+        scores = tf.matmul(queries, self._vectors, transpose_b=True)
+        if self.similarity == "euclidean":
+            scores -= 0.5 * tf.reduce_sum(tf.square(self._vectors), axis=-1)
+        return scores
+
+    def _distances(self, queries, rows):
+        """Negated distances of the rows found: from the differences, as squares would lose what is near."""
+        scores = -tf.norm(tf.gather(self._vectors, rows) - queries[:, tf.newaxis], axis=-1)
+        order = tf.argsort(scores, axis=-1, direction="DESCENDING", stable=True)
+        return tf.gather(scores, order, batch_dims=1), tf.gather(rows, order, batch_dims=1)
+
+
+def _constant(values):
+    return tf.Variable(values, trainable=False)
+
+
+def make(index, embedder, max_k):
+    """Returns the `Index` for what `saved_model` was given.
+
+    Args:
+        index: a `search.SemanticIndex`, the path of a folder that its `save` wrote, or a dict of `texts`, and perhaps
+            `ids`, `embeddings` and `similarity`.
+        embedder: the `models.TextEmbedder` that encodes the queries.
+        max_k: int.
+    """
+    max_k = _check.integer("max_k", max_k)
+    if isinstance(index, dict):
+        return _from_dict(index, embedder, max_k)
+    if isinstance(index, (str, pathlib.Path)):
+        return _from_folder(pathlib.Path(index), embedder, max_k)
+    if not (hasattr(index, "save") and hasattr(index, "texts")):
+        raise _check.invalid("index", "a `search.SemanticIndex`, the folder of a saved one, or a dict", index, _REMEDY)
+    # The two modules meet in the files alone.
+    with tempfile.TemporaryDirectory() as folder:
+        index.save(folder)
+        return _from_folder(pathlib.Path(folder), embedder, max_k)
+
+
+def _from_dict(given, embedder, max_k):
+    unknown = [key for key in given if key not in _KEYS]
+    if unknown or "texts" not in given:
+        raise _check.invalid("index", f"a dict with keys out of {', '.join(_KEYS)}", sorted(given), _REMEDY)
+    texts = _texts.strings("index", given["texts"])
+    ids = list(given.get("ids", range(len(texts))))
+    ids = [value.item() if isinstance(value, np.generic) else value for value in ids]
+    alike = all(isinstance(value, str) for value in ids) or all(
+        isinstance(value, int) and not isinstance(value, bool) for value in ids
+    )
+    if len(ids) != len(texts) or not alike:
+        raise _check.invalid("index", f"{len(texts)} `ids`, all ints or all strings", ids)
+    similarity = _check.one_of("index", given.get("similarity", "cosine"), SIMILARITIES)
+    vectors = given.get("embeddings")
+    if vectors is None:
+        vectors = _texts.encode(embedder, texts, prompt=_document_prompt(embedder, None))
+    vectors = _checked(vectors, len(texts), embedder)
+    return Index(texts, ids, vectors, similarity, _texts.prompt_for(embedder, None, _texts.QUERY_PROMPTS), max_k)
+
+
+def _document_prompt(embedder, prompt):
+    return _texts.prompt_for(embedder, prompt, _texts.DOCUMENT_PROMPTS)
+
+
+def _checked(vectors, count, embedder):
+    vectors = _neighbours.matrix("index", vectors)
+    if vectors.shape != (count, embedder.embedding_dim):
+        raise _check.invalid("index", f"vectors of shape {(count, embedder.embedding_dim)}", vectors.shape)
+    return vectors
+
+
+def _from_folder(folder, embedder, max_k):
+    if not (folder / _SETTINGS).is_file() or not (folder / _ARRAYS).is_file():
+        raise _check.invalid("index", "a folder that `SemanticIndex.save` wrote", str(folder))
+    settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+    similarity = settings["similarity"]
+    if similarity not in SIMILARITIES:
+        raise _check.invalid("index", f"a similarity out of {', '.join(SIMILARITIES)}", similarity)
+    with np.load(folder / _ARRAYS) as arrays:
+        vectors = _finest(settings, arrays)
+    if vectors is None or (isinstance(vectors, dict) and similarity == "euclidean"):
+        received = {key: settings[key] for key in ("precision", "rescore", "backend", "similarity")}
+        remedy = "Make the index with `precision='float32'`, or 'int8' and a cosine, and `backend='exact'`."
+        raise _check.invalid("index", "an index that holds vectors in float32 or int8", received, remedy)
+    texts = settings["texts"]
+    is_coded = isinstance(vectors, dict)
+    first = vectors["codes"][:1] * vectors["scale"] + vectors["offset"] if is_coded else vectors[:1]
+    _checked(vectors["codes"] if is_coded else vectors, len(texts), embedder)
+    _check_embedder(embedder, texts[0], first, _document_prompt(embedder, settings["document_prompt"]))
+    prompt = _texts.prompt_for(embedder, settings["query_prompt"], _texts.QUERY_PROMPTS)
+    return Index(texts, list(range(len(texts))), vectors, similarity, prompt, max_k)
+
+
+def _finest(settings, arrays):
+    """Returns the finest vectors that a saved index holds: an array, a dict of int8 codes and steps, or `None`."""
+    for name in ("searched", "rescoring"):
+        if name in arrays:
+            return arrays[name]
+    for name, precision in (("searched", settings["precision"]), ("rescoring", settings["rescore"])):
+        if precision == "int8" and f"{name}.codes" in arrays:
+            return {key: arrays[f"{name}.{key}"] for key in ("codes", "scale", "offset")}
+    return None
+
+
+def _check_embedder(embedder, text, vector, prompt):
+    """Raises where the vectors of an index come from another embedder."""
+    again = _texts.encode(embedder, [text], prompt=prompt)
+    cosine = float(_neighbours.paired(again, vector, "cosine")[0])
+    if cosine < _LEAST_COSINE and np.linalg.norm(again) > 0:
+        remedy = "Encode the texts again with the model that is exported: an embedder that was trained moves them all."
+        raise _check.invalid("index", "vectors that the model gives for their texts", f"cosine {cosine:.3f}", remedy)

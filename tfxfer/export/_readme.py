@@ -1,0 +1,207 @@
+"""The README of an export: how to start the server, and each signature's calls with real texts and answers."""
+
+import json
+import shlex
+
+import numpy as np
+
+from tfxfer.export import _folder
+
+FILE = "README.md"
+_SHOWN = 3  # numbers of a vector, and entries of a list
+
+_HEAD = """\
+# {name}
+
+A `{kind}` exported by tfxfer {tfxfer}: texts go in, the tokenizer is inside.
+
+- version: {version}, of {created}
+- weights: {parameters:,}, stored as {dtype}, sha256 `{sha256}`
+- all that is known of it: `{version}/assets.extra/tfxfer.json`
+
+## Start the server
+
+In this folder:
+
+```sh
+docker run --rm -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}:ro" -e MODEL_NAME={name} tensorflow/serving \\
+  --enable_batching=true --batching_parameters_file=/models/{name}/{batching}
+```
+
+The server loads the newest version and, while it runs, each newer one that appears. To hold it at an older version,
+name that in `{models}` and start with
+
+```sh
+docker run --rm -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}:ro" tensorflow/serving \\
+  --model_config_file=/models/{name}/{models} --model_config_file_poll_wait_seconds=60 \\
+  --enable_batching=true --batching_parameters_file=/models/{name}/{batching}
+```
+
+Whether it is ready:
+
+```sh
+curl http://localhost:8501/v1/models/{name}
+```
+
+Without a server, in Python with `tensorflow` and `tensorflow_text`:
+
+```python
+import tensorflow as tf
+import tensorflow_text  # registers the tokenizer's operations
+
+served = tf.saved_model.load("{version}").signatures["serving_default"]
+```
+
+Every answer belongs to the row of its input: the server merges rows of several requests and parts them again. Texts
+are one list; a nested one is an error. A REST answer holds `predictions`, one for each row: the outputs by name, or
+where there is but one its value alone; `:classify` and `:regress` answer with `results`.
+
+## Signatures
+
+`serving_default`, which is meant where a call names no signature, is `{own}`. The gRPC calls below are in Python, with
+`pip install grpcio tensorflow tensorflow-serving-api`:
+
+```python
+import grpc
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    classification_pb2,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+    regression_pb2,
+)
+
+stub = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel("localhost:8500"))
+
+
+def predict(signature, **inputs):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "{name}"
+    request.model_spec.signature_name = signature
+    for key, value in inputs.items():
+        request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+    outputs = stub.Predict(request, 10.0).outputs
+    return {{key: tf.make_ndarray(value) for key, value in outputs.items()}}
+
+
+def ask(call, request, signature, rows):
+    request.model_spec.name = "{name}"
+    request.model_spec.signature_name = signature
+    for row in rows:
+        feature = request.input.example_list.examples.add().features.feature
+        for key, text in row.items():
+            feature[key].bytes_list.value.append(text.encode())
+    return call(request, 10.0).result
+```
+"""
+_SIGNATURE = """
+### {signature}
+
+{purpose}
+
+| | name | dtype | shape |
+|---|---|---|---|
+{table}
+
+```sh
+curl http://localhost:8501/v1/models/{name}:{api} -d {body}
+```
+
+```python
+{call}
+```
+
+{outcome}
+
+```
+{answers}
+```
+"""
+
+
+def write(target, description, signatures, rows, answers):
+    """Writes the README beside a version.
+
+    Args:
+        target: path of the version's folder.
+        description: what `describe` returns.
+        signatures: dict of name to `Signature`.
+        rows: the rows that the calls ask about.
+        answers: dict of a signature's name to what it answered for them.
+    """
+    name = _folder.model_name(target.parent)
+    own = next(key for key, value in signatures.items() if key != "serving_default")
+    weights = description["weights"]
+    text = _HEAD.format(
+        name=name,
+        kind=description["class"],
+        tfxfer=description["versions"]["tfxfer"],
+        created=description["created"],
+        version=target.name,
+        own=own,
+        batching=_folder.BATCHING,
+        models=_folder.MODELS,
+        **weights,
+    )
+    for key, signature in signatures.items():
+        if key != "serving_default":
+            text += _SIGNATURE.format(
+                name=name,
+                signature=key,
+                purpose=signature.purpose,
+                table="\n".join(_table(description["signatures"][key])),
+                api=signature.api,
+                body=shlex.quote(json.dumps(_body(key, signature, rows), ensure_ascii=False)),
+                call=_call(key, signature, rows),
+                outcome="Answers:" if signature.api == "predict" else "Answers, the best first:",
+                answers="\n".join(f"{k}: {_shown(v)}" for k, v in answers[key].items()),
+            )
+    _folder.replace(target.parent / FILE, text)
+
+
+def _table(description):
+    if description["api"] != "predict":
+        yield from (f"| feature | `{name}` | string | one text |" for name in description["features"])
+    else:
+        yield from _tensors("input", description["inputs"])
+    yield from _tensors("output", description["outputs"])
+
+
+def _tensors(kind, tensors):
+    for name, tensor in tensors.items():
+        shape = "(batch,) or (batch, n)"
+        if tensor["shape"] is not None:
+            sizes = ["batch", *("n" if size is None else str(size) for size in tensor["shape"][1:])]
+            shape = f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+        yield f"| {kind} | `{name}` | {tensor['dtype']} | {shape} |"
+
+
+def _body(name, signature, rows):
+    """The JSON of a REST call in the row format."""
+    key = "instances" if signature.api == "predict" else "examples"
+    return {"signature_name": name, key: _by_row(signature.values(rows))}
+
+
+def _by_row(values):
+    return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+
+
+def _call(name, signature, rows):
+    """The gRPC call in Python."""
+    values = signature.values(rows)
+    if signature.api == "predict":
+        return "\n".join([f"predict(\n    {name!r},", *(f"    {key}={value!r}," for key, value in values.items()), ")"])
+    kind = {"classify": "classification_pb2.Classification", "regress": "regression_pb2.Regression"}[signature.api]
+    return f"ask(stub.{signature.api.title()}, {kind}Request(), {name!r}, {_by_row(values)!r})"
+
+
+def _shown(array):
+    """An array as text, cut where it is long."""
+    array = np.asarray(array)
+    if array.ndim == 0:
+        value = array.item()
+        if isinstance(value, bytes):
+            return json.dumps(value.decode(errors="replace"), ensure_ascii=False)
+        return f"{value:.5g}" if isinstance(value, float) else str(value)
+    parts = [_shown(value) for value in array[:_SHOWN]]
+    return f"[{', '.join(parts)}{f', ... ({len(array)})' if len(array) > _SHOWN else ''}]"

@@ -1,0 +1,102 @@
+"""A model's weights as an export stores them: each once, in full or in a small dtype."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+DTYPES = ("bfloat16", "int8")
+# Numbers that share a scale: with one scale a column, the least cosine of all-MiniLM-L6-v2's vectors to the exact ones
+# falls from 0.9994 to 0.9963 (`benchmarks/export.py`). The scales, in float16, add a sixteenth.
+GROUP = 32
+# Fewer numbers to a scale would save little over float32.
+_LEAST_GROUP = 8
+
+
+class Untracked:
+    """Hides a value from a `tf.Module`'s tracking, so that what it holds is not saved a second time."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+class Weights(tf.Module):
+    """Holds the variables that are written, and runs a model on them.
+
+    `model.export` stores every weight twice (keras issue 23553); a module that tracks the variables themselves does
+    not.
+
+    With a small dtype the matrices of the backbone are stored as bfloat16, or as int8 in groups of 32 with a scale
+    each; they become float32 again wherever they are used. Vectors (biases, layer norms) and the head stay as they are.
+    Of the token table only the rows of the tokens at hand are turned into floats: it is half of a small encoder.
+
+    Args:
+        model: a task model.
+        dtype: `None`, `"bfloat16"` or `"int8"`.
+    """
+
+    def __init__(self, model, dtype=None):
+        super().__init__()
+        head = {id(weight) for layer in model.layer_groups().get("head", ()) for weight in layer.weights}
+        small = [weight for weight in model.weights if dtype and id(weight) not in head and _is_matrix(weight, dtype)]
+        chosen = set(map(id, small))
+        self._kept = [weight.value for weight in model.weights if id(weight) not in chosen]
+        self._small = [_stored(weight, dtype) for weight in small]
+        self._variables = Untracked(small)
+        self._tables = Untracked({id(weight) for weight in _of_tokens(model.backbone)} & chosen)
+
+    def __call__(self, model, x):
+        """Returns what a model, or a part of it, gives for a batch of ids, in float32."""
+        if not self._small:
+            return tf.cast(model(x, training=False), tf.float32)
+        tokens, tables = None, self._tables.value
+        if tables:
+            tokens, place = tf.unique(tf.reshape(x["token_ids"], [-1]))
+            x = {**x, "token_ids": tf.reshape(place, tf.shape(x["token_ids"]))}
+        with keras.StatelessScope() as scope:
+            for variable, stored in zip(self._variables.value, self._small, strict=True):
+                if id(variable) in tables:
+                    stored = [tf.gather(part, tokens) for part in stored]
+                scope.add_update((variable, _restored(stored, variable)))
+            return tf.cast(model(x, training=False), tf.float32)
+
+
+def _is_matrix(weight, dtype):
+    name = weight.path.rsplit("/", 1)[-1]
+    floating = keras.backend.is_float_dtype(weight.dtype)
+    if not floating or len(weight.shape) < 2 or "bias" in name:
+        return False
+    return dtype == "bfloat16" or _group(weight.shape[-1]) >= _LEAST_GROUP
+
+
+def _of_tokens(backbone):
+    """The weights that have a row for each token of the vocabulary."""
+    return [w for w in backbone.token_embedding.weights if w.shape[0] == backbone.vocabulary_size]
+
+
+def _group(size):
+    """The largest divisor of `size` that is no larger than `GROUP`."""
+    return next(group for group in range(GROUP, 0, -1) if size % group == 0)
+
+
+def _stored(weight, dtype):
+    """Returns a weight as a list of variables: the numbers, and for int8 their scales."""
+    values = np.asarray(weight.numpy(), "float32")
+    if dtype == "bfloat16":
+        return [tf.Variable(tf.cast(values, tf.bfloat16), trainable=False)]
+    grouped = values.reshape(*values.shape[:-1], -1, _group(values.shape[-1]))
+    exact = np.abs(grouped).max(axis=-1, keepdims=True) / 127
+    scale = exact.astype("float16")
+    # Rounded up, so that the largest number of a group still fits; 1 where all of them are 0.
+    scale = np.where(scale < exact, np.nextafter(scale, np.float16("inf")), scale)
+    scale = np.where(exact > 0, scale, np.float16(1))
+    codes = np.clip(np.rint(grouped / scale.astype("float32")), -127, 127).astype("int8")
+    return [tf.Variable(codes, trainable=False), tf.Variable(scale, trainable=False)]
+
+
+def _restored(stored, variable):
+    """Returns the numbers of a weight, or of rows of it, in the weight's own dtype and shape."""
+    values = tf.cast(stored[0], tf.float32)
+    if len(stored) == 2:
+        values *= tf.cast(stored[1], tf.float32)
+        values = tf.reshape(values, [-1, *variable.shape[1:]])
+    return tf.cast(values, variable.dtype)
