@@ -164,7 +164,7 @@ class Subset:
             self.originals["_backend_apply_gradients"](grads, trainable_variables)
         finally:
             vars(self.optimizer)["use_ema"] = True
-        self._update_model_variables_moving_average(trainable_variables)
+        self._update_model_variables_moving_average(self.optimizer._trainable_variables)
         frequency = self.optimizer.ema_overwrite_frequency
         if frequency:
             due = ops.equal((self.optimizer.iterations + 1) % frequency, 0)
