@@ -43,7 +43,7 @@ def one_of(argument, value, options, remedy=None):
 def some_of(argument, patterns, options, remedy=None):
     """Returns those of `options` that a name, a pattern of `fnmatch` or several of them stand for, in their order.
 
-    Raises on anything that is no string, and on a name or pattern that stands for none.
+    Raises on anything that is no string, on a name or pattern that stands for none, and where none are given.
 
     >>> some_of("groups", ["block_*", "head"], ["embeddings", "block_0", "block_1", "head"])
     ['block_0', 'block_1', 'head']
@@ -51,7 +51,7 @@ def some_of(argument, patterns, options, remedy=None):
     options = list(options)
     several = isinstance(patterns, (list, tuple, set, frozenset))
     found: set[str] = set()
-    for pattern in patterns if several else [patterns]:
+    for pattern in (patterns or [()]) if several else [patterns]:
         matching = {name for name in options if isinstance(pattern, str) and fnmatch.fnmatchcase(name, pattern)}
         if not matching:
             expected = f"names out of {', '.join(map(repr, options))}, or patterns such as 'block_*' that match some"

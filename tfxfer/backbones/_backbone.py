@@ -244,8 +244,7 @@ class Backbone(keras.Model):
 
     def enable_lora(self, rank, *, alpha=None, targets=("query", "value"), groups=None):
         """Adds low-rank adapters to dense layers of the blocks, and freezes all else; see `freezing.add_lora`."""
-        self._adapters.add(rank, alpha, targets, groups)
-        adapted = self._adapters.settings["groups"]
+        adapted = self._adapters.add(rank, alpha, targets, groups)
         self.set_trainable({name: name in adapted for name in self.layer_groups()})
 
     def merge_lora(self):

@@ -1,6 +1,7 @@
 """The transformer block of the BERT-like families, laid out for speed, and dropout that stops in frozen layers."""
 
 import math
+from typing import Any
 
 import keras
 import keras_hub
@@ -83,7 +84,7 @@ def flat(dense, x):
     return ops.add(ops.matmul(x, kernel), ops.reshape(dense.bias, (-1,)))
 
 
-_KINDS = {
+_KINDS: dict[type, Any] = {
     keras_hub.layers.TransformerEncoder: FlatTransformerEncoder,
     keras_hub.layers.TransformerDecoder: TransformerDecoder,
 }

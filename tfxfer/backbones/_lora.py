@@ -1,5 +1,7 @@
 """Low-rank adapters on the dense layers of an encoder's blocks."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -26,7 +28,7 @@ class Adapters(keras.layers.Layer):
         super().__init__(name="adapters", dtype="float32")
         self.built = True
         self.blocks = blocks
-        self.settings = None
+        self.settings: dict[str, Any] | None = None
 
     def targets(self):
         """Returns the dense layers with adapters by name, such as `"block_0/0/query"`: group, block in it, part."""
@@ -40,7 +42,11 @@ class Adapters(keras.layers.Layer):
         }
 
     def add(self, rank, alpha, targets, groups):
-        """Makes adapters that change nothing yet; arguments as `Backbone.enable_lora` has them."""
+        """Makes adapters that change nothing yet; arguments as `Backbone.enable_lora` has them.
+
+        Returns:
+            The names of the groups that have some.
+        """
         if self.settings is not None:
             raise _check.invalid("rank", "a model without adapters", rank, "Merge those that it has first.")
         available = dict.fromkeys(f"block_{group}" for _, group, _ in self.blocks())
@@ -56,6 +62,7 @@ class Adapters(keras.layers.Layer):
             limit = _inputs(dense) ** -0.5
             start = keras.initializers.RandomUniform(-limit, limit)
             dense.enable_lora(settings["rank"], lora_alpha=settings["alpha"], a_initializer=start)
+        return settings["groups"]
 
     def merge(self):
         """Adds the adapters to the kernels and takes them away."""

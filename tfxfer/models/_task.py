@@ -122,7 +122,7 @@ class TextTask(keras_hub.models.Task):
                 for name in _check.some_of("trainable", pattern, groups)
             }
         elif isinstance(trainable, (list, tuple, set)):
-            named = _check.some_of("trainable", trainable, groups)
+            named = _check.some_of("trainable", trainable, groups) if trainable else ()
             flags = {name: name in named for name in groups}
         else:
             raise _check.invalid("trainable", "a bool, a dict of group to bool, or a list of groups", trainable)
