@@ -5,8 +5,8 @@ import numpy as np
 import tensorflow as tf
 
 DTYPES = ("bfloat16", "int8")
-# Numbers that share a scale: with one scale a column, the least cosine of all-MiniLM-L6-v2's vectors to the exact ones
-# falls from 0.9994 to 0.9963 (`benchmarks/export.py`). The scales, in float16, add a sixteenth.
+# Numbers that share a scale. With one scale a column, vectors of all-MiniLM-L6-v2 are several times as far off; the
+# scales, in float16, add a sixteenth.
 GROUP = 32
 # Fewer numbers to a scale would save little over float32.
 _LEAST_GROUP = 8
