@@ -26,8 +26,9 @@ READER = """
     assert not any(name.split(".")[0] in ("tfxfer", "keras_hub") for name in sys.modules)
     loaded, found = {}, {}
     for key, (path, signature, inputs) in pickle.load(open(sys.argv[1], "rb")).items():
-        loaded.setdefault(path, tf.saved_model.load(path))
-        outputs = loaded[path].signatures[signature](**{k: tf.constant(v) for k, v in inputs.items()})
+        if path not in loaded:
+            loaded[path] = tf.saved_model.load(path).signatures
+        outputs = loaded[path][signature](**{k: tf.constant(v) for k, v in inputs.items()})
         found[key] = {name: value.numpy() for name, value in outputs.items()}
     pickle.dump(found, open(sys.argv[2], "wb"))
 """
@@ -53,18 +54,15 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(folder):
     """One model of each kind."""
-    embedder = tiny.embedder(folder, prompts=PROMPTS, default_prompt_name="bare", normalize=False)
-    towers = tiny.embedder(folder)
-
-    def regressor(outputs):
-        return models.TextRegressor(tiny.backbone(), tiny.preprocessor(folder), num_outputs=outputs)
-
+    parts = tiny.backbone(), tiny.preprocessor(folder)
+    embedder = models.TextEmbedder(*parts, prompts=PROMPTS, default_prompt_name="bare", normalize=False)
+    towers = models.TextEmbedder(*parts)
     return {
         "embedder": embedder,
-        "tags": tiny.classifier(folder, multi_label=True),
-        "relevance": tiny.classifier(folder, labels=["no", "yes"]),
-        "numbers": regressor(2),
-        "score": regressor(1),
+        "tags": models.TextClassifier(*parts, labels=["card", "loan", "other"], multi_label=True),
+        "relevance": models.TextClassifier(*parts, labels=["no", "yes"]),
+        "numbers": models.TextRegressor(*parts, num_outputs=2),
+        "score": models.TextRegressor(*parts),
         "entailment": models.SiameseClassifier(towers, labels=["same", "other"], features=("u", "v", "u*v")),
     }
 
