@@ -195,4 +195,5 @@ class Subset:
         if trainable_variables is self.optimizer._trainable_variables:
             trainable_variables = self.applied
         for variable, average in self._averages(trainable_variables):
-            variable.assign(average)
+            # On JAX the two would share memory, which the next `fit` gives away twice.
+            variable.assign(ops.copy(average))
