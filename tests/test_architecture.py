@@ -35,7 +35,7 @@ ROWS = {
     "callbacks": 4,
     "search": 4,
     "export": 4,
-    "tuning": 4,
+    "tuning": 5,  # its hypermodels freeze, and train with the callbacks
 }
 
 # Who may import a part that ties the code to one backend or to an optional package.

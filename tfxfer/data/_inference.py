@@ -35,12 +35,12 @@ class TextRunner:
         self._packer = Packer(preprocessor, count, columns, pad_to_multiple_of)
         ids = tuple([_RAGGED] * count)
         if keras.config.backend() == "tensorflow":
-            # A graph of its own, which may be compiled by XLA; ragged ids around it cannot be.
-            self._forward = tf.function(
-                lambda x: model(x, training=False), jit_compile=bool(model.jit_compile), autograph=False
-            )
+            forward = lambda x: model(x, training=False)  # noqa: E731
+            if model.jit_compile:
+                # A graph of its own, which is compiled by XLA; ragged ids around it cannot be.
+                forward = tf.function(forward, jit_compile=True, autograph=False)
             self._step = tf.function(
-                lambda ids, rows: self._forward(self._pack(ids, rows)), input_signature=[ids, _ROWS], autograph=False
+                lambda ids, rows: forward(self._pack(ids, rows)), input_signature=[ids, _ROWS], autograph=False
             )
         else:
             pack = tf.function(self._pack, input_signature=[ids, _ROWS], autograph=False)

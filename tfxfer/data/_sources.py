@@ -17,15 +17,18 @@ Tokenized = collections.namedtuple("Tokenized", ["ids", "rest", "lengths"])
 class Kept:
     """Rows whose ids are in memory: an epoch is cut out of all of them, as the order plans it."""
 
+    _rows: tuple
+
     def __init__(self, dataset, packer, order):
         self.seed = order.seed
         self._packer = packer
         if isinstance(dataset, Kept):
-            self._rows = dataset._rows
-            lengths = packer.lengths(self._rows[0]).numpy()
+            rows = dataset._rows
+            lengths = packer.lengths(rows[0]).numpy()
         else:
-            self._rows, lengths = _tokenized(dataset, packer)
-        self.steps, self._plan = order.prepare(Tokenized(self._rows[0], self._rows[1], lengths))
+            rows, lengths = _tokenized(dataset, packer)
+        self._rows = rows
+        self.steps, self._plan = order.prepare(Tokenized(rows[0], rows[1], lengths))
 
     @property
     def count(self):

@@ -1,1 +1,33 @@
-"""Hypermodels for Keras Tuner."""
+"""Hypermodels for Keras Tuner.
+
+Which texts need which model, how much of it to train and how fast is a search. The hypermodels here hold the space of
+such choices for a task; any tuner of Keras Tuner (`RandomSearch`, `Hyperband`, `BayesianOptimization`) goes through it,
+in one process or several. They need the extra `tune`: `pip install tfxfer[tune]`.
+
+```python
+hypermodel = tx.tuning.ClassifierHyperModel("all_minilm_l6_v2", labels=labels)
+objective = keras_tuner.Objective("val_macro_f1", "max")
+tuner = keras_tuner.RandomSearch(hypermodel, objective, max_trials=10, directory="runs")
+tuner.search(train, epochs=3, callbacks=[tx.callbacks.EvaluateClassification(dev)])
+print(tx.tuning.trials(tuner))
+tx.export.saved_model(tx.tuning.best_model(tuner), "serving/intents")
+```
+"""
+
+from tfxfer.tuning import _keras_tuner
+from tfxfer.tuning._results import best_model, trials
+
+# Keras Tuner is an optional part, and these are subclasses of its `HyperModel`: they are made when first asked for.
+_HYPERMODELS = {"ClassifierHyperModel": "_classifier", "SiameseHyperModel": "_siamese"}
+
+__all__ = ["ClassifierHyperModel", "SiameseHyperModel", "best_model", "trials"]
+
+
+def __getattr__(name):
+    if name not in _HYPERMODELS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _keras_tuner.hypermodel(f"{__name__}.{_HYPERMODELS[name]}", name)
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,53 @@
+"""The pretrained encoders of a search: read once, made anew for each trial."""
+
+import dataclasses
+from typing import Any
+
+from tfxfer import _check, backbones
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """What a preset holds: what its encoder is made from again, and what trials share."""
+
+    config: dict
+    weights: list
+    preprocessor: Any
+    embedding: Any
+    depth: int  # blocks
+
+    def backbone(self):
+        """A new encoder with the pretrained weights."""
+        made = backbones.Backbone.from_config(self.config)
+        made.set_weights(self.weights)
+        return made
+
+
+def read(presets, *, dtype, sequence_length):
+    """Reads presets.
+
+    Trials share the preprocessor, so that ids made for one are good for the next, and the vocabulary's tables are in
+    memory once. The weights are kept, as arrays: to read them again would cost each trial more than to copy them.
+
+    Args:
+        presets: a name or path, or a list of them.
+        dtype: dtype policy of the encoders.
+        sequence_length: int, or `None` for the presets' own.
+
+    Returns:
+        A dict of name to `Preset`.
+    """
+    names = [str(name) for name in presets] if isinstance(presets, (list, tuple)) else [str(presets)]
+    if not names or len(set(names)) < len(names):
+        raise _check.invalid("presets", "a preset, or a list of different ones", presets)
+    found = {}
+    for name in names:
+        loaded = backbones.load(name, dtype=dtype, sequence_length=sequence_length)
+        found[name] = Preset(
+            loaded.backbone.get_config(),
+            loaded.backbone.get_weights(),
+            loaded.preprocessor,
+            loaded.embedding,
+            sum(group.startswith("block_") for group in loaded.backbone.layer_groups()),
+        )
+    return found

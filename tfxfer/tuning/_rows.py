@@ -1,0 +1,62 @@
+"""The data of a search: tokenised once for each preset, and cut into batches of each trial's size."""
+
+import numpy as np
+
+from tfxfer import _check, data
+
+
+class Rows:
+    """Rows of one role (training, validation) in the last search.
+
+    Args:
+        argument: string. What the rows are called in errors.
+    """
+
+    def __init__(self, argument):
+        self._argument = argument
+        self._given = ()
+        self._kept = {}
+
+    def batches(self, given, preset, model, batch_size, **options):
+        """Makes batches of rows.
+
+        Args:
+            given: tuple (x,), (x, y) or (x, y, sample_weight), as `fit` takes them before they are batches.
+            preset: string. Rows are tokenised once for each.
+            model: the model of the trial; its preprocessor is that of all trials with the preset.
+            batch_size: int.
+            **options: of `data.batches`.
+
+        Returns:
+            `data.Batches`.
+
+        Raises:
+            ValueError: for batches, labels that are not the model's, and as `data.batches`.
+        """
+        if len(given) != len(self._given) or any(a is not b for a, b in zip(given, self._given, strict=True)):
+            self._given, self._kept = given, {}
+        rows = self._kept.get(preset)
+        if rows is None:
+            rows = self._checked(given, model)
+        made = data.batches(rows, model.preprocessor, batch_size, columns=model._columns, **options)
+        # What is streamed is tokenised in each epoch, as random maps want it.
+        if options.get("cache", isinstance(given[0], data.Texts) or not hasattr(given[0], "element_spec")):
+            self._kept.setdefault(preset, made)
+        return made
+
+    def _checked(self, given, model):
+        """Rows as `data.batches` takes them."""
+        x = given[0]
+        if isinstance(x, data.Batches) or isinstance(getattr(x, "element_spec", (None,))[0], dict):
+            remedy = "The size of batches is a choice of each trial; options of `data.batches` go into `batches={...}`."
+            raise _check.invalid(self._argument, "rows, as `data.labelled` or `data.pairs` gives them", x, remedy)
+        if hasattr(x, "element_spec"):
+            labels, expected = getattr(x, "labels", None), getattr(model, "labels", None)
+            if labels is not None and expected is not None and list(labels) != list(expected):
+                remedy = "Give the hypermodel and `data.labelled` the same `labels`."
+                raise _check.invalid(self._argument, f"rows with the hypermodel's labels, {expected}", labels, remedy)
+            return x
+        if len(given) < 2 or given[1] is None:
+            raise _check.invalid(self._argument, "texts and targets, or what `data` makes of them", x)
+        weights = [np.asarray(values) for values in given[2:] if values is not None]
+        return (x, model._encode_raw_targets(given[1]), *weights)
