@@ -572,8 +572,8 @@ def test_what_cannot_be_wrapped_or_multiplied_is_an_error_at_once(make, said):
 @pytest.mark.parametrize(
     ("multipliers", "said"),
     [
-        ({"blok_0": 2.0}, "blok_0.*'embeddings', 'block_0', 'head'"),
-        ({"layer_*": 2.0}, "patterns that match some.*layer_"),
+        ({"blok_0": 2.0}, "'embeddings', 'block_0', 'head'.*multipliers='blok_0'"),
+        ({"layer_*": 2.0}, r"patterns such as .* that match some.*layer_"),
         ({"block_*": 2.0, "*_0": 3.0}, "at most one pattern that matches group 'block_0'"),
     ],
 )

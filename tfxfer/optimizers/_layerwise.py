@@ -256,11 +256,7 @@ class _Rates:
 
     def bind(self, groups):
         for key in self.multipliers:
-            matched = [name for name in groups if fnmatch.fnmatchcase(name, key)]
-            if not matched:
-                remedy = f"The model's layer groups are {', '.join(map(repr, groups))}."
-                raise _check.invalid("multipliers", "names of layer groups, or patterns that match some", key, remedy)
-            layers = [layer for name in matched for layer in groups[name]]
+            layers = [layer for name in _check.some_of("multipliers", key, groups) for layer in groups[name]]
             if all(layer.built for layer in layers) and not any(layer.weights for layer in layers):
                 raise _check.invalid("multipliers", "layer groups that have weights", key)
         for name in groups:
