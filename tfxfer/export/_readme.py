@@ -110,8 +110,9 @@ curl http://localhost:8501/v1/models/{name}:{api} -d {body}
 ```python
 {call}
 ```
-
-{outcome}
+"""
+_ANSWERS = """
+Answers:
 
 ```
 {answers}
@@ -127,7 +128,7 @@ def write(target, description, signatures, rows, answers):
         description: what `describe` returns.
         signatures: dict of name to `Signature`.
         rows: the rows that the calls ask about.
-        answers: dict of a signature's name to what it answered for them.
+        answers: dict of a signature's name to what it answered for them; not all need one.
     """
     name = _folder.model_name(target.parent)
     own = next(key for key, value in signatures.items() if key != "serving_default")
@@ -144,17 +145,20 @@ def write(target, description, signatures, rows, answers):
         **weights,
     )
     for key, signature in signatures.items():
-        if key != "serving_default":
-            text += _SIGNATURE.format(
-                name=name,
-                signature=key,
-                purpose=signature.purpose,
-                table="\n".join(_table(description["signatures"][key])),
-                api=signature.api,
-                body=shlex.quote(json.dumps(_body(key, signature, rows), ensure_ascii=False)),
-                call=_call(key, signature, rows),
-                outcome="Answers:" if signature.api == "predict" else "Answers, the best first:",
-                answers="\n".join(f"{k}: {_shown(v)}" for k, v in answers[key].items()),
+        if key == "serving_default":
+            continue
+        text += _SIGNATURE.format(
+            name=name,
+            signature=key,
+            purpose=signature.purpose,
+            table="\n".join(_table(description["signatures"][key])),
+            api=signature.api,
+            body=shlex.quote(json.dumps(_body(key, signature, rows), ensure_ascii=False)),
+            call=_call(key, signature, rows),
+        )
+        if key in answers:
+            text += _ANSWERS.format(
+                answers="\n".join(f"{name}: {_shown(value)}" for name, value in answers[key].items())
             )
     _folder.replace(target.parent / FILE, text)
 

@@ -139,7 +139,8 @@ def saved_model(
         description = _description.of_model(model, signatures, **details)
         _write_extra(temporary, signatures, description, rows, batch_size)
         shown = sorted(rows, key=lambda row: len("".join(row)))[:2]
-        answers = {name: signature.answer(shown) for name, signature in signatures.items()}
+        asked = {name: s for name, s in signatures.items() if name != _signatures.DEFAULT and s.api == "predict"}
+        answers = {name: signature.answer(shown) for name, signature in asked.items()}
         _folder.write_configuration(folder, max_batch_size)
         target = _publish(temporary, folder, version)
     except BaseException:

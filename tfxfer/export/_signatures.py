@@ -83,7 +83,8 @@ class Served(tf.Module):
 
     def __init__(self, model, weights_dtype=None, index=None, labels_file=None):
         super().__init__()
-        model = model.embedder if type(model) is models.Siamese else model
+        if isinstance(model, models.Siamese) and not isinstance(model, models.SiameseClassifier):
+            model = model.embedder
         self._model = _weights.Untracked(model)
         self._weights = _weights.Weights(model, weights_dtype)
         self._tokenizer = list(model.preprocessor.tokenizer.trackables)
