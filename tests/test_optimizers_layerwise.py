@@ -272,6 +272,7 @@ def plain_model(policy):
     return model
 
 
+@pytest.mark.slow  # a process of its own
 def test_a_model_that_was_saved_trains_on_exactly_in_a_fresh_process(folder):
     rows = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
     model = tiny.classifier(folder)
@@ -470,6 +471,7 @@ def test_wrappers_are_looked_through():
 # === JAX ===
 
 
+@pytest.mark.slow  # a process of its own, on a backend that compiles each operation
 def test_rates_subsets_and_schedules_on_jax(tmp_path):
     import test_schedules
 
