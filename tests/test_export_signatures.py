@@ -17,7 +17,7 @@ from tfxfer.export import _index
 TEXTS = [*tiny.TEXTS, "cards", "ÜBER naïve card", "\x00 money", "[MASK] card [SEP]", "card " * 100, "שלום card"]
 OTHERS = TEXTS[3:] + TEXTS[:3]
 CORPUS = [*tiny.TEXTS, "where is the loan", "the money was found", "my cards"]
-PROMPTS = {"query": "where is ", "document": "the ", "bare": ""}
+PROMPTS = {"query": "where is ", "document": "the "}
 READER = """
     import pickle, sys
     import tensorflow as tf
@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
 def trained(folder):
     """One model of each kind."""
     parts = tiny.backbone(), tiny.preprocessor(folder)
-    embedder = models.TextEmbedder(*parts, prompts=PROMPTS, default_prompt_name="bare", normalize=False)
+    embedder = models.TextEmbedder(*parts, prompts=PROMPTS, default_prompt_name="document", normalize=False)
     towers = models.TextEmbedder(*parts)
     return {
         "embedder": embedder,
@@ -211,7 +211,7 @@ def test_the_signatures_of_each_kind_and_their_shapes(paths):
     similar = {"similarity": (pairs, {"similarity"}), "rank": ({"query", "documents"}, {"scores"})}
     api = {"classify_examples": ({"inputs"}, {"classes", "scores"})}
     assert described("embedder") == {
-        **dict.fromkeys(("serving_default", "embed", "embed_query", "embed_document", "embed_bare"), embedding),
+        **dict.fromkeys(("serving_default", "embed", "embed_query", "embed_document"), embedding),
         **similar,
         "search": ({"query", "k"}, {"ids", "texts", "scores"}),
     }

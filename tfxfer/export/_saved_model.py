@@ -92,8 +92,8 @@ def saved_model(
         max_k: int. The most that `search` returns for a query, and the width of its outputs. Defaults to 10.
         weights_dtype: `"bfloat16"` or `"int8"`: the backbone's matrices in half or about a quarter of the bytes, on
             disk and in memory; each call turns them into floats. The 93 MB of all-MiniLM-L6-v2 become 48 and 27, the
-            least cosine of its vectors to the exact ones on STS-B is 0.99997 and 0.9991, and a call takes some 4 and
-            7 ms more, whatever its batch (`benchmarks/export.py`). Defaults to the weights as they are.
+            least cosine of its vectors to the exact ones on STS-B is 0.99997 and 0.9991, and a call takes 4 to 10 ms
+            more on two cores, whatever its batch (`benchmarks/export.py`). Defaults to the weights as they are.
         max_batch_size: int. Rows that the server computes at a time: of the batching config, where there is none yet,
             and the most that a warm-up request holds. Defaults to what `folder/batching_parameters.txt` says, or 32.
         examples: list of usual texts, for warm-up and README; for pairs a tuple of two lists. Defaults to five.
