@@ -6,6 +6,7 @@ import re
 import signal
 import threading
 import time
+import warnings
 
 import keras
 import ml_dtypes
@@ -271,7 +272,9 @@ def test_killed_export_leaves_nothing_that_is_served_and_is_cleared_away(model, 
         (path / "saved_model.pb").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads that the child does without
+        child = os.fork()
     if not child:
         _saved_model._write = write
         export.saved_model(model, tmp_path)

@@ -90,7 +90,11 @@ def of_model(model, signatures, *, pairs, index, weights_dtype, metadata):
         },
         "pairs": pairs,
         "sequence_length": model.preprocessor.sequence_length,
-        "weights": {"parameters": model.count_params(), "dtype": weights_dtype or "float32", "sha256": _sha256(model)},
+        "weights": {
+            "parameters": model.count_params(),
+            "dtype": weights_dtype or str(model.weights[0].dtype),
+            "sha256": _sha256(model),
+        },
         "metadata": metadata,
         "versions": {"tfxfer": tfxfer.__version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
