@@ -18,3 +18,12 @@ class Freezable:
     def is_training(self, training):
         """Returns `training` as the dropouts within this layer are to see it."""
         return training if self.trainable or self.frozen_dropout else False
+
+
+def switch(layer, flag):
+    """Sets `trainable` on a layer, its sublayers and all their weights.
+
+    On TensorFlow, Keras ignores a flag that the layer has already, whatever flags its sublayers and weights have.
+    """
+    layer.trainable = not flag
+    layer.trainable = bool(flag)

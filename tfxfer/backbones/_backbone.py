@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from tfxfer import _check
-from tfxfer._freezable import Freezable
+from tfxfer._freezable import Freezable, switch
 from tfxfer.backbones import _encoder, _families, _lora, _packing
 
 _ACTIVATIONS = {
@@ -219,7 +219,7 @@ class Backbone(keras.Model):
         groups = self.layer_groups()
         for name, flag in flags.items():
             for layer in groups[name]:
-                layer.trainable = bool(flag)
+                switch(layer, flag)
         # `backbone.trainable = False` switched it off as a whole as well.
         self._trainable = self.trainable or any(flags.values())
         self._hold()
@@ -252,7 +252,7 @@ class Backbone(keras.Model):
         self._adapters.merge()
         for layers in self.layer_groups().values():
             for layer in layers:
-                layer.trainable = layer.trainable  # Keras's setter reaches each weight
+                switch(layer, layer.trainable)
 
     def lora_variables(self):
         """Returns the adapters' variables by name: group, block in it, part, and `a` or `b`."""

@@ -9,7 +9,7 @@ import numpy as np
 
 import tfxfer
 from tfxfer import _check, backbones, data, layers
-from tfxfer._freezable import Freezable
+from tfxfer._freezable import Freezable, switch
 
 MODEL_FILE = "model.keras"
 METADATA_FILE = "tfxfer.json"
@@ -132,7 +132,7 @@ class TextTask(keras_hub.models.Task):
             self.jax_state_sync()
         self.backbone.set_trainable({name: flag for name, flag in flags.items() if name != "head"})
         for layer in groups["head"] if "head" in flags else ():
-            layer.trainable = flags["head"]
+            switch(layer, flags["head"])
         for whole in self._flatten_layers() if any(flags.values()) else ():
             if isinstance(whole, (keras.Model, layers.SiameseTowers)):
                 whole._trainable = True  # `model.trainable = False` switched these off as well

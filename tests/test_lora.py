@@ -1,0 +1,274 @@
+"""Low-rank adapters: on every kind of block, merged, in files, and exported."""
+
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+import tiny
+from keras import ops
+
+import tfxfer as tx
+
+FAMILIES = {
+    "bert": {"num_layers": 2},
+    "albert": {"embedding_dim": 6, "num_layers": 2},  # one block, twice
+    "deberta_v3": {"bucket_size": 4},
+    "gpt2": {},
+}
+SIZES = {
+    "vocabulary_size": len(tiny.VOCABULARY),
+    "num_layers": 1,
+    "num_heads": 3,
+    "hidden_dim": 12,
+    "intermediate_dim": 20,
+    "max_sequence_length": 16,
+}
+PARTS = ("query", "key", "value", "attention_output", "intermediate", "output")
+Y = np.array([0, 1, 1, 0], "int32")
+
+
+def classifier(family="bert", dtype=None, seed=0, **sizes):
+    keras.utils.set_random_seed(seed)
+    backbone = tx.backbones.Backbone(family, **{**SIZES, **FAMILIES[family], "dropout": 0.0, **sizes}, dtype=dtype)
+    return tx.models.TextClassifier(backbone, labels=["a", "b"], dropout=0.0)
+
+
+def ids_of(model):
+    ids = np.arange(28).reshape(4, 7).astype("int32")
+    x = {"token_ids": ids, "padding_mask": np.array([[1] * 7, [1] * 4 + [0] * 3] * 2, "int32")}
+    return {**x, "segment_ids": 0 * ids} if model.backbone.has_segment_ids else x
+
+
+def logits_of(model):
+    return ops.convert_to_numpy(model(ids_of(model)))
+
+
+def changed(model, **kwargs):
+    """The model with adapters that are not nothing."""
+    tx.freezing.add_lora(model, **{"rank": 2, **kwargs})
+    for number, variable in enumerate(model.backbone.lora_variables().values()):
+        variable.assign(np.random.default_rng(number).normal(0, 0.3, variable.shape))
+    return model
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def pair(request):
+    """A model with trained adapters on all dense layers, its outputs before and after, and its weights before."""
+    model = classifier(request.param)
+    before, weights = logits_of(model), {w.path: w.numpy() for w in model.weights}
+    tx.freezing.add_lora(model, rank=2, alpha=3.0, targets="*")
+    np.testing.assert_array_equal(logits_of(model), before)  # adapters start as nothing
+    model.compile(keras.optimizers.AdamW(0.05, weight_decay=0.1))
+    model.fit(ids_of(model), Y, epochs=3, verbose=0)
+    return model, before, weights
+
+
+def test_adapters_and_head_move_and_nothing_else(pair):
+    model, before, weights = pair
+    adapters = model.backbone.lora_variables()
+    groups = [name for name in model.layer_groups() if name.startswith("block_")]
+    assert set(adapters) == {f"{group}/0/{part}/{key}" for group in groups for part in PARTS for key in "ab"}
+    expected = {id(w) for w in [*adapters.values(), *model.head.weights]}
+    assert {id(w) for w in model.trainable_weights} == expected
+    for weight in model.weights:
+        if weight.path in weights:
+            assert np.array_equal(weight.numpy(), weights[weight.path]) == (id(weight) not in expected), weight.path
+    # B starts at zero; A has a gradient from the second step on. A key's do not matter where scores are shifted alike.
+    assert all(np.abs(w.numpy()).max() > 1e-3 for name, w in adapters.items() if name.endswith("b"))
+    assert np.abs(logits_of(model) - before).max() > 0.1
+
+
+def test_the_kernel_is_the_sum_of_the_paper(pair):
+    model, _, _ = pair
+    block = next(layer for layer in model.backbone.layer_groups()["block_0"])
+    block = getattr(block, "block", block)
+    dense = block._feedforward_intermediate_dense
+    a, b = (model.backbone.lora_variables()[f"block_0/0/intermediate/{key}"].numpy() for key in "ab")
+    x = np.random.default_rng(0).normal(size=(5, 12)).astype("float32")
+    expected = x @ (dense._kernel.numpy() + 3.0 / 2 * a @ b) + dense.bias.numpy()
+    activation, dense.activation = dense.activation, None
+    np.testing.assert_allclose(dense(x), expected, atol=1e-5)
+    dense.activation = activation
+
+
+def test_a_file_keeps_adapters_kernels_and_optimizer_to_the_bit(pair, tmp_path):
+    model, _, _ = pair
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(logits_of(again), logits_of(model))
+    assert again.backbone.lora == model.backbone.lora
+    for found, expected in zip(again.weights, model.weights, strict=True):
+        assert found.trainable == expected.trainable
+        np.testing.assert_array_equal(found.numpy(), expected.numpy())
+    for found, expected in zip(again.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(found.numpy(), expected.numpy())
+
+
+def test_merged_outputs_are_the_same_and_the_model_is_plain(pair, tmp_path):
+    model, _, _ = pair
+    expected = logits_of(model)
+    merged = classifier(model.backbone.family, seed=1)
+    merged.backbone.enable_lora(**model.backbone.lora)
+    merged.set_weights(model.get_weights())
+    tx.freezing.merge_lora(merged)
+    np.testing.assert_allclose(logits_of(merged), expected, atol=1e-5)
+    assert merged.backbone.lora is None and not merged.backbone.lora_variables()
+    plain = classifier(model.backbone.family, seed=1)
+    assert [w.shape for w in plain.weights] == [w.shape for w in merged.weights]
+    plain.set_weights(merged.get_weights())
+    np.testing.assert_allclose(logits_of(plain), expected, atol=1e-5)
+    # A file with adapters loads, merged, into a model without.
+    model.backbone.save_weights(tmp_path / "adapted.weights.h5")
+    plain.backbone.set_weights([0 * w for w in plain.backbone.get_weights()])
+    plain.backbone.load_weights(tmp_path / "adapted.weights.h5")
+    np.testing.assert_allclose(logits_of(plain), expected, atol=1e-5)
+    blocks = [w.trainable for layer in merged.layer_groups()["block_0"] for w in layer.weights]
+    assert all(blocks) and not any(w.trainable for w in merged.backbone.token_embedding.weights)
+
+
+def test_adapters_are_a_file_of_their_own(pair, tmp_path):
+    model, _, _ = pair
+    path = tmp_path / "adapters.safetensors"
+    tx.freezing.save_adapters(model, path, head=True)
+    tensors = safetensors.numpy.load_file(path)
+    assert sum(v.size for v in tensors.values()) == sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    fresh = classifier(model.backbone.family)  # the same encoder
+    tx.freezing.load_adapters(fresh, path)
+    np.testing.assert_array_equal(logits_of(fresh), logits_of(model))
+    assert fresh.backbone.lora == model.backbone.lora
+    tx.freezing.save_adapters(model, path)
+    for variable in fresh.backbone.lora_variables().values():
+        variable.assign(ops.zeros_like(variable))
+    tx.freezing.load_adapters(fresh, path)  # over its own adapters; without a head in the file
+    np.testing.assert_array_equal(logits_of(fresh), logits_of(model))
+
+
+def test_adapters_of_a_real_encoders_shape_are_two_per_cent_of_it(tmp_path):
+    # MiniLM-L6's sizes but for the table of tokens, of which the share is computed.
+    sizes = {"num_heads": 12, "hidden_dim": 384, "intermediate_dim": 1536, "num_layers": 6}
+    model = classifier(**sizes)
+    tx.freezing.add_lora(model)
+    adapters = sum(int(np.prod(w.shape)) for w in model.backbone.lora_variables().values())
+    missing = (30522 - len(tiny.VOCABULARY) + 512 - 16) * 384
+    total = sum(int(np.prod(w.shape)) for w in model.backbone.weights) - adapters + missing
+    assert (adapters, total) == (445_440, 22_565_376)
+    tx.freezing.save_adapters(model, tmp_path / "a.safetensors")
+    assert (tmp_path / "a.safetensors").stat().st_size < 0.021 * 4 * total
+
+
+def test_some_blocks_get_adapters_and_all_else_is_frozen():
+    model = classifier(num_layers=2)
+    tx.freezing.add_lora(model, targets=["output"], groups="block_1")
+    assert sorted(model.backbone.lora_variables()) == ["block_1/0/output/a", "block_1/0/output/b"]
+    assert model.thawable_groups() == ["block_1", "head"]
+    rows = {row.group: row.trainable for row in tx.freezing.summary(model, print_fn=None)}
+    assert rows == {"embeddings": 0, "block_0": 0, "block_1": 8 * (20 + 12), "head": 26}
+    tx.freezing.freeze(model, below=2)
+    assert len(model.trainable_weights) == 2
+    tx.freezing.unfreeze(model)
+    assert len(model.trainable_weights) == 4
+    model.trainable = False
+    model.trainable = True  # Keras's own way would thaw kernels and biases
+    assert len(model.trainable_weights) == 4
+    with pytest.raises(ValueError, match="merge_lora"):
+        tx.freezing.unfreeze(model, groups=["embeddings"])
+
+
+def test_plain_weights_in_a_model_with_adapters_start_them_anew(tmp_path):
+    plain = classifier()
+    plain.backbone.save_weights(tmp_path / "plain.weights.h5")
+    model = changed(classifier(seed=1))
+    model.backbone.load_weights(tmp_path / "plain.weights.h5")
+    model.head.set_weights(plain.head.get_weights())
+    np.testing.assert_allclose(logits_of(model), logits_of(plain), atol=1e-6)
+    values = {name: np.abs(w.numpy()).max() for name, w in model.backbone.lora_variables().items()}
+    assert all((value > 0) == name.endswith("a") for name, value in values.items())
+
+
+def test_mixed_precision_keeps_float32_adapters_and_merges_without_rounding(tmp_path):
+    model = changed(classifier(dtype="mixed_bfloat16"))
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    for found, expected in zip(again.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(found.numpy(), expected.numpy())
+    exact = classifier()
+    tx.freezing.add_lora(exact, rank=2)
+    exact.set_weights(model.get_weights())
+    expected = logits_of(exact)
+    tx.freezing.merge_lora(model)
+    plain = classifier()
+    plain.set_weights(model.get_weights())
+    np.testing.assert_allclose(logits_of(plain), expected, atol=1e-5)
+
+
+def test_an_exported_model_answers_with_its_adapters(tmp_path):
+    import tensorflow as tf
+
+    embedder = tiny.embedder(tmp_path)
+    tx.freezing.add_lora(embedder, rank=2)
+    plain = embedder.encode(tiny.TEXTS)
+    for number, variable in enumerate(embedder.backbone.lora_variables().values()):
+        variable.assign(np.random.default_rng(number).normal(size=variable.shape))
+    expected = embedder.encode(tiny.TEXTS)
+    assert np.abs(expected - plain).max() > 0.01
+    adapted = tx.export.saved_model(embedder, tmp_path / "adapted")
+    tx.freezing.merge_lora(embedder)
+    np.testing.assert_allclose(embedder.encode(tiny.TEXTS), expected, atol=1e-5)
+    merged = tx.export.saved_model(embedder, tmp_path / "merged")
+    for path in (adapted, merged):
+        served = tf.saved_model.load(path).signatures["serving_default"](text=tf.constant(tiny.TEXTS))
+        np.testing.assert_allclose(served["embedding"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"rank": 0}, "rank"),
+        ({"alpha": 0}, "alpha"),
+        ({"targets": ["query", "pooler"]}, "targets"),
+        ({"targets": []}, "targets"),
+        ({"groups": "embeddings"}, "groups"),
+        ({"groups": "block_7"}, "groups"),
+    ],
+)
+def test_wrong_arguments_are_errors_that_change_nothing(arguments, named):
+    model = classifier()
+    with pytest.raises(ValueError, match=f"argument `{named}`"):
+        tx.freezing.add_lora(model, **arguments)
+    assert model.backbone.lora is None and len(model.trainable_weights) == len(model.weights)
+
+
+def test_what_has_no_adapters_or_has_others_is_an_error(tmp_path):
+    model, path = classifier(), tmp_path / "a.safetensors"
+    for call in (tx.freezing.merge_lora, lambda model: tx.freezing.save_adapters(model, path)):
+        with pytest.raises(ValueError, match="add_lora"):
+            call(model)
+    tx.freezing.add_lora(model, rank=2)
+    with pytest.raises(ValueError, match="without adapters"):
+        tx.freezing.add_lora(model)
+    tx.freezing.save_adapters(model, path, head=True)
+    other = classifier()
+    tx.freezing.add_lora(other, rank=3)
+    with pytest.raises(ValueError, match="merge_lora"):
+        tx.freezing.load_adapters(other, path)
+    with pytest.raises(ValueError, match="hidden_dim=24"):
+        tx.freezing.load_adapters(classifier(hidden_dim=24), path)
+    with pytest.raises(ValueError, match="family='gpt2'"):
+        tx.freezing.load_adapters(classifier("gpt2"), path)
+    embedder = tx.models.TextEmbedder(classifier().backbone)
+    with pytest.raises(ValueError, match="head"):
+        tx.freezing.load_adapters(embedder, path)
+    with pytest.raises(ValueError, match="head"):
+        tx.freezing.save_adapters(tx.models.TextEmbedder(model.backbone), path, head=True)
+    three = tx.models.TextClassifier(classifier().backbone, labels=["a", "b", "c"])
+    with pytest.raises(ValueError, match="'head/0'"):
+        tx.freezing.load_adapters(three, path)
+    assert three.backbone.lora is None
+
+
+def test_a_file_of_another_kind_is_an_error(tmp_path):
+    (tmp_path / "text").write_text("no tensors")
+    safetensors.numpy.save_file({"x": np.zeros(2)}, tmp_path / "other")
+    for name in ("text", "other", "nothing"):
+        with pytest.raises(ValueError, match="save_adapters"):
+            tx.freezing.load_adapters(classifier(), tmp_path / name)
