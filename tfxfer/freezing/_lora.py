@@ -28,13 +28,13 @@ def add_lora(model, rank=8, *, alpha=None, targets=("query", "value"), groups=No
     query and value, MiniLM-L6 has 0.45 million adapter weights (2.0 % of its 22.6 million), BERT base 1.78 million
     (1.6 %).
 
-    A training step computes the gradients that full fine-tuning computes, less those of what is not adapted; what it
-    saves are the optimizer's moments, memory, and the size of what is stored (`save_adapters`). Rates some ten times
+    A training step saves the gradients and the update of what is not adapted: it takes some 0.7 of the time of full
+    fine-tuning (MiniLM-L6, CPU). The gain is in memory and in what is stored (`save_adapters`). Rates some ten times
     those of full fine-tuning are usual. Compile the model afterwards.
 
     Frozen groups run without dropout; groups with adapters keep theirs. `freeze` and `unfreeze` work on the adapters.
-    `model.save` keeps the adapters, and the model goes on training after `keras.saving.load_model`; its weights load,
-    merged, into a model without adapters.
+    `model.save` keeps the adapters, and the model goes on training after `keras.saving.load_model`. Its file holds the
+    adapted kernels twice, as they were and merged: it loads into a model without adapters, too.
 
     Args:
         model: any of `tfxfer.models`, on any family of encoders.
