@@ -370,9 +370,8 @@ class _PassingOver(keras.callbacks.Callback):
                 raise _check.invalid("x", f"data of more than {self._count} batches", iterator, remedy)
         return {}
 
-    def _pass_over_on_jax(self, state, batches):
-        self._seen = batches[-1]
-        return {}, state
+    def _pass_over_on_jax(self, state, iterator):
+        return self._pass_over(iterator), state
 
     def on_train_batch_begin(self, batch, logs=None):
         if batch < self._count:
