@@ -1,0 +1,245 @@
+"""Batches of stored features in place of token ids: the same rows in the same order, what is frozen left out."""
+
+import copy
+import hashlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfxfer import _check
+from tfxfer.data._batches import Batches
+from tfxfer.data._mix import _Mixed
+from tfxfer.data._sources import CHUNK, Kept, _cut
+
+# Places that go through a model at a time: large enough for its matrix products, small enough to stay in the cache.
+_PLACES = 2048
+_ROWS = 64
+
+
+class Sequences:
+    """The distinct sequences of ids that the rows of batches are made of, as the model gets them, the longest first.
+
+    Their order is a function of the sequences alone, whatever the rows, their number and their order.
+
+    Args:
+        batches: `Batches` of ids.
+
+    Attributes:
+        lengths: int64 array `(sequences,)`: real tokens of each.
+        numbers: list with an int64 array for each source of the batches: the sequence of each row, `(rows,)` or
+            `(rows, columns)`.
+        separate: bool. Whether the columns of a row are sequences of their own.
+
+    Raises:
+        ValueError: if the ids of the batches are not kept, or these are batches of something else.
+    """
+
+    def __init__(self, batches):
+        sources = kept_sources(batches)
+        self.separate = sources[0]._packer.separate
+        found, numbers = {}, []
+        for source in sources:
+            rows, self._keys = _sequences(source)
+            numbers.append(np.array([found.setdefault(row, len(found)) for row in rows], "int64"))
+        order = sorted(found, key=lambda row: (-len(row), row))
+        places = np.empty(len(order), "int64")
+        places[[found[row] for row in order]] = np.arange(len(order))
+        self._ids = np.frombuffer(b"".join(order), "int32")
+        self.lengths = np.array([len(row) for row in order], "int64") // (4 * len(self._keys))
+        counts = [source.count if self.separate else 1 for source in sources]
+        self.numbers = [
+            places[part].reshape((-1, count) if self.separate else (-1,))
+            for part, count in zip(numbers, counts, strict=True)
+        ]
+
+    @property
+    def tokens(self):
+        """Real tokens of all sequences together."""
+        return int(self.lengths.sum())
+
+    def digest(self):
+        """A hash of the sequences: bytes."""
+        made = hashlib.blake2b(repr(self._keys).encode())
+        made.update(self.lengths.tobytes())
+        made.update(self._ids.tobytes())
+        return made.digest()
+
+    def batches(self):
+        """Yields the sequences in order, as dicts of int32 arrays `(sequences, length)` with the padding behind."""
+        is_dynamic = keras.config.backend() == "tensorflow"
+        starts = np.cumsum(self.lengths) - self.lengths
+        start = 0
+        while start < len(self.lengths):
+            # Elsewhere each shape is compiled: they shall be few.
+            length = max(int(self.lengths[start]), 1)
+            if not is_dynamic:
+                length = max(min(-(-length // 8) * 8, int(self.lengths[0])), 1)
+            size = max(_PLACES // length, 1) if is_dynamic else _ROWS
+            lengths = self.lengths[start : start + size]
+            filled = np.pad(lengths, (0, 0 if is_dynamic else size - len(lengths)))
+            mask = np.arange(length) < filled[:, np.newaxis]
+            first, end = len(self._keys) * starts[start], len(self._keys) * (starts[start] + lengths.sum())
+            values = self._ids[first:end].reshape(-1, len(self._keys))
+            made = {"padding_mask": mask.astype("int32")}
+            for i, key in enumerate(self._keys):
+                made[key] = np.zeros(mask.shape, "int32")
+                made[key][mask] = values[:, i]
+            yield made
+            start += size
+
+
+def kept_sources(batches):
+    """The sources of batches of ids, one or, of a mix, several; raises where one does not keep its ids."""
+    if not isinstance(batches, Batches):
+        raise _check.invalid("batches", "`data.Batches`, as `data.batches` makes them", batches)
+    source = batches._source
+    sources = source._sources if isinstance(source, _Mixed) else [source]
+    for each in sources:
+        if not isinstance(each, Kept):
+            remedy = (
+                "Make them with `data.batches(..., cache=True)`: rows that change each epoch have no fixed features."
+            )
+            raise _check.invalid("batches", "batches of rows whose ids are kept", batches, remedy)
+    return sources
+
+
+def with_features(batches, sequences, features, encode=None):
+    """Batches of stored features, with rows, targets and order of `batches`, and one count of epochs for both.
+
+    Args:
+        batches: `Batches` of ids.
+        sequences: their `Sequences`.
+        features: `Tokens` or `Vectors` of these.
+        encode: function of the targets in a batch to what the loss takes.
+
+    Returns:
+        `Batches`.
+    """
+    source = batches._source
+    made = [
+        _Featured(each, numbers, features, encode)
+        for each, numbers in zip(kept_sources(batches), sequences.numbers, strict=True)
+    ]
+    return Batches(_replaced(source, made), batches._prefetch, counter=batches._counter)
+
+
+def _replaced(source, made):
+    if not isinstance(source, _Mixed):
+        return made[0]
+    mixed = copy.copy(source)
+    mixed._sources = made
+    return mixed
+
+
+class _Featured:
+    """The rows of a `Kept` source by the numbers of their sequences."""
+
+    def __init__(self, kept, numbers, features, encode):
+        self.seed, self.steps, self._plan = kept.seed, kept.steps, kept._plan
+        self._rest = kept._rows[1]
+        self._numbers = tf.constant(numbers)
+        self._features, self._encode = features, encode
+        packer = kept._packer
+        self._multiples = (getattr(packer.preprocessor, "pad_to_multiple_of", 1), packer.multiple)
+        self._sequence_length = packer.preprocessor.sequence_length
+
+    def epoch(self, epoch, skip=0):
+        order, ends = tf.numpy_function(self._plan, [epoch], (tf.int64, tf.int64))
+        return _cut(order, ends, self._batch, skip)
+
+    def _batch(self, rows):
+        x = self._features(tf.gather(self._numbers, rows), self._round_up)
+        rest = tf.nest.map_structure(lambda values: tf.gather(values, rows), self._rest)
+        if rest and self._encode is not None:
+            rest = (self._encode(rest[0]), *rest[1:])
+        return (x, *rest) if rest else x
+
+    def _round_up(self, length):
+        """The length of a batch as packing the ids makes it, so that dropout draws as many numbers."""
+        for multiple in self._multiples:
+            if multiple > 1:
+                length = tf.minimum(-(-length // multiple) * multiple, tf.maximum(length, self._sequence_length))
+        return length
+
+
+class Vectors:
+    """One stored vector a sequence.
+
+    Args:
+        values: array `(sequences, dim)`.
+        dtype: string. Of the batches.
+    """
+
+    def __init__(self, values, dtype):
+        self._values, self._dtype = np.asarray(values), dtype
+
+    def __call__(self, numbers, round_up):
+        flat = tf.reshape(numbers, (-1,))
+        vectors = tf.numpy_function(lambda flat: self._values[flat], [flat], self._values.dtype)
+        vectors.set_shape((None, self._values.shape[1]))
+        vectors = tf.reshape(tf.cast(vectors, self._dtype), (*_shape(numbers), self._values.shape[1]))
+        return {"vectors": vectors}
+
+
+class Tokens:
+    """A stored vector for each real token of each sequence.
+
+    Args:
+        values: array `(real tokens, dim)`, the sequences one after another.
+        lengths: int64 array `(sequences,)`.
+        dtype: string. Of the batches.
+        form: `"packed"`, the real tokens of a batch one after another, `(real tokens, dim)`; `"flat"`, all places
+            `(batch * length, dim)`, zeros at padding; or `"padded"`, `(batch, length, dim)`.
+    """
+
+    def __init__(self, values, lengths, dtype, form):
+        self._values, self._lengths, self._dtype, self._form = np.asarray(values), lengths, dtype, form
+        self._starts = np.cumsum(lengths) - lengths
+
+    def __call__(self, numbers, round_up):
+        flat = tf.reshape(numbers, (-1,))
+        tokens, lengths = tf.numpy_function(self._read, [flat], (self._values.dtype, tf.int32))
+        dim = self._values.shape[1]
+        tokens.set_shape((None, dim))
+        lengths.set_shape((None,))
+        tokens = tf.cast(tokens, self._dtype)
+        length = round_up(tf.maximum(tf.reduce_max(lengths), 1))
+        mask = tf.reshape(tf.sequence_mask(lengths, length, tf.int32), (*_shape(numbers), length))
+        if self._form != "packed":
+            ragged = tf.RaggedTensor.from_row_lengths(tokens, lengths, validate=False)
+            padded = ragged.to_tensor(shape=tf.stack([-1, length, dim]))
+            shape = (-1, dim) if self._form == "flat" else (-1, length, dim)
+            tokens = tf.ensure_shape(tf.reshape(padded, shape), (*[None] * (len(shape) - 1), dim))
+        return {"padding_mask": tf.ensure_shape(mask, (*numbers.shape, None)), "token_states": tokens}
+
+    def _read(self, numbers):
+        """The tokens of some sequences one after another, and their lengths."""
+        lengths = self._lengths[numbers]
+        ends = np.cumsum(lengths)
+        places = np.repeat(self._starts[numbers] - (ends - lengths), lengths) + np.arange(ends[-1])
+        tokens = self._values[places]
+        if self._form == "packed" and not lengths[0]:
+            # Encoders count the first place as a token in any case, so that no batch is without one.
+            tokens = np.concatenate([np.zeros((1, tokens.shape[1]), tokens.dtype), tokens])
+        return tokens, lengths.astype("int32")
+
+
+def _shape(numbers):
+    shape = tf.shape(numbers)
+    return [shape[i] if size is None else size for i, size in enumerate(numbers.shape)]
+
+
+def _sequences(source):
+    """The sequences of all rows, row by row and column by column, as bytes, and the keys of what stands in them."""
+    packer, ids = source._packer, source._rows[0]
+    found, names = [], ()
+    for start in range(0, int(ids[0].nrows()), CHUNK):
+        packed = packer.pack(tuple(column[start : start + CHUNK] for column in ids), ())
+        names = tuple(sorted(set(packed) - {"padding_mask"}))
+        mask = packed["padding_mask"].numpy()
+        mask = mask.reshape(-1, mask.shape[-1]) > 0
+        values = np.stack([packed[name].numpy().reshape(mask.shape)[mask] for name in names], axis=-1)
+        ends = np.cumsum(mask.sum(axis=1)).tolist()
+        found += [values[a:b].tobytes() for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+    return found, names

@@ -1,0 +1,294 @@
+"""Training above frozen layers whose output is computed once."""
+
+import weakref
+
+import keras
+import numpy as np
+
+from tfxfer import _check, _texts, data
+from tfxfer.data import _features
+from tfxfer.freezing import _cut
+from tfxfer.freezing._store import DTYPES, Store
+from tfxfer.models import _task
+
+_IN_MEMORY = 2 * 2**30
+_ON_DISK = 32 * 2**30
+
+
+class AboveFrozen(keras.Model):
+    """The part of a model above its frozen layers, trained on their stored output: the same result in less time.
+
+    With the lowest layer groups frozen, what they make of a text never changes. Here it is computed once, kept, and
+    epochs run only what is above: with 4 of 6 blocks frozen a third of the work of full fine-tuning, with the whole
+    backbone frozen (then the pooled vectors are kept, not those of the tokens) next to nothing. The layers are the
+    model's own, not copies: training this trains the model, and gives the weights that training the model would give,
+    to float rounding (with `dtype` as it is), as rows, order, dropout above and optimizer are the same.
+
+    It compiles as the model does, and takes over what the model was compiled with, the optimizer and its state
+    included; `save`, `save_weights` and `load_weights` are the model's, so that `ModelCheckpoint` writes the whole.
+    Evaluation callbacks get the model: `callbacks.EvaluateClassification(dev, model=model)`. `get_weights`, and with
+    them `EarlyStopping`, deal with what is above only.
+
+    **Size.** Tokens x hidden_dim x bytes: 14 tokens of MiniLM (384) in float32 are 21 KB a text, pooled vectors 1.5 KB.
+    Padding is not stored, and equal texts once. `dtype="float16"` takes half of it, at a relative error of 5e-4 in what
+    is stored; `"bfloat16"` 4e-3. On disk, a cache is found again by a hash over the frozen weights, the architecture,
+    the token ids and the versions of this package and of Keras: it is used by later runs with all of these the same,
+    and by no other. Files are complete or not used.
+
+    Args:
+        model: `models.TextClassifier`, `TextRegressor`, `TextEmbedder`, `Siamese` or `SiameseClassifier`, with
+            `"embeddings"` and any number of blocks frozen. Its frozen layers have to run without dropout, which is the
+            default.
+        folder: string or path. Where features are kept on disk. By default in memory.
+        dtype: `"float32"`, `"float16"` or `"bfloat16"`: of what is kept. Defaults to the dtype that the frozen layers
+            compute in, which loses nothing.
+        max_bytes: int. The most bytes that are kept. Defaults to 2 GiB in memory, 32 GiB on disk, where the caches that
+            were not used for the longest are removed for a new one.
+        progress: bool. Whether to show a progress bar while features are computed. By default on long work, in a
+            terminal or notebook.
+        name: string.
+
+    Input: what `cached` gives. Output: that of `model`.
+
+    Raises:
+        ValueError: for a model of which nothing is frozen, or all; frozen layers with dropout; in `fit` and `cached`,
+            before anything is computed, if more than `max_bytes` are needed; at the beginning of each epoch, if frozen
+            weights have changed or a frozen group trains again.
+
+    Example:
+
+    ```python
+    tx.freezing.freeze(model, below=4)
+    model.compile(tx.optimizers.AdamW(1e-4))
+    short = tx.freezing.AboveFrozen(model)
+    short.fit(train, validation_data=dev, epochs=5)  # batches as `model.fit` takes them
+    model.classify(["My card is gone"])  # trained
+    ```
+
+    Reference: the features of frozen layers as input of what is trained: Peters et al., 2019,
+    https://arxiv.org/abs/1903.05987.
+    """
+
+    def __init__(self, model, *, folder=None, dtype=None, max_bytes=None, progress=None, name="above_frozen"):
+        if dtype is not None:
+            _check.one_of("dtype", dtype, DTYPES)
+        if _check.integer("max_bytes", max_bytes, optional=True) is None:
+            max_bytes = _IN_MEMORY if folder is None else _ON_DISK
+        cut = _cut.cut(model)
+        super().__init__(cut.inputs, cut.outputs, name=name)
+        # Behind functions, where Keras does not see them: their weights are not this model's.
+        self._full, self._cut = lambda: model, lambda: cut
+        self._sums = _cut.sums(_cut.frozen_weights(model, cut.frozen))
+        self._store = Store(folder, max_bytes)
+        self._progress = progress
+        computed = keras.backend.standardize_dtype(cut.below.output.dtype)
+        self.feature_dtype = computed if dtype is None else dtype
+        self._made = weakref.WeakKeyDictionary()
+        self._taken = self._trained = None
+        self._take_over()
+
+    @property
+    def full_model(self):
+        """The whole model, whose upper part this is."""
+        return self._full()
+
+    @property
+    def trainable_variables(self):
+        return self._in_order(super().trainable_variables)
+
+    @property
+    def trainable_weights(self):
+        return self._in_order(super().trainable_weights)
+
+    def _in_order(self, variables):
+        """Variables in the order that they have in the whole model: on JAX, optimizers go by it."""
+        if getattr(self, "_full", None) is None:
+            return variables
+        places = {id(variable): place for place, variable in enumerate(self.full_model.variables)}
+        return sorted(variables, key=lambda variable: places[id(variable)])
+
+    # === Features ===
+
+    def cached(self, batches):
+        """Returns batches of stored features for batches of ids: the same rows and targets in the same order.
+
+        Features that are not there yet are computed now. `batches` and what is returned count epochs together.
+
+        Args:
+            batches: `data.Batches` of rows whose ids are kept, as `data.batches` or `data.mix` makes them.
+
+        Returns:
+            `data.Batches`, with y as the loss takes it.
+
+        Raises:
+            ValueError: for other data; see also the class.
+        """
+        self.check()
+        made = self._made.get(batches) if isinstance(batches, data.Batches) else None
+        if made is None:
+            made = self._with_features(batches)
+            self._made[batches] = made
+        return made
+
+    def _with_features(self, batches):
+        cut, sequences = self._cut(), _features.Sequences(batches)
+        if sequences.separate != hasattr(self.full_model, "embedder"):
+            expected = f'batches made with columns="{"joint" if sequences.separate else "separate"}"'
+            raise _check.invalid("batches", expected, batches)
+        is_vectors = cut.form == "vectors"
+        shape = (len(sequences.lengths) if is_vectors else sequences.tokens, cut.below.output.shape[-1])
+        key = _cut.key(self.full_model, cut, sequences, self.feature_dtype)
+        values = self._store.find(key, shape, self.feature_dtype)
+        if values is None:
+            self._store.check_room(shape, self.feature_dtype)
+            values = self._store.fill(key, shape, self.feature_dtype, self._computed(sequences))
+        computed = keras.backend.standardize_dtype(cut.below.output.dtype)
+        if is_vectors:
+            features = _features.Vectors(values, computed)
+        else:
+            features = _features.Tokens(values, sequences.lengths, computed, cut.form)
+        return _features.with_features(batches, sequences, features, self.full_model._encode_targets)
+
+    def _computed(self, sequences):
+        """Yields the features of the sequences in order."""
+        below, form = self._cut().below, self._cut().form
+        below.run_eagerly = self.run_eagerly
+        report = _texts.reporter(sequences.tokens, self._progress, "token")
+        rows = len(sequences.lengths)
+        for x in sequences.batches():
+            mask = x["padding_mask"] > 0
+            made = np.asarray(below.predict_on_batch(x))
+            if form == "vectors":
+                made = made[: min(rows, len(made))]
+                rows -= len(made)
+            else:
+                made = made.reshape(-1, made.shape[-1])
+                # Places with padding, or tokens alone; a batch of padding alone has a token as well.
+                made = made[mask.ravel()] if len(made) == mask.size else made[: mask.sum()]
+            yield made
+            if report is not None:
+                report(int(mask.sum()))
+
+    def check(self):
+        """Raises where the frozen part is no longer what it was when this was made."""
+        model, frozen = self.full_model, self._cut().frozen
+        groups = _cut.tower_of(model).backbone.layer_groups()
+        thawed = [name for name in frozen if any(layer.trainable_variables for layer in groups[name])]
+        remedy = "Make a new `AboveFrozen(model)`."
+        if thawed:
+            raise _check.invalid("model", f"layer groups {list(frozen)} frozen, but some train again", thawed, remedy)
+        if _cut.sums(_cut.frozen_weights(model, frozen)) != self._sums:
+            expected = f"the weights of {list(frozen)} as they were when features were computed"
+            raise _check.invalid("model", expected, model.name, remedy)
+        _cut.check_dropout(model, frozen)
+
+    # === Training ===
+
+    def compile(self, *args, **kwargs):
+        """Compiles the whole model with these arguments, and this one with the same optimizer, loss and metrics."""
+        self.full_model.compile(*args, **kwargs)
+        self._take_over()
+
+    def _take_over(self):
+        model = self.full_model
+        if not model.compiled or self._taken is model._compile_config:
+            return
+        self._taken = model._compile_config
+        config = dict(self._taken.config)
+        for name in ("metrics", "weighted_metrics"):
+            # Metrics have a state: these count for this model alone.
+            config[name] = keras.tree.map_structure(_copied, config[name])
+        # Numbers of tokens that vary would be compiled anew each time; and the scaling of the loss is in the optimizer.
+        config["jit_compile"] = config["jit_compile"] and self._cut().form != "packed"
+        super().compile(**{**config, "optimizer": model.optimizer}, auto_scale_loss=False)
+
+    def _trace_anew_if_flags_changed(self):
+        trained = [id(variable) for variable in self.trainable_variables]
+        if trained != self._trained:
+            self._trained, self.train_function = trained, None
+
+    def fit(self, x=None, y=None, batch_size=None, *, sample_weight=None, shuffle=True, seed=None, **kwargs):
+        """Trains on what `model.fit` takes: `data.Batches`, or raw strings with targets; or on what `cached` gave.
+
+        Args:
+            x: `data.Batches`; or a list of strings, or a tuple of such columns.
+            y: targets for raw strings.
+            batch_size: int, for raw strings. Defaults to 32.
+            sample_weight: float array, one weight a row of raw strings.
+            shuffle: bool, for raw strings.
+            seed: int, for raw strings.
+            **kwargs: as `keras.Model.fit` has them; `validation_data` takes the same forms as `x`.
+
+        Returns:
+            A `keras.callbacks.History`.
+        """
+        self._take_over()
+        x = self._dataset((x, y, sample_weight), batch_size, shuffle=shuffle, seed=seed)
+        validation = kwargs.get("validation_data")
+        if validation is not None:
+            size = kwargs.pop("validation_batch_size", None) or batch_size
+            columns = validation if isinstance(validation, tuple) else (validation,)
+            kwargs["validation_data"] = self._dataset(columns, size, shuffle=False, bucket=True)
+        callbacks = kwargs.pop("callbacks", None)
+        _task._tell(callbacks, x)
+        self._trace_anew_if_flags_changed()
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks.append(_Check())
+        else:
+            callbacks = [_Check(), *keras.tree.flatten(callbacks or [])]
+        return super().fit(x, callbacks=callbacks, shuffle=False, **kwargs)
+
+    def evaluate(self, x=None, y=None, batch_size=None, *, sample_weight=None, **kwargs):
+        """Computes loss and metrics on what `fit` takes; as `keras.Model.evaluate`."""
+        self._take_over()
+        x = self._dataset((x, y, sample_weight), batch_size, shuffle=False, bucket=True)
+        return super().evaluate(x, **kwargs)
+
+    def predict(self, x, **kwargs):
+        """Returns the outputs for `data.Batches`, or what `cached` gave; for texts there is `model.predict`."""
+        return super().predict(self._dataset((x,), None), **kwargs)
+
+    def _dataset(self, columns, batch_size, **options):
+        """Batches of stored features."""
+        x, y, *rest = (*columns, None)[: max(len(columns), 2)]
+        rest = [values for values in rest if values is not None]
+        if isinstance(x, data.Batches) and y is None:
+            return self.cached(x) if "token_ids" in _spec(x) else x
+        if _texts.is_dataset(x) and y is None and set(_spec(x)) == set(self.input):
+            return x
+        if y is not None and _task._is_raw_text(x):
+            model = self.full_model
+            return self.cached(model._batches((x, model._encode_raw_targets(y), *rest), batch_size or 32, **options))
+        remedy = "For batches of ids: `data.batches(..., cache=True)`."
+        raise _check.invalid("x", "`data.Batches`, or strings and their targets", x, remedy)
+
+    # === Saving ===
+
+    def save(self, *args, **kwargs):
+        """Saves the whole model; as `keras.Model.save`."""
+        self.full_model.save(*args, **kwargs)
+
+    def save_weights(self, *args, **kwargs):
+        """Saves the weights of the whole model; as `keras.Model.save_weights`."""
+        self.full_model.save_weights(*args, **kwargs)
+
+    def load_weights(self, *args, **kwargs):
+        """Loads the weights of the whole model; as `keras.Model.load_weights`."""
+        self.full_model.load_weights(*args, **kwargs)
+
+
+class _Check(keras.callbacks.Callback):
+    """Checks at the beginning of each epoch that the stored features are still those of the frozen part."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.check()
+
+
+def _copied(metric):
+    return type(metric).from_config(metric.get_config()) if isinstance(metric, keras.metrics.Metric) else metric
+
+
+def _spec(dataset):
+    """The spec of x in a dataset of batches, if it is a dict."""
+    spec = dataset.element_spec[0] if isinstance(dataset.element_spec, tuple) else dataset.element_spec
+    return spec if isinstance(spec, dict) else {}

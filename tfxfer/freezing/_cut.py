@@ -1,0 +1,179 @@
+"""Cutting a model where its frozen part ends."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+import tfxfer
+from tfxfer import _check, models
+from tfxfer._freezable import Freezable
+from tfxfer.backbones import _packing
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """A model in two parts, at a given number of frozen layer groups.
+
+    Args:
+        frozen: tuple of the names of the layer groups below.
+        below: Keras model from ids to states, or vectors.
+        inputs: dict of the inputs of the part above.
+        outputs: its output, which is that of the whole.
+        form: `"vectors"`, one a text, or how token states are laid out: see `data._features.Tokens`.
+    """
+
+    frozen: tuple
+    below: Any
+    inputs: dict
+    outputs: Any
+    form: str
+
+
+class Rows(keras.layers.Layer):
+    """Lays the columns of rows under one another: `(batch, columns, ...)` to `(batch * columns, ...)`."""
+
+    def call(self, inputs):
+        return ops.reshape(inputs, (-1, *ops.shape(inputs)[2:]))
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor((None, *inputs.shape[2:]), inputs.dtype)
+
+
+class Columns(keras.layers.Layer):
+    """Lays vectors `(batch * columns, dim)` side by side again, as many a row as `like` `(batch, columns, ...)` has."""
+
+    def call(self, inputs, like):
+        return ops.reshape(inputs, (*ops.shape(like)[:2], inputs.shape[-1]))
+
+    def compute_output_spec(self, inputs, like):
+        return keras.KerasTensor((*like.shape[:2], inputs.shape[-1]), inputs.dtype)
+
+
+def tower_of(model):
+    """Returns the part of a task model that makes one vector a text."""
+    kinds = (models.TextClassifier, models.TextRegressor, models.TextEmbedder, models.Siamese)
+    _check.instance("model", model, kinds, f"one of {', '.join(f'`models.{kind.__name__}`' for kind in kinds)}")
+    return model.embedder if isinstance(model, models.Siamese) else model
+
+
+def frozen_groups(model):
+    """Returns the names of the layer groups, from the lowest upwards, that are frozen without a gap."""
+    names = []
+    for name, layers in tower_of(model).backbone.layer_groups().items():
+        if any(layer.trainable_variables for layer in layers):
+            break
+        names.append(name)
+    return tuple(names)
+
+
+def frozen_weights(model, groups):
+    """Returns the weights of some layer groups of the backbone."""
+    found = tower_of(model).backbone.layer_groups()
+    return [weight for name in groups for layer in found[name] for weight in layer.weights]
+
+
+def check_dropout(model, groups):
+    """Raises where the layers of frozen groups run with dropout, so that their output is another each time."""
+    backbone = tower_of(model).backbone
+    rates = (backbone.dropout, backbone.attention_dropout, backbone.embeddings_dropout)
+    found = backbone.layer_groups()
+    noisy = [
+        name
+        for name in groups
+        if any(isinstance(layer, Freezable) and layer.is_training(True) for layer in found[name])
+    ]
+    if noisy and any(rates):
+        remedy = "Call `freezing.freeze(model, groups=..., dropout=False)` on these groups."
+        raise _check.invalid("model", "frozen layer groups without dropout", noisy, remedy)
+
+
+def cut(model):
+    """Cuts a model above its frozen groups.
+
+    Returns:
+        `Cut`.
+
+    Raises:
+        ValueError: if nothing is frozen, nothing trains, or the frozen part runs with dropout.
+    """
+    tower, groups = tower_of(model), frozen_groups(model)
+    if not groups:
+        remedy = "Freeze the lowest layer groups first: `freezing.freeze(model, below=4)`."
+        raise _check.invalid("model", "a model whose layer group 'embeddings' is frozen", model.name, remedy)
+    if not model.trainable_variables:
+        raise _check.invalid("model", "a model with a layer group that trains", model.name)
+    check_dropout(model, groups)
+    is_siamese = tower is not model
+    if is_siamese and model.chunk_size is not None and len(groups) < len(tower.backbone.layer_groups()):
+        remedy = "Freeze the whole backbone, or make the model without `chunk_size`."
+        raise _check.invalid("chunk_size", "None above stored token states", model.chunk_size, remedy)
+    make = _above_vectors if len(groups) == len(tower.backbone.layer_groups()) else _above_tokens
+    below, inputs, outputs, form = make(tower, groups, is_siamese)
+    if is_siamese:
+        towers = model.get_layer("towers").output
+        outputs = Columns(name="columns", dtype="float32")(outputs, next(iter(inputs.values())))
+        if towers is not model.output:
+            outputs = keras.Model(towers, model.output, name="decoding")(outputs)
+    return Cut(groups, below, inputs, outputs, form)
+
+
+def _above_vectors(tower, groups, is_siamese):
+    pooled = tower.get_layer("pooling").output
+    below = keras.Model(tower.input, pooled, name="below")
+    inputs = x = keras.Input((None, pooled.shape[-1]) if is_siamese else pooled.shape[1:], name="vectors")
+    x = Rows(name="rows", dtype="float32")(x) if is_siamese else x
+    top = x if pooled is tower.output else keras.Model(pooled, tower.output, name="top")(x)
+    return below, {"vectors": inputs}, top, "vectors"
+
+
+def _above_tokens(tower, groups, is_siamese):
+    sequence, mask = tower.get_layer("pooling").input
+    below, blocks = tower.backbone.split(len(groups) - 1)
+    states = below.output
+    # Keras weighs a batch by the first dimension of the first input, in the order of names: the mask's.
+    inputs = {
+        "padding_mask": keras.Input((None, None) if is_siamese else (None,), dtype="int32", name="padding_mask"),
+        "token_states": keras.Input(batch_shape=states.shape, dtype=states.dtype, name="token_states"),
+    }
+    rows = inputs["padding_mask"]
+    rows = Rows(name="rows", dtype="int32")(rows) if is_siamese else rows
+    top = keras.Model([sequence, mask], tower.output, name="top")
+    form = "padded" if len(states.shape) == 3 else "packed" if _packing.leaves_padding_out() else "flat"
+    return below, inputs, top([blocks([inputs["token_states"], rows]), rows]), form
+
+
+def key(model, made, sequences, dtype):
+    """Returns a hash of all that stored features depend on: hexadecimal digits."""
+    backbone = tower_of(model).backbone
+    # What says how the layers train, and not what they compute.
+    left_out = ("name", "frozen", "frozen_dropout", "trainable")
+    config = {name: value for name, value in backbone.get_config().items() if name not in left_out}
+    facts = {
+        "config": config,
+        "frozen": made.frozen,
+        "pooling": tower_of(model).pooling if made.form == "vectors" else None,
+        "dtype": dtype,
+        "versions": [tfxfer.__version__, keras.__version__, keras.config.backend()],
+    }
+    digest = hashlib.blake2b(json.dumps(facts, sort_keys=True, default=str).encode(), digest_size=16)
+    digest.update(sequences.digest())
+    for weight in frozen_weights(model, made.frozen):
+        array = np.ascontiguousarray(ops.convert_to_numpy(weight))
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(array.view("uint8").data)
+    return digest.hexdigest()
+
+
+def sums(weights):
+    """Returns the sums of the bits of each weight, eight bytes at a time: quick, and other ones if a weight changes."""
+    found = []
+    for weight in weights:
+        flat = np.ascontiguousarray(ops.convert_to_numpy(weight)).reshape(-1).view("uint8")
+        end = len(flat) - len(flat) % 8
+        found.append((int(flat[:end].view("uint64").sum()), flat[end:].tobytes()))
+    return found

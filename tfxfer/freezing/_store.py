@@ -1,0 +1,175 @@
+"""Where features are kept: arrays in memory or in a folder, found by a hash of all that they are made of."""
+
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+import shutil
+import time
+
+import ml_dtypes
+import numpy as np
+
+from tfxfer import _check
+
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+_PREFIX = "frozen-"
+_PART = ".part"  # of files that are being written
+# Seconds without a write after which a file that was being written counts as left behind by a process that died.
+_DEAD = 3600
+
+
+class Store:
+    """Arrays by key, in memory or in a folder, bounded in bytes.
+
+    Args:
+        folder: string or path, or `None` for memory.
+        max_bytes: int. In memory, of all arrays together; in a folder, of all files that stores have written there:
+            those that were not used for the longest make room for a new one.
+    """
+
+    def __init__(self, folder, max_bytes):
+        self.folder = None if folder is None else pathlib.Path(folder)
+        self.max_bytes = max_bytes
+        self._arrays = {}
+
+    def find(self, key, shape, dtype):
+        """Returns the array of a key, or `None` where there is none that is whole."""
+        if key not in self._arrays and self.folder is not None:
+            array = _read(self.folder, key, shape, dtype)
+            if array is not None:
+                self._arrays[key] = array
+        return self._arrays.get(key)
+
+    def check_room(self, shape, dtype):
+        """Raises where an array of this shape would not fit, before any of it is computed."""
+        needed, used = _size(shape, dtype), sum(array.nbytes for array in self._arrays.values())
+        remedies = {
+            'dtype="float16" (half of float32)': DTYPES[dtype] == np.float32,
+            "a `folder` on disk": self.folder is None,
+            "a larger `max_bytes`": True,
+            "fewer rows": True,
+        }
+        remedy = f"Give {', or '.join(name for name, helps in remedies.items() if helps)}."
+        if used + needed > self.max_bytes:
+            held = f", beside {used:,} in use" if used else ""
+            expected = (
+                f"at least {used + needed:,} bytes: {shape[0]:,} vectors of {shape[1]:,} x {dtype} take {needed:,}"
+            )
+            raise _check.invalid("max_bytes", expected + held, self.max_bytes, remedy)
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free + sum(_sizes(self.folder, self._arrays).values())
+        if needed > free:
+            raise _check.invalid("folder", f"one with {needed:,} bytes of room, not {free:,}", str(self.folder), remedy)
+
+    def fill(self, key, shape, dtype, parts):
+        """Returns the array that `parts`, an iterator of arrays, give one after another, and keeps it."""
+        kind = DTYPES[dtype]
+        if self.folder is None:
+            array, start = np.empty(shape, kind), 0
+            for part in parts:
+                array[start : start + len(part)] = _cast(part, dtype)
+                start += len(part)
+        else:
+            _make_room(self.folder, _size(shape, dtype), self.max_bytes, self._arrays)
+            with _replacing(_data(self.folder, key)) as file:
+                for part in parts:
+                    file.write(_cast(part, dtype).tobytes())
+            # Written last: a key without it is not whole.
+            with _replacing(_facts(self.folder, key)) as file:
+                file.write(json.dumps(_expected(key, shape, dtype), indent=2).encode())
+            array = _read(self.folder, key, shape, dtype)
+        self._arrays[key] = array
+        return array
+
+
+def _cast(part, dtype):
+    with np.errstate(over="ignore"):
+        made = part.astype(DTYPES[dtype])
+    if dtype == "float16" and np.isinf(made).any():
+        largest = float(np.abs(part.astype("float32")).max())
+        raise _check.invalid("dtype", f"one that holds values up to {largest:.3g}", dtype, 'Pass dtype="bfloat16".')
+    return made
+
+
+def _size(shape, dtype):
+    return int(np.prod(shape)) * np.dtype(DTYPES[dtype]).itemsize
+
+
+def _data(folder, key):
+    return folder / f"{_PREFIX}{key}.bin"
+
+
+def _facts(folder, key):
+    return folder / f"{_PREFIX}{key}.json"
+
+
+def _expected(key, shape, dtype):
+    return {"key": key, "shape": list(shape), "dtype": dtype, "bytes": _size(shape, dtype)}
+
+
+def _read(folder, key, shape, dtype):
+    """Returns the array of a key out of its file, or `None` where it is missing or not whole."""
+    data, facts = _data(folder, key), _facts(folder, key)
+    try:
+        is_whole = json.loads(facts.read_text()) == _expected(key, shape, dtype)
+        is_whole = is_whole and data.stat().st_size == _size(shape, dtype)
+    except (OSError, ValueError):
+        return None
+    if not is_whole:
+        return None
+    with contextlib.suppress(OSError):  # a folder that may only be read
+        os.utime(facts)
+    if not _size(shape, dtype):
+        return np.zeros(shape, DTYPES[dtype])
+    return np.memmap(data, DTYPES[dtype], "r", shape=tuple(shape))
+
+
+@contextlib.contextmanager
+def _replacing(path):
+    """A file to write that takes the place of `path` once it is whole and on the disk."""
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_PART}")
+    try:
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _sizes(folder, kept):
+    """Bytes by key of what is in a folder, without the keys in `kept`."""
+    found = {}
+    for path in folder.glob(f"{_PREFIX}*"):
+        key = path.name.removeprefix(_PREFIX).partition(".")[0]
+        if key not in kept:
+            with contextlib.suppress(FileNotFoundError):
+                found[key] = found.get(key, 0) + path.stat().st_size
+    return found
+
+
+def _make_room(folder, needed, max_bytes, kept):
+    """Removes files left behind, and the arrays that were not used for the longest, until `needed` bytes fit."""
+    for path in folder.glob(f"{_PREFIX}*{_PART}"):
+        if time.time() - path.stat().st_mtime > _DEAD:
+            path.unlink(missing_ok=True)
+    sizes = _sizes(folder, kept)
+    used = needed + sum(array.nbytes for array in kept.values()) + sum(sizes.values())
+    free = shutil.disk_usage(folder).free
+
+    def last_use(key):
+        facts = _facts(folder, key)
+        return facts.stat().st_mtime if facts.exists() else 0.0
+
+    for key in sorted(sizes, key=last_use):
+        if used <= max_bytes and needed <= free:
+            return
+        # The facts first: what is left is then not whole.
+        for path in (_facts(folder, key), _data(folder, key)):
+            path.unlink(missing_ok=True)
+        used, free = used - sizes[key], shutil.disk_usage(folder).free
