@@ -9,6 +9,7 @@ from tfxfer.callbacks._evaluate import (
     EvaluateSimilarity,
     EvaluateTriplets,
 )
+from tfxfer.callbacks._projector import Projector
 from tfxfer.callbacks._rate_range import LearningRateRange
 from tfxfer.callbacks._resume import Resume
 from tfxfer.callbacks._unfreezing import GradualUnfreezing
@@ -24,6 +25,7 @@ __all__ = [
     "EvaluateTriplets",
     "GradualUnfreezing",
     "LearningRateRange",
+    "Projector",
     "Resume",
     "WarmupCosine",
 ]

@@ -12,6 +12,7 @@ tx.evaluation.similarity(small, test)
 """
 
 from tfxfer._neighbours import SIMILARITIES
+from tfxfer.evaluation._calibration import calibration_scores
 from tfxfer.evaluation._classification import classification, classification_scores
 from tfxfer.evaluation._pairs import (
     pair_classification,
@@ -19,16 +20,22 @@ from tfxfer.evaluation._pairs import (
     similarity,
     similarity_scores,
 )
+from tfxfer.evaluation._report import report, report_scores
 from tfxfer.evaluation._reranking import reranking, reranking_scores
 from tfxfer.evaluation._retrieval import retrieval, retrieval_scores
+from tfxfer.evaluation._tensorboard import projector
 from tfxfer.evaluation._triplets import triplet_scores, triplets
 
 __all__ = [
     "SIMILARITIES",
+    "calibration_scores",
     "classification",
     "classification_scores",
     "pair_classification",
     "pair_classification_scores",
+    "projector",
+    "report",
+    "report_scores",
     "reranking",
     "reranking_scores",
     "retrieval",

@@ -56,7 +56,7 @@ def similarity(embedder, texts, scores=None, *, similarity="cosine", batch_size=
     measures = _measures.names(similarity)
     columns, scores = graded_pairs(texts, scores)
     paired = _measures.pair_similarities(embedder, columns, measures, batch_size, progress)
-    return {**_measures.named(lambda name: _correlations(paired(name), scores), measures), "rows": len(scores)}
+    return {**_measures.named(lambda name: correlations(paired(name), scores), measures), "rows": len(scores)}
 
 
 def similarity_scores(first, second, scores, *, similarity="cosine"):
@@ -86,8 +86,8 @@ def similarity_scores(first, second, scores, *, similarity="cosine"):
     """
     measures = _measures.names(similarity)
     first, second = _measures.vectors("first", first, second)
-    scores = _graded(scores, len(first))
-    found = _measures.named(lambda name: _correlations(_neighbours.paired(first, second, name), scores), measures)
+    scores = graded(scores, len(first))
+    found = _measures.named(lambda name: correlations(_neighbours.paired(first, second, name), scores), measures)
     return {**found, "rows": len(scores)}
 
 
@@ -98,10 +98,11 @@ def graded_pairs(texts, scores=None):
         raise _check.invalid("texts", "two texts a row", len(columns))
     if scores is None and y is None:
         raise _check.invalid("scores", f"{len(columns[0])} numbers, one for each pair", scores)
-    return columns, _graded(y if scores is None else scores, len(columns[0]))
+    return columns, graded(y if scores is None else scores, len(columns[0]))
 
 
-def _graded(scores, rows):
+def graded(scores, rows):
+    """Returns scores as floats; raises where they are not one a row or no correlation is defined."""
     scores = np.asarray(scores, "float64").reshape(-1)
     if len(scores) != rows:
         raise _check.invalid("scores", f"{rows} numbers, one for each pair", scores.shape)
@@ -111,7 +112,8 @@ def _graded(scores, rows):
     return scores
 
 
-def _correlations(similarities, scores):
+def correlations(similarities, scores):
+    """Returns the dict of Spearman's and Pearson's correlation of two arrays."""
     # Rounding alone must not rank what a model that has collapsed says about its pairs.
     if np.ptp(similarities) <= 1e-12 * max(1.0, np.abs(similarities).max()):
         return {"spearman": 0.0, "pearson": 0.0}

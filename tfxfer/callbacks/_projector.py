@@ -1,0 +1,71 @@
+"""Points for TensorBoard's projector during training."""
+
+import os
+import pathlib
+
+import keras
+
+from tfxfer import _check, _texts, evaluation
+from tfxfer.evaluation import _tensorboard
+
+
+class Projector(keras.callbacks.Callback):
+    """Writes the vectors of some texts for TensorBoard's projector: `evaluation.projector` as training goes on.
+
+    Before the first epoch and after each the vectors are written under a name of their own, `start`, `epoch_001`,
+    `epoch_002`..., so that one can see how the points move. `tensorboard --logdir folder` shows them; beside
+    `keras.callbacks.TensorBoard(folder)` they stand in one place with the curves. (What that callback has for the
+    projector shows the rows of an `Embedding` layer, and no layer inside another model.)
+
+    Args:
+        folder: string or path. Made if need be.
+        texts: list of strings. Some hundreds to some thousands: all are encoded and written each time.
+        labels: as in `evaluation.projector`.
+        every: int. Writes after every so many epochs; the last epoch's vectors are written in any case.
+        model: what encodes, where it is not what is trained, but a part of it.
+        batch_size: int. Texts computed at a time.
+
+    Raises:
+        ValueError: at once for texts and labels that do not fit; when `fit` starts, for a model that does not encode.
+
+    Example:
+
+    ```python
+    model.fit(train, epochs=3, callbacks=[tx.callbacks.Projector("logs/faq", questions, topics)])
+    ```
+    """
+
+    def __init__(self, folder, texts, labels=None, *, every=1, model=None, batch_size=32):
+        super().__init__()
+        if not isinstance(folder, (str, os.PathLike)) or not str(folder):
+            raise _check.invalid("folder", "the path of a folder", folder)
+        self._folder = pathlib.Path(folder)
+        _tensorboard.point_columns(texts, labels)
+        self._points = (texts, labels)
+        self._every = _check.integer("every", every)
+        self._batch_size = _check.integer("batch_size", batch_size)
+        self._encoder = model
+
+    def set_model(self, model):
+        super().set_model(model)
+        subject = self._subject()
+        if _texts.embedder_of(subject) is None:
+            remedy = "Where the embedder is a part of what is trained: `model=embedder`."
+            raise _check.invalid("model", "a `models.Siamese` or `models.TextEmbedder`", subject, remedy)
+
+    def _subject(self):
+        trained = self.model  # on JAX, reading this brings the weights up to date, those of a part as well
+        return trained if self._encoder is None else self._encoder
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 0:
+            self._write("start")
+
+    def on_epoch_end(self, epoch, logs=None):
+        done = epoch + 1
+        if done % self._every == 0 or done == self.params["epochs"] or self.model.stop_training:
+            self._write(f"epoch_{done:03}")
+
+    def _write(self, name):
+        options = {"name": name, "batch_size": self._batch_size, "progress": False}
+        evaluation.projector(self._folder, self._subject(), *self._points, **options)

@@ -1,0 +1,71 @@
+"""Whether probabilities mean what they say."""
+
+import numpy as np
+
+from tfxfer import _check
+
+
+def calibration_scores(y_true, probabilities, *, bins=15):
+    """Compares how sure a classifier is with how often it is right.
+
+    Rows are put into bins of equal width by their confidence, the probability of the class that is given; with several
+    labels a row, every decision by the probability of its label. In each bin the mean confidence stands against the
+    share that is right (with several labels: of labels that are there):
+
+        ece = sum over bins of (rows in bin / rows) * |right - confidence|
+
+    Args:
+        y_true: int array `(rows,)` of indices, or `(rows, classes)` of 0 and 1 where a row may have several labels.
+        probabilities: float array `(rows, classes)` in `[0, 1]`.
+        bins: int. Their number; 15 as in the paper.
+
+    Returns:
+        A dict: `ece`, the expected calibration error, and `mce`, the largest difference of a bin, both in `[0, 1]`;
+        `confidence` and `right`, the means over all rows; `rows`; `bins`, a list of dicts: `lower`, `upper` (the bin
+        is `(lower, upper]`, the first one with 0), `rows`, `confidence`, `right` (`None` in an empty bin).
+
+    Raises:
+        ValueError: for no rows, shapes that do not fit, or numbers that are no probabilities.
+
+    Example:
+
+    >>> found = calibration_scores([0, 1, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.1, 0.9]], bins=2)
+    >>> round(found["ece"], 3), found["confidence"], found["right"]
+    (0.125, 0.875, 0.75)
+
+    Reference: Guo et al., 2017, https://arxiv.org/abs/1706.04599.
+    """
+    y_true, probabilities = np.asarray(y_true), np.asarray(probabilities, "float64")
+    count = _check.integer("bins", bins)
+    if probabilities.ndim != 2 or not len(probabilities):
+        raise _check.invalid("probabilities", "an array (rows, classes), at least one row", probabilities.shape)
+    if not (np.isfinite(probabilities).all() and 0 <= probabilities.min() and probabilities.max() <= 1 + 1e-6):
+        raise _check.invalid("probabilities", "numbers in [0, 1]", probabilities, "Logits go through a softmax first.")
+    if y_true.shape not in (probabilities.shape[:1], probabilities.shape):
+        expected = f"of shape {probabilities.shape[:1]} or {probabilities.shape}, as `probabilities` has rows"
+        raise _check.invalid("y_true", expected, y_true.shape)
+    if y_true.ndim == 2:
+        confidence, right = probabilities.ravel(), y_true.ravel().astype("float64")
+    else:
+        confidence, right = probabilities.max(axis=1), (probabilities.argmax(axis=1) == y_true).astype("float64")
+    edges = np.linspace(0, 1, count + 1)
+    # A confidence that is just an edge belongs to the bin below, whatever the rounding of the edges.
+    place = np.clip(np.searchsorted(edges[1:-1], confidence, side="left"), 0, count - 1)
+    found, ece, mce = [], 0.0, 0.0
+    for k in range(count):
+        inside = place == k
+        rows = int(inside.sum())
+        each = {"lower": float(edges[k]), "upper": float(edges[k + 1]), "rows": rows, "confidence": None, "right": None}
+        if rows:
+            sure, often = float(confidence[inside].mean()), float(right[inside].mean())
+            each.update(confidence=sure, right=often)
+            ece, mce = ece + abs(sure - often) * rows / len(confidence), max(mce, abs(sure - often))
+        found.append(each)
+    return {
+        "ece": float(ece),
+        "mce": float(mce),
+        "confidence": float(confidence.mean()),
+        "right": float(right.mean()),
+        "rows": len(confidence),
+        "bins": found,
+    }

@@ -1,0 +1,238 @@
+"""Pictures of a run, through matplotlib: without its `pyplot`, so without windows and global state."""
+
+import math
+import warnings
+
+import numpy as np
+
+# Above this many classes the numbers in a confusion matrix cannot be read; above the next, not even its labels.
+_NUMBERED, _WHOLE = 20, 100
+_LONG, _SHORT = 40, 28
+_COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2")
+
+
+def make(width, height):
+    """Returns an empty figure of a size in inches.
+
+    Raises:
+        ImportError: without matplotlib; it names the package.
+    """
+    try:
+        from matplotlib import figure
+    except ImportError as error:
+        message = "Pictures need the package matplotlib: `pip install matplotlib`, or the extra `plot`."
+        raise ImportError(message) from error
+    return figure.Figure(figsize=(width, height))
+
+
+def save(drawing, path):
+    """Writes a figure as PNG."""
+    with warnings.catch_warnings():
+        # Labels may be in any script; what the font lacks is drawn as a box.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support .* natively")
+        drawing.savefig(path, dpi=100, bbox_inches="tight", facecolor="white")
+
+
+def short(label, longest=_SHORT):
+    """Returns a label on one line and cut in its middle, where labels that begin alike still differ."""
+    label = " ".join(str(label).split())
+    if len(label) <= longest:
+        return label
+    return f"{label[: longest // 2]}…{label[-(longest // 2 - 1) :]}"
+
+
+def curves(history):
+    """Draws each value of a history over the epochs, a metric and its `val_` together.
+
+    Args:
+        history: dict of name to list of numbers.
+
+    Returns:
+        A figure.
+    """
+    metrics = list(dict.fromkeys(name.removeprefix("val_") for name in history))
+    columns = min(3, len(metrics))
+    rows = math.ceil(len(metrics) / columns)
+    longest = max(map(len, history.values()))
+    drawing = make(4.6 * columns, 3.2 * rows)
+    for k, metric in enumerate(metrics):
+        axes = drawing.add_subplot(rows, columns, k + 1)
+        for name, colour, label in ((metric, _COLOURS[0], "training"), (f"val_{metric}", _COLOURS[1], "validation")):
+            if name not in history:
+                continue
+            values = np.asarray(history[name], "float64")
+            epochs = np.arange(1, len(values) + 1)
+            marker = "o" if len(values) <= 30 else None
+            axes.plot(epochs, values, color=colour, marker=marker, markersize=4, label=label)
+        axes.set_title(metric, fontsize=11, parse_math=False)
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        margin = 0.04 * longest if longest > 1 else 0.5
+        axes.set_xlim(1 - margin, longest + margin)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    drawing.tight_layout()
+    return drawing
+
+
+def confusion(matrix, labels):
+    """Draws a confusion matrix, each row (a true class) as shares of its rows.
+
+    With more than 100 classes only the 50 with the most errors, as true or as predicted class, are drawn.
+
+    Args:
+        matrix: int array `(classes, classes)`: truth, prediction.
+        labels: the class names.
+
+    Returns:
+        A figure.
+    """
+    matrix, title = np.asarray(matrix), "Confusion"
+    if len(labels) > _WHOLE:
+        off = matrix - np.diag(np.diag(matrix))
+        kept = np.sort(np.argsort(-(off.sum(axis=0) + off.sum(axis=1)), kind="stable")[: _WHOLE // 2])
+        title = f"Confusion: the {len(kept)} of {len(labels)} classes with the most errors"
+        totals, matrix, labels = matrix.sum(axis=1)[kept], matrix[np.ix_(kept, kept)], [labels[k] for k in kept]
+    else:
+        totals = matrix.sum(axis=1)
+    count = len(labels)
+    cell = 0.55 if count <= _NUMBERED else max(0.2, 11 / count)
+    size = max(2.6, cell * count)
+    drawing = make(size + 1.2, size)
+    axes = drawing.add_subplot()
+    shares = matrix / np.maximum(totals, 1)[:, None]
+    # By the root, so that one row in fifty can be told from none.
+    image = axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1, aspect="equal")
+    few = count <= _NUMBERED
+    font = 9 if few else 7
+    names = [short(label, _LONG if few else _SHORT) for label in labels]
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if few else {"rotation": 90}
+    axes.set_xticks(range(count), names, fontsize=font, parse_math=False, **turned)
+    rows = [f"{name} (no rows)" if not total else name for name, total in zip(names, totals, strict=True)]
+    axes.set_yticks(range(count), rows, fontsize=font, parse_math=False)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title)
+    for k in np.flatnonzero(totals == 0):
+        axes.axhspan(k - 0.5, k + 0.5, color="0.9", zorder=2)
+    if few:
+        for i, j in np.argwhere(matrix > 0):
+            colour = "white" if shares[i, j] > 0.4 else "black"
+            axes.text(j, i, f"{matrix[i, j]}", ha="center", va="center", fontsize=8, color=colour)
+    else:
+        # Lines to follow from a cell to its labels.
+        axes.set_xticks(np.arange(-0.5, count), minor=True)
+        axes.set_yticks(np.arange(-0.5, count), minor=True)
+        axes.grid(which="minor", color="0.9", linewidth=0.4)
+        axes.tick_params(which="minor", length=0)
+    bar = drawing.colorbar(image, ax=axes, fraction=0.04, pad=0.02, aspect=30)
+    ticks = [0, 0.02, 0.1, 0.25, 0.5, 0.75, 1]
+    bar.set_ticks(np.sqrt(ticks), labels=[f"{tick:g}" for tick in ticks])
+    bar.set_label("share of the true class")
+    return drawing
+
+
+def per_class(scores):
+    """Draws F1, precision and recall of each label, the worst at the top; the 50 worst where there are more.
+
+    Args:
+        scores: the dict `per_class` of `classification_scores`.
+
+    Returns:
+        A figure.
+    """
+    ordered = sorted(scores.items(), key=lambda item: item[1]["f1"])[: _WHOLE // 2]
+    drawing = make(7, 1.2 + 0.24 * len(ordered))
+    axes = drawing.add_subplot()
+    places = np.arange(len(ordered))
+    axes.barh(places, [values["f1"] for _, values in ordered], color="0.8", label="F1")
+    axes.plot([values["precision"] for _, values in ordered], places, "|", color=_COLOURS[0], ms=10, label="precision")
+    axes.plot([values["recall"] for _, values in ordered], places, "x", color=_COLOURS[3], ms=6, label="recall")
+    names = [f"{short(label)} ({values['support']})" for label, values in ordered]
+    axes.set_yticks(places, names, fontsize=8, parse_math=False)
+    axes.set_ylim(len(ordered) - 0.4, -0.6)
+    axes.set_xlim(0, 1.03)
+    part = "" if len(ordered) == len(scores) else f": the {len(ordered)} worst of {len(scores)}"
+    axes.set_title(f"Labels, with their number of rows{part}", fontsize=11)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.6 / (1.2 + 0.24 * len(ordered))), ncols=3, fontsize=8)
+    return drawing
+
+
+def reliability(calibration):
+    """Draws how often rows of like confidence are right, and how many there are of each confidence.
+
+    Args:
+        calibration: what `calibration_scores` returns.
+
+    Returns:
+        A figure.
+    """
+    bins = [each for each in calibration["bins"] if each["rows"]]
+    width = calibration["bins"][0]["upper"] - calibration["bins"][0]["lower"]
+    centres = np.array([(each["lower"] + each["upper"]) / 2 for each in bins])
+    right = np.array([each["right"] for each in bins])
+    confidence = np.array([each["confidence"] for each in bins])
+    drawing = make(5.2, 6.0)
+    upper, lower = drawing.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1), "hspace": 0.12})
+    upper.bar(centres, right, width, color="#9ecae1", edgecolor="white", label="right")
+    gaps = {"color": _COLOURS[3], "alpha": 0.4, "zorder": 2, "label": "gap to the mean confidence"}
+    upper.bar(centres, np.abs(confidence - right), width * 0.5, bottom=np.minimum(right, confidence), **gaps)
+    upper.plot([0, 1], [0, 1], "--", color="black", linewidth=1, label="calibrated", zorder=3)
+    upper.set_ylim(0, 1)
+    upper.set_ylabel("share that is right")
+    upper.set_title(f"Reliability: expected calibration error {calibration['ece']:.3f}", fontsize=11)
+    upper.legend(loc="upper left", fontsize=8)
+    lower.bar(centres, [each["rows"] for each in bins], width, color="0.75", edgecolor="white")
+    lines = {"confidence": (_COLOURS[1], "-"), "right": (_COLOURS[0], "--")}
+    for name, (colour, style) in lines.items():
+        label = f"mean {name}: {calibration[name]:.3f}"
+        lower.axvline(calibration[name], color=colour, linestyle=style, linewidth=1.8, label=label)
+    lower.set_xlim(0, 1)
+    lower.set_xlabel("confidence")
+    lower.set_ylabel("rows")
+    lower.legend(loc="upper center", bbox_to_anchor=(0.5, -0.45), ncols=2, fontsize=8)
+    return drawing
+
+
+def similarities(values, groups, *, name, threshold=None):
+    """Draws the values of several groups of pairs as histograms on one scale, one below the other.
+
+    Args:
+        values: float array `(rows,)`.
+        groups: dict of group name to bool array `(rows,)`, from the first (at the bottom) to the last (at the top).
+        name: string. What the values are.
+        threshold: float to mark, or `None`.
+
+    Returns:
+        A figure.
+    """
+    values = np.asarray(values, "float64")
+    low, high = float(values.min()), float(values.max())
+    if high - low <= 1e-9 * max(1.0, abs(high)):
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, 41)
+    drawing = make(7, 0.9 + 1.25 * len(groups))
+    grid = {"hspace": 0.45}
+    stacked = drawing.subplots(len(groups), 1, sharex=True, squeeze=False, gridspec_kw=grid)[::-1, 0]
+    for k, (axes, (group, inside)) in enumerate(zip(stacked, groups.items(), strict=True)):
+        rows = int(inside.sum())
+        label = f"{group}: {rows} rows"
+        if rows:
+            mean = float(values[inside].mean())
+            weights = np.full(rows, 100 / rows)
+            axes.hist(values[inside], edges, weights=weights, color=_COLOURS[k % len(_COLOURS)], alpha=0.8)
+            axes.axvline(mean, color="black", linewidth=1)
+            label += f", mean {mean:.3f}"
+        else:
+            axes.set_ylim(0, 1)
+        axes.set_title(label, loc="left", fontsize=9, pad=3, parse_math=False)
+        if threshold is not None:
+            axes.axvline(threshold, color="black", linestyle="--", linewidth=1)
+        axes.grid(axis="x", alpha=0.3)
+        axes.tick_params(labelsize=8)
+    stacked[0].set_xlim(low, high)
+    marked = "" if threshold is None else f"; dashed: threshold {threshold:.3f}"
+    stacked[0].set_xlabel(f"{name} (lines: means{marked})", fontsize=9, parse_math=False)
+    drawing.supylabel("% of the rows", fontsize=9, x=0.04)
+    return drawing

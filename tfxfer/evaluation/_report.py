@@ -1,0 +1,312 @@
+"""A folder that shows what came out of a run."""
+
+import json
+import math
+import numbers
+import pathlib
+
+import numpy as np
+
+from tfxfer import _check, _neighbours, _texts
+from tfxfer.evaluation import _pairs, _plots, _tensorboard
+from tfxfer.evaluation._calibration import calibration_scores
+from tfxfer.evaluation._classification import _check_labels, classification_scores
+
+METRICS_FILE, INDEX_FILE, TENSORBOARD = "metrics.json", "README.md", "tensorboard"
+_OWN = ("history", "classification", "calibration", "pair_classification", "similarity")
+_CONFUSIONS = 15  # of the largest ones, listed
+_BANDS = 5
+# Of several scores, those that stand in the index.
+_MAIN = ("accuracy", "macro_f1", "micro_f1", "ece", "spearman", "pearson", "average_precision", "f1", "mcc", "rows")
+
+
+def report(
+    folder,
+    model=None,
+    texts=None,
+    y=None,
+    *,
+    history=None,
+    scores=None,
+    similarity="cosine",
+    batch_size=32,
+    progress=None,
+    tensorboard=False,
+):
+    """Writes what came out of a run into a folder: scores, pictures, and a page that shows them.
+
+    | file | of what | what it shows |
+    |---|---|---|
+    | `README.md` | | the main scores and all pictures |
+    | `metrics.json` | | all scores; a number that is not finite is `null` |
+    | `curves.png` | `history` | each value over the epochs |
+    | `confusion.png` | a classifier | what is taken for what, each class by its own rows |
+    | `per_class.png` | a classifier of several labels a text | precision, recall and F1 of each label |
+    | `reliability.png` | a classifier | how often rows of like confidence are right; see `calibration_scores` |
+    | `similarity.png` | a model of pairs, a regressor | similarities, or predictions, by label or band of scores |
+    | `tensorboard/` | with `tensorboard=True` | the history, the pictures, and an embedder's texts in the projector |
+
+    Files of these names are written over.
+
+    Args:
+        folder: string or path. Made if need be.
+        model: what is evaluated on `texts`: a `models.TextClassifier` or `models.SiameseClassifier`; a
+            `models.TextEmbedder` or `models.Siamese` (or anything with `encode`) on pairs with a score, or with 0 and
+            1; a `models.TextRegressor` on texts or pairs with a score. By default none: history and scores alone.
+        texts: what `data.labelled`, `data.pairs` or `data.regression` made, or a list (or a tuple of columns) of
+            strings.
+        y: targets of a list of strings.
+        history: what `fit` returned, or a dict of name to list of numbers.
+        scores: dict of further results for `metrics.json`, such as `{"search": evaluation.retrieval(...)}`.
+        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`, for an embedder.
+        batch_size: int. Texts computed at a time.
+        progress: bool. Whether to show a progress bar; by default on long work.
+        tensorboard: bool. Whether to write files for TensorBoard.
+
+    Returns:
+        The dict in `metrics.json`: `history`, `classification` and `calibration`, `pair_classification` or
+        `similarity`, and those of `scores`.
+
+    Raises:
+        ValueError: if there is nothing to report, or for texts and targets that the model's evaluation does not take.
+        ImportError: without matplotlib, or without tensorboard where it is asked for; before anything is computed.
+
+    Example:
+
+    ```python
+    history = model.fit(train, epochs=3)
+    tx.evaluation.report("runs/banking", model, test, history=history)["classification"]["accuracy"]
+    ```
+
+    Reference: of the reliability diagram: Guo et al., 2017, https://arxiv.org/abs/1706.04599.
+    """
+    if model is None:
+        if texts is not None or y is not None:
+            raise _check.invalid("model", "a model for the texts", model, "For predictions: `report_scores`.")
+        return report_scores(folder, history=history, scores=scores, tensorboard=tensorboard)
+    if texts is None:
+        raise _check.invalid("texts", "rows to evaluate the model on", texts)
+    _require(tensorboard)
+    y, predicted, options, points = _predictions(model, texts, y, similarity, batch_size, progress)
+    options.update(history=history, scores=scores, tensorboard=tensorboard)
+    found = report_scores(folder, y, predicted, **options)
+    if tensorboard and points is not None:
+        _tensorboard.projector(pathlib.Path(folder) / TENSORBOARD, *points)
+    return found
+
+
+def _predictions(model, texts, y, similarity, batch_size, progress):
+    """Returns targets, predictions, what `report_scores` has to know of them, and vectors with their texts."""
+    verbose = "auto" if progress is None else int(bool(progress))
+    if hasattr(model, "classify"):
+        if y is None:
+            _check_labels(texts, model.labels)
+            texts, y = _texts.columns(texts)
+        y = model._encode_raw_targets(y)
+        found = model.classify(texts, batch_size=batch_size, verbose=verbose).probabilities
+        return y, found, {"labels": model.labels}, None
+    if _texts.embedder_of(model) is not None:
+        _check.one_of("similarity", similarity, _neighbours.SIMILARITIES)
+        columns, y = _pairs.graded_pairs(texts, y)
+        unique = list(dict.fromkeys(text for column in columns for text in column))
+        vectors = _texts.encode(model, unique, batch_size=batch_size, progress=progress)
+        place = {text: i for i, text in enumerate(unique)}
+        first, second = (vectors[[place[text] for text in column]] for column in columns)
+        found = _neighbours.paired(first, second, similarity)
+        return y, found, {"name": f"{similarity} similarity"}, (vectors, unique)
+    if not hasattr(model, "predict"):
+        raise _check.invalid("model", "a model of this package, or anything with `encode`", model)
+    if y is None:
+        texts, y = _texts.columns(texts)
+    return y, model.predict(texts, batch_size=batch_size, verbose=verbose), {"name": "prediction"}, None
+
+
+def report_scores(
+    folder,
+    y_true=None,
+    predicted=None,
+    *,
+    labels=None,
+    name="similarity",
+    history=None,
+    scores=None,
+    tensorboard=False,
+):
+    """Writes the report of predictions that are there already.
+
+    Args:
+        folder: string or path.
+        y_true: with `labels`: int array `(rows,)` of indices, or `(rows, classes)` of 0 and 1. Without: float array
+            `(rows,)`: 0 and 1 for pairs that belong together or not, or scores.
+        predicted: float array: probabilities `(rows, classes)`, or similarities or predictions `(rows,)`.
+        labels: the class names, in the order of the columns.
+        name: string. What the values of `predicted` are, where they are no probabilities.
+        history: as in `report`.
+        scores: as in `report`.
+        tensorboard: as in `report`.
+
+    Returns:
+        As `report`.
+
+    Raises:
+        ValueError: as `classification_scores`, `pair_classification_scores` or `similarity_scores`; and if there is
+            nothing to report.
+        ImportError: as `report`.
+
+    Example:
+
+    ```python
+    probabilities = model.classify(texts).probabilities
+    tx.evaluation.report_scores("runs/banking", y_true, probabilities, labels=model.labels)
+    ```
+    """
+    _require(tensorboard)
+    history = _history(history)
+    for key in scores or ():
+        if key in _OWN:
+            raise _check.invalid("scores", f"other names than {', '.join(map(repr, _OWN))}", key)
+    if (y_true is None) != (predicted is None):
+        raise _check.invalid("predicted", "predictions and their targets, or neither", predicted)
+    if y_true is None and not history and not scores:
+        raise _check.invalid("history", "something to report: a history, scores, or a model and texts", history)
+    metrics, drawings = {"history": history} if history else {}, {}
+    if history:
+        drawings["curves"] = _plots.curves(history)
+    if labels is not None:
+        _report_classes(metrics, drawings, y_true, predicted, list(labels))
+    elif y_true is not None:
+        _report_pairs(metrics, drawings, y_true, predicted, name)
+    metrics.update(scores or {})
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = _strict(metrics)
+    text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
+    for file, drawing in drawings.items():
+        _plots.save(drawing, folder / f"{file}.png")
+    (folder / INDEX_FILE).write_text(_index(metrics, drawings), encoding="utf-8")
+    if tensorboard:
+        pictures = [folder / f"{file}.png" for file in drawings]
+        _tensorboard.write_events(folder / TENSORBOARD, history, pictures)
+    return metrics
+
+
+def _require(tensorboard):
+    _plots.make(1, 1)
+    if tensorboard:
+        _tensorboard.require_tensorboard()
+
+
+def _history(history):
+    """Returns a dict of name to list of floats."""
+    history = getattr(history, "history", history)
+    if history is None:
+        return {}
+    _check.instance("history", history, dict, "what `fit` returned, or a dict of name to list of numbers")
+    found = {}
+    for name, values in history.items():
+        values = np.asarray(values, "float64")
+        if values.ndim != 1:
+            raise _check.invalid("history", f"a list of numbers for {name!r}", values)
+        if len(values):
+            found[str(name)] = values.tolist()
+    return found
+
+
+def _report_classes(metrics, drawings, y_true, probabilities, labels):
+    metrics["classification"] = scores = classification_scores(y_true, probabilities, labels)
+    metrics["calibration"] = calibration_scores(y_true, probabilities)
+    if np.asarray(y_true).ndim == 1:
+        drawings["confusion"] = _plots.confusion(scores["confusion"], labels)
+    else:
+        drawings["per_class"] = _plots.per_class(scores["per_class"])
+    drawings["reliability"] = _plots.reliability(metrics["calibration"])
+
+
+def _report_pairs(metrics, drawings, y_true, predicted, name):
+    predicted = np.asarray(predicted, "float64")
+    if predicted.ndim == 2 and predicted.shape[1] == 1:
+        predicted = predicted[:, 0]
+    if predicted.ndim != 1 or not np.isfinite(predicted).all():
+        raise _check.invalid("predicted", "one finite number for each row", predicted)
+    y_true = _pairs.graded(y_true, len(predicted))
+    threshold = None
+    if np.isin(y_true, (0, 1)).all():
+        metrics["pair_classification"] = scores = _pairs.pair_classification_scores(y_true, predicted)
+        threshold = scores["f1_threshold"]
+        groups = {"label 0": y_true == 0, "label 1": y_true == 1}
+    else:
+        metrics["similarity"] = {**_pairs.correlations(predicted, y_true), "rows": len(y_true)}
+        groups = _bands(y_true)
+    drawings["similarity"] = _plots.similarities(predicted, groups, name=name, threshold=threshold)
+
+
+def _bands(y):
+    """Returns the rows of each score, or of each of some bands of scores where there are many."""
+    found = np.unique(y)
+    if len(found) <= _BANDS + 1:
+        return {f"score {value:g}": y == value for value in found}
+    edges = np.linspace(y.min(), y.max(), _BANDS + 1)
+    place = np.clip(np.searchsorted(edges, y, side="right") - 1, 0, _BANDS - 1)
+    digits = 1 - math.floor(math.log10(float(np.ptp(y))))
+    shown = [f"{round(float(edge), digits):g}" for edge in edges]
+    return {f"score {shown[k]} to {shown[k + 1]}": place == k for k in range(_BANDS)}
+
+
+def _strict(value):
+    """Returns a value as strict JSON has it: numpy's numbers as Python's, what is not finite as `None`."""
+    if isinstance(value, dict):
+        return {str(key): _strict(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(each) for each in value]
+    if isinstance(value, np.ndarray):
+        return _strict(value.tolist())
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value) if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str) else str(value)
+
+
+# === The page ===
+
+
+def _index(metrics, drawings):
+    lines = ["# Report", ""]
+    rows = [
+        (part, key, metrics[part][key]) for part in _OWN[1:] if part in metrics for key in _MAIN if key in metrics[part]
+    ]
+    for part, scores in metrics.items():
+        if part not in _OWN and isinstance(scores, dict):
+            rows += [(part, key, value) for key, value in scores.items() if isinstance(value, (int, float))]
+    if rows:
+        lines += ["| | score | value |", "|---|---|---|"]
+        lines += [f"| {_cell(part)} | {_cell(key)} | {_number(value)} |" for part, key, value in rows]
+        lines += ["", f"All scores: [{METRICS_FILE}]({METRICS_FILE}).", ""]
+    for file in drawings:
+        lines += [f"## {file.replace('_', ' ').capitalize()}", "", f"![{file}]({file}.png)", ""]
+        if file == "confusion":
+            lines += _confusions(metrics["classification"])
+    return "\n".join(lines)
+
+
+def _confusions(scores):
+    """Lists the pairs of classes that are most often confused."""
+    matrix, labels = np.array(scores["confusion"]), scores["labels"]
+    np.fill_diagonal(matrix, 0)
+    worst = np.argsort(-matrix.ravel(), kind="stable")[:_CONFUSIONS]
+    pairs = [(*divmod(int(place), len(labels)), int(matrix.flat[place])) for place in worst if matrix.flat[place]]
+    if not pairs:
+        return []
+    lines = ["| true | taken for | rows |", "|---|---|---|"]
+    return [*lines, *(f"| {_cell(labels[i])} | {_cell(labels[j])} | {count} |" for i, j, count in pairs), ""]
+
+
+def _cell(text):
+    return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def _number(value):
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

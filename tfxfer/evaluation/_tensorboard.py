@@ -1,0 +1,146 @@
+"""Files for TensorBoard: points for its projector, values of a history."""
+
+import pathlib
+import re
+
+import numpy as np
+
+from tfxfer import _check, _neighbours, _texts
+
+CONFIG_FILE = "projector_config.pbtxt"
+_LONGEST = 300
+
+
+def projector(folder, model, texts, labels=None, *, name="embeddings", batch_size=32, progress=None):
+    """Writes the vectors of texts for TensorBoard's projector, which shows them as points in space.
+
+    Needs no tensorboard to write; `tensorboard --logdir folder` shows them. Points of several names stand side by side
+    in one folder; one of the same name is written over. `callbacks.Projector` writes them during training.
+
+    Args:
+        folder: string or path. Made if need be.
+        model: `models.TextEmbedder`, `models.Siamese`, or anything with `encode(list of strings) -> (texts, dim)`; or
+            an array `(texts, dim)` of vectors that are there already.
+        texts: list of strings, which are shown with the points: on one line, cut at 300 characters.
+        labels: list of names or numbers, one a text, by which points can be coloured; or a dict of several such lists
+            by their names. By default none.
+        name: string of letters, digits and `_ - .`: what the points are called.
+        batch_size: int. Texts computed at a time.
+        progress: bool. Whether to show a progress bar; by default on long work.
+
+    Returns:
+        The path of the projector's configuration.
+
+    Raises:
+        ValueError: for lists of unequal length, no texts, or another kind of name.
+
+    Example:
+
+    ```python
+    tx.evaluation.projector("logs/banking", embedder, texts, labels)
+    ```
+
+    Reference: Smilkov et al., 2016, https://arxiv.org/abs/1611.05469.
+    """
+    texts, columns = point_columns(texts, labels)
+    _check_name(name)
+    if hasattr(model, "shape"):
+        vectors = _neighbours.matrix("model", model)
+        if len(vectors) != len(texts):
+            raise _check.invalid("model", f"{len(texts)} vectors, one for each text", vectors.shape)
+    else:
+        vectors = _texts.encode(model, texts, batch_size=batch_size, progress=progress)
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # As text, though larger: TensorBoard tries to read any file as text first, and so fails on some binary ones.
+    with open(folder / f"{name}.tsv", "w", encoding="utf-8", newline="\n") as file:
+        for row in np.asarray(vectors, "float64"):
+            file.write("\t".join(f"{value:.6g}" for value in row) + "\n")
+    with open(folder / f"{name}_metadata.tsv", "w", encoding="utf-8", newline="\n") as file:
+        # A file of one column has no header.
+        if len(columns) > 1:
+            file.write("\t".join(map(_field, columns)) + "\n")
+        for row in zip(*columns.values(), strict=True):
+            file.write("\t".join(map(_field, row)) + "\n")
+    return _add(folder / CONFIG_FILE, name)
+
+
+def point_columns(texts, labels=None):
+    """Returns the texts and the columns of what is shown of them; raises where they do not fit."""
+    texts = _texts.strings("texts", texts)
+    named = labels if isinstance(labels, dict) else {} if labels is None else {"label": labels}
+    columns = {"text": texts}
+    for key, column in named.items():
+        column = list(column)
+        if len(column) != len(texts):
+            raise _check.invalid("labels", f"{len(texts)} values, one for each text", len(column))
+        if key == "text":
+            raise _check.invalid("labels", "names other than 'text'", key)
+        columns[key] = column
+    return texts, columns
+
+
+def _check_name(name):
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name, re.ASCII) or name.startswith("."):
+        raise _check.invalid("name", "letters, digits, '_', '-' and '.'", name)
+
+
+def _field(value):
+    """Returns a value as one field of a line: TensorBoard splits at tabs and line ends and skips what is empty."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    shown = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+    return (shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…") or "(empty)"
+
+
+def _add(path, name):
+    """Adds points to a configuration, if they are not there yet."""
+    block = (
+        "embeddings {\n"
+        f'  tensor_name: "{name}"\n'
+        f'  tensor_path: "{name}.tsv"\n'
+        f'  metadata_path: "{name}_metadata.tsv"\n'
+        "}\n"
+    )
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if block not in text:
+        path.write_text(text + ("" if not text or text.endswith("\n") else "\n") + block, encoding="utf-8")
+    return path
+
+
+def require_tensorboard():
+    """Raises an ImportError that names the package, where it is missing."""
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError as error:
+        message = "Event files need the package tensorboard: `pip install tensorboard`, or the extra `tune`."
+        raise ImportError(message) from error
+
+
+def write_events(folder, history, pictures=()):
+    """Writes the values of a history, and pictures, as an event file.
+
+    Args:
+        folder: `pathlib.Path`.
+        history: dict of name to list of numbers, one an epoch.
+        pictures: paths of PNG files.
+
+    Raises:
+        ImportError: without tensorboard.
+    """
+    require_tensorboard()
+    from tensorboard.compat.proto import event_pb2, summary_pb2
+    from tensorboard.summary.writer import event_file_writer
+
+    writer = event_file_writer.EventFileWriter(str(folder))
+    try:
+        for name, values in history.items():
+            for epoch, value in enumerate(values):
+                found = summary_pb2.Summary.Value(tag=name, simple_value=float(value))
+                writer.add_event(event_pb2.Event(step=epoch, summary=summary_pb2.Summary(value=[found])))
+        for path in pictures:
+            image = summary_pb2.Summary.Image(encoded_image_string=path.read_bytes(), colorspace=3)
+            found = summary_pb2.Summary.Value(tag=path.stem, image=image)
+            writer.add_event(event_pb2.Event(step=0, summary=summary_pb2.Summary(value=[found])))
+    finally:
+        writer.close()
