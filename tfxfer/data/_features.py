@@ -101,6 +101,9 @@ def kept_sources(batches):
                 "Make them with `data.batches(..., cache=True)`: rows that change each epoch have no fixed features."
             )
             raise _check.invalid("batches", "batches of rows whose ids are kept", batches, remedy)
+        if not each._packer.is_current:
+            expected = "batches made with the preprocessor as it is now"
+            raise _check.invalid("batches", expected, batches, "Its settings have changed: make the batches anew.")
     return sources
 
 

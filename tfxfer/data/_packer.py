@@ -13,9 +13,19 @@ class Packer:
             remedy = 'Pass `columns="separate"` for towers, or make pairs.'
             raise _check.invalid("columns", f'"separate" for rows of {count} texts', columns, remedy)
         self.preprocessor = preprocessor
+        self._settings = self._current()
         self.count = count
         self.separate = columns == "separate"
         self.multiple = multiple
+
+    def _current(self):
+        names = ("sequence_length", "padding_side", "pad_to_multiple_of", "segment_ids")
+        return [getattr(self.preprocessor, name, None) for name in names]
+
+    @property
+    def is_current(self):
+        """Whether the preprocessor still packs as it did when this was made: pipelines keep what they have traced."""
+        return self._settings == self._current()
 
     def tokenize(self, *row):
         """Rows, batched -> (ids, one ragged tensor a column; lengths that decide the padding; what is not text)."""
