@@ -68,16 +68,16 @@ class _Watcher(keras.callbacks.Callback):
         evaluations = [callback for callback in self._users if isinstance(callback, callbacks.Evaluate)]
         others = [c for c in self._users if not type(c).__module__.startswith(("keras.", "tfxfer."))]
         if self._written is not None and not others and all(callback.keys() for callback in evaluations):
-            self._check([*self._written, *(key for callback in evaluations for key in callback.keys())])
+            self._expect([*self._written, *(key for callback in evaluations for key in callback.keys())])
 
     def on_train_batch_end(self, batch, logs=None):
         self.is_begun = True
 
     def on_epoch_end(self, epoch, logs=None):
         with fatal():
-            self._check(list(logs or {}))
+            self._expect(list(logs or {}))
 
-    def _check(self, written):
+    def _expect(self, written):
         """Raises for an objective that is not among what is written."""
         for name in self._objectives:
             if name not in written:
