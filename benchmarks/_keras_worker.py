@@ -129,14 +129,28 @@ def places_per_real(batches, count):
     return computed / real
 
 
+def above_frozen(model, batches):
+    """The part above the frozen layers, its batches, and what filling the cache took."""
+    short = tx.freezing.AboveFrozen(model, progress=False)
+    start = time.perf_counter()
+    stored = short.cached(batches)
+    facts = {"fill_seconds": round(time.perf_counter() - start, 2), "cache_mib": round(short.cache_bytes / 2**20, 1)}
+    return short, stored, facts
+
+
 def trainer(setup, requests):
     """Runs `fit` in slices."""
     keras.utils.set_random_seed(0)
     model, loss, batches = {"classifier": classifier, "pairs": pairs, "triplets": triplets, "equal": equal}[
         setup["task"]
     ](setup)
+    if setup.get("frozen") is not None:
+        tx.freezing.freeze(model, below=setup["frozen"])
     model.compile(tx.optimizers.AdamW(LEARNING_RATE, weight_decay=0.01), loss=loss)
     facts = {"places_per_real": round(places_per_real(batches, 100), 2)}
+    if setup.get("cached"):
+        model, batches, filled = above_frozen(model, batches)
+        facts.update(filled)
     slices = Slices(requests, setup["batch_size"], setup["warmup"], facts)
     try:
         model.fit(batches, epochs=1000, steps_per_epoch=setup.get("steps"), callbacks=[slices], verbose=0)

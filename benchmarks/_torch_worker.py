@@ -144,6 +144,13 @@ def equal_steps(setup, model, counter):
     return losses_of(), list(model.parameters())
 
 
+def freeze(model, below):
+    """Freezes the embeddings and the blocks below a number; there is a pooler, which nothing here uses."""
+    encoder = model[0].auto_model
+    for part in (encoder.embeddings, *encoder.encoder.layer[:below]):
+        part.requires_grad_(False)
+
+
 def trainer(setup):
     """Answers requests for a number of training steps."""
     torch.manual_seed(0)
@@ -154,7 +161,9 @@ def trainer(setup):
     ]
     counter = Counter(model)
     steps, parameters = make(setup, model, counter)
-    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE)
+    if setup.get("frozen") is not None:
+        freeze(model, setup["frozen"])
+    optimizer = torch.optim.AdamW([each for each in parameters if each.requires_grad], lr=LEARNING_RATE)
 
     def work(request):
         rows = 0

@@ -107,6 +107,11 @@ class AboveFrozen(keras.Model):
         places = {id(variable): place for place, variable in enumerate(self.full_model.variables)}
         return sorted(variables, key=lambda variable: places[id(variable)])
 
+    @property
+    def cache_bytes(self):
+        """The bytes of all features that are kept and in use."""
+        return self._store.used
+
     # === Features ===
 
     def cached(self, batches):

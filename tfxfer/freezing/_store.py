@@ -34,6 +34,11 @@ class Store:
         self.max_bytes = max_bytes
         self._arrays = {}
 
+    @property
+    def used(self):
+        """Bytes of the arrays in use."""
+        return sum(array.nbytes for array in self._arrays.values())
+
     def find(self, key, shape, dtype):
         """Returns the array of a key, or `None` where there is none that is whole."""
         if key not in self._arrays and self.folder is not None:
@@ -44,7 +49,7 @@ class Store:
 
     def check_room(self, shape, dtype):
         """Raises where an array of this shape would not fit, before any of it is computed."""
-        needed, used = _size(shape, dtype), sum(array.nbytes for array in self._arrays.values())
+        needed, used = _size(shape, dtype), self.used
         remedies = {
             'dtype="float16" (half of float32)': DTYPES[dtype] == np.float32,
             "a `folder` on disk": self.folder is None,
