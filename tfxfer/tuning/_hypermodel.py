@@ -8,14 +8,13 @@ import keras
 
 from tfxfer import _check, callbacks, freezing, optimizers
 from tfxfer.tuning import _memory, _presets, _watch
-from tfxfer.tuning._keras_tuner import fatal, keras_tuner
+from tfxfer.tuning._keras_tuner import fatal, import_keras_tuner
 from tfxfer.tuning._rows import Rows
 from tfxfer.tuning._space import Space
 
 _CHANGED = ("shuffle", "validation_split", "batch_size", "validation_batch_size")
 
-
-_Base: Any = keras_tuner().HyperModel
+_Base: Any = import_keras_tuner().HyperModel
 
 
 class HyperModel(_Base):
@@ -38,7 +37,7 @@ class HyperModel(_Base):
         self._batches = dict(_check.instance("batches", batches or {}, dict, "a dict of options of `data.batches`"))
         self._seed = _check.integer("seed", seed, minimum=0, optional=True)
         self._space = Space(self._entries(), space)
-        self._space.declare(keras_tuner().HyperParameters())  # what cannot be is found here, and not in a trial
+        self._space.declare(import_keras_tuner().HyperParameters())  # what cannot be is found here, and not in a trial
         self._train, self._validation = Rows("x"), Rows("validation_data")
         super().__init__(**kwargs)
 
