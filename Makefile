@@ -1,5 +1,6 @@
 # make quickstart   install into .venv and run the main job
-# make test         run the suite; ARGS goes to pytest: make test ARGS="-k losses"
+# make test         run the suite but for its slow tests; ARGS goes to pytest: make test ARGS="-k losses"
+# make test ARGS="-m slow"   run the slow tests
 # make lint         ruff and mypy
 # make bench        the benchmarks; .venv-bench holds the other side
 # JOBS is how many processes the suite is spread over.
@@ -22,7 +23,7 @@ quickstart: $(VENV)/.installed $(VENV)/.weights
 	$(VENV)/bin/python examples/quickstart.py
 
 test: $(VENV)/.installed-test $(VENV)/.weights
-	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
@@ -34,7 +35,10 @@ bench: $(VENV)/.installed-bench $(VENV)/.weights $(BENCH)/.installed
 	$(VENV)/bin/python benchmarks/encode.py --data $(DATA) --torch-python $(BENCH)/bin/python
 	$(VENV)/bin/python benchmarks/train_step.py --data $(DATA) --torch-python $(BENCH)/bin/python
 	$(VENV)/bin/python benchmarks/large_batch.py --data $(DATA) --torch-python $(BENCH)/bin/python
+	$(VENV)/bin/python benchmarks/frozen.py --data $(DATA) --torch-python $(BENCH)/bin/python
 	$(VENV)/bin/python benchmarks/search.py --data $(DATA)
+	$(VENV)/bin/python benchmarks/export.py --data $(DATA)
+	$(VENV)/bin/python benchmarks/tune_memory.py --data $(DATA)
 	$(VENV)/bin/python benchmarks/quality_sts.py --data $(DATA) --torch-python $(BENCH)/bin/python
 
 clean:
