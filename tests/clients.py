@@ -1,0 +1,174 @@
+"""Clients of a model server: plain HTTP, and gRPC by the published stubs; and the contract server as a process."""
+
+import contextlib
+import json
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    classification_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+    regression_pb2,
+)
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# The server as a process, which says at its end what it has imported.
+PROGRAM = """
+import sys
+from tests.contract_server.__main__ import main
+main()
+print(*sys.modules)
+"""
+
+
+def free_ports(count=2):
+    """Ports that nobody listens at."""
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+class Client:
+    """Asks a server for one model.
+
+    Args:
+        port: of gRPC.
+        rest_port: of HTTP.
+        model: name.
+    """
+
+    def __init__(self, port, rest_port, model="model"):
+        self.url, self.model = f"http://localhost:{rest_port}", model
+        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        self._channel = grpc.insecure_channel(f"localhost:{port}", options)
+        self.stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self.models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+
+    def close(self):
+        self._channel.close()
+
+    def of(self, model):
+        """The same connection, another model."""
+        other = object.__new__(Client)
+        other.__dict__.update(self.__dict__, model=model)
+        return other
+
+    def http(self, path, body=None):
+        """Returns status and JSON (or text) of a request by its path; a dict is sent as JSON, bytes as they are."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self.url + path, data), timeout=120) as response:
+                status, content, kind = response.status, response.read(), response.headers["Content-Type"]
+        except urllib.error.HTTPError as error:
+            with error:
+                status, content, kind = error.code, error.read(), error.headers["Content-Type"]
+        # The server writes strings as they are, UTF-8 or not.
+        text = content.decode("utf-8", "surrogateescape")
+        return status, json.loads(text) if kind == "application/json" else text
+
+    def rest(self, body, what=":predict"):
+        """Returns status and JSON of a request to the model."""
+        return self.http(f"/v1/models/{self.model}{what}", body)
+
+    def predict(self, signature="", version=None, **inputs):
+        """Returns the outputs of a Predict call as arrays."""
+        request = predict_pb2.PredictRequest()
+        self._address(request, signature, version)
+        for name, value in inputs.items():
+            request.inputs[name].CopyFrom(proto(value))
+        outputs = self.stub.Predict(request, 120.0).outputs
+        return {name: tf.make_ndarray(value) for name, value in outputs.items()}
+
+    def classify(self, signature, rows):
+        """Returns labels and scores of a Classify call, a list of pairs for each row."""
+        request = classification_pb2.ClassificationRequest()
+        found = self._of_examples(request, self.stub.Classify, signature, rows).result.classifications
+        return [[(each.label, each.score) for each in row.classes] for row in found]
+
+    def regress(self, signature, rows):
+        """Returns the numbers of a Regress call."""
+        request = regression_pb2.RegressionRequest()
+        found = self._of_examples(request, self.stub.Regress, signature, rows).result.regressions
+        return [each.value for each in found]
+
+    def _of_examples(self, request, call, signature, rows):
+        self._address(request, signature)
+        for row in rows:
+            feature = request.input.example_list.examples.add().features.feature
+            for name, text in row.items():
+                feature[name].bytes_list.value.append(text if isinstance(text, bytes) else text.encode())
+        return call(request, 120.0)
+
+    def _address(self, request, signature, version=None):
+        request.model_spec.name, request.model_spec.signature_name = self.model, signature
+        if version is not None:
+            request.model_spec.version.value = version
+
+    def versions(self):
+        """The states of the model's versions by number."""
+        status, found = self.http(f"/v1/models/{self.model}")
+        assert status == 200, found
+        return {int(each["version"]): each["state"] for each in found["model_version_status"]}
+
+    def runs(self):
+        """How often the server has run a graph."""
+        _, text = self.http("/monitoring/prometheus/metrics")
+        return int(
+            next(line for line in text.splitlines() if line.startswith(":tensorflow:core:graph_runs")).split()[1]
+        )
+
+
+def proto(value):
+    """A tensor as a message; strings as bytes, numbers as float32 or int32."""
+    array = np.asarray(value)
+    if array.dtype.kind in "USO":
+        array = np.array(value, object)
+    return tf.make_tensor_proto(array.astype({"f": "float32", "i": "int32"}.get(array.dtype.kind, array.dtype)))
+
+
+@contextlib.contextmanager
+def server_process(*flags, model="model"):
+    """The contract server in a process of its own: yields a client; at the end `client.modules` is what it imported."""
+    port, rest_port = free_ports()
+    command = [sys.executable, "-c", PROGRAM, f"--port={port}", f"--rest_api_port={rest_port}", *flags]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    client = Client(port, rest_port, model)
+    try:
+        wait(lambda: process.poll() is not None or answers(client), 120)
+        assert process.poll() is None, process.stderr.read()[-3000:]
+        client.process = process
+        yield client
+        assert process.poll() is None, process.stderr.read()[-3000:]
+    finally:
+        client.close()
+        process.terminate()
+        output, client.log = process.communicate(timeout=60)
+        client.modules = output.split()
+    assert process.returncode == 0, client.log[-3000:]
+
+
+def answers(client):
+    try:
+        return "AVAILABLE" in client.versions().values()
+    except OSError:
+        return False
+
+
+def wait(condition, seconds=30):
+    """Waits until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)

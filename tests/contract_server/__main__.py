@@ -1,0 +1,108 @@
+"""The command line: the flags of tensorflow_model_server that matter here, by their names."""
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+import time
+
+from . import batching, core, rest, rpc
+from .core import State
+
+LOG = logging.getLogger("contract_server")
+
+
+def boolean(text):
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
+    return text.lower() in ("true", "1")
+
+
+def arguments(given=None):
+    parser = argparse.ArgumentParser(prog="python -m tests.contract_server", description=__doc__)
+    flag = {"type": boolean, "nargs": "?", "const": True}
+    parser.add_argument("--port", type=int, default=8500, help="of gRPC")
+    parser.add_argument("--rest_api_port", type=int, default=0, help="of HTTP; 0 for none")
+    parser.add_argument("--model_name", default="default")
+    parser.add_argument("--model_base_path", default="")
+    parser.add_argument("--model_config_file", default="")
+    parser.add_argument("--model_config_file_poll_wait_seconds", type=float, default=0, help="0 reads it once")
+    parser.add_argument("--file_system_poll_wait_seconds", type=float, default=1, help="here also a fraction")
+    parser.add_argument("--enable_batching", default=False, **flag)
+    parser.add_argument("--batching_parameters_file", default="")
+    parser.add_argument("--enable_model_warmup", default=True, **flag)
+    found = parser.parse_args(given)
+    if not found.model_base_path and not found.model_config_file:
+        parser.error("--model_base_path or --model_config_file is needed")
+    if found.batching_parameters_file and not found.enable_batching:
+        parser.error("--batching_parameters_file without --enable_batching")
+    return found
+
+
+def start(given=None):
+    """Starts what the flags say; returns a function that stops it again.
+
+    Like the stock server it answers once every model has a version; one that fails to load ends it.
+    """
+    found = arguments(given)
+    parameters = None
+    if found.enable_batching:
+        file = found.batching_parameters_file
+        parameters = batching.read(file) if file else batching.Parameters()
+    config = found.model_config_file or core.single(found.model_name, found.model_base_path)
+    served = core.Core(
+        config,
+        parameters,
+        poll_seconds=found.file_system_poll_wait_seconds,
+        config_poll_seconds=found.model_config_file_poll_wait_seconds,
+        warm_up=found.enable_model_warmup,
+    )
+    try:
+        wait_until_available(served)
+        calls = rpc.start(served, found.port)
+        web = rest.start(served, found.rest_api_port) if found.rest_api_port else None
+    except BaseException:
+        served.close()
+        raise
+    LOG.info("a stand-in for TF Serving answers at %s (gRPC) and %s (HTTP)", found.port, found.rest_api_port or None)
+
+    def stop():
+        if web:
+            web.shutdown()
+            web.server_close()
+        calls.stop(grace=5).wait()
+        served.close()
+
+    stop.core = served
+    return stop
+
+
+def wait_until_available(served):
+    while True:
+        waiting = []
+        for model in served.models.values():
+            states = model.states()
+            if not any(state == State.AVAILABLE for state, _ in states.values()):
+                failed = [error for _, error in states.values() if error]
+                if failed:
+                    raise failed[0]
+                waiting.append(model.name)
+        if not waiting:
+            return
+        LOG.warning("no version of %s yet", ", ".join(waiting))
+        time.sleep(1)
+
+
+def main():
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    stop = start()
+    ended.wait()
+    stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Errors with the codes that TensorFlow, gRPC and HTTP share."""
+
+import tensorflow as tf
+
+INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION = 3, 5, 9
+UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 12, 13, 14
+# http_server.cc; what is not named is a 500.
+HTTP = {1: 499, 3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 10: 409, 11: 400, 12: 501, 14: 503, 16: 401}
+
+
+class ServingError(Exception):
+    """An answer that is an error.
+
+    Args:
+        code: int of `google.rpc.Code`.
+        message: string.
+    """
+
+    def __init__(self, code, message):
+        super().__init__(message)
+        self.code, self.message = code, message
+
+
+def invalid(message):
+    return ServingError(INVALID_ARGUMENT, message)
+
+
+def of(error):
+    """Any exception as a `ServingError` of its own, so that several threads may raise it."""
+    if isinstance(error, (ServingError, tf.errors.OpError)):
+        code = error.code if isinstance(error, ServingError) else error.error_code
+        return ServingError(code, error.message)
+    return ServingError(INTERNAL, f"{type(error).__name__}: {error}")
