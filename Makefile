@@ -4,10 +4,12 @@
 # make lint         ruff and mypy
 # make bench        the benchmarks; .venv-bench holds the other side
 # JOBS is how many processes the suite is spread over.
-# PYTHON names the interpreter that the environments are made with, DATA the folder of the benchmarks' data sets.
+# PYTHON names the interpreter that the environments are made with, DATA the folder of the benchmarks' data sets,
+# BPE a Hugging Face folder with a byte-level BPE tokenizer for one of them.
 
 PYTHON ?= python3.11
 DATA ?= ../shared/data
+BPE ?=
 ARGS ?=
 JOBS ?= 2
 
@@ -37,7 +39,7 @@ bench: $(VENV)/.installed-bench $(VENV)/.weights $(BENCH)/.installed
 	$(VENV)/bin/python benchmarks/large_batch.py --data $(DATA) --torch-python $(BENCH)/bin/python
 	$(VENV)/bin/python benchmarks/frozen.py --data $(DATA) --torch-python $(BENCH)/bin/python
 	$(VENV)/bin/python benchmarks/search.py --data $(DATA)
-	$(VENV)/bin/python benchmarks/export.py --data $(DATA)
+	$(VENV)/bin/python benchmarks/export.py --data $(DATA) $(if $(BPE),--bpe $(BPE))
 	$(VENV)/bin/python benchmarks/tune_memory.py --data $(DATA)
 	$(VENV)/bin/python benchmarks/quality_sts.py --data $(DATA) --torch-python $(BENCH)/bin/python
 

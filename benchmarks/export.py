@@ -74,7 +74,7 @@ def main():
     """Measures, prints the tables and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with stsb")
-    parser.add_argument("--bpe", type=pathlib.Path, required=True, help="Hugging Face folder with a byte-level BPE")
+    parser.add_argument("--bpe", type=pathlib.Path, help="Hugging Face folder with a byte-level BPE; without, no memory")
     parser.add_argument("--preset", default="all_minilm_l6_v2")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("benchmarks/results/export.json"))
@@ -116,15 +116,18 @@ def main():
                     times[dtype].append(1e3 * (time.perf_counter() - start))
             for dtype in DTYPES:
                 dtypes[dtype][f"ms_{size}"] = round(statistics.median(times[dtype][1:]), 1)
-        small = tx.models.TextEmbedder.from_preset(arguments.bpe)
-        path = tx.export.saved_model(small, pathlib.Path(scratch, "bpe"))
-        memory = {"export": resident_bytes(path), "tokenizer": resident_bytes(arguments.bpe, "tokenizer")}
+        memory = {}
+        if arguments.bpe:
+            small = tx.models.TextEmbedder.from_preset(arguments.bpe)
+            path = tx.export.saved_model(small, pathlib.Path(scratch, "bpe"))
+            memory = {"export": resident_bytes(path), "tokenizer": resident_bytes(arguments.bpe, "tokenizer")}
 
     names = list(dtypes["float32"])
     print(f"{'':20}" + "".join(f"{dtype:>12}" for dtype in DTYPES))
     for name in names:
         print(f"{name:20}" + "".join(f"{dtypes[dtype][name]:12.6g}" for dtype in DTYPES))
-    print(f"\nresident megabytes over {WORDS:,} new words")
+    if memory:
+        print(f"\nresident megabytes over {WORDS:,} new words")
     for name, values in memory.items():
         print(f"{name:20}" + " ".join(f"{value / 1e6:.1f}" for value in values))
     result = {
