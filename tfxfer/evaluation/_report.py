@@ -60,7 +60,7 @@ def report(
         scores: dict of further results for `metrics.json`, such as `{"search": evaluation.retrieval(...)}`.
         similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`, for an embedder.
         batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show a progress bar; by default on long work.
+        progress: bool. Whether to show a progress bar; by default in a terminal or notebook.
         tensorboard: bool. Whether to write files for TensorBoard.
 
     Returns:
@@ -97,7 +97,7 @@ def report(
 
 def _predictions(model, texts, y, similarity, batch_size, progress):
     """Returns targets, predictions, what `report_scores` has to know of them, and vectors with their texts."""
-    verbose = "auto" if progress is None else int(bool(progress))
+    verbose = int(_texts.is_watched() if progress is None else progress)
     if hasattr(model, "classify"):
         if y is None:
             _check_labels(texts, model.labels)

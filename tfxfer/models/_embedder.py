@@ -2,13 +2,12 @@
 
 import collections.abc
 import itertools
-import sys
 
 import keras
 import ml_dtypes
 import numpy as np
 
-from tfxfer import _check, backbones, layers
+from tfxfer import _check, _texts, backbones, layers
 from tfxfer.models._task import TextTask
 
 # Texts that `encode` takes from an iterator at a time: enough to sort by length, little to hold.
@@ -202,7 +201,7 @@ class TextEmbedder(TextTask):
         if prompt:
             texts = [prompt + (text.decode() if isinstance(text, bytes) else text) for text in texts]
         if progress is None:
-            progress = len(texts) > _LONG * batch_size and _is_watched()
+            progress = len(texts) > _LONG * batch_size and _texts.is_watched()
         return self._runner(texts, layer)(texts, batch_size, progress=progress)
 
     def get_config(self):
@@ -214,11 +213,6 @@ class TextEmbedder(TextTask):
             "prompts": self.prompts,
             "default_prompt_name": self.default_prompt_name,
         }
-
-
-def _is_watched():
-    """Whether standard output is a terminal or a notebook, and not a file."""
-    return sys.stdout.isatty() or "ipykernel" in sys.modules
 
 
 def _parts(texts, size):
