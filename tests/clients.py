@@ -3,9 +3,11 @@
 import contextlib
 import json
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -22,12 +24,12 @@ from tensorflow_serving.apis import (
 )
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# The server as a process, which says at its end what it has imported.
+# The server as a process, which says on a signal what it has imported.
 PROGRAM = """
-import sys
+import signal, sys
 from tests.contract_server.__main__ import main
+signal.signal(signal.SIGUSR1, lambda *_: print(*sys.modules, flush=True))
 main()
-print(*sys.modules)
 """
 
 
@@ -138,25 +140,48 @@ def proto(value):
     return tf.make_tensor_proto(array.astype({"f": "float32", "i": "int32"}.get(array.dtype.kind, array.dtype)))
 
 
+class Process(Client):
+    """A client of a server that runs as a process."""
+
+    def start(self, command, log):
+        self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
+
+    def is_alive(self):
+        return self._process.poll() is None
+
+    def imported(self):
+        """The modules that the server has imported."""
+        self._process.send_signal(signal.SIGUSR1)
+        return set(self._process.stdout.readline().split())
+
+    def stop(self):
+        self.close()
+        self._process.terminate()
+        self._process.communicate(timeout=60)
+        return self._process.returncode
+
+
 @contextlib.contextmanager
 def server_process(*flags, model="model"):
-    """The contract server in a process of its own: yields a client; at the end `client.modules` is what it imported."""
+    """The contract server in a process of its own: yields its client."""
     port, rest_port = free_ports()
-    command = [sys.executable, "-c", PROGRAM, f"--port={port}", f"--rest_api_port={rest_port}", *flags]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    client = Client(port, rest_port, model)
-    try:
-        wait(lambda: process.poll() is not None or answers(client), 120)
-        assert process.poll() is None, process.stderr.read()[-3000:]
-        client.process = process
-        yield client
-        assert process.poll() is None, process.stderr.read()[-3000:]
-    finally:
-        client.close()
-        process.terminate()
-        output, client.log = process.communicate(timeout=60)
-        client.modules = output.split()
-    assert process.returncode == 0, client.log[-3000:]
+    client = Process(port, rest_port, model)
+    with tempfile.TemporaryFile("w+") as log:
+
+        def said():
+            log.seek(0)
+            return log.read()[-3000:]
+
+        command = [sys.executable, "-c", PROGRAM, f"--port={port}", f"--rest_api_port={rest_port}", *flags]
+        client.start(command, log)
+        try:
+            wait(lambda: not client.is_alive() or answers(client), 120)
+            assert client.is_alive(), said()
+            yield client
+            assert client.is_alive(), said()
+        finally:
+            code = client.stop()
+        assert code == 0, said()
 
 
 def answers(client):

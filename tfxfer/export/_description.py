@@ -11,6 +11,7 @@ import numpy as np
 
 import tfxfer
 from tfxfer import _check
+from tfxfer.export import _signatures
 
 FILE = pathlib.PurePath("assets.extra", "tfxfer.json")
 _PACKAGES = ("tensorflow", "tensorflow-text", "keras", "keras-hub", "numpy")
@@ -42,7 +43,7 @@ def describe(folder):
         | `prompts`, `default_prompt_name` | of an embedder |
         | `index` | `texts`, `precision`, `similarity` and `max_k` of an index shipped inside |
         | `pairs` | whether the model itself takes two texts |
-        | `sequence_length` | tokens that a text is cut at |
+        | `sequence_length`, `text_bytes` | tokens that a text is cut at, and bytes of it that are read |
         | `weights` | `parameters`, `dtype` and `sha256` of the model's own weights, before they were made small |
         | `metadata` | what `saved_model` was given: preset, metrics, licence |
         | `versions` | of tfxfer and what it stands on |
@@ -90,6 +91,7 @@ def of_model(model, signatures, *, pairs, index, weights_dtype, metadata):
         },
         "pairs": pairs,
         "sequence_length": model.preprocessor.sequence_length,
+        "text_bytes": _signatures.text_bytes(model),
         "weights": {
             "parameters": model.count_params(),
             "dtype": weights_dtype or str(model.weights[0].dtype),

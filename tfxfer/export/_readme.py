@@ -53,7 +53,8 @@ served = tf.saved_model.load("{version}").signatures["serving_default"]
 ```
 
 Every answer belongs to the row of its input: the server merges rows of several requests and parts them again. Texts
-are one list; a nested one is an error. A REST answer holds `predictions`, one for each row: the outputs by name, or
+are one list; a nested one is an error, also for the requests that the server has merged it with. Of a text the first
+{text_bytes:,} bytes are read. A REST answer holds `predictions`, one for each row: the outputs by name, or
 where there is but one its value alone; `:classify` and `:regress` answer with `results`.
 
 ## Signatures
@@ -142,6 +143,7 @@ def write(target, description, signatures, rows, answers):
         own=own,
         batching=_folder.BATCHING,
         models=_folder.MODELS,
+        text_bytes=description["text_bytes"],
         **weights,
     )
     for key, signature in signatures.items():

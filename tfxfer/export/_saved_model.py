@@ -72,7 +72,10 @@ def saved_model(
 
     The tokenizer is in the graph: a reader needs `tensorflow` and `tensorflow_text`, nothing of this package. A batch
     is padded to its own longest text. Weights are stored once, whatever the number of signatures; no state grows. A
-    tensor of the wrong shape, columns of different lengths or a missing feature are an error of that request.
+    tensor of the wrong shape, columns of different lengths or a missing feature are an error of that request, and of
+    those that a server with batching has merged with it; no text is an error, whatever its bytes. Of a text the first
+    64 bytes for each token that the model takes are read, at least 32 KiB: a longer one costs no more, and is answered
+    as `predict` answers it unless those bytes hold fewer tokens than the model takes.
 
     The version appears in one step: a server that watches `folder` never sees half of it, and exporters that run at the
     same time get a number each. Beside the versions lie `README.md` with the exact calls, `models.config` and

@@ -18,6 +18,10 @@ TEXT = tf.TensorSpec([None], tf.string)
 DOCUMENTS = tf.TensorSpec(None, tf.string)
 COUNT = tf.TensorSpec([None], tf.int32)
 DEFAULT = "serving_default"
+# Bytes of a text that are read: at least so many, and so many for each token that the model takes. What lies behind is
+# cut off before tokenising, which takes time that grows with the square of the length for some texts (one unknown
+# word of 5 MB is minutes in SentencePiece), and gigabytes of memory.
+LEAST_BYTES, BYTES_PER_TOKEN = 32_768, 64
 # TF Serving's own names for its Classify and Regress API.
 EXAMPLES = "inputs"
 
@@ -103,13 +107,20 @@ class Served(tf.Module):
 
         It is one graph function, whatever the number of signatures that call it.
         """
+        most = text_bytes(model)
 
         def run(*texts):
-            outputs = self._weights(model, model.preprocessor(texts[0] if count == 1 else texts))
+            texts = [tf.strings.substr(text, 0, most) for text in texts]
+            outputs = self._weights(model, model.preprocessor(texts[0] if count == 1 else tuple(texts)))
             outputs.set_shape([None, *model.output_shape[1:]])
             return outputs
 
         return _traced(run, *[TEXT] * count)
+
+
+def text_bytes(model):
+    """Returns how many bytes of a text an export reads."""
+    return max(LEAST_BYTES, BYTES_PER_TOKEN * model.preprocessor.sequence_length)
 
 
 def _traced(compute, *specs):
