@@ -2,9 +2,10 @@
 
 from tfxfer import _check
 
-# What Hyperband writes beside the hyperparameters, and the one of it that a reader wants to see.
+# What Hyperband writes beside the hyperparameters: the epochs a trial goes up to, and those of the one it goes on from.
 _TUNERS_OWN = "tuner/"
 _EPOCHS = "tuner/epochs"
+_INITIAL_EPOCH = "tuner/initial_epoch"
 
 
 class Trials(list):
@@ -97,7 +98,8 @@ def _row(trial):
         "trial": trial.trial_id,
         "status": trial.status,
         "score": trial.score if trial.status == "COMPLETED" else None,
-        "epoch": trial.best_step + 1 if trial.status == "COMPLETED" else None,
+        # Keras Tuner counts the best step within the trial's own epochs.
+        "epoch": values.get(_INITIAL_EPOCH, 0) + trial.best_step + 1 if trial.status == "COMPLETED" else None,
         "seconds": trial.metrics.get_last_value("seconds") if trial.metrics.exists("seconds") else None,
         **{name: value for name, value in values.items() if not name.startswith(_TUNERS_OWN)},
     }
