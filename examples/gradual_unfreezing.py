@@ -28,7 +28,7 @@ import numpy as np
 import tfxfer as tx
 
 # Rates of all but the head.
-RATES = {"full": 1e-4, "head only": 1e-3, "gradual": 1e-4, "layer-wise decay": 2e-4, "LoRA": 1e-3}
+RATES = {"full": 2e-4, "head only": 1e-3, "gradual": 2e-4, "layer-wise decay": 3e-4, "LoRA": 1e-3}
 HEAD_FACTOR = 10.0
 
 
