@@ -103,7 +103,7 @@ class Block(Freezable, keras.layers.Layer):
         scores += _shift(ops.einsum("bqhd,rhd->bhqr", query, relative_key))
         scores += ops.swapaxes(_shift(ops.einsum("bkhd,rhd->bhkr", key, relative_query)), 2, 3)
         scores = ops.cast(scores * attention.scale_factor, "float32")
-        real = ops.cast(mask, "bool")[:, None, None, :]
+        real = ops.expand_dims(ops.cast(mask, "bool"), (1, 2))
         probabilities = ops.softmax(ops.where(real, scores, _LOWEST), axis=-1)
         probabilities = attention._attn_dropout_layer(probabilities, training=training)
         x = ops.einsum("bhqk,bkhd->bqhd", probabilities, value)

@@ -66,7 +66,7 @@ class FlatTransformerEncoder(Freezable, keras_hub.layers.TransformerEncoder):
         key = project(attention._key_dense, (0, 2, 3, 1))
         value = project(attention._value_dense, (0, 2, 1, 3))
         masked = (1.0 - ops.cast(mask, x.dtype)) * _MASKED
-        scores = ops.matmul(query * (1.0 / math.sqrt(size)), key) + masked[:, None, None, :]
+        scores = ops.matmul(query * (1.0 / math.sqrt(size)), key) + ops.expand_dims(masked, (1, 2))
         weights = ops.softmax(scores)
         if attention._dropout:
             weights = attention._dropout_layer(weights, training=training)

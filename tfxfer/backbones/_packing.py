@@ -4,8 +4,13 @@ All of a transformer but the attention works on each token by itself, so that it
 batch may mix short and long rows. The attention alone sees rows padded to one length.
 """
 
+import contextlib
+import contextvars
+
 import keras
 from keras import ops
+
+_PADDED = contextvars.ContextVar("padded", default=False)
 
 
 class Packing(keras.layers.Layer):
@@ -60,7 +65,17 @@ class Unpack(keras.layers.Layer):
 
 def leaves_padding_out():
     """Whether the backend can work on a number of tokens that only the values tell."""
-    return keras.config.backend() == "tensorflow"
+    return keras.config.backend() == "tensorflow" and not _PADDED.get()
+
+
+@contextlib.contextmanager
+def padded():
+    """What is traced within computes every place: for runtimes that know shapes from those of their inputs."""
+    token = _PADDED.set(True)
+    try:
+        yield
+    finally:
+        _PADDED.reset(token)
 
 
 def pack(x, packing):

@@ -7,7 +7,7 @@ import keras_hub
 import tensorflow as tf
 
 from tfxfer import _check
-from tfxfer.preprocessing import _bpe, _files, _hub, _segments, _spec, _unigram, _wordpiece
+from tfxfer.preprocessing import _bpe, _files, _hub, _segments, _spec, _unigram, _wordpiece, _write
 
 ENGINES = {"wordpiece": _wordpiece.WordPiece, "unigram": _unigram.Unigram, "bpe": _bpe.BytePair}
 ASSET = "tokenizer_spec.json"
@@ -94,6 +94,35 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
         if not os.path.isdir(folder):
             raise _check.invalid("folder", "a folder that exists", str(folder))
         return cls._from_spec(_files.read(folder), **kwargs)
+
+    def to_folder(self, folder, *, sequence_length=None, padding_side="right"):
+        """Writes the tokenizer as Hugging Face's files: for `tokenizers` in any language, and for `from_folder`.
+
+        `tokenizer.json` holds all of it, padding to the longest row of a batch included; `tokenizer_config.json` says
+        which token has which role. What is written is read back and compared.
+
+        A reader maps special tokens inside a text to their ids, which this package does only with
+        `special_tokens_in_strings`; `tokenizers` leaves them text after `tokenizer.encode_special_tokens = True`.
+
+        Args:
+            folder: path of a folder, made where it is missing.
+            sequence_length: int. The most tokens of a row, special tokens included: the reader cuts texts as
+                `TextPreprocessor` does. Defaults to no cutting.
+            padding_side: `"right"` or `"left"`.
+
+        Raises:
+            ValueError: an argument is out of range; a tokenizer whose files would be read as another one.
+
+        Example:
+
+        ```python
+        embedder.preprocessor.tokenizer.to_folder("sts", sequence_length=128)
+        tokenizers.Tokenizer.from_file("sts/tokenizer.json").encode_batch(["Where is my card?"])[0].ids
+        ```
+        """
+        _check.integer("sequence_length", sequence_length, optional=True)
+        _check.one_of("padding_side", padding_side, ("right", "left"))
+        _write.write(self.spec, folder, sequence_length, padding_side)
 
     @classmethod
     def from_keras_hub(cls, tokenizer, **kwargs):

@@ -1,0 +1,190 @@
+"""Exports for ONNX Runtime and LiteRT: ids in, the tokenizer's files beside the model."""
+
+import json
+import pathlib
+import re
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tiny
+
+import tfxfer
+from tfxfer import export, models, preprocessing
+from tfxfer.export import _ids, _litert, _onnx
+
+FAMILIES = ("albert", "bert", "deberta_v3", "distil_bert", "electra", "gpt2", "roberta", "xlm_roberta")
+TARGETS = {"onnx": _onnx._TARGET, "litert": _litert._TARGET}
+TEXTS = [*tiny.TEXTS, "cards", "ÜBER naïve card", "[MASK] card [SEP]", "card " * 100, "the " * 13]
+
+
+def written_for(name, model, folder, **kwargs):
+    """Exports for a target, where its packages are installed."""
+    for package in TARGETS[name].packages:
+        pytest.importorskip(package, reason=f"no {package}, of the extra `{name}`")
+    return pathlib.Path(getattr(export, name)(model, folder, **kwargs))
+
+
+def tokenized(path, texts, names):
+    """Ids by Hugging Face's `tokenizers` alone, from the file beside the model."""
+    tokenizers = pytest.importorskip("tokenizers", reason="no tokenizers")
+    tokenizer = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+    rows = tokenizer.encode_batch(texts)
+    columns = {"token_ids": "ids", "padding_mask": "attention_mask", "segment_ids": "type_ids"}
+    return {name: np.array([getattr(row, columns[name]) for row in rows], "int32") for name in names}
+
+
+@pytest.fixture(params=sorted(TARGETS))
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    return tiny.classifier(tmp_path_factory.mktemp("classifier"), labels=["card", "line\nbreak", "über"])
+
+
+# === Answers ===
+
+
+def test_a_classifier_answers_as_predict_does_from_text_by_other_programs_alone(name, classifier, tmp_path):
+    path = written_for(name, classifier, tmp_path / "out", metadata={"licence": "none"})
+    run = TARGETS[name].load(path / TARGETS[name].file)
+    for texts in (TEXTS, TEXTS[:1], TEXTS[3:5]):
+        ids = tokenized(path, texts, classifier.input)
+        expected = {key: value.numpy() for key, value in classifier.preprocessor(texts).items()}
+        for key, value in expected.items():
+            np.testing.assert_array_equal(ids[key], value)
+        np.testing.assert_allclose(run(ids), classifier.classify(texts).probabilities, atol=1e-5)
+    assert (path / "labels.txt").read_text(encoding="utf-8").splitlines() == ["card", "line break", "über"]
+    # The tokenizer can be read back by this package, too.
+    again = preprocessing.Tokenizer.from_folder(path)
+    assert again.spec.tokens == classifier.preprocessor.tokenizer.spec.tokens
+    np.testing.assert_array_equal(again(TEXTS).values, classifier.preprocessor.tokenizer(TEXTS).values)
+
+
+def test_padding_on_either_side_changes_nothing(name, classifier, tmp_path):
+    path = written_for(name, classifier, tmp_path / "out")
+    run = TARGETS[name].load(path / TARGETS[name].file)
+    left = preprocessing.TextPreprocessor(classifier.preprocessor.tokenizer, 16, padding_side="left")
+    ids = {key: value.numpy() for key, value in left(TEXTS).items()}
+    wider = {key: np.pad(value, [(0, 0), (5, 2)]) for key, value in ids.items()}
+    np.testing.assert_allclose(run(ids), classifier.classify(TEXTS).probabilities, atol=1e-5)
+    np.testing.assert_allclose(run(wider), classifier.classify(TEXTS).probabilities, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_is_converted_with_every_pooling(golden, name, family, tmp_path):
+    modes = ("cls", "mean", "max", "last", "mean_sqrt_len", "weighted_mean")
+    embedder = models.TextEmbedder.from_preset(golden / "families" / family, sequence_length=32, pooling=modes)
+    path = written_for(name, embedder, tmp_path / "out")
+    run = TARGETS[name].load(path / TARGETS[name].file)
+    texts = json.loads((golden / "families" / "texts.json").read_text(encoding="utf-8"))["texts"]
+    texts = [text for text in texts if text]  # of GPT-2 a row of padding alone, which has no meaning
+    np.testing.assert_allclose(run(tokenized(path, texts, embedder.input)), embedder.encode(texts), atol=1e-5)
+    assert export.describe(path)["parity"]["largest_difference"] < 1e-5
+
+
+def pair_models(folder):
+    preprocessor, backbone = tiny.preprocessor(folder), tiny.backbone()
+    siamese = models.SiameseClassifier(models.TextEmbedder(backbone, preprocessor), labels=["same", "other"])
+    return {
+        "towers": siamese,
+        "pairs": models.TextClassifier(backbone, preprocessor, labels=["a", "b"], multi_label=True),
+        "embedder": models.Siamese(siamese.embedder),
+        "score": models.TextRegressor(backbone, preprocessor, num_outputs=2),
+    }
+
+
+@pytest.mark.parametrize("kind", ["towers", "pairs", "embedder", "score"])
+def test_the_readmes_program_gives_what_the_model_gives(name, kind, tmp_path, monkeypatch):
+    model = pair_models(tmp_path)[kind]
+    columns = (TEXTS[:5], TEXTS[2:7]) if kind in ("towers", "pairs") else TEXTS[:5]
+    path = written_for(name, model, tmp_path / "my model", pairs=kind in ("towers", "pairs"), examples=columns)
+    pytest.importorskip("tokenizers", reason="no tokenizers")
+    [program] = re.findall(r"^```python\n(.*?)^```$", (path / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    monkeypatch.chdir(path)
+    names = {}
+    exec(program, names)
+    pairs = list(zip(TEXTS[:2], TEXTS[2:4], strict=True))
+    asked = {"towers": [text for pair in pairs for text in pair], "pairs": pairs}.get(kind, TEXTS[:2])
+    answers = {
+        "towers": lambda: model.classify((TEXTS[:2], TEXTS[2:4])).probabilities,
+        "pairs": lambda: model.classify((TEXTS[:2], TEXTS[2:4])).probabilities,
+        "embedder": lambda: model.embedder.encode(TEXTS[:2]),
+        "score": lambda: model.predict(TEXTS[:2], verbose=0),
+    }
+    np.testing.assert_allclose(names["run"](asked), answers[kind](), atol=1e-5)
+    described = export.describe(path)
+    assert described["format"] == name and described["pairs"] == (kind in ("towers", "pairs"))
+    shapes = {key: value["shape"] for key, value in described["signatures"]["serving_default"]["inputs"].items()}
+    assert shapes["token_ids"] == ([None, 2, None] if kind == "towers" else [None, None])
+
+
+# === What cannot be written ===
+
+
+def fails(name, match, model, folder, kind=ValueError, **kwargs):
+    before = sorted(folder.parent.iterdir())
+    with pytest.raises(kind, match=match):
+        getattr(export, name)(model, folder, **kwargs)
+    assert sorted(folder.parent.iterdir()) == before, "nothing is left behind"
+
+
+def test_what_cannot_be_exported_is_an_error_at_once(name, classifier, tmp_path, monkeypatch):
+    monkeypatch.setattr(_ids, "_require", lambda target: None)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "file").write_text("")
+    fails(name, "`folder`", classifier, folder)
+    folder = tmp_path / "other"
+    fails(name, "`tolerance`", classifier, folder, tolerance=0)
+    fails(name, "`examples`", classifier, folder, examples=[3])
+    fails(name, "`metadata`", classifier, folder, metadata={"a": float("nan")})
+    fails(name, "`model`.*TextEmbedder", classifier.backbone, folder)
+    fails(name, "preprocessor", models.TextEmbedder(classifier.backbone), folder)
+    small = tiny.embedder(tmp_path, dtype="mixed_bfloat16")
+    fails(name, "float32.*mixed_bfloat16.*set_weights", small, folder)
+    monkeypatch.setattr(_ids, "_MOST_BYTES", 100)
+    fails(name, "2 GB", classifier, folder)
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    fails(name, "TensorFlow backend", classifier, folder)
+
+
+def test_an_answer_that_differs_is_an_error_and_nothing_is_written(name, classifier, tmp_path, monkeypatch):
+    target = TARGETS[name]
+    monkeypatch.setattr(_ids, "_require", lambda target: None)
+    for wrong in (0.1, np.nan):
+        false = _ids.dataclasses.replace(
+            target,
+            convert=lambda graph, file: file.write_bytes(b"model"),
+            load=lambda file, wrong=wrong: lambda ids: np.full((len(ids["token_ids"]), 3), wrong),
+        )
+        monkeypatch.setattr(sys.modules[f"tfxfer.export._{name}"], "_TARGET", false)
+        fails(name, r"`model`.*model\.predict.*1e-05.*difference", classifier, tmp_path / "out")
+
+
+def test_what_cannot_be_converted_names_the_reason(name, classifier, tmp_path, monkeypatch):
+    def convert(graph, file):
+        raise RuntimeError("much\nTF Select ops: Unpack\nmore")
+
+    monkeypatch.setattr(_ids, "_require", lambda target: None)
+    false = _ids.dataclasses.replace(TARGETS[name], convert=convert)
+    monkeypatch.setattr(sys.modules[f"tfxfer.export._{name}"], "_TARGET", false)
+    fails(name, "TF Select ops: Unpack.*saved_model", classifier, tmp_path / "out")
+
+
+def test_a_missing_package_is_named_with_the_extra_that_has_it(name, classifier, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, TARGETS[name].packages[0], None)
+    match = rf"export\.{name}.*{TARGETS[name].packages[0]}.*tfxfer\[{name}\]"
+    fails(name, match, classifier, tmp_path / "out", kind=ImportError)
+
+
+def test_the_version_that_converted_is_kept(name, classifier, tmp_path):
+    found = export.describe(written_for(name, classifier, tmp_path / "a" / "b"))
+    assert found["versions"]["tfxfer"] == tfxfer.__version__
+    assert all(found["versions"][package] for package in TARGETS[name].packages)
+    assert found["labels"] == classifier.labels and found["version"] is None

@@ -1,0 +1,274 @@
+"""Exports of the part behind the tokenizer: token ids in, numbers out, for runtimes that have no strings."""
+
+import dataclasses
+import importlib
+import importlib.metadata
+import json
+import pathlib
+import shutil
+import uuid
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tfxfer import _check, data, models
+from tfxfer.backbones import _packing
+from tfxfer.export import _description, _saved_model
+
+# One message or buffer, weights and all, has to stay below.
+_MOST_BYTES = 2**31 - 2**24
+_README = """\
+# {name}
+
+The part of a `{kind}` behind its tokenizer, exported by tfxfer {tfxfer} for {target}.
+
+- `{file}`: ids in, {output} out; batch and length are free
+- `tokenizer.json`, `tokenizer_config.json`: the tokenizer in the format of Hugging Face's `tokenizers`, which cuts
+  texts at {sequence_length} tokens and pads to the longest
+{labels}- `assets.extra/tfxfer.json`: all that is known of it
+- largest difference to the model itself when it was written: {difference:.1e}
+
+| | name | dtype | shape |
+|---|---|---|---|
+{table}
+
+In Python, with `pip install numpy tokenizers {package}`:
+
+```python
+import numpy as np
+import tokenizers
+{imports}
+
+tokenizer = tokenizers.Tokenizer.from_file("tokenizer.json")
+{special}{load}
+
+
+def run(texts):
+    rows = tokenizer.encode_batch(texts)
+    ids = {{
+{ids}
+    }}
+    return {call}
+
+
+run({texts!r})
+```
+"""
+_COLUMNS = {"token_ids": "ids", "padding_mask": "attention_mask", "segment_ids": "type_ids"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A format and its runtime.
+
+    Attributes:
+        name: string, for people.
+        extra: string. The extra of this package that installs what it needs.
+        packages: names of the modules that are imported.
+        file: string. The model's file.
+        convert: function `(module, file)`, the module being a `Graph`; writes the file.
+        load: function `(file)` that gives a function from a dict of int32 arrays to the output array.
+        readme: dict of the parts of the README that differ: `package`, `imports`, `load`, `call`.
+    """
+
+    name: str
+    extra: str
+    packages: tuple
+    file: str
+    convert: Callable
+    load: Callable
+    readme: dict
+
+
+class Graph(tf.Module):
+    """A model as a function of ids alone, without what only TensorFlow can do.
+
+    Attributes:
+        run: a `tf.function` from int32 tensors, in the order of `specs`, to a dict of one float32 tensor.
+        specs: list of `tf.TensorSpec`s, named.
+        output: string. The name of what it gives.
+    """
+
+    def __init__(self, model):
+        super().__init__()
+        self.output, finish = _output(model)
+        shape = [None, 2, None] if isinstance(model, models.SiameseClassifier) else [None, None]
+        self.specs = [tf.TensorSpec(shape, tf.int32, name=name) for name in model.input]
+        self._values = [weight.value for weight in model.weights]
+        names = list(model.input)
+
+        def run(*ids):
+            with _packing.padded():
+                outputs = model(dict(zip(names, ids, strict=True)), training=False)
+            return {self.output: finish(tf.cast(outputs, tf.float32))}
+
+        self.run = tf.function(run, input_signature=self.specs, autograph=False)
+
+
+def _output(model):
+    if isinstance(model, models.TextEmbedder):
+        return "embedding", tf.identity
+    return ("probabilities", model.probabilities) if hasattr(model, "labels") else ("outputs", tf.identity)
+
+
+def write(target, model, folder, *, pairs, examples, tolerance, metadata):
+    """Writes a folder for a target; see `onnx` and `litert`."""
+    _require(target)
+    pairs = _saved_model._check_model(model, pairs, None)
+    if isinstance(model, models.Siamese) and not isinstance(model, models.SiameseClassifier):
+        model = model.embedder
+    _check_convertible(target, model)
+    rows = _saved_model._example_rows(examples, pairs)
+    _check.number("tolerance", tolerance, above=0)
+    metadata = _description.plain("metadata", _check.instance("metadata", metadata or {}, dict, "a dict"))
+    folder = pathlib.Path(folder)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise _check.invalid("folder", "a folder that does not exist yet, or is empty", str(folder), "Name another.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the folder, on the same disk, so that the rename is atomic.
+    temporary = folder.parent / f".export-{uuid.uuid4().hex}"
+    try:
+        temporary.mkdir()
+        graph = Graph(model)
+        _convert(target, graph, temporary / target.file)
+        difference = _parity(target, model, target.load(temporary / target.file), rows, pairs, tolerance)
+        _write_beside(target, model, graph, temporary, folder.name, rows, pairs, difference, tolerance, metadata)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return str(folder)
+
+
+def _require(target):
+    for package in target.packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            name = f"`export.{target.extra}` needs {', '.join(target.packages)}"
+            raise ImportError(f'{name}, and {package} is missing: pip install "tfxfer[{target.extra}]"') from error
+
+
+def _check_convertible(target, model):
+    backbone = model.backbone
+    policy = backbone.dtype_policy
+    if policy.compute_dtype != "float32" or policy.variable_dtype != "float32":
+        remedy = "Make it again with `dtype='float32'`, and then `again.set_weights(model.get_weights())`."
+        raise _check.invalid("model", "a model that computes in float32", policy.name, remedy)
+    size = 4 * model.count_params()
+    if size > _MOST_BYTES:
+        remedy = "`export.saved_model` has no such bound."
+        raise _check.invalid("model", f"weights of less than 2 GB, as {target.name} bounds a file", size, remedy)
+
+
+def _convert(target, graph, file):
+    """Converts, and says what to do about what cannot be."""
+    try:
+        target.convert(graph, file)
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        reason = next((line for line in lines if "ops:" in line or "op " in line), lines[0] if lines else error)
+        remedy = "`export.saved_model` writes any model of this package. A Keras layer as `head` may be the cause."
+        raise _check.invalid("model", f"a model that can be converted to {target.name}", reason, remedy) from error
+
+
+def _parity(target, model, run, rows, pairs, tolerance):
+    """Returns the largest difference between a runtime's answers and `model.predict`'s; raises where it is too large.
+
+    Several shapes are tried: each row alone, and all rows together.
+    """
+    largest = 0.0
+    for batch in [*([row] for row in rows[:3]), rows]:
+        columns = tuple(list(column) for column in zip(*batch, strict=True))
+        expected = model.predict(columns if pairs else columns[0], verbose=0)
+        if hasattr(model, "labels"):
+            expected = model.probabilities(tf.constant(expected)).numpy()
+        found = run({name: value.numpy() for name, value in _ids(model, columns, pairs).items()})
+        scale = max(1.0, float(np.abs(expected).max()))
+        difference = np.abs(found - expected).max() / scale if found.shape == expected.shape else np.inf
+        # NaN is no agreement either.
+        if not difference <= tolerance:
+            remedy = f"Raise `tolerance` if that will do; otherwise please report it with {target.name}'s version."
+            expected = f"a model that {target.name} computes as `model.predict` does, to {tolerance}"
+            raise _check.invalid("model", expected, f"a difference of {difference:.2g}", remedy)
+        largest = max(largest, float(difference))
+    return largest
+
+
+def _ids(model, columns, pairs):
+    if isinstance(model, models.SiameseClassifier):
+        return data.pack_columns(tuple(map(tf.constant, columns)), model.preprocessor)
+    return model.preprocessor(columns if pairs else columns[0])
+
+
+def _write_beside(target, model, graph, path, name, rows, pairs, difference, tolerance, metadata):
+    """Writes tokenizer, labels, description and README."""
+    preprocessor = model.preprocessor
+    preprocessor.tokenizer.to_folder(
+        path, sequence_length=preprocessor.sequence_length, padding_side=preprocessor.padding_side
+    )
+    labels = getattr(model, "labels", None)
+    if labels:
+        lines = [" ".join(str(label).splitlines()) for label in labels]
+        (path / "labels.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    description = _description.of_model(model, {}, pairs=pairs, index=None, weights_dtype=None, metadata=metadata)
+    description["format"] = target.extra
+    description["signatures"] = {"serving_default": _signature(model, graph)}
+    description["parity"] = {"largest_difference": difference, "tolerance": tolerance}
+    description["versions"] |= {
+        package: importlib.metadata.version(package.replace("_", "-").partition(".")[0]) for package in target.packages
+    }
+    (path / _description.FILE.parent).mkdir()
+    text = json.dumps(description, indent=2, ensure_ascii=False)
+    (path / _description.FILE).write_text(text + "\n", encoding="utf-8")
+    (path / "README.md").write_text(_readme(target, model, graph, name, description, rows, pairs), encoding="utf-8")
+
+
+def _signature(model, graph):
+    shape = [None, *model.output_shape[1:]]
+    return {
+        "api": "ids",
+        "purpose": "What the model gives for ids.",
+        "inputs": {spec.name: {"dtype": spec.dtype.name, "shape": spec.shape.as_list()} for spec in graph.specs},
+        "outputs": {graph.output: {"dtype": "float32", "shape": shape}},
+    }
+
+
+def _readme(target, model, graph, name, description, rows, pairs):
+    signature = description["signatures"]["serving_default"]
+    towers = isinstance(model, models.SiameseClassifier)
+    table = []
+    for kind in ("input", "output"):
+        for key, tensor in signature[f"{kind}s"].items():
+            sizes = ["length" if size is None else str(size) for size in tensor["shape"][1:]]
+            table.append(f"| {kind} | `{key}` | {tensor['dtype']} | ({', '.join(['batch', *sizes])}) |")
+    shape = ".reshape(-1, 2, len(rows[0].ids))" if towers else ""
+    ids = "\n".join(
+        f'        "{spec.name}": np.array([row.{_COLUMNS[spec.name]} for row in rows], "int32"){shape},'
+        for spec in graph.specs
+    )
+    # Towers take the two texts of a row one after the other.
+    texts = rows[:2] if pairs and not towers else [text for row in rows[:2] for text in (row if towers else row[:1])]
+    special = "" if model.preprocessor.tokenizer.special_tokens_in_strings else _SPECIAL
+    return _README.format(
+        name=name,
+        kind=description["class"],
+        tfxfer=description["versions"]["tfxfer"],
+        target=target.name,
+        file=target.file,
+        output=graph.output,
+        sequence_length=description["sequence_length"],
+        labels="- `labels.txt`: the names of the classes in the order of the probabilities\n"
+        if description["labels"]
+        else "",
+        difference=description["parity"]["largest_difference"],
+        table="\n".join(table),
+        special=special,
+        ids=ids,
+        texts=texts,
+        **{key: value.format(file=target.file, output=graph.output) for key, value in target.readme.items()},
+    )
+
+
+_SPECIAL = "tokenizer.encode_special_tokens = True  # special tokens that a user types stay text\n"

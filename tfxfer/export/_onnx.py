@@ -1,0 +1,111 @@
+"""ONNX, by tf2onnx."""
+
+import numpy as np
+
+from tfxfer.export import _ids
+
+# The newest that tf2onnx writes.
+_OPSET = 18
+
+
+def onnx(model, folder, *, pairs=False, examples=None, tolerance=1e-5, metadata=None):
+    """Writes the part of a model behind its tokenizer as ONNX, with the tokenizer's files beside it.
+
+    For ONNX Runtime in any language. ONNX has no tokenizer: strings become ids before, by the files that lie beside the
+    model. To serve strings, see `saved_model`.
+
+    | file | holds |
+    |---|---|
+    | `model.onnx` | the model: int32 ids in, float32 out |
+    | `tokenizer.json`, `tokenizer_config.json` | the tokenizer, cutting and padding as the model's own |
+    | `labels.txt` | the names of the classes, one a line |
+    | `assets.extra/tfxfer.json` | what `describe` reads |
+    | `README.md` | how to ask it, from text to answer |
+
+    Hugging Face's `tokenizers` read the tokenizer in any language, `preprocessing.Tokenizer.from_folder` here. The
+    model's inputs are `token_ids`, `padding_mask` (1 at real tokens), and `segment_ids` for families that have them,
+    each `(batch, length)`, for a `SiameseClassifier` `(batch, 2, length)`; both sizes are free. The output is
+    `embedding` `(batch, dim)` (of a `Siamese`, its embedder's), `probabilities` `(batch, classes)` or `outputs`
+    `(batch, num_outputs)`. An embedder's prompts are not in the graph: set them before the texts.
+
+    What is written is loaded and run on the examples, in several shapes, and compared with `model.predict`. The folder
+    appears in one step.
+
+    Args:
+        model: a model as `saved_model` takes it, in float32.
+        folder: string or path, of a folder that does not exist yet or is empty.
+        pairs: bool. Whether a `TextClassifier` or `TextRegressor` was trained on two texts a row (a cross-encoder).
+        examples: list of usual texts, which the comparison runs on; for pairs a tuple of two lists. Defaults to five.
+        tolerance: float. The largest difference allowed; where an output is larger than 1, relative to the largest.
+            Defaults to 1e-5: float32 in another order of summation.
+        metadata: dict of what is to be kept with the model, as far as JSON knows it.
+
+    Returns:
+        The path of the folder.
+
+    Raises:
+        ImportError: without tf2onnx and onnxruntime, which `pip install "tfxfer[onnx]"` brings.
+        ValueError: for a model that cannot be converted or is not computed alike, one that does not compute in float32
+            or has 2 GB of weights, a folder that is there already, or an argument out of range.
+
+    Example:
+
+    ```python
+    path = tx.export.onnx(embedder, "onnx/sts")
+    tokenizer = tokenizers.Tokenizer.from_file(f"{path}/tokenizer.json")
+    session = onnxruntime.InferenceSession(f"{path}/model.onnx")
+    ```
+
+    Reference: https://onnx.ai, https://github.com/onnx/tensorflow-onnx.
+    """
+    return _ids.write(_TARGET, model, folder, pairs=pairs, examples=examples, tolerance=tolerance, metadata=metadata)
+
+
+def _convert(graph, file):
+    import tf2onnx
+
+    proto, _ = tf2onnx.convert.from_function(
+        graph.run, input_signature=graph.specs, opset=_OPSET, custom_op_handlers={"Erfc": (_erfc, [])}
+    )
+    sizes = ("batch", "2", "length") if len(graph.specs[0].shape) == 3 else ("batch", "length")
+    for value in [*proto.graph.input, *proto.graph.output]:
+        for size, name in zip(value.type.tensor_type.shape.dim, sizes, strict=False):
+            if size.HasField("dim_param"):
+                size.dim_param = name
+    file.write_bytes(proto.SerializeToString())
+
+
+def _erfc(context, node, name, arguments):
+    """Writes erfc, which the exact GELU is made of and ONNX lacks, as 1 - erf."""
+    import tf2onnx
+
+    outputs = node.output
+    kinds = {"shapes": [context.get_shape(outputs[0])], "dtypes": [context.get_dtype(outputs[0])]}
+    [x] = node.input
+    context.remove_node(node.name)
+    erf = context.make_node("Erf", [x], **kinds)
+    one = context.make_const(tf2onnx.utils.make_name("one"), np.array(1, "float32"))
+    context.make_node("Sub", [one.output[0], erf.output[0]], name=name, outputs=outputs, **kinds)
+
+
+def _load(file):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return lambda ids: session.run(None, ids)[0]
+
+
+_TARGET = _ids.Target(
+    name="ONNX",
+    extra="onnx",
+    packages=("tf2onnx", "onnxruntime"),
+    file="model.onnx",
+    convert=_convert,
+    load=_load,
+    readme={
+        "package": "onnxruntime",
+        "imports": "import onnxruntime",
+        "load": 'session = onnxruntime.InferenceSession("{file}")',
+        "call": 'session.run(["{output}"], ids)[0]',
+    },
+)
