@@ -1,0 +1,154 @@
+"""A search for the settings of a classifier on few rows, with Keras Tuner.
+
+    python examples/tune.py --data ../shared/data/banking77
+    python examples/tune.py --data ../shared/data/banking77 --tuner hyperband --epochs 6
+
+The folder holds `train.tsv`, `dev.tsv` and `test.tsv` with the columns `text` and `label`. As many rows of each class
+are drawn; each trial trains on them with settings of its own, and the dev rows say which was best. The test rows are
+looked at once, at the end: for the best trial, and beside it for two settings that nobody searched for: the first
+guesses of the space, which is plain fine-tuning, and those that the other examples use, the head at ten times the rate
+of the encoder. All have the best of as many epochs by the dev rows.
+
+The best model is exported, and the export asked for the labels of the test texts, as strings, in a process without
+Keras or tfxfer.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+import keras
+import keras_tuner
+import numpy as np
+
+import tfxfer as tx
+
+HERE = pathlib.Path(__file__).resolve().parent
+OBJECTIVE = keras_tuner.Objective("val_accuracy", "max")
+# What is searched beside the preset: how many blocks are frozen (none, half or all) and whether they thaw, and these.
+# Head and encoder have rates of their own: the one starts from nothing, the other from what it was pretrained for.
+SPACE = {
+    "pooling": ["mean", "cls"],
+    "head": "linear",
+    "dropout": 0.1,
+    "layer_decay": {"min_value": 0.7, "max_value": 1.0},
+    "head_multiplier": {"min_value": 1.0, "max_value": 100.0, "sampling": "log"},
+    "learning_rate": {"min_value": 3e-5, "max_value": 1e-3, "sampling": "log"},
+    "warmup": 0.1,
+    "batch_size": [16, 32],
+}
+SETTINGS = {"first guesses": {}, "by hand": {"learning_rate": 1e-4, "head_multiplier": 10.0}}
+
+
+def draw(rows, rows_per_class, labels, seed):
+    """A dataset of as many rows of each class."""
+    names = np.array(rows["label"])
+    order = np.random.default_rng(seed).permutation(len(names))
+    numbers = np.concatenate([order[names[order] == label][:rows_per_class] for label in labels])
+    some = {column: [rows[column][i] for i in numbers] for column in ("text", "label")}
+    return tx.data.labelled(some, "text", "label", labels=labels)
+
+
+def make_tuner(arguments, hypermodel):
+    """The tuner that was asked for."""
+    options = {"seed": arguments.seed, "directory": arguments.folder, "project_name": arguments.tuner}
+    options["overwrite"] = not arguments.resume
+    if arguments.tuner == "hyperband":
+        return keras_tuner.Hyperband(hypermodel, OBJECTIVE, max_epochs=arguments.epochs, **options)
+    options["max_trials"] = arguments.trials
+    if arguments.tuner == "random":
+        return keras_tuner.RandomSearch(hypermodel, OBJECTIVE, **options)
+    # A third of the trials at random, before it has something to go by.
+    return keras_tuner.BayesianOptimization(
+        hypermodel, OBJECTIVE, num_initial_points=max(arguments.trials // 3, 2), **options
+    )
+
+
+def train(arguments, hypermodel, values, rows, callbacks):
+    """Trains a model of the hypermodel by values of one's own; returns it and its best score on dev."""
+    hp = keras_tuner.HyperParameters()
+    hypermodel.declare_hyperparameters(hp)
+    hp.values.update(values)
+    model = hypermodel.build(hp)
+    name = OBJECTIVE.name
+    best = keras.callbacks.EarlyStopping(name, mode="max", patience=arguments.epochs, restore_best_weights=True)
+    history = hypermodel.fit(hp, model, rows, epochs=arguments.epochs, callbacks=[*callbacks, best], verbose=0)
+    return model, max(history.history[name])
+
+
+def ask_the_export(folder, texts):
+    """The labels that the exported model gives for texts, through a process of its own."""
+    run = subprocess.run(
+        [sys.executable, str(HERE / "ask.py"), folder],
+        input="\n".join(texts),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return [line.split("\t")[0] for line in run.stdout.splitlines()]
+
+
+def main():
+    """Searches, compares, exports, and writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=pathlib.Path, required=True)
+    parser.add_argument("--preset", nargs="+", default=["all_minilm_l6_v2"], help="several are searched over")
+    parser.add_argument("--tuner", choices=("random", "hyperband", "bayesian"), default="bayesian")
+    parser.add_argument("--trials", type=int, default=12, help="hyperband has its own number")
+    parser.add_argument("--rows-per-class", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=4, help="of a trial; for hyperband, the most")
+    parser.add_argument("--sequence-length", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=pathlib.Path, default=HERE.parent / "runs" / "tune", help="of the trials")
+    parser.add_argument("--resume", action="store_true", help="go on with the search that lies in the folder")
+    parser.add_argument("--export", type=pathlib.Path, default=HERE.parent / "runs" / "tune" / "serving")
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file for the results")
+    arguments = parser.parse_args()
+
+    train_rows, dev, test = (tx.data.read(arguments.data / f"{name}.tsv") for name in ("train", "dev", "test"))
+    labels = tx.data.labels(train_rows, "label")
+    rows = draw(train_rows, arguments.rows_per_class, labels, arguments.seed)
+    callbacks = [tx.callbacks.EvaluateClassification(dev["text"], dev["label"])]
+    hypermodel = tx.tuning.ClassifierHyperModel(
+        arguments.preset, labels, space=SPACE, sequence_length=arguments.sequence_length, seed=arguments.seed
+    )
+    tuner = make_tuner(arguments, hypermodel)
+    start = time.perf_counter()
+    epochs = {} if arguments.tuner == "hyperband" else {"epochs": arguments.epochs}
+    tuner.search(rows, callbacks=callbacks, verbose=0, **epochs)
+    seconds = round(time.perf_counter() - start, 1)
+    table = tx.tuning.trials(tuner)
+    print(table)
+    print(f"{len(table)} trials on {int(rows.cardinality())} rows in {seconds} s\n")
+
+    results = {}
+    for name, values in SETTINGS.items():
+        model, score = train(arguments, hypermodel, values, rows, callbacks)
+        found = tx.evaluation.classification(model, test["text"], test["label"])
+        results[name] = {"dev": score, "accuracy": found["accuracy"], "macro_f1": found["macro_f1"]}
+    model = tx.tuning.best_model(tuner)
+    found = tx.evaluation.classification(model, test["text"], test["label"])
+    results["best trial"] = {"dev": table[0]["score"], "accuracy": found["accuracy"], "macro_f1": found["macro_f1"]}
+    print(f"{'':14} {'dev':>8} {'test':>8} {'macro-F1':>9}")
+    for name, row in results.items():
+        print(f"{name:14} {row['dev']:8.4f} {row['accuracy']:8.4f} {row['macro_f1']:9.4f}")
+
+    served = tx.export.saved_model(model, arguments.export)
+    given = ask_the_export(served, test["text"])
+    exported = float(np.mean(np.array(given) == np.array(test["label"])))
+    word = "equal" if exported == found["accuracy"] else "NOT equal"
+    print(f"exported to {served}: test accuracy from strings {exported:.4f}, {word}")
+
+    if arguments.output:
+        results["best trial"]["accuracy_exported"] = exported
+        settings = {name: str(value) for name, value in vars(arguments).items() if name != "output"}
+        report = {"settings": settings, "seconds": seconds, "trials": list(table), "results": results}
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
