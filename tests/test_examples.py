@@ -8,6 +8,9 @@ import subprocess
 import sys
 
 import pytest
+import tiny
+
+from tfxfer import models
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -33,11 +36,14 @@ def test_every_example_is_run_here():
         "ask.py",
         "banking77.py",
         "classify.py",
+        "embed_corpus_beam.py",  # run in test_beam.py
+        "gradual_unfreezing.py",
         "quickstart.py",
         "search_captions.py",
         "siamese_nli.py",
         "similarity_sts.py",
         "triplets_nli.py",
+        "tune.py",
     }
 
 
@@ -183,3 +189,47 @@ def test_search_captions_finds_more_after_training(tmp_path):
     assert 0 <= results["before"]["recall@1"] <= results["before"]["recall@10"] <= 1
     assert results["after"]["ndcg@10"] > 0
     assert "queries in" in said
+
+
+@pytest.fixture
+def small_preset(tmp_path):
+    """A preset of two blocks, where what an example makes of real weights is not the question."""
+    (tmp_path / "files").mkdir()
+    embedder = models.TextEmbedder(tiny.backbone(num_layers=2), tiny.preprocessor(tmp_path / "files"))
+    embedder.save_to_preset(tmp_path / "preset")
+    return ["--preset", tmp_path / "preset", "--sequence-length", 32]
+
+
+@pytest.mark.slow
+def test_gradual_unfreezing_compares_what_trains(tmp_path, small_preset):
+    for name in ("train", "dev", "test"):
+        rows = [(row["text"].partition(" ")[0], row["text"], row["label"]) for row in read(name)]
+        write(tmp_path, {name: rows}, ("start", "question", "intent"))
+    columns = ["--text", "start", "question", "--label", "intent", "--scored-on", "dev"]
+    size = ["--rows-per-class", 6, "--epochs", 2, "--batch-size", 8, "--seeds", 1, 2]
+    output = ["--methods", "head only", "gradual", "--output", tmp_path / "results.json"]
+    said = run("gradual_unfreezing.py", "--data", tmp_path, *small_preset, *columns, *size, *output)
+    runs = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["runs"]
+    assert {method: [each["seed"] for each in found] for method, found in runs.items()} == {
+        "head only": [1, 2],
+        "gradual": [1, 2],
+    }
+    assert {each["trained"] for each in runs["head only"]} == {8 * 6 + 6}
+    assert all(each["trained"] > 500 for each in runs["gradual"])  # the upper block as well
+    assert all(0 <= each["accuracy"] <= 1 for found in runs.values() for each in found)
+    assert "36 rows, 2 epochs; dev" in said
+
+
+@pytest.mark.slow
+def test_tune_exports_the_best_of_its_trials(tmp_path, small_preset):
+    output = tmp_path / "results.json"
+    folders = ["--folder", tmp_path / "search", "--export", tmp_path / "serving", "--output", output]
+    size = ["--trials", 2, "--epochs", 1, "--rows-per-class", 6]
+    said = run("tune.py", "--data", QUESTIONS, "--tuner", "random", *small_preset, *size, *folders)
+    found = json.loads(output.read_text(encoding="utf-8"))
+    assert [trial["status"] for trial in found["trials"]] == ["COMPLETED", "COMPLETED"]
+    assert found["trials"][0]["score"] >= found["trials"][1]["score"]
+    assert set(found["results"]) == {"first guesses", "by hand", "best trial"}
+    best = found["results"]["best trial"]
+    assert best["dev"] == found["trials"][0]["score"] and best["accuracy"] == best["accuracy_exported"]
+    assert "2 trials on 36 rows" in said and "NOT equal" not in said
