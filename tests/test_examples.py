@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -40,6 +41,7 @@ def test_every_example_is_run_here():
         "gradual_unfreezing.py",
         "quickstart.py",
         "search_captions.py",
+        "serve.py",
         "siamese_nli.py",
         "similarity_sts.py",
         "triplets_nli.py",
@@ -82,6 +84,20 @@ def test_the_quickstart_learns_exports_and_answers(tmp_path):
     assert float(table["fine-tuned"][0]) >= 0.5  # of 30 questions; 0.63 to 0.83 from run to run, 0.700 for the probe
     answers = [line.split("\t")[0] for line in said.splitlines() if line.count("\t") == 2]
     assert answers == ["delivery", "returns", "account"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("minilm_folder")
+def test_serve_answers_over_http_and_rolls_a_version_out_and_back(tmp_path):
+    pytest.importorskip("tensorflow_serving.apis", reason="no tensorflow-serving-api")
+    said = run("serve.py", "--output", tmp_path, "--epochs", 2)
+    assert f'docker run --rm -p 8501:8501 -v "{tmp_path}/support_questions:/models/support_questions:ro"' in said
+    assert ("is not TF Serving" in said) != bool(shutil.which("tensorflow_model_server"))
+    blocks = said.split(" answers:\n")
+    assert [block.rsplit("\n", 1)[1] for block in blocks[:-1]] == ["version 1", "version 2", "version 1"]
+    answers = [[line.split("\t")[:2] for line in block.splitlines()[:3]] for block in blocks[1:]]
+    assert answers[0] == answers[2] != answers[1], "scores of the first version again"
+    assert [label for label, _ in answers[1]] == ["delivery", "returns", "account"]
 
 
 @pytest.mark.slow

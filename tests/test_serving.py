@@ -242,10 +242,10 @@ def test_no_request_fails_while_versions_come_and_go(server, trained, bases, fol
     new = spread(models.TextClassifier(old.backbone, old.preprocessor, labels=LABELS), seed=1)
     values = {1: old.classify(texts).probabilities, 2: new.classify(texts).probabilities}
     assert np.abs(values[1] - values[2]).max() > 0.01
-    seen, errors, running = [], [], threading.Event()
+    seen, errors, ended = [], [], threading.Event()
 
     def hammer(ask):
-        while not running.is_set():
+        while not ended.wait(0.01):
             try:
                 found = np.asarray(ask())
                 seen.append(next((n for n, value in values.items() if np.allclose(found, value, atol=1e-5)), found))
@@ -274,7 +274,7 @@ def test_no_request_fails_while_versions_come_and_go(server, trained, bases, fol
         back = len(seen)
         clients.wait(lambda: len(seen) > back + 9)
     finally:
-        running.set()
+        ended.set()
         for thread in threads:
             thread.join()
     assert not errors

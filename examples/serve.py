@@ -1,0 +1,172 @@
+"""From a trained model to answers over HTTP: export, start a server, ask it, roll a second version out and back.
+
+    python examples/serve.py
+    python examples/serve.py --url http://localhost:8501    # a TF Serving that runs already: see what is printed first
+
+A classifier of support questions (`examples/data/support_questions`) is fine-tuned from MiniLM in two stages; each is
+exported as a version. Without `--url` the program starts `tensorflow_model_server` where it is installed, and
+otherwise the stand-in of this repository's tests, which speaks the same protocol. What asks the server is plain
+`urllib`: it knows neither TensorFlow nor the tokenizer. What is written goes to `runs/serve`.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import keras
+
+import tfxfer as tx
+
+HERE = pathlib.Path(__file__).resolve().parent
+NAME = "support_questions"
+BATCH_SIZE, LEARNING_RATE = 16, 1e-4
+QUESTIONS = (
+    "My tent should have been here on Monday, where is it?",
+    "How do I get my money back for the jacket that doesn't fit?",
+    "I can't log in any more, not even with a new password",
+)
+CONFIG = """\
+model_config_list {{
+  config {{
+    name: "{name}"
+    base_path: "{base_path}"
+    model_platform: "tensorflow"{policy}
+  }}
+}}
+"""
+DOCKER = """\
+docker run --rm -p 8501:8501 -v "{folder}:/models/{name}:ro" tensorflow/serving \\
+  --model_config_file=/models/{name}/models.config --model_config_file_poll_wait_seconds=1 \\
+  --enable_batching=true --batching_parameters_file=/models/{name}/batching_parameters.txt
+"""
+
+
+# === The server's side ===
+
+
+def write_config(folder, base_path, version=None):
+    """Says which versions are served: the newest, or one for certain. In one step, as the server may be reading."""
+    policy = "" if version is None else f"\n    model_version_policy {{ specific {{ versions: {version} }} }}"
+    temporary = folder / "models.config.new"
+    temporary.write_text(CONFIG.format(name=NAME, base_path=base_path, policy=policy), encoding="utf-8")
+    os.replace(temporary, folder / "models.config")
+
+
+@contextlib.contextmanager
+def server(folder, log):
+    """Starts a server on the folder; yields its URL."""
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(2)]
+    port, rest_port = (each.getsockname()[1] for each in sockets)
+    for each in sockets:
+        each.close()
+    command = [shutil.which("tensorflow_model_server")]
+    if command == [None]:
+        print("tensorflow_model_server is not installed: a stand-in from this repository's tests takes its place.")
+        print("It speaks TF Serving's protocol and is not TF Serving; it is slower, and nothing to run in production.")
+        command = [sys.executable, "-m", "tests.contract_server"]
+    command += [f"--port={port}", f"--rest_api_port={rest_port}"]
+    command += [f"--model_config_file={folder}/models.config", "--model_config_file_poll_wait_seconds=1"]
+    command += ["--enable_batching=true", f"--batching_parameters_file={folder}/batching_parameters.txt"]
+    with open(log, "w", encoding="utf-8") as file:
+        process = subprocess.Popen(command, cwd=HERE.parent, stdout=file, stderr=file)
+    try:
+        yield f"http://localhost:{rest_port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+# === The client's side: no TensorFlow from here on ===
+
+
+def get(url, body=None):
+    """Returns the JSON that a URL answers with."""
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, data), timeout=60) as response:
+        return json.load(response)
+
+
+def wait_for(url, version, seconds=120):
+    """Waits until a version, and no other, answers."""
+    end = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+            states = get(f"{url}/v1/models/{NAME}")["model_version_status"]
+            if [state["version"] for state in states if state["state"] == "AVAILABLE"] == [str(version)]:
+                return
+        if time.monotonic() > end:
+            raise SystemExit(f"version {version} did not answer at {url} within {seconds} s")
+        time.sleep(0.2)
+
+
+def ask(url, version):
+    """Prints label and score of each question, as the server gives them."""
+    print(f"\nversion {version} answers:")
+    found = get(f"{url}/v1/models/{NAME}:predict", {"instances": QUESTIONS})["predictions"]
+    for question, answer in zip(QUESTIONS, found, strict=True):
+        print(f"{answer['labels'][0]}\t{answer['scores'][0]:.3f}\t{question}")
+
+
+# === The whole way ===
+
+
+def train(model, rows, epochs, test):
+    """Trains for some epochs more; returns the scores on the test questions."""
+    model.fit(rows["text"], rows["label"], batch_size=BATCH_SIZE, epochs=epochs, seed=0, verbose=2)
+    found = tx.evaluation.classification(model, test["text"], test["label"])
+    return {"accuracy": found["accuracy"], "macro_f1": found["macro_f1"]}
+
+
+def main():
+    """Trains, exports, serves, asks, rolls out and rolls back."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="all_minilm_l6_v2")
+    parser.add_argument("--epochs", type=int, default=4, help="of each of the two versions")
+    parser.add_argument("--output", type=pathlib.Path, default=HERE.parent / "runs" / "serve")
+    parser.add_argument("--url", help="of a TF Serving that watches the folder of an earlier run")
+    arguments = parser.parse_args()
+    keras.utils.set_random_seed(0)
+    folder = arguments.output.resolve() / NAME
+    base_path = f"/models/{NAME}" if arguments.url else folder
+    if not arguments.url:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    rows, test = (tx.data.read(HERE / "data" / NAME / f"{name}.tsv") for name in ("train", "test"))
+    labels = tx.data.labels(rows, "label")
+    model = tx.models.TextClassifier.from_preset(arguments.preset, labels=labels, sequence_length=128)
+    model.compile(tx.optimizers.AdamW(LEARNING_RATE, weight_decay=0.01))
+    metadata = {"preset": arguments.preset, "metrics": train(model, rows, arguments.epochs, test)}
+    first = tx.export.describe(tx.export.saved_model(model, folder, metadata=metadata))
+    write_config(folder, base_path)
+    print(f"\nversion {first['version']}: {first['metadata']['metrics']}, in {first['path']}")
+    print("\nTF Serving itself on this folder:\n")
+    print(DOCKER.format(folder=folder, name=NAME))
+
+    with contextlib.nullcontext(arguments.url) if arguments.url else server(folder, folder.parent / "log") as url:
+        wait_for(url, first["version"])
+        ask(url, first["version"])
+
+        metadata = {"preset": arguments.preset, "metrics": train(model, rows, arguments.epochs, test)}
+        second = tx.export.describe(tx.export.saved_model(model, folder, metadata=metadata))
+        print(f"\nversion {second['version']}: {second['metadata']['metrics']}; the server finds it by itself")
+        wait_for(url, second["version"])
+        ask(url, second["version"])
+
+        print(f"\nback to version {first['version']}, by {folder / 'models.config'}")
+        write_config(folder, base_path, first["version"])
+        wait_for(url, first["version"])
+        ask(url, first["version"])
+
+
+if __name__ == "__main__":
+    main()
