@@ -8,6 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tiny
 
 import tfxfer
@@ -167,14 +168,18 @@ def test_an_answer_that_differs_is_an_error_and_nothing_is_written(name, classif
         fails(name, r"`model`.*model\.predict.*1e-05.*difference", classifier, tmp_path / "out")
 
 
-def test_what_cannot_be_converted_names_the_reason(name, classifier, tmp_path, monkeypatch):
-    def convert(graph, file):
-        raise RuntimeError("much\nTF Select ops: Unpack\nmore")
+class Bessel(keras.layers.Dense):
+    """A head with an operation that only TensorFlow has."""
 
-    monkeypatch.setattr(_ids, "_require", lambda target: None)
-    false = _ids.dataclasses.replace(TARGETS[name], convert=convert)
-    monkeypatch.setattr(sys.modules[f"tfxfer.export._{name}"], "_TARGET", false)
-    fails(name, "TF Select ops: Unpack.*saved_model", classifier, tmp_path / "out")
+    def call(self, inputs):
+        return tf.math.special.bessel_j0(super().call(inputs))
+
+
+def test_what_cannot_be_converted_is_an_error_that_names_the_operation(name, classifier, tmp_path):
+    for package in TARGETS[name].packages:
+        pytest.importorskip(package, reason=f"no {package}, of the extra `{name}`")
+    model = models.TextClassifier(classifier.backbone, classifier.preprocessor, labels=["a", "b"], head=Bessel(2))
+    fails(name, r"`model`.*BesselJ0.*saved_model", model, tmp_path / "out")
 
 
 def test_a_missing_package_is_named_with_the_extra_that_has_it(name, classifier, tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ The part of a `{kind}` behind its tokenizer, exported by tfxfer {tfxfer} for {ta
   texts at {sequence_length} tokens and pads to the longest
 {labels}- `assets.extra/tfxfer.json`: all that is known of it
 - largest difference to the model itself when it was written: {difference:.1e}
-
+{prompts}
 | | name | dtype | shape |
 |---|---|---|---|
 {table}
@@ -115,11 +115,11 @@ def _output(model):
 def write(target, model, folder, *, pairs, examples, tolerance, metadata):
     """Writes a folder for a target; see `onnx` and `litert`."""
     _require(target)
-    pairs = _saved_model._check_model(model, pairs, None)
+    pairs = _saved_model.check_model(model, pairs, None)
     if isinstance(model, models.Siamese) and not isinstance(model, models.SiameseClassifier):
         model = model.embedder
     _check_convertible(target, model)
-    rows = _saved_model._example_rows(examples, pairs)
+    rows = _saved_model.example_rows(examples, pairs)
     _check.number("tolerance", tolerance, above=0)
     metadata = _description.plain("metadata", _check.instance("metadata", metadata or {}, dict, "a dict"))
     folder = pathlib.Path(folder)
@@ -131,8 +131,8 @@ def write(target, model, folder, *, pairs, examples, tolerance, metadata):
     try:
         temporary.mkdir()
         graph = Graph(model)
-        _convert(target, graph, temporary / target.file)
-        difference = _parity(target, model, target.load(temporary / target.file), rows, pairs, tolerance)
+        run = _converted(target, graph, temporary / target.file)
+        difference = _parity(target, model, run, rows, pairs, tolerance)
         _write_beside(target, model, graph, temporary, folder.name, rows, pairs, difference, tolerance, metadata)
         temporary.rename(folder)
     except BaseException:
@@ -162,10 +162,11 @@ def _check_convertible(target, model):
         raise _check.invalid("model", f"weights of less than 2 GB, as {target.name} bounds a file", size, remedy)
 
 
-def _convert(target, graph, file):
-    """Converts, and says what to do about what cannot be."""
+def _converted(target, graph, file):
+    """Writes the file and returns the function that it is; says what to do about what cannot be converted."""
     try:
         target.convert(graph, file)
+        return target.load(file)
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines()]
         reason = next((line for line in lines if "ops:" in line or "op " in line), lines[0] if lines else error)
@@ -265,10 +266,19 @@ def _readme(target, model, graph, name, description, rows, pairs):
         difference=description["parity"]["largest_difference"],
         table="\n".join(table),
         special=special,
+        prompts=_prompts(description),
         ids=ids,
         texts=texts,
         **{key: value.format(file=target.file, output=graph.output) for key, value in target.readme.items()},
     )
+
+
+def _prompts(description):
+    if not description["prompts"]:
+        return ""
+    default = description["default_prompt_name"]
+    used = f"; where none is named, {default!r}" if default else ""
+    return f"- prompts that belong before the texts, by name: {json.dumps(description['prompts'])}{used}\n"
 
 
 _SPECIAL = "tokenizer.encode_special_tokens = True  # special tokens that a user types stay text\n"

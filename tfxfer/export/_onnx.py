@@ -62,11 +62,16 @@ def onnx(model, folder, *, pairs=False, examples=None, tolerance=1e-5, metadata=
 
 
 def _convert(graph, file):
+    import onnx
     import tf2onnx
 
     proto, _ = tf2onnx.convert.from_function(
         graph.run, input_signature=graph.specs, opset=_OPSET, custom_op_handlers={"Erfc": (_erfc, [])}
     )
+    # tf2onnx writes what it does not know as it is.
+    unknown = {node.op_type for node in proto.graph.node if not onnx.defs.has(node.op_type, node.domain)}
+    if unknown:
+        raise ValueError(f"unsupported ops: {', '.join(sorted(unknown))}")
     sizes = ("batch", "2", "length") if len(graph.specs[0].shape) == 3 else ("batch", "length")
     for value in [*proto.graph.input, *proto.graph.output]:
         for size, name in zip(value.type.tensor_type.shape.dim, sizes, strict=False):

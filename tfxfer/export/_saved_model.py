@@ -120,11 +120,11 @@ def saved_model(
 
     Reference: Olston et al., 2017, TensorFlow-Serving, https://arxiv.org/abs/1712.06139.
     """
-    pairs = _check_model(model, pairs, index)
+    pairs = check_model(model, pairs, index)
     if weights_dtype is not None:
         _check.one_of("weights_dtype", weights_dtype, _weights.DTYPES)
     _check.integer("max_batch_size", max_batch_size, optional=True)
-    rows = _example_rows(examples, pairs)
+    rows = example_rows(examples, pairs)
     metadata = _description.plain("metadata", _check.instance("metadata", metadata or {}, dict, "a dict"))
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ def saved_model(
     return str(target)
 
 
-def _check_model(model, pairs, index):
+def check_model(model, pairs, index):
     """Raises for what cannot be exported; returns whether the model itself takes pairs."""
     expected = "a TextEmbedder, TextClassifier, TextRegressor, Siamese or SiameseClassifier"
     _check.instance("model", model, _KINDS, expected)
@@ -175,7 +175,7 @@ def _check_model(model, pairs, index):
     return pairs or isinstance(model, models.SiameseClassifier)
 
 
-def _example_rows(examples, pairs):
+def example_rows(examples, pairs):
     """Returns `(first text, second text)` rows; where the model takes one text, the second is the next row's."""
     if examples is None:
         examples = _EXAMPLES
