@@ -26,7 +26,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 quickstart: $(VENV)/.installed $(VENV)/.weights
 	$(VENV)/bin/python examples/quickstart.py
 
-test: $(VENV)/.installed-test $(VENV)/.weights $(BEAM)/.installed
+test: $(VENV)/.installed-test $(VENV)/.weights $(if $(findstring slow,$(ARGS)),$(BEAM)/.installed)
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
 lint: $(VENV)/.installed-test
