@@ -484,6 +484,7 @@ def test_embedders_are_searched_over_losses(presets, folder):
         ({"labels": ["card", "card"]}, "argument `labels`"),
         ({"optimizer": "adam"}, "argument `optimizer`. Expected a function of the learning rate to an optimizer"),
         ({"batches": [8]}, "argument `batches`. Expected a dict of options"),
+        ({"batches": {"batch_size": 8}}, "`batch_size` is an entry of `space`, `seed` an argument of the hypermodel"),
         ({"seed": -1}, "argument `seed`"),
         ({"sequence_length": 99}, "argument `sequence_length`. Expected at most 32"),
         ({"space": ["frozen"]}, "argument `space`. Expected a dict of entry to values"),

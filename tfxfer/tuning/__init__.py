@@ -1,8 +1,8 @@
 """Hypermodels for Keras Tuner.
 
 Which texts need which model, how much of it to train and how fast is a search. The hypermodels here hold the space of
-such choices for a task; any tuner of Keras Tuner (`RandomSearch`, `Hyperband`, `BayesianOptimization`) goes through it,
-in one process or several. They need the extra `tune`: `pip install tfxfer[tune]`.
+such choices for a task; any tuner of Keras Tuner (`RandomSearch`, `Hyperband`, `BayesianOptimization`) goes through it.
+They need the extra `tune`: `pip install tfxfer[tune]`.
 
 ```python
 hypermodel = tx.tuning.ClassifierHyperModel("all_minilm_l6_v2", labels=labels)
@@ -12,6 +12,11 @@ tuner.search(train, epochs=3, callbacks=[tx.callbacks.EvaluateClassification(dev
 print(tx.tuning.trials(tuner))
 tx.export.saved_model(tx.tuning.best_model(tuner), "serving/intents")
 ```
+
+Several processes share a search where the same script runs in each, with the environment variables
+`KERASTUNER_ORACLE_IP`, `KERASTUNER_ORACLE_PORT` and `KERASTUNER_TUNER_ID`, which is `"chief"` in one, a name of its own
+in each other, and with one `directory` for all. The chief trains nothing; it has the table and the best model in the
+end. It waits for its workers without end, for one that died as well.
 """
 
 from tfxfer.tuning import _keras_tuner

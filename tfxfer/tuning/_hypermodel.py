@@ -1,18 +1,22 @@
 """What all hypermodels share: the space, the data, the training of a trial."""
 
 import contextlib
+import inspect
 import time
 from typing import Any
 
 import keras
 
-from tfxfer import _check, callbacks, freezing, optimizers
+from tfxfer import _check, callbacks, data, freezing, optimizers
 from tfxfer.tuning import _memory, _presets, _watch
 from tfxfer.tuning._keras_tuner import fatal, import_keras_tuner
 from tfxfer.tuning._rows import Rows
 from tfxfer.tuning._space import Space
 
 _CHANGED = ("shuffle", "validation_split", "batch_size", "validation_batch_size")
+# Options of `data.batches` that are the user's: the others are a trial's, the model's or the hypermodel's.
+_OPTIONS = set(inspect.signature(data.batches).parameters)
+_OPTIONS -= {"dataset", "preprocessor", "batch_size", "columns", "seed"}
 
 _Base: Any = import_keras_tuner().HyperModel
 
@@ -35,6 +39,9 @@ class HyperModel(_Base):
             remedy = "For example `lambda rate: keras.optimizers.Adam(rate)`: each trial needs one of its own."
             raise _check.invalid("optimizer", "a function of the learning rate to an optimizer", optimizer, remedy)
         self._batches = dict(_check.instance("batches", batches or {}, dict, "a dict of options of `data.batches`"))
+        for name in self._batches:
+            remedy = "`batch_size` is an entry of `space`, `seed` an argument of the hypermodel."
+            _check.one_of("batches", name, sorted(_OPTIONS), remedy)
         self._seed = _check.integer("seed", seed, minimum=0, optional=True)
         self._space = Space(self._entries(), space)
         self._space.declare(import_keras_tuner().HyperParameters())  # what cannot be is found here, and not in a trial
