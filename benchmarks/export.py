@@ -74,7 +74,7 @@ def main():
     """Measures, prints the tables and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with stsb")
-    parser.add_argument("--bpe", type=pathlib.Path, help="Hugging Face folder with a byte-level BPE; without, no memory")
+    parser.add_argument("--bpe", type=pathlib.Path, help="Hugging Face folder with byte-level BPE, for memory")
     parser.add_argument("--preset", default="all_minilm_l6_v2")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("benchmarks/results/export.json"))
