@@ -89,9 +89,9 @@ class Lines:
         return line.decode("utf-8-sig" if self.offset == len(line) else "utf-8")
 
 
-def records(file, kind, offset, header):
+def records(file, path, offset, header):
     """Yields `(offset behind it, row)` for each row of a text file from an offset on, a row being a dict."""
-    lines = Lines(file, offset)
+    lines, kind = Lines(file, offset), kind_of(path)
     if kind == "jsonl":
         for line in lines:
             if line.strip():
@@ -99,11 +99,15 @@ def records(file, kind, offset, header):
         return
     # The module reads as many lines as a quoted field goes over, and none ahead.
     for row in csv.reader(lines, delimiter=DELIMITERS[kind]):
-        if row and header is None:
+        if not row:
+            continue
+        if header is None:
             header = row
             yield lines.offset, header
-        elif row:
+        elif len(row) == len(header):
             yield lines.offset, dict(zip(header, row, strict=True))
+        else:
+            raise ValueError(f"{path}, before byte {lines.offset}: {len(row)} columns, the header has {len(header)}")
 
 
 def parts_of(path, size):
@@ -116,7 +120,7 @@ def parts_of(path, size):
             yield {"path": path, "first": first, "rows": min(size, rows - first)}
         return
     with opened(path) as file:
-        found, header, start, rows, first, end = records(file, kind, 0, None), None, 0, 0, 0, 0
+        found, header, start, rows, first, end = records(file, path, 0, None), None, 0, 0, 0, 0
         if kind != "jsonl":
             start, header = next(found, (0, []))
         for end, _ in found:
@@ -130,10 +134,9 @@ def parts_of(path, size):
 
 def rows_of(part):
     """Yields the rows of a part."""
-    kind = kind_of(part["path"])
     with opened(part["path"]) as file:
-        if kind != "parquet":
-            found = records(file, kind, part["offset"], part["header"])
+        if kind_of(part["path"]) != "parquet":
+            found = records(file, part["path"], part["offset"], part["header"])
             for (_, row), _ in zip(found, range(part["rows"]), strict=False):
                 yield row
             return
@@ -324,7 +327,8 @@ def main():
     left = set(range(count)) - done_in(arguments.output, count)
     if left:
         raise SystemExit(f"{len(left)} parts are missing: start it again")
-    FileSystems.delete([unfinished])
+    if FileSystems.exists(unfinished):
+        FileSystems.delete([unfinished])
     embedded = sum(part["rows"] for part in missing)
     print(
         f"{rows} texts in {count} parts; {embedded} of them embedded now, {embedded / max(seconds, 1e-9):.1f} a second"

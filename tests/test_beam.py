@@ -169,3 +169,6 @@ def test_what_cannot_be_embedded_is_named_with_its_place(python, model, tmp_path
     done = run(python, model, tmp_path, tmp_path / "out")
     assert done.returncode and "a.jsonl, row 1: no 'text' or 'id'" in done.stderr
     assert not parts(tmp_path / "out")
+    (tmp_path / "b.tsv").write_text("id\ttext\n1\tcard\n2\n")
+    done = run(python, model, tmp_path, tmp_path / "other")
+    assert done.returncode and "b.tsv, before byte 17: 1 columns, the header has 2" in done.stderr

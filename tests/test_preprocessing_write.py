@@ -80,6 +80,8 @@ def test_a_tokenizer_of_keras_hub_is_written_and_cut_and_padded_as_asked(tokeniz
     assert [row.attention_mask for row in rows] == expected["padding_mask"].numpy().tolist()
     config = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert config["model_max_length"] == 6 and config["padding_side"] == "left" and config["cls_token"] == "[CLS]"
+    # The class for which transformers takes the file as it is.
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
 def test_holes_and_added_tokens_keep_their_ids(tokenizers, tmp_path):

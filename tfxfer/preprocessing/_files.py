@@ -103,7 +103,7 @@ def _notes(folder):
 
 def _family(notes):
     """Returns the family that a folder names, or `None` where it names none; raises where it names an unknown one."""
-    name = notes["config"].get("model_type")
+    name = notes["config"].get("model_type", notes["tokenizer_config"].get("model_type"))
     if name is None:
         kind = notes["tokenizer_config"].get("tokenizer_class") or ""
         kind = kind.removesuffix("Fast").removesuffix("Tokenizer")

@@ -28,7 +28,9 @@ def write(spec, folder, sequence_length=None, padding_side="right"):
     folder.mkdir(parents=True, exist_ok=True)
     roles = {f"{role}_token": spec.tokens[i] for role, i in spec.special.items()}
     config = {
-        "tokenizer_class": f"{_tokenizer_class(spec)}Tokenizer",
+        # transformers takes `tokenizer.json` as it is for this class; for a family's it builds the tokenizer anew.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_type": _model_type(spec),
         **roles,
         "padding_side": padding_side,
         "clean_up_tokenization_spaces": False,
@@ -43,15 +45,15 @@ def write(spec, folder, sequence_length=None, padding_side="right"):
         raise _check.invalid("folder", "a tokenizer that Hugging Face's files can hold", ", ".join(differing), remedy)
 
 
-def _tokenizer_class(spec):
-    """The class of transformers that makes this kind's segments and templates."""
+def _model_type(spec):
+    """A family that has this kind's segments and templates."""
     if spec.kind == "wordpiece":
-        return "Bert" if spec.segments else "DistilBert"
+        return "bert" if spec.segments else "distilbert"
     if spec.kind == "bpe":
-        return "Roberta" if len(spec.single) > 1 else "GPT2"
+        return "roberta" if len(spec.single) > 1 else "gpt2"
     if spec.segments:
-        return "Albert"
-    return "XLMRoberta" if len(spec.pair) > 5 else "DebertaV2"
+        return "albert"
+    return "xlm-roberta" if len(spec.pair) > 5 else "deberta-v2"
 
 
 def _tokenizer(spec, sequence_length, padding_side):
