@@ -177,6 +177,19 @@ def test_every_signature_answers_as_the_model_does(server, answers, trained, bas
         assert left <= {"embed_document"}
 
 
+def test_rank_takes_lists_of_documents(server, trained):
+    embedder = trained["entailment"].embedder
+    queries, documents = TEXTS[:4], [OTHERS[i : i + 3] for i in range(0, 12, 3)]
+    vectors = embedder.encode(OTHERS[:12], prompt_name="document").reshape(4, 3, -1)
+    expected = {"scores": np.sum(embedder.encode(queries, prompt_name="query")[:, None] * vectors, -1)}
+    client = server.of("entailment")
+    check(client.predict("rank", query=queries, documents=documents), expected)
+    rows = [{"query": query, "documents": texts} for query, texts in zip(queries, documents, strict=True)]
+    status, found = client.rest({"signature_name": "rank", "instances": rows})
+    assert status == 200, found
+    check({"scores": found["predictions"]}, expected)
+
+
 def test_classify_and_regress_take_examples(server, answers):
     single = [{"text": text} for text in TEXTS]
     pairs = [{"text_a": a, "text_b": b} for a, b in zip(TEXTS, OTHERS, strict=True)]

@@ -206,7 +206,8 @@ def _rank(score):
 
     purpose = (
         "How well each document goes with the query of its row; larger is better. `documents` holds one text a row, or "
-        "`(batch, n)` texts, n for each query; `scores` has its shape."
+        "`(batch, n)` texts, n for each query; `scores` has its shape. A server with batching merges rows of one text, "
+        "but of requests with lists that arrive together all must have the same n, or all fail."
     )
     return Signature(_traced(rank, TEXT, DOCUMENTS), purpose, {"query": "one", "documents": "second"})
 
