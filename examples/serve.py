@@ -53,17 +53,17 @@ docker run --rm -p 8501:8501 -v "{folder}:/models/{name}:ro" tensorflow/serving 
 # === The server's side ===
 
 
-def write_config(folder, base_path, version=None):
+def write_config(file, base_path, version=None):
     """Says which versions are served: the newest, or one for certain. In one step, as the server may be reading."""
     policy = "" if version is None else f"\n    model_version_policy {{ specific {{ versions: {version} }} }}"
-    temporary = folder / "models.config.new"
+    temporary = file.with_name(f"{file.name}.new")
     temporary.write_text(CONFIG.format(name=NAME, base_path=base_path, policy=policy), encoding="utf-8")
-    os.replace(temporary, folder / "models.config")
+    os.replace(temporary, file)
 
 
 @contextlib.contextmanager
-def server(folder, log):
-    """Starts a server on the folder; yields its URL."""
+def server(config, batching, log):
+    """Starts a server; yields its URL."""
     sockets = [socket.create_server(("localhost", 0)) for _ in range(2)]
     port, rest_port = (each.getsockname()[1] for each in sockets)
     for each in sockets:
@@ -74,8 +74,8 @@ def server(folder, log):
         print("It speaks TF Serving's protocol and is not TF Serving; it is slower, and nothing to run in production.")
         command = [sys.executable, "-m", "tests.contract_server"]
     command += [f"--port={port}", f"--rest_api_port={rest_port}"]
-    command += [f"--model_config_file={folder}/models.config", "--model_config_file_poll_wait_seconds=1"]
-    command += ["--enable_batching=true", f"--batching_parameters_file={folder}/batching_parameters.txt"]
+    command += [f"--model_config_file={config}", "--model_config_file_poll_wait_seconds=1"]
+    command += ["--enable_batching=true", f"--batching_parameters_file={batching}"]
     with open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(command, cwd=HERE.parent, stdout=file, stderr=file)
     try:
@@ -136,7 +136,10 @@ def main():
     arguments = parser.parse_args()
     keras.utils.set_random_seed(0)
     folder = arguments.output.resolve() / NAME
-    base_path = f"/models/{NAME}" if arguments.url else folder
+    # In a container the folder has another place; what the exporter writes is for that.
+    config, base_path = folder / "local.config", folder
+    if arguments.url:
+        config, base_path = folder / "models.config", f"/models/{NAME}"
     if not arguments.url:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -147,12 +150,13 @@ def main():
     model.compile(tx.optimizers.AdamW(LEARNING_RATE, weight_decay=0.01))
     metadata = {"preset": arguments.preset, "metrics": train(model, rows, arguments.epochs, test)}
     first = tx.export.describe(tx.export.saved_model(model, folder, metadata=metadata))
-    write_config(folder, base_path)
+    write_config(config, base_path)
     print(f"\nversion {first['version']}: {first['metadata']['metrics']}, in {first['path']}")
     print("\nTF Serving itself on this folder:\n")
     print(DOCKER.format(folder=folder, name=NAME))
 
-    with contextlib.nullcontext(arguments.url) if arguments.url else server(folder, folder.parent / "log") as url:
+    started = server(config, folder / "batching_parameters.txt", arguments.output / "log")
+    with contextlib.nullcontext(arguments.url) if arguments.url else started as url:
         wait_for(url, first["version"])
         ask(url, first["version"])
 
@@ -162,8 +166,8 @@ def main():
         wait_for(url, second["version"])
         ask(url, second["version"])
 
-        print(f"\nback to version {first['version']}, by {folder / 'models.config'}")
-        write_config(folder, base_path, first["version"])
+        print(f"\nback to version {first['version']}, by {config}")
+        write_config(config, base_path, first["version"])
         wait_for(url, first["version"])
         ask(url, first["version"])
 
