@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -118,7 +119,7 @@ def batched(base, tmp_path_factory):
     file = tmp_path_factory.mktemp("config") / "batching.txt"
     file.write_text(
         "max_batch_size { value: 10 } # rows of a request\nenable_large_batch_splitting { value: true }\n"
-        "max_execution_batch_size { value: 4 } batch_timeout_micros: { value: 300000 }\n"
+        "max_execution_batch_size { value: 4 } batch_timeout_micros: { value: 1000000 }\n"
         "num_batch_threads { value: 2 } max_enqueued_batches { value: 3 }"
     )
     flags = f"--model_base_path={base}", "--enable_batching", f"--batching_parameters_file={file}"
@@ -321,12 +322,29 @@ def test_a_large_request_is_parted_and_one_too_large_refused(batched):
     assert status == 400 and "Task size 11 is larger than maximum input batch size 10" in said["error"]
 
 
-def test_more_than_may_wait_is_unavailable(batched):
-    # Three batches of four rows may wait, and two run: of ten requests of ten rows some must be refused.
-    found = at_once(10, lambda i: batched.predict(x=[1.0] * 10))
-    refused = [each.code() for each in found if isinstance(each, Exception)]
-    assert set(refused) == {grpc.StatusCode.UNAVAILABLE} and len(refused) < 10
-    assert batched.rest({"instances": [1]}) == (200, {"predictions": [2.0]})
+def test_more_than_may_wait_is_unavailable():
+    # One batch runs and three full ones wait: there is no room for a row more until the first is done.
+    running, finish = threading.Event(), threading.Event()
+
+    def run(inputs):
+        running.set()
+        finish.wait()
+        return [2 * inputs["x"]]
+
+    limits = {"max_batch_size": 4, "num_batch_threads": 1, "max_enqueued_batches": 3}
+    queue = batching.Queue(run, batching.Parameters(**limits))
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(queue, {"x": np.ones(4)})]
+        running.wait()
+        answers += [pool.submit(queue, {"x": np.ones(4)}) for _ in range(3)]
+        clients.wait(lambda: len(queue._tasks) == 3)
+        with pytest.raises(errors.ServingError, match=r"queue .* is full") as refused:
+            queue({"x": np.ones(1)})
+        finish.set()
+        assert all(each.result()[0].tolist() == [2.0] * 4 for each in answers)
+    assert refused.value.code == errors.UNAVAILABLE
+    assert queue({"x": np.ones(1)})[0].tolist() == [2.0]
+    queue.close()
 
 
 def test_outputs_need_the_batch_in_front_and_inputs_one_length(batched):

@@ -421,6 +421,7 @@ def test_preset_folder_gives_the_backbone_to_another_task(make, tmp_path):
         np.testing.assert_array_equal(old.numpy(), new.numpy())
 
 
+@pytest.mark.slow
 def test_jax_backend_gives_tensorflow_numbers_and_trains(tmp_path):
     embedder = tiny.embedder(tmp_path, pooling=("mean", "last"))
     embedder.save(tmp_path / "model.keras")

@@ -104,6 +104,7 @@ def test_a_file_keeps_adapters_kernels_and_optimizer_to_the_bit(pair, tmp_path):
         np.testing.assert_array_equal(found.numpy(), expected.numpy())
 
 
+@pytest.mark.slow
 def test_merged_outputs_are_the_same_and_the_model_is_plain(pair, tmp_path):
     model, _, _ = pair
     expected = logits_of(model)
@@ -185,6 +186,7 @@ def test_plain_weights_in_a_model_with_adapters_start_them_anew(tmp_path):
     assert all((value > 0) == name.endswith("a") for name, value in values.items())
 
 
+@pytest.mark.slow
 def test_mixed_precision_keeps_float32_adapters_and_merges_without_rounding(tmp_path):
     model = changed(classifier(dtype="mixed_bfloat16"))
     model.save(tmp_path / "model.keras")
@@ -201,6 +203,7 @@ def test_mixed_precision_keeps_float32_adapters_and_merges_without_rounding(tmp_
     np.testing.assert_allclose(logits_of(plain), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_exported_model_answers_with_its_adapters(tmp_path):
     import tensorflow as tf
 

@@ -1,9 +1,11 @@
 """Losses on JAX, and on several devices: each in a process of its own."""
 
 import numpy as np
+import pytest
 import test_contracts
 
 
+@pytest.mark.slow
 def test_losses_on_jax_give_tensorflow_numbers_and_finite_gradients(tmp_path):
     expected = [float(make()(*args)) for make, args in test_contracts.LOSSES.values()]
     np.save(tmp_path / "expected.npy", expected)

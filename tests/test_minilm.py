@@ -68,6 +68,7 @@ def test_bfloat16_stays_within_a_cosine_of_0_9999(minilm_folder, reference):
     assert np.quantile(cosines, 0.01) > 0.9999 and cosines.min() > 0.9995
 
 
+@pytest.mark.slow
 def test_linear_probe_on_cached_embeddings_repeats_its_accuracy(embedder, real_data):
     linear_model = pytest.importorskip("sklearn.linear_model")
     train, test = (tx.data.read(real_data / "banking77" / f"{name}.tsv") for name in ("train", "test"))

@@ -156,6 +156,7 @@ def test_classifier_learns_from_strings_and_names_labels(folder):
     np.testing.assert_allclose(answer.probabilities, softmax, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_strings_names_indices_and_ready_batches_train_alike(folder):
     weights = []
     indices = [["card", "loan", "other"].index(label) for label in tiny.LABELS]

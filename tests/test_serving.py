@@ -28,6 +28,9 @@ import operations  # noqa: E402
 
 from tfxfer import export, models  # noqa: E402
 
+# Servers and compilers in processes of their own, for every kind of model.
+pytestmark = pytest.mark.slow
+
 TEXTS = [*tiny.TEXTS, "cards", "ÜBER naïve card", "\x00 money", "[MASK] card [SEP]", "card " * 100, "שלום card"]
 OTHERS = TEXTS[3:] + TEXTS[:3]
 CORPUS = ["the card", "a loan", "the bank", "good", "money was lost"]

@@ -19,6 +19,9 @@ import operations  # noqa: E402
 
 from tfxfer import export, models  # noqa: E402
 
+# Megabytes of text, through a server and for every kind of tokenizer.
+pytestmark = pytest.mark.slow
+
 NEIGHBOURS = ["Where is my card?", "good day", "How much is a loan, and when?"]
 HOSTILE = {
     "bytes that are no UTF-8": [

@@ -440,6 +440,7 @@ def test_what_is_frozen_thaws_within_a_trial(hyperband):
     assert [trial["flags"] for trial in seen] == [halves, halves, [everything] * 4]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # a Gaussian process on two points
 def test_bayesian_optimization_completes_on_texts_and_labels(presets, folder):
     space = {"frozen": [0, 1], "unfreezing": "none", "pooling": None, "hidden_dim": 4, "batch_size": 8, "epochs": 1}

@@ -134,8 +134,11 @@ def _rows(values):
 
 
 def _same_length(first, second, names):
+    """Returns both tensors; fails where their lengths differ, before anything is computed of them."""
     message = f"{names} must have one length"
-    tf.debugging.assert_equal(tf.shape(first)[0], tf.shape(second)[0], message=message)
+    same = tf.debugging.assert_equal(tf.shape(first)[0], tf.shape(second)[0], message=message)
+    with tf.control_dependencies([same]):
+        return tf.identity(first), tf.identity(second)
 
 
 def _parse(examples, features):
@@ -188,8 +191,7 @@ def _cosines(encode, first, second):
 
 def _similarity(encode, prompt):
     def similarity(text_a, text_b):
-        text_a, text_b = _rows(text_a), _rows(text_b)
-        _same_length(text_a, text_b, "`text_a` and `text_b`")
+        text_a, text_b = _same_length(_rows(text_a), _rows(text_b), "`text_a` and `text_b`")
         return {"similarity": _cosines(encode, _join(prompt, text_a), _join(prompt, text_b))}
 
     roles = {"text_a": "first", "text_b": "second"}
@@ -198,8 +200,7 @@ def _similarity(encode, prompt):
 
 def _rank(score):
     def rank(query, documents):
-        query = _rows(query)
-        _same_length(query, documents, "`query` and `documents`")
+        query, documents = _same_length(_rows(query), documents, "`query` and `documents`")
         flat = tf.reshape(documents, [-1])
         queries = tf.repeat(query, tf.size(flat) // tf.maximum(tf.size(query), 1))
         return {"scores": tf.reshape(score(queries, flat), tf.shape(documents))}
@@ -216,8 +217,7 @@ def _search(encode, index, default):
     prompt = default if index.query_prompt is None else index.query_prompt
 
     def search(query, k):
-        query, k = _rows(query), _rows(k)
-        _same_length(query, k, "`query` and `k`")
+        query, k = _same_length(_rows(query), _rows(k), "`query` and `k`")
         return index.search(encode(_join(prompt, query)), k)
 
     purpose = (
@@ -265,8 +265,7 @@ def _classify(model, logits, pairs):
         return answer(_rows(text))
 
     def classify_pairs(text_a, text_b):
-        text_a, text_b = _rows(text_a), _rows(text_b)
-        _same_length(text_a, text_b, "`text_a` and `text_b`")
+        text_a, text_b = _same_length(_rows(text_a), _rows(text_b), "`text_a` and `text_b`")
         return answer(text_a, text_b)
 
     roles = _columns(pairs)
@@ -305,8 +304,7 @@ def _regressor(served, model, pairs):
         return {"outputs": values(_rows(text))}
 
     def regress_pairs(text_a, text_b):
-        text_a, text_b = _rows(text_a), _rows(text_b)
-        _same_length(text_a, text_b, "`text_a` and `text_b`")
+        text_a, text_b = _same_length(_rows(text_a), _rows(text_b), "`text_a` and `text_b`")
         return {"outputs": values(text_a, text_b)}
 
     def regress_examples(inputs):
