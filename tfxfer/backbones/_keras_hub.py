@@ -3,12 +3,14 @@
 import json
 import pathlib
 
+import keras
 import keras_hub
 
 from tfxfer import _check, preprocessing
-from tfxfer.backbones import _families
+from tfxfer.backbones import _weights
 from tfxfer.backbones._backbone import Backbone
 from tfxfer.backbones._sentence_transformers import EmbeddingSpec
+from tfxfer.backbones.families import FAMILIES
 
 # Sentence encoders among KerasHub's presets, by the beginning of the name: how their authors pool. All of them were
 # made from Hugging Face's checkpoints, whose config.json says the exact GELU.
@@ -27,7 +29,12 @@ _SENTENCE_ENCODERS = {
 
 def names():
     """Returns the names of KerasHub's presets of our families."""
-    return {name for family in _families.FAMILIES.values() for name in family.backbone.presets}
+    return {name for kind in _classes() for name in kind.presets}
+
+
+def _classes():
+    """Returns KerasHub's backbone classes of our families, with the family."""
+    return {getattr(keras_hub.models, family.keras_hub): family for family in FAMILIES.values() if family.keras_hub}
 
 
 def load(name, dtype, load_weights):
@@ -39,18 +46,16 @@ def load(name, dtype, load_weights):
         raise _check.invalid(
             "preset", "a KerasHub preset that can be reached", name, f"{type(error).__name__}: {error}"
         ) from error
-    types = {entry.backbone: family for family, entry in _families.FAMILIES.items()}
-    if type(hub) not in types:
-        raise _check.invalid("preset", f"an encoder of {', '.join(_families.FAMILIES)}", type(hub).__name__)
-    family = types[type(hub)]
+    family = _classes().get(type(hub))
+    if family is None:
+        raise _check.invalid("preset", f"an encoder of {', '.join(FAMILIES)}", type(hub).__name__)
     embedding = _embedding(name)
     activation = "gelu" if embedding is not None else None
     backbone = from_keras_hub(hub, family, activation, load_weights)
-    default = EmbeddingSpec(pooling=(_families.FAMILIES[family].pooling,))
     return (
         backbone,
         preprocessing.Tokenizer.from_keras_hub(tokenizer),
-        embedding or default,
+        embedding or EmbeddingSpec(pooling=(family.pooling,)),
         min(512, hub.max_sequence_length),
     )
 
@@ -58,17 +63,35 @@ def load(name, dtype, load_weights):
 def from_keras_hub(hub, family, activation, load_weights):
     """Returns a `Backbone` with a KerasHub backbone's sizes and weights."""
     config = hub.get_config()
-    dtype = hub.dtype_policy
     for key in ("name", "trainable", "dtype"):
         config.pop(key, None)
     if "vocab_size" in config:  # ELECTRA's name for it
         config["vocabulary_size"] = config.pop("vocab_size")
-    backbone = Backbone(family, activation=activation, dtype=dtype, **config)
+    backbone = Backbone(family.name, activation=activation, dtype=hub.dtype_policy, **config)
     if load_weights:
-        for layer in backbone.layers:
-            if layer.weights:
-                layer.set_weights(hub.get_layer(layer.name).get_weights())
+        _take_over(backbone, family, hub)
     return backbone
+
+
+def _take_over(backbone, family, hub):
+    """Assigns every weight of a backbone from KerasHub's, found by their paths."""
+    weights = {weight.path: weight for weight in hub.weights}
+
+    def assign(root, part, path):
+        layer = _weights.part_of(root, part)
+        for kind in _weights.shapes(layer) if layer is not None else ():
+            found = weights.get(f"{path}/{kind}", weights.get(path))
+            if found is None:
+                raise _check.invalid("preset", f"a KerasHub {family.keras_hub} with the weight {path}/{kind}", hub.name)
+            target = getattr(layer, kind)
+            value = family.from_keras_hub(part, kind, keras.ops.convert_to_numpy(found))
+            target.assign(value.reshape(target.shape))
+
+    for part, path in family.keras_hub_weights.items():
+        assign(backbone.parts, part, path)
+    for block, i, j in backbone.blocks():
+        for part, path in family.keras_hub_block_weights.items():
+            assign(block, part, family.keras_hub_block.format(i, j) + path)
 
 
 def _embedding(name):

@@ -1,15 +1,23 @@
 """Low-rank adapters on the dense layers of an encoder's blocks."""
 
+import operator
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from tfxfer import _check
-from tfxfer.backbones import _families
 
-TARGETS = ("query", "key", "value", "attention_output", "intermediate", "output")
+# The name of a dense layer -> where it is in a block.
+TARGETS = {
+    "query": "attention.query",
+    "key": "attention.key",
+    "value": "attention.value",
+    "attention_output": "attention.output_dense",
+    "gate": "feed_forward.gate",
+    "intermediate": "feed_forward.intermediate",
+    "output": "feed_forward.output_dense",
+}
 
 
 class Adapters(keras.layers.Layer):
@@ -35,9 +43,9 @@ class Adapters(keras.layers.Layer):
         if self.settings is None:
             return {}
         return {
-            f"block_{group}/{number}/{part}": _families.block_parts(block)[part]
+            f"block_{group}/{number}/{target}": operator.attrgetter(TARGETS[target])(block)
             for block, group, number in self.blocks()
-            for part in self.settings["targets"]
+            for target in self.settings["targets"]
             if f"block_{group}" in self.settings["groups"]
         }
 
@@ -50,16 +58,17 @@ class Adapters(keras.layers.Layer):
         if self.settings is not None:
             raise _check.invalid("rank", "a model without adapters", rank, "Merge those that it has first.")
         available = dict.fromkeys(f"block_{group}" for _, group, _ in self.blocks())
+        block = self.blocks()[0][0]
+        dense = [target for target, path in TARGETS.items() if operator.attrgetter(path)(block) is not None]
         settings = {
             "rank": _check.integer("rank", rank),
             "alpha": rank if alpha is None else _check.number("alpha", alpha, above=0),
-            "targets": _check.some_of("targets", targets, TARGETS),
+            "targets": _check.some_of("targets", targets, dense),
             "groups": _check.some_of("groups", "block_*" if groups is None else groups, available),
         }
         self.settings = settings
         for dense in self.targets().values():
-            # Keras's own initializer takes the heads of an attention layer for inputs.
-            limit = _inputs(dense) ** -0.5
+            limit = dense.kernel.shape[0] ** -0.5
             start = keras.initializers.RandomUniform(-limit, limit)
             dense.enable_lora(settings["rank"], lora_alpha=settings["alpha"], a_initializer=start)
         return settings["groups"]
@@ -68,9 +77,9 @@ class Adapters(keras.layers.Layer):
         """Adds the adapters to the kernels and takes them away."""
         targets, self.settings = self.targets(), None
         for dense in targets.values():
-            # Not by the layer's property `kernel`, which rounds to the dtype that is computed in.
+            kernel = base_kernel(dense)
             low_rank = ops.matmul(dense.lora_kernel_a, dense.lora_kernel_b) * (dense.lora_alpha / dense.lora_rank)
-            dense._kernel.assign(ops.cast(dense._kernel, "float32") + low_rank)
+            kernel.assign(ops.cast(kernel, "float32") + low_rank)
             dense.lora_enabled, dense.lora_rank, dense.lora_alpha = False, None, None
             del dense.lora_kernel_a, dense.lora_kernel_b
 
@@ -86,21 +95,25 @@ class Adapters(keras.layers.Layer):
         for name, variable in self.variables_by_name().items():
             store[name.replace("/", ".")] = variable
         for name, dense in self.targets().items():
-            store[f"{name}/kernel".replace("/", ".")] = dense._kernel
+            store[f"{name}/kernel".replace("/", ".")] = base_kernel(dense)
 
     def load_own_variables(self, store):
         if not store.keys():  # a file of a model without adapters: they start anew
             for dense in self.targets().values():
-                limit = _inputs(dense) ** -0.5
+                limit = base_kernel(dense).shape[0] ** -0.5
                 dense.lora_kernel_a.assign(keras.random.uniform(dense.lora_kernel_a.shape, -limit, limit))
             return
         for name, dense in self.targets().items():
             name = name.replace("/", ".")
             dense.lora_kernel_a.assign(store[f"{name}.a"])
             dense.lora_kernel_b.assign(store[f"{name}.b"])
-            dense._kernel.assign(store[f"{name}.kernel"])
+            base_kernel(dense).assign(store[f"{name}.kernel"])
 
 
-def _inputs(dense):
-    """The number of inputs of a dense layer, however many axes its kernel has."""
-    return int(np.prod(dense._kernel.shape) / np.prod(dense.bias.shape))
+def base_kernel(dense):
+    """Returns the kernel's variable of a dense layer; with adapters, Keras's property gives the sum of both."""
+    enabled, dense.lora_enabled = dense.lora_enabled, False
+    try:
+        return dense.kernel
+    finally:
+        dense.lora_enabled = enabled

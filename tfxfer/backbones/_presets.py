@@ -9,9 +9,10 @@ from typing import Any
 import keras
 
 from tfxfer import _check, preprocessing
-from tfxfer.backbones import _checkpoint, _families, _keras_hub, _sentence_transformers, _weights
-from tfxfer.backbones._backbone import Backbone
+from tfxfer.backbones import _checkpoint, _keras_hub, _sentence_transformers, _weights
+from tfxfer.backbones._backbone import Backbone, complete, make_parts
 from tfxfer.backbones._sentence_transformers import EmbeddingSpec
+from tfxfer.backbones.families import FAMILIES
 
 # Presets of our own: weights that an installed package carries, otherwise KerasHub's preset of the same checkpoint.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -117,7 +118,7 @@ def load(preset, *, dtype=None, load_weights=True, sequence_length=None):
 
 def _length(backbone, asked, default=None):
     """Returns the preprocessor's sequence length: what was asked for, otherwise the checkpoint's."""
-    bounded = _families.FAMILIES[backbone.family].has_absolute_positions
+    bounded = FAMILIES[backbone.family].has_position_table
     if asked is not None:
         if bounded and asked > backbone.max_sequence_length:
             raise _check.invalid("sequence_length", f"at most {backbone.max_sequence_length}, the encoder's", asked)
@@ -148,16 +149,44 @@ def _load_folder(folder, dtype, load_weights):
 def _load_hugging_face(folder, dtype, load_weights):
     if not (folder / "config.json").is_file():
         raise _check.invalid("preset", "a folder with config.json", str(folder))
-    family, arguments = _families.from_config(_checkpoint.read_json(folder / "config.json"), folder / "config.json")
-    backbone = Backbone(family, dtype=dtype, **arguments)
-    entry = _families.FAMILIES[family]
-    if load_weights:
-        tensors = _checkpoint.read_tensors(folder)
-        _weights.assign(backbone, _checkpoint.Checkpoint(tensors, entry.anchor, entry.prefixes, str(folder)))
+    backbone = read_backbone(folder, dtype, load_weights)
     file = folder / "tokenizer_config.json"
     longest = _checkpoint.read_json(file).get("model_max_length") if file.is_file() else None
     tokenizer = preprocessing.Tokenizer.from_folder(folder)
-    return backbone, tokenizer, EmbeddingSpec(pooling=(entry.pooling,)), longest
+    return backbone, tokenizer, EmbeddingSpec(pooling=(FAMILIES[backbone.family].pooling,)), longest
+
+
+def read_backbone(folder, dtype=None, load_weights=True):
+    """Reads the encoder of a Hugging Face folder.
+
+    Args:
+        folder: path of a folder with `config.json` and weights.
+        dtype: dtype policy. Defaults to Keras's global one.
+        load_weights: bool. `False` leaves random weights.
+
+    Returns:
+        A `Backbone`.
+
+    Raises:
+        ValueError: if the family or a detail is not supported, or the weights do not fit `config.json`. Sizes are
+            compared before anything is allocated.
+    """
+    file = folder / "config.json"
+    config = _checkpoint.read_json(file)
+    types = {name: family for family in FAMILIES.values() for name in family.model_types}
+    family = types[_check.one_of("model_type", config.get("model_type"), types, f"In {file}")]
+    arguments = complete(family, family.from_config(config, file))
+    if not load_weights:
+        return Backbone(family.name, dtype=dtype, **arguments)
+    tensors = _checkpoint.open_tensors(folder)
+    checkpoint = _checkpoint.Checkpoint(tensors, family.anchor, family.prefixes, str(folder))
+    if arguments["num_layers"] > len(tensors):
+        received = arguments["num_layers"]
+        raise _check.invalid("num_layers", f"no more layers than the file's {len(tensors)} tensors", received, f"In {file}")
+    _weights.check(family, make_parts(family, arguments), arguments, checkpoint)
+    backbone = Backbone(family.name, dtype=dtype, **arguments)
+    _weights.assign(backbone, checkpoint)
+    return backbone
 
 
 def _load_saved(folder, dtype, load_weights):
@@ -173,7 +202,7 @@ def _load_saved(folder, dtype, load_weights):
             fresh.set_weights(backbone.get_weights())
         backbone = fresh
     spec = model.embedding_spec() if hasattr(model, "embedding_spec") else None
-    default = EmbeddingSpec(pooling=(_families.FAMILIES[backbone.family].pooling,))
+    default = EmbeddingSpec(pooling=(FAMILIES[backbone.family].pooling,))
     return Pretrained(backbone, model.preprocessor, spec or default)
 
 

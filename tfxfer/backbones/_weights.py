@@ -1,81 +1,145 @@
-"""Puts a checkpoint's tensors into a `Backbone`."""
+"""Between a checkpoint's tensors and the weights of an encoder, both ways."""
 
-import operator
+import dataclasses
 
+import keras
 import numpy as np
 
-from tfxfer.backbones import _families
+from tfxfer import _check
+from tfxfer.backbones import _parts
+from tfxfer.backbones.families import FAMILIES
 
-_THIRDS = {"query": 0, "key": 1, "value": 2}
+# A weight's name in Keras -> the end of the tensor's name.
+SUFFIXES = {"kernel": "weight", "gamma": "weight", "scale": "weight", "embeddings": "weight", "bias": "bias", "beta": "bias"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One tensor of a checkpoint and the weights that it holds.
+
+    Args:
+        name: string. The tensor's name.
+        kind: string. The weights' name in their layers, a key of `SUFFIXES`.
+        parts: tuple of (name, layer): several are stored one after another along the outputs.
+    """
+
+    name: str
+    kind: str
+    parts: tuple
+
+
+def entries(family, parts, arguments):
+    """Yields an `Entry` for each tensor of an encoder, built or not.
+
+    Args:
+        family: `Family`.
+        parts: `Parts`.
+        arguments: dict of `Backbone`'s arguments.
+    """
+    for name, found in family.tensors.items():
+        yield from _entries(name, found, parts)
+    for i, group in enumerate(parts.groups):
+        for j, block in enumerate(group):
+            for name, found in family.tensors_in_block(arguments).items():
+                yield from _entries(family.block_prefix.format(i, j) + name, found, block)
+
+
+def _entries(name, found, root):
+    found = found if isinstance(found, tuple) else (found,)
+    layers = [(path, part_of(root, path)) for path in found]
+    layers = [(path, layer) for path, layer in layers if layer is not None]
+    if layers:
+        for kind in shapes(layers[0][1]):
+            yield Entry(f"{name}.{SUFFIXES[kind]}", kind, tuple(layers))
+
+
+def part_of(root, path):
+    """Returns the part at a dotted path, or `None` where the encoder does not have it."""
+    for step in path.split("."):
+        root = root.get(step) if isinstance(root, dict) else getattr(root, step, None)
+    return root
+
+
+def shapes(layer):
+    """Returns the shapes of a layer's weights by name, whether it is built or not."""
+    if isinstance(layer, keras.layers.Embedding):
+        return {"embeddings": (layer.input_dim, layer.output_dim)}
+    if isinstance(layer, keras.layers.Dense):
+        found = {"kernel": (_parts.width(layer), layer.units)}
+        return {**found, "bias": (layer.units,)} if layer.use_bias else found
+    if isinstance(layer, keras.layers.RMSNormalization):
+        return {"scale": (_parts.width(layer),)}
+    found = {"gamma": (_parts.width(layer),)}
+    return {**found, "beta": found["gamma"]} if layer.center else found
+
+
+def tensor_shape(family, entry, arguments):
+    """Returns the shape that a checkpoint's tensor must have."""
+    found = [family.tensor_shape(path, entry.kind, shapes(layer)[entry.kind], arguments) for path, layer in entry.parts]
+    whole = (*found[0][:-1], sum(shape[-1] for shape in found))
+    is_transposed = entry.kind == "kernel" and not family.stores_kernels_by_input
+    return whole[::-1] if is_transposed else whole
+
+
+def check(family, parts, arguments, checkpoint):
+    """Compares the sizes of an unbuilt encoder with a checkpoint's, before anything is read or allocated.
+
+    Raises:
+        ValueError: if a tensor is missing, has another shape, or is left over.
+    """
+    for entry in entries(family, parts, arguments):
+        name = _name(family, entry, checkpoint)
+        expected, received = tensor_shape(family, entry, arguments), checkpoint.shape(name)
+        if received != expected:
+            raise _check.invalid(
+                "preset",
+                f"the tensor {name!r} with shape {expected}, as config.json says",
+                received,
+                f"In {checkpoint.source}",
+            )
 
 
 def assign(backbone, checkpoint):
-    """Assigns each weight of a backbone from a checkpoint and checks that no tensor of the encoder is left over.
+    """Assigns every weight of a backbone from a checkpoint, and checks that no tensor of the encoder is left over.
 
     Args:
         backbone: a `Backbone`.
         checkpoint: a `Checkpoint` of the same family.
 
     Raises:
-        ValueError: a tensor is missing, has another shape, or is left over.
+        ValueError: if a tensor is missing, has another shape, or is left over.
     """
-    family = _families.FAMILIES[backbone.family]
-    layers = {layer.name: layer for group in backbone.layer_groups().values() for layer in group}
-    named = {**family.tensors, **dict([family.final] if family.final else [])}
-    for path, name in named.items():
-        layer, _, inner = path.partition(".")
-        if layer in layers:
-            target = layers[layer]
-            _assign_layer(operator.attrgetter(inner)(target) if inner else target, checkpoint, name, family)
-    for block, i, j in backbone.blocks():
-        parts = _families.block_parts(block)
-        for part, name in family.block_tensors.items():
-            name = family.block.format(i, j) + name
-            if family.fused_attention and part in _THIRDS:
-                _assign_third(parts[part], checkpoint, name, _THIRDS[part])
-            else:
-                _assign_layer(parts[part], checkpoint, name, family)
-    checkpoint.check_all_used()
+    family, arguments = FAMILIES[backbone.family], backbone.arguments
+    for entry in entries(family, backbone.parts, arguments):
+        value = checkpoint.take(_name(family, entry, checkpoint), tensor_shape(family, entry, arguments))
+        if entry.kind == "kernel" and not family.stores_kernels_by_input:
+            value = value.T
+        at = 0
+        for path, layer in entry.parts:
+            variable = getattr(layer, entry.kind)
+            width = shapes(layer)[entry.kind][-1]
+            part = value if len(entry.parts) == 1 else value[..., at : at + width]
+            variable.assign(family.from_tensor(path, entry.kind, part, arguments, checkpoint))
+            at += width
+    checkpoint.check_all_used(family.ignored)
 
 
-def _assign_layer(layer, checkpoint, name, family):
-    """Assigns one layer: a layer norm, a table of embeddings, or a dense layer."""
-    if hasattr(layer, "gamma"):
-        layer.gamma.assign(checkpoint.take(f"{name}.weight", layer.gamma.shape))
-        layer.beta.assign(checkpoint.take(f"{name}.bias", layer.beta.shape))
-    elif hasattr(layer, "position_embeddings"):
-        layer.position_embeddings.assign(_positions(layer.position_embeddings.shape, checkpoint, name, family))
-    elif hasattr(layer, "kernel"):
-        kernel, bias = layer.kernel, layer.bias
-        size, width = int(np.prod(kernel.shape)), int(np.prod(bias.shape))
-        shape = (size // width, width)  # (inputs, outputs), as GPT-2 stores it; the others store the transpose
-        if family.fused_attention:
-            weight = checkpoint.take(f"{name}.weight", shape)
-        else:
-            weight = checkpoint.take(f"{name}.weight", shape[::-1]).T
-        kernel.assign(weight.reshape(kernel.shape))
-        bias.assign(checkpoint.take(f"{name}.bias", (width,)).reshape(bias.shape))
-    else:
-        table = layer.rel_embeddings if hasattr(layer, "rel_embeddings") else layer.embeddings
-        table.assign(checkpoint.take(f"{name}.weight", table.shape))
+def _name(family, entry, checkpoint):
+    """The name that a checkpoint has an entry's tensor by."""
+    names = (entry.name, *family.same.get(entry.name, ()))
+    return next((name for name in names if checkpoint.has(name)), entry.name)
 
 
-def _assign_third(layer, checkpoint, name, third):
-    """Assigns query, key or value from GPT-2's one tensor for all three."""
-    inputs, width = layer.kernel.shape[0], int(np.prod(layer.bias.shape))
-    columns = slice(third * width, (third + 1) * width)
-    layer.kernel.assign(checkpoint.take(f"{name}.weight", (inputs, 3 * width))[:, columns].reshape(layer.kernel.shape))
-    layer.bias.assign(checkpoint.take(f"{name}.bias", (3 * width,))[columns].reshape(layer.bias.shape))
-
-
-def _positions(shape, checkpoint, name, family):
-    """Returns the table of positions, from the first real position on.
-
-    A family without segment ids may still have a segment table (RoBERTa); all its tokens are of segment 0, so that row
-    is added to each position here.
-    """
-    table = checkpoint.take(f"{name}.weight", (shape[0] + family.position_offset, shape[1]))[family.position_offset :]
-    segments = "embeddings.token_type_embeddings.weight"
-    if not family.has_segment_ids and checkpoint.has(segments):
-        table = table + checkpoint.take(segments, (None, shape[1]))[0]
-    return table
+def tensors(backbone):
+    """Returns a backbone's weights as the tensors of its family's checkpoints: a dict of name to float32 array."""
+    family, arguments = FAMILIES[backbone.family], backbone.arguments
+    found = {}
+    for entry in entries(family, backbone.parts, arguments):
+        values = []
+        for path, layer in entry.parts:
+            value = np.asarray(keras.ops.convert_to_numpy(getattr(layer, entry.kind)), "float32")
+            values.append(family.to_tensor(path, entry.kind, value, arguments))
+        value = np.concatenate(values, axis=-1)
+        is_transposed = entry.kind == "kernel" and not family.stores_kernels_by_input
+        found[entry.name] = np.ascontiguousarray(value.T if is_transposed else value)
+    return {**found, **family.extra_tensors(arguments)}

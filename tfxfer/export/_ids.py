@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check, data, models
-from tfxfer.backbones import _packing
+from tfxfer.backbones import _unpadding
 from tfxfer.export import _description, _saved_model
 
 # One message or buffer, weights and all, has to stay below.
@@ -99,7 +99,7 @@ class Graph(tf.Module):
         names = list(model.input)
 
         def run(*ids):
-            with _packing.padded():
+            with _unpadding.padded():
                 outputs = model(dict(zip(names, ids, strict=True)), training=False)
             return {self.output: finish(tf.cast(outputs, tf.float32))}
 

@@ -12,7 +12,7 @@ from keras import ops
 import tfxfer
 from tfxfer import _check, models
 from tfxfer._freezable import Freezable
-from tfxfer.backbones import _packing
+from tfxfer.backbones import _unpadding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _above_tokens(tower, groups, is_siamese):
     rows = inputs["padding_mask"]
     rows = Rows(name="rows", dtype="int32")(rows) if is_siamese else rows
     top = keras.Model([sequence, mask], tower.output, name="top")
-    form = "padded" if len(states.shape) == 3 else "packed" if _packing.leaves_padding_out() else "flat"
+    form = "padded" if len(states.shape) == 3 else "packed" if _unpadding.leaves_padding_out() else "flat"
     return below, inputs, top([blocks([inputs["token_states"], rows]), rows]), form
 
 

@@ -1,0 +1,184 @@
+"""Attention of many kinds, between tokens without padding."""
+
+import math
+
+import keras
+from keras import ops
+
+from tfxfer.backbones._parts import dense, norm
+from tfxfer.backbones._positions import rotate
+from tfxfer.backbones._unpadding import pad, unpad
+
+
+class Attention(keras.layers.Layer):
+    """Self-attention: `output_dense(softmax(query key^T * scale + bias) value)`.
+
+    Its dense layers are plain matrix products over the real tokens, which TensorFlow joins with bias and activation
+    into one kernel each. Only scores and the weighted sum see padded rows. Where the backend has a fused kernel (JAX),
+    both go through `keras.ops.dot_product_attention`.
+
+    Args:
+        hidden_dim: int. Size of input and output.
+        num_heads: int. Heads of the queries.
+        head_dim: int. Size of a head. Defaults to `hidden_dim / num_heads`.
+        num_key_value_heads: int. Heads of keys and values, a divisor of `num_heads`: each serves as many query heads
+            (Ainslie et al., 2023, https://arxiv.org/abs/2305.13245). Defaults to `num_heads`.
+        use_bias: bool. Whether query, key and value have a bias.
+        output_bias: bool. Whether the output has one. Defaults to `use_bias`.
+        scale: float. Factor on the scores. Defaults to `head_dim ** -0.5`.
+        head_norm_epsilon: float. With it, an RMS norm goes over each head's query and key. Defaults to none.
+        dropout: float. Rate on the attention probabilities.
+
+    Call arguments:
+        inputs: float tensor `(real tokens, hidden_dim)`.
+        layout: what `TokenLayout` returned, and the padding mask.
+        bias: float tensor that broadcasts to `(batch, heads, length, length)`; see `AttentionBias`.
+        rotary: what `Rotary` returned, for rotary positions.
+        training: bool. Whether dropout is on.
+
+    Returns:
+        A tensor of the shape of `inputs`.
+    """
+
+    def __init__(
+        self,
+        hidden_dim,
+        num_heads,
+        *,
+        head_dim=None,
+        num_key_value_heads=None,
+        use_bias=True,
+        output_bias=None,
+        scale=None,
+        head_norm_epsilon=None,
+        dropout=0.0,
+        dtype=None,
+        name="attention",
+    ):
+        super().__init__(dtype=dtype, name=name)
+        self.hidden_dim = hidden_dim
+        self.num_heads = num_heads
+        self.num_key_value_heads = num_key_value_heads or num_heads
+        self.head_dim = head_dim or hidden_dim // num_heads
+        self.scale = 1.0 / math.sqrt(self.head_dim) if scale is None else scale
+        policy = self.dtype_policy
+        wide, narrow = self.num_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        self.query = dense(hidden_dim, wide, use_bias=use_bias, dtype=policy, name="query")
+        self.key = dense(hidden_dim, narrow, use_bias=use_bias, dtype=policy, name="key")
+        self.value = dense(hidden_dim, narrow, use_bias=use_bias, dtype=policy, name="value")
+        output_bias = use_bias if output_bias is None else output_bias
+        self.output_dense = dense(wide, hidden_dim, use_bias=output_bias, dtype=policy, name="output_dense")
+        self.query_norm = self.key_norm = None
+        if head_norm_epsilon is not None:
+            self.query_norm = norm("rms", self.head_dim, head_norm_epsilon, dtype=policy, name="query_norm")
+            self.key_norm = norm("rms", self.head_dim, head_norm_epsilon, dtype=policy, name="key_norm")
+        self.dropout = keras.layers.Dropout(dropout, dtype=policy, name="dropout")
+
+    def build(self, *shapes, **named_shapes):
+        for layer in (self.query, self.key, self.value):
+            layer.build((None, self.hidden_dim))
+        self.output_dense.build((None, self.num_heads * self.head_dim))
+        for layer in (self.query_norm, self.key_norm):
+            if layer is not None:
+                layer.build((None, None, self.head_dim))
+        self.built = True
+
+    def call(self, inputs, layout, bias, rotary=None, training=None):
+        query = self._heads(self.query(inputs), self.query_norm, rotary)
+        key = self._heads(self.key(inputs), self.key_norm, rotary)
+        query, key, value = (pad(x, layout) for x in (query, key, self.value(inputs)))
+        attend = self._attend_fused if self._is_fused(training) else self._attend
+        return self.output_dense(unpad(attend(query, key, value, bias, training), layout))
+
+    def compute_output_spec(self, inputs, *args, **kwargs):
+        return keras.KerasTensor(inputs.shape, self.compute_dtype)
+
+    def _heads(self, x, norm, rotary):
+        """Norms and rotates each head of `(real tokens, heads * head_dim)`."""
+        if norm is None and rotary is None:
+            return x
+        width = x.shape[-1]
+        x = ops.reshape(x, (-1, width // self.head_dim, self.head_dim))
+        x = x if norm is None else norm(x)
+        x = x if rotary is None else rotate(x, rotary)
+        return ops.reshape(x, (-1, width))
+
+    def _is_fused(self, training):
+        # TensorFlow has no such kernel, and the fused ones have no dropout.
+        return keras.config.backend() != "tensorflow" and not (training and self.dropout.rate)
+
+    def _attend_fused(self, query, key, value, bias, training):
+        batch, length = ops.shape(query)[:2]
+        query, key, value = (ops.reshape(x, (batch, length, -1, self.head_dim)) for x in (query, key, value))
+        context = ops.dot_product_attention(query, key, value, bias=bias, scale=self.scale)
+        return ops.reshape(context, (batch, length, self.num_heads * self.head_dim))
+
+    def _attend(self, query, key, value, bias, training):
+        """Attends within padded rows: `(batch, length, heads * head_dim)` each."""
+        batch, length = ops.shape(query)[:2]
+        heads, shared, size = self.num_key_value_heads, self.num_heads // self.num_key_value_heads, self.head_dim
+        # The query heads that share a key head are laid one after another along the length.
+        query = ops.transpose(ops.reshape(query, (batch, length, heads, shared, size)), (0, 2, 3, 1, 4))
+        query = ops.reshape(query * self.scale, (batch, heads, shared * length, size))
+        key = ops.transpose(ops.reshape(key, (batch, length, heads, size)), (0, 2, 3, 1))
+        value = ops.transpose(ops.reshape(value, (batch, length, heads, size)), (0, 2, 1, 3))
+        scores = ops.reshape(ops.matmul(query, key), (batch, heads * shared, length, length))
+        weights = self.dropout(ops.softmax(scores + bias), training=training)
+        context = ops.matmul(ops.reshape(weights, (batch, heads, shared * length, length)), value)
+        context = ops.reshape(context, (batch, heads, shared, length, size))
+        return ops.reshape(ops.transpose(context, (0, 3, 1, 2, 4)), (batch, length, heads * shared * size))
+
+
+class DisentangledAttention(Attention):
+    """DeBERTa's attention: content to content, content to position, position to content.
+
+    The distances that a batch has, `2 * length - 1`, are projected once a block, and their scores are shifted into
+    place without a gather.
+
+    Args:
+        position_dropout: float. Rate on the vectors of the relative positions.
+        **kwargs: as `Attention` has them.
+
+    Call arguments:
+        relative: float tensor `(2 * length - 1, hidden_dim)`; see `RelativePositions`.
+
+    Reference: He et al., 2021, https://arxiv.org/abs/2006.03654.
+    """
+
+    def __init__(self, hidden_dim, num_heads, *, position_dropout=0.0, **kwargs):
+        # Three kinds of scores are added up.
+        super().__init__(hidden_dim, num_heads, scale=1.0 / math.sqrt(3 * hidden_dim / num_heads), **kwargs)
+        self.position_dropout = keras.layers.Dropout(position_dropout, dtype=self.dtype_policy, name="position_dropout")
+
+    def call(self, inputs, layout, bias, relative, training=None):
+        batch, length = ops.shape(layout[-1])
+        heads = (batch, length, self.num_heads, self.head_dim)
+        query, key, value = (
+            ops.reshape(pad(layer(inputs), layout), heads) for layer in (self.query, self.key, self.value)
+        )
+        relative = self.position_dropout(relative, training=training)
+        relative_key = ops.reshape(self.key(relative), (-1, self.num_heads, self.head_dim))
+        relative_query = ops.reshape(self.query(relative), (-1, self.num_heads, self.head_dim))
+        scores = ops.einsum("bqhd,bkhd->bhqk", query, key)
+        # Content to position: row q at distance q - k. Position to content: row k, the distances the other way round.
+        scores += _shift(ops.einsum("bqhd,rhd->bhqr", query, relative_key))
+        relative_query = ops.flip(relative_query, axis=0)
+        scores += ops.swapaxes(_shift(ops.einsum("bkhd,rhd->bhkr", key, relative_query)), 2, 3)
+        # In float32: sums of three products cancel, and bfloat16 would leave two digits.
+        probabilities = ops.softmax(ops.cast(scores, "float32") * self.scale + ops.cast(bias, "float32"))
+        probabilities = self.dropout(ops.cast(probabilities, value.dtype), training=training)
+        x = ops.einsum("bhqk,bkhd->bqhd", probabilities, value)
+        return self.output_dense(unpad(ops.reshape(x, (batch, length, self.hidden_dim)), layout))
+
+
+def _shift(scores):
+    """Takes from row i of `(..., n, 2 n - 1)` the n entries from n - 1 - i on: `(..., n, n)`.
+
+    With one column more, row i begins at 2 n i in memory, and its entries at (2 n - 1) i + n - 1: a reshape of what
+    begins at n - 1 has them in columns.
+    """
+    batch, heads, length = ops.shape(scores)[:3]
+    width = 2 * length - 1
+    flat = ops.reshape(ops.pad(scores, ((0, 0), (0, 0), (0, 0), (0, 1))), (batch, heads, 2 * length * length))
+    flat = flat[:, :, length - 1 : length - 1 + length * width]
+    return ops.reshape(flat, (batch, heads, length, width))[:, :, :, :length]

@@ -1,0 +1,251 @@
+"""What a family of encoders says about itself."""
+
+from typing import Any
+
+from tfxfer import _check
+from tfxfer.backbones._attention import Attention
+from tfxfer.backbones._block import FeedForward, TransformerBlock
+from tfxfer.backbones._parts import ACTIVATIONS, Embeddings
+from tfxfer.backbones._positions import AttentionBias
+
+# config.json's names of activations -> ours. "gelu" is the exact one (erf), as in Hugging Face's and in Keras.
+ACTIVATION_NAMES = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_approximate",
+    "gelu_pytorch_tanh": "gelu_approximate",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+REQUIRED = object()
+
+
+class Family:
+    """How one family of checkpoints is read, built and written.
+
+    A subclass sets the attributes below and overrides the methods where its encoders differ from BERT's. Sizes come as
+    a namespace `a` of `Backbone`'s arguments, with the dtype policy in `a.dtype`.
+
+    Attributes:
+        name: string. What `Backbone(family=...)` takes.
+        model_types: tuple of config.json's `model_type`s.
+        architecture: string. The class that transformers loads the encoder with.
+        pooling: string. How a sentence vector is pooled where a checkpoint does not say.
+        tokenizer: string. The convention of its tokenizers, where a folder does not name one.
+        has_segment_ids: bool. Whether the encoder takes `segment_ids`.
+        has_position_table: bool. Whether a table of positions bounds the length.
+        is_causal: bool. Whether a token sees only what is before it.
+        activation: string. The default.
+        layer_norm_epsilon: float. The default.
+        options: dict of further arguments of `Backbone` with their defaults; `REQUIRED` for none, or a function of a
+            dict of the arguments before it.
+        may_be_zero: tuple of sizes that may be 0.
+        config: dict of `Backbone`'s arguments to config.json's keys; a tuple is (key, value where it is absent).
+        require: dict of config.json's keys to the values that are computed here; every other value is an error.
+        anchor: string. A tensor that every checkpoint of the family has, without the task model's prefix.
+        prefixes: tuple of the task models' prefixes.
+        tensors: dict of tensor names, without `.weight` and `.bias`, to parts of the encoder outside the blocks, as
+            dotted attributes of `Parts`.
+        block_prefix: format string for the prefix of a block's tensors, from the numbers of group and block in group.
+        block_tensors: dict of tensor names to parts of a block; a tuple of parts is stored in one tensor.
+        stores_kernels_by_input: bool. Whether dense kernels are stored as (inputs, outputs).
+        same: dict of tensor names to other names that the same tensor may have.
+        ignored: tuple of regular expressions: tensors of a checkpoint that the encoder does not need.
+        keras_hub: string. The class of `keras_hub.models` whose presets are of this family, or `None`.
+        keras_hub_weights: dict of parts to the paths of the KerasHub backbone's weights.
+        keras_hub_block_weights: the same within a block.
+        keras_hub_block: format string for the prefix of a block's weights in KerasHub.
+    """
+
+    name: str
+    model_types: tuple = ()
+    architecture: str = ""
+    pooling = "mean"
+    tokenizer = "Bert"
+    has_segment_ids = False
+    has_position_table = True
+    is_causal = False
+    activation = "gelu"
+    layer_norm_epsilon = 1e-12
+    options: dict[str, Any] = {}
+    may_be_zero: tuple = ()
+
+    config: dict[str, Any] = {}
+    require: dict[str, tuple] = {}
+
+    anchor: str
+    prefixes: tuple = ()
+    tensors: dict[str, Any] = {}
+    block_prefix: str
+    block_tensors: dict[str, Any] = {}
+    stores_kernels_by_input = False
+    same: dict[str, tuple] = {}
+    ignored: tuple = ()
+
+    keras_hub: str | None = None
+    keras_hub_weights: dict[str, str] = {}
+    keras_hub_block = "transformer_layer_{0}/"
+    keras_hub_block_weights = {
+        "attention.query": "self_attention_layer/query",
+        "attention.key": "self_attention_layer/key",
+        "attention.value": "self_attention_layer/value",
+        "attention.output_dense": "self_attention_layer/attention_output",
+        "attention_norm": "self_attention_layer_norm",
+        "feed_forward.intermediate": "feedforward_intermediate_dense",
+        "feed_forward.output_dense": "feedforward_output_dense",
+        "feed_forward_norm": "feedforward_layer_norm",
+    }
+
+    # === Parts ===
+
+    def embeddings(self, a):
+        """Returns the `Embeddings`."""
+        return Embeddings(
+            a.vocabulary_size,
+            a.hidden_dim,
+            a.hidden_dim,
+            num_positions=a.max_sequence_length,
+            norm="layer",
+            epsilon=a.layer_norm_epsilon,
+            dropout=a.embeddings_dropout,
+            dtype=a.dtype,
+        )
+
+    def position_ids(self, a):
+        """Returns a layer from padding mask and token ids to position ids, or `None`: they count from 0."""
+        return None
+
+    def shared(self, a):
+        """Returns the layers that are computed once for all blocks, by name; see `_positions`."""
+        return {"attention_bias": AttentionBias(causal=self.is_causal, dtype=a.dtype)}
+
+    def groups(self, a):
+        """Returns the blocks by layer group: a list of lists. A group's blocks repeat to `a.num_layers` in all."""
+        return [[self.block(a, i, f"block_{i}")] for i in range(a.num_layers)]
+
+    def block(self, a, number, name):
+        """Returns one `TransformerBlock`."""
+        return TransformerBlock(
+            Attention(a.hidden_dim, a.num_heads, dropout=a.attention_dropout, dtype=a.dtype),
+            FeedForward(a.hidden_dim, a.intermediate_dim, a.activation, dtype=a.dtype),
+            epsilon=a.layer_norm_epsilon,
+            dropout=a.dropout,
+            dtype=a.dtype,
+            name=name,
+        )
+
+    def final_norm(self, a):
+        """Returns the norm after the last block, or `None`."""
+        return None
+
+    # === config.json ===
+
+    def from_config(self, config, file):
+        """Reads a Hugging Face `config.json`.
+
+        Args:
+            config: dict. What the file holds.
+            file: its path, for errors.
+
+        Returns:
+            The arguments of `Backbone`.
+
+        Raises:
+            ValueError: if the activation or a detail is one that this package does not compute.
+        """
+        where = f"In {file}"
+        for key, allowed in self.require.items():
+            if config.get(key) not in allowed:
+                expected = f"one of {', '.join(map(repr, allowed))} for {self.name}"
+                raise _check.invalid(key, expected, config.get(key), where)
+        arguments = {}
+        for argument, key in self.config.items():
+            key, *default = key if isinstance(key, tuple) else (key,)
+            value = config.get(key, default[0] if default else None)
+            if value is None and not default:
+                raise _check.invalid(key, "a value in config.json", None, where)
+            arguments[argument] = value
+        _check.one_of("hidden_act", arguments["activation"], ACTIVATION_NAMES, where)
+        arguments["activation"] = ACTIVATION_NAMES[arguments["activation"]]
+        return arguments
+
+    def to_config(self, arguments):
+        """Returns the `config.json` of an encoder with these arguments; `from_config` reads it."""
+        names = {ours: theirs for theirs, ours in reversed(ACTIVATION_NAMES.items())}
+        config = {"model_type": self.model_types[0], "architectures": [self.architecture]}
+        for argument, key in self.config.items():
+            value = arguments[argument]
+            config[key[0] if isinstance(key, tuple) else key] = names[value] if argument == "activation" else value
+        fixed = {key: allowed for key, allowed in self.require.items() if None not in allowed}
+        return {**config, **{key: allowed[0] for key, allowed in fixed.items()}}
+
+    def check(self, a):
+        """Raises where arguments of `Backbone` do not fit one another."""
+        if a.hidden_dim % a.num_heads and getattr(a, "head_dim", None) is None:
+            raise _check.invalid("num_heads", f"a divisor of hidden_dim={a.hidden_dim}", a.num_heads)
+        _check.one_of("activation", a.activation, ACTIVATIONS)
+
+    # === Tensors ===
+
+    def tensors_in_block(self, arguments):
+        """Returns `block_tensors` for an encoder with these arguments."""
+        return self.block_tensors
+
+    def tensor_shape(self, part, kind, shape, arguments):
+        """Returns the shape of the checkpoint's tensor for a weight of shape `shape`; arguments as `from_tensor`'s."""
+        return shape
+
+    def from_tensor(self, part, kind, value, arguments, checkpoint):
+        """Returns the weight of a part for a checkpoint's tensor, already laid out as the weight is.
+
+        Args:
+            part: string. The part, as `tensors` names it.
+            kind: string. `"kernel"`, `"bias"`, `"gamma"`, `"beta"`, `"scale"` or `"embeddings"`.
+            value: float32 array.
+            arguments: dict of `Backbone`'s arguments.
+            checkpoint: `Checkpoint`, for what lies in a tensor of its own.
+        """
+        return value
+
+    def to_tensor(self, part, kind, value, arguments):
+        """Returns the tensor that `from_tensor` reads as `value`."""
+        return value
+
+    def from_keras_hub(self, part, kind, value):
+        """Returns the weight of a part for a KerasHub backbone's, which may have other axes."""
+        return value
+
+    def extra_tensors(self, arguments):
+        """Returns tensors that the family's files hold beside the encoder's weights: a dict of name to array."""
+        return {}
+
+
+def read_rope(config, file, *, kind=None, key="rope_theta", default=10000.0):
+    """Reads the base of rotary positions from a `config.json`, in the form of transformers 5 or an older one.
+
+    Args:
+        config: dict. What the file holds.
+        file: its path, for errors.
+        kind: string. The kind of layer that the newer form keeps it by; `None` where all layers are alike.
+        key: string. The older form's key.
+        default: float. The base where the file does not say.
+
+    Raises:
+        ValueError: for scaled rotary positions, which are not computed here.
+    """
+    where = f"In {file}"
+    parameters = config.get("rope_parameters") or {}
+    if kind is not None:
+        parameters = parameters.get(kind) or {}
+    for name, found in (("rope_parameters", parameters), ("rope_scaling", config.get("rope_scaling") or {})):
+        scaling = found.get("rope_type", found.get("type", "default"))
+        if scaling != "default":
+            raise _check.invalid(name, "rotary positions of the type 'default'", scaling, where)
+    theta = parameters.get("rope_theta", config.get(key, default))
+    return _check.number(key, default if theta is None else theta, above=0)
+
+
+def write_rope(theta):
+    """Returns the entry of a `config.json` that `read_rope` reads."""
+    return {"rope_type": "default", "rope_theta": theta}

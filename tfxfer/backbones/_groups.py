@@ -1,0 +1,83 @@
+"""Freezing, frozen dropout and adapters by layer group: what every encoder offers."""
+
+import keras
+
+from tfxfer._freezable import Freezable, switch
+
+
+class LayerGroups:
+    """What encoders share beside their layers; a mixin of Keras models with `layer_groups()` and `_adapters`."""
+
+    _adapters = None
+
+    @property
+    def trainable(self):
+        """Whether weights train; see `set_trainable` for a part of them."""
+        return keras.layers.Layer.trainable.fget(self)
+
+    @trainable.setter
+    def trainable(self, value):
+        keras.layers.Layer.trainable.fset(self, value)
+        self._hold()
+
+    def set_trainable(self, flags):
+        """Sets the trainable flags of layer groups, all the weights of a group alike; with adapters, theirs alone.
+
+        Args:
+            flags: dict of group name to bool. Groups that are not named stay as they are.
+        """
+        groups = self.layer_groups()
+        for name, flag in flags.items():
+            for layer in groups[name]:
+                switch(layer, flag)
+        # `backbone.trainable = False` switched it off as a whole as well.
+        self._trainable = self.trainable or any(flags.values())
+        self._hold()
+
+    @property
+    def frozen_dropout(self):
+        """Whether frozen layers keep their dropout."""
+        return self._frozen_dropout
+
+    @frozen_dropout.setter
+    def frozen_dropout(self, value):
+        self._frozen_dropout = bool(value)
+        for layers in self.layer_groups().values():
+            for layer in layers:
+                if isinstance(layer, Freezable):
+                    layer.frozen_dropout = self._frozen_dropout
+
+    # === Adapters ===
+
+    @property
+    def lora(self):
+        """The arguments that `enable_lora` was called with, or `None` where there are no adapters."""
+        return self._adapters.settings
+
+    def enable_lora(self, rank, *, alpha=None, targets=("query", "value"), groups=None):
+        """Adds low-rank adapters to dense layers of the blocks, and freezes all else; see `freezing.add_lora`."""
+        adapted = self._adapters.add(rank, alpha, targets, groups)
+        self.set_trainable({name: name in adapted for name in self.layer_groups()})
+
+    def merge_lora(self):
+        """Adds the adapters to the kernels and removes them; groups that trained now train with all weights."""
+        self._adapters.merge()
+        for layers in self.layer_groups().values():
+            for layer in layers:
+                switch(layer, layer.trainable)
+
+    def lora_variables(self):
+        """Returns the adapters' variables by name: group, block in it, part, and `a` or `b`."""
+        return self._adapters.variables_by_name()
+
+    def _hold(self):
+        """Keeps all weights but the adapters frozen where there are adapters: Keras's flags reach each weight."""
+        if self._adapters is None or self._adapters.settings is None:
+            return
+        trained = {id(variable) for variable in self._adapters.variables_by_name().values()}
+        for name, layers in self.layer_groups().items():
+            for layer in layers:
+                if name not in self._adapters.settings["groups"]:
+                    layer.trainable = False
+                for weight in layer.weights:
+                    weight.trainable = layer.trainable and id(weight) in trained

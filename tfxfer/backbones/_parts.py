@@ -1,0 +1,144 @@
+"""The smallest parts of an encoder: dense layers, norms, dropout, activations, embeddings.
+
+A part knows the sizes of its weights before it is built, so that a checkpoint is compared with them before anything is
+allocated.
+"""
+
+import keras
+from keras import ops
+
+from tfxfer._freezable import Freezable
+
+ACTIVATIONS = {
+    "gelu": lambda x: ops.gelu(x, approximate=False),
+    "gelu_approximate": lambda x: ops.gelu(x, approximate=True),
+    "relu": ops.relu,
+    "silu": ops.silu,
+}
+
+
+def dense(inputs, units, *, use_bias=True, activation=None, dtype, name):
+    """Returns an unbuilt `keras.layers.Dense` from `inputs` to `units` features."""
+    layer = keras.layers.Dense(
+        units,
+        use_bias=use_bias,
+        activation=ACTIVATIONS[activation] if activation else None,
+        kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+        dtype=dtype,
+        name=name,
+    )
+    layer.input_spec = keras.InputSpec(min_ndim=2, axes={-1: inputs})
+    return layer
+
+
+def norm(kind, dim, epsilon, *, dtype, name):
+    """Returns an unbuilt norm over `dim` features: `"layer"`, `"layer_without_bias"` or `"rms"`."""
+    if kind == "rms":
+        layer = keras.layers.RMSNormalization(epsilon=epsilon, dtype=dtype, name=name)
+    else:
+        layer = keras.layers.LayerNormalization(epsilon=epsilon, center=kind == "layer", dtype=dtype, name=name)
+    layer.input_spec = keras.InputSpec(min_ndim=1, axes={-1: dim})
+    return layer
+
+
+def embedding(rows, dim, *, dtype, name):
+    """Returns an unbuilt `keras.layers.Embedding`."""
+    start = keras.initializers.TruncatedNormal(stddev=0.02)
+    return keras.layers.Embedding(rows, dim, embeddings_initializer=start, dtype=dtype, name=name)
+
+
+def width(layer):
+    """The number of features that a dense layer or norm of this module reads."""
+    return layer.input_spec.axes[-1]
+
+
+class Dropout(Freezable, keras.layers.Dropout):
+    """Keras's dropout, off while the layer is frozen."""
+
+    def call(self, inputs, training=False):
+        return super().call(inputs, training=self.is_training(training))
+
+
+class Embeddings(Freezable, keras.layers.Layer):
+    """The embedding part: tokens (+ positions) (+ segments), scaled or normed, dropout, perhaps projected.
+
+    Args:
+        vocabulary_size: int. Rows of the token table.
+        embedding_dim: int. Size of the tables' vectors.
+        hidden_dim: int. Size of the result; a dense layer projects where it differs or `projected` says so.
+        num_positions: int. Rows of the position table; 0 for none.
+        num_segments: int. Rows of the segment table; 0 for none.
+        norm: kind of the norm, see `norm`; `None` for none.
+        epsilon: float, of the norm.
+        dropout: float.
+        scale: float. Factor on the tokens' vectors.
+
+    Call arguments:
+        token_ids: int tensor `(real tokens,)`.
+        positions: int tensor `(real tokens,)`.
+        segment_ids: int tensor `(real tokens,)`, where there is a segment table.
+
+    Returns:
+        A float tensor `(real tokens, hidden_dim)`.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size,
+        embedding_dim,
+        hidden_dim,
+        *,
+        num_positions=0,
+        num_segments=0,
+        norm=None,
+        epsilon=1e-12,
+        dropout=0.0,
+        scale=1.0,
+        projected=False,
+        dtype=None,
+        name="embeddings",
+    ):
+        super().__init__(dtype=dtype, name=name)
+        self.embedding_dim = embedding_dim
+        self.hidden_dim = hidden_dim
+        self.scale = scale
+        policy = self.dtype_policy
+        self.token_embedding = embedding(vocabulary_size, embedding_dim, dtype=policy, name="token_embedding")
+        self.position_embedding = self.segment_embedding = self.norm = self.projection = None
+        if num_positions:
+            self.position_embedding = embedding(num_positions, embedding_dim, dtype=policy, name="position_embedding")
+        if num_segments:
+            self.segment_embedding = embedding(num_segments, embedding_dim, dtype=policy, name="segment_embedding")
+        if norm is not None:
+            self.norm = _norm(norm, embedding_dim, epsilon, dtype=policy, name="norm")
+        self.dropout = keras.layers.Dropout(dropout, dtype=policy, name="dropout")
+        if projected or embedding_dim != hidden_dim:
+            self.projection = dense(embedding_dim, hidden_dim, dtype=policy, name="projection")
+
+    def build(self, *shapes, **named_shapes):
+        for table in (self.token_embedding, self.position_embedding, self.segment_embedding):
+            if table is not None:
+                table.build((None,))
+        for layer in (self.norm, self.projection):
+            if layer is not None:
+                layer.build((None, self.embedding_dim))
+        self.built = True
+
+    def call(self, token_ids, positions, segment_ids=None, training=None):
+        x = self.token_embedding(token_ids)
+        if self.scale != 1.0:
+            x = x * ops.cast(self.scale, x.dtype)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(positions)
+        if self.segment_embedding is not None:
+            x = x + self.segment_embedding(segment_ids)
+        if self.norm is not None:
+            x = self.norm(x)
+        x = self.dropout(x, training=self.is_training(training))
+        return x if self.projection is None else self.projection(x)
+
+    def compute_output_spec(self, token_ids, positions, segment_ids=None, training=None):
+        return keras.KerasTensor((*token_ids.shape, self.hidden_dim), self.compute_dtype)
+
+
+_norm = norm  # the argument of `Embeddings` has the same name

@@ -1,0 +1,100 @@
+"""Unpadding: the real tokens of a batch in one matrix, whatever the lengths of its rows.
+
+Everything in a transformer except attention works on each token by itself. Without padding its cost is that of the real
+tokens, and a batch can mix short and long rows. Only attention sees rows padded to one length.
+"""
+
+import contextlib
+import contextvars
+
+import keras
+from keras import ops
+
+_PADDED = contextvars.ContextVar("padded", default=False)
+
+
+def leaves_padding_out():
+    """Whether the backend can compute on a number of tokens that only the values tell."""
+    return keras.config.backend() == "tensorflow" and not _PADDED.get()
+
+
+@contextlib.contextmanager
+def padded():
+    """Code traced inside computes every place, for runtimes that derive shapes from those of their inputs."""
+    token = _PADDED.set(True)
+    try:
+        yield
+    finally:
+        _PADDED.reset(token)
+
+
+class TokenLayout(keras.layers.Layer):
+    """Finds the real tokens of a batch.
+
+    Call arguments:
+        padding_mask: int tensor `(batch, length)`, 1 at real tokens.
+
+    Returns:
+        (tokens, slots): `tokens`, int32 `(real tokens,)`, is the place of each real token in the flattened batch;
+        `slots`, int32 `(batch, length)`, is the number of the token at each place, and some other token's at padding.
+        Together with the padding mask they are the `layout` that the functions and layers below take.
+
+        Where shapes must be known before the values are (every backend except TensorFlow), every place counts as a
+        token.
+    """
+
+    def call(self, padding_mask):
+        size = ops.size(padding_mask)
+        places = ops.arange(size, dtype="int32")
+        if not leaves_padding_out():
+            return places, ops.reshape(places, ops.shape(padding_mask))
+        # The first place always counts, so that a batch of padding alone has a token as well.
+        real = ops.logical_or(ops.reshape(padding_mask, (-1,)) > 0, places == 0)
+        slots = ops.cumsum(ops.cast(real, "int32")) - 1
+        tokens = ops.cast(ops.nonzero(real)[0], "int32")
+        return tokens, ops.reshape(slots, ops.shape(padding_mask))
+
+    def compute_output_spec(self, padding_mask):
+        return keras.KerasTensor((None,), "int32"), keras.KerasTensor(padding_mask.shape, "int32")
+
+
+class Unpad(keras.layers.Layer):
+    """Takes the real tokens out of a padded int tensor: `(batch, length)` to `(real tokens,)`."""
+
+    def call(self, inputs, layout):
+        flat = ops.reshape(inputs, (-1,))
+        return ops.take(flat, layout[0], axis=0) if leaves_padding_out() else flat
+
+    def compute_output_spec(self, inputs, layout):
+        return keras.KerasTensor((None,), inputs.dtype)
+
+
+class Pad(keras.layers.Layer):
+    """Puts token vectors back into rows: `(real tokens, dim)` to `(batch, length, dim)`."""
+
+    def call(self, inputs, layout):
+        return pad(inputs, layout)
+
+    def compute_output_spec(self, inputs, layout):
+        return keras.KerasTensor((*layout[1].shape, inputs.shape[-1]), inputs.dtype)
+
+
+def unpad(x, layout):
+    """Returns the real tokens of `(batch, length, dim)` as `(real tokens, dim)`."""
+    flat = ops.reshape(x, (-1, x.shape[-1]))
+    return ops.take(flat, layout[0], axis=0) if leaves_padding_out() else flat
+
+
+def pad(x, layout):
+    """Returns `(real tokens, dim)` as `(batch, length, dim)`.
+
+    What is at padding is finite and has no meaning. No gradient may come back from there: what reads the result masks
+    its padding.
+    """
+    tokens, slots, _ = layout
+    shape = (*ops.shape(slots), x.shape[-1])
+    if not leaves_padding_out():
+        return ops.reshape(x, shape)
+    # A scatter, because its gradient is a gather; that of a gather is a sum over places, which takes twice as long.
+    batch, length, dim = shape
+    return ops.reshape(ops.scatter(ops.expand_dims(tokens, 1), x, (batch * length, dim)), shape)

@@ -1,0 +1,80 @@
+"""BERT (Devlin et al., 2019, https://arxiv.org/abs/1810.04805)."""
+
+from tfxfer.backbones._family import Family
+from tfxfer.backbones._parts import Embeddings
+
+
+class Bert(Family):
+    """Token, position and segment tables with a norm; post-norm blocks."""
+
+    name = "bert"
+    model_types = ("bert",)
+    architecture = "BertModel"
+    has_segment_ids = True
+    # KerasHub's own BERT, ALBERT and ELECTRA presets were made from Google's checkpoints, whose code has the tanh GELU.
+    activation = "gelu_approximate"
+    options = {"num_segments": 2}
+
+    config = {
+        "vocabulary_size": "vocab_size",
+        "num_layers": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+        "hidden_dim": "hidden_size",
+        "intermediate_dim": "intermediate_size",
+        "max_sequence_length": "max_position_embeddings",
+        "activation": ("hidden_act", "gelu"),
+        "layer_norm_epsilon": ("layer_norm_eps", 1e-12),
+        "dropout": ("hidden_dropout_prob", 0.1),
+        "attention_dropout": ("attention_probs_dropout_prob", 0.1),
+        "num_segments": ("type_vocab_size", 2),
+    }
+    require = {"position_embedding_type": (None, "absolute"), "is_decoder": (None, False)}
+
+    anchor = "embeddings.word_embeddings.weight"
+    prefixes = ("bert.",)
+    tensors = {
+        "embeddings.word_embeddings": "embeddings.token_embedding",
+        "embeddings.position_embeddings": "embeddings.position_embedding",
+        "embeddings.token_type_embeddings": "embeddings.segment_embedding",
+        "embeddings.LayerNorm": "embeddings.norm",
+    }
+    block_prefix = "encoder.layer.{0}."
+    block_tensors = {
+        "attention.self.query": "attention.query",
+        "attention.self.key": "attention.key",
+        "attention.self.value": "attention.value",
+        "attention.output.dense": "attention.output_dense",
+        "attention.output.LayerNorm": "attention_norm",
+        "intermediate.dense": "feed_forward.intermediate",
+        "output.dense": "feed_forward.output_dense",
+        "output.LayerNorm": "feed_forward_norm",
+    }
+
+    keras_hub = "BertBackbone"
+    keras_hub_weights = {
+        "embeddings.token_embedding": "token_embedding",
+        "embeddings.position_embedding": "position_embedding",
+        "embeddings.segment_embedding": "segment_embedding",
+        "embeddings.norm": "embeddings_layer_norm",
+    }
+
+    def embeddings(self, a):
+        return Embeddings(
+            a.vocabulary_size,
+            getattr(a, "embedding_dim", a.hidden_dim),
+            a.hidden_dim,
+            num_positions=a.max_sequence_length,
+            num_segments=a.num_segments,
+            norm="layer",
+            epsilon=a.layer_norm_epsilon,
+            dropout=a.embeddings_dropout,
+            projected=self.has_projection(a),
+            dtype=a.dtype,
+        )
+
+    def has_projection(self, a):
+        """Whether a dense layer stands between embeddings and blocks."""
+        return False
+
+
+FAMILY = Bert()

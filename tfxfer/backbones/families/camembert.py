@@ -1,0 +1,16 @@
+"""CamemBERT (Martin et al., 2020, https://arxiv.org/abs/1911.03894)."""
+
+from tfxfer.backbones.families.roberta import Roberta
+
+
+class Camembert(Roberta):
+    """RoBERTa's encoder with a Unigram tokenizer of French."""
+
+    name = "camembert"
+    model_types = ("camembert",)
+    architecture = "CamembertModel"
+    tokenizer = "Camembert"
+    keras_hub = None
+
+
+FAMILY = Camembert()

@@ -1,0 +1,92 @@
+"""DeBERTa v3, and v2 with the same settings (He et al., 2021, https://arxiv.org/abs/2111.09543)."""
+
+from tfxfer.backbones._attention import DisentangledAttention
+from tfxfer.backbones._block import FeedForward, TransformerBlock
+from tfxfer.backbones._family import Family
+from tfxfer.backbones._parts import Embeddings
+from tfxfer.backbones._positions import AttentionBias, RelativePositions
+from tfxfer.backbones.families.bert import Bert
+
+
+class DebertaV3(Family):
+    """No position table: attention sees relative positions, whose vectors all blocks share."""
+
+    name = "deberta_v3"
+    model_types = ("deberta-v2",)
+    architecture = "DebertaV2Model"
+    tokenizer = "DebertaV2"
+    has_position_table = False
+    layer_norm_epsilon = 1e-7
+    options = {"bucket_size": 256}
+    config = {
+        **{argument: key for argument, key in Bert.config.items() if argument != "num_segments"},
+        "layer_norm_epsilon": ("layer_norm_eps", 1e-7),
+        "bucket_size": ("position_buckets", -1),
+    }
+    require = {
+        "relative_attention": (True,),
+        "position_biased_input": (False,),
+        "share_att_key": (True,),
+        "norm_rel_ebd": ("layer_norm",),
+        "pos_att_type": ("p2c|c2p", "c2p|p2c", ["p2c", "c2p"], ["c2p", "p2c"]),
+        "type_vocab_size": (None, 0),
+        "conv_kernel_size": (None, 0),
+        "max_relative_positions": (None, -1),
+        "is_decoder": (None, False),
+    }
+    anchor = Bert.anchor
+    prefixes = ("deberta.",)
+    tensors = {
+        "embeddings.word_embeddings": "embeddings.token_embedding",
+        "embeddings.LayerNorm": "embeddings.norm",
+        "encoder.rel_embeddings": "shared.relative_positions.table",
+        "encoder.LayerNorm": "shared.relative_positions.norm",
+    }
+    block_prefix = Bert.block_prefix
+    block_tensors = {
+        **{name: part for name, part in Bert.block_tensors.items() if "self" not in name},
+        "attention.self.query_proj": "attention.query",
+        "attention.self.key_proj": "attention.key",
+        "attention.self.value_proj": "attention.value",
+    }
+    keras_hub = "DebertaV3Backbone"
+    keras_hub_weights = {
+        "embeddings.token_embedding": "token_embedding",
+        "embeddings.norm": "embeddings_layer_norm",
+        "shared.relative_positions.table": "rel_embedding/rel_embedding",
+        "shared.relative_positions.norm": "rel_embedding/rel_embeddings_layer_norm",
+    }
+    keras_hub_block = "disentangled_attention_encoder_layer_{0}/"
+
+    def embeddings(self, a):
+        return Embeddings(
+            a.vocabulary_size,
+            a.hidden_dim,
+            a.hidden_dim,
+            norm="layer",
+            epsilon=a.layer_norm_epsilon,
+            dropout=a.embeddings_dropout,
+            dtype=a.dtype,
+        )
+
+    def shared(self, a):
+        sizes = (a.bucket_size, a.max_sequence_length, a.hidden_dim, a.layer_norm_epsilon)
+        return {
+            "attention_bias": AttentionBias(dtype=a.dtype),
+            "relative_positions": RelativePositions(*sizes, dtype=a.dtype),
+        }
+
+    def block(self, a, number, name):
+        rates = {"dropout": a.attention_dropout, "position_dropout": a.dropout}
+        return TransformerBlock(
+            DisentangledAttention(a.hidden_dim, a.num_heads, dtype=a.dtype, **rates),
+            FeedForward(a.hidden_dim, a.intermediate_dim, a.activation, dtype=a.dtype),
+            epsilon=a.layer_norm_epsilon,
+            dropout=a.dropout,
+            takes={"bias": "attention_bias", "relative": "relative_positions"},
+            dtype=a.dtype,
+            name=name,
+        )
+
+
+FAMILY = DebertaV3()

@@ -1,0 +1,63 @@
+"""DistilBERT (Sanh et al., 2019, https://arxiv.org/abs/1910.01108)."""
+
+from tfxfer.backbones._attention import Attention
+from tfxfer.backbones._block import FeedForward, TransformerBlock
+from tfxfer.backbones._family import Family
+
+
+class DistilBert(Family):
+    """BERT without segments, and without dropout between attention and residual."""
+
+    name = "distil_bert"
+    model_types = ("distilbert",)
+    architecture = "DistilBertModel"
+    tokenizer = "DistilBert"
+    config = {
+        "vocabulary_size": "vocab_size",
+        "num_layers": "n_layers",
+        "num_heads": "n_heads",
+        "hidden_dim": "dim",
+        "intermediate_dim": "hidden_dim",
+        "max_sequence_length": "max_position_embeddings",
+        "activation": ("activation", "gelu"),
+        "dropout": ("dropout", 0.1),
+        "attention_dropout": ("attention_dropout", 0.1),
+    }
+    anchor = "embeddings.word_embeddings.weight"
+    prefixes = ("distilbert.",)
+    tensors = {
+        "embeddings.word_embeddings": "embeddings.token_embedding",
+        "embeddings.position_embeddings": "embeddings.position_embedding",
+        "embeddings.LayerNorm": "embeddings.norm",
+    }
+    block_prefix = "transformer.layer.{0}."
+    block_tensors = {
+        "attention.q_lin": "attention.query",
+        "attention.k_lin": "attention.key",
+        "attention.v_lin": "attention.value",
+        "attention.out_lin": "attention.output_dense",
+        "sa_layer_norm": "attention_norm",
+        "ffn.lin1": "feed_forward.intermediate",
+        "ffn.lin2": "feed_forward.output_dense",
+        "output_layer_norm": "feed_forward_norm",
+    }
+    keras_hub = "DistilBertBackbone"
+    keras_hub_weights = {
+        "embeddings.token_embedding": "token_and_position_embedding/token_embedding",
+        "embeddings.position_embedding": "token_and_position_embedding/position_embedding",
+        "embeddings.norm": "embeddings_layer_norm",
+    }
+
+    def block(self, a, number, name):
+        return TransformerBlock(
+            Attention(a.hidden_dim, a.num_heads, dropout=a.attention_dropout, dtype=a.dtype),
+            FeedForward(a.hidden_dim, a.intermediate_dim, a.activation, dtype=a.dtype),
+            epsilon=a.layer_norm_epsilon,
+            dropout=a.dropout,
+            attention_output_dropout=0.0,
+            dtype=a.dtype,
+            name=name,
+        )
+
+
+FAMILY = DistilBert()

@@ -1,0 +1,20 @@
+"""ELECTRA's discriminator (Clark et al., 2020, https://arxiv.org/abs/2003.10555)."""
+
+from tfxfer.backbones.families.bert import Bert
+
+
+class Electra(Bert):
+    """BERT with embeddings of their own size, projected where it differs from the blocks'."""
+
+    name = "electra"
+    model_types = ("electra",)
+    architecture = "ElectraModel"
+    options = {"num_segments": 2, "embedding_dim": lambda a: a["hidden_dim"]}
+    config = {**Bert.config, "embedding_dim": "embedding_size"}
+    prefixes = ("electra.",)
+    tensors = {**Bert.tensors, "embeddings_project": "embeddings.projection"}
+    keras_hub = "ElectraBackbone"
+    keras_hub_weights = {**Bert.keras_hub_weights, "embeddings.projection": "embeddings_projection"}
+
+
+FAMILY = Electra()

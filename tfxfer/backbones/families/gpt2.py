@@ -1,0 +1,99 @@
+"""GPT-2 (Radford et al., 2019, https://cdn.openai.com/better-language-models/language-models.pdf)."""
+
+from tfxfer.backbones._attention import Attention
+from tfxfer.backbones._block import FeedForward, TransformerBlock
+from tfxfer.backbones._family import Family
+from tfxfer.backbones._parts import Embeddings, norm
+
+
+class GPT2(Family):
+    """A decoder: pre-norm blocks that see only what is before a token, and a norm after the last."""
+
+    name = "gpt2"
+    model_types = ("gpt2",)
+    architecture = "GPT2Model"
+    tokenizer = "GPT2"
+    pooling = "last"  # the only token that has seen the whole text
+    is_causal = True
+    activation = "gelu_approximate"
+    layer_norm_epsilon = 1e-5
+    order = "pre"
+    config = {
+        "vocabulary_size": "vocab_size",
+        "num_layers": "n_layer",
+        "num_heads": "n_head",
+        "hidden_dim": "n_embd",
+        "intermediate_dim": ("n_inner", None),
+        "max_sequence_length": "n_positions",
+        "activation": ("activation_function", "gelu_new"),
+        "layer_norm_epsilon": ("layer_norm_epsilon", 1e-5),
+        "dropout": ("resid_pdrop", 0.1),
+        "attention_dropout": ("attn_pdrop", 0.1),
+        "embeddings_dropout": ("embd_pdrop", 0.1),
+    }
+    require = {
+        "scale_attn_weights": (None, True),
+        "scale_attn_by_inverse_layer_idx": (None, False),
+        "add_cross_attention": (None, False),
+    }
+    anchor = "wte.weight"
+    prefixes = ("transformer.",)
+    tensors = {
+        "wte": "embeddings.token_embedding",
+        "wpe": "embeddings.position_embedding",
+        "ln_f": "final_norm",
+    }
+    block_prefix = "h.{0}."
+    block_tensors = {
+        "attn.c_attn": ("attention.query", "attention.key", "attention.value"),
+        "attn.c_proj": "attention.output_dense",
+        "ln_1": "attention_norm",
+        "mlp.c_fc": "feed_forward.intermediate",
+        "mlp.c_proj": "feed_forward.output_dense",
+        "ln_2": "feed_forward_norm",
+    }
+    stores_kernels_by_input = True
+    ignored = (r"\.attn\.(masked_)?bias$",)
+    keras_hub = "GPT2Backbone"
+    keras_hub_weights = {
+        "embeddings.token_embedding": "token_embedding",
+        "embeddings.position_embedding": "position_embedding",
+        "final_norm": "layer_norm",
+    }
+    keras_hub_block_weights = {
+        part: path.replace("self_attention_layer/", "self_attention/")
+        for part, path in Family.keras_hub_block_weights.items()
+    }
+
+    def from_config(self, config, file):
+        arguments = super().from_config(config, file)
+        if arguments.get("intermediate_dim") is None:
+            arguments["intermediate_dim"] = 4 * arguments["hidden_dim"]
+        return arguments
+
+    def embeddings(self, a):
+        return Embeddings(
+            a.vocabulary_size,
+            a.hidden_dim,
+            a.hidden_dim,
+            num_positions=a.max_sequence_length,
+            dropout=a.embeddings_dropout,
+            dtype=a.dtype,
+        )
+
+    def block(self, a, number, name):
+        return TransformerBlock(
+            Attention(a.hidden_dim, a.num_heads, dropout=a.attention_dropout, dtype=a.dtype),
+            FeedForward(a.hidden_dim, a.intermediate_dim, a.activation, dtype=a.dtype),
+            order=self.order,
+            epsilon=a.layer_norm_epsilon,
+            dropout=a.dropout,
+            dtype=a.dtype,
+            name=name,
+        )
+
+    def final_norm(self, a):
+        return norm("layer", a.hidden_dim, a.layer_norm_epsilon, dtype=a.dtype, name="final_norm")
+
+
+FAMILY = GPT2()

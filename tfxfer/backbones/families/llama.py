@@ -1,0 +1,120 @@
+"""Llama as a text encoder (Dubey et al., 2024, https://arxiv.org/abs/2407.21783)."""
+
+from tfxfer import _check
+from tfxfer.backbones._attention import Attention
+from tfxfer.backbones._block import FeedForward, TransformerBlock
+from tfxfer.backbones._family import Family, read_rope, write_rope
+from tfxfer.backbones._parts import Embeddings, norm
+from tfxfer.backbones._positions import AttentionBias, Rotary
+
+
+class Llama(Family):
+    """Pre-norm blocks with RMS norms, rotary positions, shared key and value heads, a gated feed-forward part.
+
+    `"is_causal": false` in config.json makes it see both ways.
+    """
+
+    name = "llama"
+    model_types = ("llama",)
+    architecture = "LlamaModel"
+    tokenizer = "PreTrained"
+    pooling = "last"
+    has_position_table = False
+    activation = "silu"
+    layer_norm_epsilon = 1e-6
+    head_norms = False
+    options = {
+        "num_key_value_heads": lambda a: a["num_heads"],
+        "head_dim": lambda a: a["hidden_dim"] // a["num_heads"],
+        "rope_theta": 10000.0,
+        "is_causal": True,
+    }
+    config = {
+        "vocabulary_size": "vocab_size",
+        "num_layers": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+        "hidden_dim": "hidden_size",
+        "intermediate_dim": "intermediate_size",
+        "max_sequence_length": ("max_position_embeddings", 2048),
+        "activation": ("hidden_act", "silu"),
+        "layer_norm_epsilon": ("rms_norm_eps", 1e-6),
+        "attention_dropout": ("attention_dropout", 0.0),
+        "num_key_value_heads": ("num_key_value_heads", None),
+        "head_dim": ("head_dim", None),
+    }
+    require = {"attention_bias": (None, False), "mlp_bias": (None, False)}
+    anchor = "embed_tokens.weight"
+    prefixes = ("model.",)
+    tensors = {"embed_tokens": "embeddings.token_embedding", "norm": "final_norm"}
+    block_prefix = "layers.{0}."
+    block_tensors = {
+        "self_attn.q_proj": "attention.query",
+        "self_attn.k_proj": "attention.key",
+        "self_attn.v_proj": "attention.value",
+        "self_attn.o_proj": "attention.output_dense",
+        "self_attn.q_norm": "attention.query_norm",
+        "self_attn.k_norm": "attention.key_norm",
+        "input_layernorm": "attention_norm",
+        "mlp.gate_proj": "feed_forward.gate",
+        "mlp.up_proj": "feed_forward.intermediate",
+        "mlp.down_proj": "feed_forward.output_dense",
+        "post_attention_layernorm": "feed_forward_norm",
+    }
+    ignored = (r"\.rotary_emb\.inv_freq$",)
+
+    def from_config(self, config, file):
+        arguments = super().from_config(config, file)
+        arguments["dropout"] = 0.0  # the only dropout is on the attention probabilities
+        arguments["rope_theta"] = read_rope(config, file, default=self.options["rope_theta"])
+        arguments["is_causal"] = bool(config.get("is_causal", self.options["is_causal"]))
+        return arguments
+
+    def to_config(self, arguments):
+        return {
+            **super().to_config(arguments),
+            "rope_parameters": write_rope(arguments["rope_theta"]),
+            "is_causal": arguments["is_causal"],
+        }
+
+    def check(self, a):
+        super().check(a)
+        if a.num_heads % a.num_key_value_heads:
+            raise _check.invalid("num_key_value_heads", f"a divisor of num_heads={a.num_heads}", a.num_key_value_heads)
+
+    def embeddings(self, a):
+        sizes = (a.vocabulary_size, a.hidden_dim, a.hidden_dim)
+        return Embeddings(*sizes, dropout=a.embeddings_dropout, dtype=a.dtype)
+
+    def shared(self, a):
+        return {
+            "attention_bias": AttentionBias(causal=a.is_causal, dtype=a.dtype),
+            "rotary": Rotary(a.head_dim, a.rope_theta),
+        }
+
+    def block(self, a, number, name):
+        return TransformerBlock(
+            Attention(
+                a.hidden_dim,
+                a.num_heads,
+                head_dim=a.head_dim,
+                num_key_value_heads=a.num_key_value_heads,
+                use_bias=False,
+                head_norm_epsilon=a.layer_norm_epsilon if self.head_norms else None,
+                dropout=a.attention_dropout,
+                dtype=a.dtype,
+            ),
+            FeedForward(a.hidden_dim, a.intermediate_dim, a.activation, gated=True, use_bias=False, dtype=a.dtype),
+            order="pre",
+            norm="rms",
+            epsilon=a.layer_norm_epsilon,
+            dropout=a.dropout,
+            takes={"bias": "attention_bias", "rotary": "rotary"},
+            dtype=a.dtype,
+            name=name,
+        )
+
+    def final_norm(self, a):
+        return norm("rms", a.hidden_dim, a.layer_norm_epsilon, dtype=a.dtype, name="final_norm")
+
+
+FAMILY = Llama()

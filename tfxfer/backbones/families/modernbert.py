@@ -1,0 +1,142 @@
+"""ModernBERT (Warner et al., 2024, https://arxiv.org/abs/2412.13663)."""
+
+from tfxfer import _check
+from tfxfer.backbones._attention import Attention
+from tfxfer.backbones._block import FeedForward, TransformerBlock
+from tfxfer.backbones._family import Family, read_rope, write_rope
+from tfxfer.backbones._parts import Embeddings, norm
+from tfxfer.backbones._positions import AttentionBias, Rotary
+
+FULL, LOCAL = "full_attention", "sliding_attention"
+
+
+def every(period):
+    """Returns the kinds of layers where one in `period` sees all tokens, beginning with the first."""
+    return lambda a: [FULL if i % period == 0 else LOCAL for i in range(a["num_layers"])]
+
+
+class ModernBert(Family):
+    """Rotary positions, gated feed-forward, no biases, and a window in most layers; the first has no attention norm."""
+
+    name = "modernbert"
+    model_types = ("modernbert",)
+    architecture = "ModernBertModel"
+    tokenizer = "PreTrained"
+    has_position_table = False
+    layer_norm_epsilon = 1e-5
+    options = {
+        "local_attention": 128,
+        "layer_types": every(3),
+        "rope_theta": 160000.0,
+        "local_rope_theta": 10000.0,
+    }
+    config = {
+        "vocabulary_size": "vocab_size",
+        "num_layers": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+        "hidden_dim": "hidden_size",
+        "intermediate_dim": "intermediate_size",
+        "max_sequence_length": "max_position_embeddings",
+        "activation": ("hidden_activation", "gelu"),
+        "layer_norm_epsilon": ("norm_eps", 1e-5),
+        "dropout": ("mlp_dropout", 0.0),
+        "attention_dropout": ("attention_dropout", 0.0),
+        "embeddings_dropout": ("embedding_dropout", 0.0),
+        "local_attention": ("local_attention", 128),
+    }
+    require = {"attention_bias": (None, False), "mlp_bias": (None, False), "norm_bias": (None, False)}
+    anchor = "embeddings.tok_embeddings.weight"
+    prefixes = ("model.",)
+    tensors = {
+        "embeddings.tok_embeddings": "embeddings.token_embedding",
+        "embeddings.norm": "embeddings.norm",
+        "final_norm": "final_norm",
+    }
+    block_prefix = "layers.{0}."
+    block_tensors = {
+        "attn.Wqkv": ("attention.query", "attention.key", "attention.value"),
+        "attn.Wo": "attention.output_dense",
+        "attn_norm": "attention_norm",
+        "mlp.Wi": ("feed_forward.gate", "feed_forward.intermediate"),
+        "mlp.Wo": "feed_forward.output_dense",
+        "mlp_norm": "feed_forward_norm",
+    }
+    ignored = (r"^(head|decoder|classifier)\.",)
+
+    def from_config(self, config, file):
+        arguments = super().from_config(config, file)
+        period = _check.integer("global_attn_every_n_layers", config.get("global_attn_every_n_layers", 3))
+        arguments["layer_types"] = config.get("layer_types") or every(period)(arguments)
+        arguments["rope_theta"] = read_rope(config, file, kind=FULL, key="global_rope_theta", default=160000.0)
+        arguments["local_rope_theta"] = read_rope(config, file, kind=LOCAL, key="local_rope_theta")
+        return arguments
+
+    def to_config(self, arguments):
+        ropes = {FULL: write_rope(arguments["rope_theta"]), LOCAL: write_rope(arguments["local_rope_theta"])}
+        return {
+            **super().to_config(arguments),
+            "layer_types": arguments["layer_types"],
+            "rope_parameters": ropes,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "norm_bias": False,
+        }
+
+    def check(self, a):
+        super().check(a)
+        check_layer_types(a)
+
+    def embeddings(self, a):
+        return Embeddings(
+            a.vocabulary_size,
+            a.hidden_dim,
+            a.hidden_dim,
+            norm="layer_without_bias",
+            epsilon=a.layer_norm_epsilon,
+            dropout=a.embeddings_dropout,
+            dtype=a.dtype,
+        )
+
+    def shared(self, a):
+        size = a.hidden_dim // a.num_heads
+        return {
+            f"bias_{FULL}": AttentionBias(dtype=a.dtype, name=f"bias_{FULL}"),
+            f"bias_{LOCAL}": AttentionBias(window=a.local_attention // 2, dtype=a.dtype, name=f"bias_{LOCAL}"),
+            f"rotary_{FULL}": Rotary(size, a.rope_theta, name=f"rotary_{FULL}"),
+            f"rotary_{LOCAL}": Rotary(size, a.local_rope_theta, name=f"rotary_{LOCAL}"),
+        }
+
+    def block(self, a, number, name):
+        kind = a.layer_types[number]
+        return TransformerBlock(
+            Attention(a.hidden_dim, a.num_heads, use_bias=False, dropout=a.attention_dropout, dtype=a.dtype),
+            FeedForward(
+                a.hidden_dim,
+                a.intermediate_dim,
+                a.activation,
+                gated=True,
+                use_bias=False,
+                dropout=a.dropout,
+                dtype=a.dtype,
+            ),
+            order="pre",
+            norm="layer_without_bias",
+            epsilon=a.layer_norm_epsilon,
+            attention_output_dropout=a.attention_dropout,
+            has_attention_norm=number > 0,
+            takes={"bias": f"bias_{kind}", "rotary": f"rotary_{kind}"},
+            dtype=a.dtype,
+            name=name,
+        )
+
+    def final_norm(self, a):
+        return norm("layer_without_bias", a.hidden_dim, a.layer_norm_epsilon, dtype=a.dtype, name="final_norm")
+
+
+def check_layer_types(a):
+    """Raises unless `layer_types` names a kind for each layer."""
+    if len(a.layer_types) != a.num_layers or not set(a.layer_types) <= {FULL, LOCAL}:
+        raise _check.invalid("layer_types", f"{a.num_layers} times {FULL!r} or {LOCAL!r}", a.layer_types)
+
+
+FAMILY = ModernBert()

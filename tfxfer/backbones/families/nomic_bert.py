@@ -1,0 +1,133 @@
+"""Nomic BERT (Nussbaum et al., 2024, https://arxiv.org/abs/2402.01613)."""
+
+from tfxfer import _check
+from tfxfer.backbones._attention import Attention
+from tfxfer.backbones._block import FeedForward, TransformerBlock
+from tfxfer.backbones._family import read_rope, write_rope
+from tfxfer.backbones._parts import Embeddings
+from tfxfer.backbones._positions import AttentionBias, Rotary
+from tfxfer.backbones.families.bert import Bert
+
+# Keys of the configs on the hub, which belong to code of their own there -> keys of transformers' class.
+_HUB_KEYS = {
+    "n_embd": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_inner": "intermediate_size",
+    "n_positions": "max_position_embeddings",
+    "layer_norm_epsilon": "layer_norm_eps",
+    "resid_pdrop": "hidden_dropout_prob",
+    "attn_pdrop": "attention_probs_dropout_prob",
+    "rotary_emb_base": "rope_theta",
+}
+# What that code may be told and is computed here (`None`: absent).
+_HUB_REQUIRE = {
+    "activation_function": ("swiglu",),
+    "prenorm": (None, False),
+    "parallel_block": (None, False),
+    "causal": (None, False),
+    "qkv_proj_bias": (False,),
+    "mlp_fc1_bias": (False,),
+    "mlp_fc2_bias": (False,),
+    "rotary_emb_fraction": (1.0, 1),
+    "rotary_emb_interleaved": (None, False),
+    "rotary_emb_scale_base": (None,),
+    "rotary_scaling_factor": (None, 1, 1.0),
+    "use_rms_norm": (None, False),
+    "num_experts": (None, 0),
+}
+
+
+class NomicBert(Bert):
+    """BERT with rotary positions and a gated feed-forward part, without biases in the dense layers."""
+
+    name = "nomic_bert"
+    model_types = ("nomic_bert",)
+    architecture = "NomicBertModel"
+    has_position_table = False
+    activation = "silu"
+    options = {"num_segments": 2, "rope_theta": 10000.0}
+    config = {
+        **Bert.config,
+        "activation": ("hidden_act", "silu"),
+        "dropout": ("hidden_dropout_prob", 0.0),
+        "attention_dropout": ("attention_probs_dropout_prob", 0.0),
+    }
+    prefixes = ("bert.", "nomic_bert.")
+    tensors = {
+        "embeddings.word_embeddings": "embeddings.token_embedding",
+        "embeddings.token_type_embeddings": "embeddings.segment_embedding",
+        "emb_ln": "embeddings.norm",
+    }
+    block_prefix = "encoder.layers.{0}."
+    block_tensors = {
+        "attn.Wqkv": ("attention.query", "attention.key", "attention.value"),
+        "attn.out_proj": "attention.output_dense",
+        "norm1": "attention_norm",
+        "mlp.fc11": "feed_forward.intermediate",
+        "mlp.fc12": "feed_forward.gate",
+        "mlp.fc2": "feed_forward.output_dense",
+        "norm2": "feed_forward_norm",
+    }
+    keras_hub = None
+
+    def from_config(self, config, file):
+        if "n_embd" in config:
+            for key, allowed in _HUB_REQUIRE.items():
+                if config.get(key) not in allowed:
+                    expected = f"one of {', '.join(map(repr, allowed))} for {self.name}"
+                    raise _check.invalid(key, expected, config.get(key), f"In {file}")
+            config = {**{_HUB_KEYS.get(key, key): value for key, value in config.items()}, "hidden_act": "silu"}
+        return {**super().from_config(config, file), "rope_theta": read_rope(config, file)}
+
+    def to_config(self, arguments):
+        return {**super().to_config(arguments), "rope_parameters": write_rope(arguments["rope_theta"])}
+
+    def embeddings(self, a):
+        return Embeddings(
+            a.vocabulary_size,
+            a.hidden_dim,
+            a.hidden_dim,
+            num_segments=a.num_segments,
+            norm="layer",
+            epsilon=a.layer_norm_epsilon,
+            dropout=a.embeddings_dropout,
+            dtype=a.dtype,
+        )
+
+    def shared(self, a):
+        return {
+            "attention_bias": AttentionBias(dtype=a.dtype),
+            "rotary": Rotary(a.hidden_dim // a.num_heads, a.rope_theta),
+        }
+
+    attention_bias = False
+    feed_forward_output_bias = False
+
+    def block(self, a, number, name):
+        return TransformerBlock(
+            Attention(
+                a.hidden_dim,
+                a.num_heads,
+                use_bias=self.attention_bias,
+                dropout=a.attention_dropout,
+                dtype=a.dtype,
+            ),
+            FeedForward(
+                a.hidden_dim,
+                a.intermediate_dim,
+                a.activation,
+                gated=True,
+                use_bias=False,
+                output_bias=self.feed_forward_output_bias,
+                dtype=a.dtype,
+            ),
+            epsilon=a.layer_norm_epsilon,
+            dropout=a.dropout,
+            takes={"bias": "attention_bias", "rotary": "rotary"},
+            dtype=a.dtype,
+            name=name,
+        )
+
+
+FAMILY = NomicBert()

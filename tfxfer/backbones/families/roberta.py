@@ -1,0 +1,98 @@
+"""RoBERTa (Liu et al., 2019, https://arxiv.org/abs/1907.11692)."""
+
+import numpy as np
+
+from tfxfer import _check
+from tfxfer.backbones._parts import Embeddings
+from tfxfer.backbones._positions import PositionIds
+from tfxfer.backbones.families.bert import Bert
+
+
+class Roberta(Bert):
+    """BERT without segments; positions count from `pad_token_id + 1`, and the padding token has a position of its own.
+
+    The position table here begins with the row of `pad_token_id`. All tokens are of segment 0, whose vector is added to
+    each position.
+    """
+
+    name = "roberta"
+    model_types = ("roberta",)
+    architecture = "RobertaModel"
+    tokenizer = "Roberta"
+    has_segment_ids = False
+    activation = "gelu"
+    layer_norm_epsilon = 1e-5
+    options = {"pad_token_id": 1}
+    may_be_zero = ("pad_token_id",)
+    config = {
+        **{argument: key for argument, key in Bert.config.items() if argument != "num_segments"},
+        "layer_norm_epsilon": ("layer_norm_eps", 1e-5),
+        "pad_token_id": ("pad_token_id", 1),
+    }
+    prefixes = ("roberta.",)
+    tensors = {name: part for name, part in Bert.tensors.items() if part != "embeddings.segment_embedding"}
+    segment_config = {"type_vocab_size": 1}
+    segments = "embeddings.token_type_embeddings.weight"
+    ignored = (r"^embeddings\.token_type_embeddings\.weight$",)
+    keras_hub = "RobertaBackbone"
+    keras_hub_weights = {
+        "embeddings.token_embedding": "embeddings/token_embedding",
+        "embeddings.position_embedding": "embeddings/position_embedding",
+        "embeddings.norm": "embeddings_layer_norm",
+    }
+
+    def embeddings(self, a):
+        return Embeddings(
+            a.vocabulary_size,
+            a.hidden_dim,
+            a.hidden_dim,
+            num_positions=a.max_sequence_length + 1,
+            norm="layer",
+            epsilon=a.layer_norm_epsilon,
+            dropout=a.embeddings_dropout,
+            dtype=a.dtype,
+        )
+
+    def position_ids(self, a):
+        return PositionIds(a.pad_token_id)
+
+    def from_config(self, config, file):
+        arguments = super().from_config(config, file)
+        # A config may say null; there is no telling which id then has a position of its own.
+        _check.integer("pad_token_id", arguments["pad_token_id"], minimum=0)
+        arguments["max_sequence_length"] -= arguments["pad_token_id"] + 1
+        return arguments
+
+    def to_config(self, arguments):
+        config = super().to_config(arguments)
+        longest = arguments["max_sequence_length"] + arguments["pad_token_id"] + 1
+        return {**config, "max_position_embeddings": longest, **self.segment_config}
+
+    def tensor_shape(self, part, kind, shape, arguments):
+        rows, *rest = shape
+        return (rows + arguments["pad_token_id"], *rest) if part == "embeddings.position_embedding" else shape
+
+    def from_tensor(self, part, kind, value, arguments, checkpoint):
+        if part != "embeddings.position_embedding":
+            return value
+        value = value[arguments["pad_token_id"] :]
+        if self.segment_config and checkpoint.has(self.segments):
+            value = value + checkpoint.take(self.segments, (None, value.shape[1]))[0]
+        return value
+
+    def to_tensor(self, part, kind, value, arguments):
+        if part != "embeddings.position_embedding":
+            return value
+        return np.pad(value, ((arguments["pad_token_id"], 0), (0, 0)))
+
+    def from_keras_hub(self, part, kind, value):
+        # KerasHub's table has no row for padding.
+        return np.pad(value, ((1, 0), (0, 0))) if part == "embeddings.position_embedding" else value
+
+    def extra_tensors(self, arguments):
+        if not self.segment_config:
+            return {}
+        return {self.segments: np.zeros((1, arguments["hidden_dim"]), "float32")}
+
+
+FAMILY = Roberta()

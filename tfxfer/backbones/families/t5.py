@@ -1,0 +1,130 @@
+"""T5's encoder, sentence-t5 and GTR (Raffel et al., 2020, https://arxiv.org/abs/1910.10683)."""
+
+from tfxfer import _check
+from tfxfer.backbones._attention import Attention
+from tfxfer.backbones._block import FeedForward, TransformerBlock
+from tfxfer.backbones._family import Family
+from tfxfer.backbones._parts import Embeddings, norm
+from tfxfer.backbones._positions import AttentionBias, RelativeBias
+
+
+class T5(Family):
+    """Pre-norm blocks with RMS norms, no biases, scores without scaling, one table of relative biases for all blocks."""
+
+    name = "t5"
+    model_types = ("t5",)
+    architecture = "T5EncoderModel"
+    tokenizer = "T5"
+    has_position_table = False
+    activation = "relu"
+    layer_norm_epsilon = 1e-6
+    options = {
+        "head_dim": lambda a: a["hidden_dim"] // a["num_heads"],
+        "is_gated": False,
+        "num_buckets": 32,
+        "max_distance": 128,
+    }
+    config = {
+        "vocabulary_size": "vocab_size",
+        "num_layers": "num_layers",
+        "num_heads": "num_heads",
+        "hidden_dim": "d_model",
+        "intermediate_dim": "d_ff",
+        "max_sequence_length": ("n_positions", 512),
+        "activation": ("activation", "relu"),
+        "layer_norm_epsilon": ("layer_norm_epsilon", 1e-6),
+        "dropout": ("dropout_rate", 0.1),
+        "head_dim": ("d_kv", 64),
+        "num_buckets": ("relative_attention_num_buckets", 32),
+        "max_distance": ("relative_attention_max_distance", 128),
+    }
+    anchor = "encoder.final_layer_norm.weight"
+    prefixes = ("transformer.",)
+    tensors = {
+        "shared": "embeddings.token_embedding",
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias": "shared.attention_bias.relative.table",
+        "encoder.final_layer_norm": "final_norm",
+    }
+    # Files hold the token table once or several times.
+    same = {"shared.weight": ("encoder.embed_tokens.weight",)}
+    block_prefix = "encoder.block.{0}."
+    block_tensors = {
+        "layer.0.SelfAttention.q": "attention.query",
+        "layer.0.SelfAttention.k": "attention.key",
+        "layer.0.SelfAttention.v": "attention.value",
+        "layer.0.SelfAttention.o": "attention.output_dense",
+        "layer.0.layer_norm": "attention_norm",
+        "layer.1.DenseReluDense.wo": "feed_forward.output_dense",
+        "layer.1.layer_norm": "feed_forward_norm",
+    }
+    ignored = (r"^(encoder|decoder)\.embed_tokens\.weight$", r"^decoder\.", r"^lm_head\.")
+
+    def from_config(self, config, file):
+        way = config.get("feed_forward_proj", "relu")
+        activation = way.removeprefix("gated-")
+        if way == "gated-gelu":
+            activation = "gelu_new"  # as the reference reads it
+        arguments = super().from_config({**config, "activation": activation}, file)
+        return {**arguments, "is_gated": way.startswith("gated-")}
+
+    def to_config(self, arguments):
+        config = super().to_config(arguments)
+        activation = config.pop("activation")
+        way = "gelu" if activation == "gelu_new" and arguments["is_gated"] else activation
+        return {**config, "feed_forward_proj": f"gated-{way}" if arguments["is_gated"] else way}
+
+    def tensors_in_block(self, arguments):
+        before = {"layer.1.DenseReluDense.wi": "feed_forward.intermediate"}
+        if arguments["is_gated"]:
+            before = {
+                "layer.1.DenseReluDense.wi_0": "feed_forward.gate",
+                "layer.1.DenseReluDense.wi_1": "feed_forward.intermediate",
+            }
+        return {**self.block_tensors, **before}
+
+    def check(self, a):
+        super().check(a)
+        if a.max_distance > 100_000:
+            raise _check.invalid("max_distance", "an int <= 100000", a.max_distance)
+
+    def embeddings(self, a):
+        sizes = (a.vocabulary_size, a.hidden_dim, a.hidden_dim)
+        return Embeddings(*sizes, dropout=a.embeddings_dropout, dtype=a.dtype)
+
+    def shared(self, a):
+        relative = RelativeBias(a.num_buckets, a.max_distance, a.num_heads, dtype=a.dtype)
+        return {"attention_bias": AttentionBias(relative=relative, dtype=a.dtype)}
+
+    def block(self, a, number, name):
+        return TransformerBlock(
+            Attention(
+                a.hidden_dim,
+                a.num_heads,
+                head_dim=a.head_dim,
+                use_bias=False,
+                scale=1.0,
+                dropout=a.attention_dropout,
+                dtype=a.dtype,
+            ),
+            FeedForward(
+                a.hidden_dim,
+                a.intermediate_dim,
+                a.activation,
+                gated=a.is_gated,
+                use_bias=False,
+                dropout=a.dropout,
+                dtype=a.dtype,
+            ),
+            order="pre",
+            norm="rms",
+            epsilon=a.layer_norm_epsilon,
+            dropout=a.dropout,
+            dtype=a.dtype,
+            name=name,
+        )
+
+    def final_norm(self, a):
+        return norm("rms", a.hidden_dim, a.layer_norm_epsilon, dtype=a.dtype, name="final_norm")
+
+
+FAMILY = T5()
