@@ -3,30 +3,60 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
 import keras
+import keras_hub
 import numpy as np
 import pytest
 
 from tfxfer import backbones
-from tfxfer.backbones import _checkpoint, _deberta, _families, _keras_hub, _weights
+from tfxfer.backbones import _keras_hub, _positions, _presets
+from tfxfer.backbones.families import FAMILIES
 
 # Keras saves TensorFlow's variables through np.array, which numpy 2 comments on.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
-FOLDERS = (
-    "albert",
-    "bert",
-    "bert_cased",
-    "deberta_v3",
-    "distil_bert",
-    "electra",
-    "gpt2",
-    "roberta",
-    "xlm_roberta",
-)
+# The folders of reference numbers, by set.
+SETS = {
+    "families": (
+        "albert",
+        "bert",
+        "bert_cased",
+        "deberta_v3",
+        "distil_bert",
+        "electra",
+        "gpt2",
+        "roberta",
+        "xlm_roberta",
+    ),
+    "families2": (
+        "bert_unigram",
+        "eurobert",
+        "gemma3",
+        "gte",
+        "llama_both_ways",
+        "modernbert",
+        "mpnet",
+        "nomic_bert",
+        "openai_gpt",
+        "qwen3",
+        "t5",
+        "t5_gated",
+    ),
+}
+FOLDERS = tuple(name for names in SETS.values() for name in names)
+# Folders with the config.json of an older transformers, or of the hub's own code, beside the newest.
+OLDER_CONFIGS = {
+    "eurobert": "config_v4.json",
+    "gemma3": "config_v4.json",
+    "llama_both_ways": "config_v4.json",
+    "modernbert": "config_v4.json",
+    "nomic_bert": "config_hub.json",
+    "qwen3": "config_v4.json",
+}
 # Sizes that differ in each dimension, so that a swapped one shows.
 SIZES = {
     "vocabulary_size": 50,
@@ -41,18 +71,15 @@ DETAILS = {
     "electra": {"embedding_dim": 6, "num_segments": 3},
     "bert": {"num_segments": 3},
     "deberta_v3": {"bucket_size": 4},
+    "eurobert": {"num_key_value_heads": 1},
+    "gemma3_text": {"head_dim": 6, "num_key_value_heads": 1, "sliding_window": 4, "is_causal": False},
+    "llama": {"num_key_value_heads": 1},
+    "modernbert": {"local_attention": 4},
+    "mpnet": {"num_buckets": 8, "max_distance": 12},
+    "qwen3": {"head_dim": 6, "num_key_value_heads": 1},
+    "roberta": {"pad_token_id": 0},
+    "t5": {"head_dim": 5, "is_gated": True, "num_buckets": 8, "max_distance": 12},
 }
-
-
-def from_folder(folder):
-    """The encoder alone of a Hugging Face folder, without its tokenizer."""
-    file = folder / "config.json"
-    family, arguments = _families.from_config(_checkpoint.read_json(file), file)
-    backbone = backbones.Backbone(family, **arguments)
-    entry = _families.FAMILIES[family]
-    tensors = _checkpoint.read_tensors(folder)
-    _weights.assign(backbone, _checkpoint.Checkpoint(tensors, entry.anchor, entry.prefixes, str(folder)))
-    return backbone
 
 
 def small(family, **kwargs):
@@ -74,11 +101,11 @@ def run(backbone, inputs):
 def loaded(golden):
     """Each golden folder's encoder, inputs and reference output; rows without a token are left out."""
     result = {}
-    for name in FOLDERS:
-        folder = golden / "families" / name
+    for folder in (golden / kind / name for kind, names in SETS.items() for name in names):
+        name = folder.name
         expected = np.load(folder / "expected.npz")
         rows = np.flatnonzero(expected["attention_mask"].sum(1))
-        backbone = from_folder(folder)
+        backbone = _presets.read_backbone(folder)
         inputs = batch(backbone, expected["input_ids"][rows], expected["attention_mask"][rows])
         result[name] = (backbone, inputs, expected["last_hidden_state"][rows])
     return result
@@ -114,6 +141,28 @@ def test_hidden_states_equal_the_reference_implementations(loaded, name):
     np.testing.assert_allclose(run(backbone, inputs)[real], expected[real], rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("name", OLDER_CONFIGS)
+def test_older_configs_say_the_same(golden, loaded, name, tmp_path):
+    folder = golden / "families2" / name
+    shutil.copy(folder / OLDER_CONFIGS[name], tmp_path / "config.json")
+    shutil.copy(folder / "model.safetensors", tmp_path)
+    again = _presets.read_backbone(tmp_path)
+    backbone, inputs, _ = loaded[name]
+    assert again.arguments == backbone.arguments
+    np.testing.assert_array_equal(run(again, inputs), run(backbone, inputs))
+
+
+def test_windows_hold_in_long_texts(golden, loaded):
+    backbone = loaded["modernbert"][0]
+    with np.load(golden / "families2" / "modernbert" / "expected.npz") as expected:
+        inputs = batch(backbone, expected["input_ids_200"], expected["attention_mask_200"])
+        real = inputs["padding_mask"].astype(bool)
+        assert real.shape[1] > 100
+        np.testing.assert_allclose(
+            run(backbone, inputs)[real], expected["last_hidden_state_200"][real], rtol=0, atol=2e-5
+        )
+
+
 @pytest.mark.parametrize("name", FOLDERS)
 def test_neither_amount_nor_side_of_the_padding_changes_the_result(loaded, name):
     backbone, inputs, expected = loaded[name]
@@ -128,7 +177,8 @@ def test_neither_amount_nor_side_of_the_padding_changes_the_result(loaded, name)
     ("backend", "names", "tolerance"),
     [
         ("tensorflow", FOLDERS, 0),  # the same kernels give the same bits
-        ("jax", ("deberta_v3", "gpt2"), 2e-5),
+        ("jax", ("deberta_v3", "gemma3", "mpnet"), 2e-5),
+        pytest.param("jax", FOLDERS, 2e-5, marks=pytest.mark.slow),
     ],
 )
 def test_a_fresh_process_reloads_the_same_numbers(saved, backend, names, tolerance):
@@ -157,7 +207,7 @@ import json; print("RESULT", json.dumps([keras.backend.backend(), errors]))
     assert max(errors.values()) <= tolerance, errors
 
 
-@pytest.mark.parametrize("family", _families.FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_weight_is_in_one_layer_group_and_has_a_gradient(family):
     import tensorflow as tf
 
@@ -175,10 +225,10 @@ def test_every_weight_is_in_one_layer_group_and_has_a_gradient(family):
 
 
 def test_debertas_attention_equals_keras_hubs_also_beyond_its_buckets():
-    hub = _families.FAMILIES["deberta_v3"].backbone(**SIZES, **DETAILS["deberta_v3"])
+    hub = keras_hub.models.DebertaV3Backbone(**SIZES, **DETAILS["deberta_v3"])
     for weight in hub.weights:
         weight.assign(np.random.default_rng(weight.shape[0]).normal(size=weight.shape))
-    backbone = _keras_hub.from_keras_hub(hub, "deberta_v3", None, load_weights=True)
+    backbone = _keras_hub.from_keras_hub(hub, FAMILIES["deberta_v3"], None, load_weights=True)
     for length in (2, 9, 40):  # of one token KerasHub warns
         ids = np.arange(2 * length).reshape(2, length) % 50
         inputs = batch(backbone, ids, [[1] * length, [1] * (length // 2 + 1) + [0] * (length - length // 2 - 1)])
@@ -187,14 +237,16 @@ def test_debertas_attention_equals_keras_hubs_also_beyond_its_buckets():
         np.testing.assert_allclose(run(backbone, inputs)[real], expected[real], rtol=0, atol=5e-4)
 
 
-@pytest.mark.parametrize("family", _families.FAMILIES)
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.keras_hub])
 def test_a_keras_hub_backbone_keeps_its_numbers_in_our_form(family):
     sizes = {**SIZES, **DETAILS.get(family, {})}
+    sizes.pop("pad_token_id", None)
     if family == "electra":
         sizes["vocab_size"] = sizes.pop("vocabulary_size")
-    hub = _families.FAMILIES[family].backbone(**sizes)
-    backbone = _keras_hub.from_keras_hub(hub, family, None, load_weights=True)
-    inputs = batch(backbone, np.arange(14).reshape(2, 7), [[1] * 7, [1] * 4 + [0] * 3])
+    hub = getattr(keras_hub.models, FAMILIES[family].keras_hub)(**sizes)
+    backbone = _keras_hub.from_keras_hub(hub, FAMILIES[family], None, load_weights=True)
+    # Without id 1, which has a position of its own in RoBERTa and not in KerasHub.
+    inputs = batch(backbone, np.arange(2, 16).reshape(2, 7), [[1] * 7, [1] * 4 + [0] * 3])
     expected = hub(inputs)
     expected = keras.ops.convert_to_numpy(expected["sequence_output"] if isinstance(expected, dict) else expected)
     real = inputs["padding_mask"].astype(bool)
@@ -203,7 +255,7 @@ def test_a_keras_hub_backbone_keeps_its_numbers_in_our_form(family):
 
 @pytest.mark.parametrize(("bucket_size", "max_distance"), [(256, 512), (16, 64), (4, 16)])
 def test_debertas_buckets_follow_the_papers_formula(bucket_size, max_distance):
-    rows = _deberta.buckets(bucket_size, max_distance)
+    rows = _positions.relative_rows(bucket_size, max_distance)
     half = bucket_size // 2
     for distance in range(max_distance):
         row = distance
@@ -216,12 +268,14 @@ def test_debertas_buckets_follow_the_papers_formula(bucket_size, max_distance):
 
 def test_shared_and_final_layers_belong_to_a_block():
     assert list(small("albert", num_groups=1).layer_groups()) == ["embeddings", "block_0"]
-    assert small("gpt2").layer_groups()["block_1"][-1].name == "layer_norm"
-    assert "rel_embedding" in [layer.name for layer in small("deberta_v3").layer_groups()["embeddings"]]
+    assert small("gpt2").layer_groups()["block_1"][-1].name == "final_norm"
+    assert "relative_positions" in [layer.name for layer in small("deberta_v3").layer_groups()["embeddings"]]
 
 
-@pytest.mark.parametrize("family", _families.FAMILIES)
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [*((family, "mixed_bfloat16") for family in FAMILIES), ("bert", "float32"), ("bert", "bfloat16")],
+)
 def test_config_and_dtype_policy_come_back(family, dtype):
     backbone = small(
         family,
@@ -244,9 +298,9 @@ def test_config_and_dtype_policy_come_back(family, dtype):
     assert keras.backend.standardize_dtype(output.dtype) == ("float32" if dtype == "float32" else "bfloat16")
     np.testing.assert_array_equal(np.asarray(output, "float32"), np.asarray(backbone(inputs), "float32"))
     for block, _, _ in again.blocks():
-        parts = _families.block_parts(block)
-        assert parts["attention_norm"].epsilon == parts["output_norm"].epsilon == 1e-3
-        assert parts["output_dropout"].rate == 0.3
+        assert {norm.epsilon for norm in block.norms()} == {1e-3}
+        rates = (block.feed_forward_dropout.rate, block.feed_forward.dropout.rate, block.attention.dropout.rate)
+        assert 0.3 in rates[:2] and rates[2] == 0.2
 
 
 def test_attributes_say_what_the_encoder_is():
@@ -264,7 +318,7 @@ def test_activations_differ_and_are_the_ones_named():
         keras.utils.set_random_seed(0)
         backbone = small("bert", activation=activation)
         outputs[activation] = run(backbone, batch(backbone, np.arange(14).reshape(2, 7), np.ones((2, 7))))
-        function = _families.block_parts(backbone.blocks()[0][0])["intermediate"].activation
+        function = backbone.blocks()[0][0].feed_forward.intermediate.activation
         assert function(np.array([-1.0], "float32")).shape == (1,)
     assert len({output.tobytes() for output in outputs.values()}) == 4
 
@@ -297,16 +351,16 @@ def test_predict_and_graph_agree_with_eager_call():
 
 
 def test_a_row_of_padding_alone_stays_finite():
-    for family in _families.FAMILIES:
+    for family in FAMILIES:
         backbone = small(family)
         assert np.isfinite(run(backbone, batch(backbone, np.zeros((2, 5)), [[1] * 5, [0] * 5]))).all()
 
 
 def test_too_long_input_is_an_error_where_positions_are_a_table():
     ids = np.ones((1, 17), "int32")
-    for family in _families.FAMILIES:
+    for family in FAMILIES:
         backbone = small(family)
-        if family == "deberta_v3":
+        if not FAMILIES[family].has_position_table:
             assert run(backbone, batch(backbone, ids, ids)).shape == (1, 17, 12)
         else:
             with pytest.raises(ValueError, match="max_sequence_length=16"):
@@ -316,13 +370,13 @@ def test_too_long_input_is_an_error_where_positions_are_a_table():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"family": "t5"}, "Invalid value for argument `family`"),
+        ({"family": "t6"}, "Invalid value for argument `family`"),
         ({"num_heads": 5}, "a divisor of hidden_dim=12"),
         ({"hidden_dim": 0}, "`hidden_dim`"),
         ({"activation": "tanh"}, "`activation`"),
         ({"dropout": 1.5}, "`dropout`"),
         ({"layer_norm_epsilon": 0}, "`layer_norm_epsilon`"),
-        ({"embedding_dim": 6}, "None for the family 'roberta'"),
+        ({"embedding_dim": 6}, "no such argument for the family 'roberta'"),
     ],
 )
 def test_wrong_arguments_are_errors_that_name_them(change, message):
@@ -355,7 +409,7 @@ def gradients_of(backbone, x, weights):
     return [np.asarray(tf.convert_to_tensor(g)) for g in tape.gradient(value, backbone.trainable_weights)]
 
 
-@pytest.mark.parametrize("family", list(_families.FAMILIES))
+@pytest.mark.parametrize("family", list(FAMILIES))
 def test_gradients_of_a_padded_batch_are_the_sum_of_its_rows_alone(family):
     keras.utils.set_random_seed(1)
     backbone = small(family)
@@ -367,10 +421,12 @@ def test_gradients_of_a_padded_batch_are_the_sum_of_its_rows_alone(family):
         for row, part in zip(rows, parts, strict=True)
     ]
     for found, *expected in zip(gradients_of(backbone, batch, weights), *alone, strict=True):
-        np.testing.assert_allclose(found, sum(expected), atol=2e-5, rtol=2e-4)
+        expected = sum(expected)
+        # Sums over more tokens round in another order, at the scale of the largest.
+        np.testing.assert_allclose(found, expected, atol=2e-5 + 1e-6 * np.abs(expected).max(), rtol=2e-4)
 
 
-@pytest.mark.parametrize("family", sorted(set(_families.FAMILIES) - {"gpt2"}))
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_blocks_compute_real_tokens_only(family, monkeypatch):
     backbone = small(family)
     (block, _, _), *_ = backbone.blocks()
@@ -382,7 +438,7 @@ def test_blocks_compute_real_tokens_only(family, monkeypatch):
     assert set(seen) == {(17, 12)}
 
 
-@pytest.mark.parametrize("family", ["bert", "deberta_v3"])
+@pytest.mark.parametrize("family", ["bert", "deberta_v3", "gemma3_text", "mpnet"])
 def test_xla_gives_the_same_numbers(family):
     import tensorflow as tf
 

@@ -165,7 +165,9 @@ class RelativeBias(keras.layers.Layer):
         logarithmic = np.log(far / np.float32(exact)) / np.float32(math.log(self.max_distance / exact))
         logarithmic = exact + (logarithmic * np.float32(half - exact)).astype("int32")
         near = np.abs(distances)
-        return (np.where(near < exact, near, np.minimum(logarithmic, half - 1)) + half * (distances > 0)).astype("int32")
+        return (np.where(near < exact, near, np.minimum(logarithmic, half - 1)) + half * (distances > 0)).astype(
+            "int32"
+        )
 
     def build(self, *shapes):
         self.rows = self._buckets()

@@ -10,7 +10,14 @@ from tfxfer.backbones import _parts
 from tfxfer.backbones.families import FAMILIES
 
 # A weight's name in Keras -> the end of the tensor's name.
-SUFFIXES = {"kernel": "weight", "gamma": "weight", "scale": "weight", "embeddings": "weight", "bias": "bias", "beta": "bias"}
+SUFFIXES = {
+    "kernel": "weight",
+    "gamma": "weight",
+    "scale": "weight",
+    "embeddings": "weight",
+    "bias": "bias",
+    "beta": "bias",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from tfxfer.backbones._positions import AttentionBias, RelativeBias
 
 
 class T5(Family):
-    """Pre-norm blocks with RMS norms, no biases, scores without scaling, one table of relative biases for all blocks."""
+    """Pre-norm blocks with RMS norms, no biases, unscaled scores, and one table of relative biases."""
 
     name = "t5"
     model_types = ("t5",)
