@@ -26,8 +26,21 @@ SAME = np.array([1, 0, 1, 0], "int32")
 # One row a layer: how to make it with arguments that are no defaults, and what to call it on.
 LAYERS = {
     tx.layers.Pooling: (lambda: tx.layers.Pooling(["cls", "weighted_mean"]), (TOKENS, MASK)),
+    tx.layers.DensePooling: (lambda: tx.layers.DensePooling(3, "tanh", ["cls", "mean"]), (TOKENS, MASK)),
     tx.layers.UnitNorm: (lambda: tx.layers.UnitNorm(), (TOKENS,)),
-    tx.layers.Head: (lambda: tx.layers.Head(3, hidden_dims=(4,), activation="relu", dropout=0.3), (TOKENS[:, 0],)),
+    tx.layers.Head: (
+        lambda: tx.layers.Head(
+            3,
+            hidden_dims=(4,),
+            activation="relu",
+            dropout=0.3,
+            hidden_dropout=0.2,
+            use_bias=False,
+            hidden_use_bias=False,
+            norm_epsilon=1e-5,
+        ),
+        (TOKENS[:, 0],),
+    ),
     tx.layers.SoftmaxDecoder: (
         lambda: tx.layers.SoftmaxDecoder(3, ("u*v", "u"), hidden_dims=(4,), dropout=0.3),
         (TOKENS[:, :2],),

@@ -87,7 +87,52 @@ def test_head_drops_features_in_training_only():
     assert np.abs(head(x, training=True) - head(x)).max() > 0
 
 
-@pytest.mark.parametrize("arguments", [{"num_outputs": 0}, {"num_outputs": 2, "dropout": 1.0}, {"num_outputs": 2.5}])
+def test_head_with_norms_and_without_biases_equals_its_formula():
+    head = layers.Head(
+        2, (4,), "tanh", 0.0, hidden_dropout=0.5, use_bias=False, hidden_use_bias=False, norm_epsilon=0.1
+    )
+    x = X[:, 0]
+    outputs = head(x)
+    head.norms[0].gamma.assign([1.0, 2.0, 3.0, 4.0])
+    w1, w2 = (dense.kernel.numpy() for dense in head.denses)
+    assert len(head.weights) == 3
+    y = np.tanh(x @ w1)
+    y = (y - y.mean(axis=1, keepdims=True)) / np.sqrt(y.var(axis=1, keepdims=True) + 0.1) * [1.0, 2.0, 3.0, 4.0]
+    np.testing.assert_allclose(head(x), y @ w2, atol=1e-6)
+    assert np.abs(outputs - head(x)).max() > 0
+    np.testing.assert_array_equal(layers.Head(2, dropout=0.2).hidden_dropout, 0.2)
+
+
+def test_head_drops_before_hidden_layers_at_a_rate_of_their_own():
+    x = np.ones((4, 50), "float32")
+    quiet = layers.Head(2, (8,), dropout=0.0, hidden_dropout=0.0)
+    np.testing.assert_array_equal(quiet(x), quiet(x, training=True))
+    for rates in ({"dropout": 0.9, "hidden_dropout": 0.0}, {"dropout": 0.0, "hidden_dropout": 0.9}):
+        head = layers.Head(2, (8,), **rates)
+        assert np.abs(head(x, training=True) - head(x)).max() > 0
+
+
+@pytest.mark.parametrize("mode", ["mean", ("cls", "max")])
+def test_dense_pooling_equals_a_loop_over_real_tokens(mode):
+    layer = layers.DensePooling(3, "relu", mode)
+    pooled = layer(X, padding_mask=MASK)
+    kernel, bias = (w.numpy() for w in layer.weights)
+    tokens = np.maximum(X @ kernel + bias, 0.0)
+    modes = (mode,) if isinstance(mode, str) else mode
+    expected = [np.concatenate([oracle(name, x[m == 1]) for name in modes]) for x, m in zip(tokens, MASK, strict=True)]
+    np.testing.assert_allclose(pooled, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"num_outputs": 0},
+        {"num_outputs": 2, "dropout": 1.0},
+        {"num_outputs": 2.5},
+        {"num_outputs": 2, "hidden_dropout": -0.1},
+        {"num_outputs": 2, "norm_epsilon": 0},
+    ],
+)
 def test_head_refuses_bad_arguments(arguments):
     with pytest.raises(ValueError, match="Invalid value for argument"):
         layers.Head(**arguments)

@@ -1,0 +1,19 @@
+"""Layers between an encoder and a loss: pooling, unit length, heads, Siamese towers."""
+
+from tfxfer.layers._heads import COMPARISONS, FEATURES, Comparison, Head, SoftmaxDecoder
+from tfxfer.layers._pooling import POOLING, DensePooling, Pooling, UnitNorm, pooling_modes
+from tfxfer.layers._towers import SiameseTowers
+
+__all__ = [
+    "COMPARISONS",
+    "FEATURES",
+    "POOLING",
+    "Comparison",
+    "DensePooling",
+    "Head",
+    "Pooling",
+    "SiameseTowers",
+    "SoftmaxDecoder",
+    "UnitNorm",
+    "pooling_modes",
+]

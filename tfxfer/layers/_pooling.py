@@ -1,0 +1,203 @@
+"""Token vectors to one vector a text, and its length."""
+
+import keras
+from keras import ops
+
+from tfxfer import _check, _ops
+
+
+def _positions(mask):
+    """1, 2, ... along the real tokens of each row, whichever side the padding is on; 0 at padding."""
+    return ops.cumsum(mask, axis=-1) * mask
+
+
+def _first(x, mask):
+    return _ops.masked_sum(x, ops.cast(_positions(mask) == 1, x.dtype))
+
+
+def _last(x, mask):
+    positions = _positions(mask)
+    return _ops.masked_sum(x, ops.cast(positions == ops.sum(mask, axis=-1, keepdims=True), x.dtype) * mask)
+
+
+def _max(x, mask):
+    highest = ops.max(ops.where(ops.expand_dims(mask, -1) > 0, x, _ops.LOWEST), axis=1)
+    return ops.where(ops.any(mask > 0, axis=-1, keepdims=True), highest, ops.zeros_like(highest))
+
+
+def _mean(x, mask):
+    return _ops.masked_sum(x, mask) / ops.maximum(ops.sum(mask, axis=-1, keepdims=True), 1.0)
+
+
+def _mean_sqrt_len(x, mask):
+    return _ops.masked_sum(x, mask) / ops.sqrt(ops.maximum(ops.sum(mask, axis=-1, keepdims=True), 1.0))
+
+
+def _weighted_mean(x, mask):
+    weights = _positions(mask)
+    return _ops.masked_sum(x, weights) / ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 1.0)
+
+
+POOLING = {
+    "cls": _first,
+    "mean": _mean,
+    "max": _max,
+    "last": _last,
+    "mean_sqrt_len": _mean_sqrt_len,
+    "weighted_mean": _weighted_mean,
+}
+
+
+def pooling_modes(mode):
+    """Returns `mode`, one name or several, as a tuple of names out of `POOLING`; raises on a name not there."""
+    modes = (mode,) if isinstance(mode, str) else tuple(mode) if isinstance(mode, (list, tuple)) else (mode,)
+    if not modes:
+        raise _check.invalid("mode", f"one of {', '.join(map(repr, POOLING))}, or several", mode)
+    for name in modes:
+        _check.one_of("mode", name, POOLING)
+    return modes
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class Pooling(keras.layers.Layer):
+    """One vector a text out of its token vectors.
+
+    | mode | value |
+    |---|---|
+    | `"cls"` | the first real token |
+    | `"mean"` | mean over the real tokens |
+    | `"max"` | maximum over the real tokens, component by component |
+    | `"last"` | the last real token (decoders such as GPT-2) |
+    | `"mean_sqrt_len"` | sum over the real tokens / sqrt(their number) |
+    | `"weighted_mean"` | mean with weights 1, 2, ... n along the real tokens (Muennighoff, 2022, arXiv:2202.08904) |
+
+    Several modes together are concatenated in the order given. Padding is masked, on whichever side it lies; a row
+    without any real token gives zeros. It computes in float32 under every dtype policy, so that long sums stay exact.
+
+    Args:
+        mode: string, or a sequence of them. Defaults to `"mean"`, the choice of Sentence-BERT (Reimers and Gurevych,
+            2019, https://arxiv.org/abs/1908.10084).
+
+    Call arguments:
+        inputs: float tensor `(batch, length, hidden_dim)`.
+        padding_mask: int or bool tensor `(batch, length)`, 1 at real tokens.
+
+    Returns:
+        A float32 tensor `(batch, hidden_dim * number of modes)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> tokens = np.array([[[1.0, 2.0], [3.0, 4.0], [9.0, 9.0]]], "float32")
+    >>> Pooling("mean")(tokens, padding_mask=np.array([[1, 1, 0]])).numpy().tolist()
+    [[2.0, 3.0]]
+    """
+
+    def __init__(self, mode="mean", **kwargs):
+        # Not under the caller's dtype policy: in bfloat16 a mean over hundreds of tokens keeps two digits.
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        self.modes = pooling_modes(mode)
+        self.supports_masking = True
+
+    def build(self, inputs_shape, padding_mask_shape=None):
+        self.built = True
+
+    def call(self, inputs, padding_mask):
+        mask = ops.cast(padding_mask, inputs.dtype)
+        pooled = [POOLING[mode](inputs, mask) for mode in self.modes]
+        return pooled[0] if len(pooled) == 1 else ops.concatenate(pooled, axis=-1)
+
+    def compute_output_shape(self, inputs_shape, padding_mask_shape=None):
+        dim = inputs_shape[-1]
+        return (inputs_shape[0], None if dim is None else dim * len(self.modes))
+
+    def get_config(self):
+        return {**super().get_config(), "mode": list(self.modes)}
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class DensePooling(keras.layers.Layer):
+    """A dense layer on every token, then pooling: `pool(activation(W x_t + b))`, in float32.
+
+    The trained heads of some encoders (EuroBERT) read texts this way. In a task model the layer belongs to the layer
+    group `"head"`.
+
+    Args:
+        units: int. Size of the result.
+        activation: activation of the dense layer. Defaults to `"gelu"`.
+        mode: one of `POOLING`, or several, as `Pooling` takes them. Defaults to `"mean"`.
+
+    Call arguments:
+        inputs: float tensor `(batch, length, hidden_dim)`.
+        padding_mask: int or bool tensor `(batch, length)`, 1 at real tokens.
+
+    Returns:
+        A float32 tensor `(batch, units * number of modes)`.
+
+    Example:
+
+    >>> DensePooling(8)(keras.ops.ones((2, 5, 4)), padding_mask=keras.ops.ones((2, 5))).shape
+    TensorShape([2, 8])
+    """
+
+    def __init__(self, units, activation="gelu", mode="mean", **kwargs):
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        self.units = _check.integer("units", units)
+        self.activation = keras.activations.get(activation)
+        start = keras.initializers.TruncatedNormal(stddev=0.02)  # as `Head` has it
+        self.dense = keras.layers.Dense(units, activation=self.activation, kernel_initializer=start, dtype="float32")
+        self.pooling = Pooling(mode)
+
+    def build(self, inputs_shape, padding_mask_shape=None):
+        self.dense.build(inputs_shape)
+        self.built = True
+
+    def call(self, inputs, padding_mask):
+        return self.pooling(self.dense(inputs), padding_mask=padding_mask)
+
+    def compute_output_shape(self, inputs_shape, padding_mask_shape=None):
+        return (inputs_shape[0], self.units * len(self.pooling.modes))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "activation": keras.activations.serialize(self.activation),
+            "mode": list(self.pooling.modes),
+        }
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class UnitNorm(keras.layers.Layer):
+    """Scales each vector to Euclidean length 1: `x / max(||x||, 1e-12)`.
+
+    As `keras.layers.UnitNormalization`, but in float32 under every dtype policy and with a finite gradient at the zero
+    vector.
+
+    Call arguments:
+        inputs: float tensor `(..., dim)`.
+
+    Returns:
+        A float32 tensor of the same shape.
+
+    Example:
+
+    >>> float(UnitNorm()(keras.ops.array([[3.0, 4.0]]))[0, 0])  # 3 / 5, in float32
+    0.6000000238418579
+    """
+
+    def __init__(self, **kwargs):
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        self.built = True
+
+    def call(self, inputs):
+        return _ops.unit_norm(inputs)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape

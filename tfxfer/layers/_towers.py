@@ -1,0 +1,145 @@
+"""One encoder for all texts of a row."""
+
+import keras
+from keras import ops
+
+from tfxfer import _check
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class SiameseTowers(keras.layers.Layer):
+    """Runs every text column through ONE shared encoder in one pass (Siamese network, Bromley et al., 1993).
+
+    The columns of a row (the two texts of a pair, the three of a triplet) lie side by side in one tensor; they are laid
+    under one another, encoded as one batch of `batch * columns` texts and laid side by side again.
+
+    With `chunk_size`, the texts go through the encoder so many at a time, and what the backward pass needs of a chunk
+    is computed again when its turn comes, so that the memory of a training step is that of a chunk, however large the
+    batch: in-batch negatives by the thousands (gradient caching, Gao et al., 2021, https://arxiv.org/abs/2101.06983).
+    Loss and gradients are those of one pass (with dropout, of one pass with other random numbers); a step costs one
+    forward pass more. Texts of like length share a chunk.
+
+    Args:
+        encoder: a model from a dict of `(rows, length)` tensors to `(rows, dim)` vectors, such as
+            `models.TextEmbedder`.
+        chunk_size: int. Texts in a chunk; 64 is a good number on CPU. By default all at once.
+
+    Call arguments:
+        inputs: dict of int tensors `(batch, columns, length)` with the encoder's keys: `token_ids`, `padding_mask`, and
+            `segment_ids` where it has them. The number of columns may vary from call to call.
+
+    Returns:
+        A float tensor `(batch, columns, dim)`.
+
+    Raises:
+        ValueError: if `chunk_size` is less than 1.
+
+    Example:
+
+    ```python
+    embedder = tx.models.TextEmbedder.from_preset("all_minilm_l6_v2")
+    pairs = {"token_ids": ids, "padding_mask": mask, "segment_ids": zeros}  # each (32, 2, length)
+    tx.layers.SiameseTowers(embedder)(pairs).shape  # (32, 2, 384)
+    ```
+    """
+
+    def __init__(self, encoder, chunk_size=None, **kwargs):
+        # Not under the caller's dtype policy: the sums of the chunks' gradients are formed in this layer's dtype.
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        self.encoder = encoder
+        self.chunk_size = _check.integer("chunk_size", chunk_size, optional=True)
+
+    def build(self, input_shape):
+        self.built = True
+
+    def call(self, inputs, training=None):
+        shape = ops.shape(inputs["token_ids"])
+        rows = {key: ops.reshape(value, (-1, shape[2])) for key, value in inputs.items()}
+        if self.chunk_size is None:
+            vectors = self.encoder(rows, training=training)
+        else:
+            vectors = _chunked(self.encoder, rows, self.chunk_size, training)
+        return ops.reshape(vectors, (shape[0], shape[1], vectors.shape[-1]))
+
+    @property
+    def metrics(self):
+        """None: where the encoder was trained by itself, its metrics are not those of the towers."""
+        return []
+
+    def compute_output_shape(self, input_shape):
+        batch, columns, _ = input_shape["token_ids"]
+        return (batch, columns, self.encoder.output_shape[-1])
+
+    def get_config(self):
+        encoder = keras.saving.serialize_keras_object(self.encoder)
+        return {**super().get_config(), "encoder": encoder, "chunk_size": self.chunk_size}
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        config["encoder"] = keras.saving.deserialize_keras_object(config["encoder"])
+        return cls(**config)
+
+
+def _chunked(encoder, rows, size, training):
+    """`encoder(rows)`, `size` rows at a time, without keeping anything but the vectors for the backward pass."""
+    count = ops.shape(rows["token_ids"])[0]
+    chunks = -(-count // size)
+    order = ops.argsort(ops.sum(rows["padding_mask"], axis=-1))
+    # The rows that fill up the first chunk have no tokens, and stand where the short ones do.
+    filled = {
+        key: ops.reshape(
+            ops.pad(ops.take(value, order, axis=0), ((chunks * size - count, 0), (0, 0))),
+            (chunks, size, ops.shape(value)[1]),
+        )
+        for key, value in rows.items()
+    }
+    # The encoder as a function of its weights' values: what is computed twice must not read a variable that changes,
+    # as the seeds of dropout do. Each chunk has a seed of its own, the same in both computations.
+    trainable = [variable.value for variable in encoder.trainable_variables]
+    others = encoder.non_trainable_variables
+    values = [ops.stop_gradient(variable) for variable in others]
+
+    def encode(_, number):
+        states = [
+            _advanced(value, number) if _is_seed(variable) else value
+            for variable, value in zip(others, values, strict=True)
+        ]
+        x = _trimmed({key: ops.take(value, number, axis=0) for key, value in filled.items()})
+
+        @keras.remat
+        def compute(weights):
+            return encoder.stateless_call(weights, states, x, training=training)[0]
+
+        vectors = compute(trainable)
+        return vectors, vectors
+
+    start = ops.zeros((size, encoder.output_shape[-1]), encoder.outputs[0].dtype)
+    _, vectors = ops.scan(encode, start, ops.arange(chunks, dtype="int32"))
+    for variable, value in zip(others, values, strict=True):
+        if training and _is_seed(variable):
+            variable.assign(_advanced(value, chunks))
+    vectors = ops.reshape(vectors, (-1, encoder.output_shape[-1]))
+    return ops.take(vectors, ops.argsort(order) + (chunks * size - count), axis=0)
+
+
+def _is_seed(variable):
+    return variable.name == "seed_generator_state"
+
+
+def _advanced(state, steps):
+    """The state that a seed generator has after so many draws."""
+    return state + ops.cast(ops.stack([0, steps]), state.dtype)
+
+
+def _trimmed(x):
+    """Cuts off the places where all rows are padding, where the backend knows shapes that depend on values."""
+    if keras.config.backend() != "tensorflow":
+        return x
+    mask = x["padding_mask"]
+    real = ops.any(mask > 0, axis=0)
+    places = ops.arange(ops.shape(mask)[1], dtype="int32")
+    start = ops.minimum(ops.min(ops.where(real, places, ops.shape(mask)[1])), ops.shape(mask)[1] - 1)
+    end = ops.maximum(ops.max(ops.where(real, places + 1, 0)), start + 1)
+    return {key: value[:, start:end] for key, value in x.items()}
