@@ -31,6 +31,7 @@ class Family:
         name: string. What `Backbone(family=...)` takes.
         model_types: tuple of config.json's `model_type`s.
         architecture: string. The class that transformers loads the encoder with.
+        examples: tuple of checkpoints on the Hugging Face hub.
         pooling: string. How a sentence vector is pooled where a checkpoint does not say.
         tokenizer: string. The convention of its tokenizers, where a folder does not name one.
         has_segment_ids: bool. Whether the encoder takes `segment_ids`.
@@ -61,6 +62,7 @@ class Family:
     name: str
     model_types: tuple = ()
     architecture: str = ""
+    examples: tuple = ()
     pooling = "mean"
     tokenizer = "Bert"
     has_segment_ids = False
@@ -185,6 +187,13 @@ class Family:
         if a.hidden_dim % a.num_heads and getattr(a, "head_dim", None) is None:
             raise _check.invalid("num_heads", f"a divisor of hidden_dim={a.hidden_dim}", a.num_heads)
         _check.one_of("activation", a.activation, ACTIVATIONS)
+
+    def head(self, config):
+        """Returns the `HeadFormat` of the family's sequence classifiers with this config.json.
+
+        `None` where the trained heads of a family are not computed here.
+        """
+        return None
 
     # === Tensors ===
 

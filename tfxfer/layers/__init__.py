@@ -1,7 +1,7 @@
 """Layers between an encoder and a loss: pooling, unit length, heads, Siamese towers."""
 
 from tfxfer.layers._heads import COMPARISONS, FEATURES, Comparison, Head, SoftmaxDecoder
-from tfxfer.layers._pooling import POOLING, DensePooling, Pooling, UnitNorm, pooling_modes
+from tfxfer.layers._pooling import POOLING, DensePooling, Pooling, UnitNorm, WeightedLayerPooling, pooling_modes
 from tfxfer.layers._towers import SiameseTowers
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "SiameseTowers",
     "SoftmaxDecoder",
     "UnitNorm",
+    "WeightedLayerPooling",
     "pooling_modes",
 ]

@@ -100,6 +100,13 @@ class Head(Freezable, keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.num_outputs)
 
+    def with_dropout(self, dropout):
+        """Returns a new head of the same form with another rate, also before hidden layers that had the same rate."""
+        config = {**self.get_config(), "dropout": dropout}
+        if self.hidden_dropout == self.dropout:
+            config["hidden_dropout"] = None
+        return type(self).from_config(config)
+
     def get_config(self):
         return {
             **super().get_config(),

@@ -11,33 +11,34 @@ def _positions(mask):
     return ops.cumsum(mask, axis=-1) * mask
 
 
-def _first(x, mask):
+def _first(x, mask, positions):
     return _ops.masked_sum(x, ops.cast(_positions(mask) == 1, x.dtype))
 
 
-def _last(x, mask):
-    positions = _positions(mask)
-    return _ops.masked_sum(x, ops.cast(positions == ops.sum(mask, axis=-1, keepdims=True), x.dtype) * mask)
+def _last(x, mask, positions):
+    last = ops.max(positions * mask, axis=-1, keepdims=True)
+    return _ops.masked_sum(x, ops.cast(positions == last, x.dtype) * mask)
 
 
-def _max(x, mask):
+def _max(x, mask, positions):
     highest = ops.max(ops.where(ops.expand_dims(mask, -1) > 0, x, _ops.LOWEST), axis=1)
     return ops.where(ops.any(mask > 0, axis=-1, keepdims=True), highest, ops.zeros_like(highest))
 
 
-def _mean(x, mask):
+def _mean(x, mask, positions):
     return _ops.masked_sum(x, mask) / ops.maximum(ops.sum(mask, axis=-1, keepdims=True), 1.0)
 
 
-def _mean_sqrt_len(x, mask):
+def _mean_sqrt_len(x, mask, positions):
     return _ops.masked_sum(x, mask) / ops.sqrt(ops.maximum(ops.sum(mask, axis=-1, keepdims=True), 1.0))
 
 
-def _weighted_mean(x, mask):
-    weights = _positions(mask)
+def _weighted_mean(x, mask, positions):
+    weights = positions * mask
     return _ops.masked_sum(x, weights) / ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 1.0)
 
 
+# Functions of token vectors, the mask of those that count, and the positions of the real tokens from 1 on.
 POOLING = {
     "cls": _first,
     "mean": _mean,
@@ -81,6 +82,9 @@ class Pooling(keras.layers.Layer):
     Call arguments:
         inputs: float tensor `(batch, length, hidden_dim)`.
         padding_mask: int or bool tensor `(batch, length)`, 1 at real tokens.
+        prompt_length: int. Real tokens at the start of each row that do not count: a prompt's (INSTRUCTOR, Su et al.,
+            2023, https://arxiv.org/abs/2212.09741). The others keep their weights in `"weighted_mean"`; a row without
+            other tokens gives zeros. Defaults to 0.
 
     Returns:
         A float32 tensor `(batch, hidden_dim * number of modes)`.
@@ -103,9 +107,12 @@ class Pooling(keras.layers.Layer):
     def build(self, inputs_shape, padding_mask_shape=None):
         self.built = True
 
-    def call(self, inputs, padding_mask):
+    def call(self, inputs, padding_mask, prompt_length=0):
         mask = ops.cast(padding_mask, inputs.dtype)
-        pooled = [POOLING[mode](inputs, mask) for mode in self.modes]
+        positions = _positions(mask)
+        if prompt_length:
+            mask = mask * ops.cast(positions > prompt_length, mask.dtype)
+        pooled = [POOLING[mode](inputs, mask, positions) for mode in self.modes]
         return pooled[0] if len(pooled) == 1 else ops.concatenate(pooled, axis=-1)
 
     def compute_output_shape(self, inputs_shape, padding_mask_shape=None):
@@ -114,6 +121,44 @@ class Pooling(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "mode": list(self.modes)}
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class WeightedLayerPooling(keras.layers.Layer):
+    """The mean of token vectors of several layers with learned weights: `sum_i w_i x_i / sum_i w_i`, in float32.
+
+    As in sentence-transformers; the weights start at 1.
+
+    Call arguments:
+        inputs: list of float tensors `(batch, length, hidden_dim)`, the states of layers such as
+            `Backbone.hidden_states` gives them.
+
+    Returns:
+        A float32 tensor `(batch, length, hidden_dim)`.
+
+    Example:
+
+    >>> first, second = keras.ops.ones((1, 2, 3)), 3.0 * keras.ops.ones((1, 2, 3))
+    >>> float(WeightedLayerPooling()([first, second])[0, 0, 0])
+    2.0
+
+    Reference: Peters et al., 2018, ELMo, https://arxiv.org/abs/1802.05365, on weighing the layers of an encoder.
+    """
+
+    def __init__(self, **kwargs):
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+
+    def build(self, input_shape):
+        self.layer_weights = self.add_weight(shape=(len(input_shape),), initializer="ones", name="layer_weights")
+        self.built = True
+
+    def call(self, inputs):
+        total = sum(self.layer_weights[i] * states for i, states in enumerate(inputs))
+        return total / ops.sum(self.layer_weights)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0]
 
 
 @keras.saving.register_keras_serializable("tfxfer")

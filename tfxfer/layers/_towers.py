@@ -4,10 +4,11 @@ import keras
 from keras import ops
 
 from tfxfer import _check
+from tfxfer._freezable import TrainsInPart
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class SiameseTowers(keras.layers.Layer):
+class SiameseTowers(TrainsInPart, keras.layers.Layer):
     """Runs every text column through ONE shared encoder in one pass (Siamese network, Bromley et al., 1993).
 
     The columns of a row (the two texts of a pair, the three of a triplet) lie side by side in one tensor; they are laid

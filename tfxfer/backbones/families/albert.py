@@ -1,6 +1,7 @@
 """ALBERT (Lan et al., 2020, https://arxiv.org/abs/1909.11942)."""
 
 from tfxfer import _check
+from tfxfer.backbones._heads import HeadFormat, rate
 from tfxfer.backbones.families.bert import Bert
 
 
@@ -10,6 +11,7 @@ class Albert(Bert):
     name = "albert"
     model_types = ("albert",)
     architecture = "AlbertModel"
+    examples = ("albert/albert-base-v2", "sentence-transformers/paraphrase-albert-small-v2")
     tokenizer = "Albert"
     options = {"num_segments": 2, "embedding_dim": 128, "num_groups": 1, "num_inner_repetitions": 1}
     config = {
@@ -45,6 +47,9 @@ class Albert(Bert):
         return [
             [self.block(a, i, f"block_{i}_{j}") for j in range(a.num_inner_repetitions)] for i in range(a.num_groups)
         ]
+
+    def head(self, config):
+        return HeadFormat(hidden="{}pooler", dropout=rate(config, "classifier_dropout_prob", default=0.1))
 
     def check(self, a):
         super().check(a)

@@ -1,6 +1,7 @@
 """BERT (Devlin et al., 2019, https://arxiv.org/abs/1810.04805)."""
 
 from tfxfer.backbones._family import Family
+from tfxfer.backbones._heads import HeadFormat, rate
 from tfxfer.backbones._parts import Embeddings
 
 
@@ -10,6 +11,14 @@ class Bert(Family):
     name = "bert"
     model_types = ("bert",)
     architecture = "BertModel"
+    examples = (
+        "google-bert/bert-base-uncased",
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
+        "BAAI/bge-small-en-v1.5",
+        "intfloat/multilingual-e5-small",
+        "cross-encoder/ms-marco-MiniLM-L6-v2",
+    )
     has_segment_ids = True
     # KerasHub's own BERT, ALBERT and ELECTRA presets were made from Google's checkpoints, whose code has the tanh GELU.
     activation = "gelu_approximate"
@@ -71,6 +80,10 @@ class Bert(Family):
             projected=self.has_projection(a),
             dtype=a.dtype,
         )
+
+    def head(self, config):
+        dropout = rate(config, "classifier_dropout", "hidden_dropout_prob", default=0.1)
+        return HeadFormat(hidden="{}pooler.dense", dropout=dropout)
 
     def has_projection(self, a):
         """Whether a dense layer stands between embeddings and blocks."""

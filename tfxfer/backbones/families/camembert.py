@@ -9,6 +9,7 @@ class Camembert(Roberta):
     name = "camembert"
     model_types = ("camembert",)
     architecture = "CamembertModel"
+    examples = ("almanach/camembert-base",)
     tokenizer = "Camembert"
     keras_hub = None
 

@@ -3,6 +3,7 @@
 from tfxfer.backbones._attention import DisentangledAttention
 from tfxfer.backbones._block import FeedForward, TransformerBlock
 from tfxfer.backbones._family import Family
+from tfxfer.backbones._heads import HeadFormat, rate
 from tfxfer.backbones._parts import Embeddings
 from tfxfer.backbones._positions import AttentionBias, RelativePositions
 from tfxfer.backbones.families.bert import Bert
@@ -14,6 +15,7 @@ class DebertaV3(Family):
     name = "deberta_v3"
     model_types = ("deberta-v2",)
     architecture = "DebertaV2Model"
+    examples = ("microsoft/deberta-v3-base", "microsoft/deberta-v3-small", "cross-encoder/nli-deberta-v3-base")
     tokenizer = "DebertaV2"
     has_position_table = False
     layer_norm_epsilon = 1e-7
@@ -57,6 +59,14 @@ class DebertaV3(Family):
         "shared.relative_positions.norm": "rel_embedding/rel_embeddings_layer_norm",
     }
     keras_hub_block = "disentangled_attention_encoder_layer_{0}/"
+
+    def head(self, config):
+        return HeadFormat(
+            hidden="pooler.dense",
+            activation=config.get("pooler_hidden_act") or "gelu",
+            dropout=rate(config, "cls_dropout", "hidden_dropout_prob", default=0.1),
+            hidden_dropout=rate(config, "pooler_dropout"),
+        )
 
     def embeddings(self, a):
         return Embeddings(

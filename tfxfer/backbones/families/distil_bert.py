@@ -3,6 +3,7 @@
 from tfxfer.backbones._attention import Attention
 from tfxfer.backbones._block import FeedForward, TransformerBlock
 from tfxfer.backbones._family import Family
+from tfxfer.backbones._heads import HeadFormat, rate
 
 
 class DistilBert(Family):
@@ -11,6 +12,7 @@ class DistilBert(Family):
     name = "distil_bert"
     model_types = ("distilbert",)
     architecture = "DistilBertModel"
+    examples = ("distilbert/distilbert-base-uncased", "distilbert/distilbert-base-uncased-finetuned-sst-2-english")
     tokenizer = "DistilBert"
     config = {
         "vocabulary_size": "vocab_size",
@@ -47,6 +49,10 @@ class DistilBert(Family):
         "embeddings.position_embedding": "token_and_position_embedding/position_embedding",
         "embeddings.norm": "embeddings_layer_norm",
     }
+
+    def head(self, config):
+        dropout = rate(config, "seq_classif_dropout", default=0.2)
+        return HeadFormat(hidden="pre_classifier", activation="relu", dropout=dropout)
 
     def block(self, a, number, name):
         return TransformerBlock(

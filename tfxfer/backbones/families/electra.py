@@ -1,5 +1,6 @@
 """ELECTRA's discriminator (Clark et al., 2020, https://arxiv.org/abs/2003.10555)."""
 
+from tfxfer.backbones._heads import HeadFormat, rate
 from tfxfer.backbones.families.bert import Bert
 
 
@@ -9,12 +10,18 @@ class Electra(Bert):
     name = "electra"
     model_types = ("electra",)
     architecture = "ElectraModel"
+    examples = ("google/electra-small-discriminator", "google/electra-base-discriminator")
     options = {"num_segments": 2, "embedding_dim": lambda a: a["hidden_dim"]}
     config = {**Bert.config, "embedding_dim": "embedding_size"}
     prefixes = ("electra.",)
     tensors = {**Bert.tensors, "embeddings_project": "embeddings.projection"}
     keras_hub = "ElectraBackbone"
     keras_hub_weights = {**Bert.keras_hub_weights, "embeddings.projection": "embeddings_projection"}
+
+    def head(self, config):
+        dropout = rate(config, "classifier_dropout", "hidden_dropout_prob", default=0.1)
+        names = {"hidden": "classifier.dense", "output": "classifier.out_proj"}
+        return HeadFormat(**names, activation="gelu", dropout=dropout, hidden_dropout=dropout)
 
 
 FAMILY = Electra()

@@ -1,5 +1,6 @@
 """EuroBERT (Boizard et al., 2025, https://arxiv.org/abs/2503.05500)."""
 
+from tfxfer.backbones._heads import HeadFormat
 from tfxfer.backbones.families.llama import Llama
 
 
@@ -9,10 +10,18 @@ class EuroBert(Llama):
     name = "eurobert"
     model_types = ("eurobert",)
     architecture = "EuroBertModel"
+    examples = ("EuroBERT/EuroBERT-210m",)
     pooling = "mean"
     layer_norm_epsilon = 1e-5
     options = {**Llama.options, "rope_theta": 250000.0, "is_causal": False}
     config = {**Llama.config, "layer_norm_epsilon": ("rms_norm_eps", 1e-5)}
+
+    def head(self, config):
+        pooling = config.get("classifier_pooling") or config.get("clf_pooling") or "late"
+        modes = {"bos": "cls", "late": "mean"}  # late: the hidden layer on every token, then their mean
+        return HeadFormat(
+            hidden="dense", pooling=modes.get(pooling, pooling), is_late=pooling == "late", activation="gelu"
+        )
 
 
 FAMILY = EuroBert()

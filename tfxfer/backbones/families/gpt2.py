@@ -3,6 +3,7 @@
 from tfxfer.backbones._attention import Attention
 from tfxfer.backbones._block import FeedForward, TransformerBlock
 from tfxfer.backbones._family import Family
+from tfxfer.backbones._heads import HeadFormat
 from tfxfer.backbones._parts import Embeddings, norm
 
 
@@ -12,6 +13,7 @@ class GPT2(Family):
     name = "gpt2"
     model_types = ("gpt2",)
     architecture = "GPT2Model"
+    examples = ("openai-community/gpt2", "distilbert/distilgpt2")
     tokenizer = "GPT2"
     pooling = "last"  # the only token that has seen the whole text
     is_causal = True
@@ -70,6 +72,9 @@ class GPT2(Family):
         if arguments.get("intermediate_dim") is None:
             arguments["intermediate_dim"] = 4 * arguments["hidden_dim"]
         return arguments
+
+    def head(self, config):
+        return HeadFormat(output="score", pooling="last", use_bias=False)
 
     def embeddings(self, a):
         return Embeddings(

@@ -14,6 +14,7 @@ class Gte(NomicBert):
     name = "gte"
     model_types = ("gte", "new")
     architecture = "GteModel"
+    examples = ("Alibaba-NLP/gte-multilingual-base", "Alibaba-NLP/gte-base-en-v1.5")
     tokenizer = "XLMRoberta"
     has_segment_ids = False
     activation = "gelu"

@@ -4,6 +4,7 @@ from tfxfer import _check
 from tfxfer.backbones._attention import Attention
 from tfxfer.backbones._block import FeedForward, TransformerBlock
 from tfxfer.backbones._family import Family, read_rope, write_rope
+from tfxfer.backbones._heads import HeadFormat
 from tfxfer.backbones._parts import Embeddings, norm
 from tfxfer.backbones._positions import AttentionBias, Rotary
 
@@ -17,6 +18,7 @@ class Llama(Family):
     name = "llama"
     model_types = ("llama",)
     architecture = "LlamaModel"
+    examples = ("HuggingFaceTB/SmolLM2-135M",)
     tokenizer = "PreTrained"
     pooling = "last"
     has_position_table = False
@@ -75,6 +77,9 @@ class Llama(Family):
             "rope_parameters": write_rope(arguments["rope_theta"]),
             "is_causal": arguments["is_causal"],
         }
+
+    def head(self, config):
+        return HeadFormat(output="score", pooling="last", use_bias=False)
 
     def check(self, a):
         super().check(a)

@@ -4,6 +4,7 @@ from tfxfer import _check
 from tfxfer.backbones._attention import Attention
 from tfxfer.backbones._block import FeedForward, TransformerBlock
 from tfxfer.backbones._family import Family, read_rope, write_rope
+from tfxfer.backbones._heads import HeadFormat, rate
 from tfxfer.backbones._parts import Embeddings, norm
 from tfxfer.backbones._positions import AttentionBias, Rotary
 
@@ -21,6 +22,7 @@ class ModernBert(Family):
     name = "modernbert"
     model_types = ("modernbert",)
     architecture = "ModernBertModel"
+    examples = ("answerdotai/ModernBERT-base", "nomic-ai/modernbert-embed-base", "Alibaba-NLP/gte-modernbert-base")
     tokenizer = "PreTrained"
     has_position_table = False
     layer_norm_epsilon = 1e-5
@@ -81,6 +83,17 @@ class ModernBert(Family):
             "mlp_bias": False,
             "norm_bias": False,
         }
+
+    def head(self, config):
+        return HeadFormat(
+            hidden="head.dense",
+            norm="head.norm",
+            pooling=config.get("classifier_pooling", "cls"),
+            activation=config.get("classifier_activation", "gelu"),
+            dropout=rate(config, "classifier_dropout"),
+            hidden_use_bias=bool(config.get("classifier_bias", False)),
+            norm_epsilon=config.get("norm_eps", 1e-5),
+        )
 
     def check(self, a):
         super().check(a)

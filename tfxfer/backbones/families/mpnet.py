@@ -1,5 +1,6 @@
 """MPNet (Song et al., 2020, https://arxiv.org/abs/2004.09297)."""
 
+from tfxfer.backbones._heads import HeadFormat, rate
 from tfxfer.backbones._positions import AttentionBias, RelativeBias
 from tfxfer.backbones.families.bert import Bert
 from tfxfer.backbones.families.roberta import Roberta
@@ -11,6 +12,7 @@ class MPNet(Roberta):
     name = "mpnet"
     model_types = ("mpnet",)
     architecture = "MPNetModel"
+    examples = ("sentence-transformers/all-mpnet-base-v2", "microsoft/mpnet-base")
     tokenizer = "MPNet"
     layer_norm_epsilon = 1e-12
     # The reference counts positions from the padding id 1, whatever config.json says.
@@ -39,6 +41,11 @@ class MPNet(Roberta):
 
     def from_config(self, config, file):
         return super().from_config({**config, "pad_token_id": 1}, file)
+
+    def head(self, config):
+        dropout = rate(config, "hidden_dropout_prob", default=0.1)
+        names = {"hidden": "classifier.dense", "output": "classifier.out_proj"}
+        return HeadFormat(**names, dropout=dropout, hidden_dropout=dropout)
 
     def shared(self, a):
         relative = RelativeBias(a.num_buckets, a.max_distance, a.num_heads, dtype=a.dtype)

@@ -4,6 +4,7 @@ from tfxfer import _check
 from tfxfer.backbones._attention import Attention
 from tfxfer.backbones._block import FeedForward, TransformerBlock
 from tfxfer.backbones._family import read_rope, write_rope
+from tfxfer.backbones._heads import HeadFormat, rate
 from tfxfer.backbones._parts import Embeddings
 from tfxfer.backbones._positions import AttentionBias, Rotary
 from tfxfer.backbones.families.bert import Bert
@@ -44,6 +45,7 @@ class NomicBert(Bert):
     name = "nomic_bert"
     model_types = ("nomic_bert",)
     architecture = "NomicBertModel"
+    examples = ("nomic-ai/nomic-embed-text-v1.5", "nomic-ai/nomic-bert-2048")
     has_position_table = False
     activation = "silu"
     options = {"num_segments": 2, "rope_theta": 10000.0}
@@ -82,6 +84,9 @@ class NomicBert(Bert):
 
     def to_config(self, arguments):
         return {**super().to_config(arguments), "rope_parameters": write_rope(arguments["rope_theta"])}
+
+    def head(self, config):
+        return HeadFormat(hidden="{}pooler.dense", dropout=rate(config, "classifier_dropout", "hidden_dropout_prob"))
 
     def embeddings(self, a):
         return Embeddings(

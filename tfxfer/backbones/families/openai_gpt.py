@@ -9,6 +9,7 @@ class OpenAIGPT(GPT2):
     name = "openai_gpt"
     model_types = ("openai-gpt",)
     architecture = "OpenAIGPTModel"
+    examples = ("openai-community/openai-gpt",)
     tokenizer = "OpenAIGPT"
     order = "post"
     config = {

@@ -9,6 +9,7 @@ class Qwen3(Llama):
     name = "qwen3"
     model_types = ("qwen3",)
     architecture = "Qwen3Model"
+    examples = ("Qwen/Qwen3-Embedding-0.6B", "Qwen/Qwen3-0.6B")
     tokenizer = "Qwen2"
     head_norms = True
     options = {**Llama.options, "head_dim": 128}

@@ -3,6 +3,7 @@
 import numpy as np
 
 from tfxfer import _check
+from tfxfer.backbones._heads import HeadFormat, rate
 from tfxfer.backbones._parts import Embeddings
 from tfxfer.backbones._positions import PositionIds
 from tfxfer.backbones.families.bert import Bert
@@ -18,6 +19,11 @@ class Roberta(Bert):
     name = "roberta"
     model_types = ("roberta",)
     architecture = "RobertaModel"
+    examples = (
+        "FacebookAI/roberta-base",
+        "sentence-transformers/all-distilroberta-v1",
+        "cardiffnlp/twitter-roberta-base",
+    )
     tokenizer = "Roberta"
     has_segment_ids = False
     activation = "gelu"
@@ -67,6 +73,11 @@ class Roberta(Bert):
         config = super().to_config(arguments)
         longest = arguments["max_sequence_length"] + arguments["pad_token_id"] + 1
         return {**config, "max_position_embeddings": longest, **self.segment_config}
+
+    def head(self, config):
+        dropout = rate(config, "classifier_dropout", "hidden_dropout_prob", default=0.1)
+        names = {"hidden": "classifier.dense", "output": "classifier.out_proj"}
+        return HeadFormat(**names, dropout=dropout, hidden_dropout=dropout)
 
     def tensor_shape(self, part, kind, shape, arguments):
         rows, *rest = shape

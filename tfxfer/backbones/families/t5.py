@@ -14,6 +14,7 @@ class T5(Family):
     name = "t5"
     model_types = ("t5",)
     architecture = "T5EncoderModel"
+    examples = ("sentence-transformers/sentence-t5-base", "sentence-transformers/gtr-t5-base", "google-t5/t5-small")
     tokenizer = "T5"
     has_position_table = False
     activation = "relu"

@@ -9,6 +9,12 @@ class XLMRoberta(Roberta):
     name = "xlm_roberta"
     model_types = ("xlm-roberta",)
     architecture = "XLMRobertaModel"
+    examples = (
+        "FacebookAI/xlm-roberta-base",
+        "BAAI/bge-m3",
+        "BAAI/bge-reranker-v2-m3",
+        "intfloat/multilingual-e5-base",
+    )
     tokenizer = "XLMRoberta"
     keras_hub = "XLMRobertaBackbone"
 

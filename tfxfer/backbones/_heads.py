@@ -1,0 +1,302 @@
+"""The trained heads of Hugging Face's sequence classifiers and of cross-encoders."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from tfxfer import _check, layers
+from tfxfer.backbones import _checkpoint
+
+CLASSIFIER = "ForSequenceClassification"
+# Trained heads of other tasks. What is left out of pretraining (ForMaskedLM, ForPreTraining ...) is no task's.
+_TASKS = (CLASSIFIER, "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
+_PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
+_ACTIVATIONS = {"gelu": "gelu", "relu": "relu", "tanh": "tanh", "silu": "silu", "swish": "silu"}
+_SCORES = {"Sigmoid": "sigmoid", "Tanh": "tanh", "Identity": None}
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadFormat:
+    """How the sequence classifiers of a family compute logits from token vectors, and under which names.
+
+    Pooling, a hidden layer with activation (and norm), then the output.
+
+    Args:
+        output: string. The name of the output's tensors, without `.weight` and `.bias`.
+        hidden: string. The same for the hidden layer, `None` without one. `{}` stands for the family's prefix.
+        norm: string. The same for the norm after the hidden layer's activation; `None` without one.
+        pooling: a mode of `layers.Pooling`.
+        is_late: bool. Whether the hidden layer is applied to every token, before the pooling.
+        activation: string, of the hidden layer: `"gelu"`, `"relu"`, `"tanh"` or `"silu"`.
+        dropout: float. Rate before the output.
+        hidden_dropout: float. Rate before the hidden layer.
+        use_bias: bool. Whether the output has a bias.
+        hidden_use_bias: bool. Whether the hidden layer has one.
+        norm_epsilon: float, of the norm.
+    """
+
+    output: str = "classifier"
+    hidden: str | None = None
+    norm: str | None = None
+    pooling: str = "cls"
+    is_late: bool = False
+    activation: str = "tanh"
+    dropout: float = 0.0
+    hidden_dropout: float = 0.0
+    use_bias: bool = True
+    hidden_use_bias: bool = True
+    norm_epsilon: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadSpec:
+    """The trained head of a sequence classifier, in the form of this package's layers.
+
+    Args:
+        labels: tuple of the class names in the order of the outputs; the checkpoint's `id2label`.
+        problem_type: string. `"single_label_classification"`, `"multi_label_classification"` or `"regression"`.
+        format: `HeadFormat`.
+        hidden_dim: int. Size of a token's vector.
+        score_activation: string or `None`. What a cross-encoder's logit becomes a score by.
+        weights: dict of arrays: `"hidden.kernel"`, `"hidden.bias"`, `"norm.gamma"`, `"output.kernel"`, `"output.bias"`,
+            as far as the format has them; `None` for random weights.
+    """
+
+    labels: tuple
+    problem_type: str
+    format: HeadFormat
+    hidden_dim: int
+    score_activation: str | None = None
+    weights: dict | None = dataclasses.field(default=None, repr=False)
+
+    def pooling(self):
+        """Returns the pooling for a task model: a tuple of modes, or a `layers.DensePooling`."""
+        if self.format.is_late:
+            return layers.DensePooling(self.hidden_dim, self.format.activation, self.format.pooling, name="pooling")
+        return (self.format.pooling,)
+
+    def head(self, dropout=None):
+        """Returns the head, a `layers.Head` without its weights.
+
+        Args:
+            dropout: float. The rate before the output. Defaults to the checkpoint's.
+        """
+        found = self.format
+        has_hidden = found.hidden is not None and not found.is_late
+        made = layers.Head(
+            len(self.labels),
+            (self.hidden_dim,) if has_hidden else (),
+            found.activation,
+            found.dropout,
+            hidden_dropout=found.hidden_dropout,
+            use_bias=found.use_bias,
+            hidden_use_bias=found.hidden_use_bias,
+            norm_epsilon=found.norm_epsilon,
+            name="head",
+        )
+        return made if dropout is None else made.with_dropout(dropout)
+
+    def assign(self, pooling, head):
+        """Assigns the checkpoint's weights to the built layers that `pooling` and `head` returned."""
+        if self.weights is None:
+            return
+        parts = {"output": head.denses[-1], "norm": head.norms[0] if head.norms else None}
+        if self.format.hidden is not None:
+            parts["hidden"] = pooling.dense if self.format.is_late else head.denses[0]
+        for name, value in self.weights.items():
+            part, kind = name.split(".")
+            getattr(parts[part], kind).assign(value)
+
+    def with_labels(self, labels):
+        """Returns the head with other labels.
+
+        Args:
+            labels: the same labels in the order that the outputs should have, or a dict from each label to its new
+                name.
+
+        Raises:
+            ValueError: if a label is missing or unknown.
+        """
+        if isinstance(labels, dict):
+            if set(labels) != set(self.labels):
+                expected = f"a new name for each of {', '.join(map(repr, self.labels))}"
+                raise _check.invalid("labels", expected, labels)
+            return dataclasses.replace(self, labels=tuple(labels[name] for name in self.labels))
+        order = [self.labels.index(name) for name in labels]
+        weights = self.weights and {
+            name: value[..., order] if name.startswith("output") else value for name, value in self.weights.items()
+        }
+        return dataclasses.replace(self, labels=tuple(labels), weights=weights)
+
+
+def task_of(config):
+    """Returns the architecture that config.json names where it has a task's trained head, otherwise `None`."""
+    names = config.get("architectures")
+    names = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    return next((name for name in names if name.endswith(_TASKS)), None)
+
+
+def rate(config, *keys, default=0.0):
+    """Returns the first rate of dropout that config.json has under one of some keys.
+
+    Raises:
+        ValueError: if it is not a number in `[0, 1)`.
+    """
+    for key in keys:
+        value = config.get(key)
+        if value is not None:
+            if _check.number(key, value, minimum=0.0, maximum=1.0) == 1.0:
+                raise _check.invalid(key, "a rate below 1", value)
+            return float(value)
+    return default
+
+
+def read(config, file, family, hidden_dim, tensors, scoring=None):
+    """Reads the head of a sequence classifier.
+
+    Args:
+        config: dict. What config.json holds.
+        file: its path, for errors.
+        family: `Family`.
+        hidden_dim: int. Size of a token's vector.
+        tensors: `Tensors` of the folder, or `None` for random weights.
+        scoring: string. The activation that a cross-encoder's folder names outside of config.json.
+
+    Returns:
+        A `HeadSpec`.
+
+    Raises:
+        ValueError: if config.json is not understood, or tensors are missing or have other sizes.
+    """
+    where = f"In {file}. Pass `backbone_only=True` for a new head"
+    labels = _labels(config, where)
+    problem = _problem(config, len(labels), where)
+    found = family.head(config)
+    if found is None:
+        raise _check.invalid("preset", f"a family whose trained heads are computed here, not {family.name}", str(file))
+    if found.activation not in _ACTIVATIONS:
+        raise _check.invalid("activation of the head", f"one of {', '.join(_ACTIVATIONS)}", found.activation, where)
+    found = dataclasses.replace(found, activation=_ACTIVATIONS[found.activation])
+    if found.pooling not in layers.POOLING:
+        raise _check.invalid("classifier_pooling", "a pooling that is computed here", found.pooling, where)
+    weights = None if tensors is None else _weights(tensors, found, family.prefixes, hidden_dim, len(labels))
+    score = _score_activation(config, len(labels), scoring, where)
+    return HeadSpec(labels, problem, found, hidden_dim, score, weights)
+
+
+def _labels(config, where):
+    """The labels by their ids; as transformers names them where config.json does not."""
+    named = config.get("id2label")
+    if named is None:
+        count = _check.integer("num_labels", config.get("num_labels") or 2)
+        return tuple(f"LABEL_{i}" for i in range(count))
+    expected = "a dict of the ids 0, 1, ... to names"
+    if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
+        raise _check.invalid("id2label", expected, named, where)
+    by_id = {int(key): name for key, name in named.items() if str(key).isdecimal()}
+    if sorted(by_id) != list(range(len(named))):
+        raise _check.invalid("id2label", expected, named, where)
+    return tuple(by_id[i] for i in range(len(by_id)))
+
+
+def _problem(config, num_labels, where):
+    problem = config.get("problem_type")
+    if problem is None:
+        return "regression" if num_labels == 1 else "single_label_classification"
+    _check.one_of("problem_type", problem, _PROBLEMS, where)
+    if problem == "single_label_classification" and num_labels == 1:
+        raise _check.invalid(
+            "problem_type", "'regression' or 'multi_label_classification' for one label", problem, where
+        )
+    return problem
+
+
+def _score_activation(config, num_labels, scoring, where):
+    """What turns the logit of a cross-encoder into a score, as sentence-transformers finds it."""
+    own = config.get("sentence_transformers")
+    named = scoring or (own.get("activation_fn") if isinstance(own, dict) else None)
+    named = named or config.get("sbert_ce_default_activation_function")
+    if named is None:
+        # A regression that transformers trained is on the scale of its targets.
+        return "sigmoid" if num_labels == 1 and config.get("problem_type") != "regression" else None
+    package, _, kind = str(named).rpartition(".")
+    if package.split(".")[0] != "torch" or kind not in _SCORES:
+        raise _check.invalid("activation_fn", f"torch's {', '.join(_SCORES)}", named, where)
+    return _SCORES[kind]
+
+
+def _weights(tensors, found, prefixes, hidden_dim, num_labels):
+    """Reads the head's tensors; kernels as Keras has them, inputs first."""
+    checkpoint = _checkpoint.Checkpoint(tensors, f"{found.output}.weight", (), str(tensors.folder))
+    size = (hidden_dim, hidden_dim)
+    parts = [("output", found.output, (num_labels, hidden_dim), found.use_bias)]
+    if found.hidden is not None:
+        names = [found.hidden.format(prefix) for prefix in prefixes or ("",)]
+        name = next((name for name in names if checkpoint.has(f"{name}.weight")), names[0])
+        parts.append(("hidden", name, size, found.hidden_use_bias))
+    weights: dict[str, Any] = {}
+    for part, name, shape, has_bias in parts:
+        weights[f"{part}.kernel"] = np.ascontiguousarray(checkpoint.take(f"{name}.weight", shape).T)
+        if has_bias:
+            weights[f"{part}.bias"] = checkpoint.take(f"{name}.bias", shape[:1])
+        elif checkpoint.has(f"{name}.bias"):
+            raise _check.invalid("preset", f"a head without {name}.bias", str(tensors.folder))
+    if found.norm is not None:
+        weights["norm.gamma"] = checkpoint.take(f"{found.norm}.weight", (hidden_dim,))
+    return weights
+
+
+# === sentence-transformers' cross-encoders ===
+
+_MODULE = {
+    "transformer_task": (None, "sequence-classification"),
+    "module_output_name": (None, "scores"),
+    "processing_kwargs": (None, {}),
+    "do_lower_case": (None, False),
+}
+_FORWARD = {"method": "forward", "method_output_name": "logits"}
+
+
+def cross_encoder(folder):
+    """Looks whether a sentence-transformers folder is a cross-encoder.
+
+    Args:
+        folder: path of a folder with `modules.json`.
+
+    Returns:
+        (folder, scoring, length): the folder of the classifier, the activation that is named for its scores and the
+        longest sequence, each of which may be `None`; or `None` for a folder of another kind.
+
+    Raises:
+        ValueError: if it is a cross-encoder of other modules than one Transformer, or with options that are not
+            computed here.
+    """
+    file = folder / "modules.json"
+    modules = _checkpoint.read_json(file)
+    modules = [module for module in modules if isinstance(module, dict)] if isinstance(modules, list) else []
+    kinds = [str(module.get("type")).rpartition(".")[2] for module in modules]
+    config = _optional(folder / "config_sentence_transformers.json")
+    path = folder / str(modules[0].get("path", "")) if modules else folder
+    options = _optional(path / "sentence_bert_config.json")
+    if config.get("model_type") != "CrossEncoder" and options.get("transformer_task") != "sequence-classification":
+        return None
+    if kinds != ["Transformer"]:
+        raise _check.invalid("modules.json", "one Transformer module for a cross-encoder", kinds, f"In {file}")
+    if config.get("default_prompt_name") is not None:
+        name = config["default_prompt_name"]
+        raise _check.invalid("default_prompt_name", "no prompt by default for a cross-encoder", name, f"In {folder}")
+    for key, allowed in _MODULE.items():
+        if options.get(key) not in allowed:
+            expected = f"one of {', '.join(map(repr, allowed))} for a cross-encoder"
+            raise _check.invalid(key, expected, options[key], f"In {path}")
+    modalities = options.get("modality_config")
+    if modalities is not None and (not isinstance(modalities, dict) or modalities.get("text") != _FORWARD):
+        raise _check.invalid("modality_config", f"{{'text': {_FORWARD}}}", modalities, f"In {path}")
+    length = _check.integer("max_seq_length", options.get("max_seq_length"), optional=True)
+    return path, config.get("activation_fn"), length
+
+
+def _optional(file):
+    found = _checkpoint.read_json(file) if file.is_file() else {}
+    return found if isinstance(found, dict) else {}
