@@ -240,8 +240,19 @@ def test_a_folder_without_a_tokenizer_is_named_with_what_was_looked_for(tmp_path
         ("bert", "normalizer", {"type": "BertNormalizer", "clean_text": False, "lowercase": True}),
         ("bert", "pre_tokenizer", {"type": "Whitespace"}),
         ("bert", "post_processor", {"type": "Unheard"}),
-        ("roberta", "normalizer", {"type": "NFC"}),
-        ("roberta", "pre_tokenizer", {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}),
+        ("roberta", "normalizer", {"type": "Nmt"}),
+        ("roberta", "pre_tokenizer", {"type": "ByteLevel", "add_prefix_space": False, "unheard": 1}),
+        (
+            "roberta",
+            "pre_tokenizer",
+            {
+                "type": "Sequence",
+                "pretokenizers": [
+                    {"type": "Split", "pattern": {"Regex": "(?<=a)b|\\s+"}, "behavior": "Isolated", "invert": False},
+                    {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+                ],
+            },
+        ),
         ("albert", "normalizer", {"type": "Prepend", "prepend": "x"}),
         ("albert", "pre_tokenizer", {"type": "Metaspace", "replacement": "_", "prepend_scheme": "always"}),
         ("albert", "model", {"type": "WordLevel"}),

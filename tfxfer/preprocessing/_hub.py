@@ -1,35 +1,39 @@
-"""Reads vocabulary, special tokens and family out of KerasHub's tokenizers."""
+"""Reads vocabulary, special tokens and convention out of KerasHub's tokenizers."""
 
 import keras_hub
 
 from tfxfer import _check
-from tfxfer.preprocessing import _files
+from tfxfer.preprocessing import _conventions, _files, _older
 
-# A class of keras_hub.tokenizers -> the family's name in Hugging Face's config.json.
-FAMILIES = {
-    "BertTokenizer": "bert",
-    "DistilBertTokenizer": "distilbert",
-    "ElectraTokenizer": "electra",
-    "RobertaTokenizer": "roberta",
-    "GPT2Tokenizer": "gpt2",
-    "AlbertTokenizer": "albert",
-    "DebertaV3Tokenizer": "deberta-v2",
-    "XLMRobertaTokenizer": "xlm-roberta",
+# A class of keras_hub.tokenizers -> the convention that it follows.
+CONVENTIONS = {
+    "BertTokenizer": "Bert",
+    "DistilBertTokenizer": "DistilBert",
+    "ElectraTokenizer": "Electra",
+    "RobertaTokenizer": "Roberta",
+    "GPT2Tokenizer": "GPT2",
+    "AlbertTokenizer": "Albert",
+    "DebertaV3Tokenizer": "DebertaV2",
+    "XLMRobertaTokenizer": "XLMRoberta",
 }
 
 
 def read(tokenizer):
     """Returns the `Spec` of a KerasHub tokenizer."""
-    kinds = {getattr(keras_hub.tokenizers, name): family for name, family in FAMILIES.items()}
-    family = next((family for kind, family in kinds.items() if isinstance(tokenizer, kind)), None)
-    if family is None:
-        raise _check.invalid("tokenizer", f"one of keras_hub.tokenizers' {', '.join(FAMILIES)}", tokenizer)
-    notes = {"config": {}, "tokenizer_config": {}, "special_tokens_map": {}, "added_tokens": {}}
+    kinds = {getattr(keras_hub.tokenizers, name): convention for name, convention in CONVENTIONS.items()}
+    name = next((name for kind, name in kinds.items() if isinstance(tokenizer, kind)), None)
+    if name is None:
+        raise _check.invalid("tokenizer", f"one of keras_hub.tokenizers' {', '.join(CONVENTIONS)}", tokenizer)
+    convention = _conventions.CONVENTIONS[name]
+    settings = {name: {} for name in _files.SETTINGS}
     if isinstance(tokenizer, keras_hub.tokenizers.WordPieceTokenizer):
-        notes["tokenizer_config"]["do_lower_case"] = bool(tokenizer.lowercase)
-        return _files.wordpiece(list(tokenizer.get_vocabulary()), notes, family)
-    if isinstance(tokenizer, keras_hub.tokenizers.BytePairTokenizer):
+        settings["tokenizer_config"]["do_lower_case"] = bool(tokenizer.lowercase)
+        spec = _older.wordpiece(list(tokenizer.get_vocabulary()), settings, convention)
+    elif isinstance(tokenizer, keras_hub.tokenizers.BytePairTokenizer):
         merges = [merge.split(" ") if isinstance(merge, str) else list(merge) for merge in tokenizer.merges]
-        notes["tokenizer_config"]["add_prefix_space"] = bool(tokenizer.add_prefix_space)
-        return _files.byte_pair(dict(tokenizer.vocabulary), merges, notes, family)
-    return _files.sentencepiece(tokenizer.proto, notes, family)
+        settings["tokenizer_config"]["add_prefix_space"] = bool(tokenizer.add_prefix_space)
+        spec = _older.byte_pair(dict(tokenizer.vocabulary), merges, settings, convention)
+    else:
+        model = _older.load_sentencepiece(tokenizer.proto, "the KerasHub tokenizer")
+        spec = _older.sentencepiece(model, settings, convention)
+    return _files.finish(spec)

@@ -4,6 +4,16 @@ import dataclasses
 import json
 
 ROLES = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
+# What an added token may say of itself beside `content` and `id`. `in_model` says whether the model's own vocabulary
+# holds the token as well.
+FLAGS = {
+    "special": True,
+    "lstrip": False,
+    "rstrip": False,
+    "single_word": False,
+    "normalized": False,
+    "in_model": True,
+}
 
 
 @dataclasses.dataclass
@@ -11,14 +21,15 @@ class Spec:
     """A tokenizer as plain data.
 
     Attributes:
-        kind: `"wordpiece"`, `"unigram"` or `"bpe"`.
+        kind: `"wordpiece"`, `"unigram"`, `"bpe"` (byte-level) or `"character_bpe"`.
         tokens: list of strings in the order of the ids, added tokens included.
         special: dict from a role (`"pad"`, `"unk"`, `"cls"`, `"sep"`, `"mask"`, `"bos"`, `"eos"`) to an id.
-        added: list of dicts `content, id, lstrip, rstrip, special`: tokens that never come out of the model itself.
+        added: list of dicts made by `added_token`: tokens that are looked for in a text before the model sees it.
         single: template of one text: list of `[id, segment]` and `["A", segment]`.
         pair: template of two texts; holds `["A", segment]` and `["B", segment]`.
-        segments: whether the family has segment ids.
-        options: dict of what only this kind has (normaliser switches, scores, merges).
+        segments: whether models with this tokenizer usually take segment ids.
+        options: dict of what only this kind has (normalizer, scores, merges).
+        lowercase: whether texts are stripped and lower-cased before anything else.
     """
 
     kind: str
@@ -29,11 +40,17 @@ class Spec:
     pair: list
     segments: bool
     options: dict
+    lowercase: bool = False
 
     @property
     def unk_id(self):
         """The id that the model gives to what it does not know, or `None`."""
         return self.options.get("unk_id")
+
+    @property
+    def outside(self):
+        """The set of the added tokens that the model's own vocabulary lacks."""
+        return {token["content"] for token in self.added if not token["in_model"]}
 
     def to_json(self):
         """Returns the description as a JSON string."""
@@ -41,5 +58,12 @@ class Spec:
 
     @classmethod
     def from_json(cls, text):
-        """Reads what `to_json` wrote."""
-        return cls(**json.loads(text))
+        """Reads what `to_json` wrote, also before the last attributes and flags existed."""
+        spec = cls(**json.loads(text))
+        spec.added = [added_token(**token) for token in spec.added]
+        return spec
+
+
+def added_token(content, id, **flags):
+    """Returns an added token as a dict: `content`, `id` and all of `FLAGS`."""
+    return {"content": content, "id": id, **{name: bool(flags.get(name, value)) for name, value in FLAGS.items()}}

@@ -1,5 +1,6 @@
 """`Tokenizer`: strings to ids, in the graph, exactly as the checkpoint was trained."""
 
+import dataclasses
 import os
 
 import keras
@@ -7,9 +8,26 @@ import keras_hub
 import tensorflow as tf
 
 from tfxfer import _check
-from tfxfer.preprocessing import _bpe, _files, _hub, _segments, _spec, _unigram, _wordpiece, _write
+from tfxfer.preprocessing import (
+    _added,
+    _bpe,
+    _characters,
+    _files,
+    _hub,
+    _normalizers,
+    _spec,
+    _unigram,
+    _wordpiece,
+    _words,
+    _write,
+)
 
-ENGINES = {"wordpiece": _wordpiece.WordPiece, "unigram": _unigram.Unigram, "bpe": _bpe.BytePair}
+ENGINES = {
+    "wordpiece": _wordpiece.WordPiece,
+    "unigram": _unigram.Unigram,
+    "bpe": _bpe.BytePair,
+    "character_bpe": _characters.CharacterPair,
+}
 ASSET = "tokenizer_spec.json"
 
 
@@ -73,19 +91,23 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
     def __init__(self, *, special_tokens_in_strings=False, **kwargs):
         kwargs.setdefault("dtype", "int32")
         super().__init__(**kwargs)
-        self.special_tokens_in_strings = bool(special_tokens_in_strings)
-        self.file_assets = [ASSET]
         self._state = None
+        self.special_tokens_in_strings = special_tokens_in_strings
+        self.file_assets = [ASSET]
         self.built = True
 
     @classmethod
-    def from_folder(cls, folder, **kwargs):
+    def from_folder(cls, folder, *, convention=None, lowercase=False, **kwargs):
         """Reads the tokenizer of a Hugging Face folder.
 
         Args:
-            folder: path of a folder with `tokenizer.json`; otherwise with `vocab.txt`, with `vocab.json` and
-                `merges.txt`, or with a SentencePiece model, whose settings come from `tokenizer_config.json`,
-                `special_tokens_map.json`, `added_tokens.json` and `config.json` as far as they are there.
+            folder: path of a folder with `tokenizer.json`, which says all about a tokenizer; otherwise with
+                `vocab.txt`, with `vocab.json` and `merges.txt`, or with a SentencePiece model, whose settings come from
+                `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` as far as they are there.
+            convention: string. The tokenizer class whose customs hold where the folder names none that fits its
+                vocabulary, such as `"Bert"`, `"Roberta"` or `"T5"`. Defaults to the class that is usual for the file.
+            lowercase: bool. Whether texts are stripped and lower-cased before anything else, as `do_lower_case` of
+                sentence-transformers asks. Defaults to `False`.
             **kwargs: arguments of `Tokenizer`.
 
         Returns:
@@ -93,7 +115,9 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
         """
         if not os.path.isdir(folder):
             raise _check.invalid("folder", "a folder that exists", str(folder))
-        return cls._from_spec(_files.read(folder), **kwargs)
+        spec = _files.read(folder, convention)
+        spec.lowercase = bool(lowercase)
+        return cls._from_spec(spec, **kwargs)
 
     def to_folder(self, folder, *, sequence_length=None, padding_side="right"):
         """Writes the tokenizer as Hugging Face's files: for `tokenizers` in any language, and for `from_folder`.
@@ -138,7 +162,7 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
         Returns:
             A `Tokenizer`.
         """
-        return cls._from_spec(_files.finish(_hub.read(tokenizer)), **kwargs)
+        return cls._from_spec(_hub.read(tokenizer), **kwargs)
 
     @classmethod
     def _from_spec(cls, spec, **kwargs):
@@ -146,9 +170,61 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
         tokenizer._set_spec(spec)
         return tokenizer
 
-    def _set_spec(self, spec):
+    def _set_spec(self, spec, engine=None):
         with tf.init_scope():
-            self._state = _State(spec, self.special_tokens_in_strings)
+            self._state = _State(spec, self.special_tokens_in_strings, engine)
+
+    @property
+    def special_tokens_in_strings(self):
+        """Whether a special token inside a text becomes its id; can be set at any time."""
+        return self._special_tokens_in_strings
+
+    @special_tokens_in_strings.setter
+    def special_tokens_in_strings(self, value):
+        self._special_tokens_in_strings = bool(_check.instance("special_tokens_in_strings", value, bool, "a bool"))
+        if self._state is not None:
+            self._set_spec(self.spec, self._state.engine)
+
+    @property
+    def lowercase(self):
+        """Whether texts are stripped and lower-cased before anything else; see `from_folder`."""
+        return self.spec.lowercase
+
+    def add_tokens(self, tokens, *, special=False):
+        """Adds tokens at the end of the vocabulary, found in texts as a whole from now on.
+
+        The embedding table of a model needs a row for each; `add_tokens` of the model sees to both.
+
+        Args:
+            tokens: list of strings. Those that the vocabulary has already are left as they are.
+            special: bool. Whether the tokens are special: found in texts only with `special_tokens_in_strings`. Others
+                are found in the normalized text, in any case for a tokenizer that lower-cases. Defaults to `False`.
+
+        Returns:
+            The number of tokens that are new.
+
+        Raises:
+            ValueError: `tokens` is not a list of strings that are not empty.
+
+        Example:
+
+        ```python
+        tokenizer.add_tokens(["IBAN", "SEPA"])  # 2
+        tokenizer(["my IBAN"])[0, -1] == tokenizer.vocabulary_size() - 2
+        ```
+        """
+        if isinstance(tokens, str) or not all(isinstance(token, str) and token for token in tokens):
+            raise _check.invalid("tokens", "a list of strings that are not empty", tokens)
+        _check.instance("special", special, bool, "a bool")
+        index = self._loaded.index
+        new = [token for token in dict.fromkeys(tokens) if token not in index]
+        flags = {"special": special, "normalized": not special, "in_model": False}
+        count = self.vocabulary_size()
+        added = [_spec.added_token(token, count + i, **flags) for i, token in enumerate(new)]
+        spec = dataclasses.replace(self.spec, tokens=[*self.spec.tokens, *new], added=[*self.spec.added, *added])
+        if new:
+            self._set_spec(spec, self._loaded.engine)
+        return len(new)
 
     @property
     def _loaded(self):
@@ -180,7 +256,7 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
 
     @property
     def trackables(self):
-        return self._loaded.engine.trackables
+        return [*self._loaded.engine.trackables, *self._loaded.tables]
 
     @property
     def vocabulary(self):
@@ -248,11 +324,27 @@ for _name in _spec.ROLES:
 class _State:
     """What a vocabulary makes: the description, the engine, the function. Not for Keras to look into."""
 
-    def __init__(self, spec, special_tokens_in_strings):
+    def __init__(self, spec, special_tokens_in_strings, engine=None):
         self.spec = spec
         self.index = {token: i for i, token in reversed(list(enumerate(spec.tokens)))}
-        self.engine = ENGINES[spec.kind](spec)
-        added = [token for token in spec.added if special_tokens_in_strings or not token["special"]]
-        self.tokenize = _segments.with_added_tokens(self.engine, added) if added else self.engine
+        self.engine = engine or ENGINES[spec.kind](spec)
+        self._encode, self.tables = _added.with_added_tokens(self.engine, spec.added, special_tokens_in_strings)
         signature = [tf.TensorSpec([None], tf.string)]
         self.eager = tf.function(self.tokenize, input_signature=signature, autograph=False)
+
+    def tokenize(self, texts):
+        """Returns the ids, int32 `RaggedTensor` `(n, None)`, of texts `(n,)`."""
+        if self.spec.lowercase:
+            texts = _lowercase(texts)
+        return self._encode(texts)
+
+
+def _lowercase(texts):
+    """Strips and lower-cases texts as Python does."""
+    texts = tf.strings.regex_replace(_words.valid_utf8(texts), _PYTHON_ENDS, "")
+    plain = tf.strings.regex_full_match(texts, r"[\x01-\x7f]*")
+    return tf.where(plain, tf.strings.lower(texts), _words.where(~plain, texts, _normalizers.lowercase_as_python))
+
+
+# What `str.strip` takes off.
+_PYTHON_ENDS = "|".join(pattern.format(rf"[{_words.WHITESPACE}\x1c-\x1f]+") for pattern in ("^{}", "{}$"))

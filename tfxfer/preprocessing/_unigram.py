@@ -5,9 +5,9 @@ import base64
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from tfxfer.preprocessing import _segments, _unicode, _words
+from tfxfer.preprocessing import _normalizers, _words
 
-WHITESPACE = _segments.WHITESPACE
+WHITESPACE = _words.WHITESPACE
 META_SPACE = "\u2581"
 # White space that is no space, which alone Hugging Face's Metaspace splits at.
 ODD_WHITESPACE = r"\t\n\x0b\f\r\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
@@ -28,7 +28,10 @@ class Unigram:
 
     def __init__(self, spec):
         steps = spec.options["normalizer"]
-        self._steps = [step for step in steps if step[0] not in ("Precompiled", "Whitespace", "Strip")]
+        # SentencePiece carries out its map of characters; white space is dealt with below.
+        self._normalizer = _normalizers.Normalizer(
+            [step for step in steps if step[0] not in ("Precompiled", "Whitespace", "Strip")]
+        )
         self._split = spec.options["whitespace_split"]
         strip = [step for step in steps if step[0] == "Strip"]
         # What becomes one space, where white space other than spaces is not split at.
@@ -42,12 +45,16 @@ class Unigram:
         self._search_or_find = _words.Shortcut(self._model.tokenize, words)
         self.trackables = [self._model, self._search_or_find.table]
 
-    def __call__(self, texts):
+    def normalize(self, texts):
+        """Returns what the normalizer makes of texts `(n,)`, valid UTF-8, SentencePiece's own map left out."""
+        return self._normalizer(texts)
+
+    def __call__(self, texts, normalized=False):
         """Returns the ids, int32 `RaggedTensor` `(n, None)`, of texts `(n,)`."""
         if not self._split:
             odd = tf.strings.regex_full_match(texts, f"(?s).*[{ODD_WHITESPACE}].*")
             texts = _words.where(odd, texts, self._clean_whitespace)
-        return _words.encode_by_word(texts, self._encode)
+        return _words.encode_by_word(texts, self._encode_normalized if normalized else self._encode)
 
     def _clean_whitespace(self, texts):
         texts = tf.strings.regex_replace(_words.valid_utf8(texts), self._collapsed, " ")
@@ -56,37 +63,16 @@ class Unigram:
     def _encode(self, words):
         plain = tf.strings.regex_full_match(words, r"[\x01-\x7f]*")
         words = _words.where(~plain, words, self._clean)
-        for step in self._steps:
-            words = self._apply(step, words, plain)
-        return self._search_or_find(words)
+        return self._search_or_find(self._normalizer(words, plain))
+
+    def _encode_normalized(self, words):
+        plain = tf.strings.regex_full_match(words, r"[\x01-\x7f]*")
+        return self._search_or_find(_words.where(~plain, words, self._clean))
 
     def _clean(self, words):
         # TensorFlow's Unicode operations end a string at NUL; a noncharacter is as unknown.
         words = tf.strings.regex_replace(_words.valid_utf8(words), r"\x{0}", "\uffff")
         return tf.strings.regex_replace(words, NEXT_LINE, " ") if self._split else words
-
-    def _apply(self, step, words, plain):
-        kind = step[0]
-        if kind == "Replace":
-            return tf.strings.regex_replace(words, _escaped(step[1]), step[2].replace("\\", "\\\\"))
-        if kind == "Lowercase":
-            return tf.where(plain, tf.strings.lower(words), _words.where(~plain, words, _lowercase))
-        if kind == "StripAccents":
-            return _words.where(~plain, words, _strip_accents)
-        return _words.where(~plain, words, lambda part: tf_text.normalize_utf8(part, kind))
-
-
-def _escaped(text):
-    return "".join(f"\\x{{{ord(character):x}}}" for character in text)
-
-
-def _lowercase(words):
-    # Hugging Face lower-cases character by character, whereas ICU knows the Greek final sigma.
-    return tf.strings.lower(tf.strings.regex_replace(words, "\u03a3", "\u03c3"), encoding="utf-8")
-
-
-def _strip_accents(words):
-    return tf.strings.regex_replace(words, f"[{_unicode.regex(_unicode.MARKS)}]", "")
 
 
 def _model(spec):

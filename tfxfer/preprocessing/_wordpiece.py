@@ -3,7 +3,7 @@
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from tfxfer.preprocessing import _unicode, _words
+from tfxfer.preprocessing import _normalizers, _unicode, _words
 
 # Private use: BertNormalizer deletes these characters from every text, so that they are free to stand for others.
 FIRST_PLACEHOLDER = 0xE000
@@ -25,7 +25,10 @@ class WordPiece:
         self._lowercase = spec.options["lowercase"]
         self._strip_accents = spec.options["strip_accents"]
         self._word_length = spec.options["max_input_chars_per_word"]
-        vocabulary = self._rename(spec.tokens)
+        self._before = _normalizers.Normalizer(spec.options.get("normalizer", []))
+        outside = spec.outside
+        tokens = [f"[added {i}]" if token in outside else token for i, token in enumerate(spec.tokens)]
+        vocabulary = self._rename(tokens)
         self._tokenizer = tf_text.FastBertTokenizer(
             vocabulary,
             suffix_indicator=spec.options["prefix"],
@@ -46,8 +49,15 @@ class WordPiece:
         table = str.maketrans(self._renamed)
         return [token.translate(table) for token in tokens] if strange else list(tokens)
 
-    def __call__(self, texts):
+    def normalize(self, texts):
+        """Returns what the normalizer makes of texts `(n,)`, valid UTF-8."""
+        return _normalizers.bert(self._before(texts), self._lowercase, self._strip_accents)
+
+    def __call__(self, texts, normalized=False):
         """Returns the ids, int32 `RaggedTensor` `(n, None)`, of texts `(n,)`."""
+        if self._before.steps and not normalized:
+            texts = self._before(_words.valid_utf8(texts))
+        # BertNormalizer makes no difference to what it has normalized.
         return _words.encode_by_word(texts, self._encode)
 
     def _encode(self, words):
@@ -60,14 +70,7 @@ class WordPiece:
 
     def _normalize(self, words):
         replace = tf.strings.regex_replace
-        words = replace(_words.valid_utf8(words), r"[\t\n\r]", " ")
-        words = replace(words, f"[{_unicode.regex(_unicode.CONTROL)}]", "")
-        if self._strip_accents:
-            words = tf_text.normalize_utf8(words, "NFD")
-            words = replace(words, f"[{_unicode.regex(_unicode.NONSPACING)}]", "")
-        if self._lowercase:
-            # Hugging Face lower-cases character by character, whereas ICU knows the Greek final sigma.
-            words = tf.strings.lower(replace(words, "\u03a3", "\u03c3"), encoding="utf-8")
+        words = _normalizers.bert_characters(_words.valid_utf8(words), self._lowercase, self._strip_accents)
         words = replace(words, f"([{_unicode.regex(_unicode.SPLIT_ONLY_BY_HUGGING_FACE)}])", r" \1 ")
         for character, placeholder in self._renamed.items():
             words = replace(words, character, placeholder)

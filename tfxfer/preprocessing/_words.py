@@ -4,6 +4,10 @@ import tensorflow as tf
 
 # A map that maps nothing. With none at all SentencePiece writes a line to the log whenever a model is loaded.
 EMPTY_MAP = (1024).to_bytes(4, "little") + bytes(1024) + b"\0"
+# What the regular expressions of `tokenizers` take for white space; the inside of a character class.
+WHITESPACE = r"\p{Z}\t\n\x0b\f\r\x{85}"
+# No byte of valid UTF-8, and so none that a regular expression matches.
+SEPARATOR = b"\xff"
 
 
 def encode_by_word(texts, encode, split=None):
@@ -38,6 +42,18 @@ def valid_utf8(texts):
     return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
 
 
+def escaped(text):
+    """Returns a regular expression that matches a string."""
+    return "".join(c if c.isascii() and c.isalnum() else f"\\x{{{ord(c):x}}}" for c in text)
+
+
+def drop(ids, keep):
+    """Returns a `RaggedTensor` `(u, None)` without the values for which `keep`, one bool a value, is false."""
+    kept = tf.concat([[0], tf.cumsum(tf.cast(keep, tf.int64))], axis=0)
+    values = tf.boolean_mask(ids.values, keep)
+    return tf.RaggedTensor.from_row_splits(values, tf.gather(kept, ids.row_splits), validate=False)
+
+
 class Shortcut:
     """An encoding function that has the words at hand that are one token, and calls another for the rest.
 
@@ -47,15 +63,20 @@ class Shortcut:
     Args:
         encode: function from a string tensor `(u,)` to an int32 `RaggedTensor` `(u, None)`.
         candidates: list of strings or bytes; those that `encode` gives one id for are kept.
+        whole: optional dict from a word to its id, for words that are taken as they are, whatever `encode` gives.
     """
 
-    def __init__(self, encode, candidates):
+    def __init__(self, encode, candidates, whole=None):
         self._encode = encode
-        words = tf.constant(candidates, tf.string)
+        whole = whole or {}
+        words = tf.constant([word for word in candidates if word not in whole], tf.string)
         ids = encode(words)
         single = tf.equal(ids.row_lengths(), 1)
         initializer = tf.lookup.KeyValueTensorInitializer(
-            tf.boolean_mask(words, single), tf.ragged.boolean_mask(ids, single).values
+            tf.concat([tf.boolean_mask(words, single), tf.constant(list(whole), tf.string)], axis=0),
+            tf.concat(
+                [tf.ragged.boolean_mask(ids, single).values, tf.constant(list(whole.values()), tf.int32)], axis=0
+            ),
         )
         self.table = tf.lookup.StaticHashTable(initializer, default_value=-1)
 

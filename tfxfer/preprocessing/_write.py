@@ -1,15 +1,13 @@
 """Writes a tokenizer as the files of Hugging Face's `tokenizers`: what `_files` and `_json` read, the other way."""
 
-import itertools
+import dataclasses
 import json
 import pathlib
 
 from tfxfer import _check
-from tfxfer.preprocessing import _files
+from tfxfer.preprocessing import _files, _spec, _write_parts
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
-# Below any piece that was trained, so that a name which only fills a hole is never chosen.
-_LEAST_SCORE = -1e4
 
 
 def write(spec, folder, sequence_length=None, padding_side="right"):
@@ -26,12 +24,14 @@ def write(spec, folder, sequence_length=None, padding_side="right"):
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    roles = {f"{role}_token": spec.tokens[i] for role, i in spec.special.items()}
+    spec = _lowercase_as_steps(spec)
+    names = ["input_ids", *(["token_type_ids"] if spec.segments else []), "attention_mask"]
     config = {
-        # transformers takes `tokenizer.json` as it is for this class; for a family's it builds the tokenizer anew.
+        # transformers takes `tokenizer.json` as it is for this class; for others it builds the tokenizer again.
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_type": _model_type(spec),
-        **roles,
+        "model_input_names": names,
+        # A role that no token has is said to be nobody's: otherwise a reader might guess.
+        **{f"{role}_token": spec.tokens[spec.special[role]] if role in spec.special else None for role in _spec.ROLES},
         "padding_side": padding_side,
         "clean_up_tokenization_spaces": False,
     }
@@ -45,22 +45,19 @@ def write(spec, folder, sequence_length=None, padding_side="right"):
         raise _check.invalid("folder", "a tokenizer that Hugging Face's files can hold", ", ".join(differing), remedy)
 
 
-def _model_type(spec):
-    """A family that has this kind's segments and templates."""
-    if spec.kind == "wordpiece":
-        return "bert" if spec.segments else "distilbert"
-    if spec.kind == "bpe":
-        return "roberta" if len(spec.single) > 1 else "gpt2"
-    if spec.segments:
-        return "albert"
-    return "xlm-roberta" if len(spec.pair) > 5 else "deberta-v2"
+def _lowercase_as_steps(spec):
+    """Returns a description whose normalizer strips and lower-cases, where the tokenizer does that before all else."""
+    if not spec.lowercase:
+        return spec
+    steps = [["Strip", True, True], ["Lowercase"], *spec.options.get("normalizer", [])]
+    return dataclasses.replace(spec, lowercase=False, options={**spec.options, "normalizer": steps})
 
 
 def _tokenizer(spec, sequence_length, padding_side):
-    normalizer, splitter, model, decoder = _PARTS[spec.kind](spec)
     truncation = None
     if sequence_length is not None:
         truncation = {"direction": "Right", "max_length": sequence_length, "strategy": "LongestFirst", "stride": 0}
+    flags = [name for name in _spec.FLAGS if name != "in_model"]
     return {
         "version": "1.0",
         "truncation": truncation,
@@ -72,12 +69,12 @@ def _tokenizer(spec, sequence_length, padding_side):
             "pad_type_id": 0,
             "pad_token": spec.tokens[spec.special["pad"]],
         },
-        "added_tokens": [{**token, "single_word": False, "normalized": False} for token in spec.added],
-        "normalizer": normalizer,
-        "pre_tokenizer": splitter,
+        "added_tokens": [
+            {"id": token["id"], "content": token["content"], **{name: token[name] for name in flags}}
+            for token in sorted(spec.added, key=_id)
+        ],
         "post_processor": _post_processor(spec),
-        "decoder": decoder,
-        "model": model,
+        **_write_parts.parts(spec),
     }
 
 
@@ -99,102 +96,6 @@ def _template_part(spec, part, segment):
     return {"SpecialToken": {"id": spec.tokens[part], "type_id": segment}}
 
 
-def _wordpiece(spec):
-    options = spec.options
-    normalizer = {
-        "type": "BertNormalizer",
-        "clean_text": True,
-        "handle_chinese_chars": True,
-        "strip_accents": options["strip_accents"],
-        "lowercase": options["lowercase"],
-    }
-    model = {
-        "type": "WordPiece",
-        "unk_token": spec.tokens[spec.unk_id],
-        "continuing_subword_prefix": options["prefix"],
-        "max_input_chars_per_word": options["max_input_chars_per_word"],
-        "vocab": {token: i for i, token in enumerate(spec.tokens)},
-    }
-    decoder = {"type": "WordPiece", "prefix": options["prefix"], "cleanup": True}
-    return normalizer, {"type": "BertPreTokenizer"}, model, decoder
-
-
-def _unigram(spec):
-    scores = spec.options["scores"]
-    added = {token["id"] for token in spec.added}
-    count = max([spec.options["pieces"], *(i + 1 for i in range(len(spec.tokens)) if i not in added)])
-    pieces = itertools.zip_longest(spec.tokens[:count], scores[:count], fillvalue=_LEAST_SCORE)
-    splitter = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
-    parts = [{"type": "WhitespaceSplit"}, splitter] if spec.options["whitespace_split"] else [splitter]
-    steps = [_normalizer_step(*step) for step in spec.options["normalizer"]]
-    model = {"type": "Unigram", "unk_id": spec.unk_id, "vocab": list(map(list, pieces)), "byte_fallback": False}
-    return (
-        {"type": "Sequence", "normalizers": steps} if steps else None,
-        {"type": "Sequence", "pretokenizers": parts},
-        model,
-        {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
-    )
-
-
-_WHITESPACE = {
-    name: pattern
-    for pattern, name in (
-        (r"\s{2,}|[\n\r\t]", "unicode"),
-        (" {2,}", "spaces"),
-        (r"\s{2,}", "unicode_runs"),
-    )
-}
-
-
-def _normalizer_step(kind, *arguments):
-    if kind == "Precompiled":
-        return {"type": kind, "precompiled_charsmap": arguments[0]}
-    if kind == "Strip":
-        return {"type": kind, "strip_left": arguments[0], "strip_right": arguments[1]}
-    if kind == "Replace":
-        return {"type": kind, "pattern": {"String": arguments[0]}, "content": arguments[1]}
-    if kind == "Whitespace":
-        return {"type": "Replace", "pattern": {"Regex": _WHITESPACE[arguments[0]]}, "content": " "}
-    return {"type": kind}
-
-
-def _byte_pair(spec):
-    splitter = {"add_prefix_space": spec.options["add_prefix_space"], "trim_offsets": True, "use_regex": True}
-    model = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": "",
-        "end_of_word_suffix": "",
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": False,
-        "vocab": {token: i for i, token in enumerate(spec.tokens)},
-        "merges": _merges(spec.tokens, spec.options["ranks"]),
-    }
-    return None, {"type": "ByteLevel", **splitter}, model, {"type": "ByteLevel", **splitter}
-
-
-def _merges(tokens, ranks):
-    """Returns the pairs that tokens are made from, the first to be applied first.
-
-    The last merge that makes a token joins the two parts that the earlier ones leave of its own bytes.
-    """
-    rank_of = {token: rank for token, rank in zip(tokens, ranks, strict=True) if rank is not None and rank >= 0}
-    found = []
-    for token, rank in sorted(rank_of.items(), key=lambda item: item[1]):
-        parts = list(token)
-        while len(parts) > 2:
-            joined = [(rank_of.get(a + b, rank), i) for i, (a, b) in enumerate(itertools.pairwise(parts))]
-            _, i = min(joined)
-            parts[i : i + 2] = [parts[i] + parts[i + 1]]
-        found.append(parts)
-    return found
-
-
-_PARTS = {"wordpiece": _wordpiece, "unigram": _unigram, "bpe": _byte_pair}
-
-
 def _differing(spec, again):
     """The names of what is not read back as it was."""
     found = [name for name in ("kind", "tokens", "special", "segments") if getattr(spec, name) != getattr(again, name)]
@@ -212,11 +113,12 @@ def _id(token):
 
 def _option(spec, name):
     value = spec.options.get(name)
-    if name == "ranks":  # their order is what counts
+    if name == "ranks":  # their order is what counts; a token that is never made may have none
         order = {rank: i for i, rank in enumerate(sorted({rank for rank in value if rank is not None}))}
-        return [rank if rank is None else order[rank] for rank in value]
+        value = [rank if rank is None else order[rank] for rank in value]
+        return {i: rank for i, rank in enumerate(value) if rank is not None}
     if name == "scores":
         return [float(score) for score in value]
-    if name == "normalizer":
+    if name in ("normalizer", "splits"):
         return [list(step) for step in value]
     return value

@@ -1,0 +1,189 @@
+"""Added tokens inside a text, found as Hugging Face's `tokenizers` finds them."""
+
+import tensorflow as tf
+
+from tfxfer.preprocessing import _words
+
+WHITESPACE, SEPARATOR = _words.WHITESPACE, _words.SEPARATOR
+# What the library's regular expressions take for a character of a word: letters, marks, digits, connectors, joiners.
+WORD = (
+    r"\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{200c}\x{200d}"
+    r"\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189}"
+)
+
+
+def with_added_tokens(engine, added, special_too):
+    """Makes a tokenising function that finds added tokens first and hands what lies between them to an engine.
+
+    Tokens that are not `normalized` are found in the text as it is. What lies between them is normalized, then the
+    `normalized` ones are found in it. Of several tokens that begin at one place the longest counts.
+
+    Args:
+        engine: object with `normalize(texts)`, which returns texts, and `__call__(texts, normalized)`, which returns
+            ids, int32 `RaggedTensor` `(n, None)`.
+        added: list of dicts made by `_spec.added_token`.
+        special_too: whether special tokens are found as well; otherwise they stay text.
+
+    Returns:
+        The function, from a string tensor `(n,)` to an int32 `RaggedTensor` `(n, None)`, and the list of the tables
+        that it needs.
+    """
+    raw = {token["content"]: token for token in added if not token["normalized"]}
+    later = [token for token in added if token["normalized"]]
+    later = dict(zip(_normalized(engine, [token["content"] for token in later]), later, strict=True))
+    matchers = [_matcher(found, special_too) for found in (raw, later)]
+    tables = [matcher.table for matcher in matchers if matcher is not None]
+
+    def encode_raw(texts):
+        if matchers[1] is None:
+            return engine(texts)
+        return matchers[1].encode(engine.normalize(texts), lambda parts: engine(parts, normalized=True))
+
+    def tokenize(texts):
+        if not tables:
+            return encode_raw(texts)
+        ascii_only = tf.strings.regex_full_match(texts, r"[\x00-\x7f]*")
+        texts = _words.where(~ascii_only, texts, _words.valid_utf8)
+        return encode_raw(texts) if matchers[0] is None else matchers[0].encode(texts, encode_raw)
+
+    return tokenize, tables
+
+
+def _normalized(engine, contents):
+    """Returns what the normalizer makes of the contents of tokens."""
+    if not contents:
+        return []
+    return [text.decode("utf-8") for text in engine.normalize(tf.constant(contents, tf.string)).numpy()]
+
+
+def _matcher(tokens, special_too):
+    """Returns a `_Matcher` of the tokens that count, or `None` where there are none."""
+    tokens = {content: token for content, token in tokens.items() if content}
+    active = {content for content, token in tokens.items() if special_too or not token["special"]}
+    if not active:
+        return None
+    # A token that stays text keeps others from being found where it lies across them.
+    in_the_way = {content for content in tokens if content not in active and _overlaps(content, active)}
+    return _Matcher({content: tokens[content] for content in tokens if content in active | in_the_way}, in_the_way)
+
+
+def _overlaps(content, others):
+    """Whether a match of `content` can lie across a match of another string."""
+    inner = {content[i:j] for i in range(len(content)) for j in range(i + 1, len(content) + 1)}
+    heads, tails = {content[:i] for i in range(1, len(content))}, {content[i:] for i in range(1, len(content))}
+    return any(
+        other in inner
+        or content in other
+        or any(other[-i:] in heads or other[:i] in tails for i in range(1, len(other)))
+        for other in others
+    )
+
+
+class _Matcher:
+    """Finds one set of tokens in texts.
+
+    Args:
+        tokens: dict from what is looked for to an added token.
+        ignored: set of those that stay text.
+    """
+
+    def __init__(self, tokens, ignored):
+        self._pattern = trie_pattern(tokens)
+        items = list(tokens.items())
+        keys, values = tf.constant(list(tokens), tf.string), tf.range(len(items))
+        self.table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), default_value=0)
+        self._ids = [token["id"] for _, token in items]
+        self._flags = {name: [token[name] for _, token in items] for name in ("lstrip", "rstrip", "single_word")}
+        self._flags["ignored"] = [content in ignored for content, _ in items]
+
+    def encode(self, texts, encode):
+        """Returns the ids of texts; `encode` gives those of what lies between the tokens."""
+        parts, is_token, index = self._split(texts)
+        if any(self._flags["single_word"]) or any(self._flags["ignored"]):
+            parts, is_token, index = self._split_again(parts, is_token, index)
+        content = self._strip(tf.where(is_token, "", parts.values), is_token, index)
+        ids = tf.gather(tf.constant(self._ids, tf.int32), tf.boolean_mask(index, is_token))
+        tokens = tf.RaggedTensor.from_row_lengths(ids, tf.cast(is_token, tf.int64), validate=False)
+        ids = tf.concat([tokens, encode(content)], axis=1)
+        return tf.RaggedTensor.from_row_splits(ids.values, tf.gather(ids.row_splits, parts.row_splits), validate=False)
+
+    def _split(self, texts):
+        """Returns text and tokens in turn, `(n, None)`, and for each part whether it is a token, and which one."""
+        return self._parts(tf.strings.regex_replace(texts, self._pattern, SEPARATOR + rb"\0" + SEPARATOR))
+
+    def _parts(self, marked):
+        parts = tf.strings.split(marked, SEPARATOR)
+        place = tf.ragged.range(parts.row_lengths()).values
+        return parts, tf.equal(place % 2, 1), self.table.lookup(parts.values)
+
+    def _split_again(self, parts, is_token, index):
+        """Makes text of the tokens that are ignored, and of those that must be a word and are part of one."""
+        discarded = self._flag("ignored", is_token, index)
+        if any(self._flags["single_word"]):
+            discarded |= self._flag("single_word", is_token, index) & ~_stands_alone(parts)
+        marked = tf.where(is_token & ~discarded, tf.strings.join([SEPARATOR, parts.values, SEPARATOR]), parts.values)
+        marked = tf.strings.reduce_join(parts.with_values(marked), axis=-1)
+        return self._parts(marked)
+
+    def _strip(self, texts, is_token, index):
+        """Takes the white space off texts that a token beside them takes in."""
+        # Each row begins and ends with a text, so that rolling never carries a flag into another row.
+        for flag, shift, pattern in (("rstrip", 1, f"^[{WHITESPACE}]+"), ("lstrip", -1, f"[{WHITESPACE}]+$")):
+            if any(self._flags[flag]):
+                beside = tf.roll(self._flag(flag, is_token, index), shift, 0)
+                texts = _words.where(
+                    beside, texts, lambda part, pattern=pattern: tf.strings.regex_replace(part, pattern, "")
+                )
+        return texts
+
+    def _flag(self, name, is_token, index):
+        return is_token & tf.gather(tf.constant(self._flags[name]), index)
+
+
+def _stands_alone(parts):
+    """Whether neither the character before nor the one after each part belongs to a word."""
+    values = parts.values
+    place = tf.ragged.range(parts.row_lengths())
+    first, last = place.values, tf.gather(parts.row_lengths(), place.value_rowids()) - 1 - place.values
+
+    def beside(shift, distance):
+        near, far = tf.roll(values, shift, 0), tf.roll(values, 2 * shift, 0)
+        near = tf.where(distance >= 1, near, "")
+        return tf.where(tf.equal(near, "") & (distance >= 2), far, near)
+
+    before = tf.strings.regex_full_match(beside(1, first), f"(?s).*[{WORD}]")
+    after = tf.strings.regex_full_match(beside(-1, last), f"(?s)[{WORD}].*")
+    return ~before & ~after
+
+
+def trie_pattern(strings):
+    """Returns a regular expression that matches the longest of some strings that begins at a place.
+
+    >>> trie_pattern(["ab", "abcd", "ax"])
+    'a(?:b(?:cd)?|x)'
+    """
+    root: dict = {}
+    for string in strings:
+        node = root
+        for character in string:
+            node = node.setdefault(character, {})
+        node[""] = {}
+    return _branch(root)
+
+
+def _branch(node):
+    ends = "" in node
+    options = []
+    for character, child in node.items():
+        if character:
+            text = character
+            while len(child) == 1 and "" not in child:
+                ((more, child),) = child.items()
+                text += more
+            options.append(_words.escaped(text) + ("" if list(child) == [""] else _branch(child)))
+    if not options:
+        return ""
+    pattern = "|".join(options)
+    if ends:
+        return f"(?:{pattern})?"
+    return f"(?:{pattern})" if len(options) > 1 else pattern

@@ -1,0 +1,131 @@
+"""What a tokenizer class of Hugging Face's transformers does that its older files do not say.
+
+`tokenizer.json` says all of it. A vocabulary, merges or a SentencePiece model say neither which token has which role
+nor which tokens surround a text: that is the custom of the class that `tokenizer_config.json` names.
+"""
+
+import dataclasses
+
+_BERT = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+_ROBERTA = {
+    "bos": "<s>",
+    "eos": "</s>",
+    "sep": "</s>",
+    "cls": "<s>",
+    "unk": "<unk>",
+    "pad": "<pad>",
+    "mask": "<mask>",
+}
+_GPT2 = {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>", "pad": "<|endoftext|>"}
+_LLAMA = {"bos": "<s>", "eos": "</s>", "unk": "<unk>"}
+_GEMMA = {"pad": "<pad>", "eos": "<eos>", "bos": "<bos>", "unk": "<unk>", "mask": "<mask>"}
+
+# Templates of one and of two texts: roles, and "A" and "B" for the texts; ":1" is segment 1.
+_BERT_TEMPLATES = ("cls A sep", "cls A sep B:1 sep:1")
+_ROBERTA_TEMPLATES = ("cls A sep", "cls A sep sep B sep")
+_BARE_TEMPLATES = ("A", "A B")
+_BOS_TEMPLATES = ("bos A", "bos A bos:1 B:1")
+
+VOCAB_TXT, MERGES, SENTENCEPIECE = "vocab.txt", "vocab.json and merges.txt", "SentencePiece"
+
+
+@dataclasses.dataclass(frozen=True)
+class Convention:
+    """The customs of one tokenizer class.
+
+    Attributes:
+        file: the kind of vocabulary that the class reads: `VOCAB_TXT`, `MERGES` or `SENTENCEPIECE`.
+        tokens: dict from a role to the token that has it.
+        templates: the templates of one and of two texts.
+        segments: whether the models take segment ids.
+        mask_lstrip: whether the mask takes in the white space before it.
+        lowercase: whether the class lower-cases where the folder does not say.
+        bytes: whether merges are of bytes, not of characters.
+        normalizer: steps of the normalizer, as in `_normalizers`, where the class has some of its own.
+        pattern: regular expression that cuts texts into words; GPT-2's where it is `None`.
+        ids: how the ids come from the positions in a SentencePiece model: `"positions"`, `"fairseq"` or
+            `"camembert"`.
+        extra_ids: number of tokens `<extra_id_0>` and so on at the end of the vocabulary.
+    """
+
+    file: str
+    tokens: dict
+    templates: tuple
+    segments: bool = False
+    mask_lstrip: bool = False
+    lowercase: bool = False
+    bytes: bool = True
+    normalizer: tuple = ()
+    pattern: str | None = None
+    ids: str = "positions"
+    extra_ids: int = 0
+
+    def template(self, pair, special):
+        """Returns a template as a list of `[id, segment]` and of `["A", segment]`; `special` maps roles to ids."""
+        items = [item.partition(":") for item in self.templates[pair].split()]
+        return [[name if name in "AB" else special[name], int(segment or 0)] for name, _, segment in items]
+
+
+QWEN2_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_bert = Convention(VOCAB_TXT, _BERT, _BERT_TEMPLATES, segments=True, lowercase=True)
+_roberta = Convention(MERGES, _ROBERTA, _ROBERTA_TEMPLATES, mask_lstrip=True)
+
+# The key is the class's name without "Tokenizer" and "Fast".
+CONVENTIONS = {
+    "Bert": _bert,
+    "Electra": _bert,
+    "DistilBert": dataclasses.replace(_bert, segments=False),
+    "MPNet": Convention(VOCAB_TXT, {**_ROBERTA, "unk": "[UNK]"}, _ROBERTA_TEMPLATES, mask_lstrip=True, lowercase=True),
+    "Roberta": _roberta,
+    "Longformer": _roberta,
+    "Bart": _roberta,
+    "Deberta": Convention(MERGES, _BERT, _BERT_TEMPLATES, segments=True, mask_lstrip=True),
+    "GPT2": Convention(MERGES, _GPT2, _BARE_TEMPLATES),
+    "OpenAIGPT": Convention(MERGES, {"unk": "<unk>"}, _BARE_TEMPLATES, lowercase=True, bytes=False),
+    "Qwen2": Convention(
+        MERGES,
+        {"eos": "<|endoftext|>", "pad": "<|endoftext|>"},
+        _BARE_TEMPLATES,
+        normalizer=(("NFC",),),
+        pattern=QWEN2_PATTERN,
+    ),
+    "Albert": Convention(
+        SENTENCEPIECE,
+        {**_BERT, "pad": "<pad>", "unk": "<unk>", "bos": "[CLS]", "eos": "[SEP]"},
+        _BERT_TEMPLATES,
+        segments=True,
+        mask_lstrip=True,
+        lowercase=True,
+        normalizer=(("Replace", "``", '"'), ("Replace", "''", '"')),
+    ),
+    "DebertaV2": Convention(SENTENCEPIECE, {**_BERT, "bos": "[CLS]", "eos": "[SEP]"}, _BERT_TEMPLATES),
+    "XLMRoberta": Convention(SENTENCEPIECE, _ROBERTA, _ROBERTA_TEMPLATES, mask_lstrip=True, ids="fairseq"),
+    "Camembert": Convention(SENTENCEPIECE, _ROBERTA, _ROBERTA_TEMPLATES, mask_lstrip=True, ids="camembert"),
+    "T5": Convention(
+        SENTENCEPIECE,
+        {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"},
+        ("A eos", "A eos B eos"),
+        extra_ids=100,
+    ),
+    "Llama": Convention(
+        SENTENCEPIECE, _LLAMA, _BOS_TEMPLATES, normalizer=(("Prepend", "\u2581"), ("Replace", " ", "\u2581"))
+    ),
+    "Gemma": Convention(SENTENCEPIECE, _GEMMA, _BOS_TEMPLATES, normalizer=(("Replace", " ", "\u2581"),)),
+}
+
+# The roles of tokens in a folder that names no class, as far as its vocabulary holds them; the first that fits counts.
+GUESSES = (
+    _BERT,
+    _ROBERTA,
+    _GEMMA,
+    {"bos": "<|begin_of_text|>", "eos": "<|end_of_text|>", "mask": "<|mask|>"},
+    {"pad": "<|padding|>", "eos": "<|im_end|>"},
+    _GPT2,
+)
+
+
+def named(name):
+    """Returns the convention of a tokenizer class, `"BertTokenizerFast"` or `"Bert"`, or `None`."""
+    return CONVENTIONS.get((name or "").removesuffix("Fast").removesuffix("Tokenizer"))
