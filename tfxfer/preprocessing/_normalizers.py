@@ -68,11 +68,7 @@ def _ends(left, right):
 
 def lowercase(texts):
     """Lower-cases character by character, as Hugging Face does; ICU knows the Greek final sigma."""
-    return lowercase_as_python(tf.strings.regex_replace(texts, "\u03a3", "\u03c3"))
-
-
-def lowercase_as_python(texts):
-    """Lower-cases as Python's `str.lower` does, the Greek final sigma included."""
+    texts = tf.strings.regex_replace(texts, "\u03a3", "\u03c3")
     has_nul = tf.strings.regex_full_match(texts, r"(?s).*\x{0}.*")
     texts = _words.where(has_nul, texts, lambda part: tf.strings.regex_replace(part, r"\x{0}", _NUL))
     texts = tf.strings.lower(texts, encoding="utf-8")

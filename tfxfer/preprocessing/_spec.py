@@ -29,7 +29,6 @@ class Spec:
         pair: template of two texts; holds `["A", segment]` and `["B", segment]`.
         segments: whether models with this tokenizer usually take segment ids.
         options: dict of what only this kind has (normalizer, scores, merges).
-        lowercase: whether texts are stripped and lower-cased before anything else.
     """
 
     kind: str
@@ -40,7 +39,6 @@ class Spec:
     pair: list
     segments: bool
     options: dict
-    lowercase: bool = False
 
     @property
     def unk_id(self):

@@ -14,11 +14,9 @@ from tfxfer.preprocessing import (
     _characters,
     _files,
     _hub,
-    _normalizers,
     _spec,
     _unigram,
     _wordpiece,
-    _words,
     _write,
 )
 
@@ -106,7 +104,7 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
                 `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` as far as they are there.
             convention: string. The tokenizer class whose customs hold where the folder names none that fits its
                 vocabulary, such as `"Bert"`, `"Roberta"` or `"T5"`. Defaults to the class that is usual for the file.
-            lowercase: bool. Whether texts are stripped and lower-cased before anything else, as `do_lower_case` of
+            lowercase: bool. Whether texts are lower-cased before the folder's own normalization, as `do_lower_case` of
                 sentence-transformers asks. Defaults to `False`.
             **kwargs: arguments of `Tokenizer`.
 
@@ -116,7 +114,8 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
         if not os.path.isdir(folder):
             raise _check.invalid("folder", "a folder that exists", str(folder))
         spec = _files.read(folder, convention)
-        spec.lowercase = bool(lowercase)
+        if lowercase:
+            spec.options["normalizer"] = [["Lowercase"], *spec.options["normalizer"]]
         return cls._from_spec(spec, **kwargs)
 
     def to_folder(self, folder, *, sequence_length=None, padding_side="right"):
@@ -184,11 +183,6 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
         self._special_tokens_in_strings = bool(_check.instance("special_tokens_in_strings", value, bool, "a bool"))
         if self._state is not None:
             self._set_spec(self.spec, self._state.engine)
-
-    @property
-    def lowercase(self):
-        """Whether texts are stripped and lower-cased before anything else; see `from_folder`."""
-        return self.spec.lowercase
 
     def add_tokens(self, tokens, *, special=False):
         """Adds tokens at the end of the vocabulary, found in texts as a whole from now on.
@@ -334,17 +328,4 @@ class _State:
 
     def tokenize(self, texts):
         """Returns the ids, int32 `RaggedTensor` `(n, None)`, of texts `(n,)`."""
-        if self.spec.lowercase:
-            texts = _lowercase(texts)
         return self._encode(texts)
-
-
-def _lowercase(texts):
-    """Strips and lower-cases texts as Python does."""
-    texts = tf.strings.regex_replace(_words.valid_utf8(texts), _PYTHON_ENDS, "")
-    plain = tf.strings.regex_full_match(texts, r"[\x01-\x7f]*")
-    return tf.where(plain, tf.strings.lower(texts), _words.where(~plain, texts, _normalizers.lowercase_as_python))
-
-
-# What `str.strip` takes off.
-_PYTHON_ENDS = "|".join(pattern.format(rf"[{_words.WHITESPACE}\x1c-\x1f]+") for pattern in ("^{}", "{}$"))

@@ -1,6 +1,5 @@
 """Writes a tokenizer as the files of Hugging Face's `tokenizers`: what `_files` and `_json` read, the other way."""
 
-import dataclasses
 import json
 import pathlib
 
@@ -24,7 +23,6 @@ def write(spec, folder, sequence_length=None, padding_side="right"):
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    spec = _lowercase_as_steps(spec)
     names = ["input_ids", *(["token_type_ids"] if spec.segments else []), "attention_mask"]
     config = {
         # transformers takes `tokenizer.json` as it is for this class; for others it builds the tokenizer again.
@@ -43,14 +41,6 @@ def write(spec, folder, sequence_length=None, padding_side="right"):
     if differing:
         remedy = "Write the files of the checkpoint that it was read from."
         raise _check.invalid("folder", "a tokenizer that Hugging Face's files can hold", ", ".join(differing), remedy)
-
-
-def _lowercase_as_steps(spec):
-    """Returns a description whose normalizer strips and lower-cases, where the tokenizer does that before all else."""
-    if not spec.lowercase:
-        return spec
-    steps = [["Strip", True, True], ["Lowercase"], *spec.options.get("normalizer", [])]
-    return dataclasses.replace(spec, lowercase=False, options={**spec.options, "normalizer": steps})
 
 
 def _tokenizer(spec, sequence_length, padding_side):
