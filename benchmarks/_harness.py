@@ -37,7 +37,7 @@ def read_tsv(path):
 class Worker:
     """One side of a comparison, seen from the benchmark."""
 
-    def __init__(self, name, python, module, setup):
+    def __init__(self, name, python, module, setup, root=ROOT):
         self.name = name
         threads = str(THREADS)
         environment = {
@@ -59,7 +59,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._log.open("a", encoding="utf-8"),
             text=True,
-            cwd=ROOT,
+            cwd=root,
             env=environment,
         )
         self.facts = self._answer()

@@ -218,7 +218,7 @@ def test_flags_switch_and_optimizer_survive_files_and_compile(preprocessor, tmp_
 
 def test_flags_of_single_layers_survive_too(preprocessor, tmp_path):
     model = classifier(preprocessor, 1)
-    model.backbone.get_layer("position_embedding").trainable = False
+    model.backbone.parts.embeddings.position_embedding.trainable = False
     flags = [w.trainable for w in model.weights]
     assert flags.count(False) == 1
     model.save(tmp_path / "model.keras")

@@ -1,5 +1,7 @@
 """Dropout that stops where the weights do."""
 
+import keras
+
 
 class Freezable:
     """What layers with dropout share that run without it while they are frozen.
@@ -18,6 +20,40 @@ class Freezable:
     def is_training(self, training):
         """Returns `training` as the dropouts within this layer are to see it."""
         return training if self.trainable or self.frozen_dropout else False
+
+
+class TrainsInPart:
+    """What models and layers share that train where any of the weights within does; a mixin.
+
+    Keras has one flag for a whole. Once it is off, no weight within trains, whatever its own flag says.
+    """
+
+    @property
+    def trainable(self):
+        """Whether any weight trains. Setting it sets the flags of all layers and weights within."""
+        return any(weight.trainable for weight in self.weights)
+
+    @trainable.setter
+    def trainable(self, value):
+        keras.layers.Layer.trainable.fset(self, value)
+
+
+def layers_within(layer):
+    """Returns a layer and every layer in its attributes, lists and dicts of layers included; each once."""
+    found, waiting = {}, [layer]
+    while waiting:
+        layer = waiting.pop()
+        if id(layer) in found:
+            continue
+        found[id(layer)] = layer
+        inner = keras.tree.flatten([value for value in vars(layer).values() if _holds_layers(value)])
+        waiting.extend(reversed([each for each in inner if isinstance(each, keras.layers.Layer)]))
+        waiting.extend(reversed(layer.layers if isinstance(layer, keras.Model) else []))
+    return list(found.values())
+
+
+def _holds_layers(value):
+    return isinstance(value, (keras.layers.Layer, list, tuple, dict))
 
 
 def switch(layer, flag):

@@ -86,7 +86,7 @@ class Attention(keras.layers.Layer):
     def call(self, inputs, layout, bias, rotary=None, training=None):
         query = self._heads(self.query(inputs), self.query_norm, rotary)
         key = self._heads(self.key(inputs), self.key_norm, rotary)
-        query, key, value = (pad(x, layout) for x in (query, key, self.value(inputs)))
+        query, key, value = (pad(x, layout, training) for x in (query, key, self.value(inputs)))
         attend = self._attend_fused if self._is_fused(training) else self._attend
         return self.output_dense(unpad(attend(query, key, value, bias, training), layout))
 
@@ -154,7 +154,7 @@ class DisentangledAttention(Attention):
         batch, length = ops.shape(layout[-1])
         heads = (batch, length, self.num_heads, self.head_dim)
         query, key, value = (
-            ops.reshape(pad(layer(inputs), layout), heads) for layer in (self.query, self.key, self.value)
+            ops.reshape(pad(layer(inputs), layout, training), heads) for layer in (self.query, self.key, self.value)
         )
         relative = self.position_dropout(relative, training=training)
         relative_key = ops.reshape(self.key(relative), (-1, self.num_heads, self.head_dim))

@@ -119,7 +119,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
         attention_dropout: float. Rate on the attention probabilities. Defaults to `dropout`.
         embeddings_dropout: float. Rate after the embeddings. Defaults to `dropout`.
         **options: what only some families have; see the `options` of the family's file.
-        frozen: names of layers whose `trainable` is off.
+        frozen: names of layers, and paths of weights, that do not train.
         frozen_dropout: bool. Whether frozen layers keep their dropout, as Keras's do. Off by default: a frozen layer is
             a fixed function.
         lora: dict of the arguments of `enable_lora`, for adapters from the beginning.
@@ -175,8 +175,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
         self._adapters = _lora.Adapters(self.blocks)
         if lora is not None:
             self.enable_lora(**lora)
-        for layer in frozen:
-            self.get_layer(layer).trainable = False
+        self._freeze(frozen)
         self._hold()
         self.frozen_dropout = frozen_dropout
 
@@ -233,9 +232,8 @@ class Backbone(_groups.LayerGroups, keras.Model):
             final norm.
         """
         _, _, states = self._hidden()
-        mask = self.input["padding_mask"]
-        layout = (*_unpadding.TokenLayout(name="layout")(mask), mask)
-        padding = _unpadding.Pad(name="pad", dtype=self.dtype_policy)
+        layout = (*self.get_layer("layout").output, self.input["padding_mask"])
+        padding = self.get_layer("pad")
         return keras.Model(self.input, [*(padding(state, layout) for state in states[:-1]), self.output])
 
     @property
@@ -259,9 +257,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
         return {
             "family": self.family,
             **self.arguments,
-            "frozen": [
-                layer.name for layers in self.layer_groups().values() for layer in layers if not layer.trainable
-            ],
+            "frozen": self._frozen(),
             "frozen_dropout": self.frozen_dropout,
             "lora": self.lora,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),

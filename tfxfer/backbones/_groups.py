@@ -2,6 +2,7 @@
 
 import keras
 
+from tfxfer import _check
 from tfxfer._freezable import Freezable, switch
 
 
@@ -12,8 +13,8 @@ class LayerGroups:
 
     @property
     def trainable(self):
-        """Whether weights train; see `set_trainable` for a part of them."""
-        return keras.layers.Layer.trainable.fget(self)
+        """Whether any weight trains; see `set_trainable` for a part of them."""
+        return any(weight.trainable for weight in self.weights)
 
     @trainable.setter
     def trainable(self, value):
@@ -30,8 +31,6 @@ class LayerGroups:
         for name, flag in flags.items():
             for layer in groups[name]:
                 switch(layer, flag)
-        # `backbone.trainable = False` switched it off as a whole as well.
-        self._trainable = self.trainable or any(flags.values())
         self._hold()
 
     @property
@@ -46,6 +45,25 @@ class LayerGroups:
             for layer in layers:
                 if isinstance(layer, Freezable):
                     layer.frozen_dropout = self._frozen_dropout
+
+    def _frozen(self):
+        """Returns the names of frozen layers, and the paths of frozen weights in layers that train otherwise."""
+        found = []
+        for layer in (layer for layers in self.layer_groups().values() for layer in layers):
+            if not layer.trainable:
+                found.append(layer.name)
+            elif self.lora is None:  # adapters hold all weights beside them by themselves
+                found += [_path(layer, weight) for weight in layer.weights if not weight.trainable]
+        return found
+
+    def _freeze(self, names):
+        """Freezes what `_frozen` returned."""
+        layers = [layer for layers in self.layer_groups().values() for layer in layers]
+        known = {layer.name: layer for layer in layers}
+        known.update({_path(layer, weight): weight for layer in layers for weight in layer.weights})
+        for name in names:
+            _check.one_of("frozen", name, known)
+            known[name].trainable = False
 
     # === Adapters ===
 
@@ -81,3 +99,8 @@ class LayerGroups:
                     layer.trainable = False
                 for weight in layer.weights:
                     weight.trainable = layer.trainable and id(weight) in trained
+
+
+def _path(layer, weight):
+    """The path of a weight from the layer that it is in, whatever the layer was made in."""
+    return weight.path[weight.path.index(f"{layer.name}/") :]

@@ -132,6 +132,6 @@ class Evaluate(keras.callbacks.Callback):
     def __deepcopy__(self, memo):
         # Keras Tuner copies callbacks for each trial: what is evaluated on is never changed, so it may be shared.
         made = copy.copy(self)
-        made._model = None
+        keras.callbacks.Callback.set_model(made, None)
         made._start()
         return made

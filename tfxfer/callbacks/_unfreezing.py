@@ -90,6 +90,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
+        self._trained = model  # not by `self.model`, which on JAX brings all values up to date each time
         if not all(hasattr(model, name) for name in ("thawable_groups", "set_trainable")):
             raise _check.invalid("model", "a model of `tfxfer.models`", model)
         if keras.config.backend() not in _BACKENDS:
@@ -120,12 +121,12 @@ class GradualUnfreezing(keras.callbacks.Callback):
         Args:
             time: int. The epoch, or the number of steps made before, counted from 0.
         """
-        return [name for name in self._model.thawable_groups() if time >= self._times.get(name, time + 1)]
+        return [name for name in self._trained.thawable_groups() if time >= self._times.get(name, time + 1)]
 
     # === Training ===
 
     def on_train_begin(self, logs=None):
-        model, optimizer = self._model, self._model.optimizer
+        model, optimizer = self._trained, self._trained.optimizer
         flags = _flags(model)
         model.set_trainable({name: name in self._times for name in flags})
         variables = model.trainable_variables
@@ -152,16 +153,16 @@ class GradualUnfreezing(keras.callbacks.Callback):
         self._left -= batch - self._batch
         self._batch = batch
         if self._left <= 0:
-            if hasattr(self._model, "jax_state_sync"):
-                self._model.jax_state_sync()
+            if hasattr(self._trained, "jax_state_sync"):
+                self._trained.jax_state_sync()
             self._set(self._step())
 
     def _step(self):
-        return int(self._model.optimizer.iterations)
+        return int(self._trained.optimizer.iterations)
 
     def _set(self, time):
         """Has the groups train that are to at this time."""
-        model = self._model
+        model = self._trained
         step, groups = self._step(), self.groups_at(time)
         ahead = [due - step for due in self._times.values() if due > step]
         self._left = min(ahead, default=float("inf")) * _batches_a_step(model.optimizer)
@@ -175,7 +176,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
 
     def _tell_optimizer(self, groups, step):
         """Tells the optimizer what trains, and since when, so that it counts each variable's own steps."""
-        model = self._model
+        model = self._trained
         for name in groups:
             if name not in self._starts:
                 is_taken_up = self._told is None
@@ -198,7 +199,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
             return time
         batches = self.params.get("steps")
         if batches:
-            return time * batches // _batches_a_step(self._model.optimizer)
+            return time * batches // _batches_a_step(self._trained.optimizer)
         return step * time // self._epoch if self._epoch else 0
 
 

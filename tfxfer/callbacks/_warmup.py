@@ -58,7 +58,7 @@ class WarmupCosine(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         sync(self.model)
-        self._optimizer.learning_rate = float(self._schedule(int(self._optimizer._iterations)))
+        self._optimizer.learning_rate = float(self._schedule(int(self._optimizer.iterations)))
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:
@@ -70,11 +70,16 @@ def plain_optimizer(model):
     optimizer = model.optimizer
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
-    if optimizer is None or not isinstance(optimizer._learning_rate, keras.Variable):
-        rate = None if optimizer is None else optimizer._learning_rate
+    if optimizer is None or not has_plain_rate(optimizer):
+        rate = None if optimizer is None else optimizer.get_config()["learning_rate"]
         remedy = "Compile the model with a float, or leave this callback out."
         raise _check.invalid("learning_rate", "an optimizer with a plain learning rate", rate, remedy)
     return optimizer
+
+
+def has_plain_rate(optimizer):
+    """Whether the learning rate of an optimizer is a number, and not a schedule of its own."""
+    return isinstance(optimizer.get_config()["learning_rate"], float)
 
 
 def sync(model):

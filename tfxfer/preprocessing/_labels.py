@@ -38,8 +38,6 @@ class LabelEncoder(keras.layers.Layer):
 
     def __init__(self, labels, multi_label=False, **kwargs):
         super().__init__(**kwargs)
-        self._convert_input_args = False
-        self._allow_non_tensor_positional_args = True
         labels = [label.item() if isinstance(label, np.generic) else label for label in labels]
         remedy = "Give each class's name once, in the order of the outputs."
         if not labels or len(set(map(str, labels))) != len(labels):
@@ -102,6 +100,11 @@ class LabelEncoder(keras.layers.Layer):
     def decode(self, indices):
         """Turns indices into a list of names."""
         return [self.labels[int(index)] for index in indices]
+
+    @tf.autograph.experimental.do_not_convert
+    def __call__(self, y):
+        # Not by way of `Layer.__call__`, which would turn lists of names into tensors.
+        return self.call(y)
 
     def call(self, y):
         """Turns a tensor of a pipeline into targets: strings by a table, ints and multi-hot rows as they are."""

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from tfxfer import _check, callbacks, data, freezing, optimizers
-from tfxfer.tuning import _memory, _presets, _watch
+from tfxfer.tuning import _presets, _watch
 from tfxfer.tuning._keras_tuner import fatal, import_keras_tuner
 from tfxfer.tuning._rows import Rows
 from tfxfer.tuning._space import Space
@@ -134,7 +134,7 @@ class HyperModel(_Base):
                 remedy = "Give `steps_per_epoch`, or keep the ids: `batches={'cache': True}`."
                 raise _check.invalid("x", "rows of a known number", x, remedy)
         start = time.perf_counter()
-        with watch.first_step(), _memory.released():
+        with watch.first_step():
             history = model.fit(
                 train,
                 epochs=epochs,
@@ -155,7 +155,7 @@ class HyperModel(_Base):
         """The callbacks that the values ask for."""
         made = []
         optimizer = _innermost(model.optimizer)
-        if isinstance(optimizer._learning_rate, keras.Variable):  # else it has a schedule of its own
+        if isinstance(optimizer.get_config()["learning_rate"], float):  # else it has a schedule of its own
             made.append(callbacks.WarmupCosine(values["learning_rate"], steps * epochs, values["warmup"]))
         if initial_epoch:
             optimizer.iterations.assign(steps * initial_epoch)
