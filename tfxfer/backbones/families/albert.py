@@ -51,6 +51,9 @@ class Albert(Bert):
     def head(self, config):
         return HeadFormat(hidden="{}pooler", dropout=rate(config, "classifier_dropout_prob", default=0.1))
 
+    def head_to_config(self, found):
+        return {"classifier_dropout_prob": found.dropout}
+
     def check(self, a):
         super().check(a)
         if a.num_layers % a.num_groups:

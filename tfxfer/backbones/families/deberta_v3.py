@@ -68,6 +68,13 @@ class DebertaV3(Family):
             hidden_dropout=rate(config, "pooler_dropout"),
         )
 
+    def head_to_config(self, found):
+        return {
+            "pooler_hidden_act": found.activation,
+            "cls_dropout": found.dropout,
+            "pooler_dropout": found.hidden_dropout,
+        }
+
     def embeddings(self, a):
         return Embeddings(
             a.vocabulary_size,

@@ -54,6 +54,9 @@ class DistilBert(Family):
         dropout = rate(config, "seq_classif_dropout", default=0.2)
         return HeadFormat(hidden="pre_classifier", activation="relu", dropout=dropout)
 
+    def head_to_config(self, found):
+        return {"seq_classif_dropout": found.dropout}
+
     def block(self, a, number, name):
         return TransformerBlock(
             Attention(a.hidden_dim, a.num_heads, dropout=a.attention_dropout, dtype=a.dtype),

@@ -23,5 +23,9 @@ class EuroBert(Llama):
             hidden="dense", pooling=modes.get(pooling, pooling), is_late=pooling == "late", activation="gelu"
         )
 
+    def head_to_config(self, found):
+        pooling = {"cls": "bos"}.get(found.pooling, found.pooling)
+        return {"classifier_pooling": "late" if found.is_late else pooling}
+
 
 FAMILY = EuroBert()

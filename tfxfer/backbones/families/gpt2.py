@@ -76,6 +76,9 @@ class GPT2(Family):
     def head(self, config):
         return HeadFormat(output="score", pooling="last", use_bias=False)
 
+    def head_to_config(self, found):
+        return {}
+
     def embeddings(self, a):
         return Embeddings(
             a.vocabulary_size,

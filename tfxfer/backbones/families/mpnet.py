@@ -47,6 +47,9 @@ class MPNet(Roberta):
         names = {"hidden": "classifier.dense", "output": "classifier.out_proj"}
         return HeadFormat(**names, dropout=dropout, hidden_dropout=dropout)
 
+    def head_to_config(self, found):
+        return {}
+
     def shared(self, a):
         relative = RelativeBias(a.num_buckets, a.max_distance, a.num_heads, dtype=a.dtype)
         return {"attention_bias": AttentionBias(relative=relative, dtype=a.dtype)}

@@ -71,6 +71,17 @@ class NomicBert(Bert):
         "mlp.fc2": "feed_forward.output_dense",
         "norm2": "feed_forward_norm",
     }
+    # transformers splits and renames on loading what the files hold.
+    module_prefix = "layers.{0}."
+    modules = {
+        "self_attn.q_proj": "attention.query",
+        "self_attn.k_proj": "attention.key",
+        "self_attn.v_proj": "attention.value",
+        "self_attn.o_proj": "attention.output_dense",
+        "mlp.up_proj": "feed_forward.intermediate",
+        "mlp.gate_proj": "feed_forward.gate",
+        "mlp.down_proj": "feed_forward.output_dense",
+    }
     keras_hub = None
 
     def from_config(self, config, file):

@@ -1,0 +1,162 @@
+"""The heads of task models as those of transformers' sequence classifiers: what `_heads` reads, the other way."""
+
+import keras
+import numpy as np
+
+from tfxfer import layers
+from tfxfer.backbones import _heads, _write, _write_sentence_transformers
+from tfxfer.backbones.families import FAMILIES
+
+# What decides the numbers; rates of dropout do not.
+_FORM = ("pooling", "is_late", "activation", "use_bias", "hidden_use_bias", "norm_epsilon")
+
+
+def read(backbone, preprocessor, pooling, head, *, labels, problem_type, activation=None):
+    """Returns the head of a task model in the form of its family's sequence classifiers.
+
+    Args:
+        backbone: `Backbone`.
+        preprocessor: `preprocessing.TextPreprocessor`.
+        pooling: tuple of modes of `layers.Pooling`, or a Keras layer.
+        head: a Keras layer.
+        labels: list of the outputs' names.
+        problem_type: string, a `problem_type` of `config.json`.
+        activation: Keras's name of what turns outputs into scores; `None` for nothing.
+
+    Returns:
+        (head, reason): a `_write.Head` and `None`; or `None` and why transformers has no such class for the encoder,
+        with the head that it would have.
+    """
+    family = FAMILIES[backbone.family]
+    config = family.to_config(backbone.arguments)
+    architecture = family.architecture.removesuffix("Model") + _heads.CLASSIFIER
+    own = form(pooling, head, backbone.hidden_dim)
+    if family.head(config) is None:
+        return None, f"{architecture} is not written by this package"
+    if own is not None:
+        config |= family.head_to_config(own)
+    found = family.head(config)
+    if own is None or not _agree(own, found):
+        return None, _expected(architecture, found, len(labels), backbone.hidden_dim)
+    if found.pooling == "last" and _ends_with_padding_token(preprocessor):
+        return None, "transformers takes the last token that is not the padding token, which ends every text here"
+    prefix = family.prefixes[-1]
+    entries = {
+        **family.head_to_config(own),
+        **_write.label_entries(labels),
+        "problem_type": problem_type,
+        # What a `CrossEncoder` makes of the logits; without it, a sigmoid of a single one.
+        "sentence_transformers": {"activation_fn": _write_sentence_transformers.torch_name(activation)},
+    }
+    return _write.Head(architecture, prefix, variables(found, prefix, pooling, head), entries), None
+
+
+def form(pooling, head, hidden_dim):
+    """Returns the `HeadFormat` of a pooling and a head, without names; `None` where it is of no such form."""
+    is_late = isinstance(pooling, layers.DensePooling)
+    modes = pooling.pooling.modes if is_late else pooling
+    if not isinstance(head, layers.Head) or not isinstance(modes, tuple) or len(modes) != 1:
+        return None
+    if is_late and (head.hidden_dims or pooling.units != hidden_dim):
+        return None
+    if head.hidden_dims not in ((), (hidden_dim,)):
+        return None
+    hidden = pooling.dense if is_late else head.denses[0]
+    has_hidden = is_late or bool(head.hidden_dims)
+    return _heads.HeadFormat(
+        hidden="" if has_hidden else None,
+        pooling=modes[0],
+        is_late=is_late,
+        activation=keras.activations.serialize(hidden.activation) if has_hidden else "tanh",
+        dropout=head.dropout,
+        hidden_dropout=head.hidden_dropout,
+        use_bias=head.use_bias,
+        hidden_use_bias=hidden.use_bias if has_hidden else True,
+        norm_epsilon=head.norm_epsilon,
+    )
+
+
+def _agree(own, found):
+    """Whether a head computes what the family's does."""
+    if (own.hidden is None) != (found.hidden is None):
+        return False
+    names = [name for name in _FORM if own.hidden is not None or name in ("pooling", "use_bias")]
+    return all(getattr(own, name) == getattr(found, name) for name in names)
+
+
+def _expected(architecture, found, num_outputs, hidden_dim):
+    """Says why a head cannot be written, and which one could."""
+    options = {} if found.use_bias else {"use_bias": False}
+    if found.hidden is not None and not found.is_late:
+        options |= {
+            "hidden_dims": (hidden_dim,),
+            "activation": found.activation,
+            "hidden_dropout": found.hidden_dropout,
+        }
+        options |= {} if found.hidden_use_bias else {"hidden_use_bias": False}
+        options |= {} if found.norm_epsilon is None else {"norm_epsilon": found.norm_epsilon}
+    listed = "".join(f", {name}={value!r}" for name, value in options.items())
+    pooling = repr(found.pooling)
+    if found.is_late:
+        pooling = f"layers.DensePooling({hidden_dim}, {found.activation!r}, {found.pooling!r})"
+    head = f"layers.Head({num_outputs}{listed})"
+    return f"{architecture} has another head, which would be pooling={pooling}, head={head}"
+
+
+def _ends_with_padding_token(preprocessor):
+    """Whether the reference would take another token for the last."""
+    if preprocessor is None:
+        return False
+    packed = {name: np.asarray(value) for name, value in preprocessor(["a"]).items()}
+    return packed["token_ids"][packed["padding_mask"] == 1][-1] == preprocessor.tokenizer.pad_token_id
+
+
+def variables(found, prefix, pooling, head):
+    """Returns the weights of a head by the names of transformers' tensors.
+
+    Args:
+        found: `HeadFormat` of the family.
+        prefix: string. What the encoder's tensors begin with.
+        pooling: tuple of modes, or `layers.DensePooling`.
+        head: `layers.Head`.
+
+    Returns:
+        A dict of name to (variable, whether the tensor is its transpose).
+    """
+    parts = [(found.output, head.denses[-1])]
+    if found.hidden is not None:
+        parts.append((found.hidden.format(prefix), pooling.dense if found.is_late else head.denses[0]))
+    named = {}
+    for name, dense in parts:
+        named[f"{name}.weight"] = (dense.kernel, True)
+        if dense.use_bias:
+            named[f"{name}.bias"] = (dense.bias, False)
+    if found.norm is not None:
+        named[f"{found.norm}.weight"] = (head.norms[0].gamma, False)
+    return named
+
+
+def modules(pooling, head):
+    """Returns what follows the pooling as modules of an `EmbeddingSpec`, or `None` where it is of no such form."""
+    if not isinstance(head, layers.Head) or not isinstance(pooling, tuple):
+        return None
+    found = []
+    for i, dense in enumerate(head.denses):
+        is_last = i == len(head.denses) - 1
+        found.append(
+            {
+                "class": "Dense",
+                "units": dense.units,
+                "activation": None if is_last else keras.activations.serialize(dense.activation),
+                "use_bias": dense.use_bias,
+                "use_residual": False,
+                "kernel": keras.ops.convert_to_numpy(dense.kernel),
+                "bias": keras.ops.convert_to_numpy(dense.bias) if dense.use_bias else None,
+            }
+        )
+        if i < len(head.norms):
+            gamma = keras.ops.convert_to_numpy(head.norms[i].gamma)
+            found.append(
+                {"class": "LayerNorm", "epsilon": head.norm_epsilon, "gamma": gamma, "beta": np.zeros_like(gamma)}
+            )
+    return found

@@ -1,0 +1,327 @@
+"""Adapters in the format of PEFT: a folder with adapter_config.json and adapter_model.safetensors."""
+
+import json
+import math
+import re
+
+import keras
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from tfxfer import _check, _disk
+from tfxfer.backbones import _lora, _weights, _write_head
+from tfxfer.backbones.families import FAMILIES
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_ROOT = "base_model.model."
+_TARGETS = {path: name for name, path in _lora.TARGETS.items()}
+_KEY = re.compile(r"(.+)\.lora_([AB])\.weight")
+# Keys of a config that change no number here: what they say is read from the tensors, matters in training only, or is
+# about the base model.
+_ANY = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "exclude_modules",
+    "fan_in_fan_out",
+    "inference_mode",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_dropout",
+    "lora_ga_config",
+    "megatron_core",
+    "modules_to_save",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "task_type",
+}
+_READ = {"peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "bias"}
+
+
+# === The modules that adapters are on ===
+
+
+def modules(backbone):
+    """Returns the dense modules of the blocks as transformers' class has them.
+
+    Returns:
+        A dict of a module's path to (block of layers, name of its group and number in it, parts): several parts are
+        one module there, one after another along the outputs.
+    """
+    family, found = FAMILIES[backbone.family], {}
+    names = family.modules or family.tensors_in_block(backbone.arguments)
+    prefix = family.module_prefix or family.block_prefix
+    for block, group, number in backbone.blocks():
+        for name, parts in names.items():
+            parts = parts if isinstance(parts, tuple) else (parts,)
+            if all(part in _TARGETS and _weights.part_of(block, part) is not None for part in parts):
+                found[prefix.format(group, number) + name] = (block, f"block_{group}/{number}", parts)
+    return found
+
+
+# === Writing ===
+
+
+def write(model, folder, *, head=False, base_model=None):
+    """Writes the adapters of a model; arguments as `save_adapters` has them."""
+    lora, backbone = model.backbone.lora, model.backbone
+    above = _head(model) if head else None
+    prefix = "" if above is None else above.prefix
+    tensors, ranks = {}, {}
+    for path, (block, name, parts) in modules(backbone).items():
+        adapted = [part for part in parts if _TARGETS[part] in lora["targets"]]
+        if adapted and name.partition("/")[0] in lora["groups"]:
+            key = f"{_ROOT}{prefix}{path}"
+            tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"] = _joined(block, parts, adapted)
+            ranks[path] = lora["rank"] * len(adapted)
+    if above is not None:
+        tensors.update((f"{_ROOT}{name}", value) for name, value in above.tensors().items())
+    config = _config(backbone, lora, ranks, above, base_model)
+    with _disk.replacing_folder(folder) as staged:
+        arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+        safetensors.numpy.save_file(arrays, staged / WEIGHTS, {"format": "pt", "tfxfer": json.dumps(lora)})
+        _disk.write_json(staged / CONFIG, config)
+
+
+def _joined(block, parts, adapted):
+    """Returns A `(rank, inputs)` and B `(outputs, rank)` of a module.
+
+    Where parts are one module, each keeps its own A: B is zero where one's A meets another's outputs, and the rank is
+    the sum of theirs.
+    """
+    pairs = {part: _pair(_weights.part_of(block, part)) for part in adapted}
+    rank = next(iter(pairs.values()))[0].shape[1]
+    rows = []
+    for part in parts:
+        row = np.zeros((_weights.part_of(block, part).units, rank * len(adapted)), "float32")
+        if part in pairs:
+            at = rank * adapted.index(part)
+            row[:, at : at + rank] = pairs[part][1].T
+        rows.append(row)
+    return np.concatenate([a.T for a, _ in pairs.values()]), np.concatenate(rows)
+
+
+def _pair(dense):
+    return tuple(
+        np.asarray(keras.ops.convert_to_numpy(variable), "float32")
+        for variable in (dense.lora_kernel_a, dense.lora_kernel_b)
+    )
+
+
+def _config(backbone, lora, ranks, above, base_model):
+    """The entries of adapter_config.json that do not have their defaults, and those that readers ask for."""
+    usual = min(ranks.values())
+    others = {path: rank for path, rank in ranks.items() if rank != usual}
+    saved = [] if above is None else [name.removeprefix(above.prefix).split(".")[0] for name in above.variables]
+    return {
+        "peft_type": "LORA",
+        "task_type": "FEATURE_EXTRACTION" if above is None else "SEQ_CLS",
+        "base_model_name_or_path": base_model,
+        "inference_mode": True,
+        "r": usual,
+        "lora_alpha": lora["alpha"] * usual / lora["rank"],
+        "lora_dropout": 0.0,
+        "rank_pattern": {re.escape(path): rank for path, rank in others.items()},
+        "alpha_pattern": {re.escape(path): lora["alpha"] * rank / lora["rank"] for path, rank in others.items()},
+        "target_modules": rf"(?:.*\.)?(?:{'|'.join(map(re.escape, ranks))})",
+        "modules_to_save": list(dict.fromkeys(saved)) or None,
+        "fan_in_fan_out": FAMILIES[backbone.family].stores_kernels_by_input,
+        "bias": "none",
+        "use_rslora": False,
+    }
+
+
+def _head(model):
+    """Returns the `_write.Head` of a model, for the form that transformers knows."""
+    if not hasattr(model, "problem_type"):
+        raise _check.invalid("head", "False for a model without a classifier's head", True)
+    found, reason = _write_head.read(
+        model.backbone,
+        model.preprocessor,
+        model.pooling,
+        model.head,
+        labels=range(model.output_shape[-1]),
+        problem_type=model.problem_type,
+    )
+    if reason is not None:
+        raise _check.invalid("head", f"False with the format 'peft': {reason}", True)
+    return found
+
+
+# === Reading ===
+
+
+def is_folder(path):
+    """Says whether a path is a folder of PEFT's."""
+    return (path / CONFIG).is_file()
+
+
+def read(reader, model):
+    """Reads a folder as what `load_adapters` takes from a file of this package.
+
+    Args:
+        reader: `_disk.Reader` of the folder.
+        model: the model that the adapters are for.
+
+    Returns:
+        (tensors, lora): arrays by the names of the model's adapters and head, and the arguments of `add_lora`.
+
+    Raises:
+        ValueError: for a folder that is damaged, an option that is not computed here, adapters of modules that the
+            encoder does not have, or not the same ones in all blocks.
+    """
+    config_file, file = reader.path / CONFIG, reader.path / WEIGHTS
+    config = reader.json(config_file, {"peft_type": str, "r": int, "lora_alpha": (int, float)})
+    _check_config(reader, config_file, config)
+    reader.check_file(file)
+    with reader.guard(file), safetensors.safe_open(str(file), "np") as opened:
+        own = _own(opened.metadata())
+        tensors = {name.removeprefix(_ROOT): opened.get_tensor(name) for name in opened.keys()}
+    tensors = {name: np.asarray(value, "float32") for name, value in tensors.items()}
+    pairs, rest = _pairs(reader, file, tensors)
+    found = {}
+    for path, (a, b) in _in_blocks(reader, file, pairs, model.backbone).items():
+        with reader.guard(config_file):
+            scale = _scale(config, path, len(a))
+        block, name, parts = modules(model.backbone)[path]
+        for part, values in _split(block, parts, a, b, own).items():
+            found[f"{name}/{_TARGETS[part]}"] = (*values, scale)
+    lora, arrays = _alike(reader, file, found, own)
+    return {**arrays, **_head_tensors(reader, file, rest, model)}, lora
+
+
+def _own(metadata):
+    """Returns the arguments of `add_lora` that this package left in a file; `None` in files of others."""
+    found = json.loads((metadata or {}).get("tfxfer", "null"))
+    is_whole = isinstance(found, dict) and found.keys() == {"rank", "alpha", "targets", "groups"}
+    return found if is_whole and isinstance(found["rank"], int) and isinstance(found["targets"], list) else None
+
+
+def _check_config(reader, file, config):
+    """Raises for an option that changes what the adapters compute."""
+    if config["peft_type"] != "LORA":
+        raise reader.error(file, f"is of peft_type {config['peft_type']!r}, and only 'LORA' is read")
+    if config.get("bias", "none") != "none":
+        raise reader.error(file, f"has bias={config['bias']!r}: biases that trained are not read")
+    unknown = sorted(key for key, value in config.items() if value and key not in _ANY | _READ)
+    if unknown:
+        raise reader.error(file, f"sets {', '.join(unknown)}, which this package does not compute")
+
+
+def _pairs(reader, file, tensors):
+    """Splits tensors into (A, B) by module, and the others."""
+    pairs, rest = {}, {}
+    for name, value in tensors.items():
+        found = _KEY.fullmatch(name)
+        if found is None:
+            rest[name] = value
+        else:
+            pairs.setdefault(found[1], {})[found[2]] = value
+    for path, pair in pairs.items():
+        shapes = [pair[key].shape if key in pair else None for key in "AB"]
+        if None in shapes or [len(shape) for shape in shapes] != [2, 2] or shapes[0][0] != shapes[1][1]:
+            raise reader.error(file, f"holds adapters of {path} with the shapes {shapes}")
+    return {path: (pair["A"], pair["B"]) for path, pair in pairs.items()}, rest
+
+
+def _in_blocks(reader, file, pairs, backbone):
+    """Returns the pairs by the paths of `modules`, without a task model's prefix."""
+    known, found = modules(backbone), {}
+    prefixes = ("", *FAMILIES[backbone.family].prefixes)
+    for path, pair in pairs.items():
+        own = next((path.removeprefix(p) for p in prefixes if path.removeprefix(p) in known), None)
+        if own is None:
+            raise reader.error(file, f"has an adapter on {path}, which is no dense layer of this encoder's blocks")
+        found[own] = pair
+    if not found:
+        raise reader.error(file, "holds no adapters")
+    return found
+
+
+def _scale(config, path, rank):
+    """The factor on B A, as PEFT finds it."""
+    alpha = _by_pattern(config.get("alpha_pattern"), path, config["lora_alpha"])
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _by_pattern(patterns, path, default):
+    return next(
+        (value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", path)),
+        default,
+    )
+
+
+def _split(block, parts, a, b, own):
+    """Returns the adapters of each part of a module: A `(inputs, rank)` and B `(rank, outputs)`.
+
+    Parts of one module share A. A module that this package joined is taken apart again, unless it was changed.
+    """
+    ends = np.cumsum([_weights.part_of(block, part).units for part in parts])
+    split = np.split(b, ends[:-1])
+    if len(parts) > 1 and own is not None:
+        adapted = [part for part in parts if _TARGETS[part] in own["targets"]]
+        rank = own["rank"]
+        columns = {part: slice(i * rank, (i + 1) * rank) for i, part in enumerate(adapted)}
+        mask = np.ones_like(b, bool)
+        for part, rows in zip(parts, np.split(mask, ends[:-1]), strict=True):
+            rows[:, columns.get(part, slice(0))] = False
+        if len(a) == rank * len(adapted) and not b[mask].any():
+            return {
+                part: (a[columns[part]].T, rows[:, columns[part]].T)
+                for part, rows in zip(parts, split, strict=True)
+                if part in adapted
+            }
+    return {part: (a.T, rows.T) for part, rows in zip(parts, split, strict=True)}
+
+
+def _alike(reader, file, found, own):
+    """Returns adapters as those of one `add_lora`: its arguments, and the arrays by name."""
+    groups = list(dict.fromkeys(name.split("/")[0] for name in found))
+    numbers = list(dict.fromkeys(name.rpartition("/")[0] for name in found))
+    targets = [name for name in _lora.TARGETS if any(key.endswith(f"/{name}") for key in found)]
+    missing = [f"{number}/{target}" for number in numbers for target in targets if f"{number}/{target}" not in found]
+    if missing:
+        raise reader.error(file, f"has adapters on some of {', '.join(targets)} in each block, but not {missing[0]}")
+    rank = max(a.shape[1] for a, _, _ in found.values())
+    scale = next(iter(found.values()))[2]
+    lora = {"rank": rank, "alpha": _whole(scale * rank), "targets": targets, "groups": groups}
+    if own is not None and {**own, "alpha": lora["alpha"]} == lora and math.isclose(own["alpha"], lora["alpha"]):
+        lora = own
+    arrays = {}
+    for name, (a, b, factor) in found.items():
+        room = rank - a.shape[1]
+        arrays[f"{name}/a"] = np.pad(a, ((0, 0), (0, room)))
+        arrays[f"{name}/b"] = np.pad(b if factor == scale else b * (factor / scale), ((0, room), (0, 0)))
+    return lora, arrays
+
+
+def _whole(number):
+    """A number as an int where it is one."""
+    return round(number) if math.isclose(number, round(number), rel_tol=1e-12) else number
+
+
+def _head_tensors(reader, file, tensors, model):
+    """Returns the tensors of the head by the names that `load_adapters` gives the model's."""
+    if not tensors:
+        return {}
+    above = _head(model)
+    names = {id(weight): f"head/{i}" for i, weight in enumerate(_head_weights(model))}
+    if set(tensors) != set(above.variables):
+        expected = f"a head with {', '.join(above.variables)}"
+        raise reader.error(file, f"holds {', '.join(tensors)}, where this model has {expected}")
+    return {
+        names[id(variable)]: tensors[name].T if is_transposed else tensors[name]
+        for name, (variable, is_transposed) in above.variables.items()
+    }
+
+
+def _head_weights(model):
+    return [weight for layer in model.layer_groups().get("head", ()) for weight in layer.weights]

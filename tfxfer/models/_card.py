@@ -1,0 +1,179 @@
+"""The model card that is written beside a model: README.md with the header that the Hugging Face hub reads."""
+
+import json
+import numbers
+
+from tfxfer import _check
+
+FILE = "README.md"
+# By this line a card is known to be one of ours, which the next one replaces.
+MARK = "<!-- Written by tfxfer's `save_to_preset`. A card without this line is kept. -->"
+# What `metadata` may hold, with the types and how an error words them.
+_TEXT, _TEXTS = (str,), (str, list, tuple)
+KEYS = {
+    "name": (_TEXT, "a string, the title"),
+    "description": (_TEXT, "a string, in Markdown"),
+    "repo_id": (_TEXT, "a string, 'user/name' on the hub"),
+    "license": (_TEXT, "a string such as 'apache-2.0'"),
+    "license_name": (_TEXT, "a string, with license='other'"),
+    "license_link": (_TEXT, "a string, with license='other'"),
+    "language": (_TEXTS, "a code such as 'en', or a list of them"),
+    "base_model": (_TEXTS, "a hub id such as 'sentence-transformers/all-MiniLM-L6-v2', or a list of them"),
+    "datasets": (_TEXTS, "a hub id such as 'PolyAI/banking77', or a list of them"),
+    "data": (_TEXT, "a string about the training data, in Markdown"),
+    "metrics": ((dict,), "a dict of names to finite numbers, or of data sets to such dicts"),
+    "tags": (_TEXTS, "a string, or a list of them"),
+}
+_LIBRARIES = {"tfxfer": "tfxfer", "sentence-transformers": "sentence-transformers", "huggingface": "transformers"}
+_MOST_LABELS = 200
+
+
+def check_metadata(metadata):
+    """Returns the metadata of a card, checked, with lists where a string alone may stand for one.
+
+    Args:
+        metadata: dict with keys out of `KEYS`, or `None`.
+
+    Raises:
+        ValueError: for an unknown key, or a value of the wrong type.
+    """
+    found = {}
+    for key, value in _check.instance("metadata", metadata or {}, dict, "a dict").items():
+        _check.one_of("metadata", key, KEYS)
+        kinds, expected = KEYS[key]
+        _check.instance(f"metadata[{key!r}]", value, kinds, expected)
+        if kinds is _TEXTS:
+            value = [value] if isinstance(value, str) else list(value)
+            if not all(isinstance(item, str) for item in value):
+                raise _check.invalid(f"metadata[{key!r}]", expected, value)
+        found[key] = _metrics(value) if key == "metrics" else value
+    return found
+
+
+def _metrics(metrics):
+    """Returns the metrics by data set, `None` for none that is named."""
+    nested = bool(metrics) and all(isinstance(value, dict) for value in metrics.values())
+    by_data = metrics if nested else {None: metrics}
+    return {data: {str(name): _finite(name, value) for name, value in found.items()} for data, found in by_data.items()}
+
+
+def _finite(name, value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not abs(value) < float("inf"):
+        raise _check.invalid("metadata['metrics']", KEYS["metrics"][1], {name: value})
+    return float(value)
+
+
+def card(model, format, metadata, name):
+    """Returns the text of a model's card.
+
+    Args:
+        model: a task model.
+        format: string, as `save_to_preset` takes it.
+        metadata: dict, as `check_metadata` returns it.
+        name: string. The title where the metadata have none.
+    """
+    title = metadata.get("name", name)
+    parts = [
+        f"---\n{_header(model, format, metadata, title)}\n---\n{MARK}",
+        f"# {title}",
+        metadata.get("description"),
+        _about(model, format, metadata),
+        _labels(getattr(model, "labels", None)),
+        _prompts(model),
+        _section("Training data", _data(metadata)),
+        _scores(metadata.get("metrics")),
+        *(_code(library, text) for library, text in model.usage(format, metadata.get("repo_id")).items()),
+    ]
+    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+
+
+def _header(model, format, metadata, title):
+    """The YAML that the hub reads."""
+    import huggingface_hub.repocard_data as repocard  # here alone: importing it is slow
+
+    scores = [
+        repocard.EvalResult(
+            task_type=model.pipeline_tag,
+            dataset_type=data or "unknown",
+            dataset_name=data or "Unknown",
+            metric_type=name,
+            metric_value=value,
+        )
+        for data, found in metadata.get("metrics", {}).items()
+        for name, value in found.items()
+    ]
+    names = ("license", "license_name", "license_link", "language", "base_model", "datasets")
+    library = _LIBRARIES[format]
+    return repocard.ModelCardData(
+        **{key: metadata.get(key) for key in names},
+        library_name=library,
+        pipeline_tag=model.pipeline_tag,
+        tags=[*dict.fromkeys([library, "tfxfer", *metadata.get("tags", [])])],
+        metrics=list(dict.fromkeys(score.metric_type for score in scores)) or None,
+        model_name=title,
+        eval_results=scores or None,
+    ).to_yaml()
+
+
+def _about(model, format, metadata):
+    """What the model is, line by line."""
+    backbone = model.backbone
+    rows = {
+        "Model": f"`{type(model).__name__}`",
+        "Encoder": f"{backbone.family}, {backbone.num_layers} layers of {backbone.hidden_dim}, "
+        f"{backbone.count_params():,} parameters",
+        "Base model": ", ".join(metadata.get("base_model", [])),
+        "Licence": metadata.get("license_name") or metadata.get("license"),
+        "Language": ", ".join(metadata.get("language", [])),
+        "Longest text": f"{model.preprocessor.sequence_length} tokens" if model.preprocessor else None,
+        **model.card_rows(),
+    }
+    return _section("Model", "\n".join(f"- {key}: {value}" for key, value in rows.items() if value))
+
+
+def _labels(labels):
+    if not labels:
+        return None
+    shown = [f"`{json.dumps(label, ensure_ascii=False)}`" for label in labels[:_MOST_LABELS]]
+    more = f"\n\n... and {len(labels) - _MOST_LABELS} more" if len(labels) > _MOST_LABELS else ""
+    return _section(f"Labels ({len(labels)})", ", ".join(shown) + more)
+
+
+def _prompts(model):
+    prompts = getattr(model, "prompts", None)
+    if not prompts:
+        return None
+    default = model.default_prompt_name
+    rows = [
+        f"| `{name}`{' (default)' if name == default else ''} | `{json.dumps(text, ensure_ascii=False)}` |"
+        for name, text in prompts.items()
+    ]
+    return _section("Prompts", "\n".join(["| name | set before each text |", "|---|---|", *rows]))
+
+
+def _data(metadata):
+    names = [f"[{name}](https://huggingface.co/datasets/{name})" for name in metadata.get("datasets", [])]
+    return "\n\n".join(part for part in (metadata.get("data"), ", ".join(names)) if part)
+
+
+def _scores(metrics):
+    if not metrics:
+        return None
+    rows = [
+        f"| {data or ''} | {name} | {value:.6g} |" for data, found in metrics.items() for name, value in found.items()
+    ]
+    return _section("Metrics", "\n".join(["| data | metric | value |", "|---|---|---|", *rows]))
+
+
+def _section(title, text):
+    return f"## {title}\n\n{text}" if text else None
+
+
+def _code(library, text):
+    return _section(f"Use with {library}", f"```python\n{text.strip()}\n```")
+
+
+def is_foreign(folder):
+    """Says whether a folder holds a card that somebody else wrote."""
+    file = folder / FILE
+    return file.is_file() and MARK not in file.read_text(encoding="utf-8", errors="replace")

@@ -1,0 +1,79 @@
+"""Writes a task model as a folder, in this package's format or those of other libraries."""
+
+import tfxfer
+from tfxfer import _check, _disk
+from tfxfer.backbones import _write, _write_head, _write_sentence_transformers
+from tfxfer.models import _card
+
+FORMATS = ("tfxfer", "sentence-transformers", "huggingface")
+MODEL_FILE = "model.keras"
+METADATA_FILE = "tfxfer.json"
+# What a reader of a format would take for a part of the model, though it is not written here. The first of each makes
+# the folder one of another format.
+_TOKENIZERS = (
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+_OTHERS = (METADATA_FILE, "metadata.json", "adapter_config.json", "model.safetensors.index.json", *_TOKENIZERS)
+_FOREIGN = {"tfxfer": (), "sentence-transformers": _OTHERS, "huggingface": ("modules.json", *_OTHERS)}
+
+
+def save(model, preset_dir, format, metadata, dtype):
+    """Writes a model; arguments as `TextTask.save_to_preset` has them."""
+    _check.one_of("format", format, FORMATS)
+    _check.one_of("dtype", dtype, _write.DTYPES)
+    metadata = _card.check_metadata(metadata)
+    if format == "tfxfer" and dtype != "float32":
+        raise _check.invalid("dtype", "'float32' with format='tfxfer', which keeps the model's own dtypes", dtype)
+    folder = _disk.local_path("preset_dir", preset_dir, kind="folder")
+    _check_folder(folder, format)
+    with _disk.replacing_folder(folder) as staged:
+        if format == "tfxfer":
+            model.save(staged / MODEL_FILE)
+            about = {"tfxfer": tfxfer.__version__, "class": type(model).__name__}
+            _disk.write_json(staged / METADATA_FILE, about)
+        else:
+            model.write_checkpoint(staged, format, dtype)
+        if metadata or not _card.is_foreign(folder):
+            card = _card.card(model, format, metadata, folder.resolve().name)
+            _disk.write_text(staged / _card.FILE, card)
+
+
+def _check_folder(folder, format):
+    """Raises where a folder holds files that a reader would mix with those to be written."""
+    found = [name for name in _FOREIGN[format] if (folder / name).exists()]
+    if found:
+        expected = f"a new folder, or one with a model of the format {format!r}"
+        raise _check.invalid("preset_dir", expected, str(folder), f"It holds {', '.join(found)}")
+
+
+def write_classifier(model, folder, format, dtype):
+    """Writes a classifier or regressor in another library's format; arguments as `TextTask.write_checkpoint` has them.
+
+    sentence-transformers gets a sequence classifier of transformers where the head is one, and modules otherwise.
+    """
+    labels = getattr(model, "labels", None) or [f"LABEL_{i}" for i in range(model.output_shape[-1])]
+    above = {"labels": labels, "activation": model.score_activation}
+    parts = (model.backbone, model.preprocessor)
+    head, reason = _write_head.read(*parts, model.pooling, model.head, problem_type=model.problem_type, **above)
+    modules = _write_head.modules(model.pooling, model.head)
+    if head is not None and format == "huggingface":
+        _write.write(folder, *parts, head=head, dtype=dtype)
+    elif head is not None:
+        _write_sentence_transformers.write_cross_encoder(
+            folder, *parts, head, activation=model.score_activation, dtype=dtype
+        )
+    elif modules is not None and format == "sentence-transformers":
+        _write_sentence_transformers.write_modular_cross_encoder(
+            folder, *parts, model.pooling, modules, dtype=dtype, **above
+        )
+    else:
+        remedy = "format='sentence-transformers' has any pooling with a `layers.Head`"
+        raise _check.invalid("format", f"'tfxfer' for this model: {reason}", format, remedy)

@@ -1,0 +1,114 @@
+"""How a saved model is used in this package and in others: the Python of its model card."""
+
+from tfxfer.backbones.families import FAMILIES
+
+_TEXTS = '["Where is my card?", "My card has not arrived"]'
+
+
+def location(repo_id, prefix=""):
+    """Returns what a loader is given: the repository on the hub where one is known, otherwise this folder."""
+    return repr(f"{prefix}{repo_id}" if repo_id else ".")
+
+
+def embedder(model, format, repo_id):
+    """Returns the blocks of an embedder by library."""
+    found = {"tfxfer": _EMBEDDER.format(where=location(repo_id, "hf://"), texts=_TEXTS)}
+    if format == "sentence-transformers":
+        found["sentence-transformers"] = _SENTENCE_TRANSFORMER.format(where=location(repo_id), texts=_TEXTS)
+    if format == "huggingface":
+        found["transformers"] = _encoder(model, repo_id)
+    return found
+
+
+def classifier(model, format, repo_id):
+    """Returns the blocks of a classifier or regressor by library."""
+    call = f"model.classify({_TEXTS}).labels" if hasattr(model, "classify") else f"model.predict({_TEXTS})"
+    found = {}
+    if format == "tfxfer":
+        found["tfxfer"] = (_FROM_HUB if repo_id else _FROM_FOLDER).format(where=location(repo_id), call=call)
+    else:
+        kind, where = type(model).__name__, location(repo_id, "hf://")
+        found["tfxfer"] = f"import tfxfer\n\nmodel = tfxfer.models.{kind}.from_preset({where})\n{call}"
+    if format == "sentence-transformers":
+        found["sentence-transformers"] = _CROSS_ENCODER.format(where=location(repo_id), texts=_TEXTS)
+    if format == "huggingface":
+        found["transformers"] = _PIPELINE.format(where=location(repo_id), texts=_TEXTS)
+    return found
+
+
+_EMBEDDER = """
+import tfxfer
+
+embedder = tfxfer.models.TextEmbedder.from_preset({where})
+vectors = embedder.encode({texts})
+"""
+_SENTENCE_TRANSFORMER = """
+from sentence_transformers import SentenceTransformer
+
+embedder = SentenceTransformer({where})
+vectors = embedder.encode({texts})
+"""
+_FROM_FOLDER = """
+import keras
+import tfxfer  # registers the model's class
+
+model = keras.saving.load_model("model.keras")
+{call}
+"""
+_FROM_HUB = """
+import huggingface_hub
+import keras
+import tfxfer  # registers the model's class
+
+model = keras.saving.load_model(huggingface_hub.hf_hub_download({where}, "model.keras"))
+{call}
+"""
+_CROSS_ENCODER = """
+from sentence_transformers import CrossEncoder
+
+model = CrossEncoder({where})
+scores = model.predict([{texts}])  # one pair of texts
+features = model.preprocess({texts})  # single texts
+logits = model(features)["scores"]
+"""
+_PIPELINE = """
+from transformers import pipeline
+
+classify = pipeline("text-classification", model={where}, top_k=None)
+classify({texts})
+"""
+_TRANSFORMERS = """
+import torch
+from transformers import {architecture}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({where})
+model = {architecture}.from_pretrained({where}).eval()
+inputs = tokenizer({texts}, padding=True, truncation=True, return_tensors="pt")
+with torch.no_grad():
+    tokens = model(**inputs).last_hidden_state
+{pooling}
+"""
+# How a text's vector is made of its tokens', for the poolings that take a line or two.
+_POOLINGS = {
+    "mean": 'mask = inputs["attention_mask"].unsqueeze(-1)\nvectors = (tokens * mask).sum(dim=1) / mask.sum(dim=1)',
+    "cls": 'first = inputs["attention_mask"].argmax(dim=1)\nvectors = tokens[torch.arange(len(tokens)), first]',
+    "last": 'places = torch.arange(tokens.shape[1])\nlast = (inputs["attention_mask"] * places).argmax(dim=1)\n'
+    "vectors = tokens[torch.arange(len(tokens)), last]",
+}
+
+
+def _encoder(model, repo_id):
+    spec = model.embedding_spec()
+    lines = '# What makes one vector of a text is in the files of format="sentence-transformers" alone.'
+    if len(spec.pooling) == 1 and spec.pooling[0] in _POOLINGS and spec.layer_start is None:
+        kinds = [module["class"] for module in spec.modules if module["class"] != "Dropout"]
+        if kinds in ([], ["Normalize"]):
+            lines = _POOLINGS[spec.pooling[0]]
+        if kinds == ["Normalize"]:
+            lines += "\nvectors = torch.nn.functional.normalize(vectors)"
+    return _TRANSFORMERS.format(
+        architecture=FAMILIES[model.backbone.family].architecture,
+        where=location(repo_id),
+        texts=_TEXTS,
+        pooling=lines,
+    )
