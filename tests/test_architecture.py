@@ -15,7 +15,8 @@ PACKAGE = ROOT / "tfxfer"
 
 # A module imports only from rows above its own, i.e. of a smaller number.
 ROWS = {
-    "_check": 0,
+    "_check": -1,  # the wording of errors, which the others of row 0 use
+    "_disk": 0,
     "_ops": 0,
     "_freezable": 0,
     "preprocessing": 1,
@@ -27,6 +28,7 @@ ROWS = {
     "optimizers": 1,
     "layers": 1,
     "_neighbours": 1,
+    "_saved_index": 2,
     "_texts": 2,
     "backbones": 2,
     "models": 3,
