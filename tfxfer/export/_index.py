@@ -1,17 +1,14 @@
 """A corpus inside an export, for the signature `search`."""
 
-import json
-import pathlib
+import os
 import tempfile
 
 import numpy as np
 import tensorflow as tf
 
-from tfxfer import _check, _neighbours, _texts
+from tfxfer import _check, _neighbours, _saved_index, _texts
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
-# What `search.SemanticIndex.save` writes.
-_SETTINGS, _ARRAYS = "index.json", "index.npz"
 _KEYS = ("texts", "ids", "embeddings", "similarity")
 _REMEDY = f"A dict has `texts`, and perhaps {', '.join(f'`{key}`' for key in _KEYS[1:])}."
 # The cosine that a text's stored vector, in int8 at worst, has at least to what the embedder makes of it.
@@ -107,14 +104,14 @@ def make(index, embedder, max_k):
     max_k = _check.integer("max_k", max_k)
     if isinstance(index, dict):
         return _from_dict(index, embedder, max_k)
-    if isinstance(index, (str, pathlib.Path)):
-        return _from_folder(pathlib.Path(index), embedder, max_k)
+    if isinstance(index, (str, os.PathLike)):
+        return _from_folder(index, embedder, max_k)
     if not (hasattr(index, "save") and hasattr(index, "texts")):
         raise _check.invalid("index", "a `search.SemanticIndex`, the folder of a saved one, or a dict", index, _REMEDY)
     # The two modules meet in the files alone.
     with tempfile.TemporaryDirectory() as folder:
         index.save(folder)
-        return _from_folder(pathlib.Path(folder), embedder, max_k)
+        return _from_folder(folder, embedder, max_k)
 
 
 def _from_dict(given, embedder, max_k):
@@ -149,19 +146,15 @@ def _checked(vectors, count, embedder):
 
 
 def _from_folder(folder, embedder, max_k):
-    if not (folder / _SETTINGS).is_file() or not (folder / _ARRAYS).is_file():
-        raise _check.invalid("index", "a folder that `SemanticIndex.save` wrote", str(folder))
-    settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+    settings, texts, arrays, _, _ = _saved_index.read("index", folder)
     similarity = settings["similarity"]
     if similarity not in SIMILARITIES:
         raise _check.invalid("index", f"a similarity out of {', '.join(SIMILARITIES)}", similarity)
-    with np.load(folder / _ARRAYS) as arrays:
-        vectors = _finest(settings, arrays)
+    vectors = _finest(settings, arrays)
     if vectors is None or (isinstance(vectors, dict) and similarity == "euclidean"):
         received = {key: settings[key] for key in ("precision", "rescore", "backend", "similarity")}
         remedy = "Make the index with `precision='float32'`, or 'int8' and a cosine, and `backend='exact'`."
         raise _check.invalid("index", "an index that holds vectors in float32 or int8", received, remedy)
-    texts = settings["texts"]
     is_coded = isinstance(vectors, dict)
     first = vectors["codes"][:1] * vectors["scale"] + vectors["offset"] if is_coded else vectors[:1]
     _checked(vectors["codes"] if is_coded else vectors, len(texts), embedder)

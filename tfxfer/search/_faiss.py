@@ -67,10 +67,13 @@ class FaissIndex:
         write(self.index, str(pathlib.Path(path)))
 
     def load(self, path):
-        """Takes the index out of a file that `save` wrote."""
+        """Takes the index out of a file that `save` wrote; raises for one of vectors of another size."""
         faiss = load()
         read = faiss.read_index_binary if self.precision == "binary" else faiss.read_index
-        self.index = read(str(pathlib.Path(path)))
+        found = read(str(pathlib.Path(path)))
+        if found.d != self.index.d:
+            raise ValueError(f"vectors of {found.d} components, not {self.index.d}")
+        self.index = found
 
     def _prepare(self, vectors):
         if self.precision == "binary":

@@ -1,24 +1,22 @@
 """A corpus of texts that is searched by meaning."""
 
 import collections
-import json
-import pathlib
 from typing import Any
 
 import numpy as np
 
-from tfxfer import _check, _neighbours, _texts
+from tfxfer import _check, _disk, _neighbours, _saved_index, _texts
+from tfxfer._saved_index import BACKENDS, RESCORE
 from tfxfer.search import _faiss, _quantize, _top_k
 
 Hits = collections.namedtuple("Hits", ["ids", "scores", "texts"])
 Hits.__doc__ = "What `SemanticIndex.search` returns: ids, scores and texts, the best first."
 
-# What may look again at the candidates that a precision found.
-RESCORE = {"float32": (None,), "int8": (None, "float32"), "binary": (None, "binary", "int8", "float32")}
-BACKENDS = ("exact", "faiss")
+# What is saved of an index beside its texts and vectors.
+_PUBLIC = ("precision", "rescore", "multiplier", "similarity", "backend")
+_PRIVATE = ("factory", "query_prompt", "document_prompt")
 # Texts whose float vectors are held at a time while the index is made of codes.
 _PART = 50_000
-_FILES = {"settings": "index.json", "arrays": "index.npz", "faiss": "index.faiss"}
 
 
 class SemanticIndex:
@@ -257,17 +255,21 @@ class SemanticIndex:
     # === Saving ===
 
     def save(self, folder):
-        """Writes texts, codes and settings into a folder that `load` reads; the embedder is saved by itself.
+        """Writes texts, codes and settings into a folder that `load` reads; the embedder is saved separately.
+
+        An index that the folder holds already is replaced in one step: a save that fails, on a full disk for example,
+        or is killed leaves the old one, and `load` at the same time reads one of the two. Other files in the folder
+        stay.
 
         Args:
-            folder: string or path. Made if need be.
+            folder: string or path on the local disk. Made if need be.
+
+        Raises:
+            ValueError: for a URL such as `gs://...`: save locally and copy the folder.
         """
-        folder = pathlib.Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        settings = {key: getattr(self, key) for key in ("precision", "rescore", "multiplier", "similarity", "backend")}
-        settings |= {key: getattr(self, f"_{key}") for key in ("factory", "query_prompt", "document_prompt")}
-        settings |= {"embedding_dim": self.embedding_dim, "texts": self.texts}
-        (folder / _FILES["settings"]).write_text(json.dumps(settings), encoding="utf-8")
+        folder = _disk.local_path("folder", folder, kind="folder")
+        settings = {key: getattr(self, key) for key in (*_PUBLIC, "embedding_dim")}
+        settings |= {key: getattr(self, f"_{key}") for key in _PRIVATE}
         arrays: dict[str, Any] = {}
         for name in ("searched", "rescoring", "calibration"):
             part = getattr(self, f"_{name}")
@@ -275,13 +277,13 @@ class SemanticIndex:
                 arrays[name] = part
             elif isinstance(part, _quantize.Quantized):
                 arrays |= {f"{name}.{key}": getattr(part, key) for key in ("codes", "scale", "offset")}
-        np.savez(folder / _FILES["arrays"], **{key: array for key, array in arrays.items() if array is not None})
-        if self.backend == "faiss":
-            self._searched.save(folder / _FILES["faiss"])
+        arrays = {key: array for key, array in arrays.items() if array is not None}
+        write_faiss = self._searched.save if self.backend == "faiss" else None
+        _saved_index.write(folder, settings, self.texts, arrays, write_faiss)
 
     @classmethod
     def load(cls, folder, embedder):
-        """Reads an index that `save` wrote.
+        """Reads an index that `save` wrote, and checks that its parts are complete and belong together.
 
         Args:
             folder: string or path.
@@ -291,32 +293,29 @@ class SemanticIndex:
             `SemanticIndex`.
 
         Raises:
-            ValueError: where the folder holds no index.
+            ValueError: where the folder holds no index, or one with a part that is missing, damaged or another
+                index's. The error names the file.
+            ImportError: for an index of `backend="faiss"` without faiss; it names the package.
         """
-        folder = pathlib.Path(folder)
-        if not (folder / _FILES["settings"]).is_file():
-            raise _check.invalid("folder", "a folder that `SemanticIndex.save` wrote", str(folder))
-        settings = json.loads((folder / _FILES["settings"]).read_text(encoding="utf-8"))
+        saved = _saved_index.read("folder", folder)
         made = object.__new__(cls)
-        made.embedder, made.texts, dim = embedder, settings.pop("texts"), settings.pop("embedding_dim")
-        for key in ("precision", "rescore", "multiplier", "similarity", "backend"):
-            setattr(made, key, settings[key])
-        for key in ("factory", "query_prompt", "document_prompt"):
-            setattr(made, f"_{key}", settings[key])
-        with np.load(folder / _FILES["arrays"]) as arrays:
-            for name, precision in (
-                ("searched", made.precision),
-                ("rescoring", made.rescore),
-                ("calibration", "int8"),
-            ):
-                part = arrays[name] if name in arrays else None
-                if f"{name}.codes" in arrays:
-                    steps = [
-                        arrays[f"{name}.{key}"] if f"{name}.{key}" in arrays else None for key in ("scale", "offset")
-                    ]
-                    part = _quantize.Quantized(precision, arrays[f"{name}.codes"], dim, *steps)
-                setattr(made, f"_{name}", part)
+        made.embedder, made.texts = embedder, saved.texts
+        for key in _PUBLIC:
+            setattr(made, key, saved.settings[key])
+        for key in _PRIVATE:
+            setattr(made, f"_{key}", saved.settings[key])
+        dim = saved.settings["embedding_dim"]
+        for name, precision in (("searched", made.precision), ("rescoring", made.rescore), ("calibration", "int8")):
+            part = saved.arrays.get(name)
+            if f"{name}.codes" in saved.arrays:
+                codes, *steps = (saved.arrays.get(f"{name}.{key}") for key in ("codes", "scale", "offset"))
+                part = _quantize.Quantized(precision, codes, dim, *steps)
+            setattr(made, f"_{name}", part)
         if made.backend == "faiss":
-            made._searched = _faiss.FaissIndex(dim, made.precision, made.similarity, made._factory)
-            made._searched.load(folder / _FILES["faiss"])
+            _faiss.load()
+            with saved.reader.guard(saved.faiss):
+                made._searched = _faiss.FaissIndex(dim, made.precision, made.similarity, made._factory)
+                made._searched.load(saved.faiss)
+            if len(made._searched) != len(made):
+                raise saved.reader.error(saved.faiss, f"holds {len(made._searched)} vectors for {len(made)} texts")
         return made
