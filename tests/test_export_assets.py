@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import types
@@ -133,10 +134,12 @@ def test_an_export_describes_itself(entailment, paths):
 
 
 def test_the_base_folder_stands_for_its_newest_version(paths, tmp_path):
+    whole = pathlib.Path(paths["score"], "assets.extra", "tfxfer.json")
     for number in ("9", "10", "x"):
         (tmp_path / number / "assets.extra").mkdir(parents=True)
-        (tmp_path / number / "assets.extra" / "tfxfer.json").write_text('{"name": "n"}')
-    assert export.describe(tmp_path) == {"version": 10, "path": str(tmp_path / "10"), "name": "n"}
+        shutil.copy(whole, tmp_path / number / "assets.extra")
+    expected = {**json.loads(whole.read_text(encoding="utf-8")), "version": 10, "path": str(tmp_path / "10")}
+    assert export.describe(tmp_path) == expected
     assert export.describe(str(tmp_path / "9"))["version"] == 9
     assert export.describe(tmp_path / "x")["version"] is None
     for wrong in (tmp_path / "none", tmp_path / "x" / "assets.extra"):

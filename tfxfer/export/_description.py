@@ -10,10 +10,29 @@ import re
 import numpy as np
 
 import tfxfer
-from tfxfer import _check
+from tfxfer import _check, _disk
 from tfxfer.export import _signatures
 
 FILE = pathlib.PurePath("assets.extra", "tfxfer.json")
+_OR_NONE = type(None)
+# What a description holds, with the types of the values.
+_KEYS = {
+    "class": str,
+    "name": str,
+    "signatures": dict,
+    "labels": (list, _OR_NONE),
+    "multi_label": (bool, _OR_NONE),
+    "prompts": (dict, _OR_NONE),
+    "default_prompt_name": (str, _OR_NONE),
+    "index": (dict, _OR_NONE),
+    "pairs": bool,
+    "sequence_length": int,
+    "text_bytes": int,
+    "weights": dict,
+    "metadata": dict,
+    "versions": dict,
+    "created": str,
+}
 _PACKAGES = ("tensorflow", "tensorflow-text", "keras", "keras-hub", "numpy")
 
 
@@ -50,7 +69,7 @@ def describe(folder):
         | `created` | time in UTC |
 
     Raises:
-        ValueError: for a folder without such a file.
+        ValueError: for a folder without such a file, or one whose file is damaged; it names the file.
 
     Example:
 
@@ -59,13 +78,15 @@ def describe(folder):
     found["version"], found["labels"], found["metadata"]["metrics"]
     ```
     """
-    folder = pathlib.Path(folder)
-    if not (folder / FILE).is_file() and folder.is_dir():
+    folder = _disk.local_path("folder", folder)
+    if not (folder / FILE).exists() and folder.is_dir():
         folder = next(reversed(versions_in(folder).values()), folder)
-    if not (folder / FILE).is_file():
+    if not (folder / FILE).exists():
         remedy = f"It has no {FILE}, nor has its newest version."
         raise _check.invalid("folder", "a folder that `export.saved_model` wrote", str(folder), remedy)
-    found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    remedy = "Export the model again, or copy the folder again from where it is complete."
+    reader = _disk.Reader("folder", folder, "a folder that `export.saved_model` wrote", remedy)
+    found = reader.json(folder / FILE, _KEYS)
     number = int(folder.name) if re.fullmatch(r"[0-9]+", folder.name) else None
     return {"version": number, "path": str(folder), **found}
 

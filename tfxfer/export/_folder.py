@@ -1,15 +1,21 @@
 """What lies beside the versions: the server's configuration, each file written in one step."""
 
-import os
 import re
-import uuid
 
-from tfxfer import _check
+from tfxfer import _check, _disk
 
 BATCHING, MODELS = "batching_parameters.txt", "models.config"
 _BATCH_SIZE = 32
 # Rows that one request may hold: the server parts them into batches.
 _REQUEST_SIZE = 1024
+
+# Protobuf's text format, as far as parameters need it: `name: value`, and `name { ... }` of such fields.
+_STRING = r'"(?:[^"\\\n]|\\.)*+"|\'(?:[^\'\\\n]|\\.)*+\''
+_FIELD = rf"\w++\s*+:\s*+(?:{_STRING}|[\w.+-]++|\[[^\[\]{{}}]*+\])"
+_END = r"\s*+[,;]?\s*+"
+_FIELDS = re.compile(rf"\s*+(?:(?:{_FIELD}|\w++\s*+:?\s*+\{{\s*+(?:{_FIELD}{_END})*\}}){_END})*")
+_COMMENT = re.compile(rf"({_STRING})|#.*")
+_SIZES = ("max_batch_size", "max_execution_batch_size")
 
 _BATCHING = """\
 # Batching of TF Serving: --enable_batching=true --batching_parameters_file=.../{file}
@@ -47,12 +53,11 @@ def batch_size(folder, asked):
     """Returns how many rows a warm-up request may hold: what was asked for, else what the server computes at a time.
 
     Raises:
-        ValueError: where the server would refuse a request of the size asked for, and with it the model.
+        ValueError: where the server would refuse a request of the size asked for, and with it the model, or could not
+            read the file.
     """
     file = folder / BATCHING
-    text = re.sub("#.*", "", file.read_text(encoding="utf-8")) if file.is_file() else ""
-    found = re.findall(r"\b(max_batch_size|max_execution_batch_size)\s*:?\s*{\s*value\s*:\s*(\d+)", text)
-    sizes = {name: int(size) for name, size in found}
+    sizes = _sizes(folder, file) if file.exists() else {}
     limit = sizes.get("max_batch_size")
     if asked is None:
         return max(1, min(sizes.values(), default=_BATCH_SIZE))
@@ -70,11 +75,25 @@ def write_configuration(folder, max_batch_size):
     }
     for name, text in texts.items():
         if not (folder / name).exists():
-            replace(folder / name, text)
+            _disk.write_text(folder / name, text)
 
 
-def replace(path, text):
-    """Writes a file in one step, so that nobody reads half of it."""
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+def _sizes(folder, file):
+    """Returns the batch sizes in the server's batching parameters by name."""
+    remedy = "Mend the file, or delete it: a new one is then written."
+    reader = _disk.Reader("folder", folder, "a folder whose batching parameters can be read", remedy)
+    text = _COMMENT.sub(lambda match: match[1] or "", reader.text(file)).strip()
+    if not text:
+        raise reader.error(file, "has no parameters")
+    fields = _FIELDS.match(text)
+    if fields is None or fields.end() < len(text):
+        place = 0 if fields is None else fields.end()
+        raise reader.error(file, f"is not in protobuf's text format, at {text[place : place + 40]!r}")
+    sizes = {}
+    for name in _SIZES:
+        found = re.search(rf"\b{name}\b(?:\s*:?\s*{{\s*value\s*:\s*([1-9]\d*)\b)?", text)
+        if found and not found[1]:
+            raise reader.error(file, f"has no positive number for {name!r}")
+        if found:
+            sizes[name] = int(found[1])
+    return sizes

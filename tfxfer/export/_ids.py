@@ -4,15 +4,12 @@ import dataclasses
 import importlib
 import importlib.metadata
 import json
-import pathlib
-import shutil
-import uuid
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
-from tfxfer import _check, data, models
+from tfxfer import _check, _disk, data, models
 from tfxfer.backbones import _unpadding
 from tfxfer.export import _description, _saved_model
 
@@ -114,6 +111,7 @@ def _output(model):
 
 def write(target, model, folder, *, pairs, examples, tolerance, metadata):
     """Writes a folder for a target; see `onnx` and `litert`."""
+    folder = _disk.local_path("folder", folder, kind="folder")
     _require(target)
     pairs = _saved_model.check_model(model, pairs, None)
     if isinstance(model, models.Siamese) and not isinstance(model, models.SiameseClassifier):
@@ -122,22 +120,13 @@ def write(target, model, folder, *, pairs, examples, tolerance, metadata):
     rows = _saved_model.example_rows(examples, pairs)
     _check.number("tolerance", tolerance, above=0)
     metadata = _description.plain("metadata", _check.instance("metadata", metadata or {}, dict, "a dict"))
-    folder = pathlib.Path(folder)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.exists() and any(folder.iterdir()):
         raise _check.invalid("folder", "a folder that does not exist yet, or is empty", str(folder), "Name another.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the folder, on the same disk, so that the rename is atomic.
-    temporary = folder.parent / f".export-{uuid.uuid4().hex}"
-    try:
-        temporary.mkdir()
+    with _disk.replacing_folder(folder) as staged:
         graph = Graph(model)
-        run = _converted(target, graph, temporary / target.file)
+        run = _converted(target, graph, staged / target.file)
         difference = _parity(target, model, run, rows, pairs, tolerance)
-        _write_beside(target, model, graph, temporary, folder.name, rows, pairs, difference, tolerance, metadata)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        _write_beside(target, model, graph, staged, folder.name, rows, pairs, difference, tolerance, metadata)
     return str(folder)
 
 
@@ -220,9 +209,7 @@ def _write_beside(target, model, graph, path, name, rows, pairs, difference, tol
     description["versions"] |= {
         package: importlib.metadata.version(package.replace("_", "-").partition(".")[0]) for package in target.packages
     }
-    (path / _description.FILE.parent).mkdir()
-    text = json.dumps(description, indent=2, ensure_ascii=False)
-    (path / _description.FILE).write_text(text + "\n", encoding="utf-8")
+    _disk.write_json(path / _description.FILE, description)
     (path / "README.md").write_text(_readme(target, model, graph, name, description, rows, pairs), encoding="utf-8")
 
 

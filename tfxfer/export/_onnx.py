@@ -33,7 +33,7 @@ def onnx(model, folder, *, pairs=False, examples=None, tolerance=1e-5, metadata=
 
     Args:
         model: a model as `saved_model` takes it, in float32.
-        folder: string or path, of a folder that does not exist yet or is empty.
+        folder: string or path, of a folder on the local disk that does not exist yet or is empty.
         pairs: bool. Whether a `TextClassifier` or `TextRegressor` was trained on two texts a row (a cross-encoder).
         examples: list of usual texts, which the comparison runs on; for pairs a tuple of two lists. Defaults to five.
         tolerance: float. The largest difference allowed; where an output is larger than 1, relative to the largest.

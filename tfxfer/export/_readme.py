@@ -5,6 +5,7 @@ import shlex
 
 import numpy as np
 
+from tfxfer import _disk
 from tfxfer.export import _folder
 
 FILE = "README.md"
@@ -162,7 +163,7 @@ def write(target, description, signatures, rows, answers):
             text += _ANSWERS.format(
                 answers="\n".join(f"{name}: {_shown(value)}" for name, value in answers[key].items())
             )
-    _folder.replace(target.parent / FILE, text)
+    _disk.write_text(target.parent / FILE, text)
 
 
 def _table(description):

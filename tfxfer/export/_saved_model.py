@@ -1,24 +1,19 @@
 """A trained model as a SavedModel with the tokenizer in its graph."""
 
 import errno
-import json
-import os
 import pathlib
-import shutil
 import tempfile
-import time
-import uuid
 
 import keras
 import tensorflow as tf
 
-from tfxfer import _check, _texts, models
+from tfxfer import _check, _disk, _texts, models
 from tfxfer.export import _description, _folder, _index, _readme, _signatures, _warmup, _weights
 
 _KINDS = (models.TextEmbedder, models.TextClassifier, models.TextRegressor, models.Siamese)
 _METHODS = {"classify": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
-# A server passes over names that are no numbers.
-_TEMPORARY = ".export-"
+# What is being written; TF Serving ignores folders whose names are not numbers.
+_TEMPORARY = ".export"
 _DAY = 24 * 60 * 60
 # Of usual lengths.
 _EXAMPLES = (
@@ -85,8 +80,8 @@ def saved_model(
 
     Args:
         model: a model of the table, with its preprocessor. Of a `Siamese` its embedder is written.
-        folder: string or path. The model's base folder, named as the model is to be called; versions are numbered
-            folders in it.
+        folder: string or path on the local disk. The model's base folder, named as the model is to be called; versions
+            are numbered folders in it.
         version: int. Defaults to the next number, 1 in an empty folder.
         pairs: bool. Whether a `TextClassifier` or `TextRegressor` was trained on two texts a row (a cross-encoder).
         index: what `search` looks into: a `search.SemanticIndex` (`float32`, or `int8` with a cosine), the folder of a
@@ -108,7 +103,9 @@ def saved_model(
 
     Raises:
         ValueError: for another kind of model, one without a preprocessor, a version that exists, an argument that the
-            model has no use for, an index of another embedder, or a Keras backend other than TensorFlow.
+            model has no use for, an index of another embedder or a damaged one, batching parameters that the server
+            could not read, a URL such as `gs://...` for a folder (export locally and copy the version's folder), or a
+            Keras backend other than TensorFlow.
 
     Example:
 
@@ -120,23 +117,21 @@ def saved_model(
 
     Reference: Olston et al., 2017, TensorFlow-Serving, https://arxiv.org/abs/1712.06139.
     """
+    folder = _disk.local_path("folder", folder, kind="folder")
     pairs = check_model(model, pairs, index)
     if weights_dtype is not None:
         _check.one_of("weights_dtype", weights_dtype, _weights.DTYPES)
     _check.integer("max_batch_size", max_batch_size, optional=True)
     rows = example_rows(examples, pairs)
     metadata = _description.plain("metadata", _check.instance("metadata", metadata or {}, dict, "a dict"))
-    folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     version = _free_version(folder, version)
     if index is not None:
         index = _index.make(index, getattr(model, "embedder", model), max_k)
     batch_size = _folder.batch_size(folder, max_batch_size)
-    # Beside the versions, on the same disk, so that the rename is atomic; a server ignores names that are no numbers.
-    temporary = folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
-    _remove_leftovers(folder)
-    try:
-        temporary.mkdir()
+    _disk.remove_parts(folder, _TEMPORARY, age=_DAY)
+    # Beside the versions, on the same disk, so that the rename is atomic.
+    with _disk.temporary_folder(_disk.part(folder, _TEMPORARY)) as temporary:
         signatures = _write(model, temporary, index, weights_dtype, pairs)
         details = {"pairs": pairs, "index": index, "weights_dtype": weights_dtype, "metadata": metadata}
         description = _description.of_model(model, signatures, **details)
@@ -145,10 +140,8 @@ def saved_model(
         asked = {name: s for name, s in signatures.items() if name != _signatures.DEFAULT and s.api == "predict"}
         answers = {name: signature.answer(shown) for name, signature in asked.items()}
         _folder.write_configuration(folder, max_batch_size)
+        _disk.sync(temporary)
         target = _publish(temporary, folder, version)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     _readme.write(target, description, signatures, shown, answers)
     return str(target)
 
@@ -195,13 +188,6 @@ def _free_version(folder, version):
     return version
 
 
-def _remove_leftovers(folder):
-    """Removes what killed exports left: nobody serves it, but it takes its place on the disk."""
-    for path in folder.glob(f"{_TEMPORARY}*"):
-        if time.time() - path.stat().st_mtime > _DAY:
-            shutil.rmtree(path, ignore_errors=True)
-
-
 def _write(model, path, index, weights_dtype, pairs):
     """Writes graph and variables; returns the signatures."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -228,18 +214,13 @@ def _write_extra(path, signatures, description, rows, batch_size):
     """Writes description and warm-up requests: one text, a long one, and batches up to the largest."""
     extra = path / "assets.extra"
     extra.mkdir()
-    text = json.dumps(description, indent=2, ensure_ascii=False)
-    (extra / _description.FILE.name).write_text(text + "\n", encoding="utf-8")
+    _disk.write_json(extra / _description.FILE.name, description)
     longest = max(rows, key=lambda row: len(row[0]))
     batches = [rows[:1], [longest], *(_repeated(rows, size) for size in sorted({min(8, batch_size), batch_size}))]
     requests = [
         (signature.api, name, signature.request(batch)) for batch in batches for name, signature in signatures.items()
     ]
     _warmup.write(extra / _warmup.FILE, requests)
-    for file in path.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
 
 
 def _repeated(rows, count):
