@@ -539,7 +539,7 @@ def test_a_write_that_is_cut_short_leaves_the_checkpoint_before_it(tmp_path, mon
     assert (folder / "checkpoint.npz").read_bytes() == whole
     half = folder / "checkpoint.npz.123.part"
     half.write_bytes(whole[: len(whole) // 2])
-    assert len(list(folder.iterdir())) > 2
+    assert len(list(folder.iterdir())) == 2
     assert_same(training.fit(tx.callbacks.Resume(folder, every=1), scrambled=True), reference)
     assert [path.name for path in folder.iterdir()] == ["checkpoint.npz"]
 

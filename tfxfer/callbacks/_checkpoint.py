@@ -1,17 +1,26 @@
 """Checkpoints of a training as one file: arrays, and plain values as JSON."""
 
+import glob
 import json
-import os
 import zipfile
 
 import keras
 import ml_dtypes  # noqa: F401  gives numpy the names bfloat16 and float8_...
 import numpy as np
 
-from tfxfer import _check
+from tfxfer import _disk
 
 FORMAT = 1
 _STATE = "state"
+_KEYS = {
+    "identity": dict,
+    "epoch": int,
+    "batch": int,
+    "data_epoch": (int, type(None)),
+    "stopped": bool,
+    "variables": dict,
+    "callbacks": list,
+}
 
 
 class Arrays:
@@ -76,26 +85,15 @@ def write(path, state, arrays):
         state: dict for JSON.
         arrays: `Arrays`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with open(beside, "wb") as file:
-        # Arrays are fetched one after another: a model on an accelerator need not fit into the host's memory twice.
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            text = np.frombuffer(json.dumps({"format": FORMAT, **state}).encode(), "uint8")
-            _write_array(archive, _STATE, text)
-            for number, value in enumerate(arrays.values):
-                array = value if isinstance(value, np.ndarray) else keras.ops.convert_to_numpy(value)
-                # numpy's format does not know the small floats by name.
-                known = array.dtype.kind in "biufc"
-                _write_array(archive, str(number), array if known else array.view(f"u{array.itemsize}"))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    # Arrays are fetched one after another: a model on an accelerator need not fit into the host's memory twice.
+    with _disk.writing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        text = np.frombuffer(json.dumps({"format": FORMAT, **state}).encode(), "uint8")
+        _write_array(archive, _STATE, text)
+        for number, value in enumerate(arrays.values):
+            array = value if isinstance(value, np.ndarray) else keras.ops.convert_to_numpy(value)
+            # numpy's format does not know the small floats by name.
+            known = array.dtype.kind in "biufc"
+            _write_array(archive, str(number), array if known else array.view(f"u{array.itemsize}"))
 
 
 def _write_array(archive, name, array):
@@ -105,8 +103,7 @@ def _write_array(archive, name, array):
 
 def clear(path):
     """Removes what writes that were cut short have left beside `path`."""
-    for beside in path.parent.glob(f"{path.name}.*.part"):
-        beside.unlink(missing_ok=True)
+    _disk.remove_parts(path.parent, glob.escape(path.name), age=0)
 
 
 def read(path, *, only_state=False):
@@ -120,19 +117,18 @@ def read(path, *, only_state=False):
         (the dict, `Arrays`), or `None` where there is no such file.
 
     Raises:
-        ValueError: for a file that is damaged, or of another format.
+        ValueError: for a file that is damaged, or of another format; it names the file.
     """
-    remedy = "Delete it to train anew."
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            state = json.loads(archive[_STATE].tobytes())
-            count = 0 if only_state else len(archive.files) - 1
-            arrays = Arrays(archive[str(number)] for number in range(count))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise _check.invalid("folder", f"one whose checkpoint can be read ({error})", str(path), remedy) from error
-    if state.get("format") != FORMAT:
-        expected = f"one whose checkpoint is of format {FORMAT}, not {state.get('format')}"
-        raise _check.invalid("folder", expected, str(path), remedy)
+    reader = _disk.Reader("folder", path.parent, "one whose checkpoint can be read", "Delete it to train anew.")
+    reader.check_file(path)
+    with reader.guard(path), open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        state = json.loads(archive[_STATE].tobytes())
+        count = 0 if only_state else len(archive.files) - 1
+        arrays = Arrays(archive[str(number)] for number in range(count))
+    reader.check_keys(path, state, {"format": int})
+    if state["format"] != FORMAT:
+        raise reader.error(path, f"should be of format {FORMAT}, not {state['format']}")
+    reader.check_keys(path, state, _KEYS)
     return state, arrays

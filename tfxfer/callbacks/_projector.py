@@ -1,11 +1,8 @@
 """Points for TensorBoard's projector during training."""
 
-import os
-import pathlib
-
 import keras
 
-from tfxfer import _check, _texts, evaluation
+from tfxfer import _check, _disk, _texts, evaluation
 from tfxfer.evaluation import _tensorboard
 
 
@@ -37,9 +34,7 @@ class Projector(keras.callbacks.Callback):
 
     def __init__(self, folder, texts, labels=None, *, every=1, model=None, batch_size=32):
         super().__init__()
-        if not isinstance(folder, (str, os.PathLike)) or not str(folder):
-            raise _check.invalid("folder", "the path of a folder", folder)
-        self._folder = pathlib.Path(folder)
+        self._folder = _disk.local_path("folder", folder, kind="folder")
         _tensorboard.point_columns(texts, labels)
         self._points = (texts, labels)
         self._every = _check.integer("every", every)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from tfxfer import _check
+from tfxfer import _check, _disk
 from tfxfer.callbacks._warmup import plain_optimizer, sync
 
 
@@ -123,12 +123,14 @@ class LearningRateRange(keras.callbacks.Callback):
         """Draws the losses over the rates, the smoothed ones with them, and marks the suggestion.
 
         Args:
-            path: string or path of the picture; its ending says which kind (`.png`, `.svg`, `.pdf`).
+            path: string or path of the picture; its ending says which kind (`.png`, `.svg`, `.pdf`). Without
+                an ending, `.png` is added.
 
         Raises:
             ValueError: before the test has run.
             ImportError: without matplotlib; it names the package.
         """
+        path = _disk.local_path("path", path, kind="file")
         if not len(self.losses):
             raise _check.invalid("path", "a test that has run: give this callback to `fit` first", path)
         try:
@@ -145,4 +147,6 @@ class LearningRateRange(keras.callbacks.Callback):
         if self.suggestion is not None:
             axes.axvline(self.suggestion, linestyle="--", color="0.3", label=f"falls fastest: {self.suggestion:.1e}")
         axes.legend()
-        drawing.savefig(path)
+        path = path if path.suffix else path.with_suffix(".png")
+        with _disk.writing(path) as file:
+            drawing.savefig(file, format=path.suffix[1:])

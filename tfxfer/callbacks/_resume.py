@@ -3,12 +3,12 @@
 import inspect
 import json
 import os
-import pathlib
 import re
 
 import keras
 
-from tfxfer import _check, data
+from tfxfer import _check, _disk, data
+from tfxfer._freezable import layers_within
 from tfxfer.callbacks import _checkpoint
 
 _FILE = "checkpoint.npz"
@@ -74,9 +74,7 @@ class Resume(keras.callbacks.Callback):
 
     def __init__(self, folder, *, every=None, data=None):
         super().__init__()
-        if not isinstance(folder, (str, os.PathLike)) or not str(folder):
-            raise _check.invalid("folder", "the path of a folder", folder)
-        self._path = pathlib.Path(folder) / _FILE
+        self._path = _disk.local_path("folder", folder, kind="folder") / _FILE
         self._every = _check.integer("every", every, optional=True)
         self._batches = None
         if data is not None:
@@ -103,6 +101,7 @@ class Resume(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
+        self._trained = model  # not by `self.model`, which on JAX brings all values up to date each time
         # Keras tells a callback nothing of those beside it; the list that calls this method knows.
         frame = inspect.currentframe()
         caller = frame.f_back.f_locals.get("self") if frame and frame.f_back else None
@@ -181,7 +180,7 @@ class Resume(keras.callbacks.Callback):
         self.model._initial_epoch = self.params["epochs"] if state["stopped"] else state["epoch"]
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._model._initial_epoch = None
+        self._trained._initial_epoch = None
         self._epoch, self._last_batch, self._saved_batch = epoch, 0, 0
         self._data_epoch = None if self._batches is None else self._batches.epoch
 
@@ -206,7 +205,7 @@ class Resume(keras.callbacks.Callback):
         self._found = None
 
     def on_train_end(self, logs=None):
-        self._model._initial_epoch = None
+        self._trained._initial_epoch = None
 
     # === Saving ===
 
@@ -219,7 +218,7 @@ class Resume(keras.callbacks.Callback):
         # What follows the last batch of an epoch is a part of the epoch.
         is_inside = steps is None or done < steps
         if self._every is not None and done - self._saved_batch >= self._every and is_inside:
-            if not self._model.stop_training:
+            if not self._trained.stop_training:
                 self._save(self._epoch, done)
                 self._saved_batch = done
 
@@ -393,7 +392,7 @@ def _identity(model, batches, params):
     return {
         "class of the model": type(model).__name__,
         "variables of the model": [_signature(variable) for variable in model.variables],
-        "dtype policies": sorted({layer.dtype_policy.name for layer in model._flatten_layers()}),
+        "dtype policies": sorted({layer.dtype_policy.name for layer in layers_within(model)}),
         "optimizer": type(optimizer).__name__,
         "settings of the optimizer": _nameless(settings),
         "seed of the data": None if batches is None else batches.seed,

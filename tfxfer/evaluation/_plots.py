@@ -26,12 +26,12 @@ def make(width, height):
 
 
 def save(drawing, path):
-    """Writes a figure as PNG."""
+    """Writes a figure as PNG to a path or an open file."""
     with warnings.catch_warnings():
         # Labels may be in any script; what the font lacks is drawn as a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support .* natively")
-        drawing.savefig(path, dpi=100, bbox_inches="tight", facecolor="white")
+        drawing.savefig(path, format="png", dpi=100, bbox_inches="tight", facecolor="white")
 
 
 def short(label, longest=_SHORT):

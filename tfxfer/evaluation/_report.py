@@ -1,13 +1,11 @@
 """A folder that shows what came out of a run."""
 
-import json
 import math
 import numbers
-import pathlib
 
 import numpy as np
 
-from tfxfer import _check, _neighbours, _texts
+from tfxfer import _check, _disk, _neighbours, _texts
 from tfxfer.evaluation import _pairs, _plots, _tensorboard
 from tfxfer.evaluation._calibration import calibration_scores
 from tfxfer.evaluation._classification import _check_labels, classification_scores
@@ -46,10 +44,10 @@ def report(
     | `similarity.png` | a model of pairs, a regressor | similarities, or predictions, by label or band of scores |
     | `tensorboard/` | with `tensorboard=True` | the history, the pictures, and an embedder's texts in the projector |
 
-    Files of these names are written over.
+    Files of these names are replaced, all of them or, where writing fails, none; others stay.
 
     Args:
-        folder: string or path. Made if need be.
+        folder: string or path on the local disk. Made if need be.
         model: what is evaluated on `texts`: a `models.TextClassifier` or `models.SiameseClassifier`; a
             `models.TextEmbedder` or `models.Siamese` (or anything with `encode`) on pairs with a score, or with 0 and
             1; a `models.TextRegressor` on texts or pairs with a score. By default none: history and scores alone.
@@ -80,6 +78,7 @@ def report(
 
     Reference: of the reliability diagram: Guo et al., 2017, https://arxiv.org/abs/1706.04599.
     """
+    folder = _disk.local_path("folder", folder, kind="folder")
     if model is None:
         if texts is not None or y is not None:
             raise _check.invalid("model", "a model for the texts", model, "For predictions: `report_scores`.")
@@ -91,7 +90,7 @@ def report(
     options.update(history=history, scores=scores, tensorboard=tensorboard)
     found = report_scores(folder, y, predicted, **options)
     if tensorboard and points is not None:
-        _tensorboard.projector(pathlib.Path(folder) / TENSORBOARD, *points)
+        _tensorboard.projector(folder / TENSORBOARD, *points)
     return found
 
 
@@ -160,6 +159,7 @@ def report_scores(
     tx.evaluation.report_scores("runs/banking", y_true, probabilities, labels=model.labels)
     ```
     """
+    folder = _disk.local_path("folder", folder, kind="folder")
     _require(tensorboard)
     history = _history(history)
     for key in scores or ():
@@ -177,14 +177,12 @@ def report_scores(
     elif y_true is not None:
         _report_pairs(metrics, drawings, y_true, predicted, name)
     metrics.update(scores or {})
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     metrics = _strict(metrics)
-    text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
-    for file, drawing in drawings.items():
-        _plots.save(drawing, folder / f"{file}.png")
-    (folder / INDEX_FILE).write_text(_index(metrics, drawings), encoding="utf-8")
+    with _disk.replacing_folder(folder) as staged:
+        _disk.write_json(staged / METRICS_FILE, metrics)
+        for file, drawing in drawings.items():
+            _plots.save(drawing, staged / f"{file}.png")
+        _disk.write_text(staged / INDEX_FILE, _index(metrics, drawings))
     if tensorboard:
         pictures = [folder / f"{file}.png" for file in drawings]
         _tensorboard.write_events(folder / TENSORBOARD, history, pictures)

@@ -1,11 +1,10 @@
 """Files for TensorBoard: points for its projector, values of a history."""
 
-import pathlib
 import re
 
 import numpy as np
 
-from tfxfer import _check, _neighbours, _texts
+from tfxfer import _check, _disk, _neighbours, _texts
 
 CONFIG_FILE = "projector_config.pbtxt"
 _LONGEST = 300
@@ -18,7 +17,7 @@ def projector(folder, model, texts, labels=None, *, name="embeddings", batch_siz
     in one folder; one of the same name is written over. `callbacks.Projector` writes them during training.
 
     Args:
-        folder: string or path. Made if need be.
+        folder: string or path on the local disk. Made if need be.
         model: `models.TextEmbedder`, `models.Siamese`, or anything with `encode(list of strings) -> (texts, dim)`; or
             an array `(texts, dim)` of vectors that are there already.
         texts: list of strings, which are shown with the points: on one line, cut at 300 characters.
@@ -42,6 +41,7 @@ def projector(folder, model, texts, labels=None, *, name="embeddings", batch_siz
 
     Reference: Smilkov et al., 2016, https://arxiv.org/abs/1611.05469.
     """
+    folder = _disk.local_path("folder", folder, kind="folder")
     texts, columns = point_columns(texts, labels)
     _check_name(name)
     if hasattr(model, "shape"):
@@ -50,19 +50,21 @@ def projector(folder, model, texts, labels=None, *, name="embeddings", batch_siz
             raise _check.invalid("model", f"{len(texts)} vectors, one for each text", vectors.shape)
     else:
         vectors = _texts.encode(model, texts, batch_size=batch_size, progress=progress)
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # As text, though larger: TensorBoard tries to read any file as text first, and so fails on some binary ones.
-    with open(folder / f"{name}.tsv", "w", encoding="utf-8", newline="\n") as file:
-        for row in np.asarray(vectors, "float64"):
-            file.write("\t".join(f"{value:.6g}" for value in row) + "\n")
-    with open(folder / f"{name}_metadata.tsv", "w", encoding="utf-8", newline="\n") as file:
-        # A file of one column has no header.
-        if len(columns) > 1:
-            file.write("\t".join(map(_field, columns)) + "\n")
-        for row in zip(*columns.values(), strict=True):
-            file.write("\t".join(map(_field, row)) + "\n")
-    return _add(folder / CONFIG_FILE, name)
+    config = _config(folder, name)
+    with _disk.replacing_folder(folder) as staged:
+        # As text, though larger: TensorBoard tries to read any file as text first, and so fails on some binary ones.
+        with open(staged / f"{name}.tsv", "w", encoding="utf-8", newline="\n") as file:
+            for row in np.asarray(vectors, "float64"):
+                file.write("\t".join(f"{value:.6g}" for value in row) + "\n")
+        with open(staged / f"{name}_metadata.tsv", "w", encoding="utf-8", newline="\n") as file:
+            # A file of one column has no header.
+            if len(columns) > 1:
+                file.write("\t".join(map(_field, columns)) + "\n")
+            for row in zip(*columns.values(), strict=True):
+                file.write("\t".join(map(_field, row)) + "\n")
+        if config is not None:
+            (staged / CONFIG_FILE).write_text(config, encoding="utf-8", newline="\n")
+    return folder / CONFIG_FILE
 
 
 def point_columns(texts, labels=None):
@@ -93,8 +95,8 @@ def _field(value):
     return (shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…") or "(empty)"
 
 
-def _add(path, name):
-    """Adds points to a configuration, if they are not there yet."""
+def _config(folder, name):
+    """Returns the configuration in a folder with points added to it, or `None` where they are there already."""
     block = (
         "embeddings {\n"
         f'  tensor_name: "{name}"\n'
@@ -102,10 +104,12 @@ def _add(path, name):
         f'  metadata_path: "{name}_metadata.tsv"\n'
         "}\n"
     )
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    if block not in text:
-        path.write_text(text + ("" if not text or text.endswith("\n") else "\n") + block, encoding="utf-8")
-    return path
+    file, text = folder / CONFIG_FILE, ""
+    if file.exists() and (file.is_dir() or file.stat().st_size):
+        text = _disk.Reader("folder", folder, "a folder for TensorBoard", "Delete that file.").text(file)
+    if block in text:
+        return None
+    return text + ("" if not text or text.endswith("\n") else "\n") + block
 
 
 def require_tensorboard():

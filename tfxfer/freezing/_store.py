@@ -3,21 +3,15 @@
 import contextlib
 import json
 import os
-import pathlib
-import secrets
 import shutil
-import time
 
 import ml_dtypes
 import numpy as np
 
-from tfxfer import _check
+from tfxfer import _check, _disk
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 _PREFIX = "frozen-"
-_PART = ".part"  # of files that are being written
-# Seconds without a write after which a file that was being written counts as left behind by a process that died.
-_DEAD = 3600
 
 
 class Store:
@@ -30,7 +24,7 @@ class Store:
     """
 
     def __init__(self, folder, max_bytes):
-        self.folder = None if folder is None else pathlib.Path(folder)
+        self.folder = None if folder is None else _disk.local_path("folder", folder, kind="folder")
         self.max_bytes = max_bytes
         self._arrays = {}
 
@@ -80,12 +74,11 @@ class Store:
                 start += len(part)
         else:
             _make_room(self.folder, _size(shape, dtype), self.max_bytes, self._arrays)
-            with _replacing(_data(self.folder, key)) as file:
+            with _disk.writing(_data(self.folder, key)) as file:
                 for part in parts:
                     file.write(_cast(part, dtype).tobytes())
             # Written last: a key without it is not whole.
-            with _replacing(_facts(self.folder, key)) as file:
-                file.write(json.dumps(_expected(key, shape, dtype), indent=2).encode())
+            _disk.write_json(_facts(self.folder, key), _expected(key, shape, dtype))
             array = _read(self.folder, key, shape, dtype)
         self._arrays[key] = array
         return array
@@ -133,20 +126,6 @@ def _read(folder, key, shape, dtype):
     return np.memmap(data, DTYPES[dtype], "r", shape=tuple(shape))
 
 
-@contextlib.contextmanager
-def _replacing(path):
-    """A file to write that takes the place of `path` once it is whole and on the disk."""
-    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_PART}")
-    try:
-        with open(part, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _sizes(folder, kept):
     """Bytes by key of what is in a folder, without the keys in `kept`."""
     found = {}
@@ -160,9 +139,7 @@ def _sizes(folder, kept):
 
 def _make_room(folder, needed, max_bytes, kept):
     """Removes files left behind, and the arrays that were not used for the longest, until `needed` bytes fit."""
-    for path in folder.glob(f"{_PREFIX}*{_PART}"):
-        if time.time() - path.stat().st_mtime > _DEAD:
-            path.unlink(missing_ok=True)
+    _disk.remove_parts(folder, f"{_PREFIX}*")
     sizes = _sizes(folder, kept)
     used = needed + sum(array.nbytes for array in kept.values()) + sum(sizes.values())
     free = shutil.disk_usage(folder).free
