@@ -4,6 +4,10 @@ Reference: sentence-transformers 6.2.0, tokenizers 0.23.3, torch 2.15 (golden/mi
 """
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -61,11 +65,57 @@ def test_sts_benchmark_gives_the_published_correlation(embedder, real_data):
     assert scores["rows"] == 1379
 
 
-def test_bfloat16_stays_within_a_cosine_of_0_9999(minilm_folder, reference):
+# Whose kernels multiply matrices in bfloat16 decides how exact it is. With AVX-512, TensorFlow takes oneDNN's; bfloat16
+# instructions change their speed and not their results. Elsewhere it takes Eigen's, which are less exact. Least 1 %
+# quantile and least value of the cosines; measured were 0.99993 and 0.99992 against 0.99973 and 0.99957.
+LEAST_COSINES = {"oneDNN": (0.9999, 0.9998), "Eigen": (0.9996, 0.9994)}
+WITHOUT_AVX512 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
+
+
+def cpu_flags():
+    """The processor's instruction sets; none where the system does not list them, as on macOS."""
+    file = pathlib.Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return {flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()}
+
+
+def bfloat16_kernels():
+    """Says whose bfloat16 kernels this process uses; `None` where they would end it.
+
+    TensorFlow asks the processor, not oneDNN. Where ONEDNN_MAX_CPU_ISA keeps oneDNN from using AVX-512, it lacks the
+    kernels that TensorFlow asks it for, and the process aborts.
+    """
+    if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0" or "avx512f" not in cpu_flags():
+        return "Eigen"
+    return None if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in WITHOUT_AVX512 else "oneDNN"
+
+
+def bfloat16_vectors(texts):
+    return tx.models.TextEmbedder.from_preset("all_minilm_l6_v2", dtype="mixed_bfloat16").encode(texts)
+
+
+def bfloat16_vectors_without_onednn(file):
+    """Encodes in a process of its own with the kernels that TensorFlow takes on a processor with AVX2 alone."""
+    code = "import sys, numpy, test_minilm as t, json; texts = json.load(open(sys.argv[1] + '.json')); "
+    code += "numpy.save(sys.argv[1], t.bfloat16_vectors(texts))"
+    here = pathlib.Path(__file__).resolve().parent
+    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0", "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
+    subprocess.run([sys.executable, "-c", code, str(file)], env=environment, check=True, capture_output=True)
+    return np.load(file.with_suffix(".npy"))
+
+
+@pytest.mark.parametrize("where", ["here", pytest.param("with AVX2 alone", marks=pytest.mark.slow)])
+def test_bfloat16_is_as_exact_as_the_kernels_of_the_processor(minilm_folder, reference, tmp_path, where):
     texts, vectors, _ = reference
-    half = tx.models.TextEmbedder.from_preset("all_minilm_l6_v2", dtype="mixed_bfloat16")
-    cosines = np.sum(half.encode(texts) * vectors, axis=1)
-    assert np.quantile(cosines, 0.01) > 0.9999 and cosines.min() > 0.9995
+    kernels = bfloat16_kernels() if where == "here" else None
+    if kernels:
+        found = bfloat16_vectors(texts)
+    else:
+        (tmp_path / "vectors.json").write_text(json.dumps(texts), encoding="utf-8")
+        found = bfloat16_vectors_without_onednn(tmp_path / "vectors")
+    cosines = np.sum(found * vectors, axis=1)
+    quantile, least = LEAST_COSINES[kernels or "Eigen"]
+    assert np.quantile(cosines, 0.01) > quantile and cosines.min() > least
 
 
 @pytest.mark.slow
