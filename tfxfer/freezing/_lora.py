@@ -1,17 +1,21 @@
 """Low-rank adapters of a task model, and their files."""
 
+import contextlib
 import json
-import pathlib
 
 import keras
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from tfxfer import _check
+from tfxfer import _check, _disk
+from tfxfer._freezable import switch
 from tfxfer.freezing._groups import check_model
 
 _FORMAT = "tfxfer-lora-1"
+_REMEDY = "Write it again with `save_adapters`, or copy it again from where it is complete."
+_LORA = {"rank": int, "alpha": (int, float), "targets": list, "groups": list}
+_SIZES = {"family": str, "hidden_dim": int, "num_heads": int, "num_layers": int, "intermediate_dim": int}
 
 
 def add_lora(model, rank=8, *, alpha=None, targets=("query", "value"), groups=None):
@@ -91,16 +95,18 @@ def save_adapters(model, path, *, head=False):
     """Writes the adapters of a model, without the encoder: a few per cent of its size.
 
     The file has safetensors' format; its metadata hold rank, alpha, targets, groups and the encoder's sizes. For
-    MiniLM-L6 with rank 8 it has 1.8 MB, where the encoder has 90 MB.
+    MiniLM-L6 with rank 8 it has 1.8 MB, where the encoder has 90 MB. An existing file is replaced in one step, and
+    stays as it is where writing fails.
 
     Args:
         model: a model with adapters.
-        path: string or path of the file.
+        path: string or path of the file, on the local disk.
         head: bool. Whether to write the weights of the group `"head"` as well, which a classifier is useless without.
             Off by default: adapters fit other heads too.
 
     Raises:
-        ValueError: for a model without adapters, or without a head to write.
+        ValueError: for a model without adapters, or without a head to write, or a path that is a folder or a URL such
+            as `gs://...`.
 
     Example:
 
@@ -108,12 +114,14 @@ def save_adapters(model, path, *, head=False):
     tx.freezing.save_adapters(model, "card.safetensors", head=True)
     ```
     """
+    path = _disk.local_path("path", path, kind="file")
     tensors = dict(_adapters(model))
     if head:
         tensors.update(_head(model, "model"))
     metadata = {"format": _FORMAT, "lora": model.backbone.lora, "backbone": _sizes(model)}
     arrays = {name: np.ascontiguousarray(keras.ops.convert_to_numpy(value)) for name, value in tensors.items()}
-    safetensors.numpy.save_file(arrays, path, {key: json.dumps(value) for key, value in metadata.items()})
+    with _disk.replacing(path) as part:
+        safetensors.numpy.save_file(arrays, part, {key: json.dumps(value) for key, value in metadata.items()})
 
 
 def load_adapters(model, path):
@@ -124,8 +132,8 @@ def load_adapters(model, path):
         path: string or path of a file by `save_adapters`.
 
     Raises:
-        ValueError: for a file of another kind, an encoder of another family or size, a model with other adapters, or a
-            head of another shape. The model is then as it was.
+        ValueError: for a file that is damaged or of another kind, an encoder of another family or size, a model with
+            other adapters, or a head of another shape. The model is then as it was.
 
     Example:
 
@@ -134,7 +142,8 @@ def load_adapters(model, path):
     tx.freezing.load_adapters(model, "card.safetensors")
     ```
     """
-    tensors, lora, sizes = _read(path)
+    reader = _disk.Reader("path", _disk.local_path("path", path), "a file that `save_adapters` wrote", _REMEDY)
+    tensors, lora, sizes = _read(reader)
     for name, value in _sizes(check_model(model)).items():
         if sizes.get(name) != value:
             received = {name: sizes.get(name)}
@@ -145,12 +154,37 @@ def load_adapters(model, path):
     tops = {name: value for name, value in tensors.items() if name.startswith("head/")}
     targets = _head(model, "path") if tops else {}
     _check_shapes(tops, targets, path)
-    if model.backbone.lora is None:
-        add_lora(model, **lora)
-    targets = {**targets, **_adapters(model)}
-    _check_shapes(tensors, targets, path)
+    with _undone_on_error(model):
+        if model.backbone.lora is None:
+            with reader.guard(reader.path):
+                add_lora(model, **lora)
+        targets = {**targets, **_adapters(model)}
+        _check_shapes(tensors, targets, path)
     for name, variable in targets.items():
         variable.assign(tensors[name])
+
+
+@contextlib.contextmanager
+def _undone_on_error(model):
+    """Takes adapters that were added within away again where it fails, and restores the trainable flags."""
+    had_adapters = model.backbone.lora is not None
+    wholes = [(whole, whole.trainable) for whole in (model, getattr(model, "embedder", model), model.backbone)]
+    layers = [(layer, layer.trainable) for group in model.layer_groups().values() for layer in group]
+    weights = [(weight, weight.trainable) for weight in model.weights]
+    try:
+        yield
+    except BaseException:
+        if not had_adapters and model.backbone.lora is not None:
+            model.backbone.merge_lora()  # B is still zero: nothing is added to the kernels
+            for whole, flag in wholes:
+                if whole.trainable != flag:
+                    whole.trainable = flag
+            for layer, flag in layers:
+                switch(layer, flag)
+            for weight, flag in weights:
+                weight.trainable = flag
+            model.set_trainable({})
+        raise
 
 
 def _adapters(model):
@@ -173,17 +207,37 @@ def _sizes(model):
     return {name: getattr(model.backbone, name) for name in names}
 
 
-def _read(path):
-    try:
-        with safetensors.safe_open(str(pathlib.Path(path)), "np") as file:
-            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items() if key != "format"}
-            is_ours = json.loads((file.metadata() or {}).get("format", "null")) == _FORMAT
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise _check.invalid("path", "a file that `save_adapters` wrote", str(path), str(error)) from error
-    if not is_ours:
-        raise _check.invalid("path", "a file that `save_adapters` wrote", str(path))
-    return tensors, metadata["lora"], metadata["backbone"]
+def _read(reader):
+    """Returns the tensors of a file, the arguments of `add_lora`, and the sizes of the encoder."""
+    path = reader.path
+    reader.check_file(path)
+    with reader.guard(path), safetensors.safe_open(str(path), "np") as file:
+        texts = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    metadata = {}
+    for key in set(texts) & {"format", "lora", "backbone"}:
+        try:
+            metadata[key] = json.loads(texts[key])
+        except (ValueError, RecursionError) as error:
+            raise reader.error(path, f"has no JSON as {key!r} in its metadata ({error})") from error
+    if metadata.get("format") != _FORMAT:
+        raise reader.error(path, f"is not of the format {_FORMAT!r}")
+    reader.check_keys(path, metadata, {"lora": dict, "backbone": dict}, " in its metadata")
+    lora, sizes = metadata["lora"], metadata["backbone"]
+    reader.check_keys(path, lora, _LORA, " in its metadata's 'lora'")
+    reader.check_keys(path, sizes, _SIZES, " in its metadata's 'backbone'")
+    if not any(name.startswith("block_") for name in tensors):
+        raise reader.error(path, "holds no adapters")
+    for name, value in tensors.items():
+        if value.dtype.kind != "f":
+            raise reader.error(path, f"holds {value.dtype} as {name!r}, where floats belong")
+        if not np.isfinite(value).all():
+            raise reader.error(path, f"holds numbers that are not finite as {name!r}")
+        # Before a rank from a damaged file asks for more memory than there is.
+        axis = {"a": -1, "b": 0}.get(name.rpartition("/")[2])
+        if axis is not None and (value.shape or (0,))[axis] != lora["rank"]:
+            raise reader.error(path, f"holds {name!r} of shape {value.shape}, which is not of rank {lora['rank']}")
+    return tensors, {key: lora[key] for key in _LORA}, sizes
 
 
 def _check_shapes(tensors, variables, path):

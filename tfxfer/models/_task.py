@@ -1,14 +1,11 @@
 """What all task models share: strings in, layer groups, saving."""
 
-import json
-import pathlib
-
 import keras
 import keras_hub
 import numpy as np
 
 import tfxfer
-from tfxfer import _check, backbones, data, layers
+from tfxfer import _check, _disk, backbones, data, layers
 from tfxfer._freezable import Freezable, switch
 
 MODEL_FILE = "model.keras"
@@ -351,14 +348,20 @@ class TextTask(keras_hub.models.Task):
     def save_to_preset(self, preset_dir):
         """Writes the model into a folder that `from_preset` of any task model reads.
 
+        A model that the folder holds already is replaced as a whole: where writing fails, on a full disk for example,
+        the old one stays. Other files in the folder stay.
+
         Args:
-            preset_dir: string or path. The folder; made if need be.
+            preset_dir: string or path. The folder, on the local disk; made if need be.
+
+        Raises:
+            ValueError: for a URL such as `gs://...`: save locally and copy the folder.
         """
-        folder = pathlib.Path(preset_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.save(folder / MODEL_FILE)
-        metadata = {"tfxfer": tfxfer.__version__, "class": type(self).__name__}
-        (folder / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+        folder = _disk.local_path("preset_dir", preset_dir, kind="folder")
+        with _disk.replacing_folder(folder) as staged:
+            self.save(staged / MODEL_FILE)
+            metadata = {"tfxfer": tfxfer.__version__, "class": type(self).__name__}
+            _disk.write_json(staged / METADATA_FILE, metadata)
 
 
 def _tell(callbacks, x):
