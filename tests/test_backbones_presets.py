@@ -262,7 +262,6 @@ def test_old_and_new_pooling_configs_are_read(sentence_folder, config, modes, pr
         ({"pooling_mode": "attention"}, "`pooling_mode`.*'attention'.*1_Pooling"),
         ({"pooling_mode": []}, "`pooling_mode`"),
         ({"pooling_mode_first_tokens": True}, "pooling_mode_first_tokens"),
-        ({"pooling_mode": "mean", "include_prompt": False}, "`include_prompt`"),
     ],
 )
 def test_a_pooling_that_is_not_known_is_an_error(sentence_folder, pooling, message):
@@ -318,7 +317,6 @@ def test_dense_normalize_and_prompts_are_read(sentence_folder):
     ("config", "message"),
     [
         ({"activation_function": "torch.nn.modules.activation.PReLU"}, "`activation_function`.*PReLU.*2_Dense"),
-        ({"use_residual": True}, "`use_residual`"),
         ({"module_input_name": "token_embeddings"}, "`module_input_name`"),
         ({"in_features": 31}, "linear.weight"),
     ],
@@ -344,7 +342,7 @@ def test_weights_of_pytorch_alone_are_an_error_that_says_so(sentence_folder):
     [
         (("Pooling", "LSTM"), MODULES, r"`type`.*LSTM.*modules.json"),
         (("Pooling",), "my_package.", r"`type`.*my_package.Pooling"),
-        (("Pooling", "Normalize", "Dense"), MODULES, "'Normalize', 'Dense'"),
+        (("Normalize", "Pooling"), MODULES, "'Normalize', 'Pooling'"),
         ((), MODULES, "Transformer, Pooling"),
     ],
 )
@@ -369,14 +367,6 @@ def test_a_module_that_is_not_known_is_an_error(sentence_folder, modules, prefix
 def test_a_transformer_config_that_asks_for_something_else_is_an_error(sentence_folder, config):
     with pytest.raises(ValueError, match=f"`{next(iter(config))}`"):
         backbones.load(sentence_folder({"pooling_mode": "mean"}, **config))
-
-
-def test_lower_casing_before_the_tokenizer_must_be_the_tokenizers_own(sentence_folder, golden):
-    folder = sentence_folder({"pooling_mode": "mean"}, do_lower_case=True)
-    assert backbones.load(folder).preprocessor.sequence_length == 40  # this tokenizer lower-cases by itself
-    shutil.copyfile(golden / "families" / "bert_cased" / "tokenizer.json", folder / "tokenizer.json")
-    with pytest.raises(ValueError, match="`do_lower_case`"):
-        backbones.load(folder)
 
 
 # === Built-in presets ===

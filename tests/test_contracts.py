@@ -27,6 +27,7 @@ SAME = np.array([1, 0, 1, 0], "int32")
 LAYERS = {
     tx.layers.Pooling: (lambda: tx.layers.Pooling(["cls", "weighted_mean"]), (TOKENS, MASK)),
     tx.layers.DensePooling: (lambda: tx.layers.DensePooling(3, "tanh", ["cls", "mean"]), (TOKENS, MASK)),
+    tx.layers.WeightedLayerPooling: (tx.layers.WeightedLayerPooling, ([TOKENS, 2.0 * TOKENS],)),
     tx.layers.UnitNorm: (lambda: tx.layers.UnitNorm(), (TOKENS,)),
     tx.layers.Head: (
         lambda: tx.layers.Head(
@@ -133,9 +134,17 @@ MODELS = {
         folder,
         dtype,
         pooling=("mean", "max"),
-        dense=[{"units": 5, "activation": "tanh", "use_bias": True}],
+        modules=[
+            {"class": "Dense", "units": 5, "activation": "tanh", "use_residual": True},
+            {"class": "LayerNorm", "epsilon": 1e-3},
+            {"class": "Dropout", "rate": 0.3},
+            {"class": "Normalize"},
+        ],
+        layer_start=0,
+        include_prompt=False,
         prompts={"query": "where is "},
         default_prompt_name="query",
+        similarity_fn_name="dot",
         trainable=["block_0", "head"],
     ),
     tx.models.TextClassifier: lambda folder, dtype=None: tiny.classifier(
@@ -223,11 +232,11 @@ def test_layer_gradients_are_finite_at_zero_and_at_large_values(cls):
         pytest.skip("ids have no gradient")
     layer = make()
     for scale in (0.0, 1.0, 1e15):
-        x = tf.constant(args[0] * scale)
+        x = keras.tree.map_structure(lambda part: tf.constant(part * scale), args[0])  # noqa: B023
         with tf.GradientTape() as tape:
             tape.watch(x)
             value = tf.reduce_sum(layer(x, *args[1:]) ** 1)
-        assert np.isfinite(tape.gradient(value, x).numpy()).all()
+        assert all(np.isfinite(part.numpy()).all() for part in keras.tree.flatten(tape.gradient(value, x)))
 
 
 # === Losses ===

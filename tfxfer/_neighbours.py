@@ -27,6 +27,20 @@ def paired(first, second, similarity):
     return -np.abs(first - second).sum(axis=-1)
 
 
+def pairwise(first, second, similarity):
+    """Returns the similarity of each row of one array with each row of another, float32 `(rows, rows)`.
+
+    Computed in float64, so that a distance between equal vectors is 0; distances are negated.
+    """
+    first, second = first.astype("float64"), second.astype("float64")
+    if similarity == "cosine":
+        first, second = unit(first), unit(second)
+    if similarity in ("cosine", "dot"):
+        return (first @ second.T).astype("float32")
+    rows = [paired(row[None], second, similarity) for row in first]
+    return np.stack(rows).astype("float32") if rows else np.zeros((0, len(second)), "float32")
+
+
 def unit(vectors):
     """Returns the rows scaled to length 1; a row of zeros stays as it is."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

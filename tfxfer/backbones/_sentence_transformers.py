@@ -1,13 +1,31 @@
-"""Reads the folders of sentence-transformers: which module stands where, and how a sentence vector is made."""
+"""Reads sentence-transformers folders: all of them but the encoder and its tokenizer."""
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from tfxfer import _check, layers
 from tfxfer.backbones import _checkpoint
+from tfxfer.backbones._embedding import ACTIVATIONS, EmbeddingSpec
 
+MODULES_FILE = "modules.json"
+MODEL_FILE = "config_sentence_transformers.json"
+# The Transformer module's own config, under the names that the reference looks for, in its order.
+TRANSFORMER_FILES = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+# The names of pooling configs.
+_NEW_POOLING = {
+    "cls": "cls",
+    "max": "max",
+    "mean": "mean",
+    "mean_sqrt_len_tokens": "mean_sqrt_len",
+    "weightedmean": "weighted_mean",
+    "lasttoken": "last",
+}
 # The flags of older pooling configs, in the order in which the reference concatenates.
 _OLD_POOLING = {
     "pooling_mode_cls_token": "cls",
@@ -17,23 +35,7 @@ _OLD_POOLING = {
     "pooling_mode_weightedmean_tokens": "weighted_mean",
     "pooling_mode_lasttoken": "last",
 }
-# The names of newer pooling configs; they are concatenated in the order in which the config lists them.
-_NEW_POOLING = {
-    "cls": "cls",
-    "max": "max",
-    "mean": "mean",
-    "mean_sqrt_len_tokens": "mean_sqrt_len",
-    "weightedmean": "weighted_mean",
-    "lasttoken": "last",
-}
-_ACTIVATIONS = {
-    "Identity": None,
-    "Tanh": "tanh",
-    "ReLU": "relu",
-    "GELU": "gelu",
-    "SiLU": "silu",
-    "Sigmoid": "sigmoid",
-}
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 # What a Transformer module's config may say: the plain use of the encoder (`None`: absent).
 _TRANSFORMER = {
     "transformer_task": (None, "feature-extraction"),
@@ -44,104 +46,244 @@ _TRANSFORMER = {
     "query_expansion": (None,),
 }
 _FORWARD = {"method": "forward", "method_output_name": "last_hidden_state"}
-_MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
+# Arguments that a Transformer module's config hands to transformers and that change no number here.
+_HARMLESS = {
+    ("model_args", "model_kwargs"): {"add_pooling_layer", "attn_implementation", "device_map", "dtype", "torch_dtype"},
+    ("tokenizer_args", "processor_kwargs"): {"padding_side", "use_fast"},
+    ("config_args", "config_kwargs"): {"output_hidden_states", "use_cache"},
+}
+_EVERYWHERE = {"trust_remote_code", "unpad_inputs", "use_memory_efficient_attention"}
+_AFTER_POOLING = ("Dense", "Dropout", "LayerNorm", "Normalize")
+_MODULES = ("Transformer", "WeightedLayerPooling", "Pooling", *_AFTER_POOLING)
 
 
 @dataclasses.dataclass(frozen=True)
-class EmbeddingSpec:
-    """How a checkpoint makes one vector of a text's token vectors.
+class Folder:
+    """What `read` returns.
 
     Args:
-        pooling: tuple of modes of `layers.Pooling`; several are concatenated.
-        dense: list of dicts, one a dense layer behind the pooling: `units`, `activation` (Keras's name or `None`),
-            `use_bias`, `kernel` (inputs, units) and `bias` (units) as numpy arrays; both `None` for random weights.
-        normalize: whether the vector is brought to unit length.
-        prompts: dict of names to texts that are put before the input.
-        default_prompt_name: the prompt that is used where none is asked for, or `None`.
+        encoder: path of the folder that holds the encoder and its tokenizer.
+        embedding: `EmbeddingSpec`.
+        sequence_length: int. The longest sequence that the folder asks for; `None` where it leaves it to the tokenizer.
+        lowercase: bool. Whether texts are lower-cased before a tokenizer that does not do so itself.
     """
 
-    pooling: tuple = ("mean",)
-    dense: list = dataclasses.field(default_factory=list)
-    normalize: bool = False
-    prompts: dict = dataclasses.field(default_factory=dict)
-    default_prompt_name: str | None = None
+    encoder: pathlib.Path
+    embedding: EmbeddingSpec
+    sequence_length: int | None
+    lowercase: bool
 
 
 def read(folder, load_weights=True):
-    """Reads a sentence-transformers folder, all but the encoder and its tokenizer.
+    """Reads a sentence-transformers folder, all of it but the encoder and its tokenizer.
+
+    Numbers, names and defaults are those of sentence-transformers 6.2, whose older files are read too.
 
     Args:
         folder: path of a folder with `modules.json`.
-        load_weights: whether the dense modules' weights are read.
+        load_weights: whether to read the modules' weights.
 
     Returns:
-        The encoder's folder, the `EmbeddingSpec`, and the longest sequence that the folder asks for (or `None`).
+        A `Folder`.
 
     Raises:
-        ValueError: a module or an option is one that this package does not compute. It names both.
+        ValueError: for a module or an option that this package does not compute. The error names the file and the key.
     """
     folder = pathlib.Path(folder)
-    file = folder / "modules.json"
-    modules = [(_kind(module, file), folder / module.get("path", "")) for module in _checkpoint.read_json(file)]
+    modules = entries(folder)
     kinds = [kind for kind, _ in modules]
-    order = [
-        "Transformer",
-        "Pooling",
-        *["Dense"] * kinds.count("Dense"),
-        *["Normalize"] * (kinds[-1:] == ["Normalize"]),
-    ]
-    if kinds != order:
-        raise _check.invalid(
-            "modules.json", "Transformer, Pooling, any Dense, then Normalize or not", kinds, f"In {file}"
-        )
-    pooling = _pooling(modules[1][1] / "config.json")
-    dense = [_dense(path, load_weights) for kind, path in modules if kind == "Dense"]
-    if kinds[-1] == "Normalize":
-        _check_names(modules[-1][1] / "config.json")
-    prompts = {}
-    if (folder / "config_sentence_transformers.json").is_file():
-        prompts = _checkpoint.read_json(folder / "config_sentence_transformers.json")
+    weighted = kinds[1:2] == ["WeightedLayerPooling"]
+    start = ["Transformer", "WeightedLayerPooling", "Pooling"] if weighted else ["Transformer", "Pooling"]
+    if kinds[: len(start)] != start or any(kind not in _AFTER_POOLING for kind in kinds[len(start) :]):
+        expected = f"Transformer, Pooling (perhaps with WeightedLayerPooling before it), then {_words(_AFTER_POOLING)}"
+        raise _check.invalid(MODULES_FILE, expected, kinds, f"In {folder / MODULES_FILE}")
+    encoder = modules[0][1]
+    options = _transformer(encoder)
+    embedding: dict[str, Any] = {}
+    if weighted:
+        _check_hidden_states(encoder, options, modules[1][1])
+        embedding = _layer_pooling(modules[1][1], load_weights)
+    pooling, include_prompt = _pooling(modules[len(start) - 1][1] / "config.json")
+    about, truncate = describe(folder)
     spec = EmbeddingSpec(
         pooling=pooling,
-        dense=dense,
-        normalize=kinds[-1] == "Normalize",
-        prompts=prompts.get("prompts") or {},
-        default_prompt_name=prompts.get("default_prompt_name"),
+        include_prompt=include_prompt,
+        modules=[*after_pooling(modules[len(start) :], load_weights), *truncate],
+        **embedding,
+        **about,
     )
-    return modules[0][1], spec, _sequence_length(modules[0][1])
+    length = _check.integer("max_seq_length", options.get("max_seq_length"), optional=True)
+    if length is None:
+        length = _arguments(options, "tokenizer_args", "processor_kwargs").get("model_max_length")
+    lowercase = bool(options.get("do_lower_case")) and not _lowers(encoder)
+    return Folder(encoder, spec, length, lowercase)
 
 
-def _kind(module, file):
+def entries(folder):
+    """Returns the modules of a folder in order, as `(class, folder of the module)`.
+
+    Raises:
+        ValueError: if `modules.json` names a module that is not one of those read here.
+    """
+    file = pathlib.Path(folder) / MODULES_FILE
+    listed = _checkpoint.read_json(file)
+    if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
+        raise _check.invalid(MODULES_FILE, "a list of modules", listed, f"In {file}")
+    return [(_class(entry, file), file.parent / entry.get("path", "")) for entry in listed]
+
+
+def _class(entry, file):
     """Returns the class of an entry of modules.json; both the older and the newer dotted paths end in it."""
-    package, _, kind = str(module.get("type")).rpartition(".")
+    package, _, kind = str(entry.get("type")).rpartition(".")
     if package.split(".")[0] != "sentence_transformers" or kind not in _MODULES:
-        raise _check.invalid(
-            "type", f"one of sentence-transformers' {', '.join(_MODULES)}", module.get("type"), f"In {file}"
-        )
+        expected = f"one of sentence-transformers' {', '.join(_MODULES)}"
+        raise _check.invalid("type", expected, entry.get("type"), f"In {file}")
     return kind
 
 
+def describe(folder):
+    """Reads what a folder says about the model as a whole: prompts, similarity, components that `encode` keeps.
+
+    Returns:
+        A dict of arguments of `EmbeddingSpec`, and the list of the last module: `Truncate`, or none.
+    """
+    file = folder / MODEL_FILE
+    config = _checkpoint.read_json(file) if file.is_file() else {}
+    where = f"In {file}"
+    if config.get("model_type", "SentenceTransformer") != "SentenceTransformer":
+        raise _check.invalid("model_type", "'SentenceTransformer'", config["model_type"], where)
+    prompts = config.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
+        raise _check.invalid("prompts", "a dict of names to texts", prompts, where)
+    prompts = {name: text or "" for name, text in prompts.items()}
+    if any(prompts.values()):
+        # The reference gives every model these two: a folder with a prompt "passage" alone has no prompt for documents.
+        prompts = {"query": "", "document": "", **prompts}
+    default = config.get("default_prompt_name")
+    if default is not None:
+        _check.one_of("default_prompt_name", default, prompts, where)
+    similarity = config.get("similarity_fn_name") or "cosine"
+    _check.one_of("similarity_fn_name", similarity, SIMILARITIES, where)
+    dim = _size("truncate_dim", config, file, optional=True)
+    return (
+        {"prompts": prompts, "default_prompt_name": default, "similarity_fn_name": similarity},
+        [] if dim is None else [{"class": "Truncate", "units": dim}],
+    )
+
+
+# === Modules ===
+
+
+def after_pooling(modules, load_weights=True):
+    """Reads the modules behind the pooling.
+
+    Args:
+        modules: list of `(class, folder)`, as `entries` gives them.
+        load_weights: whether to read the weights.
+
+    Returns:
+        A list of dicts, `modules` of `EmbeddingSpec`.
+    """
+    return [{"class": kind, **_READERS[kind](folder, load_weights)} for kind, folder in modules]
+
+
 def _pooling(file):
+    """Returns the modes of a Pooling module, and whether it counts the tokens of prompts."""
     config = _checkpoint.read_json(file)
     where = f"In {file}"
-    if not config.get("include_prompt", True):
-        raise _check.invalid("include_prompt", "true: pooling without the prompt is not built in", False, where)
+    include_prompt = config.get("include_prompt", True)
+    _check.instance("include_prompt", include_prompt, bool, "true or false", where)
     for key in config:
         if key.startswith("pooling_mode_") and key not in _OLD_POOLING:
             raise _check.invalid("pooling", f"only the flags {', '.join(_OLD_POOLING)}", key, where)
     modes = config.get("pooling_mode")
     if modes is None:
-        modes = tuple(mode for flag, mode in _OLD_POOLING.items() if config.get(flag))
-        return modes or ("mean",)  # the reference's own default
+        names = tuple(mode for flag, mode in _OLD_POOLING.items() if config.get(flag))
+        return names or ("mean",), include_prompt  # the reference's own default
     modes = [modes] if isinstance(modes, str) else modes
     if not isinstance(modes, list) or not modes:
-        raise _check.invalid("pooling_mode", f"one of {', '.join(map(repr, _NEW_POOLING))}, or a list", modes, where)
+        raise _check.invalid("pooling_mode", f"{_words(map(repr, _NEW_POOLING))}, or a list", modes, where)
     names = tuple(_NEW_POOLING[_check.one_of("pooling_mode", mode, _NEW_POOLING, where)] for mode in modes)
-    return layers.pooling_modes(names)
+    return layers.pooling_modes(names), include_prompt
 
 
-def _check_names(file):
-    """Raises where a module reads or writes anything but the sentence's vector."""
+def _layer_pooling(folder, load_weights):
+    """Returns the first layer that a WeightedLayerPooling module reads, and the weights of the layers."""
+    file = folder / "config.json"
+    config = _checkpoint.read_json(file)
+    start = _size("layer_start", config, file, minimum=0, default=4)
+    count = _size("num_hidden_layers", config, file, default=12) + 1 - start
+    if count < 1:
+        raise _check.invalid("layer_start", "at most `num_hidden_layers`", start, f"In {file}")
+    weights = _Weights(folder, "layer_weights", load_weights)
+    found = {"layer_start": start, "layer_weights": weights.take("layer_weights", (count,))}
+    weights.check_all_used()
+    return found
+
+
+def _check_hidden_states(encoder, options, folder):
+    """Raises where the reference leaves a WeightedLayerPooling module out, as the encoder gives no hidden states."""
+    file = encoder / "config.json"
+    asked = _arguments(options, "config_args", "config_kwargs").get("output_hidden_states")
+    config = _checkpoint.read_json(file) if file.is_file() else {}
+    if not (config.get("output_hidden_states") if asked is None else asked):
+        remedy = f"In {file}. Without it, sentence-transformers ignores the module in {folder}"
+        expected = "true in a folder with WeightedLayerPooling"
+        raise _check.invalid("output_hidden_states", expected, config.get("output_hidden_states"), remedy)
+
+
+def _dense(folder, load_weights):
+    file = folder / "config.json"
+    config = _sentence_module(file)
+    inputs, units = _size("in_features", config, file), _size("out_features", config, file)
+    path = config.get("activation_function") or "torch.nn.modules.activation.Tanh"  # the reference's own default
+    package, _, short = str(path).rpartition(".")
+    if package.split(".")[0] != "torch" or short not in ACTIVATIONS:
+        raise _check.invalid("activation_function", f"torch's {', '.join(ACTIVATIONS)}", path, f"In {file}")
+    use_bias, use_residual = bool(config.get("bias", True)), bool(config.get("use_residual", False))
+    weights = _Weights(folder, "linear.weight", load_weights)
+    found = {
+        "units": units,
+        "activation": ACTIVATIONS[short],
+        "use_bias": use_bias,
+        "use_residual": use_residual,
+        "kernel": weights.take("linear.weight", (units, inputs)),
+        "bias": weights.take("linear.bias", (units,)) if use_bias else None,
+        "residual_kernel": weights.take("residual.weight", (units, inputs))
+        if use_residual and units != inputs
+        else None,
+    }
+    weights.check_all_used()
+    return found
+
+
+def _layer_norm(folder, load_weights):
+    file = folder / "config.json"
+    shape = (_size("dimension", _checkpoint.read_json(file), file),)
+    weights = _Weights(folder, "norm.weight", load_weights)
+    found = {"epsilon": 1e-5, "gamma": weights.take("norm.weight", shape), "beta": weights.take("norm.bias", shape)}
+    weights.check_all_used()
+    return found
+
+
+def _dropout(folder, load_weights):
+    file = folder / "config.json"
+    rate = (_checkpoint.read_json(file) if file.is_file() else {}).get("dropout", 0.2)  # the reference's own default
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
+        raise _check.invalid("dropout", "a number from 0 to 1", rate, f"In {file}")
+    return {"rate": float(rate)}
+
+
+def _normalize(folder, load_weights):
+    _sentence_module(folder / "config.json")
+    return {}
+
+
+_READERS = {"Dense": _dense, "Dropout": _dropout, "LayerNorm": _layer_norm, "Normalize": _normalize}
+
+
+def _sentence_module(file):
+    """Returns a module's config; raises where it reads or writes anything but the sentence's vector."""
     config = _checkpoint.read_json(file) if file.is_file() else {}
     for key in ("module_input_name", "module_output_name"):
         if config.get(key) not in (None, "sentence_embedding"):
@@ -149,47 +291,54 @@ def _check_names(file):
     return config
 
 
-def _dense(folder, load_weights):
-    file = folder / "config.json"
-    config = _check_names(file)
-    if config.get("use_residual"):
-        raise _check.invalid("use_residual", "false", True, f"In {file}")
-    name = config.get("activation_function") or "torch.nn.modules.activation.Tanh"  # the reference's own default
-    package, _, short = name.rpartition(".")
-    if package.split(".")[0] != "torch" or short not in _ACTIVATIONS:
-        raise _check.invalid("activation_function", f"torch's {', '.join(_ACTIVATIONS)}", name, f"In {file}")
-    spec = {
-        "units": config["out_features"],
-        "activation": _ACTIVATIONS[short],
-        "use_bias": config.get("bias", True),
-        "kernel": None,
-        "bias": None,
-    }
-    if load_weights:
-        tensors = _checkpoint.Checkpoint(_checkpoint.read_tensors(folder), "linear.weight", (), str(folder))
-        kernel = tensors.take("linear.weight", (spec["units"], config["in_features"]))
-        spec["kernel"] = np.ascontiguousarray(kernel.T)
-        if spec["use_bias"]:
-            spec["bias"] = np.array(tensors.take("linear.bias", (spec["units"],)))
-        tensors.check_all_used()
-    return spec
+class _Weights:
+    """The weights of a module; all of them `None` where none are to be read. Matrices come as `(inputs, units)`."""
+
+    def __init__(self, folder, anchor, load_weights):
+        self._checkpoint = None
+        if load_weights:
+            tensors = _checkpoint.open_tensors(folder)
+            self._checkpoint = _checkpoint.Checkpoint(tensors, anchor, (), str(folder))
+
+    def take(self, name, shape):
+        if self._checkpoint is None:
+            return None
+        return np.ascontiguousarray(self._checkpoint.take(name, shape).T)
+
+    def check_all_used(self):
+        if self._checkpoint is not None:
+            self._checkpoint.check_all_used()
 
 
-def _sequence_length(folder):
-    """Reads the Transformer module's own config, which may lie under several names, or nowhere."""
-    for file in sorted(folder.glob("sentence_*_config.json")):
-        config = _checkpoint.read_json(file)
-        where = f"In {file}"
-        if config.get("do_lower_case") and not _lowers(folder):
-            raise _check.invalid("do_lower_case", "false, or a tokenizer that lower-cases by itself", True, where)
-        for key, allowed in _TRANSFORMER.items():
-            if config.get(key) not in allowed:
-                raise _check.invalid(key, f"one of {', '.join(map(repr, allowed))}", config[key], where)
-        modalities = config.get("modality_config")
-        if modalities is not None and modalities.get("text") != _FORWARD:
-            raise _check.invalid("modality_config", f"{{'text': {_FORWARD}}}", modalities, where)
-        return _check.integer("max_seq_length", config.get("max_seq_length"), optional=True)
-    return None
+# === The Transformer module ===
+
+
+def _transformer(folder):
+    """Reads and checks the Transformer module's own config, which may lie under several names, or nowhere."""
+    file = next((folder / name for name in TRANSFORMER_FILES if (folder / name).is_file()), None)
+    if file is None:
+        return {}
+    config = _checkpoint.read_json(file)
+    where = f"In {file}"
+    for key, allowed in _TRANSFORMER.items():
+        if config.get(key) not in allowed:
+            raise _check.invalid(key, f"one of {', '.join(map(repr, allowed))}", config[key], where)
+    modalities = config.get("modality_config")
+    if modalities is not None and modalities.get("text") != _FORWARD:
+        raise _check.invalid("modality_config", f"{{'text': {_FORWARD}}}", modalities, where)
+    for names, harmless in _HARMLESS.items():
+        known = harmless | _EVERYWHERE | ({"model_max_length"} if "tokenizer_args" in names else set())
+        unknown = sorted(set(_arguments(config, *names)) - known)
+        if unknown:
+            name = next(name for name in names if config.get(name))
+            raise _check.invalid(name, f"arguments out of {', '.join(sorted(known))}", unknown, where)
+    _size("max_seq_length", config, file, optional=True)
+    return config
+
+
+def _arguments(config, *names):
+    """Returns the arguments that a config hands to transformers, under the first of the names that it has."""
+    return next((config[name] for name in names if config.get(name)), {})
 
 
 def _lowers(folder):
@@ -209,3 +358,20 @@ def _has_lowercase(normalizer):
         or bool(normalizer.get("lowercase"))
         or any(_has_lowercase(part) for part in parts)
     )
+
+
+# === Values ===
+
+
+def _size(key, config, file, *, minimum=1, default=None, optional=False):
+    """Returns a whole number of a config; an error names the key and the file."""
+    value = config.get(key, default)
+    if value is None and optional:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise _check.invalid(key, f"an int >= {minimum}", value, f"In {file}")
+    return value
+
+
+def _words(names):
+    return f"any of {', '.join(names)}"

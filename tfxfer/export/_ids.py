@@ -253,18 +253,20 @@ def _readme(target, model, graph, name, description, rows, pairs):
         difference=description["parity"]["largest_difference"],
         table="\n".join(table),
         special=special,
-        prompts=_prompts(description),
+        prompts=_prompts(description, getattr(model, "include_prompt", True)),
         ids=ids,
         texts=texts,
         **{key: value.format(file=target.file, output=graph.output) for key, value in target.readme.items()},
     )
 
 
-def _prompts(description):
+def _prompts(description, are_pooled):
     if not description["prompts"]:
         return ""
     default = description["default_prompt_name"]
     used = f"; where none is named, {default!r}" if default else ""
+    if not are_pooled:
+        used += ". The model leaves their tokens out of the pooling; this file pools all tokens that it is given"
     return f"- prompts that belong before the texts, by name: {json.dumps(description['prompts'])}{used}\n"
 
 

@@ -102,16 +102,18 @@ class Served(tf.Module):
         make = next(make for kind, make in _MAKERS.items() if isinstance(model, kind))
         return make(self, model, pairs)
 
-    def texts_to(self, model, count=1):
+    def texts_to(self, model, count=1, forward=None):
         """Returns the function from `count` string tensors `(n,)` to what a model gives, float32 `(n, ...)`.
 
-        It is one graph function, whatever the number of signatures that call it.
+        It is one graph function, whatever the number of signatures that call it. `forward` computes in the model's
+        place, on its layers.
         """
         most = text_bytes(model)
+        forward = model if forward is None else forward
 
         def run(*texts):
             texts = [tf.strings.substr(text, 0, most) for text in texts]
-            outputs = self._weights(model, model.preprocessor(texts[0] if count == 1 else tuple(texts)))
+            outputs = self._weights(forward, model.preprocessor(texts[0] if count == 1 else tuple(texts)))
             outputs.set_shape([None, *model.output_shape[1:]])
             return outputs
 
@@ -150,22 +152,77 @@ def _parse(examples, features):
 # === Embedders ===
 
 
+class _Encoder:
+    """Encodes texts behind prompts.
+
+    All prompts share one graph function, unless the pooling leaves their tokens out: then there is one for each number
+    of tokens.
+
+    Args:
+        served: `Served`.
+        embedder: `models.TextEmbedder`.
+    """
+
+    def __init__(self, served, embedder):
+        self._served, self._embedder = served, embedder
+        self._functions = {}
+
+    def behind(self, prompt):
+        """Returns the function from texts `(n,)` to their vectors `(n, dim)` behind a prompt."""
+        run = self._function(prompt)
+        return lambda texts: run(_join(prompt, texts))
+
+    def cosines(self, first_prompt, second_prompt):
+        """Returns the function from two columns of texts `(n,)` to the cosines of their rows `(n,)`.
+
+        A text that stands in several rows is encoded once.
+        """
+        runs = [self._function(prompt) for prompt in (first_prompt, second_prompt)]
+
+        def cosines(first, second):
+            columns = [_join(first_prompt, first), _join(second_prompt, second)]
+            if runs[0] is runs[1]:
+                first, second = _unit_vectors(runs[0], columns)
+            else:
+                first, second = (_unit_vectors(run, [texts])[0] for run, texts in zip(runs, columns, strict=True))
+            return tf.reduce_sum(first * second, axis=-1)
+
+        return cosines
+
+    def _function(self, prompt):
+        length = self._embedder.prompt_length(prompt)
+        if length not in self._functions:
+            forward = self._embedder.for_prompt(prompt)
+            self._functions[length] = self._served.texts_to(self._embedder, forward=forward)
+        return self._functions[length]
+
+
+def _unit_vectors(run, columns):
+    """Returns the vectors of columns of texts, scaled to length 1; equal texts are encoded once."""
+    texts, place = tf.unique(tf.concat(columns, axis=0))
+    vectors = run(texts)
+    vectors /= tf.maximum(tf.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return [tf.gather(vectors, part) for part in tf.split(place, [tf.size(texts) for texts in columns])]
+
+
 def _embedder(served, embedder, pairs=False):
-    encode = served.texts_to(embedder)
+    encoder = _Encoder(served, embedder)
     default = embedder.prompts.get(embedder.default_prompt_name, "")
-    found = {"embed": _embed(encode, default, "The vector of each text.")}
+    found = {"embed": _embed(encoder.behind(default), "The vector of each text.")}
     for name, prompt in embedder.prompts.items():
         signature = f"embed_{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}"
         if signature in found:
             names = sorted(embedder.prompts)
             raise _check.invalid("model", "prompts whose names differ in more than signs", names, "Rename one.")
-        found[signature] = _embed(encode, prompt, f"The vector of each text behind the prompt {prompt!r}.")
-    found["similarity"] = _similarity(encode, default)
+        purpose = f"The vector of each text behind the prompt {prompt!r}."
+        found[signature] = _embed(encoder.behind(prompt), purpose)
+    found["similarity"] = _similarity(encoder.cosines(default, default))
     sides = [_texts.prompt_for(embedder, None, names) for names in (_texts.QUERY_PROMPTS, _texts.DOCUMENT_PROMPTS)]
     query, document = (default if prompt is None else prompt for prompt in sides)
-    found["rank"] = _rank(lambda first, second: _cosines(encode, _join(query, first), _join(document, second)))
+    found["rank"] = _rank(encoder.cosines(query, document))
     if served._index is not None:
-        found["search"] = _search(encode, served._index, default)
+        prompt = served._index.query_prompt
+        found["search"] = _search(encoder.behind(default if prompt is None else prompt), served._index)
     return found
 
 
@@ -173,26 +230,17 @@ def _join(prompt, texts):
     return tf.strings.join([prompt, texts]) if prompt else texts
 
 
-def _embed(encode, prompt, purpose):
+def _embed(encode, purpose):
     def embed(text):
-        return {"embedding": encode(_join(prompt, _rows(text)))}
+        return {"embedding": encode(_rows(text))}
 
     return Signature(_traced(embed, TEXT), purpose, {"text": "first"})
 
 
-def _cosines(encode, first, second):
-    """Cosines of two columns of texts `(n,)`; a text that stands in several rows is encoded once."""
-    texts, place = tf.unique(tf.concat([first, second], axis=0))
-    vectors = encode(texts)
-    vectors /= tf.maximum(tf.norm(vectors, axis=-1, keepdims=True), 1e-12)
-    count = tf.shape(first)[0]
-    return tf.reduce_sum(tf.gather(vectors, place[:count]) * tf.gather(vectors, place[count:]), axis=-1)
-
-
-def _similarity(encode, prompt):
+def _similarity(cosines):
     def similarity(text_a, text_b):
         text_a, text_b = _same_length(_rows(text_a), _rows(text_b), "`text_a` and `text_b`")
-        return {"similarity": _cosines(encode, _join(prompt, text_a), _join(prompt, text_b))}
+        return {"similarity": cosines(text_a, text_b)}
 
     roles = {"text_a": "first", "text_b": "second"}
     return Signature(_traced(similarity, TEXT, TEXT), "The cosine of the two texts of each row.", roles)
@@ -213,12 +261,10 @@ def _rank(score):
     return Signature(_traced(rank, TEXT, DOCUMENTS), purpose, {"query": "one", "documents": "second"})
 
 
-def _search(encode, index, default):
-    prompt = default if index.query_prompt is None else index.query_prompt
-
+def _search(encode, index):
     def search(query, k):
         query, k = _same_length(_rows(query), _rows(k), "`query` and `k`")
-        return index.search(encode(_join(prompt, query)), k)
+        return index.search(encode(query), k)
 
     purpose = (
         f"The texts of the index nearest to each query, the best first. All outputs have {index.max_k} columns; from "
@@ -317,7 +363,7 @@ def _regressor(served, model, pairs):
         purpose = "The same by TF Serving's Regress API."
         found["regress_examples"] = Signature(_traced(regress_examples, TEXT), purpose, roles, "regress")
         if pairs:
-            found["rank"] = _rank(lambda first, second: values(first, second)[:, 0])
+            found["rank"] = _rank(lambda first, second: model.to_scores(values(first, second))[:, 0])
     return found
 
 

@@ -7,7 +7,9 @@ import keras
 import ml_dtypes
 import numpy as np
 
-from tfxfer import _check, _texts, backbones, layers
+from tfxfer import _check, _neighbours, _texts, backbones, layers
+from tfxfer.backbones import _embedding, _write, _write_sentence_transformers
+from tfxfer.models import _modules, _usage
 from tfxfer.models._task import TextTask
 
 # Texts that `encode` takes from an iterator at a time: enough to sort by length, little to hold.
@@ -21,18 +23,26 @@ _DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.b
 class TextEmbedder(TextTask):
     """Turns texts into vectors that lie close together where the texts mean alike.
 
-    backbone -> pooling -> dense layers, if any -> unit length, if `normalize`: the modules of a sentence-transformers
-    model, with its numbers.
+    backbone -> mean over several layers, if `layer_start` -> pooling -> dense layers and the like -> unit length, if
+    `normalize`: the modules of a sentence-transformers model, with its numbers.
 
     Args:
         backbone: `backbones.Backbone`.
         preprocessor: `preprocessing.TextPreprocessor`.
         pooling: one of `layers.POOLING`, or several. Defaults to `"mean"`.
-        dense: list of dicts with `units`, `activation` and `use_bias`: layers behind the pooling, as some checkpoints
+        dense: list of dicts with `units`, `activation` and `use_bias`: layers after the pooling, as some checkpoints
             have them (their `kernel` and `bias`, if given, are loaded).
         normalize: bool. Whether vectors are scaled to length 1. Defaults to `True`, so that a dot product is a cosine.
+        modules: list of dicts, all that follows the pooling, in place of `dense` and `normalize`: `Dense`, `LayerNorm`,
+            `Dropout`, `Normalize` and `Truncate` in any order, as `backbones.EmbeddingSpec` describes them.
+        layer_start: int. Pools a weighted mean over the states of this layer (0: the embeddings) to the last, with
+            learned weights, in place of the last layer's; see `layers.WeightedLayerPooling`.
+        layer_weights: float array, one number for each of these layers: their weights. Defaults to ones.
+        include_prompt: bool. Whether the tokens of a prompt count in the pooling. Defaults to `True`.
         prompts: dict of name to prompt, a text that `encode` sets before each text.
         default_prompt_name: string. The prompt that `encode` uses unless told otherwise.
+        similarity_fn_name: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`, what `similarity` computes. Defaults to
+            `"cosine"`.
         trainable: which layer groups train: a bool, a dict, or a list of names or patterns; see `set_trainable`. By
             default, those of the backbone that its flags say (all, unless it was frozen), and all above.
         **kwargs: `name`.
@@ -41,7 +51,7 @@ class TextEmbedder(TextTask):
     Output: float32 `(batch, dim)`.
 
     Raises:
-        ValueError: for an unknown pooling, prompt name or layer group.
+        ValueError: for an unknown pooling, module, prompt name or layer group, or weights that do not fit.
 
     Example:
 
@@ -60,55 +70,112 @@ class TextEmbedder(TextTask):
         *,
         pooling="mean",
         dense=(),
-        normalize=True,
+        normalize=None,
+        modules=None,
+        layer_start=None,
+        layer_weights=None,
+        include_prompt=True,
         prompts=None,
         default_prompt_name=None,
+        similarity_fn_name="cosine",
         trainable=None,
         **kwargs,
     ):
-        # === Layers ===
+        backbone = backbones.adopt(backbone)
+
+        # === Config ===
         self.pooling = layers.pooling_modes(pooling)
-        self.dense = [{key: d[key] for key in ("units", "activation", "use_bias")} for d in dense]
-        self.normalize = bool(normalize)
+        self.layer_start = _check_layer_start(layer_start, backbone)
+        self.include_prompt = bool(include_prompt)
         self.prompts = dict(prompts or {})
         if default_prompt_name is not None:
             _check.one_of("default_prompt_name", default_prompt_name, self.prompts)
         self.default_prompt_name = default_prompt_name
-        denses = [keras.layers.Dense(**d, dtype="float32", name=f"dense_{i}") for i, d in enumerate(self.dense)]
+        self.similarity_fn_name = _check.one_of("similarity_fn_name", similarity_fn_name, _neighbours.SIMILARITIES)
+        modules = _check_modules(modules, dense, normalize)
+
+        # === Layers ===
+        top = []
+        if self.layer_start is not None:
+            states = backbone.hidden_states().outputs[self.layer_start :]
+            encoder = keras.Model(backbone.input, states, name="hidden_states")
+            top.append(layers.WeightedLayerPooling(name="layer_pooling"))
+        self._chain = _modules.make(modules, backbone.hidden_dim * len(self.pooling))
+        top += [layer for module in self._chain for layer in module.layers]
 
         # === Functional Model ===
         inputs = backbone.input
-        x = layers.Pooling(self.pooling, name="pooling")(backbone(inputs), padding_mask=inputs["padding_mask"])
-        for layer in denses:
-            x = layer(x)
-        if self.normalize:
-            x = layers.UnitNorm(name="unit_norm")(x)
+        x = backbone(inputs) if self.layer_start is None else top[0](encoder(inputs))
+        x = layers.Pooling(self.pooling, name="pooling")(x, padding_mask=inputs["padding_mask"])
+        for module in self._chain:
+            x = module(x)
         kwargs.setdefault("compile", False)  # there is no loss that would fit every use
         super().__init__(
-            inputs, x, backbone=backbone, preprocessor=preprocessor, top=denses, trainable=trainable, **kwargs
+            inputs, x, backbone=backbone, preprocessor=preprocessor, top=top, trainable=trainable, **kwargs
         )
-        for layer, d in zip(denses, dense, strict=True):
-            if d.get("kernel") is not None:
-                layer.set_weights([d["kernel"], d["bias"]] if d["use_bias"] else [d["kernel"]])
+        for module, settings in zip(self._chain, modules, strict=True):
+            module.load(settings)
+        if layer_weights is not None:
+            self._load_layer_weights(layer_weights)
+
+    def _load_layer_weights(self, values):
+        count = 0 if self.layer_start is None else self.backbone.num_layers + 1 - self.layer_start
+        if np.shape(values) != (count,):
+            expected = f"one number for each of the {count} layers from `layer_start` on"
+            raise _check.invalid("layer_weights", expected, np.shape(values))
+        self.get_layer("layer_pooling").layer_weights.assign(values)
+
+    keeps_embedding = True
+
+    def _with(self, arguments):
+        if set(arguments) - {"trainable"}:
+            return None  # made again by `_preset_arguments`, which brings all that was trained
+        return super()._with(arguments)
 
     @classmethod
     def _preset_arguments(cls, embedding, arguments):
-        for name in ("pooling", "dense", "normalize", "prompts", "default_prompt_name"):
+        arguments = dict(arguments)
+        if arguments.get("layer_start", embedding.layer_start) == embedding.layer_start:
+            arguments.setdefault("layer_weights", embedding.layer_weights)
+        if "modules" not in arguments:
+            dense, normalize = arguments.pop("dense", None), arguments.pop("normalize", None)
+            normalize = embedding.normalize if normalize is None else bool(normalize)
+            modules = embedding.modules[:-1] if embedding.normalize else embedding.modules
+            modules = modules if dense is None else backbones.EmbeddingSpec(dense=dense).modules
+            arguments["modules"] = [*modules, *[{"class": "Normalize"}] * normalize]
+        names = ("pooling", "layer_start", "include_prompt", "prompts", "default_prompt_name", "similarity_fn_name")
+        for name in names:
             arguments.setdefault(name, getattr(embedding, name))
         return arguments
 
     def embedding_spec(self):
-        weights = [layer.get_weights() for layer in self._top]
+        weights = None
+        if self.layer_start is not None:
+            weights = keras.ops.convert_to_numpy(self.get_layer("layer_pooling").layer_weights)
         return backbones.EmbeddingSpec(
             pooling=self.pooling,
-            dense=[
-                {**d, "kernel": w[0], "bias": w[1] if d["use_bias"] else None}
-                for d, w in zip(self.dense, weights, strict=True)
-            ],
-            normalize=self.normalize,
+            modules=[module.spec() for module in self._chain],
+            layer_start=self.layer_start,
+            layer_weights=weights,
+            include_prompt=self.include_prompt,
             prompts=self.prompts,
             default_prompt_name=self.default_prompt_name,
+            similarity_fn_name=self.similarity_fn_name,
         )
+
+    @property
+    def dense(self):
+        """The settings of the dense modules after the pooling, a list of dicts."""
+        return [settings for settings in self._settings() if settings["class"] == "Dense"]
+
+    @property
+    def normalize(self):
+        """Whether vectors have unit length because the last module scales them."""
+        return _embedding.is_normalized(self._settings())
+
+    def _settings(self):
+        """The modules after the pooling, without their weights."""
+        return [dict(module.settings) for module in self._chain]
 
     @property
     def embedding_dim(self):
@@ -139,7 +206,7 @@ class TextEmbedder(TextTask):
             prompt: string set before each text.
             prompt_name: string, one of `prompts`. Defaults to `default_prompt_name`.
             normalize: bool. Whether to scale to length 1. Defaults to the model's own `normalize`; `False` gives the
-                vectors as pooling and dense layers leave them, also where the model scales.
+                vectors before the model's last module, where that scales them.
             truncate_dim: int. Keeps the first components only (for Matryoshka models, Kusupati et al., 2022,
                 https://arxiv.org/abs/2205.13147); scaled to length 1 again if vectors are normalised.
             dtype: `"float32"`, `"float16"` or `"bfloat16"`: of the result, not of the computation.
@@ -171,7 +238,7 @@ class TextEmbedder(TextTask):
         wanted = self.normalize if normalize is None else bool(normalize)
 
         def encode(texts, progress):
-            vectors = self._encode(texts, prompt, batch_size, progress, None if wanted else self._unscaled)
+            vectors = self._encode(texts, prompt, batch_size, progress, wanted)
             return _finish(vectors, wanted and (truncate_dim is not None or not self.normalize), truncate_dim, dtype)
 
         if isinstance(texts, (str, bytes)):
@@ -190,29 +257,174 @@ class TextEmbedder(TextTask):
             prompt = self.prompts[_check.one_of("prompt_name", name, self.prompts)]
         return prompt or ""
 
-    @property
-    def _unscaled(self):
-        """The layer whose input are the vectors before they are scaled."""
-        return "unit_norm" if self.normalize else None
-
-    def _encode(self, texts, prompt, batch_size, progress, layer):
+    def _encode(self, texts, prompt, batch_size, progress, is_scaled):
         if not len(texts):
             return np.zeros((0, self.embedding_dim), "float32")
+        part = (self.prompt_length(prompt), is_scaled or not self.normalize)
         if prompt:
             texts = [prompt + (text.decode() if isinstance(text, bytes) else text) for text in texts]
         if progress is None:
             progress = len(texts) > _LONG * batch_size and _texts.is_watched()
-        return self._runner(texts, layer)(texts, batch_size, progress=progress)
+        return self._runner(texts, None if part == (0, True) else part)(texts, batch_size, progress=progress)
+
+    def _part(self, part):
+        """The model with a pooling that leaves a prompt out, and with or without the last module."""
+        prompt_length, is_whole = part
+        pooling = self.get_layer("pooling")
+        sequence, mask = pooling.input
+        x = pooling(sequence, padding_mask=mask, prompt_length=prompt_length)
+        for module in self._chain if is_whole else self._chain[:-1]:
+            x = module(x)
+        return keras.Model(self.input, x)
+
+    def encode_query(self, texts, batch_size=32, **kwargs):
+        """Turns the queries of a search into vectors: `encode` with the prompt `"query"`, if there is one.
+
+        Args:
+            texts: as `encode` takes them.
+            batch_size: int. Texts computed at a time.
+            **kwargs: as `encode` has them. `prompt` or `prompt_name` replace the prompt.
+
+        Returns:
+            What `encode` returns.
+
+        Example:
+
+        ```python
+        queries = embedder.encode_query(["how do I reset my card"])
+        embedder.similarity(queries, embedder.encode_document(documents))  # (1, number of documents)
+        ```
+        """
+        return self._encode_as(_texts.QUERY_PROMPTS, texts, batch_size, kwargs)
+
+    def encode_document(self, texts, batch_size=32, **kwargs):
+        """Turns the documents of a search into vectors, with the prompt `"document"`, `"passage"` or `"corpus"`.
+
+        The first of the three that there is; otherwise it is `encode`. Models that come from a sentence-transformers
+        folder with any prompts have a prompt `"document"`, as there: an empty one unless the folder has its own. So a
+        folder whose only prompts are `"query"` and `"passage"` encodes documents without a prompt.
+
+        Args:
+            texts: as `encode` takes them.
+            batch_size: int. Texts computed at a time.
+            **kwargs: as `encode` has them. `prompt` or `prompt_name` replace the prompt.
+
+        Returns:
+            What `encode` returns.
+        """
+        return self._encode_as(_texts.DOCUMENT_PROMPTS, texts, batch_size, kwargs)
+
+    def _encode_as(self, names, texts, batch_size, arguments):
+        if arguments.get("prompt") is None and arguments.get("prompt_name") is None:
+            arguments = {**arguments, "prompt": _texts.prompt_for(self, None, names)}
+        return self.encode(texts, batch_size, **arguments)
+
+    def similarity(self, a, b):
+        """Compares each vector of `a` with each of `b` by the model's `similarity_fn_name`; larger is closer.
+
+        `"cosine"`, `"dot"`, or the negated distance for `"euclidean"` and `"manhattan"`.
+
+        Args:
+            a: float array `(n, dim)`, or `(dim,)` for one vector.
+            b: float array `(m, dim)`, or `(dim,)` for one vector.
+
+        Returns:
+            A float32 array `(n, m)`.
+
+        Raises:
+            ValueError: for arrays of another shape, or with numbers that are not finite.
+
+        Example:
+
+        ```python
+        vectors = embedder.encode(["Where is my card?", "My card has not arrived"])
+        embedder.similarity(vectors, vectors[0]).shape  # (2, 1)
+        ```
+        """
+        a, b = (_neighbours.matrix(name, np.atleast_2d(np.asarray(value))) for name, value in (("a", a), ("b", b)))
+        if a.shape[1] != b.shape[1]:
+            raise _check.invalid("b", f"vectors of {a.shape[1]} components, as `a` has them", b.shape)
+        return _neighbours.pairwise(a, b, self.similarity_fn_name)
+
+    def prompt_length(self, prompt):
+        """Returns how many tokens of each text the pooling leaves out behind a prompt.
+
+        Those of the prompt and of what the tokenizer sets before it, where `include_prompt` is `False`; otherwise 0.
+        Counted as sentence-transformers does: the tokens of the prompt alone, without a special one at their end.
+
+        Args:
+            prompt: string.
+
+        Returns:
+            An int.
+        """
+        if self.include_prompt or not prompt:
+            return 0
+        packed = self.preprocessor([prompt])
+        ids = np.asarray(packed["token_ids"])[np.asarray(packed["padding_mask"]) == 1]
+        tokenizer = self.preprocessor.tokenizer
+        special = {*tokenizer.special_token_ids, *tokenizer.spec.special.values()}
+        return len(ids) - int(len(ids) > 0 and int(ids[-1]) in special)
+
+    def for_prompt(self, prompt):
+        """Returns the model for texts behind a prompt: this one, unless the pooling leaves the prompt's tokens out.
+
+        Args:
+            prompt: string.
+
+        Returns:
+            A Keras model from a dict of ids, those of prompt and text together, to vectors; it shares this model's
+            layers.
+        """
+        prompt_length = self.prompt_length(prompt)
+        return self._part((prompt_length, True)) if prompt_length else self
+
+    def write_checkpoint(self, folder, format, dtype):
+        arguments = (folder, self.backbone, self.preprocessor)
+        if format == "huggingface":
+            _write.write(*arguments, dtype=dtype)
+        else:
+            _write_sentence_transformers.write(*arguments, self.embedding_spec(), dtype=dtype)
+
+    pipeline_tag = "sentence-similarity"
+
+    def card_rows(self):
+        return {
+            "Vectors": f"{self.embedding_dim} components, compared by {self.similarity_fn_name}",
+            "Pooling": ", ".join([*self.pooling, *(settings["class"] for settings in self._settings())]),
+        }
+
+    def usage(self, format, repo_id):
+        return _usage.embedder(self, format, repo_id)
 
     def get_config(self):
         return {
             **super().get_config(),
             "pooling": list(self.pooling),
-            "dense": self.dense,
-            "normalize": self.normalize,
+            "modules": self._settings(),
+            "layer_start": self.layer_start,
+            "include_prompt": self.include_prompt,
             "prompts": self.prompts,
             "default_prompt_name": self.default_prompt_name,
+            "similarity_fn_name": self.similarity_fn_name,
         }
+
+
+def _check_modules(modules, dense, normalize):
+    """Returns the modules after the pooling with all their settings; raises where they are given in both ways."""
+    if modules is None:
+        return _embedding.chain(dense, normalize is None or normalize)
+    for name, value in (("dense", dense), ("normalize", normalize)):
+        if value is not None and value != ():
+            raise _check.invalid(name, "nothing where `modules` is given", value, "Put it among the modules.")
+    return _embedding.complete_modules(modules)
+
+
+def _check_layer_start(layer_start, backbone):
+    layer_start = _check.integer("layer_start", layer_start, minimum=0, optional=True)
+    if layer_start is not None and layer_start > backbone.num_layers:
+        raise _check.invalid("layer_start", f"at most {backbone.num_layers}, the encoder's layers", layer_start)
+    return layer_start
 
 
 def _parts(texts, size):

@@ -1,0 +1,197 @@
+"""How a checkpoint makes one vector of a text, as plain data."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from tfxfer import _check
+
+# torch's activations without arguments, as sentence-transformers names them by their last part -> Keras's name, or a
+# dict of the name and the arguments whose defaults differ.
+ACTIVATIONS: dict[str, Any] = {
+    "Identity": None,
+    "Tanh": "tanh",
+    "ReLU": "relu",
+    "GELU": "gelu",
+    "SiLU": "silu",
+    "Sigmoid": "sigmoid",
+    "CELU": "celu",
+    "ELU": "elu",
+    "Hardshrink": "hard_shrink",
+    "Hardsigmoid": "hard_sigmoid",
+    "Hardswish": "hard_silu",
+    "Hardtanh": "hard_tanh",
+    "LeakyReLU": {"name": "leaky_relu", "negative_slope": 0.01},
+    "LogSigmoid": "log_sigmoid",
+    "LogSoftmax": "log_softmax",
+    "Mish": "mish",
+    "ReLU6": "relu6",
+    "SELU": "selu",
+    "Softmax": "softmax",
+    "Softplus": "softplus",
+    "Softshrink": "soft_shrink",
+    "Softsign": "softsign",
+    "Tanhshrink": "tanh_shrink",
+}
+_REQUIRED = object()
+# The modules that may follow the pooling, with what each takes and the defaults.
+MODULES: dict[str, dict[str, Any]] = {
+    "Dense": {
+        "units": _REQUIRED,
+        "activation": None,
+        "use_bias": True,
+        "use_residual": False,
+        "kernel": None,
+        "bias": None,
+        "residual_kernel": None,
+    },
+    "LayerNorm": {"epsilon": 1e-5, "gamma": None, "beta": None},
+    "Dropout": {"rate": 0.2},
+    "Normalize": {},
+    "Truncate": {"units": _REQUIRED},
+}
+WEIGHTS = ("kernel", "bias", "residual_kernel", "gamma", "beta")
+
+
+@dataclasses.dataclass(frozen=True, init=False, eq=False)
+class EmbeddingSpec:
+    """How a checkpoint makes one vector of a text's token vectors.
+
+    token vectors -> weighted mean of several layers, where `layer_start` is given -> `pooling` -> `modules`, in order.
+
+    | `class` of a module | its keys | what it does |
+    |---|---|---|
+    | `"Dense"` | `units`, `activation`, `use_bias`, `use_residual` | `activation(x kernel + bias)` |
+    | `"LayerNorm"` | `epsilon` | layer normalization with `gamma` and `beta` |
+    | `"Dropout"` | `rate` | dropout, in training only |
+    | `"Normalize"` | | scales to length 1 |
+    | `"Truncate"` | `units` | keeps the first components |
+
+    `activation` is `None`, Keras's name of a function, or a dict of its `name` and its arguments; `ACTIVATIONS` maps
+    torch's names to these. A dense module with `use_residual` adds its input to its output, where their sizes differ
+    through `residual_kernel`. `Truncate` is `truncate_dim` of sentence-transformers, where it always comes last.
+
+    A module holds its weights as float32 arrays, or `None` for random ones: `kernel` (inputs, units), `bias` (units,),
+    `residual_kernel` (inputs, units); `gamma` (dim,), `beta` (dim,).
+
+    Args:
+        pooling: tuple of modes of `layers.Pooling`; several are concatenated.
+        dense: the short way to write `modules`: list of dicts, the dense modules without `class`.
+        normalize: the short way to write `modules`: whether `Normalize` follows the dense modules.
+        prompts: dict of names to texts that are put before the input. Defaults to none.
+        default_prompt_name: the prompt that is used where none is asked for, or `None`.
+        modules: list of dicts, the modules after the pooling, instead of `dense` and `normalize`.
+        include_prompt: whether the tokens of a prompt count in the pooling. Defaults to `True`.
+        layer_start: int. The pooled token vectors are a weighted mean over the encoder's layers from this one on, 0
+            being the embeddings, as `layers.WeightedLayerPooling` makes it. Defaults to `None`, the last layer alone.
+        layer_weights: float array `(num_layers + 1 - layer_start,)`, the weights of these layers. Defaults to ones.
+        similarity_fn_name: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`: how the vectors compare.
+
+    Attributes:
+        dense: the dense modules out of `modules`.
+        normalize: whether the last module is `Normalize`.
+
+    Raises:
+        ValueError: for an unknown module or key, or a module without a key that it needs.
+
+    Example:
+
+    >>> EmbeddingSpec(dense=[{"units": 8, "activation": "tanh"}], normalize=True).modules[1]
+    {'class': 'Normalize'}
+    """
+
+    pooling: tuple
+    modules: list
+    prompts: dict
+    default_prompt_name: str | None
+    include_prompt: bool
+    layer_start: int | None
+    layer_weights: Any
+    similarity_fn_name: str
+
+    def __init__(
+        self,
+        pooling=("mean",),
+        dense=(),
+        normalize=False,
+        prompts=None,
+        default_prompt_name=None,
+        *,
+        modules=None,
+        include_prompt=True,
+        layer_start=None,
+        layer_weights=None,
+        similarity_fn_name="cosine",
+    ):
+        found = {
+            "pooling": pooling,
+            "modules": chain(dense, normalize) if modules is None else complete_modules(modules),
+            "prompts": dict(prompts or {}),
+            "default_prompt_name": default_prompt_name,
+            "include_prompt": include_prompt,
+            "layer_start": layer_start,
+            "layer_weights": layer_weights,
+            "similarity_fn_name": similarity_fn_name,
+        }
+        for name, value in found.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def dense(self):
+        return [module for module in self.modules if module["class"] == "Dense"]
+
+    @property
+    def normalize(self):
+        return is_normalized(self.modules)
+
+    def __eq__(self, other):
+        if not isinstance(other, EmbeddingSpec):
+            return NotImplemented
+        names = [field.name for field in dataclasses.fields(self)]
+        return all(_equal(getattr(self, name), getattr(other, name)) for name in names)
+
+    __hash__ = None
+
+
+def chain(dense=(), normalize=False):
+    """Returns the modules that the short way of writing them stands for."""
+    modules = [{"class": "Dense", **module} for module in dense]
+    return complete_modules(modules + [{"class": "Normalize"}] * bool(normalize))
+
+
+def is_normalized(modules):
+    """Whether vectors have unit length because the last module scales them."""
+    return bool(modules) and modules[-1]["class"] == "Normalize"
+
+
+def complete_modules(modules):
+    """Returns modules with all their keys, the defaults filled in.
+
+    Raises:
+        ValueError: for an unknown module or key, or a module without a key that it needs.
+    """
+    found = []
+    for module in modules:
+        if not isinstance(module, dict):
+            raise _check.invalid("modules", "a list of dicts", module)
+        name = _check.one_of("class", module.get("class"), MODULES)
+        keys = MODULES[name]
+        unknown = sorted(set(module) - set(keys) - {"class"})
+        missing = [key for key, default in keys.items() if default is _REQUIRED and module.get(key) is None]
+        if unknown or missing:
+            expected = f"a {name} with keys out of {', '.join(keys) or 'none'}"
+            raise _check.invalid("modules", expected, module, f"Missing: {missing}" if missing else None)
+        found.append({"class": name, **{key: module.get(key, default) for key, default in keys.items()}})
+    return found
+
+
+def _equal(left, right):
+    """Compares values that may hold arrays."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_equal(value, right[key]) for key, value in left.items())
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(map(_equal, left, right))
+    if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
+        return left is not None and right is not None and np.array_equal(left, right)
+    return left == right
