@@ -560,6 +560,18 @@ def test_a_damaged_checkpoint_is_an_error(damage, tmp_path):
         on_points(perceptron(), [tx.callbacks.Resume(tmp_path)])
 
 
+@pytest.mark.parametrize("key", _checkpoint._KEYS)
+@pytest.mark.parametrize("value", ["missing", 1.5])
+def test_a_checkpoint_with_wrong_content_is_an_error_that_names_it(key, value, tmp_path):
+    state = {"identity": {}, "epoch": 1, "batch": 0, "data_epoch": None, "stopped": False}
+    state |= {"variables": {}, "callbacks": [], key: value}
+    if value == "missing":
+        del state[key]
+    _checkpoint.write(tmp_path / "checkpoint.npz", state, _checkpoint.Arrays())
+    with pytest.raises(ValueError, match=rf"`folder`.*checkpoint\.npz has .*'{key}'.*Delete it"):
+        on_points(perceptron(), [tx.callbacks.Resume(tmp_path)])
+
+
 def test_plain_values_come_back_as_they_were():
     values = {
         "numbers": [1, -2.5, True, None, float("inf"), 10**20],
