@@ -129,7 +129,7 @@ def entries(folder):
     listed = _checkpoint.read_json(file)
     if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
         raise _check.invalid(MODULES_FILE, "a list of modules", listed, f"In {file}")
-    return [(_class(entry, file), file.parent / entry.get("path", "")) for entry in listed]
+    return [(_class(entry, file), file.parent / _path(entry, file)) for entry in listed]
 
 
 def _class(entry, file):
@@ -141,6 +141,15 @@ def _class(entry, file):
     return kind
 
 
+def _path(entry, file):
+    """Returns the folder that an entry of modules.json names, which lies within the model's own."""
+    path = entry.get("path", "")
+    parts = pathlib.PureWindowsPath(str(path))  # it splits at both kinds of slashes
+    if not isinstance(path, str) or parts.anchor or ".." in parts.parts:
+        raise _check.invalid("path", "a folder within the model's own", path, f"In {file}")
+    return path
+
+
 def describe(folder):
     """Reads what a folder says about the model as a whole: prompts, similarity, components that `encode` keeps.
 
@@ -148,7 +157,7 @@ def describe(folder):
         A dict of arguments of `EmbeddingSpec`, and the list of the last module: `Truncate`, or none.
     """
     file = folder / MODEL_FILE
-    config = _checkpoint.read_json(file) if file.is_file() else {}
+    config = _config(file, optional=True)
     where = f"In {file}"
     if config.get("model_type", "SentenceTransformer") != "SentenceTransformer":
         raise _check.invalid("model_type", "'SentenceTransformer'", config["model_type"], where)
@@ -189,7 +198,7 @@ def after_pooling(modules, load_weights=True):
 
 def _pooling(file):
     """Returns the modes of a Pooling module, and whether it counts the tokens of prompts."""
-    config = _checkpoint.read_json(file)
+    config = _config(file)
     where = f"In {file}"
     include_prompt = config.get("include_prompt", True)
     _check.instance("include_prompt", include_prompt, bool, "true or false", where)
@@ -210,7 +219,7 @@ def _pooling(file):
 def _layer_pooling(folder, load_weights):
     """Returns the first layer that a WeightedLayerPooling module reads, and the weights of the layers."""
     file = folder / "config.json"
-    config = _checkpoint.read_json(file)
+    config = _config(file)
     start = _size("layer_start", config, file, minimum=0, default=4)
     count = _size("num_hidden_layers", config, file, default=12) + 1 - start
     if count < 1:
@@ -225,7 +234,7 @@ def _check_hidden_states(encoder, options, folder):
     """Raises where the reference leaves a WeightedLayerPooling module out, as the encoder gives no hidden states."""
     file = encoder / "config.json"
     asked = _arguments(options, "config_args", "config_kwargs").get("output_hidden_states")
-    config = _checkpoint.read_json(file) if file.is_file() else {}
+    config = _config(file, optional=True)
     if not (config.get("output_hidden_states") if asked is None else asked):
         remedy = f"In {file}. Without it, sentence-transformers ignores the module in {folder}"
         expected = "true in a folder with WeightedLayerPooling"
@@ -259,7 +268,7 @@ def _dense(folder, load_weights):
 
 def _layer_norm(folder, load_weights):
     file = folder / "config.json"
-    shape = (_size("dimension", _checkpoint.read_json(file), file),)
+    shape = (_size("dimension", _config(file), file),)
     weights = _Weights(folder, "norm.weight", load_weights)
     found = {"epsilon": 1e-5, "gamma": weights.take("norm.weight", shape), "beta": weights.take("norm.bias", shape)}
     weights.check_all_used()
@@ -268,7 +277,7 @@ def _layer_norm(folder, load_weights):
 
 def _dropout(folder, load_weights):
     file = folder / "config.json"
-    rate = (_checkpoint.read_json(file) if file.is_file() else {}).get("dropout", 0.2)  # the reference's own default
+    rate = _config(file, optional=True).get("dropout", 0.2)  # the reference's own default
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
         raise _check.invalid("dropout", "a number from 0 to 1", rate, f"In {file}")
     return {"rate": float(rate)}
@@ -284,7 +293,7 @@ _READERS = {"Dense": _dense, "Dropout": _dropout, "LayerNorm": _layer_norm, "Nor
 
 def _sentence_module(file):
     """Returns a module's config; raises where it reads or writes anything but the sentence's vector."""
-    config = _checkpoint.read_json(file) if file.is_file() else {}
+    config = _config(file, optional=True)
     for key in ("module_input_name", "module_output_name"):
         if config.get(key) not in (None, "sentence_embedding"):
             raise _check.invalid(key, "'sentence_embedding'", config[key], f"In {file}")
@@ -318,7 +327,7 @@ def _transformer(folder):
     file = next((folder / name for name in TRANSFORMER_FILES if (folder / name).is_file()), None)
     if file is None:
         return {}
-    config = _checkpoint.read_json(file)
+    config = _config(file)
     where = f"In {file}"
     for key, allowed in _TRANSFORMER.items():
         if config.get(key) not in allowed:
@@ -361,6 +370,16 @@ def _has_lowercase(normalizer):
 
 
 # === Values ===
+
+
+def _config(file, optional=False):
+    """Returns the dict in a JSON file, an empty one where an optional file is missing."""
+    if not file.is_file():
+        if optional:
+            return {}
+        raise _check.invalid("preset", f"a folder with {file.parent.name}/{file.name}", str(file.parent.parent))
+    config = _checkpoint.read_json(file)
+    return _check.instance(file.name, config, dict, "an object", f"In {file}")
 
 
 def _size(key, config, file, *, minimum=1, default=None, optional=False):
