@@ -1,0 +1,101 @@
+"""Saved and trained models taken over by `from_preset`: whole, with changes, or the backbone alone."""
+
+import keras
+import numpy as np
+
+from tfxfer import _check
+
+_REMEDY = "Leave it out; or pass `backbone_only=True`, which makes a new head on the backbone"
+
+
+def part_of(kind, task):
+    """Returns a saved model where it is of a class, or its embedder where that is; otherwise `None`."""
+    return next((part for part in (task, getattr(task, "embedder", None)) if isinstance(part, kind)), None)
+
+
+def changed(task, arguments, changeable):
+    """Returns a saved model with other arguments of its constructor.
+
+    Args:
+        task: `TextTask`.
+        arguments: dict of the constructor's arguments.
+        changeable: names of those that may differ from what the model was saved with.
+
+    Returns:
+        `task`, or a new model on its backbone with its weights.
+
+    Raises:
+        ValueError: if an argument contradicts what the model was trained with, or is not one of its.
+    """
+    saved = task.get_config()
+    other = {}
+    for name, value in arguments.items():
+        if name == "trainable":
+            continue
+        if name not in saved:
+            expected = f"an argument of the saved `{type(task).__name__}`: {', '.join(saved)}"
+            raise _check.invalid(name, expected, value)
+        if _plain(value, saved[name]) != _plain(saved[name], None):
+            if name not in changeable:
+                expected = f"{saved[name]!r}, which the saved `{type(task).__name__}` has"
+                raise _check.invalid(name, expected, value, _REMEDY)
+            other[name] = value
+    if other:
+        own = {name: getattr(task, name) for name in ("backbone", "preprocessor", "embedder") if name in saved}
+        made = type(task).from_config({**saved, **own, **other})
+        made.set_weights(task.get_weights())
+        task = made
+    if arguments.get("trainable") is not None:
+        task.set_trainable(arguments["trainable"])
+    return task
+
+
+def _plain(value, like):
+    """A value of a constructor's argument as `get_config` writes it."""
+    if isinstance(value, keras.layers.Layer):
+        return keras.saving.serialize_keras_object(value)
+    if isinstance(like, list) and isinstance(value, str):
+        return [value]
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(each, None) for each in value]
+    if isinstance(value, dict):
+        return {name: _plain(each, None) for name, each in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def left_out(kind, pretrained):
+    """Says what of a preset a class does not take over: the name of the trained task, or `None` for nothing.
+
+    Args:
+        kind: the class that is made.
+        pretrained: `backbones.Pretrained`.
+    """
+    task = pretrained.task
+    if task is None or not hasattr(task, "layer_groups"):
+        return pretrained.trained_task
+    kept = set()
+    if kind.keeps_embedding:  # what follows the pooling of an embedder comes with its `EmbeddingSpec`
+        embedder = getattr(task, "embedder", task)
+        kept = _head_weights(embedder) if getattr(embedder, "keeps_embedding", False) else set()
+    return pretrained.trained_task if _head_weights(task) - kept else None
+
+
+def _head_weights(task):
+    return {id(weight) for layer in task.layer_groups().get("head", ()) for weight in layer.weights}
+
+
+def notice(kind, name, labels=None):
+    """Returns the warning that a class takes over the backbone alone of what was trained as a task.
+
+    Args:
+        kind: the class that is made.
+        name: string. The class of the trained task; `None` for none: then there is no warning, `None`.
+        labels: its labels, where they are the reason.
+    """
+    if name is None:
+        return None
+    reason = "" if labels is None else f" with the labels {', '.join(map(repr, labels))}"
+    return (
+        f"`{kind.__name__}.from_preset` takes over the backbone alone: the preset is a trained `{name}`{reason}, whose "
+        "head is left out. Pass `backbone_only=True` where this is meant."
+    )
