@@ -116,17 +116,28 @@ class Attention(keras.layers.Layer):
     def _attend(self, query, key, value, bias, training):
         """Attends within padded rows: `(batch, length, heads * head_dim)` each."""
         batch, length = ops.shape(query)[:2]
-        heads, shared, size = self.num_key_value_heads, self.num_heads // self.num_key_value_heads, self.head_dim
-        # The query heads that share a key head are laid one after another along the length.
-        query = ops.transpose(ops.reshape(query, (batch, length, heads, shared, size)), (0, 2, 3, 1, 4))
-        query = ops.reshape(query * self.scale, (batch, heads, shared * length, size))
-        key = ops.transpose(ops.reshape(key, (batch, length, heads, size)), (0, 2, 3, 1))
-        value = ops.transpose(ops.reshape(value, (batch, length, heads, size)), (0, 2, 1, 3))
-        scores = ops.reshape(ops.matmul(query, key), (batch, heads * shared, length, length))
+        heads, size, shared = self.num_key_value_heads, self.head_dim, self.num_heads // self.num_key_value_heads
+
+        def split(x, heads, order=(0, 2, 1, 3)):
+            return ops.transpose(ops.reshape(x, (batch, length, heads, size)), order)
+
+        query, key, value = (
+            split(query * self.scale, self.num_heads),
+            split(key, heads, (0, 2, 3, 1)),
+            split(value, heads),
+        )
+        if shared > 1:  # the query heads that share a key head follow one another: one long query
+            query = ops.reshape(query, (batch, heads, shared * length, size))
+        scores = ops.matmul(query, key)
+        if shared > 1:
+            scores = ops.reshape(scores, (batch, heads * shared, length, length))
         weights = self.dropout(ops.softmax(scores + bias), training=training)
-        context = ops.matmul(ops.reshape(weights, (batch, heads, shared * length, length)), value)
-        context = ops.reshape(context, (batch, heads, shared, length, size))
-        return ops.reshape(ops.transpose(context, (0, 3, 1, 2, 4)), (batch, length, heads * shared * size))
+        if shared > 1:
+            weights = ops.reshape(weights, (batch, heads, shared * length, length))
+        context = ops.matmul(weights, value)
+        if shared > 1:
+            context = ops.reshape(context, (batch, heads * shared, length, size))
+        return ops.reshape(ops.transpose(context, (0, 2, 1, 3)), (batch, length, heads * shared * size))
 
 
 class DisentangledAttention(Attention):
