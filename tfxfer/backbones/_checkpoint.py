@@ -248,6 +248,11 @@ class Checkpoint:
         self._used.add(name)
         return tensor.read()
 
+    def load(self, name):
+        """Reads the tensor `name` in its own dtype, for what is not a weight, and marks it as used."""
+        self._used.add(name)
+        return self._tensor(name).load()
+
     def check_all_used(self, ignored=()):
         """Raises where an encoder's tensor was left over: the model would not be the checkpoint's.
 

@@ -28,11 +28,12 @@ _COUNTS = ("global_attn_every_n_layers", "sliding_window_pattern", "_sliding_win
 _NULLABLE = (*_KINDS, *_POSITIVE, *_COUNTS)
 
 
-def read(folder):
+def read(folder, config=None):
     """Reads the `config.json` of an encoder.
 
     Args:
         folder: path of a folder with `config.json`.
+        config: dict. Stands for the file where there is none.
 
     Returns:
         (config, family, arguments): what the file holds, the `Family`, and the arguments of its `Backbone`, complete.
@@ -42,7 +43,7 @@ def read(folder):
             type or out of range. It names the file and the key.
     """
     file = folder / "config.json"
-    config = _checkpoint.read_json(file)
+    config = _checkpoint.read_json(file) if config is None else config
     if not isinstance(config, dict):
         raise _check.invalid("preset", f"a folder whose config.json is an object, {file}", config)
     family = _family(config, file)

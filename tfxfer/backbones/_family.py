@@ -33,7 +33,8 @@ class Family:
         architecture: string. The class that transformers loads the encoder with.
         examples: tuple of checkpoints on the Hugging Face hub.
         pooling: string. How a sentence vector is pooled where a checkpoint does not say.
-        tokenizer: string. The convention of its tokenizers, where a folder does not name one.
+        tokenizer: string. The convention of its tokenizers, where a folder does not name one; `None` for files that
+            name all of it.
         has_segment_ids: bool. Whether the encoder takes `segment_ids`.
         has_position_table: bool. Whether a table of positions bounds the length.
         is_causal: bool. Whether a token sees only what is before it.
@@ -45,14 +46,16 @@ class Family:
         config: dict of `Backbone`'s arguments to config.json's keys; a tuple is (key, value where it is absent).
         require: dict of config.json's keys to the values that are computed here; every other value is an error.
         anchor: string. A tensor that every checkpoint of the family has, without the task model's prefix.
-        prefixes: tuple of the task models' prefixes.
+        prefixes: tuple of the task models' prefixes; the last one is transformers' own.
         tensors: dict of tensor names, without `.weight` and `.bias`, to parts of the encoder outside the blocks, as
             dotted attributes of `Parts`.
         block_prefix: format string for the prefix of a block's tensors, from the numbers of group and block in group.
         block_tensors: dict of tensor names to parts of a block; a tuple of parts is stored in one tensor.
+        module_prefix: format string for the prefix of a block's modules in transformers; `None` for `block_prefix`.
+        modules: dict of a block's dense modules in transformers to parts, where they are others than `block_tensors`.
         stores_kernels_by_input: bool. Whether dense kernels are stored as (inputs, outputs).
         same: dict of tensor names to other names that the same tensor may have.
-        ignored: tuple of regular expressions: tensors of a checkpoint that the encoder does not need.
+        ignored: tuple of regular expressions of whole names: tensors of a checkpoint that the encoder does not need.
         keras_hub: string. The class of `keras_hub.models` whose presets are of this family, or `None`.
         keras_hub_weights: dict of parts to the paths of the KerasHub backbone's weights.
         keras_hub_block_weights: the same within a block.
@@ -64,7 +67,7 @@ class Family:
     architecture: str = ""
     examples: tuple = ()
     pooling = "mean"
-    tokenizer = "Bert"
+    tokenizer: str | None = "Bert"
     has_segment_ids = False
     has_position_table = True
     is_causal = False
@@ -81,6 +84,8 @@ class Family:
     tensors: dict[str, Any] = {}
     block_prefix: str
     block_tensors: dict[str, Any] = {}
+    module_prefix: str | None = None
+    modules: dict[str, Any] = {}
     stores_kernels_by_input = False
     same: dict[str, tuple] = {}
     ignored: tuple = ()
@@ -98,6 +103,16 @@ class Family:
         "feed_forward.output_dense": "feedforward_output_dense",
         "feed_forward_norm": "feedforward_layer_norm",
     }
+
+    # === What stands around the encoder ===
+
+    def spec_from_config(self, config):
+        """Returns how a checkpoint makes one vector of a text, where no other file says so: `EmbeddingSpec` arguments."""
+        return {"pooling": (self.pooling,)}
+
+    def preprocessing_options(self, config):
+        """Returns arguments of `TextPreprocessor` that the family needs."""
+        return {}
 
     # === Parts ===
 
@@ -168,7 +183,9 @@ class Family:
             if value is None and not default:
                 raise _check.invalid(key, "a value in config.json", None, where)
             arguments[argument] = value
-        _check.one_of("hidden_act", arguments["activation"], ACTIVATION_NAMES, where)
+        key = self.config["activation"]
+        key = key[0] if isinstance(key, tuple) else key
+        _check.one_of(key, arguments["activation"], ACTIVATION_NAMES, where)
         arguments["activation"] = ACTIVATION_NAMES[arguments["activation"]]
         return arguments
 
@@ -194,6 +211,10 @@ class Family:
         `None` where the trained heads of a family are not computed here.
         """
         return None
+
+    def head_to_config(self, found):
+        """Returns the entries of a `config.json` from which `head` makes this `HeadFormat`."""
+        return {"classifier_dropout": found.dropout}
 
     # === Tensors ===
 

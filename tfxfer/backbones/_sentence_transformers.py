@@ -35,6 +35,8 @@ _OLD_POOLING = {
     "pooling_mode_weightedmean_tokens": "weighted_mean",
     "pooling_mode_lasttoken": "last",
 }
+# The length that stands for no bound.
+UNBOUNDED = 2**20
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 # What a Transformer module's config may say: the plain use of the encoder (`None`: absent).
 _TRANSFORMER = {
@@ -54,7 +56,7 @@ _HARMLESS = {
 }
 _EVERYWHERE = {"trust_remote_code", "unpad_inputs", "use_memory_efficient_attention"}
 _AFTER_POOLING = ("Dense", "Dropout", "LayerNorm", "Normalize")
-_MODULES = ("Transformer", "WeightedLayerPooling", "Pooling", *_AFTER_POOLING)
+_MODULES = ("Transformer", "StaticEmbedding", "WeightedLayerPooling", "Pooling", *_AFTER_POOLING)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +68,14 @@ class Folder:
         embedding: `EmbeddingSpec`.
         sequence_length: int. The longest sequence that the folder asks for; `None` where it leaves it to the tokenizer.
         lowercase: bool. Whether texts are lower-cased before a tokenizer that does not do so itself.
+        is_static: bool. Whether the encoder is a table of token vectors without a `config.json` (`StaticEmbedding`).
     """
 
     encoder: pathlib.Path
     embedding: EmbeddingSpec
     sequence_length: int | None
     lowercase: bool
+    is_static: bool = False
 
 
 def read(folder, load_weights=True):
@@ -92,21 +96,23 @@ def read(folder, load_weights=True):
     folder = pathlib.Path(folder)
     modules = entries(folder)
     kinds = [kind for kind, _ in modules]
+    if kinds[:1] == ["StaticEmbedding"]:
+        return _static(folder, modules, load_weights)
     weighted = kinds[1:2] == ["WeightedLayerPooling"]
     start = ["Transformer", "WeightedLayerPooling", "Pooling"] if weighted else ["Transformer", "Pooling"]
     if kinds[: len(start)] != start or any(kind not in _AFTER_POOLING for kind in kinds[len(start) :]):
         expected = f"Transformer, Pooling (perhaps with WeightedLayerPooling before it), then {_words(_AFTER_POOLING)}"
         raise _check.invalid(MODULES_FILE, expected, kinds, f"In {folder / MODULES_FILE}")
     encoder = modules[0][1]
-    options = _transformer(encoder)
+    options = transformer(encoder)
     embedding: dict[str, Any] = {}
     if weighted:
         _check_hidden_states(encoder, options, modules[1][1])
         embedding = _layer_pooling(modules[1][1], load_weights)
-    pooling, include_prompt = _pooling(modules[len(start) - 1][1] / "config.json")
+    modes, include_prompt = pooling(modules[len(start) - 1][1] / "config.json")
     about, truncate = describe(folder)
     spec = EmbeddingSpec(
-        pooling=pooling,
+        pooling=modes,
         include_prompt=include_prompt,
         modules=[*after_pooling(modules[len(start) :], load_weights), *truncate],
         **embedding,
@@ -117,6 +123,17 @@ def read(folder, load_weights=True):
         length = _arguments(options, "tokenizer_args", "processor_kwargs").get("model_max_length")
     lowercase = bool(options.get("do_lower_case")) and not _lowers(encoder)
     return Folder(encoder, spec, length, lowercase)
+
+
+def _static(folder, modules, load_weights):
+    """Reads a folder whose first module is a table of token vectors, which pools by the mean and cuts no text."""
+    kinds = [kind for kind, _ in modules]
+    if any(kind not in _AFTER_POOLING for kind in kinds[1:]):
+        expected = f"StaticEmbedding, then {_words(_AFTER_POOLING)}"
+        raise _check.invalid(MODULES_FILE, expected, kinds, f"In {folder / MODULES_FILE}")
+    about, truncate = describe(folder)
+    spec = EmbeddingSpec(pooling=("mean",), modules=[*after_pooling(modules[1:], load_weights), *truncate], **about)
+    return Folder(modules[0][1], spec, UNBOUNDED, False, is_static=True)
 
 
 def entries(folder):
@@ -196,7 +213,7 @@ def after_pooling(modules, load_weights=True):
     return [{"class": kind, **_READERS[kind](folder, load_weights)} for kind, folder in modules]
 
 
-def _pooling(file):
+def pooling(file):
     """Returns the modes of a Pooling module, and whether it counts the tokens of prompts."""
     config = _config(file)
     where = f"In {file}"
@@ -241,9 +258,10 @@ def _check_hidden_states(encoder, options, folder):
         raise _check.invalid("output_hidden_states", expected, config.get("output_hidden_states"), remedy)
 
 
-def _dense(folder, load_weights):
+def dense(folder, load_weights=True, output="sentence_embedding"):
+    """Reads a Dense module; `output` is what its result has to be called."""
     file = folder / "config.json"
-    config = _sentence_module(file)
+    config = _sentence_module(file, output)
     inputs, units = _size("in_features", config, file), _size("out_features", config, file)
     path = config.get("activation_function") or "torch.nn.modules.activation.Tanh"  # the reference's own default
     package, _, short = str(path).rpartition(".")
@@ -288,15 +306,15 @@ def _normalize(folder, load_weights):
     return {}
 
 
-_READERS = {"Dense": _dense, "Dropout": _dropout, "LayerNorm": _layer_norm, "Normalize": _normalize}
+_READERS = {"Dense": dense, "Dropout": _dropout, "LayerNorm": _layer_norm, "Normalize": _normalize}
 
 
-def _sentence_module(file):
+def _sentence_module(file, output="sentence_embedding"):
     """Returns a module's config; raises where it reads or writes anything but the sentence's vector."""
     config = _config(file, optional=True)
-    for key in ("module_input_name", "module_output_name"):
-        if config.get(key) not in (None, "sentence_embedding"):
-            raise _check.invalid(key, "'sentence_embedding'", config[key], f"In {file}")
+    for key, expected in (("module_input_name", "sentence_embedding"), ("module_output_name", output)):
+        if (config.get(key) or "sentence_embedding") != expected:
+            raise _check.invalid(key, repr(expected), config.get(key), f"In {file}")
     return config
 
 
@@ -322,7 +340,7 @@ class _Weights:
 # === The Transformer module ===
 
 
-def _transformer(folder):
+def transformer(folder):
     """Reads and checks the Transformer module's own config, which may lie under several names, or nowhere."""
     file = next((folder / name for name in TRANSFORMER_FILES if (folder / name).is_file()), None)
     if file is None:

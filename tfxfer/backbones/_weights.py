@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from tfxfer import _check
-from tfxfer.backbones import _parts
+from tfxfer.backbones import _parts, _quantization
 from tfxfer.backbones.families import FAMILIES
 
 # A weight's name in Keras -> the end of the tensor's name.
@@ -97,7 +97,7 @@ def check(family, parts, arguments, checkpoint):
     for entry in entries(family, parts, arguments):
         name = _name(family, entry, checkpoint)
         expected, received = tensor_shape(family, entry, arguments), checkpoint.shape(name)
-        if received != expected:
+        if len(received) != len(expected) or any(e not in (None, r) for e, r in zip(expected, received, strict=True)):
             raise _check.invalid(
                 "preset",
                 f"the tensor {name!r} with shape {expected}, as config.json says",
@@ -139,6 +139,7 @@ def _name(family, entry, checkpoint):
 
 def tensors(backbone):
     """Returns a backbone's weights as the tensors of its family's checkpoints: a dict of name to float32 array."""
+    _quantization.check_floats(_quantization.quantizable(backbone.layer_groups()), "write as a checkpoint")
     family, arguments = FAMILIES[backbone.family], backbone.arguments
     found = {}
     for entry in entries(family, backbone.parts, arguments):

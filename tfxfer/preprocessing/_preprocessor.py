@@ -21,6 +21,9 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
         padding_side: `"right"` or `"left"`. Defaults to `"right"`.
         pad_to_multiple_of: int. The length of a batch is rounded up to a multiple of it, `sequence_length` permitting.
             Defaults to `1`, no rounding: lengths that vary cost nothing on CPU and GPU without XLA.
+        add_special_tokens: bool. Whether a row gets the special tokens of the checkpoint. Defaults to `True`; static
+            embeddings have none.
+        drop_unknown_tokens: bool. Whether unknown tokens are left out of a row, as Model2Vec does. Defaults to `False`.
         segment_ids: bool. Whether there is a key `"segment_ids"`. Defaults to `None`: where the family has them (BERT,
             ALBERT, ELECTRA).
 
@@ -55,6 +58,8 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
         padding_side="right",
         pad_to_multiple_of=1,
         segment_ids=None,
+        add_special_tokens=True,
+        drop_unknown_tokens=False,
         **kwargs,
     ):
         kwargs.setdefault("dtype", "int32")
@@ -67,6 +72,8 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
         if segment_ids is not None:
             _check.instance("segment_ids", segment_ids, bool, "True, False or None")
         self.segment_ids = segment_ids
+        self.add_special_tokens = _check.instance("add_special_tokens", add_special_tokens, bool, "True or False")
+        self.drop_unknown_tokens = _check.instance("drop_unknown_tokens", drop_unknown_tokens, bool, "True or False")
         self.built = True
 
     @property
@@ -107,7 +114,7 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
         Returns:
             The dict that calling the preprocessor gives.
         """
-        before, content, segments, after = self._content(ids)
+        before, content, segments, after = self._content(self._known(ids))
         lengths = _row_lengths(content)
         totals = lengths + len(before) + len(after)
         longest = self._round_up(tf.reduce_max(tf.concat([totals, [1]], axis=0)))
@@ -145,13 +152,24 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
         Returns:
             An int32 tensor `(n,)`.
         """
+        ids = self._known(ids)
         if isinstance(ids, tuple):
             first, second = self._pair_lengths(*ids)
             return first + second + len(self._template(True)) - 2
         room = self._room(False)
         return tf.minimum(_row_lengths(ids), room) + len(self._template(False)) - 1
 
+    def _known(self, ids):
+        """Leaves unknown tokens out, if so asked."""
+        if not self.drop_unknown_tokens or self.tokenizer.unk_token_id is None:
+            return ids
+        if isinstance(ids, tuple):
+            return tuple(map(self._known, ids))
+        return tf.ragged.boolean_mask(ids, tf.not_equal(ids, tf.cast(self.tokenizer.unk_token_id, ids.dtype)))
+
     def _template(self, pair):
+        if not self.add_special_tokens:
+            return [["A", 0], ["B", 0]] if pair else [["A", 0]]
         return self.tokenizer.spec.pair if pair else self.tokenizer.spec.single
 
     def _room(self, pair):
@@ -217,6 +235,8 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
                 "padding_side": self.padding_side,
                 "pad_to_multiple_of": self.pad_to_multiple_of,
                 "segment_ids": self.segment_ids,
+                "add_special_tokens": self.add_special_tokens,
+                "drop_unknown_tokens": self.drop_unknown_tokens,
             }
         )
         return config

@@ -1,5 +1,6 @@
 """DeBERTa v3, and v2 with the same settings (He et al., 2021, https://arxiv.org/abs/2111.09543)."""
 
+from tfxfer import _check
 from tfxfer.backbones._attention import DisentangledAttention
 from tfxfer.backbones._block import FeedForward, TransformerBlock
 from tfxfer.backbones._family import Family
@@ -59,6 +60,19 @@ class DebertaV3(Family):
         "shared.relative_positions.norm": "rel_embedding/rel_embeddings_layer_norm",
     }
     keras_hub_block = "disentangled_attention_encoder_layer_{0}/"
+
+    def from_config(self, config, file):
+        arguments = super().from_config(config, file)
+        size = arguments["hidden_dim"]
+        if config.get("embedding_size", size) != size:
+            expected = f"{size}, the hidden_size: smaller embeddings are not computed here"
+            raise _check.invalid("embedding_size", expected, config["embedding_size"], f"In {file}")
+        return arguments
+
+    def check(self, a):
+        super().check(a)
+        if a.max_sequence_length > 100_000:  # it is the largest distance that a table is made for
+            raise _check.invalid("max_sequence_length", "an int <= 100000", a.max_sequence_length)
 
     def head(self, config):
         return HeadFormat(

@@ -55,7 +55,7 @@ class GPT2(Family):
         "ln_2": "feed_forward_norm",
     }
     stores_kernels_by_input = True
-    ignored = (r"\.attn\.(masked_)?bias$",)
+    ignored = (r"h\.\d+\.attn\.(masked_)?bias",)
     keras_hub = "GPT2Backbone"
     keras_hub_weights = {
         "embeddings.token_embedding": "token_embedding",

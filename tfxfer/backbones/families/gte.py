@@ -37,7 +37,7 @@ class Gte(NomicBert):
         "embeddings.LayerNorm": "embeddings.norm",
     }
     segments = "embeddings.token_type_embeddings.weight"
-    ignored = (r"^embeddings\.token_type_embeddings\.weight$",)
+    ignored = (r"embeddings\.token_type_embeddings\.weight",)
     block_prefix = "encoder.layer.{0}."
     block_tensors = {
         "attention.qkv_proj": ("attention.query", "attention.key", "attention.value"),

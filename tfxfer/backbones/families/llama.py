@@ -19,12 +19,13 @@ class Llama(Family):
     model_types = ("llama",)
     architecture = "LlamaModel"
     examples = ("HuggingFaceTB/SmolLM2-135M",)
-    tokenizer = "PreTrained"
+    tokenizer = None  # tokenizer.json says it all
     pooling = "last"
     has_position_table = False
     activation = "silu"
     layer_norm_epsilon = 1e-6
-    head_norms = False
+    has_head_norms = False
+    has_attention_bias = False  # of query, key and value
     options = {
         "num_key_value_heads": lambda a: a["num_heads"],
         "head_dim": lambda a: a["hidden_dim"] // a["num_heads"],
@@ -62,7 +63,6 @@ class Llama(Family):
         "mlp.down_proj": "feed_forward.output_dense",
         "post_attention_layernorm": "feed_forward_norm",
     }
-    ignored = (r"\.rotary_emb\.inv_freq$",)
 
     def from_config(self, config, file):
         arguments = super().from_config(config, file)
@@ -80,6 +80,9 @@ class Llama(Family):
 
     def head(self, config):
         return HeadFormat(output="score", pooling="last", use_bias=False)
+
+    def head_to_config(self, found):
+        return {}
 
     def check(self, a):
         super().check(a)
@@ -103,8 +106,9 @@ class Llama(Family):
                 a.num_heads,
                 head_dim=a.head_dim,
                 num_key_value_heads=a.num_key_value_heads,
-                use_bias=False,
-                head_norm_epsilon=a.layer_norm_epsilon if self.head_norms else None,
+                use_bias=self.has_attention_bias,
+                output_bias=False,
+                head_norm_epsilon=a.layer_norm_epsilon if self.has_head_norms else None,
                 dropout=a.attention_dropout,
                 dtype=a.dtype,
             ),

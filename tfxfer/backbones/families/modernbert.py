@@ -23,7 +23,7 @@ class ModernBert(Family):
     model_types = ("modernbert",)
     architecture = "ModernBertModel"
     examples = ("answerdotai/ModernBERT-base", "nomic-ai/modernbert-embed-base", "Alibaba-NLP/gte-modernbert-base")
-    tokenizer = "PreTrained"
+    tokenizer = None  # tokenizer.json says it all
     has_position_table = False
     layer_norm_epsilon = 1e-5
     options = {
@@ -63,7 +63,7 @@ class ModernBert(Family):
         "mlp.Wo": "feed_forward.output_dense",
         "mlp_norm": "feed_forward_norm",
     }
-    ignored = (r"^(head|decoder|classifier)\.",)
+    ignored = (r"(head|decoder|classifier)\..*",)
 
     def from_config(self, config, file):
         arguments = super().from_config(config, file)
@@ -94,6 +94,14 @@ class ModernBert(Family):
             hidden_use_bias=bool(config.get("classifier_bias", False)),
             norm_epsilon=config.get("norm_eps", 1e-5),
         )
+
+    def head_to_config(self, found):
+        return {
+            "classifier_pooling": found.pooling,
+            "classifier_activation": found.activation,
+            "classifier_bias": found.hidden_use_bias,
+            "classifier_dropout": found.dropout,
+        }
 
     def check(self, a):
         super().check(a)

@@ -11,7 +11,7 @@ class Qwen3(Llama):
     architecture = "Qwen3Model"
     examples = ("Qwen/Qwen3-Embedding-0.6B", "Qwen/Qwen3-0.6B")
     tokenizer = "Qwen2"
-    head_norms = True
+    has_head_norms = True
     options = {**Llama.options, "head_dim": 128}
     config = {**Llama.config, "head_dim": ("head_dim", 128)}
     require = {"attention_bias": (None, False), "use_sliding_window": (None, False)}

@@ -39,7 +39,7 @@ class Roberta(Bert):
     tensors = {name: part for name, part in Bert.tensors.items() if part != "embeddings.segment_embedding"}
     segment_config = {"type_vocab_size": 1}
     segments = "embeddings.token_type_embeddings.weight"
-    ignored = (r"^embeddings\.token_type_embeddings\.weight$",)
+    ignored = (r"embeddings\.token_type_embeddings\.weight",)
     keras_hub = "RobertaBackbone"
     keras_hub_weights = {
         "embeddings.token_embedding": "embeddings/token_embedding",

@@ -58,7 +58,7 @@ class T5(Family):
         "layer.1.DenseReluDense.wo": "feed_forward.output_dense",
         "layer.1.layer_norm": "feed_forward_norm",
     }
-    ignored = (r"^(encoder|decoder)\.embed_tokens\.weight$", r"^decoder\.", r"^lm_head\.")
+    ignored = (r"encoder\.embed_tokens\.weight", r"decoder\..*", r"lm_head\..*")
 
     def from_config(self, config, file):
         way = config.get("feed_forward_proj", "relu")

@@ -1,0 +1,91 @@
+"""Static embeddings: a table of token vectors and their mean, without any block.
+
+Model2Vec (Tulkens and van Dongen, 2024, https://github.com/MinishLab/model2vec) and the `StaticEmbedding` module of
+sentence-transformers (Aarsen, 2025, https://huggingface.co/blog/static-embeddings).
+"""
+
+import pathlib
+
+from tfxfer import _check
+from tfxfer.backbones import _checkpoint
+from tfxfer.backbones._family import Family
+from tfxfer.backbones._parts import Embeddings
+
+
+class Static(Family):
+    """A token's vector does not depend on its neighbours; texts have no special tokens.
+
+    Model2Vec leaves unknown tokens out of the mean, sentence-transformers does not.
+    """
+
+    name = "static"
+    model_types = ("model2vec", "static")
+    architecture = "StaticModel"
+    examples = ("minishlab/potion-base-8M", "sentence-transformers/static-retrieval-mrl-en-v1")
+    tokenizer = None
+    has_position_table = False
+    options = {
+        "num_layers": 0,
+        "num_heads": 1,
+        "intermediate_dim": 0,
+        "max_sequence_length": 512,
+        "dropout": 0.0,
+    }
+    may_be_zero = ("num_layers", "intermediate_dim")
+    anchor = "embedding.weight"
+    tensors = {"embedding": "embeddings.token_embedding"}
+    same = {"embedding.weight": ("embeddings",)}
+    block_prefix = ""
+
+    def from_config(self, config, file):
+        # Such a config says nothing of the table's size.
+        tensors = _checkpoint.open_tensors(pathlib.Path(file).parent)
+        names = [name for name in ("embedding.weight", "embeddings") if name in tensors]
+        if not names or len(tensors[names[0]].shape) != 2:
+            raise _check.invalid("preset", "a table `embedding.weight` or `embeddings`", sorted(tensors), f"For {file}")
+        rows, hidden_dim = tensors[names[0]].shape
+        rows = tensors["mapping"].shape[0] if "mapping" in tensors else rows
+        # sentence-transformers cuts no text; Model2Vec cuts at 512 tokens.
+        longest = 512 if config["model_type"] == "model2vec" else 2**20
+        return {"vocabulary_size": rows, "hidden_dim": hidden_dim, "max_sequence_length": longest}
+
+    def to_config(self, arguments):
+        return {"model_type": "model2vec", "architectures": [self.architecture], "hidden_dim": arguments["hidden_dim"]}
+
+    def spec_from_config(self, config):
+        return {"pooling": ("mean",), "normalize": bool(config.get("normalize", False))}
+
+    def preprocessing_options(self, config):
+        return {"add_special_tokens": False, "drop_unknown_tokens": config.get("model_type") == "model2vec"}
+
+    def check(self, a):
+        for name in ("num_layers", "intermediate_dim"):
+            if getattr(a, name):
+                raise _check.invalid(name, "0: static embeddings have no blocks", getattr(a, name))
+
+    def embeddings(self, a):
+        sizes = (a.vocabulary_size, a.hidden_dim, a.hidden_dim)
+        return Embeddings(*sizes, dropout=a.embeddings_dropout, dtype=a.dtype)
+
+    def shared(self, a):
+        return {}
+
+    def tensor_shape(self, part, kind, shape, arguments):
+        return (None, shape[1])  # tokens may share rows, by `mapping`
+
+    def from_tensor(self, part, kind, value, arguments, checkpoint):
+        if checkpoint.has("mapping"):
+            rows = checkpoint.load("mapping")
+            if rows.ndim != 1 or (rows.size and not 0 <= rows.min() <= rows.max() < len(value)):
+                raise _check.invalid("mapping", f"rows of the table, 0 to {len(value) - 1}", rows, checkpoint.source)
+            value = value[rows.astype("int64")]
+        if checkpoint.has("weights"):
+            value = value * checkpoint.take("weights", (None,))[:, None]
+        if value.shape[0] != arguments["vocabulary_size"]:
+            raise _check.invalid(
+                "preset", f"a table of {arguments['vocabulary_size']} rows", value.shape, f"In {checkpoint.source}"
+            )
+        return value
+
+
+FAMILY = Static()
