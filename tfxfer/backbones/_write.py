@@ -12,6 +12,7 @@ import safetensors.numpy
 from tfxfer import _check, _disk
 from tfxfer._freezable import layers_within
 from tfxfer.backbones import _checkpoint, _weights
+from tfxfer.backbones._backbone import RATES, complete
 from tfxfer.backbones.families import FAMILIES
 
 CONFIG = "config.json"
@@ -91,11 +92,21 @@ def config(backbone, tokenizer, dtype="float32", head=None):
     """Returns the `config.json` of an encoder with its tokenizer's ids, as a dict."""
     family = FAMILIES[backbone.family]
     found = {**family.to_config(backbone.arguments), "dtype": dtype}
+    _check_read_back(family, backbone.arguments, found)
     for role in _ROLES:
         value = getattr(tokenizer, f"{role}_token_id")
         if value is not None or role in _ROLES[:3]:
             found.setdefault(f"{role}_token_id", value)
     return found if head is None else {**found, **head.config, "architectures": [head.architecture]}
+
+
+def _check_read_back(family, arguments, found):
+    """Raises for an encoder with a size that the family's files have no entry for."""
+    again = complete(family, family.from_config(found, CONFIG))
+    for name, value in arguments.items():
+        if name not in RATES and again[name] != value:
+            remedy = "The other formats have no entry for it; use format='tfxfer'"
+            raise _check.invalid(name, f"{again[name]!r}, as every {family.architecture} has it", value, remedy)
 
 
 def label_entries(labels):
@@ -110,8 +121,10 @@ def write_tokenizer(folder, backbone, preprocessor):
         folder, sequence_length=preprocessor.sequence_length, padding_side=preprocessor.padding_side
     )
     file = folder / "tokenizer_config.json"
-    has_segment_ids = backbone.has_segment_ids and preprocessor.has_segment_ids
-    names = ["input_ids", *(["token_type_ids"] if has_segment_ids else []), "attention_mask"]
+    # Without them, all tokens are of segment 0 there.
+    spec = preprocessor.tokenizer.spec
+    has_segments = backbone.has_segment_ids and any(segment for _, segment in [*spec.single, *spec.pair])
+    names = ["input_ids", *(["token_type_ids"] if has_segments else []), "attention_mask"]
     _disk.write_json(file, {**json.loads(file.read_text(encoding="utf-8")), "model_input_names": names})
 
 

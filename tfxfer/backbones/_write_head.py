@@ -143,6 +143,9 @@ def modules(pooling, head):
     found = []
     for i, dense in enumerate(head.denses):
         is_last = i == len(head.denses) - 1
+        rate = head.dropout if is_last else head.hidden_dropout
+        if rate:
+            found.append({"class": "Dropout", "rate": rate})
         found.append(
             {
                 "class": "Dense",

@@ -62,7 +62,9 @@ def write_cross_encoder(folder, backbone, preprocessor, head, *, activation, dty
     write_model(folder, "CrossEncoder", {"activation_fn": torch_name(activation)})
 
 
-def write_modular_cross_encoder(folder, backbone, preprocessor, modes, modules, *, labels, activation, dtype="float32"):
+def write_modular_cross_encoder(
+    folder, backbone, preprocessor, modes, modules, *, labels, problem_type, activation, dtype="float32"
+):
     """Writes an encoder with pooling and modules above as a CrossEncoder of sentence-transformers 6.
 
     Args:
@@ -72,13 +74,15 @@ def write_modular_cross_encoder(folder, backbone, preprocessor, modes, modules, 
         modes: tuple of modes of `layers.Pooling`.
         modules: list of dicts as `EmbeddingSpec.modules`; the last one, a dense one, gives the scores.
         labels: list of the outputs' names.
+        problem_type: string, a `problem_type` of `config.json`.
         activation: Keras's name of what turns logits into scores; `None` for nothing.
         dtype: string.
     """
     dim = backbone.hidden_dim
     above = after_pooling(modules, dim * len(modes))
     above[-1][1].update(module_input_name="sentence_embedding", module_output_name="scores")
-    _write.write(folder, backbone, preprocessor, entries=_write.label_entries(labels), dtype=dtype)
+    entries = {**_write.label_entries(labels), "problem_type": problem_type}
+    _write.write(folder, backbone, preprocessor, entries=entries, dtype=dtype)
     write_modules(folder, [("Pooling", pooling(modes, dim), None), *above], dtype)
     _disk.write_json(folder / _sentence_transformers.TRANSFORMER_FILES[0], transformer(preprocessor))
     write_model(folder, "CrossEncoder", {"activation_fn": torch_name(activation)})

@@ -110,7 +110,7 @@ def _header(model, format, metadata, title):
         pipeline_tag=model.pipeline_tag,
         tags=[*dict.fromkeys([library, "tfxfer", *metadata.get("tags", [])])],
         metrics=list(dict.fromkeys(score.metric_type for score in scores)) or None,
-        model_name=title,
+        model_name=title if scores else None,
         eval_results=scores or None,
     ).to_yaml()
 

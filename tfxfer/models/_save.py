@@ -60,9 +60,9 @@ def write_classifier(model, folder, format, dtype):
     sentence-transformers gets a sequence classifier of transformers where the head is one, and modules otherwise.
     """
     labels = getattr(model, "labels", None) or [f"LABEL_{i}" for i in range(model.output_shape[-1])]
-    above = {"labels": labels, "activation": model.score_activation}
+    above = {"labels": labels, "problem_type": model.problem_type, "activation": model.score_activation}
     parts = (model.backbone, model.preprocessor)
-    head, reason = _write_head.read(*parts, model.pooling, model.head, problem_type=model.problem_type, **above)
+    head, reason = _write_head.read(*parts, model.pooling, model.head, **above)
     modules = _write_head.modules(model.pooling, model.head)
     if head is not None and format == "huggingface":
         _write.write(folder, *parts, head=head, dtype=dtype)

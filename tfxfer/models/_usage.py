@@ -1,5 +1,7 @@
 """How a saved model is used in this package and in others: the Python of its model card."""
 
+import json
+
 from tfxfer.backbones.families import FAMILIES
 
 _TEXTS = '["Where is my card?", "My card has not arrived"]'
@@ -7,7 +9,7 @@ _TEXTS = '["Where is my card?", "My card has not arrived"]'
 
 def location(repo_id, prefix=""):
     """Returns what a loader is given: the repository on the hub where one is known, otherwise this folder."""
-    return repr(f"{prefix}{repo_id}" if repo_id else ".")
+    return json.dumps(f"{prefix}{repo_id}" if repo_id else ".")
 
 
 def embedder(model, format, repo_id):
@@ -23,12 +25,8 @@ def embedder(model, format, repo_id):
 def classifier(model, format, repo_id):
     """Returns the blocks of a classifier or regressor by library."""
     call = f"model.classify({_TEXTS}).labels" if hasattr(model, "classify") else f"model.predict({_TEXTS})"
-    found = {}
-    if format == "tfxfer":
-        found["tfxfer"] = (_FROM_HUB if repo_id else _FROM_FOLDER).format(where=location(repo_id), call=call)
-    else:
-        kind, where = type(model).__name__, location(repo_id, "hf://")
-        found["tfxfer"] = f"import tfxfer\n\nmodel = tfxfer.models.{kind}.from_preset({where})\n{call}"
+    kind, where = type(model).__name__, location(repo_id, "hf://")
+    found = {"tfxfer": f"import tfxfer\n\nmodel = tfxfer.models.{kind}.from_preset({where})\n{call}"}
     if format == "sentence-transformers":
         found["sentence-transformers"] = _CROSS_ENCODER.format(where=location(repo_id), texts=_TEXTS)
     if format == "huggingface":
@@ -47,21 +45,6 @@ from sentence_transformers import SentenceTransformer
 
 embedder = SentenceTransformer({where})
 vectors = embedder.encode({texts})
-"""
-_FROM_FOLDER = """
-import keras
-import tfxfer  # registers the model's class
-
-model = keras.saving.load_model("model.keras")
-{call}
-"""
-_FROM_HUB = """
-import huggingface_hub
-import keras
-import tfxfer  # registers the model's class
-
-model = keras.saving.load_model(huggingface_hub.hf_hub_download({where}, "model.keras"))
-{call}
 """
 _CROSS_ENCODER = """
 from sentence_transformers import CrossEncoder
