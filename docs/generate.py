@@ -1,12 +1,13 @@
-"""Writes the pages of the docs that are made from the code; run it after a change of docstrings."""
+"""Writes the parts of the docs that are made from the code; run it after a change of docstrings or of families."""
 
 import inspect
 import pathlib
 import re
 
-from tfxfer import losses
+from tfxfer import backbones, losses
 
 FOLDER = pathlib.Path(__file__).resolve().parent
+README = FOLDER.parent / "README.md"
 SECTIONS = ("Rows", "Choose it", "Neighbours", "Reference")
 # The modules of `tfxfer.losses` in the order of the table.
 FAMILIES = ("_pairs", "_triplets", "_ranking", "_classes", "_distillation", "_wrappers")
@@ -52,8 +53,43 @@ def losses_page():
     return "\n".join(lines) + "\n"
 
 
+def families_table():
+    """The table of the families whose checkpoints can be loaded."""
+    lines = [
+        "| family | `model_type` | KerasHub | pooling | trained heads | on the Hugging Face hub, for example |",
+        "|" + "---|" * 6,
+    ]
+    for row in backbones.families_table():
+        name = f"[{row.name}]({row.paper})" if row.paper else row.name
+        examples = ", ".join(f"[{example}](https://huggingface.co/{example})" for example in row.examples)
+        cells = (
+            name,
+            ", ".join(f"`{name}`" for name in row.model_types),
+            f"`{row.keras_hub}`" if row.keras_hub else "",
+            f"`{row.pooling}`",
+            "yes" if row.has_head else "no",
+            examples,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def between(text, name):
+    """Returns the places of what lies between the markers of a generated part, `(start, end)`."""
+    start, end = (f"<!-- {name}: {edge} -->\n" for edge in ("begin", "end"))
+    if text.count(start) != 1 or text.count(end) != 1:
+        raise ValueError(f"Expected one {start.strip()} and one {end.strip()}.")
+    return text.index(start) + len(start), text.index(end)
+
+
 PAGES = {"losses.md": losses_page}
+PARTS = {"families": families_table}  # of README.md
 
 if __name__ == "__main__":
     for name, page in PAGES.items():
         (FOLDER / name).write_text(page(), encoding="utf-8")
+    text = README.read_text(encoding="utf-8")
+    for name, part in PARTS.items():
+        start, end = between(text, name)
+        text = text[:start] + part() + text[end:]
+    README.write_text(text, encoding="utf-8")

@@ -1,6 +1,8 @@
 """From a preset's name to encoder, preprocessor and pooling; what is not understood is an error that says so."""
 
+import importlib.util
 import json
+import pathlib
 import shutil
 
 import keras
@@ -8,8 +10,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tfxfer import backbones
-from tfxfer.backbones import _checkpoint, _families, _presets
+from tfxfer import backbones, models
+from tfxfer.backbones import _checkpoint, _keras_hub, _presets
+from tfxfer.backbones.families import FAMILIES
 
 # Keras saves TensorFlow's variables through np.array, which numpy 2 comments on.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -185,7 +188,9 @@ def test_missing_left_over_and_misshapen_tensors_are_errors(folder_of, change, m
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("bert", {"model_type": "t5"}, "`model_type`.*'deberta-v2'.*'t5'.*config.json"),
+        ("bert", {"model_type": "bart"}, "`model_type`.*'deberta-v2'.*'bart'.*Did you mean 'bert'.*config.json"),
+        ("bert", {"model_type": "xlm_roberta"}, "Did you mean 'xlm-roberta'"),
+        ("bert", {"model_type": None}, "`model_type`.*config.json"),
         ("bert", {"hidden_act": "quick_gelu"}, "`hidden_act`"),
         ("bert", {"position_embedding_type": "relative_key"}, "`position_embedding_type`"),
         ("bert", {"is_decoder": True}, "`is_decoder`"),
@@ -197,12 +202,12 @@ def test_missing_left_over_and_misshapen_tensors_are_errors(folder_of, change, m
         ("deberta_v3", {"pos_att_type": ["c2p"]}, "`pos_att_type`"),
         ("deberta_v3", {"norm_rel_ebd": "none"}, "`norm_rel_ebd`"),
         ("deberta_v3", {"type_vocab_size": 2}, "`type_vocab_size`"),
-        ("deberta_v3", {"position_buckets": -1}, "`bucket_size`"),
+        ("deberta_v3", {"position_buckets": -1}, "`bucket_size`.*config.json .`position_buckets` is bucket_size"),
         ("deberta_v3", {"embedding_size": 16}, "`embedding_size`"),
         ("deberta_v3", {"norm_rel_ebd": None}, "`norm_rel_ebd`"),
         ("deberta_v3", {"max_relative_positions": 8}, "`max_relative_positions`"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "`scale_attn_by_inverse_layer_idx`"),
-        ("distil_bert", {"activation": "mish"}, "`hidden_act`"),
+        ("distil_bert", {"activation": "mish"}, "`activation`"),
     ],
 )
 def test_a_config_that_asks_for_something_else_is_an_error(folder_of, name, changes, message):
@@ -426,7 +431,7 @@ def test_offline_without_package_the_error_names_both_ways(monkeypatch):
 def save_hub_preset(family, folder, tokenizer):
     import keras_hub
 
-    hub = _families.FAMILIES[family].backbone(
+    hub = getattr(keras_hub.models, FAMILIES[family].keras_hub)(
         **{"vocab_size" if family == "electra" else "vocabulary_size": 1200},
         num_layers=2,
         num_heads=2,
@@ -494,6 +499,36 @@ def test_a_hub_repository_is_downloaded_in_the_parts_needed(golden, monkeypatch)
     assert not any("safetensors" in pattern for _, patterns in asked for pattern in patterns)
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["config.json", "model.safetensors"], ["model*.safetensors", "*/model.safetensors"]),
+        (["config.json"], ["model*.safetensors", "*/model.safetensors", "pytorch_model*.bin"]),
+        (
+            ["model.safetensors", "1_Pooling/config.json", "2_Dense/config.json"],
+            ["model*.safetensors", "*/model.safetensors", "2_Dense/pytorch_model*.bin"],
+        ),
+        (["tfxfer.json"], ["model.keras"]),
+        (["metadata.json"], ["assets/*", "*.weights.h5"]),
+    ],
+)
+def test_of_a_hub_repository_only_what_is_read_is_downloaded(tmp_path, monkeypatch, files, expected):
+    import huggingface_hub
+
+    asked = []
+
+    def download(repository, allow_patterns, ignore_patterns):
+        asked.append(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("{}")
+    assert _presets._download("hf://user/name", load_weights=True) == tmp_path
+    assert [pattern for patterns in asked[1:] for pattern in patterns] == expected
+
+
 def test_a_hub_repository_that_cannot_be_reached_is_one_error(monkeypatch):
     import huggingface_hub
 
@@ -545,6 +580,77 @@ def test_a_folder_that_was_saved_by_this_package_is_loaded(golden, tmp_path):
 
 
 # === Names and lengths ===
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("all-MiniLM-L6-v2", "'all_minilm_l6_v2' or 'all_minilm_l6_v2_en' or 'hf://sentence-transformers/all-MiniLM"),
+        ("all_minilm_l6", "'all_minilm_l6_v2' or"),
+        (
+            "sentence-transformers/all-MiniLM-L6-v2",
+            "'hf://sentence-transformers/all-MiniLM-L6-v2' or 'all_minilm_l6_v2",
+        ),
+        ("bert-base-uncased", "'bert_base_en_uncased' or 'hf://google-bert/bert-base-uncased'"),
+        ("distilbert-base-uncased", "'distil_bert_base_en_uncased' or 'hf://distilbert/distilbert-base-uncased'"),
+        ("bge-small-en-v1.5", "'bge_small_v1.5_en' or 'hf://BAAI/bge-small-en-v1.5'"),
+        ("xlm-roberta-base", "'hf://FacebookAI/xlm-roberta-base'"),
+        ("user/name", "'hf://user/name'"),
+    ],
+)
+def test_a_near_miss_says_what_may_have_been_meant(name, near):
+    with pytest.raises(ValueError, match="Did you mean") as caught:
+        backbones.load(name)
+    assert f"Did you mean {near}" in str(caught.value)
+
+
+def test_a_name_that_is_near_to_nothing_has_no_suggestion(tmp_path):
+    for name in ("no_such_preset", "", "///", str(tmp_path / "no_such_folder")):
+        with pytest.raises(ValueError, match="`preset`") as caught:
+            backbones.load(name)
+        assert "Did you mean" not in str(caught.value)
+
+
+def test_presets_lists_what_can_be_loaded_by_name():
+    rows = backbones.presets()
+    names = [row.name for row in rows]
+    assert len(set(names)) == len(names) > 60
+    assert names[0] == "all_minilm_l6_v2" and rows[0].source == "built-in"
+    assert {row.family for row in rows} == set(FAMILIES)
+    assert {"bert_base_en_uncased", "hf://sentence-transformers/all-mpnet-base-v2"} <= set(names)
+    # A preset of a subclass of KerasHub's is listed under the subclass's family.
+    assert {row.name: row.family for row in rows}["xlm_roberta_base_multi"] == "xlm_roberta"
+    assert all(row.description for row in rows if row.source != "Hugging Face")
+    assert {row.name for row in backbones.presets("gpt2")} >= {"gpt2_base_en", "hf://openai-community/gpt2"}
+    with pytest.raises(ValueError, match="`family`"):
+        backbones.presets("gpt3")
+
+
+def test_the_families_table_of_the_readme_is_the_codes():
+    path = pathlib.Path(__file__).resolve().parent.parent / "docs" / "generate.py"
+    spec = importlib.util.spec_from_file_location("generate", path)
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    text = generate.README.read_text(encoding="utf-8")
+    start, end = generate.between(text, "families")
+    assert text[start:end] == generate.families_table(), "Run docs/generate.py."
+    assert len(backbones.families_table()) == len(FAMILIES)
+    assert all(row.name and row.paper and row.examples for row in backbones.families_table())
+    with pytest.raises(ValueError, match="begin"):
+        generate.between(text, "nothing")
+
+
+def test_a_keras_hub_preset_with_a_trained_head_says_that_it_is_left_out(golden, tmp_path):
+    import keras_hub
+
+    hub, preprocessor = save_hub_preset("bert", tmp_path, golden / "families" / "bert")
+    tokenizer = keras_hub.models.BertTextClassifierPreprocessor(preprocessor.tokenizer, sequence_length=24)
+    keras_hub.models.BertTextClassifier(hub, num_classes=2, preprocessor=tokenizer).save_to_preset(tmp_path / "task")
+    with pytest.warns(UserWarning, match="`BertTextClassifier`"):
+        models.TextClassifier.from_preset(tmp_path / "task", labels=["a", "b"])
+    models.TextClassifier.from_preset(tmp_path / "task", labels=["a", "b"], backbone_only=True)
+    assert _keras_hub.task_of("bert_tiny_en_uncased_sst2") == "BertTextClassifier"
+    assert _keras_hub.task_of("bert_tiny_en_uncased") is None
 
 
 def test_a_name_that_is_not_understood_lists_the_ways(tmp_path):

@@ -150,6 +150,7 @@ HEADS = {
     ),
     "gpt2": ({}, {"score": False}, last),
     "openai_gpt": ({}, {"score": False}, last),
+    "qwen2": ({}, {"score": False}, last),
     "qwen3": ({}, {"score": False}, last),
     "llama": ({}, {"score": False}, last),
     "gemma3_text": ({}, {"score": False}, last),

@@ -1,10 +1,27 @@
-"""Pretrained encoders of eight families in one form, with all that belongs to them.
+"""Pretrained encoders of many families in one form, with all that belongs to them.
 
-`load` resolves a preset to a `Pretrained`: the `Backbone`, the preprocessor, and an `EmbeddingSpec`.
+`load` resolves a preset to a `Pretrained`: the `Backbone`, the preprocessor, an `EmbeddingSpec`, and a `HeadSpec` where
+a classifier was trained. `presets` lists what can be loaded.
 """
 
 from tfxfer.backbones._backbone import Backbone
-from tfxfer.backbones._presets import PRESETS, Pretrained, load
-from tfxfer.backbones._sentence_transformers import EmbeddingSpec
+from tfxfer.backbones._discovery import PRESETS, Preset, families_table, presets
+from tfxfer.backbones._embedding import EmbeddingSpec
+from tfxfer.backbones._heads import HeadSpec
+from tfxfer.backbones._hub_backbone import KerasHubBackbone
+from tfxfer.backbones._keras_hub import adopt
+from tfxfer.backbones._presets import Pretrained, load
 
-__all__ = ["PRESETS", "Backbone", "EmbeddingSpec", "Pretrained", "load"]
+__all__ = [
+    "PRESETS",
+    "Backbone",
+    "EmbeddingSpec",
+    "HeadSpec",
+    "KerasHubBackbone",
+    "Preset",
+    "Pretrained",
+    "adopt",
+    "families_table",
+    "load",
+    "presets",
+]

@@ -1,5 +1,7 @@
 """The one form of all encoders."""
 
+import contextlib
+import contextvars
 import dataclasses
 import types
 from typing import Any
@@ -13,6 +15,20 @@ from tfxfer.backbones.families import FAMILIES
 
 SIZES = ("vocabulary_size", "num_layers", "num_heads", "hidden_dim", "intermediate_dim", "max_sequence_length")
 RATES = ("dropout", "attention_dropout", "embeddings_dropout")
+
+
+# The dtype policy that encoders are read with; Keras's files have no argument for one.
+_RECAST: contextvars.ContextVar[Any] = contextvars.ContextVar("recast", default=None)
+
+
+@contextlib.contextmanager
+def recast(dtype):
+    """Encoders that are made from a config within get this dtype policy instead of theirs; `None` leaves them."""
+    token = _RECAST.set(dtype)
+    try:
+        yield
+    finally:
+        _RECAST.reset(token)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +139,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
         frozen_dropout: bool. Whether frozen layers keep their dropout, as Keras's do. Off by default: a frozen layer is
             a fixed function.
         lora: dict of the arguments of `enable_lora`, for adapters from the beginning.
+        quantization: dict of what `quantize` did, as `get_config` gives it.
         dtype: dtype policy. Defaults to Keras's global one.
         name: string.
 
@@ -148,7 +165,17 @@ class Backbone(_groups.LayerGroups, keras.Model):
     """
 
     def __init__(
-        self, family, *, frozen=(), frozen_dropout=False, lora=None, dtype=None, name=None, trainable=True, **arguments
+        self,
+        family,
+        *,
+        frozen=(),
+        frozen_dropout=False,
+        lora=None,
+        quantization=None,
+        dtype=None,
+        name=None,
+        trainable=True,
+        **arguments,
     ):
         entry = FAMILIES[_check.one_of("family", family, FAMILIES)]
         arguments = complete(entry, arguments)
@@ -173,6 +200,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
         for argument, value in arguments.items():
             setattr(self, argument, value)
         self._adapters = _lora.Adapters(self.blocks)
+        self._restore_quantization(quantization)
         if lora is not None:
             self.enable_lora(**lora)
         self._freeze(frozen)
@@ -182,6 +210,16 @@ class Backbone(_groups.LayerGroups, keras.Model):
     @property
     def parts(self):
         return self._hidden()[0]
+
+    @property
+    def pooling(self):
+        """How the family's sentence vectors are pooled where a checkpoint does not say."""
+        return FAMILIES[self.family].pooling
+
+    @property
+    def has_position_table(self):
+        """Whether a table of positions bounds the length."""
+        return FAMILIES[self.family].has_position_table
 
     def layer_groups(self):
         """Returns the layers from the input upwards: the unit of freezing and of learning rates by layer.
@@ -243,8 +281,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
 
     def call(self, inputs, training=None, mask=None):
         length = inputs["token_ids"].shape[1] if isinstance(inputs, dict) and "token_ids" in inputs else None
-        is_bounded = FAMILIES[self.family].has_position_table
-        if is_bounded and isinstance(length, int) and length > self.max_sequence_length:
+        if self.has_position_table and isinstance(length, int) and length > self.max_sequence_length:
             raise _check.invalid(
                 "token_ids",
                 f"at most max_sequence_length={self.max_sequence_length} tokens",
@@ -260,6 +297,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
             "frozen": self._frozen(),
             "frozen_dropout": self.frozen_dropout,
             "lora": self.lora,
+            "quantization": self.quantization,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
             "trainable": self.trainable,
@@ -267,7 +305,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        config = dict(config)
+        config = {**config, "dtype": _RECAST.get() or config.get("dtype")}
         if isinstance(config.get("dtype"), dict):
             config["dtype"] = keras.dtype_policies.get(config["dtype"])
         return cls(**config)

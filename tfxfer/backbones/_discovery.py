@@ -105,9 +105,9 @@ def families_table():
     """
     rows = []
     for family in FAMILIES.values():
-        about = sys.modules[type(family).__module__].__doc__ or ""
-        found = re.match(r"(.+?) \(.*?(https?://\S+?)\)\.", " ".join(about.split()))
-        name, paper = found.groups() if found else (family.name, "")
+        about = sys.modules[type(family).__module__].__doc__ or family.name
+        name = re.split(r" \(|[.:]\s", about.partition("\n")[0])[0]
+        paper = next(iter(re.findall(r"https?://[^\s)]+", about)), "")
         has_head = family.head({}) is not None
         rows.append(
             FamilyRow(name, paper, family.model_types, family.keras_hub, family.pooling, has_head, family.examples)

@@ -26,7 +26,7 @@ class HeadFormat:
         output: string. The name of the output's tensors, without `.weight` and `.bias`.
         hidden: string. The same for the hidden layer, `None` without one. `{}` stands for the family's prefix.
         norm: string. The same for the norm after the hidden layer's activation; `None` without one.
-        pooling: a mode of `layers.Pooling`.
+        pooling: a mode of `layers.Pooling`, or a tuple of several.
         is_late: bool. Whether the hidden layer is applied to every token, before the pooling.
         activation: string, of the hidden layer: `"gelu"`, `"relu"`, `"tanh"` or `"silu"`.
         dropout: float. Rate before the output.
@@ -39,7 +39,7 @@ class HeadFormat:
     output: str = "classifier"
     hidden: str | None = None
     norm: str | None = None
-    pooling: str = "cls"
+    pooling: str | tuple = "cls"
     is_late: bool = False
     activation: str = "tanh"
     dropout: float = 0.0
@@ -74,7 +74,7 @@ class HeadSpec:
         """Returns the pooling for a task model: a tuple of modes, or a `layers.DensePooling`."""
         if self.format.is_late:
             return layers.DensePooling(self.hidden_dim, self.format.activation, self.format.pooling, name="pooling")
-        return (self.format.pooling,)
+        return self.format.pooling if isinstance(self.format.pooling, tuple) else (self.format.pooling,)
 
     def head(self, dropout=None):
         """Returns the head, a `layers.Head` without its weights.
@@ -170,8 +170,8 @@ def read(config, file, family, hidden_dim, tensors, scoring=None):
         ValueError: if config.json is not understood, or tensors are missing or have other sizes.
     """
     where = f"In {file}. Pass `backbone_only=True` for a new head"
-    labels = _labels(config, where)
-    problem = _problem(config, len(labels), where)
+    labels = read_labels(config, where)
+    problem = read_problem(config, len(labels), where)
     found = family.head(config)
     if found is None:
         raise _check.invalid("preset", f"a family whose trained heads are computed here, not {family.name}", str(file))
@@ -181,11 +181,11 @@ def read(config, file, family, hidden_dim, tensors, scoring=None):
     if found.pooling not in layers.POOLING:
         raise _check.invalid("classifier_pooling", "a pooling that is computed here", found.pooling, where)
     weights = None if tensors is None else _weights(tensors, found, family.prefixes, hidden_dim, len(labels))
-    score = _score_activation(config, len(labels), scoring, where)
+    score = read_score_activation(config, len(labels), scoring, where)
     return HeadSpec(labels, problem, found, hidden_dim, score, weights)
 
 
-def _labels(config, where):
+def read_labels(config, where):
     """The labels by their ids; as transformers names them where config.json does not."""
     named = config.get("id2label")
     if named is None:
@@ -200,7 +200,8 @@ def _labels(config, where):
     return tuple(by_id[i] for i in range(len(by_id)))
 
 
-def _problem(config, num_labels, where):
+def read_problem(config, num_labels, where):
+    """The kind of labels that config.json names, or that their number stands for."""
     problem = config.get("problem_type")
     if problem is None:
         return "regression" if num_labels == 1 else "single_label_classification"
@@ -212,7 +213,7 @@ def _problem(config, num_labels, where):
     return problem
 
 
-def _score_activation(config, num_labels, scoring, where):
+def read_score_activation(config, num_labels, scoring, where):
     """What turns the logit of a cross-encoder into a score, as sentence-transformers finds it."""
     own = config.get("sentence_transformers")
     named = scoring or (own.get("activation_fn") if isinstance(own, dict) else None)

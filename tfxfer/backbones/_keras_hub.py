@@ -1,5 +1,6 @@
-"""Presets of KerasHub, in our form."""
+"""KerasHub's backbones and presets, in our form where there is one, otherwise wrapped."""
 
+import inspect
 import json
 import pathlib
 
@@ -7,8 +8,10 @@ import keras
 import keras_hub
 
 from tfxfer import _check, preprocessing
+from tfxfer._freezable import layers_within
 from tfxfer.backbones import _weights
 from tfxfer.backbones._backbone import Backbone
+from tfxfer.backbones._hub_backbone import KerasHubBackbone
 from tfxfer.backbones._sentence_transformers import EmbeddingSpec
 from tfxfer.backbones.families import FAMILIES
 
@@ -26,15 +29,91 @@ _SENTENCE_ENCODERS = {
     "mxbai_embed_": EmbeddingSpec(pooling=("cls",)),
 }
 
+# Presets of our families with a trained head beside the encoder.
+_WITH_HEAD = {"bert_tiny_en_uncased_sst2": "BertTextClassifier"}
+
+
+def adopt(backbone):
+    """Returns the encoder that a task model works with for what a caller gave as `backbone`.
+
+    | given | result |
+    |---|---|
+    | `Backbone`, `KerasHubBackbone` | the same object |
+    | a backbone of KerasHub of a family in `families_table()` | a `Backbone` with copies of its weights, its dtype policy, its flags and its activation |
+    | any other text backbone of KerasHub, or a quantized one | a `KerasHubBackbone` on its layers |
+
+    The task models call this. Call it yourself to use an encoder before there is a model.
+
+    Args:
+        backbone: see the table.
+
+    Returns:
+        A `Backbone` or a `KerasHubBackbone`.
+
+    Raises:
+        ValueError: for anything else: a task model, a backbone of images, an encoder with a decoder, a backbone with
+            LoRA adapters of KerasHub.
+
+    Example:
+
+    ```python
+    hub = keras_hub.models.BertBackbone(
+        30, num_layers=2, num_heads=2, hidden_dim=8, intermediate_dim=16, max_sequence_length=16
+    )
+    backbones.adopt(hub).family  # "bert"
+    ```
+    """  # noqa: E501  (a table's row)
+    if isinstance(backbone, (Backbone, KerasHubBackbone)):
+        return backbone
+    if not isinstance(backbone, keras_hub.models.Backbone):
+        remedy = "Give the `backbone` of this model" if hasattr(backbone, "backbone") else None
+        expected = "a `backbones.Backbone`, or a text backbone of KerasHub"
+        raise _check.invalid("backbone", expected, backbone, remedy)
+    if any("lora_" in weight.name for weight in backbone.weights):
+        remedy = "Save it with `save_to_preset`, which merges them, and load the folder with `from_preset`"
+        raise _check.invalid("backbone", "a backbone without adapters", type(backbone).__name__, remedy)
+    family = _classes().get(type(backbone))
+    is_quantized = any(layer.quantization_mode is not None for layer in layers_within(backbone))
+    if family is None or is_quantized:
+        return KerasHubBackbone(backbone)
+    return from_keras_hub(backbone, family, None, load_weights=True)
+
 
 def names():
-    """Returns the names of KerasHub's presets of our families."""
-    return {name for kind in _classes() for name in kind.presets}
+    """Returns the names of KerasHub's presets of text backbones."""
+    kinds = [kind for kind in vars(keras_hub.models).values() if isinstance(kind, type)]
+    texts = [kind for kind in kinds if issubclass(kind, keras_hub.models.Backbone) and _reads_texts(kind)]
+    return {name for kind in texts for name in kind.presets}
+
+
+def _reads_texts(kind):
+    parameters = inspect.signature(kind).parameters
+    return not {"vocabulary_size", "vocab_size"}.isdisjoint(parameters)
+
+
+def described():
+    """Returns KerasHub's presets of our families: a dict of name to `(family, "KerasHub", description)`."""
+    found = {}
+    for kind, family in _classes().items():
+        for name, preset in kind.presets.items():
+            # A class lists its subclasses' presets too; theirs is the family.
+            if name not in found or issubclass(kind, getattr(keras_hub.models, FAMILIES[found[name][0]].keras_hub)):
+                found[name] = (family.name, "KerasHub", preset.get("metadata", {}).get("description", ""))
+    return found
 
 
 def _classes():
     """Returns KerasHub's backbone classes of our families, with the family."""
     return {getattr(keras_hub.models, family.keras_hub): family for family in FAMILIES.values() if family.keras_hub}
+
+
+def task_of(name):
+    """Returns the class of the task that a KerasHub preset has a trained head for, or `None`; embedders have none."""
+    file = pathlib.Path(name) / "task.json"
+    if file.is_file():
+        found = json.loads(file.read_text(encoding="utf-8")).get("class_name", "")
+        return found if found.endswith("Classifier") else None
+    return next((task for part, task in _WITH_HEAD.items() if part in name.split("/")), None)
 
 
 def load(name, dtype, load_weights):
@@ -46,18 +125,22 @@ def load(name, dtype, load_weights):
         raise _check.invalid(
             "preset", "a KerasHub preset that can be reached", name, f"{type(error).__name__}: {error}"
         ) from error
-    family = _classes().get(type(hub))
-    if family is None:
-        raise _check.invalid("preset", f"an encoder of {', '.join(FAMILIES)}", type(hub).__name__)
     embedding = _embedding(name)
-    activation = "gelu" if embedding is not None else None
-    backbone = from_keras_hub(hub, family, activation, load_weights)
-    return (
-        backbone,
-        preprocessing.Tokenizer.from_keras_hub(tokenizer),
-        embedding or EmbeddingSpec(pooling=(family.pooling,)),
-        min(512, hub.max_sequence_length),
-    )
+    family = _classes().get(type(hub))
+    try:
+        if family is not None and embedding is not None:
+            backbone = from_keras_hub(hub, family, "gelu", load_weights)
+        else:
+            backbone = adopt(hub)
+        tokenizer = preprocessing.Tokenizer.from_keras_hub(tokenizer)
+    except ValueError as error:
+        remedy = (
+            f"{error}. Token ids go into any text backbone: give a task model "
+            "`keras_hub.models.Backbone.from_preset(preset)` as `backbone`, and `preprocessor=None`"
+        )
+        raise _check.invalid("preset", "a KerasHub preset of a text encoder and its tokenizer", name, remedy) from error
+    spec = embedding or EmbeddingSpec(pooling=(backbone.pooling,))
+    return backbone, tokenizer, spec, min(512, backbone.max_sequence_length)
 
 
 def from_keras_hub(hub, family, activation, load_weights):
@@ -74,7 +157,7 @@ def from_keras_hub(hub, family, activation, load_weights):
 
 
 def _take_over(backbone, family, hub):
-    """Assigns every weight of a backbone from KerasHub's, found by their paths."""
+    """Assigns every weight of a backbone from KerasHub's, found by their paths, and takes over their flags."""
     weights = {weight.path: weight for weight in hub.weights}
 
     def assign(root, part, path):
@@ -86,12 +169,19 @@ def _take_over(backbone, family, hub):
             target = getattr(layer, kind)
             value = family.from_keras_hub(part, kind, keras.ops.convert_to_numpy(found))
             target.assign(value.reshape(target.shape))
+            target.trainable = found.trainable
 
     for part, path in family.keras_hub_weights.items():
         assign(backbone.parts, part, path)
     for block, i, j in backbone.blocks():
         for part, path in family.keras_hub_block_weights.items():
             assign(block, part, family.keras_hub_block.format(i, j) + path)
+    frozen = {
+        name: False
+        for name, layers in backbone.layer_groups().items()
+        if not any(weight.trainable for layer in layers for weight in layer.weights)
+    }
+    backbone.set_trainable(frozen)
 
 
 def _embedding(name):

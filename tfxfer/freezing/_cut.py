@@ -11,7 +11,6 @@ from keras import ops
 
 import tfxfer
 from tfxfer import _check, models
-from tfxfer._freezable import Freezable
 from tfxfer.backbones import _unpadding
 
 
@@ -82,11 +81,7 @@ def check_dropout(model, groups):
     backbone = tower_of(model).backbone
     rates = (backbone.dropout, backbone.attention_dropout, backbone.embeddings_dropout)
     found = backbone.layer_groups()
-    noisy = [
-        name
-        for name in groups
-        if any(isinstance(layer, Freezable) and layer.is_training(True) for layer in found[name])
-    ]
+    noisy = [name for name in groups if any(backbone.runs_dropout(layer) for layer in found[name])]
     if noisy and any(rates):
         remedy = "Call `freezing.freeze(model, groups=..., dropout=False)` on these groups."
         raise _check.invalid("model", "frozen layer groups without dropout", noisy, remedy)
@@ -107,12 +102,17 @@ def cut(model):
         raise _check.invalid("model", "a model whose layer group 'embeddings' is frozen", model.name, remedy)
     if not model.trainable_variables:
         raise _check.invalid("model", "a model with a layer group that trains", model.name)
+    if getattr(tower, "layer_start", None) is not None:
+        remedy = "Train the model itself, or pool the last layer alone."
+        raise _check.invalid("layer_start", "None above stored features", tower.layer_start, remedy)
     check_dropout(model, groups)
     is_siamese = tower is not model
     if is_siamese and model.chunk_size is not None and len(groups) < len(tower.backbone.layer_groups()):
         remedy = "Freeze the whole backbone, or make the model without `chunk_size`."
         raise _check.invalid("chunk_size", "None above stored token states", model.chunk_size, remedy)
-    make = _above_vectors if len(groups) == len(tower.backbone.layer_groups()) else _above_tokens
+    # A pooling with weights trains with the head: what is stored then ends before it.
+    is_above_vectors = len(groups) == len(tower.backbone.layer_groups()) and not tower.get_layer("pooling").weights
+    make = _above_vectors if is_above_vectors else _above_tokens
     below, inputs, outputs, form = make(tower, groups, is_siamese)
     if is_siamese:
         towers = model.get_layer("towers").output
@@ -133,7 +133,7 @@ def _above_vectors(tower, groups, is_siamese):
 
 def _above_tokens(tower, groups, is_siamese):
     sequence, mask = tower.get_layer("pooling").input
-    below, blocks = tower.backbone.split(len(groups) - 1)
+    below, blocks = tower.backbone.split(min(len(groups), len(tower.backbone.layer_groups()) - 1) - 1)
     states = below.output
     # Keras weighs a batch by the first dimension of the first input, in the order of names: the mask's.
     inputs = {
@@ -150,11 +150,8 @@ def _above_tokens(tower, groups, is_siamese):
 def key(model, made, sequences, dtype):
     """Returns a hash of all that stored features depend on: hexadecimal digits."""
     backbone = tower_of(model).backbone
-    # What says how the layers train, and not what they compute.
-    left_out = ("name", "frozen", "frozen_dropout", "trainable")
-    config = {name: value for name, value in backbone.get_config().items() if name not in left_out}
     facts = {
-        "config": config,
+        "config": _computed(backbone.get_config()),
         "frozen": made.frozen,
         "pooling": tower_of(model).pooling if made.form == "vectors" else None,
         "dtype": dtype,
@@ -167,6 +164,14 @@ def key(model, made, sequences, dtype):
         digest.update(f"{array.shape}{array.dtype}".encode())
         digest.update(array.view("uint8").data)
     return digest.hexdigest()
+
+
+def _computed(config):
+    """A configuration without what says how layers are called and train, and not what they compute."""
+    if not isinstance(config, dict):
+        return config
+    left_out = ("name", "frozen", "frozen_dropout", "trainable")
+    return {name: _computed(value) for name, value in config.items() if name not in left_out}
 
 
 def sums(weights):

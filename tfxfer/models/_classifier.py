@@ -6,7 +6,8 @@ import typing
 import keras
 import numpy as np
 
-from tfxfer import _check, layers, optimizers, preprocessing
+from tfxfer import _check, backbones, layers, optimizers, preprocessing
+from tfxfer.models import _restoring, _save, _usage
 from tfxfer.models._task import TextTask
 
 Classification = collections.namedtuple("Classification", ["labels", "probabilities"])
@@ -24,20 +25,32 @@ def make_head(head, num_outputs, dropout, hidden_dim):
     return layers.Head(num_outputs, hidden_dims, dropout=dropout, name="head")
 
 
+def make_pooling(pooling):
+    """Returns the layer for `pooling`: modes of `layers.POOLING`, or a Keras layer that is taken under this name."""
+    if not isinstance(pooling, keras.layers.Layer):
+        return layers.Pooling(pooling, name="pooling")
+    if pooling.name != "pooling":
+        return type(pooling).from_config({**pooling.get_config(), "name": "pooling"})
+    return pooling
+
+
 class PooledTask(TextTask):
     """A task with pooled features and a head: what classifier and regressor share."""
 
     def __init__(self, backbone, preprocessor, *, pooling, dropout, head, num_outputs, trainable, **kwargs):
+        backbone = backbones.adopt(backbone)
+
         # === Layers ===
-        self.pooling = layers.pooling_modes(pooling)
+        features = make_pooling(pooling)
+        self.pooling = features.modes if isinstance(features, layers.Pooling) else features
         self.dropout = dropout
         self._head_argument = head
-        features = layers.Pooling(self.pooling, name="pooling")
         self.head = make_head(head, num_outputs, dropout, backbone.hidden_dim)
 
         # === Functional Model ===
         inputs = backbone.input
-        outputs = self.head(features(backbone(inputs), padding_mask=inputs["padding_mask"]))
+        pooled = features(backbone(inputs), padding_mask=inputs["padding_mask"])
+        outputs = self.head(pooled)
         if len(outputs.shape) != 2 or outputs.shape[-1] != num_outputs:
             raise _check.invalid("head", f"a layer with outputs (batch, {num_outputs})", tuple(outputs.shape))
         super().__init__(
@@ -45,24 +58,90 @@ class PooledTask(TextTask):
             outputs,
             backbone=backbone,
             preprocessor=preprocessor,
-            top=[self.head],
+            top=[*([features] if features.weights else []), self.head],
             trainable=trainable,
             **kwargs,
         )
 
+    def embedding_spec(self):
+        modes = self.pooling if isinstance(self.pooling, tuple) else getattr(self.pooling, "modes", ("mean",))
+        return backbones.EmbeddingSpec(pooling=modes)
+
+    @classmethod
+    def _from_pretrained(cls, pretrained, arguments, backbone_only):
+        spec = own = None
+        if not backbone_only and pretrained.read_head is not None:
+            spec, own = cls._match(pretrained, pretrained.read_head(), arguments)
+        if spec is None:
+            model, notice = super()._from_pretrained(pretrained, arguments, backbone_only)
+            return model, own or notice
+        for name in ("pooling", "head"):
+            if arguments.get(name) is not None:
+                expected = f"None for a `{pretrained.trained_task}`, whose trained head is taken over"
+                raise _check.invalid(name, expected, arguments[name], "Pass `backbone_only=True` for a new head")
+        arguments = {**arguments, **own}
+        head, pooling = spec.head(arguments.pop("dropout", None)), spec.pooling()
+        parts = {"backbone": pretrained.backbone, "preprocessor": pretrained.preprocessor, "head": head}
+        model = cls(**parts, pooling=pooling, dropout=head.dropout, **arguments)
+        spec.assign(model.get_layer("pooling"), model.head)
+        return model, None
+
+    @classmethod
+    def _match(cls, pretrained, spec, arguments):
+        """Compares the trained head of a checkpoint with the constructor's arguments.
+
+        Args:
+            pretrained: `backbones.Pretrained`.
+            spec: `backbones.HeadSpec`.
+            arguments: dict of the constructor's arguments.
+
+        Returns:
+            (spec, own): the head as it is taken over and the arguments that follow from it; `(None, notice)` for a new
+            head, with the warning.
+        """
+        return None, _restoring.notice(cls, pretrained.trained_task)
+
+    def write_checkpoint(self, folder, format, dtype):
+        _save.write_classifier(self, folder, format, dtype)
+
+    pipeline_tag = "text-classification"
+    problem_type = "regression"
+    score_activation: str | None = None
+
+    def usage(self, format, repo_id):
+        return _usage.classifier(self, format, repo_id)
+
+    def _changeable(self):
+        named = isinstance(self._head_argument, (str, layers.Head))
+        return (*super()._changeable(), *(("dropout",) if named else ()))
+
+    def _with(self, arguments):
+        head, dropout = self._head_argument, arguments.get("dropout")
+        if isinstance(head, layers.Head) and dropout not in (None, self.dropout):
+            # The layer has the rate: it is made anew, and takes the weights.
+            rest = {name: value for name, value in arguments.items() if name != "dropout"}
+            config = {**self.get_config(), "backbone": self.backbone, "preprocessor": self.preprocessor}
+            made = type(self).from_config({**config, "head": head.with_dropout(dropout), "dropout": dropout})
+            made.set_weights(self.get_weights())
+            return made._with(rest)
+        return super()._with(arguments)
+
     def get_config(self):
-        head = self._head_argument
+        serialize = keras.saving.serialize_keras_object
+        head, pooling = self._head_argument, self.pooling
         return {
             **super().get_config(),
-            "pooling": list(self.pooling),
+            "pooling": list(pooling) if isinstance(pooling, tuple) else serialize(pooling),
             "dropout": self.dropout,
-            "head": head if isinstance(head, str) else keras.saving.serialize_keras_object(head),
+            "head": head if isinstance(head, str) else serialize(head),
         }
 
     @classmethod
     def from_config(cls, config):
-        if isinstance(config.get("head"), dict):
-            config = {**config, "head": keras.saving.deserialize_keras_object(config["head"])}
+        config = dict(config)
+        for name in ("head", "pooling"):
+            if isinstance(config.get(name), dict):
+                config[name] = keras.saving.deserialize_keras_object(config[name])
         return super().from_config(config)
 
 
@@ -80,6 +159,7 @@ class Classifying(_Task):
     """
 
     _encoder: preprocessing.LabelEncoder
+    _threshold = 0.5
 
     @property
     def labels(self):
@@ -90,6 +170,15 @@ class Classifying(_Task):
     def multi_label(self):
         """Whether a text may have any number of labels."""
         return self._encoder.multi_label
+
+    @property
+    def threshold(self):
+        """With `multi_label`, the least probability of a label that `classify` gives; can be set, and is saved."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, value):
+        self._threshold = _check.number("threshold", value, minimum=0.0, maximum=1.0)
 
     def compile(self, optimizer="auto", loss="auto", *, metrics="auto", **kwargs):
         """Configures training; as `keras.Model.compile`, with defaults.
@@ -123,13 +212,14 @@ class Classifying(_Task):
         """Turns logits `(rows, classes)` into probabilities: a softmax, or sigmoids for `multi_label`."""
         return (keras.ops.sigmoid if self.multi_label else keras.ops.softmax)(logits)
 
-    def classify(self, x, batch_size=32, *, threshold=0.5, verbose=0):
+    def classify(self, x, batch_size=32, *, threshold=None, verbose=0):
         """Returns label names and probabilities for texts.
 
         Args:
             x: list or array of strings, a tuple of two such columns for pairs, or batches as `predict` takes them.
             batch_size: int. Texts computed at a time.
-            threshold: float in `[0, 1]`. With `multi_label`, the least probability of a label that is given.
+            threshold: float in `[0, 1]`. With `multi_label`, the least probability of a label that is given. Defaults
+                to the model's `threshold`.
             verbose: 0, 1 or `"auto"`: whether to show a progress bar.
 
         Returns:
@@ -143,6 +233,7 @@ class Classifying(_Task):
         labels, probabilities = model.classify(["My card is gone", "What does a loan cost?"])
         ```
         """
+        threshold = self.threshold if threshold is None else threshold
         _check.number("threshold", threshold, minimum=0.0, maximum=1.0)
         logits = self.predict(x, batch_size=batch_size, verbose=verbose)
         probabilities = keras.ops.convert_to_numpy(self.probabilities(logits))
@@ -155,8 +246,45 @@ class Classifying(_Task):
         ]
         return Classification(names, probabilities)
 
+    @property
+    def problem_type(self):
+        """What `config.json` of transformers calls the kind of labels."""
+        return "multi_label_classification" if self.multi_label else "single_label_classification"
+
+    def _output_dense(self):
+        """The dense layer that makes the logits, or `None` where a head of the user's makes them."""
+        return None
+
+    def _with(self, arguments):
+        labels = arguments.get("labels")
+        rest = {name: value for name, value in arguments.items() if name != "labels"}
+        if labels is None or (not isinstance(labels, dict) and list(labels) == self.labels):
+            return super()._with(rest)
+        if isinstance(labels, dict):
+            names, order = _renamed(labels, self.labels), None
+        elif len(labels) == len(self.labels) and set(labels) == set(self.labels):
+            names, order = list(labels), [self.labels.index(name) for name in labels]
+            if self._output_dense() is None:
+                remedy = "Leave `labels` out, or give them in this order: the head is a layer of your own."
+                raise _check.invalid("labels", repr(self.labels), names, remedy)
+        else:
+            return None
+        model = _restoring.changed(self, {**rest, "labels": names}, (*self._changeable(), "labels"))
+        if order is not None:
+            dense = model._output_dense()
+            for variable in dense.weights:
+                variable.assign(keras.ops.take(variable, keras.ops.array(order), axis=-1))
+        return model
+
     def get_config(self):
         return {**super().get_config(), "labels": self.labels, "multi_label": self.multi_label}
+
+
+def _renamed(names, labels):
+    """The labels with new names out of a dict from each of them."""
+    if set(names) != set(labels):
+        raise _check.invalid("labels", f"a new name for each of {', '.join(map(repr, labels))}", names)
+    return [names[label] for label in labels]
 
 
 @keras.saving.register_keras_serializable("tfxfer")
@@ -169,8 +297,12 @@ class TextClassifier(Classifying, PooledTask):
         backbone: `backbones.Backbone`.
         preprocessor: `preprocessing.TextPreprocessor`.
         labels: sequence of the class names, strings or ints, in the order of the outputs. `data.labels` finds them.
+            `from_preset` takes those of a trained classifier where none are given; see there.
         multi_label: bool. Whether a text may have any number of labels: sigmoids instead of one softmax.
-        pooling: one of `layers.POOLING`, or several. `from_preset` takes the checkpoint's.
+        threshold: float in `[0, 1]`. With `multi_label`, the least probability of a label that `classify` gives.
+            Defaults to 0.5.
+        pooling: one of `layers.POOLING`, or several, or a Keras layer from `(batch, length, features)` and
+            `padding_mask` to `(batch, features)`. `from_preset` takes the checkpoint's.
         dropout: float in `[0, 1)`. Rate before the dense layers of the head. Defaults to 0.1.
         head: `"linear"`, `"mlp"` (one hidden layer of the backbone's size), or a Keras layer from `(batch, features)`
             to `(batch, classes)`.
@@ -181,12 +313,27 @@ class TextClassifier(Classifying, PooledTask):
     Input: dict of int32 `(batch, length)`: `token_ids`, `padding_mask`, and `segment_ids` for families that have them.
     Output: float32 logits `(batch, classes)`; `classify` turns them into names and probabilities.
 
+    `from_preset` takes a trained classifier over as a whole, its logits those of the reference: Hugging Face's
+    `*ForSequenceClassification`, whose labels are `id2label` and whose `problem_type` is `multi_label`; a cross-encoder
+    of several labels; a folder by `save_to_preset`.
+
+    | `labels` for a trained classifier | result |
+    |---|---|
+    | none | the preset's labels |
+    | the preset's, in any order | the outputs in this order |
+    | a dict of the preset's labels to other names | the preset's outputs under these names |
+    | others | a new head on the backbone, and a warning; none with `backbone_only=True` |
+
     Raises:
-        ValueError: for missing or equal labels, an unknown pooling, head or layer group.
+        ValueError: for missing or equal labels, an unknown pooling, head or layer group; in `from_preset`, for a preset
+            that is a regression, and arguments that contradict the trained head.
 
     Example:
 
     ```python
+    model = tx.models.TextClassifier.from_preset("hf://distilbert/distilbert-base-uncased-finetuned-sst-2-english")
+    model.classify(["A lovely film"]).labels  # ["POSITIVE"]
+
     model = tx.models.TextClassifier.from_preset("all_minilm_l6_v2", labels=["card", "loan"])
     model.compile(tx.optimizers.AdamW(1e-4))
     model.fit(["Where is my card?", "Can I borrow 500?"], ["card", "loan"], epochs=3)
@@ -203,6 +350,7 @@ class TextClassifier(Classifying, PooledTask):
         *,
         labels,
         multi_label=False,
+        threshold=0.5,
         pooling="mean",
         dropout=0.1,
         head="linear",
@@ -210,6 +358,7 @@ class TextClassifier(Classifying, PooledTask):
         **kwargs,
     ):
         self._encoder = preprocessing.LabelEncoder(labels, multi_label, name="label_encoder")
+        self.threshold = threshold
         super().__init__(
             backbone,
             preprocessor,
@@ -220,3 +369,42 @@ class TextClassifier(Classifying, PooledTask):
             trainable=trainable,
             **kwargs,
         )
+
+    @classmethod
+    def _from_pretrained(cls, pretrained, arguments, backbone_only):
+        has_labels = pretrained.read_head is not None or isinstance(pretrained.task, cls)
+        if arguments.get("labels") is None and (backbone_only or not has_labels):
+            reason = "`backbone_only=True` leaves out those of the preset" if backbone_only else "The preset has none"
+            if pretrained.trained_task and not has_labels:
+                reason = f"The preset is a `{pretrained.trained_task}`, whose head is not taken over"
+            raise _check.invalid("labels", "the names of the classes", None, reason)
+        return super()._from_pretrained(pretrained, arguments, backbone_only)
+
+    @classmethod
+    def _match(cls, pretrained, spec, arguments):
+        labels = arguments.get("labels")
+        if spec.problem_type == "regression":
+            if labels is None:
+                expected = "a preset with classes, or `labels` for a new head on its backbone"
+                remedy = "It is a regression, or scores pairs: `models.TextRegressor.from_preset` loads it."
+                raise _check.invalid("preset", expected, pretrained.trained_task, remedy)
+            return None, _restoring.notice(cls, pretrained.trained_task)
+        if labels is not None:
+            same = len(labels) == len(spec.labels) and set(labels) == set(spec.labels)
+            if not same and not isinstance(labels, dict):
+                return None, _restoring.notice(cls, pretrained.trained_task, spec.labels)
+            spec = spec.with_labels(labels)
+        multi_label = spec.problem_type == "multi_label_classification"
+        if arguments.get("multi_label", multi_label) != multi_label:
+            expected = f"{multi_label}, as the preset was trained"
+            raise _check.invalid("multi_label", expected, arguments["multi_label"], "Leave it out.")
+        return spec, {"labels": list(spec.labels), "multi_label": multi_label}
+
+    def _output_dense(self):
+        return self.head.denses[-1] if isinstance(self.head, layers.Head) else None
+
+    def _changeable(self):
+        return (*super()._changeable(), "threshold")
+
+    def get_config(self):
+        return {**super().get_config(), "threshold": self.threshold}

@@ -4,7 +4,10 @@ import keras
 import numpy as np
 
 from tfxfer import _check, optimizers
+from tfxfer.models import _restoring
 from tfxfer.models._classifier import PooledTask
+
+SCORE_ACTIVATIONS = {"sigmoid": keras.ops.sigmoid, "tanh": keras.ops.tanh}
 
 
 @keras.saving.register_keras_serializable("tfxfer")
@@ -17,10 +20,13 @@ class TextRegressor(PooledTask):
         backbone: `backbones.Backbone`.
         preprocessor: `preprocessing.TextPreprocessor`.
         num_outputs: int. Values for each text. Defaults to 1.
-        pooling: one of `layers.POOLING`, or several. `from_preset` takes the checkpoint's.
+        pooling: one of `layers.POOLING`, or several, or a Keras layer, as `TextClassifier` has it. `from_preset` takes
+            the checkpoint's.
         dropout: float in `[0, 1)`. Rate before the dense layers of the head. Defaults to 0: dropout shifts the scale of
             what a regression reads.
         head: `"linear"`, `"mlp"`, or a Keras layer from `(batch, features)` to `(batch, num_outputs)`.
+        score_activation: name of the Keras activation that `scores` applies to the outputs, such as `"sigmoid"`; those
+            of a cross-encoder were trained that way. Defaults to `None`: none.
         trainable: which layer groups train: a bool, a dict, or a list of names or patterns; see `set_trainable`. By
             default, those of the backbone that its flags say (all, unless it was frozen), and all above.
         **kwargs: `name`.
@@ -28,8 +34,13 @@ class TextRegressor(PooledTask):
     Input: dict of int32 `(batch, length)`: `token_ids`, `padding_mask`, and `segment_ids` for families that have them.
     Output: float32 `(batch, num_outputs)`.
 
+    `from_preset` takes a trained regression over as a whole: Hugging Face's `*ForSequenceClassification` with one label
+    or the `problem_type` "regression"; a cross-encoder of sentence-transformers that gives pairs one score; a folder by
+    `save_to_preset`. With another `num_outputs` the head is new, and a warning says so.
+
     Raises:
-        ValueError: for an unknown pooling, head or layer group; in `fit`, for targets that are no finite numbers.
+        ValueError: for an unknown pooling, head, activation or layer group; in `fit`, for targets that are no finite
+            numbers; in `from_preset`, for arguments that contradict the trained head.
 
     Example:
 
@@ -37,6 +48,9 @@ class TextRegressor(PooledTask):
     model = tx.models.TextRegressor.from_preset("all_minilm_l6_v2")
     model.compile(tx.optimizers.AdamW(1e-4))
     model.fit(["What is a loan?", "loan what"], [1.0, 0.2], epochs=3)
+
+    reranker = tx.models.TextRegressor.from_preset("hf://cross-encoder/ms-marco-MiniLM-L6-v2")
+    reranker.scores((["lost card", "lost card"], ["My card is gone", "What is a loan?"]))  # (2,), larger is better
     ```
     """
 
@@ -49,10 +63,14 @@ class TextRegressor(PooledTask):
         pooling="mean",
         dropout=0.0,
         head="linear",
+        score_activation=None,
         trainable=None,
         **kwargs,
     ):
         self.num_outputs = _check.integer("num_outputs", num_outputs)
+        if score_activation is not None:
+            _check.one_of("score_activation", score_activation, SCORE_ACTIVATIONS)
+        self.score_activation = score_activation
         super().__init__(
             backbone,
             preprocessor,
@@ -82,5 +100,51 @@ class TextRegressor(PooledTask):
             raise _check.invalid("y", "finite numbers", targets[bad[0]].tolist(), f"It stands in row {bad[0]}.")
         return targets
 
+    def to_scores(self, values):
+        """Turns outputs into scores: applies `score_activation`; a tensor of the same shape."""
+        return values if self.score_activation is None else SCORE_ACTIVATIONS[self.score_activation](values)
+
+    def scores(self, x, batch_size=32, *, verbose=0):
+        """Returns the scores of texts or pairs: `predict` with `score_activation` applied.
+
+        Args:
+            x: list or array of strings, a tuple of two such columns for pairs, or batches as `predict` takes them.
+            batch_size: int. Texts computed at a time.
+            verbose: 0, 1 or `"auto"`: whether to show a progress bar.
+
+        Returns:
+            A float32 array `(rows,)`, or `(rows, num_outputs)` for several outputs.
+
+        Example:
+
+        ```python
+        reranker.scores((["lost card"] * len(documents), documents)).argsort()[::-1]  # the best first
+        ```
+        """
+        values = self.predict(x, batch_size=batch_size, verbose=verbose)
+        found = keras.ops.convert_to_numpy(self.to_scores(values))
+        return found[:, 0] if self.num_outputs == 1 else found
+
+    @classmethod
+    def _match(cls, pretrained, spec, arguments):
+        if spec.problem_type != "regression" or arguments.get("num_outputs") not in (None, len(spec.labels)):
+            return None, _restoring.notice(cls, pretrained.trained_task)
+        own = {"num_outputs": len(spec.labels)}
+        if "score_activation" not in arguments:
+            own["score_activation"] = spec.score_activation
+        return spec, own
+
+    def _with(self, arguments):
+        if arguments.get("num_outputs") not in (None, self.num_outputs):
+            return None
+        return super()._with({name: value for name, value in arguments.items() if name != "num_outputs"})
+
+    def _changeable(self):
+        return (*super()._changeable(), "score_activation")
+
     def get_config(self):
-        return {**super().get_config(), "num_outputs": self.num_outputs}
+        return {
+            **super().get_config(),
+            "num_outputs": self.num_outputs,
+            "score_activation": self.score_activation,
+        }

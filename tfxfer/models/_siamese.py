@@ -3,6 +3,7 @@
 import keras
 
 from tfxfer import _check, data, layers, preprocessing
+from tfxfer.models import _restoring
 from tfxfer.models._classifier import Classifying
 from tfxfer.models._embedder import TextEmbedder
 from tfxfer.models._task import TextTask
@@ -66,17 +67,51 @@ class Siamese(TextTask):
     def embedding_spec(self):
         return self.embedder.embedding_spec()
 
+    def write_checkpoint(self, folder, format, dtype):
+        if len(self.weights) > len(self.embedder.weights):  # those of a decoder, which has no form there
+            super().write_checkpoint(folder, format, dtype)
+        self.embedder.write_checkpoint(folder, format, dtype)
+
+    pipeline_tag = "sentence-similarity"
+
+    def card_rows(self):
+        return self.embedder.card_rows()
+
+    def usage(self, format, repo_id):
+        return self.embedder.usage(format, repo_id)
+
     def _preprocess_texts(self, x):
         return data.pack_columns(x, self.preprocessor)
 
     # Arguments of `from_preset` that are the constructor's; the others go to the embedder.
     _own = ("decoder", "chunk_size")
 
+    keeps_embedding = True
+
     @classmethod
-    def from_preset(cls, preset, **kwargs):
-        """Makes the towers over `TextEmbedder.from_preset(preset, **kwargs)`; takes the constructor's arguments too."""
-        own = {name: kwargs.pop(name) for name in cls._own if name in kwargs}
-        return cls(TextEmbedder.from_preset(preset, **kwargs), **own)
+    def _from_pretrained(cls, pretrained, arguments, backbone_only):
+        """Makes the towers over an embedder; arguments that are not the constructor's go to that."""
+        notice = None
+        if not backbone_only:
+            saved = pretrained.task if isinstance(pretrained.task, cls) else None
+            model = None if saved is None else saved._with(arguments)
+            if model is not None:
+                return model, None
+            labels = getattr(saved, "labels", None)
+            notice = _restoring.notice(cls, _restoring.left_out(cls, pretrained), labels)
+        own = {name: value for name, value in arguments.items() if name in cls._own}
+        rest = {name: value for name, value in arguments.items() if name not in cls._own}
+        embedder, _ = TextEmbedder._from_pretrained(pretrained, rest, backbone_only)
+        return cls(embedder, **own), notice
+
+    def _with(self, arguments):
+        own = {name: value for name, value in arguments.items() if name in (*self._own, "name", "trainable")}
+        rest = {name: value for name, value in arguments.items() if name not in own}
+        _restoring.changed(self.embedder, rest, ())  # raises where one differs
+        return super()._with(own)
+
+    def _changeable(self):
+        return (*super()._changeable(), "chunk_size")
 
     def get_config(self):
         decoder = self._decoder_argument
@@ -139,6 +174,12 @@ class SiameseClassifier(Classifying, Siamese):
         super().__init__(embedder, decoder=decoder, **kwargs)
 
     _own = ("labels", "features", "hidden_dims", "dropout", "chunk_size")
+
+    def _output_dense(self):
+        return self._decoder.head.denses[-1]
+
+    def _changeable(self):
+        return (*super()._changeable(), "dropout")
 
     def get_config(self):
         config = super().get_config()

@@ -1,18 +1,17 @@
 """What all task models share: strings in, layer groups, saving."""
 
+import warnings
+
 import keras
 import keras_hub
 import numpy as np
 
-import tfxfer
-from tfxfer import _check, _disk, backbones, data, layers
-from tfxfer._freezable import Freezable, switch
-
-MODEL_FILE = "model.keras"
-METADATA_FILE = "tfxfer.json"
+from tfxfer import _check, backbones, data
+from tfxfer._freezable import Freezable, TrainsInPart, layers_within, switch
+from tfxfer.models import _keras_methods, _restoring, _save
 
 
-class TextTask(keras_hub.models.Task):
+class TextTask(_keras_methods.KerasMethods, TrainsInPart, keras_hub.models.Task):
     """Base of the task models: a functional model over a `backbone`, with a `preprocessor` for strings.
 
     Subclasses make their layers, call `super().__init__(inputs, outputs, backbone=..., ...)` and extend `get_config`.
@@ -37,31 +36,84 @@ class TextTask(keras_hub.models.Task):
             self.set_trainable(trainable)
         self.frozen_dropout = backbone.frozen_dropout
 
+    # Whether a model made from a preset keeps how the preset makes vectors of texts, as an embedder does.
+    keeps_embedding = False
+
     @classmethod
-    def from_preset(cls, preset, *, load_weights=True, sequence_length=None, dtype=None, **kwargs):
-        """Makes the model on a pretrained backbone.
+    def from_preset(
+        cls,
+        preset,
+        *,
+        load_weights=True,
+        sequence_length=None,
+        dtype=None,
+        special_tokens_in_strings=None,
+        backbone_only=False,
+        **kwargs,
+    ):
+        """Makes the model from a preset: the whole of it where the preset is such a model, otherwise on its backbone.
+
+        A folder that `save_to_preset` wrote gives back the saved model, if it is of this class: head, labels,
+        threshold, flags. Where the preset is a trained model of another class, or of other labels, its backbone is
+        taken over, and a warning says that the trained head is left out.
 
         Args:
-            preset: string or path. A name (`"all_minilm_l6_v2"`), a KerasHub preset, an `hf://user/name` handle, a
-                local Hugging Face or sentence-transformers folder, or a folder written by `save_to_preset` of any task
-                model: its backbone is taken over, whatever the task was.
+            preset: string or path. A name (`"all_minilm_l6_v2"`, see `backbones.presets`), a KerasHub preset, an
+                `hf://user/name` handle, a local Hugging Face or sentence-transformers folder, or a folder written by
+                `save_to_preset`.
             load_weights: bool. `False` gives random weights in the same architecture.
             sequence_length: int. Tokens a text is cut at, special tokens included. Defaults to the preset's.
-            dtype: dtype policy of the backbone, e.g. `"mixed_bfloat16"`. Defaults to Keras's global policy.
+            dtype: dtype policy of the backbone, e.g. `"mixed_bfloat16"`. Defaults to Keras's global policy; for a saved
+                model, to its own.
+            special_tokens_in_strings: bool. Whether a special token inside a text, such as `"[MASK]"`, becomes its id;
+                see `preprocessing.Tokenizer`. Defaults to the preset's.
+            backbone_only: bool. Whether to leave out, without a warning, what was trained above the backbone.
             **kwargs: the constructor's arguments.
 
         Returns:
-            A model of this class.
+            A model of this class; for a saved model of a subclass, one of that.
 
         Raises:
-            ValueError: if the preset is not understood, or holds parts that are not supported.
+            ValueError: if the preset is not understood, holds parts that are not supported, or was trained with other
+                values of the constructor's arguments.
         """
-        pretrained = backbones.load(preset, dtype=dtype, load_weights=load_weights, sequence_length=sequence_length)
-        return cls(
-            backbone=pretrained.backbone,
-            preprocessor=pretrained.preprocessor,
-            **cls._preset_arguments(pretrained.embedding, kwargs),
+        pretrained = backbones.load(
+            preset,
+            dtype=dtype,
+            load_weights=load_weights,
+            sequence_length=sequence_length,
+            special_tokens_in_strings=special_tokens_in_strings,
         )
+        model, notice = cls._from_pretrained(pretrained, kwargs, backbone_only)
+        if notice is not None:
+            warnings.warn(notice, stacklevel=2)
+        return model
+
+    @classmethod
+    def _from_pretrained(cls, pretrained, arguments, backbone_only):
+        """Makes the model of what `backbones.load` returned.
+
+        Returns:
+            (model, notice): `notice` is a warning where something trained is left out, otherwise `None`.
+        """
+        notice = None
+        if not backbone_only:
+            saved = _restoring.part_of(cls, pretrained.task)
+            model = None if saved is None else saved._with(arguments)
+            name = _restoring.left_out(cls, pretrained)
+            if model is not None:
+                return model, None if saved is pretrained.task else _restoring.notice(cls, name)
+            notice = _restoring.notice(cls, name, getattr(saved, "labels", None))
+        arguments = cls._preset_arguments(pretrained.embedding, arguments)
+        return cls(backbone=pretrained.backbone, preprocessor=pretrained.preprocessor, **arguments), notice
+
+    def _with(self, arguments):
+        """Returns this saved model with arguments of the constructor, or `None` where they need another head."""
+        return _restoring.changed(self, arguments, self._changeable())
+
+    def _changeable(self):
+        """Returns the names of the constructor's arguments that may change in a trained model."""
+        return ("name",)
 
     @classmethod
     def _preset_arguments(cls, embedding, arguments):
@@ -130,9 +182,6 @@ class TextTask(keras_hub.models.Task):
         self.backbone.set_trainable({name: flag for name, flag in flags.items() if name != "head"})
         for layer in groups["head"] if "head" in flags else ():
             switch(layer, flags["head"])
-        for whole in self._flatten_layers() if any(flags.values()) else ():
-            if isinstance(whole, (keras.Model, layers.SiameseTowers)):
-                whole._trainable = True  # `model.trainable = False` switched these off as well
         self._trace_anew()
 
     def _check_adapters(self, flags):
@@ -165,14 +214,17 @@ class TextTask(keras_hub.models.Task):
     def frozen_dropout(self, value):
         self.backbone.frozen_dropout = value
         for top in self._top:
-            for layer in top._flatten_layers():
+            for layer in layers_within(top):
                 if isinstance(layer, Freezable):
                     layer.frozen_dropout = bool(value)
         self._trace_anew()
 
     def _trainable_config(self):
         # Flags that are not the same over a group are not a group's: the backbone keeps those of its layers by itself.
-        flags = {name: {layer.trainable for layer in found} for name, found in self.layer_groups().items()}
+        flags = {
+            name: {flag for layer in found for flag in (layer.trainable, *(w.trainable for w in layer.weights))}
+            for name, found in self.layer_groups().items()
+        }
         return {name: found.pop() for name, found in flags.items() if len(found) == 1}
 
     def compile(self, *args, **kwargs):
@@ -183,6 +235,39 @@ class TextTask(keras_hub.models.Task):
             optimizer = getattr(optimizer, "inner_optimizer", None)  # within loss scaling
         if optimizer is not None:
             optimizer.bind(self)
+
+    # === Vocabulary ===
+
+    def with_added_tokens(self, tokens, *, special=False):
+        """Returns a copy of this model whose tokenizer knows further tokens, with a row of the table for each.
+
+        A new token's row starts as the mean of the rows of the pieces that it was read as before. All other weights are
+        this model's; compile the copy before it trains.
+
+        Args:
+            tokens: list of strings. Those that the vocabulary has already are left as they are.
+            special: bool. Whether the tokens are special: see `preprocessing.Tokenizer.add_tokens`.
+
+        Returns:
+            A model of this class.
+
+        Raises:
+            ValueError: if `tokens` are not strings, or the model has no preprocessor.
+
+        Example:
+
+        ```python
+        model = model.with_added_tokens(["IBAN", "SEPA"])
+        ```
+        """
+        return _vocabulary.with_added_tokens(self, tokens, special)
+
+    def _check_vocabulary(self):
+        size = self.preprocessor.tokenizer.vocabulary_size()
+        if size > self.backbone.vocabulary_size:
+            remedy = "Add tokens by `model.with_added_tokens`, which grows the table too."
+            expected = f"a tokenizer of at most {self.backbone.vocabulary_size} tokens, the rows of the embedding table"
+            raise _check.invalid("preprocessor", expected, size, remedy)
 
     # === Strings in ===
 
@@ -195,6 +280,7 @@ class TextTask(keras_hub.models.Task):
         return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
 
     def _preprocess_texts(self, x):
+        self._check_vocabulary()
         return self.preprocessor(x)
 
     def _encode_targets(self, y):
@@ -248,6 +334,7 @@ class TextTask(keras_hub.models.Task):
         return np.asarray(y)
 
     def _batches(self, columns, batch_size, **kwargs):
+        self._check_vocabulary()
         return data.batches(
             columns,
             self.preprocessor,
@@ -290,8 +377,8 @@ class TextTask(keras_hub.models.Task):
         progress = keras.config.is_interactive_logging_enabled() if verbose == "auto" else bool(verbose)
         return self._runner(x)(x, batch_size or 32, progress=progress)
 
-    def _runner(self, x, layer=None):
-        """Returns what runs this model over texts, up to a layer's input where one is named.
+    def _runner(self, x, part=None):
+        """Returns what runs this model over texts, or the part of it that `_part` knows by this name.
 
         It is made anew where something changed that it has traced.
         """
@@ -306,13 +393,13 @@ class TextTask(keras_hub.models.Task):
             bool(self.jit_compile),
             *map(id, self.weights),  # LoRA and quantisation change them
         )
-        made_for, runner = self._runners.get(layer, (None, None))
+        made_for, runner = self._runners.get(part, (None, None))
         if made_for != key:
-            model = self if layer is None else keras.Model(self.input, self.get_layer(layer).input)
+            model = self if part is None else self._part(part)
             runner = data.TextRunner(
                 model, preprocessor, count, columns=self._columns, pad_to_multiple_of=self._length_multiple()
             )
-            self._runners[layer] = (key, runner)
+            self._runners[part] = (key, runner)
         return runner
 
     # === Saving ===
@@ -345,23 +432,81 @@ class TextTask(keras_hub.models.Task):
     def get_config(self):
         return {**super().get_config(), "trainable": self._trainable_config()}
 
-    def save_to_preset(self, preset_dir):
-        """Writes the model into a folder that `from_preset` of any task model reads.
+    def save_to_preset(self, preset_dir, format="tfxfer", *, metadata=None, dtype="float32"):
+        """Writes the model as a folder, with a model card.
+
+        | format | what it holds | read by |
+        |---|---|---|
+        | `"tfxfer"` | the whole model: optimizer, flags, adapters | `from_preset` |
+        | `"sentence-transformers"` | an embedder; a classifier as `CrossEncoder` | sentence-transformers 6, `from_preset` |
+        | `"huggingface"` | an encoder, or `*ForSequenceClassification` | transformers 5, `from_preset` |
+
+        An embedder goes to sentence-transformers as a whole, with pooling, modules and prompts; for transformers its
+        encoder alone is written. A classifier or regressor is `*ForSequenceClassification` where its head is that of
+        its family's class; otherwise transformers has none, and the error says which head it would be. For
+        sentence-transformers 6 any pooling with a `layers.Head` is a `CrossEncoder`.
+
+        The last two give the same numbers in those libraries (to float rounding) and hold weights only: adapters are
+        merged, an optimizer is left out. Their tokenizer maps special tokens inside a text to their ids, which this
+        package's does only with `special_tokens_in_strings`.
 
         A model that the folder holds already is replaced as a whole: where writing fails, on a full disk for example,
-        the old one stays. Other files in the folder stay.
+        the old one stays. Other files in the folder stay; so does a README.md that this method did not write, unless
+        there are `metadata`.
 
         Args:
             preset_dir: string or path. The folder, on the local disk; made if need be.
+            format: string, see the table.
+            metadata: dict of what the model card says, all of it optional: `name`, `description`, `repo_id`
+                (`"user/name"` on the hub), `license`, `license_name`, `license_link`, `language`, `base_model`,
+                `datasets`, `data` (a text about them), `metrics` (a dict of names to numbers, or of data sets to such
+                dicts), `tags`. `language`, `base_model`, `datasets` and `tags` may be lists.
+            dtype: `"float32"`, `"bfloat16"` or `"float16"`: of the weights in the other libraries' formats.
 
         Raises:
-            ValueError: for a URL such as `gs://...`: save locally and copy the folder.
+            ValueError: for a URL such as `gs://...` (save locally and copy the folder), an unknown key of `metadata`, a
+                model that the format cannot hold, or a folder with files of another format.
+
+        Example:
+
+        ```python
+        embedder.save_to_preset(
+            "card-search",
+            format="sentence-transformers",
+            metadata={"repo_id": "me/card-search", "license": "apache-2.0", "metrics": {"ndcg@10": 0.61}},
+        )
+        # To the Hugging Face hub, after `hf auth login`:
+        api = huggingface_hub.HfApi()
+        api.create_repo("me/card-search", exist_ok=True)
+        api.upload_folder(repo_id="me/card-search", folder_path="card-search")
+        ```
         """
-        folder = _disk.local_path("preset_dir", preset_dir, kind="folder")
-        with _disk.replacing_folder(folder) as staged:
-            self.save(staged / MODEL_FILE)
-            metadata = {"tfxfer": tfxfer.__version__, "class": type(self).__name__}
-            _disk.write_json(staged / METADATA_FILE, metadata)
+        _save.save(self, preset_dir, format, metadata, dtype)
+
+    # What the model is called in a hub's list of tasks.
+    pipeline_tag = "feature-extraction"
+
+    def write_checkpoint(self, folder, format, dtype):
+        """Writes the model's files in another library's format; a task that has such a form overrides it.
+
+        Args:
+            folder: path of a folder that exists.
+            format: `"sentence-transformers"` or `"huggingface"`.
+            dtype: string, of the weights.
+
+        Raises:
+            ValueError: if there is no such form.
+        """
+        remedy = "To write its encoder alone, make a `TextEmbedder` of its `backbone` and `preprocessor`"
+        raise _check.invalid("format", f"'tfxfer' for a `{type(self).__name__}`", format, remedy)
+
+    def card_rows(self):
+        """Returns lines of the model card: a dict of names to strings."""
+        return {}
+
+    def usage(self, format, repo_id):
+        """Returns the Python of the model card: a dict of libraries to code."""
+        return {}
 
 
 def _tell(callbacks, x):
