@@ -60,7 +60,7 @@ def local_path(argument, path, *, kind=None):
 
     >>> local_path("folder", "file:///tmp/my%20index").name
     'my index'
-    >>> local_path("folder", "gs://bucket/index")
+    >>> local_path("folder", "gs://bucket/index", kind="folder")
     Traceback (most recent call last):
       ...
     ValueError: Invalid value for argument `folder`. Expected a path on the local disk. Received:
