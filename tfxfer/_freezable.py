@@ -46,14 +46,17 @@ def layers_within(layer):
         if id(layer) in found:
             continue
         found[id(layer)] = layer
-        inner = keras.tree.flatten([value for value in vars(layer).values() if _holds_layers(value)])
-        waiting.extend(reversed([each for each in inner if isinstance(each, keras.layers.Layer)]))
+        waiting.extend(reversed([each for value in vars(layer).values() for each in _layers_in(value)]))
         waiting.extend(reversed(layer.layers if isinstance(layer, keras.Model) else []))
     return list(found.values())
 
 
-def _holds_layers(value):
-    return isinstance(value, (keras.layers.Layer, list, tuple, dict))
+def _layers_in(value):
+    if isinstance(value, keras.layers.Layer):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _layers_in(each)
 
 
 def switch(layer, flag):

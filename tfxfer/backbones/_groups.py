@@ -4,9 +4,10 @@ import keras
 
 from tfxfer import _check
 from tfxfer._freezable import Freezable, switch
+from tfxfer.backbones import _quantization, _refusals
 
 
-class LayerGroups:
+class LayerGroups(_refusals.FixedWeights):
     """What encoders share beside their layers; a mixin of Keras models with `layer_groups()` and `_adapters`."""
 
     _adapters = None
@@ -46,6 +47,10 @@ class LayerGroups:
                 if isinstance(layer, Freezable):
                     layer.frozen_dropout = self._frozen_dropout
 
+    def runs_dropout(self, layer):
+        """Returns whether one of the layers drops out in training."""
+        return isinstance(layer, Freezable) and layer.is_training(True)
+
     def _frozen(self):
         """Returns the names of frozen layers, and the paths of frozen weights in layers that train otherwise."""
         found = []
@@ -65,6 +70,23 @@ class LayerGroups:
             _check.one_of("frozen", name, known)
             known[name].trainable = False
 
+    # === Quantized weights ===
+
+    def quantize(self, mode=None, config=None, filters=None):
+        """Stores the weights of dense layers and embeddings in eight or four bits; see `TextTask.quantize`."""
+        _quantization.quantize(self._quantizable(), mode, config, filters)
+
+    @property
+    def quantization(self):
+        """A dict of layers' places to serialized `keras.quantizers` configurations, or `None`."""
+        return _quantization.configs(self._quantizable())
+
+    def _quantizable(self):
+        return _quantization.quantizable(self.layer_groups())
+
+    def _restore_quantization(self, quantization):
+        _quantization.restore(self._quantizable(), quantization)
+
     # === Adapters ===
 
     @property
@@ -79,6 +101,7 @@ class LayerGroups:
 
     def merge_lora(self):
         """Adds the adapters to the kernels and removes them; groups that trained now train with all weights."""
+        _quantization.check_floats(self._quantizable(), "merge adapters")
         self._adapters.merge()
         for layers in self.layer_groups().values():
             for layer in layers:
@@ -103,4 +126,4 @@ class LayerGroups:
 
 def _path(layer, weight):
     """The path of a weight from the layer that it is in, whatever the layer was made in."""
-    return weight.path[weight.path.index(f"{layer.name}/") :]
+    return weight.path[max(weight.path.find(f"{layer.name}/"), 0) :]

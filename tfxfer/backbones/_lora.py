@@ -20,6 +20,9 @@ TARGETS = {
 }
 
 
+_BASE = ("kernel", "kernel_scale", "kernel_zero")
+
+
 class Adapters(keras.layers.Layer):
     """The adapters of one encoder: made, merged, and kept in the files of the model.
 
@@ -58,6 +61,8 @@ class Adapters(keras.layers.Layer):
         if self.settings is not None:
             raise _check.invalid("rank", "a model without adapters", rank, "Merge those that it has first.")
         available = dict.fromkeys(f"block_{group}" for _, group, _ in self.blocks())
+        if not available:
+            raise _check.invalid("rank", "an encoder with blocks, which static embeddings lack", rank)
         block = self.blocks()[0][0]
         dense = [target for target, path in TARGETS.items() if operator.attrgetter(path)(block) is not None]
         settings = {
@@ -95,7 +100,8 @@ class Adapters(keras.layers.Layer):
         for name, variable in self.variables_by_name().items():
             store[name.replace("/", ".")] = variable
         for name, dense in self.targets().items():
-            store[f"{name}/kernel".replace("/", ".")] = base_kernel(dense)
+            for key, variable in base_variables(dense).items():
+                store[f"{name}/{key}".replace("/", ".")] = variable
 
     def load_own_variables(self, store):
         if not store.keys():  # a file of a model without adapters: they start anew
@@ -107,7 +113,16 @@ class Adapters(keras.layers.Layer):
             name = name.replace("/", ".")
             dense.lora_kernel_a.assign(store[f"{name}.a"])
             dense.lora_kernel_b.assign(store[f"{name}.b"])
-            base_kernel(dense).assign(store[f"{name}.kernel"])
+            for key, variable in base_variables(dense).items():
+                variable.assign(store[f"{name}.{key}"])
+
+
+def base_variables(dense):
+    """Returns the variables of a dense layer that its kernel without adapters is made of, by name.
+
+    A quantized kernel has scales and, in four bits, zero points.
+    """
+    return {weight.name: weight for weight in dense.weights if weight.name in _BASE}
 
 
 def base_kernel(dense):

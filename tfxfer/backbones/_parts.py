@@ -140,5 +140,12 @@ class Embeddings(Freezable, keras.layers.Layer):
     def compute_output_spec(self, token_ids, positions, segment_ids=None, training=None):
         return keras.KerasTensor((*token_ids.shape, self.hidden_dim), self.compute_dtype)
 
+    def get_config(self):
+        # `keras.models.clone_model` asks each layer of an encoder for one, this layer first.
+        raise NotImplementedError(
+            "The layers of an encoder have no configurations of their own. Copy the encoder as a whole: "
+            "`copy.deepcopy(backbone)`, or `type(backbone).from_config(backbone.get_config())` without the weights."
+        )
+
 
 _norm = norm  # the argument of `Embeddings` has the same name

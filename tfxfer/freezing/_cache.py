@@ -9,7 +9,7 @@ from tfxfer import _check, _texts, data
 from tfxfer.data import _features
 from tfxfer.freezing import _cut
 from tfxfer.freezing._store import DTYPES, Store
-from tfxfer.models import _task
+from tfxfer.models import _keras_methods, _task
 
 _IN_MEMORY = 2 * 2**30
 _ON_DISK = 32 * 2**30
@@ -261,7 +261,7 @@ class AboveFrozen(keras.Model):
             return self.cached(x) if "token_ids" in _spec(x) else x
         if _texts.is_dataset(x) and y is None and set(_spec(x)) == set(self.input):
             return x
-        if y is not None and _task._is_raw_text(x):
+        if y is not None and _keras_methods.is_raw_text(x):
             model = self.full_model
             return self.cached(model._batches((x, model._encode_raw_targets(y), *rest), batch_size or 32, **options))
         remedy = "For batches of ids: `data.batches(..., cache=True)`."

@@ -2,6 +2,7 @@
 
 import collections
 import typing
+from typing import Any
 
 import keras
 import numpy as np
@@ -38,7 +39,8 @@ class PooledTask(TextTask):
     """A task with pooled features and a head: what classifier and regressor share."""
 
     def __init__(self, backbone, preprocessor, *, pooling, dropout, head, num_outputs, trainable, **kwargs):
-        backbone = backbones.adopt(backbone)
+        # Before the other layers: the weights are then in the order that `keras.models.clone_model` has them in.
+        self.backbone = backbone = backbones.adopt(backbone)
 
         # === Layers ===
         features = make_pooling(pooling)
@@ -69,7 +71,8 @@ class PooledTask(TextTask):
 
     @classmethod
     def _from_pretrained(cls, pretrained, arguments, backbone_only):
-        spec = own = None
+        spec: Any = None
+        own: Any = None
         if not backbone_only and pretrained.read_head is not None:
             spec, own = cls._match(pretrained, pretrained.read_head(), arguments)
         if spec is None:
@@ -105,8 +108,12 @@ class PooledTask(TextTask):
         _save.write_classifier(self, folder, format, dtype)
 
     pipeline_tag = "text-classification"
-    problem_type = "regression"
     score_activation: str | None = None
+
+    @property
+    def problem_type(self):
+        """What `config.json` of transformers calls the kind of outputs."""
+        return "regression"
 
     def usage(self, format, repo_id):
         return _usage.classifier(self, format, repo_id)

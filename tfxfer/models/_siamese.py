@@ -170,8 +170,8 @@ class SiameseClassifier(Classifying, Siamese):
     def __init__(self, embedder, *, labels, features=("u", "v", "|u-v|"), hidden_dims=(), dropout=0.0, **kwargs):
         self._encoder = preprocessing.LabelEncoder(labels, name="label_encoder")
         decoder = layers.SoftmaxDecoder(len(self._encoder.labels), features, hidden_dims, dropout, name="decoder")
-        self._decoder = decoder
         super().__init__(embedder, decoder=decoder, **kwargs)
+        self._decoder = decoder
 
     _own = ("labels", "features", "hidden_dims", "dropout", "chunk_size")
 

@@ -8,10 +8,11 @@ import numpy as np
 
 from tfxfer import _check, backbones, data
 from tfxfer._freezable import Freezable, TrainsInPart, layers_within, switch
-from tfxfer.models import _keras_methods, _restoring, _save
+from tfxfer.models import _restoring, _save, _vocabulary
+from tfxfer.models._keras_methods import KerasMethods, is_raw_text
 
 
-class TextTask(_keras_methods.KerasMethods, TrainsInPart, keras_hub.models.Task):
+class TextTask(KerasMethods, TrainsInPart, keras_hub.models.Task):
     """Base of the task models: a functional model over a `backbone`, with a `preprocessor` for strings.
 
     Subclasses make their layers, call `super().__init__(inputs, outputs, backbone=..., ...)` and extend `get_config`.
@@ -230,11 +231,7 @@ class TextTask(_keras_methods.KerasMethods, TrainsInPart, keras_hub.models.Task)
     def compile(self, *args, **kwargs):
         """Configures training, as `keras.Model.compile`; gives an `optimizers.Layerwise` its layer groups."""
         super().compile(*args, **kwargs)
-        optimizer = getattr(self, "optimizer", None)
-        while optimizer is not None and not hasattr(optimizer, "bind"):
-            optimizer = getattr(optimizer, "inner_optimizer", None)  # within loss scaling
-        if optimizer is not None:
-            optimizer.bind(self)
+        self.bind_optimizer()
 
     # === Vocabulary ===
 
@@ -274,13 +271,13 @@ class TextTask(_keras_methods.KerasMethods, TrainsInPart, keras_hub.models.Task)
     def preprocess_samples(self, x, y=None, sample_weight=None):
         """Tokenises strings and encodes targets; batches of ids pass as they are."""
         if self.preprocessor is not None and not (isinstance(x, dict) and "token_ids" in x):
+            self._check_vocabulary()
             x = self._preprocess_texts(x)
         if y is not None:
             y = self._encode_targets(y)
         return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
 
     def _preprocess_texts(self, x):
-        self._check_vocabulary()
         return self.preprocessor(x)
 
     def _encode_targets(self, y):
@@ -309,7 +306,7 @@ class TextTask(_keras_methods.KerasMethods, TrainsInPart, keras_hub.models.Task)
         Raises:
             ValueError: for unequal lengths, or targets that the model does not know, with their row.
         """
-        if _is_raw_text(x) and self.preprocessor is not None:
+        if is_raw_text(x) and self.preprocessor is not None:
             if y is None:
                 raise _check.invalid("y", "targets, one for each text", y)
             validation_split = kwargs.pop("validation_split", None)
@@ -321,7 +318,7 @@ class TextTask(_keras_methods.KerasMethods, TrainsInPart, keras_hub.models.Task)
             x = self._batches(columns, batch_size or 32, shuffle=shuffle, seed=seed)
             y = sample_weight = None
         validation = kwargs.get("validation_data")
-        if isinstance(validation, tuple) and _is_raw_text(validation[0]) and self.preprocessor is not None:
+        if isinstance(validation, tuple) and is_raw_text(validation[0]) and self.preprocessor is not None:
             columns = (validation[0], self._encode_raw_targets(validation[1]), *validation[2:])
             size = kwargs.get("validation_batch_size") or batch_size or 32
             kwargs["validation_data"] = self._batches(columns, size, shuffle=False, bucket=True)
@@ -352,7 +349,7 @@ class TextTask(_keras_methods.KerasMethods, TrainsInPart, keras_hub.models.Task)
 
     def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
         """Computes loss and metrics on strings (with `y`) or on batches; as `keras.Model.evaluate`."""
-        if _is_raw_text(x) and self.preprocessor is not None and y is not None:
+        if is_raw_text(x) and self.preprocessor is not None and y is not None:
             x = self._batches((x, self._encode_raw_targets(y)), batch_size or 32, shuffle=False, bucket=True)
             y = batch_size = None
         return super().evaluate(x, y, batch_size=batch_size, **kwargs)
@@ -372,7 +369,7 @@ class TextTask(_keras_methods.KerasMethods, TrainsInPart, keras_hub.models.Task)
         Returns:
             A float array `(rows, ...)`.
         """
-        if not _is_raw_text(x) or self.preprocessor is None or callbacks:
+        if not is_raw_text(x) or self.preprocessor is None or callbacks:
             return super().predict(x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
         progress = keras.config.is_interactive_logging_enabled() if verbose == "auto" else bool(verbose)
         return self._runner(x)(x, batch_size or 32, progress=progress)
@@ -390,11 +387,13 @@ class TextTask(_keras_methods.KerasMethods, TrainsInPart, keras_hub.models.Task)
             preprocessor.sequence_length,
             preprocessor.padding_side,
             preprocessor.tokenizer.special_tokens_in_strings,
+            preprocessor.tokenizer.vocabulary_size(),
             bool(self.jit_compile),
             *map(id, self.weights),  # LoRA and quantisation change them
         )
         made_for, runner = self._runners.get(part, (None, None))
         if made_for != key:
+            self._check_vocabulary()
             model = self if part is None else self._part(part)
             runner = data.TextRunner(
                 model, preprocessor, count, columns=self._columns, pad_to_multiple_of=self._length_multiple()
@@ -403,31 +402,6 @@ class TextTask(_keras_methods.KerasMethods, TrainsInPart, keras_hub.models.Task)
         return runner
 
     # === Saving ===
-
-    def get_compile_config(self):
-        config = super().get_compile_config()
-        optimizer = getattr(self, "optimizer", None)
-        return {**config, "optimizer_variables": self._optimizer_variables()} if config and optimizer else config
-
-    def _optimizer_variables(self):
-        """The places in `weights` of the variables that the optimizer was built on, `None` where it was not.
-
-        They may be more than what trains: those of layers that will thaw, or have been frozen since.
-        """
-        if not self.optimizer.built:
-            return None
-        places = {id(weight): i for i, weight in enumerate(self.weights)}
-        return [places[id(variable)] for variable in self.optimizer._trainable_variables if id(variable) in places]
-
-    def compile_from_config(self, config):
-        # Keras's own refuses where `compile` is overridden, as it is here for its defaults.
-        config = dict(config)
-        places = config.pop("optimizer_variables", None)
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        # An optimizer that has not made a step has no state to restore: built, it would miss it in the file.
-        if places is not None and self.optimizer is not None:
-            weights = self.weights
-            self.optimizer.build([weights[place] for place in places])
 
     def get_config(self):
         return {**super().get_config(), "trainable": self._trainable_config()}
@@ -514,22 +488,3 @@ def _tell(callbacks, x):
     for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks)):
         if hasattr(callback, "set_data"):
             callback.set_data(x)
-
-
-def _is_raw_text(x):
-    """Whether `x` is text outside any pipeline: strings, an array of them, or a tuple of such columns."""
-    if isinstance(x, tuple):
-        return bool(x) and all(_is_raw_text(column) for column in x)
-    if isinstance(x, (str, bytes)):
-        raise _check.invalid("x", "a list of strings", x, "Put the one string into a list.")
-    if isinstance(x, list):
-        if x and isinstance(x[0], (list, tuple)):
-            raise _check.invalid(
-                "x", "a list of strings, or a tuple of columns", x, "Give text pairs as (firsts, seconds)."
-            )
-        return bool(x) and isinstance(x[0], (str, bytes))
-    if hasattr(x, "to_numpy"):
-        return _is_raw_text(x.to_numpy())
-    if isinstance(x, np.ndarray):
-        return x.dtype.kind in "US" or (x.dtype == object and x.size > 0 and isinstance(x.flat[0], (str, bytes)))
-    return str(getattr(x, "dtype", "")) in ("string", "<dtype: 'string'>")

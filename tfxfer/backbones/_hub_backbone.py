@@ -1,0 +1,410 @@
+"""A text backbone of KerasHub as it is, with what task models ask of an encoder."""
+
+import contextlib
+
+import keras
+import keras_hub
+from keras import ops
+
+from tfxfer import _check
+from tfxfer._freezable import layers_within
+from tfxfer.backbones import _groups
+
+# What a wrapped backbone may take: the first three are given, the last is counted from the padding mask.
+INPUTS = ("token_ids", "padding_mask", "segment_ids", "position_ids")
+# Backbones that take no padding mask and read padding off this id instead; ESM's have an attribute for it.
+_PADDING_IDS = {"RoformerV2Backbone": 0}
+# Where a backbone does not say how long its texts may be: the length that most encoders were made for.
+_LENGTH = 512
+
+
+class Part(keras.Model):
+    """A functional model of a KerasHub backbone's layers, whose frozen layers run without dropout.
+
+    Args:
+        inputs: dict or list of the backbone's tensors.
+        outputs: one of its tensors, or a list.
+        dropouts: list of pairs of a layer of the backbone and a `keras.layers.Dropout` within it.
+        keeps_dropout: function without arguments: whether frozen layers keep their dropout.
+        name: string.
+    """
+
+    def __init__(self, inputs, outputs, *, dropouts, keeps_dropout, name):
+        super().__init__(inputs, outputs, name=name)
+        # Hidden from Keras, which would take these layers for more of its own.
+        self._dropouts = lambda: [] if keeps_dropout() else dropouts
+
+    def call(self, inputs, training=None, mask=None):
+        with contextlib.ExitStack() as rates:
+            for layer, dropout in self._dropouts() if training else ():
+                if not layer.trainable:
+                    rates.callback(setattr, dropout, "rate", dropout.rate)
+                    dropout.rate = 0.0
+            return super().call(inputs, training=training, mask=mask)
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class KerasHubBackbone(_groups.LayerGroups, keras.Model):
+    """A text backbone of KerasHub of a family that this package has no form for: FNet, RoFormerV2, XLNet, OPT, ...
+
+    The task models make one of a KerasHub backbone that they are given (`backbones.adopt`). The layers are the
+    backbone's own, not copies: training this trains it. Its pooler, where it has one, is left out. Differences from
+    `Backbone`:
+
+    | | |
+    |---|---|
+    | cost | that of the padded batch: no padding is left out |
+    | padding | as the backbone treats it. Absolute positions count padding, so pad on the right. FNet has no padding mask and mixes all places: its results depend on the amount of padding |
+    | dropout | frozen layers run without, unless `frozen_dropout`: their `keras.layers.Dropout`s, the only kind that KerasHub's text backbones have |
+    | adapters | none: `freezing.add_lora` refuses |
+    | `freezing.AboveFrozen` | where the blocks take nothing but states and padding; not for XLNet, unless the whole backbone is frozen |
+
+    Inputs are a dict of int32 tensors `(batch, length)`: `token_ids`, `padding_mask` (1 at real tokens), and
+    `segment_ids` where the backbone takes them. The output is `(batch, length, hidden_dim)`, its sequence output.
+
+    Args:
+        backbone: a `keras_hub.models.Backbone` from token ids to the states of the tokens.
+        frozen: places of layers and weights that do not train, as `get_config` gives them.
+        frozen_dropout: bool. Whether frozen layers keep their dropout.
+        quantization: dict of what `quantize` did, as `get_config` gives it.
+        name: string. Defaults to the backbone's.
+
+    Attributes:
+        hub: the KerasHub backbone.
+        family: string, the name of its class.
+
+    Raises:
+        ValueError: for a backbone with other inputs, such as images or a decoder's, or another output.
+
+    Example:
+
+    ```python
+    hub = keras_hub.models.FNetBackbone(30, num_layers=2, hidden_dim=8, intermediate_dim=16)
+    model = models.TextClassifier(hub, labels=["card", "loan"])
+    model.backbone.layer_groups().keys()  # embeddings, block_0, block_1
+    ```
+    """  # noqa: E501  (a table's row)
+
+    def __init__(self, backbone, *, frozen=(), frozen_dropout=False, quantization=None, name=None, trainable=True):
+        sequence = sequence_output(backbone)
+
+        # === Layers ===
+        inner = keras.Model(backbone.input, sequence)
+        blocks = _blocks(backbone, inner)
+        groups = _groups_of(inner, blocks)
+        dropouts = [
+            (layer, found)
+            for layers in groups.values()
+            for layer in layers
+            for found in layers_within(layer)
+            if isinstance(found, keras.layers.Dropout) and found.rate
+        ]
+        # Behind a function, where Keras does not see it: the backbone may have weights that the output does not need.
+        self._parts = lambda: (backbone, blocks, groups, dropouts)
+        self._frozen_dropout = bool(frozen_dropout)
+
+        # === Functional Model ===
+        names = ("token_ids", "padding_mask", *(("segment_ids",) if "segment_ids" in backbone.input else ()))
+        inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in names}
+        outputs = self._part(backbone.input, sequence, backbone.name)(self._for_hub(inputs))
+        super().__init__(inputs=inputs, outputs=outputs, name=name or backbone.name, trainable=trainable)
+        self.dtype_policy = backbone.dtype_policy
+
+        # === Config ===
+        self.family = type(backbone).__name__
+        self.has_segment_ids = "segment_ids" in inputs
+        self.hidden_dim = sequence.shape[-1]
+        self.num_layers = len(blocks)
+        table = next((each for each in layers_within(backbone) if _is_position_table(each)), None)
+        self.has_position_table = table is not None
+        self.max_sequence_length = table.sequence_length if table is not None else _length(backbone)
+        self.vocabulary_size = _vocabulary_size(backbone, self.token_embedding)
+        rates = {name: [found.rate for layer, found in dropouts if layer in groups[name]] for name in groups}
+        self.embeddings_dropout = max(rates.pop("embeddings"), default=0.0)
+        self.dropout = self.attention_dropout = max((rate for found in rates.values() for rate in found), default=0.0)
+        self._restore_quantization(quantization)
+        self._freeze(frozen)
+
+    @property
+    def hub(self):
+        return self._parts()[0]
+
+    @property
+    def pooling(self):
+        """How a sentence vector is pooled: by the last token where KerasHub has a causal language model of the family.
+
+        There, it is the only token that has seen the whole text.
+        """
+        is_causal = hasattr(keras_hub.models, f"{self.family.removesuffix('Backbone')}CausalLM")
+        return "last" if is_causal else "mean"
+
+    @property
+    def token_embedding(self):
+        """The layer that embeds token ids."""
+        if self.hub.token_embedding is not None:
+            return self.hub.token_embedding
+        return next(
+            each
+            for layer in self.layer_groups()["embeddings"]
+            for each in layers_within(layer)
+            if isinstance(each, keras.layers.Embedding)
+        )
+
+    def layer_groups(self):
+        """Returns the layers from the input upwards: the unit of freezing and of learning rates by layer.
+
+        Returns:
+            A dict in order: `"embeddings"`, `"block_0"`, `"block_1"`, ... to lists of the backbone's layers. Each
+            weight is in exactly one group. What comes after the last block is in that block's group.
+        """
+        return {name: list(layers) for name, layers in self._parts()[2].items()}
+
+    def _part(self, inputs, outputs, name):
+        dropouts = self._parts()[3]
+        return Part(inputs, outputs, dropouts=dropouts, keeps_dropout=lambda: self._frozen_dropout, name=name)
+
+    def _for_hub(self, inputs):
+        """Returns the backbone's inputs for this model's."""
+        mask = inputs["padding_mask"]
+        found = {name: inputs[name] for name in self.hub.input if name in inputs}
+        if "position_ids" in self.hub.input:
+            found["position_ids"] = ops.maximum(ops.cumsum(mask, axis=1) - 1, 0)
+        padding_id = _padding_id(self.hub)
+        if padding_id is not None:
+            found["token_ids"] = ops.where(mask > 0, inputs["token_ids"], padding_id)
+        return found
+
+    # === Parts of the graph ===
+
+    def _cuts(self):
+        """Returns the states before each block, and this backbone's output."""
+        hub, blocks, _, _ = self._parts()
+        cuts = []
+        for i, block in enumerate(blocks):
+            tensors = keras.tree.flatten(block.input)
+            before = keras.tree.flatten(blocks[i - 1].output) if i else []
+            states = [x for x in tensors if any(x is y for y in before)] or [x for x in tensors if self._is_states(x)]
+            cuts.append(states[0])
+        return [*cuts, sequence_output(hub)]
+
+    def _is_states(self, tensor):
+        return len(tensor.shape) == 3 and tensor.shape[-1] == self.hidden_dim and "float" in tensor.dtype
+
+    def split(self, number):
+        """Cuts the backbone before one of its blocks.
+
+        Args:
+            number: int. The block that the upper part begins with: 0 leaves the embeddings alone below.
+
+        Returns:
+            (below, above): two functional models on the backbone's own layers. `below` takes this backbone's inputs and
+            gives the states before the block, `(batch, length, hidden_dim)`; `above` takes the list of these states and
+            the padding mask, and gives this backbone's output.
+
+        Raises:
+            ValueError: if there is no such block, or the blocks take more than states and padding.
+        """
+        *cuts, output = self._cuts()
+        if _check.integer("number", number, minimum=0) >= len(cuts):
+            raise _check.invalid("number", f"an int < {len(cuts)}, the groups of blocks", number)
+        hub, mask, states = self.hub, self.input["padding_mask"], cuts[number]
+        padding_id = _padding_id(hub)
+        # The blocks of a backbone that reads padding off an id read nothing else off the ids.
+        of_mask = ("padding_mask", "position_ids", *(() if padding_id is None else ("token_ids",)))
+        names = [name for name in hub.input if name in of_mask]
+        try:
+            upper = self._part([states, *(hub.input[name] for name in names)], output, "blocks")
+        except ValueError as error:
+            expected = "a backbone whose blocks take states and padding alone"
+            raise _check.invalid("backbone", expected, self.family, "Freeze the whole backbone, or none") from error
+        below = self._part(hub.input, states, "lower")(self._for_hub(self.input))
+        fresh = keras.Input(batch_shape=states.shape, dtype=states.dtype, name="states")
+        given = self._for_hub({**self.input, "token_ids": _any_id(mask, padding_id)})
+        above = upper([fresh, *(given[name] for name in names)])
+        return keras.Model(self.input, below, name="below"), keras.Model([fresh, mask], above, name="above")
+
+    def hidden_states(self):
+        """Returns a functional model on the backbone's own layers that gives the states of every layer.
+
+        Returns:
+            A `keras.Model` from this backbone's inputs to a list of `num_layers + 1` tensors `(batch, length,
+            hidden_dim)`: the embeddings, then each block's output. The last one is this backbone's output.
+        """
+        part = self._part(self.hub.input, self._cuts(), "hidden_states")
+        return keras.Model(self.input, part(self._for_hub(self.input)))
+
+    def call(self, inputs, training=None, mask=None):
+        length = inputs["token_ids"].shape[1] if isinstance(inputs, dict) and "token_ids" in inputs else None
+        if self.has_position_table and isinstance(length, int) and length > self.max_sequence_length:
+            expected = f"at most max_sequence_length={self.max_sequence_length} tokens"
+            remedy = "Give the preprocessor a smaller sequence_length"
+            raise _check.invalid("token_ids", expected, (None, length), remedy)
+        return super().call(inputs, training=training, mask=mask)
+
+    # === Dropout and adapters ===
+
+    @property
+    def frozen_dropout(self):
+        """Whether frozen layers keep their dropout."""
+        return self._frozen_dropout
+
+    @frozen_dropout.setter
+    def frozen_dropout(self, value):
+        self._frozen_dropout = bool(value)
+
+    def runs_dropout(self, layer):
+        return layer.trainable or self.frozen_dropout
+
+    @property
+    def lora(self):
+        """`None`: a wrapped backbone has no adapters."""
+        return None
+
+    def enable_lora(self, rank, **kwargs):
+        """Refuses: adapters are for the families of `backbones.families_table()`."""
+        raise _check.invalid(
+            "model",
+            "an encoder of a family that this package has its own form for",
+            self.family,
+            "Freeze its lower layers instead: `freezing.freeze(model, below=...)`",
+        )
+
+    def merge_lora(self):
+        """Does nothing: there are no adapters."""
+
+    def lora_variables(self):
+        """Returns an empty dict."""
+        return {}
+
+    # === Saving ===
+
+    def _places(self):
+        """Returns layers and weights by place, such as `"block_0/0"` and `"block_0/0/3"`.
+
+        Names would not do: some backbones put their own before those of their layers, some give weights no path.
+        """
+        layers = {f"{name}/{i}": layer for name, found in self.layer_groups().items() for i, layer in enumerate(found)}
+        weights = {f"{place}/{i}": w for place, layer in layers.items() for i, w in enumerate(layer.weights)}
+        return layers, weights
+
+    def _frozen(self):
+        layers, weights = self._places()
+        frozen = [place for place, layer in layers.items() if not layer.trainable]
+        parts = [place for place, weight in weights.items() if not weight.trainable]
+        return frozen + [place for place in parts if place.rpartition("/")[0] not in frozen]
+
+    def _freeze(self, places):
+        layers, weights = self._places()
+        known = {**layers, **weights}
+        for place in places:
+            known[_check.one_of("frozen", place, known)].trainable = False
+
+    def get_config(self):
+        hub = keras.saving.serialize_keras_object(self.hub)
+        # The flags are in `frozen`.
+        config = {**hub["config"], "trainable": True}
+        dtype = keras.dtype_policies.serialize(self.dtype_policy)
+        return {
+            "backbone": {**hub, "config": {**config, "dtype": dtype}},
+            "frozen": self._frozen(),
+            "frozen_dropout": self.frozen_dropout,
+            "quantization": self.quantization,
+            "dtype": dtype,
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        dtype = config.pop("dtype")
+        if isinstance(config["backbone"], dict):
+            hub = config["backbone"]
+            dtype = keras.dtype_policies.serialize(keras.dtype_policies.get(dtype))
+            hub = {**hub, "config": {**hub["config"], "dtype": dtype}}
+            config["backbone"] = keras.saving.deserialize_keras_object(hub, custom_objects=custom_objects)
+        return cls(**config)
+
+
+def sequence_output(backbone):
+    """Returns the tensor of a KerasHub backbone's token states.
+
+    Raises:
+        ValueError: for a backbone that does not go from token ids to token states, with the reason.
+    """
+    expected = "a text backbone of KerasHub, from token ids to the states of the tokens"
+    inputs, outputs = backbone.input, backbone.output
+    names = list(inputs) if isinstance(inputs, dict) else []
+    if any(name.startswith(("encoder_", "decoder_")) for name in names):
+        remedy = "It has a decoder, which a task model has no input for; `backbones.presets()` lists encoders"
+        raise _check.invalid("backbone", expected, type(backbone).__name__, remedy)
+    others = [name for name in names if name not in INPUTS]
+    if others or "token_ids" not in names:
+        remedy = f"It takes {', '.join(others or names) or 'an input without a name'}"
+        raise _check.invalid("backbone", expected, type(backbone).__name__, remedy)
+    if isinstance(outputs, dict):
+        outputs = outputs.get("sequence_output")
+    width = getattr(backbone, "hidden_dim", None) or getattr(backbone, "hidden_size", None)
+    shape = tuple(getattr(outputs, "shape", ()))
+    if len(shape) != 3 or width not in (None, shape[-1]):
+        size = "hidden_dim" if width is None else width
+        remedy = f"Its output has the shape {shape}, not (batch, length, {size})"
+        raise _check.invalid("backbone", expected, type(backbone).__name__, remedy)
+    return outputs
+
+
+def _blocks(backbone, inner):
+    """Returns the blocks from the input upwards: those the backbone lists, otherwise layers of one class."""
+    there = {id(layer) for layer in inner.layers}
+    listed = getattr(backbone, "transformer_layers", None)
+    if listed and all(id(layer) in there for layer in listed):
+        return list(listed)
+    by_class = {}
+    for layer in inner.layers:
+        tensors = keras.tree.flatten(layer.input)
+        if layer.weights and tensors and len(tensors[0].shape) == 3 and "float" in tensors[0].dtype:
+            by_class.setdefault(type(layer), []).append(layer)
+    if not by_class:
+        expected = "a backbone of blocks, in `transformer_layers` or as layers of one class"
+        raise _check.invalid("backbone", expected, type(backbone).__name__)
+    return max(by_class.values(), key=lambda layers: sum(layer.count_params() for layer in layers))
+
+
+def _groups_of(inner, blocks):
+    """Returns all layers by group; every layer but the inputs is in one."""
+    below = keras.Model(inner.input, keras.tree.flatten(blocks[0].output)[0])
+    first, chosen = {id(layer) for layer in below.layers}, {id(block) for block in blocks}
+    rest = [layer for layer in inner.layers if id(layer) not in chosen and not _is_input(layer)]
+    groups = {"embeddings": [layer for layer in rest if id(layer) in first]}
+    groups.update({f"block_{i}": [block] for i, block in enumerate(blocks)})
+    groups[f"block_{len(blocks) - 1}"] += [layer for layer in rest if id(layer) not in first]
+    return groups
+
+
+def _is_input(layer):
+    return isinstance(layer, keras.layers.InputLayer)
+
+
+def _is_position_table(layer):
+    return isinstance(layer, keras_hub.layers.PositionEmbedding)
+
+
+def _padding_id(backbone):
+    """The id that a backbone without a padding mask reads padding off, or `None`."""
+    if "padding_mask" in backbone.input:
+        return None
+    return getattr(backbone, "pad_token_id", _PADDING_IDS.get(type(backbone).__name__))
+
+
+def _any_id(mask, padding_id):
+    """Returns ids that are padding where the mask says so; which ones are real tokens does not matter."""
+    return mask if padding_id is None else ops.where(mask > 0, padding_id + 1, padding_id)
+
+
+def _length(backbone):
+    names = ("max_sequence_length", "max_position_embeddings")
+    return next((found for name in names if isinstance(found := getattr(backbone, name, None), int)), _LENGTH)
+
+
+def _vocabulary_size(backbone, embedding):
+    return getattr(backbone, "vocabulary_size", None) or embedding.input_dim

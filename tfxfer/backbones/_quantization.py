@@ -1,0 +1,99 @@
+"""Weights of an encoder in eight or four bits, by Keras's own layers."""
+
+import re
+
+import keras
+
+from tfxfer import _check
+from tfxfer._freezable import layers_within
+
+MODES = ("int8", "int4")
+# Layers whose weights Keras quantizes; a subclass may compute something else.
+_KINDS = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Embedding, keras.layers.ReversibleEmbedding)
+_REMEDY = (
+    'Use "int8" or "int4". For weights in half the bytes or fast training there is `dtype="mixed_bfloat16"`; '
+    '`export.saved_model(..., weights_dtype="int8")` writes small files of a model that stays as it is'
+)
+
+
+def quantizable(groups):
+    """Returns the layers of an encoder that can be quantized, by group and place in it, such as `"block_0/0/5"`.
+
+    Args:
+        groups: dict of group name to list of layers.
+    """
+    return {
+        f"{name}/{i}/{j}": layer
+        for name, layers in groups.items()
+        for i, top in enumerate(layers)
+        for j, layer in enumerate(layers_within(top))
+        if type(layer) in _KINDS
+    }
+
+
+def quantize(layers, mode, config, filters):
+    """Quantizes layers.
+
+    Args:
+        layers: dict of name to layer, as `quantizable` returns it.
+        mode: string, one of `MODES`.
+        config: a configuration of `keras.quantizers`; for `"int8"` the one of the bare mode stands for weights alone.
+        filters: which layers, as `keras.Model.quantize` has it.
+    """
+    _check.one_of("mode", mode, MODES, _REMEDY)
+    done = [layer for layer in layers.values() if layer.quantization_mode is not None]
+    if done:
+        remedy = "Load the float model again to quantize it in another way"
+        raise _check.invalid("mode", "a model that is not quantized yet", mode, remedy)
+    chosen = [layer for layer in layers.values() if _matches(layer, filters)]
+    if not chosen:
+        raise _check.invalid("filters", "filters that match dense layers or embeddings of the encoder", filters)
+    if mode == "int8" and _is_default(config):
+        config = keras.quantizers.Int8QuantizationConfig(activation_quantizer=None)
+    for layer in chosen:
+        layer.quantize(mode, config=config)
+
+
+def _is_default(config):
+    """Whether a configuration is the one that Keras passes on for the bare mode."""
+    default = keras.quantizers.Int8QuantizationConfig()
+    return config is None or config.get_config() == default.get_config()
+
+
+def _matches(layer, filters):
+    # As `keras.Model.quantize` reads them.
+    if filters is None:
+        return True
+    if callable(filters):
+        return bool(filters(layer))
+    patterns = [filters] if isinstance(filters, str) else filters
+    _check.instance("filters", patterns, (list, tuple), "a regular expression, a list of them, or a function")
+    return any(re.search(pattern, layer.name) for pattern in patterns)
+
+
+def configs(layers):
+    """Returns the serialized configurations of those layers that are quantized, by name; `None` where none is.
+
+    A layer that KerasHub made quantized has its configuration in its dtype policy.
+    """
+    found = {
+        name: keras.saving.serialize_keras_object(layer.quantization_config)
+        for name, layer in layers.items()
+        if layer.quantization_mode is not None and layer.quantization_config is not None
+    }
+    return found or None
+
+
+def restore(layers, serialized):
+    """Quantizes layers with random weights as `configs` says, so that a file's weights fit."""
+    for name, config in (serialized or {}).items():
+        config = keras.saving.deserialize_keras_object(config)
+        layers[_check.one_of("quantization", name, layers)].quantize(config.mode, config=config)
+
+
+def check_floats(layers, action):
+    """Raises where a layer is quantized; `action` is what needs floats, for the error."""
+    modes = {layer.quantization_mode for layer in layers.values()} - {None}
+    if modes:
+        remedy = "Do it before `quantize`. `save`, `save_to_preset` and `export.saved_model` keep quantized weights"
+        raise _check.invalid("model", f"a model with float weights to {action}", ", ".join(sorted(modes)), remedy)
