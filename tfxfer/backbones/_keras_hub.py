@@ -94,11 +94,10 @@ def _reads_texts(kind):
 def described():
     """Returns KerasHub's presets of our families: a dict of name to `(family, "KerasHub", description)`."""
     found = {}
-    for kind, family in _classes().items():
+    # A class lists its subclasses' presets too; theirs is the family: the longest line of bases comes last.
+    for kind, family in sorted(_classes().items(), key=lambda entry: len(entry[0].__mro__)):
         for name, preset in kind.presets.items():
-            # A class lists its subclasses' presets too; theirs is the family.
-            if name not in found or issubclass(kind, getattr(keras_hub.models, FAMILIES[found[name][0]].keras_hub)):
-                found[name] = (family.name, "KerasHub", preset.get("metadata", {}).get("description", ""))
+            found[name] = (family.name, "KerasHub", preset.get("metadata", {}).get("description", ""))
     return found
 
 

@@ -198,7 +198,8 @@ def _load_sentence_transformers(folder, dtype, load_weights):
 
 
 def _load_keras_hub(name, dtype, load_weights):
-    return _Loaded(*_keras_hub.load(name, dtype, load_weights), trained_task=_keras_hub.task_of(name))
+    backbone, tokenizer, embedding, length = _keras_hub.load(name, dtype, load_weights)
+    return _Loaded(backbone, tokenizer, embedding, length, _keras_hub.task_of(name))
 
 
 def _load_hugging_face(folder, dtype, load_weights, *, lowercase=False, scoring=None, is_static=False):

@@ -53,13 +53,13 @@ def changed(task, arguments, changeable):
 def _plain(value, like):
     """A value of a constructor's argument as `get_config` writes it."""
     if isinstance(value, keras.layers.Layer):
-        return keras.saving.serialize_keras_object(value)
+        value = keras.saving.serialize_keras_object(value)
     if isinstance(like, list) and isinstance(value, str):
         return [value]
     if isinstance(value, (list, tuple, np.ndarray)):
         return [_plain(each, None) for each in value]
     if isinstance(value, dict):
-        return {name: _plain(each, None) for name, each in value.items()}
+        return {name: _plain(each, None) for name, each in value.items() if name != "build_config"}
     return value.item() if isinstance(value, np.generic) else value
 
 

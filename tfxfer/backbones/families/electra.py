@@ -20,8 +20,13 @@ class Electra(Bert):
 
     def head(self, config):
         dropout = rate(config, "classifier_dropout", "hidden_dropout_prob", default=0.1)
-        names = {"hidden": "classifier.dense", "output": "classifier.out_proj"}
-        return HeadFormat(**names, activation="gelu", dropout=dropout, hidden_dropout=dropout)
+        return HeadFormat(
+            output="classifier.out_proj",
+            hidden="classifier.dense",
+            activation="gelu",
+            dropout=dropout,
+            hidden_dropout=dropout,
+        )
 
 
 FAMILY = Electra()

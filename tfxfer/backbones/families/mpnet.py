@@ -44,8 +44,12 @@ class MPNet(Roberta):
 
     def head(self, config):
         dropout = rate(config, "hidden_dropout_prob", default=0.1)
-        names = {"hidden": "classifier.dense", "output": "classifier.out_proj"}
-        return HeadFormat(**names, dropout=dropout, hidden_dropout=dropout)
+        return HeadFormat(
+            output="classifier.out_proj",
+            hidden="classifier.dense",
+            dropout=dropout,
+            hidden_dropout=dropout,
+        )
 
     def head_to_config(self, found):
         return {}

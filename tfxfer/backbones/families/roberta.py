@@ -76,8 +76,12 @@ class Roberta(Bert):
 
     def head(self, config):
         dropout = rate(config, "classifier_dropout", "hidden_dropout_prob", default=0.1)
-        names = {"hidden": "classifier.dense", "output": "classifier.out_proj"}
-        return HeadFormat(**names, dropout=dropout, hidden_dropout=dropout)
+        return HeadFormat(
+            output="classifier.out_proj",
+            hidden="classifier.dense",
+            dropout=dropout,
+            hidden_dropout=dropout,
+        )
 
     def tensor_shape(self, part, kind, shape, arguments):
         rows, *rest = shape
