@@ -232,6 +232,16 @@ def test_saved_labels_are_reordered_renamed_or_replaced_with_a_warning(classifie
         models.TextClassifier.from_preset(classifier_folder, labels=["a", "b"], backbone_only=True)
 
 
+def test_a_model_without_a_preprocessor_comes_back_without(tmp_path):
+    model = models.TextClassifier(tiny.backbone(), labels=["a", "b"])
+    model.save_to_preset(tmp_path / "saved")
+    again = models.TextClassifier.from_preset(tmp_path / "saved")
+    assert again.preprocessor is None and again.labels == ["a", "b"]
+    for arguments in ({"sequence_length": 8}, {"special_tokens_in_strings": True}):
+        with pytest.raises(ValueError, match=r"`preset`.*preprocessor"):
+            models.TextClassifier.from_preset(tmp_path / "saved", **arguments)
+
+
 # === Another class ===
 
 

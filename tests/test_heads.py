@@ -286,7 +286,7 @@ def test_labels_come_in_the_order_of_their_ids(copied):
         ({"id2label": ["a", "b", "c"]}, "`id2label`"),
         ({"id2label": {"0": "a", "1": "a", "2": "b"}}, "`labels`"),
         ({"problem_type": "ranking"}, "`problem_type`"),
-        ({"classifier_dropout": 1.5}, "`classifier_dropout`"),
+        ({"classifier_dropout": 1.5}, "`classifier_dropout`.*config.json"),
         ({"classifier_dropout": "0.1"}, "`classifier_dropout`"),
         ({"architectures": ["BertModel"]}, "`labels`.*has none"),
         ({"architectures": None}, "`labels`.*has none"),
@@ -296,6 +296,13 @@ def test_labels_come_in_the_order_of_their_ids(copied):
 def test_a_head_that_is_not_understood_is_an_error_before_a_model_is_made(copied, changes, message):
     with pytest.raises(ValueError, match=message):
         tx.models.TextClassifier.from_preset(copied(**changes))
+
+
+def test_an_encoder_is_read_whatever_its_head_is(copied):
+    for changes in ({"classifier_dropout": "0.1"}, {"id2label": []}, {"problem_type": "ranking"}):
+        folder = copied(**changes)
+        tx.models.TextEmbedder.from_preset(folder, backbone_only=True)
+        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,10 @@ def read(config, file, family, hidden_dim, tensors, scoring=None):
     where = f"In {file}. Pass `backbone_only=True` for a new head"
     labels = read_labels(config, where)
     problem = read_problem(config, len(labels), where)
-    found = family.head(config)
+    try:
+        found = family.head(config)
+    except ValueError as error:
+        raise ValueError(f"{error}. {where}") from error
     if found is None:
         raise _check.invalid("preset", f"a family whose trained heads are computed here, not {family.name}", str(file))
     if found.activation not in _ACTIVATIONS:

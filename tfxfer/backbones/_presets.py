@@ -118,6 +118,8 @@ def load(preset, *, dtype=None, load_weights=True, sequence_length=None, special
     else:
         raise _unknown(name)
     pretrained = loaded if isinstance(loaded, Pretrained) else _with_preprocessor(loaded, name, sequence_length)
+    if pretrained.preprocessor is None and (sequence_length, special_tokens_in_strings) != (None, None):
+        raise _check.invalid("preset", "a model that was saved with a preprocessor, for these arguments", name)
     if isinstance(loaded, Pretrained) and sequence_length is not None:
         pretrained.preprocessor.sequence_length = _length(pretrained.backbone, sequence_length)
     if special_tokens_in_strings is not None:
@@ -214,7 +216,7 @@ def _load_hugging_face(folder, dtype, load_weights, *, lowercase=False, scoring=
     longest = _checkpoint.read_json(file).get("model_max_length") if file.is_file() else None
     task = _heads.task_of(config)
     read_head = None
-    if task is not None and task.endswith(_heads.CLASSIFIER) and family.head(config) is not None:
+    if task is not None and task.endswith(_heads.CLASSIFIER) and family.head({}) is not None:
         read_head = functools.partial(_read_head, folder, config, family, backbone.hidden_dim, tensors, scoring)
     embedding = EmbeddingSpec(**family.spec_from_config(config))
     return _Loaded(backbone, tokenizer, embedding, longest, task, read_head, family.preprocessing_options(config))
