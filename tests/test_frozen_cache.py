@@ -411,7 +411,7 @@ def test_too_much_for_the_bound_is_said_with_the_bytes_before_anything_is_comput
 
 def test_values_beyond_float16_are_an_error_that_names_bfloat16(folder):
     model = classifier(folder)
-    norm = model.backbone.blocks()[0][0]._feedforward_layer_norm
+    norm = model.backbone.blocks()[0][0].feed_forward_norm
     norm.gamma.assign(norm.gamma * 1e6)
     with pytest.raises(ValueError, match="bfloat16"):
         AboveFrozen(model, dtype="float16").cached(labelled(model))
