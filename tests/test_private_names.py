@@ -21,7 +21,7 @@ OPTIMIZERS = {
     "_backend_apply_gradients": "the step of an optimizer whose variables are a subset of those it was built on",
     "_get_current_learning_rate": "weight decay reads the rate there",
     "_get_variable_index": "Keras's guide to custom optimizers uses it",
-    "_iterations": "the step that an update is corrected by, for variables that join late",
+    "_iterations": "batches, where `iterations` counts the steps of accumulated gradients",
     "_learning_rate": "Keras reads it of the wrapper, too",
     "_model_variables_moving_average": "as above",
     "_momentums": "the slots of Keras's AdamW",

@@ -58,7 +58,7 @@ class WarmupCosine(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         sync(self.model)
-        self._optimizer.learning_rate = float(self._schedule(int(self._optimizer.iterations)))
+        self._optimizer.learning_rate = float(self._schedule(int(self._optimizer._iterations)))
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:

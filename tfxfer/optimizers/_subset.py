@@ -98,7 +98,7 @@ class Subset:
             if optimizer._var_key(variable) not in known:
                 remedy = "Build the optimizer on all variables that will ever train: `optimizer.build(variables)`."
                 raise _check.invalid("variables", "variables that the optimizer was built on", variable.path, remedy)
-        now = int(optimizer.iterations)
+        now = int(optimizer._iterations)
         if self.variables is None:
             # What an optimizer in mid-training has trained so far is not known; moments that are not zero must not be
             # corrected as if they were.
@@ -121,7 +121,7 @@ class Subset:
     def _since_start(self, variable):
         """Returns the steps that were made since the variable began, as the optimizer counts its iterations."""
         optimizer = self.optimizer
-        batches = optimizer.iterations - self.starts.get(optimizer._var_key(variable), 0)
+        batches = optimizer._iterations - self.starts.get(optimizer._var_key(variable), 0)
         steps = optimizer.gradient_accumulation_steps
         return ops.floor_divide(batches, steps) if steps else batches
 
