@@ -28,9 +28,14 @@ def with_added_tokens(engine, added, special_too):
         The function, from a string tensor `(n,)` to an int32 `RaggedTensor` `(n, None)`, and the list of the tables
         that it needs.
     """
-    raw = {token["content"]: token for token in added if not token["normalized"]}
-    later = [token for token in added if token["normalized"]]
-    later = dict(zip(_normalized(engine, [token["content"] for token in later]), later, strict=True))
+    raw, later = {}, {}
+    added = sorted(added, key=lambda token: not token["special"])  # of two that look the same the first counts
+    normalized = iter(_normalized(engine, [token["content"] for token in added if token["normalized"]]))
+    for token in added:
+        if token["normalized"]:
+            later.setdefault(next(normalized), token)
+        else:
+            raw.setdefault(token["content"], token)
     matchers = [_matcher(found, special_too) for found in (raw, later)]
     tables = [matcher.table for matcher in matchers if matcher is not None]
 

@@ -1,7 +1,6 @@
 """Byte-level BPE, as ByteLevel and BPE of Hugging Face's `tokenizers` do it."""
 
 import tensorflow as tf
-import tensorflow_text as tf_text
 
 from tfxfer.preprocessing import _merges, _normalizers, _patterns, _splits, _words
 
@@ -30,7 +29,7 @@ def merging_model(pieces, byte_pieces=()):
         model.pieces.add(piece=piece, score=score, type=kinds.NORMAL)
     for piece in byte_pieces:
         model.pieces.add(piece=piece, score=0.0, type=kinds.BYTE)
-    return tf_text.SentencepieceTokenizer(model.SerializeToString(), out_type=tf.int32)
+    return _words.sentencepiece(model)
 
 
 class BytePair:

@@ -18,7 +18,8 @@ _ROBERTA = {
 }
 _GPT2 = {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>", "pad": "<|endoftext|>"}
 _LLAMA = {"bos": "<s>", "eos": "</s>", "unk": "<unk>"}
-_GEMMA = {"pad": "<pad>", "eos": "<eos>", "bos": "<bos>", "unk": "<unk>", "mask": "<mask>"}
+_GEMMA = {"pad": "<pad>", "eos": "<eos>", "bos": "<bos>", "unk": "<unk>"}
+_LLAMA3 = {"bos": "<|begin_of_text|>", "eos": "<|end_of_text|>"}
 
 # Templates of one and of two texts: roles, and "A" and "B" for the texts; ":1" is segment 1.
 _BERT_TEMPLATES = ("cls A sep", "cls A sep B:1 sep:1")
@@ -43,6 +44,7 @@ class Convention:
         bytes: whether merges are of bytes, not of characters.
         normalizer: steps of the normalizer, as in `_normalizers`, where the class has some of its own.
         pattern: regular expression that cuts texts into words; GPT-2's where it is `None`.
+        ignore_merges: whether a word that is a token is taken as it is.
         ids: how the ids come from the positions in a SentencePiece model: `"positions"`, `"fairseq"` or
             `"camembert"`.
         extra_ids: number of tokens `<extra_id_0>` and so on at the end of the vocabulary.
@@ -57,6 +59,7 @@ class Convention:
     bytes: bool = True
     normalizer: tuple = ()
     pattern: str | None = None
+    ignore_merges: bool = False
     ids: str = "positions"
     extra_ids: int = 0
 
@@ -66,9 +69,10 @@ class Convention:
         return [[name if name in "AB" else special[name], int(segment or 0)] for name, _, segment in items]
 
 
-QWEN2_PATTERN = (
+_QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_LLAMA3_PATTERN = _QWEN2_PATTERN.replace(r"\p{N}|", r"\p{N}{1,3}|")
 _bert = Convention(VOCAB_TXT, _BERT, _BERT_TEMPLATES, segments=True, lowercase=True)
 _roberta = Convention(MERGES, _ROBERTA, _ROBERTA_TEMPLATES, mask_lstrip=True)
 
@@ -89,7 +93,7 @@ CONVENTIONS = {
         {"eos": "<|endoftext|>", "pad": "<|endoftext|>"},
         _BARE_TEMPLATES,
         normalizer=(("NFC",),),
-        pattern=QWEN2_PATTERN,
+        pattern=_QWEN2_PATTERN,
     ),
     "Albert": Convention(
         SENTENCEPIECE,
@@ -112,6 +116,7 @@ CONVENTIONS = {
     "Llama": Convention(
         SENTENCEPIECE, _LLAMA, _BOS_TEMPLATES, normalizer=(("Prepend", "\u2581"), ("Replace", " ", "\u2581"))
     ),
+    "Llama3": Convention(MERGES, _LLAMA3, _BOS_TEMPLATES, pattern=_LLAMA3_PATTERN, ignore_merges=True),
     "Gemma": Convention(SENTENCEPIECE, _GEMMA, _BOS_TEMPLATES, normalizer=(("Replace", " ", "\u2581"),)),
 }
 
@@ -120,7 +125,7 @@ GUESSES = (
     _BERT,
     _ROBERTA,
     _GEMMA,
-    {"bos": "<|begin_of_text|>", "eos": "<|end_of_text|>", "mask": "<|mask|>"},
+    {**_LLAMA3, "mask": "<|mask|>"},
     {"pad": "<|padding|>", "eos": "<|im_end|>"},
     _GPT2,
 )

@@ -41,7 +41,7 @@ def read(folder, convention=None):
         return finish(_older.wordpiece(_lines(folder / VOCAB_TXT), settings, kind))
     if (folder / VOCAB_JSON).is_file() and (folder / MERGES).is_file():
         vocabulary = _load(folder / VOCAB_JSON)
-        merges = [line.split(" ") for line in _lines(folder / MERGES) if line.strip() and not line.startswith("#v")]
+        merges = _merges_of(folder / MERGES)
         kind = _fitting(names, _conventions.MERGES, _usual_for_merges(vocabulary))
         with _naming(folder / VOCAB_JSON):
             return finish(_older.byte_pair(vocabulary, merges, settings, kind))
@@ -122,6 +122,14 @@ class _naming:
         return False
 
 
+def _merges_of(path):
+    merges = [line.split(" ") for line in _lines(path) if line.strip() and not line.startswith("#version")]
+    if any(len(merge) != 2 for merge in merges):
+        wrong = next(merge for merge in merges if len(merge) != 2)
+        raise _check.invalid("folder", f"two tokens in each line of {path.name} ({' '.join(wrong)})", str(path.parent))
+    return merges
+
+
 def _text(path):
     try:
         return path.read_text(encoding="utf-8")
@@ -131,7 +139,10 @@ def _text(path):
 
 def _lines(path):
     lines = [line.rstrip("\r") for line in _text(path).split("\n")]
-    return lines[:-1] if lines[-1] == "" else lines
+    lines = lines[:-1] if lines[-1] == "" else lines
+    if not lines:
+        raise _check.invalid("folder", f"tokens in {path.name}", str(path.parent))
+    return lines
 
 
 def _load(path):

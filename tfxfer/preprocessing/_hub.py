@@ -11,10 +11,19 @@ CONVENTIONS = {
     "DistilBertTokenizer": "DistilBert",
     "ElectraTokenizer": "Electra",
     "RobertaTokenizer": "Roberta",
+    "BartTokenizer": "Bart",
     "GPT2Tokenizer": "GPT2",
     "AlbertTokenizer": "Albert",
     "DebertaV3Tokenizer": "DebertaV2",
     "XLMRobertaTokenizer": "XLMRoberta",
+    "T5Tokenizer": "T5",
+    "GemmaTokenizer": "Gemma",
+    "Gemma3Tokenizer": "Gemma",
+    "LlamaTokenizer": "Llama",
+    "MistralTokenizer": "Llama",
+    "Llama3Tokenizer": "Llama3",
+    "QwenTokenizer": "Qwen2",
+    "Qwen3Tokenizer": "Qwen2",
 }
 
 
@@ -34,6 +43,7 @@ def read(tokenizer):
         settings["tokenizer_config"]["add_prefix_space"] = bool(tokenizer.add_prefix_space)
         spec = _older.byte_pair(dict(tokenizer.vocabulary), merges, settings, convention)
     else:
+        settings["tokenizer_config"]["extra_ids"] = 0  # KerasHub's T5 has the pieces alone
         model = _older.load_sentencepiece(tokenizer.proto, "the KerasHub tokenizer")
         spec = _older.sentencepiece(model, settings, convention)
     return _files.finish(spec)

@@ -145,7 +145,6 @@ def _unigram(data):
         "scores": [score for _, score in part["vocab"]],
         "pieces": len(part["vocab"]),
     }
-    _check_whitespace(options)
     return "unigram", options, [piece for piece, _ in part["vocab"]]
 
 
@@ -159,21 +158,6 @@ def _unigram_step(step):
     if kind in ("BertNormalizer", "Prepend"):
         raise unsupported("normalizer", step)
     return _normalizer_step(step)
-
-
-def _check_whitespace(options):
-    """Raises where runs of spaces would become tokens, which `_unigram` does not make."""
-    if options["whitespace_split"]:
-        return
-    steps = options["normalizer"]
-    if not any(step[0] == "Whitespace" for step in steps):
-        raise unsupported(
-            "pre_tokenizer", "Metaspace without WhitespaceSplit, where the normalizer leaves double spaces"
-        )
-    if not any(step[0] == "Strip" and step[2] for step in steps):
-        raise unsupported(
-            "pre_tokenizer", "Metaspace without WhitespaceSplit, where the normalizer leaves final spaces"
-        )
 
 
 def charsmap(data):

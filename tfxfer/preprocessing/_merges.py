@@ -26,7 +26,7 @@ def ranks(tokens, merges, suffix=""):
         merges: list of pairs of strings, the first to be applied first.
         suffix: string that marks the last symbol of a word, such as `"</w>"`.
     """
-    pairs = {tuple(pair): rank for rank, pair in reversed(list(enumerate(merges)))}
+    pairs = {tuple(pair): rank for rank, pair in enumerate(merges)}
     products = {left + right for left, right in pairs}
     known = set(tokens)
     return [_rank(token, pairs, products, known, suffix) for token in tokens]
@@ -46,14 +46,19 @@ def _rank(token, pairs, products, known, suffix):
         return -1
     if token not in products or not known.issuperset(parts):
         return None
-    last = None
-    while len(parts) > 1:
-        rank, i = min((pairs.get(pair, len(pairs)), i) for i, pair in enumerate(itertools.pairwise(parts)))
-        if rank == len(pairs):
-            return None
-        last = rank
+    never = len(pairs)
+    found = [pairs.get(pair, never) for pair in itertools.pairwise(parts)]
+    while True:
+        rank = min(found)
+        if rank == never or len(found) == 1:
+            return None if rank == never else rank
+        i = found.index(rank)
         parts[i : i + 2] = [parts[i] + parts[i + 1]]
-    return last
+        del found[i]
+        if i:
+            found[i - 1] = pairs.get((parts[i - 1], parts[i]), never)
+        if i < len(found):
+            found[i] = pairs.get((parts[i], parts[i + 1]), never)
 
 
 def pairs(tokens, ranks, suffix=""):
@@ -61,7 +66,7 @@ def pairs(tokens, ranks, suffix=""):
 
     The last merge that makes a token joins the two parts that the earlier ones leave of its own symbols.
     """
-    rank_of = {token: rank for token, rank in zip(tokens, ranks, strict=True) if rank is not None and rank >= 0}
+    rank_of = {token: rank for token, rank in zip(tokens, ranks, strict=False) if rank is not None and rank >= 0}
     found = []
     for token, rank in sorted(rank_of.items(), key=lambda item: item[1]):
         parts = symbols(token, suffix)

@@ -57,7 +57,8 @@ def apply(step, texts, plain):
         return tf.strings.regex_replace(texts, _words.escaped(arguments[0]), arguments[1].replace("\\", "\\\\"))
     if kind == "Prepend":
         return tf.where(tf.equal(texts, ""), texts, tf.strings.join([arguments[0], texts]))
-    printable = tf.strings.regex_full_match(texts, r"[ -~\t\n\r]*")
+    texts = tf.strings.regex_replace(texts, r"[\t\n\r]", " ")
+    printable = tf.strings.regex_full_match(texts, "[ -~]*")
     rest = _words.where(~printable, texts, lambda part: bert(part, *arguments))
     return tf.where(printable, tf.strings.lower(texts), rest) if arguments[0] else rest
 
@@ -83,7 +84,7 @@ def strip_accents(texts):
 def bert_characters(texts, lowercases, strips_accents):
     """Does what `BertNormalizer` does, except for the spaces around Chinese characters."""
     replace = tf.strings.regex_replace
-    texts = replace(texts, r"[\t\n\r]", " ")
+    texts = replace(texts, r"[\p{Z}\t\n\r]", " ")
     texts = replace(texts, f"[{_unicode.regex(_unicode.CONTROL)}]", "")
     if strips_accents:
         texts = tf_text.normalize_utf8(texts, "NFD")

@@ -112,7 +112,7 @@ def byte_pair(vocabulary, merges, settings, convention):
         "normalizer": [list(step) for step in convention.normalizer],
         "splits": [["isolated", convention.pattern or _patterns.GPT2]],
         "add_prefix_space": bool(settings["tokenizer_config"].get("add_prefix_space", False)),
-        "ignore_merges": False,
+        "ignore_merges": convention.ignore_merges,
     }
     return _finished("bpe", convention, tokens, special, added, options)
 
@@ -211,9 +211,11 @@ def _sentencepiece_bpe(model, settings, convention):
         raise _json.unsupported("SentencePiece model", "BPE without byte_fallback, or with a map of characters")
     tokens = [piece.piece for piece in model.pieces]
     special, added = _add(tokens, settings, convention)
-    for i in sorted(_controls(model)):
-        if all(token["id"] != i for token in added):
-            added.append(_spec.added_token(tokens[i], i))
+    known, controls = {token["id"] for token in added}, _controls(model)
+    for i, piece in enumerate(model.pieces):
+        is_special = i in controls
+        if i not in known and (is_special or piece.type == piece.USER_DEFINED):
+            added.append(_spec.added_token(piece.piece, i, special=is_special))
     options = {
         "normalizer": [list(step) for step in convention.normalizer],
         "words": "none",

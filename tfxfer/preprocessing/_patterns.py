@@ -104,7 +104,8 @@ def translate(pattern):
         last = NO_LINE_BREAK if line_breaks else WHITESPACE
         marks = f"([{WHITESPACE}])([{last}][^{WHITESPACE}])"
     regex = "|".join(_dialect(r"\s+" if alternative == LOOK_AHEAD else alternative) for alternative in alternatives)
-    local = local and r"[\r\n/]*" not in pattern  # goes on after the line break
+    # Without a look-ahead a run of white space may end elsewhere; a match of "[\\r\\n/]*" goes on after a line break.
+    local = bool(marks) and local and r"[\r\n/]*" not in pattern
     return Pattern(regex, _covers(regex, pattern), marks, local, line_breaks)
 
 

@@ -15,7 +15,7 @@ BEHAVIORS = ("isolated", "removed", "matches")
 class Splitter:
     """Cuts texts into words.
 
-    Where all patterns allow it (`is_local`), texts are first cut before single spaces, which is fast, so that each
+    Where the pattern allows it (`is_local`), texts are first cut before single spaces, which is fast, so that each
     distinct word of a batch needs to be looked at once: `words = split(texts)`, then `finely(restore(words))`.
 
     Args:
@@ -27,7 +27,7 @@ class Splitter:
     def __init__(self, steps):
         self._steps = [(behavior, _patterns.translate(pattern)) for behavior, pattern in steps]
         patterns = [pattern for _, pattern in self._steps]
-        self.is_local = all(b == "isolated" and p.local for b, p in self._steps)
+        self.is_local = len(patterns) == 1 and steps[0][0] == "isolated" and patterns[0].local and patterns[0].covers
         self._marks = next((pattern.marks for pattern in patterns if pattern.marks), None)
         # A character of white space may stay with the word after it; line breaks perhaps with the word before them.
         word, runs = f"[{_patterns.NO_LINE_BREAK}]?[^{WHITESPACE}]+", f"[{WHITESPACE}]+"

@@ -3,14 +3,15 @@
 import base64
 
 import tensorflow as tf
-import tensorflow_text as tf_text
 
 from tfxfer.preprocessing import _normalizers, _words
 
 WHITESPACE = _words.WHITESPACE
 META_SPACE = "\u2581"
-# White space that is no space, which alone Hugging Face's Metaspace splits at.
-ODD_WHITESPACE = r"\t\n\x0b\f\r\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
+# Stands for a space that begins no word. Made of control characters: nobody types it.
+LONE_SPACE = "\x01\x02\x01"
+# What step "Whitespace" makes one space, by its second entry.
+RUNS = {"unicode": rf"[{WHITESPACE}]{{2,}}|[\n\r\t]", "spaces": " {2,}", "unicode_runs": rf"[{WHITESPACE}]{{2,}}"}
 # White space that SentencePiece's maps leave alone.
 NEXT_LINE = "\u0085"
 
@@ -27,45 +28,56 @@ class Unigram:
     """
 
     def __init__(self, spec):
-        steps = spec.options["normalizer"]
-        # SentencePiece carries out its map of characters; white space is dealt with below.
-        self._normalizer = _normalizers.Normalizer(
-            [step for step in steps if step[0] not in ("Precompiled", "Whitespace", "Strip")]
-        )
+        self._steps = spec.options["normalizer"]
         self._split = spec.options["whitespace_split"]
-        strip = [step for step in steps if step[0] == "Strip"]
-        # What becomes one space, where white space other than spaces is not split at.
-        self._collapsed = rf"[{WHITESPACE}]{{2,}}|[\n\r\t]" if ["Whitespace", "unicode"] in steps else " {2,}"
-        self._stripped = "|".join(
-            [f"^[{WHITESPACE}]+"] * any(step[1] for step in strip)
-            + [f"[{WHITESPACE}]+$"] * any(step[2] for step in strip)
+        kinds = [step[0] for step in self._steps]
+        self._maps = [_words.sentencepiece(_map(spec), tf.string)] if "Precompiled" in kinds else []
+        # Word by word: SentencePiece carries out its own map of characters, white space is dealt with in whole texts.
+        self._normalizer = _normalizers.Normalizer(
+            [step for step in self._steps if step[0] not in ("Precompiled", "Whitespace", "Strip")]
         )
-        self._model = tf_text.SentencepieceTokenizer(_model(spec), out_type=tf.int32)
+        self._model = _words.sentencepiece(_model(spec))
         words = [token[1:] for token in spec.tokens if token.startswith(META_SPACE)]
-        self._search_or_find = _words.Shortcut(self._model.tokenize, words)
-        self.trackables = [self._model, self._search_or_find.table]
+        pieces = spec.tokens[: spec.options["pieces"]]
+        lone = {LONE_SPACE: pieces.index(META_SPACE) if META_SPACE in pieces else spec.unk_id}
+        self._search_or_find = _words.Shortcut(self._model.tokenize, words, lone)
+        self.trackables = [self._model, self._search_or_find.table, *self._maps]
 
     def normalize(self, texts):
-        """Returns what the normalizer makes of texts `(n,)`, valid UTF-8, SentencePiece's own map left out."""
-        return self._normalizer(texts)
+        """Returns what the normalizer makes of texts `(n,)`, valid UTF-8."""
+        for step in self._steps:
+            if step[0] == "Precompiled":
+                texts = tf.strings.reduce_join(self._maps[0].tokenize(texts), axis=-1)
+            elif step[0] == "Whitespace":
+                texts = tf.strings.regex_replace(texts, RUNS[step[1]], " ")
+            else:
+                plain = tf.strings.regex_full_match(texts, r"[\x01-\x7f]*")
+                texts = _normalizers.apply(step, texts, plain)
+        return texts
 
     def __call__(self, texts, normalized=False):
         """Returns the ids, int32 `RaggedTensor` `(n, None)`, of texts `(n,)`."""
-        if not self._split:
-            odd = tf.strings.regex_full_match(texts, f"(?s).*[{ODD_WHITESPACE}].*")
-            texts = _words.where(odd, texts, self._clean_whitespace)
-        return _words.encode_by_word(texts, self._encode_normalized if normalized else self._encode)
+        encode = self._find if normalized else self._encode
+        if self._split:
+            return _words.encode_by_word(texts, encode)
+        if not normalized:
+            texts = _words.where(self._needs_whole(texts), texts, lambda part: self.normalize(_words.valid_utf8(part)))
+        return _words.encode_by_word(texts, encode, _split_at_each_space)
 
-    def _clean_whitespace(self, texts):
-        texts = tf.strings.regex_replace(_words.valid_utf8(texts), self._collapsed, " ")
-        return tf.strings.regex_replace(texts, self._stripped, "")
+    def _needs_whole(self, texts):
+        """Whether a text has to be normalized as a whole: all but words with single spaces between them."""
+        odd = r"(?s) .*|.* |.*(?:  |[\x00-\x1f\x7f]).*" + (r"|.*[^\x00-\x7f].*" if self._maps else "")
+        return tf.strings.regex_full_match(texts, odd) | tf.strings.regex_full_match(
+            texts,
+            r"(?s).*[\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\p{Zl}\p{Zp}\x{202f}\x{205f}\x{3000}].*",
+        )
 
     def _encode(self, words):
         plain = tf.strings.regex_full_match(words, r"[\x01-\x7f]*")
         words = _words.where(~plain, words, self._clean)
         return self._search_or_find(self._normalizer(words, plain))
 
-    def _encode_normalized(self, words):
+    def _find(self, words):
         plain = tf.strings.regex_full_match(words, r"[\x01-\x7f]*")
         return self._search_or_find(_words.where(~plain, words, self._clean))
 
@@ -75,20 +87,46 @@ class Unigram:
         return tf.strings.regex_replace(words, NEXT_LINE, " ") if self._split else words
 
 
+def _split_at_each_space(texts):
+    """Cuts texts before each space as Metaspace does: one that begins no word is a word of its own."""
+    texts = tf.strings.regex_replace(texts, META_SPACE, " ")
+    words = tf.strings.split(texts, " ")
+    place = tf.ragged.range(words.row_lengths()).values
+    return words.with_values(tf.where(tf.equal(words.values, "") & (place > 0), LONE_SPACE, words.values))
+
+
 def _model(spec):
-    """Returns a serialised SentencePiece model whose ids are those of the `Spec`."""
+    """Returns a SentencePiece model whose ids are those of the `Spec`."""
     from sentencepiece import sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto()
     kinds = model.SentencePiece
     model.trainer_spec.model_type = model.trainer_spec.UNIGRAM
     model.trainer_spec.unk_piece = spec.tokens[spec.unk_id]
-    model.normalizer_spec.precompiled_charsmap = _words.EMPTY_MAP
-    for step in spec.options["normalizer"]:
-        if step[0] == "Precompiled":
-            model.normalizer_spec.precompiled_charsmap = base64.b64decode(step[1])
-    control = {token["id"] for token in spec.added} | set(spec.special.values())
+    model.normalizer_spec.precompiled_charsmap = _charsmap(spec)
+    # A special token that a user types is no piece of the text.
+    control = {token["id"] for token in spec.added if token["special"] or not token["in_model"]}
+    control |= set(spec.special.values())
     for i, (token, score) in enumerate(zip(spec.tokens, spec.options["scores"], strict=False)):
         kind = kinds.UNKNOWN if i == spec.unk_id else kinds.CONTROL if i in control else kinds.NORMAL
         model.pieces.add(piece=token, score=score, type=kind)
-    return model.SerializeToString()
+    return model
+
+
+def _charsmap(spec):
+    return next((base64.b64decode(s[1]) for s in spec.options["normalizer"] if s[0] == "Precompiled"), _words.EMPTY_MAP)
+
+
+def _map(spec):
+    """Returns a SentencePiece model whose pieces are the characters of a text, mapped."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    model.trainer_spec.model_type = model.trainer_spec.CHAR
+    model.normalizer_spec.precompiled_charsmap = _charsmap(spec)
+    model.normalizer_spec.add_dummy_prefix = False
+    model.normalizer_spec.remove_extra_whitespaces = False
+    model.normalizer_spec.escape_whitespaces = False
+    model.pieces.add(piece="\u2047", score=0.0, type=model.SentencePiece.UNKNOWN)
+    model.pieces.add(piece="a", score=0.0, type=model.SentencePiece.NORMAL)
+    return model

@@ -1,6 +1,9 @@
 """What the three kinds of tokenizers share: each distinct word of a batch is encoded once."""
 
+import hashlib
+
 import tensorflow as tf
+import tensorflow_text as tf_text
 
 # A map that maps nothing. With none at all SentencePiece writes a line to the log whenever a model is loaded.
 EMPTY_MAP = (1024).to_bytes(4, "little") + bytes(1024) + b"\0"
@@ -40,6 +43,16 @@ def where(mask, strings, function):
 def valid_utf8(texts):
     """Replaces each byte that is not part of valid UTF-8 by U+FFFD."""
     return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
+
+
+def sentencepiece(model, out_type=tf.int32):
+    """Returns TF Text's tokenizer of a SentencePiece model, a protocol buffer.
+
+    Its resource is named by the model's contents: TF Text gives all of them one name, so that a SavedModel with two
+    different models in it would load the first one twice.
+    """
+    data = model.SerializeToString()
+    return tf_text.SentencepieceTokenizer(data, out_type, name=f"sentencepiece_{hashlib.sha256(data).hexdigest()[:16]}")
 
 
 def escaped(text):
