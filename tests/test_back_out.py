@@ -64,6 +64,7 @@ def randomize(model, seed=0):
 
 
 def backbone_of(family, **arguments):
+    keras.utils.set_random_seed(0)
     sizes = {**SIZES, "vocabulary_size": len(tiny.VOCABULARY), **arguments}
     return randomize(Backbone(family, **sizes))
 

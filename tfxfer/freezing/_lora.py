@@ -10,6 +10,7 @@ import safetensors.numpy
 
 from tfxfer import _check, _disk
 from tfxfer._freezable import switch
+from tfxfer.freezing import _peft
 from tfxfer.freezing._groups import check_model
 
 _FORMAT = "tfxfer-lora-1"
@@ -26,11 +27,9 @@ def add_lora(model, rank=8, *, alpha=None, targets=("query", "value"), groups=No
         W + alpha / rank * A B
 
     with A `(inputs, rank)` uniform in +- 1 / sqrt(inputs) and B `(rank, outputs)` zero, so that nothing changes before
-    training. W, all biases, norms and embeddings stay as they are, to the bit. It is `enable_lora` of Keras's dense
-    layers; those of attention layers have kernels `(inputs, heads, size)` (the output `(heads, size, outputs)`), and
-    adapters `(inputs, heads, rank)` and `(rank, size)`: a matrix A for each head, B shared by the heads. With rank 8 on
-    query and value, MiniLM-L6 has 0.45 million adapter weights (2.0 % of its 22.6 million), BERT base 1.78 million
-    (1.6 %).
+    training. W, all biases, norms and embeddings stay as they are, to the bit. The adapters are those of Keras's dense
+    layers and have the shapes of PEFT's. With rank 8 on query and value, MiniLM-L6 has 73,728 adapter weights (0.33 %
+    of its 22.6 million), BERT base 294,912 (0.27 %).
 
     A training step saves the gradients and the update of what is not adapted: it takes some 0.7 of the time of full
     fine-tuning (MiniLM-L6, CPU). The gain is in memory and in what is stored (`save_adapters`). Rates some ten times
@@ -44,8 +43,8 @@ def add_lora(model, rank=8, *, alpha=None, targets=("query", "value"), groups=No
         model: any of `tfxfer.models`, on any family of encoders.
         rank: int. Defaults to 8, beyond which Hu et al. gain nothing on GLUE.
         alpha: float > 0. Defaults to `rank`, a factor of 1.
-        targets: dense layers of a block: any of `"query"`, `"key"`, `"value"`, `"attention_output"`, `"intermediate"`,
-            `"output"` (patterns too: `"*"`). Query and value are Hu et al.'s choice.
+        targets: dense layers of a block: any of `"query"`, `"key"`, `"value"`, `"attention_output"`, `"gate"`
+            (where the family has one), `"intermediate"`, `"output"` (patterns too: `"*"`). Query and value are Hu et al.'s choice.
         groups: blocks that get adapters, names or patterns; all by default. The blocks in front of the others are
             frozen wholly, and can be cached.
 
@@ -91,22 +90,30 @@ def merge_lora(model):
     model.set_trainable({})
 
 
-def save_adapters(model, path, *, head=False):
-    """Writes the adapters of a model, without the encoder: a few per cent of its size.
+def save_adapters(model, path, *, head=False, format="tfxfer", base_model=None):
+    """Writes the adapters of a model, without the encoder: less than a per cent of its size.
 
     The file has safetensors' format; its metadata hold rank, alpha, targets, groups and the encoder's sizes. For
-    MiniLM-L6 with rank 8 it has 1.8 MB, where the encoder has 90 MB. An existing file is replaced in one step, and
+    MiniLM-L6 with rank 8 it has 0.3 MB, where the encoder has 90 MB. An existing file is replaced in one step, and
     stays as it is where writing fails.
+
+    With `format="peft"` it is a folder of PEFT's (`adapter_config.json`, `adapter_model.safetensors`) for the encoder's
+    class in transformers, or with `head` for `*ForSequenceClassification`. Parts that are one matrix there, such as
+    GPT-2's `c_attn`, become one adapter whose rank is the sum of theirs: the same product, in as many numbers as its
+    zeros need.
 
     Args:
         model: a model with adapters.
-        path: string or path of the file, on the local disk.
+        path: string or path of the file, on the local disk; of the folder for PEFT.
         head: bool. Whether to write the weights of the group `"head"` as well, which a classifier is useless without.
             Off by default: adapters fit other heads too.
+        format: `"tfxfer"` or `"peft"`.
+        base_model: string. For PEFT, the checkpoint that the encoder came from, a hub id or a path: what
+            `AutoPeftModel` loads the adapters on.
 
     Raises:
-        ValueError: for a model without adapters, or without a head to write, or a path that is a folder or a URL such
-            as `gs://...`.
+        ValueError: for a model without adapters, or without a head to write; for PEFT, a head that transformers
+            lacks; a path that is a folder (for PEFT a file) or a URL such as `gs://...`.
 
     Example:
 
@@ -114,8 +121,12 @@ def save_adapters(model, path, *, head=False):
     tx.freezing.save_adapters(model, "card.safetensors", head=True)
     ```
     """
-    path = _disk.local_path("path", path, kind="file")
+    is_peft = _check.one_of("format", format, ("tfxfer", "peft")) == "peft"
+    path = _disk.local_path("path", path, kind="folder" if is_peft else "file")
     tensors = dict(_adapters(model))
+    if is_peft:
+        _peft.write(model, path, head=head, base_model=base_model)
+        return
     if head:
         tensors.update(_head(model, "model"))
     metadata = {"format": _FORMAT, "lora": model.backbone.lora, "backbone": _sizes(model)}
@@ -127,13 +138,18 @@ def save_adapters(model, path, *, head=False):
 def load_adapters(model, path):
     """Gives a model the adapters of a file, and the head where the file has one.
 
+    A folder of PEFT's is read as well: LoRA on dense layers of the blocks, the same ones in each block that has some. A
+    module that is several parts here, such as GPT-2's `c_attn`, becomes an adapter on each of them, with the same A.
+    Adapters of several ranks are padded to the largest by zeros; several factors alpha / rank go into B.
+
     Args:
         model: a model on an encoder of the same shape, without adapters (they are added) or with such as the file's.
-        path: string or path of a file by `save_adapters`.
+        path: string or path of a file by `save_adapters`, or of a PEFT folder.
 
     Raises:
         ValueError: for a file that is damaged or of another kind, an encoder of another family or size, a model with
-            other adapters, or a head of another shape. The model is then as it was.
+            other adapters, or a head of another shape; for options of PEFT that change the computation (DoRA, trained
+            biases, ...). The model is then as it was.
 
     Example:
 
@@ -142,8 +158,13 @@ def load_adapters(model, path):
     tx.freezing.load_adapters(model, "card.safetensors")
     ```
     """
-    reader = _disk.Reader("path", _disk.local_path("path", path), "a file that `save_adapters` wrote", _REMEDY)
-    tensors, lora, sizes = _read(reader)
+    path = _disk.local_path("path", path)
+    reader = _disk.Reader("path", path, "a file that `save_adapters` wrote, or a folder of PEFT's", _REMEDY)
+    sizes = _sizes(check_model(model))
+    if _peft.is_folder(path):
+        tensors, lora = _peft.read(reader, model)
+    else:
+        tensors, lora, sizes = _read(reader)
     for name, value in _sizes(check_model(model)).items():
         if sizes.get(name) != value:
             received = {name: sizes.get(name)}

@@ -1,0 +1,117 @@
+"""Reads what this package wrote with the libraries that it was written for; run in the benchmark's environment.
+
+    python reference_reader.py FOLDER
+
+`FOLDER/jobs.json` lists jobs, dicts with `name`, `kind` and `folder`. The answers go to `FOLDER/NAME.npz`, an error to
+`FOLDER/NAME.txt`.
+"""
+
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import sys
+import traceback
+
+import numpy as np
+import torch
+import transformers
+
+transformers.logging.set_verbosity_error()
+
+
+def tokens(model, tokenizer, *texts):
+    """What a model gives for texts or pairs, and the mask."""
+    inputs = tokenizer(*texts, padding=True, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        return model(**inputs), inputs
+
+
+def encoder(job):
+    """Hidden states by the class that config.json names."""
+    config = transformers.AutoConfig.from_pretrained(job["folder"])
+    loader = getattr(transformers, config.architectures[0])
+    model, found = loader.from_pretrained(job["folder"], output_loading_info=True)
+    unexpected = [*found["unexpected_keys"], *found["mismatched_keys"]]
+    missing = [name for name in found["missing_keys"] if "pooler" not in name]
+    if unexpected or missing or model.dtype != torch.float32:
+        raise ValueError(f"unexpected {unexpected}, missing {missing}, dtype {model.dtype}")
+    if job.get("adapters"):
+        import peft
+
+        model = peft.PeftModel.from_pretrained(model, job["adapters"])
+    tokenizer = getattr(transformers, job["tokenizer"]).from_pretrained(job["folder"])
+    outputs, inputs = tokens(model.eval(), tokenizer, job["texts"])
+    mask = inputs["attention_mask"].numpy()
+    return {"states": outputs.last_hidden_state.numpy(), "mask": mask, "ids": inputs["input_ids"].numpy()}
+
+
+def sentence(job):
+    """Embeddings by sentence-transformers."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(job["folder"], device="cpu")
+    found = {name: getattr(model, name)(job["texts"]) for name in ("encode", "encode_query", "encode_document")}
+    similarity = model.similarity(found["encode"], found["encode"]).numpy()
+    return {**found, "similarity": similarity, "longest": model.max_seq_length}
+
+
+def classifier(job):
+    """Logits of texts and pairs by transformers, and the labels that its pipeline gives."""
+    loader = transformers.AutoModelForSequenceClassification
+    model, found = loader.from_pretrained(job["folder"], output_loading_info=True)
+    left = [name for key in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in found[key]]
+    if left:
+        raise ValueError(f"not all tensors fit: {left}")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(job["folder"])
+    single, _ = tokens(model.eval(), tokenizer, job["texts"])
+    pair, _ = tokens(model, tokenizer, job["texts"], job["seconds"])
+    labels = transformers.pipeline("text-classification", model=model, tokenizer=tokenizer)(job["texts"])
+    return {
+        "single": single.logits.numpy(),
+        "pair": pair.logits.numpy(),
+        "labels": [answer["label"] for answer in labels],
+    }
+
+
+def cross(job):
+    """Scores of pairs and texts by sentence-transformers' CrossEncoder."""
+    from sentence_transformers import CrossEncoder
+
+    model = CrossEncoder(job["folder"], device="cpu")
+    pair = model.predict(list(zip(job["texts"], job["seconds"], strict=True)))
+    with torch.no_grad():
+        single = model(model.preprocess(job["texts"]))["scores"].numpy()
+    return {"single": single, "pair": pair, "labels": list(model.config.id2label.values())}
+
+
+def card(job):
+    """Runs the blocks of a card that use neither this package nor the network."""
+    os.chdir(job["folder"])
+    text = pathlib.Path("README.md").read_text(encoding="utf-8")
+    blocks = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "tfxfer" not in block]
+    names = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    found = {name: np.asarray(names[name]) for name in ("vectors", "scores") if name in names}
+    return {"blocks": len(blocks), **found}
+
+
+KINDS = {"encoder": encoder, "sentence": sentence, "classifier": classifier, "cross": cross, "card": card}
+
+
+def main(folder):
+    for job in json.loads((folder / "jobs.json").read_text(encoding="utf-8")):
+        target = folder / job["name"]
+        if job.get("adapters") and importlib.util.find_spec("peft") is None:
+            target.with_suffix(".txt").write_text("no peft")
+            continue
+        try:
+            np.savez(target.with_suffix(".npz"), **KINDS[job["kind"]](job))
+        except Exception:
+            target.with_suffix(".txt").write_text(traceback.format_exc(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]).resolve())
