@@ -31,6 +31,11 @@ def recast(dtype):
         _RECAST.reset(token)
 
 
+def recast_to():
+    """Returns the dtype policy that `recast` gives to encoders, or `None`."""
+    return _RECAST.get()
+
+
 @dataclasses.dataclass(frozen=True)
 class Parts:
     """The layers of an encoder.

@@ -8,12 +8,14 @@ from keras import ops
 
 from tfxfer import _check
 from tfxfer._freezable import layers_within
-from tfxfer.backbones import _groups
+from tfxfer.backbones import _backbone, _groups
 
 # What a wrapped backbone may take: the first three are given, the last is counted from the padding mask.
 INPUTS = ("token_ids", "padding_mask", "segment_ids", "position_ids")
 # Backbones that take no padding mask and read padding off this id instead; ESM's have an attribute for it.
 _PADDING_IDS = {"RoformerV2Backbone": 0}
+# FNet mixes all places. The masks of the others do not keep padding out, in KerasHub 0.32.
+_OPEN_TO_PADDING = ("FNetBackbone", "RoformerV2Backbone", "XLNetBackbone", "ESMBackbone", "ESM2Backbone")
 # Where a backbone does not say how long its texts may be: the length that most encoders were made for.
 _LENGTH = 512
 
@@ -54,10 +56,10 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
     | | |
     |---|---|
     | cost | that of the padded batch: no padding is left out |
-    | padding | as the backbone treats it. Absolute positions count padding, so pad on the right. FNet has no padding mask and mixes all places: its results depend on the amount of padding |
+    | padding | as the backbone treats it. Absolute positions count padding: pad on the right. Results depend on the amount of padding for FNet, which mixes all places, and in KerasHub 0.32 for RoFormerV2, XLNet and ESM, whose masks let it through (`depends_on_padding`): texts of one length in a batch are safe |
     | dropout | frozen layers run without, unless `frozen_dropout`: their `keras.layers.Dropout`s, the only kind that KerasHub's text backbones have |
     | adapters | none: `freezing.add_lora` refuses |
-    | `freezing.AboveFrozen` | where the blocks take nothing but states and padding; not for XLNet, unless the whole backbone is frozen |
+    | `freezing.AboveFrozen` | where results do not depend on padding and blocks take nothing but states and padding |
 
     Inputs are a dict of int32 tensors `(batch, length)`: `token_ids`, `padding_mask` (1 at real tokens), and
     `segment_ids` where the backbone takes them. The output is `(batch, length, hidden_dim)`, its sequence output.
@@ -70,8 +72,8 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         name: string. Defaults to the backbone's.
 
     Attributes:
-        hub: the KerasHub backbone.
-        family: string, the name of its class.
+        family: string, the name of the backbone's class.
+        depends_on_padding: bool. Whether the amount of padding changes the results of a text.
 
     Raises:
         ValueError: for a backbone with other inputs, such as images or a decoder's, or another output.
@@ -113,8 +115,11 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         # === Config ===
         self.family = type(backbone).__name__
         self.has_segment_ids = "segment_ids" in inputs
+        self.depends_on_padding = self.family in _OPEN_TO_PADDING
         self.hidden_dim = sequence.shape[-1]
         self.num_layers = len(blocks)
+        self.num_heads = getattr(backbone, "num_heads", None) or getattr(backbone, "num_query_heads", None)
+        self.intermediate_dim = getattr(backbone, "intermediate_dim", None)
         table = next((each for each in layers_within(backbone) if _is_position_table(each)), None)
         self.has_position_table = table is not None
         self.max_sequence_length = table.sequence_length if table is not None else _length(backbone)
@@ -125,8 +130,8 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         self._restore_quantization(quantization)
         self._freeze(frozen)
 
-    @property
     def hub(self):
+        """Returns the KerasHub backbone; a method, as Keras would save what an attribute holds."""
         return self._parts()[0]
 
     @property
@@ -141,8 +146,8 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
     @property
     def token_embedding(self):
         """The layer that embeds token ids."""
-        if self.hub.token_embedding is not None:
-            return self.hub.token_embedding
+        if self.hub().token_embedding is not None:
+            return self.hub().token_embedding
         return next(
             each
             for layer in self.layer_groups()["embeddings"]
@@ -166,10 +171,10 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
     def _for_hub(self, inputs):
         """Returns the backbone's inputs for this model's."""
         mask = inputs["padding_mask"]
-        found = {name: inputs[name] for name in self.hub.input if name in inputs}
-        if "position_ids" in self.hub.input:
+        found = {name: inputs[name] for name in self.hub().input if name in inputs}
+        if "position_ids" in self.hub().input:
             found["position_ids"] = ops.maximum(ops.cumsum(mask, axis=1) - 1, 0)
-        padding_id = _padding_id(self.hub)
+        padding_id = _padding_id(self.hub())
         if padding_id is not None:
             found["token_ids"] = ops.where(mask > 0, inputs["token_ids"], padding_id)
         return found
@@ -207,11 +212,8 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         *cuts, output = self._cuts()
         if _check.integer("number", number, minimum=0) >= len(cuts):
             raise _check.invalid("number", f"an int < {len(cuts)}, the groups of blocks", number)
-        hub, mask, states = self.hub, self.input["padding_mask"], cuts[number]
-        padding_id = _padding_id(hub)
-        # The blocks of a backbone that reads padding off an id read nothing else off the ids.
-        of_mask = ("padding_mask", "position_ids", *(() if padding_id is None else ("token_ids",)))
-        names = [name for name in hub.input if name in of_mask]
+        hub, mask, states = self.hub(), self.input["padding_mask"], cuts[number]
+        names = [name for name in ("padding_mask", "position_ids") if name in hub.input]
         try:
             upper = self._part([states, *(hub.input[name] for name in names)], output, "blocks")
         except ValueError as error:
@@ -219,7 +221,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
             raise _check.invalid("backbone", expected, self.family, "Freeze the whole backbone, or none") from error
         below = self._part(hub.input, states, "lower")(self._for_hub(self.input))
         fresh = keras.Input(batch_shape=states.shape, dtype=states.dtype, name="states")
-        given = self._for_hub({**self.input, "token_ids": _any_id(mask, padding_id)})
+        given = self._for_hub(self.input)
         above = upper([fresh, *(given[name] for name in names)])
         return keras.Model(self.input, below, name="below"), keras.Model([fresh, mask], above, name="above")
 
@@ -230,7 +232,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
             A `keras.Model` from this backbone's inputs to a list of `num_layers + 1` tensors `(batch, length,
             hidden_dim)`: the embeddings, then each block's output. The last one is this backbone's output.
         """
-        part = self._part(self.hub.input, self._cuts(), "hidden_states")
+        part = self._part(self.hub().input, self._cuts(), "hidden_states")
         return keras.Model(self.input, part(self._for_hub(self.input)))
 
     def call(self, inputs, training=None, mask=None):
@@ -300,7 +302,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
             known[_check.one_of("frozen", place, known)].trainable = False
 
     def get_config(self):
-        hub = keras.saving.serialize_keras_object(self.hub)
+        hub = keras.saving.serialize_keras_object(self.hub())
         # The flags are in `frozen`.
         config = {**hub["config"], "trainable": True}
         dtype = keras.dtype_policies.serialize(self.dtype_policy)
@@ -317,7 +319,8 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
-        dtype = config.pop("dtype")
+        own = config.pop("dtype", None)
+        dtype = _backbone.recast_to() or own
         if isinstance(config["backbone"], dict):
             hub = config["backbone"]
             dtype = keras.dtype_policies.serialize(keras.dtype_policies.get(dtype))
@@ -394,11 +397,6 @@ def _padding_id(backbone):
     if "padding_mask" in backbone.input:
         return None
     return getattr(backbone, "pad_token_id", _PADDING_IDS.get(type(backbone).__name__))
-
-
-def _any_id(mask, padding_id):
-    """Returns ids that are padding where the mask says so; which ones are real tokens does not matter."""
-    return mask if padding_id is None else ops.where(mask > 0, padding_id + 1, padding_id)
 
 
 def _length(backbone):

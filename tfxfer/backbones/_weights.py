@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from tfxfer import _check
-from tfxfer.backbones import _parts, _quantization
+from tfxfer.backbones import _parts
 from tfxfer.backbones.families import FAMILIES
 
 # A weight's name in Keras -> the end of the tensor's name.
@@ -139,7 +139,6 @@ def _name(family, entry, checkpoint):
 
 def tensors(backbone):
     """Returns a backbone's weights as the tensors of its family's checkpoints: a dict of name to float32 array."""
-    _quantization.check_floats(_quantization.quantizable(backbone.layer_groups()), "write as a checkpoint")
     family, arguments = FAMILIES[backbone.family], backbone.arguments
     found = {}
     for entry in entries(family, backbone.parts, arguments):

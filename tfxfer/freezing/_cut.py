@@ -105,6 +105,9 @@ def cut(model):
     if getattr(tower, "layer_start", None) is not None:
         remedy = "Train the model itself, or pool the last layer alone."
         raise _check.invalid("layer_start", "None above stored features", tower.layer_start, remedy)
+    if getattr(tower.backbone, "depends_on_padding", False):
+        expected = "an encoder whose results do not depend on padding, which is not stored"
+        raise _check.invalid("model", expected, tower.backbone.family, "Train the model itself.")
     check_dropout(model, groups)
     is_siamese = tower is not model
     if is_siamese and model.chunk_size is not None and len(groups) < len(tower.backbone.layer_groups()):

@@ -37,10 +37,10 @@ class KerasMethods(_refusals.FixedWeights):
         | all-MiniLM-L6-v2 | 1 | 0.8203 | 90.3 MB |
         | `"int8"` | 0.9963 | 0.8198 | 22.9 MB |
         | `"int8"`, activations in eight bits as well | 0.9824 | 0.8189 | 22.9 MB |
-        | `"int4"` in blocks of 32 | 0.9087 | 0.8210 | 15.3 MB |
+        | `"int4"` in blocks of 32 | 0.9087 | 0.8210 | 15.0 MB |
         | `"int4"`, in Keras's blocks of 128 | 0.8508 | 0.8240 | 12.4 MB |
 
-        Cosines are those to the vectors of the float model, the lowest of 300 texts in many languages.
+        Cosines are those to the vectors of the float model, the lowest of 266 texts in many scripts.
 
         Args:
             mode: `"int8"` or `"int4"`. Keras's own `"int8"` quantizes activations too; here it does so with

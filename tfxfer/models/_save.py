@@ -1,7 +1,7 @@
 """Writes a task model as a folder, in this package's format or those of other libraries."""
 
 import tfxfer
-from tfxfer import _check, _disk
+from tfxfer import _check, _disk, backbones
 from tfxfer.backbones import _write, _write_head, _write_sentence_transformers
 from tfxfer.models import _card
 
@@ -32,6 +32,9 @@ def save(model, preset_dir, format, metadata, dtype):
     metadata = _card.check_metadata(metadata)
     if format == "tfxfer" and dtype != "float32":
         raise _check.invalid("dtype", "'float32' with format='tfxfer', which keeps the model's own dtypes", dtype)
+    if format != "tfxfer" and isinstance(model.backbone, backbones.KerasHubBackbone):
+        remedy = "`model.backbone.hub().export_to_transformers` writes what KerasHub can"
+        raise _check.invalid("format", "'tfxfer' for a backbone of KerasHub as it is", format, remedy)
     folder = _disk.local_path("preset_dir", preset_dir, kind="folder")
     _check_folder(folder, format)
     with _disk.replacing_folder(folder) as staged:
