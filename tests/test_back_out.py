@@ -237,6 +237,27 @@ def test_a_module_that_sentence_transformers_lacks_is_an_error(tmp_path):
         embedder.save_to_preset(tmp_path / "out", format="sentence-transformers")
 
 
+STATIC = pathlib.Path(__file__).parent / "golden" / "static"
+
+
+def test_a_static_embedding_is_written_as_its_module(tmp_path):
+    embedder = tx.models.TextEmbedder.from_preset(STATIC)
+    embedder.save_to_preset(tmp_path / "out", format="sentence-transformers")
+    again = tx.models.TextEmbedder.from_preset(tmp_path / "out")
+    assert again.embedding_spec() == embedder.embedding_spec()
+    np.testing.assert_array_equal(again.encode(tiny.TEXTS), embedder.encode(tiny.TEXTS))
+    assert read_json(tmp_path / "out" / "modules.json")[0]["type"].endswith("StaticEmbedding")
+    with pytest.raises(ValueError, match="'sentence-transformers' for the family 'static'"):
+        embedder.save_to_preset(tmp_path / "other", format="huggingface")
+    embedder.preprocessor.drop_unknown_tokens = True  # as Model2Vec, which sentence-transformers does not follow
+    with pytest.raises(ValueError, match=r"`drop_unknown_tokens`. Expected False"):
+        embedder.save_to_preset(tmp_path / "other", format="sentence-transformers")
+    other = embedder_of(tmp_path)
+    other.preprocessor.add_special_tokens = False
+    with pytest.raises(ValueError, match=r"`add_special_tokens`. Expected True"):
+        other.save_to_preset(tmp_path / "other", format="huggingface")
+
+
 def test_towers_are_written_as_their_embedder(tmp_path):
     embedder = embedder_of(tmp_path)
     tx.models.Siamese(embedder, decoder="cosine").save_to_preset(tmp_path / "towers", format="sentence-transformers")

@@ -31,6 +31,8 @@ class Family:
         name: string. What `Backbone(family=...)` takes.
         model_types: tuple of config.json's `model_type`s.
         architecture: string. The class that transformers loads the encoder with.
+        first_module: string. The module that sentence-transformers runs the encoder with; transformers has a class for
+            it where this is `"Transformer"`.
         examples: tuple of checkpoints on the Hugging Face hub.
         pooling: string. How a sentence vector is pooled where a checkpoint does not say.
         tokenizer: string. The convention of its tokenizers, where a folder does not name one; `None` for files that
@@ -65,6 +67,7 @@ class Family:
     name: str
     model_types: tuple = ()
     architecture: str = ""
+    first_module = "Transformer"
     examples: tuple = ()
     pooling = "mean"
     tokenizer: str | None = "Bert"

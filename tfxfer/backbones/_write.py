@@ -19,7 +19,7 @@ CONFIG = "config.json"
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 # The roles that transformers' configs have by name; the first three have defaults there.
 _ROLES = ("pad", "bos", "eos", "cls", "sep", "mask")
-_NEEDED_WITH_TEXT = "a model with a preprocessor, whose tokenizer is written as well"
+TRANSFORMER = "Transformer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +63,10 @@ def write(folder, backbone, preprocessor, *, head=None, entries=None, dtype="flo
         ValueError: if there is no preprocessor, the tokenizer cannot be written, or a weight is quantized or out of the
             range of `dtype`.
     """
-    if preprocessor is None:
-        raise _check.invalid("preprocessor", _NEEDED_WITH_TEXT, None)
+    family = FAMILIES[backbone.family]
+    if family.first_module != TRANSFORMER:
+        raise _check.invalid("format", f"'sentence-transformers' for the family {family.name!r}", "huggingface")
+    check_preprocessor(preprocessor)
     tensors = encoder_tensors(backbone, "" if head is None else head.prefix)
     if head is not None:
         tensors.update(head.tensors())
@@ -72,6 +74,16 @@ def write(folder, backbone, preprocessor, *, head=None, entries=None, dtype="flo
     written = {**config(backbone, preprocessor.tokenizer, dtype, head), **(entries or {})}
     _disk.write_json(folder / CONFIG, written)
     write_tokenizer(folder, backbone, preprocessor)
+
+
+def check_preprocessor(preprocessor, add_special_tokens=True):
+    """Raises for a preprocessor that makes other ids than the written tokenizer will, or for none."""
+    if preprocessor is None:
+        raise _check.invalid("preprocessor", "a model with a preprocessor, whose tokenizer is written as well", None)
+    for name, expected in (("add_special_tokens", add_special_tokens), ("drop_unknown_tokens", False)):
+        if getattr(preprocessor, name) != expected:
+            remedy = "The other libraries do nothing else; use format='tfxfer'"
+            raise _check.invalid(name, f"{expected}, of the preprocessor", not expected, remedy)
 
 
 def encoder_tensors(backbone, prefix=""):

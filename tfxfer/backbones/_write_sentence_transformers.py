@@ -6,6 +6,7 @@ import tfxfer
 from tfxfer import _check, _disk
 from tfxfer.backbones import _checkpoint, _sentence_transformers, _write
 from tfxfer.backbones._embedding import ACTIVATIONS
+from tfxfer.backbones.families import FAMILIES
 
 # These names are known to every version; newer ones have longer paths as well.
 _MODULES = "sentence_transformers.models."
@@ -27,6 +28,9 @@ def write(folder, backbone, preprocessor, spec, *, dtype="float32"):
     Raises:
         ValueError: as `_write.write`; for a module that sentence-transformers does not have.
     """
+    if FAMILIES[backbone.family].first_module != _write.TRANSFORMER:
+        _write_static(folder, backbone, preprocessor, spec, dtype)
+        return
     dim, modules, entries = backbone.hidden_dim, [], {}
     if spec.layer_start is not None:
         modules.append(layer_pooling(spec, backbone))
@@ -36,12 +40,28 @@ def write(folder, backbone, preprocessor, spec, *, dtype="float32"):
     _write.write(folder, backbone, preprocessor, entries=entries, dtype=dtype)
     write_modules(folder, modules, dtype)
     _disk.write_json(folder / _sentence_transformers.TRANSFORMER_FILES[0], transformer(preprocessor))
-    described = {
+    write_model(folder, "SentenceTransformer", _described(spec))
+
+
+def _write_static(folder, backbone, preprocessor, spec, dtype):
+    """Writes a table of token vectors, which its module reads with the tokenizer and pools by the mean."""
+    _write.check_preprocessor(preprocessor, add_special_tokens=False)
+    if tuple(spec.pooling) != ("mean",) or spec.layer_start is not None:
+        raise _check.invalid("pooling", "'mean', as a StaticEmbedding pools", spec.pooling)
+    _write.save_tensors(folder / _checkpoint.WEIGHTS, _write.encoder_tensors(backbone), dtype)
+    _write.write_tokenizer(folder, backbone, preprocessor)
+    first = FAMILIES[backbone.family].first_module
+    write_modules(folder, after_pooling(spec.modules, backbone.hidden_dim), dtype, first=first)
+    write_model(folder, "SentenceTransformer", _described(spec))
+
+
+def _described(spec):
+    """What an `EmbeddingSpec` says about the model as a whole."""
+    return {
         "prompts": spec.prompts,
         "default_prompt_name": spec.default_prompt_name,
         "similarity_fn_name": spec.similarity_fn_name,
     }
-    write_model(folder, "SentenceTransformer", described)
 
 
 def write_cross_encoder(folder, backbone, preprocessor, head, *, activation, dtype="float32"):
@@ -99,15 +119,16 @@ def write_model(folder, kind, entries):
     _disk.write_json(folder / _sentence_transformers.MODEL_FILE, config)
 
 
-def write_modules(folder, modules, dtype):
-    """Writes modules.json and a subfolder for each module after the Transformer.
+def write_modules(folder, modules, dtype, first=_write.TRANSFORMER):
+    """Writes modules.json and a subfolder for each module after the first, which is in the folder itself.
 
     Args:
         folder: path.
         modules: list of (class, config, tensors); `None` for a module that has no such file.
         dtype: string.
+        first: string. The first module's class.
     """
-    listed = [{"idx": 0, "name": "0", "path": "", "type": f"{_MODULES}Transformer"}]
+    listed = [{"idx": 0, "name": "0", "path": "", "type": f"{_MODULES}{first}"}]
     for i, (kind, config, tensors) in enumerate(modules, 1):
         path = f"{i}_{kind}"
         listed.append({"idx": i, "name": str(i), "path": path, "type": f"{_MODULES}{kind}"})

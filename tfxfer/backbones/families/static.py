@@ -21,6 +21,7 @@ class Static(Family):
     name = "static"
     model_types = ("model2vec", "static")
     architecture = "StaticModel"
+    first_module = "StaticEmbedding"
     examples = ("minishlab/potion-base-8M", "sentence-transformers/static-retrieval-mrl-en-v1")
     tokenizer = None
     has_position_table = False
