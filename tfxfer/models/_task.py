@@ -412,7 +412,7 @@ class TextTask(KerasMethods, TrainsInPart, keras_hub.models.Task):
         | format | what it holds | read by |
         |---|---|---|
         | `"tfxfer"` | the whole model: optimizer, flags, adapters | `from_preset` |
-        | `"sentence-transformers"` | an embedder; a classifier as `CrossEncoder` | sentence-transformers 6, `from_preset` |
+        | `"sentence-transformers"` | an embedder; a classifier as `CrossEncoder` | the library, `from_preset` |
         | `"huggingface"` | an encoder, or `*ForSequenceClassification` | transformers 5, `from_preset` |
 
         An embedder goes to sentence-transformers as a whole, with pooling, modules and prompts; for transformers its
