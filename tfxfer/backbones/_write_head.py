@@ -1,5 +1,7 @@
 """The heads of task models as those of transformers' sequence classifiers: what `_heads` reads, the other way."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -86,7 +88,7 @@ def _agree(own, found):
 
 def _expected(architecture, found, num_outputs, hidden_dim):
     """Says why a head cannot be written, and which one could."""
-    options = {} if found.use_bias else {"use_bias": False}
+    options: dict[str, Any] = {} if found.use_bias else {"use_bias": False}
     if found.hidden is not None and not found.is_late:
         options |= {
             "hidden_dims": (hidden_dim,),

@@ -226,8 +226,8 @@ def _pairs(reader, file, tensors):
         else:
             pairs.setdefault(found[1], {})[found[2]] = value
     for path, pair in pairs.items():
-        shapes = [pair[key].shape if key in pair else None for key in "AB"]
-        if None in shapes or [len(shape) for shape in shapes] != [2, 2] or shapes[0][0] != shapes[1][1]:
+        shapes = [pair[key].shape for key in "AB" if key in pair]
+        if [len(shape) for shape in shapes] != [2, 2] or shapes[0][0] != shapes[1][1]:
             raise reader.error(file, f"holds adapters of {path} with the shapes {shapes}")
     return {path: (pair["A"], pair["B"]) for path, pair in pairs.items()}, rest
 

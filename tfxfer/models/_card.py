@@ -1,6 +1,7 @@
 """The model card that is written beside a model: README.md with the header that the Hugging Face hub reads."""
 
 import json
+import math
 import numbers
 
 from tfxfer import _check
@@ -58,7 +59,7 @@ def _metrics(metrics):
 
 
 def _finite(name, value):
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not abs(value) < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise _check.invalid("metadata['metrics']", KEYS["metrics"][1], {name: value})
     return float(value)
 
