@@ -28,6 +28,8 @@ class TrainsInPart:
     Keras has one flag for a whole. Once it is off, no weight within trains, whatever its own flag says.
     """
 
+    weights: list
+
     @property
     def trainable(self):
         """Whether any weight trains. Setting it sets the flags of all layers and weights within."""

@@ -161,7 +161,7 @@ class DisentangledAttention(Attention):
         super().__init__(hidden_dim, num_heads, scale=1.0 / math.sqrt(3 * hidden_dim / num_heads), **kwargs)
         self.position_dropout = keras.layers.Dropout(position_dropout, dtype=self.dtype_policy, name="position_dropout")
 
-    def call(self, inputs, layout, bias, relative, training=None):
+    def call(self, inputs, layout, bias, relative=None, training=None):
         batch, length = ops.shape(layout[-1])
         heads = (batch, length, self.num_heads, self.head_dim)
         query, key, value = (

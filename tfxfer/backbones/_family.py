@@ -110,7 +110,7 @@ class Family:
     # === What stands around the encoder ===
 
     def spec_from_config(self, config):
-        """Returns how a checkpoint makes one vector of a text, where no other file says so: `EmbeddingSpec` arguments."""
+        """Returns the arguments of `EmbeddingSpec` for a checkpoint, where no other file says how to pool."""
         return {"pooling": (self.pooling,)}
 
     def preprocessing_options(self, config):

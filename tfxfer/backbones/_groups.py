@@ -1,5 +1,8 @@
 """Freezing, frozen dropout and adapters by layer group: what every encoder offers."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 
 from tfxfer import _check
@@ -10,7 +13,9 @@ from tfxfer.backbones import _quantization, _refusals
 class LayerGroups(_refusals.FixedWeights):
     """What encoders share beside their layers; a mixin of Keras models with `layer_groups()` and `_adapters`."""
 
-    _adapters = None
+    weights: list
+    layer_groups: Callable[[], dict]
+    _adapters: Any = None
 
     @property
     def trainable(self):

@@ -81,7 +81,7 @@ def adopt(backbone):
 
 def names():
     """Returns the names of KerasHub's presets of text backbones."""
-    kinds = [kind for kind in vars(keras_hub.models).values() if isinstance(kind, type)]
+    kinds: list = [kind for kind in vars(keras_hub.models).values() if isinstance(kind, type)]
     texts = [kind for kind in kinds if issubclass(kind, keras_hub.models.Backbone) and _reads_texts(kind)]
     return {name for kind in texts for name in kind.presets}
 

@@ -72,7 +72,7 @@ def shapes(layer):
     if isinstance(layer, keras.layers.Embedding):
         return {"embeddings": (layer.input_dim, layer.output_dim)}
     if isinstance(layer, keras.layers.Dense):
-        found = {"kernel": (_parts.width(layer), layer.units)}
+        found: dict[str, tuple] = {"kernel": (_parts.width(layer), layer.units)}
         return {**found, "bias": (layer.units,)} if layer.use_bias else found
     if isinstance(layer, keras.layers.RMSNormalization):
         return {"scale": (_parts.width(layer),)}

@@ -44,7 +44,8 @@ def add_lora(model, rank=8, *, alpha=None, targets=("query", "value"), groups=No
         rank: int. Defaults to 8, beyond which Hu et al. gain nothing on GLUE.
         alpha: float > 0. Defaults to `rank`, a factor of 1.
         targets: dense layers of a block: any of `"query"`, `"key"`, `"value"`, `"attention_output"`, `"gate"`
-            (where the family has one), `"intermediate"`, `"output"` (patterns too: `"*"`). Query and value are Hu et al.'s choice.
+            (where the family has one), `"intermediate"`, `"output"` (patterns too: `"*"`). Query and value are
+            Hu et al.'s choice.
         groups: blocks that get adapters, names or patterns; all by default. The blocks in front of the others are
             frozen wholly, and can be cached.
 
