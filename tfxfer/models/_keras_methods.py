@@ -1,5 +1,7 @@
 """What task models inherit from Keras and KerasHub, where it needs another form to be right."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -12,6 +14,9 @@ from tfxfer.backbones import _refusals
 _BUILT_ON = "built_on"
 
 
+_Mixin: Any = object  # what is mixed in here has the methods of a Keras model
+
+
 class _Presets:
     """The class property `presets`: what `from_preset` loads by name, as KerasHub lists it."""
 
@@ -19,7 +24,7 @@ class _Presets:
         return {row.name: {"metadata": {"description": row.description}} for row in backbones.presets()}
 
 
-class KerasMethods(_refusals.FixedWeights):
+class KerasMethods(_refusals.FixedWeights, _Mixin):
     """Methods of Keras and KerasHub that task models override; a mixin."""
 
     presets = _Presets()
