@@ -29,6 +29,8 @@ PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 STATES, VECTORS = 2e-6, 1e-6
 # Families without a folder of reference numbers.
 OTHERS = ("camembert", "qwen2")
+# Those whose card's code for transformers is compared: mean, last token, an encoder with a class of its own.
+CARDS = ("families/gpt2", "families2/bert_unigram", "families2/t5", "cls")
 ADAPTED = (
     "families/gpt2",
     "families2/bert_unigram",
@@ -65,7 +67,7 @@ class Jobs:
         folder = self.folder / name.replace("/", "-")
         if not folder.exists():
             model.save_to_preset(folder, format="huggingface")
-        texts = tiny.TEXTS if name in OTHERS else self.texts
+        texts = tiny.TEXTS if name in (*OTHERS, "cls") else self.texts
         kind = {"tokenizer": "PreTrainedTokenizerFast" if name in OWN_TOKENIZER else "AutoTokenizer"}
         if adapters is not None:
             kind["adapters"] = str(adapters)
@@ -73,6 +75,9 @@ class Jobs:
         packed = {key: keras.ops.convert_to_numpy(value) for key, value in model.preprocessor(texts).items()}
         states = keras.ops.convert_to_numpy(model.backbone(packed))
         self.own[job] = {"states": states, "mask": packed["padding_mask"], "ids": packed["token_ids"]}
+        if name in CARDS and adapters is None:
+            card = self.add("card", f"encoder-{name}", folder)
+            self.own[card] = {"vectors": model.encode(["Where is my card?", "My card has not arrived"])}
 
     def sentence(self, name, model):
         model.save_to_preset(self.folder / name, format="sentence-transformers")
@@ -98,6 +103,12 @@ class Jobs:
             self.own[job] = own
             self.add("card", f"{kind}-{name}", folder)
 
+    def scores(self, name, model):
+        """A regressor in transformers' format, which a CrossEncoder reads as well."""
+        model.save_to_preset(self.folder / name, format="huggingface")
+        job = self.add("cross", name, self.folder / name, texts=list(tiny.TEXTS))
+        self.own[job] = {"pair": model.scores((tiny.TEXTS, [*tiny.TEXTS[1:], tiny.TEXTS[0]]))}
+
 
 @pytest.fixture(scope="module")
 def answers(golden, tmp_path_factory):
@@ -120,6 +131,7 @@ def answers(golden, tmp_path_factory):
     for name in OTHERS:
         (folder / "tokenizer").mkdir(exist_ok=True)
         jobs.encoder(name, back_out.embedder_of(folder / "tokenizer", name))
+    jobs.encoder("cls", back_out.embedder_of(folder / "tokenizer", pooling="cls"))
     for name in back_out.SENTENCE_FOLDERS:
         jobs.sentence(name, tx.models.TextEmbedder.from_preset(golden / "families2" / name))
     modules = [{"class": "LayerNorm"}, {"class": "Dense", "units": 8, "use_residual": True, "activation": "gelu"}]
@@ -137,6 +149,10 @@ def answers(golden, tmp_path_factory):
         jobs.classifier(name, back_out.randomize(model), ["cross"])
     regressor = tx.models.TextRegressor(back_out.backbone_of("bert"), tiny.preprocessor(folder / "tokenizer"))
     jobs.classifier("regressor", back_out.randomize(regressor), ["cross"])
+    for activation in (None, "sigmoid"):
+        head = {"pooling": "cls", "head": tx.layers.Head(1, (8,), "tanh"), "score_activation": activation}
+        model = tx.models.TextRegressor(back_out.backbone_of("bert"), tiny.preprocessor(folder / "tokenizer"), **head)
+        jobs.scores(f"score-{activation}", back_out.randomize(model))
     (folder / "jobs.json").write_text(json.dumps(jobs.jobs), encoding="utf-8")
     script = pathlib.Path(__file__).with_name("reference_reader.py")
     subprocess.run([PYTHON, script, folder], check=True, capture_output=True, timeout=1800)
@@ -201,6 +217,19 @@ def test_a_cross_encoder_gives_the_same_scores(answers, name):
     assert list(found["labels"]) == list(map(str, own["labels"]))
     _, card = answer(answers, f"card-cross-{name}")
     assert card["blocks"] == 1
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_the_code_of_a_card_gives_the_same_vectors(answers, name):
+    own, found = answer(answers, f"card-encoder-{name.replace('/', '-')}")
+    assert found["blocks"] == 1
+    close(found["vectors"], own["vectors"], VECTORS)
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_a_cross_encoder_reads_transformers_format_with_its_activation(answers, activation):
+    own, found = answer(answers, f"cross-score-{activation}")
+    close(found["pair"], own["pair"], STATES)
 
 
 def test_the_real_model_comes_back_out(answers, minilm_folder, tmp_path):
