@@ -33,7 +33,17 @@ HOSTILE = [
     *("a\r\n\r\nb  \n c", "a\n\n\nb", "!\n\nb", "! \n\n b", "!\n \nb", "\n\n a", "  \n\n  a\n\n ", "\t\tx = 1\n\t\ty"),
     *("a\tb\tc \x01", "a\tb  \tc", "123456 1234567 12 1", "a1b22c333d4444", "DON'T I'LL WE'VE I'D you'RE", "'ſ 'S"),
     *("x  y   z" + " " * 24 + "w" + " " * 25 + "v", " " * 60, "\n" * 40, "▁▁a ▁b", "a▁b", "<0x41>", "٣٤٥ ½ Ⅷ ²"),
-    *("\u037e \u212a \u212b", "e\u0301 e\u0323", "🏳️‍🌈", "\ue000", "a\x1cb", "\x7f", "\ufffd\uffff", "\u08d9"),
+    *(
+        "\u037e \u212a \u212b",
+        "e\u0301 e\u0323",
+        "🏳️‍🌈",
+        "\ue000",
+        "a\x1cb",
+        "\x7f",
+        "\ufffd\uffff",
+        "\u08d9",
+        "\u2047 a\u2047",
+    ),
     *("a|||IP_ADDRESS|||b <|padding|>", "<table><tr>x</tr></table>", "K\u0301\ud55c\u1100"),
 ]
 
@@ -186,7 +196,8 @@ def test_patterns_that_re2_cannot_do_are_refused(pattern):
 
 
 def test_classes_of_patterns_are_those_of_the_reference():
-    codes = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    # All planes that have characters with a class.
+    codes = [chr(code) for code in (*range(0xD800), *range(0xE000, 0x32400), *range(0xE0000, 0xE0200))]
     for name in (
         r"\p{L}",
         r"\p{N}",
@@ -258,7 +269,7 @@ PARTS = [
 @pytest.mark.parametrize(
     "kind", ["bert", "bert_cased", "roberta", "modernbert", "gemma3", "openai_gpt", "deberta_v3", "t5"]
 )
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_added_tokens_are_found_as_the_reference_finds_them(golden, tmp_path, kind, seed):
     rng = random.Random(f"{kind} {seed}")
     folder = golden / ("families2" if (golden / "families2" / kind).is_dir() else "families") / kind
@@ -363,60 +374,40 @@ def test_what_is_written_is_read_by_the_reference_as_the_checkpoint_is(golden, p
     assert ours(texts).to_list() == pairs[kind][0](texts).to_list()
 
 
+EXPORTED = ("openai_gpt", "gemma3", "modernbert", "eurobert", "t5", "bert_unigram")
+
+
 class Served(tf.Module):
-    def __init__(self, tokenizer):
+    def __init__(self, kinds):
         super().__init__()
-        self.resources = tokenizer.trackables
-        self.tokenize = tokenizer.tokenize
+        self.resources = [tokenizer.trackables for tokenizer in kinds.values()]
+        self.tokenize = {kind: tokenizer.tokenize for kind, tokenizer in kinds.items()}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
     def ids(self, text):
-        return {"ids": self.tokenize(text).to_tensor(-1)}
+        return {kind: tokenize(text).to_tensor(-1) for kind, tokenize in self.tokenize.items()}
 
 
-@pytest.mark.parametrize("kind", ["openai_gpt", "gemma3", "modernbert", "eurobert", "t5"])
-def test_an_export_needs_only_tensorflow_and_its_text_operations(golden, tmp_path, kind):
-    tokenizer = Tokenizer.from_folder(golden / "families2" / kind, special_tokens_in_strings=kind != "gemma3")
-    tokenizer.add_tokens(["Iban"])
-    module = Served(tokenizer)
+def test_an_export_of_several_tokenizers_needs_only_tensorflow_and_its_text_operations(golden, tmp_path):
+    kinds = {kind: Tokenizer.from_folder(golden / "families2" / kind) for kind in EXPORTED}
+    for tokenizer in kinds.values():
+        tokenizer.add_tokens(["Iban"])
+        tokenizer.special_tokens_in_strings = tokenizer is not kinds["gemma3"]
+    module = Served(kinds)
     tf.saved_model.save(module, str(tmp_path / "1"), signatures={"serving_default": module.ids})
-    texts = ["naïve\u3000Σ <mask>[MASK] \x01  x", "\0", "", "my Iban  1234"]
+    texts = ["naïve\u3000Σ <mask>[MASK] \x01  x", "\0", "", "my Iban  1234", "the Card №"]
     code = (
         "import json, tensorflow as tf, tensorflow_text\n"
         f"serve = tf.saved_model.load({str(tmp_path / '1')!r}).signatures['serving_default']\n"
-        f"print(json.dumps(serve(text=tf.constant(json.loads({json.dumps(texts)!r})))['ids'].numpy().tolist()))\n"
+        f"ids = serve(text=tf.constant(json.loads({json.dumps(texts)!r})))\n"
+        "print(json.dumps({kind: value.numpy().tolist() for kind, value in ids.items()}))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == tokenizer(texts).to_tensor(-1).numpy().tolist()
+    expected = {kind: tokenizer(texts).to_tensor(-1).numpy().tolist() for kind, tokenizer in kinds.items()}
+    assert json.loads(done.stdout) == expected
     nodes = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"].graph.as_graph_def()
     functions = [node for function in nodes.library.function for node in function.node_def]
     assert not {node.op for node in [*nodes.node, *functions]} & {"PyFunc", "EagerPyFunc", "MutableHashTableV2"}
-
-
-def test_two_sentencepiece_models_in_one_export_stay_apart(golden, tmp_path):
-    first, second = (Tokenizer.from_folder(golden / "families2" / kind) for kind in ("t5", "bert_unigram"))
-
-    class Both(tf.Module):
-        def __init__(self):
-            super().__init__()
-            self.resources = [first.trackables, second.trackables]
-
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
-        def ids(self, text):
-            return {"first": first.tokenize(text).to_tensor(-1), "second": second.tokenize(text).to_tensor(-1)}
-
-    module = Both()
-    tf.saved_model.save(module, str(tmp_path / "1"), signatures={"serving_default": module.ids})
-    code = (
-        "import json, tensorflow as tf, tensorflow_text\n"
-        f"serve = tf.saved_model.load({str(tmp_path / '1')!r}).signatures['serving_default']\n"
-        "print(json.dumps({k: v.numpy().tolist() for k, v in serve(text=tf.constant(['the Card №'])).items()}))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == {
-        "first": first(["the Card №"]).to_tensor(-1).numpy().tolist(),
-        "second": second(["the Card №"]).to_tensor(-1).numpy().tolist(),
-    }
 
 
 def test_a_keras_file_keeps_added_tokens_and_the_lower_case(golden, tmp_path):

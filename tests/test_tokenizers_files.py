@@ -111,6 +111,9 @@ def test_tokenizer_json_gives_the_golden_batch_with_and_without_the_files_beside
     assert tokenizer(texts).to_list() == whole(texts).to_list()
     assert (tokenizer.spec.single, tokenizer.spec.pair) == (whole.spec.single, whole.spec.pair)
     assert tokenizer.pad_token_id == whole.pad_token_id or folder == "families/deberta_v3"  # has two of that name
+    # BERT's convention says nothing of a tokenizer that has none of its tokens.
+    named = Tokenizer.from_folder(source, convention="Bert")
+    assert named.spec == tokenizer.spec or "[CLS]" in named.vocabulary
 
 
 @pytest.mark.parametrize("folder", WITH_OLDER)

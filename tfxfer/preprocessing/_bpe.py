@@ -24,7 +24,7 @@ def merging_model(pieces, byte_pieces=()):
     model.normalizer_spec.remove_extra_whitespaces = False
     model.normalizer_spec.escape_whitespaces = False
     model.normalizer_spec.precompiled_charsmap = _words.EMPTY_MAP
-    model.pieces.add(piece="\u2047", score=0.0, type=kinds.UNKNOWN)
+    model.pieces.add(piece=_words.NO_PIECE, score=0.0, type=kinds.UNKNOWN)
     for piece, score in pieces:
         model.pieces.add(piece=piece, score=score, type=kinds.NORMAL)
     for piece in byte_pieces:

@@ -16,6 +16,7 @@ SENTENCEPIECE_FILES = {
 }
 LOOKED_FOR = (TOKENIZER, VOCAB_TXT, f"{VOCAB_JSON} and {MERGES}", *SENTENCEPIECE_FILES)
 SETTINGS = ("tokenizer_config", "special_tokens_map", "added_tokens")
+CLASS = "tokenizer_class"
 
 
 def read(folder, convention=None):
@@ -33,7 +34,8 @@ def read(folder, convention=None):
         _check.one_of("convention", convention, _conventions.CONVENTIONS)
     settings = {name: _load(folder / f"{name}.json") for name in SETTINGS if (folder / f"{name}.json").is_file()}
     settings = {name: settings.get(name, {}) for name in SETTINGS}
-    names = [settings["tokenizer_config"].get("tokenizer_class"), convention]
+    config = _load(folder / "config.json") if (folder / "config.json").is_file() else {}
+    names = [settings["tokenizer_config"].get(CLASS), config.get(CLASS), convention]
     if (folder / TOKENIZER).is_file():
         return _read_json(folder, settings, names)
     if (folder / VOCAB_TXT).is_file():
@@ -58,9 +60,10 @@ def _read_json(folder, settings, names):
     with _naming(folder / TOKENIZER):
         spec = _json.parse(data)
         padding = (data.get("padding") or {}).get("pad_token")
-    known = next((found for found in map(_conventions.named, names) if found), None)
-    guesses = [known.tokens] if known else _conventions.GUESSES
     index = {token: i for i, token in enumerate(spec.tokens)}
+    found = [kind for kind in map(_conventions.named, names) if kind and _is_followed(kind, index)]
+    known = found[0] if found else None
+    guesses = [known.tokens] if known else _conventions.GUESSES
     roles = _older.roles(settings, guesses, index)
     if padding in index:
         roles.setdefault("pad", padding)
@@ -92,6 +95,12 @@ def finish(spec):
         merges, suffix = spec.options.pop("merges"), spec.options.get("suffix", "")
         spec.options["ranks"] = _merges.ranks(spec.tokens, merges, suffix)
     return spec
+
+
+def _is_followed(kind, index):
+    """Whether a vocabulary has most of the tokens that a convention gives roles to."""
+    tokens = set(kind.tokens.values())
+    return 2 * len(tokens & index.keys()) > len(tokens)
 
 
 def _fitting(names, file, usual):

@@ -127,6 +127,6 @@ def _map(spec):
     model.normalizer_spec.add_dummy_prefix = False
     model.normalizer_spec.remove_extra_whitespaces = False
     model.normalizer_spec.escape_whitespaces = False
-    model.pieces.add(piece="\u2047", score=0.0, type=model.SentencePiece.UNKNOWN)
+    model.pieces.add(piece=_words.NO_PIECE, score=0.0, type=model.SentencePiece.UNKNOWN)
     model.pieces.add(piece="a", score=0.0, type=model.SentencePiece.NORMAL)
     return model

@@ -7,6 +7,8 @@ import tensorflow_text as tf_text
 
 # A map that maps nothing. With none at all SentencePiece writes a line to the log whenever a model is loaded.
 EMPTY_MAP = (1024).to_bytes(4, "little") + bytes(1024) + b"\0"
+# The name of the piece for what a SentencePiece model does not know, which no text may contain as a piece of its own.
+NO_PIECE = "\U0010ffff<unk>"
 # What the regular expressions of `tokenizers` take for white space; the inside of a character class.
 WHITESPACE = r"\p{Z}\t\n\x0b\f\r\x{85}"
 # No byte of valid UTF-8, and so none that a regular expression matches.
