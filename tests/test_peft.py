@@ -99,7 +99,7 @@ def test_what_is_written_adds_to_each_matrix_what_the_adapters_add(family, tmp_p
     assert len(adapters) == len({path for path in before if (before[path] != after[path]).any()})
 
 
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", ["albert", "gpt2", "gte", "llama", "modernbert", "nomic_bert", "t5"])
 def test_what_is_written_is_read_as_it_was(family, tmp_path):
     model = adapted(family, groups="block_0")
     tx.freezing.save_adapters(model, tmp_path, format="peft")
