@@ -312,7 +312,9 @@ def test_a_classifier_of_every_family_is_written_as_the_reference_has_it(tmp_pat
     assert prefix + FAMILIES[family].anchor in tensors
 
 
-@pytest.mark.parametrize("head", ["linear", "mlp", tx.layers.Head(3, (8,), "tanh", norm_epsilon=1e-5, use_bias=False)])
+@pytest.mark.parametrize(
+    "head", ["linear", "mlp", tx.layers.Head(3, (7, 5), "tanh", norm_epsilon=1e-5, use_bias=False)]
+)
 def test_any_pooling_and_head_is_a_cross_encoder_of_modules(tmp_path, head):
     pooling = "mean" if head == "linear" else ("max", "cls")
     made = {"labels": ["a", "b", "c"], "multi_label": True, "pooling": pooling, "head": head, "dropout": 0.25}
@@ -328,6 +330,32 @@ def test_any_pooling_and_head_is_a_cross_encoder_of_modules(tmp_path, head):
     np.testing.assert_allclose(again.predict(pairs(), verbose=0), model.predict(pairs(), verbose=0), atol=1e-6)
     dense = sorted((tmp_path / "out").glob("*_Dense"))[-1]
     assert read_json(dense / "config.json")["module_output_name"] == "scores"
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("2_Dropout/config.json", {"dropout": 2}, "a number from 0 to 1"),
+        ("3_Dense/config.json", {"use_residual": True}, "no use_residual"),
+        ("3_Dense/config.json", {"module_output_name": "scores"}, "'sentence_embedding'"),
+        ("5_Dense/config.json", {"module_output_name": "sentence_embedding"}, "'scores'"),
+        (
+            "5_Dense/config.json",
+            {"activation_function": "torch.nn.modules.activation.Tanh"},
+            "no activation of the output",
+        ),
+        ("config.json", {"id2label": {"0": "a"}}, "3 labels, one for each output"),
+        ("1_Pooling/config.json", {"include_prompt": False}, "none by default"),
+    ],
+)
+def test_cross_encoders_of_other_modules_are_errors(tmp_path, file, changes, message):
+    made = {"labels": ["a", "b", "c"], "head": "mlp"}
+    model = tx.models.TextClassifier(backbone_of("bert"), tiny.preprocessor(tmp_path), **made)
+    model.save_to_preset(tmp_path / "out", format="sentence-transformers")
+    file = tmp_path / "out" / file
+    file.write_text(json.dumps({**read_json(file), **changes}))
+    with pytest.raises(ValueError, match=message):
+        tx.models.TextClassifier.from_preset(tmp_path / "out")
 
 
 @pytest.mark.parametrize("activation", [None, "sigmoid"])

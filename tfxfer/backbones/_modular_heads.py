@@ -1,8 +1,10 @@
 """Cross-encoders made of modules: encoder, pooling and dense layers, as sentence-transformers 6 has them."""
 
+import dataclasses
+
 import numpy as np
 
-from tfxfer import _check
+from tfxfer import _check, layers
 from tfxfer.backbones import _checkpoint, _config, _heads, _sentence_transformers
 
 _BEFORE_OUTPUT = ("Dropout", "Dense", "LayerNorm")
@@ -20,8 +22,7 @@ def read(folder, load_weights=True):
         `None` for a folder of another kind.
 
     Raises:
-        ValueError: if the modules are other than Transformer, Pooling and the parts of a `layers.Head` with at most one
-            hidden layer, of the encoder's size.
+        ValueError: if the modules are other than Transformer, Pooling and the parts of a `layers.Head`.
     """
     file = folder / _sentence_transformers.MODEL_FILE
     config = _checkpoint.read_json(file) if file.is_file() else {}
@@ -49,59 +50,95 @@ def read(folder, load_weights=True):
     return encoder, head, options.get("max_seq_length")
 
 
+@dataclasses.dataclass(frozen=True)
+class ModularHead(_heads.HeadSpec):
+    """The head that modules make: any hidden layers of one activation, dropout and kind of norm.
+
+    Args:
+        options: dict of the arguments of `layers.Head`.
+    """
+
+    options: dict = dataclasses.field(default_factory=dict)
+
+    def head(self, dropout=None):
+        made = layers.Head(**self.options, name="head")
+        return made if dropout is None else made.with_dropout(dropout)
+
+    def assign(self, pooling, head):
+        parts = {
+            "output": head.denses[-1],
+            **{f"hidden{i}": dense for i, dense in enumerate(head.denses[:-1])},
+            **{f"norm{i}": norm for i, norm in enumerate(head.norms)},
+        }
+        for name, value in (self.weights or {}).items():
+            part, kind = name.split(".")
+            getattr(parts[part], kind).assign(value)
+
+
 def _head(encoder, modes, modules, scoring, where):
-    """Returns the `HeadSpec` of modules."""
+    """Returns the `ModularHead` of modules."""
     config, _, arguments = _config.read(encoder)
-    file, hidden_dim = encoder / "config.json", arguments["hidden_dim"]
-    rates, parts = [], []
+    at = f"In {encoder / 'config.json'}"
+    labels = _heads.read_labels(config, at)
+    rates, denses, norms = _parts(modules, where)
+    if len(labels) != denses[-1]["units"]:
+        raise _check.invalid("id2label", f"{denses[-1]['units']} labels, one for each output", labels, at)
+    hidden = denses[:-1]
+    options = {
+        "num_outputs": len(labels),
+        "hidden_dims": tuple(dense["units"] for dense in hidden),
+        "activation": _one("activation", [dense["activation"] or "linear" for dense in hidden] or ["gelu"], where),
+        "dropout": rates[-1],
+        "hidden_dropout": _one("dropout", rates[:-1] or [None], where),
+        "use_bias": denses[-1]["use_bias"],
+        "hidden_use_bias": _one("bias", [dense["use_bias"] for dense in hidden] or [True], where),
+        "norm_epsilon": norms[0]["epsilon"] if norms else None,
+    }
+    return ModularHead(
+        labels,
+        _heads.read_problem(config, len(labels), at),
+        _heads.HeadFormat(pooling=modes),
+        arguments["hidden_dim"],
+        _heads.read_score_activation(config, len(labels), scoring, where),
+        _weights(denses, norms),
+        options,
+    )
+
+
+def _parts(modules, where):
+    """Returns the rates of dropout before the dense layers, these, and the norms after the hidden ones."""
+    rates, denses, norms, rate = [], [], [], 0.0
     for module in modules:
         if module["class"] == "Dropout":
-            rates.append(module["rate"])
+            rate = module["rate"]
+        elif module["class"] == "Dense":
+            rates, denses, rate = [*rates, rate], [*denses, module], 0.0
         else:
-            parts.append(module)
-    kinds = [part["class"] for part in parts]
-    hidden = parts[0] if len(parts) > 1 else None
-    norm = parts[1] if len(parts) > 2 else None
-    if kinds not in (["Dense"], ["Dense", "Dense"], ["Dense", "LayerNorm", "Dense"]) or (
-        hidden is not None and hidden["units"] != hidden_dim
-    ):
-        expected = f"at most one hidden layer of {hidden_dim} units before the output"
-        raise _check.invalid(_sentence_transformers.MODULES_FILE, expected, kinds, where)
-    if any(part.get("use_residual") for part in parts) or parts[-1]["activation"] is not None:
+            norms.append(module)
+    expected = [kind for _ in denses[:-1] for kind in (["Dense", "LayerNorm"] if norms else ["Dense"])]
+    kinds = [module["class"] for module in modules if module["class"] != "Dropout"]
+    if kinds != [*expected, "Dense"]:
+        raise _check.invalid(
+            _sentence_transformers.MODULES_FILE, "a LayerNorm after each hidden Dense or none", kinds, where
+        )
+    if any(dense["use_residual"] for dense in denses) or denses[-1]["activation"] is not None:
         raise _check.invalid("Dense", "no use_residual, and no activation of the output", kinds, where)
-    if norm is not None and norm["beta"] is not None and np.any(norm["beta"]):
+    if any(norm["beta"] is not None and np.any(norm["beta"]) for norm in norms):
         raise _check.invalid("LayerNorm", "a norm without bias", "norm.bias that is not 0", where)
-    labels = _heads.read_labels(config, f"In {file}")
-    found = _heads.HeadFormat(
-        output="",
-        hidden=None if hidden is None else "",
-        norm=None if norm is None else "",
-        pooling=modes,
-        activation="tanh" if hidden is None else hidden["activation"] or "linear",
-        dropout=rates[-1] if rates else 0.0,
-        hidden_dropout=rates[0] if rates else 0.0,
-        use_bias=parts[-1]["use_bias"],
-        hidden_use_bias=True if hidden is None else hidden["use_bias"],
-        norm_epsilon=None if norm is None else norm["epsilon"],
-    )
-    if len(labels) != parts[-1]["units"]:
-        raise _check.invalid("id2label", f"{parts[-1]['units']} labels, one for each output", labels, f"In {file}")
-    return _heads.HeadSpec(
-        labels,
-        _heads.read_problem(config, len(labels), f"In {file}"),
-        found,
-        hidden_dim,
-        _heads.read_score_activation(config, len(labels), scoring, where),
-        _weights(hidden, norm, parts[-1]),
-    )
+    return rates, denses, norms
 
 
-def _weights(hidden, norm, output):
-    if output["kernel"] is None:
+def _one(name, values, where):
+    """Returns what all values are."""
+    if any(value != values[0] for value in values):
+        raise _check.invalid(name, "the same for all hidden layers", values, where)
+    return values[0]
+
+
+def _weights(denses, norms):
+    if denses[-1]["kernel"] is None:
         return None
-    found = {"output.kernel": output["kernel"], "output.bias": output["bias"]}
-    if hidden is not None:
-        found |= {"hidden.kernel": hidden["kernel"], "hidden.bias": hidden["bias"]}
-    if norm is not None:
-        found["norm.gamma"] = norm["gamma"]
+    named = {f"hidden{i}": dense for i, dense in enumerate(denses[:-1])} | {"output": denses[-1]}
+    found = {f"{name}.{key}": dense[key] for name, dense in named.items() for key in ("kernel", "bias")}
+    found |= {f"norm{i}.gamma": norm["gamma"] for i, norm in enumerate(norms)}
     return {name: value for name, value in found.items() if value is not None}
