@@ -196,10 +196,10 @@ class AboveFrozen(keras.Model):
 
     def _take_over(self):
         model = self.full_model
-        if not model.compiled or self._taken is model._compile_config:
+        if not model.compiled or self._taken is model.compile_arguments:
             return
-        self._taken = model._compile_config
-        config = dict(self._taken.config)
+        self._taken = model.compile_arguments
+        config = dict(self._taken)
         for name in ("metrics", "weighted_metrics"):
             # Metrics have a state: these count for this model alone.
             config[name] = keras.tree.map_structure(_copied, config[name])

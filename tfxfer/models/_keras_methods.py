@@ -163,7 +163,7 @@ def _renew_optimizer(model):
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None or not optimizer.built:
         return
-    arguments = dict(model._compile_config.config)
+    arguments = dict(model.compile_arguments)
     optimizer = arguments["optimizer"]
     if isinstance(optimizer, keras.optimizers.Optimizer):
         arguments["optimizer"] = type(optimizer).from_config(optimizer.get_config())

@@ -1,5 +1,6 @@
 """What all task models share: strings in, layer groups, saving."""
 
+import inspect
 import warnings
 
 import keras
@@ -231,7 +232,17 @@ class TextTask(KerasMethods, TrainsInPart, keras_hub.models.Task):
     def compile(self, *args, **kwargs):
         """Configures training, as `keras.Model.compile`; gives an `optimizers.Layerwise` its layer groups."""
         super().compile(*args, **kwargs)
+        bound = inspect.signature(keras.Model.compile).bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        arguments = {**bound.arguments, "jit_compile": self.jit_compile}
+        del arguments["self"], arguments["auto_scale_loss"]
+        self._compile_arguments = lambda: arguments  # hidden from Keras, which would track what is in a dict
         self.bind_optimizer()
+
+    @property
+    def compile_arguments(self):
+        """The arguments of the last `compile`, a dict, another one each time; `None` before."""
+        return self._compile_arguments() if self.compiled else None
 
     # === Vocabulary ===
 

@@ -38,16 +38,25 @@ class AdamW(keras.optimizers.AdamW):
     Reference: Loshchilov and Hutter, 2019, https://arxiv.org/abs/1711.05101.
     """
 
+    def add_optimizer_variables(self, trainable_variables, name, initializer="zeros"):
+        made = super().add_optimizer_variables(trainable_variables, name, initializer)
+        slots = dict(vars(self).get("slots", {}))
+        for each, variables in [(name, made)] if isinstance(name, str) else zip(name, made, strict=True):
+            slots[each] = dict(zip(map(self._var_key, trainable_variables), variables, strict=True))
+        # Past Keras's tracking, which would save them a second time.
+        object.__setattr__(self, "slots", slots)
+        return made
+
     def update_step(self, gradient, variable, learning_rate):
         if not self._is_fused(variable):
             super().update_step(gradient, variable, learning_rate)
             return
-        index = self._get_variable_index(variable)
+        key = self._var_key(variable)
         step = ops.cast(self.iterations + 1, "float32")
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
-            m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle,
+            m=self.slots["momentum"][key].value.handle,
+            v=self.slots["velocity"][key].value.handle,
             beta1_power=tf.pow(self.beta_1, step),
             beta2_power=tf.pow(self.beta_2, step),
             lr=ops.cast(learning_rate, "float32"),

@@ -114,7 +114,7 @@ class Subset:
             known = set(map(optimizer._var_key, self.variables))
             for variable in variables:
                 if optimizer._var_key(variable) not in known:
-                    accumulator = optimizer._accumulated_gradients[optimizer._get_variable_index(variable)]
+                    accumulator = optimizer._accumulated_gradients[_index(optimizer, variable)]
                     accumulator.assign(ops.zeros(accumulator.shape, accumulator.dtype))
         self.variables = variables
 
@@ -178,7 +178,7 @@ class Subset:
     def _averages(self, variables):
         optimizer = self.optimizer
         averages = optimizer._model_variables_moving_average
-        pairs = ((variable, averages[optimizer._get_variable_index(variable)]) for variable in variables)
+        pairs = ((variable, averages[_index(optimizer, variable)]) for variable in variables)
         return [(variable, average) for variable, average in pairs if average is not None]
 
     def _update_model_variables_moving_average(self, trainable_variables):
@@ -201,3 +201,8 @@ class Subset:
         for variable, average in self._averages(trainable_variables):
             # On JAX the two would share memory, which the next `fit` gives away twice.
             variable.assign(ops.copy(average))
+
+
+def _index(optimizer, variable):
+    """The place of a variable among those that an optimizer was built on."""
+    return optimizer._trainable_variables_indices[optimizer._var_key(variable)]
