@@ -1,5 +1,7 @@
 """Weights of an encoder in eight or four bits, by Keras's own layers."""
 
+import contextlib
+import gc
 import re
 
 import keras
@@ -50,8 +52,9 @@ def quantize(layers, mode, config, filters):
         raise _check.invalid("filters", "filters that match dense layers or embeddings of the encoder", filters)
     if mode == "int8" and _is_default(config):
         config = keras.quantizers.Int8QuantizationConfig(activation_quantizer=None)
-    for layer in chosen:
-        layer.quantize(mode, config=config)
+    with _collecting_little():
+        for layer in chosen:
+            layer.quantize(mode, config=config)
 
 
 def _is_default(config):
@@ -86,9 +89,28 @@ def configs(layers):
 
 def restore(layers, serialized):
     """Quantizes layers with random weights as `configs` says, so that a file's weights fit."""
-    for name, config in (serialized or {}).items():
-        config = keras.saving.deserialize_keras_object(config)
-        layers[_check.one_of("quantization", name, layers)].quantize(config.mode, config=config)
+    if not serialized:
+        return
+    with _collecting_little():
+        for name, config in serialized.items():
+            config = keras.saving.deserialize_keras_object(config)
+            layers[_check.one_of("quantization", name, layers)].quantize(config.mode, config=config)
+
+
+@contextlib.contextmanager
+def _collecting_little():
+    """Leaves the objects of before to later collections of garbage.
+
+    Keras has one after each quantized layer, which takes half a second where many objects live.
+    """
+    if gc.get_freeze_count():  # somebody else's
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def check_floats(layers, action):

@@ -68,18 +68,24 @@ class Head(Freezable, keras.layers.Layer):
         )
         rates = [self.hidden_dropout] * len(self.hidden_dims) + [self.dropout]
         self.dropouts = [keras.layers.Dropout(rate, dtype="float32") for rate in rates]
-        hidden = [self._dense(size, self.hidden_use_bias, self.activation) for size in self.hidden_dims]
-        self.denses = [*hidden, self._dense(self.num_outputs, self.use_bias)]
+        # Named, as `set_state_tree` finds weights by their paths.
+        hidden = [
+            self._dense(size, self.hidden_use_bias, self.activation, name=f"hidden_{i}")
+            for i, size in enumerate(self.hidden_dims)
+        ]
+        self.denses = [*hidden, self._dense(self.num_outputs, self.use_bias, name="output")]
         self.norms = []
         if self.norm_epsilon is not None:
             options = {"epsilon": self.norm_epsilon, "center": False, "dtype": "float32"}
-            self.norms = [keras.layers.LayerNormalization(**options) for _ in self.hidden_dims]
+            self.norms = [
+                keras.layers.LayerNormalization(**options, name=f"norm_{i}") for i in range(len(self.hidden_dims))
+            ]
 
-    def _dense(self, units, use_bias, activation=None):
+    def _dense(self, units, use_bias, activation=None, *, name):
         # BERT's initializer: a head that starts small leaves the pretrained features in place.
         start = keras.initializers.TruncatedNormal(stddev=0.02)
         options = {"activation": activation, "use_bias": use_bias, "kernel_initializer": start, "dtype": "float32"}
-        return keras.layers.Dense(units, **options)
+        return keras.layers.Dense(units, **options, name=name)
 
     def build(self, input_shape):
         for dense in self.denses:

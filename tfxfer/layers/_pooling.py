@@ -192,7 +192,8 @@ class DensePooling(keras.layers.Layer):
         self.units = _check.integer("units", units)
         self.activation = keras.activations.get(activation)
         start = keras.initializers.TruncatedNormal(stddev=0.02)  # as `Head` has it
-        self.dense = keras.layers.Dense(units, activation=self.activation, kernel_initializer=start, dtype="float32")
+        options = {"activation": self.activation, "kernel_initializer": start, "dtype": "float32"}
+        self.dense = keras.layers.Dense(units, **options, name="dense")
         self.pooling = Pooling(mode)
 
     def build(self, inputs_shape, padding_mask_shape=None):
