@@ -125,19 +125,19 @@ class _Matcher:
         """Makes text of the tokens that are ignored, and of those that must be a word and are part of one."""
         discarded = self._flag("ignored", is_token, index)
         if any(self._flags["single_word"]):
-            discarded |= self._flag("single_word", is_token, index) & ~_stands_alone(parts)
+            discarded |= self._flag("single_word", is_token, index) & ~_is_apart(parts)
         marked = tf.where(is_token & ~discarded, tf.strings.join([SEPARATOR, parts.values, SEPARATOR]), parts.values)
         marked = tf.strings.reduce_join(parts.with_values(marked), axis=-1)
         return self._parts(marked)
 
     def _strip(self, texts, is_token, index):
-        """Takes the white space off texts that a token beside them takes in."""
+        """Removes the white space that a neighbouring token includes."""
         # Each row begins and ends with a text, so that rolling never carries a flag into another row.
         for flag, shift, pattern in (("rstrip", 1, f"^[{WHITESPACE}]+"), ("lstrip", -1, f"[{WHITESPACE}]+$")):
             if any(self._flags[flag]):
-                beside = tf.roll(self._flag(flag, is_token, index), shift, 0)
+                neighbours = tf.roll(self._flag(flag, is_token, index), shift, 0)
                 texts = _words.where(
-                    beside, texts, lambda part, pattern=pattern: tf.strings.regex_replace(part, pattern, "")
+                    neighbours, texts, lambda part, pattern=pattern: tf.strings.regex_replace(part, pattern, "")
                 )
         return texts
 
@@ -145,19 +145,19 @@ class _Matcher:
         return is_token & tf.gather(tf.constant(self._flags[name]), index)
 
 
-def _stands_alone(parts):
+def _is_apart(parts):
     """Whether neither the character before nor the one after each part belongs to a word."""
     values = parts.values
     place = tf.ragged.range(parts.row_lengths())
     first, last = place.values, tf.gather(parts.row_lengths(), place.value_rowids()) - 1 - place.values
 
-    def beside(shift, distance):
+    def neighbour(shift, distance):
         near, far = tf.roll(values, shift, 0), tf.roll(values, 2 * shift, 0)
         near = tf.where(distance >= 1, near, "")
         return tf.where(tf.equal(near, "") & (distance >= 2), far, near)
 
-    before = tf.strings.regex_full_match(beside(1, first), f"(?s).*[{WORD}]")
-    after = tf.strings.regex_full_match(beside(-1, last), f"(?s)[{WORD}].*")
+    before = tf.strings.regex_full_match(neighbour(1, first), f"(?s).*[{WORD}]")
+    after = tf.strings.regex_full_match(neighbour(-1, last), f"(?s)[{WORD}].*")
     return ~before & ~after
 
 

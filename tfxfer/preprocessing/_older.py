@@ -20,7 +20,7 @@ def roles(settings, guesses, names):
     found = {role: token for role, token in said.items() if token is not None}
     for guess in guesses:
         for role, token in guess.items():
-            if token in names and role not in said:  # a role that is said to be nobody's stays so
+            if token in names and role not in said:  # an explicit null means that no token has the role
                 found.setdefault(role, token)
     return found
 

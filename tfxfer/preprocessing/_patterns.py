@@ -34,7 +34,7 @@ _YOUNG = {
     "P": r"\x{1b4e}-\x{1b4f}\x{1b7f}\x{10d6e}\x{113d4}-\x{113d5}\x{113d7}-\x{113d8}\x{11be1}\x{16d6d}-\x{16d6f}"
     r"\x{1e5ff}",
 }
-# What stands for a class between brackets. Only those that mean the same in both dialects, once completed.
+# The inside of brackets for each class. Only those that mean the same in both dialects, once completed.
 _CLASSES = {rf"\p{{{name}}}": rf"\p{{{name}}}{more}" for name, more in _YOUNG.items()}
 _CLASSES |= {r"\s": WHITESPACE, r"\d": rf"\p{{Nd}}{_YOUNG['N']}"}
 _OUTSIDE = {r"\S": f"[^{WHITESPACE}]", **{rf"\P{{{name}}}": rf"[^\p{{{name}}}{more}]" for name, more in _YOUNG.items()}}
@@ -104,7 +104,7 @@ def translate(pattern):
         last = NO_LINE_BREAK if line_breaks else WHITESPACE
         marks = f"([{WHITESPACE}])([{last}][^{WHITESPACE}])"
     regex = "|".join(_dialect(r"\s+" if alternative == LOOK_AHEAD else alternative) for alternative in alternatives)
-    # Without a look-ahead a run of white space may end elsewhere; a match of "[\\r\\n/]*" goes on after a line break.
+    # Without a look-ahead a run of white space may end elsewhere; "[\\r\\n/]*" also matches after a line break.
     local = bool(marks) and local and r"[\r\n/]*" not in pattern
     return Pattern(regex, _covers(regex, pattern), marks, local, line_breaks)
 
@@ -161,7 +161,7 @@ def _is_foreign(part, inside):
 
 
 def _is_local(alternative, line_breaks):
-    """Whether a match never goes on over white space, except at its beginning and, with `line_breaks`, at its end."""
+    """Whether no match extends over white space, except at its beginning and, with `line_breaks`, at its end."""
     if alternative in _RUNS or alternative in _RUNS_TO_LINE_END:
         return True
     if line_breaks:

@@ -4,8 +4,8 @@ import dataclasses
 import json
 
 ROLES = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
-# What an added token may say of itself beside `content` and `id`. `in_model` says whether the model's own vocabulary
-# holds the token as well.
+# The flags of an added token and their defaults. `in_model` says whether the model's own vocabulary holds the token as
+# well.
 FLAGS = {
     "special": True,
     "lstrip": False,

@@ -8,7 +8,7 @@ from tfxfer.preprocessing import _normalizers, _words
 
 WHITESPACE = _words.WHITESPACE
 META_SPACE = "\u2581"
-# Stands for a space that begins no word. Made of control characters: nobody types it.
+# Marks a space that begins no word. It consists of control characters, so that no text contains it.
 LONE_SPACE = "\x01\x02\x01"
 # What step "Whitespace" makes one space, by its second entry.
 RUNS = {"unicode": rf"[{WHITESPACE}]{{2,}}|[\n\r\t]", "spaces": " {2,}", "unicode_runs": rf"[{WHITESPACE}]{{2,}}"}

@@ -28,7 +28,7 @@ def write(spec, folder, sequence_length=None, padding_side="right"):
         # transformers takes `tokenizer.json` as it is for this class; for others it builds the tokenizer again.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": names,
-        # A role that no token has is said to be nobody's: otherwise a reader might guess.
+        # An explicit null for a role that no token has: otherwise a reader might guess one.
         **{f"{role}_token": spec.tokens[spec.special[role]] if role in spec.special else None for role in _spec.ROLES},
         "padding_side": padding_side,
         "clean_up_tokenization_spaces": False,
