@@ -1,9 +1,8 @@
 """Writes a tokenizer as the files of Hugging Face's `tokenizers`: what `_files` and `_json` read, the other way."""
 
 import json
-import pathlib
 
-from tfxfer import _check
+from tfxfer import _check, _disk
 from tfxfer.preprocessing import _files, _spec, _write_parts
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -21,8 +20,7 @@ def write(spec, folder, sequence_length=None, padding_side="right"):
     Raises:
         ValueError: for a tokenizer whose files would be read as another one.
     """
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _disk.local_path("folder", folder, kind="folder")
     names = ["input_ids", *(["token_type_ids"] if spec.segments else []), "attention_mask"]
     config = {
         # transformers takes `tokenizer.json` as it is for this class; for others it builds the tokenizer again.
@@ -35,12 +33,16 @@ def write(spec, folder, sequence_length=None, padding_side="right"):
     }
     if sequence_length is not None:
         config["model_max_length"] = sequence_length
-    for name, content in ((TOKENIZER, _tokenizer(spec, sequence_length, padding_side)), (CONFIG, config)):
-        (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    differing = _differing(spec, _files.read(folder))
-    if differing:
-        remedy = "Write the files of the checkpoint that it was read from."
-        raise _check.invalid("folder", "a tokenizer that Hugging Face's files can hold", ", ".join(differing), remedy)
+    contents = {TOKENIZER: _tokenizer(spec, sequence_length, padding_side), CONFIG: config}
+    with _disk.replacing_folder(folder) as staged:
+        for name, content in contents.items():
+            text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+            (staged / name).write_text(text, encoding="utf-8")
+        differing = _differing(spec, _files.read(staged))
+        if differing:
+            remedy = "Write the files of the checkpoint that it was read from."
+            expected = "a tokenizer that Hugging Face's files can hold"
+            raise _check.invalid("folder", expected, ", ".join(differing), remedy)
 
 
 def _tokenizer(spec, sequence_length, padding_side):
