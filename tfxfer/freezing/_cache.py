@@ -84,7 +84,8 @@ class AboveFrozen(keras.Model):
         computed = keras.backend.standardize_dtype(cut.below.output.dtype)
         self.feature_dtype = computed if dtype is None else dtype
         self._made = weakref.WeakKeyDictionary()
-        self._taken = self._trained = None
+        self._taken = lambda: None  # hidden from Keras, which would wrap a dict
+        self._trained = None
         self._take_over()
 
     @property
@@ -196,10 +197,11 @@ class AboveFrozen(keras.Model):
 
     def _take_over(self):
         model = self.full_model
-        if not model.compiled or self._taken is model.compile_arguments:
+        arguments = model.compile_arguments
+        if arguments is None or self._taken() is arguments:
             return
-        self._taken = model.compile_arguments
-        config = dict(self._taken)
+        self._taken = lambda: arguments
+        config = dict(arguments)
         for name in ("metrics", "weighted_metrics"):
             # Metrics have a state: these count for this model alone.
             config[name] = keras.tree.map_structure(_copied, config[name])
