@@ -155,7 +155,7 @@ def answers(golden, tmp_path_factory):
         jobs.scores(f"score-{activation}", back_out.randomize(model))
     (folder / "jobs.json").write_text(json.dumps(jobs.jobs), encoding="utf-8")
     script = pathlib.Path(__file__).with_name("reference_reader.py")
-    subprocess.run([PYTHON, script, folder], check=True, capture_output=True, timeout=1800)
+    subprocess.run([PYTHON, script, folder], check=True, capture_output=True, timeout=3600)
     return folder, jobs
 
 
