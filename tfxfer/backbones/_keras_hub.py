@@ -14,7 +14,6 @@ from tfxfer.backbones._backbone import Backbone
 from tfxfer.backbones._hub_backbone import KerasHubBackbone
 from tfxfer.backbones._sentence_transformers import EmbeddingSpec
 from tfxfer.backbones.families import FAMILIES
-from tfxfer.preprocessing import _hub
 
 # Sentence encoders among KerasHub's presets, by the beginning of the name: how their authors pool. All of them were
 # made from Hugging Face's checkpoints, whose config.json says the exact GELU.
@@ -118,9 +117,6 @@ def task_of(name):
 
 def load(name, dtype, load_weights):
     """Loads a KerasHub preset: encoder, tokenizer, `EmbeddingSpec`, sequence length."""
-    kind = _tokenizer_of(name)
-    if kind is not None and not issubclass(kind, _hub.kinds()):
-        raise _unreadable(name, f"This package does not read a {kind.__name__}")
     try:
         hub = keras_hub.models.Backbone.from_preset(name, load_weights=load_weights, dtype=dtype)
         tokenizer = keras_hub.models.Tokenizer.from_preset(name)
@@ -137,26 +133,13 @@ def load(name, dtype, load_weights):
             backbone = adopt(hub)
         tokenizer = preprocessing.Tokenizer.from_keras_hub(tokenizer)
     except ValueError as error:
-        raise _unreadable(name, error) from error
+        remedy = (
+            f"{error}. Token ids go into any text backbone: give a task model "
+            "`keras_hub.models.Backbone.from_preset(preset)` as `backbone`, and `preprocessor=None`"
+        )
+        raise _check.invalid("preset", "a KerasHub preset of a text encoder and its tokenizer", name, remedy) from error
     spec = embedding or EmbeddingSpec(pooling=(backbone.pooling,))
     return backbone, tokenizer, spec, min(512, backbone.max_sequence_length)
-
-
-def _tokenizer_of(name):
-    """Returns the class of the tokenizer of one of KerasHub's own presets, before anything is downloaded, or `None`."""
-    for kind in vars(keras_hub.tokenizers).values():
-        backbone = getattr(kind, "backbone_cls", None)
-        if isinstance(backbone, type) and name in backbone.presets:
-            return kind
-    return None
-
-
-def _unreadable(name, reason):
-    remedy = (
-        f"{reason}. Token ids go into any text backbone: give a task model "
-        "`keras_hub.models.Backbone.from_preset(preset)` as `backbone`, and `preprocessor=None`"
-    )
-    return _check.invalid("preset", "a KerasHub preset of a text encoder and its tokenizer", name, remedy)
 
 
 def from_keras_hub(hub, family, activation, load_weights):
@@ -181,9 +164,7 @@ def _take_over(backbone, family, hub):
         for kind in _weights.shapes(layer) if layer is not None else ():
             found = weights.get(f"{path}/{kind}", weights.get(path))
             if found is None:
-                raise _check.invalid(
-                    "backbone", f"a KerasHub {family.keras_hub} with the weight {path}/{kind}", hub.name
-                )
+                raise _check.invalid("preset", f"a KerasHub {family.keras_hub} with the weight {path}/{kind}", hub.name)
             target = getattr(layer, kind)
             value = family.from_keras_hub(part, kind, keras.ops.convert_to_numpy(found))
             target.assign(value.reshape(target.shape))
