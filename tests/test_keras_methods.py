@@ -453,8 +453,44 @@ def test_methods_of_sequential_models_are_not_there(classifier):
 # === Encoders ===
 
 
-def test_an_encoder_is_copied_as_a_whole(tmp_path):
-    backbone = tiny.backbone()
+def bert():
+    return tiny.backbone()
+
+
+def fnet():
+    sizes = {"num_layers": 1, "hidden_dim": 8, "intermediate_dim": 16, "max_sequence_length": 16}
+    return tx.backbones.adopt(keras_hub.models.FNetBackbone(len(tiny.VOCABULARY), **sizes))
+
+
+@pytest.mark.parametrize("make_encoder", [bert, fnet])
+def test_inherited_methods_of_encoders_work(make_encoder, tmp_path):
+    backbone = make_encoder()
+    rows = set().union(*(names(row) for row in (*ROWS.values(), ELSEWHERE, HOOKS, VALUES, MISSING)))
+    model = keras.Model(backbone.input, backbone.output)
+    model.compile("adam", "mse")
+    inherited = {name for name in set(dir(model)) & set(dir(backbone)) if not name.startswith("_")}
+    assert inherited - rows == set()
+    ids = np.arange(10).reshape(2, 5).astype("int32")
+    case = Case.__new__(Case)
+    case.model, case.ids = backbone, {"token_ids": ids, "padding_mask": np.ones_like(ids), "segment_ids": 0 * ids}
+    case.expected = case.run(backbone)
+    backbone.compile(keras.optimizers.SGD(0.0), "mse")
+    backbone.fit(case.ids, case.expected, verbose=0)
+    np.testing.assert_allclose(backbone.predict(case.ids, verbose=0), case.expected, atol=1e-5)
+    for check in (shapes, stateless_call, weights_file, set_weights, state_tree, own_variables):
+        check(case, tmp_path)
+    backbone.summary(expand_nested=True, print_fn=lambda line: None)
+    assert backbone.get_layer(index=0) in backbone.layers
+    backbone.quantize("int8")
+    small = case.run(backbone)
+    assert 0 < np.abs(small - case.expected).max() < 0.1
+    backbone.save(tmp_path / "backbone.keras")
+    np.testing.assert_array_equal(case.run(keras.saving.load_model(tmp_path / "backbone.keras")), small)
+
+
+@pytest.mark.parametrize("make_encoder", [bert, fnet])
+def test_an_encoder_is_copied_as_a_whole(make_encoder, tmp_path):
+    backbone = make_encoder()
     backbone.set_trainable({"embeddings": False})
     ids = np.arange(10).reshape(2, 5).astype("int32")
     x = {"token_ids": ids, "padding_mask": np.ones_like(ids), "segment_ids": 0 * ids}
@@ -463,7 +499,7 @@ def test_an_encoder_is_copied_as_a_whole(tmp_path):
     for again in (copy.deepcopy(backbone), pickle.load(buffer)):
         np.testing.assert_array_equal(ops.convert_to_numpy(again(x)), expected)
         assert flags(again) == flags(backbone) and type(again) is type(backbone)
-    for recursive in (False, True):
+    for recursive in (False, True) if make_encoder is bert else ():
         with pytest.raises(NotImplementedError, match=r"copy\.deepcopy"):
             keras.models.clone_model(backbone, recursive=recursive)
     for call in (backbone.add_weight, backbone.add_variable):
@@ -516,6 +552,20 @@ def test_a_quantized_model_is_not_quantized_again(classifier, mode):
     embedder = tx.models.TextEmbedder(model.backbone, model.preprocessor)
     with pytest.raises(ValueError, match="'tfxfer' for a model that was quantized"):
         embedder.save_to_preset("nowhere", "huggingface")
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda model: tx.export.saved_model(model, "nowhere", weights_dtype="bfloat16"), "argument `weights_dtype`"),
+        (lambda model: model.with_added_tokens(["IBAN"]), r"argument `tokens`.*before `quantize`"),
+    ],
+)
+def test_what_needs_float_weights_refuses_a_quantized_model(classifier, call, said):
+    model = copy.deepcopy(classifier.model)
+    model.quantize("int8")
+    with pytest.raises(ValueError, match=said):
+        call(model)
 
 
 def test_int8_leaves_activations_alone_unless_asked(classifier):

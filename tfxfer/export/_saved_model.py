@@ -121,6 +121,9 @@ def saved_model(
     pairs = check_model(model, pairs, index)
     if weights_dtype is not None:
         _check.one_of("weights_dtype", weights_dtype, _weights.DTYPES)
+        if model.backbone.quantization is not None:
+            remedy = "Its weights are written in the few bits that they have"
+            raise _check.invalid("weights_dtype", "None for a model that was quantized", weights_dtype, remedy)
     _check.integer("max_batch_size", max_batch_size, optional=True)
     rows = example_rows(examples, pairs)
     metadata = _description.plain("metadata", _check.instance("metadata", metadata or {}, dict, "a dict"))

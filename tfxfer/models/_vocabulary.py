@@ -15,6 +15,8 @@ def with_added_tokens(model, tokens, special):
         raise _check.invalid("tokens", "a model with a preprocessor", tokens)
     if not isinstance(model.backbone, backbones.Backbone):
         raise _check.invalid("tokens", "a model on one of this package's own backbones", type(model.backbone).__name__)
+    if model.backbone.quantization is not None:
+        raise _check.invalid("tokens", "a model that is not quantized", tokens, "Add them before `quantize`")
     tokenizer = copy.deepcopy(old.tokenizer)
     count = tokenizer.vocabulary_size()
     tokenizer.add_tokens(tokens, special=special)
