@@ -36,7 +36,7 @@ def is_dataset(value):
 
 def columns(dataset, argument="texts"):
     """Returns the texts (a list, or a tuple of lists) and the targets (an array) of a dataset of unbatched rows."""
-    if isinstance(dataset, data.Texts):
+    if isinstance(dataset, data.Examples):
         found = [strings(argument, column.numpy().tolist()) for column in dataset.columns]
         return (tuple(found) if len(found) > 1 else found[0]), dataset.y.numpy()
     if not is_dataset(dataset):
@@ -118,11 +118,8 @@ def pair_scores(scorer, first, second, *, batch_size=32, progress=None):
         ValueError: for another kind of scorer, or scores of another number.
     """
     verbose = int(len(first) > 64 * batch_size and is_watched() if progress is None else progress)
-    if hasattr(scorer, "classify"):
-        if len(scorer.labels) != 2 or scorer.multi_label:
-            remedy = "For another classifier: `lambda a, b: model.classify((a, b)).probabilities[:, i]`."
-            raise _check.invalid("scorer", "a classifier of two labels", scorer.labels, remedy)
-        scores = scorer.classify((first, second), batch_size=batch_size, verbose=verbose).probabilities[:, 1]
+    if hasattr(scorer, "score_pairs"):
+        scores = scorer.score_pairs(first, second, batch_size, verbose=verbose)
     elif hasattr(scorer, "predict"):
         scores = scorer.predict((first, second), batch_size=batch_size, verbose=verbose)
     elif callable(scorer):

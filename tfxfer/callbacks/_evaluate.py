@@ -1,12 +1,9 @@
 """The evaluations of `evaluation` as callbacks."""
 
-import numpy as np
 
-from tfxfer import _check, _neighbours, _texts, evaluation, models
+from tfxfer import _check, _neighbours, _texts, data, evaluation
 from tfxfer.callbacks._base import Evaluate
 from tfxfer.evaluation import _measures, _pairs, _reranking, _retrieval, _triplets
-
-_CROSS_ENCODERS = (models.TextClassifier, models.TextRegressor)
 
 
 class _EvaluateTexts(Evaluate):
@@ -22,7 +19,7 @@ class _EvaluateTexts(Evaluate):
     def check(self, model):
         if _texts.embedder_of(model) is not None:
             return
-        if not (self._takes_cross_encoders and isinstance(model, _CROSS_ENCODERS)):
+        if not (self._takes_cross_encoders and hasattr(model, "score_pairs") and model.text_form == "joint"):
             kinds = "a `models.Siamese` or `models.TextEmbedder`"
             kinds += ", or a cross-encoder" if self._takes_cross_encoders else ""
             remedy = "Where the embedder is a part of what is trained: `model=embedder`."
@@ -278,27 +275,16 @@ class EvaluateClassification(Evaluate):
     """
 
     def __init__(self, texts, y=None, *, batch_size=32, threshold=0.5, **kwargs):
-        labels = getattr(texts, "labels", None) if y is None else None
-        if y is None:
-            texts, y = _texts.columns(texts)
-        columns = texts if isinstance(texts, tuple) else (texts,)
-        columns = tuple(_texts.strings("texts", column) for column in columns)
-        if any(len(column) != len(y) for column in columns):
-            raise _check.invalid("y", f"{len(columns[0])} labels, one for each text", np.shape(y))
-        texts = columns if len(columns) > 1 else columns[0]
         options = {
             "batch_size": _check.integer("batch_size", batch_size),
             "threshold": _check.number("threshold", threshold, minimum=0.0, maximum=1.0),
         }
         super().__init__(lambda model: evaluation.classification(model, texts, y, **options), **kwargs)
-        self._labels, self._y = labels, y
+        self._given = texts, y
         self._keys = ["accuracy", "macro_f1"]
 
     def check(self, model):
         if not hasattr(model, "classify"):
             raise _check.invalid("model", "a model with labels for EvaluateClassification, e.g. a classifier", model)
-        if self._labels is not None and list(self._labels) != list(model.labels):
-            remedy = "Give `labels=model.labels` to `data.labelled`."
-            raise _check.invalid("texts", "a dataset whose labels are the model's, in its order", self._labels, remedy)
-        model._encode_raw_targets(self._y)
+        data.Gate(model, ("texts", "y", "sample_weight")).in_memory(*self._given)
         self._keys = ["accuracy", "macro_f1", *(["micro_f1"] if model.multi_label else [])]

@@ -6,19 +6,50 @@ Which function fits the rows?
 |---|---|---|
 | text and label | `labelled` | `batches(...)`; for losses that mine, `batches(..., examples_per_class=4)` |
 | text and number | `regression` | `batches(...)` |
-| two texts and a score | `pairs(..., target="score")` | `batches(..., columns="separate")` |
-| two or more texts and a label | `labelled` with a tuple of names | the same, or `columns="joint"` for a pair |
-| texts that belong together | `pairs`, `triplets` | `batches(..., columns="separate", unique_texts=True)` |
-| few texts with labels | `pairs_from_labels`, `triplets_from_labels` | `batches(..., columns="separate")` |
-| rows with what another model says of them | `pairs`, `triplets` with `targets=embeddings(...)` | the same |
+| two texts and a score | `pairs(..., target="score")` | `batches(...)` |
+| two or more texts and a label | `labelled` with a tuple of names | `batches(...)` |
+| texts that belong together | `pairs`, `triplets` | `batches(..., unique_texts=True)` |
+| few texts with labels | `pairs_from_labels`, `triplets_from_labels` | `batches(...)` |
+| rows with what another model says of them | `pairs`, `triplets` with `targets=embeddings(...)` | `batches(...)` |
+| columns of other kinds as well | `examples` | `batches(...)` |
 | several of these at once | | `mix([batches, ...])` |
+
+`batches(dataset, model)` asks the task model which columns it reads. Each kind of column is a class:
+
+| column | a row holds | a batch holds |
+|---|---|---|
+| `TextColumn` | a text, or several | `token_ids` ... `(batch, length)` or `(batch, texts, length)` |
+| `TextListColumn` | any number of texts | `token_ids` ... `(batch, texts, length)`, `list_mask` `(batch, texts)` |
+| `WordsColumn`, `TagsColumn` | words, and their tags | `token_ids` ..., `word_ids` `(batch, length)`; `(batch, words)` |
+| `NumberColumn` | a number, or several | float32 `(batch,)` or `(batch, size)` |
+| `CategoryColumn` | one of a set of names | int32 `(batch,)` |
+| `VectorColumn` | a vector | float32 `(batch, dim)` |
+| `ImageColumn` | a file or an array | float32 `(batch, height, width, channels)` |
+| `LabelColumn` | a label, or several | as targets: int32 `(batch,)`, or float32 `(batch, labels)` |
+| `ValuesColumn` | numbers | as targets: as they are |
 """
 
 from tfxfer.data._batches import Batches, batches
-from tfxfer.data._datasets import Texts, labelled, pairs, regression, triplets
+from tfxfer.data._columns import (
+    CategoryColumn,
+    Column,
+    ImageColumn,
+    LabelColumn,
+    NumberColumn,
+    TagsColumn,
+    TextColumn,
+    TextListColumn,
+    ValuesColumn,
+    VectorColumn,
+    WordsColumn,
+)
+from tfxfer.data._columns._base import read_list, with_prefix
+from tfxfer.data._datasets import labelled, pairs, regression, triplets
 from tfxfer.data._embeddings import embeddings
+from tfxfer.data._examples import Examples, examples
 from tfxfer.data._from_labels import pairs_from_labels, triplets_from_labels
-from tfxfer.data._inference import TextRunner, pack_columns
+from tfxfer.data._gate import Gate
+from tfxfer.data._inference import Runner, pack_columns
 from tfxfer.data._labels import class_weights, labels
 from tfxfer.data._mix import mix
 from tfxfer.data._read import read
@@ -26,12 +57,25 @@ from tfxfer.data._rows import Rows
 
 __all__ = [
     "Batches",
+    "CategoryColumn",
+    "Column",
+    "Examples",
+    "Gate",
+    "ImageColumn",
+    "LabelColumn",
+    "NumberColumn",
     "Rows",
-    "TextRunner",
-    "Texts",
+    "Runner",
+    "TagsColumn",
+    "TextColumn",
+    "TextListColumn",
+    "ValuesColumn",
+    "VectorColumn",
+    "WordsColumn",
     "batches",
     "class_weights",
     "embeddings",
+    "examples",
     "labelled",
     "labels",
     "mix",
@@ -39,7 +83,9 @@ __all__ = [
     "pairs",
     "pairs_from_labels",
     "read",
+    "read_list",
     "regression",
     "triplets",
     "triplets_from_labels",
+    "with_prefix",
 ]

@@ -5,8 +5,10 @@ import tensorflow as tf
 
 from tfxfer import _check
 from tfxfer.data._classes import ByClass
-from tfxfer.data._datasets import Texts
-from tfxfer.data._forms import count_columns, from_arrays
+from tfxfer.data._columns import LabelColumn, TextColumn
+from tfxfer.data._columns._text import FORMS
+from tfxfer.data._examples import Examples, columns_of
+from tfxfer.data._forms import check_rows, from_arrays
 from tfxfer.data._order import Order
 from tfxfer.data._packer import Packer
 from tfxfer.data._sources import Kept, Streamed
@@ -15,10 +17,10 @@ from tfxfer.data._unique import ByText
 
 def batches(
     dataset,
-    preprocessor,
+    inputs,
     batch_size=32,
     *,
-    columns="joint",
+    columns=None,
     shuffle=True,
     bucket=None,
     seed=None,
@@ -30,7 +32,7 @@ def batches(
     cache=None,
     prefetch=True,
 ):
-    """Makes batches of token ids out of texts, each padded to its own longest row and no further.
+    """Makes batches out of rows: texts become token ids, and each batch is padded only to its longest row.
 
     In an epoch every row comes exactly once, whatever the seed (at least once with `examples_per_class`).
 
@@ -69,14 +71,16 @@ def batches(
     only as far as a buffer of one window goes; `cache` decides otherwise.
 
     Args:
-        dataset: what `labelled`, `regression`, `pairs` or `triplets` made, any `tf.data.Dataset` of single rows x,
-            (x, y) or (x, y, sample_weight), or arrays in such a form, e.g. `(texts, y)` or `((a_texts, b_texts), y)`;
-            x is a string, or a tuple of strings. Or `Batches` of rows whose ids are kept: the same rows, cut into other
-            batches without being tokenised again.
-        preprocessor: `preprocessing.TextPreprocessor`; for `Batches`, one with the tokenizer that they were made with.
+        dataset: what `labelled`, `regression`, `pairs`, `triplets` or `examples` made; any `tf.data.Dataset` of single
+            rows x, (x, y) or (x, y, sample_weight); or arrays in such a form, e.g. `(texts, y)` or `((a_texts,
+            b_texts), y)`. x is a string, a tuple of strings, or a dict of column name to value. Or `Batches` of rows
+            that are kept in memory: the same rows in other batches, without tokenizing them again.
+        inputs: a task model, which knows its columns; or a `preprocessing.TextPreprocessor` for rows of text; or a dict
+            of column name to kind, such as `{"review": TextColumn(preprocessor), "age": NumberColumn()}`.
         batch_size: int. Rows in a batch.
-        columns: what several texts a row become: `"joint"`, one sequence for a pair, as cross-encoders want it; or
-            `"separate"`, a sequence each, as Siamese towers want them.
+        columns: what several texts a row become, where `inputs` is a preprocessor: `"joint"`, one sequence for a pair,
+            as cross-encoders want it; or `"separate"`, a sequence each, as Siamese towers want them. Defaults to
+            `"joint"`.
         shuffle: bool. `False` keeps the order of the rows, as comparing predictions with rows needs it.
         bucket: bool. Whether rows of like length come together. By default as `shuffle` for `columns="joint"`, and
             `False` for `columns="separate"`. With `shuffle=False`, `bucket=True` sorts all rows, longest first: the
@@ -95,10 +99,10 @@ def batches(
         prefetch: bool. Whether batches are made while the model is at work.
 
     Returns:
-        `Batches`, a `tf.data.Dataset` of x, (x, y) or (x, y, sample_weight) with
-        x = `{"token_ids", "padding_mask"[, "segment_ids"]}`, int32 `(batch, length)`, or `(batch, columns, length)`
-        with one length for all columns where they are separate. The static shape of batch and length is `None`, so
-        that nothing is traced anew. Its cardinality is known where that of `dataset` is.
+        `Batches`, a `tf.data.Dataset` of x, (x, y) or (x, y, sample_weight). x is a dict of what the columns give, for
+        text `token_ids`, `padding_mask` and perhaps `segment_ids`, int32 `(batch, length)`, or `(batch, texts, length)`
+        with one length for all texts where they are separate. The static shape of batch and length is `None`, so that
+        nothing is traced again. Its cardinality is known where that of `dataset` is.
 
     Raises:
         ValueError: for an argument out of range, rows of another form, no rows, three or more texts a row with
@@ -109,31 +113,30 @@ def batches(
 
     ```python
     train = tx.data.labelled(tx.data.read("train.tsv"), "text", "label", labels=classifier.labels)
-    classifier.fit(tx.data.batches(train, classifier.preprocessor, batch_size=32, seed=0), epochs=3)
+    classifier.fit(tx.data.batches(train, classifier, seed=0), epochs=3)
 
-    options = {"columns": "separate", "batch_size": 64, "seed": 0}
-    mined = tx.data.batches(train, embedder.preprocessor, examples_per_class=4, **options)  # 16 classes in a batch
+    mined = tx.data.batches(train, embedder, 64, examples_per_class=4)  # 16 classes in a batch
     questions = tx.data.pairs(tx.data.read("faq.tsv"), ("question", "answer"))
-    ranked = tx.data.batches(questions, embedder.preprocessor, unique_texts=True, **options)
+    ranked = tx.data.batches(questions, siamese, 64, unique_texts=True)
     ```
 
     Reference: batches of P classes x K examples: Hermans et al., 2017, https://arxiv.org/abs/1703.07737.
     """
     _check.integer("batch_size", batch_size)
     _check.integer("window", window)
-    _check.one_of("columns", columns, ("joint", "separate"))
     _check.integer("seed", seed, minimum=0, optional=True)
     if _check.integer("pad_to_multiple_of", pad_to_multiple_of) > 8:
         raise _check.invalid("pad_to_multiple_of", "an int from 1 to 8", pad_to_multiple_of)
-    in_memory = isinstance(dataset, (Texts, Batches)) or not isinstance(dataset, tf.data.Dataset)
+    packer = Packer(input_columns(inputs, columns), pad_to_multiple_of)
+    in_memory = isinstance(dataset, (Examples, Batches)) or not isinstance(dataset, tf.data.Dataset)
     cache = in_memory if cache is None else bool(cache)
+    if not isinstance(dataset, tf.data.Dataset):
+        dataset = from_arrays(dataset, packer.columns)
+    targets = getattr(dataset, "targets", None)
     if isinstance(dataset, Batches):
-        dataset = _kept(dataset, preprocessor, cache)
-        count = dataset.count
+        dataset = _kept(dataset, packer, cache)
     else:
-        dataset = dataset if isinstance(dataset, tf.data.Dataset) else from_arrays(dataset)
-        count = count_columns(dataset.element_spec)
-    packer = Packer(preprocessor, count, columns, pad_to_multiple_of)
+        check_rows(dataset.element_spec, packer.columns)
     common = {
         "batch_size": int(batch_size),
         "seed": int(np.random.randint(2**31) if seed is None else seed),
@@ -145,21 +148,39 @@ def batches(
             **common,
             window=int(window),
             shuffle=bool(shuffle),
-            bucket=bool(shuffle and columns == "joint" if bucket is None else bucket),
+            bucket=bool(shuffle and not packer.is_separate if bucket is None else bucket),
             drop_remainder=bool(drop_remainder),
         )
-    return Batches((Kept if cache else Streamed)(dataset, packer, order), prefetch)
+    return Batches((Kept if cache else Streamed)(dataset, packer, order), prefetch, targets=targets)
 
 
-def _kept(dataset, preprocessor, cache):
-    """The rows of `Batches` whose ids are in memory."""
-    if not isinstance(dataset._source, Kept) or not cache:
+def input_columns(inputs, columns=None):
+    """Returns the dict of input columns for what `batches` takes as `inputs`."""
+    if callable(getattr(inputs, "pack", None)):
+        return {"text": TextColumn(inputs, "joint" if columns is None else _check.one_of("columns", columns, FORMS))}
+    if columns is not None:
+        raise _check.invalid("columns", "None where `inputs` is a task model or a dict of columns", columns)
+    return columns_of(inputs)
+
+
+def _kept(dataset, packer, cache):
+    """The rows of `Batches` that are kept in memory."""
+    source = dataset._source
+    if not isinstance(source, Kept) or not cache:
         remedy = "Make them with `cache=True`, and do not say `cache=False` here."
         raise _check.invalid("dataset", "rows, or `Batches` of rows whose ids are kept", dataset, remedy)
-    if dataset._source.tokenizer is not preprocessor.tokenizer:
-        remedy = "Pass the rows themselves: their ids are others to another tokenizer."
-        raise _check.invalid("preprocessor", "one with the tokenizer of the batches", preprocessor, remedy)
-    return dataset._source
+    before = source.packer.columns
+    tokenizers = [
+        [getattr(getattr(column, "preprocessor", None), "tokenizer", None) for column in each.columns.values()]
+        for each in (source.packer, packer)
+    ]
+    if list(before) != list(packer.columns) or any(a is not b for a, b in zip(*tokenizers, strict=True)):
+        remedy = "Pass the rows themselves: another tokenizer makes other ids."
+        raise _check.invalid("inputs", "the columns and the tokenizer of the batches", list(packer.columns), remedy)
+    for name, column in packer.columns.items():
+        if isinstance(column, TextColumn):
+            column.check_count(len(column.token_ids(source._rows[0][name])), "dataset")
+    return source
 
 
 def _composed(common, shuffle, bucket, cache, examples_per_class, unique_texts, drop_remainder):
@@ -190,10 +211,13 @@ class Batches(tf.data.Dataset):
     Attributes:
         epoch: int. The number of the epoch that the next iteration gives, from 0.
         seed: int. The seed in use.
+        targets: what encoded y, see `Examples`; `None` where y is as the rows had it.
+        labels: list of label names in the order of the indices or places in y; `None` where y is not encoded.
     """
 
-    def __init__(self, source, prefetch=True, counter=None):
+    def __init__(self, source, prefetch=True, counter=None, targets=None):
         self._source = source
+        self.targets = targets
         self._prefetch = prefetch
         self._counter = _Counter() if counter is None else counter
         epochs = tf.data.Dataset.from_tensors(0).map(self._counter.next).flat_map(source.epoch)
@@ -239,6 +263,16 @@ class Batches(tf.data.Dataset):
     def seed(self):
         """The seed in use."""
         return self._source.seed
+
+    @property
+    def labels(self):
+        """The label names in the order of the indices or places in y, if it is encoded."""
+        return list(self.targets.labels) if isinstance(self.targets, LabelColumn) else None
+
+    def kept_targets(self):
+        """Returns y of all rows, in the rows' order; `None` where rows are not kept in memory, or come from a mix."""
+        rest = self._source._rows[1] if isinstance(self._source, Kept) else ()
+        return rest[0] if rest else None
 
     def _inputs(self):
         return [self._batches]

@@ -3,43 +3,13 @@
 import math
 
 import numpy as np
-import tensorflow as tf
 
 from tfxfer import _check
+from tfxfer.data._columns import LabelColumn
+from tfxfer.data._examples import Examples
 from tfxfer.data._labels import distinct, known_labels, near, read_labels
 from tfxfer.data._rows import Faults, Rows, is_missing, shown
 from tfxfer.data._targets import read_targets
-
-
-class Texts(tf.data.Dataset):
-    """A finite `tf.data.Dataset` of (text, y) rows that are in memory; `labelled` and its neighbours make it.
-
-    It is used like any dataset; what is mapped, shuffled or filtered is a plain dataset again. `batches` tokenises a
-    `Texts` once, and runs a plain dataset anew in each epoch, so that random maps stay random.
-
-    Attributes:
-        columns: tuple of string tensors `(n,)`, one a text column.
-        y: tensor `(n, ...)`.
-        labels: list of label names in the order of the indices or places in `y`; `None` where `y` is not encoded.
-        skipped: dict of reason to number of rows that `on_error="skip"` left out.
-    """
-
-    def __init__(self, columns, y, *, labels=None, skipped=None):
-        with tf.device("CPU:0"):
-            self.columns = tuple(tf.convert_to_tensor(column, tf.string) for column in columns)
-            self.y = tf.convert_to_tensor(y)
-            x = self.columns if len(self.columns) > 1 else self.columns[0]
-            self._rows = tf.data.Dataset.from_tensor_slices((x, self.y))
-        self.labels = labels
-        self.skipped = dict(skipped or {})
-        super().__init__(self._rows._variant_tensor)
-
-    def _inputs(self):
-        return [self._rows]
-
-    @property
-    def element_spec(self):
-        return self._rows.element_spec
 
 
 def labelled(rows, text, label, *, labels=None, separator=None, on_error="raise"):
@@ -57,7 +27,7 @@ def labelled(rows, text, label, *, labels=None, separator=None, on_error="raise"
         on_error: `"raise"` or `"skip"` (leaves out broken rows, warns once, counts them in the dataset's `skipped`).
 
     Returns:
-        Finite `tf.data.Dataset` (`Texts`) of (x, y), in the order of the rows. x: string scalar, or a tuple of them.
+        Finite `tf.data.Dataset` (`Examples`) of (x, y), in the order of the rows. x: string scalar, or a tuple of them.
         y: for one label a row, int32 index into `labels` if these are given, else the label itself (string or int64),
         which a `TextClassifier` encodes; for several, float32 `(num_classes,)` of 0 and 1, in the order of `labels`
         or else of `data.labels(rows, label, separator)`.
@@ -95,7 +65,8 @@ def labelled(rows, text, label, *, labels=None, separator=None, on_error="raise"
     else:
         y = np.array(values, "int64") if isinstance(values[0], int) else values
     faults.warn(f"labelled({rows!r})")
-    return _texts(rows, names, found, y, faults, labels=None if known is None else list(known))
+    targets = None if known is None else LabelColumn(list(known), several)
+    return _texts(rows, names, found, y, faults, targets)
 
 
 def regression(rows, text, target, *, target_range=None, on_error="raise"):
@@ -110,7 +81,7 @@ def regression(rows, text, target, *, target_range=None, on_error="raise"):
         on_error: `"raise"` or `"skip"` (leaves out broken rows, warns once, counts them in the dataset's `skipped`).
 
     Returns:
-        Finite `tf.data.Dataset` (`Texts`) of (x, y), in the order of the rows. x: string scalar, or a tuple of them;
+        Finite `tf.data.Dataset` (`Examples`) of (x, y), in the order of the rows. x: string scalar, or a tuple of them;
         y: float32 scalar, or `(number of targets,)` for a tuple of names.
 
     Raises:
@@ -156,7 +127,7 @@ def pairs(rows, texts, target=None, *, targets=None, target_range=None, on_error
         on_error: `"raise"` or `"skip"` (leaves out broken rows, warns once, counts them in the dataset's `skipped`).
 
     Returns:
-        Finite `tf.data.Dataset` (`Texts`) of ((a, b), y), in the order of the rows; a, b: string scalars; y: float32,
+        Finite `tf.data.Dataset` (`Examples`) of ((a, b), y), in the order of the rows; a, b: string scalars; y: float32,
         a scalar or the row's part of `targets`; 0 without a target (Keras calls no loss without a y).
 
     Raises:
@@ -187,7 +158,7 @@ def triplets(rows, texts, target=None, *, targets=None, on_error="raise"):
         on_error: `"raise"` or `"skip"` (leaves out broken rows, warns once, counts them in the dataset's `skipped`).
 
     Returns:
-        Finite `tf.data.Dataset` (`Texts`) of ((anchor, positive, negative, ...), y), in the order of the rows; y:
+        Finite `tf.data.Dataset` (`Examples`) of ((anchor, positive, negative, ...), y), in the order of the rows; y:
         float32, a scalar, `(n,)` or `(columns, dim)`; 0 without a target, for Keras calls no loss without a y.
 
     Raises:
@@ -285,8 +256,9 @@ def _number(rows, i, column, value, bounds, faults):
     return number
 
 
-def _texts(rows, names, found, y, faults, labels=None):
+def _texts(rows, names, found, y, faults, targets=None):
     columns = [rows[name] for name in names]
     if len(found) < len(rows):
         columns = [[column[i] for i in found] for column in columns]
-    return Texts(columns, y, labels=labels, skipped=faults.counts)
+    x = tuple(columns) if len(columns) > 1 else columns[0]
+    return Examples(x, y, targets=targets, skipped=faults.counts)

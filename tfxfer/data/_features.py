@@ -37,7 +37,7 @@ class Sequences:
 
     def __init__(self, batches):
         sources = kept_sources(batches)
-        self.separate = sources[0]._packer.separate
+        self.separate = sources[0].packer.text()[1].separate
         found, numbers = {}, []
         for source in sources:
             rows, self._keys = _sequences(source)
@@ -47,7 +47,7 @@ class Sequences:
         places[[found[row] for row in order]] = np.arange(len(order))
         self._ids = np.frombuffer(b"".join(order), "int32")
         self.lengths = np.array([len(row) for row in order], "int64") // (4 * len(self._keys))
-        counts = [source.count if self.separate else 1 for source in sources]
+        counts = [source.texts if self.separate else 1 for source in sources]
         self.numbers = [
             places[part].reshape((-1, count) if self.separate else (-1,))
             for part, count in zip(numbers, counts, strict=True)
@@ -101,7 +101,7 @@ def kept_sources(batches):
                 "Make them with `data.batches(..., cache=True)`: rows that change each epoch have no fixed features."
             )
             raise _check.invalid("batches", "batches of rows whose ids are kept", batches, remedy)
-        if not each._packer.is_current:
+        if not each.packer.is_current:
             expected = "batches made with the preprocessor as it is now"
             raise _check.invalid("batches", expected, batches, "Its settings have changed: make the batches anew.")
     return sources
@@ -124,7 +124,7 @@ def with_features(batches, sequences, features, encode=None):
         _Featured(each, numbers, features, encode)
         for each, numbers in zip(kept_sources(batches), sequences.numbers, strict=True)
     ]
-    return Batches(_replaced(source, made), batches._prefetch, counter=batches._counter)
+    return Batches(_replaced(source, made), batches._prefetch, batches._counter, batches.targets)
 
 
 def _replaced(source, made):
@@ -140,12 +140,13 @@ class _Featured:
 
     def __init__(self, kept, numbers, features, encode):
         self.seed, self.steps, self._plan = kept.seed, kept.steps, kept._plan
-        self._rest = kept._rows[1]
+        self._packer, self._rest = kept.packer, kept._rows[1]
+        name, text = self._packer.text()
+        self._others = {other: values for other, values in kept._rows[0].items() if other != name}
         self._numbers = tf.constant(numbers)
         self._features, self._encode = features, encode
-        packer = kept._packer
-        self._multiples = (getattr(packer.preprocessor, "pad_to_multiple_of", 1), packer.multiple)
-        self._sequence_length = packer.preprocessor.sequence_length
+        self._multiples = (getattr(text.preprocessor, "pad_to_multiple_of", 1), self._packer.multiple)
+        self._sequence_length = text.preprocessor.sequence_length
 
     def epoch(self, epoch, skip=0):
         order, ends = tf.numpy_function(self._plan, [epoch], (tf.int64, tf.int64))
@@ -153,7 +154,8 @@ class _Featured:
 
     def _batch(self, rows):
         x = self._features(tf.gather(self._numbers, rows), self._round_up)
-        rest = tf.nest.map_structure(lambda values: tf.gather(values, rows), self._rest)
+        others, rest = tf.nest.map_structure(lambda values: tf.gather(values, rows), (self._others, self._rest))
+        x |= self._packer.merge(others, others)
         if rest and self._encode is not None:
             rest = (self._encode(rest[0]), *rest[1:])
         return (x, *rest) if rest else x
@@ -235,10 +237,11 @@ def _shape(numbers):
 
 def _sequences(source):
     """The sequences of all rows, row by row and column by column, as bytes, and the keys of what stands in them."""
-    packer, ids = source._packer, source._rows[0]
+    name, text = source.packer.text()
+    ids = source._rows[0][name]
     found, names = [], ()
     for start in range(0, int(ids[0].nrows()), CHUNK):
-        packed = packer.pack(tuple(column[start : start + CHUNK] for column in ids), ())
+        packed = text.batch(tuple(column[start : start + CHUNK] for column in ids), name)
         names = tuple(sorted(set(packed) - {"padding_mask"}))
         mask = packed["padding_mask"].numpy()
         mask = mask.reshape(-1, mask.shape[-1]) > 0

@@ -1,52 +1,115 @@
-"""The forms that data may have: arrays, and datasets of rows."""
+"""The forms that rows may have: arrays, and datasets of rows."""
+
+import collections.abc
 
 import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
+from tfxfer.data._columns import TextColumn
+from tfxfer.data._examples import Examples, read_weights
 
 _EXPECTED = (
-    "a dataset of rows x, (x, y) or (x, y, sample_weight), x being a string scalar or a tuple of them; "
-    "or arrays of the same form"
+    "a dataset of rows x, (x, y) or (x, y, sample_weight), x being a string scalar, a tuple of them or a dict of "
+    "columns; or arrays of the same form"
 )
 
 
-def from_arrays(arrays):
-    """Arrays as a dataset of rows."""
+def read_inputs(x, columns, argument="x"):
+    """Returns the inputs of rows in memory as `Examples` holds them.
+
+    Args:
+        x: the values of the one column, or a dict (or frame) of column name to values.
+        columns: dict of name to `Column`.
+        argument: string, for errors.
+
+    Raises:
+        ValueError: for a column that is missing or not known, or a value that is not of its kind, with its row.
+    """
+    if is_mapping(x, columns):
+        names = column_names(x)
+        missing = [name for name in columns if name not in names]
+        if missing:
+            raise _check.invalid(argument, f"columns {', '.join(map(repr, columns))}", names)
+        if isinstance(x, collections.abc.Mapping) and len(names) > len(columns):
+            extra = [name for name in names if name not in columns]
+            raise _check.invalid(argument, f"no columns but {', '.join(map(repr, columns))}", extra)
+        found = {name: column.read(x[name], f"{argument}[{name!r}]") for name, column in columns.items()}
+        lengths = {name: row_count(values) for name, values in found.items()}
+        if len(set(lengths.values())) > 1:
+            raise _check.invalid(argument, "columns of one length", lengths)
+        return found if len(columns) > 1 else next(iter(found.values()))
+    if len(columns) > 1:
+        raise _check.invalid(argument, f"a dict of the columns {', '.join(map(repr, columns))}", x)
+    return next(iter(columns.values())).read(x, argument)
+
+
+def is_mapping(x, columns):
+    """Whether inputs are given by the names of columns."""
+    if isinstance(x, collections.abc.Mapping):
+        return True
+    names = column_names(x)
+    return names is not None and (len(columns) > 1 or names == list(columns))
+
+
+def column_names(x):
+    """Returns the names of the columns of a dict, a frame, `Rows` or a table; `None` for anything else."""
+    if isinstance(x, collections.abc.Mapping):
+        return list(x)
+    for name in ("column_names", "columns"):
+        if hasattr(x, name) and hasattr(x, "__getitem__") and not isinstance(x, tf.data.Dataset):
+            return [str(each) for each in getattr(x, name)]
+    return None
+
+
+def row_count(values):
+    """How many rows a structure of tensors has."""
+    first = tf.nest.flatten(values)[0]
+    return int(first.nrows()) if isinstance(first, tf.RaggedTensor) else len(first)
+
+
+def from_arrays(arrays, columns):
+    """Makes `Examples` of arrays (x,), (x, y) or (x, y, sample_weight), or of x alone."""
     arrays = arrays if isinstance(arrays, tuple) else (arrays,)
     if not 0 < len(arrays) <= 3:
         raise _check.invalid("dataset", _EXPECTED, arrays)
-    columns = tuple(map(strings, arrays[0] if isinstance(arrays[0], tuple) else (arrays[0],)))
-    rest = [np.asarray(values) for values in arrays[1:]]
-    rest = [tf.constant(values.tolist()) if values.dtype == object else values for values in rest]
-    lengths = [len(values) if values.shape else 0 for values in (*columns, *rest)]
-    if len(set(lengths)) != 1 or not lengths[0]:
-        raise _check.invalid("dataset", "arrays of one length, with at least one row", lengths)
-    x = columns if isinstance(arrays[0], tuple) else columns[0]
-    return tf.data.Dataset.from_tensor_slices((x, *rest) if rest else (x,))
+    x = read_inputs(arrays[0], columns, "dataset")
+    y = weights = None
+    if len(arrays) > 1:
+        y = tf.nest.map_structure(_array, arrays[1]) if isinstance(arrays[1], dict) else _array(arrays[1])
+    count = row_count(x)
+    if not count:
+        raise _check.invalid("dataset", "at least one row", arrays[0])
+    for values in tf.nest.flatten(y) if y is not None else ():
+        if row_count(values) != count:
+            raise _check.invalid("dataset", "arrays of one length", [count, row_count(values)])
+    if len(arrays) > 2:
+        weights = read_weights(arrays[2], "sample_weight", count)
+    return Examples(x, y, weights)
 
 
-def strings(column):
-    """A column of texts as a tensor."""
-    values = column
-    if hasattr(column, "__array__"):  # numpy, pandas, tensors
-        values = np.asarray(column)
-        values = values.tolist() if values.ndim == 1 else None
-    if not isinstance(values, (list, tuple)):
-        raise _check.invalid("dataset", _EXPECTED, column)
-    for row, value in enumerate(values):
-        if not isinstance(value, (str, bytes)):
-            remedy = f"It stands in row {row} (counting from 0); fill in missing texts or leave the row out."
-            raise _check.invalid("dataset", "texts that are strings", value, remedy)
-    return tf.constant(values, tf.string, shape=(len(values),))
+def _array(values):
+    if isinstance(values, (tf.Tensor, tf.RaggedTensor)):
+        return values
+    array = np.asarray(values)
+    return tf.constant(array.tolist()) if array.dtype == object else array
 
 
-def count_columns(spec):
-    """How many texts a row has; raises where the rows are of another form."""
+def check_rows(spec, columns):
+    """Raises where a dataset's elements are not rows of these columns."""
     x = spec[0] if isinstance(spec, tuple) and 0 < len(spec) <= 3 else spec
-    columns = x if isinstance(x, tuple) else (x,)
-    if not columns or not all(isinstance(each, tf.TensorSpec) and each.dtype == tf.string for each in columns):
+    if isinstance(x, dict):
+        if set(x) != set(columns):
+            raise _check.invalid("dataset", f"rows of the columns {', '.join(map(repr, columns))}", list(x))
+        return
+    if len(columns) > 1:
+        raise _check.invalid("dataset", f"rows whose x is a dict of {', '.join(map(repr, columns))}", spec)
+    column = next(iter(columns.values()))
+    if not isinstance(column, TextColumn):
+        return
+    texts = x if isinstance(x, tuple) else (x,)
+    if not texts or not all(isinstance(each, tf.TensorSpec) and each.dtype == tf.string for each in texts):
         raise _check.invalid("dataset", _EXPECTED, spec)
-    if any(each.shape.rank != 0 for each in columns):
+    if any(each.shape.rank != 0 for each in texts):
         raise _check.invalid("dataset", _EXPECTED, spec, "If the rows are in batches already: `dataset.unbatch()`.")
-    return len(columns)
+    column.check_count(len(texts), "dataset")

@@ -6,7 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
-from tfxfer.data._datasets import Texts, with_texts
+from tfxfer.data._datasets import with_texts
+from tfxfer.data._examples import Examples
 from tfxfer.data._labels import read_labels
 from tfxfer.data._rows import Faults, Rows, shown
 
@@ -40,7 +41,7 @@ def pairs_from_labels(rows, text, label, *, strategy="oversampling", max_pairs=N
         on_error: `"raise"` or `"skip"` (leaves out broken rows, warns once, counts them in the dataset's `skipped`).
 
     Returns:
-        Finite `tf.data.Dataset` (`Texts`) of ((a, b), y) in random order; a, b: string scalars; y: float32 1 or 0.
+        Finite `tf.data.Dataset` (`Examples`) of ((a, b), y) in random order; a, b: string scalars; y: float32 1 or 0.
 
     Raises:
         ValueError: if no pair of one kind is possible (one class only, or no class with two texts), a text has two
@@ -96,7 +97,7 @@ def triplets_from_labels(rows, text, label, *, per_anchor=1, max_triplets=None, 
         on_error: `"raise"` or `"skip"` (leaves out broken rows, warns once, counts them in the dataset's `skipped`).
 
     Returns:
-        Finite `tf.data.Dataset` (`Texts`) of ((anchor, positive, negative), y) in random order; y is a float32 0, for
+        Finite `tf.data.Dataset` (`Examples`) of ((anchor, positive, negative), y) in random order; y is a float32 0, for
         Keras calls no loss without a y.
 
     Raises:
@@ -227,4 +228,4 @@ def _pairs_between(numbers, counts, starts, ends, rows):
 def _gathered(texts, numbers, y, faults):
     with tf.device("CPU:0"):
         column = tf.constant(texts, tf.string)
-        return Texts([tf.gather(column, each) for each in numbers], y, skipped=faults.counts)
+        return Examples(tuple(tf.gather(column, each) for each in numbers), y, skipped=faults.counts)

@@ -1,102 +1,120 @@
-"""Running a model over texts that are in memory, and packing one batch of columns inside a pipeline."""
+"""Running a model over rows in memory, and packing one batch of texts inside a pipeline."""
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
-from tfxfer.data._forms import strings
+from tfxfer.data._columns import TextColumn
+from tfxfer.data._forms import row_count
 from tfxfer.data._packer import Packer
 from tfxfer.data._sources import CHUNK
 
-_RAGGED = tf.RaggedTensorSpec([None, None], tf.int32)
 _ROWS = tf.TensorSpec([None], tf.int64)
 
 
-class TextRunner:
-    """Runs a model over texts: tokenised at once, batched by length, outputs in the order of the texts.
+class Runner:
+    """Runs a model over rows in memory: tokenized at once, batched by length, outputs in the order of the rows.
 
     Everything is traced once, in the first call, for batches of any shape; a further call costs no set-up, so that one
     short text takes some milliseconds.
 
     Args:
-        model: a Keras model from a dict of ids to one tensor `(batch, ...)`.
-        preprocessor: `preprocessing.TextPreprocessor`.
-        count: int. Text columns.
-        columns: what several columns become, `"joint"` or `"separate"`; see `batches`.
+        model: a Keras model from the dict of tensors that the columns make to one tensor `(batch, ...)`, or a dict of
+            them.
+        columns: dict of name to `Column`.
         pad_to_multiple_of: int from 1 to 8; see `batches`.
-
-    Raises:
-        ValueError: as `batches` does.
     """
 
-    def __init__(self, model, preprocessor, count=1, *, columns="joint", pad_to_multiple_of=1):
-        _check.one_of("columns", columns, ("joint", "separate"))
-        self._packer = Packer(preprocessor, count, columns, pad_to_multiple_of)
-        ids = tuple([_RAGGED] * count)
-        if keras.config.backend() == "tensorflow":
-            forward = lambda x: model(x, training=False)  # noqa: E731
-            if model.jit_compile:
-                # A graph of its own, which is compiled by XLA; ragged ids around it cannot be.
-                forward = tf.function(forward, jit_compile=True, autograph=False)
-            self._step = tf.function(
-                lambda ids, rows: forward(self._pack(ids, rows)), input_signature=[ids, _ROWS], autograph=False
-            )
-        else:
-            pack = tf.function(self._pack, input_signature=[ids, _ROWS], autograph=False)
-            self._step = lambda ids, rows: keras.Model.predict_on_batch(
-                model, {key: value.numpy() for key, value in pack(ids, rows).items()}
-            )
+    def __init__(self, model, columns, pad_to_multiple_of=1):
+        self._model = model
+        self._packer = Packer(columns, pad_to_multiple_of)
+        self._step = None
 
-    def _pack(self, ids, rows):
+    def _traced(self, kept):
+        """Returns the function from what is kept, and the numbers of rows, to the model's outputs."""
+        signature = [tf.nest.map_structure(_any_rows, kept), _ROWS]
+        model = self._model
+        if keras.config.backend() != "tensorflow":
+            pack = tf.function(self._pack, input_signature=signature, autograph=False)
+            return lambda kept, rows: keras.Model.predict_on_batch(
+                model, {key: value.numpy() for key, value in pack(kept, rows).items()}
+            )
+        forward = lambda x: model(x, training=False)  # noqa: E731
+        if model.jit_compile:
+            # A graph of its own, which is compiled by XLA; ragged ids around it cannot be.
+            forward = tf.function(forward, jit_compile=True, autograph=False)
+        return tf.function(
+            lambda kept, rows: forward(self._pack(kept, rows)), input_signature=signature, autograph=False
+        )
+
+    def _pack(self, kept, rows):
         with tf.device("CPU:0"):
-            return self._packer.pack(tuple(tf.gather(column, rows) for column in ids), ())
+            return self._packer.pack(tf.nest.map_structure(lambda values: tf.gather(values, rows), kept))
 
-    def __call__(self, x, batch_size=32, progress=False):
-        """Returns the model's outputs for texts.
+    def __call__(self, x, batch_size=32, progress=False, finish=None):
+        """Returns the model's outputs for rows.
 
         Args:
-            x: list or array of strings, or a tuple of such columns.
+            x: inputs as the columns read them; see `Examples`.
             batch_size: int. Rows computed at a time.
             progress: bool. Whether to show a progress bar.
+            finish: function of the outputs of a batch, as arrays, to a list with one entry for each row, for outputs
+                whose rows differ in shape. By default the outputs stay arrays.
 
         Returns:
-            A float array `(rows, ...)`.
-
-        Raises:
-            ValueError: for something that is no text, with its row, or columns that differ in length.
+            Float array `(rows, ...)`, or the structure of arrays that the model gives; with `finish`, a list.
         """
         _check.integer("batch_size", batch_size)
-        columns = [strings(column) for column in (x if isinstance(x, tuple) else (x,))]
-        if len({len(column) for column in columns}) > 1:
-            raise _check.invalid("x", "columns of one length", [len(column) for column in columns])
-        ids, lengths = self._tokenize(columns)
+        kept, lengths = self._tokenize(x)
+        if self._step is None:
+            self._step = self._traced(kept)
         order = np.argsort(-lengths, kind="stable")
         bar = keras.utils.Progbar(len(order), unit_name="text") if progress else None
-        outputs = []
+        parts = []
+        # One batch at least, so that the outputs of no rows have the right shape.
         for start in range(0, max(len(order), 1), batch_size):
             rows = order[start : start + batch_size]
-            outputs.append(np.asarray(self._step(ids, tf.constant(rows, tf.int64))))
+            outputs = self._step(kept, tf.constant(rows, tf.int64))
+            outputs = keras.tree.map_structure(np.asarray, outputs)
+            parts.append(outputs if finish is None else finish(outputs))
             if bar is not None:
                 bar.add(len(rows))
-        outputs = np.concatenate(outputs)
-        restored = np.empty_like(outputs)
-        restored[order] = outputs
-        return restored
+        if finish is not None:
+            flat = [row for part in parts for row in part]
+            found = [None] * len(order)
+            for place, row in zip(order, flat[: len(order)], strict=True):
+                found[place] = row
+            return found
+        return keras.tree.map_structure(lambda *arrays: _restored(np.concatenate(arrays), order), *parts)
 
-    def _tokenize(self, columns):
+    def _tokenize(self, x):
         parts = []
-        for start in range(0, max(len(columns[0]), 1), CHUNK):
-            chunk = tuple(column[start : start + CHUNK] for column in columns)
+        for start in range(0, max(row_count(x), 1), CHUNK):
+            chunk = tf.nest.map_structure(lambda values, start=start: values[start : start + CHUNK], x)
             parts.append(self._packer.tokenize(chunk)[:2])
         if len(parts) == 1:
             return parts[0][0], parts[0][1].numpy()
-        ids = tuple(tf.concat(column, axis=0) for column in zip(*(part[0] for part in parts), strict=True))
-        return ids, np.concatenate([part[1].numpy() for part in parts])
+        kept = tf.nest.map_structure(lambda *values: tf.concat(values, axis=0), *(part[0] for part in parts))
+        return kept, np.concatenate([part[1].numpy() for part in parts])
+
+
+def _restored(outputs, order):
+    """Outputs in the order of the rows."""
+    restored = np.empty_like(outputs)
+    restored[order] = outputs
+    return restored
+
+
+def _any_rows(values):
+    """The spec of a tensor for any number of rows."""
+    if isinstance(values, tf.RaggedTensor):
+        return tf.RaggedTensorSpec([None] * values.shape.rank, values.dtype, values.ragged_rank)
+    return tf.TensorSpec([None, *values.shape[1:]], values.dtype)
 
 
 def pack_columns(x, preprocessor):
-    """Tokenises one batch of several text columns and lays them side by side, for Siamese towers.
+    """Tokenizes one batch of several text columns and lays them side by side, for Siamese towers.
 
     Args:
         x: tuple of string tensors `(batch,)`.
@@ -105,5 +123,5 @@ def pack_columns(x, preprocessor):
     Returns:
         A dict of int32 `(batch, columns, length)`, with one length for all columns.
     """
-    packer = Packer(preprocessor, len(x), "separate", 1)
-    return packer.pack(packer.tokenize(x)[0], ())
+    column = TextColumn(preprocessor, "separate")
+    return column.batch(column.encode(x), "text")

@@ -68,8 +68,15 @@ def mix(datasets, *, strategy="proportional", stop=None, seed=None, prefetch=Tru
             expected = f"batches of one structure, as those of datasets[0]: {datasets[0].element_spec}"
             remedy = "Make them with the same preprocessor, number of text columns and kind of target."
             raise _check.invalid(f"datasets[{k}]", expected, dataset.element_spec, remedy)
+    targets = [getattr(dataset, "targets", None) for dataset in datasets]
+    labels = [getattr(dataset, "labels", None) for dataset in datasets]
+    for k, each in enumerate(labels):
+        if each != labels[0]:
+            remedy = "Give the same `labels` to each `data.labelled`."
+            raise _check.invalid(f"datasets[{k}]", f"batches with the labels of datasets[0]: {labels[0]}", each, remedy)
     seed = int(np.random.randint(2**31) if seed is None else seed)
-    return Batches(_Mixed(sources, seed, shuffle=strategy == "proportional", stop=stop), prefetch)
+    mixed = _Mixed(sources, seed, shuffle=strategy == "proportional", stop=stop)
+    return Batches(mixed, prefetch, targets=targets[0])
 
 
 class _Mixed:

@@ -1,70 +1,77 @@
-"""From the texts of a batch to its tensors."""
+"""From the columns of rows to the tensors of a batch."""
 
 import tensorflow as tf
 
 from tfxfer import _check
+from tfxfer.data._columns import TextColumn
 
 
 class Packer:
-    """Texts to ids, and ids to batches."""
+    """Encodes the columns of rows and pads them in batches.
 
-    def __init__(self, preprocessor, count, columns, multiple):
-        if columns == "joint" and count > 2:
-            remedy = 'Pass `columns="separate"` for towers, or make pairs.'
-            raise _check.invalid("columns", f'"separate" for rows of {count} texts', columns, remedy)
-        self.preprocessor = preprocessor
-        self._settings = self._current()
-        self.count = count
-        self.separate = columns == "separate"
+    Args:
+        columns: dict of name to `Column`.
+        multiple: int. Lengths are rounded up to a multiple of it.
+    """
+
+    def __init__(self, columns, multiple=1):
+        self.columns = columns
         self.multiple = multiple
-
-    def _current(self):
-        names = ("sequence_length", "padding_side", "pad_to_multiple_of", "segment_ids")
-        return [getattr(self.preprocessor, name, None) for name in names]
 
     @property
     def is_current(self):
-        """Whether the preprocessor still packs as it did when this was made: pipelines keep what they have traced."""
-        return self._settings == self._current()
+        """Whether the preprocessors still pack as they did when this was made: pipelines keep what they traced."""
+        return all(getattr(column, "is_current", True) for column in self.columns.values())
+
+    @property
+    def is_separate(self):
+        """Whether a row has several sequences, whose losses compare the rows of a batch."""
+        return any(getattr(column, "separate", False) for column in self.columns.values())
+
+    def text(self):
+        """Returns name and column of the one text column; raises where there is none, or several."""
+        found = [(name, column) for name, column in self.columns.items() if isinstance(column, TextColumn)]
+        if len(found) != 1:
+            raise _check.invalid("batches", "batches with one text column", f"{len(found)} text columns")
+        return found[0]
 
     def tokenize(self, *row):
-        """Rows, batched -> (ids, one ragged tensor a column; lengths that decide the padding; what is not text)."""
-        texts = row[0] if isinstance(row[0], tuple) else (row[0],)
-        ids = tuple(self.preprocessor.tokenizer(text) for text in texts)
-        return ids, self.lengths(ids), row[1:]
+        """Rows, batched -> (what is kept of each column, lengths that decide the padding, what is not input)."""
+        kept = self.encode(row[0])
+        return kept, self.lengths(kept), row[1:]
 
-    def lengths(self, ids):
-        """Ids, one ragged tensor a column -> the length of each row once it is packed."""
-        lengths = self.preprocessor.lengths
-        if self.separate:
-            return tf.reduce_max(tf.stack([lengths(column) for column in ids]), axis=0)
-        return lengths(ids if self.count > 1 else ids[0])
+    def encode(self, x):
+        """Inputs of rows, batched -> a dict of what is kept of each column."""
+        return {name: column.encode(value) for (name, column), value in self.named(x)}
 
-    def pack(self, ids, rest):
-        """Ids of the rows of one batch, and what is not text -> the batch."""
-        if self.separate:
-            packed = self.preprocessor.pack(tf.concat(ids, axis=0))
-        else:
-            packed = self.preprocessor.pack(ids if self.count > 1 else ids[0])
-        packed = {key: self._shaped(value) for key, value in round_up(packed, self.multiple, self.preprocessor).items()}
+    def named(self, x):
+        """Returns ((name, column), value) for each column, given its value or a dict of them."""
+        if not isinstance(x, dict):
+            x = {next(iter(self.columns)): x}
+        return [((name, column), x[name]) for name, column in self.columns.items()]
+
+    def lengths(self, kept):
+        """What is kept -> the length of each row once it is padded."""
+        found = [column.lengths(kept[name]) for name, column in self.columns.items()]
+        found = [tf.cast(lengths, tf.int32) for lengths in found if lengths is not None]
+        if not found:
+            return tf.zeros(tf.shape(tf.nest.flatten(kept)[0])[:1], tf.int32)
+        return tf.add_n(found)
+
+    def token_ids(self, kept):
+        """What is kept -> the token ids of each text, a tuple of ragged tensors."""
+        return tuple(ids for name, column in self.columns.items() for ids in column.token_ids(kept[name]))
+
+    def pack(self, kept, rest=()):
+        """What is kept of the rows of one batch, and what is not input -> the batch."""
+        packed = self.merge(kept, self.columns)
         return (packed, *rest) if rest else packed
 
-    def _shaped(self, value):
-        if self.separate:
-            value = tf.reshape(value, (self.count, -1, tf.shape(value)[1]))
-            return tf.ensure_shape(tf.transpose(value, (1, 0, 2)), (None, self.count, None))
-        return tf.ensure_shape(value, (None, None))
-
-
-def round_up(packed, multiple, preprocessor):
-    """Pads packed rows `(batch, length)` until the length is a multiple, or the preprocessor's `sequence_length`."""
-    if multiple == 1:
-        return packed
-    length = tf.shape(packed["token_ids"])[1]
-    wanted = -(-length // multiple) * multiple
-    missing = tf.maximum(tf.minimum(wanted, preprocessor.sequence_length) - length, 0)
-    sides = [[0, 0], [missing, 0] if preprocessor.padding_side == "left" else [0, missing]]
-    pad_id = preprocessor.tokenizer.pad_token_id or 0
-    return {
-        key: tf.pad(value, sides, constant_values=pad_id if key == "token_ids" else 0) for key, value in packed.items()
-    }
+    def merge(self, kept, names):
+        """The tensors of some columns of a batch, in one dict."""
+        found = {}
+        for name in names:
+            made = self.columns[name].batch(kept[name], name, self.multiple)
+            # Two columns of text: their keys are told apart by the columns' names.
+            found |= {(f"{name}_{key}" if key in found else key): value for key, value in made.items()}
+        return found

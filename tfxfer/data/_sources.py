@@ -10,7 +10,7 @@ from tfxfer import _check
 # Rows tokenised in one call: large enough for the tokenizer's pace, small enough that the parts go to several cores.
 CHUNK = 4096
 
-# ids: tuple of ragged int32, one a column; rest: tuple of what is not text; lengths: int array, what padding goes by.
+# ids: tuple of ragged int32, one a text; rest: tuple of what is not input; lengths: int array, what padding goes by.
 Tokenized = collections.namedtuple("Tokenized", ["ids", "rest", "lengths"])
 
 
@@ -28,29 +28,29 @@ class Kept:
         else:
             rows, lengths = _tokenized(dataset, packer)
         self._rows = rows
-        self.steps, self._plan = order.prepare(Tokenized(rows[0], rows[1], lengths))
+        self.steps, self._plan = order.prepare(Tokenized(packer.token_ids(rows[0]), rows[1], lengths))
 
     @property
-    def count(self):
+    def texts(self):
         """How many texts a row has."""
-        return len(self._rows[0])
+        return len(self._packer.token_ids(self._rows[0]))
 
     @property
-    def tokenizer(self):
-        """What made the ids."""
-        return self._packer.preprocessor.tokenizer
+    def packer(self):
+        """What encoded the rows."""
+        return self._packer
 
     def epoch(self, epoch, skip=0):
         order, ends = tf.numpy_function(self._plan, [epoch], (tf.int64, tf.int64))
         return _cut(order, ends, self._batch, skip)
 
     def _batch(self, rows):
-        ids, rest = tf.nest.map_structure(lambda values: tf.gather(values, rows), self._rows)
-        return self._packer.pack(ids, rest)
+        kept, rest = tf.nest.map_structure(lambda values: tf.gather(values, rows), self._rows)
+        return self._packer.pack(kept, rest)
 
 
 def _tokenized(dataset, packer):
-    """((ids, what is not text) of all rows, lengths that decide the padding)."""
+    """((what is kept, what is not input) of all rows, lengths that decide the padding)."""
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise _check.invalid("cache", "False for a dataset without end", True)
     tokenized = dataset.batch(CHUNK).map(packer.tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -84,11 +84,11 @@ class Streamed:
         windows = rows.batch(size).map(self._packer.tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
         def cut(number, window):
-            ids, lengths, rest = window
+            kept, lengths, rest = window
             order, ends = tf.numpy_function(self._order.plan, [lengths, epoch, number], (tf.int64, tf.int64))
 
             def batch(rows):
-                return self._packer.pack(*tf.nest.map_structure(lambda values: tf.gather(values, rows), (ids, rest)))
+                return self._packer.pack(*tf.nest.map_structure(lambda values: tf.gather(values, rows), (kept, rest)))
 
             return _cut(order, ends, batch, 0)
 

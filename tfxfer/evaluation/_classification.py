@@ -3,7 +3,7 @@
 import numpy as np
 import sklearn.metrics
 
-from tfxfer import _check, _texts
+from tfxfer import _check, data
 
 
 def classification(model, texts, y=None, *, batch_size=32, threshold=0.5, verbose=0):
@@ -30,10 +30,7 @@ def classification(model, texts, y=None, *, batch_size=32, threshold=0.5, verbos
     tx.evaluation.classification(model, test)["macro_f1"]
     ```
     """
-    if y is None:
-        _check_labels(texts, model.labels)
-        texts, y = _texts.columns(texts)
-    targets = model._encode_raw_targets(y)
+    texts, targets = data.Gate(model, ("texts", "y", "sample_weight")).in_memory(texts, y)
     probabilities = model.classify(texts, batch_size=batch_size, verbose=verbose).probabilities
     return classification_scores(targets, probabilities, model.labels, threshold=threshold)
 
@@ -100,15 +97,3 @@ def classification_scores(y_true, probabilities, labels, *, threshold=0.5):
     scores["labels"] = labels
     scores["rows"] = len(y_true)
     return scores
-
-
-def _check_labels(dataset, labels):
-    """Raises where the targets of a dataset are indices into other labels than the model's."""
-    given = getattr(dataset, "labels", None)
-    if given is not None and list(given) != list(labels):
-        raise _check.invalid(
-            "texts",
-            "a dataset whose labels are the model's, in its order",
-            given,
-            "Give `labels=model.labels` to `data.labelled`.",
-        )

@@ -5,10 +5,10 @@ import numbers
 
 import numpy as np
 
-from tfxfer import _check, _disk, _neighbours, _texts
+from tfxfer import _check, _disk, _neighbours, _texts, data
 from tfxfer.evaluation import _pairs, _plots, _tensorboard
 from tfxfer.evaluation._calibration import calibration_scores
-from tfxfer.evaluation._classification import _check_labels, classification_scores
+from tfxfer.evaluation._classification import classification_scores
 
 METRICS_FILE, INDEX_FILE, TENSORBOARD = "metrics.json", "README.md", "tensorboard"
 _OWN = ("history", "classification", "calibration", "pair_classification", "similarity")
@@ -98,10 +98,7 @@ def _predictions(model, texts, y, similarity, batch_size, progress):
     """Returns targets, predictions, what `report_scores` has to know of them, and vectors with their texts."""
     verbose = int(_texts.is_watched() if progress is None else progress)
     if hasattr(model, "classify"):
-        if y is None:
-            _check_labels(texts, model.labels)
-            texts, y = _texts.columns(texts)
-        y = model._encode_raw_targets(y)
+        texts, y = data.Gate(model, ("texts", "y", "sample_weight")).in_memory(texts, y)
         found = model.classify(texts, batch_size=batch_size, verbose=verbose).probabilities
         return y, found, {"labels": model.labels}, None
     if _texts.embedder_of(model) is not None:

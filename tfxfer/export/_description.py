@@ -93,12 +93,12 @@ def describe(folder):
 
 def of_model(model, signatures, *, pairs, index, weights_dtype, metadata):
     """Returns the description of a model: what `describe` returns, but for the version."""
-    embedder = getattr(model, "embedder", model)
+    embedder = model.tower
     return {
         "class": type(model).__name__,
         "name": model.name,
         "signatures": {name: _of_signature(signature) for name, signature in signatures.items()},
-        "labels": getattr(model, "labels", None),
+        "labels": _signatures.labels_of(model),
         "multi_label": getattr(model, "multi_label", None),
         "prompts": getattr(embedder, "prompts", None),
         "default_prompt_name": getattr(embedder, "default_prompt_name", None),

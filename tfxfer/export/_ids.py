@@ -6,12 +6,13 @@ import importlib.metadata
 import json
 from collections.abc import Callable
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from tfxfer import _check, _disk, data, models
+from tfxfer import _check, _disk
 from tfxfer.backbones import _unpadding
-from tfxfer.export import _description, _saved_model
+from tfxfer.export import _description, _saved_model, _signatures
 
 # One message or buffer, weights and all, has to stay below.
 _MOST_BYTES = 2**31 - 2**24
@@ -90,8 +91,15 @@ class Graph(tf.Module):
     def __init__(self, model):
         super().__init__()
         self.output, finish = _output(model)
-        shape = [None, 2, None] if isinstance(model, models.SiameseClassifier) else [None, None]
-        self.specs = [tf.TensorSpec(shape, tf.int32, name=name) for name in model.input]
+        count = model.text_count if model.text_form == "separate" else None
+        self.specs = [
+            tf.TensorSpec(
+                [count if i == 1 and tensor.shape.rank == 3 else n for i, n in enumerate(tensor.shape)],
+                keras.backend.standardize_dtype(tensor.dtype),
+                name=name,
+            )
+            for name, tensor in model.input.items()
+        ]
         self._values = [weight.value for weight in model.weights]
         names = list(model.input)
 
@@ -104,9 +112,10 @@ class Graph(tf.Module):
 
 
 def _output(model):
-    if isinstance(model, models.TextEmbedder):
-        return "embedding", tf.identity
-    return ("probabilities", model.probabilities) if hasattr(model, "labels") else ("outputs", tf.identity)
+    """The name of a model's own answer in numbers, and the function from the model's outputs to it."""
+    signature = model.signatures()[0]
+    name = {"classes": "probabilities", "vectors": "embedding"}.get(signature.kind, signature.output)
+    return name, tf.identity if signature.finish is None else signature.finish
 
 
 def write(target, model, folder, *, pairs, examples, tolerance, metadata):
@@ -114,8 +123,7 @@ def write(target, model, folder, *, pairs, examples, tolerance, metadata):
     folder = _disk.local_path("folder", folder, kind="folder")
     _require(target)
     pairs = _saved_model.check_model(model, pairs, None)
-    if isinstance(model, models.Siamese) and not isinstance(model, models.SiameseClassifier):
-        model = model.embedder
+    model = model.served
     _check_convertible(target, model)
     rows = _saved_model.example_rows(examples, pairs)
     _check.number("tolerance", tolerance, above=0)
@@ -172,8 +180,7 @@ def _parity(target, model, run, rows, pairs, tolerance):
     for batch in [*([row] for row in rows[:3]), rows]:
         columns = tuple(list(column) for column in zip(*batch, strict=True))
         expected = model.predict(columns if pairs else columns[0], verbose=0)
-        if hasattr(model, "labels"):
-            expected = model.probabilities(tf.constant(expected)).numpy()
+        expected = _output(model)[1](tf.constant(expected)).numpy()
         found = run({name: value.numpy() for name, value in _ids(model, columns, pairs).items()})
         scale = max(1.0, float(np.abs(expected).max()))
         difference = np.abs(found - expected).max() / scale if found.shape == expected.shape else np.inf
@@ -187,9 +194,9 @@ def _parity(target, model, run, rows, pairs, tolerance):
 
 
 def _ids(model, columns, pairs):
-    if isinstance(model, models.SiameseClassifier):
-        return data.pack_columns(tuple(map(tf.constant, columns)), model.preprocessor)
-    return model.preprocessor(columns if pairs else columns[0])
+    (column,) = model.input_columns().values()
+    texts = column.read(columns if pairs else columns[0], "examples")
+    return column.batch(column.encode(texts), "text")
 
 
 def _write_beside(target, model, graph, path, name, rows, pairs, difference, tolerance, metadata):
@@ -198,7 +205,7 @@ def _write_beside(target, model, graph, path, name, rows, pairs, difference, tol
     preprocessor.tokenizer.to_folder(
         path, sequence_length=preprocessor.sequence_length, padding_side=preprocessor.padding_side
     )
-    labels = getattr(model, "labels", None)
+    labels = _signatures.labels_of(model)
     if labels:
         lines = [" ".join(str(label).splitlines()) for label in labels]
         (path / "labels.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -225,7 +232,7 @@ def _signature(model, graph):
 
 def _readme(target, model, graph, name, description, rows, pairs):
     signature = description["signatures"]["serving_default"]
-    towers = isinstance(model, models.SiameseClassifier)
+    towers = model.text_form == "separate"
     table = []
     for kind in ("input", "output"):
         for key, tensor in signature[f"{kind}s"].items():

@@ -10,7 +10,6 @@ import tensorflow as tf
 from tfxfer import _check, _disk, _texts, models
 from tfxfer.export import _description, _folder, _index, _readme, _signatures, _warmup, _weights
 
-_KINDS = (models.TextEmbedder, models.TextClassifier, models.TextRegressor, models.Siamese)
 _METHODS = {"classify": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
 # What is being written; TF Serving ignores folders whose names are not numbers.
 _TEMPORARY = ".export"
@@ -130,7 +129,7 @@ def saved_model(
     folder.mkdir(parents=True, exist_ok=True)
     version = _free_version(folder, version)
     if index is not None:
-        index = _index.make(index, getattr(model, "embedder", model), max_k)
+        index = _index.make(index, model.tower, max_k)
     batch_size = _folder.batch_size(folder, max_batch_size)
     _disk.remove_parts(folder, _TEMPORARY, age=_DAY)
     # Beside the versions, on the same disk, so that the rename is atomic.
@@ -151,8 +150,7 @@ def saved_model(
 
 def check_model(model, pairs, index):
     """Raises for what cannot be exported; returns whether the model itself takes pairs."""
-    expected = "a TextEmbedder, TextClassifier, TextRegressor, Siamese or SiameseClassifier"
-    _check.instance("model", model, _KINDS, expected)
+    _check.instance("model", model, models.TextTask, "a task model of `tfxfer.models`, or a subclass of yours")
     if model.preprocessor is None:
         raise _check.invalid("model", "a model with a preprocessor", model, "Set `model.preprocessor` again.")
     if keras.config.backend() != "tensorflow":
@@ -163,12 +161,12 @@ def check_model(model, pairs, index):
             "Save it with `model.save` and load it in a process with KERAS_BACKEND=tensorflow.",
         )
     _check.instance("pairs", pairs, bool, "a bool")
-    is_embedder = isinstance(model, (models.TextEmbedder, models.Siamese))
-    if pairs and is_embedder and not isinstance(model, models.SiameseClassifier):
+    kinds = {signature.kind for signature in model.served.signatures()}
+    if pairs and "vectors" in kinds and not kinds & {"classes", "values"}:
         raise _check.invalid("pairs", "False for an embedder, which has `similarity` and `rank`", pairs)
-    if index is not None and not is_embedder:
+    if index is not None and "search" not in kinds:
         raise _check.invalid("index", f"None for a {type(model).__name__}, which gives no vectors", index)
-    return pairs or isinstance(model, models.SiameseClassifier)
+    return pairs or model.served.text_form == "separate"
 
 
 def example_rows(examples, pairs):
@@ -195,9 +193,10 @@ def _write(model, path, index, weights_dtype, pairs):
     """Writes graph and variables; returns the signatures."""
     with tempfile.TemporaryDirectory() as scratch:
         labels_file = None
-        if hasattr(model, "labels"):
+        labels = _signatures.labels_of(model)
+        if labels is not None:
             labels_file = pathlib.Path(scratch) / "labels.txt"
-            lines = [" ".join(str(label).splitlines()) for label in model.labels]
+            lines = [" ".join(str(label).splitlines()) for label in labels]
             labels_file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         served = _signatures.Served(model, weights_dtype, index, labels_file)
         found = served.signatures(pairs)

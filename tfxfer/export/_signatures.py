@@ -5,12 +5,13 @@ batch and part them again; nothing in a row's answer depends on its neighbours.
 """
 
 import dataclasses
-import re
 from typing import Any
 
+import keras
+import numpy as np
 import tensorflow as tf
 
-from tfxfer import _check, _texts, models
+from tfxfer import data
 from tfxfer.export import _weights
 
 TEXT = tf.TensorSpec([None], tf.string)
@@ -34,7 +35,8 @@ class Signature:
         function: a concrete function from named tensors to a dict of tensors.
         purpose: string. What it answers, for people.
         roles: dict of the name of an input, or of a feature of the Classify and Regress API, to what it holds:
-            `"first"` and `"second"` for the texts of a pair, `"one"` for a text that all rows share, `"count"`.
+            `"first"` and `"second"` for the texts of a pair, `"one"` for a text that all rows share, `"count"`, or the
+            `data.Column` of an input that is no text.
         api: the part of TF Serving's API that it is for: `"predict"`, `"classify"` or `"regress"`.
     """
 
@@ -51,7 +53,10 @@ class Signature:
             "one": [rows[0][0]] * len(rows),
             "count": [3] * len(rows),
         }
-        return {name: columns[role] for name, role in self.roles.items()}
+        return {
+            name: columns[role] if isinstance(role, str) else _example_values(role, len(rows))
+            for name, role in self.roles.items()
+        }
 
     def request(self, rows):
         """Returns the function's inputs for some rows."""
@@ -64,6 +69,14 @@ class Signature:
         """Returns what the function gives for some rows, as arrays."""
         inputs = {name: tf.constant(value) for name, value in self.request(rows).items()}
         return {name: value.numpy() for name, value in self.function(**inputs).items()}
+
+
+def _example_values(column, count):
+    """Values that a column could hold, for warm-up and examples."""
+    if isinstance(column, data.CategoryColumn):
+        return [str(column.names[i % len(column.names)]) for i in range(count)]
+    spec = column.spec()
+    return np.zeros((count, *spec.shape), spec.dtype.as_numpy_dtype).tolist()
 
 
 def _example(names, texts):
@@ -87,37 +100,110 @@ class Served(tf.Module):
 
     def __init__(self, model, weights_dtype=None, index=None, labels_file=None):
         super().__init__()
-        if isinstance(model, models.Siamese) and not isinstance(model, models.SiameseClassifier):
-            model = model.embedder
+        model = model.served
         self._model = _weights.Untracked(model)
         self._weights = _weights.Weights(model, weights_dtype)
         self._tokenizer = list(model.preprocessor.tokenizer.trackables)
         self._index = index
+        self._functions = _weights.Untracked({})
+        self._tables = []
         if labels_file is not None:
             self._labels_file = tf.saved_model.Asset(str(labels_file))
 
     def signatures(self, pairs):
         """Returns a dict of name to `Signature`, the model's own one first."""
         model = self._model.value
-        make = next(make for kind, make in _MAKERS.items() if isinstance(model, kind))
-        return make(self, model, pairs)
+        found = {}
+        for asked in model.signatures(pairs):
+            if asked.kind == "search" and self._index is None:
+                continue
+            found |= _MAKERS[asked.kind](self, model, asked, pairs)
+        return found
 
-    def texts_to(self, model, count=1, forward=None):
+    def vectors(self, model, prompt):
+        """Returns the function from texts `(n,)` to their vectors `(n, dim)` with a prompt before each.
+
+        All prompts share one graph function, unless the pooling leaves their tokens out: then there is one for each
+        number of tokens.
+        """
+        run = self.encoder(model, prompt)
+        return lambda texts: run(_join(prompt, texts))
+
+    def encoder(self, model, prompt=""):
+        """Returns the graph function from whole texts to vectors that `vectors` calls."""
+        embedder = model.tower
+        length = embedder.prompt_length(prompt)
+        functions = self._functions.value
+        if length not in functions:
+            forward = embedder.for_prompt(prompt) if length else embedder
+            functions[length] = self._text_function(embedder, 1, forward)
+        return functions[length]
+
+    def outputs(self, model, pairs):
+        """Returns (specs, roles, function): the raw inputs of a task, and the function from them to its outputs."""
+        columns = model.input_columns()
+        texts = {name: column for name, column in columns.items() if isinstance(column, data.TextColumn)}
+        separate = any(column.separate for column in texts.values())
+        specs, roles = {}, {}
+        for name, column in columns.items():
+            if name in texts and (pairs or separate):
+                for each, role in (("text_a", "first"), ("text_b", "second")):
+                    specs[each], roles[each] = TEXT, role
+            else:
+                specs[name] = tf.nest.map_structure(_batch_spec, column.spec())
+                roles[name] = "first" if name in texts else column
+        if list(columns) == list(texts) and len(texts) == 1:
+            run = self._towers(model) if separate else self._text_function(model, len(specs), model)
+            return specs, roles, run
+
+        most = text_bytes(model)
+
+        def run_columns(*values):
+            given, found = dict(zip(specs, values, strict=True)), {}
+            for name, column in columns.items():
+                value = (given["text_a"], given["text_b"]) if name not in specs else given[name]
+                if name in texts:
+                    value = tf.nest.map_structure(lambda text: tf.strings.substr(text, 0, most), value)
+                found |= column.batch(column.encode(value), name)
+            return self._weights(model, found)
+
+        function = _traced(run_columns, *specs.values())
+        self._tables += [each for column in columns.values() for each in column.trackables]
+        return specs, roles, function
+
+    def _towers(self, model):
+        """The outputs of a model over separate texts, on the vectors of its tower."""
+        encode = self.encoder(model)
+        towers = model.get_layer("towers").output
+        above = tf.identity if towers is model.output else keras.Model(towers, model.output, name="above")
+
+        def run(first, second):
+            vectors = tf.reshape(encode(tf.concat([first, second], axis=0)), [2, -1, model.tower.embedding_dim])
+            return tf.cast(above(tf.transpose(vectors, [1, 0, 2]), training=False), tf.float32)
+
+        return run
+
+    def _text_function(self, model, count, forward):
         """Returns the function from `count` string tensors `(n,)` to what a model gives, float32 `(n, ...)`.
 
         It is one graph function, whatever the number of signatures that call it. `forward` computes in the model's
         place, on its layers.
         """
         most = text_bytes(model)
-        forward = model if forward is None else forward
 
         def run(*texts):
             texts = [tf.strings.substr(text, 0, most) for text in texts]
             outputs = self._weights(forward, model.preprocessor(texts[0] if count == 1 else tuple(texts)))
-            outputs.set_shape([None, *model.output_shape[1:]])
+            if isinstance(outputs, tf.Tensor):
+                outputs.set_shape([None, *model.output_shape[1:]])
             return outputs
 
         return _traced(run, *[TEXT] * count)
+
+
+def labels_of(model):
+    """Returns the class names that a model's own signature answers with; `None` without classes."""
+    return model.served.signatures()[0].labels
 
 
 def text_bytes(model):
@@ -149,52 +235,41 @@ def _parse(examples, features):
     return [parsed[name] for name in features]
 
 
-# === Embedders ===
+def _batch_spec(spec):
+    """The spec of a batch of rows."""
+    if isinstance(spec, tf.RaggedTensorSpec):
+        return tf.RaggedTensorSpec([None, *spec.shape], spec.dtype, spec.ragged_rank + 1)
+    return tf.TensorSpec([None, *spec.shape], spec.dtype)
 
 
-class _Encoder:
-    """Encodes texts behind prompts.
+def _named(function, specs):
+    """A concrete function of named inputs out of one of positions."""
+    named = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in specs.items()}
 
-    All prompts share one graph function, unless the pooling leaves their tokens out: then there is one for each number
-    of tokens.
+    def call(**inputs):
+        values = [_rows(inputs[name]) if spec.shape.rank == 1 else inputs[name] for name, spec in specs.items()]
+        if len(values) > 1:
+            values = _same_lengths(values, list(specs))
+        return function(*values)
 
-    Args:
-        served: `Served`.
-        embedder: `models.TextEmbedder`.
-    """
+    return tf.function(call, autograph=False).get_concrete_function(**named)
 
-    def __init__(self, served, embedder):
-        self._served, self._embedder = served, embedder
-        self._functions = {}
 
-    def behind(self, prompt):
-        """Returns the function from texts `(n,)` to their vectors `(n, dim)` behind a prompt."""
-        run = self._function(prompt)
-        return lambda texts: run(_join(prompt, texts))
+def _same_lengths(values, names):
+    first, *rest = values
+    shown = " and ".join(f"`{name}`" for name in names)
+    found = []
+    for value in rest:
+        first, value = _same_length(first, value, shown)
+        found.append(value)
+    return [first, *found]
 
-    def cosines(self, first_prompt, second_prompt):
-        """Returns the function from two columns of texts `(n,)` to the cosines of their rows `(n,)`.
 
-        A text that stands in several rows is encoded once.
-        """
-        runs = [self._function(prompt) for prompt in (first_prompt, second_prompt)]
+# === Vectors ===
 
-        def cosines(first, second):
-            columns = [_join(first_prompt, first), _join(second_prompt, second)]
-            if runs[0] is runs[1]:
-                first, second = _unit_vectors(runs[0], columns)
-            else:
-                first, second = (_unit_vectors(run, [texts])[0] for run, texts in zip(runs, columns, strict=True))
-            return tf.reduce_sum(first * second, axis=-1)
 
-        return cosines
-
-    def _function(self, prompt):
-        length = self._embedder.prompt_length(prompt)
-        if length not in self._functions:
-            forward = self._embedder.for_prompt(prompt)
-            self._functions[length] = self._served.texts_to(self._embedder, forward=forward)
-        return self._functions[length]
+def _join(prompt, texts):
+    return tf.strings.join([prompt, texts]) if prompt else texts
 
 
 def _unit_vectors(run, columns):
@@ -205,171 +280,136 @@ def _unit_vectors(run, columns):
     return [tf.gather(vectors, part) for part in tf.split(place, [tf.size(texts) for texts in columns])]
 
 
-def _embedder(served, embedder, pairs=False):
-    encoder = _Encoder(served, embedder)
-    default = embedder.prompts.get(embedder.default_prompt_name, "")
-    found = {"embed": _embed(encoder.behind(default), "The vector of each text.")}
-    for name, prompt in embedder.prompts.items():
-        signature = f"embed_{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}"
-        if signature in found:
-            names = sorted(embedder.prompts)
-            raise _check.invalid("model", "prompts whose names differ in more than signs", names, "Rename one.")
-        purpose = f"The vector of each text behind the prompt {prompt!r}."
-        found[signature] = _embed(encoder.behind(prompt), purpose)
-    found["similarity"] = _similarity(encoder.cosines(default, default))
-    sides = [_texts.prompt_for(embedder, None, names) for names in (_texts.QUERY_PROMPTS, _texts.DOCUMENT_PROMPTS)]
-    query, document = (default if prompt is None else prompt for prompt in sides)
-    found["rank"] = _rank(encoder.cosines(query, document))
-    if served._index is not None:
-        prompt = served._index.query_prompt
-        found["search"] = _search(encoder.behind(default if prompt is None else prompt), served._index)
-    return found
+def _cosines(served, model, prompts):
+    """Returns the function from two columns of texts `(n,)` to the cosines of their rows `(n,)`.
+
+    A text that stands in several rows is encoded once.
+    """
+    runs = [served.encoder(model, prompt) for prompt in prompts]
+
+    def cosines(first, second):
+        columns = [_join(prompts[0], first), _join(prompts[1], second)]
+        if runs[0] is runs[1]:
+            first, second = _unit_vectors(runs[0], columns)
+        else:
+            first, second = (_unit_vectors(run, [texts])[0] for run, texts in zip(runs, columns, strict=True))
+        return tf.reduce_sum(first * second, axis=-1)
+
+    return cosines
 
 
-def _join(prompt, texts):
-    return tf.strings.join([prompt, texts]) if prompt else texts
+def _vectors(served, model, asked, pairs):
+    encode = served.vectors(model, asked.prompts[0])
 
-
-def _embed(encode, purpose):
     def embed(text):
         return {"embedding": encode(_rows(text))}
 
-    return Signature(_traced(embed, TEXT), purpose, {"text": "first"})
+    return {asked.name: Signature(_traced(embed, TEXT), asked.purpose, {"text": "first"})}
 
 
-def _similarity(cosines):
+def _similarity(served, model, asked, pairs):
+    cosines = _cosines(served, model, asked.prompts)
+
     def similarity(text_a, text_b):
         text_a, text_b = _same_length(_rows(text_a), _rows(text_b), "`text_a` and `text_b`")
         return {"similarity": cosines(text_a, text_b)}
 
     roles = {"text_a": "first", "text_b": "second"}
-    return Signature(_traced(similarity, TEXT, TEXT), "The cosine of the two texts of each row.", roles)
+    purpose = asked.purpose or "The cosine of the two texts of each row."
+    return {asked.name: Signature(_traced(similarity, TEXT, TEXT), purpose, roles)}
 
 
-def _rank(score):
+def _rank(served, model, asked, pairs):
+    if asked.finish is None:
+        score = _cosines(served, model, asked.prompts)
+    else:
+        _, _, outputs = served.outputs(model, True)
+        score = lambda first, second: asked.finish(outputs(first, second))  # noqa: E731
+
     def rank(query, documents):
         query, documents = _same_length(_rows(query), documents, "`query` and `documents`")
         flat = tf.reshape(documents, [-1])
         queries = tf.repeat(query, tf.size(flat) // tf.maximum(tf.size(query), 1))
         return {"scores": tf.reshape(score(queries, flat), tf.shape(documents))}
 
-    purpose = (
+    purpose = asked.purpose or (
         "How well each document goes with the query of its row; larger is better. `documents` holds one text a row, or "
         "`(batch, n)` texts, n for each query; `scores` has its shape. A server with batching merges rows of one text, "
         "but of requests with lists that arrive together all must have the same n, or all fail."
     )
-    return Signature(_traced(rank, TEXT, DOCUMENTS), purpose, {"query": "one", "documents": "second"})
+    roles = {"query": "one", "documents": "second"}
+    return {asked.name: Signature(_traced(rank, TEXT, DOCUMENTS), purpose, roles)}
 
 
-def _search(encode, index):
+def _search(served, model, asked, pairs):
+    index = served._index
+    prompt = asked.prompts[0] if index.query_prompt is None else index.query_prompt
+    encode = served.vectors(model, prompt)
+
     def search(query, k):
         query, k = _same_length(_rows(query), _rows(k), "`query` and `k`")
         return index.search(encode(query), k)
 
-    purpose = (
+    purpose = asked.purpose or (
         f"The texts of the index nearest to each query, the best first. All outputs have {index.max_k} columns; from "
         f"column `k` on they hold id {index.no_id!r}, score 0 and text ''. A `k` above {index.max_k} counts as "
         f"{index.max_k}, one below 0 as 0."
     )
-    return Signature(_traced(search, TEXT, COUNT), purpose, {"query": "first", "k": "count"})
+    return {asked.name: Signature(_traced(search, TEXT, COUNT), purpose, {"query": "first", "k": "count"})}
 
 
-# === Classifiers ===
+# === Values and classes ===
 
 
-def _classifier(served, model, pairs):
-    logits = served.texts_to(model, 2 if pairs else 1)
-    found = _classify(model, logits, pairs)
-    if pairs and len(model.labels) == 2 and not model.multi_label:
-        found["rank"] = _rank(lambda first, second: model.probabilities(logits(first, second))[:, 1])
-    return found
+def _classes(served, model, asked, pairs):
+    specs, roles, outputs = served.outputs(model, pairs)
+    names = tf.constant([str(label) for label in asked.labels])
 
-
-def _siamese_classifier(served, model, pairs):
-    encode = served.texts_to(model.embedder)
-    decode = model.get_layer("decoder")
-
-    def logits(first, second):
-        vectors = tf.reshape(encode(tf.concat([first, second], axis=0)), [2, -1, model.embedder.embedding_dim])
-        return tf.cast(decode(tf.transpose(vectors, [1, 0, 2]), training=False), tf.float32)
-
-    return {**_classify(model, logits, True), **_embedder(served, model.embedder)}
-
-
-def _classify(model, logits, pairs):
-    names = tf.constant([str(label) for label in model.labels])
-
-    def ordered(*texts):
-        probabilities = model.probabilities(logits(*texts))
+    def ordered(*values):
+        probabilities = asked.finish(outputs(*values))
         order = tf.argsort(probabilities, axis=-1, direction="DESCENDING", stable=True)
         return tf.gather(names, order), tf.gather(probabilities, order, batch_dims=1), probabilities
 
-    def answer(*texts):
-        return dict(zip(("labels", "scores", "probabilities"), ordered(*texts), strict=True))
+    def classify(*values):
+        return dict(zip(("labels", "scores", "probabilities"), ordered(*values), strict=True))
 
-    def classify(text):
-        return answer(_rows(text))
+    found = {asked.name: Signature(_named(classify, specs), asked.purpose, roles)}
+    if asked.api and all(spec == TEXT for spec in specs.values()):
 
-    def classify_pairs(text_a, text_b):
-        text_a, text_b = _same_length(_rows(text_a), _rows(text_b), "`text_a` and `text_b`")
-        return answer(text_a, text_b)
+        def classify_examples(inputs):
+            labels, scores, _ = ordered(*_parse(inputs, specs))
+            return {"classes": labels, "scores": scores}
 
-    roles = _columns(pairs)
-
-    def classify_examples(inputs):
-        labels, scores, _ = ordered(*_parse(inputs, roles))
-        return {"classes": labels, "scores": scores}
-
-    what = "each pair of texts" if pairs else "each text"
-    several = "each probability for itself" if model.multi_label else "which sum to 1"
-    purpose = (
-        f"The classes of {what}: `labels` and `scores` from the likeliest down, `probabilities` in the order of "
-        f"`assets/labels.txt`, {several}."
-    )
-    function = _traced(classify_pairs, TEXT, TEXT) if pairs else _traced(classify, TEXT)
-    return {
-        "classify": Signature(function, purpose, roles),
-        "classify_examples": Signature(
-            _traced(classify_examples, TEXT), "The same by TF Serving's Classify API.", roles, "classify"
-        ),
-    }
+        purpose = "The same by TF Serving's Classify API."
+        found[f"{asked.name}_examples"] = Signature(_traced(classify_examples, TEXT), purpose, roles, asked.api)
+    return found
 
 
-def _columns(pairs):
-    return {"text_a": "first", "text_b": "second"} if pairs else {"text": "first"}
+def _values(served, model, asked, pairs):
+    specs, roles, outputs = served.outputs(model, pairs)
 
+    def values(*inputs):
+        found = outputs(*inputs)
+        found = found if asked.finish is None else asked.finish(found)
+        found = found if isinstance(found, dict) else {asked.output: found}
+        return {name: tf.cast(value, tf.float32) for name, value in found.items()}
 
-# === Regressors ===
+    found = {asked.name: Signature(_named(values, specs), asked.purpose, roles)}
+    if asked.api and all(spec == TEXT for spec in specs.values()):
 
+        def values_examples(inputs):
+            return values(*_parse(inputs, specs))
 
-def _regressor(served, model, pairs):
-    values = served.texts_to(model, 2 if pairs else 1)
-    roles = _columns(pairs)
-
-    def regress(text):
-        return {"outputs": values(_rows(text))}
-
-    def regress_pairs(text_a, text_b):
-        text_a, text_b = _same_length(_rows(text_a), _rows(text_b), "`text_a` and `text_b`")
-        return {"outputs": values(text_a, text_b)}
-
-    def regress_examples(inputs):
-        return {"outputs": values(*_parse(inputs, roles))}
-
-    function = _traced(regress_pairs, TEXT, TEXT) if pairs else _traced(regress, TEXT)
-    what = "each pair of texts" if pairs else "each text"
-    found = {"regress": Signature(function, f"The model's numbers for {what}, `(batch, {model.num_outputs})`.", roles)}
-    if model.num_outputs == 1:
         purpose = "The same by TF Serving's Regress API."
-        found["regress_examples"] = Signature(_traced(regress_examples, TEXT), purpose, roles, "regress")
-        if pairs:
-            found["rank"] = _rank(lambda first, second: model.to_scores(values(first, second))[:, 0])
+        found[f"{asked.name}_examples"] = Signature(_traced(values_examples, TEXT), purpose, roles, asked.api)
     return found
 
 
 _MAKERS = {
-    models.TextEmbedder: _embedder,
-    models.TextClassifier: _classifier,
-    models.TextRegressor: _regressor,
-    models.SiameseClassifier: _siamese_classifier,
+    "values": _values,
+    "classes": _classes,
+    "vectors": _vectors,
+    "similarity": _similarity,
+    "rank": _rank,
+    "search": _search,
 }

@@ -9,7 +9,7 @@ from tfxfer import _check, _texts, data
 from tfxfer.data import _features
 from tfxfer.freezing import _cut
 from tfxfer.freezing._store import DTYPES, Store
-from tfxfer.models import _keras_methods, _task
+from tfxfer.models import _rows
 
 _IN_MEMORY = 2 * 2**30
 _ON_DISK = 32 * 2**30
@@ -138,7 +138,7 @@ class AboveFrozen(keras.Model):
 
     def _with_features(self, batches):
         cut, sequences = self._cut(), _features.Sequences(batches)
-        if sequences.separate != hasattr(self.full_model, "embedder"):
+        if sequences.separate != (self.full_model.text_form == "separate"):
             expected = f'batches made with columns="{"joint" if sequences.separate else "separate"}"'
             raise _check.invalid("batches", expected, batches)
         is_vectors = cut.form == "vectors"
@@ -153,7 +153,9 @@ class AboveFrozen(keras.Model):
             features = _features.Vectors(values, computed)
         else:
             features = _features.Tokens(values, sequences.lengths, computed, cut.form)
-        return _features.with_features(batches, sequences, features, self.full_model._encode_targets)
+        gate = data.Gate(self.full_model)
+        encode = None if gate.is_encoded(batches) else gate.encode_targets
+        return _features.with_features(batches, sequences, features, encode)
 
     def _computed(self, sequences):
         """Yields the features of the sequences in order."""
@@ -237,7 +239,7 @@ class AboveFrozen(keras.Model):
             columns = validation if isinstance(validation, tuple) else (validation,)
             kwargs["validation_data"] = self._dataset(columns, size, shuffle=False, bucket=True)
         callbacks = kwargs.pop("callbacks", None)
-        _task._tell(callbacks, x)
+        _rows._tell(callbacks, x)
         self._trace_anew_if_flags_changed()
         if isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks.append(_Check())
@@ -263,9 +265,11 @@ class AboveFrozen(keras.Model):
             return self.cached(x) if "token_ids" in _spec(x) else x
         if _texts.is_dataset(x) and y is None and set(_spec(x)) == set(self.input):
             return x
-        if y is not None and _keras_methods.is_raw_text(x):
-            model = self.full_model
-            return self.cached(model._batches((x, model._encode_raw_targets(y), *rest), batch_size or 32, **options))
+        model = self.full_model
+        gate = data.Gate(model)
+        form, found = gate.read(x, y, *rest)
+        if form == "rows":
+            return self.cached(gate.batches(form, found, batch_size or 32, **model._batch_options(**options))[1])
         remedy = "For batches of ids: `data.batches(..., cache=True)`."
         raise _check.invalid("x", "`data.Batches`, or strings and their targets", x, remedy)
 

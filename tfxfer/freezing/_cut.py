@@ -55,9 +55,7 @@ class Columns(keras.layers.Layer):
 
 def tower_of(model):
     """Returns the part of a task model that makes one vector a text."""
-    kinds = (models.TextClassifier, models.TextRegressor, models.TextEmbedder, models.Siamese)
-    _check.instance("model", model, kinds, f"one of {', '.join(f'`models.{kind.__name__}`' for kind in kinds)}")
-    return model.embedder if isinstance(model, models.Siamese) else model
+    return _check.instance("model", model, models.TextTask, "a task model of `tfxfer.models`, or a subclass").tower
 
 
 def frozen_groups(model):
@@ -114,7 +112,8 @@ def cut(model):
         remedy = "Freeze the whole backbone, or make the model without `chunk_size`."
         raise _check.invalid("chunk_size", "None above stored token states", model.chunk_size, remedy)
     # A pooling with weights trains with the head: what is stored then ends before it.
-    is_above_vectors = len(groups) == len(tower.backbone.layer_groups()) and not tower.get_layer("pooling").weights
+    trains = len(groups) < len(tower.backbone.layer_groups()) or _has_weights(tower)
+    is_above_vectors = not trains
     make = _above_vectors if is_above_vectors else _above_tokens
     below, inputs, outputs, form = make(tower, groups, is_siamese)
     if is_siamese:
@@ -125,17 +124,34 @@ def cut(model):
     return Cut(groups, below, inputs, outputs, form)
 
 
+def _has_weights(tower):
+    """Whether there are weights between the encoder's states and the pooled vectors."""
+    sequence, mask, pooled = tower.boundary()
+    return bool(keras.Model([sequence, mask], pooled).weights)
+
+
+def _others(tower):
+    """The inputs of a tower that its encoder does not read, by name, and inputs of their form."""
+    others = {name: tensor for name, tensor in tower.input.items() if name not in tower.backbone.input}
+    made = {name: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=name) for name, tensor in others.items()}
+    return others, made
+
+
 def _above_vectors(tower, groups, is_siamese):
-    pooled = tower.get_layer("pooling").output
-    below = keras.Model(tower.input, pooled, name="below")
+    pooled = tower.boundary()[2]
+    below = keras.Model(tower.backbone.input, pooled, name="below")
     inputs = x = keras.Input((None, pooled.shape[-1]) if is_siamese else pooled.shape[1:], name="vectors")
     x = Rows(name="rows", dtype="float32")(x) if is_siamese else x
-    top = x if pooled is tower.output else keras.Model(pooled, tower.output, name="top")(x)
-    return below, {"vectors": inputs}, top, "vectors"
+    others, made = _others(tower)
+    top = x
+    if pooled is not tower.output:
+        given = [pooled, *others.values()] if others else pooled
+        top = keras.Model(given, tower.output, name="top")([x, *made.values()] if others else x)
+    return below, {"vectors": inputs, **made}, top, "vectors"
 
 
 def _above_tokens(tower, groups, is_siamese):
-    sequence, mask = tower.get_layer("pooling").input
+    sequence, mask, _ = tower.boundary()
     below, blocks = tower.backbone.split(min(len(groups), len(tower.backbone.layer_groups()) - 1) - 1)
     states = below.output
     # Keras weighs a batch by the first dimension of the first input, in the order of names: the mask's.
@@ -145,9 +161,11 @@ def _above_tokens(tower, groups, is_siamese):
     }
     rows = inputs["padding_mask"]
     rows = Rows(name="rows", dtype="int32")(rows) if is_siamese else rows
-    top = keras.Model([sequence, mask], tower.output, name="top")
+    others, made = _others(tower)
+    top = keras.Model([sequence, mask, *others.values()], tower.output, name="top")
     form = "padded" if len(states.shape) == 3 else "packed" if _unpadding.leaves_padding_out() else "flat"
-    return below, inputs, top([blocks([inputs["token_states"], rows]), rows]), form
+    outputs = top([blocks([inputs["token_states"], rows]), rows, *made.values()])
+    return below, {**inputs, **made}, outputs, form
 
 
 def key(model, made, sequences, dtype):

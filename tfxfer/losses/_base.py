@@ -148,7 +148,7 @@ def _numbers(y_true, name):
             "y_true",
             f"numbers for {name}",
             _kind(y_true),
-            "Make numbers of names first: `data.labelled` and `preprocessing.LabelEncoder` do.",
+            "Make numbers of names first: `data.labelled` and `data.LabelColumn` do.",
         )
     return y_true
 

@@ -3,6 +3,19 @@
 from tfxfer.models._classifier import Classification, TextClassifier
 from tfxfer.models._embedder import TextEmbedder
 from tfxfer.models._regressor import TextRegressor
+from tfxfer.models._rows import Ranked
 from tfxfer.models._siamese import Siamese, SiameseClassifier
+from tfxfer.models._signatures import Signature
+from tfxfer.models._task import TextTask
 
-__all__ = ["Classification", "Siamese", "SiameseClassifier", "TextClassifier", "TextEmbedder", "TextRegressor"]
+__all__ = [
+    "Classification",
+    "Ranked",
+    "Siamese",
+    "SiameseClassifier",
+    "Signature",
+    "TextClassifier",
+    "TextEmbedder",
+    "TextRegressor",
+    "TextTask",
+]

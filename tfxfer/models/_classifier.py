@@ -7,14 +7,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfxfer import _check, backbones, layers, optimizers, preprocessing
+from tfxfer import _check, backbones, data, layers, optimizers
 from tfxfer.models import _restoring, _save, _usage
+from tfxfer.models._rows import Ranks
+from tfxfer.models._signatures import Signature
 from tfxfer.models._task import TextTask
 
 Classification = collections.namedtuple("Classification", ["labels", "probabilities"])
 Classification.__doc__ = "What `TextClassifier.classify` returns: label names and probabilities, in the texts' order."
 
 HEADS = {"linear": (), "mlp": None}
+# Where a file of weights keeps the labels.
+_LABELS = "labels"
 
 
 def make_head(head, num_outputs, dropout, hidden_dim):
@@ -162,21 +166,21 @@ else:
 class Classifying(_Task):
     """What classifiers share beside `TextTask`: labels by name, default loss and metrics, `classify`.
 
-    A subclass sets `_encoder` before it builds the model.
+    A subclass sets `_label_column` before it builds the model.
     """
 
-    _encoder: preprocessing.LabelEncoder
+    _label_column: data.LabelColumn
     _threshold = 0.5
 
     @property
     def labels(self):
         """The class names in the order of the outputs."""
-        return list(self._encoder.labels)
+        return list(self._label_column.labels)
 
     @property
     def multi_label(self):
         """Whether a text may have any number of labels."""
-        return self._encoder.multi_label
+        return self._label_column.multi_label
 
     @property
     def threshold(self):
@@ -209,24 +213,38 @@ class Classifying(_Task):
             )
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
-    def _encode_targets(self, y):
-        return self._encoder(y)
+    def target_columns(self):
+        return self._label_column
 
-    def _encode_raw_targets(self, y):
-        return self._encoder.encode(y)
+    def save_own_variables(self, store):
+        """Writes the labels beside the weights, so that weights for another order of labels are noticed."""
+        super().save_own_variables(store)
+        store[_LABELS] = np.array([str(label).encode() for label in self.labels])
+
+    def load_own_variables(self, store):
+        """Checks that weights belong to the model's labels."""
+        rest = dict(store.items())
+        saved = rest.pop(_LABELS, None)
+        labels = None if saved is None else [name.decode() for name in np.asarray(saved).tolist()]
+        if labels is not None and labels != [str(label) for label in self.labels]:
+            expected = f"weights for the labels {self.labels}, in this order"
+            remedy = "Make the model with the labels of the file. `from_preset` can put them into another order."
+            raise _check.invalid("filepath", expected, labels, remedy)
+        super().load_own_variables(rest)
 
     def probabilities(self, logits):
         """Turns logits `(rows, classes)` into probabilities: a softmax, or sigmoids for `multi_label`."""
         return (keras.ops.sigmoid if self.multi_label else keras.ops.softmax)(logits)
 
     def classify(self, x, batch_size=32, *, threshold=None, verbose=0):
-        """Returns label names and probabilities for texts.
+        """Returns label names and probabilities for rows.
 
         Args:
-            x: list or array of strings, a tuple of two such columns for pairs, or batches as `predict` takes them.
-            batch_size: int. Texts computed at a time.
+            x: rows or batches, as `predict` takes them. For a generator of texts, the answers come as a generator of
+                parts, in constant memory.
+            batch_size: int. Rows computed at a time.
             threshold: float in `[0, 1]`. With `multi_label`, the least probability of a label that is given. Defaults
-                to the model's `threshold`.
+                to the model's `threshold`. A model of one label a text gives its likeliest label, and takes none.
             verbose: 0, 1 or `"auto"`: whether to show a progress bar.
 
         Returns:
@@ -234,24 +252,59 @@ class Classifying(_Task):
             names, the likeliest first, and possibly none), and a float32 array `(texts, classes)` in the order of the
             model's `labels`.
 
+        Raises:
+            ValueError: as `predict`; for a threshold out of range, or one for a model of one label a text.
+
         Example:
 
         ```python
         labels, probabilities = model.classify(["My card is gone", "What does a loan cost?"])
         ```
         """
-        threshold = self.threshold if threshold is None else threshold
-        _check.number("threshold", threshold, minimum=0.0, maximum=1.0)
-        logits = self.predict(x, batch_size=batch_size, verbose=verbose)
-        probabilities = keras.ops.convert_to_numpy(self.probabilities(logits))
+        if threshold is not None:
+            if not self.multi_label:
+                remedy = "Compare `probabilities.max(axis=1)` with it."
+                raise _check.invalid("threshold", "None for a model of one label a text", threshold, remedy)
+            _check.number("threshold", threshold, minimum=0.0, maximum=1.0)
+        return self._answers(x, batch_size, verbose, lambda logits: self.decode(logits, threshold))
+
+    def decode(self, outputs, threshold=None):
+        """Turns logits `(rows, classes)` into a `Classification`; see `classify`."""
+        probabilities = keras.ops.convert_to_numpy(self.probabilities(outputs))
+        column = self._label_column
         if not self.multi_label:
-            return Classification(self._encoder.decode(np.argmax(probabilities, axis=-1)), probabilities)
+            return Classification(column.decode(np.argmax(probabilities, axis=-1)), probabilities)
+        threshold = self.threshold if threshold is None else threshold
         order = np.argsort(-probabilities, axis=-1, kind="stable")
         names = [
-            self._encoder.decode([i for i in indices if row[i] >= threshold])
+            column.decode([i for i in indices if row[i] >= threshold])
             for indices, row in zip(order, probabilities, strict=True)
         ]
         return Classification(names, probabilities)
+
+    def score_pairs(self, first, second, batch_size=32, *, verbose=0):
+        """Returns the probability of the second label for each pair of texts, float `(rows,)`.
+
+        Raises:
+            ValueError: for a model that does not have two labels, one a row.
+        """
+        if len(self.labels) != 2 or self.multi_label:
+            remedy = "For another classifier: `model.classify((a, b)).probabilities[:, i]`."
+            raise _check.invalid("model", "a classifier of two labels", self.labels, remedy)
+        return self.classify((first, second), batch_size=batch_size, verbose=verbose).probabilities[:, 1]
+
+    def signatures(self, pairs=False):
+        several = "each probability by itself" if self.multi_label else "which sum to 1"
+        purpose = (
+            f"The classes of each {'pair of texts' if pairs else 'text'}: `labels` and `scores` from the likeliest "
+            f"down, `probabilities` in the order of `assets/labels.txt`, {several}."
+        )
+        found = [
+            Signature("classify", "classes", purpose, finish=self.probabilities, labels=self.labels, api="classify")
+        ]
+        if pairs and len(self.labels) == 2 and not self.multi_label:
+            found.append(Signature("rank", "rank", finish=lambda logits: self.probabilities(logits)[:, 1]))
+        return found
 
     @property
     def problem_type(self):
@@ -295,7 +348,7 @@ def _renamed(names, labels):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class TextClassifier(Classifying, PooledTask):
+class TextClassifier(Ranks, Classifying, PooledTask):
     """Sorts texts, or pairs of texts, into classes: one of them, or any number with `multi_label`.
 
     backbone -> pooling -> head -> logits. Labels go in and come out by name; the model keeps them.
@@ -364,7 +417,7 @@ class TextClassifier(Classifying, PooledTask):
         trainable=None,
         **kwargs,
     ):
-        self._encoder = preprocessing.LabelEncoder(labels, multi_label, name="label_encoder")
+        self._label_column = data.LabelColumn(labels, multi_label)
         self.threshold = threshold
         super().__init__(
             backbone,
@@ -372,7 +425,7 @@ class TextClassifier(Classifying, PooledTask):
             pooling=pooling,
             dropout=dropout,
             head=head,
-            num_outputs=len(self._encoder.labels),
+            num_outputs=len(self._label_column),
             trainable=trainable,
             **kwargs,
         )

@@ -2,20 +2,23 @@
 
 import collections.abc
 import itertools
+import re
 
 import keras
 import ml_dtypes
 import numpy as np
 
-from tfxfer import _check, _neighbours, _texts, backbones, layers
+from tfxfer import _check, _neighbours, _texts, backbones, data, layers
 from tfxfer.backbones import _embedding, _write, _write_sentence_transformers
-from tfxfer.models import _modules, _usage
+from tfxfer.models import _modules, _rows, _usage
+from tfxfer.models._signatures import Signature
 from tfxfer.models._task import TextTask
 
-# Texts that `encode` takes from an iterator at a time: enough to sort by length, little to hold.
-_STREAM_BATCHES = 64
 # Batches from which on `encode` shows its progress.
 _LONG = 64
+_OUTPUTS = ("embedding", "tokens")
+# The name of the part of the model that gives the states of tokens.
+_TOKENS = "tokens"
 _DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
@@ -192,6 +195,7 @@ class TextEmbedder(TextTask):
         normalize=None,
         truncate_dim=None,
         dtype="float32",
+        output="embedding",
         progress=None,
     ):
         """Turns texts into vectors.
@@ -200,8 +204,8 @@ class TextEmbedder(TextTask):
         texts. Their values do not depend on batch size, order or neighbours (beyond float rounding).
 
         Args:
-            texts: a string, a list, tuple, array or pandas column of strings, or any other iterator of strings, e.g. a
-                generator over a file: that one is worked off in constant memory.
+            texts: a string, a list, tuple, array, Series or another sequence of strings; or an iterator of strings,
+                such as a file: it is consumed in constant memory.
             batch_size: int. Texts computed at a time.
             prompt: string set before each text.
             prompt_name: string, one of `prompts`. Defaults to `default_prompt_name`.
@@ -210,12 +214,15 @@ class TextEmbedder(TextTask):
             truncate_dim: int. Keeps the first components only (for Matryoshka models, Kusupati et al., 2022,
                 https://arxiv.org/abs/2205.13147); scaled to length 1 again if vectors are normalised.
             dtype: `"float32"`, `"float16"` or `"bfloat16"`: of the result, not of the computation.
+            output: `"embedding"`, one vector a text; or `"tokens"`, the encoder's vector for each token of a text,
+                special tokens included, before pooling and what follows it.
             progress: bool. Whether to show a progress bar. By default on work of more than 64 batches,
                 in a terminal or notebook.
 
         Returns:
-            A string gives `(dim,)`, a list or array `(texts, dim)`, an iterator a generator of arrays `(some texts,
-            dim)` which together are all vectors in order.
+            A string gives `(dim,)`, a sequence `(texts, dim)`, an iterator a generator of arrays `(some texts, dim)`
+            which together are all vectors in order. With `output="tokens"` a text gives `(tokens, hidden_dim)`, several
+            texts a list of such arrays.
 
         Raises:
             ValueError: for something that is no text, with its row, or an argument out of range.
@@ -235,19 +242,38 @@ class TextEmbedder(TextTask):
         _check.one_of("dtype", dtype, _DTYPES)
         prompt = self._prompt(prompt, prompt_name)
 
+        _check.one_of("output", output, _OUTPUTS)
+        if output == "tokens":
+            for name, value in (("normalize", normalize), ("truncate_dim", truncate_dim)):
+                if value is not None:
+                    raise _check.invalid(name, 'None with output="tokens"', value)
         wanted = self.normalize if normalize is None else bool(normalize)
 
         def encode(texts, progress):
+            if output == "tokens":
+                states = self._encode_tokens(texts, prompt, batch_size, progress)
+                return [each.astype(_DTYPES[dtype]) for each in states]
             vectors = self._encode(texts, prompt, batch_size, progress, wanted)
             return _finish(vectors, wanted and (truncate_dim is not None or not self.normalize), truncate_dim, dtype)
 
         if isinstance(texts, (str, bytes)):
-            return encode([texts], False)[0]
-        if isinstance(texts, (list, tuple)) or hasattr(texts, "__array__"):
-            return encode(list(texts) if isinstance(texts, tuple) else texts, progress)
-        if isinstance(texts, collections.abc.Iterable):
-            return (encode(part, False) for part in _parts(texts, batch_size * _STREAM_BATCHES))
-        raise _check.invalid("texts", "a string, a list or array of strings, or an iterator of strings", texts)
+            return encode(self._read([texts]), False)[0]
+        if isinstance(texts, (set, frozenset, collections.abc.Mapping)) or not (
+            hasattr(texts, "__len__") or isinstance(texts, collections.abc.Iterable)
+        ):
+            raise _check.invalid("texts", "a string, a sequence of strings, or an iterator of strings", texts)
+        if hasattr(texts, "__len__"):
+            return encode(self._read(texts), progress)
+        parts = _parts(texts, batch_size * _rows.STREAM_BATCHES)
+        return (encode(self._read(part), False) for part in parts)
+
+    def _read(self, texts):
+        """Texts as a tensor."""
+        if isinstance(texts, tuple) and not all(isinstance(text, (str, bytes)) for text in texts):
+            expected = "a string, a sequence of strings, or an iterator of strings"
+            row = next(i for i, text in enumerate(texts) if not isinstance(text, (str, bytes)))
+            raise _check.invalid("texts", expected, texts[row], f"It is in row {row} (counting from 0).")
+        return self.input_columns()["text"].read(texts, "texts")
 
     def _prompt(self, prompt, prompt_name):
         if prompt is not None and prompt_name is not None:
@@ -261,14 +287,29 @@ class TextEmbedder(TextTask):
         if not len(texts):
             return np.zeros((0, self.embedding_dim), "float32")
         part = (self.prompt_length(prompt), is_scaled or not self.normalize)
-        if prompt:
-            texts = [prompt + (text.decode() if isinstance(text, bytes) else text) for text in texts]
+        return self._run_texts(texts, prompt, None if part == (0, True) else part, batch_size, progress)
+
+    def _encode_tokens(self, texts, prompt, batch_size, progress):
+        if not len(texts):
+            return []
+
+        def finish(outputs):
+            states, mask = outputs
+            return [row[real > 0] for row, real in zip(states, mask, strict=True)]
+
+        return self._run_texts(texts, prompt, _TOKENS, batch_size, progress, finish)
+
+    def _run_texts(self, texts, prompt, part, batch_size, progress, finish=None):
         if progress is None:
             progress = len(texts) > _LONG * batch_size and _texts.is_watched()
-        return self._runner(texts, None if part == (0, True) else part)(texts, batch_size, progress=progress)
+        texts = data.with_prefix(texts, prompt)
+        return self._runner(texts, part)(texts, batch_size, progress=progress, finish=finish)
 
     def _part(self, part):
-        """The model with a pooling that leaves a prompt out, and with or without the last module."""
+        """The model with a pooling that leaves a prompt out, and with or without the last module; or without both."""
+        if part == _TOKENS:
+            sequence, mask, _ = self.boundary()
+            return keras.Model(self.input, [sequence, mask])
         prompt_length, is_whole = part
         pooling = self.get_layer("pooling")
         sequence, mask = pooling.input
@@ -345,6 +386,49 @@ class TextEmbedder(TextTask):
         if a.shape[1] != b.shape[1]:
             raise _check.invalid("b", f"vectors of {a.shape[1]} components, as `a` has them", b.shape)
         return _neighbours.pairwise(a, b, self.similarity_fn_name)
+
+    def rank(self, query, documents, k=None, *, batch_size=32):
+        """Orders documents by how close they are to a query, as the export's `rank` does.
+
+        Args:
+            query: string.
+            documents: list of strings.
+            k: int. The most documents to return. Defaults to all.
+            batch_size: int. Texts computed at a time.
+
+        Returns:
+            A list of `Ranked(index, score, text)`, the best first: the document's place in `documents`, its
+            `similarity` to the query, and itself. Each side has the prompt that `encode_query` and `encode_document`
+            set.
+
+        Example:
+
+        ```python
+        embedder.rank("lost card", ["My card is gone", "What is a loan?"], k=1)[0].text  # "My card is gone"
+        ```
+        """
+        return _rows.ranked(self._document_scores, query, documents, k, batch_size)
+
+    def _document_scores(self, query, documents, batch_size):
+        vectors = self.encode_document(documents, batch_size)
+        return self.similarity(self.encode_query([query], batch_size), vectors)[0]
+
+    def signatures(self, pairs=False):
+        default = self.prompts.get(self.default_prompt_name, "")
+        found = [Signature("embed", "vectors", "The vector of each text.", prompts=(default,))]
+        for name, prompt in self.prompts.items():
+            signature = f"embed_{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}"
+            if signature in [each.name for each in found]:
+                names = sorted(self.prompts)
+                raise _check.invalid("model", "prompts whose names differ in more than signs", names, "Rename one.")
+            purpose = f"The vector of each text with the prompt {prompt!r} before it."
+            found.append(Signature(signature, "vectors", purpose, prompts=(prompt,)))
+        sides = [_texts.prompt_for(self, None, names) for names in (_texts.QUERY_PROMPTS, _texts.DOCUMENT_PROMPTS)]
+        query, document = (default if prompt is None else prompt for prompt in sides)
+        found.append(Signature("similarity", "similarity", prompts=(default, default)))
+        found.append(Signature("rank", "rank", prompts=(query, document)))
+        found.append(Signature("search", "search", prompts=(default,)))
+        return found
 
     def prompt_length(self, prompt):
         """Returns how many tokens of each text the pooling leaves out behind a prompt.

@@ -3,7 +3,6 @@
 from typing import Any
 
 import keras
-import numpy as np
 
 from tfxfer import _check, backbones
 from tfxfer._freezable import layers_within
@@ -89,24 +88,6 @@ class KerasMethods(_refusals.FixedWeights, _Mixin):
             raise _check.invalid("model", "a compiled model: the tree holds its optimizer", self.name, remedy)
         return super().get_state_tree(value_format)
 
-    # === Batches ===
-
-    def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
-        """Makes one step on a batch of strings or ids, as `keras.Model.train_on_batch`."""
-        return super().train_on_batch(*self._encoded(x, y), sample_weight=sample_weight, **kwargs)
-
-    def test_on_batch(self, x, y=None, sample_weight=None, **kwargs):
-        """Computes loss and metrics of a batch of strings or ids, as `keras.Model.test_on_batch`."""
-        return super().test_on_batch(*self._encoded(x, y), sample_weight=sample_weight, **kwargs)
-
-    def _encoded(self, x, y):
-        """Returns ids and targets for raw texts and labels, as `fit` reads them."""
-        if self.preprocessor is None or not is_raw_text(x):
-            return x, y
-        self._check_vocabulary()
-        columns = tuple(np.asarray(column) for column in x) if isinstance(x, tuple) else np.asarray(x)
-        return self._preprocess_texts(columns), None if y is None else self._encode_raw_targets(y)
-
     # === Compile state ===
 
     def bind_optimizer(self):
@@ -138,24 +119,6 @@ class KerasMethods(_refusals.FixedWeights, _Mixin):
         if built_on is not None and self.optimizer is not None:
             weights = self.weights
             self.optimizer.build([weights[place] for place in built_on])
-
-
-def is_raw_text(x):
-    """Whether `x` is text outside any pipeline: strings, an array of them, or a tuple of such columns."""
-    if isinstance(x, tuple):
-        return bool(x) and all(is_raw_text(column) for column in x)
-    if isinstance(x, (str, bytes)):
-        raise _check.invalid("x", "a list of strings", x, "Put the one string into a list.")
-    if isinstance(x, list):
-        if x and isinstance(x[0], (list, tuple)):
-            remedy = "Give text pairs as (firsts, seconds)."
-            raise _check.invalid("x", "a list of strings, or a tuple of columns", x, remedy)
-        return bool(x) and isinstance(x[0], (str, bytes))
-    if hasattr(x, "to_numpy"):
-        return is_raw_text(x.to_numpy())
-    if isinstance(x, np.ndarray):
-        return x.dtype.kind in "US" or (x.dtype == object and x.size > 0 and isinstance(x.flat[0], (str, bytes)))
-    return str(getattr(x, "dtype", "")) in ("string", "<dtype: 'string'>")
 
 
 def _renew_optimizer(model):

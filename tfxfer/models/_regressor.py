@@ -1,17 +1,18 @@
 """Texts to numbers."""
 
 import keras
-import numpy as np
 
-from tfxfer import _check, optimizers
+from tfxfer import _check, data, optimizers
 from tfxfer.models import _restoring
 from tfxfer.models._classifier import PooledTask
+from tfxfer.models._rows import Ranks
+from tfxfer.models._signatures import Signature
 
 SCORE_ACTIVATIONS = {"sigmoid": keras.ops.sigmoid, "tanh": keras.ops.tanh}
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class TextRegressor(PooledTask):
+class TextRegressor(Ranks, PooledTask):
     """Predicts numbers from texts, or from pairs of texts.
 
     backbone -> pooling -> head -> values, without an activation.
@@ -93,12 +94,8 @@ class TextRegressor(PooledTask):
             **kwargs,
         )
 
-    def _encode_raw_targets(self, y):
-        targets = np.asarray(y, "float32").reshape(-1, self.num_outputs)
-        bad = np.flatnonzero(~np.isfinite(targets).all(axis=1))
-        if bad.size:
-            raise _check.invalid("y", "finite numbers", targets[bad[0]].tolist(), f"It stands in row {bad[0]}.")
-        return targets
+    def target_columns(self):
+        return data.ValuesColumn(self.num_outputs)
 
     def to_scores(self, values):
         """Turns outputs into scores: applies `score_activation`; a tensor of the same shape."""
@@ -121,9 +118,30 @@ class TextRegressor(PooledTask):
         reranker.scores((["lost card"] * len(documents), documents)).argsort()[::-1]  # the best first
         ```
         """
-        values = self.predict(x, batch_size=batch_size, verbose=verbose)
-        found = keras.ops.convert_to_numpy(self.to_scores(values))
+        return self._answers(x, batch_size, verbose, self.decode)
+
+    def decode(self, outputs):
+        """Turns outputs `(rows, num_outputs)` into scores; see `scores`."""
+        found = keras.ops.convert_to_numpy(self.to_scores(outputs))
         return found[:, 0] if self.num_outputs == 1 else found
+
+    def score_pairs(self, first, second, batch_size=32, *, verbose=0):
+        """Returns the score of each pair of texts, float `(rows,)`.
+
+        Raises:
+            ValueError: for a model of several outputs.
+        """
+        if self.num_outputs != 1:
+            raise _check.invalid("model", "a regressor of one output", self.num_outputs)
+        return self.scores((first, second), batch_size=batch_size, verbose=verbose)
+
+    def signatures(self, pairs=False):
+        what = "each pair of texts" if pairs else "each text"
+        purpose = f"The model's numbers for {what}, `(batch, {self.num_outputs})`."
+        found = [Signature("regress", "values", purpose, api="regress" if self.num_outputs == 1 else None)]
+        if pairs and self.num_outputs == 1:
+            found.append(Signature("rank", "rank", finish=lambda outputs: self.to_scores(outputs)[:, 0]))
+        return found
 
     @classmethod
     def _match(cls, pretrained, spec, arguments):

@@ -2,7 +2,7 @@
 
 import keras
 
-from tfxfer import _check, data, layers, preprocessing
+from tfxfer import _check, data, layers
 from tfxfer.models import _restoring
 from tfxfer.models._classifier import Classifying
 from tfxfer.models._embedder import TextEmbedder
@@ -39,7 +39,7 @@ class Siamese(TextTask):
     Reference: Bromley et al., 1993; Reimers and Gurevych, 2019, https://arxiv.org/abs/1908.10084.
     """
 
-    _columns = "separate"
+    text_form = "separate"
 
     def __init__(self, embedder, *, decoder=None, chunk_size=None, trainable=None, **kwargs):
         self.embedder = _check.instance("embedder", embedder, TextEmbedder, "a `models.TextEmbedder`")
@@ -80,8 +80,15 @@ class Siamese(TextTask):
     def usage(self, format, repo_id):
         return self.embedder.usage(format, repo_id)
 
-    def _preprocess_texts(self, x):
-        return data.pack_columns(x, self.preprocessor)
+    @property
+    def served(self):
+        """The embedder: after training, texts are compared by its vectors."""
+        return self.embedder
+
+    @property
+    def tower(self):
+        """The embedder."""
+        return self.embedder
 
     # Arguments of `from_preset` that are the constructor's; the others go to the embedder.
     _own = ("decoder", "chunk_size")
@@ -168,12 +175,21 @@ class SiameseClassifier(Classifying, Siamese):
     """
 
     def __init__(self, embedder, *, labels, features=("u", "v", "|u-v|"), hidden_dims=(), dropout=0.0, **kwargs):
-        self._encoder = preprocessing.LabelEncoder(labels, name="label_encoder")
-        decoder = layers.SoftmaxDecoder(len(self._encoder.labels), features, hidden_dims, dropout, name="decoder")
+        self._label_column = data.LabelColumn(labels)
+        decoder = layers.SoftmaxDecoder(len(self._label_column), features, hidden_dims, dropout, name="decoder")
         super().__init__(embedder, decoder=decoder, **kwargs)
         self._decoder = decoder
 
     _own = ("labels", "features", "hidden_dims", "dropout", "chunk_size")
+    text_count = 2
+
+    @property
+    def served(self):
+        """This model: the classes of pairs are what it answers, and its embedder's vectors."""
+        return self
+
+    def signatures(self, pairs=False):
+        return [*Classifying.signatures(self, True), *self.embedder.signatures()]
 
     def _output_dense(self):
         return self._decoder.head.denses[-1]

@@ -1,19 +1,20 @@
-"""What all task models share: strings in, layer groups, saving."""
+"""What all task models share: presets, layer groups, saving; rows in and answers out come from their own files."""
 
 import inspect
 import warnings
 
 import keras
 import keras_hub
-import numpy as np
 
-from tfxfer import _check, backbones, data
+from tfxfer import _check, backbones
 from tfxfer._freezable import Freezable, TrainsInPart, layers_within, switch
 from tfxfer.models import _restoring, _save, _vocabulary
-from tfxfer.models._keras_methods import KerasMethods, is_raw_text
+from tfxfer.models._keras_methods import KerasMethods
+from tfxfer.models._rows import TakesRows
+from tfxfer.models._signatures import DescribesItself
 
 
-class TextTask(KerasMethods, TrainsInPart, keras_hub.models.Task):
+class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, keras_hub.models.Task):
     """Base of the task models: a functional model over a `backbone`, with a `preprocessor` for strings.
 
     Subclasses make their layers, call `super().__init__(inputs, outputs, backbone=..., ...)` and extend `get_config`.
@@ -271,146 +272,13 @@ class TextTask(KerasMethods, TrainsInPart, keras_hub.models.Task):
         return _vocabulary.with_added_tokens(self, tokens, special)
 
     def _check_vocabulary(self):
+        if self.preprocessor is None:
+            return
         size = self.preprocessor.tokenizer.vocabulary_size()
         if size > self.backbone.vocabulary_size:
             remedy = "Add tokens by `model.with_added_tokens`, which grows the table too."
             expected = f"a tokenizer of at most {self.backbone.vocabulary_size} tokens, the rows of the embedding table"
             raise _check.invalid("preprocessor", expected, size, remedy)
-
-    # === Strings in ===
-
-    def preprocess_samples(self, x, y=None, sample_weight=None):
-        """Tokenises strings and encodes targets; batches of ids pass as they are."""
-        if self.preprocessor is not None and not (isinstance(x, dict) and "token_ids" in x):
-            self._check_vocabulary()
-            x = self._preprocess_texts(x)
-        if y is not None:
-            y = self._encode_targets(y)
-        return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
-
-    def _preprocess_texts(self, x):
-        return self.preprocessor(x)
-
-    def _encode_targets(self, y):
-        return y
-
-    _columns = "joint"
-
-    def fit(self, x=None, y=None, batch_size=None, *, sample_weight=None, shuffle=True, seed=None, **kwargs):
-        """Trains on strings, or on batches.
-
-        Raw strings are tokenised once, shuffled anew each epoch, and batched with rows of like length
-        (`data.batches`). A `tf.data.Dataset` is taken as it is: batches of strings, or of ids from `data.batches`.
-
-        Args:
-            x: list or array of strings, a tuple of such columns, or a `tf.data.Dataset` of batches `(x, y)`.
-            y: targets for raw strings; label names are welcome.
-            batch_size: int, for raw strings. Defaults to 32.
-            sample_weight: float array, one weight a row of raw strings.
-            shuffle: bool, for raw strings.
-            seed: int. Makes the order of raw strings repeatable.
-            **kwargs: as `keras.Model.fit` has them; `validation_data` takes strings as well.
-
-        Returns:
-            A `keras.callbacks.History`.
-
-        Raises:
-            ValueError: for unequal lengths, or targets that the model does not know, with their row.
-        """
-        if is_raw_text(x) and self.preprocessor is not None:
-            if y is None:
-                raise _check.invalid("y", "targets, one for each text", y)
-            validation_split = kwargs.pop("validation_split", None)
-            if validation_split:
-                raise _check.invalid(
-                    "validation_split", "None", validation_split, "Give `validation_data=(texts, targets)` instead."
-                )
-            columns = (x, self._encode_raw_targets(y)) + (() if sample_weight is None else (sample_weight,))
-            x = self._batches(columns, batch_size or 32, shuffle=shuffle, seed=seed)
-            y = sample_weight = None
-        validation = kwargs.get("validation_data")
-        if isinstance(validation, tuple) and is_raw_text(validation[0]) and self.preprocessor is not None:
-            columns = (validation[0], self._encode_raw_targets(validation[1]), *validation[2:])
-            size = kwargs.get("validation_batch_size") or batch_size or 32
-            kwargs["validation_data"] = self._batches(columns, size, shuffle=False, bucket=True)
-        batch_size = None if isinstance(x, data.Batches) else batch_size
-        _tell(kwargs.get("callbacks"), x)
-        # Keras warns about its own `shuffle` whenever the data are a dataset, which from here on they always are.
-        return super().fit(x, y, batch_size=batch_size, sample_weight=sample_weight, shuffle=False, **kwargs)
-
-    def _encode_raw_targets(self, y):
-        return np.asarray(y)
-
-    def _batches(self, columns, batch_size, **kwargs):
-        self._check_vocabulary()
-        return data.batches(
-            columns,
-            self.preprocessor,
-            batch_size,
-            columns=self._columns,
-            pad_to_multiple_of=self._length_multiple(),
-            **kwargs,
-        )
-
-    def _length_multiple(self):
-        # Where each shape is compiled on its own, lengths in steps of 8 keep their number small; elsewhere rounding up
-        # would be padding for nothing.
-        compiled = keras.config.backend() == "jax" or getattr(self, "jit_compile", False)
-        return 8 if compiled else 1
-
-    def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
-        """Computes loss and metrics on strings (with `y`) or on batches; as `keras.Model.evaluate`."""
-        if is_raw_text(x) and self.preprocessor is not None and y is not None:
-            x = self._batches((x, self._encode_raw_targets(y)), batch_size or 32, shuffle=False, bucket=True)
-            y = batch_size = None
-        return super().evaluate(x, y, batch_size=batch_size, **kwargs)
-
-    def predict(self, x=None, batch_size=None, verbose="auto", steps=None, callbacks=None):
-        """Runs the model on strings or batches and returns its outputs in the order of the rows.
-
-        Raw strings are sorted by length, batched without needless padding, and the outputs put back into order.
-
-        Args:
-            x: list or array of strings, a tuple of such columns (a pair in one sequence), or batches.
-            batch_size: int, for raw strings. Defaults to 32.
-            verbose: 0, 1 or `"auto"`: whether to show Keras's progress bar.
-            steps: as `keras.Model.predict` has it, for batches.
-            callbacks: Keras callbacks; with them, strings are batched in their own order.
-
-        Returns:
-            A float array `(rows, ...)`.
-        """
-        if not is_raw_text(x) or self.preprocessor is None or callbacks:
-            return super().predict(x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
-        progress = keras.config.is_interactive_logging_enabled() if verbose == "auto" else bool(verbose)
-        return self._runner(x)(x, batch_size or 32, progress=progress)
-
-    def _runner(self, x, part=None):
-        """Returns what runs this model over texts, or the part of it that `_part` knows by this name.
-
-        It is made anew where something changed that it has traced.
-        """
-        count = len(x) if isinstance(x, tuple) else 1
-        preprocessor = self.preprocessor
-        key = (
-            count,
-            id(preprocessor),
-            preprocessor.sequence_length,
-            preprocessor.padding_side,
-            preprocessor.tokenizer.special_tokens_in_strings,
-            preprocessor.tokenizer.vocabulary_size(),
-            bool(self.jit_compile),
-            *map(id, self.weights),  # LoRA and quantisation change them
-        )
-        made_for, runner = self._runners.get(part, (None, None))
-        if made_for != key:
-            self._check_vocabulary()
-            model = self if part is None else self._part(part)
-            runner = data.TextRunner(
-                model, preprocessor, count, columns=self._columns, pad_to_multiple_of=self._length_multiple()
-            )
-            self._runners[part] = (key, runner)
-        return runner
 
     # === Saving ===
 
@@ -492,10 +360,3 @@ class TextTask(KerasMethods, TrainsInPart, keras_hub.models.Task):
     def usage(self, format, repo_id):
         """Returns the Python of the model card: a dict of libraries to code."""
         return {}
-
-
-def _tell(callbacks, x):
-    """Tells callbacks that ask for it what is trained on: Keras shows them the model only."""
-    for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks)):
-        if hasattr(callback, "set_data"):
-            callback.set_data(x)

@@ -1,7 +1,6 @@
 """Strings to token ids, exactly as the checkpoint was trained, in the graph."""
 
-from tfxfer.preprocessing._labels import LabelEncoder
 from tfxfer.preprocessing._preprocessor import TextPreprocessor
 from tfxfer.preprocessing._tokenizer import Tokenizer
 
-__all__ = ["LabelEncoder", "TextPreprocessor", "Tokenizer"]
+__all__ = ["TextPreprocessor", "Tokenizer"]

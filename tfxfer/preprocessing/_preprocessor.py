@@ -105,11 +105,13 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
             ids = self.tokenizer.tokenize(_tokenizer.as_strings(x, "x"))
         return keras.utils.pack_x_y_sample_weight(self.pack(ids), y, sample_weight)
 
-    def pack(self, ids):
+    def pack(self, ids, aligned=None):
         """Packs token ids: special tokens, cutting, padding.
 
         Args:
             ids: int32 `RaggedTensor` `(n, None)` without special tokens, as `tokenizer` gives it; or a tuple of two.
+            aligned: dict of name to int32 `RaggedTensor` with a value for each of `ids`, for one text a row. The values
+                are cut and padded with the ids; special tokens and padding have -1.
 
         Returns:
             The dict that calling the preprocessor gives.
@@ -141,6 +143,10 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
                 features["segment_ids"] = tf.zeros_like(features["token_ids"])
             else:
                 features["segment_ids"] = dense(segments, 0, [item[1] for item in before], [item[1] for item in after])
+        for name, values in (aligned or {}).items():
+            if self.drop_unknown_tokens:
+                raise _check.invalid("aligned", "None for a preprocessor that leaves out unknown tokens", name)
+            features[name] = dense(values[:, : self._room(False)], -1, [-1] * len(before), [-1] * len(after))
         return features
 
     def lengths(self, ids):

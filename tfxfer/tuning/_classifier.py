@@ -1,6 +1,6 @@
 """The hypermodel of classifiers."""
 
-from tfxfer import layers, models, preprocessing
+from tfxfer import data, layers, models
 from tfxfer.models._classifier import HEADS
 from tfxfer.tuning import _entries
 from tfxfer.tuning._hypermodel import HyperModel
@@ -95,7 +95,7 @@ class ClassifierHyperModel(HyperModel):
         seed=None,
         **kwargs,
     ):
-        self.labels = preprocessing.LabelEncoder(labels, multi_label).labels
+        self.labels = data.LabelColumn(labels, multi_label).labels
         self.multi_label = bool(multi_label)
         options = {"sequence_length": sequence_length, "dtype": dtype, "optimizer": optimizer, "batches": batches}
         super().__init__(presets, space=space, seed=seed, **options, **kwargs)

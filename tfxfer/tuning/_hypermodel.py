@@ -127,7 +127,7 @@ class HyperModel(_Base):
             train.epoch = initial_epoch  # goes on with the order of the rows as well
             if validation_data is not None:
                 given = validation_data if isinstance(validation_data, tuple) else (validation_data,)
-                options = {"shuffle": False, "bucket": model._columns == "joint"}
+                options = {"shuffle": False, "bucket": model.text_form == "joint"}
                 kwargs["validation_data"] = self._rows(values, model, given, self._validation, **options)
             steps = steps_per_epoch or int(train.cardinality())
             if steps < 1:

@@ -38,9 +38,9 @@ class Rows:
         rows = self._kept.get(preset)
         if rows is None:
             rows = self._checked(given, model)
-        made = data.batches(rows, model.preprocessor, batch_size, columns=model._columns, **options)
+        made = data.batches(rows, model, batch_size, **options)
         # What is streamed is tokenised in each epoch, as random maps want it.
-        if options.get("cache", isinstance(given[0], data.Texts) or not hasattr(given[0], "element_spec")):
+        if options.get("cache", isinstance(given[0], data.Examples) or not hasattr(given[0], "element_spec")):
             self._kept.setdefault(preset, made)
         return made
 
@@ -59,4 +59,4 @@ class Rows:
         if len(given) < 2 or given[1] is None:
             raise _check.invalid(self._argument, "texts and targets, or what `data` makes of them", x)
         weights = [np.asarray(values) for values in given[2:] if values is not None]
-        return (x, model._encode_raw_targets(given[1]), *weights)
+        return (x, model.read_targets(given[1]), *weights)

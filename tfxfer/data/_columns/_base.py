@@ -1,0 +1,217 @@
+"""What every kind of column does: check values, store them, and make the tensors of a batch."""
+
+import collections.abc
+
+import numpy as np
+import tensorflow as tf
+
+from tfxfer import _check
+
+
+class Column:
+    """A kind of column: how the values of a row become tensors of a batch.
+
+    A value takes three steps. `read` checks Python values and turns them into tensors, one entry a row. `encode` runs
+    in a graph and turns a batch of these into what is kept in memory, token ids for example. `batch` runs in a graph
+    and pads what is kept of the rows of one batch. A new kind is a subclass that overrides what it needs.
+
+    Example:
+
+    >>> class Hours(Column):
+    ...     '''Times such as "13:30", as hours.'''
+    ...     expected = 'times such as "13:30"'
+    ...     def read(self, values, argument):
+    ...         values = self.sequence(values, argument)
+    ...         return np.array([float(v[:2]) + float(v[3:]) / 60 for v in values], "float32")
+    ...     def spec(self):
+    ...         return tf.TensorSpec((), tf.float32)
+    >>> Hours().read(["13:30"], "opens").tolist()
+    [13.5]
+    """
+
+    # What `read` expects, for errors.
+    expected = "a value for each row"
+
+    def read(self, values, argument):
+        """Checks the values of a column, outside any graph.
+
+        Args:
+            values: what the user gave for the column.
+            argument: string. The name that errors use for it.
+
+        Returns:
+            A structure of arrays, tensors or ragged tensors whose first dimension is the rows.
+
+        Raises:
+            ValueError: for a value that is not of this kind; it names the row.
+        """
+        raise NotImplementedError
+
+    def spec(self):
+        """Returns the `tf.TypeSpec` of one row as `read` gives it."""
+        raise NotImplementedError
+
+    def encode(self, rows):
+        """Turns a batch of what `read` gave into what is kept in memory; runs in a graph."""
+        return rows
+
+    def lengths(self, kept):
+        """Returns how long each row is once it is padded, int `(rows,)`; `None` for kinds without a length."""
+        return None
+
+    def batch(self, kept, name, multiple=1):
+        """Makes the tensors of one batch; runs in a graph.
+
+        Args:
+            kept: what `encode` gave, for the rows of the batch.
+            name: string. The column's name.
+            multiple: int. Lengths are rounded up to a multiple of it.
+
+        Returns:
+            A dict of name to tensor.
+        """
+        return {name: kept}
+
+    def token_ids(self, kept):
+        """Returns the token ids of each row, a tuple of ragged tensors; empty for kinds without text."""
+        return ()
+
+    @property
+    def trackables(self):
+        """TensorFlow's resources that `encode` uses, such as tables: they are written with an export."""
+        return ()
+
+    def sequence(self, values, argument):
+        """Returns values as a list; raises for what is no sequence of rows."""
+        return as_list(values, argument, self.expected)
+
+
+def as_list(values, argument, expected):
+    """Returns a sized sequence (list, array, Series, Arrow column, tensor ...) as a list of Python values.
+
+    Raises:
+        ValueError: for a string, a mapping, a scalar, or an array of more than one dimension.
+    """
+    if isinstance(values, (list, tuple)):
+        return list(values)
+    if isinstance(values, (str, bytes)):
+        raise _check.invalid(argument, expected, values, "Put the one value into a list.")
+    if isinstance(values, (set, frozenset, collections.abc.Mapping)):
+        raise _check.invalid(argument, expected, values, "A set and a dict have no order of rows.")
+    if isinstance(values, tf.RaggedTensor):
+        return values.to_list()
+    if hasattr(values, "to_pylist"):  # Arrow
+        return values.to_pylist()
+    if hasattr(values, "__array__") and not hasattr(values, "column_names"):  # numpy, pandas, tensors
+        array = np.asarray(values)
+        if array.ndim == 0:
+            raise _check.invalid(argument, expected, values, "Put the one value into a list.")
+        return array.tolist() if array.ndim == 1 else list(array)
+    if isinstance(values, collections.abc.Sequence) or (hasattr(values, "__len__") and hasattr(values, "__getitem__")):
+        return [values[i] for i in range(len(values))]
+    raise _check.invalid(argument, expected, values)
+
+
+def bad_value(argument, expected, value, row, remedy=""):
+    """Makes the error for the value of one row."""
+    return _check.invalid(argument, expected, value, f"It is in row {row} (counting from 0). {remedy}".strip())
+
+
+def read_strings(values, argument, expected="a list of strings"):
+    """Returns a column of texts as a string tensor `(rows,)`.
+
+    Raises:
+        ValueError: for a text that is missing, no string, or one that UTF-8 cannot hold; it names the row.
+    """
+    if isinstance(values, tf.Tensor) and values.dtype == tf.string and values.shape.rank == 1:
+        return values
+    values = as_list(values, argument, expected)
+    for row, value in enumerate(values):
+        if type(value) is str and value.isascii():
+            continue
+        check_string(value, argument, row)
+    with tf.device("CPU:0"):
+        return tf.constant(values, tf.string, shape=(len(values),))
+
+
+def check_string(value, argument, row):
+    """Raises where a value is no text."""
+    if isinstance(value, bytes):
+        return
+    if not isinstance(value, str):
+        missing = value is None or value != value or type(value).__name__ == "NAType"
+        expected = "a text in every row" if missing else "texts that are strings"
+        remedy = 'Fill it in (`""` is a text) or leave the row out.' if missing else "Make strings of the column first."
+        raise bad_value(argument, expected, value, row, remedy)
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        remedy = "Lone surrogates come from a wrong decoding. Read the text again, or replace them."
+        raise bad_value(argument, "texts that UTF-8 can hold", value, row, remedy) from error
+
+
+def read_numbers(values, argument, expected="a list of numbers", shape=(), missing=None):
+    """Returns numbers as float32 `(rows, *shape)`.
+
+    Args:
+        values: sequence of numbers, or of strings that hold numbers.
+        argument: string, for errors.
+        expected: string, for errors.
+        shape: tuple of the sizes of one row; `None` is any size.
+        missing: float that stands for `None`, NaN and empty strings; by default these are errors.
+
+    Raises:
+        ValueError: for a value that is no finite number, with its row, or rows of another shape.
+    """
+    array = values if isinstance(values, np.ndarray) and values.dtype.kind in "biuf" else None
+    if array is None:
+        array = np.asarray(
+            [
+                _row_of_numbers(v, argument, i, shape, missing)
+                for i, v in enumerate(as_list(values, argument, expected))
+            ],
+            "float64",
+        )
+        array = array.reshape((-1, *[0 if size is None else size for size in shape])) if not array.size else array
+    if array.ndim != 1 + len(shape) or any(b not in (None, a) for a, b in zip(array.shape[1:], shape, strict=True)):
+        wanted = ", ".join(["rows", *("n" if size is None else str(size) for size in shape)])
+        raise _check.invalid(argument, f"numbers of shape ({wanted})", f"an array of shape {array.shape}")
+    array = array.astype("float64")
+    if missing is not None:
+        array = np.where(np.isnan(array), missing, array)
+    finite = np.isfinite(array).reshape(len(array), int(np.prod(array.shape[1:]))).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise bad_value(argument, "finite numbers", array[row].tolist(), row)
+    return array.astype("float32")
+
+
+def _row_of_numbers(value, argument, row, shape, missing):
+    if shape:
+        if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
+            raise bad_value(argument, f"{shape[0] or 'several'} numbers in every row", value, row)
+        found = [_row_of_numbers(each, argument, row, shape[1:], missing) for each in value]
+        if shape[0] is not None and len(found) != shape[0]:
+            raise bad_value(argument, f"{shape[0]} numbers in every row", value, row)
+        return found
+    if value is None or value == "" or value != value or type(value).__name__ == "NAType":
+        if missing is None:
+            raise bad_value(argument, "a number in every row", value, row, "Fill it in or leave the row out.")
+        return missing
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise bad_value(argument, "numbers", value, row) from error
+
+
+def read_list(argument, values):
+    """Returns a column of texts as a list of `str`; raises as `read_strings`."""
+    found = as_list(values, argument, "a list of strings")
+    for row, value in enumerate(found):
+        check_string(value, argument, row)
+    return [value.decode() if isinstance(value, bytes) else value for value in found]
+
+
+def with_prefix(texts, prefix):
+    """Returns texts, a string tensor, with a string before each."""
+    return tf.strings.join([prefix, texts]) if prefix else texts

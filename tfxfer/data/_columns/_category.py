@@ -1,0 +1,88 @@
+"""Categories: one of a fixed set of names."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfxfer import _check
+from tfxfer.data._columns._base import Column, bad_value, check_string
+
+
+class CategoryColumn(Column):
+    """One of a fixed set of names a row, as its index; an input. Targets are a `LabelColumn`.
+
+    Args:
+        names: list of distinct strings or ints.
+        unknown: `"raise"`, or `"index"`: any other value, and a missing one, has the index after the last name.
+
+    Values: names. Batch: int32 `(batch,)`, from 0 to `size - 1`.
+
+    Raises:
+        ValueError: for names that are not distinct or of one kind; in `read`, for another value, with its row.
+
+    Example:
+
+    >>> column = CategoryColumn(["Dresses", "Knits"], unknown="index")
+    >>> column.encode(column.read(["Knits", "Hats"], "class")).numpy().tolist()
+    [1, 2]
+    """
+
+    expected = "a list of names"
+
+    def __init__(self, names, *, unknown="raise"):
+        names = [name.item() if isinstance(name, np.generic) else name for name in _check_names(names)]
+        self.names = names
+        self.unknown = _check.one_of("unknown", unknown, ("raise", "index"))
+        self._index = {str(name): i for i, name in enumerate(names)}
+        self._table = None
+
+    def __getstate__(self):
+        return {**vars(self), "_table": None}  # a table of TensorFlow's is made again where it is needed
+
+    @property
+    def size(self):
+        """How many indices there are."""
+        return len(self.names) + (self.unknown == "index")
+
+    @property
+    def trackables(self):
+        return () if self._table is None else (self._table,)
+
+    def read(self, values, argument):
+        found = []
+        for row, value in enumerate(self.sequence(values, argument)):
+            value = value.decode() if isinstance(value, bytes) else value
+            if self.unknown == "index" and (value is None or value != value):
+                value = ""
+            if isinstance(value, float) and value.is_integer():
+                value = int(value)  # pandas makes floats of a column of ints with a gap
+            if isinstance(value, str):
+                check_string(value, argument, row)
+            if str(value) not in self._index and self.unknown == "raise":
+                shown = ", ".join(map(repr, self.names[:5]))
+                remedy = 'Add it to `names`, or pass `unknown="index"`.'
+                raise bad_value(argument, f"one of {len(self.names)} names ({shown}, ...)", value, row, remedy)
+            found.append(str(value))
+        with tf.device("CPU:0"):
+            return tf.constant(found, tf.string, shape=(len(found),))
+
+    def spec(self):
+        return tf.TensorSpec((), tf.string)
+
+    def encode(self, rows):
+        if self._table is None:
+            with tf.init_scope():
+                keys = tf.constant(list(self._index))
+                values = tf.range(len(self.names), dtype=tf.int64)
+                initializer = tf.lookup.KeyValueTensorInitializer(keys, values)
+                self._table = tf.lookup.StaticHashTable(initializer, len(self.names))
+        found = tf.cast(self._table.lookup(rows), tf.int32)
+        if self.unknown == "raise":
+            tf.debugging.assert_less(found, len(self.names), "A category that is not among the column's names.")
+        return found
+
+
+def _check_names(names):
+    listed = isinstance(names, (list, tuple, np.ndarray)) and len(names)
+    if not listed or len(set(map(str, names))) < len(names):
+        raise _check.invalid("names", "a list of distinct names", names)
+    return names

@@ -1,0 +1,67 @@
+"""Images: files or arrays."""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from tfxfer import _check
+from tfxfer.data._columns._base import Column, bad_value, check_string
+
+
+class ImageColumn(Column):
+    """An image for each row, resized to one size.
+
+    Args:
+        size: (height, width) of a batch's images, in pixels.
+        channels: int. 1 (grey) or 3 (colours). Defaults to 3.
+
+    Values: paths of JPEG, PNG, GIF or BMP files, which are read anew for each batch; or arrays of 0 to 255, of shape
+    `(height, width, channels)`, in any sizes. Batch: float32 `(batch, height, width, channels)` in `[0, 255]`, as
+    KerasHub's image backbones take them before their own scaling.
+
+    Raises:
+        ValueError: in `read`, for a file that does not exist, or an array of another shape, with its row.
+    """
+
+    expected = "paths of image files, or arrays of shape (height, width, channels)"
+
+    def __init__(self, size, *, channels=3):
+        if not isinstance(size, (list, tuple)) or len(size) != 2:
+            raise _check.invalid("size", "(height, width)", size)
+        self.size = tuple(_check.integer("size", each) for each in size)
+        if channels not in (1, 3):
+            raise _check.invalid("channels", "1 or 3", channels)
+        self.channels = channels
+
+    def read(self, values, argument):
+        rows = self.sequence(values, argument)
+        if rows and all(isinstance(row, (str, os.PathLike)) for row in rows):
+            for i, row in enumerate(rows):
+                check_string(str(row), argument, i)
+                if not tf.io.gfile.exists(str(row)):
+                    raise bad_value(argument, "files that exist", str(row), i)
+            return tf.constant([str(row) for row in rows], tf.string)
+        found = np.empty((len(rows), *self.size, self.channels), "uint8")
+        for i, row in enumerate(rows):
+            image = np.asarray(row)
+            if image.ndim != 3 or image.shape[-1] != self.channels or image.dtype.kind not in "iuf" or not image.size:
+                expected = f"an image of shape (height, width, {self.channels}) in every row"
+                raise bad_value(argument, expected, getattr(row, "shape", row), i)
+            if image.min() < 0 or image.max() > 255 or not np.isfinite(image).all():
+                raise bad_value(argument, "images with values from 0 to 255", float(image.max()), i)
+            resized = image if image.shape[:2] == self.size else tf.image.resize(image, self.size).numpy()
+            found[i] = np.clip(np.rint(resized), 0, 255)
+        return found
+
+    def spec(self):
+        return tf.TensorSpec((*self.size, self.channels), tf.uint8)
+
+    def batch(self, kept, name, multiple=1):
+        if kept.dtype == tf.string:
+            kept = tf.map_fn(self._file, kept, fn_output_signature=tf.float32)
+        return {name: tf.ensure_shape(tf.cast(kept, tf.float32), (None, *self.size, self.channels))}
+
+    def _file(self, path):
+        image = tf.io.decode_image(tf.io.read_file(path), channels=self.channels, expand_animations=False)
+        return tf.ensure_shape(tf.image.resize(image, self.size), (*self.size, self.channels))

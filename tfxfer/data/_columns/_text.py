@@ -1,0 +1,126 @@
+"""Texts: one sequence of tokens a row, or one for each text of it."""
+
+import tensorflow as tf
+
+from tfxfer import _check
+from tfxfer.data._columns._base import Column, read_strings
+
+FORMS = ("joint", "separate")
+
+
+class TextColumn(Column):
+    """One or several texts a row, as token ids.
+
+    Args:
+        preprocessor: `preprocessing.TextPreprocessor`.
+        form: what several texts of a row become: `"joint"`, one sequence of a pair, as cross-encoders take it; or
+            `"separate"`, a sequence each, as Siamese towers take them. Defaults to `"joint"`.
+        count: int. How many texts a row has. By default any number that the form allows: one or two that are joint, at
+            least one that is separate.
+
+    Values: a column of strings, or a tuple of such columns. Batch: dict of int32 `(batch, length)`, or
+    `(batch, texts, length)` with one length for all texts where they are separate: `token_ids`, `padding_mask` and, for
+    families that have them, `segment_ids`.
+
+    Raises:
+        ValueError: for an unknown form, or a count that it does not allow; in `read`, for another number of texts, a
+            text that is missing or no string, with its row.
+    """
+
+    expected = "a list of strings"
+
+    def __init__(self, preprocessor, form="joint", *, count=None):
+        self.preprocessor = preprocessor
+        self.form = _check.one_of("form", form, FORMS)
+        self.count = _check.integer("count", count, optional=True)
+        if form == "joint" and count is not None and count > 2:
+            raise _check.invalid("count", 'at most 2 with form="joint"', count)
+        self._settings = self._current()
+
+    def _current(self):
+        names = ("sequence_length", "padding_side", "pad_to_multiple_of", "segment_ids")
+        return [getattr(self.preprocessor, name, None) for name in names]
+
+    @property
+    def is_current(self):
+        """Whether the preprocessor still packs as it did when this was made: pipelines keep what they have traced."""
+        return self._settings == self._current()
+
+    @property
+    def separate(self):
+        """Whether the texts of a row are sequences of their own."""
+        return self.form == "separate"
+
+    def read(self, values, argument):
+        columns = text_columns(values)
+        if columns is None:
+            return read_strings(values, argument, "a list of strings, or a tuple of such lists")
+        self.check_count(len(columns), argument)
+        found = tuple(read_strings(column, f"{argument}[{i}]") for i, column in enumerate(columns))
+        lengths = [len(column) for column in found]
+        if len(set(lengths)) > 1:
+            raise _check.invalid(argument, "columns of one length", lengths)
+        return found
+
+    def check_count(self, count, argument):
+        """Raises where rows have another number of texts than the column takes."""
+        if self.count is not None and count != self.count:
+            raise _check.invalid(argument, f"{self.count} text columns", f"{count} columns")
+        if not self.separate and count > 2:
+            remedy = 'Pass `columns="separate"` for towers, or make pairs.'
+            raise _check.invalid(argument, 'one or two text columns with columns="joint"', f"{count} columns", remedy)
+
+    def spec(self):
+        one = tf.TensorSpec((), tf.string)
+        return tuple([one] * self.count) if self.count is not None and self.count > 1 else one
+
+    def encode(self, rows):
+        texts = rows if isinstance(rows, tuple) else (rows,)
+        return tuple(self.preprocessor.tokenizer(text) for text in texts)
+
+    def lengths(self, kept):
+        lengths = self.preprocessor.lengths
+        if self.separate:
+            return tf.reduce_max(tf.stack([lengths(column) for column in kept]), axis=0)
+        return lengths(kept if len(kept) > 1 else kept[0])
+
+    def batch(self, kept, name, multiple=1):
+        count = len(kept)
+        packed = self.preprocessor.pack(tf.concat(kept, axis=0) if self.separate else kept if count > 1 else kept[0])
+        packed = round_up(packed, multiple, self.preprocessor)
+        return {key: self._shaped(value, count) for key, value in packed.items()}
+
+    def _shaped(self, value, count):
+        if not self.separate:
+            return tf.ensure_shape(value, (None, None))
+        value = tf.reshape(value, (count, -1, tf.shape(value)[1]))
+        return tf.ensure_shape(tf.transpose(value, (1, 0, 2)), (None, count, None))
+
+    def token_ids(self, kept):
+        return kept
+
+
+def text_columns(values):
+    """Returns the columns that a tuple or a frame of texts is made of; `None` for one column."""
+    if isinstance(values, tuple) and not all(isinstance(value, (str, bytes)) for value in values):
+        return values
+    if hasattr(values, "iloc") and hasattr(values, "columns"):  # a pandas frame
+        return tuple(values.iloc[:, i] for i in range(values.shape[1]))
+    if hasattr(values, "column_names") and hasattr(values, "__getitem__"):  # an Arrow table, a Hugging Face data set
+        return tuple(values[name] for name in values.column_names)
+    return None
+
+
+def round_up(packed, multiple, preprocessor, aligned=()):
+    """Pads packed rows `(batch, length)` until the length is a multiple, or the preprocessor's `sequence_length`.
+
+    Keys in `aligned` are padded with -1.
+    """
+    if multiple == 1:
+        return packed
+    length = tf.shape(packed["token_ids"])[1]
+    wanted = -(-length // multiple) * multiple
+    missing = tf.maximum(tf.minimum(wanted, preprocessor.sequence_length) - length, 0)
+    sides = [[0, 0], [missing, 0] if preprocessor.padding_side == "left" else [0, missing]]
+    values = {"token_ids": preprocessor.tokenizer.pad_token_id or 0, **dict.fromkeys(aligned, -1)}
+    return {key: tf.pad(value, sides, constant_values=values.get(key, 0)) for key, value in packed.items()}

@@ -1,0 +1,64 @@
+"""Lists of texts: any number in a row."""
+
+import tensorflow as tf
+
+from tfxfer.data._columns._base import Column, bad_value, check_string
+from tfxfer.data._columns._text import round_up
+
+
+class TextListColumn(Column):
+    """Any number of texts a row, for example the documents of a query, as a padded list of sequences.
+
+    Args:
+        preprocessor: `preprocessing.TextPreprocessor`.
+
+    Values: a list of strings for each row; an empty one is allowed. Batch: dict of int32 `(batch, texts, length)`,
+    `token_ids`, `padding_mask` and perhaps `segment_ids`, and `list_mask` `(batch, texts)`, 1 at texts and 0 at
+    padding.
+
+    Raises:
+        ValueError: in `read`, for a row that is no list of strings.
+    """
+
+    expected = "a list of strings for each row"
+
+    def __init__(self, preprocessor):
+        self.preprocessor = preprocessor
+
+    def read(self, values, argument):
+        rows = self.sequence(values, argument)
+        for i, row in enumerate(rows):
+            if isinstance(row, (str, bytes)) or not hasattr(row, "__len__"):
+                raise bad_value(argument, "a list of strings in every row", row, i)
+            for text in row:
+                check_string(text, argument, i)
+        with tf.device("CPU:0"):
+            flat = tf.constant([text for row in rows for text in row], tf.string, shape=(sum(map(len, rows)),))
+            return tf.RaggedTensor.from_row_lengths(flat, tf.constant([len(row) for row in rows], tf.int64))
+
+    def spec(self):
+        return tf.RaggedTensorSpec((None,), tf.string, ragged_rank=0)
+
+    def encode(self, rows):
+        return rows.with_values(self.preprocessor.tokenizer(rows.values))
+
+    def lengths(self, kept):
+        flat = self.preprocessor.lengths(kept.values)
+        return tf.maximum(tf.reduce_max(kept.with_values(flat), axis=1), 0)
+
+    def batch(self, kept, name, multiple=1):
+        packed = round_up(self.preprocessor.pack(kept.values), multiple, self.preprocessor)
+        counts = tf.cast(kept.row_lengths(), tf.int32)
+        most = tf.maximum(tf.reduce_max(counts), 1)
+        places = tf.where(tf.sequence_mask(counts, most))
+        found = {}
+        for key, value in packed.items():
+            shape = tf.stack([tf.size(counts), most, tf.shape(value)[1]])
+            pad = (self.preprocessor.tokenizer.pad_token_id or 0) if key == "token_ids" else 0
+            filled = tf.tensor_scatter_nd_update(tf.fill(shape, pad), places, value)
+            found[key] = tf.ensure_shape(filled, (None, None, None))
+        found["list_mask"] = tf.ensure_shape(tf.sequence_mask(counts, most, tf.int32), (None, None))
+        return found
+
+    def token_ids(self, kept):
+        return (kept.merge_dims(1, 2),)

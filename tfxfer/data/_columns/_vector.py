@@ -1,0 +1,30 @@
+"""Vectors that another model made."""
+
+import tensorflow as tf
+
+from tfxfer import _check
+from tfxfer.data._columns._base import Column, read_numbers
+
+
+class VectorColumn(Column):
+    """A vector for each row, for example an embedding by another model.
+
+    Args:
+        dim: int. Size of the vectors.
+
+    Values: float array `(rows, dim)`. Batch: float32 `(batch, dim)`.
+
+    Raises:
+        ValueError: in `read`, for another size, or numbers that are not finite.
+    """
+
+    expected = "a vector for each row"
+
+    def __init__(self, dim):
+        self.dim = _check.integer("dim", dim)
+
+    def read(self, values, argument):
+        return read_numbers(values, argument, self.expected, (self.dim,))
+
+    def spec(self):
+        return tf.TensorSpec((self.dim,), tf.float32)

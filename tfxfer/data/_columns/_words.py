@@ -1,0 +1,107 @@
+"""Texts that are cut into words already, and a tag for each word."""
+
+import tensorflow as tf
+
+from tfxfer.data._columns._base import Column, bad_value, check_string
+from tfxfer.data._columns._label import check_labels
+from tfxfer.data._columns._text import round_up
+
+
+class WordsColumn(Column):
+    """A list of words for each row, as token ids that know their words.
+
+    Args:
+        preprocessor: `preprocessing.TextPreprocessor`.
+
+    Values: a list of strings for each row, at least one. Batch: dict of int32 `(batch, length)`: `token_ids`,
+    `padding_mask`, perhaps `segment_ids`, and `word_ids`, the number of each token's word in its row, from 0; -1 at
+    special tokens and padding. A word of which the tokenizer leaves nothing, or that is cut off, has no token.
+
+    Raises:
+        ValueError: in `read`, for a row without words, or that is no list of strings.
+    """
+
+    expected = "a list of words for each row"
+
+    def __init__(self, preprocessor):
+        self.preprocessor = preprocessor
+
+    def read(self, values, argument):
+        rows = _lists(self.sequence(values, argument), argument, "words")
+        for i, row in enumerate(rows):
+            for word in row:
+                check_string(word, argument, i)
+        return _ragged(rows, tf.string)
+
+    def spec(self):
+        return tf.RaggedTensorSpec((None,), tf.string, ragged_rank=0)
+
+    def encode(self, rows):
+        return rows.with_values(self.preprocessor.tokenizer(rows.values))
+
+    def lengths(self, kept):
+        return self.preprocessor.lengths(kept.merge_dims(1, 2))
+
+    def batch(self, kept, name, multiple=1):
+        ids = kept.merge_dims(1, 2)
+        words = tf.ragged.range(tf.cast(kept.row_lengths(), tf.int32))
+        word_ids = ids.with_values(tf.repeat(words.values, kept.values.row_lengths()))
+        packed = self.preprocessor.pack(ids, aligned={"word_ids": word_ids})
+        packed = round_up(packed, multiple, self.preprocessor, aligned=("word_ids",))
+        return {key: tf.ensure_shape(value, (None, None)) for key, value in packed.items()}
+
+    def token_ids(self, kept):
+        return (kept.merge_dims(1, 2),)
+
+
+class TagsColumn(Column):
+    """A tag for each word of a row, as targets.
+
+    Args:
+        tags: list of distinct strings, in the order of the model's outputs.
+
+    Values: a list of tags for each row. Batch: int32 `(batch, words)`, indices, -1 at padding.
+
+    Raises:
+        ValueError: in `read`, for an unknown tag, with its row.
+    """
+
+    expected = "a list of tags for each row"
+
+    def __init__(self, tags):
+        self.tags = check_labels(tags)
+        self._index = {tag: i for i, tag in enumerate(self.tags)}
+
+    def read(self, values, argument):
+        rows = _lists(self.sequence(values, argument), argument, "tags")
+        for i, row in enumerate(rows):
+            for tag in row:
+                if tag not in self._index:
+                    shown = ", ".join(map(repr, self.tags[:5]))
+                    raise bad_value(argument, f"one of {len(self.tags)} tags ({shown}, ...)", tag, i)
+        return _ragged([[self._index[tag] for tag in row] for row in rows], tf.int32)
+
+    def spec(self):
+        return tf.RaggedTensorSpec((None,), tf.int32, ragged_rank=0)
+
+    def batch(self, kept, name, multiple=1):
+        return {name: tf.ensure_shape(kept.to_tensor(-1), (None, None))}
+
+    def decode(self, indices):
+        """Returns the tags of indices, a list."""
+        return [self.tags[int(index)] for index in indices]
+
+
+def _lists(rows, argument, what):
+    for i, row in enumerate(rows):
+        if isinstance(row, (str, bytes)) or not hasattr(row, "__len__"):
+            raise bad_value(argument, f"a list of {what} in every row", row, i)
+        if not len(row):
+            raise bad_value(argument, f"at least one of the {what} in every row", row, i, "Leave the row out.")
+    return [[value.decode() if isinstance(value, bytes) else value for value in row] for row in rows]
+
+
+def _ragged(rows, dtype):
+    with tf.device("CPU:0"):
+        flat = tf.constant([value for row in rows for value in row], dtype, shape=(sum(map(len, rows)),))
+        return tf.RaggedTensor.from_row_lengths(flat, tf.constant([len(row) for row in rows], tf.int64))

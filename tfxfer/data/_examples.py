@@ -1,0 +1,149 @@
+"""Rows in memory, ready to become batches."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfxfer import _check
+from tfxfer.data._columns import Column, LabelColumn
+from tfxfer.data._columns._base import bad_value, read_numbers
+from tfxfer.data._rows import Rows
+
+
+class Examples(tf.data.Dataset):
+    """A finite `tf.data.Dataset` of rows that are in memory; `labelled`, `examples` and their neighbours make it.
+
+    It is used like any dataset; what is mapped, shuffled or filtered is a plain dataset again. `batches` tokenizes an
+    `Examples` once, and a plain dataset again in each epoch, so that random maps stay random.
+
+    Args:
+        x: inputs: a string tensor `(n,)`, a tuple of such, or a dict of column name to what its kind reads.
+        y: targets `(n, ...)`, or a dict of them; `None` for rows without.
+        sample_weight: float array `(n,)`, or `None`.
+        targets: the `LabelColumn` (or another kind, or a dict of them) that encoded `y`; `None` where `y` is as the
+            rows had it.
+        skipped: dict of reason to number of rows that `on_error="skip"` left out.
+
+    Attributes:
+        x, y, sample_weight: as tensors.
+        columns: tuple of the string tensors `(n,)` of a `x` that is text.
+        labels: list of label names in the order of the indices or places in `y`; `None` where `y` is not encoded.
+        skipped: see above.
+
+    Raises:
+        ValueError: for no rows, or columns that differ in length.
+    """
+
+    def __init__(self, x, y=None, sample_weight=None, *, targets=None, skipped=None):
+        with tf.device("CPU:0"):
+            self.x = _tensors(x)
+            self.y = None if y is None else _tensors(y)
+            self.sample_weight = None if sample_weight is None else _tensors(sample_weight)
+            parts = [self.x, *(part for part in (self.y, self.sample_weight) if part is not None)]
+            lengths = {int(_rows(tensor)) for tensor in tf.nest.flatten(parts)}
+            if len(lengths) != 1 or not lengths - {0}:
+                counts = [int(_rows(tensor)) for tensor in tf.nest.flatten(parts)]
+                raise _check.invalid("x", "columns of one length, with at least one row", counts)
+            if self.y is None and self.sample_weight is not None:
+                raise _check.invalid("sample_weight", "None without `y`", sample_weight)
+            self._dataset = tf.data.Dataset.from_tensor_slices(tuple(parts))
+        self.targets = targets
+        self.skipped = dict(skipped or {})
+        super().__init__(self._dataset._variant_tensor)
+
+    @property
+    def columns(self):
+        """The text columns."""
+        return self.x if isinstance(self.x, tuple) else (self.x,)
+
+    @property
+    def labels(self):
+        """The label names in the order of the indices or places in `y`, if it is encoded."""
+        return list(self.targets.labels) if isinstance(self.targets, LabelColumn) else None
+
+    def _inputs(self):
+        return [self._dataset]
+
+    @property
+    def element_spec(self):
+        return self._dataset.element_spec
+
+
+def examples(rows, inputs, target=None, *, sample_weight=None):
+    """Makes a dataset of rows with any kinds of columns, for a task or for columns that you name.
+
+    Args:
+        rows: `Rows` or what `Rows.from_any` takes.
+        inputs: a task model, whose columns are looked for by their names; or a dict of column name to kind, for example
+            `{"review": data.TextColumn(preprocessor), "age": data.NumberColumn()}`.
+        target: name of the target's column, encoded as the task does it; for a task of several targets a dict of the
+            target's name to that of a column. By default the rows have none.
+        sample_weight: name of a column of weights.
+
+    Returns:
+        `Examples` of (x, y, sample_weight), as far as they are given; x is a dict of column name to tensor, or the one
+        column of a task that has one.
+
+    Raises:
+        ValueError: for a column that is not there, or a value that is not of its kind; it names the row.
+
+    Example:
+
+    >>> found = examples({"age": [39, 41], "class": ["a", "b"]}, {"age": NumberColumn()})
+    >>> next(found.as_numpy_iterator())
+    ({'age': np.float32(39.0)},)
+    """
+    rows = Rows.from_any(rows)
+    kinds, targets = columns_of(inputs), None
+    x = {name: kind.read(rows[name], name) for name, kind in kinds.items()}
+    x = x if isinstance(inputs, dict) or len(x) > 1 else next(iter(x.values()))
+    y = None
+    if target is not None:
+        if isinstance(inputs, dict):
+            remedy = "Columns alone do not say how a target is encoded: pass a task model as `inputs`."
+            raise _check.invalid("target", "None where `inputs` is a dict", target, remedy)
+        targets = inputs.target_columns()
+        if isinstance(targets, dict) != isinstance(target, dict):
+            expected = (
+                "a dict of the target's name to a column" if isinstance(targets, dict) else "the name of a column"
+            )
+            raise _check.invalid("target", expected, target)
+        if isinstance(target, dict):
+            for name in target:
+                _check.one_of("target", name, targets)
+            y = {name: targets[name].read(rows[column], column) for name, column in target.items()}
+        else:
+            y = targets.read(rows[target], target)
+    weights = None if sample_weight is None else read_weights(rows[sample_weight], sample_weight, len(rows))
+    return Examples(x, y, weights, targets=targets)
+
+
+def columns_of(inputs):
+    """Returns the input columns of a task model, or a dict of columns as it is."""
+    found = inputs.input_columns() if hasattr(inputs, "input_columns") else inputs
+    if not isinstance(found, dict) or not found or not all(isinstance(kind, Column) for kind in found.values()):
+        expected = "a task model, a `preprocessing.TextPreprocessor`, or a dict of column name to kind"
+        raise _check.invalid("inputs", expected, inputs)
+    return found
+
+
+def read_weights(values, argument, count):
+    """Returns sample weights as float32 `(rows,)`; raises for what is negative or not finite, with its row."""
+    found = read_numbers(values, argument, "a weight for each row")
+    if len(found) != count:
+        raise _check.invalid(argument, f"{count} weights, one for each row", f"{len(found)} weights")
+    if (found < 0).any():
+        row = int(np.argmax(found < 0))
+        raise bad_value(argument, "weights >= 0", float(found[row]), row)
+    return found
+
+
+def _tensors(values):
+    if isinstance(values, dict):
+        return {name: _tensors(value) for name, value in values.items()}
+    if isinstance(values, tuple):
+        return tuple(map(_tensors, values))
+    return values if isinstance(values, (tf.Tensor, tf.RaggedTensor)) else tf.convert_to_tensor(values)
+
+
+def _rows(tensor):
+    return tensor.nrows() if isinstance(tensor, tf.RaggedTensor) else tensor.shape[0]

@@ -1,0 +1,411 @@
+"""The one gate for what users hand to `fit`, `evaluate`, `predict` and their neighbours.
+
+| x | is read as |
+|---|---|
+| list, tuple, array, Series, column of a table or another sequence of strings | rows in memory |
+| a tuple of such columns, a frame | rows of several texts |
+| a dict, frame or table with the task's columns by name | rows in memory |
+| `Examples`: what `labelled` and its neighbours give | rows in memory |
+| another `tf.data.Dataset` of single rows | rows that are run again each epoch |
+| `Batches`, another `tf.data.Dataset` of batches of rows or ids | batches |
+| `keras.utils.PyDataset`, a generator of batches | batches |
+| a generator of single rows | rows that come once |
+| a dict of arrays of ids | arrays, as Keras takes them |
+"""
+
+import collections.abc
+import itertools
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfxfer import _check
+from tfxfer.data._batches import Batches, batches
+from tfxfer.data._columns import LabelColumn
+from tfxfer.data._examples import Examples, read_weights
+from tfxfer.data._forms import read_inputs, row_count
+
+ROWS, DATASET, BATCHES, ARRAYS = "rows", "dataset", "batches", "arrays"
+_NAMES = ("x", "y", "sample_weight")
+_CHUNK = 4096
+
+
+class Gate:
+    """Reads data for one task model.
+
+    Args:
+        task: a task model: `input_columns()`, `target_columns()` and `input`, the dict of its Keras inputs.
+        names: what errors call inputs, targets and weights.
+    """
+
+    def __init__(self, task, names=_NAMES):
+        self._task = task
+        self._columns = task.input_columns()
+        self._targets = task.target_columns()
+        self._x, self._y, self._weight = names
+
+    # === Forms ===
+
+    def read(self, x, y=None, sample_weight=None, *, needs_y=True):
+        """Returns (form, data) for any of the forms of the table.
+
+        Args:
+            x: inputs.
+            y: targets, for rows in memory and arrays of ids.
+            sample_weight: weights, for the same.
+            needs_y: bool. Whether rows have to have targets.
+
+        Returns:
+            `("rows", Examples)`, `("dataset", tf.data.Dataset of single rows)`, `("batches", what Keras iterates over)`
+            or `("arrays", (x, y, sample_weight))`.
+
+        Raises:
+            ValueError: for anything else; it names the argument, and the row of a value.
+        """
+        if x is None:
+            raise _check.invalid(self._x, "texts, or batches", x)
+        form, found = self._read(x, y, sample_weight, needs_y)
+        if self._task.preprocessor is None and (form in (ROWS, DATASET) or self._is_raw(found)):
+            remedy = "Give batches of ids, or set `model.preprocessor`."
+            raise _check.invalid(self._x, "token ids, for a model without a preprocessor", x, remedy)
+        return form, found
+
+    def _is_raw(self, batches):
+        if not isinstance(batches, tf.data.Dataset):
+            return False
+        spec = batches.element_spec
+        spec = spec[0] if isinstance(spec, tuple) else spec
+        return not (isinstance(spec, dict) and set(spec) >= set(self._task.input))
+
+    def _read(self, x, y, sample_weight, needs_y):
+        if isinstance(x, tf.data.Dataset):
+            self._refuse_targets(y, sample_weight, "a dataset")
+            return self._dataset(x)
+        if isinstance(x, keras.utils.PyDataset):
+            self._refuse_targets(y, sample_weight, "a PyDataset")
+            return BATCHES, _EncodedPyDataset(x, self)
+        if self._are_ids(x):
+            y = None if y is None else self.read_targets(y)
+            return ARRAYS, (x, y, sample_weight)
+        if isinstance(x, collections.abc.Iterator):
+            self._refuse_targets(y, sample_weight, "a generator")
+            return self._generator(x, needs_y)
+        return ROWS, self._rows(x, y, sample_weight, needs_y)
+
+    def _refuse_targets(self, y, sample_weight, kind):
+        for name, value in ((self._y, y), (self._weight, sample_weight)):
+            if value is not None:
+                raise _check.invalid(name, f"None where `{self._x}` is {kind}, which holds the targets", value)
+
+    def _are_ids(self, x):
+        names = set(self._task.input)
+        return isinstance(x, dict) and set(x) == names and not set(x) <= set(self._columns)
+
+    def _rows(self, x, y, sample_weight, needs_y):
+        found = read_inputs(x, self._columns, self._x)
+        count = row_count(found)
+        if y is None:
+            if needs_y:
+                raise _check.invalid(self._y, "a target for each row", y)
+            if sample_weight is not None:
+                raise _check.invalid(self._weight, f"None without `{self._y}`", sample_weight)
+            return Examples(found) if count else _Empty(found)
+        targets = self.read_targets(y)
+        for values in tf.nest.flatten(targets):
+            if row_count(values) != count:
+                expected = f"{count} targets, one for each row of `{self._x}`"
+                raise _check.invalid(self._y, expected, f"{row_count(values)} targets")
+        if not count:
+            raise _check.invalid(self._x, "at least one row", x)
+        weights = None if sample_weight is None else read_weights(sample_weight, self._weight, count)
+        return Examples(found, targets, weights, targets=self._targets)
+
+    def read_targets(self, y):
+        """Returns targets outside any pipeline as the loss takes them; see `Column.read`."""
+        if not isinstance(self._targets, dict):
+            if isinstance(y, dict):
+                raise _check.invalid(self._y, "the targets of one task", list(y))
+            return self._targets.read(y, self._y)
+        if not isinstance(y, dict) or set(y) - set(self._targets) or not y:
+            raise _check.invalid(self._y, f"a dict with some of {', '.join(map(repr, self._targets))}", y)
+        return {name: self._targets[name].read(values, f"{self._y}[{name!r}]") for name, values in y.items()}
+
+    # === Datasets ===
+
+    def _dataset(self, dataset):
+        self._check_origin(dataset)
+        if isinstance(dataset, Examples):
+            return ROWS, dataset
+        if isinstance(dataset, Batches):
+            return BATCHES, dataset
+        x = dataset.element_spec[0] if isinstance(dataset.element_spec, tuple) else dataset.element_spec
+        return (DATASET if self._is_row(x) else BATCHES), dataset
+
+    def _is_row(self, spec):
+        """Whether the spec of x is that of a single row."""
+        if isinstance(spec, dict) and set(spec) == set(self._task.input) and not set(spec) <= set(self._columns):
+            return False
+        name, column = next(iter(self._columns.items()))
+        if isinstance(spec, dict):
+            if name not in spec:
+                expected = f"rows or batches of {', '.join(map(repr, self._columns))}"
+                expected += f", or batches of {', '.join(map(repr, self._task.input))}"
+                raise _check.invalid(self._x, expected, list(spec))
+            spec = spec[name]
+        rank = tf.nest.flatten(spec)[0].shape.rank
+        return rank == tf.nest.flatten(column.spec())[0].shape.rank
+
+    def _check_origin(self, dataset):
+        """Raises where targets are encoded by other labels than the task's."""
+        labels = getattr(dataset, "labels", None)
+        own = getattr(self._targets, "labels", None)
+        if labels is not None and own is not None and list(labels) != list(own):
+            remedy = "Give `labels=model.labels` to `data.labelled`, so that both have one order."
+            raise _check.invalid(self._x, f"rows whose labels are the model's, {own}", labels, remedy)
+
+    def is_encoded(self, dataset):
+        """Whether the targets of a dataset are as the loss takes them."""
+        return getattr(dataset, "targets", None) is not None
+
+    def ready(self, dataset):
+        """Returns a dataset of batches, of ids or raw, as one of ids and of targets as the loss takes them."""
+        spec, is_raw = dataset.element_spec, self._is_raw(dataset)
+        is_encoded = self.is_encoded(dataset)
+        if not is_raw and (is_encoded or not isinstance(spec, tuple) or len(spec) < 2):
+            return dataset
+
+        def prepare(*row):
+            x, *rest = row
+            if is_raw:
+                x = self.encode_inputs(x)
+            if rest and not is_encoded:
+                rest[0] = self.encode_targets(rest[0])
+            return (x, *rest) if rest else x
+
+        return dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+    def encode_inputs(self, x):
+        """Turns a batch of raw inputs into the tensors that the model takes."""
+        found = {}
+        for name, column in self._columns.items():
+            value = x[name] if isinstance(x, dict) else x
+            found |= column.batch(column.encode(value), name)
+        return found
+
+    def encode_targets(self, y):
+        """Turns the targets of a batch in a pipeline into what the loss takes; see `Column.encode`."""
+        if not isinstance(self._targets, dict):
+            return self._target(self._targets, y, "y")
+        if not isinstance(y, dict):
+            raise _check.invalid(self._y, f"a dict with some of {', '.join(map(repr, self._targets))}", y)
+        return {name: self._target(self._targets[name], value, name) for name, value in y.items()}
+
+    def _target(self, column, y, name):
+        return column.batch(column.encode(y), name)[name]
+
+    def encode_batch(self, batch):
+        """Turns a batch in Python, raw or of ids, into one of ids as arrays."""
+        parts = batch if isinstance(batch, tuple) else (batch,)
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(parts)
+        if not self._are_ids(x):
+            x = self.encode_inputs(read_inputs(x, self._columns, self._x))
+        x = {name: np.asarray(value) for name, value in x.items()}
+        y = None if y is None else keras.tree.map_structure(np.asarray, self._ready_targets(y))
+        return keras.utils.pack_x_y_sample_weight(x, y, weight)
+
+    def _ready_targets(self, y):
+        found = self.read_targets(y)
+        if not isinstance(self._targets, dict):
+            return self._target_batch(self._targets, found)
+        return {name: self._target_batch(self._targets[name], value) for name, value in found.items()}
+
+    def _target_batch(self, column, values):
+        return column.batch(values, "y")["y"]
+
+    def in_memory(self, x, y=None):
+        """Returns (inputs, targets) of finite rows, all of them in memory, targets as an array the loss takes.
+
+        Raises:
+            ValueError: as `read`, and for batches, arrays of ids and generators.
+        """
+        form, found = self.read(x, y)
+        if form == DATASET and isinstance(found, tf.data.Dataset):
+            if found.cardinality() == tf.data.INFINITE_CARDINALITY:
+                raise _check.invalid(self._x, "a finite dataset", x, "Take as many rows as wanted: `.take(n)`.")
+            rows = list(found.batch(_CHUNK))
+            if not rows or not isinstance(rows[0], tuple) or len(rows[0]) < 2:
+                raise _check.invalid(self._x, "a dataset of rows (x, y), at least one", x)
+            parts = [
+                tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *(row[i] for row in rows)) for i in (0, 1)
+            ]
+            form, found = ROWS, Examples(*parts, targets=getattr(found, "targets", None))
+        if form != ROWS or found.y is None:
+            raise _check.invalid(self._x, "rows with their targets", x)
+        targets = found.y if self.is_encoded(found) else self.encode_targets(found.y)
+        return found.x, keras.tree.map_structure(np.asarray, targets)
+
+    # === Generators ===
+
+    def _generator(self, x, needs_y):
+        first = next(x, None)
+        if first is None:
+            raise _check.invalid(self._x, "a generator of at least one row or batch", x)
+        rest = itertools.chain([first], x)
+        inputs = first[0] if isinstance(first, tuple) and needs_y else first
+        if not self._is_row_value(inputs):
+            return BATCHES, (self.encode_batch(batch) for batch in rest)
+        if not needs_y:
+            return DATASET, rest
+        if not isinstance(first, tuple) or not 2 <= len(first) <= 3:
+            raise _check.invalid(self._x, "a generator of rows (x, y) or (x, y, sample_weight)", first)
+        return DATASET, self._streamed(rest, first)
+
+    def _is_row_value(self, value):
+        """Whether a value that came alone is one row's inputs."""
+        if isinstance(value, dict):
+            if self._are_ids(value):
+                return False
+            value = value.get(next(iter(self._columns)))
+        if isinstance(value, tuple) and value:
+            value = value[0]
+        return isinstance(value, (str, bytes)) or np.ndim(value) == 0
+
+    def _streamed(self, rows, first):
+        """A generator of rows as a dataset; each row is read as it comes."""
+
+        def read():
+            for row in rows:
+                x = self._one(row[0])
+                y = tf.nest.map_structure(lambda values: values[0], self.read_targets(_each(row[1])))
+                yield (x, y, *(np.float32(weight) for weight in row[2:]))
+
+        x = tf.nest.map_structure(_spec, self._one(first[0]))
+        y = tf.nest.map_structure(lambda values: _spec(values[0]), self.read_targets(_each(first[1])))
+        weight = [tf.TensorSpec((), tf.float32)] * (len(first) - 2)
+        dataset = tf.data.Dataset.from_generator(read, output_signature=(x, y, *weight))
+        dataset.targets = self._targets
+        return dataset
+
+    def _one(self, x):
+        found = read_inputs(_each(x), self._columns, self._x)
+        return tf.nest.map_structure(lambda values: values[0], found)
+
+    # === Batches ===
+
+    def batches(self, form, found, batch_size, **options):
+        """Returns what Keras trains on, for what `read` gave: batches of ids with targets as the loss takes them.
+
+        Returns:
+            (dataset, source): `source` are the `Batches` before targets are encoded, or the dataset itself.
+        """
+        if form in (ROWS, DATASET):
+            source = batches(found, self._task, batch_size, **options)
+            if form == DATASET:
+                source.targets = getattr(found, "targets", None)
+        else:
+            source = found
+        return (self.ready(source) if isinstance(source, tf.data.Dataset) else source), source
+
+    def split(self, examples, share):
+        """Parts rows in memory: the last ones, by their share, are for validation, as Keras has it."""
+        share = _check.number("validation_split", share, above=0.0, maximum=1.0)
+        count = row_count(examples.x)
+        at = int(count * (1 - share))
+        if not 0 < at < count:
+            raise _check.invalid("validation_split", f"a share that leaves rows on both sides, of {count}", share)
+        return _part(examples, slice(0, at)), _part(examples, slice(at, None))
+
+    def class_weights(self, class_weight, found):
+        """Returns `class_weight` by index, given by label name, or `"balanced"`.
+
+        Args:
+            class_weight: dict of label to float, or `"balanced"`.
+            found: the `Examples` or `Batches` that are trained on.
+        """
+        column = self._targets
+        if not isinstance(column, LabelColumn) or column.multi_label:
+            expected = "None for a model without one label a row"
+            remedy = "For several labels a row: `losses.WeightedBinaryCrossentropy`."
+            raise _check.invalid("class_weight", expected, class_weight, remedy)
+        if isinstance(class_weight, str):
+            _check.one_of("class_weight", class_weight, ("balanced",))
+            y = self._all_targets(found)
+            counts = np.bincount(y, minlength=len(column)).astype("float64")
+            present = np.count_nonzero(counts)
+            return {i: float(len(y) / (present * count)) if count else 1.0 for i, count in enumerate(counts)}
+        _check.instance("class_weight", class_weight, dict, 'a dict of label to weight, or "balanced"')
+        names = list(class_weight)
+        indices = column.read(names, "class_weight").tolist()
+        return {
+            **dict.fromkeys(range(len(column)), 1.0),
+            **{
+                i: _check.number("class_weight", class_weight[n], minimum=0.0)
+                for i, n in zip(indices, names, strict=True)
+            },
+        }
+
+    def _all_targets(self, found):
+        y = None
+        if isinstance(found, Examples):
+            y = found.y
+        elif isinstance(found, Batches):
+            y = found.kept_targets()
+        if y is None:
+            remedy = "Pass rows in memory, or weights by label: `data.class_weights(y)`."
+            raise _check.invalid("class_weight", "a dict, for data that are not in memory", "balanced", remedy)
+        y = y if self.is_encoded(found) else self.encode_targets(y)
+        y = np.asarray(y)
+        if y.ndim != 1:
+            raise _check.invalid("class_weight", "a dict, for targets that are shares", "balanced")
+        return y
+
+
+class _Empty:
+    """Rows of which there are none."""
+
+    def __init__(self, x):
+        self.x, self.y, self.sample_weight = x, None, None
+
+
+class _EncodedPyDataset(keras.utils.PyDataset):
+    """A PyDataset whose batches are encoded as they come."""
+
+    def __init__(self, inner, gate):
+        super().__init__(inner.workers, inner.use_multiprocessing, inner.max_queue_size)
+        self._inner, self._gate = inner, gate
+
+    @property
+    def num_batches(self):
+        """Batches in an epoch."""
+        return self._inner.num_batches
+
+    def __getitem__(self, index):
+        return self._gate.encode_batch(self._inner[index])
+
+    def on_epoch_begin(self):
+        self._inner.on_epoch_begin()
+
+    def on_epoch_end(self):
+        self._inner.on_epoch_end()
+
+
+def _part(examples, rows):
+    parts = (examples.x, examples.y, examples.sample_weight)
+    taken = [None if part is None else tf.nest.map_structure(lambda values: values[rows], part) for part in parts]
+    return Examples(*taken, targets=examples.targets)
+
+
+def _each(x):
+    """One row as rows."""
+    if isinstance(x, dict):
+        return {name: [value] for name, value in x.items()}
+    return tuple([value] for value in x) if isinstance(x, tuple) else [x]
+
+
+def _spec(value):
+    if isinstance(value, tf.RaggedTensor):
+        return tf.RaggedTensorSpec([None] * value.shape.rank, value.dtype, value.ragged_rank)
+    if isinstance(value, tf.Tensor):
+        return tf.TensorSpec(value.shape, value.dtype)
+    return tf.TensorSpec(np.shape(value), tf.as_dtype(np.asarray(value).dtype))

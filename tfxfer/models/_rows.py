@@ -1,0 +1,385 @@
+"""Rows in, answers out: what task models do with the data that users hand them."""
+
+import collections
+import itertools
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfxfer import _check, data
+
+# Batches of rows that are taken from a generator at a time: enough to sort by length, little to hold.
+STREAM_BATCHES = 64
+
+Ranked = collections.namedtuple("Ranked", ["index", "score", "text"])
+Ranked.__doc__ = "A document that `rank` ordered: its place in the list that was given, its score, and its text."
+
+_Mixin: Any = object  # what is mixed in here has the methods of a Keras model
+
+
+class TakesRows(_Mixin):
+    """`fit`, `evaluate`, `predict` on rows of any kind, read as the task describes them; a mixin."""
+
+    # What several texts of a row become, and how many texts a row has: see `data.TextColumn`.
+    text_form = "joint"
+    text_count: int | None = None
+
+    # === Description ===
+
+    def input_columns(self):
+        """Returns the columns that the task reads: a dict of name to `data.Column`.
+
+        By default one text, or several, under the name `"text"`. A task that reads more overrides it.
+        """
+        return {"text": data.TextColumn(self.preprocessor, self.text_form, count=self.text_count)}
+
+    def target_columns(self):
+        """Returns how targets are encoded: a `data.Column`; for a model with a dict of outputs, a dict of them.
+
+        By default they are numbers that go to the loss as they are.
+        """
+        return data.ValuesColumn()
+
+    def decode(self, outputs):
+        """Turns the outputs of `predict` into what people read; by default they stay as they are.
+
+        Args:
+            outputs: arrays `(rows, ...)`, as `predict` gives them.
+        """
+        return outputs
+
+    def answer(self, x, batch_size=32, *, verbose=0):
+        """Returns `decode(predict(x))`.
+
+        Args:
+            x: rows, as `predict` takes them. For a generator of rows, the answers come as a generator of parts.
+            batch_size: int. Rows computed at a time.
+            verbose: 0, 1 or `"auto"`: whether to show a progress bar.
+        """
+        return self._answers(x, batch_size, verbose, self.decode)
+
+    def read_targets(self, y, argument="y"):
+        """Returns targets as the loss takes them, out of what `fit` takes; raises as `fit`, naming the argument."""
+        return data.Gate(self, ("x", argument, "sample_weight")).read_targets(y)
+
+    # === Training ===
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        initial_epoch=0,
+        steps_per_epoch=None,
+        validation_steps=None,
+        validation_batch_size=None,
+        validation_freq=1,
+        *,
+        seed=None,
+    ):
+        """Trains on rows, or on batches.
+
+        Rows in memory are tokenized once, shuffled in each epoch, and batched with rows of similar length
+        (`data.batches`).
+
+        Args:
+            x: a list, array, Series or another sequence of strings; a tuple or a frame of several such columns; a dict
+                or frame of the task's columns by name; what `data.labelled` and its neighbours give; `data.Batches`, or
+                another `tf.data.Dataset`, `keras.utils.PyDataset` or generator, of rows or of batches.
+            y: targets, for rows that do not bring them along. Labels go by name.
+            batch_size: int, for rows. Defaults to 32.
+            epochs: int. Passes over the rows, counted from 0 (not from `initial_epoch`).
+            verbose: as `keras.Model.fit` has it.
+            callbacks: list of Keras callbacks.
+            validation_split: float in `(0, 1)`. The share of rows in memory, the last ones, to validate on.
+            validation_data: a tuple (x, y) or (x, y, sample_weight), or any other form of `x` that has targets.
+            shuffle: bool, for rows.
+            class_weight: dict of label to weight, or `"balanced"`; for tasks with one label a row.
+            sample_weight: float array, a weight >= 0 for each row.
+            initial_epoch: int. The epoch to start at.
+            steps_per_epoch: int. Batches in an epoch; the next epoch continues where the last one stopped.
+            validation_steps: as `keras.Model.fit` has it.
+            validation_batch_size: int. Defaults to `batch_size`.
+            validation_freq: as `keras.Model.fit` has it.
+            seed: int. Makes the order of rows repeatable.
+
+        Returns:
+            A `keras.callbacks.History`.
+
+        Raises:
+            ValueError: for another form, unequal lengths, a text that is missing or no string, or a target that the
+                task does not know, with the row.
+        """
+        gate = data.Gate(self)
+        form, found = gate.read(x, y, sample_weight, needs_y=self.loss is not None)
+        if validation_split and validation_data is None:
+            self._refuse(form != "rows", "validation_split", "0 for data that are not rows in memory", validation_split)
+            found, held_out = gate.split(found, validation_split)
+        elif validation_split:
+            raise _check.invalid("validation_split", "0 with `validation_data`", validation_split)
+        if class_weight is not None and form != "arrays":
+            class_weight = gate.class_weights(class_weight, found)
+        if form == "arrays":
+            x, y, sample_weight = found
+            train, source = x, x
+        else:
+            options = {} if form == "batches" else self._batch_options(shuffle=shuffle, seed=seed)
+            train, source = gate.batches(form, found, batch_size or 32, **options)
+            y = sample_weight = None
+            if steps_per_epoch is not None and isinstance(source, data.Batches):
+                train = train.repeat()
+        size = validation_batch_size or batch_size
+        if validation_split:
+            validation_data = self._evaluation_data("rows", held_out, gate, size)
+        elif validation_data is not None:
+            validation_data = self._validation_data(validation_data, size)
+        _tell(callbacks, source)
+        return keras.Model.fit(
+            self,
+            train,
+            y,
+            batch_size=batch_size if form == "arrays" else None,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_data=validation_data,
+            # Keras warns about its own `shuffle` where the data are a dataset, whose order is fixed here.
+            shuffle=shuffle if form == "arrays" else False,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            validation_batch_size=size if form == "arrays" else None,
+            validation_freq=validation_freq,
+        )
+
+    def _validation_data(self, given, batch_size):
+        """Returns validation data as Keras takes them."""
+        names = ("validation_data[0]", "validation_data[1]", "validation_data[2]")
+        if not isinstance(given, tuple):
+            gate = data.Gate(self, ("validation_data", *names[1:]))
+            return self._evaluation_data(*gate.read(given), gate, batch_size)
+        if not 2 <= len(given) <= 3:
+            raise _check.invalid("validation_data", "(x, y) or (x, y, sample_weight)", given)
+        gate = data.Gate(self, names)
+        form, found = gate.read(*given)
+        if form == "arrays":
+            return tuple(part for part in found if part is not None)
+        return self._evaluation_data(form, found, gate, batch_size)
+
+    def _evaluation_data(self, form, found, gate, batch_size):
+        options = {} if form == "batches" else self._batch_options(shuffle=False, bucket=form == "rows")
+        return gate.batches(form, found, batch_size or 32, **options)[0]
+
+    @staticmethod
+    def _refuse(wrong, argument, expected, value):
+        if wrong:
+            raise _check.invalid(argument, expected, value)
+
+    def _batch_options(self, **options):
+        self._check_vocabulary()
+        return {"pad_to_multiple_of": self._length_multiple(), **options}
+
+    def _length_multiple(self):
+        # Where each shape is compiled on its own, lengths in steps of 8 keep their number small; elsewhere rounding up
+        # would be padding for nothing.
+        compiled = keras.config.backend() == "jax" or getattr(self, "jit_compile", False)
+        return 8 if compiled else 1
+
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        verbose="auto",
+        sample_weight=None,
+        steps=None,
+        callbacks=None,
+        return_dict=False,
+        **kwargs,
+    ):
+        """Computes loss and metrics on rows or batches, in any form that `fit` takes; as `keras.Model.evaluate`."""
+        gate = data.Gate(self)
+        form, found = gate.read(x, y, sample_weight)
+        if form == "arrays":
+            x, y, sample_weight = found
+        else:
+            x, y, sample_weight = self._evaluation_data(form, found, gate, batch_size), None, None
+        return keras.Model.evaluate(
+            self,
+            x,
+            y,
+            batch_size=batch_size if form == "arrays" else None,
+            verbose=verbose,
+            sample_weight=sample_weight,
+            steps=steps,
+            callbacks=callbacks,
+            return_dict=return_dict,
+            **kwargs,
+        )
+
+    # === Prediction ===
+
+    def predict(self, x=None, batch_size=None, verbose="auto", steps=None, callbacks=None):
+        """Runs the model on rows or batches and returns its outputs in the order of the rows.
+
+        Rows in memory are sorted by length, batched without needless padding, and the outputs put back into order. No
+        rows give an empty array.
+
+        Args:
+            x: rows or batches, in any form that `fit` takes; targets are ignored. For a generator of single rows the
+                outputs come as a generator of arrays, in constant memory.
+            batch_size: int, for rows. Defaults to 32.
+            verbose: 0, 1 or `"auto"`: whether to show Keras's progress bar.
+            steps: as `keras.Model.predict` has it, for batches.
+            callbacks: Keras callbacks; with them, rows are batched in their own order.
+
+        Returns:
+            A float array `(rows, ...)`, or the structure of arrays that the model gives.
+        """
+        return self._answers(x, batch_size or 32, verbose, lambda outputs: outputs, steps, callbacks)
+
+    def _answers(self, x, batch_size, verbose, finish, steps=None, callbacks=None):
+        """Returns `finish` of the model's outputs; for a generator of rows, a generator of it over parts."""
+        _check.integer("batch_size", batch_size)
+        form, found = data.Gate(self).read(x, needs_y=False)
+        if form == "dataset" and not hasattr(found, "element_spec"):
+            return self._streamed(found, batch_size, finish)
+        return finish(self._predicted(form, found, batch_size, verbose, steps, callbacks))
+
+    def _streamed(self, rows, batch_size, finish):
+        while part := list(itertools.islice(rows, batch_size * STREAM_BATCHES)):
+            if isinstance(part[0], dict):
+                part = {name: [row[name] for row in part] for name in part[0]}
+            elif isinstance(part[0], tuple):
+                part = tuple(map(list, zip(*part, strict=True)))
+            form, found = data.Gate(self).read(part, needs_y=False)
+            yield finish(self._predicted(form, found, batch_size, 0))
+
+    def _predicted(self, form, found, batch_size, verbose, steps=None, callbacks=None):
+        if form == "rows" and not callbacks:
+            progress = keras.config.is_interactive_logging_enabled() if verbose == "auto" else bool(verbose)
+            return self._runner(found.x)(found.x, batch_size, progress=progress)
+        arguments = {"verbose": verbose, "steps": steps, "callbacks": callbacks}
+        if form == "arrays":
+            return keras.Model.predict(self, found[0], batch_size=batch_size, **arguments)
+        options = {} if form == "batches" else self._batch_options(shuffle=False, bucket=False)
+        found, _ = data.Gate(self).batches(form, found, batch_size, **options)
+        return keras.Model.predict(self, found, **arguments)
+
+    def _runner(self, x, part=None):
+        """Returns what runs this model over rows, or the part of it that `_part` knows by this name.
+
+        It is made again where something changed that it has traced.
+        """
+        count = len(x) if isinstance(x, (tuple, dict)) else 1
+        preprocessor = self.preprocessor
+        key = (
+            count,
+            id(preprocessor),
+            preprocessor.sequence_length,
+            preprocessor.padding_side,
+            preprocessor.tokenizer.special_tokens_in_strings,
+            preprocessor.tokenizer.vocabulary_size(),
+            bool(self.jit_compile),
+            *map(id, self.weights),  # LoRA and quantisation change them
+        )
+        made_for, runner = self._runners.get(part, (None, None))
+        if made_for != key:
+            self._check_vocabulary()
+            model = self if part is None else self._part(part)
+            runner = data.Runner(model, self.input_columns(), self._length_multiple())
+            self._runners[part] = (key, runner)
+        return runner
+
+    # === Batches ===
+
+    def preprocess_samples(self, x, y=None, sample_weight=None):
+        """Tokenizes a batch of raw inputs and encodes targets, in a pipeline; batches of ids pass as they are."""
+        gate = data.Gate(self)
+        if self.preprocessor is not None and not (isinstance(x, dict) and set(x) >= set(self.input)):
+            self._check_vocabulary()
+            x = gate.encode_inputs(x)
+        if y is not None:
+            y = gate.encode_targets(y)
+        return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+
+    def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
+        """Makes one step on a batch of raw inputs or ids, as `keras.Model.train_on_batch`."""
+        x, y = self._one_batch(x, y)
+        return keras.Model.train_on_batch(self, x, y, sample_weight=sample_weight, **kwargs)
+
+    def test_on_batch(self, x, y=None, sample_weight=None, **kwargs):
+        """Computes loss and metrics of a batch of raw inputs or ids, as `keras.Model.test_on_batch`."""
+        x, y = self._one_batch(x, y)
+        return keras.Model.test_on_batch(self, x, y, sample_weight=sample_weight, **kwargs)
+
+    def predict_on_batch(self, x):
+        """Returns the outputs for a batch of raw inputs or ids, as `keras.Model.predict_on_batch`."""
+        return keras.Model.predict_on_batch(self, self._one_batch(x)[0])
+
+    def _one_batch(self, x, y=None):
+        self._check_vocabulary()
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data.Gate(self).encode_batch((x, y)))
+        return x, y
+
+    # === Pairs ===
+
+    def score_pairs(self, first, second, batch_size=32, *, verbose=0):
+        """Returns how well each text of one list goes with the same row of another; for models that read pairs."""
+        raise _check.invalid("model", "a model that scores pairs of texts", type(self).__name__)
+
+
+class Ranks(_Mixin):
+    """`rank` of models that score pairs; a mixin."""
+
+    def rank(self, query, documents, k=None, *, batch_size=32):
+        """Orders documents by the model's score for the pair of query and document, as the export's `rank` does.
+
+        Args:
+            query: string.
+            documents: list of strings.
+            k: int. The most documents to return. Defaults to all.
+            batch_size: int. Pairs computed at a time.
+
+        Returns:
+            A list of `Ranked(index, score, text)`, the best first: the document's place in `documents`, its score, and
+            itself.
+
+        Raises:
+            ValueError: for a model that does not give pairs one score; see `score_pairs`.
+        """
+        return ranked(self._document_scores, query, documents, k, batch_size)
+
+    def _document_scores(self, query, documents, batch_size):
+        return self.score_pairs([query] * len(documents), documents, batch_size)
+
+
+def _tell(callbacks, x):
+    """Tells callbacks that ask for it what is trained on: Keras shows them the model only."""
+    for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks)):
+        if hasattr(callback, "set_data"):
+            callback.set_data(x)
+
+
+def ranked(score, query, documents, k, batch_size):
+    """Returns documents ordered by the scores that a function of query, documents and batch size gives; see `rank`."""
+    if not isinstance(query, (str, bytes)):
+        raise _check.invalid("query", "one string", query)
+    documents = data.read_list("documents", documents)
+    k = _check.integer("k", k, optional=True)
+    if not documents:
+        return []
+    scores = np.asarray(score(query, documents, batch_size))
+    order = np.argsort(-scores, kind="stable")[:k]
+    return [Ranked(int(i), float(scores[i]), documents[i]) for i in order]

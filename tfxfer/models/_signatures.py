@@ -1,0 +1,96 @@
+"""How a task describes itself to what works on tasks of any kind: exports, freezing, evaluation."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from tfxfer import _check
+
+_Mixin: Any = object  # what is mixed in here has the methods of a Keras model
+
+KINDS = ("values", "classes", "vectors", "similarity", "rank", "search")
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """A question that an exported model answers.
+
+    | kind | inputs | outputs |
+    |---|---|---|
+    | `"values"` | the task's columns | `output`, or what `finish` names: numbers for each row |
+    | `"classes"` | the task's columns | `labels`, `scores`, `probabilities` |
+    | `"vectors"` | `text` | `embedding` |
+    | `"similarity"` | `text_a`, `text_b` | `similarity`, the cosine |
+    | `"rank"` | `query`, `documents` | `scores` |
+    | `"search"` | `query`, `k` | `ids`, `texts`, `scores`, out of an index |
+
+    Attributes:
+        name: string. The signature's name in the export.
+        kind: see the table.
+        purpose: string. What it answers, for people.
+        output: string. The name of the numbers of a `"values"` signature.
+        finish: function of the model's outputs to what is answered, of `keras.ops` only: numbers or a dict of numbers,
+            probabilities `(rows, classes)`, or for `"rank"` scores `(rows,)`. By default the outputs themselves; for
+            `"rank"` the cosines of the embedder's vectors.
+        labels: list of class names, for `"classes"`.
+        prompts: tuple of the texts set before each input, for embedders; two for `"similarity"` and `"rank"`.
+        api: `"classify"` or `"regress"` for a second signature, `<name>_examples`, in TF Serving's API of that name;
+            `None` for none.
+
+    Raises:
+        ValueError: for an unknown kind.
+    """
+
+    name: str
+    kind: str
+    purpose: str = ""
+    output: str = "outputs"
+    finish: Callable | None = None
+    labels: list | None = None
+    prompts: tuple = ("", "")
+    api: str | None = None
+
+    def __post_init__(self):
+        _check.one_of("kind", self.kind, KINDS)
+
+
+class DescribesItself(_Mixin):
+    """What a task says of itself beside its columns; a mixin."""
+
+    def signatures(self, pairs=False):
+        """Returns what an export of the model answers, a list of `models.Signature`; the first is the default.
+
+        Args:
+            pairs: bool. Whether the model itself reads two texts a row.
+        """
+        return [Signature("predict", "values", "The model's outputs for each row.")]
+
+    @property
+    def served(self):
+        """The model that an export holds: this one, or the part of it that is of use after training."""
+        return self
+
+    @property
+    def tower(self):
+        """The model that makes one vector of a text, in which layers are frozen: this one, or the one it is built on.
+
+        Its layer `"pooling"` is where the part ends that can be computed once; see `boundary`.
+        """
+        return self
+
+    def boundary(self):
+        """Returns where the encoder ends in the graph of this model: (sequence, mask, pooled), Keras tensors.
+
+        `freezing.AboveFrozen` stores the sequence `(batch, length, dim)`, or what was pooled of it `(batch, dim)`. By
+        default they are input and output of the layer called `"pooling"`; a task without one overrides this method.
+
+        Raises:
+            ValueError: if there is no such layer.
+        """
+        names = [layer.name for layer in self.layers]
+        if "pooling" not in names:
+            remedy = 'Call its pooling layer "pooling", or override `boundary`.'
+            raise _check.invalid("model", 'a model with a layer "pooling"', names, remedy)
+        pooling = self.get_layer("pooling")
+        sequence, mask = pooling.input
+        return sequence, mask, pooling.output
