@@ -308,7 +308,7 @@ def metrics(case, folder):
     assert len(model.metrics_variables) > 0 and model.losses == []
     model.reset_metrics()
     assert model.get_metrics_result()["accuracy"] == 0
-    y = model._encode_raw_targets(case.targets)
+    y = model.read_targets(case.targets)
     loss = float(model.compute_loss(y=y, y_pred=ops.convert_to_tensor(case.expected)))
     assert loss == pytest.approx(float(np.ravel(model.test_on_batch(case.texts, case.targets))[0]), rel=1e-5)
 
@@ -625,7 +625,7 @@ def test_a_quantized_model_is_exported_cached_and_freed_of_its_optimizer(classif
     assert not model.optimizer.built and type(model.optimizer) is type(classifier.model.optimizer)
     assert float(model.optimizer.learning_rate) == float(classifier.model.optimizer.learning_rate)
     tx.freezing.freeze(model, below=1)
-    batches = tx.data.batches((tiny.TEXTS, model._encode_raw_targets(tiny.LABELS)), model.preprocessor, 8)
+    batches = tx.data.batches((tiny.TEXTS, model.read_targets(tiny.LABELS)), model.preprocessor, 8)
     tx.freezing.AboveFrozen(model).fit(batches, epochs=2, verbose=0)
     probabilities = model.probabilities(model.predict(tiny.TEXTS, verbose=0))
     served = tf.saved_model.load(tx.export.saved_model(model, tmp_path / "export")).signatures["serving_default"]

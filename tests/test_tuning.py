@@ -55,7 +55,7 @@ def small(presets):
     return tx.tuning.ClassifierHyperModel(presets[0], LABELS, space=space)
 
 
-class CountedRows(tx.data.Texts):
+class CountedRows(tx.data.Examples):
     """Rows that count how often they are read through."""
 
     reads = 0
@@ -66,7 +66,7 @@ class CountedRows(tx.data.Texts):
 
 
 def counted(rows):
-    return CountedRows(rows.columns, rows.y, labels=rows.labels)
+    return CountedRows(rows.x, rows.y, targets=rows.targets)
 
 
 class Seen(keras.callbacks.Callback):

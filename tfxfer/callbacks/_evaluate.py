@@ -1,6 +1,5 @@
 """The evaluations of `evaluation` as callbacks."""
 
-
 from tfxfer import _check, _neighbours, _texts, data, evaluation
 from tfxfer.callbacks._base import Evaluate
 from tfxfer.evaluation import _measures, _pairs, _reranking, _retrieval, _triplets

@@ -121,12 +121,13 @@ class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, keras_hub
     @classmethod
     def _preset_arguments(cls, embedding, arguments):
         """Returns the constructor's arguments, completed by what the preset says about pooling."""
-        arguments.setdefault("pooling", embedding.pooling)
+        if "pooling" in inspect.signature(cls.__init__).parameters:
+            arguments.setdefault("pooling", embedding.pooling)
         return arguments
 
     def embedding_spec(self):
         """Returns how this model makes one vector of a text: a `backbones.EmbeddingSpec`."""
-        return backbones.EmbeddingSpec(pooling=self.pooling)
+        return backbones.EmbeddingSpec(pooling=getattr(self, "pooling", ("mean",)))
 
     # === Layer groups ===
 

@@ -117,6 +117,11 @@ def bad_value(argument, expected, value, row, remedy=""):
     return _check.invalid(argument, expected, value, f"It is in row {row} (counting from 0). {remedy}".strip())
 
 
+def is_missing(value):
+    """Whether a value is `None`, NaN or pandas's NA."""
+    return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and value != value)
+
+
 def read_strings(values, argument, expected="a list of strings"):
     """Returns a column of texts as a string tensor `(rows,)`.
 
@@ -139,7 +144,7 @@ def check_string(value, argument, row):
     if isinstance(value, bytes):
         return
     if not isinstance(value, str):
-        missing = value is None or value != value or type(value).__name__ == "NAType"
+        missing = is_missing(value)
         expected = "a text in every row" if missing else "texts that are strings"
         remedy = 'Fill it in (`""` is a text) or leave the row out.' if missing else "Make strings of the column first."
         raise bad_value(argument, expected, value, row, remedy)
@@ -194,7 +199,7 @@ def _row_of_numbers(value, argument, row, shape, missing):
         if shape[0] is not None and len(found) != shape[0]:
             raise bad_value(argument, f"{shape[0]} numbers in every row", value, row)
         return found
-    if value is None or value == "" or value != value or type(value).__name__ == "NAType":
+    if is_missing(value) or value == "":
         if missing is None:
             raise bad_value(argument, "a number in every row", value, row, "Fill it in or leave the row out.")
         return missing

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
-from tfxfer.data._columns._base import Column, bad_value, check_string
+from tfxfer.data._columns._base import Column, bad_value, check_string, is_missing
 
 
 class CategoryColumn(Column):
@@ -51,7 +51,7 @@ class CategoryColumn(Column):
         found = []
         for row, value in enumerate(self.sequence(values, argument)):
             value = value.decode() if isinstance(value, bytes) else value
-            if self.unknown == "index" and (value is None or value != value):
+            if self.unknown == "index" and is_missing(value):
                 value = ""
             if isinstance(value, float) and value.is_integer():
                 value = int(value)  # pandas makes floats of a column of ints with a gap

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
-from tfxfer.data._columns._base import Column, as_list, bad_value
+from tfxfer.data._columns._base import Column, as_list, bad_value, is_missing
 
 _SUM = 1e-3  # how far the shares of a row may be from a sum of 1
 
@@ -98,9 +98,11 @@ class LabelColumn(Column):
             and all(len(row) == len(self) for row in rows)
             and all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in flat)
         )
+        # A list that names a label twice is no list of labels.
+        may_be_lists = all(len(set(row)) == len(row) for row in rows)
         if is_matrix:
             try:
-                indices = self._indices(flat, places, argument)
+                indices = self._indices(flat, places, argument) if may_be_lists else None
             except ValueError:
                 indices = None
             if indices is not None:
@@ -119,8 +121,8 @@ class LabelColumn(Column):
     def _indices(self, values, places, argument):
         """The index of each value; `places` are the rows that errors name."""
         for value, row in zip(values, places, strict=True):
-            if value is None or value != value or value == "":
-                if value not in self._index:
+            if is_missing(value) or value == "":
+                if is_missing(value) or value not in self._index:
                     remedy = "Give the row a label or leave it out."
                     raise bad_value(argument, "a label in every row", value, row, remedy)
         if values and all(isinstance(value, bool) for value in values):
