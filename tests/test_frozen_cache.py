@@ -439,7 +439,7 @@ def test_a_model_that_cannot_be_cut_is_an_error_that_says_why(change, message, f
 
 
 def test_other_models_arguments_and_data_are_errors(folder):
-    with pytest.raises(ValueError, match=r"`model`.*TextClassifier"):
+    with pytest.raises(ValueError, match=r"`model`.*a task model"):
         AboveFrozen(keras.Sequential())
     embedder = models.TextEmbedder(tiny.backbone(num_layers=2), tiny.preprocessor(folder))
     towers = models.Siamese(embedder, chunk_size=2)

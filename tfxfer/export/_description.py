@@ -93,7 +93,7 @@ def describe(folder):
 
 def of_model(model, signatures, *, pairs, index, weights_dtype, metadata):
     """Returns the description of a model: what `describe` returns, but for the version."""
-    embedder = model.tower
+    embedder = model.tower()
     return {
         "class": type(model).__name__,
         "name": model.name,

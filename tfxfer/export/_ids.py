@@ -94,7 +94,7 @@ class Graph(tf.Module):
         count = model.text_count if model.text_form == "separate" else None
         self.specs = [
             tf.TensorSpec(
-                [count if i == 1 and tensor.shape.rank == 3 else n for i, n in enumerate(tensor.shape)],
+                [count if i == 1 and len(tensor.shape) == 3 else n for i, n in enumerate(tensor.shape)],
                 keras.backend.standardize_dtype(tensor.dtype),
                 name=name,
             )
@@ -123,7 +123,7 @@ def write(target, model, folder, *, pairs, examples, tolerance, metadata):
     folder = _disk.local_path("folder", folder, kind="folder")
     _require(target)
     pairs = _saved_model.check_model(model, pairs, None)
-    model = model.served
+    model = model.served_model()
     _check_convertible(target, model)
     rows = _saved_model.example_rows(examples, pairs)
     _check.number("tolerance", tolerance, above=0)

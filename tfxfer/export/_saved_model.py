@@ -129,7 +129,7 @@ def saved_model(
     folder.mkdir(parents=True, exist_ok=True)
     version = _free_version(folder, version)
     if index is not None:
-        index = _index.make(index, model.tower, max_k)
+        index = _index.make(index, model.tower(), max_k)
     batch_size = _folder.batch_size(folder, max_batch_size)
     _disk.remove_parts(folder, _TEMPORARY, age=_DAY)
     # Beside the versions, on the same disk, so that the rename is atomic.
@@ -161,12 +161,12 @@ def check_model(model, pairs, index):
             "Save it with `model.save` and load it in a process with KERAS_BACKEND=tensorflow.",
         )
     _check.instance("pairs", pairs, bool, "a bool")
-    kinds = {signature.kind for signature in model.served.signatures()}
+    kinds = {signature.kind for signature in model.served_model().signatures()}
     if pairs and "vectors" in kinds and not kinds & {"classes", "values"}:
         raise _check.invalid("pairs", "False for an embedder, which has `similarity` and `rank`", pairs)
     if index is not None and "search" not in kinds:
         raise _check.invalid("index", f"None for a {type(model).__name__}, which gives no vectors", index)
-    return pairs or model.served.text_form == "separate"
+    return pairs or model.served_model().text_form == "separate"
 
 
 def example_rows(examples, pairs):

@@ -100,7 +100,7 @@ class Served(tf.Module):
 
     def __init__(self, model, weights_dtype=None, index=None, labels_file=None):
         super().__init__()
-        model = model.served
+        model = model.served_model()
         self._model = _weights.Untracked(model)
         self._weights = _weights.Weights(model, weights_dtype)
         self._tokenizer = list(model.preprocessor.tokenizer.trackables)
@@ -131,7 +131,7 @@ class Served(tf.Module):
 
     def encoder(self, model, prompt=""):
         """Returns the graph function from whole texts to vectors that `vectors` calls."""
-        embedder = model.tower
+        embedder = model.tower()
         length = embedder.prompt_length(prompt)
         functions = self._functions.value
         if length not in functions:
@@ -178,7 +178,7 @@ class Served(tf.Module):
         above = tf.identity if towers is model.output else keras.Model(towers, model.output, name="above")
 
         def run(first, second):
-            vectors = tf.reshape(encode(tf.concat([first, second], axis=0)), [2, -1, model.tower.embedding_dim])
+            vectors = tf.reshape(encode(tf.concat([first, second], axis=0)), [2, -1, model.tower().embedding_dim])
             return tf.cast(above(tf.transpose(vectors, [1, 0, 2]), training=False), tf.float32)
 
         return run
@@ -203,7 +203,7 @@ class Served(tf.Module):
 
 def labels_of(model):
     """Returns the class names that a model's own signature answers with; `None` without classes."""
-    return model.served.signatures()[0].labels
+    return model.served_model().signatures()[0].labels
 
 
 def text_bytes(model):

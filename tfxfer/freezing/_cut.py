@@ -55,7 +55,7 @@ class Columns(keras.layers.Layer):
 
 def tower_of(model):
     """Returns the part of a task model that makes one vector a text."""
-    return _check.instance("model", model, models.TextTask, "a task model of `tfxfer.models`, or a subclass").tower
+    return _check.instance("model", model, models.TextTask, "a task model of `tfxfer.models`, or a subclass").tower()
 
 
 def frozen_groups(model):

@@ -1,6 +1,7 @@
 """Texts to labels."""
 
 import collections
+import json
 import typing
 from typing import Any
 
@@ -219,14 +220,14 @@ class Classifying(_Task):
     def save_own_variables(self, store):
         """Writes the labels beside the weights, so that weights for another order of labels are noticed."""
         super().save_own_variables(store)
-        store[_LABELS] = np.array([str(label).encode() for label in self.labels])
+        store[_LABELS] = np.frombuffer(json.dumps(self.labels).encode(), "uint8")
 
     def load_own_variables(self, store):
         """Checks that weights belong to the model's labels."""
-        rest = dict(store.items())
+        rest = {name: store[name] for name in store.keys()}  # noqa: SIM118 - it is no dict
         saved = rest.pop(_LABELS, None)
-        labels = None if saved is None else [name.decode() for name in np.asarray(saved).tolist()]
-        if labels is not None and labels != [str(label) for label in self.labels]:
+        labels = None if saved is None else json.loads(np.asarray(saved).tobytes())
+        if labels is not None and labels != self.labels:
             expected = f"weights for the labels {self.labels}, in this order"
             remedy = "Make the model with the labels of the file. `from_preset` can put them into another order."
             raise _check.invalid("filepath", expected, labels, remedy)

@@ -1,7 +1,9 @@
 """Rows in, answers out: what task models do with the data that users hand them."""
 
 import collections
+import contextlib
 import itertools
+import warnings
 from typing import Any
 
 import keras
@@ -143,25 +145,26 @@ class TakesRows(_Mixin):
         elif validation_data is not None:
             validation_data = self._validation_data(validation_data, size)
         _tell(callbacks, source)
-        return keras.Model.fit(
-            self,
-            train,
-            y,
-            batch_size=batch_size if form == "arrays" else None,
-            epochs=epochs,
-            verbose=verbose,
-            callbacks=callbacks,
-            validation_data=validation_data,
-            # Keras warns about its own `shuffle` where the data are a dataset, whose order is fixed here.
-            shuffle=shuffle if form == "arrays" else False,
-            class_weight=class_weight,
-            sample_weight=sample_weight,
-            initial_epoch=initial_epoch,
-            steps_per_epoch=steps_per_epoch,
-            validation_steps=validation_steps,
-            validation_batch_size=size if form == "arrays" else None,
-            validation_freq=validation_freq,
-        )
+        with _quiet_ends(steps_per_epoch):
+            return keras.Model.fit(
+                self,
+                train,
+                y,
+                batch_size=batch_size if form == "arrays" else None,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=callbacks,
+                validation_data=validation_data,
+                # Keras warns about its own `shuffle` where the data are a dataset, whose order is fixed here.
+                shuffle=shuffle if form == "arrays" else False,
+                class_weight=class_weight,
+                sample_weight=sample_weight,
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch,
+                validation_steps=validation_steps,
+                validation_batch_size=size if form == "arrays" else None,
+                validation_freq=validation_freq,
+            )
 
     def _validation_data(self, given, batch_size):
         """Returns validation data as Keras takes them."""
@@ -215,18 +218,19 @@ class TakesRows(_Mixin):
             x, y, sample_weight = found
         else:
             x, y, sample_weight = self._evaluation_data(form, found, gate, batch_size), None, None
-        return keras.Model.evaluate(
-            self,
-            x,
-            y,
-            batch_size=batch_size if form == "arrays" else None,
-            verbose=verbose,
-            sample_weight=sample_weight,
-            steps=steps,
-            callbacks=callbacks,
-            return_dict=return_dict,
-            **kwargs,
-        )
+        with _quiet_ends(steps):
+            return keras.Model.evaluate(
+                self,
+                x,
+                y,
+                batch_size=batch_size if form == "arrays" else None,
+                verbose=verbose,
+                sample_weight=sample_weight,
+                steps=steps,
+                callbacks=callbacks,
+                return_dict=return_dict,
+                **kwargs,
+            )
 
     # === Prediction ===
 
@@ -275,7 +279,8 @@ class TakesRows(_Mixin):
             return keras.Model.predict(self, found[0], batch_size=batch_size, **arguments)
         options = {} if form == "batches" else self._batch_options(shuffle=False, bucket=False)
         found, _ = data.Gate(self).batches(form, found, batch_size, **options)
-        return keras.Model.predict(self, found, **arguments)
+        with _quiet_ends(steps):
+            return keras.Model.predict(self, found, **arguments)
 
     def _runner(self, x, part=None):
         """Returns what runs this model over rows, or the part of it that `_part` knows by this name.
@@ -363,6 +368,18 @@ class Ranks(_Mixin):
 
     def _document_scores(self, query, documents, batch_size):
         return self.score_pairs([query] * len(documents), documents, batch_size)
+
+
+@contextlib.contextmanager
+def _quiet_ends(steps):
+    """Leaves out Keras's warning that data ran out, where no number of steps was asked for.
+
+    It comes at the end of any data whose length is not known.
+    """
+    with warnings.catch_warnings():
+        if steps is None:
+            warnings.filterwarnings("ignore", "Your input ran out of data")
+        yield
 
 
 def _tell(callbacks, x):

@@ -80,14 +80,12 @@ class Siamese(TextTask):
     def usage(self, format, repo_id):
         return self.embedder.usage(format, repo_id)
 
-    @property
-    def served(self):
-        """The embedder: after training, texts are compared by its vectors."""
+    def served_model(self):
+        """Returns the embedder: after training, texts are compared by its vectors."""
         return self.embedder
 
-    @property
     def tower(self):
-        """The embedder."""
+        """Returns the embedder."""
         return self.embedder
 
     # Arguments of `from_preset` that are the constructor's; the others go to the embedder.
@@ -183,9 +181,8 @@ class SiameseClassifier(Classifying, Siamese):
     _own = ("labels", "features", "hidden_dims", "dropout", "chunk_size")
     text_count = 2
 
-    @property
-    def served(self):
-        """This model: the classes of pairs are what it answers, and its embedder's vectors."""
+    def served_model(self):
+        """Returns this model: the classes of pairs are what it answers, and its embedder's vectors."""
         return self
 
     def signatures(self, pairs=False):

@@ -65,14 +65,14 @@ class DescribesItself(_Mixin):
         """
         return [Signature("predict", "values", "The model's outputs for each row.")]
 
-    @property
-    def served(self):
-        """The model that an export holds: this one, or the part of it that is of use after training."""
+    # Methods, not properties: Keras looks through all properties of a model as it saves and loads.
+
+    def served_model(self):
+        """Returns the model that an export holds: this one, or the part of it that is of use after training."""
         return self
 
-    @property
     def tower(self):
-        """The model that makes one vector of a text, in which layers are frozen: this one, or the one it is built on.
+        """Returns the model that makes one vector of a text, in which layers are frozen: this one, or the one it is built on.
 
         Its layer `"pooling"` is where the part ends that can be computed once; see `boundary`.
         """

@@ -146,6 +146,9 @@ def check_string(value, argument, row):
     if not isinstance(value, str):
         missing = is_missing(value)
         expected = "a text in every row" if missing else "texts that are strings"
+        if isinstance(value, (list, tuple)):
+            remedy = "Give rows of several texts as columns, (firsts, seconds)."
+            raise bad_value(argument, "texts that are strings", value, row, remedy)
         remedy = 'Fill it in (`""` is a text) or leave the row out.' if missing else "Make strings of the column first."
         raise bad_value(argument, expected, value, row, remedy)
     try:
