@@ -22,6 +22,7 @@ SIZES = {
 }
 GROUPED = {**SIZES, "num_query_heads": 2, "num_key_value_heads": 1}
 GROUPED.pop("num_heads")
+LLAMA_3 = {"rope_low_freq_factor": 1.0, "rope_high_freq_factor": 4.0, "rope_pretraining_sequence_length": 16}
 # A class with a form of ours -> its family and further arguments.
 KNOWN = {
     "BertBackbone": ("bert", {"max_sequence_length": 16, "dropout": 0.3}),
@@ -32,6 +33,9 @@ KNOWN = {
     "DebertaV3Backbone": ("deberta_v3", {"max_sequence_length": 16, "bucket_size": 4}),
     "ElectraBackbone": ("electra", {"max_sequence_length": 16, "embedding_dim": 4}),
     "GPT2Backbone": ("gpt2", {"max_sequence_length": 16}),
+    "LlamaBackbone": ("llama", {"rope_max_wavelength": 500}),
+    "QwenBackbone": ("qwen2", {}),
+    "Qwen3Backbone": ("qwen3", {"head_dim": 6, "layer_norm_epsilon": 1e-3}),
 }
 # A class that is wrapped -> its arguments. Those in the first lines differ most from one another.
 WRAPPED = {
@@ -49,11 +53,9 @@ OTHERS = {
     "GemmaBackbone": {**GROUPED, "head_dim": 4},
     "Gemma3Backbone": {**GROUPED, "head_dim": 4, "image_size": None},
     "Gemma4Backbone": {**GROUPED, "head_dim": 4, "image_size": None},
-    "LlamaBackbone": GROUPED,
     "MistralBackbone": GROUPED,
     "Phi3Backbone": GROUPED,
-    "QwenBackbone": GROUPED,
-    "Qwen3Backbone": {**GROUPED, "head_dim": 4},
+    "Llama3Backbone": {**GROUPED, "rope_frequency_adjustment_factor": 8.0, **LLAMA_3},
 }
 # These lay their padding open to the real tokens.
 PADDING_MATTERS = {"FNetBackbone", "RoformerV2Backbone", "XLNetBackbone", "ESMBackbone"}
@@ -63,7 +65,7 @@ def make(name, **kwargs):
     """A KerasHub backbone with weights large enough that outputs differ from text to text."""
     cls = getattr(keras_hub.models, name)
     if name in KNOWN:
-        arguments = {**SIZES, **KNOWN[name][1]}
+        arguments = {**(GROUPED if KNOWN[name][0] in ("llama", "qwen2", "qwen3") else SIZES), **KNOWN[name][1]}
         if name == "ElectraBackbone":
             arguments["vocab_size"] = arguments.pop("vocabulary_size")
     else:
@@ -120,6 +122,23 @@ def test_a_known_family_comes_in_our_form_with_its_numbers(name):
     before = expected_of(hub, x)
     backbone.set_weights([0 * w for w in backbone.get_weights()])
     np.testing.assert_array_equal(expected_of(hub, x), before, "the weights are copies")
+
+
+@pytest.mark.parametrize(
+    ("name", "detail"),
+    [
+        ("LlamaBackbone", {"rope_position_scaling_factor": 2.0}),
+        ("LlamaBackbone", {"rope_frequency_adjustment_factor": 8.0, **LLAMA_3}),
+        ("QwenBackbone", {"use_sliding_window_attention": True, "sliding_window_size": 4}),
+        ("Qwen3Backbone", {"sliding_window_size": 4}),
+    ],
+)
+def test_a_variant_of_a_known_family_that_is_not_computed_here_is_wrapped(name, detail):
+    hub = make(name, **detail)
+    backbone = tx.backbones.adopt(hub)
+    assert type(backbone) is tx.backbones.KerasHubBackbone and backbone.pooling == "last"
+    x = batch(backbone)
+    np.testing.assert_array_equal(run(backbone, x), expected_of(hub, x))
 
 
 def test_a_backbone_taken_over_keeps_dtype_rates_and_flags():
@@ -475,7 +494,23 @@ def test_a_preset_whose_tokenizer_cannot_be_read_says_that_ids_go_in(tmp_path):
     assert model.predict(x, verbose=0).shape == (3, 2)
 
 
+def test_a_tokenizer_that_is_not_read_is_known_before_a_download(monkeypatch):
+    def download(*args, **kwargs):
+        raise AssertionError("a download")
+
+    monkeypatch.setattr(keras_hub.models.Backbone, "from_preset", download)
+    monkeypatch.setattr(keras_hub.models.Tokenizer, "from_preset", download)
+    with pytest.raises(ValueError, match=r"argument `preset`.*does not read a FNetTokenizer.*preprocessor=None"):
+        tx.models.TextEmbedder.from_preset("f_net_base_en")
+
+
 def test_presets_of_all_text_backbones_are_known_by_name():
     names = tx.backbones._keras_hub.names()
     assert {"f_net_base_en", "bert_base_en", "opt_125m_en"} <= names
     assert not {"resnet_50_imagenet"} & names
+
+
+def test_presets_are_of_the_family_of_their_own_class():
+    families = {preset.name: preset.family for preset in tx.backbones.presets() if preset.source == "KerasHub"}
+    assert (families["llama2_7b_en"], families["qwen3_0.6b_en"]) == ("llama", "qwen3")
+    assert "llama3_8b_en" not in families, "its class is Llama's and has a form of its own"

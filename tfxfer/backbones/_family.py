@@ -245,6 +245,16 @@ class Family:
         """Returns the tensor that `from_tensor` reads as `value`."""
         return value
 
+    def keras_hub_arguments(self, config):
+        """Returns the arguments of `Backbone` for the configuration of a KerasHub backbone.
+
+        `None` for a variant that is not computed here: it is wrapped instead.
+        """
+        config = {name: value for name, value in config.items() if name not in ("name", "trainable", "dtype")}
+        if "vocab_size" in config:  # ELECTRA's name for it
+            config["vocabulary_size"] = config.pop("vocab_size")
+        return config
+
     def from_keras_hub(self, part, kind, value):
         """Returns the weight of a part for a KerasHub backbone's, which may have other axes."""
         return value

@@ -11,6 +11,7 @@ class EuroBert(Llama):
     model_types = ("eurobert",)
     architecture = "EuroBertModel"
     examples = ("EuroBERT/EuroBERT-210m",)
+    keras_hub = None
     pooling = "mean"
     layer_norm_epsilon = 1e-5
     options = {**Llama.options, "rope_theta": 250000.0, "is_causal": False}

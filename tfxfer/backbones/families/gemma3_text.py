@@ -18,6 +18,7 @@ class Gemma3Text(Llama):
     name = "gemma3_text"
     model_types = ("gemma3_text",)
     architecture = "Gemma3TextModel"
+    keras_hub = None
     examples = ("google/embeddinggemma-300m",)
     tokenizer = "Gemma"
     activation = "gelu_approximate"

@@ -63,6 +63,40 @@ class Llama(Family):
         "mlp.down_proj": "feed_forward.output_dense",
         "post_attention_layernorm": "feed_forward_norm",
     }
+    keras_hub = "LlamaBackbone"
+    keras_hub_weights = {"embeddings.token_embedding": "token_embedding", "final_norm": "sequence_output_layernorm"}
+    keras_hub_block_weights = {
+        "attention.query": "self_attention/query",
+        "attention.key": "self_attention/key",
+        "attention.value": "self_attention/value",
+        "attention.output_dense": "self_attention/attention_output",
+        "attention.query_norm": "self_attention/query_dense_layernorm",
+        "attention.key_norm": "self_attention/key_dense_layernorm",
+        "attention_norm": "self_attention_layernorm",
+        "feed_forward.gate": "feedforward_gate_dense",
+        "feed_forward.intermediate": "feedforward_intermediate_dense",
+        "feed_forward.output_dense": "feedforward_output_dense",
+        "feed_forward_norm": "feedforward_layernorm",
+    }
+    # The length that KerasHub's backbones are made for, which do not say it; a sliding window of this size sees all.
+    keras_hub_length = 2048
+
+    def keras_hub_arguments(self, config):
+        same = ("vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim", "num_key_value_heads", "head_dim")
+        scaling = (config.get(f"rope_{name}scaling_factor", 1.0) for name in ("", "position_"))
+        window = config.get("sliding_window_size") if config.get("use_sliding_window_attention", True) else None
+        is_scaled = any(factor != 1.0 for factor in scaling) or config.get("rope_frequency_adjustment_factor")
+        if is_scaled or (window is not None and window < self.keras_hub_length):
+            return None
+        return {
+            **{name: config[name] for name in same if name in config},
+            "num_heads": config["num_query_heads"],
+            "max_sequence_length": self.keras_hub_length,
+            "layer_norm_epsilon": config["layer_norm_epsilon"],
+            "rope_theta": float(config["rope_max_wavelength"]),
+            "dropout": config["dropout"],
+            "embeddings_dropout": 0.0,
+        }
 
     def from_config(self, config, file):
         arguments = super().from_config(config, file)

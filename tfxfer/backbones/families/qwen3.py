@@ -12,6 +12,8 @@ class Qwen3(Llama):
     examples = ("Qwen/Qwen3-Embedding-0.6B", "Qwen/Qwen3-0.6B")
     tokenizer = "Qwen2"
     has_head_norms = True
+    keras_hub = "Qwen3Backbone"
+    keras_hub_length = 32768
     options = {**Llama.options, "head_dim": 128}
     config = {**Llama.config, "head_dim": ("head_dim", 128)}
     require = {"attention_bias": (None, False), "use_sliding_window": (None, False)}
