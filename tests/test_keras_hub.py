@@ -22,20 +22,23 @@ SIZES = {
 }
 GROUPED = {**SIZES, "num_query_heads": 2, "num_key_value_heads": 1}
 GROUPED.pop("num_heads")
+# Two heads of keys for four of queries: the order in which they are shared shows.
+SHARED = {"num_query_heads": 4, "num_key_value_heads": 2}
+GROUPS = {"num_layers": 4, "num_groups": 2, "num_inner_repetitions": 2}
 LLAMA_3 = {"rope_low_freq_factor": 1.0, "rope_high_freq_factor": 4.0, "rope_pretraining_sequence_length": 16}
 # A class with a form of ours -> its family and further arguments.
 KNOWN = {
-    "BertBackbone": ("bert", {"max_sequence_length": 16, "dropout": 0.3}),
+    "BertBackbone": ("bert", {"max_sequence_length": 16, "dropout": 0.3, "num_segments": 3}),
     "RobertaBackbone": ("roberta", {"max_sequence_length": 16}),
     "XLMRobertaBackbone": ("xlm_roberta", {"max_sequence_length": 16}),
     "DistilBertBackbone": ("distil_bert", {"max_sequence_length": 16}),
-    "AlbertBackbone": ("albert", {"max_sequence_length": 16, "embedding_dim": 4}),
+    "AlbertBackbone": ("albert", {**GROUPS, "max_sequence_length": 16, "embedding_dim": 4, "num_segments": 3}),
     "DebertaV3Backbone": ("deberta_v3", {"max_sequence_length": 16, "bucket_size": 4}),
-    "ElectraBackbone": ("electra", {"max_sequence_length": 16, "embedding_dim": 4}),
+    "ElectraBackbone": ("electra", {"max_sequence_length": 16, "embedding_dim": 4, "num_segments": 3}),
     "GPT2Backbone": ("gpt2", {"max_sequence_length": 16}),
-    "LlamaBackbone": ("llama", {"rope_max_wavelength": 500}),
-    "QwenBackbone": ("qwen2", {}),
-    "Qwen3Backbone": ("qwen3", {"head_dim": 6, "layer_norm_epsilon": 1e-3}),
+    "LlamaBackbone": ("llama", {**SHARED, "rope_max_wavelength": 500}),
+    "QwenBackbone": ("qwen2", SHARED),
+    "Qwen3Backbone": ("qwen3", {**SHARED, "head_dim": 6, "layer_norm_epsilon": 1e-3}),
 }
 # A class that is wrapped -> its arguments. Those in the first lines differ most from one another.
 WRAPPED = {
@@ -139,6 +142,19 @@ def test_a_variant_of_a_known_family_that_is_not_computed_here_is_wrapped(name, 
     assert type(backbone) is tx.backbones.KerasHubBackbone and backbone.pooling == "last"
     x = batch(backbone)
     np.testing.assert_array_equal(run(backbone, x), expected_of(hub, x))
+
+
+def test_an_epsilon_that_hugging_face_cannot_say_is_not_written(tmp_path):
+    preprocessor = tiny.preprocessor(tmp_path, segment_ids=False)
+    kept = tx.models.TextEmbedder(make("Qwen3Backbone", layer_norm_epsilon=1e-5), preprocessor)
+    kept.save_to_preset(tmp_path / "kept", format="huggingface")
+    model = tx.models.TextEmbedder(make("Qwen3Backbone"), preprocessor)
+    assert (model.backbone.layer_norm_epsilon, model.backbone.head_norm_epsilon) == (1e-3, 1e-5)
+    with pytest.raises(ValueError, match="argument `head_norm_epsilon`"):
+        model.save_to_preset(tmp_path / "other", format="huggingface")
+    model.save_to_preset(tmp_path / "own")
+    again = tx.models.TextEmbedder.from_preset(tmp_path / "own")
+    np.testing.assert_array_equal(again.encode(tiny.TEXTS), model.encode(tiny.TEXTS))
 
 
 def test_a_backbone_taken_over_keeps_dtype_rates_and_flags():

@@ -3,6 +3,7 @@
 import inspect
 import json
 import pathlib
+
 import keras
 import keras_hub
 
@@ -74,7 +75,7 @@ def adopt(backbone):
         raise _check.invalid("backbone", "a backbone without adapters", type(backbone).__name__, remedy)
     family = _classes().get(type(backbone))
     is_quantized = any(layer.quantization_mode is not None for layer in layers_within(backbone))
-    if family is None or is_quantized or family.keras_hub_arguments(backbone.get_config()) is None:
+    if family is None or is_quantized or family.keras_hub_arguments(backbone) is None:
         return KerasHubBackbone(backbone)
     return from_keras_hub(backbone, family, None, load_weights=True)
 
@@ -95,7 +96,8 @@ def described():
     classes = _classes()
     for name, kind in _preset_classes().items():
         if kind in classes:
-            found[name] = (classes[kind].name, "KerasHub", kind.presets[name].get("metadata", {}).get("description", ""))
+            metadata = kind.presets[name].get("metadata", {})
+            found[name] = (classes[kind].name, "KerasHub", metadata.get("description", ""))
     return found
 
 
@@ -165,7 +167,7 @@ def _unreadable(name, reason):
 
 def from_keras_hub(hub, family, activation, load_weights):
     """Returns a `Backbone` with a KerasHub backbone's sizes and weights."""
-    arguments = family.keras_hub_arguments(hub.get_config())
+    arguments = family.keras_hub_arguments(hub)
     backbone = Backbone(family.name, activation=activation, dtype=hub.dtype_policy, **arguments)
     if load_weights:
         _take_over(backbone, family, hub)
