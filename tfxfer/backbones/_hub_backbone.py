@@ -173,8 +173,10 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         """Returns the backbone's inputs for this model's."""
         mask = inputs["padding_mask"]
         found = {name: inputs[name] for name in self.hub().input if name in inputs}
+        # Computed for all: Keras 3.13 refuses a model with an input that nothing reads, such as FNet's mask.
+        positions = ops.maximum(ops.cumsum(mask, axis=1) - 1, 0)
         if "position_ids" in self.hub().input:
-            found["position_ids"] = ops.maximum(ops.cumsum(mask, axis=1) - 1, 0)
+            found["position_ids"] = positions
         padding_id = _padding_id(self.hub())
         if padding_id is not None:
             found["token_ids"] = ops.where(mask > 0, inputs["token_ids"], padding_id)
