@@ -15,7 +15,7 @@ PAIRS = (tiny.TEXTS[:4], tiny.TEXTS[4:])
 
 
 def same(left, right, x=tiny.TEXTS):
-    np.testing.assert_allclose(left.predict(x, verbose=0), right.predict(x, verbose=0), atol=1e-6)
+    np.testing.assert_allclose(tiny.outputs(left, x), tiny.outputs(right, x), atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_a_regressor_comes_back_whole(tmp_path):
     same(again, model, PAIRS)
     assert again.scores(PAIRS).shape == (4, 2)
     changed = models.TextRegressor.from_preset(tmp_path / "saved", score_activation=None)
-    np.testing.assert_allclose(changed.scores(PAIRS), model.predict(PAIRS, verbose=0), atol=1e-6)
+    np.testing.assert_allclose(changed.scores(PAIRS), tiny.outputs(model, PAIRS), atol=1e-6)
 
 
 def test_towers_come_back_whole(tmp_path):
@@ -91,8 +91,8 @@ def test_a_siamese_classifier_comes_back_whole(tmp_path):
     same(again, model, PAIRS)
     assert type(models.Siamese.from_preset(tmp_path / "saved")) is models.SiameseClassifier
     other = models.SiameseClassifier.from_preset(tmp_path / "saved", labels=["other", "same"])
-    x = model.predict(PAIRS, verbose=0)
-    np.testing.assert_allclose(other.predict(PAIRS, verbose=0), x[:, ::-1], atol=1e-6)
+    x = tiny.outputs(model, PAIRS)
+    np.testing.assert_allclose(tiny.outputs(other, PAIRS), x[:, ::-1], atol=1e-6)
     with pytest.warns(UserWarning, match="'same', 'other'"):
         assert models.SiameseClassifier.from_preset(tmp_path / "saved", labels=["a", "b", "c"]).output_shape[-1] == 3
     with pytest.warns(UserWarning, match=r"`TextEmbedder.from_preset`.*`SiameseClassifier`"):
@@ -156,7 +156,7 @@ def test_dtype_length_weights_and_special_tokens_are_overridden(classifier_folde
     for left, right in zip(half.get_weights(), saved.get_weights(), strict=True):
         np.testing.assert_array_equal(left, right)
     short = [text[:12] for text in tiny.TEXTS]
-    assert 0 < np.abs(half.predict(short, verbose=0) - saved.predict(short, verbose=0)).max() < 0.2
+    assert 0 < np.abs(tiny.outputs(half, short) - tiny.outputs(saved, short)).max() < 0.2
     with pytest.raises(ValueError, match="`sequence_length`"):
         models.TextClassifier.from_preset(classifier_folder, sequence_length=33)
 
@@ -213,14 +213,14 @@ def test_a_trained_head_with_another_rate_of_dropout_keeps_its_weights(tmp_path)
 
 def test_saved_labels_are_reordered_renamed_or_replaced_with_a_warning(classifier_folder):
     saved = models.TextClassifier.from_preset(classifier_folder)
-    logits = saved.predict(tiny.TEXTS, verbose=0)
+    logits = tiny.outputs(saved, tiny.TEXTS)
     other = models.TextClassifier.from_preset(classifier_folder, labels=["other", "card", "loan"])
     assert other.labels == ["other", "card", "loan"] and other.multi_label
-    np.testing.assert_allclose(other.predict(tiny.TEXTS, verbose=0), logits[:, [2, 0, 1]], atol=1e-6)
+    np.testing.assert_allclose(tiny.outputs(other, tiny.TEXTS), logits[:, [2, 0, 1]], atol=1e-6)
     assert other.classify(tiny.TEXTS).labels == saved.classify(tiny.TEXTS).labels
     renamed = models.TextClassifier.from_preset(classifier_folder, labels={"card": "Karte", "loan": "x", "other": "y"})
     assert renamed.labels == ["Karte", "x", "y"]
-    np.testing.assert_allclose(renamed.predict(tiny.TEXTS, verbose=0), logits, atol=1e-6)
+    np.testing.assert_allclose(tiny.outputs(renamed, tiny.TEXTS), logits, atol=1e-6)
     with pytest.raises(ValueError, match="`labels`"):
         models.TextClassifier.from_preset(classifier_folder, labels={"card": "Karte"})
     with pytest.warns(UserWarning, match=r"`TextClassifier`.*'card', 'loan', 'other'") as caught:

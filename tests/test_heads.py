@@ -50,9 +50,9 @@ def test_bert_gives_the_references_logits_and_labels(golden):
     model = tx.models.TextClassifier.from_preset(folder, sequence_length=48)
     assert (model.labels, model.multi_label) == (["contradiction", "entailment", "neutral"], False)
     with np.load(folder / "expected.npz") as expected:
-        np.testing.assert_allclose(model.predict(texts, verbose=0), expected["logits"], rtol=0, atol=2e-5)
+        np.testing.assert_allclose(tiny.outputs(model, texts), expected["logits"], rtol=0, atol=2e-5)
         pairs = ([texts[i] for i in (0, 3, 6, 9, 12)], [texts[i + 1] for i in (0, 3, 6, 9, 12)])
-        np.testing.assert_allclose(model.predict(pairs, verbose=0), expected["pair_logits"], rtol=0, atol=2e-5)
+        np.testing.assert_allclose(tiny.outputs(model, pairs), expected["pair_logits"], rtol=0, atol=2e-5)
         winners = [model.labels[i] for i in expected["logits"].argmax(axis=1)]
     assert model.classify(texts).labels == winners
 
@@ -63,7 +63,7 @@ def test_a_cross_encoder_gives_the_references_logits_scores_and_ranking(golden, 
     model = tx.models.TextRegressor.from_preset(folder)
     assert (model.preprocessor.sequence_length, model.num_outputs, model.score_activation) == (48, 1, "sigmoid")
     pairs = tuple(map(list, zip(*expected["pairs"], strict=True)))
-    np.testing.assert_allclose(model.predict(pairs, verbose=0)[:, 0], expected["logits"], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(tiny.outputs(model, pairs)[:, 0], expected["logits"], rtol=0, atol=2e-5)
     np.testing.assert_allclose(model.scores(pairs), expected["scores"], rtol=0, atol=1e-5)
     documents = expected["documents"]
     scores = model.scores(([expected["query"]] * len(documents), documents))
@@ -324,13 +324,13 @@ def test_the_problem_type_decides_the_task(tmp_path):
     write_checkpoint(tmp_path, "bert", problem_type="multi_label_classification")
     model = tx.models.TextClassifier.from_preset(tmp_path)
     assert model.multi_label
-    logits = model.predict(tiny.TEXTS, verbose=0)
+    logits = tiny.outputs(model, tiny.TEXTS)
     np.testing.assert_allclose(model.classify(tiny.TEXTS).probabilities, 1 / (1 + np.exp(-logits)), atol=1e-6)
 
     write_checkpoint(tmp_path, "bert", problem_type="regression")
     regressor = tx.models.TextRegressor.from_preset(tmp_path)
     assert (regressor.num_outputs, regressor.score_activation) == (3, None)
-    np.testing.assert_allclose(regressor.predict(tiny.TEXTS, verbose=0), logits, atol=1e-6)
+    np.testing.assert_allclose(tiny.outputs(regressor, tiny.TEXTS), logits, atol=1e-6)
     assert regressor.scores(tiny.TEXTS).shape == (8, 3)
     with pytest.raises(ValueError, match=r"`preset`.*TextRegressor.from_preset"):
         tx.models.TextClassifier.from_preset(tmp_path)
@@ -366,7 +366,7 @@ def test_the_activation_of_scores_is_the_folders(tmp_path, changes, activation):
     write_checkpoint(tmp_path, "bert", labels=1, **changes)
     model = tx.models.TextRegressor.from_preset(tmp_path)
     assert model.score_activation == activation
-    logits = model.predict(PAIRS, verbose=0)[:, 0]
+    logits = tiny.outputs(model, PAIRS)[:, 0]
     function = {"sigmoid": lambda x: 1 / (1 + np.exp(-x)), "tanh": np.tanh, None: lambda x: x}[activation]
     np.testing.assert_allclose(model.scores(PAIRS), function(logits), atol=1e-6)
     other = tx.models.TextRegressor.from_preset(tmp_path, score_activation="tanh")
@@ -424,8 +424,8 @@ def test_labels_in_another_order_permute_the_outputs(copied):
     model = tx.models.TextClassifier.from_preset(folder)
     other = tx.models.TextClassifier.from_preset(folder, labels=["neutral", "contradiction", "entailment"])
     assert other.labels == ["neutral", "contradiction", "entailment"]
-    x = model.predict(tiny.TEXTS, verbose=0)
-    np.testing.assert_allclose(other.predict(tiny.TEXTS, verbose=0), x[:, [2, 0, 1]], atol=1e-6)
+    x = tiny.outputs(model, tiny.TEXTS)
+    np.testing.assert_allclose(tiny.outputs(other, tiny.TEXTS), x[:, [2, 0, 1]], atol=1e-6)
     assert other.classify(tiny.TEXTS).labels == model.classify(tiny.TEXTS).labels
 
 
@@ -434,8 +434,8 @@ def test_labels_are_renamed_by_a_dict(copied):
     names = {"neutral": 7, "contradiction": 5, "entailment": 6}
     model = tx.models.TextClassifier.from_preset(folder, labels=names)
     assert model.labels == [5, 6, 7]
-    expected = tx.models.TextClassifier.from_preset(folder).predict(tiny.TEXTS, verbose=0)
-    np.testing.assert_allclose(model.predict(tiny.TEXTS, verbose=0), expected, atol=1e-6)
+    expected = tiny.outputs(tx.models.TextClassifier.from_preset(folder), tiny.TEXTS)
+    np.testing.assert_allclose(tiny.outputs(model, tiny.TEXTS), expected, atol=1e-6)
     with pytest.raises(ValueError, match=r"`labels`.*'contradiction'"):
         tx.models.TextClassifier.from_preset(folder, labels={"neutral": "a", "other": "b", "entailment": "c"})
 
@@ -484,8 +484,8 @@ def test_other_arguments_reach_the_model(copied):
     assert not model.backbone.trainable_weights and len(model.trainable_weights) == 4
     exact = tx.models.TextClassifier.from_preset(folder)
     assert (exact.head.dropout, exact.preprocessor.tokenizer.special_tokens_in_strings) == (0.1, False)
-    logits = exact.predict(tiny.TEXTS, verbose=0)
-    assert np.abs(model.predict(tiny.TEXTS, verbose=0) - logits).max() < 0.1
+    logits = tiny.outputs(exact, tiny.TEXTS)
+    assert np.abs(tiny.outputs(model, tiny.TEXTS) - logits).max() < 0.1
 
 
 def test_a_rate_before_both_layers_changes_before_both(tmp_path):
@@ -532,7 +532,7 @@ def test_training_goes_on_from_a_trained_head(form, tmp_path):
     }
     model.save_to_preset(tmp_path / "saved")
     again = tx.models.TextClassifier.from_preset(tmp_path / "saved")
-    np.testing.assert_allclose(again.predict(tiny.TEXTS, verbose=0), model.predict(tiny.TEXTS, verbose=0), atol=1e-6)
+    np.testing.assert_allclose(tiny.outputs(again, tiny.TEXTS), tiny.outputs(model, tiny.TEXTS), atol=1e-6)
 
 
 def test_a_frozen_backbone_is_computed_once_under_a_head_that_pools(tmp_path):
@@ -555,9 +555,9 @@ def test_a_frozen_backbone_is_computed_once_under_a_head_that_pools(tmp_path):
 
 def test_adapters_go_under_a_trained_head(copied):
     model = tx.models.TextClassifier.from_preset(copied())
-    expected = model.predict(tiny.TEXTS, verbose=0)
+    expected = tiny.outputs(model, tiny.TEXTS)
     tx.freezing.add_lora(model, rank=2)
-    np.testing.assert_allclose(model.predict(tiny.TEXTS, verbose=0), expected, atol=1e-6)
+    np.testing.assert_allclose(tiny.outputs(model, tiny.TEXTS), expected, atol=1e-6)
     assert {id(w) for w in model.head.weights} <= {id(w) for w in model.trainable_weights}
 
 

@@ -91,56 +91,66 @@ def test_segment_ids_are_there_when_asked_for(families, bert):
     assert not roberta(["a"])["segment_ids"].numpy().any()
 
 
-@pytest.mark.parametrize("kind", ["bert", "xlm_roberta", "gpt2"])
-def test_keras_file_brings_everything_back_in_a_fresh_process(families, tmp_path, kind):
-    tokenizer = Tokenizer.from_folder(families / kind, special_tokens_in_strings=True)
-    preprocessor = TextPreprocessor(tokenizer, 12, padding_side="left", pad_to_multiple_of=4, segment_ids=False)
-    config = preprocessor.get_config()
-    assert len(json.dumps(config, default=str)) < 2000  # no vocabulary in it
-    assert TextPreprocessor.from_config(copy.deepcopy(config)).get_config() == config
-    texts = [*TEXTS, "[MASK] <mask> é"]
-    model = keras.Sequential([preprocessor])
-    model.built = True
-    model.save(tmp_path / "model.keras")
-    np.save(tmp_path / "expected.npy", preprocessor(texts)["token_ids"].numpy())
+def test_keras_files_bring_everything_back_in_a_fresh_process(families, tmp_path):
+    texts, configs, expected = [*TEXTS, "[MASK] <mask> é"], {}, {}
+    for kind in ("bert", "xlm_roberta", "gpt2"):
+        tokenizer = Tokenizer.from_folder(families / kind, special_tokens_in_strings=True)
+        preprocessor = TextPreprocessor(tokenizer, 12, padding_side="left", pad_to_multiple_of=4, segment_ids=False)
+        config = configs[kind] = preprocessor.get_config()
+        assert len(json.dumps(config, default=str)) < 2000  # no vocabulary in it
+        assert TextPreprocessor.from_config(copy.deepcopy(config)).get_config() == config
+        model = keras.Sequential([preprocessor])
+        model.built = True
+        model.save(tmp_path / f"{kind}.keras")
+        expected[kind] = preprocessor(texts)["token_ids"].numpy().tolist()
     code = (
-        "import keras, numpy, tfxfer.preprocessing, sys, json\n"
-        f"layer = keras.saving.load_model({str(tmp_path / 'model.keras')!r}).layers[0]\n"
-        f"ids = layer(json.loads({json.dumps(texts)!r}))['token_ids'].numpy()\n"
-        f"assert (ids == numpy.load({str(tmp_path / 'expected.npy')!r})).all()\n"
-        f"assert layer.get_config() == {config!r}, layer.get_config()\n"
+        "import keras, tfxfer.preprocessing, json\n"
+        f"for kind, config in {configs!r}.items():\n"
+        f"    layer = keras.saving.load_model({str(tmp_path)!r} + f'/{{kind}}.keras').layers[0]\n"
+        "    assert layer.get_config() == config, layer.get_config()\n"
+        f"    ids = layer(json.loads({json.dumps(texts)!r}))['token_ids'].numpy().tolist()\n"
+        f"    assert ids == {expected!r}[kind], kind\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 class Served(tf.Module):
-    def __init__(self, tokenizer):
+    def __init__(self, kinds):
         super().__init__()
-        self.resources = tokenizer.trackables
-        self.tokenize = tokenizer.tokenize
+        self.resources = [tokenizer.trackables for tokenizer in kinds.values()]
+        self.tokenize = {kind: tokenizer.tokenize for kind, tokenizer in kinds.items()}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
     def ids(self, text):
-        return {"ids": self.tokenize(text).to_tensor(-1)}
+        return {kind: tokenize(text).to_tensor(-1) for kind, tokenize in self.tokenize.items()}
 
 
-@pytest.mark.parametrize("kind", ["bert", "xlm_roberta", "roberta"])
-def test_an_export_needs_only_tensorflow_and_its_text_operations(families, tmp_path, kind):
-    tokenizer = Tokenizer.from_folder(families / kind, special_tokens_in_strings=kind == "roberta")
-    module = Served(tokenizer)
+def test_an_export_needs_only_tensorflow_and_its_text_operations(families, tmp_path):
+    """One export of several tokenizers, with added tokens and special tokens in strings, in a process without us."""
+    kinds = {kind: Tokenizer.from_folder(families / kind) for kind in ("bert", "xlm_roberta", "roberta")}
+    newer = ("openai_gpt", "gemma3", "modernbert", "eurobert", "t5", "bert_unigram")
+    kinds |= {kind: Tokenizer.from_folder(families.parent / "families2" / kind) for kind in newer}
+    for kind in newer:
+        kinds[kind].add_tokens(["Iban"])
+    for kind, tokenizer in kinds.items():
+        tokenizer.special_tokens_in_strings = kind == "roberta" or (kind in newer and kind != "gemma3")
+    module = Served(kinds)
     tf.saved_model.save(module, str(tmp_path / "1"), signatures={"serving_default": module.ids})
-    texts = [*TEXTS, "naïve\u3000Σ <mask> \x01  x", "\0"]
+    texts = [*TEXTS, "naïve\u3000Σ <mask>[MASK] \x01  x", "\0", "", "my Iban  1234", "the Card №"]
     code = (
         "import json, tensorflow as tf, tensorflow_text\n"
         f"serve = tf.saved_model.load({str(tmp_path / '1')!r}).signatures['serving_default']\n"
-        f"print(json.dumps(serve(text=tf.constant(json.loads({json.dumps(texts)!r})))['ids'].numpy().tolist()))\n"
+        f"ids = serve(text=tf.constant(json.loads({json.dumps(texts)!r})))\n"
+        "operations = {node.op for function in serve.graph.as_graph_def().library.function"
+        " for node in function.node_def} | {node.op for node in serve.graph.as_graph_def().node}\n"
+        "ids = {kind: value.numpy().tolist() for kind, value in ids.items()}\n"
+        "print(json.dumps([ids, sorted(operations)]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == tokenizer(texts).to_tensor(-1).numpy().tolist()
-    nodes = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"].graph.as_graph_def()
-    functions = [node for function in nodes.library.function for node in function.node_def]
-    assert not {node.op for node in [*nodes.node, *functions]} & {"PyFunc", "EagerPyFunc", "MutableHashTableV2"}
+    ids, operations = json.loads(done.stdout)
+    assert ids == {kind: tokenizer(texts).to_tensor(-1).numpy().tolist() for kind, tokenizer in kinds.items()}
+    assert not set(operations) & {"PyFunc", "EagerPyFunc", "MutableHashTableV2"}
 
 
 def test_a_copy_has_its_own_resources(bert):

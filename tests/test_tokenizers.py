@@ -4,8 +4,6 @@ import copy
 import json
 import random
 import shutil
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -372,42 +370,6 @@ def test_what_is_written_is_read_by_the_reference_as_the_checkpoint_is(golden, p
     assert again.encode(*pair).ids == theirs.encode(*pair).ids
     ours = Tokenizer.from_folder(tmp_path)
     assert ours(texts).to_list() == pairs[kind][0](texts).to_list()
-
-
-EXPORTED = ("openai_gpt", "gemma3", "modernbert", "eurobert", "t5", "bert_unigram")
-
-
-class Served(tf.Module):
-    def __init__(self, kinds):
-        super().__init__()
-        self.resources = [tokenizer.trackables for tokenizer in kinds.values()]
-        self.tokenize = {kind: tokenizer.tokenize for kind, tokenizer in kinds.items()}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
-    def ids(self, text):
-        return {kind: tokenize(text).to_tensor(-1) for kind, tokenize in self.tokenize.items()}
-
-
-def test_an_export_of_several_tokenizers_needs_only_tensorflow_and_its_text_operations(golden, tmp_path):
-    kinds = {kind: Tokenizer.from_folder(golden / "families2" / kind) for kind in EXPORTED}
-    for tokenizer in kinds.values():
-        tokenizer.add_tokens(["Iban"])
-        tokenizer.special_tokens_in_strings = tokenizer is not kinds["gemma3"]
-    module = Served(kinds)
-    tf.saved_model.save(module, str(tmp_path / "1"), signatures={"serving_default": module.ids})
-    texts = ["naïve\u3000Σ <mask>[MASK] \x01  x", "\0", "", "my Iban  1234", "the Card №"]
-    code = (
-        "import json, tensorflow as tf, tensorflow_text\n"
-        f"serve = tf.saved_model.load({str(tmp_path / '1')!r}).signatures['serving_default']\n"
-        f"ids = serve(text=tf.constant(json.loads({json.dumps(texts)!r})))\n"
-        "print(json.dumps({kind: value.numpy().tolist() for kind, value in ids.items()}))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    expected = {kind: tokenizer(texts).to_tensor(-1).numpy().tolist() for kind, tokenizer in kinds.items()}
-    assert json.loads(done.stdout) == expected
-    nodes = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"].graph.as_graph_def()
-    functions = [node for function in nodes.library.function for node in function.node_def]
-    assert not {node.op for node in [*nodes.node, *functions]} & {"PyFunc", "EagerPyFunc", "MutableHashTableV2"}
 
 
 def test_a_keras_file_keeps_added_tokens_and_the_lower_case(golden, tmp_path):

@@ -75,6 +75,7 @@ class Attention(keras.layers.Layer):
         self.dropout = keras.layers.Dropout(dropout, dtype=policy, name="dropout")
 
     def build(self, *shapes, **named_shapes):
+        """Builds the layers, which know their sizes."""
         for layer in (self.query, self.key, self.value):
             layer.build((None, self.hidden_dim))
         self.output_dense.build((None, self.num_heads * self.head_dim))
@@ -84,6 +85,7 @@ class Attention(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, layout, bias, rotary=None, training=None):
+        """Attends; see the call arguments of the class."""
         query = self._heads(self.query(inputs), self.query_norm, rotary)
         key = self._heads(self.key(inputs), self.key_norm, rotary)
         query, key, value = (pad(x, layout, training) for x in (query, key, self.value(inputs)))
@@ -91,6 +93,7 @@ class Attention(keras.layers.Layer):
         return self.output_dense(unpad(attend(query, key, value, bias, training), layout))
 
     def compute_output_spec(self, inputs, *args, **kwargs):
+        """Returns the symbolic output: the shape of `inputs`."""
         return keras.KerasTensor(inputs.shape, self.compute_dtype)
 
     def _heads(self, x, norm, rotary):
@@ -162,6 +165,7 @@ class DisentangledAttention(Attention):
         self.position_dropout = keras.layers.Dropout(position_dropout, dtype=self.dtype_policy, name="position_dropout")
 
     def call(self, inputs, layout, bias, relative=None, training=None):
+        """Attends with three kinds of scores; see the call arguments of the class."""
         batch, length = ops.shape(layout[-1])
         heads = (batch, length, self.num_heads, self.head_dim)
         query, key, value = (

@@ -214,6 +214,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
 
     @property
     def parts(self):
+        """`Parts`. The layers of the encoder."""
         return self._hidden()[0]
 
     @property
@@ -285,6 +286,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
         return self.parts.embeddings.token_embedding
 
     def call(self, inputs, training=None, mask=None):
+        """Encodes a dict of ids; see the inputs in the class."""
         length = inputs["token_ids"].shape[1] if isinstance(inputs, dict) and "token_ids" in inputs else None
         if self.has_position_table and isinstance(length, int) and length > self.max_sequence_length:
             raise _check.invalid(
@@ -296,6 +298,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
         return super().call(inputs, training=training, mask=mask)
 
     def get_config(self):
+        """Returns the arguments, with what is frozen, adapted and quantized, as JSON holds them."""
         return {
             "family": self.family,
             **self.arguments,
@@ -310,6 +313,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
+        """Makes a backbone from what `get_config` returned, in the dtype policy that `recast` gives."""
         config = {**config, "dtype": _RECAST.get() or config.get("dtype")}
         if isinstance(config.get("dtype"), dict):
             config["dtype"] = keras.dtype_policies.get(config["dtype"])

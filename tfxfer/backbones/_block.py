@@ -54,6 +54,7 @@ class FeedForward(keras.layers.Layer):
         self.output_dense = dense(intermediate_dim, hidden_dim, name="output_dense", **options)
 
     def build(self, *shapes, **named_shapes):
+        """Builds the layers, which know their sizes."""
         for layer in (self.intermediate, self.gate):
             if layer is not None:
                 layer.build((None, self.hidden_dim))
@@ -61,12 +62,14 @@ class FeedForward(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, training=None):
+        """Computes the part; see the call arguments of the class."""
         x = self.intermediate(inputs)
         if self.gate is not None:
             x = x * self.gate(inputs)
         return self.output_dense(self.dropout(x, training=training))
 
     def compute_output_spec(self, inputs, training=None):
+        """Returns the symbolic output: the shape of `inputs`."""
         return keras.KerasTensor(inputs.shape, self.compute_dtype)
 
 
@@ -136,6 +139,7 @@ class TransformerBlock(Freezable, keras.layers.Layer):
         self.feed_forward_dropout = keras.layers.Dropout(dropout, dtype=policy, name="feed_forward_dropout")
 
     def build(self, *shapes, **named_shapes):
+        """Builds both parts and the norms."""
         self.attention.build()
         self.feed_forward.build()
         for layer in self.norms():
@@ -153,6 +157,7 @@ class TransformerBlock(Freezable, keras.layers.Layer):
         return [layer for layer in norms if layer is not None]
 
     def call(self, inputs, layout, training=None, **positions):
+        """Computes both parts with their residuals; see the call arguments of the class."""
         training = self.is_training(training)
         norms = (self.attention_norm, self.attention_output_norm)
 
@@ -174,6 +179,7 @@ class TransformerBlock(Freezable, keras.layers.Layer):
         return ops.add(x, dropout(y, training=training))
 
     def compute_output_spec(self, inputs, *args, **kwargs):
+        """Returns the symbolic output: the shape of `inputs`."""
         return keras.KerasTensor(inputs.shape, self.compute_dtype)
 
 

@@ -139,10 +139,12 @@ class EmbeddingSpec:
 
     @property
     def dense(self):
+        """The Dense modules, in order: a list of dicts."""
         return [module for module in self.modules if module["class"] == "Dense"]
 
     @property
     def normalize(self):
+        """Whether the vectors have length 1."""
         return is_normalized(self.modules)
 
     def __eq__(self, other):

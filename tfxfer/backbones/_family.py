@@ -5,7 +5,7 @@ from typing import Any
 from tfxfer import _check
 from tfxfer.backbones._attention import Attention
 from tfxfer.backbones._block import FeedForward, TransformerBlock
-from tfxfer.backbones._parts import ACTIVATIONS, Embeddings
+from tfxfer.backbones._parts import ACTIVATIONS, Embeddings, norm
 from tfxfer.backbones._positions import AttentionBias
 
 # config.json's names of activations -> ours. "gelu" is the exact one (erf), as in Hugging Face's and in Keras.
@@ -40,6 +40,12 @@ class Family:
         has_segment_ids: bool. Whether the encoder takes `segment_ids`.
         has_position_table: bool. Whether a table of positions bounds the length.
         is_causal: bool. Whether a token sees only what is before it.
+        attention: the class of the blocks' attention.
+        order: string, of the blocks; see `TransformerBlock`.
+        norm: string. The kind of all norms; see `_parts.norm`.
+        has_embeddings_norm: bool. Whether the embeddings are normed.
+        has_projection: bool. Whether a dense layer follows the embeddings even where it changes no size.
+        has_final_norm: bool. Whether there is a norm after the last block.
         activation: string. The default.
         layer_norm_epsilon: float. The default.
         options: dict of further arguments of `Backbone` with their defaults; `REQUIRED` for none, or a function of a
@@ -74,12 +80,26 @@ class Family:
     has_segment_ids = False
     has_position_table = True
     is_causal = False
+    attention: type[Attention] = Attention
+    order = "post"
+    norm = "layer"
+    has_embeddings_norm = True
+    has_projection = False
+    has_final_norm = False
     activation = "gelu"
     layer_norm_epsilon = 1e-12
     options: dict[str, Any] = {}
     may_be_zero: tuple = ()
 
-    config: dict[str, Any] = {}
+    # What most families call the sizes; `config` begins with it.
+    config: dict[str, Any] = {
+        "vocabulary_size": "vocab_size",
+        "num_layers": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+        "hidden_dim": "hidden_size",
+        "intermediate_dim": "intermediate_size",
+        "max_sequence_length": "max_position_embeddings",
+    }
     require: dict[str, tuple] = {}
 
     anchor: str
@@ -120,17 +140,28 @@ class Family:
     # === Parts ===
 
     def embeddings(self, a):
-        """Returns the `Embeddings`."""
+        """Returns the `Embeddings`: the tables that the arguments and the attributes of the family ask for."""
         return Embeddings(
             a.vocabulary_size,
+            getattr(a, "embedding_dim", a.hidden_dim),
             a.hidden_dim,
-            a.hidden_dim,
-            num_positions=a.max_sequence_length,
-            norm="layer",
+            num_positions=self.num_positions(a),
+            num_segments=getattr(a, "num_segments", 0),
+            norm=self.norm if self.has_embeddings_norm else None,
             epsilon=a.layer_norm_epsilon,
             dropout=a.embeddings_dropout,
+            scale=self.embeddings_scale(a),
+            projected=self.has_projection,
             dtype=a.dtype,
         )
+
+    def num_positions(self, a):
+        """Returns the rows of the position table; 0 for none."""
+        return a.max_sequence_length if self.has_position_table else 0
+
+    def embeddings_scale(self, a):
+        """Returns the factor on the tokens' vectors."""
+        return 1.0
 
     def position_ids(self, a):
         """Returns a layer from padding mask and token ids to position ids, or `None`: they count from 0."""
@@ -145,19 +176,46 @@ class Family:
         return [[self.block(a, i, f"block_{i}")] for i in range(a.num_layers)]
 
     def block(self, a, number, name):
-        """Returns one `TransformerBlock`."""
+        """Returns one `TransformerBlock`.
+
+        A family sets its attributes and overrides the options below, not this method.
+
+        Args:
+            a: namespace of `Backbone`'s arguments.
+            number: int. The number of the block, or of its group where blocks repeat.
+            name: string. The layer's.
+        """
+        attention = {"dropout": a.attention_dropout, **self.attention_options(a)}
+        sizes = (a.hidden_dim, a.intermediate_dim, a.activation)
+        options = {"dropout": a.dropout, **self.block_options(a, number)}
         return TransformerBlock(
-            Attention(a.hidden_dim, a.num_heads, dropout=a.attention_dropout, dtype=a.dtype),
-            FeedForward(a.hidden_dim, a.intermediate_dim, a.activation, dtype=a.dtype),
+            self.attention(a.hidden_dim, a.num_heads, dtype=a.dtype, **attention),
+            FeedForward(*sizes, dtype=a.dtype, **self.feed_forward_options(a)),
+            order=self.order,
+            norm=self.norm,
             epsilon=a.layer_norm_epsilon,
-            dropout=a.dropout,
             dtype=a.dtype,
             name=name,
+            **options,
         )
+
+    def attention_options(self, a):
+        """Returns the arguments of the attention beside its sizes."""
+        return {}
+
+    def feed_forward_options(self, a):
+        """Returns the arguments of `FeedForward` beside its sizes and its activation."""
+        return {}
+
+    def block_options(self, a, number):
+        """Returns the arguments of `TransformerBlock` beside its parts, for block `number`."""
+        return {}
 
     def final_norm(self, a):
         """Returns the norm after the last block, or `None`."""
-        return None
+        if not self.has_final_norm:
+            return None
+        return norm(self.norm, a.hidden_dim, a.layer_norm_epsilon, dtype=a.dtype, name="final_norm")
 
     # === config.json ===
 
@@ -244,6 +302,16 @@ class Family:
     def to_tensor(self, part, kind, value, arguments):
         """Returns the tensor that `from_tensor` reads as `value`."""
         return value
+
+    def keras_hub_arguments(self, hub):
+        """Returns the arguments of `Backbone` for a KerasHub backbone.
+
+        `None` for a variant that is not computed here: it is wrapped instead.
+        """
+        config = {name: value for name, value in hub.get_config().items() if name not in ("name", "trainable", "dtype")}
+        if "vocab_size" in config:  # ELECTRA's name for it
+            config["vocabulary_size"] = config.pop("vocab_size")
+        return config
 
     def from_keras_hub(self, part, kind, value):
         """Returns the weight of a part for a KerasHub backbone's, which may have other axes."""

@@ -37,6 +37,7 @@ class Part(keras.Model):
         self._dropouts = lambda: [] if keeps_dropout() else dropouts
 
     def call(self, inputs, training=None, mask=None):
+        """Computes a KerasHub layer's part of the graph."""
         with contextlib.ExitStack() as rates:
             for layer, dropout in self._dropouts() if training else ():
                 if not layer.trainable:
@@ -172,8 +173,10 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         """Returns the backbone's inputs for this model's."""
         mask = inputs["padding_mask"]
         found = {name: inputs[name] for name in self.hub().input if name in inputs}
+        # Computed for all: Keras 3.13 refuses a model with an input that nothing reads, such as FNet's mask.
+        positions = ops.maximum(ops.cumsum(mask, axis=1) - 1, 0)
         if "position_ids" in self.hub().input:
-            found["position_ids"] = ops.maximum(ops.cumsum(mask, axis=1) - 1, 0)
+            found["position_ids"] = positions
         padding_id = _padding_id(self.hub())
         if padding_id is not None:
             found["token_ids"] = ops.where(mask > 0, inputs["token_ids"], padding_id)
@@ -236,6 +239,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         return keras.Model(self.input, part(self._for_hub(self.input)))
 
     def call(self, inputs, training=None, mask=None):
+        """Calls the KerasHub backbone on a dict of ids, padded."""
         length = inputs["token_ids"].shape[1] if isinstance(inputs, dict) and "token_ids" in inputs else None
         if self.has_position_table and isinstance(length, int) and length > self.max_sequence_length:
             expected = f"at most max_sequence_length={self.max_sequence_length} tokens"
@@ -245,16 +249,8 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
 
     # === Dropout and adapters ===
 
-    @property
-    def frozen_dropout(self):
-        """Whether frozen layers keep their dropout."""
-        return self._frozen_dropout
-
-    @frozen_dropout.setter
-    def frozen_dropout(self, value):
-        self._frozen_dropout = bool(value)
-
     def runs_dropout(self, layer):
+        """Returns whether the layer drops out in training: it trains, or `frozen_dropout` is on."""
         return layer.trainable or self.frozen_dropout
 
     @property
@@ -302,6 +298,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
             known[_check.one_of("frozen", place, known)].trainable = False
 
     def get_config(self):
+        """Returns the KerasHub backbone's serialized form, with what is frozen."""
         hub = keras.saving.serialize_keras_object(self.hub())
         # The flags are in `frozen`.
         config = {**hub["config"], "trainable": True}
@@ -318,6 +315,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
+        """Makes a backbone from what `get_config` returned."""
         config = dict(config)
         own = config.pop("dtype", None)
         dtype = _backbone.recast_to() or own

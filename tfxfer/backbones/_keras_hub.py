@@ -14,6 +14,7 @@ from tfxfer.backbones._backbone import Backbone
 from tfxfer.backbones._hub_backbone import KerasHubBackbone
 from tfxfer.backbones._sentence_transformers import EmbeddingSpec
 from tfxfer.backbones.families import FAMILIES
+from tfxfer.preprocessing import _hub
 
 # Sentence encoders among KerasHub's presets, by the beginning of the name: how their authors pool. All of them were
 # made from Hugging Face's checkpoints, whose config.json says the exact GELU.
@@ -40,7 +41,7 @@ def adopt(backbone):
     |---|---|
     | `Backbone`, `KerasHubBackbone` | the same object |
     | a backbone of KerasHub of a family in `families_table()` | a `Backbone` with copies of its weights, its dtype policy, its flags and its activation |
-    | any other text backbone of KerasHub, or a quantized one | a `KerasHubBackbone` on its layers |
+    | any other text backbone of KerasHub, a quantized one, or one with details of its own (scaled rotary positions) | a `KerasHubBackbone` on its layers |
 
     The task models call this. Call it yourself to use an encoder before there is a model.
 
@@ -74,16 +75,14 @@ def adopt(backbone):
         raise _check.invalid("backbone", "a backbone without adapters", type(backbone).__name__, remedy)
     family = _classes().get(type(backbone))
     is_quantized = any(layer.quantization_mode is not None for layer in layers_within(backbone))
-    if family is None or is_quantized:
+    if family is None or is_quantized or family.keras_hub_arguments(backbone) is None:
         return KerasHubBackbone(backbone)
     return from_keras_hub(backbone, family, None, load_weights=True)
 
 
 def names():
     """Returns the names of KerasHub's presets of text backbones."""
-    kinds: list = [kind for kind in vars(keras_hub.models).values() if isinstance(kind, type)]
-    texts = [kind for kind in kinds if issubclass(kind, keras_hub.models.Backbone) and _reads_texts(kind)]
-    return {name for kind in texts for name in kind.presets}
+    return set(_preset_classes())
 
 
 def _reads_texts(kind):
@@ -94,11 +93,21 @@ def _reads_texts(kind):
 def described():
     """Returns KerasHub's presets of our families: a dict of name to `(family, "KerasHub", description)`."""
     found = {}
-    # A class lists its subclasses' presets too; theirs is the family: the longest line of bases comes last.
-    for kind, family in sorted(_classes().items(), key=lambda entry: len(entry[0].__mro__)):
-        for name, preset in kind.presets.items():
-            found[name] = (family.name, "KerasHub", preset.get("metadata", {}).get("description", ""))
+    classes = _classes()
+    for name, kind in _preset_classes().items():
+        if kind in classes:
+            metadata = kind.presets[name].get("metadata", {})
+            found[name] = (classes[kind].name, "KerasHub", metadata.get("description", ""))
     return found
+
+
+def _preset_classes():
+    """Returns the class of text backbone of each of KerasHub's presets, by name."""
+    kinds: list = [kind for kind in vars(keras_hub.models).values() if isinstance(kind, type)]
+    texts = [kind for kind in kinds if issubclass(kind, keras_hub.models.Backbone) and _reads_texts(kind)]
+    # A class lists its subclasses' presets too (Llama Llama 3's): the longest line of bases comes last.
+    texts.sort(key=lambda kind: len(kind.__mro__))
+    return {name: kind for kind in texts for name in kind.presets}
 
 
 def _classes():
@@ -117,6 +126,9 @@ def task_of(name):
 
 def load(name, dtype, load_weights):
     """Loads a KerasHub preset: encoder, tokenizer, `EmbeddingSpec`, sequence length."""
+    kind = _tokenizer_of(name)
+    if kind is not None and not issubclass(kind, _hub.kinds()):
+        raise _unreadable(name, f"This package does not read a {kind.__name__}")
     try:
         hub = keras_hub.models.Backbone.from_preset(name, load_weights=load_weights, dtype=dtype)
         tokenizer = keras_hub.models.Tokenizer.from_preset(name)
@@ -133,23 +145,30 @@ def load(name, dtype, load_weights):
             backbone = adopt(hub)
         tokenizer = preprocessing.Tokenizer.from_keras_hub(tokenizer)
     except ValueError as error:
-        remedy = (
-            f"{error}. Token ids go into any text backbone: give a task model "
-            "`keras_hub.models.Backbone.from_preset(preset)` as `backbone`, and `preprocessor=None`"
-        )
-        raise _check.invalid("preset", "a KerasHub preset of a text encoder and its tokenizer", name, remedy) from error
+        raise _unreadable(name, error) from error
     spec = embedding or EmbeddingSpec(pooling=(backbone.pooling,))
     return backbone, tokenizer, spec, min(512, backbone.max_sequence_length)
 
 
+def _tokenizer_of(name):
+    """Returns the class of the tokenizer of one of KerasHub's own presets, before anything is downloaded, or `None`."""
+    backbone = _preset_classes().get(name)
+    kinds: list = [kind for kind in vars(keras_hub.tokenizers).values() if isinstance(kind, type)]
+    return next((kind for kind in kinds if backbone and getattr(kind, "backbone_cls", None) is backbone), None)
+
+
+def _unreadable(name, reason):
+    remedy = (
+        f"{reason}. Token ids go into any text backbone: give a task model "
+        "`keras_hub.models.Backbone.from_preset(preset)` as `backbone`, and `preprocessor=None`"
+    )
+    return _check.invalid("preset", "a KerasHub preset of a text encoder and its tokenizer", name, remedy)
+
+
 def from_keras_hub(hub, family, activation, load_weights):
     """Returns a `Backbone` with a KerasHub backbone's sizes and weights."""
-    config = hub.get_config()
-    for key in ("name", "trainable", "dtype"):
-        config.pop(key, None)
-    if "vocab_size" in config:  # ELECTRA's name for it
-        config["vocabulary_size"] = config.pop("vocab_size")
-    backbone = Backbone(family.name, activation=activation, dtype=hub.dtype_policy, **config)
+    arguments = family.keras_hub_arguments(hub)
+    backbone = Backbone(family.name, activation=activation, dtype=hub.dtype_policy, **arguments)
     if load_weights:
         _take_over(backbone, family, hub)
     return backbone
@@ -164,7 +183,9 @@ def _take_over(backbone, family, hub):
         for kind in _weights.shapes(layer) if layer is not None else ():
             found = weights.get(f"{path}/{kind}", weights.get(path))
             if found is None:
-                raise _check.invalid("preset", f"a KerasHub {family.keras_hub} with the weight {path}/{kind}", hub.name)
+                raise _check.invalid(
+                    "backbone", f"a KerasHub {family.keras_hub} with the weight {path}/{kind}", hub.name
+                )
             target = getattr(layer, kind)
             value = family.from_keras_hub(part, kind, keras.ops.convert_to_numpy(found))
             target.assign(value.reshape(target.shape))

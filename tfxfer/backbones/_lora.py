@@ -97,6 +97,7 @@ class Adapters(keras.layers.Layer):
         }
 
     def save_own_variables(self, store):
+        """Writes the adapters, and the weights beneath them, which Keras does not find."""
         for name, variable in self.variables_by_name().items():
             store[name.replace("/", ".")] = variable
         for name, dense in self.targets().items():
@@ -104,6 +105,7 @@ class Adapters(keras.layers.Layer):
                 store[f"{name}/{key}".replace("/", ".")] = variable
 
     def load_own_variables(self, store):
+        """Reads what `save_own_variables` wrote; a file without adapters starts them at random."""
         if not store.keys():  # a file of a model without adapters: they start anew
             for dense in self.targets().values():
                 limit = base_kernel(dense).shape[0] ** -0.5

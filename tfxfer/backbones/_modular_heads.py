@@ -61,10 +61,12 @@ class ModularHead(_heads.HeadSpec):
     options: dict = dataclasses.field(default_factory=dict)
 
     def head(self, dropout=None):
+        """Returns the `layers.Head`, with its own dropout or the one given."""
         made = layers.Head(**self.options, name="head")
         return made if dropout is None else made.with_dropout(dropout)
 
     def assign(self, pooling, head):
+        """Assigns the checkpoint's weights to a head made by `head`."""
         parts = {
             "output": head.denses[-1],
             **{f"hidden{i}": dense for i, dense in enumerate(head.denses[:-1])},

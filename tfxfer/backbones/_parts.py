@@ -56,6 +56,7 @@ class Dropout(Freezable, keras.layers.Dropout):
     """Keras's dropout, off while the layer is frozen."""
 
     def call(self, inputs, training=False):
+        """Drops units in training, unless the layer is frozen."""
         return super().call(inputs, training=self.is_training(training))
 
 
@@ -116,6 +117,7 @@ class Embeddings(Freezable, keras.layers.Layer):
             self.projection = dense(embedding_dim, hidden_dim, dtype=policy, name="projection")
 
     def build(self, *shapes, **named_shapes):
+        """Builds the tables, the norm and the projection."""
         for table in (self.token_embedding, self.position_embedding, self.segment_embedding):
             if table is not None:
                 table.build((None,))
@@ -125,6 +127,7 @@ class Embeddings(Freezable, keras.layers.Layer):
         self.built = True
 
     def call(self, token_ids, positions, segment_ids=None, training=None):
+        """Embeds tokens; see the call arguments of the class."""
         x = self.token_embedding(token_ids)
         if self.scale != 1.0:
             x = x * ops.cast(self.scale, x.dtype)
@@ -138,9 +141,11 @@ class Embeddings(Freezable, keras.layers.Layer):
         return x if self.projection is None else self.projection(x)
 
     def compute_output_spec(self, token_ids, positions, segment_ids=None, training=None):
+        """Returns the symbolic output: a vector of `hidden_dim` for each token."""
         return keras.KerasTensor((*token_ids.shape, self.hidden_dim), self.compute_dtype)
 
     def get_config(self):
+        """Refuses: the encoder is copied as a whole."""
         # `keras.models.clone_model` asks each layer of an encoder for one, this layer first.
         raise NotImplementedError(
             "The layers of an encoder have no configurations of their own. Copy the encoder as a whole: "

@@ -113,12 +113,14 @@ class _Bounded:
         self._left = LONGEST
 
     def read(self, size: int) -> bytes:
+        """Reads `size` bytes, or raises at the limit."""
         if size > self._left:
             raise ValueError(f"its pickle is longer than {LONGEST} bytes")
         self._left -= size
         return self._stream.read(size)
 
     def readline(self) -> bytes:
+        """Reads a line, cut at the limit."""
         line = self._stream.readline(self._left)
         self._left -= len(line)
         return line
@@ -133,6 +135,7 @@ class _Machine:
         self._memo: dict[int, Any] = {}
 
     def pop(self) -> Any:
+        """Takes the topmost value off the stack, or raises where there is none above the mark."""
         if len(self._stack) <= (self._marks[-1] if self._marks else 0):
             raise ValueError("its pickle takes more from the stack than it puts there")
         return self._stack.pop()

@@ -39,10 +39,12 @@ class PositionIds(keras.layers.Layer):
         self.padding_id = padding_id
 
     def call(self, padding_mask, token_ids):
+        """Counts the tokens that are not padding, as int `(batch, length)`."""
         counted = padding_mask * ops.cast(token_ids != self.padding_id, padding_mask.dtype)
         return ops.cumsum(counted, axis=1) * counted
 
     def compute_output_spec(self, padding_mask, token_ids):
+        """Returns the symbolic output: the shape of `padding_mask`."""
         return keras.KerasTensor(padding_mask.shape, padding_mask.dtype)
 
 
@@ -67,15 +69,18 @@ class Rotary(keras.layers.Layer):
         self.theta = theta
 
     def build(self, *shapes, **named_shapes):
+        """Computes the frequency of each pair of components."""
         exponents = np.arange(0, self.head_dim, 2, dtype="float32") / self.head_dim
         self.frequencies = (1.0 / np.float32(self.theta) ** exponents).astype("float32")
         self.built = True
 
     def call(self, padding_mask, positions):
+        """Computes both tensors; see the call arguments above, in the module."""
         angles = ops.expand_dims(ops.cast(positions, "float32"), 1) * ops.convert_to_tensor(self.frequencies)
         return ops.cos(angles), ops.sin(angles)
 
     def compute_output_spec(self, padding_mask, positions):
+        """Returns the symbolic output: two tensors of `head_dim / 2` for each token."""
         shape = (*positions.shape, self.head_dim // 2)
         return keras.KerasTensor(shape, "float32"), keras.KerasTensor(shape, "float32")
 
@@ -106,11 +111,13 @@ class AttentionBias(keras.layers.Layer):
         self.relative = relative
 
     def build(self, *shapes, **named_shapes):
+        """Builds the relative bias, where there is one."""
         if self.relative is not None:
             self.relative.build()
         self.built = True
 
     def call(self, padding_mask, positions):
+        """Computes the bias; see the call arguments above, in the module."""
         seen = ops.expand_dims(padding_mask, (1, 2)) > 0
         if self.causal:
             places = ops.arange(ops.shape(padding_mask)[1])
@@ -123,6 +130,7 @@ class AttentionBias(keras.layers.Layer):
         return bias if self.relative is None else bias + self.relative(padding_mask)
 
     def compute_output_spec(self, padding_mask, positions):
+        """Returns the symbolic output: dimensions of 1 where all rows or heads are alike."""
         batch, length = padding_mask.shape
         rows = length if self.causal or self.window is not None or self.relative is not None else 1
         heads = 1 if self.relative is None else self.relative.num_heads
@@ -170,11 +178,13 @@ class RelativeBias(keras.layers.Layer):
         )
 
     def build(self, *shapes):
+        """Computes the bucket of each distance and builds the table."""
         self.rows = self._buckets()
         self.table.build((None,))
         self.built = True
 
     def call(self, padding_mask):
+        """Looks the biases up; see the call arguments of the class."""
         places = ops.arange(ops.shape(padding_mask)[1], dtype="int32")
         distances = ops.expand_dims(places, 0) - ops.expand_dims(places, 1)
         distances = ops.clip(distances, -self.max_distance, self.max_distance) + self.max_distance
@@ -206,12 +216,14 @@ class RelativePositions(Freezable, keras.layers.Layer):
         self.norm = norm("layer", hidden_dim, epsilon, dtype=self.dtype_policy, name="norm")
 
     def build(self, *shapes, **named_shapes):
+        """Computes the row of each distance, and builds the table and its norm."""
         self.rows = relative_rows(self.bucket_size, self.max_distance)
         self.table.build((None,))
         self.norm.build((None, self.hidden_dim))
         self.built = True
 
     def call(self, padding_mask, positions):
+        """Looks the vectors up and norms them; see the call arguments above, in the module."""
         length = ops.shape(padding_mask)[1]
         distances = ops.arange(length - 1, -length, -1, dtype="int32")
         distances = ops.clip(distances, -self.max_distance, self.max_distance)
@@ -219,6 +231,7 @@ class RelativePositions(Freezable, keras.layers.Layer):
         return self.norm(self.table(rows))
 
     def compute_output_spec(self, padding_mask, positions):
+        """Returns the symbolic output: a vector of `hidden_dim` for each distance."""
         length = padding_mask.shape[1]
         return keras.KerasTensor((None if length is None else 2 * length - 1, self.hidden_dim), self.compute_dtype)
 

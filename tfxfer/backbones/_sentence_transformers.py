@@ -328,11 +328,13 @@ class _Weights:
             self._checkpoint = _checkpoint.Checkpoint(tensors, anchor, (), str(folder))
 
     def take(self, name, shape):
+        """Returns the tensor `name`, whose shape in the file is `shape`, or `None`."""
         if self._checkpoint is None:
             return None
         return np.ascontiguousarray(self._checkpoint.take(name, shape).T)
 
     def check_all_used(self):
+        """Raises where the file has tensors that were not taken."""
         if self._checkpoint is not None:
             self._checkpoint.check_all_used()
 

@@ -44,6 +44,7 @@ class TokenLayout(keras.layers.Layer):
     """
 
     def call(self, padding_mask):
+        """Finds the tokens; see the call arguments of the class."""
         size = ops.size(padding_mask)
         places = ops.arange(size, dtype="int32")
         if not leaves_padding_out():
@@ -55,6 +56,7 @@ class TokenLayout(keras.layers.Layer):
         return tokens, ops.reshape(slots, ops.shape(padding_mask))
 
     def compute_output_spec(self, padding_mask):
+        """Returns the symbolic output: any number of tokens, and slots of the mask's shape."""
         return keras.KerasTensor((None,), "int32"), keras.KerasTensor(padding_mask.shape, "int32")
 
 
@@ -62,10 +64,12 @@ class Unpad(keras.layers.Layer):
     """Takes the real tokens out of a padded int tensor: `(batch, length)` to `(real tokens,)`."""
 
     def call(self, inputs, layout):
+        """Takes the tokens out of `inputs`; `layout` as `TokenLayout` has it."""
         flat = ops.reshape(inputs, (-1,))
         return ops.take(flat, layout[0], axis=0) if leaves_padding_out() else flat
 
     def compute_output_spec(self, inputs, layout):
+        """Returns the symbolic output: any number of tokens."""
         return keras.KerasTensor((None,), inputs.dtype)
 
 
@@ -73,9 +77,11 @@ class Pad(keras.layers.Layer):
     """Puts token vectors back into rows: `(real tokens, dim)` to `(batch, length, dim)`."""
 
     def call(self, inputs, layout, training=None):
+        """Puts the vectors `inputs` in their places; `layout` as `TokenLayout` has it."""
         return pad(inputs, layout, training)
 
     def compute_output_spec(self, inputs, layout, training=None):
+        """Returns the symbolic output: the batch's rows of vectors."""
         return keras.KerasTensor((*layout[1].shape, inputs.shape[-1]), inputs.dtype)
 
 

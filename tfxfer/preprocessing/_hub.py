@@ -27,6 +27,11 @@ CONVENTIONS = {
 }
 
 
+def kinds():
+    """Returns the classes of tokenizers that `read` reads."""
+    return tuple(getattr(keras_hub.tokenizers, name) for name in CONVENTIONS)
+
+
 def read(tokenizer):
     """Returns the `Spec` of a KerasHub tokenizer."""
     kinds = {getattr(keras_hub.tokenizers, name): convention for name, convention in CONVENTIONS.items()}

@@ -11,6 +11,7 @@ class Albert(Bert):
     name = "albert"
     model_types = ("albert",)
     architecture = "AlbertModel"
+    has_projection = True
     examples = ("albert/albert-base-v2", "sentence-transformers/paraphrase-albert-small-v2")
     tokenizer = "Albert"
     options = {"num_segments": 2, "embedding_dim": 128, "num_groups": 1, "num_inner_repetitions": 1}
@@ -40,21 +41,22 @@ class Albert(Bert):
     keras_hub_weights = {**Bert.keras_hub_weights, "embeddings.projection": "embedding_projection"}
     keras_hub_block = "group_{0}_inner_layer_{1}/"
 
-    def has_projection(self, a):
-        return True
-
     def groups(self, a):
+        """Returns `num_groups` groups of `num_inner_repetitions` blocks."""
         return [
             [self.block(a, i, f"block_{i}_{j}") for j in range(a.num_inner_repetitions)] for i in range(a.num_groups)
         ]
 
     def head(self, config):
+        """Reads the pooler, under ALBERT's name for its dropout."""
         return HeadFormat(hidden="{}pooler", dropout=rate(config, "classifier_dropout_prob", default=0.1))
 
     def head_to_config(self, found):
+        """Writes the dropout under ALBERT's name."""
         return {"classifier_dropout_prob": found.dropout}
 
     def check(self, a):
+        """Checks the number of groups as well."""
         super().check(a)
         if a.num_layers % a.num_groups:
             raise _check.invalid("num_groups", f"a divisor of num_layers={a.num_layers}", a.num_groups)

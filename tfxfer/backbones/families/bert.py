@@ -2,7 +2,15 @@
 
 from tfxfer.backbones._family import Family
 from tfxfer.backbones._heads import HeadFormat, rate
-from tfxfer.backbones._parts import Embeddings
+
+# What BERT and its relatives without segments call the arguments.
+CONFIG = {
+    **Family.config,
+    "activation": ("hidden_act", "gelu"),
+    "layer_norm_epsilon": ("layer_norm_eps", 1e-12),
+    "dropout": ("hidden_dropout_prob", 0.1),
+    "attention_dropout": ("attention_probs_dropout_prob", 0.1),
+}
 
 
 class Bert(Family):
@@ -24,19 +32,7 @@ class Bert(Family):
     activation = "gelu_approximate"
     options = {"num_segments": 2}
 
-    config = {
-        "vocabulary_size": "vocab_size",
-        "num_layers": "num_hidden_layers",
-        "num_heads": "num_attention_heads",
-        "hidden_dim": "hidden_size",
-        "intermediate_dim": "intermediate_size",
-        "max_sequence_length": "max_position_embeddings",
-        "activation": ("hidden_act", "gelu"),
-        "layer_norm_epsilon": ("layer_norm_eps", 1e-12),
-        "dropout": ("hidden_dropout_prob", 0.1),
-        "attention_dropout": ("attention_probs_dropout_prob", 0.1),
-        "num_segments": ("type_vocab_size", 2),
-    }
+    config = {**CONFIG, "num_segments": ("type_vocab_size", 2)}
     require = {"position_embedding_type": (None, "absolute"), "is_decoder": (None, False)}
 
     anchor = "embeddings.word_embeddings.weight"
@@ -67,27 +63,10 @@ class Bert(Family):
         "embeddings.norm": "embeddings_layer_norm",
     }
 
-    def embeddings(self, a):
-        return Embeddings(
-            a.vocabulary_size,
-            getattr(a, "embedding_dim", a.hidden_dim),
-            a.hidden_dim,
-            num_positions=a.max_sequence_length,
-            num_segments=a.num_segments,
-            norm="layer",
-            epsilon=a.layer_norm_epsilon,
-            dropout=a.embeddings_dropout,
-            projected=self.has_projection(a),
-            dtype=a.dtype,
-        )
-
     def head(self, config):
+        """Reads the pooler, a tanh layer on the first token."""
         dropout = rate(config, "classifier_dropout", "hidden_dropout_prob", default=0.1)
         return HeadFormat(hidden="{}pooler.dense", dropout=dropout)
-
-    def has_projection(self, a):
-        """Whether a dense layer stands between embeddings and blocks."""
-        return False
 
 
 FAMILY = Bert()

@@ -2,12 +2,10 @@
 
 from tfxfer import _check
 from tfxfer.backbones._attention import DisentangledAttention
-from tfxfer.backbones._block import FeedForward, TransformerBlock
 from tfxfer.backbones._family import Family
 from tfxfer.backbones._heads import HeadFormat, rate
-from tfxfer.backbones._parts import Embeddings
 from tfxfer.backbones._positions import AttentionBias, RelativePositions
-from tfxfer.backbones.families.bert import Bert
+from tfxfer.backbones.families.bert import CONFIG, Bert
 
 
 class DebertaV3(Family):
@@ -19,10 +17,11 @@ class DebertaV3(Family):
     examples = ("microsoft/deberta-v3-base", "microsoft/deberta-v3-small", "cross-encoder/nli-deberta-v3-base")
     tokenizer = "DebertaV2"
     has_position_table = False
+    attention = DisentangledAttention
     layer_norm_epsilon = 1e-7
     options = {"bucket_size": 256}
     config = {
-        **{argument: key for argument, key in Bert.config.items() if argument != "num_segments"},
+        **CONFIG,
         "layer_norm_epsilon": ("layer_norm_eps", 1e-7),
         "bucket_size": ("position_buckets", -1),
     }
@@ -62,6 +61,7 @@ class DebertaV3(Family):
     keras_hub_block = "disentangled_attention_encoder_layer_{0}/"
 
     def from_config(self, config, file):
+        """Refuses embeddings of their own size."""
         arguments = super().from_config(config, file)
         size = arguments["hidden_dim"]
         if config.get("embedding_size", size) != size:
@@ -70,11 +70,13 @@ class DebertaV3(Family):
         return arguments
 
     def check(self, a):
+        """Checks the size of the table of distances as well."""
         super().check(a)
         if a.max_sequence_length > 100_000:  # it is the largest distance that a table is made for
             raise _check.invalid("max_sequence_length", "an int <= 100000", a.max_sequence_length)
 
     def head(self, config):
+        """Reads DeBERTa's pooler with its own activation and rates."""
         return HeadFormat(
             hidden="pooler.dense",
             activation=config.get("pooler_hidden_act") or "gelu",
@@ -83,41 +85,28 @@ class DebertaV3(Family):
         )
 
     def head_to_config(self, found):
+        """Writes the pooler's activation and rates."""
         return {
             "pooler_hidden_act": found.activation,
             "cls_dropout": found.dropout,
             "pooler_dropout": found.hidden_dropout,
         }
 
-    def embeddings(self, a):
-        return Embeddings(
-            a.vocabulary_size,
-            a.hidden_dim,
-            a.hidden_dim,
-            norm="layer",
-            epsilon=a.layer_norm_epsilon,
-            dropout=a.embeddings_dropout,
-            dtype=a.dtype,
-        )
-
     def shared(self, a):
+        """Adds the vectors of the relative positions."""
         sizes = (a.bucket_size, a.max_sequence_length, a.hidden_dim, a.layer_norm_epsilon)
         return {
             "attention_bias": AttentionBias(dtype=a.dtype),
             "relative_positions": RelativePositions(*sizes, dtype=a.dtype),
         }
 
-    def block(self, a, number, name):
-        rates = {"dropout": a.attention_dropout, "position_dropout": a.dropout}
-        return TransformerBlock(
-            DisentangledAttention(a.hidden_dim, a.num_heads, dtype=a.dtype, **rates),
-            FeedForward(a.hidden_dim, a.intermediate_dim, a.activation, dtype=a.dtype),
-            epsilon=a.layer_norm_epsilon,
-            dropout=a.dropout,
-            takes={"bias": "attention_bias", "relative": "relative_positions"},
-            dtype=a.dtype,
-            name=name,
-        )
+    def attention_options(self, a):
+        """Sets the rate on the relative positions."""
+        return {"position_dropout": a.dropout}
+
+    def block_options(self, a, number):
+        """Says that blocks take the relative positions."""
+        return {"takes": {"bias": "attention_bias", "relative": "relative_positions"}}
 
 
 FAMILY = DebertaV3()

@@ -1,7 +1,5 @@
 """DistilBERT (Sanh et al., 2019, https://arxiv.org/abs/1910.01108)."""
 
-from tfxfer.backbones._attention import Attention
-from tfxfer.backbones._block import FeedForward, TransformerBlock
 from tfxfer.backbones._family import Family
 from tfxfer.backbones._heads import HeadFormat, rate
 
@@ -51,22 +49,17 @@ class DistilBert(Family):
     }
 
     def head(self, config):
+        """Reads the hidden layer, with ReLU in place of the pooler's tanh."""
         dropout = rate(config, "seq_classif_dropout", default=0.2)
         return HeadFormat(hidden="pre_classifier", activation="relu", dropout=dropout)
 
     def head_to_config(self, found):
+        """Writes the dropout under DistilBERT's name."""
         return {"seq_classif_dropout": found.dropout}
 
-    def block(self, a, number, name):
-        return TransformerBlock(
-            Attention(a.hidden_dim, a.num_heads, dropout=a.attention_dropout, dtype=a.dtype),
-            FeedForward(a.hidden_dim, a.intermediate_dim, a.activation, dtype=a.dtype),
-            epsilon=a.layer_norm_epsilon,
-            dropout=a.dropout,
-            attention_output_dropout=0.0,
-            dtype=a.dtype,
-            name=name,
-        )
+    def block_options(self, a, number):
+        """Leaves out the dropout between attention and residual."""
+        return {"attention_output_dropout": 0.0}
 
 
 FAMILY = DistilBert()

@@ -19,6 +19,7 @@ class Electra(Bert):
     keras_hub_weights = {**Bert.keras_hub_weights, "embeddings.projection": "embeddings_projection"}
 
     def head(self, config):
+        """Reads the hidden layer, with GELU."""
         dropout = rate(config, "classifier_dropout", "hidden_dropout_prob", default=0.1)
         return HeadFormat(
             output="classifier.out_proj",

@@ -11,12 +11,14 @@ class EuroBert(Llama):
     model_types = ("eurobert",)
     architecture = "EuroBertModel"
     examples = ("EuroBERT/EuroBERT-210m",)
+    keras_hub = None
     pooling = "mean"
     layer_norm_epsilon = 1e-5
     options = {**Llama.options, "rope_theta": 250000.0, "is_causal": False}
     config = {**Llama.config, "layer_norm_epsilon": ("rms_norm_eps", 1e-5)}
 
     def head(self, config):
+        """Reads the hidden layer and how it pools."""
         pooling = config.get("classifier_pooling") or config.get("clf_pooling") or "late"
         modes = {"bos": "cls", "late": "mean"}  # late: the hidden layer on every token, then their mean
         return HeadFormat(
@@ -24,6 +26,7 @@ class EuroBert(Llama):
         )
 
     def head_to_config(self, found):
+        """Writes how the head pools."""
         pooling = {"cls": "bos"}.get(found.pooling, found.pooling)
         return {"classifier_pooling": "late" if found.is_late else pooling}
 

@@ -1,12 +1,8 @@
 """Gemma 3 as a text encoder, EmbeddingGemma (Schechter Vera et al., 2025, https://arxiv.org/abs/2509.20354)."""
 
-from tfxfer.backbones._attention import Attention
-from tfxfer.backbones._block import FeedForward, TransformerBlock
-from tfxfer.backbones._family import read_rope, write_rope
-from tfxfer.backbones._parts import Embeddings
-from tfxfer.backbones._positions import AttentionBias, Rotary
+from tfxfer.backbones._family import read_rope
 from tfxfer.backbones.families.llama import Llama
-from tfxfer.backbones.families.modernbert import FULL, LOCAL, check_layer_types
+from tfxfer.backbones.families.modernbert import FULL, LOCAL, check_layer_types, ropes, shared_by_kind, takes
 
 
 class Gemma3Text(Llama):
@@ -18,10 +14,13 @@ class Gemma3Text(Llama):
     name = "gemma3_text"
     model_types = ("gemma3_text",)
     architecture = "Gemma3TextModel"
+    keras_hub = None
     examples = ("google/embeddinggemma-300m",)
     tokenizer = "Gemma"
     activation = "gelu_approximate"
     pooling = "mean"
+    order = "sandwich"
+    has_head_norms = True
     options = {
         "num_key_value_heads": lambda a: a["num_heads"],
         "head_dim": 256,
@@ -52,6 +51,7 @@ class Gemma3Text(Llama):
     }
 
     def from_config(self, config, file):
+        """Reads the kinds of layers and a base of positions for each."""
         arguments = super().from_config({**config, "rope_parameters": None, "rope_scaling": None}, file)
         period = config.get("sliding_window_pattern", config.get("_sliding_window_pattern", 6))
         kinds = [LOCAL if (i + 1) % period else FULL for i in range(arguments["num_layers"])]
@@ -62,62 +62,45 @@ class Gemma3Text(Llama):
         return arguments
 
     def to_config(self, arguments):
+        """Writes the kinds of layers and their bases."""
         config = super().to_config(arguments)
         del config["is_causal"]
-        ropes = {FULL: write_rope(arguments["rope_theta"]), LOCAL: write_rope(arguments["local_rope_theta"])}
         return {
             **config,
             "layer_types": arguments["layer_types"],
-            "rope_parameters": ropes,
+            "rope_parameters": ropes(arguments),
             "use_bidirectional_attention": not arguments["is_causal"],
         }
 
     def check(self, a):
+        """Checks the kinds of layers as well."""
         super().check(a)
         check_layer_types(a)
 
-    def embeddings(self, a):
-        sizes = (a.vocabulary_size, a.hidden_dim, a.hidden_dim)
-        return Embeddings(*sizes, dropout=a.embeddings_dropout, scale=a.hidden_dim**0.5, dtype=a.dtype)
+    def embeddings_scale(self, a):
+        """Scales by the square root of the hidden size."""
+        return a.hidden_dim**0.5
 
     def shared(self, a):
+        """Returns a bias and rotary positions for each kind of layers."""
         # The reference halves the window where attention sees both ways.
         window = a.sliding_window - 1 if a.is_causal else a.sliding_window // 2
-        return {
-            f"bias_{FULL}": AttentionBias(causal=a.is_causal, dtype=a.dtype, name=f"bias_{FULL}"),
-            f"bias_{LOCAL}": AttentionBias(causal=a.is_causal, window=window, dtype=a.dtype, name=f"bias_{LOCAL}"),
-            f"rotary_{FULL}": Rotary(a.head_dim, a.rope_theta, name=f"rotary_{FULL}"),
-            f"rotary_{LOCAL}": Rotary(a.head_dim, a.local_rope_theta, name=f"rotary_{LOCAL}"),
-        }
+        return shared_by_kind(a, a.head_dim, window, causal=a.is_causal)
 
-    def block(self, a, number, name):
-        kind = a.layer_types[number]
-        return TransformerBlock(
-            Attention(
-                a.hidden_dim,
-                a.num_heads,
-                head_dim=a.head_dim,
-                num_key_value_heads=a.num_key_value_heads,
-                use_bias=False,
-                scale=a.query_scale_dim**-0.5,
-                head_norm_epsilon=a.layer_norm_epsilon,
-                dropout=a.attention_dropout,
-                dtype=a.dtype,
-            ),
-            FeedForward(a.hidden_dim, a.intermediate_dim, a.activation, gated=True, use_bias=False, dtype=a.dtype),
-            order="sandwich",
-            norm="rms",
-            epsilon=a.layer_norm_epsilon,
-            dropout=a.dropout,
-            takes={"bias": f"bias_{kind}", "rotary": f"rotary_{kind}"},
-            dtype=a.dtype,
-            name=name,
-        )
+    def attention_options(self, a):
+        """Sets the factor on the scores."""
+        return {**super().attention_options(a), "scale": a.query_scale_dim**-0.5}
+
+    def block_options(self, a, number):
+        """Says which bias and positions the block takes."""
+        return {"takes": takes(a.layer_types[number])}
 
     def from_tensor(self, part, kind, value, arguments, checkpoint):
+        """Adds 1 to a norm's scale."""
         return value + 1.0 if kind == "scale" else value
 
     def to_tensor(self, part, kind, value, arguments):
+        """Takes the 1 away again."""
         return value - 1.0 if kind == "scale" else value
 
 

@@ -1,10 +1,7 @@
 """GPT-2 (Radford et al., 2019, https://cdn.openai.com/better-language-models/language-models.pdf)."""
 
-from tfxfer.backbones._attention import Attention
-from tfxfer.backbones._block import FeedForward, TransformerBlock
 from tfxfer.backbones._family import Family
 from tfxfer.backbones._heads import HeadFormat
-from tfxfer.backbones._parts import Embeddings, norm
 
 
 class GPT2(Family):
@@ -20,6 +17,8 @@ class GPT2(Family):
     activation = "gelu_approximate"
     layer_norm_epsilon = 1e-5
     order = "pre"
+    has_embeddings_norm = False
+    has_final_norm = True
     config = {
         "vocabulary_size": "vocab_size",
         "num_layers": "n_layer",
@@ -68,40 +67,19 @@ class GPT2(Family):
     }
 
     def from_config(self, config, file):
+        """Fills in the intermediate size, four times the hidden one."""
         arguments = super().from_config(config, file)
         if arguments.get("intermediate_dim") is None:
             arguments["intermediate_dim"] = 4 * arguments["hidden_dim"]
         return arguments
 
     def head(self, config):
+        """Reads a dense layer on the last token."""
         return HeadFormat(output="score", pooling="last", use_bias=False)
 
     def head_to_config(self, found):
+        """Writes nothing: the head has no settings."""
         return {}
-
-    def embeddings(self, a):
-        return Embeddings(
-            a.vocabulary_size,
-            a.hidden_dim,
-            a.hidden_dim,
-            num_positions=a.max_sequence_length,
-            dropout=a.embeddings_dropout,
-            dtype=a.dtype,
-        )
-
-    def block(self, a, number, name):
-        return TransformerBlock(
-            Attention(a.hidden_dim, a.num_heads, dropout=a.attention_dropout, dtype=a.dtype),
-            FeedForward(a.hidden_dim, a.intermediate_dim, a.activation, dtype=a.dtype),
-            order=self.order,
-            epsilon=a.layer_norm_epsilon,
-            dropout=a.dropout,
-            dtype=a.dtype,
-            name=name,
-        )
-
-    def final_norm(self, a):
-        return norm("layer", a.hidden_dim, a.layer_norm_epsilon, dtype=a.dtype, name="final_norm")
 
 
 FAMILY = GPT2()

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tfxfer.backbones.families.bert import CONFIG
 from tfxfer.backbones.families.nomic_bert import NomicBert
 
 
@@ -17,12 +18,13 @@ class Gte(NomicBert):
     examples = ("Alibaba-NLP/gte-multilingual-base", "Alibaba-NLP/gte-base-en-v1.5")
     tokenizer = "XLMRoberta"
     has_segment_ids = False
+    has_attention_bias = True
+    has_feed_forward_output_bias = True
     activation = "gelu"
     options = {"rope_theta": 10000.0}
     config = {
-        **{argument: key for argument, key in NomicBert.config.items() if argument != "num_segments"},
-        "activation": ("hidden_act", "gelu"),
-        "dropout": ("hidden_dropout_prob", 0.1),
+        **CONFIG,
+        "attention_dropout": ("attention_probs_dropout_prob", 0.0),
     }
     require = {
         "layer_norm_type": (None, "layer_norm"),
@@ -47,22 +49,19 @@ class Gte(NomicBert):
         "mlp.down_proj": "feed_forward.output_dense",
         "mlp_ln": "feed_forward_norm",
     }
-    attention_bias = True
-    feed_forward_output_bias = True
-
-    def embeddings(self, a):
-        a.num_segments = 0
-        return super().embeddings(a)
 
     def to_config(self, arguments):
+        """Says that there is one segment."""
         return {**super().to_config(arguments), "type_vocab_size": 1}
 
     def from_tensor(self, part, kind, value, arguments, checkpoint):
+        """Adds the vector of segment 0 to the token table."""
         if part == "embeddings.token_embedding" and checkpoint.has(self.segments):
             return value + checkpoint.take(self.segments, (None, value.shape[1]))[0]
         return value
 
     def extra_tensors(self, arguments):
+        """Adds a vector of zeros for segment 0."""
         return {self.segments: np.zeros((1, arguments["hidden_dim"]), "float32")}
 
 

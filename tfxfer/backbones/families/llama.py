@@ -1,11 +1,8 @@
 """Llama as a text encoder (Dubey et al., 2024, https://arxiv.org/abs/2407.21783)."""
 
 from tfxfer import _check
-from tfxfer.backbones._attention import Attention
-from tfxfer.backbones._block import FeedForward, TransformerBlock
 from tfxfer.backbones._family import Family, read_rope, write_rope
 from tfxfer.backbones._heads import HeadFormat
-from tfxfer.backbones._parts import Embeddings, norm
 from tfxfer.backbones._positions import AttentionBias, Rotary
 
 
@@ -22,6 +19,10 @@ class Llama(Family):
     tokenizer = None  # tokenizer.json says it all
     pooling = "last"
     has_position_table = False
+    order = "pre"
+    norm = "rms"
+    has_embeddings_norm = False
+    has_final_norm = True
     activation = "silu"
     layer_norm_epsilon = 1e-6
     has_head_norms = False
@@ -33,11 +34,7 @@ class Llama(Family):
         "is_causal": True,
     }
     config = {
-        "vocabulary_size": "vocab_size",
-        "num_layers": "num_hidden_layers",
-        "num_heads": "num_attention_heads",
-        "hidden_dim": "hidden_size",
-        "intermediate_dim": "intermediate_size",
+        **Family.config,
         "max_sequence_length": ("max_position_embeddings", 2048),
         "activation": ("hidden_act", "silu"),
         "layer_norm_epsilon": ("rms_norm_eps", 1e-6),
@@ -63,8 +60,45 @@ class Llama(Family):
         "mlp.down_proj": "feed_forward.output_dense",
         "post_attention_layernorm": "feed_forward_norm",
     }
+    keras_hub = "LlamaBackbone"
+    keras_hub_weights = {"embeddings.token_embedding": "token_embedding", "final_norm": "sequence_output_layernorm"}
+    keras_hub_block_weights = {
+        "attention.query": "self_attention/query",
+        "attention.key": "self_attention/key",
+        "attention.value": "self_attention/value",
+        "attention.output_dense": "self_attention/attention_output",
+        "attention.query_norm": "self_attention/query_dense_layernorm",
+        "attention.key_norm": "self_attention/key_dense_layernorm",
+        "attention_norm": "self_attention_layernorm",
+        "feed_forward.gate": "feedforward_gate_dense",
+        "feed_forward.intermediate": "feedforward_intermediate_dense",
+        "feed_forward.output_dense": "feedforward_output_dense",
+        "feed_forward_norm": "feedforward_layernorm",
+    }
+    # The length that KerasHub's backbones are made for, which do not say it; a sliding window of this size sees all.
+    keras_hub_length = 2048
+
+    def keras_hub_arguments(self, hub):
+        """Reads the sizes; `None` for scaled positions or a window shorter than the length."""
+        config = hub.get_config()
+        same = ("vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim", "num_key_value_heads", "head_dim")
+        scaling = (config.get(f"rope_{name}scaling_factor", 1.0) for name in ("", "position_"))
+        window = config.get("sliding_window_size") if config.get("use_sliding_window_attention", True) else None
+        is_scaled = any(factor != 1.0 for factor in scaling) or config.get("rope_frequency_adjustment_factor")
+        if is_scaled or (window is not None and window < self.keras_hub_length):
+            return None
+        return {
+            **{name: config[name] for name in same if name in config},
+            "num_heads": config["num_query_heads"],
+            "max_sequence_length": self.keras_hub_length,
+            "layer_norm_epsilon": config["layer_norm_epsilon"],
+            "rope_theta": float(config["rope_max_wavelength"]),
+            "dropout": config["dropout"],
+            "embeddings_dropout": 0.0,
+        }
 
     def from_config(self, config, file):
+        """Reads the base of positions and the direction."""
         arguments = super().from_config(config, file)
         arguments["dropout"] = 0.0  # the only dropout is on the attention probabilities
         arguments["rope_theta"] = read_rope(config, file, default=self.options["rope_theta"])
@@ -72,6 +106,7 @@ class Llama(Family):
         return arguments
 
     def to_config(self, arguments):
+        """Writes the base of positions and the direction."""
         return {
             **super().to_config(arguments),
             "rope_parameters": write_rope(arguments["rope_theta"]),
@@ -79,51 +114,43 @@ class Llama(Family):
         }
 
     def head(self, config):
+        """Reads a dense layer on the last token."""
         return HeadFormat(output="score", pooling="last", use_bias=False)
 
     def head_to_config(self, found):
+        """Writes nothing: the head has no settings."""
         return {}
 
     def check(self, a):
+        """Checks the number of key and value heads as well."""
         super().check(a)
         if a.num_heads % a.num_key_value_heads:
             raise _check.invalid("num_key_value_heads", f"a divisor of num_heads={a.num_heads}", a.num_key_value_heads)
 
-    def embeddings(self, a):
-        sizes = (a.vocabulary_size, a.hidden_dim, a.hidden_dim)
-        return Embeddings(*sizes, dropout=a.embeddings_dropout, dtype=a.dtype)
-
     def shared(self, a):
+        """Adds the rotary positions."""
         return {
             "attention_bias": AttentionBias(causal=a.is_causal, dtype=a.dtype),
             "rotary": Rotary(a.head_dim, a.rope_theta),
         }
 
-    def block(self, a, number, name):
-        return TransformerBlock(
-            Attention(
-                a.hidden_dim,
-                a.num_heads,
-                head_dim=a.head_dim,
-                num_key_value_heads=a.num_key_value_heads,
-                use_bias=self.has_attention_bias,
-                output_bias=False,
-                head_norm_epsilon=a.layer_norm_epsilon if self.has_head_norms else None,
-                dropout=a.attention_dropout,
-                dtype=a.dtype,
-            ),
-            FeedForward(a.hidden_dim, a.intermediate_dim, a.activation, gated=True, use_bias=False, dtype=a.dtype),
-            order="pre",
-            norm="rms",
-            epsilon=a.layer_norm_epsilon,
-            dropout=a.dropout,
-            takes={"bias": "attention_bias", "rotary": "rotary"},
-            dtype=a.dtype,
-            name=name,
-        )
+    def attention_options(self, a):
+        """Sets heads, biases and norms of heads."""
+        return {
+            "head_dim": a.head_dim,
+            "num_key_value_heads": a.num_key_value_heads,
+            "use_bias": self.has_attention_bias,
+            "output_bias": False,
+            "head_norm_epsilon": a.layer_norm_epsilon if self.has_head_norms else None,
+        }
 
-    def final_norm(self, a):
-        return norm("rms", a.hidden_dim, a.layer_norm_epsilon, dtype=a.dtype, name="final_norm")
+    def feed_forward_options(self, a):
+        """Says gated, without biases."""
+        return {"gated": True, "use_bias": False}
+
+    def block_options(self, a, number):
+        """Says that blocks take the rotary positions."""
+        return {"takes": {"bias": "attention_bias", "rotary": "rotary"}}
 
 
 FAMILY = Llama()

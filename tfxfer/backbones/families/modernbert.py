@@ -1,11 +1,8 @@
 """ModernBERT (Warner et al., 2024, https://arxiv.org/abs/2412.13663)."""
 
 from tfxfer import _check
-from tfxfer.backbones._attention import Attention
-from tfxfer.backbones._block import FeedForward, TransformerBlock
 from tfxfer.backbones._family import Family, read_rope, write_rope
 from tfxfer.backbones._heads import HeadFormat, rate
-from tfxfer.backbones._parts import Embeddings, norm
 from tfxfer.backbones._positions import AttentionBias, Rotary
 
 FULL, LOCAL = "full_attention", "sliding_attention"
@@ -25,6 +22,9 @@ class ModernBert(Family):
     examples = ("answerdotai/ModernBERT-base", "nomic-ai/modernbert-embed-base", "Alibaba-NLP/gte-modernbert-base")
     tokenizer = None  # tokenizer.json says it all
     has_position_table = False
+    order = "pre"
+    norm = "layer_without_bias"
+    has_final_norm = True
     layer_norm_epsilon = 1e-5
     options = {
         "local_attention": 128,
@@ -33,12 +33,7 @@ class ModernBert(Family):
         "local_rope_theta": 10000.0,
     }
     config = {
-        "vocabulary_size": "vocab_size",
-        "num_layers": "num_hidden_layers",
-        "num_heads": "num_attention_heads",
-        "hidden_dim": "hidden_size",
-        "intermediate_dim": "intermediate_size",
-        "max_sequence_length": "max_position_embeddings",
+        **Family.config,
         "activation": ("hidden_activation", "gelu"),
         "layer_norm_epsilon": ("norm_eps", 1e-5),
         "dropout": ("mlp_dropout", 0.0),
@@ -66,6 +61,7 @@ class ModernBert(Family):
     ignored = (r"(head|decoder|classifier)\..*",)
 
     def from_config(self, config, file):
+        """Reads the kinds of layers and a base of positions for each."""
         arguments = super().from_config(config, file)
         period = _check.integer("global_attn_every_n_layers", config.get("global_attn_every_n_layers", 3))
         arguments["layer_types"] = config.get("layer_types") or every(period)(arguments)
@@ -74,17 +70,18 @@ class ModernBert(Family):
         return arguments
 
     def to_config(self, arguments):
-        ropes = {FULL: write_rope(arguments["rope_theta"]), LOCAL: write_rope(arguments["local_rope_theta"])}
+        """Writes the kinds of layers and their bases."""
         return {
             **super().to_config(arguments),
             "layer_types": arguments["layer_types"],
-            "rope_parameters": ropes,
+            "rope_parameters": ropes(arguments),
             "attention_bias": False,
             "mlp_bias": False,
             "norm_bias": False,
         }
 
     def head(self, config):
+        """Reads the hidden layer with its norm, and how it pools."""
         return HeadFormat(
             hidden="head.dense",
             norm="head.norm",
@@ -96,6 +93,7 @@ class ModernBert(Family):
         )
 
     def head_to_config(self, found):
+        """Writes the head's settings."""
         return {
             "classifier_pooling": found.pooling,
             "classifier_activation": found.activation,
@@ -104,54 +102,57 @@ class ModernBert(Family):
         }
 
     def check(self, a):
+        """Checks the kinds of layers as well."""
         super().check(a)
         check_layer_types(a)
 
-    def embeddings(self, a):
-        return Embeddings(
-            a.vocabulary_size,
-            a.hidden_dim,
-            a.hidden_dim,
-            norm="layer_without_bias",
-            epsilon=a.layer_norm_epsilon,
-            dropout=a.embeddings_dropout,
-            dtype=a.dtype,
-        )
-
     def shared(self, a):
-        size = a.hidden_dim // a.num_heads
+        """Returns a bias and rotary positions for each kind of layers."""
+        return shared_by_kind(a, a.hidden_dim // a.num_heads, a.local_attention // 2)
+
+    def attention_options(self, a):
+        """Says without biases."""
+        return {"use_bias": False}
+
+    def feed_forward_options(self, a):
+        """Says gated, without biases, with dropout before the output."""
+        return {"gated": True, "use_bias": False, "dropout": a.dropout}
+
+    def block_options(self, a, number):
+        """Says which bias and positions the block takes, and leaves out the first attention norm."""
         return {
-            f"bias_{FULL}": AttentionBias(dtype=a.dtype, name=f"bias_{FULL}"),
-            f"bias_{LOCAL}": AttentionBias(window=a.local_attention // 2, dtype=a.dtype, name=f"bias_{LOCAL}"),
-            f"rotary_{FULL}": Rotary(size, a.rope_theta, name=f"rotary_{FULL}"),
-            f"rotary_{LOCAL}": Rotary(size, a.local_rope_theta, name=f"rotary_{LOCAL}"),
+            "dropout": 0.0,
+            "attention_output_dropout": a.attention_dropout,
+            "has_attention_norm": number > 0,
+            "takes": takes(a.layer_types[number]),
         }
 
-    def block(self, a, number, name):
-        kind = a.layer_types[number]
-        return TransformerBlock(
-            Attention(a.hidden_dim, a.num_heads, use_bias=False, dropout=a.attention_dropout, dtype=a.dtype),
-            FeedForward(
-                a.hidden_dim,
-                a.intermediate_dim,
-                a.activation,
-                gated=True,
-                use_bias=False,
-                dropout=a.dropout,
-                dtype=a.dtype,
-            ),
-            order="pre",
-            norm="layer_without_bias",
-            epsilon=a.layer_norm_epsilon,
-            attention_output_dropout=a.attention_dropout,
-            has_attention_norm=number > 0,
-            takes={"bias": f"bias_{kind}", "rotary": f"rotary_{kind}"},
-            dtype=a.dtype,
-            name=name,
-        )
 
-    def final_norm(self, a):
-        return norm("layer_without_bias", a.hidden_dim, a.layer_norm_epsilon, dtype=a.dtype, name="final_norm")
+def shared_by_kind(a, head_dim, window, *, causal=False):
+    """Returns the shared layers of an encoder with both kinds of layers: their biases and rotary positions.
+
+    Args:
+        a: namespace of `Backbone`'s arguments.
+        head_dim: int.
+        window: int. The largest distance at which a local layer sees a token.
+        causal: bool. Whether a token sees only what is before it.
+    """
+    return {
+        f"bias_{FULL}": AttentionBias(causal=causal, dtype=a.dtype, name=f"bias_{FULL}"),
+        f"bias_{LOCAL}": AttentionBias(causal=causal, window=window, dtype=a.dtype, name=f"bias_{LOCAL}"),
+        f"rotary_{FULL}": Rotary(head_dim, a.rope_theta, name=f"rotary_{FULL}"),
+        f"rotary_{LOCAL}": Rotary(head_dim, a.local_rope_theta, name=f"rotary_{LOCAL}"),
+    }
+
+
+def takes(kind):
+    """Returns which of these layers a block of this kind takes."""
+    return {"bias": f"bias_{kind}", "rotary": f"rotary_{kind}"}
+
+
+def ropes(arguments):
+    """Returns the entry `rope_parameters` of a config.json with a base for each kind of layers."""
+    return {FULL: write_rope(arguments["rope_theta"]), LOCAL: write_rope(arguments["local_rope_theta"])}
 
 
 def check_layer_types(a):

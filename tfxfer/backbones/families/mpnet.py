@@ -2,7 +2,7 @@
 
 from tfxfer.backbones._heads import HeadFormat, rate
 from tfxfer.backbones._positions import AttentionBias, RelativeBias
-from tfxfer.backbones.families.bert import Bert
+from tfxfer.backbones.families.bert import CONFIG
 from tfxfer.backbones.families.roberta import Roberta
 
 
@@ -18,7 +18,7 @@ class MPNet(Roberta):
     # The reference counts positions from the padding id 1, whatever config.json says.
     options = {"pad_token_id": 1, "num_buckets": 32, "max_distance": 128}
     config = {
-        **{argument: key for argument, key in Bert.config.items() if argument != "num_segments"},
+        **CONFIG,
         "pad_token_id": "pad_token_id",
         "num_buckets": ("relative_attention_num_buckets", 32),
     }
@@ -40,9 +40,11 @@ class MPNet(Roberta):
     keras_hub = None
 
     def from_config(self, config, file):
+        """Reads sizes; positions count from the padding id 1."""
         return super().from_config({**config, "pad_token_id": 1}, file)
 
     def head(self, config):
+        """Reads the hidden layer, a tanh layer on the first token."""
         dropout = rate(config, "hidden_dropout_prob", default=0.1)
         return HeadFormat(
             output="classifier.out_proj",
@@ -52,9 +54,11 @@ class MPNet(Roberta):
         )
 
     def head_to_config(self, found):
+        """Writes nothing: the rate is the encoder's."""
         return {}
 
     def shared(self, a):
+        """Adds the relative biases."""
         relative = RelativeBias(a.num_buckets, a.max_distance, a.num_heads, dtype=a.dtype)
         return {"attention_bias": AttentionBias(relative=relative, dtype=a.dtype)}
 

@@ -1,11 +1,8 @@
 """Nomic BERT (Nussbaum et al., 2024, https://arxiv.org/abs/2402.01613)."""
 
 from tfxfer import _check
-from tfxfer.backbones._attention import Attention
-from tfxfer.backbones._block import FeedForward, TransformerBlock
 from tfxfer.backbones._family import read_rope, write_rope
 from tfxfer.backbones._heads import HeadFormat, rate
-from tfxfer.backbones._parts import Embeddings
 from tfxfer.backbones._positions import AttentionBias, Rotary
 from tfxfer.backbones.families.bert import Bert
 
@@ -47,6 +44,8 @@ class NomicBert(Bert):
     architecture = "NomicBertModel"
     examples = ("nomic-ai/nomic-embed-text-v1.5", "nomic-ai/nomic-bert-2048")
     has_position_table = False
+    has_attention_bias = False
+    has_feed_forward_output_bias = False
     activation = "silu"
     options = {"num_segments": 2, "rope_theta": 10000.0}
     config = {
@@ -85,6 +84,7 @@ class NomicBert(Bert):
     keras_hub = None
 
     def from_config(self, config, file):
+        """Reads the config of transformers' class or of the hub's own code."""
         if "n_embd" in config:
             for key, allowed in _HUB_REQUIRE.items():
                 if config.get(key) not in allowed:
@@ -94,56 +94,31 @@ class NomicBert(Bert):
         return {**super().from_config(config, file), "rope_theta": read_rope(config, file)}
 
     def to_config(self, arguments):
+        """Writes the base of positions."""
         return {**super().to_config(arguments), "rope_parameters": write_rope(arguments["rope_theta"])}
 
     def head(self, config):
+        """Reads the pooler, without dropout unless the config names a rate."""
         return HeadFormat(hidden="{}pooler.dense", dropout=rate(config, "classifier_dropout", "hidden_dropout_prob"))
 
-    def embeddings(self, a):
-        return Embeddings(
-            a.vocabulary_size,
-            a.hidden_dim,
-            a.hidden_dim,
-            num_segments=a.num_segments,
-            norm="layer",
-            epsilon=a.layer_norm_epsilon,
-            dropout=a.embeddings_dropout,
-            dtype=a.dtype,
-        )
-
     def shared(self, a):
+        """Adds the rotary positions."""
         return {
             "attention_bias": AttentionBias(dtype=a.dtype),
             "rotary": Rotary(a.hidden_dim // a.num_heads, a.rope_theta),
         }
 
-    attention_bias = False
-    feed_forward_output_bias = False
+    def attention_options(self, a):
+        """Says whether there are biases."""
+        return {"use_bias": self.has_attention_bias}
 
-    def block(self, a, number, name):
-        return TransformerBlock(
-            Attention(
-                a.hidden_dim,
-                a.num_heads,
-                use_bias=self.attention_bias,
-                dropout=a.attention_dropout,
-                dtype=a.dtype,
-            ),
-            FeedForward(
-                a.hidden_dim,
-                a.intermediate_dim,
-                a.activation,
-                gated=True,
-                use_bias=False,
-                output_bias=self.feed_forward_output_bias,
-                dtype=a.dtype,
-            ),
-            epsilon=a.layer_norm_epsilon,
-            dropout=a.dropout,
-            takes={"bias": "attention_bias", "rotary": "rotary"},
-            dtype=a.dtype,
-            name=name,
-        )
+    def feed_forward_options(self, a):
+        """Says gated, with at most a bias on the output."""
+        return {"gated": True, "use_bias": False, "output_bias": self.has_feed_forward_output_bias}
+
+    def block_options(self, a, number):
+        """Says that blocks take the rotary positions."""
+        return {"takes": {"bias": "attention_bias", "rotary": "rotary"}}
 
 
 FAMILY = NomicBert()

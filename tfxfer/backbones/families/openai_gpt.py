@@ -12,6 +12,7 @@ class OpenAIGPT(GPT2):
     examples = ("openai-community/openai-gpt",)
     tokenizer = "OpenAIGPT"
     order = "post"
+    has_final_norm = False
     config = {
         **{argument: key for argument, key in GPT2.config.items() if argument != "intermediate_dim"},
         "activation": ("afn", "gelu"),
@@ -25,16 +26,15 @@ class OpenAIGPT(GPT2):
     keras_hub = None
 
     def from_config(self, config, file):
+        """Reads the activation under GPT's names."""
         # The reference's "gelu" is the tanh form in this family.
         afn = {"gelu": "gelu_new"}.get(config.get("afn", "gelu"), config.get("afn"))
         return super().from_config({**config, "afn": afn}, file)
 
     def to_config(self, arguments):
+        """Writes the activation under GPT's names."""
         config = super().to_config(arguments)
         return {**config, "afn": {"gelu_new": "gelu"}.get(config["afn"], config["afn"])}
-
-    def final_norm(self, a):
-        return None
 
 
 FAMILY = OpenAIGPT()

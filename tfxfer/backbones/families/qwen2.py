@@ -12,6 +12,8 @@ class Qwen2(Llama):
     examples = ("Qwen/Qwen2-0.5B",)
     tokenizer = "Qwen2"
     has_attention_bias = True
+    keras_hub = "QwenBackbone"
+    keras_hub_length = 32768
     require = {"use_sliding_window": (None, False)}
 
 

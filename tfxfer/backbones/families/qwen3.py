@@ -1,5 +1,7 @@
 """Qwen3, and Qwen3-Embedding (Zhang et al., 2025, https://arxiv.org/abs/2506.05176)."""
 
+from tfxfer import _check
+from tfxfer._freezable import layers_within
 from tfxfer.backbones.families.llama import Llama
 
 
@@ -12,9 +14,39 @@ class Qwen3(Llama):
     examples = ("Qwen/Qwen3-Embedding-0.6B", "Qwen/Qwen3-0.6B")
     tokenizer = "Qwen2"
     has_head_norms = True
-    options = {**Llama.options, "head_dim": 128}
+    keras_hub = "Qwen3Backbone"
+    keras_hub_length = 32768
+    options = {**Llama.options, "head_dim": 128, "head_norm_epsilon": lambda a: a["layer_norm_epsilon"]}
     config = {**Llama.config, "head_dim": ("head_dim", 128)}
     require = {"attention_bias": (None, False), "use_sliding_window": (None, False)}
+
+    def attention_options(self, a):
+        """Sets the epsilon of the norms of heads, which may differ from that of the others."""
+        return {**super().attention_options(a), "head_norm_epsilon": a.head_norm_epsilon}
+
+    def check(self, a):
+        """Checks that epsilon as well."""
+        super().check(a)
+        _check.number("head_norm_epsilon", a.head_norm_epsilon, above=0)
+
+    def keras_hub_arguments(self, hub):
+        """Reads the epsilon of the norms of heads from the layers: KerasHub's does not follow its config."""
+        arguments = super().keras_hub_arguments(hub)
+        if arguments is None:
+            return None
+        epsilon = next(layer.epsilon for layer in layers_within(hub) if layer.name == "query_dense_layernorm")
+        return {**arguments, "head_norm_epsilon": epsilon}
+
+    def to_config(self, arguments):
+        """Refuses norms of heads with an epsilon of their own, which the format has no key for."""
+        if arguments["head_norm_epsilon"] != arguments["layer_norm_epsilon"]:
+            expected = f"{arguments['layer_norm_epsilon']}, the layer_norm_epsilon"
+            remedy = (
+                "KerasHub norms the heads of Qwen 3 with another epsilon than the reference. Take the encoder from the "
+                "Hugging Face hub, or save in the format 'tfxfer'"
+            )
+            raise _check.invalid("head_norm_epsilon", expected, arguments["head_norm_epsilon"], remedy)
+        return super().to_config(arguments)
 
 
 FAMILY = Qwen3()

@@ -4,9 +4,8 @@ import numpy as np
 
 from tfxfer import _check
 from tfxfer.backbones._heads import HeadFormat, rate
-from tfxfer.backbones._parts import Embeddings
 from tfxfer.backbones._positions import PositionIds
-from tfxfer.backbones.families.bert import Bert
+from tfxfer.backbones.families.bert import CONFIG, Bert
 
 
 class Roberta(Bert):
@@ -31,7 +30,7 @@ class Roberta(Bert):
     options = {"pad_token_id": 1}
     may_be_zero = ("pad_token_id",)
     config = {
-        **{argument: key for argument, key in Bert.config.items() if argument != "num_segments"},
+        **CONFIG,
         "layer_norm_epsilon": ("layer_norm_eps", 1e-5),
         "pad_token_id": ("pad_token_id", 1),
     }
@@ -47,22 +46,16 @@ class Roberta(Bert):
         "embeddings.norm": "embeddings_layer_norm",
     }
 
-    def embeddings(self, a):
-        return Embeddings(
-            a.vocabulary_size,
-            a.hidden_dim,
-            a.hidden_dim,
-            num_positions=a.max_sequence_length + 1,
-            norm="layer",
-            epsilon=a.layer_norm_epsilon,
-            dropout=a.embeddings_dropout,
-            dtype=a.dtype,
-        )
+    def num_positions(self, a):
+        """Returns a row for each position and one for padding."""
+        return a.max_sequence_length + 1
 
     def position_ids(self, a):
+        """Returns the layer that counts from 1, with 0 for padding."""
         return PositionIds(a.pad_token_id)
 
     def from_config(self, config, file):
+        """Reads the length, which the file counts with the rows up to the padding token's."""
         arguments = super().from_config(config, file)
         # A config may say null; there is no telling which id then has a position of its own.
         _check.integer("pad_token_id", arguments["pad_token_id"], minimum=0)
@@ -70,11 +63,13 @@ class Roberta(Bert):
         return arguments
 
     def to_config(self, arguments):
+        """Writes the length with these rows, and one segment."""
         config = super().to_config(arguments)
         longest = arguments["max_sequence_length"] + arguments["pad_token_id"] + 1
         return {**config, "max_position_embeddings": longest, **self.segment_config}
 
     def head(self, config):
+        """Reads the hidden layer, a tanh layer on the first token."""
         dropout = rate(config, "classifier_dropout", "hidden_dropout_prob", default=0.1)
         return HeadFormat(
             output="classifier.out_proj",
@@ -84,10 +79,12 @@ class Roberta(Bert):
         )
 
     def tensor_shape(self, part, kind, shape, arguments):
+        """Adds the rows before the padding token's to the position table."""
         rows, *rest = shape
         return (rows + arguments["pad_token_id"], *rest) if part == "embeddings.position_embedding" else shape
 
     def from_tensor(self, part, kind, value, arguments, checkpoint):
+        """Leaves these rows out, and adds the vector of segment 0 to each position."""
         if part != "embeddings.position_embedding":
             return value
         value = value[arguments["pad_token_id"] :]
@@ -96,15 +93,18 @@ class Roberta(Bert):
         return value
 
     def to_tensor(self, part, kind, value, arguments):
+        """Puts zeros in these rows."""
         if part != "embeddings.position_embedding":
             return value
         return np.pad(value, ((arguments["pad_token_id"], 0), (0, 0)))
 
     def from_keras_hub(self, part, kind, value):
+        """Adds the row for padding to the position table."""
         # KerasHub's table has no row for padding.
         return np.pad(value, ((1, 0), (0, 0))) if part == "embeddings.position_embedding" else value
 
     def extra_tensors(self, arguments):
+        """Adds a vector of zeros for segment 0, where the family's files have one."""
         if not self.segment_config:
             return {}
         return {self.segments: np.zeros((1, arguments["hidden_dim"]), "float32")}

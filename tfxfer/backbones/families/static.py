@@ -9,7 +9,6 @@ import pathlib
 from tfxfer import _check
 from tfxfer.backbones import _checkpoint
 from tfxfer.backbones._family import Family
-from tfxfer.backbones._parts import Embeddings
 
 
 class Static(Family):
@@ -25,6 +24,7 @@ class Static(Family):
     examples = ("minishlab/potion-base-8M", "sentence-transformers/static-retrieval-mrl-en-v1")
     tokenizer = None
     has_position_table = False
+    has_embeddings_norm = False
     options = {
         "num_layers": 0,
         "num_heads": 1,
@@ -33,12 +33,14 @@ class Static(Family):
         "dropout": 0.0,
     }
     may_be_zero = ("num_layers", "intermediate_dim")
+    config: dict = {}
     anchor = "embedding.weight"
     tensors = {"embedding": "embeddings.token_embedding"}
     same = {"embedding.weight": ("embeddings",)}
     block_prefix = ""
 
     def from_config(self, config, file):
+        """Reads the sizes from the tensors, as the file has none."""
         # Such a config says nothing of the table's size.
         tensors = _checkpoint.open_tensors(pathlib.Path(file).parent)
         names = [name for name in ("embedding.weight", "embeddings") if name in tensors]
@@ -51,30 +53,33 @@ class Static(Family):
         return {"vocabulary_size": rows, "hidden_dim": hidden_dim, "max_sequence_length": longest}
 
     def to_config(self, arguments):
+        """Writes Model2Vec's config."""
         return {"model_type": "model2vec", "architectures": [self.architecture], "hidden_dim": arguments["hidden_dim"]}
 
     def spec_from_config(self, config):
+        """Says the mean, normalized where the config says so."""
         return {"pooling": ("mean",), "normalize": bool(config.get("normalize", False))}
 
     def preprocessing_options(self, config):
+        """Says no special tokens, and for Model2Vec no unknown ones."""
         return {"add_special_tokens": False, "drop_unknown_tokens": config.get("model_type") == "model2vec"}
 
     def check(self, a):
+        """Refuses blocks."""
         for name in ("num_layers", "intermediate_dim"):
             if getattr(a, name):
                 raise _check.invalid(name, "0: static embeddings have no blocks", getattr(a, name))
 
-    def embeddings(self, a):
-        sizes = (a.vocabulary_size, a.hidden_dim, a.hidden_dim)
-        return Embeddings(*sizes, dropout=a.embeddings_dropout, dtype=a.dtype)
-
     def shared(self, a):
+        """Returns nothing: there are no blocks."""
         return {}
 
     def tensor_shape(self, part, kind, shape, arguments):
+        """Returns any number of rows: tokens may share them."""
         return (None, shape[1])  # tokens may share rows, by `mapping`
 
     def from_tensor(self, part, kind, value, arguments, checkpoint):
+        """Gives each token its own row, scaled by its weight."""
         if checkpoint.has("mapping"):
             rows = checkpoint.load("mapping")
             if rows.ndim != 1 or (rows.size and not 0 <= rows.min() <= rows.max() < len(value)):

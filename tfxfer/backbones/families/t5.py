@@ -1,10 +1,7 @@
 """T5's encoder, sentence-t5 and GTR (Raffel et al., 2020, https://arxiv.org/abs/1910.10683)."""
 
 from tfxfer import _check
-from tfxfer.backbones._attention import Attention
-from tfxfer.backbones._block import FeedForward, TransformerBlock
 from tfxfer.backbones._family import Family
-from tfxfer.backbones._parts import Embeddings, norm
 from tfxfer.backbones._positions import AttentionBias, RelativeBias
 
 
@@ -17,6 +14,10 @@ class T5(Family):
     examples = ("sentence-transformers/sentence-t5-base", "sentence-transformers/gtr-t5-base", "google-t5/t5-small")
     tokenizer = "T5"
     has_position_table = False
+    order = "pre"
+    norm = "rms"
+    has_embeddings_norm = False
+    has_final_norm = True
     activation = "relu"
     layer_norm_epsilon = 1e-6
     options = {
@@ -61,6 +62,7 @@ class T5(Family):
     ignored = (r"encoder\.embed_tokens\.weight", r"decoder\..*", r"lm_head\..*")
 
     def from_config(self, config, file):
+        """Reads activation and gate from one key."""
         way = config.get("feed_forward_proj", "relu")
         activation = way.removeprefix("gated-")
         if way == "gated-gelu":
@@ -69,12 +71,14 @@ class T5(Family):
         return {**arguments, "is_gated": way.startswith("gated-")}
 
     def to_config(self, arguments):
+        """Writes activation and gate under one key."""
         config = super().to_config(arguments)
         activation = config.pop("activation")
         way = "gelu" if activation == "gelu_new" and arguments["is_gated"] else activation
         return {**config, "feed_forward_proj": f"gated-{way}" if arguments["is_gated"] else way}
 
     def tensors_in_block(self, arguments):
+        """Returns the tensors with the gate's, where there is one."""
         before = {"layer.1.DenseReluDense.wi": "feed_forward.intermediate"}
         if arguments["is_gated"]:
             before = {
@@ -84,48 +88,23 @@ class T5(Family):
         return {**self.block_tensors, **before}
 
     def check(self, a):
+        """Checks the largest distance as well."""
         super().check(a)
         if a.max_distance > 100_000:
             raise _check.invalid("max_distance", "an int <= 100000", a.max_distance)
 
-    def embeddings(self, a):
-        sizes = (a.vocabulary_size, a.hidden_dim, a.hidden_dim)
-        return Embeddings(*sizes, dropout=a.embeddings_dropout, dtype=a.dtype)
-
     def shared(self, a):
+        """Adds the relative biases."""
         relative = RelativeBias(a.num_buckets, a.max_distance, a.num_heads, dtype=a.dtype)
         return {"attention_bias": AttentionBias(relative=relative, dtype=a.dtype)}
 
-    def block(self, a, number, name):
-        return TransformerBlock(
-            Attention(
-                a.hidden_dim,
-                a.num_heads,
-                head_dim=a.head_dim,
-                use_bias=False,
-                scale=1.0,
-                dropout=a.attention_dropout,
-                dtype=a.dtype,
-            ),
-            FeedForward(
-                a.hidden_dim,
-                a.intermediate_dim,
-                a.activation,
-                gated=a.is_gated,
-                use_bias=False,
-                dropout=a.dropout,
-                dtype=a.dtype,
-            ),
-            order="pre",
-            norm="rms",
-            epsilon=a.layer_norm_epsilon,
-            dropout=a.dropout,
-            dtype=a.dtype,
-            name=name,
-        )
+    def attention_options(self, a):
+        """Says without biases, with scores that are not scaled."""
+        return {"head_dim": a.head_dim, "use_bias": False, "scale": 1.0}
 
-    def final_norm(self, a):
-        return norm("rms", a.hidden_dim, a.layer_norm_epsilon, dtype=a.dtype, name="final_norm")
+    def feed_forward_options(self, a):
+        """Says whether it is gated, without biases, with dropout before the output."""
+        return {"gated": a.is_gated, "use_bias": False, "dropout": a.dropout}
 
 
 FAMILY = T5()

@@ -1,0 +1,71 @@
+"""The folders of reference numbers for families of encoders, and which of them stand for the others.
+
+Reference: transformers 5.23.0 and 5.24.0, tokenizers 0.23.3, torch 2.15 and 2.14.1 (golden/families and families2).
+"""
+
+import pathlib
+
+import numpy as np
+
+# The folders by set.
+SETS = {
+    "families": (
+        "albert",
+        "bert",
+        "bert_cased",
+        "deberta_v3",
+        "distil_bert",
+        "electra",
+        "gpt2",
+        "roberta",
+        "xlm_roberta",
+    ),
+    "families2": (
+        "bert_unigram",
+        "eurobert",
+        "gemma3",
+        "gte",
+        "llama_both_ways",
+        "modernbert",
+        "mpnet",
+        "nomic_bert",
+        "openai_gpt",
+        "qwen3",
+        "t5",
+        "t5_gated",
+    ),
+}
+NAMES = tuple(name for names in SETS.values() for name in names)
+# Those that are shipped with the tests, found by their files.
+SHIPPED = {path.parent.name: path.parent for path in (pathlib.Path(__file__).parent / "golden").glob("*/expected.npz")}
+# Folders with the config.json of an older transformers, or of the hub's own code, beside the newest.
+OLDER_CONFIGS = {
+    "eurobert": "config_v4.json",
+    "gemma3": "config_v4.json",
+    "llama_both_ways": "config_v4.json",
+    "modernbert": "config_v4.json",
+    "nomic_bert": "config_hub.json",
+    "qwen3": "config_v4.json",
+}
+
+
+def folder(golden, name):
+    """The folder of a name, given that of all reference numbers."""
+    if name in SHIPPED:
+        return SHIPPED[name]
+    return next(golden / kind / name for kind, names in SETS.items() if name in names)
+
+
+def expected(golden, name):
+    """The ids, masks and hidden states of a folder, without the rows that have no token.
+
+    Row 12 is the empty string; for tokenizers without special tokens (GPT, GPT-2) a row of padding alone, which the
+    reference leaves undefined.
+
+    Returns:
+        (rows, ids, mask, hidden): int arrays of the numbers of the rows, `(rows, length)` twice, and a float32 array
+        `(rows, length, hidden_dim)`.
+    """
+    with np.load(folder(golden, name) / "expected.npz") as found:
+        rows = np.flatnonzero(found["attention_mask"].sum(axis=1))
+        return rows, *(found[key][rows] for key in ("input_ids", "attention_mask", "last_hidden_state"))
