@@ -66,17 +66,14 @@ def fine_tune(arguments, train, dev, regression, length):
     )
     model.compile(tx.optimizers.AdamW(rate, weight_decay=0.01, global_clipnorm=1.0))
 
-    def batches(rows, shuffle):
-        dataset = tx.data.labelled(rows, "text", "label", labels=labels)
-        return tx.data.batches(
-            dataset, model.preprocessor, batch_size=arguments.batch_size, shuffle=shuffle, seed=arguments.seed
-        )
-
     stop = keras.callbacks.EarlyStopping("val_accuracy", mode="max", patience=2, restore_best_weights=True)
     history = model.fit(
-        batches(train, True),
-        epochs=arguments.epochs,
-        validation_data=batches(dev, False),
+        train["text"],
+        train["label"],
+        arguments.batch_size,
+        arguments.epochs,
+        validation_data=(dev["text"], dev["label"]),
+        seed=arguments.seed,
         callbacks=[stop],
         verbose=2,
     )

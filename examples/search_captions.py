@@ -43,19 +43,13 @@ def main():
         return {name: round(value, 4) for name, value in found.items()}
 
     results = {"corpus": len(corpus), "queries": len(test), "before": search()}
-    batches = tx.data.batches(
-        tx.data.pairs(rows, COLUMNS),
-        embedder.preprocessor,
-        arguments.batch_size,
-        columns="separate",
-        unique_texts=True,
-        seed=arguments.seed,
-    )
+    model = tx.models.Siamese(embedder)
+    pairs = tx.data.pairs(rows, COLUMNS)
+    batches = tx.data.batches(pairs, model, arguments.batch_size, unique_texts=True, seed=arguments.seed)
     steps = arguments.epochs * int(batches.cardinality())
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, steps - steps // 10, warmup_target=arguments.learning_rate, warmup_steps=steps // 10
     )
-    model = tx.models.Siamese(embedder)
     model.compile(tx.optimizers.AdamW(rate, global_clipnorm=1.0), loss=tx.losses.MultipleNegativesRankingLoss())
     callbacks = [
         tx.callbacks.EvaluateRetrieval(tx.data.pairs(dev, COLUMNS), ks=(10,)),

@@ -70,9 +70,7 @@ def main():
     results = {"decoder alone": scores(model, test)}
 
     dataset = tx.data.labelled(rows, COLUMNS, "label", labels=labels)
-    batches = tx.data.batches(
-        dataset, embedder.preprocessor, arguments.batch_size, columns="separate", seed=arguments.seed
-    )
+    batches = tx.data.batches(dataset, model, arguments.batch_size, seed=arguments.seed)
     steps = arguments.epochs * int(batches.cardinality())
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, steps - steps // 10, warmup_target=arguments.learning_rate, warmup_steps=steps // 10

@@ -55,19 +55,13 @@ def train(arguments, recipe, rows, dev, epochs, patience=None):
     loss, dataset, optimizer = RECIPES[recipe]
     keras.utils.set_random_seed(arguments.seed)
     embedder = tx.models.TextEmbedder.from_preset(arguments.preset, sequence_length=128)
-    batches = tx.data.batches(
-        dataset(rows),
-        embedder.preprocessor,
-        arguments.batch_size,
-        columns="separate",
-        unique_texts=recipe == "multiple negatives",
-        seed=arguments.seed,
-    )
+    model = tx.models.Siamese(embedder)
+    options = {"unique_texts": recipe == "multiple negatives", "seed": arguments.seed}
+    batches = tx.data.batches(dataset(rows), model, arguments.batch_size, **options)
     steps = epochs * int(batches.cardinality())
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, steps - steps // 10, warmup_target=arguments.learning_rate, warmup_steps=steps // 10
     )
-    model = tx.models.Siamese(embedder)
     # Clipped, every batch counts alike; a ranking loss gives now and then a gradient many times the usual one.
     model.compile(optimizer(rate, global_clipnorm=1.0), loss=loss())
     callbacks = [tx.callbacks.EvaluateSimilarity(dev)]

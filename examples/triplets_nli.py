@@ -34,16 +34,10 @@ def train(arguments, loss, rows, dev):
     make_loss, learning_rate = LOSSES[loss]
     keras.utils.set_random_seed(arguments.seed)
     embedder = tx.models.TextEmbedder.from_preset(arguments.preset, sequence_length=128)
-    batches = tx.data.batches(
-        tx.data.triplets(rows, COLUMNS),
-        embedder.preprocessor,
-        arguments.batch_size,
-        columns="separate",
-        seed=arguments.seed,
-    )
+    model = tx.models.Siamese(embedder)
+    batches = tx.data.batches(tx.data.triplets(rows, COLUMNS), model, arguments.batch_size, seed=arguments.seed)
     steps = arguments.epochs * int(batches.cardinality())
     rate = keras.optimizers.schedules.CosineDecay(arguments.learning_rate or learning_rate, steps)
-    model = tx.models.Siamese(embedder)
     model.compile(keras.optimizers.SGD(rate, momentum=0.9, global_clipnorm=1.0), loss=make_loss())
     callbacks = [
         tx.callbacks.EvaluateTriplets(dev),

@@ -79,7 +79,7 @@ def test_similarity_takes_a_siamese_and_cross_encoders(tmp_path):
     expected = scipy.stats.spearmanr(regressor.predict(pairs, verbose=0)[:, 0], scores).statistic
     assert evaluation.similarity(regressor, pairs, scores)["spearman"] == pytest.approx(expected)
     assert evaluation.similarity(lambda a, b: np.arange(8), pairs, scores)["spearman"] == pytest.approx(1.0)
-    with pytest.raises(ValueError, match="`scorer`"):
+    with pytest.raises(ValueError, match=r"`model`.*two labels"):
         evaluation.similarity(tiny.classifier(tmp_path), pairs, scores)
     with pytest.raises(ValueError, match="`similarity`"):
         evaluation.similarity(regressor, pairs, scores, similarity="dot")

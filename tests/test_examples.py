@@ -39,6 +39,7 @@ def test_every_example_is_run_here():
         "classify.py",
         "embed_corpus_beam.py",  # run in test_beam.py
         "gradual_unfreezing.py",
+        "own_task.py",
         "quickstart.py",
         "search_captions.py",
         "serve.py",

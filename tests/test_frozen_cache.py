@@ -458,7 +458,7 @@ def test_other_models_arguments_and_data_are_errors(folder):
     with pytest.raises(ValueError, match=r"`batches`.*data.Batches"):
         short.cached(tiny.TEXTS)
     for x in (labelled(model).take(2), tiny.TEXTS, np.ones((3, 2))):
-        with pytest.raises(ValueError, match="`x`"):
+        with pytest.raises(ValueError, match="`[xy]`"):
             short.fit(x, verbose=0)
     stored = short.cached(labelled(model))
     with pytest.raises(ValueError, match="`batches`"):

@@ -345,7 +345,7 @@ def test_a_string_alone_and_rows_of_pairs_are_errors_that_say_what_to_do(folder)
         model.predict("where is my card")
     with pytest.raises(ValueError, match="firsts, seconds"):
         model.predict([("a", "b"), ("c", "d")])
-    with pytest.raises(ValueError, match="8 targets.*7 targets"):
+    with pytest.raises(ValueError, match="one length"):
         model.predict((["a"], ["b", "c"]))
 
 

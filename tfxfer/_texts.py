@@ -38,7 +38,7 @@ def columns(dataset, argument="texts"):
     """Returns the texts (a list, or a tuple of lists) and the targets (an array) of a dataset of unbatched rows."""
     if isinstance(dataset, data.Examples):
         found = [strings(argument, column.numpy().tolist()) for column in dataset.columns]
-        return (tuple(found) if len(found) > 1 else found[0]), dataset.y.numpy()
+        return (tuple(found) if len(found) > 1 else found[0]), np.asarray(dataset.y)
     if not is_dataset(dataset):
         raise _check.invalid(
             argument, "a dataset that a function of `data` made", dataset, "Or give texts and their targets."

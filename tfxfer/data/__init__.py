@@ -20,7 +20,8 @@ Which function fits the rows?
 |---|---|---|
 | `TextColumn` | a text, or several | `token_ids` ... `(batch, length)` or `(batch, texts, length)` |
 | `TextListColumn` | any number of texts | `token_ids` ... `(batch, texts, length)`, `list_mask` `(batch, texts)` |
-| `WordsColumn`, `TagsColumn` | words, and their tags | `token_ids` ..., `word_ids` `(batch, length)`; `(batch, words)` |
+| `WordsColumn` | words | `token_ids` ..., `word_ids` `(batch, length)` |
+| `TagsColumn` | the words' tags | as targets: int32 `(batch, words)` |
 | `NumberColumn` | a number, or several | float32 `(batch,)` or `(batch, size)` |
 | `CategoryColumn` | one of a set of names | int32 `(batch,)` |
 | `VectorColumn` | a vector | float32 `(batch, dim)` |

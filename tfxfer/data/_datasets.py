@@ -127,8 +127,8 @@ def pairs(rows, texts, target=None, *, targets=None, target_range=None, on_error
         on_error: `"raise"` or `"skip"` (leaves out broken rows, warns once, counts them in the dataset's `skipped`).
 
     Returns:
-        Finite `tf.data.Dataset` (`Examples`) of ((a, b), y), in the order of the rows; a, b: string scalars; y: float32,
-        a scalar or the row's part of `targets`; 0 without a target (Keras calls no loss without a y).
+        Finite `tf.data.Dataset` (`Examples`) of ((a, b), y), in the order of the rows; a, b: string scalars; y:
+        float32, a scalar or the row's part of `targets`; 0 without a target (Keras calls no loss without a y).
 
     Raises:
         ValueError: as `regression`; for `targets` of another form, or not finite.

@@ -88,7 +88,8 @@ def examples(rows, inputs, target=None, *, sample_weight=None):
 
     Example:
 
-    >>> found = examples({"age": [39, 41], "class": ["a", "b"]}, {"age": NumberColumn()})
+    >>> from tfxfer import data
+    >>> found = data.examples({"age": [39, 41], "class": ["a", "b"]}, {"age": data.NumberColumn()})
     >>> next(found.as_numpy_iterator())
     ({'age': np.float32(39.0)},)
     """

@@ -92,6 +92,8 @@ def _array(values):
     if isinstance(values, (tf.Tensor, tf.RaggedTensor)):
         return values
     array = np.asarray(values)
+    if not array.ndim:
+        raise _check.invalid("dataset", "arrays of one length", values)
     return tf.constant(array.tolist()) if array.dtype == object else array
 
 

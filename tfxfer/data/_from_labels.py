@@ -97,7 +97,7 @@ def triplets_from_labels(rows, text, label, *, per_anchor=1, max_triplets=None, 
         on_error: `"raise"` or `"skip"` (leaves out broken rows, warns once, counts them in the dataset's `skipped`).
 
     Returns:
-        Finite `tf.data.Dataset` (`Examples`) of ((anchor, positive, negative), y) in random order; y is a float32 0, for
+        Finite `tf.data.Dataset` (`Examples`) of ((anchor, positive, negative), y) in random order; y is a float32 0:
         Keras calls no loss without a y.
 
     Raises:

@@ -112,7 +112,7 @@ def cut(model):
         remedy = "Freeze the whole backbone, or make the model without `chunk_size`."
         raise _check.invalid("chunk_size", "None above stored token states", model.chunk_size, remedy)
     # A pooling with weights trains with the head: what is stored then ends before it.
-    trains = len(groups) < len(tower.backbone.layer_groups()) or _has_weights(tower)
+    trains = len(groups) < len(tower.backbone.layer_groups()) or bool(_pooling_of(tower).weights)
     is_above_vectors = not trains
     make = _above_vectors if is_above_vectors else _above_tokens
     below, inputs, outputs, form = make(tower, groups, is_siamese)
@@ -124,10 +124,16 @@ def cut(model):
     return Cut(groups, below, inputs, outputs, form)
 
 
-def _has_weights(tower):
-    """Whether there are weights between the encoder's states and the pooled vectors."""
+def _pooling_of(tower):
+    """The layers between the encoder's states and the pooled vectors, as a model."""
     sequence, mask, pooled = tower.boundary()
-    return bool(keras.Model([sequence, mask], pooled).weights)
+    return keras.Model([sequence, mask], pooled)
+
+
+def _between(tower):
+    """What the layers between the encoder's states and the pooled vectors compute, as far as JSON says it."""
+    layers = [layer for layer in _pooling_of(tower).layers if not isinstance(layer, keras.layers.InputLayer)]
+    return [[type(layer).__name__, _computed(layer.get_config())] for layer in layers]
 
 
 def _others(tower):
@@ -174,7 +180,7 @@ def key(model, made, sequences, dtype):
     facts = {
         "config": _computed(backbone.get_config()),
         "frozen": made.frozen,
-        "pooling": tower_of(model).pooling if made.form == "vectors" else None,
+        "pooling": _between(tower_of(model)) if made.form == "vectors" else None,
         "dtype": dtype,
         "versions": [tfxfer.__version__, keras.__version__, keras.config.backend()],
     }

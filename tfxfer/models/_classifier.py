@@ -224,7 +224,7 @@ class Classifying(_Task):
 
     def load_own_variables(self, store):
         """Checks that weights belong to the model's labels."""
-        rest = {name: store[name] for name in store.keys()}  # noqa: SIM118 - it is no dict
+        rest = {name: store[name] for name in store.keys()}
         saved = rest.pop(_LABELS, None)
         labels = None if saved is None else json.loads(np.asarray(saved).tobytes())
         if labels is not None and labels != self.labels:

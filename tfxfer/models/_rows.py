@@ -171,7 +171,8 @@ class TakesRows(_Mixin):
         names = ("validation_data[0]", "validation_data[1]", "validation_data[2]")
         if not isinstance(given, tuple):
             gate = data.Gate(self, ("validation_data", *names[1:]))
-            return self._evaluation_data(*gate.read(given), gate, batch_size)
+            form, found = gate.read(given)
+            return self._evaluation_data(form, found, gate, batch_size)
         if not 2 <= len(given) <= 3:
             raise _check.invalid("validation_data", "(x, y) or (x, y, sample_weight)", given)
         gate = data.Gate(self, names)
