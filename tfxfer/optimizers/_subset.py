@@ -230,7 +230,7 @@ class Subset(keras.optimizers.Optimizer):
 
         def clear():
             for i, accumulator in chosen:
-                accumulator.assign(ops.where(gaps[i], ops.zeros_like(accumulator), accumulator))
+                accumulator.assign(ops.where(gaps[i], ops.zeros(accumulator.shape, accumulator.dtype), accumulator))
 
         if keras.config.backend() == "tensorflow":
             due = ops.any(ops.logical_and(gaps, ops.convert_to_tensor(applied)))
