@@ -140,7 +140,7 @@ class Subset(keras.optimizers.Optimizer):
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)
             for variable, average in self._averages():
-                average.assign(variable)  # an average that never moves is then the variable's value
+                average.assign(_copy(variable))  # an average that never moves is then the variable's value
         if self.missed is None:
             self._add_counts()
 
@@ -226,11 +226,11 @@ class Subset(keras.optimizers.Optimizer):
         if self._applied is None:
             return
         chosen = [(i, each) for i, each in enumerate(self._accumulated_gradients) if applied[i] and each is not None]
-        gaps = ops.not_equal(self._applied, batch)
+        gaps = ops.not_equal(self._applied.value, batch)
 
         def clear():
             for i, accumulator in chosen:
-                accumulator.assign(ops.where(gaps[i], ops.zeros(accumulator.shape, accumulator.dtype), accumulator))
+                accumulator.assign(ops.where(gaps[i], ops.zeros(accumulator.shape, accumulator.dtype), accumulator.value))
 
         if keras.config.backend() == "tensorflow":
             due = ops.any(ops.logical_and(gaps, ops.convert_to_tensor(applied)))
@@ -242,7 +242,7 @@ class Subset(keras.optimizers.Optimizer):
         if not all(applied):
             self.missed.assign_add(ops.cast([not each for each in applied], self.missed.dtype))
         if self._applied is not None:
-            self._applied.assign(ops.where(ops.convert_to_tensor(applied), batch + 1, self._applied))
+            self._applied.assign(ops.where(ops.convert_to_tensor(applied), batch + 1, self._applied.value))
         inner = self.inner_optimizer
         if isinstance(inner, keras.optimizers.Nadam):
             # What it would have itself, should it be used alone.
@@ -291,16 +291,15 @@ class Subset(keras.optimizers.Optimizer):
         """
         for variable, average in self._averages() if self.built else ():
             if not variable.trainable:
-                average.assign(ops.copy(variable))
+                average.assign(_copy(variable))
 
     def finalize_variable_values(self, var_list):
-        places = dict(zip(map(self._var_key, self._trainable_variables), range(10**9), strict=False))
-        averages = self._model_variables_moving_average if self.inner_optimizer.use_ema else []
-        for variable in var_list if averages else ():
-            average = averages[places[self._var_key(variable)]]
-            if average is not None:
-                # On JAX the two would share memory, which the next `fit` gives away twice.
-                variable.assign(ops.copy(average))
+        trained = {self._var_key(variable) for variable in var_list}
+        for variable, average in self._averages():
+            if self._var_key(variable) in trained:
+                variable.assign(_copy(average))
+            else:
+                average.assign(_copy(variable))
 
     # === Without state ===
 
@@ -375,6 +374,11 @@ class Subset(keras.optimizers.Optimizer):
     def from_config(cls, config, custom_objects=None):
         optimizer = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects=custom_objects)
         return cls(**{**config, "optimizer": optimizer})
+
+
+def _copy(variable):
+    # On JAX two variables with one array would give it away twice in the next step.
+    return ops.copy(variable.value)
 
 
 def _nadam_product(beta_1, steps):
