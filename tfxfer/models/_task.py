@@ -7,9 +7,9 @@ import keras
 import keras_hub
 import numpy as np
 
-from tfxfer import _check, backbones, data
+from tfxfer import _check, _introduction, backbones, data
 from tfxfer._freezable import Freezable, TrainsInPart, layers_within, switch
-from tfxfer.models import _restoring, _save, _vocabulary
+from tfxfer.models import _restoring, _save, _training, _vocabulary
 from tfxfer.models._keras_methods import KerasMethods, is_raw_text
 
 
@@ -194,6 +194,8 @@ class TextTask(KerasMethods, TrainsInPart, keras_hub.models.Task):
             raise _check.invalid("trainable", f"groups with adapters, {', '.join(lora['groups'])}", wanted, remedy)
 
     def _trace_anew(self):
+        _training.settle_optimizer(self)
+        # Keras's public way: `fit` reads `train_function` at each step, so the next step is traced with the new flags.
         if self.train_function is not None:
             self.make_train_function(force=True)
 
@@ -242,7 +244,7 @@ class TextTask(KerasMethods, TrainsInPart, keras_hub.models.Task):
     @property
     def compile_arguments(self):
         """The arguments of the last `compile`, a dict, another one each time; `None` before."""
-        return self._compile_arguments() if self.compiled else None
+        return _training.with_subset(self._compile_arguments(), self.optimizer) if self.compiled else None
 
     # === Vocabulary ===
 
@@ -334,7 +336,8 @@ class TextTask(KerasMethods, TrainsInPart, keras_hub.models.Task):
             size = kwargs.get("validation_batch_size") or batch_size or 32
             kwargs["validation_data"] = self._batches(columns, size, shuffle=False, bucket=True)
         batch_size = None if isinstance(x, data.Batches) else batch_size
-        _tell(kwargs.get("callbacks"), x)
+        _training.settle_optimizer(self)
+        kwargs["callbacks"], x = _introduction.introduce(self, x, batch_size=batch_size, **kwargs)
         # Keras warns about its own `shuffle` whenever the data are a dataset, which from here on they always are.
         return super().fit(x, y, batch_size=batch_size, sample_weight=sample_weight, shuffle=False, **kwargs)
 
@@ -492,10 +495,3 @@ class TextTask(KerasMethods, TrainsInPart, keras_hub.models.Task):
     def usage(self, format, repo_id):
         """Returns the Python of the model card: a dict of libraries to code."""
         return {}
-
-
-def _tell(callbacks, x):
-    """Tells callbacks that ask for it what is trained on: Keras shows them the model only."""
-    for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks)):
-        if hasattr(callback, "set_data"):
-            callback.set_data(x)
