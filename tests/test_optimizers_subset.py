@@ -244,7 +244,11 @@ def test_averages_go_to_their_own_variables_and_frozen_ones_do_not_move():
 
 def check_swapping():
     """A layer that is frozen keeps its weights to the bit, whatever swaps averages in and out."""
-    for policy, options in {"float32": {}, "mixed_float16": {}, "mixed_bfloat16": {"ema_overwrite_frequency": 2}}.items():
+    for policy, options in {
+        "float32": {},
+        "mixed_float16": {},
+        "mixed_bfloat16": {"ema_overwrite_frequency": 2},
+    }.items():
         keras.config.set_dtype_policy(policy)
         keras.utils.set_random_seed(0)
         low, high = keras.layers.Dense(3), keras.layers.Dense(2)
@@ -261,7 +265,9 @@ def check_swapping():
         swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
         for _ in range(2):
             callbacks = [look, swap]
-            model.fit(x, x[:, :2], batch_size=4, epochs=2, verbose=0, callbacks=callbacks, validation_data=(x, x[:, :2]))
+            model.fit(
+                x, x[:, :2], batch_size=4, epochs=2, verbose=0, callbacks=callbacks, validation_data=(x, x[:, :2])
+            )
         assert len(seen) == 4
         for values in [*seen, [each.numpy() for each in low.weights]]:
             for value, expected in zip(values, before, strict=False):

@@ -13,6 +13,7 @@ class Training:
     Args:
         model: the model that is trained.
         data: what it is trained on. A callback may put something else in its place.
+        rows: what `data` were made of: the same, but for stored features, whose rows are batches of ids.
         callbacks: list of all callbacks, in order, those that Keras adds excluded unless there is a `list`.
         list: `keras.callbacks.CallbackList` of them, or `None`: Keras makes it later, unless a callback asks for it by
             an attribute `needs_list`.
@@ -20,6 +21,7 @@ class Training:
 
     model: Any
     data: Any
+    rows: Any
     callbacks: list
     list: Any = None
 
@@ -30,26 +32,40 @@ def introduce(
     y=None,
     *,
     callbacks=None,
+    rows=None,
     batch_size=None,
     epochs=1,
     steps_per_epoch=None,
     verbose="auto",
     **_,
 ):
-    """Tells callbacks that have a method `introduce` what they will be trained with.
+    """Introduces callbacks to each other, the model and the data; `fit` of this package's models does so by itself.
+
+    For any other `keras.Model`, call it before `fit`. `callbacks.Resume` needs it; evaluations check their order.
 
     Args:
-        model: `keras.Model` that is about to be trained.
+        model: compiled `keras.Model` that is about to be trained.
         x: what it will be trained on.
         y: targets; they play no part.
         callbacks: as `keras.Model.fit` has them: one, nested lists of them, or a `keras.callbacks.CallbackList`.
+        rows: what `x` was made of, where its rows are not its own.
         batch_size: as `fit` has it.
         epochs: as `fit` has it.
         steps_per_epoch: as `fit` has it.
         verbose: as `fit` has it.
 
     Returns:
-        (callbacks, x), for `fit`.
+        (callbacks, x): what to give to `fit` in place of these.
+
+    Raises:
+        ValueError: if a callback refuses the training, such as an `Evaluate` after a callback that follows its values.
+
+    Example:
+
+    ```python
+    callbacks, x = tx.callbacks.introduce(model, x, callbacks=[tx.callbacks.Resume("runs/one")], epochs=3)
+    model.fit(x, callbacks=callbacks, epochs=3)
+    ```
     """
     given = callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else None
     found = given.callbacks if given is not None else keras.tree.flatten(callbacks or [])
@@ -64,7 +80,7 @@ def introduce(
             callbacks = given = keras.callbacks.CallbackList(list(found), **options, **params)
         else:
             given.set_params({**params, **(given.params or {})})
-    training = Training(model, x, list(found if given is None else given.callbacks), given)
+    training = Training(model, x, x if rows is None else rows, list(found if given is None else given.callbacks), given)
     for callback in introduced:
         callback.introduce(training)
     return callbacks, training.data

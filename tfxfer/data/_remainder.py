@@ -36,7 +36,7 @@ class Remainder:
         steps = int(batches.cardinality())
         if steps >= 0:
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
-        self.dataset = dataset.prefetch(tf.data.AUTOTUNE)
+        self.dataset = dataset  # both parts are prefetched
 
     def arm(self):
         """Has the next iteration give the epoch that is taken up."""

@@ -126,9 +126,7 @@ class Layerwise(Subset):
 
     def update_step(self, gradient, variable, learning_rate):
         factor = self._rates.factors[self._var_key(variable)]
-        super().update_step(
-            gradient, variable, learning_rate if factor == 1.0 else ops.multiply(learning_rate, factor)
-        )
+        super().update_step(gradient, variable, learning_rate if factor == 1.0 else ops.multiply(learning_rate, factor))
 
     def _apply_weight_decay(self, variables):
         parts = {}

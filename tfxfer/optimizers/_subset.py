@@ -230,7 +230,9 @@ class Subset(keras.optimizers.Optimizer):
 
         def clear():
             for i, accumulator in chosen:
-                accumulator.assign(ops.where(gaps[i], ops.zeros(accumulator.shape, accumulator.dtype), accumulator.value))
+                accumulator.assign(
+                    ops.where(gaps[i], ops.zeros(accumulator.shape, accumulator.dtype), accumulator.value)
+                )
 
         if keras.config.backend() == "tensorflow":
             due = ops.any(ops.logical_and(gaps, ops.convert_to_tensor(applied)))
