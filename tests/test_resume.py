@@ -6,6 +6,7 @@ import os
 import pathlib
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -704,25 +705,27 @@ def test_two_of_a_kind_are_an_error(tmp_path):
 
 def test_a_fit_that_introduces_no_one_is_an_error_that_says_what_to_do(tmp_path):
     with pytest.raises(ValueError, match=r"`fit` introduces callbacks.*callbacks.introduce\(model"):
-        perceptron().fit(points(), verbose=0, callbacks=[tx.callbacks.Resume(tmp_path)])
+        perceptron().fit(points(), verbose=0, shuffle=False, callbacks=[tx.callbacks.Resume(tmp_path)])
 
 
 # === What a task model is trained on ===
 
 
-def killed(folder, **options):
-    """A classifier whose training was killed in its second epoch; returns what trains it again."""
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A classifier whose training was killed in its second epoch: its folder, and what trains it again."""
+    folder = tmp_path_factory.mktemp("killed")
 
-    def fit(labels=LABELS, texts=TEXTS, names=("card", "loan", "other"), loss=None, weights=None, **kwargs):
+    def fit(*, callbacks, labels=LABELS, texts=TEXTS, names=("card", "loan", "other"), loss=None, weights=None):
         keras.utils.set_random_seed(1)
         model = tiny.classifier(folder, labels=list(names))
         model.compile(keras.optimizers.Adam(1e-2), loss, run_eagerly=True)
-        kept = {"seed": 0, "batch_size": 4, "epochs": 2, "verbose": 0, "sample_weight": weights}
-        return model.fit(texts, labels, callbacks=kwargs["callbacks"], **kept)
+        options = {"seed": 0, "batch_size": 4, "epochs": 2, "verbose": 0, "sample_weight": weights}
+        return model.fit(texts, labels, callbacks=callbacks, **options)
 
     with pytest.raises(KeyboardInterrupt):
-        fit(callbacks=[tx.callbacks.Resume(folder / "run", every=1), Kill(7)], **options)
-    return fit
+        fit(callbacks=[tx.callbacks.Resume(folder / "run", every=1), Kill(7)])
+    return folder / "run", fit
 
 
 OTHER = {
@@ -736,12 +739,18 @@ OTHER = {
 
 
 @pytest.mark.parametrize("said", OTHER)
-def test_other_labels_rows_targets_weights_or_loss_are_an_error(said, tmp_path):
-    fit = killed(tmp_path)
+def test_other_labels_rows_targets_weights_or_loss_are_an_error(said, killed):
+    folder, fit = killed
     with pytest.raises(ValueError, match=f"{said}.*To go on nevertheless: `Resume"):
-        fit(callbacks=[tx.callbacks.Resume(tmp_path / "run")], **OTHER[said])
+        fit(callbacks=[tx.callbacks.Resume(folder)], **OTHER[said])
+
+
+def test_what_may_have_changed_is_no_error(killed, tmp_path):
+    folder, fit = killed
+    shutil.copytree(folder, tmp_path / "run")
     resume = tx.callbacks.Resume(tmp_path / "run", changed=("labels", "loss", "data"))
-    assert len(fit(callbacks=[resume], **OTHER[said]).history["loss"]) == 2 and resume.resumed_at == (1, 2)
+    options = {name: value for options in OTHER.values() for name, value in options.items()}
+    assert len(fit(callbacks=[resume], **options).history["loss"]) == 2 and resume.resumed_at == (1, 2)
 
 
 def test_other_rows_under_frozen_layers_are_an_error(tmp_path):
@@ -787,8 +796,9 @@ class Loud(tx.callbacks.Resume):
         self.was_set = True
 
 
-def test_subclasses_and_lists_of_the_user_s_own_work(tmp_path):
-    fit = killed(tmp_path)
+def test_subclasses_and_lists_of_the_user_s_own_work(killed, tmp_path):
+    folder, fit = killed
+    shutil.copytree(folder, tmp_path / "run")
     loud = Loud(tmp_path / "run")
     listed = keras.callbacks.CallbackList([loud], add_history=True, epochs=2)
     fit(callbacks=listed)

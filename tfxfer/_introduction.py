@@ -68,6 +68,8 @@ def introduce(
     ```
     """
     given = callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else None
+    if given is not None and given.model is None:  # which Keras would not do
+        given.set_model(model)
     found = given.callbacks if given is not None else keras.tree.flatten(callbacks or [])
     introduced = [callback for callback in found if hasattr(callback, "introduce")]
     if not introduced:
