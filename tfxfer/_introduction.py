@@ -13,17 +13,17 @@ class Training:
     Args:
         model: the model that is trained.
         data: what it is trained on. A callback may put something else in its place.
-        rows: what `data` were made of: the same, but for stored features, whose rows are batches of ids.
         callbacks: list of all callbacks, in order, those that Keras adds excluded unless there is a `list`.
         list: `keras.callbacks.CallbackList` of them, or `None`: Keras makes it later, unless a callback asks for it by
             an attribute `needs_list`.
+        digest: a hash of the rows that `data` were made of, where these do not tell: of stored features.
     """
 
     model: Any
     data: Any
-    rows: Any
     callbacks: list
     list: Any = None
+    digest: str | None = None
 
 
 def introduce(
@@ -32,7 +32,7 @@ def introduce(
     y=None,
     *,
     callbacks=None,
-    rows=None,
+    digest=None,
     batch_size=None,
     epochs=1,
     steps_per_epoch=None,
@@ -48,7 +48,7 @@ def introduce(
         x: what it will be trained on.
         y: targets; they play no part.
         callbacks: as `keras.Model.fit` has them: one, nested lists of them, or a `keras.callbacks.CallbackList`.
-        rows: what `x` was made of, where its rows are not its own.
+        digest: a hash of the rows that `x` was made of, where these do not tell.
         batch_size: as `fit` has it.
         epochs: as `fit` has it.
         steps_per_epoch: as `fit` has it.
@@ -68,7 +68,7 @@ def introduce(
     ```
     """
     given = callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else None
-    if given is not None and given.model is None:  # which Keras would not do
+    if given is not None and getattr(given, "model", None) is None:  # which Keras would not do
         given.set_model(model)
     found = given.callbacks if given is not None else keras.tree.flatten(callbacks or [])
     introduced = [callback for callback in found if hasattr(callback, "introduce")]
@@ -82,7 +82,7 @@ def introduce(
             callbacks = given = keras.callbacks.CallbackList(list(found), **options, **params)
         else:
             given.set_params({**params, **(given.params or {})})
-    training = Training(model, x, x if rows is None else rows, list(found if given is None else given.callbacks), given)
+    training = Training(model, x, list(found if given is None else given.callbacks), given, digest)
     for callback in introduced:
         callback.introduce(training)
     return callbacks, training.data

@@ -88,7 +88,7 @@ class Adapters(keras.layers.Layer):
             _clear(dense)
 
     def remove(self):
-        """Takes adapters away that change nothing yet, all of them made or not: kernels stay as they are, to the bit."""
+        """Takes adapters away that change nothing yet, whether all are made or not; kernels keep every bit."""
         targets, self.settings = self.targets(), None
         for dense in targets.values():
             _clear(dense)

@@ -120,7 +120,7 @@ class Resume(keras.callbacks.Callback):
         self.set_model(training.model)
         if isinstance(training.data, data.Batches):
             self._batches = training.data
-        self._digest = _remainder.digest(training.rows if self._batches is training.data else self._batches)
+        self._digest = training.digest or _remainder.digest(self._batches)
         self._remainder = self._unseen(training.data)
         if self._remainder is not None:
             training.data = self._remainder.dataset

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from tfxfer import _check, _introduction, _texts, data
-from tfxfer.data import _features
+from tfxfer.data import _features, _remainder
 from tfxfer.freezing import _cut
 from tfxfer.freezing._store import DTYPES, Store
 from tfxfer.models import _keras_methods, _training
@@ -85,6 +85,7 @@ class AboveFrozen(keras.Model):
         computed = keras.backend.standardize_dtype(cut.below.output.dtype)
         self.feature_dtype = computed if dtype is None else dtype
         self._made = weakref.WeakKeyDictionary()
+        self._digests = weakref.WeakKeyDictionary()  # of the rows of batches, by the batches of features
         self._taken = lambda: None  # hidden from Keras, which would wrap a dict
         self._trained = None
         self._take_over()
@@ -135,12 +136,9 @@ class AboveFrozen(keras.Model):
         if made is None:
             key, made = self._with_features(batches)
             self._made[batches] = made
+            self._digests[made] = _remainder.digest(batches)
             self._store.use(key, made)
         return made
-
-    def _rows_of(self, cached):
-        """The batches of ids that `cached` was given for what it returned."""
-        return next((batches for batches, made in self._made.items() if made is cached), cached)
 
     def _with_features(self, batches):
         cut, sequences = self._cut(), _features.Sequences(batches)
@@ -249,7 +247,7 @@ class AboveFrozen(keras.Model):
             callbacks.append(_Check(self))
         else:
             callbacks = [_Check(self), *keras.tree.flatten(callbacks or [])]
-        callbacks, x = _introduction.introduce(self, x, callbacks=callbacks, rows=self._rows_of(x), **kwargs)
+        callbacks, x = _introduction.introduce(self, x, callbacks=callbacks, digest=self._digests.get(x), **kwargs)
         self._trace_anew_if_flags_changed()
         return super().fit(x, callbacks=callbacks, shuffle=False, **kwargs)
 

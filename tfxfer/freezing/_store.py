@@ -38,9 +38,9 @@ class Store:
     def _let_go(self):
         """Forgets the arrays that nobody uses any more; in a folder, their files stay."""
         gc.collect()  # what data sets are made of refers to itself
-        for key in [key for key, users in self._users.items() if not len(users)]:
-            del self._users[key]
-            self._arrays.pop(key, None)
+        for key in [key for key in self._arrays if not len(self._users.get(key, ()))]:
+            self._users.pop(key, None)
+            del self._arrays[key]
 
     @property
     def used(self):
