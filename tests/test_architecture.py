@@ -19,6 +19,7 @@ ROWS = {
     "_disk": 0,
     "_ops": 0,
     "_freezable": 0,
+    "_introduction": 0,
     "preprocessing": 1,
     "data": 1,
     "augmentation": 1,

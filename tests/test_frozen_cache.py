@@ -1,8 +1,10 @@
 """Training on the stored output of frozen layers: the result is that of training without."""
 
+import gc
 import json
 import os
 import time
+import weakref
 
 import keras
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import tensorflow as tf
 import tiny
 
-from tfxfer import backbones, callbacks, data, losses, models
+from tfxfer import backbones, callbacks, data, losses, models, optimizers
 from tfxfer.data._features import Tokens
 from tfxfer.freezing import AboveFrozen, _store
 
@@ -222,6 +224,40 @@ def test_equal_texts_are_stored_once_and_a_second_call_computes_nothing(folder, 
     assert stored.shape == (tokens, 8)
 
 
+def test_features_of_data_that_are_gone_are_let_go_when_others_are_computed(folder):
+    short = AboveFrozen(classifier(folder))
+    kept = labelled(short.full_model)
+    lasting = weakref.ref(short.cached(kept))
+    stored, sizes = [], []
+    for fold in range(4):
+        texts = [f"{text} {(fold + 1) * 'card '}" for text in tiny.TEXTS]
+        short.fit(texts, tiny.LABELS, 4, validation_data=(texts[:3], tiny.LABELS[:3]), epochs=1, verbose=0)
+        stored.append([weakref.ref(array) for array in short._store._arrays.values()])
+        sizes.append(len(stored[-1]))
+        del texts
+    gc.collect()
+    # Those of the data that are there, and those of the last fold, which it may need again.
+    assert sizes == [3, 3, 3, 3] and lasting() is short.cached(kept)
+    alive = {id(ref()) for refs in stored[:-1] for ref in refs if ref() is not None}
+    assert alive == {id(stored[-1][0]())}
+    assert short.cache_bytes == sum(ref().nbytes for ref in stored[-1])
+
+
+def test_a_callback_list_and_averages_work_above_frozen_layers(folder):
+    model = classifier(folder)
+    model.compile(keras.optimizers.Adam(0.05, use_ema=True, ema_momentum=0.5), run_eagerly=True)
+    model.fit(labelled(model), verbose=0)
+    model.set_trainable(["head"])
+    before = [each.numpy() for each in model.backbone.weights]
+    short = AboveFrozen(model)
+    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    listed = keras.callbacks.CallbackList([swap], add_history=True, model=short, epochs=2)
+    assert len(short.fit(labelled(model), epochs=2, verbose=0, callbacks=listed).history["loss"]) == 2
+    assert short.optimizer is model.optimizer and isinstance(model.optimizer, optimizers.Subset)
+    for weight, value in zip(model.backbone.weights, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), value)
+
+
 def test_strings_validation_callbacks_and_checkpoints_work_as_with_the_whole_model(folder, tmp_path):
     model = classifier(folder)
     short = AboveFrozen(model)
@@ -291,6 +327,17 @@ def test_frozen_weights_that_change_or_thaw_are_an_error_in_the_next_epoch(folde
     model.set_trainable({"block_0": True})
     with pytest.raises(ValueError, match=r"train again.*block_0"):
         short.evaluate(batches, verbose=0)
+
+
+@pytest.mark.parametrize("permute", [lambda a: a[::-1], lambda a: np.roll(a, 1, axis=-1), lambda a: -a])
+def test_frozen_weights_that_change_places_are_an_error(folder, permute):
+    model = compiled(classifier(folder))
+    short, batches = AboveFrozen(model), labelled(model)
+    short.cached(batches)
+    kernel = model.backbone.blocks()[0][0].attention.query.kernel
+    kernel.assign(permute(kernel.numpy()))
+    with pytest.raises(ValueError, match=r"weights of .*block_0.*new `AboveFrozen"):
+        short.cached(batches)
 
 
 def test_a_cache_on_disk_serves_later_runs_with_the_same_weights_and_texts_only(folder, tmp_path, monkeypatch):
@@ -458,7 +505,7 @@ def test_other_models_arguments_and_data_are_errors(folder):
     with pytest.raises(ValueError, match=r"`batches`.*data.Batches"):
         short.cached(tiny.TEXTS)
     for x in (labelled(model).take(2), tiny.TEXTS, np.ones((3, 2))):
-        with pytest.raises(ValueError, match="`[xy]`"):
+        with pytest.raises(ValueError, match=r"`[xy]`"):
             short.fit(x, verbose=0)
     stored = short.cached(labelled(model))
     with pytest.raises(ValueError, match="`batches`"):

@@ -8,6 +8,7 @@ import tiny
 from keras import ops
 
 import tfxfer as tx
+from tfxfer.freezing import _lora as freezing_lora
 
 FAMILIES = {
     "bert": {"num_layers": 2},
@@ -278,3 +279,78 @@ def test_a_file_of_another_kind_is_an_error(tmp_path):
     for name in ("text", "other", "nothing"):
         with pytest.raises(ValueError, match="save_adapters"):
             tx.freezing.load_adapters(classifier(), tmp_path / name)
+
+
+# === Loading that fails ===
+
+
+def facts_of(model):
+    """All that a failed load must leave as it was."""
+    optimizer = model.optimizer
+    return (
+        [weight.numpy().tobytes() for weight in model.weights],
+        [weight.trainable for weight in model.weights],
+        [layer.trainable for group in model.layer_groups().values() for layer in group],
+        model.backbone.lora,
+        optimizer,
+        [variable.numpy().tobytes() for variable in optimizer.variables],
+    )
+
+
+def files(folder):
+    """Adapters that fail in different places: of another shape, and such as fit."""
+    tx.freezing.save_adapters(changed(classifier(num_layers=2)), folder / "fit", head=True)
+    tensors = safetensors.numpy.load_file(folder / "fit")
+    with safetensors.safe_open(str(folder / "fit"), "np") as file:
+        metadata = file.metadata()
+    tensors["block_1/0/value/b"] = tensors["block_1/0/value/b"][:, :-1].copy()
+    safetensors.numpy.save_file(tensors, folder / "shape", metadata)
+    return folder
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("fault", ["shape", "adding", "assigning", "assigning over"])
+def test_loading_that_fails_leaves_the_model_as_it_was(quantized, fault, tmp_path, monkeypatch):
+    model = classifier(num_layers=2)
+    kernel = model.backbone.blocks()[0][0].attention.query.kernel
+    if quantized:
+        model.quantize("int8")
+    else:
+        kernel.assign(kernel * -0.0)  # zeros with a sign, which no addition keeps
+    tx.freezing.freeze(model, below=1)
+    if fault == "assigning over":
+        changed(model)
+    model.compile(keras.optimizers.Adam(0.01, use_ema=True), run_eagerly=True)
+    model.fit(ids_of(model), Y, verbose=0)
+    before, calls = facts_of(model), []
+    path = files(tmp_path) / ("shape" if fault == "shape" else "fit")
+
+    def fails(real, after):
+        def call(*args, **kwargs):
+            calls.append(1)
+            if len(calls) == after:
+                raise MemoryError("no room")
+            return real(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        if fault == "adding":
+            patched.setattr(keras.layers.Dense, "enable_lora", fails(keras.layers.Dense.enable_lora, 3))
+        elif fault.startswith("assigning"):
+            real = freezing_lora._check_shapes
+
+            def check(tensors, variables, path):
+                real(tensors, variables, path)
+                if len(variables) > 2:  # with all that will be assigned
+                    tensors["block_1/0/query/a"] = None
+
+            patched.setattr(freezing_lora, "_check_shapes", check)
+        with pytest.raises((ValueError, MemoryError)):
+            tx.freezing.load_adapters(model, path)
+    after = facts_of(model)
+    for one, other in zip(before, after, strict=True):
+        assert one == other
+    model.fit(ids_of(model), Y, verbose=0)
+    tx.freezing.load_adapters(model, tmp_path / "fit")
+    assert model.backbone.lora["rank"] == 2

@@ -1,4 +1,4 @@
-"""Rates by layer group, and optimizers on a subset of their variables, against loops and against other optimizers."""
+"""Rates by layer group, against loops and against other optimizers."""
 
 import keras
 import numpy as np
@@ -338,136 +338,6 @@ def test_averages_are_swapped_in_for_evaluation_by_keras_s_callback():
         np.testing.assert_allclose(variable.numpy(), average.numpy(), atol=1e-6)
 
 
-# === Subsets ===
-
-
-def test_a_variable_that_starts_late_makes_the_steps_of_a_first_step():
-    model = Grouped()
-    optimizer = keras.optimizers.Adam(0.004)
-    optimizer.build(model.variables)
-    before, grads = model.values(), gradients(model.variables, 9)
-    late = [i for i, each in enumerate(model.variables) if model.group_of(each) == "bottom"]
-    early = [i for i in range(len(before)) if i not in late]
-    assert optimizers.allow_subsets(optimizer, [model.variables[i] for i in early]) is optimizer
-    for step in grads[:4]:
-        optimizer.apply([step[i] for i in early], [model.variables[i] for i in early])
-    for i in late:
-        np.testing.assert_array_equal(model.values()[i], before[i])
-    for _ in range(2):  # twice: nothing is to change
-        optimizers.allow_subsets(optimizer, model.variables)
-    for step in grads[4:]:
-        optimizer.apply(step, model.variables)
-    for i, variable in enumerate(model.variables):
-        expected = adamw(before[i], [step[i] for step in grads], [0.004] * 9, 0.0, start=4 if i in late else 0)
-        np.testing.assert_allclose(variable.numpy(), expected, atol=1e-6, err_msg=variable.path)
-    assert int(optimizer.iterations) == 9
-
-
-def test_starts_are_told_where_a_training_goes_on_elsewhere():
-    results = []
-    for split in (False, True):
-        model, optimizer = Grouped(), keras.optimizers.Adam(0.02, gradient_accumulation_steps=2)
-        optimizer.build(model.variables)
-        grads = gradients(model.variables, 12)
-        optimizers.allow_subsets(optimizer, model.variables[4:])
-        for step in grads[:4]:
-            optimizer.apply(step[4:], model.variables[4:])
-        optimizers.allow_subsets(optimizer, model.variables)
-        for step in grads[4:8]:
-            optimizer.apply(step, model.variables)
-        if split:
-            state = [each.numpy() for each in optimizer.variables]
-            optimizer = keras.optimizers.Adam(0.02, gradient_accumulation_steps=2)
-            optimizer.build(model.variables)
-            for variable, value in zip(optimizer.variables, state, strict=True):
-                variable.assign(value)
-            starts = [4] * 4 + [0] * (len(model.variables) - 4)
-            optimizers.allow_subsets(optimizer, model.variables, starts=starts)
-        for step in grads[8:]:
-            optimizer.apply(step, model.variables)
-        results.append(model.values())
-    for one, other in zip(*results, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_an_optimizer_in_mid_training_counts_as_keras_does_where_no_starts_are_told():
-    values = []
-    for subset in (False, True):
-        model, optimizer = Grouped(), keras.optimizers.Adam(0.02)
-        grads = gradients(model.variables, 4)
-        run(optimizer, model, GROUPS, grads[:2])
-        if subset:
-            optimizers.allow_subsets(optimizer, model.variables[4:])
-            optimizers.allow_subsets(optimizer, model.variables)
-        run(optimizer, model, GROUPS, grads[2:])
-        values.append(model.values())
-    np.testing.assert_array_equal(values[0][0], values[1][0])
-
-
-@pytest.mark.parametrize("declared", [True, False])
-def test_averages_go_to_their_own_variables_and_frozen_ones_do_not_move(declared):
-    model = Grouped()
-    optimizer = keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.6, ema_overwrite_frequency=3)
-    optimizer.build(model.variables)
-    before, grads = model.values(), gradients(model.variables, 8)
-    trained = model.variables[4:]
-    optimizers.allow_subsets(optimizer, *([trained] if declared else []))
-    expected = [value.astype("float64") for value in before]
-    averages = [None] * len(before)
-
-    def step(values, active, index, last=False):
-        for i in active:
-            values[i] = values[i] - 0.1 * grads[index][i]
-            averages[i] = values[i] if averages[i] is None else 0.6 * averages[i] + 0.4 * values[i]
-            if (index + 1) % 3 == 0 or last:
-                values[i] = averages[i]
-
-    for index in range(4):
-        optimizer.apply(grads[index][4:], trained)
-        step(expected, range(4, len(before)), index)
-    for i in range(4):
-        np.testing.assert_array_equal(model.values()[i], before[i])
-        averages[i] = None if declared else expected[i]  # otherwise the average runs from the first step
-    if declared:
-        optimizers.allow_subsets(optimizer, model.variables)
-    for index in range(4, 8):
-        optimizer.apply(grads[index], model.variables)
-        step(expected, range(len(before)), index)
-    np.testing.assert_allclose(
-        np.concatenate([v.ravel() for v in model.values()]), np.concatenate([v.ravel() for v in expected]), atol=1e-5
-    )
-    optimizer.finalize_variable_values(trained)
-    for i, variable in enumerate(model.variables):
-        np.testing.assert_allclose(variable.numpy(), averages[i] if i >= 4 else expected[i], atol=1e-5)
-
-
-def test_gradients_that_were_accumulated_before_a_freeze_are_forgotten():
-    model = Grouped()
-    optimizer = keras.optimizers.SGD(1.0, gradient_accumulation_steps=2)
-    optimizer.build(model.variables)
-    before = model.values()
-    ones = [np.ones(each.shape, "float32") for each in model.variables]
-    optimizers.allow_subsets(optimizer, model.variables)
-    optimizer.apply(ones, model.variables)
-    optimizers.allow_subsets(optimizer, model.variables[4:])
-    optimizers.allow_subsets(optimizer, model.variables)
-    optimizer.apply(ones, model.variables)
-    moved = [float(np.mean(value - each)) for value, each in zip(before, model.values(), strict=True)]
-    np.testing.assert_allclose(moved, [0.5] * 4 + [1.0] * (len(moved) - 4), atol=1e-6)
-
-
-def test_wrappers_are_looked_through():
-    model, inner = Grouped(), keras.optimizers.Adam(0.02)
-    scaled = keras.optimizers.LossScaleOptimizer(optimizers.Layerwise(inner, GROUPS).bind(model))
-    scaled.build(model.variables)
-    assert optimizers.allow_subsets(scaled, model.variables[4:]) is scaled
-    before = model.values()
-    scaled.apply([np.ones(each.shape, "float32") for each in model.variables[4:]], model.variables[4:])
-    scaled.finalize_variable_values(model.variables[4:])
-    moved = [not np.array_equal(one, other) for one, other in zip(before, model.values(), strict=True)]
-    assert moved == [False] * 4 + [True] * (len(moved) - 4)
-
-
 # === JAX ===
 
 
@@ -481,7 +351,7 @@ def test_rates_subsets_and_schedules_on_jax(tmp_path):
         import os
         os.environ["KERAS_BACKEND"] = "jax"
         import jax, keras, numpy as np
-        import test_optimizers_layerwise as tests, test_schedules, tfxfer as tx
+        import test_optimizers_layerwise as tests, test_optimizers_subset as subsets, test_schedules, tfxfer as tx
 
         for (name, (schedule, _)), rates in zip(
             test_schedules.CASES.items(), np.load({str(tmp_path / "rates.npy")!r}), strict=True
@@ -491,10 +361,12 @@ def test_rates_subsets_and_schedules_on_jax(tmp_path):
 
         options = tests.OPTIONS["ema"] | tests.OPTIONS["accumulation"]
         tests.compare(lambda rate: tx.optimizers.AdamW(rate, **options))
-        tests.test_a_variable_that_starts_late_makes_the_steps_of_a_first_step()
-        tests.test_gradients_that_were_accumulated_before_a_freeze_are_forgotten()
-        for declared in (True, False):
-            tests.test_averages_go_to_their_own_variables_and_frozen_ones_do_not_move(declared)
+        subsets.test_a_variable_that_starts_late_makes_the_steps_of_a_first_step()
+        subsets.test_gradients_that_were_accumulated_before_a_freeze_are_forgotten()
+        subsets.test_averages_go_to_their_own_variables_and_frozen_ones_do_not_move()
+        for name in ("Nadam", "Adafactor"):
+            subsets.test_a_variable_that_joins_late_steps_as_a_fresh_one(name)
+        subsets.check_swapping()
         tests.check_fit()
         import test_callbacks_rates
         test_callbacks_rates.test_the_callback_goes_on_at_the_optimizer_s_own_step()
@@ -517,7 +389,6 @@ def check_fit():
         optimizer.bind(model)
         model.optimizer.build(model.trainable_variables)
         low.trainable = False
-        optimizers.allow_subsets(model.optimizer, model.trainable_variables)
         before = [each.numpy() for each in model.weights]
         seen = {}
 
@@ -525,7 +396,6 @@ def check_fit():
             if epoch == 2:
                 seen["low"] = [each.numpy() for each in low.weights]
                 low.trainable = True
-                optimizers.allow_subsets(model.optimizer, model.trainable_variables)
                 model.make_train_function(force=True)
 
         x = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
@@ -561,9 +431,8 @@ def test_a_group_thaws_within_one_fit():
             "without loss scaling.*goes around it",
         ),
         (lambda: optimizers.Layerwise(optimizers.Layerwise(keras.optimizers.Adam())), "one learning rate"),
-        (lambda: optimizers.Layerwise(optimizers.Layerwise(keras.optimizers.Adam()).inner_optimizer), "of its own"),
         (lambda: optimizers.allow_subsets("adam"), "a Keras optimizer"),
-        (lambda: optimizers.allow_subsets(keras.optimizers.Adam(), []), "a built optimizer.*all variables that will"),
+        (lambda: optimizers.Subset(optimizers.Subset(keras.optimizers.Adam())), "one learning rate"),
     ],
 )
 def test_what_cannot_be_wrapped_or_multiplied_is_an_error_at_once(make, said):
@@ -600,28 +469,8 @@ def test_an_optimizer_that_no_model_was_compiled_with_is_an_error_that_says_how(
         _ = optimizer.group_multipliers
 
 
-def test_an_optimizer_that_makes_its_steps_elsewhere_is_an_error_at_the_first():
-    class Elsewhere(keras.optimizers.SGD):
-        def _backend_update_step(self, grads, trainable_variables, learning_rate):
-            for gradient, variable in zip(grads, trainable_variables, strict=True):
-                variable.assign_sub(gradient * learning_rate)
-
-    model = Grouped()
-    optimizer = optimizers.Layerwise(Elsewhere(0.1), GROUPS).bind(model)
-    with pytest.raises(ValueError, match="steps in `update_step`"):
-        optimizer.apply(gradients(model.variables, 1)[0], model.variables)
-
-
-@pytest.mark.parametrize("starts", [[0], [0, -1], [0, 0.5]])
-def test_starts_that_fit_no_variables_are_an_error(starts):
-    model, optimizer = Grouped(), keras.optimizers.Adam()
-    optimizer.build(model.variables)
-    with pytest.raises(ValueError, match="argument `starts`"):
-        optimizers.allow_subsets(optimizer, model.variables[:2], starts=starts)
-
-
-def test_variables_that_the_optimizer_was_not_built_on_are_an_error():
-    optimizer = keras.optimizers.Adam()
-    optimizer.build(Grouped().variables)
-    with pytest.raises(ValueError, match="variables that the optimizer was built on"):
-        optimizers.allow_subsets(optimizer, Grouped().variables)
+@pytest.mark.parametrize("method", ["_backend_update_step", "_backend_apply_gradients", "apply"])
+def test_an_optimizer_that_makes_its_steps_elsewhere_is_an_error_at_once(method):
+    elsewhere = type("Elsewhere", (keras.optimizers.SGD,), {method: lambda *args, **kwargs: None})
+    with pytest.raises(ValueError, match=f"steps in `update_step`, not in `{method}`"):
+        optimizers.Layerwise(elsewhere(0.1), GROUPS)

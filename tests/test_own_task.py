@@ -43,7 +43,7 @@ def test_it_trains_and_answers_on_raw_rows_in_every_form(model):
     np.testing.assert_array_equal(model.decode(model.predict(examples)), stars)
     with pytest.raises(ValueError, match=r"`x\['age'\]`.*row 5"):
         model.fit({**X, "age": [1, 2, 3, 4, 5, None, 7, 8]}, ROWS["rating"])
-    with pytest.raises(ValueError, match="`x`.*'review', 'age'"):
+    with pytest.raises(ValueError, match=r"`x`.*'review', 'age'"):
         model.fit(ROWS["review"], ROWS["rating"])
 
 

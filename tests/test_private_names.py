@@ -17,15 +17,13 @@ REASONS = {
 OPTIMIZERS = {
     "_accumulated_gradients": "a variable that joins late must not start with what was accumulated for it before",
     "_apply_weight_decay": "Keras offers no hook for the decay of one variable",
-    "_backend_apply_gradients": "the step of an optimizer whose variables are a subset of those it was built on",
-    "_get_current_learning_rate": "weight decay reads the rate there",
+    "_backend_apply_gradients": "to refuse an optimizer that makes its steps there",
+    "_backend_update_step": "as above",
     "_iterations": "batches, where `iterations` counts the steps of accumulated gradients",
-    "_learning_rate": "Keras reads it of the wrapper, too",
-    "_model_variables_moving_average": "as above",
-    "_overwrite_model_variables_with_average_value": "averages of a subset of the variables",
+    "_model_variables_moving_average": "Keras's SwapEMAWeights reads it of a wrapper, too",
     "_trainable_variables": "which variables an optimizer was built on",
     "_trainable_variables_indices": "Keras reads it of the wrapper, too",
-    "_update_model_variables_moving_average": "averages of a subset of the variables",
+    "_u_product": "Nadam's product, which all variables share",
     "_use_weight_decay": "Keras's answer to whether a variable decays",
     "_var_key": "the key of a variable in an optimizer, which differs between backends",
 }
@@ -71,6 +69,8 @@ def private_names_of_keras():
     backbones = (keras_hub.models.BertBackbone(**sizes), keras_hub.models.DebertaV3Backbone(**sizes))
     averaging = keras.optimizers.AdamW(use_ema=True, gradient_accumulation_steps=2)
     averaging.build(model.trainable_variables)
+    nadam = keras.optimizers.Nadam()
+    nadam.build(model.trainable_variables)
     things = [
         model,
         model.optimizer,
@@ -84,6 +84,7 @@ def private_names_of_keras():
         keras.layers.Embedding(2, 2),
         keras.layers.LayerNormalization(),
         averaging,
+        nadam,
         keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()),
         keras.optimizers.schedules.CosineDecay(0.1, 10),
         keras_hub.models.Preprocessor,

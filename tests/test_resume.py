@@ -5,6 +5,8 @@ import json
 import os
 import pathlib
 import random
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import tiny
 
 import tfxfer as tx
 from tfxfer.callbacks import _checkpoint
+from tfxfer.data import _remainder
 
 TESTS = pathlib.Path(__file__).parent
 TEXTS, LABELS = tiny.TEXTS * 2, tiny.LABELS * 2  # 4 batches of 4
@@ -94,6 +97,8 @@ def points(rows=16):
 
 def on_points(model, callbacks, epochs=4, data=None, **kwargs):
     data = points() if data is None else data
+    options = {"epochs": epochs, "verbose": 0}
+    callbacks, data = tx.callbacks.introduce(model, data, callbacks=callbacks, **options)
     return model.fit(
         data, epochs=epochs, verbose=0, shuffle=False, callbacks=callbacks, validation_data=points(), **kwargs
     )
@@ -307,7 +312,8 @@ def test_siamese_on_batches_is_resumed_under_loss_scaling(tmp_path):
     assert_same(training.fit(tx.callbacks.Resume(tmp_path / "run"), scrambled=True, first=0), reference)
 
 
-def test_batches_are_told_to_a_model_of_another_kind(tmp_path):
+@pytest.mark.parametrize("mapped", [False, True])
+def test_batches_are_told_to_a_model_of_another_kind(mapped, tmp_path):
     texts, y = (TEXTS, np.arange(16.0))
     train = tx.data.batches((texts, y), tiny.preprocessor(tmp_path), batch_size=4, seed=0)
     keras.utils.set_random_seed(0)
@@ -318,12 +324,15 @@ def test_batches_are_told_to_a_model_of_another_kind(tmp_path):
 
     def fit(model, callbacks):
         train.epoch = 0
-        return model.fit(train, epochs=3, verbose=0, shuffle=False, callbacks=callbacks)
+        x = train.map(lambda x, y: (x, y)) if mapped else train
+        callbacks, x = tx.callbacks.introduce(model, x, callbacks=callbacks, epochs=3, verbose=0)
+        return model.fit(x, epochs=3, verbose=0, shuffle=False, callbacks=callbacks)
 
     training = Training(model, fit)
     reference = training.fit()
-    training.fit(tx.callbacks.Resume(tmp_path / "run", every=1, data=train), Kill(6))
-    assert_same(training.fit(tx.callbacks.Resume(tmp_path / "run", data=train), scrambled=True), reference)
+    options = {"data": train} if mapped else {}
+    training.fit(tx.callbacks.Resume(tmp_path / "run", every=1, **options), Kill(6))
+    assert_same(training.fit(tx.callbacks.Resume(tmp_path / "run", **options), scrambled=True), reference)
 
 
 def test_gradual_unfreezing_is_resumed_in_mid_epoch(tmp_path):
@@ -337,7 +346,7 @@ def test_gradual_unfreezing_is_resumed_in_mid_epoch(tmp_path):
     keras.utils.set_random_seed(1)
     model = tiny.classifier(tmp_path)
     optimizer = keras.optimizers.AdamW(1e-2, use_ema=True, gradient_accumulation_steps=2)
-    model.compile(optimizer, run_eagerly=True)
+    model.compile(tx.optimizers.allow_subsets(optimizer), run_eagerly=True)
     training = Training(model, fit)
     reference = training.fit()
     resume = tx.callbacks.Resume(tmp_path / "run", every=1)
@@ -544,6 +553,22 @@ def test_a_write_that_is_cut_short_leaves_the_checkpoint_before_it(tmp_path, mon
     assert [path.name for path in folder.iterdir()] == ["checkpoint.npz"]
 
 
+def test_a_full_disk_leaves_the_checkpoint_before_it_and_nothing_else(tmp_path):
+    arrays = _checkpoint.Arrays()
+    arrays.add(np.arange(1e6))
+    path = tmp_path / "checkpoint.npz"
+    path.write_bytes(b"whole")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size in (0, 100, 1_000_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            with pytest.raises(OSError, match="too large"):
+                _checkpoint.write(path, {}, arrays)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert [each.name for each in tmp_path.iterdir()] == ["checkpoint.npz"] and path.read_bytes() == b"whole"
+
+
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-100], lambda raw: b"", lambda raw: b"x" * 99, "flip", "format"])
 def test_a_damaged_checkpoint_is_an_error(damage, tmp_path):
     path = tmp_path / "checkpoint.npz"
@@ -597,8 +622,18 @@ DIFFERENT = {
     "optimizer there: Adam, here: SGD": lambda: perceptron(optimizer=keras.optimizers.SGD()),
     "learning_rate": lambda: perceptron(optimizer=keras.optimizers.Adam(0.06)),
     "beta_1": lambda: perceptron(optimizer=keras.optimizers.Adam(0.05, beta_1=0.5)),
+    "loss there: .*from_logits.*True.*here: .*from_logits.*False": lambda: _compiled(
+        keras.losses.SparseCategoricalCrossentropy()
+    ),
+    "loss there: .*SparseCategorical.*here: sparse_categorical": lambda: _compiled("sparse_categorical_crossentropy"),
     "dtype policies": lambda: _with_policy("mixed_bfloat16"),
 }
+
+
+def _compiled(loss):
+    model = perceptron()
+    model.compile(keras.optimizers.Adam(0.05), loss)
+    return model
 
 
 def _with_policy(name):
@@ -639,7 +674,7 @@ def test_what_the_checkpoint_does_not_fit_is_an_error(checkpoint):
 def test_a_thawed_optimizer_that_is_built_on_other_variables_is_an_error(checkpoint):
     model = perceptron()
     model.layers[0].trainable = False
-    model.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy")
+    model.compile(keras.optimizers.Adam(0.05), model.loss)
     with pytest.raises(ValueError, match="variables of the optimizer"):
         on_points(model, [tx.callbacks.Resume(checkpoint)])
 
@@ -652,6 +687,8 @@ def test_a_thawed_optimizer_that_is_built_on_other_variables_is_an_error(checkpo
         lambda: tx.callbacks.Resume("a", every=0),
         lambda: tx.callbacks.Resume("a", every="epoch"),
         lambda: tx.callbacks.Resume("a", data=points()),
+        lambda: tx.callbacks.Resume("a", changed="optimizer"),
+        lambda: tx.callbacks.Resume("a", changed=("loss", 1)),
     ],
 )
 def test_arguments_that_cannot_be_are_errors_at_construction(make):
@@ -664,5 +701,106 @@ def test_two_of_a_kind_are_an_error(tmp_path):
     for other in (tx.callbacks.Resume(tmp_path / "b"), keras.callbacks.BackupAndRestore(tmp_path / "c")):
         with pytest.raises(ValueError, match="one `Resume`"):
             on_points(perceptron(), [one, other])
-    with pytest.raises(ValueError, match="given to `fit`"):
-        tx.callbacks.Resume(tmp_path).on_train_begin()
+
+
+def test_a_fit_that_introduces_no_one_is_an_error_that_says_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match=r"`fit` introduces callbacks.*callbacks.introduce\(model"):
+        perceptron().fit(points(), verbose=0, shuffle=False, callbacks=[tx.callbacks.Resume(tmp_path)])
+
+
+# === What a task model is trained on ===
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A classifier whose training was killed in its second epoch: its folder, and what trains it again."""
+    folder = tmp_path_factory.mktemp("killed")
+
+    def fit(*, callbacks, labels=LABELS, texts=TEXTS, names=("card", "loan", "other"), loss=None, weights=None):
+        keras.utils.set_random_seed(1)
+        model = tiny.classifier(folder, labels=list(names))
+        model.compile(keras.optimizers.Adam(1e-2), loss, run_eagerly=True)
+        options = {"seed": 0, "batch_size": 4, "epochs": 2, "verbose": 0, "sample_weight": weights}
+        return model.fit(texts, labels, callbacks=callbacks, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(callbacks=[tx.callbacks.Resume(folder / "run", every=1), Kill(7)])
+    return folder / "run", fit
+
+
+OTHER = {
+    "labels there: loan, here: other": {"names": ("card", "other", "loan")},
+    "rows of the data": {"texts": ["Another text", *TEXTS[1:]]},
+    "rows of the data there": {"texts": TEXTS[::-1], "labels": LABELS[::-1]},
+    "rows of the data there: ": {"labels": ["loan", *LABELS[1:]]},
+    "rows of the data there: [0-9a-f]{32}": {"weights": np.arange(16.0)},
+    "loss there": {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")},
+}
+
+
+@pytest.mark.parametrize("said", OTHER)
+def test_other_labels_rows_targets_weights_or_loss_are_an_error(said, killed):
+    folder, fit = killed
+    with pytest.raises(ValueError, match=f"{said}.*To go on nevertheless: `Resume"):
+        fit(callbacks=[tx.callbacks.Resume(folder)], **OTHER[said])
+
+
+def test_what_may_have_changed_is_no_error(killed, tmp_path):
+    folder, fit = killed
+    shutil.copytree(folder, tmp_path / "run")
+    resume = tx.callbacks.Resume(tmp_path / "run", changed=("labels", "loss", "data"))
+    options = {name: value for options in OTHER.values() for name, value in options.items()}
+    assert len(fit(callbacks=[resume], **options).history["loss"]) == 2 and resume.resumed_at == (1, 2)
+
+
+def test_other_rows_under_frozen_layers_are_an_error(tmp_path):
+    def fit(texts, *callbacks):
+        keras.utils.set_random_seed(1)
+        model = tiny.classifier(tmp_path)
+        tx.freezing.freeze(model, groups=["embeddings", "block_0"])
+        model.compile(keras.optimizers.Adam(1e-2))
+        short = tx.freezing.AboveFrozen(model)
+        short.fit(texts, LABELS, batch_size=4, seed=0, epochs=2, verbose=0, callbacks=list(callbacks))
+        return model.get_weights()
+
+    whole = fit(TEXTS)
+    with pytest.raises(KeyboardInterrupt):
+        fit(TEXTS, tx.callbacks.Resume(tmp_path / "run", every=1), Kill(7))
+    with pytest.raises(ValueError, match="rows of the data"):
+        fit([text.replace("card", "loan") for text in TEXTS], tx.callbacks.Resume(tmp_path / "run"))
+    for found, expected in zip(fit(TEXTS, tx.callbacks.Resume(tmp_path / "run")), whole, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_batches_that_were_done_are_not_made_again(tmp_path, monkeypatch):
+    preprocessor, packed = tiny.preprocessor(tmp_path), []
+    train = tx.data.batches((TEXTS, np.arange(16.0)), preprocessor, batch_size=2, seed=0, bucket=False, prefetch=False)
+    rest = _remainder.Remainder(train, 3, 5)
+    whole = [y.numpy().tolist() for _, y in train.rest(3)]
+    assert [y.numpy().tolist() for _, y in rest.dataset] == [y.numpy().tolist() for _, y in train.rest(0)]
+    rest.arm()
+    asked = []
+    monkeypatch.setattr(train, "rest", lambda *arguments: asked.append(arguments))
+    found = [y.numpy().tolist() for _, y in rest.dataset]
+    assert found == [whole[5]] * 5 + whole[5:] and train.epoch == 4 and not asked and not packed
+    assert int(rest.dataset.cardinality()) == 8
+    assert [y.numpy().tolist() for _, y in rest.dataset] != found  # epoch 4, from its first batch
+    assert train.epoch == 5
+
+
+class Loud(tx.callbacks.Resume):
+    """A subclass that overrides what Keras calls."""
+
+    def set_model(self, model):
+        super().set_model(model)
+        self.was_set = True
+
+
+def test_subclasses_and_lists_of_the_user_s_own_work(killed, tmp_path):
+    folder, fit = killed
+    shutil.copytree(folder, tmp_path / "run")
+    loud = Loud(tmp_path / "run")
+    listed = keras.callbacks.CallbackList([loud], add_history=True, epochs=2)
+    fit(callbacks=listed)
+    assert loud.resumed_at == (1, 2) and loud.was_set
+    assert [type(each).__name__ for each in listed.callbacks] == ["Loud", "History", "_Closing"]

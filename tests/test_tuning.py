@@ -20,6 +20,7 @@ import tiny
 from tensorflow.python.framework import ops as framework
 
 import tfxfer as tx
+from tfxfer.tuning import _rows
 
 LABELS = ["card", "loan", "other"]
 TEXTS, TARGETS = tiny.TEXTS * 2, tiny.LABELS * 2
@@ -349,6 +350,27 @@ def test_a_search_is_taken_up_from_its_folder_with_its_table(random_search, pres
 
 def test_texts_are_tokenised_once_for_each_preset(random_search):
     assert random_search["reads"] == (2, 2)
+
+
+@pytest.mark.parametrize("change", ["a text", "a target", "a weight", "nothing"])
+def test_rows_that_were_changed_in_place_are_read_again(change, folder):
+    model, rows = tiny.classifier(folder), _rows.Rows("x")
+    texts, targets, weights = list(tiny.TEXTS), np.array(tiny.LABELS, object), np.ones(8)
+
+    def made():
+        batches = rows.batches((texts, targets, weights), "small", model, 8, shuffle=False)
+        x, y, weight = next(iter(batches))
+        return {"a text": x["token_ids"].numpy(), "a target": y.numpy(), "a weight": weight.numpy()}
+
+    before, kept = made(), rows._kept["small"]
+    texts[0] = "Another card" if change == "a text" else texts[0]
+    targets[0] = "loan" if change == "a target" else targets[0]
+    weights[0] = 2.0 if change == "a weight" else weights[0]
+    after = made()
+    assert [name for name in before if not np.array_equal(before[name], after[name])] == (
+        [] if change == "nothing" else [change]
+    )
+    assert (rows._kept["small"] is kept) == (change == "nothing")
 
 
 def test_the_batch_size_is_that_of_the_trial(random_search):

@@ -208,12 +208,69 @@ def test_training_that_is_taken_up_from_a_file_ends_the_same(preprocessor, tmp_p
     fit(model, tx.callbacks.GradualUnfreezing(at=at), keras.callbacks.ModelCheckpoint(path), epochs=3)
     again = keras.saving.load_model(path.format(epoch=2))
     assert [w.trainable for w in again.weights] == [w.trainable for w in model.weights]
-    # Moments of all that will ever train, and of nothing else.
-    assert len(again.optimizer.variables) == 1 + 2 * len(again.trainable_weights)
+    # Moments of all that will ever train, and of nothing else; and the batches that each has missed.
+    assert len(again.optimizer.variables) == 2 + 2 * len(again.trainable_weights)
+    assert type(again.optimizer) is tx.optimizers.Subset and max(again.optimizer.missed.numpy()) == 2
     fit(again, tx.callbacks.GradualUnfreezing(at=at), epochs=3, initial_epoch=2)
     assert_close(weights_of(again), weights_of(model), 1e-6)
     for found, expected in zip(again.optimizer.variables, model.optimizer.variables, strict=True):
         np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-6)
+
+
+# === Moving averages ===
+
+
+def swapping(preprocessor, folder, *callbacks, dtype=None, flags=None, **options):
+    """Trains with averages swapped in for validation and checkpoints; returns the weights before, and those seen."""
+    model = classifier(preprocessor, dtype)
+    model.compile(keras.optimizers.Adam(0.05, use_ema=True, ema_momentum=0.5, **options))
+    before, seen = weights_of(model), []
+    if flags is not None:  # on an optimizer that has trained all
+        model.optimizer.build(model.trainable_variables)
+        model.set_trainable(flags)
+    look = keras.callbacks.LambdaCallback(on_test_end=lambda logs: seen.append(weights_of(model)))
+    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    path = str(folder / "after {epoch}.weights.h5")
+    save = keras.callbacks.ModelCheckpoint(path, save_weights_only=True)
+    callbacks = [*callbacks, look, swap, save]
+    fit(model, *callbacks, epochs=2, validation_data=(TEXTS, LABELS))
+    seen.append(weights_of(model))
+    for epoch in (1, 2):
+        stored = classifier(preprocessor, dtype)
+        stored.compile(model.optimizer)  # whose state is in the file, too
+        stored.load_weights(path.format(epoch=epoch))
+        seen.append(weights_of(stored))
+    return before, seen
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options"), [(None, {}), ("mixed_float16", {}), (None, {"ema_overwrite_frequency": 2})]
+)
+def test_averages_that_are_swapped_in_are_the_values_of_what_is_frozen(preprocessor, tmp_path, dtype, options):
+    callback = tx.callbacks.GradualUnfreezing(at={"head": 0, "block_0": 9})
+    before, seen = swapping(preprocessor, tmp_path, callback, dtype=dtype, **options)
+    assert len(seen) == 5 and all(moved(before, each) == ["head"] for each in seen)
+
+
+def test_averages_of_what_flags_freeze_are_its_values_too(preprocessor, tmp_path):
+    before, seen = swapping(preprocessor, tmp_path, flags=["head"], ema_overwrite_frequency=2)
+    assert len(seen) == 5 and all(moved(before, each) == ["head"] for each in seen)
+
+
+def test_averages_end_in_their_own_variables_when_a_part_is_frozen_after_training(preprocessor):
+    model = classifier(preprocessor)
+    inner = keras.optimizers.Adam(0.05, use_ema=True, ema_momentum=0.5)
+    model.compile(inner)
+    fit(model)
+    before = weights_of(model)
+    model.set_trainable({"embeddings": False})
+    seen = fit(model)
+    assert moved(before, weights_of(model)) == ["block_0", "head"]
+    averages = dict(zip(map(id, inner._trainable_variables), inner._model_variables_moving_average, strict=True))
+    for weight in model.trainable_weights:
+        np.testing.assert_array_equal(weight.numpy(), averages[id(weight)].numpy())
+    assert type(model.optimizer) is tx.optimizers.Subset and model.optimizer.inner_optimizer is inner
+    assert moved(seen.weights[-1], weights_of(model)) == ["block_0", "head"]
 
 
 class Kill(keras.callbacks.Callback):

@@ -112,6 +112,10 @@ class LayerGroups(_refusals.FixedWeights):
             for layer in layers:
                 switch(layer, layer.trainable)
 
+    def remove_lora(self):
+        """Removes adapters that change nothing yet, without touching the kernels; flags stay as they are."""
+        self._adapters.remove()
+
     def lora_variables(self):
         """Returns the adapters' variables by name: group, block in it, part, and `a` or `b`."""
         return self._adapters.variables_by_name()

@@ -85,8 +85,13 @@ class Adapters(keras.layers.Layer):
             kernel = base_kernel(dense)
             low_rank = ops.matmul(dense.lora_kernel_a, dense.lora_kernel_b) * (dense.lora_alpha / dense.lora_rank)
             kernel.assign(ops.cast(kernel, "float32") + low_rank)
-            dense.lora_enabled, dense.lora_rank, dense.lora_alpha = False, None, None
-            del dense.lora_kernel_a, dense.lora_kernel_b
+            _clear(dense)
+
+    def remove(self):
+        """Takes adapters away that change nothing yet, whether all are made or not; kernels keep every bit."""
+        targets, self.settings = self.targets(), None
+        for dense in targets.values():
+            _clear(dense)
 
     def variables_by_name(self):
         """Returns the adapters' variables by name, such as `"block_0/0/query/a"`."""
@@ -117,6 +122,13 @@ class Adapters(keras.layers.Layer):
             dense.lora_kernel_b.assign(store[f"{name}.b"])
             for key, variable in base_variables(dense).items():
                 variable.assign(store[f"{name}.{key}"])
+
+
+def _clear(dense):
+    dense.lora_enabled, dense.lora_rank, dense.lora_alpha = False, None, None
+    for name in ("lora_kernel_a", "lora_kernel_b"):
+        if hasattr(dense, name):
+            delattr(dense, name)
 
 
 def base_variables(dense):

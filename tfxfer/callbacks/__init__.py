@@ -1,5 +1,6 @@
 """Callbacks for `fit`: scores of an evaluation as values that `EarlyStopping` and `ModelCheckpoint` follow."""
 
+from tfxfer._introduction import introduce
 from tfxfer.callbacks._base import Evaluate
 from tfxfer.callbacks._evaluate import (
     EvaluateClassification,
@@ -28,4 +29,5 @@ __all__ = [
     "Projector",
     "Resume",
     "WarmupCosine",
+    "introduce",
 ]

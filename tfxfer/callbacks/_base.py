@@ -1,7 +1,6 @@
 """Evaluation during training."""
 
 import copy
-import inspect
 import numbers
 
 import keras
@@ -13,8 +12,9 @@ class Evaluate(keras.callbacks.Callback):
     """Evaluates at the end of each epoch and writes the scores into the epoch's logs, as `val_<score>`.
 
     From there they reach all that reads logs: `EarlyStopping`, `ModelCheckpoint`, `ReduceLROnPlateau`, `History`, the
-    progress bar, a Keras Tuner objective. Keras hands the logs from callback to callback, so this one stands **before**
-    those that follow its scores; the other order is an error when `fit` starts.
+    progress bar, a Keras Tuner objective. Keras hands the logs from callback to callback, so put this one **before**
+    those that follow its scores. The other order is an error when `fit` of this package's models starts; for any other
+    `keras.Model`, `callbacks.introduce` checks it.
 
     Args:
         score: function of the model to a dict of name to number; what is no number is left out. The callbacks
@@ -72,11 +72,10 @@ class Evaluate(keras.callbacks.Callback):
     def set_model(self, model):
         super().set_model(model)
         self.check(self._subject())
-        # Keras tells a callback nothing of those beside it; the list that calls this method knows.
-        frame = inspect.currentframe()
-        caller = frame.f_back.f_locals.get("self") if frame and frame.f_back else None
-        if isinstance(caller, keras.callbacks.CallbackList):
-            self._check_order(caller.callbacks)
+
+    def introduce(self, training):
+        """Takes note of the callbacks beside this one; called by `fit` of this package's models, before it begins."""
+        self._check_order(training.callbacks)
 
     def _subject(self):
         trained = self.model  # on JAX, reading this brings the weights up to date, those of a part as well

@@ -1,17 +1,17 @@
 """Training that goes on where it was stopped."""
 
-import inspect
 import json
 import os
-import re
 
 import keras
 
 from tfxfer import _check, _disk, data
-from tfxfer._freezable import layers_within
-from tfxfer.callbacks import _checkpoint
+from tfxfer.callbacks import _checkpoint, _identity
+from tfxfer.data import _remainder
 
 _FILE = "checkpoint.npz"
+# What may be another than in the checkpoint, where `changed` says so, and its name in errors.
+_CHANGEABLE = {"labels": "labels", "loss": "loss", "data": "rows of the data"}
 
 
 class Resume(keras.callbacks.Callback):
@@ -31,12 +31,16 @@ class Resume(keras.callbacks.Callback):
       `TensorBoard` the step numbers. `CSVLogger` goes on in its file.
 
     What it does not hold: Python's, numpy's and TensorFlow's global random generators, and attributes of callbacks that
-    are not plain. Of the batches of an epoch begun, those done are read again, not computed.
+    are not plain. An epoch of `data.Batches` goes on at the batch where it was; of any other dataset the batches done
+    are read again, not computed.
 
     The batches must come again in the same order. So they do from `data.Batches` and from raw strings, if `fit`, or
     `data.batches`, has a `seed` (or `keras.utils.set_random_seed` was called); from any other dataset if it gives the
     same batches in the same order each time it is iterated over (no `shuffle`, or `reshuffle_each_iteration=False`
     with a seed). `fit(steps_per_epoch=...)` must not cut an epoch of the data.
+
+    `fit` of this package's models introduces it to the other callbacks and the data. For any other `keras.Model` call
+    `callbacks.introduce` first.
 
     A folder belongs to one `fit` (so not to a tuner's trials). Once that is done, by its last epoch or because a
     callback stopped it, the same `fit` returns at once with the same weights and history; with more `epochs` it goes
@@ -46,16 +50,18 @@ class Resume(keras.callbacks.Callback):
         folder: string or path. Made if need be. Needs room for two checkpoints, each of some three times the weights'
             size with Adam.
         every: int. Writes after every so many steps of an epoch as well. By default at the end of epochs only.
-        data: the `data.Batches` that are trained on, for a model that is none of this package's; the `fit` of those
-            tells by itself.
+        data: the `data.Batches` that are trained on, where `fit` gets something that was made of them.
+        changed: names of what may differ from the training in the checkpoint, out of `"labels"`, `"loss"` and
+            `"data"`. By default nothing may.
 
     Attributes:
         resumed_at: tuple (epoch, batch) that the last `fit` went on from, both counted from 0, or `None`.
 
     Raises:
-        ValueError: when `fit` starts: if the checkpoint is of another training (model, precision, optimizer and its
-            settings, seed or number of batches; the error names what differs), goes further than `epochs`, or is
-            damaged; or if another `Resume` or `keras.callbacks.BackupAndRestore` is there.
+        ValueError: when `fit` starts: if the checkpoint is of another training (model, labels, precision, loss,
+            optimizer and its settings, seed, number of batches, or rows, where `data.Batches` keep them; the error
+            names what differs), goes further than `epochs`, or is damaged; if another `Resume` or
+            `keras.callbacks.BackupAndRestore` is there; in a `fit` that has not introduced it.
 
     Example:
 
@@ -72,15 +78,19 @@ class Resume(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, folder, *, every=None, data=None):
+    needs_list = True  # of all callbacks, which `introduce` then makes
+
+    def __init__(self, folder, *, every=None, data=None, changed=()):
         super().__init__()
         self._path = _disk.local_path("folder", folder, kind="folder") / _FILE
         self._every = _check.integer("every", every, optional=True)
         self._batches = None
         if data is not None:
-            self.set_data(data, explicit=True)
+            self._batches = _check_batches(data)
+        changed = (changed,) if isinstance(changed, str) else changed
+        self._changed = {_CHANGEABLE[_check.one_of("changed", name, list(_CHANGEABLE))] for name in changed}
         self.resumed_at = None
-        self._list = None
+        self._list = self._remainder = self._digest = None
 
     @property
     def async_safe(self):
@@ -90,43 +100,55 @@ class Resume(keras.callbacks.Callback):
         found = _checkpoint.read(self._path, only_state=True)
         return found is None or not found[0]["batch"]
 
-    def set_data(self, dataset, *, explicit=False):
-        """Takes what `fit` trains on; called by the models of this package."""
-        if isinstance(dataset, data.Batches):
-            self._batches = dataset
-        elif explicit:
-            raise _check.invalid("data", "`data.Batches`, as `data.batches` makes them", dataset)
-
     # === The callbacks beside this one ===
 
     def set_model(self, model):
         super().set_model(model)
         self._trained = model  # not by `self.model`, which on JAX brings all values up to date each time
-        # Keras tells a callback nothing of those beside it; the list that calls this method knows.
-        frame = inspect.currentframe()
-        caller = frame.f_back.f_locals.get("self") if frame and frame.f_back else None
-        if not isinstance(caller, keras.callbacks.CallbackList):
-            return
-        others = [callback for callback in caller.callbacks if callback is not self]
+
+    def introduce(self, training):
+        """Takes its places among the other callbacks, and has the data begin where the checkpoint is."""
+        others = [callback for callback in training.list.callbacks if callback is not self]
         for callback in others:
             if isinstance(callback, (Resume, keras.callbacks.BackupAndRestore)):
                 raise _check.invalid("callbacks", "one `Resume`, and no `BackupAndRestore` beside it", others)
         # Restores before the others look at the model, and saves when they have done with a step or an epoch.
         closing = _Closing(self)
-        closing.set_model(model)
-        self._list = caller
-        self._others = others
-        caller.callbacks = [self, *others, closing]
+        closing.set_model(training.model)
+        self._list, self._others = training.list, [each for each in others if not isinstance(each, _Closing)]
+        self._list.callbacks = [self, *self._others, closing]
+        self.set_model(training.model)
+        if isinstance(training.data, data.Batches):
+            self._batches = training.data
+        self._digest = training.digest or _remainder.digest(self._batches)
+        self._remainder = self._unseen(training.data)
+        if self._remainder is not None:
+            training.data = self._remainder.dataset
+
+    def _unseen(self, batches):
+        """What is left of the epoch that the checkpoint is in the middle of, where batches can be left out."""
+        found = _checkpoint.read(self._path, only_state=True)
+        if found is None or batches is not self._batches:
+            return None
+        epoch, batch, steps = found[0]["data_epoch"], found[0]["batch"], int(batches.cardinality())
+        if epoch is None or not batch or 0 <= steps <= batch:
+            return None
+        return _remainder.Remainder(batches, epoch, batch)
 
     # === Starting ===
 
     def on_train_begin(self, logs=None):
         if self._list is None:
-            raise _check.invalid("callbacks", "a list of callbacks given to `fit`", self)
+            remedy = (
+                "Call `callbacks, x = tfxfer.callbacks.introduce(model, x, callbacks=..., epochs=...)` before `fit`."
+            )
+            raise _check.invalid(
+                "callbacks", "a model of `tfxfer.models`, whose `fit` introduces callbacks", self, remedy
+            )
         model = self.model
         self._check_steps()
         _checkpoint.clear(self._path)
-        self._identity = _identity(model, self._batches, self.params)
+        self._identity = _identity.identity(model, self._batches, self.params, self._digest)
         self._epoch = self._last_batch = self._saved_batch = 0
         self._found = _checkpoint.read(self._path)
         self.resumed_at = None
@@ -139,6 +161,8 @@ class Resume(keras.callbacks.Callback):
         self._restore_iterations()
         if self._batches is not None:
             self._batches.epoch = state["data_epoch"]
+        if self._remainder is not None:
+            self._remainder.arm()
         self._loggers = []
         for callback, kept in self._matched(state):
             if isinstance(callback, keras.callbacks.CSVLogger):
@@ -157,7 +181,7 @@ class Resume(keras.callbacks.Callback):
     def _check_same(self, state):
         there, here = state["identity"], json.loads(json.dumps(self._identity))
         for name in here:
-            if there.get(name) != here[name]:
+            if there.get(name) != here[name] and name not in self._changed:
                 raise self._another(name, there.get(name), here[name])
         epochs, done = self.params["epochs"], state["epoch"] + bool(state["batch"])
         if epochs < done:
@@ -241,7 +265,7 @@ class Resume(keras.callbacks.Callback):
             "data_epoch": data_epoch,
             "stopped": bool(model.stop_training),
             "variables": {
-                kind: [[_name(variable), arrays.add(variable)] for variable in variables]
+                kind: [[_identity.name_of(variable), arrays.add(variable)] for variable in variables]
                 for kind, variables in kinds.items()
             },
             "callbacks": [self._kept(k, arrays) for k in range(len(self._others))],
@@ -273,7 +297,7 @@ class Resume(keras.callbacks.Callback):
         for kind, variables in kinds.items():
             kept = state["variables"].get(kind, [])
             there = [[name, list(arrays.get(array).shape), array["dtype"]] for name, array in kept]
-            here = [_signature(variable) for variable in variables]
+            here = [_identity.signature(variable) for variable in variables]
             if there != here:
                 raise self._another(f"variables of the {kind}", there, here)
         for kind, variables in kinds.items():
@@ -287,14 +311,17 @@ class Resume(keras.callbacks.Callback):
         for name, array in state["variables"]["optimizer"]:
             kept.setdefault(name, []).append(array)
         for variable in self.model.optimizer.variables:
-            found = kept.get(_name(variable), [])
+            found = kept.get(_identity.name_of(variable), [])
             if len(found) == 1 and arrays.get(found[0]).shape == tuple(variable.shape) == ():
                 variable.assign(arrays.get(found[0]))
 
     def _another(self, what, there, here):
-        was, now = _difference(there, here)
+        was, now = _identity.difference(there, here)
         expected = f"one whose checkpoint is of this training; the {what} there: {was}, here: {now}"
         remedy = "Run what wrote it; or, to train anew, delete the folder."
+        for name, part in _CHANGEABLE.items():
+            if part == what:
+                remedy += f" To go on nevertheless: `Resume(..., changed={name!r})`."
         return _check.invalid("folder", expected, str(self._path.parent), remedy)
 
     def _restore_callbacks(self):
@@ -321,6 +348,12 @@ class Resume(keras.callbacks.Callback):
                 yield callback, of_class.pop(0)
 
 
+def _check_batches(batches):
+    if not isinstance(batches, data.Batches):
+        raise _check.invalid("data", "`data.Batches`, as `data.batches` makes them", batches)
+    return batches
+
+
 class _Closing(keras.callbacks.Callback):
     """Stands behind all other callbacks and calls `Resume` when they are done."""
 
@@ -344,7 +377,8 @@ class _Closing(keras.callbacks.Callback):
 class _PassingOver(keras.callbacks.Callback):
     """Stands in for all callbacks, and for the training step, while the first batches of an epoch are passed over.
 
-    So Keras counts on, whatever the data are, and nobody hears of a batch twice.
+    So Keras counts on, whatever the data are, and nobody hears of a batch twice. `fit` calls `model.train_function` for
+    each step, which is a public attribute; Keras has no other way to pass over one.
     """
 
     def __init__(self, resume, callbacks, batches):
@@ -380,52 +414,6 @@ class _PassingOver(keras.callbacks.Callback):
         self._list.callbacks = self._all
         for callback in self._all:
             callback.on_train_batch_begin(batch, logs=logs)
-
-
-# === What makes two trainings the same ===
-
-
-def _identity(model, batches, params):
-    """Returns what must be the same for a checkpoint to fit, by names for the error."""
-    optimizer = model.optimizer
-    settings = json.loads(json.dumps(optimizer.get_config(), default=lambda value: type(value).__name__))
-    return {
-        "class of the model": type(model).__name__,
-        "variables of the model": [_signature(variable) for variable in model.variables],
-        "dtype policies": sorted({layer.dtype_policy.name for layer in layers_within(model)}),
-        "optimizer": type(optimizer).__name__,
-        "settings of the optimizer": _nameless(settings),
-        "seed of the data": None if batches is None else batches.seed,
-        "batches of an epoch": params.get("steps"),
-    }
-
-
-def _nameless(config):
-    # Keras names what it makes, with numbers that count what the process has made before.
-    if isinstance(config, dict):
-        return {key: _nameless(value) for key, value in config.items() if key != "name"}
-    return [_nameless(value) for value in config] if isinstance(config, list) else config
-
-
-def _name(variable):
-    # As above.
-    return re.sub(r"_\d+(?=_|/|$)", "", variable.path)
-
-
-def _signature(variable):
-    return [_name(variable), list(variable.shape), variable.dtype]
-
-
-def _difference(there, here):
-    """Returns the part in which two values differ, for an error: as small as can be."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        names = [name for name in [*there, *here] if there.get(name) != here.get(name)]
-        return {names[0]: there.get(names[0])}, {names[0]: here.get(names[0])}
-    if isinstance(there, list) and isinstance(here, list):
-        if len(there) != len(here):
-            return f"{len(there)}", f"{len(here)}"
-        return next((was, now) for was, now in zip(there, here, strict=True) if was != now)
-    return there, here
 
 
 # === The state of callbacks ===

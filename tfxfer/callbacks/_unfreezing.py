@@ -17,9 +17,9 @@ class GradualUnfreezing(keras.callbacks.Callback):
     checkpoint (`initial_epoch`, `callbacks.Resume`) goes on where it was.
 
     A group that is frozen does not move by a bit, weight decay and moving averages included, and runs without dropout
-    (`model.frozen_dropout`). One that thaws counts its steps from there on: Adam corrects its moments for the number
-    of steps made, and by Keras's count of all steps a late group would start with steps up to 6.5 times too large
-    (`optimizers.allow_subsets`).
+    (`model.frozen_dropout`). One that thaws counts its own steps: Adam corrects its moments for the number of steps
+    made, and by Keras's count of all steps a late group would start with steps up to 6.5 times too large. For that the
+    model's optimizer becomes an `optimizers.Subset` around the one that it was compiled with.
 
     It works with any Keras optimizer, moving averages (`use_ema`), accumulated gradients, `optimizers.Layerwise`,
     mixed precision, `jit_compile`, `steps_per_execution` (a group then thaws between two executions), and on models
@@ -77,8 +77,6 @@ class GradualUnfreezing(keras.callbacks.Callback):
         self.unit = _check.one_of("unit", unit, _UNITS)
         self.lowest = lowest
         self.thaws = []
-        self._starts = {}
-        self._told = None
         self._left = 0
 
     @property
@@ -138,9 +136,9 @@ class GradualUnfreezing(keras.callbacks.Callback):
         if missing:
             remedy = "Call `freezing.unfreeze(model)` and compile the model before `fit`."
             raise _check.invalid("optimizer", "an optimizer built on all variables that will train", missing, remedy)
+        model.optimizer = optimizers.allow_subsets(model.optimizer)
         if not self._step():
-            self._starts, self.thaws = {}, []
-        self._told = None
+            self.thaws = []
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch, self._batch = epoch, -1
@@ -169,38 +167,8 @@ class GradualUnfreezing(keras.callbacks.Callback):
         is_new = {name for name, flag in _flags(model).items() if flag} != set(groups)
         if is_new:
             model.set_trainable({name: name in groups for name in model.layer_groups()})
-        if is_new or self._told is not model.optimizer:
-            self._tell_optimizer(groups, step)
         if not self.thaws or self.thaws[-1]["groups"] != groups:
             self.thaws.append({"epoch": self._epoch, "step": step, "groups": groups})
-
-    def _tell_optimizer(self, groups, step):
-        """Tells the optimizer what trains, and since when, so that it counts each variable's own steps."""
-        model = self._trained
-        for name in groups:
-            if name not in self._starts:
-                is_taken_up = self._told is None
-                self._starts[name] = min(step, self._expected_start(name, step)) if is_taken_up else step
-        starts = {
-            id(weight): self._starts[name]
-            for name in groups
-            for layer in model.layer_groups()[name]
-            for weight in layer.weights
-        }
-        batches, variables = _batches_a_step(model.optimizer), model.trainable_variables
-        starts = [starts.get(id(variable), 0) * batches for variable in variables]
-        optimizers.allow_subsets(model.optimizer, variables, starts=starts)
-        self._told = model.optimizer
-
-    def _expected_start(self, name, step):
-        """The step with which a group began to train, in a `fit` that was taken up after that."""
-        time = self._times[name]
-        if self.unit == "steps":
-            return time
-        batches = self.params.get("steps")
-        if batches:
-            return time * batches // _batches_a_step(self._trained.optimizer)
-        return step * time // self._epoch if self._epoch else 0
 
 
 def _flags(model):

@@ -168,10 +168,17 @@ class Gate:
         """Whether the targets of a dataset are as the loss takes them."""
         return getattr(dataset, "targets", None) is not None
 
-    def ready(self, dataset):
-        """Returns a dataset of batches, of ids or raw, as one of ids and of targets as the loss takes them."""
+    def ready(self, dataset, is_encoded=None):
+        """Returns batches, of ids or raw, as batches of ids and of targets as the loss takes them.
+
+        Args:
+            dataset: `tf.data.Dataset` of batches; anything else that Keras iterates over is ready.
+            is_encoded: bool. Whether the targets are encoded; by default as the dataset says.
+        """
+        if not isinstance(dataset, tf.data.Dataset):
+            return dataset
         spec, is_raw = dataset.element_spec, self._is_raw(dataset)
-        is_encoded = self.is_encoded(dataset)
+        is_encoded = self.is_encoded(dataset) if is_encoded is None else is_encoded
         if not is_raw and (is_encoded or not isinstance(spec, tuple) or len(spec) < 2):
             return dataset
 
@@ -294,18 +301,8 @@ class Gate:
     # === Batches ===
 
     def batches(self, form, found, batch_size, **options):
-        """Returns what Keras trains on, for what `read` gave: batches of ids with targets as the loss takes them.
-
-        Returns:
-            (dataset, source): `source` are the `Batches` before targets are encoded, or the dataset itself.
-        """
-        if form in (ROWS, DATASET):
-            source = batches(found, self._task, batch_size, **options)
-            if form == DATASET:
-                source.targets = getattr(found, "targets", None)
-        else:
-            source = found
-        return (self.ready(source) if isinstance(source, tf.data.Dataset) else source), source
+        """Returns batches of what `read` gave: `Batches` of rows, or the batches themselves; see `ready`."""
+        return batches(found, self._task, batch_size, **options) if form in (ROWS, DATASET) else found
 
     def split(self, examples, share):
         """Parts rows in memory: the last ones, by their share, are for validation, as Keras has it."""

@@ -5,11 +5,11 @@ import weakref
 import keras
 import numpy as np
 
-from tfxfer import _check, _texts, data
-from tfxfer.data import _features
+from tfxfer import _check, _introduction, _texts, data
+from tfxfer.data import _features, _remainder
 from tfxfer.freezing import _cut
 from tfxfer.freezing._store import DTYPES, Store
-from tfxfer.models import _rows
+from tfxfer.models import _training
 
 _IN_MEMORY = 2 * 2**30
 _ON_DISK = 32 * 2**30
@@ -30,10 +30,11 @@ class AboveFrozen(keras.Model):
     them `EarlyStopping`, deal with what is above only.
 
     **Size.** Tokens x hidden_dim x bytes: 14 tokens of MiniLM (384) in float32 are 21 KB a text, pooled vectors 1.5 KB.
-    Padding is not stored, and equal texts once. `dtype="float16"` takes half of it, at a relative error of 5e-4 in what
-    is stored; `"bfloat16"` 4e-3. On disk, a cache is found again by a hash over the frozen weights, the architecture,
-    the token ids and the versions of this package and of Keras: it is used by later runs with all of these the same,
-    and by no other. Files are complete or not used.
+    Padding is not stored, and equal texts once. Features whose batches are gone are kept until others need to be
+    computed, and then let go: ten folds in a loop take the memory of one. `dtype="float16"` takes half of it, at a
+    relative error of 5e-4 in what is stored; `"bfloat16"` 4e-3. On disk, a cache is found again by a hash over the
+    frozen weights, the architecture, the token ids and the versions of this package and of Keras: it is used by later
+    runs with all of these the same, and by no other. Files are complete or not used.
 
     Args:
         model: `models.TextClassifier`, `TextRegressor`, `TextEmbedder`, `Siamese` or `SiameseClassifier`, with
@@ -84,6 +85,7 @@ class AboveFrozen(keras.Model):
         computed = keras.backend.standardize_dtype(cut.below.output.dtype)
         self.feature_dtype = computed if dtype is None else dtype
         self._made = weakref.WeakKeyDictionary()
+        self._digests = weakref.WeakKeyDictionary()  # of the rows of batches, by the batches of features
         self._taken = lambda: None  # hidden from Keras, which would wrap a dict
         self._trained = None
         self._take_over()
@@ -132,8 +134,10 @@ class AboveFrozen(keras.Model):
         self.check()
         made = self._made.get(batches) if isinstance(batches, data.Batches) else None
         if made is None:
-            made = self._with_features(batches)
+            key, made = self._with_features(batches)
             self._made[batches] = made
+            self._digests[made] = _remainder.digest(batches)
+            self._store.use(key, made)
         return made
 
     def _with_features(self, batches):
@@ -155,7 +159,7 @@ class AboveFrozen(keras.Model):
             features = _features.Tokens(values, sequences.lengths, computed, cut.form)
         gate = data.Gate(self.full_model)
         encode = None if gate.is_encoded(batches) else gate.encode_targets
-        return _features.with_features(batches, sequences, features, encode)
+        return key, _features.with_features(batches, sequences, features, encode)
 
     def _computed(self, sequences):
         """Yields the features of the sequences in order."""
@@ -212,7 +216,7 @@ class AboveFrozen(keras.Model):
         super().compile(**{**config, "optimizer": model.optimizer}, auto_scale_loss=False)
 
     def _trace_anew_if_flags_changed(self):
-        trained = [id(variable) for variable in self.trainable_variables]
+        trained = [id(self.optimizer), *(id(variable) for variable in self.trainable_variables)]
         if trained != self._trained:
             self._trained, self.train_function = trained, None
 
@@ -232,6 +236,8 @@ class AboveFrozen(keras.Model):
             A `keras.callbacks.History`.
         """
         self._take_over()
+        _training.settle_optimizer(self.full_model)
+        self.optimizer = self.full_model.optimizer
         x = self._dataset((x, y, sample_weight), batch_size, shuffle=shuffle, seed=seed)
         validation = kwargs.get("validation_data")
         if validation is not None:
@@ -239,12 +245,12 @@ class AboveFrozen(keras.Model):
             columns = validation if isinstance(validation, tuple) else (validation,)
             kwargs["validation_data"] = self._dataset(columns, size, shuffle=False, bucket=True)
         callbacks = kwargs.pop("callbacks", None)
-        _rows._tell(callbacks, x)
-        self._trace_anew_if_flags_changed()
         if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks.append(_Check())
+            callbacks.append(_Check(self))
         else:
-            callbacks = [_Check(), *keras.tree.flatten(callbacks or [])]
+            callbacks = [_Check(self), *keras.tree.flatten(callbacks or [])]
+        callbacks, x = _introduction.introduce(self, x, callbacks=callbacks, digest=self._digests.get(x), **kwargs)
+        self._trace_anew_if_flags_changed()
         return super().fit(x, callbacks=callbacks, shuffle=False, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=None, *, sample_weight=None, **kwargs):
@@ -269,7 +275,7 @@ class AboveFrozen(keras.Model):
         gate = data.Gate(model)
         form, found = gate.read(x, y, *rest)
         if form == "rows":
-            return self.cached(gate.batches(form, found, batch_size or 32, **model._batch_options(**options))[1])
+            return self.cached(gate.batches(form, found, batch_size or 32, **model._batch_options(**options)))
         remedy = "For batches of ids: `data.batches(..., cache=True)`."
         raise _check.invalid("x", "`data.Batches`, or strings and their targets", x, remedy)
 
@@ -291,8 +297,12 @@ class AboveFrozen(keras.Model):
 class _Check(keras.callbacks.Callback):
     """Checks at the beginning of each epoch that the stored features are still those of the frozen part."""
 
+    def __init__(self, above):
+        super().__init__()
+        self._above = weakref.proxy(above)  # a list of callbacks may outlive its `fit`
+
     def on_epoch_begin(self, epoch, logs=None):
-        self.model.check()
+        self._above.check()
 
 
 def _copied(metric):

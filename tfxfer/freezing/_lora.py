@@ -182,22 +182,29 @@ def load_adapters(model, path):
                 add_lora(model, **lora)
         targets = {**targets, **_adapters(model)}
         _check_shapes(tensors, targets, path)
-    for name, variable in targets.items():
-        variable.assign(tensors[name])
+        for name, variable in targets.items():
+            variable.assign(tensors[name])
 
 
 @contextlib.contextmanager
 def _undone_on_error(model):
-    """Takes adapters that were added within away again where it fails, and restores the trainable flags."""
+    """Where what is within fails, takes adapters that it added away again, and restores values, flags and optimizer."""
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()
     had_adapters = model.backbone.lora is not None
     wholes = [(whole, whole.trainable) for whole in (model, getattr(model, "embedder", model), model.backbone)]
     layers = [(layer, layer.trainable) for group in model.layer_groups().values() for layer in group]
     weights = [(weight, weight.trainable) for weight in model.weights]
+    small = [*model.backbone.lora_variables().values(), *_head_weights(model)]
+    values = [(variable, keras.ops.convert_to_numpy(variable)) for variable in small]
+    optimizer = getattr(model, "optimizer", None)
     try:
         yield
     except BaseException:
+        for variable, value in values:
+            variable.assign(value)
         if not had_adapters and model.backbone.lora is not None:
-            model.backbone.merge_lora()  # B is still zero: nothing is added to the kernels
+            model.backbone.remove_lora()
             for whole, flag in wholes:
                 if whole.trainable != flag:
                     whole.trainable = flag
@@ -206,6 +213,8 @@ def _undone_on_error(model):
             for weight, flag in weights:
                 weight.trainable = flag
             model.set_trainable({})
+            if optimizer is not None:
+                model.optimizer = optimizer
         raise
 
 
@@ -217,8 +226,12 @@ def _adapters(model):
     return variables
 
 
+def _head_weights(model):
+    return [weight for layer in model.layer_groups().get("head", ()) for weight in layer.weights]
+
+
 def _head(model, argument):
-    weights = [weight for layer in model.layer_groups().get("head", ()) for weight in layer.weights]
+    weights = _head_weights(model)
     if not weights:
         raise _check.invalid(argument, "a model with weights above the encoder for the head", model)
     return {f"head/{i}": weight for i, weight in enumerate(weights)}

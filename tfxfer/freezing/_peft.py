@@ -186,6 +186,9 @@ def read(reader, model):
         own = _own(opened.metadata())
         tensors = {name.removeprefix(_ROOT): opened.get_tensor(name) for name in opened.keys()}
     tensors = {name: np.asarray(value, "float32") for name, value in tensors.items()}
+    for name, value in tensors.items():
+        if not np.isfinite(value).all():
+            raise reader.error(file, f"holds numbers that are not finite as {name!r}")
     pairs, rest = _pairs(reader, file, tensors)
     found = {}
     for path, (a, b) in _in_blocks(reader, file, pairs, model.backbone).items():

@@ -1,9 +1,11 @@
 """Where features are kept: arrays in memory or in a folder, found by a hash of all that they are made of."""
 
 import contextlib
+import gc
 import json
 import os
 import shutil
+import weakref
 
 import ml_dtypes
 import numpy as np
@@ -27,10 +29,22 @@ class Store:
         self.folder = None if folder is None else _disk.local_path("folder", folder, kind="folder")
         self.max_bytes = max_bytes
         self._arrays = {}
+        self._users = {}
+
+    def use(self, key, user):
+        """Keeps an array for as long as `user` lives, and until another one has to be made."""
+        self._users.setdefault(key, weakref.WeakSet()).add(user)
+
+    def _let_go(self):
+        """Forgets the arrays that nobody uses any more; in a folder, their files stay."""
+        gc.collect()  # what data sets are made of refers to itself
+        for key in [key for key in self._arrays if not len(self._users.get(key, ()))]:
+            self._users.pop(key, None)
+            del self._arrays[key]
 
     @property
     def used(self):
-        """Bytes of the arrays in use."""
+        """Bytes of the arrays that are kept."""
         return sum(array.nbytes for array in self._arrays.values())
 
     def find(self, key, shape, dtype):
@@ -43,6 +57,7 @@ class Store:
 
     def check_room(self, shape, dtype):
         """Raises where an array of this shape would not fit, before any of it is computed."""
+        self._let_go()
         needed, used = _size(shape, dtype), self.used
         remedies = {
             'dtype="float16" (half of float32)': DTYPES[dtype] == np.float32,

@@ -7,6 +7,7 @@ import keras
 from tfxfer import _check, backbones
 from tfxfer._freezable import layers_within
 from tfxfer.backbones import _refusals
+from tfxfer.models import _training
 
 # Where the compile configuration keeps what an optimizer was built on: within the optimizer's own entry, as Keras hands
 # every entry to `compile`.
@@ -106,7 +107,7 @@ class KerasMethods(_refusals.FixedWeights, _Mixin):
         # They may be more than what trains: those of layers that will thaw, or have been frozen since.
         places = {id(weight): i for i, weight in enumerate(self.weights)}
         built_on = [places[id(variable)] for variable in optimizer._trainable_variables if id(variable) in places]
-        entry = config["optimizer"]
+        entry = _training.with_subset({**config}, optimizer)["optimizer"]
         entry = entry if isinstance(entry, dict) else keras.saving.serialize_keras_object(optimizer)
         return {**config, "optimizer": {**entry, _BUILT_ON: built_on}}
 

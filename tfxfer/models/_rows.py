@@ -9,7 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfxfer import _check, data
+from tfxfer import _check, _introduction, data
+from tfxfer.models import _training
 
 # Batches of rows that are taken from a generator at a time: enough to sort by length, little to hold.
 STREAM_BATCHES = 64
@@ -132,19 +133,23 @@ class TakesRows(_Mixin):
             class_weight = gate.class_weights(class_weight, found)
         if form == "arrays":
             x, y, sample_weight = found
-            train, source = x, x
+            source = x
         else:
             options = {} if form == "batches" else self._batch_options(shuffle=shuffle, seed=seed)
-            train, source = gate.batches(form, found, batch_size or 32, **options)
+            source = gate.batches(form, found, batch_size or 32, **options)
             y = sample_weight = None
-            if steps_per_epoch is not None and isinstance(source, data.Batches):
-                train = train.repeat()
         size = validation_batch_size or batch_size
         if validation_split:
             validation_data = self._evaluation_data("rows", held_out, gate, size)
         elif validation_data is not None:
             validation_data = self._validation_data(validation_data, size)
-        _tell(callbacks, source)
+        _training.settle_optimizer(self)
+        options = {"batch_size": batch_size, "epochs": epochs, "steps_per_epoch": steps_per_epoch, "verbose": verbose}
+        callbacks, train = _introduction.introduce(self, source, callbacks=callbacks, **options)
+        if form != "arrays":
+            train = gate.ready(train, gate.is_encoded(source))
+            if steps_per_epoch is not None and isinstance(source, data.Batches):
+                train = train.repeat()
         with _quiet_ends(steps_per_epoch):
             return keras.Model.fit(
                 self,
@@ -183,7 +188,7 @@ class TakesRows(_Mixin):
 
     def _evaluation_data(self, form, found, gate, batch_size):
         options = {} if form == "batches" else self._batch_options(shuffle=False, bucket=form == "rows")
-        return gate.batches(form, found, batch_size or 32, **options)[0]
+        return gate.ready(gate.batches(form, found, batch_size or 32, **options))
 
     @staticmethod
     def _refuse(wrong, argument, expected, value):
@@ -279,7 +284,8 @@ class TakesRows(_Mixin):
         if form == "arrays":
             return keras.Model.predict(self, found[0], batch_size=batch_size, **arguments)
         options = {} if form == "batches" else self._batch_options(shuffle=False, bucket=False)
-        found, _ = data.Gate(self).batches(form, found, batch_size, **options)
+        gate = data.Gate(self)
+        found = gate.ready(gate.batches(form, found, batch_size, **options))
         with _quiet_ends(steps):
             return keras.Model.predict(self, found, **arguments)
 
@@ -381,13 +387,6 @@ def _quiet_ends(steps):
         if steps is None:
             warnings.filterwarnings("ignore", "Your input ran out of data")
         yield
-
-
-def _tell(callbacks, x):
-    """Tells callbacks that ask for it what is trained on: Keras shows them the model only."""
-    for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks)):
-        if hasattr(callback, "set_data"):
-            callback.set_data(x)
 
 
 def ranked(score, query, documents, k, batch_size):

@@ -72,7 +72,7 @@ class DescribesItself(_Mixin):
         return self
 
     def tower(self):
-        """Returns the model that makes one vector of a text, in which layers are frozen: this one, or the one it is built on.
+        """Returns the model that makes one vector of a text, in which layers are frozen: this one, or one within it.
 
         Its layer `"pooling"` is where the part ends that can be computed once; see `boundary`.
         """

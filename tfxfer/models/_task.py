@@ -8,7 +8,7 @@ import keras_hub
 
 from tfxfer import _check, backbones
 from tfxfer._freezable import Freezable, TrainsInPart, layers_within, switch
-from tfxfer.models import _restoring, _save, _vocabulary
+from tfxfer.models import _restoring, _save, _training, _vocabulary
 from tfxfer.models._keras_methods import KerasMethods
 from tfxfer.models._rows import TakesRows
 from tfxfer.models._signatures import DescribesItself
@@ -196,6 +196,8 @@ class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, keras_hub
             raise _check.invalid("trainable", f"groups with adapters, {', '.join(lora['groups'])}", wanted, remedy)
 
     def _trace_anew(self):
+        _training.settle_optimizer(self)
+        # Keras's public way: `fit` reads `train_function` at each step, so the next step is traced with the new flags.
         if self.train_function is not None:
             self.make_train_function(force=True)
 
@@ -244,7 +246,7 @@ class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, keras_hub
     @property
     def compile_arguments(self):
         """The arguments of the last `compile`, a dict, another one each time; `None` before."""
-        return self._compile_arguments() if self.compiled else None
+        return _training.with_subset(self._compile_arguments(), self.optimizer) if self.compiled else None
 
     # === Vocabulary ===
 

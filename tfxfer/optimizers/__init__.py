@@ -1,7 +1,7 @@
-"""Optimizers: the fast AdamW, and rates by layer group around any optimizer."""
+"""Optimizers: the fast AdamW, and rates by layer group and subsets of the variables around any."""
 
 from tfxfer.optimizers._adamw import AdamW
 from tfxfer.optimizers._layerwise import Layerwise
-from tfxfer.optimizers._subset import allow_subsets
+from tfxfer.optimizers._subset import Subset, allow_subsets
 
-__all__ = ["AdamW", "Layerwise", "allow_subsets"]
+__all__ = ["AdamW", "Layerwise", "Subset", "allow_subsets"]

@@ -7,28 +7,13 @@ import keras
 from keras import ops
 
 from tfxfer import _check
-from tfxfer.optimizers._subset import allow_subsets
+from tfxfer.optimizers._subset import Subset
 
-_NAME = "_tfxfer_rates"
 _NO_DECAY = ("bias", "beta", "gamma", "scale")
 
 
-def _delegated(name):
-    """Makes a property that stands for the wrapped optimizer's attribute of the same name."""
-
-    def get(self):
-        return getattr(self.inner_optimizer, name)
-
-    def set(self, value):
-        # Keras's constructor sets its defaults before there is an optimizer to hand them to.
-        if "inner_optimizer" in vars(self):
-            setattr(self.inner_optimizer, name, value)
-
-    return property(get, set)
-
-
 @keras.saving.register_keras_serializable("tfxfer")
-class Layerwise(keras.optimizers.Optimizer):
+class Layerwise(Subset):
     """Gives each layer group of a model a learning rate of its own, whatever the optimizer and its schedule.
 
     The rate of a variable in group `g` is
@@ -79,27 +64,9 @@ class Layerwise(keras.optimizers.Optimizer):
         - [Zhang et al., 2021](https://arxiv.org/abs/2006.05987), what it brings on few samples
     """
 
-    built = _delegated("built")
-    clipnorm = _delegated("clipnorm")
-    clipvalue = _delegated("clipvalue")
-    ema_momentum = _delegated("ema_momentum")
-    ema_overwrite_frequency = _delegated("ema_overwrite_frequency")
-    global_clipnorm = _delegated("global_clipnorm")
-    gradient_accumulation_steps = _delegated("gradient_accumulation_steps")
-    loss_scale_factor = _delegated("loss_scale_factor")
-    use_ema = _delegated("use_ema")
-    weight_decay = _delegated("weight_decay")
-    _accumulated_gradients = _delegated("_accumulated_gradients")
-    _iterations = _delegated("_iterations")
-    _learning_rate = _delegated("_learning_rate")
-    _model_variables_moving_average = _delegated("_model_variables_moving_average")
-    _trainable_variables = _delegated("_trainable_variables")
-    _trainable_variables_indices = _delegated("_trainable_variables_indices")
-
     def __init__(
         self, optimizer, multipliers=None, *, decay=None, exclude_from_weight_decay=_NO_DECAY, name="layerwise"
     ):
-        _check_optimizer(optimizer)
         multipliers = _check.instance("multipliers", multipliers or {}, dict, "a dict of layer group to float")
         multipliers = {
             _check.instance("multipliers", group, str, "the name of a layer group"): _check_multiplier(factor)
@@ -109,10 +76,9 @@ class Layerwise(keras.optimizers.Optimizer):
             decay = _check.number("decay", decay, above=0.0, maximum=1.0)
         if isinstance(exclude_from_weight_decay, str):
             exclude_from_weight_decay = (exclude_from_weight_decay,)
-        super().__init__(learning_rate=0.0, name=name)
-        self.inner_optimizer = allow_subsets(optimizer)
+        super().__init__(optimizer, name=name)
         # Past Keras's tracking, which would save the model's layers as parts of the optimizer.
-        object.__setattr__(self, "_rates", _Rates(optimizer, multipliers, decay, tuple(exclude_from_weight_decay)))
+        object.__setattr__(self, "_rates", _Rates(multipliers, decay, tuple(exclude_from_weight_decay)))
 
     # === Groups ===
 
@@ -134,7 +100,7 @@ class Layerwise(keras.optimizers.Optimizer):
             groups = {layer.name: [layer] for layer in model.layers}
         self._rates.bind(groups)
         if self.built:
-            self._rates.resolve(self._trainable_variables)
+            self._rates.resolve(self._var_key, self._trainable_variables)
         return self
 
     @property
@@ -148,73 +114,32 @@ class Layerwise(keras.optimizers.Optimizer):
             remedy = "Compile a model of `tfxfer.models` with it, or call `optimizer.bind(model)` for another one."
             raise _check.invalid("optimizer", "an optimizer that is bound to a model's layer groups", self, remedy)
 
-    # === What is handed on ===
+    # === Steps ===
 
     def build(self, variables):
-        if not self.built:
-            self.inner_optimizer.build(variables)
-            self.built = True
-        self._rates.resolve(self._trainable_variables)
-
-    @contextlib.contextmanager
-    def _watch(self, grads):
-        self._check_bound()
-        self._rates.is_used = False
-        yield
-        # Under accumulation, a batch may pass without an update.
-        if len(grads) and not self._rates.is_used and not self.gradient_accumulation_steps:
-            raise _check.invalid(
-                "optimizer", "an optimizer that makes its steps in `update_step`", self.inner_optimizer
-            )
+        super().build(variables)
+        self._rates.resolve(self._var_key, self._trainable_variables)
 
     def apply(self, grads, trainable_variables=None):
-        if trainable_variables is not None:
-            trainable_variables = list(trainable_variables)
-            if not self.built:
-                self.build(trainable_variables)
-        with self._watch(grads):
-            self.inner_optimizer.apply(grads, trainable_variables)
+        self._check_bound()
+        super().apply(grads, trainable_variables)
 
-    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
-        with self._watch(grads):
-            return self.inner_optimizer.stateless_apply(optimizer_variables, grads, trainable_variables)
+    def update_step(self, gradient, variable, learning_rate):
+        factor = self._rates.factors[self._var_key(variable)]
+        super().update_step(gradient, variable, learning_rate if factor == 1.0 else ops.multiply(learning_rate, factor))
 
-    @property
-    def variables(self):
-        return self.inner_optimizer.variables
-
-    @property
-    def iterations(self):
-        return self.inner_optimizer.iterations
-
-    @property
-    def learning_rate(self):
-        return self.inner_optimizer.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, learning_rate):
-        self.inner_optimizer.learning_rate = learning_rate
-
-    def scale_loss(self, loss):
-        return self.inner_optimizer.scale_loss(loss)
-
-    def exclude_from_weight_decay(self, var_list=None, var_names=None):
-        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
-
-    def finalize_variable_values(self, var_list):
-        self.inner_optimizer.finalize_variable_values(var_list)
+    def _apply_weight_decay(self, variables):
+        parts = {}
+        for variable in variables:
+            key = self._var_key(variable)
+            if key not in self._rates.not_decayed:
+                parts.setdefault(self._rates.factors[key], []).append(variable)
+        for factor, part in parts.items():
+            # A decoupled decay is the product of rate and weight decay: which of the two the factor goes to is all one.
+            with _decaying(self.inner_optimizer, factor):
+                super()._apply_weight_decay(part)
 
     # === Saving ===
-
-    def set_weights(self, weights):
-        self.inner_optimizer.set_weights(weights)
-
-    def save_own_variables(self, store):
-        # Keras saves the wrapped optimizer by itself, being an attribute: moments once, not twice.
-        pass
-
-    def load_own_variables(self, store):
-        pass
 
     def get_config(self):
         rates = self._rates
@@ -226,33 +151,31 @@ class Layerwise(keras.optimizers.Optimizer):
             "name": self.name,
         }
 
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        optimizer = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects=custom_objects)
-        return cls(**{**config, "optimizer": optimizer})
+
+@contextlib.contextmanager
+def _decaying(optimizer, factor):
+    """Multiplies the weight decay of an optimizer, or both of Muon's, while a part of the variables decays."""
+    names = ("weight_decay", "adam_weight_decay")
+    kept = {name: getattr(optimizer, name) for name in names if getattr(optimizer, name, None)}
+    try:
+        for name, value in kept.items():
+            setattr(optimizer, name, value * factor)
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(optimizer, name, value)
 
 
 class _Rates:
-    """The factors of the variables, and what replaces the methods of the wrapped optimizer to apply them.
+    """The factors of groups and variables."""
 
-    The methods are replaced on the instance: a subclass would be saved under a name that nobody can load.
-    """
-
-    _METHODS = ("update_step", "_apply_weight_decay", "_use_weight_decay", "_get_current_learning_rate")
-
-    def __init__(self, optimizer, multipliers, decay, excluded):
-        self.optimizer = optimizer
+    def __init__(self, multipliers, decay, excluded):
         self.multipliers = multipliers
         self.decay = decay
         self.excluded = excluded
         self.groups = {}
         self.factors = {}
         self.not_decayed = set()
-        self.factor = 1.0
-        self.is_used = False
-        self.originals = {name: getattr(optimizer, name) for name in self._METHODS}
-        vars(optimizer).update({name: getattr(self, name) for name in self._METHODS})
-        vars(optimizer)[_NAME] = self
 
     def bind(self, groups):
         for key in self.multipliers:
@@ -279,9 +202,8 @@ class _Rates:
             for name, above in zip(names, reversed(range(len(names))), strict=True)
         }
 
-    def resolve(self, variables):
+    def resolve(self, key_of, variables):
         """Finds the factor of each variable; one that is in no group keeps 1."""
-        key_of = self.optimizer._var_key
         self.factors = dict.fromkeys(map(key_of, variables), 1.0)
         # Upwards, and the first group keeps a weight that two share: it is used from there on.
         owners = {}
@@ -296,39 +218,6 @@ class _Rates:
             if any(fnmatch.fnmatchcase(each.name, pattern) for pattern in self.excluded)
         }
 
-    @contextlib.contextmanager
-    def _at(self, factor):
-        self.factor = factor
-        try:
-            yield
-        finally:
-            self.factor = 1.0
-
-    def _get_current_learning_rate(self):
-        rate = self.originals["_get_current_learning_rate"]()
-        return rate if self.factor == 1.0 else ops.multiply(rate, self.factor)
-
-    def update_step(self, gradient, variable, learning_rate):
-        self.is_used = True
-        factor = self.factors[self.optimizer._var_key(variable)]
-        if factor != 1.0:
-            learning_rate = ops.multiply(learning_rate, factor)
-        with self._at(factor):
-            return self.originals["update_step"](gradient, variable, learning_rate)
-
-    def _apply_weight_decay(self, variables):
-        parts = {}
-        for variable in variables:
-            parts.setdefault(self.factors[self.optimizer._var_key(variable)], []).append(variable)
-        for factor, part in parts.items():
-            with self._at(factor):
-                self.originals["_apply_weight_decay"](part)
-
-    def _use_weight_decay(self, variable):
-        if self.optimizer._var_key(variable) in self.not_decayed:
-            return False
-        return self.originals["_use_weight_decay"](variable)
-
 
 def _check_multiplier(factor):
     remedy = "To stop a group altogether, freeze it."
@@ -336,14 +225,3 @@ def _check_multiplier(factor):
         return _check.number("multipliers", factor, above=0.0)
     except ValueError as error:
         raise ValueError(f"{error}. {remedy}") from None
-
-
-def _check_optimizer(optimizer):
-    _check.instance("optimizer", optimizer, keras.optimizers.Optimizer, "a Keras optimizer, e.g. `AdamW(2e-5)`")
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        remedy = "Loss scaling goes around it: `LossScaleOptimizer(Layerwise(optimizer))`."
-        raise _check.invalid("optimizer", "an optimizer without loss scaling", optimizer, remedy)
-    if isinstance(optimizer, (Layerwise, keras.optimizers.MultiOptimizer)):
-        raise _check.invalid("optimizer", "an optimizer with one learning rate", optimizer)
-    if _NAME in vars(optimizer):
-        raise _check.invalid("optimizer", "an optimizer of its own for each `Layerwise`", optimizer)

@@ -1,208 +1,414 @@
 """Optimizers that are applied to a part of the variables that they were built on."""
 
+import contextlib
+
 import keras
 from keras import ops
 
 from tfxfer import _check
 
-_NAME = "_tfxfer_subset"
+# What `Optimizer.apply` calls to make the steps. Keras's own optimizers leave both alone, but for Nadam, which keeps a
+# product there that all variables share.
+_ELSEWHERE = ("_backend_apply_gradients", "_backend_update_step")
 
 
-def allow_subsets(optimizer, variables=None, *, starts=None):
+def allow_subsets(optimizer):
     """Makes an optimizer right when it is applied to a subset of the variables that it was built on.
 
     That is how a model thaws within one `fit`: the optimizer is built once on all variables that will ever train, and
-    at any step is applied to those that train just then. Moments, iterations and schedule go on. Keras's own optimizers
-    take a subset, but go wrong in four places, which this cures on the instance:
-
-    - `finalize_variable_values`, at the end of `fit`, gives a variable the moving average of another one (TensorFlow)
-      or refuses (elsewhere); `ema_overwrite_frequency` overwrites frozen variables too, which moves them by rounding.
-    - `stateless_apply`, the way of the JAX backend, refuses a subset.
-    - Gradients that were accumulated for a variable when it was frozen are added when it thaws.
-    - Adam and its kin correct moments that start at zero for the number of steps made by *all*. For a variable that
-      starts late the correction has worn off: its first steps come out up to 6.5 times too large (`beta_1` 0.9,
-      `beta_2` 0.999). Here the steps of each variable count from its own start, as they do in PyTorch.
-
-    Call it once before training, and again with `variables` whenever another set begins to train; it returns the same
-    optimizer, and calling it twice changes nothing.
+    each step is applied to those that train just then. Models of `tfxfer.models` and `callbacks.GradualUnfreezing`
+    call it where it is needed; see `Subset` for what it cures.
 
     Args:
-        optimizer: `keras.optimizers.Optimizer`; a wrapper (`keras.optimizers.LossScaleOptimizer`,
-            `optimizers.Layerwise`) is looked through.
-        variables: the model variables that train from now on, in the order of `model.trainable_variables`; the
-            optimizer must be built on all of them. `None` leaves open which, and is enough on TensorFlow unless a
-            variable starts late: then all count from the first step, as in Keras. On the JAX backend, call
-            `model.jax_state_sync()` first, as values are read and set.
-        starts: ints, one for each of `variables`: the batch (0 for the first that the optimizer saw) with which it
-            began to train. By default a variable that was not named before begins now, and all begin at 0 where the
-            optimizer had made steps before the first `variables` came: give `starts` where a training goes on in a
-            new process.
+        optimizer: `keras.optimizers.Optimizer`, built or not.
 
     Returns:
-        The optimizer that was given.
+        The optimizer to use: `Subset(optimizer)`. A `Subset` (`Layerwise` is one) is returned as it is, and a
+        `keras.optimizers.LossScaleOptimizer` with what it wraps made a `Subset`.
 
     Raises:
-        ValueError: for an optimizer that is not built on `variables`, or `starts` of another number.
+        ValueError: for an optimizer that does not make its steps in `update_step`.
 
     Example:
 
     ```python
-    optimizer.build(model.trainable_variables)
-    model.set_trainable(["head"])
-    tx.optimizers.allow_subsets(optimizer, model.trainable_variables)
+    model.compile(tx.optimizers.allow_subsets(keras.optimizers.Adam(1e-4)), "mse")
+    model.optimizer.build(model.trainable_variables)
+    model.layers[0].trainable = False
     ```
     """
-    inner = _check.instance("optimizer", optimizer, keras.optimizers.Optimizer, "a Keras optimizer")
-    while isinstance(getattr(inner, "inner_optimizer", None), keras.optimizers.Optimizer):
-        inner = inner.inner_optimizer
-    subset = vars(inner).get(_NAME)
-    if subset is None:
-        subset = Subset(inner)
-    if variables is not None:
-        subset.set(list(variables), starts)
-    return optimizer
+    _check.instance("optimizer", optimizer, keras.optimizers.Optimizer, "a Keras optimizer")
+    if isinstance(optimizer, Subset):
+        return optimizer
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer.inner_optimizer = allow_subsets(optimizer.inner_optimizer)
+        return optimizer
+    return Subset(optimizer)
 
 
-class Subset:
-    """What replaces the methods of one optimizer.
+def _delegated(name):
+    """Makes a property that stands for the wrapped optimizer's attribute of the same name."""
 
-    The methods are replaced on the instance, as a subclass would be saved under its own name; attributes go past
-    `__setattr__`, which would take the variables for the optimizer's own state.
+    def get(self):
+        return getattr(self.inner_optimizer, name)
+
+    def set(self, value):
+        # Keras's constructor sets its defaults before there is an optimizer to hand them to.
+        if "inner_optimizer" in vars(self):
+            setattr(self.inner_optimizer, name, value)
+
+    return property(get, set)
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class Subset(keras.optimizers.Optimizer):
+    """Wraps an optimizer and counts the steps of each variable, so that any subset of them may train at any time.
+
+    Keras's own optimizers accept a subset of the variables that they were built on, but go wrong in five places:
+
+    - Adam and its kin correct moments that start at zero for the number of steps made by *all* variables. For a
+      variable that starts late the correction has worn off: its first steps are up to 6.5 times too large (`beta_1`
+      0.9, `beta_2` 0.999), those of Nadam too small. Here each variable counts its own steps, as in PyTorch, and a
+      variable that joins late steps as a fresh one, whatever the optimizer. Learning rate schedules count all steps.
+    - With `use_ema`, `finalize_variable_values` at the end of `fit` gives a variable the moving average of another one
+      (TensorFlow) or raises (elsewhere); `ema_overwrite_frequency` overwrites frozen variables too, which moves them by
+      rounding.
+    - With `use_ema`, the average of a variable that has never trained is zero, and `keras.callbacks.SwapEMAWeights`
+      puts it into the model. Here the average of what is frozen is its value.
+    - `stateless_apply`, which the JAX backend uses, raises for a subset.
+    - Gradients that were accumulated for a variable before it was frozen are added when it thaws.
+
+    The wrapped optimizer keeps the state (moments, iterations, averages), its settings and its class; nothing on it is
+    replaced. Used alone afterwards, it goes on from that state as any optimizer of Keras does. In place of its `apply`
+    this class runs its own, which calls `update_step`: optimizers that make their steps elsewhere are refused.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`, built or not, built-in or custom.
+        name: string.
+
+    Attributes:
+        inner_optimizer: the wrapped optimizer.
+        missed: int variable `(variables,)`: the batches in which each variable did not train; `None` until built.
+
+    Raises:
+        ValueError: for an optimizer that makes its steps elsewhere than in `update_step`, or one that scales the loss.
+
+    Example:
+
+    ```python
+    optimizer = tx.optimizers.Subset(keras.optimizers.Adam(1e-4, use_ema=True))
+    optimizer.build(model.trainable_variables)
+    optimizer.apply(gradients, model.layers[-1].trainable_variables)
+    ```
     """
 
-    _METHODS = (
-        "update_step",
-        "stateless_apply",
-        "_backend_apply_gradients",
-        "_update_model_variables_moving_average",
-        "_overwrite_model_variables_with_average_value",
-    )
+    clipnorm = _delegated("clipnorm")
+    clipvalue = _delegated("clipvalue")
+    ema_momentum = _delegated("ema_momentum")
+    ema_overwrite_frequency = _delegated("ema_overwrite_frequency")
+    global_clipnorm = _delegated("global_clipnorm")
+    gradient_accumulation_steps = _delegated("gradient_accumulation_steps")
+    loss_scale_factor = _delegated("loss_scale_factor")
+    weight_decay = _delegated("weight_decay")
+    _accumulated_gradients = _delegated("_accumulated_gradients")
+    _iterations = _delegated("_iterations")
+    _model_variables_moving_average = _delegated("_model_variables_moving_average")
+    _trainable_variables = _delegated("_trainable_variables")
+    _trainable_variables_indices = _delegated("_trainable_variables_indices")
+    # `use_ema` stays False here, as in `LossScaleOptimizer`: Keras's `apply` is not to average, `_average` does.
 
-    def __init__(self, optimizer):
-        self.optimizer = optimizer
-        self.variables = None
-        self.applied = None
-        self.starts = {}
-        self.is_fresh = True
-        self.originals = {name: getattr(optimizer, name) for name in self._METHODS}
-        vars(optimizer).update({name: getattr(self, name) for name in self._METHODS})
-        vars(optimizer)[_NAME] = self
+    def __init__(self, optimizer, *, name="subset"):
+        _check_optimizer(optimizer)
+        super().__init__(learning_rate=0.0, name=name)
+        self.missed = self._applied = None
+        self.inner_optimizer = optimizer
+        if optimizer.built:
+            self._add_counts()
 
-    def set(self, variables, starts):
-        optimizer = self.optimizer
-        if not optimizer.built:
-            remedy = "Build it on all variables that will ever train: `optimizer.build(variables)`."
-            raise _check.invalid("optimizer", "a built optimizer", optimizer, remedy)
-        known = set(map(optimizer._var_key, optimizer._trainable_variables))
-        for variable in variables:
-            if optimizer._var_key(variable) not in known:
-                remedy = "Build the optimizer on all variables that will ever train: `optimizer.build(variables)`."
-                raise _check.invalid("variables", "variables that the optimizer was built on", variable.path, remedy)
-        now = int(optimizer._iterations)
-        if self.variables is None:
-            # What an optimizer in mid-training has trained so far is not known; moments that are not zero must not be
-            # corrected as if they were.
-            self.is_fresh = now == 0
-        if starts is None:
-            default = now if self.is_fresh else 0
-            starts = [self.starts.get(optimizer._var_key(variable), default) for variable in variables]
-        starts = [_check.integer("starts", start, minimum=0) for start in starts]
-        if len(starts) != len(variables):
-            raise _check.invalid("starts", f"{len(variables)} ints, one for each variable", starts)
-        self.starts.update(zip(map(optimizer._var_key, variables), starts, strict=True))
-        if optimizer.gradient_accumulation_steps and self.variables is not None:
-            known = set(map(optimizer._var_key, self.variables))
-            for variable in variables:
-                if optimizer._var_key(variable) not in known:
-                    accumulator = optimizer._accumulated_gradients[_index(optimizer, variable)]
-                    accumulator.assign(ops.zeros(accumulator.shape, accumulator.dtype))
-        self.variables = variables
+    # === Building ===
 
-    def _since_start(self, variable):
-        """Returns the steps that were made since the variable began, as the optimizer counts its iterations."""
-        optimizer = self.optimizer
-        batches = optimizer._iterations - self.starts.get(optimizer._var_key(variable), 0)
-        steps = optimizer.gradient_accumulation_steps
-        return ops.floor_divide(batches, steps) if steps else batches
+    @property
+    def built(self):
+        """Whether the wrapped optimizer is built, and the counts of this one with it."""
+        return "inner_optimizer" in vars(self) and self.inner_optimizer.built and self.missed is not None
+
+    @built.setter
+    def built(self, value):
+        pass  # Keras sets it, at first before there is anything to build
+
+    def build(self, variables):
+        if not self.inner_optimizer.built:
+            self.inner_optimizer.build(variables)
+            for variable, average in self._averages():
+                average.assign(_copy(variable))  # an average that never moves is then the variable's value
+        if self.missed is None:
+            self._add_counts()
+
+    def _add_counts(self):
+        options = {"shape": (len(self._trainable_variables),), "dtype": "int", "aggregation": "only_first_replica"}
+        self.missed = self.add_variable(name="missed", **options)
+        if self.gradient_accumulation_steps:
+            # The number of batches at the end of the last one in which each variable took part.
+            self._applied = self.add_variable(name="applied", **options)
+
+    @property
+    def _counts(self):
+        return [each for each in (self.missed, self._applied) if each is not None]
+
+    def _index(self, variable):
+        return self._trainable_variables_indices[self._var_key(variable)]
+
+    # === Steps ===
+
+    def apply(self, grads, trainable_variables=None):
+        if trainable_variables is not None:
+            trainable_variables = list(trainable_variables)
+            if not self.built:
+                self.build(trainable_variables)
+        variables = self._trainable_variables if trainable_variables is None else trainable_variables
+        grads = list(grads)
+        taken = {
+            self._var_key(variable)
+            for gradient, variable in zip(grads, variables, strict=False)
+            if gradient is not None
+        }
+        applied = [self._var_key(variable) in taken for variable in self._trainable_variables]
+        batch = ops.add(self._iterations, 0)  # as it is now: `apply` raises it
+        self._forget(batch, applied)
+        super().apply(grads, trainable_variables)
+        self._average(batch, applied)
+        self._count(batch, applied)
+
+    def _local(self, batch, index):
+        """The batches in which a variable took part so far."""
+        return ops.maximum(batch - self.missed[index], 0)
 
     def update_step(self, gradient, variable, learning_rate):
-        optimizer = self.optimizer
-        start = self.starts.get(optimizer._var_key(variable), 0)
-        if not start:
-            return self.originals["update_step"](gradient, variable, learning_rate)
-        # An optimizer reads its step from `iterations`, a property of its class that reads `_iterations`.
-        iterations = vars(optimizer)["_iterations"]
-        # Loss scaling skips batches, so that a start counted in batches may lie ahead of the optimizer's own count.
-        vars(optimizer)["_iterations"] = ops.maximum(iterations - start, 0)
-        try:
-            return self.originals["update_step"](gradient, variable, learning_rate)
-        finally:
-            vars(optimizer)["_iterations"] = iterations
+        batch = self._local(self._iterations, self._index(variable))
+        with self._at(batch):
+            self.inner_optimizer.update_step(gradient, variable, learning_rate)
 
-    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
-        optimizer = self.optimizer
-        if self.variables is None:
-            return self.originals["stateless_apply"](optimizer_variables, grads, trainable_variables)
-        if len(trainable_variables) != len(self.variables):
-            remedy = "Tell the optimizer which variables train: `optimizers.allow_subsets(optimizer, variables)`."
-            expected = f"{len(self.variables)} values, one for each variable that trains"
-            raise _check.invalid("trainable_variables", expected, len(trainable_variables), remedy)
-        mapping = [
-            *zip(self.variables, trainable_variables, strict=True),
-            *zip(optimizer.variables, optimizer_variables, strict=True),
-        ]
-        with keras.StatelessScope(state_mapping=mapping) as scope:
-            optimizer.apply(grads, self.variables)
-        return (
-            [scope.get_current_value(variable) for variable in self.variables],
-            [scope.get_current_value(variable) for variable in optimizer.variables],
-        )
+    @contextlib.contextmanager
+    def _at(self, batch):
+        """Has the wrapped optimizer read a variable's own count in place of that of all steps."""
+        inner = self.inner_optimizer
+        values = [(inner._iterations, batch)]
+        if isinstance(inner, keras.optimizers.Nadam):
+            step = self._updates(batch) + 1
+            values.append((inner._u_product, ops.cast(_nadam_product(inner.beta_1, step), inner._u_product.dtype)))
+        if keras.config.backend() == "tensorflow":
+            with keras.StatelessScope(state_mapping=values) as scope:
+                yield
+            # Optimizers of Keras assign past the scope, to TensorFlow's variables; others may not.
+            for variable in inner.variables:
+                value = scope.get_current_value(variable)
+                if value is not None and all(variable is not each for each, _ in values):
+                    variable.assign(value)
+            return
+        # Elsewhere a step has no effect but on values, so that what is assigned here is seen by no one else.
+        kept = [(variable, variable.value) for variable, _ in values]
+        for variable, value in values:
+            variable.assign(value)
+        yield
+        for variable, value in kept:
+            variable.assign(value)
 
-    def _backend_apply_gradients(self, grads, trainable_variables):
-        self.applied = trainable_variables
-        if not self.optimizer.use_ema or keras.config.backend() != "jax":
-            return self.originals["_backend_apply_gradients"](grads, trainable_variables)
-        # Keras's code for JAX averages all variables in line; frozen ones have no value in a step there.
-        vars(self.optimizer)["use_ema"] = False
-        try:
-            self.originals["_backend_apply_gradients"](grads, trainable_variables)
-        finally:
-            vars(self.optimizer)["use_ema"] = True
-        self._update_model_variables_moving_average(self.optimizer._trainable_variables)
-        frequency = self.optimizer.ema_overwrite_frequency
-        if frequency:
-            due = ops.equal((self.optimizer.iterations + 1) % frequency, 0)
-            for variable, average in self._averages(trainable_variables):
-                variable.assign(ops.where(due, average.value, variable.value))
+    def _updates(self, batches):
+        """The updates made in a number of batches."""
+        steps = self.gradient_accumulation_steps
+        return ops.floor_divide(batches, steps) if steps else batches
 
-    def _averages(self, variables):
-        optimizer = self.optimizer
-        averages = optimizer._model_variables_moving_average
-        pairs = ((variable, averages[_index(optimizer, variable)]) for variable in variables)
+    def _apply_weight_decay(self, variables):
+        self.inner_optimizer._apply_weight_decay(variables)
+
+    def _forget(self, batch, applied):
+        """Clears the gradients that were accumulated for variables that have been out since."""
+        if self._applied is None:
+            return
+        chosen = [(i, each) for i, each in enumerate(self._accumulated_gradients) if applied[i] and each is not None]
+        gaps = ops.not_equal(self._applied.value, batch)
+
+        def clear():
+            for i, accumulator in chosen:
+                accumulator.assign(
+                    ops.where(gaps[i], ops.zeros(accumulator.shape, accumulator.dtype), accumulator.value)
+                )
+
+        if keras.config.backend() == "tensorflow":
+            due = ops.any(ops.logical_and(gaps, ops.convert_to_tensor(applied)))
+            ops.cond(due, clear, lambda: None)
+        else:
+            clear()
+
+    def _count(self, batch, applied):
+        if not all(applied):
+            self.missed.assign_add(ops.cast([not each for each in applied], self.missed.dtype))
+        if self._applied is not None:
+            self._applied.assign(ops.where(ops.convert_to_tensor(applied), batch + 1, self._applied.value))
+        inner = self.inner_optimizer
+        if isinstance(inner, keras.optimizers.Nadam):
+            # What it would have itself, should it be used alone.
+            product = _nadam_product(inner.beta_1, self._updates(batch + 1))
+            inner._u_product.assign(ops.cast(product, inner._u_product.dtype))
+
+    # === Moving averages ===
+
+    def _averages(self):
+        """Pairs of a variable and its moving average."""
+        if not self.inner_optimizer.use_ema:
+            return []
+        pairs = zip(self._trainable_variables, self._model_variables_moving_average, strict=True)
         return [(variable, average) for variable, average in pairs if average is not None]
 
-    def _update_model_variables_moving_average(self, trainable_variables):
-        optimizer = self.optimizer
-        if not optimizer.use_ema:
+    def _average(self, batch, applied):
+        frequency, is_tensorflow = self.ema_overwrite_frequency, keras.config.backend() == "tensorflow"
+        moving = []
+        for variable, average in self._averages():
+            index = self._index(variable)
+            if applied[index]:
+                begun = ops.not_equal(self._updates(self._local(batch, index)), 0)
+                momentum = ops.cast(begun, average.dtype) * self.ema_momentum
+                average.assign(ops.add(momentum * average, (1 - momentum) * ops.cast(variable, average.dtype)))
+                moving.append((variable, average))
+            elif is_tensorflow:  # on JAX, what is frozen has no value within a step: see `settle`
+                average.assign(variable)
+        if not frequency or not moving:
             return
-        # Where it is not known which variables train, all are averaged: an average that was left at zero while its
-        # variable was frozen would drag it there later.
-        if self.variables is not None:
-            trainable_variables = self.variables
-        for variable, average in self._averages(trainable_variables):
-            begun = ops.cast(ops.not_equal(self._since_start(variable), 0), variable.dtype)
-            momentum = begun * optimizer.ema_momentum
-            average.assign(momentum * average + (1 - momentum) * variable)
+        due = ops.equal((self._updates(batch) + 1) % frequency, 0)
 
-    def _overwrite_model_variables_with_average_value(self, trainable_variables):
-        # Within a step Keras names all variables that the optimizer was built on; at the end of `fit` those that train.
-        if trainable_variables is self.optimizer._trainable_variables:
-            trainable_variables = self.applied
-        for variable, average in self._averages(trainable_variables):
-            # On JAX the two would share memory, which the next `fit` gives away twice.
-            variable.assign(ops.copy(average))
+        def overwrite():
+            for variable, average in moving:
+                variable.assign(average)
+
+        if is_tensorflow:
+            ops.cond(due, overwrite, lambda: None)
+        else:
+            for variable, average in moving:
+                variable.assign(ops.where(due, average.value, variable.value))
+
+    def settle(self):
+        """Sets the moving averages of variables that do not train to the variables' values.
+
+        Call it between steps when flags or weights have changed; models of `tfxfer.models` do.
+        """
+        for variable, average in self._averages() if self.built else ():
+            if not variable.trainable:
+                average.assign(_copy(variable))
+
+    def finalize_variable_values(self, var_list):
+        trained = {self._var_key(variable) for variable in var_list}
+        for variable, average in self._averages():
+            if self._var_key(variable) in trained:
+                variable.assign(_copy(average))
+            else:
+                average.assign(_copy(variable))
+
+    # === Without state ===
+
+    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
+        if keras.config.backend() == "tensorflow" or not self.built:
+            return super().stateless_apply(optimizer_variables, grads, trainable_variables)  # raises
+        variables = self._trainable_variables
+        if len(trainable_variables) != len(variables):
+            variables = [variable for variable in variables if variable.trainable]
+        if len(trainable_variables) != len(variables):
+            remedy = "Build the optimizer on all variables that will ever train: `optimizer.build(variables)`."
+            expected = f"{len(variables)} values, one for each variable that trains"
+            raise _check.invalid("trainable_variables", expected, len(trainable_variables), remedy)
+        mapping = [
+            *zip(variables, trainable_variables, strict=True),
+            *zip(self.variables, optimizer_variables, strict=True),
+        ]
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            self.apply(grads, variables)
+        return (
+            [scope.get_current_value(variable) for variable in variables],
+            [scope.get_current_value(variable) for variable in self.variables],
+        )
+
+    # === What is handed on ===
+
+    @property
+    def variables(self):
+        return [*self.inner_optimizer.variables, *self._counts]
+
+    @property
+    def iterations(self):
+        return self.inner_optimizer.iterations
+
+    @property
+    def learning_rate(self):
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate):
+        self.inner_optimizer.learning_rate = learning_rate
+
+    def scale_loss(self, loss):
+        return self.inner_optimizer.scale_loss(loss)
+
+    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
+
+    # === Saving ===
+
+    def set_weights(self, weights):
+        count = len(self.inner_optimizer.variables)
+        self.inner_optimizer.set_weights(weights[:count])
+        for variable, value in zip(self._counts, weights[count:], strict=False):
+            variable.assign(value)
+
+    def save_own_variables(self, store):
+        # Keras saves the wrapped optimizer by itself, being an attribute: moments once, not twice.
+        for i, variable in enumerate(self._counts):
+            store[str(i)] = ops.convert_to_numpy(variable)
+
+    def load_own_variables(self, store):
+        # A file without them is of a training in which no variable missed a batch.
+        for i, variable in enumerate(self._counts):
+            if str(i) in store:
+                variable.assign(store[str(i)])
+
+    def get_config(self):
+        return {"optimizer": keras.saving.serialize_keras_object(self.inner_optimizer), "name": self.name}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        optimizer = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects=custom_objects)
+        return cls(**{**config, "optimizer": optimizer})
 
 
-def _index(optimizer, variable):
-    """The place of a variable among those that an optimizer was built on."""
-    return optimizer._trainable_variables_indices[optimizer._var_key(variable)]
+def _copy(variable):
+    # On JAX two variables with one array would give it away twice in the next step.
+    return ops.copy(variable.value)
+
+
+def _nadam_product(beta_1, steps):
+    """The product of Nadam's momentum coefficients over the first `steps` steps, in float32.
+
+    Keras keeps it in one variable for all. In closed form, of prod beta_1 (1 - 0.5 * 0.96^i) for i = 1 ... steps, with
+    log(1 - x) = -sum x^k / k and a geometric sum over i for each k:
+
+        steps log(beta_1) - sum_k 0.5^k / k * 0.96^k (1 - 0.96^(k steps)) / (1 - 0.96^k)
+    """
+    steps = ops.cast(steps, "float32")
+    powers = ops.arange(1, 33, dtype="float32")  # 0.48^33 is 3e-11
+    ratios = ops.power(0.96, powers)
+    sums = ratios * (1 - ops.power(ratios, steps)) / (1 - ratios)
+    series = ops.sum(ops.power(0.5, powers) / powers * sums)
+    return ops.exp(steps * ops.log(ops.cast(beta_1, "float32")) - series)
+
+
+def _check_optimizer(optimizer):
+    _check.instance("optimizer", optimizer, keras.optimizers.Optimizer, "a Keras optimizer, e.g. `AdamW(2e-5)`")
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        remedy = "Loss scaling goes around it: `LossScaleOptimizer(Layerwise(optimizer))`."
+        raise _check.invalid("optimizer", "an optimizer without loss scaling", optimizer, remedy)
+    if isinstance(optimizer, (Subset, keras.optimizers.MultiOptimizer)):
+        raise _check.invalid("optimizer", "an optimizer with one learning rate", optimizer)
+    base, kind = keras.optimizers.Optimizer, type(optimizer)
+    known = {base.apply, keras.optimizers.Nadam._backend_update_step, *(getattr(base, name) for name in _ELSEWHERE)}
+    for name in ("apply", *_ELSEWHERE):
+        if getattr(kind, name) not in known:
+            expected = f"an optimizer that makes its steps in `update_step`, not in `{name}`"
+            raise _check.invalid("optimizer", expected, optimizer)

@@ -1,5 +1,8 @@
 """The data of a search: tokenised once for each preset, and cut into batches of each trial's size."""
 
+import hashlib
+import pickle
+
 import numpy as np
 
 from tfxfer import _check, data
@@ -15,6 +18,7 @@ class Rows:
     def __init__(self, argument):
         self._argument = argument
         self._given = ()
+        self._digest = None
         self._kept = {}
 
     def batches(self, given, preset, model, batch_size, **options):
@@ -33,8 +37,10 @@ class Rows:
         Raises:
             ValueError: for batches, labels that are not the model's, and as `data.batches`.
         """
-        if len(given) != len(self._given) or any(a is not b for a, b in zip(given, self._given, strict=True)):
-            self._given, self._kept = given, {}
+        digest = _digest(given)
+        if digest is None or digest != self._digest:
+            # Rows in a dataset go by its identity, which no other has while this one is kept.
+            self._given, self._digest, self._kept = given, digest, {}
         rows = self._kept.get(preset)
         if rows is None:
             rows = self._checked(given, model)
@@ -60,3 +66,12 @@ class Rows:
             raise _check.invalid(self._argument, "texts and targets, or what `data` makes of them", x)
         weights = [np.asarray(values) for values in given[2:] if values is not None]
         return (x, model.read_targets(given[1]), *weights)
+
+
+def _digest(given):
+    """A hash of rows, which notices those that were changed in place; `None` for what cannot be hashed."""
+    parts = [id(part) if hasattr(part, "element_spec") else part for part in given]
+    try:
+        return hashlib.blake2b(pickle.dumps(parts, protocol=5), digest_size=16).digest()
+    except Exception:  # whatever a user's own sequence raises: the rows are then tokenised for each trial
+        return None

@@ -1,0 +1,77 @@
+"""Epochs that are taken up in their middle, and what batches are made of."""
+
+import hashlib
+
+import numpy as np
+import tensorflow as tf
+
+
+class Remainder:
+    """Batches whose next epoch may begin in its middle, without what is left out being made.
+
+    In place of each batch that is left out comes the first one that is not, so that who counts batches counts right;
+    it is for its consumer to pass over these.
+
+    Args:
+        batches: `Batches`.
+        epoch: int. The number of the epoch that is taken up.
+        batch: int. How many of its batches are left out.
+
+    Attributes:
+        dataset: `tf.data.Dataset`. Gives the epoch that is taken up when it is next iterated over after `arm`, and
+            otherwise what `batches` give.
+    """
+
+    def __init__(self, batches, epoch, batch):
+        self._batches, self._epoch = batches, epoch
+        self._is_armed = False
+        rest = batches.rest(epoch, batch)
+        first = rest.take(1).cache().repeat(batch).concatenate(rest)
+
+        def choose(_):
+            counts = tf.ensure_shape(tf.numpy_function(self._counts, [], tf.int64), (2,))
+            return first.take(counts[0]).concatenate(batches.take(counts[1]))
+
+        dataset = tf.data.Dataset.from_tensors(0).flat_map(choose)
+        steps = int(batches.cardinality())
+        if steps >= 0:
+            dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
+        self.dataset = dataset  # both parts are prefetched
+
+    def arm(self):
+        """Has the next iteration give the epoch that is taken up."""
+        self._is_armed = True
+
+    def _counts(self):
+        if not self._is_armed:
+            return np.array([0, -1], "int64")
+        self._is_armed = False
+        self._batches.epoch = self._epoch + 1
+        return np.array([-1, 0], "int64")
+
+
+def digest(batches):
+    """Returns a hash of the rows of `Batches` whose ids are kept, targets and weights with them, in hexadecimal.
+
+    Args:
+        batches: `Batches`, or anything else.
+
+    Returns:
+        A string; `None` where not all rows are kept.
+    """
+    source = getattr(batches, "_source", None)
+    sources = getattr(source, "_sources", [source])
+    rows = [getattr(each, "_rows", None) for each in sources]
+    if any(each is None for each in rows):
+        return None
+    made = hashlib.blake2b(digest_size=16)
+    for values in tf.nest.flatten(rows, expand_composites=True):
+        array = np.asarray(values)
+        made.update(f"{array.dtype}{array.shape}".encode())
+        if array.dtype == object:
+            for value in array.ravel():
+                value = value if isinstance(value, bytes) else repr(value).encode()
+                made.update(len(value).to_bytes(8, "little") + value)
+        else:
+            made.update(np.ascontiguousarray(array).view("uint8").data if array.size else b"")
+    return made.hexdigest()
