@@ -59,8 +59,8 @@ LOSSES = {
         (SAME, PAIRS),
     ),
     tx.losses.OnlineContrastiveLoss: (lambda: tx.losses.OnlineContrastiveLoss(0.9, "manhattan"), (SAME, PAIRS)),
-    tx.losses.CosineSimilarityLoss: (
-        lambda: tx.losses.CosineSimilarityLoss(name="c", reduction="sum"),
+    tx.losses.CosineMSELoss: (
+        lambda: tx.losses.CosineMSELoss(name="c", reduction="sum"),
         (SCORES, PAIRS),
     ),
     tx.losses.CoSENTLoss: (

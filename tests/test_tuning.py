@@ -192,7 +192,7 @@ def losses_of(hypermodel, loss):
 
 
 def test_losses_are_made_with_the_arguments_that_they_have(presets):
-    names = ["CoSENTLoss", "TripletLoss", "SupervisedContrastiveLoss", "CosineSimilarityLoss"]
+    names = ["CoSENTLoss", "TripletLoss", "SupervisedContrastiveLoss", "CosineMSELoss"]
     hypermodel = tx.tuning.SiameseHyperModel(presets[0], names)
     cosent, active = losses_of(hypermodel, "CoSENTLoss")
     assert isinstance(cosent, tx.losses.CoSENTLoss) and cosent.scale == 2 * tx.losses.CoSENTLoss().scale
@@ -202,8 +202,8 @@ def test_losses_are_made_with_the_arguments_that_they_have(presets):
     assert {"scale", "temperature"}.isdisjoint(active)
     contrastive, _ = losses_of(hypermodel, "SupervisedContrastiveLoss")
     assert contrastive.temperature == 2 * tx.losses.SupervisedContrastiveLoss().temperature
-    cosine, active = losses_of(hypermodel, "CosineSimilarityLoss")
-    assert isinstance(cosine, tx.losses.CosineSimilarityLoss)
+    cosine, active = losses_of(hypermodel, "CosineMSELoss")
+    assert isinstance(cosine, tx.losses.CosineMSELoss)
     assert {"margin", "scale", "temperature"}.isdisjoint(active)
 
 
@@ -460,7 +460,7 @@ def test_bayesian_optimization_completes_on_texts_and_labels(presets, folder):
 
 def test_embedders_are_searched_over_losses(presets, folder):
     space = {"frozen": 0, "pooling": None, "layer_decay": None, "batch_size": 4, "learning_rate": 1e-3}
-    hypermodel = tx.tuning.SiameseHyperModel(presets[0], ["CoSENTLoss", "CosineSimilarityLoss"], space=space)
+    hypermodel = tx.tuning.SiameseHyperModel(presets[0], ["CoSENTLoss", "CosineMSELoss"], space=space)
     scores = np.linspace(0, 1, 8, dtype="float32")
     pairs = tx.data.pairs({"a": tiny.TEXTS, "b": tiny.TEXTS[::-1], "score": scores}, ("a", "b"), target="score")
     objective = keras_tuner.Objective("val_spearman", "max")
@@ -468,7 +468,7 @@ def test_embedders_are_searched_over_losses(presets, folder):
     tuner.search(pairs, callbacks=[tx.callbacks.EvaluateSimilarity(pairs)], verbose=0)
     table = tx.tuning.trials(tuner)
     assert [row["status"] for row in table] == ["COMPLETED"] * 2
-    assert {row["loss"] for row in table} == {"CoSENTLoss", "CosineSimilarityLoss"}
+    assert {row["loss"] for row in table} == {"CoSENTLoss", "CosineMSELoss"}
     assert all(("scale" in row) == (row["loss"] == "CoSENTLoss") for row in table)
     embedder = tx.tuning.best_model(tuner).embedder
     assert tx.evaluation.similarity(embedder, pairs)["spearman"] == pytest.approx(table[0]["score"])

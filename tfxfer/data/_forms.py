@@ -34,10 +34,7 @@ def strings(column):
         values = values.tolist() if values.ndim == 1 else None
     if not isinstance(values, (list, tuple)):
         raise _check.invalid("dataset", _EXPECTED, column)
-    for row, value in enumerate(values):
-        if not isinstance(value, (str, bytes)):
-            remedy = f"It stands in row {row} (counting from 0); fill in missing texts or leave the row out."
-            raise _check.invalid("dataset", "texts that are strings", value, remedy)
+    _check.strings("dataset", values)
     return tf.constant(values, tf.string, shape=(len(values),))
 
 

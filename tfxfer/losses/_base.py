@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfxfer import _check
+from tfxfer import _check, _ops
 
 
 def pair(y_pred, name):
@@ -136,6 +136,18 @@ class EmbeddingLoss(keras.losses.Loss):
         return {**super().get_config(), "dtype": self.dtype}
 
 
+class MarginLoss(EmbeddingLoss):
+    """A loss with a margin on a distance."""
+
+    def __init__(self, margin, distance, **kwargs):
+        super().__init__(**kwargs)
+        self.margin = _check.number("margin", margin)
+        self.distance = _check.one_of("distance", distance, _ops.DISTANCES)
+
+    def get_config(self):
+        return {**super().get_config(), "margin": self.margin, "distance": self.distance}
+
+
 def _kind(y_true):
     """The name of the dtype of an array, a tensor or a list."""
     dtype = y_true.dtype if hasattr(y_true, "dtype") else np.asarray(y_true).dtype
@@ -162,7 +174,7 @@ def _binary(y_true, name):
                 "y_true",
                 f"labels 1 (alike) or 0 for {name}",
                 values[~np.isin(values, (0, 1))].ravel()[:8].tolist(),
-                "For graded scores choose CoSENTLoss, AnglELoss or CosineSimilarityLoss.",
+                "For graded scores choose CoSENTLoss, AnglELoss or CosineMSELoss.",
             )
     return y_true
 

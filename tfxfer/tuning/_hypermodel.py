@@ -10,7 +10,7 @@ import keras
 from tfxfer import _check, callbacks, data, freezing, optimizers
 from tfxfer.tuning import _presets, _watch
 from tfxfer.tuning._keras_tuner import fatal, import_keras_tuner
-from tfxfer.tuning._rows import Rows
+from tfxfer.tuning._rows import TrialBatches
 from tfxfer.tuning._space import Space
 
 _CHANGED = ("shuffle", "validation_split", "batch_size", "validation_batch_size")
@@ -45,7 +45,7 @@ class HyperModel(_Base):
         self._seed = _check.integer("seed", seed, minimum=0, optional=True)
         self._space = Space(self._entries(), space)
         self._space.declare(import_keras_tuner().HyperParameters())  # what cannot be is found here, and not in a trial
-        self._train, self._validation = Rows("x"), Rows("validation_data")
+        self._train, self._validation = TrialBatches("x"), TrialBatches("validation_data")
         super().__init__(**kwargs)
 
     def declare_hyperparameters(self, hp):
