@@ -208,7 +208,7 @@ def test_losses_are_made_with_the_arguments_that_they_have(presets):
 
 
 def test_any_loss_can_be_searched(presets):
-    plain = {name for name, value in vars(tx.losses).items() if isinstance(value, type)}
+    plain = {name for name, value in vars(tx.losses).items() if name.endswith("Loss")}
     wrapping = {"MatryoshkaLoss", "GlobalOrthogonalRegularizationLoss"}
     parameters(tx.tuning.SiameseHyperModel(presets[0], sorted(plain - wrapping)))
     own = {"matryoshka": lambda scale=4.0: tx.losses.MatryoshkaLoss(tx.losses.CoSENTLoss(scale), [8, 4])}

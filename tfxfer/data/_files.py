@@ -70,7 +70,7 @@ class File:
         if self.packing == ".zip":
             self.name, data = _unzip(self.place, data)
         elif self.packing:
-            unpack, errors = PACKINGS[self.packing]
+            unpack, errors = _UNPACK[self.packing]
             try:
                 data = unpack(data)
             except errors as error:
@@ -81,12 +81,12 @@ class File:
 
 
 # What unpacks a file of this ending, and what it raises for one that is damaged.
-PACKINGS = {
+_UNPACK = {
     ".gz": (gzip.decompress, (gzip.BadGzipFile, EOFError, zlib.error)),
     ".bz2": (bz2.decompress, (OSError, ValueError, EOFError)),
     ".xz": (lzma.decompress, (lzma.LZMAError, EOFError)),
-    ".zip": None,
 }
+PACKINGS = (*_UNPACK, ".zip")
 
 
 def _unzip(place, data):

@@ -281,7 +281,7 @@ class BatchSemiHardTripletLoss(_base.MarginLoss):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class BatchHardSoftMarginTripletLoss(_base.EmbeddingLoss):
+class BatchHardSoftMarginTripletLoss(_base.CheckedLoss):
     """Batch-hard with a smooth hinge in place of the margin (`batch_hard_soft_margin_triplet`).
 
     Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes, and several texts
@@ -324,7 +324,7 @@ class BatchHardSoftMarginTripletLoss(_base.EmbeddingLoss):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class SupervisedContrastiveLoss(_base.EmbeddingLoss):
+class SupervisedContrastiveLoss(_base.CheckedLoss):
     """A softmax over the batch shall pick the texts of the anchor's class (`supervised_contrastive`).
 
     Rows: one text (or several of one class); `y_true` an int class id. Every batch needs several texts of each class.

@@ -225,7 +225,7 @@ class OnlineContrastiveLoss(_base.MarginLoss):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class CosineMSELoss(_base.EmbeddingLoss):
+class CosineMSELoss(_base.CheckedLoss):
     """Squared error of each pair's cosine against its score (`cosine_mse`).
 
     Rows: two texts; `y_true` a score in -1..1, mostly 0..1.
@@ -256,7 +256,7 @@ class CosineMSELoss(_base.EmbeddingLoss):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class CoSENTLoss(_base.EmbeddingLoss):
+class CoSENTLoss(_base.CheckedLoss):
     """Ranks the pairs of a batch: a higher score shall have a higher cosine (`cosent`).
 
     One number for the whole batch: sample weights for single rows are an error.
@@ -301,7 +301,7 @@ class CoSENTLoss(_base.EmbeddingLoss):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class AnglELoss(_base.EmbeddingLoss):
+class AnglELoss(_base.CheckedLoss):
     """Ranks the pairs of a batch by their angle in complex space (`angle`).
 
     One number for the whole batch: sample weights for single rows are an error.

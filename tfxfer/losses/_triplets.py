@@ -117,7 +117,7 @@ class TripletLoss(_base.MarginLoss):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class TripletCrossEntropyLoss(_base.EmbeddingLoss):
+class TripletCrossEntropyLoss(_base.CheckedLoss):
     """A softmax over negative distances shall pick the positive among its row (`triplet_cross_entropy`).
 
     Rows: three texts or more: anchor, positive, negatives; `y_true` is not read.
@@ -157,7 +157,7 @@ class TripletCrossEntropyLoss(_base.EmbeddingLoss):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class TripletMarginRankingLoss(_base.EmbeddingLoss):
+class TripletMarginRankingLoss(_base.CheckedLoss):
     """The positive's similarity to the anchor shall exceed the negative's by a margin (`triplet_margin_ranking`).
 
     Rows: three texts or more: anchor, positive, negatives; `y_true` is not read.
