@@ -11,9 +11,10 @@ from tfxfer import _check, backbones, data
 from tfxfer._freezable import Freezable, TrainsInPart, layers_within, switch
 from tfxfer.models import _restoring, _save, _vocabulary
 from tfxfer.models._keras_methods import KerasMethods, is_raw_text
+from tfxfer.models._search_space import Searchable
 
 
-class TextTask(KerasMethods, TrainsInPart, keras_hub.models.Task):
+class TextTask(KerasMethods, TrainsInPart, Searchable, keras_hub.models.Task):
     """Base of the task models: a functional model over a `backbone`, with a `preprocessor` for strings.
 
     Subclasses make their layers, call `super().__init__(inputs, outputs, backbone=..., ...)` and extend `get_config`.
