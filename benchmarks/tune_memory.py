@@ -50,7 +50,8 @@ def main():
     chosen = np.random.default_rng(0).permutation(len(rows))[: arguments.rows]
     some = {name: [rows[name][i] for i in chosen] for name in ("text", "label")}
     train = tx.data.labelled(some, "text", "label", labels=labels)
-    hypermodel = tx.tuning.ClassifierHyperModel(arguments.preset, labels, sequence_length=64, space={"batch_size": 32})
+    options = {"labels": labels, "sequence_length": 64, "space": {"batch_size": 32}}
+    hypermodel = tx.tuning.HyperModel(tx.models.TextClassifier, arguments.preset, **options)
     process, sizes = psutil.Process(), []
 
     class Tuner(keras_tuner.RandomSearch):

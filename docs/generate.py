@@ -9,8 +9,8 @@ from tfxfer import backbones, losses
 FOLDER = pathlib.Path(__file__).resolve().parent
 README = FOLDER.parent / "README.md"
 SECTIONS = ("Rows", "Choose it", "Neighbours", "Reference")
-# The modules of `tfxfer.losses` in the order of the table.
-FAMILIES = ("_pairs", "_triplets", "_ranking", "_classes", "_distillation", "_wrappers")
+# The modules of `tfxfer.losses` in the order of the tables.
+FAMILIES = ("_pairs", "_triplets", "_ranking", "_classes", "_distillation", "_wrappers", "_logits")
 
 LOSSES_HEAD = """\
 # Losses
@@ -32,12 +32,26 @@ def section(cls, name):
     return " ".join(found.group(1).split()).rstrip(".")
 
 
+LOGITS_HEAD = """\
+
+## On logits
+
+For classifiers, `TextClassifier` and others: `y_pred` is `(batch, classes)`.
+"""
+
+
 def losses_page():
-    """The table of all losses."""
-    classes = [value for name, value in vars(losses).items() if name.endswith("Loss")]
+    """The tables of all losses."""
+    classes = [value for value in vars(losses).values() if inspect.isclass(value)]
     classes.sort(key=lambda cls: (FAMILIES.index(cls.__module__.rpartition(".")[2]), inspect.findsource(cls)[1]))
+    of_logits = [cls for cls in classes if cls.__module__.endswith("_logits")]
+    return losses_table(LOSSES_HEAD, classes[: -len(of_logits)]) + losses_table(LOGITS_HEAD, of_logits)
+
+
+def losses_table(head, classes):
+    """A table of losses."""
     lines = [
-        LOSSES_HEAD,
+        head,
         "| loss | rows it needs | when to pick it | neighbours | per row | reference |",
         "|" + "---|" * 6,
     ]

@@ -44,7 +44,7 @@ def alike_only(rows):
 RECIPES = {
     "CoSENT": (tx.losses.CoSENTLoss, graded, tx.optimizers.AdamW),
     "AnglE": (tx.losses.AnglELoss, graded, tx.optimizers.AdamW),
-    "cosine regression": (tx.losses.CosineSimilarityLoss, graded, tx.optimizers.AdamW),
+    "cosine regression": (tx.losses.CosineMSELoss, graded, tx.optimizers.AdamW),
     "contrastive": (tx.losses.ContrastiveLoss, alike_or_not, keras.optimizers.Adam),
     "multiple negatives": (tx.losses.MultipleNegativesRankingLoss, alike_only, tx.optimizers.AdamW),
 }

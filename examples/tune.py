@@ -112,9 +112,8 @@ def main():
     labels = tx.data.labels(train_rows, "label")
     rows = draw(train_rows, arguments.rows_per_class, labels, arguments.seed)
     callbacks = [tx.callbacks.EvaluateClassification(dev["text"], dev["label"])]
-    hypermodel = tx.tuning.ClassifierHyperModel(
-        arguments.preset, labels, space=SPACE, sequence_length=arguments.sequence_length, seed=arguments.seed
-    )
+    options = {"space": SPACE, "sequence_length": arguments.sequence_length, "seed": arguments.seed}
+    hypermodel = tx.tuning.HyperModel(tx.models.TextClassifier, arguments.preset, labels=labels, **options)
     tuner = make_tuner(arguments, hypermodel)
     start = time.perf_counter()
     epochs = {} if arguments.tuner == "hyperband" else {"epochs": arguments.epochs}

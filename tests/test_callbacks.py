@@ -218,7 +218,7 @@ def test_any_function_of_the_model_can_be_a_score(siamese):
         lambda: tx.callbacks.EvaluatePairClassification(PAIRS, SCORES),
         lambda: tx.callbacks.EvaluateTriplets(PAIRS),
         lambda: tx.callbacks.EvaluateRetrieval(["a"], [], [[0]]),
-        lambda: tx.callbacks.EvaluateRetrieval(["a"], ["b"], [[0]]),  # ranks beyond the corpus
+        lambda: tx.callbacks.EvaluateRetrieval(["a"], ["b"], [[0]], ks=0),
         lambda: tx.callbacks.EvaluateReranking([]),
         lambda: tx.callbacks.EvaluateClassification(["a"], ["b", "c"]),
         lambda: tx.callbacks.Evaluate("spearman"),

@@ -22,6 +22,7 @@ PAIRS = RNG.normal(size=(4, 2, 6)).astype("float32")
 SCORES = np.array([0.1, 0.9, 0.5, 0.5], "float32")
 TRIPLETS = RNG.normal(size=(4, 3, 6)).astype("float32")
 SAME = np.array([1, 0, 1, 0], "int32")
+LOGITS = RNG.normal(size=(4, 3)).astype("float32")
 
 # One row a layer: how to make it with arguments that are no defaults, and what to call it on.
 LAYERS = {
@@ -59,8 +60,8 @@ LOSSES = {
         (SAME, PAIRS),
     ),
     tx.losses.OnlineContrastiveLoss: (lambda: tx.losses.OnlineContrastiveLoss(0.9, "manhattan"), (SAME, PAIRS)),
-    tx.losses.CosineSimilarityLoss: (
-        lambda: tx.losses.CosineSimilarityLoss(name="c", reduction="sum"),
+    tx.losses.CosineMSELoss: (
+        lambda: tx.losses.CosineMSELoss(name="c", reduction="sum"),
         (SCORES, PAIRS),
     ),
     tx.losses.CoSENTLoss: (
@@ -126,6 +127,13 @@ LOSSES = {
     tx.losses.GlobalOrthogonalRegularizationLoss: (
         lambda: tx.losses.GlobalOrthogonalRegularizationLoss(tx.losses.CoSENTLoss(3.0), 0.5, 2.0),
         (SCORES, PAIRS),
+    ),
+    tx.losses.ClassCrossentropy: (lambda: tx.losses.ClassCrossentropy(0.2, reduction="sum"), (SAME, LOGITS)),
+    tx.losses.WeightedBinaryCrossentropy: (
+        lambda: tx.losses.WeightedBinaryCrossentropy(
+            {2: 0.5, 0: 3.0, 1: 2.0}, gamma=0.7, label_smoothing=0.1, from_logits=False
+        ),
+        (np.array([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]], "int32"), 1 / (1 + np.exp(-LOGITS))),
     ),
 }
 # One row a model: how to make it in a folder, with arguments that are no defaults, under a dtype policy.

@@ -1,6 +1,5 @@
 """Readers, rows, and the datasets made of them."""
 
-import gzip
 import sys
 
 import numpy as np
@@ -43,9 +42,8 @@ def test_every_format_gives_the_same_rows(tmp_path):
     frame.to_csv(tmp_path / "a.tsv", sep="\t", index=False)
     frame.to_csv(tmp_path / "a.csv", index=False)
     frame.to_json(tmp_path / "a.jsonl", orient="records", lines=True)
-    (tmp_path / "a.tsv.gz").write_bytes(gzip.compress((tmp_path / "a.tsv").read_bytes()))
     expected = frame.to_dict("records")
-    for name in ("a.parquet", "a.tsv", "a.csv", "a.jsonl", "a.tsv.gz"):
+    for name in ("a.parquet", "a.tsv", "a.csv", "a.jsonl"):
         assert list(data.read(tmp_path / name)) == expected, name
         assert data.read(str(tmp_path / name), columns=["n"]).columns == ["n"], name
 
@@ -54,11 +52,6 @@ def test_header_delimiter_quoting_and_format_can_be_given(tmp_path):
     path = write(tmp_path / "a.txt", '"a;1\nb";2\n')
     rows = data.read(path, format="csv", header=["text", "n"], delimiter=";", quoting=False)
     assert rows["text"] == ['"a', 'b"'] and rows["n"] == ["1", "2"] and rows.place(0).endswith("line 1")
-
-
-def test_encoding_can_be_given(tmp_path):
-    path = write(tmp_path / "a.tsv", "text\nä\n".encode("utf-16"))
-    assert data.read(path, encoding="utf-16")["text"] == ["ä"]
 
 
 def test_several_files_are_one_and_keep_their_places(tmp_path):
@@ -105,7 +98,7 @@ EMPTY = {
     "empty JSON lines": ("a.jsonl", b"", r"a\.jsonl: the file is empty"),
     "empty parquet": ("a.parquet", b"", r"a\.parquet: the file is empty"),
     "no parquet": ("a.parquet", b"text", r"a\.parquet: not a readable Parquet file"),
-    "no gzip": ("a.tsv.gz", b"text\nx\n", r"a\.tsv\.gz: not a whole gzip file"),
+    "no gzip": ("a.tsv.gz", b"text\nx\n", r"a\.tsv\.gz: not a whole \.gz file"),
     "nameless column": ("a.tsv", b"text\t\nx\ty\n", r"a\.tsv, line 1: a column without a name.*header=\["),
     "empty first line": ("a.tsv", b"\nx\ty\n", r"a\.tsv, line 1: a column without a name"),
     "column twice": ("a.tsv", b"n\tn\nx\ty\n", r"a\.tsv, line 1: column 'n' stands there twice"),

@@ -60,7 +60,7 @@ CASES = {
     "angle/scale20": (losses.AnglELoss(), ("A", "P"), "score"),
     "angle/odd_dim": (losses.AnglELoss(), ("A", "P"), "score"),
     "angle/triplet_nolabels": (losses.AnglELoss(), ("A", "P"), lambda x: np.repeat([1.0, 0.0], 8)),
-    "cosine_similarity_mse": (losses.CosineSimilarityLoss(), ("A", "P"), "score"),
+    "cosine_similarity_mse": (losses.CosineMSELoss(), ("A", "P"), "score"),
     "margin_mse/dot/diff_labels": (losses.MarginMSELoss(), ("A", "P", "N"), "score"),
     "margin_mse/cos/2neg_scores": (losses.MarginMSELoss(similarity="cosine"), ("A", "P", "N", "N2"), margins),
     "mega_batch_margin/0.8/0.3": (losses.MegaBatchMarginLoss(), ("A", "P"), None),
@@ -139,11 +139,13 @@ def test_every_number_of_the_reference_has_a_case(reference):
 def test_every_loss_with_a_reference_is_held_against_it():
     inside = {type(loss) for loss, _, _ in CASES.values()}
     # The article's two other forms of the triplet loss and the distillation of embeddings are not in the reference's
-    # numbers: loops stand in for it (test_losses_loops.py).
+    # numbers: loops stand in for it (test_losses_loops.py), and Keras for the two on logits (test_losses_logits.py).
     assert set(test_contracts.LOSSES) - inside == {
         losses.TripletCrossEntropyLoss,
         losses.TripletMarginRankingLoss,
         losses.EmbeddingDistillationLoss,
+        losses.ClassCrossentropy,
+        losses.WeightedBinaryCrossentropy,
     }
 
 
@@ -185,7 +187,7 @@ TEXTS, SCORES, IDS = PAIRS[:, 0], np.array([0.1, 0.9, 0.5, 0.5], "float32"), np.
         (losses.CoSENTLoss(), SCORES, PAIRS[:, :1], r"\(batch, 2, dim\) for cosent.*Siamese.*data\.pairs"),
         (losses.CoSENTLoss(), SCORES, TRIPLETS, r"\(batch, 2, dim\) for cosent.*triplet"),
         (losses.AnglELoss(), SCORES, TEXTS, r"\(batch, 2, dim\) for angle"),
-        (losses.CosineSimilarityLoss(), SCORES, TRIPLETS, r"\(batch, 2, dim\) for cosine_similarity"),
+        (losses.CosineMSELoss(), SCORES, TRIPLETS, r"\(batch, 2, dim\) for cosine_mse"),
         (losses.ContrastiveLoss(), IDS, TRIPLETS, r"\(batch, 2, dim\) for contrastive"),
         (losses.OnlineContrastiveLoss(), IDS, TEXTS, r"\(batch, 2, dim\) for online_contrastive"),
         (losses.TripletLoss(), SCORES, PAIRS, r"at least 3 columns for triplet.*data\.triplets"),
@@ -204,12 +206,12 @@ TEXTS, SCORES, IDS = PAIRS[:, 0], np.array([0.1, 0.9, 0.5, 0.5], "float32"), np.
         # kinds of labels
         (losses.BatchHardTripletLoss(), SCORES, TEXTS, r"class ids of an int dtype.*float32.*CoSENTLoss.*int32"),
         (losses.BatchAllTripletLoss(), [0.0, 1.0, 0.0, 1.0], TEXTS, r"class ids of an int dtype"),
-        (losses.SupervisedContrastiveLoss(), np.array(list("abab")), TEXTS, r"numbers for.*LabelEncoder"),
+        (losses.SupervisedContrastiveLoss(), np.array(list("abab")), TEXTS, r"numbers for.*LabelColumn"),
         (losses.CoSENTLoss(), ["good", "bad", "bad", "good"], PAIRS, r"numbers for CoSENTLoss.*data\.labelled"),
         (losses.MatryoshkaLoss(losses.BatchHardTripletLoss(), [4]), SCORES, TEXTS, r"class ids of an int dtype"),
         # shapes of labels
         (losses.CoSENTLoss(), PAIRS[..., 0], PAIRS, r"scores, shape \(batch,\) or \(batch, 1\).*\(4, 2\)"),
-        (losses.CosineSimilarityLoss(), SCORES[:3], PAIRS, r"one for each row of y_pred.*\(3,\)"),
+        (losses.CosineMSELoss(), SCORES[:3], PAIRS, r"one for each row of y_pred.*\(3,\)"),
         (losses.ContrastiveLoss(), np.eye(4), PAIRS, r"labels 0 or 1, shape \(batch,\)"),
         (losses.BatchSemiHardTripletLoss(), np.eye(4, dtype=int), TEXTS, r"class ids, shape \(batch,\)"),
         (losses.SupervisedContrastiveLoss(), PAIRS.astype(int), TEXTS, r"class ids, shape \(batch,\)"),
@@ -366,7 +368,7 @@ def test_losses_on_cosines_do_not_see_lengths(rows, factor):
         losses.global_orthogonal_regularization,
         lambda x: losses.cosent(scores, x[:, :2]),
         lambda x: losses.angle(scores, x[:, :2]),
-        lambda x: losses.cosine_similarity(scores, x[:, :2]),
+        lambda x: losses.cosine_mse(scores, x[:, :2]),
         lambda x: losses.supervised_contrastive(ids, x),
     ):
         np.testing.assert_allclose(function(rows * factor), function(rows), rtol=1e-9, atol=1e-9)

@@ -32,7 +32,7 @@ def test_loss_of_a_whole_batch_is_divided_by_the_number_of_replicas_as_keras_doe
         from tfxfer import losses
         rows, scores = np.random.default_rng(0).normal(size=(4, 2, 6)).astype("float32"), np.arange(4.0)
         strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-        for loss in (losses.CoSENTLoss(), losses.CosineSimilarityLoss()):
+        for loss in (losses.CoSENTLoss(), losses.CosineMSELoss()):
             values = strategy.experimental_local_results(strategy.run(tf.function(loss), (scores, rows)))
             np.testing.assert_allclose(sum(float(v) for v in values), float(loss(scores, rows)), rtol=1e-6)
     """)

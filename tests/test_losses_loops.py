@@ -80,9 +80,9 @@ def test_online_contrastive(distance, margin, labels):
     agree(losses.online_contrastive(labels, ROWS[:, :2], margin, distance), expected)
 
 
-def test_cosine_similarity():
+def test_cosine_mse():
     expected = [(cos(u, v) - y) ** 2 for (u, v), y in zip(ROWS[:, :2], SCORES, strict=True)]
-    agree(losses.cosine_similarity(SCORES, ROWS[:, :2]), expected)
+    agree(losses.cosine_mse(SCORES, ROWS[:, :2]), expected)
 
 
 def ranked(similarities, scores):

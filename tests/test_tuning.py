@@ -53,7 +53,7 @@ def small(presets):
     """A hypermodel whose space has one point, which is quick to train."""
     space = {"frozen": 0, "layer_decay": None, "pooling": None, "head": "linear", "dropout": 0.0, "batch_size": 8}
     space.update(head_multiplier=1.0, learning_rate=1e-3, warmup=0.0)
-    return tx.tuning.ClassifierHyperModel(presets[0], LABELS, space=space)
+    return of_classifiers(presets[0], space=space)
 
 
 class CountedRows(tx.data.Examples):
@@ -104,6 +104,14 @@ class Seen(keras.callbacks.Callback):
         self.trials[-1]["end"] = self._state()
 
 
+def of_classifiers(presets, **options):
+    return tx.tuning.HyperModel(tx.models.TextClassifier, presets, labels=LABELS, **options)
+
+
+def of_towers(presets, losses, **options):
+    return tx.tuning.HyperModel(tx.models.Siamese, presets, losses=losses, **options)
+
+
 def parameters(hypermodel, **values):
     """The first guesses of a hypermodel, but for some values."""
     hp = keras_tuner.HyperParameters()
@@ -127,7 +135,7 @@ ALWAYS |= {"warmup", "batch_size"}
 
 
 def test_an_entry_is_active_only_where_another_needs_it(presets):
-    hypermodel = tx.tuning.ClassifierHyperModel(presets, LABELS)
+    hypermodel = of_classifiers(presets)
     assert space_of(hypermodel) == ALWAYS
     assert space_of(hypermodel, frozen=1) == ALWAYS | {"unfreezing"}
     assert space_of(hypermodel, head="mlp") == ALWAYS | {"hidden_dim"}
@@ -135,20 +143,20 @@ def test_an_entry_is_active_only_where_another_needs_it(presets):
 
 
 def test_the_first_guess_is_the_plain_fine_tuning_of_the_first_preset(presets):
-    hp = parameters(tx.tuning.ClassifierHyperModel(presets, LABELS))
+    hp = parameters(of_classifiers(presets))
     expected = {"preset": presets[0], "frozen": 0, "layer_decay": 1.0, "pooling": "mean", "head": "linear"}
     expected |= {"dropout": 0.1, "head_multiplier": 1.0, "learning_rate": 1e-4, "warmup": 0.1, "batch_size": 32}
     assert hp.values == expected
 
 
 def test_default_choices_come_from_the_presets(presets):
-    spaces = {each.name: each for each in parameters(tx.tuning.ClassifierHyperModel(presets, LABELS)).space}
+    spaces = {each.name: each for each in parameters(of_classifiers(presets)).space}
     assert spaces["preset"].values == presets
     assert spaces["frozen"].values == [0, 1]  # the most that both have
     assert spaces["pooling"].values == ["mean", "max", "cls"]
-    deep = {each.name: each for each in parameters(tx.tuning.ClassifierHyperModel(presets[1], LABELS)).space}
+    deep = {each.name: each for each in parameters(of_classifiers(presets[1])).space}
     assert deep["frozen"].values == [0, 1, 2]
-    towers = {each.name: each for each in parameters(tx.tuning.SiameseHyperModel(presets[1], "CoSENTLoss")).space}
+    towers = {each.name: each for each in parameters(of_towers(presets[1], "CoSENTLoss")).space}
     assert towers["frozen"].values == [0, 1]  # frozen throughout, nothing would train
 
 
@@ -161,7 +169,7 @@ def test_the_space_is_what_it_was_changed_to(presets):
         "batch_size": {"min_value": 8, "max_value": 64, "step": 2, "sampling": "log"},
         "epochs": [2, 3],
     }
-    hypermodel = tx.tuning.ClassifierHyperModel(presets[1], LABELS, space=space)
+    hypermodel = of_classifiers(presets[1], space=space)
     spaces = {each.name: each for each in parameters(hypermodel).space}
     assert {"head", "hidden_dim"}.isdisjoint(spaces)
     assert (spaces["frozen"].value, spaces["unfreezing"].values) == (1, ["none", "gradual"])
@@ -173,7 +181,7 @@ def test_the_space_is_what_it_was_changed_to(presets):
 
 
 def test_what_the_tuner_has_of_the_space_goes_before(presets, folder):
-    hypermodel = tx.tuning.ClassifierHyperModel(presets[0], LABELS)
+    hypermodel = of_classifiers(presets[0])
     given = keras_tuner.HyperParameters()
     given.Choice("batch_size", [5, 6])
     tuner = keras_tuner.RandomSearch(hypermodel, "val_loss", hyperparameters=given, directory=folder / "given")
@@ -193,8 +201,8 @@ def losses_of(hypermodel, loss):
 
 
 def test_losses_are_made_with_the_arguments_that_they_have(presets):
-    names = ["CoSENTLoss", "TripletLoss", "SupervisedContrastiveLoss", "CosineSimilarityLoss"]
-    hypermodel = tx.tuning.SiameseHyperModel(presets[0], names)
+    names = ["CoSENTLoss", "TripletLoss", "SupervisedContrastiveLoss", "CosineMSELoss"]
+    hypermodel = of_towers(presets[0], names)
     cosent, active = losses_of(hypermodel, "CoSENTLoss")
     assert isinstance(cosent, tx.losses.CoSENTLoss) and cosent.scale == 2 * tx.losses.CoSENTLoss().scale
     assert {"margin", "temperature"}.isdisjoint(active)
@@ -203,17 +211,17 @@ def test_losses_are_made_with_the_arguments_that_they_have(presets):
     assert {"scale", "temperature"}.isdisjoint(active)
     contrastive, _ = losses_of(hypermodel, "SupervisedContrastiveLoss")
     assert contrastive.temperature == 2 * tx.losses.SupervisedContrastiveLoss().temperature
-    cosine, active = losses_of(hypermodel, "CosineSimilarityLoss")
-    assert isinstance(cosine, tx.losses.CosineSimilarityLoss)
+    cosine, active = losses_of(hypermodel, "CosineMSELoss")
+    assert isinstance(cosine, tx.losses.CosineMSELoss)
     assert {"margin", "scale", "temperature"}.isdisjoint(active)
 
 
 def test_any_loss_can_be_searched(presets):
-    plain = {name for name, value in vars(tx.losses).items() if isinstance(value, type)}
+    plain = {name for name, value in vars(tx.losses).items() if name.endswith("Loss")}
     wrapping = {"MatryoshkaLoss", "GlobalOrthogonalRegularizationLoss"}
-    parameters(tx.tuning.SiameseHyperModel(presets[0], sorted(plain - wrapping)))
+    parameters(of_towers(presets[0], sorted(plain - wrapping)))
     own = {"matryoshka": lambda scale=4.0: tx.losses.MatryoshkaLoss(tx.losses.CoSENTLoss(scale), [8, 4])}
-    loss, _ = losses_of(tx.tuning.SiameseHyperModel(presets[0], own), "matryoshka")
+    loss, _ = losses_of(of_towers(presets[0], own), "matryoshka")
     assert isinstance(loss, tx.losses.MatryoshkaLoss) and loss.loss.scale == 8.0
 
 
@@ -221,7 +229,7 @@ def test_any_loss_can_be_searched(presets):
 
 
 def test_the_model_is_what_the_values_say(presets):
-    hypermodel = tx.tuning.ClassifierHyperModel(presets, LABELS, sequence_length=9, seed=3)
+    hypermodel = of_classifiers(presets, sequence_length=9, seed=3)
     values = {"preset": presets[1], "frozen": 1, "layer_decay": 0.8, "pooling": "cls", "head": "mlp", "hidden_dim": 256}
     hp = parameters(hypermodel, **values, unfreezing="none", dropout=0.3, head_multiplier=5.0, learning_rate=2e-3)
     model = hypermodel.build(hp)
@@ -242,14 +250,16 @@ def test_the_model_is_what_the_values_say(presets):
 
 
 def test_multi_label_and_the_way_to_pool_are_kept(presets):
-    hypermodel = tx.tuning.ClassifierHyperModel(presets, LABELS, multi_label=True, space={"pooling": None})
+    hypermodel = tx.tuning.HyperModel(
+        tx.models.TextClassifier, presets, labels=LABELS, multi_label=True, space={"pooling": None}
+    )
     for preset, pooling in zip(presets, ("mean", "max"), strict=True):
         model = hypermodel.build(parameters(hypermodel, preset=preset))
         assert model.pooling == (pooling,) and model.multi_label
 
 
 def test_the_dtype_policy_outlives_what_the_tuner_clears(presets):
-    hypermodel = tx.tuning.ClassifierHyperModel(presets[0], LABELS, dtype="mixed_float16")
+    hypermodel = of_classifiers(presets[0], dtype="mixed_float16")
     keras.backend.clear_session()
     model = hypermodel.build(parameters(hypermodel))
     assert model.backbone.dtype_policy.name == "mixed_float16"
@@ -257,7 +267,7 @@ def test_the_dtype_policy_outlives_what_the_tuner_clears(presets):
     assert keras.config.dtype_policy().name == "float32"
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        hypermodel = tx.tuning.ClassifierHyperModel(presets[0], LABELS)
+        hypermodel = of_classifiers(presets[0])
         keras.backend.clear_session()
         keras.config.set_dtype_policy("float32")
         model = hypermodel.build(parameters(hypermodel))
@@ -285,7 +295,9 @@ def test_gradual_unfreezing_thaws_in_equal_parts_and_to_the_last(presets, rows, 
         return types.SimpleNamespace(history={}, epoch=[])
 
     monkeypatch.setattr(tx.models.TextClassifier, "fit", fit)
-    hypermodel = tx.tuning.ClassifierHyperModel(presets[1], LABELS, space={"pooling": None, "batch_size": 8})
+    hypermodel = tx.tuning.HyperModel(
+        tx.models.TextClassifier, presets[1], labels=LABELS, space={"pooling": None, "batch_size": 8}
+    )
     hp = parameters(hypermodel, frozen=2, unfreezing="gradual")
     model = hypermodel.build(hp)
     assert [name for name, layers in model.layer_groups().items() if layers[0].trainable] == ["head"]
@@ -293,6 +305,111 @@ def test_gradual_unfreezing_thaws_in_equal_parts_and_to_the_last(presets, rows, 
     [thawing] = [callback for callback in given if isinstance(callback, tx.callbacks.GradualUnfreezing)]
     assert thawing.unit == unit
     assert thawing.at == dict(zip(("block_1", "block_0", "embeddings"), times, strict=True))
+
+
+# === Tasks ===
+
+SHARED = {"preset", "frozen", "layer_decay", "learning_rate", "warmup", "batch_size"}
+
+
+@keras.saving.register_keras_serializable("tests")
+class Rater(tx.models.TextTask):
+    """A task of one's own: the mean of the tokens to a number between 0 and 1."""
+
+    def __init__(self, backbone, preprocessor=None, *, activation, pooling=None, trainable=None, **kwargs):
+        self.activation = activation
+        top = keras.layers.Dense(1, activation=activation, dtype="float32", name="rating")
+        states = tx.layers.Pooling("mean")(backbone(backbone.input), padding_mask=backbone.input["padding_mask"])
+        parts = {"backbone": backbone, "preprocessor": preprocessor, "top": [top], "trainable": trainable}
+        super().__init__(backbone.input, top(states), **parts, **kwargs)
+
+    def get_config(self):
+        return {**super().get_config(), "activation": self.activation}
+
+
+class Compiled(Rater):
+    """... with an entry and a loss of its own."""
+
+    @classmethod
+    def search_space(cls, presets, arguments):
+        delta = tx.tuning.Entry({"min_value": 0.1, "max_value": 2.0}, instead=1.0)
+        return {**super().search_space(presets, arguments), "delta": delta, "warmup": tx.tuning.Entry(0.0)}
+
+    def compile_for_search(self, values, optimizer):
+        self.compile(optimizer, loss=keras.losses.Huber(values["delta"]), metrics=["mae"])
+
+
+def test_a_regressor_is_searched_as_a_classifier_is(presets):
+    space = {"frozen": 1, "unfreezing": "none"}
+    hypermodel = tx.tuning.HyperModel(tx.models.TextRegressor, presets[0], num_outputs=2, space=space)
+    assert space_of(hypermodel) == ALWAYS | {"unfreezing"}
+    hp = parameters(hypermodel, head="mlp", hidden_dim=128, head_multiplier=4.0)
+    assert hp.values["dropout"] == 0.0  # the task's own
+    model = hypermodel.build(hp)
+    assert isinstance(model, tx.models.TextRegressor) and model.output.shape == (None, 2)
+    assert model.head.hidden_dims == (128,) and model.optimizer.group_multipliers["head"] == 4.0
+    y = np.linspace(0, 1, 2 * len(TEXTS)).reshape(-1, 2)
+    history = hypermodel.fit(hp, model, TEXTS, y, validation_data=(TEXTS, y), epochs=2, verbose=0).history
+    assert {"loss", "mae", "val_loss", "val_mae"} <= set(history) and len(history["loss"]) == 2
+
+
+def test_a_task_of_ones_own_has_the_entries_that_all_share(presets, folder):
+    hypermodel = tx.tuning.HyperModel(
+        Rater, presets[1], activation="sigmoid", losses={"mse": keras.losses.MeanSquaredError}, space={"frozen": [0, 2]}
+    )
+    assert space_of(hypermodel) == SHARED | {"loss"}
+    model = hypermodel.build(parameters(hypermodel, frozen=2))
+    assert type(model) is Rater and model.activation == "sigmoid"
+    assert [name for name, layers in model.layer_groups().items() if layers[0].trainable] == ["head"]
+    assert isinstance(model.loss, keras.losses.MeanSquaredError)
+
+
+def test_a_task_of_ones_own_may_say_more_and_is_searched(presets, folder):
+    space = {"frozen": 0, "layer_decay": None, "batch_size": 8, "delta": [0.5, 1.5], "learning_rate": 1e-3}
+    hypermodel = tx.tuning.HyperModel(Compiled, presets[0], activation="sigmoid", space=space)
+    assert space_of(hypermodel) == (SHARED - {"layer_decay"}) | {"delta"}
+    tuner = keras_tuner.RandomSearch(hypermodel, "val_mae", max_trials=2, seed=1, directory=folder / "own")
+    y = np.linspace(0, 1, len(TEXTS))
+    tuner.search(TEXTS, y, validation_data=(TEXTS, y), verbose=0)
+    table = tx.tuning.trials(tuner)
+    assert [row["status"] for row in table] == ["COMPLETED"] * 2 and {row["delta"] for row in table} == {0.5, 1.5}
+    best = tx.tuning.best_model(tuner)
+    error = np.abs(best.predict(TEXTS, verbose=0)[:, 0] - y).mean()
+    assert type(best) is Compiled and error == pytest.approx(table[0]["score"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments", "entries"),
+    [
+        (tx.models.SiameseClassifier, {"labels": LABELS, "features": ("u", "v"), "chunk_size": 4}, set()),
+        (tx.models.Siamese, {"losses": "CoSENTLoss", "chunk_size": 4, "normalize": False}, {"loss", "scale"}),
+        (tx.models.TextEmbedder, {"losses": ["BatchHardTripletLoss"], "normalize": False}, {"loss", "margin"}),
+    ],
+)
+def test_embedders_of_any_kind_pool_in_a_way_that_is_searched(presets, task, arguments, entries):
+    hypermodel = tx.tuning.HyperModel(task, presets[1], **arguments)
+    assert space_of(hypermodel) == SHARED | {"pooling"} | entries
+    for pooling, expected in (("cls+mean", ("cls", "mean")), (None, ("max",))):
+        hp = parameters(hypermodel)
+        hp.values["pooling"] = pooling
+        model = hypermodel.build(hp)
+        embedder = getattr(model, "embedder", model)
+        assert type(model) is task and embedder.pooling == expected
+        assert getattr(model, "chunk_size", None) == arguments.get("chunk_size")
+        assert embedder.embedding_spec().normalize == arguments.get("normalize", True)
+
+
+def test_a_classifier_may_be_searched_over_losses(presets):
+    losses = {
+        "plain": tx.losses.ClassCrossentropy,
+        "sharp": lambda scale=2.0: tx.losses.ClassCrossentropy(label_smoothing=1 / (10 * scale)),
+    }
+    hypermodel = of_classifiers(presets[0], losses=losses)
+    assert space_of(hypermodel, loss="plain") == ALWAYS | {"loss"}
+    assert space_of(hypermodel, loss="sharp") == ALWAYS | {"loss", "scale"}
+    model = hypermodel.build(parameters(hypermodel, loss="sharp", scale=4.0))
+    assert model.loss.label_smoothing == 1 / 40 and model.compile_arguments["metrics"][0].name == "accuracy"
+    assert isinstance(hypermodel.build(parameters(hypermodel)).loss, tx.losses.ClassCrossentropy)
 
 
 # === Searches ===
@@ -303,7 +420,7 @@ def random_search(presets, rows, folder):
     """A search over both presets; what was seen of it; its data."""
     space = {"batch_size": [4, 8], "hidden_dim": [4, 6], "learning_rate": [1e-2, 1e-3], "warmup": [0.0, 0.5]}
     space.update(pooling=None, unfreezing="none", layer_decay=[0.8, 1.0], head_multiplier=1.0, dropout=0.0)
-    hypermodel = tx.tuning.ClassifierHyperModel(presets, LABELS, space=space)
+    hypermodel = of_classifiers(presets, space=space)
     tuner = keras_tuner.RandomSearch(hypermodel, "val_loss", max_trials=3, seed=9, directory=folder / "random")
     seen, train, dev = Seen(), counted(rows), counted(rows)
     registered = len(framework.gradient_registry._registry)
@@ -412,7 +529,7 @@ def hyperband(presets, rows, folder):
     """Trials of one and two epochs, one of which goes on where another stopped."""
     space = {"learning_rate": [1e-2, 1e-3], "frozen": 1, "unfreezing": "gradual", "head": None, "dropout": None}
     space.update(pooling=None, layer_decay=None, head_multiplier=None, warmup=0.25, batch_size=4)
-    hypermodel = tx.tuning.ClassifierHyperModel(presets[0], LABELS, space=space, seed=5)
+    hypermodel = of_classifiers(presets[0], space=space, seed=5)
     objective = keras_tuner.Objective("val_confidence", "max")
     tuner = keras_tuner.Hyperband(hypermodel, objective, max_epochs=2, factor=2, seed=0, directory=folder / "hyperband")
     seen, epochs = Seen(), []
@@ -467,7 +584,7 @@ def test_what_is_frozen_thaws_within_a_trial(hyperband):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # a Gaussian process on two points
 def test_bayesian_optimization_completes_on_texts_and_labels(presets, folder):
     space = {"frozen": [0, 1], "unfreezing": "none", "pooling": None, "hidden_dim": 4, "batch_size": 8, "epochs": 1}
-    hypermodel = tx.tuning.ClassifierHyperModel(presets[0], LABELS, space=space)
+    hypermodel = of_classifiers(presets[0], space=space)
     objective = keras_tuner.Objective("val_macro_f1", "max")
     options = {"max_trials": 3, "num_initial_points": 2, "seed": 1, "directory": folder / "bayesian"}
     tuner = keras_tuner.BayesianOptimization(hypermodel, objective, **options)
@@ -482,7 +599,9 @@ def test_bayesian_optimization_completes_on_texts_and_labels(presets, folder):
 
 def test_embedders_are_searched_over_losses(presets, folder):
     space = {"frozen": 0, "pooling": None, "layer_decay": None, "batch_size": 4, "learning_rate": 1e-3}
-    hypermodel = tx.tuning.SiameseHyperModel(presets[0], ["CoSENTLoss", "CosineSimilarityLoss"], space=space)
+    hypermodel = tx.tuning.HyperModel(
+        tx.models.Siamese, presets[0], losses=["CoSENTLoss", "CosineMSELoss"], space=space
+    )
     scores = np.linspace(0, 1, 8, dtype="float32")
     pairs = tx.data.pairs({"a": tiny.TEXTS, "b": tiny.TEXTS[::-1], "score": scores}, ("a", "b"), target="score")
     objective = keras_tuner.Objective("val_spearman", "max")
@@ -490,7 +609,7 @@ def test_embedders_are_searched_over_losses(presets, folder):
     tuner.search(pairs, callbacks=[tx.callbacks.EvaluateSimilarity(pairs)], verbose=0)
     table = tx.tuning.trials(tuner)
     assert [row["status"] for row in table] == ["COMPLETED"] * 2
-    assert {row["loss"] for row in table} == {"CoSENTLoss", "CosineSimilarityLoss"}
+    assert {row["loss"] for row in table} == {"CoSENTLoss", "CosineMSELoss"}
     assert all(("scale" in row) == (row["loss"] == "CoSENTLoss") for row in table)
     embedder = tx.tuning.best_model(tuner).embedder
     assert tx.evaluation.similarity(embedder, pairs)["spearman"] == pytest.approx(table[0]["score"])
@@ -506,6 +625,14 @@ def test_embedders_are_searched_over_losses(presets, folder):
         ({"presets": []}, "argument `presets`. Expected a preset, or a list of different ones"),
         ({"presets": ["same", "same"]}, "argument `presets`. Expected a preset, or a list of different ones"),
         ({"labels": ["card", "card"]}, "argument `labels`"),
+        ({"labels": None}, "argument `labels`. Expected a value: `TextClassifier` needs one"),
+        ({"label": LABELS}, "argument `label`. Expected an argument of `TextClassifier`: labels, multi_label, "),
+        ({"trainable": True}, "argument `trainable`. Expected an argument of `TextClassifier`"),
+        ({"pooling": "cls"}, "argument `pooling`. Expected no argument that is an entry of the space"),
+        ({"task": "classifier"}, "argument `task`. Expected a class of `tfxfer.models`, or a subclass of one"),
+        ({"task": keras.Model}, "argument `task`. Expected a class of `tfxfer.models`"),
+        ({"task": tx.models.TextEmbedder}, "argument `labels`. Expected an argument of `TextEmbedder`: pooling, "),
+        ({"losses": "CoSENT"}, "argument `losses`. Expected one of"),
         ({"optimizer": "adam"}, "argument `optimizer`. Expected a function of the learning rate to an optimizer"),
         ({"batches": [8]}, "argument `batches`. Expected a dict of options"),
         ({"batches": {"batch_size": 8}}, "`batch_size` is an entry of `space`, `seed` an argument of the hypermodel"),
@@ -532,15 +659,19 @@ def test_embedders_are_searched_over_losses(presets, folder):
     ],
 )
 def test_a_hypermodel_that_cannot_be_is_an_error_at_once(presets, arguments, said):
-    arguments = {"presets": presets[0], "labels": LABELS, **arguments}
+    arguments = {"task": tx.models.TextClassifier, "presets": presets[0], "labels": LABELS, **arguments}
     with pytest.raises(ValueError) as error:
-        tx.tuning.ClassifierHyperModel(**arguments)
+        tx.tuning.HyperModel(**arguments)
     assert said in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("losses", "said"),
     [
+        (
+            None,
+            "argument `losses`. Expected names of losses, or a dict of name to function. Received: losses=None.",
+        ),
         ("CosineLoss", "argument `losses`. Expected one of"),
         ([], "Expected names of losses, or a dict of name to a function"),
         ({"mine": "CoSENTLoss"}, "Expected functions that make a loss"),
@@ -550,7 +681,7 @@ def test_a_hypermodel_that_cannot_be_is_an_error_at_once(presets, arguments, sai
 )
 def test_losses_that_cannot_be_are_an_error_at_once(presets, losses, said):
     with pytest.raises(ValueError) as error:
-        tx.tuning.SiameseHyperModel(presets[0], losses)
+        of_towers(presets[0], losses)
     assert said in str(error.value)
 
 
@@ -558,13 +689,13 @@ def test_losses_that_cannot_be_are_an_error_at_once(presets, losses, said):
 def test_where_keras_tuner_is_missing_the_error_says_how_to_install_it(monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=rf"needs {missing}: `pip install tfxfer\[tune\]`"):
-        tx.tuning.ClassifierHyperModel  # noqa: B018
+        tx.tuning.HyperModel  # noqa: B018
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'Tuner'"):
         tx.tuning.Tuner  # noqa: B018
-    assert {"ClassifierHyperModel", "SiameseHyperModel", "best_model", "trials"} <= set(dir(tx.tuning))
+    assert {"Entry", "HyperModel", "best_model", "trials"} <= set(dir(tx.tuning))
 
 
 @pytest.fixture(scope="module")
@@ -601,7 +732,7 @@ def test_data_that_no_trial_could_train_on_end_the_search(small, small_model, ro
 
 
 def test_epochs_are_given_once(presets, rows):
-    hypermodel = tx.tuning.ClassifierHyperModel(presets[0], LABELS, space={"epochs": [1, 2]})
+    hypermodel = of_classifiers(presets[0], space={"epochs": [1, 2]})
     hp = parameters(hypermodel)
     with pytest.raises(FatalError, match="no such argument with `epochs` in the space"):
         hypermodel.fit(hp, hypermodel.build(hp), rows, epochs=2)
@@ -667,7 +798,7 @@ def test_a_trial_that_fails_is_told_last_and_the_search_goes_on(presets, rows, t
         "head": "linear",
         "learning_rate": 1e-3,
     }
-    hypermodel = tx.tuning.ClassifierHyperModel(presets[0], LABELS, space=space)
+    hypermodel = of_classifiers(presets[0], space=space)
     tuner = search(hypermodel, "loss", tmp_path, rows, callbacks=[Failing()])
     table = tx.tuning.trials(tuner)
     assert [row["status"] for row in table] == ["COMPLETED", "FAILED", "FAILED"]
@@ -703,7 +834,7 @@ SCRIPT = """
     labels = ["card", "loan", "other"]
     rows = tx.data.labelled({"text": tiny.TEXTS, "label": tiny.LABELS}, "text", "label", labels=labels)
     space = {"frozen": 1, "unfreezing": "none", "pooling": None, "batch_size": [4, 8], "head": "linear"}
-    hypermodel = tx.tuning.ClassifierHyperModel(preset, labels, space=space)
+    hypermodel = tx.tuning.HyperModel(tx.models.TextClassifier, preset, labels=labels, space=space)
     tuner = keras_tuner.RandomSearch(hypermodel, "val_loss", max_trials=4, seed=0, directory=folder)
     tuner.search(rows, validation_data=rows, epochs=2, verbose=0)
     if tuner.tuner_id == "chief":

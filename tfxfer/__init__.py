@@ -8,8 +8,6 @@ embedder.encode(["Where is my card?", "My card has not arrived"])  # float32 (2,
 ```
 """
 
-__version__ = "0.1.0"
-
 from tfxfer import (
     backbones,
     callbacks,
@@ -19,6 +17,7 @@ from tfxfer import (
     freezing,
     layers,
     losses,
+    metrics,
     models,
     optimizers,
     preprocessing,
@@ -26,6 +25,7 @@ from tfxfer import (
     search,
     tuning,
 )
+from tfxfer._version import __version__
 
 __all__ = [
     "__version__",
@@ -37,6 +37,7 @@ __all__ = [
     "freezing",
     "layers",
     "losses",
+    "metrics",
     "models",
     "optimizers",
     "preprocessing",

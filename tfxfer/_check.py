@@ -60,6 +60,15 @@ def some_of(argument, patterns, options, remedy=None):
     return [name for name in options if name in found]
 
 
+def strings(argument, values):
+    """Returns `values`, a list, where each is a `str` or `bytes`; the error names the first row that is not."""
+    for row, value in enumerate(values):
+        if not isinstance(value, (str, bytes)):
+            remedy = f"It is in row {row} (counting from 0); fill in missing texts or leave the row out."
+            raise invalid(argument, "texts that are strings", value, remedy)
+    return values
+
+
 def integer(argument, value, *, minimum=1, optional=False):
     """Returns `value` as an int where it is a whole number of at least `minimum` (or `None`, if `optional`)."""
     if optional and value is None:

@@ -59,7 +59,7 @@ def matrix(argument, vectors):
     return vectors
 
 
-class TopK:
+class Nearest:
     """The `k` best rows for each query out of a corpus that is handed over in parts.
 
     Only the queries, one block of scores and the best found so far are held. Of equal scores the lower row is the
@@ -102,7 +102,7 @@ class TopK:
 
 def top_k(queries, corpus, k, similarity, report=None):
     """Returns ids and scores `(queries, k)` of the nearest rows of `corpus`, an array."""
-    return TopK(queries, k, similarity).add(corpus, report).result()
+    return Nearest(queries, k, similarity).add(corpus, report).result()
 
 
 def _prepare(vectors, similarity):

@@ -2,6 +2,8 @@
 
 from keras import ops
 
+from tfxfer import _check
+
 # Stands for minus infinity where an infinite value would make the gradient NaN; within float16.
 LOWEST = -6e4
 
@@ -211,3 +213,32 @@ def logsumexp_where(x, keep):
     x, keep = ops.reshape(x, (-1,)), ops.reshape(keep, (-1,))
     one = ops.zeros((1,), dtype=x.dtype)  # exp(0)
     return masked_logsumexp(ops.concatenate([one, x]), ops.concatenate([ops.ones((1,), dtype="bool"), keep]))
+
+
+def holds_shares(y_true, y_pred):
+    """Whether targets are a share of each class, shaped as `y_pred`, and not one class index for each row.
+
+    Args:
+        y_true: tensor of `y_pred`'s shape (shares), or of that shape without the classes or with 1 in their place.
+        y_pred: tensor `(..., classes)`.
+
+    Raises:
+        ValueError: for any other shape.
+
+    >>> holds_shares(np.zeros((3, 4)), np.zeros((3, 4))), holds_shares(np.zeros((3,)), np.zeros((3, 4)))
+    (True, False)
+    """
+    found, expected = tuple(y_true.shape), tuple(y_pred.shape)
+    if len(expected) < 2 or expected[-1] == 1:
+        raise _check.invalid("y_pred", "a tensor (batch, classes) of at least two classes", expected)
+
+    def fits(shape):
+        pairs = zip(found, shape, strict=True) if len(found) == len(shape) else [(0, 1)]
+        return all(a is None or b is None or a == b for a, b in pairs)
+
+    if fits(expected[:-1]) or (found[-1:] == (1,) and fits((*expected[:-1], 1))):
+        return False
+    if fits(expected):
+        return True
+    shapes = f"class indices of shape {expected[:-1]}, or a share of each class of shape {expected}"
+    raise _check.invalid("y_true", shapes, found)

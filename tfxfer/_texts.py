@@ -19,11 +19,8 @@ def strings(argument, texts):
     """Returns texts as a list of `str`; raises for one text alone, no texts, or something that is no text."""
     if isinstance(texts, (str, bytes)) or not isinstance(texts, collections.abc.Iterable):
         raise _check.invalid(argument, "a list of strings", texts)
-    found = [text.decode() if isinstance(text, bytes) else text for text in texts]
-    for row, text in enumerate(found):
-        if not isinstance(text, str):
-            remedy = f"It stands in row {row} (counting from 0); fill in missing texts or leave the row out."
-            raise _check.invalid(argument, "texts that are strings", text, remedy)
+    found = _check.strings(argument, list(texts))
+    found = [text.decode() if isinstance(text, bytes) else text for text in found]
     if not found:
         raise _check.invalid(argument, "at least one text", found)
     return found

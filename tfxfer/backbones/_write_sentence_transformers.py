@@ -2,8 +2,8 @@
 
 import numpy as np
 
-import tfxfer
 from tfxfer import _check, _disk
+from tfxfer._version import __version__
 from tfxfer.backbones import _checkpoint, _sentence_transformers, _write
 from tfxfer.backbones._embedding import ACTIVATIONS
 from tfxfer.backbones.families import FAMILIES
@@ -115,7 +115,7 @@ def transformer(preprocessor):
 
 def write_model(folder, kind, entries):
     """Writes `config_sentence_transformers.json`."""
-    config = {"model_type": kind, "__version__": {"tfxfer": tfxfer.__version__}, **entries}
+    config = {"model_type": kind, "__version__": {"tfxfer": __version__}, **entries}
     _disk.write_json(folder / _sentence_transformers.MODEL_FILE, config)
 
 

@@ -182,7 +182,7 @@ class EvaluateRetrieval(_EvaluateTexts):
     ):
         queries, corpus, relevant = _retrieval.search_task(queries, corpus, relevant)
         options = {
-            "ks": _retrieval.check_ks(ks, len(corpus)),
+            "ks": _retrieval.check_ks(ks),
             "similarity": _check.one_of("similarity", similarity, _neighbours.SIMILARITIES),
             "query_prompt": query_prompt,
             "document_prompt": document_prompt,

@@ -1,14 +1,13 @@
-"""Readers of TSV, CSV, JSON Lines and Parquet."""
+"""Readers of TSV, CSV, JSON and Parquet."""
 
 import csv
-import gzip
 import io
-import json
 import os
-import pathlib
 import re
 
 from tfxfer import _check
+from tfxfer.data import _json
+from tfxfer.data._files import BAD_TEXT, PACKINGS, File, has_bad_text, is_bad, lines, text
 from tfxfer.data._rows import Faults, Rows, fault, shown
 
 FORMATS = {
@@ -17,11 +16,14 @@ FORMATS = {
     ".csv": "csv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "json",
     ".parquet": "parquet",
     ".pq": "parquet",
 }
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_BAD_TEXT = "bytes that are no text in the encoding"
+# What else parts the fields of a CSV file: semicolons, where the decimal sign is a comma.
+_OTHER_DELIMITERS = ";\t|"
+# How many records are looked at to find the delimiter.
+_SAMPLE = 20
 
 
 def read(
@@ -35,20 +37,32 @@ def read(
     encoding="utf-8",
     on_error="raise",
 ):
-    """Reads rows of text from TSV, CSV, JSON Lines or Parquet files.
+    """Reads rows of text from TSV, CSV, JSON, JSON Lines or Parquet files.
 
     The whole file is held in memory. TSV and CSV follow Python's `csv` with normal quoting: a quoted field may hold
-    delimiters and line breaks, and `""` in it stands for one quote; all their values are strings, empty ones
-    included. Empty lines at the end of a file are ignored; anywhere else they are broken rows.
+    delimiters and line breaks, and `""` in it is one quote; all their values are strings, empty ones included. Empty
+    lines at the end of a file are ignored; anywhere else they are broken rows.
+
+    A first column without a name, the index that `frame.to_csv` writes, is called `index`, or `level_0` where there is
+    an `index`, as by `frame.reset_index()`. A CSV file whose header has a single field by commas is read with the `;`,
+    tab or `|` that parts its lines, or with the one that a first line such as `sep=;` names.
+
+    A `.json` file is an array of objects, an object of columns (lists of one length, or what `frame.to_json` writes by
+    default), or an object on each line, as in `.jsonl`.
 
     Args:
-        path: a path, or a list of paths whose rows are put one after another. A name that ends in `.gz` is unpacked.
-        format: `"tsv"`, `"csv"`, `"jsonl"` or `"parquet"`. By default the ending of the file's name tells.
+        path: a path or URL, or a list of them whose rows are put one after another. URLs such as `gs://bucket/a.csv`,
+            `s3://`, `hf://` or `https://` go through fsspec, where it has the package that the scheme needs (`gcsfs`,
+            `s3fs`, ...), or through `tf.io.gfile`. A file whose name ends in `.gz`, `.bz2`, `.xz` or `.zip` (with one
+            file in it) is unpacked.
+        format: `"tsv"`, `"csv"`, `"json"`, `"jsonl"` or `"parquet"`. By default the ending of the file's name tells.
         columns: optional list of names: the columns to keep, in this order. All by default.
         header: optional list of names for a TSV or CSV file without a header line.
-        delimiter: optional string of one character that parts the fields of TSV or CSV; a tab or a comma by default.
+        delimiter: optional string of one character that parts the fields of TSV or CSV. Defaults to a tab, or to what a
+            CSV file uses.
         quoting: bool. `False` for TSV or CSV files in which a `"` is a character like any other.
-        encoding: string. How text files are encoded; a byte order mark at the start is dropped.
+        encoding: string. How text files are encoded. A byte order mark at the start is dropped; that of UTF-16 or
+            UTF-32 tells the encoding, unless another one than UTF-8 is given.
         on_error: `"raise"`: the first broken row raises. `"skip"`: broken rows are left out and counted by reason
             in `Rows.skipped`, with one warning at the end.
 
@@ -56,8 +70,8 @@ def read(
         `Rows`.
 
     Raises:
-        FileNotFoundError: if a file is not there.
-        ImportError: if Parquet is wanted and pyarrow is missing.
+        FileNotFoundError: if a file does not exist.
+        ImportError: if Parquet is wanted and pyarrow is missing, or a URL needs a package that is missing.
         ValueError: if the file is empty or has no row, no proper header, not the columns wanted, or a broken row (too
             many or few fields, a quote that does not end, bad JSON, a line that is no object, bytes that are no
             text); it names file, line, column and what to do.
@@ -69,6 +83,7 @@ def read(
     rows["text"][0], rows["label"][0]
     rows = tx.data.read(["a.jsonl.gz", "b.jsonl.gz"], columns=["text", "label"], on_error="skip")
     rows.skipped  # {"bad JSON": 2}
+    rows = tx.data.read("gs://bucket/train.csv")
     ```
     """
     if isinstance(path, (list, tuple)):
@@ -77,40 +92,47 @@ def read(
         options = {"format": format, "columns": columns, "header": header, "delimiter": delimiter}
         options.update(quoting=quoting, encoding=encoding, on_error=on_error)
         return Rows._concatenate([read(each, **options) for each in path])
-    path = pathlib.Path(_check.instance("path", path, (str, os.PathLike), "a path or a list of paths"))
-    kind = _format(path, format)
+    file = File(path)
+    content = None
+    if format is None and file.packing == ".zip" and not _suffix(file.name):
+        content = file.read()  # the name of the file in it tells the format
+    kind = _format(file, format)
     columns, header = _names("columns", columns), _names("header", header)
-    if kind in ("jsonl", "parquet"):
+    if kind in ("json", "jsonl", "parquet"):
         for argument, value in (("header", header), ("delimiter", delimiter)):
             if value is not None:
                 raise _check.invalid(argument, f"None for a {kind} file", value)
+    if delimiter is not None and (not isinstance(delimiter, str) or len(delimiter) != 1):
+        raise _check.invalid("delimiter", "a string of one character", delimiter)
     faults = Faults(on_error)
     if kind == "parquet":
-        return _select(_read_parquet(path, columns), columns)
-    lines = _lines(path, encoding)
-    if kind == "jsonl":
-        found, numbers = _read_jsonl(path, lines, faults)
+        return _select(_read_parquet(file, columns), columns)
+    found = text(file.place, file.read() if content is None else content, encoding)
+    unit = "line"
+    if kind == "json":
+        values, numbers, unit = _json.read_json(file.place, found, faults)
+    elif kind == "jsonl":
+        values, numbers = _json.read_lines(file.place, found, faults)
     else:
-        delimiter = {"tsv": "\t", "csv": ","}[kind] if delimiter is None else delimiter
-        if not isinstance(delimiter, str) or len(delimiter) != 1:
-            raise _check.invalid("delimiter", "a string of one character", delimiter)
-        found, numbers = _read_separated(path, lines, header, delimiter, quoting, faults)
+        values, numbers = _read_separated(file.place, lines(found), kind, header, delimiter, quoting, faults)
     if not numbers:
         rest = f"; all were skipped, the first because: {faults.first}" if faults.first else ""
-        raise fault(path, None, f"no rows{rest}", "Check that the file was written to its end.")
-    faults.warn(path)
-    return _select(Rows._read(found, path, "line", numbers, faults.counts), columns)
+        raise fault(file.place, None, f"no rows{rest}", "Check that the file was written to its end.")
+    faults.warn(file.place)
+    return _select(Rows._read(values, file.place, unit, numbers, faults.counts), columns)
 
 
-def _format(path, format):
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file.")
+def _suffix(name):
+    return os.path.splitext(name)[1].lower()
+
+
+def _format(file, format):
     if format is not None:
         return _check.one_of("format", format, sorted(set(FORMATS.values())))
-    suffixes = path.suffixes[:-1] if path.suffix == ".gz" else path.suffixes
-    found = FORMATS.get(suffixes[-1].lower() if suffixes else "")
+    found = FORMATS.get(_suffix(file.name))
     if found is None:
-        raise _check.invalid("path", f"a name that ends in {', '.join(FORMATS)} (and .gz)", path, "Or give `format`.")
+        expected = f"a name that ends in {', '.join(FORMATS)} (and {', '.join(PACKINGS)})"
+        raise _check.invalid("path", expected, str(file.place), "Or give `format`.")
     return found
 
 
@@ -132,33 +154,56 @@ def _select(rows, columns):
     return rows
 
 
-def _lines(path, encoding):
-    """The file's lines with their ends; bytes that are no text stay as lone surrogates for the readers to report."""
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise fault(path, None, f"not a whole gzip file ({error})") from error
-    try:
-        text = data.decode(encoding, errors="surrogateescape")
-    except LookupError as error:
-        raise _check.invalid("encoding", "an encoding that Python knows", encoding) from error
-    except UnicodeDecodeError as error:
-        raise fault(path, None, f"bytes that are not {encoding} at byte {error.start}", "Give `encoding`.") from error
-    # newline="" parts at \n, \r and \r\n and at nothing else: U+2028 and its like belong to the text.
-    lines = list(io.StringIO(text.removeprefix("\ufeff"), newline=""))
-    while lines and not lines[-1].strip("\r\n"):
-        lines.pop()
-    if not lines:
-        raise fault(path, None, "the file is empty", "Check that it was written to its end.")
-    return lines
+def _delimiter(lines, start, kind, header, quoting):
+    """Returns what parts the fields: what the format has, unless a CSV file's first record is one field by commas."""
+    usual = {"tsv": "\t", "csv": ","}[kind]
+    if kind == "tsv" or (header is not None and len(header) == 1):
+        return usual
+
+    def fits(delimiter):
+        counts = _counts(lines, start, delimiter, quoting) or [0]
+        width = counts[0] if header is None else len(header)
+        # One broken row among those looked at must not hide what parts the others.
+        return width > 1 and counts.count(width) > len(counts) / 2
+
+    is_usual = fits(usual) if header is not None else (_counts(lines, start, usual, quoting) or [0])[0] != 1
+    return usual if is_usual else next(filter(fits, _OTHER_DELIMITERS), usual)
 
 
-def _read_separated(path, lines, header, delimiter, quoting, faults):
+def _counts(lines, start, delimiter, quoting):
+    """How many fields the first records have; 0 for one that csv cannot read, which ends the list."""
+    counts = []
+    reader = csv.reader(iter(lines[start:]), delimiter=delimiter, quoting=_quotes(quoting), strict=True)
+    try:
+        for fields in reader:
+            counts.append(len(fields))
+            if len(counts) == _SAMPLE:
+                break
+    except csv.Error:
+        counts.append(0)
+    return counts
+
+
+def _quotes(quoting):
+    return csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
+
+
+def _read_separated(path, lines, kind, header, delimiter, quoting, faults):
     """TSV and CSV: a dict of columns, and the line that each row begins in."""
-    records = _records(path, lines, delimiter, quoting, faults, header is None)
+    start = 0
+    said = re.fullmatch(r"sep=(.)[\r\n]*", lines[0])
+    if said and kind == "csv" and delimiter in (None, said[1]) and len(lines) > 1:  # for Excel, which writes it too
+        start, delimiter = 1, said[1]
+    if delimiter is None:
+        delimiter = _delimiter(lines, start, kind, header, quoting)
+    records = _records(path, lines, start, delimiter, quoting, faults, header is None)
+    has_index = False
     if header is None:
-        _, header = next(records)
-        _check_header(f"{path}, line 1", header)
+        line, header = next(records)
+        has_index = len(header) > 1 and not header[0] and all(header[1:])
+        if has_index:
+            header[0] = _index_name(header[1:])
+        _check_header(f"{path}, line {line}", header)
     rows, numbers = [], []
     for line, fields in records:
         place = f"{path}, line {line}"
@@ -171,11 +216,18 @@ def _read_separated(path, lines, header, delimiter, quoting, faults):
             elif fields:
                 detail += f", {header[len(fields)]!r} being the first that is missing"
             faults.add(place, None, reason, detail, remedy)
-        elif not _has_bad_text(place, header, fields, faults):
+        elif has_index and not fields[0]:
+            _check_header(f"{path}, line {start + 1}", ["", *header[1:]])  # no index: what is it a column of?
+        elif not has_bad_text(place, header, fields, faults):
             rows.append(fields)
             numbers.append(line)
     columns = zip(*rows, strict=True) if rows else [[] for _ in header]
     return dict(zip(header, map(list, columns), strict=True)), numbers
+
+
+def _index_name(others):
+    """What pandas calls an index without a name where it becomes a column."""
+    return "index" if "index" not in others else "level_0"
 
 
 def _check_header(place, header):
@@ -184,18 +236,18 @@ def _check_header(place, header):
         problem = "a column without a name"
     elif repeated:
         problem = f"column {repeated[0]!r} stands there twice"
-    elif any(_SURROGATE.search(name) for name in header):
-        problem = _BAD_TEXT
+    elif any(map(is_bad, header)):
+        problem = BAD_TEXT
     else:
         return
     remedy = "If the file has no header line, name its columns: `header=[...]`."
     raise fault(place, None, f"{problem}, in the header {shown(header)}", remedy)
 
 
-def _records(path, lines, delimiter, quoting, faults, has_header):
+def _records(path, lines, start, delimiter, quoting, faults, has_header):
     """Yields (line, fields). A record that csv cannot read is reported, and reading goes on in the line after."""
-    options = {"delimiter": delimiter, "quoting": csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE, "strict": True}
-    start = 0
+    options = {"delimiter": delimiter, "quoting": _quotes(quoting), "strict": True}
+    first = start
     limit = csv.field_size_limit(2**31 - 1)
     try:
         while start < len(lines):
@@ -209,7 +261,7 @@ def _records(path, lines, delimiter, quoting, faults, has_header):
             except csv.Error as error:
                 place, remedy = f"{path}, line {end + 1}", "Double the quotes inside the field"
                 remedy += " or pass `quoting=False` if a quote is a character like any other in this file."
-                if has_header and end == 0:
+                if has_header and end == first:
                     raise fault(place, None, f"a header that csv cannot read ({error})", remedy) from error
                 faults.add(place, None, "broken quotes", f" ({error})", remedy)
                 start = end + 1
@@ -217,42 +269,8 @@ def _records(path, lines, delimiter, quoting, faults, has_header):
         csv.field_size_limit(limit)
 
 
-def _has_bad_text(place, header, fields, faults):
-    """Reports the first field that held bytes which are no text; says whether there was one."""
-    for name, field in zip(header, fields, strict=True):
-        if not field.isascii() and _SURROGATE.search(field):
-            remedy = "Mend the line, give the right `encoding`, or pass `on_error='skip'`."
-            faults.add(place, name, _BAD_TEXT, f", in {shown(field)}", remedy)
-            return True
-    return False
-
-
-def _read_jsonl(path, lines, faults):
-    """JSON Lines: a dict of columns (the union of all keys; a missing one is None), and the line of each row."""
-    rows, numbers, names = [], [], {}
-    for number, line in enumerate(lines, 1):
-        place = f"{path}, line {number}"
-        remedy = "Mend the line or pass `on_error='skip'`."
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = "bad JSON" if line.strip() else "an empty line"
-            faults.add(place, None, reason, f" ({error})" if line.strip() else "", remedy)
-            continue
-        if not isinstance(row, dict):
-            faults.add(place, None, "a line that is no JSON object", f": {shown(row)}", remedy)
-            continue
-        strings = {name: value for name, value in row.items() if isinstance(value, str)}
-        if not _has_bad_text(place, strings.keys(), strings.values(), faults):
-            rows.append(row)
-            numbers.append(number)
-            names.update(dict.fromkeys(row))
-    if rows and not names:
-        raise fault(path, None, "no column in any line", 'Each line should be an object such as {"text": "..."}.')
-    return {name: [row.get(name) for row in rows] for name in names}, numbers
-
-
-def _read_parquet(path, columns):
+def _read_parquet(file, columns):
+    path = file.place
     try:
         import pyarrow
         import pyarrow.parquet
@@ -260,13 +278,12 @@ def _read_parquet(path, columns):
         raise ImportError(
             "Reading Parquet needs pyarrow: `pip install pyarrow` or `pip install tfxfer[parquet]`."
         ) from error
-    if not path.stat().st_size:
-        raise fault(path, None, "the file is empty", "Check that it was written to its end.")
+    source = path if file.is_plain and path.stat().st_size else io.BytesIO(file.read())
     try:
-        file = pyarrow.parquet.ParquetFile(path)
-        known = file.schema_arrow.names
+        opened = pyarrow.parquet.ParquetFile(source)
+        known = opened.schema_arrow.names
         wanted = None if columns is None else [name for name in columns if name in known]
-        table = file.read(columns=known if wanted is None or len(wanted) < len(columns) else wanted)
+        table = opened.read(columns=known if wanted is None or len(wanted) < len(columns) else wanted)
         found = table.to_pydict()
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise fault(path, None, f"not a readable Parquet file ({error})") from error

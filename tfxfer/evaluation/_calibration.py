@@ -3,9 +3,10 @@
 import numpy as np
 
 from tfxfer import _check
+from tfxfer.evaluation import _labels
 
 
-def calibration_scores(y_true, probabilities, *, bins=15):
+def calibration_scores(y_true, probabilities, *, labels=None, bins=15):
     """Compares how sure a classifier is with how often it is right.
 
     Rows are put into bins of equal width by their confidence, the probability of the class that is given; with several
@@ -15,8 +16,10 @@ def calibration_scores(y_true, probabilities, *, bins=15):
         ece = sum over bins of (rows in bin / rows) * |right - confidence|
 
     Args:
-        y_true: int array `(rows,)` of indices, or `(rows, classes)` of 0 and 1 where a row may have several labels.
+        y_true: the labels of the rows, as `classification_scores` takes them; without `labels`, indices. Where a row
+            may have several labels, a list or set of them in each row, or an array `(rows, classes)` of 0 and 1.
         probabilities: float array `(rows, classes)` in `[0, 1]`.
+        labels: sequence of the class names in the order of the columns, for `y_true` by name.
         bins: int. Their number; 15 as in the paper.
 
     Returns:
@@ -25,7 +28,8 @@ def calibration_scores(y_true, probabilities, *, bins=15):
         is `(lower, upper]`, the first one with 0), `rows`, `confidence`, `right` (`None` in an empty bin).
 
     Raises:
-        ValueError: for no rows, shapes that do not fit, or numbers that are no probabilities.
+        ValueError: for no rows, shapes that do not fit, numbers that are no probabilities, and targets as
+            `classification_scores`.
 
     Example:
 
@@ -35,12 +39,13 @@ def calibration_scores(y_true, probabilities, *, bins=15):
 
     Reference: Guo et al., 2017, https://arxiv.org/abs/1706.04599.
     """
-    y_true, probabilities = np.asarray(y_true), np.asarray(probabilities, "float64")
+    probabilities = np.asarray(probabilities, "float64")
     count = _check.integer("bins", bins)
     if probabilities.ndim != 2 or not len(probabilities):
         raise _check.invalid("probabilities", "an array (rows, classes), at least one row", probabilities.shape)
     if not (np.isfinite(probabilities).all() and 0 <= probabilities.min() and probabilities.max() <= 1 + 1e-6):
         raise _check.invalid("probabilities", "numbers in [0, 1]", probabilities, "Logits go through a softmax first.")
+    y_true = _labels.encode(y_true, labels, probabilities.shape[1])
     if y_true.shape not in (probabilities.shape[:1], probabilities.shape):
         expected = f"of shape {probabilities.shape[:1]} or {probabilities.shape}, as `probabilities` has rows"
         raise _check.invalid("y_true", expected, y_true.shape)

@@ -4,6 +4,7 @@ import numpy as np
 import sklearn.metrics
 
 from tfxfer import _check, data
+from tfxfer.evaluation import _labels
 
 
 def classification(model, texts, y=None, *, batch_size=32, threshold=0.5, verbose=0):
@@ -31,17 +32,20 @@ def classification(model, texts, y=None, *, batch_size=32, threshold=0.5, verbos
     ```
     """
     texts, targets = data.Gate(model, ("texts", "y", "sample_weight")).in_memory(texts, y)
+    names = _labels.decode(targets, model.labels)
     probabilities = model.classify(texts, batch_size=batch_size, verbose=verbose).probabilities
-    return classification_scores(targets, probabilities, model.labels, threshold=threshold)
+    return classification_scores(names, probabilities, model.labels, threshold=threshold)
 
 
 def classification_scores(y_true, probabilities, labels, *, threshold=0.5):
     """Scores probabilities against the truth.
 
     Args:
-        y_true: int array `(rows,)` of indices, or `(rows, classes)` of 0 and 1 where a row may have several labels.
+        y_true: the labels of the rows: names, or int indices where labels are strings that are no numbers. Ints beside
+            labels that are ints are names. Where a row may have several labels, a list or set of them in each row, or
+            an array `(rows, classes)` of 0 and 1.
         probabilities: float array `(rows, classes)`.
-        labels: the class names in the order of the columns.
+        labels: sequence of the class names, strings or ints, in the order of the columns.
         threshold: float in `[0, 1]`, for several labels a row.
 
     Returns:
@@ -57,24 +61,27 @@ def classification_scores(y_true, probabilities, labels, *, threshold=0.5):
         A score that would divide by 0 is 0.
 
     Raises:
-        ValueError: for no rows, or shapes that do not fit.
+        ValueError: for no rows, shapes that do not fit, and targets that are no labels, could be read in two ways
+            (ints beside `["1", "2", "3"]`, bools beside `["yes", "no"]`) or are shares of the classes; it names the
+            row.
 
     Example:
 
-    >>> scores = classification_scores([0, 1, 1], [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], ["card", "loan"])
+    >>> scores = classification_scores(["card", "loan", "loan"], [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], ["card", "loan"])
     >>> round(scores["accuracy"], 3), round(scores["macro_f1"], 3), scores["confusion"]
     (0.667, 0.667, [[1, 0], [1, 1]])
     """
-    y_true, probabilities, labels = np.asarray(y_true), np.asarray(probabilities), list(labels)
-    if probabilities.ndim != 2 or probabilities.shape[1] != len(labels):
-        raise _check.invalid("probabilities", f"an array (rows, {len(labels)})", probabilities.shape)
+    probabilities = np.asarray(probabilities)
+    if probabilities.ndim != 2 or not probabilities.shape[1]:
+        raise _check.invalid("probabilities", "an array (rows, classes)", probabilities.shape)
+    labels = _labels.check(labels, probabilities.shape[1])
+    y_true = _labels.encode(y_true, labels, probabilities.shape[1])
     if len(y_true) != len(probabilities) or len(y_true) == 0:
         raise _check.invalid("y_true", f"{len(probabilities)} rows as in `probabilities`, at least one", y_true.shape)
     several = y_true.ndim == 2
     indices = np.arange(len(labels))
     if several:
         y_pred = (probabilities >= _check.number("threshold", threshold, minimum=0.0, maximum=1.0)).astype(int)
-        y_true = y_true.astype(int)
         confusion = sklearn.metrics.multilabel_confusion_matrix(y_true, y_pred)
     else:
         y_pred = probabilities.argmax(axis=1)

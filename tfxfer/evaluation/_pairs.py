@@ -93,12 +93,18 @@ def similarity_scores(first, second, scores, *, similarity="cosine"):
 
 def graded_pairs(texts, scores=None):
     """Returns two lists of strings and float scores; raises where they do not fit or no correlation is defined."""
+    columns, scores = _pairs_with("scores", "numbers", texts, scores)
+    return columns, graded(scores, len(columns[0]))
+
+
+def _pairs_with(argument, kind, texts, given):
+    """Returns two lists of strings, and what was given for them or, by default, the targets of the dataset."""
     columns, y = _texts.text_columns("texts", texts, 2, "data.pairs")
     if len(columns) != 2:
         raise _check.invalid("texts", "two texts a row", len(columns))
-    if scores is None and y is None:
-        raise _check.invalid("scores", f"{len(columns[0])} numbers, one for each pair", scores)
-    return columns, graded(y if scores is None else scores, len(columns[0]))
+    if given is None and y is None:
+        raise _check.invalid(argument, f"{len(columns[0])} {kind}, one for each pair", given)
+    return columns, y if given is None else given
 
 
 def graded(scores, rows):
@@ -165,12 +171,8 @@ def pair_classification(
 
 def labelled_pairs(texts, labels=None):
     """Returns two lists of strings and labels as a bool array; raises where they do not fit."""
-    columns, y = _texts.text_columns("texts", texts, 2, "data.pairs")
-    if len(columns) != 2:
-        raise _check.invalid("texts", "two texts a row", len(columns))
-    if labels is None and y is None:
-        raise _check.invalid("labels", f"{len(columns[0])} labels, one for each pair", labels)
-    return columns, _binary(y if labels is None else labels, len(columns[0]))
+    columns, labels = _pairs_with("labels", "labels", texts, labels)
+    return columns, _binary(labels, len(columns[0]))
 
 
 def _binary(labels, rows):

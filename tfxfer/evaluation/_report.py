@@ -6,7 +6,7 @@ import numbers
 import numpy as np
 
 from tfxfer import _check, _disk, _neighbours, _texts, data
-from tfxfer.evaluation import _pairs, _plots, _tensorboard
+from tfxfer.evaluation import _labels, _pairs, _plots, _tensorboard
 from tfxfer.evaluation._calibration import calibration_scores
 from tfxfer.evaluation._classification import classification_scores
 
@@ -99,6 +99,7 @@ def _predictions(model, texts, y, similarity, batch_size, progress):
     verbose = int(_texts.is_watched() if progress is None else progress)
     if hasattr(model, "classify"):
         texts, y = data.Gate(model, ("texts", "y", "sample_weight")).in_memory(texts, y)
+        y = _labels.decode(y, model.labels)
         found = model.classify(texts, batch_size=batch_size, verbose=verbose).probabilities
         return y, found, {"labels": model.labels}, None
     if _texts.embedder_of(model) is not None:
@@ -132,8 +133,8 @@ def report_scores(
 
     Args:
         folder: string or path.
-        y_true: with `labels`: int array `(rows,)` of indices, or `(rows, classes)` of 0 and 1. Without: float array
-            `(rows,)`: 0 and 1 for pairs that belong together or not, or scores.
+        y_true: with `labels`: names or indices, as `classification_scores` takes them. Without: float array `(rows,)`:
+            0 and 1 for pairs that belong together or not, or scores.
         predicted: float array: probabilities `(rows, classes)`, or similarities or predictions `(rows,)`.
         labels: the class names, in the order of the columns.
         name: string. What the values of `predicted` are, where they are no probabilities.
@@ -210,11 +211,11 @@ def _history(history):
 
 def _report_classes(metrics, drawings, y_true, probabilities, labels):
     metrics["classification"] = scores = classification_scores(y_true, probabilities, labels)
-    metrics["calibration"] = calibration_scores(y_true, probabilities)
-    if np.asarray(y_true).ndim == 1:
-        drawings["confusion"] = _plots.confusion(scores["confusion"], labels)
-    else:
+    metrics["calibration"] = calibration_scores(y_true, probabilities, labels=labels)
+    if "micro_f1" in scores:  # several labels a row
         drawings["per_class"] = _plots.per_class(scores["per_class"])
+    else:
+        drawings["confusion"] = _plots.confusion(scores["confusion"], labels)
     drawings["reliability"] = _plots.reliability(metrics["calibration"])
 
 

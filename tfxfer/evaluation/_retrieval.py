@@ -7,6 +7,8 @@ import numpy as np
 from tfxfer import _check, _neighbours, _texts
 
 KS = (1, 3, 5, 10)
+# What stands at a rank beyond the end of a corpus, whose documents are numbered from 0.
+_NO_DOCUMENT = -1
 RETRIEVAL_KEYS = ("accuracy", "precision", "recall", "mrr", "ndcg", "map")
 
 
@@ -38,7 +40,8 @@ def retrieval(
         relevant: the relevant documents of each query: a list (or, for queries with ids, a dict of query id) to a
             collection of document ids, or to a dict of document id to grade (a number > 0; 0 is not relevant). The ids
             of a list of documents are their places, from 0.
-        ks: ints. The ranks at which the scores are cut.
+        ks: ints. The ranks at which the scores are cut. A corpus may be smaller: the ranks beyond it hold nothing, so
+            that `precision@10` of 4 documents is 0.4 at most, as trec_eval and sentence-transformers count it.
         similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`.
         query_prompt: string set before each query. Defaults to the embedder's prompt `"query"`, if it has one.
         document_prompt: string set before each document. Defaults to the embedder's prompt `"document"`, `"passage"`
@@ -52,7 +55,7 @@ def retrieval(
 
     Raises:
         ValueError: for an empty corpus, no queries, a query without a relevant document, a relevant document that is
-            not in the corpus, or a rank beyond the size of the corpus.
+            not in the corpus, or `ks` that are not whole numbers >= 1.
 
     Example:
 
@@ -64,27 +67,29 @@ def retrieval(
     Reference: Thakur et al., 2021, BEIR, https://arxiv.org/abs/2104.08663.
     """
     queries, corpus, relevant = search_task(queries, corpus, relevant)
-    ks = check_ks(ks, len(corpus))
+    ks = check_ks(ks)
     _check.one_of("similarity", similarity, _neighbours.SIMILARITIES)
     _check.integer("corpus_chunk", corpus_chunk)
     prompt = _texts.prompt_for(embedder, query_prompt, _texts.QUERY_PROMPTS)
     vectors = _texts.encode(embedder, queries, batch_size=batch_size, prompt=prompt, progress=progress)
     prompt = _texts.prompt_for(embedder, document_prompt, _texts.DOCUMENT_PROMPTS)
-    nearest = _neighbours.TopK(vectors, ks[-1], similarity)
+    nearest = _neighbours.Nearest(vectors, min(ks[-1], len(corpus)), similarity)
     for start in range(0, len(corpus), corpus_chunk):
         part = corpus[start : start + corpus_chunk]
         nearest.add(_texts.encode(embedder, part, batch_size=batch_size, prompt=prompt, progress=progress))
     ids, _ = nearest.result()
+    ids = np.pad(ids, ((0, 0), (0, ks[-1] - ids.shape[1])), constant_values=_NO_DOCUMENT)
     return {**_scores(ids, relevant, ks), "queries": len(queries), "documents": len(corpus)}
 
 
-def retrieval_scores(ids, relevant, *, ks=KS):
+def retrieval_scores(ids, relevant, *, ks=None):
     """Scores the results of any search.
 
     Args:
         ids: int array `(queries, ranks)`, the best first, as `search.top_k` returns them.
         relevant: list with a collection of ids, or a dict of id to grade, for each query.
-        ks: ints, none larger than the number of ranks.
+        ks: ints, none larger than the number of ranks: what lies beyond them, the search has not said. Defaults to
+            those of 1, 3, 5 and 10 that the ranks reach.
 
     Returns:
         A dict with the mean over the queries, for each k:
@@ -113,20 +118,20 @@ def retrieval_scores(ids, relevant, *, ks=KS):
     ids = np.asarray(ids)
     if ids.ndim != 2 or not ids.size:
         raise _check.invalid("ids", "an array (queries, ranks), with at least one query", ids.shape)
-    ks = check_ks(ks, ids.shape[1], "ranks")
+    ks = check_ks([k for k in KS if k <= ids.shape[1]] if ks is None else ks, ids.shape[1])
     if len(relevant) != len(ids):
         raise _check.invalid("relevant", f"an entry for each of {len(ids)} queries", len(relevant))
     return _scores(ids, [_grades(each, i, i) for i, each in enumerate(relevant)], ks)
 
 
-def check_ks(ks, size, of="documents"):
-    """Returns the ranks in order; raises for none, or for one beyond `size`."""
+def check_ks(ks, ranks=None):
+    """Returns the ks in order; raises for none, or for one beyond the number of `ranks`, if given."""
     listed = [ks] if isinstance(ks, (int, np.integer)) else list(ks)
     if not listed:
         raise _check.invalid("ks", "at least one rank", ks)
     listed = sorted({_check.integer("ks", k) for k in listed})
-    if listed[-1] > size:
-        raise _check.invalid("ks", f"ranks <= {size}, the number of {of}", ks, "Leave out the larger ones.")
+    if ranks is not None and listed[-1] > ranks:
+        raise _check.invalid("ks", f"ints <= {ranks}, the number of ranks", ks, "Leave out the larger ones.")
     return listed
 
 

@@ -9,8 +9,8 @@ import re
 
 import numpy as np
 
-import tfxfer
 from tfxfer import _check, _disk
+from tfxfer._version import __version__
 from tfxfer.export import _signatures
 
 FILE = pathlib.PurePath("assets.extra", "tfxfer.json")
@@ -119,7 +119,7 @@ def of_model(model, signatures, *, pairs, index, weights_dtype, metadata):
             "sha256": _sha256(model),
         },
         "metadata": metadata,
-        "versions": {"tfxfer": tfxfer.__version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}},
+        "versions": {"tfxfer": __version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
-import tfxfer
 from tfxfer import _check, models
+from tfxfer._version import __version__
 from tfxfer.backbones import _unpadding
 
 
@@ -34,7 +34,7 @@ class Cut:
     form: str
 
 
-class Rows(keras.layers.Layer):
+class StackColumns(keras.layers.Layer):
     """Lays the columns of rows under one another: `(batch, columns, ...)` to `(batch * columns, ...)`."""
 
     def call(self, inputs):
@@ -148,7 +148,7 @@ def _above_vectors(tower, groups, is_siamese):
     pooled = tower.boundary()[2]
     below = keras.Model(tower.backbone.input, pooled, name="below")
     inputs = x = keras.Input((None, pooled.shape[-1]) if is_siamese else pooled.shape[1:], name="vectors")
-    x = Rows(name="rows", dtype="float32")(x) if is_siamese else x
+    x = StackColumns(name="rows", dtype="float32")(x) if is_siamese else x
     others, made = _others(tower)
     top = x
     if pooled is not tower.output:
@@ -167,7 +167,7 @@ def _above_tokens(tower, groups, is_siamese):
         "token_states": keras.Input(batch_shape=states.shape, dtype=states.dtype, name="token_states"),
     }
     rows = inputs["padding_mask"]
-    rows = Rows(name="rows", dtype="int32")(rows) if is_siamese else rows
+    rows = StackColumns(name="rows", dtype="int32")(rows) if is_siamese else rows
     others, made = _others(tower)
     top = keras.Model([sequence, mask, *others.values()], tower.output, name="top")
     form = "padded" if len(states.shape) == 3 else "packed" if _unpadding.leaves_padding_out() else "flat"
@@ -183,7 +183,7 @@ def key(model, made, sequences, dtype):
         "frozen": made.frozen,
         "pooling": _between(tower_of(model)) if made.form == "vectors" else None,
         "dtype": dtype,
-        "versions": [tfxfer.__version__, keras.__version__, keras.config.backend()],
+        "versions": [__version__, keras.__version__, keras.config.backend()],
     }
     digest = hashlib.blake2b(json.dumps(facts, sort_keys=True, default=str).encode(), digest_size=16)
     digest.update(sequences.digest())

@@ -1,4 +1,4 @@
-"""Losses on embeddings: pure functions, and thin `keras.losses.Loss` classes around them.
+"""Losses on embeddings and on logits: pure functions, and thin `keras.losses.Loss` classes around them.
 
 Which one fits the rows? `docs/losses.md` has the table of all, made from the docstrings here: each class says which
 `Rows:` it needs, when to `Choose it:` and what its `Neighbours:` are. In short: pairs with a score, `CoSENTLoss`; pairs
@@ -10,6 +10,9 @@ positive or document, further columns negatives. Losses on single texts take the
 `models.TextEmbedder` as well. Functions compute in the dtype of `y_pred`, classes in float32 unless told otherwise,
 under mixed precision too. Defaults are made for unit vectors. Shapes and kinds of labels that do not fit are errors
 when the first batch is traced.
+
+`ClassCrossentropy` and `WeightedBinaryCrossentropy`, which are named as Keras's own, take the logits `(batch, classes)`
+of classifiers.
 """
 
 from tfxfer.losses._classes import (
@@ -32,16 +35,22 @@ from tfxfer.losses._distillation import (
     embedding_distillation,
     margin_mse,
 )
+from tfxfer.losses._logits import (
+    ClassCrossentropy,
+    WeightedBinaryCrossentropy,
+    class_crossentropy,
+    weighted_binary_crossentropy,
+)
 from tfxfer.losses._pairs import (
     AnglELoss,
     ContrastiveLoss,
     CoSENTLoss,
-    CosineSimilarityLoss,
+    CosineMSELoss,
     OnlineContrastiveLoss,
     angle,
     contrastive,
     cosent,
-    cosine_similarity,
+    cosine_mse,
     online_contrastive,
 )
 from tfxfer.losses._ranking import (
@@ -73,9 +82,10 @@ __all__ = [
     "BatchHardSoftMarginTripletLoss",
     "BatchHardTripletLoss",
     "BatchSemiHardTripletLoss",
+    "ClassCrossentropy",
     "CoSENTLoss",
     "ContrastiveLoss",
-    "CosineSimilarityLoss",
+    "CosineMSELoss",
     "DistillKLDivLoss",
     "EmbeddingDistillationLoss",
     "GISTEmbedLoss",
@@ -89,14 +99,16 @@ __all__ = [
     "TripletCrossEntropyLoss",
     "TripletLoss",
     "TripletMarginRankingLoss",
+    "WeightedBinaryCrossentropy",
     "angle",
     "batch_all_triplet",
     "batch_hard_soft_margin_triplet",
     "batch_hard_triplet",
     "batch_semi_hard_triplet",
+    "class_crossentropy",
     "contrastive",
     "cosent",
-    "cosine_similarity",
+    "cosine_mse",
     "distill_kl_div",
     "embedding_distillation",
     "gist_embed",
@@ -110,4 +122,5 @@ __all__ = [
     "triplet",
     "triplet_cross_entropy",
     "triplet_margin_ranking",
+    "weighted_binary_crossentropy",
 ]

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfxfer import _check
+from tfxfer import _check, _ops
 
 
 def pair(y_pred, name):
@@ -98,8 +98,8 @@ def _same(shape, y_pred):
     return shape[0] is None or y_pred.shape[0] is None or shape[0] == y_pred.shape[0]
 
 
-class EmbeddingLoss(keras.losses.Loss):
-    """A loss on embeddings: checks before Keras casts, then calls the pure function in `call`.
+class CheckedLoss(keras.losses.Loss):
+    """A loss that checks its targets before Keras casts them, then calls the pure function in `call`.
 
     `labels` says what `y_true` holds, as far as the values' kind is checked: `"classes"`, `"binary"`, `"numbers"`, or
     `None` where it is not read. `per_row` is false where the loss is one number for the whole batch.
@@ -136,18 +136,37 @@ class EmbeddingLoss(keras.losses.Loss):
         return {**super().get_config(), "dtype": self.dtype}
 
 
-def _kind(y_true):
+class MarginLoss(CheckedLoss):
+    """A loss with a margin on a distance."""
+
+    def __init__(self, margin, distance, **kwargs):
+        super().__init__(**kwargs)
+        self.margin = _check.number("margin", margin)
+        self.distance = _check.one_of("distance", distance, _ops.DISTANCES)
+
+    def get_config(self):
+        return {**super().get_config(), "margin": self.margin, "distance": self.distance}
+
+
+def known(y_true):
+    """The values of an array, a list or an eager tensor as an array; `None` where they are not known yet."""
+    if hasattr(y_true, "numpy") or isinstance(y_true, list | tuple | np.ndarray):
+        return np.asarray(y_true.numpy() if hasattr(y_true, "numpy") else y_true)
+    return None
+
+
+def kind(y_true):
     """The name of the dtype of an array, a tensor or a list."""
     dtype = y_true.dtype if hasattr(y_true, "dtype") else np.asarray(y_true).dtype
     return str(getattr(dtype, "name", dtype))
 
 
 def _numbers(y_true, name):
-    if _kind(y_true).startswith(("str", "object", "bytes")):
+    if kind(y_true).startswith(("str", "object", "bytes")):
         raise _check.invalid(
             "y_true",
             f"numbers for {name}",
-            _kind(y_true),
+            kind(y_true),
             "Make numbers of names first: `data.labelled` and `data.LabelColumn` do.",
         )
     return y_true
@@ -155,14 +174,15 @@ def _numbers(y_true, name):
 
 def _binary(y_true, name):
     y_true = _numbers(y_true, name)
-    if hasattr(y_true, "numpy") or isinstance(y_true, list | tuple | np.ndarray):  # else the values are not known yet
-        values = np.asarray(y_true.numpy() if hasattr(y_true, "numpy") else y_true).astype("float64")
+    values = known(y_true)
+    if values is not None:
+        values = values.astype("float64")
         if not np.isin(values, (0, 1)).all():
             raise _check.invalid(
                 "y_true",
                 f"labels 1 (alike) or 0 for {name}",
                 values[~np.isin(values, (0, 1))].ravel()[:8].tolist(),
-                "For graded scores choose CoSENTLoss, AnglELoss or CosineSimilarityLoss.",
+                "For graded scores choose CoSENTLoss, AnglELoss or CosineMSELoss.",
             )
     return y_true
 
@@ -170,11 +190,11 @@ def _binary(y_true, name):
 def _classes(y_true, name):
     """Class ids as the number of the first row of the same class: exact in any dtype, where ids can be hashes."""
     y_true = _numbers(y_true, name)
-    if _kind(y_true).startswith(("float", "bfloat")):
+    if kind(y_true).startswith(("float", "bfloat")):
         raise _check.invalid(
             "y_true",
             f"class ids of an int dtype for {name}",
-            _kind(y_true),
+            kind(y_true),
             "Graded scores suit CoSENTLoss; class ids that are stored as floats have to be cast to int32.",
         )
     ids = ops.convert_to_tensor(y_true)

@@ -158,22 +158,8 @@ def supervised_contrastive(y_true, y_pred, temperature=0.07):
     return _base.mean_over_columns(ops.where(ops.any(positive, axis=1), losses, ops.zeros_like(losses)), y_pred)
 
 
-class _MiningLoss(_base.EmbeddingLoss):
-    """A loss with a margin on the distances of texts with class ids."""
-
-    labels = "classes"
-
-    def __init__(self, margin=0.5, distance="euclidean", **kwargs):
-        super().__init__(**kwargs)
-        self.margin = _check.number("margin", margin)
-        self.distance = _check.one_of("distance", distance, _ops.DISTANCES)
-
-    def get_config(self):
-        return {**super().get_config(), "margin": self.margin, "distance": self.distance}
-
-
 @keras.saving.register_keras_serializable("tfxfer")
-class BatchAllTripletLoss(_MiningLoss):
+class BatchAllTripletLoss(_base.MarginLoss):
     """The mean over all triplets of the batch that are not yet satisfied (`batch_all_triplet`).
 
     One number for the whole batch: sample weights for single rows are an error. Memory grows with the third power of
@@ -204,6 +190,7 @@ class BatchAllTripletLoss(_MiningLoss):
     Reference: Hermans, Beyer and Leibe, 2017, In Defense of the Triplet Loss, https://arxiv.org/abs/1703.07737.
     """
 
+    labels = "classes"
     per_row = False
 
     def __init__(self, margin=0.5, distance="euclidean", *, name="batch_all_triplet", **kwargs):
@@ -214,7 +201,7 @@ class BatchAllTripletLoss(_MiningLoss):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class BatchHardTripletLoss(_MiningLoss):
+class BatchHardTripletLoss(_base.MarginLoss):
     """Every text's farthest positive against its closest negative (`batch_hard_triplet`).
 
     Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes, and several texts
@@ -242,6 +229,8 @@ class BatchHardTripletLoss(_MiningLoss):
     Reference: Hermans, Beyer and Leibe, 2017, In Defense of the Triplet Loss, https://arxiv.org/abs/1703.07737.
     """
 
+    labels = "classes"
+
     def __init__(self, margin=0.5, distance="euclidean", *, name="batch_hard_triplet", **kwargs):
         super().__init__(margin, distance, name=name, **kwargs)
 
@@ -250,7 +239,7 @@ class BatchHardTripletLoss(_MiningLoss):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class BatchSemiHardTripletLoss(_MiningLoss):
+class BatchSemiHardTripletLoss(_base.MarginLoss):
     """Every positive pair against the closest negative beyond the positive (`batch_semi_hard_triplet`).
 
     One number for the whole batch: sample weights for single rows are an error. Memory grows with the third power of
@@ -281,6 +270,7 @@ class BatchSemiHardTripletLoss(_MiningLoss):
     Reference: Schroff, Kalenichenko and Philbin, 2015, FaceNet, https://arxiv.org/abs/1503.03832.
     """
 
+    labels = "classes"
     per_row = False
 
     def __init__(self, margin=0.5, distance="euclidean", *, name="batch_semi_hard_triplet", **kwargs):
@@ -291,7 +281,7 @@ class BatchSemiHardTripletLoss(_MiningLoss):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class BatchHardSoftMarginTripletLoss(_base.EmbeddingLoss):
+class BatchHardSoftMarginTripletLoss(_base.CheckedLoss):
     """Batch-hard with a smooth hinge in place of the margin (`batch_hard_soft_margin_triplet`).
 
     Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes, and several texts
@@ -334,7 +324,7 @@ class BatchHardSoftMarginTripletLoss(_base.EmbeddingLoss):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class SupervisedContrastiveLoss(_base.EmbeddingLoss):
+class SupervisedContrastiveLoss(_base.CheckedLoss):
     """A softmax over the batch shall pick the texts of the anchor's class (`supervised_contrastive`).
 
     Rows: one text (or several of one class); `y_true` an int class id. Every batch needs several texts of each class.

@@ -115,7 +115,7 @@ def embedding_distillation(y_true, y_pred, error="mse"):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class MarginMSELoss(_base.EmbeddingLoss):
+class MarginMSELoss(_base.CheckedLoss):
     """The margin between positive and negative shall be the teacher's (`margin_mse`).
 
     Rows: three texts or more: query, positive, negatives; `y_true` the teacher's margins `(batch,)` or
@@ -161,7 +161,7 @@ class MarginMSELoss(_base.EmbeddingLoss):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class DistillKLDivLoss(_base.EmbeddingLoss):
+class DistillKLDivLoss(_base.CheckedLoss):
     """The student's distribution over the row's documents shall be the teacher's (`distill_kl_div`).
 
     Rows: three texts or more: query, positive, negatives; `y_true` the teacher's scores `(batch, documents)`.
@@ -219,7 +219,7 @@ class DistillKLDivLoss(_base.EmbeddingLoss):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class EmbeddingDistillationLoss(_base.EmbeddingLoss):
+class EmbeddingDistillationLoss(_base.CheckedLoss):
     """Each embedding shall be the teacher's (`embedding_distillation`).
 
     Rows: one text or several; `y_true` the teacher's embeddings, shaped as `y_pred`.

@@ -69,7 +69,7 @@ def online_contrastive(y_true, y_pred, margin=0.5, distance="cosine"):
     return ops.sum(ops.where(ops.isnan(y), y, pull + push))
 
 
-def cosine_similarity(y_true, y_pred):
+def cosine_mse(y_true, y_pred):
     """Squared error of each pair's cosine against its score: `(cos(u, v) - y)^2`.
 
     Args:
@@ -80,10 +80,10 @@ def cosine_similarity(y_true, y_pred):
         A tensor `(batch,)`.
 
     >>> pairs = np.array([[[1.0, 0.0], [0.0, 1.0]]], "float32")
-    >>> cosine_similarity(np.array([0.5], "float32"), pairs).numpy().tolist()
+    >>> cosine_mse(np.array([0.5], "float32"), pairs).numpy().tolist()
     [0.25]
     """
-    u, v = _base.pair(y_pred, "cosine_similarity")
+    u, v = _base.pair(y_pred, "cosine_mse")
     scores = ops.cast(_base.one_a_row(y_true, y_pred, "scores"), y_pred.dtype)
     return ops.square(_ops.cosine_similarity(u, v) - scores)
 
@@ -144,22 +144,8 @@ def angle(y_true, y_pred, scale=20.0):
     return _ranked(y_true, y_pred, scale * similarities)
 
 
-class _MarginLoss(_base.EmbeddingLoss):
-    """A loss of 0/1 labels with a margin on a distance."""
-
-    labels = "binary"
-
-    def __init__(self, margin=0.5, distance="cosine", **kwargs):
-        super().__init__(**kwargs)
-        self.margin = _check.number("margin", margin)
-        self.distance = _check.one_of("distance", distance, _ops.DISTANCES)
-
-    def get_config(self):
-        return {**super().get_config(), "margin": self.margin, "distance": self.distance}
-
-
 @keras.saving.register_keras_serializable("tfxfer")
-class ContrastiveLoss(_MarginLoss):
+class ContrastiveLoss(_base.MarginLoss):
     """Pulls like texts together and pushes unlike ones apart, up to a margin (`contrastive`).
 
     Rows: two texts; `y_true` 1 (alike) or 0 (not).
@@ -189,6 +175,8 @@ class ContrastiveLoss(_MarginLoss):
     https://doi.org/10.1109/CVPR.2006.100.
     """
 
+    labels = "binary"
+
     def __init__(self, margin=0.5, distance="cosine", *, name="contrastive", **kwargs):
         super().__init__(margin, distance, name=name, **kwargs)
 
@@ -197,7 +185,7 @@ class ContrastiveLoss(_MarginLoss):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class OnlineContrastiveLoss(_MarginLoss):
+class OnlineContrastiveLoss(_base.MarginLoss):
     """Contrastive loss over the hard pairs of the batch only (`online_contrastive`).
 
     One sum for the whole batch: it grows with the batch size, and sample weights for single rows are an error.
@@ -226,6 +214,7 @@ class OnlineContrastiveLoss(_MarginLoss):
     https://arxiv.org/abs/1908.10084.
     """
 
+    labels = "binary"
     per_row = False
 
     def __init__(self, margin=0.5, distance="cosine", *, name="online_contrastive", **kwargs):
@@ -236,8 +225,8 @@ class OnlineContrastiveLoss(_MarginLoss):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class CosineSimilarityLoss(_base.EmbeddingLoss):
-    """Squared error of each pair's cosine against its score (`cosine_similarity`).
+class CosineMSELoss(_base.CheckedLoss):
+    """Squared error of each pair's cosine against its score (`cosine_mse`).
 
     Rows: two texts; `y_true` a score in -1..1, mostly 0..1.
 
@@ -253,21 +242,21 @@ class CosineSimilarityLoss(_base.EmbeddingLoss):
 
     ```python
     rows = tx.data.pairs(rows, ("sentence1", "sentence2"), target="score", target_range=(0, 5))
-    model.compile("adamw", loss=tx.losses.CosineSimilarityLoss())
+    model.compile("adamw", loss=tx.losses.CosineMSELoss())
     ```
 
     Reference: Reimers and Gurevych, 2019, Sentence-BERT, https://arxiv.org/abs/1908.10084.
     """
 
-    def __init__(self, *, name="cosine_similarity", **kwargs):
+    def __init__(self, *, name="cosine_mse", **kwargs):
         super().__init__(name=name, **kwargs)
 
     def call(self, y_true, y_pred):
-        return cosine_similarity(y_true, y_pred)
+        return cosine_mse(y_true, y_pred)
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class CoSENTLoss(_base.EmbeddingLoss):
+class CoSENTLoss(_base.CheckedLoss):
     """Ranks the pairs of a batch: a higher score shall have a higher cosine (`cosent`).
 
     One number for the whole batch: sample weights for single rows are an error.
@@ -276,7 +265,7 @@ class CoSENTLoss(_base.EmbeddingLoss):
 
     Choose it: for graded pairs, such as STS-B's 0 to 5; the first choice there.
 
-    Neighbours: `CosineSimilarityLoss` wants scores that a cosine can meet and fits them one by one; this one ranks the
+    Neighbours: `CosineMSELoss` wants scores that a cosine can meet and fits them one by one; this one ranks the
     batch, and usually ends higher in Spearman correlation. `AnglELoss` is the same on an angle in complex space.
 
     Args:
@@ -312,7 +301,7 @@ class CoSENTLoss(_base.EmbeddingLoss):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class AnglELoss(_base.EmbeddingLoss):
+class AnglELoss(_base.CheckedLoss):
     """Ranks the pairs of a batch by their angle in complex space (`angle`).
 
     One number for the whole batch: sample weights for single rows are an error.

@@ -201,7 +201,7 @@ def gist_embed(
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class MultipleNegativesRankingLoss(_base.EmbeddingLoss):
+class MultipleNegativesRankingLoss(_base.CheckedLoss):
     """Each query shall find its own document among all of the batch (`multiple_negatives_ranking`).
 
     Also known as InfoNCE, NT-Xent or in-batch softmax. Rows with equal texts in one batch are false negatives of each
@@ -288,7 +288,7 @@ class MultipleNegativesRankingLoss(_base.EmbeddingLoss):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class MegaBatchMarginLoss(_base.EmbeddingLoss):
+class MegaBatchMarginLoss(_base.CheckedLoss):
     """Pairs above one cosine, the hardest other document of the batch below another (`mega_batch_margin`).
 
     Rows: two texts that belong together, further columns hard negatives; `y_true` is not read.
@@ -327,7 +327,7 @@ class MegaBatchMarginLoss(_base.EmbeddingLoss):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class GISTEmbedLoss(_base.EmbeddingLoss):
+class GISTEmbedLoss(_base.CheckedLoss):
     """In-batch negatives without those that a guide model takes for positives (`gist_embed`).
 
     Rows: two texts that belong together, further columns hard negatives; `y_true` the guide's embeddings of all of them

@@ -80,7 +80,7 @@ def triplet_margin_ranking(y_pred, margin=0.2, similarity="cosine"):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class TripletLoss(_base.EmbeddingLoss):
+class TripletLoss(_base.MarginLoss):
     """The negative shall be farther from the anchor than the positive, by a margin (`triplet`).
 
     Rows: three texts or more: anchor, positive, negatives; `y_true` is not read.
@@ -110,19 +110,14 @@ class TripletLoss(_base.EmbeddingLoss):
     labels = None
 
     def __init__(self, margin=0.5, distance="euclidean", *, name="triplet", **kwargs):
-        super().__init__(name=name, **kwargs)
-        self.margin = _check.number("margin", margin)
-        self.distance = _check.one_of("distance", distance, _ops.DISTANCES)
+        super().__init__(margin, distance, name=name, **kwargs)
 
     def call(self, y_true, y_pred):
         return triplet(y_pred, self.margin, self.distance)
 
-    def get_config(self):
-        return {**super().get_config(), "margin": self.margin, "distance": self.distance}
-
 
 @keras.saving.register_keras_serializable("tfxfer")
-class TripletCrossEntropyLoss(_base.EmbeddingLoss):
+class TripletCrossEntropyLoss(_base.CheckedLoss):
     """A softmax over negative distances shall pick the positive among its row (`triplet_cross_entropy`).
 
     Rows: three texts or more: anchor, positive, negatives; `y_true` is not read.
@@ -162,7 +157,7 @@ class TripletCrossEntropyLoss(_base.EmbeddingLoss):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class TripletMarginRankingLoss(_base.EmbeddingLoss):
+class TripletMarginRankingLoss(_base.CheckedLoss):
     """The positive's similarity to the anchor shall exceed the negative's by a margin (`triplet_margin_ranking`).
 
     Rows: three texts or more: anchor, positive, negatives; `y_true` is not read.

@@ -78,7 +78,7 @@ def global_orthogonal_regularization(y_pred, mean_weight=1.0, second_moment_weig
     return ops.mean(mean_weight * ops.square(mean) + second_moment_weight * excess)
 
 
-class _Wrapper(_base.EmbeddingLoss):
+class _Wrapper(_base.CheckedLoss):
     """A loss around another, which checks labels and weights as the other does."""
 
     def __init__(self, loss, **kwargs):
@@ -87,7 +87,7 @@ class _Wrapper(_base.EmbeddingLoss):
         self.per_row = loss is not None and getattr(loss, "per_row", True)
 
     def targets(self, y_true):
-        return self.loss.targets(y_true) if isinstance(self.loss, _base.EmbeddingLoss) else y_true
+        return self.loss.targets(y_true) if isinstance(self.loss, _base.CheckedLoss) else y_true
 
     def get_config(self):
         return {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.loss)}

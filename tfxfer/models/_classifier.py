@@ -11,6 +11,7 @@ import numpy as np
 from tfxfer import _check, backbones, data, layers, optimizers
 from tfxfer.models import _restoring, _save, _usage
 from tfxfer.models._rows import Ranks
+from tfxfer.models._search_space import PooledSearch
 from tfxfer.models._signatures import Signature
 from tfxfer.models._task import TextTask
 
@@ -40,7 +41,7 @@ def make_pooling(pooling):
     return pooling
 
 
-class PooledTask(TextTask):
+class PooledTask(PooledSearch, TextTask):
     """A task with pooled features and a head: what classifier and regressor share."""
 
     def __init__(self, backbone, preprocessor, *, pooling, dropout, head, num_outputs, trainable, **kwargs):

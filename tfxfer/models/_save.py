@@ -1,7 +1,7 @@
 """Writes a task model as a folder, in this package's format or those of other libraries."""
 
-import tfxfer
 from tfxfer import _check, _disk, backbones
+from tfxfer._version import __version__
 from tfxfer.backbones import _write, _write_head, _write_sentence_transformers
 from tfxfer.models import _card
 
@@ -40,7 +40,7 @@ def save(model, preset_dir, format, metadata, dtype):
     with _disk.replacing_folder(folder) as staged:
         if format == "tfxfer":
             model.save(staged / MODEL_FILE)
-            about = {"tfxfer": tfxfer.__version__, "class": type(model).__name__}
+            about = {"tfxfer": __version__, "class": type(model).__name__}
             _disk.write_json(staged / METADATA_FILE, about)
         else:
             model.write_checkpoint(staged, format, dtype)

@@ -52,7 +52,7 @@ def top_k(queries, corpus, k, *, similarity="cosine", progress=None):
     if is_binary and isinstance(queries, _quantize.Quantized) and queries.precision == "binary":
         ids, scores = _neighbours.top_k(queries.codes, corpus.codes, k, "hamming", report)
         return TopK(ids, 1 + 2 * scores / np.float32(corpus.dim))
-    nearest = _neighbours.TopK(_quantize.floats(queries), k, similarity)
+    nearest = _neighbours.Nearest(_quantize.floats(queries), k, similarity)
     if not isinstance(corpus, _quantize.Quantized):
         return TopK(*nearest.add(corpus, report).result())
     for start in range(0, len(corpus), _neighbours.CORPUS_CHUNK):

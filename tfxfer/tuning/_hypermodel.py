@@ -1,4 +1,4 @@
-"""What all hypermodels share: the space, the data, the training of a trial."""
+"""The hypermodel: the space that a task describes, the data, the training of a trial."""
 
 import contextlib
 import inspect
@@ -10,7 +10,7 @@ import keras
 from tfxfer import _check, callbacks, data, freezing, optimizers
 from tfxfer.tuning import _presets, _watch
 from tfxfer.tuning._keras_tuner import fatal, import_keras_tuner
-from tfxfer.tuning._rows import Rows
+from tfxfer.tuning._rows import TrialBatches
 from tfxfer.tuning._space import Space
 
 _CHANGED = ("shuffle", "validation_split", "batch_size", "validation_batch_size")
@@ -18,35 +18,144 @@ _CHANGED = ("shuffle", "validation_split", "batch_size", "validation_batch_size"
 _OPTIONS = set(inspect.signature(data.batches).parameters)
 _OPTIONS -= {"dataset", "preprocessor", "batch_size", "columns", "seed"}
 
+_ASKED = ("search_space", "from_search", "compile_for_search")
+
 _Base: Any = import_keras_tuner().HyperModel
 
 
 class HyperModel(_Base):
-    """Base of the hypermodels.
+    """The search for a task's model: which encoder, how much of it trains and how fast, and what the task adds.
 
-    Subclasses say what is chosen in `_entries`, and make a compiled model of the values in `_model` and `_compile`.
+    | entry of the space | by default | of which task |
+    |---|---|---|
+    | `preset` | `presets` | all |
+    | `frozen`: blocks frozen from below, with the embeddings; 0 freezes nothing | 0, half, all, or all but one | all |
+    | `unfreezing`: `"gradual"` thaws what is frozen, from above, epoch by epoch | none, gradual | all, if frozen > 0 |
+    | `layer_decay`: factor on the rate from group to group downwards | 0.7 to 1 | all |
+    | `pooling`: a mode or a tuple of modes of `layers.Pooling` | the presets', mean, cls, max | those of `models` |
+    | `head`: `"linear"` or `"mlp"` | both | `TextClassifier`, `TextRegressor` |
+    | `hidden_dim` | 128, 256, 512 | the same, if the head is an MLP |
+    | `dropout`: before the dense layers of the head | 0 to 0.4 | the same |
+    | `head_multiplier`: of the head's rate, over that of the topmost block | 1 to 30, log | the same |
+    | `loss` | `losses` | all, if `losses` are given |
+    | `margin`, `scale`, `temperature`, `student_temperature` | half to twice the defaults, log | if the loss has it |
+    | `learning_rate`: peak of warm-up and cosine | 1e-5 to 1e-3; of embedders 5e-6 to 2e-4; log | all |
+    | `warmup`: part of the steps | 0 to 0.2 | all |
+    | `batch_size` | 16, 32, 64 | all |
+    | `epochs` | not searched: `search(epochs=...)`, or Hyperband | all |
+
+    `space` changes entries: a list is a choice, a dict a range (arguments of `hp.Float` and `hp.Int`), one value is
+    fixed, and `None` takes the entry out (then nothing is frozen or decays, and so on: the model's defaults). What a
+    tuner's `hyperparameters=` already has under these names goes before.
+
+    **Tasks of your own**, subclasses of a class of `models`, have the entries of that class, or what their class method
+    `search_space` returns (`Entry`); `from_search` makes the model of a trial, `compile_for_search` compiles it.
+
+    **Losses**: a task without a loss of its own (`models.Siamese`, `models.TextEmbedder`) needs `losses`. All losses of
+    a search read the same rows: choose losses that suit the rows (`docs/losses.md`), and pass the batch options they
+    need in `batches`, `unique_texts=True` or `examples_per_class=4`. Values of different losses cannot be compared, nor
+    those of a loss on the whole batch at different batch sizes: the objective is then an evaluation, not `val_loss`.
+
+    **Data** go into `search` as rows, what `data.labelled` makes or texts and labels, not as batches, since their size
+    is searched: `tuner.search(train, validation_data=dev, epochs=3)`. They are tokenised once for each preset, whatever
+    the number of trials; so are validation data. Callbacks that evaluate read their texts again each time.
+
+    **Objective**: `val_loss` and the model's metrics, as `val_accuracy`, need `validation_data`; any evaluation of
+    `callbacks` writes its own, e.g. `keras_tuner.Objective("val_macro_f1", "max")` with
+    `callbacks.EvaluateClassification`.
+
+    **Hyperband** decides the epochs, and a trial may continue another: with its weights, the moments of its optimizer,
+    the schedule at that epoch of a training that long, and the next order of the rows.
+
+    **Memory** stays flat from trial to trial; the weights of the presets are in it once.
+
+    Args:
+        task: class of the model, e.g. `models.TextClassifier`, `models.Siamese`, or a subclass of your own.
+        presets: name or path of a pretrained encoder, or a list of them; see `backbones.load`.
+        space: dict of entry to what may be chosen, see above.
+        sequence_length: int. Tokens a text is cut at. Defaults to the presets'.
+        dtype: dtype policy of the models, e.g. `"mixed_bfloat16"`. Defaults to the global one of now (which Keras Tuner
+            clears between trials, and each trial sets again).
+        optimizer: function of the learning rate to a Keras optimizer, called for each trial. Defaults to
+            `optimizers.AdamW` with weight decay 0.01 and `clipnorm=1`. It is wrapped into `optimizers.Layerwise`; one
+            with a schedule of its own keeps it.
+        batches: dict of further options of `data.batches` for the training rows.
+        seed: int. Fixes initial weights, dropout and the order of rows: the same in each trial, so that trials differ
+            by their values alone. By default they are drawn for each trial; leave it so with `executions_per_trial`.
+        name: string. As `keras_tuner.HyperModel` has it.
+        tunable: bool. As `keras_tuner.HyperModel` has it.
+        **arguments: of the task's constructor (`labels`, `multi_label`; `chunk_size`; ...) but for those that are
+            entries of the space; and `losses`: names out of `tfxfer.losses` (`"CoSENTLoss"`), or a dict of name to a
+            function that makes a loss, whose arguments `margin`, `scale`, `temperature` and `student_temperature` are
+            searched if their defaults are positive numbers.
+
+    Raises:
+        ImportError: where Keras Tuner is not installed.
+        ValueError: at once for something that is no task, an unknown preset, argument, entry, loss, pooling or head, no
+            choices, or values out of range; when `search` starts for rows that do not fit, or an objective that nothing
+            writes.
+
+    Example:
+
+    ```python
+    hypermodel = tx.tuning.HyperModel(
+        tx.models.TextClassifier,
+        ["all_minilm_l6_v2", "bert_base_en"],
+        labels=labels,
+        space={"frozen": [0, 3, 6], "learning_rate": {"min_value": 2e-5, "max_value": 2e-4, "sampling": "log"}},
+        sequence_length=64,
+    )
+    objective = keras_tuner.Objective("val_macro_f1", "max")
+    tuner = keras_tuner.BayesianOptimization(hypermodel, objective, max_trials=20, num_initial_points=8)
+    tuner.search(train, epochs=3, callbacks=[tx.callbacks.EvaluateClassification(dev)])
+    print(tx.tuning.trials(tuner))
+
+    losses = ["CoSENTLoss", "AnglELoss"]
+    hypermodel = tx.tuning.HyperModel(tx.models.Siamese, "all_minilm_l6_v2", losses=losses, space={"pooling": None})
+    tuner = keras_tuner.Hyperband(hypermodel, keras_tuner.Objective("val_spearman", "max"), max_epochs=4)
+    tuner.search(train, callbacks=[tx.callbacks.EvaluateSimilarity(dev)])
+    tx.export.saved_model(tx.tuning.best_model(tuner).embedder, "serving/sts")
+    ```
     """
 
-    _metrics: tuple[str, ...] = ()  # the names of the metrics that the model is compiled with
-
-    def __init__(self, presets, *, space, sequence_length, dtype, optimizer, batches, seed, **kwargs):
+    def __init__(
+        self,
+        task,
+        presets,
+        *,
+        space=None,
+        sequence_length=None,
+        dtype=None,
+        optimizer=None,
+        batches=None,
+        seed=None,
+        name=None,
+        tunable=True,
+        **arguments,
+    ):
         # Keras Tuner clears Keras's state, this policy with it, before each model.
         self._ambient_policy = keras.config.dtype_policy()
         self._dtype = dtype
+        self.task, self.arguments = _checked_task(task), arguments
         self._presets = _presets.read(presets, dtype=dtype, sequence_length=sequence_length)
         self._optimizer = optimizer if optimizer is not None else _adamw
         if not callable(self._optimizer):
             remedy = "For example `lambda rate: keras.optimizers.Adam(rate)`: each trial needs one of its own."
             raise _check.invalid("optimizer", "a function of the learning rate to an optimizer", optimizer, remedy)
         self._batches = dict(_check.instance("batches", batches or {}, dict, "a dict of options of `data.batches`"))
-        for name in self._batches:
+        for option in self._batches:
             remedy = "`batch_size` is an entry of `space`, `seed` an argument of the hypermodel."
-            _check.one_of("batches", name, sorted(_OPTIONS), remedy)
+            _check.one_of("batches", option, sorted(_OPTIONS), remedy)
         self._seed = _check.integer("seed", seed, minimum=0, optional=True)
-        self._space = Space(self._entries(), space)
+        entries = task.search_space(self._presets, arguments)
+        for argument in arguments:
+            if argument in entries:
+                remedy = f"`space={{{argument!r}: ...}}` fixes it."
+                raise _check.invalid(argument, "no argument that is an entry of the space", arguments[argument], remedy)
+        self._space = Space(entries, space)
         self._space.declare(import_keras_tuner().HyperParameters())  # what cannot be is found here, and not in a trial
-        self._train, self._validation = Rows("x"), Rows("validation_data")
-        super().__init__(**kwargs)
+        self._train, self._validation = TrialBatches("x"), TrialBatches("validation_data")
+        super().__init__(name=name, tunable=tunable)
 
     def declare_hyperparameters(self, hp):
         self._space.declare(hp)
@@ -57,13 +166,13 @@ class HyperModel(_Base):
         with self._policy():
             if self._seed is not None:
                 keras.utils.set_random_seed(self._seed)
-            model = self._model(self._presets[values["preset"]], values)
+            model = self.task.from_search(self._presets[values["preset"]], values, self.arguments)
             thaws = values["unfreezing"] == "gradual"
             if values["frozen"] and not thaws:
                 freezing.freeze(model, below=values["frozen"])
-            self._compile(model, values)
-            # On all that will ever train, and now: the weights of a trial that Hyperband goes on with are loaded with
-            # the state of their optimizer, which is left out where there is no place for it.
+            model.compile_for_search(values, self._layerwise(values))
+            # On all that will ever train, and now: the weights of a trial that Hyperband continues are loaded with the
+            # state of their optimizer, which is left out where there is no place for it.
             model.optimizer.build(model.trainable_variables)
             if values["frozen"] and thaws:
                 freezing.freeze(model, below=values["frozen"])
@@ -116,7 +225,7 @@ class HyperModel(_Base):
                 model, an objective that nothing writes. It ends the search; all other errors end the trial.
         """
         values = self._space.values(hp)
-        watch = _watch.Watch(callbacks, self._metrics, validation_data is not None)
+        watch = _watch.Watch(callbacks, _metric_names(model), validation_data is not None)
         with fatal():
             for name in _CHANGED:
                 if name in kwargs:
@@ -163,9 +272,28 @@ class HyperModel(_Base):
             made.append(_unfreezing(values["frozen"], epochs, steps))
         return made
 
-    def _layerwise(self, values, multipliers=None):
+    def _layerwise(self, values):
         """The optimizer of a trial, its rates falling from group to group towards the input."""
+        multiplier = values.get("head_multiplier")
+        multipliers = None if multiplier is None else {"head": multiplier}
         return optimizers.Layerwise(self._optimizer(values["learning_rate"]), multipliers, decay=values["layer_decay"])
+
+
+def _checked_task(task):
+    """Returns the class of a task; raises for something that is none."""
+    if not inspect.isclass(task) or not all(hasattr(task, name) for name in _ASKED):
+        remedy = "Its class, not a model." if hasattr(task, "compile_for_search") else None
+        raise _check.invalid("task", "a class of `tfxfer.models`, or a subclass of one", task, remedy)
+    return task
+
+
+def _metric_names(model):
+    """The names of a model's metrics as Keras writes them; `None` where outputs or functions make others of them."""
+    metrics = (model.compile_arguments or {}).get("metrics") or []
+    if len(model.outputs) > 1 or not isinstance(metrics, (list, tuple)):
+        return None
+    names = [metric if isinstance(metric, str) else getattr(metric, "name", None) for metric in metrics]
+    return names if all(isinstance(name, str) for name in names) else None
 
 
 def _epochs(chosen, given):

@@ -10,17 +10,18 @@ from tfxfer import _check, backbones
 class Preset:
     """What a preset holds: what its encoder is made from again, and what trials share."""
 
+    kind: Any  # the class of the encoder
     config: dict
     weights: list
     preprocessor: Any
     embedding: Any
     depth: int  # blocks
 
-    def backbone(self):
-        """A new encoder with the pretrained weights."""
-        made = backbones.Backbone.from_config(self.config)
+    def pretrained(self):
+        """A new encoder with the pretrained weights, and the preprocessor that all trials share."""
+        made = self.kind.from_config(self.config)
         made.set_weights(self.weights)
-        return made
+        return backbones.Pretrained(made, self.preprocessor, self.embedding)
 
 
 def read(presets, *, dtype, sequence_length):
@@ -44,6 +45,7 @@ def read(presets, *, dtype, sequence_length):
     for name in names:
         loaded = backbones.load(name, dtype=dtype, sequence_length=sequence_length)
         found[name] = Preset(
+            type(loaded.backbone),
             loaded.backbone.get_config(),
             loaded.backbone.get_weights(),
             loaded.preprocessor,

@@ -63,7 +63,7 @@ def best_model(tuner):
     restored: Keras Tuner keeps the weights only.
 
     Args:
-        tuner: a tuner of Keras Tuner with one of this module's hypermodels.
+        tuner: a tuner of Keras Tuner with a `HyperModel`.
 
     Returns:
         A model of `models`, ready to predict, to be saved and to be exported.

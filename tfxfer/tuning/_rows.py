@@ -8,8 +8,8 @@ import numpy as np
 from tfxfer import _check, data
 
 
-class Rows:
-    """Rows of one role (training, validation) in the last search.
+class TrialBatches:
+    """Rows of one role (training, validation), tokenised once a preset and batched anew for each trial.
 
     Args:
         argument: string. What the rows are called in errors.

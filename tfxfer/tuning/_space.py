@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 from tfxfer import _check
 
@@ -12,36 +10,6 @@ _SPECS = (
     "a list of values to choose from, a dict of the arguments of `hp.Float` or `hp.Int` (min_value, max_value[, step, "
     "sampling, default]), one value, or None to take the entry out"
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One choice.
-
-    Args:
-        spec: what may be chosen: a list, a dict (range), one value, or `None`.
-        check: function of (name, value) that raises for a value that cannot be, and returns it as Keras Tuner takes it.
-        instead: the value where the entry is not in the space, or not active; where it can be, also the first guess.
-        parent: the entry that this one depends on. Names are unique and parents have none themselves: Keras Tuner loses
-            the values of entries that share a name.
-        when: function of the parent's value: whether this entry is active.
-        is_whole: whether numbers are ints.
-    """
-
-    spec: Any
-    check: Callable[[str, Any], Any]
-    instead: Any = None
-    parent: str | None = None
-    when: Callable[[Any], bool] = bool
-    is_whole: bool = False
-
-    def candidates(self):
-        """The values that an entry of choices or whole numbers may take."""
-        if self.spec is None:
-            return [self.instead]
-        if isinstance(self.spec, dict):
-            return list(range(self.spec["min_value"], self.spec["max_value"] + 1))
-        return self.spec
 
 
 class Space:
@@ -55,7 +23,7 @@ class Space:
     def __init__(self, entries, changes=None):
         changes = _check.instance("space", changes or {}, dict, "a dict of entry to values")
         for name in changes:
-            _check.one_of("space", name, entries, "These are the entries of this hypermodel's space.")
+            _check.one_of("space", name, entries, "These are the entries of this task's space.")
         self._entries = {
             name: dataclasses.replace(entry, spec=_checked(name, changes.get(name, entry.spec), entry))
             for name, entry in entries.items()
@@ -80,7 +48,7 @@ class Space:
         known = {each.name for each in hp.space}
         if not all(name in known for name, entry in self._entries.items() if self._is_possible(entry)):
             self.declare(hp)
-        return {name: hp.values.get(name, entry.instead) for name, entry in self._entries.items()}
+        return {name: entry.decode(hp.values.get(name, entry.instead)) for name, entry in self._entries.items()}
 
     def _activating(self, entry):
         return [value for value in self._entries[entry.parent].candidates() if entry.when(value)]

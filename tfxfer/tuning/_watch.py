@@ -13,7 +13,7 @@ class Watch:
 
     Args:
         given: what `search` passes on: the user's callbacks, then Keras Tuner's.
-        metrics: the names of the model's metrics.
+        metrics: the names of the model's metrics, or `None` where they are not known before the first epoch.
         is_validated: bool. Whether there are validation data.
 
     Attributes:
@@ -25,10 +25,12 @@ class Watch:
         own = [callback for callback in given if type(callback).__module__.startswith("keras_tuner.")]
         users = [callback for callback in given if callback not in own]
         objectives = [name for callback in own for name in _objectives(callback)]
-        written = ["loss", *metrics]
+        written = ["loss", *(metrics or ())]
         written += [f"val_{name}" for name in written] if is_validated else []
         # Metrics that the tuner was given stand in for the model's.
-        known = not any(getattr(getattr(callback, "tuner", None), "metrics", None) for callback in own)
+        known = metrics is not None and not any(
+            getattr(getattr(callback, "tuner", None), "metrics", None) for callback in own
+        )
         self._watcher = _Watcher(objectives, users, written if known else None)
         self.callbacks = [*users, self._watcher, *own]
 

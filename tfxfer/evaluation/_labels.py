@@ -1,0 +1,53 @@
+"""Targets by name or by index as the scores of classifiers need them."""
+
+import numpy as np
+
+from tfxfer import _check, data
+
+_LISTS = (list, tuple, set, frozenset, np.ndarray)
+
+
+def encode(y_true, labels, classes):
+    """Returns targets as indices, int64 `(rows,)`, or as 0 and 1 for several labels a row, int64 `(rows, classes)`.
+
+    They are read as `data.LabelColumn` reads them; without labels, ints are indices.
+
+    Args:
+        y_true: sequence or array.
+        labels: sequence of distinct strings or ints, or `None`.
+        classes: int. The number of columns of the probabilities.
+
+    Raises:
+        ValueError: for targets that are not labels, with their row, and for labels that do not fit.
+    """
+    if isinstance(y_true, (str, bytes)) or not hasattr(y_true, "__len__"):
+        raise _check.invalid("y_true", "a list or array with the label of each row", y_true)
+    array = np.asarray(y_true) if hasattr(y_true, "__array__") else None
+    if array is not None and array.ndim == 2 and array.shape[1] == 1 != classes:
+        y_true, array = array[:, 0], array[:, 0]
+    several = array.ndim == 2 if array is not None else any(isinstance(row, _LISTS) for row in y_true)
+    column = data.LabelColumn(list(range(classes)) if labels is None else check(labels, classes), several)
+    try:
+        found = column.read(y_true, "y_true")
+    except ValueError as error:
+        if labels is None and any(isinstance(value, (str, bytes)) for value in y_true):
+            raise ValueError(f"{error} For names, give `labels=` too.") from error
+        raise
+    if not np.isin(found, (0, 1)).all() and found.ndim == 2:
+        remedy = "Shares of the classes have no right answer to score: `y_true.argmax(axis=1)` gives the likeliest."
+        raise _check.invalid("y_true", f"labels, or 0 and 1 of shape (rows, {classes})", found[0].tolist(), remedy)
+    return found.astype("int64")
+
+
+def check(labels, classes):
+    """Returns the labels as a list; raises where they are not one distinct string or int for each class."""
+    found = data.LabelColumn(labels).labels
+    if len(found) != classes:
+        raise _check.invalid("labels", f"{classes} distinct names, one for each column of `probabilities`", found)
+    return found
+
+
+def decode(targets, labels):
+    """Turns a model's targets back into names, which cannot be misread; 0 and 1 for several labels pass."""
+    targets = np.asarray(targets)
+    return targets if targets.ndim == 2 else [labels[i] for i in targets.astype("int64").tolist()]

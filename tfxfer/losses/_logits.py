@@ -1,0 +1,320 @@
+"""Losses on the logits of classifiers, for targets that Keras's own do not take."""
+
+import collections.abc
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfxfer import _check, _ops
+from tfxfer.losses import _base
+
+# How far the shares of a row may be from 1 in all: float16 rounds thousands of them.
+_TOLERANCE = 0.01
+# What a probability of being wrong is raised from at least: a power below 1 has no finite slope at 0.
+_LEAST = 1e-20
+
+
+def class_crossentropy(y_true, y_pred, label_smoothing=0.0):
+    """Cross-entropy of a softmax with class indices, or with a share of each class.
+
+    `-sum over classes of q * log(softmax(logits))`; `q` is the target's distribution, `(1 - s) * q + s / classes` with
+    a label smoothing `s`.
+
+    Args:
+        y_true: int tensor `(batch,)` or `(batch, 1)` of class indices, or float tensor `(batch, classes)` of shares
+            that sum to 1: a teacher's probabilities, or how many annotators chose a class. What is neither gives NaN.
+        y_pred: float tensor `(batch, classes)`. Logits.
+        label_smoothing: float in `[0, 1]`.
+
+    Returns:
+        A tensor `(batch,)`.
+
+    >>> logits = np.array([[0.0, 0.0], [0.0, 0.0]], "float32")
+    >>> [round(float(x), 4) for x in class_crossentropy(np.array([0, 1]), logits)]  # log 2
+    [0.6931, 0.6931]
+    >>> [round(float(x), 4) for x in class_crossentropy(np.array([[0.5, 0.5], [1.0, 0.0]], "float32"), logits)]
+    [0.6931, 0.6931]
+    """
+    shares = ops.cast(_shares(y_true, y_pred), y_pred.dtype)
+    if label_smoothing:
+        shares = (1.0 - label_smoothing) * shares + label_smoothing / y_pred.shape[-1]
+    logs = ops.log_softmax(y_pred, axis=-1)
+    # A class without a share does not count, were its logit minus infinity.
+    return -ops.sum(ops.where(shares == 0.0, ops.zeros_like(logs), shares * logs), axis=-1)
+
+
+def _shares(y_true, y_pred):
+    """Targets as a share of each class; NaN in a row of what is no class and no distribution."""
+    classes = y_pred.shape[-1]
+    if not _ops.holds_shares(y_true, y_pred):
+        indices = ops.reshape(y_true, ops.shape(y_pred)[:-1])
+        whole = ops.cast(indices, "int32")
+        # Before a cast to a dtype that cannot hold each index.
+        known = ops.logical_and(ops.logical_and(whole >= 0, whole < classes), ops.cast(whole, indices.dtype) == indices)
+        shares = ops.one_hot(ops.where(known, whole, ops.zeros_like(whole)), classes, dtype="float32")
+    else:
+        shares = y_true if keras.backend.is_float_dtype(_base.kind(y_true)) else ops.cast(y_true, "float32")
+        total = ops.sum(ops.cast(shares, "float32"), axis=-1)
+        known = ops.logical_and(ops.abs(total - 1.0) <= _TOLERANCE, ops.all(shares >= 0, axis=-1))
+    return ops.where(ops.expand_dims(known, -1), shares, ops.full_like(shares, float("nan")))
+
+
+def weighted_binary_crossentropy(
+    y_true, y_pred, positive_weights=None, *, gamma=0.0, label_smoothing=0.0, from_logits=True
+):
+    """Binary cross-entropy of each label, with weights for labels that are there and less weight for easy ones.
+
+    `(1 - p_t)^gamma * -(w * y * log(p) + (1 - y) * log(1 - p))`, the mean over the labels; `p_t = y * p + (1 - y) *
+    (1 - p)` is the probability of what is right. With a label smoothing `s`, `y` is `(1 - s) * y + s / 2`.
+
+    Args:
+        y_true: tensor `(batch, labels)` of 0 and 1, or floats between them.
+        y_pred: float tensor `(batch, labels)`. Logits, or probabilities.
+        positive_weights: optional floats `(labels,)`: `w`.
+        gamma: float >= 0. The focal parameter; 0 is off.
+        label_smoothing: float in `[0, 1]`.
+        from_logits: bool. Whether `y_pred` holds logits.
+
+    Returns:
+        A tensor `(batch,)`.
+
+    >>> logits = np.array([[0.0, 0.0]], "float32")
+    >>> [round(float(x), 4) for x in weighted_binary_crossentropy(np.array([[1, 0]]), logits, [3.0, 1.0])]  # 2 log 2
+    [1.3863]
+    """
+    if tuple(y_true.shape)[1:] != tuple(y_pred.shape)[1:] or len(y_true.shape) != len(y_pred.shape):
+        raise _check.invalid("y_true", f"0 and 1 for each label, shape {tuple(y_pred.shape)}", tuple(y_true.shape))
+    y = ops.cast(y_true, y_pred.dtype)
+    y = ops.where(ops.logical_and(y >= 0, y <= 1), y, ops.full_like(y, float("nan")))
+    y = (1.0 - label_smoothing) * y + 0.5 * label_smoothing
+    if from_logits:
+        present, absent = ops.softplus(-y_pred), ops.softplus(y_pred)
+        wrong = y * ops.sigmoid(-y_pred) + (1.0 - y) * ops.sigmoid(y_pred)
+    else:
+        p = ops.clip(y_pred, keras.config.epsilon(), 1.0 - keras.config.epsilon())
+        present, absent = -ops.log(p), -ops.log(1.0 - p)
+        wrong = y * (1.0 - p) + (1.0 - y) * p
+    if positive_weights is not None:
+        present *= ops.convert_to_tensor(positive_weights, y_pred.dtype)
+    losses = y * present + (1.0 - y) * absent
+    if gamma:
+        losses *= ops.power(ops.maximum(wrong, _LEAST), gamma)
+    return ops.mean(losses, axis=-1)
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class ClassCrossentropy(_base.CheckedLoss):
+    """Cross-entropy of a softmax with class indices, or with a share of each class (`class_crossentropy`).
+
+    Rows: class indices `(batch,)`, or shares `(batch, classes)` that sum to 1.
+
+    Choose it: for classifiers, where some targets are probabilities: a teacher's, or how many annotators chose a class.
+
+    Neighbours: Keras's `SparseCategoricalCrossentropy` takes indices only, `CategoricalCrossentropy` shares only; their
+    values are these. `metrics.ClassAccuracy` takes the same targets. Several labels a text:
+    `WeightedBinaryCrossentropy`.
+
+    Args:
+        label_smoothing: float in `[0, 1]`. The part of each target that is spread over all classes. Defaults to 0.
+        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    `y_pred` holds logits `(batch, classes)`.
+
+    Raises:
+        ValueError: for targets of another shape; where their values are known, for indices beyond the classes, negative
+            shares, and shares that do not sum to 1 (within 0.01). In a traced function, as in `fit`, such rows make the
+            loss NaN.
+
+    Example:
+
+    ```python
+    teacher = model.classify(texts).probabilities
+    student.compile("adamw", loss=tx.losses.ClassCrossentropy(), metrics=[tx.metrics.ClassAccuracy()])
+    student.fit(texts, teacher)
+    ```
+
+    Reference: Szegedy et al., 2016, Rethinking the Inception Architecture, on smoothing,
+    https://arxiv.org/abs/1512.00567.
+    """
+
+    def __init__(self, label_smoothing=0.0, *, name="class_crossentropy", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.label_smoothing = _check.number("label_smoothing", label_smoothing, minimum=0.0, maximum=1.0)
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        y_true, y_pred = ops.convert_to_tensor(self.targets(y_true)), ops.convert_to_tensor(y_pred)
+        shares = _shares(y_true, y_pred)
+        values = _base.known(shares)
+        if values is not None and np.isnan(values).any():
+            row = int(np.flatnonzero(np.isnan(values).reshape(-1, values.shape[-1]).any(axis=-1))[0])
+            given = _base.known(y_true).reshape((-1, *y_true.shape[len(y_pred.shape) - 1 :]))[row].tolist()
+            expected = f"class indices 0 to {y_pred.shape[-1] - 1}, or shares >= 0 that sum to 1"
+            remedy = f"It is row {row} of the batch. Several labels a row suit `WeightedBinaryCrossentropy`."
+            raise _check.invalid("y_true", expected, given, remedy)
+        return super().__call__(shares, y_pred, sample_weight)
+
+    def call(self, y_true, y_pred):
+        return class_crossentropy(y_true, y_pred, self.label_smoothing)
+
+    def get_config(self):
+        return {**super().get_config(), "label_smoothing": self.label_smoothing}
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class WeightedBinaryCrossentropy(_base.CheckedLoss):
+    """Binary cross-entropy with weights for labels that are there, and focal (`weighted_binary_crossentropy`).
+
+    Rows: 0 or 1 (or a share) for each label, `(batch, labels)`.
+
+    Choose it: for texts with any number of labels, of which most are rare: a weight of 9 lets the tenth of the texts
+    that has a label count as much as the others. `gamma` puts the weight on what the model still gets wrong.
+
+    Neighbours: Keras's `BinaryCrossentropy` has one weight for all; `BinaryFocalCrossentropy` one `alpha`. Without
+    weights the values are theirs. One label a text: `ClassCrossentropy` with `class_weight`.
+
+    Args:
+        positive_weights: optional sequence of floats > 0 in the labels' order, or dict of label name to float; also
+            what `data.class_weights` returns for several labels a text. `for_labels` puts names in a model's order.
+        gamma: float >= 0. The focal parameter. Defaults to 0, off; 2 in the paper.
+        label_smoothing: float in `[0, 1]`. The part of each target that is moved to 0.5. Defaults to 0.
+        from_logits: bool. Whether `y_pred` holds logits (default), or probabilities.
+        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    Raises:
+        ValueError: for weights that are not numbers > 0; for weights of another number than the labels, or by names
+            that were not put in order; where their values are known, for targets outside 0 to 1. In a traced function,
+            as in `fit`, such targets make the loss NaN.
+
+    Example:
+
+    ```python
+    loss = tx.losses.WeightedBinaryCrossentropy({"card": 4.0, "loan": 12.5}, gamma=2.0)
+    model.compile("adamw", loss=loss.for_labels(model.labels))
+    ```
+
+    Reference: Lin et al., 2017, Focal Loss for Dense Object Detection, https://arxiv.org/abs/1708.02002; the weights
+    are `pos_weight` of torch's `BCEWithLogitsLoss`.
+    """
+
+    def __init__(
+        self,
+        positive_weights=None,
+        *,
+        gamma=0.0,
+        label_smoothing=0.0,
+        from_logits=True,
+        name="weighted_binary_crossentropy",
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        self.positive_weights = _positive_weights(positive_weights)
+        self.gamma = _check.number("gamma", gamma, minimum=0.0)
+        self.label_smoothing = _check.number("label_smoothing", label_smoothing, minimum=0.0, maximum=1.0)
+        self.from_logits = _check.instance("from_logits", from_logits, bool, "a bool")
+
+    def for_labels(self, labels):
+        """Returns this loss with its weights in the order of a model's labels.
+
+        Args:
+            labels: sequence of the label names, in the order of the outputs.
+
+        Returns:
+            A `WeightedBinaryCrossentropy`; this one, if it has no names.
+
+        Raises:
+            ValueError: for a label without a weight, a name that is no label, another number of weights, or names that
+                are ints and could as well be places.
+
+        Example:
+
+        >>> WeightedBinaryCrossentropy({"card": 4.0, "loan": 12.5}).for_labels(["loan", "card"]).positive_weights
+        (12.5, 4.0)
+        """
+        labels, weights = list(labels), self.positive_weights
+        if weights is None:
+            return self
+        if not isinstance(weights, dict):
+            if len(weights) != len(labels):
+                raise _check.invalid("positive_weights", f"{len(labels)} numbers, one for each label", weights)
+            return self
+        places = list(range(len(labels)))
+        by_place = set(weights) == set(places) and not any(isinstance(name, bool) for name in weights)
+        if by_place and set(labels) == set(places) and labels != places:
+            remedy = "Give a list of weights in the order of the labels."
+            expected = f"no dict for the labels {labels}: its keys could be these or their places"
+            raise _check.invalid("positive_weights", expected, weights, remedy)
+        if set(weights) == set(labels):
+            ordered = [weights[label] for label in labels]
+        elif by_place and all(isinstance(label, str) for label in labels):
+            ordered = [weights[place] for place in places]
+        else:
+            missing, unknown = set(labels) - set(weights), set(weights) - set(labels)
+            problems = [f"no weight for {sorted(map(str, missing))}"] if missing else []
+            problems += [f"no such label as {sorted(map(str, unknown))}"] if unknown else []
+            expected = f"a weight for each of the labels {labels}"
+            raise _check.invalid("positive_weights", expected, weights, f"There is {' and '.join(problems)}.")
+        return type(self)(**{**super().get_config(), **self._arguments(), "positive_weights": ordered})
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        values = _base.known(self.targets(y_true))
+        if values is not None and not ((values >= 0) & (values <= 1)).all():
+            wrong = values[~((values >= 0) & (values <= 1))].ravel()[:8].tolist()
+            raise _check.invalid("y_true", "0 or 1, or a share between, for each label", wrong)
+        return super().__call__(y_true, y_pred, sample_weight)
+
+    def call(self, y_true, y_pred):
+        arguments = {**self._arguments(), "positive_weights": self._in_order(y_pred.shape[-1])}
+        return weighted_binary_crossentropy(y_true, y_pred, **arguments)
+
+    def _in_order(self, count):
+        """The weights in the order of `count` outputs."""
+        weights = self.positive_weights
+        if isinstance(weights, dict):
+            if set(weights) != set(range(len(weights))):
+                remedy = "Put them in the order of the model's labels first: `loss.for_labels(model.labels)`."
+                raise _check.invalid("positive_weights", "weights in the order of the outputs", weights, remedy)
+            weights = [weights[place] for place in range(len(weights))]
+        if weights is not None and count is not None and len(weights) != count:
+            raise _check.invalid("positive_weights", f"{count} numbers, one for each output", weights)
+        return weights
+
+    def _arguments(self):
+        names = ("positive_weights", "gamma", "label_smoothing", "from_logits")
+        return {name: getattr(self, name) for name in names}
+
+    def get_config(self):
+        config = {**super().get_config(), **self._arguments()}
+        weights = self.positive_weights
+        if isinstance(weights, dict):  # JSON would make strings of names that are ints
+            config["positive_weights"] = {"names": list(weights), "weights": list(weights.values())}
+        elif weights is not None:
+            config["positive_weights"] = list(weights)
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        weights = config.get("positive_weights")
+        if isinstance(weights, dict):
+            weights = dict(zip(weights["names"], weights["weights"], strict=True))
+        return cls(**{**config, "positive_weights": weights})
+
+
+def _positive_weights(given):
+    """Returns weights as a tuple, or as a dict by name; raises for what is no number > 0."""
+    if given is None:
+        return None
+    if isinstance(given, collections.abc.Mapping):
+        names = [name.item() if isinstance(name, np.generic) else name for name in given]
+        values = list(given.values())
+    elif hasattr(given, "__len__") and not isinstance(given, (str, bytes, set, frozenset)):
+        names, values = None, list(given)
+    else:
+        raise _check.invalid("positive_weights", "a list of numbers > 0, or a dict of label to number", given)
+    if not values:
+        raise _check.invalid("positive_weights", "at least one number", given)
+    values = [value.item() if isinstance(value, np.generic) else value for value in values]
+    values = [_check.number("positive_weights", value, above=0.0) for value in values]
+    if not np.isfinite(values).all():
+        raise _check.invalid("positive_weights", "finite numbers", given)
+    return tuple(values) if names is None else dict(zip(names, values, strict=True))
