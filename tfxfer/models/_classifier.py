@@ -8,7 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfxfer import _check, backbones, data, layers, optimizers
+from tfxfer import _check, backbones, data, layers, losses, optimizers
+from tfxfer import metrics as own_metrics
 from tfxfer.models import _restoring, _save, _usage
 from tfxfer.models._rows import Ranks
 from tfxfer.models._search_space import PooledSearch
@@ -198,20 +199,23 @@ class Classifying(_Task):
 
         Args:
             optimizer: defaults to `optimizers.AdamW(2e-5)`, BERT's smallest fine-tuning rate.
-            loss: defaults to the cross-entropy on logits: categorical, or binary for `multi_label`.
+            loss: defaults to the cross-entropy on logits, `losses.ClassCrossentropy`, which takes shares of classes as
+                well as labels; with `multi_label` to the binary one. A loss with weights by label name
+                (`losses.WeightedBinaryCrossentropy`) gets them in the order of the model's labels.
             metrics: defaults to accuracy.
             **kwargs: as `keras.Model.compile` has them.
         """
         if optimizer == "auto":
             optimizer = optimizers.AdamW(2e-5)
         if loss == "auto":
-            kind = keras.losses.BinaryCrossentropy if self.multi_label else keras.losses.SparseCategoricalCrossentropy
-            loss = kind(from_logits=True)
+            loss = keras.losses.BinaryCrossentropy(from_logits=True) if self.multi_label else losses.ClassCrossentropy()
+        if hasattr(loss, "for_labels"):
+            loss = loss.for_labels(self.labels)
         if metrics == "auto":
             metrics = (
                 [keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy")]
                 if self.multi_label
-                else [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+                else [own_metrics.ClassAccuracy(name="accuracy")]
             )
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
