@@ -56,6 +56,10 @@ ALLOWED = {
 OPTIONAL = ("keras_tuner", "matplotlib", "pandas", "pyarrow", "tensorboard")
 
 
+# Classes of tasks: what stands above `models` asks a task what it is, and names none.
+TASKS = {"Siamese", "SiameseClassifier", "TextClassifier", "TextEmbedder", "TextRegressor"}
+
+
 def module_of(path, package=PACKAGE):
     """The name in the table that a file belongs to: its own, or its folder's."""
     first = path.relative_to(package).parts[0]
@@ -215,3 +219,16 @@ def test_the_walk_lets_an_allowed_import_pass(tmp_path, file, source):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(source, encoding="utf-8")
     assert not offences(path, tmp_path / "tfxfer")
+
+
+def test_no_module_above_models_names_a_task_class():
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        if ROWS.get(module_of(path), 9) < ROWS["models"] or module_of(path) == "models":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = getattr(node, "attr", None) if isinstance(node, ast.Attribute) else getattr(node, "id", None)
+            name = node.name if isinstance(node, ast.alias) else name
+            if name in TASKS:
+                found.append(f"{path.relative_to(PACKAGE)}:{getattr(node, 'lineno', '?')} {name}")
+    assert not found

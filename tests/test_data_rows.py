@@ -356,6 +356,7 @@ def test_class_weights_are_scikit_learns_balanced_ones():
     forms = [
         data.class_weights(y),
         data.class_weights(list(y)),
+        data.class_weights(pd.Series(y)),
         data.class_weights(rows, "y"),
         data.class_weights(data.labelled(rows, "t", "y")),
         data.class_weights(data.labelled(rows, "t", "y", labels=["a", "b", "c"])),
@@ -363,18 +364,18 @@ def test_class_weights_are_scikit_learns_balanced_ones():
         data.class_weights(pd.DataFrame(rows), "y", labels=["a", "b", "c"]),
     ]
     for weights in forms:
-        assert list(weights) == [0, 1, 2]
+        assert list(weights) == ["a", "b", "c"]
         np.testing.assert_allclose(list(weights.values()), expected)
 
 
 def test_a_class_without_rows_weighs_one():
     dataset = data.labelled({"t": ["x", "y", "z"], "y": ["a", "a", "c"]}, "t", "y", labels=["a", "b", "c"])
-    assert data.class_weights(dataset) == {0: 0.75, 1: 1.0, 2: 1.5}
+    assert data.class_weights(dataset) == {"a": 0.75, "b": 1.0, "c": 1.5}
 
 
 def test_weights_of_several_labels_are_negatives_over_positives():
     rows = {"t": list("wxyz"), "y": ["a b", "a", "a", ""]}
-    expected = {0: 1 / 3, 1: 3.0}
+    expected = {"a": 1 / 3, "b": 3.0}
     assert data.class_weights(rows, "y", separator=" ") == expected
     assert data.class_weights(data.labelled(rows, "t", "y", separator=" ")) == expected
 

@@ -282,6 +282,35 @@ def test_class_weights_go_by_name_or_are_balanced(classifier, form):
         classifier.fit(*given, class_weight={"none": 1.0}, verbose=0)
 
 
+@pytest.mark.parametrize("order", [["card", "loan", "other"], ["other", "card", "loan"]])
+def test_class_weights_follow_the_labels_of_the_model(folder, order):
+    model = tiny.classifier(folder, labels=order)
+    weights = tx.data.class_weights(LABELS)
+    found = tx.data.Gate(model).class_weights(weights, None)
+    assert [found[order.index(name)] for name in ("card", "loan", "other")] == [8 / 9, 8 / 9, 4 / 3]
+    numbers = tiny.classifier(folder, labels=[3, 1, 2])
+    assert tx.data.Gate(numbers).class_weights({1: 5.0, 2: 6.0, 3: 7.0}, None) == {0: 7.0, 1: 5.0, 2: 6.0}
+    spelled = tiny.classifier(folder, labels=["1", "2", "3"])
+    with pytest.raises(ValueError, match=r"`class_weight`.*could be an index"):
+        tx.data.Gate(spelled).class_weights({1: 5.0, 2: 6.0}, None)
+
+
+def test_shares_and_weights_by_label_train(folder):
+    model = tiny.classifier(folder)
+    model.compile(keras.optimizers.SGD(0.1))
+    shares = np.full((8, 3), 1 / 3, "float32")
+    assert np.isfinite(model.fit(TEXTS, shares, verbose=0).history["loss"][0])
+    hot = np.eye(3)[[model.labels.index(label) for label in LABELS]]
+    np.testing.assert_allclose(
+        model.evaluate(TEXTS, hot, verbose=0), model.evaluate(TEXTS, LABELS, verbose=0), atol=1e-6
+    )
+    several = tiny.classifier(folder, multi_label=True)
+    y = [[label] for label in LABELS]
+    several.compile("sgd", loss=tx.losses.WeightedBinaryCrossentropy(tx.data.class_weights({"l": y}, "l")))
+    assert several.loss.positive_weights == (5 / 3, 5 / 3, 3.0)
+    assert np.isfinite(several.fit(TEXTS, y, verbose=0).history["loss"][0])
+
+
 def test_class_weights_where_they_mean_nothing_are_refused(folder, regressor):
     several = tiny.classifier(folder, multi_label=True)
     several.compile()

@@ -49,13 +49,14 @@ def class_weights(y, label=None, *, labels=None, separator=None):
         y: rows (with `label`), the dataset that `labelled` made, any finite dataset of (x, y), or the labels: a list
             or array `(n,)` of strings or ints, or `(n, num_classes)` of 0 and 1.
         label: name of the label column, if `y` is rows.
-        labels: optional list of all labels, in the model's order. By default the dataset's, or else the distinct
-            labels as `data.labels` sorts them; give them where a class may have no row.
+        labels: optional list of all labels. By default the dataset's, or else the distinct labels as `data.labels` sorts
+            them; give them where a class may have no row.
         separator: optional string that parts several labels in one string, if `y` is rows.
 
     Returns:
-        Dict of class index to weight (float), for every index from 0. For one label a row it fits
-        `model.fit(..., class_weight=...)`; Keras cannot use it so for several.
+        Dict of label to weight (float), in the order of `labels`; of index to weight where `y` is 0 and 1 without
+        labels. For one label a row it goes into `fit(class_weight=...)` of this package's classifiers, whatever the
+        order of their labels; for several labels a row into `losses.WeightedBinaryCrossentropy`.
 
     Raises:
         ValueError: if a label is unknown, missing or no label, or there are no rows.
@@ -63,15 +64,20 @@ def class_weights(y, label=None, *, labels=None, separator=None):
     Example:
 
     >>> class_weights(["a", "a", "a", "b"])
-    {0: 0.6666666666666666, 1: 2.0}
+    {'a': 0.6666666666666666, 'b': 2.0}
     """
     if label is None:
         rows, label = _label_rows(y), "label"
         labels = getattr(y, "labels", None) if labels is None else labels
         if isinstance(rows, np.ndarray):
-            return _weights(rows.astype("float64").sum(axis=0), len(rows), several=True)
-        if isinstance(y, tf.data.Dataset) and labels and y.element_spec[1].dtype == tf.int32:
-            labels = range(len(labels))
+            names = list(range(rows.shape[1]) if labels is None else labels)
+            if len(names) != rows.shape[1]:
+                raise _check.invalid("labels", f"{rows.shape[1]} labels, one for each column of `y`", names)
+            return _weights(names, rows.astype("float64").sum(axis=0), len(rows), several=True)
+        if getattr(y, "targets", None) is not None:  # indices into the dataset's labels
+            own = y.labels
+            counts = np.bincount(np.asarray(rows["label"]), minlength=len(own)).astype("float64")
+            return _weights(own, counts, len(rows), several=False)
     else:
         rows = Rows.from_any(y)
     several, found = read_labels(rows, label, separator, Faults("raise"))
@@ -82,7 +88,7 @@ def class_weights(y, label=None, *, labels=None, separator=None):
             if one not in known:
                 raise fault(rows.place(i), label, f"unknown label {one!r}", near(one, known))
             counts[known[one]] += 1
-    return _weights(counts, len(rows), several)
+    return _weights(list(known), counts, len(rows), several)
 
 
 def _label_rows(y):
@@ -93,7 +99,7 @@ def _label_rows(y):
         batches = y.map(lambda *row: row[1]).batch(1024).as_numpy_iterator()
         parts = list(batches)
         y = np.concatenate(parts) if parts else []
-    elif isinstance(y, (Rows, dict, str)) or hasattr(y, "iloc"):
+    elif isinstance(y, (Rows, dict, str)) or (hasattr(y, "iloc") and hasattr(y, "columns")):
         raise _check.invalid("label", "the name of the label column, since `y` is rows", None)
     values = np.asarray(y)
     if not values.size:
@@ -105,11 +111,11 @@ def _label_rows(y):
     return values
 
 
-def _weights(counts, rows, several):
+def _weights(names, counts, rows, several):
     present = np.count_nonzero(counts)
     return {
-        k: float((rows - count) / count if several else rows / (present * count)) if count else 1.0
-        for k, count in enumerate(counts)
+        name: float((rows - count) / count if several else rows / (present * count)) if count else 1.0
+        for name, count in zip(names, counts, strict=True)
     }
 
 
