@@ -4,6 +4,13 @@ from tfxfer import _check, _neighbours, _texts, data, evaluation
 from tfxfer.callbacks._base import Evaluate
 from tfxfer.evaluation import _measures, _pairs, _reranking, _retrieval, _triplets
 
+# Options that are wrong or right whatever the texts.
+_CHECKS = {
+    "batch_size": _check.integer,
+    "k": _check.integer,
+    "threshold": lambda name, value: None if value is None else _check.number(name, value),
+}
+
 
 class _EvaluateTexts(Evaluate):
     """Base of the callbacks that call a function of `evaluation`."""
@@ -12,6 +19,8 @@ class _EvaluateTexts(Evaluate):
     _takes_cross_encoders = False
 
     def __init__(self, keys, function, *arguments, options, **kwargs):
+        """Takes the names of the values, the function of a model and these arguments, and options to check."""
+        options = {name: _CHECKS[name](name, value) if name in _CHECKS else value for name, value in options.items()}
         super().__init__(lambda model: function(model, *arguments, progress=False, **options), **kwargs)
         self._keys = keys
 
@@ -59,8 +68,8 @@ class EvaluateSimilarity(_EvaluateTexts):
     def __init__(self, texts, scores=None, *, similarity="cosine", batch_size=32, **kwargs):
         measures = _measures.names(similarity)
         columns, scores = _pairs.graded_pairs(texts, scores)
-        options = {"similarity": measures, "batch_size": _check.integer("batch_size", batch_size)}
         keys = _measures.keys(_pairs.SIMILARITY_KEYS, measures)
+        options = {"similarity": measures, "batch_size": batch_size}
         super().__init__(keys, evaluation.similarity, columns, scores, options=options, **kwargs)
 
 
@@ -96,12 +105,8 @@ class EvaluatePairClassification(_EvaluateTexts):
     def __init__(self, texts, labels=None, *, similarity="cosine", threshold=None, batch_size=32, **kwargs):
         measures = _measures.names(similarity)
         columns, labels = _pairs.labelled_pairs(texts, labels)
-        options = {
-            "similarity": measures,
-            "threshold": None if threshold is None else _check.number("threshold", threshold),
-            "batch_size": _check.integer("batch_size", batch_size),
-        }
         keys = _measures.keys(_pairs.PAIR_KEYS, measures)
+        options = {"similarity": measures, "threshold": threshold, "batch_size": batch_size}
         super().__init__(keys, evaluation.pair_classification, columns, labels, options=options, **kwargs)
 
 
@@ -132,8 +137,8 @@ class EvaluateTriplets(_EvaluateTexts):
     def __init__(self, texts, *, similarity="cosine", batch_size=32, **kwargs):
         measures = _measures.names(similarity)
         columns = _triplets.triplet_columns(texts)
-        options = {"similarity": measures, "batch_size": _check.integer("batch_size", batch_size)}
         keys = _measures.keys(_triplets.TRIPLET_KEYS, measures)
+        options = {"similarity": measures, "batch_size": batch_size}
         super().__init__(keys, evaluation.triplets, columns, options=options, **kwargs)
 
 
@@ -186,7 +191,7 @@ class EvaluateRetrieval(_EvaluateTexts):
             "similarity": _check.one_of("similarity", similarity, _neighbours.SIMILARITIES),
             "query_prompt": query_prompt,
             "document_prompt": document_prompt,
-            "batch_size": _check.integer("batch_size", batch_size),
+            "batch_size": batch_size,
         }
         keys = [f"{key}@{k}" for k in options["ks"] for key in _retrieval.RETRIEVAL_KEYS]
         super().__init__(keys, evaluation.retrieval, queries, corpus, relevant, options=options, **kwargs)
@@ -237,11 +242,11 @@ class EvaluateReranking(_EvaluateTexts):
             for query, texts, each in zip(queries, candidates, relevant, strict=True)
         ]
         options = {
-            "k": _check.integer("k", k),
+            "k": k,
             "similarity": _check.one_of("similarity", similarity, _neighbours.SIMILARITIES),
             "query_prompt": query_prompt,
             "document_prompt": document_prompt,
-            "batch_size": _check.integer("batch_size", batch_size),
+            "batch_size": batch_size,
         }
         super().__init__(["map", f"mrr@{k}", f"ndcg@{k}"], evaluation.reranking, rows, options=options, **kwargs)
 
