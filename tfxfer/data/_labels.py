@@ -49,8 +49,8 @@ def class_weights(y, label=None, *, labels=None, separator=None):
         y: rows (with `label`), the dataset that `labelled` made, any finite dataset of (x, y), or the labels: a list
             or array `(n,)` of strings or ints, or `(n, num_classes)` of 0 and 1.
         label: name of the label column, if `y` is rows.
-        labels: optional list of all labels. By default the dataset's, or else the distinct labels as `data.labels` sorts
-            them; give them where a class may have no row.
+        labels: optional list of all labels. By default the dataset's, or else the distinct labels as `data.labels`
+            sorts them; give them where a class may have no row.
         separator: optional string that parts several labels in one string, if `y` is rows.
 
     Returns:
