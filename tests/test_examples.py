@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -251,3 +252,13 @@ def test_tune_exports_the_best_of_its_trials(tmp_path, small_preset):
     best = found["results"]["best trial"]
     assert best["dev"] == found["trials"][0]["score"] and best["accuracy"] == best["accuracy_exported"]
     assert "2 trials on 36 rows" in said and "NOT equal" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("minilm_folder")
+def test_a_task_of_ones_own_learns_and_is_served(tmp_path, real_data):
+    output = run("own_task.py", "--data", real_data / "clothing_reviews", "--rows", 96, "--folder", tmp_path)
+    error = float(re.search(r"mean error ([0-9.]+) stars", output)[1])
+    answers = json.loads(re.search(r"from the export: (\[.*?\])", output)[1])
+    assert 0 < error < 1.5
+    assert len(answers) == 8 and set(answers) <= {1, 2, 3, 4, 5}
