@@ -16,6 +16,7 @@ PACKAGE = ROOT / "tfxfer"
 # A module imports only from rows above its own, i.e. of a smaller number.
 ROWS = {
     "_version": -1,
+    "_quiet": -1,  # before all others: how TensorFlow is imported
     "_check": -1,  # the wording of errors, which the others of row 0 use
     "_disk": 0,
     "_ops": 0,
@@ -44,8 +45,8 @@ ROWS = {
 
 # Who may import a part that ties the code to one backend or to an optional package.
 ALLOWED = {
-    "tensorflow": {"preprocessing", "data", "augmentation", "export", "optimizers"},
-    "tensorflow_text": {"preprocessing", "data", "augmentation", "export"},
+    "tensorflow": {"preprocessing", "data", "augmentation", "export", "optimizers", "_quiet"},
+    "tensorflow_text": {"preprocessing", "data", "augmentation", "export", "_quiet"},
     "keras_hub": {"preprocessing", "backbones", "models"},
     "keras_nlp": set(),
     "keras_tuner": {"tuning"},

@@ -8,6 +8,9 @@ embedder.encode(["Where is my card?", "My card has not arrived"])  # float32 (2,
 ```
 """
 
+from tfxfer import _quiet  # noqa: F401 - before anything imports TensorFlow
+
+# isort: split
 from tfxfer import (
     backbones,
     callbacks,
