@@ -5,10 +5,11 @@
 # make bench        the benchmarks; .venv-bench holds the other side, for the slow tests of what is written for it too
 # .venv-beam holds Apache Beam for the slow tests.
 # JOBS is how many processes the suite is spread over.
-# PYTHON names the interpreter that the environments are made with, DATA the folder of the benchmarks' data sets,
+# PYTHON names the interpreter that the environments are made with (by default the first of 3.11, 3.12 and 3.13 that
+# runs; TensorFlow has no wheels for 3.14), DATA the folder of the benchmarks' data sets,
 # BPE a Hugging Face folder with a byte-level BPE tokenizer for one of them.
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell for v in 3.11 3.12 3.13; do python$$v -c "" 2>/dev/null && echo python$$v && break; done)
 DATA ?= ../shared/data
 BPE ?=
 ARGS ?=
@@ -50,7 +51,9 @@ clean:
 	rm -rf $(VENV) $(BENCH) $(BEAM) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 found: make PYTHON=/path/to/python3.12 ..."; exit 1; }
+	@echo "Making $(VENV) with $(PYTHON): $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
 
 # A stamp says that a set of packages is in, so that nothing is installed twice.
 $(VENV)/.installed: $(VENV)/bin/python $(METADATA)
