@@ -128,7 +128,7 @@ class Resume(keras.callbacks.Callback):
     def _unseen(self, batches):
         """What is left of the epoch that the checkpoint is in the middle of, where batches can be left out."""
         found = _checkpoint.read(self._path, only_state=True)
-        if found is None or batches is not self._batches:
+        if batches is None or found is None or batches is not self._batches:
             return None
         epoch, batch, steps = found[0]["data_epoch"], found[0]["batch"], int(batches.cardinality())
         if epoch is None or not batch or 0 <= steps <= batch:
