@@ -238,8 +238,8 @@ def _weakly(method):
     TensorFlow keeps what `numpy_function` is given for as long as the process lives. The object lives by the data set,
     which keeps the functions that it maps with.
     """
-    reference = weakref.WeakMethod(method)
-    return lambda *arguments: reference()(*arguments)
+    reference, function = weakref.ref(method.__self__), method.__func__
+    return lambda *arguments: function(reference(), *arguments)
 
 
 def _shape(numbers):
