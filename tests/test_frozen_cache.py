@@ -243,6 +243,15 @@ def test_features_of_data_that_are_gone_are_let_go_when_others_are_computed(fold
     assert short.cache_bytes == sum(ref().nbytes for ref in stored[-1])
 
 
+@pytest.mark.parametrize("trainable", [("block_1", "head"), ("head",)])
+def test_features_live_as_long_as_what_iterates_over_them(folder, trainable):
+    short = AboveFrozen(classifier(folder, trainable))
+    iterator = iter(short.cached(labelled(short.full_model)).rest(0))
+    del short
+    gc.collect()
+    assert sum(len(y) for _, y in iterator) == 11
+
+
 def test_a_callback_list_and_averages_work_above_frozen_layers(folder):
     model = classifier(folder)
     model.compile(keras.optimizers.Adam(0.05, use_ema=True, ema_momentum=0.5), run_eagerly=True)

@@ -121,14 +121,14 @@ class Resume(keras.callbacks.Callback):
         if isinstance(training.data, data.Batches):
             self._batches = training.data
         self._digest = training.digest or _remainder.digest(self._batches)
-        self._remainder = self._unseen(training.data)
+        self._remainder = self._unseen() if training.data is self._batches else None
         if self._remainder is not None:
             training.data = self._remainder.dataset
 
-    def _unseen(self, batches):
+    def _unseen(self):
         """What is left of the epoch that the checkpoint is in the middle of, where batches can be left out."""
-        found = _checkpoint.read(self._path, only_state=True)
-        if found is None or batches is not self._batches:
+        found, batches = _checkpoint.read(self._path, only_state=True), self._batches
+        if batches is None or found is None:
             return None
         epoch, batch, steps = found[0]["data_epoch"], found[0]["batch"], int(batches.cardinality())
         if epoch is None or not batch or 0 <= steps <= batch:

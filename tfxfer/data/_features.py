@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import weakref
 
 import keras
 import numpy as np
@@ -181,10 +182,13 @@ class Vectors:
 
     def __call__(self, numbers, round_up):
         flat = tf.reshape(numbers, (-1,))
-        vectors = tf.numpy_function(lambda flat: self._values[flat], [flat], self._values.dtype)
+        vectors = tf.numpy_function(_weakly(self._read), [flat], self._values.dtype)
         vectors.set_shape((None, self._values.shape[1]))
         vectors = tf.reshape(tf.cast(vectors, self._dtype), (*_shape(numbers), self._values.shape[1]))
         return {"vectors": vectors}
+
+    def _read(self, numbers):
+        return self._values[numbers]
 
 
 class Tokens:
@@ -204,7 +208,7 @@ class Tokens:
 
     def __call__(self, numbers, round_up):
         flat = tf.reshape(numbers, (-1,))
-        tokens, lengths = tf.numpy_function(self._read, [flat], (self._values.dtype, tf.int32))
+        tokens, lengths = tf.numpy_function(_weakly(self._read), [flat], (self._values.dtype, tf.int32))
         dim = self._values.shape[1]
         tokens.set_shape((None, dim))
         lengths.set_shape((None,))
@@ -228,6 +232,16 @@ class Tokens:
             # Encoders count the first place as a token in any case, so that no batch is without one.
             tokens = np.concatenate([np.zeros((1, tokens.shape[1]), tokens.dtype), tokens])
         return tokens, lengths.astype("int32")
+
+
+def _weakly(method):
+    """A function that calls a method and does not keep its object.
+
+    TensorFlow keeps what `numpy_function` is given for as long as the process lives. The object lives by the data set,
+    which keeps the functions that it maps with.
+    """
+    reference, function = weakref.ref(method.__self__), method.__func__
+    return lambda *arguments: function(reference(), *arguments)
 
 
 def _shape(numbers):

@@ -246,7 +246,8 @@ class AboveFrozen(keras.Model):
             kwargs["validation_data"] = self._dataset(columns, size, shuffle=False, bucket=True)
         callbacks = kwargs.pop("callbacks", None)
         if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks.append(_Check(self))
+            others = [callback for callback in callbacks.callbacks if not isinstance(callback, _Check)]
+            callbacks.callbacks = [_Check(self), *others]
         else:
             callbacks = [_Check(self), *keras.tree.flatten(callbacks or [])]
         callbacks, x = _introduction.introduce(self, x, callbacks=callbacks, digest=self._digests.get(x), **kwargs)

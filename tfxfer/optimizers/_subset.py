@@ -1,6 +1,7 @@
 """Optimizers that are applied to a part of the variables that they were built on."""
 
 import contextlib
+from typing import Any
 
 import keras
 from keras import ops
@@ -115,6 +116,8 @@ class Subset(keras.optimizers.Optimizer):
     _model_variables_moving_average = _delegated("_model_variables_moving_average")
     _trainable_variables = _delegated("_trainable_variables")
     _trainable_variables_indices = _delegated("_trainable_variables_indices")
+    missed: Any
+    _applied: Any
     # `use_ema` stays False here, as in `LossScaleOptimizer`: Keras's `apply` is not to average, `_average` does.
 
     def __init__(self, optimizer, *, name="subset"):
