@@ -417,7 +417,7 @@ def test_arguments_and_data_are_checked():
         ((([], []), pre), {}, "`dataset`.*at least one row"),
         (((texts, [1]), pre), {}, "`dataset`.*one length"),
         (((texts, 1), pre), {}, "`dataset`.*one length"),
-        (((["10", None], [1, 2]), pre), {}, "`dataset`.*strings.*row 1"),
+        (((["10", None], [1, 2]), pre), {}, "`dataset`.*a text in every row.*row 1"),
         ((("10", [1]), pre), {}, "`dataset`.*into a list"),
         (((), pre), {}, "`dataset`"),
         ((5, pre), {}, "`dataset`"),

@@ -25,8 +25,8 @@ STARS = ["1", "2", "3", "4", "5"]
         (["False", "True"], [True, False], [1, 0]),
         (["true", "false"], np.array([True, False]), [0, 1]),
         (STARS, ["5", "1"], [4, 0]),
-        (STARS, [5, 1], [4, 0]),  # 5 is no index
-        (STARS, [0, 4], [0, 4]),  # 0 is no name
+        (STARS, [5, 5], [4, 4]),  # 5 is no index
+        (STARS, [0], [0]),  # 0 is no name
         (["0", "1", "2"], [0, 2], [0, 2]),  # both readings are the same
         (["10", "20"], [20, 10], [1, 0]),
         ([1, 2, 3], [3, 1], [2, 0]),
@@ -44,6 +44,10 @@ def test_labels_are_read_by_name_or_index(labels, y, expected):
 @pytest.mark.parametrize(
     ("labels", "y", "message"),
     [
+        (STARS, [5, 1], "row 1.*could be an index"),
+        (STARS, [0, 5], "row 1.*could be an index"),
+        (STARS, [0, 4], "row 1.*could be an index"),
+        ([1, 2, 3], [True, False], "As an index it is 2"),
         (STARS, [1, 2], "row 0.*1 could be an index .label '2'. or a name .label '1'"),
         (STARS, np.array([4, 3]), "could be an index"),
         (STARS, pandas.Series([1, 4]), "could be an index"),

@@ -88,27 +88,27 @@ def test_rows_without_any_label_are_rows():
 @pytest.mark.parametrize(
     ("y", "labels", "said"),
     [
-        ([1, 2, 3, 1, 2, 3], ["1", "2", "3"], r"names, as these labels are numbers: 0 could be index 0.*'1'.*str\(y\)"),
-        (INDICES, ["1", "2", "3"], r"labels\[y\] for y in y_true"),
-        (np.array(INDICES, "float64"), ["0", "2", "1"], "names, as these labels are numbers"),
-        (INDICES, ["3 ", "x", "y"], "names, as these labels are numbers"),
-        ([[1], [2]] * 3, ["1", "2", "3"], "names, as these labels are numbers"),
-        ([True, False] * 3, NAMES, r"one of the labels 'card'.*True.*row 0"),
-        (np.array([True, False] * 3), [1, 2, 3], r"one of the labels 1, 2, 3.*row 0"),
-        ([[True], [False]] * 3, NAMES, r"one of the labels 'card'"),
-        (["card"] * 5 + ["cart"], NAMES, r"one of the labels 'card', 'loan', 'other'.*'cart'.*row 5"),
+        ([1, 2, 3, 1, 2, 3], ["1", "2", "3"], r"1 could be an index .label '2'. or a name .label '1'.*str\(value\)"),
+        (INDICES, ["1", "2", "3"], r"labels\[i\] for i in y"),
+        (np.array(INDICES, "float64"), ["0", "2", "1"], "could be an index"),
+        ([3, 0, 1, 0, 0, 0], ["3 ", "x", "y"], "could be an index"),
+        ([[1], [2]] * 3, ["1", "2", "3"], "could be an index"),
+        ([True, False] * 3, NAMES, r"True.*row 0.*As an index it is 'loan'"),
+        (np.array([True, False] * 3), [1, 2, 3], r"row 0.*As an index it is 2"),
+        ([[True], [False]] * 3, NAMES, r"As an index it is 'loan'"),
+        (["card"] * 5 + ["cart"], NAMES, r"one of the 3 labels .'card', 'loan', 'other'.*'cart'.*row 5"),
         (["card", 1, None, 1, 1, 1], NAMES, r"None.*row 2"),
         ([float("nan"), 1, 1, 1, 1, 1], NAMES, r"nan.*row 0"),
         ([0.5, 1, 1, 1, 1, 1], NAMES, r"0\.5.*row 0"),
-        ([0, 1, 3, 1, 1, 1], NAMES, r"indices 0 to 2.*y_true=3.*row 2"),
-        ([0, -1, 1, 1, 1, 1], NAMES, r"indices 0 to 2.*y_true=-1.*row 1"),
-        (["1", "2", "3"] * 2, [1, 2, 3], r"one of the labels 1, 2, 3.*'1'.*row 0"),
-        ([0, 1, 2] * 2, [1, 2, 3], r"one of the labels 1, 2, 3.*y_true=0.*row 0"),
+        ([0, 1, 3, 1, 1, 1], NAMES, r"indices from 0 to 2.*y_true=3.*row 2"),
+        ([0, -1, 1, 1, 1, 1], NAMES, r"indices from 0 to 2.*y_true=-1.*row 1"),
+        (["1", "2", "3"] * 2, [1, 2, 3], r"one of the 3 labels .1, 2, 3.*'1'.*row 0"),
+        ([0, 1, 2] * 2, [1, 2, 3], r"one of the 3 labels .1, 2, 3.*y_true=0.*row 0"),
         (P, NAMES, r"Shares of the classes.*argmax"),
         (P.tolist(), NAMES, r"Shares of the classes.*argmax"),
-        (np.eye(3)[INDICES] * 2, NAMES, r"0 and 1 of shape \(rows, 3\)"),
-        (np.eye(4)[INDICES], NAMES, r"0 and 1 of shape \(rows, 3\)"),
-        ([["card"], "loan"] * 3, NAMES, r"a list of labels in each row, or in none.*'loan'.*row 1"),
+        (np.eye(3)[INDICES] * 2, NAMES, r"values in .0, 1. of shape \(rows, 3\)"),
+        (np.eye(4)[INDICES], NAMES, r"values in .0, 1. of shape \(rows, 3\)"),
+        ([["card"], "loan"] * 3, NAMES, r"a list of labels in every row.*'loan'.*row 1"),
         ([["card", "cart"]] * 6, NAMES, r"'cart'.*row 0"),
         (np.zeros((6, 3, 1)), NAMES, r"`y_true`.*\(6, 3, 1\)"),
         ("card", NAMES, "`y_true`"),
@@ -118,9 +118,9 @@ def test_rows_without_any_label_are_rows():
         ([], NAMES, "`y_true`"),
         (INDICES, "abc", "`labels`"),
         (INDICES, {"a", "b", "c"}, "`labels`"),
-        (INDICES, ["a", "b"], "`labels`.*3 distinct"),
-        (INDICES, ["a", "b", "b"], "`labels`.*3 distinct"),
-        (INDICES, ["a", "b", 1], "`labels`.*strings, or ints"),
+        (INDICES, ["a", "b"], "`labels`.*distinct"),
+        (INDICES, ["a", "b", "b"], "`labels`.*distinct"),
+        (INDICES, ["a", "b", 1], "`labels`.*strings or ints"),
         (INDICES, [True, False, 2], "`labels`"),
     ],
 )
@@ -136,13 +136,13 @@ def test_bools_are_the_labels_0_and_1():
     found = evaluation.classification_scores(y, p, [1, 0])
     assert found["confusion"] == evaluation.classification_scores([1, 0, 1, 1], p, [1, 0])["confusion"]
     assert evaluation.calibration_scores(y, p) == evaluation.calibration_scores([1, 0, 1, 1], p)
-    with pytest.raises(ValueError, match=r"'yes', 'no'.*first or the second"):
+    with pytest.raises(ValueError, match=r"row 0.*As an index it is 'no'"):
         evaluation.classification_scores(y, p, ["yes", "no"])
 
 
 def test_rows_that_could_be_0_and_1_or_labels_are_an_error():
     p = RNG.dirichlet(np.ones(2), size=2)
-    with pytest.raises(ValueError, match=r"either 0 and 1 or labels.*np\.array"):
+    with pytest.raises(ValueError, match=r"lists of names, or an array of 0 and 1.*np\.array"):
         evaluation.classification_scores([[1, 0], [0, 1]], p, [0, 1])
     hot = evaluation.classification_scores(np.array([[1, 0], [0, 1]]), p, [0, 1])
     assert [each["support"] for each in hot["per_class"].values()] == [1, 1]
@@ -151,9 +151,9 @@ def test_rows_that_could_be_0_and_1_or_labels_are_an_error():
 
 
 def test_without_labels_names_are_an_error():
-    with pytest.raises(ValueError, match=r"indices 0 to 2.*'other'.*row 0.*labels="):
+    with pytest.raises(ValueError, match=r"'other'.*row 0.*labels="):
         evaluation.calibration_scores(named(NAMES), P)
-    with pytest.raises(ValueError, match=r"indices 0 to 2.*y_true=7"):
+    with pytest.raises(ValueError, match=r"y_true=7.*row 0"):
         evaluation.calibration_scores([7] * 6, P)
 
 

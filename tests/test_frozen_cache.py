@@ -271,7 +271,7 @@ def test_strings_validation_callbacks_and_checkpoints_work_as_with_the_whole_mod
     model = classifier(folder)
     short = AboveFrozen(model)
     short.compile(keras.optimizers.Adam(0.05), run_eagerly=True)
-    assert model.optimizer is short.optimizer and isinstance(model.loss, keras.losses.SparseCategoricalCrossentropy)
+    assert model.optimizer is short.optimizer and isinstance(model.loss, losses.ClassCrossentropy)
     evaluate = callbacks.EvaluateClassification(tiny.TEXTS, tiny.LABELS, model=model)
     history = short.fit(
         tiny.TEXTS,
@@ -442,8 +442,13 @@ def test_a_folder_is_bounded_and_what_was_not_used_for_the_longest_goes(tmp_path
     _store.Store(tmp_path, 3000).fill("d", (100, 2), "float32", parts())
     assert {path.stem for path in tmp_path.glob("*.bin")} == {"frozen-a", "frozen-c", "frozen-d"}
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 3000
+    user = frozenset(["batches"])
+    store.use("a", user)
     store.check_room((500, 2), "float16")
     with pytest.raises(ValueError, match=r"at least 4,800 bytes.*take 4,000, beside 800 in use"):
+        store.check_room((500, 2), "float32")
+    del user
+    with pytest.raises(ValueError, match=r"at least 4,000 bytes"):
         store.check_room((500, 2), "float32")
 
 

@@ -471,7 +471,7 @@ def test_texts_are_tokenised_once_for_each_preset(random_search):
 
 @pytest.mark.parametrize("change", ["a text", "a target", "a weight", "nothing"])
 def test_rows_that_were_changed_in_place_are_read_again(change, folder):
-    model, rows = tiny.classifier(folder), _rows.Rows("x")
+    model, rows = tiny.classifier(folder), _rows.TrialBatches("x")
     texts, targets, weights = list(tiny.TEXTS), np.array(tiny.LABELS, object), np.ones(8)
 
     def made():

@@ -279,6 +279,13 @@ class EvaluateClassification(Evaluate):
     """
 
     def __init__(self, texts, y=None, *, batch_size=32, threshold=0.5, **kwargs):
+        if y is not None:
+            columns = data.TextColumn(None).read(texts, "texts")
+            count = len(columns[0] if isinstance(columns, tuple) else columns)
+            if not hasattr(y, "__len__") or len(y) != count:
+                raise _check.invalid("y", f"{count} labels, one for each text", y)
+        elif not _texts.is_dataset(texts):
+            raise _check.invalid("y", "a label for each text", y)
         options = {
             "batch_size": _check.integer("batch_size", batch_size),
             "threshold": _check.number("threshold", threshold, minimum=0.0, maximum=1.0),

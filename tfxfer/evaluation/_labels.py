@@ -25,7 +25,9 @@ def encode(y_true, labels, classes):
     array = np.asarray(y_true) if hasattr(y_true, "__array__") else None
     if array is not None and array.ndim == 2 and array.shape[1] == 1 != classes:
         y_true, array = array[:, 0], array[:, 0]
-    several = array.ndim == 2 if array is not None else any(isinstance(row, _LISTS) for row in y_true)
+    if array is not None and array.ndim > 2:
+        raise _check.invalid("y_true", f"labels (rows,), or 0 and 1 of shape (rows, {classes})", array.shape)
+    several = any(isinstance(row, _LISTS) for row in (y_true if array is None or array.ndim < 2 else array))
     column = data.LabelColumn(list(range(classes)) if labels is None else check(labels, classes), several)
     try:
         found = column.read(y_true, "y_true")

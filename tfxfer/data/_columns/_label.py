@@ -1,5 +1,7 @@
 """Labels by name: one a row, or any number of them."""
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
@@ -20,7 +22,7 @@ class LabelColumn(Column):
     | numbers `(rows, labels)` | shares that sum to 1, float32 | values in `[0, 1]`, float32 |
 
     Where labels are strings that hold numbers, an int may be meant as an index or as a name. Where both are possible
-    and differ, it is an error that says both; so is a bool, unless there are labels "True" and "False".
+    and differ, it is an error that says both; so is a bool, unless the labels are 0 and 1, or "True" and "False".
 
     Args:
         labels: list or array of distinct strings or ints, in the order of the model's outputs.
@@ -72,6 +74,8 @@ class LabelColumn(Column):
         count = len(self)
         what = "values in [0, 1]" if self.multi_label else "shares that sum to 1"
         expected = f"labels, or {what} of shape (rows, {count})"
+        if self.multi_label and matrix.shape[1:] == (0,):  # an array of lists that are all empty
+            return np.zeros((len(matrix), count), "float32")
         if matrix.ndim != 2 or matrix.shape[1] != count:
             raise _check.invalid(argument, expected, f"an array of shape {matrix.shape}")
         found = matrix.astype("float64")
@@ -89,6 +93,7 @@ class LabelColumn(Column):
             if not isinstance(row, (list, tuple, set, frozenset)):
                 remedy = "A row without labels has an empty list."
                 raise bad_value(argument, "a list of labels in every row", row, i, remedy)
+        has_sets = any(isinstance(row, (set, frozenset)) for row in rows)
         rows = [[_plain(value) for value in row] for row in rows]
         flat = [value for row in rows for value in row]
         places = [i for i, row in enumerate(rows) for _ in row]
@@ -100,6 +105,7 @@ class LabelColumn(Column):
         )
         # A list that names a label twice is no list of labels.
         may_be_lists = all(len(set(row)) == len(row) for row in rows)
+        is_matrix = is_matrix and not has_sets
         if is_matrix:
             try:
                 indices = self._indices(flat, places, argument) if may_be_lists else None
@@ -132,35 +138,32 @@ class LabelColumn(Column):
         return [self._lookup(value, row, argument) for value, row in zip(values, places, strict=True)]
 
     def _bools(self, values, places, argument):
-        if not isinstance(self.labels[0], str):
+        if set(self.labels) <= {0, 1}:
             return [int(value) for value in values]
         for names in (("False", "True"), ("false", "true"), ("FALSE", "TRUE")):
             if set(names) & set(self.labels):
                 return [names[value] for value in values]
-        as_index = self.labels[int(values[0])] if int(values[0]) < len(self) else "no label"
-        remedy = f"As an index it is {as_index!r}, and as a name it is no label. Give the labels' names."
+        number = int(values[0])
+        as_index = repr(self.labels[number]) if number < len(self) else "no label"
+        remedy = f"As an index it is {as_index}, and as a name it is no label. Give the labels' names."
         raise bad_value(argument, f"labels such as {self.labels[0]!r}", values[0], places[0], remedy)
 
     def _by_number(self, values, places, argument):
         """Numbers beside labels that are strings: indices, or the numbers that the labels spell."""
+        spelled, found, readings = spelled_numbers(self.labels), [], set()
         for value, row in zip(values, places, strict=True):
-            if value != int(value):
+            number = int(value) if math.isfinite(value) and value == int(value) else -1
+            as_index = number if 0 <= number < len(self) else None
+            as_name = spelled.get(number)
+            if as_index is None and as_name is None:
                 raise bad_value(argument, f"labels, or indices from 0 to {len(self) - 1}", value, row)
-        numbers = [int(value) for value in values]
-        spelled = spelled_numbers(self.labels)
-        by_index = all(0 <= number < len(self) for number in numbers)
-        by_name = bool(spelled) and all(number in spelled for number in numbers)
-        if by_index and by_name and any(spelled[number] != number for number in numbers):
-            at = next(i for i, number in enumerate(numbers) if spelled[number] != number)
-            raise bad_value(
-                argument, "labels by name", numbers[at], places[at], both_readings(self.labels, numbers[at])
-            )
-        if by_name:
-            return [spelled[number] for number in numbers]
-        if by_index:
-            return numbers
-        at = next(i for i, number in enumerate(numbers) if not 0 <= number < len(self))
-        raise bad_value(argument, f"labels, or indices from 0 to {len(self) - 1}", numbers[at], places[at])
+            if as_index != as_name:
+                readings.add("name" if as_index is None else "index")
+                if None not in (as_index, as_name) or len(readings) > 1:
+                    remedy = both_readings(self.labels, number)
+                    raise bad_value(argument, "labels by name", number, row, remedy)
+            found.append(as_name if as_index is None else as_index)
+        return found
 
     def _lookup(self, value, row, argument):
         if isinstance(value, float) and value.is_integer():
