@@ -243,7 +243,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
             list(groups.values())[-1].append(parts.final_norm)
         return groups
 
-    def blocks(self) -> list[tuple[Any, str, int]]:
+    def blocks(self) -> list[tuple[Any, int, int]]:
         """Returns the transformer blocks from the input upwards, as `(layer, group, number in the group)`."""
         return [(block, i, j) for i, group in enumerate(self.parts.groups) for j, block in enumerate(group)]
 

@@ -155,7 +155,7 @@ class EmbeddingSpec:
         names = [field.name for field in dataclasses.fields(self)]
         return all(_equal(getattr(self, name), getattr(other, name)) for name in names)
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # as Python says that a class without a hash is written
 
 
 def chain(dense=(), normalize=False):

@@ -59,7 +59,7 @@ class Evaluate(keras.callbacks.Callback):
         if name is not None and (not isinstance(name, str) or not name):
             raise _check.invalid("name", "a string or None", name)
         self._score = score
-        self._keys = None  # all that are numbers
+        self._keys: Any = None  # all that are numbers
         self._every = _check.integer("every", every, optional=True)
         self._prefix = "val_" if name is None else f"val_{name}_"
         self._evaluated = model

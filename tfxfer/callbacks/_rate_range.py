@@ -98,7 +98,7 @@ class LearningRateRange(keras.callbacks.Callback):
         self.rates = np.append(self.rates, rate)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        loss = float(logs["loss"])
+        loss = float((logs or {})["loss"])
         self.losses = np.append(self.losses, loss)
         count = len(self.losses)
         self._mean = self.smoothing * self._mean + (1 - self.smoothing) * loss

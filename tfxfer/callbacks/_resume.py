@@ -80,6 +80,14 @@ class Resume(keras.callbacks.Callback):
     ```
     """
 
+    _identity: dict[str, Any]
+    _found: Any
+    resumed_at: tuple[int, int] | None
+    _epoch: int
+    _last_batch: int
+    _saved_batch: int
+    _loggers: list
+
     needs_list = True  # of all callbacks, which `introduce` then makes
 
     def __init__(
@@ -88,13 +96,15 @@ class Resume(keras.callbacks.Callback):
         super().__init__()
         self._path = _disk.local_path("folder", folder, kind="folder") / _FILE
         self._every = _check.integer("every", every, optional=True)
-        self._batches = None
+        self._batches: Any = None
         if data is not None:
             self._batches = _check_batches(data)
         changed = (changed,) if isinstance(changed, str) else changed
         self._changed = {_CHANGEABLE[_check.one_of("changed", name, list(_CHANGEABLE))] for name in changed}
         self.resumed_at = None
-        self._list = self._remainder = self._digest = None
+        self._list: Any = None
+        self._remainder: Any = None
+        self._digest: Any = None
 
     @property
     def async_safe(self) -> bool:

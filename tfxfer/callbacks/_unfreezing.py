@@ -83,7 +83,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
                 for group, time in at.items()
             }
         self.every = _check.integer("every", 1 if every is None else every)
-        self.at = at
+        self.at: Any = at
         self.unit = _check.one_of("unit", unit, _UNITS)
         self.lowest = lowest
         self.thaws = []

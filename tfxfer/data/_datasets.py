@@ -54,7 +54,7 @@ def labelled(
     [('hi', 1), ('bye', 0)]
     """
     rows, names, faults = Rows.from_any(rows), text_names("text", text), Faults(on_error)
-    known = known_labels(labels)
+    known: Any = known_labels(labels)
     several, found = read_labels(rows, label, separator, faults)
     if known is not None:
         for i, each in list(found.items()):

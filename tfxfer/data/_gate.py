@@ -41,7 +41,7 @@ class Gate:
         names: what errors call inputs, targets and weights.
     """
 
-    def __init__(self, task: type, names: Any = _NAMES) -> None:
+    def __init__(self, task: Any, names: Any = _NAMES) -> None:
         self._task = task
         self._columns = task.input_columns()
         self._targets = task.target_columns()
@@ -275,7 +275,7 @@ class Gate:
         if isinstance(value, dict):
             if self._are_ids(value):
                 return False
-            value = value.get(next(iter(self._columns)))
+            value: Any = value.get(next(iter(self._columns)))
         if isinstance(value, tuple) and value:
             value = value[0]
         return isinstance(value, (str, bytes)) or np.ndim(value) == 0
@@ -306,7 +306,7 @@ class Gate:
         """Returns batches of what `read` gave: `Batches` of rows, or the batches themselves; see `ready`."""
         return batches(found, self._task, batch_size, **options) if form in (ROWS, DATASET) else found
 
-    def split(self, examples: Sequence[str] | tuple[Sequence[str], Sequence[str]], share: float) -> tuple[Any, Any]:
+    def split(self, examples: Any, share: float) -> tuple[Any, Any]:
         """Parts rows in memory: the last ones, by their share, are for validation, as Keras has it."""
         share = _check.number("validation_split", share, above=0.0, maximum=1.0)
         count = row_count(examples.x)

@@ -32,7 +32,7 @@ class Runner:
     def __init__(self, model: Any, columns: Mapping[str, Any], pad_to_multiple_of: int = 1) -> None:
         self._model = model
         self._packer = Packer(columns, pad_to_multiple_of)
-        self._step = None
+        self._step: Any = None
 
     def _traced(self, kept):
         """Returns the function from what is kept, and the numbers of rows, to the model's outputs."""

@@ -138,7 +138,7 @@ def read_labels(rows, column, separator, faults):
         raise _check.invalid("separator", "a string that is not empty, or None", separator)
     values = rows[column]
     several = separator is not None or any(isinstance(value, _LISTS) for value in values)
-    found = {}
+    found: dict[int, Any] = {}
     for i, value in enumerate(values):
         if type(value) is str and value and not several:  # nearly all rows of nearly all files
             found[i] = value

@@ -5,7 +5,7 @@ import io
 import os
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from tfxfer import _check
 from tfxfer.data import _json
@@ -91,7 +91,7 @@ def read(
     if isinstance(path, (list, tuple)):
         if not path:
             raise _check.invalid("path", "a path or a list of at least one path", path)
-        options = {"format": format, "columns": columns, "header": header, "delimiter": delimiter}
+        options: dict[str, Any] = {"format": format, "columns": columns, "header": header, "delimiter": delimiter}
         options.update(quoting=quoting, encoding=encoding, on_error=on_error)
         return Rows._concatenate([read(each, **options) for each in path])
     file = File(path)

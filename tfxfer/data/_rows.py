@@ -58,7 +58,7 @@ class Rows:
         self.skipped = {}
 
     @classmethod
-    def from_any(cls, rows: Any) -> Self:
+    def from_any(cls, rows: Any) -> "Rows":
         """Makes `Rows` of rows in any usual form.
 
         Args:

@@ -98,7 +98,7 @@ def classification_scores(
         y_true, y_pred, labels=indices, average=None, zero_division=0.0
     )
     present = (support > 0) | (y_pred.sum(axis=0) > 0 if several else np.isin(indices, y_pred))
-    scores = {
+    scores: dict[str, Any] = {
         "accuracy": float((y_true == y_pred).all(axis=1).mean() if several else (y_true == y_pred).mean()),
         "macro_f1": float(f1[present].mean()) if present.any() else 0.0,
     }

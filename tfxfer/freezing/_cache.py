@@ -98,7 +98,7 @@ class AboveFrozen(keras.Model):
         self._made = weakref.WeakKeyDictionary()
         self._digests = weakref.WeakKeyDictionary()  # of the rows of batches, by the batches of features
         self._taken = lambda: None  # hidden from Keras, which would wrap a dict
-        self._trained = None
+        self._trained: Any = None
         self._take_over()
 
     @property

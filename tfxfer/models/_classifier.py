@@ -21,7 +21,7 @@ from tfxfer.models._task import TextTask
 Classification = collections.namedtuple("Classification", ["labels", "probabilities"])
 Classification.__doc__ = "What `TextClassifier.classify` returns: label names and probabilities, in the texts' order."
 
-HEADS = {"linear": (), "mlp": None}
+HEADS: dict[str, tuple[int, ...] | None] = {"linear": (), "mlp": None}
 # Where a file of weights keeps the labels.
 _LABELS = "labels"
 
@@ -31,7 +31,7 @@ def make_head(head, num_outputs, dropout, hidden_dim):
     if isinstance(head, keras.layers.Layer):
         return head
     _check.one_of("head", head, HEADS, "Or give a Keras layer from (batch, features) to (batch, outputs).")
-    hidden_dims = (hidden_dim,) if HEADS[head] is None else HEADS[head]
+    hidden_dims: Any = (hidden_dim,) if HEADS[head] is None else HEADS[head]
     return layers.Head(num_outputs, hidden_dims, dropout=dropout, name="head")
 
 
@@ -56,7 +56,7 @@ class PooledTask(PooledSearch, TextTask):
         dropout: float,
         head: Any,
         num_outputs: int,
-        trainable: bool | Mapping[str, bool] | Sequence[str],
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None,
         **kwargs: Any,
     ) -> None:
         # Before the other layers: the weights are then in the order that `keras.models.clone_model` has them in.

@@ -420,7 +420,7 @@ class TextEmbedder(TextTask):
         return self.similarity(self.encode_query([query], batch_size), vectors)[0]
 
     def signatures(self, pairs: bool = False) -> list[Signature]:
-        default = self.prompts.get(self.default_prompt_name, "")
+        default = self.prompts.get(self.default_prompt_name or "", "")
         found = [Signature("embed", "vectors", "The vector of each text.", prompts=(default,))]
         for name, prompt in self.prompts.items():
             signature = f"embed_{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}"

@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ class TakesRows(_Mixin):
     """`fit`, `evaluate`, `predict` on rows of any kind, read as the task describes them; a mixin."""
 
     # What several texts of a row become, and how many texts a row has: see `data.TextColumn`.
-    text_form = "joint"
+    text_form: Literal["joint", "separate"] = "joint"
     text_count: int | None = None
 
     # === Description ===
@@ -136,7 +136,7 @@ class TakesRows(_Mixin):
             x, y, sample_weight = found
             source = x
         else:
-            options = {} if form == "batches" else self._batch_options(shuffle=shuffle, seed=seed)
+            options: dict[str, Any] = {} if form == "batches" else self._batch_options(shuffle=shuffle, seed=seed)
             source = gate.batches(form, found, batch_size or 32, **options)
             y = sample_weight = None
         size = validation_batch_size or batch_size

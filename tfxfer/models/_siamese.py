@@ -103,7 +103,7 @@ class Siamese(TextTask):
         return self.embedder
 
     # Arguments of `from_preset` that are the constructor's; the others go to the embedder.
-    _own = ("decoder", "chunk_size")
+    _own: tuple[str, ...] = ("decoder", "chunk_size")
 
     keeps_embedding = True
 

@@ -122,7 +122,8 @@ class Subset(keras.optimizers.Optimizer):
     def __init__(self, optimizer: Any, *, name: str = "subset") -> None:
         _check_optimizer(optimizer)
         super().__init__(learning_rate=0.0, name=name)
-        self.missed = self._applied = None
+        self.missed: Any = None
+        self._applied: Any = None
         self.inner_optimizer = optimizer
         if optimizer.built:
             self._add_counts()

@@ -99,7 +99,7 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
     def __init__(self, *, special_tokens_in_strings: bool = False, **kwargs: Any) -> None:
         kwargs.setdefault("dtype", "int32")
         super().__init__(**kwargs)
-        self._state = None
+        self._state: Any = None
         self.special_tokens_in_strings = special_tokens_in_strings
         self.file_assets = [ASSET]
         self.built = True

@@ -111,7 +111,7 @@ class SemanticIndex:
         self.multiplier = _check.integer("multiplier", multiplier)
         self._factory = factory
         self._query_prompt, self._document_prompt = query_prompt, document_prompt
-        self._calibration = calibration
+        self._calibration: Any = calibration
         self._searched: Any = None  # array, `Quantized` or `FaissIndex`
         self._rescoring: Any = None  # array or `Quantized`
         self.add(texts, embeddings=embeddings, batch_size=batch_size, progress=progress)

@@ -26,11 +26,11 @@ class Quantized:
 
     def __init__(
         self,
-        precision: str,
+        precision: Any,
         codes: np.ndarray,
         dim: int,
-        scale: ArrayLike | None = None,
-        offset: ArrayLike | None = None,
+        scale: Any = None,
+        offset: Any = None,
     ) -> None:
         self.precision = precision
         self.codes = codes

@@ -122,7 +122,7 @@ class HyperModel(_Base):
 
     def __init__(
         self,
-        task: type,
+        task: Any,
         presets: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
         space: Mapping[str, Any] | None = None,

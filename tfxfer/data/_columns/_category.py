@@ -38,7 +38,7 @@ class CategoryColumn(Column):
         self.names = names
         self.unknown = _check.one_of("unknown", unknown, ("raise", "index"))
         self._index = {str(name): i for i, name in enumerate(names)}
-        self._table = None
+        self._table: Any = None
 
     def __getstate__(self):
         return {**vars(self), "_table": None}  # a table of TensorFlow's is made again where it is needed
