@@ -15,8 +15,8 @@
 
 import collections.abc
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -275,7 +275,7 @@ class Gate:
         if isinstance(value, dict):
             if self._are_ids(value):
                 return False
-            value: Any = value.get(next(iter(self._columns)))
+            value = cast(Any, value).get(next(iter(self._columns)))
         if isinstance(value, tuple) and value:
             value = value[0]
         return isinstance(value, (str, bytes)) or np.ndim(value) == 0

@@ -4,7 +4,7 @@ import collections.abc
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import tensorflow as tf

@@ -13,6 +13,7 @@ import numpy as np
 from tfxfer import _check, backbones, data, layers, losses, optimizers
 from tfxfer import metrics as own_metrics
 from tfxfer.models import _restoring, _save, _usage
+from tfxfer.models._from_preset import ClassifierFromPreset
 from tfxfer.models._rows import Ranks
 from tfxfer.models._search_space import PooledSearch
 from tfxfer.models._signatures import Signature
@@ -367,7 +368,7 @@ def _renamed(names, labels):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class TextClassifier(Ranks, Classifying, PooledTask):
+class TextClassifier(ClassifierFromPreset, Ranks, Classifying, PooledTask):
     """Sorts texts, or pairs of texts, into classes: one of them, or any number with `multi_label`.
 
     backbone -> pooling -> head -> logits. Labels go in and come out by name; the model keeps them.

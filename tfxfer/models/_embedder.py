@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from tfxfer import _check, _neighbours, _texts, backbones, data, layers
 from tfxfer.backbones import _embedding, _write, _write_sentence_transformers
 from tfxfer.models import _modules, _rows, _usage
+from tfxfer.models._from_preset import EmbedderFromPreset
 from tfxfer.models._signatures import Signature
 from tfxfer.models._task import TextTask
 
@@ -27,7 +28,7 @@ _DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.b
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class TextEmbedder(TextTask):
+class TextEmbedder(EmbedderFromPreset, TextTask):
     """Turns texts into vectors that lie close together where the texts mean alike.
 
     backbone -> mean over several layers, if `layer_start` -> pooling -> dense layers and the like -> unit length, if

@@ -9,6 +9,7 @@ import numpy as np
 from tfxfer import _check, data, optimizers
 from tfxfer.models import _restoring
 from tfxfer.models._classifier import PooledTask
+from tfxfer.models._from_preset import RegressorFromPreset
 from tfxfer.models._rows import Ranks
 from tfxfer.models._signatures import Signature
 
@@ -16,7 +17,7 @@ SCORE_ACTIVATIONS = {"sigmoid": keras.ops.sigmoid, "tanh": keras.ops.tanh}
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class TextRegressor(Ranks, PooledTask):
+class TextRegressor(RegressorFromPreset, Ranks, PooledTask):
     """Predicts numbers from texts, or from pairs of texts.
 
     backbone -> pooling -> head -> values, without an activation.

@@ -11,12 +11,13 @@ from tfxfer import _check, backbones, data, layers
 from tfxfer.models import _restoring
 from tfxfer.models._classifier import Classifying
 from tfxfer.models._embedder import TextEmbedder
+from tfxfer.models._from_preset import SiameseClassifierFromPreset, SiameseFromPreset
 from tfxfer.models._signatures import Signature
 from tfxfer.models._task import TextTask
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class Siamese(TextTask):
+class Siamese(SiameseFromPreset, TextTask):
     """Encodes all texts of a row with one embedder, to be trained by a loss on how they lie to one another.
 
     The embedder is shared, not copied: after training, `model.embedder` is the fine-tuned one.
@@ -153,7 +154,7 @@ class Siamese(TextTask):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class SiameseClassifier(Classifying, Siamese):
+class SiameseClassifier(SiameseClassifierFromPreset, Classifying, Siamese):
     """Sorts pairs of texts into classes by their two embeddings: towers -> `layers.SoftmaxDecoder` -> logits.
 
     Each text is encoded by itself, so that after training the embedder (`model.embedder`) compares any two texts

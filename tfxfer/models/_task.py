@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
@@ -11,7 +12,9 @@ import keras_hub
 
 from tfxfer import _check, backbones
 from tfxfer._freezable import Freezable, TrainsInPart, layers_within, switch
+from tfxfer.backbones import _presets
 from tfxfer.models import _restoring, _save, _training, _vocabulary
+from tfxfer.models._from_preset import given, unexpected
 from tfxfer.models._keras_methods import KerasMethods
 from tfxfer.models._rows import TakesRows
 from tfxfer.models._search_space import Searchable
@@ -94,6 +97,16 @@ class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, Searchabl
             ValueError: if the preset is not understood, holds parts that are not supported, or was trained with other
                 values of the constructor's arguments.
         """
+        return cls._from_preset(preset, **given(locals()))
+
+    @classmethod
+    def _from_preset(
+        cls, preset, *, load_weights, sequence_length, dtype, special_tokens_in_strings, backbone_only, **own
+    ):
+        error = None if cls is TextTask else unexpected(cls, own)
+        # Before anything is downloaded; a saved model may be of a subclass that has the argument.
+        if error is not None and not pathlib.Path(str(preset), _presets.SAVED).is_file():
+            raise error
         pretrained = backbones.load(
             preset,
             dtype=dtype,
@@ -101,9 +114,13 @@ class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, Searchabl
             sequence_length=sequence_length,
             special_tokens_in_strings=special_tokens_in_strings,
         )
-        model, notice = cls._from_pretrained(pretrained, kwargs, backbone_only)
+        if error is not None and (
+            not isinstance(pretrained.task, cls) or unexpected(type(pretrained.task), own) is not None
+        ):
+            raise error
+        model, notice = cls._from_pretrained(pretrained, own, backbone_only)
         if notice is not None:
-            warnings.warn(notice, stacklevel=2)
+            warnings.warn(notice, stacklevel=3)
         return model
 
     @classmethod
