@@ -75,8 +75,8 @@ class ClassifierFromPreset(_Mixin):
     ) -> Self:
         """Makes the model from a preset; what is left out is the preset's, or else the class's default.
 
-        The arguments from `labels` to `name` are the constructor's. The others are those of
-        `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+        The arguments from `labels` to `name` are the constructor's.
+        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
 
         Raises:
             TypeError: for an argument that the class does not have.
@@ -109,8 +109,8 @@ class RegressorFromPreset(_Mixin):
     ) -> Self:
         """Makes the model from a preset; what is left out is the preset's, or else the class's default.
 
-        The arguments from `num_outputs` to `name` are the constructor's. The others are those of
-        `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+        The arguments from `num_outputs` to `name` are the constructor's.
+        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
 
         Raises:
             TypeError: for an argument that the class does not have.
@@ -148,8 +148,8 @@ class EmbedderFromPreset(_Mixin):
     ) -> Self:
         """Makes the model from a preset; what is left out is the preset's, or else the class's default.
 
-        The arguments from `pooling` to `name` are the constructor's. The others are those of
-        `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+        The arguments from `pooling` to `name` are the constructor's.
+        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
 
         Raises:
             TypeError: for an argument that the class does not have.
@@ -189,8 +189,8 @@ class SiameseFromPreset(_Mixin):
     ) -> Self:
         """Makes the model from a preset; what is left out is the preset's, or else the class's default.
 
-        `decoder` and `chunk_size` are the constructor's, `pooling` to `name` those of `TextEmbedder`. The others are those of
-        `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+        `decoder` and `chunk_size` are the constructor's, `pooling` to `name` those of `TextEmbedder`.
+        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
 
         Raises:
             TypeError: for an argument that the class does not have.
@@ -233,8 +233,8 @@ class SiameseClassifierFromPreset(_Mixin):
     ) -> Self:
         """Makes the model from a preset; what is left out is the preset's, or else the class's default.
 
-        The arguments up to `chunk_size` are the constructor's, `pooling` to `name` those of `TextEmbedder`. The others are those of
-        `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+        The arguments up to `chunk_size` are the constructor's, `pooling` to `name` those of `TextEmbedder`.
+        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
 
         Raises:
             TypeError: for an argument that the class does not have.
