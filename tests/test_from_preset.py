@@ -120,6 +120,10 @@ def test_a_class_of_the_users_comes_back_by_its_own_name_and_its_bases(tmp_path)
         same(again, model)
     with pytest.raises(ValueError, match=r"`shift`.*0.5.*shift=1.0"):
         Stars.from_preset(tmp_path / "saved", shift=1.0)
+    with pytest.raises(ValueError, match=r"`shift`.*0.5.*shift=1.0"):  # the folder's class has it
+        models.TextClassifier.from_preset(tmp_path / "saved", shift=1.0)
+    with pytest.raises(ValueError, match=r"`shfit`.*an argument of the saved `Stars`"):
+        models.TextClassifier.from_preset(tmp_path / "saved", shfit=1.0)
     tiny.classifier(tmp_path).save_to_preset(tmp_path / "plain")
     with pytest.warns(UserWarning, match=r"`Stars.from_preset`.*`TextClassifier`"):
         assert Stars.from_preset(tmp_path / "plain", labels=[1, 2], shift=2.0).shift == 2.0
@@ -191,13 +195,32 @@ def test_arguments_that_agree_or_change_nothing_trained_are_taken(classifier_fol
         ({"pooling": "mean"}, r"`pooling`.*'cls', 'max'.*backbone_only"),
         ({"head": "linear"}, r"`head`.*'mlp'"),
         ({"multi_label": False}, r"`multi_label`.*True"),
-        ({"num_outputs": 3}, r"`num_outputs`.*an argument of the saved `TextClassifier`"),
         ({"threshold": 1.5}, "`threshold`"),
     ],
 )
 def test_arguments_that_contradict_the_saved_ones_are_errors(classifier_folder, arguments, message):
     with pytest.raises(ValueError, match=message):
         models.TextClassifier.from_preset(classifier_folder, **arguments)
+
+
+@pytest.mark.parametrize("preset", ["saved", "no_such_preset"])
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        (models.TextClassifier, {"label": ["a", "b"]}, r"`TextClassifier.from_preset`.*'label'.*`labels`"),
+        (models.TextClassifier, {"num_outputs": 3}, r"'num_outputs'.*It takes labels, multi_label, "),
+        (models.TextRegressor, {"labels": ["a", "b"]}, r"`TextRegressor.from_preset`.*'labels'"),
+        (models.TextEmbedder, {"dropout": 0.1}, r"`TextEmbedder.from_preset`.*'dropout'"),
+        (models.Siamese, {"labels": ["a", "b"]}, r"`Siamese.from_preset`.*'labels'"),
+        (models.SiameseClassifier, {"label": ["a", "b"]}, r"`SiameseClassifier.from_preset`.*`labels`"),
+    ],
+)
+def test_an_argument_that_the_class_does_not_have_is_an_error_before_anything_is_loaded(
+    classifier_folder, preset, kind, arguments, message
+):
+    preset = classifier_folder if preset == "saved" else preset
+    with pytest.raises(TypeError, match=message):
+        kind.from_preset(preset, **arguments)
 
 
 def test_a_trained_head_with_another_rate_of_dropout_keeps_its_weights(tmp_path):

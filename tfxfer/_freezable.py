@@ -1,5 +1,7 @@
 """Dropout that stops where the weights do."""
 
+from typing import Any
+
 import keras
 
 
@@ -17,7 +19,7 @@ class Freezable:
     # Whether dropout stays on while the layer is frozen, as in Keras.
     frozen_dropout = False
 
-    def is_training(self, training):
+    def is_training(self, training: Any) -> Any:
         """Returns `training` as the dropouts within this layer are to see it."""
         return training if self.trainable or self.frozen_dropout else False
 
@@ -31,12 +33,12 @@ class TrainsInPart:
     weights: list
 
     @property
-    def trainable(self):
+    def trainable(self) -> bool:
         """Whether any weight trains. Setting it sets the flags of all layers and weights within."""
         return any(weight.trainable for weight in self.weights)
 
     @trainable.setter
-    def trainable(self, value):
+    def trainable(self, value: bool) -> None:
         keras.layers.Layer.trainable.fset(self, value)
 
 

@@ -27,18 +27,18 @@ class Training:
 
 
 def introduce(
-    model,
-    x=None,
-    y=None,
+    model: Any,
+    x: Any = None,
+    y: Any = None,
     *,
-    callbacks=None,
-    digest=None,
-    batch_size=None,
-    epochs=1,
-    steps_per_epoch=None,
-    verbose="auto",
-    **_,
-):
+    callbacks: Any = None,
+    digest: Any = None,
+    batch_size: int | None = None,
+    epochs: int = 1,
+    steps_per_epoch: int | None = None,
+    verbose: int | str = "auto",
+    **_: Any,
+) -> Any:
     """Introduces callbacks to each other, the model and the data; `fit` of this package's models does so by itself.
 
     For any other `keras.Model`, call it before `fit`. `callbacks.Resume` needs it; evaluations check their order.

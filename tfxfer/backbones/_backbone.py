@@ -4,7 +4,8 @@ import contextlib
 import contextvars
 import dataclasses
 import types
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import keras
 
@@ -171,17 +172,17 @@ class Backbone(_groups.LayerGroups, keras.Model):
 
     def __init__(
         self,
-        family,
+        family: str,
         *,
-        frozen=(),
-        frozen_dropout=False,
-        lora=None,
-        quantization=None,
-        dtype=None,
-        name=None,
-        trainable=True,
-        **arguments,
-    ):
+        frozen: Sequence[str] = (),
+        frozen_dropout: bool = False,
+        lora: Mapping[str, Any] | None = None,
+        quantization: Mapping[str, Any] | None = None,
+        dtype: Any = None,
+        name: str | None = None,
+        trainable: bool = True,
+        **arguments: Any,
+    ) -> None:
         entry = FAMILIES[_check.one_of("family", family, FAMILIES)]
         arguments = complete(entry, arguments)
 
@@ -213,21 +214,21 @@ class Backbone(_groups.LayerGroups, keras.Model):
         self.frozen_dropout = frozen_dropout
 
     @property
-    def parts(self):
+    def parts(self) -> Any:
         """`Parts`. The layers of the encoder."""
         return self._hidden()[0]
 
     @property
-    def pooling(self):
+    def pooling(self) -> str:
         """How the family's sentence vectors are pooled where a checkpoint does not say."""
         return FAMILIES[self.family].pooling
 
     @property
-    def has_position_table(self):
+    def has_position_table(self) -> bool:
         """Whether a table of positions bounds the length."""
         return FAMILIES[self.family].has_position_table
 
-    def layer_groups(self):
+    def layer_groups(self) -> dict[str, list]:
         """Returns the layers from the input upwards: the unit of freezing and of learning rates by layer.
 
         Returns:
@@ -242,11 +243,11 @@ class Backbone(_groups.LayerGroups, keras.Model):
             list(groups.values())[-1].append(parts.final_norm)
         return groups
 
-    def blocks(self):
+    def blocks(self) -> list[tuple[Any, int, int]]:
         """Returns the transformer blocks from the input upwards, as `(layer, group, number in the group)`."""
         return [(block, i, j) for i, group in enumerate(self.parts.groups) for j, block in enumerate(group)]
 
-    def split(self, number):
+    def split(self, number: int) -> tuple[keras.Model, keras.Model]:
         """Cuts the backbone before one of its groups of blocks.
 
         Args:
@@ -267,7 +268,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
         below = keras.Model(self.input, cuts[number], name="below")
         return below, keras.Model([cuts[number], self.input["padding_mask"]], self.output, name="above")
 
-    def hidden_states(self):
+    def hidden_states(self) -> keras.Model:
         """Returns a functional model on this backbone's own layers that gives the states of every layer.
 
         Returns:
@@ -281,11 +282,11 @@ class Backbone(_groups.LayerGroups, keras.Model):
         return keras.Model(self.input, [*(padding(state, layout) for state in states[:-1]), self.output])
 
     @property
-    def token_embedding(self):
+    def token_embedding(self) -> keras.layers.Layer:
         """The layer that embeds token ids."""
         return self.parts.embeddings.token_embedding
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Encodes a dict of ids; see the inputs in the class."""
         length = inputs["token_ids"].shape[1] if isinstance(inputs, dict) and "token_ids" in inputs else None
         if self.has_position_table and isinstance(length, int) and length > self.max_sequence_length:
@@ -297,7 +298,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
             )
         return super().call(inputs, training=training, mask=mask)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the arguments, with what is frozen, adapted and quantized, as JSON holds them."""
         return {
             "family": self.family,
@@ -312,7 +313,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
         """Makes a backbone from what `get_config` returned, in the dtype policy that `recast` gives."""
         config = {**config, "dtype": _RECAST.get() or config.get("dtype")}
         if isinstance(config.get("dtype"), dict):

@@ -114,7 +114,7 @@ def read_json(file):
         raise _check.invalid("preset", "a folder with readable JSON files", str(file), f"{file}: {error}") from error
 
 
-def open_tensors(folder) -> Tensors:
+def open_tensors(folder: Any) -> Tensors:
     """Opens the weights of a folder: reads which tensors there are, and none of their numbers.
 
     Nothing in the files is executed, PyTorch's pickles included.

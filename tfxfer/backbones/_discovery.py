@@ -64,7 +64,7 @@ class FamilyRow(NamedTuple):
     examples: tuple
 
 
-def presets(family=None):
+def presets(family: str | None = None) -> list[Preset]:
     """Lists what `from_preset` loads by name.
 
     The Hugging Face hub has many thousand more checkpoints of these families than the examples listed here: any
@@ -97,7 +97,7 @@ def presets(family=None):
     return [row for row in rows if family in (None, row.family)]
 
 
-def families_table():
+def families_table() -> list:
     """Lists the families whose checkpoints can be loaded.
 
     Returns:

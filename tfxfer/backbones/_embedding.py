@@ -1,9 +1,11 @@
 """How a checkpoint makes one vector of a text, as plain data."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfxfer import _check
 
@@ -112,18 +114,18 @@ class EmbeddingSpec:
 
     def __init__(
         self,
-        pooling=("mean",),
-        dense=(),
-        normalize=False,
-        prompts=None,
-        default_prompt_name=None,
+        pooling: str | Sequence[str] = ("mean",),
+        dense: Sequence[Mapping[str, Any]] = (),
+        normalize: bool = False,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
         *,
-        modules=None,
-        include_prompt=True,
-        layer_start=None,
-        layer_weights=None,
-        similarity_fn_name="cosine",
-    ):
+        modules: Sequence[Mapping[str, Any]] | None = None,
+        include_prompt: bool = True,
+        layer_start: int | None = None,
+        layer_weights: ArrayLike | None = None,
+        similarity_fn_name: str = "cosine",
+    ) -> None:
         found = {
             "pooling": pooling,
             "modules": chain(dense, normalize) if modules is None else complete_modules(modules),
@@ -138,12 +140,12 @@ class EmbeddingSpec:
             object.__setattr__(self, name, value)
 
     @property
-    def dense(self):
+    def dense(self) -> list[dict[str, Any]]:
         """The Dense modules, in order: a list of dicts."""
         return [module for module in self.modules if module["class"] == "Dense"]
 
     @property
-    def normalize(self):
+    def normalize(self) -> bool:
         """Whether the vectors have length 1."""
         return is_normalized(self.modules)
 
@@ -153,7 +155,7 @@ class EmbeddingSpec:
         names = [field.name for field in dataclasses.fields(self)]
         return all(_equal(getattr(self, name), getattr(other, name)) for name in names)
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # as Python says that a class without a hash is written
 
 
 def chain(dense=(), normalize=False):

@@ -1,6 +1,6 @@
 """Freezing, frozen dropout and adapters by layer group: what every encoder offers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -18,16 +18,16 @@ class LayerGroups(_refusals.FixedWeights):
     _adapters: Any = None
 
     @property
-    def trainable(self):
+    def trainable(self) -> bool:
         """Whether any weight trains; see `set_trainable` for a part of them."""
         return any(weight.trainable for weight in self.weights)
 
     @trainable.setter
-    def trainable(self, value):
+    def trainable(self, value: bool) -> None:
         keras.layers.Layer.trainable.fset(self, value)
         self._hold()
 
-    def set_trainable(self, flags):
+    def set_trainable(self, flags: Mapping[str, bool]) -> None:
         """Sets the trainable flags of layer groups, all the weights of a group alike; with adapters, theirs alone.
 
         Args:
@@ -40,19 +40,19 @@ class LayerGroups(_refusals.FixedWeights):
         self._hold()
 
     @property
-    def frozen_dropout(self):
+    def frozen_dropout(self) -> bool:
         """Whether frozen layers keep their dropout."""
         return self._frozen_dropout
 
     @frozen_dropout.setter
-    def frozen_dropout(self, value):
+    def frozen_dropout(self, value: bool) -> None:
         self._frozen_dropout = bool(value)
         for layers in self.layer_groups().values():
             for layer in layers:
                 if isinstance(layer, Freezable):
                     layer.frozen_dropout = self._frozen_dropout
 
-    def runs_dropout(self, layer):
+    def runs_dropout(self, layer: Any) -> bool:
         """Returns whether one of the layers drops out in training."""
         return isinstance(layer, Freezable) and layer.is_training(True)
 
@@ -77,12 +77,12 @@ class LayerGroups(_refusals.FixedWeights):
 
     # === Quantized weights ===
 
-    def quantize(self, mode=None, config=None, filters=None):
+    def quantize(self, mode: str | None = None, config: Any = None, filters: Any = None) -> None:
         """Stores the weights of dense layers and embeddings in eight or four bits; see `TextTask.quantize`."""
         _quantization.quantize(self._quantizable(), mode, config, filters)
 
     @property
-    def quantization(self):
+    def quantization(self) -> dict[str, Any] | None:
         """A dict of layers' places to serialized `keras.quantizers` configurations, or `None`."""
         return _quantization.configs(self._quantizable())
 
@@ -95,16 +95,23 @@ class LayerGroups(_refusals.FixedWeights):
     # === Adapters ===
 
     @property
-    def lora(self):
+    def lora(self) -> Any:
         """The arguments that `enable_lora` was called with, or `None` where there are no adapters."""
         return self._adapters.settings
 
-    def enable_lora(self, rank, *, alpha=None, targets=("query", "value"), groups=None):
+    def enable_lora(
+        self,
+        rank: int,
+        *,
+        alpha: float | None = None,
+        targets: str | Sequence[str] = ("query", "value"),
+        groups: str | Sequence[str] | None = None,
+    ) -> None:
         """Adds low-rank adapters to dense layers of the blocks, and freezes all else; see `freezing.add_lora`."""
         adapted = self._adapters.add(rank, alpha, targets, groups)
         self.set_trainable({name: name in adapted for name in self.layer_groups()})
 
-    def merge_lora(self):
+    def merge_lora(self) -> None:
         """Adds the adapters to the kernels and removes them; groups that trained now train with all weights."""
         _quantization.check_floats(self._quantizable(), "merge adapters")
         self._adapters.merge()
@@ -112,11 +119,11 @@ class LayerGroups(_refusals.FixedWeights):
             for layer in layers:
                 switch(layer, layer.trainable)
 
-    def remove_lora(self):
+    def remove_lora(self) -> None:
         """Removes adapters that change nothing yet, without touching the kernels; flags stay as they are."""
         self._adapters.remove()
 
-    def lora_variables(self):
+    def lora_variables(self) -> dict[str, Any]:
         """Returns the adapters' variables by name: group, block in it, part, and `a` or `b`."""
         return self._adapters.variables_by_name()
 

@@ -1,8 +1,10 @@
 """The trained heads of Hugging Face's sequence classifiers and of cross-encoders."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
+import keras
 import numpy as np
 
 from tfxfer import _check, layers
@@ -70,13 +72,13 @@ class HeadSpec:
     score_activation: str | None = None
     weights: dict | None = dataclasses.field(default=None, repr=False)
 
-    def pooling(self):
+    def pooling(self) -> tuple[str, ...] | keras.layers.Layer:
         """Returns the pooling for a task model: a tuple of modes, or a `layers.DensePooling`."""
         if self.format.is_late:
             return layers.DensePooling(self.hidden_dim, self.format.activation, self.format.pooling, name="pooling")
         return self.format.pooling if isinstance(self.format.pooling, tuple) else (self.format.pooling,)
 
-    def head(self, dropout=None):
+    def head(self, dropout: float | None = None) -> keras.layers.Layer:
         """Returns the head, a `layers.Head` without its weights.
 
         Args:
@@ -97,7 +99,7 @@ class HeadSpec:
         )
         return made if dropout is None else made.with_dropout(dropout)
 
-    def assign(self, pooling, head):
+    def assign(self, pooling: keras.layers.Layer, head: keras.layers.Layer) -> None:
         """Assigns the checkpoint's weights to the built layers that `pooling` and `head` returned."""
         if self.weights is None:
             return
@@ -108,7 +110,7 @@ class HeadSpec:
             part, kind = name.split(".")
             getattr(parts[part], kind).assign(value)
 
-    def with_labels(self, labels):
+    def with_labels(self, labels: Sequence[str] | Mapping[str, str]) -> Self:
         """Returns the head with other labels.
 
         Args:

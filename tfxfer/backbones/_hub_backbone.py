@@ -1,6 +1,8 @@
 """A text backbone of KerasHub as it is, with what task models ask of an encoder."""
 
 import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, Self
 
 import keras
 import keras_hub
@@ -88,7 +90,16 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
     ```
     """  # noqa: E501  (a table's row)
 
-    def __init__(self, backbone, *, frozen=(), frozen_dropout=False, quantization=None, name=None, trainable=True):
+    def __init__(
+        self,
+        backbone: Any,
+        *,
+        frozen: Sequence[str] = (),
+        frozen_dropout: bool = False,
+        quantization: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+    ) -> None:
         sequence = sequence_output(backbone)
 
         # === Layers ===
@@ -131,12 +142,12 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         self._restore_quantization(quantization)
         self._freeze(frozen)
 
-    def hub(self):
+    def hub(self) -> Any:
         """Returns the KerasHub backbone; a method, as Keras would save what an attribute holds."""
         return self._parts()[0]
 
     @property
-    def pooling(self):
+    def pooling(self) -> str:
         """How a sentence vector is pooled: by the last token where KerasHub has a causal language model of the family.
 
         There, it is the only token that has seen the whole text.
@@ -145,7 +156,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         return "last" if is_causal else "mean"
 
     @property
-    def token_embedding(self):
+    def token_embedding(self) -> keras.layers.Layer:
         """The layer that embeds token ids."""
         if self.hub().token_embedding is not None:
             return self.hub().token_embedding
@@ -156,7 +167,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
             if isinstance(each, keras.layers.Embedding)
         )
 
-    def layer_groups(self):
+    def layer_groups(self) -> dict[str, list]:
         """Returns the layers from the input upwards: the unit of freezing and of learning rates by layer.
 
         Returns:
@@ -198,7 +209,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
     def _is_states(self, tensor):
         return len(tensor.shape) == 3 and tensor.shape[-1] == self.hidden_dim and "float" in tensor.dtype
 
-    def split(self, number):
+    def split(self, number: int) -> tuple[keras.Model, keras.Model]:
         """Cuts the backbone before one of its blocks.
 
         Args:
@@ -228,7 +239,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         above = upper([fresh, *(given[name] for name in names)])
         return keras.Model(self.input, below, name="below"), keras.Model([fresh, mask], above, name="above")
 
-    def hidden_states(self):
+    def hidden_states(self) -> keras.Model:
         """Returns a functional model on the backbone's own layers that gives the states of every layer.
 
         Returns:
@@ -238,7 +249,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         part = self._part(self.hub().input, self._cuts(), "hidden_states")
         return keras.Model(self.input, part(self._for_hub(self.input)))
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Calls the KerasHub backbone on a dict of ids, padded."""
         length = inputs["token_ids"].shape[1] if isinstance(inputs, dict) and "token_ids" in inputs else None
         if self.has_position_table and isinstance(length, int) and length > self.max_sequence_length:
@@ -249,16 +260,16 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
 
     # === Dropout and adapters ===
 
-    def runs_dropout(self, layer):
+    def runs_dropout(self, layer: Any) -> bool:
         """Returns whether the layer drops out in training: it trains, or `frozen_dropout` is on."""
         return layer.trainable or self.frozen_dropout
 
     @property
-    def lora(self):
+    def lora(self) -> None:
         """`None`: a wrapped backbone has no adapters."""
         return None
 
-    def enable_lora(self, rank, **kwargs):
+    def enable_lora(self, rank: Any, **kwargs: Any) -> NoReturn:
         """Refuses: adapters are for the families of `backbones.families_table()`."""
         raise _check.invalid(
             "model",
@@ -267,10 +278,10 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
             "Freeze its lower layers instead: `freezing.freeze(model, below=...)`",
         )
 
-    def merge_lora(self):
+    def merge_lora(self) -> None:
         """Does nothing: there are no adapters."""
 
-    def lora_variables(self):
+    def lora_variables(self) -> dict[str, Any]:
         """Returns an empty dict."""
         return {}
 
@@ -297,7 +308,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         for place in places:
             known[_check.one_of("frozen", place, known)].trainable = False
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the KerasHub backbone's serialized form, with what is frozen."""
         hub = keras.saving.serialize_keras_object(self.hub())
         # The flags are in `frozen`.
@@ -314,7 +325,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
         """Makes a backbone from what `get_config` returned."""
         config = dict(config)
         own = config.pop("dtype", None)

@@ -3,6 +3,7 @@
 import inspect
 import json
 import pathlib
+from typing import Any
 
 import keras
 import keras_hub
@@ -34,7 +35,7 @@ _SENTENCE_ENCODERS = {
 _WITH_HEAD = {"bert_tiny_en_uncased_sst2": "BertTextClassifier"}
 
 
-def adopt(backbone):
+def adopt(backbone: Any) -> Any:
     """Returns the encoder that a task model works with for what a caller gave as `backbone`.
 
     | given | result |

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib.util
 import math
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -63,7 +64,14 @@ class _Loaded:
     options: dict = dataclasses.field(default_factory=dict)
 
 
-def load(preset, *, dtype=None, load_weights=True, sequence_length=None, special_tokens_in_strings=None):
+def load(
+    preset: str | os.PathLike[str],
+    *,
+    dtype: Any = None,
+    load_weights: bool = True,
+    sequence_length: int | None = None,
+    special_tokens_in_strings: bool | None = None,
+) -> Pretrained:
     """Loads a pretrained encoder with its preprocessor.
 
     | preset | weights from |

@@ -2,6 +2,8 @@
 
 import copy
 import numbers
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 
@@ -43,14 +45,21 @@ class Evaluate(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, score, *, every=None, name=None, model=None):
+    def __init__(
+        self,
+        score: Callable[[Any], Mapping[str, Any]],
+        *,
+        every: int | None = None,
+        name: str | None = None,
+        model: Any = None,
+    ) -> None:
         super().__init__()
         if not callable(score):
             raise _check.invalid("score", "a function of the model to a dict of scores", score)
         if name is not None and (not isinstance(name, str) or not name):
             raise _check.invalid("name", "a string or None", name)
         self._score = score
-        self._keys = None  # all that are numbers
+        self._keys: Any = None  # all that are numbers
         self._every = _check.integer("every", every, optional=True)
         self._prefix = "val_" if name is None else f"val_{name}_"
         self._evaluated = model
@@ -62,18 +71,18 @@ class Evaluate(keras.callbacks.Callback):
         self.results = []
         self._epoch = self._steps = self._steps_before = 0
 
-    def keys(self):
+    def keys(self) -> Any:
         """Returns the names of the values that are written, as far as they are known before training."""
         return [f"{self._prefix}{key}" for key in self._keys or ()]
 
-    def check(self, model):
+    def check(self, model: Any) -> None:
         """Raises where `model` cannot be evaluated so; called when `fit` starts."""
 
-    def set_model(self, model):
+    def set_model(self, model: Any) -> None:
         super().set_model(model)
         self.check(self._subject())
 
-    def introduce(self, training):
+    def introduce(self, training: Any) -> None:
         """Takes note of the callbacks beside this one; called by `fit` of this package's models, before it begins."""
         self._check_order(training.callbacks)
 
@@ -95,13 +104,13 @@ class Evaluate(keras.callbacks.Callback):
                 remedy = f"{other} follows {callback.monitor!r}, which {own} writes: put {own} first."
                 raise _check.invalid("callbacks", f"{own} before {other}", callbacks, remedy)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._start()
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch, self._steps_before = epoch, self._steps
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if self._every is None:
             return
         # With `steps_per_execution` one call stands for several steps, of which `batch` is the last.
@@ -109,7 +118,7 @@ class Evaluate(keras.callbacks.Callback):
         if before // self._every < self._steps // self._every:
             self._evaluate(logs)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         last = self.results[-1] if self.results else None
         if self._every is not None and last is not None and last["step"] == self._steps:
             if logs is not None:

@@ -1,5 +1,10 @@
 """The evaluations of `evaluation` as callbacks."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from numpy.typing import ArrayLike
+
 from tfxfer import _check, _neighbours, _texts, data, evaluation
 from tfxfer.callbacks._base import Evaluate
 from tfxfer.evaluation import _measures, _pairs, _reranking, _retrieval, _triplets
@@ -18,13 +23,13 @@ class _EvaluateTexts(Evaluate):
     # Whether the function takes cross-encoders as well as embedders.
     _takes_cross_encoders = False
 
-    def __init__(self, keys, function, *arguments, options, **kwargs):
+    def __init__(self, keys: Any, function: Callable, *arguments: Any, options: Any, **kwargs: Any) -> None:
         """Takes the names of the values, the function of a model and these arguments, and options to check."""
         options = {name: _CHECKS[name](name, value) if name in _CHECKS else value for name, value in options.items()}
         super().__init__(lambda model: function(model, *arguments, progress=False, **options), **kwargs)
         self._keys = keys
 
-    def check(self, model):
+    def check(self, model: Any) -> None:
         if _texts.embedder_of(model) is not None:
             return
         if not (self._takes_cross_encoders and hasattr(model, "score_pairs") and model.text_form == "joint"):
@@ -65,7 +70,15 @@ class EvaluateSimilarity(_EvaluateTexts):
 
     _takes_cross_encoders = True
 
-    def __init__(self, texts, scores=None, *, similarity="cosine", batch_size=32, **kwargs):
+    def __init__(
+        self,
+        texts: Any,
+        scores: ArrayLike | None = None,
+        *,
+        similarity: str | Sequence[str] = "cosine",
+        batch_size: int = 32,
+        **kwargs: Any,
+    ) -> None:
         measures = _measures.names(similarity)
         columns, scores = _pairs.graded_pairs(texts, scores)
         keys = _measures.keys(_pairs.SIMILARITY_KEYS, measures)
@@ -102,7 +115,16 @@ class EvaluatePairClassification(_EvaluateTexts):
 
     _takes_cross_encoders = True
 
-    def __init__(self, texts, labels=None, *, similarity="cosine", threshold=None, batch_size=32, **kwargs):
+    def __init__(
+        self,
+        texts: Any,
+        labels: ArrayLike | None = None,
+        *,
+        similarity: str | Sequence[str] = "cosine",
+        threshold: float | None = None,
+        batch_size: int = 32,
+        **kwargs: Any,
+    ) -> None:
         measures = _measures.names(similarity)
         columns, labels = _pairs.labelled_pairs(texts, labels)
         keys = _measures.keys(_pairs.PAIR_KEYS, measures)
@@ -134,7 +156,9 @@ class EvaluateTriplets(_EvaluateTexts):
     ```
     """
 
-    def __init__(self, texts, *, similarity="cosine", batch_size=32, **kwargs):
+    def __init__(
+        self, texts: Any, *, similarity: str | Sequence[str] = "cosine", batch_size: int = 32, **kwargs: Any
+    ) -> None:
         measures = _measures.names(similarity)
         columns = _triplets.triplet_columns(texts)
         keys = _measures.keys(_triplets.TRIPLET_KEYS, measures)
@@ -174,17 +198,17 @@ class EvaluateRetrieval(_EvaluateTexts):
 
     def __init__(
         self,
-        queries,
-        corpus=None,
-        relevant=None,
+        queries: Any,
+        corpus: Any = None,
+        relevant: Any = None,
         *,
-        ks=_retrieval.KS,
-        similarity="cosine",
-        query_prompt=None,
-        document_prompt=None,
-        batch_size=32,
-        **kwargs,
-    ):
+        ks: Sequence[int] = _retrieval.KS,
+        similarity: str = "cosine",
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        batch_size: int = 32,
+        **kwargs: Any,
+    ) -> None:
         queries, corpus, relevant = _retrieval.search_task(queries, corpus, relevant)
         options = {
             "ks": _retrieval.check_ks(ks),
@@ -226,16 +250,16 @@ class EvaluateReranking(_EvaluateTexts):
 
     def __init__(
         self,
-        rows,
+        rows: Any,
         *,
-        columns=("query", "positives", "negatives"),
-        k=10,
-        similarity="cosine",
-        query_prompt=None,
-        document_prompt=None,
-        batch_size=32,
-        **kwargs,
-    ):
+        columns: Sequence[str] = ("query", "positives", "negatives"),
+        k: int = 10,
+        similarity: str = "cosine",
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        batch_size: int = 32,
+        **kwargs: Any,
+    ) -> None:
         queries, candidates, relevant = _reranking.ranking_task(rows, columns)
         rows = [
             {"query": query, "positives": texts[: int(each.sum())], "negatives": texts[int(each.sum()) :]}
@@ -278,7 +302,9 @@ class EvaluateClassification(Evaluate):
     ```
     """
 
-    def __init__(self, texts, y=None, *, batch_size=32, threshold=0.5, **kwargs):
+    def __init__(
+        self, texts: Any, y: Any = None, *, batch_size: int = 32, threshold: float = 0.5, **kwargs: Any
+    ) -> None:
         if y is not None:
             columns = data.TextColumn(None).read(texts, "texts")
             count = len(columns[0] if isinstance(columns, tuple) else columns)
@@ -294,7 +320,7 @@ class EvaluateClassification(Evaluate):
         self._given = texts, y
         self._keys = ["accuracy", "macro_f1"]
 
-    def check(self, model):
+    def check(self, model: Any) -> None:
         if not hasattr(model, "classify"):
             raise _check.invalid("model", "a model with labels for EvaluateClassification, e.g. a classifier", model)
         data.Gate(model, ("texts", "y", "sample_weight")).in_memory(*self._given)

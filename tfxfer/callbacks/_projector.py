@@ -1,5 +1,9 @@
 """Points for TensorBoard's projector during training."""
 
+import os
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 from tfxfer import _check, _disk, _texts, evaluation
@@ -32,7 +36,16 @@ class Projector(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, folder, texts, labels=None, *, every=1, model=None, batch_size=32):
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        texts: Sequence[str],
+        labels: Any = None,
+        *,
+        every: int = 1,
+        model: Any = None,
+        batch_size: int = 32,
+    ) -> None:
         super().__init__()
         self._folder = _disk.local_path("folder", folder, kind="folder")
         _tensorboard.point_columns(texts, labels)
@@ -41,7 +54,7 @@ class Projector(keras.callbacks.Callback):
         self._batch_size = _check.integer("batch_size", batch_size)
         self._encoder = model
 
-    def set_model(self, model):
+    def set_model(self, model: Any) -> None:
         super().set_model(model)
         subject = self._subject()
         if _texts.embedder_of(subject) is None:
@@ -52,11 +65,11 @@ class Projector(keras.callbacks.Callback):
         trained = self.model  # on JAX, reading this brings the weights up to date, those of a part as well
         return trained if self._encoder is None else self._encoder
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if epoch == 0:
             self._write("start")
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         done = epoch + 1
         if done % self._every == 0 or done == self.params["epochs"] or self.model.stop_training:
             self._write(f"epoch_{done:03}")

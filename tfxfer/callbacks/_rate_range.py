@@ -1,5 +1,8 @@
 """The learning-rate range test."""
 
+import os
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -50,7 +53,15 @@ class LearningRateRange(keras.callbacks.Callback):
     Reference: [Smith, 2017](https://arxiv.org/abs/1506.01186).
     """
 
-    def __init__(self, minimum=1e-7, maximum=1.0, steps=100, *, smoothing=0.9, divergence=4.0):
+    def __init__(
+        self,
+        minimum: float = 1e-7,
+        maximum: float = 1.0,
+        steps: int = 100,
+        *,
+        smoothing: float = 0.9,
+        divergence: float = 4.0,
+    ) -> None:
         super().__init__()
         self.minimum = _check.number("minimum", minimum, above=0.0)
         self.maximum = _check.number("maximum", maximum, above=self.minimum)
@@ -62,7 +73,7 @@ class LearningRateRange(keras.callbacks.Callback):
         self.rates = self.losses = self.smoothed = np.zeros(0)
         self._state = []
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._optimizer = plain_optimizer(self.model)
         batches = self.params.get("steps")
         if batches is not None and batches * self.params["epochs"] < self.steps:
@@ -77,7 +88,7 @@ class LearningRateRange(keras.callbacks.Callback):
         self.rates = self.losses = self.smoothed = np.zeros(0)
         self._mean = 0.0
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         sync(self.model)
         # Keras's loss is the mean over the epoch so far, from which that of a batch cannot be had exactly.
         self.model.reset_metrics()
@@ -86,8 +97,8 @@ class LearningRateRange(keras.callbacks.Callback):
         self._optimizer.learning_rate = rate
         self.rates = np.append(self.rates, rate)
 
-    def on_train_batch_end(self, batch, logs=None):
-        loss = float(logs["loss"])
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        loss = float((logs or {})["loss"])
         self.losses = np.append(self.losses, loss)
         count = len(self.losses)
         self._mean = self.smoothing * self._mean + (1 - self.smoothing) * loss
@@ -97,17 +108,17 @@ class LearningRateRange(keras.callbacks.Callback):
         if diverged or count >= self.steps:
             self.model.stop_training = True
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.restore()
 
-    def restore(self):
+    def restore(self) -> None:
         """Puts the state back that the model had before the test; done by itself, except after an interrupt."""
         for variable, value in self._state:
             variable.assign(value)
         self._state = []
 
     @property
-    def suggestion(self):
+    def suggestion(self) -> Any:
         smoothed = self.smoothed[np.isfinite(self.smoothed)]
         # The first means are of few batches, whose noise would pass for a fall; what comes behind the lowest point is
         # the rise to divergence.
@@ -119,7 +130,7 @@ class LearningRateRange(keras.callbacks.Callback):
         best = first + int(np.argmin(slopes[first:last]))
         return float(self.rates[best]) if slopes[best] < 0 else None
 
-    def plot(self, path):
+    def plot(self, path: str | os.PathLike[str]) -> None:
         """Draws the losses over the rates, the smoothed ones with them, and marks the suggestion.
 
         Args:

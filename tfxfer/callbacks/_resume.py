@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -78,22 +80,34 @@ class Resume(keras.callbacks.Callback):
     ```
     """
 
+    _identity: dict[str, Any]
+    _found: Any
+    resumed_at: tuple[int, int] | None
+    _epoch: int
+    _last_batch: int
+    _saved_batch: int
+    _loggers: list
+
     needs_list = True  # of all callbacks, which `introduce` then makes
 
-    def __init__(self, folder, *, every=None, data=None, changed=()):
+    def __init__(
+        self, folder: str | os.PathLike[str], *, every: int | None = None, data: Any = None, changed: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         self._path = _disk.local_path("folder", folder, kind="folder") / _FILE
         self._every = _check.integer("every", every, optional=True)
-        self._batches = None
+        self._batches: Any = None
         if data is not None:
             self._batches = _check_batches(data)
         changed = (changed,) if isinstance(changed, str) else changed
         self._changed = {_CHANGEABLE[_check.one_of("changed", name, list(_CHANGEABLE))] for name in changed}
         self.resumed_at = None
-        self._list = self._remainder = self._digest = None
+        self._list: Any = None
+        self._remainder: Any = None
+        self._digest: Any = None
 
     @property
-    def async_safe(self):
+    def async_safe(self) -> bool:
         """Whether Keras need not wait for each step's logs: asked before `fit` starts."""
         if self._every is not None:
             return False
@@ -102,11 +116,11 @@ class Resume(keras.callbacks.Callback):
 
     # === The callbacks beside this one ===
 
-    def set_model(self, model):
+    def set_model(self, model: Any) -> None:
         super().set_model(model)
         self._trained = model  # not by `self.model`, which on JAX brings all values up to date each time
 
-    def introduce(self, training):
+    def introduce(self, training: Any) -> None:
         """Takes its places among the other callbacks, and has the data begin where the checkpoint is."""
         others = [callback for callback in training.list.callbacks if callback is not self]
         for callback in others:
@@ -137,7 +151,7 @@ class Resume(keras.callbacks.Callback):
 
     # === Starting ===
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         if self._list is None:
             remedy = (
                 "Call `callbacks, x = tfxfer.callbacks.introduce(model, x, callbacks=..., epochs=...)` before `fit`."
@@ -190,7 +204,7 @@ class Resume(keras.callbacks.Callback):
             expected = f"a divisor of {state['batch']}, the batches of the epoch that the checkpoint has seen"
             raise _check.invalid("steps_per_execution", expected, self.model.steps_per_execution)
 
-    def start(self):
+    def start(self) -> None:
         """Called when every other callback has had its `on_train_begin`."""
         self._fresh = [_plain(callback) for callback in self._others]
         if self._found is None:
@@ -203,12 +217,12 @@ class Resume(keras.callbacks.Callback):
         # Keras's own callback starts a later epoch so, too.
         self.model._initial_epoch = self.params["epochs"] if state["stopped"] else state["epoch"]
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._trained._initial_epoch = None
         self._epoch, self._last_batch, self._saved_batch = epoch, 0, 0
         self._data_epoch = None if self._batches is None else self._batches.epoch
 
-    def start_epoch(self):
+    def start_epoch(self) -> None:
         """Called when every other callback has had its `on_epoch_begin`."""
         if self._found is None:
             return
@@ -218,7 +232,7 @@ class Resume(keras.callbacks.Callback):
         else:
             self._found = None
 
-    def finish(self, batch):
+    def finish(self, batch: int) -> None:
         """Called before the first batch that is computed in an epoch that was taken up in its middle."""
         model = self.model
         # Metrics are there from the first batch on only.
@@ -228,15 +242,15 @@ class Resume(keras.callbacks.Callback):
         self._last_batch = self._saved_batch = self._found[0]["batch"]
         self._found = None
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._trained._initial_epoch = None
 
     # === Saving ===
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._last_batch = batch + 1
 
-    def end_batch(self):
+    def end_batch(self) -> None:
         """Called when every other callback has had its `on_train_batch_end`."""
         done, steps = self._last_batch, self.params.get("steps")
         # What follows the last batch of an epoch is a part of the epoch.
@@ -246,7 +260,7 @@ class Resume(keras.callbacks.Callback):
                 self._save(self._epoch, done)
                 self._saved_batch = done
 
-    def end_epoch(self):
+    def end_epoch(self) -> None:
         """Called when every other callback has had its `on_epoch_end`."""
         self._save(self._epoch + 1, 0)
 

@@ -1,5 +1,8 @@
 """Thawing a model within one `fit`."""
 
+from collections.abc import Mapping
+from typing import Any, Literal
+
 import keras
 
 from tfxfer import _check, optimizers
@@ -58,7 +61,14 @@ class GradualUnfreezing(keras.callbacks.Callback):
     Reference: Howard and Ruder, 2018, https://arxiv.org/abs/1801.06146, section 3.3.
     """
 
-    def __init__(self, every=None, *, at=None, unit="epochs", lowest=None):
+    def __init__(
+        self,
+        every: int | None = None,
+        *,
+        at: Mapping[str, int] | None = None,
+        unit: Literal["epochs", "steps"] = "epochs",
+        lowest: str | None = None,
+    ) -> None:
         super().__init__()
         if every is not None and at is not None:
             raise _check.invalid("at", "None where `every` is given", at)
@@ -73,20 +83,20 @@ class GradualUnfreezing(keras.callbacks.Callback):
                 for group, time in at.items()
             }
         self.every = _check.integer("every", 1 if every is None else every)
-        self.at = at
+        self.at: Any = at
         self.unit = _check.one_of("unit", unit, _UNITS)
         self.lowest = lowest
         self.thaws = []
         self._left = 0
 
     @property
-    def async_safe(self):
+    def async_safe(self) -> bool:
         """Whether Keras need not wait for each step's logs."""
         return self.unit == "epochs"
 
     # === The schedule ===
 
-    def set_model(self, model):
+    def set_model(self, model: Any) -> None:
         super().set_model(model)
         self._trained = model  # not by `self.model`, which on JAX brings all values up to date each time
         if not all(hasattr(model, name) for name in ("thawable_groups", "set_trainable")):
@@ -113,7 +123,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
         highest = max(map(groups.index, times))
         return {**dict.fromkeys(groups[highest + 1 :], 0), **times}
 
-    def groups_at(self, time):
+    def groups_at(self, time: int) -> list[str]:
         """Returns the names of the groups that train in an epoch, or at a step, from the input upwards.
 
         Args:
@@ -123,7 +133,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
 
     # === Training ===
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         model, optimizer = self._trained, self._trained.optimizer
         flags = _flags(model)
         model.set_trainable({name: name in self._times for name in flags})
@@ -140,11 +150,11 @@ class GradualUnfreezing(keras.callbacks.Callback):
         if not self._step():
             self.thaws = []
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch, self._batch = epoch, -1
         self._set(epoch if self.unit == "epochs" else self._step())
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if self.unit != "steps":
             return
         # The optimizer's number of steps is asked for where it can matter only: on accelerators that means waiting.

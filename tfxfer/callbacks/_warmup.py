@@ -1,5 +1,7 @@
 """A schedule for optimizers with a plain learning rate."""
 
+from typing import Any
+
 import keras
 
 from tfxfer import _check, schedules
@@ -35,7 +37,15 @@ class WarmupCosine(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, learning_rate, steps=None, warmup=0.1, *, minimum=0.0, cycles=1):
+    def __init__(
+        self,
+        learning_rate: float,
+        steps: int | None = None,
+        warmup: float = 0.1,
+        *,
+        minimum: float = 0.0,
+        cycles: int = 1,
+    ) -> None:
         super().__init__()
         self._arguments = (learning_rate, warmup, minimum, cycles)
         self._steps = steps
@@ -45,7 +55,7 @@ class WarmupCosine(keras.callbacks.Callback):
         learning_rate, warmup, minimum, cycles = self._arguments
         return schedules.warmup_cosine(learning_rate, steps, warmup, minimum=minimum, cycles=cycles)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._optimizer = plain_optimizer(self.model)
         steps = self._steps
         if steps is None:
@@ -56,11 +66,11 @@ class WarmupCosine(keras.callbacks.Callback):
             steps = batches * self.params["epochs"]
         self._schedule = self._make(steps)
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         sync(self.model)
         self._optimizer.learning_rate = float(self._schedule(int(self._optimizer._iterations)))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is not None:
             logs["learning_rate"] = float(self._optimizer.learning_rate)
 

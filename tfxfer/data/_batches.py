@@ -1,5 +1,7 @@
 """Batches of token ids, in an order that a seed fixes."""
 
+from typing import Any, Literal
+
 import numpy as np
 import tensorflow as tf
 
@@ -16,22 +18,22 @@ from tfxfer.data._unique import ByText
 
 
 def batches(
-    dataset,
-    inputs,
-    batch_size=32,
+    dataset: Any,
+    inputs: Any,
+    batch_size: int = 32,
     *,
-    columns=None,
-    shuffle=True,
-    bucket=None,
-    seed=None,
-    window=50,
-    examples_per_class=None,
-    unique_texts=False,
-    drop_remainder=False,
-    pad_to_multiple_of=1,
-    cache=None,
-    prefetch=True,
-):
+    columns: Literal["joint", "separate"] | None = None,
+    shuffle: bool = True,
+    bucket: bool | None = None,
+    seed: int | None = None,
+    window: int = 50,
+    examples_per_class: int | None = None,
+    unique_texts: bool = False,
+    drop_remainder: bool = False,
+    pad_to_multiple_of: int = 1,
+    cache: bool | None = None,
+    prefetch: bool = True,
+) -> "Batches":
     """Makes batches out of rows: texts become token ids, and each batch is padded only to its longest row.
 
     In an epoch every row comes exactly once, whatever the seed (at least once with `examples_per_class`).
@@ -215,7 +217,7 @@ class Batches(tf.data.Dataset):
         labels: list of label names in the order of the indices or places in y; `None` where y is not encoded.
     """
 
-    def __init__(self, source, prefetch=True, counter=None, targets=None):
+    def __init__(self, source: Any, prefetch: bool = True, counter: Any = None, targets: Any = None) -> None:
         self._source = source
         self.targets = targets
         self._prefetch = prefetch
@@ -224,7 +226,7 @@ class Batches(tf.data.Dataset):
         self._batches = self._finished(epochs, source.steps)
         super().__init__(self._batches._variant_tensor)
 
-    def rest(self, epoch, batch=0):
+    def rest(self, epoch: int, batch: int = 0) -> Any:
         """Gives one epoch, from one of its batches on; `epoch` (the attribute) stays as it is.
 
         Args:
@@ -251,25 +253,25 @@ class Batches(tf.data.Dataset):
         return dataset.prefetch(tf.data.AUTOTUNE) if self._prefetch else dataset
 
     @property
-    def epoch(self):
+    def epoch(self) -> int:
         """The number of the epoch that the next iteration gives."""
         return self._counter.value
 
     @epoch.setter
-    def epoch(self, value):
+    def epoch(self, value: int) -> None:
         self._counter.value = _check.integer("epoch", value, minimum=0)
 
     @property
-    def seed(self):
+    def seed(self) -> Any:
         """The seed in use."""
         return self._source.seed
 
     @property
-    def labels(self):
+    def labels(self) -> list | None:
         """The label names in the order of the indices or places in y, if it is encoded."""
         return list(self.targets.labels) if isinstance(self.targets, LabelColumn) else None
 
-    def kept_targets(self):
+    def kept_targets(self) -> Any:
         """Returns y of all rows, in the rows' order; `None` where rows are not kept in memory, or come from a mix."""
         rest = self._source._rows[1] if isinstance(self._source, Kept) else ()
         return rest[0] if rest else None
@@ -278,7 +280,7 @@ class Batches(tf.data.Dataset):
         return [self._batches]
 
     @property
-    def element_spec(self):
+    def element_spec(self) -> Any:
         return self._batches.element_spec
 
 

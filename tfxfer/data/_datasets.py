@@ -1,8 +1,11 @@
 """From rows to datasets of texts and targets: labelled, regression, pairs, triplets."""
 
 import math
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfxfer import _check
 from tfxfer.data._columns import LabelColumn
@@ -12,7 +15,15 @@ from tfxfer.data._rows import Faults, Rows, is_missing, shown
 from tfxfer.data._targets import read_targets
 
 
-def labelled(rows, text, label, *, labels=None, separator=None, on_error="raise"):
+def labelled(
+    rows: Any,
+    text: str | Sequence[str],
+    label: str,
+    *,
+    labels: Sequence[str] | Sequence[int] | np.ndarray | None = None,
+    separator: str | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+) -> Examples:
     """Makes a dataset of texts with labels.
 
     Args:
@@ -43,7 +54,7 @@ def labelled(rows, text, label, *, labels=None, separator=None, on_error="raise"
     [('hi', 1), ('bye', 0)]
     """
     rows, names, faults = Rows.from_any(rows), text_names("text", text), Faults(on_error)
-    known = known_labels(labels)
+    known: Any = known_labels(labels)
     several, found = read_labels(rows, label, separator, faults)
     if known is not None:
         for i, each in list(found.items()):
@@ -69,7 +80,14 @@ def labelled(rows, text, label, *, labels=None, separator=None, on_error="raise"
     return _texts(rows, names, found, y, faults, targets)
 
 
-def regression(rows, text, target, *, target_range=None, on_error="raise"):
+def regression(
+    rows: Any,
+    text: str | Sequence[str],
+    target: str | Sequence[str],
+    *,
+    target_range: tuple[float, float] | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+) -> Examples:
     """Makes a dataset of texts with numbers to predict.
 
     Args:
@@ -109,7 +127,15 @@ def regression(rows, text, target, *, target_range=None, on_error="raise"):
     return _texts(rows, names, found, (y[:, 0] if isinstance(target, str) else y).astype("float32"), faults)
 
 
-def pairs(rows, texts, target=None, *, targets=None, target_range=None, on_error="raise"):
+def pairs(
+    rows: Any,
+    texts: Sequence[str],
+    target: str | Sequence[str] | None = None,
+    *,
+    targets: ArrayLike | None = None,
+    target_range: tuple[float, float] | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+) -> Examples:
     """Makes a dataset of text pairs, with how alike they are where that is known.
 
     Rows with a target suit CoSENT, AnglE, contrastive (0 or 1) and cosine regression (`target_range` brings scores to
@@ -145,7 +171,14 @@ def pairs(rows, texts, target=None, *, targets=None, target_range=None, on_error
     return _with_targets(pairs, rows, names, target, targets, target_range, on_error)
 
 
-def triplets(rows, texts, target=None, *, targets=None, on_error="raise"):
+def triplets(
+    rows: Any,
+    texts: Sequence[str],
+    target: str | Sequence[str] | None = None,
+    *,
+    targets: ArrayLike | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+) -> Examples:
     """Makes a dataset of (anchor, positive, negative) texts.
 
     Args:

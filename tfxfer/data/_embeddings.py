@@ -1,5 +1,8 @@
 """Embeddings of the texts of rows by another model."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from tfxfer import _check
@@ -8,7 +11,7 @@ from tfxfer.data._rows import Faults, Rows
 from tfxfer.data._targets import read_targets
 
 
-def embeddings(rows, texts, embedder, **kwargs):
+def embeddings(rows: Any, texts: str | Sequence[str], embedder: Any, **kwargs: Any) -> np.ndarray:
     """Encodes the text columns of rows with a model, for losses that learn from its embeddings.
 
     A guide (GIST) or a teacher (distillation) is run once, before training, and not in every step; each distinct text

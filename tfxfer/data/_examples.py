@@ -1,5 +1,8 @@
 """Rows in memory, ready to become batches."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -33,7 +36,15 @@ class Examples(tf.data.Dataset):
         ValueError: for no rows, or columns that differ in length.
     """
 
-    def __init__(self, x, y=None, sample_weight=None, *, targets=None, skipped=None):
+    def __init__(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        targets: Any = None,
+        skipped: Mapping[str, int] | None = None,
+    ) -> None:
         with tf.device("CPU:0"):
             self.x = _tensors(x)
             self.y = None if y is None else _tensors(y)
@@ -51,12 +62,12 @@ class Examples(tf.data.Dataset):
         super().__init__(self._dataset._variant_tensor)
 
     @property
-    def columns(self):
+    def columns(self) -> Any:
         """The text columns."""
         return self.x if isinstance(self.x, tuple) else (self.x,)
 
     @property
-    def labels(self):
+    def labels(self) -> list | None:
         """The label names in the order of the indices or places in `y`, if it is encoded."""
         return list(self.targets.labels) if isinstance(self.targets, LabelColumn) else None
 
@@ -64,11 +75,13 @@ class Examples(tf.data.Dataset):
         return [self._dataset]
 
     @property
-    def element_spec(self):
+    def element_spec(self) -> Any:
         return self._dataset.element_spec
 
 
-def examples(rows, inputs, target=None, *, sample_weight=None):
+def examples(
+    rows: Any, inputs: Any, target: str | Mapping[str, str] | None = None, *, sample_weight: str | None = None
+) -> Examples:
     """Makes a dataset of rows with any kinds of columns, for a task or for columns that you name.
 
     Args:

@@ -1,6 +1,7 @@
 """Pairs and triplets made from labelled rows."""
 
 import itertools
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +16,16 @@ _STRATEGIES = ("oversampling", "undersampling", "unique")
 _LIMIT = 10_000_000  # rows that are made without being asked for by a cap
 
 
-def pairs_from_labels(rows, text, label, *, strategy="oversampling", max_pairs=None, seed=None, on_error="raise"):
+def pairs_from_labels(
+    rows: Any,
+    text: str,
+    label: str,
+    *,
+    strategy: str = "oversampling",
+    max_pairs: int | None = None,
+    seed: int | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+) -> Examples:
     """Makes pairs of labelled texts: 1 where both have the same label, 0 where they have not.
 
     So a few labelled texts become many rows for a contrastive loss: n texts of two equal classes give n (n - 2) / 4
@@ -77,7 +87,16 @@ def pairs_from_labels(rows, text, label, *, strategy="oversampling", max_pairs=N
     return _gathered(texts, pairs[:, order], (order < count).astype("float32"), faults)
 
 
-def triplets_from_labels(rows, text, label, *, per_anchor=1, max_triplets=None, seed=None, on_error="raise"):
+def triplets_from_labels(
+    rows: Any,
+    text: str,
+    label: str,
+    *,
+    per_anchor: int = 1,
+    max_triplets: int | None = None,
+    seed: int | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+) -> Examples:
     """Makes (anchor, positive, negative) triplets of labelled texts.
 
     Each text whose class has another one is an anchor equally often, with another positive and negative each time: a

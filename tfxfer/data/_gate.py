@@ -15,6 +15,8 @@
 
 import collections.abc
 import itertools
+from collections.abc import Mapping
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -39,7 +41,7 @@ class Gate:
         names: what errors call inputs, targets and weights.
     """
 
-    def __init__(self, task, names=_NAMES):
+    def __init__(self, task: Any, names: Any = _NAMES) -> None:
         self._task = task
         self._columns = task.input_columns()
         self._targets = task.target_columns()
@@ -47,7 +49,7 @@ class Gate:
 
     # === Forms ===
 
-    def read(self, x, y=None, sample_weight=None, *, needs_y=True):
+    def read(self, x: Any, y: Any = None, sample_weight: Any = None, *, needs_y: bool = True) -> tuple[str, Any]:
         """Returns (form, data) for any of the forms of the table.
 
         Args:
@@ -121,7 +123,7 @@ class Gate:
         weights = None if sample_weight is None else read_weights(sample_weight, self._weight, count)
         return Examples(found, targets, weights, targets=self._targets)
 
-    def read_targets(self, y):
+    def read_targets(self, y: Any) -> Any:
         """Returns targets outside any pipeline as the loss takes them; see `Column.read`."""
         if not isinstance(self._targets, dict):
             if isinstance(y, dict):
@@ -164,11 +166,11 @@ class Gate:
             remedy = "Give `labels=model.labels` to `data.labelled`, so that both have one order."
             raise _check.invalid(self._x, f"rows whose labels are the model's, {own}", labels, remedy)
 
-    def is_encoded(self, dataset):
+    def is_encoded(self, dataset: Any) -> bool:
         """Whether the targets of a dataset are as the loss takes them."""
         return getattr(dataset, "targets", None) is not None
 
-    def ready(self, dataset, is_encoded=None):
+    def ready(self, dataset: Any, is_encoded: bool | None = None) -> Any:
         """Returns batches, of ids or raw, as batches of ids and of targets as the loss takes them.
 
         Args:
@@ -192,7 +194,7 @@ class Gate:
 
         return dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
-    def encode_inputs(self, x):
+    def encode_inputs(self, x: Any) -> Any:
         """Turns a batch of raw inputs into the tensors that the model takes."""
         found = {}
         for name, column in self._columns.items():
@@ -200,7 +202,7 @@ class Gate:
             found |= column.batch(column.encode(value), name)
         return found
 
-    def encode_targets(self, y):
+    def encode_targets(self, y: Any) -> Any:
         """Turns the targets of a batch in a pipeline into what the loss takes; see `Column.encode`."""
         if not isinstance(self._targets, dict):
             return self._target(self._targets, y, "y")
@@ -211,7 +213,7 @@ class Gate:
     def _target(self, column, y, name):
         return column.batch(column.encode(y), name)[name]
 
-    def encode_batch(self, batch):
+    def encode_batch(self, batch: Any) -> Any:
         """Turns a batch in Python, raw or of ids, into one of ids as arrays."""
         parts = batch if isinstance(batch, tuple) else (batch,)
         x, y, weight = keras.utils.unpack_x_y_sample_weight(parts)
@@ -230,7 +232,7 @@ class Gate:
     def _target_batch(self, column, values):
         return column.batch(values, "y")["y"]
 
-    def in_memory(self, x, y=None):
+    def in_memory(self, x: Any, y: Any = None) -> tuple[Any, Any]:
         """Returns (inputs, targets) of finite rows, all of them in memory, targets as an array the loss takes.
 
         Raises:
@@ -273,7 +275,7 @@ class Gate:
         if isinstance(value, dict):
             if self._are_ids(value):
                 return False
-            value = value.get(next(iter(self._columns)))
+            value = cast(Any, value).get(next(iter(self._columns)))
         if isinstance(value, tuple) and value:
             value = value[0]
         return isinstance(value, (str, bytes)) or np.ndim(value) == 0
@@ -300,11 +302,11 @@ class Gate:
 
     # === Batches ===
 
-    def batches(self, form, found, batch_size, **options):
+    def batches(self, form: str, found: Any, batch_size: int, **options: Any) -> Any:
         """Returns batches of what `read` gave: `Batches` of rows, or the batches themselves; see `ready`."""
         return batches(found, self._task, batch_size, **options) if form in (ROWS, DATASET) else found
 
-    def split(self, examples, share):
+    def split(self, examples: Any, share: float) -> tuple[Any, Any]:
         """Parts rows in memory: the last ones, by their share, are for validation, as Keras has it."""
         share = _check.number("validation_split", share, above=0.0, maximum=1.0)
         count = row_count(examples.x)
@@ -313,7 +315,7 @@ class Gate:
             raise _check.invalid("validation_split", f"a share that leaves rows on both sides, of {count}", share)
         return _part(examples, slice(0, at)), _part(examples, slice(at, None))
 
-    def class_weights(self, class_weight, found):
+    def class_weights(self, class_weight: Mapping[Any, float] | str, found: Any) -> Any:
         """Returns `class_weight` by index, given by label name, or `"balanced"`.
 
         Args:

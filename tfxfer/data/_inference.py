@@ -1,5 +1,8 @@
 """Running a model over rows in memory, and packing one batch of texts inside a pipeline."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -26,10 +29,10 @@ class Runner:
         pad_to_multiple_of: int from 1 to 8; see `batches`.
     """
 
-    def __init__(self, model, columns, pad_to_multiple_of=1):
+    def __init__(self, model: Any, columns: Mapping[str, Any], pad_to_multiple_of: int = 1) -> None:
         self._model = model
         self._packer = Packer(columns, pad_to_multiple_of)
-        self._step = None
+        self._step: Any = None
 
     def _traced(self, kept):
         """Returns the function from what is kept, and the numbers of rows, to the model's outputs."""
@@ -52,7 +55,9 @@ class Runner:
         with tf.device("CPU:0"):
             return self._packer.pack(tf.nest.map_structure(lambda values: tf.gather(values, rows), kept))
 
-    def __call__(self, x, batch_size=32, progress=False, finish=None):
+    def __call__(
+        self, x: Any, batch_size: int = 32, progress: bool = False, finish: Callable[[Any], list] | None = None
+    ) -> Any:
         """Returns the model's outputs for rows.
 
         Args:
@@ -113,7 +118,7 @@ def _any_rows(values):
     return tf.TensorSpec([None, *values.shape[1:]], values.dtype)
 
 
-def pack_columns(x, preprocessor):
+def pack_columns(x: Any, preprocessor: Any) -> dict[str, Any]:
     """Tokenizes one batch of several text columns and lays them side by side, for Siamese towers.
 
     Args:

@@ -2,6 +2,8 @@
 
 import difflib
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,7 +14,7 @@ from tfxfer.data._rows import Faults, Rows, fault, is_missing, shown
 _LISTS = (list, tuple, set)
 
 
-def labels(rows, column, separator=None):
+def labels(rows: Any, column: str, separator: str | None = None) -> list:
     """Finds the labels that a column holds.
 
     Args:
@@ -37,7 +39,13 @@ def labels(rows, column, separator=None):
     return distinct(rows, column, read_labels(rows, column, separator, Faults("raise"))[1])
 
 
-def class_weights(y, label=None, *, labels=None, separator=None):
+def class_weights(
+    y: Any,
+    label: str | None = None,
+    *,
+    labels: Sequence[str] | Sequence[int] | np.ndarray | None = None,
+    separator: str | None = None,
+) -> dict[Any, float]:
     """Computes weights that make rare classes count as much as common ones.
 
     One label a row: weight = n / (classes * count of the class), over the classes that occur ("balanced" in
@@ -130,7 +138,7 @@ def read_labels(rows, column, separator, faults):
         raise _check.invalid("separator", "a string that is not empty, or None", separator)
     values = rows[column]
     several = separator is not None or any(isinstance(value, _LISTS) for value in values)
-    found = {}
+    found: dict[int, Any] = {}
     for i, value in enumerate(values):
         if type(value) is str and value and not several:  # nearly all rows of nearly all files
             found[i] = value

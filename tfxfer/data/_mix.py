@@ -1,5 +1,8 @@
 """Batches of several data sets in one training."""
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import numpy as np
 import tensorflow as tf
 
@@ -9,7 +12,14 @@ from tfxfer.data._batches import Batches
 _STOPS = ("all", "first", "last")
 
 
-def mix(datasets, *, strategy="proportional", stop=None, seed=None, prefetch=True):
+def mix(
+    datasets: Sequence[Any],
+    *,
+    strategy: Literal["proportional", "round_robin"] = "proportional",
+    stop: Literal["all", "first", "last"] | None = None,
+    seed: int | None = None,
+    prefetch: bool = True,
+) -> Batches:
     """Mixes the batches of several data sets, each batch from one of them, as in-batch losses need it.
 
     | strategy | stop | batches in an epoch, for data sets of s_1, ..., s_k batches |

@@ -4,6 +4,8 @@ import csv
 import io
 import os
 import re
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from tfxfer import _check
 from tfxfer.data import _json
@@ -27,16 +29,16 @@ _SAMPLE = 20
 
 
 def read(
-    path,
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
-    format=None,
-    columns=None,
-    header=None,
-    delimiter=None,
-    quoting=True,
-    encoding="utf-8",
-    on_error="raise",
-):
+    format: str | None = None,
+    columns: Sequence[str] | None = None,
+    header: Sequence[str] | None = None,
+    delimiter: str | None = None,
+    quoting: bool = True,
+    encoding: str = "utf-8",
+    on_error: Literal["raise", "skip"] = "raise",
+) -> Rows:
     """Reads rows of text from TSV, CSV, JSON, JSON Lines or Parquet files.
 
     The whole file is held in memory. TSV and CSV follow Python's `csv` with normal quoting: a quoted field may hold
@@ -89,7 +91,7 @@ def read(
     if isinstance(path, (list, tuple)):
         if not path:
             raise _check.invalid("path", "a path or a list of at least one path", path)
-        options = {"format": format, "columns": columns, "header": header, "delimiter": delimiter}
+        options: dict[str, Any] = {"format": format, "columns": columns, "header": header, "delimiter": delimiter}
         options.update(quoting=quoting, encoding=encoding, on_error=on_error)
         return Rows._concatenate([read(each, **options) for each in path])
     file = File(path)

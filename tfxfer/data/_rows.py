@@ -3,6 +3,8 @@
 import collections.abc
 import os
 import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -41,7 +43,7 @@ class Rows:
     'rows, row 1 (counting from 0)'
     """
 
-    def __init__(self, columns, *, source="rows"):
+    def __init__(self, columns: Mapping[str, Any], *, source: str = "rows") -> None:
         _check.instance("columns", columns, collections.abc.Mapping, "a dict of column name to values")
         if not columns:
             raise _check.invalid("columns", "at least one column", dict(columns))
@@ -56,7 +58,7 @@ class Rows:
         self.skipped = {}
 
     @classmethod
-    def from_any(cls, rows):
+    def from_any(cls, rows: Any) -> "Rows":
         """Makes `Rows` of rows in any usual form.
 
         Args:
@@ -154,19 +156,19 @@ class Rows:
         return made
 
     @property
-    def columns(self):
+    def columns(self) -> list[str]:
         """The names of the columns, in order."""
         return list(self._columns)
 
-    def place(self, i):
+    def place(self, i: int) -> str:
         """Where row `i` came from, as errors say it, e.g. `"train.tsv, line 7"`."""
         source, unit = self._sources[self._source_of[i]]
         return f"{source}, {unit} {self._numbers[i]}" + (" (counting from 0)" if unit == "row" else "")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._numbers)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
             if key not in self._columns:
                 sources = ", ".join(source for source, _ in self._sources[:3])
@@ -197,7 +199,7 @@ class Rows:
         made.skipped = dict(self.skipped)
         return made
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         for values in zip(*self._columns.values(), strict=True):
             yield dict(zip(self._columns, values, strict=True))
 

@@ -1,12 +1,22 @@
 """Whether probabilities mean what they say."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfxfer import _check
 from tfxfer.evaluation import _labels
 
 
-def calibration_scores(y_true, probabilities, *, labels=None, bins=15):
+def calibration_scores(
+    y_true: Any,
+    probabilities: ArrayLike,
+    *,
+    labels: Sequence[str] | Sequence[int] | np.ndarray | None = None,
+    bins: int = 15,
+) -> dict[str, Any]:
     """Compares how sure a classifier is with how often it is right.
 
     Rows are put into bins of equal width by their confidence, the probability of the class that is given; with several

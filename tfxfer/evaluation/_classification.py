@@ -1,13 +1,19 @@
 """Scores of a classifier."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import sklearn.metrics
+from numpy.typing import ArrayLike
 
 from tfxfer import _check, data
 from tfxfer.evaluation import _labels
 
 
-def classification(model, texts, y=None, *, batch_size=32, threshold=0.5, verbose=0):
+def classification(
+    model: Any, texts: Any, y: Any = None, *, batch_size: int = 32, threshold: float = 0.5, verbose: int | str = 0
+) -> dict[str, Any]:
     """Scores a classifier on labelled texts.
 
     Args:
@@ -37,7 +43,9 @@ def classification(model, texts, y=None, *, batch_size=32, threshold=0.5, verbos
     return classification_scores(names, probabilities, model.labels, threshold=threshold)
 
 
-def classification_scores(y_true, probabilities, labels, *, threshold=0.5):
+def classification_scores(
+    y_true: Any, probabilities: ArrayLike, labels: Sequence[str] | Sequence[int] | np.ndarray, *, threshold: float = 0.5
+) -> dict[str, Any]:
     """Scores probabilities against the truth.
 
     Args:
@@ -90,7 +98,7 @@ def classification_scores(y_true, probabilities, labels, *, threshold=0.5):
         y_true, y_pred, labels=indices, average=None, zero_division=0.0
     )
     present = (support > 0) | (y_pred.sum(axis=0) > 0 if several else np.isin(indices, y_pred))
-    scores = {
+    scores: dict[str, Any] = {
         "accuracy": float((y_true == y_pred).all(axis=1).mean() if several else (y_true == y_pred).mean()),
         "macro_f1": float(f1[present].mean()) if present.any() else 0.0,
     }

@@ -1,10 +1,13 @@
 """Scores of pairs: how alike two texts are, or whether they belong together."""
 
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.stats
 import sklearn.metrics
+from numpy.typing import ArrayLike
 
 from tfxfer import _check, _neighbours, _texts
 from tfxfer.evaluation import _measures
@@ -23,7 +26,15 @@ PAIR_KEYS = (
 )
 
 
-def similarity(embedder, texts, scores=None, *, similarity="cosine", batch_size=32, progress=None):
+def similarity(
+    embedder: Any,
+    texts: Any,
+    scores: ArrayLike | None = None,
+    *,
+    similarity: str | Sequence[str] = "cosine",
+    batch_size: int = 32,
+    progress: bool | None = None,
+) -> dict[str, Any]:
     """Scores an embedder on graded pairs: how well similarities follow the scores.
 
     Args:
@@ -59,7 +70,9 @@ def similarity(embedder, texts, scores=None, *, similarity="cosine", batch_size=
     return {**_measures.named(lambda name: correlations(paired(name), scores), measures), "rows": len(scores)}
 
 
-def similarity_scores(first, second, scores, *, similarity="cosine"):
+def similarity_scores(
+    first: ArrayLike, second: ArrayLike, scores: ArrayLike, *, similarity: str | Sequence[str] = "cosine"
+) -> dict[str, Any]:
     """Scores vectors of graded pairs.
 
     Args:
@@ -130,8 +143,15 @@ def correlations(similarities, scores):
 
 
 def pair_classification(
-    embedder, texts, labels=None, *, similarity="cosine", threshold=None, batch_size=32, progress=None
-):
+    embedder: Any,
+    texts: Any,
+    labels: ArrayLike | None = None,
+    *,
+    similarity: str | Sequence[str] = "cosine",
+    threshold: float | None = None,
+    batch_size: int = 32,
+    progress: bool | None = None,
+) -> dict[str, Any]:
     """Scores an embedder on pairs that belong together or not: duplicates, paraphrases, questions with answers.
 
     Args:
@@ -187,7 +207,9 @@ def _binary(labels, rows):
     return labels
 
 
-def pair_classification_scores(y_true, similarities, *, threshold=None):
+def pair_classification_scores(
+    y_true: ArrayLike, similarities: ArrayLike, *, threshold: float | None = None
+) -> dict[str, Any]:
     """Scores similarities of pairs against whether they belong together.
 
     A pair counts as positive where its similarity is at least the threshold; pairs of one similarity fall on one side.

@@ -2,8 +2,12 @@
 
 import math
 import numbers
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfxfer import _check, _disk, _neighbours, _texts, data
 from tfxfer.evaluation import _labels, _pairs, _plots, _tensorboard
@@ -19,18 +23,18 @@ _MAIN = ("accuracy", "macro_f1", "micro_f1", "ece", "spearman", "pearson", "aver
 
 
 def report(
-    folder,
-    model=None,
-    texts=None,
-    y=None,
+    folder: str | os.PathLike[str],
+    model: Any = None,
+    texts: Any = None,
+    y: Any = None,
     *,
-    history=None,
-    scores=None,
-    similarity="cosine",
-    batch_size=32,
-    progress=None,
-    tensorboard=False,
-):
+    history: Any = None,
+    scores: Mapping[str, Any] | None = None,
+    similarity: str = "cosine",
+    batch_size: int = 32,
+    progress: bool | None = None,
+    tensorboard: bool = False,
+) -> dict[str, Any]:
     """Writes what came out of a run into a folder: scores, pictures, and a page that shows them.
 
     | file | of what | what it shows |
@@ -119,16 +123,16 @@ def _predictions(model, texts, y, similarity, batch_size, progress):
 
 
 def report_scores(
-    folder,
-    y_true=None,
-    predicted=None,
+    folder: str | os.PathLike[str],
+    y_true: Any = None,
+    predicted: ArrayLike | None = None,
     *,
-    labels=None,
-    name="similarity",
-    history=None,
-    scores=None,
-    tensorboard=False,
-):
+    labels: Sequence[str] | Sequence[int] | np.ndarray | None = None,
+    name: str = "similarity",
+    history: Any = None,
+    scores: Mapping[str, Any] | None = None,
+    tensorboard: bool = False,
+) -> dict[str, Any]:
     """Writes the report of predictions that are there already.
 
     Args:

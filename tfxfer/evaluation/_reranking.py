@@ -1,5 +1,8 @@
 """Scores of reranking: the relevant ones of a few candidates for each query are to come first."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from tfxfer import _check, _neighbours, _texts, data
@@ -8,17 +11,17 @@ RERANKING_KEYS = ("map", "mrr", "ndcg")
 
 
 def reranking(
-    model,
-    rows,
+    model: Any,
+    rows: Any,
     *,
-    columns=("query", "positives", "negatives"),
-    k=10,
-    similarity="cosine",
-    query_prompt=None,
-    document_prompt=None,
-    batch_size=32,
-    progress=None,
-):
+    columns: Sequence[str] = ("query", "positives", "negatives"),
+    k: int = 10,
+    similarity: str = "cosine",
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
+    batch_size: int = 32,
+    progress: bool | None = None,
+) -> dict[str, Any]:
     """Scores an embedder or a cross-encoder on putting the positives of each query before its negatives.
 
     Args:
@@ -74,7 +77,7 @@ def reranking(
     return reranking_scores(relevant, scores, k=k)
 
 
-def reranking_scores(relevant, scores, *, k=10):
+def reranking_scores(relevant: Any, scores: Any, *, k: int = 10) -> dict[str, Any]:
     """Scores rankings of a few candidates each.
 
     Candidates of one score are no order that anybody could have chosen, so none is assumed: `map` takes them at once

@@ -1,8 +1,11 @@
 """Scores of a search: queries against a corpus, of which some documents are relevant."""
 
 import collections.abc
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfxfer import _check, _neighbours, _texts
 
@@ -13,19 +16,19 @@ RETRIEVAL_KEYS = ("accuracy", "precision", "recall", "mrr", "ndcg", "map")
 
 
 def retrieval(
-    embedder,
-    queries,
-    corpus=None,
-    relevant=None,
+    embedder: Any,
+    queries: Any,
+    corpus: Any = None,
+    relevant: Any = None,
     *,
-    ks=KS,
-    similarity="cosine",
-    query_prompt=None,
-    document_prompt=None,
-    batch_size=32,
-    corpus_chunk=50_000,
-    progress=None,
-):
+    ks: Sequence[int] = KS,
+    similarity: str = "cosine",
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
+    batch_size: int = 32,
+    corpus_chunk: int = 50_000,
+    progress: bool | None = None,
+) -> dict[str, Any]:
     """Scores an embedder on finding the relevant documents of a corpus.
 
     The corpus is encoded and searched in parts, so that neither its vectors nor its scores need to fit into memory at
@@ -82,7 +85,7 @@ def retrieval(
     return {**_scores(ids, relevant, ks), "queries": len(queries), "documents": len(corpus)}
 
 
-def retrieval_scores(ids, relevant, *, ks=None):
+def retrieval_scores(ids: ArrayLike, relevant: Any, *, ks: Sequence[int] | None = None) -> dict[str, Any]:
     """Scores the results of any search.
 
     Args:

@@ -1,6 +1,9 @@
 """Files for TensorBoard: points for its projector, values of a history."""
 
+import os
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +13,16 @@ CONFIG_FILE = "projector_config.pbtxt"
 _LONGEST = 300
 
 
-def projector(folder, model, texts, labels=None, *, name="embeddings", batch_size=32, progress=None):
+def projector(
+    folder: str | os.PathLike[str],
+    model: Any,
+    texts: Sequence[str],
+    labels: Any = None,
+    *,
+    name: str = "embeddings",
+    batch_size: int = 32,
+    progress: bool | None = None,
+) -> Any:
     """Writes the vectors of texts for TensorBoard's projector, which shows them as points in space.
 
     Needs no tensorboard to write; `tensorboard --logdir folder` shows them. Points of several names stand side by side

@@ -1,6 +1,10 @@
 """Scores of triplets: whether the positive lies nearer than the negatives."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfxfer import _check, _neighbours, _texts
 from tfxfer.evaluation import _measures
@@ -8,7 +12,14 @@ from tfxfer.evaluation import _measures
 TRIPLET_KEYS = ("triplet_accuracy", "triplet_margin")
 
 
-def triplets(embedder, texts, *, similarity="cosine", batch_size=32, progress=None):
+def triplets(
+    embedder: Any,
+    texts: Any,
+    *,
+    similarity: str | Sequence[str] = "cosine",
+    batch_size: int = 32,
+    progress: bool | None = None,
+) -> dict[str, Any]:
     """Scores an embedder on triplets: how often the anchor is closer to the positive than to every negative.
 
     Args:
@@ -41,7 +52,9 @@ def triplets(embedder, texts, *, similarity="cosine", batch_size=32, progress=No
     return {**_measures.named(lambda name: _scores(vectors, name), measures), "rows": len(columns[0])}
 
 
-def triplet_scores(anchors, positives, negatives, *, similarity="cosine"):
+def triplet_scores(
+    anchors: ArrayLike, positives: ArrayLike, negatives: ArrayLike, *, similarity: str | Sequence[str] = "cosine"
+) -> dict[str, Any]:
     """Scores vectors of triplets.
 
     Args:

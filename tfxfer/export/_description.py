@@ -4,8 +4,10 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import os
 import pathlib
 import re
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +44,7 @@ def versions_in(folder):
     return dict(sorted(found.items()))
 
 
-def describe(folder):
+def describe(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns what an export says about itself.
 
     It reads one JSON file, `assets.extra/tfxfer.json` in the version's folder; any other program can do the same.

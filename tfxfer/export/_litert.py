@@ -1,11 +1,23 @@
 """LiteRT, by TensorFlow's converter."""
 
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import tensorflow as tf
 
 from tfxfer.export import _ids
 
 
-def litert(model, folder, *, pairs=False, examples=None, tolerance=1e-5, metadata=None):
+def litert(
+    model: Any,
+    folder: str | os.PathLike[str],
+    *,
+    pairs: bool = False,
+    examples: Sequence[str] | tuple[Sequence[str], Sequence[str]] | None = None,
+    tolerance: float = 1e-5,
+    metadata: Mapping[str, Any] | None = None,
+) -> Any:
     """Writes the part of a model behind its tokenizer for LiteRT, with the tokenizer's files beside it.
 
     LiteRT, once TensorFlow Lite, is for phones and small machines. As `onnx`, with `model.tflite` in place of

@@ -1,5 +1,9 @@
 """ONNX, by tf2onnx."""
 
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 from tfxfer.export import _ids
@@ -8,7 +12,15 @@ from tfxfer.export import _ids
 _OPSET = 18
 
 
-def onnx(model, folder, *, pairs=False, examples=None, tolerance=1e-5, metadata=None):
+def onnx(
+    model: Any,
+    folder: str | os.PathLike[str],
+    *,
+    pairs: bool = False,
+    examples: Sequence[str] | tuple[Sequence[str], Sequence[str]] | None = None,
+    tolerance: float = 1e-5,
+    metadata: Mapping[str, Any] | None = None,
+) -> Any:
     """Writes the part of a model behind its tokenizer as ONNX, with the tokenizer's files beside it.
 
     For ONNX Runtime in any language. ONNX has no tokenizer: strings become ids before, by the files that lie beside the

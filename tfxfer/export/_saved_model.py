@@ -1,8 +1,11 @@
 """A trained model as a SavedModel with the tokenizer in its graph."""
 
 import errno
+import os
 import pathlib
 import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
@@ -28,18 +31,18 @@ _EXAMPLES = (
 
 
 def saved_model(
-    model,
-    folder,
-    version=None,
+    model: Any,
+    folder: str | os.PathLike[str],
+    version: int | None = None,
     *,
-    pairs=False,
-    index=None,
-    max_k=10,
-    weights_dtype=None,
-    max_batch_size=None,
-    examples=None,
-    metadata=None,
-):
+    pairs: bool = False,
+    index: Any = None,
+    max_k: int = 10,
+    weights_dtype: Literal["bfloat16", "int8"] | None = None,
+    max_batch_size: int | None = None,
+    examples: Sequence[str] | tuple[Sequence[str], Sequence[str]] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Any:
     """Writes a model as a SavedModel that TF Serving runs as it is: strings in, answers out.
 
     | model | signature: inputs | outputs |

@@ -1,6 +1,8 @@
 """Training above frozen layers whose output is computed once."""
 
+import os
 import weakref
+from typing import Any
 
 import keras
 import numpy as np
@@ -70,7 +72,16 @@ class AboveFrozen(keras.Model):
     https://arxiv.org/abs/1903.05987.
     """
 
-    def __init__(self, model, *, folder=None, dtype=None, max_bytes=None, progress=None, name="above_frozen"):
+    def __init__(
+        self,
+        model: Any,
+        *,
+        folder: str | os.PathLike[str] | None = None,
+        dtype: str | None = None,
+        max_bytes: int | None = None,
+        progress: bool | None = None,
+        name: str = "above_frozen",
+    ) -> None:
         if dtype is not None:
             _check.one_of("dtype", dtype, DTYPES)
         if _check.integer("max_bytes", max_bytes, optional=True) is None:
@@ -87,20 +98,20 @@ class AboveFrozen(keras.Model):
         self._made = weakref.WeakKeyDictionary()
         self._digests = weakref.WeakKeyDictionary()  # of the rows of batches, by the batches of features
         self._taken = lambda: None  # hidden from Keras, which would wrap a dict
-        self._trained = None
+        self._trained: Any = None
         self._take_over()
 
     @property
-    def full_model(self):
+    def full_model(self) -> Any:
         """The whole model, whose upper part this is."""
         return self._full()
 
     @property
-    def trainable_variables(self):
+    def trainable_variables(self) -> Any:
         return self._in_order(super().trainable_variables)
 
     @property
-    def trainable_weights(self):
+    def trainable_weights(self) -> Any:
         return self._in_order(super().trainable_weights)
 
     def _in_order(self, variables):
@@ -111,13 +122,13 @@ class AboveFrozen(keras.Model):
         return sorted(variables, key=lambda variable: places[id(variable)])
 
     @property
-    def cache_bytes(self):
+    def cache_bytes(self) -> int:
         """The bytes of all features that are kept and in use."""
         return self._store.used
 
     # === Features ===
 
-    def cached(self, batches):
+    def cached(self, batches: Any) -> data.Batches:
         """Returns batches of stored features for batches of ids: the same rows and targets in the same order.
 
         Features that are not there yet are computed now. `batches` and what is returned count epochs together.
@@ -181,7 +192,7 @@ class AboveFrozen(keras.Model):
             if report is not None:
                 report(int(mask.sum()))
 
-    def check(self):
+    def check(self) -> None:
         """Raises where the frozen part is no longer what it was when this was made."""
         model, frozen = self.full_model, self._cut().frozen
         groups = _cut.tower_of(model).backbone.layer_groups()
@@ -196,7 +207,7 @@ class AboveFrozen(keras.Model):
 
     # === Training ===
 
-    def compile(self, *args, **kwargs):
+    def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compiles the whole model with these arguments, and this one with the same optimizer, loss and metrics."""
         self.full_model.compile(*args, **kwargs)
         self._take_over()
@@ -220,7 +231,17 @@ class AboveFrozen(keras.Model):
         if trained != self._trained:
             self._trained, self.train_function = trained, None
 
-    def fit(self, x=None, y=None, batch_size=None, *, sample_weight=None, shuffle=True, seed=None, **kwargs):
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        *,
+        sample_weight: Any = None,
+        shuffle: bool = True,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """Trains on what `model.fit` takes: `data.Batches`, or raw strings with targets; or on what `cached` gave.
 
         Args:
@@ -254,13 +275,15 @@ class AboveFrozen(keras.Model):
         self._trace_anew_if_flags_changed()
         return super().fit(x, callbacks=callbacks, shuffle=False, **kwargs)
 
-    def evaluate(self, x=None, y=None, batch_size=None, *, sample_weight=None, **kwargs):
+    def evaluate(
+        self, x: Any = None, y: Any = None, batch_size: int | None = None, *, sample_weight: Any = None, **kwargs: Any
+    ) -> Any:
         """Computes loss and metrics on what `fit` takes; as `keras.Model.evaluate`."""
         self._take_over()
         x = self._dataset((x, y, sample_weight), batch_size, shuffle=False, bucket=True)
         return super().evaluate(x, **kwargs)
 
-    def predict(self, x, **kwargs):
+    def predict(self, x: Any, **kwargs: Any) -> Any:
         """Returns the outputs for `data.Batches`, or what `cached` gave; for texts there is `model.predict`."""
         return super().predict(self._dataset((x,), None), **kwargs)
 
@@ -282,15 +305,15 @@ class AboveFrozen(keras.Model):
 
     # === Saving ===
 
-    def save(self, *args, **kwargs):
+    def save(self, *args: Any, **kwargs: Any) -> None:
         """Saves the whole model; as `keras.Model.save`."""
         self.full_model.save(*args, **kwargs)
 
-    def save_weights(self, *args, **kwargs):
+    def save_weights(self, *args: Any, **kwargs: Any) -> None:
         """Saves the weights of the whole model; as `keras.Model.save_weights`."""
         self.full_model.save_weights(*args, **kwargs)
 
-    def load_weights(self, *args, **kwargs):
+    def load_weights(self, *args: Any, **kwargs: Any) -> None:
         """Loads the weights of the whole model; as `keras.Model.load_weights`."""
         self.full_model.load_weights(*args, **kwargs)
 

@@ -1,9 +1,14 @@
 """Freezing and thawing by layer group."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from tfxfer import _check
 
 
-def freeze(model, *, below=None, groups=None, dropout=None):
+def freeze(
+    model: Any, *, below: int | None = None, groups: str | Sequence[str] | None = None, dropout: bool | None = None
+) -> None:
     """Freezes layer groups: their weights stop moving, and they run without dropout.
 
     The groups have the same names for every family of encoders, from the input upwards (`model.layer_groups()`):
@@ -58,7 +63,7 @@ def freeze(model, *, below=None, groups=None, dropout=None):
     model.set_trainable(dict.fromkeys(names, False))
 
 
-def unfreeze(model, *, below=None, groups=None):
+def unfreeze(model: Any, *, below: int | None = None, groups: str | Sequence[str] | None = None) -> None:
     """Thaws layer groups: all of them, those up to a block, or those named.
 
     Takes effect at the next `compile` of a model whose optimizer has made a step, and before that at once. To thaw

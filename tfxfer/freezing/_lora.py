@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -19,7 +22,14 @@ _LORA = {"rank": int, "alpha": (int, float), "targets": list, "groups": list}
 _SIZES = {"family": str, "hidden_dim": int, "num_heads": int, "num_layers": int, "intermediate_dim": int}
 
 
-def add_lora(model, rank=8, *, alpha=None, targets=("query", "value"), groups=None):
+def add_lora(
+    model: Any,
+    rank: int = 8,
+    *,
+    alpha: float | None = None,
+    targets: str | Sequence[str] = ("query", "value"),
+    groups: str | Sequence[str] | None = None,
+) -> None:
     """Adds low-rank adapters to the encoder of a model and freezes the rest of the encoder; the head trains.
 
     The kernel of an adapted dense layer becomes
@@ -69,7 +79,7 @@ def add_lora(model, rank=8, *, alpha=None, targets=("query", "value"), groups=No
     model.set_trainable({"head": True} if "head" in model.layer_groups() else {})
 
 
-def merge_lora(model):
+def merge_lora(model: Any) -> None:
     """Adds the adapters to the kernels and takes them away: the same outputs (to float rounding), a plain model.
 
     Groups that trained go on to train, with all their weights from now on; compile again before that.
@@ -91,7 +101,14 @@ def merge_lora(model):
     model.set_trainable({})
 
 
-def save_adapters(model, path, *, head=False, format="tfxfer", base_model=None):
+def save_adapters(
+    model: Any,
+    path: str | os.PathLike[str],
+    *,
+    head: bool = False,
+    format: Literal["tfxfer", "peft"] = "tfxfer",
+    base_model: str | None = None,
+) -> None:
     """Writes the adapters of a model, without the encoder: less than a per cent of its size.
 
     The file has safetensors' format; its metadata hold rank, alpha, targets, groups and the encoder's sizes. For
@@ -136,7 +153,7 @@ def save_adapters(model, path, *, head=False, format="tfxfer", base_model=None):
         safetensors.numpy.save_file(arrays, part, {key: json.dumps(value) for key, value in metadata.items()})
 
 
-def load_adapters(model, path):
+def load_adapters(model: Any, path: str | os.PathLike[str]) -> None:
     """Gives a model the adapters of a file, and the head where the file has one.
 
     A folder of PEFT's is read as well: LoRA on dense layers of the blocks, the same ones in each block that has some. A

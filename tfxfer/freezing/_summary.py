@@ -1,6 +1,8 @@
 """What trains, and how fast."""
 
 import collections
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,7 +16,7 @@ GroupSummary.__doc__ = (
 )
 
 
-def summary(model, print_fn=print):
+def summary(model: Any, print_fn: Callable[[str], Any] = print) -> list[GroupSummary]:
     """Prints what trains and how fast: a row for each layer group.
 
     | column | value |

@@ -1,5 +1,8 @@
 """From vectors to outputs: heads, and decoders of several embeddings a row."""
 
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
 import keras
 from keras import ops
 
@@ -43,17 +46,17 @@ class Head(Freezable, keras.layers.Layer):
 
     def __init__(
         self,
-        num_outputs,
-        hidden_dims=(),
-        activation="gelu",
-        dropout=0.1,
+        num_outputs: int,
+        hidden_dims: Sequence[int] = (),
+        activation: str | Callable = "gelu",
+        dropout: float = 0.1,
         *,
-        hidden_dropout=None,
-        use_bias=True,
-        hidden_use_bias=True,
-        norm_epsilon=None,
-        **kwargs,
-    ):
+        hidden_dropout: float | None = None,
+        use_bias: bool = True,
+        hidden_use_bias: bool = True,
+        norm_epsilon: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         self.num_outputs = _check.integer("num_outputs", num_outputs)
@@ -87,7 +90,7 @@ class Head(Freezable, keras.layers.Layer):
         options = {"activation": activation, "use_bias": use_bias, "kernel_initializer": start, "dtype": "float32"}
         return keras.layers.Dense(units, **options, name=name)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         for dense in self.denses:
             dense.build(input_shape)
             input_shape = (*input_shape[:-1], dense.units)
@@ -95,7 +98,7 @@ class Head(Freezable, keras.layers.Layer):
             norm.build((*input_shape[:-1], size))
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         x, training = inputs, self.is_training(training)
         for i, (dropout, dense) in enumerate(zip(self.dropouts, self.denses, strict=True)):
             x = dense(dropout(x, training=training))
@@ -103,17 +106,17 @@ class Head(Freezable, keras.layers.Layer):
                 x = self.norms[i](x)
         return x
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple:
         return (*input_shape[:-1], self.num_outputs)
 
-    def with_dropout(self, dropout):
+    def with_dropout(self, dropout: float) -> Self:
         """Returns a new head of the same form with another rate, also before hidden layers that had the same rate."""
         config = {**self.get_config(), "dropout": dropout}
         if self.hidden_dropout == self.dropout:
             config["hidden_dropout"] = None
         return type(self).from_config(config)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_outputs": self.num_outputs,
@@ -183,7 +186,14 @@ class SoftmaxDecoder(keras.layers.Layer):
     Reference: Reimers and Gurevych, 2019, Sentence-BERT, https://arxiv.org/abs/1908.10084.
     """
 
-    def __init__(self, num_classes, features=("u", "v", "|u-v|"), hidden_dims=(), dropout=0.0, **kwargs):
+    def __init__(
+        self,
+        num_classes: int,
+        features: Sequence[str] = ("u", "v", "|u-v|"),
+        hidden_dims: Sequence[int] = (),
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         self.num_classes = _check.integer("num_classes", num_classes)
@@ -192,20 +202,20 @@ class SoftmaxDecoder(keras.layers.Layer):
             _check.one_of("features", name, FEATURES)
         self.head = Head(num_classes, hidden_dims, dropout=dropout, name="head")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         _pair(input_shape, "SoftmaxDecoder")
         self.head.build((input_shape[0], input_shape[2] * len(self.features)))
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         u, v = inputs[:, 0], inputs[:, 1]
         return self.head(ops.concatenate([FEATURES[name](u, v) for name in self.features], axis=-1), training=training)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple:
         _pair(input_shape, "SoftmaxDecoder")
         return (input_shape[0], self.num_classes)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_classes": self.num_classes,
@@ -242,19 +252,19 @@ class Comparison(keras.layers.Layer):
     [[3.0, 4.0]]
     """
 
-    def __init__(self, measure="cosine", **kwargs):
+    def __init__(self, measure: str = "cosine", **kwargs: Any) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         self.measure = _check.one_of("measure", measure, COMPARISONS)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self._check_shape(input_shape)
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         return COMPARISONS[self.measure](inputs[:, :1], inputs[:, 1:])
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple:
         self._check_shape(input_shape)
         return (input_shape[0], None if input_shape[1] is None else input_shape[1] - 1)
 
@@ -264,5 +274,5 @@ class Comparison(keras.layers.Layer):
                 "inputs", "embeddings (batch, columns >= 2, dim)", tuple(shape), "Give two or more text columns."
             )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "measure": self.measure}

@@ -1,5 +1,8 @@
 """Token vectors to one vector a text, and its length."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -49,7 +52,7 @@ POOLING = {
 }
 
 
-def pooling_modes(mode):
+def pooling_modes(mode: str | Sequence[str]) -> tuple[str, ...]:
     """Returns `mode`, one name or several, as a tuple of names out of `POOLING`; raises on a name not there."""
     modes = (mode,) if isinstance(mode, str) else tuple(mode) if isinstance(mode, (list, tuple)) else (mode,)
     if not modes:
@@ -97,17 +100,17 @@ class Pooling(keras.layers.Layer):
     [[2.0, 3.0]]
     """
 
-    def __init__(self, mode="mean", **kwargs):
+    def __init__(self, mode: str | Sequence[str] = "mean", **kwargs: Any) -> None:
         # Not under the caller's dtype policy: in bfloat16 a mean over hundreds of tokens keeps two digits.
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         self.modes = pooling_modes(mode)
         self.supports_masking = True
 
-    def build(self, inputs_shape, padding_mask_shape=None):
+    def build(self, inputs_shape: Any, padding_mask_shape: Any = None) -> None:
         self.built = True
 
-    def call(self, inputs, padding_mask, prompt_length=0):
+    def call(self, inputs: Any, padding_mask: Any, prompt_length: int = 0) -> Any:
         mask = ops.cast(padding_mask, inputs.dtype)
         positions = _positions(mask)
         if prompt_length:
@@ -115,11 +118,11 @@ class Pooling(keras.layers.Layer):
         pooled = [POOLING[mode](inputs, mask, positions) for mode in self.modes]
         return pooled[0] if len(pooled) == 1 else ops.concatenate(pooled, axis=-1)
 
-    def compute_output_shape(self, inputs_shape, padding_mask_shape=None):
+    def compute_output_shape(self, inputs_shape: Any, padding_mask_shape: Any = None) -> tuple:
         dim = inputs_shape[-1]
         return (inputs_shape[0], None if dim is None else dim * len(self.modes))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "mode": list(self.modes)}
 
 
@@ -145,19 +148,19 @@ class WeightedLayerPooling(keras.layers.Layer):
     Reference: Peters et al., 2018, ELMo, https://arxiv.org/abs/1802.05365, on weighing the layers of an encoder.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self.layer_weights = self.add_weight(shape=(len(input_shape),), initializer="ones", name="layer_weights")
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         total = sum(self.layer_weights[i] * states for i, states in enumerate(inputs))
         return total / ops.sum(self.layer_weights)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple:
         return input_shape[0]
 
 
@@ -186,7 +189,9 @@ class DensePooling(keras.layers.Layer):
     TensorShape([2, 8])
     """
 
-    def __init__(self, units, activation="gelu", mode="mean", **kwargs):
+    def __init__(
+        self, units: int, activation: str | Callable = "gelu", mode: str | Sequence[str] = "mean", **kwargs: Any
+    ) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         self.units = _check.integer("units", units)
@@ -196,17 +201,17 @@ class DensePooling(keras.layers.Layer):
         self.dense = keras.layers.Dense(units, **options, name="dense")
         self.pooling = Pooling(mode)
 
-    def build(self, inputs_shape, padding_mask_shape=None):
+    def build(self, inputs_shape: Any, padding_mask_shape: Any = None) -> None:
         self.dense.build(inputs_shape)
         self.built = True
 
-    def call(self, inputs, padding_mask):
+    def call(self, inputs: Any, padding_mask: Any) -> Any:
         return self.pooling(self.dense(inputs), padding_mask=padding_mask)
 
-    def compute_output_shape(self, inputs_shape, padding_mask_shape=None):
+    def compute_output_shape(self, inputs_shape: Any, padding_mask_shape: Any = None) -> tuple:
         return (inputs_shape[0], self.units * len(self.pooling.modes))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "units": self.units,
@@ -234,16 +239,16 @@ class UnitNorm(keras.layers.Layer):
     0.6000000238418579
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         self.supports_masking = True
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         return _ops.unit_norm(inputs)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple:
         return input_shape

@@ -1,5 +1,7 @@
 """One encoder for all texts of a row."""
 
+from typing import Any, Self
+
 import keras
 from keras import ops
 
@@ -44,17 +46,17 @@ class SiameseTowers(TrainsInPart, keras.layers.Layer):
     ```
     """
 
-    def __init__(self, encoder, chunk_size=None, **kwargs):
+    def __init__(self, encoder: Any, chunk_size: int | None = None, **kwargs: Any) -> None:
         # Not under the caller's dtype policy: the sums of the chunks' gradients are formed in this layer's dtype.
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         self.encoder = encoder
         self.chunk_size = _check.integer("chunk_size", chunk_size, optional=True)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         shape = ops.shape(inputs["token_ids"])
         rows = {key: ops.reshape(value, (-1, shape[2])) for key, value in inputs.items()}
         if self.chunk_size is None:
@@ -64,20 +66,20 @@ class SiameseTowers(TrainsInPart, keras.layers.Layer):
         return ops.reshape(vectors, (shape[0], shape[1], vectors.shape[-1]))
 
     @property
-    def metrics(self):
+    def metrics(self) -> list:
         """None: where the encoder was trained by itself, its metrics are not those of the towers."""
         return []
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple:
         batch, columns, _ = input_shape["token_ids"]
         return (batch, columns, self.encoder.output_shape[-1])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         encoder = keras.saving.serialize_keras_object(self.encoder)
         return {**super().get_config(), "encoder": encoder, "chunk_size": self.chunk_size}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         config = dict(config)
         config["encoder"] = keras.saving.deserialize_keras_object(config["encoder"])
         return cls(**config)

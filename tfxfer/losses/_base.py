@@ -1,5 +1,7 @@
 """What all losses on embeddings share: the checks of what comes in, and the class that adapts a function to Keras."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -108,7 +110,7 @@ class CheckedLoss(keras.losses.Loss):
     labels: str | None = "numbers"
     per_row = True
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         weights = sample_weight if hasattr(sample_weight, "shape") else np.asarray(sample_weight)
         if len(weights.shape) and not self.per_row:
             raise _check.invalid(
@@ -119,11 +121,11 @@ class CheckedLoss(keras.losses.Loss):
             )
         return super().__call__(self.targets(y_true), y_pred, sample_weight)
 
-    def targets(self, y_true):
+    def targets(self, y_true: Any) -> Any:
         """Returns `y_true` as the function can take it in the loss's dtype; a wrong kind of labels is an error."""
         return _TARGETS[self.labels](y_true, type(self).__name__)
 
-    def whole(self, value):
+    def whole(self, value: Any) -> Any:
         """A number for the whole batch as `call` returns it.
 
         Keras divides a loss by the number of replicas only where it has a batch axis; without a reduction it stays a
@@ -131,7 +133,7 @@ class CheckedLoss(keras.losses.Loss):
         """
         return value if self.reduction in (None, "none") else ops.reshape(value, (1,))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         # Keras leaves the dtype out: a loss in float64 would come back in float32.
         return {**super().get_config(), "dtype": self.dtype}
 
@@ -139,12 +141,12 @@ class CheckedLoss(keras.losses.Loss):
 class MarginLoss(CheckedLoss):
     """A loss with a margin on a distance."""
 
-    def __init__(self, margin, distance, **kwargs):
+    def __init__(self, margin: float, distance: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.margin = _check.number("margin", margin)
         self.distance = _check.one_of("distance", distance, _ops.DISTANCES)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "margin": self.margin, "distance": self.distance}
 
 

@@ -1,5 +1,7 @@
 """Losses on labelled texts: positives and negatives are found in the batch by their class ids."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -21,7 +23,7 @@ def _others(same):
     return ops.logical_and(same, ops.expand_dims(position, 1) != ops.expand_dims(position, 0))
 
 
-def batch_all_triplet(y_true, y_pred, margin=0.5, distance="euclidean"):
+def batch_all_triplet(y_true: Any, y_pred: Any, margin: float = 0.5, distance: str = "euclidean") -> Any:
     """The mean over all triplets of the batch that the hinge has not yet satisfied.
 
     `max(0, d(a, p) - d(a, n) + margin)` for every anchor, other text of its class and text of another class; the mean
@@ -59,7 +61,7 @@ def _hardest(y_true, y_pred, distance, function):
     return farthest, _ops.masked_min(d, negative), counts
 
 
-def batch_hard_triplet(y_true, y_pred, margin=0.5, distance="euclidean"):
+def batch_hard_triplet(y_true: Any, y_pred: Any, margin: float = 0.5, distance: str = "euclidean") -> Any:
     """Every text's farthest positive against its closest negative.
 
     `max(0, max d(a, p) - min d(a, n) + margin)`. A text that is alone in its class is its own positive (and so still
@@ -83,7 +85,7 @@ def batch_hard_triplet(y_true, y_pred, margin=0.5, distance="euclidean"):
     return _base.mean_over_columns(ops.where(counts, losses, ops.zeros_like(losses)), y_pred)
 
 
-def batch_hard_soft_margin_triplet(y_true, y_pred, scale=10.0, distance="euclidean"):
+def batch_hard_soft_margin_triplet(y_true: Any, y_pred: Any, scale: float = 10.0, distance: str = "euclidean") -> Any:
     """Batch-hard with a smooth hinge in place of the margin.
 
     `log(1 + exp(scale * (max d(a, p) - min d(a, n))))`; which texts count is as in `batch_hard_triplet`.
@@ -106,7 +108,7 @@ def batch_hard_soft_margin_triplet(y_true, y_pred, scale=10.0, distance="euclide
     return _base.mean_over_columns(ops.where(counts, losses, ops.zeros_like(losses)), y_pred)
 
 
-def batch_semi_hard_triplet(y_true, y_pred, margin=0.5, distance="euclidean"):
+def batch_semi_hard_triplet(y_true: Any, y_pred: Any, margin: float = 0.5, distance: str = "euclidean") -> Any:
     """Every positive pair against the closest negative that is farther than the positive.
 
     `max(0, d(a, p) - d(a, n) + margin)`, `n` the closest of the negatives with `d(a, n) > d(a, p)`, or the farthest
@@ -133,7 +135,7 @@ def batch_semi_hard_triplet(y_true, y_pred, margin=0.5, distance="euclidean"):
     return _ops.masked_mean(losses, ops.logical_and(positive, ops.any(negative, axis=1, keepdims=True)))
 
 
-def supervised_contrastive(y_true, y_pred, temperature=0.07):
+def supervised_contrastive(y_true: Any, y_pred: Any, temperature: float = 0.07) -> Any:
     """A softmax over all other texts of the batch shall pick those of the anchor's class.
 
     `-mean over positives p of log(exp(cos(a, p) / T) / sum over all others o of exp(cos(a, o) / T))`.
@@ -193,10 +195,12 @@ class BatchAllTripletLoss(_base.MarginLoss):
     labels = "classes"
     per_row = False
 
-    def __init__(self, margin=0.5, distance="euclidean", *, name="batch_all_triplet", **kwargs):
+    def __init__(
+        self, margin: float = 0.5, distance: str = "euclidean", *, name: str = "batch_all_triplet", **kwargs: Any
+    ) -> None:
         super().__init__(margin, distance, name=name, **kwargs)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         return self.whole(batch_all_triplet(y_true, y_pred, self.margin, self.distance))
 
 
@@ -231,10 +235,12 @@ class BatchHardTripletLoss(_base.MarginLoss):
 
     labels = "classes"
 
-    def __init__(self, margin=0.5, distance="euclidean", *, name="batch_hard_triplet", **kwargs):
+    def __init__(
+        self, margin: float = 0.5, distance: str = "euclidean", *, name: str = "batch_hard_triplet", **kwargs: Any
+    ) -> None:
         super().__init__(margin, distance, name=name, **kwargs)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         return batch_hard_triplet(y_true, y_pred, self.margin, self.distance)
 
 
@@ -273,10 +279,12 @@ class BatchSemiHardTripletLoss(_base.MarginLoss):
     labels = "classes"
     per_row = False
 
-    def __init__(self, margin=0.5, distance="euclidean", *, name="batch_semi_hard_triplet", **kwargs):
+    def __init__(
+        self, margin: float = 0.5, distance: str = "euclidean", *, name: str = "batch_semi_hard_triplet", **kwargs: Any
+    ) -> None:
         super().__init__(margin, distance, name=name, **kwargs)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         return self.whole(batch_semi_hard_triplet(y_true, y_pred, self.margin, self.distance))
 
 
@@ -311,15 +319,22 @@ class BatchHardSoftMarginTripletLoss(_base.CheckedLoss):
 
     labels = "classes"
 
-    def __init__(self, scale=10.0, distance="euclidean", *, name="batch_hard_soft_margin_triplet", **kwargs):
+    def __init__(
+        self,
+        scale: float = 10.0,
+        distance: str = "euclidean",
+        *,
+        name: str = "batch_hard_soft_margin_triplet",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name, **kwargs)
         self.scale = _check.number("scale", scale, above=0.0)
         self.distance = _check.one_of("distance", distance, _ops.DISTANCES)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         return batch_hard_soft_margin_triplet(y_true, y_pred, self.scale, self.distance)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scale": self.scale, "distance": self.distance}
 
 
@@ -352,12 +367,12 @@ class SupervisedContrastiveLoss(_base.CheckedLoss):
 
     labels = "classes"
 
-    def __init__(self, temperature=0.07, *, name="supervised_contrastive", **kwargs):
+    def __init__(self, temperature: float = 0.07, *, name: str = "supervised_contrastive", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.temperature = _check.number("temperature", temperature, above=0.0)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         return supervised_contrastive(y_true, y_pred, self.temperature)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "temperature": self.temperature}

@@ -1,5 +1,7 @@
 """Losses that teach a model what a teacher says: its margins, its scores or its embeddings."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -25,7 +27,7 @@ def _teacher(y_true, scores, what, remedy):
     return ops.cast(y_true, scores.dtype)
 
 
-def margin_mse(y_true, y_pred, scale=1.0, similarity="dot"):
+def margin_mse(y_true: Any, y_pred: Any, scale: float = 1.0, similarity: str = "dot") -> Any:
     """The margin between positive and negative shall be the teacher's.
 
     `(scale * (s(q, p) - s(q, n)) - y)^2`, the mean over the negatives of a row.
@@ -51,7 +53,14 @@ def margin_mse(y_true, y_pred, scale=1.0, similarity="dot"):
     return ops.mean(ops.square(margins - y_true), axis=1)
 
 
-def distill_kl_div(y_true, y_pred, student_temperature=0.05, *, teacher_temperature=1.0, similarity="dot"):
+def distill_kl_div(
+    y_true: Any,
+    y_pred: Any,
+    student_temperature: float = 0.05,
+    *,
+    teacher_temperature: float = 1.0,
+    similarity: str = "dot",
+) -> Any:
     """The student's distribution over the row's documents shall be the teacher's.
 
     `Ts^2 * sum p * (log p - log q)`, `p = softmax(y / Tt)`, `q = softmax(s(query, documents) / Ts)`.
@@ -84,7 +93,7 @@ def _mean_squared_error(x, y):
 ERRORS = {"mse": _mean_squared_error, "cosine": _ops.cosine_distance}
 
 
-def embedding_distillation(y_true, y_pred, error="mse"):
+def embedding_distillation(y_true: Any, y_pred: Any, error: str = "mse") -> Any:
     """Each embedding shall be the teacher's.
 
     `mean((x - y)^2)` over the components (`"mse"`) or `1 - cos(x, y)` (`"cosine"`), the mean over the texts of a row.
@@ -148,15 +157,15 @@ class MarginMSELoss(_base.CheckedLoss):
     Distillation, https://arxiv.org/abs/2010.02666.
     """
 
-    def __init__(self, scale=1.0, similarity="dot", *, name="margin_mse", **kwargs):
+    def __init__(self, scale: float = 1.0, similarity: str = "dot", *, name: str = "margin_mse", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.scale = _check.number("scale", scale, above=0.0)
         self.similarity = _check.one_of("similarity", similarity, _ops.SIMILARITIES)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         return margin_mse(y_true, y_pred, self.scale, self.similarity)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scale": self.scale, "similarity": self.similarity}
 
 
@@ -193,14 +202,20 @@ class DistillKLDivLoss(_base.CheckedLoss):
     """
 
     def __init__(
-        self, student_temperature=0.05, *, teacher_temperature=1.0, similarity="dot", name="distill_kl_div", **kwargs
-    ):
+        self,
+        student_temperature: float = 0.05,
+        *,
+        teacher_temperature: float = 1.0,
+        similarity: str = "dot",
+        name: str = "distill_kl_div",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name, **kwargs)
         self.student_temperature = _check.number("student_temperature", student_temperature, above=0.0)
         self.teacher_temperature = _check.number("teacher_temperature", teacher_temperature, above=0.0)
         self.similarity = _check.one_of("similarity", similarity, _ops.SIMILARITIES)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         return distill_kl_div(
             y_true,
             y_pred,
@@ -209,7 +224,7 @@ class DistillKLDivLoss(_base.CheckedLoss):
             similarity=self.similarity,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "student_temperature": self.student_temperature,
@@ -247,12 +262,12 @@ class EmbeddingDistillationLoss(_base.CheckedLoss):
     https://arxiv.org/abs/2004.09813.
     """
 
-    def __init__(self, error="mse", *, name="embedding_distillation", **kwargs):
+    def __init__(self, error: str = "mse", *, name: str = "embedding_distillation", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.error = _check.one_of("error", error, ERRORS)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         return embedding_distillation(y_true, y_pred, self.error)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "error": self.error}

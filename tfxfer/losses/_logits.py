@@ -1,6 +1,8 @@
 """Losses on the logits of classifiers, for targets that Keras's own do not take."""
 
 import collections.abc
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -15,7 +17,7 @@ _TOLERANCE = 0.01
 _LEAST = 1e-20
 
 
-def class_crossentropy(y_true, y_pred, label_smoothing=0.0):
+def class_crossentropy(y_true: Any, y_pred: Any, label_smoothing: float = 0.0) -> Any:
     """Cross-entropy of a softmax with class indices, or with a share of each class.
 
     `-sum over classes of q * log(softmax(logits))`; `q` is the target's distribution, `(1 - s) * q + s / classes` with
@@ -61,8 +63,14 @@ def _shares(y_true, y_pred):
 
 
 def weighted_binary_crossentropy(
-    y_true, y_pred, positive_weights=None, *, gamma=0.0, label_smoothing=0.0, from_logits=True
-):
+    y_true: Any,
+    y_pred: Any,
+    positive_weights: Sequence[float] | Mapping[Any, float] | np.ndarray | None = None,
+    *,
+    gamma: float = 0.0,
+    label_smoothing: float = 0.0,
+    from_logits: bool = True,
+) -> Any:
     """Binary cross-entropy of each label, with weights for labels that are there and less weight for easy ones.
 
     `(1 - p_t)^gamma * -(w * y * log(p) + (1 - y) * log(1 - p))`, the mean over the labels; `p_t = y * p + (1 - y) *
@@ -138,11 +146,11 @@ class ClassCrossentropy(_base.CheckedLoss):
     https://arxiv.org/abs/1512.00567.
     """
 
-    def __init__(self, label_smoothing=0.0, *, name="class_crossentropy", **kwargs):
+    def __init__(self, label_smoothing: float = 0.0, *, name: str = "class_crossentropy", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.label_smoothing = _check.number("label_smoothing", label_smoothing, minimum=0.0, maximum=1.0)
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         y_true, y_pred = ops.convert_to_tensor(self.targets(y_true)), ops.convert_to_tensor(y_pred)
         shares = _shares(y_true, y_pred)
         values = _base.known(shares)
@@ -154,10 +162,10 @@ class ClassCrossentropy(_base.CheckedLoss):
             raise _check.invalid("y_true", expected, given, remedy)
         return super().__call__(shares, y_pred, sample_weight)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         return class_crossentropy(y_true, y_pred, self.label_smoothing)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "label_smoothing": self.label_smoothing}
 
 
@@ -199,21 +207,21 @@ class WeightedBinaryCrossentropy(_base.CheckedLoss):
 
     def __init__(
         self,
-        positive_weights=None,
+        positive_weights: Sequence[float] | Mapping[Any, float] | np.ndarray | None = None,
         *,
-        gamma=0.0,
-        label_smoothing=0.0,
-        from_logits=True,
-        name="weighted_binary_crossentropy",
-        **kwargs,
-    ):
+        gamma: float = 0.0,
+        label_smoothing: float = 0.0,
+        from_logits: bool = True,
+        name: str = "weighted_binary_crossentropy",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name, **kwargs)
         self.positive_weights = _positive_weights(positive_weights)
         self.gamma = _check.number("gamma", gamma, minimum=0.0)
         self.label_smoothing = _check.number("label_smoothing", label_smoothing, minimum=0.0, maximum=1.0)
         self.from_logits = _check.instance("from_logits", from_logits, bool, "a bool")
 
-    def for_labels(self, labels):
+    def for_labels(self, labels: Sequence[str] | Sequence[int] | np.ndarray) -> Any:
         """Returns this loss with its weights in the order of a model's labels.
 
         Args:
@@ -256,14 +264,14 @@ class WeightedBinaryCrossentropy(_base.CheckedLoss):
             raise _check.invalid("positive_weights", expected, weights, f"There is {' and '.join(problems)}.")
         return type(self)(**{**super().get_config(), **self._arguments(), "positive_weights": ordered})
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         values = _base.known(self.targets(y_true))
         if values is not None and not ((values >= 0) & (values <= 1)).all():
             wrong = values[~((values >= 0) & (values <= 1))].ravel()[:8].tolist()
             raise _check.invalid("y_true", "0 or 1, or a share between, for each label", wrong)
         return super().__call__(y_true, y_pred, sample_weight)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         arguments = {**self._arguments(), "positive_weights": self._in_order(y_pred.shape[-1])}
         return weighted_binary_crossentropy(y_true, y_pred, **arguments)
 
@@ -283,7 +291,7 @@ class WeightedBinaryCrossentropy(_base.CheckedLoss):
         names = ("positive_weights", "gamma", "label_smoothing", "from_logits")
         return {name: getattr(self, name) for name in names}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {**super().get_config(), **self._arguments()}
         weights = self.positive_weights
         if isinstance(weights, dict):  # JSON would make strings of names that are ints
@@ -293,7 +301,7 @@ class WeightedBinaryCrossentropy(_base.CheckedLoss):
         return config
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         weights = config.get("positive_weights")
         if isinstance(weights, dict):
             weights = dict(zip(weights["names"], weights["weights"], strict=True))

@@ -1,5 +1,7 @@
 """Losses on rows of two texts with a label or a score."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -16,7 +18,7 @@ def _distance(distance, u, v):
     return _ops.DISTANCES[distance](u + SHIFT if distance in ("euclidean", "manhattan") else u, v)
 
 
-def contrastive(y_true, y_pred, margin=0.5, distance="cosine"):
+def contrastive(y_true: Any, y_pred: Any, margin: float = 0.5, distance: str = "cosine") -> Any:
     """Pulls like texts together and pushes unlike ones apart, up to a margin.
 
     `0.5 * (y * d^2 + (1 - y) * max(0, margin - d)^2)`, `d` the distance of the two texts.
@@ -39,7 +41,7 @@ def contrastive(y_true, y_pred, margin=0.5, distance="cosine"):
     return 0.5 * (y * ops.square(d) + (1.0 - y) * ops.square(ops.relu(margin - d)))
 
 
-def online_contrastive(y_true, y_pred, margin=0.5, distance="cosine"):
+def online_contrastive(y_true: Any, y_pred: Any, margin: float = 0.5, distance: str = "cosine") -> Any:
     """Contrastive loss over the hard pairs of the batch only.
 
     `sum of d^2 over hard positives + sum of max(0, margin - d)^2 over hard negatives`. A positive pair is hard where it
@@ -69,7 +71,7 @@ def online_contrastive(y_true, y_pred, margin=0.5, distance="cosine"):
     return ops.sum(ops.where(ops.isnan(y), y, pull + push))
 
 
-def cosine_mse(y_true, y_pred):
+def cosine_mse(y_true: Any, y_pred: Any) -> Any:
     """Squared error of each pair's cosine against its score: `(cos(u, v) - y)^2`.
 
     Args:
@@ -95,7 +97,7 @@ def _ranked(y_true, y_pred, similarities):
     return _ops.logsumexp_where(ops.expand_dims(similarities, 1) - ops.expand_dims(similarities, 0), lower)
 
 
-def cosent(y_true, y_pred, scale=20.0, similarity="cosine"):
+def cosent(y_true: Any, y_pred: Any, scale: float = 20.0, similarity: str = "cosine") -> Any:
     """CoSENT: pairs with a higher score shall have a higher cosine, whatever the score's unit.
 
     `log(1 + sum over i, j with y_i < y_j of exp(scale * (s_i - s_j)))`, `s` the cosine of each pair.
@@ -118,7 +120,7 @@ def cosent(y_true, y_pred, scale=20.0, similarity="cosine"):
     return _ranked(y_true, y_pred, scale * _ops.SIMILARITIES[similarity](u, v))
 
 
-def angle(y_true, y_pred, scale=20.0):
+def angle(y_true: Any, y_pred: Any, scale: float = 20.0) -> Any:
     """AnglE: CoSENT on the angle of the two texts in complex space, whose gradient does not fade near cosine 1.
 
     The halves of an embedding are the real and imaginary parts of complex numbers `z = a + bi`, `w = c + di`;
@@ -177,10 +179,12 @@ class ContrastiveLoss(_base.MarginLoss):
 
     labels = "binary"
 
-    def __init__(self, margin=0.5, distance="cosine", *, name="contrastive", **kwargs):
+    def __init__(
+        self, margin: float = 0.5, distance: str = "cosine", *, name: str = "contrastive", **kwargs: Any
+    ) -> None:
         super().__init__(margin, distance, name=name, **kwargs)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         return contrastive(y_true, y_pred, self.margin, self.distance)
 
 
@@ -217,10 +221,12 @@ class OnlineContrastiveLoss(_base.MarginLoss):
     labels = "binary"
     per_row = False
 
-    def __init__(self, margin=0.5, distance="cosine", *, name="online_contrastive", **kwargs):
+    def __init__(
+        self, margin: float = 0.5, distance: str = "cosine", *, name: str = "online_contrastive", **kwargs: Any
+    ) -> None:
         super().__init__(margin, distance, name=name, **kwargs)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         return self.whole(online_contrastive(y_true, y_pred, self.margin, self.distance))
 
 
@@ -248,10 +254,10 @@ class CosineMSELoss(_base.CheckedLoss):
     Reference: Reimers and Gurevych, 2019, Sentence-BERT, https://arxiv.org/abs/1908.10084.
     """
 
-    def __init__(self, *, name="cosine_mse", **kwargs):
+    def __init__(self, *, name: str = "cosine_mse", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         return cosine_mse(y_true, y_pred)
 
 
@@ -288,15 +294,15 @@ class CoSENTLoss(_base.CheckedLoss):
 
     per_row = False
 
-    def __init__(self, scale=20.0, similarity="cosine", *, name="cosent", **kwargs):
+    def __init__(self, scale: float = 20.0, similarity: str = "cosine", *, name: str = "cosent", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.scale = _check.number("scale", scale, above=0.0)
         self.similarity = _check.one_of("similarity", similarity, _ops.SIMILARITIES)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         return self.whole(cosent(y_true, y_pred, self.scale, self.similarity))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scale": self.scale, "similarity": self.similarity}
 
 
@@ -331,12 +337,12 @@ class AnglELoss(_base.CheckedLoss):
 
     per_row = False
 
-    def __init__(self, scale=20.0, *, name="angle", **kwargs):
+    def __init__(self, scale: float = 20.0, *, name: str = "angle", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.scale = _check.number("scale", scale, above=0.0)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         return self.whole(angle(y_true, y_pred, self.scale))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scale": self.scale}

@@ -1,5 +1,8 @@
 """Losses that take the other rows of the batch as negatives, for rows of texts that belong together."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -55,15 +58,15 @@ def _directions(directions, joint):
 
 
 def multiple_negatives_ranking(
-    y_pred,
-    scale=20.0,
+    y_pred: Any,
+    scale: float = 20.0,
     *,
-    similarity="cosine",
-    directions=QUERY_TO_DOCUMENT,
-    joint=None,
-    hardness_strength=0.0,
-    hardness_mode="all",
-):
+    similarity: str = "cosine",
+    directions: str | Sequence[str] = QUERY_TO_DOCUMENT,
+    joint: bool | None = None,
+    hardness_strength: float = 0.0,
+    hardness_mode: str = "all",
+) -> Any:
     """In-batch negatives: each query shall find its own document among all documents of the batch.
 
     `logsumexp_j S_ij - S_ii`, `S = scale * cos(Q, [D1; D2; ...])`: column 0 holds the queries, column 1 their
@@ -123,7 +126,7 @@ def _hardness(mode, own, positive):
     return ops.logical_and(own, ops.logical_not(positive)) if mode == "hard" else ops.logical_not(positive)
 
 
-def mega_batch_margin(y_pred, positive_margin=0.8, negative_margin=0.3):
+def mega_batch_margin(y_pred: Any, positive_margin: float = 0.8, negative_margin: float = 0.3) -> Any:
     """The positive above one cosine, the hardest document of any other row below another.
 
     `max(0, positive_margin - cos(q, d)) + max(0, max over other documents of cos(q, d') - negative_margin)`; the row's
@@ -152,8 +155,15 @@ def mega_batch_margin(y_pred, positive_margin=0.8, negative_margin=0.3):
 
 
 def gist_embed(
-    y_true, y_pred, temperature=0.01, *, margin=0.0, relative=False, contrast_queries=True, contrast_documents=True
-):
+    y_true: Any,
+    y_pred: Any,
+    temperature: float = 0.01,
+    *,
+    margin: float = 0.0,
+    relative: bool = False,
+    contrast_queries: bool = True,
+    contrast_documents: bool = True,
+) -> Any:
     """In-batch negatives without those that a guide model takes for positives.
 
     As `multiple_negatives_ranking` with `scale = 1 / temperature` over query-document, query-query and
@@ -245,16 +255,16 @@ class MultipleNegativesRankingLoss(_base.CheckedLoss):
 
     def __init__(
         self,
-        scale=20.0,
+        scale: float = 20.0,
         *,
-        similarity="cosine",
-        directions=QUERY_TO_DOCUMENT,
-        joint=None,
-        hardness_strength=0.0,
-        hardness_mode="all",
-        name="multiple_negatives_ranking",
-        **kwargs,
-    ):
+        similarity: str = "cosine",
+        directions: str | Sequence[str] = QUERY_TO_DOCUMENT,
+        joint: bool | None = None,
+        hardness_strength: float = 0.0,
+        hardness_mode: str = "all",
+        name: str = "multiple_negatives_ranking",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name, **kwargs)
         self.scale = _check.number("scale", scale, above=0.0)
         self.similarity = _check.one_of("similarity", similarity, _ops.SIMILARITIES)
@@ -264,7 +274,7 @@ class MultipleNegativesRankingLoss(_base.CheckedLoss):
         self.hardness_strength = _check.number("hardness_strength", hardness_strength, minimum=0.0)
         self.hardness_mode = _check.one_of("hardness_mode", hardness_mode, HARDNESS_MODES)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         return multiple_negatives_ranking(
             y_pred,
             self.scale,
@@ -275,7 +285,7 @@ class MultipleNegativesRankingLoss(_base.CheckedLoss):
             hardness_mode=self.hardness_mode,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "scale": self.scale,
@@ -313,15 +323,22 @@ class MegaBatchMarginLoss(_base.CheckedLoss):
 
     labels = None
 
-    def __init__(self, positive_margin=0.8, negative_margin=0.3, *, name="mega_batch_margin", **kwargs):
+    def __init__(
+        self,
+        positive_margin: float = 0.8,
+        negative_margin: float = 0.3,
+        *,
+        name: str = "mega_batch_margin",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name, **kwargs)
         self.positive_margin = _check.number("positive_margin", positive_margin, minimum=-1.0, maximum=1.0)
         self.negative_margin = _check.number("negative_margin", negative_margin, minimum=-1.0, maximum=1.0)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         return mega_batch_margin(y_pred, self.positive_margin, self.negative_margin)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         margins = {"positive_margin": self.positive_margin, "negative_margin": self.negative_margin}
         return {**super().get_config(), **margins}
 
@@ -363,15 +380,15 @@ class GISTEmbedLoss(_base.CheckedLoss):
 
     def __init__(
         self,
-        temperature=0.01,
+        temperature: float = 0.01,
         *,
-        margin=0.0,
-        relative=False,
-        contrast_queries=True,
-        contrast_documents=True,
-        name="gist_embed",
-        **kwargs,
-    ):
+        margin: float = 0.0,
+        relative: bool = False,
+        contrast_queries: bool = True,
+        contrast_documents: bool = True,
+        name: str = "gist_embed",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name, **kwargs)
         self.temperature = _check.number("temperature", temperature, above=0.0)
         self.margin = _check.number("margin", margin)
@@ -379,7 +396,7 @@ class GISTEmbedLoss(_base.CheckedLoss):
         self.contrast_queries = _check.instance("contrast_queries", contrast_queries, bool, "a bool")
         self.contrast_documents = _check.instance("contrast_documents", contrast_documents, bool, "a bool")
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         arguments = self._arguments()
         return gist_embed(y_true, y_pred, arguments.pop("temperature"), **arguments)
 
@@ -387,5 +404,5 @@ class GISTEmbedLoss(_base.CheckedLoss):
         names = ("temperature", "margin", "relative", "contrast_queries", "contrast_documents")
         return {name: getattr(self, name) for name in names}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self._arguments()}

@@ -1,5 +1,7 @@
 """Losses on rows of an anchor, a text like it and one or more unlike ones: the three forms of the triplet loss."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -14,7 +16,7 @@ def _gaps(metrics, argument, name, y_pred, function):
     return metrics[name](anchors, positives), metrics[name](anchors, negatives)
 
 
-def triplet(y_pred, margin=0.5, distance="euclidean"):
+def triplet(y_pred: Any, margin: float = 0.5, distance: str = "euclidean") -> Any:
     """The hinge form: the negative shall be farther away than the positive, by a margin.
 
     `max(0, d(a, p) - d(a, n) + margin)`, the mean over the negatives of a row.
@@ -35,7 +37,7 @@ def triplet(y_pred, margin=0.5, distance="euclidean"):
     return ops.mean(ops.relu(positive - negative + margin), axis=1)
 
 
-def triplet_cross_entropy(y_pred, scale=10.0, distance="euclidean"):
+def triplet_cross_entropy(y_pred: Any, scale: float = 10.0, distance: str = "euclidean") -> Any:
     """The cross-entropy form: a softmax over negative distances shall pick the positive.
 
     `log(1 + sum over negatives of exp(scale * (d(a, p) - d(a, n))))`: with one negative `softplus` of the scaled
@@ -58,7 +60,7 @@ def triplet_cross_entropy(y_pred, scale=10.0, distance="euclidean"):
     return ops.logsumexp(ops.concatenate([ops.zeros_like(positive), differences], axis=1), axis=1)
 
 
-def triplet_margin_ranking(y_pred, margin=0.2, similarity="cosine"):
+def triplet_margin_ranking(y_pred: Any, margin: float = 0.2, similarity: str = "cosine") -> Any:
     """The margin ranking form: the positive's similarity shall exceed the negative's by a margin.
 
     `max(0, margin - (s(a, p) - s(a, n)))`, the mean over the negatives of a row.
@@ -109,10 +111,12 @@ class TripletLoss(_base.MarginLoss):
 
     labels = None
 
-    def __init__(self, margin=0.5, distance="euclidean", *, name="triplet", **kwargs):
+    def __init__(
+        self, margin: float = 0.5, distance: str = "euclidean", *, name: str = "triplet", **kwargs: Any
+    ) -> None:
         super().__init__(margin, distance, name=name, **kwargs)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         return triplet(y_pred, self.margin, self.distance)
 
 
@@ -144,15 +148,17 @@ class TripletCrossEntropyLoss(_base.CheckedLoss):
 
     labels = None
 
-    def __init__(self, scale=10.0, distance="euclidean", *, name="triplet_cross_entropy", **kwargs):
+    def __init__(
+        self, scale: float = 10.0, distance: str = "euclidean", *, name: str = "triplet_cross_entropy", **kwargs: Any
+    ) -> None:
         super().__init__(name=name, **kwargs)
         self.scale = _check.number("scale", scale, above=0.0)
         self.distance = _check.one_of("distance", distance, _ops.DISTANCES)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         return triplet_cross_entropy(y_pred, self.scale, self.distance)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scale": self.scale, "distance": self.distance}
 
 
@@ -184,13 +190,15 @@ class TripletMarginRankingLoss(_base.CheckedLoss):
 
     labels = None
 
-    def __init__(self, margin=0.2, similarity="cosine", *, name="triplet_margin_ranking", **kwargs):
+    def __init__(
+        self, margin: float = 0.2, similarity: str = "cosine", *, name: str = "triplet_margin_ranking", **kwargs: Any
+    ) -> None:
         super().__init__(name=name, **kwargs)
         self.margin = _check.number("margin", margin)
         self.similarity = _check.one_of("similarity", similarity, _ops.SIMILARITIES)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         return triplet_margin_ranking(y_pred, self.margin, self.similarity)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "margin": self.margin, "similarity": self.similarity}

@@ -1,5 +1,8 @@
 """Losses around other losses: several sizes of one embedding at once, and a regulariser."""
 
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
 import keras
 from keras import ops
 
@@ -8,7 +11,9 @@ from tfxfer.losses import _base
 from tfxfer.losses._distillation import EmbeddingDistillationLoss
 
 
-def matryoshka(loss, y_true, y_pred, dims, weights=None):
+def matryoshka(
+    loss: Callable, y_true: Any, y_pred: Any, dims: Sequence[int], weights: Sequence[float] | None = None
+) -> Any:
     """The weighted sum of a loss over the first components of the embeddings.
 
     `sum over dims of w_d * L(normalise(x[..., :d]))`.
@@ -47,7 +52,7 @@ def _sizes(dims, weights):
     return dims, tuple(_check.number("weights", weight, minimum=0.0) for weight in weights)
 
 
-def global_orthogonal_regularization(y_pred, mean_weight=1.0, second_moment_weight=1.0):
+def global_orthogonal_regularization(y_pred: Any, mean_weight: float = 1.0, second_moment_weight: float = 1.0) -> Any:
     """Spreads unrelated embeddings over the sphere, as if they were drawn uniformly.
 
     `mean_weight * m^2 + second_moment_weight * max(0, v - 1 / dim)`, `m` the mean and `v` the mean square of the
@@ -81,19 +86,19 @@ def global_orthogonal_regularization(y_pred, mean_weight=1.0, second_moment_weig
 class _Wrapper(_base.CheckedLoss):
     """A loss around another, which checks labels and weights as the other does."""
 
-    def __init__(self, loss, **kwargs):
+    def __init__(self, loss: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.loss = loss
         self.per_row = loss is not None and getattr(loss, "per_row", True)
 
-    def targets(self, y_true):
+    def targets(self, y_true: Any) -> Any:
         return self.loss.targets(y_true) if isinstance(self.loss, _base.CheckedLoss) else y_true
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.loss)}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(**{**config, "loss": keras.saving.deserialize_keras_object(config["loss"])})
 
 
@@ -134,11 +139,19 @@ class MatryoshkaLoss(_Wrapper):
     Reference: Kusupati et al., 2022, Matryoshka Representation Learning, https://arxiv.org/abs/2205.13147.
     """
 
-    def __init__(self, loss, dims, weights=None, *, name="matryoshka", **kwargs):
+    def __init__(
+        self,
+        loss: keras.losses.Loss,
+        dims: Sequence[int],
+        weights: Sequence[float] | None = None,
+        *,
+        name: str = "matryoshka",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(_is_loss(loss), name=name, **kwargs)
         self.dims, self.weights = _sizes(dims, weights)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         return matryoshka(self._inside, y_true, y_pred, self.dims, self.weights)
 
     def _inside(self, y_true, y_pred):
@@ -146,7 +159,7 @@ class MatryoshkaLoss(_Wrapper):
             y_true = _ops.unit_norm(y_true[..., : y_pred.shape[-1]])
         return self.loss.call(y_true, y_pred)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "dims": list(self.dims), "weights": list(self.weights)}
 
 
@@ -181,21 +194,21 @@ class GlobalOrthogonalRegularizationLoss(_Wrapper):
 
     def __init__(
         self,
-        loss=None,
-        mean_weight=1.0,
-        second_moment_weight=1.0,
+        loss: keras.losses.Loss | None = None,
+        mean_weight: float = 1.0,
+        second_moment_weight: float = 1.0,
         *,
-        name="global_orthogonal_regularization",
-        **kwargs,
-    ):
+        name: str = "global_orthogonal_regularization",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(None if loss is None else _is_loss(loss), name=name, **kwargs)
         self.mean_weight = _check.number("mean_weight", mean_weight, minimum=0.0)
         self.second_moment_weight = _check.number("second_moment_weight", second_moment_weight, minimum=0.0)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         spread = global_orthogonal_regularization(y_pred, self.mean_weight, self.second_moment_weight)
         return self.whole(spread) if self.loss is None else self.loss.call(y_true, y_pred) + spread
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         weights = {"mean_weight": self.mean_weight, "second_moment_weight": self.second_moment_weight}
         return {**super().get_config(), **weights}

@@ -1,5 +1,7 @@
 """Accuracy on targets of either form."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -29,10 +31,10 @@ class ClassAccuracy(keras.metrics.SparseCategoricalAccuracy):
     0.5
     """
 
-    def __init__(self, name="accuracy", dtype=None):
+    def __init__(self, name: str = "accuracy", dtype: Any = None) -> None:
         super().__init__(name=name, dtype=dtype)
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Takes in a batch.
 
         Args:

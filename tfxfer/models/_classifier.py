@@ -2,8 +2,10 @@
 
 import collections
 import json
+import os
 import typing
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -11,6 +13,7 @@ import numpy as np
 from tfxfer import _check, backbones, data, layers, losses, optimizers
 from tfxfer import metrics as own_metrics
 from tfxfer.models import _restoring, _save, _usage
+from tfxfer.models._from_preset import ClassifierFromPreset
 from tfxfer.models._rows import Ranks
 from tfxfer.models._search_space import PooledSearch
 from tfxfer.models._signatures import Signature
@@ -19,7 +22,7 @@ from tfxfer.models._task import TextTask
 Classification = collections.namedtuple("Classification", ["labels", "probabilities"])
 Classification.__doc__ = "What `TextClassifier.classify` returns: label names and probabilities, in the texts' order."
 
-HEADS = {"linear": (), "mlp": None}
+HEADS: dict[str, tuple[int, ...] | None] = {"linear": (), "mlp": None}
 # Where a file of weights keeps the labels.
 _LABELS = "labels"
 
@@ -29,7 +32,7 @@ def make_head(head, num_outputs, dropout, hidden_dim):
     if isinstance(head, keras.layers.Layer):
         return head
     _check.one_of("head", head, HEADS, "Or give a Keras layer from (batch, features) to (batch, outputs).")
-    hidden_dims = (hidden_dim,) if HEADS[head] is None else HEADS[head]
+    hidden_dims: Any = (hidden_dim,) if HEADS[head] is None else HEADS[head]
     return layers.Head(num_outputs, hidden_dims, dropout=dropout, name="head")
 
 
@@ -45,7 +48,18 @@ def make_pooling(pooling):
 class PooledTask(PooledSearch, TextTask):
     """A task with pooled features and a head: what classifier and regressor share."""
 
-    def __init__(self, backbone, preprocessor, *, pooling, dropout, head, num_outputs, trainable, **kwargs):
+    def __init__(
+        self,
+        backbone: Any,
+        preprocessor: Any,
+        *,
+        pooling: Any,
+        dropout: float,
+        head: Any,
+        num_outputs: int,
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None,
+        **kwargs: Any,
+    ) -> None:
         # Before the other layers: the weights are then in the order that `keras.models.clone_model` has them in.
         self.backbone = backbone = backbones.adopt(backbone)
 
@@ -72,7 +86,7 @@ class PooledTask(PooledSearch, TextTask):
             **kwargs,
         )
 
-    def embedding_spec(self):
+    def embedding_spec(self) -> backbones.EmbeddingSpec:
         modes = self.pooling if isinstance(self.pooling, tuple) else getattr(self.pooling, "modes", ("mean",))
         return backbones.EmbeddingSpec(pooling=modes)
 
@@ -111,18 +125,18 @@ class PooledTask(PooledSearch, TextTask):
         """
         return None, _restoring.notice(cls, pretrained.trained_task)
 
-    def write_checkpoint(self, folder, format, dtype):
+    def write_checkpoint(self, folder: str | os.PathLike[str], format: str, dtype: Any) -> None:
         _save.write_classifier(self, folder, format, dtype)
 
     pipeline_tag = "text-classification"
     score_activation: str | None = None
 
     @property
-    def problem_type(self):
+    def problem_type(self) -> str:
         """What `config.json` of transformers calls the kind of outputs."""
         return "regression"
 
-    def usage(self, format, repo_id):
+    def usage(self, format: str, repo_id: str) -> dict[str, str]:
         return _usage.classifier(self, format, repo_id)
 
     def _changeable(self):
@@ -140,7 +154,7 @@ class PooledTask(PooledSearch, TextTask):
             return made._with(rest)
         return super()._with(arguments)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
         head, pooling = self._head_argument, self.pooling
         return {
@@ -151,7 +165,7 @@ class PooledTask(PooledSearch, TextTask):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         config = dict(config)
         for name in ("head", "pooling"):
             if isinstance(config.get(name), dict):
@@ -176,25 +190,25 @@ class Classifying(_Task):
     _threshold = 0.5
 
     @property
-    def labels(self):
+    def labels(self) -> list:
         """The class names in the order of the outputs."""
         return list(self._label_column.labels)
 
     @property
-    def multi_label(self):
+    def multi_label(self) -> bool:
         """Whether a text may have any number of labels."""
         return self._label_column.multi_label
 
     @property
-    def threshold(self):
+    def threshold(self) -> float:
         """With `multi_label`, the least probability of a label that `classify` gives; can be set, and is saved."""
         return self._threshold
 
     @threshold.setter
-    def threshold(self, value):
+    def threshold(self, value: float) -> None:
         self._threshold = _check.number("threshold", value, minimum=0.0, maximum=1.0)
 
-    def compile(self, optimizer="auto", loss="auto", *, metrics="auto", **kwargs):
+    def compile(self, optimizer: Any = "auto", loss: Any = "auto", *, metrics: Any = "auto", **kwargs: Any) -> None:
         """Configures training; as `keras.Model.compile`, with defaults.
 
         Args:
@@ -219,15 +233,15 @@ class Classifying(_Task):
             )
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
-    def target_columns(self):
+    def target_columns(self) -> Any:
         return self._label_column
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         """Writes the labels beside the weights, so that weights for another order of labels are noticed."""
         super().save_own_variables(store)
         store[_LABELS] = np.frombuffer(json.dumps(self.labels).encode(), "uint8")
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         """Checks that weights belong to the model's labels."""
         rest = {name: store[name] for name in store.keys()}
         saved = rest.pop(_LABELS, None)
@@ -238,11 +252,11 @@ class Classifying(_Task):
             raise _check.invalid("filepath", expected, labels, remedy)
         super().load_own_variables(rest)
 
-    def probabilities(self, logits):
+    def probabilities(self, logits: Any) -> Any:
         """Turns logits `(rows, classes)` into probabilities: a softmax, or sigmoids for `multi_label`."""
         return (keras.ops.sigmoid if self.multi_label else keras.ops.softmax)(logits)
 
-    def classify(self, x, batch_size=32, *, threshold=None, verbose=0):
+    def classify(self, x: Any, batch_size: int = 32, *, threshold: float | None = None, verbose: int | str = 0) -> Any:
         """Returns label names and probabilities for rows.
 
         Args:
@@ -274,7 +288,7 @@ class Classifying(_Task):
             _check.number("threshold", threshold, minimum=0.0, maximum=1.0)
         return self._answers(x, batch_size, verbose, lambda logits: self.decode(logits, threshold))
 
-    def decode(self, outputs, threshold=None):
+    def decode(self, outputs: Any, threshold: float | None = None) -> Any:
         """Turns logits `(rows, classes)` into a `Classification`; see `classify`."""
         probabilities = keras.ops.convert_to_numpy(self.probabilities(outputs))
         column = self._label_column
@@ -288,7 +302,7 @@ class Classifying(_Task):
         ]
         return Classification(names, probabilities)
 
-    def score_pairs(self, first, second, batch_size=32, *, verbose=0):
+    def score_pairs(self, first: Any, second: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
         """Returns the probability of the second label for each pair of texts, float `(rows,)`.
 
         Raises:
@@ -299,7 +313,7 @@ class Classifying(_Task):
             raise _check.invalid("model", "a classifier of two labels", self.labels, remedy)
         return self.classify((first, second), batch_size=batch_size, verbose=verbose).probabilities[:, 1]
 
-    def signatures(self, pairs=False):
+    def signatures(self, pairs: bool = False) -> list[Signature]:
         several = "each probability by itself" if self.multi_label else "which sum to 1"
         purpose = (
             f"The classes of each {'pair of texts' if pairs else 'text'}: `labels` and `scores` from the likeliest "
@@ -313,7 +327,7 @@ class Classifying(_Task):
         return found
 
     @property
-    def problem_type(self):
+    def problem_type(self) -> str:
         """What `config.json` of transformers calls the kind of labels."""
         return "multi_label_classification" if self.multi_label else "single_label_classification"
 
@@ -342,7 +356,7 @@ class Classifying(_Task):
                 variable.assign(keras.ops.take(variable, keras.ops.array(order), axis=-1))
         return model
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "labels": self.labels, "multi_label": self.multi_label}
 
 
@@ -354,7 +368,7 @@ def _renamed(names, labels):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class TextClassifier(Ranks, Classifying, PooledTask):
+class TextClassifier(ClassifierFromPreset, Ranks, Classifying, PooledTask):
     """Sorts texts, or pairs of texts, into classes: one of them, or any number with `multi_label`.
 
     backbone -> pooling -> head -> logits. Labels go in and come out by name; the model keeps them.
@@ -411,18 +425,18 @@ class TextClassifier(Ranks, Classifying, PooledTask):
 
     def __init__(
         self,
-        backbone,
-        preprocessor=None,
+        backbone: Any,
+        preprocessor: Any = None,
         *,
-        labels,
-        multi_label=False,
-        threshold=0.5,
-        pooling="mean",
-        dropout=0.1,
-        head="linear",
-        trainable=None,
-        **kwargs,
-    ):
+        labels: Sequence[str] | Sequence[int] | np.ndarray,
+        multi_label: bool = False,
+        threshold: float = 0.5,
+        pooling: str | Sequence[str] | keras.layers.Layer = "mean",
+        dropout: float = 0.1,
+        head: str | keras.layers.Layer = "linear",
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         self._label_column = data.LabelColumn(labels, multi_label)
         self.threshold = threshold
         super().__init__(
@@ -472,5 +486,5 @@ class TextClassifier(Ranks, Classifying, PooledTask):
     def _changeable(self):
         return (*super()._changeable(), "threshold")
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "threshold": self.threshold}

@@ -2,15 +2,20 @@
 
 import collections.abc
 import itertools
+import os
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import keras
 import ml_dtypes
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfxfer import _check, _neighbours, _texts, backbones, data, layers
 from tfxfer.backbones import _embedding, _write, _write_sentence_transformers
 from tfxfer.models import _modules, _rows, _usage
+from tfxfer.models._from_preset import EmbedderFromPreset
 from tfxfer.models._signatures import Signature
 from tfxfer.models._task import TextTask
 
@@ -23,7 +28,7 @@ _DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.b
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class TextEmbedder(TextTask):
+class TextEmbedder(EmbedderFromPreset, TextTask):
     """Turns texts into vectors that lie close together where the texts mean alike.
 
     backbone -> mean over several layers, if `layer_start` -> pooling -> dense layers and the like -> unit length, if
@@ -68,22 +73,22 @@ class TextEmbedder(TextTask):
 
     def __init__(
         self,
-        backbone,
-        preprocessor=None,
+        backbone: Any,
+        preprocessor: Any = None,
         *,
-        pooling="mean",
-        dense=(),
-        normalize=None,
-        modules=None,
-        layer_start=None,
-        layer_weights=None,
-        include_prompt=True,
-        prompts=None,
-        default_prompt_name=None,
-        similarity_fn_name="cosine",
-        trainable=None,
-        **kwargs,
-    ):
+        pooling: str | Sequence[str] = "mean",
+        dense: Sequence[Mapping[str, Any]] = (),
+        normalize: bool | None = None,
+        modules: Sequence[Mapping[str, Any]] | None = None,
+        layer_start: int | None = None,
+        layer_weights: ArrayLike | None = None,
+        include_prompt: bool = True,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        similarity_fn_name: str = "cosine",
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         backbone = backbones.adopt(backbone)
 
         # === Config ===
@@ -151,7 +156,7 @@ class TextEmbedder(TextTask):
             arguments.setdefault(name, getattr(embedding, name))
         return arguments
 
-    def embedding_spec(self):
+    def embedding_spec(self) -> backbones.EmbeddingSpec:
         weights = None
         if self.layer_start is not None:
             weights = keras.ops.convert_to_numpy(self.get_layer("layer_pooling").layer_weights)
@@ -167,12 +172,12 @@ class TextEmbedder(TextTask):
         )
 
     @property
-    def dense(self):
+    def dense(self) -> list[dict[str, Any]]:
         """The settings of the dense modules after the pooling, a list of dicts."""
         return [settings for settings in self._settings() if settings["class"] == "Dense"]
 
     @property
-    def normalize(self):
+    def normalize(self) -> bool:
         """Whether vectors have unit length because the last module scales them."""
         return _embedding.is_normalized(self._settings())
 
@@ -181,23 +186,23 @@ class TextEmbedder(TextTask):
         return [dict(module.settings) for module in self._chain]
 
     @property
-    def embedding_dim(self):
+    def embedding_dim(self) -> int:
         """Size of a vector."""
         return self.output_shape[-1]
 
     def encode(
         self,
-        texts,
-        batch_size=32,
+        texts: Any,
+        batch_size: int = 32,
         *,
-        prompt=None,
-        prompt_name=None,
-        normalize=None,
-        truncate_dim=None,
-        dtype="float32",
-        output="embedding",
-        progress=None,
-    ):
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        output: Literal["embedding", "tokens"] = "embedding",
+        progress: bool | None = None,
+    ) -> Any:
         """Turns texts into vectors.
 
         Texts are sorted by length and batched without needless padding; the vectors come back in the order of the
@@ -318,7 +323,7 @@ class TextEmbedder(TextTask):
             x = module(x)
         return keras.Model(self.input, x)
 
-    def encode_query(self, texts, batch_size=32, **kwargs):
+    def encode_query(self, texts: Any, batch_size: int = 32, **kwargs: Any) -> Any:
         """Turns the queries of a search into vectors: `encode` with the prompt `"query"`, if there is one.
 
         Args:
@@ -338,7 +343,7 @@ class TextEmbedder(TextTask):
         """
         return self._encode_as(_texts.QUERY_PROMPTS, texts, batch_size, kwargs)
 
-    def encode_document(self, texts, batch_size=32, **kwargs):
+    def encode_document(self, texts: Any, batch_size: int = 32, **kwargs: Any) -> Any:
         """Turns the documents of a search into vectors, with the prompt `"document"`, `"passage"` or `"corpus"`.
 
         The first of the three that there is; otherwise it is `encode`. Models that come from a sentence-transformers
@@ -360,7 +365,7 @@ class TextEmbedder(TextTask):
             arguments = {**arguments, "prompt": _texts.prompt_for(self, None, names)}
         return self.encode(texts, batch_size, **arguments)
 
-    def similarity(self, a, b):
+    def similarity(self, a: ArrayLike, b: ArrayLike) -> np.ndarray:
         """Compares each vector of `a` with each of `b` by the model's `similarity_fn_name`; larger is closer.
 
         `"cosine"`, `"dot"`, or the negated distance for `"euclidean"` and `"manhattan"`.
@@ -387,7 +392,9 @@ class TextEmbedder(TextTask):
             raise _check.invalid("b", f"vectors of {a.shape[1]} components, as `a` has them", b.shape)
         return _neighbours.pairwise(a, b, self.similarity_fn_name)
 
-    def rank(self, query, documents, k=None, *, batch_size=32):
+    def rank(
+        self, query: str, documents: Sequence[str], k: int | None = None, *, batch_size: int = 32
+    ) -> list[_rows.Ranked]:
         """Orders documents by how close they are to a query, as the export's `rank` does.
 
         Args:
@@ -413,8 +420,8 @@ class TextEmbedder(TextTask):
         vectors = self.encode_document(documents, batch_size)
         return self.similarity(self.encode_query([query], batch_size), vectors)[0]
 
-    def signatures(self, pairs=False):
-        default = self.prompts.get(self.default_prompt_name, "")
+    def signatures(self, pairs: bool = False) -> list[Signature]:
+        default = self.prompts.get(self.default_prompt_name or "", "")
         found = [Signature("embed", "vectors", "The vector of each text.", prompts=(default,))]
         for name, prompt in self.prompts.items():
             signature = f"embed_{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}"
@@ -430,7 +437,7 @@ class TextEmbedder(TextTask):
         found.append(Signature("search", "search", prompts=(default,)))
         return found
 
-    def prompt_length(self, prompt):
+    def prompt_length(self, prompt: str) -> int:
         """Returns how many tokens of each text the pooling leaves out behind a prompt.
 
         Those of the prompt and of what the tokenizer sets before it, where `include_prompt` is `False`; otherwise 0.
@@ -450,7 +457,7 @@ class TextEmbedder(TextTask):
         special = {*tokenizer.special_token_ids, *tokenizer.spec.special.values()}
         return len(ids) - int(len(ids) > 0 and int(ids[-1]) in special)
 
-    def for_prompt(self, prompt):
+    def for_prompt(self, prompt: str) -> keras.Model:
         """Returns the model for texts behind a prompt: this one, unless the pooling leaves the prompt's tokens out.
 
         Args:
@@ -463,7 +470,7 @@ class TextEmbedder(TextTask):
         prompt_length = self.prompt_length(prompt)
         return self._part((prompt_length, True)) if prompt_length else self
 
-    def write_checkpoint(self, folder, format, dtype):
+    def write_checkpoint(self, folder: str | os.PathLike[str], format: str, dtype: Any) -> None:
         arguments = (folder, self.backbone, self.preprocessor)
         if format == "huggingface":
             _write.write(*arguments, dtype=dtype)
@@ -472,16 +479,16 @@ class TextEmbedder(TextTask):
 
     pipeline_tag = "sentence-similarity"
 
-    def card_rows(self):
+    def card_rows(self) -> dict[str, str]:
         return {
             "Vectors": f"{self.embedding_dim} components, compared by {self.similarity_fn_name}",
             "Pooling": ", ".join([*self.pooling, *(settings["class"] for settings in self._settings())]),
         }
 
-    def usage(self, format, repo_id):
+    def usage(self, format: str, repo_id: str) -> dict[str, str]:
         return _usage.embedder(self, format, repo_id)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "pooling": list(self.pooling),

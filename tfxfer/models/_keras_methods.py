@@ -1,6 +1,6 @@
 """What task models inherit from Keras and KerasHub, where it needs another form to be right."""
 
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 import keras
 
@@ -29,7 +29,7 @@ class KerasMethods(_refusals.FixedWeights, _Mixin):
 
     presets = _Presets()
 
-    def quantize(self, mode=None, config=None, filters=None):
+    def quantize(self, mode: Literal["int8", "int4"] | None = None, config: Any = None, filters: Any = None) -> None:
         """Stores the weights of the encoder's dense layers and embeddings in eight or four bits.
 
         Computation stays in the encoder's dtype: weights become floats again as they are used. What is above the
@@ -74,7 +74,7 @@ class KerasMethods(_refusals.FixedWeights, _Mixin):
                 layer.train_function = layer.test_function = layer.predict_function = None
                 _renew_optimizer(layer)
 
-    def export(self, filepath, format="tf_saved_model", **kwargs):
+    def export(self, filepath: Any, format: str = "tf_saved_model", **kwargs: Any) -> NoReturn:
         """Refuses: Keras's export takes token ids and stores every weight twice."""
         raise NotImplementedError(
             "`tfxfer.export.saved_model(model, folder)` writes an export with the tokenizer in the graph; "
@@ -82,7 +82,7 @@ class KerasMethods(_refusals.FixedWeights, _Mixin):
             f"that, use `keras.Model(model.input, model.output).export(...)`. Received: format={format!r}"
         )
 
-    def get_state_tree(self, value_format="backend_tensor"):
+    def get_state_tree(self, value_format: str = "backend_tensor") -> Any:
         """Returns all variables of a compiled model as `keras.Model.get_state_tree`."""
         if not self.compiled:
             remedy = "Compile it first, or use `get_weights`"
@@ -91,7 +91,7 @@ class KerasMethods(_refusals.FixedWeights, _Mixin):
 
     # === Compile state ===
 
-    def bind_optimizer(self):
+    def bind_optimizer(self) -> None:
         """Gives an `optimizers.Layerwise` the layer groups."""
         optimizer = getattr(self, "optimizer", None)
         while optimizer is not None and not hasattr(optimizer, "bind"):
@@ -99,7 +99,7 @@ class KerasMethods(_refusals.FixedWeights, _Mixin):
         if optimizer is not None:
             optimizer.bind(self)
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()
         optimizer = getattr(self, "optimizer", None)
         if not config or optimizer is None or not optimizer.built:
@@ -111,7 +111,7 @@ class KerasMethods(_refusals.FixedWeights, _Mixin):
         entry = entry if isinstance(entry, dict) else keras.saving.serialize_keras_object(optimizer)
         return {**config, "optimizer": {**entry, _BUILT_ON: built_on}}
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         # Keras's own refuses where `compile` is overridden, as it is here for its defaults.
         entry = config.get("optimizer")
         built_on = entry.get(_BUILT_ON) if isinstance(entry, dict) else None

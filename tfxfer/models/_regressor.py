@@ -1,10 +1,15 @@
 """Texts to numbers."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import keras
+import numpy as np
 
 from tfxfer import _check, data, optimizers
 from tfxfer.models import _restoring
 from tfxfer.models._classifier import PooledTask
+from tfxfer.models._from_preset import RegressorFromPreset
 from tfxfer.models._rows import Ranks
 from tfxfer.models._signatures import Signature
 
@@ -12,7 +17,7 @@ SCORE_ACTIVATIONS = {"sigmoid": keras.ops.sigmoid, "tanh": keras.ops.tanh}
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class TextRegressor(Ranks, PooledTask):
+class TextRegressor(RegressorFromPreset, Ranks, PooledTask):
     """Predicts numbers from texts, or from pairs of texts.
 
     backbone -> pooling -> head -> values, without an activation.
@@ -57,17 +62,17 @@ class TextRegressor(Ranks, PooledTask):
 
     def __init__(
         self,
-        backbone,
-        preprocessor=None,
+        backbone: Any,
+        preprocessor: Any = None,
         *,
-        num_outputs=1,
-        pooling="mean",
-        dropout=0.0,
-        head="linear",
-        score_activation=None,
-        trainable=None,
-        **kwargs,
-    ):
+        num_outputs: int = 1,
+        pooling: str | Sequence[str] | keras.layers.Layer = "mean",
+        dropout: float = 0.0,
+        head: str | keras.layers.Layer = "linear",
+        score_activation: str | None = None,
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.num_outputs = _check.integer("num_outputs", num_outputs)
         if score_activation is not None:
             _check.one_of("score_activation", score_activation, SCORE_ACTIVATIONS)
@@ -83,7 +88,7 @@ class TextRegressor(Ranks, PooledTask):
             **kwargs,
         )
 
-    def compile(self, optimizer="auto", loss="auto", *, metrics="auto", **kwargs):
+    def compile(self, optimizer: Any = "auto", loss: Any = "auto", *, metrics: Any = "auto", **kwargs: Any) -> None:
         """Configures training; as `keras.Model.compile`, with AdamW(2e-5), mean squared error and mean absolute error
         as defaults.
         """
@@ -94,14 +99,14 @@ class TextRegressor(Ranks, PooledTask):
             **kwargs,
         )
 
-    def target_columns(self):
+    def target_columns(self) -> Any:
         return data.ValuesColumn(self.num_outputs)
 
-    def to_scores(self, values):
+    def to_scores(self, values: Any) -> Any:
         """Turns outputs into scores: applies `score_activation`; a tensor of the same shape."""
         return values if self.score_activation is None else SCORE_ACTIVATIONS[self.score_activation](values)
 
-    def scores(self, x, batch_size=32, *, verbose=0):
+    def scores(self, x: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
         """Returns the scores of texts or pairs: `predict` with `score_activation` applied.
 
         Args:
@@ -120,12 +125,12 @@ class TextRegressor(Ranks, PooledTask):
         """
         return self._answers(x, batch_size, verbose, self.decode)
 
-    def decode(self, outputs):
+    def decode(self, outputs: Any) -> np.ndarray:
         """Turns outputs `(rows, num_outputs)` into scores; see `scores`."""
         found = keras.ops.convert_to_numpy(self.to_scores(outputs))
         return found[:, 0] if self.num_outputs == 1 else found
 
-    def score_pairs(self, first, second, batch_size=32, *, verbose=0):
+    def score_pairs(self, first: Any, second: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
         """Returns the score of each pair of texts, float `(rows,)`.
 
         Raises:
@@ -135,7 +140,7 @@ class TextRegressor(Ranks, PooledTask):
             raise _check.invalid("model", "a regressor of one output", self.num_outputs)
         return self.scores((first, second), batch_size=batch_size, verbose=verbose)
 
-    def signatures(self, pairs=False):
+    def signatures(self, pairs: bool = False) -> list[Signature]:
         what = "each pair of texts" if pairs else "each text"
         purpose = f"The model's numbers for {what}, `(batch, {self.num_outputs})`."
         found = [Signature("regress", "values", purpose, api="regress" if self.num_outputs == 1 else None)]
@@ -160,7 +165,7 @@ class TextRegressor(Ranks, PooledTask):
     def _changeable(self):
         return (*super()._changeable(), "score_activation")
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_outputs": self.num_outputs,

@@ -4,7 +4,8 @@ import collections
 import contextlib
 import itertools
 import warnings
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -25,26 +26,26 @@ class TakesRows(_Mixin):
     """`fit`, `evaluate`, `predict` on rows of any kind, read as the task describes them; a mixin."""
 
     # What several texts of a row become, and how many texts a row has: see `data.TextColumn`.
-    text_form = "joint"
+    text_form: Literal["joint", "separate"] = "joint"
     text_count: int | None = None
 
     # === Description ===
 
-    def input_columns(self):
+    def input_columns(self) -> dict[str, Any]:
         """Returns the columns that the task reads: a dict of name to `data.Column`.
 
         By default one text, or several, under the name `"text"`. A task that reads more overrides it.
         """
         return {"text": data.TextColumn(self.preprocessor, self.text_form, count=self.text_count)}
 
-    def target_columns(self):
+    def target_columns(self) -> Any:
         """Returns how targets are encoded: a `data.Column`; for a model with a dict of outputs, a dict of them.
 
         By default they are numbers that go to the loss as they are.
         """
         return data.ValuesColumn()
 
-    def decode(self, outputs):
+    def decode(self, outputs: Any) -> Any:
         """Turns the outputs of `predict` into what people read; by default they stay as they are.
 
         Args:
@@ -52,7 +53,7 @@ class TakesRows(_Mixin):
         """
         return outputs
 
-    def answer(self, x, batch_size=32, *, verbose=0):
+    def answer(self, x: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
         """Returns `decode(predict(x))`.
 
         Args:
@@ -62,7 +63,7 @@ class TakesRows(_Mixin):
         """
         return self._answers(x, batch_size, verbose, self.decode)
 
-    def read_targets(self, y, argument="y"):
+    def read_targets(self, y: Any, argument: str = "y") -> Any:
         """Returns targets as the loss takes them, out of what `fit` takes; raises as `fit`, naming the argument."""
         return data.Gate(self, ("x", argument, "sample_weight")).read_targets(y)
 
@@ -70,25 +71,25 @@ class TakesRows(_Mixin):
 
     def fit(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=1,
-        verbose="auto",
-        callbacks=None,
-        validation_split=0.0,
-        validation_data=None,
-        shuffle=True,
-        class_weight=None,
-        sample_weight=None,
-        initial_epoch=0,
-        steps_per_epoch=None,
-        validation_steps=None,
-        validation_batch_size=None,
-        validation_freq=1,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Mapping[Any, float] | str | None = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
         *,
-        seed=None,
-    ):
+        seed: int | None = None,
+    ) -> keras.callbacks.History:
         """Trains on rows, or on batches.
 
         Rows in memory are tokenized once, shuffled in each epoch, and batched with rows of similar length
@@ -135,7 +136,7 @@ class TakesRows(_Mixin):
             x, y, sample_weight = found
             source = x
         else:
-            options = {} if form == "batches" else self._batch_options(shuffle=shuffle, seed=seed)
+            options: dict[str, Any] = {} if form == "batches" else self._batch_options(shuffle=shuffle, seed=seed)
             source = gate.batches(form, found, batch_size or 32, **options)
             y = sample_weight = None
         size = validation_batch_size or batch_size
@@ -207,16 +208,16 @@ class TakesRows(_Mixin):
 
     def evaluate(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        verbose="auto",
-        sample_weight=None,
-        steps=None,
-        callbacks=None,
-        return_dict=False,
-        **kwargs,
-    ):
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Any = None,
+        return_dict: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         """Computes loss and metrics on rows or batches, in any form that `fit` takes; as `keras.Model.evaluate`."""
         gate = data.Gate(self)
         form, found = gate.read(x, y, sample_weight)
@@ -240,7 +241,14 @@ class TakesRows(_Mixin):
 
     # === Prediction ===
 
-    def predict(self, x=None, batch_size=None, verbose="auto", steps=None, callbacks=None):
+    def predict(
+        self,
+        x: Any = None,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> Any:
         """Runs the model on rows or batches and returns its outputs in the order of the rows.
 
         Rows in memory are sorted by length, batched without needless padding, and the outputs put back into order. No
@@ -316,7 +324,7 @@ class TakesRows(_Mixin):
 
     # === Batches ===
 
-    def preprocess_samples(self, x, y=None, sample_weight=None):
+    def preprocess_samples(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Tokenizes a batch of raw inputs and encodes targets, in a pipeline; batches of ids pass as they are."""
         gate = data.Gate(self)
         if self.preprocessor is not None and not (isinstance(x, dict) and set(x) >= set(self.input)):
@@ -326,17 +334,17 @@ class TakesRows(_Mixin):
             y = gate.encode_targets(y)
         return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
 
-    def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
+    def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
         """Makes one step on a batch of raw inputs or ids, as `keras.Model.train_on_batch`."""
         x, y = self._one_batch(x, y)
         return keras.Model.train_on_batch(self, x, y, sample_weight=sample_weight, **kwargs)
 
-    def test_on_batch(self, x, y=None, sample_weight=None, **kwargs):
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
         """Computes loss and metrics of a batch of raw inputs or ids, as `keras.Model.test_on_batch`."""
         x, y = self._one_batch(x, y)
         return keras.Model.test_on_batch(self, x, y, sample_weight=sample_weight, **kwargs)
 
-    def predict_on_batch(self, x):
+    def predict_on_batch(self, x: Any) -> Any:
         """Returns the outputs for a batch of raw inputs or ids, as `keras.Model.predict_on_batch`."""
         return keras.Model.predict_on_batch(self, self._one_batch(x)[0])
 
@@ -347,7 +355,7 @@ class TakesRows(_Mixin):
 
     # === Pairs ===
 
-    def score_pairs(self, first, second, batch_size=32, *, verbose=0):
+    def score_pairs(self, first: Any, second: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
         """Returns how well each text of one list goes with the same row of another; for models that read pairs."""
         raise _check.invalid("model", "a model that scores pairs of texts", type(self).__name__)
 
@@ -355,7 +363,7 @@ class TakesRows(_Mixin):
 class Ranks(_Mixin):
     """`rank` of models that score pairs; a mixin."""
 
-    def rank(self, query, documents, k=None, *, batch_size=32):
+    def rank(self, query: str, documents: Sequence[str], k: int | None = None, *, batch_size: int = 32) -> list[Ranked]:
         """Orders documents by the model's score for the pair of query and document, as the export's `rank` does.
 
         Args:

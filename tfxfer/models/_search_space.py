@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -58,7 +58,7 @@ class Entry:
     is_whole: bool = False
     decode: Callable[[Any], Any] = lambda value: value
 
-    def candidates(self):
+    def candidates(self) -> list:
         """The values that an entry of choices or whole numbers may take."""
         if self.spec is None:
             return [self.instead]
@@ -80,7 +80,7 @@ class Searchable:
     _from_pretrained: Callable
 
     @classmethod
-    def search_space(cls, presets, arguments):
+    def search_space(cls, presets: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Entry]:
         """Returns what can be chosen for this task.
 
         Args:
@@ -107,7 +107,7 @@ class Searchable:
         }
 
     @classmethod
-    def from_search(cls, preset, values, arguments):
+    def from_search(cls, preset: Any, values: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
         """Makes the model of a trial.
 
         Args:
@@ -124,7 +124,7 @@ class Searchable:
             given["pooling"] = values["pooling"]
         return cls._from_pretrained(preset.pretrained(), given, True)[0]
 
-    def compile_for_search(self, values, optimizer):
+    def compile_for_search(self, values: Mapping[str, Any], optimizer: Any) -> None:
         """Compiles the model of a trial: with the loss that was chosen, or else with the task's own loss and metrics.
 
         Args:
@@ -144,7 +144,7 @@ class PooledSearch(Searchable):
     """The same for tasks of pooled features and a head."""
 
     @classmethod
-    def search_space(cls, presets, arguments):
+    def search_space(cls, presets: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Entry]:
         """Returns the entries of all tasks, pooling, and those of the head; see `Searchable`."""
         shared = super().search_space(presets, arguments)
         dropout = inspect.signature(cls).parameters.get("dropout")
@@ -163,7 +163,7 @@ class PooledSearch(Searchable):
         return {**shared, **own, **training}
 
     @classmethod
-    def from_search(cls, preset, values, arguments):
+    def from_search(cls, preset: Any, values: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
         """Makes the model of a trial, with the head that was chosen; see `Searchable`."""
         head, dropout = values["head"], values["dropout"]
         if head == "mlp" and values["hidden_dim"] is not None:

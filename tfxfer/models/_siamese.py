@@ -1,16 +1,23 @@
 """Shared towers over several texts a row."""
 
-import keras
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
-from tfxfer import _check, data, layers
+import keras
+import numpy as np
+
+from tfxfer import _check, backbones, data, layers
 from tfxfer.models import _restoring
 from tfxfer.models._classifier import Classifying
 from tfxfer.models._embedder import TextEmbedder
+from tfxfer.models._from_preset import SiameseClassifierFromPreset, SiameseFromPreset
+from tfxfer.models._signatures import Signature
 from tfxfer.models._task import TextTask
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class Siamese(TextTask):
+class Siamese(SiameseFromPreset, TextTask):
     """Encodes all texts of a row with one embedder, to be trained by a loss on how they lie to one another.
 
     The embedder is shared, not copied: after training, `model.embedder` is the fine-tuned one.
@@ -41,7 +48,15 @@ class Siamese(TextTask):
 
     text_form = "separate"
 
-    def __init__(self, embedder, *, decoder=None, chunk_size=None, trainable=None, **kwargs):
+    def __init__(
+        self,
+        embedder: TextEmbedder,
+        *,
+        decoder: str | keras.layers.Layer | None = None,
+        chunk_size: int | None = None,
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.embedder = _check.instance("embedder", embedder, TextEmbedder, "a `models.TextEmbedder`")
         self.chunk_size = chunk_size
         self._decoder_argument = decoder
@@ -64,32 +79,32 @@ class Siamese(TextTask):
             **kwargs,
         )
 
-    def embedding_spec(self):
+    def embedding_spec(self) -> backbones.EmbeddingSpec:
         return self.embedder.embedding_spec()
 
-    def write_checkpoint(self, folder, format, dtype):
+    def write_checkpoint(self, folder: str | os.PathLike[str], format: str, dtype: Any) -> None:
         if len(self.weights) > len(self.embedder.weights):  # those of a decoder, which has no form there
             super().write_checkpoint(folder, format, dtype)
         self.embedder.write_checkpoint(folder, format, dtype)
 
     pipeline_tag = "sentence-similarity"
 
-    def card_rows(self):
+    def card_rows(self) -> dict[str, str]:
         return self.embedder.card_rows()
 
-    def usage(self, format, repo_id):
+    def usage(self, format: str, repo_id: str) -> dict[str, str]:
         return self.embedder.usage(format, repo_id)
 
-    def served_model(self):
+    def served_model(self) -> Any:
         """Returns the embedder: after training, texts are compared by its vectors."""
         return self.embedder
 
-    def tower(self):
+    def tower(self) -> TextEmbedder:
         """Returns the embedder."""
         return self.embedder
 
     # Arguments of `from_preset` that are the constructor's; the others go to the embedder.
-    _own = ("decoder", "chunk_size")
+    _own: tuple[str, ...] = ("decoder", "chunk_size")
 
     keeps_embedding = True
 
@@ -118,7 +133,7 @@ class Siamese(TextTask):
     def _changeable(self):
         return (*super()._changeable(), "chunk_size")
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         decoder = self._decoder_argument
         named = decoder is None or isinstance(decoder, str)
         return {
@@ -130,7 +145,7 @@ class Siamese(TextTask):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         config = dict(config)
         for name in ("embedder", "decoder"):
             if isinstance(config.get(name), dict):
@@ -139,7 +154,7 @@ class Siamese(TextTask):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class SiameseClassifier(Classifying, Siamese):
+class SiameseClassifier(SiameseClassifierFromPreset, Classifying, Siamese):
     """Sorts pairs of texts into classes by their two embeddings: towers -> `layers.SoftmaxDecoder` -> logits.
 
     Each text is encoded by itself, so that after training the embedder (`model.embedder`) compares any two texts
@@ -172,7 +187,16 @@ class SiameseClassifier(Classifying, Siamese):
     Reference: Reimers and Gurevych, 2019, Sentence-BERT, https://arxiv.org/abs/1908.10084.
     """
 
-    def __init__(self, embedder, *, labels, features=("u", "v", "|u-v|"), hidden_dims=(), dropout=0.0, **kwargs):
+    def __init__(
+        self,
+        embedder: TextEmbedder,
+        *,
+        labels: Sequence[str] | Sequence[int] | np.ndarray,
+        features: Sequence[str] = ("u", "v", "|u-v|"),
+        hidden_dims: Sequence[int] = (),
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         self._label_column = data.LabelColumn(labels)
         decoder = layers.SoftmaxDecoder(len(self._label_column), features, hidden_dims, dropout, name="decoder")
         super().__init__(embedder, decoder=decoder, **kwargs)
@@ -181,11 +205,11 @@ class SiameseClassifier(Classifying, Siamese):
     _own = ("labels", "features", "hidden_dims", "dropout", "chunk_size")
     text_count = 2
 
-    def served_model(self):
+    def served_model(self) -> Any:
         """Returns this model: the classes of pairs are what it answers, and its embedder's vectors."""
         return self
 
-    def signatures(self, pairs=False):
+    def signatures(self, pairs: bool = False) -> list[Signature]:
         return [*Classifying.signatures(self, True), *self.embedder.signatures()]
 
     def _output_dense(self):
@@ -194,7 +218,7 @@ class SiameseClassifier(Classifying, Siamese):
     def _changeable(self):
         return (*super()._changeable(), "dropout")
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         for name in ("decoder", "multi_label"):
             config.pop(name, None)

@@ -57,7 +57,7 @@ class Signature:
 class DescribesItself(_Mixin):
     """What a task says of itself beside its columns; a mixin."""
 
-    def signatures(self, pairs=False):
+    def signatures(self, pairs: bool = False) -> list[Signature]:
         """Returns what an export of the model answers, a list of `models.Signature`; the first is the default.
 
         Args:
@@ -67,18 +67,18 @@ class DescribesItself(_Mixin):
 
     # Methods, not properties: Keras looks through all properties of a model as it saves and loads.
 
-    def served_model(self):
+    def served_model(self) -> Any:
         """Returns the model that an export holds: this one, or the part of it that is of use after training."""
         return self
 
-    def tower(self):
+    def tower(self) -> Any:
         """Returns the model that makes one vector of a text, in which layers are frozen: this one, or one within it.
 
         Its layer `"pooling"` is where the part ends that can be computed once; see `boundary`.
         """
         return self
 
-    def boundary(self):
+    def boundary(self) -> tuple[Any, Any, Any]:
         """Returns where the encoder ends in the graph of this model: (sequence, mask, pooled), Keras tensors.
 
         `freezing.AboveFrozen` stores the sequence `(batch, length, dim)`, or what was pooled of it `(batch, dim)`. By

@@ -1,14 +1,20 @@
 """What all task models share: presets, layer groups, saving; rows in and answers out come from their own files."""
 
 import inspect
+import os
+import pathlib
 import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
 
 import keras
 import keras_hub
 
 from tfxfer import _check, backbones
 from tfxfer._freezable import Freezable, TrainsInPart, layers_within, switch
+from tfxfer.backbones import _presets
 from tfxfer.models import _restoring, _save, _training, _vocabulary
+from tfxfer.models._from_preset import given, unexpected
 from tfxfer.models._keras_methods import KerasMethods
 from tfxfer.models._rows import TakesRows
 from tfxfer.models._search_space import Searchable
@@ -30,7 +36,17 @@ class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, Searchabl
         **kwargs: `name`, `compile`.
     """
 
-    def __init__(self, inputs, outputs, *, backbone, preprocessor, top, trainable=None, **kwargs):
+    def __init__(
+        self,
+        inputs: Any,
+        outputs: Any,
+        *,
+        backbone: Any,
+        preprocessor: Any,
+        top: Sequence[keras.layers.Layer],
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.backbone = backbone
         self.preprocessor = preprocessor
         self._top = top
@@ -46,15 +62,15 @@ class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, Searchabl
     @classmethod
     def from_preset(
         cls,
-        preset,
+        preset: str | os.PathLike[str],
         *,
-        load_weights=True,
-        sequence_length=None,
-        dtype=None,
-        special_tokens_in_strings=None,
-        backbone_only=False,
-        **kwargs,
-    ):
+        load_weights: bool = True,
+        sequence_length: int | None = None,
+        dtype: Any = None,
+        special_tokens_in_strings: bool | None = None,
+        backbone_only: bool = False,
+        **kwargs: Any,
+    ) -> Self:
         """Makes the model from a preset: the whole of it where the preset is such a model, otherwise on its backbone.
 
         A folder that `save_to_preset` wrote gives back the saved model, if it is of this class: head, labels,
@@ -81,6 +97,16 @@ class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, Searchabl
             ValueError: if the preset is not understood, holds parts that are not supported, or was trained with other
                 values of the constructor's arguments.
         """
+        return cls._from_preset(preset, **given(locals()))
+
+    @classmethod
+    def _from_preset(
+        cls, preset, *, load_weights, sequence_length, dtype, special_tokens_in_strings, backbone_only, **own
+    ):
+        error = None if cls is TextTask else unexpected(cls, own)
+        # Before anything is downloaded; a saved model may be of a subclass that has the argument.
+        if error is not None and not pathlib.Path(str(preset), _presets.SAVED).is_file():
+            raise error
         pretrained = backbones.load(
             preset,
             dtype=dtype,
@@ -88,9 +114,13 @@ class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, Searchabl
             sequence_length=sequence_length,
             special_tokens_in_strings=special_tokens_in_strings,
         )
-        model, notice = cls._from_pretrained(pretrained, kwargs, backbone_only)
+        if error is not None and (
+            not isinstance(pretrained.task, cls) or unexpected(type(pretrained.task), own) is not None
+        ):
+            raise error
+        model, notice = cls._from_pretrained(pretrained, own, backbone_only)
         if notice is not None:
-            warnings.warn(notice, stacklevel=2)
+            warnings.warn(notice, stacklevel=3)
         return model
 
     @classmethod
@@ -126,13 +156,13 @@ class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, Searchabl
             arguments.setdefault("pooling", embedding.pooling)
         return arguments
 
-    def embedding_spec(self):
+    def embedding_spec(self) -> backbones.EmbeddingSpec:
         """Returns how this model makes one vector of a text: a `backbones.EmbeddingSpec`."""
         return backbones.EmbeddingSpec(pooling=getattr(self, "pooling", ("mean",)))
 
     # === Layer groups ===
 
-    def layer_groups(self):
+    def layer_groups(self) -> dict[str, list]:
         """Returns the layer groups from the input upwards: `"embeddings"`, `"block_0"`, ..., `"head"`.
 
         Returns:
@@ -143,7 +173,7 @@ class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, Searchabl
             groups["head"] = list(self._top)
         return groups
 
-    def set_trainable(self, trainable):
+    def set_trainable(self, trainable: bool | Mapping[str, bool] | Sequence[str]) -> None:
         """Sets the trainable flags by layer group; takes effect at the next step of this model.
 
         A compiled step keeps the flags that it was traced with: this model's is traced anew. Other models on the same
@@ -202,7 +232,7 @@ class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, Searchabl
         if self.train_function is not None:
             self.make_train_function(force=True)
 
-    def thawable_groups(self):
+    def thawable_groups(self) -> list[str]:
         """Returns the names of the groups that have weights to train: with adapters, only those that have some."""
         lora = self.backbone.lora
         held = set(self.backbone.layer_groups()) - set(lora["groups"]) if lora is not None else set()
@@ -210,7 +240,7 @@ class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, Searchabl
         return [name for name in groups if name not in held and any(layer.weights for layer in groups[name])]
 
     @property
-    def frozen_dropout(self):
+    def frozen_dropout(self) -> bool:
         """Whether frozen layers keep their dropout, as in Keras; `False` by default. Takes effect as flags do.
 
         A head of your own keeps the dropout that it has in any case.
@@ -218,7 +248,7 @@ class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, Searchabl
         return self.backbone.frozen_dropout
 
     @frozen_dropout.setter
-    def frozen_dropout(self, value):
+    def frozen_dropout(self, value: bool) -> None:
         self.backbone.frozen_dropout = value
         for top in self._top:
             for layer in layers_within(top):
@@ -234,7 +264,7 @@ class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, Searchabl
         }
         return {name: found.pop() for name, found in flags.items() if len(found) == 1}
 
-    def compile(self, *args, **kwargs):
+    def compile(self, *args: Any, **kwargs: Any) -> None:
         """Configures training, as `keras.Model.compile`; gives an `optimizers.Layerwise` its layer groups."""
         super().compile(*args, **kwargs)
         bound = inspect.signature(keras.Model.compile).bind(self, *args, **kwargs)
@@ -245,13 +275,13 @@ class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, Searchabl
         self.bind_optimizer()
 
     @property
-    def compile_arguments(self):
+    def compile_arguments(self) -> Any:
         """The arguments of the last `compile`, a dict, another one each time; `None` before."""
         return _training.with_subset(self._compile_arguments(), self.optimizer) if self.compiled else None
 
     # === Vocabulary ===
 
-    def with_added_tokens(self, tokens, *, special=False):
+    def with_added_tokens(self, tokens: Sequence[str], *, special: bool = False) -> Any:
         """Returns a copy of this model whose tokenizer knows further tokens, with a row of the table for each.
 
         A new token's row starts as the mean of the rows of the pieces that it was read as before. All other weights are
@@ -286,10 +316,17 @@ class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, Searchabl
 
     # === Saving ===
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "trainable": self._trainable_config()}
 
-    def save_to_preset(self, preset_dir, format="tfxfer", *, metadata=None, dtype="float32"):
+    def save_to_preset(
+        self,
+        preset_dir: str | os.PathLike[str],
+        format: Literal["tfxfer", "sentence-transformers", "huggingface"] = "tfxfer",
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    ) -> None:
         """Writes the model as a folder, with a model card.
 
         | format | what it holds | read by |
@@ -343,7 +380,7 @@ class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, Searchabl
     # What the model is called in a hub's list of tasks.
     pipeline_tag = "feature-extraction"
 
-    def write_checkpoint(self, folder, format, dtype):
+    def write_checkpoint(self, folder: str | os.PathLike[str], format: str, dtype: Any) -> None:
         """Writes the model's files in another library's format; a task that has such a form overrides it.
 
         Args:
@@ -357,10 +394,10 @@ class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, Searchabl
         remedy = "To write its encoder alone, make a `TextEmbedder` of its `backbone` and `preprocessor`"
         raise _check.invalid("format", f"'tfxfer' for a `{type(self).__name__}`", format, remedy)
 
-    def card_rows(self):
+    def card_rows(self) -> dict[str, str]:
         """Returns lines of the model card: a dict of names to strings."""
         return {}
 
-    def usage(self, format, repo_id):
+    def usage(self, format: str, repo_id: str) -> dict[str, str]:
         """Returns the Python of the model card: a dict of libraries to code."""
         return {}

@@ -1,5 +1,7 @@
 """AdamW in one pass over memory."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 from keras import ops
@@ -38,7 +40,7 @@ class AdamW(keras.optimizers.AdamW):
     Reference: Loshchilov and Hutter, 2019, https://arxiv.org/abs/1711.05101.
     """
 
-    def add_optimizer_variables(self, trainable_variables, name, initializer="zeros"):
+    def add_optimizer_variables(self, trainable_variables: Any, name: Any, initializer: Any = "zeros") -> Any:
         made = super().add_optimizer_variables(trainable_variables, name, initializer)
         slots = dict(vars(self).get("slots", {}))
         for each, variables in [(name, made)] if isinstance(name, str) else zip(name, made, strict=True):
@@ -47,7 +49,7 @@ class AdamW(keras.optimizers.AdamW):
         object.__setattr__(self, "slots", slots)
         return made
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
         if not self._is_fused(variable):
             super().update_step(gradient, variable, learning_rate)
             return

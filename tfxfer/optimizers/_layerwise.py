@@ -2,6 +2,8 @@
 
 import contextlib
 import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -65,8 +67,14 @@ class Layerwise(Subset):
     """
 
     def __init__(
-        self, optimizer, multipliers=None, *, decay=None, exclude_from_weight_decay=_NO_DECAY, name="layerwise"
-    ):
+        self,
+        optimizer: Any,
+        multipliers: Mapping[str, float] | None = None,
+        *,
+        decay: float | None = None,
+        exclude_from_weight_decay: Sequence[str] = _NO_DECAY,
+        name: str = "layerwise",
+    ) -> None:
         multipliers = _check.instance("multipliers", multipliers or {}, dict, "a dict of layer group to float")
         multipliers = {
             _check.instance("multipliers", group, str, "the name of a layer group"): _check_multiplier(factor)
@@ -82,7 +90,7 @@ class Layerwise(Subset):
 
     # === Groups ===
 
-    def bind(self, model):
+    def bind(self, model: Any) -> Self:
         """Takes the layer groups of a model; models of `tfxfer.models` call it in `compile`.
 
         Args:
@@ -104,7 +112,7 @@ class Layerwise(Subset):
         return self
 
     @property
-    def group_multipliers(self):
+    def group_multipliers(self) -> dict[str, float]:
         """The factor of each layer group that has weights, decay included: a dict in the model's order."""
         self._check_bound()
         return self._rates.group_factors()
@@ -116,15 +124,15 @@ class Layerwise(Subset):
 
     # === Steps ===
 
-    def build(self, variables):
+    def build(self, variables: Any) -> None:
         super().build(variables)
         self._rates.resolve(self._var_key, self._trainable_variables)
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
         self._check_bound()
         super().apply(grads, trainable_variables)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         factor = self._rates.factors[self._var_key(variable)]
         super().update_step(gradient, variable, learning_rate if factor == 1.0 else ops.multiply(learning_rate, factor))
 
@@ -141,7 +149,7 @@ class Layerwise(Subset):
 
     # === Saving ===
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         rates = self._rates
         return {
             "optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),

@@ -1,6 +1,7 @@
 """Optimizers that are applied to a part of the variables that they were built on."""
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -13,7 +14,7 @@ from tfxfer import _check
 _ELSEWHERE = ("_backend_apply_gradients", "_backend_update_step")
 
 
-def allow_subsets(optimizer):
+def allow_subsets(optimizer: Any) -> Any:
     """Makes an optimizer right when it is applied to a subset of the variables that it was built on.
 
     That is how a model thaws within one `fit`: the optimizer is built once on all variables that will ever train, and
@@ -50,10 +51,10 @@ def allow_subsets(optimizer):
 def _delegated(name):
     """Makes a property that stands for the wrapped optimizer's attribute of the same name."""
 
-    def get(self):
+    def get(self: Any) -> Any:
         return getattr(self.inner_optimizer, name)
 
-    def set(self, value):
+    def set(self, value: Any) -> None:
         # Keras's constructor sets its defaults before there is an optimizer to hand them to.
         if "inner_optimizer" in vars(self):
             setattr(self.inner_optimizer, name, value)
@@ -116,14 +117,13 @@ class Subset(keras.optimizers.Optimizer):
     _model_variables_moving_average = _delegated("_model_variables_moving_average")
     _trainable_variables = _delegated("_trainable_variables")
     _trainable_variables_indices = _delegated("_trainable_variables_indices")
-    missed: Any
-    _applied: Any
     # `use_ema` stays False here, as in `LossScaleOptimizer`: Keras's `apply` is not to average, `_average` does.
 
-    def __init__(self, optimizer, *, name="subset"):
+    def __init__(self, optimizer: Any, *, name: str = "subset") -> None:
         _check_optimizer(optimizer)
         super().__init__(learning_rate=0.0, name=name)
-        self.missed = self._applied = None
+        self.missed: Any = None
+        self._applied: Any = None
         self.inner_optimizer = optimizer
         if optimizer.built:
             self._add_counts()
@@ -131,15 +131,15 @@ class Subset(keras.optimizers.Optimizer):
     # === Building ===
 
     @property
-    def built(self):
+    def built(self) -> bool:
         """Whether the wrapped optimizer is built, and the counts of this one with it."""
         return "inner_optimizer" in vars(self) and self.inner_optimizer.built and self.missed is not None
 
     @built.setter
-    def built(self, value):
+    def built(self, value: bool) -> None:
         pass  # Keras sets it, at first before there is anything to build
 
-    def build(self, variables):
+    def build(self, variables: Any) -> None:
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)
             for variable, average in self._averages():
@@ -163,7 +163,7 @@ class Subset(keras.optimizers.Optimizer):
 
     # === Steps ===
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
         if trainable_variables is not None:
             trainable_variables = list(trainable_variables)
             if not self.built:
@@ -186,7 +186,7 @@ class Subset(keras.optimizers.Optimizer):
         """The batches in which a variable took part so far."""
         return ops.maximum(batch - self.missed[index], 0)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         batch = self._local(self._iterations, self._index(variable))
         with self._at(batch):
             self.inner_optimizer.update_step(gradient, variable, learning_rate)
@@ -289,7 +289,7 @@ class Subset(keras.optimizers.Optimizer):
             for variable, average in moving:
                 variable.assign(ops.where(due, average.value, variable.value))
 
-    def settle(self):
+    def settle(self) -> None:
         """Sets the moving averages of variables that do not train to the variables' values.
 
         Call it between steps when flags or weights have changed; models of `tfxfer.models` do.
@@ -298,7 +298,7 @@ class Subset(keras.optimizers.Optimizer):
             if not variable.trainable:
                 average.assign(_copy(variable))
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: Any) -> None:
         trained = {self._var_key(variable) for variable in var_list}
         for variable, average in self._averages():
             if self._var_key(variable) in trained:
@@ -308,7 +308,7 @@ class Subset(keras.optimizers.Optimizer):
 
     # === Without state ===
 
-    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
+    def stateless_apply(self, optimizer_variables: Any, grads: Any, trainable_variables: Any) -> Any:
         if keras.config.backend() == "tensorflow" or not self.built:
             return super().stateless_apply(optimizer_variables, grads, trainable_variables)  # raises
         variables = self._trainable_variables
@@ -332,51 +332,51 @@ class Subset(keras.optimizers.Optimizer):
     # === What is handed on ===
 
     @property
-    def variables(self):
+    def variables(self) -> Any:
         return [*self.inner_optimizer.variables, *self._counts]
 
     @property
-    def iterations(self):
+    def iterations(self) -> Any:
         return self.inner_optimizer.iterations
 
     @property
-    def learning_rate(self):
+    def learning_rate(self) -> Any:
         return self.inner_optimizer.learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, learning_rate):
+    def learning_rate(self, learning_rate: Any) -> None:
         self.inner_optimizer.learning_rate = learning_rate
 
-    def scale_loss(self, loss):
+    def scale_loss(self, loss: Any) -> Any:
         return self.inner_optimizer.scale_loss(loss)
 
-    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Sequence[str] | None = None) -> None:
         self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
 
     # === Saving ===
 
-    def set_weights(self, weights):
+    def set_weights(self, weights: Any) -> None:
         count = len(self.inner_optimizer.variables)
         self.inner_optimizer.set_weights(weights[:count])
         for variable, value in zip(self._counts, weights[count:], strict=False):
             variable.assign(value)
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         # Keras saves the wrapped optimizer by itself, being an attribute: moments once, not twice.
         for i, variable in enumerate(self._counts):
             store[str(i)] = ops.convert_to_numpy(variable)
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         # A file without them is of a training in which no variable missed a batch.
         for i, variable in enumerate(self._counts):
             if str(i) in store:
                 variable.assign(store[str(i)])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"optimizer": keras.saving.serialize_keras_object(self.inner_optimizer), "name": self.name}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Any:
         optimizer = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects=custom_objects)
         return cls(**{**config, "optimizer": optimizer})
 

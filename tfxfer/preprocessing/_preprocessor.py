@@ -1,5 +1,8 @@
 """`TextPreprocessor`: strings to what a backbone takes."""
 
+from collections.abc import Mapping
+from typing import Any, Literal
+
 import keras
 import keras_hub
 import tensorflow as tf
@@ -52,16 +55,16 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
 
     def __init__(
         self,
-        tokenizer,
-        sequence_length=512,
+        tokenizer: Any,
+        sequence_length: int = 512,
         *,
-        padding_side="right",
-        pad_to_multiple_of=1,
-        segment_ids=None,
-        add_special_tokens=True,
-        drop_unknown_tokens=False,
-        **kwargs,
-    ):
+        padding_side: Literal["right", "left"] = "right",
+        pad_to_multiple_of: int = 1,
+        segment_ids: bool | None = None,
+        add_special_tokens: bool = True,
+        drop_unknown_tokens: bool = False,
+        **kwargs: Any,
+    ) -> None:
         kwargs.setdefault("dtype", "int32")
         super().__init__(**kwargs)
         _check.instance("tokenizer", tokenizer, _tokenizer.Tokenizer, "a tfxfer.preprocessing.Tokenizer")
@@ -77,25 +80,25 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
         self.built = True
 
     @property
-    def sequence_length(self):
+    def sequence_length(self) -> int:
         """The most tokens of a row, special tokens included."""
         return self._sequence_length
 
     @sequence_length.setter
-    def sequence_length(self, value):
+    def sequence_length(self, value: int) -> None:
         self._sequence_length = _check.integer("sequence_length", value)
 
     @property
-    def has_segment_ids(self):
+    def has_segment_ids(self) -> bool:
         """Whether the result has the key `"segment_ids"`."""
         return self.tokenizer.spec.segments if self.segment_ids is None else self.segment_ids
 
     @tf.autograph.experimental.do_not_convert
-    def __call__(self, x, y=None, sample_weight=None):
+    def __call__(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
         # Not by way of `Layer.__call__`, which repeats all texts in the message of an error.
         return self.call(x, y, sample_weight)
 
-    def call(self, x, y=None, sample_weight=None):
+    def call(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
         if isinstance(x, tuple):
             if len(x) != 2:
                 raise _check.invalid("x", "strings, or a tuple of two of them", x)
@@ -105,7 +108,7 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
             ids = self.tokenizer.tokenize(_tokenizer.as_strings(x, "x"))
         return keras.utils.pack_x_y_sample_weight(self.pack(ids), y, sample_weight)
 
-    def pack(self, ids, aligned=None):
+    def pack(self, ids: Any, aligned: Mapping[str, Any] | None = None) -> Any:
         """Packs token ids: special tokens, cutting, padding.
 
         Args:
@@ -149,7 +152,7 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
             features[name] = dense(values[:, : self._room(False)], -1, [-1] * len(before), [-1] * len(after))
         return features
 
-    def lengths(self, ids):
+    def lengths(self, ids: Any) -> Any:
         """Returns how long the rows will be once packed, special tokens and cutting included.
 
         Args:
@@ -233,7 +236,7 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
             return rows
         return tf.reverse(tf.reverse_sequence(rows, totals, seq_axis=1, batch_axis=0), [1])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update(
             {

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
+from typing import Any, Literal, Self
 
 import keras
 import keras_hub
@@ -94,16 +96,18 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
     ```
     """
 
-    def __init__(self, *, special_tokens_in_strings=False, **kwargs):
+    def __init__(self, *, special_tokens_in_strings: bool = False, **kwargs: Any) -> None:
         kwargs.setdefault("dtype", "int32")
         super().__init__(**kwargs)
-        self._state = None
+        self._state: Any = None
         self.special_tokens_in_strings = special_tokens_in_strings
         self.file_assets = [ASSET]
         self.built = True
 
     @classmethod
-    def from_folder(cls, folder, *, convention=None, lowercase=False, **kwargs):
+    def from_folder(
+        cls, folder: str | os.PathLike[str], *, convention: str | None = None, lowercase: bool = False, **kwargs: Any
+    ) -> Self:
         """Reads the tokenizer of a Hugging Face folder.
 
         Args:
@@ -126,7 +130,13 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
             spec.options["normalizer"] = [["Lowercase"], *spec.options["normalizer"]]
         return cls._from_spec(spec, **kwargs)
 
-    def to_folder(self, folder, *, sequence_length=None, padding_side="right"):
+    def to_folder(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        sequence_length: int | None = None,
+        padding_side: Literal["right", "left"] = "right",
+    ) -> None:
         """Writes the tokenizer as Hugging Face's files: for `tokenizers` in any language, and for `from_folder`.
 
         `tokenizer.json` holds all of it, padding to the longest row of a batch included; `tokenizer_config.json` says
@@ -156,7 +166,7 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
         _write.write(self.spec, folder, sequence_length, padding_side)
 
     @classmethod
-    def from_keras_hub(cls, tokenizer, **kwargs):
+    def from_keras_hub(cls, tokenizer: Any, **kwargs: Any) -> Self:
         """Takes vocabulary, special tokens and family from a KerasHub tokenizer.
 
         The result follows the family's rules as Hugging Face has them, also where KerasHub's tokenizer does not.
@@ -182,17 +192,17 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
             self._state = _State(spec, self.special_tokens_in_strings, engine)
 
     @property
-    def special_tokens_in_strings(self):
+    def special_tokens_in_strings(self) -> bool:
         """Whether a special token inside a text becomes its id; can be set at any time."""
         return self._special_tokens_in_strings
 
     @special_tokens_in_strings.setter
-    def special_tokens_in_strings(self, value):
+    def special_tokens_in_strings(self, value: bool) -> None:
         self._special_tokens_in_strings = bool(_check.instance("special_tokens_in_strings", value, bool, "a bool"))
         if self._state is not None:
             self._set_spec(self.spec, self._state.engine)
 
-    def add_tokens(self, tokens, *, special=False):
+    def add_tokens(self, tokens: Sequence[str], *, special: bool = False) -> int:
         """Adds tokens at the end of the vocabulary, found in texts as a whole from now on.
 
         The embedding table of a model needs a row for each; `with_added_tokens` of a model sees to both.
@@ -238,46 +248,46 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
         return self._state
 
     @property
-    def spec(self):
+    def spec(self) -> Any:
         """The description of the tokenizer as plain data."""
         return self._loaded.spec
 
-    def tokenize(self, texts):
+    def tokenize(self, texts: Any) -> Any:
         """Returns the ids of texts, as calling the tokenizer does."""
         state = self._loaded
         texts = as_strings(texts)
         return state.eager(texts) if tf.executing_eagerly() else state(texts)
 
     @tf.autograph.experimental.do_not_convert
-    def __call__(self, texts):
+    def __call__(self, texts: Any) -> Any:
         # Not by way of `Layer.__call__`, which repeats all texts in the message of an error.
         return self.tokenize(texts)
 
-    def call(self, texts):
+    def call(self, texts: Any) -> Any:
         return self.tokenize(texts)
 
     @property
-    def trackables(self):
+    def trackables(self) -> Any:
         return [*self._loaded.engine.trackables, *self._loaded.tables]
 
     @property
-    def vocabulary(self):
+    def vocabulary(self) -> Any:
         return list(self.spec.tokens)
 
-    def get_vocabulary(self):
+    def get_vocabulary(self) -> list[str]:
         """Returns the list of tokens in the order of their ids."""
         return self.vocabulary
 
-    def vocabulary_size(self):
+    def vocabulary_size(self) -> int:
         """Returns the number of ids, added tokens included."""
         return len(self.spec.tokens)
 
-    def id_to_token(self, id):
+    def id_to_token(self, id: int) -> str:
         """Returns the token of an id."""
         tokens = self.spec.tokens
         return tokens[_check.integer("id", id if id < len(tokens) else -1, minimum=0)]
 
-    def token_to_id(self, token):
+    def token_to_id(self, token: str) -> int:
         """Returns the id of a token."""
         index = self._loaded.index
         if token not in index:
@@ -285,27 +295,27 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
         return index[token]
 
     @property
-    def special_tokens(self):
+    def special_tokens(self) -> Any:
         return [token["content"] for token in self.spec.added if token["special"]]
 
     @property
-    def special_token_ids(self):
+    def special_token_ids(self) -> Any:
         return [token["id"] for token in self.spec.added if token["special"]]
 
-    def save_assets(self, dir_path):
+    def save_assets(self, dir_path: str | os.PathLike[str]) -> None:
         with open(os.path.join(dir_path, ASSET), "w", encoding="utf-8") as file:
             file.write(self.spec.to_json())
 
-    def load_assets(self, dir_path):
+    def load_assets(self, dir_path: str | os.PathLike[str]) -> None:
         with open(os.path.join(dir_path, ASSET), encoding="utf-8") as file:
             self._set_spec(_spec.Spec.from_json(file.read()))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config["special_tokens_in_strings"] = self.special_tokens_in_strings
         return config
 
-    def compute_output_spec(self, texts):
+    def compute_output_spec(self, texts: Any) -> Any:
         return keras.KerasTensor((None, None), dtype="int32")
 
     def __deepcopy__(self, memo):

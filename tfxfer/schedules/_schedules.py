@@ -1,5 +1,7 @@
 """Schedules of the learning rate."""
 
+from typing import Any, Self
+
 import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
@@ -12,7 +14,7 @@ _STEPS = "Count the batches of all epochs: `len(batches) * epochs`."
 class _Around(LearningRateSchedule):
     """A schedule that changes another one, or a constant rate."""
 
-    def __init__(self, schedule):
+    def __init__(self, schedule: Any) -> None:
         super().__init__()
         if not isinstance(schedule, LearningRateSchedule):
             expected = "a number > 0, or a `keras.optimizers.schedules.LearningRateSchedule`"
@@ -26,12 +28,12 @@ class _Around(LearningRateSchedule):
         rate = self.schedule(step) if callable(self.schedule) else self.schedule
         return ops.convert_to_tensor(rate, keras.config.floatx())
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         schedule = self.schedule
         return {"schedule": keras.saving.serialize_keras_object(schedule) if callable(schedule) else schedule}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         if isinstance(config["schedule"], dict):
             config = {**config, "schedule": keras.saving.deserialize_keras_object(config["schedule"])}
         return cls(**config)
@@ -62,16 +64,16 @@ class Warmup(_Around):
     Reference: [Mosbach et al., 2021](https://arxiv.org/abs/2006.04884).
     """
 
-    def __init__(self, schedule, warmup_steps):
+    def __init__(self, schedule: Any, warmup_steps: int) -> None:
         super().__init__(schedule)
         self.warmup_steps = _check.integer("warmup_steps", warmup_steps, minimum=0)
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
         step = ops.cast(step, keras.config.floatx())
         rate = self._rate(ops.maximum(step - self.warmup_steps, 0.0))
         return ops.minimum(step / self.warmup_steps, 1.0) * rate if self.warmup_steps else rate
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "warmup_steps": self.warmup_steps}
 
 
@@ -102,18 +104,18 @@ class Restarts(_Around):
     Reference: [Loshchilov & Hutter, 2017](https://arxiv.org/abs/1608.03983).
     """
 
-    def __init__(self, schedule, period, cycles, factor=1.0):
+    def __init__(self, schedule: Any, period: float, cycles: int, factor: float = 1.0) -> None:
         super().__init__(_check.instance("schedule", schedule, LearningRateSchedule, "a `LearningRateSchedule`"))
         self.period = _check.number("period", period, above=0.0)
         self.cycles = _check.integer("cycles", cycles)
         self.factor = _check.number("factor", factor, above=0.0)
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
         step = ops.cast(step, keras.config.floatx())
         cycle = ops.minimum(ops.floor(step / self.period), float(self.cycles - 1))
         return ops.power(self.factor, cycle) * self._rate(step - cycle * self.period)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "period": self.period, "cycles": self.cycles, "factor": self.factor}
 
 
@@ -146,7 +148,7 @@ class SlantedTriangular(LearningRateSchedule):
     Reference: [Howard & Ruder, 2018](https://arxiv.org/abs/1801.06146).
     """
 
-    def __init__(self, learning_rate, steps, cut_fraction=0.1, ratio=32.0):
+    def __init__(self, learning_rate: float, steps: int, cut_fraction: float = 0.1, ratio: float = 32.0) -> None:
         super().__init__()
         self.learning_rate = _check.number("learning_rate", learning_rate, above=0.0)
         self.steps = _check_steps(steps)
@@ -158,13 +160,13 @@ class SlantedTriangular(LearningRateSchedule):
             expected = "a number in (0, 1) that makes at least one step of rise"
             raise _check.invalid("cut_fraction", expected, cut_fraction)
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
         step = ops.cast(step, keras.config.floatx())
         fall = self._cut * (1.0 / self.cut_fraction - 1.0)
         part = ops.maximum(ops.minimum(step / self._cut, 1.0 - (step - self._cut) / fall), 0.0)
         return self.learning_rate * (1.0 + part * (self.ratio - 1.0)) / self.ratio
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "learning_rate": self.learning_rate,
             "steps": self.steps,
@@ -173,7 +175,9 @@ class SlantedTriangular(LearningRateSchedule):
         }
 
 
-def warmup_cosine(learning_rate, steps, warmup=0.1, *, minimum=0.0, cycles=1):
+def warmup_cosine(
+    learning_rate: float, steps: int, warmup: float = 0.1, *, minimum: float = 0.0, cycles: int = 1
+) -> Any:
     """Makes a schedule that rises in a straight line from 0 and falls along half a cosine.
 
         rate(t) = learning_rate * t / w                                             for t < w
@@ -211,7 +215,9 @@ def warmup_cosine(learning_rate, steps, warmup=0.1, *, minimum=0.0, cycles=1):
     )
 
 
-def warmup_linear(learning_rate, steps, warmup=0.1, *, minimum=0.0, cycles=1):
+def warmup_linear(
+    learning_rate: float, steps: int, warmup: float = 0.1, *, minimum: float = 0.0, cycles: int = 1
+) -> Any:
     """Makes a schedule that rises in a straight line from 0 and falls in one: BERT's own.
 
         rate(t) = learning_rate * t / w                                     for t < w
@@ -243,7 +249,7 @@ def warmup_linear(learning_rate, steps, warmup=0.1, *, minimum=0.0, cycles=1):
     return _decays(keras.optimizers.schedules.PolynomialDecay, learning_rate, steps, warmup, minimum, cycles)
 
 
-def warmup_constant(learning_rate, steps, warmup=0.1):
+def warmup_constant(learning_rate: float, steps: int, warmup: float = 0.1) -> Any:
     """Makes a schedule that rises in a straight line from 0 and stays.
 
     Args:
@@ -267,7 +273,9 @@ def warmup_constant(learning_rate, steps, warmup=0.1):
     return Warmup(learning_rate, _warmup_steps(warmup, _check_steps(steps)))
 
 
-def slanted_triangular(learning_rate, steps, cut_fraction=0.1, ratio=32.0, *, cycles=1):
+def slanted_triangular(
+    learning_rate: float, steps: int, cut_fraction: float = 0.1, ratio: float = 32.0, *, cycles: int = 1
+) -> Any:
     """Makes ULMFiT's schedule, a short rise and a long fall: see `SlantedTriangular`.
 
     Args:

@@ -1,9 +1,12 @@
 """A corpus of texts that is searched by meaning."""
 
 import collections
-from typing import Any
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfxfer import _check, _disk, _neighbours, _saved_index, _texts
 from tfxfer._saved_index import BACKENDS, RESCORE
@@ -75,22 +78,22 @@ class SemanticIndex:
 
     def __init__(
         self,
-        embedder,
-        texts,
+        embedder: Any,
+        texts: Iterable[str],
         *,
-        embeddings=None,
-        precision="float32",
-        rescore="default",
-        multiplier=10,
-        similarity="cosine",
-        calibration=None,
-        backend="exact",
-        factory=None,
-        query_prompt=None,
-        document_prompt=None,
-        batch_size=32,
-        progress=None,
-    ):
+        embeddings: ArrayLike | None = None,
+        precision: Literal["float32", "int8", "binary"] = "float32",
+        rescore: str = "default",
+        multiplier: int = 10,
+        similarity: str = "cosine",
+        calibration: ArrayLike | None = None,
+        backend: Literal["exact", "faiss"] = "exact",
+        factory: str | None = None,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        batch_size: int = 32,
+        progress: bool | None = None,
+    ) -> None:
         _check.one_of("precision", precision, RESCORE)
         rescore = ("binary" if precision == "binary" else None) if rescore == "default" else rescore
         if rescore not in RESCORE[precision]:
@@ -108,23 +111,30 @@ class SemanticIndex:
         self.multiplier = _check.integer("multiplier", multiplier)
         self._factory = factory
         self._query_prompt, self._document_prompt = query_prompt, document_prompt
-        self._calibration = calibration
+        self._calibration: Any = calibration
         self._searched: Any = None  # array, `Quantized` or `FaissIndex`
         self._rescoring: Any = None  # array or `Quantized`
         self.add(texts, embeddings=embeddings, batch_size=batch_size, progress=progress)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.texts)
 
     def __repr__(self):
         return f"SemanticIndex({len(self)} texts, {self.precision}, rescore={self.rescore}, {self.backend})"
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         """Bytes of the vectors or codes that are held; what faiss holds is not counted."""
         return sum(getattr(part, "nbytes", 0) for part in self._parts())
 
-    def add(self, texts, *, embeddings=None, batch_size=32, progress=None):
+    def add(
+        self,
+        texts: Iterable[str],
+        *,
+        embeddings: ArrayLike | None = None,
+        batch_size: int = 32,
+        progress: bool | None = None,
+    ) -> None:
         """Adds texts; their ids go on from those that are there. int8 codes keep the ranges of the first ones.
 
         Args:
@@ -189,12 +199,20 @@ class SemanticIndex:
         return [part for part in (self._searched, self._rescoring) if part is not None]
 
     @property
-    def embedding_dim(self):
+    def embedding_dim(self) -> int:
         """Components of a vector."""
         searched = self._searched
         return searched.dim if isinstance(searched, _faiss.FaissIndex) else searched.shape[1]
 
-    def search(self, queries, k=10, *, reranker=None, batch_size=32, progress=None):
+    def search(
+        self,
+        queries: str | Sequence[str] | np.ndarray,
+        k: int = 10,
+        *,
+        reranker: Any = None,
+        batch_size: int = 32,
+        progress: bool | None = None,
+    ) -> Hits:
         """Finds the texts nearest to each query.
 
         Args:
@@ -254,7 +272,7 @@ class SemanticIndex:
 
     # === Saving ===
 
-    def save(self, folder):
+    def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes texts, codes and settings into a folder that `load` reads; the embedder is saved separately.
 
         An index that the folder holds already is replaced in one step: a save that fails, on a full disk for example,
@@ -282,7 +300,7 @@ class SemanticIndex:
         _saved_index.write(folder, settings, self.texts, arrays, write_faiss)
 
     @classmethod
-    def load(cls, folder, embedder):
+    def load(cls, folder: str | os.PathLike[str], embedder: Any) -> Self:
         """Reads an index that `save` wrote, and checks that its parts are complete and belong together.
 
         Args:

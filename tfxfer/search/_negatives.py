@@ -1,5 +1,8 @@
 """Negatives that a model finds hard to tell from positives."""
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import numpy as np
 
 from tfxfer import _check, _neighbours, _texts, data
@@ -9,26 +12,26 @@ SAMPLING = ("top", "random")
 
 
 def hard_negatives(
-    embedder,
-    pairs,
-    corpus=None,
+    embedder: Any,
+    pairs: Any,
+    corpus: Sequence[str] | None = None,
     *,
-    num_negatives=1,
-    ranks=(0, 100),
-    min_score=None,
-    max_score=None,
-    absolute_margin=None,
-    relative_margin=None,
-    scorer=None,
-    sampling="top",
-    seed=None,
-    layout="long",
-    similarity="cosine",
-    query_prompt=None,
-    document_prompt=None,
-    batch_size=32,
-    progress=None,
-):
+    num_negatives: int = 1,
+    ranks: tuple[int, int] = (0, 100),
+    min_score: float | None = None,
+    max_score: float | None = None,
+    absolute_margin: float | None = None,
+    relative_margin: float | None = None,
+    scorer: Any = None,
+    sampling: Literal["top", "random"] = "top",
+    seed: int | None = None,
+    layout: Literal["long", "wide"] = "long",
+    similarity: str = "cosine",
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
+    batch_size: int = 32,
+    progress: bool | None = None,
+) -> data.Rows:
     """Finds for each pair of anchor and positive the texts that the embedder takes for near, though they are not it.
 
     What lies nearest to an anchor is often a positive that nobody labelled. Four things hold such false negatives off:

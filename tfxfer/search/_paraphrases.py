@@ -1,8 +1,11 @@
 """Pairs of texts that mean the same."""
 
 import collections
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfxfer import _check, _neighbours, _texts
 
@@ -11,17 +14,17 @@ Paraphrases.__doc__ = "What `paraphrases` returns: int64 ids `(pairs, 2)` and fl
 
 
 def paraphrases(
-    embedder,
-    texts,
+    embedder: Any,
+    texts: Sequence[str],
     *,
-    k=100,
-    max_pairs=500_000,
-    min_score=None,
-    similarity="cosine",
-    prompt=None,
-    batch_size=32,
-    progress=None,
-):
+    k: int = 100,
+    max_pairs: int = 500_000,
+    min_score: float | None = None,
+    similarity: str = "cosine",
+    prompt: str | None = None,
+    batch_size: int = 32,
+    progress: bool | None = None,
+) -> Paraphrases:
     """Finds the pairs of texts that are most alike.
 
     Args:
@@ -58,7 +61,15 @@ def paraphrases(
     )
 
 
-def nearest_pairs(embeddings, *, k=100, max_pairs=500_000, min_score=None, similarity="cosine", progress=None):
+def nearest_pairs(
+    embeddings: ArrayLike,
+    *,
+    k: int = 100,
+    max_pairs: int = 500_000,
+    min_score: float | None = None,
+    similarity: str = "cosine",
+    progress: bool | None = None,
+) -> Paraphrases:
     """Finds the pairs of vectors that are most alike; what `paraphrases` does, for vectors that are there already.
 
     Args:

@@ -1,6 +1,9 @@
 """Vectors as small codes."""
 
+from typing import Any, Literal
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfxfer import _check, _neighbours
 
@@ -21,30 +24,37 @@ class Quantized:
         scale, offset: float32 `(dim,)`: a component is `code * scale + offset`. `None` for `"binary"`.
     """
 
-    def __init__(self, precision, codes, dim, scale=None, offset=None):
+    def __init__(
+        self,
+        precision: Any,
+        codes: np.ndarray,
+        dim: int,
+        scale: Any = None,
+        offset: Any = None,
+    ) -> None:
         self.precision = precision
         self.codes = codes
         self.dim = dim
         self.scale = scale
         self.offset = offset
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.codes)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int]:
         """(rows, dim)."""
         return len(self.codes), self.dim
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         """Bytes of the codes."""
         return self.codes.nbytes
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: Any) -> Any:
         return Quantized(self.precision, self.codes[rows], self.dim, self.scale, self.offset)
 
-    def dequantize(self):
+    def dequantize(self) -> np.ndarray:
         """Returns float32 `(rows, dim)`: the vectors as far as the codes know them; -1 and 1 for `"binary"`."""
         if self.precision == "int8":
             return self.codes.astype("float32") * self.scale + self.offset
@@ -55,7 +65,9 @@ class Quantized:
         return f"Quantized({self.precision}, {len(self)} x {self.dim})"
 
 
-def quantize(embeddings, precision="int8", *, calibration=None):
+def quantize(
+    embeddings: ArrayLike, precision: Literal["int8", "binary"] = "int8", *, calibration: Any = None
+) -> Quantized:
     """Turns vectors into small codes.
 
     `"int8"` takes a quarter of the memory of float32: the range of each component in 255 equal steps. `"binary"` takes

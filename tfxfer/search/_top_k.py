@@ -1,6 +1,7 @@
 """The nearest vectors of a corpus."""
 
 import collections
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ TopK.__doc__ = "What `top_k` returns: int64 ids and float scores `(queries, k)`,
 _RESCORED = 8192
 
 
-def top_k(queries, corpus, k, *, similarity="cosine", progress=None):
+def top_k(queries: Any, corpus: Any, k: int, *, similarity: str = "cosine", progress: bool | None = None) -> TopK:
     """Finds the `k` nearest vectors of a corpus for each query, exactly.
 
     Scores are computed in blocks of 1024 queries and 8192 vectors, so that what is held beside queries and corpus is

@@ -2,7 +2,9 @@
 
 import contextlib
 import inspect
+import os
 import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -120,19 +122,19 @@ class HyperModel(_Base):
 
     def __init__(
         self,
-        task,
-        presets,
+        task: Any,
+        presets: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
-        space=None,
-        sequence_length=None,
-        dtype=None,
-        optimizer=None,
-        batches=None,
-        seed=None,
-        name=None,
-        tunable=True,
-        **arguments,
-    ):
+        space: Mapping[str, Any] | None = None,
+        sequence_length: int | None = None,
+        dtype: Any = None,
+        optimizer: Callable[[float], Any] | None = None,
+        batches: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+        tunable: bool = True,
+        **arguments: Any,
+    ) -> None:
         # Keras Tuner clears Keras's state, this policy with it, before each model.
         self._ambient_policy = keras.config.dtype_policy()
         self._dtype = dtype
@@ -157,10 +159,10 @@ class HyperModel(_Base):
         self._train, self._validation = TrialBatches("x"), TrialBatches("validation_data")
         super().__init__(name=name, tunable=tunable)
 
-    def declare_hyperparameters(self, hp):
+    def declare_hyperparameters(self, hp: Any) -> None:
         self._space.declare(hp)
 
-    def build(self, hp):
+    def build(self, hp: Any) -> Any:
         """Makes the compiled model for the values in `hp`, a `keras_tuner.HyperParameters`."""
         values = self._space.values(hp)
         with self._policy():
@@ -189,19 +191,19 @@ class HyperModel(_Base):
 
     def fit(
         self,
-        hp,
-        model,
-        x,
-        y=None,
-        sample_weight=None,
+        hp: Any,
+        model: Any,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
         *,
-        validation_data=None,
-        epochs=None,
-        initial_epoch=0,
-        steps_per_epoch=None,
-        callbacks=(),
-        **kwargs,
-    ):
+        validation_data: Any = None,
+        epochs: int | None = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        callbacks: Sequence[Any] = (),
+        **kwargs: Any,
+    ) -> Any:
         """Trains the model of a trial; `tuner.search` calls it with its own arguments.
 
         Args:

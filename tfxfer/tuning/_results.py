@@ -1,5 +1,7 @@
 """What a search found: the table of its trials, and its best model."""
 
+from typing import Any
+
 from tfxfer import _check
 
 # What Hyperband writes beside the hyperparameters: the epochs a trial goes up to, and those of the one it goes on from.
@@ -26,7 +28,7 @@ class Trials(list):
 _RESULTS = ("trial", "status", "score", "epoch", "seconds")
 
 
-def trials(tuner):
+def trials(tuner: Any) -> list:
     """Lists the trials of a search, the best first.
 
     Args:
@@ -56,7 +58,7 @@ def trials(tuner):
     return Trials(sorted(made, key=lambda row: (row["score"] is None, sign * (row["score"] or 0.0))))
 
 
-def best_model(tuner):
+def best_model(tuner: Any) -> Any:
     """Returns the model of the best trial, with the weights of its best epoch.
 
     The same as `tuner.get_best_models()[0]`, but an error where no trial was completed. The optimizer's state is not

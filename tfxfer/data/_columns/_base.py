@@ -1,6 +1,7 @@
 """What every kind of column does: check values, store them, and make the tensors of a batch."""
 
 import collections.abc
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -32,7 +33,7 @@ class Column:
     # What `read` expects, for errors.
     expected = "a value for each row"
 
-    def read(self, values, argument):
+    def read(self, values: Any, argument: str) -> Any:
         """Checks the values of a column, outside any graph.
 
         Args:
@@ -47,19 +48,19 @@ class Column:
         """
         raise NotImplementedError
 
-    def spec(self):
+    def spec(self) -> Any:
         """Returns the `tf.TypeSpec` of one row as `read` gives it."""
         raise NotImplementedError
 
-    def encode(self, rows):
+    def encode(self, rows: Any) -> Any:
         """Turns a batch of what `read` gave into what is kept in memory; runs in a graph."""
         return rows
 
-    def lengths(self, kept):
+    def lengths(self, kept: Any) -> Any:
         """Returns how long each row is once it is padded, int `(rows,)`; `None` for kinds without a length."""
         return None
 
-    def batch(self, kept, name, multiple=1):
+    def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
         """Makes the tensors of one batch; runs in a graph.
 
         Args:
@@ -72,16 +73,16 @@ class Column:
         """
         return {name: kept}
 
-    def token_ids(self, kept):
+    def token_ids(self, kept: Any) -> Any:
         """Returns the token ids of each row, a tuple of ragged tensors; empty for kinds without text."""
         return ()
 
     @property
-    def trackables(self):
+    def trackables(self) -> Any:
         """TensorFlow's resources that `encode` uses, such as tables: they are written with an export."""
         return ()
 
-    def sequence(self, values, argument):
+    def sequence(self, values: Any, argument: str) -> list:
         """Returns values as a list; raises for what is no sequence of rows."""
         return as_list(values, argument, self.expected)
 
@@ -212,7 +213,7 @@ def _row_of_numbers(value, argument, row, shape, missing):
         raise bad_value(argument, "numbers", value, row) from error
 
 
-def read_list(argument, values):
+def read_list(argument: str, values: Any) -> list[str]:
     """Returns a column of texts as a list of `str`; raises as `read_strings`."""
     found = as_list(values, argument, "a list of strings")
     for row, value in enumerate(found):
@@ -220,6 +221,6 @@ def read_list(argument, values):
     return [value.decode() if isinstance(value, bytes) else value for value in found]
 
 
-def with_prefix(texts, prefix):
+def with_prefix(texts: Any, prefix: str) -> Any:
     """Returns texts, a string tensor, with a string before each."""
     return tf.strings.join([prefix, texts]) if prefix else texts

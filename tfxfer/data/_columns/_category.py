@@ -1,5 +1,8 @@
 """Categories: one of a fixed set of names."""
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import numpy as np
 import tensorflow as tf
 
@@ -28,26 +31,28 @@ class CategoryColumn(Column):
 
     expected = "a list of names"
 
-    def __init__(self, names, *, unknown="raise"):
+    def __init__(
+        self, names: Sequence[str] | Sequence[int] | np.ndarray, *, unknown: Literal["raise", "index"] = "raise"
+    ) -> None:
         names = [name.item() if isinstance(name, np.generic) else name for name in _check_names(names)]
         self.names = names
         self.unknown = _check.one_of("unknown", unknown, ("raise", "index"))
         self._index = {str(name): i for i, name in enumerate(names)}
-        self._table = None
+        self._table: Any = None
 
     def __getstate__(self):
         return {**vars(self), "_table": None}  # a table of TensorFlow's is made again where it is needed
 
     @property
-    def size(self):
+    def size(self) -> int:
         """How many indices there are."""
         return len(self.names) + (self.unknown == "index")
 
     @property
-    def trackables(self):
+    def trackables(self) -> Any:
         return () if self._table is None else (self._table,)
 
-    def read(self, values, argument):
+    def read(self, values: Any, argument: str) -> Any:
         found = []
         for row, value in enumerate(self.sequence(values, argument)):
             value = value.decode() if isinstance(value, bytes) else value
@@ -65,10 +70,10 @@ class CategoryColumn(Column):
         with tf.device("CPU:0"):
             return tf.constant(found, tf.string, shape=(len(found),))
 
-    def spec(self):
+    def spec(self) -> Any:
         return tf.TensorSpec((), tf.string)
 
-    def encode(self, rows):
+    def encode(self, rows: Any) -> Any:
         if self._table is None:
             with tf.init_scope():
                 keys = tf.constant(list(self._index))

@@ -1,6 +1,7 @@
 """Images: files or arrays."""
 
 import os
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -26,7 +27,7 @@ class ImageColumn(Column):
 
     expected = "paths of image files, or arrays of shape (height, width, channels)"
 
-    def __init__(self, size, *, channels=3):
+    def __init__(self, size: tuple[int, int], *, channels: int = 3) -> None:
         if not isinstance(size, (list, tuple)) or len(size) != 2:
             raise _check.invalid("size", "(height, width)", size)
         self.size = tuple(_check.integer("size", each) for each in size)
@@ -34,7 +35,7 @@ class ImageColumn(Column):
             raise _check.invalid("channels", "1 or 3", channels)
         self.channels = channels
 
-    def read(self, values, argument):
+    def read(self, values: Any, argument: str) -> Any:
         rows = self.sequence(values, argument)
         if rows and all(isinstance(row, (str, os.PathLike)) for row in rows):
             for i, row in enumerate(rows):
@@ -54,10 +55,10 @@ class ImageColumn(Column):
             found[i] = np.clip(np.rint(resized), 0, 255)
         return found
 
-    def spec(self):
+    def spec(self) -> Any:
         return tf.TensorSpec((*self.size, self.channels), tf.uint8)
 
-    def batch(self, kept, name, multiple=1):
+    def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
         if kept.dtype == tf.string:
             kept = tf.map_fn(self._file, kept, fn_output_signature=tf.float32)
         return {name: tf.ensure_shape(tf.cast(kept, tf.float32), (None, *self.size, self.channels))}

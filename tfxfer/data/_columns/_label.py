@@ -1,6 +1,8 @@
 """Labels by name: one a row, or any number of them."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -45,13 +47,13 @@ class LabelColumn(Column):
 
     expected = "a label for each row"
 
-    def __init__(self, labels, multi_label=False):
+    def __init__(self, labels: Sequence[str] | Sequence[int] | np.ndarray, multi_label: bool = False) -> None:
         self.labels = check_labels(labels)
         self.multi_label = bool(multi_label)
         self._index = {label: i for i, label in enumerate(self.labels)}
         self._table = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
     def __getstate__(self):
@@ -59,7 +61,7 @@ class LabelColumn(Column):
 
     # === Outside the graph ===
 
-    def read(self, values, argument):
+    def read(self, values: Any, argument: str) -> Any:
         matrix = _matrix(values)
         if matrix is not None:
             return self._shares(matrix, argument)
@@ -176,16 +178,16 @@ class LabelColumn(Column):
             raise bad_value(argument, f"one of the {len(self)} labels ({shown})", value, row, remedy)
         return self._index[value]
 
-    def decode(self, indices):
+    def decode(self, indices: Any) -> list:
         """Returns the names of indices, a list."""
         return [self.labels[int(index)] for index in indices]
 
-    def spec(self):
+    def spec(self) -> Any:
         return tf.TensorSpec((len(self),), tf.float32) if self.multi_label else tf.TensorSpec((), tf.int32)
 
     # === In a pipeline ===
 
-    def encode(self, rows):
+    def encode(self, rows: Any) -> Any:
         """Turns a tensor of a pipeline into targets; see the table of the class.
 
         Raises:

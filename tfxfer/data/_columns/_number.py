@@ -1,5 +1,7 @@
 """Numbers, one or several a row."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from tfxfer import _check
@@ -27,13 +29,13 @@ class NumberColumn(Column):
 
     expected = "a list of numbers"
 
-    def __init__(self, size=None, *, missing=None):
+    def __init__(self, size: int | None = None, *, missing: float | None = None) -> None:
         self.size = _check.integer("size", size, optional=True)
         self.missing = None if missing is None else _check.number("missing", missing)
 
-    def read(self, values, argument):
+    def read(self, values: Any, argument: str) -> Any:
         shape = () if self.size is None else (self.size,)
         return read_numbers(values, argument, self.expected, shape, self.missing)
 
-    def spec(self):
+    def spec(self) -> Any:
         return tf.TensorSpec(() if self.size is None else (self.size,), tf.float32)

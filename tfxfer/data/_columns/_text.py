@@ -1,5 +1,7 @@
 """Texts: one sequence of tokens a row, or one for each text of it."""
 
+from typing import Any, Literal
+
 import tensorflow as tf
 
 from tfxfer import _check
@@ -29,7 +31,9 @@ class TextColumn(Column):
 
     expected = "a list of strings"
 
-    def __init__(self, preprocessor, form="joint", *, count=None):
+    def __init__(
+        self, preprocessor: Any, form: Literal["joint", "separate"] = "joint", *, count: int | None = None
+    ) -> None:
         self.preprocessor = preprocessor
         self.form = _check.one_of("form", form, FORMS)
         self.count = _check.integer("count", count, optional=True)
@@ -42,16 +46,16 @@ class TextColumn(Column):
         return [getattr(self.preprocessor, name, None) for name in names]
 
     @property
-    def is_current(self):
+    def is_current(self) -> bool:
         """Whether the preprocessor still packs as it did when this was made: pipelines keep what they have traced."""
         return self._settings == self._current()
 
     @property
-    def separate(self):
+    def separate(self) -> bool:
         """Whether the texts of a row are sequences of their own."""
         return self.form == "separate"
 
-    def read(self, values, argument):
+    def read(self, values: Any, argument: str) -> Any:
         columns = text_columns(values)
         if columns is None:
             return read_strings(values, argument, "a list of strings, or a tuple of such lists")
@@ -62,7 +66,7 @@ class TextColumn(Column):
             raise _check.invalid(argument, "columns of one length", lengths)
         return found
 
-    def check_count(self, count, argument):
+    def check_count(self, count: int, argument: str) -> None:
         """Raises where rows have another number of texts than the column takes."""
         if self.count is not None and count != self.count:
             raise _check.invalid(argument, f"{self.count} text columns", f"{count} columns")
@@ -70,21 +74,21 @@ class TextColumn(Column):
             remedy = 'Pass `columns="separate"` for towers, or make pairs.'
             raise _check.invalid(argument, 'one or two text columns with columns="joint"', f"{count} columns", remedy)
 
-    def spec(self):
+    def spec(self) -> Any:
         one = tf.TensorSpec((), tf.string)
         return tuple([one] * self.count) if self.count is not None and self.count > 1 else one
 
-    def encode(self, rows):
+    def encode(self, rows: Any) -> Any:
         texts = rows if isinstance(rows, tuple) else (rows,)
         return tuple(self.preprocessor.tokenizer(text) for text in texts)
 
-    def lengths(self, kept):
+    def lengths(self, kept: Any) -> Any:
         lengths = self.preprocessor.lengths
         if self.separate:
             return tf.reduce_max(tf.stack([lengths(column) for column in kept]), axis=0)
         return lengths(kept if len(kept) > 1 else kept[0])
 
-    def batch(self, kept, name, multiple=1):
+    def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
         count = len(kept)
         packed = self.preprocessor.pack(tf.concat(kept, axis=0) if self.separate else kept if count > 1 else kept[0])
         packed = round_up(packed, multiple, self.preprocessor)
@@ -96,7 +100,7 @@ class TextColumn(Column):
         value = tf.reshape(value, (count, -1, tf.shape(value)[1]))
         return tf.ensure_shape(tf.transpose(value, (1, 0, 2)), (None, count, None))
 
-    def token_ids(self, kept):
+    def token_ids(self, kept: Any) -> Any:
         return kept
 
 

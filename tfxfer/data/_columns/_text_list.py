@@ -1,5 +1,7 @@
 """Lists of texts: any number in a row."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from tfxfer.data._columns._base import Column, bad_value, check_string
@@ -22,10 +24,10 @@ class TextListColumn(Column):
 
     expected = "a list of strings for each row"
 
-    def __init__(self, preprocessor):
+    def __init__(self, preprocessor: Any) -> None:
         self.preprocessor = preprocessor
 
-    def read(self, values, argument):
+    def read(self, values: Any, argument: str) -> Any:
         rows = self.sequence(values, argument)
         for i, row in enumerate(rows):
             if isinstance(row, (str, bytes)) or not hasattr(row, "__len__"):
@@ -36,17 +38,17 @@ class TextListColumn(Column):
             flat = tf.constant([text for row in rows for text in row], tf.string, shape=(sum(map(len, rows)),))
             return tf.RaggedTensor.from_row_lengths(flat, tf.constant([len(row) for row in rows], tf.int64))
 
-    def spec(self):
+    def spec(self) -> Any:
         return tf.RaggedTensorSpec((None,), tf.string, ragged_rank=0)
 
-    def encode(self, rows):
+    def encode(self, rows: Any) -> Any:
         return rows.with_values(self.preprocessor.tokenizer(rows.values))
 
-    def lengths(self, kept):
+    def lengths(self, kept: Any) -> Any:
         flat = self.preprocessor.lengths(kept.values)
         return tf.maximum(tf.reduce_max(kept.with_values(flat), axis=1), 0)
 
-    def batch(self, kept, name, multiple=1):
+    def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
         packed = round_up(self.preprocessor.pack(kept.values), multiple, self.preprocessor)
         counts = tf.cast(kept.row_lengths(), tf.int32)
         most = tf.maximum(tf.reduce_max(counts), 1)
@@ -60,5 +62,5 @@ class TextListColumn(Column):
         found["list_mask"] = tf.ensure_shape(tf.sequence_mask(counts, most, tf.int32), (None, None))
         return found
 
-    def token_ids(self, kept):
+    def token_ids(self, kept: Any) -> Any:
         return (kept.merge_dims(1, 2),)

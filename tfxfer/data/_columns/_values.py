@@ -1,5 +1,7 @@
 """Targets that are numbers as they are."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -28,10 +30,10 @@ class ValuesColumn(Column):
 
     expected = "a number, or an array of numbers, for each row"
 
-    def __init__(self, size=None):
+    def __init__(self, size: int | None = None) -> None:
         self.size = _check.integer("size", size, optional=True)
 
-    def read(self, values, argument):
+    def read(self, values: Any, argument: str) -> Any:
         if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
             raise _check.invalid(argument, self.expected, values)
         if self.size is not None:
@@ -46,10 +48,10 @@ class ValuesColumn(Column):
             return array.astype("int64") if array.dtype.kind != "b" else array.astype("int32")
         return read_numbers(array.astype("float64"), argument, self.expected, array.shape[1:])
 
-    def spec(self):
+    def spec(self) -> Any:
         return tf.TensorSpec(() if self.size is None else (self.size,), tf.float32)
 
-    def encode(self, rows):
+    def encode(self, rows: Any) -> Any:
         """Turns targets of a pipeline into what the loss takes."""
         rows = tf.convert_to_tensor(rows)
         if rows.dtype == tf.string:

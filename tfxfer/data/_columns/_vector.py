@@ -1,5 +1,7 @@
 """Vectors that another model made."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from tfxfer import _check
@@ -20,11 +22,11 @@ class VectorColumn(Column):
 
     expected = "a vector for each row"
 
-    def __init__(self, dim):
+    def __init__(self, dim: int) -> None:
         self.dim = _check.integer("dim", dim)
 
-    def read(self, values, argument):
+    def read(self, values: Any, argument: str) -> Any:
         return read_numbers(values, argument, self.expected, (self.dim,))
 
-    def spec(self):
+    def spec(self) -> Any:
         return tf.TensorSpec((self.dim,), tf.float32)

@@ -1,5 +1,8 @@
 """Texts that are cut into words already, and a tag for each word."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import tensorflow as tf
 
 from tfxfer.data._columns._base import Column, bad_value, check_string
@@ -23,26 +26,26 @@ class WordsColumn(Column):
 
     expected = "a list of words for each row"
 
-    def __init__(self, preprocessor):
+    def __init__(self, preprocessor: Any) -> None:
         self.preprocessor = preprocessor
 
-    def read(self, values, argument):
+    def read(self, values: Any, argument: str) -> Any:
         rows = _lists(self.sequence(values, argument), argument, "words")
         for i, row in enumerate(rows):
             for word in row:
                 check_string(word, argument, i)
         return _ragged(rows, tf.string)
 
-    def spec(self):
+    def spec(self) -> Any:
         return tf.RaggedTensorSpec((None,), tf.string, ragged_rank=0)
 
-    def encode(self, rows):
+    def encode(self, rows: Any) -> Any:
         return rows.with_values(self.preprocessor.tokenizer(rows.values))
 
-    def lengths(self, kept):
+    def lengths(self, kept: Any) -> Any:
         return self.preprocessor.lengths(kept.merge_dims(1, 2))
 
-    def batch(self, kept, name, multiple=1):
+    def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
         ids = kept.merge_dims(1, 2)
         words = tf.ragged.range(tf.cast(kept.row_lengths(), tf.int32))
         word_ids = ids.with_values(tf.repeat(words.values, kept.values.row_lengths()))
@@ -50,7 +53,7 @@ class WordsColumn(Column):
         packed = round_up(packed, multiple, self.preprocessor, aligned=("word_ids",))
         return {key: tf.ensure_shape(value, (None, None)) for key, value in packed.items()}
 
-    def token_ids(self, kept):
+    def token_ids(self, kept: Any) -> Any:
         return (kept.merge_dims(1, 2),)
 
 
@@ -68,11 +71,11 @@ class TagsColumn(Column):
 
     expected = "a list of tags for each row"
 
-    def __init__(self, tags):
+    def __init__(self, tags: Sequence[str]) -> None:
         self.tags = check_labels(tags)
         self._index = {tag: i for i, tag in enumerate(self.tags)}
 
-    def read(self, values, argument):
+    def read(self, values: Any, argument: str) -> Any:
         rows = _lists(self.sequence(values, argument), argument, "tags")
         for i, row in enumerate(rows):
             for tag in row:
@@ -81,13 +84,13 @@ class TagsColumn(Column):
                     raise bad_value(argument, f"one of {len(self.tags)} tags ({shown}, ...)", tag, i)
         return _ragged([[self._index[tag] for tag in row] for row in rows], tf.int32)
 
-    def spec(self):
+    def spec(self) -> Any:
         return tf.RaggedTensorSpec((None,), tf.int32, ragged_rank=0)
 
-    def batch(self, kept, name, multiple=1):
+    def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
         return {name: tf.ensure_shape(kept.to_tensor(-1), (None, None))}
 
-    def decode(self, indices):
+    def decode(self, indices: Any) -> list:
         """Returns the tags of indices, a list."""
         return [self.tags[int(index)] for index in indices]
 

@@ -1,0 +1,131 @@
+"""The public surface says what it takes and gives."""
+
+import inspect
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import tfxfer as tx
+from tfxfer import models
+
+ROOT = pathlib.Path(tx.__file__).parent
+SPECIAL = {"__init__", "__call__", "__getitem__", "__iter__", "__len__"}
+# What Python writes itself: fields say the types.
+WRITTEN_BY_PYTHON = "<string>"
+
+
+def functions(value):
+    """The functions behind a member of a class: of a property, what gets and what sets."""
+    if isinstance(value, (classmethod, staticmethod)):
+        value = value.__func__
+    if isinstance(value, property):
+        return [each for each in (value.fget, value.fset) if each is not None]
+    return [inspect.unwrap(value)] if inspect.isfunction(inspect.unwrap(value)) else []
+
+
+def public():
+    """Yields name and function of all that users call, methods of the bases in this package among them."""
+    for part in tx.__all__:
+        module = getattr(tx, part)
+        for name in getattr(module, "__all__", ()):
+            value = getattr(module, name)
+            if not inspect.isclass(value):
+                yield from ((f"{part}.{name}", each) for each in functions(value))
+                continue
+            for cls in value.__mro__:
+                for member, attribute in vars(cls).items() if cls.__module__.startswith("tfxfer.") else ():
+                    if not member.startswith("_") or member in SPECIAL:
+                        yield from ((f"{part}.{name}.{member}", each) for each in functions(attribute))
+
+
+def lacking(function):
+    """The parameters without an annotation, and `"return"` where that has none."""
+    signature = inspect.signature(function)
+    found = [
+        parameter.name
+        for i, parameter in enumerate(signature.parameters.values())
+        if parameter.annotation is parameter.empty and not (i == 0 and parameter.name in ("self", "cls"))
+    ]
+    return [*found, *(["return"] if signature.return_annotation is signature.empty else [])]
+
+
+def test_everything_public_is_annotated():
+    found, count = {}, 0
+    for name, function in public():
+        code = function.__code__
+        if code.co_filename == WRITTEN_BY_PYTHON or not code.co_filename.startswith(str(ROOT)):
+            continue
+        count += 1
+        if lacking(function):
+            found[name] = lacking(function)
+    assert not found
+    assert count > 500  # the walk sees them
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (models.TextClassifier, ("labels", "multi_label", "threshold", "pooling", "dropout", "head")),
+        (models.TextRegressor, ("num_outputs", "pooling", "dropout", "head", "score_activation")),
+        (models.TextEmbedder, ("pooling", "dense", "normalize", "prompts", "similarity_fn_name")),
+        (models.Siamese, ("decoder", "chunk_size", "pooling", "prompts")),
+        (models.SiameseClassifier, ("labels", "features", "hidden_dims", "dropout", "chunk_size", "pooling")),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_from_preset_names_the_arguments_of_the_constructor(kind, names):
+    parameters = inspect.signature(kind.from_preset).parameters
+    assert {*names, "trainable", "name", "load_weights", "dtype", "backbone_only"} <= set(parameters)
+    # None that the class has is forgotten, but for the parts that the preset is.
+    own = {name for cls in kind.__mro__[: kind.__mro__.index(models.TextTask)] for name in constructor(cls)}
+    assert own - {"self", "backbone", "preprocessor", "embedder", "kwargs"} - shared(kind) <= set(parameters)
+    assert all(parameters[name].annotation is not inspect.Parameter.empty for name in parameters)
+    assert str(parameters[names[0]]).endswith("<the preset's>")
+
+
+def constructor(cls):
+    return inspect.signature(cls.__init__).parameters if "__init__" in vars(cls) else ()
+
+
+def shared(kind):
+    """What a class sets itself of what its bases take."""
+    if issubclass(kind, models.SiameseClassifier):
+        return {"decoder"}
+    return {"num_outputs"} if issubclass(kind, models.TextClassifier) else set()
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (ROOT / "py.typed").read_bytes() == b""
+    assert "Typing :: Typed" in (ROOT.parent / "setup.cfg").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_users_program_is_checked_against_the_annotations(tmp_path):
+    pytest.importorskip("mypy")
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            """
+            import tfxfer as tx
+
+            model = tx.models.TextClassifier.from_preset("all_minilm_l6_v2", labels=["a", "b"], head="mlp")
+            tx.models.TextClassifier.from_preset("all_minilm_l6_v2", labels=["a", "b"], multi_label="yes")
+            rows = tx.data.read("a.csv", on_error="ignore")
+            count: str = len(rows)
+            """
+        ),
+        encoding="utf-8",
+    )
+    options = ["--ignore-missing-imports", "--follow-imports=silent", "--cache-dir", str(tmp_path / "cache")]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, str(program)],
+        capture_output=True,
+        text=True,
+        env={"MYPYPATH": str(ROOT.parent), "PATH": ""},
+        check=False,
+    )
+    lines = [line for line in done.stdout.splitlines() if "error" in line and "program.py" in line]
+    assert [line.split(":")[1] for line in lines] == ["5", "6", "7"], done.stdout + done.stderr

@@ -1,0 +1,243 @@
+"""`from_preset` with the constructors' arguments by name, so that editors offer them and a misspelt one is an error.
+
+What these classes hand on is what the caller gave: an argument that is left out is the preset's, and `None` may be a
+value.
+"""
+
+import difflib
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
+
+import keras
+import numpy as np
+from numpy.typing import ArrayLike
+
+_Mixin: Any = object  # what is mixed in here stands before `TextTask`
+
+
+class _Unset:
+    """The default of an argument that is the preset's."""
+
+    def __repr__(self):
+        return "<the preset's>"
+
+
+UNSET: Any = _Unset()
+
+
+def given(local: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the keyword arguments that a caller gave, out of the `locals()` of a `from_preset`."""
+    named = {name: value for name, value in local.items() if name not in ("cls", "preset", "kwargs", "__class__")}
+    return {**{name: value for name, value in named.items() if value is not UNSET}, **local["kwargs"]}
+
+
+def unexpected(kind: type, arguments: Mapping[str, Any]) -> TypeError | None:
+    """Returns the error for the first argument that `from_preset` of one of the package's classes does not have.
+
+    A subclass of the user's may have any: its constructor knows.
+    """
+    if kind.__module__.partition(".")[0] != __name__.partition(".")[0]:
+        return None
+    parameters = inspect.signature(kind.from_preset).parameters  # type: ignore[attr-defined]
+    known = [name for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY]
+    for name in arguments:
+        if name not in (*known, "compile"):
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"Did you mean `{near[0]}`?" if near else f"It takes {', '.join(known)}."
+            return TypeError(f"`{kind.__name__}.from_preset` got an unexpected keyword argument {name!r}. {hint}")
+    return None
+
+
+class ClassifierFromPreset(_Mixin):
+    """`TextClassifier.from_preset`; a mixin."""
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | os.PathLike[str],
+        *,
+        labels: Sequence[str] | Sequence[int] | Mapping[Any, str] | np.ndarray | None = UNSET,
+        multi_label: bool = UNSET,
+        threshold: float = UNSET,
+        pooling: str | Sequence[str] | keras.layers.Layer = UNSET,
+        dropout: float = UNSET,
+        head: Literal["linear", "mlp"] | keras.layers.Layer = UNSET,
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = UNSET,
+        name: str | None = UNSET,
+        load_weights: bool = True,
+        sequence_length: int | None = None,
+        dtype: Any = None,
+        special_tokens_in_strings: bool | None = None,
+        backbone_only: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+
+        The arguments from `labels` to `name` are the constructor's.
+        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+
+        Raises:
+            TypeError: for an argument that the class does not have.
+            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+        """
+        return cls._from_preset(preset, **given(locals()))
+
+
+class RegressorFromPreset(_Mixin):
+    """`TextRegressor.from_preset`; a mixin."""
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | os.PathLike[str],
+        *,
+        num_outputs: int = UNSET,
+        pooling: str | Sequence[str] | keras.layers.Layer = UNSET,
+        dropout: float = UNSET,
+        head: Literal["linear", "mlp"] | keras.layers.Layer = UNSET,
+        score_activation: str | None = UNSET,
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = UNSET,
+        name: str | None = UNSET,
+        load_weights: bool = True,
+        sequence_length: int | None = None,
+        dtype: Any = None,
+        special_tokens_in_strings: bool | None = None,
+        backbone_only: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+
+        The arguments from `num_outputs` to `name` are the constructor's.
+        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+
+        Raises:
+            TypeError: for an argument that the class does not have.
+            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+        """
+        return cls._from_preset(preset, **given(locals()))
+
+
+class EmbedderFromPreset(_Mixin):
+    """`TextEmbedder.from_preset`; a mixin."""
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | os.PathLike[str],
+        *,
+        pooling: str | Sequence[str] = UNSET,
+        dense: Sequence[Mapping[str, Any]] = UNSET,
+        normalize: bool | None = UNSET,
+        modules: Sequence[Mapping[str, Any]] | None = UNSET,
+        layer_start: int | None = UNSET,
+        layer_weights: ArrayLike | None = UNSET,
+        include_prompt: bool = UNSET,
+        prompts: Mapping[str, str] | None = UNSET,
+        default_prompt_name: str | None = UNSET,
+        similarity_fn_name: Literal["cosine", "dot", "euclidean", "manhattan"] = UNSET,
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = UNSET,
+        name: str | None = UNSET,
+        load_weights: bool = True,
+        sequence_length: int | None = None,
+        dtype: Any = None,
+        special_tokens_in_strings: bool | None = None,
+        backbone_only: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+
+        The arguments from `pooling` to `name` are the constructor's.
+        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+
+        Raises:
+            TypeError: for an argument that the class does not have.
+            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+        """
+        return cls._from_preset(preset, **given(locals()))
+
+
+class SiameseFromPreset(_Mixin):
+    """`Siamese.from_preset`; a mixin."""
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | os.PathLike[str],
+        *,
+        decoder: str | keras.layers.Layer | None = UNSET,
+        chunk_size: int | None = UNSET,
+        pooling: str | Sequence[str] = UNSET,
+        dense: Sequence[Mapping[str, Any]] = UNSET,
+        normalize: bool | None = UNSET,
+        modules: Sequence[Mapping[str, Any]] | None = UNSET,
+        layer_start: int | None = UNSET,
+        layer_weights: ArrayLike | None = UNSET,
+        include_prompt: bool = UNSET,
+        prompts: Mapping[str, str] | None = UNSET,
+        default_prompt_name: str | None = UNSET,
+        similarity_fn_name: Literal["cosine", "dot", "euclidean", "manhattan"] = UNSET,
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = UNSET,
+        name: str | None = UNSET,
+        load_weights: bool = True,
+        sequence_length: int | None = None,
+        dtype: Any = None,
+        special_tokens_in_strings: bool | None = None,
+        backbone_only: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+
+        `decoder` and `chunk_size` are the constructor's, `pooling` to `name` those of `TextEmbedder`.
+        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+
+        Raises:
+            TypeError: for an argument that the class does not have.
+            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+        """
+        return cls._from_preset(preset, **given(locals()))
+
+
+class SiameseClassifierFromPreset(_Mixin):
+    """`SiameseClassifier.from_preset`; a mixin."""
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | os.PathLike[str],
+        *,
+        labels: Sequence[str] | Sequence[int] | Mapping[Any, str] | np.ndarray | None = UNSET,
+        features: Sequence[str] = UNSET,
+        hidden_dims: Sequence[int] = UNSET,
+        dropout: float = UNSET,
+        chunk_size: int | None = UNSET,
+        pooling: str | Sequence[str] = UNSET,
+        dense: Sequence[Mapping[str, Any]] = UNSET,
+        normalize: bool | None = UNSET,
+        modules: Sequence[Mapping[str, Any]] | None = UNSET,
+        layer_start: int | None = UNSET,
+        layer_weights: ArrayLike | None = UNSET,
+        include_prompt: bool = UNSET,
+        prompts: Mapping[str, str] | None = UNSET,
+        default_prompt_name: str | None = UNSET,
+        similarity_fn_name: Literal["cosine", "dot", "euclidean", "manhattan"] = UNSET,
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = UNSET,
+        name: str | None = UNSET,
+        load_weights: bool = True,
+        sequence_length: int | None = None,
+        dtype: Any = None,
+        special_tokens_in_strings: bool | None = None,
+        backbone_only: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+
+        The arguments up to `chunk_size` are the constructor's, `pooling` to `name` those of `TextEmbedder`.
+        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+
+        Raises:
+            TypeError: for an argument that the class does not have.
+            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+        """
+        return cls._from_preset(preset, **given(locals()))
