@@ -6,7 +6,7 @@ import warnings
 import keras
 import keras_hub
 
-from tfxfer import _check, backbones
+from tfxfer import _check, backbones, optimizers
 from tfxfer._freezable import Freezable, TrainsInPart, layers_within, switch
 from tfxfer.models import _restoring, _save, _training, _vocabulary
 from tfxfer.models._keras_methods import KerasMethods
@@ -14,7 +14,7 @@ from tfxfer.models._rows import TakesRows
 from tfxfer.models._signatures import DescribesItself
 
 
-class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, keras_hub.models.Task):
+class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, optimizers.TrainsAlone, keras_hub.models.Task):
     """Base of the task models: a functional model over a `backbone`, with a `preprocessor` for strings.
 
     Subclasses make their layers, call `super().__init__(inputs, outputs, backbone=..., ...)` and extend `get_config`.
