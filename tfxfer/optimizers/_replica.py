@@ -12,6 +12,19 @@ class TrainsAlone:
     and with it the weights and the optimizer's state. Only where a gradient is sparse, that of a token embedding which
     trains, it goes another way. So a model with frozen embeddings stayed in memory after it was gone, once for each
     `fit`. On one replica a sum is the value itself, and here that is all that is traced.
+
+    Task models and `freezing.AboveFrozen` have it. Under a `tf.distribute` strategy, and on other backends, it changes
+    nothing.
+
+    Example:
+
+    ```python
+    class Regression(tx.optimizers.TrainsAlone, keras.Sequential):
+        pass
+
+    model = Regression([keras.Input((8,)), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    ```
     """
 
     def train_step(self, *args):
