@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfxfer import _check, _introduction, _texts, data
+from tfxfer import _check, _introduction, _texts, data, optimizers
 from tfxfer.data import _features, _remainder
 from tfxfer.freezing import _cut
 from tfxfer.freezing._store import DTYPES, Store
@@ -17,7 +17,7 @@ _IN_MEMORY = 2 * 2**30
 _ON_DISK = 32 * 2**30
 
 
-class AboveFrozen(keras.Model):
+class AboveFrozen(optimizers.TrainsAlone, keras.Model):
     """The part of a model above its frozen layers, trained on their stored output: the same result in less time.
 
     With the lowest layer groups frozen, what they make of a text never changes. Here it is computed once, kept, and

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import keras
 import keras_hub
 
-from tfxfer import _check, backbones
+from tfxfer import _check, backbones, optimizers
 from tfxfer._freezable import Freezable, TrainsInPart, layers_within, switch
 from tfxfer.backbones import _presets
 from tfxfer.models import _restoring, _save, _training, _vocabulary
@@ -21,7 +21,15 @@ from tfxfer.models._search_space import Searchable
 from tfxfer.models._signatures import DescribesItself
 
 
-class TextTask(TakesRows, DescribesItself, KerasMethods, TrainsInPart, Searchable, keras_hub.models.Task):
+class TextTask(
+    TakesRows,
+    DescribesItself,
+    KerasMethods,
+    TrainsInPart,
+    Searchable,
+    optimizers.TrainsAlone,
+    keras_hub.models.Task,
+):
     """Base of the task models: a functional model over a `backbone`, with a `preprocessor` for strings.
 
     Subclasses make their layers, call `super().__init__(inputs, outputs, backbone=..., ...)` and extend `get_config`.

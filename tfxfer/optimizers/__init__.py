@@ -2,6 +2,7 @@
 
 from tfxfer.optimizers._adamw import AdamW
 from tfxfer.optimizers._layerwise import Layerwise
+from tfxfer.optimizers._replica import TrainsAlone
 from tfxfer.optimizers._subset import Subset, allow_subsets
 
-__all__ = ["AdamW", "Layerwise", "Subset", "allow_subsets"]
+__all__ = ["AdamW", "Layerwise", "Subset", "TrainsAlone", "allow_subsets"]

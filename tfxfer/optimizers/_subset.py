@@ -54,7 +54,7 @@ def _delegated(name):
     def get(self: Any) -> Any:
         return getattr(self.inner_optimizer, name)
 
-    def set(self, value: Any) -> None:
+    def set(self: Any, value: Any) -> None:
         # Keras's constructor sets its defaults before there is an optimizer to hand them to.
         if "inner_optimizer" in vars(self):
             setattr(self.inner_optimizer, name, value)
