@@ -1,5 +1,7 @@
 """Training steps that leave nothing behind."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -27,7 +29,7 @@ class TrainsAlone:
     ```
     """
 
-    def train_step(self, *args):
+    def train_step(self, *args: Any) -> Any:
         if keras.config.backend() != "tensorflow" or tf.distribute.has_strategy():
             return super().train_step(*args)  # type: ignore[misc]
         with _OneReplica(tf.distribute.get_strategy(), 0):
