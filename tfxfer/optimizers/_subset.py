@@ -51,10 +51,10 @@ def allow_subsets(optimizer: Any) -> Any:
 def _delegated(name):
     """Makes a property that stands for the wrapped optimizer's attribute of the same name."""
 
-    def get(self) -> Any:
+    def get(self: Any) -> Any:
         return getattr(self.inner_optimizer, name)
 
-    def set(self, value: Any) -> None:
+    def set(self: Any, value: Any) -> None:
         # Keras's constructor sets its defaults before there is an optimizer to hand them to.
         if "inner_optimizer" in vars(self):
             setattr(self.inner_optimizer, name, value)
