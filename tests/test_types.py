@@ -36,8 +36,9 @@ def public():
                 yield from ((f"{part}.{name}", each) for each in functions(value))
                 continue
             for cls in value.__mro__:
+                fields = getattr(cls, "__dataclass_fields__", ())  # have their types beside them
                 for member, attribute in vars(cls).items() if cls.__module__.startswith("tfxfer.") else ():
-                    if not member.startswith("_") or member in SPECIAL:
+                    if member not in fields and (not member.startswith("_") or member in SPECIAL):
                         yield from ((f"{part}.{name}.{member}", each) for each in functions(attribute))
 
 
