@@ -319,7 +319,8 @@ def test_batches_are_told_to_a_model_of_another_kind(mapped, tmp_path):
     keras.utils.set_random_seed(0)
     inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in train.element_spec[0]}
     outputs = keras.layers.Embedding(len(tiny.VOCABULARY), 1)(inputs["token_ids"])
-    model = keras.Model(inputs, keras.ops.mean(outputs, axis=1))
+    real = keras.ops.expand_dims(keras.ops.cast(inputs["padding_mask"] + inputs["segment_ids"], "float32"), -1)
+    model = keras.Model(inputs, keras.ops.mean(outputs * real, axis=1))
     model.compile("adam", "mse")
 
     def fit(model, callbacks):

@@ -407,7 +407,8 @@ def _check_optimizer(optimizer):
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         remedy = "Loss scaling goes around it: `LossScaleOptimizer(Layerwise(optimizer))`."
         raise _check.invalid("optimizer", "an optimizer without loss scaling", optimizer, remedy)
-    if isinstance(optimizer, (Subset, keras.optimizers.MultiOptimizer)):
+    several = getattr(keras.optimizers, "MultiOptimizer", Subset)  # Keras 3.13 has none
+    if isinstance(optimizer, (Subset, several)):
         raise _check.invalid("optimizer", "an optimizer with one learning rate", optimizer)
     base, kind = keras.optimizers.Optimizer, type(optimizer)
     known = {base.apply, keras.optimizers.Nadam._backend_update_step, *(getattr(base, name) for name in _ELSEWHERE)}
