@@ -326,7 +326,10 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
 
 
 def _role(role):
-    return property(lambda self: self.spec.special.get(role), doc=f"int id of the {role} token, or `None`.")
+    def get(self: Any) -> int | None:
+        return self.spec.special.get(role)
+
+    return property(get, doc=f"int id of the {role} token, or `None`.")
 
 
 for _name in _spec.ROLES:
