@@ -84,6 +84,7 @@ FORMS = {
     "columns": lambda model: (Column(TEXTS), Column(LABELS)),
     "dict": lambda model: ({"text": TEXTS}, LABELS),
     "rows": lambda model: (tx.data.Rows({"text": TEXTS}), LABELS),
+    "dicts": lambda model: ([{"text": text, "id": i} for i, text in enumerate(TEXTS)], LABELS),
     "indices": lambda model: (TEXTS, [model.labels.index(label) for label in LABELS]),
     "labelled": lambda model: (tx.data.labelled({"t": TEXTS, "l": LABELS}, "t", "l"),),
     "labelled by index": lambda model: (tx.data.labelled({"t": TEXTS, "l": LABELS}, "t", "l", labels=model.labels),),

@@ -8,6 +8,7 @@ import tensorflow as tf
 from tfxfer import _check
 from tfxfer.data._columns import TextColumn
 from tfxfer.data._examples import Examples, read_weights
+from tfxfer.data._rows import Rows
 
 _EXPECTED = (
     "a dataset of rows x, (x, y) or (x, y, sample_weight), x being a string scalar, a tuple of them or a dict of "
@@ -26,6 +27,8 @@ def read_inputs(x, columns, argument="x"):
     Raises:
         ValueError: for a column that is missing or not known, or a value that is not of its kind, with its row.
     """
+    if isinstance(x, list) and x and isinstance(x[0], collections.abc.Mapping):
+        x = Rows.from_any(x)  # rows by name
     if is_mapping(x, columns):
         names = column_names(x)
         missing = [name for name in columns if name not in names]

@@ -4,7 +4,7 @@
 |---|---|
 | list, tuple, array, Series, column of a table or another sequence of strings | rows in memory |
 | a tuple of such columns, a frame | rows of several texts |
-| a dict, frame or table with the task's columns by name | rows in memory |
+| a dict, frame, table or list of dicts with the task's columns by name | rows in memory |
 | `Examples`: what `labelled` and its neighbours give | rows in memory |
 | another `tf.data.Dataset` of single rows | rows that are run again each epoch |
 | `Batches`, another `tf.data.Dataset` of batches of rows or ids | batches |

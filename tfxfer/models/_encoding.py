@@ -1,0 +1,304 @@
+"""Encoding texts: vectors, their similarity, documents in the order of a query."""
+
+import collections.abc
+import itertools
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import keras
+import ml_dtypes
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tfxfer import _check, _neighbours, _texts, data
+from tfxfer.models import _rows
+
+# Batches from which on `encode` shows its progress.
+_LONG = 64
+_OUTPUTS = ("embedding", "tokens")
+# The name of the part of the model that gives the states of tokens.
+_TOKENS = "tokens"
+_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+
+_Mixin: Any = object  # what is mixed in here has the methods of an embedder
+
+
+class Encodes(_Mixin):
+    """`encode` and its neighbours; a mixin."""
+
+    def encode(
+        self,
+        texts: Any,
+        batch_size: int = 32,
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        output: Literal["embedding", "tokens"] = "embedding",
+        progress: bool | None = None,
+    ) -> Any:
+        """Turns texts into vectors.
+
+        Texts are sorted by length and batched without needless padding; the vectors come back in the order of the
+        texts. Their values do not depend on batch size, order or neighbours (beyond float rounding).
+
+        Args:
+            texts: a string, a list, tuple, array, Series or another sequence of strings; or an iterator of strings,
+                such as a file: it is consumed in constant memory.
+            batch_size: int. Texts computed at a time.
+            prompt: string set before each text.
+            prompt_name: string, one of `prompts`. Defaults to `default_prompt_name`.
+            normalize: bool. Whether to scale to length 1. Defaults to the model's own `normalize`; `False` gives the
+                vectors before the model's last module, where that scales them.
+            truncate_dim: int. Keeps the first components only (for Matryoshka models, Kusupati et al., 2022,
+                https://arxiv.org/abs/2205.13147); scaled to length 1 again if vectors are normalised.
+            dtype: `"float32"`, `"float16"` or `"bfloat16"`: of the result, not of the computation.
+            output: `"embedding"`, one vector a text; or `"tokens"`, the encoder's vector for each token of a text,
+                special tokens included, before pooling and what follows it.
+            progress: bool. Whether to show a progress bar. By default on work of more than 64 batches,
+                in a terminal or notebook.
+
+        Returns:
+            A string gives `(dim,)`, a sequence `(texts, dim)`, an iterator a generator of arrays `(some texts, dim)`
+            which together are all vectors in order. With `output="tokens"` a text gives `(tokens, hidden_dim)`, several
+            texts a list of such arrays.
+
+        Raises:
+            ValueError: for something that is no text, with its row, or an argument out of range.
+
+        Example:
+
+        ```python
+        vectors = embedder.encode(["Where is my card?", "My card has not arrived"])
+        vectors @ vectors.T  # cosines
+        for part in embedder.encode(open("corpus.txt")): ...
+        ```
+        """
+        _check.integer("batch_size", batch_size)
+        truncate_dim = _check.integer("truncate_dim", truncate_dim, optional=True)
+        if truncate_dim is not None and truncate_dim > self.embedding_dim:
+            raise _check.invalid("truncate_dim", f"an int <= {self.embedding_dim}, the vectors' size", truncate_dim)
+        _check.one_of("dtype", dtype, _DTYPES)
+        prompt = self._prompt(prompt, prompt_name)
+
+        _check.one_of("output", output, _OUTPUTS)
+        if output == "tokens":
+            for name, value in (("normalize", normalize), ("truncate_dim", truncate_dim)):
+                if value is not None:
+                    raise _check.invalid(name, 'None with output="tokens"', value)
+        wanted = self.normalize if normalize is None else bool(normalize)
+
+        def encode(texts, progress):
+            if output == "tokens":
+                states = self._encode_tokens(texts, prompt, batch_size, progress)
+                return [each.astype(_DTYPES[dtype]) for each in states]
+            vectors = self._encode(texts, prompt, batch_size, progress, wanted)
+            return _finish(vectors, wanted and (truncate_dim is not None or not self.normalize), truncate_dim, dtype)
+
+        if isinstance(texts, (str, bytes)):
+            return encode(self._read([texts]), False)[0]
+        if isinstance(texts, (set, frozenset, collections.abc.Mapping)) or not (
+            hasattr(texts, "__len__") or isinstance(texts, collections.abc.Iterable)
+        ):
+            raise _check.invalid("texts", "a string, a sequence of strings, or an iterator of strings", texts)
+        if hasattr(texts, "__len__"):
+            return encode(self._read(texts), progress)
+        parts = _parts(texts, batch_size * _rows.STREAM_BATCHES)
+        return (encode(self._read(part), False) for part in parts)
+
+    def _read(self, texts):
+        """Texts as a tensor."""
+        if isinstance(texts, tuple) and not all(isinstance(text, (str, bytes)) for text in texts):
+            expected = "a string, a sequence of strings, or an iterator of strings"
+            row = next(i for i, text in enumerate(texts) if not isinstance(text, (str, bytes)))
+            raise _check.invalid("texts", expected, texts[row], f"It is in row {row} (counting from 0).")
+        return self.input_columns()["text"].read(texts, "texts")
+
+    def _prompt(self, prompt, prompt_name):
+        if prompt is not None and prompt_name is not None:
+            raise _check.invalid("prompt_name", "None where `prompt` is given", prompt_name)
+        name = prompt_name or self.default_prompt_name
+        if prompt is None and name is not None:
+            prompt = self.prompts[_check.one_of("prompt_name", name, self.prompts)]
+        return prompt or ""
+
+    def _encode(self, texts, prompt, batch_size, progress, is_scaled):
+        if not len(texts):
+            return np.zeros((0, self.embedding_dim), "float32")
+        part = (self.prompt_length(prompt), is_scaled or not self.normalize)
+        return self._run_texts(texts, prompt, None if part == (0, True) else part, batch_size, progress)
+
+    def _encode_tokens(self, texts, prompt, batch_size, progress):
+        if not len(texts):
+            return []
+
+        def finish(outputs):
+            states, mask = outputs
+            return [row[real > 0] for row, real in zip(states, mask, strict=True)]
+
+        return self._run_texts(texts, prompt, _TOKENS, batch_size, progress, finish)
+
+    def _run_texts(self, texts, prompt, part, batch_size, progress, finish=None):
+        if progress is None:
+            progress = len(texts) > _LONG * batch_size and _texts.is_watched()
+        texts = data.with_prefix(texts, prompt)
+        return self._runner(texts, part)(texts, batch_size, progress=progress, finish=finish)
+
+    def _part(self, part):
+        """The model with a pooling that leaves a prompt out, and with or without the last module; or without both."""
+        if part == _TOKENS:
+            sequence, mask, _ = self.boundary()
+            return keras.Model(self.input, [sequence, mask])
+        prompt_length, is_whole = part
+        pooling = self.get_layer("pooling")
+        sequence, mask = pooling.input
+        x = pooling(sequence, padding_mask=mask, prompt_length=prompt_length)
+        for module in self._chain if is_whole else self._chain[:-1]:
+            x = module(x)
+        return keras.Model(self.input, x)
+
+    def encode_query(self, texts: Any, batch_size: int = 32, **kwargs: Any) -> Any:
+        """Turns the queries of a search into vectors: `encode` with the prompt `"query"`, if there is one.
+
+        Args:
+            texts: as `encode` takes them.
+            batch_size: int. Texts computed at a time.
+            **kwargs: as `encode` has them. `prompt` or `prompt_name` replace the prompt.
+
+        Returns:
+            What `encode` returns.
+
+        Example:
+
+        ```python
+        queries = embedder.encode_query(["how do I reset my card"])
+        embedder.similarity(queries, embedder.encode_document(documents))  # (1, number of documents)
+        ```
+        """
+        return self._encode_as(_texts.QUERY_PROMPTS, texts, batch_size, kwargs)
+
+    def encode_document(self, texts: Any, batch_size: int = 32, **kwargs: Any) -> Any:
+        """Turns the documents of a search into vectors, with the prompt `"document"`, `"passage"` or `"corpus"`.
+
+        The first of the three that there is; otherwise it is `encode`. Models that come from a sentence-transformers
+        folder with any prompts have a prompt `"document"`, as there: an empty one unless the folder has its own. So a
+        folder whose only prompts are `"query"` and `"passage"` encodes documents without a prompt.
+
+        Args:
+            texts: as `encode` takes them.
+            batch_size: int. Texts computed at a time.
+            **kwargs: as `encode` has them. `prompt` or `prompt_name` replace the prompt.
+
+        Returns:
+            What `encode` returns.
+        """
+        return self._encode_as(_texts.DOCUMENT_PROMPTS, texts, batch_size, kwargs)
+
+    def _encode_as(self, names, texts, batch_size, arguments):
+        if arguments.get("prompt") is None and arguments.get("prompt_name") is None:
+            arguments = {**arguments, "prompt": _texts.prompt_for(self, None, names)}
+        return self.encode(texts, batch_size, **arguments)
+
+    def similarity(self, a: ArrayLike, b: ArrayLike) -> np.ndarray:
+        """Compares each vector of `a` with each of `b` by the model's `similarity_fn_name`; larger is closer.
+
+        `"cosine"`, `"dot"`, or the negated distance for `"euclidean"` and `"manhattan"`.
+
+        Args:
+            a: float array `(n, dim)`, or `(dim,)` for one vector.
+            b: float array `(m, dim)`, or `(dim,)` for one vector.
+
+        Returns:
+            A float32 array `(n, m)`.
+
+        Raises:
+            ValueError: for arrays of another shape, or with numbers that are not finite.
+
+        Example:
+
+        ```python
+        vectors = embedder.encode(["Where is my card?", "My card has not arrived"])
+        embedder.similarity(vectors, vectors[0]).shape  # (2, 1)
+        ```
+        """
+        a, b = (_neighbours.matrix(name, np.atleast_2d(np.asarray(value))) for name, value in (("a", a), ("b", b)))
+        if a.shape[1] != b.shape[1]:
+            raise _check.invalid("b", f"vectors of {a.shape[1]} components, as `a` has them", b.shape)
+        return _neighbours.pairwise(a, b, self.similarity_fn_name)
+
+    def rank(
+        self, query: str, documents: Sequence[str], k: int | None = None, *, batch_size: int = 32
+    ) -> list[_rows.Ranked]:
+        """Orders documents by how close they are to a query, as the export's `rank` does.
+
+        Args:
+            query: string.
+            documents: list of strings.
+            k: int. The most documents to return. Defaults to all.
+            batch_size: int. Texts computed at a time.
+
+        Returns:
+            A list of `Ranked(index, score, text)`, the best first: the document's place in `documents`, its
+            `similarity` to the query, and itself. Each side has the prompt that `encode_query` and `encode_document`
+            set.
+
+        Example:
+
+        ```python
+        embedder.rank("lost card", ["My card is gone", "What is a loan?"], k=1)[0].text  # "My card is gone"
+        ```
+        """
+        return _rows.ranked(self._document_scores, query, documents, k, batch_size)
+
+    def _document_scores(self, query, documents, batch_size):
+        vectors = self.encode_document(documents, batch_size)
+        return self.similarity(self.encode_query([query], batch_size), vectors)[0]
+
+    def prompt_length(self, prompt: str) -> int:
+        """Returns how many tokens of each text the pooling leaves out behind a prompt.
+
+        Those of the prompt and of what the tokenizer sets before it, where `include_prompt` is `False`; otherwise 0.
+        Counted as sentence-transformers does: the tokens of the prompt alone, without a special one at their end.
+
+        Args:
+            prompt: string.
+
+        Returns:
+            An int.
+        """
+        if self.include_prompt or not prompt:
+            return 0
+        packed = self.preprocessor([prompt])
+        ids = np.asarray(packed["token_ids"])[np.asarray(packed["padding_mask"]) == 1]
+        tokenizer = self.preprocessor.tokenizer
+        special = {*tokenizer.special_token_ids, *tokenizer.spec.special.values()}
+        return len(ids) - int(len(ids) > 0 and int(ids[-1]) in special)
+
+    def for_prompt(self, prompt: str) -> keras.Model:
+        """Returns the model for texts behind a prompt: this one, unless the pooling leaves the prompt's tokens out.
+
+        Args:
+            prompt: string.
+
+        Returns:
+            A Keras model from a dict of ids, those of prompt and text together, to vectors; it shares this model's
+            layers.
+        """
+        prompt_length = self.prompt_length(prompt)
+        return self._part((prompt_length, True)) if prompt_length else self
+
+
+def _parts(texts, size):
+    texts = iter(texts)
+    while part := list(itertools.islice(texts, size)):
+        yield part
+
+
+def _finish(vectors, scale, truncate_dim, dtype):
+    if truncate_dim is not None:
+        vectors = vectors[:, :truncate_dim]
+    if scale:
+        vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return vectors.astype(_DTYPES[dtype])
