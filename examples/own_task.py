@@ -74,7 +74,7 @@ def main():
     truth = np.array(test["rating"], "int64")
     print(f"mean error {np.abs(stars - truth).mean():.3f} stars; always 5 stars: {(5 - truth).mean():.3f}")
 
-    path = tx.export.saved_model(model, pathlib.Path(arguments.folder, "export"))
+    path = tx.export.saved_model(model, pathlib.Path(arguments.folder, "export"), keep=1)
     served = tf.saved_model.load(path).signatures["serving_default"]
     answers = served(review=tf.constant(test["review"][:8]), age=tf.constant(np.array(test["age"][:8], "float32")))
     print("from the export:", answers["stars"].numpy().astype(int).tolist(), "truth:", truth[:8].tolist())

@@ -93,7 +93,7 @@ def main():
     for name, accuracy, macro_f1 in table:
         print(f"{name:28}  {accuracy:8.3f}  {macro_f1:8.3f}")
 
-    served = tx.export.saved_model(model, arguments.output / "serving")
+    served = tx.export.saved_model(model, arguments.output / "serving", keep=1)
     print(f"\nexported to {served}; asked in a process without Keras or tfxfer:")
     answers = subprocess.run(
         [sys.executable, str(HERE / "ask.py"), served, *QUESTIONS], check=True, capture_output=True, text=True

@@ -328,3 +328,20 @@ def test_memory_stays_flat_over_new_words_of_a_byte_level_bpe(golden, tmp_path):
         for start in range(10_000, 30_000, 1_000):
             run(new_words(start, 100, 10))
         assert resident() - before < 4_000_000
+
+
+@pytest.mark.parametrize(("keep", "left"), [(1, [7]), (2, [6, 7]), (3, [5, 6, 7]), (9, [2, 3, 5, 6, 7])])
+def test_the_newest_versions_stay(tmp_path, keep, left):
+    for number in (2, 3, 5, 6, 7):
+        (tmp_path / str(number) / "assets").mkdir(parents=True)
+        (tmp_path / str(number) / "assets" / "labels.txt").write_text("card")
+    _saved_model.remove_old(tmp_path, tmp_path / "7", keep)
+    assert versions(tmp_path) == left
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(map(str, left))
+
+
+def test_later_versions_than_the_one_that_was_written_stay(tmp_path):
+    for number in (1, 2, 3):
+        (tmp_path / str(number)).mkdir()
+    _saved_model.remove_old(tmp_path, tmp_path / "2", 1)
+    assert versions(tmp_path) == [2, 3]

@@ -1,8 +1,10 @@
 """A trained model as a SavedModel with the tokenizer in its graph."""
 
+import contextlib
 import errno
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -42,6 +44,7 @@ def saved_model(
     max_batch_size: int | None = None,
     examples: Sequence[str] | tuple[Sequence[str], Sequence[str]] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    keep: int | None = None,
 ) -> Any:
     """Writes a model as a SavedModel that TF Serving runs as it is: strings in, answers out.
 
@@ -99,6 +102,8 @@ def saved_model(
         examples: list of usual texts, for warm-up and README; for pairs a tuple of two lists. Defaults to five.
         metadata: dict of what is to be kept with the model, as far as JSON knows it: `preset`, `metrics`, `licence`
             and the like. `describe` gives it back.
+        keep: int. How many versions stay in `folder`, this one and those before it, the newest first; a server unloads
+            those that are removed. Later versions always stay. By default all do.
 
     Returns:
         The path of the folder written, e.g. `serving/sts/1`.
@@ -127,6 +132,7 @@ def saved_model(
             remedy = "Its weights are written in the few bits that they have"
             raise _check.invalid("weights_dtype", "None for a model that was quantized", weights_dtype, remedy)
     _check.integer("max_batch_size", max_batch_size, optional=True)
+    _check.integer("keep", keep, optional=True)
     rows = example_rows(examples, pairs)
     metadata = _description.plain("metadata", _check.instance("metadata", metadata or {}, dict, "a dict"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +154,21 @@ def saved_model(
         _disk.sync(temporary)
         target = _publish(temporary, folder, version)
     _readme.write(target, description, signatures, shown, answers)
+    if keep is not None:
+        remove_old(folder, target, keep)
     return str(target)
+
+
+def remove_old(folder, newest, keep):
+    """Removes the versions before one that was just written, but for the `keep - 1` newest of them.
+
+    Each leaves under a name that no server reads, before its files are removed.
+    """
+    older = [path for number, path in _description.versions_in(folder).items() if number < int(newest.name)]
+    for path in older[: max(len(older) - keep + 1, 0)]:
+        with contextlib.suppress(FileNotFoundError):  # another exporter was faster
+            hidden = path.rename(_disk.part(folder, _TEMPORARY))
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 def check_model(model, pairs, index):
