@@ -1,5 +1,6 @@
 """Fixtures and the account of what was skipped."""
 
+import gc
 import importlib.util
 import os
 import pathlib
@@ -62,6 +63,13 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(marker)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish():
+    """Has Python's garbage collector look at what tests make, and not at TensorFlow again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_terminal_summary(terminalreporter):
