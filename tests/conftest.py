@@ -4,8 +4,10 @@ import gc
 import importlib.util
 import os
 import pathlib
+import re
 
 import pytest
+from thorough import CASES
 
 # Before anything imports TensorFlow or Keras: no log lines between the dots, no download of a preset by accident, the
 # backend that the suite is about. What runs on another backend does so in a process of its own.
@@ -55,12 +57,18 @@ MARKERS = {"minilm_folder": "real_weights", "golden": "real_data", "real_data": 
 def pytest_collection_modifyitems(items):
     """Marks a test by the fixtures that it takes, so that `-m "not real_weights"` needs no second list.
 
+    What `thorough.py` lists is slow.
+
     Files with slow tests come first: where files are spread over processes, one that is long must not be the last.
     """
     for item in items:
         for fixture, marker in MARKERS.items():
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
+    thorough = re.compile("|".join(f"(?:{case})" for case in CASES))
+    for item in items:
+        if thorough.search(item.nodeid):
+            item.add_marker("slow")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
