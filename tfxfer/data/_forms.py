@@ -28,7 +28,8 @@ def read_inputs(x, columns, argument="x"):
         ValueError: for a column that is missing or not known, or a value that is not of its kind, with its row.
     """
     if isinstance(x, list) and x and isinstance(x[0], collections.abc.Mapping):
-        x = Rows.from_any(x)  # rows by name
+        rows = Rows.from_any(x)  # by name; what the columns do not read stays out
+        x = {name: rows[name] for name in rows.columns if name in columns} or {name: [] for name in rows.columns}
     if is_mapping(x, columns):
         names = column_names(x)
         missing = [name for name in columns if name not in names]
