@@ -15,11 +15,12 @@ import subprocess
 import sys
 import time
 
+import tfxfer as tx  # before Keras, so that TensorFlow starts quietly
+
+# isort: split
 import keras
 import numpy as np
 import sklearn.linear_model
-
-import tfxfer as tx
 
 HERE = pathlib.Path(__file__).resolve().parent
 

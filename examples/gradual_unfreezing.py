@@ -22,10 +22,11 @@ import json
 import pathlib
 import time
 
+import tfxfer as tx  # before Keras, so that TensorFlow starts quietly
+
+# isort: split
 import keras
 import numpy as np
-
-import tfxfer as tx
 
 # Rates of all but the head.
 RATES = {"full": 2e-4, "head only": 1e-3, "gradual": 2e-4, "layer-wise decay": 3e-4, "LoRA": 1e-3}

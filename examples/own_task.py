@@ -8,11 +8,12 @@
 import argparse
 import pathlib
 
+import tfxfer as tx  # before Keras, so that TensorFlow starts quietly
+
+# isort: split
 import keras
 import numpy as np
 import tensorflow as tf
-
-import tfxfer as tx
 
 
 class StarsColumn(tx.data.Column):

@@ -12,9 +12,10 @@ import json
 import pathlib
 import time
 
-import keras
+import tfxfer as tx  # before Keras, so that TensorFlow starts quietly
 
-import tfxfer as tx
+# isort: split
+import keras
 
 COLUMNS = ("anchor", "positive")
 

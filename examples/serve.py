@@ -22,9 +22,10 @@ import time
 import urllib.error
 import urllib.request
 
-import keras
+import tfxfer as tx  # before Keras, so that TensorFlow starts quietly
 
-import tfxfer as tx
+# isort: split
+import keras
 
 HERE = pathlib.Path(__file__).resolve().parent
 NAME = "support_questions"

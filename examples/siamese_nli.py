@@ -13,10 +13,11 @@ import json
 import pathlib
 import time
 
+import tfxfer as tx  # before Keras, so that TensorFlow starts quietly
+
+# isort: split
 import keras
 import numpy as np
-
-import tfxfer as tx
 
 COLUMNS = ("premise", "hypothesis")
 

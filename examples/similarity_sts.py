@@ -14,9 +14,10 @@ import json
 import pathlib
 import time
 
-import keras
+import tfxfer as tx  # before Keras, so that TensorFlow starts quietly
 
-import tfxfer as tx
+# isort: split
+import keras
 
 COLUMNS = ("sentence1", "sentence2")
 ALIKE = 3.0  # From here on a pair counts as alike, where a loss wants yes or no; STS-B's "roughly equivalent".

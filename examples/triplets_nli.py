@@ -14,9 +14,10 @@ import json
 import pathlib
 import time
 
-import keras
+import tfxfer as tx  # before Keras, so that TensorFlow starts quietly
 
-import tfxfer as tx
+# isort: split
+import keras
 
 COLUMNS = ("anchor", "positive", "negative")
 # Loss and learning rate. A Euclidean distance pulls with the same force however near the texts are, a cosine ever less:

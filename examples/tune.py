@@ -20,11 +20,12 @@ import subprocess
 import sys
 import time
 
+import tfxfer as tx  # before Keras, so that TensorFlow starts quietly
+
+# isort: split
 import keras
 import keras_tuner
 import numpy as np
-
-import tfxfer as tx
 
 HERE = pathlib.Path(__file__).resolve().parent
 OBJECTIVE = keras_tuner.Objective("val_accuracy", "max")
