@@ -201,6 +201,19 @@ def test_what_is_no_data_is_an_error_with_the_callers_names(classifier, argument
         classifier.fit(*arguments, verbose=0)
 
 
+def test_weights_beside_ids_are_checked_and_follow_the_labels(folder):
+    model = tiny.classifier(folder, labels=["other", "card", "loan"], dropout=0.0)
+    model.compile(keras.optimizers.SGD(0.0))
+    ids, y = FORMS["ids"](model)
+    for weights in ([1.0] * 7, [float("nan")] * 8, [-1.0] * 8):
+        for method in (model.fit, model.evaluate):
+            with pytest.raises(ValueError, match="`sample_weight`"):
+                method(ids, y, sample_weight=weights, verbose=0)
+    assert model.fit(ids, y, class_weight=dict.fromkeys(model.labels, 0.0), verbose=0).history["loss"] == [0.0]
+    found = tx.data.Gate(model).class_weights("balanced", (ids, model.read_targets(y), None))
+    assert found == {0: 4 / 3, 1: 8 / 9, 2: 8 / 9}
+
+
 @pytest.mark.parametrize("weights", [[1.0] * 7, [1.0, float("nan")] * 4, [1.0, -1.0] * 4, ["a"] * 8, [None] * 8])
 def test_weights_are_finite_and_not_negative(classifier, weights):
     for method in (classifier.fit, classifier.evaluate):
@@ -269,7 +282,7 @@ def test_arguments_stand_where_keras_has_them(classifier):
         classifier.fit(tx.data.labelled({"t": TEXTS, "l": LABELS}, "t", "l", labels=["other", "loan", "card"]))
 
 
-@pytest.mark.parametrize("form", ["lists", "labelled", "labelled by index", "batches"])
+@pytest.mark.parametrize("form", ["lists", "labelled", "labelled by index", "batches", "ids"])
 def test_class_weights_go_by_name_or_are_balanced(classifier, form):
     given = FORMS[form](classifier)
     counts = {"card": 3, "loan": 3, "other": 2}

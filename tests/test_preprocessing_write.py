@@ -2,6 +2,7 @@
 
 import json
 
+import families
 import keras_hub
 import pytest
 import tiny
@@ -9,17 +10,7 @@ import tiny
 from tfxfer import preprocessing
 from tfxfer.preprocessing import _files, _write
 
-FAMILIES = (
-    "albert",
-    "bert",
-    "bert_cased",
-    "deberta_v3",
-    "distil_bert",
-    "electra",
-    "gpt2",
-    "roberta",
-    "xlm_roberta",
-)
+FAMILIES = families.SETS["families"]
 HARD = [
     "Ünïcode  naïve\tcard\n x",
     "  lead and trail  ",

@@ -20,7 +20,7 @@ CASES = [
     r"test_damaged_files\.py::test_wrong_content_of_adapters.*\[(another name|a tensor less|other targets)",
     r"test_data_columns\.py::test_batches_of_every_kind.*\[(text|pair|number|numbers|vector|label|values)\]",
     r"test_export_ids\.py::test_the_readmes_program.*\[(onnx-score|onnx-pairs|onnx-embedder|litert-towers|litert-score)",
-    r"test_gate\.py::test_class_weights_go_by_name_or_are_balanced\[labelled",
+    r"test_gate\.py::test_class_weights_go_by_name_or_are_balanced\[(labelled|ids)",
     r"test_heads\.py::test_the_activation_of_scores_is_the_folders\[changes[1235]",
     r"test_keras_methods\.py::test_a_quantized_model_is_exported_cached_and_freed_of_its_optimizer\[int4",
     r"test_keras_methods\.py::test_adapters_on_quantized_weights.*\[(int4-quantized_first|int8-adapters_first)",

@@ -79,6 +79,7 @@ class Evaluate(keras.callbacks.Callback):
         """Raises where `model` cannot be evaluated so; called when `fit` starts."""
 
     def set_model(self, model: Any) -> None:
+        """Takes the model that is trained, and checks that it can be evaluated; Keras calls it."""
         super().set_model(model)
         self.check(self._subject())
 
@@ -105,12 +106,15 @@ class Evaluate(keras.callbacks.Callback):
                 raise _check.invalid("callbacks", f"{own} before {other}", callbacks, remedy)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Prepares for a new training; Keras calls it."""
         self._start()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Prepares for an epoch; Keras calls it with its number, from 0."""
         self._epoch, self._steps_before = epoch, self._steps
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Evaluates after every `every` steps, into the logs of that step; Keras calls it."""
         if self._every is None:
             return
         # With `steps_per_execution` one call stands for several steps, of which `batch` is the last.
@@ -119,6 +123,7 @@ class Evaluate(keras.callbacks.Callback):
             self._evaluate(logs)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Evaluates and writes the values into the epoch's logs; Keras calls it."""
         last = self.results[-1] if self.results else None
         if self._every is not None and last is not None and last["step"] == self._steps:
             if logs is not None:

@@ -321,6 +321,7 @@ class EvaluateClassification(Evaluate):
         self._keys = ["accuracy", "macro_f1"]
 
     def check(self, model: Any) -> None:
+        """Raises where `model` is no classifier, or does not know the labels."""
         if not hasattr(model, "classify"):
             raise _check.invalid("model", "a model with labels for EvaluateClassification, e.g. a classifier", model)
         data.Gate(model, ("texts", "y", "sample_weight")).in_memory(*self._given)

@@ -55,6 +55,7 @@ class Projector(keras.callbacks.Callback):
         self._encoder = model
 
     def set_model(self, model: Any) -> None:
+        """Takes the model that is trained, and checks that it fits; Keras calls it."""
         super().set_model(model)
         subject = self._subject()
         if _texts.embedder_of(subject) is None:
@@ -66,10 +67,12 @@ class Projector(keras.callbacks.Callback):
         return trained if self._encoder is None else self._encoder
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Writes the points before the first epoch; Keras calls it."""
         if epoch == 0:
             self._write("start")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Writes the points after every `every` epochs and the last one; Keras calls it."""
         done = epoch + 1
         if done % self._every == 0 or done == self.params["epochs"] or self.model.stop_training:
             self._write(f"epoch_{done:03}")

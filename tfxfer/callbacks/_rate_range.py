@@ -74,6 +74,7 @@ class LearningRateRange(keras.callbacks.Callback):
         self._state = []
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Keeps the weights and the state of the optimizer, and starts at the lowest rate; Keras calls it."""
         self._optimizer = plain_optimizer(self.model)
         batches = self.params.get("steps")
         if batches is not None and batches * self.params["epochs"] < self.steps:
@@ -89,6 +90,7 @@ class LearningRateRange(keras.callbacks.Callback):
         self._mean = 0.0
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the rate of the next step; Keras calls it."""
         sync(self.model)
         # Keras's loss is the mean over the epoch so far, from which that of a batch cannot be had exactly.
         self.model.reset_metrics()
@@ -98,6 +100,7 @@ class LearningRateRange(keras.callbacks.Callback):
         self.rates = np.append(self.rates, rate)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Notes the loss of the step, and stops where it has grown too large; Keras calls it."""
         loss = float((logs or {})["loss"])
         self.losses = np.append(self.losses, loss)
         count = len(self.losses)
@@ -109,6 +112,7 @@ class LearningRateRange(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Gives the model its weights back, and the optimizer its state; Keras calls it."""
         self.restore()
 
     def restore(self) -> None:
@@ -119,6 +123,7 @@ class LearningRateRange(keras.callbacks.Callback):
 
     @property
     def suggestion(self) -> Any:
+        """The rate at which the loss falls fastest, or `None`."""
         smoothed = self.smoothed[np.isfinite(self.smoothed)]
         # The first means are of few batches, whose noise would pass for a fall; what comes behind the lowest point is
         # the rise to divergence.

@@ -117,6 +117,7 @@ class Resume(keras.callbacks.Callback):
     # === The callbacks beside this one ===
 
     def set_model(self, model: Any) -> None:
+        """Takes the model that is trained, and checks that it fits; Keras calls it."""
         super().set_model(model)
         self._trained = model  # not by `self.model`, which on JAX brings all values up to date each time
 
@@ -152,6 +153,7 @@ class Resume(keras.callbacks.Callback):
     # === Starting ===
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Restores the checkpoint, if there is one that fits; Keras calls it."""
         if self._list is None:
             remedy = (
                 "Call `callbacks, x = tfxfer.callbacks.introduce(model, x, callbacks=..., epochs=...)` before `fit`."
@@ -218,6 +220,7 @@ class Resume(keras.callbacks.Callback):
         self.model._initial_epoch = self.params["epochs"] if state["stopped"] else state["epoch"]
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Takes up an epoch where the checkpoint left it; Keras calls it."""
         self._trained._initial_epoch = None
         self._epoch, self._last_batch, self._saved_batch = epoch, 0, 0
         self._data_epoch = None if self._batches is None else self._batches.epoch
@@ -243,11 +246,13 @@ class Resume(keras.callbacks.Callback):
         self._found = None
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Undoes what was set for passing over batches; Keras calls it."""
         self._trained._initial_epoch = None
 
     # === Saving ===
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Writes a checkpoint after every `every` steps; Keras calls it."""
         self._last_batch = batch + 1
 
     def end_batch(self) -> None:
@@ -376,15 +381,19 @@ class _Closing(keras.callbacks.Callback):
         self._resume = resume
 
     def on_train_begin(self, logs=None):
+        """Prepares for a new training; Keras calls it."""
         self._resume.start()
 
     def on_epoch_begin(self, epoch, logs=None):
+        """Prepares for an epoch; Keras calls it with its number, from 0."""
         self._resume.start_epoch()
 
     def on_train_batch_end(self, batch, logs=None):
+        """Does the work after a step; Keras calls it with the number of its batch in the epoch, and its logs."""
         self._resume.end_batch()
 
     def on_epoch_end(self, epoch, logs=None):
+        """Does the work at the end of an epoch; Keras calls it with its number and its logs."""
         self._resume.end_epoch()
 
 
@@ -421,6 +430,7 @@ class _PassingOver(keras.callbacks.Callback):
         return self._pass_over(iterator), state
 
     def on_train_batch_begin(self, batch, logs=None):
+        """Prepares for a step; Keras calls it with the number of its batch in the epoch."""
         if batch < self._count:
             return
         self._trained.train_function = self._step

@@ -97,6 +97,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
     # === The schedule ===
 
     def set_model(self, model: Any) -> None:
+        """Takes the model that is trained, and finds when each layer group thaws; Keras calls it."""
         super().set_model(model)
         self._trained = model  # not by `self.model`, which on JAX brings all values up to date each time
         if not all(hasattr(model, name) for name in ("thawable_groups", "set_trainable")):
@@ -134,6 +135,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
     # === Training ===
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Builds the optimizer on all variables that will train; Keras calls it."""
         model, optimizer = self._trained, self._trained.optimizer
         flags = _flags(model)
         model.set_trainable({name: name in self._times for name in flags})
@@ -151,10 +153,12 @@ class GradualUnfreezing(keras.callbacks.Callback):
             self.thaws = []
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Has the groups of this epoch train; Keras calls it."""
         self._epoch, self._batch = epoch, -1
         self._set(epoch if self.unit == "epochs" else self._step())
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """With `unit="steps"`, has the groups of the next step train; Keras calls it."""
         if self.unit != "steps":
             return
         # The optimizer's number of steps is asked for where it can matter only: on accelerators that means waiting.

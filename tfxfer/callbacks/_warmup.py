@@ -56,6 +56,7 @@ class WarmupCosine(keras.callbacks.Callback):
         return schedules.warmup_cosine(learning_rate, steps, warmup, minimum=minimum, cycles=cycles)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Prepares for a new training; Keras calls it."""
         self._optimizer = plain_optimizer(self.model)
         steps = self._steps
         if steps is None:
@@ -67,10 +68,12 @@ class WarmupCosine(keras.callbacks.Callback):
         self._schedule = self._make(steps)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the learning rate of the step; Keras calls it."""
         sync(self.model)
         self._optimizer.learning_rate = float(self._schedule(int(self._optimizer._iterations)))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Writes the learning rate into the epoch's logs; Keras calls it."""
         if logs is not None:
             logs["learning_rate"] = float(self._optimizer.learning_rate)
 

@@ -281,6 +281,7 @@ class Batches(tf.data.Dataset):
 
     @property
     def element_spec(self) -> Any:
+        """The spec of one batch."""
         return self._batches.element_spec
 
 

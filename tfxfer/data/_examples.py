@@ -76,6 +76,7 @@ class Examples(tf.data.Dataset):
 
     @property
     def element_spec(self) -> Any:
+        """The spec of one row."""
         return self._dataset.element_spec
 
 

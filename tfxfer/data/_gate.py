@@ -89,6 +89,8 @@ class Gate:
             return BATCHES, _EncodedPyDataset(x, self)
         if self._are_ids(x):
             y = None if y is None else self.read_targets(y)
+            if sample_weight is not None:
+                sample_weight = read_weights(sample_weight, self._weight, len(next(iter(x.values()))))
             return ARRAYS, (x, y, sample_weight)
         if isinstance(x, collections.abc.Iterator):
             self._refuse_targets(y, sample_weight, "a generator")
@@ -320,7 +322,7 @@ class Gate:
 
         Args:
             class_weight: dict of label to float, or `"balanced"`.
-            found: the `Examples` or `Batches` that are trained on.
+            found: the `Examples`, `Batches` or arrays (x, y, sample_weight) that are trained on.
         """
         column = self._targets
         if not isinstance(column, LabelColumn) or column.multi_label:
@@ -350,10 +352,12 @@ class Gate:
             y = found.y
         elif isinstance(found, Batches):
             y = found.kept_targets()
+        elif isinstance(found, tuple):
+            y = found[1]
         if y is None:
             remedy = "Pass rows in memory, or weights by label: `data.class_weights(y)`."
             raise _check.invalid("class_weight", "a dict, for data that are not in memory", "balanced", remedy)
-        y = y if self.is_encoded(found) else self.encode_targets(y)
+        y = y if isinstance(found, tuple) or self.is_encoded(found) else self.encode_targets(y)
         y = np.asarray(y)
         if y.ndim != 1:
             raise _check.invalid("class_weight", "a dict, for targets that are shares", "balanced")

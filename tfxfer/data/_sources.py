@@ -41,6 +41,7 @@ class Kept:
         return self._packer
 
     def epoch(self, epoch, skip=0):
+        """Returns the batches of an epoch (an int64 tensor, from 0) but for the first `skip`: a `tf.data.Dataset`."""
         order, ends = tf.numpy_function(self._plan, [epoch], (tf.int64, tf.int64))
         return _cut(order, ends, self._batch, skip)
 
@@ -76,6 +77,7 @@ class Streamed:
             raise _check.invalid("dataset", "rows for at least one batch", dataset)
 
     def epoch(self, epoch, skip=0):
+        """Returns the batches of an epoch (an int64 tensor, from 0) but for the first `skip`: a `tf.data.Dataset`."""
         size = self._order.window * self._order.batch_size
         rows = self._dataset
         if self._order.shuffle:

@@ -108,10 +108,12 @@ class AboveFrozen(optimizers.TrainsAlone, keras.Model):
 
     @property
     def trainable_variables(self) -> Any:
+        """What trains above the frozen layers, in the order of the whole model."""
         return self._in_order(super().trainable_variables)
 
     @property
     def trainable_weights(self) -> Any:
+        """What trains above the frozen layers, in the order of the whole model."""
         return self._in_order(super().trainable_weights)
 
     def _in_order(self, variables):

@@ -87,6 +87,7 @@ class PooledTask(PooledSearch, TextTask):
         )
 
     def embedding_spec(self) -> backbones.EmbeddingSpec:
+        """Returns how texts are pooled: a `backbones.EmbeddingSpec` without what follows the pooling."""
         modes = self.pooling if isinstance(self.pooling, tuple) else getattr(self.pooling, "modes", ("mean",))
         return backbones.EmbeddingSpec(pooling=modes)
 
@@ -126,6 +127,7 @@ class PooledTask(PooledSearch, TextTask):
         return None, _restoring.notice(cls, pretrained.trained_task)
 
     def write_checkpoint(self, folder: str | os.PathLike[str], format: str, dtype: Any) -> None:
+        """Writes `*ForSequenceClassification` or a `CrossEncoder`; see `TextTask.write_checkpoint`."""
         _save.write_classifier(self, folder, format, dtype)
 
     pipeline_tag = "text-classification"
@@ -137,6 +139,7 @@ class PooledTask(PooledSearch, TextTask):
         return "regression"
 
     def usage(self, format: str, repo_id: str) -> dict[str, str]:
+        """Returns the code of the model card: how the libraries load and ask the model."""
         return _usage.classifier(self, format, repo_id)
 
     def _changeable(self):
@@ -234,6 +237,7 @@ class Classifying(_Task):
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
     def target_columns(self) -> Any:
+        """Returns the `data.LabelColumn` of the model's labels."""
         return self._label_column
 
     def save_own_variables(self, store: Any) -> None:
@@ -314,6 +318,7 @@ class Classifying(_Task):
         return self.classify((first, second), batch_size=batch_size, verbose=verbose).probabilities[:, 1]
 
     def signatures(self, pairs: bool = False) -> list[Signature]:
+        """Returns `classify`, and on pairs with two labels `rank`; see `DescribesItself.signatures`."""
         several = "each probability by itself" if self.multi_label else "which sum to 1"
         purpose = (
             f"The classes of each {'pair of texts' if pairs else 'text'}: `labels` and `scores` from the likeliest "

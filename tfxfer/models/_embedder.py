@@ -148,6 +148,7 @@ class TextEmbedder(EmbedderFromPreset, Encodes, TextTask):
         return arguments
 
     def embedding_spec(self) -> backbones.EmbeddingSpec:
+        """Returns pooling, modules with their weights and prompts: a `backbones.EmbeddingSpec`."""
         weights = None
         if self.layer_start is not None:
             weights = keras.ops.convert_to_numpy(self.get_layer("layer_pooling").layer_weights)
@@ -182,6 +183,7 @@ class TextEmbedder(EmbedderFromPreset, Encodes, TextTask):
         return self.output_shape[-1]
 
     def signatures(self, pairs: bool = False) -> list[Signature]:
+        """Returns `embed`, one for each prompt, `similarity`, `rank` and `search`; see `DescribesItself.signatures`."""
         default = self.prompts.get(self.default_prompt_name or "", "")
         found = [Signature("embed", "vectors", "The vector of each text.", prompts=(default,))]
         for name, prompt in self.prompts.items():
@@ -199,6 +201,7 @@ class TextEmbedder(EmbedderFromPreset, Encodes, TextTask):
         return found
 
     def write_checkpoint(self, folder: str | os.PathLike[str], format: str, dtype: Any) -> None:
+        """Writes a sentence-transformers folder, or the encoder alone; see `TextTask.write_checkpoint`."""
         arguments = (folder, self.backbone, self.preprocessor)
         if format == "huggingface":
             _write.write(*arguments, dtype=dtype)
@@ -208,12 +211,14 @@ class TextEmbedder(EmbedderFromPreset, Encodes, TextTask):
     pipeline_tag = "sentence-similarity"
 
     def card_rows(self) -> dict[str, str]:
+        """Returns what the model card says of vectors and pooling."""
         return {
             "Vectors": f"{self.embedding_dim} components, compared by {self.similarity_fn_name}",
             "Pooling": ", ".join([*self.pooling, *(settings["class"] for settings in self._settings())]),
         }
 
     def usage(self, format: str, repo_id: str) -> dict[str, str]:
+        """Returns the code of the model card: how the libraries load the model and encode texts."""
         return _usage.embedder(self, format, repo_id)
 
     def get_config(self) -> dict[str, Any]:

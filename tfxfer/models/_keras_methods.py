@@ -100,6 +100,7 @@ class KerasMethods(_refusals.FixedWeights, _Mixin):
             optimizer.bind(self)
 
     def get_compile_config(self) -> dict[str, Any] | None:
+        """Returns the arguments of `compile`, and which weights the optimizer was built on."""
         config = super().get_compile_config()
         optimizer = getattr(self, "optimizer", None)
         if not config or optimizer is None or not optimizer.built:
@@ -112,6 +113,7 @@ class KerasMethods(_refusals.FixedWeights, _Mixin):
         return {**config, "optimizer": {**entry, _BUILT_ON: built_on}}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles as a saved model was, its optimizer built on the same weights."""
         # Keras's own refuses where `compile` is overridden, as it is here for its defaults.
         entry = config.get("optimizer")
         built_on = entry.get(_BUILT_ON) if isinstance(entry, dict) else None

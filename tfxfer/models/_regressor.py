@@ -100,6 +100,7 @@ class TextRegressor(RegressorFromPreset, Ranks, PooledTask):
         )
 
     def target_columns(self) -> Any:
+        """Returns a `data.ValuesColumn` of `num_outputs` numbers."""
         return data.ValuesColumn(self.num_outputs)
 
     def to_scores(self, values: Any) -> Any:
@@ -141,6 +142,7 @@ class TextRegressor(RegressorFromPreset, Ranks, PooledTask):
         return self.scores((first, second), batch_size=batch_size, verbose=verbose)
 
     def signatures(self, pairs: bool = False) -> list[Signature]:
+        """Returns `regress`, and on pairs with one output `rank`; see `DescribesItself.signatures`."""
         what = "each pair of texts" if pairs else "each text"
         purpose = f"The model's numbers for {what}, `(batch, {self.num_outputs})`."
         found = [Signature("regress", "values", purpose, api="regress" if self.num_outputs == 1 else None)]

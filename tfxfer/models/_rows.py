@@ -125,29 +125,32 @@ class TakesRows(_Mixin):
         """
         gate = data.Gate(self)
         form, found = gate.read(x, y, sample_weight, needs_y=self.loss is not None)
-        if validation_split and validation_data is None:
-            self._refuse(form != "rows", "validation_split", "0 for data that are not rows in memory", validation_split)
-            found, held_out = gate.split(found, validation_split)
-        elif validation_split:
-            raise _check.invalid("validation_split", "0 with `validation_data`", validation_split)
-        if class_weight is not None and form != "arrays":
-            class_weight = gate.class_weights(class_weight, found)
-        if form == "arrays":
-            x, y, sample_weight = found
-            source = x
-        else:
-            options: dict[str, Any] = {} if form == "batches" else self._batch_options(shuffle=shuffle, seed=seed)
-            source = gate.batches(form, found, batch_size or 32, **options)
-            y = sample_weight = None
         size = validation_batch_size or batch_size
-        if validation_split:
-            validation_data = self._evaluation_data("rows", held_out, gate, size)
-        elif validation_data is not None:
+        if validation_data is not None:
+            if validation_split:
+                raise _check.invalid("validation_split", "0 with `validation_data`", validation_split)
             validation_data = self._validation_data(validation_data, size)
+        elif validation_split:
+            if form != "rows":
+                raise _check.invalid("validation_split", "0 for data that are not rows in memory", validation_split)
+            found, held_out = gate.split(found, validation_split)
+            validation_data = self._evaluation_data("rows", held_out, gate, size)
+        if class_weight is not None:
+            class_weight = gate.class_weights(class_weight, found)
+        is_arrays = form == "arrays"
+        source, y, sample_weight = found if is_arrays else (found, None, None)
+        if not is_arrays:
+            made: dict[str, Any] = {} if form == "batches" else self._batch_options(shuffle=shuffle, seed=seed)
+            source = gate.batches(form, found, batch_size or 32, **made)
         _training.settle_optimizer(self)
-        options = {"batch_size": batch_size, "epochs": epochs, "steps_per_epoch": steps_per_epoch, "verbose": verbose}
+        options: dict[str, Any] = {
+            "batch_size": batch_size,
+            "epochs": epochs,
+            "steps_per_epoch": steps_per_epoch,
+            "verbose": verbose,
+        }
         callbacks, train = _introduction.introduce(self, source, callbacks=callbacks, **options)
-        if form != "arrays":
+        if not is_arrays:
             train = gate.ready(train, gate.is_encoded(source))
             if steps_per_epoch is not None and isinstance(source, data.Batches):
                 train = train.repeat()
@@ -156,19 +159,19 @@ class TakesRows(_Mixin):
                 self,
                 train,
                 y,
-                batch_size=batch_size if form == "arrays" else None,
+                batch_size=batch_size if is_arrays else None,
                 epochs=epochs,
                 verbose=verbose,
                 callbacks=callbacks,
                 validation_data=validation_data,
                 # Keras warns about its own `shuffle` where the data are a dataset, whose order is fixed here.
-                shuffle=shuffle if form == "arrays" else False,
+                shuffle=shuffle and is_arrays,
                 class_weight=class_weight,
                 sample_weight=sample_weight,
                 initial_epoch=initial_epoch,
                 steps_per_epoch=steps_per_epoch,
                 validation_steps=validation_steps,
-                validation_batch_size=size if form == "arrays" else None,
+                validation_batch_size=size if is_arrays else None,
                 validation_freq=validation_freq,
             )
 
@@ -190,11 +193,6 @@ class TakesRows(_Mixin):
     def _evaluation_data(self, form, found, gate, batch_size):
         options = {} if form == "batches" else self._batch_options(shuffle=False, bucket=form == "rows")
         return gate.ready(gate.batches(form, found, batch_size or 32, **options))
-
-    @staticmethod
-    def _refuse(wrong, argument, expected, value):
-        if wrong:
-            raise _check.invalid(argument, expected, value)
 
     def _batch_options(self, **options):
         self._check_vocabulary()

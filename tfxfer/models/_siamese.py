@@ -80,9 +80,11 @@ class Siamese(SiameseFromPreset, TextTask):
         )
 
     def embedding_spec(self) -> backbones.EmbeddingSpec:
+        """Returns that of the embedder."""
         return self.embedder.embedding_spec()
 
     def write_checkpoint(self, folder: str | os.PathLike[str], format: str, dtype: Any) -> None:
+        """Writes the embedder; raises for a decoder with weights, which has no form there."""
         if len(self.weights) > len(self.embedder.weights):  # those of a decoder, which has no form there
             super().write_checkpoint(folder, format, dtype)
         self.embedder.write_checkpoint(folder, format, dtype)
@@ -90,9 +92,11 @@ class Siamese(SiameseFromPreset, TextTask):
     pipeline_tag = "sentence-similarity"
 
     def card_rows(self) -> dict[str, str]:
+        """Returns those of the embedder."""
         return self.embedder.card_rows()
 
     def usage(self, format: str, repo_id: str) -> dict[str, str]:
+        """Returns that of the embedder."""
         return self.embedder.usage(format, repo_id)
 
     def served_model(self) -> Any:
@@ -210,6 +214,7 @@ class SiameseClassifier(SiameseClassifierFromPreset, Classifying, Siamese):
         return self
 
     def signatures(self, pairs: bool = False) -> list[Signature]:
+        """Returns `classify` on pairs and the signatures of the embedder."""
         return [*Classifying.signatures(self, True), *self.embedder.signatures()]
 
     def _output_dense(self):

@@ -41,6 +41,7 @@ class AdamW(keras.optimizers.AdamW):
     """
 
     def add_optimizer_variables(self, trainable_variables: Any, name: Any, initializer: Any = "zeros") -> Any:
+        """Makes the moments, as Keras does, and keeps them by variable."""
         made = super().add_optimizer_variables(trainable_variables, name, initializer)
         slots = dict(vars(self).get("slots", {}))
         for each, variables in [(name, made)] if isinstance(name, str) else zip(name, made, strict=True):
@@ -50,6 +51,7 @@ class AdamW(keras.optimizers.AdamW):
         return made
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
+        """Updates one variable: moments and step in one kernel where they are float32 on TensorFlow."""
         if not self._is_fused(variable):
             super().update_step(gradient, variable, learning_rate)
             return

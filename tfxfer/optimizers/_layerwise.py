@@ -129,10 +129,12 @@ class Layerwise(Subset):
         self._rates.resolve(self._var_key, self._trainable_variables)
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
+        """Applies gradients at each group's rate; raises where no model's groups are known."""
         self._check_bound()
         super().apply(grads, trainable_variables)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Updates one variable at its group's multiple of `learning_rate`."""
         factor = self._rates.factors[self._var_key(variable)]
         super().update_step(gradient, variable, learning_rate if factor == 1.0 else ops.multiply(learning_rate, factor))
 

@@ -30,6 +30,7 @@ class TrainsAlone:
     """
 
     def train_step(self, *args: Any) -> Any:
+        """Makes one step, as `keras.Model.train_step`."""
         if keras.config.backend() != "tensorflow" or tf.distribute.has_strategy():
             return super().train_step(*args)  # type: ignore[misc]
         with _OneReplica(tf.distribute.get_strategy(), 0):

@@ -164,6 +164,7 @@ class Subset(keras.optimizers.Optimizer):
     # === Steps ===
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
+        """Applies gradients to some of the variables; one without a gradient counts as not taking part."""
         if trainable_variables is not None:
             trainable_variables = list(trainable_variables)
             if not self.built:
@@ -187,6 +188,7 @@ class Subset(keras.optimizers.Optimizer):
         return ops.maximum(batch - self.missed[index], 0)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Updates one variable by the wrapped optimizer, which reads the variable's own number of steps."""
         batch = self._local(self._iterations, self._index(variable))
         with self._at(batch):
             self.inner_optimizer.update_step(gradient, variable, learning_rate)
@@ -299,6 +301,7 @@ class Subset(keras.optimizers.Optimizer):
                 average.assign(_copy(variable))
 
     def finalize_variable_values(self, var_list: Any) -> None:
+        """Gives variables their moving averages, where `use_ema` asks for it; Keras calls it after `fit`."""
         trained = {self._var_key(variable) for variable in var_list}
         for variable, average in self._averages():
             if self._var_key(variable) in trained:
@@ -309,6 +312,7 @@ class Subset(keras.optimizers.Optimizer):
     # === Without state ===
 
     def stateless_apply(self, optimizer_variables: Any, grads: Any, trainable_variables: Any) -> Any:
+        """Applies gradients without changing anything: returns (variables, optimizer variables), for JAX."""
         if keras.config.backend() == "tensorflow" or not self.built:
             return super().stateless_apply(optimizer_variables, grads, trainable_variables)  # raises
         variables = self._trainable_variables
@@ -333,10 +337,12 @@ class Subset(keras.optimizers.Optimizer):
 
     @property
     def variables(self) -> Any:
+        """The wrapped optimizer's variables and the counts of this one."""
         return [*self.inner_optimizer.variables, *self._counts]
 
     @property
     def iterations(self) -> Any:
+        """The updates made so far, an int scalar."""
         return self.inner_optimizer.iterations
 
     @property
@@ -348,25 +354,30 @@ class Subset(keras.optimizers.Optimizer):
         self.inner_optimizer.learning_rate = learning_rate
 
     def scale_loss(self, loss: Any) -> Any:
+        """Returns the loss as the wrapped optimizer scales it."""
         return self.inner_optimizer.scale_loss(loss)
 
     def exclude_from_weight_decay(self, var_list: Any = None, var_names: Sequence[str] | None = None) -> None:
+        """Has the wrapped optimizer not decay some variables."""
         self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
 
     # === Saving ===
 
     def set_weights(self, weights: Any) -> None:
+        """Sets the values of `variables`."""
         count = len(self.inner_optimizer.variables)
         self.inner_optimizer.set_weights(weights[:count])
         for variable, value in zip(self._counts, weights[count:], strict=False):
             variable.assign(value)
 
     def save_own_variables(self, store: Any) -> None:
+        """Writes the counts; the wrapped optimizer writes its own."""
         # Keras saves the wrapped optimizer by itself, being an attribute: moments once, not twice.
         for i, variable in enumerate(self._counts):
             store[str(i)] = ops.convert_to_numpy(variable)
 
     def load_own_variables(self, store: Any) -> None:
+        """Reads the counts."""
         # A file without them is of a training in which no variable missed a batch.
         for i, variable in enumerate(self._counts):
             if str(i) in store:

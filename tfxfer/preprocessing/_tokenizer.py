@@ -268,10 +268,12 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
 
     @property
     def trackables(self) -> Any:
+        """TensorFlow's tables, which an export writes."""
         return [*self._loaded.engine.trackables, *self._loaded.tables]
 
     @property
     def vocabulary(self) -> Any:
+        """The tokens in the order of their ids."""
         return list(self.spec.tokens)
 
     def get_vocabulary(self) -> list[str]:
@@ -296,17 +298,21 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
 
     @property
     def special_tokens(self) -> Any:
+        """The special tokens, strings."""
         return [token["content"] for token in self.spec.added if token["special"]]
 
     @property
     def special_token_ids(self) -> Any:
+        """The ids of the special tokens."""
         return [token["id"] for token in self.spec.added if token["special"]]
 
     def save_assets(self, dir_path: str | os.PathLike[str]) -> None:
+        """Writes the tokenizer into a folder; Keras calls it."""
         with open(os.path.join(dir_path, ASSET), "w", encoding="utf-8") as file:
             file.write(self.spec.to_json())
 
     def load_assets(self, dir_path: str | os.PathLike[str]) -> None:
+        """Reads the tokenizer from a folder; Keras calls it."""
         with open(os.path.join(dir_path, ASSET), encoding="utf-8") as file:
             self._set_spec(_spec.Spec.from_json(file.read()))
 

@@ -160,6 +160,7 @@ class HyperModel(_Base):
         super().__init__(name=name, tunable=tunable)
 
     def declare_hyperparameters(self, hp: Any) -> None:
+        """Declares the whole space in `hp`, a `keras_tuner.HyperParameters`."""
         self._space.declare(hp)
 
     def build(self, hp: Any) -> Any:

@@ -50,9 +50,11 @@ class CategoryColumn(Column):
 
     @property
     def trackables(self) -> Any:
+        """The lookup table, once `encode` has been traced."""
         return () if self._table is None else (self._table,)
 
     def read(self, values: Any, argument: str) -> Any:
+        """Returns names as a string tensor `(rows,)`; raises `ValueError` for an unknown one, with its row."""
         found = []
         for row, value in enumerate(self.sequence(values, argument)):
             value = value.decode() if isinstance(value, bytes) else value
@@ -71,9 +73,11 @@ class CategoryColumn(Column):
             return tf.constant(found, tf.string, shape=(len(found),))
 
     def spec(self) -> Any:
+        """Returns the spec of one row."""
         return tf.TensorSpec((), tf.string)
 
     def encode(self, rows: Any) -> Any:
+        """Turns a string tensor `(rows,)` into indices, int32 `(rows,)`."""
         if self._table is None:
             with tf.init_scope():
                 keys = tf.constant(list(self._index))

@@ -36,6 +36,7 @@ class ImageColumn(Column):
         self.channels = channels
 
     def read(self, values: Any, argument: str) -> Any:
+        """Returns paths, a string tensor `(rows,)`, or images, uint8 `(rows, height, width, channels)`."""
         rows = self.sequence(values, argument)
         if rows and all(isinstance(row, (str, os.PathLike)) for row in rows):
             for i, row in enumerate(rows):
@@ -56,9 +57,11 @@ class ImageColumn(Column):
         return found
 
     def spec(self) -> Any:
+        """Returns the spec of one row."""
         return tf.TensorSpec((*self.size, self.channels), tf.uint8)
 
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
+        """Reads files where need be; gives float32 `(batch, height, width, channels)`."""
         if kept.dtype == tf.string:
             kept = tf.map_fn(self._file, kept, fn_output_signature=tf.float32)
         return {name: tf.ensure_shape(tf.cast(kept, tf.float32), (None, *self.size, self.channels))}

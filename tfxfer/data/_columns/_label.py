@@ -62,6 +62,7 @@ class LabelColumn(Column):
     # === Outside the graph ===
 
     def read(self, values: Any, argument: str) -> Any:
+        """Returns labels as indices, int32 `(rows,)`, or as float32 `(rows, labels)`; see the table of the class."""
         matrix = _matrix(values)
         if matrix is not None:
             return self._shares(matrix, argument)
@@ -183,6 +184,7 @@ class LabelColumn(Column):
         return [self.labels[int(index)] for index in indices]
 
     def spec(self) -> Any:
+        """Returns the spec of one row."""
         return tf.TensorSpec((len(self),), tf.float32) if self.multi_label else tf.TensorSpec((), tf.int32)
 
     # === In a pipeline ===

@@ -34,8 +34,10 @@ class NumberColumn(Column):
         self.missing = None if missing is None else _check.number("missing", missing)
 
     def read(self, values: Any, argument: str) -> Any:
+        """Returns numbers as float32 `(rows,)` or `(rows, size)`."""
         shape = () if self.size is None else (self.size,)
         return read_numbers(values, argument, self.expected, shape, self.missing)
 
     def spec(self) -> Any:
+        """Returns the spec of one row."""
         return tf.TensorSpec(() if self.size is None else (self.size,), tf.float32)

@@ -56,6 +56,7 @@ class TextColumn(Column):
         return self.form == "separate"
 
     def read(self, values: Any, argument: str) -> Any:
+        """Returns texts as a string tensor `(rows,)`, or a tuple of such tensors for several texts a row."""
         columns = text_columns(values)
         if columns is None:
             return read_strings(values, argument, "a list of strings, or a tuple of such lists")
@@ -75,20 +76,24 @@ class TextColumn(Column):
             raise _check.invalid(argument, 'one or two text columns with columns="joint"', f"{count} columns", remedy)
 
     def spec(self) -> Any:
+        """Returns the spec of one row."""
         one = tf.TensorSpec((), tf.string)
         return tuple([one] * self.count) if self.count is not None and self.count > 1 else one
 
     def encode(self, rows: Any) -> Any:
+        """Tokenizes: a tuple with one int32 ragged tensor `(rows, None)` for each text of a row."""
         texts = rows if isinstance(rows, tuple) else (rows,)
         return tuple(self.preprocessor.tokenizer(text) for text in texts)
 
     def lengths(self, kept: Any) -> Any:
+        """Returns how many tokens each row has once it is packed, int32 `(rows,)`: of several texts the longest."""
         lengths = self.preprocessor.lengths
         if self.separate:
             return tf.reduce_max(tf.stack([lengths(column) for column in kept]), axis=0)
         return lengths(kept if len(kept) > 1 else kept[0])
 
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
+        """Packs the ids; gives int32 `(batch, length)`, or `(batch, texts, length)` where texts are separate."""
         count = len(kept)
         packed = self.preprocessor.pack(tf.concat(kept, axis=0) if self.separate else kept if count > 1 else kept[0])
         packed = round_up(packed, multiple, self.preprocessor)
@@ -101,6 +106,7 @@ class TextColumn(Column):
         return tf.ensure_shape(tf.transpose(value, (1, 0, 2)), (None, count, None))
 
     def token_ids(self, kept: Any) -> Any:
+        """Returns the token ids as `encode` gave them."""
         return kept
 
 

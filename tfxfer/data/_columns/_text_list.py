@@ -28,6 +28,7 @@ class TextListColumn(Column):
         self.preprocessor = preprocessor
 
     def read(self, values: Any, argument: str) -> Any:
+        """Returns the lists as a ragged string tensor `(rows, None)`."""
         rows = self.sequence(values, argument)
         for i, row in enumerate(rows):
             if isinstance(row, (str, bytes)) or not hasattr(row, "__len__"):
@@ -39,16 +40,20 @@ class TextListColumn(Column):
             return tf.RaggedTensor.from_row_lengths(flat, tf.constant([len(row) for row in rows], tf.int64))
 
     def spec(self) -> Any:
+        """Returns the spec of one row."""
         return tf.RaggedTensorSpec((None,), tf.string, ragged_rank=0)
 
     def encode(self, rows: Any) -> Any:
+        """Tokenizes: an int32 ragged tensor `(rows, None, None)`."""
         return rows.with_values(self.preprocessor.tokenizer(rows.values))
 
     def lengths(self, kept: Any) -> Any:
+        """Returns the tokens of each row's longest text, int32 `(rows,)`; 0 for an empty list."""
         flat = self.preprocessor.lengths(kept.values)
         return tf.maximum(tf.reduce_max(kept.with_values(flat), axis=1), 0)
 
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
+        """Packs and pads: int32 `(batch, texts, length)`, and `list_mask` `(batch, texts)`."""
         packed = round_up(self.preprocessor.pack(kept.values), multiple, self.preprocessor)
         counts = tf.cast(kept.row_lengths(), tf.int32)
         most = tf.maximum(tf.reduce_max(counts), 1)
@@ -63,4 +68,5 @@ class TextListColumn(Column):
         return found
 
     def token_ids(self, kept: Any) -> Any:
+        """Returns the tokens of all texts of each row, one after another."""
         return (kept.merge_dims(1, 2),)

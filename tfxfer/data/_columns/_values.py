@@ -34,6 +34,7 @@ class ValuesColumn(Column):
         self.size = _check.integer("size", size, optional=True)
 
     def read(self, values: Any, argument: str) -> Any:
+        """Returns numbers `(rows, ...)`: ints as int64, bools as int32, others as float32."""
         if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
             raise _check.invalid(argument, self.expected, values)
         if self.size is not None:
@@ -49,6 +50,7 @@ class ValuesColumn(Column):
         return read_numbers(array.astype("float64"), argument, self.expected, array.shape[1:])
 
     def spec(self) -> Any:
+        """Returns the spec of one row."""
         return tf.TensorSpec(() if self.size is None else (self.size,), tf.float32)
 
     def encode(self, rows: Any) -> Any:

@@ -26,7 +26,9 @@ class VectorColumn(Column):
         self.dim = _check.integer("dim", dim)
 
     def read(self, values: Any, argument: str) -> Any:
+        """Returns vectors as float32 `(rows, dim)`."""
         return read_numbers(values, argument, self.expected, (self.dim,))
 
     def spec(self) -> Any:
+        """Returns the spec of one row."""
         return tf.TensorSpec((self.dim,), tf.float32)

@@ -30,6 +30,7 @@ class WordsColumn(Column):
         self.preprocessor = preprocessor
 
     def read(self, values: Any, argument: str) -> Any:
+        """Returns the words as a ragged string tensor `(rows, None)`."""
         rows = _lists(self.sequence(values, argument), argument, "words")
         for i, row in enumerate(rows):
             for word in row:
@@ -37,15 +38,19 @@ class WordsColumn(Column):
         return _ragged(rows, tf.string)
 
     def spec(self) -> Any:
+        """Returns the spec of one row."""
         return tf.RaggedTensorSpec((None,), tf.string, ragged_rank=0)
 
     def encode(self, rows: Any) -> Any:
+        """Tokenizes each word by itself: an int32 ragged tensor `(rows, words, pieces)`."""
         return rows.with_values(self.preprocessor.tokenizer(rows.values))
 
     def lengths(self, kept: Any) -> Any:
+        """Returns how many tokens each row has once it is packed, int32 `(rows,)`."""
         return self.preprocessor.lengths(kept.merge_dims(1, 2))
 
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
+        """Packs the ids with the number of each token's word; gives int32 `(batch, length)`."""
         ids = kept.merge_dims(1, 2)
         words = tf.ragged.range(tf.cast(kept.row_lengths(), tf.int32))
         word_ids = ids.with_values(tf.repeat(words.values, kept.values.row_lengths()))
@@ -54,6 +59,7 @@ class WordsColumn(Column):
         return {key: tf.ensure_shape(value, (None, None)) for key, value in packed.items()}
 
     def token_ids(self, kept: Any) -> Any:
+        """Returns the tokens of all words of each row, one after another."""
         return (kept.merge_dims(1, 2),)
 
 
@@ -76,6 +82,7 @@ class TagsColumn(Column):
         self._index = {tag: i for i, tag in enumerate(self.tags)}
 
     def read(self, values: Any, argument: str) -> Any:
+        """Returns tags as indices, a ragged int32 tensor `(rows, None)`."""
         rows = _lists(self.sequence(values, argument), argument, "tags")
         for i, row in enumerate(rows):
             for tag in row:
@@ -85,9 +92,11 @@ class TagsColumn(Column):
         return _ragged([[self._index[tag] for tag in row] for row in rows], tf.int32)
 
     def spec(self) -> Any:
+        """Returns the spec of one row."""
         return tf.RaggedTensorSpec((None,), tf.int32, ragged_rank=0)
 
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
+        """Pads with -1: int32 `(batch, words)`."""
         return {name: tf.ensure_shape(kept.to_tensor(-1), (None, None))}
 
     def decode(self, indices: Any) -> list:
