@@ -251,8 +251,11 @@ def test_labelled_keeps_labels_or_encodes_them():
     numbers = data.labelled(rows, "text", "n")
     assert xy(numbers) == [(b"p", 7), (b"q", 5)] and numbers.element_spec[1].dtype == tf.int64
     encoded = data.labelled(rows, ("text", "s"), "n", labels=[5, 7])
-    assert xy(encoded) == [((b"p", b"b"), 1), ((b"q", b"a"), 0)] and encoded.element_spec[1].dtype == tf.int32
-    assert encoded.labels == [5, 7] and encoded.cardinality() == 2
+    assert xy(encoded) == [((b"p", b"b"), 7), ((b"q", b"a"), 5)] and encoded.element_spec[1].dtype == tf.int64
+    assert encoded.labels is None and encoded.cardinality() == 2  # ints stay labels: an index could be taken for one
+    named = data.labelled(rows, "text", "s", labels=["a", "b"])
+    assert xy(named) == [(b"p", 1), (b"q", 0)] and named.element_spec[1].dtype == tf.int32
+    assert named.labels == ["a", "b"]
 
 
 def test_multi_label_rows_become_multi_hot():

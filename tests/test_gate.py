@@ -336,6 +336,27 @@ def test_class_weights_where_they_mean_nothing_are_refused(folder, regressor):
         regressor.fit(TEXTS, [1.0] * 8, class_weight="balanced", verbose=0)
 
 
+@pytest.mark.parametrize("labels", [[1, 2, 3], [3, 1, 2], [0, 1, 2]])
+@pytest.mark.parametrize("mapped", [True, False])
+def test_int_labels_stay_labels_whatever_becomes_of_the_dataset(folder, labels, mapped):
+    model = tiny.classifier(folder, labels=labels)
+    model.compile(keras.optimizers.SGD(0.0))
+    y = [labels[1], labels[2]] * 4  # without the first: an index would be taken for a label in silence
+    rows = tx.data.labelled({"t": TEXTS, "l": y}, "t", "l", labels=labels)
+    rows = rows.map(lambda x, y: (x, y)) if mapped else rows
+    expected = model.evaluate(TEXTS, y, verbose=0)
+    assert model.evaluate(rows, verbose=0) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_number_of_columns_is_checked_before_anything_is_traced(folder):
+    pairs = tx.models.SiameseClassifier(tiny.embedder(folder), labels=["a", "b"])
+    pairs.compile()
+    for x in (TEXTS, (TEXTS, TEXTS, TEXTS)):
+        for call in (lambda x=x: pairs.fit(x, list("abababab")), lambda x=x: pairs.predict(x)):
+            with pytest.raises(ValueError, match=r"`x`.*2 text columns"):
+                call()
+
+
 def test_a_model_without_a_preprocessor_says_so():
     model = tx.models.TextClassifier(tiny.backbone(), labels=["card", "loan", "other"])
     model.compile()

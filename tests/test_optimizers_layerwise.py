@@ -114,6 +114,7 @@ OPTIMIZERS = {
     **{
         name: lambda rate, name=name, **options: getattr(keras.optimizers, name)(rate, **options)
         for name in "Adadelta Adafactor Adagrad Adamax Ftrl Lamb Lion Muon Nadam RMSprop ScheduleFreeAdamW".split()
+        if hasattr(keras.optimizers, name)
     },
     "Signs": lambda rate, **options: Signs(rate, **options),
     "AMSGrad": lambda rate, **options: keras.optimizers.AdamW(rate, amsgrad=True, weight_decay=0.1, **options),

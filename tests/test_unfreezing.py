@@ -19,6 +19,10 @@ GROUPS = ("embeddings", "block_0", "block_1", "head")
 SCHEDULE = keras.optimizers.schedules.PolynomialDecay(0.02, 12, 0.001)
 
 
+# Before Keras 3.15, `SwapEMAWeights` goes by the variables that train, whatever the optimizer was built on.
+SWAPS_WRONGLY = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 15)
+
+
 @pytest.fixture(scope="module")
 def preprocessor(tmp_path_factory):
     return tiny.preprocessor(tmp_path_factory.mktemp("vocabulary"))
@@ -248,11 +252,28 @@ def swapping(preprocessor, folder, *callbacks, dtype=None, flags=None, **options
 )
 def test_averages_that_are_swapped_in_are_the_values_of_what_is_frozen(preprocessor, tmp_path, dtype, options):
     callback = tx.callbacks.GradualUnfreezing(at={"head": 0, "block_0": 9})
+    if SWAPS_WRONGLY:
+        with pytest.raises(ValueError, match=r"`callbacks`.*SwapEMAWeights.*Keras 3\.15"):
+            swapping(preprocessor, tmp_path, callback, dtype=dtype, **options)
+        return
     before, seen = swapping(preprocessor, tmp_path, callback, dtype=dtype, **options)
     assert len(seen) == 5 and all(moved(before, each) == ["head"] for each in seen)
 
 
+def test_swapping_averages_is_refused_where_keras_gives_them_to_others(preprocessor, monkeypatch):
+    model = classifier(preprocessor)
+    model.compile(keras.optimizers.Adam(0.05, use_ema=True))
+    monkeypatch.setattr(keras, "__version__", "3.14.1")
+    callbacks = [keras.callbacks.SwapEMAWeights(), tx.callbacks.GradualUnfreezing()]
+    with pytest.raises(ValueError, match=r"`callbacks`.*SwapEMAWeights.*3\.14\.1"):
+        model.fit(tiny.TEXTS, tiny.LABELS, callbacks=callbacks, verbose=0)
+
+
 def test_averages_of_what_flags_freeze_are_its_values_too(preprocessor, tmp_path):
+    if SWAPS_WRONGLY:
+        with pytest.raises(ValueError, match=r"`callbacks`.*SwapEMAWeights.*Keras 3\.15"):
+            swapping(preprocessor, tmp_path, flags=["head"], ema_overwrite_frequency=2)
+        return
     before, seen = swapping(preprocessor, tmp_path, flags=["head"], ema_overwrite_frequency=2)
     assert len(seen) == 5 and all(moved(before, each) == ["head"] for each in seen)
 

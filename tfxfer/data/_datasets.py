@@ -39,8 +39,9 @@ def labelled(
 
     Returns:
         Finite `tf.data.Dataset` (`Examples`) of (x, y), in the order of the rows. x: string scalar, or a tuple of them.
-        y: for one label a row, int32 index into `labels` if these are given, else the label itself (string or int64),
-        which a `TextClassifier` encodes; for several, float32 `(num_classes,)` of 0 and 1, in the order of `labels`
+        y: for one label a row, the label itself (string or int64), which a `TextClassifier` encodes; int32 index into
+        `labels` where these are given and are strings (an int could be taken for either); for several, float32
+        `(num_classes,)` of 0 and 1, in the order of `labels`
         or else of `data.labels(rows, label, separator)`.
 
     Raises:
@@ -71,12 +72,13 @@ def labelled(
         y = np.zeros((len(values), len(known)), "float32")
         for row, each in zip(y, values, strict=True):
             row[[known[one] for one in each]] = 1.0
-    elif known is not None:
+    elif known is not None and not isinstance(values[0], int):
         y = np.array([known[each] for each in values], "int32")
     else:
         y = np.array(values, "int64") if isinstance(values[0], int) else values
     faults.warn(f"labelled({rows!r})")
-    targets = None if known is None else LabelColumn(list(known), several)
+    is_encoded = known is not None and (several or not isinstance(values[0], int))
+    targets = LabelColumn(list(known or ()), several) if is_encoded else None
     return _texts(rows, names, found, y, faults, targets)
 
 

@@ -75,7 +75,7 @@ class Runner:
         if self._step is None:
             self._step = self._traced(kept)
         order = np.argsort(-lengths, kind="stable")
-        bar = keras.utils.Progbar(len(order), unit_name="text") if progress else None
+        bar = keras.utils.Progbar(len(order), unit_name="text") if progress and len(order) else None
         parts = []
         # One batch at least, so that the outputs of no rows have the right shape.
         for start in range(0, max(len(order), 1), batch_size):

@@ -259,6 +259,7 @@ class AboveFrozen(optimizers.TrainsAlone, keras.Model):
             A `keras.callbacks.History`.
         """
         self._take_over()
+        _training.check_swaps(self, kwargs.get("callbacks"))
         _training.settle_optimizer(self.full_model)
         self.optimizer = self.full_model.optimizer
         x = self._dataset((x, y, sample_weight), batch_size, shuffle=shuffle, seed=seed)

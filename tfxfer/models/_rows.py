@@ -142,6 +142,7 @@ class TakesRows(_Mixin):
         if not is_arrays:
             made: dict[str, Any] = {} if form == "batches" else self._batch_options(shuffle=shuffle, seed=seed)
             source = gate.batches(form, found, batch_size or 32, **made)
+        _training.check_swaps(self, callbacks)
         _training.settle_optimizer(self)
         options: dict[str, Any] = {
             "batch_size": batch_size,

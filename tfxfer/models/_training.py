@@ -1,6 +1,8 @@
 """What `fit` of task models does for optimizers."""
 
-from tfxfer import optimizers
+import keras
+
+from tfxfer import _check, optimizers
 
 
 def subset_of(optimizer):
@@ -37,3 +39,28 @@ def settle_optimizer(model):
         except ValueError:
             return
     subset_of(optimizer).settle()
+
+
+# Before, `SwapEMAWeights` paired the averages of all variables with those that train, in order.
+_SWAPS_BY_VARIABLE = (3, 15)
+
+
+def check_swaps(model, callbacks):
+    """Raises where `keras.callbacks.SwapEMAWeights` would give variables the averages of others.
+
+    Args:
+        model: the model whose `fit` starts.
+        callbacks: as `fit` has them.
+    """
+    if tuple(map(int, keras.__version__.split(".")[:2])) >= _SWAPS_BY_VARIABLE:
+        return
+    found = keras.tree.flatten(getattr(callbacks, "callbacks", callbacks))
+    if not any(isinstance(callback, keras.callbacks.SwapEMAWeights) for callback in found):
+        return
+    optimizer = getattr(model, "optimizer", None)
+    trained = model.trainable_variables
+    built_on = optimizer._trainable_variables if optimizer is not None and optimizer.built else trained
+    if len(built_on) != len(trained) or any(hasattr(callback, "groups_at") for callback in found):
+        expected = "no `SwapEMAWeights` where a part of the optimizer's variables trains"
+        remedy = "Keras 3.15 pairs averages and variables rightly: install it."
+        raise _check.invalid("callbacks", expected, f"Keras {keras.__version__}", remedy)

@@ -59,6 +59,7 @@ class TextColumn(Column):
         """Returns texts as a string tensor `(rows,)`, or a tuple of such tensors for several texts a row."""
         columns = text_columns(values)
         if columns is None:
+            self.check_count(1, argument)
             return read_strings(values, argument, "a list of strings, or a tuple of such lists")
         self.check_count(len(columns), argument)
         found = tuple(read_strings(column, f"{argument}[{i}]") for i, column in enumerate(columns))
@@ -70,7 +71,7 @@ class TextColumn(Column):
     def check_count(self, count: int, argument: str) -> None:
         """Raises where rows have another number of texts than the column takes."""
         if self.count is not None and count != self.count:
-            raise _check.invalid(argument, f"{self.count} text columns", f"{count} columns")
+            raise _check.invalid(argument, f"{self.count} text columns", f"{count} text columns")
         if not self.separate and count > 2:
             remedy = 'Pass `columns="separate"` for towers, or make pairs.'
             raise _check.invalid(argument, 'one or two text columns with columns="joint"', f"{count} columns", remedy)
