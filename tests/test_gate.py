@@ -170,8 +170,10 @@ def test_a_bad_text_is_an_error_with_its_row_everywhere(classifier, folder, bad,
     for call in calls:
         with pytest.raises(ValueError, match=rf"`(x|validation_data\[0\])`.*row {row}"):
             call()
-    with pytest.raises(ValueError, match=rf"`texts`.*row {row}"):
-        tiny.embedder(folder).encode(texts)
+    embedder = tiny.embedder(folder)
+    for call in (embedder.encode, lambda texts: tx.search.SemanticIndex(embedder, texts)):
+        with pytest.raises(ValueError, match=rf"`texts`.*row {row}"):
+            call(texts)
 
 
 @pytest.mark.parametrize(

@@ -61,12 +61,37 @@ def some_of(argument, patterns, options, remedy=None):
 
 
 def strings(argument, values):
-    """Returns `values`, a list, where each is a `str` or `bytes`; the error names the first row that is not."""
+    """Returns `values`, a list, where each is a text; the error names the first row that is not."""
     for row, value in enumerate(values):
-        if not isinstance(value, (str, bytes)):
-            remedy = f"It is in row {row} (counting from 0); fill in missing texts or leave the row out."
-            raise invalid(argument, "texts that are strings", value, remedy)
+        text(argument, value, row)
     return values
+
+
+def text(argument, value, row):
+    """Raises where a value is no `str` or `bytes`, or one that UTF-8 cannot hold; the error names the row, an int."""
+    where = f"It is in row {row} (counting from 0)."
+    if isinstance(value, bytes):
+        return
+    if is_missing(value):
+        remedy = f'{where} Fill it in (`""` is a text) or leave the row out.'
+        raise invalid(argument, "a text in every row", value, remedy)
+    if isinstance(value, (list, tuple)):
+        remedy = f"{where} Give rows of several texts as columns, (firsts, seconds)."
+        raise invalid(argument, "texts that are strings", value, remedy)
+    if not isinstance(value, str):
+        raise invalid(argument, "texts that are strings", value, f"{where} Make strings of the column first.")
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            remedy = f"{where} Lone surrogates come from a wrong decoding. Read the text again, or replace them."
+            raise invalid(argument, "texts that UTF-8 can hold", value, remedy) from error
+
+
+def is_missing(value):
+    """Whether a value is `None`, NaN or pandas's NA."""
+    # NaN is the float that is not itself; numpy's float32 is no `float`.
+    return value is None or type(value).__name__ == "NAType" or (isinstance(value, numbers.Real) and value != value)
 
 
 def integer(argument, value, *, minimum=1, optional=False):

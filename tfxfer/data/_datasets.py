@@ -11,7 +11,7 @@ from tfxfer import _check
 from tfxfer.data._columns import LabelColumn
 from tfxfer.data._examples import Examples
 from tfxfer.data._labels import distinct, known_labels, near, read_labels
-from tfxfer.data._rows import Faults, Rows, is_missing, shown
+from tfxfer.data._rows import Faults, Rows, shown
 from tfxfer.data._targets import read_targets
 
 
@@ -245,7 +245,7 @@ def with_texts(rows, names, found, faults):
                 continue
             bad.add(i)
             remedy = "Fill it in (an empty string is a text), leave the row out, or pass `on_error='skip'`."
-            if is_missing(value):
+            if _check.is_missing(value):
                 faults.add(rows.place(i), name, "no text", "", remedy)
             elif isinstance(value, str):
                 faults.add(rows.place(i), name, "a text that UTF-8 cannot hold", f": {shown(value)}", remedy)
@@ -277,7 +277,7 @@ def _bounds(target_range):
 def _number(rows, i, column, value, bounds, faults):
     """A target as float; `None` where it is none (and the fault noted)."""
     remedy = "Mend the row, leave it out, or pass `on_error='skip'`."
-    if is_missing(value) or value == "":
+    if _check.is_missing(value) or value == "":
         return faults.add(rows.place(i), column, "no target", "", remedy)
     try:
         number = float(value)

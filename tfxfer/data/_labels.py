@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
-from tfxfer.data._rows import Faults, Rows, fault, is_missing, shown
+from tfxfer.data._rows import Faults, Rows, fault, shown
 
 _LISTS = (list, tuple, set)
 
@@ -155,7 +155,7 @@ class _NoLabel(Exception):
 
 
 def _parts(value, separator):
-    if is_missing(value):
+    if _check.is_missing(value):
         raise _NoLabel("no label", "", "A row of several labels may have none: then it holds an empty string or list.")
     if separator is None:
         if not isinstance(value, _LISTS):
@@ -167,7 +167,7 @@ def _parts(value, separator):
 
 
 def _label(value):
-    if is_missing(value) or value == "":
+    if _check.is_missing(value) or value == "":
         raise _NoLabel("no label", "", "Give the row a label, leave it out, or pass `on_error='skip'`.")
     if isinstance(value, str):
         return value

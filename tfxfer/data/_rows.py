@@ -239,11 +239,6 @@ def fault(place, column, problem, remedy=None):
     return ValueError(f"{where}: {problem}." + (f" {remedy}" if remedy else ""))
 
 
-def is_missing(value):
-    """Whether `value` is `None` or NaN."""
-    return value is None or (isinstance(value, (float, np.floating)) and bool(np.isnan(value)))
-
-
 def shown(value):
     """A value as errors show it, cut at 80 characters."""
     text = repr(value)

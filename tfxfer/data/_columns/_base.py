@@ -118,11 +118,6 @@ def bad_value(argument, expected, value, row, remedy=""):
     return _check.invalid(argument, expected, value, f"It is in row {row} (counting from 0). {remedy}".strip())
 
 
-def is_missing(value):
-    """Whether a value is `None`, NaN or pandas's NA."""
-    return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and value != value)
-
-
 def read_strings(values, argument, expected="a list of strings"):
     """Returns a column of texts as a string tensor `(rows,)`.
 
@@ -135,28 +130,9 @@ def read_strings(values, argument, expected="a list of strings"):
     for row, value in enumerate(values):
         if type(value) is str and value.isascii():
             continue
-        check_string(value, argument, row)
+        _check.text(argument, value, row)
     with tf.device("CPU:0"):
         return tf.constant(values, tf.string, shape=(len(values),))
-
-
-def check_string(value, argument, row):
-    """Raises where a value is no text."""
-    if isinstance(value, bytes):
-        return
-    if not isinstance(value, str):
-        missing = is_missing(value)
-        expected = "a text in every row" if missing else "texts that are strings"
-        if isinstance(value, (list, tuple)):
-            remedy = "Give rows of several texts as columns, (firsts, seconds)."
-            raise bad_value(argument, "texts that are strings", value, row, remedy)
-        remedy = 'Fill it in (`""` is a text) or leave the row out.' if missing else "Make strings of the column first."
-        raise bad_value(argument, expected, value, row, remedy)
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        remedy = "Lone surrogates come from a wrong decoding. Read the text again, or replace them."
-        raise bad_value(argument, "texts that UTF-8 can hold", value, row, remedy) from error
 
 
 def read_numbers(values, argument, expected="a list of numbers", shape=(), missing=None):
@@ -203,7 +179,7 @@ def _row_of_numbers(value, argument, row, shape, missing):
         if shape[0] is not None and len(found) != shape[0]:
             raise bad_value(argument, f"{shape[0]} numbers in every row", value, row)
         return found
-    if is_missing(value) or value == "":
+    if _check.is_missing(value) or value == "":
         if missing is None:
             raise bad_value(argument, "a number in every row", value, row, "Fill it in or leave the row out.")
         return missing
@@ -217,7 +193,7 @@ def read_list(argument: str, values: Any) -> list[str]:
     """Returns a column of texts as a list of `str`; raises as `read_strings`."""
     found = as_list(values, argument, "a list of strings")
     for row, value in enumerate(found):
-        check_string(value, argument, row)
+        _check.text(argument, value, row)
     return [value.decode() if isinstance(value, bytes) else value for value in found]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
-from tfxfer.data._columns._base import Column, bad_value, check_string, is_missing
+from tfxfer.data._columns._base import Column, bad_value
 
 
 class CategoryColumn(Column):
@@ -58,12 +58,12 @@ class CategoryColumn(Column):
         found = []
         for row, value in enumerate(self.sequence(values, argument)):
             value = value.decode() if isinstance(value, bytes) else value
-            if self.unknown == "index" and is_missing(value):
+            if self.unknown == "index" and _check.is_missing(value):
                 value = ""
             if isinstance(value, float) and value.is_integer():
                 value = int(value)  # pandas makes floats of a column of ints with a gap
             if isinstance(value, str):
-                check_string(value, argument, row)
+                _check.text(argument, value, row)
             if str(value) not in self._index and self.unknown == "raise":
                 shown = ", ".join(map(repr, self.names[:5]))
                 remedy = 'Add it to `names`, or pass `unknown="index"`.'

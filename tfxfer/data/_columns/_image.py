@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
-from tfxfer.data._columns._base import Column, bad_value, check_string
+from tfxfer.data._columns._base import Column, bad_value
 
 
 class ImageColumn(Column):
@@ -40,7 +40,7 @@ class ImageColumn(Column):
         rows = self.sequence(values, argument)
         if rows and all(isinstance(row, (str, os.PathLike)) for row in rows):
             for i, row in enumerate(rows):
-                check_string(str(row), argument, i)
+                _check.text(argument, str(row), i)
                 if not tf.io.gfile.exists(str(row)):
                     raise bad_value(argument, "files that exist", str(row), i)
             return tf.constant([str(row) for row in rows], tf.string)

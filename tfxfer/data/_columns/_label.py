@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
-from tfxfer.data._columns._base import Column, as_list, bad_value, is_missing
+from tfxfer.data._columns._base import Column, as_list, bad_value
 
 _SUM = 1e-3  # how far the shares of a row may be from a sum of 1
 
@@ -130,8 +130,8 @@ class LabelColumn(Column):
     def _indices(self, values, places, argument):
         """The index of each value; `places` are the rows that errors name."""
         for value, row in zip(values, places, strict=True):
-            if is_missing(value) or value == "":
-                if is_missing(value) or value not in self._index:
+            if _check.is_missing(value) or value == "":
+                if _check.is_missing(value) or value not in self._index:
                     remedy = "Give the row a label or leave it out."
                     raise bad_value(argument, "a label in every row", value, row, remedy)
         if values and all(isinstance(value, bool) for value in values):

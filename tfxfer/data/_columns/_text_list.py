@@ -4,7 +4,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfxfer.data._columns._base import Column, bad_value, check_string
+from tfxfer import _check
+from tfxfer.data._columns._base import Column, bad_value
 from tfxfer.data._columns._text import round_up
 
 
@@ -34,7 +35,7 @@ class TextListColumn(Column):
             if isinstance(row, (str, bytes)) or not hasattr(row, "__len__"):
                 raise bad_value(argument, "a list of strings in every row", row, i)
             for text in row:
-                check_string(text, argument, i)
+                _check.text(argument, text, i)
         with tf.device("CPU:0"):
             flat = tf.constant([text for row in rows for text in row], tf.string, shape=(sum(map(len, rows)),))
             return tf.RaggedTensor.from_row_lengths(flat, tf.constant([len(row) for row in rows], tf.int64))

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
-from tfxfer.data._columns._base import Column, bad_value, is_missing, read_numbers
+from tfxfer.data._columns._base import Column, bad_value, read_numbers
 
 
 class ValuesColumn(Column):
@@ -83,7 +83,7 @@ def _array(values, argument, expected):
         return array
     rows = array.tolist() if array.dtype == object else list(values)
     for row, value in enumerate(rows):
-        if isinstance(value, (str, bytes)) or is_missing(value):
+        if isinstance(value, (str, bytes)) or _check.is_missing(value):
             remedy = _REMEDY if isinstance(value, (str, bytes)) else "Fill it in or leave the row out."
             raise bad_value(argument, expected, value, row, remedy)
     try:

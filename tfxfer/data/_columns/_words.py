@@ -5,7 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfxfer.data._columns._base import Column, bad_value, check_string
+from tfxfer import _check
+from tfxfer.data._columns._base import Column, bad_value
 from tfxfer.data._columns._label import check_labels
 from tfxfer.data._columns._text import round_up
 
@@ -34,7 +35,7 @@ class WordsColumn(Column):
         rows = _lists(self.sequence(values, argument), argument, "words")
         for i, row in enumerate(rows):
             for word in row:
-                check_string(word, argument, i)
+                _check.text(argument, word, i)
         return _ragged(rows, tf.string)
 
     def spec(self) -> Any:
