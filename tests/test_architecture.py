@@ -22,6 +22,7 @@ ROWS = {
     "_ops": 0,
     "_freezable": 0,
     "_introduction": 0,
+    "_regression": 0,
     "preprocessing": 1,
     "data": 1,
     "augmentation": 1,

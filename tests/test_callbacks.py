@@ -249,3 +249,51 @@ def test_evaluation_in_mid_epoch_works_on_jax(tmp_path):
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+# === Before and best ===
+
+
+def _worse(folder):
+    """Towers whose training makes similarities worse, and pairs that say so."""
+    model = tx.models.Siamese(tiny.embedder(folder))
+    model.compile(keras.optimizers.SGD(3.0), loss=tx.losses.CoSENTLoss(), run_eagerly=True)
+    pairs = (tiny.TEXTS, tiny.TEXTS[1:] + tiny.TEXTS[:1])
+    first, second = (model.embedder.encode(texts, normalize=True) for texts in pairs)
+    return model, pairs, (first * second).sum(axis=1)
+
+
+def test_an_embedder_does_not_end_below_its_untrained_self_unawares(tmp_path):
+    model, pairs, truth = _worse(tmp_path)
+    kept, evaluate = model.get_weights(), tx.callbacks.EvaluateSimilarity(pairs, truth)
+    with pytest.warns(UserWarning, match=r"'val_spearman' at 1\.0000 again, where it was before training"):
+        model.fit(pairs, -truth, batch_size=8, verbose=0, callbacks=[evaluate])
+    assert evaluate.before["val_spearman"] == pytest.approx(1) and evaluate.results[0]["val_spearman"] < 0.9
+    for now, before in zip(model.get_weights(), kept, strict=True):
+        np.testing.assert_array_equal(now, before)
+    evaluate = tx.callbacks.EvaluateSimilarity(pairs, truth, keep_best=False)
+    with pytest.warns(UserWarning, match=r"'val_spearman' is .* after training, and was 1\.0000 before"):
+        model.fit(pairs, -truth, batch_size=8, verbose=0, callbacks=[evaluate])
+    assert any((now != before).any() for now, before in zip(model.get_weights(), kept, strict=True))
+
+
+def test_the_best_of_several_evaluations_is_kept(tmp_path):
+    model, pairs, truth = _worse(tmp_path)
+    values, weights = iter([0.1, 0.5, 0.7, 0.7, 0.2]), []
+
+    class Keep(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            weights.append(self.model.get_weights())
+
+    evaluate = tx.callbacks.Evaluate(lambda model: {"own": next(values)}, at_start=True, keep_best=True)
+    history = model.fit(pairs, truth, batch_size=8, epochs=4, verbose=0, callbacks=[evaluate, Keep()]).history
+    assert evaluate.before == {"val_own": 0.1} and history["val_own"] == [0.5, 0.7, 0.7, 0.2]
+    for now, best in zip(model.get_weights(), weights[2], strict=True):  # of equals, the later one
+        np.testing.assert_array_equal(now, best)
+
+
+def test_one_evaluation_keeps_the_best(tmp_path):
+    model, pairs, truth = _worse(tmp_path)
+    both = [tx.callbacks.Evaluate(lambda model: {"a": 1.0}, name=name, keep_best=True) for name in ("x", "y")]
+    with pytest.raises(ValueError, match=r"`callbacks`.*one evaluation with `keep_best`"):
+        model.fit(pairs, truth, verbose=0, callbacks=both)

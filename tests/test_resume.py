@@ -516,7 +516,7 @@ def test_early_stopping_on_an_evaluation_gives_back_the_best_epoch(task, tmp_pat
     keras.utils.set_random_seed(0)
     model, loss, x, y = make(tmp_path)
     model.compile(keras.optimizers.Adam(0.03), loss=loss, run_eagerly=True)
-    weights, scores = Weights(), evaluate()
+    weights, scores = Weights(), evaluate(at_start=False)
     stop = keras.callbacks.EarlyStopping(key, mode="max", patience=2, restore_best_weights=True)
     history = model.fit(x, y, batch_size=8, epochs=8, seed=0, verbose=0, callbacks=[scores, stop, weights]).history
     best = int(np.argmax(history[key]))

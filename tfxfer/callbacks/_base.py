@@ -1,7 +1,9 @@
 """Evaluation during training."""
 
 import copy
+import math
 import numbers
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,14 +28,21 @@ class Evaluate(keras.callbacks.Callback):
         name: string that goes before the scores' names, `val_<name>_<score>`: needed where two callbacks would write
             the same. A value of the same name that Keras computed on `validation_data` is written over.
         model: the model to evaluate, where it is not the one that is trained, but a part of it.
+        at_start: bool. Whether to evaluate before the first epoch as well. By default the evaluations of embedders do.
+        keep_best: bool. Whether the model ends with the weights that had the largest first value, those before training
+            included if `at_start`. By default the evaluations of embedders do, unless an evaluation before this one
+            does, or `EarlyStopping(restore_best_weights=True)` is there.
 
     Attributes:
         results: list of dicts: `epoch`, `step` (training steps since `fit` began; counted with `every` only) and the
             values of each evaluation.
+        before: dict of the values before the first epoch, with `at_start`; otherwise `None`.
+
+    With `at_start`, a training that leaves the model below its untrained self ends with a warning.
 
     Raises:
         ValueError: when `fit` starts: if a callback before this one monitors one of its values, if another writes the
-            same values, or if the model is none that can be evaluated so.
+            same values, if two are told to keep the best, or if the model is none that can be evaluated so.
 
     Example:
 
@@ -52,8 +61,14 @@ class Evaluate(keras.callbacks.Callback):
         every: int | None = None,
         name: str | None = None,
         model: Any = None,
+        at_start: bool | None = None,
+        keep_best: bool | None = None,
     ) -> None:
         super().__init__()
+        self._at_start = self._compares if at_start is None else bool(at_start)
+        self._keep_best = keep_best if keep_best is None else bool(keep_best)
+        self._keeps = self._compares if keep_best is None else bool(keep_best)
+        self._others_restore = False
         if not callable(score):
             raise _check.invalid("score", "a function of the model to a dict of scores", score)
         if name is not None and (not isinstance(name, str) or not name):
@@ -67,8 +82,12 @@ class Evaluate(keras.callbacks.Callback):
         self.async_safe = every is None
         self._start()
 
+    # Whether the scores are of a model that was good for something before it was trained.
+    _compares = False
+
     def _start(self):
         self.results = []
+        self.before = self._best = self._best_weights = None
         self._epoch = self._steps = self._steps_before = 0
 
     def keys(self) -> Any:
@@ -86,6 +105,19 @@ class Evaluate(keras.callbacks.Callback):
     def introduce(self, training: Any) -> None:
         """Takes note of the callbacks beside this one; called by `fit` of this package's models, before it begins."""
         self._check_order(training.callbacks)
+        restores = any(getattr(callback, "restore_best_weights", False) for callback in training.callbacks)
+        self._others_restore = restores
+        if self._keep_best is None:
+            others = training.callbacks[: training.callbacks.index(self)]
+            self._keeps = (
+                self._compares
+                and not restores
+                and not any(isinstance(each, Evaluate) and each._keeps for each in others)
+            )
+        elif self._keep_best:
+            for callback in training.callbacks:
+                if isinstance(callback, Evaluate) and callback is not self and callback._keep_best:
+                    raise _check.invalid("callbacks", "one evaluation with `keep_best`", training.callbacks)
 
     def _subject(self):
         trained = self.model  # on JAX, reading this brings the weights up to date, those of a part as well
@@ -106,8 +138,31 @@ class Evaluate(keras.callbacks.Callback):
                 raise _check.invalid("callbacks", f"{own} before {other}", callbacks, remedy)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Prepares for a new training; Keras calls it."""
+        """Prepares for a new training, and evaluates with `at_start`; Keras calls it."""
         self._start()
+        if self._at_start:
+            self.before = self._values()
+            self._note(self.before)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Puts the best weights back, and warns of a training that has made the model worse; Keras calls it."""
+        key = next((key for key in (self.results or [{}])[-1] if key not in ("epoch", "step")), None)
+        if key is None:
+            return
+        # What another callback gives back is taken for the best, too.
+        best = max(result[key] for result in self.results)
+        last = best if self._others_restore else self.results[-1][key]
+        before = -math.inf if self.before is None else self.before[key]
+        weights, self._best_weights = self._best_weights, None
+        if self._keeps and weights is not None and last < max(best, before):
+            self.model.set_weights(weights)
+            last = max(best, before)
+        if self._keeps and before > best:
+            text = f"No evaluation found {key!r} at {before:.4f} again, where it was before training"
+            warnings.warn(f"{text}: the model keeps the weights that it had.", stacklevel=2)
+        elif last < before:
+            text = f"{key!r} is {last:.4f} after training, and was {before:.4f} before"
+            warnings.warn(f"{text}. `keep_best=True` keeps the best weights.", stacklevel=2)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Prepares for an epoch; Keras calls it with its number, from 0."""
@@ -131,13 +186,23 @@ class Evaluate(keras.callbacks.Callback):
         else:
             self._evaluate(logs)
 
-    def _evaluate(self, logs):
+    def _values(self):
         scores = self._score(self._subject())
-        values = {
+        return {
             f"{self._prefix}{key}": float(value)
             for key, value in scores.items()
             if (isinstance(value, numbers.Real) if self._keys is None else key in self._keys)
         }
+
+    def _note(self, values):
+        """Keeps the weights if they are the best so far; of equals, the later ones."""
+        value = next(iter(values.values()), None)
+        if self._keeps and value is not None and (self._best is None or value >= self._best):
+            self._best, self._best_weights = value, self.model.get_weights()
+
+    def _evaluate(self, logs):
+        values = self._values()
+        self._note(values)
         self.results.append({"epoch": self._epoch, "step": self._steps, **values})
         if logs is not None:
             logs.update(values)

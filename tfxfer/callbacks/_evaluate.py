@@ -20,6 +20,8 @@ _CHECKS = {
 class _EvaluateTexts(Evaluate):
     """Base of the callbacks that call a function of `evaluation`."""
 
+    _compares = True
+
     # Whether the function takes cross-encoders as well as embedders.
     _takes_cross_encoders = False
 
@@ -49,7 +51,7 @@ class EvaluateSimilarity(_EvaluateTexts):
         scores: float array, for a tuple of lists: larger where the two texts are more alike.
         similarity: as in `evaluation.similarity`; several add `val_spearman_<similarity>` and so on.
         batch_size: int. Texts computed at a time.
-        **kwargs: `every`, `name`, `model`, as `Evaluate` has them.
+        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`, as `Evaluate` has them.
 
     Raises:
         ValueError: as `evaluation.similarity`, at once; and as `Evaluate`, when `fit` starts.
@@ -98,7 +100,7 @@ class EvaluatePairClassification(_EvaluateTexts):
         similarity: as in `evaluation.pair_classification`.
         threshold: float, or `None` for the best of each evaluation.
         batch_size: int. Texts computed at a time.
-        **kwargs: `every`, `name`, `model`, as `Evaluate` has them.
+        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`, as `Evaluate` has them.
 
     Raises:
         ValueError: as `evaluation.pair_classification`, at once; and as `Evaluate`, when `fit` starts.
@@ -141,7 +143,7 @@ class EvaluateTriplets(_EvaluateTexts):
         texts: what `data.triplets` made, or a tuple of three or more lists of strings.
         similarity: as in `evaluation.triplets`.
         batch_size: int. Texts computed at a time.
-        **kwargs: `every`, `name`, `model`, as `Evaluate` has them.
+        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`, as `Evaluate` has them.
 
     Raises:
         ValueError: as `evaluation.triplets`, at once; and as `Evaluate`, when `fit` starts.
@@ -181,7 +183,7 @@ class EvaluateRetrieval(_EvaluateTexts):
         query_prompt: string set before each query; by default the embedder's.
         document_prompt: string set before each document; by default the embedder's.
         batch_size: int. Texts computed at a time.
-        **kwargs: `every`, `name`, `model`, as `Evaluate` has them.
+        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`, as `Evaluate` has them.
 
     Raises:
         ValueError: as `evaluation.retrieval`, at once; and as `Evaluate`, when `fit` starts.
@@ -234,7 +236,7 @@ class EvaluateReranking(_EvaluateTexts):
         query_prompt: string set before each query; by default the embedder's.
         document_prompt: string set before each candidate; by default the embedder's.
         batch_size: int. Texts computed at a time.
-        **kwargs: `every`, `name`, `model`, as `Evaluate` has them.
+        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`, as `Evaluate` has them.
 
     Raises:
         ValueError: as `evaluation.reranking`, at once; and as `Evaluate`, when `fit` starts.
@@ -286,7 +288,7 @@ class EvaluateClassification(Evaluate):
         y: the labels of a list of strings: names, or indices.
         batch_size: int. Texts computed at a time.
         threshold: float in `[0, 1]`, for several labels a text.
-        **kwargs: `every`, `name`, `model`, as `Evaluate` has them.
+        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`, as `Evaluate` has them.
 
     Raises:
         ValueError: for no texts or another number of labels, at once; for labels that the model does not know, and as

@@ -50,7 +50,7 @@ from tfxfer.data._embeddings import embeddings
 from tfxfer.data._examples import Examples, examples
 from tfxfer.data._from_labels import pairs_from_labels, triplets_from_labels
 from tfxfer.data._gate import Gate
-from tfxfer.data._inference import Runner, pack_columns
+from tfxfer.data._inference import Runner, forward, pack_columns
 from tfxfer.data._labels import class_weights, labels
 from tfxfer.data._mix import mix
 from tfxfer.data._read import read
@@ -77,6 +77,7 @@ __all__ = [
     "class_weights",
     "embeddings",
     "examples",
+    "forward",
     "labelled",
     "labels",
     "mix",

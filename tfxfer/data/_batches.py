@@ -67,10 +67,10 @@ def batches(
     `Batches.rest(epoch, batch)` gives an epoch from its middle on. So a run that stopped can be taken up at the row
     where it was.
 
-    **Memory.** Rows in memory (a `Texts` as it is, or arrays) are tokenised here and now, and their ids kept: 4 bytes a
-    token, before truncation, and 8 a text; epochs then only pack. Any other dataset (one that is mapped with a random
-    augmentation, say) is run and tokenised anew each epoch, one window in memory at a time, and its rows are permuted
-    only as far as a buffer of one window goes; `cache` decides otherwise.
+    **Memory.** Rows in memory (`Examples` as they are, or arrays) are tokenised here and now, and their ids kept: 4
+    bytes a token, before truncation, and 8 a text; epochs then only pack. Any other dataset (one that is mapped with a
+    random augmentation, say) is run and tokenised anew each epoch, one window in memory at a time, and its rows are
+    permuted only as far as a buffer of one window goes; `cache` decides otherwise.
 
     Args:
         dataset: what `labelled`, `regression`, `pairs`, `triplets` or `examples` made; any `tf.data.Dataset` of single
@@ -265,6 +265,12 @@ class Batches(tf.data.Dataset):
     def seed(self) -> Any:
         """The seed in use."""
         return self._source.seed
+
+    @property
+    def is_shuffled(self) -> bool:
+        """Whether the rows of an epoch come in a random order."""
+        order = getattr(self._source, "_order", None)  # a mix has none
+        return getattr(order, "shuffle", True)
 
     @property
     def labels(self) -> list | None:

@@ -196,6 +196,26 @@ class Gate:
 
         return dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
+    @staticmethod
+    def is_endless(dataset: Any) -> bool:
+        """Whether data are known to have no end."""
+        return isinstance(dataset, tf.data.Dataset) and bool(dataset.cardinality() == tf.data.INFINITE_CARDINALITY)
+
+    def again(self, batches: Any) -> Any:
+        """Returns batches, ready, to be gone through beside a training; `None` for what is endless or comes only once.
+
+        An epoch of `Batches` is the one that comes next, and is not counted.
+
+        Args:
+            batches: batches, raw or of ids, or what else Keras iterates over; a list of them is returned as it is.
+        """
+        if isinstance(batches, list):
+            return batches
+        if not isinstance(batches, tf.data.Dataset) or self.is_endless(batches):
+            return None
+        is_encoded = self.is_encoded(batches)
+        return self.ready(batches.rest(batches.epoch) if isinstance(batches, Batches) else batches, is_encoded)
+
     def encode_inputs(self, x: Any) -> Any:
         """Turns a batch of raw inputs into the tensors that the model takes."""
         found = {}

@@ -104,6 +104,19 @@ class Runner:
         return kept, np.concatenate([part[1].numpy() for part in parts])
 
 
+def forward(model: Any, x: Any) -> Callable[[Any], Any]:
+    """Returns a function that runs a model over batches like `x`, of any shape, traced once.
+
+    Args:
+        model: Keras model.
+        x: dict of arrays, the inputs of one batch.
+    """
+    if keras.config.backend() != "tensorflow":
+        return model.predict_on_batch
+    spec = keras.tree.map_structure(lambda value: tf.TensorSpec([None] * np.ndim(value), value.dtype), x)
+    return tf.function(lambda x: model(x, training=False), autograph=False).get_concrete_function(spec)
+
+
 def _restored(outputs, order):
     """Outputs in the order of the rows."""
     restored = np.empty_like(outputs)

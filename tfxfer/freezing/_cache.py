@@ -11,7 +11,7 @@ from tfxfer import _check, _introduction, _texts, data, optimizers
 from tfxfer.data import _features, _remainder
 from tfxfer.freezing import _cut
 from tfxfer.freezing._store import DTYPES, Store
-from tfxfer.models import _training
+from tfxfer.models import _recipe, _training
 
 _IN_MEMORY = 2 * 2**30
 _ON_DISK = 32 * 2**30
@@ -263,6 +263,7 @@ class AboveFrozen(optimizers.TrainsAlone, keras.Model):
         _training.settle_optimizer(self.full_model)
         self.optimizer = self.full_model.optimizer
         x = self._dataset((x, y, sample_weight), batch_size, shuffle=shuffle, seed=seed)
+        kwargs["epochs"] = self._begin(x, **kwargs)
         validation = kwargs.get("validation_data")
         if validation is not None:
             size = kwargs.pop("validation_batch_size", None) or batch_size
@@ -289,6 +290,20 @@ class AboveFrozen(optimizers.TrainsAlone, keras.Model):
     def predict(self, x: Any, **kwargs: Any) -> Any:
         """Returns the outputs for `data.Batches`, or what `cached` gave; for texts there is `model.predict`."""
         return super().predict(self._dataset((x,), None), **kwargs)
+
+    def _begin(self, features, epochs=1, initial_epoch=0, steps_per_epoch=None, class_weight=None, **_):
+        """Readies head and optimizer, as `fit` of the whole model does; returns the number of epochs."""
+        batches = features.rest(features.epoch) if isinstance(features, data.Batches) else features
+        return _recipe.begin(
+            self.full_model,
+            features,
+            batches if _texts.is_dataset(features) else None,
+            below=None if self._cut().features is None else keras.Model(self.input, self._cut().features),
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            class_weight=class_weight,
+        )
 
     def _dataset(self, columns, batch_size, **options):
         """Batches of stored features."""

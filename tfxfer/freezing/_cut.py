@@ -25,6 +25,7 @@ class Cut:
         inputs: dict of the inputs of the part above.
         outputs: its output, which is that of the whole.
         form: `"vectors"`, one a text, or how token states are laid out: see `data._features.Tokens`.
+        features: what the linear head reads, of these inputs; `None` for a model without one.
     """
 
     frozen: tuple
@@ -32,6 +33,7 @@ class Cut:
     inputs: dict
     outputs: Any
     form: str
+    features: Any
 
 
 class StackColumns(keras.layers.Layer):
@@ -116,13 +118,17 @@ def cut(model):
     trains = len(groups) < len(tower.backbone.layer_groups()) or bool(_pooling_of(tower).weights)
     is_above_vectors = not trains
     make = _above_vectors if is_above_vectors else _above_tokens
-    below, inputs, outputs, form = make(tower, groups, is_siamese)
-    if is_siamese:
-        towers = model.get_layer("towers").output
-        outputs = Columns(name="columns", dtype="float32")(outputs, next(iter(inputs.values())))
-        if towers is not model.output:
-            outputs = keras.Model(towers, model.output, name="decoding")(outputs)
-    return Cut(groups, below, inputs, outputs, form)
+    below, inputs, above, form = make(tower, groups, is_siamese)
+    head = model.linear_head()
+    if not is_siamese:
+        features = None if head is None else above(head[0], "features")
+        return Cut(groups, below, inputs, above(tower.output, "top"), form, features)
+    towers = model.get_layer("towers").output
+    outputs = Columns(name="columns", dtype="float32")(above(tower.output, "top"), next(iter(inputs.values())))
+    features = None if head is None else keras.Model(towers, head[0], name="features")(outputs)
+    if towers is not model.output:
+        outputs = keras.Model(towers, model.output, name="decoding")(outputs)
+    return Cut(groups, below, inputs, outputs, form, features)
 
 
 def _pooling_of(tower):
@@ -150,11 +156,14 @@ def _above_vectors(tower, groups, is_siamese):
     inputs = x = keras.Input((None, pooled.shape[-1]) if is_siamese else pooled.shape[1:], name="vectors")
     x = StackColumns(name="rows", dtype="float32")(x) if is_siamese else x
     others, made = _others(tower)
-    top = x
-    if pooled is not tower.output:
+
+    def above(output, name):
+        if output is pooled:
+            return x
         given = [pooled, *others.values()] if others else pooled
-        top = keras.Model(given, tower.output, name="top")([x, *made.values()] if others else x)
-    return below, {"vectors": inputs, **made}, top, "vectors"
+        return keras.Model(given, output, name=name)([x, *made.values()] if others else x)
+
+    return below, {"vectors": inputs, **made}, above, "vectors"
 
 
 def _above_tokens(tower, groups, is_siamese):
@@ -169,10 +178,13 @@ def _above_tokens(tower, groups, is_siamese):
     rows = inputs["padding_mask"]
     rows = StackColumns(name="rows", dtype="int32")(rows) if is_siamese else rows
     others, made = _others(tower)
-    top = keras.Model([sequence, mask, *others.values()], tower.output, name="top")
     form = "padded" if len(states.shape) == 3 else "packed" if _unpadding.leaves_padding_out() else "flat"
-    outputs = top([blocks([inputs["token_states"], rows]), rows, *made.values()])
-    return below, {**inputs, **made}, outputs, form
+    given = [blocks([inputs["token_states"], rows]), rows, *made.values()]
+
+    def above(output, name):
+        return keras.Model([sequence, mask, *others.values()], output, name=name)(given)
+
+    return below, {**inputs, **made}, above, form
 
 
 def key(model, made, sequences, dtype):

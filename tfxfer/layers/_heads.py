@@ -208,8 +208,12 @@ class SoftmaxDecoder(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return self.head(self.compared(inputs), training=training)
+
+    def compared(self, inputs: Any) -> Any:
+        """Returns what the dense layers read, `(batch, features * dim)`."""
         u, v = inputs[:, 0], inputs[:, 1]
-        return self.head(ops.concatenate([FEATURES[name](u, v) for name in self.features], axis=-1), training=training)
+        return ops.concatenate([FEATURES[name](u, v) for name in self.features], axis=-1)
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
         _pair(input_shape, "SoftmaxDecoder")

@@ -10,7 +10,7 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from tfxfer import _check, backbones, data, layers, losses, optimizers
+from tfxfer import _check, backbones, data, layers, losses
 from tfxfer import metrics as own_metrics
 from tfxfer.models import _restoring, _save, _usage
 from tfxfer.models._from_preset import ClassifierFromPreset
@@ -22,7 +22,7 @@ from tfxfer.models._task import TextTask
 Classification = collections.namedtuple("Classification", ["labels", "probabilities"])
 Classification.__doc__ = "What `TextClassifier.classify` returns: label names and probabilities, in the texts' order."
 
-HEADS: dict[str, tuple[int, ...] | None] = {"linear": (), "mlp": None}
+HEADS: dict[str, tuple[int, ...] | None] = {"linear": (), "probe": (), "mlp": None}
 # Where a file of weights keeps the labels.
 _LABELS = "labels"
 
@@ -64,6 +64,7 @@ class PooledTask(PooledSearch, TextTask):
         self.backbone = backbone = backbones.adopt(backbone)
 
         # === Layers ===
+        is_new_head = isinstance(head, str) or not head.built
         features = make_pooling(pooling)
         self.pooling = features.modes if isinstance(features, layers.Pooling) else features
         self.dropout = dropout
@@ -85,6 +86,13 @@ class PooledTask(PooledSearch, TextTask):
             trainable=trainable,
             **kwargs,
         )
+        if is_new_head:
+            self._mark_new_head()
+
+    @property
+    def starts_as_probe(self) -> bool:
+        """Whether the first `fit` makes the new head a regression on the frozen features, whatever the optimizer."""
+        return self._head_argument == "probe"
 
     def embedding_spec(self) -> backbones.EmbeddingSpec:
         """Returns how texts are pooled: a `backbones.EmbeddingSpec` without what follows the pooling."""
@@ -165,6 +173,7 @@ class PooledTask(PooledSearch, TextTask):
             "pooling": list(pooling) if isinstance(pooling, tuple) else serialize(pooling),
             "dropout": self.dropout,
             "head": head if isinstance(head, str) else serialize(head),
+            "new_head": self._head_sum() if self.has_new_head() else None,
         }
 
     @classmethod
@@ -173,7 +182,10 @@ class PooledTask(PooledSearch, TextTask):
         for name in ("head", "pooling"):
             if isinstance(config.get(name), dict):
                 config[name] = keras.saving.deserialize_keras_object(config[name])
-        return super().from_config(config)
+        new_head = config.pop("new_head", None)
+        model = super().from_config(config)
+        model._new_heads |= {new_head} - {None}  # a head that is saved before it trains is new when it is loaded
+        return model
 
 
 # Keras replaces the bases of functional models, which fails where one is reached twice: at run time this is a mixin.
@@ -215,15 +227,14 @@ class Classifying(_Task):
         """Configures training; as `keras.Model.compile`, with defaults.
 
         Args:
-            optimizer: defaults to `optimizers.AdamW(2e-5)`, BERT's smallest fine-tuning rate.
+            optimizer: `"auto"`, the default, is `optimizers.Auto`, which `fit` plans; with it a new linear head starts
+                as a regression on the frozen features (`freezing.probe`), where `fit` can go through the data twice.
             loss: defaults to the cross-entropy on logits, `losses.ClassCrossentropy`, which takes shares of classes as
                 well as labels; with `multi_label` to the binary one. A loss with weights by label name
                 (`losses.WeightedBinaryCrossentropy`) gets them in the order of the model's labels.
             metrics: defaults to accuracy.
             **kwargs: as `keras.Model.compile` has them.
         """
-        if optimizer == "auto":
-            optimizer = optimizers.AdamW(2e-5)
         if loss == "auto":
             loss = keras.losses.BinaryCrossentropy(from_logits=True) if self.multi_label else losses.ClassCrossentropy()
         if hasattr(loss, "for_labels"):
@@ -389,8 +400,9 @@ class TextClassifier(ClassifierFromPreset, Ranks, Classifying, PooledTask):
         pooling: one of `layers.POOLING`, or several, or a Keras layer from `(batch, length, features)` and
             `padding_mask` to `(batch, features)`. `from_preset` takes the checkpoint's.
         dropout: float in `[0, 1)`. Rate before the dense layers of the head. Defaults to 0.1.
-        head: `"linear"`, `"mlp"` (one hidden layer of the backbone's size), or a Keras layer from `(batch, features)`
-            to `(batch, classes)`.
+        head: `"linear"`; `"probe"`, the same, which the first `fit` makes a logistic regression on the frozen features
+            before it trains (see `freezing.probe`; with `optimizer="auto"` a linear head starts so as well); `"mlp"`,
+            one hidden layer of the backbone's size; or a Keras layer from `(batch, features)` to `(batch, classes)`.
         trainable: which layer groups train: a bool, a dict, or a list of names or patterns; see `set_trainable`. By
             default, those of the backbone that its flags say (all, unless it was frozen), and all above.
         **kwargs: `name`.

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfxfer import _check, data, optimizers
+from tfxfer import _check, data
 from tfxfer.models import _restoring
 from tfxfer.models._classifier import PooledTask
 from tfxfer.models._from_preset import RegressorFromPreset
@@ -30,7 +30,8 @@ class TextRegressor(RegressorFromPreset, Ranks, PooledTask):
             the checkpoint's.
         dropout: float in `[0, 1)`. Rate before the dense layers of the head. Defaults to 0: dropout shifts the scale of
             what a regression reads.
-        head: `"linear"`, `"mlp"`, or a Keras layer from `(batch, features)` to `(batch, num_outputs)`.
+        head: `"linear"`, `"probe"` or `"mlp"`, as `TextClassifier` has them, or a Keras layer from `(batch, features)`
+            to `(batch, num_outputs)`.
         score_activation: name of the Keras activation that `scores` applies to the outputs, such as `"sigmoid"`; those
             of a cross-encoder were trained that way. Defaults to `None`: none.
         trainable: which layer groups train: a bool, a dict, or a list of names or patterns; see `set_trainable`. By
@@ -89,11 +90,11 @@ class TextRegressor(RegressorFromPreset, Ranks, PooledTask):
         )
 
     def compile(self, optimizer: Any = "auto", loss: Any = "auto", *, metrics: Any = "auto", **kwargs: Any) -> None:
-        """Configures training; as `keras.Model.compile`, with AdamW(2e-5), mean squared error and mean absolute error
-        as defaults.
+        """Configures training; as `keras.Model.compile`, with `optimizers.Auto`, mean squared error and mean absolute
+        error as defaults.
         """
         super().compile(
-            optimizer=optimizers.AdamW(2e-5) if optimizer == "auto" else optimizer,
+            optimizer=optimizer,
             loss=keras.losses.MeanSquaredError() if loss == "auto" else loss,
             metrics=[keras.metrics.MeanAbsoluteError(name="mae")] if metrics == "auto" else metrics,
             **kwargs,

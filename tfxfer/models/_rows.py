@@ -4,14 +4,14 @@ import collections
 import contextlib
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
 from tfxfer import _check, _introduction, data
-from tfxfer.models import _training
+from tfxfer.models import _probing, _recipe, _training
 
 # Batches of rows that are taken from a generator at a time: enough to sort by length, little to hold.
 STREAM_BATCHES = 64
@@ -74,7 +74,7 @@ class TakesRows(_Mixin):
         x: Any = None,
         y: Any = None,
         batch_size: int | None = None,
-        epochs: int = 1,
+        epochs: int | Literal["auto"] = 1,
         verbose: int | str = "auto",
         callbacks: Any = None,
         validation_split: float = 0.0,
@@ -101,7 +101,8 @@ class TakesRows(_Mixin):
                 another `tf.data.Dataset`, `keras.utils.PyDataset` or generator, of rows or of batches.
             y: targets, for rows that do not bring them along. Labels go by name.
             batch_size: int, for rows. Defaults to 32.
-            epochs: int. Passes over the rows, counted from 0 (not from `initial_epoch`).
+            epochs: int. Passes over the rows, counted from 0 (not from `initial_epoch`). `"auto"` is 4 to 10, so many
+                that they have 300 steps if possible.
             verbose: as `keras.Model.fit` has it.
             callbacks: list of Keras callbacks.
             validation_split: float in `(0, 1)`. The share of rows in memory, the last ones, to validate on.
@@ -144,6 +145,16 @@ class TakesRows(_Mixin):
             source = gate.batches(form, found, batch_size or 32, **made)
         _training.check_swaps(self, callbacks)
         _training.settle_optimizer(self)
+        batches = _probing.slices(found, batch_size or 32) if is_arrays else source
+        epochs = _recipe.begin(
+            self,
+            batches,
+            None if isinstance(x, Iterator) else gate.again(batches),
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            class_weight=class_weight,
+        )
         options: dict[str, Any] = {
             "batch_size": batch_size,
             "epochs": epochs,

@@ -205,6 +205,7 @@ class SiameseClassifier(SiameseClassifierFromPreset, Classifying, Siamese):
         decoder = layers.SoftmaxDecoder(len(self._label_column), features, hidden_dims, dropout, name="decoder")
         super().__init__(embedder, decoder=decoder, **kwargs)
         self._decoder = decoder
+        self._mark_new_head()
 
     _own = ("labels", "features", "hidden_dims", "dropout", "chunk_size")
     text_count = 2
@@ -219,6 +220,12 @@ class SiameseClassifier(SiameseClassifierFromPreset, Classifying, Siamese):
 
     def _output_dense(self):
         return self._decoder.head.denses[-1]
+
+    def linear_head(self) -> tuple[Any, Any] | None:
+        """Returns what the decoder reads of the two embeddings, and its dense layer if it has no hidden ones."""
+        if self._decoder.head.hidden_dims:
+            return None
+        return self._decoder.compared(self.get_layer("towers").output), self._decoder.head.denses[0]
 
     def _changeable(self):
         return (*super()._changeable(), "dropout")

@@ -4,7 +4,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from tfxfer import _check
+import keras
+
+from tfxfer import _check, layers
 
 _Mixin: Any = object  # what is mixed in here has the methods of a Keras model
 
@@ -94,3 +96,16 @@ class DescribesItself(_Mixin):
         pooling = self.get_layer("pooling")
         sequence, mask = pooling.input
         return sequence, mask, pooling.output
+
+    def linear_head(self) -> tuple[Any, Any] | None:
+        """Returns (features, dense): what the task's only dense layer reads, a tensor `(batch, dim)`, and that layer.
+
+        `freezing.probe` makes this layer a regression on the features. By default it is the one that makes the output:
+        a linear `keras.layers.Dense`, or a `layers.Head` without hidden layers. `None` if there is no such layer.
+        """
+        for layer in self.layers:
+            if isinstance(layer, (keras.layers.Dense, layers.Head)) and layer.output is self.output:
+                dense = layer if isinstance(layer, keras.layers.Dense) else layer.denses[-1]
+                is_linear = dense.activation is keras.activations.linear and not getattr(layer, "hidden_dims", ())
+                return (layer.input, dense) if is_linear else None
+        return None

@@ -4,11 +4,13 @@ import inspect
 import os
 import pathlib
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import keras
 import keras_hub
+import numpy as np
 
 from tfxfer import _check, backbones, optimizers
 from tfxfer._freezable import Freezable, TrainsInPart, layers_within, switch
@@ -60,6 +62,7 @@ class TextTask(
         self._top = top
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self._runners = {}
+        self._new_heads = set()
         if trainable is not None:
             self.set_trainable(trainable)
         self.frozen_dropout = backbone.frozen_dropout
@@ -168,6 +171,38 @@ class TextTask(
         """Returns how this model makes one vector of a text: a `backbones.EmbeddingSpec`."""
         return backbones.EmbeddingSpec(pooling=getattr(self, "pooling", ("mean",)))
 
+    # === New heads ===
+
+    # The `freezing.Probe` that the last new head started from.
+    head_probe: Any = None
+
+    @property
+    def starts_as_probe(self) -> bool:
+        """Whether the first `fit` makes a new head a regression on the frozen features, whatever the optimizer."""
+        return False
+
+    def has_new_head(self) -> bool:
+        """Whether the linear head has the weights that it was made with: nothing has trained, loaded or set it."""
+        return bool(self._new_heads) and self._head_sum() in self._new_heads
+
+    def _mark_new_head(self):
+        """Takes note that the head has just been made, for `has_new_head`; a constructor calls it."""
+        self._new_heads = {self._head_sum()} - {None}
+
+    def _head_sum(self):
+        found = self.linear_head()
+        if found is None or not found[1].built:
+            return None
+        kernel = np.asarray(keras.ops.convert_to_tensor(found[1].kernel))
+        return zlib.crc32(np.ascontiguousarray(kernel).view("uint8").data)
+
+    def _auto_optimizer(self):
+        """Returns the optimizer of `compile` without one."""
+        has_head = bool(self.layer_groups().get("head")) and not self.keeps_embedding
+        if not has_head:
+            return optimizers.Auto(2e-5)
+        return optimizers.Auto() if self.linear_head() is not None else optimizers.Auto(multipliers={"head": 10.0})
+
     # === Layer groups ===
 
     def layer_groups(self) -> dict[str, list]:
@@ -272,8 +307,17 @@ class TextTask(
         }
         return {name: found.pop() for name, found in flags.items() if len(found) == 1}
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Configures training, as `keras.Model.compile`; gives an `optimizers.Layerwise` its layer groups."""
+    def compile(self, optimizer: Any = "auto", *args: Any, **kwargs: Any) -> None:
+        """Configures training, as `keras.Model.compile`.
+
+        Args:
+            optimizer: as Keras has it. `"auto"`, the default, is an `optimizers.Auto`: with a head at a peak of 1e-4,
+                and a head with hidden layers at ten times that; 2e-5 for embedders and towers. An
+                `optimizers.Layerwise` gets the model's layer groups.
+            *args: as `keras.Model.compile` has them.
+            **kwargs: as `keras.Model.compile` has them.
+        """
+        args = (self._auto_optimizer() if isinstance(optimizer, str) and optimizer == "auto" else optimizer, *args)
         super().compile(*args, **kwargs)
         bound = inspect.signature(keras.Model.compile).bind(self, *args, **kwargs)
         bound.apply_defaults()

@@ -1,8 +1,9 @@
-"""Optimizers: the fast AdamW, and rates by layer group and subsets of the variables around any."""
+"""Optimizers: the fast AdamW, one that `fit` plans, rates by layer group and subsets of the variables around any."""
 
 from tfxfer.optimizers._adamw import AdamW
+from tfxfer.optimizers._auto import Auto
 from tfxfer.optimizers._layerwise import Layerwise
 from tfxfer.optimizers._replica import TrainsAlone
 from tfxfer.optimizers._subset import Subset, allow_subsets
 
-__all__ = ["AdamW", "Layerwise", "Subset", "TrainsAlone", "allow_subsets"]
+__all__ = ["AdamW", "Auto", "Layerwise", "Subset", "TrainsAlone", "allow_subsets"]

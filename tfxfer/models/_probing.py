@@ -1,0 +1,178 @@
+"""Heads that become a linear model of the frozen features: what stands behind `freezing.probe` and `head="probe"`."""
+
+import dataclasses
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfxfer import _check, _regression, data, losses
+
+# Losses of logits whose minimum a logistic regression comes near to, and of numbers, a ridge regression.
+_LOSSES: dict[str, tuple] = {
+    "classes": (
+        losses.ClassCrossentropy,
+        keras.losses.SparseCategoricalCrossentropy,
+        keras.losses.CategoricalCrossentropy,
+        keras.losses.CategoricalFocalCrossentropy,
+    ),
+    "labels": (
+        losses.WeightedBinaryCrossentropy,
+        keras.losses.BinaryCrossentropy,
+        keras.losses.BinaryFocalCrossentropy,
+    ),
+    "numbers": (
+        keras.losses.MeanSquaredError,
+        keras.losses.MeanAbsoluteError,
+        keras.losses.Huber,
+        keras.losses.LogCosh,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """What `freezing.probe` found.
+
+    Args:
+        penalty: float. The L2 penalty that was chosen.
+        losses: dict of penalty to the mean loss of a row that is held out: the cross-entropy in nats, or half the
+            squared error. Empty if there was nothing to choose.
+        scores: dict of scores of rows that are held out: `accuracy`; with several labels a row `micro_f1`, at a
+            probability of 0.5; for numbers `mae` and `r2`. Empty if there was nothing to choose.
+        rows: int. The rows it was fitted on.
+    """
+
+    penalty: float
+    losses: Mapping[float, float]
+    scores: Mapping[str, float]
+    rows: int
+
+
+def kind_of(model: Any) -> str | None:
+    """Returns what the outputs of a task are, as `_regression.fit` has it; `None` where it cannot be told.
+
+    The loss says it; for a model that is not compiled, or whose loss says nothing, its labels do.
+    """
+    loss, column = getattr(model, "loss", None), model.target_columns()
+    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    if isinstance(column, data.LabelColumn):
+        return "labels" if column.multi_label else "classes"
+    if loss is None:
+        return "numbers" if isinstance(column, data.ValuesColumn) else None
+    for kind, known in _LOSSES.items():
+        if isinstance(loss, known) and getattr(loss, "from_logits", True):
+            return kind
+    return None
+
+
+def check(model: Any, argument: str = "model") -> Any:
+    """Returns (features, dense, kind) of a task model; raises for one whose head no linear model can be."""
+    found, kind = model.linear_head(), kind_of(model)
+    if found is None or kind is None:
+        expected = (
+            "a task whose output is that of one linear layer, on labels or numbers, with a loss on logits or values"
+        )
+        raise _check.invalid(argument, expected, model.name)
+    return *found, kind
+
+
+def probe(
+    model: Any,
+    batches: Any,
+    below: Any = None,
+    *,
+    limit: int | None = None,
+    assign: bool = True,
+    stronger: float = 1.0,
+    class_weight: Mapping[int, float] | None = None,
+    **options: Any,
+) -> Probe:
+    """Fits a linear model of the features below a task's head, and makes it the head.
+
+    Args:
+        model: task model with a linear head; see `check`.
+        batches: iterable of batches (x, y) or (x, y, sample_weight), as model and loss take them.
+        below: Keras model from x of the batches to the features below the head; by default from the model's inputs.
+        limit: int. The most rows that are looked at, the first ones.
+        assign: bool. Whether the head is set.
+        stronger: float. What the penalty of the head is multiplied by after it was chosen.
+        class_weight: dict of class index to weight, for one label a row.
+        **options: `penalties`, `folds`; see `_regression.fit`.
+
+    Returns:
+        `Probe`.
+
+    Raises:
+        ValueError: for batches without targets or rows.
+    """
+    _, dense, kind = check(model)
+    found, targets, weights = computed(below_head(model, below), batches, limit)
+    targets = _shares(targets, dense.units, kind)
+    if class_weight is not None:
+        weights = weights * [class_weight.get(index, 1.0) for index in targets.argmax(axis=1)]
+    common = {"kind": kind, "use_bias": dense.use_bias}
+    fit = _regression.fit(found, targets, weights, **common, **options)
+    if assign:
+        chosen = fit
+        if stronger != 1.0:
+            chosen = _regression.fit(found, targets, weights, **common, penalties=(fit.penalty * stronger,))
+        dense.kernel.assign(chosen.kernel)
+        if dense.use_bias:
+            dense.bias.assign(chosen.bias)
+    scores = {} if fit.held_out is None else _scores(kind, fit.held_out, targets[fit.rows])
+    return Probe(fit.penalty, fit.losses, scores, len(found))
+
+
+def below_head(model: Any, below: Any = None) -> Any:
+    """Returns the Keras model from a task's inputs to the features that its head reads; `below`, if there is one."""
+    return keras.Model(model.input, model.linear_head()[0]) if below is None else below
+
+
+def slices(arrays: Any, batch_size: int) -> list:
+    """Returns arrays (x, y, sample_weight) in batches."""
+    count = len(next(iter(arrays[0].values())))
+    found = []
+    for start in range(0, count, batch_size):
+        take = operator.itemgetter(slice(start, start + batch_size))
+        found.append(tuple(None if part is None else keras.tree.map_structure(take, part) for part in arrays))
+    return found
+
+
+def computed(model: Any, batches: Any, limit: int | None = None) -> Any:
+    """Returns (features, targets, weights) of the rows of batches, as arrays."""
+    run, parts, rows = None, [], 0
+    for batch in batches:
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
+        if y is None:
+            raise _check.invalid("y", "a target for each row", y)
+        run = data.forward(model, x) if run is None else run
+        found = np.asarray(run(x), "float32")
+        parts.append((found, np.asarray(y), np.ones(len(found)) if weight is None else np.asarray(weight)))
+        rows += len(found)
+        if limit is not None and rows >= limit:
+            break
+    if not parts:
+        raise _check.invalid("x", "at least one row", batches)
+    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+
+def _shares(targets, units, kind):
+    """Targets as floats `(rows, outputs)`."""
+    if kind == "classes" and targets.reshape(len(targets), -1).shape[1] == 1:
+        return np.eye(units)[targets.reshape(-1).astype("int64")]
+    return targets.reshape(len(targets), units).astype("float64")
+
+
+def _scores(kind, outputs, targets):
+    if kind == "classes":
+        return {"accuracy": float(np.mean(outputs.argmax(axis=1) == targets.argmax(axis=1)))}
+    if kind == "labels":
+        given, right = outputs > 0, targets > 0.5
+        both = np.sum(given & right)
+        return {"micro_f1": float(2 * both / max(np.sum(given) + np.sum(right), 1))}
+    errors = outputs - targets
+    spread = np.sum((targets - targets.mean(axis=0)) ** 2)
+    return {"mae": float(np.abs(errors).mean()), "r2": float(1 - np.sum(errors**2) / spread) if spread else 0.0}

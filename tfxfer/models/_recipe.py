@@ -1,0 +1,150 @@
+"""What `fit` does before it begins: the start of a new head, the plan of the rates, and a word on what cannot teach."""
+
+import math
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfxfer import _check, data, optimizers
+from tfxfer.models import _probing, _training
+
+# Rows that the start of a head is computed on, and those that a warning is: more would change little.
+_MOST_ROWS, _MOST_TO_WARN = 5000, 1000
+# A head starts with so many times the penalty that predicts best: what fits its rows to the end leaves no gradient.
+_STRONGER = 10.0
+# Fewer rows are no ground for a warning, and longer ways of a weight no reason for one.
+_LEAST_TO_WARN, _LONG_WAY = 50, 0.1
+# `epochs="auto"`: epochs of so many steps together, within bounds.
+_STEPS, _EPOCHS = 300, (4, 10)
+# Optimizers whose steps are about as long as the rate.
+_STEP_IS_RATE = (keras.optimizers.Adam, keras.optimizers.Adamax, keras.optimizers.Nadam, keras.optimizers.RMSprop)
+# The part of what tells classes apart that a head has to be able to reach.
+_REACH = 0.4
+
+
+def begin(
+    model: Any,
+    source: Any,
+    batches: Any,
+    *,
+    below: Any = None,
+    epochs: int | str,
+    initial_epoch: int = 0,
+    steps_per_epoch: int | None = None,
+    class_weight: Any = None,
+) -> int:
+    """Readies a task model for `fit`.
+
+    A head that has not been trained becomes a regression on the frozen features, for `head="probe"` and for
+    `optimizers.Auto`; the latter plans its rates. For other optimizers it warns of steps that cannot teach a new head.
+
+    Args:
+        model: compiled task model.
+        source: what is trained on: batches, or what else Keras iterates over.
+        batches: the same, ready and to be gone through at any time (`Gate.again`); `None` where that cannot be.
+        below: Keras model from x of the batches to the features below the head; by default from the model's inputs.
+        epochs: int, or `"auto"`.
+        initial_epoch: int, as `fit` has it.
+        steps_per_epoch: int, as `fit` has it.
+        class_weight: dict of class index to weight, as Keras has it.
+
+    Returns:
+        The number of epochs.
+
+    Raises:
+        ValueError: for `"auto"` epochs, or a head that is to start as a probe, of what cannot be gone through twice.
+    """
+    steps = _steps(source) if steps_per_epoch is None else steps_per_epoch
+    if epochs == "auto":
+        if steps is None:
+            remedy = "Give the number of epochs, or `steps_per_epoch`."
+            raise _check.invalid("epochs", "an int for data whose number of batches is not known", epochs, remedy)
+        epochs = min(max(-(-_STEPS // steps), _EPOCHS[0]), _EPOCHS[1])
+    epochs = _check.integer("epochs", epochs)
+    optimizer = _training.subset_of(model.optimizer)
+    is_auto, is_new = isinstance(optimizer, optimizers.Auto), model.has_new_head()
+    if is_new and (is_auto or model.starts_as_probe):
+        if batches is not None:
+            options = {"limit": _limit(source), "class_weight": class_weight, "stronger": _STRONGER}
+            model.head_probe = _probing.probe(model, batches, below, **options)
+        elif model.starts_as_probe:
+            remedy = "Give rows in memory or a finite dataset, or make the model with `head='linear'`."
+            raise _check.invalid("x", "data that can be gone through twice, for `head='probe'`", source, remedy)
+    if is_auto:
+        optimizer.plan(None if steps is None else steps * epochs, done=initial_epoch * (steps or 0))
+    elif is_new and not model.starts_as_probe and steps is not None and batches is not None:
+        _warn(model, batches, below, steps * max(epochs - initial_epoch, 0), _limit(source, _MOST_TO_WARN))
+    return epochs
+
+
+def _steps(source):
+    """The batches of an epoch, or `None` where that is not known."""
+    if hasattr(source, "cardinality"):
+        count = int(source.cardinality())
+        return count if count > 0 else None
+    if isinstance(source, keras.utils.PyDataset):
+        return source.num_batches
+    return len(source) if hasattr(source, "__len__") else None
+
+
+def _limit(source, most=_MOST_ROWS):
+    """The rows to look at: the first ones; all of those in memory whose order may be by class."""
+    is_ordered = isinstance(source, data.Batches) and not source.is_shuffled and source.kept_targets() is not None
+    return None if is_ordered else most
+
+
+def _warn(model, batches, below, steps, limit):
+    """Warns where the steps of a training are too few and too short for a new head, and says what a probe gives."""
+    travel = _travel(model, steps)
+    if travel is None or travel > _LONG_WAY or any(not layer.trainable for layer in model.layer_groups()["head"]):
+        return
+    kind = _probing.kind_of(model)
+    if kind is None or not _has_rows(batches, _LEAST_TO_WARN):
+        return
+    found, targets, _ = _probing.computed(_probing.below_head(model, below), batches, _LEAST_TO_WARN)
+    reach = travel * float(np.abs(found).sum(axis=1).mean())
+    outputs = model.output.shape[-1]
+    needed = {"classes": math.log(outputs) if outputs > 1 else 0.0, "labels": math.log(2)}
+    wanted = needed.get(kind, float(np.std(targets)))
+    if reach >= _REACH * wanted:
+        return
+    scores = _probing.probe(model, batches, below, limit=limit, assign=False).scores
+    said = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+    warnings.warn(
+        f"{steps} steps of this `fit` move an output of the new head by about {reach:.2g}; to tell rows apart takes "
+        f"about {wanted:.2g}. A regression on the frozen features gives {said} on rows that are held out. "
+        'Compile with `optimizer="auto"`, which starts from it, or take more epochs or a higher rate for the head '
+        "(`optimizers.Layerwise`).",
+        stacklevel=4,
+    )
+
+
+def _has_rows(batches, count):
+    """Whether batches have so many rows together."""
+    for batch in batches:
+        count -= keras.tree.flatten(batch)[0].shape[0]
+        if count <= 0:
+            return True
+    return False
+
+
+def _travel(model, steps):
+    """The sum of the rates of the head over steps to come; `None` where steps are not about as long as the rate."""
+    wrapped = _training.subset_of(model.optimizer)
+    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer) if wrapped is None else wrapped.inner_optimizer
+    if not isinstance(inner, _STEP_IS_RATE):
+        return None
+    rate = inner.get_config()["learning_rate"]
+    if isinstance(rate, dict):
+        try:
+            rate = keras.optimizers.schedules.deserialize(rate)
+        except (TypeError, ValueError):
+            return None
+    if callable(rate):
+        first = int(keras.ops.convert_to_numpy(inner.iterations))
+        places = np.unique(np.linspace(first, first + max(steps - 1, 0), num=32).astype("int64"))
+        rate = float(np.mean([keras.ops.convert_to_numpy(rate(place)) for place in places]))
+    multiplier = wrapped.group_multipliers.get("head", 1.0) if isinstance(wrapped, optimizers.Layerwise) else 1.0
+    return float(rate) * steps * multiplier
