@@ -97,7 +97,7 @@ def test_the_quickstart_learns_exports_and_answers(tmp_path):
 def test_serve_answers_over_http_and_rolls_a_version_out_and_back(tmp_path):
     pytest.importorskip("tensorflow_serving.apis", reason="no tensorflow-serving-api")
     said = run("serve.py", "--output", tmp_path, "--epochs", 2)
-    assert f'docker run --rm -p 8501:8501 -v "{tmp_path}/support_questions:/models/support_questions:ro"' in said
+    assert f'SERVE_FOLDER="{tmp_path}" docker compose -f "{EXAMPLES / "compose.yaml"}" up' in said
     assert '"/models/support_questions"' in (tmp_path / "support_questions" / "models.config").read_text()
     assert ("is not TF Serving" in said) != bool(shutil.which("tensorflow_model_server"))
     blocks = said.split(" answers:\n")
