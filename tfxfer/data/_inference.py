@@ -47,9 +47,7 @@ class Runner:
         if model.jit_compile:
             # A graph of its own, which is compiled by XLA; ragged ids around it cannot be.
             forward = tf.function(forward, jit_compile=True, autograph=False)
-        return tf.function(
-            lambda kept, rows: forward(self._pack(kept, rows)), input_signature=signature, autograph=False
-        )
+        return tf.function(_Step(self._pack, forward), input_signature=signature, autograph=False)
 
     def _pack(self, kept, rows):
         with tf.device("CPU:0"):
@@ -102,6 +100,21 @@ class Runner:
             return parts[0][0], parts[0][1].numpy()
         kept = tf.nest.map_structure(lambda *values: tf.concat(values, axis=0), *(part[0] for part in parts))
         return kept, np.concatenate([part[1].numpy() for part in parts])
+
+
+class _Step:
+    """Packs rows and runs a model on them.
+
+    An object and not a function: TensorFlow counts the traces of a function's code over all that share it, and warns
+    once a few models have answered.
+    """
+
+    def __init__(self, pack, forward):
+        self._pack = pack
+        self._forward = forward
+
+    def __call__(self, kept, rows):
+        return self._forward(self._pack(kept, rows))
 
 
 def _restored(outputs, order):
