@@ -2,7 +2,9 @@
 
 Each round starts a process for either side, in turn, and ends it again; the first round is not counted, as it reads the
 files from the disk. tfxfer traces its graphs in the first call of each kind; sentence-transformers on PyTorch has none.
-Seconds are by the clock and of the processor: on a machine with other work the latter are the steadier ones.
+Seconds are by the clock and of the processor: on a machine with other work the latter are the steadier ones. One thread
+each, as tracing has no more: on a busy machine two of PyTorch's wait for one another, and use up to eight times the
+processor seconds of one.
 """
 
 import pathlib
@@ -57,7 +59,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch-python", default=".venv-bench/bin/python", help="with sentence-transformers")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
+    _harness.THREADS = arguments.threads
     rows = _harness.read_tsv(QUESTIONS)[:BATCH]  # of every intent
     setup = {"weights": weights_folder(), "texts": [r["text"] for r in rows], "labels": [r["label"] for r in rows]}
     sides = {BASELINE: ("torch", arguments.torch_python), OWN: ("keras", sys.executable)}
