@@ -1,12 +1,13 @@
 """From a trained model to answers over HTTP: export, start a server, ask it, roll a second version out and back.
 
     python examples/serve.py
-    python examples/serve.py --url http://localhost:8501    # a TF Serving that runs already: see what is printed first
+    docker compose -f examples/compose.yaml up              # then: TF Serving on what the first line wrote,
+    python examples/serve.py --url http://localhost:8501    # ... asked while it runs
 
 A classifier of support questions (`examples/data/support_questions`) is fine-tuned from MiniLM in two stages; each is
 exported as a version. Without `--url` the program starts `tensorflow_model_server` where it is installed, and
-otherwise the stand-in of this repository's tests, which speaks the same protocol. What asks the server is plain
-`urllib`: it knows neither TensorFlow nor the tokenizer. What is written goes to `runs/serve`.
+otherwise the stand-in in `examples/contract_server` (from the extra `test`), which speaks the same protocol. What asks
+the server is plain `urllib`: it knows neither TensorFlow nor the tokenizer. What is written goes to `runs/serve`.
 """
 
 import argparse
@@ -28,7 +29,7 @@ import tfxfer as tx  # before Keras, so that TensorFlow starts quietly
 import keras
 
 HERE = pathlib.Path(__file__).resolve().parent
-NAME = "support_questions"
+OUTPUT, NAME = HERE.parent / "runs" / "serve", "support_questions"
 BATCH_SIZE, LEARNING_RATE = 16, 1e-4
 QUESTIONS = (
     "My tent should have been here on Monday, where is it?",
@@ -44,10 +45,12 @@ model_config_list {{
   }}
 }}
 """
+MONITORING = """\
+# Of TF Serving: --monitoring_config_file=.../monitoring.config; what Prometheus reads, at the port of HTTP.
+prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }
+"""
 DOCKER = """\
-docker run --rm -p 8501:8501 -v "{folder}:/models/{name}:ro" tensorflow/serving \\
-  --model_config_file=/models/{name}/models.config --model_config_file_poll_wait_seconds=1 \\
-  --enable_batching=true --batching_parameters_file=/models/{name}/batching_parameters.txt
+SERVE_FOLDER="{folder}" docker compose -f "{compose}" up
 """
 
 
@@ -63,22 +66,23 @@ def write_config(file, base_path, version=None):
 
 
 @contextlib.contextmanager
-def server(config, batching, log):
-    """Starts a server; yields its URL."""
+def server(config, folder, log):
+    """Starts a server with what lies in a model's folder; yields its URL."""
     sockets = [socket.create_server(("localhost", 0)) for _ in range(2)]
     port, rest_port = (each.getsockname()[1] for each in sockets)
     for each in sockets:
         each.close()
     command = [shutil.which("tensorflow_model_server")]
     if command == [None]:
-        print("tensorflow_model_server is not installed: a stand-in from this repository's tests takes its place.")
+        print("tensorflow_model_server is not installed: the stand-in in examples/contract_server takes its place.")
         print("It speaks TF Serving's protocol and is not TF Serving; it is slower, and nothing to run in production.")
-        command = [sys.executable, "-m", "tests.contract_server"]
+        command = [sys.executable, str(HERE / "contract_server")]
     command += [f"--port={port}", f"--rest_api_port={rest_port}"]
     command += [f"--model_config_file={config}", "--model_config_file_poll_wait_seconds=1"]
-    command += ["--enable_batching=true", f"--batching_parameters_file={batching}"]
+    command += ["--enable_batching=true", f"--batching_parameters_file={folder / 'batching_parameters.txt'}"]
+    command += [f"--monitoring_config_file={folder / 'monitoring.config'}"]
     with open(log, "w", encoding="utf-8") as file:
-        process = subprocess.Popen(command, cwd=HERE.parent, stdout=file, stderr=file)
+        process = subprocess.Popen(command, stdout=file, stderr=file)
     try:
         yield f"http://localhost:{rest_port}"
     finally:
@@ -131,8 +135,9 @@ def main():
     """Trains, exports, serves, asks, rolls out and rolls back."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="all_minilm_l6_v2")
+    parser.add_argument("--sequence-length", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=4, help="of each of the two versions")
-    parser.add_argument("--output", type=pathlib.Path, default=HERE.parent / "runs" / "serve")
+    parser.add_argument("--output", type=pathlib.Path, default=OUTPUT)
     parser.add_argument("--url", help="of a TF Serving that watches the folder of an earlier run")
     arguments = parser.parse_args()
     keras.utils.set_random_seed(0)
@@ -147,16 +152,18 @@ def main():
 
     rows, test = (tx.data.read(HERE / "data" / NAME / f"{name}.tsv") for name in ("train", "test"))
     labels = tx.data.labels(rows, "label")
-    model = tx.models.TextClassifier.from_preset(arguments.preset, labels=labels, sequence_length=128)
+    sizes = {"labels": labels, "sequence_length": arguments.sequence_length}
+    model = tx.models.TextClassifier.from_preset(arguments.preset, **sizes)
     model.compile(tx.optimizers.AdamW(LEARNING_RATE, weight_decay=0.01))
     metadata = {"preset": arguments.preset, "metrics": train(model, rows, arguments.epochs, test)}
     first = tx.export.describe(tx.export.saved_model(model, folder, metadata=metadata))
     write_config(config, base_path)
+    (folder / "monitoring.config").write_text(MONITORING, encoding="utf-8")
     print(f"\nversion {first['version']}: {first['metadata']['metrics']}, in {first['path']}")
     print("\nTF Serving itself on this folder:\n")
-    print(DOCKER.format(folder=folder, name=NAME))
+    print(DOCKER.format(folder=folder.parent, compose=HERE / "compose.yaml"))
 
-    started = server(config, folder / "batching_parameters.txt", arguments.output / "log")
+    started = server(config, folder, arguments.output / "log")
     with contextlib.nullcontext(arguments.url) if arguments.url else started as url:
         wait_for(url, first["version"])
         ask(url, first["version"])

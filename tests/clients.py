@@ -23,11 +23,14 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / "examples"
+sys.path.insert(0, str(EXAMPLES))  # where `contract_server` is
+METRICS = "/monitoring/prometheus/metrics"
+MONITORING = f'prometheus_config {{ enable: true, path: "{METRICS}" }}'
 # The server as a process, which says on a signal what it has imported.
 PROGRAM = """
 import signal, sys
-from tests.contract_server.__main__ import main
+from contract_server.__main__ import main
 signal.signal(signal.SIGUSR1, lambda *_: print(*sys.modules, flush=True))
 main()
 """
@@ -126,7 +129,7 @@ class Client:
 
     def runs(self):
         """How often the server has run a graph."""
-        _, text = self.http("/monitoring/prometheus/metrics")
+        _, text = self.http(METRICS)
         return int(
             next(line for line in text.splitlines() if line.startswith(":tensorflow:core:graph_runs")).split()[1]
         )
@@ -144,7 +147,7 @@ class Process(Client):
     """A client of a server that runs as a process."""
 
     def start(self, command, log):
-        self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
+        self._process = subprocess.Popen(command, cwd=EXAMPLES, stdout=subprocess.PIPE, stderr=log, text=True)
 
     def is_alive(self):
         return self._process.poll() is None
@@ -166,7 +169,10 @@ def server_process(*flags, model="model"):
     """The contract server in a process of its own: yields its client."""
     port, rest_port = free_ports()
     client = Process(port, rest_port, model)
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("w+") as log, tempfile.NamedTemporaryFile("w") as monitoring:
+        monitoring.write(MONITORING)
+        monitoring.flush()
+        flags = [f"--monitoring_config_file={monitoring.name}", *flags]
 
         def said():
             log.seek(0)

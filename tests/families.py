@@ -6,6 +6,7 @@ Reference: transformers 5.23.0 and 5.24.0, tokenizers 0.23.3, torch 2.15 and 2.1
 import pathlib
 
 import numpy as np
+import pytest
 
 # The folders by set.
 SETS = {
@@ -38,6 +39,21 @@ SETS = {
 NAMES = tuple(name for names in SETS.values() for name in names)
 # Those that are shipped with the tests, found by their files.
 SHIPPED = {path.parent.name: path.parent for path in (pathlib.Path(__file__).parent / "golden").glob("*/expected.npz")}
+
+
+class Found(dict):
+    """What was made of folders of reference numbers by name; a test of one that is not there is skipped."""
+
+    def __missing__(self, name):
+        pytest.skip(f"no reference numbers of {name}")
+
+
+def each(golden, kind, names, make):
+    """Returns `make(folder)` by name for those of a set that are there."""
+    folders = {name: pathlib.Path(golden, kind, name) for name in names}
+    return Found((name, make(folder)) for name, folder in folders.items() if folder.is_dir())
+
+
 # Folders with the config.json of an older transformers, or of the hub's own code, beside the newest.
 OLDER_CONFIGS = {
     "eurobert": "config_v4.json",
@@ -53,7 +69,7 @@ def folder(golden, name):
     """The folder of a name, given that of all reference numbers."""
     if name in SHIPPED:
         return SHIPPED[name]
-    return next(golden / kind / name for kind, names in SETS.items() if name in names)
+    return pathlib.Path(next(golden / kind / name for kind, names in SETS.items() if name in names))
 
 
 def expected(golden, name):

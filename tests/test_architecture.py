@@ -19,6 +19,7 @@ ROWS = {
     "_quiet": -1,  # before all others: how TensorFlow is imported
     "_check": -1,  # the wording of errors, which the others of row 0 use
     "_disk": 0,
+    "_tracing": 0,
     "_ops": 0,
     "_freezable": 0,
     "_introduction": 0,

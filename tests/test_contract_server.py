@@ -5,6 +5,7 @@ import concurrent.futures
 import contextlib
 import os
 import shutil
+import tempfile
 import threading
 
 import numpy as np
@@ -16,7 +17,7 @@ pytest.importorskip("tensorflow_serving.apis.predict_pb2", reason="no tensorflow
 
 import clients  # noqa: E402
 from contract_server import __main__ as command_line  # noqa: E402
-from contract_server import batching, errors  # noqa: E402
+from contract_server import batching, errors, monitoring, rest  # noqa: E402
 from tensorflow_serving.apis import (  # noqa: E402
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -89,7 +90,11 @@ def exported(tmp_path_factory):
 def serving(*flags):
     """The server in this process, with its clients."""
     port, rest_port = clients.free_ports()
-    stop = command_line.start([f"--port={port}", f"--rest_api_port={rest_port}", *map(str, flags)])
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(clients.MONITORING)
+        file.flush()
+        monitored = f"--monitoring_config_file={file.name}"
+        stop = command_line.start([f"--port={port}", f"--rest_api_port={rest_port}", monitored, *map(str, flags)])
     client = clients.Client(port, rest_port)
     client.core = stop.core
     try:
@@ -384,6 +389,45 @@ def test_batching_parameters_are_read_and_checked(tmp_path):
     for flags in ([], ["--model_base_path=x", "--batching_parameters_file=y"]):
         with pytest.raises(SystemExit):
             command_line.start(flags)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        (clients.MONITORING, clients.METRICS),
+        ("prometheus_config: {\n  path: '/counts'  # of runs\n  enable: true\n}", "/counts"),
+        ("prometheus_config { enable: true }", clients.METRICS),
+        ("prometheus_config { enable: false path: '/counts' }", None),
+        ("prometheus_config { path: '/counts' }", None),
+        ("# nothing\n", None),
+    ],
+)
+def test_metrics_are_where_the_monitoring_configuration_has_them(tmp_path, text, path):
+    file = tmp_path / "monitoring.config"
+    file.write_text(text)
+    assert monitoring.read(file) == path
+
+
+@pytest.mark.parametrize("text", ["prometheus { enable: true }", "prometheus_config { enable: yes }", "enable: true"])
+def test_another_monitoring_configuration_is_refused(tmp_path, text):
+    file = tmp_path / "monitoring.config"
+    file.write_text(text)
+    with pytest.raises(errors.ServingError, match="not a monitoring configuration"):
+        monitoring.read(file)
+
+
+def test_without_a_monitoring_configuration_there_are_no_metrics(plain):
+    assert plain.http(clients.METRICS)[0] == 200
+    [port] = clients.free_ports(1)
+    web = rest.start(plain.core, port)
+    client = clients.Client(0, port)
+    try:
+        assert client.http(clients.METRICS)[0] == 404
+        assert client.versions() == {1: "AVAILABLE"}
+    finally:
+        client.close()
+        web.shutdown()
+        web.server_close()
 
 
 # === Versions ===

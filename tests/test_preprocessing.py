@@ -4,6 +4,7 @@ import json
 import shutil
 import unicodedata
 
+import families
 import pytest
 import tensorflow as tf
 import tokenizers
@@ -47,10 +48,7 @@ def ids_of(tokenizer, texts):
 @pytest.fixture(scope="module")
 def pairs(golden):
     """For each kind: our tokenizer and the reference."""
-    return {
-        name: (Tokenizer.from_folder(golden / "families" / name), reference(golden / "families" / name))
-        for name in KINDS
-    }
+    return families.each(golden, "families", KINDS, lambda folder: (Tokenizer.from_folder(folder), reference(folder)))
 
 
 @pytest.mark.parametrize("files", ["both", "tokenizer.json", "older"])

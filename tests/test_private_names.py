@@ -11,6 +11,7 @@ import tfxfer
 
 # Names with a leading underscore that belong to Keras, and why there is no public way. Of KerasHub's there are none.
 REASONS = {
+    "_compile_metrics": "makes the variables of metrics outside of the step that TensorFlow traces",
     "_initial_epoch": "`fit` looks there for the epoch to go on with, as Keras's own BackupAndRestore does",
     "_symbolic_build": "makes the variables of metrics before their values are restored",
 }

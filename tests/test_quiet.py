@@ -1,8 +1,11 @@
 """Nothing is printed that nobody asked for."""
 
 import os
+import pathlib
 import subprocess
 import sys
+
+import pytest
 
 
 def stderr_of(code, **environment):
@@ -23,13 +26,54 @@ def test_the_users_own_level_of_tensorflows_log_stays():
     assert "oneDNN" in stderr_of(code, TF_CPP_MIN_LOG_LEVEL="0")
 
 
-def test_what_else_is_written_while_tensorflow_is_imported_comes_out(tmp_path):
-    (tmp_path / "tensorflow.py").write_text(
-        "import os\nos.write(2, b'I0000 00:00:1.1 1 a.cc:1] noise\\na warning of yours\\n')\n"
+@pytest.mark.parametrize(("level", "left"), [("1", b"WE"), ("2", b"E"), ("3", b"")])
+def test_a_level_of_the_users_own_leaves_out_what_it_says_while_tensorflow_starts(tmp_path, level, left):
+    lines = b"".join(b"%c0000 00:00:1.1 1 a.cc:1] said\n" % letter for letter in b"IWE")
+    assert stderr_at_start(tmp_path, lines, TF_CPP_MIN_LOG_LEVEL=level).encode() == b"".join(
+        b"%c0000 00:00:1.1 1 a.cc:1] said\n" % letter for letter in left
     )
+
+
+def test_what_else_is_written_while_tensorflow_is_imported_comes_out(tmp_path):
+    lines = b"I0000 00:00:1.1 1 a.cc:1] noise\na warning of yours\n"
+    assert stderr_at_start(tmp_path, lines) == "a warning of yours\n"
+
+
+def stderr_at_start(tmp_path, lines, **environment):
+    """What comes out of lines that TensorFlow writes while it is imported."""
+    (tmp_path / "tensorflow.py").write_text(f"import os\nos.write(2, {lines!r})\n")
     (tmp_path / "tensorflow_text.py").write_text("")
     code = "import importlib.util\n"
     path = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tfxfer", "_quiet.py")
     code += f"spec = importlib.util.spec_from_file_location('quiet', {path!r})\n"
     code += "spec.loader.exec_module(importlib.util.module_from_spec(spec))"
-    assert stderr_of(code, PYTHONPATH=str(tmp_path)) == "a warning of yours\n"
+    return stderr_of(code, PYTHONPATH=str(tmp_path), **environment)
+
+
+MODELS = """
+import pathlib, sys
+sys.path.insert(0, {tests!r})
+import numpy as np, tfxfer as tx, tiny
+names = (["card", "loan"] * 99)[: len(tiny.TEXTS)]
+def trained(model, targets, **options):
+    model.compile(tx.optimizers.AdamW(1e-3), **options)
+    for _ in range(2):
+        model.fit(tiny.TEXTS, targets, validation_data=(tiny.TEXTS, targets), verbose=0)
+        model.evaluate(tiny.TEXTS, targets, verbose=0)
+        model.predict(tiny.TEXTS, verbose=0)
+    return model
+for _ in range(6):
+    parts = tiny.backbone(), tiny.preprocessor(pathlib.Path({folder!r}))
+    trained(tx.models.TextClassifier(*parts, labels=["card", "loan"]), names, metrics=["accuracy"])
+    tx.models.TextEmbedder(*parts).encode(tiny.TEXTS)
+"""
+
+
+@pytest.mark.slow
+def test_many_models_in_one_process_are_no_reason_to_warn_of_retracing(tmp_path):
+    assert stderr_of(MODELS.format(tests=str(pathlib.Path(__file__).parent), folder=str(tmp_path))) == ""
+
+
+def test_a_function_that_is_traced_again_and_again_is_still_warned_of():
+    code = "import tfxfer, tensorflow as tf\nf = tf.function(lambda x: x)\nfor i in range(7): f(i)"
+    assert "triggered tf.function retracing" in stderr_of(code)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 from matplotlib import image
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import tfxfer as tx
 from tfxfer.evaluation import _plots
@@ -160,6 +161,31 @@ def test_labels_that_begin_and_end_alike_are_cut_in_the_middle():
     assert _plots.short("a\tb\n c") == "a b c"
     cut = _plots.short("exchange_rate_of_the_card_that_is_pending")
     assert len(cut) == 28 and cut.startswith("exchange_rate_") and cut.endswith("is_pending")
+
+
+@pytest.mark.parametrize("kind", ["good", "overconfident", "underconfident", "sure", "one bin", "several"])
+def test_the_legends_of_a_reliability_diagram_cover_nothing(kind):
+    rng = np.random.default_rng(0)
+    y = rng.integers(4, size=400)
+    p = probabilities(y, 4, rng, sharpness={"overconfident": 5.0, "underconfident": 0.1}.get(kind, 1.0))
+    if kind == "sure":
+        p = np.eye(4)[y]
+    elif kind == "several":
+        y, p = rng.integers(2, size=(100, 4)), rng.random((100, 4))
+    drawing = _plots.reliability(tx.evaluation.calibration_scores(y, p, bins=1 if kind == "one bin" else 15))
+    canvas = FigureCanvasAgg(drawing)
+    canvas.draw()
+    boxes = {"legend": [], "other": []}
+    for axes in drawing.axes:
+        boxes["legend"].append(axes.get_legend().get_window_extent())
+        texts = (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels())
+        shown = [text for text in texts if text.get_visible() and text.get_text()]
+        # Lines included, which a box of the axes holds.
+        parts = [*axes.patches, *axes.lines, axes, *shown]
+        boxes["other"] += [part.get_window_extent(canvas.get_renderer()) for part in parts]
+    assert len(boxes["legend"]) == 2 and len(boxes["other"]) > 20
+    assert not [box for box in boxes["legend"] if box.count_overlaps(boxes["other"])]
+    assert not boxes["legend"][0].overlaps(boxes["legend"][1])
 
 
 def test_several_labels_a_text_show_each_label(tmp_path):

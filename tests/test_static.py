@@ -1,6 +1,6 @@
 """Static embeddings: sentence-transformers' module against its own numbers, Model2Vec against the mean by hand.
 
-The texts are those of the reference numbers beside the checkout; the numbers are shipped (golden/static).
+Texts and numbers are shipped (golden/families, golden/static).
 """
 
 import json
@@ -19,8 +19,8 @@ FOLDER = pathlib.Path(__file__).parent / "golden" / "static"
 
 
 @pytest.fixture(scope="module")
-def texts(golden):
-    return json.loads((golden / "families" / "texts.json").read_text(encoding="utf-8"))["texts"]
+def texts():
+    return json.loads((FOLDER.parent / "families" / "texts.json").read_text(encoding="utf-8"))["texts"]
 
 
 @pytest.fixture(scope="module")

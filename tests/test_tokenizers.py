@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 
+import families
 import keras
 import numpy as np
 import pytest
@@ -49,8 +50,7 @@ HOSTILE = [
 @pytest.fixture(scope="module")
 def pairs(golden):
     """For each kind: our tokenizer and the reference."""
-    folders = {kind: golden / "families2" / kind for kind in KINDS}
-    return {kind: (Tokenizer.from_folder(folder), reference(folder)) for kind, folder in folders.items()}
+    return families.each(golden, "families2", KINDS, lambda folder: (Tokenizer.from_folder(folder), reference(folder)))
 
 
 def assert_same(ours, theirs, texts):

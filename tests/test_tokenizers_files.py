@@ -89,6 +89,7 @@ def assert_golden(golden, folder, tokenizer, *, padding=True):
 
 
 def test_the_table_has_all_folders_and_all_their_files(golden):
+    golden / "minilm_texts.json"  # not among those that are shipped: only the whole set has all folders
     found = {}
     for path in [*golden.glob("families/*/expected.npz"), *golden.glob("families2/*/expected.npz")]:
         name = path.parent.relative_to(golden).as_posix()

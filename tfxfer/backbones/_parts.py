@@ -4,6 +4,9 @@ A part knows the sizes of its weights before it is built, so that a checkpoint i
 allocated.
 """
 
+import contextlib
+import contextvars
+
 import keras
 from keras import ops
 
@@ -17,13 +20,33 @@ ACTIVATIONS = {
 }
 
 
+_ARE_LOADED = contextvars.ContextVar("are_loaded", default=False)
+
+
+@contextlib.contextmanager
+def loaded():
+    """Within, weights begin with zeros, not with random numbers: a checkpoint's take their place."""
+    token = _ARE_LOADED.set(True)
+    try:
+        yield
+    finally:
+        _ARE_LOADED.reset(token)
+
+
+def _start():
+    """The initializer of matrices."""
+    # Made in any case, as it draws a seed: what is made after an encoder starts alike, loaded or not.
+    start = keras.initializers.TruncatedNormal(stddev=0.02)
+    return keras.initializers.Zeros() if _ARE_LOADED.get() else start
+
+
 def dense(inputs, units, *, use_bias=True, activation=None, dtype, name):
     """Returns an unbuilt `keras.layers.Dense` from `inputs` to `units` features."""
     layer = keras.layers.Dense(
         units,
         use_bias=use_bias,
         activation=ACTIVATIONS[activation] if activation else None,
-        kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+        kernel_initializer=_start(),
         dtype=dtype,
         name=name,
     )
@@ -43,8 +66,7 @@ def norm(kind, dim, epsilon, *, dtype, name):
 
 def embedding(rows, dim, *, dtype, name):
     """Returns an unbuilt `keras.layers.Embedding`."""
-    start = keras.initializers.TruncatedNormal(stddev=0.02)
-    return keras.layers.Embedding(rows, dim, embeddings_initializer=start, dtype=dtype, name=name)
+    return keras.layers.Embedding(rows, dim, embeddings_initializer=_start(), dtype=dtype, name=name)
 
 
 def width(layer):

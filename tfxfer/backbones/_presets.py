@@ -13,7 +13,16 @@ from typing import Any
 import keras
 
 from tfxfer import _check, preprocessing
-from tfxfer.backbones import _checkpoint, _config, _heads, _keras_hub, _modular_heads, _sentence_transformers, _weights
+from tfxfer.backbones import (
+    _checkpoint,
+    _config,
+    _heads,
+    _keras_hub,
+    _modular_heads,
+    _parts,
+    _sentence_transformers,
+    _weights,
+)
 from tfxfer.backbones._backbone import Backbone, make_parts, recast
 from tfxfer.backbones._discovery import PRESETS, suggest
 from tfxfer.backbones._embedding import EmbeddingSpec
@@ -283,7 +292,8 @@ def _make_backbone(folder, family, arguments, tensors, dtype):
             "num_layers", f"no more layers than the file's {len(tensors)} tensors", received, f"In {file}"
         )
     _weights.check(family, make_parts(family, arguments), arguments, checkpoint)
-    backbone = Backbone(family.name, dtype=dtype, **arguments)
+    with _parts.loaded():
+        backbone = Backbone(family.name, dtype=dtype, **arguments)
     _weights.assign(backbone, checkpoint)
     return backbone
 

@@ -11,6 +11,7 @@ from tfxfer.data._columns import LabelColumn, TextColumn
 from tfxfer.data._columns._text import FORMS
 from tfxfer.data._examples import Examples, columns_of
 from tfxfer.data._forms import check_rows, from_arrays
+from tfxfer.data._graph import as_it_is
 from tfxfer.data._order import Order
 from tfxfer.data._packer import Packer
 from tfxfer.data._sources import Kept, Streamed
@@ -222,7 +223,7 @@ class Batches(tf.data.Dataset):
         self.targets = targets
         self._prefetch = prefetch
         self._counter = _Counter() if counter is None else counter
-        epochs = tf.data.Dataset.from_tensors(0).map(self._counter.next).flat_map(source.epoch)
+        epochs = tf.data.Dataset.from_tensors(0).map(as_it_is(self._counter.next)).flat_map(as_it_is(source.epoch))
         self._batches = self._finished(epochs, source.steps)
         super().__init__(self._batches._variant_tensor)
 

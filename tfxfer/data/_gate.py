@@ -27,6 +27,7 @@ from tfxfer.data._batches import Batches, batches
 from tfxfer.data._columns import LabelColumn
 from tfxfer.data._examples import Examples, read_weights
 from tfxfer.data._forms import read_inputs, row_count
+from tfxfer.data._graph import as_it_is
 
 ROWS, DATASET, BATCHES, ARRAYS = "rows", "dataset", "batches", "arrays"
 _NAMES = ("x", "y", "sample_weight")
@@ -186,6 +187,7 @@ class Gate:
         if not is_raw and (is_encoded or not isinstance(spec, tuple) or len(spec) < 2):
             return dataset
 
+        @as_it_is
         def prepare(*row):
             x, *rest = row
             if is_raw:

@@ -47,9 +47,7 @@ class Runner:
         if model.jit_compile:
             # A graph of its own, which is compiled by XLA; ragged ids around it cannot be.
             forward = tf.function(forward, jit_compile=True, autograph=False)
-        return tf.function(
-            lambda kept, rows: forward(self._pack(kept, rows)), input_signature=signature, autograph=False
-        )
+        return tf.function(_Step(self._pack, forward), input_signature=signature, autograph=False)
 
     def _pack(self, kept, rows):
         with tf.device("CPU:0"):
@@ -115,6 +113,21 @@ def forward(model: Any, x: Any) -> Callable[[Any], Any]:
         return model.predict_on_batch
     spec = keras.tree.map_structure(lambda value: tf.TensorSpec([None] * np.ndim(value), value.dtype), x)
     return tf.function(lambda x: model(x, training=False), autograph=False).get_concrete_function(spec)
+
+
+class _Step:
+    """Packs rows and runs a model on them.
+
+    An object and not a function: TensorFlow counts the traces of a function's code over all that share it, and warns
+    once a few models have answered.
+    """
+
+    def __init__(self, pack, forward):
+        self._pack = pack
+        self._forward = forward
+
+    def __call__(self, kept, rows):
+        return self._forward(self._pack(kept, rows))
 
 
 def _restored(outputs, order):

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfxfer import _check
 from tfxfer.data._batches import Batches
+from tfxfer.data._graph import as_it_is
 
 _STOPS = ("all", "first", "last")
 
@@ -123,11 +124,13 @@ class _Mixed:
             return source.epoch(epoch, skip)
         first = skip // source.steps
         begun = tf.data.Dataset.range(first, passes)
-        return begun.flat_map(
-            lambda number: source.epoch(
-                epoch * passes + number, tf.where(number == first, skip % source.steps, tf.constant(0, tf.int64))
-            )
-        )
+
+        @as_it_is
+        def epoch_of(number):
+            left_out = tf.where(number == first, skip % source.steps, tf.constant(0, tf.int64))
+            return source.epoch(epoch * passes + number, left_out)
+
+        return begun.flat_map(epoch_of)
 
 
 class _Plain:

@@ -5,6 +5,8 @@ import hashlib
 import numpy as np
 import tensorflow as tf
 
+from tfxfer.data._graph import as_it_is
+
 
 class Remainder:
     """Batches whose next epoch may begin in its middle, without what is left out being made.
@@ -28,6 +30,7 @@ class Remainder:
         rest = batches.rest(epoch, batch)
         first = rest.take(1).cache().repeat(batch).concatenate(rest)
 
+        @as_it_is
         def choose(_):
             counts = tf.ensure_shape(tf.numpy_function(self._counts, [], tf.int64), (2,))
             return first.take(counts[0]).concatenate(batches.take(counts[1]))

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
+from tfxfer.data._graph import as_it_is
 
 # Rows tokenised in one call: large enough for the tokenizer's pace, small enough that the parts go to several cores.
 CHUNK = 4096
@@ -54,7 +55,8 @@ def _tokenized(dataset, packer):
     """((what is kept, what is not input) of all rows, lengths that decide the padding)."""
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise _check.invalid("cache", "False for a dataset without end", True)
-    tokenized = dataset.batch(CHUNK).map(packer.tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    tokenize = as_it_is(packer.tokenize)
+    tokenized = dataset.batch(CHUNK).map(tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     parts = list(tokenized)
     if not parts:
         raise _check.invalid("dataset", "at least one row", dataset)
@@ -83,8 +85,10 @@ class Streamed:
         if self._order.shuffle:
             seed = tf.numpy_function(self._order.shuffle_seed, [epoch], tf.int64)
             rows = _shuffled(rows, size, seed)
-        windows = rows.batch(size).map(self._packer.tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        tokenize = as_it_is(self._packer.tokenize)
+        windows = rows.batch(size).map(tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
+        @as_it_is
         def cut(number, window):
             kept, lengths, rest = window
             order, ends = tf.numpy_function(self._order.plan, [lengths, epoch, number], (tf.int64, tf.int64))
@@ -121,4 +125,5 @@ def _cut(order, ends, batch, skip):
     ends.set_shape((None,))
     starts = tf.concat([[0], ends], axis=0)[:-1]
     cuts = tf.data.Dataset.from_tensor_slices((starts, ends)).skip(skip)
-    return cuts.map(lambda start, end: batch(order[start:end]), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    batch_of = as_it_is(lambda start, end: batch(order[start:end]))
+    return cuts.map(batch_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -181,8 +181,9 @@ def reliability(calibration):
     upper.plot([0, 1], [0, 1], "--", color="black", linewidth=1, label="calibrated", zorder=3)
     upper.set_ylim(0, 1)
     upper.set_ylabel("share that is right")
-    upper.set_title(f"Reliability: expected calibration error {calibration['ece']:.3f}", fontsize=11)
-    upper.legend(loc="upper left", fontsize=8)
+    # Above the axes: bars may be anywhere within.
+    upper.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8, frameon=False)
+    upper.set_title(f"Reliability: expected calibration error {calibration['ece']:.3f}", fontsize=11, pad=24)
     lower.bar(centres, [each["rows"] for each in bins], width, color="0.75", edgecolor="white")
     lines = {"confidence": (_COLOURS[1], "-"), "right": (_COLOURS[0], "--")}
     for name, (colour, style) in lines.items():

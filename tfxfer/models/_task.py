@@ -14,6 +14,7 @@ import numpy as np
 
 from tfxfer import _check, backbones, optimizers
 from tfxfer._freezable import Freezable, TrainsInPart, layers_within, switch
+from tfxfer._tracing import TracesOnce
 from tfxfer.backbones import _presets
 from tfxfer.models import _restoring, _save, _training, _vocabulary
 from tfxfer.models._from_preset import given, unexpected
@@ -29,6 +30,7 @@ class TextTask(
     KerasMethods,
     TrainsInPart,
     Searchable,
+    TracesOnce,
     optimizers.TrainsAlone,
     keras_hub.models.Task,
 ):

@@ -14,7 +14,8 @@ class Column:
 
     A value takes three steps. `read` checks Python values and turns them into tensors, one entry a row. `encode` runs
     in a graph and turns a batch of these into what is kept in memory, token ids for example. `batch` runs in a graph
-    and pads what is kept of the rows of one batch. A new kind is a subclass that overrides what it needs.
+    and pads what is kept of the rows of one batch. The graphs are made without AutoGraph: what depends on the value of
+    a tensor is a `tf.cond` or `tf.where`. A new kind is a subclass that overrides what it needs.
 
     Example:
 

@@ -2,25 +2,32 @@
 
 import argparse
 import logging
+import pathlib
 import signal
 import sys
 import threading
 import time
 
-from . import batching, core, rest, rpc
-from .core import State
+# As `python examples/contract_server` too: Python then knows the files in the folder, not the folder as a package.
+if not __package__:
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
+
+from contract_server import batching, core, monitoring, rest, rpc
+from contract_server.core import State
 
 LOG = logging.getLogger("contract_server")
 
 
 def boolean(text):
+    """A flag's value."""
     if text.lower() not in ("true", "false", "1", "0"):
         raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
     return text.lower() in ("true", "1")
 
 
 def arguments(given=None):
-    parser = argparse.ArgumentParser(prog="python -m tests.contract_server", description=__doc__)
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(prog="python examples/contract_server", description=__doc__)
     flag = {"type": boolean, "nargs": "?", "const": True}
     parser.add_argument("--port", type=int, default=8500, help="of gRPC")
     parser.add_argument("--rest_api_port", type=int, default=0, help="of HTTP; 0 for none")
@@ -31,6 +38,7 @@ def arguments(given=None):
     parser.add_argument("--file_system_poll_wait_seconds", type=float, default=1, help="here also a fraction")
     parser.add_argument("--enable_batching", default=False, **flag)
     parser.add_argument("--batching_parameters_file", default="")
+    parser.add_argument("--monitoring_config_file", default="")
     parser.add_argument("--enable_model_warmup", default=True, **flag)
     found = parser.parse_args(given)
     if not found.model_base_path and not found.model_config_file:
@@ -50,6 +58,7 @@ def start(given=None):
     if found.enable_batching:
         file = found.batching_parameters_file
         parameters = batching.read(file) if file else batching.Parameters()
+    metrics = monitoring.read(found.monitoring_config_file) if found.monitoring_config_file else None
     config = found.model_config_file or core.single(found.model_name, found.model_base_path)
     served = core.Core(
         config,
@@ -61,7 +70,7 @@ def start(given=None):
     try:
         wait_until_available(served)
         calls = rpc.start(served, found.port)
-        web = rest.start(served, found.rest_api_port) if found.rest_api_port else None
+        web = rest.start(served, found.rest_api_port, metrics) if found.rest_api_port else None
     except BaseException:
         served.close()
         raise
@@ -79,6 +88,7 @@ def start(given=None):
 
 
 def wait_until_available(served):
+    """Returns once every model has a version that answers; raises the error of one whose every version failed."""
     while True:
         waiting = []
         for model in served.models.values():
@@ -95,6 +105,7 @@ def wait_until_available(served):
 
 
 def main():
+    """Serves until it is told to end."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

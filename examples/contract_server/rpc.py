@@ -14,7 +14,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from . import calls, errors, rest
+from contract_server import calls, errors, rest
 
 LOG = logging.getLogger("contract_server")
 CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -22,6 +22,8 @@ THREADS = 64
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Predict, Classify, Regress and GetModelMetadata."""
+
     def __init__(self, core):
         self._core = core
 
@@ -67,6 +69,8 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    """The state of versions, and a new configuration."""
+
     def __init__(self, core):
         self._core = core
 

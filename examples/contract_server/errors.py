@@ -22,6 +22,7 @@ class ServingError(Exception):
 
 
 def invalid(message):
+    """The error of a request, or a file, that is wrong."""
     return ServingError(INVALID_ARGUMENT, message)
 
 

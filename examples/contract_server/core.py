@@ -14,7 +14,7 @@ from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis import get_model_status_pb2, prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from . import batching, calls, errors
+from contract_server import batching, calls, errors
 
 LOG = logging.getLogger("contract_server")
 WARM_UP = os.path.join("assets.extra", "tf_serving_warmup_requests")
@@ -337,6 +337,7 @@ class Core:
 
 
 def read_config(path):
+    """The models that a file names, as a message."""
     with open(path, encoding="utf-8") as file:
         return text_format.Parse(file.read(), model_server_config_pb2.ModelServerConfig())
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from google.protobuf import json_format
 from tensorflow_serving.apis import classification_pb2, get_model_metadata_pb2, model_pb2, regression_pb2
 
-from . import calls, errors
+from contract_server import calls, errors
 
 LOG = logging.getLogger("contract_server")
 ASK = re.compile(
@@ -23,7 +23,6 @@ ASK = re.compile(
 TELL = re.compile(
     r"/v1/models(?:/([^/:]+))?(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?(?:/(metadata))?", re.IGNORECASE
 )
-METRICS = "/monitoring/prometheus/metrics"
 # An escape of JSON, a whole pair of surrogates counting as one.
 ESCAPE = re.compile(r"\\(u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)", re.DOTALL)
 LONE = re.compile(r"u[dD][89a-fA-F].{2}", re.DOTALL)
@@ -64,18 +63,22 @@ def parse(body):
 
 
 def shown(value):
+    """A value as an error quotes it."""
     return json.dumps(value)[:300]
 
 
 def is_base64(value):
+    """Whether a value is bytes in the form that JSON has for them."""
     return isinstance(value, dict) and list(value) == ["b64"] and isinstance(value["b64"], str)
 
 
 def is_object(value):
+    """Whether a value is a row of named inputs."""
     return isinstance(value, dict) and not is_base64(value)
 
 
 def decoded(value):
+    """The bytes of a value in base64."""
     try:
         text = value["b64"]
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
@@ -321,7 +324,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = urllib.parse.urlsplit(self.path).path
-        if path == METRICS:
+        if path == self.server.metrics:
             return self._send(200, self._metrics(), "text/plain")
         return self._answer(path, TELL.fullmatch(path), self._tell)
 
@@ -421,9 +424,9 @@ class _HTTPServer(http.server.ThreadingHTTPServer):
     request_queue_size = 128
 
 
-def start(core, port):
-    """Answers in threads of its own; returns the server, which has `shutdown`."""
+def start(core, port, metrics=None):
+    """Answers in threads of its own, with counts at the path `metrics`; returns the server, which has `shutdown`."""
     server = _HTTPServer(("localhost", port), Handler)
-    server.core = core
+    server.core, server.metrics = core, metrics
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server

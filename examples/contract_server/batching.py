@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from . import errors
+from contract_server import errors
 
 
 @dataclasses.dataclass

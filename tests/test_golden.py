@@ -1,0 +1,43 @@
+"""The reference numbers that are shipped: few enough, and the same as in the whole set."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+FOLDER = pathlib.Path(__file__).parent / "golden"
+EXPECTED = [path.relative_to(FOLDER).as_posix() for path in sorted(FOLDER.glob("families*/*/expected.npz"))]
+LEFT_OUT = [4, 5, 6, 7]  # texts of the STS benchmark
+
+
+def texts(folder, kind):
+    return json.loads((folder / kind / "texts.json").read_text(encoding="utf-8"))["texts"]
+
+
+def test_the_shipped_numbers_are_few_and_hold_no_text_that_may_not_be_passed_on():
+    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+    assert len(EXPECTED) == 8 and sum(path.stat().st_size for path in files) < 3_000_000
+    for name in EXPECTED:
+        with np.load(FOLDER / name) as found:
+            rows = {key: len(found[key]) for key in found}
+        assert set(rows.values()) <= {12, 2} and not [key for key in rows if key.startswith(("pair_", "words_"))]
+    assert len(texts(FOLDER, "families")) == len(texts(FOLDER, "families2")) == 12
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_shipped_numbers_are_those_of_the_whole_set(golden, name):
+    whole = golden / "minilm_texts.json"  # a clone alone has nothing to compare with
+    kind = name.split("/")[0]
+    all_texts = texts(whole.parent, kind)
+    assert texts(FOLDER, kind) == [text for i, text in enumerate(all_texts) if i not in LEFT_OUT]
+    with np.load(FOLDER / name) as found, np.load(whole.parent / name) as given:
+        for key in found:
+            out = LEFT_OUT if len(given[key]) == len(all_texts) else [0]
+            np.testing.assert_array_equal(found[key], np.delete(given[key], out, axis=0))
+    for file in (FOLDER / name).parent.iterdir():
+        other = whole.parent / kind / file.parent.name / file.name
+        if file.suffix == ".json":
+            assert json.loads(file.read_text(encoding="utf-8")) == json.loads(other.read_text(encoding="utf-8"))
+        elif file.name != "expected.npz":
+            assert file.read_bytes() == other.read_bytes()
