@@ -49,6 +49,17 @@ def test_a_model_that_was_trained_leaves_no_graph_and_no_weight(folder, optimize
     assert left() == before
 
 
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_the_step_is_traced_once_and_makes_the_variables_that_keras_makes(folder, kind, monkeypatch):
+    traced, step = [], keras.Model.train_step
+    monkeypatch.setattr(keras.Model, "train_step", lambda self, *args: traced.append(1) or step(self, *args))
+    found = [each.path for each in fit(folder, OPTIMIZERS[kind]()).optimizer.variables]
+    assert len(traced) == 1
+    monkeypatch.delattr(tx.optimizers.TrainsAlone, "make_train_function")
+    assert [each.path for each in fit(folder, OPTIMIZERS[kind]()).optimizer.variables] == found
+    assert len(traced) == 3, "Keras's own way now traces once, too"
+
+
 def test_on_one_replica_the_step_is_keras_own(folder, monkeypatch):
     weights = fit(folder, OPTIMIZERS["Keras's"]()).get_weights()
     monkeypatch.delattr(tx.optimizers.TrainsAlone, "train_step")
