@@ -47,10 +47,12 @@ class TrainsAlone:
         step = self.train_function
 
         def train(*args: Any) -> Any:
-            optimizer, weights = self.optimizer, self.trainable_weights  # type: ignore[attr-defined]
-            if optimizer is not None and weights and not optimizer.built:
-                with keras.name_scope(optimizer.name, caller=optimizer):
-                    optimizer.build(weights)
+            optimizer = self.optimizer  # type: ignore[attr-defined]
+            if optimizer is not None and not optimizer.built:
+                weights = self.trainable_weights  # type: ignore[attr-defined]
+                if weights:  # with none there is no step
+                    with keras.name_scope(optimizer.name, caller=optimizer):
+                        optimizer.build(weights)
             return step(*args)
 
         self.train_function: Any = train
