@@ -29,7 +29,7 @@ def example():
 def model(example, tmp_path):
     keras.utils.set_random_seed(0)
     made = example.StarRating(tiny.backbone(num_layers=2), tiny.preprocessor(tmp_path))
-    made.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss=keras.losses.BinaryCrossentropy(from_logits=True))
+    made.compile(tx.optimizers.AdamW(1e-2), loss=keras.losses.BinaryCrossentropy(from_logits=True))
     return made
 
 
@@ -66,7 +66,7 @@ def test_what_lies_above_frozen_layers_trains_to_the_same_weights(example, tmp_p
 def test_it_resumes_and_comes_back_from_its_file(example, model, tmp_path):
     keras.utils.set_random_seed(0)
     whole = example.StarRating(tiny.backbone(num_layers=2), tiny.preprocessor(tmp_path))
-    whole.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss=keras.losses.BinaryCrossentropy(from_logits=True))
+    whole.compile(tx.optimizers.AdamW(1e-2), loss=keras.losses.BinaryCrossentropy(from_logits=True))
     whole.fit(tx.data.batches(tx.data.examples(ROWS, whole, "rating"), whole, 4, seed=0), epochs=4, verbose=0)
     for epochs in (2, 4):
         batches = tx.data.batches(tx.data.examples(ROWS, model, "rating"), model, 4, seed=0)

@@ -42,9 +42,11 @@ class TrainsAlone:
         """Makes the function of a step, as `keras.Model.make_train_function`; it builds the optimizer first."""
         known = self.train_function
         super().make_train_function(force)  # type: ignore[misc]
-        if self.train_function is known or keras.config.backend() != "tensorflow" or tf.distribute.has_strategy():
-            return
         step = self.train_function
+        if step is known or keras.config.backend() != "tensorflow" or tf.distribute.has_strategy():
+            return
+        if self.distribute_strategy is not tf.distribute.get_strategy():  # type: ignore[attr-defined]
+            return  # made under a strategy, and trained outside its scope
 
         def train(*args: Any) -> Any:
             optimizer = self.optimizer  # type: ignore[attr-defined]
