@@ -1,5 +1,5 @@
 # make quickstart   install into .venv and run the main job
-# make test         run the suite but for its slow tests; ARGS goes to pytest: make test ARGS="-k losses"
+# make test         run the suite but for its slow tests, and name the ten slowest; ARGS goes to pytest: make test ARGS="-k losses"
 # make test ARGS="-m slow"   run the slow tests
 # make lint         ruff and mypy
 # make bench        the benchmarks; .venv-bench holds the other side, for the slow tests of what is written for it too
@@ -28,7 +28,7 @@ quickstart: $(VENV)/.installed $(VENV)/.weights
 	$(VENV)/bin/python examples/quickstart.py
 
 test: $(VENV)/.installed-test $(VENV)/.weights $(if $(findstring slow,$(ARGS)),$(BEAM)/.installed)
-	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=10 -m "not slow" $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

@@ -59,6 +59,29 @@ def minilm_folder():
     return pathlib.Path(spec.origin).parent / "model"
 
 
+# Files whose tests would find the same with a graph that TensorFlow did not rewrite before its first run, which takes a
+# tenth of their time. What is exported, served, quantized or held against exact numbers keeps its rewriting.
+PLAIN_GRAPHS = """
+    added_tokens callbacks callbacks_rates checkpoint damaged_files data_batches data_columns data_label_column data_mix
+    data_plans data_rows data_targets disk evaluation evaluation_labels evaluation_pairs evaluation_ranking freezing
+    from_preset frozen_cache gate keras_hub keras_methods lora models optimizers optimizers_layerwise optimizers_subset
+    own_task peft report resume saved_index search search_negatives siamese tuning unfreezing writes
+""".split()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def graphs(request):
+    """Has TensorFlow run graphs as they were traced, in the files of `PLAIN_GRAPHS`."""
+    if request.module.__name__.removeprefix("test_") not in PLAIN_GRAPHS:
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
 MARKERS = {"minilm_folder": "real_weights", "golden": "real_data", "real_data": "real_data"}
 
 

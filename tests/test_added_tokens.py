@@ -42,7 +42,7 @@ def test_texts_without_new_tokens_are_answered_as_before_and_with_them_otherwise
 
 def test_a_model_with_new_tokens_trains_and_is_saved(model, tmp_path):
     made = model.with_added_tokens(TOKENS, special=False)
-    made.compile(keras.optimizers.SGD(0.5))
+    made.compile(keras.optimizers.SGD(0.5), run_eagerly=True)
     before = table(made)
     made.fit(["my card", "a bank"], ["a", "b"], verbose=0)
     assert np.abs(table(made) - before)[len(tiny.VOCABULARY) + 1].max() > 1e-4
@@ -63,7 +63,7 @@ def test_every_task_and_its_flags_come_along(tmp_path):
 
 
 def test_ids_without_a_row_are_an_error_that_says_what_to_do(model):
-    model.compile(keras.optimizers.SGD(0.1))
+    model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
     model.predict(["my card"])
     assert model.preprocessor.tokenizer.add_tokens(["IBAN"]) == 1
     for call in (

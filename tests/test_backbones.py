@@ -146,7 +146,7 @@ def test_neither_amount_nor_side_of_the_padding_changes_the_result(loaded, name)
 @pytest.mark.parametrize(
     ("backend", "names", "tolerance"),
     [
-        ("tensorflow", FEW, 0),  # the same kernels give the same bits
+        ("tensorflow", FEW[:4], 0),  # the same kernels give the same bits
         pytest.param("tensorflow", FOLDERS, 0, marks=pytest.mark.slow),
         ("jax", ("deberta_v3", "gemma3", "mpnet"), 2e-5),
         pytest.param("jax", FOLDERS, 2e-5, marks=pytest.mark.slow),

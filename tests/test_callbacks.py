@@ -43,7 +43,7 @@ PLAIN = {
 @pytest.fixture
 def siamese(tmp_path):
     model = tx.models.Siamese(tiny.embedder(tmp_path))
-    model.compile(keras.optimizers.AdamW(1e-3), loss=tx.losses.CoSENTLoss())
+    model.compile(keras.optimizers.SGD(0.1), loss=tx.losses.CoSENTLoss(), run_eagerly=True)
     return model
 
 
@@ -82,7 +82,7 @@ def test_a_copy_evaluates_the_same_and_starts_afresh(kind, siamese):
 
 def test_early_stopping_stops_on_a_score_that_does_not_rise(siamese):
     siamese.set_trainable(["embeddings"])
-    siamese.compile(keras.optimizers.SGD(0.0), loss=tx.losses.CoSENTLoss())
+    siamese.compile(keras.optimizers.SGD(0.0), loss=tx.losses.CoSENTLoss(), run_eagerly=True)
     evaluator = tx.callbacks.EvaluateSimilarity(PAIRS, SCORES)
     history = fit(siamese, [evaluator, keras.callbacks.EarlyStopping("val_spearman", mode="max", patience=1)], 9)
     assert len(history.history["loss"]) == 2
@@ -123,7 +123,7 @@ class Seen(keras.callbacks.Callback):
 @pytest.mark.parametrize("together", [1, 2])
 def test_every_few_steps_values_are_in_the_logs_of_the_step(together, tmp_path):
     model = tx.models.Siamese(tiny.embedder(tmp_path))
-    model.compile(keras.optimizers.AdamW(1e-3), loss=tx.losses.CoSENTLoss(), steps_per_execution=together)
+    model.compile(keras.optimizers.SGD(0.1), loss=tx.losses.CoSENTLoss(), steps_per_execution=together)
     evaluator, seen = tx.callbacks.EvaluateSimilarity(PAIRS, SCORES, every=3), Seen("val_spearman")
     texts = tuple(column * 2 for column in PAIRS)
     model.fit(texts, np.arange(16.0), batch_size=4, epochs=3, seed=0, verbose=0, callbacks=[evaluator, seen])
@@ -135,6 +135,7 @@ def test_every_few_steps_values_are_in_the_logs_of_the_step(together, tmp_path):
 
 def test_classifier_is_evaluated_by_name_and_index(tmp_path):
     model = tiny.classifier(tmp_path)
+    model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
     rows = {"text": tiny.TEXTS, "label": tiny.LABELS}
     by_dataset = tx.callbacks.EvaluateClassification(tx.data.labelled(rows, "text", "label", labels=model.labels))
     by_name = tx.callbacks.EvaluateClassification(tiny.TEXTS, tiny.LABELS, name="named")

@@ -315,7 +315,7 @@ def test_a_model_is_trained_and_gets_adapters_after_a_load_that_failed(adapted, 
         freezing.load_adapters(frozen, path)
     assert state(frozen) == before
     model = check_adapters(path, folder, "'extra'")
-    model.compile(keras.optimizers.SGD(0.1))
+    model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
     model.fit(tiny.TEXTS, tiny.LABELS, batch_size=4, epochs=1, verbose=0)
     with pytest.raises(ValueError, match="'extra'"):
         freezing.load_adapters(model, path)

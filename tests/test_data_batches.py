@@ -97,7 +97,7 @@ def test_the_plan_of_an_epoch_holds_every_row_once(lengths, batch_size, window, 
     assert sizes == [batch_size] * (count // batch_size) + small
 
 
-@settings(max_examples=8, deadline=None)  # each traces a pipeline of its own: a second
+@settings(max_examples=5, deadline=None)  # each traces a pipeline of its own: a second
 @given(
     count=st.integers(1, 60),
     batch_size=st.integers(1, 20),

@@ -142,7 +142,8 @@ def test_mixtures_outlive_the_objects_that_made_them(preprocessor):
 
 def test_fit_takes_a_mixture_without_a_warning(preprocessor, tmp_path):
     model = tiny.models.Siamese(tiny.embedder(tmp_path))
-    model.compile("sgd", loss=lambda y, embeddings: keras.ops.mean(keras.ops.square(embeddings), axis=(1, 2)))
+    loss = lambda y, embeddings: keras.ops.mean(keras.ops.square(embeddings), axis=(1, 2))  # noqa: E731
+    model.compile("sgd", loss, run_eagerly=True)
     words = tiny.WORDS.split()
     pairs = [data.pairs({"a": words[:n], "b": words[:n]}, ("a", "b")) for n in (4, 8)]
     mixed = data.mix([data.batches(each, preprocessor, 4, columns="separate", seed=0) for each in pairs], seed=0)

@@ -305,7 +305,8 @@ def test_what_cannot_be_is_said_before_training(preprocessor):
 
 def test_a_siamese_model_is_fitted_on_both(preprocessor, tmp_path):
     model = tiny.models.Siamese(tiny.embedder(tmp_path))
-    model.compile("sgd", loss=lambda y, embeddings: keras.ops.mean(keras.ops.square(embeddings), axis=(1, 2)))
+    loss = lambda y, embeddings: keras.ops.mean(keras.ops.square(embeddings), axis=(1, 2))  # noqa: E731
+    model.compile("sgd", loss, run_eagerly=True)
     rows = {"text": WORDS[:12], "again": WORDS[:12], "label": [0, 1, 2] * 4}
     options = {"columns": "separate", "seed": 0}
     mined = data.batches(data.labelled(rows, "text", "label"), preprocessor, 4, examples_per_class=2, **options)

@@ -109,7 +109,7 @@ def test_embeddings_are_targets(preprocessor, tmp_path):
     np.testing.assert_allclose(found[:, 1], embedder.encode(ROWS["b"]), atol=1e-6)
     batches = data.batches(data.triplets(ROWS, NAMES, targets=found), preprocessor, 4, columns="separate", seed=0)
     model = tiny.models.Siamese(embedder)
-    model.compile(loss="mse")
+    model.compile(loss="mse", run_eagerly=True)
     # What the guide says is what the model says, while it is the same one.
     assert model.evaluate(batches, verbose=0) < 1e-10
 
@@ -151,7 +151,7 @@ def test_labelled_rows_of_several_texts_are_separate_columns(preprocessor, tmp_p
         towers = tiny.models.Siamese(tiny.embedder(tmp_path))
         both = keras.layers.Flatten()(towers.output[:, :2])
         model = keras.Model(towers.input, keras.layers.Dense(2)(keras.ops.reshape(both, (-1, 16))))
-        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
         model.fit(batches, verbose=0, shuffle=False)
 
 

@@ -99,7 +99,7 @@ def test_towers_and_their_embedder_freeze_together(preprocessor):
     tx.freezing.unfreeze(siamese, groups=["block_1", "head"])
     assert training(siamese) == ["block_1", "head"] and training(embedder) == ["block_1"]
     before = {w.path: w.numpy() for w in siamese.weights}
-    siamese.compile(keras.optimizers.SGD(0.5))
+    siamese.compile(keras.optimizers.SGD(0.5), run_eagerly=True)
     siamese.fit((tiny.TEXTS, tiny.TEXTS[::-1]), ["a", "b"] * 4, verbose=0)
     moved = [w.path for w in siamese.weights if not np.array_equal(w.numpy(), before[w.path])]
     assert moved and all(w.trainable == (w.path in moved) for w in siamese.weights if "key/bias" not in w.path)
@@ -198,7 +198,7 @@ def test_flags_take_effect_in_a_model_that_has_trained(preprocessor):
 
 def test_flags_switch_and_optimizer_survive_files_and_compile(preprocessor, tmp_path, recwarn):
     model = classifier(preprocessor)
-    model.compile(keras.optimizers.AdamW(1e-2))
+    model.compile(keras.optimizers.AdamW(1e-2), run_eagerly=True)
     model.fit(tiny.TEXTS, tiny.LABELS, verbose=0, seed=0)
     tx.freezing.freeze(model, below=1, dropout=True)
     model.save(tmp_path / "model.keras")

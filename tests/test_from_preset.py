@@ -138,7 +138,7 @@ def test_a_class_that_is_not_registered_is_an_error_that_says_so(tmp_path):
 
 def test_training_goes_on_with_the_optimizers_state(tmp_path):
     model = tiny.classifier(tmp_path)
-    model.compile(keras.optimizers.Adam(1e-2))
+    model.compile(keras.optimizers.Adam(1e-2), run_eagerly=True)
     model.fit(tiny.TEXTS, tiny.LABELS, batch_size=4, seed=0, verbose=0)
     model.save_to_preset(tmp_path / "saved")
     again = models.TextClassifier.from_preset(tmp_path / "saved")

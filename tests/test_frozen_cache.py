@@ -388,7 +388,7 @@ def test_a_cache_on_disk_serves_later_runs_with_the_same_weights_and_texts_only(
 
 def test_a_cache_that_was_not_finished_is_never_used(folder, tmp_path, monkeypatch):
     model = classifier(folder)
-    batches = labelled(model, shuffle=False)
+    batches = labelled(model, 11, shuffle=False)
     whole = AboveFrozen._computed
 
     def broken(self, sequences):

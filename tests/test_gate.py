@@ -22,18 +22,26 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("tiny")
 
 
+def still(model, eager=True, **kwargs):
+    """Compiles a model so that training changes nothing: every form starts from the same weights."""
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=eager, **kwargs)
+    return model
+
+
 @pytest.fixture(scope="module")
 def classifier(folder):
-    model = tiny.classifier(folder)
-    model.compile(keras.optimizers.SGD(0.0))  # training changes nothing: every form starts from the same weights
-    return model
+    return still(tiny.classifier(folder), eager=False)  # one trace serves many forms
 
 
 @pytest.fixture(scope="module")
 def regressor(folder):
     model = tx.models.TextRegressor(tiny.backbone(), tiny.preprocessor(folder))
-    model.compile(keras.optimizers.SGD(0.0))
-    return model
+    return still(model)
+
+
+@pytest.fixture(scope="module")
+def embedder(folder):
+    return tiny.embedder(folder)
 
 
 class Batches(keras.utils.PyDataset):
@@ -141,23 +149,21 @@ def test_a_generator_of_texts_gives_a_generator_of_answers(classifier, regressor
 
 
 @pytest.mark.parametrize("form", [list, tuple, np.array, pandas.Series, Column, pyarrow.array, tf.constant])
-def test_encode_takes_every_sequence(folder, form):
-    embedder = tiny.embedder(folder)
+def test_encode_takes_every_sequence(embedder, form):
     np.testing.assert_allclose(embedder.encode(form(TEXTS)), embedder.encode(TEXTS), atol=1e-6)
 
 
-def test_no_rows_give_no_answers(classifier, regressor, folder):
+def test_no_rows_give_no_answers(classifier, regressor, embedder):
     assert classifier.predict([]).shape == (0, 3)
     assert classifier.classify([]).labels == [] and classifier.classify([]).probabilities.shape == (0, 3)
     assert regressor.scores(([], [])).shape == (0,)
-    embedder = tiny.embedder(folder)
     assert embedder.encode([]).shape == (0, 8) and embedder.encode([], output="tokens") == []
     assert embedder.rank("a card", []) == []
 
 
 @pytest.mark.parametrize("row", [0, 5])
 @pytest.mark.parametrize("bad", [None, float("nan"), 7, "\ud800", pandas.NA, ["a"]])
-def test_a_bad_text_is_an_error_with_its_row_everywhere(classifier, folder, bad, row):
+def test_a_bad_text_is_an_error_with_its_row_everywhere(classifier, embedder, bad, row):
     texts = list(TEXTS)
     texts[row] = bad
     calls = [
@@ -170,7 +176,6 @@ def test_a_bad_text_is_an_error_with_its_row_everywhere(classifier, folder, bad,
     for call in calls:
         with pytest.raises(ValueError, match=rf"`(x|validation_data\[0\])`.*row {row}"):
             call()
-    embedder = tiny.embedder(folder)
     for call in (embedder.encode, lambda texts: tx.search.SemanticIndex(embedder, texts)):
         with pytest.raises(ValueError, match=rf"`texts`.*row {row}"):
             call(texts)
@@ -205,7 +210,7 @@ def test_what_is_no_data_is_an_error_with_the_callers_names(classifier, argument
 
 def test_weights_beside_ids_are_checked_and_follow_the_labels(folder):
     model = tiny.classifier(folder, labels=["other", "card", "loan"], dropout=0.0)
-    model.compile(keras.optimizers.SGD(0.0))
+    still(model)
     ids, y = FORMS["ids"](model)
     for weights in ([1.0] * 7, [float("nan")] * 8, [-1.0] * 8):
         for method in (model.fit, model.evaluate):
@@ -228,19 +233,19 @@ def test_weights_are_finite_and_not_negative(classifier, weights):
 def test_weights_count_in_fit_evaluate_and_validation(classifier):
     weights = np.arange(8.0)
     model = classifier
-    model.compile(keras.optimizers.SGD(0.0), metrics=None)
+    still(model, eager=False, metrics=None)
     found = model.evaluate(TEXTS, LABELS, sample_weight=weights, verbose=0)
     logits, y = model.predict(TEXTS), model.read_targets(LABELS)
     each = keras.ops.convert_to_numpy(keras.losses.sparse_categorical_crossentropy(y, logits, from_logits=True))
     assert np.ravel(found)[0] == pytest.approx(float((each * weights).mean()), abs=1e-5)
     history = model.fit(TEXTS, LABELS, validation_data=(TEXTS, LABELS, weights), verbose=0).history
     assert history["val_loss"][0] == pytest.approx(float((each * weights).mean()), abs=1e-5)
-    model.compile(keras.optimizers.SGD(0.0))
+    still(model, eager=False)
 
 
 def test_a_call_that_failed_leaves_the_model_ready_for_the_right_one(folder):
     model = tiny.classifier(folder)
-    model.compile()
+    model.compile(run_eagerly=True)
     for bad in (
         (TEXTS, [0.5] * 8),
         ((TEXTS, TEXTS, TEXTS), LABELS),
@@ -273,7 +278,7 @@ def test_steps_per_epoch_go_on_where_the_last_epoch_stopped(folder):
 
     labels = [str(i) + "x" for i in range(8)]
     model = See(tiny.backbone(), tiny.preprocessor(folder), labels=labels)
-    model.compile(keras.optimizers.SGD(0.0))
+    still(model)
     model.fit(TEXTS, labels, 2, 4, steps_per_epoch=2, verbose=0, seed=0)
     assert len(seen) == 16 and sorted(seen[:8]) == sorted(seen[8:]) == list(range(8))
 
@@ -289,7 +294,7 @@ def test_class_weights_go_by_name_or_are_balanced(classifier, form):
     given = FORMS[form](classifier)
     counts = {"card": 3, "loan": 3, "other": 2}
     balanced = {name: 8 / (3 * count) for name, count in counts.items()}
-    classifier.compile(keras.optimizers.SGD(0.0))
+    still(classifier, eager=False)
     found = [
         classifier.fit(*FORMS[form](classifier), class_weight=weight, verbose=0, seed=0).history["loss"][0]
         for weight in (balanced, "balanced", dict(reversed(balanced.items())))
@@ -314,7 +319,7 @@ def test_class_weights_follow_the_labels_of_the_model(folder, order):
 
 def test_shares_and_weights_by_label_train(folder):
     model = tiny.classifier(folder)
-    model.compile(keras.optimizers.SGD(0.1))
+    model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
     shares = np.full((8, 3), 1 / 3, "float32")
     assert np.isfinite(model.fit(TEXTS, shares, verbose=0).history["loss"][0])
     hot = np.eye(3)[[model.labels.index(label) for label in LABELS]]
@@ -323,14 +328,15 @@ def test_shares_and_weights_by_label_train(folder):
     )
     several = tiny.classifier(folder, multi_label=True)
     y = [[label] for label in LABELS]
-    several.compile("sgd", loss=tx.losses.WeightedBinaryCrossentropy(tx.data.class_weights({"l": y}, "l")))
+    loss = tx.losses.WeightedBinaryCrossentropy(tx.data.class_weights({"l": y}, "l"))
+    several.compile("sgd", loss, run_eagerly=True)
     assert several.loss.positive_weights == (5 / 3, 5 / 3, 3.0)
     assert np.isfinite(several.fit(TEXTS, y, verbose=0).history["loss"][0])
 
 
 def test_class_weights_where_they_mean_nothing_are_refused(folder, regressor):
     several = tiny.classifier(folder, multi_label=True)
-    several.compile()
+    several.compile(run_eagerly=True)
     y = [[label] for label in LABELS]
     with pytest.raises(ValueError, match=r"`class_weight`.*WeightedBinaryCrossentropy"):
         several.fit(TEXTS, y, class_weight={"card": 2.0}, verbose=0)
@@ -342,7 +348,7 @@ def test_class_weights_where_they_mean_nothing_are_refused(folder, regressor):
 @pytest.mark.parametrize("mapped", [True, False])
 def test_int_labels_stay_labels_whatever_becomes_of_the_dataset(folder, labels, mapped):
     model = tiny.classifier(folder, labels=labels)
-    model.compile(keras.optimizers.SGD(0.0))
+    still(model)
     y = [labels[1], labels[2]] * 4  # without the first: an index would be taken for a label in silence
     rows = tx.data.labelled({"t": TEXTS, "l": y}, "t", "l", labels=labels)
     rows = rows.map(lambda x, y: (x, y)) if mapped else rows
@@ -352,7 +358,7 @@ def test_int_labels_stay_labels_whatever_becomes_of_the_dataset(folder, labels, 
 
 def test_the_number_of_columns_is_checked_before_anything_is_traced(folder):
     pairs = tx.models.SiameseClassifier(tiny.embedder(folder), labels=["a", "b"])
-    pairs.compile()
+    pairs.compile(run_eagerly=True)
     for x in (TEXTS, (TEXTS, TEXTS, TEXTS)):
         for call in (lambda x=x: pairs.fit(x, list("abababab")), lambda x=x: pairs.predict(x)):
             with pytest.raises(ValueError, match=r"`x`.*2 text columns"):
@@ -361,14 +367,13 @@ def test_the_number_of_columns_is_checked_before_anything_is_traced(folder):
 
 def test_a_model_without_a_preprocessor_says_so():
     model = tx.models.TextClassifier(tiny.backbone(), labels=["card", "loan", "other"])
-    model.compile()
+    model.compile(run_eagerly=True)
     for call in (lambda: model.fit(TEXTS, LABELS), lambda: model.predict(TEXTS), lambda: model.fit(batches_of(model))):
         with pytest.raises(ValueError, match=r"`x`.*without a preprocessor"):
             call()
 
 
-def test_token_vectors_are_those_of_the_encoder(folder):
-    embedder = tiny.embedder(folder)
+def test_token_vectors_are_those_of_the_encoder(embedder):
     found = embedder.encode(TEXTS, output="tokens")
     batch = embedder.preprocessor(TEXTS)
     states = keras.ops.convert_to_numpy(embedder.backbone(batch))
@@ -382,8 +387,7 @@ def test_token_vectors_are_those_of_the_encoder(folder):
             embedder.encode(TEXTS, output="tokens", **arguments)
 
 
-def test_rank_orders_documents_from_the_best_down(folder, regressor):
-    embedder = tiny.embedder(folder)
+def test_rank_orders_documents_from_the_best_down(folder, embedder, regressor):
     cosines = embedder.encode(TEXTS) @ embedder.encode("my card")
     found = embedder.rank("my card", TEXTS)
     assert [each.index for each in found] == np.argsort(-cosines, kind="stable").tolist()

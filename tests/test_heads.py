@@ -522,7 +522,7 @@ def test_training_goes_on_from_a_trained_head(form, tmp_path):
     model = tx.models.TextClassifier.from_preset(tmp_path, labels={f"LABEL_{i}": x for i, x in enumerate("abc")})
     before = model.get_weights()
     labels = [tiny.LABELS[i][0].translate({ord("l"): "b", ord("o"): "a"}) for i in range(8)]
-    model.compile(keras.optimizers.SGD(0.05))
+    model.compile(keras.optimizers.SGD(0.05), run_eagerly=True)
     model.fit(tiny.TEXTS, labels, epochs=1, seed=0, verbose=0)
     moved = [np.abs(new - old).max() > 0 for new, old in zip(model.get_weights(), before, strict=True)]
     assert all(moved[-4:])
@@ -542,10 +542,10 @@ def test_a_frozen_backbone_is_computed_once_under_a_head_that_pools(tmp_path):
         keras.utils.set_random_seed(0)
         model = tx.models.TextClassifier.from_preset(tmp_path, dropout=0.0)
         tx.freezing.freeze(model, groups=list(model.backbone.layer_groups()))
-        model.compile(keras.optimizers.SGD(0.1))
+        model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
         short = tx.freezing.AboveFrozen(model) if is_cached else model
         if is_cached:
-            short.compile(keras.optimizers.SGD(0.1))
+            short.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
         short.fit(tiny.TEXTS, [0, 1, 2, 0, 1, 2, 0, 1], epochs=2, batch_size=8, shuffle=False, verbose=0)
         trained.append(model.get_weights())
     assert len(model.trainable_weights) == 4

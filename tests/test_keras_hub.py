@@ -330,7 +330,7 @@ def test_a_wrapped_backbone_trains_freezes_and_is_saved_and_exported(wrapped, tm
     tx.freezing.freeze(wrapped, below=1)
     frozen = {weight.path: weight.numpy() for weight in wrapped.weights if not weight.trainable}
     assert frozen and list(wrapped.layer_groups()) == ["embeddings", "block_0", "block_1", "head"]
-    wrapped.compile(keras.optimizers.Adam(0.02))
+    wrapped.compile(keras.optimizers.Adam(0.02), run_eagerly=True)
     history = wrapped.fit(tiny.TEXTS, tiny.LABELS, batch_size=8, epochs=3, seed=0, verbose=0).history
     assert history["loss"][-1] < history["loss"][0]
     for weight in wrapped.weights:
@@ -365,7 +365,7 @@ def test_training_above_frozen_layers_gives_the_weights_of_training_the_whole(na
         hub = make(name)
         model = classifier(hub, preprocessor)
         tx.freezing.freeze(model, below=below)
-        model.compile(keras.optimizers.SGD(0.1))
+        model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
         models.append(model)
     whole, above = models
     # In a batch of its own shape each: dropout of what trains would draw other numbers.

@@ -61,7 +61,7 @@ def pair(request):
     before, weights = logits_of(model), {w.path: w.numpy() for w in model.weights}
     tx.freezing.add_lora(model, rank=2, alpha=3.0, targets="*")
     np.testing.assert_array_equal(logits_of(model), before)  # adapters start as nothing
-    model.compile(keras.optimizers.AdamW(0.05, weight_decay=0.1))
+    model.compile(keras.optimizers.AdamW(0.05, weight_decay=0.1), run_eagerly=True)
     model.fit(ids_of(model), Y, epochs=3, verbose=0)
     return model, before, weights
 

@@ -49,6 +49,22 @@ def test_a_model_that_was_trained_leaves_no_graph_and_no_weight(folder, optimize
     assert left() == before
 
 
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_the_step_is_traced_once_and_makes_the_variables_that_keras_makes(folder, kind, monkeypatch):
+    traced, step = [], keras.Model.train_step
+    monkeypatch.setattr(keras.Model, "train_step", lambda self, *args: traced.append(1) or step(self, *args))
+
+    def variables():
+        keras.utils.clear_session()  # names count from the start
+        return [each.path.split("/")[-1] for each in fit(folder, OPTIMIZERS[kind]()).optimizer.variables]
+
+    found = variables()
+    assert len(traced) == 1
+    monkeypatch.delattr(tx.optimizers.TrainsAlone, "make_train_function")
+    assert variables() == found
+    assert len(traced) == 3, "Keras's own way now traces once, too"
+
+
 def test_on_one_replica_the_step_is_keras_own(folder, monkeypatch):
     weights = fit(folder, OPTIMIZERS["Keras's"]()).get_weights()
     monkeypatch.delattr(tx.optimizers.TrainsAlone, "train_step")
@@ -62,15 +78,20 @@ def test_a_strategy_still_sums_over_its_replicas(folder):
     class Linear(tx.optimizers.TrainsAlone, keras.Sequential):
         pass
 
-    def trained():
+    def made():
         model = Linear([keras.Input((4,)), keras.layers.Dense(1, kernel_initializer="zeros")])
-        model.compile(keras.optimizers.SGD(0.5), "mse")
+        model.compile(keras.optimizers.SGD(0.5, momentum=0.5), "mse")
+        return model
+
+    def trained(model):
         model.fit(x, y, batch_size=4, verbose=0)
         return model.get_weights()
 
-    alone = trained()
+    alone = trained(made())
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
-        mirrored = trained()
+        mirrored, model = trained(made()), made()
+    outside = trained(model)
     assert np.abs(alone[0]).max() > 0.1
-    for one, other in zip(alone, mirrored, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6)
+    for one, *others in zip(alone, mirrored, outside, strict=True):
+        for other in others:
+            np.testing.assert_allclose(one, other, rtol=1e-6)

@@ -54,7 +54,8 @@ def test_what_lies_above_frozen_layers_trains_to_the_same_weights(example, tmp_p
         keras.utils.set_random_seed(0)
         model = example.StarRating(tiny.backbone(num_layers=2), tiny.preprocessor(tmp_path))
         tx.freezing.freeze(model, below=below)
-        model.compile(keras.optimizers.SGD(0.1), loss=keras.losses.BinaryCrossentropy(from_logits=True))
+        loss = keras.losses.BinaryCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.1), loss, run_eagerly=True)
         trained = tx.freezing.AboveFrozen(model) if short else model
         trained.fit(tx.data.batches(tx.data.examples(ROWS, model, "rating"), model, 4, seed=0), epochs=3, verbose=0)
         found.append(model.get_weights())

@@ -302,7 +302,8 @@ def test_siamese_on_batches_is_resumed_under_loss_scaling(tmp_path):
         return model.fit(train, epochs=2, verbose=0, callbacks=callbacks)
 
     model = tx.models.Siamese(embedder)
-    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-2), dynamic_growth_steps=3)
+    inner = keras.optimizers.SGD(1e-2, momentum=0.9)
+    optimizer = keras.optimizers.LossScaleOptimizer(inner, dynamic_growth_steps=3)
     model.compile(optimizer, loss=tx.losses.CoSENTLoss(), run_eagerly=True)
     training = Training(model, fit)
     reference = training.fit()
@@ -720,7 +721,7 @@ def killed(tmp_path_factory):
     def fit(*, callbacks, labels=LABELS, texts=TEXTS, names=("card", "loan", "other"), loss=None, weights=None):
         keras.utils.set_random_seed(1)
         model = tiny.classifier(folder, labels=list(names))
-        model.compile(keras.optimizers.Adam(1e-2), loss, run_eagerly=True)
+        model.compile(keras.optimizers.SGD(1e-2, momentum=0.9), loss, run_eagerly=True)
         options = {"seed": 0, "batch_size": 4, "epochs": 2, "verbose": 0, "sample_weight": weights}
         return model.fit(texts, labels, callbacks=callbacks, **options)
 
@@ -759,7 +760,7 @@ def test_other_rows_under_frozen_layers_are_an_error(tmp_path):
         keras.utils.set_random_seed(1)
         model = tiny.classifier(tmp_path)
         tx.freezing.freeze(model, groups=["embeddings", "block_0"])
-        model.compile(keras.optimizers.Adam(1e-2))
+        model.compile(keras.optimizers.Adam(1e-2), run_eagerly=True)
         short = tx.freezing.AboveFrozen(model)
         short.fit(texts, LABELS, batch_size=4, seed=0, epochs=2, verbose=0, callbacks=list(callbacks))
         return model.get_weights()

@@ -358,7 +358,7 @@ def test_modules_train_and_freeze_as_the_head_and_dropout_is_off_but_in_training
     assert np.abs(np.asarray(embedder(x, training=True)) - np.asarray(embedder(x))).max() > 1e-3
 
     model = tx.models.Siamese(embedder)
-    model.compile(keras.optimizers.SGD(0.5), loss=tx.losses.CoSENTLoss())
+    model.compile(keras.optimizers.SGD(0.5), loss=tx.losses.CoSENTLoss(), run_eagerly=True)
     pairs = (texts[:4], texts[4:8])
     before = [w.numpy() for w in embedder.weights]
     model.set_trainable(["head"])

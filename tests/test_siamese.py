@@ -67,7 +67,7 @@ def test_dropout_in_chunks_is_the_same_in_both_computations(tmp_path, monkeypatc
 def test_chunks_train_with_frozen_layers_and_mixed_precision(tmp_path):
     embedder = tiny.embedder(tmp_path, "mixed_bfloat16", trainable=["block_0"])
     model = tx.models.Siamese(embedder, chunk_size=5)
-    model.compile(keras.optimizers.Adam(1e-2), loss=tx.losses.MultipleNegativesRankingLoss())
+    model.compile(keras.optimizers.SGD(0.1), loss=tx.losses.MultipleNegativesRankingLoss())
     before = {w.path: w.numpy() for w in embedder.weights}
     history = model.fit(PAIRS, np.zeros(8), epochs=4, batch_size=8, verbose=0, seed=0).history["loss"]
     assert history[-1] < history[0]
@@ -158,8 +158,8 @@ def test_a_decoder_makes_scores_of_the_towers(tmp_path):
     model = tx.models.Siamese(embedder, decoder="cosine")
     expected = (vectors[:, 0] * vectors[:, 1]).sum(axis=-1, keepdims=True)
     np.testing.assert_allclose(model.predict(PAIRS, verbose=0), expected, atol=1e-5)
-    model.compile(keras.optimizers.Adam(1e-2), loss="mse")
-    model.fit(PAIRS, np.ones(8), epochs=5, verbose=0)
+    model.compile(keras.optimizers.SGD(0.1), loss="mse", run_eagerly=True)
+    model.fit(PAIRS, np.ones(8), epochs=2, verbose=0)
     assert model.predict(PAIRS, verbose=0).mean() > expected.mean()
 
 
@@ -191,10 +191,10 @@ def test_any_number_of_columns_goes_through_one_pass(tmp_path, columns):
 
 def test_an_embedder_that_was_trained_by_itself_leaves_its_metrics_behind(tmp_path):
     embedder = tiny.embedder(tmp_path)
-    embedder.compile("adam", loss="mse", metrics=["mae"])
+    embedder.compile("sgd", loss="mse", metrics=["mae"], run_eagerly=True)
     embedder.fit(tiny.TEXTS, np.zeros((8, 8), "float32"), verbose=0)
     model = tx.models.Siamese(embedder)
-    model.compile("adam", loss=tx.losses.CoSENTLoss())
+    model.compile("sgd", loss=tx.losses.CoSENTLoss(), run_eagerly=True)
     history = model.fit(PAIRS, np.arange(8.0), verbose=0).history
     assert set(history) == {"loss"} and history["loss"][0] > 0
 

@@ -77,7 +77,7 @@ def test_a_static_encoder_trains_freezes_and_is_served(texts, tmp_path):
 
     model = tx.models.TextClassifier.from_preset(FOLDER, labels=["a", "b"])
     before = model.backbone.token_embedding.embeddings.numpy()
-    model.compile(keras.optimizers.SGD(0.1))
+    model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
     model.fit(texts[:4], ["a", "b", "a", "b"], verbose=0)
     assert not np.array_equal(model.backbone.token_embedding.embeddings.numpy(), before)
     tx.freezing.freeze(model, below=0)
