@@ -47,7 +47,7 @@ ROWS = {
 
 # Who may import a part that ties the code to one backend or to an optional package.
 ALLOWED = {
-    "tensorflow": {"preprocessing", "data", "augmentation", "export", "optimizers", "_quiet"},
+    "tensorflow": {"preprocessing", "data", "augmentation", "export", "optimizers", "_quiet", "_tracing"},
     "tensorflow_text": {"preprocessing", "data", "augmentation", "export", "_quiet"},
     "keras_hub": {"preprocessing", "backbones", "models"},
     "keras_nlp": set(),

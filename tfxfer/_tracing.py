@@ -5,6 +5,7 @@ import logging
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 _Mixin: Any = object  # what is mixed in here has the methods of a Keras model
 
@@ -18,23 +19,29 @@ class TracesOnce(_Mixin):
 
     def make_train_function(self, force: bool = False) -> Any:
         """Makes what `fit` calls for each step, as `keras.Model.make_train_function`."""
-        return self._made("train_function", super().make_train_function, force)
+        return self._traced_once("train_function", super().make_train_function, force)
 
     def make_test_function(self, force: bool = False) -> Any:
         """Makes what `evaluate` calls for each step, as `keras.Model.make_test_function`."""
-        return self._made("test_function", super().make_test_function, force)
+        return self._traced_once("test_function", super().make_test_function, force)
 
     def make_predict_function(self, force: bool = False) -> Any:
         """Makes what `predict` calls for each batch, as `keras.Model.make_predict_function`."""
-        return self._made("predict_function", super().make_predict_function, force)
+        return self._traced_once("predict_function", super().make_predict_function, force)
 
-    def _made(self, name, make, force):
+    def _traced_once(self, name, make, force):
         before = getattr(self, name)
         found = make(force)
         made = getattr(self, name)
-        if keras.config.backend() == "tensorflow" and made is not None and made is not before:
+        is_new = keras.config.backend() == "tensorflow" and made is not None and made is not before
+        if is_new and not _is_distributed(self):
             setattr(self, name, _Step(self, made, name))
         return found
+
+
+def _is_distributed(model):
+    """Whether a model trains under a strategy, or was made under one and trains outside its scope."""
+    return tf.distribute.has_strategy() or model.distribute_strategy is not tf.distribute.get_strategy()
 
 
 class _Step:
@@ -63,8 +70,9 @@ class _Step:
         optimizer, metrics = self._model.optimizer, self._model._compile_metrics
         if self._name == "train_function" and optimizer is not None and not optimizer.built:
             weights = self._model.trainable_weights
-            if weights:
-                optimizer.build(weights)
+            if weights:  # with none there is no step
+                with keras.name_scope(optimizer.name, caller=optimizer):
+                    optimizer.build(weights)
         if metrics is not None and not metrics.built:
             shapes = _shapes(self._model, batches)
             if shapes is not None:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from tfxfer import _check, _introduction, _texts, data, optimizers
+from tfxfer._tracing import TracesOnce
 from tfxfer.data import _features, _remainder
 from tfxfer.freezing import _cut
 from tfxfer.freezing._store import DTYPES, Store
@@ -17,7 +18,7 @@ _IN_MEMORY = 2 * 2**30
 _ON_DISK = 32 * 2**30
 
 
-class AboveFrozen(optimizers.TrainsAlone, keras.Model):
+class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
     """The part of a model above its frozen layers, trained on their stored output: the same result in less time.
 
     With the lowest layer groups frozen, what they make of a text never changes. Here it is computed once, kept, and
@@ -176,13 +177,13 @@ class AboveFrozen(optimizers.TrainsAlone, keras.Model):
 
     def _computed(self, sequences):
         """Yields the features of the sequences in order."""
-        below, form = self._cut().below, self._cut().form
-        below.run_eagerly = self.run_eagerly
+        form, run = self._cut().form, None
         report = _texts.reporter(sequences.tokens, self._progress, "token")
         rows = len(sequences.lengths)
         for x in sequences.batches():
             mask = x["padding_mask"] > 0
-            made = np.asarray(below.predict_on_batch(x))
+            run = data.forward(self._cut().below, x) if run is None else run
+            made = np.asarray(run(x))
             if form == "vectors":
                 made = made[: min(rows, len(made))]
                 rows -= len(made)

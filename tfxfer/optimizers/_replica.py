@@ -15,8 +15,6 @@ class TrainsAlone:
     trains, it goes another way. So a model with frozen embeddings stayed in memory after it was gone, once for each
     `fit`. On one replica a sum is the value itself, and here that is all that is traced.
 
-    The step is traced once. Keras makes the optimizer's variables while it traces, after which TensorFlow traces again.
-
     Task models and `freezing.AboveFrozen` have it. Under a `tf.distribute` strategy, and on other backends, it changes
     nothing.
 
@@ -37,27 +35,6 @@ class TrainsAlone:
             return super().train_step(*args)  # type: ignore[misc]
         with _OneReplica(tf.distribute.get_strategy(), 0):
             return super().train_step(*args)  # type: ignore[misc]
-
-    def make_train_function(self, force: bool = False) -> None:
-        """Makes the function of a step, as `keras.Model.make_train_function`; it builds the optimizer first."""
-        known = self.train_function
-        super().make_train_function(force)  # type: ignore[misc]
-        step = self.train_function
-        if step is known or keras.config.backend() != "tensorflow" or tf.distribute.has_strategy():
-            return
-        if self.distribute_strategy is not tf.distribute.get_strategy():  # type: ignore[attr-defined]
-            return  # made under a strategy, and trained outside its scope
-
-        def train(*args: Any) -> Any:
-            optimizer = self.optimizer  # type: ignore[attr-defined]
-            if optimizer is not None and not optimizer.built:
-                weights = self.trainable_weights  # type: ignore[attr-defined]
-                if weights:  # with none there is no step
-                    with keras.name_scope(optimizer.name, caller=optimizer):
-                        optimizer.build(weights)
-            return step(*args)
-
-        self.train_function: Any = train
 
 
 class _OneReplica(tf.distribute.ReplicaContext):
