@@ -84,12 +84,20 @@ def test_banking77_keeps_every_row_and_splits_by_text(tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("minilm_folder")
 def test_the_quickstart_learns_exports_and_answers(tmp_path):
-    said = run("quickstart.py", "--output", tmp_path)
-    table = {line[:28].strip(): line[28:].split() for line in said.splitlines() if line[:6] in ("frozen", "fine-t")}
-    assert set(table) == {"frozen, nearest class mean", "frozen, logistic regression", "fine-tuned"}
-    assert float(table["fine-tuned"][0]) >= 0.5  # of 30 questions; 0.63 to 0.83 from run to run, 0.700 for the probe
+    said = run("quickstart.py", "--output", tmp_path, "--seeds", 1)
+    rows = [re.split(r"  +", line) for line in said.splitlines() if line.startswith(("frozen probe", "fine-tuned"))]
+    scores = {name: [float(value.split()[0]) for value in values] for name, *values in rows}
+    # One sample of 100 reviews; macro-F1 of always "yes" is 0.45.
+    assert scores["fine-tuned"][1] > scores["frozen probe"][1] > 0.55
     answers = [line.split("\t")[0] for line in said.splitlines() if line.count("\t") == 2]
-    assert answers == ["delivery", "returns", "account"]
+    assert len(answers) == 3 and answers[0] == "yes" and answers[1] == "no"
+
+
+def test_the_clothing_reviews_are_300_and_1151_and_no_text_is_in_both():
+    train, test = (read(name, EXAMPLES / "data" / "clothing_reviews") for name in ("train", "test"))
+    assert [row["recommended"] for row in train].count("yes") == 150 == len(train) / 2
+    assert len(test) == 1151 and {row["recommended"] for row in test} == {"yes", "no"}
+    assert not {row["review"] for row in train} & {row["review"] for row in test}
 
 
 @pytest.mark.slow

@@ -205,6 +205,20 @@ def test_a_head_that_is_not_new_keeps_its_weights(tmp_path):
     assert classifier(tmp_path, head=keras.layers.Dense(3)).has_new_head()
 
 
+def test_a_probe_starts_again_with_the_stronger_penalty_unless_the_optimizer_is_ones_own(tmp_path):
+    model = classifier(tmp_path, dropout=0.0)
+    tx.freezing.probe(model, TEXTS, LABELS)
+    kept = model.get_weights()[-2]
+    assert model.has_probed_head() and not model.has_new_head()
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
+    model.fit(TEXTS, LABELS, verbose=0)
+    np.testing.assert_array_equal(model.get_weights()[-2], kept)
+    model.compile(tx.optimizers.Auto(1e-9), run_eagerly=True)
+    model.fit(TEXTS, LABELS, verbose=0)
+    assert np.square(model.get_weights()[-2]).sum() < 0.9 * np.square(kept).sum()
+    assert not model.has_probed_head()
+
+
 def test_class_weights_reach_the_start(tmp_path):
     model = classifier(tmp_path, labels=["card", "loan"], head="probe", dropout=0.0)
     model.compile(keras.optimizers.SGD(0.0))

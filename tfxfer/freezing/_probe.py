@@ -30,7 +30,8 @@ def probe(
     into the head, with centring and scaling worked in: the model answers as the regression does.
 
     It is a good start for fine-tuning, since a new head sends random gradients into the encoder at first (Kumar et
-    al., 2022), and a score that fine-tuning has to beat. `head="probe"` of a model makes the first `fit` begin so.
+    al., 2022), and a score that fine-tuning has to beat. `head="probe"` of a model, and `optimizer="auto"`, make the
+    first `fit` begin so, with ten times the penalty: what fits its rows to the end leaves no gradient to learn from.
 
     Args:
         model: task model whose output is that of one linear layer: `models.TextClassifier`, `TextRegressor` (with
@@ -78,4 +79,6 @@ def probe(
         batches = None if gate.is_endless(found) else gate.again(gate.batches(form, found, batch_size, **options))
     if batches is None:
         raise _check.invalid("x", "rows, or a finite dataset", x, "Of an endless one: `.take(n)`.")
-    return _probing.probe(model, batches, penalties=penalties, folds=folds)
+    found = _probing.probe(model, batches, penalties=penalties, folds=folds)
+    model.mark_probed_head()
+    return found

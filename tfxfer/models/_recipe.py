@@ -65,7 +65,7 @@ def begin(
     epochs = _check.integer("epochs", epochs)
     optimizer = _training.subset_of(model.optimizer)
     is_auto, is_new = isinstance(optimizer, optimizers.Auto), model.has_new_head()
-    if is_new and (is_auto or model.starts_as_probe):
+    if (is_new or model.has_probed_head()) and (is_auto or model.starts_as_probe):
         if batches is not None:
             options = {"limit": _limit(source), "class_weight": class_weight, "stronger": _STRONGER}
             model.head_probe = _probing.probe(model, batches, below, **options)

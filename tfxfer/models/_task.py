@@ -65,6 +65,7 @@ class TextTask(
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self._runners = {}
         self._new_heads = set()
+        self._probed_head = None
         if trainable is not None:
             self.set_trainable(trainable)
         self.frozen_dropout = backbone.frozen_dropout
@@ -191,6 +192,14 @@ class TextTask(
         """Takes note that the head has just been made, for `has_new_head`; a constructor calls it."""
         self._new_heads = {self._head_sum()} - {None}
 
+    def has_probed_head(self) -> bool:
+        """Whether the linear head has the weights that `freezing.probe` gave it."""
+        return self._probed_head is not None and self._head_sum() == self._probed_head
+
+    def mark_probed_head(self) -> None:
+        """Takes note that the head is a probe, for `has_probed_head`; `freezing.probe` calls it."""
+        self._probed_head = self._head_sum()
+
     def _head_sum(self):
         found = self.linear_head()
         if found is None or not found[1].built:
@@ -200,10 +209,12 @@ class TextTask(
 
     def _auto_optimizer(self):
         """Returns the optimizer of `compile` without one."""
-        has_head = bool(self.layer_groups().get("head")) and not self.keeps_embedding
-        if not has_head:
-            return optimizers.Auto(2e-5)
-        return optimizers.Auto() if self.linear_head() is not None else optimizers.Auto(multipliers={"head": 10.0})
+        if self.linear_head() is not None:
+            return optimizers.Auto()
+        has_own_head = not self.keeps_embedding or hasattr(self, "classify")
+        if has_own_head and self.layer_groups().get("head"):
+            return optimizers.Auto(multipliers={"head": 10.0})
+        return optimizers.Auto(2e-5)
 
     # === Layer groups ===
 
