@@ -25,9 +25,9 @@ class Rates(keras.callbacks.Callback):
 
 
 def rates(model, epochs=1, callbacks=(), **kwargs):
-    """The rates of a `fit` of eight rows in batches of two."""
+    """The rates of a `fit` of eight rows in two batches."""
     noted = Rates()
-    options = {"batch_size": 2, "epochs": epochs, "verbose": 0, "callbacks": [*callbacks, noted], **kwargs}
+    options = {"batch_size": 4, "epochs": epochs, "verbose": 0, "callbacks": [*callbacks, noted], **kwargs}
     model.fit(tiny.TEXTS, np.arange(8.0), **options)
     return noted.rates
 
@@ -41,8 +41,8 @@ def model(tmp_path):
 
 def test_rates_rise_over_a_tenth_and_fall_to_zero_in_each_fit(model):
     planned = [0.05, 0.1, *(0.1 * (20 - step) / 18 for step in range(2, 20))]
-    np.testing.assert_allclose(rates(model, 5), planned, rtol=1e-5)
-    np.testing.assert_allclose(rates(model), [0.1, 0.1, 0.2 / 3, 0.1 / 3], rtol=1e-5)
+    np.testing.assert_allclose(rates(model, 10), planned, rtol=1e-5)
+    np.testing.assert_allclose(rates(model, 2), [0.1, 0.1, 0.2 / 3, 0.1 / 3], rtol=1e-5)
 
 
 def test_a_fit_in_two_parts_has_the_rates_of_one(model, tmp_path):
@@ -68,10 +68,10 @@ def test_unknown_steps_keep_the_rate_after_a_rise(model):
 
 def test_a_rate_that_is_set_stays(model):
     set_rate = keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.01 * (epoch + 1))
-    np.testing.assert_allclose(rates(model, 2, [set_rate]), [0.01] * 4 + [0.02] * 4, rtol=1e-5)
+    np.testing.assert_allclose(rates(model, 2, [set_rate]), [0.01] * 2 + [0.02] * 2, rtol=1e-5)
     plateau = keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=0, min_delta=1e9)
     found = rates(model, 3, [plateau])
-    assert found[8] == pytest.approx(0.1 * 4 / 11 / 2) and len(set(found[8:])) == 1
+    assert found[4] == pytest.approx(0.1 * 2 / 5 / 2) and len(set(found[4:])) == 1
     with pytest.raises(ValueError, match=r"`learning_rate`.*a number"):
         model.optimizer.learning_rate = tx.schedules.warmup_linear(1e-3, 10)
 
@@ -115,7 +115,7 @@ def test_on_jax_rates_and_start_are_those_of_tensorflow(tmp_path):
         from test_optimizers_auto import rates
         model = tx.models.TextRegressor(tiny.backbone(), tiny.preprocessor(pathlib.Path({str(tmp_path)!r})))
         model.compile(tx.optimizers.Auto(0.1))
-        print(keras.config.backend(), rates(model, 5), rates(model), model.head_probe.rows)
+        print(keras.config.backend(), rates(model, 10), rates(model, 2), model.head_probe.rows)
     """
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
     done = subprocess.run(

@@ -176,12 +176,12 @@ def test_endless_data_are_an_error_and_a_generator_is_run_once(tmp_path):
 @pytest.mark.parametrize("optimizer", ["auto", "sgd"])
 def test_a_new_head_starts_as_a_probe_of_ten_times_the_penalty(tmp_path, optimizer):
     model = classifier(tmp_path, head="linear" if optimizer == "auto" else "probe", dropout=0.0)
-    model.compile(keras.optimizers.SGD(1e-6) if optimizer == "sgd" else tx.optimizers.Auto(1e-6))
+    model.compile(keras.optimizers.SGD(1e-6) if optimizer == "sgd" else tx.optimizers.Auto(1e-6), run_eagerly=True)
     assert model.has_new_head()
-    model.fit(TEXTS, LABELS, batch_size=8, verbose=0)
+    model.fit(TEXTS, LABELS, batch_size=32, verbose=0)
     assert model.head_probe.scores["accuracy"] > 0.9 and not model.has_new_head()
     kept, model.head_probe = model.get_weights(), None
-    model.fit(TEXTS, LABELS, batch_size=8, verbose=0)
+    model.fit(TEXTS, LABELS, batch_size=32, verbose=0)
     assert model.head_probe is None  # it has trained
     best = tx.freezing.probe(model, TEXTS, LABELS)
     tx.freezing.probe(model, TEXTS, LABELS, penalties=[10 * best.penalty])
@@ -196,7 +196,7 @@ def test_a_head_that_is_not_new_keeps_its_weights(tmp_path):
     assert not model.has_new_head()
     model.save(tmp_path / "set.keras")
     assert not keras.models.load_model(tmp_path / "set.keras").has_new_head()
-    model.compile(keras.optimizers.SGD(0.0))
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
     model.fit(TEXTS, LABELS, verbose=0)
     assert model.head_probe is None and (model.get_weights()[-2] == 0.5).all()
     given = keras.layers.Dense(3)
@@ -221,7 +221,7 @@ def test_a_probe_starts_again_with_the_stronger_penalty_unless_the_optimizer_is_
 
 def test_class_weights_reach_the_start(tmp_path):
     model = classifier(tmp_path, labels=["card", "loan"], head="probe", dropout=0.0)
-    model.compile(keras.optimizers.SGD(0.0))
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
     model.fit(["my card"] * 4, ["card", "card", "card", "loan"], class_weight={"card": 1, "loan": 9}, verbose=0)
     assert model.classify(["my card"]).labels == ["loan"]
 
@@ -231,7 +231,7 @@ def test_a_probe_above_frozen_layers(tmp_path):
     above.backbone.set_weights(whole.backbone.get_weights())
     for model in (whole, above):
         tx.freezing.freeze(model, below=1)
-        model.compile(keras.optimizers.SGD(0.0))
+        model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
     batches = tx.data.batches((TEXTS, above.read_targets(LABELS)), above, seed=0)
     whole.fit(batches, verbose=0)
     batches.epoch = 0
