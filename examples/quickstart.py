@@ -23,9 +23,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 DATA = HERE / "data" / "clothing_reviews"
 ROWS_A_CLASS = 50
 QUESTIONS = (
-    "Fits like a dream, I went back and bought it in two more colors.",
-    "The seams came apart after one wash.",
-    "Lovely fabric, but it runs so small that I had to send it back.",
+    "I love this dress! It fits perfectly and I get compliments whenever I wear it.",
+    "The seams came apart after one wash, very disappointing. I sent it back.",
+    "Lovely fabric, but it runs so small that I returned it.",
 )
 
 

@@ -30,7 +30,7 @@ import keras
 
 HERE = pathlib.Path(__file__).resolve().parent
 OUTPUT, NAME = HERE.parent / "runs" / "serve", "support_questions"
-BATCH_SIZE, LEARNING_RATE = 16, 1e-4
+BATCH_SIZE = 16
 QUESTIONS = (
     "My tent should have been here on Monday, where is it?",
     "How do I get my money back for the jacket that doesn't fit?",
@@ -154,7 +154,7 @@ def main():
     labels = tx.data.labels(rows, "label")
     sizes = {"labels": labels, "sequence_length": arguments.sequence_length}
     model = tx.models.TextClassifier.from_preset(arguments.preset, **sizes)
-    model.compile(tx.optimizers.AdamW(LEARNING_RATE, weight_decay=0.01))
+    model.compile()
     metadata = {"preset": arguments.preset, "metrics": train(model, rows, arguments.epochs, test)}
     first = tx.export.describe(tx.export.saved_model(model, folder, metadata=metadata))
     write_config(config, base_path)

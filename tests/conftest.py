@@ -69,10 +69,11 @@ PLAIN_GRAPHS = """
 """.split()
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def graphs(request):
-    """Has TensorFlow run graphs as they were traced, in the files of `PLAIN_GRAPHS`."""
-    if request.module.__name__.removeprefix("test_") not in PLAIN_GRAPHS:
+    """Has TensorFlow run graphs as they were traced, in the files of `PLAIN_GRAPHS`; not in their slow tests."""
+    name = request.module.__name__.removeprefix("test_")
+    if name not in PLAIN_GRAPHS or request.node.get_closest_marker("slow"):
         yield
         return
     import tensorflow as tf

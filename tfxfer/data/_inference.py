@@ -110,7 +110,7 @@ def forward(model: Any, x: Any) -> Callable[[Any], Any]:
         x: dict of arrays, the inputs of one batch.
     """
     if keras.config.backend() != "tensorflow":
-        return model.predict_on_batch
+        return lambda x: model.predict_on_batch(keras.tree.map_structure(np.asarray, x))
     spec = keras.tree.map_structure(lambda value: tf.TensorSpec([None] * np.ndim(value), value.dtype), x)
     return tf.function(lambda x: model(x, training=False), autograph=False).get_concrete_function(spec)
 
