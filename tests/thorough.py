@@ -132,4 +132,11 @@ CASES = [
     r"test_tuning\.py::test_what_is_frozen_thaws_within_a_trial",
     r"test_unfreezing\.py::test_frozen_groups_keep_every_bit.*\[averages that overwrite",
     r"test_writes\.py::test_a_failure_at_any_step_leaves_the_old_one.*\[report-(fsync|replace)",
+    r"test_cold\.py::test_(nothing_is_rewritten|fit_and_evaluate_trace).*\[classifier",
+    r"test_data_mix\.py::test_in_proportion_every_batch",
+    r"test_from_preset\.py::test_saved_labels_are_reordered",
+    r"test_keras_hub\.py::test_a_backbone_that_keras_hub_quantized",
+    r"test_lora\.py::test_loading_that_fails_leaves_the_model_as_it_was\[shape-True",
+    r"test_tuning\.py::test_(a_search_is_taken_up|texts_are_tokenised_once|the_batch_size_is_that|the_rate_rises_and)",
+    r"test_tuning\.py::test_(trials_leave_no_gradients|the_best_model)",
 ]
