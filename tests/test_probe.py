@@ -267,3 +267,40 @@ def test_steps_that_cannot_teach_are_warned_of_with_what_a_probe_gives(tmp_path)
             model = classifier(tmp_path)
             model.compile(optimizer, run_eagerly=True)
             model.fit(TEXTS * times, LABELS * times, batch_size=64, verbose=0)
+
+
+@pytest.mark.parametrize("loss", ["mse", keras.losses.mean_absolute_error, keras.losses.Huber()])
+def test_losses_of_numbers_by_name_function_or_object_start_as_a_probe(tmp_path, loss):
+    model = tx.models.TextRegressor(tiny.backbone(), tiny.preprocessor(tmp_path))
+    model.compile(loss=loss, run_eagerly=True)
+    model.fit(TEXTS, [len(text) / 10 for text in TEXTS], batch_size=32, verbose=0)
+    assert model.head_probe.scores["r2"] > 0.5
+
+
+def test_a_loss_that_no_regression_stands_for_trains_from_the_new_head(tmp_path):
+    loss = lambda y_true, y_pred: keras.ops.mean(keras.ops.abs(y_true - y_pred), axis=-1)  # noqa: E731
+    model = tx.models.TextRegressor(tiny.backbone(), tiny.preprocessor(tmp_path))
+    model.compile(loss=loss, run_eagerly=True)
+    model.fit(TEXTS, [1.0] * len(TEXTS), batch_size=32, verbose=0)
+    assert model.head_probe is None
+    model = tx.models.TextRegressor(tiny.backbone(), tiny.preprocessor(tmp_path), head="probe")
+    model.compile(loss=loss, run_eagerly=True)
+    with pytest.raises(ValueError, match=r"`model`.*a loss on logits or values"):
+        model.fit(TEXTS, [1.0] * len(TEXTS), batch_size=32, verbose=0)
+
+
+def test_under_a_frozen_encoder_the_head_keeps_the_penalty_that_predicts_best(tmp_path):
+    model = classifier(tmp_path, dropout=0.0)
+    tx.freezing.freeze(model, below=1)
+    best = tx.freezing.probe(model, TEXTS, LABELS)
+    kept = model.get_weights()[-2]
+    model.compile(tx.optimizers.Auto(1e-9), run_eagerly=True)
+    model.fit(TEXTS, LABELS, batch_size=32, verbose=0)
+    assert model.head_probe.penalty == best.penalty
+    np.testing.assert_allclose(model.get_weights()[-2], kept, atol=0.02 * abs(kept).max())
+
+
+def test_no_epochs_change_no_weight_but_the_start(tmp_path):
+    model = classifier(tmp_path)
+    model.compile(run_eagerly=True)
+    assert model.fit(TEXTS, LABELS, epochs=0, verbose=0).epoch == []

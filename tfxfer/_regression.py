@@ -10,7 +10,7 @@ import threadpoolctl
 # From the strongest down: few rows want a strong one, and a fit starts where the one before it ended.
 PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 FOLDS = 5
-# The penalty is chosen on so many rows at most: a sum of losses over more of them wants the same or a weaker one.
+# The most rows that the penalty is chosen on; over more rows, the best penalty on a sum of losses changes little.
 _MOST_TO_CHOOSE = 2000
 # Relative decrease of the objective at which a fit ends: to choose among penalties, and in the end.
 _ROUGH, _FINE = 1e-5, 1e-7
@@ -136,6 +136,7 @@ class _Problem:
         moments = vectors.T @ (centred.T @ (weights[:, None] * (targets - level)))
 
         def find(penalty):
+            """Solves for one penalty in the basis of the eigenvectors."""
             kernel = vectors @ (moments / (np.maximum(values, 0.0) + penalty)[:, None])
             return np.concatenate([kernel, (level - middle @ kernel)[None]])
 
@@ -146,6 +147,7 @@ class _Problem:
         last = np.zeros(shape)
 
         def find(penalty):
+            """Solves for one penalty, from the solution of the one before."""
             nonlocal last
 
             def objective(flat):

@@ -42,7 +42,7 @@ class Evaluate(keras.callbacks.Callback):
 
     Raises:
         ValueError: when `fit` starts: if a callback before this one monitors one of its values, if another writes the
-            same values, if two are told to keep the best, or if the model is none that can be evaluated so.
+            same values, if two are told to keep the best, or if the model does not support this evaluation.
 
     Example:
 

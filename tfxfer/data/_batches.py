@@ -70,7 +70,7 @@ def batches(
 
     **Memory.** Rows in memory (`Examples` as they are, or arrays) are tokenised here and now, and their ids kept: 4
     bytes a token, before truncation, and 8 a text; epochs then only pack. Any other dataset (one that is mapped with a
-    random augmentation, say) is run and tokenised anew each epoch, one window in memory at a time, and its rows are
+    random augmentation, say) is run and tokenised again each epoch, one window in memory at a time, and its rows are
     permuted only as far as a buffer of one window goes; `cache` decides otherwise.
 
     Args:

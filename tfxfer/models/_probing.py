@@ -1,4 +1,4 @@
-"""Heads that become a linear model of the frozen features: what stands behind `freezing.probe` and `head="probe"`."""
+"""Heads as linear models of the frozen features: the implementation of `freezing.probe` and `head="probe"`."""
 
 import dataclasses
 import operator
@@ -32,6 +32,10 @@ _LOSSES: dict[str, tuple] = {
 }
 
 
+# The same as functions, which is what strings stand for.
+_NUMBER_LOSSES = ("mean_squared_error", "mean_absolute_error", "huber", "log_cosh")
+
+
 @dataclasses.dataclass(frozen=True)
 class Probe:
     """What `freezing.probe` found.
@@ -60,7 +64,7 @@ def kind_of(model: Any) -> str | None:
     loss = keras.losses.get(loss) if isinstance(loss, str) else loss
     if isinstance(column, data.LabelColumn):
         return "labels" if column.multi_label else "classes"
-    if loss is None:
+    if loss is None or getattr(loss, "__name__", None) in _NUMBER_LOSSES:
         return "numbers" if isinstance(column, data.ValuesColumn) else None
     for kind, known in _LOSSES.items():
         if isinstance(loss, known) and getattr(loss, "from_logits", True):

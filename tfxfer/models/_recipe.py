@@ -1,4 +1,4 @@
-"""What `fit` does before it begins: the start of a new head, the plan of the rates, and a word on what cannot teach."""
+"""What `fit` does first: it starts a new head, plans the rates, and warns of steps that cannot teach."""
 
 import math
 import warnings
@@ -12,11 +12,11 @@ from tfxfer.models import _probing, _training
 
 # Rows that the start of a head is computed on, and those that a warning is: more would change little.
 _MOST_ROWS, _MOST_TO_WARN = 5000, 1000
-# A head starts with so many times the penalty that predicts best: what fits its rows to the end leaves no gradient.
+# Multiplies the best penalty where the encoder trains: a head that fits its rows exactly leaves no gradient.
 _STRONGER = 10.0
 # Fewer rows are no ground for a warning, and longer ways of a weight no reason for one.
 _LEAST_TO_WARN, _LONG_WAY = 50, 0.1
-# `epochs="auto"`: epochs of so many steps together, within bounds.
+# `epochs="auto"`: the steps to reach, and the least and most epochs.
 _STEPS, _EPOCHS = 300, (4, 10)
 # Optimizers whose steps are about as long as the rate.
 _STEP_IS_RATE = (keras.optimizers.Adam, keras.optimizers.Adamax, keras.optimizers.Nadam, keras.optimizers.RMSprop)
@@ -62,18 +62,22 @@ def begin(
             remedy = "Give the number of epochs, or `steps_per_epoch`."
             raise _check.invalid("epochs", "an int for data whose number of batches is not known", epochs, remedy)
         epochs = min(max(-(-_STEPS // steps), _EPOCHS[0]), _EPOCHS[1])
-    epochs = _check.integer("epochs", epochs)
+    epochs = _check.integer("epochs", epochs, minimum=0)
     optimizer = _training.subset_of(model.optimizer)
     is_auto, is_new = isinstance(optimizer, optimizers.Auto), model.has_new_head()
-    if (is_new or model.has_probed_head()) and (is_auto or model.starts_as_probe):
+    can_start = is_new or model.has_probed_head()
+    # `head="probe"` asks for it, and raises where it cannot be.
+    if can_start and (model.starts_as_probe or (is_auto and _probing.kind_of(model) is not None)):
         if batches is not None:
-            options = {"limit": _limit(source), "class_weight": class_weight, "stronger": _STRONGER}
+            stronger = _STRONGER if _trains_below(model) else 1.0
+            options = {"limit": _limit(source), "class_weight": class_weight, "stronger": stronger}
             model.head_probe = _probing.probe(model, batches, below, **options)
         elif model.starts_as_probe:
             remedy = "Give rows in memory or a finite dataset, or make the model with `head='linear'`."
             raise _check.invalid("x", "data that can be gone through twice, for `head='probe'`", source, remedy)
     if is_auto:
-        optimizer.plan(None if steps is None else steps * epochs, done=initial_epoch * (steps or 0))
+        total = None if steps is None else max(steps * epochs, 1)
+        optimizer.plan(total, done=initial_epoch * (steps or 0))
     elif is_new and not model.starts_as_probe and steps is not None and batches is not None:
         _warn(model, batches, below, steps * max(epochs - initial_epoch, 0), _limit(source, _MOST_TO_WARN))
     return epochs
@@ -87,6 +91,12 @@ def _steps(source):
     if isinstance(source, keras.utils.PyDataset):
         return source.num_batches
     return len(source) if hasattr(source, "__len__") else None
+
+
+def _trains_below(model):
+    """Whether a layer group other than the head trains."""
+    groups = model.layer_groups()
+    return any(layer.trainable_variables for name in groups if name != "head" for layer in groups[name])
 
 
 def _limit(source, most=_MOST_ROWS):
@@ -122,7 +132,7 @@ def _warn(model, batches, below, steps, limit):
 
 
 def _has_rows(batches, count):
-    """Whether batches have so many rows together."""
+    """Whether batches have at least `count` rows in total."""
     for batch in batches:
         count -= keras.tree.flatten(batch)[0].shape[0]
         if count <= 0:

@@ -101,8 +101,8 @@ class TakesRows(_Mixin):
                 another `tf.data.Dataset`, `keras.utils.PyDataset` or generator, of rows or of batches.
             y: targets, for rows that do not bring them along. Labels go by name.
             batch_size: int, for rows. Defaults to 32.
-            epochs: int. Passes over the rows, counted from 0 (not from `initial_epoch`). `"auto"` is 4 to 10, so many
-                that they have 300 steps if possible.
+            epochs: int. Passes over the rows, counted from 0 (not from `initial_epoch`). `"auto"` takes the 4 to
+                10 epochs that reach 300 steps.
             verbose: as `keras.Model.fit` has it.
             callbacks: list of Keras callbacks.
             validation_split: float in `(0, 1)`. The share of rows in memory, the last ones, to validate on.

@@ -48,7 +48,7 @@ class Auto(Layerwise):
     """AdamW whose learning rate is planned by `fit`: a warm-up of a tenth of the steps, then a straight fall to zero.
 
     A model of `tfxfer.models` that is compiled without an optimizer, or with `optimizer="auto"`, has one. Its `fit`
-    knows batches and epochs and calls `plan`; a further `fit` is planned anew. Until there is a plan, and where the
+    knows batches and epochs and calls `plan`; each further `fit` makes its own plan. Until there is a plan, and where the
     number of steps is not known (a generator), the rate rises over 100 steps and stays.
 
     All else is what BERT is fine-tuned with: a weight decay that leaves biases and the weights of normalisation layers
@@ -92,7 +92,7 @@ class Auto(Layerwise):
 
         Args:
             steps: int > 0. All steps of the training; `None` where their number is not known.
-            done: int >= 0. How many of them lie behind: those of the epochs before `initial_epoch`.
+            done: int >= 0. How many of them are done: those of the epochs before `initial_epoch`.
         """
         steps = _UNKNOWN if steps is None else _check.integer("steps", steps)
         start = int(ops.convert_to_numpy(self._iterations)) - _check.integer("done", done, minimum=0)
