@@ -21,7 +21,7 @@ import numpy as np
 
 HERE = pathlib.Path(__file__).resolve().parent
 DATA = HERE / "data" / "clothing_reviews"
-ROWS_A_CLASS = 50
+ROWS_A_CLASS, TEST_ROWS = 50, 1000
 QUESTIONS = (
     "I love this dress! It fits perfectly and I get compliments whenever I wear it.",
     "The seams came apart after one wash, very disappointing. I sent it back.",
@@ -53,15 +53,16 @@ def main():
     start = time.perf_counter()
 
     train, test = (list(tx.data.read(DATA / f"{name}.tsv")) for name in ("train", "test"))
-    test = [row["review"] for row in test], [row["recommended"] for row in test]
+    test = [row["review"] for row in test[:TEST_ROWS]], [row["recommended"] for row in test[:TEST_ROWS]]
     found = {"frozen probe": [], "fine-tuned": []}
     for seed in range(arguments.seeds):
         keras.utils.set_random_seed(seed)
         x, y = sample(train, seed)
         say(start, f"seed {seed + 1} of {arguments.seeds}: loading {arguments.preset}")
-        model = tx.models.TextClassifier.from_preset(arguments.preset, labels=["no", "yes"], sequence_length=64)
+        model = tx.models.TextClassifier.from_preset(arguments.preset, labels=["no", "yes"], sequence_length=48)
         say(start, f"probing: a logistic regression on the frozen embeddings of {len(x)} reviews")
         tx.freezing.probe(model, x, y)
+        say(start, f"testing the probe on {len(test[0])} reviews")
         found["frozen probe"].append(tx.evaluation.classification(model, *test))
 
         say(

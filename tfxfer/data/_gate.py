@@ -204,7 +204,7 @@ class Gate:
         return isinstance(dataset, tf.data.Dataset) and bool(dataset.cardinality() == tf.data.INFINITE_CARDINALITY)
 
     def again(self, batches: Any) -> Any:
-        """Returns ready batches that can be read next to a training; `None` if they are endless or can be read only once.
+        """Returns ready batches to read next to a training; `None` if they are endless or can be read only once.
 
         An epoch of `Batches` is the one that comes next, and is not counted.
 

@@ -48,8 +48,8 @@ class Auto(Layerwise):
     """AdamW whose learning rate is planned by `fit`: a warm-up of a tenth of the steps, then a straight fall to zero.
 
     A model of `tfxfer.models` that is compiled without an optimizer, or with `optimizer="auto"`, has one. Its `fit`
-    knows batches and epochs and calls `plan`; each further `fit` makes its own plan. Until there is a plan, and where the
-    number of steps is not known (a generator), the rate rises over 100 steps and stays.
+    knows batches and epochs and calls `plan`; each further `fit` makes its own plan. Until there is a plan, and where
+    the number of steps is not known (a generator), the rate rises over 100 steps and stays.
 
     All else is what BERT is fine-tuned with: a weight decay that leaves biases and the weights of normalisation layers
     alone, and gradients clipped to a global norm of 1.
