@@ -294,11 +294,14 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
 
     def _begin(self, features, epochs=1, initial_epoch=0, steps_per_epoch=None, class_weight=None, **_):
         """Readies head and optimizer, as `fit` of the whole model does; returns the number of epochs."""
-        batches = features.rest(features.epoch) if isinstance(features, data.Batches) else features
+
+        def again():
+            return features.rest(features.epoch) if isinstance(features, data.Batches) else features
+
         return _recipe.begin(
             self.full_model,
             features,
-            batches if _texts.is_dataset(features) else None,
+            again,
             below=None if self._cut().features is None else keras.Model(self.input, self._cut().features),
             epochs=epochs,
             initial_epoch=initial_epoch,

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -27,7 +28,7 @@ _REACH = 0.4
 def begin(
     model: Any,
     source: Any,
-    batches: Any,
+    again: Callable[[], Any],
     *,
     below: Any = None,
     epochs: int | str,
@@ -43,7 +44,8 @@ def begin(
     Args:
         model: compiled task model.
         source: what is trained on: batches, or what else Keras iterates over.
-        batches: the same, ready and to be gone through at any time (`Gate.again`); `None` where that cannot be.
+        again: function that returns the same as batches to read apart from the training (`Gate.again`), or `None` where
+            that cannot be. It is called only where they are needed.
         below: Keras model from x of the batches to the features below the head; by default from the model's inputs.
         epochs: int, or `"auto"`.
         initial_epoch: int, as `fit` has it.
@@ -68,6 +70,7 @@ def begin(
     can_start = is_new or model.has_probed_head()
     # `head="probe"` asks for it, and raises where it cannot be.
     if can_start and (model.starts_as_probe or (is_auto and _probing.kind_of(model) is not None)):
+        batches = again()
         if batches is not None:
             stronger = _STRONGER if _trains_below(model) else 1.0
             options = {"limit": _limit(source), "class_weight": class_weight, "stronger": stronger}
@@ -78,8 +81,8 @@ def begin(
     if is_auto:
         total = None if steps is None else max(steps * epochs, 1)
         optimizer.plan(total, done=initial_epoch * (steps or 0))
-    elif is_new and not model.starts_as_probe and steps is not None and batches is not None:
-        _warn(model, batches, below, steps * max(epochs - initial_epoch, 0), _limit(source, _MOST_TO_WARN))
+    elif is_new and not model.starts_as_probe and steps is not None:
+        _warn(model, again, below, steps * max(epochs - initial_epoch, 0), _limit(source, _MOST_TO_WARN))
     return epochs
 
 
@@ -105,13 +108,16 @@ def _limit(source, most=_MOST_ROWS):
     return None if is_ordered else most
 
 
-def _warn(model, batches, below, steps, limit):
+def _warn(model, again, below, steps, limit):
     """Warns where the steps of a training are too few and too short for a new head, and says what a probe gives."""
     travel = _travel(model, steps)
     if travel is None or travel > _LONG_WAY or any(not layer.trainable for layer in model.layer_groups()["head"]):
         return
     kind = _probing.kind_of(model)
-    if kind is None or not _has_rows(batches, _LEAST_TO_WARN):
+    if kind is None:
+        return
+    batches = again()
+    if batches is None or not _has_rows(batches, _LEAST_TO_WARN):
         return
     found, targets, _ = _probing.computed(_probing.below_head(model, below), batches, _LEAST_TO_WARN)
     reach = travel * float(np.abs(found).sum(axis=1).mean())

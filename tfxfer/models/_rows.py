@@ -149,7 +149,7 @@ class TakesRows(_Mixin):
         epochs = _recipe.begin(
             self,
             batches,
-            None if isinstance(x, Iterator) else gate.again(batches),
+            lambda: None if isinstance(x, Iterator) else gate.again(batches),
             epochs=epochs,
             initial_epoch=initial_epoch,
             steps_per_epoch=steps_per_epoch,
