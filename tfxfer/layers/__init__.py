@@ -3,11 +3,13 @@
 from tfxfer.layers._heads import COMPARISONS, FEATURES, Comparison, Head, SoftmaxDecoder
 from tfxfer.layers._pooling import POOLING, DensePooling, Pooling, UnitNorm, WeightedLayerPooling, pooling_modes
 from tfxfer.layers._towers import SiameseTowers
+from tfxfer.layers._word_pooling import WORD_POOLING, WordPooling
 
 __all__ = [
     "COMPARISONS",
     "FEATURES",
     "POOLING",
+    "WORD_POOLING",
     "Comparison",
     "DensePooling",
     "Head",
@@ -15,6 +17,7 @@ __all__ = [
     "SiameseTowers",
     "SoftmaxDecoder",
     "UnitNorm",
+    "WordPooling",
     "WeightedLayerPooling",
     "pooling_modes",
 ]

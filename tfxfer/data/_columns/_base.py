@@ -74,6 +74,27 @@ class Column:
         """
         return {name: kept}
 
+    def check_inputs(self, targets: Any, inputs: Any, argument: str) -> None:
+        """Checks targets against the inputs of their rows, outside any graph; by default anything goes.
+
+        Args:
+            targets: what `read` gave.
+            inputs: dict of input column to what its `read` gave, for the same rows.
+            argument: string. The name that errors use for the targets.
+
+        Raises:
+            ValueError: where the two do not go together; it names the row.
+        """
+
+    def align(self, targets: Any, inputs: Any) -> Any:
+        """Fits the targets of a batch to what is left of its inputs; runs in a graph. By default they stay.
+
+        Args:
+            targets: what `batch` gave.
+            inputs: dict of the tensors that the model takes.
+        """
+        return targets
+
     def token_ids(self, kept: Any) -> Any:
         """Returns the token ids of each row, a tuple of ragged tensors; empty for kinds without text."""
         return ()
