@@ -55,6 +55,7 @@ from tfxfer.data._labels import class_weights, labels
 from tfxfer.data._mix import mix
 from tfxfer.data._read import read
 from tfxfer.data._rows import Rows
+from tfxfer.data._word_runner import WordRunner, WordScores, padded
 
 __all__ = [
     "Batches",
@@ -72,6 +73,8 @@ __all__ = [
     "TextListColumn",
     "ValuesColumn",
     "VectorColumn",
+    "WordRunner",
+    "WordScores",
     "WordsColumn",
     "batches",
     "class_weights",
@@ -82,6 +85,7 @@ __all__ = [
     "labels",
     "mix",
     "pack_columns",
+    "padded",
     "pairs",
     "pairs_from_labels",
     "read",

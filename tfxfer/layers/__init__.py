@@ -1,5 +1,6 @@
 """Layers between an encoder and a loss: pooling, unit length, heads, Siamese towers."""
 
+from tfxfer.layers._entities import EntityDecoder
 from tfxfer.layers._heads import COMPARISONS, FEATURES, Comparison, Head, SoftmaxDecoder
 from tfxfer.layers._pooling import POOLING, DensePooling, Pooling, UnitNorm, WeightedLayerPooling, pooling_modes
 from tfxfer.layers._towers import SiameseTowers
@@ -12,6 +13,7 @@ __all__ = [
     "WORD_POOLING",
     "Comparison",
     "DensePooling",
+    "EntityDecoder",
     "Head",
     "Pooling",
     "SiameseTowers",
