@@ -1,15 +1,18 @@
-"""Layers between an encoder and a loss: pooling, unit length, heads, Siamese towers."""
+"""Layers between an encoder and a loss: pooling, unit length, heads, Siamese towers, conditional random fields."""
 
+from tfxfer.layers._crf import CRF, ForbiddenStep
 from tfxfer.layers._heads import COMPARISONS, FEATURES, Comparison, Head, SoftmaxDecoder
 from tfxfer.layers._pooling import POOLING, DensePooling, Pooling, UnitNorm, WeightedLayerPooling, pooling_modes
 from tfxfer.layers._towers import SiameseTowers
 
 __all__ = [
     "COMPARISONS",
+    "CRF",
     "FEATURES",
     "POOLING",
     "Comparison",
     "DensePooling",
+    "ForbiddenStep",
     "Head",
     "Pooling",
     "SiameseTowers",
