@@ -97,8 +97,9 @@ class TagsColumn(Column):
 
     expected = "a list of tags for each row"
 
-    def __init__(self, tags: Sequence[str]) -> None:
+    def __init__(self, tags: Sequence[str], scheme: str | None = None) -> None:
         self.tags = check_labels(tags)
+        self.scheme = scheme
         self._index = {tag: i for i, tag in enumerate(self.tags)}
 
     def read(self, values: Any, argument: str) -> Any:
