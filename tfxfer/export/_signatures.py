@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import data
-from tfxfer.export import _weights
+from tfxfer.export import _extract, _weights
 
 TEXT = tf.TensorSpec([None], tf.string)
 # Any shape: one document a row, or several.
@@ -405,7 +405,23 @@ def _values(served, model, asked, pairs):
     return found
 
 
+def _entities(served, model, asked, pairs):
+    extract = _extract.Extractor(model, lambda ids: served._weights(model, ids))
+    served._tables += [each for column in model.input_columns().values() for each in column.trackables]
+
+    def entities(text):
+        return extract(_rows(text))
+
+    purpose = asked.purpose or (
+        "The entities of each text, in its order: `labels`, `texts` and `scores`, the probability of exactly this "
+        "entity; `starts` and `ends` in code points, `byte_starts` and `byte_ends` in bytes of UTF-8. Row i has "
+        '`counts[i]` of them; the columns behind hold "", -1 and 0. A text of any length is read.'
+    )
+    return {asked.name: Signature(_traced(entities, TEXT), purpose, {"text": "first"})}
+
+
 _MAKERS = {
+    "entities": _entities,
     "values": _values,
     "classes": _classes,
     "vectors": _vectors,

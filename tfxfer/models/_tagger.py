@@ -316,7 +316,7 @@ class TokenTagger(TaggerFromPreset, TextTask):
         """Returns `extract`, or `tag` without a scheme; see `DescribesItself.signatures`."""
         if self.scheme is None:
             return [Signature("tag", "tags", "The tags of words.", labels=self.tags)]
-        return [Signature("extract", "entities", "The entities of each text.", labels=self.entity_types)]
+        return [Signature("extract", "entities", labels=self.entity_types)]
 
     def entity_decoder(self) -> Any:
         """Returns the Keras layer from scores and `word_mask` to tags and entities; see `layers.EntityDecoder`."""
