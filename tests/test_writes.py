@@ -56,6 +56,9 @@ WRITERS = {
     "SemanticIndex": lambda folder, k, model: index(["a", "b", "c"][: 2 + k]).save(folder / "index"),
     "save_adapters": lambda folder, k, model: freezing.save_adapters(model(k), folder / "a.safetensors", head=True),
     "report": lambda folder, k, model: report(folder / "report", k / 10),
+    "report_entities": lambda folder, k, model: evaluation.report_entities(
+        folder / "report", [["B-x", "I-x"]], [["B-x", "OI"[k] + "-x" * k]]
+    ),
     "projector": lambda folder, k, model: evaluation.projector(folder / "logs", np.eye(3) * (k + 1), ["a", "b", "c"]),
     "plot": lambda folder, k, model: ran([3, 2 - k, 1, 2]).plot(folder / "rates.svg"),
     "store": lambda folder, k, model: stored(folder / "store", k),
@@ -230,6 +233,7 @@ URLS = {
     "AboveFrozen": ("folder", lambda url, model: freezing.AboveFrozen(model(0), folder=url)),
     "report": ("folder", lambda url, model: evaluation.report(url, history={"loss": [1.0]})),
     "report_scores": ("folder", lambda url, model: report(url, 0)),
+    "report_entities": ("folder", lambda url, model: evaluation.report_entities(url, [["O"]], [["O"]])),
     "projector": ("folder", lambda url, model: evaluation.projector(url, np.eye(2), ["a", "b"])),
     "Projector": ("folder", lambda url, model: callbacks.Projector(url, ["a", "b"])),
     "Resume": ("folder", lambda url, model: callbacks.Resume(url)),

@@ -14,6 +14,7 @@ tx.evaluation.similarity(small, test)
 from tfxfer._neighbours import SIMILARITIES
 from tfxfer.evaluation._calibration import calibration_scores
 from tfxfer.evaluation._classification import classification, classification_scores
+from tfxfer.evaluation._entities import entity_calibration, entity_errors, entity_scores
 from tfxfer.evaluation._pairs import (
     pair_classification,
     pair_classification_scores,
@@ -21,6 +22,7 @@ from tfxfer.evaluation._pairs import (
     similarity_scores,
 )
 from tfxfer.evaluation._report import report, report_scores
+from tfxfer.evaluation._report_entities import report_entities
 from tfxfer.evaluation._reranking import reranking, reranking_scores
 from tfxfer.evaluation._retrieval import retrieval, retrieval_scores
 from tfxfer.evaluation._tensorboard import projector
@@ -31,10 +33,14 @@ __all__ = [
     "calibration_scores",
     "classification",
     "classification_scores",
+    "entity_calibration",
+    "entity_errors",
+    "entity_scores",
     "pair_classification",
     "pair_classification_scores",
     "projector",
     "report",
+    "report_entities",
     "report_scores",
     "reranking",
     "reranking_scores",

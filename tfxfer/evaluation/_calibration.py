@@ -63,6 +63,18 @@ def calibration_scores(
         confidence, right = probabilities.ravel(), y_true.ravel().astype("float64")
     else:
         confidence, right = probabilities.max(axis=1), (probabilities.argmax(axis=1) == y_true).astype("float64")
+    return binned(confidence, right, count)
+
+
+def binned(confidence, right, count):
+    """Returns the dict of `calibration_scores` of decisions.
+
+    Args:
+        confidence: floats in `[0, 1]`, `(decisions,)`, at least one.
+        right: floats `(decisions,)`: 1 where a decision is right, 0 where not.
+        count: int. The number of bins.
+    """
+    confidence, right = np.asarray(confidence, "float64"), np.asarray(right, "float64")
     edges = np.linspace(0, 1, count + 1)
     # A confidence that is just an edge belongs to the bin below, whatever the rounding of the edges.
     place = np.clip(np.searchsorted(edges[1:-1], confidence, side="left"), 0, count - 1)

@@ -9,6 +9,15 @@ import numpy as np
 _NUMBERED, _WHOLE = 20, 100
 _LONG, _SHORT = 40, 28
 _COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2")
+# What becomes of spans: in full colour what is right, then from nearly right to wrong.
+_OUTCOMES = {
+    "correct": "#4a90c2",
+    "boundary": "#f6d55c",
+    "type": "#f29e4c",
+    "boundary_and_type": "#d9653b",
+    "missed": "#9b2226",
+    "spurious": "#6b6b6b",
+}
 
 
 def make(width, height):
@@ -76,7 +85,7 @@ def curves(history):
     return drawing
 
 
-def confusion(matrix, labels):
+def confusion(matrix, labels, *, title="Confusion", unit="rows"):
     """Draws a confusion matrix, each row (a true class) as shares of its rows.
 
     With more than 100 classes only the 50 with the most errors, as true or as predicted class, are drawn.
@@ -84,15 +93,17 @@ def confusion(matrix, labels):
     Args:
         matrix: int array `(classes, classes)`: truth, prediction.
         labels: the class names.
+        title: string.
+        unit: string. What the numbers count.
 
     Returns:
         A figure.
     """
-    matrix, title = np.asarray(matrix), "Confusion"
+    matrix = np.asarray(matrix)
     if len(labels) > _WHOLE:
         off = matrix - np.diag(np.diag(matrix))
         kept = np.sort(np.argsort(-(off.sum(axis=0) + off.sum(axis=1)), kind="stable")[: _WHOLE // 2])
-        title = f"Confusion: the {len(kept)} of {len(labels)} classes with the most errors"
+        title = f"{title}: the {len(kept)} of {len(labels)} classes with the most errors"
         totals, matrix, labels = matrix.sum(axis=1)[kept], matrix[np.ix_(kept, kept)], [labels[k] for k in kept]
     else:
         totals = matrix.sum(axis=1)
@@ -109,7 +120,7 @@ def confusion(matrix, labels):
     names = [short(label, _LONG if few else _SHORT) for label in labels]
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if few else {"rotation": 90}
     axes.set_xticks(range(count), names, fontsize=font, parse_math=False, **turned)
-    rows = [f"{name} (no rows)" if not total else name for name, total in zip(names, totals, strict=True)]
+    rows = [f"{name} (no {unit})" if not total else name for name, total in zip(names, totals, strict=True)]
     axes.set_yticks(range(count), rows, fontsize=font, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
@@ -159,11 +170,52 @@ def per_class(scores):
     return drawing
 
 
-def reliability(calibration):
+def outcomes(per_type):
+    """Draws what became of the spans of each type: shares of the gold ones, and of the predicted ones.
+
+    The most frequent type is at the top. Of more than 50 types the others are left out.
+
+    Args:
+        per_type: the dict `per_type` of `entity_errors`.
+
+    Returns:
+        A figure.
+    """
+    sizes = {kind: sum(each["gold"].values()) + sum(each["predicted"].values()) for kind, each in per_type.items()}
+    types = sorted(per_type, key=lambda kind: -sizes[kind])[: _WHOLE // 2]
+    part = "" if len(types) == len(per_type) else f": {len(types)} of {len(per_type)} types"
+    height = 1.1 + 0.3 * len(types)
+    drawing = make(9, height)
+    panels = drawing.subplots(1, 2, gridspec_kw={"wspace": 0.15, "bottom": 0.6 / height, "top": 1 - 0.3 / height})
+    shown = {}
+    for axes, side in zip(panels, ("gold", "predicted"), strict=True):
+        counts = np.array([list(per_type[kind][side].values()) for kind in types], "float64")
+        shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        left = np.zeros(len(types))
+        for k, kind in enumerate(per_type[types[0]][side]):
+            bars = axes.barh(range(len(types)), shares[:, k], 0.75, left=left, color=_OUTCOMES[kind])
+            shown.setdefault(kind.replace("_", " "), bars)
+            left += shares[:, k]
+        totals = [f"({total:.0f})" for total in counts.sum(axis=1)]
+        if side == "gold":  # the panel beside it shows the same types
+            totals = [f"{short(kind)} {total}" for kind, total in zip(types, totals, strict=True)]
+        axes.set_yticks(range(len(types)), totals, fontsize=8, parse_math=False)
+        axes.set_ylim(len(types) - 0.5, -0.5)
+        axes.set_xlim(0, 100)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.set_title(f"{side} spans{part}", fontsize=11)
+        axes.set_xlabel(f"% of the {side} spans", fontsize=9)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.1 / height), "ncols": len(shown), "fontsize": 8}
+    drawing.legend(shown.values(), shown, **below)
+    return drawing
+
+
+def reliability(calibration, *, unit="rows"):
     """Draws how often rows of like confidence are right, and how many there are of each confidence.
 
     Args:
         calibration: what `calibration_scores` returns.
+        unit: string. What the bins count.
 
     Returns:
         A figure.
@@ -191,7 +243,7 @@ def reliability(calibration):
         lower.axvline(calibration[name], color=colour, linestyle=style, linewidth=1.8, label=label)
     lower.set_xlim(0, 1)
     lower.set_xlabel("confidence")
-    lower.set_ylabel("rows")
+    lower.set_ylabel(unit)
     lower.legend(loc="upper center", bbox_to_anchor=(0.5, -0.45), ncols=2, fontsize=8)
     return drawing
 

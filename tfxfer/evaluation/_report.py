@@ -1,7 +1,6 @@
 """A folder that shows what came out of a run."""
 
 import math
-import numbers
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,16 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfxfer import _check, _disk, _neighbours, _texts, data
-from tfxfer.evaluation import _labels, _pairs, _plots, _tensorboard
+from tfxfer.evaluation import _labels, _pairs, _plots, _report_folder, _tensorboard
 from tfxfer.evaluation._calibration import calibration_scores
 from tfxfer.evaluation._classification import classification_scores
 
-METRICS_FILE, INDEX_FILE, TENSORBOARD = "metrics.json", "README.md", "tensorboard"
-_OWN = ("history", "classification", "calibration", "pair_classification", "similarity")
-_CONFUSIONS = 15  # of the largest ones, listed
 _BANDS = 5
-# Of several scores, those that stand in the index.
-_MAIN = ("accuracy", "macro_f1", "micro_f1", "ece", "spearman", "pearson", "average_precision", "f1", "mcc", "rows")
 
 
 def report(
@@ -89,12 +83,12 @@ def report(
         return report_scores(folder, history=history, scores=scores, tensorboard=tensorboard)
     if texts is None:
         raise _check.invalid("texts", "rows to evaluate the model on", texts)
-    _require(tensorboard)
+    _report_folder.require(tensorboard)
     y, predicted, options, points = _predictions(model, texts, y, similarity, batch_size, progress)
     options.update(history=history, scores=scores, tensorboard=tensorboard)
     found = report_scores(folder, y, predicted, **options)
     if tensorboard and points is not None:
-        _tensorboard.projector(folder / TENSORBOARD, *points)
+        _tensorboard.projector(folder / _report_folder.TENSORBOARD, *points)
     return found
 
 
@@ -161,56 +155,17 @@ def report_scores(
     tx.evaluation.report_scores("runs/banking", y_true, probabilities, labels=model.labels)
     ```
     """
-    folder = _disk.local_path("folder", folder, kind="folder")
-    _require(tensorboard)
-    history = _history(history)
-    for key in scores or ():
-        if key in _OWN:
-            raise _check.invalid("scores", f"other names than {', '.join(map(repr, _OWN))}", key)
+    folder, history = _report_folder.begin(folder, history, scores, tensorboard)
     if (y_true is None) != (predicted is None):
         raise _check.invalid("predicted", "predictions and their targets, or neither", predicted)
     if y_true is None and not history and not scores:
         raise _check.invalid("history", "something to report: a history, scores, or a model and texts", history)
-    metrics, drawings = {"history": history} if history else {}, {}
-    if history:
-        drawings["curves"] = _plots.curves(history)
+    metrics, drawings = {}, {}
     if labels is not None:
         _report_classes(metrics, drawings, y_true, predicted, list(labels))
     elif y_true is not None:
         _report_pairs(metrics, drawings, y_true, predicted, name)
-    metrics.update(scores or {})
-    metrics = _strict(metrics)
-    with _disk.replacing_folder(folder) as staged:
-        _disk.write_json(staged / METRICS_FILE, metrics)
-        for file, drawing in drawings.items():
-            _plots.save(drawing, staged / f"{file}.png")
-        _disk.write_text(staged / INDEX_FILE, _index(metrics, drawings))
-    if tensorboard:
-        pictures = [folder / f"{file}.png" for file in drawings]
-        _tensorboard.write_events(folder / TENSORBOARD, history, pictures)
-    return metrics
-
-
-def _require(tensorboard):
-    _plots.make(1, 1)
-    if tensorboard:
-        _tensorboard.require_tensorboard()
-
-
-def _history(history):
-    """Returns a dict of name to list of floats."""
-    history = getattr(history, "history", history)
-    if history is None:
-        return {}
-    _check.instance("history", history, dict, "what `fit` returned, or a dict of name to list of numbers")
-    found = {}
-    for name, values in history.items():
-        values = np.asarray(values, "float64")
-        if values.ndim != 1:
-            raise _check.invalid("history", f"a list of numbers for {name!r}", values)
-        if len(values):
-            found[str(name)] = values.tolist()
-    return found
+    return _report_folder.write(folder, metrics, drawings, history, scores, tensorboard)
 
 
 def _report_classes(metrics, drawings, y_true, probabilities, labels):
@@ -251,62 +206,3 @@ def _bands(y):
     digits = 1 - math.floor(math.log10(float(np.ptp(y))))
     shown = [f"{round(float(edge), digits):g}" for edge in edges]
     return {f"score {shown[k]} to {shown[k + 1]}": place == k for k in range(_BANDS)}
-
-
-def _strict(value):
-    """Returns a value as strict JSON has it: numpy's numbers as Python's, what is not finite as `None`."""
-    if isinstance(value, dict):
-        return {str(key): _strict(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(each) for each in value]
-    if isinstance(value, np.ndarray):
-        return _strict(value.tolist())
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        return float(value) if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str) else str(value)
-
-
-# === The page ===
-
-
-def _index(metrics, drawings):
-    lines = ["# Report", ""]
-    rows = [
-        (part, key, metrics[part][key]) for part in _OWN[1:] if part in metrics for key in _MAIN if key in metrics[part]
-    ]
-    for part, scores in metrics.items():
-        if part not in _OWN and isinstance(scores, dict):
-            rows += [(part, key, value) for key, value in scores.items() if isinstance(value, (int, float))]
-    if rows:
-        lines += ["| | score | value |", "|---|---|---|"]
-        lines += [f"| {_cell(part)} | {_cell(key)} | {_number(value)} |" for part, key, value in rows]
-        lines += ["", f"All scores: [{METRICS_FILE}]({METRICS_FILE}).", ""]
-    for file in drawings:
-        lines += [f"## {file.replace('_', ' ').capitalize()}", "", f"![{file}]({file}.png)", ""]
-        if file == "confusion":
-            lines += _confusions(metrics["classification"])
-    return "\n".join(lines)
-
-
-def _confusions(scores):
-    """Lists the pairs of classes that are most often confused."""
-    matrix, labels = np.array(scores["confusion"]), scores["labels"]
-    np.fill_diagonal(matrix, 0)
-    worst = np.argsort(-matrix.ravel(), kind="stable")[:_CONFUSIONS]
-    pairs = [(*divmod(int(place), len(labels)), int(matrix.flat[place])) for place in worst if matrix.flat[place]]
-    if not pairs:
-        return []
-    lines = ["| true | taken for | rows |", "|---|---|---|"]
-    return [*lines, *(f"| {_cell(labels[i])} | {_cell(labels[j])} | {count} |" for i, j, count in pairs), ""]
-
-
-def _cell(text):
-    return " ".join(str(text).split()).replace("|", "\\|")
-
-
-def _number(value):
-    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

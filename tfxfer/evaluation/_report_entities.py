@@ -1,0 +1,117 @@
+"""A folder that shows what is right and wrong with predicted spans."""
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfxfer.evaluation import _entities, _plots, _report_folder, _span_rows
+
+ERRORS_FILE = "errors.tsv"
+_EXAMPLES = 10  # of each kind of error, listed
+
+
+def report_entities(
+    folder: str | os.PathLike[str],
+    gold: Any,
+    predicted: Any,
+    *,
+    scheme: str | None = None,
+    texts: Sequence[Any] | None = None,
+    history: Any = None,
+    scores: Mapping[str, Any] | None = None,
+    tensorboard: bool = False,
+) -> dict[str, Any]:
+    """Writes the report of predicted spans: named entities, chunks, slots.
+
+    | file | of what | what it shows |
+    |---|---|---|
+    | `README.md` | | the main scores, all pictures, and some errors of each kind |
+    | `metrics.json` | | all scores |
+    | `errors.tsv` | | every error, a line each: see `entity_errors` |
+    | `confusion.png` | | which types are taken for which, missed and spurious spans included |
+    | `outcomes.png` | | what became of the spans of each type |
+    | `reliability.png` | spans with a probability | how often spans of like probability are right |
+    | `curves.png` | `history` | each value over the epochs |
+
+    Files of these names are replaced, all of them or, where writing fails, none; others stay.
+
+    Args:
+        folder: string or path on the local disk. Made if need be.
+        gold: rows of tags or of spans, as `entity_scores` takes them.
+        predicted: the same rows. Where every span has a probability, its calibration is reported.
+        scheme: as in `entity_scores`.
+        texts: the text of each row, as in `entity_errors`.
+        history: as in `report`.
+        scores: as in `report`.
+        tensorboard: as in `report`.
+
+    Returns:
+        The dict in `metrics.json`: `entities`, what `entity_scores` gives; `errors`, what `entity_errors` gives but for
+        the list of them; `calibration`, what `entity_calibration` gives, if there are probabilities; `history`, and
+        those of `scores`.
+
+    Raises:
+        ValueError: as `entity_scores` and `entity_errors`.
+        ImportError: as `report`.
+
+    Example:
+
+    ```python
+    tx.evaluation.report_entities("runs/names", gold_tags, predicted_tags, scheme="BIO", texts=words)
+    ```
+    """
+    folder, history = _report_folder.begin(folder, history, scores, tensorboard)
+    rows = _span_rows.read(gold, predicted, scheme)
+    metrics, drawings = {}, {}
+    metrics["entities"] = _entities.scores_of(rows, scheme)
+    metrics["errors"] = found = _entities.errors_of(rows, texts)
+    errors, labels = found.pop("errors"), [*found["labels"][:-1], _report_folder.NO_SPAN]
+    if found["labels"][:-1]:
+        title = "Types of gold and predicted spans"
+        drawings["confusion"] = _plots.confusion(found["confusion"], labels, title=title, unit="spans")
+        drawings["outcomes"] = _plots.outcomes(found["per_type"])
+    probabilities = [each for row in rows.probabilities for each in row]
+    if probabilities and None not in probabilities:
+        metrics["calibration"] = _entities.calibration_of(rows)
+        drawings["reliability"] = _plots.reliability(metrics["calibration"], unit="spans")
+    files = {ERRORS_FILE: _table_of(errors)}
+    return _report_folder.write(folder, metrics, drawings, history, scores, tensorboard, files, _examples(errors))
+
+
+def _examples(errors):
+    """Lists the first errors of each kind."""
+    lines = []
+    for kind in _entities.ERRORS:
+        some = [each for each in errors if each["kind"] == kind][:_EXAMPLES]
+        if some:
+            lines += [f"## Errors: {kind.replace('_', ' ')}", "", "| row | gold | predicted | context |"]
+            lines += ["|---|---|---|---|"]
+        for each in some:
+            cells = (each["row"], *(_span_of(each, side) for side in ("gold", "predicted")), each.get("context", ""))
+            lines.append(f"| {' | '.join(map(_report_folder.cell, cells))} |")
+        lines += [""] if some else []
+    return [*lines, f"All errors: [{ERRORS_FILE}]({ERRORS_FILE}).", ""]
+
+
+def _span_of(error, side):
+    """The words for a span of an error: its type, and its text or place."""
+    if error[side] is None:
+        return ""
+    label, start, end = error[side]
+    return f"{label}: {error.get(f'{side}_text') or f'{start} to {end}'}"
+
+
+def _table_of(errors):
+    """Returns the errors as a table of tab-separated values; white space within a cell is single spaces."""
+    columns = [f"{side}_{part}" for side in ("gold", "predicted") for part in ("type", "start", "end", "text")]
+    table = io.StringIO()
+    writer = csv.writer(table, delimiter="\t", lineterminator="\n")
+    writer.writerow(["row", "kind", *columns, "context"])
+    for each in errors:
+        cells = [each["row"], each["kind"]]
+        for side in ("gold", "predicted"):
+            cells += [*(each[side] or ("", "", "")), each.get(f"{side}_text") or ""]
+        writer.writerow(" ".join(str(cell).split()) for cell in [*cells, each.get("context", "")])
+    return table.getvalue()
