@@ -55,7 +55,9 @@ class Extractor:
             flat = tf.boolean_mask(scores, tf.sequence_mask(lengths, tf.shape(scores)[1]))
             return part + 1, found.write(tf.cast(part, tf.int32), tf.ensure_shape(flat, [None, self._tags]))
 
-        found = tf.TensorArray(tf.float32, tf.cast(parts, tf.int32), infer_shape=False, element_shape=[None, self._tags])
+        found = tf.TensorArray(
+            tf.float32, tf.cast(parts, tf.int32), infer_shape=False, element_shape=[None, self._tags]
+        )
         _, found = tf.while_loop(
             lambda part, _: part < parts, compute, (tf.constant(0, tf.int64), found), parallel_iterations=1
         )
@@ -87,7 +89,9 @@ class Extractor:
         lengths = tf.cast(counts, tf.int64)
         width = tf.maximum(tf.reduce_max(tf.concat([lengths, [1]], axis=0)), 1)
         found = {
-            name: _dense(tf.RaggedTensor.from_row_lengths(values, lengths, validate=False).to_tensor(pad), width, (), pad)
+            name: _dense(
+                tf.RaggedTensor.from_row_lengths(values, lengths, validate=False).to_tensor(pad), width, (), pad
+            )
             for name, (values, pad) in columns.items()
         }
         return {**found, "counts": counts}

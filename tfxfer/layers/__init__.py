@@ -22,7 +22,7 @@ __all__ = [
     "SiameseTowers",
     "SoftmaxDecoder",
     "UnitNorm",
-    "WordPooling",
     "WeightedLayerPooling",
+    "WordPooling",
     "pooling_modes",
 ]

@@ -66,7 +66,9 @@ class EntityDecoder(keras.layers.Layer):
             return found
         is_start, ends, known = self._places(tags, mask)
         if self._crf is None:
-            sums = ops.cumsum(ops.take_along_axis(logs, known[..., None], axis=-1)[..., 0] * ops.cast(mask, "float32"), 1)
+            sums = ops.cumsum(
+                ops.take_along_axis(logs, known[..., None], axis=-1)[..., 0] * ops.cast(mask, "float32"), 1
+            )
             before = ops.pad(sums[:, :-1], [[0, 0], [1, 0]])
             log_probabilities = ops.take_along_axis(sums, ends, axis=1) - before
         else:
@@ -93,7 +95,9 @@ class EntityDecoder(keras.layers.Layer):
         goes_on = ops.logical_and(mask, ops.take(ops.convert_to_tensor(self._goes_on), known))
         inside = ops.logical_or(is_start, goes_on)
         # The next word that counts: of the places that count, in order, the one of the next rank.
-        following = ops.take_along_axis(_padded(goes_on), _nth(mask, ops.cumsum(ops.cast(mask, "int32"), axis=1)), axis=1)
+        following = ops.take_along_axis(
+            _padded(goes_on), _nth(mask, ops.cumsum(ops.cast(mask, "int32"), axis=1)), axis=1
+        )
         is_end = ops.logical_and(inside, ops.logical_not(following))
         rank = ops.cumsum(ops.cast(is_end, "int32"), axis=1) - ops.cast(is_end, "int32")
         ends = ops.minimum(_nth(is_end, rank), ops.shape(tags)[1] - 1)

@@ -15,8 +15,8 @@ from tfxfer import _chain, _check, data, preprocessing
 
 Entity = collections.namedtuple("Entity", ["label", "start", "end", "text", "probability"])
 Entity.__doc__ = (
-    "An entity that `TokenTagger.extract` found: its type, where it begins and ends in the text, in code points, so that "
-    "`text[start:end]` is it, the text itself, and the probability of exactly this entity."
+    "An entity that `TokenTagger.extract` found: its type, where it begins and ends in the text in code points, "
+    "`text[start:end]` itself, and the probability of exactly this entity."
 )
 
 # Texts, and characters in them, that are read at a time: enough to sort by length, little to hold.
@@ -30,7 +30,8 @@ class Decoders:
 
     def __init__(self, tagger):
         self._tagger = lambda: tagger
-        self._made_for, self._run = None, None
+        self._made_for: Any = None
+        self._run: Any = None
 
     def run(self, scores: data.WordScores) -> Iterator[tuple]:
         """Yields (rows, dict of arrays) for parts of the rows, the longest first; see `layers.EntityDecoder`."""
