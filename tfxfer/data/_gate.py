@@ -274,6 +274,8 @@ class Gate:
     def in_memory(self, x: Any, y: Any = None) -> tuple[Any, Any]:
         """Returns (inputs, targets) of finite rows, all of them in memory, targets as an array the loss takes.
 
+        Targets whose rows differ in length, as tags do, are a ragged tensor.
+
         Raises:
             ValueError: as `read`, and for batches, arrays of ids and generators.
         """
@@ -291,7 +293,7 @@ class Gate:
         if form != ROWS or found.y is None:
             raise _check.invalid(self._x, "rows with their targets", x)
         targets = found.y if self.is_encoded(found) else self.encode_targets(found.y)
-        return found.x, keras.tree.map_structure(np.asarray, targets)
+        return found.x, keras.tree.map_structure(_in_memory, targets)
 
     # === Generators ===
 
@@ -434,6 +436,10 @@ def _part(examples, rows):
     parts = (examples.x, examples.y, examples.sample_weight)
     taken = [None if part is None else tf.nest.map_structure(lambda values: values[rows], part) for part in parts]
     return Examples(*taken, targets=examples.targets)
+
+
+def _in_memory(values):
+    return values if isinstance(values, tf.RaggedTensor) else np.asarray(values)
 
 
 def _each(x):

@@ -25,6 +25,7 @@ from tfxfer.evaluation._report import report, report_scores
 from tfxfer.evaluation._report_entities import report_entities
 from tfxfer.evaluation._reranking import reranking, reranking_scores
 from tfxfer.evaluation._retrieval import retrieval, retrieval_scores
+from tfxfer.evaluation._tagging import entities
 from tfxfer.evaluation._tensorboard import projector
 from tfxfer.evaluation._triplets import triplet_scores, triplets
 
@@ -33,6 +34,7 @@ __all__ = [
     "calibration_scores",
     "classification",
     "classification_scores",
+    "entities",
     "entity_calibration",
     "entity_errors",
     "entity_scores",

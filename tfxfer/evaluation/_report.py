@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfxfer import _check, _disk, _neighbours, _texts, data
-from tfxfer.evaluation import _labels, _pairs, _plots, _report_folder, _tensorboard
+from tfxfer.evaluation import _labels, _pairs, _plots, _report_entities, _report_folder, _tagging, _tensorboard
 from tfxfer.evaluation._calibration import calibration_scores
 from tfxfer.evaluation._classification import classification_scores
 
@@ -40,6 +40,7 @@ def report(
     | `per_class.png` | a classifier of several labels a text | precision, recall and F1 of each label |
     | `reliability.png` | a classifier | how often rows of like confidence are right; see `calibration_scores` |
     | `similarity.png` | a model of pairs, a regressor | similarities, or predictions, by label or band of scores |
+    | `errors.tsv`, `outcomes.png` and others | a tagger | see `report_entities` |
     | `tensorboard/` | with `tensorboard=True` | the history, the pictures, and an embedder's texts in the projector |
 
     Files of these names are replaced, all of them or, where writing fails, none; others stay.
@@ -48,10 +49,11 @@ def report(
         folder: string or path on the local disk. Made if need be.
         model: what is evaluated on `texts`: a `models.TextClassifier` or `models.SiameseClassifier`; a
             `models.TextEmbedder` or `models.Siamese` (or anything with `encode`) on pairs with a score, or with 0 and
-            1; a `models.TextRegressor` on texts or pairs with a score. By default none: history and scores alone.
-        texts: what `data.labelled`, `data.pairs` or `data.regression` made, or a list (or a tuple of columns) of
-            strings.
-        y: targets of a list of strings.
+            1; a `models.TextRegressor` on texts or pairs with a score; a `models.TokenTagger` on words with tags, which
+            is reported by entities, or without a scheme word by word. By default none: history and scores alone.
+        texts: what `data.labelled`, `data.pairs`, `data.regression` or `data.tagged` made, or a list (or a tuple of
+            columns) of strings; for a tagger, a list of lists of words.
+        y: targets of a list of strings, or of words.
         history: what `fit` returned, or a dict of name to list of numbers.
         scores: dict of further results for `metrics.json`, such as `{"search": evaluation.retrieval(...)}`.
         similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`, for an embedder.
@@ -61,7 +63,7 @@ def report(
 
     Returns:
         The dict in `metrics.json`: `history`, `classification` and `calibration`, `pair_classification` or
-        `similarity`, and those of `scores`.
+        `similarity`, what `report_entities` gives for a tagger, and those of `scores`.
 
     Raises:
         ValueError: if there is nothing to report, or for texts and targets that the model's evaluation does not take.
@@ -84,6 +86,11 @@ def report(
     if texts is None:
         raise _check.invalid("texts", "rows to evaluate the model on", texts)
     _report_folder.require(tensorboard)
+    if hasattr(model, "tag") and model.scheme is not None:
+        verbose = int(_texts.is_watched() if progress is None else progress)
+        return _report_entities.of_tagger(
+            folder, model, texts, y, batch_size, verbose, history=history, scores=scores, tensorboard=tensorboard
+        )
     y, predicted, options, points = _predictions(model, texts, y, similarity, batch_size, progress)
     options.update(history=history, scores=scores, tensorboard=tensorboard)
     found = report_scores(folder, y, predicted, **options)
@@ -100,6 +107,17 @@ def _predictions(model, texts, y, similarity, batch_size, progress):
         y = _labels.decode(y, model.labels)
         found = model.classify(texts, batch_size=batch_size, verbose=verbose).probabilities
         return y, found, {"labels": model.labels}, None
+    if hasattr(model, "tag"):  # without a scheme: each word is sorted into one of the tags
+        words, y = _tagging.read(model, texts, y, ("texts", "y"))
+        found = np.concatenate(model.probabilities(words, batch_size, verbose=verbose))
+        has_token = found.any(axis=1)
+        tags = [tag for row in y for tag in row]
+        return (
+            [tag for tag, known in zip(tags, has_token, strict=True) if known],
+            found[has_token],
+            {"labels": model.tags},
+            None,
+        )
     if _texts.embedder_of(model) is not None:
         _check.one_of("similarity", similarity, _neighbours.SIMILARITIES)
         columns, y = _pairs.graded_pairs(texts, y)

@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfxfer.evaluation import _entities, _plots, _report_folder, _span_rows
+from tfxfer import _schemes
+from tfxfer.evaluation import _entities, _plots, _report_folder, _span_rows, _tagging
 
 ERRORS_FILE = "errors.tsv"
 _EXAMPLES = 10  # of each kind of error, listed
@@ -63,7 +64,25 @@ def report_entities(
     ```
     """
     folder, history = _report_folder.begin(folder, history, scores, tensorboard)
-    rows = _span_rows.read(gold, predicted, scheme)
+    return _write(folder, _span_rows.read(gold, predicted, scheme), scheme, texts, history, scores, tensorboard)
+
+
+def of_tagger(folder, model, x, y, batch_size, verbose, history, scores, tensorboard):
+    """Writes the report of a tagger on rows of words with tags; see `report`."""
+    folder, history = _report_folder.begin(folder, history, scores, tensorboard)
+    words, gold = _tagging.read(model, x, y, ("texts", "y"))
+    spans = model.spans(words, batch_size, verbose=verbose)
+    predicted = [
+        _schemes.tags_of([span[:3] for span in row], len(tags), model.scheme)
+        for row, tags in zip(spans, gold, strict=True)
+    ]
+    rows = _span_rows.read(gold, predicted, model.scheme)
+    rows = rows._replace(probabilities=[[span.probability for span in row] for row in spans])
+    texts = [[word.decode(errors="replace") for word in row] for row in words.to_list()]
+    return _write(folder, rows, model.scheme, texts, history, scores, tensorboard)
+
+
+def _write(folder, rows, scheme, texts, history, scores, tensorboard):
     metrics, drawings = {}, {}
     metrics["entities"] = _entities.scores_of(rows, scheme)
     metrics["errors"] = found = _entities.errors_of(rows, texts)
@@ -74,7 +93,7 @@ def report_entities(
         drawings["outcomes"] = _plots.outcomes(found["per_type"])
     probabilities = [each for row in rows.probabilities for each in row]
     if probabilities and None not in probabilities:
-        metrics["calibration"] = _entities.calibration_of(rows)
+        metrics["calibration"] = _entities.calibration_of(rows._replace(tags=None))
         drawings["reliability"] = _plots.reliability(metrics["calibration"], unit="spans")
     files = {ERRORS_FILE: _table_of(errors)}
     return _report_folder.write(folder, metrics, drawings, history, scores, tensorboard, files, _examples(errors))

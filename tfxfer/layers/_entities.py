@@ -10,7 +10,7 @@ from keras import ops
 from tfxfer import _chain, _schemes
 
 # Prefixes of tags that begin an entity, and of those that go on with one, in IOB2, IOBES and BILOU.
-_BEGIN, _GO_ON = "BSU", "IEL"
+_BEGIN, GO_ON = "BSU", "IEL"
 
 
 class EntityDecoder(keras.layers.Layer):
@@ -47,7 +47,7 @@ class EntityDecoder(keras.layers.Layer):
         if scheme is not None:
             prefixes = [_schemes.split(tag)[0] for tag in tags]
             self._begins = np.array([prefix in _BEGIN for prefix in prefixes])
-            self._goes_on = np.array([prefix in _GO_ON for prefix in prefixes])
+            self._goes_on = np.array([prefix in GO_ON for prefix in prefixes])
             self._allowed = _schemes.allowed(tags, scheme)
 
     def build(self, emissions_shape: Any, word_mask_shape: Any = None) -> None:

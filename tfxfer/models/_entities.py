@@ -11,12 +11,18 @@ import numpy as np
 import scipy.optimize
 from keras import ops
 
-from tfxfer import _chain, _check, data, preprocessing
+from tfxfer import _chain, _check, _schemes, data, preprocessing
+from tfxfer.layers._entities import GO_ON
 
 Entity = collections.namedtuple("Entity", ["label", "start", "end", "text", "probability"])
 Entity.__doc__ = (
     "An entity that `TokenTagger.extract` found: its type, where it begins and ends in the text in code points, "
     "`text[start:end]` itself, and the probability of exactly this entity."
+)
+Span = collections.namedtuple("Span", ["label", "start", "end", "probability"])
+Span.__doc__ = (
+    "An entity that `TokenTagger.spans` found: its type, its first word, the word after its last one, and the "
+    "probability of exactly this entity."
 )
 
 # Texts, and characters in them, that are read at a time: enough to sort by length, little to hold.
@@ -151,6 +157,61 @@ def scores_of_batches(tagger: Any, form: str, found: Any, batch_size: int, steps
         outputs = np.asarray(keras.Model.predict_on_batch(tagger, x)) * mask[..., np.newaxis]
         rows += [row[:size] for row, size in zip(outputs, sizes, strict=True)]
     return rows
+
+
+# === Words ===
+
+
+def names(tagger: Any, scores: Any) -> list[list[str]]:
+    """Returns the tags of each row; see `TokenTagger.tag`."""
+    tags = tagger.tags
+    outside = "O" if "O" in tags else tags[0]
+    found = []
+    for indices, is_known in tagger._decoders.tags(scores):
+        row = [tags[index] if known else outside for index, known in zip(indices, is_known, strict=True)]
+        if tagger.scheme is not None and not is_known.all():
+            _fill(row, is_known, tags)
+        found.append(row)
+    return found
+
+
+def _fill(row, is_known, tags):
+    """Gives the words without a token that lie within an entity its tag, as the scheme has no gaps in entities."""
+    after = "O"
+    for place in reversed(range(len(row))):
+        if is_known[place]:
+            after = row[place]
+            continue
+        prefix, kind = _schemes.split(after)
+        inside = f"I-{kind}"
+        if prefix in GO_ON and inside in tags:
+            row[place] = inside
+
+
+def word_spans(tagger: Any, scores: Any) -> list[list[Span]]:
+    """Returns the entities of each row, by words."""
+    types = [_type(tag) for tag in tagger.tags]
+    return [
+        [Span(types[tag], first, last + 1, probability) for tag, first, last, probability in row]
+        for row in tagger._decoders.spans(scores)
+    ]
+
+
+def doubts(tagger: Any, scores: data.WordScores) -> np.ndarray:
+    """Returns 1 - the probability of the least sure entity of each row, or of its least sure tag if it has none.
+
+    -1 for a row without a token.
+    """
+    found = np.full(len(scores.splits) - 1, -1.0)
+    for rows, decoded in tagger._decoders.run(scores):
+        known = decoded["tags"] >= 0
+        sure = np.where(known, decoded["probabilities"].max(axis=-1), 1.0).min(axis=1)
+        if tagger.scheme is not None:
+            starts = decoded["is_start"]
+            least = np.where(starts, decoded["log_probabilities"], 0.0).min(axis=1)
+            sure = np.where(starts.any(axis=1), np.exp(least), sure)
+        found[rows] = np.where(known.any(axis=1), 1 - np.clip(sure, 0, 1), -1.0)
+    return found
 
 
 # === Texts ===
