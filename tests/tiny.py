@@ -17,6 +17,24 @@ TEXTS = [
     "The bank lost my card, and the money is found",
     "cost",
 ]
+# Words with tags: things, and one place.
+TAGS = ["O", "B-thing", "I-thing", "B-place", "I-place"]
+WORD_ROWS = [
+    ["Where", "is", "my", "card", "?"],
+    ["The", "card", "was", "lost"],
+    ["How", "much", "is", "a", "loan", "?"],
+    ["The", "bank", "lost", "my", "card"],
+    ["good", "day", "!"],
+    ["money"],
+]
+TAG_ROWS = [
+    ["O", "O", "B-thing", "I-thing", "O"],
+    ["B-thing", "I-thing", "O", "O"],
+    ["O", "O", "O", "B-thing", "I-thing", "O"],
+    ["B-place", "I-place", "O", "B-thing", "I-thing"],
+    ["O", "O", "O"],
+    ["B-thing"],
+]
 LABELS = ["card", "card", "loan", "loan", "other", "other", "card", "loan"]
 
 
@@ -64,3 +82,9 @@ def classifier(folder, dtype=None, **kwargs):
     """A `TextClassifier` over the small encoder."""
     kwargs = {"labels": ["card", "loan", "other"], **kwargs}
     return models.TextClassifier(backbone(dtype=dtype), preprocessor(folder), **kwargs)
+
+
+def tagger(folder, dtype=None, **kwargs):
+    """A `TokenTagger` over the small encoder."""
+    kwargs = {"tags": TAGS, **kwargs}
+    return models.TokenTagger(backbone(dtype=dtype), preprocessor(folder), **kwargs)

@@ -2,11 +2,12 @@
 
 from tfxfer.models._classifier import Classification, TextClassifier
 from tfxfer.models._embedder import TextEmbedder
-from tfxfer.models._entities import Entity
+from tfxfer.models._entities import Entity, Span
 from tfxfer.models._regressor import TextRegressor
 from tfxfer.models._rows import Ranked
 from tfxfer.models._siamese import Siamese, SiameseClassifier
 from tfxfer.models._signatures import Signature
+from tfxfer.models._suggest import Suggestion
 from tfxfer.models._tagger import TokenTagger
 from tfxfer.models._task import TextTask
 
@@ -17,6 +18,8 @@ __all__ = [
     "Siamese",
     "SiameseClassifier",
     "Signature",
+    "Span",
+    "Suggestion",
     "TextClassifier",
     "TextEmbedder",
     "TextRegressor",

@@ -17,6 +17,7 @@ from tfxfer.models._from_preset import ClassifierFromPreset
 from tfxfer.models._rows import Ranks
 from tfxfer.models._search_space import PooledSearch
 from tfxfer.models._signatures import Signature
+from tfxfer.models._suggest import SuggestsTexts
 from tfxfer.models._task import TextTask
 
 Classification = collections.namedtuple("Classification", ["labels", "probabilities"])
@@ -384,7 +385,7 @@ def _renamed(names, labels):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class TextClassifier(ClassifierFromPreset, Ranks, Classifying, PooledTask):
+class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, Classifying, PooledTask):
     """Sorts texts, or pairs of texts, into classes: one of them, or any number with `multi_label`.
 
     backbone -> pooling -> head -> logits. Labels go in and come out by name; the model keeps them.

@@ -12,6 +12,7 @@ from tfxfer import metrics as own_metrics
 from tfxfer.models import _entities, _restoring
 from tfxfer.models._from_preset import TaggerFromPreset
 from tfxfer.models._signatures import Signature
+from tfxfer.models._suggest import SuggestsWords
 from tfxfer.models._task import TextTask
 from tfxfer.preprocessing import SPLITS
 
@@ -23,7 +24,7 @@ _TAGS = "tags"
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class TokenTagger(TaggerFromPreset, TextTask):
+class TokenTagger(TaggerFromPreset, SuggestsWords, TextTask):
     """Tags each word of a text, and finds entities: names of people, places, products.
 
     backbone -> one vector a word -> head -> a score for each tag. It trains on words with tags (`data.tagged`,
@@ -31,9 +32,9 @@ class TokenTagger(TaggerFromPreset, TextTask):
     the places of entities in them.
 
     Words are tokenized one by one, so that a tag never slips to another word. A word without a token (of zero-width
-    characters alone, say) counts for no loss, and its tag is "O". In training, so do words beyond the preprocessor's
-    `sequence_length`; in prediction longer texts are read in overlapping windows, and each word is answered by the
-    window in which it has the most context.
+    characters alone, say) counts for no loss, and its tag is "O" unless it lies within an entity. In training, words
+    beyond the preprocessor's `sequence_length` count for no loss either; in prediction longer texts are read in
+    overlapping windows, and each word is answered by the window in which it has the most context.
 
     Args:
         backbone: `backbones.Backbone`.
@@ -227,14 +228,38 @@ class TokenTagger(TaggerFromPreset, TextTask):
 
     def decode(self, outputs: Any) -> list[list[str]]:
         """Turns scores, as `predict` gives them, into tags; see `tag`."""
-        return [
-            [self.tags[max(index, 0)] if known else self._outside for index, known in zip(row, mask, strict=True)]
-            for row, mask in self._decoders.tags(outputs)
-        ]
+        return _entities.names(self, outputs)
 
-    @property
-    def _outside(self):
-        return "O" if "O" in self.tags else self.tags[0]
+    def spans(self, words: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
+        """Finds the entities of texts that are split into words, with their probabilities.
+
+        They are those that `tag` marks.
+
+        Args:
+            words: as `tag`.
+            batch_size: int. Windows computed at a time.
+            verbose: 0, 1 or `"auto"`: whether to show a progress bar.
+
+        Returns:
+            A list with a list of `Span(label, start, end, probability)` for each row, in the order of the words: the
+            first word, from 0, and the word after the last one. The probability is as in `extract`.
+
+        Raises:
+            ValueError: for a tagger without a scheme.
+
+        Example:
+
+        ```python
+        tagger.spans([["Anna", "Berg", "lives", "in", "Oslo"]])
+        # [[Span(label='person', start=0, end=2, probability=0.98), Span(label='location', start=4, end=5, ...)]]
+        ```
+        """
+        self._check_scheme()
+        return self._answers(words, batch_size, verbose, lambda scores: _entities.word_spans(self, scores))
+
+    def _check_scheme(self):
+        if self.scheme is None:
+            raise _check.invalid("scheme", "a scheme that marks entities", None, "Use `tag`, on words.")
 
     def probabilities(self, words: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
         """Returns the probability of each tag of each word: a softmax, or the marginals of the CRF.
@@ -276,8 +301,7 @@ class TokenTagger(TaggerFromPreset, TextTask):
             print(entity.label, entity.text, entity.start, entity.end, round(entity.probability, 2))
         ```
         """
-        if self.scheme is None:
-            raise _check.invalid("scheme", "a scheme that marks entities", None, "Use `tag`, on words.")
+        self._check_scheme()
         _check.integer("batch_size", batch_size)
         if self.preprocessor is None:
             raise _check.invalid("texts", "ids, for a model without a preprocessor", texts, "Set `model.preprocessor`.")
