@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfxfer import _check
 from tfxfer.data._columns._base import Column, bad_value
 from tfxfer.data._columns._label import check_labels
-from tfxfer.data._columns._text import round_up
+from tfxfer.data._columns._text import round_up, settings
 
 
 class WordsColumn(Column):
@@ -33,6 +33,15 @@ class WordsColumn(Column):
 
     def __init__(self, preprocessor: Any) -> None:
         self.preprocessor = preprocessor
+        self._settings = settings(preprocessor)
+
+    # A row is one sequence.
+    separate = False
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the preprocessor still packs as it did when this was made: pipelines keep what they have traced."""
+        return self._settings == settings(self.preprocessor)
 
     def read(self, values: Any, argument: str) -> Any:
         """Returns the words as a ragged string tensor `(rows, None)`."""
@@ -66,6 +75,15 @@ class WordsColumn(Column):
         packed = round_up(packed, multiple, self.preprocessor, aligned=("word_ids",))
         packed["word_mask"] = self._word_mask(kept, ids, multiple)
         return {key: tf.ensure_shape(value, (None, None)) for key, value in packed.items()}
+
+    def beside(self, kept: Any, name: str) -> dict[str, Any]:
+        """Returns `word_ids`, the padding behind the tokens, and `word_mask`."""
+        packed = self.batch(kept, name)
+        found = packed["word_ids"]
+        if self.preprocessor.padding_side == "left":
+            lengths = tf.reduce_sum(packed["padding_mask"], axis=1)
+            found = tf.reverse_sequence(tf.reverse(found, [1]), lengths, seq_axis=1, batch_axis=0)
+        return {"word_ids": found, "word_mask": packed["word_mask"]}
 
     def _word_mask(self, kept, ids, multiple):
         """Whether each word has a token that is not cut off."""
