@@ -24,6 +24,7 @@ ROWS = {
     "_freezable": 0,
     "_introduction": 0,
     "_regression": 0,
+    "_schemes": 0,
     "preprocessing": 1,
     "data": 1,
     "augmentation": 1,

@@ -1,5 +1,6 @@
 """The reference numbers that are shipped: few enough, and the same as in the whole set."""
 
+import gzip
 import json
 import pathlib
 
@@ -41,3 +42,9 @@ def test_the_shipped_numbers_are_those_of_the_whole_set(golden, name):
             assert json.loads(file.read_text(encoding="utf-8")) == json.loads(other.read_text(encoding="utf-8"))
         elif file.name != "expected.npz":
             assert file.read_bytes() == other.read_bytes()
+
+
+def test_the_shipped_spans_of_seqeval_are_those_of_the_whole_set(golden):
+    whole = golden / "minilm_texts.json"  # a clone alone has nothing to compare with
+    shipped = gzip.decompress((FOLDER / "seqeval" / "cases.json.gz").read_bytes())
+    assert shipped == (whole.parent / "seqeval" / "cases.json").read_bytes()
