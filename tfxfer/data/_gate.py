@@ -25,7 +25,7 @@ import tensorflow as tf
 from tfxfer import _check
 from tfxfer.data._batches import Batches, batches
 from tfxfer.data._columns import LabelColumn
-from tfxfer.data._examples import Examples, read_weights
+from tfxfer.data._examples import Examples, check_inputs, read_weights
 from tfxfer.data._forms import read_inputs, row_count
 from tfxfer.data._graph import as_it_is
 
@@ -123,6 +123,7 @@ class Gate:
                 raise _check.invalid(self._y, expected, f"{row_count(values)} targets")
         if not count:
             raise _check.invalid(self._x, "at least one row", x)
+        self._check_inputs(targets, found)
         weights = None if sample_weight is None else read_weights(sample_weight, self._weight, count)
         return Examples(found, targets, weights, targets=self._targets)
 
@@ -135,6 +136,13 @@ class Gate:
         if not isinstance(y, dict) or set(y) - set(self._targets) or not y:
             raise _check.invalid(self._y, f"a dict with some of {', '.join(map(repr, self._targets))}", y)
         return {name: self._targets[name].read(values, f"{self._y}[{name!r}]") for name, values in y.items()}
+
+    def _check_inputs(self, targets, x):
+        """Raises for the first row whose targets do not fit its inputs; both as `read` of their columns gave them."""
+        if not isinstance(targets, dict):
+            return check_inputs(self._targets, targets, self._columns, x, self._y)
+        for name, values in targets.items():
+            check_inputs(self._targets[name], values, self._columns, x, f"{self._y}[{name!r}]")
 
     # === Datasets ===
 
@@ -166,7 +174,7 @@ class Gate:
         labels = getattr(dataset, "labels", None)
         own = getattr(self._targets, "labels", None)
         if labels is not None and own is not None and list(labels) != list(own):
-            remedy = "Give `labels=model.labels` to `data.labelled`, so that both have one order."
+            remedy = "Give `labels=model.labels` where the dataset is made, so that both have one order."
             raise _check.invalid(self._x, f"rows whose labels are the model's, {own}", labels, remedy)
 
     def is_encoded(self, dataset: Any) -> bool:
@@ -241,14 +249,17 @@ class Gate:
         """Turns a batch in Python, raw or of ids, into one of ids as arrays."""
         parts = batch if isinstance(batch, tuple) else (batch,)
         x, y, weight = keras.utils.unpack_x_y_sample_weight(parts)
-        if not self._are_ids(x):
-            x = self.encode_inputs(read_inputs(x, self._columns, self._x))
+        found = None if self._are_ids(x) else read_inputs(x, self._columns, self._x)
+        x = x if found is None else self.encode_inputs(found)
         x = {name: np.asarray(value) for name, value in x.items()}
-        y = None if y is None else keras.tree.map_structure(np.asarray, self._ready_targets(y))
+        if y is not None:
+            targets = self.read_targets(y)
+            if found is not None:
+                self._check_inputs(targets, found)
+            y = keras.tree.map_structure(np.asarray, self._ready_targets(targets))
         return keras.utils.pack_x_y_sample_weight(x, y, weight)
 
-    def _ready_targets(self, y):
-        found = self.read_targets(y)
+    def _ready_targets(self, found):
         if not isinstance(self._targets, dict):
             return self._target_batch(self._targets, found)
         return {name: self._target_batch(self._targets[name], value) for name, value in found.items()}
@@ -309,8 +320,9 @@ class Gate:
 
         def read():
             for row in rows:
-                x = self._one(row[0])
-                y = tf.nest.map_structure(lambda values: values[0], self.read_targets(_each(row[1])))
+                inputs, targets = read_inputs(_each(row[0]), self._columns, self._x), self.read_targets(_each(row[1]))
+                self._check_inputs(targets, inputs)
+                x, y = tf.nest.map_structure(lambda values: values[0], (inputs, targets))
                 yield (x, y, *(np.float32(weight) for weight in row[2:]))
 
         x = tf.nest.map_structure(_spec, self._one(first[0]))

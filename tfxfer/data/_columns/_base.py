@@ -49,6 +49,18 @@ class Column:
         """
         raise NotImplementedError
 
+    def check_inputs(self, values: Any, inputs: Any, argument: str) -> None:
+        """Checks targets against the inputs of the same rows, outside any graph.
+
+        Args:
+            values: targets, as `read` returned them.
+            inputs: dict of name to (kind, values), as the kind's `read` returned them, in as many rows.
+            argument: string. The name that errors use for the targets.
+
+        Raises:
+            ValueError: for a row whose target does not fit its inputs, such as another number of tags than words.
+        """
+
     def spec(self) -> Any:
         """Returns the `tf.TypeSpec` of one row as `read` gives it."""
         raise NotImplementedError
