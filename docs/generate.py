@@ -10,7 +10,7 @@ FOLDER = pathlib.Path(__file__).resolve().parent
 README = FOLDER.parent / "README.md"
 SECTIONS = ("Rows", "Choose it", "Neighbours", "Reference")
 # The modules of `tfxfer.losses` in the order of the tables.
-FAMILIES = ("_pairs", "_triplets", "_ranking", "_classes", "_distillation", "_wrappers", "_logits")
+FAMILIES = ("_pairs", "_triplets", "_ranking", "_classes", "_distillation", "_wrappers", "_logits", "_tags")
 
 LOSSES_HEAD = """\
 # Losses
@@ -39,13 +39,23 @@ LOGITS_HEAD = """\
 For classifiers, `TextClassifier` and others: `y_pred` is `(batch, classes)`.
 """
 
+TAGS_HEAD = """\
+
+## On tags
+
+For token taggers: `y_pred` is `(batch, length, tags)`, `y_true` -1 where there is no loss.
+"""
+
 
 def losses_page():
     """The tables of all losses."""
     classes = [value for value in vars(losses).values() if inspect.isclass(value)]
     classes.sort(key=lambda cls: (FAMILIES.index(cls.__module__.rpartition(".")[2]), inspect.findsource(cls)[1]))
-    of_logits = [cls for cls in classes if cls.__module__.endswith("_logits")]
-    return losses_table(LOSSES_HEAD, classes[: -len(of_logits)]) + losses_table(LOGITS_HEAD, of_logits)
+    heads = {"_logits": LOGITS_HEAD, "_tags": TAGS_HEAD}
+    parts = {head: [] for head in (LOSSES_HEAD, *heads.values())}
+    for cls in classes:
+        parts[heads.get(cls.__module__.rpartition(".")[2], LOSSES_HEAD)].append(cls)
+    return "".join(losses_table(head, part) for head, part in parts.items())
 
 
 def losses_table(head, classes):

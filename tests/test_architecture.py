@@ -24,6 +24,7 @@ ROWS = {
     "_freezable": 0,
     "_introduction": 0,
     "_regression": 0,
+    "_chain": 0,
     "_schemes": 0,
     "preprocessing": 0.5,  # `data` splits raw text into words by it
     "data": 1,

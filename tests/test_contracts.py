@@ -23,6 +23,11 @@ SCORES = np.array([0.1, 0.9, 0.5, 0.5], "float32")
 TRIPLETS = RNG.normal(size=(4, 3, 6)).astype("float32")
 SAME = np.array([1, 0, 1, 0], "int32")
 LOGITS = RNG.normal(size=(4, 3)).astype("float32")
+EMISSIONS = RNG.normal(size=(4, 5, 3)).astype("float32")
+TAGS = np.array([[0, 1, 2, 2, 0], [1, -1, 2, -1, -1], [0, 0, -1, 1, -1], [-1, -1, -1, -1, -1]], "int32")
+CRF = tx.layers.CRF(3, ([True, True, False], [[True, True, False], [True, True, True], [True, True, True]]))
+CRF.build((None, None, 3))
+CRF.set_weights([np.arange(9.0).reshape(3, 3) % 4 - 1.0, np.array([0.5, -0.5, 0.0]), np.array([0.0, 1.0, -1.0])])
 
 # One row a layer: how to make it with arguments that are no defaults, and what to call it on.
 LAYERS = {
@@ -48,6 +53,10 @@ LAYERS = {
         (TOKENS[:, :2],),
     ),
     tx.layers.Comparison: (lambda: tx.layers.Comparison("euclidean_distance"), (TOKENS,)),
+    tx.layers.CRF: (
+        lambda: tx.layers.CRF(6, (np.arange(6) != 2, np.eye(6) == 0, np.arange(6) != 1), dtype="float64"),
+        (TOKENS, MASK),
+    ),
     tx.layers.SiameseTowers: (
         lambda: tx.layers.SiameseTowers(tx.models.TextEmbedder(tiny.backbone(), pooling="max"), chunk_size=4),
         ({name: np.ones((3, 2, 4), "int32") for name in ("token_ids", "padding_mask", "segment_ids")},),
@@ -135,6 +144,14 @@ LOSSES = {
         ),
         (np.array([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]], "int32"), 1 / (1 + np.exp(-LOGITS))),
     ),
+    tx.losses.TagCrossentropy: (
+        lambda: tx.losses.TagCrossentropy({1: 0.5, 0: 3.0, 2: 2.0}, gamma=0.7, reduction="sum"),
+        (TAGS, EMISSIONS),
+    ),
+    tx.losses.ChainCrossentropy: (
+        lambda: tx.losses.ChainCrossentropy(CRF, tag_weights=[0.5, 3.0, 2.0], gamma=0.7),
+        (TAGS, EMISSIONS),
+    ),
 }
 # One row a model: how to make it in a folder, with arguments that are no defaults, under a dtype policy.
 MODELS = {
@@ -187,6 +204,12 @@ def test_every_public_class_has_a_row():
 
 def ids(cls):
     return cls.__name__
+
+
+def from_config(loss):
+    """The loss that a loss's config gives; one on a layer's weights, which are not in it, is bound to the layer."""
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+    return again.for_layer(CRF) if isinstance(loss, tx.losses.ChainCrossentropy) else again
 
 
 def inputs_of(model):
@@ -254,7 +277,7 @@ def test_layer_gradients_are_finite_at_zero_and_at_large_values(cls):
 def test_loss_comes_back_from_its_config(cls):
     make, (y_true, y_pred) = LOSSES[cls]
     loss = make()
-    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+    again = from_config(loss)
     assert type(again) is cls and again.get_config() == loss.get_config()
     assert float(again(y_true, y_pred)) == float(loss(y_true, y_pred))
 
@@ -264,7 +287,7 @@ def test_loss_row_has_no_default_arguments(cls):
     config = LOSSES[cls][0]().get_config()
     parameters = inspect.signature(cls.__init__).parameters
     own = set(config) - {"name", "reduction", "dtype"}
-    assert own == {name for name in parameters if name not in ("self", "name", "kwargs")}
+    assert own == {name for name in parameters if name not in ("self", "name", "kwargs", "crf")}
     assert all(config[name] != parameters[name].default for name in own)
 
 
@@ -303,7 +326,9 @@ def test_loss_weighs_rows_or_says_that_it_cannot(cls):
     loss = make()
     weights = np.array([0.0, 1.0, 2.0, 3.0], "float32")
     if loss.per_row:
-        rows = type(loss).from_config({**loss.get_config(), "reduction": None})(y_true, y_pred)
+        rows = from_config(loss)
+        rows.reduction = None
+        rows = rows(y_true, y_pred)
         total = {"sum": np.sum, "sum_over_batch_size": np.mean}[loss.reduction]
         assert tuple(rows.shape) == (4,)
         expected = total(ops.convert_to_numpy(rows) * weights)

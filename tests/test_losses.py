@@ -139,13 +139,16 @@ def test_every_number_of_the_reference_has_a_case(reference):
 def test_every_loss_with_a_reference_is_held_against_it():
     inside = {type(loss) for loss, _, _ in CASES.values()}
     # The article's two other forms of the triplet loss and the distillation of embeddings are not in the reference's
-    # numbers: loops stand in for it (test_losses_loops.py), and Keras for the two on logits (test_losses_logits.py).
+    # numbers: loops stand in for it (test_losses_loops.py), Keras for the two on logits (test_losses_logits.py), and
+    # an enumeration for those on tags (test_crf.py).
     assert set(test_contracts.LOSSES) - inside == {
         losses.TripletCrossEntropyLoss,
         losses.TripletMarginRankingLoss,
         losses.EmbeddingDistillationLoss,
         losses.ClassCrossentropy,
         losses.WeightedBinaryCrossentropy,
+        losses.TagCrossentropy,
+        losses.ChainCrossentropy,
     }
 
 

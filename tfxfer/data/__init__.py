@@ -59,6 +59,7 @@ from tfxfer.data._mix import mix
 from tfxfer.data._read import read
 from tfxfer.data._rows import Rows
 from tfxfer.data._tagged import convert_tags, tag_names, tagged
+from tfxfer.data._word_runner import WordRunner, WordScores, padded
 
 __all__ = [
     "Batches",
@@ -76,6 +77,8 @@ __all__ = [
     "TextListColumn",
     "ValuesColumn",
     "VectorColumn",
+    "WordRunner",
+    "WordScores",
     "WordsColumn",
     "batches",
     "class_weights",
@@ -87,6 +90,7 @@ __all__ = [
     "labels",
     "mix",
     "pack_columns",
+    "padded",
     "pairs",
     "pairs_from_labels",
     "read",

@@ -130,12 +130,12 @@ def batches(
     _check.integer("seed", seed, minimum=0, optional=True)
     if _check.integer("pad_to_multiple_of", pad_to_multiple_of) > 8:
         raise _check.invalid("pad_to_multiple_of", "an int from 1 to 8", pad_to_multiple_of)
-    targets = getattr(dataset, "targets", None)
-    packer = Packer(input_columns(inputs, columns), pad_to_multiple_of, targets)
+    packer = Packer(input_columns(inputs, columns), pad_to_multiple_of)
     in_memory = isinstance(dataset, (Examples, Batches)) or not isinstance(dataset, tf.data.Dataset)
     cache = in_memory if cache is None else bool(cache)
     if not isinstance(dataset, tf.data.Dataset):
         dataset = from_arrays(dataset, packer.columns)
+    targets = getattr(dataset, "targets", None)
     if isinstance(dataset, Batches):
         dataset = _kept(dataset, packer, cache)
     else:

@@ -112,8 +112,8 @@ def examples(
     """
     rows = Rows.from_any(rows)
     kinds, targets = columns_of(inputs), None
-    x = {name: kind.read(rows[name], name) for name, kind in kinds.items()}
-    x = x if isinstance(inputs, dict) or len(x) > 1 else next(iter(x.values()))
+    read = {name: kind.read(rows[name], name) for name, kind in kinds.items()}
+    x = read if isinstance(inputs, dict) or len(read) > 1 else next(iter(read.values()))
     y = None
     if target is not None:
         if isinstance(inputs, dict):
@@ -130,18 +130,12 @@ def examples(
                 _check.one_of("target", name, targets)
             y = {name: targets[name].read(rows[column], column) for name, column in target.items()}
             for name, column in target.items():
-                check_inputs(targets[name], y[name], kinds, x, column)
+                targets[name].check_inputs(y[name], read, column)
         else:
             y = targets.read(rows[target], target)
-            check_inputs(targets, y, kinds, x, target)
+            targets.check_inputs(y, read, target)
     weights = None if sample_weight is None else read_weights(rows[sample_weight], sample_weight, len(rows))
     return Examples(x, y, weights, targets=targets)
-
-
-def check_inputs(column, values, kinds, x, argument):
-    """Checks the targets of one column against the inputs of the same rows; see `Column.check_inputs`."""
-    x = x if isinstance(x, dict) else {next(iter(kinds)): x}
-    column.check_inputs(values, {name: (kind, x[name]) for name, kind in kinds.items()}, argument)
 
 
 def columns_of(inputs):

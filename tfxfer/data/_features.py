@@ -158,7 +158,7 @@ class _Featured:
         others, rest = tf.nest.map_structure(lambda values: tf.gather(values, rows), (self._others, self._rest))
         x |= self._packer.merge(others, others)
         if rest and self._encode is not None:
-            rest = (self._encode(rest[0]), *rest[1:])
+            rest = (self._encode(rest[0], x), *rest[1:])
         return (x, *rest) if rest else x
 
     def _round_up(self, length):

@@ -24,8 +24,8 @@ import tensorflow as tf
 
 from tfxfer import _check
 from tfxfer.data._batches import Batches, batches
-from tfxfer.data._columns import LabelColumn
-from tfxfer.data._examples import Examples, check_inputs, read_weights
+from tfxfer.data._columns import Column, LabelColumn
+from tfxfer.data._examples import Examples, read_weights
 from tfxfer.data._forms import read_inputs, row_count
 from tfxfer.data._graph import as_it_is
 
@@ -123,9 +123,17 @@ class Gate:
                 raise _check.invalid(self._y, expected, f"{row_count(values)} targets")
         if not count:
             raise _check.invalid(self._x, "at least one row", x)
-        self._check_inputs(targets, found)
+        self._check_targets(targets, found)
         weights = None if sample_weight is None else read_weights(sample_weight, self._weight, count)
         return Examples(found, targets, weights, targets=self._targets)
+
+    def _check_targets(self, targets, inputs):
+        inputs = inputs if isinstance(inputs, dict) else {next(iter(self._columns)): inputs}
+        if not isinstance(self._targets, dict):
+            self._targets.check_inputs(targets, inputs, self._y)
+            return
+        for name, values in targets.items():
+            self._targets[name].check_inputs(values, inputs, f"{self._y}[{name!r}]")
 
     def read_targets(self, y: Any) -> Any:
         """Returns targets outside any pipeline as the loss takes them; see `Column.read`."""
@@ -136,13 +144,6 @@ class Gate:
         if not isinstance(y, dict) or set(y) - set(self._targets) or not y:
             raise _check.invalid(self._y, f"a dict with some of {', '.join(map(repr, self._targets))}", y)
         return {name: self._targets[name].read(values, f"{self._y}[{name!r}]") for name, values in y.items()}
-
-    def _check_inputs(self, targets, x):
-        """Raises for the first row whose targets do not fit its inputs; both as `read` of their columns gave them."""
-        if not isinstance(targets, dict):
-            return check_inputs(self._targets, targets, self._columns, x, self._y)
-        for name, values in targets.items():
-            check_inputs(self._targets[name], values, self._columns, x, f"{self._y}[{name!r}]")
 
     # === Datasets ===
 
@@ -174,7 +175,7 @@ class Gate:
         labels = getattr(dataset, "labels", None)
         own = getattr(self._targets, "labels", None)
         if labels is not None and own is not None and list(labels) != list(own):
-            remedy = "Give `labels=model.labels` where the dataset is made, so that both have one order."
+            remedy = "Give the model's labels where the dataset is made, so that both have one order."
             raise _check.invalid(self._x, f"rows whose labels are the model's, {own}", labels, remedy)
 
     def is_encoded(self, dataset: Any) -> bool:
@@ -192,7 +193,8 @@ class Gate:
             return dataset
         spec, is_raw = dataset.element_spec, self._is_raw(dataset)
         is_encoded = self.is_encoded(dataset) if is_encoded is None else is_encoded
-        if not is_raw and (is_encoded or not isinstance(spec, tuple) or len(spec) < 2):
+        has_targets = isinstance(spec, tuple) and len(spec) > 1
+        if not is_raw and (not has_targets or (is_encoded and not self.finishes_targets)):
             return dataset
 
         @as_it_is
@@ -200,8 +202,8 @@ class Gate:
             x, *rest = row
             if is_raw:
                 x = self.encode_inputs(x)
-            if rest and not is_encoded:
-                rest[0] = self.encode_targets(rest[0])
+            if rest:
+                rest[0] = self.encode_targets(rest[0], x, is_read=is_encoded)
             return (x, *rest) if rest else x
 
         return dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
@@ -234,16 +236,29 @@ class Gate:
             found |= column.batch(column.encode(value), name)
         return found
 
-    def encode_targets(self, y: Any) -> Any:
-        """Turns the targets of a batch in a pipeline into what the loss takes; see `Column.encode`."""
+    @property
+    def finishes_targets(self) -> bool:
+        """Whether targets that are read still have to be padded or fitted to the inputs of their batch."""
+        columns = self._targets.values() if isinstance(self._targets, dict) else [self._targets]
+        return any(type(each).batch is not Column.batch or type(each).align is not Column.align for each in columns)
+
+    def encode_targets(self, y: Any, x: Any = None, *, is_read: bool = False) -> Any:
+        """Turns the targets of a batch in a pipeline into what the loss takes; see `Column`.
+
+        Args:
+            y: targets, or a dict of them.
+            x: dict of the tensors that the model takes, for targets that are fitted to them.
+            is_read: bool. Whether `Column.read` has encoded them.
+        """
         if not isinstance(self._targets, dict):
-            return self._target(self._targets, y, "y")
+            return self._target(self._targets, y, "y", x, is_read)
         if not isinstance(y, dict):
             raise _check.invalid(self._y, f"a dict with some of {', '.join(map(repr, self._targets))}", y)
-        return {name: self._target(self._targets[name], value, name) for name, value in y.items()}
+        return {name: self._target(self._targets[name], value, name, x, is_read) for name, value in y.items()}
 
-    def _target(self, column, y, name):
-        return column.batch(column.encode(y), name)[name]
+    def _target(self, column, y, name, x, is_read):
+        made = column.batch(y if is_read else column.encode(y), name)[name]
+        return made if x is None else column.align(made, x)
 
     def encode_batch(self, batch: Any) -> Any:
         """Turns a batch in Python, raw or of ids, into one of ids as arrays."""
@@ -251,21 +266,13 @@ class Gate:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(parts)
         found = None if self._are_ids(x) else read_inputs(x, self._columns, self._x)
         x = x if found is None else self.encode_inputs(found)
-        x = {name: np.asarray(value) for name, value in x.items()}
         if y is not None:
             targets = self.read_targets(y)
             if found is not None:
-                self._check_inputs(targets, found)
-            y = keras.tree.map_structure(np.asarray, self._ready_targets(targets))
+                self._check_targets(targets, found)
+            y = keras.tree.map_structure(np.asarray, self.encode_targets(targets, x, is_read=True))
+        x = {name: np.asarray(value) for name, value in x.items()}
         return keras.utils.pack_x_y_sample_weight(x, y, weight)
-
-    def _ready_targets(self, found):
-        if not isinstance(self._targets, dict):
-            return self._target_batch(self._targets, found)
-        return {name: self._target_batch(self._targets[name], value) for name, value in found.items()}
-
-    def _target_batch(self, column, values):
-        return column.batch(values, "y")["y"]
 
     def in_memory(self, x: Any, y: Any = None) -> tuple[Any, Any]:
         """Returns (inputs, targets) of finite rows, all of them in memory, targets as an array the loss takes.
@@ -321,7 +328,7 @@ class Gate:
         def read():
             for row in rows:
                 inputs, targets = read_inputs(_each(row[0]), self._columns, self._x), self.read_targets(_each(row[1]))
-                self._check_inputs(targets, inputs)
+                self._check_targets(targets, inputs)
                 x, y = tf.nest.map_structure(lambda values: values[0], (inputs, targets))
                 yield (x, y, *(np.float32(weight) for weight in row[2:]))
 

@@ -111,7 +111,11 @@ def forward(model: Any, x: Any) -> Callable[[Any], Any]:
     """
     if keras.config.backend() != "tensorflow":
         return lambda x: model.predict_on_batch(keras.tree.map_structure(np.asarray, x))
-    spec = keras.tree.map_structure(lambda value: tf.TensorSpec([None] * np.ndim(value), value.dtype), x)
+    inputs = model.input if isinstance(model.input, dict) else {}
+    spec = {
+        name: tf.TensorSpec(inputs[name].shape if name in inputs else [None] * np.ndim(value), value.dtype)
+        for name, value in x.items()
+    }
     return tf.function(lambda x: model(x, training=False), autograph=False).get_concrete_function(spec)
 
 

@@ -12,13 +12,11 @@ class Packer:
     Args:
         columns: dict of name to `Column`.
         multiple: int. Lengths are rounded up to a multiple of it.
-        targets: the `Column`, or dict of them, that encoded the targets; `None` where they stay as the rows have them.
     """
 
-    def __init__(self, columns, multiple=1, targets=None):
+    def __init__(self, columns, multiple=1):
         self.columns = columns
         self.multiple = multiple
-        self.targets = targets
 
     @property
     def is_current(self):
@@ -67,14 +65,7 @@ class Packer:
     def pack(self, kept, rest=()):
         """What is kept of the rows of one batch, and what is not input -> the batch."""
         packed = self.merge(kept, self.columns)
-        if rest and self.targets is not None:
-            rest = (self._targets(rest[0]), *rest[1:])
         return (packed, *rest) if rest else packed
-
-    def _targets(self, y):
-        if not isinstance(self.targets, dict):
-            return self.targets.batch(y, "y")["y"]
-        return {name: self.targets[name].batch(value, name)[name] for name, value in y.items()}
 
     def merge(self, kept, names):
         """The tensors of some columns of a batch, in one dict."""

@@ -1,5 +1,6 @@
 """Training above frozen layers whose output is computed once."""
 
+import functools
 import os
 import weakref
 from typing import Any
@@ -172,7 +173,9 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         else:
             features = _features.Tokens(values, sequences.lengths, computed, cut.form)
         gate = data.Gate(self.full_model)
-        encode = None if gate.is_encoded(batches) else gate.encode_targets
+        is_read = gate.is_encoded(batches)
+        needs_work = not is_read or gate.finishes_targets
+        encode = functools.partial(gate.encode_targets, is_read=is_read) if needs_work else None
         return key, _features.with_features(batches, sequences, features, encode)
 
     def _computed(self, sequences):

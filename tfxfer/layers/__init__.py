@@ -1,20 +1,28 @@
-"""Layers between an encoder and a loss: pooling, unit length, heads, Siamese towers."""
+"""Layers between an encoder and a loss: pooling, unit length, heads, Siamese towers, conditional random fields."""
 
+from tfxfer.layers._crf import CRF, ForbiddenStep
+from tfxfer.layers._entities import EntityDecoder
 from tfxfer.layers._heads import COMPARISONS, FEATURES, Comparison, Head, SoftmaxDecoder
 from tfxfer.layers._pooling import POOLING, DensePooling, Pooling, UnitNorm, WeightedLayerPooling, pooling_modes
 from tfxfer.layers._towers import SiameseTowers
+from tfxfer.layers._word_pooling import WORD_POOLING, WordPooling
 
 __all__ = [
     "COMPARISONS",
+    "CRF",
     "FEATURES",
     "POOLING",
+    "WORD_POOLING",
     "Comparison",
     "DensePooling",
+    "EntityDecoder",
+    "ForbiddenStep",
     "Head",
     "Pooling",
     "SiameseTowers",
     "SoftmaxDecoder",
     "UnitNorm",
+    "WordPooling",
     "WeightedLayerPooling",
     "pooling_modes",
 ]

@@ -12,7 +12,8 @@ under mixed precision too. Defaults are made for unit vectors. Shapes and kinds 
 when the first batch is traced.
 
 `ClassCrossentropy` and `WeightedBinaryCrossentropy`, which are named as Keras's own, take the logits `(batch, classes)`
-of classifiers.
+of classifiers. `TagCrossentropy` and `ChainCrossentropy` take the logits `(batch, length, tags)` of token taggers, with
+a linear head and with a `layers.CRF`.
 """
 
 from tfxfer.losses._classes import (
@@ -61,6 +62,12 @@ from tfxfer.losses._ranking import (
     mega_batch_margin,
     multiple_negatives_ranking,
 )
+from tfxfer.losses._tags import (
+    ChainCrossentropy,
+    TagCrossentropy,
+    chain_crossentropy,
+    tag_crossentropy,
+)
 from tfxfer.losses._triplets import (
     TripletCrossEntropyLoss,
     TripletLoss,
@@ -82,6 +89,7 @@ __all__ = [
     "BatchHardSoftMarginTripletLoss",
     "BatchHardTripletLoss",
     "BatchSemiHardTripletLoss",
+    "ChainCrossentropy",
     "ClassCrossentropy",
     "CoSENTLoss",
     "ContrastiveLoss",
@@ -96,6 +104,7 @@ __all__ = [
     "MultipleNegativesRankingLoss",
     "OnlineContrastiveLoss",
     "SupervisedContrastiveLoss",
+    "TagCrossentropy",
     "TripletCrossEntropyLoss",
     "TripletLoss",
     "TripletMarginRankingLoss",
@@ -105,6 +114,7 @@ __all__ = [
     "batch_hard_soft_margin_triplet",
     "batch_hard_triplet",
     "batch_semi_hard_triplet",
+    "chain_crossentropy",
     "class_crossentropy",
     "contrastive",
     "cosent",
@@ -119,6 +129,7 @@ __all__ = [
     "multiple_negatives_ranking",
     "online_contrastive",
     "supervised_contrastive",
+    "tag_crossentropy",
     "triplet",
     "triplet_cross_entropy",
     "triplet_margin_ranking",

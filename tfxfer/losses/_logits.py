@@ -1,6 +1,5 @@
 """Losses on the logits of classifiers, for targets that Keras's own do not take."""
 
-import collections.abc
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -9,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from tfxfer import _check, _ops
-from tfxfer.losses import _base
+from tfxfer.losses import _base, _weights
 
 # How far the shares of a row may be from 1 in all: float16 rounds thousands of them.
 _TOLERANCE = 0.01
@@ -216,7 +215,7 @@ class WeightedBinaryCrossentropy(_base.CheckedLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
-        self.positive_weights = _positive_weights(positive_weights)
+        self.positive_weights = _weights.checked("positive_weights", positive_weights)
         self.gamma = _check.number("gamma", gamma, minimum=0.0)
         self.label_smoothing = _check.number("label_smoothing", label_smoothing, minimum=0.0, maximum=1.0)
         self.from_logits = _check.instance("from_logits", from_logits, bool, "a bool")
@@ -239,29 +238,11 @@ class WeightedBinaryCrossentropy(_base.CheckedLoss):
         >>> WeightedBinaryCrossentropy({"card": 4.0, "loan": 12.5}).for_labels(["loan", "card"]).positive_weights
         (12.5, 4.0)
         """
-        labels, weights = list(labels), self.positive_weights
-        if weights is None:
+        if self.positive_weights is None:
             return self
-        if not isinstance(weights, dict):
-            if len(weights) != len(labels):
-                raise _check.invalid("positive_weights", f"{len(labels)} numbers, one for each label", weights)
+        ordered = _weights.ordered("positive_weights", self.positive_weights, list(labels))
+        if ordered is self.positive_weights:
             return self
-        places = list(range(len(labels)))
-        by_place = set(weights) == set(places) and not any(isinstance(name, bool) for name in weights)
-        if by_place and set(labels) == set(places) and labels != places:
-            remedy = "Give a list of weights in the order of the labels."
-            expected = f"no dict for the labels {labels}: its keys could be these or their places"
-            raise _check.invalid("positive_weights", expected, weights, remedy)
-        if set(weights) == set(labels):
-            ordered = [weights[label] for label in labels]
-        elif by_place and all(isinstance(label, str) for label in labels):
-            ordered = [weights[place] for place in places]
-        else:
-            missing, unknown = set(labels) - set(weights), set(weights) - set(labels)
-            problems = [f"no weight for {sorted(map(str, missing))}"] if missing else []
-            problems += [f"no such label as {sorted(map(str, unknown))}"] if unknown else []
-            expected = f"a weight for each of the labels {labels}"
-            raise _check.invalid("positive_weights", expected, weights, f"There is {' and '.join(problems)}.")
         return type(self)(**{**super().get_config(), **self._arguments(), "positive_weights": ordered})
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
@@ -277,52 +258,17 @@ class WeightedBinaryCrossentropy(_base.CheckedLoss):
 
     def _in_order(self, count):
         """The weights in the order of `count` outputs."""
-        weights = self.positive_weights
-        if isinstance(weights, dict):
-            if set(weights) != set(range(len(weights))):
-                remedy = "Put them in the order of the model's labels first: `loss.for_labels(model.labels)`."
-                raise _check.invalid("positive_weights", "weights in the order of the outputs", weights, remedy)
-            weights = [weights[place] for place in range(len(weights))]
-        if weights is not None and count is not None and len(weights) != count:
-            raise _check.invalid("positive_weights", f"{count} numbers, one for each output", weights)
-        return weights
+        remedy = "Put them in the order of the model's labels first: `loss.for_labels(model.labels)`."
+        return _weights.by_output("positive_weights", self.positive_weights, count, remedy)
 
     def _arguments(self):
         names = ("positive_weights", "gamma", "label_smoothing", "from_logits")
         return {name: getattr(self, name) for name in names}
 
     def get_config(self) -> dict[str, Any]:
-        config = {**super().get_config(), **self._arguments()}
-        weights = self.positive_weights
-        if isinstance(weights, dict):  # JSON would make strings of names that are ints
-            config["positive_weights"] = {"names": list(weights), "weights": list(weights.values())}
-        elif weights is not None:
-            config["positive_weights"] = list(weights)
-        return config
+        weights = _weights.to_json(self.positive_weights)
+        return {**super().get_config(), **self._arguments(), "positive_weights": weights}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        weights = config.get("positive_weights")
-        if isinstance(weights, dict):
-            weights = dict(zip(weights["names"], weights["weights"], strict=True))
-        return cls(**{**config, "positive_weights": weights})
-
-
-def _positive_weights(given):
-    """Returns weights as a tuple, or as a dict by name; raises for what is no number > 0."""
-    if given is None:
-        return None
-    if isinstance(given, collections.abc.Mapping):
-        names = [name.item() if isinstance(name, np.generic) else name for name in given]
-        values = list(given.values())
-    elif hasattr(given, "__len__") and not isinstance(given, (str, bytes, set, frozenset)):
-        names, values = None, list(given)
-    else:
-        raise _check.invalid("positive_weights", "a list of numbers > 0, or a dict of label to number", given)
-    if not values:
-        raise _check.invalid("positive_weights", "at least one number", given)
-    values = [value.item() if isinstance(value, np.generic) else value for value in values]
-    values = [_check.number("positive_weights", value, above=0.0) for value in values]
-    if not np.isfinite(values).all():
-        raise _check.invalid("positive_weights", "finite numbers", given)
-    return tuple(values) if names is None else dict(zip(names, values, strict=True))
+        return cls(**{**config, "positive_weights": _weights.from_json(config.get("positive_weights"))})

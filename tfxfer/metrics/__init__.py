@@ -1,5 +1,5 @@
 """Metrics that Keras's own lack."""
 
-from tfxfer.metrics._accuracy import ClassAccuracy
+from tfxfer.metrics._accuracy import ClassAccuracy, TagAccuracy
 
-__all__ = ["ClassAccuracy"]
+__all__ = ["ClassAccuracy", "TagAccuracy"]

@@ -2,14 +2,17 @@
 
 from tfxfer.models._classifier import Classification, TextClassifier
 from tfxfer.models._embedder import TextEmbedder
+from tfxfer.models._entities import Entity
 from tfxfer.models._regressor import TextRegressor
 from tfxfer.models._rows import Ranked
 from tfxfer.models._siamese import Siamese, SiameseClassifier
 from tfxfer.models._signatures import Signature
+from tfxfer.models._tagger import TokenTagger
 from tfxfer.models._task import TextTask
 
 __all__ = [
     "Classification",
+    "Entity",
     "Ranked",
     "Siamese",
     "SiameseClassifier",
@@ -18,4 +21,5 @@ __all__ = [
     "TextEmbedder",
     "TextRegressor",
     "TextTask",
+    "TokenTagger",
 ]

@@ -241,3 +241,40 @@ class SiameseClassifierFromPreset(_Mixin):
             ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
         """
         return cls._from_preset(preset, **given(locals()))
+
+
+class TaggerFromPreset(_Mixin):
+    """`TokenTagger.from_preset`; a mixin."""
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | os.PathLike[str],
+        *,
+        tags: Sequence[str] = UNSET,
+        scheme: str | None = UNSET,
+        head: Literal["linear", "crf"] = UNSET,
+        word_pooling: Literal["first", "last", "mean", "max"] = UNSET,
+        split: Literal["punctuation", "whitespace"] = UNSET,
+        stride: int | None = UNSET,
+        dropout: float = UNSET,
+        temperature: float = UNSET,
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = UNSET,
+        name: str | None = UNSET,
+        load_weights: bool = True,
+        sequence_length: int | None = None,
+        dtype: Any = None,
+        special_tokens_in_strings: bool | None = None,
+        backbone_only: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+
+        The arguments from `tags` to `name` are the constructor's.
+        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+
+        Raises:
+            TypeError: for an argument that the class does not have.
+            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+        """
+        return cls._from_preset(preset, **given(locals()))

@@ -341,7 +341,7 @@ class TakesRows(_Mixin):
             self._check_vocabulary()
             x = gate.encode_inputs(x)
         if y is not None:
-            y = gate.encode_targets(y)
+            y = gate.encode_targets(y, x)
         return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
 
     def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:

@@ -10,7 +10,7 @@ from tfxfer import _check, layers
 
 _Mixin: Any = object  # what is mixed in here has the methods of a Keras model
 
-KINDS = ("values", "classes", "vectors", "similarity", "rank", "search")
+KINDS = ("values", "classes", "vectors", "similarity", "rank", "search", "entities", "tags")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Strings to token ids, exactly as the checkpoint was trained, in the graph."""
 
 from tfxfer.preprocessing._preprocessor import TextPreprocessor
-from tfxfer.preprocessing._split_words import Words, split_words
+from tfxfer.preprocessing._split_words import SPLITS, Words, split_words
 from tfxfer.preprocessing._tokenizer import Tokenizer
+from tfxfer.preprocessing._windows import Windows, windows
 
-__all__ = ["TextPreprocessor", "Tokenizer", "Words", "split_words"]
+__all__ = ["SPLITS", "TextPreprocessor", "Tokenizer", "Windows", "Words", "split_words", "windows"]

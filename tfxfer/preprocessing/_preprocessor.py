@@ -168,6 +168,11 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
         room = self._room(False)
         return tf.minimum(_row_lengths(ids), room) + len(self._template(False)) - 1
 
+    @property
+    def room(self) -> int:
+        """How many tokens of one text a row has room for, beside the special ones."""
+        return self._room(False)
+
     def _known(self, ids):
         """Leaves unknown tokens out, if so asked."""
         if not self.drop_unknown_tokens or self.tokenizer.unk_token_id is None:

@@ -49,18 +49,6 @@ class Column:
         """
         raise NotImplementedError
 
-    def check_inputs(self, values: Any, inputs: Any, argument: str) -> None:
-        """Checks targets against the inputs of the same rows, outside any graph.
-
-        Args:
-            values: targets, as `read` returned them.
-            inputs: dict of name to (kind, values), as the kind's `read` returned them, in as many rows.
-            argument: string. The name that errors use for the targets.
-
-        Raises:
-            ValueError: for a row whose target does not fit its inputs, such as another number of tags than words.
-        """
-
     def spec(self) -> Any:
         """Returns the `tf.TypeSpec` of one row as `read` gives it."""
         raise NotImplementedError
@@ -85,6 +73,27 @@ class Column:
             A dict of name to tensor.
         """
         return {name: kept}
+
+    def check_inputs(self, targets: Any, inputs: Any, argument: str) -> None:
+        """Checks targets against the inputs of their rows, outside any graph; by default anything goes.
+
+        Args:
+            targets: what `read` gave.
+            inputs: dict of input column to what its `read` gave, for the same rows.
+            argument: string. The name that errors use for the targets.
+
+        Raises:
+            ValueError: where the two do not go together; it names the row.
+        """
+
+    def align(self, targets: Any, inputs: Any) -> Any:
+        """Fits the targets of a batch to what is left of its inputs; runs in a graph. By default they stay.
+
+        Args:
+            targets: what `batch` gave.
+            inputs: dict of the tensors that the model takes.
+        """
+        return targets
 
     def token_ids(self, kept: Any) -> Any:
         """Returns the token ids of each row, a tuple of ragged tensors; empty for kinds without text."""

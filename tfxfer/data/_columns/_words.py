@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
@@ -19,9 +18,13 @@ class WordsColumn(Column):
     Args:
         preprocessor: `preprocessing.TextPreprocessor`.
 
+    Each word is tokenized by itself, with a space before it for the byte-level BPE of GPT-2 and RoBERTa, where "word"
+    and " word" are different tokens.
+
     Values: a list of strings for each row, at least one. Batch: dict of int32 `(batch, length)`: `token_ids`,
     `padding_mask`, perhaps `segment_ids`, and `word_ids`, the number of each token's word in its row, from 0; -1 at
-    special tokens and padding. A word of which the tokenizer leaves nothing, or that is cut off, has no token.
+    special tokens and padding; and `word_mask` `(batch, words)`, 1 for words that have a token, 0 for padding, for
+    words of which the tokenizer leaves nothing, and for words beyond the preprocessor's `sequence_length`.
 
     Raises:
         ValueError: in `read`, for a row without words, or that is no list of strings.
@@ -46,20 +49,34 @@ class WordsColumn(Column):
 
     def encode(self, rows: Any) -> Any:
         """Tokenizes each word by itself: an int32 ragged tensor `(rows, words, pieces)`."""
-        return rows.with_values(self.preprocessor.tokenizer(rows.values))
+        tokenizer, words = self.preprocessor.tokenizer, rows.values
+        if tokenizer.spec.kind == "bpe":
+            words = tf.strings.join([" ", words])
+        return rows.with_values(tokenizer(words))
 
     def lengths(self, kept: Any) -> Any:
         """Returns how many tokens each row has once it is packed, int32 `(rows,)`."""
         return self.preprocessor.lengths(kept.merge_dims(1, 2))
 
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
-        """Packs the ids with the number of each token's word; gives int32 `(batch, length)`."""
+        """Packs the ids with the number of each token's word; gives int32 `(batch, length)` and `(batch, words)`."""
         ids = kept.merge_dims(1, 2)
         words = tf.ragged.range(tf.cast(kept.row_lengths(), tf.int32))
         word_ids = ids.with_values(tf.repeat(words.values, kept.values.row_lengths()))
         packed = self.preprocessor.pack(ids, aligned={"word_ids": word_ids})
         packed = round_up(packed, multiple, self.preprocessor, aligned=("word_ids",))
+        packed["word_mask"] = self._word_mask(kept, ids, multiple)
         return {key: tf.ensure_shape(value, (None, None)) for key, value in packed.items()}
+
+    def _word_mask(self, kept, ids, multiple):
+        """Whether each word has a token that is not cut off."""
+        sizes = kept.values.row_lengths()
+        ends = tf.cumsum(sizes)
+        starts = kept.with_values(ends - sizes - tf.repeat(ids.row_starts(), kept.row_lengths()))
+        has_token = starts.with_values((sizes > 0) & (starts.values < self.preprocessor.room))
+        found = has_token.with_values(tf.cast(has_token.values, tf.int32)).to_tensor(0)
+        count = tf.shape(found)[1]
+        return tf.pad(found, [[0, 0], [0, tf.maximum(-(-count // multiple), 1) * multiple - count]])
 
     def token_ids(self, kept: Any) -> Any:
         """Returns the tokens of all words of each row, one after another."""
@@ -74,7 +91,8 @@ class TagsColumn(Column):
         scheme: optional string. The scheme of the tags, such as `"IOB2"`; see `data.tagged`. Then `read` raises for
             tags that the scheme forbids where they stand.
 
-    Values: a list of tags for each row. Batch: int32 `(batch, words)`, indices, -1 at padding.
+    Values: a list of tags for each row, as many as it has words. Batch: int32 `(batch, words)`, indices; -1 at padding
+    and at words without a token, for which there is no loss (see `WordsColumn`).
 
     Raises:
         ValueError: for tags that are not of the scheme; in `read`, for a row without tags, an unknown tag or one that
@@ -123,19 +141,6 @@ class TagsColumn(Column):
                     raise bad_value(argument, f"one of {len(self.tags)} tags ({shown}, ...)", tag, i, remedy)
         return ragged([[self._index[tag] for tag in row] for row in rows], tf.int32)
 
-    def check_inputs(self, values: Any, inputs: Any, argument: str) -> None:
-        """Raises where a row has another number of words than tags."""
-        for name, (column, words) in inputs.items():
-            if not isinstance(column, WordsColumn):
-                continue
-            ours, theirs = values.row_lengths().numpy(), words.row_lengths().numpy()
-            if len(ours) != len(theirs):
-                raise _check.invalid(argument, f"{len(theirs)} lists of tags, one for each row of `{name}`", len(ours))
-            if (ours != theirs).any():
-                row = int(np.argmax(ours != theirs))
-                expected = f"as many tags as `{name}` has words, {theirs[row]}"
-                raise bad_value(argument, expected, self.decode(values[row].numpy()), row)
-
     def spec(self) -> Any:
         """Returns the spec of one row."""
         return tf.RaggedTensorSpec((None,), tf.int32, ragged_rank=0)
@@ -143,6 +148,23 @@ class TagsColumn(Column):
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
         """Pads with -1: int32 `(batch, words)`."""
         return {name: tf.ensure_shape(kept.to_tensor(-1), (None, None))}
+
+    def check_inputs(self, targets: Any, inputs: Any, argument: str) -> None:
+        """Raises where a row has another number of tags than of words."""
+        for words in inputs.values():
+            if not isinstance(words, tf.RaggedTensor) or words.dtype != tf.string:
+                continue
+            wanted, found = words.row_lengths().numpy(), targets.row_lengths().numpy()
+            if len(wanted) == len(found) and (wanted != found).any():
+                row = int((wanted != found).argmax())
+                raise bad_value(argument, f"{wanted[row]} tags, one for each word", f"{found[row]} tags", row)
+
+    def align(self, targets: Any, inputs: Any) -> Any:
+        """Gives words without a token -1, and the batch as many places as the words have."""
+        mask = inputs["word_mask"]
+        missing = tf.maximum(tf.shape(mask)[1] - tf.shape(targets)[1], 0)
+        targets = tf.pad(targets, [[0, 0], [0, missing]], constant_values=-1)
+        return tf.where(mask > 0, targets, -1)
 
     def decode(self, indices: Any) -> list:
         """Returns the tags of indices, a list."""

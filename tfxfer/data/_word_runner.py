@@ -1,0 +1,111 @@
+"""Running a model over the words of texts of any length."""
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfxfer.data._columns import WordsColumn
+from tfxfer.data._inference import Runner
+from tfxfer.preprocessing import windows
+
+# Words that are tokenized at a time.
+_CHUNK = 65536
+
+
+class WordScores(NamedTuple):
+    """What a model gives for the words of some rows, the words of all rows one after another.
+
+    Attributes:
+        scores: float array `(words, outputs)`; zeros for a word without a token.
+        mask: bool array `(words,)`, whether a word has a token.
+        splits: int64 array `(rows + 1,)`: row i holds the words from `splits[i]` to `splits[i + 1]`.
+    """
+
+    scores: Any
+    mask: Any
+    splits: Any
+
+    def rows(self) -> list:
+        """Returns a list with the scores `(words, outputs)` of each row."""
+        return [self.scores[a:b] for a, b in zip(self.splits[:-1], self.splits[1:], strict=True)]
+
+
+class WordRunner:
+    """Runs a model of words over rows that may be longer than it, in overlapping windows; see `preprocessing.windows`.
+
+    Args:
+        model: Keras model from what `WordsColumn` gives to one tensor `(batch, words, outputs)`.
+        preprocessor: `preprocessing.TextPreprocessor`.
+        room: int. Tokens of a window.
+        stride: int. Tokens from the start of one window to that of the next.
+        pad_to_multiple_of: int from 1 to 8; see `batches`.
+    """
+
+    def __init__(self, model: Any, preprocessor: Any, room: int, stride: int, pad_to_multiple_of: int = 1) -> None:
+        self._model = model
+        self._column = WordsColumn(preprocessor)
+        self._runner = Runner(model, {"words": _Pieces(preprocessor)}, pad_to_multiple_of)
+        self._encode: Any = tf.function(
+            self._column.encode, input_signature=[tf.RaggedTensorSpec([None, None], tf.string, 1)], autograph=False
+        )
+        self._windows: Any = tf.function(
+            lambda pieces: windows(pieces, room, stride),
+            input_signature=[tf.RaggedTensorSpec([None, None, None], tf.int32, 2)],
+            autograph=False,
+        )
+
+    def __call__(self, words: Any, batch_size: int = 32, progress: bool = False) -> WordScores:
+        """Returns `WordScores` for rows of words.
+
+        Args:
+            words: string `RaggedTensor` `(rows, None)`, as `WordsColumn.read` gives it.
+            batch_size: int. Windows computed at a time.
+            progress: bool. Whether to show a progress bar.
+        """
+        pieces = self._pieces(words)
+        made = self._windows(pieces)
+        found = self._runner(made.pieces, batch_size, progress, finish=list)
+        counts = made.pieces.row_lengths().numpy()
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        mask = pieces.values.row_lengths().numpy() > 0
+        outputs = self._model.output.shape[-1]
+        scores = np.zeros((len(mask), outputs), "float32")
+        if found and offsets[-1]:
+            flat = np.concatenate([row[:count] for row, count in zip(found, counts, strict=True)])
+            places = offsets[made.number.values.numpy()] + made.place.values.numpy()
+            scores[mask] = flat[places[mask]]
+        return WordScores(scores, mask, pieces.row_splits.numpy())
+
+    def _pieces(self, words):
+        """The ids of each word, `(rows, words, pieces)`."""
+        splits, flat = words.row_splits, words.values
+        parts = [
+            self._encode(tf.RaggedTensor.from_row_splits(part, [0, tf.size(part, tf.int64)])).values
+            for part in (flat[start : start + _CHUNK] for start in range(0, max(len(flat), 1), _CHUNK))
+        ]
+        return tf.RaggedTensor.from_row_splits(tf.concat(parts, axis=0), splits)
+
+
+class _Pieces(WordsColumn):
+    """Words that are tokenized."""
+
+    def encode(self, rows: Any) -> Any:
+        """Returns the ids as they are."""
+        return rows
+
+
+def padded(scores: WordScores, rows: Any) -> tuple[Any, Any]:
+    """Returns some rows of `WordScores` as arrays: scores `(rows, words, outputs)`, int32 mask `(rows, words)`."""
+    sizes = [int(scores.splits[row + 1] - scores.splits[row]) for row in rows]
+    width = max([*sizes, 1])
+    if keras.config.backend() != "tensorflow":
+        width = -(-width // 8) * 8
+    values = np.zeros((len(sizes), width, scores.scores.shape[1]), "float32")
+    mask = np.zeros((len(sizes), width), "int32")
+    for place, (row, size) in enumerate(zip(rows, sizes, strict=True)):
+        start = scores.splits[row]
+        values[place, :size] = scores.scores[start : start + size]
+        mask[place, :size] = scores.mask[start : start + size]
+    return values, mask

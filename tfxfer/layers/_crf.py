@@ -1,0 +1,272 @@
+"""A conditional random field over the tags of a text."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfxfer import _chain, _check
+
+
+class ForbiddenStep(NamedTuple):
+    """A step of a sequence of tags that a `CRF` rules out.
+
+    Args:
+        row: int. The sequence.
+        position: int. Where the tag stands in it; at the end of a sequence, where its last tag stands.
+        previous: int or `None`. The tag before; `None` at the start.
+        tag: int or `None`. The tag; `None` at the end.
+    """
+
+    row: int
+    position: int
+    previous: int | None
+    tag: int | None
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class CRF(keras.layers.Layer):
+    """A linear-chain conditional random field: scores of whole sequences of tags, not of single ones.
+
+    A sequence `y` has the score `start[y_1] + sum of emissions[t, y_t] + sum of transitions[y_(t-1), y_t] + end[y_n]`;
+    the softmax over all sequences makes probabilities of the scores.
+
+    As a layer of a model it hands on its inputs, the emissions, so that its weights belong to the model;
+    `losses.ChainCrossentropy` trains them, and `decode` reads answers off the model's outputs. Weights start at zero,
+    where the model is a softmax at each position.
+
+    Positions that a mask leaves out are skipped, at the end of a text as well as within it: the tag after them follows
+    the tag before them. Everything is computed in float32, or in float64 where the emissions are.
+
+    Args:
+        num_tags: int.
+        allowed: optional tuple `(start, transitions)` or `(start, transitions, end)` of bools, as arrays or nested
+            lists `(num_tags,)`, `(num_tags, num_tags)` (from, to) and `(num_tags,)`. What is false is impossible, in
+            training and in decoding. Defaults to `None`: everything is possible.
+        **kwargs: of `keras.layers.Layer`. A `dtype` other than float64 becomes float32.
+
+    Call arguments:
+        emissions: float tensor `(batch, length, num_tags)`, the score of each tag at each position.
+        mask: optional bool tensor `(batch, length)`. Not read; Keras hands it on.
+
+    Returns:
+        The emissions, in float32 (float64 with that dtype).
+
+    Raises:
+        ValueError: for a `num_tags` below 1, for `allowed` of another form or that leaves no sequence of some length,
+            and for emissions of another number of tags.
+
+    Example:
+
+    >>> layer = CRF(2, allowed=([True, False], [[True, True], [False, True]]))  # 0 first, and no way back from 1
+    >>> emissions = keras.ops.convert_to_tensor([[[0.0, 9.0], [0.0, 1.0], [2.0, 0.0]]])
+    >>> tags, scores = layer.decode(emissions)
+    >>> tags.numpy().tolist(), scores.numpy().tolist()
+    ([[0, 0, 0]], [2.0])
+
+    Reference: Lafferty, McCallum and Pereira, 2001, Conditional Random Fields,
+    https://repository.upenn.edu/cis_papers/159.
+    """
+
+    def __init__(self, num_tags: int, allowed: Sequence | None = None, **kwargs: Any) -> None:
+        policy = keras.dtype_policies.get(kwargs.get("dtype") or keras.config.dtype_policy())
+        kwargs["dtype"] = "float64" if policy.compute_dtype == "float64" else "float32"
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.num_tags = _check.integer("num_tags", num_tags)
+        self._allowed = _allowed(allowed, self.num_tags)
+
+    @property
+    def allowed(self) -> tuple | None:
+        """What is possible, as three bool arrays: `(start, transitions, end)`; `None` if everything is."""
+        return self._allowed
+
+    def build(self, input_shape: Any) -> None:
+        if input_shape[-1] not in (None, self.num_tags):
+            expected = f"a tensor (batch, length, {self.num_tags}), one score for each tag"
+            raise _check.invalid("emissions", expected, tuple(input_shape))
+        sizes = {"transitions": (self.num_tags, self.num_tags), "start": (self.num_tags,), "end": (self.num_tags,)}
+        weights = {name: self.add_weight(shape=shape, initializer="zeros", name=name) for name, shape in sizes.items()}
+        self.transitions, self.start, self.end = weights.values()
+        self.built = True
+
+    def call(self, emissions: Any, mask: Any = None) -> Any:
+        return ops.cast(emissions, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        return tuple(input_shape)
+
+    def potentials(self) -> tuple:
+        """The scores that do not depend on the text: a tuple `(transitions, start, end)`.
+
+        Returns:
+            Tensors `(num_tags, num_tags)` (from, to), `(num_tags,)`, `(num_tags,)`; -1e30 where something is
+            impossible.
+        """
+        if not self.built:
+            self.build((None, None, self.num_tags))
+        scores = [ops.convert_to_tensor(weight) for weight in (self.transitions, self.start, self.end)]
+        if self._allowed is None:
+            return tuple(scores)
+        start, transitions, end = self._allowed
+        flags = (transitions, start, end)
+        lowest = ops.cast(_chain.LOWEST, self.compute_dtype)
+        return tuple(ops.where(flag, score, lowest) for flag, score in zip(flags, scores, strict=True))
+
+    def log_likelihood(self, emissions: Any, tags: Any, mask: Any = None) -> Any:
+        """The log-probability of one sequence of tags a row.
+
+        Args:
+            emissions: float tensor `(batch, length, num_tags)`.
+            tags: int tensor `(batch, length)`.
+            mask: optional bool tensor `(batch, length)`, true at the positions that count.
+
+        Returns:
+            A tensor `(batch,)`, with gradients of the first order; 0 in a row without positions that count.
+        """
+        return _chain.log_likelihood(self._chain(emissions, mask), tags)
+
+    def decode(self, emissions: Any, mask: Any = None) -> tuple:
+        """The most probable sequence of tags of each row (Viterbi).
+
+        Args:
+            emissions: float tensor `(batch, length, num_tags)`.
+            mask: optional bool tensor `(batch, length)`, true at the positions that count.
+
+        Returns:
+            A tuple of an int32 tensor `(batch, length)`, -1 where the mask is false, and the scores `(batch,)`. Of
+            equal sequences it is the one with the smallest first tag, then the smallest second tag, and so on.
+        """
+        return _chain.viterbi(self._chain(emissions, mask))
+
+    def marginals(self, emissions: Any, mask: Any = None) -> Any:
+        """The probability of each tag at each position, over all sequences.
+
+        Args:
+            emissions: float tensor `(batch, length, num_tags)`.
+            mask: optional bool tensor `(batch, length)`, true at the positions that count.
+
+        Returns:
+            A tensor `(batch, length, num_tags)`, without a gradient; 0 where the mask is false.
+        """
+        return _chain.marginals(self._chain(emissions, mask))
+
+    def log_partition(self, emissions: Any, mask: Any = None) -> Any:
+        """The log of the sum of `exp(score)` over all sequences of each row.
+
+        Args:
+            emissions: float tensor `(batch, length, num_tags)`.
+            mask: optional bool tensor `(batch, length)`, true at the positions that count.
+
+        Returns:
+            A tensor `(batch,)`, with gradients of the first order; 0 in a row without positions that count.
+        """
+        return _chain.log_partition(self._chain(emissions, mask))
+
+    def segment_log_probabilities(
+        self, emissions: Any, mask: Any, *, rows: Any, starts: Any, ends: Any, path: Any, follow: Any
+    ) -> Any:
+        """The log-probability of parts of sequences, whatever the tags outside of them are.
+
+        For the confidence of a span: the probability that its words carry exactly these tags, and that the tag after
+        them does not continue it.
+
+        Args:
+            emissions: float tensor `(batch, length, num_tags)`.
+            mask: bool tensor `(batch, length)`, true at the positions that count, or `None`.
+            rows: int tensor `(segments,)`, the row of each part.
+            starts: int tensor `(segments,)`, its first position.
+            ends: int tensor `(segments,)`, its last position. One of its positions must count.
+            path: int tensor `(batch, length)`: the tags, such as those of `decode`.
+            follow: bool tensor `(segments, num_tags)`, the tags that may come next. Where the sequence ends with the
+                part it is not read.
+
+        Returns:
+            A tensor `(segments,)`, without a gradient.
+        """
+        chain = self._chain(emissions, mask)
+        return _chain.segment_log_probabilities(chain, rows, starts, ends, path=path, follow=follow)
+
+    def forbidden_step(self, tags: Any) -> ForbiddenStep | None:
+        """Finds the first step in sequences of tags that is impossible here; with it a loss would be 1e30.
+
+        Args:
+            tags: int array `(rows, length)`, or a sequence of sequences of ints; negative where there is no tag.
+
+        Returns:
+            A `ForbiddenStep`, or `None` if every sequence is possible.
+
+        Raises:
+            ValueError: for a tag that is no int, or not below `num_tags`.
+
+        Example:
+
+        >>> CRF(2, ([True, False], [[True, True], [False, True]])).forbidden_step([[0, 0], [0, 1, -1, 0]])
+        ForbiddenStep(row=1, position=3, previous=1, tag=0)
+        """
+        for row, sequence in enumerate(tags):
+            found = self._forbidden_step(row, np.asarray(sequence))
+            if found is not None:
+                return found
+        return None
+
+    def _forbidden_step(self, row, sequence):
+        if sequence.size and (sequence.dtype.kind not in "iu" or sequence.ndim != 1 or sequence.max() >= self.num_tags):
+            expected = f"sequences of ints below {self.num_tags}, the number of tags"
+            raise _check.invalid("tags", expected, sequence.tolist(), f"It is row {row} (counting from 0).")
+        positions = np.flatnonzero(sequence >= 0)
+        if self._allowed is None or not positions.size:
+            return None
+        start, transitions, end = self._allowed
+        found = sequence[positions]
+        if not start[found[0]]:
+            return ForbiddenStep(row, int(positions[0]), None, int(found[0]))
+        wrong = np.flatnonzero(~transitions[found[:-1], found[1:]])
+        if wrong.size:
+            at = wrong[0]
+            return ForbiddenStep(row, int(positions[at + 1]), int(found[at]), int(found[at + 1]))
+        return None if end[found[-1]] else ForbiddenStep(row, int(positions[-1]), int(found[-1]), None)
+
+    def _chain(self, emissions, mask):
+        emissions = ops.convert_to_tensor(emissions)
+        if len(emissions.shape) != 3 or emissions.shape[-1] != self.num_tags:
+            expected = f"a tensor (batch, length, {self.num_tags}), one score for each tag"
+            raise _check.invalid("emissions", expected, tuple(emissions.shape))
+        return _chain.chain(emissions, mask, *self.potentials())
+
+    def get_config(self) -> dict[str, Any]:
+        allowed = self._allowed
+        return {
+            **super().get_config(),
+            "num_tags": self.num_tags,
+            "allowed": allowed if allowed is None else [flags.tolist() for flags in allowed],
+        }
+
+
+def _allowed(given, count):
+    """Returns flags as three bool arrays; raises for another form, and where some length has no sequence."""
+    if given is None:
+        return None
+    remedy = "True is possible: `(start, transitions)` or `(start, transitions, end)`, transitions from and to."
+    shapes = ((count,), (count, count), (count,))
+    expected = f"a tuple of bools of the shapes {shapes[0]}, {shapes[1]} and, if at all, {shapes[2]}"
+    if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
+        raise _check.invalid("allowed", expected, given, remedy)
+    try:
+        flags = [np.array(part) for part in given]
+    except ValueError as error:  # lists of several lengths
+        raise _check.invalid("allowed", expected, given, remedy) from error
+    flags += [np.ones(count, "bool")] * (3 - len(flags))
+    if any(part.dtype != "bool" or part.shape != shape for part, shape in zip(flags, shapes, strict=True)):
+        raise _check.invalid("allowed", expected, given, remedy)
+    start, transitions, end = flags
+    length, reached, known = 1, start, set()
+    while reached.tobytes() not in known:
+        known.add(reached.tobytes())
+        if not (reached & end).any():
+            problem = f"There is no sequence of {length} position{'s' if length > 1 else ''} that is possible."
+            raise _check.invalid("allowed", "a sequence of tags for each length", given, problem)
+        length, reached = length + 1, transitions[reached].any(axis=0)
+    return start, transitions, end

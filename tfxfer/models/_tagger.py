@@ -1,0 +1,382 @@
+"""Words to tags, and texts to entities."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from tfxfer import _check, _schemes, backbones, data, layers, losses
+from tfxfer import metrics as own_metrics
+from tfxfer.models import _entities, _restoring
+from tfxfer.models._from_preset import TaggerFromPreset
+from tfxfer.models._signatures import Signature
+from tfxfer.models._task import TextTask
+from tfxfer.preprocessing import SPLITS
+
+HEADS = ("linear", "crf")
+# Schemes that say by the tags alone where an entity begins.
+SCHEMES = ("IOB2", "IOBES", "BILOU")
+# Where a file of weights keeps the tags.
+_TAGS = "tags"
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class TokenTagger(TaggerFromPreset, TextTask):
+    """Tags each word of a text, and finds entities: names of people, places, products.
+
+    backbone -> one vector a word -> head -> a score for each tag. It trains on words with tags (`data.tagged`,
+    `data.read_conll`, `data.read_entities`), and answers for words (`tag`) as well as for raw texts (`extract`), with
+    the places of entities in them.
+
+    Words are tokenized one by one, so that a tag never slips to another word. A word without a token (of zero-width
+    characters alone, say) counts for no loss, and its tag is "O". In training, so do words beyond the preprocessor's
+    `sequence_length`; in prediction longer texts are read in overlapping windows, and each word is answered by the
+    window in which it has the most context.
+
+    Args:
+        backbone: `backbones.Backbone`.
+        preprocessor: `preprocessing.TextPreprocessor`.
+        tags: sequence of the tags, distinct strings, in the order of the outputs; `data.tag_names` finds them.
+        scheme: how tags mark entities: `"IOB2"` (also called BIO), `"IOBES"` or `"BILOU"`; `data.convert_tags` turns
+            others into them. Sequences that it forbids are never given. `None` for tags that mark no entities, such as
+            parts of speech.
+        head: `"linear"`, a softmax over the tags of each word; or `"crf"`, a `layers.CRF` above it, which learns what
+            tags follow one another and gives the probability of an entity as a whole.
+        word_pooling: one of `layers.WORD_POOLING`. Defaults to `"first"`.
+        split: how `extract` splits texts into words, see `preprocessing.split_words`: as the words of the training data
+            were split.
+        stride: int. Tokens from one window of a long text to the next. Defaults to half of what the model has room for.
+        dropout: float in `[0, 1)`. Rate before the head. Defaults to 0.1.
+        temperature: float > 0. What scores are divided by for probabilities; see `calibrate`. Defaults to 1.
+        trainable: which layer groups train; see `set_trainable`.
+        **kwargs: `name`.
+
+    Input: dict of int32: `token_ids`, `padding_mask`, perhaps `segment_ids` and `word_ids` `(batch, length)`, and
+    `word_mask` `(batch, words)`; see `data.WordsColumn`. Output: float32 scores `(batch, words, tags)`.
+
+    Raises:
+        ValueError: for missing or equal tags, tags that are not of the scheme, an unknown head, pooling or layer group.
+
+    Example:
+
+    ```python
+    train = tx.data.read_conll("train.conll")
+    tagger = tx.models.TokenTagger.from_preset("all_minilm_l6_v2", tags=tx.data.tag_names(train), head="crf")
+    tagger.compile()
+    tagger.fit(tx.data.tagged(train, labels=tagger.tags), epochs=5)
+    tagger.extract(["Anna Berg lives in Oslo."])
+    # [[Entity(label='person', start=0, end=9, text='Anna Berg', probability=0.98), ...]]
+    ```
+
+    Reference: Devlin et al., 2019, https://arxiv.org/abs/1810.04805, section 5.3; CRF: Lafferty et al., 2001,
+    https://repository.upenn.edu/cis_papers/159.
+    """
+
+    def __init__(
+        self,
+        backbone: Any,
+        preprocessor: Any = None,
+        *,
+        tags: Sequence[str],
+        scheme: str | None = "IOB2",
+        head: Literal["linear", "crf"] = "linear",
+        word_pooling: Literal["first", "last", "mean", "max"] = "first",
+        split: Literal["punctuation", "whitespace"] = "punctuation",
+        stride: int | None = None,
+        dropout: float = 0.1,
+        temperature: float = 1.0,
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._tag_column = _tag_column(tags, scheme)
+        self.scheme = self._tag_column.scheme
+        self.split = _check.one_of("split", split, SPLITS)
+        self.stride = stride
+        self.temperature = temperature
+        self.word_pooling, self.head_type, self.dropout = word_pooling, _check.one_of("head", head, HEADS), dropout
+        self.backbone = backbone = backbones.adopt(backbone)
+        count = len(self._tag_column.tags)
+
+        # === Layers ===
+        pooling = layers.WordPooling(word_pooling, name="pooling")
+        self.head = layers.Head(count, dropout=dropout, name="head")
+        self.crf = None
+        if head == "crf":
+            allowed = None if self.scheme is None else _schemes.allowed(self.tags, self.scheme)
+            self.crf = layers.CRF(count, allowed, name="crf")
+
+        # === Functional Model ===
+        word_ids = keras.Input((None,), dtype="int32", name="word_ids")
+        word_mask = keras.Input((None,), dtype="int32", name="word_mask")
+        inputs = {**backbone.input, "word_ids": word_ids, "word_mask": word_mask}
+        outputs = self.head(pooling(backbone(backbone.input), word_ids=word_ids, word_mask=word_mask))
+        outputs = outputs if self.crf is None else self.crf(outputs)
+        super().__init__(
+            inputs,
+            outputs,
+            backbone=backbone,
+            preprocessor=preprocessor,
+            top=[self.head, *([] if self.crf is None else [self.crf])],
+            trainable=trainable,
+            **kwargs,
+        )
+        self._decoders: Any = _entities.Decoders(self)
+
+    # === Description ===
+
+    @property
+    def tags(self) -> list[str]:
+        """The tags in the order of the outputs."""
+        return list(self._tag_column.tags)
+
+    @property
+    def entity_types(self) -> list[str]:
+        """The types of entities, in the order of the tags; none without a scheme."""
+        if self.scheme is None:
+            return []
+        return list(dict.fromkeys(kind for _, kind in map(_schemes.split, self.tags) if kind))
+
+    @property
+    def temperature(self) -> float:
+        """What scores are divided by for probabilities; can be set, and is saved."""
+        return self._temperature
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        self._temperature = _check.number("temperature", value, minimum=1e-6)
+
+    @property
+    def stride(self) -> int | None:
+        """Tokens from one window of a long text to the next; `None` for half of a window. Can be set, and is saved."""
+        return self._stride
+
+    @stride.setter
+    def stride(self, value: int | None) -> None:
+        self._stride = _check.integer("stride", value, optional=True)
+
+    def window(self) -> tuple[int, int]:
+        """Returns (room, stride): the tokens of a window, beside special tokens, and those to the next one."""
+        room = self.preprocessor.room
+        if self.stride is not None and self.stride > room:
+            raise _check.invalid("stride", f"an int from 1 to {room}, the tokens of a window", self.stride)
+        return room, self.stride or -(-room // 2)
+
+    def input_columns(self) -> dict[str, Any]:
+        """Returns the one column `"words"`: a list of words for each row."""
+        return {"words": data.WordsColumn(self.preprocessor)}
+
+    def target_columns(self) -> Any:
+        """Returns the `data.TagsColumn` of the model's tags."""
+        return self._tag_column
+
+    def boundary(self) -> tuple[Any, Any, Any]:
+        """Returns where the encoder ends; nothing that is pooled can be stored, as words are not pooled alike."""
+        sequence = self.get_layer("pooling").input[0]
+        return sequence, self.input["padding_mask"], None
+
+    def linear_head(self) -> None:
+        """Returns `None`: a regression on the vectors of words is no start for tags yet."""
+
+    # === Training ===
+
+    def compile(self, optimizer: Any = "auto", loss: Any = "auto", *, metrics: Any = "auto", **kwargs: Any) -> None:
+        """Configures training; as `keras.Model.compile`, with defaults.
+
+        Args:
+            optimizer: `"auto"`, the default, is an `optimizers.Auto` whose rate is ten times as high for the head.
+            loss: defaults to `losses.TagCrossentropy`, or `losses.ChainCrossentropy` for a CRF, both a mean over all
+                words. Weights by the name of a tag (`tag_weights`) are put into the order of the model's tags.
+            metrics: defaults to the share of words whose likeliest tag is right.
+            **kwargs: as `keras.Model.compile` has them.
+        """
+        if loss == "auto":
+            loss = losses.TagCrossentropy() if self.crf is None else losses.ChainCrossentropy()
+        if hasattr(loss, "for_tags"):
+            loss = loss.for_tags(self.tags)
+        if hasattr(loss, "for_layer"):
+            if self.crf is None:
+                remedy = "Make the model with `head='crf'`, or use `losses.TagCrossentropy`."
+                raise _check.invalid("loss", "a loss for a linear head", type(loss).__name__, remedy)
+            loss = loss.for_layer(self.crf)
+        metrics = [own_metrics.TagAccuracy(name="accuracy")] if metrics == "auto" else metrics
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+
+    # === Answers ===
+
+    def tag(self, words: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
+        """Returns the tags of texts that are split into words.
+
+        Args:
+            words: list of lists of words, or another form that `fit` takes. For a generator of rows the answers come as
+                a generator of parts.
+            batch_size: int. Windows computed at a time.
+            verbose: 0, 1 or `"auto"`: whether to show a progress bar.
+
+        Returns:
+            A list with a list of tags for each row: the best sequence that the scheme allows.
+
+        Example:
+
+        ```python
+        tagger.tag([["Anna", "lives", "in", "Oslo"]])  # [["B-person", "O", "O", "B-location"]]
+        ```
+        """
+        return self.answer(words, batch_size, verbose=verbose)
+
+    def decode(self, outputs: Any) -> list[list[str]]:
+        """Turns scores, as `predict` gives them, into tags; see `tag`."""
+        return [
+            [self.tags[max(index, 0)] if known else self._outside for index, known in zip(row, mask, strict=True)]
+            for row, mask in self._decoders.tags(outputs)
+        ]
+
+    @property
+    def _outside(self):
+        return "O" if "O" in self.tags else self.tags[0]
+
+    def probabilities(self, words: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
+        """Returns the probability of each tag of each word: a softmax, or the marginals of the CRF.
+
+        Args:
+            words: as `tag`.
+            batch_size: int. Windows computed at a time.
+            verbose: 0, 1 or `"auto"`: whether to show a progress bar.
+
+        Returns:
+            A list with a float32 array `(words, tags)` for each row; zeros for a word without a token.
+        """
+        return self._answers(words, batch_size, verbose, self._decoders.probabilities)
+
+    def extract(self, texts: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
+        """Finds the entities of raw texts.
+
+        Texts are split into words (`preprocessing.split_words`), tagged, and the entities given with their places. A
+        text of any length is read, in windows, in memory that does not grow with them.
+
+        Args:
+            texts: list or another sequence of strings; or an iterator of strings, for which the answers come as an
+                iterator, in constant memory.
+            batch_size: int. Windows computed at a time.
+            verbose: 0, 1 or `"auto"`: whether to show a progress bar.
+
+        Returns:
+            A list with a list of `Entity(label, start, end, text, probability)` for each text, in the order in which
+            they stand in it. The probability is that of exactly this entity, all its words and no more of them: with a
+            CRF by summing over all tags of the other words; with a linear head the product over its words.
+
+        Raises:
+            ValueError: for a text that is no string, with its row; for a tagger without a scheme.
+
+        Example:
+
+        ```python
+        for entity in tagger.extract(["Anna Berg lives in Oslo."])[0]:
+            print(entity.label, entity.text, entity.start, entity.end, round(entity.probability, 2))
+        ```
+        """
+        if self.scheme is None:
+            raise _check.invalid("scheme", "a scheme that marks entities", None, "Use `tag`, on words.")
+        _check.integer("batch_size", batch_size)
+        if self.preprocessor is None:
+            raise _check.invalid("texts", "ids, for a model without a preprocessor", texts, "Set `model.preprocessor`.")
+        if isinstance(texts, Iterator):
+            return _entities.streamed(self, texts, batch_size)
+        texts = data.read_list("texts", texts)
+        progress = keras.config.is_interactive_logging_enabled() if verbose == "auto" else bool(verbose)
+        return list(_entities.extracted(self, texts, batch_size, progress))
+
+    def calibrate(self, x: Any, y: Any = None, batch_size: int = 32) -> float:
+        """Sets `temperature` so that probabilities fit what is right, on rows that the model was not trained on.
+
+        It is the temperature at which the tags of these rows are likeliest; the tags that the model gives do not
+        change.
+
+        Args:
+            x: rows in memory, as `fit` takes them.
+            y: tags, for rows that do not bring them along.
+            batch_size: int. Rows computed at a time.
+
+        Returns:
+            The temperature.
+
+        Reference: Guo et al., 2017, https://arxiv.org/abs/1706.04599.
+        """
+        self.temperature = _entities.fitted_temperature(self, x, y, batch_size)
+        return self.temperature
+
+    def _predicted(self, form, found, batch_size, verbose, steps=None, callbacks=None):
+        progress = keras.config.is_interactive_logging_enabled() if verbose == "auto" else bool(verbose)
+        if form == "rows":
+            return _entities.scores(self, found.x, batch_size, progress)
+        return _entities.scores_of_batches(self, form, found, batch_size, steps)
+
+    def signatures(self, pairs: bool = False) -> list[Signature]:
+        """Returns `extract`, or `tag` without a scheme; see `DescribesItself.signatures`."""
+        if self.scheme is None:
+            return [Signature("tag", "tags", "The tags of words.", labels=self.tags)]
+        return [Signature("extract", "entities", "The entities of each text.", labels=self.entity_types)]
+
+    def entity_decoder(self) -> Any:
+        """Returns the Keras layer from scores and `word_mask` to tags and entities; see `layers.EntityDecoder`."""
+        return layers.EntityDecoder(self.tags, self.scheme, self.crf, self.temperature)
+
+    # === Saving ===
+
+    pipeline_tag = "token-classification"
+
+    def save_own_variables(self, store: Any) -> None:
+        """Writes the tags beside the weights, so that weights for another order of tags are noticed."""
+        super().save_own_variables(store)
+        store[_TAGS] = np.frombuffer(json.dumps(self.tags).encode(), "uint8")
+
+    def load_own_variables(self, store: Any) -> None:
+        """Checks that weights belong to the model's tags."""
+        rest = {name: store[name] for name in store.keys()}
+        saved = rest.pop(_TAGS, None)
+        tags = None if saved is None else json.loads(np.asarray(saved).tobytes())
+        if tags is not None and tags != self.tags:
+            expected = f"weights for the tags {self.tags}, in this order"
+            raise _check.invalid("filepath", expected, tags, "Make the model with the tags of the file.")
+        super().load_own_variables(rest)
+
+    def _with(self, arguments):
+        if arguments.get("tags") is not None and list(arguments["tags"]) != self.tags:
+            return None
+        rest = {name: value for name, value in arguments.items() if name != "tags"}
+        if any(rest.get(name, getattr(self, name)) != getattr(self, name) for name in ("scheme", "word_pooling")):
+            return None
+        if rest.get("head", self.head_type) != self.head_type:
+            return None
+        kept = {name: value for name, value in rest.items() if name not in ("scheme", "word_pooling", "head")}
+        return _restoring.changed(self, kept, self._changeable())
+
+    def _changeable(self):
+        return (*super()._changeable(), "split", "stride", "temperature")
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "tags": self.tags,
+            "scheme": self.scheme,
+            "head": self.head_type,
+            "word_pooling": self.word_pooling,
+            "split": self.split,
+            "stride": self.stride,
+            "dropout": self.dropout,
+            "temperature": self.temperature,
+        }
+
+
+def _tag_column(tags, scheme):
+    """Checks tags and scheme of a model; returns their column."""
+    if scheme is not None:
+        scheme = _schemes.scheme("scheme", scheme)
+        if scheme not in SCHEMES:
+            remedy = "Convert the tags to one of these first: `data.convert_tags`."
+            raise _check.invalid("scheme", f"one of {', '.join(map(repr, SCHEMES))}, or None", scheme, remedy)
+    column = data.TagsColumn(tags, scheme=scheme)
+    if scheme is not None:
+        _schemes.allowed(column.tags, scheme)
+    return column
