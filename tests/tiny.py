@@ -64,3 +64,16 @@ def classifier(folder, dtype=None, **kwargs):
     """A `TextClassifier` over the small encoder."""
     kwargs = {"labels": ["card", "loan", "other"], **kwargs}
     return models.TextClassifier(backbone(dtype=dtype), preprocessor(folder), **kwargs)
+
+
+TAGS = ["O", "B-place", "I-place", "B-thing", "I-thing"]
+
+
+def tagger(folder, dtype=None, **kwargs):
+    """A `TokenTagger` over the small encoder, whose head and transitions are random."""
+    made = models.TokenTagger(backbone(dtype=dtype), preprocessor(folder), **{"tags": TAGS, **kwargs})
+    rng = np.random.default_rng(1)
+    for layer in (made.head, made.crf):
+        for weight in [] if layer is None else layer.weights:
+            weight.assign(rng.normal(0, 1.0, weight.shape))
+    return made
