@@ -26,7 +26,7 @@ ROWS = {
     "_regression": 0,
     "_chain": 0,
     "_schemes": 0,
-    "preprocessing": 1,
+    "preprocessing": 0.5,  # `data` splits raw text into words by it
     "data": 1,
     "augmentation": 1,
     "losses": 1,

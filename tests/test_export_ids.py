@@ -125,6 +125,22 @@ def test_the_readmes_program_gives_what_the_model_gives(name, kind, tmp_path, mo
     assert shapes["token_ids"] == ([None, 2, None] if kind == "towers" else [None, None])
 
 
+@pytest.mark.parametrize("head", ["linear", "crf"])
+def test_a_taggers_emissions_and_the_readmes_decoder_give_its_tags(name, head, tmp_path, monkeypatch):
+    model = tiny.tagger(tmp_path, head=head)
+    path = written_for(name, model, tmp_path / "out")
+    pytest.importorskip("tokenizers", reason="no tokenizers")
+    [program] = re.findall(r"^```python\n(.*?)^```$", (path / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    monkeypatch.chdir(path)
+    names = {}
+    exec(program, names)
+    rows = [["my", "cards", "\u200b", "bank"], ["\u200b"], ["the", "money", "?"], ["is"]]
+    assert names["run"](rows) == model.tag(rows)
+    described = export.describe(path)["signatures"]["serving_default"]
+    assert described["outputs"]["emissions"]["shape"] == [None, None, len(model.tags)]
+    assert described["inputs"]["word_mask"]["shape"] == [None, None]
+
+
 # === What cannot be written ===
 
 

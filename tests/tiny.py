@@ -17,8 +17,8 @@ TEXTS = [
     "The bank lost my card, and the money is found",
     "cost",
 ]
-# Words with tags: things, and one place.
-TAGS = ["O", "B-thing", "I-thing", "B-place", "I-place"]
+# Rows of words with their tags: things, and one place.
+TAGS = ["O", "B-place", "I-place", "B-thing", "I-thing"]
 WORD_ROWS = [
     ["Where", "is", "my", "card", "?"],
     ["The", "card", "was", "lost"],
@@ -85,6 +85,10 @@ def classifier(folder, dtype=None, **kwargs):
 
 
 def tagger(folder, dtype=None, **kwargs):
-    """A `TokenTagger` over the small encoder."""
-    kwargs = {"tags": TAGS, **kwargs}
-    return models.TokenTagger(backbone(dtype=dtype), preprocessor(folder), **kwargs)
+    """A `TokenTagger` over the small encoder, whose head and transitions are random."""
+    made = models.TokenTagger(backbone(dtype=dtype), preprocessor(folder), **{"tags": TAGS, **kwargs})
+    rng = np.random.default_rng(1)
+    for layer in (made.head, made.crf):
+        for weight in [] if layer is None else layer.weights:
+            weight.assign(rng.normal(0, 1.0, weight.shape))
+    return made

@@ -12,6 +12,7 @@ Which function fits the rows?
 | few texts with labels | `pairs_from_labels`, `triplets_from_labels` | `batches(...)` |
 | rows with what another model says of them | `pairs`, `triplets` with `targets=embeddings(...)` | `batches(...)` |
 | columns of other kinds as well | `examples` | `batches(...)` |
+| words with tags, as `read_conll` and `read_entities` read them | `tagged` | `batches(...)` |
 | several of these at once | | `mix([batches, ...])` |
 
 `batches(dataset, model)` asks the task model which columns it reads. Each kind of column is a class:
@@ -45,8 +46,10 @@ from tfxfer.data._columns import (
     WordsColumn,
 )
 from tfxfer.data._columns._base import read_list, with_prefix
+from tfxfer.data._conll import read_conll
 from tfxfer.data._datasets import labelled, pairs, regression, triplets
 from tfxfer.data._embeddings import embeddings
+from tfxfer.data._entities import read_entities
 from tfxfer.data._examples import Examples, examples
 from tfxfer.data._from_labels import pairs_from_labels, triplets_from_labels
 from tfxfer.data._gate import Gate
@@ -55,6 +58,7 @@ from tfxfer.data._labels import class_weights, labels
 from tfxfer.data._mix import mix
 from tfxfer.data._read import read
 from tfxfer.data._rows import Rows
+from tfxfer.data._tagged import convert_tags, tag_names, tagged
 from tfxfer.data._word_runner import WordRunner, WordScores, padded
 
 __all__ = [
@@ -78,6 +82,7 @@ __all__ = [
     "WordsColumn",
     "batches",
     "class_weights",
+    "convert_tags",
     "embeddings",
     "examples",
     "forward",
@@ -89,8 +94,12 @@ __all__ = [
     "pairs",
     "pairs_from_labels",
     "read",
+    "read_conll",
+    "read_entities",
     "read_list",
     "regression",
+    "tag_names",
+    "tagged",
     "triplets",
     "triplets_from_labels",
     "with_prefix",

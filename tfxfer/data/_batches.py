@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfxfer import _check
 from tfxfer.data._classes import ByClass
-from tfxfer.data._columns import LabelColumn, TextColumn
+from tfxfer.data._columns import LabelColumn, TagsColumn, TextColumn
 from tfxfer.data._columns._text import FORMS
 from tfxfer.data._examples import Examples, columns_of
 from tfxfer.data._forms import check_rows, from_arrays
@@ -276,7 +276,7 @@ class Batches(tf.data.Dataset):
     @property
     def labels(self) -> list | None:
         """The label names in the order of the indices or places in y, if it is encoded."""
-        return list(self.targets.labels) if isinstance(self.targets, LabelColumn) else None
+        return list(self.targets.labels) if isinstance(self.targets, (LabelColumn, TagsColumn)) else None
 
     def kept_targets(self) -> Any:
         """Returns y of all rows, in the rows' order; `None` where rows are not kept in memory, or come from a mix."""

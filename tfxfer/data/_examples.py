@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
-from tfxfer.data._columns import Column, LabelColumn
+from tfxfer.data._columns import Column, LabelColumn, TagsColumn
 from tfxfer.data._columns._base import bad_value, read_numbers
 from tfxfer.data._rows import Rows
 
@@ -25,12 +25,13 @@ class Examples(tf.data.Dataset):
         targets: the `LabelColumn` (or another kind, or a dict of them) that encoded `y`; `None` where `y` is as the
             rows had it.
         skipped: dict of reason to number of rows that `on_error="skip"` left out.
+        repaired: dict of reason to number of tags that `on_error="repair"` changed.
 
     Attributes:
         x, y, sample_weight: as tensors.
         columns: tuple of the string tensors `(n,)` of a `x` that is text.
         labels: list of label names in the order of the indices or places in `y`; `None` where `y` is not encoded.
-        skipped: see above.
+        skipped, repaired: see above.
 
     Raises:
         ValueError: for no rows, or columns that differ in length.
@@ -44,6 +45,7 @@ class Examples(tf.data.Dataset):
         *,
         targets: Any = None,
         skipped: Mapping[str, int] | None = None,
+        repaired: Mapping[str, int] | None = None,
     ) -> None:
         with tf.device("CPU:0"):
             self.x = _tensors(x)
@@ -59,6 +61,7 @@ class Examples(tf.data.Dataset):
             self._dataset = tf.data.Dataset.from_tensor_slices(tuple(parts))
         self.targets = targets
         self.skipped = dict(skipped or {})
+        self.repaired = dict(repaired or {})
         super().__init__(self._dataset._variant_tensor)
 
     @property
@@ -69,7 +72,7 @@ class Examples(tf.data.Dataset):
     @property
     def labels(self) -> list | None:
         """The label names in the order of the indices or places in `y`, if it is encoded."""
-        return list(self.targets.labels) if isinstance(self.targets, LabelColumn) else None
+        return list(self.targets.labels) if isinstance(self.targets, (LabelColumn, TagsColumn)) else None
 
     def _inputs(self):
         return [self._dataset]
@@ -109,8 +112,8 @@ def examples(
     """
     rows = Rows.from_any(rows)
     kinds, targets = columns_of(inputs), None
-    x = {name: kind.read(rows[name], name) for name, kind in kinds.items()}
-    x = x if isinstance(inputs, dict) or len(x) > 1 else next(iter(x.values()))
+    read = {name: kind.read(rows[name], name) for name, kind in kinds.items()}
+    x = read if isinstance(inputs, dict) or len(read) > 1 else next(iter(read.values()))
     y = None
     if target is not None:
         if isinstance(inputs, dict):
@@ -126,8 +129,11 @@ def examples(
             for name in target:
                 _check.one_of("target", name, targets)
             y = {name: targets[name].read(rows[column], column) for name, column in target.items()}
+            for name, column in target.items():
+                targets[name].check_inputs(y[name], read, column)
         else:
             y = targets.read(rows[target], target)
+            targets.check_inputs(y, read, target)
     weights = None if sample_weight is None else read_weights(rows[sample_weight], sample_weight, len(rows))
     return Examples(x, y, weights, targets=targets)
 

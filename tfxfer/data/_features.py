@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfxfer import _check
 from tfxfer.data._batches import Batches
+from tfxfer.data._columns import Column
 from tfxfer.data._mix import _Mixed
 from tfxfer.data._sources import CHUNK, Kept, _cut
 
@@ -144,6 +145,7 @@ class _Featured:
         self._packer, self._rest = kept.packer, kept._rows[1]
         name, text = self._packer.text()
         self._others = {other: values for other, values in kept._rows[0].items() if other != name}
+        self._text = (name, text, kept._rows[0][name])
         self._numbers = tf.constant(numbers)
         self._features, self._encode = features, encode
         self._multiples = (getattr(text.preprocessor, "pad_to_multiple_of", 1), self._packer.multiple)
@@ -157,6 +159,9 @@ class _Featured:
         x = self._features(tf.gather(self._numbers, rows), self._round_up)
         others, rest = tf.nest.map_structure(lambda values: tf.gather(values, rows), (self._others, self._rest))
         x |= self._packer.merge(others, others)
+        name, text, kept = self._text
+        if type(text).beside is not Column.beside:
+            x |= text.beside(tf.nest.map_structure(lambda values: tf.gather(values, rows), kept), name)
         if rest and self._encode is not None:
             rest = (self._encode(rest[0], x), *rest[1:])
         return (x, *rest) if rest else x
@@ -252,11 +257,12 @@ def _shape(numbers):
 def _sequences(source):
     """The sequences of all rows, row by row and column by column, as bytes, and the keys of what stands in them."""
     name, text = source.packer.text()
-    ids = source._rows[0][name]
+    kept = source._rows[0][name]
     found, names = [], ()
-    for start in range(0, int(ids[0].nrows()), CHUNK):
-        packed = text.batch(tuple(column[start : start + CHUNK] for column in ids), name)
-        names = tuple(sorted(set(packed) - {"padding_mask"}))
+    for start in range(0, int(tf.nest.flatten(kept)[0].nrows()), CHUNK):
+        part = tf.nest.map_structure(lambda values, start=start: values[start : start + CHUNK], kept)
+        packed = text.batch(part, name)
+        names = tuple(sorted(set(packed) - {"padding_mask", *text.beside(part, name)}))
         mask = packed["padding_mask"].numpy()
         mask = mask.reshape(-1, mask.shape[-1]) > 0
         values = np.stack([packed[name].numpy().reshape(mask.shape)[mask] for name in names], axis=-1)

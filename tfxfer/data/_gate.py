@@ -175,7 +175,7 @@ class Gate:
         labels = getattr(dataset, "labels", None)
         own = getattr(self._targets, "labels", None)
         if labels is not None and own is not None and list(labels) != list(own):
-            remedy = "Give `labels=model.labels` to `data.labelled`, so that both have one order."
+            remedy = "Give the model's labels where the dataset is made, so that both have one order."
             raise _check.invalid(self._x, f"rows whose labels are the model's, {own}", labels, remedy)
 
     def is_encoded(self, dataset: Any) -> bool:
@@ -264,10 +264,13 @@ class Gate:
         """Turns a batch in Python, raw or of ids, into one of ids as arrays."""
         parts = batch if isinstance(batch, tuple) else (batch,)
         x, y, weight = keras.utils.unpack_x_y_sample_weight(parts)
-        if not self._are_ids(x):
-            x = self.encode_inputs(read_inputs(x, self._columns, self._x))
+        found = None if self._are_ids(x) else read_inputs(x, self._columns, self._x)
+        x = x if found is None else self.encode_inputs(found)
         if y is not None:
-            y = keras.tree.map_structure(np.asarray, self.encode_targets(self.read_targets(y), x, is_read=True))
+            targets = self.read_targets(y)
+            if found is not None:
+                self._check_targets(targets, found)
+            y = keras.tree.map_structure(np.asarray, self.encode_targets(targets, x, is_read=True))
         x = {name: np.asarray(value) for name, value in x.items()}
         return keras.utils.pack_x_y_sample_weight(x, y, weight)
 
@@ -326,8 +329,9 @@ class Gate:
 
         def read():
             for row in rows:
-                x = self._one(row[0])
-                y = tf.nest.map_structure(lambda values: values[0], self.read_targets(_each(row[1])))
+                inputs, targets = read_inputs(_each(row[0]), self._columns, self._x), self.read_targets(_each(row[1]))
+                self._check_targets(targets, inputs)
+                x, y = tf.nest.map_structure(lambda values: values[0], (inputs, targets))
                 yield (x, y, *(np.float32(weight) for weight in row[2:]))
 
         x = tf.nest.map_structure(_spec, self._one(first[0]))

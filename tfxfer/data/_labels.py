@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
+from tfxfer.data._columns import TagsColumn
 from tfxfer.data._rows import Faults, Rows, fault, shown
 
 _LISTS = (list, tuple, set)
@@ -75,6 +76,8 @@ def class_weights(
     {'a': 0.6666666666666666, 'b': 2.0}
     """
     if label is None:
+        if isinstance(getattr(y, "targets", None), TagsColumn):
+            raise _check.invalid("y", "rows with labels", "words with tags", "Tags of words have no class weights.")
         rows, label = _label_rows(y), "label"
         labels = getattr(y, "labels", None) if labels is None else labels
         if isinstance(rows, np.ndarray):

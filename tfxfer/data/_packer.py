@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tfxfer import _check
-from tfxfer.data._columns import TextColumn
+from tfxfer.data._columns import TextColumn, WordsColumn
 
 
 class Packer:
@@ -29,8 +29,9 @@ class Packer:
         return any(getattr(column, "separate", False) for column in self.columns.values())
 
     def text(self):
-        """Returns name and column of the one text column; raises where there is none, or several."""
-        found = [(name, column) for name, column in self.columns.items() if isinstance(column, TextColumn)]
+        """Returns name and column of the one column of tokens; raises where there is none, or several."""
+        kinds = (TextColumn, WordsColumn)
+        found = [(name, column) for name, column in self.columns.items() if isinstance(column, kinds)]
         if len(found) != 1:
             raise _check.invalid("batches", "batches with one text column", f"{len(found)} text columns")
         return found[0]

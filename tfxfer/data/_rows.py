@@ -28,6 +28,7 @@ class Rows:
 
     Attributes:
         skipped: dict of reason to number of rows that `read(..., on_error="skip")` left out; empty otherwise.
+        repaired: dict of reason to number of tags or spans that a reader of tagged words repaired; empty otherwise.
 
     Raises:
         ValueError: if there is no column, the lengths differ, or bytes are not UTF-8.
@@ -56,6 +57,7 @@ class Rows:
         self._source_of = np.zeros(count, "int32")
         self._numbers = np.arange(count)
         self.skipped = {}
+        self.repaired = {}
 
     @classmethod
     def from_any(cls, rows: Any) -> "Rows":
@@ -90,9 +92,9 @@ class Rows:
         elif isinstance(rows, collections.abc.Iterable) and not isinstance(rows, (str, bytes, os.PathLike)):
             made = cls._from_dicts(rows, "the list")
         else:
-            remedy = (
-                "Read a file with `tfxfer.data.read(path)` first." if isinstance(rows, (str, os.PathLike)) else None
-            )
+            remedy = None
+            if isinstance(rows, (str, os.PathLike)):
+                remedy = "Read a file with `tfxfer.data.read(path)` first, or with `read_conll(path)`."
             expected = "Rows, a pandas DataFrame, a dict of columns, a list of dicts or a tf.data.Dataset of dicts"
             raise _check.invalid("rows", expected, rows, remedy)
         if not len(made):
@@ -126,12 +128,13 @@ class Rows:
         return cls({name: [row.get(name) for row in rows] for name in names}, source=source)
 
     @classmethod
-    def _read(cls, columns, path, unit, numbers, skipped):
+    def _read(cls, columns, path, unit, numbers, skipped, repaired=()):
         """Rows that a reader made: `numbers` are the lines (or rows) of `path` that they stand in."""
         made = cls(columns, source=str(path))
         made._sources = [(str(path), unit)]
         made._numbers = np.asarray(numbers, "int64")
         made.skipped = dict(skipped)
+        made.repaired = dict(repaired)
         return made
 
     @classmethod
@@ -151,8 +154,9 @@ class Rows:
         made._source_of = np.repeat(np.arange(len(parts), dtype="int32"), [len(part) for part in parts])
         made._numbers = np.concatenate([part._numbers for part in parts])
         for part in parts:
-            for reason, count in part.skipped.items():
-                made.skipped[reason] = made.skipped.get(reason, 0) + count
+            for mine, theirs in ((made.skipped, part.skipped), (made.repaired, part.repaired)):
+                for reason, count in theirs.items():
+                    mine[reason] = mine.get(reason, 0) + count
         return made
 
     @property
@@ -197,6 +201,7 @@ class Rows:
         made._source_of = self._source_of[indices]
         made._numbers = self._numbers[indices]
         made.skipped = dict(self.skipped)
+        made.repaired = dict(self.repaired)
         return made
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -210,12 +215,20 @@ class Rows:
 
 
 class Faults:
-    """What to do with broken rows: raises at the first one, or counts them by reason and warns once at the end."""
+    """What to do with broken rows: raises at the first one, or counts them by reason and warns once at the end.
 
-    def __init__(self, on_error):
-        self.skip = _check.one_of("on_error", on_error, ON_ERROR) == "skip"
+    Args:
+        on_error: string. `"raise"`, `"skip"`, or one of `also`.
+        also: tuple of strings. Other ways, in which what cannot be repaired raises and what can is told to `repair`.
+    """
+
+    def __init__(self, on_error, also=()):
+        self.on_error = _check.one_of("on_error", on_error, (*ON_ERROR, *also))
+        self.skip = on_error == "skip"
         self.counts = {}
         self.first = None
+        self.repaired = {}
+        self._first_repaired = None
 
     def add(self, place, column, reason, detail="", remedy=None):
         """Notes one broken row; `reason` is what it is counted under, `detail` what is only true of this one."""
@@ -225,12 +238,22 @@ class Faults:
         self.counts[reason] = self.counts.get(reason, 0) + 1
         self.first = self.first or error
 
+    def repair(self, place, reason, detail="", count=1):
+        """Notes what was repaired in a row that is kept; `count` is how many tags or spans."""
+        self.repaired[reason] = self.repaired.get(reason, 0) + count
+        self._first_repaired = self._first_repaired or f"{place}: {reason}{detail}"
+
     def warn(self, what):
-        """Says how many rows were left out, if any."""
+        """Says how many rows were left out and how much was repaired, if any."""
         if self.counts:
-            reasons = ", ".join(f"{count} x {reason}" for reason, count in self.counts.items())
-            total = sum(self.counts.values())
+            reasons, total = _listed(self.counts), sum(self.counts.values())
             warnings.warn(f"{what}: skipped {total} broken rows ({reasons}). The first: {self.first}", stacklevel=3)
+        if self.repaired:
+            warnings.warn(f"{what}: repaired {_listed(self.repaired)}. The first: {self._first_repaired}", stacklevel=3)
+
+
+def _listed(counts):
+    return ", ".join(f"{count} x {reason}" for reason, count in counts.items())
 
 
 def fault(place, column, problem, remedy=None):

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfxfer import _check, _disk
 from tfxfer.backbones import _unpadding
-from tfxfer.export import _description, _saved_model, _signatures
+from tfxfer.export import _description, _ids_words, _saved_model, _signatures
 
 # One message or buffer, weights and all, has to stay below.
 _MOST_BYTES = 2**31 - 2**24
@@ -34,13 +34,18 @@ The part of a `{kind}` behind its tokenizer, exported by tfxfer {tfxfer} for {ta
 In Python, with `pip install numpy tokenizers {package}`:
 
 ```python
-import numpy as np
+{json}import numpy as np
 import tokenizers
 {imports}
 
 tokenizer = tokenizers.Tokenizer.from_file("tokenizer.json")
 {special}{load}
+{run}
 
+run({texts!r})
+```
+"""
+_RUN = """
 
 def run(texts):
     rows = tokenizer.encode_batch(texts)
@@ -48,10 +53,6 @@ def run(texts):
 {ids}
     }}
     return {call}
-
-
-run({texts!r})
-```
 """
 _COLUMNS = {"token_ids": "ids", "padding_mask": "attention_mask", "segment_ids": "type_ids"}
 
@@ -114,7 +115,8 @@ class Graph(tf.Module):
 def _output(model):
     """The name of a model's own answer in numbers, and the function from the model's outputs to it."""
     signature = model.signatures()[0]
-    name = {"classes": "probabilities", "vectors": "embedding"}.get(signature.kind, signature.output)
+    names = {"classes": "probabilities", "vectors": "embedding", "entities": "emissions", "tags": "emissions"}
+    name = names.get(signature.kind, signature.output)
     return name, tf.identity if signature.finish is None else signature.finish
 
 
@@ -179,9 +181,13 @@ def _parity(target, model, run, rows, pairs, tolerance):
     largest = 0.0
     for batch in [*([row] for row in rows[:3]), rows]:
         columns = tuple(list(column) for column in zip(*batch, strict=True))
-        expected = model.predict(columns if pairs else columns[0], verbose=0)
+        ids = {name: value.numpy() for name, value in _ids(model, columns, pairs).items()}
+        if _ids_words.reads_words(model):
+            expected = model.predict_on_batch(ids)
+        else:
+            expected = model.predict(columns if pairs else columns[0], verbose=0)
         expected = _output(model)[1](tf.constant(expected)).numpy()
-        found = run({name: value.numpy() for name, value in _ids(model, columns, pairs).items()})
+        found = run(ids)
         scale = max(1.0, float(np.abs(expected).max()))
         difference = np.abs(found - expected).max() / scale if found.shape == expected.shape else np.inf
         # NaN is no agreement either.
@@ -194,6 +200,8 @@ def _parity(target, model, run, rows, pairs, tolerance):
 
 
 def _ids(model, columns, pairs):
+    if _ids_words.reads_words(model):
+        return _ids_words.ids(model, columns[0])
     (column,) = model.input_columns().values()
     texts = column.read(columns if pairs else columns[0], "examples")
     return column.batch(column.encode(texts), "text")
@@ -209,6 +217,8 @@ def _write_beside(target, model, graph, path, name, rows, pairs, difference, tol
     if labels:
         lines = [" ".join(str(label).splitlines()) for label in labels]
         (path / "labels.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    if _ids_words.reads_words(model):
+        _disk.write_json(path / _ids_words.FILE, _ids_words.scores(model))
     description = _description.of_model(model, {}, pairs=pairs, index=None, weights_dtype=None, metadata=metadata)
     description["format"] = target.extra
     description["signatures"] = {"serving_default": _signature(model, graph)}
@@ -236,15 +246,21 @@ def _readme(target, model, graph, name, description, rows, pairs):
     table = []
     for kind in ("input", "output"):
         for key, tensor in signature[f"{kind}s"].items():
-            sizes = ["length" if size is None else str(size) for size in tensor["shape"][1:]]
+            free = "words" if key in ("word_mask", "emissions") else "length"
+            sizes = [free if size is None else str(size) for size in tensor["shape"][1:]]
             table.append(f"| {kind} | `{key}` | {tensor['dtype']} | ({', '.join(['batch', *sizes])}) |")
     shape = ".reshape(-1, 2, len(rows[0].ids))" if towers else ""
     ids = "\n".join(
         f'        "{spec.name}": np.array([row.{_COLUMNS[spec.name]} for row in rows], "int32"){shape},'
         for spec in graph.specs
+        if spec.name in _COLUMNS
     )
     # Towers take the two texts of a row one after the other.
     texts = rows[:2] if pairs and not towers else [text for row in rows[:2] for text in (row if towers else row[:1])]
+    parts = {key: value.format(file=target.file, output=graph.output) for key, value in target.readme.items()}
+    reads_words = _ids_words.reads_words(model)
+    texts = _ids_words.example_words(model, texts) if reads_words else texts
+    run = _ids_words.program(model, ids, parts["call"]) if reads_words else _RUN.format(ids=ids, call=parts["call"])
     special = "" if model.preprocessor.tokenizer.special_tokens_in_strings else _SPECIAL
     return _README.format(
         name=name,
@@ -254,16 +270,15 @@ def _readme(target, model, graph, name, description, rows, pairs):
         file=target.file,
         output=graph.output,
         sequence_length=description["sequence_length"],
-        labels="- `labels.txt`: the names of the classes in the order of the probabilities\n"
-        if description["labels"]
-        else "",
+        labels=_LABELS if description["labels"] and not reads_words else _TAGS if reads_words else "",
         difference=description["parity"]["largest_difference"],
         table="\n".join(table),
         special=special,
         prompts=_prompts(description, getattr(model, "include_prompt", True)),
-        ids=ids,
+        json="import json\nimport pathlib\n\n" if reads_words else "",
+        run=run,
         texts=texts,
-        **{key: value.format(file=target.file, output=graph.output) for key, value in target.readme.items()},
+        **parts,
     )
 
 
@@ -277,4 +292,6 @@ def _prompts(description, are_pooled):
     return f"- prompts that belong before the texts, by name: {json.dumps(description['prompts'])}{used}\n"
 
 
+_LABELS = "- `labels.txt`: the names of the classes in the order of the probabilities\n"
+_TAGS = "- `labels.txt`: the types of entities; `tags.json`: the tags in the order of the emissions, and their scores\n"
 _SPECIAL = "tokenizer.encode_special_tokens = True  # special tokens that a user types stay text\n"

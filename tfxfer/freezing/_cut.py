@@ -114,9 +114,9 @@ def cut(model):
     if is_siamese and model.chunk_size is not None and len(groups) < len(tower.backbone.layer_groups()):
         remedy = "Freeze the whole backbone, or make the model without `chunk_size`."
         raise _check.invalid("chunk_size", "None above stored token states", model.chunk_size, remedy)
-    # A pooling with weights trains with the head: what is stored then ends before it.
-    trains = len(groups) < len(tower.backbone.layer_groups()) or bool(_pooling_of(tower).weights)
-    is_above_vectors = not trains
+    # A pooling with weights trains with the head: what is stored then ends before it, as where nothing is pooled.
+    trains = len(groups) < len(tower.backbone.layer_groups()) or tower.boundary()[2] is None
+    is_above_vectors = not (trains or _pooling_of(tower).weights)
     make = _above_vectors if is_above_vectors else _above_tokens
     below, inputs, above, form = make(tower, groups, is_siamese)
     head = model.linear_head()

@@ -75,18 +75,25 @@ class EntityDecoder(keras.layers.Layer):
             log_probabilities = self._of_spans(chain, known, ends)
         return {**found, "is_start": is_start, "ends": ends, "log_probabilities": log_probabilities}
 
-    def _chain(self, emissions, mask):
-        emissions = ops.cast(emissions, "float32") / self._temperature
+    def potentials(self) -> tuple[Any, Any, Any]:
+        """The scores that do not depend on the text, at a temperature of 1: `(transitions, start, end)`.
+
+        Returns:
+            Tensors `(tags, tags)` (from, to), `(tags,)`, `(tags,)`; -1e30 for what the scheme forbids.
+        """
         if self._crf is not None:
-            return _chain.chain(emissions, mask, *(score / self._temperature for score in self._crf.potentials()))
+            return self._crf.potentials()
         count = len(self._tags)
-        start, transitions, end = (
-            (np.ones(count, bool), np.ones((count, count), bool), np.ones(count, bool))
-            if self._scheme is None
-            else self._allowed
-        )
-        scores = [np.where(flags, 0.0, _chain.LOWEST).astype("float32") for flags in (transitions, start, end)]
-        return _chain.chain(emissions, mask, *map(ops.convert_to_tensor, scores))
+        flags = [np.ones((count, count), bool), np.ones(count, bool), np.ones(count, bool)]
+        if self._scheme is not None:
+            start, transitions, end = self._allowed
+            flags = [transitions, start, end]
+        found = [np.where(each, 0.0, _chain.LOWEST).astype("float32") for each in flags]
+        return tuple(map(ops.convert_to_tensor, found))
+
+    def _chain(self, emissions, mask):
+        scores = (score / self._temperature for score in self.potentials())
+        return _chain.chain(ops.cast(emissions, "float32") / self._temperature, mask, *scores)
 
     def _places(self, tags, mask):
         """Where entities begin, the last word of each, and tags without -1."""

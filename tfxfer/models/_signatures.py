@@ -83,8 +83,9 @@ class DescribesItself(_Mixin):
     def boundary(self) -> tuple[Any, Any, Any]:
         """Returns where the encoder ends in the graph of this model: (sequence, mask, pooled), Keras tensors.
 
-        `freezing.AboveFrozen` stores the sequence `(batch, length, dim)`, or what was pooled of it `(batch, dim)`. By
-        default they are input and output of the layer called `"pooling"`; a task without one overrides this method.
+        `freezing.AboveFrozen` stores the sequence `(batch, length, dim)`, or what was pooled of it `(batch, dim)`; a
+        task that makes no one vector of a text has `None` there. By default they are input and output of the layer
+        called `"pooling"`; a task without one overrides this method.
 
         Raises:
             ValueError: if there is no such layer.

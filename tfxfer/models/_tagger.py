@@ -400,7 +400,4 @@ def _tag_column(tags, scheme):
         if scheme not in SCHEMES:
             remedy = "Convert the tags to one of these first: `data.convert_tags`."
             raise _check.invalid("scheme", f"one of {', '.join(map(repr, SCHEMES))}, or None", scheme, remedy)
-    column = data.TagsColumn(tags, scheme=scheme)
-    if scheme is not None:
-        _schemes.allowed(column.tags, scheme)
-    return column
+    return data.TagsColumn(tags, scheme=scheme)

@@ -95,6 +95,17 @@ class Column:
         """
         return targets
 
+    def beside(self, kept: Any, name: str) -> dict[str, Any]:
+        """Makes those tensors of a batch that an encoder does not read; runs in a graph. By default there are none.
+
+        Padding is behind the tokens, whatever `batch` makes: so it is where stored token vectors are laid out.
+
+        Args:
+            kept: what `encode` gave, for the rows of the batch.
+            name: string. The column's name.
+        """
+        return {}
+
     def token_ids(self, kept: Any) -> Any:
         """Returns the token ids of each row, a tuple of ragged tensors; empty for kinds without text."""
         return ()

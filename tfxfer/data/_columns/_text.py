@@ -39,16 +39,12 @@ class TextColumn(Column):
         self.count = _check.integer("count", count, optional=True)
         if form == "joint" and count is not None and count > 2:
             raise _check.invalid("count", 'at most 2 with form="joint"', count)
-        self._settings = self._current()
-
-    def _current(self):
-        names = ("sequence_length", "padding_side", "pad_to_multiple_of", "segment_ids")
-        return [getattr(self.preprocessor, name, None) for name in names]
+        self._settings = settings(preprocessor)
 
     @property
     def is_current(self) -> bool:
         """Whether the preprocessor still packs as it did when this was made: pipelines keep what they have traced."""
-        return self._settings == self._current()
+        return self._settings == settings(self.preprocessor)
 
     @property
     def separate(self) -> bool:
@@ -109,6 +105,12 @@ class TextColumn(Column):
     def token_ids(self, kept: Any) -> Any:
         """Returns the token ids as `encode` gave them."""
         return kept
+
+
+def settings(preprocessor):
+    """Returns those settings of a preprocessor that decide how it packs."""
+    names = ("sequence_length", "padding_side", "pad_to_multiple_of", "segment_ids")
+    return [getattr(preprocessor, name, None) for name in names]
 
 
 def text_columns(values):

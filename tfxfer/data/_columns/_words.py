@@ -8,7 +8,8 @@ import tensorflow as tf
 from tfxfer import _check
 from tfxfer.data._columns._base import Column, bad_value
 from tfxfer.data._columns._label import check_labels
-from tfxfer.data._columns._text import round_up
+from tfxfer.data._columns._text import round_up, settings
+from tfxfer.data._tags import Checker, check_names, known_scheme, unknown
 
 
 class WordsColumn(Column):
@@ -33,6 +34,15 @@ class WordsColumn(Column):
 
     def __init__(self, preprocessor: Any) -> None:
         self.preprocessor = preprocessor
+        self._settings = settings(preprocessor)
+
+    # A row is one sequence.
+    separate = False
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the preprocessor still packs as it did when this was made: pipelines keep what they have traced."""
+        return self._settings == settings(self.preprocessor)
 
     def read(self, values: Any, argument: str) -> Any:
         """Returns the words as a ragged string tensor `(rows, None)`."""
@@ -40,7 +50,7 @@ class WordsColumn(Column):
         for i, row in enumerate(rows):
             for word in row:
                 _check.text(argument, word, i)
-        return _ragged(rows, tf.string)
+        return ragged(rows, tf.string)
 
     def spec(self) -> Any:
         """Returns the spec of one row."""
@@ -67,6 +77,15 @@ class WordsColumn(Column):
         packed["word_mask"] = self._word_mask(kept, ids, multiple)
         return {key: tf.ensure_shape(value, (None, None)) for key, value in packed.items()}
 
+    def beside(self, kept: Any, name: str) -> dict[str, Any]:
+        """Returns `word_ids`, the padding behind the tokens, and `word_mask`."""
+        packed = self.batch(kept, name)
+        found = packed["word_ids"]
+        if self.preprocessor.padding_side == "left":
+            lengths = tf.reduce_sum(packed["padding_mask"], axis=1)
+            found = tf.reverse_sequence(tf.reverse(found, [1]), lengths, seq_axis=1, batch_axis=0)
+        return {"word_ids": found, "word_mask": packed["word_mask"]}
+
     def _word_mask(self, kept, ids, multiple):
         """Whether each word has a token that is not cut off."""
         sizes = kept.values.row_lengths()
@@ -87,30 +106,58 @@ class TagsColumn(Column):
 
     Args:
         tags: list of distinct strings, in the order of the model's outputs.
+        scheme: optional string. The scheme of the tags, such as `"IOB2"`; see `data.tagged`. Then `read` raises for
+            tags that the scheme forbids where they stand.
 
     Values: a list of tags for each row, as many as it has words. Batch: int32 `(batch, words)`, indices; -1 at padding
     and at words without a token, for which there is no loss (see `WordsColumn`).
 
     Raises:
-        ValueError: in `read`, for an unknown tag, with its row.
+        ValueError: for tags that are not of the scheme; in `read`, for a row without tags, an unknown tag or one that
+            the scheme forbids where it stands, with its row.
+
+    Example:
+
+    >>> column = TagsColumn(["O", "B-PER", "I-PER"], "IOB2")
+    >>> column.read([["B-PER", "I-PER", "O"], ["O"]], "y").to_list()
+    [[1, 2, 0], [0]]
+    >>> column.decode([1, 2, 0])
+    ['B-PER', 'I-PER', 'O']
     """
 
     expected = "a list of tags for each row"
 
     def __init__(self, tags: Sequence[str], scheme: str | None = None) -> None:
         self.tags = check_labels(tags)
-        self.scheme = scheme
+        self.scheme = known_scheme(scheme)
+        check_names("tags", self.tags, self.scheme)
         self._index = {tag: i for i, tag in enumerate(self.tags)}
+
+    @property
+    def labels(self) -> list[str]:
+        """The tags, under the name that columns of labels have for them."""
+        return self.tags
 
     def read(self, values: Any, argument: str) -> Any:
         """Returns tags as indices, a ragged int32 tensor `(rows, None)`."""
         rows = _lists(self.sequence(values, argument), argument, "tags")
         for i, row in enumerate(rows):
-            for tag in row:
+            for k, tag in enumerate(row):
+                if not isinstance(tag, str):
+                    remedy = f"At index {k}. Give the tags' names, `[tags[i] for i in row]` for indices."
+                    raise bad_value(argument, "tags that are strings", tag, i, remedy)
+        checker = Checker(self.scheme, rows, repairs=False, converts=True)
+        for i, row in enumerate(rows):
+            error = checker.error(row)
+            if error is not None:
+                remedy = f"At index {error[0]}: {error[1]}. {checker.remedy(row)}"
+                raise bad_value(argument, f"tags as {self.scheme} allows them", row, i, remedy)
+            for k, tag in enumerate(row):
                 if tag not in self._index:
                     shown = ", ".join(map(repr, self.tags[:5]))
-                    raise bad_value(argument, f"one of {len(self.tags)} tags ({shown}, ...)", tag, i)
-        return _ragged([[self._index[tag] for tag in row] for row in rows], tf.int32)
+                    remedy = f"At index {k}. {unknown(tag, self.tags, self.scheme)}"
+                    raise bad_value(argument, f"one of {len(self.tags)} tags ({shown}, ...)", tag, i, remedy)
+        return ragged([[self._index[tag] for tag in row] for row in rows], tf.int32)
 
     def spec(self) -> Any:
         """Returns the spec of one row."""
@@ -151,7 +198,8 @@ def _lists(rows, argument, what):
     return [[value.decode() if isinstance(value, bytes) else value for value in row] for row in rows]
 
 
-def _ragged(rows, dtype):
+def ragged(rows, dtype):
+    """Lists as a ragged tensor `(rows, None)`."""
     with tf.device("CPU:0"):
         flat = tf.constant([value for row in rows for value in row], dtype, shape=(sum(map(len, rows)),))
         return tf.RaggedTensor.from_row_lengths(flat, tf.constant([len(row) for row in rows], tf.int64))
