@@ -320,6 +320,9 @@ class Gate:
             if self._are_ids(value):
                 return False
             value = cast(Any, value).get(next(iter(self._columns)))
+        rank = tf.nest.flatten(next(iter(self._columns.values())).spec())[0].shape.rank
+        if rank:
+            return _depth(value) == rank
         if isinstance(value, tuple) and value:
             value = value[0]
         return isinstance(value, (str, bytes)) or np.ndim(value) == 0
@@ -440,6 +443,13 @@ def _part(examples, rows):
     parts = (examples.x, examples.y, examples.sample_weight)
     taken = [None if part is None else tf.nest.map_structure(lambda values: values[rows], part) for part in parts]
     return Examples(*taken, targets=examples.targets)
+
+
+def _depth(value):
+    """How many lists or dimensions lie around the first of some values."""
+    if isinstance(value, (list, tuple)):
+        return 1 + (_depth(value[0]) if value else 0)
+    return 0 if isinstance(value, (str, bytes)) else len(np.shape(value))
 
 
 def _in_memory(values):

@@ -1,5 +1,6 @@
 """Running a model over the words of texts of any length."""
 
+import functools
 from typing import Any, NamedTuple
 
 import keras
@@ -50,11 +51,7 @@ class WordRunner:
         self._encode: Any = tf.function(
             self._column.encode, input_signature=[tf.RaggedTensorSpec([None, None], tf.string, 1)], autograph=False
         )
-        self._windows: Any = tf.function(
-            lambda pieces: windows(pieces, room, stride),
-            input_signature=[tf.RaggedTensorSpec([None, None, None], tf.int32, 2)],
-            autograph=False,
-        )
+        self._windows = _cutter(room, stride)
 
     def __call__(self, words: Any, batch_size: int = 32, progress: bool = False) -> WordScores:
         """Returns `WordScores` for rows of words.
@@ -86,6 +83,16 @@ class WordRunner:
             for part in (flat[start : start + _CHUNK] for start in range(0, max(len(flat), 1), _CHUNK))
         ]
         return tf.RaggedTensor.from_row_splits(tf.concat(parts, axis=0), splits)
+
+
+@functools.lru_cache(maxsize=8)
+def _cutter(room, stride) -> Any:
+    """The function from pieces to windows, one for all models: to trace it takes longer than to run a small model."""
+    return tf.function(
+        lambda pieces: windows(pieces, room, stride),
+        input_signature=[tf.RaggedTensorSpec([None, None, None], tf.int32, 2)],
+        autograph=False,
+    )
 
 
 class _Pieces(WordsColumn):
