@@ -4,6 +4,7 @@ from tfxfer._introduction import introduce
 from tfxfer.callbacks._base import Evaluate
 from tfxfer.callbacks._evaluate import (
     EvaluateClassification,
+    EvaluateEntities,
     EvaluatePairClassification,
     EvaluateReranking,
     EvaluateRetrieval,
@@ -19,6 +20,7 @@ from tfxfer.callbacks._warmup import WarmupCosine
 __all__ = [
     "Evaluate",
     "EvaluateClassification",
+    "EvaluateEntities",
     "EvaluatePairClassification",
     "EvaluateReranking",
     "EvaluateRetrieval",

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from tfxfer import _check, _neighbours, _texts, data, evaluation
 from tfxfer.callbacks._base import Evaluate
-from tfxfer.evaluation import _measures, _pairs, _reranking, _retrieval, _triplets
+from tfxfer.evaluation import _measures, _pairs, _reranking, _retrieval, _tagging, _triplets
 
 # Options that are wrong or right whatever the texts.
 _CHECKS = {
@@ -15,6 +15,9 @@ _CHECKS = {
     "k": _check.integer,
     "threshold": lambda name, value: None if value is None else _check.number(name, value),
 }
+
+# What is written of the scores of entities.
+_ENTITY_KEYS = ("f1", "precision", "recall")
 
 
 class _EvaluateTexts(Evaluate):
@@ -328,3 +331,61 @@ class EvaluateClassification(Evaluate):
             raise _check.invalid("model", "a model with labels for EvaluateClassification, e.g. a classifier", model)
         data.Gate(model, ("texts", "y", "sample_weight")).in_memory(*self._given)
         self._keys = ["accuracy", "macro_f1", *(["micro_f1"] if model.multi_label else [])]
+
+
+class EvaluateEntities(Evaluate):
+    """Writes `val_entity_f1`, `val_entity_precision` and `val_entity_recall` of a tagger, over all entities.
+
+    These are `micro_f1`, `micro_precision` and `micro_recall` of `evaluation.entities` at the end of each epoch. Stands
+    before the callbacks that follow its values; see `Evaluate`.
+
+    Args:
+        x: what `data.tagged` made, or a list of lists of words.
+        y: the tags of a list of lists of words: a list of tags for each row.
+        batch_size: int. Windows of words computed at a time.
+        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`, as `Evaluate` has them.
+
+    Raises:
+        ValueError: for no rows, or other numbers of tags than of words, at once; for tags that the model does not know,
+            a model without a scheme, and as `Evaluate`, when `fit` starts.
+
+    Example:
+
+    ```python
+    callbacks = [
+        tx.callbacks.EvaluateEntities(dev),
+        keras.callbacks.EarlyStopping("val_entity_f1", mode="max", patience=3, restore_best_weights=True),
+    ]
+    ```
+    """
+
+    def __init__(self, x: Any, y: Any = None, *, batch_size: int = 32, **kwargs: Any) -> None:
+        if y is not None:
+            _check_tags(data.WordsColumn(None).read(x, "x"), y)
+        elif not _texts.is_dataset(x):
+            raise _check.invalid("y", "a list of tags for each row of words", y)
+        batch_size = _check.integer("batch_size", batch_size)
+
+        def score(model):
+            found = evaluation.entities(model, x, y, batch_size=batch_size)
+            return {f"entity_{name}": found[f"micro_{name}"] for name in _ENTITY_KEYS}
+
+        super().__init__(score, **kwargs)
+        self._given = x, y
+        self._keys = [f"entity_{name}" for name in _ENTITY_KEYS]
+
+    def check(self, model: Any) -> None:
+        """Raises where `model` is no tagger of entities, or does not know the tags."""
+        _tagging.check(model)
+        _tagging.read(model, *self._given)
+
+
+def _check_tags(words, y):
+    """Raises where rows have other numbers of tags than of words."""
+    counts = words.row_lengths().numpy().tolist()
+    if not counts or not hasattr(y, "__len__") or len(y) != len(counts):
+        raise _check.invalid("y", f"{len(counts)} lists of tags, one for each row of words, at least one", y)
+    for row, (count, tags) in enumerate(zip(counts, y, strict=True)):
+        if isinstance(tags, str) or not hasattr(tags, "__len__") or len(tags) != count:
+            expected = f"{count} tags in row {row} (counting from 0), one for each word"
+            raise _check.invalid("y", expected, tags)
