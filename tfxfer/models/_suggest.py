@@ -152,12 +152,12 @@ class SuggestsTexts(Suggests):
         return self.input_columns()["text"].read(texts, "texts")
 
     def _doubts(self, rows, batch_size):
+        if len(self.labels) == 1 and not self.multi_label:
+            return np.zeros(len(rows))
         x = self._rows(rows)
         found = np.asarray(keras.ops.convert_to_numpy(self.probabilities(self._runner(x)(x, batch_size))), "float64")
         if self.multi_label:
             return 1 - 2 * np.abs(found - 0.5).min(axis=1)
-        if found.shape[1] == 1:
-            return np.zeros(len(found))
         second, largest = np.partition(found, -2, axis=1)[:, -2:].T
         return 1 - (largest - second)
 
