@@ -13,6 +13,7 @@ from tfxfer import _check, data, layers, losses
 
 UNFREEZING = ("none", "gradual")
 HEADS = ("linear", "mlp")
+WORD_HEADS = ("linear", "crf")
 # The arguments of losses that are searched, within half and twice the loss's own default.
 LOSS_ARGUMENTS = ("margin", "scale", "temperature", "student_temperature")
 LOSSES = {
@@ -146,21 +147,15 @@ class PooledSearch(Searchable):
     @classmethod
     def search_space(cls, presets: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Entry]:
         """Returns the entries of all tasks, pooling, and those of the head; see `Searchable`."""
-        shared = super().search_space(presets, arguments)
-        dropout = inspect.signature(cls).parameters.get("dropout")
         own = {
             "pooling": _pooling_entry(presets),
             "head": Entry(list(HEADS), one_of(HEADS), "linear"),
             "hidden_dim": Entry(
                 [128, 256, 512], whole(), None, parent="head", when=lambda head: head == "mlp", is_whole=True
             ),
-            "dropout": Entry(
-                {"min_value": 0.0, "max_value": 0.4, "step": 0.1}, share, dropout.default if dropout else 0.0
-            ),
-            "head_multiplier": Entry({"min_value": 1.0, "max_value": 30.0, "sampling": "log"}, number(above=0.0), 1.0),
+            **_head_entries(cls, 1.0),
         }
-        training = {name: shared.pop(name) for name in ("learning_rate", "warmup", "batch_size", "epochs")}
-        return {**shared, **own, **training}
+        return _before_training(super().search_space(presets, arguments), own)
 
     @classmethod
     def from_search(cls, preset: Any, values: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
@@ -170,6 +165,26 @@ class PooledSearch(Searchable):
             outputs = len(arguments["labels"]) if "labels" in arguments else arguments.get("num_outputs", 1)
             head = layers.Head(outputs, (values["hidden_dim"],), dropout=dropout, name="head")
         return super().from_search(preset, values, {**arguments, "head": head, "dropout": dropout})
+
+
+class WordSearch(Searchable):
+    """The same for tasks of words and a head."""
+
+    @classmethod
+    def search_space(cls, presets: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Entry]:
+        """Returns the entries of all tasks, how words are pooled, and those of the head; see `Searchable`."""
+        own = {
+            "word_pooling": Entry(list(layers.WORD_POOLING), one_of(layers.WORD_POOLING), "first"),
+            "head": Entry(list(WORD_HEADS), one_of(WORD_HEADS), "linear"),
+            **_head_entries(cls, 10.0),
+        }
+        return _before_training(super().search_space(presets, arguments), own)
+
+    @classmethod
+    def from_search(cls, preset: Any, values: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
+        """Makes the model of a trial, with the pooling and the head that were chosen; see `Searchable`."""
+        chosen = {name: values[name] for name in ("word_pooling", "head", "dropout")}
+        return super().from_search(preset, values, {**arguments, **chosen})
 
 
 # === Checks of values ===
@@ -243,6 +258,24 @@ def _pooling_entry(presets):
     """How tokens become one vector: in the presets' ways or the usual ones; out of the space, in each preset's own."""
     own = ["+".join(preset.embedding.pooling) for preset in presets.values()]
     return Entry(list(dict.fromkeys([*own, "mean", "cls", "max"])), _pooling, decode=_modes_of)
+
+
+def _head_entries(task, multiplier):
+    """Dropout before the head, and its rate over that of the topmost block; out of the space, as the task has it."""
+    dropout = inspect.signature(task).parameters.get("dropout")
+    spec = {"min_value": 0.0, "max_value": 0.4, "step": 0.1}
+    return {
+        "dropout": Entry(spec, share, dropout.default if dropout else 0.0),
+        "head_multiplier": Entry(
+            {"min_value": 1.0, "max_value": 30.0, "sampling": "log"}, number(above=0.0), multiplier
+        ),
+    }
+
+
+def _before_training(shared, own):
+    """Puts a task's own entries between the shared ones of the model and those of its training."""
+    training = {name: shared.pop(name) for name in ("learning_rate", "warmup", "batch_size", "epochs")}
+    return {**shared, **own, **training}
 
 
 def _loss_entries(chosen):

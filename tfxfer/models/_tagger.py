@@ -11,6 +11,7 @@ from tfxfer import _check, _schemes, backbones, data, layers, losses
 from tfxfer import metrics as own_metrics
 from tfxfer.models import _entities, _restoring
 from tfxfer.models._from_preset import TaggerFromPreset
+from tfxfer.models._search_space import WordSearch
 from tfxfer.models._signatures import Signature
 from tfxfer.models._suggest import SuggestsWords
 from tfxfer.models._task import TextTask
@@ -24,7 +25,7 @@ _TAGS = "tags"
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class TokenTagger(TaggerFromPreset, SuggestsWords, TextTask):
+class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
     """Tags each word of a text, and finds entities: names of people, places, products.
 
     backbone -> one vector a word -> head -> a score for each tag. It trains on words with tags (`data.tagged`,
@@ -345,6 +346,14 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, TextTask):
     def entity_decoder(self) -> Any:
         """Returns the Keras layer from scores and `word_mask` to tags and entities; see `layers.EntityDecoder`."""
         return layers.EntityDecoder(self.tags, self.scheme, self.crf, self.temperature)
+
+    @classmethod
+    def search_space(cls, presets: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what a search can choose: `word_pooling`, `head` and others; see `tuning.HyperModel`."""
+        entries = super().search_space(presets, arguments)
+        if "tags" in arguments:
+            _tag_column(arguments["tags"], arguments.get("scheme", "IOB2"))
+        return entries
 
     # === Saving ===
 

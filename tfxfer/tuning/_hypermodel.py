@@ -37,7 +37,8 @@ class HyperModel(_Base):
     | `pooling`: a mode or a tuple of modes of `layers.Pooling` | the presets', mean, cls, max | those of `models` |
     | `head`: `"linear"` or `"mlp"` | both | `TextClassifier`, `TextRegressor` |
     | `hidden_dim` | 128, 256, 512 | the same, if the head is an MLP |
-    | `dropout`: before the dense layers of the head | 0 to 0.4 | the same |
+    | `word_pooling`: one of `layers.WORD_POOLING`; `head`: `"linear"` or `"crf"` | all; both | `TokenTagger` |
+    | `dropout`: before the dense layers of the head | 0 to 0.4 | tasks with a head of these |
     | `head_multiplier`: of the head's rate, over that of the topmost block | 1 to 30, log | the same |
     | `loss` | `losses` | all, if `losses` are given |
     | `margin`, `scale`, `temperature`, `student_temperature` | half to twice the defaults, log | if the loss has it |
@@ -56,7 +57,8 @@ class HyperModel(_Base):
     **Losses**: a task without a loss of its own (`models.Siamese`, `models.TextEmbedder`) needs `losses`. All losses of
     a search read the same rows: choose losses that suit the rows (`docs/losses.md`), and pass the batch options they
     need in `batches`, `unique_texts=True` or `examples_per_class=4`. Values of different losses cannot be compared, nor
-    those of a loss on the whole batch at different batch sizes: the objective is then an evaluation, not `val_loss`.
+    those of a loss on the whole batch at different batch sizes, or of the two heads of a tagger: the objective is then
+    an evaluation, not `val_loss`.
 
     **Data** go into `search` as rows, what `data.labelled` makes or texts and labels, not as batches, since their size
     is searched: `tuner.search(train, validation_data=dev, epochs=3)`. They are tokenised once for each preset, whatever
@@ -64,7 +66,7 @@ class HyperModel(_Base):
 
     **Objective**: `val_loss` and the model's metrics, as `val_accuracy`, need `validation_data`; any evaluation of
     `callbacks` writes its own, e.g. `keras_tuner.Objective("val_macro_f1", "max")` with
-    `callbacks.EvaluateClassification`.
+    `callbacks.EvaluateClassification`, or `"val_entity_f1"` with `callbacks.EvaluateEntities`.
 
     **Hyperband** decides the epochs, and a trial may continue another: with its weights, the moments of its optimizer,
     the schedule at that epoch of a training that long, and the next order of the rows.
