@@ -34,7 +34,7 @@ class Decoders:
         self._run: Any = None
 
     def run(self, scores: data.WordScores) -> Iterator[tuple]:
-        """Yields (rows, dict of arrays) for parts of the rows, the longest first; see `layers.EntityDecoder`."""
+        """Yields (rows, dict of arrays) for parts of the rows, the longest first; see `EntityDecoder`."""
         sizes = np.diff(scores.splits)
         order = np.argsort(-sizes, kind="stable")
         start = 0

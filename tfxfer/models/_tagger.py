@@ -9,6 +9,7 @@ import numpy as np
 
 from tfxfer import _check, _schemes, backbones, data, layers, losses
 from tfxfer import metrics as own_metrics
+from tfxfer.layers._entities import EntityDecoder
 from tfxfer.models import _entities, _restoring
 from tfxfer.models._from_preset import TaggerFromPreset
 from tfxfer.models._signatures import Signature
@@ -319,8 +320,8 @@ class TokenTagger(TaggerFromPreset, TextTask):
         return [Signature("extract", "entities", labels=self.entity_types)]
 
     def entity_decoder(self) -> Any:
-        """Returns the Keras layer from scores and `word_mask` to tags and entities; see `layers.EntityDecoder`."""
-        return layers.EntityDecoder(self.tags, self.scheme, self.crf, self.temperature)
+        """Returns the Keras layer from scores and `word_mask` to tags and entities; see its docstring."""
+        return EntityDecoder(self.tags, self.scheme, self.crf, self.temperature)
 
     # === Saving ===
 
