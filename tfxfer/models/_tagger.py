@@ -316,7 +316,7 @@ class TokenTagger(TaggerFromPreset, TextTask):
     def signatures(self, pairs: bool = False) -> list[Signature]:
         """Returns `extract`, or `tag` without a scheme; see `DescribesItself.signatures`."""
         if self.scheme is None:
-            return [Signature("tag", "tags", "The tags of words.", labels=self.tags)]
+            return [Signature("tag", "tags", labels=self.tags)]
         return [Signature("extract", "entities", labels=self.entity_types)]
 
     def entity_decoder(self) -> Any:
