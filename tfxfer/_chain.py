@@ -203,7 +203,7 @@ def viterbi(chain: Chain) -> tuple:
 
     inputs = (_swap(after), _swap(places.is_first), _swap(fixed.mask))
     nothing = ops.cast(ops.zeros_like(after[:, 0, 0]), "int32")
-    tags = _swap(ops.scan(step, nothing, inputs)[1])
+    tags = _swap(_scan(step, nothing, inputs)[1])
     return ops.where(fixed.mask, tags, -1), path_score(chain, tags)
 
 
@@ -272,6 +272,16 @@ def _swap(x):
     return ops.swapaxes(x, 0, 1)
 
 
+def _scan(step, start, inputs, reverse=False):
+    """As `ops.scan` of several inputs, whose length Keras 3.15 must know on TensorFlow where there are several."""
+    positions = ops.arange(ops.shape(inputs[0])[0], dtype="int32")
+
+    def at(carried, position):
+        return step(carried, [each[position] for each in inputs])
+
+    return ops.scan(at, start, positions, reverse=reverse)
+
+
 def _messages(chain, reduce):
     """Scores of all that follows each position, reduced over the tags there.
 
@@ -293,7 +303,7 @@ def _messages(chain, reduce):
         return ops.where(ops.expand_dims(keep, -1), reduced, raw), raw
 
     end = ops.broadcast_to(chain.end, ops.shape(chain.emissions[:, 0]))
-    raw = _swap(ops.scan(step, end, (_swap(chain.emissions), _swap(chain.mask)), reverse=True)[1])
+    raw = _swap(_scan(step, end, (_swap(chain.emissions), _swap(chain.mask)), reverse=True)[1])
     return raw, chain.emissions + raw - ops.max(raw, axis=-1, keepdims=True)
 
 
@@ -321,7 +331,7 @@ def _carry(chain, places, after, slopes):
         return carried, carried
 
     nothing = ops.zeros_like(slopes[:, 0])
-    last, carried = ops.scan(step, nothing, (steps, _swap(slopes), _swap(chain.mask)))
+    last, carried = _scan(step, nothing, (steps, _swap(slopes), _swap(chain.mask)))
     before = ops.concatenate([nothing[None], carried[:-1]], axis=0)
     before = ops.where(_swap(chain.mask)[..., None], before, ops.zeros_like(before))
     return _swap(carried), last, before, steps
