@@ -247,6 +247,8 @@ def test_parts_of_a_sequence_have_the_probability_of_all_sequences_that_hold_the
     nothing = np.zeros((1, 3), "bool")
     value = crf.segment_log_probabilities(EMISSIONS, mask, rows=[0], starts=[0], ends=[1], path=Y, follow=nothing)
     assert np.isfinite(value).all() and np.exp(value) == 0.0
+    none = crf.segment_log_probabilities(EMISSIONS, mask, rows=[], starts=[], ends=[], path=Y, follow=nothing[:0])
+    assert none.shape == (0,)
 
 
 # === Masks ===
