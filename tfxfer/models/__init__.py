@@ -9,6 +9,7 @@ from tfxfer.models._siamese import Siamese, SiameseClassifier
 from tfxfer.models._signatures import Signature
 from tfxfer.models._tagger import TokenTagger
 from tfxfer.models._task import TextTask
+from tfxfer.models._token_entities import TokenEntity
 
 __all__ = [
     "Classification",
@@ -21,5 +22,6 @@ __all__ = [
     "TextEmbedder",
     "TextRegressor",
     "TextTask",
+    "TokenEntity",
     "TokenTagger",
 ]
