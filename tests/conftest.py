@@ -1,5 +1,6 @@
 """Fixtures and the account of what was skipped."""
 
+import contextlib
 import gc
 import importlib.util
 import os
@@ -59,6 +60,22 @@ def minilm_folder():
     return pathlib.Path(spec.origin).parent / "model"
 
 
+@pytest.fixture(scope="session")
+def blocks():
+    """A context within which nearest rows are looked for in blocks of so many queries and rows of the corpus."""
+    # The sizes bound the memory and are no argument: within the package's own, a test would need 10,000 rows.
+    from tfxfer import _neighbours
+
+    @contextlib.contextmanager
+    def sized(queries, rows):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(_neighbours, "QUERY_CHUNK", queries)
+            patched.setattr(_neighbours, "CORPUS_CHUNK", rows)
+            yield
+
+    return sized
+
+
 # Files whose tests would find the same with a graph that TensorFlow did not rewrite before its first run, which takes a
 # tenth of their time. What is exported, served, quantized or held against exact numbers keeps its rewriting.
 PLAIN_GRAPHS = """
@@ -66,7 +83,7 @@ PLAIN_GRAPHS = """
     data_mix data_plans data_rows data_targets disk evaluation evaluation_labels evaluation_pairs evaluation_ranking
     evaluation_tagger freezing from_preset frozen_cache gate keras_hub keras_methods lora models optimizers
     optimizers_layerwise optimizers_subset own_task peft report resume saved_index search search_negatives siamese
-    suggest tuning unfreezing writes
+    suggest tagger tuning unfreezing windows writes
 """.split()
 
 

@@ -75,6 +75,25 @@ def classifier(job):
     }
 
 
+def tagger(job):
+    """Logits of tokens by transformers, and what its pipeline finds, as JSON."""
+    loader = transformers.AutoModelForTokenClassification
+    model, found = loader.from_pretrained(job["folder"], output_loading_info=True)
+    left = [name for key in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in found[key]]
+    if left:
+        raise ValueError(f"not all tensors fit: {left}")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(job["folder"])
+    outputs, inputs = tokens(model.eval(), tokenizer, job["texts"])
+    spans = {}
+    for aggregation in ("none", "simple", "first", "average", "max"):
+        pipeline = transformers.pipeline(
+            "token-classification", model=model, tokenizer=tokenizer, aggregation_strategy=aggregation
+        )
+        spans[aggregation] = [pipeline(text) for text in job["texts"]]
+    mask, ids = (inputs[name].numpy() for name in ("attention_mask", "input_ids"))
+    return {"logits": outputs.logits.numpy(), "mask": mask, "ids": ids, "spans": json.dumps(spans, default=float)}
+
+
 def cross(job):
     """Scores of pairs and texts by sentence-transformers' CrossEncoder."""
     from sentence_transformers import CrossEncoder
@@ -98,7 +117,14 @@ def card(job):
     return {"blocks": len(blocks), **found}
 
 
-KINDS = {"encoder": encoder, "sentence": sentence, "classifier": classifier, "cross": cross, "card": card}
+KINDS = {
+    "encoder": encoder,
+    "sentence": sentence,
+    "classifier": classifier,
+    "tagger": tagger,
+    "cross": cross,
+    "card": card,
+}
 
 
 def main(folder):

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from tfxfer import backbones
-from tfxfer.backbones import _keras_hub, _positions, _presets
 from tfxfer.backbones.families import FAMILIES
 
 # Keras saves TensorFlow's variables through np.array, which numpy 2 comments on.
@@ -70,7 +69,7 @@ def loaded(golden):
     """Each golden folder's encoder, inputs and reference output; rows without a token are left out."""
     result = {}
     for name in FOLDERS:
-        backbone = _presets.read_backbone(families.folder(golden, name))
+        backbone = backbones.load(families.folder(golden, name)).backbone
         _, ids, mask, hidden = families.expected(golden, name)
         result[name] = (backbone, batch(backbone, ids, mask), hidden)
     return result
@@ -115,8 +114,9 @@ def test_hidden_states_equal_the_reference_implementations(loaded, name):
 def test_older_configs_say_the_same(golden, loaded, name, tmp_path):
     folder = families.folder(golden, name)
     shutil.copy(folder / families.OLDER_CONFIGS[name], tmp_path / "config.json")
-    shutil.copy(folder / "model.safetensors", tmp_path)
-    again = _presets.read_backbone(tmp_path)
+    for file in ("model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / file, tmp_path)
+    again = backbones.load(tmp_path).backbone
     backbone, inputs, _ = loaded[name]
     assert again.arguments == backbone.arguments
     np.testing.assert_array_equal(run(again, inputs), run(backbone, inputs))
@@ -199,7 +199,7 @@ def test_debertas_attention_equals_keras_hubs_also_beyond_its_buckets():
     hub = keras_hub.models.DebertaV3Backbone(**SIZES, **DETAILS["deberta_v3"])
     for weight in hub.weights:
         weight.assign(np.random.default_rng(weight.shape[0]).normal(size=weight.shape))
-    backbone = _keras_hub.from_keras_hub(hub, FAMILIES["deberta_v3"], None, load_weights=True)
+    backbone = backbones.adopt(hub)
     for length in (2, 9, 40):  # of one token KerasHub warns
         ids = np.arange(2 * length).reshape(2, length) % 50
         inputs = batch(backbone, ids, [[1] * length, [1] * (length // 2 + 1) + [0] * (length - length // 2 - 1)])
@@ -210,7 +210,8 @@ def test_debertas_attention_equals_keras_hubs_also_beyond_its_buckets():
 
 @pytest.mark.parametrize(("bucket_size", "max_distance"), [(256, 512), (16, 64), (4, 16)])
 def test_debertas_buckets_follow_the_papers_formula(bucket_size, max_distance):
-    rows = _positions.relative_rows(bucket_size, max_distance)
+    sizes = {"num_layers": 1, "max_sequence_length": max_distance, "bucket_size": bucket_size}
+    rows = small("deberta_v3", **sizes).parts.shared["relative_positions"].rows
     half = bucket_size // 2
     for distance in range(max_distance):
         row = distance

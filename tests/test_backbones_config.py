@@ -7,9 +7,12 @@ import keras
 import numpy as np
 import pytest
 import tiny
+from safetensors.numpy import load_file, save_file
 
-from tfxfer import backbones
-from tfxfer.backbones import _config, _positions, _presets, _weights
+from tfxfer import backbones, models
+
+# Thousands of configs: `load` would make an encoder of each that is right, and look for its tokenizer.
+from tfxfer.backbones import _backbone, _config
 from tfxfer.backbones.families import FAMILIES
 
 SIZES = {"vocabulary_size": 40, "num_layers": 4, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 8}
@@ -25,7 +28,7 @@ def config_of(name):
     """A whole config.json of a family."""
     family = FAMILIES[name]
     given = {**SIZES, "max_sequence_length": 32, **({"head_dim": 4} if "head_dim" in family.options else {})}
-    return family.to_config(backbones._backbone.complete(family, given))
+    return family.to_config(_backbone.complete(family, given))
 
 
 # === Values ===
@@ -55,7 +58,7 @@ def test_no_value_of_a_config_does_more_than_raise_one_error_that_names_file_and
 def test_a_size_that_is_none_is_an_error_by_the_files_key(key, value, tmp_path):
     write(tmp_path, {**config_of("bert"), key: value})
     with pytest.raises(ValueError, match=rf"`{key}`.*whole number.*config.json"):
-        _presets.read_backbone(tmp_path, load_weights=False)
+        backbones.load(tmp_path, load_weights=False)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +103,7 @@ def test_an_encoder_larger_than_memory_is_refused_before_it_is_made(tmp_path):
     sizes = {"hidden_size": 2**20, "num_attention_heads": 2**10, "intermediate_size": 2**22, "vocab_size": 2**20}
     write(tmp_path, {**config_of("bert"), **sizes})
     with pytest.raises(ValueError, match=r"at most \d+ weights"):
-        _presets.read_backbone(tmp_path, load_weights=False)
+        backbones.load(tmp_path, load_weights=False)
 
 
 # === Positions of RoBERTa's kind ===
@@ -125,33 +128,45 @@ def test_position_ids_are_the_references_shifted_by_the_padding_id(padding_id):
     ids[:, 6:] = padding_id
     ids[0], ids[1, 0] = padding_id, padding_id
     mask = np.ones_like(ids)
-    found = _positions.PositionIds(padding_id)(mask, ids)
+    sizes = {**SIZES, "num_layers": 1, "max_sequence_length": 12}
+    position_ids = backbones.Backbone("roberta", **sizes, pad_token_id=padding_id).parts.position_ids
+    found = position_ids(mask, ids)
     np.testing.assert_array_equal(found, reference_positions(ids, padding_id) - padding_id)
     # Places that are masked have the padding's position, whatever id the tokenizer pads with.
     other = np.where(ids == padding_id, 5, ids)
-    found = _positions.PositionIds(padding_id)((ids != padding_id).astype("int32"), other)
+    found = position_ids((ids != padding_id).astype("int32"), other)
     np.testing.assert_array_equal(found, reference_positions(ids, padding_id) - padding_id)
+
+
+@pytest.fixture(scope="module")
+def preprocessor(tmp_path_factory):
+    return tiny.preprocessor(tmp_path_factory.mktemp("tiny"), sequence_length=12)
+
+
+def written(backbone, preprocessor, folder):
+    """Writes an encoder as its family's files and returns its tensors."""
+    models.TextEmbedder(backbone, preprocessor).save_to_preset(folder, format="huggingface")
+    return load_file(folder / "model.safetensors")
 
 
 @pytest.mark.parametrize("name", ["roberta", "xlm_roberta", "camembert"])
 @pytest.mark.parametrize("padding_id", [0, 1, 3])
-def test_a_checkpoint_of_any_padding_id_reads_its_own_rows_of_the_position_table(name, padding_id, tmp_path):
-    family = FAMILIES[name]
+def test_a_checkpoint_of_any_padding_id_reads_its_own_rows_of_the_position_table(
+    name, padding_id, preprocessor, tmp_path
+):
     keras.utils.set_random_seed(padding_id)
     sizes = {**SIZES, "vocabulary_size": len(tiny.VOCABULARY), "num_layers": 1}
     backbone = backbones.Backbone(name, **sizes, max_sequence_length=12, pad_token_id=padding_id)
-    config = family.to_config(backbone.arguments)
-    assert config["max_position_embeddings"] == 12 + padding_id + 1
-    tensors = _weights.tensors(backbone)
+    tensors = written(backbone, preprocessor, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert (config["max_position_embeddings"], config["pad_token_id"]) == (12 + padding_id + 1, padding_id)
     rng = np.random.default_rng(0)
     table = rng.normal(size=(12 + padding_id + 1, 8)).astype("float32")  # also the rows that nothing reads
     segments = rng.normal(size=(1, 8)).astype("float32")
     tensors["embeddings.position_embeddings.weight"] = table
     tensors["embeddings.token_type_embeddings.weight"] = segments
-    from safetensors.numpy import save_file
-
-    save_file(tensors, write(tmp_path, config) / "model.safetensors")
-    read = _presets.read_backbone(tmp_path)
+    save_file(tensors, tmp_path / "model.safetensors")
+    read = backbones.load(tmp_path).backbone
 
     ids = np.array([[5, 9, 7, 12, 11], [6, padding_id, 8, padding_id, 2], [4, 5, 6, 7, 8]], "int32")
     mask = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 1, 1, 1]], "int32")
@@ -164,8 +179,8 @@ def test_a_checkpoint_of_any_padding_id_reads_its_own_rows_of_the_position_table
     np.testing.assert_allclose(found[mask == 1], x[mask == 1], atol=1e-5)
     # The tokenizer here pads with id 0: what it pads with does not matter, real tokens keep their positions.
     other = np.where(mask == 1, ids, 0)
-    again = np.asarray(read.hidden_states()({"token_ids": other, "padding_mask": mask})[0])
-    np.testing.assert_allclose(again[mask == 1], x[mask == 1], atol=1e-5)
+    found = np.asarray(read.hidden_states()({"token_ids": other, "padding_mask": mask})[0])
+    np.testing.assert_allclose(found[mask == 1], x[mask == 1], atol=1e-5)
     # Written and read again, the rows that are read are the same.
-    written = _weights.tensors(read)["embeddings.position_embeddings.weight"]
-    np.testing.assert_allclose(written[padding_id:], table[padding_id:] + segments, atol=1e-6)
+    again = written(read, preprocessor, tmp_path / "again")["embeddings.position_embeddings.weight"]
+    np.testing.assert_allclose(again[padding_id:], table[padding_id:] + segments, atol=1e-6)

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+# Files that may be damaged or hostile, and the pickles in them: `load` would want an encoder around each.
 from tfxfer.backbones import _checkpoint, _pickle
 
 CODES = {

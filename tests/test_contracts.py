@@ -23,6 +23,8 @@ SCORES = np.array([0.1, 0.9, 0.5, 0.5], "float32")
 TRIPLETS = RNG.normal(size=(4, 3, 6)).astype("float32")
 SAME = np.array([1, 0, 1, 0], "int32")
 LOGITS = RNG.normal(size=(4, 3)).astype("float32")
+WORD_IDS = np.array([[-1, 0, 1, 1, -1], [0, 2, 2, -1, -1], [-1, -1, -1, -1, -1], [0, 1, 2, 3, 3]], "int32")
+WORD_MASK = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]], "int32")
 EMISSIONS = RNG.normal(size=(4, 5, 3)).astype("float32")
 TAGS = np.array([[0, 1, 2, 2, 0], [1, -1, 2, -1, -1], [0, 0, -1, 1, -1], [-1, -1, -1, -1, -1]], "int32")
 CRF = tx.layers.CRF(3, ([True, True, False], [[True, True, False], [True, True, True], [True, True, True]]))
@@ -33,6 +35,7 @@ CRF.set_weights([np.arange(9.0).reshape(3, 3) % 4 - 1.0, np.array([0.5, -0.5, 0.
 LAYERS = {
     tx.layers.Pooling: (lambda: tx.layers.Pooling(["cls", "weighted_mean"]), (TOKENS, MASK)),
     tx.layers.DensePooling: (lambda: tx.layers.DensePooling(3, "tanh", ["cls", "mean"]), (TOKENS, MASK)),
+    tx.layers.WordPooling: (lambda: tx.layers.WordPooling("max"), (TOKENS, WORD_IDS, WORD_MASK)),
     tx.layers.WeightedLayerPooling: (tx.layers.WeightedLayerPooling, ([TOKENS, 2.0 * TOKENS],)),
     tx.layers.UnitNorm: (lambda: tx.layers.UnitNorm(), (TOKENS,)),
     tx.layers.Head: (

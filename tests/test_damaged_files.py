@@ -15,7 +15,6 @@ import safetensors.numpy
 import tiny
 
 from tfxfer import evaluation, export, freezing
-from tfxfer.export import _description, _folder
 
 DAMAGES = {
     "folder": lambda content: "folder",
@@ -76,7 +75,6 @@ def described(tmp_path):
 def test_a_description_is_read_by_its_own_keys(described):
     found = export.describe(described.parents[2])
     assert found == {"version": 1, "path": str(described.parents[1]), **DESCRIPTION}
-    assert set(_description._KEYS) == set(DESCRIPTION)
 
 
 @pytest.mark.parametrize("change", DAMAGES)
@@ -95,7 +93,7 @@ def test_wrong_content_of_a_description_is_an_error(change, described):
         export.describe(described.parents[1])
 
 
-# === The server's batching parameters ===
+# === The server's batching parameters: what is right is read in test_export.py ===
 
 PARAMETERS = """\
 # max_batch_size { value: 1 }
@@ -108,14 +106,9 @@ batch_timeout_micros { value: -1 } num_batch_threads {}
 """
 
 
-def test_parameters_by_hand_are_read(tmp_path):
-    (tmp_path / "batching_parameters.txt").write_text(PARAMETERS)
-    assert _folder._sizes(tmp_path, tmp_path / "batching_parameters.txt") == {
-        "max_batch_size": 20,
-        "max_execution_batch_size": 16,
-    }
-    _folder.write_configuration(tmp_path / "new", 12)
-    assert _folder.batch_size(tmp_path / "new", None) == 12
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory):
+    return tiny.embedder(tmp_path_factory.mktemp("embedder"))
 
 
 @pytest.mark.parametrize(
@@ -136,29 +129,20 @@ def test_parameters_by_hand_are_read(tmp_path):
         lambda content: b"batch_timeout_micros { value: 9 } " * 500 + b"max_batch",
     ],
 )
-def test_damaged_parameters_are_an_error_that_names_them(change, tmp_path):
+def test_damaged_parameters_are_an_error_that_names_them(change, embedder, tmp_path):
     file = tmp_path / "batching_parameters.txt"
     file.write_text(PARAMETERS)
     damage(file, change)
     with pytest.raises(ValueError, match=r"`folder`.*Mend the file, or delete it") as caught:
-        _folder.batch_size(tmp_path, None)
+        export.saved_model(embedder, tmp_path)
     assert f"{file} " in str(caught.value)
 
 
-@pytest.mark.parametrize("length", range(0, len(PARAMETERS), 7))
-def test_parameters_that_are_cut_anywhere_are_read_as_whole_fields_or_not_at_all(length, tmp_path):
-    (tmp_path / "batching_parameters.txt").write_text(PARAMETERS[:length])
-    try:
-        assert _folder.batch_size(tmp_path, None) in (16, 20, 32)
-    except ValueError as error:
-        assert "batching_parameters.txt" in str(error)
-
-
-def test_a_model_is_not_exported_beside_damaged_parameters(tmp_path):
+def test_a_model_is_not_exported_beside_damaged_parameters(embedder, tmp_path):
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "batching_parameters.txt").write_bytes(b"\xff")
     with pytest.raises(ValueError, match=r"batching_parameters\.txt is not UTF-8"):
-        export.saved_model(tiny.embedder(tmp_path), tmp_path / "base")
+        export.saved_model(embedder, tmp_path / "base")
     assert [path.name for path in (tmp_path / "base").iterdir()] == ["batching_parameters.txt"]
 
 

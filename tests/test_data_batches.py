@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfxfer import data, preprocessing
-from tfxfer.data._order import plan
 
 
 class Tokenizer:
@@ -77,26 +76,6 @@ def padding_ratio(dataset, preprocessor, **options):
 # What an epoch contains.
 
 
-@settings(max_examples=300, deadline=None)
-@given(
-    lengths=st.lists(st.integers(0, 30), min_size=1, max_size=200),
-    batch_size=st.integers(1, 40),
-    window=st.integers(1, 8),
-    seed=st.none() | st.integers(0, 2**31),
-    bucket=st.booleans(),
-    drop_remainder=st.booleans(),
-)
-def test_the_plan_of_an_epoch_holds_every_row_once(lengths, batch_size, window, seed, bucket, drop_remainder):
-    rng = None if seed is None else np.random.default_rng(seed)
-    order, ends = plan(np.array(lengths), batch_size, window, rng, bucket=bucket, drop_remainder=drop_remainder)
-    count = len(lengths)
-    kept = count - count % batch_size if drop_remainder else count
-    assert len(order) == kept == len(set(order.tolist())) and set(order.tolist()) <= set(range(count))
-    sizes = np.diff(ends, prepend=0).tolist()
-    small = [count % batch_size] if count % batch_size and not drop_remainder else []
-    assert sizes == [batch_size] * (count // batch_size) + small
-
-
 @settings(max_examples=5, deadline=None)  # each traces a pipeline of its own: a second
 @given(
     count=st.integers(1, 60),
@@ -133,15 +112,6 @@ def test_the_rows_dropped_differ_from_epoch_to_epoch():
     batches = data.batches(rows_of(20), Preprocessor(), 8, seed=0, drop_remainder=True)
     left_out = [frozenset(range(20)) - set(numbers(epoch_of(batches))) for _ in range(4)]
     assert all(len(rows) == 4 for rows in left_out) and len(set(left_out)) > 1
-
-
-def test_the_rows_of_the_small_batch_are_of_any_length():
-    lengths = np.arange(100)
-    means = []
-    for seed in range(200):
-        order, _ = plan(lengths, 8, 50, np.random.default_rng(seed), bucket=True, drop_remainder=False)
-        means.append(lengths[order[96:]].mean())
-    assert 40 < np.mean(means) < 60  # 98 if it were the longest always
 
 
 # Order.

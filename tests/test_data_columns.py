@@ -19,6 +19,9 @@ IMAGES = np.arange(5 * 4 * 6 * 3).reshape(5, 4, 6, 3) % 256
 WORDS = [["my", "card"], ["the", "cards"], ["lost"], ["a", "loan", "is", "good"], ["money"]]
 
 
+WORD_KEYS = {"token_ids", "padding_mask", "segment_ids", "word_ids", "word_mask"}
+
+
 def kinds(preprocessor):
     """Every kind, five values, and the names of what a batch holds."""
     return {
@@ -33,7 +36,7 @@ def kinds(preprocessor):
             [tiny.TEXTS[:2], [], tiny.TEXTS[2:5], ["a"], ["the card", "money"]],
             {"token_ids", "padding_mask", "segment_ids", "list_mask"},
         ),
-        "words": (data.WordsColumn(preprocessor), WORDS, {"token_ids", "padding_mask", "segment_ids", "word_ids"}),
+        "words": (data.WordsColumn(preprocessor), WORDS, WORD_KEYS),
         "tags": (data.TagsColumn(["O", "X"]), [["X"] * len(row) for row in WORDS], {"column"}),
         "number": (data.NumberColumn(), [1, 2.5, "3", 4, 5], {"column"}),
         "numbers": (data.NumberColumn(2), [[1, 2]] * 5, {"column"}),

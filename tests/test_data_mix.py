@@ -7,11 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tfxfer import data
-from tfxfer.data._mix import turns
 
 SIZES = (6, 3, 9)
 
@@ -44,29 +41,6 @@ def sources(epoch):
     """The data set of each batch; no batch has rows of two."""
     assert all(len({y // 100 for y in batch}) == 1 for batch in epoch)
     return [batch[0] // 100 for batch in epoch]
-
-
-def by_turns(steps, stop):
-    """The oracle: a loop over the data sets."""
-    order, left = [], list(steps)
-    for k in range(10**6):
-        turn = k % len(steps)
-        if stop == "first" and turn == 0 and min(left) == 0:
-            return order
-        if stop == "last" and turn == 0 and k // len(steps) == max(steps):
-            return order
-        if stop == "all" and not any(left):
-            return order
-        if left[turn] or stop == "last":
-            order.append(turn)
-            left[turn] -= 1
-    return None
-
-
-@settings(max_examples=100, deadline=None)
-@given(steps=st.lists(st.integers(1, 9), min_size=2, max_size=5), stop=st.sampled_from(["all", "first", "last"]))
-def test_turns_are_those_of_a_loop(steps, stop):
-    assert turns(steps, stop).tolist() == by_turns(steps, stop)
 
 
 def test_in_proportion_every_batch_of_every_data_set_comes_once_in_random_order(preprocessor, own):

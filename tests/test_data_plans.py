@@ -1,4 +1,4 @@
-"""Batches of P classes x K examples, and batches in which no text comes twice."""
+"""The plan of an epoch: rows by length, classes or texts, data sets by turns; and batches made by such plans."""
 
 import collections
 import math
@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfxfer import data
-from tfxfer.data import _unique
-from tfxfer.data._classes import ByClass, by_class
-from tfxfer.data._sources import Tokenized
-from tfxfer.data._unique import ByText
+
+# A plan is a function of numbers: through `batches`, whose pipelines take a second each, there would be few examples.
+from tfxfer.data import _classes, _mix, _order, _sources, _unique
 
 
 def batches_of(plan):
@@ -27,14 +26,72 @@ def batches_of(plan):
 def tokenized(columns, y=None):
     """`Tokenized` rows; `columns` holds a list of lists of ids for each column."""
     ids = tuple(tf.ragged.constant(column, tf.int32, ragged_rank=1) for column in columns)
-    return Tokenized(ids, () if y is None else (tf.constant(y),), np.ones(len(columns[0]), int))
+    return _sources.Tokenized(ids, () if y is None else (tf.constant(y),), np.ones(len(columns[0]), int))
+
+
+# Rows by length.
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 30), min_size=1, max_size=200),
+    batch_size=st.integers(1, 40),
+    window=st.integers(1, 8),
+    seed=st.none() | st.integers(0, 2**31),
+    bucket=st.booleans(),
+    drop_remainder=st.booleans(),
+)
+def test_the_plan_of_an_epoch_holds_every_row_once(lengths, batch_size, window, seed, bucket, drop_remainder):
+    rng = None if seed is None else np.random.default_rng(seed)
+    order, ends = _order.plan(np.array(lengths), batch_size, window, rng, bucket=bucket, drop_remainder=drop_remainder)
+    count = len(lengths)
+    kept = count - count % batch_size if drop_remainder else count
+    assert len(order) == kept == len(set(order.tolist())) and set(order.tolist()) <= set(range(count))
+    sizes = np.diff(ends, prepend=0).tolist()
+    small = [count % batch_size] if count % batch_size and not drop_remainder else []
+    assert sizes == [batch_size] * (count // batch_size) + small
+
+
+def test_the_rows_of_the_small_batch_are_of_any_length():
+    lengths = np.arange(100)
+    means = []
+    for seed in range(200):
+        order, _ = _order.plan(lengths, 8, 50, np.random.default_rng(seed), bucket=True, drop_remainder=False)
+        means.append(lengths[order[96:]].mean())
+    assert 40 < np.mean(means) < 60  # 98 if it were the longest always
+
+
+# Data sets by turns.
+
+
+def by_turns(steps, stop):
+    """The oracle: a loop over the data sets."""
+    order, left = [], list(steps)
+    for k in range(10**6):
+        turn = k % len(steps)
+        if stop == "first" and turn == 0 and min(left) == 0:
+            return order
+        if stop == "last" and turn == 0 and k // len(steps) == max(steps):
+            return order
+        if stop == "all" and not any(left):
+            return order
+        if left[turn] or stop == "last":
+            order.append(turn)
+            left[turn] -= 1
+    return None
+
+
+@settings(max_examples=100, deadline=None)
+@given(steps=st.lists(st.integers(1, 9), min_size=2, max_size=5), stop=st.sampled_from(["all", "first", "last"]))
+def test_turns_are_those_of_a_loop(steps, stop):
+    assert _mix.turns(steps, stop).tolist() == by_turns(steps, stop)
 
 
 # P classes x K examples.
 
 
 def class_plan(labels, batch_size, examples, seed=0):
-    order = ByClass(batch_size=batch_size, examples_per_class=examples, seed=seed)
+    order = _classes.ByClass(batch_size=batch_size, examples_per_class=examples, seed=seed)
     return order.prepare(tokenized([[[1]] * len(labels)], labels))
 
 
@@ -84,7 +141,7 @@ def test_a_large_class_stands_in_every_batch_and_the_others_share_what_is_left()
 
 def test_which_classes_meet_changes_from_batch_to_batch():
     members = np.split(np.arange(20 * 8), 20)
-    order = by_class(members, 4, 2, np.random.default_rng(0))
+    order = _classes.by_class(members, 4, 2, np.random.default_rng(0))
     pairs = {tuple(sorted((a // 8, b // 8))) for batch in order for a in batch for b in batch if a // 8 != b // 8}
     assert len(pairs) > 75  # of 190; 20 batches of 6 pairs, drawn at random, hold 89 different ones on average
 
@@ -102,7 +159,7 @@ def test_a_seed_fixes_the_batches_of_classes_and_epochs_differ():
 def text_plan(columns, batch_size, seed=0, drop_remainder=False):
     """Rows by the numbers of their texts, one list a column."""
     ids = [[list(range(number + 1)) for number in column] for column in columns]
-    return ByText(batch_size=batch_size, seed=seed, drop_remainder=drop_remainder).prepare(tokenized(ids))
+    return _unique.ByText(batch_size=batch_size, seed=seed, drop_remainder=drop_remainder).prepare(tokenized(ids))
 
 
 def check_unique(batches, rows):
@@ -213,7 +270,7 @@ def test_the_small_batch_and_the_order_of_rows_are_random():
 def test_many_rows_are_placed_quickly_and_in_as_few_batches_as_can_be():
     count = 20_000
     rows = tokenized([[[i // 3] for i in range(count)], [[i, i] for i in range(count)]])
-    steps, plan = ByText(batch_size=128, seed=0, drop_remainder=False).prepare(rows)
+    steps, plan = _unique.ByText(batch_size=128, seed=0, drop_remainder=False).prepare(rows)
     order, ends = plan(0)
     assert steps == math.ceil(count / 128) == len(ends)
     for batch in np.split(order, ends[:-1]):

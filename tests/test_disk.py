@@ -12,6 +12,7 @@ import warnings
 
 import pytest
 
+# What all writers share: it fails here at each of its steps, which differ in no public result.
 from tfxfer import _disk
 
 

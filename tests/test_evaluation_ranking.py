@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_evaluation_pairs import Digits, oracle, texts
 
-from tfxfer import _neighbours, data, evaluation
+from tfxfer import data, evaluation
 
 RNG = np.random.default_rng(5)
 KS = (1, 2, 5, 8)
@@ -42,13 +42,12 @@ def task(queries=12, documents=30, ties=False):
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("name", evaluation.SIMILARITIES)
-def test_retrieval_equals_naive_loops(name, ties, monkeypatch):
-    monkeypatch.setattr(_neighbours, "CORPUS_CHUNK", 7)
-    monkeypatch.setattr(_neighbours, "QUERY_CHUNK", 5)
+def test_retrieval_equals_naive_loops(name, ties, blocks):
     queries, documents, relevant = task(ties=ties)
-    found = evaluation.retrieval(
-        Digits(), texts(queries), texts(documents), relevant, ks=KS, similarity=name, corpus_chunk=11
-    )
+    with blocks(queries=5, rows=7):
+        found = evaluation.retrieval(
+            Digits(), texts(queries), texts(documents), relevant, ks=KS, similarity=name, corpus_chunk=11
+        )
     rows = []
     for query, grades in zip(queries, relevant, strict=True):
         scores = np.round(oracle([query] * len(documents), documents, name), 9)

@@ -50,6 +50,7 @@ def test_every_example_is_run_here():
         "serve.py",
         "siamese_nli.py",
         "similarity_sts.py",
+        "tag_entities.py",
         "triplets_nli.py",
         "tune.py",
     }
@@ -142,6 +143,23 @@ def questions_by_intent(name):
     for row in read(name):
         found.setdefault(row["label"], []).append(row["text"])
     return list(found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("minilm_folder")
+def test_tag_entities_trains_both_heads_and_serves_the_last(tmp_path):
+    rows = [[("Anna", "B-person"), ("Berg", "I-person"), ("is", "O"), ("in", "O"), (place, "B-place"), (".", "O")]
+            for place in ("Oslo", "Paris", "Rome", "Berlin")]  # fmt: skip
+    for name in ("train", "dev", "test"):
+        lines = ["".join(f"{word}\t{tag}\n" for word, tag in row) for row in rows * 4]
+        (tmp_path / f"{name}.conll").write_text("\n".join(lines), encoding="utf-8")
+    output = tmp_path / "scores.json"
+    arguments = ["--heads", "linear", "crf", "--epochs", 12, "--folder", tmp_path / "entities", "--output", output]
+    said = run("tag_entities.py", "--data", tmp_path, *arguments, "--verbose", 0)
+    results = json.loads(output.read_text(encoding="utf-8"))
+    assert [each["head"] for each in results] == ["linear", "crf"]
+    assert all(each["test_f1"] > 0.9 for each in results)
+    assert said.rstrip().endswith("finds the same")
 
 
 @pytest.mark.slow

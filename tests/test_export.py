@@ -15,9 +15,14 @@ import pytest
 import tensorflow as tf
 import tiny
 from tensorflow.core.protobuf import saved_model_pb2
+from test_damaged_files import PARAMETERS
+from test_export_assets import inputs_of
 
 from tfxfer import data, evaluation, export, models
-from tfxfer.export import _saved_model, _signatures, _weights
+
+# Through `saved_model` each case takes a second or more: parameters, warm-up requests, small weights, what a killed or
+# overtaken export leaves. Its steps are replaced by quick ones, or called by themselves.
+from tfxfer.export import _folder, _saved_model, _signatures, _warmup, _weights
 
 TEXTS = [*tiny.TEXTS, "cards", "ÜBER naïve card", "\x00 money", "[MASK] card [SEP]", "card " * 100]
 
@@ -328,6 +333,58 @@ def test_memory_stays_flat_over_new_words_of_a_byte_level_bpe(golden, tmp_path):
         for start in range(10_000, 30_000, 1_000):
             run(new_words(start, 100, 10))
         assert resident() - before < 4_000_000
+
+
+# === The server's files ===
+
+
+def test_parameters_by_hand_are_read(tmp_path):
+    (tmp_path / "batching_parameters.txt").write_text(PARAMETERS)
+    assert _folder._sizes(tmp_path, tmp_path / "batching_parameters.txt") == {
+        "max_batch_size": 20,
+        "max_execution_batch_size": 16,
+    }
+    _folder.write_configuration(tmp_path / "new", 12)
+    assert _folder.batch_size(tmp_path / "new", None) == 12
+
+
+@pytest.mark.parametrize("length", range(0, len(PARAMETERS), 7))
+def test_parameters_that_are_cut_anywhere_are_read_as_whole_fields_or_not_at_all(length, tmp_path):
+    (tmp_path / "batching_parameters.txt").write_text(PARAMETERS[:length])
+    try:
+        assert _folder.batch_size(tmp_path, None) in (16, 20, 32)
+    except ValueError as error:
+        assert "batching_parameters.txt" in str(error)
+
+
+def test_configuration_made_by_hand_stays_and_bounds_the_warm_up(tmp_path):
+    file = tmp_path / "batching_parameters.txt"
+    assert _folder.batch_size(tmp_path, None) == 32 and _folder.batch_size(tmp_path, 7) == 7
+    file.write_text("# max_batch_size { value: 1 }\nmax_batch_size { value: 20 }\nbatch_timeout_micros { value: 9 }\n")
+    assert _folder.batch_size(tmp_path, None) == 20
+    _folder.write_configuration(tmp_path, None)
+    assert file.read_text().endswith("batch_timeout_micros { value: 9 }\n")
+    assert (tmp_path / "models.config").exists()
+    with pytest.raises(ValueError, match="`max_batch_size`"):
+        _folder.batch_size(tmp_path, 21)
+    file.write_text("max_batch_size: { value: 64 } max_execution_batch_size: { value: 16 }")
+    assert _folder.batch_size(tmp_path, None) == 16 and _folder.batch_size(tmp_path, 64) == 64
+
+
+def test_records_of_any_length_are_read_and_no_more_than_the_server_takes(tmp_path):
+    apis = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2", reason="no tensorflow-serving-api")
+    requests = [("predict", "embed", {"text": ["x" * 3**n, "ü"], "k": [n, -1]}) for n in range(11)]
+    _warmup.write(tmp_path / "some", requests)
+    for record, expected in zip(tf.data.TFRecordDataset(str(tmp_path / "some")), requests, strict=True):
+        api, signature, inputs = inputs_of(apis.PredictionLog.FromString(record.numpy()))
+        assert (api, signature) == expected[:2]
+        assert [text.decode() for text in inputs["text"]] == expected[2]["text"]
+        assert inputs["k"].tolist() == expected[2]["k"] and inputs["k"].dtype == np.int32
+    _warmup.write(tmp_path / "many", requests * 200)
+    assert sum(1 for _ in tf.data.TFRecordDataset(str(tmp_path / "many"))) == 1000
+
+
+# === Old versions ===
 
 
 @pytest.mark.parametrize(("keep", "left"), [(1, [7]), (2, [6, 7]), (3, [5, 6, 7]), (9, [2, 3, 5, 6, 7])])

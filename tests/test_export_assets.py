@@ -16,7 +16,6 @@ import tiny
 
 import tfxfer
 from tfxfer import export, models
-from tfxfer.export import _folder, _warmup
 
 PAIRS = (["Where is my card?", "How much is a loan?", "good day"], ["My card was lost", "it's cost", "bank " * 9])
 CORPUS = ["the card", "a loan", "the bank", "good"]
@@ -98,19 +97,6 @@ def test_warm_up_texts_are_the_ones_given_a_long_one_among_them(paths):
     assert [len(texts[0]) for texts in asked[:2]] == [17, 19], "the first text, then the longest"
 
 
-def test_records_of_any_length_are_read_and_no_more_than_the_server_takes(tmp_path):
-    apis = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2", reason="no tensorflow-serving-api")
-    requests = [("predict", "embed", {"text": ["x" * 3**n, "ü"], "k": [n, -1]}) for n in range(11)]
-    _warmup.write(tmp_path / "some", requests)
-    for record, expected in zip(tf.data.TFRecordDataset(str(tmp_path / "some")), requests, strict=True):
-        api, signature, inputs = inputs_of(apis.PredictionLog.FromString(record.numpy()))
-        assert (api, signature) == expected[:2]
-        assert [text.decode() for text in inputs["text"]] == expected[2]["text"]
-        assert inputs["k"].tolist() == expected[2]["k"] and inputs["k"].dtype == np.int32
-    _warmup.write(tmp_path / "many", requests * 200)
-    assert sum(1 for _ in tf.data.TFRecordDataset(str(tmp_path / "many"))) == 1000
-
-
 # === Description ===
 
 
@@ -177,20 +163,6 @@ def test_the_configuration_is_what_the_server_reads(paths, folder):
     sizes = {name: int(value) for name, value in re.findall(r"(\w+) { value: (\d+) }", text)}
     assert sizes["max_execution_batch_size"] == 12 <= sizes["max_batch_size"]
     assert "pad_variable_length_inputs" not in text
-
-
-def test_configuration_made_by_hand_stays_and_bounds_the_warm_up(tmp_path):
-    file = tmp_path / "batching_parameters.txt"
-    assert _folder.batch_size(tmp_path, None) == 32 and _folder.batch_size(tmp_path, 7) == 7
-    file.write_text("# max_batch_size { value: 1 }\nmax_batch_size { value: 20 }\nbatch_timeout_micros { value: 9 }\n")
-    assert _folder.batch_size(tmp_path, None) == 20
-    _folder.write_configuration(tmp_path, None)
-    assert file.read_text().endswith("batch_timeout_micros { value: 9 }\n")
-    assert (tmp_path / "models.config").exists()
-    with pytest.raises(ValueError, match="`max_batch_size`"):
-        _folder.batch_size(tmp_path, 21)
-    file.write_text("max_batch_size: { value: 64 } max_execution_batch_size: { value: 16 }")
-    assert _folder.batch_size(tmp_path, None) == 16 and _folder.batch_size(tmp_path, 64) == 64
 
 
 # === README ===

@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import sys
+import types
 
 import keras
 import numpy as np
@@ -13,16 +14,16 @@ import tiny
 
 import tfxfer
 from tfxfer import export, models, preprocessing
-from tfxfer.export import _ids, _litert, _onnx
 
 FAMILIES = ("albert", "bert", "deberta_v3", "distil_bert", "electra", "gpt2", "roberta", "xlm_roberta")
-TARGETS = {"onnx": _onnx._TARGET, "litert": _litert._TARGET}
+# The packages that each export needs.
+PACKAGES = {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
 TEXTS = [*tiny.TEXTS, "cards", "ÜBER naïve card", "[MASK] card [SEP]", "card " * 100, "the " * 13]
 
 
 def written_for(name, model, folder, **kwargs):
     """Exports for a target, where its packages are installed."""
-    for package in TARGETS[name].packages:
+    for package in PACKAGES[name]:
         pytest.importorskip(package, reason=f"no {package}, of the extra `{name}`")
     return pathlib.Path(getattr(export, name)(model, folder, **kwargs))
 
@@ -37,7 +38,50 @@ def tokenized(path, texts, names):
     return {name: np.array([getattr(row, columns[name]) for row in rows], "int32") for name in names}
 
 
-@pytest.fixture(params=sorted(TARGETS))
+def loaded(name, path):
+    """What a target's runtime makes of ids, by the file alone."""
+    if name == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path / "model.onnx"), providers=["CPUExecutionProvider"])
+        return lambda ids: session.run(None, ids)[0]
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(str(path / "model.tflite")).get_signature_runner("serving_default")
+    [output] = runner.get_output_details()
+    return lambda ids: runner(**ids)[output]
+
+
+def without(name, monkeypatch, answer=None):
+    """Puts stand-ins in the place of a target's packages, which may be missing; `answer` is what they make of ids."""
+    for package in PACKAGES[name]:
+        monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
+    if answer is None:
+        return
+    if name == "onnx":
+        graph = types.SimpleNamespace(node=[], input=[], output=[])
+        proto = types.SimpleNamespace(graph=graph, SerializeToString=lambda: b"model")
+        session = types.SimpleNamespace(run=lambda outputs, ids: [answer(ids)])
+        monkeypatch.setitem(sys.modules, "onnx", types.ModuleType("onnx"))
+        sys.modules["tf2onnx"].convert = types.SimpleNamespace(from_function=lambda *_, **__: (proto, None))
+        sys.modules["onnxruntime"].InferenceSession = lambda *_, **__: session
+        return
+
+    class Runner:
+        def get_output_details(self):
+            return {"probabilities": {}}
+
+        def __call__(self, **ids):
+            return {"probabilities": answer(ids)}
+
+    made = types.ModuleType("ai_edge_litert.interpreter")
+    made.Interpreter = lambda *_, **__: types.SimpleNamespace(get_signature_runner=lambda name: Runner())
+    monkeypatch.setitem(sys.modules, made.__name__, made)
+    converter = types.SimpleNamespace(convert=lambda: b"model")
+    monkeypatch.setattr(tf.lite.TFLiteConverter, "from_concrete_functions", lambda *_: converter)
+
+
+@pytest.fixture(params=sorted(PACKAGES))
 def name(request):
     return request.param
 
@@ -52,7 +96,7 @@ def classifier(tmp_path_factory):
 
 def test_a_classifier_answers_as_predict_does_from_text_by_other_programs_alone(name, classifier, tmp_path):
     path = written_for(name, classifier, tmp_path / "out", metadata={"licence": "none"})
-    run = TARGETS[name].load(path / TARGETS[name].file)
+    run = loaded(name, path)
     for texts in (TEXTS, TEXTS[:1], TEXTS[3:5]):
         ids = tokenized(path, texts, classifier.input)
         expected = {key: value.numpy() for key, value in classifier.preprocessor(texts).items()}
@@ -68,7 +112,7 @@ def test_a_classifier_answers_as_predict_does_from_text_by_other_programs_alone(
 
 def test_padding_on_either_side_changes_nothing(name, classifier, tmp_path):
     path = written_for(name, classifier, tmp_path / "out")
-    run = TARGETS[name].load(path / TARGETS[name].file)
+    run = loaded(name, path)
     left = preprocessing.TextPreprocessor(classifier.preprocessor.tokenizer, 16, padding_side="left")
     ids = {key: value.numpy() for key, value in left(TEXTS).items()}
     wider = {key: np.pad(value, [(0, 0), (5, 2)]) for key, value in ids.items()}
@@ -82,7 +126,7 @@ def test_each_family_is_converted_with_every_pooling(golden, name, family, tmp_p
     modes = ("cls", "mean", "max", "last", "mean_sqrt_len", "weighted_mean")
     embedder = models.TextEmbedder.from_preset(golden / "families" / family, sequence_length=32, pooling=modes)
     path = written_for(name, embedder, tmp_path / "out")
-    run = TARGETS[name].load(path / TARGETS[name].file)
+    run = loaded(name, path)
     texts = json.loads((golden / "families" / "texts.json").read_text(encoding="utf-8"))["texts"]
     texts = [text for text in texts if text]  # of GPT-2 a row of padding alone, which has no meaning
     np.testing.assert_allclose(run(tokenized(path, texts, embedder.input)), embedder.encode(texts), atol=1e-5)
@@ -152,7 +196,7 @@ def fails(name, match, model, folder, kind=ValueError, **kwargs):
 
 
 def test_what_cannot_be_exported_is_an_error_at_once(name, classifier, tmp_path, monkeypatch):
-    monkeypatch.setattr(_ids, "_require", lambda target: None)
+    without(name, monkeypatch)
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "file").write_text("")
@@ -165,22 +209,16 @@ def test_what_cannot_be_exported_is_an_error_at_once(name, classifier, tmp_path,
     fails(name, "preprocessor", models.TextEmbedder(classifier.backbone), folder)
     small = tiny.embedder(tmp_path, dtype="mixed_bfloat16")
     fails(name, "float32.*mixed_bfloat16.*set_weights", small, folder)
-    monkeypatch.setattr(_ids, "_MOST_BYTES", 100)
-    fails(name, "2 GB", classifier, folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(classifier), "count_params", lambda self: 2**29)  # of four bytes each
+        fails(name, "2 GB", classifier, folder)
     monkeypatch.setattr(keras.config, "backend", lambda: "jax")
     fails(name, "TensorFlow backend", classifier, folder)
 
 
 def test_an_answer_that_differs_is_an_error_and_nothing_is_written(name, classifier, tmp_path, monkeypatch):
-    target = TARGETS[name]
-    monkeypatch.setattr(_ids, "_require", lambda target: None)
     for wrong in (0.1, np.nan):
-        false = _ids.dataclasses.replace(
-            target,
-            convert=lambda graph, file: file.write_bytes(b"model"),
-            load=lambda file, wrong=wrong: lambda ids: np.full((len(ids["token_ids"]), 3), wrong),
-        )
-        monkeypatch.setattr(sys.modules[f"tfxfer.export._{name}"], "_TARGET", false)
+        without(name, monkeypatch, lambda ids, wrong=wrong: np.full((len(ids["token_ids"]), 3), wrong))
         fails(name, r"`model`.*model\.predict.*1e-05.*difference", classifier, tmp_path / "out")
 
 
@@ -192,20 +230,20 @@ class Bessel(keras.layers.Dense):
 
 
 def test_what_cannot_be_converted_is_an_error_that_names_the_operation(name, classifier, tmp_path):
-    for package in TARGETS[name].packages:
+    for package in PACKAGES[name]:
         pytest.importorskip(package, reason=f"no {package}, of the extra `{name}`")
     model = models.TextClassifier(classifier.backbone, classifier.preprocessor, labels=["a", "b"], head=Bessel(2))
     fails(name, r"`model`.*BesselJ0.*saved_model", model, tmp_path / "out")
 
 
 def test_a_missing_package_is_named_with_the_extra_that_has_it(name, classifier, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, TARGETS[name].packages[0], None)
-    match = rf"export\.{name}.*{TARGETS[name].packages[0]}.*tfxfer\[{name}\]"
+    monkeypatch.setitem(sys.modules, PACKAGES[name][0], None)
+    match = rf"export\.{name}.*{PACKAGES[name][0]}.*tfxfer\[{name}\]"
     fails(name, match, classifier, tmp_path / "out", kind=ImportError)
 
 
 def test_the_version_that_converted_is_kept(name, classifier, tmp_path):
     found = export.describe(written_for(name, classifier, tmp_path / "a" / "b"))
     assert found["versions"]["tfxfer"] == tfxfer.__version__
-    assert all(found["versions"][package] for package in TARGETS[name].packages)
+    assert all(found["versions"][package] for package in PACKAGES[name])
     assert found["labels"] == classifier.labels and found["version"] is None

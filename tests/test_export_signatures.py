@@ -12,6 +12,8 @@ import tensorflow as tf
 import tiny
 
 from tfxfer import export, models, search
+
+# The search by vectors that tie, and by an index of each kind: each would take an export of seconds, and in strings.
 from tfxfer.export import _index
 
 TEXTS = [*tiny.TEXTS, "cards", "ÜBER naïve card", "\x00 money", "[MASK] card [SEP]", "card " * 100, "שלום card"]

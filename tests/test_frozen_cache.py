@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import shutil
 import time
 import weakref
 
@@ -13,7 +14,8 @@ import tensorflow as tf
 import tiny
 
 from tfxfer import backbones, callbacks, data, losses, models, optimizers
-from tfxfer.data._features import Tokens
+
+# How a folder of features is kept within its bound: by `AboveFrozen` each array would be that of a model of its own.
 from tfxfer.freezing import AboveFrozen, _store
 
 FAMILIES = {
@@ -50,6 +52,11 @@ def compiled(model, loss="auto", rate=0.05, eager=True):
 def outputs(model, batches):
     """What a model makes of batches, row by row; eager, which is no slower than tracing where they are few."""
     return np.concatenate([model(x).numpy() for x, _ in batches])
+
+
+def tokens_of(model):
+    """The real tokens of the distinct texts of `LABELLED`."""
+    return sum(int(tf.reduce_sum(model.preprocessor([text])["padding_mask"])) for text in tiny.TEXTS)
 
 
 def labelled(model, batch_size=3, names=None, **kwargs):
@@ -144,17 +151,16 @@ def test_the_columns_of_towers_may_differ_in_number_and_texts_without_tokens_sta
         np.testing.assert_allclose(got, outputs(model, batches), atol=2e-6)
 
 
-def test_a_batch_that_begins_with_a_row_of_no_tokens_is_computed_as_without():
-    encoder = tiny.backbone(num_layers=2)
-    _, above = encoder.split(1)
-    numbers, lengths = tf.constant([1, 0]), np.array([2, 0])
-    values = np.random.default_rng(0).normal(size=(2, 8)).astype("float32")
-    for first in (numbers, numbers[::-1]):
-        x = Tokens(values, lengths, "float32", "packed")(tf.cast(first, tf.int64), lambda length: length)
-        out = above([x["token_states"], x["padding_mask"]])
-        place = int(np.flatnonzero(first.numpy() == 0)[0])
-        wanted = above([tf.constant(values), tf.ones((1, 2), "int32")])[0]
-        np.testing.assert_allclose(out[place], wanted, atol=1e-6)
+def test_a_batch_that_begins_with_a_row_of_no_tokens_is_computed_as_without(folder):
+    preprocessor = tiny.preprocessor(folder, add_special_tokens=False)
+    model = models.TextEmbedder(tiny.backbone(num_layers=2), preprocessor, normalize=False)
+    model.set_trainable(["block_1"])
+    short = AboveFrozen(compiled(model, "mse"))
+    [wanted] = model(preprocessor(["my card"]))
+    for texts in (["", "my card"], ["my card", ""]):
+        batches = data.batches((texts, np.arange(2)), preprocessor, 2, shuffle=False)
+        out = outputs(short, short.cached(batches))
+        np.testing.assert_allclose(out[texts.index("my card")], wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 2e-3), ("bfloat16", 2e-2)])
@@ -164,8 +170,7 @@ def test_half_precision_changes_outputs_by_its_rounding(dtype, tolerance, folder
     short = AboveFrozen(model, dtype=dtype)
     got, expected = outputs(short, short.cached(batches)), outputs(model, batches)
     assert 0 < np.abs(got - expected).max() < tolerance
-    [stored] = short._store._arrays.values()
-    assert stored.dtype.name == dtype and stored.itemsize == 2
+    assert short.feature_dtype == dtype and short.cache_bytes == tokens_of(model) * 8 * 2
 
 
 def test_what_is_stored_has_the_precision_that_the_frozen_layers_compute_in(folder):
@@ -216,12 +221,10 @@ def test_equal_texts_are_stored_once_and_a_second_call_computes_nothing(folder, 
     model = classifier(folder)
     batches, short = labelled(model), AboveFrozen(model)
     assert short.cached(batches) is short.cached(batches)
-    monkeypatch.setattr(short, "_computed", None)
+    monkeypatch.setattr(data, "forward", None)
     short.cached(labelled(model, 5, seed=7))
     # Eight texts in eleven rows.
-    tokens = sum(int(tf.reduce_sum(model.preprocessor([text])["padding_mask"])) for text in tiny.TEXTS)
-    [stored] = short._store._arrays.values()
-    assert stored.shape == (tokens, 8)
+    assert short.cache_bytes == tokens_of(model) * 8 * 4
 
 
 def test_features_of_data_that_are_gone_are_let_go_when_others_are_computed(folder):
@@ -232,6 +235,7 @@ def test_features_of_data_that_are_gone_are_let_go_when_others_are_computed(fold
     for fold in range(4):
         texts = [f"{text} {(fold + 1) * 'card '}" for text in tiny.TEXTS]
         short.fit(texts, tiny.LABELS, 4, validation_data=(texts[:3], tiny.LABELS[:3]), epochs=1, verbose=0)
+        # Private, as nothing else shows that an array is gone and not only forgotten.
         stored.append([weakref.ref(array) for array in short._store._arrays.values()])
         sizes.append(len(stored[-1]))
         del texts
@@ -350,9 +354,8 @@ def test_frozen_weights_that_change_places_are_an_error(folder, permute):
 
 
 def test_a_cache_on_disk_serves_later_runs_with_the_same_weights_and_texts_only(folder, tmp_path, monkeypatch):
-    computed = []
-    compute = AboveFrozen._computed
-    monkeypatch.setattr(AboveFrozen, "_computed", lambda self, s: computed.append(1) or compute(self, s))
+    computed, forward = [], data.forward
+    monkeypatch.setattr(data, "forward", lambda *arguments: computed.append(1) or forward(*arguments))
     model = classifier(folder)
     batches = labelled(model, shuffle=False)
 
@@ -389,17 +392,23 @@ def test_a_cache_on_disk_serves_later_runs_with_the_same_weights_and_texts_only(
 def test_a_cache_that_was_not_finished_is_never_used(folder, tmp_path, monkeypatch):
     model = classifier(folder)
     batches = labelled(model, 11, shuffle=False)
-    whole = AboveFrozen._computed
+    words, forward = tiny.WORDS.split(), data.forward
+    many = [f"{first} {second}" for first in words for second in words]  # too many for one pass
 
-    def broken(self, sequences):
-        yield next(whole(self, sequences))[:1]
+    def broken(*arguments):
+        run = forward(*arguments)
+        passes = iter([run])
+        return lambda x: next(passes, interrupted)(x)
+
+    def interrupted(x):
+        assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(AboveFrozen, "_computed", broken)
-    with pytest.raises(KeyboardInterrupt):
-        AboveFrozen(model, folder=tmp_path).cached(batches)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(data, "forward", broken)
+        many = data.batches((many, np.zeros(len(many))), model.preprocessor, cache=True)
+        AboveFrozen(model, folder=tmp_path).cached(many)
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(AboveFrozen, "_computed", whole)
     expected = outputs(model, batches)
     AboveFrozen(model, folder=tmp_path).cached(batches)
     [found], [facts] = tmp_path.glob("*.bin"), tmp_path.glob("*.json")
@@ -431,15 +440,19 @@ def test_a_cache_that_was_not_finished_is_never_used(folder, tmp_path, monkeypat
     assert computed_anew() and not left.exists()
 
 
+def stored(folder, key, fill=1.0):
+    """Fills a folder of at most 3,000 bytes with an array of 800."""
+    return _store.Store(folder, 3000).fill(key, (100, 2), "float32", iter([np.full((100, 2), fill, "float32")]))
+
+
 def test_a_folder_is_bounded_and_what_was_not_used_for_the_longest_goes(tmp_path):
     store = _store.Store(tmp_path, 3000)
-    parts = lambda: iter([np.ones((100, 2), "float32")])  # noqa: E731  800 bytes
     for number, key in enumerate("abc"):
-        _store.Store(tmp_path, 3000).fill(key, (100, 2), "float32", parts())
+        stored(tmp_path, key)
         os.utime(tmp_path / f"frozen-{key}.json", (1000 + number,) * 2)
     assert store.find("a", (100, 2), "float32") is not None  # now the youngest, and in use
     assert store.find("a", (100, 3), "float32") is not None and store.find("d", (100, 2), "float32") is None
-    _store.Store(tmp_path, 3000).fill("d", (100, 2), "float32", parts())
+    stored(tmp_path, "d")
     assert {path.stem for path in tmp_path.glob("*.bin")} == {"frozen-a", "frozen-c", "frozen-d"}
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 3000
     user = frozenset(["batches"])
@@ -458,14 +471,14 @@ def test_a_folder_is_bounded_and_what_was_not_used_for_the_longest_goes(tmp_path
 def test_too_much_for_the_bound_is_said_with_the_bytes_before_anything_is_computed(folder, tmp_path, monkeypatch):
     model = classifier(folder)
     batches = labelled(model)
-    monkeypatch.setattr(AboveFrozen, "_computed", None)
-    tokens = sum(int(tf.reduce_sum(model.preprocessor([text])["padding_mask"])) for text in tiny.TEXTS)
+    monkeypatch.setattr(data, "forward", None)
+    tokens = tokens_of(model)
     with pytest.raises(ValueError, match=rf"`max_bytes`.*{tokens * 32:,} bytes.*float16.*`folder`.*larger.*fewer"):
         AboveFrozen(model, max_bytes=tokens * 32 - 1).cached(batches)
     with pytest.raises(ValueError, match=rf"{tokens * 16:,} bytes"):
         AboveFrozen(model, max_bytes=100, dtype="float16", folder=tmp_path).cached(batches)
     usage = type("Usage", (), {"free": 7})
-    monkeypatch.setattr(_store.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(ValueError, match=rf"`folder`.*{tokens * 32:,} bytes of room, not 7"):
         AboveFrozen(model, folder=tmp_path).cached(batches)
 

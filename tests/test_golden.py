@@ -48,3 +48,15 @@ def test_the_shipped_spans_of_seqeval_are_those_of_the_whole_set(golden):
     whole = golden / "minilm_texts.json"  # a clone alone has nothing to compare with
     shipped = gzip.decompress((FOLDER / "seqeval" / "cases.json.gz").read_bytes())
     assert shipped == (whole.parent / "seqeval" / "cases.json").read_bytes()
+
+
+def test_the_shipped_numbers_of_chains_are_those_of_the_whole_set(golden):
+    whole = (golden / "minilm_texts.json").parent / "crf"
+    names = json.loads((FOLDER / "crf" / "cases.json").read_text(encoding="utf-8"))
+    given = json.loads((whole / "cases.json").read_text(encoding="utf-8"))
+    assert {f"{name}.npz" for name in names} == {path.name for path in (FOLDER / "crf").glob("*.npz")}
+    for name, case in names.items():
+        assert case.items() <= given[name].items()
+        with np.load(FOLDER / "crf" / f"{name}.npz") as found, np.load(whole / f"{name}.npz") as expected:
+            for key in found:
+                np.testing.assert_array_equal(found[key], expected[key], err_msg=f"{name} {key}")

@@ -4,18 +4,20 @@ BERT and the cross-encoder: the reference's logits (golden/heads: transformers 5
 torch 2.14.1). Every other family: the published formula in numpy on small random checkpoints in the family's format.
 """
 
+import functools
 import json
 import math
+import pathlib
 import shutil
+import tempfile
 
 import keras
 import numpy as np
 import pytest
 import tiny
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import tfxfer as tx
-from tfxfer.backbones import _checkpoint, _heads, _weights
 from tfxfer.backbones.families import FAMILIES
 
 HIDDEN = 8
@@ -169,17 +171,28 @@ HEADS = {
 PREFIXES = {"gte": "new.", "nomic_bert": "nomic_bert.", "openai_gpt": "transformer."}
 
 
+@functools.cache
+def encoder(family):
+    """The arguments of a small random encoder, and its tensors by the names of its family's files."""
+    sizes = {"num_layers": 1, "num_heads": 2, "hidden_dim": HIDDEN, "intermediate_dim": 32, "max_sequence_length": 32}
+    if "head_dim" in FAMILIES[family].options:
+        sizes["head_dim"] = 4
+    keras.utils.set_random_seed(5)
+    backbone = tx.backbones.Backbone(family, vocabulary_size=len(tiny.VOCABULARY), **sizes)
+    rng = np.random.default_rng(5)
+    backbone.set_weights([w + rng.normal(0, 0.3, w.shape).astype("float32") for w in backbone.get_weights()])
+    with tempfile.TemporaryDirectory() as folder:
+        preprocessor = tiny.preprocessor(pathlib.Path(folder), segment_ids=backbone.has_segment_ids)
+        tx.models.TextEmbedder(backbone, preprocessor).save_to_preset(f"{folder}/written", format="huggingface")
+        return backbone.arguments, load_file(f"{folder}/written/model.safetensors")
+
+
 def write_checkpoint(folder, form, labels=3, **changes):
     """Writes a small random `*ForSequenceClassification` checkpoint; returns the head's tensors."""
     family = FAMILIES[form.split()[0]]
     entries, parts, _ = HEADS[form]
-    sizes = {"num_layers": 1, "num_heads": 2, "hidden_dim": HIDDEN, "intermediate_dim": 32, "max_sequence_length": 32}
-    if "head_dim" in family.options:
-        sizes["head_dim"] = 4
-    keras.utils.set_random_seed(5)
-    backbone = tx.backbones.Backbone(family.name, vocabulary_size=len(tiny.VOCABULARY), **sizes)
-    rng = np.random.default_rng(5)
-    backbone.set_weights([w + rng.normal(0, 0.3, w.shape).astype("float32") for w in backbone.get_weights()])
+    arguments, tensors = encoder(family.name)
+    rng = np.random.default_rng(6)
     prefix = PREFIXES.get(family.name) or family.prefixes[0]
     head = {}
     for name, has_bias in parts.items():
@@ -190,15 +203,14 @@ def write_checkpoint(folder, form, labels=3, **changes):
             head[f"{name}.bias"] = rng.normal(0, 0.5, shape[:1]).astype("float32")
     tiny.tokenizer(folder)
     config = {
-        **family.to_config(backbone.arguments),
+        **family.to_config(arguments),
         "architectures": ["XForSequenceClassification"],
         "id2label": {str(i): f"LABEL_{i}" for i in range(labels)},
         **entries,
         **changes,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    encoder = {prefix + name: value for name, value in _weights.tensors(backbone).items()}
-    save_file({**encoder, **head}, folder / "model.safetensors")
+    save_file({**{prefix + name: value for name, value in tensors.items()}, **head}, folder / "model.safetensors")
     return head
 
 
@@ -233,13 +245,11 @@ def test_every_family_has_a_formula_or_no_head():
 
 
 def test_a_family_without_trained_heads_says_so_and_gives_its_encoder(tmp_path):
-    backbone = tx.backbones.Backbone(
-        "t5", vocabulary_size=40, num_layers=1, num_heads=2, hidden_dim=8, intermediate_dim=8, max_sequence_length=32
-    )
+    arguments, tensors = encoder("t5")
     tiny.tokenizer(tmp_path)
-    config = {**FAMILIES["t5"].to_config(backbone.arguments), "architectures": ["T5ForSequenceClassification"]}
+    config = {**FAMILIES["t5"].to_config(arguments), "architectures": ["T5ForSequenceClassification"]}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    save_file(_weights.tensors(backbone), tmp_path / "model.safetensors")
+    save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"`labels`.*T5ForSequenceClassification.*not taken over"):
         tx.models.TextClassifier.from_preset(tmp_path)
     with pytest.warns(UserWarning, match="T5ForSequenceClassification"):
@@ -256,7 +266,7 @@ def test_a_head_on_the_last_token_needs_a_tokenizer_that_does_not_end_with_paddi
 @pytest.mark.parametrize("form", ["bert", "roberta", "modernbert", "eurobert", "gpt2"])
 def test_missing_and_misshapen_tensors_of_a_head_are_errors(form, tmp_path):
     head = write_checkpoint(tmp_path, form)
-    tensors = {name: tensor.read() for name, tensor in _checkpoint.open_tensors(tmp_path).items()}
+    tensors = load_file(tmp_path / "model.safetensors")
     for name in head:
         save_file({key: value for key, value in tensors.items() if key != name}, tmp_path / "model.safetensors")
         with pytest.raises(ValueError, match=name):
@@ -576,7 +586,8 @@ def test_the_export_ranks_by_scores(golden, tmp_path):
 
 def test_a_head_spec_with_labels_reorders_and_renames():
     weights = {"output.kernel": np.arange(6.0).reshape(2, 3), "output.bias": np.arange(3.0), "hidden.bias": np.ones(2)}
-    spec = _heads.HeadSpec(("a", "b", "c"), "single_label_classification", _heads.HeadFormat(), 2, None, weights)
+    format = FAMILIES["bert"].head({})
+    spec = tx.backbones.HeadSpec(("a", "b", "c"), "single_label_classification", format, 2, None, weights)
     other = spec.with_labels(["c", "a", "b"])
     np.testing.assert_array_equal(other.weights["output.kernel"], [[2, 0, 1], [5, 3, 4]])
     np.testing.assert_array_equal(other.weights["output.bias"], [2, 0, 1])

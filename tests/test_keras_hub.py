@@ -255,6 +255,19 @@ def test_where_padding_is_read_off_an_id_the_mask_decides(name):
     np.testing.assert_array_equal(run(backbone, batch(backbone, padding_id=4)), expected)
 
 
+def dropouts(*layers):
+    """The dropout layers in the attributes of layers, and in those of what is found there."""
+    found, waiting = {}, list(layers)
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, (list, tuple, dict)):
+            waiting.extend(each.values() if isinstance(each, dict) else each)
+        elif isinstance(each, keras.layers.Layer) and id(each) not in found:
+            found[id(each)] = each
+            waiting.extend(vars(each).values())
+    return [layer for layer in found.values() if isinstance(layer, keras.layers.Dropout)]
+
+
 @pytest.mark.parametrize("name", [name for name in WRAPPED if name != "CLIPTextEncoder"])  # which has no dropout
 def test_frozen_layers_of_a_wrapped_backbone_run_without_dropout_unless_they_are_to(name):
     backbone = tx.backbones.adopt(make(name))
@@ -265,8 +278,7 @@ def test_frozen_layers_of_a_wrapped_backbone_run_without_dropout_unless_they_are
         return np.abs(run(backbone, x, training=True) - still).max()
 
     def rates():
-        layers = tx._freezable.layers_within(backbone.hub())
-        return [layer.rate for layer in layers if isinstance(layer, keras.layers.Dropout)]
+        return [layer.rate for layer in dropouts(backbone.hub())]
 
     before = rates()
     assert difference() > 0.1 and backbone.dropout == max(before) == 0.5
@@ -370,9 +382,8 @@ def test_training_above_frozen_layers_gives_the_weights_of_training_the_whole(na
     whole, above = models
     # In a batch of its own shape each: dropout of what trains would draw other numbers.
     for model in models:
-        for layer in tx._freezable.layers_within(model.backbone.hub()):
-            if isinstance(layer, keras.layers.Dropout):
-                layer.rate = 0.0
+        for layer in dropouts(model.backbone.hub()):
+            layer.rate = 0.0
     batches = tx.data.batches((tiny.TEXTS, [0, 0, 1, 1, 2, 2, 0, 1]), preprocessor, 8, shuffle=False)
     whole.fit(batches, epochs=2, verbose=0)
     tx.freezing.AboveFrozen(above).fit(batches, epochs=2, verbose=0)
@@ -526,10 +537,16 @@ def test_a_tokenizer_that_is_not_read_is_known_before_a_download(monkeypatch):
         tx.models.TextEmbedder.from_preset("f_net_base_en")
 
 
-def test_presets_of_all_text_backbones_are_known_by_name():
-    names = tx.backbones._keras_hub.names()
-    assert {"f_net_base_en", "bert_base_en", "opt_125m_en"} <= names
-    assert not {"resnet_50_imagenet"} & names
+def test_presets_of_all_text_backbones_are_known_by_name(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(keras_hub.models.Backbone, "from_preset", refuse)
+    for name in ("f_net_base_en", "bert_base_en", "opt_125m_en"):
+        with pytest.raises(ValueError, match=rf"Expected a KerasHub preset .*'{name}'"):
+            tx.backbones.load(name)
+    with pytest.raises(ValueError, match="no such name"):
+        tx.backbones.load("resnet_50_imagenet")
 
 
 def test_presets_are_of_the_family_of_their_own_class():

@@ -66,6 +66,22 @@ def test_unknown_pooling_is_an_error_that_lists_the_known(mode):
         layers.Pooling(mode)
 
 
+@pytest.mark.parametrize("mode", layers.WORD_POOLING)
+def test_word_pooling_equals_a_loop_over_the_tokens_of_each_word(mode):
+    ids = np.array([[-1, 0, 0, 0, 1, 2, -1], [-1, 0, 2, 2, 3, -1, -1], [-1] * 7, [-1, -1, -1, 1, 1, 1, 4], [0] * 7])
+    mask = (ids[:, None, :] == np.arange(5)[None, :, None]).any(axis=-1)
+    take = {"first": lambda t: t[0], "last": lambda t: t[-1], "mean": lambda t: t.mean(0), "max": lambda t: t.max(0)}
+    expected = np.zeros((5, 5, 3))
+    for row, word in zip(*np.nonzero(mask), strict=True):
+        expected[row, word] = take[mode](X[row][ids[row] == word])
+    np.testing.assert_allclose(layers.WordPooling(mode)(X, word_ids=ids, word_mask=mask), expected, atol=1e-6)
+
+
+def test_unknown_word_pooling_is_an_error():
+    with pytest.raises(ValueError, match=r"`mode`.*'first', 'last', 'mean', 'max'"):
+        layers.WordPooling("cls")
+
+
 def test_unit_norm_gives_length_one_and_leaves_zero_alone():
     vectors = np.array([[3.0, 4.0], [0.0, 0.0], [1e-20, 0.0]], "float32")
     np.testing.assert_allclose(layers.UnitNorm()(vectors)[:2], [[0.6, 0.8], [0.0, 0.0]], atol=1e-7)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
+# Of layers, losses and metrics only means are seen: where a distance or its gradient is wrong is lost in them.
 from tfxfer import _ops
 
 RNG = np.random.default_rng(3)

@@ -1,6 +1,9 @@
 """Adapters in PEFT's format, against W + alpha / r B A in numpy; against PEFT itself in test_back_out_reference.py."""
 
+import functools
 import json
+import os
+import re
 
 import keras
 import numpy as np
@@ -9,10 +12,7 @@ import safetensors.numpy
 import tiny
 
 import tfxfer as tx
-from tfxfer.backbones import _lora, _weights
-from tfxfer.backbones._backbone import Backbone
 from tfxfer.backbones.families import FAMILIES
-from tfxfer.freezing import _peft
 
 FAMILY_NAMES = [name for name in FAMILIES if name != "static"]
 SIZES = {"num_layers": 2, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 32, "max_sequence_length": 16}
@@ -20,14 +20,17 @@ SIZES = {"num_layers": 2, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 3
 
 def embedder(family, seed=0, **sizes):
     keras.utils.set_random_seed(seed)
-    backbone = Backbone(family, vocabulary_size=len(tiny.VOCABULARY), **{**SIZES, **sizes})
+    backbone = tx.backbones.Backbone(family, vocabulary_size=len(tiny.VOCABULARY), **{**SIZES, **sizes})
     rng = np.random.default_rng(seed)
     backbone.set_weights([w + rng.normal(0, 0.3, w.shape).astype(w.dtype) for w in backbone.get_weights()])
     return tx.models.TextEmbedder(backbone)
 
 
 def adapted(family, seed=0, **arguments):
-    model = embedder(family)
+    return with_adapters(embedder(family), seed, **arguments)
+
+
+def with_adapters(model, seed=0, **arguments):
     tx.freezing.add_lora(model, **{"rank": 3, "alpha": 2, "targets": ["query", "value", "output"], **arguments})
     return fill(model, seed)
 
@@ -42,11 +45,26 @@ def adapters_of(model):
     return {name: variable.numpy() for name, variable in model.backbone.lora_variables().items()}
 
 
+def modules(backbone):
+    """The dense modules of the blocks as transformers has them: by path, the layers that are one there."""
+    family, found = FAMILIES[backbone.family], {}
+    names = family.modules or family.tensors_in_block(backbone.arguments)
+    for block, group, number in backbone.blocks():
+        for name, parts in names.items():
+            parts = parts if isinstance(parts, tuple) else (parts,)
+            layers = [
+                functools.reduce(lambda x, step: getattr(x, step, None), part.split("."), block) for part in parts
+            ]
+            if all(isinstance(layer, keras.layers.Dense) for layer in layers):
+                found[(family.module_prefix or family.block_prefix).format(group, number) + name] = layers
+    return found
+
+
 def kernels_of(model):
     """The kernels of the modules that PEFT knows, `(outputs, inputs)`, with what adapters add."""
     return {
-        path: np.concatenate([keras.ops.convert_to_numpy(_weights.part_of(block, part).kernel).T for part in parts])
-        for path, (block, _, parts) in _peft.modules(model.backbone).items()
+        path: np.concatenate([keras.ops.convert_to_numpy(layer.kernel).T for layer in layers])
+        for path, layers in modules(model.backbone).items()
     }
 
 
@@ -79,22 +97,26 @@ def blocks(name, count=2):
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_what_is_written_adds_to_each_matrix_what_the_adapters_add(family, tmp_path):
-    model = adapted(family)
+    model = embedder(family)
+    before = kernels_of(model)
+    after = kernels_of(with_adapters(model))
     tx.freezing.save_adapters(model, tmp_path / "peft", format="peft", base_model="me/base")
     config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
     tensors = safetensors.numpy.load_file(tmp_path / "peft" / "adapter_model.safetensors")
     assert config["base_model_name_or_path"] == "me/base" and config["task_type"] == "FEATURE_EXTRACTION"
     assert config["fan_in_fan_out"] == (family in ("gpt2", "openai_gpt"))
-    before, after = kernels_of(embedder(family)), kernels_of(model)
     adapters = {name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in tensors}
     for path, kernel in before.items():
         expected = kernel
         if path in adapters:
             a, b = (tensors[f"base_model.model.{path}.lora_{key}.weight"] for key in "AB")
-            expected = kernel + _peft._scale(config, path, len(a)) * b @ a
-            assert _peft.re.fullmatch(config["target_modules"], f"bert.{path}")
+            rank = config["rank_pattern"].get(re.escape(path), config["r"])
+            assert a.shape[0] == b.shape[1] == rank
+            alpha = config["alpha_pattern"].get(re.escape(path), config["lora_alpha"])
+            expected = kernel + alpha / rank * b @ a
+            assert re.fullmatch(config["target_modules"], f"bert.{path}")
         else:
-            assert not _peft.re.fullmatch(config["target_modules"], path)
+            assert not re.fullmatch(config["target_modules"], path)
         np.testing.assert_allclose(after[path], expected, atol=1e-6)
     assert len(adapters) == len({path for path in before if (before[path] != after[path]).any()})
 
@@ -170,9 +192,9 @@ def test_a_folder_is_replaced_as_a_whole_and_the_arguments_are_checked(tmp_path,
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_peft._disk, "write_json", full)
     fill(model, 4)
-    with pytest.raises(OSError, match="No space"):
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+        patched.setattr(os, "replace", full)  # first of the new config.json, beside the new tensors
         tx.freezing.save_adapters(model, tmp_path / "peft", format="peft")
     assert {path.name: path.read_bytes() for path in (tmp_path / "peft").iterdir()} == before
     for arguments, message in (
@@ -305,5 +327,9 @@ def test_a_damaged_folder_is_an_error_that_names_the_file(tmp_path):
         tx.freezing.load_adapters(model, folder)
 
 
-def test_targets_are_all_dense_layers_of_a_block():
-    assert set(_lora.TARGETS.values()) == set(_peft._TARGETS)
+@pytest.mark.parametrize("family", ["bert", "deberta_v3", "gpt2", "modernbert", "t5"])
+def test_targets_are_all_dense_layers_of_a_block(family):
+    backbone = embedder(family).backbone
+    backbone.enable_lora(1, targets="*")
+    layers = [layer for parts in modules(backbone).values() for layer in parts]
+    assert len(layers) == len(backbone.lora_variables()) / 2 and all(layer.lora_enabled for layer in layers)

@@ -1,11 +1,15 @@
-"""The private names of Keras and KerasHub that the package uses: each with its reason, and no others."""
+"""Private names: of Keras and KerasHub in the package, and of the package in its tests; each has a reason."""
 
 import ast
+import io
 import pathlib
+import re
+import tokenize
 
 import keras
 import keras_hub
 import numpy as np
+import pytest
 
 import tfxfer
 
@@ -42,6 +46,11 @@ OURS = {
     "_shape": "a function in `data`",
     "_variables": "a function of exports",
 }
+
+
+# Test files that import private names of the package, at most: inner parts whose failure would be too far from what is
+# public to be found.
+MOST_FILES = 12
 
 
 def used():
@@ -104,3 +113,119 @@ def test_private_names_of_keras_have_a_reason_each_and_are_few():
     assert not {name: place for name, place in shared.items() if name not in listed}
     assert not sorted(listed - set(shared)), "no longer used: take it off the list"
     assert len(REASONS) + len(OPTIMIZERS) <= 15
+
+
+# === In tests ===
+
+
+def is_private(name):
+    """Whether a dotted name has a part that begins with an underscore, but for names such as `__init__`."""
+    return any(part.startswith("_") and not part.startswith("__") for part in name.split("."))
+
+
+def imported(tree):
+    """Returns the imports of the package: nodes, with the dotted names that they give to variables."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = {alias.asname or alias.name: alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+        else:
+            continue
+        names = {variable: name for variable, name in names.items() if name.split(".")[0] == "tfxfer"}
+        if names:
+            found.append((node, names))
+    return found
+
+
+def dotted(node):
+    """The dotted name of a variable or of an attribute of one; `None` for anything else."""
+    if isinstance(node, ast.Attribute):
+        base = dotted(node.value)
+        return base and f"{base}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def reached(tree):
+    """Yields (node, name) where a file imports a private name of the package, or reaches one by what it imports."""
+    variables = {}
+    for node, names in imported(tree):
+        variables |= {variable.split(".")[0]: name for variable, name in names.items() if not is_private(name)}
+        yield from ((node, name) for name in names.values() if is_private(name))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            name = dotted(node) or ""
+            if name.split(".")[0] in variables and is_private(node.attr):
+                yield node, name
+        elif isinstance(node, ast.Call):  # of `setattr` and the like
+            for thing, name in zip(node.args, node.args[1:], strict=False):
+                of_ours = (dotted(thing) or "").split(".")[0] in variables
+                if of_ours and isinstance(name, ast.Constant) and is_private(str(name.value)):
+                    yield node, f"{dotted(thing)}.{name.value}"
+        for text in strings(node):
+            if re.fullmatch(r"tfxfer(\.\w+)*\._\w*(\.\w+)*", text):
+                yield node, text
+
+
+def strings(node):
+    """The strings that a call gets, or that something is looked up by; of an f-string its parts."""
+    given = node.args if isinstance(node, ast.Call) else [node.slice] if isinstance(node, ast.Subscript) else []
+    parts = [part for each in given for part in (each.values if isinstance(each, ast.JoinedStr) else [each])]
+    return [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+
+
+def private_names(source):
+    """The private names of the package in a file, and those of them without a comment beside or right above."""
+    found = sorted({(node.lineno, node.end_lineno, name) for node, name in reached(ast.parse(source))})
+    if not found:
+        return [], []
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    texts = {token.start[0]: token.string.strip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    comments = {line for line, text in texts.items() if not text.startswith(("noqa", "type:"))}
+    bare = [name for first, last, name in found if not comments & set(range(first - 1, last + 1))]
+    return [name for _, _, name in found], bare
+
+
+def test_tests_import_private_names_of_the_package_for_a_reason_and_in_few_files():
+    files = sorted(pathlib.Path(__file__).parent.glob("*.py"))
+    found = {file.name: private_names(file.read_text(encoding="utf-8")) for file in files}
+    assert not {name: bare for name, (_, bare) in found.items() if bare}, "no comment that says why"
+    reaching = [name for name, (names, _) in found.items() if names]
+    assert len(reaching) <= MOST_FILES, f"test public names instead: {reaching}"
+
+
+@pytest.mark.parametrize(
+    ("before", "line", "name"),
+    [
+        ("", "from tfxfer import _ops", "tfxfer._ops"),
+        ("", "from tfxfer._ops import unit_norm", "tfxfer._ops.unit_norm"),
+        ("def f():\n", "    from tfxfer.data._columns import Column", "tfxfer.data._columns.Column"),
+        ("", "import tfxfer._ops", "tfxfer._ops"),
+        ("", "import tfxfer.data._mix as mix", "tfxfer.data._mix"),
+        ("import tfxfer as tx\n", "tx.data._mix", "tx.data._mix"),
+        ("import tfxfer.data\n", "tfxfer.data._mix.turns", "tfxfer.data._mix"),
+        ("from tfxfer import data\n", "print(data._mix)", "data._mix"),
+        ("from tfxfer.freezing import AboveFrozen\n", "patch(AboveFrozen, '_computed', 1)", "AboveFrozen._computed"),
+        ("", "patch('tfxfer.data._mix.turns', 1)", "tfxfer.data._mix.turns"),
+        ("", "patch(sys.modules[f'tfxfer.export._{name}'], 1)", "tfxfer.export._"),
+    ],
+)
+def test_the_walk_sees_private_names_and_the_comments_beside_them(before, line, name):
+    for source in (f"{before}{line}", f"# why\n\n{before}{line}", f"{before}{line}  # noqa: E402"):
+        assert private_names(source) == ([name], [name])
+    for source in (f"{before}{line}  # why", f"{before}# why\n{line}"):
+        assert private_names(source) == ([name], [])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import tfxfer as tx\ntx.data.mix\ntx.__version__\nself._x",
+        "from keras import _x\nimport keras\nkeras._x",
+        "import tfxfer\n'tfxfer is _private'",
+        "from tiny import _x",
+    ],
+)
+def test_the_walk_passes_over_other_names(source):
+    assert private_names(source) == ([], [])

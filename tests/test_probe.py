@@ -9,6 +9,8 @@ import sklearn.linear_model
 import tiny
 
 import tfxfer as tx
+
+# The solver, on features and targets of any kind: a probe makes its own features of texts.
 from tfxfer import _regression
 
 RNG = np.random.default_rng(0)

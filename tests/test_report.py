@@ -12,7 +12,9 @@ from matplotlib import image
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import tfxfer as tx
-from tfxfer.evaluation import _plots
+
+# The figures themselves: of a report only their pixels are left.
+from tfxfer.evaluation import _plots, _report
 
 PAIRS = (tiny.TEXTS, tiny.TEXTS[3:] + tiny.TEXTS[:3])
 PNG = b"\x89PNG\r\n"
@@ -221,9 +223,9 @@ def test_bands_cover_every_row_once():
         np.array([1.0, 4.5]),
         rng.integers(6, size=9),
     ):
-        groups = tx.evaluation._report._bands(y)
+        groups = _report._bands(y)
         assert np.sum(list(groups.values()), axis=0).tolist() == [1] * len(y) and len(groups) <= 6
-    assert list(tx.evaluation._report._bands(np.linspace(0, 5, 100)))[:2] == ["score 0 to 1", "score 1 to 2"]
+    assert list(_report._bands(np.linspace(0, 5, 100)))[:2] == ["score 0 to 1", "score 1 to 2"]
 
 
 @pytest.mark.parametrize(

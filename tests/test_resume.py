@@ -20,8 +20,6 @@ import tensorflow as tf
 import tiny
 
 import tfxfer as tx
-from tfxfer.callbacks import _checkpoint
-from tfxfer.data import _remainder
 
 TESTS = pathlib.Path(__file__).parent
 TEXTS, LABELS = tiny.TEXTS * 2, tiny.LABELS * 2  # 4 batches of 4
@@ -107,14 +105,27 @@ def on_points(model, callbacks, epochs=4, data=None, **kwargs):
 # === Exactness ===
 
 
+PLAIN = {
+    "numbers": [1, -2.5, True, None, float("inf"), 10**20],
+    ("a", 1): {"nested": (np.float32(0.1), [np.arange(6).reshape(2, 3).T])},
+    3: np.array([1.5, -0.0], "bfloat16"),
+    "none": np.zeros((0, 2), "float8_e4m3fn"),
+}
+NOT_PLAIN = (object(), {1, 2}, np.array([None]), [lambda: 0])
+
+
 class Steps(keras.callbacks.Callback):
     """Notes what it hears: of each step and epoch, exactly once."""
 
     def __init__(self):
         super().__init__()
         self.heard, self._deep = [], {"last": (None, np.zeros(2, "bfloat16"))}
+        self.plain = self.odd_0 = self.odd_1 = self.odd_2 = self.odd_3 = None
 
     def on_train_batch_begin(self, batch, logs=None):
+        if not self.heard:
+            self.plain = PLAIN
+            self.odd_0, self.odd_1, self.odd_2, self.odd_3 = NOT_PLAIN
         self.heard.append(["begin", batch])
 
     def on_train_batch_end(self, batch, logs=None):
@@ -179,6 +190,11 @@ def test_the_state_of_other_callbacks_comes_back(tmp_path):
         assert resume.resumed_at is not None
         assert again["steps"].heard == whole["steps"].heard
         assert repr(again["steps"]._deep) == repr(whole["steps"]._deep)
+        plain = again["steps"].plain
+        assert plain is not PLAIN and repr(plain) == repr(PLAIN) == repr(whole["steps"].plain)
+        assert plain[3].dtype == PLAIN[3].dtype and type(plain[("a", 1)]["nested"][0]) is np.float32
+        assert [getattr(again["steps"], f"odd_{k}") for k in range(4)] == [None] * 4
+        assert [getattr(whole["steps"], f"odd_{k}") for k in range(4)] == list(NOT_PLAIN)
         assert again["evaluate"].results == whole["evaluate"].results
         for name, attributes in {
             "stop": ("best", "best_epoch", "wait", "stopped_epoch", "min_delta"),
@@ -534,11 +550,18 @@ def test_early_stopping_on_an_evaluation_gives_back_the_best_epoch(task, tmp_pat
 # === Files ===
 
 
-def test_a_write_that_is_cut_short_leaves_the_checkpoint_before_it(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def cut_off(tmp_path_factory):
+    """A training, how it ends, and the folder with the checkpoint that it left when it was killed."""
     training = Training(perceptron(), on_points)
-    reference = training.fit()
-    folder = tmp_path / "run"
+    reference, folder = training.fit(), tmp_path_factory.mktemp("cut_off")
     training.fit(tx.callbacks.Resume(folder, every=1), Kill(7))
+    return training, reference, folder
+
+
+def test_a_write_that_is_cut_short_leaves_the_checkpoint_before_it(cut_off, tmp_path, monkeypatch):
+    training, reference, folder = cut_off
+    folder = shutil.copytree(folder, tmp_path / "run")
     whole = (folder / "checkpoint.npz").read_bytes()
 
     def dies(*arguments, **kwargs):
@@ -555,28 +578,42 @@ def test_a_write_that_is_cut_short_leaves_the_checkpoint_before_it(tmp_path, mon
     assert [path.name for path in folder.iterdir()] == ["checkpoint.npz"]
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_it_and_nothing_else(tmp_path):
-    arrays = _checkpoint.Arrays()
-    arrays.add(np.arange(1e6))
-    path = tmp_path / "checkpoint.npz"
-    path.write_bytes(b"whole")
+def test_a_full_disk_leaves_the_checkpoint_before_it_and_nothing_else(cut_off, tmp_path):
+    training, _, folder = cut_off
+    folder = shutil.copytree(folder, tmp_path / "run")
+    whole = (folder / "checkpoint.npz").read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for size in (0, 100, 1_000_000):
+    for size in (0, 100, len(whole) - 100):
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
         try:
             with pytest.raises(OSError, match="too large"):
-                _checkpoint.write(path, {}, arrays)
+                training.fit(tx.callbacks.Resume(folder, every=1), scrambled=True)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        assert [each.name for each in tmp_path.iterdir()] == ["checkpoint.npz"] and path.read_bytes() == b"whole"
+        assert [each.name for each in folder.iterdir()] == ["checkpoint.npz"]
+        assert (folder / "checkpoint.npz").read_bytes() == whole
+
+
+KEYS = ("identity", "epoch", "batch", "data_epoch", "stopped", "variables", "callbacks")
+
+
+def write_checkpoint(folder, state, **arrays):
+    """Writes a checkpoint: a file of numpy's, with an array of the bytes of JSON."""
+    text = np.frombuffer(json.dumps({"format": 1, **state}).encode(), "uint8")
+    np.savez(folder / "checkpoint.npz", state=text, **arrays)
+
+
+def test_a_checkpoint_is_a_file_of_numpys_with_its_state_in_json(cut_off):
+    with np.load(cut_off[2] / "checkpoint.npz") as archive:
+        state = json.loads(archive["state"].tobytes())
+        assert set(archive.files) == {"state", *map(str, range(len(archive.files) - 1))}
+    assert set(state) == {"format", *KEYS} and (state["format"], state["epoch"], state["batch"]) == (1, 1, 2)
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-100], lambda raw: b"", lambda raw: b"x" * 99, "flip", "format"])
 def test_a_damaged_checkpoint_is_an_error(damage, tmp_path):
     path = tmp_path / "checkpoint.npz"
-    arrays = _checkpoint.Arrays()
-    arrays.add(np.arange(500.0))
-    _checkpoint.write(path, {"format": 2} if damage == "format" else {}, arrays)
+    write_checkpoint(tmp_path, {"format": 2} if damage == "format" else {}, **{"0": np.arange(500.0)})
     if damage == "flip":
         raw = bytearray(path.read_bytes())
         raw[-2000] ^= 1
@@ -587,33 +624,16 @@ def test_a_damaged_checkpoint_is_an_error(damage, tmp_path):
         on_points(perceptron(), [tx.callbacks.Resume(tmp_path)])
 
 
-@pytest.mark.parametrize("key", _checkpoint._KEYS)
+@pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("value", ["missing", 1.5])
 def test_a_checkpoint_with_wrong_content_is_an_error_that_names_it(key, value, tmp_path):
     state = {"identity": {}, "epoch": 1, "batch": 0, "data_epoch": None, "stopped": False}
     state |= {"variables": {}, "callbacks": [], key: value}
     if value == "missing":
         del state[key]
-    _checkpoint.write(tmp_path / "checkpoint.npz", state, _checkpoint.Arrays())
+    write_checkpoint(tmp_path, state)
     with pytest.raises(ValueError, match=rf"`folder`.*checkpoint\.npz has .*'{key}'.*Delete it"):
         on_points(perceptron(), [tx.callbacks.Resume(tmp_path)])
-
-
-def test_plain_values_come_back_as_they_were():
-    values = {
-        "numbers": [1, -2.5, True, None, float("inf"), 10**20],
-        ("a", 1): {"nested": (np.float32(0.1), [np.arange(6).reshape(2, 3).T])},
-        3: np.array([1.5, -0.0], "bfloat16"),
-        "none": np.zeros((0, 2), "float8_e4m3fn"),
-    }
-    arrays = _checkpoint.Arrays()
-    encoded = json.loads(json.dumps(_checkpoint.encode(values, arrays)))
-    found = _checkpoint.decode(encoded, arrays)
-    assert repr(found) == repr(values)
-    assert found[3].dtype == values[3].dtype and type(found[("a", 1)]["nested"][0]) is np.float32
-    for value in (object(), {1, 2}, np.array([None]), [lambda: 0]):
-        with pytest.raises(TypeError):
-            _checkpoint.encode(value, arrays)
 
 
 # === Another training ===
@@ -775,18 +795,26 @@ def test_other_rows_under_frozen_layers_are_an_error(tmp_path):
 
 
 def test_batches_that_were_done_are_not_made_again(tmp_path, monkeypatch):
-    preprocessor, packed = tiny.preprocessor(tmp_path), []
+    preprocessor = tiny.preprocessor(tmp_path)
     train = tx.data.batches((TEXTS, np.arange(16.0)), preprocessor, batch_size=2, seed=0, bucket=False, prefetch=False)
-    rest = _remainder.Remainder(train, 3, 5)
+    model = tx.models.TextRegressor(tiny.backbone(), preprocessor)
+    model.compile(keras.optimizers.SGD(1e-3), run_eagerly=True)
+    train.epoch = 3
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(train, verbose=0, callbacks=[tx.callbacks.Resume(tmp_path / "run", every=1), Kill(6)])
     whole = [y.numpy().tolist() for _, y in train.rest(3)]
-    assert [y.numpy().tolist() for _, y in rest.dataset] == [y.numpy().tolist() for _, y in train.rest(0)]
-    rest.arm()
+    resume = tx.callbacks.Resume(tmp_path / "run")
+    callbacks, dataset = tx.callbacks.introduce(model, train, callbacks=[resume], epochs=2, verbose=0)
+    assert int(dataset.cardinality()) == 8
+    train.epoch = 0
+    assert [y.numpy().tolist() for _, y in dataset] == [y.numpy().tolist() for _, y in train.rest(0)]
+    callbacks.on_train_begin()
+    assert resume.resumed_at == (0, 5)
     asked = []
     monkeypatch.setattr(train, "rest", lambda *arguments: asked.append(arguments))
-    found = [y.numpy().tolist() for _, y in rest.dataset]
-    assert found == [whole[5]] * 5 + whole[5:] and train.epoch == 4 and not asked and not packed
-    assert int(rest.dataset.cardinality()) == 8
-    assert [y.numpy().tolist() for _, y in rest.dataset] != found  # epoch 4, from its first batch
+    found = [y.numpy().tolist() for _, y in dataset]
+    assert found == [whole[5]] * 5 + whole[5:] and train.epoch == 4 and not asked
+    assert [y.numpy().tolist() for _, y in dataset] != found  # epoch 4, from its first batch
     assert train.epoch == 5
 
 

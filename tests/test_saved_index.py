@@ -1,8 +1,10 @@
 """A saved search index: replaced in one step, its texts and vectors tied together, and damage that is named."""
 
 import errno
+import hashlib
 import json
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -14,13 +16,16 @@ import warnings
 
 import numpy as np
 import pytest
+import tiny
 
-from tfxfer import _disk, _saved_index, search
-from tfxfer.export import _index as exported
+from tfxfer import export, search
 
 RNG = np.random.default_rng(5)
 OLD, NEW = ["a", "bb", "ccc"], ["d", "ee", "fff", "gggg"]
-SETTINGS = [(precision, rescore) for precision, options in _saved_index.RESCORE.items() for rescore in options]
+# Precisions, and what their hits are scored again by; test_search.py looks whether these are all.
+RESCORE = {"float32": [None], "int8": [None, "float32"], "binary": [None, "binary", "int8", "float32"]}
+SETTINGS = [(precision, rescore) for precision, options in RESCORE.items() for rescore in options]
+QUERIES = RNG.normal(size=(20, 8)).astype("float32")
 
 
 def index_of(texts, dim=8, **settings):
@@ -30,6 +35,19 @@ def index_of(texts, dim=8, **settings):
 
 def loaded(folder):
     return search.SemanticIndex.load(folder, None)
+
+
+def vectors_in(folder):
+    """The arrays of a saved index by name."""
+    [file] = folder.glob("*.vectors.npz")
+    with np.load(file) as found:
+        return dict(found)
+
+
+def are_alike(index, other):
+    """Whether two indexes give the same answers, to the bit."""
+    hits = [each.search(QUERIES, len(index)) for each in (index, other)]
+    return hits[0].texts == hits[1].texts and np.array_equal(hits[0].scores, hits[1].scores)
 
 
 def names(folder):
@@ -46,14 +64,14 @@ FILES = ["index-*.texts.json", "index-*.vectors.npz", "index.json"]
 @pytest.mark.parametrize(("precision", "rescore"), SETTINGS)
 def test_what_was_saved_is_loaded_to_the_bit(precision, rescore, tmp_path):
     index = index_of([*OLD, "", "\uffff", "ü\n\u2028"], precision=precision, rescore=rescore, multiplier=3)
-    index.save(tmp_path)
-    again = loaded(tmp_path)
+    index.save(tmp_path / "index")
+    again = loaded(tmp_path / "index")
     assert again.texts == index.texts and repr(again) == repr(index) and again.multiplier == 3
-    for here, there in zip(index._parts(), again._parts(), strict=True):
-        for a, b in [(here, there)] if isinstance(here, np.ndarray) else [(vars(here), vars(there))]:
-            np.testing.assert_equal(b, a)
-    assert names(tmp_path) == FILES
-    manifest = json.loads((tmp_path / "index.json").read_text(encoding="utf-8"))
+    assert are_alike(again, index) and again.nbytes == index.nbytes
+    again.save(tmp_path / "again")
+    np.testing.assert_equal(vectors_in(tmp_path / "again"), vectors_in(tmp_path / "index"))
+    assert names(tmp_path / "index") == FILES
+    manifest = json.loads((tmp_path / "index" / "index.json").read_text(encoding="utf-8"))
     assert (manifest["format"], manifest["count"], manifest["embedding_dim"]) == (2, 6, 8)
 
 
@@ -92,7 +110,7 @@ def steps(patched, target, name, n, *, once):
 @pytest.mark.parametrize("once", [True, False])
 @pytest.mark.parametrize(
     ("target", "name"),
-    [(np, "savez"), (np.lib.format, "write_array"), (os, "replace"), (os, "fsync"), (_disk, "sync"), (json, "dumps")],
+    [(np, "savez"), (np.lib.format, "write_array"), (os, "replace"), (os, "fsync"), (os, "open"), (json, "dumps")],
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_a_disk_that_is_full_at_any_step_leaves_the_old_index(target, name, once, tmp_path, monkeypatch):
@@ -119,12 +137,13 @@ def test_a_disk_that_is_full_at_any_step_leaves_the_old_index(target, name, once
 def test_an_interrupt_after_the_last_move_leaves_the_new_index(tmp_path, monkeypatch):
     index_of(OLD).save(tmp_path)
 
-    def interrupted(path, value, write=_disk.write_json):
-        write(path, value)
-        raise KeyboardInterrupt
+    def interrupted(file, target, replace=os.replace):
+        replace(file, target)
+        if pathlib.Path(target).name == "index.json":
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(_disk, "write_json", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "replace", interrupted)
         index_of(NEW).save(tmp_path)
     assert loaded(tmp_path).texts == NEW and names(tmp_path) == FILES
 
@@ -174,7 +193,7 @@ def test_saves_and_loads_at_the_same_time_give_one_of_the_indexes(tmp_path):
     def load():
         while running:
             index = loaded(folder)
-            found.append(np.array_equal(index._searched, reference[tuple(index.texts)]._searched))
+            found.append(are_alike(index, reference[tuple(index.texts)]))
 
     def write(texts):
         for _ in range(15):
@@ -274,9 +293,15 @@ MANIFESTS = {
 }
 
 
-def check(folder, name, monkeypatch):
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory):
+    return tiny.embedder(tmp_path_factory.mktemp("embedder"))
+
+
+def check(folder, name, embedder):
     """Both readers raise a `ValueError` that names the file and says what to do."""
-    for argument, read in (("folder", loaded), ("index", lambda folder: exported._from_folder(folder, None, 3))):
+    exported = lambda folder: export.saved_model(embedder, folder / "export", index=folder)  # noqa: E731
+    for argument, read in (("folder", loaded), ("index", exported)):
         with pytest.raises(ValueError, match=rf"argument `{argument}`.*SemanticIndex\.save") as caught:
             read(folder)
         assert re.search(rf"{re.escape(str(folder))}/{name} ", str(caught.value)), caught.value
@@ -285,31 +310,31 @@ def check(folder, name, monkeypatch):
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("part", PARTS)
-def test_a_damaged_file_is_an_error_that_names_it(part, damage, tmp_path, monkeypatch):
+def test_a_damaged_file_is_an_error_that_names_it(part, damage, tmp_path, embedder):
     if (part, damage) == ("index.json", "flipped"):
         pytest.skip("may be another valid file")
     index_of(OLD).save(tmp_path)
     of_file(PARTS[part], DAMAGES[damage])(tmp_path)
-    check(tmp_path, PARTS[part].replace("*", r"index-\w+"), monkeypatch)
+    check(tmp_path, PARTS[part].replace("*", r"index-\w+"), embedder)
 
 
 @pytest.mark.parametrize("damage", MANIFESTS)
-def test_wrong_content_of_the_settings_is_an_error(damage, tmp_path, monkeypatch):
+def test_wrong_content_of_the_settings_is_an_error(damage, tmp_path, embedder):
     index_of(OLD).save(tmp_path)
     MANIFESTS[damage](tmp_path)
-    check(tmp_path, r"(index\.json|index-\w+\.\w+\.\w+)", monkeypatch)
+    check(tmp_path, r"(index\.json|index-\w+\.\w+\.\w+)", embedder)
 
 
 @pytest.mark.parametrize("part", ["texts", "vectors"])
-def test_the_texts_of_one_save_and_the_vectors_of_another_are_an_error(part, tmp_path, monkeypatch):
+def test_the_texts_of_one_save_and_the_vectors_of_another_are_an_error(part, tmp_path, embedder):
     index_of(OLD).save(tmp_path / "one")
     index_of(["x", "yy", "zz"]).save(tmp_path / "other")
     [here], [there] = (list((tmp_path / name).glob(PARTS[part])) for name in ("one", "other"))
     shutil.copy(there, here)
-    check(tmp_path / "one", here.name, monkeypatch)
+    check(tmp_path / "one", here.name, embedder)
     shutil.copytree(tmp_path / "other", tmp_path / "both")
     shutil.copy(tmp_path / "one" / "index.json", tmp_path / "both")
-    check(tmp_path / "both", r"index-\w+\.texts\.json", monkeypatch)
+    check(tmp_path / "both", r"index-\w+\.texts\.json", embedder)
 
 
 # === The format before ===
@@ -326,10 +351,11 @@ def save_as_before(folder, texts, vectors):
 
 def test_an_index_of_the_first_format_is_read_and_replaced(tmp_path):
     index = index_of(OLD)
-    save_as_before(tmp_path, OLD, index._searched)
+    index.save(tmp_path / "new")
+    save_as_before(tmp_path, OLD, vectors_in(tmp_path / "new")["searched"])
+    shutil.rmtree(tmp_path / "new")
     again = loaded(tmp_path)
-    np.testing.assert_array_equal(again._searched, index._searched)
-    assert again.texts == OLD
+    assert are_alike(again, index) and again.texts == OLD
     index_of(NEW).save(tmp_path)
     assert loaded(tmp_path).texts == NEW and names(tmp_path) == FILES
 
@@ -348,19 +374,19 @@ def test_an_index_of_the_first_format_is_read_and_replaced(tmp_path):
     ],
     ids=["fewer", "more", "dim", "dtype", "none", "no texts", "no text", "one text"],
 )
-def test_counts_of_the_first_format_are_checked(texts, vectors, name, tmp_path, monkeypatch):
+def test_counts_of_the_first_format_are_checked(texts, vectors, name, tmp_path, embedder):
     save_as_before(tmp_path, texts, vectors)
-    check(tmp_path, re.escape(name), monkeypatch)
+    check(tmp_path, re.escape(name), embedder)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["index.json", "index.npz"])
-def test_damage_of_the_first_format_is_an_error(name, damage, tmp_path, monkeypatch):
+def test_damage_of_the_first_format_is_an_error(name, damage, tmp_path, embedder):
     if damage in ("flipped", "longer") or (name, damage) == ("index.npz", "not UTF-8"):
         pytest.skip("this format cannot tell it from another index")
-    save_as_before(tmp_path, OLD, index_of(OLD)._searched)
+    save_as_before(tmp_path, OLD, RNG.normal(size=(3, 8)).astype("float32"))
     of_file(name, DAMAGES[damage])(tmp_path)
-    check(tmp_path, re.escape(name), monkeypatch)
+    check(tmp_path, re.escape(name), embedder)
 
 
 # === faiss ===
@@ -406,7 +432,7 @@ def faiss(request, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["none", *DAMAGES])
-def test_faiss_keeps_its_own_file_which_is_tied_as_well(faiss, damage, tmp_path, monkeypatch):
+def test_faiss_keeps_its_own_file_which_is_tied_as_well(faiss, damage, tmp_path):
     index_of(OLD).save(tmp_path)
     index_of(NEW, backend="faiss").save(tmp_path)
     assert names(tmp_path) == sorted([*FILES, "index-*.faiss"])
@@ -415,7 +441,11 @@ def test_faiss_keeps_its_own_file_which_is_tied_as_well(faiss, damage, tmp_path,
         with pytest.raises(ValueError, match=r"`folder`.*index-\w+\.faiss .*Save the index again"):
             loaded(tmp_path)
         return
-    assert loaded(tmp_path).texts == NEW and len(loaded(tmp_path)._searched) == 4
+    again = loaded(tmp_path)
+    again.save(tmp_path / "again")
+    [file] = (tmp_path / "again").glob("*.faiss")
+    assert again.texts == NEW and faiss.read_index(str(file)).ntotal == 4
+    shutil.rmtree(tmp_path / "again")
     index_of(OLD).save(tmp_path)
     assert names(tmp_path) == FILES
 
@@ -428,7 +458,11 @@ def test_faiss_with_more_vectors_than_texts_is_an_error(faiss, tmp_path):
     for other, said in (("more", "holds 4 vectors for 3 texts"), ("wide", "9 components, not 8")):
         [source] = (tmp_path / other).glob("*.faiss")
         shutil.copy(source, target)
-        facts = {"file": target.name, "bytes": target.stat().st_size, "sha256": _saved_index._sha256(target)}
+        facts = {
+            "file": target.name,
+            "bytes": target.stat().st_size,
+            "sha256": hashlib.sha256(target.read_bytes()).hexdigest(),
+        }
         rewrite(lambda manifest, facts=facts: manifest["files"].update(faiss=facts))(tmp_path / "index")
         with pytest.raises(ValueError, match=said):
             loaded(tmp_path / "index")

@@ -94,7 +94,8 @@ def test_a_part_of_the_steps_is_rounded_to_the_nearest():
     # 0.1 * 30 is 3.0000000000000004, which a ceiling would make 4.
     assert schedules.warmup_constant(1.0, 30, 0.1).warmup_steps == 3
     assert schedules.warmup_constant(1.0, 29, 0.1).warmup_steps == 3
-    assert schedules.SlantedTriangular(1.0, 100, 0.29)._cut == 29  # 0.29 * 100 is 28.999999999999996
+    schedule = schedules.SlantedTriangular(1.0, 100, 0.29)  # 0.29 * 100 is 28.999999999999996
+    assert [float(schedule(t)) == 1.0 for t in (28, 29, 30)] == [False, True, False]
 
 
 def test_an_optimizer_follows_a_schedule_and_is_saved_with_it():

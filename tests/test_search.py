@@ -1,5 +1,6 @@
 """Top-k, codes, the index and paraphrases against naive loops."""
 
+import re
 import sys
 import tracemalloc
 import types
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tfxfer import _neighbours, data, evaluation, models, search
+from tfxfer import data, evaluation, models, search
 
 RNG = np.random.default_rng(2)
 
@@ -32,14 +33,14 @@ def stable_sort(scores, k):
 
 
 @pytest.fixture(params=[(3, 4), (1000, 1000)], ids=["small blocks", "one block"])
-def blocks(request, monkeypatch):
-    monkeypatch.setattr(_neighbours, "QUERY_CHUNK", request.param[0])
-    monkeypatch.setattr(_neighbours, "CORPUS_CHUNK", request.param[1])
+def in_blocks(request, blocks):
+    with blocks(*request.param):
+        yield
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", evaluation.SIMILARITIES)
-def test_top_k_equals_a_sort_of_all_scores(name, dtype, blocks):
+def test_top_k_equals_a_sort_of_all_scores(name, dtype, in_blocks):
     queries, corpus = RNG.normal(size=(10, 5)).astype(dtype), RNG.normal(size=(60, 5)).astype(dtype)
     expected = scores_of(queries.astype("float64"), corpus.astype("float64"), name)
     for k in (1, 7, 60):
@@ -59,16 +60,14 @@ def test_top_k_equals_a_sort_of_all_scores(name, dtype, blocks):
     st.sampled_from(["dot", "euclidean", "manhattan"]),
     st.data(),
 )
-def test_ties_go_to_the_lower_id_whatever_the_blocks(queries, corpus, corpus_chunk, query_chunk, name, draw):
+def test_ties_go_to_the_lower_id_whatever_the_blocks(blocks, queries, corpus, corpus_chunk, query_chunk, name, draw):
     k = draw.draw(st.integers(1, len(corpus)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_neighbours, "QUERY_CHUNK", query_chunk)
-        patch.setattr(_neighbours, "CORPUS_CHUNK", corpus_chunk)
+    with blocks(query_chunk, corpus_chunk):
         ids, _ = search.top_k(queries, corpus, k, similarity=name)
     np.testing.assert_array_equal(ids, stable_sort(scores_of(queries, corpus, name), k))
 
 
-def test_corpus_in_ascending_order_of_score_is_no_worst_case_for_correctness(blocks):
+def test_corpus_in_ascending_order_of_score_is_no_worst_case_for_correctness(in_blocks):
     corpus = np.arange(50.0)[:, None]
     ids, scores = search.top_k([[1.0], [-1.0]], corpus, 5, similarity="dot")
     assert ids.tolist() == [[49, 48, 47, 46, 45], [0, 1, 2, 3, 4]] and scores[0, 0] == 49.0
@@ -137,7 +136,7 @@ def test_calibration_gives_the_ranges_and_cuts_what_is_outside():
 
 
 @pytest.mark.parametrize("dim", [5, 64, 100])
-def test_binary_search_equals_counting_equal_signs(dim, blocks):
+def test_binary_search_equals_counting_equal_signs(dim, in_blocks):
     queries, corpus = RNG.normal(size=(9, dim)), RNG.normal(size=(40, dim))
     ids, scores = search.top_k(search.quantize(queries, "binary"), search.quantize(corpus, "binary"), 12)
     expected = np.sign(queries) @ np.sign(corpus).T / dim
@@ -148,7 +147,7 @@ def test_binary_search_equals_counting_equal_signs(dim, blocks):
 
 
 @pytest.mark.parametrize("name", evaluation.SIMILARITIES)
-def test_int8_search_equals_a_search_of_the_values(name, blocks):
+def test_int8_search_equals_a_search_of_the_values(name, in_blocks):
     queries, corpus = RNG.normal(size=(9, 8)).astype("float32"), RNG.normal(size=(40, 8)).astype("float32")
     codes = search.quantize(corpus)
     found = search.top_k(queries, codes, 5, similarity=name)
@@ -190,7 +189,21 @@ class Encoder:
 
 
 TEXTS = [f"text {chr(97 + i) * (i + 1)}" for i in range(26)]
-SETTINGS = [(precision, rescore) for precision, options in search._index.RESCORE.items() for rescore in options]
+RESCORE = {"float32": [None], "int8": [None, "float32"], "binary": [None, "binary", "int8", "float32"]}
+SETTINGS = [(precision, rescore) for precision, options in RESCORE.items() for rescore in options]
+
+
+def test_the_precisions_and_what_their_hits_are_scored_again_by_are_all_tested():
+    def options(**settings):
+        with pytest.raises(ValueError, match="one of") as caught:
+            search.SemanticIndex(Encoder(), ["a"], **settings)
+        return [None if name == "None" else name for name in re.findall(r"None|(?<=')\w+(?=')", listed(caught))]
+
+    def listed(caught):
+        return str(caught.value).partition("one of ")[2].partition(". Received")[0].partition(" for precision")[0]
+
+    assert options(precision="int4") == list(RESCORE)
+    assert {precision: options(precision=precision, rescore="int4") for precision in RESCORE} == RESCORE
 
 
 @pytest.mark.parametrize(("precision", "rescore"), SETTINGS)
@@ -391,7 +404,7 @@ def naive_pairs(vectors, k, max_pairs, min_score, name):
 
 @pytest.mark.parametrize("name", ["dot", "euclidean"])
 @pytest.mark.parametrize(("k", "max_pairs", "min_score"), [(3, 1000, -np.inf), (100, 20, -np.inf), (2, 9, -1.0)])
-def test_nearest_pairs_equal_a_loop_with_ties(name, k, max_pairs, min_score, blocks):
+def test_nearest_pairs_equal_a_loop_with_ties(name, k, max_pairs, min_score, in_blocks):
     vectors = RNG.integers(-2, 3, (40, 2)).astype(float)
     limit = None if min_score == -np.inf else min_score
     ids, scores = search.nearest_pairs(vectors, k=k, max_pairs=max_pairs, min_score=limit, similarity=name)
@@ -400,7 +413,7 @@ def test_nearest_pairs_equal_a_loop_with_ties(name, k, max_pairs, min_score, blo
     np.testing.assert_allclose(scores, expected, atol=1e-6)
 
 
-def test_no_pair_comes_twice_and_none_with_itself(blocks):
+def test_no_pair_comes_twice_and_none_with_itself(in_blocks):
     vectors = np.repeat(RNG.normal(size=(5, 3)), 8, axis=0).astype("float32")
     ids, scores = search.nearest_pairs(vectors, k=4, max_pairs=25)
     assert len({tuple(pair) for pair in ids.tolist()}) == len(ids) == 25

@@ -6,6 +6,7 @@ golden folder has are compared with numpy.
 
 import json
 import math
+import re
 import shutil
 
 import keras
@@ -15,8 +16,6 @@ import tokenizers
 
 import tfxfer as tx
 from tfxfer import backbones
-from tfxfer.backbones import _checkpoint, _embedding, _sentence_transformers
-from tfxfer.models import _modules
 
 FOLDERS = (
     "st_bert_cls_dense_tanh",
@@ -28,6 +27,15 @@ FOLDERS = (
     "st_qwen3",
     "st_t5",
 )
+# The reference's names of the poolings, and ours.
+POOLING = {
+    "cls": "cls",
+    "lasttoken": "last",
+    "max": "max",
+    "mean": "mean",
+    "mean_sqrt_len_tokens": "mean_sqrt_len",
+    "weightedmean": "weighted_mean",
+}
 OLD, NEW = "sentence_transformers.models.", "sentence_transformers.sentence_transformer.modules."
 RNG = np.random.default_rng(5)
 
@@ -155,11 +163,12 @@ def test_a_folder_gives_the_references_numbers(folder_of, texts, name):
 
 def test_the_poolings_are_the_references_on_either_padding_side_and_without_a_prompt(golden):
     expected = np.load(golden / "families2" / "poolings.npz")
+    assert {key.split("/")[1] for key in expected} == set(POOLING)
     for name in ("bert_one_file", "qwen3", "qwen3_left"):
         states = np.load(golden / "families2" / name.removesuffix("_left") / "expected.npz")
         side = name.removeprefix("qwen3").removeprefix("bert_one_file")
         tokens, mask = states[f"last_hidden_state{side}"], states[f"attention_mask{side}"]
-        for theirs, mode in _sentence_transformers._NEW_POOLING.items():
+        for theirs, mode in POOLING.items():
             pooling = tx.layers.Pooling(mode)
             key = f"{name}/{theirs}"
             np.testing.assert_allclose(pooling(tokens, padding_mask=mask), expected[key], atol=2e-5)
@@ -170,7 +179,7 @@ def test_the_poolings_are_the_references_on_either_padding_side_and_without_a_pr
 
 
 def test_a_folder_with_a_passage_prompt_alone_has_no_prompt_for_documents(folder_of):
-    embedding = _sentence_transformers.read(folder_of("st_e5_passage_only"), load_weights=False).embedding
+    embedding = backbones.load(folder_of("st_e5_passage_only"), load_weights=False).embedding
     assert embedding.prompts == {"query": "query: ", "document": "", "passage": "passage: "}
 
 
@@ -296,7 +305,7 @@ def test_every_module_is_computed(many, texts):
     expected = [compute(states) for states in states_of(embedder, texts)]
     np.testing.assert_allclose(embedder.encode(texts), expected, atol=1e-5)
     spec = embedder.embedding_spec()
-    assert spec == _sentence_transformers.read(folder).embedding
+    assert spec == backbones.load(folder).embedding
     assert [module["class"] for module in spec.modules] == [
         *("Normalize", "Dense", "Dropout", "LayerNorm", "Dense", "Normalize")
     ]
@@ -381,7 +390,7 @@ def test_a_frozen_backbone_is_not_cached_below_a_mean_over_its_layers(many):
 
 def test_without_weights_the_modules_are_random(many):
     folder, _ = many
-    spec = _sentence_transformers.read(folder, load_weights=False).embedding
+    spec = backbones.load(folder, load_weights=False).embedding
     assert spec.layer_weights is None and spec.layer_start == 0
     assert [m[name] for m in spec.modules for name in ("kernel", "bias", "gamma") if name in m] == [None] * 5
     embedder = embedder_of(folder, load_weights=False)
@@ -416,18 +425,25 @@ ORACLES = {
 }
 
 
-def test_activations_are_torchs():
-    assert set(ORACLES) == set(_embedding.ACTIVATIONS)
-    x = np.linspace(-8, 8, 33).reshape(3, 11)
-    for name, oracle in ORACLES.items():
-        settings = {"class": "Dense", "units": 11, "activation": _embedding.ACTIVATIONS[name], "use_bias": False}
-        [settings] = _embedding.complete_modules([{**settings, "kernel": np.eye(11, dtype="float32")}])
-        [module] = _modules.make([settings], 11)
-        module(keras.Input((11,)))
-        module.load(settings)
-        np.testing.assert_allclose(module(x.astype("float32")), oracle(x), atol=1e-5, rtol=1e-5, err_msg=name)
-        again = json.loads(json.dumps(module.settings))
-        assert again == module.settings
+def test_activations_are_torchs(make_folder):
+    x = np.linspace(-8, 8, 32).astype("float32")
+    folder = make_folder(MEAN, *(("Dense", dense_config(32, 32, name)) for name in ORACLES))
+    for number in range(len(ORACLES)):
+        # Whatever comes in, the activation is that of the bias.
+        file = folder / f"{number + 2}_Dense" / "model.safetensors"
+        write_tensors(file, linear__weight=np.zeros((32, 32)), linear__bias=x)
+    embedder = embedder_of(folder)
+    outputs = [embedder.get_layer(f"dense_{number}").output for number in range(len(ORACLES))]
+    found = keras.Model(embedder.input, outputs)(embedder.preprocessor(["a card"]))
+    for (name, oracle), vectors in zip(ORACLES.items(), found, strict=True):
+        np.testing.assert_allclose(vectors, oracle(x)[None], atol=1e-5, rtol=1e-5, err_msg=name)
+    settings = embedder.get_config()["modules"]
+    assert json.loads(json.dumps(settings)) == settings
+    # The error for another one names those that are computed: all of them were.
+    edit_json(folder / "2_Dense" / "config.json", activation_function="torch.nn.modules.activation.PReLU")
+    with pytest.raises(ValueError, match="`activation_function`") as caught:
+        backbones.load(folder)
+    assert set(re.search(r"torch's ([\w, ]+)\.", str(caught.value))[1].split(", ")) == set(ORACLES)
 
 
 def test_truncate_dim_of_a_folder_cuts_and_does_not_scale_again(make_folder, texts):
@@ -459,8 +475,8 @@ def test_pytorch_model_bin_holds_the_weights_of_modules_too(golden, make_folder,
 
 def test_the_short_way_and_the_modules_are_one_model(folder_of, texts):
     folder = folder_of("st_gemma3")
-    spec = _sentence_transformers.read(folder).embedding
     loaded = backbones.load(folder)
+    spec = loaded.embedding
     parts = (loaded.backbone, loaded.preprocessor)
     short = tx.models.TextEmbedder(*parts, dense=[{k: v for k, v in d.items() if k != "class"} for d in spec.dense])
     long = tx.models.TextEmbedder(*parts, modules=spec.modules)
@@ -577,8 +593,8 @@ def test_do_lower_case_is_a_normalizer_before_the_tokenizers_own(golden, tmp_pat
     assert loaded.preprocessor.tokenizer(given).to_list() == expected
     # Written out, it lower-cases by itself, and nothing is done twice.
     loaded.preprocessor.tokenizer.to_folder(folder)
-    assert _sentence_transformers.read(folder).lowercase is False
     again = backbones.load(folder, load_weights=False)
+    assert again.preprocessor.tokenizer.spec == loaded.preprocessor.tokenizer.spec
     assert again.preprocessor.tokenizer(given).to_list() == expected
 
 
@@ -598,12 +614,14 @@ def test_older_configs_are_read(make_folder, prefix):
     (folder / "sentence_bert_config.json").rename(folder / "sentence_roberta_config.json")
     write_tensors(folder / "1_WeightedLayerPooling" / "model.safetensors", layer_weights=[1.0, 3.0])
     write_tensors(folder / "3_Dense" / "model.safetensors", linear__weight=np.ones((8, 64)), linear__bias=np.ones(8))
-    found = _sentence_transformers.read(folder)
-    assert found.embedding.pooling == ("cls", "mean") and found.embedding.include_prompt
-    assert (found.embedding.layer_start, found.embedding.layer_weights.tolist()) == (1, [1.0, 3.0])
-    assert found.embedding.dense[0]["activation"] == "tanh"  # the reference's own default
-    assert (found.sequence_length, found.encoder, found.lowercase) == (40, folder, False)
-    assert embedder_of(folder).embedding_dim == 8
+    embedder = embedder_of(folder)
+    found = embedder.embedding_spec()
+    assert found.pooling == ("cls", "mean") and found.include_prompt
+    assert (found.layer_start, found.layer_weights.tolist()) == (1, [1.0, 3.0])
+    assert found.dense[0]["activation"] == "tanh"  # the reference's own default
+    assert embedder.embedding_dim == 8 and embedder.preprocessor.sequence_length == 40
+    # Not lower-cased more than its tokenizer does by itself.
+    assert embedder.preprocessor.tokenizer.spec == tx.preprocessing.Tokenizer.from_folder(folder).spec
 
 
 def test_the_longest_sequence_comes_from_either_config(make_folder):
@@ -654,7 +672,7 @@ LAYER_NORM = ("LayerNorm", {"dimension": 32})
 )
 def test_a_module_that_is_not_computed_is_an_error_that_names_file_and_key(make_folder, modules, message):
     with pytest.raises(ValueError, match=message):
-        _sentence_transformers.read(make_folder(*modules))
+        backbones.load(make_folder(*modules))
 
 
 @pytest.mark.parametrize(
@@ -679,7 +697,7 @@ def test_a_config_that_asks_for_something_else_is_an_error_that_names_file_and_k
     folder = make_folder(MEAN)
     write_json(folder / file, changes)
     with pytest.raises(ValueError, match=message):
-        _sentence_transformers.read(folder)
+        backbones.load(folder)
 
 
 def test_weights_that_do_not_fit_their_config_are_an_error(make_folder):
@@ -689,11 +707,11 @@ def test_weights_that_do_not_fit_their_config_are_an_error(make_folder):
     for weights in ({"layer_weights": [1.0]}, {"other": [1.0, 1.0]}, {"layer_weights": [1.0, 1.0], "x": [1.0]}):
         write_tensors(folder / "1_WeightedLayerPooling" / "model.safetensors", **weights)
         with pytest.raises(ValueError, match="1_WeightedLayerPooling"):
-            _sentence_transformers.read(folder)
+            backbones.load(folder)
     write_tensors(folder / "1_WeightedLayerPooling" / "model.safetensors", layer_weights=[1.0, 1.0])
     edit_json(folder / "1_WeightedLayerPooling" / "config.json", layer_start=3)
     with pytest.raises(ValueError, match=r"`layer_start`.*1_WeightedLayerPooling/config\.json"):
-        _sentence_transformers.read(folder)
+        backbones.load(folder)
 
 
 def test_folders_outside_and_missing_files_are_errors(make_folder):
@@ -701,24 +719,24 @@ def test_folders_outside_and_missing_files_are_errors(make_folder):
     for path in ("../other", "/etc", "a/../../b", "..\\b", 3):
         write_json(folder / "modules.json", [{"path": path, "type": f"{NEW}Transformer"}])
         with pytest.raises(ValueError, match=r"`path`.*modules\.json"):
-            _sentence_transformers.read(folder)
+            backbones.load(folder)
     write_json(folder / "modules.json", {"path": ""})
     with pytest.raises(ValueError, match="a list of modules"):
-        _sentence_transformers.read(folder)
+        backbones.load(folder)
     entries = [{"path": "", "type": f"{NEW}Transformer"}, {"path": "1_Pooling", "type": f"{NEW}Pooling"}]
     write_json(folder / "modules.json", entries)
     write_json(folder / "1_Pooling" / "config.json", [])
     with pytest.raises(ValueError, match=r"1_Pooling/config\.json"):
-        _sentence_transformers.read(folder)
+        backbones.load(folder)
     (folder / "1_Pooling" / "config.json").unlink()
     with pytest.raises(ValueError, match=r"1_Pooling/config\.json"):
-        _sentence_transformers.read(folder)
+        backbones.load(folder)
 
 
 def test_prompts_without_any_text_stay_as_they_are(make_folder):
     folder = make_folder(MEAN)
     for prompts in ({}, {"query": "", "document": ""}):
         write_json(folder / "config_sentence_transformers.json", {"prompts": prompts, "similarity_fn_name": None})
-        embedding = _sentence_transformers.read(folder).embedding
+        embedding = backbones.load(folder, load_weights=False).embedding
         assert (embedding.prompts, embedding.similarity_fn_name) == (prompts, "cosine")
-    assert _checkpoint.read_json(folder / "modules.json")[0]["path"] == ""
+    assert json.loads((folder / "modules.json").read_text())[0]["path"] == ""

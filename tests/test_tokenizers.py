@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_preprocessing import HORRORS, ids_of, reference
 
-from tfxfer.preprocessing import TextPreprocessor, Tokenizer, _added, _patterns, _splits
+# The parts of a tokenizer against those of the reference: a whole one with each pattern or class would need a
+# vocabulary in which every difference shows.
+from tfxfer.preprocessing import TextPreprocessor, Tokenizer, _added, _merges, _patterns, _splits, _unicode
 
 KINDS = ("mpnet", "modernbert", "bert_unigram", "openai_gpt", "qwen3", "gemma3", "t5", "eurobert")
 ST_FOLDERS = (
@@ -213,6 +215,25 @@ def test_classes_of_patterns_are_those_of_the_reference():
         expected = [remove.normalize_str(code) == "" for code in codes]
         got = tf.strings.regex_full_match(codes, _patterns.translate(name).regex).numpy()
         assert [code for code, a, b in zip(codes, got, expected, strict=True) if a != b] == [], name
+
+
+def test_character_classes_are_those_of_the_reference():
+    codes = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    clean = tokenizers.normalizers.BertNormalizer(
+        clean_text=True, handle_chinese_chars=False, strip_accents=False, lowercase=False
+    )
+    assert {c for c in codes if clean.normalize_str(c) == ""} == _unicode.characters(_unicode.CONTROL)
+    accents = tokenizers.normalizers.StripAccents()
+    assert {c for c in codes if accents.normalize_str(c) == ""} == _unicode.characters(_unicode.MARKS)
+    splitter = tokenizers.pre_tokenizers.BertPreTokenizer()
+    apart = {c for c in codes if len(splitter.pre_tokenize_str(f"a{c}b")) == 3}
+    assert apart == _unicode.characters(_unicode.PUNCTUATION)
+
+
+def test_ranks_leave_out_what_its_own_bytes_do_not_lead_to():
+    tokens = ["a", "b", "c", "bc", "ab", "abc", "<s>"]
+    # "bc" is merged before "ab" can be: "ab" + "c" never comes about.
+    assert _merges.ranks(tokens, [["b", "c"], ["a", "b"], ["ab", "c"]]) == [-1, -1, -1, 0, 1, None, None]
 
 
 def test_the_longest_of_several_tokens_is_matched():

@@ -13,9 +13,9 @@ import keras
 import numpy as np
 import pytest
 import tiny
+from test_frozen_cache import stored
 
 from tfxfer import callbacks, evaluation, export, freezing, models, search
-from tfxfer.freezing import _store
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -40,11 +40,6 @@ def ran(losses):
     return found
 
 
-def stored(folder, fill):
-    folder.mkdir(exist_ok=True)
-    return _store.Store(folder, 10**6).fill("key", (100, 2), "float32", iter([np.full((100, 2), fill, "float32")]))
-
-
 def report(folder, shift):
     y = [0, 1, 1, 0]
     evaluation.report_scores(folder, y, [0.1 + shift, 0.8, 0.9, 0.2], history={"loss": [2.0, 1.0 + shift]})
@@ -61,7 +56,7 @@ WRITERS = {
     ),
     "projector": lambda folder, k, model: evaluation.projector(folder / "logs", np.eye(3) * (k + 1), ["a", "b", "c"]),
     "plot": lambda folder, k, model: ran([3, 2 - k, 1, 2]).plot(folder / "rates.svg"),
-    "store": lambda folder, k, model: stored(folder / "store", k),
+    "store": lambda folder, k, model: stored(folder, "key", k),
 }
 
 

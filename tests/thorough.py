@@ -11,6 +11,9 @@ CASES = [
     r"test_backbones\.py::test_a_fresh_process_reloads_the_same_numbers\[jax",
     r"test_backbones\.py::test_(blocks|config|every_weight).*\[(camembert|distil_bert|electra|llama|qwen2|xlm_roberta)",
     r"test_backbones\.py::test_gradients_of_a.*\[(camem|distil|electra|eurobert|gpt2|gte|llama|nomic|qwen|roberta|xlm)",
+    # In float64 every case is tried.
+    r"test_crf\.py::test_.*references\[(two_tags|one_step|four|tiny|zero|bio_1-|bio_._free|bio_3|bioes_1).*-float32",
+    r"test_crf\.py::test_fit_trains_the_weights_of_the_chain\[mixed_float16",
     r"test_families\.py::test_family_classifies_after_a_step_of_training\[deberta_v3",
     r"test_families\.py::test_family_embeds_with_every.*\[(bert|distil|electra|eurobert|gpt2|gte|llama|nomic|t5\]|xlm)",
     r"test_backbones\.py::test_xla_gives_the_same_numbers\[(bert|mpnet)",
@@ -29,6 +32,7 @@ CASES = [
     r"test_sentence_transformers\.py::test_a_folder_gives_the_references_numbers\[(st_e5_passage_only|st_t5)",
     r"test_tokenizers\.py::test_lowercase_comes_before_the_normalizer_of_the_folder\[(bert_unigram|mpnet)",
     r"test_tokenizers\.py::test_tokens_added_later_are_found_counted_and_saved\[(modernbert|qwen3|eurobert|t5)",
+    r"test_token_offsets\.py::test_offsets_are_the_references\[(bert_cased|distil|electra|eurobert|gte|llama|nomic|qwen|t5|xlm)",
     # Settings of one mechanism: the pair that differs most stays.
     r"test_callbacks\.py::test_every_few_steps_values_are_in_the_logs_of_the_step\[2",
     r"test_callbacks\.py::test_a_copy_evaluates_the_same_and_starts_afresh\[(pairs|triplets|reranking)",

@@ -83,7 +83,7 @@ def log_partition(chain: Chain) -> Any:
     shifts = ops.where(fixed.mask, ops.max(raw, axis=-1), ops.zeros_like(raw[..., 0]))
     value = ops.logsumexp(first, axis=-1) + ops.sum(shifts, axis=-1)
     value = ops.where(places.is_empty, ops.zeros_like(value), value)
-    slopes = ops.expand_dims(_softmax(first), 1) * _one_hot_first(fixed, places)
+    slopes = ops.expand_dims(_shares(first), 1) * _one_hot_first(fixed, places)
     return value + _with_gradient(chain, places, after, slopes)
 
 
@@ -255,7 +255,7 @@ def _log(probability):
     return ops.log(ops.maximum(probability, 2.3e-308 if is_double else 1.2e-38))
 
 
-def _softmax(scores):
+def _shares(scores):
     # Keras warns of a softmax over a single tag.
     return ops.softmax(scores, axis=-1) if scores.shape[-1] != 1 else ops.ones_like(scores)
 
@@ -272,14 +272,14 @@ def _swap(x):
     return ops.swapaxes(x, 0, 1)
 
 
-def _scan(step, first, inputs, reverse=False):
-    """`keras.ops.scan` over several tensors, of any length.
+def _scan(step, start, inputs, reverse=False):
+    """As `ops.scan` of several inputs, whose length Keras 3.15 must know on TensorFlow where there are several."""
+    positions = ops.arange(ops.shape(inputs[0])[0], dtype="int32")
 
-    On TensorFlow Keras's own fails for several tensors whose length is not known, and copies them; here they are read
-    where they are.
-    """
-    places = ops.arange(ops.shape(inputs[0])[0], dtype="int32")
-    return ops.scan(lambda carry, place: step(carry, [x[place] for x in inputs]), first, places, reverse=reverse)
+    def at(carried, position):
+        return step(carried, [each[position] for each in inputs])
+
+    return ops.scan(at, start, positions, reverse=reverse)
 
 
 def _messages(chain, reduce):
@@ -322,7 +322,7 @@ def _carry(chain, places, after, slopes):
     """
     # Length first, which is how scans take it: a transposition would copy the largest tensor of all.
     scores = chain.transitions + ops.expand_dims(_swap(after), 2)
-    steps = _softmax(scores)
+    steps = _shares(scores)
 
     def step(before, inputs):
         probabilities, slope, keep = inputs
@@ -338,7 +338,7 @@ def _carry(chain, places, after, slopes):
 
 
 def _marginals(chain, places, after):
-    first = _softmax(chain.start + _at(after, places.first))
+    first = _shares(chain.start + _at(after, places.first))
     slopes = ops.expand_dims(first, 1) * _one_hot_first(chain, places)
     carried = _carry(chain, places, after, slopes)[0]
     return ops.where(ops.expand_dims(chain.mask, -1), carried, ops.zeros_like(carried))

@@ -337,6 +337,28 @@ def guess(sequences: Iterable[Sequence[str]]) -> tuple[str, ...]:
     )
 
 
+def fitting(tags: Sequence[str]) -> tuple[str, ...]:
+    """Returns the schemes in which each of some tags can occur, in the order of `SCHEMES`; several may.
+
+    >>> fitting(["O", "B-PER", "I-PER"]), fitting(["O", "I-PER"]), fitting(["NOUN", "VERB"])
+    (('IOB1', 'IOB2'), ('IOB1', 'IOE1'), ())
+    """
+    tags = list(_strings(tags))
+    return tuple(
+        name
+        for name, rules in _RULES.items()
+        if not any(_fault(tag, name, rules) for tag in tags) and _live(tags, name)
+    )
+
+
+def _live(tags, name):
+    """Whether a row that a scheme allows leads through each tag."""
+    start, transitions, end = allowed(tags, name)
+    for _ in tags:
+        start, end = start | (start @ transitions), end | (transitions @ end)
+    return bool((start & end).all())
+
+
 # === Writing ===
 
 

@@ -277,6 +277,17 @@ class Family:
         """Returns the entries of a `config.json` from which `head` makes this `HeadFormat`."""
         return {"classifier_dropout": found.dropout}
 
+    def token_head(self, config):
+        """Returns the `HeadFormat` of the family's token classifiers with this config.json.
+
+        `None` where transformers has no such class, or it is not computed here.
+        """
+        return None
+
+    def token_head_to_config(self, found):
+        """Returns the entries of a `config.json` from which `token_head` makes this `HeadFormat`."""
+        return {"classifier_dropout": found.dropout}
+
     # === Tensors ===
 
     def tensors_in_block(self, arguments):

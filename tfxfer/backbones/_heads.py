@@ -1,4 +1,4 @@
-"""The trained heads of Hugging Face's sequence classifiers and of cross-encoders."""
+"""The trained heads of Hugging Face's classifiers of sequences and of tokens, and of cross-encoders."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,11 @@ import numpy as np
 from tfxfer import _check, layers
 from tfxfer.backbones import _checkpoint
 
-CLASSIFIER = "ForSequenceClassification"
+CLASSIFIER, TAGGER = "ForSequenceClassification", "ForTokenClassification"
 # Trained heads of other tasks. What is left out of pretraining (ForMaskedLM, ForPreTraining ...) is no task's.
-_TASKS = (CLASSIFIER, "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
+_TASKS = (CLASSIFIER, TAGGER, "ForQuestionAnswering", "ForMultipleChoice")
+# What stands for the problem type of a token classifier, whose config.json has none that counts.
+TOKENS = "token_classification"
 _PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 _ACTIVATIONS = {"gelu": "gelu", "relu": "relu", "tanh": "tanh", "silu": "silu", "swish": "silu"}
 _SCORES = {"Sigmoid": "sigmoid", "Tanh": "tanh", "Identity": None}
@@ -20,9 +22,9 @@ _SCORES = {"Sigmoid": "sigmoid", "Tanh": "tanh", "Identity": None}
 
 @dataclasses.dataclass(frozen=True)
 class HeadFormat:
-    """How the sequence classifiers of a family compute logits from token vectors, and under which names.
+    """How the classifiers of a family compute logits from token vectors, and under which names.
 
-    Pooling, a hidden layer with activation (and norm), then the output.
+    Pooling, a hidden layer with activation (and norm), then the output. Token classifiers do it without the pooling.
 
     Args:
         output: string. The name of the output's tensors, without `.weight` and `.bias`.
@@ -53,11 +55,12 @@ class HeadFormat:
 
 @dataclasses.dataclass(frozen=True)
 class HeadSpec:
-    """The trained head of a sequence classifier, in the form of this package's layers.
+    """The trained head of a classifier of sequences or of tokens, in the form of this package's layers.
 
     Args:
         labels: tuple of the class names in the order of the outputs; the checkpoint's `id2label`.
-        problem_type: string. `"single_label_classification"`, `"multi_label_classification"` or `"regression"`.
+        problem_type: string. `"single_label_classification"`, `"multi_label_classification"` or `"regression"`;
+            `"token_classification"` for a head on every token.
         format: `HeadFormat`.
         hidden_dim: int. Size of a token's vector.
         score_activation: string or `None`. What a cross-encoder's logit becomes a score by.
@@ -110,12 +113,13 @@ class HeadSpec:
             part, kind = name.split(".")
             getattr(parts[part], kind).assign(value)
 
-    def with_labels(self, labels: Sequence[str] | Mapping[str, str]) -> Self:
+    def with_labels(self, labels: Sequence[str] | Mapping[str, str], argument: str = "labels") -> Self:
         """Returns the head with other labels.
 
         Args:
             labels: the same labels in the order that the outputs should have, or a dict from each label to its new
                 name.
+            argument: string. What the caller's argument is called, for errors.
 
         Raises:
             ValueError: if a label is missing or unknown.
@@ -123,7 +127,7 @@ class HeadSpec:
         if isinstance(labels, dict):
             if set(labels) != set(self.labels):
                 expected = f"a new name for each of {', '.join(map(repr, self.labels))}"
-                raise _check.invalid("labels", expected, labels)
+                raise _check.invalid(argument, expected, labels)
             return dataclasses.replace(self, labels=tuple(labels[name] for name in self.labels))
         order = [self.labels.index(name) for name in labels]
         weights = self.weights and {
@@ -188,6 +192,43 @@ def read(config, file, family, hidden_dim, tensors, scoring=None):
     weights = None if tensors is None else _weights(tensors, found, family.prefixes, hidden_dim, len(labels))
     score = read_score_activation(config, len(labels), scoring, where)
     return HeadSpec(labels, problem, found, hidden_dim, score, weights)
+
+
+def class_name(family, task):
+    """Returns the name of the class that transformers has for a task on a family's encoder."""
+    return family.architecture.removesuffix("Model").removesuffix("Encoder") + task
+
+
+def has_token_head(family, task):
+    """Whether a class is transformers' token classifier of a family, with a head that is computed here.
+
+    The class must be the library's own: one whose name only ends like it may have more above the encoder.
+    """
+    return task == class_name(family, TAGGER) and family.token_head({}) is not None
+
+
+def read_tokens(config, file, family, hidden_dim, tensors):
+    """Reads the head of a token classifier; arguments and errors as `read` has them.
+
+    Returns:
+        A `HeadSpec`.
+    """
+    where = f"In {file}. Pass `backbone_only=True` for a new head"
+    labels = read_labels(config, where)
+    if len(set(labels)) < len(labels):
+        raise _check.invalid("id2label", "distinct names", labels, where)
+    try:
+        found = family.token_head(config)
+    except ValueError as error:
+        raise ValueError(f"{error}. {where}") from error
+    if found is None:
+        expected = f"transformers' own {class_name(family, TAGGER)}, not a class of the hub's code"
+        raise _check.invalid("preset", expected, str(file), where)
+    if found.activation not in _ACTIVATIONS:
+        raise _check.invalid("activation of the head", f"one of {', '.join(_ACTIVATIONS)}", found.activation, where)
+    found = dataclasses.replace(found, activation=_ACTIVATIONS[found.activation])
+    weights = None if tensors is None else _weights(tensors, found, family.prefixes, hidden_dim, len(labels))
+    return HeadSpec(labels, TOKENS, found, hidden_dim, None, weights)
 
 
 def read_labels(config, where):

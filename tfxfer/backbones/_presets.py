@@ -50,6 +50,7 @@ class Pretrained:
         trained_task: string. The class of the task that the preset has a trained head for, such as
             `"BertForSequenceClassification"`; `None` for a plain encoder.
         read_head: function that reads the head of a sequence classifier, as a `HeadSpec`; `None` where there is none.
+        read_token_head: the same for a token classifier.
     """
 
     backbone: Backbone
@@ -58,6 +59,7 @@ class Pretrained:
     task: Any = None
     trained_task: str | None = None
     read_head: Callable | None = dataclasses.field(default=None, repr=False)
+    read_token_head: Callable | None = dataclasses.field(default=None, repr=False)
 
 
 @dataclasses.dataclass
@@ -70,6 +72,7 @@ class _Loaded:
     sequence_length: int | None = None
     trained_task: str | None = None
     read_head: Callable | None = None
+    read_token_head: Callable | None = None
     options: dict = dataclasses.field(default_factory=dict)
 
 
@@ -165,7 +168,8 @@ def _with_preprocessor(loaded, name, sequence_length):
         **loaded.options,
     )
     read_head = loaded.read_head and functools.partial(loaded.read_head, preprocessor)
-    return Pretrained(backbone, preprocessor, loaded.embedding, None, loaded.trained_task, read_head)
+    heads = {"read_head": read_head, "read_token_head": loaded.read_token_head}
+    return Pretrained(backbone, preprocessor, loaded.embedding, None, loaded.trained_task, **heads)
 
 
 def _length(backbone, asked, default=None):
@@ -232,11 +236,15 @@ def _load_hugging_face(folder, dtype, load_weights, *, lowercase=False, scoring=
     file = folder / "tokenizer_config.json"
     longest = _checkpoint.read_json(file).get("model_max_length") if file.is_file() else None
     task = _heads.task_of(config)
-    read_head = None
+    read_head = read_token_head = None
     if task is not None and task.endswith(_heads.CLASSIFIER) and family.head({}) is not None:
         read_head = functools.partial(_read_head, folder, config, family, backbone.hidden_dim, tensors, scoring)
+    elif _heads.has_token_head(family, task):
+        parts = (config, folder / "config.json", family, backbone.hidden_dim, tensors)
+        read_token_head = functools.partial(_heads.read_tokens, *parts)
     embedding = EmbeddingSpec(**family.spec_from_config(config))
-    return _Loaded(backbone, tokenizer, embedding, longest, task, read_head, family.preprocessing_options(config))
+    options = family.preprocessing_options(config)
+    return _Loaded(backbone, tokenizer, embedding, longest, task, read_head, read_token_head, options)
 
 
 def _read_head(folder, config, family, hidden_dim, tensors, scoring, preprocessor):

@@ -1,4 +1,4 @@
-"""The heads of task models as those of transformers' sequence classifiers: what `_heads` reads, the other way."""
+"""The heads of task models as those of transformers' classifiers: what `_heads` reads, the other way."""
 
 from typing import Any
 
@@ -53,6 +53,30 @@ def read(backbone, preprocessor, pooling, head, *, labels, problem_type, activat
     return _write.Head(architecture, prefix, variables(found, prefix, pooling, head), entries), None
 
 
+def read_tokens(backbone, head, tags):
+    """Returns the head of a tagger in the form of its family's token classifiers; result as `read` has it.
+
+    Args:
+        backbone: `Backbone`.
+        head: `layers.Head` on the vectors of tokens.
+        tags: list of the outputs' names.
+    """
+    family = FAMILIES[backbone.family]
+    config = family.to_config(backbone.arguments)
+    architecture = _heads.class_name(family, _heads.TAGGER)
+    if family.token_head(config) is None:
+        return None, f"transformers has no {architecture}"
+    own = form(("cls",), head, backbone.hidden_dim)
+    entries = {} if own is None else family.token_head_to_config(own)
+    found = family.token_head({**config, **entries})
+    if own is None or not _agree(own, found):
+        options = _options(found, backbone.hidden_dim)
+        return None, f"{architecture} has another head, which would be head=layers.Head({len(tags)}{options})"
+    prefix = family.prefixes[-1]
+    variables_ = variables(found, prefix, None, head)
+    return _write.Head(architecture, prefix, variables_, {**entries, **_write.label_entries(tags)}), None
+
+
 def form(pooling, head, hidden_dim):
     """Returns the `HeadFormat` of a pooling and a head, without names; `None` where it is of no such form."""
     is_late = isinstance(pooling, layers.DensePooling)
@@ -88,6 +112,15 @@ def _agree(own, found):
 
 def _expected(architecture, found, num_outputs, hidden_dim):
     """Says why a head cannot be written, and which one could."""
+    pooling = repr(found.pooling)
+    if found.is_late:
+        pooling = f"layers.DensePooling({hidden_dim}, {found.activation!r}, {found.pooling!r})"
+    head = f"layers.Head({num_outputs}{_options(found, hidden_dim)})"
+    return f"{architecture} has another head, which would be pooling={pooling}, head={head}"
+
+
+def _options(found, hidden_dim):
+    """The arguments of a `layers.Head` after the number of its outputs, as Python."""
     options: dict[str, Any] = {} if found.use_bias else {"use_bias": False}
     if found.hidden is not None and not found.is_late:
         options |= {
@@ -97,12 +130,7 @@ def _expected(architecture, found, num_outputs, hidden_dim):
         }
         options |= {} if found.hidden_use_bias else {"hidden_use_bias": False}
         options |= {} if found.norm_epsilon is None else {"norm_epsilon": found.norm_epsilon}
-    listed = "".join(f", {name}={value!r}" for name, value in options.items())
-    pooling = repr(found.pooling)
-    if found.is_late:
-        pooling = f"layers.DensePooling({hidden_dim}, {found.activation!r}, {found.pooling!r})"
-    head = f"layers.Head({num_outputs}{listed})"
-    return f"{architecture} has another head, which would be pooling={pooling}, head={head}"
+    return "".join(f", {name}={value!r}" for name, value in options.items())
 
 
 def _ends_with_padding_token(preprocessor):

@@ -61,7 +61,20 @@ class WordRunner:
             batch_size: int. Windows computed at a time.
             progress: bool. Whether to show a progress bar.
         """
-        pieces = self._pieces(words)
+        return self._scores(self._pieces(words), batch_size, progress)
+
+    def of_tokens(self, ids: Any, batch_size: int = 32, progress: bool = False) -> WordScores:
+        """Returns `WordScores` for tokenized texts, with each token a word of its own.
+
+        Args:
+            ids: int32 `RaggedTensor` `(rows, tokens)`, without special tokens.
+            batch_size: int. Windows computed at a time.
+            progress: bool. Whether to show a progress bar.
+        """
+        each = tf.RaggedTensor.from_row_splits(ids.values, tf.range(tf.size(ids.values, tf.int64) + 1))
+        return self._scores(ids.with_values(each), batch_size, progress)
+
+    def _scores(self, pieces, batch_size, progress):
         made = self._windows(pieces)
         found = self._runner(made.pieces, batch_size, progress, finish=list)
         counts = made.pieces.row_lengths().numpy()

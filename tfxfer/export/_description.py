@@ -29,7 +29,7 @@ _KEYS = {
     "index": (dict, _OR_NONE),
     "pairs": bool,
     "sequence_length": int,
-    "text_bytes": int,
+    "text_bytes": (int, _OR_NONE),
     "weights": dict,
     "metadata": dict,
     "versions": dict,
@@ -64,7 +64,8 @@ def describe(folder: str | os.PathLike[str]) -> dict[str, Any]:
         | `prompts`, `default_prompt_name` | of an embedder |
         | `index` | `texts`, `precision`, `similarity` and `max_k` of an index shipped inside |
         | `pairs` | whether the model itself takes two texts |
-        | `sequence_length`, `text_bytes` | tokens that a text is cut at, and bytes of it that are read |
+        | `sequence_length` | tokens that a text is cut at; of a tagger, those of a window |
+        | `text_bytes` | bytes of a text that are read; `None` for all |
         | `weights` | `parameters`, `dtype` and `sha256` of the model's own weights, before they were made small |
         | `metadata` | what `saved_model` was given: preset, metrics, licence |
         | `versions` | of tfxfer and what it stands on |

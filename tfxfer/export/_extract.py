@@ -26,7 +26,7 @@ class Extractor:
         self._split, (self._room, self._stride) = tagger.split, tagger.window()
         self._column = data.WordsColumn(tagger.preprocessor)
         self._decoder = tagger.entity_decoder()
-        self._types = [tag.partition("-")[2] for tag in tagger.tags]
+        self._types = tagger.tags if tagger.scheme is None else [tag.partition("-")[2] for tag in tagger.tags]
         self._tags = len(tagger.tags)
 
     def __call__(self, texts: Any) -> dict[str, Any]:
@@ -40,7 +40,17 @@ class Extractor:
         decoded = self._decoder(
             emissions=_dense(scores.to_tensor(0.0), width, (self._tags,)), word_mask=_dense(mask.to_tensor(0), width)
         )
+        if "is_start" not in decoded:
+            decoded |= self._each_word(words, decoded)
         return self._answers(texts, words, decoded)
+
+    def _each_word(self, words, decoded):
+        """Every word by itself, for tags that mark no entities."""
+        tags = decoded["tags"]
+        is_word = tf.sequence_mask(words.words.row_lengths(), tf.shape(tags)[1])
+        scores = tf.gather(decoded["probabilities"], tf.maximum(tags, 0)[..., tf.newaxis], batch_dims=2)[..., 0]
+        places = tf.broadcast_to(tf.range(tf.shape(tags)[1]), tf.shape(tags))
+        return {"is_start": is_word, "ends": places, "log_probabilities": tf.math.log(scores)}
 
     def _scores(self, pieces):
         """The scores `(words, tags)` of all words."""
@@ -78,7 +88,7 @@ class Extractor:
         of_last = tf.gather(row_starts, rows) + last
         begin, end = tf.gather(words.byte_starts.values, of_first), tf.gather(words.byte_ends.values, of_last)
         columns = {
-            "labels": (tf.gather(tf.constant(self._types), tf.gather_nd(decoded["tags"], places)), ""),
+            "labels": (tf.gather(tf.constant(self._types), tf.maximum(tf.gather_nd(decoded["tags"], places), 0)), ""),
             "starts": (tf.gather(words.starts.values, of_first), -1),
             "ends": (tf.gather(words.ends.values, of_last), -1),
             "byte_starts": (begin, -1),

@@ -31,6 +31,7 @@ def onnx(
     | `model.onnx` | the model: int32 ids in, float32 out |
     | `tokenizer.json`, `tokenizer_config.json` | the tokenizer, cutting and padding as the model's own |
     | `labels.txt` | the names of the classes, one a line |
+    | `tags.json` | of a tagger: the tags, and the scores of what may follow what |
     | `assets.extra/tfxfer.json` | what `describe` reads |
     | `README.md` | how to ask it, from text to answer |
 
@@ -38,7 +39,9 @@ def onnx(
     model's inputs are `token_ids`, `padding_mask` (1 at real tokens), and `segment_ids` for families that have them,
     each `(batch, length)`, for a `SiameseClassifier` `(batch, 2, length)`; both sizes are free. The output is
     `embedding` `(batch, dim)` (of a `Siamese`, its embedder's), `probabilities` `(batch, classes)` or `outputs`
-    `(batch, num_outputs)`. An embedder's prompts are not in the graph: set them before the texts.
+    `(batch, num_outputs)`. An embedder's prompts are not in the graph: set them before the texts. A tagger takes
+    `word_ids` `(batch, length)` and `word_mask` `(batch, words)` as well, and gives `emissions` `(batch, words, tags)`;
+    the README has the few lines that find the best tags.
 
     What is written is loaded and run on the examples, in several shapes, and compared with `model.predict`. The folder
     appears in one step.

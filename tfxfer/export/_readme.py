@@ -54,8 +54,8 @@ served = tf.saved_model.load("{version}").signatures["serving_default"]
 ```
 
 Every answer belongs to the row of its input: the server merges rows of several requests and parts them again. Texts
-are one list; a nested one is an error, also for the requests that the server has merged it with. Of a text the first
-{text_bytes:,} bytes are read. A REST answer holds `predictions`, one for each row: the outputs by name, or
+are one list; a nested one is an error, also for the requests that the server has merged it with. {bytes_read} A REST
+answer holds `predictions`, one for each row: the outputs by name, or
 where there is but one its value alone; `:classify` and `:regress` answer with `results`.
 
 ## Signatures
@@ -134,7 +134,7 @@ def write(target, description, signatures, rows, answers):
     """
     name = _folder.model_name(target.parent)
     own = next(key for key, value in signatures.items() if key != "serving_default")
-    weights = description["weights"]
+    weights, text_bytes = description["weights"], description["text_bytes"]
     text = _HEAD.format(
         name=name,
         kind=description["class"],
@@ -144,7 +144,9 @@ def write(target, description, signatures, rows, answers):
         own=own,
         batching=_folder.BATCHING,
         models=_folder.MODELS,
-        text_bytes=description["text_bytes"],
+        bytes_read=f"The first {text_bytes:,} bytes of a text are read."
+        if text_bytes
+        else "A text of any length is read.",
         **weights,
     )
     for key, signature in signatures.items():

@@ -62,20 +62,23 @@ def saved_model(
     | these on `pairs` | as above, with `text_a`, `text_b` | as above |
     | | `rank`, of two labels (the second counts) or one output | `scores` |
     | `SiameseClassifier` | `classify` on pairs, and its embedder's | as above |
+    | `TokenTagger` | `extract`: `text` | `labels`, `texts`, `scores`, places, each `(batch, n)`; `counts` `(batch,)` |
 
     `serving_default` is the first of a model: `embed`, `classify` or `regress`. Texts are string `(batch,)`, `k` is
     int32 `(batch,)`, outputs are float32, string or (ids) int64. The two APIs take `inputs`, serialized `tf.Example`s
     with the features `text`, or `text_a` and `text_b`. `documents` is one text a row, `(batch,)`, the form that a
     server may merge with other requests, or n texts for each query, `(batch, n)`. `labels` and `scores` go from the
     likeliest class down, `probabilities` in the order of `assets/labels.txt`. `embed` and `similarity` use the
-    embedder's default prompt, `rank` and `search` the prompts for queries and documents that it has.
+    embedder's default prompt, `rank` and `search` the prompts for queries and documents that it has. `extract` reads a
+    text of any length, in windows; its places are `starts` and `ends` in code points, `byte_starts` and `byte_ends` in
+    bytes of UTF-8, and the columns behind the `counts[i]` entities of a text hold "", -1 and 0.
 
     The tokenizer is in the graph: a reader needs `tensorflow` and `tensorflow_text`, nothing of this package. A batch
     is padded to its own longest text. Weights are stored once, whatever the number of signatures; no state grows. A
     tensor of the wrong shape, columns of different lengths or a missing feature are an error of that request, and of
-    those that a server with batching has merged with it; no text is an error, whatever its bytes. Of a text the first
-    64 bytes for each token that the model takes are read, at least 32 KiB: a longer one costs no more, and is answered
-    as `predict` answers it unless those bytes hold fewer tokens than the model takes.
+    those that a server with batching has merged with it; no text is an error, whatever its bytes. The first 64 bytes of
+    a text for each token that the model takes are read, at least 32 KiB (`extract` reads all): a longer one costs no
+    more, and is answered as `predict` answers it unless those bytes hold fewer tokens than the model takes.
 
     The version appears in one step: a server that watches `folder` never sees half of it, and exporters that run at the
     same time get a number each. Beside the versions lie `README.md` with the exact calls, `models.config` and

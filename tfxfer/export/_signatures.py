@@ -207,7 +207,9 @@ def labels_of(model):
 
 
 def text_bytes(model):
-    """Returns how many bytes of a text an export reads."""
+    """Returns how many bytes of a text an export reads; `None` for all."""
+    if model.served_model().signatures()[0].kind in ("entities", "tags"):
+        return None
     return max(LEAST_BYTES, BYTES_PER_TOKEN * model.preprocessor.sequence_length)
 
 
@@ -413,7 +415,9 @@ def _entities(served, model, asked, pairs):
         return extract(_rows(text))
 
     purpose = asked.purpose or (
-        "The entities of each text, in its order: `labels`, `texts` and `scores`, the probability of exactly this "
+        "The words of each text with their tags: as `extract`, every word being an entity, and its tag the label."
+        if asked.kind == "tags"
+        else "The entities of each text, in its order: `labels`, `texts` and `scores`, the probability of exactly this "
         "entity; `starts` and `ends` in code points, `byte_starts` and `byte_ends` in bytes of UTF-8. Row i has "
         '`counts[i]` of them; the columns behind hold "", -1 and 0. A text of any length is read.'
     )
@@ -422,6 +426,7 @@ def _entities(served, model, asked, pairs):
 
 _MAKERS = {
     "entities": _entities,
+    "tags": _entities,
     "values": _values,
     "classes": _classes,
     "vectors": _vectors,

@@ -1,7 +1,6 @@
 """Layers between an encoder and a loss: pooling, unit length, heads, Siamese towers, conditional random fields."""
 
 from tfxfer.layers._crf import CRF, ForbiddenStep
-from tfxfer.layers._entities import EntityDecoder
 from tfxfer.layers._heads import COMPARISONS, FEATURES, Comparison, Head, SoftmaxDecoder
 from tfxfer.layers._pooling import POOLING, DensePooling, Pooling, UnitNorm, WeightedLayerPooling, pooling_modes
 from tfxfer.layers._towers import SiameseTowers
@@ -15,7 +14,6 @@ __all__ = [
     "WORD_POOLING",
     "Comparison",
     "DensePooling",
-    "EntityDecoder",
     "ForbiddenStep",
     "Head",
     "Pooling",

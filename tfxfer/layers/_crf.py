@@ -84,15 +84,14 @@ class CRF(keras.layers.Layer):
         return self._allowed
 
     def build(self, input_shape: Any) -> None:
-        if input_shape[-1] not in (None, self.num_tags):
-            expected = f"a tensor (batch, length, {self.num_tags}), one score for each tag"
-            raise _check.invalid("emissions", expected, tuple(input_shape))
+        self._check_shape(input_shape)
         sizes = {"transitions": (self.num_tags, self.num_tags), "start": (self.num_tags,), "end": (self.num_tags,)}
         weights = {name: self.add_weight(shape=shape, initializer="zeros", name=name) for name, shape in sizes.items()}
         self.transitions, self.start, self.end = weights.values()
         self.built = True
 
     def call(self, emissions: Any, mask: Any = None) -> Any:
+        self._check_shape(emissions.shape)
         return ops.cast(emissions, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
@@ -231,10 +230,13 @@ class CRF(keras.layers.Layer):
 
     def _chain(self, emissions, mask):
         emissions = ops.convert_to_tensor(emissions)
-        if len(emissions.shape) != 3 or emissions.shape[-1] != self.num_tags:
-            expected = f"a tensor (batch, length, {self.num_tags}), one score for each tag"
-            raise _check.invalid("emissions", expected, tuple(emissions.shape))
+        self._check_shape(emissions.shape)
         return _chain.chain(emissions, mask, *self.potentials())
+
+    def _check_shape(self, shape):
+        if len(shape) != 3 or shape[-1] != self.num_tags:
+            expected = f"a tensor (batch, length, {self.num_tags}), one score for each tag"
+            raise _check.invalid("emissions", expected, tuple(shape))
 
     def get_config(self) -> dict[str, Any]:
         allowed = self._allowed

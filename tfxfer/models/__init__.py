@@ -10,6 +10,7 @@ from tfxfer.models._signatures import Signature
 from tfxfer.models._suggest import Suggestion
 from tfxfer.models._tagger import TokenTagger
 from tfxfer.models._task import TextTask
+from tfxfer.models._token_entities import TokenEntity
 
 __all__ = [
     "Classification",
@@ -24,5 +25,6 @@ __all__ = [
     "TextEmbedder",
     "TextRegressor",
     "TextTask",
+    "TokenEntity",
     "TokenTagger",
 ]

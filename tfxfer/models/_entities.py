@@ -40,7 +40,7 @@ class Decoders:
         self._run: Any = None
 
     def run(self, scores: data.WordScores) -> Iterator[tuple]:
-        """Yields (rows, dict of arrays) for parts of the rows, the longest first; see `layers.EntityDecoder`."""
+        """Yields (rows, dict of arrays) for parts of the rows, the longest first; see `EntityDecoder`."""
         sizes = np.diff(scores.splits)
         order = np.argsort(-sizes, kind="stable")
         start = 0
@@ -217,32 +217,37 @@ def doubts(tagger: Any, scores: data.WordScores) -> np.ndarray:
 # === Texts ===
 
 
-def extracted(tagger: Any, texts: list, batch_size: int, progress: bool) -> Iterator[list]:
+def found(tagger: Any, texts: list, batch_size: int) -> Iterator[list]:
     """Yields the list of entities of each text."""
     types = [_type(tag) for tag in tagger.tags]
+    words = preprocessing.split_words(texts, tagger.split)
+    starts, ends = words.starts.to_list(), words.ends.to_list()
+    spans = tagger._decoders.spans(runner(tagger)(words.words, batch_size))
+    for text, firsts, lasts, row in zip(texts, starts, ends, spans, strict=True):
+        entities = []
+        for tag, first, last, probability in row:
+            start, end = firsts[first], lasts[last]
+            entities.append(Entity(types[tag], start, end, text[start:end], probability))
+        yield entities
+
+
+def extracted(answers: Any, texts: list, batch_size: int, progress: bool) -> Iterator[list]:
+    """Yields what a function of a list of texts and the batch size gives for each text."""
     bar = keras.utils.Progbar(len(texts), unit_name="text") if progress and texts else None
     for part in _parts(iter(texts)):
-        found = preprocessing.split_words(part, tagger.split)
-        starts, ends = found.starts.to_list(), found.ends.to_list()
-        spans = tagger._decoders.spans(runner(tagger)(found.words, batch_size))
-        for text, firsts, lasts, row in zip(part, starts, ends, spans, strict=True):
-            entities = []
-            for tag, first, last, probability in row:
-                start, end = firsts[first], lasts[last]
-                entities.append(Entity(types[tag], start, end, text[start:end], probability))
-            yield entities
+        yield from answers(part, batch_size)
         if bar is not None:
             bar.add(len(part))
 
 
-def streamed(tagger: Any, texts: Iterator, batch_size: int) -> Iterator[list]:
-    """Yields the entities of each text of an iterator."""
+def streamed(answers: Any, texts: Iterator, batch_size: int) -> Iterator[list]:
+    """Yields the same for each text of an iterator."""
     count = 0
     for part in _parts(texts):
         for row, text in enumerate(part, count):
             _check.text("texts", text, row)
         part = [text.decode(errors="replace") if isinstance(text, bytes) else text for text in part]
-        yield from extracted(tagger, part, batch_size, False)
+        yield from extracted(answers, part, batch_size, False)
         count += len(part)
 
 

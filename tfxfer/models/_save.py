@@ -80,3 +80,23 @@ def write_classifier(model, folder, format, dtype):
     else:
         remedy = "format='sentence-transformers' has any pooling with a `layers.Head`"
         raise _check.invalid("format", f"'tfxfer' for this model: {reason}", format, remedy)
+
+
+def write_tagger(model, folder, format, dtype):
+    """Writes a tagger as a token classifier of transformers; arguments as `TextTask.write_checkpoint` has them."""
+    head, reason = None, None
+    if format != "huggingface":
+        reason = "sentence-transformers has no taggers; format='huggingface' writes one of transformers"
+    elif model.crf is not None:
+        reason = "transformers has no head='crf'"
+    elif model.word_pooling != "first":
+        reason = (
+            f"word_pooling={model.word_pooling!r}, but transformers gives each token its tag, a word its first one's"
+        )
+    elif model.temperature != 1.0:
+        reason = f"temperature={model.temperature}, which transformers has no place for; set it to 1.0 to leave it out"
+    else:
+        head, reason = _write_head.read_tokens(model.backbone, model.head, model.tags)
+    if head is None:
+        raise _check.invalid("format", f"'tfxfer' for this model: {reason}", format)
+    _write.write(folder, model.backbone, model.preprocessor, head=head, dtype=dtype)

@@ -25,6 +25,7 @@ class Signature:
     | `"similarity"` | `text_a`, `text_b` | `similarity`, the cosine |
     | `"rank"` | `query`, `documents` | `scores` |
     | `"search"` | `query`, `k` | `ids`, `texts`, `scores`, out of an index |
+    | `"entities"`, `"tags"` | `text` | `labels`, `texts`, `scores`, places, `counts` |
 
     Attributes:
         name: string. The signature's name in the export.

@@ -1,25 +1,29 @@
 """Words to tags, and texts to entities."""
 
+import functools
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import keras
 import numpy as np
 
 from tfxfer import _check, _schemes, backbones, data, layers, losses
 from tfxfer import metrics as own_metrics
-from tfxfer.models import _entities, _restoring
+from tfxfer.layers._entities import EntityDecoder
+from tfxfer.models import _entities, _restoring, _save, _token_entities, _trained_tagger, _usage
 from tfxfer.models._from_preset import TaggerFromPreset
 from tfxfer.models._search_space import WordSearch
 from tfxfer.models._signatures import Signature
 from tfxfer.models._suggest import SuggestsWords
 from tfxfer.models._task import TextTask
+from tfxfer.models._trained_tagger import SCHEMES
 from tfxfer.preprocessing import SPLITS
 
 HEADS = ("linear", "crf")
-# Schemes that say by the tags alone where an entity begins.
-SCHEMES = ("IOB2", "IOBES", "BILOU")
+# How many tags a model card lists.
+_MOST_TAGS = 200
 # Where a file of weights keeps the tags.
 _TAGS = "tags"
 
@@ -43,14 +47,15 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         tags: sequence of the tags, distinct strings, in the order of the outputs; `data.tag_names` finds them.
         scheme: how tags mark entities: `"IOB2"` (also called BIO), `"IOBES"` or `"BILOU"`; `data.convert_tags` turns
             others into them. Sequences that it forbids are never given. `None` for tags that mark no entities, such as
-            parts of speech.
+            parts of speech. `from_preset` reads it off the tags of a trained token classifier; see there.
         head: `"linear"`, a softmax over the tags of each word; or `"crf"`, a `layers.CRF` above it, which learns what
-            tags follow one another and gives the probability of an entity as a whole.
+            tags follow one another and gives the probability of an entity as a whole; or a `layers.Head`, for hidden
+            layers below the softmax.
         word_pooling: one of `layers.WORD_POOLING`. Defaults to `"first"`.
         split: how `extract` splits texts into words, see `preprocessing.split_words`: as the words of the training data
             were split.
         stride: int. Tokens from one window of a long text to the next. Defaults to half of what the model has room for.
-        dropout: float in `[0, 1)`. Rate before the head. Defaults to 0.1.
+        dropout: float in `[0, 1)`. Rate before the head. Defaults to 0.1; a `layers.Head` has its own.
         temperature: float > 0. What scores are divided by for probabilities; see `calibrate`. Defaults to 1.
         trainable: which layer groups train; see `set_trainable`.
         **kwargs: `name`.
@@ -58,8 +63,29 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
     Input: dict of int32: `token_ids`, `padding_mask`, perhaps `segment_ids` and `word_ids` `(batch, length)`, and
     `word_mask` `(batch, words)`; see `data.WordsColumn`. Output: float32 scores `(batch, words, tags)`.
 
+    `from_preset` takes a trained token classifier over as a whole, its scores those of the reference: Hugging Face's
+    `*ForTokenClassification`, whose tags are `id2label`; a folder by `save_to_preset`.
+
+    | `tags` for a trained tagger | result |
+    |---|---|
+    | none | the preset's tags |
+    | the preset's, in any order | the outputs in this order |
+    | a dict of the preset's tags to other names | the preset's outputs under these names |
+    | others | a new head on the backbone, and a warning; none with `backbone_only=True` |
+
+    | `id2label` holds | `scheme`, where none is given |
+    |---|---|
+    | `B-`, `I-` and `O` | `"IOB2"`; IOB1 has the same tags and is rare today: `scheme=None` for a model of it |
+    | `B-`, `I-`, `E-`, `S-`, or `B-`, `I-`, `L-`, `U-` | `"IOBES"`, `"BILOU"` |
+    | no prefixes | `None` |
+    | anything else, such as `I-` alone, or prefixes on some tags | an error that names the readings |
+
+    `extract` and `tag` answer for words. `extract_tokens` answers for tokens, and merges them as transformers' pipeline
+    does.
+
     Raises:
-        ValueError: for missing or equal tags, tags that are not of the scheme, an unknown head, pooling or layer group.
+        ValueError: for missing or equal tags, tags that are not of the scheme, an unknown head, pooling or layer group;
+            in `from_preset`, for tags that can be read in several ways, and a head other than the trained one.
 
     Example:
 
@@ -83,7 +109,7 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         *,
         tags: Sequence[str],
         scheme: str | None = "IOB2",
-        head: Literal["linear", "crf"] = "linear",
+        head: Literal["linear", "crf"] | layers.Head = "linear",
         word_pooling: Literal["first", "last", "mean", "max"] = "first",
         split: Literal["punctuation", "whitespace"] = "punctuation",
         stride: int | None = None,
@@ -97,13 +123,15 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         self.split = _check.one_of("split", split, SPLITS)
         self.stride = stride
         self.temperature = temperature
-        self.word_pooling, self.head_type, self.dropout = word_pooling, _check.one_of("head", head, HEADS), dropout
+        self.word_pooling = word_pooling
         self.backbone = backbone = backbones.adopt(backbone)
         count = len(self._tag_column.tags)
 
         # === Layers ===
         pooling = layers.WordPooling(word_pooling, name="pooling")
-        self.head = layers.Head(count, dropout=dropout, name="head")
+        self._head_argument = head
+        self.head = _make_head(head, count, dropout)
+        self.dropout = self.head.dropout
         self.crf = None
         if head == "crf":
             allowed = None if self.scheme is None else _schemes.allowed(self.tags, self.scheme)
@@ -125,6 +153,20 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
             **kwargs,
         )
         self._decoders: Any = _entities.Decoders(self)
+
+    @classmethod
+    def _from_pretrained(cls, pretrained, arguments, backbone_only):
+        arguments = _trained_tagger.with_tags(cls, pretrained, arguments, backbone_only)
+        if backbone_only or pretrained.read_token_head is None:
+            return super()._from_pretrained(pretrained, arguments, backbone_only)
+        trained = pretrained.read_token_head()
+        spec, own = _trained_tagger.matched(pretrained.trained_task, trained, arguments)
+        if spec is None:
+            model, _ = super()._from_pretrained(pretrained, arguments, True)
+            return model, _restoring.notice(cls, pretrained.trained_task, trained.labels)
+        model = cls(pretrained.backbone, pretrained.preprocessor, **{**arguments, **own})
+        spec.assign(None, model.head)
+        return model, None
 
     # === Description ===
 
@@ -258,9 +300,9 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         self._check_scheme()
         return self._answers(words, batch_size, verbose, lambda scores: _entities.word_spans(self, scores))
 
-    def _check_scheme(self):
+    def _check_scheme(self, remedy="Use `tag`, on words."):
         if self.scheme is None:
-            raise _check.invalid("scheme", "a scheme that marks entities", None, "Use `tag`, on words.")
+            raise _check.invalid("scheme", "a scheme that marks entities", None, remedy)
 
     def probabilities(self, words: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
         """Returns the probability of each tag of each word: a softmax, or the marginals of the CRF.
@@ -302,15 +344,82 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
             print(entity.label, entity.text, entity.start, entity.end, round(entity.probability, 2))
         ```
         """
-        self._check_scheme()
+        self._check_scheme("Use `tag`, on words, or `extract_tokens`.")
+        return self._extracted(functools.partial(_entities.found, self), texts, batch_size, verbose)
+
+    def _extracted(self, answers, texts, batch_size, verbose):
+        """Answers for raw texts, or for an iterator of them, by a function of a list of texts and the batch size."""
         _check.integer("batch_size", batch_size)
         if self.preprocessor is None:
             raise _check.invalid("texts", "ids, for a model without a preprocessor", texts, "Set `model.preprocessor`.")
         if isinstance(texts, Iterator):
-            return _entities.streamed(self, texts, batch_size)
+            return _entities.streamed(answers, texts, batch_size)
         texts = data.read_list("texts", texts)
         progress = keras.config.is_interactive_logging_enabled() if verbose == "auto" else bool(verbose)
-        return list(_entities.extracted(self, texts, batch_size, progress))
+        return list(_entities.extracted(answers, texts, batch_size, progress))
+
+    def extract_tokens(
+        self,
+        texts: Any,
+        aggregation: Literal["none", "simple", "first", "average", "max"] = "none",
+        batch_size: int = 32,
+        *,
+        verbose: int | str = 0,
+    ) -> Any:
+        """Finds entities by the tokens of raw texts, as the pipeline for token classification of transformers does.
+
+        Texts are tokenized as they are, and the head gives each token a tag: the likeliest, whether the scheme allows
+        it there or not. It is for comparing with that pipeline and moving away from it; `extract` tags words, gives no
+        sequence that the scheme forbids, and the probability of each entity.
+
+        | `aggregation` | answer |
+        |---|---|
+        | `"none"` | each token by itself |
+        | `"simple"` | neighbouring tokens of one type; a tag `B-...` begins another entity |
+        | `"first"` | the same with words, each with the tag of its first token |
+        | `"average"` | with the tag that is likeliest in the mean over its tokens |
+        | `"max"` | with the tag of the token that is surest of its own |
+
+        Tokens and entities tagged `O` are left out. A word is a token with those that continue it (`##` in WordPiece);
+        with other tokenizers it is what stands between spaces, as in transformers. So are these rules: only `B-` and
+        `I-` are prefixes to them, so that in other schemes the parts of an entity come one by one.
+
+        Labels, scores and places are those of transformers, except that here
+
+        - places leave out white space around tokens (`preprocessing.token_offsets`), which that of RoBERTa alone does
+          there;
+        - all of a long text is read, in windows, and nothing cut off;
+        - scores are divided by `temperature`.
+
+        Args:
+            texts: as `extract`.
+            aggregation: see the table.
+            batch_size: int. Windows computed at a time.
+            verbose: 0, 1 or `"auto"`: whether to show a progress bar.
+
+        Returns:
+            A list with a list of `TokenEntity(label, start, end, text, score, index)` for each text. With `"none"`,
+            `label` is a tag and `index` the token's place in the row, special tokens included. Otherwise `label` is a
+            type, `score` the mean over the entity's parts, and `index` is `None`.
+
+        Raises:
+            ValueError: as `extract`; for a tagger with a CRF, whose tags depend on one another; for a text whose tokens
+                cannot be found in it.
+
+        Example:
+
+        ```python
+        tagger = tx.models.TokenTagger.from_preset("hf://dslim/bert-base-NER")
+        tagger.extract_tokens(["Anna Berg lives in Oslo."], "first")
+        # [[TokenEntity(label='PER', start=0, end=9, text='Anna Berg', score=0.99, index=None), ...]]
+        ```
+        """
+        if self.crf is not None:
+            remedy = "`extract` and `tag` answer with it."
+            raise _check.invalid("head", "a tagger without a CRF, which sees words as a sequence", "crf", remedy)
+        _check.one_of("aggregation", aggregation, _token_entities.AGGREGATIONS)
+        answers = functools.partial(_token_entities.found, self, aggregation=aggregation)
+        return self._extracted(answers, texts, batch_size, verbose)
 
     def calibrate(self, x: Any, y: Any = None, batch_size: int = 32) -> float:
         """Sets `temperature` so that probabilities fit what is right, on rows that the model was not trained on.
@@ -340,12 +449,12 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
     def signatures(self, pairs: bool = False) -> list[Signature]:
         """Returns `extract`, or `tag` without a scheme; see `DescribesItself.signatures`."""
         if self.scheme is None:
-            return [Signature("tag", "tags", "The tags of words.", labels=self.tags)]
+            return [Signature("tag", "tags", labels=self.tags)]
         return [Signature("extract", "entities", labels=self.entity_types)]
 
     def entity_decoder(self) -> Any:
-        """Returns the Keras layer from scores and `word_mask` to tags and entities; see `layers.EntityDecoder`."""
-        return layers.EntityDecoder(self.tags, self.scheme, self.crf, self.temperature)
+        """Returns the Keras layer from scores and `word_mask` to tags and entities; see its docstring."""
+        return EntityDecoder(self.tags, self.scheme, self.crf, self.temperature)
 
     @classmethod
     def search_space(cls, presets: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -358,6 +467,20 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
     # === Saving ===
 
     pipeline_tag = "token-classification"
+
+    def write_checkpoint(self, folder: str | os.PathLike[str], format: str, dtype: Any) -> None:
+        """Writes `*ForTokenClassification`; see `TextTask.write_checkpoint`."""
+        _save.write_tagger(self, folder, format, dtype)
+
+    def usage(self, format: str, repo_id: str) -> dict[str, str]:
+        """Returns the code of the model card: how the libraries load and ask the model."""
+        return _usage.tagger(self, format, repo_id)
+
+    def card_rows(self) -> dict[str, str]:
+        """Returns the tags and their scheme for the model card."""
+        shown = ", ".join(f"`{tag}`" for tag in self.tags[:_MOST_TAGS])
+        more = f" and {len(self.tags) - _MOST_TAGS} more" if len(self.tags) > _MOST_TAGS else ""
+        return {"Tags": shown + more, "Scheme": self.scheme or "none"}
 
     def save_own_variables(self, store: Any) -> None:
         """Writes the tags beside the weights, so that weights for another order of tags are noticed."""
@@ -375,31 +498,42 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         super().load_own_variables(rest)
 
     def _with(self, arguments):
-        if arguments.get("tags") is not None and list(arguments["tags"]) != self.tags:
-            return None
-        rest = {name: value for name, value in arguments.items() if name != "tags"}
-        if any(rest.get(name, getattr(self, name)) != getattr(self, name) for name in ("scheme", "word_pooling")):
-            return None
-        if rest.get("head", self.head_type) != self.head_type:
-            return None
-        kept = {name: value for name, value in rest.items() if name not in ("scheme", "word_pooling", "head")}
-        return _restoring.changed(self, kept, self._changeable())
+        return _trained_tagger.changed(self, arguments, self._changeable())
 
     def _changeable(self):
-        return (*super()._changeable(), "split", "stride", "temperature")
+        named = isinstance(self._head_argument, str)
+        return (*super()._changeable(), "split", "stride", "temperature", *(("dropout",) if named else ()))
 
     def get_config(self) -> dict[str, Any]:
+        head = self._head_argument
         return {
             **super().get_config(),
             "tags": self.tags,
             "scheme": self.scheme,
-            "head": self.head_type,
+            "head": head if isinstance(head, str) else keras.saving.serialize_keras_object(head),
             "word_pooling": self.word_pooling,
             "split": self.split,
             "stride": self.stride,
             "dropout": self.dropout,
             "temperature": self.temperature,
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        config = dict(config)
+        if isinstance(config.get("head"), dict):
+            config["head"] = keras.saving.deserialize_keras_object(config["head"])
+        return super().from_config(config)
+
+
+def _make_head(head, num_tags, dropout):
+    """Returns the layer for `head`: a name out of `HEADS`, or a `layers.Head` that is taken as it is."""
+    if not isinstance(head, layers.Head):
+        _check.one_of("head", head, HEADS, "Or give a `layers.Head`.")
+        return layers.Head(num_tags, dropout=dropout, name="head")
+    if head.num_outputs != num_tags:
+        raise _check.invalid("head", f"a layers.Head of {num_tags} outputs, one for each tag", head.num_outputs)
+    return head
 
 
 def _tag_column(tags, scheme):

@@ -398,12 +398,13 @@ class TextTask(
         |---|---|---|
         | `"tfxfer"` | the whole model: optimizer, flags, adapters | `from_preset` |
         | `"sentence-transformers"` | an embedder; a classifier as `CrossEncoder` | the library, `from_preset` |
-        | `"huggingface"` | an encoder, or `*ForSequenceClassification` | transformers 5, `from_preset` |
+        | `"huggingface"` | an encoder, a classifier of texts or of tokens | transformers 5, `from_preset` |
 
         An embedder goes to sentence-transformers as a whole, with pooling, modules and prompts; for transformers its
         encoder alone is written. A classifier or regressor is `*ForSequenceClassification` where its head is that of
-        its family's class; otherwise transformers has none, and the error says which head it would be. For
-        sentence-transformers 6 any pooling with a `layers.Head` is a `CrossEncoder`.
+        its family's class; otherwise transformers has none, and the error says which head it would be. A tagger is
+        `*ForTokenClassification`, with a linear head on the first token of a word. For sentence-transformers 6 any
+        pooling with a `layers.Head` is a `CrossEncoder`.
 
         The last two give the same numbers in those libraries (to float rounding) and hold weights only: adapters are
         merged, an optimizer is left out. Their tokenizer maps special tokens inside a text to their ids, which this

@@ -34,6 +34,17 @@ def classifier(model, format, repo_id):
     return found
 
 
+def tagger(model, format, repo_id):
+    """Returns the blocks of a tagger by library."""
+    text = '["Anna Berg lives in Oslo."]'
+    call = f"extract({text})" if model.scheme else 'tag([["Anna", "Berg", "lives", "in", "Oslo", "."]])'
+    where = location(repo_id, "hf://")
+    found = {"tfxfer": f"import tfxfer\n\ntagger = tfxfer.models.TokenTagger.from_preset({where})\ntagger.{call}"}
+    if format == "huggingface":
+        found["transformers"] = _TAGS.format(where=location(repo_id), text=text)
+    return found
+
+
 _EMBEDDER = """
 import tfxfer
 
@@ -59,6 +70,12 @@ from transformers import pipeline
 
 classify = pipeline("text-classification", model={where}, top_k=None)
 classify({texts})
+"""
+_TAGS = """
+from transformers import pipeline
+
+tag = pipeline("token-classification", model={where}, aggregation_strategy="first")
+tag({text})
 """
 _TRANSFORMERS = """
 import torch

@@ -1,8 +1,19 @@
 """Strings to token ids, exactly as the checkpoint was trained, in the graph."""
 
+from tfxfer.preprocessing._offsets import Offsets, token_offsets
 from tfxfer.preprocessing._preprocessor import TextPreprocessor
 from tfxfer.preprocessing._split_words import SPLITS, Words, split_words
 from tfxfer.preprocessing._tokenizer import Tokenizer
 from tfxfer.preprocessing._windows import Windows, windows
 
-__all__ = ["SPLITS", "TextPreprocessor", "Tokenizer", "Windows", "Words", "split_words", "windows"]
+__all__ = [
+    "SPLITS",
+    "Offsets",
+    "TextPreprocessor",
+    "Tokenizer",
+    "Windows",
+    "Words",
+    "split_words",
+    "token_offsets",
+    "windows",
+]

@@ -42,6 +42,11 @@ class Normalizer:
         return texts
 
 
+def step(step, texts):
+    """Returns what one step makes of texts `(n,)`, valid UTF-8."""
+    return apply(step, texts, tf.strings.regex_full_match(texts, r"[\x01-\x7f]*"))
+
+
 def apply(step, texts, plain):
     """Returns what one step makes of texts; those that are `plain` are ASCII without NUL."""
     kind, arguments = step[0], step[1:]

@@ -349,6 +349,7 @@ class _State:
         self.spec = spec
         self.index = {token: i for i, token in reversed(list(enumerate(spec.tokens)))}
         self.engine = engine or ENGINES[spec.kind](spec)
+        self.finder = None  # of `token_offsets`, made when it is first asked for
         self._encode, self.tables = _added.with_added_tokens(self.engine, spec.added, special_tokens_in_strings)
         signature = [tf.TensorSpec([None], tf.string)]
         # The object and not a method of it: TensorFlow counts the traces of a method over all objects, and warns.

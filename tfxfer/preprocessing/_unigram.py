@@ -46,14 +46,16 @@ class Unigram:
     def normalize(self, texts):
         """Returns what the normalizer makes of texts `(n,)`, valid UTF-8."""
         for step in self._steps:
-            if step[0] == "Precompiled":
-                texts = tf.strings.reduce_join(self._maps[0].tokenize(texts), axis=-1)
-            elif step[0] == "Whitespace":
-                texts = tf.strings.regex_replace(texts, RUNS[step[1]], " ")
-            else:
-                plain = tf.strings.regex_full_match(texts, r"[\x01-\x7f]*")
-                texts = _normalizers.apply(step, texts, plain)
+            texts = self.step(step, texts)
         return texts
+
+    def step(self, step, texts):
+        """Returns what one step of the normalizer makes of texts."""
+        if step[0] == "Precompiled":
+            return tf.strings.reduce_join(self._maps[0].tokenize(texts), axis=-1)
+        if step[0] == "Whitespace":
+            return tf.strings.regex_replace(texts, RUNS[step[1]], " ")
+        return _normalizers.step(step, texts)
 
     def __call__(self, texts, normalized=False):
         """Returns the ids, int32 `RaggedTensor` `(n, None)`, of texts `(n,)`."""

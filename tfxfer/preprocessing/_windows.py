@@ -32,7 +32,7 @@ def windows(pieces: Any, room: int, stride: int) -> Windows:
         room: int. Tokens of a window.
         stride: int from 1 to `room`. Tokens from the start of one window to that of the next.
     """
-    room, stride = tf.constant(room, tf.int64), tf.constant(stride, tf.int64)
+    room, stride = tf.cast(room, tf.int64), tf.cast(stride, tf.int64)
     words = pieces.row_lengths()
     is_long = tf.repeat(pieces.merge_dims(1, 2).row_lengths() > room, words)  # of each word: whether its row is
     sizes = tf.minimum(pieces.values.row_lengths(), tf.where(is_long, room - stride + 1, tf.int64.max))

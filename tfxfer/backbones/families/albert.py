@@ -55,6 +55,14 @@ class Albert(Bert):
         """Writes the dropout under ALBERT's name."""
         return {"classifier_dropout_prob": found.dropout}
 
+    def token_head(self, config):
+        """Reads a dense layer, under ALBERT's name for its dropout."""
+        return HeadFormat(dropout=rate(config, "classifier_dropout_prob", default=0.1))
+
+    def token_head_to_config(self, found):
+        """Writes the dropout under ALBERT's name."""
+        return {"classifier_dropout_prob": found.dropout}
+
     def check(self, a):
         """Checks the number of groups as well."""
         super().check(a)

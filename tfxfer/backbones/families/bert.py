@@ -68,5 +68,9 @@ class Bert(Family):
         dropout = rate(config, "classifier_dropout", "hidden_dropout_prob", default=0.1)
         return HeadFormat(hidden="{}pooler.dense", dropout=dropout)
 
+    def token_head(self, config):
+        """Reads a dense layer."""
+        return HeadFormat(dropout=rate(config, "classifier_dropout", "hidden_dropout_prob", default=0.1))
+
 
 FAMILY = Bert()

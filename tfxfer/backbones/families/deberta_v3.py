@@ -92,6 +92,14 @@ class DebertaV3(Family):
             "pooler_dropout": found.hidden_dropout,
         }
 
+    def token_head(self, config):
+        """Reads a dense layer."""
+        return HeadFormat(dropout=rate(config, "hidden_dropout_prob", default=0.1))
+
+    def token_head_to_config(self, found):
+        """Writes nothing: the rate is the encoder's."""
+        return {}
+
     def shared(self, a):
         """Adds the vectors of the relative positions."""
         sizes = (a.bucket_size, a.max_sequence_length, a.hidden_dim, a.layer_norm_epsilon)

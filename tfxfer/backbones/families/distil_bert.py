@@ -57,6 +57,14 @@ class DistilBert(Family):
         """Writes the dropout under DistilBERT's name."""
         return {"seq_classif_dropout": found.dropout}
 
+    def token_head(self, config):
+        """Reads a dense layer."""
+        return HeadFormat(dropout=rate(config, "dropout", default=0.1))
+
+    def token_head_to_config(self, found):
+        """Writes nothing: the rate is the encoder's."""
+        return {}
+
     def block_options(self, a, number):
         """Leaves out the dropout between attention and residual."""
         return {"attention_output_dropout": 0.0}

@@ -30,5 +30,13 @@ class EuroBert(Llama):
         pooling = {"cls": "bos"}.get(found.pooling, found.pooling)
         return {"classifier_pooling": "late" if found.is_late else pooling}
 
+    def token_head(self, config):
+        """Reads a dense layer, without dropout."""
+        return HeadFormat()
+
+    def token_head_to_config(self, found):
+        """Writes nothing: the head has no settings."""
+        return {}
+
 
 FAMILY = EuroBert()

@@ -72,6 +72,10 @@ class Gemma3Text(Llama):
             "use_bidirectional_attention": not arguments["is_causal"],
         }
 
+    def token_head(self, config):
+        """Returns `None`: transformers has no such class."""
+        return None
+
     def check(self, a):
         """Checks the kinds of layers as well."""
         super().check(a)

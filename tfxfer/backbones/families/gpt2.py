@@ -1,7 +1,7 @@
 """GPT-2 (Radford et al., 2019, https://cdn.openai.com/better-language-models/language-models.pdf)."""
 
 from tfxfer.backbones._family import Family
-from tfxfer.backbones._heads import HeadFormat
+from tfxfer.backbones._heads import HeadFormat, rate
 
 
 class GPT2(Family):
@@ -80,6 +80,10 @@ class GPT2(Family):
     def head_to_config(self, found):
         """Writes nothing: the head has no settings."""
         return {}
+
+    def token_head(self, config):
+        """Reads a dense layer."""
+        return HeadFormat(dropout=rate(config, "classifier_dropout", "hidden_dropout", default=0.1))
 
 
 FAMILY = GPT2()

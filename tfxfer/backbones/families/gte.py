@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tfxfer.backbones._heads import HeadFormat, rate
 from tfxfer.backbones.families.bert import CONFIG
 from tfxfer.backbones.families.nomic_bert import NomicBert
 
@@ -53,6 +54,10 @@ class Gte(NomicBert):
     def to_config(self, arguments):
         """Says that there is one segment."""
         return {**super().to_config(arguments), "type_vocab_size": 1}
+
+    def token_head(self, config):
+        """Reads a dense layer."""
+        return HeadFormat(dropout=rate(config, "classifier_dropout", "hidden_dropout_prob", default=0.1))
 
     def from_tensor(self, part, kind, value, arguments, checkpoint):
         """Adds the vector of segment 0 to the token table."""

@@ -2,7 +2,7 @@
 
 from tfxfer import _check
 from tfxfer.backbones._family import Family, read_rope, write_rope
-from tfxfer.backbones._heads import HeadFormat
+from tfxfer.backbones._heads import HeadFormat, rate
 from tfxfer.backbones._positions import AttentionBias, Rotary
 
 
@@ -120,6 +120,18 @@ class Llama(Family):
     def head_to_config(self, found):
         """Writes nothing: the head has no settings."""
         return {}
+
+    def token_head(self, config):
+        """Reads a dense layer."""
+        return HeadFormat(
+            output="score",
+            dropout=rate(config, "classifier_dropout", "hidden_dropout", default=0.1),
+            use_bias=bool(config.get("token_classification_bias", True)),
+        )
+
+    def token_head_to_config(self, found):
+        """Writes the rate, and whether there is a bias."""
+        return {"classifier_dropout": found.dropout, "token_classification_bias": found.use_bias}
 
     def check(self, a):
         """Checks the number of key and value heads as well."""

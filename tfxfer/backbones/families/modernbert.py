@@ -1,5 +1,7 @@
 """ModernBERT (Warner et al., 2024, https://arxiv.org/abs/2412.13663)."""
 
+import dataclasses
+
 from tfxfer import _check
 from tfxfer.backbones._family import Family, read_rope, write_rope
 from tfxfer.backbones._heads import HeadFormat, rate
@@ -100,6 +102,14 @@ class ModernBert(Family):
             "classifier_bias": found.hidden_use_bias,
             "classifier_dropout": found.dropout,
         }
+
+    def token_head(self, config):
+        """Reads the hidden layer with its norm, on every token."""
+        return dataclasses.replace(self.head(config), pooling="cls")
+
+    def token_head_to_config(self, found):
+        """Writes the head's settings, without how it pools."""
+        return {key: value for key, value in self.head_to_config(found).items() if key != "classifier_pooling"}
 
     def check(self, a):
         """Checks the kinds of layers as well."""

@@ -57,6 +57,14 @@ class MPNet(Roberta):
         """Writes nothing: the rate is the encoder's."""
         return {}
 
+    def token_head(self, config):
+        """Reads a dense layer."""
+        return HeadFormat(dropout=rate(config, "hidden_dropout_prob", default=0.1))
+
+    def token_head_to_config(self, found):
+        """Writes nothing: the rate is the encoder's."""
+        return {}
+
     def shared(self, a):
         """Adds the relative biases."""
         relative = RelativeBias(a.num_buckets, a.max_distance, a.num_heads, dtype=a.dtype)

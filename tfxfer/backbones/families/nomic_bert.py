@@ -101,6 +101,12 @@ class NomicBert(Bert):
         """Reads the pooler, without dropout unless the config names a rate."""
         return HeadFormat(hidden="{}pooler.dense", dropout=rate(config, "classifier_dropout", "hidden_dropout_prob"))
 
+    def token_head(self, config):
+        """Reads a dense layer; of configs in the form of the hub's own code, whose class is another one, nothing."""
+        if "n_embd" in config:
+            return None
+        return HeadFormat(dropout=rate(config, "classifier_dropout", "hidden_dropout_prob"))
+
     def shared(self, a):
         """Adds the rotary positions."""
         return {

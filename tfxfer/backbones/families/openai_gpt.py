@@ -36,5 +36,9 @@ class OpenAIGPT(GPT2):
         config = super().to_config(arguments)
         return {**config, "afn": {"gelu_new": "gelu"}.get(config["afn"], config["afn"])}
 
+    def token_head(self, config):
+        """Returns `None`: transformers has no such class."""
+        return None
+
 
 FAMILY = OpenAIGPT()

@@ -2,6 +2,7 @@
 
 from tfxfer import _check
 from tfxfer.backbones._family import Family
+from tfxfer.backbones._heads import HeadFormat, rate
 from tfxfer.backbones._positions import AttentionBias, RelativeBias
 
 
@@ -86,6 +87,10 @@ class T5(Family):
                 "layer.1.DenseReluDense.wi_1": "feed_forward.intermediate",
             }
         return {**self.block_tensors, **before}
+
+    def token_head(self, config):
+        """Reads a dense layer."""
+        return HeadFormat(dropout=rate(config, "classifier_dropout"))
 
     def check(self, a):
         """Checks the largest distance as well."""

@@ -60,7 +60,7 @@ class WordsColumn(Column):
         """Tokenizes each word by itself: an int32 ragged tensor `(rows, words, pieces)`."""
         tokenizer, words = self.preprocessor.tokenizer, rows.values
         if tokenizer.spec.kind == "bpe":
-            words = tf.strings.join([" ", words])
+            words = tf.where(tf.equal(words, ""), words, tf.strings.join([" ", words]))
         return rows.with_values(tokenizer(words))
 
     def lengths(self, kept: Any) -> Any:

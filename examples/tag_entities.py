@@ -1,0 +1,124 @@
+"""Finds names of people, places and things in tweets: train a tagger, score its entities, serve it.
+
+    python examples/tag_entities.py --data data/wnut17
+
+`--data` is a folder with train.conll, dev.conll and test.conll: a word and its tag a line, an empty line after each
+sentence. WNUT17 (https://github.com/leondz/emerging_entities_17, CC BY 4.0) holds 3,394 short texts with six types of
+entities, most of which occur in one split alone. It is a hard set, and hardest for a small encoder that does not tell
+"Apple" from "apple", such as the one that is the default here: its test F1 is about 0.45, where the best that was
+published with large models is 0.495. For entities, take a cased encoder (`--preset`) where one is at hand.
+
+Three seeds of both heads, as in the table of benchmarks/README.md:
+
+    python examples/tag_entities.py --data data/wnut17 --heads linear crf --seeds 0 1 2
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import time
+
+import tfxfer as tx  # before Keras, so that TensorFlow starts quietly
+
+# isort: split
+import keras
+import tensorflow as tf
+
+TEXTS = [
+    "Just saw Emma Watson at Heathrow, on her way to New York!",
+    "The new Galaxy from Samsung is at Best Buy today",
+    "#MUFC play Liverpool at Old Trafford - who's in?",
+]
+
+
+def train(arguments, head, seed):
+    """Trains a tagger; returns it with its scores."""
+    rows = {name: tx.data.read_conll(arguments.data / f"{name}.conll") for name in ("train", "dev", "test")}
+    keras.utils.set_random_seed(seed)
+    tagger = tx.models.TokenTagger.from_preset(
+        arguments.preset, tags=tx.data.tag_names(rows["train"]), head=head, sequence_length=128
+    )
+    train, dev, test = (tx.data.tagged(part, labels=tagger.tags) for part in rows.values())
+    tagger.compile()
+    start = time.perf_counter()
+    tagger.fit(
+        train,
+        batch_size=16,
+        epochs=arguments.epochs,
+        seed=seed,
+        callbacks=[tx.callbacks.EvaluateEntities(dev)],
+        verbose=arguments.verbose,
+    )
+    seconds = time.perf_counter() - start
+    before = tx.evaluation.entities(tagger, test)
+    tagger.calibrate(dev)
+    results = {
+        "head": head,
+        "seed": seed,
+        "dev_f1": tx.evaluation.entities(tagger, dev)["micro_f1"],
+        "test_f1": before["micro_f1"],
+        "test_precision": before["micro_precision"],
+        "test_recall": before["micro_recall"],
+        "temperature": tagger.temperature,
+        "seconds": seconds,
+    }
+    return tagger, results
+
+
+def show(results):
+    """Prints mean and deviation of the scores of each head."""
+    print(f"\n{'test, strict spans':20}{'F1':>16}{'precision':>12}{'recall':>10}{'dev F1':>10}")
+    for head in dict.fromkeys(each["head"] for each in results):
+        of = {name: [each[name] for each in results if each["head"] == head] for name in results[0] if name != "head"}
+        spread = f" ± {statistics.stdev(of['test_f1']):.4f}" if len(of["seed"]) > 1 else ""
+        means = {name: statistics.fmean(values) for name, values in of.items()}
+        print(
+            f"{head:20}{means['test_f1']:7.4f}{spread:>9}{means['test_precision']:12.4f}{means['test_recall']:10.4f}"
+            f"{means['dev_f1']:10.4f}"
+        )
+
+
+def main():
+    """Trains, prints the table, finds entities in new texts, and asks the export for the same."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with the three .conll files")
+    parser.add_argument("--preset", default="all_minilm_l6_v2", help="pretrained encoder")
+    parser.add_argument("--heads", nargs="+", default=["crf"], choices=["linear", "crf"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--verbose", type=int, default=1, help="0 without a progress bar, 2 a line an epoch")
+    parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/entities"), help="for the export")
+    parser.add_argument("--output", type=pathlib.Path, help="file for the scores, as JSON")
+    arguments = parser.parse_args()
+
+    results = []
+    for head in arguments.heads:
+        for seed in arguments.seeds:
+            print(f"head {head}, seed {seed}: {arguments.epochs} epochs", flush=True)
+            tagger, found = train(arguments, head, seed)
+            results.append(found)
+            print({name: round(value, 4) if isinstance(value, float) else value for name, value in found.items()})
+    show(results)
+    if arguments.output is not None:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+    print("\nentities of new texts:")
+    answers = tagger.extract(TEXTS)
+    for text, entities in zip(TEXTS, answers, strict=True):
+        print(text)
+        for entity in entities:
+            print(f"  {entity.start:3} to {entity.end:3}  {entity.label:15} {entity.probability:.2f}  {entity.text}")
+
+    path = tx.export.saved_model(tagger, arguments.folder, keep=1)
+    served = tf.saved_model.load(path).signatures["serving_default"](text=tf.constant(TEXTS))
+    same = all(
+        [entity.text.encode() for entity in entities] == served["texts"][i, : served["counts"][i]].numpy().tolist()
+        for i, entities in enumerate(answers)
+    )
+    print(f"the export in {path} finds {'the same' if same else 'OTHERS'}")
+
+
+if __name__ == "__main__":
+    main()
