@@ -49,6 +49,12 @@ TASKS = {
         NAMES,
         {"weighted_metrics": ["accuracy"]},
     ),
+    "tagger": (
+        lambda *parts: tx.models.TokenTagger(*parts, tags=tiny.TAGS, head="crf"),
+        tiny.WORD_ROWS,
+        tiny.TAG_ROWS,
+        {},
+    ),
 }
 
 
@@ -112,7 +118,7 @@ def test_flags_that_a_callback_sets_before_the_first_step_hold(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("case", ["classifier", "siamese"], indirect=True)
+@pytest.mark.parametrize("case", ["classifier", "siamese", "tagger"], indirect=True)
 def test_nothing_is_rewritten_by_autograph(case, monkeypatch):
     from tensorflow.python.autograph.impl import api
 

@@ -187,6 +187,18 @@ MODELS = {
     tx.models.SiameseClassifier: lambda folder, dtype=None: tx.models.SiameseClassifier(
         tiny.embedder(folder, dtype), labels=["card", "loan", "other"], features=("u", "u*v"), hidden_dims=(6,)
     ),
+    tx.models.TokenTagger: lambda folder, dtype=None: tiny.tagger(
+        folder,
+        dtype,
+        scheme="BIO",
+        head="crf",
+        word_pooling="mean",
+        split="whitespace",
+        stride=5,
+        dropout=0.2,
+        temperature=1.5,
+        trainable=["block_0", "head"],
+    ),
 }
 
 
@@ -213,13 +225,6 @@ def from_config(loss):
     """The loss that a loss's config gives; one on a layer's weights, which are not in it, is bound to the layer."""
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
     return again.for_layer(CRF) if isinstance(loss, tx.losses.ChainCrossentropy) else again
-
-
-def inputs_of(model):
-    """A batch of ids for a model: five texts, or five pairs of texts."""
-    if isinstance(model, tx.models.Siamese):
-        return model.preprocess_samples((np.array(tiny.TEXTS[:5]), np.array(tiny.TEXTS[1:6])))
-    return model.preprocessor(tiny.TEXTS[:5])
 
 
 @pytest.fixture(params=MODELS, ids=ids)
@@ -375,7 +380,7 @@ def test_model_saves_and_loads_with_vocabulary_flags_and_numbers(make, tmp_path)
     model = make()
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
-    x = inputs_of(model)
+    x = tiny.inputs(model)
     np.testing.assert_array_equal(ops.convert_to_numpy(again(x)), ops.convert_to_numpy(model(x)))
     assert [w.trainable for w in again.weights] == [w.trainable for w in model.weights]
     assert again.preprocessor.tokenizer.vocabulary == model.preprocessor.tokenizer.vocabulary
@@ -395,14 +400,14 @@ def test_models_are_loaded_by_a_fresh_process(tmp_path):
     for cls, make in MODELS.items():
         model = make(tmp_path)
         model.save(tmp_path / f"{cls.__name__}.keras")
-        np.save(tmp_path / f"{cls.__name__}.npy", ops.convert_to_numpy(model(inputs_of(model))))
+        np.save(tmp_path / f"{cls.__name__}.npy", ops.convert_to_numpy(model(tiny.inputs(model))))
     run_afresh(f"""
         import pathlib, keras, numpy as np, tfxfer, tiny
         paths = sorted(pathlib.Path({str(tmp_path)!r}).glob("*.keras"))
         assert len(paths) == {len(MODELS)}
         for path in paths:
-            texts = (tiny.TEXTS[:5], tiny.TEXTS[1:6]) if path.stem.startswith("Siamese") else tiny.TEXTS[:5]
-            outputs = tiny.outputs(keras.saving.load_model(path), texts)
+            model = keras.saving.load_model(path)
+            outputs = keras.ops.convert_to_numpy(model(tiny.inputs(model)))
             np.testing.assert_allclose(outputs, np.load(path.with_suffix(".npy")), atol=1e-6)
     """)
 
@@ -411,28 +416,35 @@ def test_model_gives_the_same_eagerly_compiled_and_in_predict(make):
     import tensorflow as tf
 
     model = make()
-    x = inputs_of(model)
+    x = tiny.inputs(model)
     eager = ops.convert_to_numpy(model(x))
-    texts = (tiny.TEXTS[:5], tiny.TEXTS[1:6]) if isinstance(model, tx.models.Siamese) else tiny.TEXTS[:5]
-    np.testing.assert_allclose(tf.function(model)(x).numpy(), eager, atol=1e-6)
-    np.testing.assert_allclose(model.predict(x, verbose=0), eager, atol=1e-6)
-    np.testing.assert_allclose(model.predict(texts, batch_size=2, verbose=0), eager, atol=1e-6)
+    np.testing.assert_allclose(tf.function(model)(x).numpy(), eager, rtol=1e-5, atol=1e-6)
+    for given in (x, tiny.rows(model)):
+        found = model.predict(given, batch_size=2, verbose=0)
+        assert len(found) == len(eager)
+        for row, expected in zip(found, eager, strict=True):  # of words, as many as a row has
+            np.testing.assert_allclose(row, expected[: len(row)], rtol=1e-5, atol=1e-6)
 
 
 def test_padding_changes_nothing(make):
     model = make()
-    x = inputs_of(model)
-    rank = len(x["token_ids"].shape)
-    wide = {name: np.pad(value, [(0, 0)] * (rank - 1) + [(0, 9)]) for name, value in x.items()}
-    left = {name: np.pad(value, [(0, 0)] * (rank - 1) + [(3, 0)]) for name, value in x.items()}
+    x = tiny.inputs(model)
     expected = ops.convert_to_numpy(model(x))
-    np.testing.assert_allclose(ops.convert_to_numpy(model(wide)), expected, atol=1e-5)
-    np.testing.assert_allclose(ops.convert_to_numpy(model(left)), expected, atol=1e-5)
+    for left, right in ((0, 9), (3, 0)):
+        padded = dict(x)
+        for name in x.keys() - {"word_mask"}:
+            sides = [(0, 0)] * (x[name].ndim - 1) + [(left, right)]
+            padded[name] = np.pad(x[name], sides, constant_values=-1 if name == "word_ids" else 0)
+        np.testing.assert_allclose(ops.convert_to_numpy(model(padded)), expected, atol=1e-5)
+        if "word_mask" in x and right:
+            padded["word_mask"] = np.pad(x["word_mask"], [(0, 0), (0, right)])
+            words = ops.convert_to_numpy(model(padded))[:, : expected.shape[1]]
+            np.testing.assert_allclose(words, expected, atol=1e-5)
 
 
 def test_order_of_the_batch_changes_nothing(make):
     model = make()
-    x = {name: np.asarray(value) for name, value in inputs_of(model).items()}
+    x = tiny.inputs(model)
     order = np.array([3, 0, 4, 2, 1])
     expected = ops.convert_to_numpy(model(x))[order]
     shuffled = ops.convert_to_numpy(model({name: value[order] for name, value in x.items()}))
@@ -443,7 +455,7 @@ def test_order_of_the_batch_changes_nothing(make):
 def test_mixed_precision_gives_float32_near_the_exact_numbers(make, dtype):
     model, mixed = make(), make(dtype)
     mixed.set_weights(model.get_weights())
-    x = inputs_of(model)
+    x = tiny.inputs(model)
     outputs = mixed(x)
     assert keras.backend.standardize_dtype(outputs.dtype) == "float32"
     exact = ops.convert_to_numpy(model(x))
@@ -452,12 +464,12 @@ def test_mixed_precision_gives_float32_near_the_exact_numbers(make, dtype):
 
 def test_one_training_step_moves_what_is_trainable_and_nothing_else(make):
     model = make()
-    x = inputs_of(model)
+    x = tiny.inputs(model)
     model.compile(keras.optimizers.SGD(0.1), loss=lambda y, y_pred: ops.mean(ops.square(y_pred - 3.0)), metrics=[])
     trainable = [w.trainable for w in model.weights]
     before = [w.numpy() for w in model.weights]
     shape = (5,) if hasattr(model, "labels") else model.compute_output_shape({k: v.shape for k, v in x.items()})
-    model.train_on_batch(x, np.zeros(shape, "int32"))
+    model.train_on_batch(x, tiny.TAG_ROWS[:5] if hasattr(model, "tags") else np.zeros(shape, "int32"))
     for weight, old, trains in zip(model.weights, before, trainable, strict=True):
         assert np.isfinite(weight.numpy()).all()
         if not trains:

@@ -171,8 +171,9 @@ def test_a_frozen_head_is_without_dropout_and_the_switch_reaches_it(preprocessor
             tx.models.SiameseClassifier(embedder, labels=["a", "b"], dropout=0.5),
             (tiny.TEXTS, tiny.TEXTS[::-1]),
         ),
+        (tx.models.TokenTagger(tiny.backbone(), preprocessor, tags=tiny.TAGS, dropout=0.5), tiny.WORD_ROWS),
     ):
-        x = model.preprocess_samples(texts)
+        x = tx.data.Gate(model).encode_batch((texts,))
         tx.freezing.freeze(model, groups="*")
         still = ops.convert_to_numpy(model(x, training=False))
         np.testing.assert_array_equal(model(x, training=True), still)

@@ -94,6 +94,7 @@ def test_what_compile_takes_by_itself(tmp_path):
     embedder = tx.models.TextEmbedder(*parts)
     assert optimizer(tx.models.Siamese(embedder), loss=tx.losses.CoSENTLoss()) == (tx.optimizers.Auto, 2e-5, {})
     assert optimizer(tx.models.SiameseClassifier(embedder, labels=["a", "b"])) == (tx.optimizers.Auto, 1e-4, {})
+    assert optimizer(tx.models.TokenTagger(*parts, tags=tiny.TAGS)) == (tx.optimizers.Auto, 1e-4, {"head": 10.0})
 
 
 @pytest.mark.parametrize(("rows", "epochs"), [(8, 10), (1000, 5), (4000, 4)])

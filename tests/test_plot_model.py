@@ -18,6 +18,7 @@ MADE = {
     "classifier": lambda *parts: models.TextClassifier(*parts, labels=["card", "loan"]),
     "siamese": lambda *parts: models.Siamese(models.TextEmbedder(*parts)),
     "decoder": lambda *parts: models.SiameseClassifier(models.TextEmbedder(*parts), labels=["same", "other"]),
+    "tagger": lambda *parts: models.TokenTagger(*parts, tags=tiny.TAGS, head="crf"),
     "backbone": lambda backbone, preprocessor: backbone,
 }
 

@@ -498,6 +498,10 @@ def _regressor(folder):
     return tx.models.TextRegressor(tiny.backbone(), tiny.preprocessor(folder)), "auto", PAIRS, np.arange(8.0)
 
 
+def _tagger(folder):
+    return tiny.tagger(folder), "auto", tiny.WORD_ROWS, tiny.TAG_ROWS
+
+
 STOPPING = {
     "classifier": (
         _classifier,
@@ -523,6 +527,11 @@ STOPPING = {
         _embedder,
         lambda **kw: tx.callbacks.EvaluateTriplets((*PAIRS, tiny.TEXTS[::-1]), **kw),
         "val_triplet_margin",
+    ),
+    "tagger": (
+        _tagger,
+        lambda **kw: tx.callbacks.EvaluateEntities(tiny.WORD_ROWS, tiny.TAG_ROWS, **kw),
+        "val_entity_f1",
     ),
 }
 

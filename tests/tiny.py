@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from tfxfer import backbones, models, preprocessing
+from tfxfer import backbones, data, models, preprocessing
 
 WORDS = "the a my your card cards loan money bank is was lost found where when how much cost arrived sent day good bad"
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".?!,", *WORDS.split(), "##s", "##ed"]
@@ -71,6 +71,18 @@ def backbone(seed=0, dtype=None, num_layers=1):
 def outputs(model, texts):
     """What a model gives for raw texts, as numpy: `predict` without the seconds that it takes to trace a graph."""
     return ops.convert_to_numpy(model(model.preprocess_samples(texts)))
+
+
+def rows(model):
+    """Five rows in the form that a task takes them: texts, pairs of texts, or words."""
+    if "words" in model.input_columns():
+        return WORD_ROWS[:5]
+    return (TEXTS[:5], TEXTS[1:6]) if model.text_form == "separate" else TEXTS[:5]
+
+
+def inputs(model):
+    """The tensors that a task makes of `rows`, as numpy."""
+    return data.Gate(model).encode_batch((rows(model),))
 
 
 def embedder(folder, dtype=None, **kwargs):

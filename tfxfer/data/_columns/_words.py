@@ -164,8 +164,9 @@ class TagsColumn(Column):
         return tf.RaggedTensorSpec((None,), tf.int32, ragged_rank=0)
 
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
-        """Pads with -1: int32 `(batch, words)`."""
-        return {name: tf.ensure_shape(kept.to_tensor(-1), (None, None))}
+        """Pads with -1: int32 `(batch, words)`; what is padded stays as it is."""
+        padded = kept.to_tensor(-1) if isinstance(kept, tf.RaggedTensor) else kept
+        return {name: tf.ensure_shape(padded, (None, None))}
 
     def check_inputs(self, targets: Any, inputs: Any, argument: str) -> None:
         """Raises where a row has another number of tags than of words."""
