@@ -65,7 +65,7 @@ PLAIN_GRAPHS = """
     added_tokens callbacks callbacks_rates checkpoint damaged_files data_batches data_columns data_label_column data_mix
     data_plans data_rows data_targets disk evaluation evaluation_labels evaluation_pairs evaluation_ranking freezing
     from_preset frozen_cache gate keras_hub keras_methods lora models optimizers optimizers_layerwise optimizers_subset
-    own_task peft report resume saved_index search search_negatives siamese tuning unfreezing writes
+    own_task peft report resume saved_index search search_negatives siamese tagger_checkpoint tuning unfreezing writes
 """.split()
 
 
