@@ -51,15 +51,19 @@ def train(arguments, head, seed):
         verbose=arguments.verbose,
     )
     seconds = time.perf_counter() - start
-    before = tx.evaluation.entities(tagger, test)
-    tagger.calibrate(dev)
+    found = tx.evaluation.entities(tagger, test)
+    tagger.calibrate(dev)  # changes probabilities, and no tag
+    if arguments.report is not None:
+        folder = arguments.report / f"{head}_{seed}"
+        made = tx.evaluation.report(folder, tagger, test)
+        print(f"report in {folder}; expected calibration error of entities {made['calibration']['ece']:.3f}")
     results = {
         "head": head,
         "seed": seed,
         "dev_f1": tx.evaluation.entities(tagger, dev)["micro_f1"],
-        "test_f1": before["micro_f1"],
-        "test_precision": before["micro_precision"],
-        "test_recall": before["micro_recall"],
+        "test_f1": found["micro_f1"],
+        "test_precision": found["micro_precision"],
+        "test_recall": found["micro_recall"],
         "temperature": tagger.temperature,
         "seconds": seconds,
     }
@@ -89,6 +93,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--verbose", type=int, default=1, help="0 without a progress bar, 2 a line an epoch")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/entities"), help="for the export")
+    parser.add_argument("--report", type=pathlib.Path, help="folder for errors and pictures; needs matplotlib")
     parser.add_argument("--output", type=pathlib.Path, help="file for the scores, as JSON")
     arguments = parser.parse_args()
 

@@ -155,11 +155,12 @@ def test_tag_entities_trains_both_heads_and_serves_the_last(tmp_path):
         (tmp_path / f"{name}.conll").write_text("\n".join(lines), encoding="utf-8")
     output = tmp_path / "scores.json"
     arguments = ["--heads", "linear", "crf", "--epochs", 12, "--folder", tmp_path / "entities", "--output", output]
-    said = run("tag_entities.py", "--data", tmp_path, *arguments, "--verbose", 0)
+    said = run("tag_entities.py", "--data", tmp_path, *arguments, "--verbose", 0, "--report", tmp_path / "report")
     results = json.loads(output.read_text(encoding="utf-8"))
     assert [each["head"] for each in results] == ["linear", "crf"]
     assert all(each["test_f1"] > 0.9 for each in results)
     assert said.rstrip().endswith("finds the same")
+    assert (tmp_path / "report" / "crf_0" / "reliability.png").exists()
 
 
 @pytest.mark.slow

@@ -52,6 +52,7 @@ def trained(folder):
         "entailment": models.SiameseClassifier(embedder, labels=["same", "other"], features=("u", "v", "u*v")),
         "tags": models.TextClassifier(*parts, labels=LABELS),
         "score": models.TextRegressor(*parts),
+        "names": models.TokenTagger(*parts, tags=tiny.TAGS, head="crf"),
     }
     return {name: spread(model) for name, model in made.items()}
 
@@ -95,7 +96,7 @@ def server(bases, folder):
 @pytest.fixture(scope="module")
 def answers(trained):
     """For model and signature the inputs, and the outputs as the models in Python give them."""
-    entailment, tags, score = trained.values()
+    entailment, tags, score, names = trained.values()
     embedder = entailment.embedder
     queries = embedder.encode(TEXTS, prompt_name="query")
     documents = embedder.encode(OTHERS, prompt_name="document")
@@ -114,6 +115,8 @@ def answers(trained):
         ("entailment", "search"): ({"query": TEXTS, "k": [2] * len(TEXTS)}, hits(embedder, queries)),
         ("tags", "serving_default"): ({"text": TEXTS}, classes(tags, TEXTS)),
         ("tags", "classify"): ({"text": TEXTS}, classes(tags, TEXTS)),
+        ("names", "serving_default"): ({"text": TEXTS}, entities(names, TEXTS)),
+        ("names", "extract"): ({"text": TEXTS}, entities(names, TEXTS)),
         ("score", "serving_default"): (PAIRS, {"outputs": values}),
         ("score", "regress"): (PAIRS, {"outputs": values}),
         ("score", "rank"): ({"query": TEXTS, "documents": OTHERS}, {"scores": values[:, 0]}),
@@ -129,6 +132,30 @@ def classes(model, texts):
         "scores": np.take_along_axis(probabilities, order, 1),
         "probabilities": probabilities,
     }
+
+
+def entities(tagger, texts):
+    found = tagger.extract(texts)
+    width = -(-max(map(len, found)) // 16) * 16
+    columns = {
+        "labels": ("", lambda text, entity: entity.label),
+        "texts": ("", lambda text, entity: entity.text),
+        "starts": (-1, lambda text, entity: entity.start),
+        "ends": (-1, lambda text, entity: entity.end),
+        "byte_starts": (-1, lambda text, entity: len(text[: entity.start].encode())),
+        "byte_ends": (-1, lambda text, entity: len(text[: entity.end].encode())),
+        "scores": (0.0, lambda text, entity: entity.probability),
+    }
+    made = {
+        name: np.array(
+            [
+                [of(text, entity) for entity in row] + [pad] * (width - len(row))
+                for text, row in zip(texts, found, strict=True)
+            ]
+        )
+        for name, (pad, of) in columns.items()
+    }
+    return {**made, "counts": np.array([len(row) for row in found])}
 
 
 def hits(embedder, queries):

@@ -91,6 +91,26 @@ def test_words_without_a_token_count_for_no_loss(tmp_path):
     np.testing.assert_allclose(cut, model.evaluate([["card"] * 14], [["O"] * 14], verbose=0), atol=1e-6)
 
 
+def test_pipelines_with_tags_by_name_are_read(tmp_path):
+    model = tiny.tagger(tmp_path)
+    model.compile()
+    expected = model.evaluate(WORDS, TAGS, verbose=0)
+
+    def rows(tags):
+        ragged = tuple(tf.ragged.constant(each) for each in (WORDS, tags))
+        return tf.data.Dataset.from_tensor_slices(ragged)
+
+    np.testing.assert_allclose(model.evaluate(rows(TAGS).ragged_batch(4), verbose=0), expected, atol=1e-5)
+    np.testing.assert_allclose(model.evaluate(rows(TAGS), verbose=0), expected, atol=1e-5)
+    for wrong, match in (
+        ([*TAGS[:3], ["O", "B-none"]], "Unknown tags"),
+        ([*TAGS[:3], ["O"]], "a tag for each word"),
+        ([["O"] * 9, *TAGS[1:]], "a tag for each word"),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=match):
+            model.evaluate(rows(wrong).ragged_batch(4), verbose=0)
+
+
 def test_rows_in_every_form_give_the_same(tagger):
     expected = tagger.tag(WORDS)
     batches = data.batches((WORDS,), tagger, 2, shuffle=False)

@@ -32,6 +32,7 @@ CASES = [
     r"test_sentence_transformers\.py::test_a_folder_gives_the_references_numbers\[(st_e5_passage_only|st_t5)",
     r"test_tokenizers\.py::test_lowercase_comes_before_the_normalizer_of_the_folder\[(bert_unigram|mpnet)",
     r"test_tokenizers\.py::test_tokens_added_later_are_found_counted_and_saved\[(modernbert|qwen3|eurobert|t5)",
+    r"test_tagger_checkpoint\.py::test_a_familys_token_head_equals.*\[(?!bert|modernbert|llama|t5)",
     r"test_token_offsets\.py::test_offsets_are_the_references\[(bert_cased|distil|electra|eurobert|gte|llama|nomic|qwen|t5|xlm)",
     # Settings of one mechanism: the pair that differs most stays.
     r"test_callbacks\.py::test_every_few_steps_values_are_in_the_logs_of_the_step\[2",

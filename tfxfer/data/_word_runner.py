@@ -99,7 +99,7 @@ class WordRunner:
 
 
 @functools.lru_cache(maxsize=8)
-def _cutter(room, stride) -> Any:
+def _cutter(room: int, stride: int) -> Any:
     """The function from pieces to windows, one for all models: to trace it takes longer than to run a small model."""
     return tf.function(
         lambda pieces: windows(pieces, room, stride),

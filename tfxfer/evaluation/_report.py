@@ -110,7 +110,7 @@ def _predictions(model, texts, y, similarity, batch_size, progress):
     if hasattr(model, "tag"):  # without a scheme: each word is sorted into one of the tags
         words, y = _tagging.read(model, texts, y, ("texts", "y"))
         found = np.concatenate(model.probabilities(words, batch_size, verbose=verbose))
-        has_token: np.ndarray = found.any(axis=1)
+        has_token = np.asarray(found.any(axis=1))
         tags = [tag for row in y for tag in row]
         return (
             [tag for tag, known in zip(tags, has_token, strict=True) if known],

@@ -9,6 +9,9 @@ from tfxfer.preprocessing import split_words, windows
 
 # Windows that are computed at a time, so that the memory of a long document is bounded.
 _WINDOWS = 64
+# The number of columns of an answer is a multiple of this. A server that parts a request of many rows puts the answers
+# together again only where they have one width.
+COLUMNS = 16
 # No more than this of one word is read; see `_signatures.LEAST_BYTES`.
 _WORD_BYTES = 32_768
 
@@ -97,7 +100,7 @@ class Extractor:
             "scores": (tf.minimum(tf.exp(tf.gather_nd(decoded["log_probabilities"], places)), 1.0), 0.0),
         }
         lengths = tf.cast(counts, tf.int64)
-        width = tf.maximum(tf.reduce_max(tf.concat([lengths, [1]], axis=0)), 1)
+        width = -(-tf.reduce_max(tf.concat([lengths, [1]], axis=0)) // COLUMNS) * COLUMNS
         found = {
             name: _dense(
                 tf.RaggedTensor.from_row_lengths(values, lengths, validate=False).to_tensor(pad), width, (), pad

@@ -419,7 +419,9 @@ def _entities(served, model, asked, pairs):
         if asked.kind == "tags"
         else "The entities of each text, in its order: `labels`, `texts` and `scores`, the probability of exactly this "
         "entity; `starts` and `ends` in code points, `byte_starts` and `byte_ends` in bytes of UTF-8. Row i has "
-        '`counts[i]` of them; the columns behind hold "", -1 and 0. A text of any length is read.'
+        '`counts[i]` of them; the columns behind hold "", -1 and 0, and there are a multiple of 16. A text of any '
+        "length is read. A request of more rows than the server computes at a time must not mix texts of more than 16 "
+        "entities with others."
     )
     return {asked.name: Signature(_traced(entities, TEXT), purpose, {"text": "first"})}
 

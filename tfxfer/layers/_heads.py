@@ -111,7 +111,7 @@ class Head(Freezable, keras.layers.Layer):
 
     def with_dropout(self, dropout: float) -> Self:
         """Returns a new head of the same form with another rate, also before hidden layers that had the same rate."""
-        config = {**self.get_config(), "dropout": dropout}
+        config = {**self.get_config(), "dropout": _rate("dropout", dropout)}
         if self.hidden_dropout == self.dropout:
             config["hidden_dropout"] = None
         return type(self).from_config(config)

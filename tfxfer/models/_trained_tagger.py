@@ -65,8 +65,18 @@ def matched(name, spec, arguments):
     head = spec.head(arguments.get("dropout"))
     is_plain = not head.hidden_dims and head.use_bias
     own = {"tags": list(spec.labels), "dropout": head.dropout, "head": "linear" if is_plain else head}
-    own["scheme"] = arguments["scheme"] if "scheme" in arguments else scheme_of(spec.labels)
+    own["scheme"] = _checked(arguments["scheme"], spec.labels) if "scheme" in arguments else scheme_of(spec.labels)
     return spec, own
+
+
+def _checked(scheme, tags):
+    """Returns a scheme that was asked for; raises where some of the tags could never be given in it."""
+    if scheme is None or _schemes.scheme("scheme", scheme) in (fitting := _schemes.fitting(tags)):
+        return scheme
+    expected = (
+        f"a scheme in which each of the preset's tags can occur ({', '.join(fitting) or 'there is none'}), or None"
+    )
+    raise _check.invalid("scheme", expected, scheme)
 
 
 def scheme_of(tags):

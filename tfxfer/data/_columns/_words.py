@@ -163,6 +163,27 @@ class TagsColumn(Column):
         """Returns the spec of one row."""
         return tf.RaggedTensorSpec((None,), tf.int32, ragged_rank=0)
 
+    def encode(self, rows: Any) -> Any:
+        """Turns tags of a pipeline, strings or indices, ragged or padded with "" or -1, into indices.
+
+        Raises:
+            tf.errors.InvalidArgumentError: when the pipeline runs, for an unknown tag or index.
+        """
+        if not isinstance(rows, tf.RaggedTensor):
+            is_padding = tf.equal(rows, "") if rows.dtype == tf.string else rows < 0
+            rows = tf.ragged.boolean_mask(rows, ~is_padding)
+        values = rows.values
+        if values.dtype == tf.string:
+            same = tf.equal(values[:, tf.newaxis], tf.constant(self.tags))
+            known, indices = tf.reduce_any(same, axis=1), tf.argmax(same, axis=1, output_type=tf.int32)
+        else:
+            indices = tf.cast(values, tf.int32)
+            known = (indices >= 0) & (indices < len(self.tags))
+        unknown = tf.boolean_mask(values, ~known)
+        message = ["Unknown tags in `y`:", unknown]
+        with tf.control_dependencies([tf.debugging.Assert(tf.equal(tf.size(unknown), 0), message, summarize=5)]):
+            return rows.with_values(tf.identity(indices))
+
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
         """Pads with -1: int32 `(batch, words)`; what is padded stays as it is."""
         padded = kept.to_tensor(-1) if isinstance(kept, tf.RaggedTensor) else kept
@@ -183,7 +204,12 @@ class TagsColumn(Column):
         mask = inputs["word_mask"]
         missing = tf.maximum(tf.shape(mask)[1] - tf.shape(targets)[1], 0)
         targets = tf.pad(targets, [[0, 0], [0, missing]], constant_values=-1)
-        return tf.where(mask > 0, targets, -1)
+        width = tf.shape(mask)[1]
+        has_tag = tf.reduce_all((targets[:, :width] >= 0) | (mask == 0))
+        fits = has_tag & tf.reduce_all(targets[:, width:] < 0)
+        message = ["`y` must have a tag for each word of a row; a row has more or fewer."]
+        with tf.control_dependencies([tf.debugging.Assert(fits, message)]):
+            return tf.where(mask > 0, targets[:, :width], -1)
 
     def decode(self, indices: Any) -> list:
         """Returns the tags of indices, a list."""
