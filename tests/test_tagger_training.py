@@ -51,6 +51,21 @@ def test_the_head_is_a_group_with_the_crf(folder):
     assert all(not np.array_equal(a, b) for a, b in zip(start, model.crf.get_weights(), strict=True))
 
 
+def test_validation_is_the_evaluation_of_the_same_rows_with_words_that_have_no_token(folder):
+    model = made(folder)
+    model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+    words, tags = (
+        [["\u200b", "my", "\u200b", "card"], ["day"] * 40],
+        [["O", "B-thing", "I-thing", "I-thing"], ["O"] * 40],
+    )
+    history = model.fit(WORDS, TAGS, validation_data=(words, tags), verbose=0).history
+    loss, accuracy = model.evaluate(words, tags, verbose=0)
+    rows = tx.data.tagged({"words": words, "tags": tags}, labels=model.tags)
+    batches = rows.batch(2).map(model.preprocess_samples)  # with -1 between the tags
+    assert model.evaluate(batches, verbose=0) == pytest.approx([loss, accuracy])
+    assert history["val_loss"] == [pytest.approx(loss)] and history["val_accuracy"] == [pytest.approx(accuracy)]
+
+
 def test_adapters_train_merge_and_are_loaded_with_the_head(folder, tmp_path):
     model = made(folder)
     tx.freezing.add_lora(model, rank=2)

@@ -170,8 +170,9 @@ class TagsColumn(Column):
             tf.errors.InvalidArgumentError: when the pipeline runs, for an unknown tag or index.
         """
         if not isinstance(rows, tf.RaggedTensor):
-            is_padding = tf.equal(rows, "") if rows.dtype == tf.string else rows < 0
-            rows = tf.ragged.boolean_mask(rows, ~is_padding)
+            if rows.dtype != tf.string:  # -1 may lie between tags, at a word without a token
+                return self._padded(tf.cast(rows, tf.int32))
+            rows = tf.ragged.boolean_mask(rows, tf.not_equal(rows, ""))
         values = rows.values
         if values.dtype == tf.string:
             same = tf.equal(values[:, tf.newaxis], tf.constant(self.tags))
@@ -183,6 +184,13 @@ class TagsColumn(Column):
         message = ["Unknown tags in `y`:", unknown]
         with tf.control_dependencies([tf.debugging.Assert(tf.equal(tf.size(unknown), 0), message, summarize=5)]):
             return rows.with_values(tf.identity(indices))
+
+    def _padded(self, indices):
+        """Indices that are padded with -1, once they are checked."""
+        unknown = tf.boolean_mask(indices, (indices < -1) | (indices >= len(self.tags)))
+        message = ["Unknown tags in `y`:", unknown]
+        with tf.control_dependencies([tf.debugging.Assert(tf.equal(tf.size(unknown), 0), message, summarize=5)]):
+            return tf.identity(indices)
 
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
         """Pads with -1: int32 `(batch, words)`; what is padded stays as it is."""
