@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -356,6 +357,76 @@ def test_a_regressor_is_searched_as_a_classifier_is(presets):
     y = np.linspace(0, 1, 2 * len(TEXTS)).reshape(-1, 2)
     history = hypermodel.fit(hp, model, TEXTS, y, validation_data=(TEXTS, y), epochs=2, verbose=0).history
     assert {"loss", "mae", "val_loss", "val_mae"} <= set(history) and len(history["loss"]) == 2
+
+
+def of_taggers(presets, **options):
+    return tx.tuning.HyperModel(tx.models.TokenTagger, presets, **{"tags": tiny.TAGS, **options})
+
+
+def test_a_tagger_is_searched_by_head_and_pooling_of_words(presets):
+    hypermodel = of_taggers(presets, split="whitespace")
+    own = {"word_pooling", "head", "dropout", "head_multiplier"}
+    assert space_of(hypermodel, head="crf") == SHARED | own
+    spaces = {each.name: each for each in parameters(hypermodel).space}
+    assert spaces["word_pooling"].values == list(tx.layers.WORD_POOLING) and spaces["head"].values == ["linear", "crf"]
+    values = parameters(hypermodel).values
+    assert {name: values[name] for name in own} == {
+        "word_pooling": "first",
+        "head": "linear",
+        "dropout": 0.1,
+        "head_multiplier": 10.0,
+    }
+    hp = parameters(hypermodel, preset=presets[1], head="crf", word_pooling="max", dropout=0.3, frozen=1)
+    model = hypermodel.build(hp)
+    assert (model.crf is not None, model.word_pooling, model.dropout) == (True, "max", 0.3)
+    assert model.split == "whitespace"
+    assert model.tags == tiny.TAGS and isinstance(model.loss, tx.losses.ChainCrossentropy)
+    assert training_groups(model) == ["block_1", "head"] and model.optimizer.group_multipliers["head"] == 10.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"tags": None}, "`tags`. Expected a value"),
+        ({"tags": ["O", "E-thing"]}, "`tags`"),
+        ({"scheme": "IOB1"}, "`scheme`"),
+        ({"head": "crf"}, "`head`. Expected no argument that is an entry"),
+        ({"space": {"head": "mlp"}}, "`space['head']`. Expected one of 'linear', 'crf'"),
+        ({"space": {"word_pooling": "cls"}}, "`space['word_pooling']`. Expected one of"),
+        ({"space": {"pooling": "cls"}}, "`space`. Expected one of"),
+    ],
+)
+def test_a_search_for_a_tagger_that_cannot_be_is_an_error_at_once(presets, arguments, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        of_taggers(presets[0], **arguments)
+
+
+def training_groups(model):
+    return [name for name, layers in model.layer_groups().items() if layers[0].trainable]
+
+
+def test_a_tagger_of_a_trial_writes_the_entities_that_it_finds(presets):
+    hypermodel = of_taggers(presets[0], space={"frozen": 0, "batch_size": 6}, optimizer=sgd)
+    hp = parameters(hypermodel)
+    model, rows = hypermodel.build(hp), (tiny.WORD_ROWS, tiny.TAG_ROWS)
+    evaluate = tx.callbacks.EvaluateEntities(*rows)
+    history = hypermodel.fit(hp, model, *rows, callbacks=[evaluate], verbose=0).history
+    assert history["val_entity_f1"] == [tx.evaluation.entities(model, *rows)["micro_f1"]]
+
+
+@pytest.mark.slow
+def test_taggers_are_searched_by_the_entities_that_they_find(presets, folder):
+    space = {"frozen": 0, "layer_decay": None, "batch_size": 6, "word_pooling": None, "dropout": 0.0, "warmup": 0.0}
+    space |= {"head": "crf", "learning_rate": 0.2, "head_multiplier": 1.0}
+    hypermodel = of_taggers(presets[0], space=space, optimizer=sgd)
+    objective = keras_tuner.Objective("val_entity_f1", "max")
+    tuner = keras_tuner.RandomSearch(hypermodel, objective, max_trials=1, directory=folder / "taggers")
+    rows = tx.data.tagged({"words": tiny.WORD_ROWS, "tags": tiny.TAG_ROWS}, labels=tiny.TAGS)
+    evaluate = tx.callbacks.EvaluateEntities(tiny.WORD_ROWS, tiny.TAG_ROWS)
+    tuner.search(rows, validation_data=(tiny.WORD_ROWS, tiny.TAG_ROWS), callbacks=[evaluate], epochs=8, verbose=0)
+    [row] = tx.tuning.trials(tuner)
+    found = tx.evaluation.entities(tx.tuning.best_model(tuner), rows)
+    assert row["status"] == "COMPLETED" and row["score"] == pytest.approx(found["micro_f1"]) and row["score"] > 0
 
 
 def test_a_task_of_ones_own_has_the_entries_that_all_share(presets, folder):
