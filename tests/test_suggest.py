@@ -1,7 +1,5 @@
 """Which texts to label next: how doubtful they are, how they are spread, and what can be asked."""
 
-import json
-
 import keras
 import numpy as np
 import pytest
@@ -9,8 +7,9 @@ import tiny
 
 import tfxfer as tx
 
-# The choice among candidates is a function of arrays, and its oracle a loop: the whole would need many real texts.
-from tfxfer.models._suggest import cover
+# The choice among candidates is a function of arrays, and its oracle a loop: the whole would need many real texts. The
+# same for the size of the parts that a stream is read in.
+from tfxfer.models import _suggest
 
 POOL = [f"{a} {b} {c}" for a in ("my card", "the loan", "a bank") for b in ("was", "is") for c in tiny.WORDS.split()]
 PAIRS = (POOL, POOL[::-1])
@@ -59,21 +58,21 @@ def chosen_by_loops(vectors, weights, count):
 def test_the_choice_adds_most_to_what_is_covered(seed):
     rng = np.random.default_rng(seed)
     vectors, weights = rng.normal(size=(40, 3 + seed)), rng.random(40) + 0.01
-    assert cover(vectors, weights, 6) == chosen_by_loops(vectors, weights, 6)
+    assert _suggest.cover(vectors, weights, 6) == chosen_by_loops(vectors, weights, 6)
 
 
 def test_one_of_each_group_comes_before_another_of_the_same():
     groups = np.repeat(np.eye(4), 25, axis=0) + np.random.default_rng(0).normal(0, 0.01, (100, 4))
-    chosen = cover(groups, np.ones(100), 8)
+    chosen = _suggest.cover(groups, np.ones(100), 8)
     assert len({i // 25 for i in chosen[:4]}) == 4 and len(set(chosen)) == 8
     weights = np.where(np.arange(100) // 25 == 2, 1.0, 1e-3)
-    assert cover(groups, weights, 1)[0] // 25 == 2, "the group with the doubts comes first"
+    assert _suggest.cover(groups, weights, 1)[0] // 25 == 2, "the group with the doubts comes first"
 
 
 def test_as_many_are_chosen_as_there_are():
     rows = np.vstack([np.ones((3, 2)), np.zeros((2, 2)), -np.ones((1, 2))])
-    assert sorted(cover(rows, np.full(6, 0.5), 99)) == [0, 1, 2, 3, 4, 5]
-    assert cover(np.zeros((0, 3)), np.zeros(0), 2) == []
+    assert sorted(_suggest.cover(rows, np.full(6, 0.5), 99)) == [0, 1, 2, 3, 4, 5]
+    assert _suggest.cover(np.zeros((0, 3)), np.zeros(0), 2) == []
 
 
 # === Doubts ===
@@ -143,7 +142,7 @@ def test_the_most_doubtful_are_candidates_and_the_choice_covers_them(classifier,
 def test_texts_come_in_any_form_and_in_parts(classifier, monkeypatch):
     expected = classifier.suggest(POOL, 3)
     assert classifier.suggest(np.array(POOL), 3) == expected == classifier.suggest(tuple(POOL), 3)
-    monkeypatch.setattr("tfxfer.models._suggest._PART", 16)
+    monkeypatch.setattr(_suggest, "_PART", 16)
     for texts in (POOL, iter(POOL), (text.encode() for text in POOL)):
         found = classifier.suggest(texts, 3)
         assert [each[:2] for each in found] == [each[:2] for each in expected]
@@ -166,7 +165,7 @@ def test_a_tagger_takes_texts_and_words(taggers):
 
 def test_equal_texts_are_suggested_once_and_empty_ones_never(classifier, taggers, monkeypatch):
     texts = ["", "my card", "  \n", "my card", "the loan", "", "my card"]
-    monkeypatch.setattr("tfxfer.models._suggest._PART", 3)
+    monkeypatch.setattr(_suggest, "_PART", 3)
     for model in (classifier, taggers["linear"]):
         for given in (texts, iter(texts)):
             assert sorted(each[:2] for each in model.suggest(given, 5)) == [(1, "my card"), (4, "the loan")]
@@ -177,8 +176,6 @@ def test_equal_texts_are_suggested_once_and_empty_ones_never(classifier, taggers
 
 
 def test_of_a_long_stream_candidates_alone_are_kept(classifier, monkeypatch):
-    from tfxfer.models import _suggest
-
     sizes = []
 
     class Watched(_suggest._Candidates):
@@ -242,7 +239,7 @@ def test_one_label_leaves_no_doubt_and_half_precision_is_no_matter(folder):
 def test_labels_that_are_suggested_teach_more_than_random_ones(minilm_folder, real_data):
     """On Banking77: 154 labels, then 77 more; the accuracies of two seeds."""
     rows = {name: tx.data.read(real_data / "banking77" / f"{name}.tsv") for name in ("train", "test")}
-    labels = json.loads(json.dumps(sorted(set(rows["train"]["label"]))))
+    labels = sorted(set(rows["train"]["label"]))
     texts, names = rows["train"]["text"], rows["train"]["label"]
     scores = {"suggested": [], "random": []}
     for seed in range(2):
