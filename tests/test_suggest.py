@@ -1,15 +1,13 @@
 """Which texts to label next: how doubtful they are, how they are spread, and what can be asked."""
 
+import weakref
+
 import keras
 import numpy as np
 import pytest
 import tiny
 
 import tfxfer as tx
-
-# The choice among candidates is a function of arrays, and its oracle a loop: the whole would need many real texts. The
-# same for the size of the parts that a stream is read in.
-from tfxfer.models import _suggest
 
 POOL = [f"{a} {b} {c}" for a in ("my card", "the loan", "a bank") for b in ("was", "is") for c in tiny.WORDS.split()]
 PAIRS = (POOL, POOL[::-1])
@@ -38,41 +36,14 @@ def means(model, texts):
 
 def chosen_by_loops(vectors, weights, count):
     """The choice that adds most to the weighted closeness of all to the chosen ones, step by step."""
-    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    chosen = []
+    closeness, chosen = np.maximum(vectors @ vectors.T, 0.0), []
     for _ in range(count):
         totals = []
         for j in range(len(vectors)):
-            total = 0.0
-            for i in range(len(vectors)):
-                total += weights[i] * max(0.0, *(float(vectors[i] @ vectors[k]) for k in [*chosen, j]))
-            totals.append(-1.0 if j in chosen else total)
+            best = closeness[:, [*chosen, j]].max(axis=1)
+            totals.append(-1.0 if j in chosen else sum(w * c for w, c in zip(weights, best, strict=True)))
         chosen.append(int(np.argmax(totals)))
     return chosen
-
-
-# === Spread ===
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_the_choice_adds_most_to_what_is_covered(seed):
-    rng = np.random.default_rng(seed)
-    vectors, weights = rng.normal(size=(40, 3 + seed)), rng.random(40) + 0.01
-    assert _suggest.cover(vectors, weights, 6) == chosen_by_loops(vectors, weights, 6)
-
-
-def test_one_of_each_group_comes_before_another_of_the_same():
-    groups = np.repeat(np.eye(4), 25, axis=0) + np.random.default_rng(0).normal(0, 0.01, (100, 4))
-    chosen = _suggest.cover(groups, np.ones(100), 8)
-    assert len({i // 25 for i in chosen[:4]}) == 4 and len(set(chosen)) == 8
-    weights = np.where(np.arange(100) // 25 == 2, 1.0, 1e-3)
-    assert _suggest.cover(groups, weights, 1)[0] // 25 == 2, "the group with the doubts comes first"
-
-
-def test_as_many_are_chosen_as_there_are():
-    rows = np.vstack([np.ones((3, 2)), np.zeros((2, 2)), -np.ones((1, 2))])
-    assert sorted(_suggest.cover(rows, np.full(6, 0.5), 99)) == [0, 1, 2, 3, 4, 5]
-    assert _suggest.cover(np.zeros((0, 3)), np.zeros(0), 2) == []
 
 
 # === Doubts ===
@@ -127,23 +98,20 @@ def test_a_whole_long_text_is_doubted(taggers):
 # === Choices ===
 
 
-def test_the_most_doubtful_are_candidates_and_the_choice_covers_them(classifier, taggers):
+@pytest.mark.parametrize("budget", [1, 4, 9])
+def test_the_most_doubtful_are_candidates_and_the_choice_covers_them(classifier, taggers, budget):
     for model in (classifier, taggers["linear"]):
         scores = {each.index: each.score for each in model.suggest(POOL, len(POOL))}
-        candidates = sorted(scores, key=lambda i: (-scores[i], i))[:40]
-        vectors = means(model, [POOL[i] for i in candidates])
-        if model is classifier:  # a tagger tokenizes word by word, which is the same here
-            weights = np.array([scores[i] for i in candidates])
-            expected = [candidates[i] for i in chosen_by_loops(vectors, weights, 4)]
-            assert [each.index for each in model.suggest(POOL, 4)] == expected
-        assert {each.index for each in model.suggest(POOL, 4)} <= set(candidates)
+        candidates = sorted(scores, key=lambda i: (-scores[i], i))[: 10 * budget]
+        vectors = means(model, [POOL[i] for i in candidates])  # word by word the tokens are the same here
+        expected = chosen_by_loops(vectors, [scores[i] for i in candidates], budget)
+        assert [each.index for each in model.suggest(POOL, budget)] == [candidates[i] for i in expected]
 
 
-def test_texts_come_in_any_form_and_in_parts(classifier, monkeypatch):
+def test_texts_come_in_any_form(classifier):
     expected = classifier.suggest(POOL, 3)
     assert classifier.suggest(np.array(POOL), 3) == expected == classifier.suggest(tuple(POOL), 3)
-    monkeypatch.setattr(_suggest, "_PART", 16)
-    for texts in (POOL, iter(POOL), (text.encode() for text in POOL)):
+    for texts in (iter(POOL), (text.encode() for text in POOL)):
         found = classifier.suggest(texts, 3)
         assert [each[:2] for each in found] == [each[:2] for each in expected]
         np.testing.assert_allclose([each.score for each in found], [each.score for each in expected], atol=1e-6)
@@ -163,9 +131,8 @@ def test_a_tagger_takes_texts_and_words(taggers):
     assert taggers["linear"].suggest((text.split() for text in POOL), 3) == words
 
 
-def test_equal_texts_are_suggested_once_and_empty_ones_never(classifier, taggers, monkeypatch):
+def test_equal_texts_are_suggested_once_and_empty_ones_never(classifier, taggers):
     texts = ["", "my card", "  \n", "my card", "the loan", "", "my card"]
-    monkeypatch.setattr(_suggest, "_PART", 3)
     for model in (classifier, taggers["linear"]):
         for given in (texts, iter(texts)):
             assert sorted(each[:2] for each in model.suggest(given, 5)) == [(1, "my card"), (4, "the loan")]
@@ -175,18 +142,30 @@ def test_equal_texts_are_suggested_once_and_empty_ones_never(classifier, taggers
     assert len(taggers["linear"].suggest([[], [""], ["\u200b"], ["card"]], 5)) == 1
 
 
-def test_of_a_long_stream_candidates_alone_are_kept(classifier, monkeypatch):
-    sizes = []
+class Text(str):
+    """A string that can be watched."""
 
-    class Watched(_suggest._Candidates):
-        def add(self, rows):
-            super().add(rows)
-            sizes.append(len(self.found))
+    __slots__ = ("__weakref__",)
 
-    monkeypatch.setattr(_suggest, "_Candidates", Watched)
-    monkeypatch.setattr(_suggest, "_PART", 16)
-    found = classifier.suggest(iter(POOL * 3), 2)
-    assert max(sizes) <= 2 * 20 + 16 and found == classifier.suggest(POOL, 2)
+
+def test_of_a_long_stream_candidates_alone_are_kept_each_once(classifier):
+    words = tiny.WORDS.split()
+    texts = [f"{a} {b} {c}" for a in words for b in words for c in words][:5000] + POOL  # POOL's are among the first
+    alive, most = weakref.WeakSet(), []
+
+    def stream():
+        for text in texts:
+            alive.add(made := Text(text))
+            yield made
+            del made
+            most.append(len(alive))
+
+    found = classifier.suggest(stream(), 3, batch_size=1024)
+    assert max(most) < 0.9 * len(texts) and len({each.text for each in found}) == 3
+    expected = classifier.suggest(texts, 3, batch_size=1024)
+    assert [each[:2] for each in found] == [each[:2] for each in expected]
+    everything = classifier.suggest(texts, 9999, batch_size=1024)
+    assert sorted(each.index for each in everything) == [i for i, t in enumerate(texts) if t not in texts[:i]]
 
 
 def test_a_sure_model_still_spreads_its_choice(folder):
