@@ -9,8 +9,8 @@ from tfxfer.evaluation._entities import entity_scores
 def entities(model: Any, x: Any, y: Any = None, *, batch_size: int = 32, verbose: int | str = 0) -> dict[str, Any]:
     """Scores a tagger by the entities that it finds in texts that are split into words.
 
-    The entities are those of `model.tag`, read strictly in the model's scheme. An entity beyond what the model can see
-    or of words without a token counts as missed.
+    The entities are those of `model.tag`, read strictly in the model's scheme. Rows of any length are read as a whole;
+    an entity all of whose words have no token counts as missed.
 
     Args:
         model: `models.TokenTagger` with a scheme.
