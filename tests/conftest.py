@@ -83,7 +83,7 @@ PLAIN_GRAPHS = """
     data_mix data_plans data_rows data_targets disk evaluation evaluation_labels evaluation_pairs evaluation_ranking
     evaluation_tagger freezing from_preset frozen_cache gate keras_hub keras_methods lora models optimizers
     optimizers_layerwise optimizers_subset own_task peft report resume saved_index search search_negatives siamese
-    suggest tagger tagger_checkpoint tuning unfreezing windows writes
+    suggest tagger tagger_checkpoint tagger_training tuning unfreezing windows writes
 """.split()
 
 

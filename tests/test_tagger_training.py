@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tiny
 from keras import ops
 
@@ -49,6 +50,31 @@ def test_the_head_is_a_group_with_the_crf(folder):
     start = model.crf.get_weights()
     assert fit(model) == ["head"]
     assert all(not np.array_equal(a, b) for a, b in zip(start, model.crf.get_weights(), strict=True))
+
+
+def test_accuracy_is_the_share_of_words_whatever_the_batches(folder):
+    model = made(folder, head="linear")
+    model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+    likeliest = [[tiny.TAGS[i] for i in row.argmax(axis=1)] for row in model.predict(WORDS, verbose=0)]
+    hits = [a == b for found, tags in zip(likeliest, TAGS, strict=True) for a, b in zip(found, tags, strict=True)]
+    for batch_size in (1, 2, 6):
+        found = model.evaluate(WORDS, TAGS, batch_size=batch_size, verbose=0, return_dict=True)
+        assert found["accuracy"] == pytest.approx(np.mean(hits)) and 0 < sum(hits) < len(hits)
+
+
+def test_generators_of_rows_and_of_batches_train_as_the_rows_do(folder):
+    halves = [(WORDS[:3], TAGS[:3]), (WORDS[3:], TAGS[3:])]
+    sources = {"rows": lambda: zip(WORDS, TAGS, strict=True), "batches": lambda: iter(halves)}
+    losses = {}
+    for name, source in sources.items():
+        model = made(folder)
+        model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
+        losses[name] = model.evaluate(source(), batch_size=3, verbose=0)
+        model.fit(source(), batch_size=3, verbose=0)
+        assert int(model.optimizer.iterations) == 2
+    np.testing.assert_allclose(losses["rows"], losses["batches"], rtol=1e-5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="one for each word"):
+        model.evaluate(iter([(["a", "b"], ["O"])]), verbose=0)
 
 
 def test_validation_is_the_evaluation_of_the_same_rows_with_words_that_have_no_token(folder):
@@ -106,7 +132,7 @@ def test_half_precision_trains_on_a_loss_in_full(folder, dtype):
     assert {w.dtype for w in model.weights} == {"float32"} and model.crf.compute_dtype == "float32"
 
 
-@pytest.mark.parametrize("head", ["linear", "crf"])
+@pytest.mark.parametrize("head", ["crf", pytest.param("linear", marks=pytest.mark.slow)])
 def test_xla_trains_to_the_same_weights(folder, head):
     found = []
     for jit_compile in (False, True):

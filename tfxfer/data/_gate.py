@@ -335,19 +335,15 @@ class Gate:
             for row in rows:
                 inputs, targets = read_inputs(_each(row[0]), self._columns, self._x), self.read_targets(_each(row[1]))
                 self._check_targets(targets, inputs)
-                x, y = tf.nest.map_structure(lambda values: values[0], (inputs, targets))
-                yield (x, y, *(np.float32(weight) for weight in row[2:]))
+                yield (inputs, targets, *([np.float32(weight)] for weight in row[2:]))
 
-        x = tf.nest.map_structure(_spec, self._one(first[0]))
-        y = tf.nest.map_structure(lambda values: _spec(values[0]), self.read_targets(_each(first[1])))
-        weight = [tf.TensorSpec((), tf.float32)] * (len(first) - 2)
-        dataset = tf.data.Dataset.from_generator(read, output_signature=(x, y, *weight))
+        x = tf.nest.map_structure(_spec, read_inputs(_each(first[0]), self._columns, self._x))
+        y = tf.nest.map_structure(_spec, self.read_targets(_each(first[1])))
+        weight = [tf.TensorSpec((1,), tf.float32)] * (len(first) - 2)
+        # Rows that differ in length can be batched only as parts of batches, here of one.
+        dataset = tf.data.Dataset.from_generator(read, output_signature=(x, y, *weight)).unbatch()
         dataset.targets = self._targets
         return dataset
-
-    def _one(self, x):
-        found = read_inputs(_each(x), self._columns, self._x)
-        return tf.nest.map_structure(lambda values: values[0], found)
 
     # === Batches ===
 
@@ -466,7 +462,7 @@ def _each(x):
 
 def _spec(value):
     if isinstance(value, tf.RaggedTensor):
-        return tf.RaggedTensorSpec([None] * value.shape.rank, value.dtype, value.ragged_rank)
+        return tf.RaggedTensorSpec([1, *[None] * (value.shape.rank - 1)], value.dtype, value.ragged_rank)
     if isinstance(value, tf.Tensor):
         return tf.TensorSpec(value.shape, value.dtype)
     return tf.TensorSpec(np.shape(value), tf.as_dtype(np.asarray(value).dtype))

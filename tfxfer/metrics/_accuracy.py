@@ -92,4 +92,5 @@ class TagAccuracy(keras.metrics.Mean):
             sample_weight = ops.cast(sample_weight, self.dtype)
             weights *= ops.expand_dims(sample_weight, -1) if len(sample_weight.shape) == 1 else sample_weight
         hits = ops.cast(y_true, "int32") == ops.cast(ops.argmax(y_pred, axis=-1), "int32")
-        return super().update_state(ops.cast(hits, self.dtype), weights)
+        # Flat, as Keras's mean takes that of each row first, padding included, and so weighs batches by their widths.
+        return super().update_state(ops.reshape(ops.cast(hits, self.dtype), (-1,)), ops.reshape(weights, (-1,)))
