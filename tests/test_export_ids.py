@@ -178,7 +178,7 @@ def test_a_taggers_emissions_and_the_readmes_decoder_give_its_tags(name, head, t
     monkeypatch.chdir(path)
     names = {}
     exec(program, names)
-    rows = [["my", "cards", "\u200b", "bank"], ["\u200b"], ["the", "money", "?"], ["is"]]
+    rows = [["my", "cards", "bank", "\u200b"], ["\u200b"], ["the", "money", "?"], ["is"]]
     assert names["run"](rows) == model.tag(rows)
     described = export.describe(path)["signatures"]["serving_default"]
     assert described["outputs"]["emissions"]["shape"] == [None, None, len(model.tags)]

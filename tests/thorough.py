@@ -149,4 +149,13 @@ CASES = [
     r"test_export_ids\.py::test_(the_readmes_program.*onnx-towers|a_classifier_answers_as_predict.*litert)",
     r"test_heads\.py::test_training_goes_on_from_a_trained_head\[eurobert",
     r"test_unfreezing\.py::test_frozen_groups_keep_every_bit.*\[adapters",
+    r"test_tagger\.py::test_(it_learns|calibration|the_export|an_export|what_it_says|entities_|a_stream|rows_in).*\[linear",
+    r"test_tagger\.py::test_(the_scheme_is_never_broken\[(IOB2|BILOU)|tags_without_a_scheme)",
+    r"test_tagger\.py::test_words_have_the_ids_of_the_reference\[(albert|xlm_roberta|roberta)",
+    r"test_tagger_training\.py::test_(half_precision.*float16|xla_trains.*linear|adapters_train|groups_thaw)",
+    r"test_evaluation_tagger\.py::.*\[linear",
+    r"test_evaluation_tagger\.py::test_(a_killed_training|plain_tags_are_reported|early_stopping)",
+    r"test_crf\.py::test_fit_trains_the_weights_of_the_chain\[float32-True",
+    r"test_export_ids\.py::test_a_taggers_emissions.*(onnx-linear|litert)",
+    r"test_suggest\.py::test_labels_that_are_suggested_teach_more",
 ]

@@ -8,6 +8,7 @@ numbers lie; whether they do lie there is for the caller to check.
 
 import dataclasses
 import pickletools
+import warnings
 from typing import Any, BinaryIO, cast
 
 # The pickle of a model with 10,000 tensors takes 2 MB.
@@ -98,10 +99,12 @@ def load(stream: BinaryIO) -> Any:
         ValueError: the pickle is broken, or asks for what a file of weights has no use for.
     """
     machine = _Machine()
-    for opcode, argument, _ in pickletools.genops(cast(BinaryIO, _Bounded(stream))):
-        if opcode.name == "STOP":
-            break
-        machine.step(opcode.name, argument)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of escapes in damaged strings
+        for opcode, argument, _ in pickletools.genops(cast(BinaryIO, _Bounded(stream))):
+            if opcode.name == "STOP":
+                break
+            machine.step(opcode.name, argument)
     return machine.pop()
 
 

@@ -175,7 +175,8 @@ class Gate:
         labels = getattr(dataset, "labels", None)
         own = getattr(self._targets, "labels", None)
         if labels is not None and own is not None and list(labels) != list(own):
-            remedy = "Give the model's labels where the dataset is made, so that both have one order."
+            name = "labels" if hasattr(self._task, "labels") else "tags"
+            remedy = f"Give `labels=model.{name}` where the dataset is made, so that both have one order."
             raise _check.invalid(self._x, f"rows whose labels are the model's, {own}", labels, remedy)
 
     def is_encoded(self, dataset: Any) -> bool:

@@ -84,7 +84,7 @@ def split_words(texts: Any, split: Literal["punctuation", "whitespace"] = "punct
 
     Example:
 
-    >>> found = tfxfer.preprocessing.split_words(["Anna lives in St. Ives, I think."])
+    >>> found = split_words(["Anna lives in St. Ives, I think."])
     >>> [word.decode() for word in found.words.to_list()[0]]
     ['Anna', 'lives', 'in', 'St', '.', 'Ives', ',', 'I', 'think', '.']
     >>> found.starts.to_list()[0][:3]
