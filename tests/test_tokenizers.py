@@ -486,16 +486,3 @@ def test_damaged_files_are_named(golden, tmp_path, family, file, content, messag
     with pytest.raises(ValueError, match=message) as error:
         Tokenizer.from_folder(tmp_path)
     assert str(error.value).startswith("Invalid value for argument `folder`")
-
-
-@pytest.mark.parametrize("family", ["albert", "roberta", "xlm_roberta"])
-def test_a_seed_that_is_set_later_breaks_no_tokenizer(golden, family):
-    tokenizer = Tokenizer.from_folder(golden / "families" / family)
-    traced = tf.function(tokenizer, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    batches = tf.data.Dataset.from_tensors(["Where is my card?"]).map(tokenizer)
-    before = tokenizer(["Where is my card?"]).to_list()
-    assert traced(tf.constant(["Where is my card?"])).to_list() == before
-    keras.utils.set_random_seed(0)  # empties TensorFlow's cache of kernels
-    assert tokenizer(["Where is my card?"]).to_list() == before
-    assert traced(tf.constant(["Where is my card?"])).to_list() == before
-    assert next(iter(batches)).to_list() == before

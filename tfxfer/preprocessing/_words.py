@@ -4,7 +4,6 @@ import hashlib
 
 import tensorflow as tf
 import tensorflow_text as tf_text
-from tensorflow_text.python.ops import sentencepiece_tokenizer as _tf_text_sentencepiece
 
 # A map that maps nothing. With none at all SentencePiece writes a line to the log whenever a model is loaded.
 EMPTY_MAP = (1024).to_bytes(4, "little") + bytes(1024) + b"\0"
@@ -48,22 +47,6 @@ def valid_utf8(texts):
     return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
 
 
-class _Resource(_tf_text_sentencepiece._SentencepieceModelResource):
-    """A SentencePiece model that lives as long as this object.
-
-    TF Text's own belongs to a kernel in TensorFlow's cache, which `tf.random.set_seed` and `set_random_seed` of Keras
-    empty: every tokenizer made before would then fail. The kernel of a data set's function stays with the iterator.
-    """
-
-    def _create_resource(self):
-        make = super()._create_resource
-        if not tf.executing_eagerly():
-            return make()
-        iterator = iter(tf.data.Dataset.from_tensors(0).map(tf.autograph.experimental.do_not_convert(lambda _: make())))
-        self._keep = lambda: iterator  # hidden from TensorFlow, which would save it
-        return next(iterator)
-
-
 def sentencepiece(model, out_type=tf.int32):
     """Returns TF Text's tokenizer of a SentencePiece model, a protocol buffer.
 
@@ -71,12 +54,7 @@ def sentencepiece(model, out_type=tf.int32):
     different models in it would load the first one twice.
     """
     data = model.SerializeToString()
-    name = f"sentencepiece_{hashlib.sha256(data).hexdigest()[:16]}"
-    with tf.Graph().as_default():  # without loading the model
-        tokenizer = tf_text.SentencepieceTokenizer(data, out_type, name=name)
-    with tf.init_scope():
-        tokenizer._model_resource = _Resource(data, name)
-    return tokenizer
+    return tf_text.SentencepieceTokenizer(data, out_type, name=f"sentencepiece_{hashlib.sha256(data).hexdigest()[:16]}")
 
 
 def escaped(text):
