@@ -20,6 +20,8 @@ import tiny
 from safetensors.numpy import load_file, save_file
 
 import tfxfer as tx
+
+# Private: it names the tensors of an encoder as checkpoints do, of which these are written for the reader to read.
 from tfxfer.backbones import _weights
 from tfxfer.backbones.families import FAMILIES
 
