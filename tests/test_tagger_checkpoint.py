@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 import tfxfer as tx
 
 # Private: it names the tensors of an encoder as checkpoints do, of which these are written for the reader to read.
-from tfxfer.backbones import _weights
+from tfxfer.backbones import _weights  # the tensors of a checkpoint that no public way writes
 from tfxfer.backbones.families import FAMILIES
 
 # Private, as its table is long and a preset for each row would take seconds.
