@@ -8,7 +8,7 @@ import textwrap
 
 from tensorflow.core.protobuf import saved_model_pb2
 
-# What may have a state: weights, written when they are restored and read ever after; files; checks; calls and branches.
+# What may have a state: weights, written when they are restored and read ever after; files; checks; calls, branches and loops.
 WEIGHTS = {
     "AssignVariableOp",
     "DisableCopyOnRead",
@@ -18,7 +18,7 @@ WEIGHTS = {
     "VarIsInitializedOp",
 }
 FILES = {"MergeV2Checkpoints", "RestoreV2", "SaveV2"}
-CALLS = {"Assert", "If", "StatefulPartitionedCall"}
+CALLS = {"Assert", "If", "StatefulPartitionedCall", "While"}
 # Tables of the tokenizers: filled once, from the graph, and never added to.
 TABLES = {"HashTableV2", "LookupTableFindV2", "LookupTableImportV2", "SentencepieceOp", "SentencepieceTokenizeOp"}
 STATEFUL = WEIGHTS | FILES | CALLS | TABLES
