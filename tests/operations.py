@@ -8,7 +8,7 @@ import textwrap
 
 from tensorflow.core.protobuf import saved_model_pb2
 
-# What may have a state: weights, written when they are restored and read ever after; files; checks; calls, branches and loops.
+# What may have a state: weights, written when they are restored and read ever after; files; checks; calls and loops.
 WEIGHTS = {
     "AssignVariableOp",
     "DisableCopyOnRead",
