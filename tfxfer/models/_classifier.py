@@ -1,7 +1,6 @@
 """Texts to labels."""
 
 import collections
-import json
 import os
 import typing
 from collections.abc import Mapping, Sequence
@@ -255,17 +254,12 @@ class Classifying(_Task):
     def save_own_variables(self, store: Any) -> None:
         """Writes the labels beside the weights, so that weights for another order of labels are noticed."""
         super().save_own_variables(store)
-        store[_LABELS] = np.frombuffer(json.dumps(self.labels).encode(), "uint8")
+        _restoring.keep_names(store, _LABELS, self.labels)
 
     def load_own_variables(self, store: Any) -> None:
         """Checks that weights belong to the model's labels."""
-        rest = {name: store[name] for name in store.keys()}
-        saved = rest.pop(_LABELS, None)
-        labels = None if saved is None else json.loads(np.asarray(saved).tobytes())
-        if labels is not None and labels != self.labels:
-            expected = f"weights for the labels {self.labels}, in this order"
-            remedy = "Make the model with the labels of the file. `from_preset` can put them into another order."
-            raise _check.invalid("filepath", expected, labels, remedy)
+        remedy = "Make the model with the labels of the file. `from_preset` can put them into another order."
+        rest = _restoring.without_names(store, _LABELS, self.labels, remedy)
         super().load_own_variables(rest)
 
     def probabilities(self, logits: Any) -> Any:

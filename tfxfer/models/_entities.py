@@ -101,9 +101,14 @@ def _as_scores(scores):
     if isinstance(scores, data.WordScores):
         return scores
     rows = [np.asarray(row, "float32") for row in scores]
+    return _joined(rows, [row.any(axis=1) for row in rows], 1)
+
+
+def _joined(rows, masks, outputs):
+    """Makes `WordScores` of the scores and masks of each row."""
     splits = np.cumsum([0, *map(len, rows)])
-    flat = np.concatenate(rows) if rows else np.zeros((0, 1), "float32")
-    return data.WordScores(flat, flat.any(axis=1), splits)
+    flat = np.concatenate(rows) if rows else np.zeros((0, outputs), "float32")
+    return data.WordScores(flat, np.concatenate([np.zeros(0, bool), *masks]), splits)
 
 
 # === Scores ===
@@ -112,32 +117,19 @@ def _as_scores(scores):
 def runner(tagger: Any) -> Any:
     """Returns what runs a tagger over words; made again where something changed that it has traced."""
     room, stride = tagger.window()
-    preprocessor = tagger.preprocessor
-    key = (
-        id(preprocessor),
-        room,
-        stride,
-        preprocessor.padding_side,
-        preprocessor.tokenizer.special_tokens_in_strings,
-        preprocessor.tokenizer.vocabulary_size(),
-        bool(tagger.jit_compile),
-        *map(id, tagger.weights),
-    )
-    made_for, found = tagger._runners.get("words", (None, None))
-    if made_for != key:
-        tagger._check_vocabulary()
-        found = data.WordRunner(tagger, preprocessor, room, stride, tagger._length_multiple())
-        tagger._runners["words"] = (key, found)
-    return found
+
+    def make():
+        return data.WordRunner(tagger, tagger.preprocessor, room, stride, tagger._length_multiple())
+
+    return tagger._made_once("words", (room, stride), make)
 
 
-def scores(tagger: Any, words: Any, batch_size: int, progress: bool) -> list:
-    """Returns a list with the scores `(words, tags)` of each row of words."""
-    words = words["words"] if isinstance(words, dict) else words
-    return runner(tagger)(words, batch_size, progress).rows()
+def scores(tagger: Any, words: Any, batch_size: int, progress: bool) -> data.WordScores:
+    """Returns the scores of rows of words."""
+    return runner(tagger)(words["words"] if isinstance(words, dict) else words, batch_size, progress)
 
 
-def scores_of_batches(tagger: Any, form: str, found: Any, batch_size: int, steps: int | None) -> list:
+def scores_of_batches(tagger: Any, form: str, found: Any, batch_size: int, steps: int | None) -> data.WordScores:
     """Returns the same for batches; words beyond the last one with a token are left out."""
     gate = data.Gate(tagger)
     if form == "arrays":
@@ -149,14 +141,15 @@ def scores_of_batches(tagger: Any, form: str, found: Any, batch_size: int, steps
     else:
         options = {} if form == "batches" else tagger._batch_options(shuffle=False, bucket=False)
         batches = gate.ready(gate.batches(form, found, batch_size, **options))
-    rows = []
+    rows, masks = [], []
     for batch in itertools.islice(iter(batches), steps):
         x = {name: np.asarray(value) for name, value in keras.utils.unpack_x_y_sample_weight(batch)[0].items()}
         mask = x["word_mask"] > 0
         sizes = np.where(mask.any(axis=1), mask.shape[1] - mask[:, ::-1].argmax(axis=1), 0)
         outputs = np.asarray(keras.Model.predict_on_batch(tagger, x)) * mask[..., np.newaxis]
         rows += [row[:size] for row, size in zip(outputs, sizes, strict=True)]
-    return rows
+        masks += [row[:size] for row, size in zip(mask, sizes, strict=True)]
+    return _joined(rows, masks, len(tagger.tags))
 
 
 # === Words ===

@@ -1,11 +1,28 @@
 """Saved and trained models taken over by `from_preset`: whole, with changes, or the backbone alone."""
 
+import json
+
 import keras
 import numpy as np
 
 from tfxfer import _check
 
 _REMEDY = "Leave it out; or pass `backbone_only=True`, which makes a new head on the backbone"
+
+
+def keep_names(store, key, names):
+    """Writes the names of a model's outputs into a file of weights."""
+    store[key] = np.frombuffer(json.dumps(names).encode(), "uint8")
+
+
+def without_names(store, key, names, remedy):
+    """Returns what a file of weights holds but for the names of outputs; raises where they are not the model's."""
+    rest = {name: store[name] for name in store.keys()}
+    saved = rest.pop(key, None)
+    found = None if saved is None else json.loads(np.asarray(saved).tobytes())
+    if found is not None and found != names:
+        raise _check.invalid("filepath", f"weights for the {key} {names}, in this order", found, remedy)
+    return rest
 
 
 def part_of(kind, task):

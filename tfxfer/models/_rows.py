@@ -312,10 +312,18 @@ class TakesRows(_Mixin):
 
         It is made again where something changed that it has traced.
         """
-        count = len(x) if isinstance(x, (tuple, dict)) else 1
+
+        def make():
+            model = self if part is None else self._part(part)
+            return data.Runner(model, self.input_columns(), self._length_multiple())
+
+        return self._made_once(part, len(x) if isinstance(x, (tuple, dict)) else 1, make)
+
+    def _made_once(self, name, settings, make):
+        """Returns what `make` made for a name, as long as the settings and what it has traced are the same."""
         preprocessor = self.preprocessor
         key = (
-            count,
+            settings,
             id(preprocessor),
             preprocessor.sequence_length,
             preprocessor.padding_side,
@@ -324,13 +332,12 @@ class TakesRows(_Mixin):
             bool(self.jit_compile),
             *map(id, self.weights),  # LoRA and quantisation change them
         )
-        made_for, runner = self._runners.get(part, (None, None))
+        made_for, found = self._runners.get(name, (None, None))
         if made_for != key:
             self._check_vocabulary()
-            model = self if part is None else self._part(part)
-            runner = data.Runner(model, self.input_columns(), self._length_multiple())
-            self._runners[part] = (key, runner)
-        return runner
+            found = make()
+            self._runners[name] = (key, found)
+        return found
 
     # === Batches ===
 

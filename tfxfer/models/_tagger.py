@@ -1,13 +1,11 @@
 """Words to tags, and texts to entities."""
 
 import functools
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import keras
-import numpy as np
 
 from tfxfer import _check, _schemes, backbones, data, layers, losses
 from tfxfer import metrics as own_metrics
@@ -440,6 +438,35 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         self.temperature = _entities.fitted_temperature(self, x, y, batch_size)
         return self.temperature
 
+    def predict(
+        self,
+        x: Any = None,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> Any:
+        """Returns the scores of the tags of each word.
+
+        Args:
+            x: rows of words, or batches, as `fit` takes them. For a generator of rows the answers come as a generator
+                of parts.
+            batch_size: int. Windows computed at a time. Defaults to 32.
+            verbose: 0, 1 or `"auto"`: whether to show a progress bar.
+            steps: int. Batches to read, for batches.
+            callbacks: `None`; the windows of long rows are no batches that a callback could count.
+
+        Returns:
+            A list with a float32 array `(words, tags)` for each row; zeros for a word without a token. In batches of
+            ids the words behind the last one with a token are not known, and left out.
+
+        Raises:
+            ValueError: as `fit`, and for callbacks.
+        """
+        if callbacks:
+            raise _check.invalid("callbacks", "None for a tagger", callbacks, "Read progress by `verbose=1`.")
+        return self._answers(x, batch_size or 32, verbose, lambda scores: scores.rows(), steps, callbacks)
+
     def _predicted(self, form, found, batch_size, verbose, steps=None, callbacks=None):
         progress = keras.config.is_interactive_logging_enabled() if verbose == "auto" else bool(verbose)
         if form == "rows":
@@ -485,16 +512,12 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
     def save_own_variables(self, store: Any) -> None:
         """Writes the tags beside the weights, so that weights for another order of tags are noticed."""
         super().save_own_variables(store)
-        store[_TAGS] = np.frombuffer(json.dumps(self.tags).encode(), "uint8")
+        _restoring.keep_names(store, _TAGS, self.tags)
 
     def load_own_variables(self, store: Any) -> None:
         """Checks that weights belong to the model's tags."""
-        rest = {name: store[name] for name in store.keys()}
-        saved = rest.pop(_TAGS, None)
-        tags = None if saved is None else json.loads(np.asarray(saved).tobytes())
-        if tags is not None and tags != self.tags:
-            expected = f"weights for the tags {self.tags}, in this order"
-            raise _check.invalid("filepath", expected, tags, "Make the model with the tags of the file.")
+        remedy = "Make the model with the tags of the file."
+        rest = _restoring.without_names(store, _TAGS, self.tags, remedy)
         super().load_own_variables(rest)
 
     def _with(self, arguments):
