@@ -100,6 +100,19 @@ def test_any_unicode_equals_the_reference(pairs, kind, texts):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_seed_that_is_set_later_leaves_a_tokenizer_as_it_is(pairs, kind):
+    tokenizer, _ = pairs[kind]
+    texts = ["Where is my parcel?", "naïve café"]
+    traced = tf.function(tokenizer, input_signature=[tf.TensorSpec([None], tf.string)])
+    expected = [tokenizer(texts).to_list(), traced(texts).to_list()]
+    keras.utils.set_random_seed(7)  # empties the cache that holds TensorFlow's kernels
+    dataset = tf.data.Dataset.from_tensors(tf.constant(texts)).map(tokenizer)
+    later = tf.function(lambda strings: tokenizer(strings))
+    assert [tokenizer(texts).to_list(), traced(texts).to_list()] == expected
+    assert [later(tf.constant(texts)).to_list(), next(iter(dataset)).to_list()] == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_special_tokens_in_strings_can_be_switched_at_any_time(pairs, kind):
     ours, theirs = pairs[kind]
     names = [token for token in ours.special_tokens if token not in ("<unk>", "[UNK]")][:6]

@@ -29,7 +29,7 @@ def merging_model(pieces, byte_pieces=()):
         model.pieces.add(piece=piece, score=score, type=kinds.NORMAL)
     for piece in byte_pieces:
         model.pieces.add(piece=piece, score=0.0, type=kinds.BYTE)
-    return _words.sentencepiece(model)
+    return _words.SentencePiece(model)
 
 
 class BytePair:

@@ -31,12 +31,12 @@ class Unigram:
         self._steps = spec.options["normalizer"]
         self._split = spec.options["whitespace_split"]
         kinds = [step[0] for step in self._steps]
-        self._maps = [_words.sentencepiece(_map(spec), tf.string)] if "Precompiled" in kinds else []
+        self._maps = [_words.SentencePiece(_map(spec), tf.string)] if "Precompiled" in kinds else []
         # Word by word: SentencePiece carries out its own map of characters, white space is dealt with in whole texts.
         self._normalizer = _normalizers.Normalizer(
             [step for step in self._steps if step[0] not in ("Precompiled", "Whitespace", "Strip")]
         )
-        self._model = _words.sentencepiece(_model(spec))
+        self._model = _words.SentencePiece(_model(spec))
         words = [token[1:] for token in spec.tokens if token.startswith(META_SPACE)]
         pieces = spec.tokens[: spec.options["pieces"]]
         lone = {LONE_SPACE: pieces.index(META_SPACE) if META_SPACE in pieces else spec.unk_id}

@@ -3,7 +3,7 @@
 import hashlib
 
 import tensorflow as tf
-import tensorflow_text as tf_text
+from tensorflow_text.python.ops.sentencepiece_tokenizer import gen_sentencepiece_tokenizer as _OPS
 
 # A map that maps nothing. With none at all SentencePiece writes a line to the log whenever a model is loaded.
 EMPTY_MAP = (1024).to_bytes(4, "little") + bytes(1024) + b"\0"
@@ -47,14 +47,35 @@ def valid_utf8(texts):
     return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
 
 
-def sentencepiece(model, out_type=tf.int32):
-    """Returns TF Text's tokenizer of a SentencePiece model, a protocol buffer.
+class SentencePiece(tf.saved_model.experimental.TrackableResource):
+    """A SentencePiece model in TensorFlow's graph, found by a name that is made of its contents.
 
-    Its resource is named by the model's contents: TF Text gives all of them one name, so that a SavedModel with two
-    different models in it would load the first one twice.
+    TF Text's own class leaves the name out. Its model then belongs to a kernel, in a cache that
+    `keras.utils.set_random_seed` empties: a tokenizer made before would fail with "Resource does not exist". And a
+    SavedModel with two models in it would load the first one twice.
+
+    Args:
+        model: a `ModelProto` of SentencePiece.
+        out_type: dtype of the pieces: `tf.int32`, their ids, or `tf.string`.
     """
-    data = model.SerializeToString()
-    return tf_text.SentencepieceTokenizer(data, out_type, name=f"sentencepiece_{hashlib.sha256(data).hexdigest()[:16]}")
+
+    def __init__(self, model, out_type=tf.int32):
+        self._data = model.SerializeToString()
+        self._out_type = out_type
+        super().__init__()
+        _ = self.resource_handle  # makes it, as TF Text does
+
+    def _create_resource(self):
+        name = f"sentencepiece_{hashlib.sha256(self._data).hexdigest()[:32]}"
+        return _OPS.sentencepiece_op(model=self._data, shared_name=name)
+
+    def tokenize(self, strings):
+        """Returns the pieces of strings `(n,)`: a `RaggedTensor` `(n, None)`."""
+        options = {"nbest_size": 0, "alpha": 1.0, "add_bos": False, "add_eos": False, "reverse": False}
+        values, splits = _OPS.sentencepiece_tokenize_op(
+            self.resource_handle, strings, **options, return_nbest=False, out_type=self._out_type
+        )
+        return tf.RaggedTensor.from_row_splits(values, splits, validate=False)
 
 
 def escaped(text):
