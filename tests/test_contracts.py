@@ -37,6 +37,12 @@ LAYERS = {
     tx.layers.DensePooling: (lambda: tx.layers.DensePooling(3, "tanh", ["cls", "mean"]), (TOKENS, MASK)),
     tx.layers.WordPooling: (lambda: tx.layers.WordPooling("max"), (TOKENS, WORD_IDS, WORD_MASK)),
     tx.layers.WeightedLayerPooling: (tx.layers.WeightedLayerPooling, ([TOKENS, 2.0 * TOKENS],)),
+    tx.layers.ScaledNumbers: (
+        lambda: tx.layers.ScaledNumbers([1.0, 2.0], [0.5, 3.0], has_missing=True),
+        (TOKENS[:, 0, :2],),
+    ),
+    tx.layers.OneHot: (lambda: tx.layers.OneHot(3), (SAME,)),
+    tx.layers.Fusion: (lambda: tx.layers.Fusion("attention", 5), ([TOKENS[:, 0], TOKENS[:, 1, :2]],)),
     tx.layers.UnitNorm: (lambda: tx.layers.UnitNorm(), (TOKENS,)),
     tx.layers.Head: (
         lambda: tx.layers.Head(
@@ -187,6 +193,25 @@ MODELS = {
     tx.models.SiameseClassifier: lambda folder, dtype=None: tx.models.SiameseClassifier(
         tiny.embedder(folder, dtype), labels=["card", "loan", "other"], features=("u", "u*v"), hidden_dims=(6,)
     ),
+    tx.models.MultimodalClassifier: lambda folder, dtype=None: tx.models.MultimodalClassifier(
+        tiny.backbone(dtype=dtype),
+        tiny.preprocessor(folder),
+        columns=tiny.columns(),
+        labels=["card", "loan", "other"],
+        fusion="gate",
+        pooling="max",
+        dropout=0.2,
+        trainable={"embeddings": False},
+    ),
+    tx.models.MultimodalRegressor: lambda folder, dtype=None: tx.models.MultimodalRegressor(
+        tiny.backbone(dtype=dtype),
+        tiny.preprocessor(folder),
+        columns=tiny.columns(),
+        num_outputs=2,
+        fusion="attention",
+        head="mlp",
+        trainable=["head"],
+    ),
     tx.models.TokenTagger: lambda folder, dtype=None: tiny.tagger(
         folder,
         dtype,
@@ -214,7 +239,8 @@ def public_classes(module, base):
 def test_every_public_class_has_a_row():
     assert public_classes(tx.layers, keras.layers.Layer) == set(LAYERS)
     assert public_classes(tx.losses, keras.losses.Loss) == set(LOSSES)
-    assert public_classes(tx.models, keras.Model) == {*MODELS, tx.models.TextTask}  # the base: test_own_task
+    bases = {tx.models.TextTask, tx.models.Multimodal}  # the first: test_own_task
+    assert public_classes(tx.models, keras.Model) == {*MODELS, *bases}
 
 
 def ids(cls):
@@ -267,7 +293,7 @@ def test_layer_gradients_are_finite_at_zero_and_at_large_values(cls):
     import tensorflow as tf
 
     make, args = LAYERS[cls]
-    if isinstance(args[0], dict):
+    if isinstance(args[0], dict) or cls is tx.layers.OneHot:
         pytest.skip("ids have no gradient")
     layer = make()
     for scale in (0.0, 1.0, 1e15):
@@ -432,7 +458,7 @@ def test_padding_changes_nothing(make):
     expected = ops.convert_to_numpy(model(x))
     for left, right in ((0, 9), (3, 0)):
         padded = dict(x)
-        for name in x.keys() - {"word_mask"}:
+        for name in x.keys() & {*model.backbone.input, "word_ids"}:
             sides = [(0, 0)] * (x[name].ndim - 1) + [(left, right)]
             padded[name] = np.pad(x[name], sides, constant_values=-1 if name == "word_ids" else 0)
         np.testing.assert_allclose(ops.convert_to_numpy(model(padded)), expected, atol=1e-5)

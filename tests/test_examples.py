@@ -51,6 +51,7 @@ def test_every_example_is_run_here():
         "siamese_nli.py",
         "similarity_sts.py",
         "tag_entities.py",
+        "text_and_columns.py",
         "triplets_nli.py",
         "tune.py",
     }
@@ -285,6 +286,19 @@ def test_tune_exports_the_best_of_its_trials(tmp_path, small_preset):
     best = found["results"]["best trial"]
     assert best["dev"] == found["trials"][0]["score"] and best["accuracy"] == best["accuracy_exported"]
     assert "2 trials on 36 rows" in said and "NOT equal" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("minilm_folder")
+def test_text_and_columns_prints_its_table_and_is_served(tmp_path, real_data):
+    folder, scores = real_data / "clothing_reviews", tmp_path / "scores.json"
+    arguments = ("--rows", 64, "--test-rows", 100, "--verbose", 0, "--folder", tmp_path, "--output", scores)
+    output = run("text_and_columns.py", "--data", folder, *arguments)
+    found = json.loads(scores.read_text(encoding="utf-8"))
+    assert len(found) == 6 and all(0 <= each["auc"] <= 1 for [each] in found.values())
+    assert all(f"{name:44}{each['accuracy']:10.3f}" in output for name, [each] in found.items())
+    served, answers = re.search(r"from the export: (\[.*\]), in Python: (\[.*\])", output).groups()
+    assert served == answers
 
 
 @pytest.mark.slow

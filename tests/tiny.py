@@ -35,6 +35,9 @@ TAG_ROWS = [
     ["O", "O", "O"],
     ["B-thing"],
 ]
+# Numbers and categories beside the texts, some of them missing.
+AGES = [20, 31, None, 53, 64, 75, 86, 97]
+KINDS = ["a", "b", "a", "", "c", "a", "b", "b"]
 LABELS = ["card", "card", "loan", "loan", "other", "other", "card", "loan"]
 
 
@@ -77,6 +80,8 @@ def rows(model):
     """Five rows in the form that a task takes them: texts, pairs of texts, or words."""
     if "words" in model.input_columns():
         return WORD_ROWS[:5]
+    if "age" in model.input_columns():
+        return {"text": TEXTS[:5], "age": AGES[:5], "kind": KINDS[:5]}
     return (TEXTS[:5], TEXTS[1:6]) if model.text_form == "separate" else TEXTS[:5]
 
 
@@ -94,6 +99,11 @@ def classifier(folder, dtype=None, **kwargs):
     """A `TextClassifier` over the small encoder."""
     kwargs = {"labels": ["card", "loan", "other"], **kwargs}
     return models.TextClassifier(backbone(dtype=dtype), preprocessor(folder), **kwargs)
+
+
+def columns():
+    """The columns of `AGES` and `KINDS`."""
+    return data.tabular_columns({"age": AGES, "kind": KINDS}, numbers=["age"], categories=["kind"])
 
 
 def tagger(folder, dtype=None, **kwargs):

@@ -11,7 +11,7 @@ Which function fits the rows?
 | texts that belong together | `pairs`, `triplets` | `batches(..., unique_texts=True)` |
 | few texts with labels | `pairs_from_labels`, `triplets_from_labels` | `batches(...)` |
 | rows with what another model says of them | `pairs`, `triplets` with `targets=embeddings(...)` | `batches(...)` |
-| columns of other kinds as well | `examples` | `batches(...)` |
+| columns of other kinds as well | `examples` (`tabular_columns` finds means, scales and names) | `batches(...)` |
 | words with tags, as `read_conll` and `read_entities` read them | `tagged` | `batches(...)` |
 | several of these at once | | `mix([batches, ...])` |
 
@@ -58,6 +58,7 @@ from tfxfer.data._labels import class_weights, labels
 from tfxfer.data._mix import mix
 from tfxfer.data._read import read
 from tfxfer.data._rows import Rows
+from tfxfer.data._tabular import tabular_columns
 from tfxfer.data._tagged import convert_tags, tag_names, tagged
 from tfxfer.data._word_runner import WordRunner, WordScores, padded
 
@@ -98,6 +99,7 @@ __all__ = [
     "read_entities",
     "read_list",
     "regression",
+    "tabular_columns",
     "tag_names",
     "tagged",
     "triplets",

@@ -7,6 +7,7 @@ import numpy as np
 
 from tfxfer import _disk
 from tfxfer.export import _folder
+from tfxfer.export._signatures import Zeros
 
 FILE = "README.md"
 _SHOWN = 3  # numbers of a vector, and entries of a list
@@ -106,7 +107,7 @@ _SIGNATURE = """
 {table}
 
 ```sh
-curl http://localhost:8501/v1/models/{name}:{api} -d {body}
+{rest}
 ```
 
 ```python
@@ -157,8 +158,7 @@ def write(target, description, signatures, rows, answers):
             signature=key,
             purpose=signature.purpose,
             table="\n".join(_table(description["signatures"][key])),
-            api=signature.api,
-            body=shlex.quote(json.dumps(_body(key, signature, rows), ensure_ascii=False)),
+            rest=_rest(f"http://localhost:8501/v1/models/{name}:{signature.api}", _body(key, signature, rows)),
             call=_call(key, signature, rows),
         )
         if key in answers:
@@ -191,6 +191,14 @@ def _body(name, signature, rows):
     return {"signature_name": name, key: _by_row(signature.values(rows))}
 
 
+def _rest(url, body):
+    """The REST call of a body; one with long lists of zeros is made by Python."""
+    if not any(isinstance(value, Zeros) for row in body.get("instances", ()) for value in row.values()):
+        return f"curl {url} -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
+    program = f"import json; print(json.dumps({body!r}))"
+    return f"python3 -c {shlex.quote(program)} |\n  curl {url} -d @-"
+
+
 def _by_row(values):
     return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
 
@@ -199,9 +207,15 @@ def _call(name, signature, rows):
     """The gRPC call in Python."""
     values = signature.values(rows)
     if signature.api == "predict":
-        return "\n".join([f"predict(\n    {name!r},", *(f"    {key}={value!r}," for key, value in values.items()), ")"])
+        given = [f"    {key}={_argument(value, signature.dtype(key))}," for key, value in values.items()]
+        return "\n".join([f"predict(\n    {name!r},", *given, ")"])
     kind = {"classify": "classification_pb2.Classification", "regress": "regression_pb2.Regression"}[signature.api]
     return f"ask(stub.{signature.api.title()}, {kind}Request(), {name!r}, {_by_row(values)!r})"
+
+
+def _argument(value, dtype):
+    """A value as Python, of the dtype that the server wants."""
+    return repr(value) if dtype is None else f"tf.constant({value!r}, tf.{dtype}).numpy()"
 
 
 def _shown(array):

@@ -5,13 +5,15 @@ batch and part them again; nothing in a row's answer depends on its neighbours.
 """
 
 import dataclasses
+import keyword
+import re
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfxfer import data
+from tfxfer import _check, data
 from tfxfer.export import _extract, _weights
 
 TEXT = tf.TensorSpec([None], tf.string)
@@ -25,6 +27,8 @@ DEFAULT = "serving_default"
 LEAST_BYTES, BYTES_PER_TOKEN = 32_768, 64
 # TF Serving's own names for its Classify and Regress API.
 EXAMPLES = "inputs"
+# More numbers than this in a value are not written out in a README.
+_MANY = 16
 
 
 @dataclasses.dataclass
@@ -62,8 +66,20 @@ class Signature:
         """Returns the function's inputs for some rows."""
         values = self.values(rows)
         if self.api == "predict":
-            return values
+            return {name: self._typed(name, value) for name, value in values.items()}
         return {EXAMPLES: [_example(values, row) for row in zip(*values.values(), strict=True)]}
+
+    def dtype(self, name):
+        """Returns the dtype of an input that is neither a text nor numbers as Python has them; else `None`."""
+        role = self.roles[name]
+        if isinstance(role, str) or isinstance(role, data.CategoryColumn):
+            return None
+        dtype = role.spec().dtype
+        return None if dtype in (tf.string, tf.float32, tf.int32) else dtype.name
+
+    def _typed(self, name, value):
+        dtype = self.dtype(name)
+        return value if dtype is None else np.array(value, dtype)
 
     def answer(self, rows):
         """Returns what the function gives for some rows, as arrays."""
@@ -71,11 +87,28 @@ class Signature:
         return {name: value.numpy() for name, value in self.function(**inputs).items()}
 
 
+class Zeros(list):
+    """Nested lists of zeros that are written in short: `[[0] * 3] * 8`."""
+
+    def __init__(self, shape):
+        self._shape = shape
+        super().__init__(np.zeros(shape, "int32").tolist())
+
+    def __repr__(self):
+        inner, *outer = reversed(self._shape)
+        text = f"[0] * {inner}"
+        for size in outer:
+            text = f"[{text}] * {size}"
+        return text
+
+
 def _example_values(column, count):
     """Values that a column could hold, for warm-up and examples."""
     if isinstance(column, data.CategoryColumn):
         return [str(column.names[i % len(column.names)]) for i in range(count)]
     spec = column.spec()
+    if spec.shape.num_elements() > _MANY and spec.dtype != tf.string:
+        return [Zeros(tuple(spec.shape))] * count
     return np.zeros((count, *spec.shape), spec.dtype.as_numpy_dtype).tolist()
 
 
@@ -144,14 +177,14 @@ class Served(tf.Module):
         columns = model.input_columns()
         texts = {name: column for name, column in columns.items() if isinstance(column, data.TextColumn)}
         separate = any(column.separate for column in texts.values())
-        specs, roles = {}, {}
+        specs, roles, names = {}, {}, input_names(columns)
         for name, column in columns.items():
             if name in texts and (pairs or separate):
                 for each, role in (("text_a", "first"), ("text_b", "second")):
                     specs[each], roles[each] = TEXT, role
             else:
-                specs[name] = tf.nest.map_structure(_batch_spec, column.spec())
-                roles[name] = "first" if name in texts else column
+                specs[names[name]] = tf.nest.map_structure(_batch_spec, column.spec())
+                roles[names[name]] = "first" if name in texts else column
         if list(columns) == list(texts) and len(texts) == 1:
             run = self._towers(model) if separate else self._text_function(model, len(specs), model)
             return specs, roles, run
@@ -161,7 +194,7 @@ class Served(tf.Module):
         def run_columns(*values):
             given, found = dict(zip(specs, values, strict=True)), {}
             for name, column in columns.items():
-                value = (given["text_a"], given["text_b"]) if name not in specs else given[name]
+                value = given[names[name]] if names[name] in specs else (given["text_a"], given["text_b"])
                 if name in texts:
                     value = tf.nest.map_structure(lambda text: tf.strings.substr(text, 0, most), value)
                 found |= column.batch(column.encode(value), name)
@@ -211,6 +244,27 @@ def text_bytes(model):
     if model.served_model().signatures()[0].kind in ("entities", "tags"):
         return None
     return max(LEAST_BYTES, BYTES_PER_TOKEN * model.preprocessor.sequence_length)
+
+
+def input_names(columns):
+    """Returns the names of an export's inputs: a dict of column to name.
+
+    TensorFlow takes ASCII letters, digits and underscores, a letter first, and no keyword of Python: `class` becomes
+    `class_`, `star rating` becomes `star_rating`, and `2nd` becomes `column_2nd`.
+
+    Raises:
+        ValueError: where two columns would have one name.
+    """
+    found = {}
+    for column in columns:
+        name = re.sub(r"\W", "_", column, flags=re.ASCII)
+        name = name if name[:1].isalpha() else f"column_{name}"
+        name = f"{name}_" if keyword.iskeyword(name) else name
+        if name in found.values():
+            other = next(each for each, taken in found.items() if taken == name)
+            raise _check.invalid("model", "columns whose names differ in ASCII letters and digits", [other, column])
+        found[column] = name
+    return found
 
 
 def _traced(compute, *specs):
@@ -363,6 +417,13 @@ def _search(served, model, asked, pairs):
 # === Values and classes ===
 
 
+def _renamed(model):
+    """Says which inputs have other names than their columns."""
+    names = input_names(model.input_columns())
+    shown = [f"`{name}` is the column {column!r}" for column, name in names.items() if column != name]
+    return f" ({'; '.join(shown)}.)" if shown else ""
+
+
 def _classes(served, model, asked, pairs):
     specs, roles, outputs = served.outputs(model, pairs)
     names = tf.constant([str(label) for label in asked.labels])
@@ -375,7 +436,7 @@ def _classes(served, model, asked, pairs):
     def classify(*values):
         return dict(zip(("labels", "scores", "probabilities"), ordered(*values), strict=True))
 
-    found = {asked.name: Signature(_named(classify, specs), asked.purpose, roles)}
+    found = {asked.name: Signature(_named(classify, specs), asked.purpose + _renamed(model), roles)}
     if asked.api and all(spec == TEXT for spec in specs.values()):
 
         def classify_examples(inputs):
@@ -396,7 +457,7 @@ def _values(served, model, asked, pairs):
         found = found if isinstance(found, dict) else {asked.output: found}
         return {name: tf.cast(value, tf.float32) for name, value in found.items()}
 
-    found = {asked.name: Signature(_named(values, specs), asked.purpose, roles)}
+    found = {asked.name: Signature(_named(values, specs), asked.purpose + _renamed(model), roles)}
     if asked.api and all(spec == TEXT for spec in specs.values()):
 
         def values_examples(inputs):

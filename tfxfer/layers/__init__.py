@@ -1,6 +1,7 @@
-"""Layers between an encoder and a loss: pooling, unit length, heads, Siamese towers, conditional random fields."""
+"""Layers between an encoder and a loss: pooling, fusion, unit length, heads, towers, conditional random fields."""
 
 from tfxfer.layers._crf import CRF, ForbiddenStep
+from tfxfer.layers._fusion import FUSIONS, Fusion, OneHot, ScaledNumbers
 from tfxfer.layers._heads import COMPARISONS, FEATURES, Comparison, Head, SoftmaxDecoder
 from tfxfer.layers._pooling import POOLING, DensePooling, Pooling, UnitNorm, WeightedLayerPooling, pooling_modes
 from tfxfer.layers._towers import SiameseTowers
@@ -10,13 +11,17 @@ __all__ = [
     "COMPARISONS",
     "CRF",
     "FEATURES",
+    "FUSIONS",
     "POOLING",
     "WORD_POOLING",
     "Comparison",
     "DensePooling",
     "ForbiddenStep",
+    "Fusion",
     "Head",
+    "OneHot",
     "Pooling",
+    "ScaledNumbers",
     "SiameseTowers",
     "SoftmaxDecoder",
     "UnitNorm",

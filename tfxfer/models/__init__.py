@@ -3,6 +3,7 @@
 from tfxfer.models._classifier import Classification, TextClassifier
 from tfxfer.models._embedder import TextEmbedder
 from tfxfer.models._entities import Entity, Span
+from tfxfer.models._multimodal import Multimodal, MultimodalClassifier, MultimodalRegressor
 from tfxfer.models._regressor import TextRegressor
 from tfxfer.models._rows import Ranked
 from tfxfer.models._siamese import Siamese, SiameseClassifier
@@ -15,6 +16,9 @@ from tfxfer.models._token_entities import TokenEntity
 __all__ = [
     "Classification",
     "Entity",
+    "Multimodal",
+    "MultimodalClassifier",
+    "MultimodalRegressor",
     "Ranked",
     "Siamese",
     "SiameseClassifier",

@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 
-from tfxfer import _check
+from tfxfer import _check, data
 
 _REMEDY = "Leave it out; or pass `backbone_only=True`, which makes a new head on the backbone"
 
@@ -69,7 +69,7 @@ def changed(task, arguments, changeable):
 
 def _plain(value, like):
     """A value of a constructor's argument as `get_config` writes it."""
-    if isinstance(value, keras.layers.Layer):
+    if isinstance(value, (keras.layers.Layer, data.Column)):
         value = keras.saving.serialize_keras_object(value)
     if isinstance(like, list) and isinstance(value, str):
         return [value]

@@ -64,7 +64,7 @@ class Siamese(SiameseFromPreset, TextTask):
             decoder = layers.Comparison(_check.one_of("decoder", decoder, layers.COMPARISONS), name="decoder")
         inputs = {name: keras.Input((None, None), dtype="int32", name=name) for name in embedder.input}
         outputs = layers.SiameseTowers(embedder, chunk_size, name="towers")(inputs)
-        top = list(embedder._top)
+        top = list(embedder.layer_groups().get("head", ()))
         if decoder is not None:
             outputs = decoder(outputs)
             top.append(decoder)

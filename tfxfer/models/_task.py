@@ -43,7 +43,8 @@ class TextTask(
         outputs: its outputs.
         backbone: `backbones.Backbone`.
         preprocessor: `preprocessing.TextPreprocessor`, or `None` for a model that takes ids only.
-        top: list of the layers above the backbone that make up the layer group `"head"`.
+        top: list of the layers above the backbone that make up the layer group `"head"`; or a dict of name to list for
+            several groups, from the input upwards, of which `"head"` is the last.
         trainable: which layer groups train; see `set_trainable`. `None` leaves the flags that the layers have.
         **kwargs: `name`, `compile`.
     """
@@ -55,13 +56,13 @@ class TextTask(
         *,
         backbone: Any,
         preprocessor: Any,
-        top: Sequence[keras.layers.Layer],
+        top: Sequence[keras.layers.Layer] | Mapping[str, Sequence[keras.layers.Layer]],
         trainable: bool | Mapping[str, bool] | Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         self.backbone = backbone
         self.preprocessor = preprocessor
-        self._top = top
+        self._upper_groups = [(name, list(found)) for name, found in _groups(top) if found]
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self._runners = {}
         self._new_heads = set()
@@ -224,10 +225,7 @@ class TextTask(
         Returns:
             A dict in that order of name to list of layers; every weight is in exactly one group.
         """
-        groups = dict(self.backbone.layer_groups())
-        if self._top:
-            groups["head"] = list(self._top)
-        return groups
+        return {**self.backbone.layer_groups(), **{name: list(found) for name, found in self._upper_groups}}
 
     def set_trainable(self, trainable: bool | Mapping[str, bool] | Sequence[str]) -> None:
         """Sets the trainable flags by layer group; takes effect at the next step of this model.
@@ -270,14 +268,16 @@ class TextTask(
             self._check_adapters(flags)
         if hasattr(self, "jax_state_sync"):  # on that backend, which values are whose depends on the flags
             self.jax_state_sync()
-        self.backbone.set_trainable({name: flag for name, flag in flags.items() if name != "head"})
-        for layer in groups["head"] if "head" in flags else ():
-            switch(layer, flags["head"])
+        upper = dict(self._upper_groups)
+        self.backbone.set_trainable({name: flag for name, flag in flags.items() if name not in upper})
+        for name, found in upper.items():
+            for layer in found if name in flags else ():
+                switch(layer, flags[name])
         self._trace_anew()
 
     def _check_adapters(self, flags):
         lora = self.backbone.lora
-        wanted = [name for name, flag in flags.items() if flag and name != "head"]
+        wanted = [name for name, flag in flags.items() if flag and name not in dict(self._upper_groups)]
         if lora is not None and wanted and not set(wanted) & set(lora["groups"]):
             remedy = "The other weights are held; `freezing.merge_lora(model)` takes the adapters away."
             raise _check.invalid("trainable", f"groups with adapters, {', '.join(lora['groups'])}", wanted, remedy)
@@ -306,10 +306,9 @@ class TextTask(
     @frozen_dropout.setter
     def frozen_dropout(self, value: bool) -> None:
         self.backbone.frozen_dropout = value
-        for top in self._top:
-            for layer in layers_within(top):
-                if isinstance(layer, Freezable):
-                    layer.frozen_dropout = bool(value)
+        for layer in (each for _, found in self._upper_groups for top in found for each in layers_within(top)):
+            if isinstance(layer, Freezable):
+                layer.frozen_dropout = bool(value)
         self._trace_anew()
 
     def _trainable_config(self):
@@ -467,3 +466,8 @@ class TextTask(
     def usage(self, format: str, repo_id: str) -> dict[str, str]:
         """Returns the Python of the model card: a dict of libraries to code."""
         return {}
+
+
+def _groups(top):
+    """Layers above the backbone as pairs (name, layers)."""
+    return list(top.items()) if isinstance(top, Mapping) else [("head", top)]

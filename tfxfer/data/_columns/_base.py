@@ -1,6 +1,7 @@
 """What every kind of column does: check values, store them, and make the tensors of a batch."""
 
 import collections.abc
+import math
 from typing import Any
 
 import numpy as np
@@ -176,7 +177,7 @@ def read_numbers(values, argument, expected="a list of numbers", shape=(), missi
         argument: string, for errors.
         expected: string, for errors.
         shape: tuple of the sizes of one row; `None` is any size.
-        missing: float that stands for `None`, NaN and empty strings; by default these are errors.
+        missing: float, or NaN, that stands for `None`, NaN and empty strings; by default these are errors.
 
     Raises:
         ValueError: for a value that is no finite number, with its row, or rows of another shape.
@@ -197,7 +198,8 @@ def read_numbers(values, argument, expected="a list of numbers", shape=(), missi
     array = array.astype("float64")
     if missing is not None:
         array = np.where(np.isnan(array), missing, array)
-    finite = np.isfinite(array).reshape(len(array), int(np.prod(array.shape[1:]))).all(axis=1)
+    finite = np.isfinite(array) | (np.isnan(array) if missing is not None and math.isnan(missing) else False)
+    finite = finite.reshape(len(array), int(np.prod(array.shape[1:]))).all(axis=1)
     if not finite.all():
         row = int(np.argmin(finite))
         raise bad_value(argument, "finite numbers", array[row].tolist(), row)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -10,6 +11,7 @@ from tfxfer import _check
 from tfxfer.data._columns._base import Column, bad_value
 
 
+@keras.saving.register_keras_serializable("tfxfer")
 class CategoryColumn(Column):
     """One of a fixed set of names a row, as its index; an input. Targets are a `LabelColumn`.
 
@@ -52,6 +54,15 @@ class CategoryColumn(Column):
     def trackables(self) -> Any:
         """The lookup table, once `encode` has been traced."""
         return () if self._table is None else (self._table,)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return {"names": self.names, "unknown": self.unknown}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "CategoryColumn":
+        """Makes the column of what `get_config` returned."""
+        return cls(**config)
 
     def read(self, values: Any, argument: str) -> Any:
         """Returns names as a string tensor `(rows,)`; raises `ValueError` for an unknown one, with its row."""

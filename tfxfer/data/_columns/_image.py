@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -10,6 +11,7 @@ from tfxfer import _check
 from tfxfer.data._columns._base import Column, bad_value
 
 
+@keras.saving.register_keras_serializable("tfxfer")
 class ImageColumn(Column):
     """An image for each row, resized to one size.
 
@@ -34,6 +36,15 @@ class ImageColumn(Column):
         if channels not in (1, 3):
             raise _check.invalid("channels", "1 or 3", channels)
         self.channels = channels
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return {"size": list(self.size), "channels": self.channels}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "ImageColumn":
+        """Makes the column of what `get_config` returned."""
+        return cls(**config)
 
     def read(self, values: Any, argument: str) -> Any:
         """Returns paths, a string tensor `(rows,)`, or images, uint8 `(rows, height, width, channels)`."""

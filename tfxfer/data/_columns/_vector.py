@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tfxfer import _check
 from tfxfer.data._columns._base import Column, read_numbers
 
 
+@keras.saving.register_keras_serializable("tfxfer")
 class VectorColumn(Column):
     """A vector for each row, for example an embedding by another model.
 
@@ -24,6 +26,15 @@ class VectorColumn(Column):
 
     def __init__(self, dim: int) -> None:
         self.dim = _check.integer("dim", dim)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return {"dim": self.dim}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "VectorColumn":
+        """Makes the column of what `get_config` returned."""
+        return cls(**config)
 
     def read(self, values: Any, argument: str) -> Any:
         """Returns vectors as float32 `(rows, dim)`."""

@@ -1,0 +1,433 @@
+"""Texts together with numbers, categories, vectors and images."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfxfer import _check, backbones, data, layers
+from tfxfer.models._classifier import Classifying, make_head, make_pooling
+from tfxfer.models._from_preset import UNSET, given
+from tfxfer.models._signatures import Signature
+from tfxfer.models._task import TextTask
+
+_Mixin: Any = object  # what is mixed in here stands before `Multimodal`
+
+
+class _FromPreset(_Mixin):
+    """`from_preset` of the multimodal tasks; a mixin."""
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | os.PathLike[str],
+        *,
+        columns: Mapping[str, Any] = UNSET,
+        text: str = UNSET,
+        fusion: Literal["concat", "gate", "attention"] | keras.layers.Layer = UNSET,
+        image_backbone: keras.layers.Layer | None = UNSET,
+        labels: Sequence[str] | Sequence[int] | np.ndarray = UNSET,
+        multi_label: bool = UNSET,
+        threshold: float = UNSET,
+        num_outputs: int = UNSET,
+        pooling: str | Sequence[str] | keras.layers.Layer = UNSET,
+        dropout: float = UNSET,
+        head: Literal["linear", "probe", "mlp"] | keras.layers.Layer = UNSET,
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = UNSET,
+        name: str | None = UNSET,
+        load_weights: bool = True,
+        sequence_length: int | None = None,
+        dtype: Any = None,
+        special_tokens_in_strings: bool | None = None,
+        backbone_only: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Makes the model on a pretrained text encoder; what is left out is the preset's, or else the class's default.
+
+        The arguments from `columns` to `name` are the constructor's; a classifier has `labels`, `multi_label` and
+        `threshold`, a regressor `num_outputs`. The others are those of `TextTask.from_preset`.
+
+        Raises:
+            TypeError: for an argument that the class does not have.
+            ValueError: as `TextTask.from_preset`.
+        """
+        return cls._from_preset(preset, **given(locals()))
+
+
+class Multimodal(TextTask):
+    """Base of the tasks that read a text beside other columns: their features are fused, and a head reads the result.
+
+    What a column becomes:
+
+    | column | features |
+    |---|---|
+    | `data.NumberColumn` | `(x - mean) / scale`; with `missing="nan"` also 1 where it is missing (`ScaledNumbers`) |
+    | `data.CategoryColumn` | 1 at its index, 0 elsewhere (`layers.OneHot`) |
+    | `data.VectorColumn`, or a kind of your own with one vector a row | as they are |
+    | `data.ImageColumn` | the output of `image_backbone`, averaged over all but the last dimension |
+
+    Numbers are one mode of `layers.Fusion`, categories another, every vector and image one of its own.
+    """
+
+    def __init__(
+        self,
+        backbone: Any,
+        preprocessor: Any,
+        *,
+        columns: Mapping[str, Any],
+        text: str,
+        fusion: str | keras.layers.Layer,
+        image_backbone: keras.layers.Layer | None,
+        pooling: Any,
+        dropout: float,
+        head: Any,
+        num_outputs: int,
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None,
+        **kwargs: Any,
+    ) -> None:
+        self.backbone = backbone = backbones.adopt(backbone)
+        found = _check_columns(columns, text, backbone.input)
+
+        # === Layers ===
+        features = make_pooling(pooling)
+        self.pooling = features.modes if isinstance(features, layers.Pooling) else features
+        self.text_name, self.dropout, self._head_argument = text, dropout, head
+        self.fusion = fusion
+        self.image_backbone = _check_images(image_backbone, found)
+        is_new_head = isinstance(head, str) or not head.built
+        fuse = fusion if isinstance(fusion, keras.layers.Layer) else layers.Fusion(fusion, name="fusion")
+        self.head = make_head(head, num_outputs, dropout, backbone.hidden_dim)
+
+        # === Functional Model ===
+        inputs = dict(backbone.input)
+        pooled = features(backbone(backbone.input), padding_mask=inputs["padding_mask"])
+        modes: dict[Any, list] = {"text": [ops.cast(pooled, "float32")], "numbers": [], "categories": []}
+        for place, (name, column) in enumerate(found.items()):
+            inputs[name] = _input(name, column)
+            mode, made = _features(name, column, place, inputs[name], self.image_backbone)
+            modes.setdefault(place if mode is None else mode, []).append(made)
+        together = [_joined(mode, made) for mode, made in modes.items() if made]
+        outputs = self.head(fuse(together))
+        if len(outputs.shape) != 2 or outputs.shape[-1] != num_outputs:
+            raise _check.invalid("head", f"a layer with outputs (batch, {num_outputs})", tuple(outputs.shape))
+        top = {
+            "image": [self.image_backbone] if self.image_backbone is not None else [],
+            "head": [*([features] if features.weights else []), *([fuse] if fuse.weights else []), self.head],
+        }
+        self._columns = lambda: found  # hidden from Keras, which would wrap the dict
+        super().__init__(
+            inputs, outputs, backbone=backbone, preprocessor=preprocessor, top=top, trainable=trainable, **kwargs
+        )
+        if is_new_head:
+            self._mark_new_head()
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The columns beside the text: a dict of name to `data.Column`."""
+        return dict(self._columns())
+
+    def input_columns(self) -> dict[str, Any]:
+        """Returns the text's column, and then the others."""
+        return {self.text_name: data.TextColumn(self.preprocessor), **self.columns}
+
+    @property
+    def starts_as_probe(self) -> bool:
+        """Whether the first `fit` makes the new head a regression on the frozen features, whatever the optimizer."""
+        return self._head_argument == "probe"
+
+    def embedding_spec(self) -> backbones.EmbeddingSpec:
+        """Returns how texts are pooled: a `backbones.EmbeddingSpec` without what follows the pooling."""
+        modes = self.pooling if isinstance(self.pooling, tuple) else getattr(self.pooling, "modes", ("mean",))
+        return backbones.EmbeddingSpec(pooling=modes)
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        head, pooling, fusion = self._head_argument, self.pooling, self.fusion
+        return {
+            **super().get_config(),
+            "columns": {name: serialize(column) for name, column in self.columns.items()},
+            "text": self.text_name,
+            "fusion": fusion if isinstance(fusion, str) else serialize(fusion),
+            "image_backbone": None if self.image_backbone is None else serialize(self.image_backbone),
+            "pooling": list(pooling) if isinstance(pooling, tuple) else serialize(pooling),
+            "dropout": self.dropout,
+            "head": head if isinstance(head, str) else serialize(head),
+            "new_head": self._head_sum() if self.has_new_head() else None,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        config = dict(config)
+        read = keras.saving.deserialize_keras_object
+        config["columns"] = {
+            name: read(column) if isinstance(column, dict) else column for name, column in config["columns"].items()
+        }
+        for name in ("head", "pooling", "fusion", "image_backbone"):
+            if isinstance(config.get(name), dict):
+                config[name] = read(config[name])
+        new_head = config.pop("new_head", None)
+        model = super().from_config(config)
+        model._new_heads |= {new_head} - {None}
+        return model
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class MultimodalClassifier(_FromPreset, Classifying, Multimodal):
+    """Sorts rows of a text and other columns into classes: one of them, or any number with `multi_label`.
+
+    The text goes through backbone and pooling, the other columns become features (see `Multimodal`), both are fused,
+    and a head gives logits. Rows are dicts, frames or `data.Rows` with the columns by name, in training, prediction and
+    in the export.
+
+    Args:
+        backbone: `backbones.Backbone`, of the text.
+        preprocessor: `preprocessing.TextPreprocessor`.
+        columns: dict of name to `data.Column` of what is read beside the text. `data.tabular_columns` makes it of
+            training rows: means and scales of numbers, names of categories.
+        labels: sequence of the class names, as `TextClassifier` has it.
+        multi_label: bool. Whether a row may have any number of labels.
+        threshold: float in `[0, 1]`, as `TextClassifier` has it.
+        text: string. The name of the text's column. Defaults to `"text"`.
+        fusion: `"concat"`, `"gate"` or `"attention"`, see `layers.Fusion`; or a Keras layer from a list of
+            `(batch, size_i)` to `(batch, size)`. Defaults to `"concat"`, whose linear head starts as a probe.
+        image_backbone: a Keras layer or model, for columns of images: from float32 `(batch, height, width, channels)`
+            in `[0, 255]` to `(batch, ..., dim)`. A backbone of KerasHub with its scaling before it is
+            `keras.Sequential([keras.layers.Rescaling(1 / 255), backbone])`. It is the layer group `"image"`.
+        pooling: as `TextClassifier` has it.
+        dropout: float in `[0, 1)`. Rate before the dense layers of the head. Defaults to 0.1.
+        head: as `TextClassifier` has it. `"mlp"` learns how columns go together; `"linear"` adds up what each says.
+        trainable: which layer groups train; see `set_trainable`.
+        **kwargs: `name`.
+
+    Input: dict of the backbone's inputs and of each column's: float32 `(batch,)` for a number, int32 `(batch,)` for a
+    category, and so on. Output: float32 logits `(batch, classes)`.
+
+    Raises:
+        ValueError: for no columns, a column with the name of the text or of a backbone's input, a kind without one
+            vector a row, images without `image_backbone`; and as `TextClassifier`.
+
+    Example:
+
+    ```python
+    train = tx.data.read("reviews.tsv")
+    columns = tx.data.tabular_columns(train, numbers=["age"], categories=["department"])
+    model = tx.models.MultimodalClassifier.from_preset(
+        "all_minilm_l6_v2", text="review", columns=columns, labels=["0", "1"], sequence_length=128
+    )
+    model.compile()
+    model.fit(tx.data.examples(train, model, "recommended"), epochs="auto")
+    model.classify({"review": ["Too small"], "age": [39], "department": ["Dresses"]}).labels
+    ```
+
+    Reference: Gu and Budhkar, 2021, A Package for Learning on Tabular and Text Data with Transformers,
+    https://aclanthology.org/2021.maiworkshop-1.10/.
+    """
+
+    def __init__(
+        self,
+        backbone: Any,
+        preprocessor: Any = None,
+        *,
+        columns: Mapping[str, Any],
+        labels: Sequence[str] | Sequence[int] | np.ndarray,
+        multi_label: bool = False,
+        threshold: float = 0.5,
+        text: str = "text",
+        fusion: str | keras.layers.Layer = "concat",
+        image_backbone: keras.layers.Layer | None = None,
+        pooling: str | Sequence[str] | keras.layers.Layer = "mean",
+        dropout: float = 0.1,
+        head: str | keras.layers.Layer = "linear",
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._label_column = data.LabelColumn(labels, multi_label)
+        self.threshold = threshold
+        super().__init__(
+            backbone,
+            preprocessor,
+            columns=columns,
+            text=text,
+            fusion=fusion,
+            image_backbone=image_backbone,
+            pooling=pooling,
+            dropout=dropout,
+            head=head,
+            num_outputs=len(self._label_column),
+            trainable=trainable,
+            **kwargs,
+        )
+
+    def signatures(self, pairs: bool = False) -> list[Signature]:
+        """Returns `classify`; see `DescribesItself.signatures`."""
+        purpose = "The classes of each row: `labels` and `scores` from the likeliest down, `probabilities` in order."
+        return [Signature("classify", "classes", purpose, finish=self.probabilities, labels=self.labels)]
+
+    def score_pairs(self, first: Any, second: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
+        """Raises: a row has more than two texts."""
+        raise _check.invalid("model", "a classifier of pairs of texts", type(self).__name__, "Call `classify`.")
+
+    def _changeable(self):
+        return (*super()._changeable(), "threshold")
+
+    def _output_dense(self):
+        return self.head.denses[-1] if isinstance(self.head, layers.Head) else None
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "threshold": self.threshold}
+
+
+@keras.saving.register_keras_serializable("tfxfer")
+class MultimodalRegressor(_FromPreset, Multimodal):
+    """Predicts numbers from rows of a text and other columns.
+
+    Like `MultimodalClassifier`, with values in place of logits.
+
+    Args:
+        backbone: `backbones.Backbone`, of the text.
+        preprocessor: `preprocessing.TextPreprocessor`.
+        columns: dict of name to `data.Column`, as `MultimodalClassifier` has it.
+        num_outputs: int. Values for each row. Defaults to 1.
+        text: string. The name of the text's column. Defaults to `"text"`.
+        fusion: as `MultimodalClassifier` has it.
+        image_backbone: as `MultimodalClassifier` has it.
+        pooling: as `TextRegressor` has it.
+        dropout: float in `[0, 1)`. Defaults to 0, as `TextRegressor` has it.
+        head: as `TextRegressor` has it.
+        trainable: which layer groups train; see `set_trainable`.
+        **kwargs: `name`.
+
+    Input: as `MultimodalClassifier`. Output: float32 `(batch, num_outputs)`.
+
+    Raises:
+        ValueError: as `MultimodalClassifier`.
+
+    Example:
+
+    ```python
+    columns = tx.data.tabular_columns(train, numbers=["age"])
+    model = tx.models.MultimodalRegressor.from_preset("all_minilm_l6_v2", text="review", columns=columns)
+    model.compile()
+    model.fit(tx.data.examples(train, model, "rating"), epochs="auto")
+    ```
+    """
+
+    def __init__(
+        self,
+        backbone: Any,
+        preprocessor: Any = None,
+        *,
+        columns: Mapping[str, Any],
+        num_outputs: int = 1,
+        text: str = "text",
+        fusion: str | keras.layers.Layer = "concat",
+        image_backbone: keras.layers.Layer | None = None,
+        pooling: str | Sequence[str] | keras.layers.Layer = "mean",
+        dropout: float = 0.0,
+        head: str | keras.layers.Layer = "linear",
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.num_outputs = _check.integer("num_outputs", num_outputs)
+        super().__init__(
+            backbone,
+            preprocessor,
+            columns=columns,
+            text=text,
+            fusion=fusion,
+            image_backbone=image_backbone,
+            pooling=pooling,
+            dropout=dropout,
+            head=head,
+            num_outputs=self.num_outputs,
+            trainable=trainable,
+            **kwargs,
+        )
+
+    def compile(self, optimizer: Any = "auto", loss: Any = "auto", *, metrics: Any = "auto", **kwargs: Any) -> None:
+        """Configures training; mean squared error and mean absolute error are the defaults, as of `TextRegressor`."""
+        super().compile(
+            optimizer=optimizer,
+            loss=keras.losses.MeanSquaredError() if loss == "auto" else loss,
+            metrics=[keras.metrics.MeanAbsoluteError(name="mae")] if metrics == "auto" else metrics,
+            **kwargs,
+        )
+
+    def target_columns(self) -> Any:
+        """Returns a `data.ValuesColumn` of `num_outputs` numbers."""
+        return data.ValuesColumn(self.num_outputs)
+
+    def signatures(self, pairs: bool = False) -> list[Signature]:
+        """Returns `regress`; see `DescribesItself.signatures`."""
+        return [Signature("regress", "values", "The values of each row.", output="values")]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "num_outputs": self.num_outputs}
+
+
+def _check_columns(columns, text, taken):
+    """Returns columns as a dict; raises where they are none, or names are taken."""
+    if not isinstance(columns, Mapping) or not columns:
+        remedy = "`data.tabular_columns` makes it of training rows. For a text alone: `models.TextClassifier`."
+        raise _check.invalid("columns", "a dict of column name to `data.Column`", columns, remedy)
+    _check.instance("text", text, str, "the name of the text's column")
+    for name, column in columns.items():
+        _check.instance(f"columns[{name!r}]", column, data.Column, "a `data.Column`")
+        if name == text or name in taken:
+            whose = "of the text's column" if name == text else "of an input of the backbone"
+            raise _check.invalid(
+                "columns", f"names other than {text!r} and {', '.join(taken)}", name, f"It is {whose}."
+            )
+    return dict(columns)
+
+
+def _check_images(backbone, columns):
+    """Returns the image backbone; raises where it is missing, or there are no images."""
+    images = [name for name, column in columns.items() if isinstance(column, data.ImageColumn)]
+    if backbone is None:
+        if images:
+            remedy = "It makes vectors of them, for example a backbone of KerasHub behind `keras.layers.Rescaling`."
+            raise _check.invalid("image_backbone", f"a layer for the column {images[0]!r}", None, remedy)
+        return None
+    if not images:
+        raise _check.invalid("image_backbone", "None without a `data.ImageColumn`", type(backbone).__name__)
+    return _check.instance("image_backbone", backbone, keras.layers.Layer, "a Keras layer or model")
+
+
+def _input(name, column):
+    """The Keras input for a column."""
+    spec = column.spec()
+    is_index = isinstance(column, data.CategoryColumn)
+    dtype = "int32" if is_index else "float32"
+    return keras.Input(tuple(spec.shape), dtype=dtype, name=name)
+
+
+def _features(name, column, place, tensor, image_backbone):
+    """Returns the mode of a column, `None` for one of its own, and its features `(batch, size)`."""
+    if isinstance(column, data.NumberColumn):
+        # Layers are numbered, as Keras does not take every name of a column for theirs.
+        has_missing, layer = column.missing == "nan", f"column_{place}_scaled"
+        scaled = layers.ScaledNumbers(column.mean, column.scale, has_missing=has_missing, name=layer)
+        return "numbers", scaled(tensor)
+    if isinstance(column, data.CategoryColumn):
+        return "categories", layers.OneHot(column.size, name=f"column_{place}_one_hot")(tensor)
+    if isinstance(column, data.ImageColumn):
+        made = image_backbone(tensor)
+        if isinstance(made, (dict, list, tuple)) or len(made.shape) < 2 or made.shape[-1] is None:
+            expected = "a layer with one tensor (batch, ..., dim) for an output"
+            raise _check.invalid("image_backbone", expected, made)
+        if len(made.shape) > 2:
+            made = ops.mean(ops.cast(made, "float32"), axis=tuple(range(1, len(made.shape) - 1)))
+        return None, ops.cast(made, "float32")
+    if len(tensor.shape) != 2 or tensor.shape[-1] is None:
+        expected = "a kind of column with one vector a row"
+        raise _check.invalid(f"columns[{name!r}]", expected, type(column).__name__, f"It has shape {tensor.shape[1:]}.")
+    return None, tensor
+
+
+def _joined(mode, parts):
+    """One tensor out of the features of a mode."""
+    return parts[0] if len(parts) == 1 else keras.layers.Concatenate(name=f"{mode}_features", dtype="float32")(parts)
