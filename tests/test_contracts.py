@@ -51,6 +51,20 @@ LAYERS = {
         ),
         (TOKENS[:, 0],),
     ),
+    tx.layers.BlockPooling: (
+        lambda: tx.layers.BlockPooling(tx.layers.Pooling(["cls", "max"])),
+        ([TOKENS, 2.0 * TOKENS], MASK),
+    ),
+    tx.layers.DenselyConnectedHead: (
+        lambda: tx.layers.DenselyConnectedHead(
+            3, "ladder", [1, 2], hidden_dims=(4,), activation="relu", dropout=0.3, reduction=2
+        ),
+        ([TOKENS, 2.0 * TOKENS], MASK),
+    ),
+    tx.layers.SeparableConvHead: (
+        lambda: tx.layers.SeparableConvHead(3, [2, 3], 4, pooling="mean", activation="gelu", dropout=0.3),
+        (TOKENS, MASK),
+    ),
     tx.layers.SoftmaxDecoder: (
         lambda: tx.layers.SoftmaxDecoder(3, ("u*v", "u"), hidden_dims=(4,), dropout=0.3),
         (TOKENS[:, :2],),

@@ -79,7 +79,8 @@ def check(model: Any, argument: str = "model") -> Any:
         expected = (
             "a task whose output is that of one linear layer, on labels or numbers, with a loss on logits or values"
         )
-        raise _check.invalid(argument, expected, model.name)
+        remedy = "Hidden layers, gates and convolutions have no regression to start from: train such a head."
+        raise _check.invalid(argument, expected, model.name, remedy if found is None else None)
     return *found, kind
 
 
@@ -154,6 +155,7 @@ def computed(model: Any, batches: Any, limit: int | None = None) -> Any:
             raise _check.invalid("y", "a target for each row", y)
         run = data.forward(model, x) if run is None else run
         found = np.asarray(run(x), "float32")
+        found = found.reshape(len(found), -1)
         parts.append((found, np.asarray(y), np.ones(len(found)) if weight is None else np.asarray(weight)))
         rows += len(found)
         if limit is not None and rows >= limit:
