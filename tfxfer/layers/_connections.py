@@ -186,9 +186,11 @@ class DenselyConnectedHead(Freezable, keras.layers.Layer):
             raise _check.invalid("inputs", f"{expected} for {self.connection!r}", inputs_shape)
         if is_ladder:
             batch, _, features = inputs_shape[0]
+            self.input_spec = [keras.InputSpec(ndim=3, axes={2: features})] * len(inputs_shape)
             features += self._build_ladder(len(inputs_shape), features)
         else:
             batch, count, features = inputs_shape
+            self.input_spec = keras.InputSpec(ndim=3, axes={1: count, 2: features})
             self._build_mix(count, features)
             features *= count if self.connection == "concat" else 1
         self.head.build((batch, features))
