@@ -1,6 +1,10 @@
 """Small models out of large ones: against loops in numpy, in training, and as models like any other."""
 
+import functools
+import importlib
 import math
+import pathlib
+import types
 
 import keras
 import numpy as np
@@ -283,3 +287,27 @@ def test_exports_of_students_answer_as_they_do(folder, tmp_path, make):
     served = tf.saved_model.load(path).signatures["serving_default"]
     expected = student.classify(tiny.TEXTS).probabilities
     np.testing.assert_allclose(served(text=tf.constant(tiny.TEXTS))["probabilities"], expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_benchmark_makes_a_row_for_each_model(folder, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).resolve().parent.parent))
+    benchmark = importlib.import_module("benchmarks.students")
+    keras.utils.set_random_seed(2)
+    teacher = tiny.embedder(folder)
+    teacher = tx.models.TextEmbedder(tiny.backbone(num_layers=2), teacher.preprocessor)
+    monkeypatch.setattr(tx.models, "static_student", functools.partial(tx.models.static_student, dim=4))
+    pairs = [
+        {"sentence1": a, "sentence2": b, "score": i / 2}
+        for i, (a, b) in enumerate(zip(tiny.TEXTS, tiny.TEXTS[1:], strict=False))
+    ]
+    labelled = [{"text": text, "label": label} for text, label in zip(tiny.TEXTS * 3, tiny.LABELS * 3, strict=True)]
+    sets = [{"train": rows, "test": rows} for rows in (pairs, labelled)]
+    arguments = types.SimpleNamespace(texts=8, probe=24, epochs=1, rounds=1)
+    rows = benchmark.measured(teacher, *sets, arguments)
+    benchmark.show(rows)
+    names = ["teacher", "1 blocks", "1 blocks, taught", "convolutions", "static"]
+    assert [row["model"] for row in rows] == names
+    assert all(-1 <= row["stsb_spearman"] <= 1 and 0 <= row["banking77_accuracy"] <= 1 for row in rows)
+    assert rows[1]["weights"] < rows[0]["weights"] and rows[-1]["weights_without_table"] == 0
+    assert "Banking77" in capsys.readouterr().out

@@ -403,11 +403,14 @@ class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, Classifying, Po
         threshold: float in `[0, 1]`. With `multi_label`, the least probability of a label that `classify` gives.
             Defaults to 0.5.
         pooling: one of `layers.POOLING`, or several, or a Keras layer from `(batch, length, features)` and
-            `padding_mask` to `(batch, features)`. `from_preset` takes the checkpoint's.
+            `padding_mask` to `(batch, features)`. `from_preset` takes the checkpoint's. Left out for a head that reads
+            the states of tokens, which pools them itself.
         dropout: float in `[0, 1)`. Rate before the dense layers of the head. Defaults to 0.1.
         head: `"linear"`; `"probe"`, the same, which the first `fit` makes a logistic regression on the frozen features
             before it trains (see `freezing.probe`; with `optimizer="auto"` a linear head starts so as well); `"mlp"`,
-            one hidden layer of the backbone's size; or a Keras layer from `(batch, features)` to `(batch, classes)`.
+            one hidden layer of the backbone's size; or a Keras layer from `(batch, features)` to `(batch, classes)`, or
+            from what its attribute `reads` says: several blocks or the states of tokens, see
+            `layers.DenselyConnectedHead` and `layers.SeparableConvHead`.
         trainable: which layer groups train: a bool, a dict, or a list of names or patterns; see `set_trainable`. By
             default, those of the backbone that its flags say (all, unless it was frozen), and all above.
         **kwargs: `name`.
