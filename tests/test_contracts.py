@@ -524,7 +524,8 @@ def test_jax_backend_gives_tensorflow_numbers_and_trains(tmp_path):
         history = model.fit(tiny.TEXTS, tiny.LABELS, epochs=2, batch_size=4, seed=0, verbose=0)
         assert np.isfinite(history.history["loss"]).all()
         assert len(model.classify(tiny.TEXTS).labels) == 8
-        for head in (tx.layers.DenselyConnectedHead(3, "ladder", reduction=2), tx.layers.SeparableConvHead(3, (2, 3), 4)):
+        heads = [tx.layers.DenselyConnectedHead(3, "ladder", reduction=2), tx.layers.SeparableConvHead(3, (2, 3), 4)]
+        for head in heads:
             model = tx.models.TextClassifier(embedder.backbone, embedder.preprocessor, labels=model.labels, head=head)
             model.fit(tiny.TEXTS, tiny.LABELS, epochs=1, batch_size=4, verbose=0)
             small = tx.models.conv_student(model, num_layers=1)

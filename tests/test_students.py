@@ -88,6 +88,9 @@ def test_convolutions_equal_a_loop_over_each_text_wherever_padding_lies(embeddin
         real = MASK[row] == 1
         if real.any():
             np.testing.assert_allclose(found[row][real], encoded(backbone, ids[row][real]), atol=1e-4)
+    half = convolutions(embedding_dim=embedding_dim, dtype="mixed_bfloat16")
+    rough = ops.convert_to_numpy(ops.cast(half({"token_ids": ids, "padding_mask": MASK}), "float32"))
+    assert 0 < np.abs(rough - found)[MASK == 1].max() < 0.1 * np.abs(found).max()
 
 
 def test_the_depthwise_part_is_that_of_keras():
@@ -127,6 +130,8 @@ def test_the_first_blocks_give_the_states_between(teacher, folder):
     pooled = tx.layers.Pooling()(states, padding_mask=x["padding_mask"])
     np.testing.assert_allclose(small(x), tx.layers.UnitNorm()(pooled), atol=1e-6)
     assert small.backbone.num_layers == 2 and small.prompts == teacher.prompts
+    pair = tx.models.Siamese(teacher).with_blocks(2)
+    np.testing.assert_allclose(pair.embedder(x), small(x), atol=1e-6)
     before = teacher.get_weights()
     small.backbone.set_weights([0 * w for w in small.backbone.get_weights()])  # a copy
     for old, new in zip(before, teacher.get_weights(), strict=True):
