@@ -47,6 +47,7 @@ bench: $(VENV)/.installed-bench $(VENV)/.weights $(BENCH)/.installed
 	$(VENV)/bin/python benchmarks/serving.py --data $(DATA) --torch-python $(BENCH)/bin/python
 	$(VENV)/bin/python benchmarks/tune_memory.py --data $(DATA)
 	$(VENV)/bin/python benchmarks/recipes.py --data $(DATA)
+	$(VENV)/bin/python benchmarks/students.py --data $(DATA)
 	$(VENV)/bin/python benchmarks/quality_sts.py --data $(DATA) --torch-python $(BENCH)/bin/python
 
 clean:

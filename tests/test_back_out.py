@@ -50,7 +50,7 @@ OTHER_WORDS = {
     "n_inner": (128, None),
 }
 # Families of encoders with blocks.
-BLOCKS = [name for name in FAMILIES if name != "static"]
+BLOCKS = [name for name in FAMILIES if name not in ("static", "separable_conv")]
 SIZES = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 32, "max_sequence_length": 32}
 
 

@@ -45,6 +45,7 @@ DETAILS = {
     "mpnet": {"num_buckets": 8, "max_distance": 12},
     "qwen3": {"head_dim": 6, "num_key_value_heads": 1},
     "roberta": {"pad_token_id": 0},
+    "separable_conv": {"num_heads": 1, "kernel_size": 4, "embedding_dim": 6},
     "t5": {"head_dim": 5, "is_gated": True, "num_buckets": 8, "max_distance": 12},
 }
 

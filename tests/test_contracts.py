@@ -57,6 +57,20 @@ LAYERS = {
         ),
         (TOKENS[:, 0],),
     ),
+    tx.layers.BlockPooling: (
+        lambda: tx.layers.BlockPooling(tx.layers.Pooling(["cls", "max"])),
+        ([TOKENS, 2.0 * TOKENS], MASK),
+    ),
+    tx.layers.DenselyConnectedHead: (
+        lambda: tx.layers.DenselyConnectedHead(
+            3, "ladder", [1, 2], hidden_dims=(4,), activation="relu", dropout=0.3, reduction=2
+        ),
+        ([TOKENS, 2.0 * TOKENS], MASK),
+    ),
+    tx.layers.SeparableConvHead: (
+        lambda: tx.layers.SeparableConvHead(3, [2, 3], 4, pooling="mean", activation="gelu", dropout=0.3),
+        (TOKENS, MASK),
+    ),
     tx.layers.SoftmaxDecoder: (
         lambda: tx.layers.SoftmaxDecoder(3, ("u*v", "u"), hidden_dims=(4,), dropout=0.3),
         (TOKENS[:, :2],),
@@ -536,6 +550,13 @@ def test_jax_backend_gives_tensorflow_numbers_and_trains(tmp_path):
         history = model.fit(tiny.TEXTS, tiny.LABELS, epochs=2, batch_size=4, seed=0, verbose=0)
         assert np.isfinite(history.history["loss"]).all()
         assert len(model.classify(tiny.TEXTS).labels) == 8
+        heads = [tx.layers.DenselyConnectedHead(3, "ladder", reduction=2), tx.layers.SeparableConvHead(3, (2, 3), 4)]
+        for head in heads:
+            model = tx.models.TextClassifier(embedder.backbone, embedder.preprocessor, labels=model.labels, head=head)
+            model.fit(tiny.TEXTS, tiny.LABELS, epochs=1, batch_size=4, verbose=0)
+            small = tx.models.conv_student(model, num_layers=1)
+            small.fit(tiny.TEXTS, model.classify(tiny.TEXTS).probabilities, epochs=1, batch_size=4, verbose=0)
+            assert np.isfinite(small.classify(tiny.TEXTS).probabilities).all()
         siamese = tx.models.Siamese(embedder)
         siamese.compile("adamw", loss=tx.losses.CoSENTLoss())
         siamese.fit((tiny.TEXTS, tiny.TEXTS[::-1]), np.arange(8.0), batch_size=4, verbose=0)

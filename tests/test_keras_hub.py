@@ -232,10 +232,16 @@ def test_a_family_without_a_form_of_ours_is_wrapped_with_its_numbers(name):
 def test_the_other_text_backbones_are_wrapped_too(name):
     backbone, x, output = check_wrapped(name)
     real = x["padding_mask"].astype(bool)
-    for number in range(0 if backbone.depends_on_padding else 2):
+    states = [ops.convert_to_numpy(each)[real] for each in backbone.hidden_states()(x)]
+    for number in range(0 if backbone.depends_on_padding else 3):
         below, above = backbone.split(number)
         again = ops.convert_to_numpy(above([below(x), ops.convert_to_tensor(x["padding_mask"])]))
         np.testing.assert_allclose(again[real], output[real], atol=1e-6)
+        for wanted in ([0, 1, 2], [1], [0, 2]):
+            below, above = backbone.split(number, wanted)
+            found = above([below(x), ops.convert_to_tensor(x["padding_mask"])])
+            for i, each in zip(wanted, found if isinstance(found, list) else [found], strict=True):
+                np.testing.assert_allclose(ops.convert_to_numpy(each)[real], states[i], atol=1e-6)
 
 
 def test_a_pooler_that_no_output_needs_is_left_out():

@@ -309,6 +309,7 @@ def test_an_exports_readme_sends_images_that_are_made_by_a_program(pictured, tmp
         ({"columns": {"photo": tx.data.ImageColumn((8, 8))}}, "`image_backbone`.*'photo'"),
         ({"image_backbone": keras.layers.Flatten()}, "`image_backbone`.*None"),
         ({"fusion": "sum"}, "`mode`"),
+        ({"head": tx.layers.SeparableConvHead(3)}, "`head`.*'sequence'"),
         ({"columns": {"extra": tx.data.TextListColumn(None)}}, r"`columns\['extra'\]`"),
     ],
 )

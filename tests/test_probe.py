@@ -12,6 +12,7 @@ import tfxfer as tx
 
 # The solver, on features and targets of any kind: a probe makes its own features of texts.
 from tfxfer import _regression
+from tfxfer.models import _probing
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(1.0, 2.0, (60, 5)).astype("float32")
@@ -170,6 +171,84 @@ def test_endless_data_are_an_error_and_a_generator_is_run_once(tmp_path):
     with pytest.raises(ValueError, match=r"`x`.*finite"):
         tx.freezing.probe(model, rows.map(lambda *row: row).repeat())
     assert tx.freezing.probe(model, iter(zip(TEXTS, LABELS, strict=True))).rows == 32
+
+
+# === Tags of words ===
+
+WORDS, TAGS = tiny.WORD_ROWS * 3, tiny.TAG_ROWS * 3
+
+
+def tagger(folder, **kwargs):
+    keras.utils.set_random_seed(0)
+    return tx.models.TokenTagger(tiny.backbone(), tiny.preprocessor(folder), **{"tags": tiny.TAGS, **kwargs})
+
+
+def test_a_taggers_probe_is_the_regression_on_the_vectors_of_words(tmp_path):
+    model = tagger(tmp_path)
+    features, dense = model.linear_head()
+    x = tx.data.Gate(model).encode_batch((WORDS,))
+    vectors = keras.ops.convert_to_numpy(keras.Model(model.input, features)(x))
+    vectors = np.concatenate([row[: len(words)] for row, words in zip(vectors, WORDS, strict=True)])
+    tags = np.array([tiny.TAGS.index(tag) for row in TAGS for tag in row])
+    weights = np.repeat(RNG.uniform(0.5, 2, len(WORDS)), [len(row) for row in TAGS])
+    per_row = weights[np.cumsum([0, *(len(row) for row in TAGS)])[:-1]]
+    expected = _regression.fit(vectors, np.eye(5)[tags], weights, kind="classes", penalties=(0.3,))
+    found = tx.freezing.probe(model, WORDS, TAGS, per_row, penalties=[0.3], batch_size=4)
+    assert (found.rows, found.penalty) == (len(tags), 0.3)
+    outputs = vectors @ dense.kernel.numpy() + dense.bias.numpy()
+    np.testing.assert_allclose(outputs, vectors @ expected.kernel + expected.bias, atol=5e-3)
+    assert tx.freezing.probe(model, WORDS, TAGS).scores["accuracy"] > 0.8
+    with pytest.raises(ValueError, match=r"`model`.*no regression to start from"):
+        tx.freezing.probe(tagger(tmp_path, head="crf"), WORDS, TAGS)
+    assert tagger(tmp_path, head=tx.layers.Head(5, (4,))).linear_head() is None
+
+
+def test_a_new_linear_head_of_a_tagger_starts_as_a_probe(tmp_path):
+    model = tagger(tmp_path, dropout=0.0)
+    model.save(tmp_path / "new.keras")
+    assert keras.saving.load_model(tmp_path / "new.keras").has_new_head()
+    model.compile(tx.optimizers.Auto(1e-9), run_eagerly=True)
+    model.fit(WORDS, TAGS, verbose=0)
+    assert model.head_probe.scores["accuracy"] > 0.8 and not model.has_new_head()
+    # As above, with an optimizer of one's own and above frozen layers.
+    other = tagger(tmp_path, head="probe", dropout=0.0)
+    other.backbone.set_weights(model.backbone.get_weights())
+    tx.freezing.freeze(other, below=1)
+    other.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
+    tx.freezing.AboveFrozen(other).fit(WORDS, TAGS, verbose=0)
+    best = tx.freezing.probe(model, WORDS, TAGS)
+    assert other.head_probe.penalty == best.penalty
+    np.testing.assert_allclose(other.head.get_weights()[0], model.head.get_weights()[0], atol=0.02)
+
+
+def test_of_many_words_rare_tags_keep_all_and_frequent_ones_weigh_as_many_as_they_stand_for(monkeypatch):
+    monkeypatch.setattr(_probing.Words, "MOST", 40)
+    tags = RNG.choice([-1, 0, 0, 0, 0, 0, 0, 1, 2], (30, 12))
+    tags[:, 0] = 0
+    tags[:3, 1] = 4
+    features = np.stack([tags, np.arange(360).reshape(30, 12)], axis=-1).astype("float32")
+    weights = np.linspace(1, 2, 30)
+
+    def sampled(batches):
+        words = _probing.Words()
+        for rows in np.array_split(np.arange(30), batches):
+            words.add(features[rows], tags[rows], weights[rows])
+        return words.arrays()
+
+    found, kept, factors = sampled(7)
+    assert len(kept) == len(found) <= 40 and 4 in kept and 3 not in kept and -1 not in kept
+    assert (found[:, 0] == kept).all() and len(set(found[:, 1])) == len(found)
+    assert (kept == 4).sum() == (tags == 4).sum()  # rare, and whole
+    for tag in (0, 1, 2, 4):
+        rows = found[kept == tag, 1].astype(int) // 12
+        each = (tags == tag).sum() / len(rows)
+        np.testing.assert_allclose(factors[kept == tag], weights[rows] * each)
+    for one, other in zip(sampled(7), sampled(7), strict=True):
+        np.testing.assert_array_equal(one, other)
+    monkeypatch.setattr(_probing.Words, "MOST", 1000)
+    found, kept, factors = sampled(3)
+    np.testing.assert_array_equal(kept, tags[tags >= 0])
+    np.testing.assert_array_equal(factors, np.broadcast_to(weights[:, None], tags.shape)[tags >= 0])
 
 
 # === In `fit` ===

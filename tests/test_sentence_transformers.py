@@ -380,12 +380,15 @@ def test_modules_train_and_freeze_as_the_head_and_dropout_is_off_but_in_training
     np.testing.assert_array_equal(embedder(x, training=True), embedder(x))  # a frozen dropout stops
 
 
-def test_a_frozen_backbone_is_not_cached_below_a_mean_over_its_layers(many):
+def test_a_frozen_backbone_is_cached_below_a_mean_over_its_layers(many):
     model = tx.models.Siamese(embedder_of(many[0]))
     model.set_trainable(["head"])
     model.compile(keras.optimizers.SGD(0.5), loss=tx.losses.CoSENTLoss())
-    with pytest.raises(ValueError, match="`layer_start`"):
-        tx.freezing.AboveFrozen(model).fit((["a", "b"], ["c", "d"]), [0.0, 1.0])
+    rows = tx.data.pairs({"a": ["my card", "a loan"], "b": ["the bank", "a"], "y": [0.0, 1.0]}, ("a", "b"), target="y")
+    batches = tx.data.batches(rows, model.preprocessor, 2, columns="separate", shuffle=False)
+    short = tx.freezing.AboveFrozen(model)
+    found = np.concatenate([short(x).numpy() for x, *_ in short.cached(batches)])
+    np.testing.assert_allclose(found, np.concatenate([model(x).numpy() for x, *_ in batches]), atol=1e-6)
 
 
 def test_without_weights_the_modules_are_random(many):

@@ -318,7 +318,7 @@ def test_bad_arguments_are_errors_that_say_what_to_do(tmp_path):
         tiny.tagger(tmp_path, scheme="IOB1")
     with pytest.raises(ValueError, match=r"`tags`"):
         tiny.tagger(tmp_path, tags=["O", "person"])
-    with pytest.raises(ValueError, match=r"`head`.*'linear', 'crf'"):
+    with pytest.raises(ValueError, match=r"`head`.*'linear', 'probe', 'crf'"):
         tiny.tagger(tmp_path, head="mlp")
     with pytest.raises(ValueError, match=r"`loss`.*linear head.*TagCrossentropy"):
         tiny.tagger(tmp_path).compile(loss=tx.losses.ChainCrossentropy())

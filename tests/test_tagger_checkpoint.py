@@ -122,7 +122,7 @@ def formula(head, states):
     return states @ head[f"{output}.weight"].T + head.get(f"{output}.bias", 0.0)
 
 
-WITHOUT = {"gemma3_text", "openai_gpt", "static"}
+WITHOUT = {"gemma3_text", "openai_gpt", "separable_conv", "static"}
 SUPPORTED = [name for name in FAMILIES if name not in WITHOUT]
 
 

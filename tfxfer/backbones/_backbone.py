@@ -10,7 +10,7 @@ from typing import Any, Self
 import keras
 
 from tfxfer import _check
-from tfxfer.backbones import _groups, _lora, _positions, _unpadding
+from tfxfer.backbones import _groups, _lora, _positions, _split, _unpadding
 from tfxfer.backbones._family import REQUIRED
 from tfxfer.backbones.families import FAMILIES
 
@@ -247,11 +247,14 @@ class Backbone(_groups.LayerGroups, keras.Model):
         """Returns the transformer blocks from the input upwards, as `(layer, group, number in the group)`."""
         return [(block, i, j) for i, group in enumerate(self.parts.groups) for j, block in enumerate(group)]
 
-    def split(self, number: int) -> tuple[keras.Model, keras.Model]:
-        """Cuts the backbone before one of its groups of blocks.
+    def split(self, number: int, states: Sequence[int] | None = None) -> tuple[keras.Model, keras.Model]:
+        """Cuts the backbone before one of its groups of blocks, or after the last one.
 
         Args:
-            number: int. The group that the upper part begins with: 0 leaves the embeddings alone below.
+            number: int. The group that the upper part begins with: 0 leaves the embeddings alone below, the number of
+                groups all blocks.
+            states: optional sequence of ints in rising order. The layers, numbered as `hidden_states` numbers them,
+                whose states the upper part gives instead of this backbone's output.
 
         Returns:
             (below, above): two functional models on this backbone's own layers. `below` takes this backbone's inputs
@@ -259,27 +262,55 @@ class Backbone(_groups.LayerGroups, keras.Model):
             gives this backbone's output. States are `(real tokens, hidden_dim)` in the order of rows and tokens;
             `(batch * length, hidden_dim)` where the backend does not leave padding out.
 
-        Raises:
-            ValueError: if there is no such group.
-        """
-        _, cuts, _ = self._hidden()
-        if _check.integer("number", number, minimum=0) >= len(cuts):
-            raise _check.invalid("number", f"an int < {len(cuts)}, the groups of blocks", number)
-        below = keras.Model(self.input, cuts[number], name="below")
-        return below, keras.Model([cuts[number], self.input["padding_mask"]], self.output, name="above")
+            With `states`, `below` gives `(real tokens, k * hidden_dim)`: the states of those layers that lie below the
+            cut, one after another, then those before the group. `above` gives a list of tensors `(batch, length,
+            hidden_dim)`, one for each of `states`.
 
-    def hidden_states(self) -> keras.Model:
-        """Returns a functional model on this backbone's own layers that gives the states of every layer.
+        Raises:
+            ValueError: if there is no such group or layer.
+        """
+        _, cuts, hidden = self._hidden()
+        if _check.integer("number", number, minimum=0) >= len(cuts):
+            raise _check.invalid("number", f"an int < {len(cuts)}, the groups of blocks and one more", number)
+        mask = self.input["padding_mask"]
+        if states is None:
+            below = keras.Model(self.input, cuts[number], name="below")
+            return below, keras.Model([cuts[number], mask], self.output, name="above")
+        states = _split.check_layers("states", states, len(hidden))
+        place = next(i for i, state in enumerate(hidden) if state is cuts[number])
+        layout, padding = (*self.get_layer("layout").output, mask), self.get_layer("pad")
+
+        def padded(state):
+            return padding(state, layout)
+
+        # The last layer's states come after the final norm, which the upper part has.
+        upper = [self.output if i == len(hidden) - 1 else padded(hidden[i]) for i in states if i >= place]
+        kept = [hidden[i] for i in states if i < place]
+        return _split.models(self.input, kept, cuts[number], mask, upper, padded)
+
+    def hidden_states(self, layers: Sequence[int] | None = None) -> keras.Model:
+        """Returns a functional model on this backbone's own layers that gives the states of its layers.
+
+        While this backbone is frozen as a whole, no gradient goes through the model.
+
+        Args:
+            layers: optional sequence of ints in rising order: the layers to give. Defaults to all.
 
         Returns:
             A `keras.Model` from this backbone's inputs to a list of `num_layers + 1` tensors `(batch, length,
-            hidden_dim)`: the embeddings, then each block's output. The last one is this backbone's output, after the
-            final norm.
+            hidden_dim)`, or of those that `layers` chooses: 0 is the embeddings, then comes each block's output. The
+            last one is this backbone's output, after the final norm.
+
+        Raises:
+            ValueError: if there is no such layer.
         """
         _, _, states = self._hidden()
         layout = (*self.get_layer("layout").output, self.input["padding_mask"])
         padding = self.get_layer("pad")
-        return keras.Model(self.input, [*(padding(state, layout) for state in states[:-1]), self.output])
+        found = [*(padding(state, layout) for state in states[:-1]), self.output]
+        if layers is not None:
+            found = [found[number] for number in _split.check_layers("layers", layers, len(found))]
+        return _split.States(self.input, list(found), name="hidden_states")
 
     @property
     def token_embedding(self) -> keras.layers.Layer:
@@ -296,7 +327,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
                 (None, length),
                 "Give the preprocessor a smaller sequence_length",
             )
-        return super().call(inputs, training=training, mask=mask)
+        return _split.stopped(self, super().call(inputs, training=training, mask=mask))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments, with what is frozen, adapted and quantized, as JSON holds them."""
@@ -325,8 +356,8 @@ def _connect(parts, inputs, num_layers):
     """Puts the layers together: the functional graph from ids to the last layer's output.
 
     Returns:
-        (cuts, states, output): the tensors that the groups of blocks begin with, those before and after every block,
-        and that of the last layer.
+        (cuts, states, output): the tensors that the groups of blocks begin with and that after the last one, those
+        before and after every block, and that of the last layer.
     """
     mask = inputs["padding_mask"]
     layout = (*_unpadding.TokenLayout(name="layout")(mask), mask)
@@ -345,6 +376,7 @@ def _connect(parts, inputs, num_layers):
             for block in group:
                 x = block(x, layout, **{argument: shared[name] for argument, name in block.takes.items()})
                 states.append(x)
+    cuts.append(x)
     if parts.final_norm is not None:
         x = parts.final_norm(x)
     return cuts, states, _unpadding.Pad(name="pad", dtype=x.dtype)(x, layout)

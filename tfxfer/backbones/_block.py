@@ -122,7 +122,7 @@ class TransformerBlock(Freezable, keras.layers.Layer):
         self.attention = attention
         self.feed_forward = feed_forward
         self.order = order
-        self.takes = dict(takes or {"bias": "attention_bias"})
+        self.takes = {"bias": "attention_bias"} if takes is None else dict(takes)
         self.hidden_dim = attention.hidden_dim
         policy = self.dtype_policy
 

@@ -104,7 +104,7 @@ def families_table() -> list:
         A list of `FamilyRow`s, in the order of their names.
     """
     rows = []
-    for family in FAMILIES.values():
+    for family in (each for each in FAMILIES.values() if each.model_types):
         about = sys.modules[type(family).__module__].__doc__ or family.name
         name = re.split(r" \(|[.:]\s", about.partition("\n")[0])[0]
         paper = next(iter(re.findall(r"https?://[^\s)]+", about)), "")

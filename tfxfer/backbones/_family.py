@@ -29,7 +29,7 @@ class Family:
 
     Attributes:
         name: string. What `Backbone(family=...)` takes.
-        model_types: tuple of config.json's `model_type`s.
+        model_types: tuple of config.json's `model_type`s; none for a family without checkpoints.
         architecture: string. The class that transformers loads the encoder with.
         first_module: string. The module that sentence-transformers runs the encoder with; transformers has a class for
             it where this is `"Transformer"`.

@@ -10,7 +10,7 @@ from keras import ops
 
 from tfxfer import _check
 from tfxfer._freezable import layers_within
-from tfxfer.backbones import _backbone, _groups
+from tfxfer.backbones import _backbone, _groups, _split
 
 # What a wrapped backbone may take: the first three are given, the last is counted from the padding mask.
 INPUTS = ("token_ids", "padding_mask", "segment_ids", "position_ids")
@@ -209,45 +209,81 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
     def _is_states(self, tensor):
         return len(tensor.shape) == 3 and tensor.shape[-1] == self.hidden_dim and "float" in tensor.dtype
 
-    def split(self, number: int) -> tuple[keras.Model, keras.Model]:
-        """Cuts the backbone before one of its blocks.
+    def split(self, number: int, states: Sequence[int] | None = None) -> tuple[keras.Model, keras.Model]:
+        """Cuts the backbone before one of its blocks, or after the last one.
 
         Args:
-            number: int. The block that the upper part begins with: 0 leaves the embeddings alone below.
+            number: int. The block that the upper part begins with: 0 leaves the embeddings alone below, the number of
+                blocks all of them.
+            states: optional sequence of ints in rising order. The layers, numbered as `hidden_states` numbers them,
+                whose states the upper part gives instead of this backbone's output.
 
         Returns:
             (below, above): two functional models on the backbone's own layers. `below` takes this backbone's inputs and
             gives the states before the block, `(batch, length, hidden_dim)`; `above` takes the list of these states and
             the padding mask, and gives this backbone's output.
 
-        Raises:
-            ValueError: if there is no such block, or the blocks take more than states and padding.
-        """
-        *cuts, output = self._cuts()
-        if _check.integer("number", number, minimum=0) >= len(cuts):
-            raise _check.invalid("number", f"an int < {len(cuts)}, the groups of blocks", number)
-        hub, mask, states = self.hub(), self.input["padding_mask"], cuts[number]
-        names = [name for name in ("padding_mask", "position_ids") if name in hub.input]
-        try:
-            upper = self._part([states, *(hub.input[name] for name in names)], output, "blocks")
-        except ValueError as error:
-            expected = "a backbone whose blocks take states and padding alone"
-            raise _check.invalid("backbone", expected, self.family, "Freeze the whole backbone, or none") from error
-        below = self._part(hub.input, states, "lower")(self._for_hub(self.input))
-        fresh = keras.Input(batch_shape=states.shape, dtype=states.dtype, name="states")
-        given = self._for_hub(self.input)
-        above = upper([fresh, *(given[name] for name in names)])
-        return keras.Model(self.input, below, name="below"), keras.Model([fresh, mask], above, name="above")
+            With `states`, `below` gives `(batch, length, k * hidden_dim)`: the states of those layers that lie below
+            the cut, one after another, then those before the block. `above` gives a list of tensors `(batch, length,
+            hidden_dim)`, one for each of `states`.
 
-    def hidden_states(self) -> keras.Model:
-        """Returns a functional model on the backbone's own layers that gives the states of every layer.
+        Raises:
+            ValueError: if there is no such block or layer, or the blocks take more than states and padding.
+        """
+        cuts, mask = self._cuts(), self.input["padding_mask"]
+        if _check.integer("number", number, minimum=0) >= len(cuts):
+            raise _check.invalid("number", f"an int < {len(cuts)}, the groups of blocks and one more", number)
+        wanted = [len(cuts) - 1] if states is None else _split.check_layers("states", states, len(cuts))
+        upper = [cuts[i] for i in wanted if i >= number]
+        stored = [*(cuts[i] for i in wanted if i < number), *([cuts[number]] if upper else [])]
+        found = self._part(self.hub().input, stored, "lower")(self._for_hub(self.input))
+        found = found if isinstance(found, (list, tuple)) else [found]
+        kept, cut = (found[:-1], found[-1]) if upper else (found, found[-1])
+        if upper:
+            upper = self._above(cuts[number], upper, cut)
+        below, above = _split.models(self.input, list(kept), cut, mask, upper, lambda state: state)
+        if states is None:
+            above = keras.Model(above.input, above.output[0], name="above")
+        return below, above
+
+    def _above(self, cut, outputs, given):
+        """Returns the states above a cut, computed of `given` in place of the states `cut`."""
+        rest = [each for each in outputs if each is not cut]
+        made = []
+        if rest:
+            hub = self.hub()
+            names = [name for name in ("padding_mask", "position_ids") if name in hub.input]
+            try:
+                upper = self._part([cut, *(hub.input[name] for name in names)], rest, "blocks")
+            except ValueError as error:
+                expected = "a backbone whose blocks take states and padding alone"
+                raise _check.invalid("backbone", expected, self.family, "Freeze the whole backbone, or none") from error
+            inputs = self._for_hub(self.input)
+            made = upper([given, *(inputs[name] for name in names)])
+            made = list(made) if isinstance(made, (list, tuple)) else [made]
+        return made if len(rest) == len(outputs) else [given, *made]
+
+    def hidden_states(self, layers: Sequence[int] | None = None) -> keras.Model:
+        """Returns a functional model on this backbone's own layers that gives the states of its layers.
+
+        While this backbone is frozen as a whole, no gradient goes through the model.
+
+        Args:
+            layers: optional sequence of ints in rising order: the layers to give. Defaults to all.
 
         Returns:
             A `keras.Model` from this backbone's inputs to a list of `num_layers + 1` tensors `(batch, length,
-            hidden_dim)`: the embeddings, then each block's output. The last one is this backbone's output.
+            hidden_dim)`, or of those that `layers` chooses: 0 is the embeddings, then comes each block's output. The
+            last one is this backbone's output.
+
+        Raises:
+            ValueError: if there is no such layer.
         """
         part = self._part(self.hub().input, self._cuts(), "hidden_states")
-        return keras.Model(self.input, part(self._for_hub(self.input)))
+        found = part(self._for_hub(self.input))
+        if layers is not None:
+            found = [found[number] for number in _split.check_layers("layers", layers, len(found))]
+        return _split.States(self.input, list(found), name="hidden_states")
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Calls the KerasHub backbone on a dict of ids, padded."""
@@ -256,7 +292,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
             expected = f"at most max_sequence_length={self.max_sequence_length} tokens"
             remedy = "Give the preprocessor a smaller sequence_length"
             raise _check.invalid("token_ids", expected, (None, length), remedy)
-        return super().call(inputs, training=training, mask=mask)
+        return _split.stopped(self, super().call(inputs, training=training, mask=mask))
 
     # === Dropout and adapters ===
 

@@ -34,6 +34,7 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
     them `EarlyStopping`, deal with what is above only.
 
     **Size.** Tokens x hidden_dim x bytes: 14 tokens of MiniLM (384) in float32 are 21 KB a text, pooled vectors 1.5 KB.
+    A head that reads several blocks (`layers.DenselyConnectedHead`) takes so much for each of them.
     Padding is not stored, and equal texts once. Features whose batches are gone are kept until others need to be
     computed, and then let go: ten folds in a loop take the memory of one. `dtype="float16"` takes half of it, at a
     relative error of 5e-4 in what is stored; `"bfloat16"` 4e-3. On disk, a cache is found again by a hash over the

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import zlib
 from typing import Any
 
@@ -103,9 +104,6 @@ def cut(model):
         raise _check.invalid("model", "a model whose layer group 'embeddings' is frozen", model.name, remedy)
     if not model.trainable_variables:
         raise _check.invalid("model", "a model with a layer group that trains", model.name)
-    if getattr(tower, "layer_start", None) is not None:
-        remedy = "Train the model itself, or pool the last layer alone."
-        raise _check.invalid("layer_start", "None above stored features", tower.layer_start, remedy)
     if getattr(tower.backbone, "depends_on_padding", False):
         expected = "an encoder whose results do not depend on padding, which is not stored"
         raise _check.invalid("model", expected, tower.backbone.family, "Train the model itself.")
@@ -134,7 +132,12 @@ def cut(model):
 def _pooling_of(tower):
     """The layers between the encoder's states and the pooled vectors, as a model."""
     sequence, mask, pooled = tower.boundary()
-    return keras.Model([sequence, mask], pooled)
+    return keras.Model([*_listed(sequence), mask], pooled)
+
+
+def _listed(sequence):
+    """The states that a task reads, as a list."""
+    return list(sequence) if isinstance(sequence, (list, tuple)) else [sequence]
 
 
 def _between(tower):
@@ -152,9 +155,13 @@ def _others(tower):
 
 def _above_vectors(tower, groups, is_siamese):
     pooled = tower.boundary()[2]
-    below = keras.Model(tower.backbone.input, pooled, name="below")
-    inputs = x = keras.Input((None, pooled.shape[-1]) if is_siamese else pooled.shape[1:], name="vectors")
+    # Vectors of several blocks are stored one after another.
+    size = math.prod(pooled.shape[1:])
+    flat = pooled if len(pooled.shape) == 2 else keras.layers.Reshape((size,), dtype=pooled.dtype)(pooled)
+    below = keras.Model(tower.backbone.input, flat, name="below")
+    inputs = x = keras.Input((None, size) if is_siamese else (size,), name="vectors")
     x = StackColumns(name="rows", dtype="float32")(x) if is_siamese else x
+    x = x if flat is pooled else keras.layers.Reshape(pooled.shape[1:], dtype=pooled.dtype)(x)
     others, made = _others(tower)
 
     def above(output, name):
@@ -168,7 +175,7 @@ def _above_vectors(tower, groups, is_siamese):
 
 def _above_tokens(tower, groups, is_siamese):
     sequence, mask, _ = tower.boundary()
-    below, blocks = tower.backbone.split(min(len(groups), len(tower.backbone.layer_groups()) - 1) - 1)
+    below, blocks = tower.backbone.split(len(groups) - 1, tower.read_layers())
     states = below.output
     # Keras weighs a batch by the first dimension of the first input, in the order of names: the mask's.
     inputs = {
@@ -179,10 +186,10 @@ def _above_tokens(tower, groups, is_siamese):
     rows = StackColumns(name="rows", dtype="int32")(rows) if is_siamese else rows
     others, made = _others(tower)
     form = "padded" if len(states.shape) == 3 else "packed" if _unpadding.leaves_padding_out() else "flat"
-    given = [blocks([inputs["token_states"], rows]), rows, *made.values()]
+    given = [*_listed(blocks([inputs["token_states"], rows])), rows, *made.values()]
 
     def above(output, name):
-        return keras.Model([sequence, mask, *others.values()], output, name=name)(given)
+        return keras.Model([*_listed(sequence), mask, *others.values()], output, name=name)(given)
 
     return below, {**inputs, **made}, above, form
 
@@ -193,6 +200,7 @@ def key(model, made, sequences, dtype):
     facts = {
         "config": _computed(backbone.get_config()),
         "frozen": made.frozen,
+        "read": tower_of(model).read_layers(),
         "pooling": _between(tower_of(model)) if made.form == "vectors" else None,
         "dtype": dtype,
         "versions": [__version__, keras.__version__, keras.config.backend()],

@@ -1,5 +1,7 @@
 """Layers between an encoder and a loss: pooling, fusion, unit length, heads, towers, conditional random fields."""
 
+from tfxfer.layers._connections import CONNECTIONS, READS, BlockPooling, DenselyConnectedHead
+from tfxfer.layers._convolutions import SeparableConvHead
 from tfxfer.layers._crf import CRF, ForbiddenStep
 from tfxfer.layers._fusion import FUSIONS, Fusion, OneHot, ScaledNumbers
 from tfxfer.layers._heads import COMPARISONS, FEATURES, Comparison, Head, SoftmaxDecoder
@@ -9,19 +11,24 @@ from tfxfer.layers._word_pooling import WORD_POOLING, WordPooling
 
 __all__ = [
     "COMPARISONS",
+    "CONNECTIONS",
     "CRF",
     "FEATURES",
     "FUSIONS",
     "POOLING",
+    "READS",
     "WORD_POOLING",
+    "BlockPooling",
     "Comparison",
     "DensePooling",
+    "DenselyConnectedHead",
     "ForbiddenStep",
     "Fusion",
     "Head",
     "OneHot",
     "Pooling",
     "ScaledNumbers",
+    "SeparableConvHead",
     "SiameseTowers",
     "SoftmaxDecoder",
     "UnitNorm",

@@ -109,6 +109,15 @@ class Head(Freezable, keras.layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> tuple:
         return (*input_shape[:-1], self.num_outputs)
 
+    @property
+    def output_dense(self) -> keras.layers.Layer:
+        """The dense layer that makes the outputs."""
+        return self.denses[-1]
+
+    def linear_output(self) -> keras.layers.Layer | None:
+        """Returns the dense layer that makes the outputs where it reads the inputs as they are; otherwise `None`."""
+        return None if self.hidden_dims else self.output_dense
+
     def with_dropout(self, dropout: float) -> Self:
         """Returns a new head of the same form with another rate, also before hidden layers that had the same rate."""
         config = {**self.get_config(), "dropout": _rate("dropout", dropout)}

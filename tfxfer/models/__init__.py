@@ -8,6 +8,7 @@ from tfxfer.models._regressor import TextRegressor
 from tfxfer.models._rows import Ranked
 from tfxfer.models._siamese import Siamese, SiameseClassifier
 from tfxfer.models._signatures import Signature
+from tfxfer.models._students import conv_student, static_student
 from tfxfer.models._suggest import Suggestion
 from tfxfer.models._tagger import TokenTagger
 from tfxfer.models._task import TextTask
@@ -31,4 +32,6 @@ __all__ = [
     "TextTask",
     "TokenEntity",
     "TokenTagger",
+    "conv_student",
+    "static_student",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfxfer import _check, backbones, data, layers, losses
 from tfxfer import metrics as own_metrics
-from tfxfer.models import _restoring, _save, _usage
+from tfxfer.models import _reading, _restoring, _save, _usage
 from tfxfer.models._from_preset import ClassifierFromPreset
 from tfxfer.models._rows import Ranks
 from tfxfer.models._search_space import PooledSearch
@@ -36,15 +36,6 @@ def make_head(head, num_outputs, dropout, hidden_dim):
     return layers.Head(num_outputs, hidden_dims, dropout=dropout, name="head")
 
 
-def make_pooling(pooling):
-    """Returns the layer for `pooling`: modes of `layers.POOLING`, or a Keras layer that is taken under this name."""
-    if not isinstance(pooling, keras.layers.Layer):
-        return layers.Pooling(pooling, name="pooling")
-    if pooling.name != "pooling":
-        return type(pooling).from_config({**pooling.get_config(), "name": "pooling"})
-    return pooling
-
-
 class PooledTask(PooledSearch, TextTask):
     """A task with pooled features and a head: what classifier and regressor share."""
 
@@ -65,16 +56,18 @@ class PooledTask(PooledSearch, TextTask):
 
         # === Layers ===
         is_new_head = isinstance(head, str) or not head.built
-        features = make_pooling(pooling)
-        self.pooling = features.modes if isinstance(features, layers.Pooling) else features
+        self._read_layers = _reading.layers_of(head, backbone)
+        features = _reading.pooling_layer(pooling, _reading.of(head))
+        inner = features.pooling if isinstance(features, layers.BlockPooling) else features
+        self.pooling = inner.modes if isinstance(inner, layers.Pooling) else inner
         self.dropout = dropout
         self._head_argument = head
         self.head = make_head(head, num_outputs, dropout, backbone.hidden_dim)
 
         # === Functional Model ===
-        inputs = backbone.input
-        pooled = features(backbone(inputs), padding_mask=inputs["padding_mask"])
-        outputs = self.head(pooled)
+        inputs, mask = backbone.input, {"padding_mask": backbone.input["padding_mask"]}
+        states = _reading.states(backbone, self._read_layers)
+        outputs = self.head(states, **mask) if features is None else self.head(features(states, **mask))
         if len(outputs.shape) != 2 or outputs.shape[-1] != num_outputs:
             raise _check.invalid("head", f"a layer with outputs (batch, {num_outputs})", tuple(outputs.shape))
         super().__init__(
@@ -82,7 +75,7 @@ class PooledTask(PooledSearch, TextTask):
             outputs,
             backbone=backbone,
             preprocessor=preprocessor,
-            top=[*([features] if features.weights else []), self.head],
+            top=[*([features] if features is not None and features.weights else []), self.head],
             trainable=trainable,
             **kwargs,
         )
@@ -94,10 +87,27 @@ class PooledTask(PooledSearch, TextTask):
         """Whether the first `fit` makes the new head a regression on the frozen features, whatever the optimizer."""
         return self._head_argument == "probe"
 
+    def read_layers(self) -> tuple[int, ...] | None:
+        """Returns the layers whose states the head reads; see `DescribesItself.read_layers`."""
+        return self._read_layers
+
+    def boundary(self) -> tuple[Any, Any, Any]:
+        """Returns where the encoder ends; nothing pooled for a head that reads the states of tokens."""
+        if self.pooling is not None:
+            return super().boundary()
+        *sequence, mask = self.head.input
+        return sequence[0] if self._read_layers is None else sequence, mask, None
+
     def embedding_spec(self) -> backbones.EmbeddingSpec:
         """Returns how texts are pooled: a `backbones.EmbeddingSpec` without what follows the pooling."""
         modes = self.pooling if isinstance(self.pooling, tuple) else getattr(self.pooling, "modes", ("mean",))
         return backbones.EmbeddingSpec(pooling=modes)
+
+    @classmethod
+    def _preset_arguments(cls, embedding, arguments):
+        if _reading.of(arguments.get("head")) in ("sequence", "blocks"):
+            return arguments  # nothing is pooled below such a head
+        return super()._preset_arguments(embedding, arguments)
 
     @classmethod
     def _from_pretrained(cls, pretrained, arguments, backbone_only):
@@ -151,12 +161,12 @@ class PooledTask(PooledSearch, TextTask):
         return _usage.classifier(self, format, repo_id)
 
     def _changeable(self):
-        named = isinstance(self._head_argument, (str, layers.Head))
+        named = isinstance(self._head_argument, str) or hasattr(self._head_argument, "with_dropout")
         return (*super()._changeable(), *(("dropout",) if named else ()))
 
     def _with(self, arguments):
         head, dropout = self._head_argument, arguments.get("dropout")
-        if isinstance(head, layers.Head) and dropout not in (None, self.dropout):
+        if hasattr(head, "with_dropout") and dropout not in (None, self.dropout):
             # The layer has the rate: it is made anew, and takes the weights.
             rest = {name: value for name, value in arguments.items() if name != "dropout"}
             config = {**self.get_config(), "backbone": self.backbone, "preprocessor": self.preprocessor}
@@ -170,7 +180,7 @@ class PooledTask(PooledSearch, TextTask):
         head, pooling = self._head_argument, self.pooling
         return {
             **super().get_config(),
-            "pooling": list(pooling) if isinstance(pooling, tuple) else serialize(pooling),
+            "pooling": list(pooling) if isinstance(pooling, tuple) else pooling and serialize(pooling),
             "dropout": self.dropout,
             "head": head if isinstance(head, str) else serialize(head),
             "new_head": self._head_sum() if self.has_new_head() else None,
@@ -360,12 +370,12 @@ class Classifying(_Task):
                 raise _check.invalid("labels", repr(self.labels), names, remedy)
         else:
             return None
-        model = _restoring.changed(self, {**rest, "labels": names}, (*self._changeable(), "labels"))
+        model = _restoring.changed(self, {"labels": names}, ("labels",))
         if order is not None:
             dense = model._output_dense()
             for variable in dense.weights:
                 variable.assign(keras.ops.take(variable, keras.ops.array(order), axis=-1))
-        return model
+        return model._with(rest)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "labels": self.labels, "multi_label": self.multi_label}
@@ -393,11 +403,14 @@ class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, Classifying, Po
         threshold: float in `[0, 1]`. With `multi_label`, the least probability of a label that `classify` gives.
             Defaults to 0.5.
         pooling: one of `layers.POOLING`, or several, or a Keras layer from `(batch, length, features)` and
-            `padding_mask` to `(batch, features)`. `from_preset` takes the checkpoint's.
+            `padding_mask` to `(batch, features)`. `from_preset` takes the checkpoint's. Left out for a head that reads
+            the states of tokens, which pools them itself.
         dropout: float in `[0, 1)`. Rate before the dense layers of the head. Defaults to 0.1.
         head: `"linear"`; `"probe"`, the same, which the first `fit` makes a logistic regression on the frozen features
             before it trains (see `freezing.probe`; with `optimizer="auto"` a linear head starts so as well); `"mlp"`,
-            one hidden layer of the backbone's size; or a Keras layer from `(batch, features)` to `(batch, classes)`.
+            one hidden layer of the backbone's size; or a Keras layer from `(batch, features)` to `(batch, classes)`, or
+            from what its attribute `reads` says: several blocks or the states of tokens, see
+            `layers.DenselyConnectedHead` and `layers.SeparableConvHead`.
         trainable: which layer groups train: a bool, a dict, or a list of names or patterns; see `set_trainable`. By
             default, those of the backbone that its flags say (all, unless it was frozen), and all above.
         **kwargs: `name`.
@@ -493,7 +506,7 @@ class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, Classifying, Po
         return spec, {"labels": list(spec.labels), "multi_label": multi_label}
 
     def _output_dense(self):
-        return self.head.denses[-1] if isinstance(self.head, layers.Head) else None
+        return getattr(self.head, "output_dense", None)
 
     def _changeable(self):
         return (*super()._changeable(), "threshold")

@@ -96,8 +96,7 @@ class TextEmbedder(EmbedderFromPreset, Encodes, TextTask):
         # === Layers ===
         top = []
         if self.layer_start is not None:
-            states = backbone.hidden_states().outputs[self.layer_start :]
-            encoder = keras.Model(backbone.input, states, name="hidden_states")
+            encoder = backbone.hidden_states(range(self.layer_start, backbone.num_layers + 1))
             top.append(layers.WeightedLayerPooling(name="layer_pooling"))
         self._chain = _modules.make(modules, backbone.hidden_dim * len(self.pooling))
         top += [layer for module in self._chain for layer in module.layers]
@@ -125,6 +124,17 @@ class TextEmbedder(EmbedderFromPreset, Encodes, TextTask):
         self.get_layer("layer_pooling").layer_weights.assign(values)
 
     keeps_embedding = True
+
+    def read_layers(self) -> tuple[int, ...] | None:
+        """Returns the layers from `layer_start` on; see `DescribesItself.read_layers`."""
+        return None if self.layer_start is None else tuple(range(self.layer_start, self.backbone.num_layers + 1))
+
+    def boundary(self) -> tuple[Any, Any, Any]:
+        """Returns where the encoder ends: before the mean over layers, where there is one."""
+        if self.layer_start is None:
+            return super().boundary()
+        pooling = self.get_layer("pooling")
+        return keras.tree.flatten(self.get_layer("layer_pooling").input), pooling.input[1], pooling.output
 
     def _with(self, arguments):
         if set(arguments) - {"trainable"}:

@@ -253,7 +253,7 @@ class TaggerFromPreset(_Mixin):
         *,
         tags: Sequence[str] | Mapping[str, str] = UNSET,
         scheme: str | None = UNSET,
-        head: Literal["linear", "crf"] | keras.layers.Layer = UNSET,
+        head: Literal["linear", "probe", "crf"] | keras.layers.Layer = UNSET,
         word_pooling: Literal["first", "last", "mean", "max"] = UNSET,
         split: Literal["punctuation", "whitespace"] = UNSET,
         stride: int | None = UNSET,

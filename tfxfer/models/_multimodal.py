@@ -9,7 +9,8 @@ import numpy as np
 from keras import ops
 
 from tfxfer import _check, backbones, data, layers
-from tfxfer.models._classifier import Classifying, make_head, make_pooling
+from tfxfer.models import _reading
+from tfxfer.models._classifier import Classifying, make_head
 from tfxfer.models._from_preset import UNSET, given
 from tfxfer.models._signatures import Signature
 from tfxfer.models._task import TextTask
@@ -92,7 +93,11 @@ class Multimodal(TextTask):
         found = _check_columns(columns, text, backbone.input)
 
         # === Layers ===
-        features = make_pooling(pooling)
+        reads = _reading.of(head)
+        if reads != "pooled":
+            remedy = "Other columns have no tokens and no blocks: put such a head on a `models.TextClassifier`."
+            raise _check.invalid("head", 'a layer that reads one vector a row, `reads = "pooled"`', reads, remedy)
+        features = _reading.pooling_layer(pooling, reads)
         self.pooling = features.modes if isinstance(features, layers.Pooling) else features
         self.text_name, self.dropout, self._head_argument = text, dropout, head
         self.fusion = fusion
@@ -274,7 +279,7 @@ class MultimodalClassifier(_FromPreset, Classifying, Multimodal):
         return (*super()._changeable(), "threshold")
 
     def _output_dense(self):
-        return self.head.denses[-1] if isinstance(self.head, layers.Head) else None
+        return getattr(self.head, "output_dense", None)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "threshold": self.threshold}

@@ -32,6 +32,9 @@ _LOSSES: dict[str, tuple] = {
 }
 
 
+# Losses of tags whose minimum a logistic regression on words comes near to.
+_TAG_LOSSES = (losses.TagCrossentropy, keras.losses.SparseCategoricalCrossentropy)
+
 # The same as functions, which is what strings stand for.
 _NUMBER_LOSSES = ("mean_squared_error", "mean_absolute_error", "huber", "log_cosh")
 
@@ -44,9 +47,9 @@ class Probe:
         penalty: float. The L2 penalty that was chosen.
         losses: dict of penalty to the mean loss of a row that is held out: the cross-entropy in nats, or half the
             squared error. Empty if there was nothing to choose.
-        scores: dict of scores of rows that are held out: `accuracy`; with several labels a row `micro_f1`, at a
-            probability of 0.5; for numbers `mae` and `r2`. Empty if there was nothing to choose.
-        rows: int. The rows it was fitted on.
+        scores: dict of scores of rows that are held out: `accuracy`, for tags that of words; with several labels a row
+            `micro_f1`, at a probability of 0.5; for numbers `mae` and `r2`. Empty if there was nothing to choose.
+        rows: int. The rows, or words, it was fitted on.
     """
 
     penalty: float
@@ -58,12 +61,15 @@ class Probe:
 def kind_of(model: Any) -> str | None:
     """Returns what the outputs of a task are, as `_regression.fit` has it; `None` where it cannot be told.
 
-    The loss says it; for a model that is not compiled, or whose loss says nothing, its labels do.
+    `"tags"` are classes of words, of which a row has several. The loss says it; for a model that is not compiled, or
+    whose loss says nothing, its labels do.
     """
     loss, column = getattr(model, "loss", None), model.target_columns()
     loss = keras.losses.get(loss) if isinstance(loss, str) else loss
     if isinstance(column, data.LabelColumn):
         return "labels" if column.multi_label else "classes"
+    if isinstance(column, data.TagsColumn):
+        return "tags" if loss is None or isinstance(loss, _TAG_LOSSES) else None
     if loss is None or getattr(loss, "__name__", None) in _NUMBER_LOSSES:
         return "numbers" if isinstance(column, data.ValuesColumn) else None
     for kind, known in _LOSSES.items():
@@ -77,9 +83,11 @@ def check(model: Any, argument: str = "model") -> Any:
     found, kind = model.linear_head(), kind_of(model)
     if found is None or kind is None:
         expected = (
-            "a task whose output is that of one linear layer, on labels or numbers, with a loss on logits or values"
+            "a task whose output is that of one linear layer, on labels, tags or numbers, with a loss on logits or "
+            "values"
         )
-        raise _check.invalid(argument, expected, model.name)
+        remedy = "Hidden layers, gates and convolutions have no regression to start from: train such a head."
+        raise _check.invalid(argument, expected, model.name, remedy if found is None else None)
     return *found, kind
 
 
@@ -100,7 +108,7 @@ def probe(
         model: task model with a linear head; see `check`.
         batches: iterable of batches (x, y) or (x, y, sample_weight), as model and loss take them.
         below: Keras model from x of the batches to the features below the head; by default from the model's inputs.
-        limit: int. The most rows that are looked at, the first ones.
+        limit: int. The most rows that are looked at, the first ones; of their words a sample, see `Words`.
         assign: bool. Whether the head is set.
         stronger: float. What the penalty of the head is multiplied by after it was chosen.
         class_weight: dict of class index to weight, for one label a row.
@@ -113,7 +121,8 @@ def probe(
         ValueError: for batches without targets or rows.
     """
     _, dense, kind = check(model)
-    found, targets, weights = computed(below_head(model, below), batches, limit)
+    found, targets, weights = computed(below_head(model, below), batches, limit, of_words=kind == "tags")
+    kind = "classes" if kind == "tags" else kind
     targets = _shares(targets, dense.units, kind)
     if class_weight is not None:
         weights = weights * [class_weight.get(index, 1.0) for index in targets.argmax(axis=1)]
@@ -126,7 +135,7 @@ def probe(
         dense.kernel.assign(chosen.kernel)
         if dense.use_bias:
             dense.bias.assign(chosen.bias)
-    scores = {} if fit.held_out is None else _scores(kind, fit.held_out, targets[fit.rows])
+    scores = {} if fit.held_out is None else _scores(kind, fit.held_out, targets[fit.rows], weights[fit.rows])
     return Probe(fit.penalty, fit.losses, scores, len(found))
 
 
@@ -145,22 +154,96 @@ def slices(arrays: Any, batch_size: int) -> list:
     return found
 
 
-def computed(model: Any, batches: Any, limit: int | None = None) -> Any:
-    """Returns (features, targets, weights) of the rows of batches, as arrays."""
-    run, parts, rows = None, [], 0
+def computed(model: Any, batches: Any, limit: int | None = None, *, of_words: bool = False) -> Any:
+    """Returns (features, targets, weights) of the rows of batches, as arrays; with `of_words`, of their words."""
+    run, rows, found = None, 0, Words() if of_words else Rows()
     for batch in batches:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
         if y is None:
             raise _check.invalid("y", "a target for each row", y)
         run = data.forward(model, x) if run is None else run
-        found = np.asarray(run(x), "float32")
-        parts.append((found, np.asarray(y), np.ones(len(found)) if weight is None else np.asarray(weight)))
-        rows += len(found)
+        features = np.asarray(run(x), "float32")
+        found.add(features, np.asarray(y), np.ones(len(features)) if weight is None else np.asarray(weight))
+        rows += len(features)
         if limit is not None and rows >= limit:
             break
-    if not parts:
+    if not rows:
         raise _check.invalid("x", "at least one row", batches)
-    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+    return found.arrays()
+
+
+class Rows:
+    """Features, targets and weights of rows, all of them."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple] = []
+
+    def add(self, features: Any, targets: Any, weights: Any) -> None:
+        """Adds a batch; features of more than one dimension one after another."""
+        self._parts.append((features.reshape(len(features), -1), targets, weights))
+
+    def arrays(self) -> tuple:
+        """Returns (features, targets, weights)."""
+        return tuple(np.concatenate(part) for part in zip(*self._parts, strict=True))
+
+
+class Words:
+    """Features, tags and weights of words: a sample of them, in which rare tags keep all their words.
+
+    Most words of a text are outside of what is looked for. With more than `MOST` words, each tag may keep so many that
+    the sum is `MOST`, the same number for all that have more; the words that are kept are drawn at random, and weigh
+    as many as they stand for, so that the sum of losses is that of all words on average. No more than `MOST` words of
+    a tag are held at a time. The draw is the same each time.
+    """
+
+    MOST = 20_000
+
+    def __init__(self) -> None:
+        self._parts: list[tuple] = []
+        self._counts: dict[int, int] = {}
+        self._random = np.random.default_rng(0)
+        self._added = 0
+
+    def add(self, features: Any, targets: Any, weights: Any) -> None:
+        """Adds a batch: `(batch, words, dim)`, tags `(batch, words)`, -1 for none, and weights `(batch,)`."""
+        if features.ndim != 3 or targets.shape != features.shape[:2]:
+            expected = f"tags of the shape {features.shape[:2]} of the words, -1 where there is none"
+            raise _check.invalid("y", expected, targets.shape)
+        has_tag = targets >= 0
+        tags = targets[has_tag].astype("int64")
+        weights = np.broadcast_to(weights.reshape(len(weights), -1)[:, :1], targets.shape)[has_tag]
+        self._parts.append((features[has_tag], tags, weights, self._random.random(len(tags))))
+        for tag, count in zip(*np.unique(tags, return_counts=True), strict=True):
+            self._counts[int(tag)] = self._counts.get(int(tag), 0) + int(count)
+        self._added += len(tags)
+        if self._added > self.MOST:
+            self._thin(dict.fromkeys(self._counts, self.MOST))
+
+    def _thin(self, most):
+        """Keeps so many words of each tag, those with the smallest numbers drawn."""
+        parts = [np.concatenate(part) for part in zip(*self._parts, strict=True)]
+        tags, drawn = parts[1], parts[3]
+        kept = np.zeros(len(tags), bool)
+        for tag, count in most.items():
+            own = np.flatnonzero(tags == tag)
+            kept[own[np.argsort(drawn[own], kind="stable")[:count]]] = True
+        self._parts, self._added = [tuple(part[kept] for part in parts)], 0
+
+    def arrays(self) -> tuple:
+        """Returns (features, tags, weights) of the sample."""
+        if not self._counts:
+            raise _check.invalid("y", "at least one word with a tag", "none")
+        most, left, room = {}, dict(self._counts), self.MOST
+        while left:  # from the rarest tag up: what it does not need is left to the others
+            tag = min(left, key=left.__getitem__)
+            most[tag] = min(left[tag], max(room // len(left), 1))
+            room -= most[tag]
+            del left[tag]
+        self._thin(most)
+        features, tags, weights, _ = self._parts[0]
+        kept = {tag: min(most[tag], count) for tag, count in self._counts.items()}
+        factors = np.array([self._counts.get(tag, 0) / max(kept.get(tag, 0), 1) for tag in range(max(kept) + 1)])
+        return features, tags, weights * factors[tags]
 
 
 def _shares(targets, units, kind):
@@ -170,9 +253,10 @@ def _shares(targets, units, kind):
     return targets.reshape(len(targets), units).astype("float64")
 
 
-def _scores(kind, outputs, targets):
+def _scores(kind, outputs, targets, weights):
     if kind == "classes":
-        return {"accuracy": float(np.mean(outputs.argmax(axis=1) == targets.argmax(axis=1)))}
+        is_right = outputs.argmax(axis=1) == targets.argmax(axis=1)
+        return {"accuracy": float(np.average(is_right, weights=weights if weights.any() else None))}
     if kind == "labels":
         given, right = outputs > 0, targets > 0.5
         both = np.sum(given & right)

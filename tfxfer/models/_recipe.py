@@ -119,10 +119,12 @@ def _warn(model, again, below, steps, limit):
     batches = again()
     if batches is None or not _has_rows(batches, _LEAST_TO_WARN):
         return
-    found, targets, _ = _probing.computed(_probing.below_head(model, below), batches, _LEAST_TO_WARN)
+    below = _probing.below_head(model, below)
+    found, targets, _ = _probing.computed(below, batches, _LEAST_TO_WARN, of_words=kind == "tags")
     reach = travel * float(np.abs(found).sum(axis=1).mean())
     outputs = model.output.shape[-1]
-    needed = {"classes": math.log(outputs) if outputs > 1 else 0.0, "labels": math.log(2)}
+    of_classes = math.log(outputs) if outputs > 1 else 0.0
+    needed = {"classes": of_classes, "tags": of_classes, "labels": math.log(2)}
     wanted = needed.get(kind, float(np.std(targets)))
     if reach >= _REACH * wanted:
         return

@@ -30,8 +30,8 @@ class TextRegressor(RegressorFromPreset, Ranks, PooledTask):
             the checkpoint's.
         dropout: float in `[0, 1)`. Rate before the dense layers of the head. Defaults to 0: dropout shifts the scale of
             what a regression reads.
-        head: `"linear"`, `"probe"` or `"mlp"`, as `TextClassifier` has them, or a Keras layer from `(batch, features)`
-            to `(batch, num_outputs)`.
+        head: `"linear"`, `"probe"` or `"mlp"`, or a Keras layer to `(batch, num_outputs)`, as `TextClassifier` has
+            them.
         score_activation: name of the Keras activation that `scores` applies to the outputs, such as `"sigmoid"`; those
             of a cross-encoder were trained that way. Defaults to `None`: none.
         trainable: which layer groups train: a bool, a dict, or a list of names or patterns; see `set_trainable`. By

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tfxfer import _check, layers
+from tfxfer import _check
 
 _Mixin: Any = object  # what is mixed in here has the methods of a Keras model
 
@@ -84,9 +84,10 @@ class DescribesItself(_Mixin):
     def boundary(self) -> tuple[Any, Any, Any]:
         """Returns where the encoder ends in the graph of this model: (sequence, mask, pooled), Keras tensors.
 
-        `freezing.AboveFrozen` stores the sequence `(batch, length, dim)`, or what was pooled of it `(batch, dim)`; a
-        task that makes no one vector of a text has `None` there. By default they are input and output of the layer
-        called `"pooling"`; a task without one overrides this method.
+        `freezing.AboveFrozen` stores the sequence `(batch, length, dim)`, or what was pooled of it `(batch, ...)`; a
+        task that makes no one vector of a text has `None` there. Where several layers are read (`read_layers`), the
+        sequence is a list of their states. By default they are inputs and output of the layer called `"pooling"`; a
+        task without one overrides this method.
 
         Raises:
             ValueError: if there is no such layer.
@@ -96,18 +97,29 @@ class DescribesItself(_Mixin):
             remedy = 'Call its pooling layer "pooling", or override `boundary`.'
             raise _check.invalid("model", 'a model with a layer "pooling"', names, remedy)
         pooling = self.get_layer("pooling")
-        sequence, mask = pooling.input
-        return sequence, mask, pooling.output
+        *sequence, mask = pooling.input
+        return sequence[0] if self.read_layers() is None else sequence, mask, pooling.output
+
+    def read_layers(self) -> tuple[int, ...] | None:
+        """Returns the layers of the encoder whose states the task reads, numbered as `Backbone.hidden_states` does.
+
+        `None`, the default, for the encoder's output alone.
+        """
+        return None
 
     def linear_head(self) -> tuple[Any, Any] | None:
-        """Returns (features, dense): what the task's only dense layer reads, a tensor `(batch, dim)`, and that layer.
+        """Returns (features, dense): what the task's only dense layer reads, a tensor `(batch, ...)`, and that layer.
 
         `freezing.probe` makes this layer a regression on the features. By default it is the one that makes the output:
-        a linear `keras.layers.Dense`, or a `layers.Head` without hidden layers. `None` if there is no such layer.
+        a linear `keras.layers.Dense`, or that of a layer with the method `linear_output`, such as a `layers.Head`
+        without hidden layers or a `layers.DenselyConnectedHead` with `connection="concat"`. Features of more than one
+        dimension count one after another. `None` if there is no such layer: what is learned below the output, hidden
+        layers, gates or convolutions, has no regression to start from.
         """
         for layer in self.layers:
-            if isinstance(layer, (keras.layers.Dense, layers.Head)) and layer.output is self.output:
-                dense = layer if isinstance(layer, keras.layers.Dense) else layer.denses[-1]
-                is_linear = dense.activation is keras.activations.linear and not getattr(layer, "hidden_dims", ())
+            is_dense = isinstance(layer, keras.layers.Dense)
+            if (is_dense or hasattr(layer, "linear_output")) and layer.output is self.output:
+                dense = layer if is_dense else layer.linear_output()
+                is_linear = dense is not None and dense.activation is keras.activations.linear
                 return (layer.input, dense) if is_linear else None
         return None

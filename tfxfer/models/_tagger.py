@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 import keras
 
-from tfxfer import _check, _schemes, backbones, data, layers, losses
+from tfxfer import _check, _schemes, backbones, data, layers, losses, optimizers
 from tfxfer import metrics as own_metrics
 from tfxfer.layers._entities import EntityDecoder
 from tfxfer.models import _entities, _restoring, _save, _token_entities, _trained_tagger, _usage
@@ -19,7 +19,7 @@ from tfxfer.models._task import TextTask
 from tfxfer.models._trained_tagger import SCHEMES
 from tfxfer.preprocessing import SPLITS
 
-HEADS = ("linear", "crf")
+HEADS = ("linear", "probe", "crf")
 # How many tags a model card lists.
 _MOST_TAGS = 200
 # Where a file of weights keeps the tags.
@@ -46,7 +46,9 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         scheme: how tags mark entities: `"IOB2"` (also called BIO), `"IOBES"` or `"BILOU"`; `data.convert_tags` turns
             others into them. Sequences that it forbids are never given. `None` for tags that mark no entities, such as
             parts of speech. `from_preset` reads it off the tags of a trained token classifier; see there.
-        head: `"linear"`, a softmax over the tags of each word; or `"crf"`, a `layers.CRF` above it, which learns what
+        head: `"linear"`, a softmax over the tags of each word; `"probe"`, the same, which the first `fit` makes a
+            logistic regression on the frozen vectors of words before it trains (see `freezing.probe`; with
+            `optimizer="auto"` a linear head starts so as well); or `"crf"`, a `layers.CRF` above it, which learns what
             tags follow one another and gives the probability of an entity as a whole; or a `layers.Head`, for hidden
             layers below the softmax.
         word_pooling: one of `layers.WORD_POOLING`. Defaults to `"first"`.
@@ -107,7 +109,7 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         *,
         tags: Sequence[str],
         scheme: str | None = "IOB2",
-        head: Literal["linear", "crf"] | layers.Head = "linear",
+        head: Literal["linear", "probe", "crf"] | layers.Head = "linear",
         word_pooling: Literal["first", "last", "mean", "max"] = "first",
         split: Literal["punctuation", "whitespace"] = "punctuation",
         stride: int | None = None,
@@ -128,6 +130,7 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         # === Layers ===
         pooling = layers.WordPooling(word_pooling, name="pooling")
         self._head_argument = head
+        is_new_head = isinstance(head, str) or not head.built
         self.head = _make_head(head, count, dropout)
         self.dropout = self.head.dropout
         self.crf = None
@@ -151,6 +154,17 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
             **kwargs,
         )
         self._decoders: Any = _entities.Decoders(self)
+        if is_new_head:
+            self._mark_new_head()
+
+    @property
+    def starts_as_probe(self) -> bool:
+        """Whether the first `fit` makes the new head a regression on the frozen features, whatever the optimizer."""
+        return self._head_argument == "probe"
+
+    def _auto_optimizer(self):
+        # The rate of the head is that of a new one: tags are far more words than rows, and its start is less of a fit.
+        return optimizers.Auto(multipliers={"head": 10.0})
 
     @classmethod
     def _from_pretrained(cls, pretrained, arguments, backbone_only):
@@ -218,16 +232,15 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         sequence = self.get_layer("pooling").input[0]
         return sequence, self.input["padding_mask"], None
 
-    def linear_head(self) -> None:
-        """Returns `None`: a regression on the vectors of words is no start for tags yet."""
-
     # === Training ===
 
     def compile(self, optimizer: Any = "auto", loss: Any = "auto", *, metrics: Any = "auto", **kwargs: Any) -> None:
         """Configures training; as `keras.Model.compile`, with defaults.
 
         Args:
-            optimizer: `"auto"`, the default, is an `optimizers.Auto` whose rate is ten times as high for the head.
+            optimizer: `"auto"`, the default, is an `optimizers.Auto` whose rate is ten times as high for the head; with
+                it a new linear head starts as a regression on the frozen vectors of words (`freezing.probe`), where
+                `fit` can go through the data twice.
             loss: defaults to `losses.TagCrossentropy`, or `losses.ChainCrossentropy` for a CRF, both a mean over all
                 words. Weights by the name of a tag (`tag_weights`) are put into the order of the model's tags.
             metrics: defaults to the share of words whose likeliest tag is right.
@@ -534,6 +547,7 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
             "tags": self.tags,
             "scheme": self.scheme,
             "head": head if isinstance(head, str) else keras.saving.serialize_keras_object(head),
+            "new_head": self._head_sum() if self.has_new_head() else None,
             "word_pooling": self.word_pooling,
             "split": self.split,
             "stride": self.stride,
@@ -546,7 +560,10 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         config = dict(config)
         if isinstance(config.get("head"), dict):
             config["head"] = keras.saving.deserialize_keras_object(config["head"])
-        return super().from_config(config)
+        new_head = config.pop("new_head", None)
+        model = super().from_config(config)
+        model._new_heads |= {new_head} - {None}  # a head that is saved before it trains is new when it is loaded
+        return model
 
 
 def _make_head(head, num_tags, dropout):

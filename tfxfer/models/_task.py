@@ -16,7 +16,7 @@ from tfxfer import _check, backbones, optimizers
 from tfxfer._freezable import Freezable, TrainsInPart, layers_within, switch
 from tfxfer._tracing import TracesOnce
 from tfxfer.backbones import _presets
-from tfxfer.models import _restoring, _save, _training, _vocabulary
+from tfxfer.models import _restoring, _save, _students, _training, _vocabulary
 from tfxfer.models._from_preset import given, unexpected
 from tfxfer.models._keras_methods import KerasMethods
 from tfxfer.models._rows import TakesRows
@@ -368,6 +368,33 @@ class TextTask(
         ```
         """
         return _vocabulary.with_added_tokens(self, tokens, special)
+
+    def with_blocks(self, number: int) -> Any:
+        """Returns a copy of this model with the first blocks of its encoder alone: smaller, faster, less exact.
+
+        The copy has the weights of this model as far as it has the layers: embeddings, the first `number` blocks, a
+        final norm, and all above. A head that was trained above the last block is a start, not more: train the copy, on
+        the same rows or on what this model says (`losses.EmbeddingDistillationLoss`, or its probabilities as targets).
+
+        Args:
+            number: int. The blocks to keep, from the input upwards.
+
+        Returns:
+            A model of this class, not compiled, with this model's flags.
+
+        Raises:
+            ValueError: for more blocks than there are; for an encoder of KerasHub as it is, one whose groups of blocks
+                repeat, adapters, quantized weights, or a head with weights for each block.
+
+        Example:
+
+        ```python
+        small = model.with_blocks(3)
+        ```
+
+        Reference: Sajjad et al., 2023, on dropping layers, https://arxiv.org/abs/2004.03844.
+        """
+        return _students.with_blocks(self, number)
 
     def _check_vocabulary(self):
         if self.preprocessor is None:

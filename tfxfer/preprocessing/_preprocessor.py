@@ -152,6 +152,18 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
             features[name] = dense(values[:, : self._room(False)], -1, [-1] * len(before), [-1] * len(after))
         return features
 
+    def pack_each(self, ids: Any) -> Any:
+        """Adds special tokens to each of some tokens as to a text of its own.
+
+        Args:
+            ids: int array `(n,)`.
+
+        Returns:
+            The dict that calling the preprocessor gives, of `n` rows.
+        """
+        ids = tf.cast(ids, tf.int32)
+        return self.pack(tf.RaggedTensor.from_row_splits(ids, tf.range(tf.size(ids) + 1)))
+
     def lengths(self, ids: Any) -> Any:
         """Returns how long the rows will be once packed, special tokens and cutting included.
 

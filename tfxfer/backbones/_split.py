@@ -1,0 +1,85 @@
+"""The states of several layers, an encoder cut in two where they are read, and where gradients end."""
+
+import keras
+from keras import ops
+
+from tfxfer import _check
+
+
+class Join(keras.layers.Layer):
+    """Lays the vectors of several layers one after another: a list of `(..., dim)` to `(..., k * dim)`."""
+
+    def call(self, inputs):
+        return ops.concatenate(inputs, axis=-1)
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor((*inputs[0].shape[:-1], sum(x.shape[-1] for x in inputs)), inputs[0].dtype)
+
+
+class Separate(keras.layers.Layer):
+    """Undoes `Join`: a list of `count` tensors.
+
+    Call arguments:
+        inputs: float tensor `(..., count * dim)`.
+        padding_mask: int tensor. Not read; a model of inputs and mask needs both to lead somewhere.
+    """
+
+    def __init__(self, count, **kwargs):
+        super().__init__(**kwargs)
+        self.count = count
+
+    def call(self, inputs, padding_mask):
+        dim = inputs.shape[-1] // self.count
+        return [inputs[..., i * dim : (i + 1) * dim] for i in range(self.count)]
+
+    def compute_output_spec(self, inputs, padding_mask):
+        shape = (*inputs.shape[:-1], inputs.shape[-1] // self.count)
+        return [keras.KerasTensor(shape, inputs.dtype) for _ in range(self.count)]
+
+
+class States(keras.Model):
+    """A functional model of an encoder's layers, through which no gradient goes while all of them are frozen."""
+
+    def call(self, inputs, training=None, mask=None):
+        """Computes the states."""
+        return stopped(self, super().call(inputs, training=training, mask=mask))
+
+
+def stopped(encoder, states):
+    """Returns states; where nothing in the encoder trains, as constants, so that no backward pass is built below."""
+    # TensorFlow records all that reads a variable that was made to train, whatever Keras's flag says since.
+    return states if encoder.trainable_variables else keras.tree.map_structure(ops.stop_gradient, states)
+
+
+def check_layers(argument, states, count):
+    """Returns numbers of layers as a list; raises where they do not rise or there is no such layer."""
+    states = [_check.integer(argument, each, minimum=0) for each in states]
+    if not states or states != sorted(set(states)) or states[-1] >= count:
+        raise _check.invalid(argument, f"ints from 0 to {count - 1} in rising order", states)
+    return states
+
+
+def models(inputs, kept, cut, mask, upper, padding):
+    """Returns the two models of `Backbone.split` with `states`.
+
+    Args:
+        inputs: the backbone's inputs.
+        kept: list of the states that are read below the cut.
+        cut: the states that the upper part begins with.
+        mask: the backbone's padding mask.
+        upper: list of the states that are read above, padded; they depend on `cut` and `mask` alone.
+        padding: function that puts states below the cut into rows.
+    """
+    stored = [*kept, cut] if upper else kept
+    options = {"dtype": cut.dtype}
+    joined = Join(name="join", **options)(stored) if len(stored) > 1 else stored[0]
+    fresh = keras.Input(batch_shape=joined.shape, dtype=joined.dtype, name="states")
+    parts = Separate(len(stored), name="separate", **options)(fresh, mask)
+    found = [padding(part) for part in parts[: len(kept)]]
+    if upper and upper[0] is cut:
+        found.append(parts[-1])
+    rest = [states for states in upper if states is not cut]
+    if rest:
+        above = keras.Model([cut, mask], rest, name="upper")([parts[-1], mask])
+        found += above if isinstance(above, (list, tuple)) else [above]
+    return keras.Model(inputs, joined, name="below"), keras.Model([fresh, mask], found, name="above")
