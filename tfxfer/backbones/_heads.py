@@ -129,9 +129,25 @@ class HeadSpec:
                 expected = f"a new name for each of {', '.join(map(repr, self.labels))}"
                 raise _check.invalid(argument, expected, labels)
             return dataclasses.replace(self, labels=tuple(labels[name] for name in self.labels))
-        order = [self.labels.index(name) for name in labels]
+        return self.with_outputs(labels, [self.labels.index(name) for name in labels])
+
+    def with_outputs(self, labels: Sequence[str], places: Sequence[int | None]) -> Self:
+        """Returns the head with other outputs.
+
+        Args:
+            labels: the names of the outputs.
+            places: the place of each among the trained ones; `None` for one whose weights are random.
+        """
+        is_new = np.array([place is None for place in places])
+        start = keras.initializers.TruncatedNormal(stddev=0.02)  # as `layers.Head` has it
+
+        def taken(value):
+            found = np.array(value[..., [place or 0 for place in places]])
+            fresh = start(found.shape) if found.ndim > 1 else keras.ops.zeros(found.shape)
+            return np.where(is_new, keras.ops.convert_to_numpy(fresh), found)
+
         weights = self.weights and {
-            name: value[..., order] if name.startswith("output") else value for name, value in self.weights.items()
+            name: taken(value) if name.startswith("output") else value for name, value in self.weights.items()
         }
         return dataclasses.replace(self, labels=tuple(labels), weights=weights)
 

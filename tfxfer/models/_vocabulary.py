@@ -23,9 +23,9 @@ def with_added_tokens(model, tokens, special):
     rows = [_parts(old.tokenizer, token) for token in tokenizer.vocabulary[count:]]
     size = max(model.backbone.vocabulary_size, tokenizer.vocabulary_size())
 
-    preprocessor = type(old)(tokenizer, **_options(old))
+    preprocessor = type(old)(tokenizer, **options_of(old))
     backbone = backbones.Backbone.from_config({**model.backbone.get_config(), "vocabulary_size": size})
-    made = _rebuilt(model, backbone, preprocessor)
+    made = rebuilt(model, backbone, preprocessor)
     table = keras.ops.convert_to_numpy(model.backbone.token_embedding.embeddings)
     grown = np.concatenate([table, np.tile(table.mean(axis=0), (size - len(table), 1)).astype(table.dtype)])
     for i, ids in enumerate(rows, count):
@@ -42,12 +42,13 @@ def _parts(tokenizer, token):
     return ids[ids != tokenizer.unk_token_id] if tokenizer.unk_token_id is not None else ids
 
 
-def _options(preprocessor):
+def options_of(preprocessor):
+    """The arguments of a preprocessor beside its tokenizer."""
     config = preprocessor.get_config()
     return {name: value for name, value in config.items() if name not in ("tokenizer", "dtype", "name", "trainable")}
 
 
-def _rebuilt(model, backbone, preprocessor):
+def rebuilt(model, backbone, preprocessor):
     """The same task on another backbone; around an embedder where the task has one."""
     config = model.get_config()
     if "embedder" in config:
