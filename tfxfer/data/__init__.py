@@ -21,6 +21,7 @@ Which function fits the rows?
 |---|---|---|
 | `TextColumn` | a text, or several | `token_ids` ... `(batch, length)` or `(batch, texts, length)` |
 | `TextListColumn` | any number of texts | `token_ids` ... `(batch, texts, length)`, `list_mask` `(batch, texts)` |
+| `MaskedTextColumn` | a text | `token_ids` ..., `mask_positions` `(batch, predictions)`, and the targets |
 | `WordsColumn` | words | `token_ids` ..., `word_ids` `(batch, length)` |
 | `TagsColumn` | the words' tags | as targets: int32 `(batch, words)` |
 | `NumberColumn` | a number, or several | float32 `(batch,)` or `(batch, size)` |
@@ -37,6 +38,7 @@ from tfxfer.data._columns import (
     Column,
     ImageColumn,
     LabelColumn,
+    MaskedTextColumn,
     NumberColumn,
     TagsColumn,
     TextColumn,
@@ -69,6 +71,7 @@ __all__ = [
     "Gate",
     "ImageColumn",
     "LabelColumn",
+    "MaskedTextColumn",
     "NumberColumn",
     "Rows",
     "Runner",

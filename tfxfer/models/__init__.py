@@ -3,10 +3,13 @@
 from tfxfer.models._classifier import Classification, TextClassifier
 from tfxfer.models._embedder import TextEmbedder
 from tfxfer.models._entities import Entity, Span
+from tfxfer.models._few_shot import few_shot
+from tfxfer.models._masked import Filling, MaskedLanguageModel
 from tfxfer.models._regressor import TextRegressor
 from tfxfer.models._rows import Ranked
 from tfxfer.models._siamese import Siamese, SiameseClassifier
 from tfxfer.models._signatures import Signature
+from tfxfer.models._simcse import simcse
 from tfxfer.models._suggest import Suggestion
 from tfxfer.models._tagger import TokenTagger
 from tfxfer.models._task import TextTask
@@ -15,6 +18,8 @@ from tfxfer.models._token_entities import TokenEntity
 __all__ = [
     "Classification",
     "Entity",
+    "Filling",
+    "MaskedLanguageModel",
     "Ranked",
     "Siamese",
     "SiameseClassifier",
@@ -27,4 +32,6 @@ __all__ = [
     "TextTask",
     "TokenEntity",
     "TokenTagger",
+    "few_shot",
+    "simcse",
 ]

@@ -26,14 +26,29 @@ def with_added_tokens(model, tokens, special):
     preprocessor = type(old)(tokenizer, **options_of(old))
     backbone = backbones.Backbone.from_config({**model.backbone.get_config(), "vocabulary_size": size})
     made = rebuilt(model, backbone, preprocessor)
-    table = keras.ops.convert_to_numpy(model.backbone.token_embedding.embeddings)
-    grown = np.concatenate([table, np.tile(table.mean(axis=0), (size - len(table), 1)).astype(table.dtype)])
-    for i, ids in enumerate(rows, count):
-        grown[i] = table[ids].mean(axis=0) if len(ids) else table.mean(axis=0)
     target = made.backbone.token_embedding.embeddings
     for ours, theirs in zip(made.weights, model.weights, strict=True):
-        ours.assign(grown if ours is target else theirs)
+        # Beside the table, what a head has for each token: the bias of a masked language model.
+        has_tokens = ours is target or ours.shape != theirs.shape
+        ours.assign(_grown(theirs, rows, count, size) if has_tokens else theirs)
     return made
+
+
+def _grown(weight, rows, count, size):
+    """A weight with a row for each token, and a mean of rows for each new one.
+
+    Args:
+        weight: variable `(tokens, ...)`.
+        rows: list of the ids that each new token was read as before.
+        count: int. The id of the first new one.
+        size: int. Rows to make.
+    """
+    table = keras.ops.convert_to_numpy(weight)
+    mean = table.mean(axis=0, keepdims=True)
+    grown = np.concatenate([table, np.repeat(mean, size - len(table), axis=0).astype(table.dtype)])
+    for i, ids in enumerate(rows, count):
+        grown[i] = table[ids].mean(axis=0) if len(ids) else mean[0]
+    return grown
 
 
 def _parts(tokenizer, token):

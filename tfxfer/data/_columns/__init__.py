@@ -4,6 +4,7 @@ from tfxfer.data._columns._base import Column
 from tfxfer.data._columns._category import CategoryColumn
 from tfxfer.data._columns._image import ImageColumn
 from tfxfer.data._columns._label import LabelColumn
+from tfxfer.data._columns._masked import MaskedTextColumn
 from tfxfer.data._columns._number import NumberColumn
 from tfxfer.data._columns._text import TextColumn
 from tfxfer.data._columns._text_list import TextListColumn
@@ -16,6 +17,7 @@ __all__ = [
     "Column",
     "ImageColumn",
     "LabelColumn",
+    "MaskedTextColumn",
     "NumberColumn",
     "TagsColumn",
     "TextColumn",
