@@ -3,11 +3,11 @@
     python benchmarks/few_shot.py --data ../shared/data
 
 Banking77 (77 classes), all-MiniLM-L6-v2, `--size` rows of each class of the training split, the accuracy on the whole
-test split. `setfit` is the published way: pairs of texts, cosines of 1 and 0, one epoch in batches of 16 at 2e-5, then a
-logistic regression (Tunstall et al., 2022, https://arxiv.org/abs/2209.11055); `--pairs` pairs of each kind for each text,
-20 in the paper. Nothing was chosen by the test split: to compare settings, pass `--split dev`.
+test split. `setfit` is the published way: pairs of texts, cosines of 1 and 0, one epoch in batches of 16 at 2e-5, then
+a logistic regression (Tunstall et al., 2022, https://arxiv.org/abs/2209.11055). `--pairs` is the number of pairs of
+each kind for each text, 20 in the paper. Nothing was chosen by the test split: to compare settings, pass `--split dev`.
 
-Results go to `results/few_shot.json` cell by cell; what is there already is not computed again. A cell holds the way, the
+Results go to `results/few_shot.json` cell by cell; what is there already is not computed again. A cell holds the way,
 draw, size, pairs and split, the accuracy and the seconds.
 """
 
