@@ -63,6 +63,7 @@ OPTIONAL = ("keras_tuner", "matplotlib", "pandas", "pyarrow", "tensorboard")
 
 # Classes of tasks: what stands above `models` asks a task what it is, and names none.
 TASKS = {
+    "DenoisingAutoencoder",
     "MaskedLanguageModel",
     "Siamese",
     "SiameseClassifier",

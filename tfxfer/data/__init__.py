@@ -22,6 +22,7 @@ Which function fits the rows?
 | `TextColumn` | a text, or several | `token_ids` ... `(batch, length)` or `(batch, texts, length)` |
 | `TextListColumn` | any number of texts | `token_ids` ... `(batch, texts, length)`, `list_mask` `(batch, texts)` |
 | `MaskedTextColumn` | a text | `token_ids` ..., `mask_positions` `(batch, predictions)`, and the targets |
+| `DeletedTextColumn` | a text | `token_ids` ... of a part, `decoder_ids` ... of the whole, and the targets |
 | `WordsColumn` | words | `token_ids` ..., `word_ids` `(batch, length)` |
 | `TagsColumn` | the words' tags | as targets: int32 `(batch, words)` |
 | `NumberColumn` | a number, or several | float32 `(batch,)` or `(batch, size)` |
@@ -36,6 +37,7 @@ from tfxfer.data._batches import Batches, batches
 from tfxfer.data._columns import (
     CategoryColumn,
     Column,
+    DeletedTextColumn,
     ImageColumn,
     LabelColumn,
     MaskedTextColumn,
@@ -67,6 +69,7 @@ __all__ = [
     "Batches",
     "CategoryColumn",
     "Column",
+    "DeletedTextColumn",
     "Examples",
     "Gate",
     "ImageColumn",

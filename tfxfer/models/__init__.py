@@ -1,6 +1,7 @@
 """Task models: a pretrained backbone, its preprocessor and a new top, as functional Keras models that take strings."""
 
 from tfxfer.models._classifier import Classification, TextClassifier
+from tfxfer.models._denoising import DenoisingAutoencoder
 from tfxfer.models._embedder import TextEmbedder
 from tfxfer.models._entities import Entity, Span
 from tfxfer.models._few_shot import few_shot
@@ -17,6 +18,7 @@ from tfxfer.models._token_entities import TokenEntity
 
 __all__ = [
     "Classification",
+    "DenoisingAutoencoder",
     "Entity",
     "Filling",
     "MaskedLanguageModel",

@@ -330,3 +330,36 @@ class MaskedFromPreset(_Mixin):
             ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
         """
         return cls._from_preset(preset, **given(locals()))
+
+
+class DenoisingFromPreset(_Mixin):
+    """`DenoisingAutoencoder.from_preset`; a mixin."""
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | os.PathLike[str],
+        *,
+        deletion_rate: float = UNSET,
+        num_layers: int = UNSET,
+        dropout: float = UNSET,
+        pooling: str | Sequence[str] = UNSET,
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = UNSET,
+        name: str | None = UNSET,
+        load_weights: bool = True,
+        sequence_length: int | None = None,
+        dtype: Any = None,
+        special_tokens_in_strings: bool | None = None,
+        backbone_only: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+
+        The arguments from `deletion_rate` to `name` are the constructor's.
+        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+
+        Raises:
+            TypeError: for an argument that the class does not have.
+            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+        """
+        return cls._from_preset(preset, **given(locals()))

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from tfxfer import _check, backbones, data, layers, losses, optimizers
 from tfxfer import metrics as own_metrics
@@ -16,6 +17,7 @@ from tfxfer.backbones import _masked_heads, _write
 from tfxfer.layers._token_logits import ACTIVATIONS, TakeTokens, TokenLogits
 from tfxfer.models import _vocabulary
 from tfxfer.models._from_preset import MaskedFromPreset
+from tfxfer.models._predicts_rows import PredictsRows
 from tfxfer.models._signatures import Signature
 from tfxfer.models._task import TextTask
 
@@ -27,7 +29,7 @@ _MOST = 5
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class MaskedLanguageModel(MaskedFromPreset, TextTask):
+class MaskedLanguageModel(MaskedFromPreset, PredictsRows, TextTask):
     """Learns to guess tokens that are hidden in a text: pretrains an encoder further, on texts without labels.
 
     backbone -> vectors of the hidden tokens -> dense, activation, norm -> the table of embeddings -> logits. Logits are
@@ -126,7 +128,7 @@ class MaskedLanguageModel(MaskedFromPreset, TextTask):
             trainable=trainable,
             **kwargs,
         )
-        self._counted = _counted(self)
+        self._count_rows(ops.cast(positions >= 0, "int32"))
         self._mark_new_head()
 
     @classmethod
@@ -172,10 +174,6 @@ class MaskedLanguageModel(MaskedFromPreset, TextTask):
             return lambda: made  # hidden from Keras, which would track it
 
         return self._made_once("asking", id(old.tokenizer.spec), make)()
-
-    def boundary(self) -> Any:
-        """Refuses: what is read differs from epoch to epoch, so that nothing of it can be stored."""
-        raise _check.invalid("model", "a task that reads the same in each epoch", type(self).__name__)
 
     def _head_sum(self):
         # What `has_new_head` compares: there is no linear head.
@@ -257,59 +255,6 @@ class MaskedLanguageModel(MaskedFromPreset, TextTask):
             found.append([list(map(Filling, *each)) for each in zip(names, chosen, strict=True)])
         return found
 
-    def predict(
-        self,
-        x: Any = None,
-        batch_size: int | None = None,
-        verbose: int | str = "auto",
-        steps: int | None = None,
-        callbacks: Any = None,
-    ) -> Any:
-        """Returns the logits at the masks of texts.
-
-        Args:
-            x: rows of texts, in which the mask token is one, or batches with `mask_positions`, as `fit` takes them. For
-                a generator of rows the answers come as a generator of parts.
-            batch_size: int. Texts computed at a time. Defaults to 32.
-            verbose: 0, 1 or `"auto"`: whether to show a progress bar.
-            steps: int. Batches to read, for batches.
-            callbacks: `None`; rows differ in shape, and are computed without Keras's loop.
-
-        Returns:
-            A list with a float32 array `(masks, vocabulary_size)` for each row.
-
-        Raises:
-            ValueError: as `fit`, and for callbacks.
-        """
-        if callbacks:
-            raise _check.invalid("callbacks", "None for this model", callbacks, "Read progress by `verbose=1`.")
-        return self._answers(x, batch_size or 32, verbose, lambda rows: rows, steps)
-
-    def _predicted(self, form, found, batch_size, verbose, steps=None, callbacks=None):
-        if form == "rows":
-            progress = keras.config.is_interactive_logging_enabled() if verbose == "auto" else bool(verbose)
-
-            def make():
-                return data.Runner(self._counted(), self.prediction_columns(), self._length_multiple())
-
-            return self._made_once("rows", 1, make)(found.x, batch_size, progress=progress, finish=_rows)
-        if form == "arrays":
-            count = len(found[0]["token_ids"])
-            starts = range(0, count, batch_size)
-            batches: Any = ({name: value[i : i + batch_size] for name, value in found[0].items()} for i in starts)
-        else:
-            options = {} if form == "batches" else self._batch_options(shuffle=False, bucket=False)
-            gate = data.Gate(self, asks=True)
-            batches = gate.ready(gate.batches(form, found, batch_size, **options))
-        rows: list = []
-        for number, batch in enumerate(batches):
-            if steps is not None and number == steps:
-                break
-            x = batch[0] if isinstance(batch, tuple) else batch
-            outputs = self._counted()({name: x[name] for name in self.input}, training=False)
-            rows += _rows(keras.tree.map_structure(keras.ops.convert_to_numpy, outputs))
-        return rows
-
     def signatures(self, pairs: bool = False) -> list[Signature]:
         """Returns `fill_mask`; see `DescribesItself.signatures`."""
         purpose = (
@@ -373,16 +318,3 @@ def _head_options(head, backbone):
     for name in ("transform_bias", "norm_bias"):
         _check.instance(name, found[name], bool, "a bool")
     return found
-
-
-def _counted(model):
-    """A function that returns the model with the number of masks of each row beside the logits."""
-    positions = model.input["mask_positions"]
-    counts = keras.ops.sum(keras.ops.cast(positions >= 0, "int32"), axis=1)
-    made = keras.Model(model.input, {"logits": model.output, "counts": counts})
-    made.jit_compile = False
-    return lambda: made
-
-
-def _rows(outputs):
-    return [logits[:count] for logits, count in zip(outputs["logits"], outputs["counts"], strict=True)]

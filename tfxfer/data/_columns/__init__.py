@@ -2,6 +2,7 @@
 
 from tfxfer.data._columns._base import Column
 from tfxfer.data._columns._category import CategoryColumn
+from tfxfer.data._columns._deleted import DeletedTextColumn
 from tfxfer.data._columns._image import ImageColumn
 from tfxfer.data._columns._label import LabelColumn
 from tfxfer.data._columns._masked import MaskedTextColumn
@@ -15,6 +16,7 @@ from tfxfer.data._columns._words import TagsColumn, WordsColumn
 __all__ = [
     "CategoryColumn",
     "Column",
+    "DeletedTextColumn",
     "ImageColumn",
     "LabelColumn",
     "MaskedTextColumn",
