@@ -165,3 +165,23 @@ def test_what_cannot_be_is_an_error(tmp_path):
         model.fit(tiny.TEXTS, tiny.LABELS)
     with pytest.raises(ValueError, match="`format`"):
         model.save_to_preset(tmp_path / "hf", format="huggingface")
+
+
+@pytest.mark.slow
+def test_jax_trains_and_gives_the_same_numbers(tmp_path):
+    from test_contracts import run_afresh
+
+    model = model_of(tmp_path)
+    model.save(tmp_path / "model.keras")
+    np.savez(tmp_path / "expected.npz", *model.predict(tiny.TEXTS, verbose=0))
+    run_afresh(f"""
+        import os
+        os.environ["KERAS_BACKEND"] = "jax"
+        import keras, numpy as np, tiny, tfxfer as tx
+        model = keras.saving.load_model({str(tmp_path / "model.keras")!r})
+        expected = np.load({str(tmp_path / "expected.npz")!r})
+        for name, row in zip(expected.files, model.predict(tiny.TEXTS, verbose=0), strict=True):
+            np.testing.assert_allclose(row, expected[name], atol=1e-4)
+        history = model.fit(tiny.TEXTS, epochs=1, batch_size=4, seed=0, verbose=0)
+        assert np.isfinite(history.history["loss"]).all()
+    """)

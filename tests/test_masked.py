@@ -166,6 +166,22 @@ def test_logits_are_those_of_the_formula(tmp_path):
             np.testing.assert_allclose(found[i, j], table @ h + last, rtol=1e-4, atol=1e-4)
 
 
+def test_perplexity_is_the_exponential_of_the_mean_over_all_tokens():
+    rng = np.random.default_rng(0)
+    metric, total, count = tx.metrics.Perplexity(), 0.0, 0.0
+    for rows in (2, 3):
+        y, logits, weights = rng.integers(-1, 5, (rows, 4)), rng.normal(size=(rows, 4, 5)), rng.random(rows)
+        metric.update_state(y, logits, weights)
+        for i, row in enumerate(y):
+            for j, token in enumerate(row):
+                if token >= 0:
+                    total += weights[i] * (np.log(np.exp(logits[i, j]).sum()) - logits[i, j, token])
+                    count += weights[i]
+    assert float(metric.result()) == pytest.approx(np.exp(total / count), rel=1e-5)
+    with pytest.raises(ValueError, match="`y_true`"):
+        metric.update_state(np.zeros(3), np.zeros((3, 4)))
+
+
 # === Training ===
 
 
@@ -179,7 +195,7 @@ def trained(tmp_path_factory):
     start = [ops.convert_to_numpy(model.backbone.token_embedding.embeddings), ops.convert_to_numpy(model.head.bias)]
     model.compile(keras.optimizers.Adam(0.03))
     texts = [*tiny.TEXTS, "my IBAN was lost", "the IBAN is good"]
-    history = model.fit(texts, epochs=10, batch_size=5, seed=0, verbose=0, validation_data=texts)
+    history = model.fit(texts, epochs=6, batch_size=5, seed=0, verbose=0, validation_data=texts, validation_freq=6)
     return model, texts, history.history, start
 
 

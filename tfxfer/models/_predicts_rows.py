@@ -23,10 +23,6 @@ class PredictsRows(_Mixin):
         made.jit_compile = False
         self._counted = lambda: made  # hidden from Keras, which would track it
 
-    def boundary(self) -> Any:
-        """Refuses: what is read differs from epoch to epoch, so that nothing of it can be stored."""
-        raise _check.invalid("model", "a task that reads the same in each epoch", type(self).__name__)
-
     def predict(
         self,
         x: Any = None,

@@ -39,8 +39,7 @@ def simcse(
     Args:
         embedder: `TextEmbedder`, which is trained in place.
         texts: sequence of strings, two different ones at least.
-        epochs: int. Passes over the texts. Defaults to 1, as in the paper: more make vectors of an encoder that is good
-            already worse.
+        epochs: int. Passes over the texts. Defaults to 1, as in the paper.
         batch_size: int. Defaults to 64. With `chunk_size` it may be larger than memory allows in one pass.
         temperature: float > 0. Defaults to 0.05.
         optimizer: as `keras.Model.compile` has it. Defaults to `optimizers.Auto(2e-5)`.
