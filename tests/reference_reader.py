@@ -94,6 +94,19 @@ def tagger(job):
     return {"logits": outputs.logits.numpy(), "mask": mask, "ids": ids, "spans": json.dumps(spans, default=float)}
 
 
+def masked(job):
+    """Logits of every token by transformers; writes the model again as transformers does."""
+    loader = transformers.AutoModelForMaskedLM
+    model, found = loader.from_pretrained(job["folder"], output_loading_info=True)
+    left = [name for key in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in found[key]]
+    if left:
+        raise ValueError(f"not all tensors fit: {left}")
+    with torch.no_grad():
+        outputs = model.eval()(input_ids=torch.tensor(job["ids"]), attention_mask=torch.tensor(job["mask"]))
+    model.save_pretrained(job["again"])
+    return {"logits": outputs.logits.numpy()}
+
+
 def cross(job):
     """Scores of pairs and texts by sentence-transformers' CrossEncoder."""
     from sentence_transformers import CrossEncoder
@@ -122,6 +135,7 @@ KINDS = {
     "sentence": sentence,
     "classifier": classifier,
     "tagger": tagger,
+    "masked": masked,
     "cross": cross,
     "card": card,
 }

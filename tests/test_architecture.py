@@ -62,7 +62,16 @@ OPTIONAL = ("keras_tuner", "matplotlib", "pandas", "pyarrow", "tensorboard")
 
 
 # Classes of tasks: what stands above `models` asks a task what it is, and names none.
-TASKS = {"Siamese", "SiameseClassifier", "TextClassifier", "TextEmbedder", "TextRegressor", "TokenTagger"}
+TASKS = {
+    "DenoisingAutoencoder",
+    "MaskedLanguageModel",
+    "Siamese",
+    "SiameseClassifier",
+    "TextClassifier",
+    "TextEmbedder",
+    "TextRegressor",
+    "TokenTagger",
+}
 
 
 def module_of(path, package=PACKAGE):

@@ -76,8 +76,14 @@ def outputs(model, texts):
     return ops.convert_to_numpy(model(model.preprocess_samples(texts)))
 
 
+# Texts with masks: one, two, none of them in the last.
+MASKED = ["Where is my [MASK]?", "The [MASK] was [MASK]", "How much is a [MASK]?", "[MASK] day!", "my loan"]
+
+
 def rows(model):
     """Five rows in the form that a task takes them: texts, pairs of texts, or words."""
+    if "mask_positions" in model.input:
+        return MASKED
     if "words" in model.input_columns():
         return WORD_ROWS[:5]
     if "age" in model.input_columns():
@@ -87,7 +93,7 @@ def rows(model):
 
 def inputs(model):
     """The tensors that a task makes of `rows`, as numpy."""
-    return data.Gate(model).encode_batch((rows(model),))
+    return data.Gate(model, asks=True).encode_batch((rows(model),))
 
 
 def embedder(folder, dtype=None, **kwargs):
@@ -113,4 +119,13 @@ def tagger(folder, dtype=None, **kwargs):
     for layer in (made.head, made.crf):
         for weight in [] if layer is None else layer.weights:
             weight.assign(rng.normal(0, 1.0, weight.shape))
+    return made
+
+
+def masked(folder, dtype=None, **kwargs):
+    """A `MaskedLanguageModel` over the small encoder, whose head is random."""
+    made = models.MaskedLanguageModel(backbone(dtype=dtype), preprocessor(folder), **kwargs)
+    rng = np.random.default_rng(1)
+    for weight in made.head.weights:
+        weight.assign(weight + rng.normal(0, 0.5, weight.shape))
     return made

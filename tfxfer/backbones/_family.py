@@ -288,6 +288,13 @@ class Family:
         """Returns the entries of a `config.json` from which `token_head` makes this `HeadFormat`."""
         return {"classifier_dropout": found.dropout}
 
+    def masked_head(self, config):
+        """Returns the `MaskedHeadFormat` of the family's masked language models with this config.json.
+
+        `None` where transformers has no such class, or it is not computed here.
+        """
+        return None
+
     # === Tensors ===
 
     def tensors_in_block(self, arguments):

@@ -54,6 +54,31 @@ class HeadFormat:
 
 
 @dataclasses.dataclass(frozen=True)
+class MaskedHeadFormat:
+    """How the masked language models of a family compute logits, and under which names.
+
+    Dense layer, activation, norm, the table of embeddings, bias.
+
+    Args:
+        dense: string. The name of the dense layer's tensors, without `.weight` and `.bias`.
+        norm: string. The same for the norm.
+        bias: tuple of names that the bias may have, transformers' own first.
+        activation: string, a key of `Backbone`'s activations; `None` for one that is not computed here.
+        norm_epsilon: float.
+        transform_bias: bool. Whether the dense layer has a bias.
+        norm_bias: bool. Whether the norm has one.
+    """
+
+    dense: str = "cls.predictions.transform.dense"
+    norm: str = "cls.predictions.transform.LayerNorm"
+    bias: tuple = ("cls.predictions.bias", "cls.predictions.decoder.bias")
+    activation: str | None = "gelu"
+    norm_epsilon: float = 1e-12
+    transform_bias: bool = True
+    norm_bias: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
 class HeadSpec:
     """The trained head of a classifier of sequences or of tokens, in the form of this package's layers.
 
@@ -129,9 +154,25 @@ class HeadSpec:
                 expected = f"a new name for each of {', '.join(map(repr, self.labels))}"
                 raise _check.invalid(argument, expected, labels)
             return dataclasses.replace(self, labels=tuple(labels[name] for name in self.labels))
-        order = [self.labels.index(name) for name in labels]
+        return self.with_outputs(list(labels), [self.labels.index(name) for name in labels])
+
+    def with_outputs(self, labels: Sequence[str], places: Sequence[int | None]) -> Self:
+        """Returns the head with other outputs.
+
+        Args:
+            labels: the names of the outputs.
+            places: the place of each among the trained ones; `None` for one whose weights are random.
+        """
+        is_new = np.array([place is None for place in places])
+        start = keras.initializers.TruncatedNormal(stddev=0.02)  # as `layers.Head` has it
+
+        def taken(value):
+            found = np.array(value[..., [place or 0 for place in places]])
+            fresh = start(found.shape) if found.ndim > 1 else keras.ops.zeros(found.shape)
+            return np.where(is_new, keras.ops.convert_to_numpy(fresh), found)
+
         weights = self.weights and {
-            name: value[..., order] if name.startswith("output") else value for name, value in self.weights.items()
+            name: taken(value) if name.startswith("output") else value for name, value in self.weights.items()
         }
         return dataclasses.replace(self, labels=tuple(labels), weights=weights)
 

@@ -62,7 +62,7 @@ class ModularHead(_heads.HeadSpec):
 
     def head(self, dropout=None):
         """Returns the `layers.Head`, with its own dropout or the one given."""
-        made = layers.Head(**self.options, name="head")
+        made = layers.Head(**{**self.options, "num_outputs": len(self.labels)}, name="head")
         return made if dropout is None else made.with_dropout(dropout)
 
     def assign(self, pooling, head):

@@ -18,6 +18,7 @@ from tfxfer.backbones import (
     _config,
     _heads,
     _keras_hub,
+    _masked_heads,
     _modular_heads,
     _parts,
     _sentence_transformers,
@@ -51,6 +52,7 @@ class Pretrained:
             `"BertForSequenceClassification"`; `None` for a plain encoder.
         read_head: function that reads the head of a sequence classifier, as a `HeadSpec`; `None` where there is none.
         read_token_head: the same for a token classifier.
+        read_masked_head: function that reads the head of a masked language model; `None` where there is none.
     """
 
     backbone: Backbone
@@ -60,6 +62,7 @@ class Pretrained:
     trained_task: str | None = None
     read_head: Callable | None = dataclasses.field(default=None, repr=False)
     read_token_head: Callable | None = dataclasses.field(default=None, repr=False)
+    read_masked_head: Callable | None = dataclasses.field(default=None, repr=False)
 
 
 @dataclasses.dataclass
@@ -73,6 +76,7 @@ class _Loaded:
     trained_task: str | None = None
     read_head: Callable | None = None
     read_token_head: Callable | None = None
+    read_masked_head: Callable | None = None
     options: dict = dataclasses.field(default_factory=dict)
 
 
@@ -169,6 +173,7 @@ def _with_preprocessor(loaded, name, sequence_length):
     )
     read_head = loaded.read_head and functools.partial(loaded.read_head, preprocessor)
     heads = {"read_head": read_head, "read_token_head": loaded.read_token_head}
+    heads["read_masked_head"] = loaded.read_masked_head
     return Pretrained(backbone, preprocessor, loaded.embedding, None, loaded.trained_task, **heads)
 
 
@@ -244,7 +249,9 @@ def _load_hugging_face(folder, dtype, load_weights, *, lowercase=False, scoring=
         read_token_head = functools.partial(_heads.read_tokens, *parts)
     embedding = EmbeddingSpec(**family.spec_from_config(config))
     options = family.preprocessing_options(config)
-    return _Loaded(backbone, tokenizer, embedding, longest, task, read_head, read_token_head, options)
+    read_masked_head = _masked_heads.reader(folder, config, family, backbone, tensors)
+    heads = (read_head, read_token_head, read_masked_head)
+    return _Loaded(backbone, tokenizer, embedding, longest, task, *heads, options)
 
 
 def _read_head(folder, config, family, hidden_dim, tensors, scoring, preprocessor):

@@ -21,6 +21,8 @@ Which function fits the rows?
 |---|---|---|
 | `TextColumn` | a text, or several | `token_ids` ... `(batch, length)` or `(batch, texts, length)` |
 | `TextListColumn` | any number of texts | `token_ids` ... `(batch, texts, length)`, `list_mask` `(batch, texts)` |
+| `MaskedTextColumn` | a text | `token_ids` ..., `mask_positions` `(batch, predictions)`, and the targets |
+| `DeletedTextColumn` | a text | `token_ids` ... of a part, `decoder_ids` ... of the whole, and the targets |
 | `WordsColumn` | words | `token_ids` ..., `word_ids` `(batch, length)` |
 | `TagsColumn` | the words' tags | as targets: int32 `(batch, words)` |
 | `NumberColumn` | a number, or several | float32 `(batch,)` or `(batch, size)` |
@@ -35,8 +37,10 @@ from tfxfer.data._batches import Batches, batches
 from tfxfer.data._columns import (
     CategoryColumn,
     Column,
+    DeletedTextColumn,
     ImageColumn,
     LabelColumn,
+    MaskedTextColumn,
     NumberColumn,
     TagsColumn,
     TextColumn,
@@ -66,10 +70,12 @@ __all__ = [
     "Batches",
     "CategoryColumn",
     "Column",
+    "DeletedTextColumn",
     "Examples",
     "Gate",
     "ImageColumn",
     "LabelColumn",
+    "MaskedTextColumn",
     "NumberColumn",
     "Rows",
     "Runner",

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfxfer import _check
 from tfxfer.data._classes import ByClass
-from tfxfer.data._columns import LabelColumn, TagsColumn, TextColumn
+from tfxfer.data._columns import LabelColumn, TagsColumn, TextColumn, ValuesColumn
 from tfxfer.data._columns._text import FORMS
 from tfxfer.data._examples import Examples, columns_of
 from tfxfer.data._forms import check_rows, from_arrays
@@ -140,6 +140,9 @@ def batches(
         dataset = _kept(dataset, packer, cache)
     else:
         check_rows(dataset.element_spec, packer.columns)
+    if packer.draws is not None:
+        _check_no_targets(dataset)
+        targets = ValuesColumn()
     common = {
         "batch_size": int(batch_size),
         "seed": int(np.random.randint(2**31) if seed is None else seed),
@@ -164,6 +167,15 @@ def input_columns(inputs, columns=None):
     if columns is not None:
         raise _check.invalid("columns", "None where `inputs` is a task model or a dict of columns", columns)
     return columns_of(inputs)
+
+
+def _check_no_targets(dataset):
+    """Raises for rows with targets, where a column makes its own."""
+    spec = dataset._rows[1] if isinstance(dataset, Kept) else getattr(dataset, "element_spec", None)
+    has_targets = bool(spec) if isinstance(dataset, Kept) else isinstance(spec, tuple) and len(spec) > 1
+    if has_targets:
+        remedy = "The texts make the targets. Leave the others out: `dataset.map(lambda x, *rest: x)`."
+        raise _check.invalid("dataset", "rows of texts alone", spec, remedy)
 
 
 def _kept(dataset, packer, cache):

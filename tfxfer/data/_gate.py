@@ -28,6 +28,7 @@ from tfxfer.data._columns import Column, LabelColumn
 from tfxfer.data._examples import Examples, read_weights
 from tfxfer.data._forms import read_inputs, row_count
 from tfxfer.data._graph import as_it_is
+from tfxfer.data._packer import Packer
 
 ROWS, DATASET, BATCHES, ARRAYS = "rows", "dataset", "batches", "arrays"
 _NAMES = ("x", "y", "sample_weight")
@@ -40,13 +41,20 @@ class Gate:
     Args:
         task: a task model: `input_columns()`, `target_columns()` and `input`, the dict of its Keras inputs.
         names: what errors call inputs, targets and weights.
+        asks: bool. Whether the data are for prediction: then the columns are the task's `prediction_columns()`.
     """
 
-    def __init__(self, task: Any, names: Any = _NAMES) -> None:
+    def __init__(self, task: Any, names: Any = _NAMES, *, asks: bool = False) -> None:
         self._task = task
-        self._columns = task.input_columns()
+        self._columns = task.prediction_columns() if asks else task.input_columns()
+        self._packer = Packer(self._columns)
         self._targets = task.target_columns()
         self._x, self._y, self._weight = names
+
+    @property
+    def draws(self) -> bool:
+        """Whether a column makes its batches and the targets at random: rows then have no targets."""
+        return self._packer.draws is not None
 
     # === Forms ===
 
@@ -110,8 +118,10 @@ class Gate:
     def _rows(self, x, y, sample_weight, needs_y):
         found = read_inputs(x, self._columns, self._x)
         count = row_count(found)
+        if self.draws and y is not None:
+            raise _check.invalid(self._y, "None: the texts make the targets", y)
         if y is None:
-            if needs_y:
+            if needs_y and not self.draws:
                 raise _check.invalid(self._y, "a target for each row", y)
             if sample_weight is not None:
                 raise _check.invalid(self._weight, f"None without `{self._y}`", sample_weight)
@@ -195,6 +205,8 @@ class Gate:
         spec, is_raw = dataset.element_spec, self._is_raw(dataset)
         is_encoded = self.is_encoded(dataset) if is_encoded is None else is_encoded
         has_targets = isinstance(spec, tuple) and len(spec) > 1
+        if is_raw and has_targets and self.draws:
+            raise _check.invalid(self._x, "batches of texts alone, which make the targets", spec)
         if not is_raw and (not has_targets or (is_encoded and not self.finishes_targets)):
             return dataset
 
@@ -203,6 +215,8 @@ class Gate:
             x, *rest = row
             if is_raw:
                 x = self.encode_inputs(x)
+                if self.draws:
+                    return self._packer.drawn(x)
             if rest:
                 rest[0] = self.encode_targets(rest[0], x, is_read=is_encoded)
             return (x, *rest) if rest else x
@@ -261,13 +275,23 @@ class Gate:
         made = column.batch(y if is_read else column.encode(y), name)[name]
         return made if x is None else column.align(made, x)
 
-    def encode_batch(self, batch: Any) -> Any:
-        """Turns a batch in Python, raw or of ids, into one of ids as arrays."""
+    def encode_batch(self, batch: Any, *, draws: bool = False) -> Any:
+        """Turns a batch in Python, raw or of ids, into one of ids as arrays.
+
+        Args:
+            batch: (x,), (x, y) or (x, y, sample_weight).
+            draws: bool. Whether a column that makes targets at random makes them.
+        """
         parts = batch if isinstance(batch, tuple) else (batch,)
         x, y, weight = keras.utils.unpack_x_y_sample_weight(parts)
         found = None if self._are_ids(x) else read_inputs(x, self._columns, self._x)
         x = x if found is None else self.encode_inputs(found)
-        if y is not None:
+        if found is not None and draws and self.draws:
+            if y is not None:
+                raise _check.invalid(self._y, "None: the texts make the targets", y)
+            x, y = self._packer.drawn(x)
+            y = np.asarray(y)
+        elif y is not None:
             targets = self.read_targets(y)
             if found is not None:
                 self._check_targets(targets, found)
@@ -308,9 +332,11 @@ class Gate:
         rest = itertools.chain([first], x)
         inputs = first[0] if isinstance(first, tuple) and needs_y else first
         if not self._is_row_value(inputs):
-            return BATCHES, (self.encode_batch(batch) for batch in rest)
+            return BATCHES, (self.encode_batch(batch, draws=needs_y) for batch in rest)
         if not needs_y:
             return DATASET, rest
+        if self.draws:
+            return DATASET, self._streamed_inputs(rest, first)
         if not isinstance(first, tuple) or not 2 <= len(first) <= 3:
             raise _check.invalid(self._x, "a generator of rows (x, y) or (x, y, sample_weight)", first)
         return DATASET, self._streamed(rest, first)
@@ -327,6 +353,16 @@ class Gate:
         if isinstance(value, tuple) and value:
             value = value[0]
         return isinstance(value, (str, bytes)) or np.ndim(value) == 0
+
+    def _streamed_inputs(self, rows, first):
+        """A generator of rows without targets as a dataset."""
+
+        def read():
+            for row in rows:
+                yield read_inputs(_each(row), self._columns, self._x)
+
+        x = tf.nest.map_structure(_spec, read_inputs(_each(first), self._columns, self._x))
+        return tf.data.Dataset.from_generator(read, output_signature=x).unbatch()
 
     def _streamed(self, rows, first):
         """A generator of rows as a dataset; each row is read as it comes."""
@@ -349,7 +385,7 @@ class Gate:
 
     def batches(self, form: str, found: Any, batch_size: int, **options: Any) -> Any:
         """Returns batches of what `read` gave: `Batches` of rows, or the batches themselves; see `ready`."""
-        return batches(found, self._task, batch_size, **options) if form in (ROWS, DATASET) else found
+        return batches(found, self._columns, batch_size, **options) if form in (ROWS, DATASET) else found
 
     def split(self, examples: Any, share: float) -> tuple[Any, Any]:
         """Parts rows in memory: the last ones, by their share, are for validation, as Keras has it."""
@@ -427,7 +463,7 @@ class _EncodedPyDataset(keras.utils.PyDataset):
         return self._inner.num_batches
 
     def __getitem__(self, index):
-        return self._gate.encode_batch(self._inner[index])
+        return self._gate.encode_batch(self._inner[index], draws=True)
 
     def on_epoch_begin(self):
         self._inner.on_epoch_begin()

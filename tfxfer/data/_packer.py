@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from tfxfer import _check
+from tfxfer.data import _random
 from tfxfer.data._columns import TextColumn, WordsColumn
 
 
@@ -63,10 +64,29 @@ class Packer:
         """What is kept -> the token ids of each text, a tuple of ragged tensors."""
         return tuple(ids for name, column in self.columns.items() for ids in column.token_ids(kept[name]))
 
-    def pack(self, kept, rest=()):
-        """What is kept of the rows of one batch, and what is not input -> the batch."""
+    @property
+    def draws(self):
+        """The column that makes its batches and the targets at random, or `None`."""
+        return next((column for column in self.columns.values() if column.draws), None)
+
+    def pack(self, kept, rest=(), seeds=None):
+        """What is kept of the rows of one batch, and what is not input -> the batch.
+
+        Args:
+            kept: dict of what the columns keep.
+            rest: tuple of targets and weights; empty where a column draws its own.
+            seeds: uint64 `(rows,)` for such a column; by default those that TensorFlow's global seed gives.
+        """
         packed = self.merge(kept, self.columns)
+        if self.draws is not None:
+            return self.drawn(packed, seeds)
         return (packed, *rest) if rest else packed
+
+    def drawn(self, packed, seeds=None):
+        """The tensors of a batch -> (inputs, targets), for columns of which one draws; seeds as `pack` has them."""
+        if seeds is None:
+            seeds = _random.new_seeds(tf.shape(tf.nest.flatten(packed)[0])[0])
+        return self.draws.draw(packed, seeds, self.multiple)
 
     def merge(self, kept, names):
         """The tensors of some columns of a batch, in one dict."""

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
+from tfxfer.data import _random
 from tfxfer.data._graph import as_it_is
 
 # Rows tokenised in one call: large enough for the tokenizer's pace, small enough that the parts go to several cores.
@@ -44,11 +45,16 @@ class Kept:
     def epoch(self, epoch, skip=0):
         """Returns the batches of an epoch (an int64 tensor, from 0) but for the first `skip`: a `tf.data.Dataset`."""
         order, ends = tf.numpy_function(self._plan, [epoch], (tf.int64, tf.int64))
-        return _cut(order, ends, self._batch, skip)
+        return _cut(order, ends, lambda rows: self._batch(rows, epoch), skip)
 
-    def _batch(self, rows):
+    def _batch(self, rows, epoch):
         kept, rest = tf.nest.map_structure(lambda values: tf.gather(values, rows), self._rows)
-        return self._packer.pack(kept, rest)
+        return self._packer.pack(kept, rest, _seeds(self._packer, self.seed, epoch, rows))
+
+
+def _seeds(packer, seed, epoch, rows):
+    """Seeds for the rows of a batch, where a column draws; `None` elsewhere."""
+    return None if packer.draws is None else _random.row_seeds(seed, epoch, rows)
 
 
 def _tokenized(dataset, packer):
@@ -94,7 +100,8 @@ class Streamed:
             order, ends = tf.numpy_function(self._order.plan, [lengths, epoch, number], (tf.int64, tf.int64))
 
             def batch(rows):
-                return self._packer.pack(*tf.nest.map_structure(lambda values: tf.gather(values, rows), (kept, rest)))
+                parts = tf.nest.map_structure(lambda values: tf.gather(values, rows), (kept, rest))
+                return self._packer.pack(*parts, _seeds(self._packer, self.seed, epoch, number * size + rows))
 
             return _cut(order, ends, batch, 0)
 

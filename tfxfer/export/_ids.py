@@ -202,7 +202,7 @@ def _parity(target, model, run, rows, pairs, tolerance):
 def _ids(model, columns, pairs):
     if _ids_words.reads_words(model):
         return _ids_words.ids(model, columns[0])
-    (column,) = model.input_columns().values()
+    (column,) = model.prediction_columns().values()
     texts = column.read(columns if pairs else columns[0], "examples")
     return column.batch(column.encode(texts), "text")
 

@@ -47,7 +47,7 @@ def run(texts):
 
 def reads_words(model):
     """Whether a model reads texts that are split into words."""
-    return any(isinstance(column, data.WordsColumn) for column in model.input_columns().values())
+    return any(isinstance(column, data.WordsColumn) for column in model.prediction_columns().values())
 
 
 def ids(model, texts):

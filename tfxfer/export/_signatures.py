@@ -174,7 +174,7 @@ class Served(tf.Module):
 
     def outputs(self, model, pairs):
         """Returns (specs, roles, function): the raw inputs of a task, and the function from them to its outputs."""
-        columns = model.input_columns()
+        columns = model.prediction_columns()
         texts = {name: column for name, column in columns.items() if isinstance(column, data.TextColumn)}
         separate = any(column.separate for column in texts.values())
         specs, roles, names = {}, {}, input_names(columns)
@@ -185,7 +185,8 @@ class Served(tf.Module):
             else:
                 specs[names[name]] = tf.nest.map_structure(_batch_spec, column.spec())
                 roles[names[name]] = "first" if name in texts else column
-        if list(columns) == list(texts) and len(texts) == 1:
+        is_plain = all(type(column).batch is data.TextColumn.batch for column in columns.values())
+        if is_plain and len(texts) == 1:
             run = self._towers(model) if separate else self._text_function(model, len(specs), model)
             return specs, roles, run
 
@@ -470,7 +471,7 @@ def _values(served, model, asked, pairs):
 
 def _entities(served, model, asked, pairs):
     extract = _extract.Extractor(model, lambda ids: served._weights(model, ids))
-    served._tables += [each for column in model.input_columns().values() for each in column.trackables]
+    served._tables += [each for column in model.prediction_columns().values() for each in column.trackables]
 
     def entities(text):
         return extract(_rows(text))

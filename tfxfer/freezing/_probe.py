@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tfxfer import _check, _regression, data, models
+from tfxfer import _check, _regression, models
 from tfxfer.models import _probing
 from tfxfer.models._probing import Probe
 
@@ -81,15 +81,4 @@ def probe(
         raise _check.invalid("penalties", "at least one number > 0", penalties)
     _check.integer("folds", folds, minimum=2)
     _check.integer("batch_size", batch_size)
-    gate = data.Gate(model)
-    form, found = gate.read(x, y, sample_weight)
-    if form == "arrays":
-        batches = _probing.slices(found, batch_size)
-    else:
-        options = {} if form == "batches" else model._batch_options(shuffle=False, bucket=form == "rows")
-        batches = None if gate.is_endless(found) else gate.again(gate.batches(form, found, batch_size, **options))
-    if batches is None:
-        raise _check.invalid("x", "rows, or a finite dataset", x, "Of an endless one: `.take(n)`.")
-    found = _probing.probe(model, batches, penalties=penalties, folds=folds)
-    model.mark_probed_head()
-    return found
+    return _probing.probe_rows(model, x, y, sample_weight, batch_size, penalties=penalties, folds=folds)

@@ -201,6 +201,11 @@ class DensePooling(keras.layers.Layer):
         self.dense = keras.layers.Dense(units, **options, name="dense")
         self.pooling = Pooling(mode)
 
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The modes of the pooling."""
+        return self.pooling.modes
+
     def build(self, inputs_shape: Any, padding_mask_shape: Any = None) -> None:
         self.dense.build(inputs_shape)
         self.built = True

@@ -1,5 +1,6 @@
 """Metrics that Keras's own lack."""
 
 from tfxfer.metrics._accuracy import ClassAccuracy, TagAccuracy
+from tfxfer.metrics._perplexity import Perplexity
 
-__all__ = ["ClassAccuracy", "TagAccuracy"]
+__all__ = ["ClassAccuracy", "Perplexity", "TagAccuracy"]

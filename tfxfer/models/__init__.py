@@ -1,13 +1,17 @@
 """Task models: a pretrained backbone, its preprocessor and a new top, as functional Keras models that take strings."""
 
 from tfxfer.models._classifier import Classification, TextClassifier
+from tfxfer.models._denoising import DenoisingAutoencoder
 from tfxfer.models._embedder import TextEmbedder
 from tfxfer.models._entities import Entity, Span
+from tfxfer.models._few_shot import few_shot
+from tfxfer.models._masked import Filling, MaskedLanguageModel
 from tfxfer.models._multimodal import Multimodal, MultimodalClassifier, MultimodalRegressor
 from tfxfer.models._regressor import TextRegressor
 from tfxfer.models._rows import Ranked
 from tfxfer.models._siamese import Siamese, SiameseClassifier
 from tfxfer.models._signatures import Signature
+from tfxfer.models._simcse import simcse
 from tfxfer.models._students import conv_student, static_student
 from tfxfer.models._suggest import Suggestion
 from tfxfer.models._tagger import TokenTagger
@@ -16,7 +20,10 @@ from tfxfer.models._token_entities import TokenEntity
 
 __all__ = [
     "Classification",
+    "DenoisingAutoencoder",
     "Entity",
+    "Filling",
+    "MaskedLanguageModel",
     "Multimodal",
     "MultimodalClassifier",
     "MultimodalRegressor",
@@ -33,5 +40,7 @@ __all__ = [
     "TokenEntity",
     "TokenTagger",
     "conv_student",
+    "few_shot",
+    "simcse",
     "static_student",
 ]

@@ -122,7 +122,7 @@ class PooledTask(PooledSearch, TextTask):
             if arguments.get(name) is not None:
                 expected = f"None for a `{pretrained.trained_task}`, whose trained head is taken over"
                 raise _check.invalid(name, expected, arguments[name], "Pass `backbone_only=True` for a new head")
-        arguments = {**arguments, **own}
+        arguments = {**_restoring.without_keeping(arguments), **own}
         head, pooling = spec.head(arguments.pop("dropout", None)), spec.pooling()
         parts = {"backbone": pretrained.backbone, "preprocessor": pretrained.preprocessor, "head": head}
         model = cls(**parts, pooling=pooling, dropout=head.dropout, **arguments)
@@ -356,26 +356,27 @@ class Classifying(_Task):
         """The dense layer that makes the logits, or `None` where a head of the user's makes them."""
         return None
 
+    def output_weights(self) -> list[tuple[Any, tuple]]:
+        """Returns the weights that have a row for each label, each with the axes along which: `(variable, axes)`."""
+        return [(weight, (-1,)) for weight in self._output_dense().weights]
+
     def _with(self, arguments):
-        labels = arguments.get("labels")
-        rest = {name: value for name, value in arguments.items() if name != "labels"}
+        rest = _restoring.without_keeping(arguments)
+        labels = rest.pop("labels", None)
         if labels is None or (not isinstance(labels, dict) and list(labels) == self.labels):
             return super()._with(rest)
         if isinstance(labels, dict):
-            names, order = _renamed(labels, self.labels), None
-        elif len(labels) == len(self.labels) and set(labels) == set(self.labels):
-            names, order = list(labels), [self.labels.index(name) for name in labels]
-            if self._output_dense() is None:
-                remedy = "Leave `labels` out, or give them in this order: the head is a layer of your own."
-                raise _check.invalid("labels", repr(self.labels), names, remedy)
-        else:
+            names = _renamed(labels, self.labels)
+            return _restoring.changed(self, {"labels": names}, ("labels",))._with(rest)
+        names = list(labels)
+        are_same = len(names) == len(self.labels) and set(names) == set(self.labels)
+        if not are_same and not arguments.get("keep_labels"):
             return None
-        model = _restoring.changed(self, {"labels": names}, ("labels",))
-        if order is not None:
-            dense = model._output_dense()
-            for variable in dense.weights:
-                variable.assign(keras.ops.take(variable, keras.ops.array(order), axis=-1))
-        return model._with(rest)
+        places = _restoring.places_of("labels", names, self.labels)
+        if self._output_dense() is None:
+            remedy = "Leave `labels` out, or give them in this order: the head is a layer of your own."
+            raise _check.invalid("labels", repr(self.labels), names, remedy)
+        return _restoring.with_outputs(super()._with(rest), "labels", names, places)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "labels": self.labels, "multi_label": self.multi_label}
@@ -428,6 +429,7 @@ class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, Classifying, Po
     | the preset's, in any order | the outputs in this order |
     | a dict of the preset's labels to other names | the preset's outputs under these names |
     | others | a new head on the backbone, and a warning; none with `backbone_only=True` |
+    | some of the preset's and others, with `keep_labels=True` | the head; new labels start at random |
 
     Raises:
         ValueError: for missing or equal labels, an unknown pooling, head or layer group; in `from_preset`, for a preset
@@ -496,9 +498,12 @@ class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, Classifying, Po
             return None, _restoring.notice(cls, pretrained.trained_task)
         if labels is not None:
             same = len(labels) == len(spec.labels) and set(labels) == set(spec.labels)
-            if not same and not isinstance(labels, dict):
+            if same or isinstance(labels, dict):
+                spec = spec.with_labels(labels)
+            elif arguments.get("keep_labels"):
+                spec = spec.with_outputs(labels, _restoring.places_of("labels", labels, spec.labels))
+            else:
                 return None, _restoring.notice(cls, pretrained.trained_task, spec.labels)
-            spec = spec.with_labels(labels)
         multi_label = spec.problem_type == "multi_label_classification"
         if arguments.get("multi_label", multi_label) != multi_label:
             expected = f"{multi_label}, as the preset was trained"

@@ -33,20 +33,30 @@ def given(local: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: value for name, value in named.items() if value is not UNSET}, **local["kwargs"]}
 
 
-def unexpected(kind: type, arguments: Mapping[str, Any]) -> TypeError | None:
+# Arguments of `from_preset` that say how a preset is read: a model in memory has been.
+_READING = ("load_weights", "sequence_length", "dtype", "special_tokens_in_strings")
+
+
+def unexpected(kind: type, arguments: Mapping[str, Any], method: str = "from_preset") -> TypeError | None:
     """Returns the error for the first argument that `from_preset` of one of the package's classes does not have.
 
     A subclass of the user's may have any: its constructor knows.
+
+    Args:
+        kind: the class.
+        arguments: dict of the arguments that were given.
+        method: `"from_preset"` or `"from_model"`, which has those of them that are about the model.
     """
     if kind.__module__.partition(".")[0] != __name__.partition(".")[0]:
         return None
     parameters = inspect.signature(kind.from_preset).parameters  # type: ignore[attr-defined]
     known = [name for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY]
+    known = [name for name in known if method == "from_preset" or name not in _READING]
     for name in arguments:
         if name not in (*known, "compile"):
             near = difflib.get_close_matches(name, known, 1)
             hint = f"Did you mean `{near[0]}`?" if near else f"It takes {', '.join(known)}."
-            return TypeError(f"`{kind.__name__}.from_preset` got an unexpected keyword argument {name!r}. {hint}")
+            return TypeError(f"`{kind.__name__}.{method}` got an unexpected keyword argument {name!r}. {hint}")
     return None
 
 
@@ -66,6 +76,7 @@ class ClassifierFromPreset(_Mixin):
         head: Literal["linear", "mlp"] | keras.layers.Layer = UNSET,
         trainable: bool | Mapping[str, bool] | Sequence[str] | None = UNSET,
         name: str | None = UNSET,
+        keep_labels: bool = UNSET,
         load_weights: bool = True,
         sequence_length: int | None = None,
         dtype: Any = None,
@@ -76,6 +87,7 @@ class ClassifierFromPreset(_Mixin):
         """Makes the model from a preset; what is left out is the preset's, or else the class's default.
 
         The arguments from `labels` to `name` are the constructor's.
+        `keep_labels=True` keeps the outputs of labels that a trained classifier knows where others join or leave them.
         The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
 
         Raises:
@@ -224,6 +236,7 @@ class SiameseClassifierFromPreset(_Mixin):
         similarity_fn_name: Literal["cosine", "dot", "euclidean", "manhattan"] = UNSET,
         trainable: bool | Mapping[str, bool] | Sequence[str] | None = UNSET,
         name: str | None = UNSET,
+        keep_labels: bool = UNSET,
         load_weights: bool = True,
         sequence_length: int | None = None,
         dtype: Any = None,
@@ -233,7 +246,9 @@ class SiameseClassifierFromPreset(_Mixin):
     ) -> Self:
         """Makes the model from a preset; what is left out is the preset's, or else the class's default.
 
-        The arguments up to `chunk_size` are the constructor's, `pooling` to `name` those of `TextEmbedder`.
+        The arguments up to `chunk_size` are the constructor's. `pooling` to `name` are
+        those of `TextEmbedder`.
+        `keep_labels=True` keeps the outputs of labels that a trained classifier knows where others join or leave them.
         The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
 
         Raises:
@@ -261,6 +276,7 @@ class TaggerFromPreset(_Mixin):
         temperature: float = UNSET,
         trainable: bool | Mapping[str, bool] | Sequence[str] | None = UNSET,
         name: str | None = UNSET,
+        keep_labels: bool = UNSET,
         load_weights: bool = True,
         sequence_length: int | None = None,
         dtype: Any = None,
@@ -271,6 +287,75 @@ class TaggerFromPreset(_Mixin):
         """Makes the model from a preset; what is left out is the preset's, or else the class's default.
 
         The arguments from `tags` to `name` are the constructor's.
+        `keep_labels=True` keeps the outputs of tags that a trained tagger knows where others join or leave them.
+        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+
+        Raises:
+            TypeError: for an argument that the class does not have.
+            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+        """
+        return cls._from_preset(preset, **given(locals()))
+
+
+class MaskedFromPreset(_Mixin):
+    """`MaskedLanguageModel.from_preset`; a mixin."""
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | os.PathLike[str],
+        *,
+        mask_rate: float = UNSET,
+        whole_words: bool = UNSET,
+        mask_share: float = UNSET,
+        random_share: float = UNSET,
+        head: Mapping[str, Any] | None = UNSET,
+        pooling: str | Sequence[str] = UNSET,
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = UNSET,
+        name: str | None = UNSET,
+        load_weights: bool = True,
+        sequence_length: int | None = None,
+        dtype: Any = None,
+        special_tokens_in_strings: bool | None = None,
+        backbone_only: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+
+        The arguments from `mask_rate` to `name` are the constructor's.
+        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+
+        Raises:
+            TypeError: for an argument that the class does not have.
+            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+        """
+        return cls._from_preset(preset, **given(locals()))
+
+
+class DenoisingFromPreset(_Mixin):
+    """`DenoisingAutoencoder.from_preset`; a mixin."""
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | os.PathLike[str],
+        *,
+        deletion_rate: float = UNSET,
+        num_layers: int = UNSET,
+        dropout: float = UNSET,
+        pooling: str | Sequence[str] = UNSET,
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = UNSET,
+        name: str | None = UNSET,
+        load_weights: bool = True,
+        sequence_length: int | None = None,
+        dtype: Any = None,
+        special_tokens_in_strings: bool | None = None,
+        backbone_only: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+
+        The arguments from `deletion_rate` to `name` are the constructor's.
         The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
 
         Raises:

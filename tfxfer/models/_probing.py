@@ -139,6 +139,25 @@ def probe(
     return Probe(fit.penalty, fit.losses, scores, len(found))
 
 
+def probe_rows(
+    model: Any, x: Any, y: Any = None, sample_weight: Any = None, batch_size: int = 32, **options: Any
+) -> Any:
+    """Fits the head on rows as `fit` takes them, and takes note of it; see `freezing.probe`."""
+    check(model)
+    gate = data.Gate(model)
+    form, found = gate.read(x, y, sample_weight)
+    if form == "arrays":
+        batches = slices(found, batch_size)
+    else:
+        made = {} if form == "batches" else model._batch_options(shuffle=False, bucket=form == "rows")
+        batches = None if gate.is_endless(found) else gate.again(gate.batches(form, found, batch_size, **made))
+    if batches is None:
+        raise _check.invalid("x", "rows, or a finite dataset", x, "Of an endless one: `.take(n)`.")
+    fitted = probe(model, batches, **options)
+    model.mark_probed_head()
+    return fitted
+
+
 def below_head(model: Any, below: Any = None) -> Any:
     """Returns the Keras model from a task's inputs to the features that its head reads; `below`, if there is one."""
     return keras.Model(model.input, model.linear_head()[0]) if below is None else below

@@ -1,4 +1,4 @@
-"""Saved and trained models taken over by `from_preset`: whole, with changes, or the backbone alone."""
+"""Saved and trained models taken over by `from_preset` and `from_model`: whole, with changes, or the backbone alone."""
 
 import json
 
@@ -67,6 +67,68 @@ def changed(task, arguments, changeable):
     return task
 
 
+def without_keeping(arguments):
+    """Returns arguments of the constructor out of those of `from_preset`, which has `keep_labels` beside them."""
+    return {name: value for name, value in arguments.items() if name != "keep_labels"}
+
+
+def check_not_keeping(arguments):
+    """Raises for `keep_labels=True` where a new head is made."""
+    if arguments.get("keep_labels"):
+        expected = "False where there are no trained outputs of this class's to take over, or `backbone_only=True`"
+        raise _check.invalid("keep_labels", expected, True)
+
+
+def places_of(argument, names, known):
+    """Returns the place of each name among those that a trained head knows, `None` for a new one.
+
+    Args:
+        argument: string. What the caller's argument is called, for errors.
+        names: sequence of the names of the new outputs.
+        known: sequence of those of the trained ones.
+
+    Raises:
+        ValueError: if the head knows none of them.
+    """
+    known = list(known)
+    places = [known.index(name) if name in known else None for name in names]
+    if all(place is None for place in places):
+        expected = f"some of the trained {', '.join(map(repr, known))}, with `keep_labels=True`"
+        raise _check.invalid(argument, expected, list(names))
+    return places
+
+
+def with_outputs(task, argument, names, places):
+    """Returns a model like a trained one with other outputs, on its backbone and with its weights.
+
+    Args:
+        task: `TextTask` with `output_weights()`.
+        argument: string. The constructor's argument for the names of outputs.
+        names: list of the names.
+        places: list of the place that each has in `task`; `None` for outputs that start at random.
+    """
+    config = task.get_config()
+    parts = {name: getattr(task, name) for name in ("backbone", "preprocessor", "embedder") if name in config}
+    if isinstance(config.get("head"), dict):  # a `layers.Head`, which knows how many outputs it has
+        parts["head"] = type(task.head).from_config({**task.head.get_config(), "num_outputs": len(names)})
+    made = type(task).from_config({**config, **parts, argument: names})
+    outputs = {id(weight): axes for weight, axes in made.output_weights()}
+    for ours, theirs in zip(made.weights, task.weights, strict=True):
+        ours.assign(placed(ours, theirs, places, outputs[id(ours)]) if id(ours) in outputs else theirs)
+    return made
+
+
+def placed(new, old, places, axes=(-1,)):
+    """Returns the values of `new` with those of `old` along some axes, where there is a place for them."""
+    old = keras.ops.convert_to_tensor(old)
+    is_known = keras.ops.ones((), "bool")
+    for axis in axes:
+        flags = np.array([place is not None for place in places])
+        is_known = keras.ops.logical_and(is_known, flags.reshape(-1, *[1] * (-1 - axis)))
+        old = keras.ops.take(old, np.array([place or 0 for place in places]), axis=axis)
+    return keras.ops.where(is_known, old, new)
+
+
 def _plain(value, like):
     """A value of a constructor's argument as `get_config` writes it."""
     if isinstance(value, (keras.layers.Layer, data.Column)):
@@ -90,6 +152,8 @@ def left_out(kind, pretrained):
     task = pretrained.task
     if task is None or not hasattr(task, "layer_groups"):
         return pretrained.trained_task
+    if task.is_pretraining:
+        return None
     kept = set()
     if kind.keeps_embedding:  # what follows the pooling of an embedder comes with its `EmbeddingSpec`
         embedder = getattr(task, "embedder", task)

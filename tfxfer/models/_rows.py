@@ -38,6 +38,13 @@ class TakesRows(_Mixin):
         """
         return {"text": data.TextColumn(self.preprocessor, self.text_form, count=self.text_count)}
 
+    def prediction_columns(self) -> dict[str, Any]:
+        """Returns the columns that `predict` and exports read, as `input_columns` has them; by default the same.
+
+        A task whose columns hide something in training overrides it.
+        """
+        return self.input_columns()
+
     def target_columns(self) -> Any:
         """Returns how targets are encoded: a `data.Column`; for a model with a dict of outputs, a dict of them.
 
@@ -203,8 +210,13 @@ class TakesRows(_Mixin):
         return self._evaluation_data(form, found, gate, batch_size)
 
     def _evaluation_data(self, form, found, gate, batch_size):
-        options = {} if form == "batches" else self._batch_options(shuffle=False, bucket=form == "rows")
-        return gate.ready(gate.batches(form, found, batch_size or 32, **options))
+        options: dict[str, Any] = {}
+        if form != "batches":
+            options = self._batch_options(shuffle=False, bucket=form == "rows", seed=0 if gate.draws else None)
+        found = gate.batches(form, found, batch_size or 32, **options)
+        if gate.draws and isinstance(found, data.Batches):  # what is drawn is the same in each evaluation
+            return gate.ready(found.rest(0), True)
+        return gate.ready(found)
 
     def _batch_options(self, **options):
         self._check_vocabulary()
@@ -280,7 +292,7 @@ class TakesRows(_Mixin):
     def _answers(self, x, batch_size, verbose, finish, steps=None, callbacks=None):
         """Returns `finish` of the model's outputs; for a generator of rows, a generator of it over parts."""
         _check.integer("batch_size", batch_size)
-        form, found = data.Gate(self).read(x, needs_y=False)
+        form, found = data.Gate(self, asks=True).read(x, needs_y=False)
         if form == "dataset" and not hasattr(found, "element_spec"):
             return self._streamed(found, batch_size, finish)
         return finish(self._predicted(form, found, batch_size, verbose, steps, callbacks))
@@ -291,7 +303,7 @@ class TakesRows(_Mixin):
                 part = {name: [row[name] for row in part] for name in part[0]}
             elif isinstance(part[0], tuple):
                 part = tuple(map(list, zip(*part, strict=True)))
-            form, found = data.Gate(self).read(part, needs_y=False)
+            form, found = data.Gate(self, asks=True).read(part, needs_y=False)
             yield finish(self._predicted(form, found, batch_size, 0))
 
     def _predicted(self, form, found, batch_size, verbose, steps=None, callbacks=None):
@@ -302,7 +314,7 @@ class TakesRows(_Mixin):
         if form == "arrays":
             return keras.Model.predict(self, found[0], batch_size=batch_size, **arguments)
         options = {} if form == "batches" else self._batch_options(shuffle=False, bucket=False)
-        gate = data.Gate(self)
+        gate = data.Gate(self, asks=True)
         found = gate.ready(gate.batches(form, found, batch_size, **options))
         with _quiet_ends(steps):
             return keras.Model.predict(self, found, **arguments)
@@ -315,7 +327,7 @@ class TakesRows(_Mixin):
 
         def make():
             model = self if part is None else self._part(part)
-            return data.Runner(model, self.input_columns(), self._length_multiple())
+            return data.Runner(model, self.prediction_columns(), self._length_multiple())
 
         return self._made_once(part, len(x) if isinstance(x, (tuple, dict)) else 1, make)
 
@@ -363,11 +375,12 @@ class TakesRows(_Mixin):
 
     def predict_on_batch(self, x: Any) -> Any:
         """Returns the outputs for a batch of raw inputs or ids, as `keras.Model.predict_on_batch`."""
-        return keras.Model.predict_on_batch(self, self._one_batch(x)[0])
+        return keras.Model.predict_on_batch(self, self._one_batch(x, asks=True)[0])
 
-    def _one_batch(self, x, y=None):
+    def _one_batch(self, x, y=None, asks=False):
         self._check_vocabulary()
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(data.Gate(self).encode_batch((x, y)))
+        batch = data.Gate(self, asks=asks).encode_batch((x, y), draws=not asks)
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
         return x, y
 
     # === Pairs ===

@@ -90,8 +90,11 @@ class DescribesItself(_Mixin):
         task without one overrides this method.
 
         Raises:
-            ValueError: if there is no such layer.
+            ValueError: if there is no such layer, or a column makes inputs at random: they differ from epoch to epoch,
+                so that nothing of them can be stored.
         """
+        if any(column.draws for column in self.input_columns().values()):
+            raise _check.invalid("model", "a task that reads the same in each epoch", type(self).__name__)
         names = [layer.name for layer in self.layers]
         if "pooling" not in names:
             remedy = 'Call its pooling layer "pooling", or override `boundary`.'

@@ -72,6 +72,7 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
     | the preset's, in any order | the outputs in this order |
     | a dict of the preset's tags to other names | the preset's outputs under these names |
     | others | a new head on the backbone, and a warning; none with `backbone_only=True` |
+    | some of the preset's and others, with `keep_labels=True` | the head; new tags start at random |
 
     | `id2label` holds | `scheme`, where none is given |
     |---|---|
@@ -176,7 +177,8 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         if spec is None:
             model, _ = super()._from_pretrained(pretrained, arguments, True)
             return model, _restoring.notice(cls, pretrained.trained_task, trained.labels)
-        model = cls(pretrained.backbone, pretrained.preprocessor, **{**arguments, **own})
+        arguments = {**_restoring.without_keeping(arguments), **own}
+        model = cls(pretrained.backbone, pretrained.preprocessor, **arguments)
         spec.assign(None, model.head)
         return model, None
 
@@ -231,6 +233,13 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         """Returns where the encoder ends; nothing that is pooled can be stored, as words are not pooled alike."""
         sequence = self.get_layer("pooling").input[0]
         return sequence, self.input["padding_mask"], None
+
+    def output_weights(self) -> list[tuple[Any, tuple]]:
+        """Returns the weights that have a row for each tag, each with the axes along which: `(variable, axes)`."""
+        found: list[tuple[Any, tuple]] = [(weight, (-1,)) for weight in self.head.denses[-1].weights]
+        if self.crf is not None:
+            found += [(self.crf.transitions, (-2, -1)), (self.crf.start, (-1,)), (self.crf.end, (-1,))]
+        return found
 
     # === Training ===
 

@@ -17,6 +17,7 @@ from tfxfer._freezable import Freezable, TrainsInPart, layers_within, switch
 from tfxfer._tracing import TracesOnce
 from tfxfer.backbones import _presets
 from tfxfer.models import _restoring, _save, _students, _training, _vocabulary
+from tfxfer.models._from_model import StartsFromModel
 from tfxfer.models._from_preset import given, unexpected
 from tfxfer.models._keras_methods import KerasMethods
 from tfxfer.models._rows import TakesRows
@@ -25,6 +26,7 @@ from tfxfer.models._signatures import DescribesItself
 
 
 class TextTask(
+    StartsFromModel,
     TakesRows,
     DescribesItself,
     KerasMethods,
@@ -71,6 +73,8 @@ class TextTask(
             self.set_trainable(trainable)
         self.frozen_dropout = backbone.frozen_dropout
 
+    # Whether what is above the backbone serves to train it alone: to leave it out is no loss.
+    is_pretraining = False
     # Whether a model made from a preset keeps how the preset makes vectors of texts, as an embedder does.
     keeps_embedding = False
 
@@ -90,7 +94,9 @@ class TextTask(
 
         A folder that `save_to_preset` wrote gives back the saved model, if it is of this class: head, labels,
         threshold, flags. Where the preset is a trained model of another class, or of other labels, its backbone is
-        taken over, and a warning says that the trained head is left out.
+        taken over, and a warning says that the trained head is left out. The backbone stays as it was saved: with its
+        adapters (`freezing.merge_lora` adds them to the weights), its quantization, its added tokens, and the flags of
+        what is frozen, unless `trainable` says otherwise. Pooling is taken over where the class has one.
 
         Args:
             preset: string or path. A name (`"all_minilm_l6_v2"`, see `backbones.presets`), a KerasHub preset, an
@@ -153,7 +159,8 @@ class TextTask(
             if model is not None:
                 return model, None if saved is pretrained.task else _restoring.notice(cls, name)
             notice = _restoring.notice(cls, name, getattr(saved, "labels", None))
-        arguments = cls._preset_arguments(pretrained.embedding, arguments)
+        _restoring.check_not_keeping(arguments)
+        arguments = cls._preset_arguments(pretrained.embedding, _restoring.without_keeping(arguments))
         return cls(backbone=pretrained.backbone, preprocessor=pretrained.preprocessor, **arguments), notice
 
     def _with(self, arguments):
@@ -173,7 +180,7 @@ class TextTask(
 
     def embedding_spec(self) -> backbones.EmbeddingSpec:
         """Returns how this model makes one vector of a text: a `backbones.EmbeddingSpec`."""
-        return backbones.EmbeddingSpec(pooling=getattr(self, "pooling", ("mean",)))
+        return backbones.EmbeddingSpec(pooling=getattr(self, "pooling", (self.backbone.pooling,)))
 
     # === New heads ===
 

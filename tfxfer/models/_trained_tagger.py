@@ -3,7 +3,6 @@
 import re
 
 import keras
-import numpy as np
 
 from tfxfer import _check, _schemes, layers
 from tfxfer.models import _restoring
@@ -56,9 +55,12 @@ def matched(name, spec, arguments):
     """
     tags = arguments.get("tags")
     if tags is not None:
-        if not isinstance(tags, dict) and set(tags) != set(spec.labels):
+        if isinstance(tags, dict) or set(tags) == set(spec.labels):
+            spec = spec.with_labels(tags, "tags")
+        elif arguments.get("keep_labels"):
+            spec = spec.with_outputs(tags, _restoring.places_of("tags", tags, spec.labels))
+        else:
             return None, None
-        spec = spec.with_labels(tags, "tags")
     if arguments.get("head", "linear") != "linear":
         expected = f"'linear' for a `{name}`, whose trained head is taken over"
         raise _check.invalid("head", expected, arguments["head"], "Pass `backbone_only=True` for a new head")
@@ -114,7 +116,7 @@ def changed(tagger, arguments, changeable):
         arguments: dict of the constructor's arguments.
         changeable: names of those that may differ, beside the tags and what only a CRF depends on.
     """
-    given, saved = dict(arguments), tagger.get_config()
+    given, saved = _restoring.without_keeping(arguments), tagger.get_config()
     if given.get("scheme") is not None:
         given["scheme"] = _schemes.scheme("scheme", given["scheme"])
     if isinstance(given.get("head"), layers.Head):
@@ -122,28 +124,16 @@ def changed(tagger, arguments, changeable):
     fixed = ("word_pooling", "head") if tagger.crf is None else ("word_pooling", "head", "scheme")
     if any(given.pop(name, saved[name]) != saved[name] for name in fixed):
         return None
-    tags, order = given.pop("tags", None), None
+    tags = given.pop("tags", None)
     if isinstance(tags, dict):
         if set(tags) != set(tagger.tags):
             expected = f"a new name for each of {', '.join(map(repr, tagger.tags))}"
             raise _check.invalid("tags", expected, tags)
         given["tags"] = [tags[tag] for tag in tagger.tags]
     elif tags is not None and list(tags) != tagger.tags:
-        if len(tags) != len(tagger.tags) or set(tags) != set(tagger.tags):
+        are_same = len(tags) == len(tagger.tags) and set(tags) == set(tagger.tags)
+        if not are_same and not arguments.get("keep_labels"):
             return None
-        given["tags"], order = list(tags), np.array([tagger.tags.index(tag) for tag in tags])
-    model = _restoring.changed(tagger, given, (*changeable, "tags", "scheme"))
-    if order is not None:
-        _reorder(model, order)
-    return model
-
-
-def _reorder(tagger, order):
-    """Puts the outputs of a tagger into another order: for each, the place that it has now."""
-    for variable in tagger.head.denses[-1].weights:
-        variable.assign(keras.ops.take(variable, order, axis=-1))
-    if tagger.crf is not None:
-        for variable in (tagger.crf.start, tagger.crf.end):
-            variable.assign(keras.ops.take(variable, order))
-        rows = keras.ops.take(tagger.crf.transitions, order, axis=0)
-        tagger.crf.transitions.assign(keras.ops.take(rows, order, axis=1))
+        places = _restoring.places_of("tags", tags, tagger.tags)
+        tagger = _restoring.with_outputs(tagger, "tags", list(tags), places)
+    return _restoring.changed(tagger, given, (*changeable, "tags", "scheme"))

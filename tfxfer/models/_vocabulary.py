@@ -23,17 +23,32 @@ def with_added_tokens(model, tokens, special):
     rows = [_parts(old.tokenizer, token) for token in tokenizer.vocabulary[count:]]
     size = max(model.backbone.vocabulary_size, tokenizer.vocabulary_size())
 
-    preprocessor = type(old)(tokenizer, **_options(old))
+    preprocessor = type(old)(tokenizer, **options_of(old))
     backbone = backbones.Backbone.from_config({**model.backbone.get_config(), "vocabulary_size": size})
-    made = _rebuilt(model, backbone, preprocessor)
-    table = keras.ops.convert_to_numpy(model.backbone.token_embedding.embeddings)
-    grown = np.concatenate([table, np.tile(table.mean(axis=0), (size - len(table), 1)).astype(table.dtype)])
-    for i, ids in enumerate(rows, count):
-        grown[i] = table[ids].mean(axis=0) if len(ids) else table.mean(axis=0)
+    made = rebuilt(model, backbone, preprocessor)
     target = made.backbone.token_embedding.embeddings
     for ours, theirs in zip(made.weights, model.weights, strict=True):
-        ours.assign(grown if ours is target else theirs)
+        # Beside the table, what a head has for each token: the bias of a masked language model.
+        has_tokens = ours is target or ours.shape != theirs.shape
+        ours.assign(_grown(theirs, rows, count, size) if has_tokens else theirs)
     return made
+
+
+def _grown(weight, rows, count, size):
+    """A weight with a row for each token, and a mean of rows for each new one.
+
+    Args:
+        weight: variable `(tokens, ...)`.
+        rows: list of the ids that each new token was read as before.
+        count: int. The id of the first new one.
+        size: int. Rows to make.
+    """
+    table = keras.ops.convert_to_numpy(weight)
+    mean = table.mean(axis=0, keepdims=True)
+    grown = np.concatenate([table, np.repeat(mean, size - len(table), axis=0).astype(table.dtype)])
+    for i, ids in enumerate(rows, count):
+        grown[i] = table[ids].mean(axis=0) if len(ids) else mean[0]
+    return grown
 
 
 def _parts(tokenizer, token):
@@ -42,12 +57,13 @@ def _parts(tokenizer, token):
     return ids[ids != tokenizer.unk_token_id] if tokenizer.unk_token_id is not None else ids
 
 
-def _options(preprocessor):
+def options_of(preprocessor):
+    """The arguments of a preprocessor beside its tokenizer."""
     config = preprocessor.get_config()
     return {name: value for name, value in config.items() if name not in ("tokenizer", "dtype", "name", "trainable")}
 
 
-def _rebuilt(model, backbone, preprocessor):
+def rebuilt(model, backbone, preprocessor):
     """The same task on another backbone; around an embedder where the task has one."""
     config = model.get_config()
     if "embedder" in config:

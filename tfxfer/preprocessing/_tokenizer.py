@@ -248,6 +248,11 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
         return self._state
 
     @property
+    def has_vocabulary(self) -> bool:
+        """Whether the vocabulary is there: it comes last where a model is loaded."""
+        return self._state is not None
+
+    @property
     def spec(self) -> Any:
         """The description of the tokenizer as plain data."""
         return self._loaded.spec

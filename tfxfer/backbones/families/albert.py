@@ -1,7 +1,8 @@
 """ALBERT (Lan et al., 2020, https://arxiv.org/abs/1909.11942)."""
 
 from tfxfer import _check
-from tfxfer.backbones._heads import HeadFormat, rate
+from tfxfer.backbones._family import ACTIVATION_NAMES
+from tfxfer.backbones._heads import HeadFormat, MaskedHeadFormat, rate
 from tfxfer.backbones.families.bert import Bert
 
 
@@ -68,6 +69,16 @@ class Albert(Bert):
         super().check(a)
         if a.num_layers % a.num_groups:
             raise _check.invalid("num_groups", f"a divisor of num_layers={a.num_layers}", a.num_groups)
+
+    def masked_head(self, config):
+        """Reads the layers of `predictions`, which are as wide as the embeddings."""
+        return MaskedHeadFormat(
+            dense="predictions.dense",
+            norm="predictions.LayerNorm",
+            bias=("predictions.bias", "predictions.decoder.bias"),
+            activation=ACTIVATION_NAMES.get(config.get("hidden_act", "gelu_new")),
+            norm_epsilon=config.get("layer_norm_eps", 1e-12),
+        )
 
 
 FAMILY = Albert()

@@ -1,7 +1,7 @@
 """BERT (Devlin et al., 2019, https://arxiv.org/abs/1810.04805)."""
 
-from tfxfer.backbones._family import Family
-from tfxfer.backbones._heads import HeadFormat, rate
+from tfxfer.backbones._family import ACTIVATION_NAMES, Family
+from tfxfer.backbones._heads import HeadFormat, MaskedHeadFormat, rate
 
 # What BERT and its relatives without segments call the arguments.
 CONFIG = {
@@ -71,6 +71,13 @@ class Bert(Family):
     def token_head(self, config):
         """Reads a dense layer."""
         return HeadFormat(dropout=rate(config, "classifier_dropout", "hidden_dropout_prob", default=0.1))
+
+    def masked_head(self, config):
+        """Reads the layers of `cls.predictions`."""
+        return MaskedHeadFormat(
+            activation=ACTIVATION_NAMES.get(config.get("hidden_act", "gelu")),
+            norm_epsilon=config.get("layer_norm_eps", 1e-12),
+        )
 
 
 FAMILY = Bert()

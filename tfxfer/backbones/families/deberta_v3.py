@@ -2,8 +2,8 @@
 
 from tfxfer import _check
 from tfxfer.backbones._attention import DisentangledAttention
-from tfxfer.backbones._family import Family
-from tfxfer.backbones._heads import HeadFormat, rate
+from tfxfer.backbones._family import ACTIVATION_NAMES, Family
+from tfxfer.backbones._heads import HeadFormat, MaskedHeadFormat, rate
 from tfxfer.backbones._positions import AttentionBias, RelativePositions
 from tfxfer.backbones.families.bert import CONFIG, Bert
 
@@ -115,6 +115,15 @@ class DebertaV3(Family):
     def block_options(self, a, number):
         """Says that blocks take the relative positions."""
         return {"takes": {"bias": "attention_bias", "relative": "relative_positions"}}
+
+    def masked_head(self, config):
+        """Reads the layers of `cls.predictions`, the older of two forms; the newer one has other names."""
+        if config.get("legacy", True) is not True:
+            return None
+        return MaskedHeadFormat(
+            activation=ACTIVATION_NAMES.get(config.get("hidden_act", "gelu")),
+            norm_epsilon=config.get("layer_norm_eps", 1e-7),
+        )
 
 
 FAMILY = DebertaV3()

@@ -1,7 +1,7 @@
 """DistilBERT (Sanh et al., 2019, https://arxiv.org/abs/1910.01108)."""
 
-from tfxfer.backbones._family import Family
-from tfxfer.backbones._heads import HeadFormat, rate
+from tfxfer.backbones._family import ACTIVATION_NAMES, Family
+from tfxfer.backbones._heads import HeadFormat, MaskedHeadFormat, rate
 
 
 class DistilBert(Family):
@@ -68,6 +68,15 @@ class DistilBert(Family):
     def block_options(self, a, number):
         """Leaves out the dropout between attention and residual."""
         return {"attention_output_dropout": 0.0}
+
+    def masked_head(self, config):
+        """Reads the layers that begin with `vocab`."""
+        return MaskedHeadFormat(
+            dense="vocab_transform",
+            norm="vocab_layer_norm",
+            bias=("vocab_projector.bias",),
+            activation=ACTIVATION_NAMES.get(config.get("activation", "gelu")),
+        )
 
 
 FAMILY = DistilBert()

@@ -1,6 +1,6 @@
 """ELECTRA's discriminator (Clark et al., 2020, https://arxiv.org/abs/2003.10555)."""
 
-from tfxfer.backbones._heads import HeadFormat, rate
+from tfxfer.backbones._heads import HeadFormat, MaskedHeadFormat, rate
 from tfxfer.backbones.families.bert import Bert
 
 
@@ -27,6 +27,15 @@ class Electra(Bert):
             activation="gelu",
             dropout=dropout,
             hidden_dropout=dropout,
+        )
+
+    def masked_head(self, config):
+        """Reads the generator's layers, which are as wide as the embeddings."""
+        return MaskedHeadFormat(
+            dense="generator_predictions.dense",
+            norm="generator_predictions.LayerNorm",
+            bias=("generator_lm_head.bias",),
+            norm_epsilon=config.get("layer_norm_eps", 1e-12),
         )
 
 

@@ -3,8 +3,8 @@
 import dataclasses
 
 from tfxfer import _check
-from tfxfer.backbones._family import Family, read_rope, write_rope
-from tfxfer.backbones._heads import HeadFormat, rate
+from tfxfer.backbones._family import ACTIVATION_NAMES, Family, read_rope, write_rope
+from tfxfer.backbones._heads import HeadFormat, MaskedHeadFormat, rate
 from tfxfer.backbones._positions import AttentionBias, Rotary
 
 FULL, LOCAL = "full_attention", "sliding_attention"
@@ -136,6 +136,18 @@ class ModernBert(Family):
             "has_attention_norm": number > 0,
             "takes": takes(a.layer_types[number]),
         }
+
+    def masked_head(self, config):
+        """Reads the hidden layer with its norm, both without biases."""
+        return MaskedHeadFormat(
+            dense="head.dense",
+            norm="head.norm",
+            bias=("decoder.bias",),
+            activation=ACTIVATION_NAMES.get(config.get("classifier_activation", "gelu")),
+            norm_epsilon=config.get("norm_eps", 1e-5),
+            transform_bias=bool(config.get("classifier_bias", False)),
+            norm_bias=False,
+        )
 
 
 def shared_by_kind(a, head_dim, window, *, causal=False):

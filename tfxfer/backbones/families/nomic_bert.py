@@ -126,5 +126,9 @@ class NomicBert(Bert):
         """Says that blocks take the rotary positions."""
         return {"takes": {"bias": "attention_bias", "rotary": "rotary"}}
 
+    def masked_head(self, config):
+        """Returns `None`: the heads of the hub's own code are not read."""
+        return None
+
 
 FAMILY = NomicBert()

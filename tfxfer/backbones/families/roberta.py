@@ -3,7 +3,7 @@
 import numpy as np
 
 from tfxfer import _check
-from tfxfer.backbones._heads import HeadFormat, rate
+from tfxfer.backbones._heads import HeadFormat, MaskedHeadFormat, rate
 from tfxfer.backbones._positions import PositionIds
 from tfxfer.backbones.families.bert import CONFIG, Bert
 
@@ -108,6 +108,15 @@ class Roberta(Bert):
         if not self.segment_config:
             return {}
         return {self.segments: np.zeros((1, arguments["hidden_dim"]), "float32")}
+
+    def masked_head(self, config):
+        """Reads the layers of `lm_head`."""
+        return MaskedHeadFormat(
+            dense="lm_head.dense",
+            norm="lm_head.layer_norm",
+            bias=("lm_head.bias", "lm_head.decoder.bias"),
+            norm_epsilon=config.get("layer_norm_eps", self.layer_norm_epsilon),
+        )
 
 
 FAMILY = Roberta()

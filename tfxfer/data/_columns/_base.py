@@ -107,6 +107,24 @@ class Column:
         """
         return {}
 
+    @property
+    def draws(self) -> bool:
+        """Whether the column makes inputs and targets at random, by `draw`; rows then have no targets."""
+        return False
+
+    def draw(self, tensors: Any, seeds: Any, multiple: int = 1) -> tuple[Any, Any]:
+        """Makes inputs and targets out of the tensors of a batch, at random; runs in a graph.
+
+        Args:
+            tensors: dict of the tensors that `batch` gave.
+            seeds: uint64 `(batch,)`, what all that is drawn for a row depends on.
+            multiple: int. Lengths are rounded up to a multiple of it.
+
+        Returns:
+            (tensors, targets): the dict that the model takes, and what the loss does.
+        """
+        raise NotImplementedError
+
     def token_ids(self, kept: Any) -> Any:
         """Returns the token ids of each row, a tuple of ragged tensors; empty for kinds without text."""
         return ()

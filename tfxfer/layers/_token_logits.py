@@ -1,0 +1,91 @@
+"""From token vectors to a score for each token of the vocabulary."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+ACTIVATIONS = {
+    "gelu": lambda x: ops.gelu(x, approximate=False),
+    "gelu_approximate": lambda x: ops.gelu(x, approximate=True),
+    "relu": ops.relu,
+    "silu": ops.silu,
+    "tanh": ops.tanh,
+}
+
+
+class TakeTokens(keras.layers.Layer):
+    """The vectors of some tokens of each row, in float32.
+
+    Call arguments:
+        inputs: float tensor `(batch, length, dim)`.
+        positions: int tensor `(batch, count)`, their places; zeros where it is below 0.
+
+    Returns:
+        A float32 tensor `(batch, count, dim)`.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+
+    def call(self, inputs: Any, positions: Any) -> Any:
+        positions = ops.expand_dims(positions, -1)
+        taken = ops.take_along_axis(inputs, ops.maximum(positions, 0), axis=1)
+        return ops.where(positions < 0, ops.zeros_like(taken), taken)
+
+    def compute_output_shape(self, inputs_shape: Any, positions_shape: Any) -> tuple:
+        return (*positions_shape, inputs_shape[-1])
+
+
+class TokenLogits(keras.layers.Layer):
+    """`norm(activation(W x + b)) E^T + c`, in float32: the head of masked language models, tied to the table E.
+
+    The table belongs to the encoder: this layer uses it and does not have it among its weights.
+
+    Args:
+        embedding: built `keras.layers.Embedding`, the table.
+        activation: name out of `ACTIVATIONS`.
+        norm_epsilon: float.
+        transform_bias: bool. Whether the dense layer has a bias.
+        norm_bias: bool. Whether the norm has one.
+
+    Call arguments:
+        inputs: float tensor `(..., hidden_dim)`.
+
+    Returns:
+        A float32 tensor `(..., vocabulary_size)`.
+    """
+
+    def __init__(
+        self,
+        embedding: Any,
+        activation: str,
+        norm_epsilon: float,
+        transform_bias: bool,
+        norm_bias: bool,
+        **kwargs: Any,
+    ) -> None:
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        self._table = lambda: embedding  # hidden from Keras, which would count it as this layer's
+        self.vocabulary_size, units = embedding.input_dim, embedding.output_dim
+        options = {"dtype": "float32", "kernel_initializer": keras.initializers.TruncatedNormal(stddev=0.02)}
+        self.dense = keras.layers.Dense(units, use_bias=transform_bias, name="dense", **options)
+        self.activation = ACTIVATIONS[activation]
+        norm = {"epsilon": norm_epsilon, "center": norm_bias, "dtype": "float32"}
+        self.norm = keras.layers.LayerNormalization(name="norm", **norm)
+
+    def build(self, input_shape: Any) -> None:
+        self.dense.build(input_shape)
+        self.norm.build((*input_shape[:-1], self.dense.units))
+        self.bias = self.add_weight(shape=(self.vocabulary_size,), initializer="zeros", name="bias")
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        x = self.norm(self.activation(self.dense(inputs)))
+        table = ops.cast(ops.convert_to_tensor(self._table().embeddings), "float32")
+        return ops.matmul(x, ops.transpose(table)) + self.bias
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        return (*input_shape[:-1], self.vocabulary_size)
