@@ -83,9 +83,12 @@ class Augmentation:
 
     def on_texts(self, texts: Any, seeds: Any) -> Any:
         """Changes texts, a string tensor `(rows,)`, by the seeds of their rows, int64 `(rows,)`; runs in a graph."""
-        rows = WordRows.from_texts(texts)
-        changed = self.change(rows, seeds, tf.ones_like(seeds, tf.bool)).texts()
-        return tf.ensure_shape(changed, texts.shape)
+        return tf.ensure_shape(self.on_parts(*WordRows.from_texts(texts).parts(), seeds), texts.shape)
+
+    def on_parts(self, words: Any, gaps: Any, tails: Any, seeds: Any) -> Any:
+        """Changes texts that are split already, as `WordRows.parts` has it; see `on_texts`."""
+        rows = WordRows.from_parts(words, gaps, tails)
+        return self.change(rows, seeds, tf.ones_like(seeds, tf.bool)).texts()
 
     def on_words(self, words: Any, seeds: Any, tags: Any = (), tag_sets: Sequence[TagSet] = ()) -> Any:
         """Changes lists of words and keeps their tags in step; runs in a graph.

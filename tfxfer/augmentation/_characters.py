@@ -12,7 +12,7 @@ from tfxfer import _check
 from tfxfer.augmentation._base import Augmentation
 from tfxfer.augmentation._candidates import constants
 from tfxfer.augmentation._random import below, fold, uniform
-from tfxfer.augmentation._rows import WordRows
+from tfxfer.augmentation._rows import WordRows, true_at
 from tfxfer.augmentation._words import LONG, capitalized, like
 
 # The letters of a keyboard, row by row; a row is a quarter and then half a key further to the right than the one above.
@@ -116,7 +116,7 @@ class Typos(Augmentation):
         regex = f"[{members}]{{{min(self.min_length, 1000)},}}"
         mask = tf.strings.regex_full_match(rows.words, regex) & rows.of_row(active)
         mask &= uniform(rows.draw(seeds, 0)) < self.rate
-        index = tf.where(mask)[:, 0]
+        index = true_at(mask)
         words, drawn = tf.gather(rows.words, index), tf.gather(rows.draw(seeds, 1), index)
         size = tf.strings.length(words, unit="UTF8_CHAR")
         kind = tf.gather(tf.constant([KINDS.index(each) for each in self.kinds]), below(drawn, len(self.kinds)))

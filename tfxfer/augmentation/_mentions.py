@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfxfer import _check, _schemes
 from tfxfer.augmentation._base import Augmentation
 from tfxfer.augmentation._random import below, uniform
-from tfxfer.augmentation._rows import WordRows, before
+from tfxfer.augmentation._rows import WordRows, before, true_at
 
 
 @keras.saving.register_keras_serializable("tfxfer")
@@ -128,7 +128,7 @@ class ReplaceMentions(Augmentation):
 
         # Segments: entities, and the words outside of them one by one.
         opens = about.opens(tags, before(tags), rows.places == 0)
-        start = tf.where(opens)[:, 0]
+        start = true_at(opens)
         size = tf.size(rows.words, tf.int64)
         end = tf.concat([start[1:], [size]], axis=0)[: tf.size(start)]
         kind = about.kind(tf.gather(tags, start))  # -1 where the type has no mentions

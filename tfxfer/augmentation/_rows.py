@@ -103,6 +103,15 @@ class WordRows:
         indices = tuple(tf.cast(each.values, tf.int32) for each in tags)
         return cls(words.values, tf.cast(words.row_splits, tf.int64), tags=indices, tag_sets=tuple(tag_sets))
 
+    @classmethod
+    def from_parts(cls, words: Any, gaps: Any, tails: Any) -> "WordRows":
+        """Takes what `parts` gave, or a selection of its rows."""
+        return cls(words.values, tf.cast(words.row_splits, tf.int64), gaps.values, tails)
+
+    def parts(self) -> tuple[Any, Any, Any]:
+        """Returns texts as (words, gaps, tails): two ragged string tensors `(rows, None)`, and one `(rows,)`."""
+        return self.ragged(self.words), self.ragged(self.gaps), self.tails
+
     def texts(self) -> Any:
         """Returns the texts, a string tensor `(rows,)`."""
         joined = tf.strings.unsorted_segment_join(tf.strings.join([self.gaps, self.words]), self.rows, self.count)
@@ -122,7 +131,10 @@ class WordRows:
     @functools.cached_property
     def rows(self) -> Any:
         """The row of each word, int64 `(words,)`."""
-        return tf.repeat(tf.range(self.count), self.splits[1:] - self.splits[:-1])
+        places = tf.range(tf.size(self.words, tf.int64))[tf.newaxis]
+        # How many rows have ended before a word: fewer operations than `tf.repeat`.
+        ended = tf.raw_ops.UpperBound(sorted_inputs=self.splits[tf.newaxis, 1:], values=places, out_type=tf.int64)
+        return tf.squeeze(ended, axis=0)
 
     @functools.cached_property
     def places(self) -> Any:
@@ -183,13 +195,13 @@ class WordRows:
         Returns:
             int64 tensor: the indices of the chosen words, those of a row side by side in random order.
         """
-        index = tf.where(mask)[:, 0]
+        index = true_at(mask)
         rows = tf.gather(self.rows, index)
         keys = tf.cast(rows, tf.float64) + uniform(tf.gather(self.draw(seeds, number), index))
         index = tf.gather(index, tf.argsort(keys))
         total = self.total(mask)
         rank = tf.range(tf.size(rows, tf.int64)) - tf.gather(tf.cumsum(total, exclusive=True), rows)
-        return tf.boolean_mask(index, rank < tf.gather(counts, rows))
+        return tf.gather(index, true_at(rank < tf.gather(counts, rows)))
 
     # === Changes ===
 
@@ -199,17 +211,16 @@ class WordRows:
         Where nothing stood before a word that stays, it gets the gap of those that went before it, so that it does not
         grow onto another word. What a text begins and ends with stays.
         """
+        index = true_at(mask)
         kept = tf.concat([[0], tf.cumsum(tf.cast(mask, tf.int64))], axis=0)
-        splits = tf.gather(kept, self.splits)
         made = dataclasses.replace(
             self,
-            words=tf.boolean_mask(self.words, mask),
-            splits=splits,
-            tags=tuple(tf.boolean_mask(tags, mask) for tags in self.tags),
+            words=tf.gather(self.words, index),
+            splits=tf.gather(kept, self.splits),
+            tags=tuple(tf.gather(tags, index) for tags in self.tags),
         )
         if self.gaps is None:
             return made
-        index = tf.where(mask)[:, 0]
         last = tf.maximum(tf.concat([[0], index[:-1]], axis=0)[: tf.size(index)], 0)  # the word before that stays
         own, is_word = tf.gather(self.gaps, index), tf.gather(self.is_word, index)
         bare = (index - last > 1) & tf.equal(own, "") & is_word
@@ -225,14 +236,23 @@ class WordRows:
         return dataclasses.replace(self, words=tf.tensor_scatter_nd_update(self.words, index[:, tf.newaxis], words))
 
     def permuted(self, index: Any, sources: Any) -> "WordRows":
-        """Returns rows with the words of `sources` `(m,)` at `index` `(m,)`; tags that mark no entities go along."""
+        """Returns rows with the words of `sources` `(m,)` at `index` `(m,)`; tags that mark no entities go along.
+
+        Where nothing stands between two words that would grow together, there is a space.
+        """
         order = tf.range(tf.size(self.words, tf.int64))
         order = tf.tensor_scatter_nd_update(order, index[:, tf.newaxis], sources)
         tags = tuple(
             tf.gather(tags, order) if names.scheme is None else tags
             for tags, names in zip(self.tags, self.tag_sets, strict=True)
         )
-        return dataclasses.replace(self, words=tf.gather(self.words, order), tags=tags)
+        made = dataclasses.replace(self, words=tf.gather(self.words, order), tags=tags)
+        if self.gaps is None:
+            return made
+        spaced = self.is_word & ~self.is_unspaced
+        after = tf.gather(spaced, order)
+        grows = after & before(after) & ~(spaced & before(spaced)) & (self.places > 0) & tf.equal(self.gaps, "")
+        return dataclasses.replace(made, gaps=tf.where(grows, " ", self.gaps))
 
     def insert(self, places: Any, words: Any) -> "WordRows":
         """Returns rows with further words, each before the word at its place.
@@ -267,6 +287,11 @@ class WordRows:
         gap = tf.where(tf.gather(grows, target) & is_new, " ", tf.gather(self.gaps, target))
         is_first = tf.concat([[True], target[1:] != target[:-1]], axis=0)[: tf.size(target)]
         return dataclasses.replace(made, gaps=tf.where(is_first, gap, tf.gather(space, target)))
+
+
+def true_at(mask):
+    """Returns the indices at which a mask is true, int64 `(m,)`."""
+    return tf.squeeze(tf.where(mask), axis=1)
 
 
 def before(values):

@@ -11,7 +11,7 @@ from tfxfer import _check
 from tfxfer.augmentation._base import Augmentation, OneOf
 from tfxfer.augmentation._candidates import Candidates
 from tfxfer.augmentation._random import below, fold, uniform
-from tfxfer.augmentation._rows import WordRows
+from tfxfer.augmentation._rows import WordRows, true_at
 
 
 def _counts(rows, rate, active):
@@ -190,7 +190,7 @@ class Insert(Augmentation):
         drawn = fold(tf.gather(seeds, row), number)
         source, place = (
             tf.gather(
-                tf.where(mask)[:, 0],
+                true_at(mask),
                 tf.gather(tf.cumsum(total, exclusive=True), row) + below(fold(drawn, i), tf.gather(total, row)),
             )
             for i, (mask, total) in enumerate(zip((sources, rows.is_place), totals, strict=True))

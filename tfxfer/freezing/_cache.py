@@ -262,6 +262,9 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         Returns:
             A `keras.callbacks.History`.
         """
+        if kwargs.pop("augment", None) is not None:
+            remedy = "Train the whole model with it: texts that change each epoch have no fixed features."
+            raise _check.invalid("augment", "None above stored features", "augmentations", remedy)
         self._take_over()
         _training.check_swaps(self, kwargs.get("callbacks"))
         _training.settle_optimizer(self.full_model)

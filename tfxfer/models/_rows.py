@@ -89,6 +89,7 @@ class TakesRows(_Mixin):
         validation_freq: int = 1,
         *,
         seed: int | None = None,
+        augment: Any = None,
     ) -> keras.callbacks.History:
         """Trains on rows, or on batches.
 
@@ -115,7 +116,10 @@ class TakesRows(_Mixin):
             validation_steps: as `keras.Model.fit` has it.
             validation_batch_size: int. Defaults to `batch_size`.
             validation_freq: as `keras.Model.fit` has it.
-            seed: int. Makes the order of rows repeatable.
+            seed: int. Makes the order of rows, and their augmentation, repeatable.
+            augment: an augmentation of `tfxfer.augmentation`, a list of them, or a dict of these by column or text, for
+                rows: their texts are others in each epoch; see `data.batches`. Validation data and the rows that a
+                new head starts from stay as they are.
 
         Returns:
             A `keras.callbacks.History`.
@@ -126,6 +130,9 @@ class TakesRows(_Mixin):
         """
         gate = data.Gate(self)
         form, found = gate.read(x, y, sample_weight, needs_y=self.loss is not None)
+        if augment is not None and form not in ("rows", "dataset"):
+            remedy = "Give rows, or make the batches with it: `data.batches(rows, model, augment=...)`."
+            raise _check.invalid("augment", "None for data that are batches already", augment, remedy)
         size = validation_batch_size or batch_size
         if validation_data is not None:
             if validation_split:
@@ -141,7 +148,8 @@ class TakesRows(_Mixin):
         is_arrays = form == "arrays"
         source, y, sample_weight = found if is_arrays else (found, None, None)
         if not is_arrays:
-            made: dict[str, Any] = {} if form == "batches" else self._batch_options(shuffle=shuffle, seed=seed)
+            options = {"shuffle": shuffle, "seed": seed, "augment": augment}
+            made: dict[str, Any] = {} if form == "batches" else self._batch_options(**options)
             source = gate.batches(form, found, batch_size or 32, **made)
         _training.check_swaps(self, callbacks)
         _training.settle_optimizer(self)
