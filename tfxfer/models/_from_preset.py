@@ -65,6 +65,7 @@ class ClassifierFromPreset(_Mixin):
         dropout: float = UNSET,
         head: Literal["linear", "mlp"] | keras.layers.Layer = UNSET,
         trainable: bool | Mapping[str, bool] | Sequence[str] | None = UNSET,
+        mixup: float = UNSET,
         name: str | None = UNSET,
         load_weights: bool = True,
         sequence_length: int | None = None,

@@ -211,6 +211,7 @@ class TakesRows(_Mixin):
         return self._evaluation_data(form, found, gate, batch_size)
 
     def _evaluation_data(self, form, found, gate, batch_size):
+        _check_plain(found)
         options = {} if form == "batches" else self._batch_options(shuffle=False, bucket=form == "rows")
         return gate.ready(gate.batches(form, found, batch_size or 32, **options))
 
@@ -289,6 +290,7 @@ class TakesRows(_Mixin):
         """Returns `finish` of the model's outputs; for a generator of rows, a generator of it over parts."""
         _check.integer("batch_size", batch_size)
         form, found = data.Gate(self).read(x, needs_y=False)
+        _check_plain(found)
         if form == "dataset" and not hasattr(found, "element_spec"):
             return self._streamed(found, batch_size, finish)
         return finish(self._predicted(form, found, batch_size, verbose, steps, callbacks))
@@ -408,6 +410,13 @@ class Ranks(_Mixin):
 
     def _document_scores(self, query, documents, batch_size):
         return self.score_pairs([query] * len(documents), documents, batch_size)
+
+
+def _check_plain(found):
+    """Raises for batches whose texts are changed at random, which are for training alone."""
+    if isinstance(found, data.Batches) and found.augmentation is not None:
+        remedy = "The same rows as they are: `batches.plain()`."
+        raise _check.invalid("x", "batches without augmentation, to evaluate or predict", found.augmentation, remedy)
 
 
 @contextlib.contextmanager
