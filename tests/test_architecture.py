@@ -58,7 +58,7 @@ ALLOWED = {
     "torch": set(),
 }
 
-OPTIONAL = ("keras_tuner", "matplotlib", "pandas", "pyarrow", "tensorboard")
+OPTIONAL = ("keras_tuner", "matplotlib", "nltk", "pandas", "pyarrow", "tensorboard")
 
 
 # Classes of tasks: what stands above `models` asks a task what it is, and names none.

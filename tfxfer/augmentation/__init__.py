@@ -19,10 +19,10 @@ batches = tx.data.batches(pairs, siamese, augment={0: tx.augmentation.Delete()})
 
 Mixup of features and targets is an option of the model: `models.TextClassifier(mixup=0.2)`.
 
-`fit` and `data.batches` change the texts of training rows anew in each epoch, by the seed of the batches: the same seed
-gives the same texts, bit for bit, whatever the batches, and an epoch that `callbacks.Resume` takes up goes on as it would
-have. Nothing is ever changed in `evaluate`, `predict`, validation data and exports, nor where the head starts as a
-regression on the frozen features.
+`fit` and `data.batches` change the texts of training rows again in each epoch, by the seed of the batches. The same
+seed gives the same texts, bit for bit, in batches of any size and order, and when `callbacks.Resume` continues an
+epoch. Evaluation, prediction, validation data and exports never change a text, and neither does the regression on
+frozen features that a new head starts from.
 """
 
 from tfxfer.augmentation._base import Augmentation, Compose, OneOf, as_augmentation, text_seeds

@@ -236,7 +236,8 @@ class Compose(Augmentation):
     Example:
 
     >>> from tfxfer.augmentation import Case, DropPunctuation
-    >>> Compose([Case(("lower",), probability=1.0), DropPunctuation(probability=1.0)])(["Where IS my card?"]).numpy().tolist()
+    >>> plain = Compose([Case("lower", probability=1.0), DropPunctuation(probability=1.0)])
+    >>> plain(["Where IS my card?"]).numpy().tolist()
     [b'where is my card']
     """
 

@@ -56,7 +56,7 @@ class Candidates:
     | source | what it gives |
     |---|---|
     | a dict | words of your own |
-    | `from_embeddings(model, words)` | the nearest words by the vectors of a model: of one topic, not always of one sense |
+    | `from_embeddings(model, words)` | the nearest words by a model's vectors: of one topic, not always of one sense |
     | `from_wordnet(words)` | synonyms; needs the extra `wordnet` and its data |
     | `ReplaceInContext.from_model` | words that fit the text around them, by a masked language model |
 
@@ -216,7 +216,9 @@ class Candidates:
         table = {}
         try:
             for word in dict.fromkeys(_check.strings("words", list(words))):
-                lemmas = (name for sense in wordnet.synsets(word, lang=language) for name in sense.lemma_names(language))
+                lemmas = (
+                    name for sense in wordnet.synsets(word, lang=language) for name in sense.lemma_names(language)
+                )
                 others = dict.fromkeys(name for name in lemmas if "_" not in name and name.lower() != word.lower())
                 table[word] = list(others)[:k]
         except LookupError as error:

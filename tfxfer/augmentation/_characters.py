@@ -179,7 +179,7 @@ class Case(Augmentation):
     def apply(self, rows: WordRows, seeds: Any, active: Any) -> WordRows:
         chosen = below(fold(seeds, 0), len(self.cases))
         words = rows.words
-        made = {
+        made: dict[str, Any] = {
             "lower": functools.partial(tf.strings.lower, encoding="utf-8"),
             "upper": functools.partial(tf.strings.upper, encoding="utf-8"),
             "title": lambda words: capitalized(tf.strings.lower(words, encoding="utf-8")),

@@ -24,9 +24,7 @@ _MOST_PLACES = 2**20
 class ProposesWords(Protocol):
     """What `ReplaceInContext.from_model` asks: a model with a head that fills in words, for example."""
 
-    def propose_words(
-        self, texts: Sequence[str], places: Sequence[tuple[int, int]], k: int
-    ) -> Sequence[Sequence[str]]:
+    def propose_words(self, texts: Sequence[str], places: Sequence[tuple[int, int]], k: int) -> Sequence[Sequence[str]]:
         """Returns words that may stand at a place of each text.
 
         Args:
@@ -46,10 +44,10 @@ class ProposesWords(Protocol):
 class ReplaceInContext(Augmentation):
     """Replaces words by others that fit the text around them, as a masked language model proposed them.
 
-    The model is asked once, before the training, about some words of each training text (`from_model`); here the answers
-    are looked up by the text. So it has to come first where several augmentations follow one another: a text that was
-    changed is not found, and stays. What fits a text need not keep its label ("good" fits where "bad" stands): the
-    papers' models have learned the labels first.
+    The model is asked once, before the training, about some words of each training text (`from_model`); in training the
+    answers are looked up by the text. So it has to come first where several augmentations follow one another: a text
+    that was changed is not found, and stays. What fits a text need not keep its label ("good" fits where "bad" stands):
+    the papers' models have learned the labels first.
 
     Args:
         proposals: dict of text to a list of (place, words): the number of a word in `preprocessing.split_words(text)`,
@@ -120,8 +118,8 @@ class ReplaceInContext(Augmentation):
             model: an object with `propose_words(texts, places, k)`, see `ProposesWords`, or a function of these.
             rows: the training texts, a list of strings or of lists of words.
             k: int. The most words for a place.
-            places: int. The words of a row that the model is asked about, chosen at random. Defaults to 3: more take the
-                model longer and give more variety.
+            places: int. The words of a row that the model is asked about, chosen at random. Defaults to 3: with
+                more, the model takes longer and there is more variety.
             seed: int >= 0. Decides about the places.
             rate: as above.
             entities: as above.

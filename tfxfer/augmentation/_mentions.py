@@ -30,7 +30,7 @@ class ReplaceMentions(Augmentation):
         probability: float in `[0, 1]`. The share of rows that are changed. Defaults to 1.
 
     Raises:
-        ValueError: for no mentions, or an empty one; in a pipeline, for rows that are not words with tags of one scheme.
+        ValueError: for no mentions, or an empty one; in a pipeline, for rows that are not words with tags of a scheme.
 
     Example:
 

@@ -139,11 +139,12 @@ class Replace(Augmentation):
         self._set("entities", _check.instance("entities", self.entities, bool, "a bool"))
 
     def apply(self, rows: WordRows, seeds: Any, active: Any) -> WordRows:
-        found = self.candidates.find(rows.words)
+        candidates = Candidates.of(self.candidates)
+        found = candidates.find(rows.words)
         mask = rows.is_word & (found >= 0) & rows.of_row(active)
         mask = mask if self.entities else mask & ~rows.is_entity
         index = rows.chosen(mask, _counts(rows, self.rate, active), seeds, 0)
-        words = self.candidates.draw(tf.gather(found, index), tf.gather(rows.draw(seeds, 1), index))
+        words = candidates.draw(tf.gather(found, index), tf.gather(rows.draw(seeds, 1), index))
         return rows.with_words(index, like(words, tf.gather(rows.words, index)))
 
 
@@ -181,7 +182,8 @@ class Insert(Augmentation):
         self._rate("rate", self.rate)
 
     def apply(self, rows: WordRows, seeds: Any, active: Any) -> WordRows:
-        found = self.candidates.find(rows.words)
+        candidates = Candidates.of(self.candidates)
+        found = candidates.find(rows.words)
         sources = rows.is_word & ~rows.is_entity & (found >= 0)
         counts, totals = _counts(rows, self.rate, active), [rows.total(sources), rows.total(rows.is_place)]
         counts = tf.where((totals[0] > 0) & (totals[1] > 0), counts, 0)
@@ -195,7 +197,7 @@ class Insert(Augmentation):
             )
             for i, (mask, total) in enumerate(zip((sources, rows.is_place), totals, strict=True))
         )
-        words = self.candidates.draw(tf.gather(found, source), fold(drawn, 2))
+        words = candidates.draw(tf.gather(found, source), fold(drawn, 2))
         return rows.insert(place, words)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -38,7 +39,7 @@ class Augmenter:
         by_name = targets if isinstance(targets, dict) else {None: targets}
         if targets is None and any(each.shape.rank != 0 for each in tf.nest.flatten(spec[1])):
             remedy = "Make the rows with `data.tagged`, or hand words and tags to `fit`."
-            raise _check.invalid("dataset", "rows whose tags are encoded, to change words and tags in step", spec)
+            raise _check.invalid("dataset", "rows whose tags are encoded, to change them with words", spec[1], remedy)
         found = {
             name: augmentation.TagSet(tuple(each.tags), each.scheme)
             for name, each in by_name.items()
@@ -80,7 +81,7 @@ class Augmenter:
             (x, rest), x a dict by column.
         """
         seeds = augmentation.row_seeds(self._seed, epoch, numbers)
-        y = rest[0] if rest else None
+        y: Any = rest[0] if rest else None
         tags = tuple((y if name is None else y[name], names) for name, names in self._tags.items())
         for place, (name, column) in enumerate(self._columns.items()):
             if name not in self._by_column:

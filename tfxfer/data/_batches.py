@@ -75,11 +75,11 @@ def batches(
     random augmentation, say) is run and tokenised again each epoch, one window in memory at a time, and its rows are
     permuted only as far as a buffer of one window goes; `cache` decides otherwise.
 
-    **Augmentation.** `augment` changes the texts of the rows at random, others in each epoch: the texts of row i in
-    epoch e are a function of the row, `seed`, e and i alone, and so the same in any batches. Of rows in memory the
-    words are kept in place of their ids, some 50 bytes each, and tokenized in each epoch; buckets and unique texts go by the rows as they
-    are. Targets stay, but for tags, which go along with their words. For training only: evaluation is on rows as they
-    are.
+    **Augmentation.** `augment` changes the texts of the rows at random, in another way each epoch: the texts of row i
+    in epoch e are a function of the row, `seed`, e and i alone, and so are the same in any batches. Of rows in memory
+    the words are kept in place of their ids, some 50 bytes each, and tokenized in each epoch; buckets and unique texts
+    go by the rows as they are. Targets stay, except tags, which go along with their words. `evaluate` and `predict`
+    refuse such batches; `Batches.plain` gives those of the unchanged rows.
 
     Args:
         dataset: what `labelled`, `regression`, `pairs`, `triplets` or `examples` made; any `tf.data.Dataset` of single

@@ -3,7 +3,6 @@
 import collections
 import copy
 
-import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
@@ -56,16 +55,20 @@ class Kept:
 
 def _tokenized(dataset, packer):
     """((what is kept, what is not input) of all rows, lengths that decide the padding)."""
+    kept, lengths, rest = _in_memory(dataset, packer.tokenize)
+    return (kept, rest), lengths.numpy()
+
+
+def _in_memory(dataset, function):
+    """What a function makes of all rows, which come to it in batches."""
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise _check.invalid("cache", "False for a dataset without end", True)
-    tokenize = as_it_is(packer.tokenize)
-    tokenized = dataset.batch(CHUNK).map(tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    parts = list(tokenized)
+    made = dataset.batch(CHUNK).map(as_it_is(function), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    parts = list(made)
     if not parts:
         raise _check.invalid("dataset", "at least one row", dataset)
     with tf.device("CPU:0"):
-        rows = tf.nest.map_structure(lambda *part: tf.concat(part, axis=0), *((p[0], p[2]) for p in parts))
-    return rows, np.concatenate([part[1].numpy() for part in parts])
+        return tf.nest.map_structure(lambda *part: tf.concat(part, axis=0), *parts)
 
 
 class Varied:
@@ -84,13 +87,14 @@ class Varied:
         self.seed = order.seed
         self.augmenter = augmenter
         self._packer, self._order = packer, order
-        kept, lengths = _tokenized(dataset, packer)
-        parts = list(dataset.batch(CHUNK))
-        parts = [part if isinstance(part, tuple) else (part,) for part in parts]
-        with tf.device("CPU:0"):
-            x, *rest = tf.nest.map_structure(lambda *part: tf.concat(part, axis=0), *parts)
-        self._rows, self._split = (x, tuple(rest)), _split(x, augmenter)
-        self.steps, self._plan = order.prepare(Tokenized(packer.token_ids(kept[0]), kept[1], lengths))
+
+        def read(*row):
+            kept, lengths, rest = packer.tokenize(*row)
+            return packer.token_ids(kept), rest, lengths, row[0], augmenter.split(row[0])
+
+        ids, rest, lengths, x, self._split = _in_memory(dataset, read)
+        self._rows = (x, rest)
+        self.steps, self._plan = order.prepare(Tokenized(ids, rest, lengths.numpy()))
         self._per_block = max(BLOCK // order.batch_size, 1)
 
     def plain(self):
@@ -137,18 +141,6 @@ class Varied:
             return _cut(tf.range(ends[-1]), ends, batch, 0)
 
         return blocks.map(encode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).flat_map(cut)
-
-
-def _split(x, augmenter):
-    """All rows as an augmenter takes them, made part by part."""
-    split = tf.function(augmenter.split, autograph=False, reduce_retracing=True)
-    rows = int(tf.nest.flatten(x)[0].shape[0])
-    parts = [
-        split(tf.nest.map_structure(lambda values, start=start: values[start : start + CHUNK], x))
-        for start in range(0, rows, CHUNK)
-    ]
-    with tf.device("CPU:0"):
-        return tf.nest.map_structure(lambda *part: tf.concat(part, axis=0), *parts)
 
 
 class Streamed:

@@ -401,10 +401,10 @@ class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, MixesRows, Clas
             one hidden layer of the backbone's size; or a Keras layer from `(batch, features)` to `(batch, classes)`.
         trainable: which layer groups train: a bool, a dict, or a list of names or patterns; see `set_trainable`. By
             default, those of the backbone that its flags say (all, unless it was frozen), and all above.
-        mixup: float >= 0. With more than 0, training is on mixtures of two rows' features and targets, their shares
-            drawn from Beta(mixup, mixup) for each batch: small values mix little. Evaluation and answers are as without,
-            and so are metrics of the training, which are those of unmixed rows. For a loss that is a mean over rows.
-            Defaults to 0; the papers take 0.1 to 1. Only with a head that ends in a linear layer.
+        mixup: float >= 0. Above 0, the loss of a training step is that of mixtures of two rows' features and targets,
+            with shares drawn from Beta(mixup, mixup) for each batch; small values mix little. Evaluation, answers and
+            the metrics of the training are those of unmixed rows. Needs a loss that is a mean over rows, and a head
+            that ends in a linear layer. Defaults to 0, off; the papers take 0.1 to 1.
         **kwargs: `name`.
 
     Input: dict of int32 `(batch, length)`: `token_ids`, `padding_mask`, and `segment_ids` for families that have them.

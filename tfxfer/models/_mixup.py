@@ -18,9 +18,9 @@ class MixesRows(_Mixin):
 
         loss = l * L(l * z_i + (1 - l) * z_j, y_i) + (1 - l) * L(l * z_i + (1 - l) * z_j, y_j)
 
-    The last layer being linear, mixing its outputs z is mixing the vectors that it reads: the sentence embeddings, below
-    a head of one layer. Each term has the sample weight of its own row, so that weights of rows and classes count as they
-    do without mixing; and any loss that is a mean over rows will do, of indices as of shares.
+    As the last layer is linear, mixing its outputs z is mixing the vectors that it reads: with a head of one layer, the
+    sentence embeddings. Each term has the sample weight of its own row, so that weights of rows and classes count as
+    they do without mixing. The loss may be any mean over rows, of indices or of shares.
     """
 
     _mixup = 0.0
@@ -36,7 +36,9 @@ class MixesRows(_Mixin):
         value = _check.number("mixup", value, minimum=0.0)
         if value and not self._ends_linearly():
             remedy = "Only of a linear layer are mixed outputs the outputs of mixed features."
-            raise _check.invalid("mixup", "0 with a head of your own that does not end in a linear layer", value, remedy)
+            raise _check.invalid(
+                "mixup", "0 with a head of your own that does not end in a linear layer", value, remedy
+            )
         if value and self._mixup_seed is None:
             self._mixup_seed = keras.random.SeedGenerator()
         if value != self._mixup:

@@ -148,8 +148,9 @@ class TakesRows(_Mixin):
         is_arrays = form == "arrays"
         source, y, sample_weight = found if is_arrays else (found, None, None)
         if not is_arrays:
-            options = {"shuffle": shuffle, "seed": seed, "augment": augment}
-            made: dict[str, Any] = {} if form == "batches" else self._batch_options(**options)
+            made: dict[str, Any] = {}
+            if form != "batches":
+                made = self._batch_options(shuffle=shuffle, seed=seed, augment=augment)
             source = gate.batches(form, found, batch_size or 32, **made)
         _training.check_swaps(self, callbacks)
         _training.settle_optimizer(self)

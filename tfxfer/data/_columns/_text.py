@@ -84,12 +84,12 @@ class TextColumn(Column):
         return tuple(self.preprocessor.tokenizer(text) for text in texts)
 
     def split(self, rows: Any, augmentation: Any) -> Any:
-        """Splits texts that are to be changed into words and what stands between: a list with each text of the rows."""
+        """Splits texts that are to be changed into words and gaps: a tuple with each text of the rows."""
         texts = rows if isinstance(rows, tuple) else (rows,)
         chosen = augmentation if isinstance(augmentation, dict) else range(len(texts))
         if max(chosen) >= len(texts):
             raise _check.invalid("augment", f"numbers of texts < {len(texts)}", max(chosen))
-        return [WordRows.from_texts(text).parts() if i in chosen else text for i, text in enumerate(texts)]
+        return tuple(WordRows.from_texts(text).parts() if i in chosen else text for i, text in enumerate(texts))
 
     def augment(self, rows: Any, augmentation: Any, seeds: Any, tags: tuple = ()) -> tuple[Any, tuple]:
         """Changes each text of the rows by a seed of its own."""
