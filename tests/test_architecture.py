@@ -27,8 +27,8 @@ ROWS = {
     "_chain": 0,
     "_schemes": 0,
     "preprocessing": 0.5,  # `data` splits raw text into words by it
+    "augmentation": 0.7,  # `data` gives its rows seeds by it
     "data": 1,
-    "augmentation": 1,
     "losses": 1,
     "metrics": 1,
     "schedules": 1,
@@ -58,7 +58,7 @@ ALLOWED = {
     "torch": set(),
 }
 
-OPTIONAL = ("keras_tuner", "matplotlib", "pandas", "pyarrow", "tensorboard")
+OPTIONAL = ("keras_tuner", "matplotlib", "nltk", "pandas", "pyarrow", "tensorboard")
 
 
 # Classes of tasks: what stands above `models` asks a task what it is, and names none.

@@ -12,6 +12,7 @@ from tfxfer import _quiet  # noqa: F401 - before anything imports TensorFlow
 
 # isort: split
 from tfxfer import (
+    augmentation,
     backbones,
     callbacks,
     data,
@@ -32,6 +33,7 @@ from tfxfer._version import __version__
 
 __all__ = [
     "__version__",
+    "augmentation",
     "backbones",
     "callbacks",
     "data",

@@ -24,6 +24,7 @@ def identity(model, batches, params, digest):
         "optimizer": type(optimizer).__name__,
         "settings of the optimizer": _settings(optimizer.get_config()),
         "seed of the data": None if batches is None else batches.seed,
+        "augmentation of the data": getattr(batches, "augmentation", None),
         "batches of an epoch": params.get("steps"),
         "rows of the data": digest,
     }

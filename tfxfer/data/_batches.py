@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
+from tfxfer.data._augmenter import Augmenter
 from tfxfer.data._classes import ByClass
 from tfxfer.data._columns import LabelColumn, TagsColumn, TextColumn, ValuesColumn
 from tfxfer.data._columns._text import FORMS
@@ -14,7 +15,7 @@ from tfxfer.data._forms import check_rows, from_arrays
 from tfxfer.data._graph import as_it_is
 from tfxfer.data._order import Order
 from tfxfer.data._packer import Packer
-from tfxfer.data._sources import Kept, Streamed
+from tfxfer.data._sources import Kept, Streamed, Varied
 from tfxfer.data._unique import ByText
 
 
@@ -34,6 +35,7 @@ def batches(
     pad_to_multiple_of: int = 1,
     cache: bool | None = None,
     prefetch: bool = True,
+    augment: Any = None,
 ) -> "Batches":
     """Makes batches out of rows: texts become token ids, and each batch is padded only to its longest row.
 
@@ -73,6 +75,12 @@ def batches(
     random augmentation, say) is run and tokenised again each epoch, one window in memory at a time, and its rows are
     permuted only as far as a buffer of one window goes; `cache` decides otherwise.
 
+    **Augmentation.** `augment` changes the texts of the rows at random, in another way each epoch: the texts of row i
+    in epoch e are a function of the row, `seed`, e and i alone, and so are the same in any batches. Of rows in memory
+    the words are kept in place of their ids, some 50 bytes each, and tokenized in each epoch; buckets and unique texts
+    go by the rows as they are. Targets stay, except tags, which go along with their words. `evaluate` and `predict`
+    refuse such batches; `Batches.plain` gives those of the unchanged rows.
+
     Args:
         dataset: what `labelled`, `regression`, `pairs`, `triplets` or `examples` made; any `tf.data.Dataset` of single
             rows x, (x, y) or (x, y, sample_weight); or arrays in such a form, e.g. `(texts, y)` or `((a_texts,
@@ -100,6 +108,8 @@ def batches(
             `sequence_length`). More than 1 only pays where each shape is compiled on its own (XLA).
         cache: bool. Whether to tokenise once and keep the ids. By default for rows in memory only.
         prefetch: bool. Whether batches are made while the model is at work.
+        augment: an augmentation of `tfxfer.augmentation`, or a list of them, for all texts; or a dict of these by the
+            name of the column, or by the number of the text in its row, `{0: ...}` for the first one alone.
 
     Returns:
         `Batches`, a `tf.data.Dataset` of x, (x, y) or (x, y, sample_weight). x is a dict of what the columns give, for
@@ -131,6 +141,8 @@ def batches(
     if _check.integer("pad_to_multiple_of", pad_to_multiple_of) > 8:
         raise _check.invalid("pad_to_multiple_of", "an int from 1 to 8", pad_to_multiple_of)
     packer = Packer(input_columns(inputs, columns), pad_to_multiple_of)
+    if augment is not None and isinstance(dataset, Batches):
+        raise _check.invalid("dataset", "rows with `augment`", dataset, "Batches keep ids, and no texts to change.")
     in_memory = isinstance(dataset, (Examples, Batches)) or not isinstance(dataset, tf.data.Dataset)
     cache = in_memory if cache is None else bool(cache)
     if not isinstance(dataset, tf.data.Dataset):
@@ -157,7 +169,12 @@ def batches(
             bucket=bool(shuffle and not packer.is_separate if bucket is None else bucket),
             drop_remainder=bool(drop_remainder),
         )
-    return Batches((Kept if cache else Streamed)(dataset, packer, order), prefetch, targets=targets)
+    if augment is None:
+        return Batches((Kept if cache else Streamed)(dataset, packer, order), prefetch, targets=targets)
+    spec = dataset.element_spec
+    spec = spec if isinstance(spec, tuple) else (spec,)
+    augmenter = Augmenter(augment, packer.columns, targets, spec, common["seed"])
+    return Batches((Varied if cache else Streamed)(dataset, packer, order, augmenter), prefetch, targets=targets)
 
 
 def input_columns(inputs, columns=None):
@@ -235,7 +252,11 @@ class Batches(tf.data.Dataset):
         self.targets = targets
         self._prefetch = prefetch
         self._counter = _Counter() if counter is None else counter
-        epochs = tf.data.Dataset.from_tensors(0).map(as_it_is(self._counter.next)).flat_map(as_it_is(source.epoch))
+        epochs = tf.data.Dataset.from_tensors(0).map(as_it_is(self._counter.next))
+        if hasattr(source, "planned"):
+            epochs = source.made(epochs.flat_map(as_it_is(source.planned)))
+        else:
+            epochs = epochs.flat_map(as_it_is(source.epoch))
         self._batches = self._finished(epochs, source.steps)
         super().__init__(self._batches._variant_tensor)
 
@@ -265,6 +286,21 @@ class Batches(tf.data.Dataset):
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
         return dataset.prefetch(tf.data.AUTOTUNE) if self._prefetch else dataset
 
+    def plain(self) -> "Batches":
+        """Returns batches of the same rows in the same order, without their augmentation; they count their own epochs.
+
+        Batches without augmentation are returned as they are.
+        """
+        if self.augmentation is None:
+            return self
+        return Batches(self._source.plain(), self._prefetch, targets=self.targets)
+
+    @property
+    def augmentation(self) -> str | None:
+        """What changes the texts, as a string that is the same for the same settings; `None` where nothing does."""
+        augmenter = getattr(self._source, "augmenter", None)
+        return None if augmenter is None else augmenter.identity
+
     @property
     def epoch(self) -> int:
         """The number of the epoch that the next iteration gives."""
@@ -292,7 +328,7 @@ class Batches(tf.data.Dataset):
 
     def kept_targets(self) -> Any:
         """Returns y of all rows, in the rows' order; `None` where rows are not kept in memory, or come from a mix."""
-        rest = self._source._rows[1] if isinstance(self._source, Kept) else ()
+        rest = self._source._rows[1] if isinstance(self._source, (Kept, Varied)) else ()
         return rest[0] if rest else None
 
     def _inputs(self):

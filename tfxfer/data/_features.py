@@ -98,6 +98,11 @@ def kept_sources(batches):
     source = batches._source
     sources = source._sources if isinstance(source, _Mixed) else [source]
     for each in sources:
+        if getattr(each, "augmenter", None) is not None:
+            remedy = (
+                "Leave `augment` out, or train the whole model: texts that change each epoch have no fixed features."
+            )
+            raise _check.invalid("batches", "batches without augmentation", each.augmenter.identity, remedy)
         if not isinstance(each, Kept):
             remedy = (
                 "Make them with `data.batches(..., cache=True)`: rows that change each epoch have no fixed features."

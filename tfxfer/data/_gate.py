@@ -231,7 +231,8 @@ class Gate:
     def again(self, batches: Any) -> Any:
         """Returns ready batches to read next to a training; `None` if they are endless or can be read only once.
 
-        An epoch of `Batches` is the one that comes next, and is not counted.
+        An epoch of `Batches` is the one that comes next, and is not counted; its texts are as they are, without
+        augmentation: what is read here decides where a head starts, and says how well it does on texts to come.
 
         Args:
             batches: batches, raw or of ids, or what else Keras iterates over; a list of them is returned as it is.
@@ -241,7 +242,9 @@ class Gate:
         if not isinstance(batches, tf.data.Dataset) or self.is_endless(batches):
             return None
         is_encoded = self.is_encoded(batches)
-        return self.ready(batches.rest(batches.epoch) if isinstance(batches, Batches) else batches, is_encoded)
+        if isinstance(batches, Batches):
+            batches = batches.plain().rest(batches.epoch)
+        return self.ready(batches, is_encoded)
 
     def encode_inputs(self, x: Any) -> Any:
         """Turns a batch of raw inputs into the tensors that the model takes."""

@@ -1,5 +1,6 @@
 """Batches of several data sets in one training."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -102,6 +103,20 @@ class _Mixed:
         counts = np.bincount(self._turns).tolist()
         self._passes = [-(-count // source.steps) for count, source in zip(counts, sources, strict=True)]
 
+    @property
+    def augmenter(self):
+        """What changes the texts of the sources, with their common `identity`; `None` where nothing does."""
+        found = [getattr(source, "augmenter", None) for source in self._sources]
+        return _Augmenters(found) if any(each is not None for each in found) else None
+
+    def plain(self):
+        """Returns the same with the rows as they are."""
+        made = copy.copy(self)
+        made._sources = [
+            source.plain() if getattr(source, "augmenter", None) is not None else source for source in self._sources
+        ]
+        return made
+
     def epoch(self, epoch, skip=0):
         turns, skips = tf.numpy_function(self._plan, [epoch, skip], (tf.int64, tf.int64))
         turns.set_shape((None,))
@@ -131,6 +146,13 @@ class _Mixed:
             return source.epoch(epoch * passes + number, left_out)
 
         return begun.flat_map(epoch_of)
+
+
+class _Augmenters:
+    """The augmentations of several sources."""
+
+    def __init__(self, augmenters):
+        self.identity = "; ".join("none" if each is None else each.identity for each in augmenters)
 
 
 class _Plain:

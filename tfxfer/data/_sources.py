@@ -1,8 +1,8 @@
-"""Where the batches of an epoch come from: rows whose ids are in memory, or a dataset that is run anew."""
+"""Where the batches of an epoch come from: rows whose ids or texts are in memory, or a dataset that is run anew."""
 
 import collections
+import copy
 
-import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
@@ -11,6 +11,8 @@ from tfxfer.data._graph import as_it_is
 
 # Rows tokenised in one call: large enough for the tokenizer's pace, small enough that the parts go to several cores.
 CHUNK = 4096
+# Rows that are changed and tokenized in one call where they are others in each epoch: the first batch waits for them.
+BLOCK = 1024
 
 # ids: tuple of ragged int32, one a text; rest: tuple of what is not input; lengths: int array, what padding goes by.
 Tokenized = collections.namedtuple("Tokenized", ["ids", "rest", "lengths"])
@@ -59,23 +61,100 @@ def _seeds(packer, seed, epoch, rows):
 
 def _tokenized(dataset, packer):
     """((what is kept, what is not input) of all rows, lengths that decide the padding)."""
+    kept, lengths, rest = _in_memory(dataset, packer.tokenize)
+    return (kept, rest), lengths.numpy()
+
+
+def _in_memory(dataset, function):
+    """What a function makes of all rows, which come to it in batches."""
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise _check.invalid("cache", "False for a dataset without end", True)
-    tokenize = as_it_is(packer.tokenize)
-    tokenized = dataset.batch(CHUNK).map(tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    parts = list(tokenized)
+    made = dataset.batch(CHUNK).map(as_it_is(function), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    parts = list(made)
     if not parts:
         raise _check.invalid("dataset", "at least one row", dataset)
     with tf.device("CPU:0"):
-        rows = tf.nest.map_structure(lambda *part: tf.concat(part, axis=0), *((p[0], p[2]) for p in parts))
-    return rows, np.concatenate([part[1].numpy() for part in parts])
+        return tf.nest.map_structure(lambda *part: tf.concat(part, axis=0), *parts)
+
+
+class Varied:
+    """Rows in memory whose texts are others in each epoch: they are changed and tokenized as batches are made.
+
+    The order is planned by the rows as they are.
+
+    Args:
+        dataset: `tf.data.Dataset` of rows.
+        packer: `Packer`.
+        order: what plans the epochs.
+        augmenter: `Augmenter`.
+    """
+
+    def __init__(self, dataset, packer, order, augmenter):
+        self.seed = order.seed
+        self.augmenter = augmenter
+        self._packer, self._order = packer, order
+
+        def read(*row):
+            kept, lengths, rest = packer.tokenize(*row)
+            return packer.token_ids(kept), rest, lengths, row[0], augmenter.split(row[0])
+
+        ids, rest, lengths, x, self._split = _in_memory(dataset, read)
+        self._rows = (x, rest)
+        self.steps, self._plan = order.prepare(Tokenized(ids, rest, lengths.numpy()))
+        self._per_block = max(BLOCK // order.batch_size, 1)
+
+    def plain(self):
+        """Returns the same with the rows as they are."""
+        made = copy.copy(self)
+        made.augmenter, made._split = None, self._rows[0]
+        return made
+
+    def epoch(self, epoch, skip=0):
+        """Returns the batches of an epoch (an int64 tensor, from 0) but for the first `skip`: a `tf.data.Dataset`."""
+        return self.made(self.planned(epoch, skip))
+
+    def planned(self, epoch, skip=0):
+        """Returns what `made` makes the batches of an epoch of: row numbers, ends of batches, number of the epoch."""
+        order, ends = tf.numpy_function(self._plan, [epoch], (tf.int64, tf.int64))
+        order.set_shape((None,))
+        ends.set_shape((None,))
+        starts = tf.concat([[0], ends], axis=0)[:-1]
+        blocks = tf.data.Dataset.from_tensor_slices((starts, ends)).skip(skip).batch(self._per_block)
+        return blocks.map(as_it_is(lambda starts, ends: (order[starts[0] : ends[-1]], ends - starts[0], epoch)))
+
+    def made(self, blocks):
+        """Returns the batches of blocks, of one epoch or several.
+
+        The function that changes texts is large, and TensorFlow readies it whenever an iterator is made, twice as long
+        within the function of another dataset: so it is here, and not in that of the epochs.
+        """
+
+        @as_it_is
+        def encode(rows, ends, epoch):
+            def taken(values):
+                return tf.nest.map_structure(lambda values: tf.gather(values, rows), values)
+
+            x, rest = taken(self._split), taken(self._rows[1])
+            if self.augmenter is not None:
+                x, rest = self.augmenter(x, rest, rows, epoch)
+            return self._packer.encode(x), rest, ends
+
+        @as_it_is
+        def cut(kept, rest, ends):
+            def batch(rows):
+                return self._packer.pack(*tf.nest.map_structure(lambda values: tf.gather(values, rows), (kept, rest)))
+
+            return _cut(tf.range(ends[-1]), ends, batch, 0)
+
+        return blocks.map(encode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).flat_map(cut)
 
 
 class Streamed:
-    """Rows that come from a dataset anew each epoch, one window after another."""
+    """Rows that come from a dataset anew each epoch, one window after another; perhaps with other texts each time."""
 
-    def __init__(self, dataset, packer, order):
+    def __init__(self, dataset, packer, order, augmenter=None):
         self.seed = order.seed
+        self.augmenter = augmenter
         self._order = order
         self._dataset = dataset
         self._packer = packer
@@ -84,14 +163,28 @@ class Streamed:
         if rows == 0 or self.steps == 0:
             raise _check.invalid("dataset", "rows for at least one batch", dataset)
 
+    def plain(self):
+        """Returns the same with the rows as they are."""
+        return Streamed(self._dataset, self._packer, self._order)
+
     def epoch(self, epoch, skip=0):
         """Returns the batches of an epoch (an int64 tensor, from 0) but for the first `skip`: a `tf.data.Dataset`."""
         size = self._order.window * self._order.batch_size
         rows = self._dataset
+        if self.augmenter is not None:
+            rows = rows.map(as_it_is(lambda *row: row)).enumerate()
         if self._order.shuffle:
             seed = tf.numpy_function(self._order.shuffle_seed, [epoch], tf.int64)
             rows = _shuffled(rows, size, seed)
-        tokenize = as_it_is(self._packer.tokenize)
+
+        @as_it_is
+        def tokenize(*row):
+            if self.augmenter is not None:
+                numbers, (x, *rest) = row
+                x, rest = self.augmenter(self.augmenter.split(x), tuple(rest), numbers, epoch)
+                row = (x, *rest)
+            return self._packer.tokenize(*row)
+
         windows = rows.batch(size).map(tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
         @as_it_is

@@ -233,8 +233,19 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         config["jit_compile"] = config["jit_compile"] and self._cut().form != "packed"
         super().compile(**{**config, "optimizer": model.optimizer}, auto_scale_loss=False)
 
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """Returns the loss of a batch as the whole model computes it."""
+        arguments = {"x": x, "y": y, "y_pred": y_pred, "sample_weight": sample_weight}
+        of_model = getattr(self.full_model, "training_loss", None)
+        if training and of_model is not None:
+            return of_model(super().compute_loss, **arguments)
+        return super().compute_loss(**arguments, training=training)
+
     def _trace_anew_if_flags_changed(self):
-        trained = [id(self.optimizer), *(id(variable) for variable in self.trainable_variables)]
+        mixup = getattr(self.full_model, "mixup", None)
+        trained = [mixup, id(self.optimizer), *(id(variable) for variable in self.trainable_variables)]
         if trained != self._trained:
             self._trained, self.train_function = trained, None
 
@@ -263,10 +274,16 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         Returns:
             A `keras.callbacks.History`.
         """
+        augment = kwargs.pop("augment", None)
+        if augment is not None:
+            remedy = "Train the whole model with it: texts that change each epoch have no fixed features."
+            raise _check.invalid("augment", "None above stored features", augment, remedy)
         self._take_over()
         _training.check_swaps(self, kwargs.get("callbacks"))
         _training.settle_optimizer(self.full_model)
         self.optimizer = self.full_model.optimizer
+        if getattr(self.full_model, "mixup", 0.0):
+            self._mixup_seed = self.full_model.mixup_seed  # a state of this model's steps, too
         x = self._dataset((x, y, sample_weight), batch_size, shuffle=shuffle, seed=seed)
         kwargs["epochs"] = self._begin(x, **kwargs)
         validation = kwargs.get("validation_data")

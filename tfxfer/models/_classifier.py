@@ -13,6 +13,7 @@ from tfxfer import _check, backbones, data, layers, losses
 from tfxfer import metrics as own_metrics
 from tfxfer.models import _reading, _restoring, _save, _usage
 from tfxfer.models._from_preset import ClassifierFromPreset
+from tfxfer.models._mixup import MixesRows
 from tfxfer.models._rows import Ranks
 from tfxfer.models._search_space import PooledSearch
 from tfxfer.models._signatures import Signature
@@ -390,7 +391,7 @@ def _renamed(names, labels):
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, Classifying, PooledTask):
+class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, MixesRows, Classifying, PooledTask):
     """Sorts texts, or pairs of texts, into classes: one of them, or any number with `multi_label`.
 
     backbone -> pooling -> head -> logits. Labels go in and come out by name; the model keeps them.
@@ -414,6 +415,10 @@ class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, Classifying, Po
             `layers.DenselyConnectedHead` and `layers.SeparableConvHead`.
         trainable: which layer groups train: a bool, a dict, or a list of names or patterns; see `set_trainable`. By
             default, those of the backbone that its flags say (all, unless it was frozen), and all above.
+        mixup: float >= 0. Above 0, the loss of a training step is that of mixtures of two rows' features and targets,
+            with shares drawn from Beta(mixup, mixup) for each batch; small values mix little. Evaluation, answers and
+            the metrics of the training are those of unmixed rows. Needs a loss that is a mean over rows, and a head
+            that ends in a linear layer. Defaults to 0, off; the papers take 0.1 to 1.
         **kwargs: `name`.
 
     Input: dict of int32 `(batch, length)`: `token_ids`, `padding_mask`, and `segment_ids` for families that have them.
@@ -447,7 +452,10 @@ class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, Classifying, Po
     model.classify(["My card is gone"]).labels  # ["card"]
     ```
 
-    Reference: Devlin et al., 2019, https://arxiv.org/abs/1810.04805, section 4.
+    References:
+        - [Devlin et al., 2019](https://arxiv.org/abs/1810.04805), section 4
+        - [Zhang et al., 2018](https://arxiv.org/abs/1710.09412), mixup
+        - [Guo et al., 2019](https://arxiv.org/abs/1905.08941), mixup of sentence embeddings
     """
 
     def __init__(
@@ -462,6 +470,7 @@ class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, Classifying, Po
         dropout: float = 0.1,
         head: str | keras.layers.Layer = "linear",
         trainable: bool | Mapping[str, bool] | Sequence[str] | None = None,
+        mixup: float = 0.0,
         **kwargs: Any,
     ) -> None:
         self._label_column = data.LabelColumn(labels, multi_label)
@@ -476,6 +485,7 @@ class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, Classifying, Po
             trainable=trainable,
             **kwargs,
         )
+        self.mixup = mixup
 
     @classmethod
     def _from_pretrained(cls, pretrained, arguments, backbone_only):
@@ -514,7 +524,7 @@ class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, Classifying, Po
         return getattr(self.head, "output_dense", None)
 
     def _changeable(self):
-        return (*super()._changeable(), "threshold")
+        return (*super()._changeable(), "threshold", "mixup")
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "threshold": self.threshold}
+        return {**super().get_config(), "threshold": self.threshold, "mixup": self.mixup}

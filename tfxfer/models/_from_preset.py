@@ -75,6 +75,7 @@ class ClassifierFromPreset(_Mixin):
         dropout: float = UNSET,
         head: Literal["linear", "mlp"] | keras.layers.Layer = UNSET,
         trainable: bool | Mapping[str, bool] | Sequence[str] | None = UNSET,
+        mixup: float = UNSET,
         name: str | None = UNSET,
         keep_labels: bool = UNSET,
         load_weights: bool = True,

@@ -96,6 +96,7 @@ class TakesRows(_Mixin):
         validation_freq: int = 1,
         *,
         seed: int | None = None,
+        augment: Any = None,
     ) -> keras.callbacks.History:
         """Trains on rows, or on batches.
 
@@ -122,7 +123,10 @@ class TakesRows(_Mixin):
             validation_steps: as `keras.Model.fit` has it.
             validation_batch_size: int. Defaults to `batch_size`.
             validation_freq: as `keras.Model.fit` has it.
-            seed: int. Makes the order of rows repeatable.
+            seed: int. Makes the order of rows, and their augmentation, repeatable.
+            augment: an augmentation of `tfxfer.augmentation`, a list of them, or a dict of these by column or text, for
+                rows: their texts are others in each epoch; see `data.batches`. Validation data and the rows that a
+                new head starts from stay as they are.
 
         Returns:
             A `keras.callbacks.History`.
@@ -133,6 +137,9 @@ class TakesRows(_Mixin):
         """
         gate = data.Gate(self)
         form, found = gate.read(x, y, sample_weight, needs_y=self.loss is not None)
+        if augment is not None and form not in ("rows", "dataset"):
+            remedy = "Give rows, or make the batches with it: `data.batches(rows, model, augment=...)`."
+            raise _check.invalid("augment", "None for data that are batches already", augment, remedy)
         size = validation_batch_size or batch_size
         if validation_data is not None:
             if validation_split:
@@ -148,7 +155,9 @@ class TakesRows(_Mixin):
         is_arrays = form == "arrays"
         source, y, sample_weight = found if is_arrays else (found, None, None)
         if not is_arrays:
-            made: dict[str, Any] = {} if form == "batches" else self._batch_options(shuffle=shuffle, seed=seed)
+            made: dict[str, Any] = {}
+            if form != "batches":
+                made = self._batch_options(shuffle=shuffle, seed=seed, augment=augment)
             source = gate.batches(form, found, batch_size or 32, **made)
         _training.check_swaps(self, callbacks)
         _training.settle_optimizer(self)
@@ -210,6 +219,7 @@ class TakesRows(_Mixin):
         return self._evaluation_data(form, found, gate, batch_size)
 
     def _evaluation_data(self, form, found, gate, batch_size):
+        _check_plain(found)
         options: dict[str, Any] = {}
         if form != "batches":
             options = self._batch_options(shuffle=False, bucket=form == "rows", seed=0 if gate.draws else None)
@@ -293,6 +303,7 @@ class TakesRows(_Mixin):
         """Returns `finish` of the model's outputs; for a generator of rows, a generator of it over parts."""
         _check.integer("batch_size", batch_size)
         form, found = data.Gate(self, asks=True).read(x, needs_y=False)
+        _check_plain(found)
         if form == "dataset" and not hasattr(found, "element_spec"):
             return self._streamed(found, batch_size, finish)
         return finish(self._predicted(form, found, batch_size, verbose, steps, callbacks))
@@ -413,6 +424,13 @@ class Ranks(_Mixin):
 
     def _document_scores(self, query, documents, batch_size):
         return self.score_pairs([query] * len(documents), documents, batch_size)
+
+
+def _check_plain(found):
+    """Raises for batches whose texts are changed at random, which are for training alone."""
+    if isinstance(found, data.Batches) and found.augmentation is not None:
+        remedy = "The same rows as they are: `batches.plain()`."
+        raise _check.invalid("x", "batches without augmentation, to evaluate or predict", found.augmentation, remedy)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from tfxfer.preprocessing._tokenizer import as_strings
 from tfxfer.preprocessing._words import WHITESPACE
 
 # Scripts that are written without spaces: Thai, Lao, Tibetan, Myanmar, Khmer, kana with their marks, Han.
-_UNSPACED = (
+UNSPACED = (
     r"\p{Thai}\p{Lao}\p{Tibetan}\p{Myanmar}\p{Khmer}\p{Hiragana}\p{Katakana}\p{Han}\x{3005}-\x{3007}\x{3021}-\x{302f}"
     r"\x{30fc}\x{ff66}-\x{ff9f}"
 )
@@ -26,14 +26,14 @@ _CLASSES = {
     "joiner": r"\x{200d}",
     "flag": r"[\x{1f1e6}-\x{1f1ff}]",
     # Letters of these scripts; not the apostrophes among the marks that close a quotation.
-    "wall": rf"[{_UNSPACED}{_WALLS}\p{{So}}]",
+    "wall": rf"[{UNSPACED}{_WALLS}\p{{So}}]",
     "apostrophe": r"['\x{2019}]",
     "punctuation": r"[\p{P}]",
     "low_line": r"\p{Pc}",
     "sigil": r"[@#]",
     "dot": r"\.",
     "s": r"[sS]",
-    "unspaced": rf"[{_UNSPACED}]",
+    "unspaced": rf"[{UNSPACED}]",
 }
 SPLITS = ("punctuation", "whitespace")
 

@@ -45,8 +45,10 @@ class TrialBatches:
         if rows is None:
             rows = self._checked(given, model)
         made = data.batches(rows, model, batch_size, **options)
-        # What is streamed is tokenised in each epoch, as random maps want it.
-        if options.get("cache", isinstance(given[0], data.Examples) or not hasattr(given[0], "element_spec")):
+        # What is streamed is tokenised in each epoch, as random maps and augmentations want it.
+        if options.get("augment") is None and options.get(
+            "cache", isinstance(given[0], data.Examples) or not hasattr(given[0], "element_spec")
+        ):
             self._kept.setdefault(preset, made)
         return made
 

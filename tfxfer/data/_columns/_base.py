@@ -58,6 +58,33 @@ class Column:
         """Turns a batch of what `read` gave into what is kept in memory; runs in a graph."""
         return rows
 
+    def split(self, rows: Any, augmentation: Any) -> Any:
+        """Turns a batch of what `read` gave into what `augment` takes; runs in a graph. By default it stays.
+
+        Of rows in memory it is done once.
+
+        Args:
+            rows: what `read` gave.
+            augmentation: as for `augment`.
+        """
+        return rows
+
+    def augment(self, rows: Any, augmentation: Any, seeds: Any, tags: tuple = ()) -> tuple[Any, tuple]:
+        """Changes the texts of a batch at random; runs in a graph. By default there are none.
+
+        A kind with texts overrides it; `data.batches(..., augment=...)` asks no other.
+
+        Args:
+            rows: what `split` gave.
+            augmentation: `augmentation.Augmentation`; of several texts a row, perhaps a dict of their numbers to one.
+            seeds: int64 `(rows,)`.
+            tags: tuple of (ragged indices of the tags of words, `augmentation.TagSet`).
+
+        Returns:
+            (rows, tags): rows as `read` gave them, with other texts, and the tags in step with them, without `TagSet`.
+        """
+        return rows, tuple(indices for indices, _ in tags)
+
     def lengths(self, kept: Any) -> Any:
         """Returns how long each row is once it is padded, int `(rows,)`; `None` for kinds without a length."""
         return None

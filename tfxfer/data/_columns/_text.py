@@ -5,6 +5,7 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from tfxfer import _check
+from tfxfer.augmentation import WordRows, text_seeds
 from tfxfer.data._columns._base import Column, read_strings
 
 FORMS = ("joint", "separate")
@@ -81,6 +82,24 @@ class TextColumn(Column):
         """Tokenizes: a tuple with one int32 ragged tensor `(rows, None)` for each text of a row."""
         texts = rows if isinstance(rows, tuple) else (rows,)
         return tuple(self.preprocessor.tokenizer(text) for text in texts)
+
+    def split(self, rows: Any, augmentation: Any) -> Any:
+        """Splits texts that are to be changed into words and gaps: a tuple with each text of the rows."""
+        texts = rows if isinstance(rows, tuple) else (rows,)
+        chosen = augmentation if isinstance(augmentation, dict) else range(len(texts))
+        if max(chosen) >= len(texts):
+            raise _check.invalid("augment", f"numbers of texts < {len(texts)}", max(chosen))
+        return tuple(WordRows.from_texts(text).parts() if i in chosen else text for i, text in enumerate(texts))
+
+    def augment(self, rows: Any, augmentation: Any, seeds: Any, tags: tuple = ()) -> tuple[Any, tuple]:
+        """Changes each text of the rows by a seed of its own."""
+        made = []
+        for i, parts in enumerate(rows):
+            if isinstance(parts, tuple):
+                change = augmentation[i] if isinstance(augmentation, dict) else augmentation
+                parts = change.on_parts(*parts, text_seeds(seeds, i))
+            made.append(parts)
+        return (tuple(made) if len(made) > 1 else made[0]), tags
 
     def lengths(self, kept: Any) -> Any:
         """Returns how many tokens each row has once it is packed, int32 `(rows,)`: of several texts the longest."""

@@ -5,6 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfxfer import _check
+from tfxfer.augmentation import text_seeds
 from tfxfer.data._columns._base import Column, bad_value
 from tfxfer.data._columns._text import round_up
 
@@ -47,6 +48,12 @@ class TextListColumn(Column):
     def encode(self, rows: Any) -> Any:
         """Tokenizes: an int32 ragged tensor `(rows, None, None)`."""
         return rows.with_values(self.preprocessor.tokenizer(rows.values))
+
+    def augment(self, rows: Any, augmentation: Any, seeds: Any, tags: tuple = ()) -> tuple[Any, tuple]:
+        """Changes each text of the rows by a seed of its own."""
+        places = tf.ragged.range(rows.row_lengths()).values
+        seeds = text_seeds(tf.gather(seeds, rows.value_rowids()), places)
+        return rows.with_values(augmentation.on_texts(rows.values, seeds)), tags
 
     def lengths(self, kept: Any) -> Any:
         """Returns the tokens of each row's longest text, int32 `(rows,)`; 0 for an empty list."""

@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfxfer import _check
+from tfxfer.augmentation import text_seeds
 from tfxfer.data._columns._base import Column, bad_value
 from tfxfer.data._columns._label import check_labels
 from tfxfer.data._columns._text import round_up, settings
@@ -62,6 +63,11 @@ class WordsColumn(Column):
         if tokenizer.spec.kind == "bpe":
             words = tf.where(tf.equal(words, ""), words, tf.strings.join([" ", words]))
         return rows.with_values(tokenizer(words))
+
+    def augment(self, rows: Any, augmentation: Any, seeds: Any, tags: tuple = ()) -> tuple[Any, tuple]:
+        """Changes the words of the rows, and their tags with them."""
+        indices, tag_sets = tuple(indices for indices, _ in tags), [names for _, names in tags]
+        return augmentation.on_words(rows, text_seeds(seeds, 0), indices, tag_sets)
 
     def lengths(self, kept: Any) -> Any:
         """Returns how many tokens each row has once it is packed, int32 `(rows,)`."""
