@@ -26,6 +26,7 @@ ROWS = {
     "_regression": 0,
     "_chain": 0,
     "_schemes": 0,
+    "_random": 0,
     "preprocessing": 0.5,  # `data` splits raw text into words by it
     "augmentation": 0.7,  # `data` gives its rows seeds by it
     "data": 1,
@@ -49,7 +50,7 @@ ROWS = {
 
 # Who may import a part that ties the code to one backend or to an optional package.
 ALLOWED = {
-    "tensorflow": {"preprocessing", "data", "augmentation", "export", "optimizers", "_quiet", "_tracing"},
+    "tensorflow": {"preprocessing", "data", "augmentation", "export", "optimizers", "_quiet", "_random", "_tracing"},
     "tensorflow_text": {"preprocessing", "data", "augmentation", "export", "_quiet"},
     "keras_hub": {"preprocessing", "backbones", "models"},
     "keras_nlp": set(),

@@ -25,13 +25,13 @@ epoch. Evaluation, prediction, validation data and exports never change a text, 
 frozen features that a new head starts from.
 """
 
+from tfxfer._random import row_seeds
 from tfxfer.augmentation._base import Augmentation, Compose, OneOf, as_augmentation, text_seeds
 from tfxfer.augmentation._candidates import Candidates, vocabulary
 from tfxfer.augmentation._characters import Case, Typos
 from tfxfer.augmentation._context import ProposesWords, ReplaceInContext
 from tfxfer.augmentation._mentions import ReplaceMentions
 from tfxfer.augmentation._punctuation import DropPunctuation, Punctuation
-from tfxfer.augmentation._random import row_seeds
 from tfxfer.augmentation._rows import TagSet, WordRows
 from tfxfer.augmentation._words import Delete, EasyData, Insert, Replace, Swap
 

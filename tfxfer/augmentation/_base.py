@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfxfer import _check, _schemes
-from tfxfer.augmentation._random import fold, row_seeds, uniform
+from tfxfer._random import fold, row_seeds, uniform
 from tfxfer.augmentation._rows import TagSet, WordRows
 
 # The numbers under which a row's seed becomes those of its parts.

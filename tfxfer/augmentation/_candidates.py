@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
-from tfxfer.augmentation._random import below
+from tfxfer._random import below
 from tfxfer.preprocessing import split_words
 
 _SPACE = re.compile(r"\s")

@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
+from tfxfer._random import below
 from tfxfer.augmentation._base import Augmentation
 from tfxfer.augmentation._candidates import constants
-from tfxfer.augmentation._random import below
 from tfxfer.augmentation._rows import WordRows
 from tfxfer.augmentation._words import _counts, like
 from tfxfer.preprocessing import split_words

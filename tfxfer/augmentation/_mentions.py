@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check, _schemes
+from tfxfer._random import below, uniform
 from tfxfer.augmentation._base import Augmentation
-from tfxfer.augmentation._random import below, uniform
 from tfxfer.augmentation._rows import WordRows, before, true_at
 
 

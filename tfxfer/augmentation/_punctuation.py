@@ -8,8 +8,8 @@ import keras
 import tensorflow as tf
 
 from tfxfer import _check
+from tfxfer._random import below, fold, uniform
 from tfxfer.augmentation._base import Augmentation
-from tfxfer.augmentation._random import below, fold, uniform
 from tfxfer.augmentation._rows import WordRows
 from tfxfer.augmentation._words import without
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check, _schemes
-from tfxfer.augmentation._random import fold, uniform
+from tfxfer._random import fold, uniform
 from tfxfer.preprocessing import split_words
 from tfxfer.preprocessing._split_words import UNSPACED
 

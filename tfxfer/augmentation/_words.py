@@ -8,9 +8,9 @@ import keras
 import tensorflow as tf
 
 from tfxfer import _check
+from tfxfer._random import below, fold, uniform
 from tfxfer.augmentation._base import Augmentation, OneOf
 from tfxfer.augmentation._candidates import Candidates
-from tfxfer.augmentation._random import below, fold, uniform
 from tfxfer.augmentation._rows import WordRows, true_at
 
 

@@ -2,8 +2,7 @@
 
 import tensorflow as tf
 
-from tfxfer import _check
-from tfxfer.data import _random
+from tfxfer import _check, _random
 from tfxfer.data._columns import TextColumn, WordsColumn
 
 
@@ -75,7 +74,7 @@ class Packer:
         Args:
             kept: dict of what the columns keep.
             rest: tuple of targets and weights; empty where a column draws its own.
-            seeds: uint64 `(rows,)` for such a column; by default those that TensorFlow's global seed gives.
+            seeds: int64 `(rows,)` for such a column; by default those that TensorFlow's global seed gives.
         """
         packed = self.merge(kept, self.columns)
         if self.draws is not None:

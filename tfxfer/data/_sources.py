@@ -5,8 +5,7 @@ import copy
 
 import tensorflow as tf
 
-from tfxfer import _check
-from tfxfer.data import _random
+from tfxfer import _check, _random
 from tfxfer.data._graph import as_it_is
 
 # Rows tokenised in one call: large enough for the tokenizer's pace, small enough that the parts go to several cores.
@@ -137,12 +136,14 @@ class Varied:
             x, rest = taken(self._split), taken(self._rows[1])
             if self.augmenter is not None:
                 x, rest = self.augmenter(x, rest, rows, epoch)
-            return self._packer.encode(x), rest, ends
+            seeds = _seeds(self._packer, self.seed, epoch, rows)
+            return self._packer.encode(x), rest, () if seeds is None else (seeds,), ends
 
         @as_it_is
-        def cut(kept, rest, ends):
+        def cut(kept, rest, seeds, ends):
             def batch(rows):
-                return self._packer.pack(*tf.nest.map_structure(lambda values: tf.gather(values, rows), (kept, rest)))
+                found = tf.nest.map_structure(lambda values: tf.gather(values, rows), (kept, rest, seeds))
+                return self._packer.pack(*found[:2], *found[2])
 
             return _cut(tf.range(ends[-1]), ends, batch, 0)
 

@@ -144,7 +144,7 @@ class Column:
 
         Args:
             tensors: dict of the tensors that `batch` gave.
-            seeds: uint64 `(batch,)`, what all that is drawn for a row depends on.
+            seeds: int64 `(batch,)`, what all that is drawn for a row depends on.
             multiple: int. Lengths are rounded up to a multiple of it.
 
         Returns:

@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfxfer import _check
-from tfxfer.data import _random
+from tfxfer import _check, _random
 from tfxfer.data._columns._text import TextColumn
 
 # What the random numbers are for.

@@ -55,5 +55,28 @@ def below(seeds: Any, bounds: Any) -> Any:
     return tf.clip_by_value(found, 0, tf.maximum(bounds - 1, 0))
 
 
+def new_seeds(count: Any) -> Any:
+    """Returns seeds for rows that have no number, int64 `(count,)`; TensorFlow's global seed decides them."""
+    return fold(tf.random.uniform([count], maxval=tf.int64.max, dtype=tf.int64), 0)
+
+
+def integers(seeds: Any, places: Any, stream: int) -> Any:
+    """Returns random int64 `(rows, length)` from 0 to 2^62 - 1.
+
+    Args:
+        seeds: int64 `(rows,)`.
+        places: int tensor `(rows, length)` or `(1, length)`: what in a row the number is for.
+        stream: int. Numbers for another purpose have another one.
+    """
+    drawn = tf.bitcast(fold(fold(seeds, stream)[:, tf.newaxis], places), tf.uint64)
+    return tf.cast(tf.bitwise.right_shift(drawn, _constant(2)), tf.int64)
+
+
+def shares(seeds: Any, places: Any, stream: int) -> Any:
+    """Returns random float32 in `[0, 1)`; arguments as `integers` has them."""
+    bits = tf.bitwise.right_shift(integers(seeds, places, stream), tf.constant(38, tf.int64))  # 24 bits are left
+    return tf.cast(bits, tf.float32) * 2.0**-24
+
+
 def _constant(value):
     return tf.constant(value, tf.uint64)
