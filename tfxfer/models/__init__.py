@@ -3,6 +3,7 @@
 from tfxfer.models._classifier import Classification, TextClassifier
 from tfxfer.models._embedder import TextEmbedder
 from tfxfer.models._entities import Entity, Span
+from tfxfer.models._multi_task import MultiTask
 from tfxfer.models._regressor import TextRegressor
 from tfxfer.models._rows import Ranked
 from tfxfer.models._siamese import Siamese, SiameseClassifier
@@ -15,6 +16,7 @@ from tfxfer.models._token_entities import TokenEntity
 __all__ = [
     "Classification",
     "Entity",
+    "MultiTask",
     "Ranked",
     "Siamese",
     "SiameseClassifier",

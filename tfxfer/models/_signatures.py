@@ -39,6 +39,8 @@ class Signature:
         prompts: tuple of the texts set before each input, for embedders; two for `"similarity"` and `"rank"`.
         api: `"classify"` or `"regress"` for a second signature, `<name>_examples`, in TF Serving's API of that name;
             `None` for none.
+        model: the task model that answers, where it is a part of the one that is exported. By default that one.
+        pairs: bool. Whether that model itself reads two texts a row; `None` for what the export was told.
 
     Raises:
         ValueError: for an unknown kind.
@@ -52,6 +54,8 @@ class Signature:
     labels: list | None = None
     prompts: tuple = ("", "")
     api: str | None = None
+    model: Any = None
+    pairs: bool | None = None
 
     def __post_init__(self):
         _check.one_of("kind", self.kind, KINDS)
