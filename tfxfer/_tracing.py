@@ -41,6 +41,8 @@ class TracesOnce(_Mixin):
 
 def is_distributed(model: Any) -> bool:
     """Whether a model trains under a strategy, or was made under one and trains outside its scope."""
+    if keras.config.backend() != "tensorflow":
+        return False
     return tf.distribute.has_strategy() or model.distribute_strategy is not tf.distribute.get_strategy()
 
 
@@ -113,7 +115,11 @@ class StepByParts:
             return function(batch)
         if self._trains:
             _build_optimizer(self._model)
-        options = {"jit_compile": bool(self._model.jit_compile), "autograph": False, "reduce_retracing": True}
+        options: dict[str, Any] = {
+            "jit_compile": bool(self._model.jit_compile),
+            "autograph": False,
+            "reduce_retracing": True,
+        }
         if spec is not None:
             options["input_signature"] = [_with_rows(batch, spec, present)]
         function = self._functions[key] = tf.function(lambda batch: self._step(batch), **options)

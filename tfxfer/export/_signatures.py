@@ -95,20 +95,22 @@ class Served(tf.Module):
         model: a task model with its preprocessor.
         weights_dtype: see `Weights`.
         index: `None`, or the `Index` that `search` looks into.
-        labels_file: `None`, or the path of the file that becomes an asset.
+        labels_files: list of paths of files that become assets.
     """
 
-    def __init__(self, model, weights_dtype=None, index=None, labels_file=None):
+    def __init__(self, model, weights_dtype=None, index=None, labels_files=()):
         super().__init__()
         model = model.served_model()
+        parts = model.served_parts().values()
         self._model = _weights.Untracked(model)
         self._weights = _weights.Weights(model, weights_dtype)
-        self._tokenizer = list(model.preprocessor.tokenizer.trackables)
+        self._tokenizer = list(
+            {id(each): each for part in parts for each in part.preprocessor.tokenizer.trackables}.values()
+        )
         self._index = index
         self._functions = _weights.Untracked({})
         self._tables = []
-        if labels_file is not None:
-            self._labels_file = tf.saved_model.Asset(str(labels_file))
+        self._labels_files = [tf.saved_model.Asset(str(path)) for path in labels_files]
 
     def signatures(self, pairs):
         """Returns a dict of name to `Signature`, the model's own one first."""
@@ -117,7 +119,8 @@ class Served(tf.Module):
         for asked in model.signatures(pairs):
             if asked.kind == "search" and self._index is None:
                 continue
-            found |= _MAKERS[asked.kind](self, model, asked, pairs)
+            own = pairs if asked.pairs is None else asked.pairs
+            found |= _MAKERS[asked.kind](self, asked.model or model, asked, own)
         return found
 
     def vectors(self, model, prompt):
@@ -134,10 +137,11 @@ class Served(tf.Module):
         embedder = model.tower()
         length = embedder.prompt_length(prompt)
         functions = self._functions.value
-        if length not in functions:
+        key = (id(embedder), length)
+        if key not in functions:
             forward = embedder.for_prompt(prompt) if length else embedder
-            functions[length] = self._text_function(embedder, 1, forward)
-        return functions[length]
+            functions[key] = self._text_function(embedder, 1, forward)
+        return functions[key]
 
     def outputs(self, model, pairs):
         """Returns (specs, roles, function): the raw inputs of a task, and the function from them to its outputs."""
@@ -202,12 +206,16 @@ class Served(tf.Module):
 
 
 def labels_of(model):
-    """Returns the class names that a model's own signature answers with; `None` without classes."""
-    return model.served_model().signatures()[0].labels
+    """Returns the class names that a model's own signature answers with; `None` without, and of several tasks."""
+    return model.served_model().signatures()[0].labels if len(model.served_parts()) == 1 else None
 
 
 def text_bytes(model):
-    """Returns how many bytes of a text an export reads; `None` for all."""
+    """Returns how many bytes of a text an export reads; `None` for all. Of several tasks, the most."""
+    parts = model.served_parts()
+    if len(parts) > 1:
+        found = [text_bytes(part) for part in parts.values()]
+        return None if None in found else max(found)
     if model.served_model().signatures()[0].kind in ("entities", "tags"):
         return None
     return max(LEAST_BYTES, BYTES_PER_TOKEN * model.preprocessor.sequence_length)

@@ -213,6 +213,10 @@ class MultiTask(TrainsTasks, TextTask):
 
     # === Export and saving ===
 
+    def served_parts(self) -> dict[str, Any]:
+        """Returns what an export holds of each task, by name."""
+        return {name: task.served_model() for name, task in self._tasks.items()}
+
     def signatures(self, pairs: bool | Sequence[str] = False) -> list[Signature]:
         """Returns the signatures of all tasks, `<task>_<signature>`; see `DescribesItself.signatures`.
 
@@ -220,20 +224,11 @@ class MultiTask(TrainsTasks, TextTask):
             pairs: bool, or the names of the tasks that were trained on two texts a row.
         """
         found = []
-        for name, task in self._tasks.items():
-            served = task.served_model()
+        for name, served in self.served_parts().items():
             is_pairs = served.text_form == "separate" or (pairs if isinstance(pairs, bool) else name in pairs)
             for each in served.signatures(is_pairs):
-                purpose = each.purpose
-                found.append(
-                    dataclasses.replace(
-                        each,
-                        name=f"{name}_{each.name}",
-                        purpose=purpose,
-                        model=each.model or served,
-                        pairs=is_pairs if each.pairs is None else each.pairs,
-                    )
-                )
+                own = {"model": each.model or served, "pairs": is_pairs if each.pairs is None else each.pairs}
+                found.append(dataclasses.replace(each, name=f"{name}_{each.name}", **own))
         names = [each.name for each in found]
         double = sorted({name for name in names if names.count(name) > 1})
         if double:

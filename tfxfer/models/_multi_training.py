@@ -1,6 +1,8 @@
 """How several tasks train together: losses, steps, data."""
 
+import collections
 import contextlib
+import functools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -16,11 +18,14 @@ CONFLICTS = ("pcgrad",)
 
 _Mixin: Any = object  # what is mixed in here has the methods of a task model
 
+_Start = collections.namedtuple("_Start", ["gate", "batches", "class_weight", "rows", "argument"])
+
 
 class TrainsTasks(_Mixin):
     """`compile`, `fit` and `evaluate` of `MultiTask`; a mixin."""
 
     _tasks: dict[str, Any]
+    _top: Any
 
     def _start(self, tasks):
         self._tasks = dict(tasks)
@@ -190,7 +195,7 @@ class TrainsTasks(_Mixin):
         self._loss_weights, self._conflicts = loss_weights, conflicts
         learned = loss_weights == "uncertainty"
         if learned and self.uncertainty is None:
-            self.uncertainty = UncertaintyWeights(self._tasks, name="uncertainty")
+            self.uncertainty = UncertaintyWeights(list(self._tasks), name="uncertainty")
             self._top = [*self._top, self.uncertainty]
         elif not learned and self.uncertainty is not None:
             self._top = [layer for layer in self._top if layer is not self.uncertainty]
@@ -234,7 +239,7 @@ class TrainsTasks(_Mixin):
         self,
         x: Any = None,
         y: Any = None,
-        batch_size: int | Mapping[str, int] | None = None,  # type: ignore[override]
+        batch_size: int | Mapping[str, int] | None = None,
         epochs: int | Literal["auto"] = 1,
         verbose: int | str = "auto",
         callbacks: Any = None,
@@ -246,7 +251,7 @@ class TrainsTasks(_Mixin):
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
-        validation_batch_size: int | Mapping[str, int] | None = None,  # type: ignore[override]
+        validation_batch_size: int | Mapping[str, int] | None = None,
         validation_freq: int = 1,
         *,
         seed: int | None = None,
@@ -301,59 +306,34 @@ class TrainsTasks(_Mixin):
         mixing = self._mixing(mixing, temperature)
         for argument, given in (("y", y), ("sample_weight", sample_weight), ("validation_steps", validation_steps)):
             if given is not None:
-                remedy = "" if argument == "validation_steps" else "Write `x={task: (x, y, sample_weight), ...}`."
+                remedy = None if argument == "validation_steps" else "Write `x={task: (x, y, sample_weight), ...}`."
                 raise _check.invalid(argument, "None for several tasks", given, remedy)
         if not self.compiled:
             raise _check.invalid("model", "a compiled model", self.name, "Call `multi.compile(...)`.")
-        self._check_names("x", x, complete=True)
-        self._check_names("class_weight", {} if class_weight is None else class_weight)
-        sizes = self._sizes("batch_size", batch_size)
-        later_sizes = (
-            sizes if validation_batch_size is None else self._sizes("validation_batch_size", validation_batch_size)
-        )
         if validation_data is not None and validation_split:
             raise _check.invalid("validation_split", "0 with `validation_data`", validation_split)
+        self._check_names("x", x, complete=True)
+        sizes = self._sizes("batch_size", batch_size)
+        later = sizes if validation_batch_size is None else self._sizes("validation_batch_size", validation_batch_size)
 
-        rows, held_out, heads = {}, {}, []
-        for name, task in self._tasks.items():
-            gate, form, found = self._read("x", name, x[name])
-            if validation_split:
-                if form != "rows":
-                    raise _check.invalid("validation_split", "0 for data that are not rows in memory", validation_split)
-                found, rest = gate.split(found, validation_split)
-                held_out[name] = self._rows_of("x", name, gate, "rows", rest, later_sizes[name])
-            weights = None
-            if class_weight is not None and name in class_weight:
-                weights = gate.class_weights(class_weight[name], found)
-            options = {} if form == "batches" else task._batch_options(shuffle=shuffle, seed=seed)
-            batches = gate.batches(form, found, sizes[name] or 32, **options)
-            rows[name] = data.TaskRows(f"x[{name!r}]", batches, gate, weights)
-            heads.append((task, gate, batches, weights, f"x[{name!r}]"))
+        starts, held_out = self._given_rows(x, sizes, later, validation_split, class_weight, shuffle=shuffle, seed=seed)
         if validation_data is not None:
             self._check_names("validation_data", validation_data, some=True)
             for name, given in validation_data.items():
                 read = self._read("validation_data", name, given)
-                held_out[name] = self._rows_of("validation_data", name, *read, later_sizes[name])
-
+                held_out[name] = self._rows_of("validation_data", name, *read, size=later[name])
+        rows = {name: start.rows for name, start in starts.items()}
         inputs = {name: task.input for name, task in self._tasks.items()}
         source = data.task_batches(rows, inputs, mixing, temperature=temperature, seed=seed)
         self._build_metrics({**held_out, **rows})
         _training.check_swaps(self, callbacks)
         _training.settle_optimizer(self)
-        is_auto = isinstance(_training.subset_of(self.optimizer), optimizers.Auto)
-        for task, gate, batches, weights, argument in heads:
-            again = lambda gate=gate, batches=batches: gate.again(batches)  # noqa: E731
-            _recipe.start_head(task, batches, again, is_auto=is_auto, class_weight=weights, argument=argument)
+        self._start_heads(starts)
         epochs = _recipe.begin(
-            self,
-            source,
-            lambda: None,
-            epochs=epochs,
-            initial_epoch=initial_epoch,
-            steps_per_epoch=steps_per_epoch,
+            self, source, lambda: None, epochs=epochs, initial_epoch=initial_epoch, steps_per_epoch=steps_per_epoch
         )
-        options = {"epochs": epochs, "steps_per_epoch": steps_per_epoch, "verbose": verbose}
-        callbacks, train = _introduction.introduce(self, source, callbacks=callbacks, **options)
+        settings: dict[str, Any] = {"epochs": epochs, "steps_per_epoch": steps_per_epoch, "verbose": verbose}
+        callbacks, train = _introduction.introduce(self, source, callbacks=callbacks, **settings)
         if steps_per_epoch is not None:
             train = train.repeat()
         validation: Any = None
@@ -369,8 +349,35 @@ class TrainsTasks(_Mixin):
                 shuffle=False,
                 initial_epoch=initial_epoch,
                 validation_freq=validation_freq,
-                **options,
+                **settings,
             )
+
+    def _given_rows(self, x, sizes, later, validation_split, class_weight, **order):
+        """Returns what each task trains on, a dict of `_Start`, and the rows that are split off."""
+        class_weights: Any = {} if class_weight is None else class_weight
+        self._check_names("class_weight", class_weights)
+        starts, held_out = {}, {}
+        for name, task in self._tasks.items():
+            argument = f"x[{name!r}]"
+            gate, form, found = self._read("x", name, x[name])
+            if validation_split:
+                if form != "rows":
+                    raise _check.invalid("validation_split", "0 for data that are not rows in memory", validation_split)
+                found, rest = gate.split(found, validation_split)
+                held_out[name] = self._rows_of("x", name, gate, "rows", rest, size=later[name])
+            weights = gate.class_weights(class_weights[name], found) if name in class_weights else None
+            options = {} if form == "batches" else task._batch_options(**order)
+            batches = gate.batches(form, found, sizes[name] or 32, **options)
+            rows = data.TaskRows(argument, batches, gate, weights)
+            starts[name] = _Start(gate, batches, weights, rows, argument)
+        return starts, held_out
+
+    def _start_heads(self, starts):
+        is_auto = isinstance(_training.subset_of(self.optimizer), optimizers.Auto)
+        for name, start in starts.items():
+            again = functools.partial(start.gate.again, start.batches)
+            options = {"is_auto": is_auto, "class_weight": start.class_weight, "argument": start.argument}
+            _recipe.start_head(self._tasks[name], start.batches, again, **options)
 
     def _mixing(self, mixing, temperature):
         _check.number("temperature", temperature, minimum=1.0)
@@ -420,10 +427,10 @@ class TrainsTasks(_Mixin):
             raise _check.invalid(where, "rows or batches", "arrays of ids", remedy)
         return gate, form, found
 
-    def _rows_of(self, argument, name, gate, form, found, batch_size):
+    def _rows_of(self, argument, name, gate, form, found, *, size):
         """The batches to evaluate a task on."""
         options = {} if form == "batches" else self._tasks[name]._batch_options(shuffle=False, bucket=form == "rows")
-        batches = gate.batches(form, found, batch_size or 32, **options)
+        batches = gate.batches(form, found, size or 32, **options)
         return data.TaskRows(f"{argument}[{name!r}]", batches, gate, count=False)
 
     def _build_metrics(self, rows):
@@ -434,7 +441,7 @@ class TrainsTasks(_Mixin):
         self,
         x: Any = None,
         y: Any = None,
-        batch_size: int | Mapping[str, int] | None = None,  # type: ignore[override]
+        batch_size: int | Mapping[str, int] | None = None,
         verbose: int | str = "auto",
         sample_weight: Any = None,
         steps: int | None = None,
@@ -468,7 +475,7 @@ class TrainsTasks(_Mixin):
                     raise _check.invalid(argument, "None for several tasks", given)
             self._check_names("x", x, some=True)
             sizes = self._sizes("batch_size", batch_size)
-            rows = {name: self._rows_of("x", name, *self._read("x", name, x[name]), sizes[name]) for name in x}
+            rows = {name: self._rows_of("x", name, *self._read("x", name, x[name]), size=sizes[name]) for name in x}
             self._build_metrics(rows)
             x, names = data.in_turn(rows, {name: task.input for name, task in self._tasks.items()}), tuple(rows)
         with self._scoring("test_function", names), _quiet_ends(None):

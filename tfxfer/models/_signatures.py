@@ -78,6 +78,10 @@ class DescribesItself(_Mixin):
         """Returns the model that an export holds: this one, or the part of it that is of use after training."""
         return self
 
+    def served_parts(self) -> dict[str, Any]:
+        """Returns the models that an export holds, by name: `served_model()` as `""`, or one for each task."""
+        return {"": self.served_model()}
+
     def tower(self) -> Any:
         """Returns the model that makes one vector of a text, in which layers are frozen: this one, or one within it.
 
