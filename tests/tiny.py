@@ -74,7 +74,9 @@ def outputs(model, texts):
 
 
 def rows(model):
-    """Five rows in the form that a task takes them: texts, pairs of texts, or words."""
+    """Five rows in the form that a task takes them: texts, pairs of texts, or words; of several tasks, for each."""
+    if hasattr(model, "tasks"):
+        return {name: rows(task) for name, task in model.tasks.items()}
     if "words" in model.input_columns():
         return WORD_ROWS[:5]
     return (TEXTS[:5], TEXTS[1:6]) if model.text_form == "separate" else TEXTS[:5]
@@ -82,6 +84,8 @@ def rows(model):
 
 def inputs(model):
     """The tensors that a task makes of `rows`, as numpy."""
+    if hasattr(model, "tasks"):
+        return {name: inputs(task) for name, task in model.tasks.items()}
     return data.Gate(model).encode_batch((rows(model),))
 
 
