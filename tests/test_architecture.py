@@ -43,7 +43,7 @@ ROWS = {
     "freezing": 4,
     "callbacks": 4,
     "search": 4,
-    "export": 4,
+    "export": 4.5,  # it reads adapters as `freezing` wrote them
     "tuning": 5,  # its hypermodels freeze, and train with the callbacks
 }
 
@@ -62,7 +62,7 @@ OPTIONAL = ("keras_tuner", "matplotlib", "pandas", "pyarrow", "tensorboard")
 
 
 # Classes of tasks: what stands above `models` asks a task what it is, and names none.
-TASKS = {"Siamese", "SiameseClassifier", "TextClassifier", "TextEmbedder", "TextRegressor", "TokenTagger"}
+TASKS = {"MultiTask", "Siamese", "SiameseClassifier", "TextClassifier", "TextEmbedder", "TextRegressor", "TokenTagger"}
 
 
 def module_of(path, package=PACKAGE):

@@ -326,9 +326,8 @@ def test_an_export_answers_for_every_task_and_stores_the_weights_once(trained, t
     np.testing.assert_allclose(served["intent_classify"](text=texts)["probabilities"], answers.probabilities, atol=1e-6)
     vectors = model["similarity"].embedder.encode(tiny.TEXTS)
     np.testing.assert_allclose(served["similarity_embed"](text=texts)["embedding"], vectors, atol=1e-6)
-    alone = tx.export.saved_model(model["intent"], tmp_path / "alone")
-    sizes = [pathlib.Path(each, "variables", "variables.data-00000-of-00001").stat().st_size for each in (path, alone)]
-    assert sizes[0] < sizes[1] + 4 * model.backbone.count_params() / 2
+    size = pathlib.Path(path, "variables", "variables.data-00000-of-00001").stat().st_size
+    assert 4 * model.backbone.count_params() < size < 2 * 4 * model.backbone.count_params()
     assert pathlib.Path(path, "assets", "labels_intent.txt").read_text().split() == LABELS
     assert tx.export.describe(path)["tasks"]["intent"]["labels"] == LABELS
 
@@ -407,7 +406,11 @@ def test_groups_thaw_and_half_precision_trains_with_projected_gradients(tmp_path
     }
     model = tx.models.MultiTask(made)
     model.compile(conflicts="pcgrad")
-    assert model.optimizer.dynamic if dtype == "mixed_float16" else model.optimizer.group_multipliers["head"] == 10.0
+    assert (
+        model.optimizer.dynamic_growth_steps
+        if dtype == "mixed_float16"
+        else model.optimizer.group_multipliers["head"] == 10.0
+    )
     before = {id(weight): weight.numpy() for weight in model.trainable_weights}
     rows = {"intent": ROWS["intent"], "entities": (tiny.WORD_ROWS, tiny.TAG_ROWS)}
     thawing = tx.callbacks.GradualUnfreezing()

@@ -167,7 +167,7 @@ class _Together:
         self.steps = max(source.steps for source in self._sources)
 
     def epoch(self, epoch, skip=0):
-        """Returns the batches of an epoch but for the first `skip`; small data sets begin anew."""
+        """Returns the batches of an epoch but for the first `skip`; small data sets start over."""
         skip = tf.cast(skip, tf.int64)
         parts = tuple(passes_of(source, -(-self.steps // source.steps), epoch, skip) for source in self._sources)
 

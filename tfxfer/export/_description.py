@@ -62,6 +62,7 @@ def describe(folder: str | os.PathLike[str]) -> dict[str, Any]:
         | `signatures` | name to `api`, `purpose`, `inputs` and `outputs`, these by name to `dtype` and `shape` |
         | `labels`, `multi_label` | the class names in the order of the model's outputs; `None` without classes |
         | `tasks` | of a `MultiTask` only: name to `class`, `labels` and `multi_label` |
+        | `adapters` | with sets of adapters only: their names |
         | `prompts`, `default_prompt_name` | of an embedder |
         | `index` | `texts`, `precision`, `similarity` and `max_k` of an index shipped inside |
         | `pairs` | whether the model itself takes two texts |
@@ -95,7 +96,7 @@ def describe(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return {"version": number, "path": str(folder), **found}
 
 
-def of_model(model, signatures, *, pairs, index, weights_dtype, metadata):
+def of_model(model, signatures, *, pairs, index, weights_dtype, metadata, adapters=None):
     """Returns the description of a model: what `describe` returns, but for the version."""
     embedder = model.tower()
     return {
@@ -104,6 +105,7 @@ def of_model(model, signatures, *, pairs, index, weights_dtype, metadata):
         "signatures": {name: _of_signature(signature) for name, signature in signatures.items()},
         "labels": _signatures.labels_of(model),
         **_tasks(model),
+        **({} if adapters is None else {"adapters": list(adapters)}),
         "multi_label": getattr(model, "multi_label", None),
         "prompts": getattr(embedder, "prompts", None),
         "default_prompt_name": getattr(embedder, "default_prompt_name", None),

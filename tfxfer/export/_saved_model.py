@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from tfxfer import _check, _disk, _texts, models
-from tfxfer.export import _description, _folder, _index, _readme, _signatures, _warmup, _weights
+from tfxfer.export import _adapters, _description, _folder, _index, _readme, _signatures, _warmup, _weights
 
 _METHODS = {"classify": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
 # What is being written; TF Serving ignores folders whose names are not numbers.
@@ -38,6 +38,7 @@ def saved_model(
     version: int | None = None,
     *,
     pairs: bool | Sequence[str] = False,
+    adapters: Mapping[str, str | os.PathLike[str]] | None = None,
     index: Any = None,
     max_k: int = 10,
     weights_dtype: Literal["bfloat16", "int8"] | None = None,
@@ -94,6 +95,11 @@ def saved_model(
         version: int. Defaults to the next number, 1 in an empty folder.
         pairs: bool. Whether a `TextClassifier` or `TextRegressor` was trained on two texts a row (a cross-encoder). Of
             a `MultiTask`, the names of the tasks that were.
+        adapters: dict of name to a file by `freezing.save_adapters`, or a PEFT folder: sets of low-rank adapters on the
+            one backbone, with the heads that the files hold. `embed`, `classify` and `regress` then take a second
+            input, `adapter`, string `(batch,)`: the set of each row, or `""` for the model as it is. A row is computed
+            as the model with these adapters alone would. Other signatures are left out. For embedders, classifiers and
+            regressors without adapters of their own.
         index: what `search` looks into: a `search.SemanticIndex` (`float32`, or `int8` with a cosine), the folder of a
             saved one, or a dict of `texts`, and perhaps `ids` (ints or strings), `embeddings` and `similarity`. The
             search is exact; its cost grows with the number of texts.
@@ -131,6 +137,10 @@ def saved_model(
     """
     folder = _disk.local_path("folder", folder, kind="folder")
     pairs = check_model(model, pairs, index)
+    if adapters is not None:
+        for argument, given in (("index", index), ("weights_dtype", weights_dtype)):
+            if given is not None:
+                raise _check.invalid(argument, "None with `adapters`", given)
     if weights_dtype is not None:
         _check.one_of("weights_dtype", weights_dtype, _weights.DTYPES)
         if model.backbone.quantization is not None:
@@ -139,6 +149,7 @@ def saved_model(
     _check.integer("max_batch_size", max_batch_size, optional=True)
     _check.integer("keep", keep, optional=True)
     rows = example_rows(examples, pairs and len(model.served_parts()) == 1)
+    sets = None if adapters is None else _adapters.Adapters(model, adapters)
     metadata = _description.plain("metadata", _check.instance("metadata", metadata or {}, dict, "a dict"))
     folder.mkdir(parents=True, exist_ok=True)
     version = _free_version(folder, version)
@@ -148,9 +159,9 @@ def saved_model(
     _disk.remove_parts(folder, _TEMPORARY, age=_DAY)
     # Beside the versions, on the same disk, so that the rename is atomic.
     with _disk.temporary_folder(_disk.part(folder, _TEMPORARY)) as temporary:
-        signatures = _write(model, temporary, index, weights_dtype, pairs)
+        signatures = _write(model, temporary, index, weights_dtype, pairs, sets)
         details = {"pairs": pairs, "index": index, "weights_dtype": weights_dtype, "metadata": metadata}
-        description = _description.of_model(model, signatures, **details)
+        description = _description.of_model(model, signatures, adapters=adapters, **details)
         _write_extra(temporary, signatures, description, rows, batch_size)
         shown = sorted(rows, key=lambda row: len("".join(row)))[:2]
         asked = {name: s for name, s in signatures.items() if name != _signatures.DEFAULT and s.api == "predict"}
@@ -228,7 +239,7 @@ def _free_version(folder, version):
     return version
 
 
-def _write(model, path, index, weights_dtype, pairs):
+def _write(model, path, index, weights_dtype, pairs, sets):
     """Writes graph and variables; returns the signatures."""
     with tempfile.TemporaryDirectory() as scratch:
         labels_files = []
@@ -239,7 +250,7 @@ def _write(model, path, index, weights_dtype, pairs):
                 lines = [" ".join(str(label).splitlines()) for label in labels]
                 file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
                 labels_files.append(file)
-        served = _signatures.Served(model, weights_dtype, index, labels_files)
+        served = _signatures.Served(model, weights_dtype, index, labels_files, sets)
         found = served.signatures(pairs)
         own = next(iter(found.values()))
         found = {_signatures.DEFAULT: own, **found}

@@ -96,6 +96,9 @@ class ProjectsConflicts(keras.layers.Layer):
     of them share do not simply add up: see `projected`. So it needs no training step of its own, on any backend.
     Gradients of what one task alone has stay as they are.
 
+    On TensorFlow each trace of such a step leaves an entry in the registry of gradients, which holds the step's graph
+    as long as the process lives; see `optimizers.TrainsAlone`. There is no public way to take it out.
+
     Args:
         tasks: dict of name to model.
         **kwargs: as `keras.layers.Layer` has them.

@@ -25,6 +25,8 @@ class MultiTask(TrainsTasks, TextTask):
     and `"head"`, which holds the heads of all tasks. Freezing, gradual unfreezing, rates by group, adapters, mixed
     precision and `callbacks.Resume` work as on one task.
 
+    Copy it by `copy.deepcopy`; `keras.models.clone_model` would give each task a backbone of its own.
+
     A task trains by the loss and metrics that it was compiled with; `compile` here gives it others. What is logged:
 
     | log | value |
@@ -212,6 +214,12 @@ class MultiTask(TrainsTasks, TextTask):
         return xs, ys or None
 
     # === Export and saving ===
+
+    def get_state_tree(self, value_format: str = "backend_tensor") -> NoReturn:
+        """Refuses: the tree goes by the names of variables, which tasks have in common."""
+        raise NotImplementedError(
+            "Heads of several tasks have variables of one name: use `get_weights`, or `multi[name]`."
+        )
 
     def served_parts(self) -> dict[str, Any]:
         """Returns what an export holds of each task, by name."""

@@ -151,8 +151,8 @@ class TrainsTasks(_Mixin):
                 below.
             metrics: dict of task to metrics, as `loss`.
             conflicts: `"pcgrad"` takes the part out of each task's gradient that conflicts with another task's, in the
-                weights that they share (Yu et al., 2020). Each step then has a batch of every task. By default
-                gradients add up.
+                weights that they share (Yu et al., 2020). Each step then has a batch of every task, and holds the
+                gradients of all of them at the same time. By default gradients add up.
             **kwargs: as `keras.Model.compile` has them: `jit_compile`, `run_eagerly`, `steps_per_execution`.
 
         With `loss_weights="uncertainty"` the loss of a step is the sum over its tasks of
@@ -263,19 +263,19 @@ class TrainsTasks(_Mixin):
         | `mixing` | a step | an epoch, for data sets of n_1, ..., n_k batches, n in all |
         |---|---|---|
         | `"size"` | a batch of one task | all batches of all tasks, in random order |
-        | `"temperature"` | a batch of one task | n batches in random order, of each task about n_i ** (1 / temperature) to n_j ** (1 / temperature); a small data set begins anew, a large one gives a part |
+        | `"temperature"` | a batch of one task | n batches in random order, of each task about n_i ** (1 / temperature) to n_j ** (1 / temperature); a small data set starts over, a large one gives a part |
         | `"round_robin"` | a batch of one task | n batches, by turns, as many of each task |
-        | `"together"` | a batch of each task | max(n_i) steps; small data sets begin anew |
+        | `"together"` | a batch of each task | max(n_i) steps; small data sets start over |
 
-        A higher temperature brings small data sets up, as T5's mixing does (there by examples, and with a limit); 1 is
-        `"size"`. A step is a step of one optimizer on all weights that train. What the tasks without rows in it have to
-        themselves has a gradient of zero there.
+        A higher temperature gives small data sets a larger share, as in T5, which counts examples and has a limit; 1 is
+        `"size"`. Each step is one of the one optimizer, on all weights that train. Weights that only tasks without rows
+        use have a gradient of zero in that step.
 
         Args:
             x: dict of every task to its data: a tuple (x, y) or (x, y, sample_weight), or any other form that the
                 task's own `fit` takes and whose number of batches is known: what `data.labelled` and its neighbours
                 give, `data.Batches`, a `tf.data.Dataset`.
-            y: `None`: targets stand with the data of their task.
+            y: `None`: targets come with the data of their task.
             batch_size: int, or a dict of task to int, for rows. Defaults to 32.
             epochs: int, or `"auto"`, as `TextTask.fit` has it.
             verbose: as `keras.Model.fit` has it.
@@ -284,7 +284,7 @@ class TrainsTasks(_Mixin):
             validation_data: dict of task to data, as `x`; tasks may be left out.
             shuffle: bool, for rows.
             class_weight: dict of task to class weights, as the task's own `fit` takes them.
-            sample_weight: `None`: weights stand with the data of their task.
+            sample_weight: `None`: weights come with the data of their task.
             initial_epoch: int. The epoch to start at.
             steps_per_epoch: int. Steps in an epoch; the next epoch continues where the last one stopped.
             validation_steps: `None`: all rows are looked at.
@@ -453,10 +453,10 @@ class TrainsTasks(_Mixin):
 
         Args:
             x: dict of task to data, as `fit` takes them; tasks may be left out.
-            y: `None`: targets stand with the data of their task.
+            y: `None`: targets come with the data of their task.
             batch_size: int, or a dict of task to int, for rows. Defaults to 32.
             verbose: as `keras.Model.evaluate` has it.
-            sample_weight: `None`: weights stand with the data of their task.
+            sample_weight: `None`: weights come with the data of their task.
             steps: `None`: all rows are looked at.
             callbacks: list of Keras callbacks.
             return_dict: bool. `False` gives a list of the values, as Keras has it.
@@ -495,7 +495,7 @@ class TrainsTasks(_Mixin):
 
     @contextlib.contextmanager
     def _scoring(self, function, names):
-        """Within, what is logged is that of some tasks: a part of the step, which is traced anew for others."""
+        """Within, what is logged is that of some tasks: a part of the step, which is traced again for others."""
         if (function, names) not in self._made_for:
             setattr(self, function, None)
             self._made_for = (*(each for each in self._made_for if each[0] != function), (function, names))
