@@ -190,7 +190,7 @@ def test_an_optional_part_is_imported_where_it_is_used_only(path):
         ("losses.py", "from . import metrics", "imports metrics (row 1) into row 1"),
         ("losses.py", "from .metrics import Spearman", "imports metrics (row 1) into row 1"),
         ("data/_readers.py", "from ..models import TextEmbedder", "imports models (row 3) into row 1"),
-        ("data/_readers.py", "from .. import export", "imports export (row 4) into row 1"),
+        ("data/_readers.py", "from .. import export", "imports export (row 4.5) into row 1"),
         ("models/__init__.py", "from .._helpers import x", "no module of the table"),
         ("losses.py", "def f():\n    import tensorflow as tf", "imports tensorflow"),
         ("layers.py", "from tensorflow.keras import layers", "imports tensorflow"),

@@ -14,7 +14,8 @@ import test_contracts
 import tiny
 
 import tfxfer as tx
-from tfxfer.models import _balance
+from tfxfer.data._task_batches import task_order  # the shares alone: a training shows them no more exactly
+from tfxfer.models import _balance  # the projection alone: a step shows two tasks, and one order
 
 SCORES = np.linspace(-1.0, 2.0, 8).astype("float32")
 ROWS = {"intent": (tiny.TEXTS, tiny.LABELS), "quality": (tiny.TEXTS, SCORES)}
@@ -178,13 +179,13 @@ def test_an_epoch_has_as_many_batches_of_each_task_as_the_mixing_says():
     steps = [3, 40, 7]
     total = sum(steps)
     for mixing, temperature in (("size", 2.0), ("temperature", 1.0), ("temperature", 4.0), ("round_robin", 2.0)):
-        order = tx.data._task_batches.task_order(steps, mixing, temperature)
+        order = task_order(steps, mixing, temperature)
         counts = np.bincount(order, minlength=3)
         power = {"size": 1.0, "temperature": 1 / temperature, "round_robin": 0.0}[mixing]
         exact = total * np.array(steps) ** power / np.sum(np.array(steps) ** power)
         assert counts.sum() == total and np.abs(counts - exact).max() < 1.0
     assert order[:4].tolist() == [0, 1, 2, 0]
-    assert np.bincount(tx.data._task_batches.task_order([1, 1000], "temperature", 1.0)).tolist() == [1, 1000]
+    assert np.bincount(task_order([1, 1000], "temperature", 1.0)).tolist() == [1, 1000]
 
 
 @pytest.mark.parametrize("mixing", tx.data.MIXINGS)
