@@ -258,7 +258,32 @@ MODELS = {
         pooling=("cls", "max"),
         trainable=["block_0", "head"],
     ),
+    tx.models.MultiTask: lambda folder, dtype=None: several_tasks(folder, dtype),
 }
+
+
+def several_tasks(folder, dtype):
+    """Two tasks on one backbone, one of them around an embedder."""
+    embedder = tiny.embedder(folder, dtype, dense=[{"units": 5, "activation": "tanh"}])
+    parts = (embedder.backbone, embedder.preprocessor)
+    classifier = tx.models.TextClassifier(*parts, labels=["card", "loan", "other"], head="mlp")
+    tasks = {"intent": classifier, "similarity": tx.models.Siamese(embedder)}
+    return tx.models.MultiTask(tasks, trainable=["block_0", "head"])
+
+
+def arrays(outputs):
+    """What a model gives, as a list of arrays: one, or one for each task."""
+    return [ops.convert_to_numpy(each) for each in keras.tree.flatten(outputs)]
+
+
+def assert_equal(found, expected, **tolerance):
+    for one, other in zip(arrays(found), arrays(expected), strict=True):
+        np.testing.assert_allclose(one, other, **{"rtol": 0, "atol": 0, **tolerance})
+
+
+def of_rows(x, take):
+    """Inputs of which `take` takes rows."""
+    return keras.tree.map_structure(lambda value: value[take], x)
 
 
 def public_classes(module, base):
@@ -441,7 +466,7 @@ def test_model_saves_and_loads_with_vocabulary_flags_and_numbers(make, tmp_path)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     x = tiny.inputs(model)
-    np.testing.assert_array_equal(ops.convert_to_numpy(again(x)), ops.convert_to_numpy(model(x)))
+    assert_equal(again(x), model(x))
     assert [w.trainable for w in again.weights] == [w.trainable for w in model.weights]
     assert again.preprocessor.tokenizer.vocabulary == model.preprocessor.tokenizer.vocabulary
 
@@ -460,15 +485,17 @@ def test_models_are_loaded_by_a_fresh_process(tmp_path):
     for cls, make in MODELS.items():
         model = make(tmp_path)
         model.save(tmp_path / f"{cls.__name__}.keras")
-        np.save(tmp_path / f"{cls.__name__}.npy", ops.convert_to_numpy(model(tiny.inputs(model))))
+        np.savez(tmp_path / f"{cls.__name__}.npz", *arrays(model(tiny.inputs(model))))
     run_afresh(f"""
         import pathlib, keras, numpy as np, tfxfer, tiny
         paths = sorted(pathlib.Path({str(tmp_path)!r}).glob("*.keras"))
         assert len(paths) == {len(MODELS)}
         for path in paths:
             model = keras.saving.load_model(path)
-            outputs = keras.ops.convert_to_numpy(model(tiny.inputs(model)))
-            np.testing.assert_allclose(outputs, np.load(path.with_suffix(".npy")), atol=1e-6)
+            with np.load(path.with_suffix(".npz")) as expected:
+                for k, outputs in enumerate(keras.tree.flatten(model(tiny.inputs(model)))):
+                    found = keras.ops.convert_to_numpy(outputs)
+                    np.testing.assert_allclose(found, expected["arr_" + str(k)], atol=1e-6)
     """)
 
 
@@ -477,18 +504,24 @@ def test_model_gives_the_same_eagerly_compiled_and_in_predict(make):
 
     model = make()
     x = tiny.inputs(model)
-    eager = ops.convert_to_numpy(model(x))
-    np.testing.assert_allclose(tf.function(model)(x).numpy(), eager, rtol=1e-5, atol=1e-6)
+    eager = model(x)
+    assert_equal(tf.function(model)(x), eager, rtol=1e-5, atol=1e-6)
     for given in (x, tiny.rows(model)):
         found = model.predict(given, batch_size=2, verbose=0)
-        assert len(found) == len(eager)
-        for row, expected in zip(found, eager, strict=True):  # of words, as many as a row has
-            np.testing.assert_allclose(row, expected[: len(row)], rtol=1e-5, atol=1e-6)
+        found = list(found.values()) if isinstance(found, dict) else [found]
+        for rows, expected in zip(found, arrays(eager), strict=True):
+            assert len(rows) == len(expected)
+            for row, one in zip(rows, expected, strict=True):  # of words, as many as a row has
+                np.testing.assert_allclose(row, one[: len(row)], rtol=1e-5, atol=1e-6)
 
 
 def test_padding_changes_nothing(make):
     model = make()
-    x = tiny.inputs(model)
+    for part in getattr(model, "tasks", {"": model}).values():
+        check_padding(part, tiny.inputs(part))
+
+
+def check_padding(model, x):
     expected = ops.convert_to_numpy(model(x))
     for left, right in ((0, 9), (3, 0)):
         padded = dict(x)
@@ -511,9 +544,7 @@ def test_order_of_the_batch_changes_nothing(make):
     model = make()
     x = tiny.inputs(model)
     order = np.array([3, 0, 4, 2, 1])
-    expected = ops.convert_to_numpy(model(x))[order]
-    shuffled = ops.convert_to_numpy(model({name: value[order] for name, value in x.items()}))
-    np.testing.assert_allclose(shuffled, expected, atol=1e-6)
+    assert_equal(model(of_rows(x, order)), [each[order] for each in arrays(model(x))], atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
@@ -521,10 +552,9 @@ def test_mixed_precision_gives_float32_near_the_exact_numbers(make, dtype):
     model, mixed = make(), make(dtype)
     mixed.set_weights(model.get_weights())
     x = tiny.inputs(model)
-    outputs = mixed(x)
-    assert keras.backend.standardize_dtype(outputs.dtype) == "float32"
-    exact = ops.convert_to_numpy(model(x))
-    assert np.abs(ops.convert_to_numpy(outputs) - exact).max() < 0.1 * max(np.abs(exact).max(), 1.0)
+    for outputs, exact in zip(keras.tree.flatten(mixed(x)), arrays(model(x)), strict=True):
+        assert keras.backend.standardize_dtype(outputs.dtype) == "float32"
+        assert np.abs(ops.convert_to_numpy(outputs) - exact).max() < 0.1 * max(np.abs(exact).max(), 1.0)
 
 
 def test_one_training_step_moves_what_is_trainable_and_nothing_else(make):
@@ -533,11 +563,16 @@ def test_one_training_step_moves_what_is_trainable_and_nothing_else(make):
     loss = lambda y, y_pred: ops.mean(ops.square(y_pred - 3.0))  # noqa: E731
     # What follows what is no part of a CRF's outputs: its own loss reads it.
     loss = "auto" if getattr(model, "crf", None) is not None else loss
-    model.compile(keras.optimizers.SGD(0.1), loss=loss, metrics=[])
+    y: dict = {}
+    if hasattr(model, "tasks"):
+        model.compile(keras.optimizers.SGD(0.1), loss=dict.fromkeys(model.tasks, loss))
+        y = {"intent": np.zeros(5, "int32"), "similarity": np.zeros((5, 2, 5), "float32")}
+    else:
+        model.compile(keras.optimizers.SGD(0.1), loss=loss, metrics=[])
+        shape = (5,) if hasattr(model, "labels") else model.compute_output_shape({k: v.shape for k, v in x.items()})
     trainable = [w.trainable for w in model.weights]
     before = [w.numpy() for w in model.weights]
-    shape = (5,) if hasattr(model, "labels") else model.compute_output_shape({k: v.shape for k, v in x.items()})
-    model.train_on_batch(x, tiny.TAG_ROWS[:5] if hasattr(model, "tags") else np.zeros(shape, "int32"))
+    model.train_on_batch(x, y or (tiny.TAG_ROWS[:5] if hasattr(model, "tags") else np.zeros(shape, "int32")))
     for weight, old, trains in zip(model.weights, before, trainable, strict=True):
         assert np.isfinite(weight.numpy()).all()
         if not trains:

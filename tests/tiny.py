@@ -81,7 +81,9 @@ MASKED = ["Where is my [MASK]?", "The [MASK] was [MASK]", "How much is a [MASK]?
 
 
 def rows(model):
-    """Five rows in the form that a task takes them: texts, pairs of texts, or words."""
+    """Five rows in the form that a task takes them: texts, pairs of texts, or words; of several tasks, for each."""
+    if hasattr(model, "tasks"):
+        return {name: rows(task) for name, task in model.tasks.items()}
     if "mask_positions" in model.input:
         return MASKED
     if "words" in model.input_columns():
@@ -93,6 +95,8 @@ def rows(model):
 
 def inputs(model):
     """The tensors that a task makes of `rows`, as numpy."""
+    if hasattr(model, "tasks"):
+        return {name: inputs(task) for name, task in model.tasks.items()}
     return data.Gate(model, asks=True).encode_batch((rows(model),))
 
 

@@ -34,13 +34,15 @@ class TracesOnce(_Mixin):
         found = make(force)
         made = getattr(self, name)
         is_new = keras.config.backend() == "tensorflow" and made is not None and made is not before
-        if is_new and not _is_distributed(self):
+        if is_new and not is_distributed(self):
             setattr(self, name, _Step(self, made, name))
         return found
 
 
-def _is_distributed(model):
+def is_distributed(model: Any) -> bool:
     """Whether a model trains under a strategy, or was made under one and trains outside its scope."""
+    if keras.config.backend() != "tensorflow":
+        return False
     return tf.distribute.has_strategy() or model.distribute_strategy is not tf.distribute.get_strategy()
 
 
@@ -67,16 +69,103 @@ class _Step:
         return found
 
     def _build(self, batches):
-        optimizer, metrics = self._model.optimizer, self._model._compile_metrics
-        if self._name == "train_function" and optimizer is not None and not optimizer.built:
-            weights = self._model.trainable_weights
-            if weights:  # with none there is no step
-                with keras.name_scope(optimizer.name, caller=optimizer):
-                    optimizer.build(weights)
-        if metrics is not None and not metrics.built:
-            shapes = _shapes(self._model, batches)
-            if shapes is not None:
-                metrics.build(*shapes)
+        if self._name == "train_function":
+            _build_optimizer(self._model)
+        spec = getattr(batches, "element_spec", None)
+        if isinstance(spec, tuple) and 2 <= len(spec) <= 3:
+            build_metrics(self._model, spec[1])
+
+
+class StepByParts:
+    """A step of a model of several parts, of which only those with rows in a batch take part: each set is traced once.
+
+    TensorFlow's datasets have one structure for all batches. A part that does not take part has zero rows, which the
+    step sees in the static shape, and leaves out: the graph of a step holds the parts that it computes, nothing else.
+
+    Args:
+        model: `keras.Model` whose batches are ({part: inputs}, {part: targets}), perhaps with weights.
+        step: function of a batch: `model.train_step` or `model.test_step`.
+        trains: bool. Whether the step needs the optimizer.
+    """
+
+    def __init__(self, model: Any, step: Any, trains: bool) -> None:
+        self._model = model
+        self._step = step
+        self._trains = trains
+        self._functions: dict[Any, Any] = {}
+
+    def __call__(self, batches: Any) -> Any:
+        """Makes the steps of one execution on what an iterator gives; raises `StopIteration` where it has no more."""
+        outputs = None
+        for _ in range(self._model.steps_per_execution):
+            try:
+                batch = next(batches)
+            except StopIteration:
+                if outputs is None:
+                    raise
+                break
+            outputs = self._run(batch, getattr(batches, "element_spec", None))
+        return outputs
+
+    def _run(self, batch, spec):
+        present = {part for part, x in batch[0].items() if keras.tree.flatten(x)[0].shape[0] != 0}
+        key = (*sorted(present), str(spec))
+        function = self._functions.get(key)
+        if function is not None:
+            return function(batch)
+        if self._trains:
+            _build_optimizer(self._model)
+        options: dict[str, Any] = {
+            "jit_compile": bool(self._model.jit_compile),
+            "autograph": False,
+            "reduce_retracing": True,
+        }
+        if spec is not None:
+            options["input_signature"] = [_with_rows(batch, spec, present)]
+        function = self._functions[key] = tf.function(lambda batch: self._step(batch), **options)
+        with _first_trace():
+            return function(batch)
+
+
+def _with_rows(batch, spec, present):
+    """The spec of batches in which some parts have rows; that of the others says that they have none."""
+    found = []
+    for values, specs in zip(batch, spec, strict=True):
+        found.append(
+            {
+                part: specs[part]
+                if part in present
+                else keras.tree.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), values[part])
+                for part in specs
+            }
+        )
+    return tuple(found)
+
+
+def _build_optimizer(model):
+    optimizer = model.optimizer
+    if optimizer is None or optimizer.built:
+        return
+    weights = model.trainable_weights
+    if weights:  # with none there is no step
+        with keras.name_scope(optimizer.name, caller=optimizer):
+            optimizer.build(weights)
+
+
+def build_metrics(model: Any, targets: Any) -> None:
+    """Makes the variables of a model's metrics, outside of any step.
+
+    Args:
+        model: compiled `keras.Model`.
+        targets: the targets of a batch, or what has their shapes and dtypes. Others than these, `None` for one, make
+            nothing.
+    """
+    metrics = model._compile_metrics
+    if metrics is None or metrics.built:
+        return
+    shapes = _shapes(model, targets)
+    if shapes is not None:
+        metrics.build(*shapes)
 
 
 @contextlib.contextmanager
@@ -98,13 +187,12 @@ def _is_no_retrace(record):
     return "triggered tf.function retracing" not in record.getMessage()
 
 
-def _shapes(model, batches):
+def _shapes(model, targets):
     """Returns targets and outputs of a batch by their shapes; `None` where they cannot be known before the step."""
-    spec = getattr(batches, "element_spec", None)
-    if not isinstance(spec, tuple) or not 2 <= len(spec) <= 3 or spec[1] is None:
+    if targets is None:
         return None
     try:
-        return keras.tree.map_structure(lambda each: keras.KerasTensor(tuple(each.shape), each.dtype.name), spec[1]), (
+        return keras.tree.map_structure(lambda each: keras.KerasTensor(tuple(each.shape), each.dtype.name), targets), (
             model.output
         )
     except (AttributeError, ValueError):  # of another kind, or of unknown rank

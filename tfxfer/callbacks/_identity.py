@@ -14,11 +14,10 @@ def identity(model, batches, params, digest):
     optimizer = model.optimizer
     if type(optimizer) is optimizers.Subset:  # `fit` wraps where a part trains
         optimizer = optimizer.inner_optimizer
-    labels = getattr(getattr(model, "full_model", model), "labels", None)
     return {
         "class of the model": type(model).__name__,
         "variables of the model": [signature(variable) for variable in model.variables],
-        "labels": None if labels is None else list(labels),
+        "labels": _labels(model),
         "dtype policies": sorted({layer.dtype_policy.name for layer in layers_within(model)}),
         "loss": _loss(model),
         "optimizer": type(optimizer).__name__,
@@ -30,8 +29,20 @@ def identity(model, batches, params, digest):
     }
 
 
+def _labels(model):
+    """The labels of a model; of one for several tasks, those of each."""
+    labels = getattr(getattr(model, "full_model", model), "labels", None)
+    if labels is None and hasattr(model, "tasks"):
+        return {name: _labels(task) for name, task in model.tasks.items()}
+    return None if labels is None else list(labels)
+
+
 def _loss(model):
     """The loss of a model and its weights, as far as they can be written down."""
+    tasks = getattr(model, "tasks", {})
+    if tasks:
+        weights = {name: model.compile_arguments[name] for name in ("loss_weights", "conflicts")}
+        return {**{name: _loss(task) for name, task in tasks.items()}, "weights": _settings(weights)}
     arguments = getattr(getattr(model, "full_model", model), "compile_arguments", None) or {"loss": model.loss}
     serialized = []
     for name in ("loss", "loss_weights"):

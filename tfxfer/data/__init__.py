@@ -64,9 +64,11 @@ from tfxfer.data._read import read
 from tfxfer.data._rows import Rows
 from tfxfer.data._tabular import tabular_columns
 from tfxfer.data._tagged import convert_tags, tag_names, tagged
+from tfxfer.data._task_batches import MIXINGS, TaskRows, in_turn, no_rows, task_batches
 from tfxfer.data._word_runner import WordRunner, WordScores, padded
 
 __all__ = [
+    "MIXINGS",
     "Batches",
     "CategoryColumn",
     "Column",
@@ -80,6 +82,7 @@ __all__ = [
     "Rows",
     "Runner",
     "TagsColumn",
+    "TaskRows",
     "TextColumn",
     "TextListColumn",
     "ValuesColumn",
@@ -93,9 +96,11 @@ __all__ = [
     "embeddings",
     "examples",
     "forward",
+    "in_turn",
     "labelled",
     "labels",
     "mix",
+    "no_rows",
     "pack_columns",
     "padded",
     "pairs",
@@ -108,6 +113,7 @@ __all__ = [
     "tabular_columns",
     "tag_names",
     "tagged",
+    "task_batches",
     "triplets",
     "triplets_from_labels",
     "with_prefix",

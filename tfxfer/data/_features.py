@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfxfer import _check
 from tfxfer.data._batches import Batches
 from tfxfer.data._columns import Column
-from tfxfer.data._mix import _Mixed
+from tfxfer.data._mix import Mixed
 from tfxfer.data._sources import CHUNK, Kept, _cut
 
 # Places that go through a model at a time: large enough for its matrix products, small enough to stay in the cache.
@@ -96,7 +96,7 @@ def kept_sources(batches):
     if not isinstance(batches, Batches):
         raise _check.invalid("batches", "`data.Batches`, as `data.batches` makes them", batches)
     source = batches._source
-    sources = source._sources if isinstance(source, _Mixed) else [source]
+    sources = source._sources if isinstance(source, Mixed) else [source]
     for each in sources:
         if getattr(each, "augmenter", None) is not None:
             remedy = (
@@ -135,7 +135,7 @@ def with_features(batches, sequences, features, encode=None):
 
 
 def _replaced(source, made):
-    if not isinstance(source, _Mixed):
+    if not isinstance(source, Mixed):
         return made[0]
     mixed = copy.copy(source)
     mixed._sources = made

@@ -74,7 +74,7 @@ def mix(
     stop = _check.one_of("stop", "all" if stop is None else stop, _STOPS)
     if not isinstance(datasets, (list, tuple)) or len(datasets) < 2:
         raise _check.invalid("datasets", "a list of two or more datasets of batches", datasets)
-    sources = [_source(k, dataset) for k, dataset in enumerate(datasets)]
+    sources = [source_of(f"datasets[{k}]", dataset) for k, dataset in enumerate(datasets)]
     for k, dataset in enumerate(datasets):
         if dataset.element_spec != datasets[0].element_spec:
             expected = f"batches of one structure, as those of datasets[0]: {datasets[0].element_spec}"
@@ -87,18 +87,26 @@ def mix(
             remedy = "Give the same `labels` to each `data.labelled`."
             raise _check.invalid(f"datasets[{k}]", f"batches with the labels of datasets[0]: {labels[0]}", each, remedy)
     seed = int(np.random.randint(2**31) if seed is None else seed)
-    mixed = _Mixed(sources, seed, shuffle=strategy == "proportional", stop=stop)
+    order = turns([source.steps for source in sources], stop)
+    mixed = Mixed(sources, seed, order, shuffle=strategy == "proportional")
     return Batches(mixed, prefetch, targets=targets[0])
 
 
-class _Mixed:
-    """Sources by turns or at random."""
+class Mixed:
+    """Sources by turns or at random.
 
-    def __init__(self, sources, seed, *, shuffle, stop):
+    Args:
+        sources: list of what gives the batches of an epoch, with a known number of them.
+        seed: int.
+        order: int array. The source of each batch of an epoch.
+        shuffle: bool. Whether each epoch has them in another order.
+    """
+
+    def __init__(self, sources, seed, order, *, shuffle):
         self.seed = seed
         self._sources = sources
         self._shuffle = shuffle
-        self._turns = turns([source.steps for source in sources], stop)
+        self._turns = order
         self.steps = len(self._turns)
         counts = np.bincount(self._turns).tolist()
         self._passes = [-(-count // source.steps) for count, source in zip(counts, sources, strict=True)]
@@ -133,19 +141,7 @@ class _Mixed:
         return order[skip:], np.bincount(order[:skip], minlength=len(self._sources)).astype("int64")
 
     def _part(self, k, epoch, skip):
-        """The batches of one source in an epoch: of one of its own epochs, or of several if it begins anew."""
-        source, passes = self._sources[k], self._passes[k]
-        if passes == 1:
-            return source.epoch(epoch, skip)
-        first = skip // source.steps
-        begun = tf.data.Dataset.range(first, passes)
-
-        @as_it_is
-        def epoch_of(number):
-            left_out = tf.where(number == first, skip % source.steps, tf.constant(0, tf.int64))
-            return source.epoch(epoch * passes + number, left_out)
-
-        return begun.flat_map(epoch_of)
+        return passes_of(self._sources[k], self._passes[k], epoch, skip)
 
 
 class _Augmenters:
@@ -155,7 +151,29 @@ class _Augmenters:
         self.identity = "; ".join("none" if each is None else each.identity for each in augmenters)
 
 
-class _Plain:
+def passes_of(source, passes, epoch, skip):
+    """Returns the batches of a source in an epoch: of one of its own epochs, or of several if it begins anew.
+
+    Args:
+        source: what gives the batches.
+        passes: int. How many of its own epochs there are.
+        epoch: int64 tensor.
+        skip: int64 tensor. How many of the batches are left out.
+    """
+    if passes == 1:
+        return source.epoch(epoch, skip)
+    first = skip // source.steps
+    begun = tf.data.Dataset.range(first, passes)
+
+    @as_it_is
+    def epoch_of(number):
+        left_out = tf.where(number == first, skip % source.steps, tf.constant(0, tf.int64))
+        return source.epoch(epoch * passes + number, left_out)
+
+    return begun.flat_map(epoch_of)
+
+
+class Plain:
     """A dataset of batches that is simply run in each epoch."""
 
     def __init__(self, dataset, steps):
@@ -180,13 +198,13 @@ def turns(steps, stop):
     return order
 
 
-def _source(k, dataset):
-    """What gives the epochs of a dataset, with a known number of batches."""
+def source_of(argument, dataset):
+    """Returns what gives the epochs of a dataset, with a known number of batches; raises where that is not known."""
     if not isinstance(dataset, tf.data.Dataset):
-        raise _check.invalid(f"datasets[{k}]", "a tf.data.Dataset of batches, as `data.batches` makes it", dataset)
+        raise _check.invalid(argument, "a tf.data.Dataset of batches, as `data.batches` makes it", dataset)
     steps = int(dataset.cardinality())
     if steps <= 0:
         remedy = "Take as many batches as wanted: `.take(n)`; or count them: `data.batches(..., cache=True)`."
         expected = "a dataset with a known, finite number of batches"
-        raise _check.invalid(f"datasets[{k}]", expected, f"cardinality {steps}", remedy)
-    return dataset._source if isinstance(dataset, Batches) else _Plain(dataset, steps)
+        raise _check.invalid(argument, expected, f"cardinality {steps}", remedy)
+    return dataset._source if isinstance(dataset, Batches) else Plain(dataset, steps)

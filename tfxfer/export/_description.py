@@ -61,6 +61,8 @@ def describe(folder: str | os.PathLike[str]) -> dict[str, Any]:
         | `class`, `name` | of the model |
         | `signatures` | name to `api`, `purpose`, `inputs` and `outputs`, these by name to `dtype` and `shape` |
         | `labels`, `multi_label` | the class names in the order of the model's outputs; `None` without classes |
+        | `tasks` | of a `MultiTask` only: name to `class`, `labels` and `multi_label` |
+        | `adapters` | with sets of adapters only: their names |
         | `prompts`, `default_prompt_name` | of an embedder |
         | `index` | `texts`, `precision`, `similarity` and `max_k` of an index shipped inside |
         | `pairs` | whether the model itself takes two texts |
@@ -94,7 +96,7 @@ def describe(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return {"version": number, "path": str(folder), **found}
 
 
-def of_model(model, signatures, *, pairs, index, weights_dtype, metadata):
+def of_model(model, signatures, *, pairs, index, weights_dtype, metadata, adapters=None):
     """Returns the description of a model: what `describe` returns, but for the version."""
     embedder = model.tower()
     return {
@@ -102,6 +104,8 @@ def of_model(model, signatures, *, pairs, index, weights_dtype, metadata):
         "name": model.name,
         "signatures": {name: _of_signature(signature) for name, signature in signatures.items()},
         "labels": _signatures.labels_of(model),
+        **_tasks(model),
+        **({} if adapters is None else {"adapters": list(adapters)}),
         "multi_label": getattr(model, "multi_label", None),
         "prompts": getattr(embedder, "prompts", None),
         "default_prompt_name": getattr(embedder, "default_prompt_name", None),
@@ -113,7 +117,7 @@ def of_model(model, signatures, *, pairs, index, weights_dtype, metadata):
             "similarity": index.similarity,
             "max_k": index.max_k,
         },
-        "pairs": pairs,
+        "pairs": bool(pairs),
         "sequence_length": model.preprocessor.sequence_length,
         "text_bytes": _signatures.text_bytes(model),
         "weights": {
@@ -124,6 +128,23 @@ def of_model(model, signatures, *, pairs, index, weights_dtype, metadata):
         "metadata": metadata,
         "versions": {"tfxfer": __version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _tasks(model):
+    """What a model of several tasks says of each."""
+    parts = model.served_parts()
+    if len(parts) == 1:
+        return {}
+    return {
+        "tasks": {
+            name: {
+                "class": type(part).__name__,
+                "labels": _signatures.labels_of(part),
+                "multi_label": getattr(part, "multi_label", None),
+            }
+            for name, part in parts.items()
+        }
     }
 
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfxfer import _check, _disk
+from tfxfer import _check, _disk, models
 from tfxfer.backbones import _unpadding
 from tfxfer.export import _description, _ids_words, _saved_model, _signatures
 
@@ -124,6 +124,9 @@ def write(target, model, folder, *, pairs, examples, tolerance, metadata):
     """Writes a folder for a target; see `onnx` and `litert`."""
     folder = _disk.local_path("folder", folder, kind="folder")
     _require(target)
+    if len(_check.instance("model", model, models.TextTask, "a task model of `tfxfer.models`").served_parts()) > 1:
+        remedy = "Write each task: `multi[name]`; or all in one by `export.saved_model`."
+        raise _check.invalid("model", "a model of one task", type(model).__name__, remedy)
     pairs = _saved_model.check_model(model, pairs, None)
     model = model.served_model()
     _check_convertible(target, model)

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from tfxfer import _check, _disk, _texts, models
-from tfxfer.export import _description, _folder, _index, _readme, _signatures, _warmup, _weights
+from tfxfer.export import _adapters, _description, _folder, _index, _readme, _signatures, _warmup, _weights
 
 _METHODS = {"classify": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
 # What is being written; TF Serving ignores folders whose names are not numbers.
@@ -37,7 +37,8 @@ def saved_model(
     folder: str | os.PathLike[str],
     version: int | None = None,
     *,
-    pairs: bool = False,
+    pairs: bool | Sequence[str] = False,
+    adapters: Mapping[str, str | os.PathLike[str]] | None = None,
     index: Any = None,
     max_k: int = 10,
     weights_dtype: Literal["bfloat16", "int8"] | None = None,
@@ -62,6 +63,7 @@ def saved_model(
     | these on `pairs` | as above, with `text_a`, `text_b` | as above |
     | | `rank`, of two labels (the second counts) or one output | `scores` |
     | `SiameseClassifier` | `classify` on pairs, and its embedder's | as above |
+    | `MultiTask` | `<task>_<signature>` for those of each task, such as `intent_classify` | as above |
     | `TokenTagger` | `extract`: `text` | `labels`, `texts`, `scores`, places, each `(batch, n)`; `counts` `(batch,)` |
 
     `serving_default` is the first of a model: `embed`, `classify` or `regress`. Texts are string `(batch,)`, `k` is
@@ -91,7 +93,13 @@ def saved_model(
         folder: string or path on the local disk. The model's base folder, named as the model is to be called; versions
             are numbered folders in it.
         version: int. Defaults to the next number, 1 in an empty folder.
-        pairs: bool. Whether a `TextClassifier` or `TextRegressor` was trained on two texts a row (a cross-encoder).
+        pairs: bool. Whether a `TextClassifier` or `TextRegressor` was trained on two texts a row (a cross-encoder). Of
+            a `MultiTask`, the names of the tasks that were.
+        adapters: dict of name to a file by `freezing.save_adapters`, or a PEFT folder: sets of low-rank adapters on the
+            one backbone, with the heads that the files hold. `embed`, `classify` and `regress` then take a second
+            input, `adapter`, string `(batch,)`: the set of each row, or `""` for the model as it is. A row is computed
+            as the model with these adapters alone would. Other signatures are left out. For embedders, classifiers and
+            regressors without adapters of their own.
         index: what `search` looks into: a `search.SemanticIndex` (`float32`, or `int8` with a cosine), the folder of a
             saved one, or a dict of `texts`, and perhaps `ids` (ints or strings), `embeddings` and `similarity`. The
             search is exact; its cost grows with the number of texts.
@@ -129,6 +137,10 @@ def saved_model(
     """
     folder = _disk.local_path("folder", folder, kind="folder")
     pairs = check_model(model, pairs, index)
+    if adapters is not None:
+        for argument, given in (("index", index), ("weights_dtype", weights_dtype)):
+            if given is not None:
+                raise _check.invalid(argument, "None with `adapters`", given)
     if weights_dtype is not None:
         _check.one_of("weights_dtype", weights_dtype, _weights.DTYPES)
         if model.backbone.quantization is not None:
@@ -136,7 +148,8 @@ def saved_model(
             raise _check.invalid("weights_dtype", "None for a model that was quantized", weights_dtype, remedy)
     _check.integer("max_batch_size", max_batch_size, optional=True)
     _check.integer("keep", keep, optional=True)
-    rows = example_rows(examples, pairs)
+    rows = example_rows(examples, pairs and len(model.served_parts()) == 1)
+    sets = None if adapters is None else _adapters.Adapters(model, adapters)
     metadata = _description.plain("metadata", _check.instance("metadata", metadata or {}, dict, "a dict"))
     folder.mkdir(parents=True, exist_ok=True)
     version = _free_version(folder, version)
@@ -146,9 +159,9 @@ def saved_model(
     _disk.remove_parts(folder, _TEMPORARY, age=_DAY)
     # Beside the versions, on the same disk, so that the rename is atomic.
     with _disk.temporary_folder(_disk.part(folder, _TEMPORARY)) as temporary:
-        signatures = _write(model, temporary, index, weights_dtype, pairs)
+        signatures = _write(model, temporary, index, weights_dtype, pairs, sets)
         details = {"pairs": pairs, "index": index, "weights_dtype": weights_dtype, "metadata": metadata}
-        description = _description.of_model(model, signatures, **details)
+        description = _description.of_model(model, signatures, adapters=adapters, **details)
         _write_extra(temporary, signatures, description, rows, batch_size)
         shown = sorted(rows, key=lambda row: len("".join(row)))[:2]
         asked = {name: s for name, s in signatures.items() if name != _signatures.DEFAULT and s.api == "predict"}
@@ -177,7 +190,8 @@ def remove_old(folder, newest, keep):
 def check_model(model, pairs, index):
     """Raises for what cannot be exported; returns whether the model itself takes pairs."""
     _check.instance("model", model, models.TextTask, "a task model of `tfxfer.models`, or a subclass of yours")
-    if model.preprocessor is None:
+    parts = model.served_parts()
+    if any(part.preprocessor is None for part in parts.values()):
         raise _check.invalid("model", "a model with a preprocessor", model, "Set `model.preprocessor` again.")
     if keras.config.backend() != "tensorflow":
         raise _check.invalid(
@@ -186,12 +200,22 @@ def check_model(model, pairs, index):
             keras.config.backend(),
             "Save it with `model.save` and load it in a process with KERAS_BACKEND=tensorflow.",
         )
-    _check.instance("pairs", pairs, bool, "a bool")
+    if len(parts) > 1 and not isinstance(pairs, bool):
+        for name in _check.instance("pairs", pairs, (list, tuple), "a bool or a list of tasks"):
+            _check.one_of("pairs", name, parts)
+    else:
+        _check.instance("pairs", pairs, bool, "a bool")
     kinds = {signature.kind for signature in model.served_model().signatures()}
     if pairs and "vectors" in kinds and not kinds & {"classes", "values"}:
         raise _check.invalid("pairs", "False for an embedder, which has `similarity` and `rank`", pairs)
     if index is not None and "search" not in kinds:
         raise _check.invalid("index", f"None for a {type(model).__name__}, which gives no vectors", index)
+    if len(parts) > 1:
+        if index is not None and model.tower() is model:
+            raise _check.invalid(
+                "index", "None for several embedders", index, "Export the task by itself: `multi[name]`."
+            )
+        return pairs
     return pairs or model.served_model().text_form == "separate"
 
 
@@ -215,16 +239,18 @@ def _free_version(folder, version):
     return version
 
 
-def _write(model, path, index, weights_dtype, pairs):
+def _write(model, path, index, weights_dtype, pairs, sets):
     """Writes graph and variables; returns the signatures."""
     with tempfile.TemporaryDirectory() as scratch:
-        labels_file = None
-        labels = _signatures.labels_of(model)
-        if labels is not None:
-            labels_file = pathlib.Path(scratch) / "labels.txt"
-            lines = [" ".join(str(label).splitlines()) for label in labels]
-            labels_file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        served = _signatures.Served(model, weights_dtype, index, labels_file)
+        labels_files = []
+        for name, part in model.served_parts().items():
+            labels = _signatures.labels_of(part)
+            if labels is not None:
+                file = pathlib.Path(scratch) / (f"labels_{name}.txt" if name else "labels.txt")
+                lines = [" ".join(str(label).splitlines()) for label in labels]
+                file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+                labels_files.append(file)
+        served = _signatures.Served(model, weights_dtype, index, labels_files, sets)
         found = served.signatures(pairs)
         own = next(iter(found.values()))
         found = {_signatures.DEFAULT: own, **found}

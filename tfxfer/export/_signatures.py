@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check, data
-from tfxfer.export import _extract, _weights
+from tfxfer.export import _adapters, _extract, _weights
 
 TEXT = tf.TensorSpec([None], tf.string)
 # Any shape: one document a row, or several.
@@ -128,20 +128,25 @@ class Served(tf.Module):
         model: a task model with its preprocessor.
         weights_dtype: see `Weights`.
         index: `None`, or the `Index` that `search` looks into.
-        labels_file: `None`, or the path of the file that becomes an asset.
+        labels_files: list of paths of files that become assets.
+        adapters: `None`, or the `Adapters` that rows choose from.
     """
 
-    def __init__(self, model, weights_dtype=None, index=None, labels_file=None):
+    def __init__(self, model, weights_dtype=None, index=None, labels_files=(), adapters=None):
         super().__init__()
-        model = model.served_model()
+        model = model.served_model() if adapters is None else adapters.model
+        self._adapters = adapters
+        parts = model.served_parts().values()
         self._model = _weights.Untracked(model)
-        self._weights = _weights.Weights(model, weights_dtype)
-        self._tokenizer = list(model.preprocessor.tokenizer.trackables)
+        left_out = {} if adapters is None else {"left_out": adapters.stands_for}
+        self._weights = _weights.Weights(model, weights_dtype, **left_out)
+        self._tokenizer = list(
+            {id(each): each for part in parts for each in part.preprocessor.tokenizer.trackables}.values()
+        )
         self._index = index
         self._functions = _weights.Untracked({})
         self._tables = []
-        if labels_file is not None:
-            self._labels_file = tf.saved_model.Asset(str(labels_file))
+        self._labels_files = [tf.saved_model.Asset(str(path)) for path in labels_files]
 
     def signatures(self, pairs):
         """Returns a dict of name to `Signature`, the model's own one first."""
@@ -150,27 +155,35 @@ class Served(tf.Module):
         for asked in model.signatures(pairs):
             if asked.kind == "search" and self._index is None:
                 continue
-            found |= _MAKERS[asked.kind](self, model, asked, pairs)
+            if self._adapters is not None and asked.kind not in _adapters.KINDS:
+                continue
+            own = pairs if asked.pairs is None else asked.pairs
+            found |= _MAKERS[asked.kind](self, asked.model or model, asked, own)
+        if self._adapters is not None:
+            self._tables += self._adapters.column.trackables
         return found
 
     def vectors(self, model, prompt):
-        """Returns the function from texts `(n,)` to their vectors `(n, dim)` with a prompt before each.
+        """Returns the function from texts `(n,)`, and perhaps sets of adapters, to vectors `(n, dim)`.
+
+        A prompt is set before each text.
 
         All prompts share one graph function, unless the pooling leaves their tokens out: then there is one for each
         number of tokens.
         """
         run = self.encoder(model, prompt)
-        return lambda texts: run(_join(prompt, texts))
+        return lambda texts, *sets: run(_join(prompt, texts), *sets)
 
     def encoder(self, model, prompt=""):
         """Returns the graph function from whole texts to vectors that `vectors` calls."""
         embedder = model.tower()
         length = embedder.prompt_length(prompt)
         functions = self._functions.value
-        if length not in functions:
+        key = (id(embedder), length)
+        if key not in functions:
             forward = embedder.for_prompt(prompt) if length else embedder
-            functions[length] = self._text_function(embedder, 1, forward)
-        return functions[length]
+            functions[key] = self._text_function(embedder, 1, forward)
+        return functions[key]
 
     def outputs(self, model, pairs):
         """Returns (specs, roles, function): the raw inputs of a task, and the function from them to its outputs."""
@@ -188,6 +201,8 @@ class Served(tf.Module):
         is_plain = all(type(column).batch is data.TextColumn.batch for column in columns.values())
         if is_plain and len(texts) == 1:
             run = self._towers(model) if separate else self._text_function(model, len(specs), model)
+            if self._adapters is not None:
+                specs[_adapters.INPUT], roles[_adapters.INPUT] = TEXT, self._adapters.column
             return specs, roles, run
 
         most = text_bytes(model)
@@ -220,28 +235,38 @@ class Served(tf.Module):
     def _text_function(self, model, count, forward):
         """Returns the function from `count` string tensors `(n,)` to what a model gives, float32 `(n, ...)`.
 
+        Where rows choose among adapters, their names are one tensor more.
+
         It is one graph function, whatever the number of signatures that call it. `forward` computes in the model's
         place, on its layers.
         """
         most = text_bytes(model)
 
-        def run(*texts):
-            texts = [tf.strings.substr(text, 0, most) for text in texts]
-            outputs = self._weights(forward, model.preprocessor(texts[0] if count == 1 else tuple(texts)))
+        def run(*inputs):
+            texts = [tf.strings.substr(text, 0, most) for text in inputs[:count]]
+            ids = model.preprocessor(texts[0] if count == 1 else tuple(texts))
+            if self._adapters is None:
+                outputs = self._weights(forward, ids)
+            else:
+                outputs = self._adapters(lambda ids: self._weights(forward, ids), ids, inputs[count])
             if isinstance(outputs, tf.Tensor):
                 outputs.set_shape([None, *model.output_shape[1:]])
             return outputs
 
-        return _traced(run, *[TEXT] * count)
+        return _traced(run, *[TEXT] * (count + (self._adapters is not None)))
 
 
 def labels_of(model):
-    """Returns the class names that a model's own signature answers with; `None` without classes."""
-    return model.served_model().signatures()[0].labels
+    """Returns the class names that a model's own signature answers with; `None` without, and of several tasks."""
+    return model.served_model().signatures()[0].labels if len(model.served_parts()) == 1 else None
 
 
 def text_bytes(model):
-    """Returns how many bytes of a text an export reads; `None` for all."""
+    """Returns how many bytes of a text an export reads; `None` for all. Of several tasks, the most."""
+    parts = model.served_parts()
+    if len(parts) > 1:
+        found = [text_bytes(part) for part in parts.values()]
+        return None if None in found else max(found)
     if model.served_model().signatures()[0].kind in ("entities", "tags"):
         return None
     return max(LEAST_BYTES, BYTES_PER_TOKEN * model.preprocessor.sequence_length)
@@ -357,6 +382,11 @@ def _cosines(served, model, prompts):
 
 def _vectors(served, model, asked, pairs):
     encode = served.vectors(model, asked.prompts[0])
+    if served._adapters is not None:
+        specs = {"text": TEXT, _adapters.INPUT: TEXT}
+        roles = {"text": "first", _adapters.INPUT: served._adapters.column}
+        chosen = _named(lambda text, sets: {"embedding": encode(text, sets)}, specs)
+        return {asked.name: Signature(chosen, asked.purpose, roles)}
 
     def embed(text):
         return {"embedding": encode(_rows(text))}

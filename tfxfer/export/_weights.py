@@ -32,14 +32,18 @@ class Weights(tf.Module):
     Args:
         model: a task model.
         dtype: `None`, `"bfloat16"` or `"int8"`.
+        left_out: function of a weight: whether it is stored elsewhere. By default none is.
     """
 
-    def __init__(self, model, dtype=None):
+    def __init__(self, model, dtype=None, left_out=lambda weight: False):
         super().__init__()
-        head = {id(weight) for layer in model.layer_groups().get("head", ()) for weight in layer.weights}
-        small = [weight for weight in model.weights if dtype and id(weight) not in head and _is_matrix(weight, dtype)]
+        parts = model.served_parts().values()
+        weights = list({id(weight): weight for part in parts for weight in part.weights}.values())
+        heads = [layer for part in parts for layer in part.layer_groups().get("head", ())]
+        head = {id(weight) for layer in heads for weight in layer.weights}
+        small = [weight for weight in weights if dtype and id(weight) not in head and _is_matrix(weight, dtype)]
         chosen = set(map(id, small))
-        self._kept = [weight.value for weight in model.weights if id(weight) not in chosen]
+        self._kept = [weight.value for weight in weights if id(weight) not in chosen and not left_out(weight)]
         self._small = [_stored(weight, dtype) for weight in small]
         self._variables = Untracked(small)
         self._tables = Untracked({id(weight) for weight in _of_tokens(model.backbone)} & chosen)

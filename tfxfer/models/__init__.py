@@ -6,6 +6,7 @@ from tfxfer.models._embedder import TextEmbedder
 from tfxfer.models._entities import Entity, Span
 from tfxfer.models._few_shot import few_shot
 from tfxfer.models._masked import Filling, MaskedLanguageModel
+from tfxfer.models._multi_task import MultiTask
 from tfxfer.models._multimodal import Multimodal, MultimodalClassifier, MultimodalRegressor
 from tfxfer.models._regressor import TextRegressor
 from tfxfer.models._rows import Ranked
@@ -24,6 +25,7 @@ __all__ = [
     "Entity",
     "Filling",
     "MaskedLanguageModel",
+    "MultiTask",
     "Multimodal",
     "MultimodalClassifier",
     "MultimodalRegressor",

@@ -67,23 +67,51 @@ def begin(
     epochs = _check.integer("epochs", epochs, minimum=0)
     optimizer = _training.subset_of(model.optimizer)
     is_auto, is_new = isinstance(optimizer, optimizers.Auto), model.has_new_head()
-    can_start = is_new or model.has_probed_head()
-    # `head="probe"` asks for it, and raises where it cannot be.
-    if can_start and (model.starts_as_probe or (is_auto and _probing.kind_of(model) is not None)):
-        batches = again()
-        if batches is not None:
-            stronger = _STRONGER if _trains_below(model) else 1.0
-            options = {"limit": _limit(source), "class_weight": class_weight, "stronger": stronger}
-            model.head_probe = _probing.probe(model, batches, below, **options)
-        elif model.starts_as_probe:
-            remedy = "Give rows in memory or a finite dataset, or make the model with `head='linear'`."
-            raise _check.invalid("x", "data that can be gone through twice, for `head='probe'`", source, remedy)
+    start_head(model, source, again, is_auto=is_auto, below=below, class_weight=class_weight)
     if is_auto:
         total = None if steps is None else max(steps * epochs, 1)
         optimizer.plan(total, done=initial_epoch * (steps or 0))
     elif is_new and not model.starts_as_probe and steps is not None:
         _warn(model, again, below, steps * max(epochs - initial_epoch, 0), _limit(source, _MOST_TO_WARN))
     return epochs
+
+
+def start_head(
+    model: Any,
+    source: Any,
+    again: Callable[[], Any],
+    *,
+    is_auto: bool,
+    below: Any = None,
+    class_weight: Any = None,
+    argument: str = "x",
+) -> None:
+    """Makes a head that has not been trained a regression on the frozen features, where that is wanted; see `begin`.
+
+    Args:
+        model: as `begin` has it.
+        source: as `begin` has it.
+        again: as `begin` has it.
+        is_auto: bool. Whether the optimizer is an `optimizers.Auto`.
+        below: as `begin` has it.
+        class_weight: as `begin` has it.
+        argument: string. What an error calls the data.
+
+    Raises:
+        ValueError: for a head that is to start as a probe, of what cannot be gone through twice.
+    """
+    can_start = model.has_new_head() or model.has_probed_head()
+    # `head="probe"` asks for it, and raises where it cannot be.
+    if not can_start or not (model.starts_as_probe or (is_auto and _probing.kind_of(model) is not None)):
+        return
+    batches = again()
+    if batches is not None:
+        stronger = _STRONGER if _trains_below(model) else 1.0
+        options = {"limit": _limit(source), "class_weight": class_weight, "stronger": stronger}
+        model.head_probe = _probing.probe(model, batches, below, **options)
+    elif model.starts_as_probe:
+        remedy = "Give rows in memory or a finite dataset, or make the model with `head='linear'`."
+        raise _check.invalid(argument, "data that can be gone through twice, for `head='probe'`", source, remedy)
 
 
 def _steps(source):

@@ -137,9 +137,7 @@ class TakesRows(_Mixin):
         """
         gate = data.Gate(self)
         form, found = gate.read(x, y, sample_weight, needs_y=self.loss is not None)
-        if augment is not None and form not in ("rows", "dataset"):
-            remedy = "Give rows, or make the batches with it: `data.batches(rows, model, augment=...)`."
-            raise _check.invalid("augment", "None for data that are batches already", augment, remedy)
+        check_augment("augment", augment, form)
         size = validation_batch_size or batch_size
         if validation_data is not None:
             if validation_split:
@@ -182,7 +180,7 @@ class TakesRows(_Mixin):
             train = gate.ready(train, gate.is_encoded(source))
             if steps_per_epoch is not None and isinstance(source, data.Batches):
                 train = train.repeat()
-        with _quiet_ends(steps_per_epoch):
+        with quiet_ends(steps_per_epoch):
             return keras.Model.fit(
                 self,
                 train,
@@ -219,7 +217,7 @@ class TakesRows(_Mixin):
         return self._evaluation_data(form, found, gate, batch_size)
 
     def _evaluation_data(self, form, found, gate, batch_size):
-        _check_plain(found)
+        check_plain(found)
         options: dict[str, Any] = {}
         if form != "batches":
             options = self._batch_options(shuffle=False, bucket=form == "rows", seed=0 if gate.draws else None)
@@ -257,7 +255,7 @@ class TakesRows(_Mixin):
             x, y, sample_weight = found
         else:
             x, y, sample_weight = self._evaluation_data(form, found, gate, batch_size), None, None
-        with _quiet_ends(steps):
+        with quiet_ends(steps):
             return keras.Model.evaluate(
                 self,
                 x,
@@ -303,7 +301,7 @@ class TakesRows(_Mixin):
         """Returns `finish` of the model's outputs; for a generator of rows, a generator of it over parts."""
         _check.integer("batch_size", batch_size)
         form, found = data.Gate(self, asks=True).read(x, needs_y=False)
-        _check_plain(found)
+        check_plain(found)
         if form == "dataset" and not hasattr(found, "element_spec"):
             return self._streamed(found, batch_size, finish)
         return finish(self._predicted(form, found, batch_size, verbose, steps, callbacks))
@@ -327,7 +325,7 @@ class TakesRows(_Mixin):
         options = {} if form == "batches" else self._batch_options(shuffle=False, bucket=False)
         gate = data.Gate(self, asks=True)
         found = gate.ready(gate.batches(form, found, batch_size, **options))
-        with _quiet_ends(steps):
+        with quiet_ends(steps):
             return keras.Model.predict(self, found, **arguments)
 
     def _runner(self, x, part=None):
@@ -426,7 +424,14 @@ class Ranks(_Mixin):
         return self.score_pairs([query] * len(documents), documents, batch_size)
 
 
-def _check_plain(found):
+def check_augment(argument, augment, form):
+    """Raises for an augmentation of data that are batches already."""
+    if augment is not None and form not in ("rows", "dataset"):
+        remedy = "Give rows, or make the batches with it: `data.batches(rows, model, augment=...)`."
+        raise _check.invalid(argument, "None for data that are batches already", augment, remedy)
+
+
+def check_plain(found):
     """Raises for batches whose texts are changed at random, which are for training alone."""
     if isinstance(found, data.Batches) and found.augmentation is not None:
         remedy = "The same rows as they are: `batches.plain()`."
@@ -434,7 +439,7 @@ def _check_plain(found):
 
 
 @contextlib.contextmanager
-def _quiet_ends(steps):
+def quiet_ends(steps):
     """Leaves out Keras's warning that data ran out, where no number of steps was asked for.
 
     It comes at the end of any data whose length is not known.

@@ -39,6 +39,8 @@ class Signature:
         prompts: tuple of the texts set before each input, for embedders; two for `"similarity"` and `"rank"`.
         api: `"classify"` or `"regress"` for a second signature, `<name>_examples`, in TF Serving's API of that name;
             `None` for none.
+        model: the task model that answers, where it is a part of the one that is exported. By default that one.
+        pairs: bool. Whether that model itself reads two texts a row; `None` for what the export was told.
 
     Raises:
         ValueError: for an unknown kind.
@@ -52,6 +54,8 @@ class Signature:
     labels: list | None = None
     prompts: tuple = ("", "")
     api: str | None = None
+    model: Any = None
+    pairs: bool | None = None
 
     def __post_init__(self):
         _check.one_of("kind", self.kind, KINDS)
@@ -73,6 +77,10 @@ class DescribesItself(_Mixin):
     def served_model(self) -> Any:
         """Returns the model that an export holds: this one, or the part of it that is of use after training."""
         return self
+
+    def served_parts(self) -> dict[str, Any]:
+        """Returns the models that an export holds, by name: `served_model()` as `""`, or one for each task."""
+        return {"": self.served_model()}
 
     def tower(self) -> Any:
         """Returns the model that makes one vector of a text, in which layers are frozen: this one, or one within it.
