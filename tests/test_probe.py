@@ -12,6 +12,8 @@ import tfxfer as tx
 
 # The solver, on features and targets of any kind: a probe makes its own features of texts.
 from tfxfer import _regression
+
+# The sample of words, with fewer words than it is made for.
 from tfxfer.models import _probing
 
 RNG = np.random.default_rng(0)
