@@ -118,8 +118,8 @@ class Attention(keras.layers.Layer):
     def _attend_fused(self, query, key, value, bias, training):
         batch, length = ops.shape(query)[:2]
         query, key, value = (ops.reshape(x, (batch, length, -1, self.head_dim)) for x in (query, key, value))
-        # cuDNN's kernel takes a bias for each pair of query and key only, and has gradients for even lengths only. Keras
-        # goes without it for a row of biases.
+        # cuDNN's kernel takes a bias for each pair of query and key; Keras goes without the kernel for a row of biases.
+        # Its gradients are for even lengths.
         is_long = length >= _LONG and length % 2 == 0
         if is_long:
             bias = ops.broadcast_to(bias, (*ops.shape(bias)[:2], length, length))
