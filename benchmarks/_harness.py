@@ -37,7 +37,7 @@ def read_tsv(path):
 class Worker:
     """One side of a comparison, seen from the benchmark."""
 
-    def __init__(self, name, python, module, setup, root=ROOT):
+    def __init__(self, name, python, module, setup, root=ROOT, environment=None, wait=True):
         self.name = name
         threads = str(THREADS)
         environment = {
@@ -50,6 +50,7 @@ class Worker:
             "TOKENIZERS_PARALLELISM": "true",
             "HF_HUB_OFFLINE": "1",
             "CUDA_VISIBLE_DEVICES": "-1",
+            **(environment or {}),
         }
         LOGS.mkdir(parents=True, exist_ok=True)
         self._log = LOGS / f"{module.strip('_')}.log"
@@ -62,13 +63,26 @@ class Worker:
             cwd=root,
             env=environment,
         )
+        if wait:
+            self.ready()
+
+    def ready(self):
+        """Waits until the worker has started."""
         self.facts = self._answer()
         self.versions = self.facts.pop("versions")
 
     def ask(self, **request):
         """Has the worker do one slice; returns its answer, `rows` and `seconds` among it."""
+        self.start(**request)
+        return self.finish()
+
+    def start(self, **request):
+        """Hands the worker a request, whose answer `finish` waits for."""
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
+
+    def finish(self):
+        """Returns the answer to what was started."""
         return self._answer()
 
     def close(self):
@@ -227,10 +241,11 @@ def machine():
     }
 
 
-def write(name, result, workers):
+def write(name, result, workers, folder=RESULTS, quiet=False):
     """Writes `results/<name>.json` with machine, versions and date; returns the path."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    folder = pathlib.Path(folder)
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.json"
     versions = {}
     for worker in workers:
         versions.update(worker.versions)
@@ -241,7 +256,8 @@ def write(name, result, workers):
         **result,
     }
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    print(f"\nwritten: {path.relative_to(ROOT)}")
+    if not quiet:
+        print(f"\nwritten: {os.path.relpath(path, ROOT)}")
     return path
 
 
