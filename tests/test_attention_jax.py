@@ -23,7 +23,7 @@ def test_attention_and_gelu_on_jax_equal_the_plain_ones():
             calls.append((bias.shape, flash_attention))
             return attend(*args, bias=bias, flash_attention=flash_attention, **kwargs)
         keras.ops.dot_product_attention = _attention.ops.dot_product_attention = recorded
-        for length, causal in ((9, False), (64, False), (64, True), (65, False)):
+        for length, causal in ((9, True), (64, False), (65, False)):
             mask = (np.arange(length) < np.array([[length], [length // 2 + 1]])).astype("int32")
             layout = (*_unpadding.TokenLayout()(mask), mask)
             positions = keras.ops.reshape(_positions.count_positions(mask), (-1,))
@@ -52,5 +52,6 @@ def test_attention_and_gelu_on_jax_equal_the_plain_ones():
             found = jax.jit(ACTIVATIONS["gelu"])(x)
             assert found.dtype == dtype
             np.testing.assert_allclose(np.asarray(found, "float64"), expected, rtol=2.0**-digits, atol=2e-6)
-            assert np.isfinite(np.asarray(jax.grad(lambda x: ACTIVATIONS["gelu"](x).sum())(x), "float32")).all()
+            gradient = jax.jit(jax.grad(lambda x: ACTIVATIONS["gelu"](x).sum()))(x)
+            assert np.isfinite(np.asarray(gradient, "float32")).all()
     """)
