@@ -525,7 +525,8 @@ def check_padding(model, x):
     expected = ops.convert_to_numpy(model(x))
     for left, right in ((0, 9), (3, 0)):
         padded = dict(x)
-        for name in x.keys() & {*model.backbone.input, "word_ids"}:
+        of_rows = {"word_mask", "mask_positions", *getattr(model, "columns", ())}
+        for name in x.keys() - of_rows:
             sides = [(0, 0)] * (x[name].ndim - 1) + [(left, right)]
             padded[name] = np.pad(x[name], sides, constant_values=-1 if name == "word_ids" else 0)
         if "mask_positions" in x:

@@ -19,17 +19,16 @@ SPECIAL = [tiny.VOCABULARY.index(token) for token in ("[PAD]", "[UNK]", "[CLS]",
 # === What is hidden ===
 
 
-def mixed(x):
-    """SplitMix64's last step on Python's ints."""
-    x = (x + 0x9E3779B97F4A7C15) % 2**64
+def folded(seed, number):
+    """SplitMix64's step on Python's ints, so many steps from a seed."""
+    x = (seed + (number + 1) * 0x9E3779B97F4A7C15) % 2**64
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
     x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
     return x ^ (x >> 31)
 
 
 def drawn(seed, epoch, row, place, stream):
-    start = mixed((mixed((mixed(mixed(seed) + epoch)) + row) + mixed(stream)) % 2**64)
-    return mixed((start + place) % 2**64) >> 2
+    return folded(folded(folded(folded(seed, epoch), row), stream), place) >> 2
 
 
 def hidden(ids, seed, epoch, row, rate, mask_share, random_share, whole_words):

@@ -266,12 +266,12 @@ def trained(tmp_path_factory):
 
 def test_texts_of_a_task_are_augmented_in_training_alone(model):
     model.compile(keras.optimizers.SGD(0.1))
-    model.fit(ROWS, augment={"intent": tx.augmentation.Case(0.5)}, verbose=0, seed=0)
-    rows = tx.data.batches(ROWS["intent"], model["intent"], augment=tx.augmentation.Case(0.5))
+    model.fit(ROWS, augment={"intent": tx.augmentation.Case("upper")}, verbose=0, seed=0)
+    rows = tx.data.batches(ROWS["intent"], model["intent"], augment=tx.augmentation.Case("upper"))
     with pytest.raises(ValueError, match=r"without augmentation"):
         model.evaluate({"intent": rows})
     with pytest.raises(ValueError, match=r"`augment\['intent'\]`.*batches already"):
-        model.fit({**ROWS, "intent": rows}, augment={"intent": tx.augmentation.Case(0.5)})
+        model.fit({**ROWS, "intent": rows}, augment={"intent": tx.augmentation.Case("upper")})
 
 
 def test_a_step_of_each_task_is_traced_once(trained):
@@ -521,7 +521,7 @@ def test_tasks_that_do_not_fit_are_refused(tmp_path, make, said):
             lambda m: m.fit({**ROWS, "intent": tf.data.Dataset.from_tensors((["a"], [0])).repeat()}),
             r"argument `x\['intent'\]`.*finite number of batches",
         ),
-        (lambda m: m.fit(ROWS, augment={"intend": tx.augmentation.Case(0.5)}), r"argument `augment`"),
+        (lambda m: m.fit(ROWS, augment={"intend": tx.augmentation.Case("upper")}), r"argument `augment`"),
         (lambda m: m.evaluate({}), r"argument `x`.*at least one of the tasks"),
         (lambda m: m.predict(tiny.TEXTS), r"argument `x`.*a dict"),
         (lambda m: tx.export.saved_model(m, "nowhere", pairs=["intend"]), r"argument `pairs`"),

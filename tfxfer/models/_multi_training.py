@@ -25,7 +25,7 @@ class TrainsTasks(_Mixin):
     """`compile`, `fit` and `evaluate` of `MultiTask`; a mixin."""
 
     _tasks: dict[str, Any]
-    _top: Any
+    _upper_groups: Any
 
     def _start(self, tasks):
         self._tasks = dict(tasks)
@@ -196,9 +196,12 @@ class TrainsTasks(_Mixin):
         learned = loss_weights == "uncertainty"
         if learned and self.uncertainty is None:
             self.uncertainty = UncertaintyWeights(list(self._tasks), name="uncertainty")
-            self._top = [*self._top, self.uncertainty]
+            self._upper_groups = [(name, [*found, self.uncertainty]) for name, found in self._upper_groups]
         elif not learned and self.uncertainty is not None:
-            self._top = [layer for layer in self._top if layer is not self.uncertainty]
+            self._upper_groups = [
+                (name, [layer for layer in found if layer is not self.uncertainty])
+                for name, found in self._upper_groups
+            ]
             self.uncertainty = None
         if conflicts is None:
             self.projection = None
