@@ -189,9 +189,9 @@ def test_a_student_of_convolutions_learns_its_teachers_vectors(teacher, tmp_path
     found = student.backbone.token_embedding.embeddings.numpy()
     np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-4)
     student.compile(keras.optimizers.Adam(0.05), loss=tx.losses.EmbeddingDistillationLoss(), run_eagerly=True)
-    targets = teacher.encode(tiny.TEXTS)
-    losses = student.fit(tiny.TEXTS, targets, epochs=12, batch_size=8, verbose=0).history["loss"]
-    assert losses[-1] < 0.3 * losses[0]
+    x, targets = student.preprocessor(tiny.TEXTS), teacher.encode(tiny.TEXTS)
+    losses = [float(student.train_on_batch(x, targets)) for _ in range(9)]
+    assert losses[-1] < 0.7 * losses[0]
     student.save_to_preset(tmp_path / "student")
     again = tx.models.TextEmbedder.from_preset(tmp_path / "student")
     np.testing.assert_allclose(again.encode(tiny.TEXTS), student.encode(tiny.TEXTS), atol=1e-6)
@@ -208,7 +208,7 @@ def test_a_students_classes_are_its_teachers_and_shares_teach_it(folder):
     assert student.backbone.hidden_dim == 8 and "segment_ids" not in student.input
     student.compile(keras.optimizers.Adam(0.02), run_eagerly=True)
     shares = teacher.classify(tiny.TEXTS).probabilities
-    history = student.fit(tiny.TEXTS, shares, epochs=3, batch_size=8, verbose=0).history
+    history = student.fit(tiny.TEXTS, shares, epochs=2, batch_size=8, verbose=0).history
     assert history["loss"][-1] < history["loss"][0]
 
 
@@ -221,7 +221,10 @@ def alone(teacher):
     return ops.convert_to_numpy(teacher.backbone(x)).mean(axis=1)
 
 
-@pytest.mark.parametrize(("weighting", "dim"), [("sif", 3), ("zipf", 5), (None, None)])
+@pytest.mark.parametrize(
+    ("weighting", "dim"),
+    [("sif", 3), pytest.param("zipf", 5, marks=pytest.mark.slow), pytest.param(None, None, marks=pytest.mark.slow)],
+)
 def test_a_static_student_is_the_mean_of_what_the_teacher_makes_of_each_token(teacher, weighting, dim):
     student = tx.models.static_student(teacher, dim=dim, weighting=weighting, batch_size=10)
     vectors = alone(teacher)
