@@ -156,9 +156,32 @@ def test_a_classifier_keeps_its_head_its_flags_and_the_final_norm(folder):
     assert {w.path for w in small.trainable_weights} == {w.path for w in small.head.weights}
 
 
+def albert(teacher, **sizes):
+    sizes = {"hidden_dim": 8, "num_heads": 2, "intermediate_dim": 16, "max_sequence_length": 32, **sizes}
+    backbone = tx.backbones.Backbone("albert", vocabulary_size=len(tiny.VOCABULARY), embedding_dim=4, **sizes)
+    return tx.models.TextEmbedder(backbone, teacher.preprocessor, normalize=False)
+
+
+def adapted(teacher):
+    model = tx.models.TextEmbedder(tiny.backbone(num_layers=2), teacher.preprocessor)
+    tx.freezing.add_lora(model, rank=2)
+    return model
+
+
+def test_blocks_that_share_their_weights_are_left_out_too(teacher):
+    model = albert(teacher, num_layers=3, num_groups=1)
+    x = model.preprocessor(tiny.TEXTS)
+    states = model.backbone.hidden_states([1])(x)
+    states = states[0] if isinstance(states, list) else states
+    expected = tx.layers.Pooling()(states, padding_mask=x["padding_mask"])
+    np.testing.assert_allclose(model.with_blocks(1)(x), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("make", "number", "said"),
     [
+        (lambda t: albert(t, num_layers=4, num_groups=2), 2, "`number`.*do not repeat"),
+        (adapted, 1, "`model`.*without adapters"),
         (lambda t: t, 4, "`number`.*from 1 to 3"),
         (lambda t: t, 0, "`number`"),
         (lambda t: tx.models.TextEmbedder(t.backbone, t.preprocessor, layer_start=1), 2, "`number`.*each block"),
