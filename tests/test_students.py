@@ -156,9 +156,32 @@ def test_a_classifier_keeps_its_head_its_flags_and_the_final_norm(folder):
     assert {w.path for w in small.trainable_weights} == {w.path for w in small.head.weights}
 
 
+def albert(teacher, **sizes):
+    sizes = {"hidden_dim": 8, "num_heads": 2, "intermediate_dim": 16, "max_sequence_length": 32, **sizes}
+    backbone = tx.backbones.Backbone("albert", vocabulary_size=len(tiny.VOCABULARY), embedding_dim=4, **sizes)
+    return tx.models.TextEmbedder(backbone, teacher.preprocessor, normalize=False)
+
+
+def adapted(teacher):
+    model = tx.models.TextEmbedder(tiny.backbone(num_layers=2), teacher.preprocessor)
+    tx.freezing.add_lora(model, rank=2)
+    return model
+
+
+def test_blocks_that_share_their_weights_are_left_out_too(teacher):
+    model = albert(teacher, num_layers=3, num_groups=1)
+    x = model.preprocessor(tiny.TEXTS)
+    states = model.backbone.hidden_states([1])(x)
+    states = states[0] if isinstance(states, list) else states
+    expected = tx.layers.Pooling()(states, padding_mask=x["padding_mask"])
+    np.testing.assert_allclose(model.with_blocks(1)(x), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("make", "number", "said"),
     [
+        (lambda t: albert(t, num_layers=4, num_groups=2), 2, "`number`.*do not repeat"),
+        (adapted, 1, "`model`.*without adapters"),
         (lambda t: t, 4, "`number`.*from 1 to 3"),
         (lambda t: t, 0, "`number`"),
         (lambda t: tx.models.TextEmbedder(t.backbone, t.preprocessor, layer_start=1), 2, "`number`.*each block"),
@@ -189,9 +212,9 @@ def test_a_student_of_convolutions_learns_its_teachers_vectors(teacher, tmp_path
     found = student.backbone.token_embedding.embeddings.numpy()
     np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-4)
     student.compile(keras.optimizers.Adam(0.05), loss=tx.losses.EmbeddingDistillationLoss(), run_eagerly=True)
-    targets = teacher.encode(tiny.TEXTS)
-    losses = student.fit(tiny.TEXTS, targets, epochs=12, batch_size=8, verbose=0).history["loss"]
-    assert losses[-1] < 0.3 * losses[0]
+    x, targets = student.preprocessor(tiny.TEXTS), teacher.encode(tiny.TEXTS)
+    losses = [float(student.train_on_batch(x, targets)) for _ in range(9)]
+    assert losses[-1] < 0.7 * losses[0]
     student.save_to_preset(tmp_path / "student")
     again = tx.models.TextEmbedder.from_preset(tmp_path / "student")
     np.testing.assert_allclose(again.encode(tiny.TEXTS), student.encode(tiny.TEXTS), atol=1e-6)
@@ -208,7 +231,7 @@ def test_a_students_classes_are_its_teachers_and_shares_teach_it(folder):
     assert student.backbone.hidden_dim == 8 and "segment_ids" not in student.input
     student.compile(keras.optimizers.Adam(0.02), run_eagerly=True)
     shares = teacher.classify(tiny.TEXTS).probabilities
-    history = student.fit(tiny.TEXTS, shares, epochs=3, batch_size=8, verbose=0).history
+    history = student.fit(tiny.TEXTS, shares, epochs=2, batch_size=8, verbose=0).history
     assert history["loss"][-1] < history["loss"][0]
 
 
@@ -221,7 +244,10 @@ def alone(teacher):
     return ops.convert_to_numpy(teacher.backbone(x)).mean(axis=1)
 
 
-@pytest.mark.parametrize(("weighting", "dim"), [("sif", 3), ("zipf", 5), (None, None)])
+@pytest.mark.parametrize(
+    ("weighting", "dim"),
+    [("sif", 3), pytest.param("zipf", 5, marks=pytest.mark.slow), pytest.param(None, None, marks=pytest.mark.slow)],
+)
 def test_a_static_student_is_the_mean_of_what_the_teacher_makes_of_each_token(teacher, weighting, dim):
     student = tx.models.static_student(teacher, dim=dim, weighting=weighting, batch_size=10)
     vectors = alone(teacher)

@@ -157,8 +157,8 @@ def static_student(
     Each token of the vocabulary goes through the teacher as a text of its own, with special tokens; its vector is what
     the teacher's pooling gives, or for an embedder with dense layers after it their result, before it is scaled to unit
     length. PCA reduces the vectors to `dim`; then they are weighted by how rare a token is, of which the place in the
-    vocabulary stands for the frequency rank, as WordPiece and others order it. A text is the mean of its tokens:
-    no attention, no order of words, hundreds of times the speed.
+    vocabulary stands for the frequency rank, as WordPiece and others order it. A text is the mean of its tokens: no
+    attention, no order of words, and tens of times the speed.
 
     | weighting | weight of the token of rank `r = 1, 2, ...` |
     |---|---|

@@ -164,7 +164,7 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         return self._head_argument == "probe"
 
     def _auto_optimizer(self):
-        # The rate of the head is that of a new one: tags are far more words than rows, and its start is less of a fit.
+        # The rates of a new head: for one that starts as a probe on words, no others have been measured.
         return optimizers.Auto(multipliers={"head": 10.0})
 
     @classmethod
