@@ -194,7 +194,7 @@ def trained(tmp_path_factory):
     start = [ops.convert_to_numpy(model.backbone.token_embedding.embeddings), ops.convert_to_numpy(model.head.bias)]
     model.compile(keras.optimizers.Adam(0.03))
     texts = [*tiny.TEXTS, "my IBAN was lost", "the IBAN is good"]
-    history = model.fit(texts, epochs=6, batch_size=5, seed=0, verbose=0, validation_data=texts, validation_freq=6)
+    history = model.fit(texts, epochs=10, batch_size=5, seed=0, verbose=0, validation_data=texts, validation_freq=10)
     return model, texts, history.history, start
 
 
