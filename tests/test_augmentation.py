@@ -285,6 +285,29 @@ def test_context_proposals_are_asked_once_and_found_by_the_text():
         augmentation.ReplaceInContext.from_model(lambda texts, places, k: [], ["a b"])
 
 
+def test_a_model_that_fills_masks_is_asked_with_the_word_masked(folder):
+    preprocessor, asked = tiny.preprocessor(folder, sequence_length=20), []
+    answers = [("card", 0.3), ("##s", 0.2), ("[UNK]", 0.1), ("?", 0.1), ("loan", 0.1), ("money", 0.1), ("bank", 0.1)]
+
+    class Model:
+        def __init__(self):
+            self.preprocessor = preprocessor
+
+        def fill_mask(self, texts, k):
+            asked.extend(texts)
+            return [[answers[:k]] for _ in texts]
+
+    long = " ".join(["the card was lost"] * 8)
+    made = augmentation.ReplaceInContext.from_model(Model(), ["Where is my Card?"], k=2, places=9)
+    assert asked == ["[MASK] is my Card?", "Where [MASK] my Card?", "Where is [MASK] Card?", "Where is my [MASK]?"]
+    assert made.proposals["Where is my Card?"][0] == (0, ("card", "loan"))
+    assert made.proposals["Where is my Card?"][3] == (3, ("loan", "money"))
+    asked.clear()
+    augmentation.ReplaceInContext.from_model(Model(), [long], places=32)
+    assert len(asked) == 32 and all("[MASK]" in text for text in asked)
+    assert asked[0] == long.replace("the", "[MASK]", 1) and asked[-1] == "d was [MASK]"
+
+
 # === Candidates ===
 
 
