@@ -60,7 +60,7 @@ class Typos(Augmentation):
     Args:
         rate: float in `[0, 1]`. The probability for each word. Defaults to 0.1.
         kinds: sequence of names out of the table, all alike likely. Defaults to all.
-        layout: `"qwerty"`, `"qwertz"`, `"azerty"`, or a dict of letter to a string of the letters beside it.
+        layout: `"qwerty"`, `"qwertz"`, `"azerty"`, or a dict of letter to a string of its neighbours on the keyboard.
         min_length: int >= 2. The letters that a word has to have. Defaults to 4.
         probability: float in `[0, 1]`. The share of rows that are changed. Defaults to 1.
 
@@ -87,12 +87,12 @@ class Typos(Augmentation):
         self._set("kinds", tuple(_check.one_of("kinds", kind, KINDS) for kind in kinds or (None,)))
         self._set("min_length", _check.integer("min_length", self.min_length, minimum=2))
         if isinstance(self.layout, str):
-            _check.one_of("layout", self.layout, LAYOUTS, "Or give a dict of letter to the letters beside it.")
+            _check.one_of("layout", self.layout, LAYOUTS, "Or give a dict of letter to its neighbours.")
             return
         _check.instance("layout", self.layout, Mapping, f"one of {', '.join(map(repr, LAYOUTS))}, or a dict")
         for letter, others in self.layout.items():
             if not all(isinstance(each, str) for each in (letter, others)) or len(letter) != 1 or not others:
-                raise _check.invalid("layout", "letters, and strings of letters beside them", {letter: others})
+                raise _check.invalid("layout", "letters, and strings of their neighbours", {letter: others})
         if not self.layout:
             raise _check.invalid("layout", "at least one letter", self.layout)
         self._set("layout", dict(self.layout))

@@ -115,7 +115,9 @@ class ReplaceInContext(Augmentation):
         """Asks a model for words, once for each chosen place of the rows.
 
         Args:
-            model: an object with `propose_words(texts, places, k)`, see `ProposesWords`, or a function of these.
+            model: a masked language model with `fill_mask(texts, k)` and a preprocessor; an object with
+                `propose_words(texts, places, k)`, see `ProposesWords`; or a function of these. Of what `fill_mask`
+                gives, tokens that are whole words are taken.
             rows: the training texts, a list of strings or of lists of words.
             k: int. The most words for a place.
             places: int. The words of a row that the model is asked about, chosen at random. Defaults to 3: with
@@ -141,8 +143,11 @@ class ReplaceInContext(Augmentation):
         {'Where is my card?': ((3, ('phone', 'wallet')),)}
         """
         propose = getattr(model, "propose_words", model)
-        if not callable(propose):
-            raise _check.invalid("model", "an object with `propose_words(texts, places, k)`, or a function", model)
+        if propose is model and hasattr(model, "fill_mask"):
+            propose = functools.partial(_filled, model)
+        elif not callable(propose):
+            expected = "an object with `fill_mask` or `propose_words(texts, places, k)`, or a function"
+            raise _check.invalid("model", expected, model)
         for name, value in (("k", k), ("places", places)):
             _check.integer(name, value)
         rng = np.random.default_rng(_check.integer("seed", seed, minimum=0))
@@ -193,6 +198,31 @@ class ReplaceInContext(Augmentation):
         start = tf.gather(splits, number)
         drawn = below(tf.gather(rows.draw(seeds, 1), index), tf.gather(splits, number + 1) - start)
         return rows.with_words(index, like(tf.gather(candidates, start + drawn), tf.gather(rows.words, index)))
+
+
+def _filled(model, texts, places, k):
+    """Proposes words by `fill_mask` of a model."""
+    tokenizer, room = model.preprocessor.tokenizer, model.preprocessor.sequence_length
+    vocabulary = tokenizer.vocabulary
+    mask = vocabulary[tokenizer.mask_token_id]
+    # Where the mask would lie beyond the tokens that the model reads, the text is cut to what is near.
+    before = tokenizer([text[:start] for text, (start, _) in zip(texts, places, strict=True)]).row_lengths().numpy()
+    side = max((room - 8) // 2, 1)  # characters: no token has less than one
+    masked = []
+    for text, (start, end), count in zip(texts, places, before.tolist(), strict=True):
+        left, right = (text[:start], text[end:])
+        if count + 4 > room:
+            left, right = left[-side:], right[:side]
+        masked.append(f"{left}{mask}{right}")
+    # How tokens that begin a word are written: in WordPiece it is the others that have a sign.
+    sign = next((sign for sign in ("\u2581", "\u0120") if any(token.startswith(sign) for token in vocabulary)), "")
+    found = []
+    for answers in model.fill_mask(masked, k=4 * k):
+        tokens = [answer[0] for answer in answers[0]]
+        words = [token[len(sign) :] for token in tokens if token.startswith(sign)]
+        # What byte-level vocabularies hold beyond ASCII is no letters.
+        found.append([word for word in words if word.isalpha() and (sign != "\u0120" or word.isascii())])
+    return found
 
 
 def _is_word(value):

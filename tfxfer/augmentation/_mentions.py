@@ -18,7 +18,7 @@ from tfxfer.augmentation._rows import WordRows, before, true_at
 @keras.saving.register_keras_serializable("tfxfer")
 @dataclasses.dataclass(frozen=True)
 class ReplaceMentions(Augmentation):
-    """Replaces entities of tagged words by others of the same type, and writes their tags anew.
+    """Replaces entities of tagged words by others of the same type, and rewrites their tags.
 
     An entity of one word may be replaced by one of three: rows change in length, and the tags are those that the scheme
     has for the new words. All other words and tags stay.
@@ -137,7 +137,7 @@ class ReplaceMentions(Augmentation):
         chosen &= uniform(tf.gather(rows.draw(seeds, 0), start)) < self.rate
         mention = first + below(tf.gather(rows.draw(seeds, 1), start), count)
 
-        # The words of each segment, out of those of the rows with those of the mentions behind them.
+        # The words of each segment, out of those of the rows and, after them, those of the mentions.
         pool = tf.concat([rows.words, words], axis=0)
         begin = tf.where(chosen, size + tf.gather(splits, mention), start)
         length = tf.where(chosen, tf.gather(splits, mention + 1) - tf.gather(splits, mention), end - start)

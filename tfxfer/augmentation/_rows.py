@@ -21,7 +21,7 @@ _BORDERED = ("IOB1", "IOE1")
 
 @dataclasses.dataclass(frozen=True)
 class TagSet:
-    """The tags of a model, whose indices stand beside words.
+    """The tags of a model, which words have by their indices.
 
     Args:
         names: tuple of strings, in the order of the indices.

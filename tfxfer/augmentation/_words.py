@@ -85,7 +85,7 @@ class Swap(Augmentation):
     Example:
 
     >>> Swap(0.1)(["Where is my card, please?"]).numpy().tolist()
-    [b'Where is please card, my?']
+    [b'is Where my card, please?']
 
     Reference: Wei and Zou, 2019, EDA, https://arxiv.org/abs/1901.11196.
     """
@@ -168,7 +168,7 @@ class Insert(Augmentation):
     Example:
 
     >>> Insert({"card": ["cards"]})(["Where is my card?"], seed=3).numpy().tolist()
-    [b'Where is my cards card?']
+    [b'Where cards is my card?']
 
     Reference: Wei and Zou, 2019, EDA, https://arxiv.org/abs/1901.11196.
     """
@@ -239,7 +239,7 @@ class EasyData(Augmentation):
     Example:
 
     >>> EasyData(rate=0.2)(["Where is my card, please?"], epoch=2).numpy().tolist()
-    [b'Where is please card, my?']
+    [b'Where card my is, please?']
 
     Reference: Wei and Zou, 2019, https://arxiv.org/abs/1901.11196, tables 1 and 3.
     """

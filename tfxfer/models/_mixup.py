@@ -95,7 +95,7 @@ def mixed_loss(
     """
     count = ops.shape(y_pred)[0]
     share = ops.cast(keras.random.beta((), alpha, alpha, seed=seed), y_pred.dtype)
-    # A row's partner is so many rows further on, at least one where there are two.
+    # The distance from each row to its partner: at least one where there are two rows.
     others = ops.cast(count - 1, "float32")
     step = ops.cast(ops.floor(keras.random.uniform((), seed=seed) * others), "int32") + 1
     partners = (ops.arange(count, dtype="int32") + step) % ops.cast(count, "int32")
