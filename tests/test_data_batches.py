@@ -108,6 +108,14 @@ def test_sorting_without_shuffling_puts_the_longest_first():
     assert lengths == sorted(lengths, reverse=True) and sorted(numbers(epoch)) == list(range(50))
 
 
+@pytest.mark.parametrize("cache", [True, False])
+def test_batches_say_whether_their_rows_are_shuffled(cache):
+    for shuffle in (True, False):
+        made = data.batches(rows_of(10), Preprocessor(), 4, shuffle=shuffle, cache=cache)
+        assert made.is_shuffled is shuffle
+    assert data.mix([made, made]).is_shuffled
+
+
 def test_the_rows_dropped_differ_from_epoch_to_epoch():
     batches = data.batches(rows_of(20), Preprocessor(), 8, seed=0, drop_remainder=True)
     left_out = [frozenset(range(20)) - set(numbers(epoch_of(batches))) for _ in range(4)]

@@ -24,7 +24,7 @@ class Kept:
 
     def __init__(self, dataset, packer, order):
         self.seed = order.seed
-        self._packer = packer
+        self._packer, self._order = packer, order
         if isinstance(dataset, Kept):
             rows = dataset._rows
             lengths = packer.lengths(rows[0]).numpy()

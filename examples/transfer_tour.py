@@ -1,0 +1,387 @@
+"""A tour of the ways to transfer: each beside plain fine-tuning and the frozen probe, on the same rows and epochs.
+
+    python examples/transfer_tour.py --data data
+
+`--data` is a folder with the data sets banking77, clothing_reviews, goemotions, nli (train.tsv, test.tsv) and wnut17
+(train.conll, test.conll). Scores: accuracy (banking77, nli), the area under the ROC curve (clothing_reviews: whether
+the garment is recommended), mean average precision over all labels and rows (goemotions), F1 of whole entities
+(wnut17). Seconds are those of training, what comes before it included.
+
+The whole table is hours of work. It is filled cell by cell into `--output`, where what is there is not computed again:
+
+    python examples/transfer_tour.py --data data --sets banking77 --seeds 0
+    python examples/transfer_tour.py --data data
+
+A way that loses to plain fine-tuning stands in the table as one that wins. What a way does not fit is a dash.
+"""
+
+import argparse
+import collections
+import json
+import math
+import pathlib
+import random
+import statistics
+import time
+
+import tfxfer as tx  # before Keras, so that TensorFlow starts quietly
+
+# isort: split
+import keras
+import sklearn.metrics
+
+BATCH_SIZE, LENGTH = 16, 64
+NUMBERS, CATEGORIES = ["age", "positive_feedback_count"], ["division", "department", "class"]
+
+Rows = collections.namedtuple("Rows", ["x", "y"])
+# What a way works with: the data set, its training rows, all its texts, the arguments, and the seed.
+Job = collections.namedtuple("Job", ["kind", "train", "texts", "arguments", "seed"])
+
+
+class Labels:
+    """Rows with one label; `name` is the score."""
+
+    task = tx.models.TextClassifier
+    multi_label = False
+
+    def __init__(self, folder, text, label, name="accuracy"):
+        self.folder, self.text, self.label, self.name = folder, text, label, name
+
+    def read(self, split):
+        """The rows of a split; those without a text are left out."""
+        rows = tx.data.read(self.folder / f"{split}.tsv")
+        found = [(self.text(row), self.label(row)) for row in rows]
+        return Rows(*map(list, zip(*(pair for pair in found if pair[0]), strict=True)))
+
+    def labels(self, rows):
+        """The names of the classes."""
+        return sorted({name for y in rows.y for name in (y if self.multi_label else [y])})
+
+    def options(self, job):
+        """The arguments of a model for the rows."""
+        return {"labels": self.labels(self.read("train")), "multi_label": self.multi_label, "sequence_length": LENGTH}
+
+    def x(self, rows):
+        """Texts, or pairs as two columns."""
+        return tuple(map(list, zip(*rows.x, strict=True))) if isinstance(rows.x[0], tuple) else rows.x
+
+    def fit(self, model, rows, **options):
+        """Trains on rows."""
+        return model.fit(self.x(rows), rows.y, **options)
+
+    def score(self, model, rows):
+        """The score of a model on rows."""
+        logits = model.predict(self.x(rows), verbose=0)
+        truth = model.read_targets(rows.y)
+        if self.multi_label:
+            return float(sklearn.metrics.average_precision_score(truth, logits, average="micro"))
+        if self.name == "AUC":
+            return float(sklearn.metrics.roc_auc_score(truth, logits[:, 1] - logits[:, 0]))
+        return float((logits.argmax(axis=1) == truth).mean())
+
+
+class SeveralLabels(Labels):
+    """Rows with any number of labels."""
+
+    multi_label = True
+
+
+class Entities:
+    """Sentences with entities."""
+
+    task, name = tx.models.TokenTagger, "span F1"
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def read(self, split):
+        """The sentences of a split."""
+        rows = tx.data.read_conll(self.folder / f"{split}.conll")
+        return Rows(list(rows["words"]), list(rows["tags"]))
+
+    def options(self, job):
+        """The arguments of a tagger."""
+        tags = tx.data.tag_names({"tags": self.read("train").y})
+        return {"tags": tags, "sequence_length": LENGTH}
+
+    def x(self, rows):
+        """The words of each sentence."""
+        return rows.x
+
+    fit = Labels.fit
+
+    def score(self, model, rows):
+        """F1 of whole entities."""
+        examples = tx.data.tagged({"words": rows.x, "tags": rows.y}, labels=model.tags)
+        return float(tx.evaluation.entities(model, examples)["micro_f1"])
+
+
+def data_sets(folder):
+    """The data sets of the tour by name."""
+    return {
+        "banking77": Labels(folder / "banking77", lambda row: row["text"], lambda row: row["label"]),
+        "clothing_reviews": Labels(
+            folder / "clothing_reviews", lambda row: row["review"], lambda row: row["recommended"], "AUC"
+        ),
+        "goemotions": SeveralLabels(
+            folder / "goemotions", lambda row: row["text"], lambda row: row["labels"].split(), "average precision"
+        ),
+        "nli": Labels(folder / "nli", lambda row: (row["premise"], row["hypothesis"]), lambda row: row["label"]),
+        "wnut17": Entities(folder / "wnut17"),
+    }
+
+
+# === Ways ===
+
+
+def made(job, start=None, **options):
+    """A model for the rows of a job with a new head: on a preset, or on a copy of a trained model."""
+    arguments = {**job.kind.options(job), **options}
+    if start is None:
+        return job.kind.task.from_preset(job.arguments.preset, **arguments)
+    arguments.pop("sequence_length")
+    return job.kind.task.from_model(start, backbone_only=True, **arguments)
+
+
+def trained(job, model, optimizer="auto", **options):
+    """Compiles and trains a model with the budget that all ways have."""
+    model.compile(optimizer)
+    settings = {"batch_size": BATCH_SIZE, "epochs": job.arguments.epochs, "seed": job.seed, "verbose": 0}
+    job.kind.fit(model, job.train, **{**settings, **options})
+    return model
+
+
+def has_classes(job):
+    """Whether each row has one label of a text alone."""
+    return type(job.kind) is Labels and isinstance(job.train.x[0], str)
+
+
+def probe(job):
+    """A regression on the features of the frozen encoder."""
+    model = made(job)
+    tx.freezing.probe(model, job.kind.x(job.train), job.train.y)
+    return model
+
+
+def plain(job):
+    """All layers from a random head."""
+    model = made(job)
+    return trained(job, model, tx.optimizers.AdamW(1e-4))
+
+
+def recipe(job):
+    """What `compile()` and `fit` do: the head starts as the probe."""
+    return trained(job, made(job))
+
+
+def upper_layers(job):
+    """The lower two thirds of the layers stay as they are."""
+    model = made(job)
+    tx.freezing.freeze(model, below=model.backbone.num_layers * 2 // 3)
+    return trained(job, model)
+
+
+def thawed(job):
+    """From the output layers back: one group after the other joins, down to the middle."""
+    model = made(job)
+    lowest = f"block_{model.backbone.num_layers // 2}"
+    return trained(job, model, callbacks=[tx.callbacks.GradualUnfreezing(lowest=lowest)])
+
+
+def adapters(job):
+    """Low-rank adapters and the head."""
+    model = made(job)
+    tx.freezing.add_lora(model, rank=8)
+    return trained(job, model, tx.optimizers.Auto(1e-3))
+
+
+def connected(job):
+    """The head reads every block."""
+    if job.kind.task is not tx.models.TextClassifier:
+        return None
+    head = tx.layers.DenselyConnectedHead(len(job.kind.options(job)["labels"]))
+    return trained(job, made(job, head=head))
+
+
+def convolved(job):
+    """The head reads the states of tokens."""
+    if job.kind.task is not tx.models.TextClassifier:
+        return None
+    return trained(job, made(job, head=tx.layers.SeparableConvHead(len(job.kind.options(job)["labels"]))))
+
+
+def transitions(job):
+    """Tags that follow one another."""
+    return trained(job, made(job, head="crf")) if job.kind.task is tx.models.TokenTagger else None
+
+
+def masked(job):
+    """Pretraining continued on the data set's own texts."""
+    filler = tx.models.MaskedLanguageModel.from_preset(job.arguments.preset, sequence_length=LENGTH)
+    filler.compile()
+    filler.fit(job.texts, batch_size=32, epochs=1, seed=job.seed, verbose=0)
+    return trained(job, made(job, filler))
+
+
+def twice(job):
+    """Each of its texts twice, with dropout, on an encoder for sentences."""
+    embedder = tx.models.TextEmbedder.from_preset(job.arguments.preset, sequence_length=LENGTH)
+    tx.models.simcse(embedder, job.texts, seed=job.seed, verbose=0)
+    return trained(job, made(job, embedder))
+
+
+def other_task(job):
+    """A trained model of another task: banking77, or for banking77 goemotions."""
+    sets = data_sets(job.arguments.data)
+    other = sets["goemotions" if job.kind.folder.name == "banking77" else "banking77"]
+    rows = taken(other.read("train"), job.arguments.rows, job.seed)
+    return job._replace(kind=other, train=rows)
+
+
+def from_other(job):
+    """Task A first, then task B on its encoder."""
+    return trained(job, made(job, recipe(other_task(job))))
+
+
+def together(job):
+    """Both tasks on one encoder."""
+    other = other_task(job)
+    model = made(job)
+    beside = other.kind.task.from_model(model, share_backbone=True, backbone_only=True, **without_length(other))
+    multi = tx.models.MultiTask({"own": model, "other": beside})
+    for each in multi.tasks.values():
+        each.compile()
+    multi.compile()
+    x = {"own": (job.kind.x(job.train), job.train.y), "other": (other.kind.x(other.train), other.train.y)}
+    multi.fit(x, batch_size=BATCH_SIZE, epochs=job.arguments.epochs, seed=job.seed, verbose=0)
+    return multi["own"]
+
+
+def without_length(job):
+    """The arguments of a model for a backbone that is there already."""
+    options = job.kind.options(job)
+    del options["sequence_length"]
+    return options
+
+
+def augmented(job):
+    """Other texts in each epoch."""
+    if job.kind.task is tx.models.TokenTagger:
+        change = tx.augmentation.ReplaceMentions.from_rows(job.train.x, job.train.y)
+    else:
+        change = tx.augmentation.OneOf([tx.augmentation.Delete(), tx.augmentation.Swap(), tx.augmentation.Typos()])
+    return trained(job, made(job), augment=change)
+
+
+def mixed_up(job):
+    """Logits and targets of two rows mixed."""
+    return trained(job, made(job, mixup=0.2)) if type(job.kind) is Labels else None
+
+
+def contrastive(job):
+    """The encoder learns which texts have one label, then a regression."""
+    if not has_classes(job):
+        return None
+    options = {"way": "setfit", "seed": job.seed, "sequence_length": LENGTH}
+    return tx.models.few_shot(job.arguments.preset, job.train.x, job.train.y, num_pairs=5, **options)
+
+
+WAYS = {
+    "frozen probe": probe,
+    "plain fine-tuning": plain,
+    "probe, then fine-tuning (the default)": recipe,
+    "upper third of the layers": upper_layers,
+    "gradual unfreezing": thawed,
+    "adapters (LoRA)": adapters,
+    "dense connections to all layers": connected,
+    "separable convolutions for a head": convolved,
+    "conditional random field for a head": transitions,
+    "masked language model on its texts first": masked,
+    "texts twice (SimCSE) first": twice,
+    "another task first": from_other,
+    "another task beside": together,
+    "augmentation": augmented,
+    "mixup": mixed_up,
+    "contrastive pairs first (SetFit)": contrastive,
+}
+
+
+# === Table ===
+
+
+def taken(rows, count, seed):
+    """So many rows, drawn by a seed."""
+    order = random.Random(seed).sample(range(len(rows.x)), min(count, len(rows.x)))
+    return Rows(*([values[i] for i in order] for values in rows))
+
+
+def run(way, name, kind, seed, arguments):
+    """Fills a cell: a dict."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(seed)
+    everything = kind.read("train")
+    texts = [" ".join(x) if isinstance(x, (tuple, list)) else x for x in taken(everything, 2000, 0).x]
+    job = Job(kind, taken(everything, arguments.rows, seed), texts, arguments, seed)
+    start = time.perf_counter()
+    model = WAYS[way](job)
+    cell = {"set": name, "way": way, "seed": seed, "rows": len(job.train.x), "epochs": arguments.epochs}
+    if model is None:
+        return {**cell, "score": None}
+    seconds = time.perf_counter() - start
+    weights = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    score = kind.score(model, taken(kind.read("test"), arguments.test_rows, 0))
+    return {**cell, "score": score, "seconds": seconds, "trainable": weights}
+
+
+def show(cells, sets):
+    """Prints the table: mean scores, and mean seconds."""
+    print(f"\n{'':42}" + "".join(f"{name:>20}" for name in sets))
+    print(f"{'':42}" + "".join(f"{kind.name:>20}" for kind in sets.values()))
+    for way in WAYS:
+        line = f"{way:42}"
+        for name in sets:
+            found = [each for each in cells if (each["set"], each["way"]) == (name, way)]
+            scores = [each["score"] for each in found if each["score"] is not None]
+            if scores:
+                spread = f"±{statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
+                seconds = statistics.fmean(each["seconds"] for each in found)
+                line += f"{statistics.fmean(scores):.3f}{spread} {seconds:4.0f} s".rjust(20)
+            else:
+                line += ("-" if found else "").rjust(20)
+        print(line)
+
+
+def main():
+    """Fills the table and prints it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=pathlib.Path, required=True, help="folder of the data sets")
+    parser.add_argument("--preset", default="all_minilm_l6_v2", help="pretrained encoder")
+    parser.add_argument("--sets", nargs="+", help="data sets; all by default")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS), metavar="WAY")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--rows", type=int, default=400, help="rows to train on")
+    parser.add_argument("--test-rows", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/transfer_tour.json"))
+    arguments = parser.parse_args()
+
+    sets = data_sets(arguments.data)
+    sets = {name: sets[name] for name in arguments.sets or sets}
+    cells = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.exists() else []
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    for seed in arguments.seeds:
+        for name, kind in sets.items():
+            for way in arguments.ways:
+                key = {"set": name, "way": way, "seed": seed}
+                if any(key.items() <= cell.items() for cell in cells):
+                    continue
+                cells.append(run(way, name, kind, seed, arguments))
+                print(cells[-1], flush=True)
+                part = arguments.output.with_suffix(".part")
+                part.write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")
+                part.replace(arguments.output)
+    show(cells, sets)
+
+
+if __name__ == "__main__":
+    main()
