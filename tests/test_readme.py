@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+import tfxfer as tx
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -35,3 +37,15 @@ def test_every_make_target_that_it_names_exists():
     named = set(re.findall(r"\bmake ([a-z]+)\b(?=`|\n| +#)", README))
     assert {"quickstart", "test"} <= named
     assert not [target for target in named if not re.search(rf"^{target}:", makefile, re.MULTILINE)]
+
+
+MODULES = "augmentation|backbones|callbacks|data|evaluation|export|freezing|layers|losses|models|optimizers|schedules"
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_names_of_the_package_in_pages_exist(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(rf"(?<![\w./*])(?:tx\.)?({MODULES})\.([a-zA-Z]\w*)", text))
+    assert [
+        f"{module}.{name}" for module, name in sorted(named) if name != "pdf" and not hasattr(getattr(tx, module), name)
+    ] == []
