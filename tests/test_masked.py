@@ -201,7 +201,8 @@ def trained(tmp_path_factory):
 def test_it_learns_and_evaluates_alike_each_time(trained):
     model, texts, history, _ = trained
     assert history["loss"][-1] < 0.9 * history["loss"][0]
-    assert np.log(history["perplexity"]) == pytest.approx(history["loss"], rel=0.05)
+    # The loss weighs batches by rows, the perplexity by hidden tokens.
+    assert np.log(history["perplexity"]) == pytest.approx(history["loss"], rel=0.15)
     scores = [model.evaluate(texts, batch_size=5, verbose=0, return_dict=True) for _ in range(2)]
     assert scores[0] == scores[1]
     assert scores[0]["loss"] == pytest.approx(history["val_loss"][-1], rel=1e-5)

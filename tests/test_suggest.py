@@ -20,11 +20,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classifier(folder):
+    keras.utils.set_random_seed(0)
     return tiny.classifier(folder)
 
 
 @pytest.fixture(scope="module")
 def taggers(folder):
+    keras.utils.set_random_seed(0)
     made = {head: tiny.tagger(folder, head=head) for head in ("linear", "crf")}
     return {**made, "plain": tiny.tagger(folder, tags=["X", "Y", "Z"], scheme=None)}
 
