@@ -52,6 +52,7 @@ def test_every_example_is_run_here():
         "similarity_sts.py",
         "tag_entities.py",
         "text_and_columns.py",
+        "transfer_tour.py",
         "triplets_nli.py",
         "tune.py",
     }
@@ -299,6 +300,21 @@ def test_text_and_columns_prints_its_table_and_is_served(tmp_path, real_data):
     assert all(f"{name:44}{each['accuracy']:10.3f}" in output for name, [each] in found.items())
     served, answers = re.search(r"from the export: (\[.*\]), in Python: (\[.*\])", output).groups()
     assert served == answers
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("minilm_folder")
+def test_the_tour_fills_its_table_and_goes_on_where_it_was(tmp_path, real_data):
+    output = tmp_path / "cells.json"
+    ways = ["frozen probe", "dense connections to all layers", "conditional random field for a head", "augmentation"]
+    arguments = ("--data", real_data, "--seeds", 0, "--rows", 24, "--test-rows", 30, "--epochs", 1, "--output", output)
+    first = run("transfer_tour.py", *arguments, "--sets", "wnut17", "--ways", *ways)
+    cells = json.loads(output.read_text(encoding="utf-8"))
+    assert [(cell["way"], cell["score"] is None) for cell in cells] == [(way, "dense" in way) for way in ways]
+    assert all(any(line.startswith(way) for line in first.splitlines()) for way in ways)
+    run("transfer_tour.py", *arguments, "--sets", "wnut17", "goemotions", "--ways", *ways[:1])
+    again = json.loads(output.read_text(encoding="utf-8"))
+    assert again[: len(cells)] == cells and [cell["set"] for cell in again[len(cells) :]] == ["goemotions"]
 
 
 @pytest.mark.slow
