@@ -732,13 +732,14 @@ def test_augmentation_and_mixup_train_on_jax(tmp_path):
     run_afresh(f"""
         import os, pathlib
         os.environ["KERAS_BACKEND"] = "jax"
-        import numpy as np, tiny, tfxfer as tx
+        import keras, numpy as np, tiny, tfxfer as tx
         folder = pathlib.Path({str(tmp_path)!r})
+        keras.utils.set_random_seed(0)
         model = tiny.classifier(folder, mixup=0.4)
         model.compile(tx.optimizers.AdamW(1e-2))
         seed = np.asarray(model.mixup_seed.state)
         before = model.evaluate(tiny.TEXTS, tiny.LABELS, verbose=0)[0]
-        model.fit(tiny.TEXTS, tiny.LABELS, 4, 8, verbose=0, seed=0, augment=tx.augmentation.Typos())
+        model.fit(tiny.TEXTS, tiny.LABELS, 4, 20, verbose=0, seed=0, augment=tx.augmentation.Typos())
         assert model.evaluate(tiny.TEXTS, tiny.LABELS, verbose=0)[0] < 0.9 * before
         assert (np.asarray(model.mixup_seed.state) != seed).any()
         tx.freezing.freeze(model, below=1)
