@@ -92,14 +92,13 @@ def main():
     test = {name: values[: arguments.test_rows] for name, values in test.items()}
     truth = np.array([label == "1" for label in test["label"]])
     embedder = tx.models.TextEmbedder.from_preset(arguments.preset, sequence_length=96)
-    vectors = {text: vector for part in (everything, test) for text, vector in zip(
-        part["text"], embedder.encode(part["text"]), strict=True)}  # fmt: skip
+    of_test = embedder.encode(test["text"])
     results = {}
     for seed in arguments.seeds:
         chosen = np.random.default_rng(seed).permutation(len(everything["text"]))[: arguments.rows]
         train = {name: [values[i] for i in chosen] for name, values in everything.items()}
         columns = tx.data.tabular_columns(train, numbers=NUMBERS, categories=CATEGORIES)
-        pair = [np.stack([vectors[text] for text in part["text"]]) for part in (train, test)]
+        pair = [embedder.encode(train["text"]), of_test]
         found = {
             "columns, gradient boosting": boosted(train, test, seed=seed),
             "columns and embeddings, gradient boosting": boosted(train, test, pair, seed),
