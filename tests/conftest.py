@@ -8,7 +8,7 @@ import pathlib
 import re
 
 import pytest
-from thorough import CASES
+from thorough import CASES, SAMPLES
 
 # Before anything imports TensorFlow or Keras: no log lines between the dots, no download of a preset by accident, the
 # backend that the suite is about. What runs on another backend does so in a process of its own.
@@ -79,11 +79,12 @@ def blocks():
 # Files whose tests would find the same with a graph that TensorFlow did not rewrite before its first run, which takes a
 # tenth of their time. What is exported, served, quantized or held against exact numbers keeps its rewriting.
 PLAIN_GRAPHS = """
-    added_tokens callbacks callbacks_rates checkpoint damaged_files data_batches data_columns data_label_column data_mix
-    data_plans data_rows data_targets denoising disk evaluation evaluation_labels evaluation_pairs evaluation_ranking
-    evaluation_tagger few_shot freezing from_model from_preset frozen_cache gate keras_hub keras_methods lora masked
-    models optimizers optimizers_layerwise optimizers_subset own_task peft report resume saved_index search
-    search_negatives siamese suggest tagger tagger_checkpoint tagger_training tuning unfreezing windows writes
+    added_tokens callbacks callbacks_rates checkpoint connections damaged_files data_batches data_columns
+    data_label_column data_mix data_plans data_rows data_targets denoising disk evaluation evaluation_labels
+    evaluation_pairs evaluation_ranking evaluation_tagger few_shot freezing from_model from_preset frozen_cache gate
+    keras_hub keras_methods lora masked models multimodal multitask optimizers optimizers_layerwise optimizers_subset
+    own_task peft probe report resume saved_index search search_negatives siamese students suggest tagger
+    tagger_checkpoint tagger_training tuning unfreezing windows writes
 """.split()
 
 
@@ -104,6 +105,21 @@ def graphs(request):
 MARKERS = {"minilm_folder": "real_weights", "golden": "real_data", "real_data": "real_data"}
 
 
+def keep_a_sample(items, start, most):
+    """Marks the cases of tests as slow but for so many, evenly spread; `start` is `module::beginning of the name`."""
+    module, _, name = start.partition("::")
+    cases = {}
+    for item in items:
+        if item.path.name == f"test_{module}.py" and item.name.startswith(name):
+            if not item.get_closest_marker("slow"):
+                cases.setdefault(item.originalname, []).append(item)
+    for found in cases.values():
+        kept = {i * len(found) // most for i in range(most)}
+        for i, item in enumerate(found):
+            if len(found) > most and i not in kept:
+                item.add_marker("slow")
+
+
 def pytest_collection_modifyitems(items):
     """Marks a test by the fixtures that it takes, so that `-m "not real_weights"` needs no second list.
 
@@ -119,6 +135,9 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if thorough.search(item.nodeid):
             item.add_marker("slow")
+    for most, starts in SAMPLES.items():
+        for start in starts:
+            keep_a_sample(items, start, most)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

@@ -1,6 +1,7 @@
 """Cases that run with the slow tests only: each has a neighbour in the default suite, or is made of parts that have.
 
-`conftest.py` marks them `slow`: regular expressions for what follows `tests/` in a test's name.
+`conftest.py` marks them `slow`: regular expressions for what follows `tests/` in a test's name, and the beginnings of
+the names of tests of which a sample of the cases stays.
 """
 
 CASES = [
@@ -210,4 +211,40 @@ CASES = [
     r"test_tagger\.py::test_(rows_in_every_form.*crf|the_scheme_is.*IOBES|pipelines_with_tags)",
     r"test_tuning\.py::test_a_tagger_of_a_trial",
     r"test_windows\.py::test_any_stride_answers_every_word\[(1|14)\]",
+    r"test_evaluation_tagger\.py::test_a_word_without_a_token",
+    r"test_probe\.py::test_a_loss_that_no_regression",
+    r"test_report\.py::test_many_classes",
+    r"test_sentence_transformers\.py::test_every_module_is_saved",
+    r"test_suggest\.py::test_the_most_doubtful.*\[(1|9)\]",
+    r"test_tagger\.py::test_(probabilities_are|words_without)",
+    r"test_tagger_training\.py::test_validation_is",
 ]
+
+# Tests of many cases of one mechanism, a tenth of a second or more each: so many cases, evenly spread, stay in the
+# default suite, and the slow one runs the others.
+SAMPLES = {
+    4: """
+        back_out::test_a_written_encoder_is_read back_out::test_a_classifier_of_every_family
+        back_out::test_a_written_embedder backbones::test_blocks_compute backbones::test_config_and_dtype
+        backbones::test_every_weight backbones::test_gradients_of_a_padded backbones::test_hidden_states_equal
+        backbones::test_neither_amount backbones_config::test_a_checkpoint_of_any_padding
+        backbones_config::test_no_value_of_a_config backbones_presets::test_old_and_new_pooling
+        contracts::test_loss_gradients contracts::test_loss_is_the_same_compiled crf::test_marginals_and
+        crf::test_sums_and damaged_files::test_wrong_content export_signatures::test_a_request_of_the_wrong
+        families::test_family_embeds freezing::test_frozen_layers_run gate::test_fit_and_evaluate
+        gate::test_predict_and_classify heads::test_a_familys_head heads::test_a_head_that_is_not
+        keras_hub::test_a_known_family multitask::test_tasks_that_do_not_fit
+        optimizers_layerwise::test_any_optimizer optimizers_layerwise::test_averages
+        optimizers_subset::test_a_variable_that_joins peft::test_adapters_of_others peft::test_what_is
+        preprocessing_packing::test_single_texts resume::test_other_labels augmentation::test_a_row_is_a_function
+        sentence_transformers::test_a_constructor tokenizers::test_a_seed_that_is_set
+        tokenizers::test_added_tokens tokenizers::test_special_tokens tokenizers_files::test_older_files
+        tokenizers_files::test_tokenizer_json tuning::test_a_hypermodel_that_cannot writes::test_a_failure_at
+    """.split(),
+    5: """
+        contracts::test_all_weights contracts::test_mixed_precision contracts::test_model_comes_back
+        contracts::test_model_saves contracts::test_one_training contracts::test_order_of_the_batch
+        contracts::test_padding_changes contracts::test_preset_folder
+    """.split(),
+    9: ["keras_methods::test_inherited_methods_work"],
+}
