@@ -8,7 +8,7 @@ import pathlib
 import re
 
 import pytest
-from thorough import CASES, SAMPLES
+from thorough import ALIKE, CASES, SAMPLES
 
 # Before anything imports TensorFlow or Keras: no log lines between the dots, no download of a preset by accident, the
 # backend that the suite is about. What runs on another backend does so in a process of its own.
@@ -79,12 +79,12 @@ def blocks():
 # Files whose tests would find the same with a graph that TensorFlow did not rewrite before its first run, which takes a
 # tenth of their time. What is exported, served, quantized or held against exact numbers keeps its rewriting.
 PLAIN_GRAPHS = """
-    added_tokens callbacks callbacks_rates checkpoint connections damaged_files data_batches data_columns
-    data_label_column data_mix data_plans data_rows data_targets denoising disk evaluation evaluation_labels
-    evaluation_pairs evaluation_ranking evaluation_tagger few_shot freezing from_model from_preset frozen_cache gate
-    keras_hub keras_methods lora masked models multimodal multitask optimizers optimizers_layerwise optimizers_subset
-    own_task peft probe report resume saved_index search search_negatives siamese students suggest tagger
-    tagger_checkpoint tagger_training tuning unfreezing windows writes
+    added_tokens callbacks callbacks_rates checkpoint damaged_files data_batches data_columns data_label_column
+    data_mix data_plans data_rows data_targets denoising disk evaluation evaluation_labels evaluation_pairs
+    evaluation_ranking evaluation_tagger few_shot freezing from_model from_preset frozen_cache gate keras_hub
+    keras_methods lora masked models optimizers optimizers_layerwise optimizers_subset own_task peft report resume
+    saved_index search search_negatives siamese suggest tagger tagger_checkpoint tagger_training tuning unfreezing
+    windows writes
 """.split()
 
 
@@ -92,7 +92,8 @@ PLAIN_GRAPHS = """
 def graphs(request):
     """Has TensorFlow run graphs as they were traced, in the files of `PLAIN_GRAPHS`; not in their slow tests."""
     name = request.module.__name__.removeprefix("test_")
-    if name not in PLAIN_GRAPHS or request.node.get_closest_marker("slow"):
+    is_slow = request.node.get_closest_marker("slow") and not request.node.get_closest_marker("alike")
+    if name not in PLAIN_GRAPHS or is_slow:
         yield
         return
     import tensorflow as tf
@@ -118,6 +119,7 @@ def keep_a_sample(items, start, most):
         for i, item in enumerate(found):
             if len(found) > most and i not in kept:
                 item.add_marker("slow")
+                item.add_marker("alike")
 
 
 def pytest_collection_modifyitems(items):
@@ -131,10 +133,13 @@ def pytest_collection_modifyitems(items):
         for fixture, marker in MARKERS.items():
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
-    thorough = re.compile("|".join(f"(?:{case})" for case in CASES))
+    thorough, alike = (re.compile("|".join(f"(?:{case})" for case in cases)) for cases in (CASES, ALIKE))
     for item in items:
         if thorough.search(item.nodeid):
             item.add_marker("slow")
+        elif alike.search(item.nodeid) and not item.get_closest_marker("slow"):
+            item.add_marker("slow")
+            item.add_marker("alike")
     for most, starts in SAMPLES.items():
         for start in starts:
             keep_a_sample(items, start, most)

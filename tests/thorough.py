@@ -174,6 +174,10 @@ CASES = [
     r"test_contracts\.py::test_(mixed_precision_gives|order_of|padding).*MultiTask",
     r"test_multitask\.py::test_(batches_hold|predict_answers|frozen_groups)",
     r"test_multitask\.py::test_(a_step_without_conflicts.*\[3|a_preset_of_one_task|rows_are_weighed)",
+]
+
+# Cases of the same kind that run in the slow suite on the graphs that they would have in the default one.
+ALIKE = [
     # Of what came with taggers, several tasks and further heads: each has a neighbour that takes a part of the time.
     r"test_attention_jax",
     r"test_augmentation\.py::test_batches_hold_what.*\[True-7",
