@@ -311,7 +311,7 @@ WAYS = {
 
 
 def taken(rows, count, seed):
-    """So many rows, drawn by a seed."""
+    """A random sample of rows, fixed by a seed."""
     order = random.Random(seed).sample(range(len(rows.x)), min(count, len(rows.x)))
     return Rows(*([values[i] for i in order] for values in rows))
 

@@ -152,7 +152,7 @@ class _Augmenters:
 
 
 def passes_of(source, passes, epoch, skip):
-    """Returns the batches of a source in an epoch: of one of its own epochs, or of several if it begins anew.
+    """Returns the batches of a source in an epoch: of one of its own epochs, or of several if it starts over.
 
     Args:
         source: what gives the batches.

@@ -1,4 +1,4 @@
-"""Where the batches of an epoch come from: rows whose ids or texts are in memory, or a dataset that is run anew."""
+"""Where the batches of an epoch come from: rows whose ids or texts are in memory, or a dataset that is read again."""
 
 import collections
 import copy
@@ -151,7 +151,7 @@ class Varied:
 
 
 class Streamed:
-    """Rows that come from a dataset anew each epoch, one window after another; perhaps with other texts each time."""
+    """Rows that are read from a dataset again in each epoch, window by window; augmentation may change their texts."""
 
     def __init__(self, dataset, packer, order, augmenter=None):
         self.seed = order.seed

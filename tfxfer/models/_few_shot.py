@@ -40,7 +40,7 @@ def few_shot(
     | `"lora"` | the same, then trains low-rank adapters and the head |
 
     `"setfit"` is the published way (Tunstall et al., 2022): each text is in about `num_pairs` pairs of one label and as
-    many of two, whose cosines shall be 1 and 0. Its cost grows with `num_pairs`, that of the others does not.
+    many of two, with target cosines of 1 and 0. Its cost grows with `num_pairs`, that of the others does not.
     `benchmarks/few_shot.py` compares them; more rows change the order, and `docs/recipes.md` says how.
 
     Args:

@@ -209,9 +209,9 @@ class Rows:
 class Words:
     """Features, tags and weights of words: a sample of them, in which rare tags keep all their words.
 
-    Most words of a text are outside of what is looked for. With more than `MOST` words, each tag may keep so many that
-    the sum is `MOST`, the same number for all that have more; the words that are kept are drawn at random, and weigh
-    as many as they stand for, so that the sum of losses is that of all words on average. No more than `MOST` words of
+    Most words of a text lie outside of entities. Up to `MOST` words all are kept. Beyond that, tags share `MOST` places:
+    a rare tag keeps all its words, and the frequent ones get an equal number each, drawn at random. A word that is kept
+    weighs as many as it stands for, so that the sum of losses is that of all words on average. At most `MOST` words of
     a tag are held at a time. The draw is the same each time.
     """
 
@@ -239,7 +239,7 @@ class Words:
             self._thin(dict.fromkeys(self._counts, self.MOST))
 
     def _thin(self, most):
-        """Keeps so many words of each tag, those with the smallest numbers drawn."""
+        """Keeps a number of words of each tag: those with the smallest random numbers."""
         parts = [np.concatenate(part) for part in zip(*self._parts, strict=True)]
         tags, drawn = parts[1], parts[3]
         kept = np.zeros(len(tags), bool)

@@ -27,8 +27,8 @@ def simcse(
 ) -> keras.callbacks.History:
     """Trains an embedder on texts without labels: unsupervised SimCSE.
 
-    Each text goes through the encoder twice. Dropout makes the two vectors differ, and each shall be nearer to the
-    other than to those of the other texts of the batch:
+    Each text goes through the encoder twice. Dropout makes the two vectors differ, and the loss pulls each nearer to
+    the other than to those of the other texts of the batch:
 
         -log exp(cos(a_i, b_i) / temperature) / sum_j exp(cos(a_i, b_j) / temperature)
 
