@@ -209,7 +209,7 @@ class Rows:
 class Words:
     """Features, tags and weights of words: a sample of them, in which rare tags keep all their words.
 
-    Most words of a text lie outside of entities. Up to `MOST` words all are kept. Beyond that, tags share `MOST` places:
+    Most words of a text lie outside of entities. Up to `MOST` words, all are kept. Beyond, tags share `MOST` places:
     a rare tag keeps all its words, and the frequent ones get an equal number each, drawn at random. A word that is kept
     weighs as many as it stands for, so that the sum of losses is that of all words on average. At most `MOST` words of
     a tag are held at a time. The draw is the same each time.
