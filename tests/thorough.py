@@ -222,33 +222,76 @@ ALIKE = [
     r"test_suggest\.py::test_the_most_doubtful.*\[(1|9)\]",
     r"test_tagger\.py::test_(probabilities_are|words_without)",
     r"test_tagger_training\.py::test_validation_is",
+    # Long ones: what they go through has shorter tests of its own.
+    r"test_back_out\.py::test_adapters_are_merged",
+    r"test_callbacks\.py::test_an_embedder_does_not_end",
+    r"test_evaluation_tagger\.py::test_spans_of_a_generator",
+    r"test_export_assets\.py::test_the_server_can_replay.*score-32",
+    r"test_few_shot\.py::test_(every_way_gives.*setfit|dropout_makes)",
+    r"test_frozen_cache\.py::test_other_models_arguments",
+    r"test_heads\.py::test_training_goes_on_from",
+    r"test_keras_methods\.py::test_(filters_choose|inherited_methods_work.*\[quantize)",
+    r"test_damaged_files\.py::test_a_model_is_trained_and_gets",
+    r"test_multimodal\.py::test_what_lies_above",
+    r"test_multitask\.py::test_a_file_holds",
+    r"test_optimizers_replica\.py::test_a_model_that_was_trained.*ours-False",
+    r"test_optimizers_subset\.py::test_(what_is_frozen_is_the_same|a_state_that_was)",
+    r"test_report\.py::test_(a_regressor_is|points_move|an_embedder_is)",
+    r"test_resume\.py::test_what_may_have_changed",
+    r"test_students\.py::test_a_static_students_head",
+    r"test_tuning\.py::test_the_model_is_what",
+    r"test_writes\.py::test_a_failure_at.*report_entities",
 ]
 
 # Tests of many cases of one mechanism, a tenth of a second or more each: so many cases, evenly spread, stay in the
 # default suite, and the slow one runs the others.
 SAMPLES = {
-    4: """
-        back_out::test_a_written_encoder_is_read back_out::test_a_classifier_of_every_family
-        back_out::test_a_written_embedder backbones::test_blocks_compute backbones::test_config_and_dtype
-        backbones::test_every_weight backbones::test_gradients_of_a_padded backbones::test_hidden_states_equal
-        backbones::test_neither_amount backbones_config::test_a_checkpoint_of_any_padding
-        backbones_config::test_no_value_of_a_config backbones_presets::test_old_and_new_pooling
-        contracts::test_loss_gradients contracts::test_loss_is_the_same_compiled crf::test_marginals_and
-        crf::test_sums_and damaged_files::test_wrong_content export_signatures::test_a_request_of_the_wrong
-        families::test_family_embeds freezing::test_frozen_layers_run gate::test_fit_and_evaluate
-        gate::test_predict_and_classify heads::test_a_familys_head heads::test_a_head_that_is_not
-        keras_hub::test_a_known_family multitask::test_tasks_that_do_not_fit
-        optimizers_layerwise::test_any_optimizer optimizers_layerwise::test_averages
-        optimizers_subset::test_a_variable_that_joins peft::test_adapters_of_others peft::test_what_is
-        preprocessing_packing::test_single_texts resume::test_other_labels augmentation::test_a_row_is_a_function
-        sentence_transformers::test_a_constructor tokenizers::test_a_seed_that_is_set
-        tokenizers::test_added_tokens tokenizers::test_special_tokens tokenizers_files::test_older_files
-        tokenizers_files::test_tokenizer_json tuning::test_a_hypermodel_that_cannot writes::test_a_failure_at
+    1: """
+        augmentation::test_batches_hold callbacks_rates::test_the_callback_trains cold::test_evaluate_before
+        connections::test_training_above_kept data_batches::test_a_seed_fixes data_batches::test_an_epoch_can_be
+        evaluation_labels::test_a_model_whose_labels evaluation_tagger::test_spans_of
+        frozen_cache::test_frozen_weights_that
+        from_model::test_labels_that_both keras_methods::test_a_quantized_model_is_not
+        keras_methods::test_an_encoder_is_copied keras_methods::test_what_needs_float lora::test_adapters_and_head
+        probe::test_losses_of_numbers resume::test_early_stopping_on resume::test_a_run_killed_twice
+        siamese::test_any_number siamese::test_chunks_give suggest::test_the_most_doubtful
+        tuning::test_an_objective windows::test_any_stride
     """.split(),
-    5: """
+    2: """
+        back_out::test_a_card_says back_out::test_a_classifier_of_every_family back_out::test_a_score_keeps
+        back_out::test_a_written_embedder back_out::test_any_pooling backbones::test_gradients_of_a_padded
+        backbones_config::test_a_checkpoint_of_any_padding contracts::test_model_gives_the_same
+        crf::test_gradients_of_the_chain data_targets::test_targets_of_any_rank export::test_small_weights_fit
+        families::test_family_embeds freezing::test_frozen_layers_run from_preset::test_another_class
+        gate::test_fit_and_evaluate gate::test_predict_and_classify heads::test_a_class_that_leaves
+        heads::test_a_familys_head heads::test_other_labels keras_hub::test_a_family_without
+        keras_hub::test_a_known_family keras_hub::test_a_variant keras_hub::test_every_task_model
+        keras_hub::test_frozen_layers multitask::test_tasks_that_do_not_fit optimizers_layerwise::test_averages
+        optimizers_subset::test_a_variable_that_joins optimizers_subset::test_an_optimizer_that_was
+        peft::test_what_was_trained peft::test_what_is_written preprocessing_write::test_older_files
+        resume::test_other_labels report::test_pairs_show sentence_transformers::test_a_folder_gives
+        sentence_transformers::test_do_lower_case tagger_checkpoint::test_a_familys tokenizers::test_a_seed_that_is_set
+        tokenizers::test_added_tokens tokenizers::test_lowercase_comes tokenizers::test_special_tokens
+        tokenizers::test_tokens_added_later unfreezing::test_a_schedule_beyond
+    """.split(),
+    3: """
         contracts::test_all_weights contracts::test_mixed_precision contracts::test_model_comes_back
         contracts::test_model_saves contracts::test_one_training contracts::test_order_of_the_batch
         contracts::test_padding_changes contracts::test_preset_folder
     """.split(),
-    9: ["keras_methods::test_inherited_methods_work"],
+    4: """
+        back_out::test_a_written_encoder_is_read backbones::test_blocks_compute backbones::test_config_and_dtype
+        backbones::test_every_weight backbones::test_hidden_states_equal backbones::test_neither_amount
+        backbones_config::test_no_value_of_a_config backbones_presets::test_a_task_models
+        backbones_presets::test_old_and_new_pooling contracts::test_loss_gradients
+        contracts::test_loss_is_the_same_compiled crf::test_marginals_and crf::test_sums_and
+        damaged_files::test_wrong_content export_signatures::test_a_request_of_the_wrong heads::test_a_head_that_is_not
+        optimizers_layerwise::test_any_optimizer peft::test_adapters_of_others peft::test_what_is
+        preprocessing_packing::test_single_texts augmentation::test_a_row_is_a_function
+        sentence_transformers::test_a_constructor tokenizers::test_hard_texts
+        tokenizers::test_texts_of_many tokenizers::test_what_is_written tokenizers_files::test_older_files
+        tokenizers_files::test_tokenizer_json tuning::test_a_hypermodel_that_cannot writes::test_a_failure_at
+    """.split(),
+    5: ["token_offsets::test_offsets_are"],
+    8: ["keras_methods::test_inherited_methods_work"],
 }
