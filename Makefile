@@ -38,6 +38,7 @@ lint: $(VENV)/.installed-test
 bench: $(VENV)/.installed-bench $(VENV)/.weights $(BENCH)/.installed
 	$(VENV)/bin/python benchmarks/tokenize.py --data $(DATA)
 	$(VENV)/bin/python benchmarks/encode.py --data $(DATA) --torch-python $(BENCH)/bin/python
+	$(VENV)/bin/python benchmarks/engines.py --data $(DATA) --torch-python $(BENCH)/bin/python
 	$(VENV)/bin/python benchmarks/cold.py --torch-python $(BENCH)/bin/python
 	$(VENV)/bin/python benchmarks/train_step.py --data $(DATA) --torch-python $(BENCH)/bin/python
 	$(VENV)/bin/python benchmarks/large_batch.py --data $(DATA) --torch-python $(BENCH)/bin/python

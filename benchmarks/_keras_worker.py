@@ -1,6 +1,8 @@
 """tfxfer's side, and KerasHub's own embedder. Started by the benchmarks."""
 
 import importlib.metadata
+import pathlib
+import tempfile
 import time
 
 import keras
@@ -20,22 +22,89 @@ def embedder(setup, dtype):
 
 
 def encoder(setup, requests):
-    """Answers requests to encode texts: in float32, in mixed_bfloat16, or by KerasHub's own `predict`."""
-    models = {dtype: embedder(setup, dtype) for dtype in ("float32", "mixed_bfloat16")}
-    models["keras_hub"] = keras_hub.models.TextEmbedder.from_preset(setup["weights"])
+    """Answers requests to encode texts: in float32, in mixed_bfloat16, by KerasHub's own `predict`, by engines."""
+    made = {dtype: embedder(setup, dtype).encode for dtype in ("float32", "mixed_bfloat16")}
+    sizes = {}
+    if setup.get("engines"):
+        folder = tempfile.TemporaryDirectory()
+        made |= engines(setup, pathlib.Path(folder.name), sizes)
+    else:
+        made["keras_hub"] = by_keras_hub(setup)
 
     def work(request):
-        model = models[request["variant"]]
-        if request["variant"] == "keras_hub":
-            embeddings = model.predict(request["texts"], batch_size=setup["batch_size"], verbose=0)
-        else:
-            embeddings = model.encode(request["texts"], batch_size=setup["batch_size"], progress=False)
+        if request["variant"] == "sizes":
+            return {"sizes": sizes}
+        encode = made[request["variant"]]
+        embeddings = encode(request["texts"], batch_size=request.get("batch_size", setup["batch_size"]))
         if "save" in request:
             np.save(request["save"], embeddings)
         return {"rows": len(request["texts"])}
 
     requests.send(versions=versions())
     requests.serve(work)
+
+
+def by_keras_hub(setup):
+    """KerasHub's own embedder as a function of texts."""
+    model = keras_hub.models.TextEmbedder.from_preset(setup["weights"])
+    return lambda texts, batch_size: model.predict(texts, batch_size=batch_size, verbose=0)
+
+
+def engines(setup, folder, sizes):
+    """Other ways to compute the vectors: dict of name to function of texts; puts the megabytes of each into `sizes`."""
+    made = {}
+    for dtype in ("float32", "int8"):
+        model = embedder(setup, "float32")
+        model.engine = tx.export.Engine(model, dtype, threads=setup["threads"])
+        path = pathlib.Path(tx.export.onnx(model.served_model(), folder / f"onnx_{dtype}", dtype=dtype))
+        written = pathlib.Path(tx.export.litert(model.served_model(), folder / f"litert_{dtype}", dtype=dtype))
+        sizes[f"engine {dtype}"] = megabytes(written / "model.tflite")
+        sizes[f"onnx {dtype}"] = megabytes(path / "model.onnx")
+        made |= {f"engine {dtype}": model.encode, f"onnx {dtype}": by_onnx_runtime(path, setup["threads"])}
+    model = embedder(setup, "float32")
+    path = pathlib.Path(tx.export.saved_model(model, folder / "served"))
+    sizes["saved_model"] = sizes["float32"] = megabytes(*path.rglob("variables*"))
+    served = tf.saved_model.load(str(path))
+    embed = served.signatures["serving_default"]
+
+    def by_export(texts, batch_size):
+        parts = [texts[i : i + batch_size] for i in range(0, len(texts), batch_size)]
+        return np.concatenate([embed(text=tf.constant(part))["embedding"].numpy() for part in parts])
+
+    by_export.served = served  # its functions need it alive
+    student = tx.models.static_student(model)
+    sizes["static"] = round(4 * student.count_params() / 1e6, 1)
+    return made | {"saved_model": by_export, "static": student.encode}
+
+
+def by_onnx_runtime(folder, threads):
+    """The vectors by ONNX Runtime, the ids by Hugging Face's `tokenizers`, in batches of like length."""
+    import onnxruntime
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    columns = {"token_ids": "ids", "padding_mask": "attention_mask", "segment_ids": "type_ids"}
+
+    def encode(texts, batch_size):
+        order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+        found = [None] * len(texts)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            tokens = tokenizer.encode_batch([texts[row] for row in rows])
+            ids = {name: np.array([getattr(each, of) for each in tokens], "int32") for name, of in columns.items()}
+            for row, vector in zip(rows, session.run(None, ids)[0], strict=True):
+                found[row] = vector
+        return np.stack(found)
+
+    return encode
+
+
+def megabytes(*files):
+    """The size of files."""
+    return round(sum(file.stat().st_size for file in files) / 1e6, 1)
 
 
 class Slices(keras.callbacks.Callback):

@@ -59,10 +59,11 @@ def without(name, monkeypatch, answer=None):
     if answer is None:
         return
     if name == "onnx":
-        graph = types.SimpleNamespace(node=[], input=[], output=[])
-        proto = types.SimpleNamespace(graph=graph, SerializeToString=lambda: b"model")
+        graph = types.SimpleNamespace(node=[], input=[], output=[], initializer=[], ClearField=lambda field: None)
+        proto = types.SimpleNamespace(graph=graph, opset_import=[], SerializeToString=lambda: b"model")
         session = types.SimpleNamespace(run=lambda outputs, ids: [answer(ids)])
         monkeypatch.setitem(sys.modules, "onnx", types.ModuleType("onnx"))
+        sys.modules["onnx"].helper = None  # nothing is made of no nodes
         sys.modules["tf2onnx"].convert = types.SimpleNamespace(from_function=lambda *_, **__: (proto, None))
         sys.modules["onnxruntime"].InferenceSession = lambda *_, **__: session
         return
@@ -247,3 +248,35 @@ def test_the_version_that_converted_is_kept(name, classifier, tmp_path):
     assert found["versions"]["tfxfer"] == tfxfer.__version__
     assert all(found["versions"][package] for package in PACKAGES[name])
     assert found["labels"] == classifier.labels and found["version"] is None
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "deberta_v3"])
+def test_norms_activations_and_look_ups_are_a_node_each(family, golden, tmp_path):
+    onnx = pytest.importorskip("onnx", reason="no onnx, of the extra `onnx`")
+    folder = golden / ("families2" if family == "modernbert" else "families") / family
+    embedder = models.TextEmbedder.from_preset(folder)
+    proto = onnx.load(written_for("onnx", embedder, tmp_path / "out") / "model.onnx")
+    onnx.checker.check_model(proto)
+    kinds = [node.op_type for node in proto.graph.node]
+    norms = [each for each in embedder._flatten_layers() if "norm" in each.name and each.weights and not each._layers]
+    assert kinds.count("LayerNormalization") == len(norms) > 2
+    assert "Erf" not in kinds and "Reciprocal" not in kinds and kinds.count("Gelu") == embedder.backbone.num_layers
+    assert kinds.count("Gather") >= 1 and ("Less" in kinds) == (family == "deberta_v3")  # by its relative positions
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+@pytest.mark.parametrize("name", PACKAGES)
+def test_smaller_weights_are_checked_at_export_and_answer_nearly_alike(name, dtype, classifier, tmp_path):
+    if (name, dtype) == ("litert", "float16"):
+        with pytest.raises(ValueError, match=r"`dtype`.*float16"):
+            written_for(name, classifier, tmp_path / "out", dtype=dtype)
+        return
+    expected = classifier.classify(tiny.TEXTS).probabilities
+    path = written_for(name, classifier, tmp_path / "out", dtype=dtype)
+    names = list(classifier.input)
+    found = loaded(name, path)(tokenized(path, tiny.TEXTS, names))
+    assert 1e-6 < np.abs(found - expected).max() < 0.1
+    parity = json.loads((path / "assets.extra" / "tfxfer.json").read_text())["parity"]
+    assert 0 < parity["largest_difference"] < parity["tolerance"]
+    with pytest.raises(ValueError, match=r"1e-07.*difference"):
+        written_for(name, classifier, tmp_path / "strict", dtype=dtype, tolerance=1e-7)

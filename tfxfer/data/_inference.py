@@ -1,5 +1,6 @@
 """Running a model over rows in memory, and packing one batch of texts inside a pipeline."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,22 +28,31 @@ class Runner:
             them.
         columns: dict of name to `Column`.
         pad_to_multiple_of: int from 1 to 8; see `batches`.
+        engine: function from the model's inputs as arrays to its outputs, which computes in place of the model. It gets
+            rows of one padded length at a time, so that a row's length does not depend on its neighbours'.
     """
 
-    def __init__(self, model: Any, columns: Mapping[str, Any], pad_to_multiple_of: int = 1) -> None:
+    def __init__(
+        self,
+        model: Any,
+        columns: Mapping[str, Any],
+        pad_to_multiple_of: int = 1,
+        engine: Callable[[dict[str, np.ndarray]], np.ndarray] | None = None,
+    ) -> None:
         self._model = model
         self._packer = Packer(columns, pad_to_multiple_of)
+        self._engine = engine
         self._step: Any = None
 
     def _traced(self, kept):
         """Returns the function from what is kept, and the numbers of rows, to the model's outputs."""
         signature = [tf.nest.map_structure(_any_rows, kept), _ROWS]
-        model = self._model
-        if keras.config.backend() != "tensorflow":
+        model, run = self._model, self._engine
+        if run is None and keras.config.backend() != "tensorflow":
+            run = functools.partial(keras.Model.predict_on_batch, model)
+        if run is not None:
             pack = tf.function(self._pack, input_signature=signature, autograph=False)
-            return lambda kept, rows: keras.Model.predict_on_batch(
-                model, {key: value.numpy() for key, value in pack(kept, rows).items()}
-            )
+            return lambda kept, rows: run({key: value.numpy() for key, value in pack(kept, rows).items()})
         forward = lambda x: model(x, training=False)  # noqa: E731
         if model.jit_compile:
             # A graph of its own, which is compiled by XLA; ragged ids around it cannot be.
@@ -75,9 +85,7 @@ class Runner:
         order = np.argsort(-lengths, kind="stable")
         bar = keras.utils.Progbar(len(order), unit_name="text") if progress and len(order) else None
         parts = []
-        # One batch at least, so that the outputs of no rows have the right shape.
-        for start in range(0, max(len(order), 1), batch_size):
-            rows = order[start : start + batch_size]
+        for rows in self._batches(order, lengths, batch_size):
             outputs = self._step(kept, tf.constant(rows, tf.int64))
             outputs = keras.tree.map_structure(np.asarray, outputs)
             parts.append(outputs if finish is None else finish(outputs))
@@ -90,6 +98,16 @@ class Runner:
                 found[place] = row
             return found
         return keras.tree.map_structure(lambda *arrays: _restored(np.concatenate(arrays), order), *parts)
+
+    def _batches(self, order, lengths, batch_size):
+        """Yields the rows of each batch: one at least, so that the outputs of no rows have the right shape."""
+        groups = [order]
+        if self._engine is not None:
+            padded = -(-lengths[order] // self._packer.multiple)
+            groups = np.split(order, np.flatnonzero(np.diff(padded)) + 1)
+        for group in groups:
+            for start in range(0, max(len(group), 1), batch_size):
+                yield group[start : start + batch_size]
 
     def _tokenize(self, x):
         parts = []

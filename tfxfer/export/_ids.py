@@ -83,15 +83,19 @@ class Target:
 class Graph(tf.Module):
     """A model as a function of ids alone, without what only TensorFlow can do.
 
+    Args:
+        model: a task model.
+        is_raw: bool. Whether it gives the model's own outputs, not what an export answers.
+
     Attributes:
         run: a `tf.function` from int32 tensors, in the order of `specs`, to a dict of one float32 tensor.
         specs: list of `tf.TensorSpec`s, named.
         output: string. The name of what it gives.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, is_raw=False):
         super().__init__()
-        self.output, finish = _output(model)
+        self.output, finish = ("outputs", tf.identity) if is_raw else answer_of(model)
         count = model.text_count if model.text_form == "separate" else None
         self.specs = [
             tf.TensorSpec(
@@ -112,7 +116,7 @@ class Graph(tf.Module):
         self.run = tf.function(run, input_signature=self.specs, autograph=False)
 
 
-def _output(model):
+def answer_of(model):
     """The name of a model's own answer in numbers, and the function from the model's outputs to it."""
     signature = model.signatures()[0]
     names = {"classes": "probabilities", "vectors": "embedding", "entities": "emissions", "tags": "emissions"}
@@ -123,13 +127,13 @@ def _output(model):
 def write(target, model, folder, *, pairs, examples, tolerance, metadata):
     """Writes a folder for a target; see `onnx` and `litert`."""
     folder = _disk.local_path("folder", folder, kind="folder")
-    _require(target)
+    require(target)
     if len(_check.instance("model", model, models.TextTask, "a task model of `tfxfer.models`").served_parts()) > 1:
         remedy = "Write each task: `multi[name]`; or all in one by `export.saved_model`."
         raise _check.invalid("model", "a model of one task", type(model).__name__, remedy)
     pairs = _saved_model.check_model(model, pairs, None)
     model = model.served_model()
-    _check_convertible(target, model)
+    check_convertible(target, model)
     rows = _saved_model.example_rows(examples, pairs)
     _check.number("tolerance", tolerance, above=0)
     metadata = _description.plain("metadata", _check.instance("metadata", metadata or {}, dict, "a dict"))
@@ -137,13 +141,13 @@ def write(target, model, folder, *, pairs, examples, tolerance, metadata):
         raise _check.invalid("folder", "a folder that does not exist yet, or is empty", str(folder), "Name another.")
     with _disk.replacing_folder(folder) as staged:
         graph = Graph(model)
-        run = _converted(target, graph, staged / target.file)
-        difference = _parity(target, model, run, rows, pairs, tolerance)
+        run = converted(target, graph, staged / target.file)
+        difference = parity(target.name, model, run, rows, pairs, tolerance, answer_of(model)[1])
         _write_beside(target, model, graph, staged, folder.name, rows, pairs, difference, tolerance, metadata)
     return str(folder)
 
 
-def _require(target):
+def require(target):
     for package in target.packages:
         try:
             importlib.import_module(package)
@@ -152,7 +156,7 @@ def _require(target):
             raise ImportError(f'{name}, and {package} is missing: pip install "tfxfer[{target.extra}]"') from error
 
 
-def _check_convertible(target, model):
+def check_convertible(target, model):
     backbone = model.backbone
     policy = backbone.dtype_policy
     if policy.compute_dtype != "float32" or policy.variable_dtype != "float32":
@@ -164,7 +168,7 @@ def _check_convertible(target, model):
         raise _check.invalid("model", f"weights of less than 2 GB, as {target.name} bounds a file", size, remedy)
 
 
-def _converted(target, graph, file):
+def converted(target, graph, file):
     """Writes the file and returns the function that it is; says what to do about what cannot be converted."""
     try:
         target.convert(graph, file)
@@ -176,10 +180,19 @@ def _converted(target, graph, file):
         raise _check.invalid("model", f"a model that can be converted to {target.name}", reason, remedy) from error
 
 
-def _parity(target, model, run, rows, pairs, tolerance):
-    """Returns the largest difference between a runtime's answers and `model.predict`'s; raises where it is too large.
+def parity(name, model, run, rows, pairs, tolerance, finish):
+    """Returns the largest difference between a runtime's answers and the model's; raises where it is too large.
 
     Several shapes are tried: each row alone, and all rows together.
+
+    Args:
+        name: string, of the runtime.
+        model: the task model.
+        run: function from a dict of int32 arrays to the answers.
+        rows: list of tuples of texts.
+        pairs: bool. Whether a row is two texts.
+        tolerance: float. The largest difference; where an answer is larger than 1, relative to the largest.
+        finish: function of the model's outputs to its answers.
     """
     largest = 0.0
     for batch in [*([row] for row in rows[:3]), rows]:
@@ -189,14 +202,14 @@ def _parity(target, model, run, rows, pairs, tolerance):
             expected = model.predict_on_batch(ids)
         else:
             expected = model.predict(columns if pairs else columns[0], verbose=0)
-        expected = _output(model)[1](tf.constant(expected)).numpy()
+        expected = finish(tf.constant(expected)).numpy()
         found = run(ids)
         scale = max(1.0, float(np.abs(expected).max()))
         difference = np.abs(found - expected).max() / scale if found.shape == expected.shape else np.inf
         # NaN is no agreement either.
         if not difference <= tolerance:
-            remedy = f"Raise `tolerance` if that will do; otherwise please report it with {target.name}'s version."
-            expected = f"a model that {target.name} computes as `model.predict` does, to {tolerance}"
+            remedy = f"Raise `tolerance` if that will do; otherwise please report it with {name}'s version."
+            expected = f"a model that {name} computes as `model.predict` does, to {tolerance}"
             raise _check.invalid("model", expected, f"a difference of {difference:.2g}", remedy)
         largest = max(largest, float(difference))
     return largest

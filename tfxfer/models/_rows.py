@@ -13,6 +13,8 @@ import numpy as np
 from tfxfer import _check, _introduction, data
 from tfxfer.models import _probing, _recipe, _training
 
+# Lengths of the rows that an engine computes together are multiples of this.
+_ENGINE_MULTIPLE = 8
 # Batches of rows that are taken from a generator at a time: enough to sort by length, little to hold.
 STREAM_BATCHES = 64
 
@@ -28,6 +30,8 @@ class TakesRows(_Mixin):
     # What several texts of a row become, and how many texts a row has: see `data.TextColumn`.
     text_form: Literal["joint", "separate"] = "joint"
     text_count: int | None = None
+    # Returns the engine that computes in place of the model; see `engine`.
+    _engine = staticmethod(lambda: None)
 
     # === Description ===
 
@@ -159,6 +163,7 @@ class TakesRows(_Mixin):
             source = gate.batches(form, found, batch_size or 32, **made)
         _training.check_swaps(self, callbacks)
         _training.settle_optimizer(self)
+        self._leave_engine()
         batches = _probing.slices(found, batch_size or 32) if is_arrays else source
         epochs = _recipe.begin(
             self,
@@ -319,6 +324,9 @@ class TakesRows(_Mixin):
         if form == "rows" and not callbacks:
             progress = keras.config.is_interactive_logging_enabled() if verbose == "auto" else bool(verbose)
             return self._runner(found.x)(found.x, batch_size, progress=progress)
+        if self.engine is not None:
+            remedy = "Pass rows, such as a list of texts, without callbacks; or set `model.engine = None`."
+            raise _check.invalid("engine", "None for batches, and with callbacks", self.engine, remedy)
         arguments = {"verbose": verbose, "steps": steps, "callbacks": callbacks}
         if form == "arrays":
             return keras.Model.predict(self, found[0], batch_size=batch_size, **arguments)
@@ -333,12 +341,22 @@ class TakesRows(_Mixin):
 
         It is made again where something changed that it has traced.
         """
+        engine = self.engine
+        if engine is not None:
+            engine.check(self)
+            if part is not None:
+                remedy = "It computes the model as a whole. Set `model.engine = None` for this."
+                raise _check.invalid(
+                    "engine", "None for a part of the model, or with a prompt left out", engine, remedy
+                )
 
         def make():
             model = self if part is None else self._part(part)
-            return data.Runner(model, self.prediction_columns(), self._length_multiple())
+            multiple = self._length_multiple() if engine is None else _ENGINE_MULTIPLE
+            return data.Runner(model, self.prediction_columns(), multiple, engine)
 
-        return self._made_once(part, len(x) if isinstance(x, (tuple, dict)) else 1, make)
+        settings = (len(x) if isinstance(x, (tuple, dict)) else 1, id(engine))
+        return self._made_once(part, settings, make)
 
     def _made_once(self, name, settings, make):
         """Returns what `make` made for a name, as long as the settings and what it has traced are the same."""
@@ -359,6 +377,25 @@ class TakesRows(_Mixin):
             found = make()
             self._runners[name] = (key, found)
         return found
+
+    @property
+    def engine(self) -> Any:
+        """The `export.Engine` that computes `encode`, `predict` and what is built on them, for rows; `None` for none.
+
+        It is a copy of the weights and is not saved. Training takes it away, with a warning.
+        """
+        return self._engine()
+
+    @engine.setter
+    def engine(self, engine: Any) -> None:
+        if engine is not None:
+            engine.check(self)
+        self._engine = lambda: engine  # hidden from Keras
+
+    def _leave_engine(self):
+        if self.engine is not None:
+            self.engine = None
+            warnings.warn("`fit` changes the weights: `model.engine` is None again.", stacklevel=3)
 
     # === Batches ===
 
