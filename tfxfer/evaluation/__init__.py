@@ -14,6 +14,8 @@ tx.evaluation.similarity(small, test)
 from tfxfer._neighbours import SIMILARITIES
 from tfxfer.evaluation._calibration import calibration_scores
 from tfxfer.evaluation._classification import classification, classification_scores
+from tfxfer.evaluation._compare import compare, compare_scores
+from tfxfer.evaluation._curves import coverage_curve, precision_recall_curve
 from tfxfer.evaluation._entities import entity_calibration, entity_errors, entity_scores
 from tfxfer.evaluation._pairs import (
     pair_classification,
@@ -34,12 +36,16 @@ __all__ = [
     "calibration_scores",
     "classification",
     "classification_scores",
+    "compare",
+    "compare_scores",
+    "coverage_curve",
     "entities",
     "entity_calibration",
     "entity_errors",
     "entity_scores",
     "pair_classification",
     "pair_classification_scores",
+    "precision_recall_curve",
     "projector",
     "report",
     "report_entities",
