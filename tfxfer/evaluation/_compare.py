@@ -81,7 +81,7 @@ def compare(
     for name, side in zip("ab", sides, strict=True):
         if not side:
             raise _check.invalid(name, "at least one model or result", side)
-    options = {"scores": scores, "intervals": intervals, "resamples": resamples, "seed": seed}
+    options: dict[str, Any] = {"scores": scores, "intervals": intervals, "resamples": resamples, "seed": seed}
     every = [each for side in sides for each in side]
     if all(isinstance(each, dict) and _PER_QUERY in each for each in every):
         return _compare_queries(*sides, **options)
