@@ -27,7 +27,7 @@ from benchmarks import _harness
 
 PRESET = "all_minilm_l6_v2"
 NOISE, BUDGET = 0.05, 77
-PRUNE = ("noise_rate", "class", "both")
+PRUNE = ("class", "noise_rate", "both")
 
 
 def planted(targets, labels, seed):

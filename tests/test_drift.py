@@ -92,26 +92,24 @@ def test_texts_come_in_any_form(classifier):
 
 
 def test_every_kind_of_model_tells_what_it_can(folder, classifier):
-    embedder = tx.evaluation.reference(tiny.embedder(folder), TEXTS)
+    model = tiny.embedder(folder)
+    embedder = tx.evaluation.reference(model, TEXTS)
     assert set(embedder["values"]) == {"tokens", "unknown", "distance"} and embedder["labels"] is None
     tagger = tx.evaluation.reference(tiny.tagger(folder), TEXTS[:4])
     assert set(tagger["values"]) == {"tokens", "unknown"} and tagger["center"] is None
-    found = tx.evaluation.drift(embedder, TEXTS[::-1], model=tiny.embedder(folder))
+    found = tx.evaluation.drift(embedder, TEXTS[::-1], model=model)
     assert set(found["checks"]) == {"tokens", "unknown", "distance"} and not found["drifted"]
     with pytest.raises(ValueError, match="`reference`"):
         tx.evaluation.drift(embedder, TEXTS, model=classifier)
 
 
-def test_of_many_texts_a_sample_of_values_is_kept(monkeypatch):
-    from tfxfer.evaluation import _drift  # the number is no argument
-
-    monkeypatch.setattr(_drift, "_KEPT", 20)
-    found = tx.evaluation.reference(Answers(), numbers(0, 60))
-    assert found["rows"] == sum(found["label_rows"]) == 60
-    assert {len(each) for each in found["values"].values()} == {20}
-    whole = Answers().classify(numbers(0, 60)).probabilities.max(axis=1)
+def test_of_many_texts_a_sample_of_values_is_kept():
+    found = tx.evaluation.reference(Answers(), numbers(0, 2100))
+    assert found["rows"] == sum(found["label_rows"]) == 2100
+    assert {len(each) for each in found["values"].values()} == {2000}
+    whole = Answers().classify(numbers(0, 2100)).probabilities.max(axis=1)
     assert found["means"]["confidence"] == pytest.approx(whole.mean())
-    other = tx.evaluation.reference(Answers(), numbers(0, 60), seed=1)
+    other = tx.evaluation.reference(Answers(), numbers(0, 2100), seed=1)
     assert other["values"] != found["values"] and other["center"] == found["center"]
 
 
@@ -142,19 +140,39 @@ def test_checks_are_scipys():
 
 
 def test_p_values_are_adjusted_by_holm():
-    from tfxfer.evaluation._drift import _holm
+    reference = tx.evaluation.reference(Answers(), numbers(0, 80))
+    found = tx.evaluation.drift(reference, numbers(100, 80), model=Answers(shift=0.3, sure=1.2, turn=0.3))["checks"]
+    largest, left = 0.0, len(found)
+    for check in sorted(found.values(), key=lambda check: check["p_value"]):
+        largest, left = max(largest, min(1.0, left * check["p_value"])), left - 1
+        assert check["adjusted_p_value"] == pytest.approx(largest) and check["drifted"] == (largest <= 0.05)
+    assert any(check["adjusted_p_value"] > check["p_value"] for check in found.values())
 
-    assert _holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert _holm([0.5, 0.9]) == [1.0, 1.0] and _holm([]) == []
+
+class Counts:
+    """A classifier that gives the first label to so many texts, and so on."""
+
+    multi_label = False
+
+    def __init__(self, counts):
+        self.labels, self._counts = list("abcde"), counts
+
+    def classify(self, texts, **_):
+        return tx.models.Classification(None, np.eye(5)[np.repeat(range(5), self._counts)])
 
 
-def test_rare_labels_are_tested_together():
-    from tfxfer.evaluation._drift import _chi2
-
-    counts = np.array([[60.0, 30, 3, 2, 0], [50.0, 40, 2, 1, 0]])
-    together = np.array([[60.0, 30, 5], [50.0, 40, 3]])
-    assert _chi2(counts) == pytest.approx(scipy.stats.chi2_contingency(together, correction=False).pvalue)
-    assert _chi2(np.array([[5.0, 0.0], [9.0, 0.0]])) == 1.0
+@pytest.mark.parametrize(
+    ("before", "now", "table"),
+    [
+        ([60, 30, 3, 2, 0], [50, 40, 2, 1, 0], [[60, 30, 5], [50, 40, 3]]),
+        ([5, 0, 0, 0, 0], [9, 0, 0, 0, 0], None),
+    ],
+)
+def test_rare_labels_are_tested_together(before, now, table):
+    reference = tx.evaluation.reference(Counts(before), numbers(0, sum(before)))
+    found = tx.evaluation.drift(reference, numbers(0, sum(now)), model=Counts(now))["checks"]["labels"]
+    expected = 1.0 if table is None else scipy.stats.chi2_contingency(table, correction=False).pvalue
+    assert found["p_value"] == pytest.approx(expected) and not found["drifted"]
 
 
 def test_with_several_labels_each_share_is_tested():

@@ -7,14 +7,9 @@ import json
 import keras
 import numpy as np
 import pytest
-import sklearn.linear_model
 import tiny
 
 import tfxfer as tx
-
-# The regression without each part of the rows, and the steps of confident learning: a user sees the suspects alone.
-from tfxfer import _regression
-from tfxfer.evaluation import _suspects
 
 LABELS = ["card", "loan", "other"]
 TEXTS = [f"{a} {b} {c}" for a in ("my card", "the loan", "a bank") for b in ("was", "is") for c in tiny.WORDS.split()]
@@ -69,45 +64,59 @@ def by_loops(y, p, prune):
 # === Confident learning ===
 
 
+@pytest.fixture(scope="module")
+def five(folder):
+    return tiny.classifier(folder, labels=list("abcde"))
+
+
+def joint_of(found, labels):
+    """The estimated numbers of wrong labels, as the confusions tell them."""
+    joint = np.zeros((len(labels), len(labels)))
+    for each in found["confusions"]:
+        joint[labels.index(each["label"]), labels.index(each["suggested"])] = each["rows"]
+    return joint
+
+
 @pytest.mark.parametrize("prune", ["noise_rate", "class", "both"])
-@pytest.mark.parametrize("classes", [2, 5])
-def test_confident_learning_is_that_of_the_paper(prune, classes):
-    _, y, p = planted(classes, noise=0.15)
-    if classes > 2:
-        y[y == classes - 1] = 0  # a class without rows
+def test_confident_learning_is_that_of_the_paper(five, prune):
+    _, y, p = planted(5, noise=0.15)
+    y[y == 4] = 0  # a class without rows
     joint, expected = by_loops(y, p, prune)
-    found = _suspects.confident_joint(y, p)
-    np.testing.assert_allclose(found, joint)
-    assert np.flatnonzero(_suspects.pruned(y, p, found, prune)).tolist() == expected and len(expected) > 10
+    texts = [str(i) for i in range(len(y))]
+    found = tx.evaluation.suspect_labels(five, texts, y, probabilities=p, prune=prune)
+    np.testing.assert_allclose(joint_of(found, five.labels), joint - np.diag(np.diag(joint)))
+    assert sorted(row["index"] for row in found["suspects"]) == expected and len(expected) > 10
+    assert found["noise"] == pytest.approx(1 - np.trace(joint) / len(y))
 
 
-def test_of_rows_that_nobody_is_sure_of_the_labels_stay():
-    p = np.array([[0.5, 0.2, 0.3], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
-    found = _suspects.confident_joint(np.array([1, 1, 2]), p)
-    np.testing.assert_allclose(found, [[0, 0, 0], [0, 2, 0], [0, 0, 1]])
+def test_of_rows_that_nobody_is_sure_of_the_labels_stay(classifier):
+    p = np.array([[0.5, 0.2, 0.3], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.1, 0.1, 0.8]])
+    names = ["loan", "loan", "other", "other"]
+    found = tx.evaluation.suspect_labels(classifier, list("abcd"), names, probabilities=p)
+    assert found["suspects"] == found["confusions"] == [] and found["noise"] == 0
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cleanlab") is None, reason="no cleanlab")
 @pytest.mark.parametrize("rank", ["self_confidence", "normalized_margin"])
-def test_confident_learning_agrees_with_cleanlab(rank):
+def test_confident_learning_agrees_with_cleanlab(five, rank):
     from cleanlab import filter as cleanlab_filter
 
     _, y, p = planted(5, noise=0.15)
-    ours = set(np.flatnonzero(_suspects.pruned(y, p, _suspects.confident_joint(y, p), "noise_rate")).tolist())
+    texts = [str(i) for i in range(len(y))]
+    found = tx.evaluation.suspect_labels(five, texts, y, probabilities=p, prune="noise_rate", rank=rank)
+    ours = [row["index"] for row in found["suspects"]]
     options = {"filter_by": "prune_by_noise_rate", "return_indices_ranked_by": rank, "n_jobs": 1}
     theirs = cleanlab_filter.find_label_issues(y, p, **options).tolist()
-    # It breaks ties between thresholds by all probabilities, and rounds so that the sums of rows stay.
-    assert len(ours & set(theirs)) >= 0.9 * len(ours | set(theirs))
-    scores = _suspects.scores_of(y, p, rank)
-    common = [i for i in theirs if i in ours]
-    assert common == sorted(common, key=lambda i: scores[i])
+    # Of several labels above their thresholds it takes the likeliest of all, and it rounds so that sums of rows stay.
+    assert len(set(ours) & set(theirs)) >= 0.9 * len(set(ours) | set(theirs))
+    assert [i for i in ours if i in theirs] == [i for i in theirs if i in ours]
 
 
 @pytest.mark.parametrize("rank", ["self_confidence", "normalized_margin"])
 def test_planted_labels_are_found_with_probabilities_that_are_given(classifier, rank):
     true, given, p = planted(3, rows=len(TEXTS), noise=0.1, seed=1)
     names = [LABELS[i] for i in given]
-    found = tx.evaluation.suspect_labels(classifier, TEXTS, names, probabilities=p, rank=rank)
+    found = tx.evaluation.suspect_labels(classifier, TEXTS, names, probabilities=p, prune="noise_rate", rank=rank)
     suspects = [row["index"] for row in found["suspects"]]
     wrong = set(np.flatnonzero(true != given).tolist())
     assert len(wrong & set(suspects)) >= 0.6 * len(wrong) and len(wrong & set(suspects)) >= 0.5 * len(suspects)
@@ -152,39 +161,6 @@ def test_with_several_labels_each_is_judged_by_itself(folder):
 # === Held-out probabilities ===
 
 
-@pytest.mark.parametrize("kind", ["classes", "labels"])
-def test_a_row_is_judged_by_a_regression_that_has_not_seen_its_text(kind):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(60, 4)).astype("float32")
-    y = np.argmax(x[:, :3] + rng.normal(0, 1, (60, 3)), axis=1)
-    targets = np.eye(3)[y] if kind == "classes" else (x[:, :2] > 0).astype("float64")
-    groups = np.arange(60)
-    groups[50:] = groups[:10]  # ten texts twice
-    outputs, penalty = _regression.out_of_fold(x, targets, groups, kind=kind, folds=4, seed=3)
-    scaled = (x - x.mean(0)) / np.sqrt(((x - x.mean(0)) ** 2).sum(1).mean())
-    again = _regression.out_of_fold(x, targets, groups, kind=kind, folds=4, seed=3)[0]
-    np.testing.assert_array_equal(outputs, again)
-    # The parts, as they show: what one row's target changes is the rows of other parts.
-    changed = targets.copy()
-    changed[50] = np.roll(changed[50], 1) if kind == "classes" else 1 - changed[50]
-    monkey = _regression.PENALTIES
-    try:
-        _regression.PENALTIES = (penalty,)
-        before, _ = _regression.out_of_fold(x, targets, groups, kind=kind, folds=4, seed=3)
-        after, _ = _regression.out_of_fold(x, changed, groups, kind=kind, folds=4, seed=3)
-    finally:
-        _regression.PENALTIES = monkey
-    same = np.isclose(before, after, atol=1e-7).all(axis=1)
-    assert same[50] and same[0], "a row's own target, or that of the same text, has no part in its probability"
-    assert 10 <= same.sum() <= 20
-    if kind == "classes":
-        rest = ~same
-        reference = sklearn.linear_model.LogisticRegression(C=1 / penalty, tol=1e-6).fit(scaled[rest], y[rest])
-        theirs = reference.decision_function(scaled[same])
-        ours = before[same] - before[same].mean(1, keepdims=True)
-        np.testing.assert_allclose(ours, theirs - theirs.mean(1, keepdims=True), atol=0.1)
-
-
 def test_planted_labels_are_found_on_features(classifier):
     true = [0 if "card" in text else 1 if "loan" in text else 2 for text in TEXTS]
     features = 3.0 * np.eye(3)[true] + np.random.default_rng(0).normal(0, 0.5, (len(TEXTS), 3))
@@ -221,9 +197,11 @@ def test_a_label_of_one_text_is_no_suspect(classifier):
 
 def test_pairs_are_shown_as_pairs(classifier):
     firsts, seconds = TEXTS[:20], TEXTS[20:40]
-    names = [LABELS[i % 3] for i in range(20)]
-    found = tx.evaluation.suspect_labels(classifier, (firsts, seconds), names)
-    assert all(row["text"] == (firsts[row["index"]], seconds[row["index"]]) for row in found["suspects"])
+    names, p = [LABELS[i % 3] for i in range(20)], np.random.default_rng(0).dirichlet(np.ones(3), 20)
+    found = tx.evaluation.suspect_labels(classifier, (firsts, seconds), names, probabilities=p)
+    assert found["suspects"] and all(
+        row["text"] == (firsts[row["index"]], seconds[row["index"]]) for row in found["suspects"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -260,7 +238,9 @@ def test_features_are_what_the_head_reads(classifier, folder):
     np.testing.assert_allclose(logits, classifier.predict(TEXTS[:9], verbose=0), atol=1e-5)
     assert classifier.head_features([]).shape == (0, 8)
     hidden = tiny.classifier(folder, head="mlp", pooling=("cls", "max"))
-    assert hidden.head_features(TEXTS[:2]).shape == (2, 16)
+    assert hidden.feature_tensor().shape == (None, 16)
+    with pytest.raises(ValueError, match="`features`"):
+        hidden.head_outputs(features)
     with pytest.raises(ValueError, match="one vector of each row"):
         tiny.tagger(folder).head_features(tiny.WORD_ROWS)
     with pytest.raises(ValueError, match="`x`"):
@@ -270,15 +250,10 @@ def test_features_are_what_the_head_reads(classifier, folder):
 def test_texts_are_suggested_from_features_as_from_the_encoder(classifier, folder, monkeypatch):
     features = classifier.head_features(TEXTS)
     expected = classifier.suggest(TEXTS, 4)
-    pairs = (TEXTS, TEXTS[::-1])
-    of_pairs = classifier.head_features(pairs), classifier.suggest(pairs, 3)
     monkeypatch.setattr(classifier, "_runner", None)  # no run of the encoder
     found = classifier.suggest(TEXTS, 4, features=features)
     assert [each[:2] for each in found] == [each[:2] for each in expected]
     np.testing.assert_allclose([each.score for each in found], [each.score for each in expected], atol=1e-5)
-    assert [each.index for each in classifier.suggest(pairs, 3, features=of_pairs[0])] == [
-        each.index for each in of_pairs[1]
-    ]
     texts = ["my card", "", "my card", "the loan"]
     found = classifier.suggest(texts, 9, features=features[:4])
     assert sorted(each.index for each in found) == [0, 3]
@@ -289,6 +264,14 @@ def test_texts_are_suggested_from_features_as_from_the_encoder(classifier, folde
         tiny.tagger(folder).suggest(TEXTS, 2, features=features)
 
 
+@pytest.mark.slow
+def test_pairs_are_suggested_from_features(classifier):
+    pairs = (TEXTS, TEXTS[::-1])
+    expected = [each[:2] for each in classifier.suggest(pairs, 3)]
+    assert [each[:2] for each in classifier.suggest(pairs, 3, features=classifier.head_features(pairs))] == expected
+
+
+@pytest.mark.slow
 def test_several_labels_are_suggested_from_features(folder):
     model = tiny.classifier(folder, multi_label=True)
     expected = collections.Counter(each.index for each in model.suggest(TEXTS, 3))

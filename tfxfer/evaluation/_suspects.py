@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from tfxfer import _check, _regression, _texts, data
 from tfxfer.evaluation import _labels, _weighted
 
-PRUNE = ("noise_rate", "class", "both")
+PRUNE = ("class", "noise_rate", "both")
 RANK = ("self_confidence", "normalized_margin")
 
 
@@ -21,7 +21,7 @@ def suspect_labels(
     *,
     features: ArrayLike | None = None,
     probabilities: ArrayLike | None = None,
-    prune: str = "noise_rate",
+    prune: str = "class",
     rank: str = "self_confidence",
     folds: int = 5,
     seed: int = 0,
@@ -38,8 +38,8 @@ def suspect_labels(
 
     | `prune` | of which rows |
     |---|---|
-    | `"noise_rate"` | for each pair of labels, those with the largest margin of j over i |
     | `"class"` | for each label, those with the least probability of it |
+    | `"noise_rate"` | for each pair of labels, those with the largest margin of j over i |
     | `"both"` | those in both: fewer rows, more of them wrong |
 
     Rows whose given label is the likeliest are never taken. With several labels a row, each label is judged by itself,
