@@ -98,8 +98,8 @@ def compare(
                 raise _check.invalid(name, f"results of the labels {first['labels']}", each["labels"], remedy)
             if each["per_row"]["label"] != first["per_row"]["label"]:
                 raise _check.invalid(name, "results of the same rows in the same order", name)
-    probabilities = [[each["per_row"]["probabilities"] for each in side] for side in found]
-    return compare_scores(first["per_row"]["label"], *probabilities, first["labels"], threshold=threshold, **options)
+    one, other = ([each["per_row"]["probabilities"] for each in side] for side in found)
+    return compare_scores(first["per_row"]["label"], one, other, first["labels"], threshold=threshold, **options)
 
 
 def _result(name, each, texts, y, batch_size, threshold, verbose):

@@ -127,7 +127,7 @@ def precision_recall_curve(
     columns = zip(labels, truth.T, probabilities.T, strict=True)
     return {
         "micro": _precision_recall(truth.ravel(), probabilities.ravel(), points),
-        "per_class": {label: _precision_recall(*column, points) for label, *column in columns},
+        "per_class": {label: _precision_recall(found, scores, points) for label, found, scores in columns},
     }
 
 

@@ -150,9 +150,10 @@ def align(
     order = np.random.default_rng(seed).permutation(count)
     out, kept = np.sort(order[:queries]), np.sort(order[queries:])
     normalize = bool(np.all(np.abs(np.linalg.norm(first, axis=1) - 1) < _UNIT))
-    trial = Alignment(*_fitted(first[kept], second[kept], method, normalize), normalize, method, {})
-    scores = _scores(first, second, trial, out, ks)
-    return Alignment(*_fitted(first, second, method, normalize), normalize, method, scores)
+    kernel, bias = _fitted(first[kept], second[kept], method, normalize)
+    scores = _scores(first, second, Alignment(kernel, bias, normalize, method, {}), out, ks)
+    kernel, bias = _fitted(first, second, method, normalize)
+    return Alignment(kernel, bias, normalize, method, scores)
 
 
 def _pairs(old, new, texts, batch_size, progress):
@@ -161,26 +162,24 @@ def _pairs(old, new, texts, batch_size, progress):
         if texts is not None:
             raise _check.invalid("texts", "None where `old` is an index, whose texts are taken", texts)
         texts, old = old.texts, old.vectors
-    sides = {"old": old, "new": new}
-    if all(hasattr(side, "shape") for side in sides.values()) and texts is None:
-        kept = slice(None)
-    else:
-        texts = _texts.strings("texts", [] if texts is None else texts)
+    sides, chosen, kept = {"old": old, "new": new}, None, None
+    if texts is not None or not all(hasattr(side, "shape") for side in sides.values()):
+        chosen = _texts.strings("texts", [] if texts is None else texts)
         first: dict[str, int] = {}
-        for i, text in enumerate(texts):
+        for i, text in enumerate(chosen):
             first.setdefault(text, i)
         kept = list(first.values())
     found = []
     for name, side in sides.items():
         if hasattr(side, "shape"):
             vectors = _neighbours.matrix(name, side)
-            if texts is not None and len(vectors) != len(texts):
-                raise _check.invalid(name, f"{len(texts)} vectors, one for each text", vectors.shape)
-            vectors = vectors[kept]
+            if chosen is not None and len(vectors) != len(chosen):
+                raise _check.invalid(name, f"{len(chosen)} vectors, one for each text", vectors.shape)
+            vectors = vectors if kept is None else vectors[kept]
         else:
             prompt = _texts.prompt_for(_texts.embedder_of(side), None, _texts.DOCUMENT_PROMPTS)
-            chosen = [texts[i] for i in kept]
-            vectors = _texts.encode(side, chosen, batch_size=batch_size, prompt=prompt, progress=progress)
+            asked = [(chosen or [])[i] for i in kept or ()]
+            vectors = _texts.encode(side, asked, batch_size=batch_size, prompt=prompt, progress=progress)
         found.append(vectors.astype("float64"))
     if len(found[0]) != len(found[1]):
         raise _check.invalid("new", f"{len(found[0])} vectors, as `old` has", found[1].shape)
