@@ -204,6 +204,22 @@ def test_pairs_are_shown_as_pairs(classifier):
     )
 
 
+@pytest.mark.slow
+def test_rows_of_several_columns_are_judged_and_described(folder):
+    model = tx.models.MultimodalClassifier(
+        tiny.backbone(), tiny.preprocessor(folder), columns=tiny.columns(), labels=LABELS
+    )
+    rows = {"text": tiny.TEXTS * 3, "age": tiny.AGES * 3, "kind": tiny.KINDS * 3}
+    found = tx.evaluation.suspect_labels(model, rows, [LABELS[i % 3] for i in range(24)])
+    shown = [{"text": text, "kind": kind} for text, kind in zip(tiny.TEXTS, tiny.KINDS, strict=True)]
+    assert [each["text"] for each in found["conflicts"]] == shown
+    rows["age"] = list(range(24))  # equal texts of different writers
+    assert tx.evaluation.suspect_labels(model, rows, [LABELS[i % 3] for i in range(24)])["conflicts"] == []
+    described = tx.evaluation.reference(model, rows)
+    assert set(described["values"]) == {"confidence", "tokens", "unknown", "distance"} and described["rows"] == 24
+    assert not tx.evaluation.drift(described, rows, model=model)["drifted"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

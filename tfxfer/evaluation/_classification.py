@@ -190,16 +190,10 @@ def _add_intervals(scores, weighted, wanted, level, resamples, seed):
 def _per_row(y_true, probabilities, labels, weighted):
     """What became of each row, as columns."""
     return {
-        "label": _names(y_true, labels),
-        "predicted": _names(weighted.given, labels),
+        "label": _labels.named(y_true, labels),
+        "predicted": _labels.named(weighted.given, labels),
         "probability": weighted.confidence.tolist(),
         "right": weighted.right.tolist(),
         "loss": weighted.losses.tolist(),
         "probabilities": probabilities.tolist(),
     }
-
-
-def _names(targets, labels):
-    if targets.ndim == 2:
-        return [[label for label, one in zip(labels, row, strict=True) if one] for row in targets.tolist()]
-    return [labels[i] for i in targets.tolist()]

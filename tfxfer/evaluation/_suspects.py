@@ -3,6 +3,7 @@
 import collections
 from typing import Any
 
+import keras
 import numpy as np
 import scipy.special
 from numpy.typing import ArrayLike
@@ -67,15 +68,15 @@ def suspect_labels(
     Returns:
         A dict:
 
-        - `suspects`: list of dicts, the most suspicious first: `index`, the row's place; `text` (a tuple of several;
-          a dict of the columns that hold text); `label`, the given one; `suggested`, the likeliest other (with several
+        - `suspects`: list of dicts, the most suspicious first: `index`, the row's place; `text` (a tuple of several; a
+          dict of the columns that hold strings); `label`, the given one; `suggested`, the likeliest other (with several
           labels, lists of names); `score` in `[0, 1]`, small where the label looks wrong, and with several labels the
           least of those that look wrong;
         - `noise`: the estimated share of rows (with several labels, of decisions) whose label is wrong;
         - `confusions`: list of dicts `label`, `suggested`, `rows`: how many rows of a label are estimated to be of
           another, the most first; with several labels, `label`, `missing` and `spurious`;
-        - `conflicts`: list of dicts `text`, `indices`, `labels`: equal texts whose labels differ, of which at most one
-          is right, whatever the probabilities;
+        - `conflicts`: list of dicts `text`, `indices`, `labels`: rows that are equal but for their labels, of which at
+          most one is right, whatever the probabilities;
         - `agreement`: the share of rows (with several labels, of decisions) whose given label the held-out
           probabilities agree with;
         - `rows`, `labels`.
@@ -108,7 +109,7 @@ def suspect_labels(
     rows = _shown(x)
     y = _labels.encode(_labels.decode(y, model.labels), model.labels, len(model.labels))
     several = y.ndim == 2
-    groups = _groups(rows)
+    groups = _groups(x)
     if groups.max(initial=-1) < 1:
         raise _check.invalid("texts", "at least two different texts", rows)
     if probabilities is None:
@@ -123,7 +124,7 @@ def suspect_labels(
     judge = _several if several else _single
     suspects, summary = judge(y, probabilities, groups, model.labels, prune, rank)
     order = sorted(suspects, key=lambda each: (each["score"], each["index"]))
-    names = _labels_of(y, model.labels)
+    names = _labels.named(y, model.labels)
     conflicts = [
         {"text": rows[found[0]], "indices": found, "labels": [names[i] for i in found]}
         for found in _members(groups)
@@ -139,7 +140,7 @@ def suspect_labels(
 
 
 def _shown(x):
-    """Returns the texts of each row: a string, a tuple of several, or a dict of the columns that hold text."""
+    """Returns the texts of each row: a string, a tuple of several, or a dict of the columns that hold strings."""
     columns = _texts.columns_of(x)
     rows = list(zip(*columns.values(), strict=True))
     if isinstance(x, dict):
@@ -147,10 +148,19 @@ def _shown(x):
     return rows if isinstance(x, tuple) else [row[0] for row in rows]
 
 
-def _groups(rows):
-    """Numbers rows from 0 so that equal ones have the same."""
-    found: dict[str, int] = {}
-    return np.array([found.setdefault(repr(row), len(found)) for row in rows], "int64")
+def _groups(x):
+    """Numbers rows from 0 so that those that are equal in all columns have the same."""
+    columns = [_hashable(column) for column in keras.tree.flatten(x)]
+    found: dict[tuple, int] = {}
+    return np.array([found.setdefault(row, len(found)) for row in zip(*columns, strict=True)], "int64")
+
+
+def _hashable(column):
+    """Returns the values of a column as something that can be compared."""
+    if hasattr(column, "to_list"):  # rows that differ in length
+        return [repr(row) for row in column.to_list()]
+    column = np.asarray(column)
+    return column.tolist() if column.dtype == object else [row.tobytes() for row in column]
 
 
 def _members(groups):
@@ -159,12 +169,6 @@ def _members(groups):
     for row, group in enumerate(groups.tolist()):
         found[group].append(row)
     return list(found.values())
-
-
-def _labels_of(y, labels):
-    if y.ndim == 2:
-        return [[label for label, one in zip(labels, row, strict=True) if one] for row in y.tolist()]
-    return [labels[i] for i in y.tolist()]
 
 
 def _held_out(features, y, classes, groups, folds, seed):
@@ -215,7 +219,7 @@ def _several(y, probabilities, groups, labels, prune, rank):
         scores[:, k] = scores_of(y[:, k], both, rank)
         wrong, total = wrong + joint[0, 1] + joint[1, 0], total + joint.sum()
         confusions.append({"label": label, "missing": float(joint[0, 1]), "spurious": float(joint[1, 0])})
-    names, changed = _labels_of(y, labels), _labels_of(np.where(flagged, 1 - y, y), labels)
+    names, changed = _labels.named(y, labels), _labels.named(np.where(flagged, 1 - y, y), labels)
     least = np.where(flagged, scores, np.inf).min(axis=1)
     suspects = [
         {"index": int(i), "label": names[i], "suggested": changed[i], "score": float(least[i])}
