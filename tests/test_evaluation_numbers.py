@@ -325,6 +325,22 @@ def test_models_results_and_searches_are_compared(tmp_path):
     assert found["queries"] == 20 and "mcnemar" not in found
 
 
+def test_results_are_compared_at_their_own_threshold():
+    y, p = rows_of(11, rows=30, several=True)
+    low, high = (evaluation.classification_scores(y, p, LABELS, threshold=t, rows=True) for t in (0.3, 0.6))
+    found = evaluation.compare(low, low, resamples=5)["scores"]
+    assert found["micro_f1"]["a"] == low["micro_f1"] != high["micro_f1"]
+    assert evaluation.compare(low, low, threshold=0.6, resamples=5)["scores"]["micro_f1"]["a"] == high["micro_f1"]
+    with pytest.raises(ValueError, match="`threshold`"):
+        evaluation.compare(low, high)
+
+
+def test_curves_without_labels_take_numbers_and_say_so():
+    with pytest.raises(ValueError, match="`labels=`"):
+        evaluation.coverage_curve(["a", "b"], [[0.9, 0.1], [0.2, 0.8]])
+    assert list(evaluation.precision_recall_curve([0, 1], [[0.9, 0.1], [0.2, 0.8]])["per_class"]) == [0, 1]
+
+
 def test_what_cannot_be_compared_is_an_error():
     y, p = rows_of(4, rows=6)
     one = evaluation.classification_scores(y, p, LABELS, rows=True)

@@ -104,7 +104,7 @@ def classification_scores(
         - `per_class`: dict of label to `precision`, `recall`, `f1`, `auc` and `average_precision` in `[0, 1]`, and
           `support` (rows);
         - `confusion`: list of rows (truth) of ints (prediction); with several labels, `[[tn, fp], [fn, tp]]` a label;
-        - `labels`, `rows`: the class names; the number of rows;
+        - `labels`, `rows`: the class names; the number of rows; `threshold`, with several labels a row;
         - `intervals`: with `intervals`, a dict of score to `[low, high]`, and another one in each class of `per_class`;
         - `per_row`: with `rows`, a dict of lists in the order of the rows: `label`, `predicted` (with several labels,
           lists of names), `probability` (of what is predicted; with several labels, of the least sure decision),
@@ -157,6 +157,8 @@ def classification_scores(
     scores["confusion"] = confusion.tolist()
     scores["labels"] = labels
     scores["rows"] = len(y_true)
+    if y_true.ndim == 2:
+        scores["threshold"] = threshold
     if level is not None:
         _add_intervals(scores, weighted, wanted, level, resamples, seed)
     if rows:
@@ -165,10 +167,13 @@ def classification_scores(
 
 
 def read(y_true, probabilities, labels):
-    """Returns targets as indices, or as 0 and 1 for several labels, probabilities as float64, and labels as a list."""
+    """Returns targets as indices, or as 0 and 1 for several labels, probabilities as float64, and labels as a list.
+
+    Without labels, they are numbers.
+    """
     probabilities = _weighted.probabilities_of("probabilities", probabilities)
-    labels = _labels.check(labels, probabilities.shape[1])
     y_true = _labels.encode(y_true, labels, probabilities.shape[1])
+    labels = list(range(probabilities.shape[1])) if labels is None else _labels.check(labels, probabilities.shape[1])
     if len(y_true) != len(probabilities) or len(y_true) == 0:
         raise _check.invalid("y_true", f"{len(probabilities)} rows as in `probabilities`, at least one", y_true.shape)
     return y_true, _weighted.probabilities_of("probabilities", probabilities, several=y_true.ndim == 2), labels

@@ -27,7 +27,7 @@ def compare(
     resamples: int = 1000,
     seed: int = 0,
     batch_size: int = 32,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     verbose: int | str = 0,
 ) -> dict[str, Any]:
     """Says whether the difference between two classifiers, or two searches, is real.
@@ -53,15 +53,15 @@ def compare(
         resamples: int. Their number.
         seed: int. Of the resamples.
         batch_size: int. Texts computed at a time.
-        threshold: float in `[0, 1]`, for several labels a row.
+        threshold: float in `[0, 1]`, for several labels a row. Defaults to that of the results, or 0.5.
         verbose: 0, 1 or `"auto"`: whether to show a progress bar.
 
     Returns:
         The dict of `compare_scores`; for searches with `queries` in place of `rows`, and without `mcnemar`.
 
     Raises:
-        ValueError: for models without rows, results of different rows or labels or without `rows=True`, an unknown
-            score, and as `classification`.
+        ValueError: for models without rows, results of different rows, labels or thresholds or without `rows=True`, an
+            unknown score, and as `classification`.
 
     Example:
 
@@ -87,6 +87,11 @@ def compare(
         return _compare_queries(*sides, **options)
     if any(hasattr(each, "classify") for each in every) and texts is None:
         raise _check.invalid("texts", "labelled rows to compare the models on", texts)
+    if threshold is None:
+        own = {each["threshold"] for each in every if isinstance(each, dict) and "threshold" in each}
+        if len(own) > 1:
+            raise _check.invalid("threshold", "one for results of different thresholds", sorted(own))
+        threshold = own.pop() if own else 0.5
     found: Any = []
     for name, side in zip("ab", sides, strict=True):
         found.append([_result(name, each, texts, y, batch_size, threshold, verbose) for each in side])

@@ -58,7 +58,7 @@ def coverage_curve(
         - [El-Yaniv and Wiener, 2010](https://www.jmlr.org/papers/v11/el-yaniv10a.html), risk and coverage
         - [Geifman et al., 2019](https://arxiv.org/abs/1805.08206), the areas
     """
-    y_true, probabilities, _ = _read(y_true, probabilities, labels)
+    y_true, probabilities, _ = _classification.read(y_true, probabilities, labels)
     threshold = _check.number("threshold", threshold, minimum=0.0, maximum=1.0)
     points = _check.integer("points", points, minimum=2, optional=True)
     weighted = _weighted.Weighted(y_true, probabilities, threshold=threshold)
@@ -121,7 +121,7 @@ def precision_recall_curve(
 
     Reference: Davis and Goadrich, 2006, https://doi.org/10.1145/1143844.1143874.
     """
-    y_true, probabilities, labels = _read(y_true, probabilities, labels)
+    y_true, probabilities, labels = _classification.read(y_true, probabilities, labels)
     points = _check.integer("points", points, minimum=2, optional=True)
     truth = y_true > 0 if y_true.ndim == 2 else y_true[:, None] == np.arange(probabilities.shape[1])
     columns = zip(labels, truth.T, probabilities.T, strict=True)
@@ -129,12 +129,6 @@ def precision_recall_curve(
         "micro": _precision_recall(truth.ravel(), probabilities.ravel(), points),
         "per_class": {label: _precision_recall(found, scores, points) for label, found, scores in columns},
     }
-
-
-def _read(y_true, probabilities, labels):
-    if labels is None:
-        labels = list(range(np.asarray(probabilities).shape[-1] if np.ndim(probabilities) else 0))
-    return _classification.read(y_true, probabilities, labels)
 
 
 def _precision_recall(is_positive, scores, points):
