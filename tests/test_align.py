@@ -1,5 +1,6 @@
 """A new embedder beside an old index: the map between them, what it costs, and where it is kept."""
 
+import functools
 import types
 
 import keras
@@ -16,6 +17,7 @@ import tfxfer as tx
 TEXTS = [
     f"{a} {b} {c}" for a in ("my card", "the loan", "a bank") for b in ("was", "is not") for c in tiny.WORDS.split()
 ]
+orthogonal = functools.partial(tx.search.align, method="orthogonal")
 ROTATION = scipy.stats.ortho_group.rvs(8, random_state=0)
 
 
@@ -38,7 +40,7 @@ def old(new):
 
 @pytest.fixture(scope="module")
 def alignment(old, new):
-    return tx.search.align(old, new, TEXTS, ks=(1, 5))
+    return orthogonal(old, new, TEXTS, ks=(1, 5))
 
 
 def arrays(rows=120, new_dim=6, old_dim=6, noise=0.0, seed=0, unit=True):
@@ -64,7 +66,7 @@ def test_a_turned_embedder_is_turned_back_exactly(alignment, old, new):
 @pytest.mark.parametrize(("new_dim", "old_dim"), [(6, 6), (4, 7), (7, 4)])
 def test_the_orthogonal_map_is_scipys_or_has_orthonormal_sides(new_dim, old_dim):
     y, x, q = arrays(new_dim=new_dim, old_dim=old_dim, noise=0.1)
-    found = tx.search.align(y, x)
+    found = orthogonal(y, x)
     if new_dim == old_dim:
         np.testing.assert_allclose(found.kernel, scipy.linalg.orthogonal_procrustes(x, y)[0], atol=1e-5)
     small = found.kernel @ found.kernel.T if new_dim < old_dim else found.kernel.T @ found.kernel
@@ -86,7 +88,7 @@ def test_the_orthogonal_map_is_scipys_or_has_orthonormal_sides(new_dim, old_dim)
 
 def test_lengths_that_count_are_kept_by_a_factor():
     y, x, q = arrays(unit=False)
-    found = tx.search.align(3.0 * y, x)
+    found = orthogonal(3.0 * y, x)
     assert not found.normalize
     np.testing.assert_allclose(found.kernel, 3.0 * q, atol=1e-4)
     np.testing.assert_allclose(found(x), 3.0 * y, atol=1e-3)
@@ -96,16 +98,16 @@ def test_the_affine_map_is_a_ridge_regression_and_bends_what_a_rotation_cannot()
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 5))
     y = x @ rng.normal(size=(5, 7)) + rng.normal(size=7) + 0.01 * rng.normal(size=(300, 7))
-    found = tx.search.align(y, x, method="affine")
+    found = tx.search.align(y, x)
     assert found.bias.shape == (7,) and found.scores["recall@1"] > 0.9
-    assert tx.search.align(y, x).scores["recall@1"] < found.scores["recall@1"]
+    assert orthogonal(y, x).scores["recall@1"] < found.scores["recall@1"]
     reference = sklearn.linear_model.Ridge(alpha=1e-3).fit(x, y)
     np.testing.assert_allclose(found(x), reference.predict(x), atol=0.05)
 
 
 def test_recall_is_that_of_texts_that_the_map_has_not_seen():
     y, x, _ = arrays(rows=60, noise=0.5)
-    found = tx.search.align(y, x, held_out=0.25, ks=(1, 4), seed=3)
+    found = orthogonal(y, x, held_out=0.25, ks=(1, 4), seed=3)
     order = np.random.default_rng(3).permutation(60)
     out, kept = sorted(order[:15]), sorted(order[15:])
     kernel = scipy.linalg.orthogonal_procrustes(x[kept], y[kept])[0]
@@ -118,19 +120,19 @@ def test_recall_is_that_of_texts_that_the_map_has_not_seen():
             each.append(len(set(by_old[:k]) & set(by_map[:k])) / k)
     for k, each in shares.items():
         assert found.scores[f"recall@{k}"] == pytest.approx(np.mean(each)) and 0 < np.mean(each) < 1
-    same = tx.search.align(y, x, held_out=0.5, seed=9)
+    same = orthogonal(y, x, held_out=0.5, seed=9)
     np.testing.assert_array_equal(same.kernel, found.kernel, "the map itself is fitted on all texts")
 
 
 def test_equal_texts_count_once(old, new, alignment):
-    twice = tx.search.align(old.encode(TEXTS + TEXTS[::-1]), new, TEXTS + TEXTS[::-1], ks=(1, 5))
+    twice = orthogonal(old.encode(TEXTS + TEXTS[::-1]), new, TEXTS + TEXTS[::-1], ks=(1, 5))
     assert twice.scores == pytest.approx(alignment.scores, abs=1e-5)
 
 
 def test_an_aligned_embedder_searches_the_old_index(old, new, alignment, tmp_path):
     index = tx.search.SemanticIndex(old, TEXTS)
     np.testing.assert_allclose(index.vectors, old.encode(TEXTS), atol=1e-6)
-    found = tx.search.align(index, new, ks=(1, 5))
+    found = orthogonal(index, new, ks=(1, 5))
     np.testing.assert_allclose(found.kernel, alignment.kernel, atol=1e-4)
     before, aligned = new.encode(TEXTS[:2]), found.embedder(new)
     np.testing.assert_allclose(aligned.encode(TEXTS), old.encode(TEXTS), atol=1e-5)
@@ -165,7 +167,7 @@ def test_several_layers_and_modules_stay_below_the_map(old, folder):
     modules = [{"class": "Dense", "units": 5, "activation": "tanh", "kernel": kernel}, {"class": "Normalize"}]
     options = {"pooling": "max", "layer_start": 1, "layer_weights": [0.3, 0.9], "prompts": {"query": "where is "}}
     new = tx.models.TextEmbedder(*parts, modules=modules, **options)
-    found = tx.search.align(old, new, TEXTS, method="affine")
+    found = tx.search.align(old, new, TEXTS)
     aligned = found.embedder(new)
     assert aligned.embedding_dim == 8 and aligned.prompts == new.prompts
     np.testing.assert_allclose(aligned.encode(TEXTS[:9]), found(new.encode(TEXTS[:9])), atol=1e-5)
@@ -194,20 +196,20 @@ def test_binary_codes_alone_give_no_vectors(old):
 def test_arguments_that_do_not_fit_are_errors(arguments, message):
     y, x, _ = arrays()
     with pytest.raises(ValueError, match=message):
-        tx.search.align(y, x, **arguments)
+        orthogonal(y, x, **arguments)
 
 
 def test_sides_that_do_not_fit_are_errors(new, alignment):
     y, x, _ = arrays()
     with pytest.raises(ValueError, match="`new`"):
-        tx.search.align(y, x[:50])
+        orthogonal(y, x[:50])
     with pytest.raises(ValueError, match="different texts"):
-        tx.search.align(y[:4], x[:4])
+        orthogonal(y[:4], x[:4])
     with pytest.raises(ValueError, match="`texts`"):
-        tx.search.align(y, new)
+        orthogonal(y, new)
     with pytest.raises(ValueError, match="`vectors`"):
         alignment(x)
     with pytest.raises(ValueError, match="`new`"):
-        tx.search.align(y, x).embedder(new)
+        orthogonal(y, x).embedder(new)
     with pytest.raises(ValueError, match="`new`"):
         alignment.embedder(object())

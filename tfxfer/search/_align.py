@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from tfxfer import _check, _neighbours, _regression, _texts
 from tfxfer.search import _index, _top_k
 
-METHODS = ("orthogonal", "affine")
+METHODS = ("affine", "orthogonal")
 _KS = (1, 10)
 # How far the length of a vector may be from 1.
 _UNIT = 1e-3
@@ -27,7 +27,7 @@ class Alignment:
         kernel: float32 array `(new dim, old dim)`.
         bias: float32 array `(old dim,)`, or `None`.
         normalize: bool. Whether vectors are then scaled to length 1, as the old ones are.
-        method: `"orthogonal"` or `"affine"`.
+        method: `"affine"` or `"orthogonal"`.
         scores: dict of what it costs; see `align`.
     """
 
@@ -79,7 +79,7 @@ def align(
     new: Any,
     texts: Sequence[str] | None = None,
     *,
-    method: Literal["orthogonal", "affine"] = "orthogonal",
+    method: Literal["affine", "orthogonal"] = "affine",
     held_out: float = 0.2,
     ks: Sequence[int] = _KS,
     seed: int = 0,
@@ -94,8 +94,12 @@ def align(
 
     | `method` | map | when |
     |---|---|---|
+    | `"affine"` | `x A + b`, by ridge regression, its penalty chosen by cross-validation | some times as many texts as components |
     | `"orthogonal"` | `x Q`, `Q` the rotation nearest to the old vectors (Procrustes); with other sizes, orthonormal rows or columns | few texts: it keeps the cosines between new vectors |
-    | `"affine"` | `x A + b`, by ridge regression, its penalty chosen by cross-validation | many texts, some ten times as many as components |
+
+    For 680 captions that look for their pair among 3,000, all-MiniLM-L6-v2 has a recall@10 of 0.741, and its first five
+    blocks, fine-tuned, 0.653 in an index of their own. In the old index they have 0.532 without a map, 0.585 through the
+    orthogonal one and 0.665 through the affine one (`benchmarks/align.py`).
 
     Args:
         old: what the index holds: a `search.SemanticIndex` (whose texts are then taken), its vectors as a float array
