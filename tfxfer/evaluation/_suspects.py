@@ -46,6 +46,11 @@ def suspect_labels(
     Rows whose given label is the likeliest are never taken. With several labels a row, each label is judged by itself,
     as there or not there.
 
+    Of the 9,041 rows of Banking77 with 5 % of the labels changed at random, `"class"` finds 95 % of these, and 64 % of
+    its suspects are such; `"noise_rate"` 75 and 62 %, `"both"` 74 and 72 %. (The others are rows that the model gets
+    wrong, and wrong labels that the data came with; of the first 100 suspects 99 were changed.) On stored features of
+    all-MiniLM-L6-v2 a question takes 20 s of one core (`benchmarks/suspects.py`, three seeds).
+
     The encoder must not have been trained on these labels, which it would repeat: use one as it was pretrained, with a
     new head. A head that was trained makes no difference.
 
