@@ -86,6 +86,11 @@ def test_texts_come_in_any_form(classifier):
     labels = [LABELS[i % 3] for i in range(len(TEXTS))]
     assert tx.evaluation.reference(classifier, np.array(TEXTS)) == expected
     assert tx.evaluation.reference(classifier, tx.data.labelled({"t": TEXTS, "l": labels}, "t", "l")) == expected
+
+
+@pytest.mark.slow
+def test_pairs_have_the_tokens_of_both_texts(classifier):
+    expected = tx.evaluation.reference(classifier, TEXTS)
     pairs = tx.evaluation.reference(classifier, (TEXTS, TEXTS[::-1]))
     both = [a + b for a, b in zip(expected["values"]["tokens"], expected["values"]["tokens"][::-1], strict=True)]
     assert pairs["values"]["tokens"] == both

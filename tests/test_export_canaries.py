@@ -37,6 +37,11 @@ def base(folder, classifier):
 
 
 @pytest.fixture(scope="module")
+def served(base):
+    return tf.saved_model.load(base / "1").signatures
+
+
+@pytest.fixture(scope="module")
 def canaries(base):
     return json.loads((base / "1" / "assets.extra" / "canaries.json").read_text(encoding="utf-8"))
 
@@ -50,10 +55,10 @@ def test_an_export_holds_texts_with_the_numbers_of_the_model(classifier, canarie
     assert set(found["outputs"]) == {"scores", "probabilities"}  # the labels follow from them
 
 
-def test_the_answers_are_those_of_the_graph_that_was_written(base, canaries):
-    served = tf.saved_model.load(base / "1").signatures["classify"](text=tf.constant(tiny.TEXTS[:3]))
+def test_the_answers_are_those_of_the_graph_that_was_written(served, canaries):
+    found = served["classify"](text=tf.constant(tiny.TEXTS[:3]))
     for name, values in canaries["classify"]["outputs"].items():
-        np.testing.assert_allclose(served[name], values, rtol=1e-5)
+        np.testing.assert_allclose(found[name], values, rtol=1e-5)
 
 
 def test_a_reference_comes_back_from_an_export(base, classifier):
@@ -106,9 +111,9 @@ class Server:
         monkeypatch.setattr(urllib.request, "urlopen", urlopen)
 
 
-def test_the_newest_version_is_asked_and_compared(base, monkeypatch):
+def test_the_newest_version_is_asked_and_compared(base, served, monkeypatch):
     server = Server(monkeypatch)
-    server.served = tf.saved_model.load(base / "1").signatures
+    server.served = served
     found = tx.export.check(base)
     assert found["ok"] and found["version"] == 1 and found["signatures"]["classify"]["error"] is None
     assert found["signatures"]["classify"]["largest_difference"] < 1e-5
@@ -144,9 +149,9 @@ def test_every_signature_is_asked(folder, monkeypatch):
         (lambda answer: {"error": "no"}, "the server answers"),
     ],
 )
-def test_what_differs_is_told(base, monkeypatch, change, message):
+def test_what_differs_is_told(base, served, monkeypatch, change, message):
     server = Server(monkeypatch, change)
-    server.served = tf.saved_model.load(base / "1").signatures
+    server.served = served
     found = tx.export.check(base)
     assert not found["ok"] and message in found["signatures"]["classify"]["error"]
 

@@ -217,6 +217,7 @@ def test_rows_of_several_columns_are_judged_and_described(folder):
     assert tx.evaluation.suspect_labels(model, rows, [LABELS[i % 3] for i in range(24)])["conflicts"] == []
     described = tx.evaluation.reference(model, rows)
     assert set(described["values"]) == {"confidence", "tokens", "unknown", "distance"} and described["rows"] == 24
+    assert described["values"]["tokens"][1] == 4 == len("the card was lost".split())  # none of the categories
     assert not tx.evaluation.drift(described, rows, model=model)["drifted"]
 
 

@@ -107,8 +107,8 @@ def drift(
     | `unknown` | whether texts have more, or fewer | Mann-Whitney | how much oftener one is the larger |
 
     p-values are adjusted for the number of checks (Holm): texts like those of the reference raise a false alarm, by any
-    check, with a probability of at most `level`. With very many texts a difference of no consequence is significant as
-    well: `least` says how large it has to be.
+    check, with a probability of about `level` at most. With very many texts a difference of no consequence is
+    significant as well: `least` says how large it has to be.
 
     Args:
         reference: what `reference` returned, or was read from an export.
@@ -234,7 +234,11 @@ def _read(model, texts):
         form, found = data.Gate(model, ("texts", "y", "sample_weight"), asks=True).read(texts, needs_y=False)
         if form != "rows":
             raise _check.invalid("texts", "rows in memory", texts)
-        return found.x, list(_texts.columns_of(found.x).values())
+        read = found.x
+        if isinstance(read, dict):  # beside texts, categories are strings as well
+            columns = model.prediction_columns()
+            read = {name: each for name, each in read.items() if isinstance(columns[name], data.TextColumn)}
+        return found.x, list(_texts.columns_of(read).values())
     if _texts.is_dataset(texts):
         texts, _ = _texts.columns(texts)
     found = _texts.strings("texts", texts)
