@@ -131,6 +131,7 @@ def _index(metrics, drawings):
     lines = ["# Report", ""]
     parts = [part for part in _OWN[1:] if part in metrics and part != "errors"]
     rows = [(part, key, metrics[part][key]) for part in parts for key in _MAIN if key in metrics[part]]
+    rows = [row for row in rows if not isinstance(row[-1], list)]  # a curve
     if "errors" in metrics:
         rows += [("errors", key.replace("_", " "), value) for key, value in metrics["errors"]["counts"].items()]
     for part, scores in metrics.items():
