@@ -114,8 +114,8 @@ def classification_scores(
         that has all, are `None`, and the means are over the others (`None` without any).
 
         The intervals are percentiles of the resamples, linear between them. (The bias-corrected kind, BCa, also scores
-        the rows without each one of them: for 10,000 rows ten times the work of 1,000 resamples.) That of `ece` lies too
-        high where bins hold few rows: a sum of absolute values grows with noise, and resamples are noisier than rows.
+        the rows without each one of them: for 10,000 rows ten times the work of 1,000 resamples.) That of `ece` lies
+        too high where bins hold few rows: a sum of absolute values grows with noise, which resamples have more of.
 
     Raises:
         ValueError: for no rows, shapes that do not fit, numbers that are no probabilities or, for one label a row, do

@@ -265,9 +265,7 @@ def coverage(curve):
     low = max(0.0, float(y.min()) - 0.1 * max(1 - float(y.min()), 0.05))
     axes.set_ylim(low, 1 + 0.02 * (1 - low))
     axes.set_xlim(0, 1.01)
-    axes.annotate(
-        f"all rows: {y[-1]:.3f}", (x[-1], y[-1]), (-6, 10), textcoords="offset points", ha="right", fontsize=8
-    )
+    axes.text(0.03, 0.05, f"all rows: {y[-1]:.3f}", transform=axes.transAxes, fontsize=9)
     axes.set_xlabel("coverage: share of the rows that are answered, the surest first")
     axes.set_ylabel("accuracy on these")
     axes.set_title(f"Coverage: area over the curve {curve['aurc']:.3f}", fontsize=11)
@@ -291,16 +289,19 @@ def precision_recall(curves):
     shown = [("all decisions", curves["micro"], "black", 2.0)] if curves["micro"]["recall"] else []
     shown += [(short(label), each, colour, 1.2) for (label, each), colour in zip(ordered, _COLOURS, strict=False)]
     for label, each, colour, width in shown:
-        # A step: until the next threshold, recall costs what precision there is.
-        x, y = [0.0, *each["recall"]], [each["precision"][0], *each["precision"]]
+        # Of each recall the best precision, that of the highest threshold; a step up to it.
+        recall, first = np.unique(each["recall"], return_index=True)
+        precision = np.array(each["precision"])[first]
+        first = int(recall[0] == 0)  # rows before the first that is right
+        x, y = [0.0, *recall[first:]], [precision[first], *precision[first:]]
         name = f"{label}: {each['average_precision']:.3f}".replace("$", "\\$")
         axes.step(x, y, where="pre", color=colour, linewidth=width, label=name, zorder=3 if width > 1.5 else 2)
     axes.set_xlim(0, 1.01)
     axes.set_ylim(0, 1.03)
     axes.set_xlabel("recall")
     axes.set_ylabel("precision")
-    part = "classes" if len(ordered) == len(defined) else f"the {len(ordered)} hardest of {len(defined)} classes"
-    axes.set_title(f"Average precision: all decisions, {part}", fontsize=11)
+    part = "" if len(ordered) == len(defined) else f": the {len(ordered)} hardest of {len(defined)} classes"
+    axes.set_title(f"Precision and recall{part}", fontsize=11)
     axes.grid(alpha=0.3)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize=8)
     return drawing
