@@ -79,12 +79,12 @@ def blocks():
 # Files whose tests would find the same with a graph that TensorFlow did not rewrite before its first run, which takes a
 # tenth of their time. What is exported, served, quantized or held against exact numbers keeps its rewriting.
 PLAIN_GRAPHS = """
-    added_tokens callbacks callbacks_rates checkpoint damaged_files data_batches data_columns data_label_column
-    data_mix data_plans data_rows data_targets denoising disk evaluation evaluation_labels evaluation_pairs
+    added_tokens align callbacks callbacks_rates checkpoint damaged_files data_batches data_columns data_label_column
+    data_mix data_plans data_rows data_targets denoising disk drift evaluation evaluation_labels evaluation_pairs
     evaluation_ranking evaluation_tagger few_shot freezing from_model from_preset frozen_cache gate keras_hub
     keras_methods lora masked models optimizers optimizers_layerwise optimizers_subset own_task peft report resume
-    saved_index search search_negatives siamese suggest tagger tagger_checkpoint tagger_training tuning unfreezing
-    windows writes
+    saved_index search search_negatives siamese suggest suspects tagger tagger_checkpoint tagger_training tuning
+    unfreezing windows writes
 """.split()
 
 

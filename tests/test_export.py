@@ -247,7 +247,12 @@ def test_exporters_at_the_same_time_get_a_number_each_and_none_is_seen_unfinishe
     watcher.join()
     assert sorted(found) == [f"{tmp_path}/{n}" for n in range(1, 7)] and versions(tmp_path) == [1, 2, 3, 4, 5, 6]
     assert not half
-    assert set(os.listdir(tmp_path)) - set("123456") == {"README.md", "models.config", "batching_parameters.txt"}
+    assert set(os.listdir(tmp_path)) - set("123456") == {
+        "README.md",
+        "check.py",
+        "models.config",
+        "batching_parameters.txt",
+    }
 
 
 def test_a_number_that_another_exporter_took_meanwhile_is_an_error(model, quick, tmp_path):

@@ -46,6 +46,34 @@ def test_logistic_regression_is_scikit_learns(penalty):
     np.testing.assert_allclose(ours - ours.mean(1, keepdims=True), theirs - theirs.mean(1, keepdims=True), atol=5e-3)
 
 
+@pytest.mark.parametrize("kind", ["classes", "labels"])
+def test_a_row_is_judged_by_a_regression_that_has_not_seen_its_text(kind, monkeypatch):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 4)).astype("float32")
+    y = np.argmax(x[:, :3] + rng.normal(0, 1, (60, 3)), axis=1)
+    targets = np.eye(3)[y] if kind == "classes" else (x[:, :2] > 0).astype("float64")
+    groups = np.arange(60)
+    groups[50:] = groups[:10]  # ten texts twice
+    outputs, penalty = _regression.out_of_fold(x, targets, groups, kind=kind, folds=4, seed=3)
+    again = _regression.out_of_fold(x, targets, groups, kind=kind, folds=4, seed=3)[0]
+    np.testing.assert_array_equal(outputs, again)
+    # The parts, as they show: what one row's target changes is the rows of other parts.
+    changed = targets.copy()
+    changed[50] = np.roll(changed[50], 1) if kind == "classes" else 1 - changed[50]
+    monkeypatch.setattr(_regression, "PENALTIES", (penalty,))
+    before, _ = _regression.out_of_fold(x, targets, groups, kind=kind, folds=4, seed=3)
+    after, _ = _regression.out_of_fold(x, changed, groups, kind=kind, folds=4, seed=3)
+    same = np.isclose(before, after, atol=1e-7).all(axis=1)
+    assert same[50] and same[0], "a row's own target, or that of the same text, has no part in its probability"
+    assert 10 <= same.sum() <= 20
+    if kind == "classes":
+        rest = ~same
+        reference = sklearn.linear_model.LogisticRegression(C=1 / penalty, tol=1e-6).fit(scaled(x)[rest], y[rest])
+        theirs = reference.decision_function(scaled(x)[same])
+        ours = before[same] - before[same].mean(1, keepdims=True)
+        np.testing.assert_allclose(ours, theirs - theirs.mean(1, keepdims=True), atol=0.1)
+
+
 def test_sigmoids_and_ridge_are_scikit_learns():
     targets = np.stack([CLASSES == 0, CLASSES != 2], axis=1).astype("float32")
     found = _regression.fit(FEATURES, targets, kind="labels", penalties=(0.5,))

@@ -123,7 +123,13 @@ def test_a_report_of_classes_holds_scores_calibration_and_pictures(tmp_path):
     assert found["calibration"] == tx.evaluation.calibration_scores(y, p)
     assert found["history"]["val_loss"] == [2.0, None, 1.5] and found["history"]["loss"] == [2.0, 1.0, 0.5]
     assert found["search"] == {"mrr": 0.5}
-    assert set(pictures(tmp_path / "a" / "b")) == {"curves", "confusion", "reliability"}
+    assert set(pictures(tmp_path / "a" / "b")) == {
+        "curves",
+        "confusion",
+        "reliability",
+        "coverage",
+        "precision_recall",
+    }
     page = (tmp_path / "a" / "b" / "README.md").read_text(encoding="utf-8")
     for shown in (
         "![curves](curves.png)",
@@ -195,7 +201,7 @@ def test_several_labels_a_text_show_each_label(tmp_path):
     y, p = rng.integers(2, size=(50, 6)), rng.random((50, 6))
     found = tx.evaluation.report_scores(tmp_path, y, p, labels=[f"l{k}" for k in range(6)])
     assert found["classification"]["micro_f1"] > 0 and found["calibration"]["rows"] == 300
-    assert set(pictures(tmp_path)) == {"per_class", "reliability"}
+    assert set(pictures(tmp_path)) == {"per_class", "reliability", "coverage", "precision_recall"}
 
 
 @pytest.mark.parametrize("kind", ["binary", "graded", "steps"])

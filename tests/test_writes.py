@@ -203,7 +203,7 @@ def test_an_export_that_fails_at_its_last_steps_leaves_the_versions_and_files_be
             patched.setattr(os, name, full)
             export.saved_model(embedder, base)
         assert contents(base) == before and sorted(os.listdir(base)) == sorted(
-            ["1", "README.md", "batching_parameters.txt", "models.config"]
+            ["1", "README.md", "batching_parameters.txt", "check.py", "models.config"]
         )
 
 

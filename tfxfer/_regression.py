@@ -64,16 +64,59 @@ def fit(features, targets, weights=None, *, kind, penalties=PENALTIES, folds=FOL
         return _fit(features, targets, weights, kind, penalties, folds, use_bias)
 
 
+def out_of_fold(features, targets, groups, *, kind, folds=FOLDS, seed=0):
+    """Returns what linear models give rows that they were not fitted on, float64 `(rows, outputs)`, and their penalty.
+
+    The rows of a group are held out together. The penalty is the one that `fit` would choose.
+
+    Args:
+        features: float array `(rows, features)`.
+        targets: float array `(rows, outputs)`; see `fit`.
+        groups: int array `(rows,)`. Rows that are the same text have one number.
+        kind: `"classes"` or `"labels"`; see `fit`.
+        folds: int. Parts that are held out in turn, alike in their classes.
+        seed: int. Of the parts.
+    """
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        targets = np.asarray(targets, "float64")
+        problem, _, _ = _problem(features, targets, np.ones(len(features)), kind, True)
+        penalty, _, _, _ = _chosen(problem, targets, kind, PENALTIES, FOLDS)
+        _, first = np.unique(groups, return_index=True)
+        order = np.random.default_rng(seed).permutation(first)
+        if kind == "classes":
+            order = order[np.argsort(targets.argmax(axis=1)[order], kind="stable")]
+        outputs, every = np.zeros(targets.shape), np.arange(len(targets))
+        for k in range(folds):
+            part = np.flatnonzero(np.isin(groups, groups[order[k::folds]]))
+            if len(part):
+                solution = problem.solver(np.setdiff1d(every, part), _ROUGH)(penalty)
+                outputs[part] = problem.outputs(part, solution)
+    return outputs, penalty
+
+
 def _fit(features, targets, weights, kind, penalties, folds, use_bias):
     targets = np.asarray(targets, "float64")
     weights = np.ones(len(features)) if weights is None else np.asarray(weights, "float64")
+    problem, mean, scale = _problem(features, targets, weights, kind, use_bias)
+    penalty, losses, rows, held_out = _chosen(problem, targets, kind, penalties, folds)
+    solution = problem.solver(np.arange(len(features)), _FINE)(penalty)
+    kernel, bias = solution[:-1] / scale, solution[-1]
+    bias = bias - mean @ kernel if use_bias else bias
+    return Fit(kernel, bias, penalty, losses, rows, held_out)
+
+
+def _problem(features, targets, weights, kind, use_bias):
+    """Returns the problem of rows that are centred and scaled, with the mean and the scale."""
     mean = np.average(features, axis=0, weights=weights) if use_bias and weights.any() else 0.0
     centred = np.asarray(features, "float64") - mean
     scale = np.sqrt(np.mean(np.sum(centred**2, axis=1))) or 1.0
-    problem = _Problem((centred / scale).astype("float32"), targets, weights, kind, use_bias)
+    return _Problem((centred / scale).astype("float32"), targets, weights, kind, use_bias), mean, scale
 
+
+def _chosen(problem, targets, kind, penalties, folds):
+    """Returns the penalty that predicts held-out rows best, with `losses`, `rows` and `held_out` of `Fit`."""
     penalties = sorted(penalties, reverse=True)
-    parts = _folds(targets if kind == "classes" else None, len(features), folds)
+    parts = _folds(targets if kind == "classes" else None, len(targets), folds)
     rows = np.sort(np.concatenate(parts)) if parts else np.arange(0)
     losses, outputs = {}, {}
     if len(penalties) > 1 and len(parts) > 1:
@@ -86,12 +129,8 @@ def _fit(features, targets, weights, kind, penalties, folds, use_bias):
             if losses[penalty] > _RISEN * min(losses.values()):
                 break
         penalty = min(losses, key=losses.__getitem__)
-    else:
-        penalty = penalties[0] if len(penalties) == 1 else 1.0
-    solution = problem.solver(np.arange(len(features)), _FINE)(penalty)
-    kernel, bias = solution[:-1] / scale, solution[-1]
-    bias = bias - mean @ kernel if use_bias else bias
-    return Fit(kernel, bias, penalty, losses, rows if losses else None, outputs[penalty][rows] if losses else None)
+        return penalty, losses, rows, outputs[penalty][rows]
+    return (penalties[0] if len(penalties) == 1 else 1.0), losses, None, None
 
 
 class _Problem:
@@ -116,8 +155,9 @@ class _Problem:
         if len(rows) < features.shape[1]:
             basis, _ = np.linalg.qr(features.T)
             features = features @ basis
-        find = self._closed(features, targets, weights)
-        if self._kind != "numbers":
+        if self._kind == "numbers":
+            find = self._closed(features, targets, weights)
+        else:
             find = self._iterated(features, targets, weights, tolerance)
 
         def solve(penalty):
@@ -177,9 +217,11 @@ def _loss(kind, outputs, targets, weights):
         losses = np.logaddexp(0.0, outputs) - targets * outputs
         slopes = scipy.special.expit(outputs) - targets
     else:
-        normalizer = scipy.special.logsumexp(outputs, axis=1, keepdims=True)
-        losses = targets * (normalizer - outputs)
-        slopes = np.exp(outputs - normalizer) - targets
+        shifted = outputs - outputs.max(axis=1, keepdims=True)
+        shares = np.exp(shifted)
+        totals = shares.sum(axis=1, keepdims=True)
+        losses = targets * (np.log(totals) - shifted)
+        slopes = shares / totals - targets
     return float(weights @ losses.sum(axis=1)), slopes * weights[:, None]
 
 

@@ -49,6 +49,24 @@ def columns(dataset, argument="texts"):
     return tuple(strings(argument, column) for column in zip(*x, strict=True)), y
 
 
+def columns_of(x):
+    """Returns the columns of text in inputs as a task's columns have read them: a dict of name or number to strings.
+
+    Args:
+        x: string tensor `(rows,)`, a tuple of such, or a dict of inputs of any kind by name.
+    """
+    if isinstance(x, dict):
+        found = {}
+        for name, column in x.items():
+            if isinstance(column, tuple):
+                found |= {f"{name} {i}": part for i, part in columns_of(column).items()}
+            elif "string" in str(getattr(column, "dtype", "")) and len(column.shape) == 1:
+                found[name] = columns_of(column)[0]
+        return found
+    each = x if isinstance(x, tuple) else (x,)
+    return {i: [text.decode(errors="replace") for text in np.asarray(column).tolist()] for i, column in enumerate(each)}
+
+
 def text_columns(argument, texts, count, made_by):
     """Returns `count` or more columns of texts as lists of one length, and targets (or `None`) if `texts` has them."""
     y = None

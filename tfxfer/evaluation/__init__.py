@@ -14,6 +14,9 @@ tx.evaluation.similarity(small, test)
 from tfxfer._neighbours import SIMILARITIES
 from tfxfer.evaluation._calibration import calibration_scores
 from tfxfer.evaluation._classification import classification, classification_scores
+from tfxfer.evaluation._compare import compare, compare_scores
+from tfxfer.evaluation._curves import coverage_curve, precision_recall_curve
+from tfxfer.evaluation._drift import drift, reference
 from tfxfer.evaluation._entities import entity_calibration, entity_errors, entity_scores
 from tfxfer.evaluation._pairs import (
     pair_classification,
@@ -25,6 +28,7 @@ from tfxfer.evaluation._report import report, report_scores
 from tfxfer.evaluation._report_entities import report_entities
 from tfxfer.evaluation._reranking import reranking, reranking_scores
 from tfxfer.evaluation._retrieval import retrieval, retrieval_scores
+from tfxfer.evaluation._suspects import suspect_labels
 from tfxfer.evaluation._tagging import entities
 from tfxfer.evaluation._tensorboard import projector
 from tfxfer.evaluation._triplets import triplet_scores, triplets
@@ -34,13 +38,19 @@ __all__ = [
     "calibration_scores",
     "classification",
     "classification_scores",
+    "compare",
+    "compare_scores",
+    "coverage_curve",
+    "drift",
     "entities",
     "entity_calibration",
     "entity_errors",
     "entity_scores",
     "pair_classification",
     "pair_classification_scores",
+    "precision_recall_curve",
     "projector",
+    "reference",
     "report",
     "report_entities",
     "report_scores",
@@ -50,6 +60,7 @@ __all__ = [
     "retrieval_scores",
     "similarity",
     "similarity_scores",
+    "suspect_labels",
     "triplet_scores",
     "triplets",
 ]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfxfer import _check
-from tfxfer.evaluation import _labels
+from tfxfer.evaluation import _labels, _weighted
 
 
 def calibration_scores(
@@ -75,9 +75,7 @@ def binned(confidence, right, count):
         count: int. The number of bins.
     """
     confidence, right = np.asarray(confidence, "float64"), np.asarray(right, "float64")
-    edges = np.linspace(0, 1, count + 1)
-    # A confidence that is just an edge belongs to the bin below, whatever the rounding of the edges.
-    place = np.clip(np.searchsorted(edges[1:-1], confidence, side="left"), 0, count - 1)
+    edges, place = np.linspace(0, 1, count + 1), _weighted.places(confidence, count)
     found, ece, mce = [], 0.0, 0.0
     for k in range(count):
         inside = place == k

@@ -8,11 +8,21 @@ import sklearn.metrics
 from numpy.typing import ArrayLike
 
 from tfxfer import _check, data
-from tfxfer.evaluation import _labels
+from tfxfer.evaluation import _labels, _weighted
 
 
 def classification(
-    model: Any, texts: Any, y: Any = None, *, batch_size: int = 32, threshold: float = 0.5, verbose: int | str = 0
+    model: Any,
+    texts: Any,
+    y: Any = None,
+    *,
+    batch_size: int = 32,
+    threshold: float = 0.5,
+    intervals: float | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    rows: bool = False,
+    verbose: int | str = 0,
 ) -> dict[str, Any]:
     """Scores a classifier on labelled texts.
 
@@ -22,6 +32,10 @@ def classification(
         y: the labels of a list of strings: names, or indices.
         batch_size: int. Texts computed at a time.
         threshold: float in `[0, 1]`. With several labels a text, the least probability of a label that is given.
+        intervals: float between 0 and 1, such as 0.95. Adds confidence intervals; see `classification_scores`.
+        resamples: int. Resamples of the rows for the intervals.
+        seed: int. Of the resamples.
+        rows: bool. Whether to add what became of each row; see `classification_scores`.
         verbose: 0, 1 or `"auto"`: whether to show a progress bar.
 
     Returns:
@@ -35,16 +49,26 @@ def classification(
     ```python
     test = tx.data.labelled(tx.data.read("test.tsv"), "text", "label", labels=model.labels)
     tx.evaluation.classification(model, test)["macro_f1"]
+    tx.evaluation.classification(model, test, intervals=0.95)["intervals"]["macro_f1"]  # such as [0.91, 0.93]
     ```
     """
     texts, targets = data.Gate(model, ("texts", "y", "sample_weight")).in_memory(texts, y)
     names = _labels.decode(targets, model.labels)
     probabilities = model.classify(texts, batch_size=batch_size, verbose=verbose).probabilities
-    return classification_scores(names, probabilities, model.labels, threshold=threshold)
+    options: dict[str, Any] = {"threshold": threshold, "intervals": intervals, "resamples": resamples, "seed": seed}
+    return classification_scores(names, probabilities, model.labels, rows=rows, **options)
 
 
 def classification_scores(
-    y_true: Any, probabilities: ArrayLike, labels: Sequence[str] | Sequence[int] | np.ndarray, *, threshold: float = 0.5
+    y_true: Any,
+    probabilities: ArrayLike,
+    labels: Sequence[str] | Sequence[int] | np.ndarray,
+    *,
+    threshold: float = 0.5,
+    intervals: float | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    rows: bool = False,
 ) -> dict[str, Any]:
     """Scores probabilities against the truth.
 
@@ -55,6 +79,12 @@ def classification_scores(
         probabilities: float array `(rows, classes)`.
         labels: sequence of the class names, strings or ints, in the order of the columns.
         threshold: float in `[0, 1]`, for several labels a row.
+        intervals: float between 0 and 1, such as 0.95. Adds an interval to each score, in which it lies in this share
+            of resamples: as many rows, drawn with replacement. They say how far the score may be off because there are
+            no more test rows, and nothing of other seeds of the training.
+        resamples: int. Their number. 1,000 settle an interval to about a twentieth of its width.
+        seed: int. Of the resamples.
+        rows: bool. Whether to add what became of each row.
 
     Returns:
         A dict:
@@ -62,53 +92,114 @@ def classification_scores(
         - `accuracy`: share of rows that are right (with several labels: in every label);
         - `macro_f1`: mean of the classes' F1, over the classes that occur in `y_true` or are predicted;
         - `micro_f1`: F1 over all decisions (several labels only);
-        - `per_class`: dict of label to `precision`, `recall`, `f1` in `[0, 1]` and `support` (rows);
+        - `auc`: mean over the classes of the area under the ROC curve, each class against all others: the share of
+          pairs of a row of the class and another one in which the first has the higher probability, ties half;
+        - `average_precision`: mean over the classes of the area under the precision-recall curve, a step at each
+          probability;
+        - `log_loss`: mean of `-log p` of the true label (several labels: of all decisions), in nats; a probability of 0
+          counts as 2.2e-16;
+        - `brier`: mean of the squared differences between probabilities and 0 or 1, summed over the classes, in
+          `[0, 2]` (several labels: the mean of all decisions, in `[0, 1]`);
+        - `ece`: the expected calibration error of `calibration_scores`, in 15 bins;
+        - `per_class`: dict of label to `precision`, `recall`, `f1`, `auc` and `average_precision` in `[0, 1]`, and
+          `support` (rows);
         - `confusion`: list of rows (truth) of ints (prediction); with several labels, `[[tn, fp], [fn, tp]]` a label;
-        - `labels`, `rows`: the class names; the number of rows.
+        - `labels`, `rows`: the class names; the number of rows; `threshold`, with several labels a row;
+        - `intervals`: with `intervals`, a dict of score to `[low, high]`, and another one in each class of `per_class`;
+        - `per_row`: with `rows`, a dict of lists in the order of the rows: `label`, `predicted` (with several labels,
+          lists of names), `probability` (of what is predicted; with several labels, of the least sure decision),
+          `right`, `loss` (the row's log loss), and `probabilities`, lists in the order of `labels`.
 
-        A score that would divide by 0 is 0.
+        A precision, recall or F1 that would divide by 0 is 0. The areas of a class that has no rows, or `auc` of one
+        that has all, are `None`, and the means are over the others (`None` without any).
+
+        The intervals are percentiles of the resamples, linear between them. (The bias-corrected kind, BCa, also scores
+        the rows without each one of them: for 10,000 rows ten times the work of 1,000 resamples.) That of `ece` lies
+        too high where bins hold few rows: a sum of absolute values grows with noise, which resamples have more of.
 
     Raises:
-        ValueError: for no rows, shapes that do not fit, and targets that are no labels, could be read in two ways
-            (ints beside `["1", "2", "3"]`, bools beside `["yes", "no"]`) or are shares of the classes; it names the
-            row.
+        ValueError: for no rows, shapes that do not fit, numbers that are no probabilities or, for one label a row, do
+            not sum to 1; and targets that are no labels, could be read in two ways (ints beside `["1", "2", "3"]`,
+            bools beside `["yes", "no"]`) or are shares of the classes; it names the row.
 
     Example:
 
     >>> scores = classification_scores(["card", "loan", "loan"], [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], ["card", "loan"])
     >>> round(scores["accuracy"], 3), round(scores["macro_f1"], 3), scores["confusion"]
     (0.667, 0.667, [[1, 0], [1, 1]])
+    >>> scores["auc"], round(scores["log_loss"], 3), round(scores["brier"], 3)
+    (1.0, 0.415, 0.273)
+
+    References:
+        - [Hanley and McNeil, 1982](https://doi.org/10.1148/radiology.143.1.7063747), the area and its meaning
+        - [Brier, 1950](https://doi.org/10.1175/1520-0493(1950)078%3C0001:VOFEIT%3E2.0.CO;2)
+        - [Guo et al., 2017](https://arxiv.org/abs/1706.04599), the calibration error
+        - [Efron, 1979](https://doi.org/10.1214/aos/1176344552), the bootstrap
     """
-    probabilities = np.asarray(probabilities)
-    if probabilities.ndim != 2 or not probabilities.shape[1]:
-        raise _check.invalid("probabilities", "an array (rows, classes)", probabilities.shape)
-    labels = _labels.check(labels, probabilities.shape[1])
-    y_true = _labels.encode(y_true, labels, probabilities.shape[1])
-    if len(y_true) != len(probabilities) or len(y_true) == 0:
-        raise _check.invalid("y_true", f"{len(probabilities)} rows as in `probabilities`, at least one", y_true.shape)
-    several = y_true.ndim == 2
-    indices = np.arange(len(labels))
-    if several:
-        y_pred = (probabilities >= _check.number("threshold", threshold, minimum=0.0, maximum=1.0)).astype(int)
-        confusion = sklearn.metrics.multilabel_confusion_matrix(y_true, y_pred)
-    else:
-        y_pred = probabilities.argmax(axis=1)
-        confusion = sklearn.metrics.confusion_matrix(y_true, y_pred, labels=indices)
-    precision, recall, f1, support = sklearn.metrics.precision_recall_fscore_support(
-        y_true, y_pred, labels=indices, average=None, zero_division=0.0
-    )
-    present = (support > 0) | (y_pred.sum(axis=0) > 0 if several else np.isin(indices, y_pred))
-    scores: dict[str, Any] = {
-        "accuracy": float((y_true == y_pred).all(axis=1).mean() if several else (y_true == y_pred).mean()),
-        "macro_f1": float(f1[present].mean()) if present.any() else 0.0,
-    }
-    if several:
-        scores["micro_f1"] = float(sklearn.metrics.f1_score(y_true, y_pred, average="micro", zero_division=0.0))
+    y_true, probabilities, labels = read(y_true, probabilities, labels)
+    threshold = _check.number("threshold", threshold, minimum=0.0, maximum=1.0)
+    level = None if intervals is None else _weighted.check_level(intervals)
+    weighted = _weighted.Weighted(y_true, probabilities, threshold=threshold)
+    wanted = [*weighted.names, *(("class", name) for name in _weighted.PER_CLASS)]
+    found = weighted(np.ones((len(y_true), 1), "int64"), wanted)
+    scores: dict[str, Any] = {name: _weighted.plain(found[name][0]) for name in weighted.names}
+    support = y_true.sum(axis=0) if y_true.ndim == 2 else np.bincount(y_true, minlength=len(labels))
     scores["per_class"] = {
-        label: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
-        for label, p, r, f, s in zip(labels, precision, recall, f1, support, strict=True)
+        label: {
+            **{name: _weighted.plain(found["class", name][k, 0]) for name in _weighted.PER_CLASS},
+            "support": int(support[k]),
+        }
+        for k, label in enumerate(labels)
     }
+    if y_true.ndim == 2:
+        confusion = sklearn.metrics.multilabel_confusion_matrix(y_true, weighted.given)
+    else:
+        confusion = sklearn.metrics.confusion_matrix(y_true, weighted.given, labels=np.arange(len(labels)))
     scores["confusion"] = confusion.tolist()
     scores["labels"] = labels
     scores["rows"] = len(y_true)
+    if y_true.ndim == 2:
+        scores["threshold"] = threshold
+    if level is not None:
+        _add_intervals(scores, weighted, wanted, level, resamples, seed)
+    if rows:
+        scores["per_row"] = _per_row(y_true, probabilities, labels, weighted)
     return scores
+
+
+def read(y_true, probabilities, labels):
+    """Returns targets as indices, or as 0 and 1 for several labels, probabilities as float64, and labels as a list.
+
+    Without labels, they are numbers.
+    """
+    probabilities = _weighted.probabilities_of("probabilities", probabilities)
+    y_true = _labels.encode(y_true, labels, probabilities.shape[1])
+    labels = list(range(probabilities.shape[1])) if labels is None else _labels.check(labels, probabilities.shape[1])
+    if len(y_true) != len(probabilities) or len(y_true) == 0:
+        raise _check.invalid("y_true", f"{len(probabilities)} rows as in `probabilities`, at least one", y_true.shape)
+    return y_true, _weighted.probabilities_of("probabilities", probabilities, several=y_true.ndim == 2), labels
+
+
+def _add_intervals(scores, weighted, wanted, level, resamples, seed):
+    """Adds the intervals of all scores, and of those of each class."""
+    _check.integer("seed", seed, minimum=0)
+    draws: dict[Any, Any] = {name: [] for name in wanted}
+    for counts in _weighted.resampled(weighted.rows, _check.integer("resamples", resamples, minimum=2), seed):
+        for name, values in weighted(counts, wanted).items():
+            draws[name].append(values)
+    draws = {name: np.concatenate(parts, axis=-1) for name, parts in draws.items()}
+    scores["intervals"] = {name: _weighted.interval(draws[name], level) for name in weighted.names}
+    for k, found in enumerate(scores["per_class"].values()):
+        found["intervals"] = {name: _weighted.interval(draws["class", name][k], level) for name in _weighted.PER_CLASS}
+
+
+def _per_row(y_true, probabilities, labels, weighted):
+    """What became of each row, as columns."""
+    return {
+        "label": _labels.named(y_true, labels),
+        "predicted": _labels.named(weighted.given, labels),
+        "probability": weighted.confidence.tolist(),
+        "right": weighted.right.tolist(),
+        "loss": weighted.losses.tolist(),
+        "probabilities": probabilities.tolist(),
+    }

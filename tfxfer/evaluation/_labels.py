@@ -53,3 +53,15 @@ def decode(targets, labels):
     """Turns a model's targets back into names, which cannot be misread; 0 and 1 for several labels pass."""
     targets = np.asarray(targets)
     return targets if targets.ndim == 2 else [labels[i] for i in targets.astype("int64").tolist()]
+
+
+def named(targets, labels):
+    """Returns the name of each row, or a list of names for several labels a row.
+
+    Args:
+        targets: int array `(rows,)`, or 0 and 1 `(rows, classes)`.
+        labels: list of the class names.
+    """
+    if targets.ndim == 2:
+        return [[label for label, one in zip(labels, row, strict=True) if one] for row in targets.tolist()]
+    return [labels[i] for i in targets.tolist()]

@@ -248,6 +248,65 @@ def reliability(calibration, *, unit="rows"):
     return drawing
 
 
+def coverage(curve):
+    """Draws the accuracy on the rows that a classifier is surest of, over their share.
+
+    Args:
+        curve: what `coverage_curve` returns.
+
+    Returns:
+        A figure.
+    """
+    drawing = make(5.2, 4.2)
+    axes = drawing.add_subplot()
+    x, y = np.array(curve["coverage"]), np.array(curve["accuracy"])
+    axes.plot(x, y, color=_COLOURS[0], linewidth=1.8, marker="o" if len(x) <= 30 else None, markersize=4)
+    axes.fill_between(x, y, 1, color=_COLOURS[3], alpha=0.12, linewidth=0)
+    low = max(0.0, float(y.min()) - 0.1 * max(1 - float(y.min()), 0.05))
+    axes.set_ylim(low, 1 + 0.02 * (1 - low))
+    axes.set_xlim(0, 1.01)
+    axes.text(0.03, 0.05, f"all rows: {y[-1]:.3f}", transform=axes.transAxes, fontsize=9)
+    axes.set_xlabel("coverage: share of the rows that are answered, the surest first")
+    axes.set_ylabel("accuracy on these")
+    axes.set_title(f"Coverage: area over the curve {curve['aurc']:.3f}", fontsize=11)
+    axes.grid(alpha=0.3)
+    return drawing
+
+
+def precision_recall(curves):
+    """Draws precision over recall of all decisions, and of the six classes with the least average precision.
+
+    Args:
+        curves: what `precision_recall_curve` returns.
+
+    Returns:
+        A figure.
+    """
+    drawing = make(5.6, 4.6)
+    axes = drawing.add_subplot()
+    defined = {label: each for label, each in curves["per_class"].items() if each["recall"]}
+    ordered = sorted(defined.items(), key=lambda item: item[1]["average_precision"])[: len(_COLOURS) - 1]
+    shown = [("all decisions", curves["micro"], "black", 2.0)] if curves["micro"]["recall"] else []
+    shown += [(short(label), each, colour, 1.2) for (label, each), colour in zip(ordered, _COLOURS, strict=False)]
+    for label, each, colour, width in shown:
+        # Of each recall the best precision, that of the highest threshold; a step up to it.
+        recall, first = np.unique(each["recall"], return_index=True)
+        precision = np.array(each["precision"])[first]
+        first = int(recall[0] == 0)  # rows before the first that is right
+        x, y = [0.0, *recall[first:]], [precision[first], *precision[first:]]
+        name = f"{label}: {each['average_precision']:.3f}".replace("$", "\\$")
+        axes.step(x, y, where="pre", color=colour, linewidth=width, label=name, zorder=3 if width > 1.5 else 2)
+    axes.set_xlim(0, 1.01)
+    axes.set_ylim(0, 1.03)
+    axes.set_xlabel("recall")
+    axes.set_ylabel("precision")
+    part = "" if len(ordered) == len(defined) else f": the {len(ordered)} hardest of {len(defined)} classes"
+    axes.set_title(f"Precision and recall{part}", fontsize=11)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize=8)
+    return drawing
+
+
 def similarities(values, groups, *, name, threshold=None):
     """Draws the values of several groups of pairs as histograms on one scale, one below the other.
 

@@ -12,8 +12,11 @@ from tfxfer import _check, _disk, _neighbours, _texts, data
 from tfxfer.evaluation import _labels, _pairs, _plots, _report_entities, _report_folder, _tagging, _tensorboard
 from tfxfer.evaluation._calibration import calibration_scores
 from tfxfer.evaluation._classification import classification_scores
+from tfxfer.evaluation._curves import coverage_curve, precision_recall_curve
 
 _BANDS = 5
+# Of each curve of precision and recall: a page has one for each class.
+_POINTS = 50
 
 
 def report(
@@ -26,6 +29,7 @@ def report(
     scores: Mapping[str, Any] | None = None,
     similarity: str = "cosine",
     batch_size: int = 32,
+    intervals: float | None = None,
     progress: bool | None = None,
     tensorboard: bool = False,
 ) -> dict[str, Any]:
@@ -39,6 +43,8 @@ def report(
     | `confusion.png` | a classifier | what is taken for what, each class by its own rows |
     | `per_class.png` | a classifier of several labels a text | precision, recall and F1 of each label |
     | `reliability.png` | a classifier | how often rows of like confidence are right; see `calibration_scores` |
+    | `coverage.png` | a classifier | accuracy on the rows it is surest of; see `coverage_curve` |
+    | `precision_recall.png` | a classifier | all decisions, and the hardest classes; see `precision_recall_curve` |
     | `similarity.png` | a model of pairs, a regressor | similarities, or predictions, by label or band of scores |
     | `errors.tsv`, `outcomes.png` and others | a tagger | see `report_entities` |
     | `tensorboard/` | with `tensorboard=True` | the history, the pictures, and an embedder's texts in the projector |
@@ -58,12 +64,14 @@ def report(
         scores: dict of further results for `metrics.json`, such as `{"search": evaluation.retrieval(...)}`.
         similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`, for an embedder.
         batch_size: int. Texts computed at a time.
+        intervals: float between 0 and 1, such as 0.95: of a classifier, adds confidence intervals; see
+            `classification_scores`.
         progress: bool. Whether to show a progress bar; by default in a terminal or notebook.
         tensorboard: bool. Whether to write files for TensorBoard.
 
     Returns:
-        The dict in `metrics.json`: `history`, `classification` and `calibration`, `pair_classification` or
-        `similarity`, what `report_entities` gives for a tagger, and those of `scores`.
+        The dict in `metrics.json`: `history`; `classification`, `calibration`, `coverage` and `precision_recall`,
+        `pair_classification` or `similarity`, what `report_entities` gives for a tagger, and those of `scores`.
 
     Raises:
         ValueError: if there is nothing to report, or for texts and targets that the model's evaluation does not take.
@@ -92,7 +100,7 @@ def report(
             folder, model, texts, y, batch_size, verbose, history=history, scores=scores, tensorboard=tensorboard
         )
     y, predicted, options, points = _predictions(model, texts, y, similarity, batch_size, progress)
-    options.update(history=history, scores=scores, tensorboard=tensorboard)
+    options.update(history=history, scores=scores, tensorboard=tensorboard, intervals=intervals)
     found = report_scores(folder, y, predicted, **options)
     if tensorboard and points is not None:
         _tensorboard.projector(folder / _report_folder.TENSORBOARD, *points)
@@ -143,6 +151,7 @@ def report_scores(
     name: str = "similarity",
     history: Any = None,
     scores: Mapping[str, Any] | None = None,
+    intervals: float | None = None,
     tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Writes the report of predictions that are there already.
@@ -156,6 +165,7 @@ def report_scores(
         name: string. What the values of `predicted` are, where they are no probabilities.
         history: as in `report`.
         scores: as in `report`.
+        intervals: as in `report`.
         tensorboard: as in `report`.
 
     Returns:
@@ -180,20 +190,24 @@ def report_scores(
         raise _check.invalid("history", "something to report: a history, scores, or a model and texts", history)
     metrics, drawings = {}, {}
     if labels is not None:
-        _report_classes(metrics, drawings, y_true, predicted, list(labels))
+        _report_classes(metrics, drawings, y_true, predicted, list(labels), intervals)
     elif y_true is not None:
         _report_pairs(metrics, drawings, y_true, predicted, name)
     return _report_folder.write(folder, metrics, drawings, history, scores, tensorboard)
 
 
-def _report_classes(metrics, drawings, y_true, probabilities, labels):
-    metrics["classification"] = scores = classification_scores(y_true, probabilities, labels)
+def _report_classes(metrics, drawings, y_true, probabilities, labels, intervals):
+    metrics["classification"] = scores = classification_scores(y_true, probabilities, labels, intervals=intervals)
     metrics["calibration"] = calibration_scores(y_true, probabilities, labels=labels)
+    metrics["coverage"] = coverage_curve(y_true, probabilities, labels=labels)
+    metrics["precision_recall"] = precision_recall_curve(y_true, probabilities, labels=labels, points=_POINTS)
     if "micro_f1" in scores:  # several labels a row
         drawings["per_class"] = _plots.per_class(scores["per_class"])
     else:
         drawings["confusion"] = _plots.confusion(scores["confusion"], labels)
     drawings["reliability"] = _plots.reliability(metrics["calibration"])
+    drawings["coverage"] = _plots.coverage(metrics["coverage"])
+    drawings["precision_recall"] = _plots.precision_recall(metrics["precision_recall"])
 
 
 def _report_pairs(metrics, drawings, y_true, predicted, name):

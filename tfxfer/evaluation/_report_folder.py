@@ -11,7 +11,17 @@ from tfxfer.evaluation import _plots, _tensorboard
 METRICS_FILE, INDEX_FILE, TENSORBOARD = "metrics.json", "README.md", "tensorboard"
 # What a missed span is taken for, and what a spurious one truly is.
 NO_SPAN = "nothing"
-_OWN = ("history", "classification", "calibration", "pair_classification", "similarity", "entities", "errors")
+_OWN = (
+    "history",
+    "classification",
+    "calibration",
+    "coverage",
+    "precision_recall",
+    "pair_classification",
+    "similarity",
+    "entities",
+    "errors",
+)
 _CONFUSIONS = 15  # of the largest ones, listed
 # Of several scores, those that stand in the index.
 _MAIN = (
@@ -20,7 +30,11 @@ _MAIN = (
     "micro_f1",
     "micro_precision",
     "micro_recall",
+    "auc",
+    "log_loss",
+    "brier",
     "ece",
+    "aurc",
     "spearman",
     "pearson",
     "average_precision",
@@ -117,14 +131,20 @@ def _index(metrics, drawings):
     lines = ["# Report", ""]
     parts = [part for part in _OWN[1:] if part in metrics and part != "errors"]
     rows = [(part, key, metrics[part][key]) for part in parts for key in _MAIN if key in metrics[part]]
+    rows = [row for row in rows if not isinstance(row[-1], list)]  # a curve
     if "errors" in metrics:
         rows += [("errors", key.replace("_", " "), value) for key, value in metrics["errors"]["counts"].items()]
     for part, scores in metrics.items():
         if part not in _OWN and isinstance(scores, dict):
             rows += [(part, key, value) for key, value in scores.items() if isinstance(value, (int, float))]
     if rows:
-        lines += ["| | score | value |", "|---|---|---|"]
-        lines += [f"| {cell(part)} | {cell(key)} | {_number(value)} |" for part, key, value in rows]
+        has_intervals = any(isinstance(metrics[part].get("intervals"), dict) for part in parts)
+        names = ["", "score", "value", *(["interval"] if has_intervals else [])]
+        lines += [f"| {' | '.join(names)} |".replace("|  |", "| |"), "|---" * len(names) + "|"]
+        for part, key, value in rows:
+            found = (metrics[part].get("intervals") or {}).get(key) if part in parts else None
+            shown = [cell(part), cell(key), _number(value), " to ".join(map(_number, found or ()))]
+            lines.append(f"| {' | '.join(shown[: len(names)])} |")
         lines += ["", f"All scores: [{METRICS_FILE}]({METRICS_FILE}).", ""]
     for file in drawings:
         lines += [f"## {file.replace('_', ' ').capitalize()}", "", f"![{file}]({file}.png)", ""]

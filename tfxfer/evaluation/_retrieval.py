@@ -27,6 +27,7 @@ def retrieval(
     document_prompt: str | None = None,
     batch_size: int = 32,
     corpus_chunk: int = 50_000,
+    rows: bool = False,
     progress: bool | None = None,
 ) -> dict[str, Any]:
     """Scores an embedder on finding the relevant documents of a corpus.
@@ -51,6 +52,7 @@ def retrieval(
             or `"corpus"`, if it has one.
         batch_size: int. Texts computed at a time.
         corpus_chunk: int. Documents whose vectors are held at a time.
+        rows: bool. Whether to add the scores of each query; see `retrieval_scores`. With ids, they are by these.
         progress: bool. Whether to show progress bars; by default on long work.
 
     Returns:
@@ -69,6 +71,7 @@ def retrieval(
 
     Reference: Thakur et al., 2021, BEIR, https://arxiv.org/abs/2104.08663.
     """
+    names = list(queries) if isinstance(queries, collections.abc.Mapping) else None
     queries, corpus, relevant = search_task(queries, corpus, relevant)
     ks = check_ks(ks)
     _check.one_of("similarity", similarity, _neighbours.SIMILARITIES)
@@ -82,10 +85,14 @@ def retrieval(
         nearest.add(_texts.encode(embedder, part, batch_size=batch_size, prompt=prompt, progress=progress))
     ids, _ = nearest.result()
     ids = np.pad(ids, ((0, 0), (0, ks[-1] - ids.shape[1])), constant_values=_NO_DOCUMENT)
-    return {**_scores(ids, relevant, ks), "queries": len(queries), "documents": len(corpus)}
+    found = _scores(ids, relevant, ks)
+    scores = {**_means(found), "queries": len(queries), "documents": len(corpus)}
+    return {**scores, **(_per_query(found, names) if rows else {})}
 
 
-def retrieval_scores(ids: ArrayLike, relevant: Any, *, ks: Sequence[int] | None = None) -> dict[str, Any]:
+def retrieval_scores(
+    ids: ArrayLike, relevant: Any, *, ks: Sequence[int] | None = None, rows: bool = False
+) -> dict[str, Any]:
     """Scores the results of any search.
 
     Args:
@@ -93,6 +100,7 @@ def retrieval_scores(ids: ArrayLike, relevant: Any, *, ks: Sequence[int] | None 
         relevant: list with a collection of ids, or a dict of id to grade, for each query.
         ks: ints, none larger than the number of ranks: what lies beyond them, the search has not said. Defaults to
             those of 1, 3, 5 and 10 that the ranks reach.
+        rows: bool. Whether to add the scores of each query.
 
     Returns:
         A dict with the mean over the queries, for each k:
@@ -104,6 +112,9 @@ def retrieval_scores(ids: ArrayLike, relevant: Any, *, ks: Sequence[int] | None 
         - `ndcg@k`: sum of grade / log2(rank + 1), divided by that of the best order; grades are 1 where none are given;
         - `map@k`: sum of the precisions at the ranks of relevant documents, divided by the number of relevant ones or
           k, whichever is less, so that a perfect order gives 1.
+
+        With `rows`, `per_query` is a dict of lists in the order of the queries: `query`, their ids or else places, and
+        each score. `compare` takes it.
 
     Raises:
         ValueError: for no queries, a query without a relevant document, or a k beyond the number of ranks.
@@ -124,7 +135,8 @@ def retrieval_scores(ids: ArrayLike, relevant: Any, *, ks: Sequence[int] | None 
     ks = check_ks([k for k in KS if k <= ids.shape[1]] if ks is None else ks, ids.shape[1])
     if len(relevant) != len(ids):
         raise _check.invalid("relevant", f"an entry for each of {len(ids)} queries", len(relevant))
-    return _scores(ids, [_grades(each, i, i) for i, each in enumerate(relevant)], ks)
+    found = _scores(ids, [_grades(each, i, i) for i, each in enumerate(relevant)], ks)
+    return {**_means(found), **(_per_query(found) if rows else {})}
 
 
 def check_ks(ks, ranks=None):
@@ -213,7 +225,7 @@ def _no_relevant(name):
 
 
 def _scores(ids, relevant, ks):
-    """The mean scores; `relevant` has a dict of id to grade for each query."""
+    """The scores of each query, a dict of arrays; `relevant` has a dict of id to grade for each query."""
     ranks = ks[-1]
     gains = np.array([[r.get(i, 0.0) for i in row] for r, row in zip(relevant, ids[:, :ranks].tolist(), strict=True)])
     totals = np.array([len(each) for each in relevant])
@@ -230,10 +242,20 @@ def _scores(ids, relevant, ks):
     precisions = np.cumsum(hits * found / position, axis=1)
     scores = {}
     for k in ks:
-        scores[f"accuracy@{k}"] = np.mean(found[:, k - 1] > 0)
-        scores[f"precision@{k}"] = np.mean(found[:, k - 1] / k)
-        scores[f"recall@{k}"] = np.mean(found[:, k - 1] / totals)
-        scores[f"mrr@{k}"] = np.mean(np.where(first <= k, 1 / first, 0.0))
-        scores[f"ndcg@{k}"] = np.mean(dcg[:, k - 1] / best_dcg[:, k - 1])
-        scores[f"map@{k}"] = np.mean(precisions[:, k - 1] / np.minimum(k, totals))
-    return {key: float(value) for key, value in scores.items()}
+        scores[f"accuracy@{k}"] = found[:, k - 1] > 0
+        scores[f"precision@{k}"] = found[:, k - 1] / k
+        scores[f"recall@{k}"] = found[:, k - 1] / totals
+        scores[f"mrr@{k}"] = np.where(first <= k, 1 / first, 0.0)
+        scores[f"ndcg@{k}"] = dcg[:, k - 1] / best_dcg[:, k - 1]
+        scores[f"map@{k}"] = precisions[:, k - 1] / np.minimum(k, totals)
+    return scores
+
+
+def _means(scores):
+    return {key: float(np.mean(values)) for key, values in scores.items()}
+
+
+def _per_query(scores, names=None):
+    queries = len(next(iter(scores.values())))
+    columns = {key: np.asarray(values, "float64").tolist() for key, values in scores.items()}
+    return {"per_query": {"query": list(range(queries)) if names is None else names, **columns}}

@@ -1,9 +1,11 @@
 """Models for production: SavedModels with strings in and answers out; ONNX and LiteRT behind the tokenizer."""
 
+from tfxfer.export._canaries import reference
 from tfxfer.export._description import describe
 from tfxfer.export._engine import Engine
 from tfxfer.export._litert import litert
 from tfxfer.export._onnx import onnx
 from tfxfer.export._saved_model import saved_model
+from tfxfer.export._self_check import check
 
-__all__ = ["Engine", "describe", "litert", "onnx", "saved_model"]
+__all__ = ["Engine", "check", "describe", "litert", "onnx", "reference", "saved_model"]

@@ -83,17 +83,30 @@ def describe(folder: str | os.PathLike[str]) -> dict[str, Any]:
     found["version"], found["labels"], found["metadata"]["metrics"]
     ```
     """
-    folder = _disk.local_path("folder", folder)
-    if not (folder / FILE).exists() and folder.is_dir():
-        folder = next(reversed(versions_in(folder).values()), folder)
-    if not (folder / FILE).exists():
-        remedy = f"It has no {FILE}, nor has its newest version."
-        raise _check.invalid("folder", "a folder that `export.saved_model` wrote", str(folder), remedy)
+    folder = version_folder(folder, FILE, "a folder that `export.saved_model` wrote")
     remedy = "Export the model again, or copy the folder again from where it is complete."
     reader = _disk.Reader("folder", folder, "a folder that `export.saved_model` wrote", remedy)
     found = reader.json(folder / FILE, _KEYS)
     number = int(folder.name) if re.fullmatch(r"[0-9]+", folder.name) else None
     return {"version": number, "path": str(folder), **found}
+
+
+def version_folder(folder, file, expected, remedy=""):
+    """Returns the folder of the version that is meant, which holds a file.
+
+    Args:
+        folder: string or path: a version's folder, or the model's base folder, whose newest version is then meant.
+        file: path within the folder of a version.
+        expected: string. What `folder` should be, for the error.
+        remedy: string, a sentence for the error.
+    """
+    folder = _disk.local_path("folder", folder)
+    if not (folder / file).exists() and folder.is_dir():
+        folder = next(reversed(versions_in(folder).values()), folder)
+    if not (folder / file).exists():
+        remedy = f"It has no {file}, nor has its newest version. {remedy}".strip()
+        raise _check.invalid("folder", expected, str(folder), remedy)
+    return folder
 
 
 def of_model(model, signatures, *, pairs, index, weights_dtype, metadata, adapters=None):

@@ -6,7 +6,7 @@ import shlex
 import numpy as np
 
 from tfxfer import _disk
-from tfxfer.export import _folder
+from tfxfer.export import _canaries, _folder
 from tfxfer.export._signatures import Zeros
 
 FILE = "README.md"
@@ -45,6 +45,13 @@ Whether it is ready:
 curl http://localhost:8501/v1/models/{name}
 ```
 
+Whether it answers as the model did when it was exported, by the texts and numbers in
+`{version}/assets.extra/canaries.json`, says a program that needs Python alone and exits with 1 where something differs:
+
+```sh
+python3 {check} http://localhost:8501
+```
+{reference}
 Without a server, in Python with `tensorflow` and `tensorflow_text`:
 
 ```python
@@ -97,6 +104,10 @@ def ask(call, request, signature, rows):
     return call(request, 10.0).result
 ```
 """
+_REFERENCE = """
+`{version}/assets.extra/reference.json` describes {rows:,} typical texts and the answers to them:
+`tfxfer.evaluation.drift(tfxfer.export.reference("."), texts, model=model)` says whether later texts look like these.
+"""
 _SIGNATURE = """
 ### {signature}
 
@@ -123,7 +134,7 @@ Answers:
 """
 
 
-def write(target, description, signatures, rows, answers):
+def write(target, description, signatures, rows, answers, reference=None):
     """Writes the README beside a version.
 
     Args:
@@ -132,6 +143,7 @@ def write(target, description, signatures, rows, answers):
         signatures: dict of name to `Signature`.
         rows: the rows that the calls ask about.
         answers: dict of a signature's name to what it answered for them; not all need one.
+        reference: the reference statistics that the version holds, if it does.
     """
     name = _folder.model_name(target.parent)
     own = next(key for key, value in signatures.items() if key != "serving_default")
@@ -144,6 +156,8 @@ def write(target, description, signatures, rows, answers):
         version=target.name,
         own=own,
         batching=_folder.BATCHING,
+        check=_canaries.CHECK_FILE,
+        reference="" if reference is None else _REFERENCE.format(version=target.name, rows=reference["rows"]),
         models=_folder.MODELS,
         bytes_read=f"The first {text_bytes:,} bytes of a text are read."
         if text_bytes

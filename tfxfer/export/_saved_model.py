@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from tfxfer import _check, _disk, _texts, models
-from tfxfer.export import _adapters, _description, _folder, _index, _readme, _signatures, _warmup, _weights
+from tfxfer.export import _adapters, _canaries, _description, _folder, _index, _readme, _signatures, _warmup, _weights
 
 _METHODS = {"classify": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
 # What is being written; TF Serving ignores folders whose names are not numbers.
@@ -45,6 +45,7 @@ def saved_model(
     max_batch_size: int | None = None,
     examples: Sequence[str] | tuple[Sequence[str], Sequence[str]] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    reference: Mapping[str, Any] | None = None,
     keep: int | None = None,
 ) -> Any:
     """Writes a model as a SavedModel that TF Serving runs as it is: strings in, answers out.
@@ -86,7 +87,9 @@ def saved_model(
     same time get a number each. Beside the versions lie `README.md` with the exact calls, `models.config` and
     `batching_parameters.txt`; the last two are written only where they are missing, so that changes by hand stay.
     `assets.extra/tf_serving_warmup_requests` holds requests that the server runs before it answers the first one, and
-    `assets.extra/tfxfer.json` what `describe` reads.
+    `assets.extra/tfxfer.json` what `describe` reads. `assets.extra/canaries.json` holds the examples with the
+    numbers that the model gave for them here; `check.py` beside the versions asks a server the same and compares them
+    (see `check`).
 
     Args:
         model: a model of the table, with its preprocessor. Of a `Siamese` its embedder is written.
@@ -110,9 +113,12 @@ def saved_model(
             more on two cores, whatever its batch (`benchmarks/export.py`). Defaults to the weights as they are.
         max_batch_size: int. Rows that the server computes at a time: of the batching config, where there is none yet,
             and the most that a warm-up request holds. Defaults to what `folder/batching_parameters.txt` says, or 32.
-        examples: list of usual texts, for warm-up and README; for pairs a tuple of two lists. Defaults to five.
+        examples: list of usual texts, for warm-up, README and canaries; for pairs a tuple of two lists. Defaults to
+            five.
         metadata: dict of what is to be kept with the model, as far as JSON knows it: `preset`, `metrics`, `licence`
             and the like. `describe` gives it back.
+        reference: what `evaluation.reference` says of typical texts and the model's answers to them. It is kept beside
+            the graph; `export.reference` reads it back, for `evaluation.drift` on the texts that the server is asked.
         keep: int. How many versions stay in `folder`, this one and those before it, the newest first; a server unloads
             those that are removed. Later versions always stay. By default all do.
 
@@ -150,6 +156,7 @@ def saved_model(
     _check.integer("keep", keep, optional=True)
     rows = example_rows(examples, pairs and len(model.served_parts()) == 1)
     sets = None if adapters is None else _adapters.Adapters(model, adapters)
+    reference = _canaries.checked_reference(model, reference)
     metadata = _description.plain("metadata", _check.instance("metadata", metadata or {}, dict, "a dict"))
     folder.mkdir(parents=True, exist_ok=True)
     version = _free_version(folder, version)
@@ -163,13 +170,15 @@ def saved_model(
         details = {"pairs": pairs, "index": index, "weights_dtype": weights_dtype, "metadata": metadata}
         description = _description.of_model(model, signatures, adapters=adapters, **details)
         _write_extra(temporary, signatures, description, rows, batch_size)
+        _canaries.write(temporary, _canaries.made(signatures, rows), reference)
         shown = sorted(rows, key=lambda row: len("".join(row)))[:2]
         asked = {name: s for name, s in signatures.items() if name != _signatures.DEFAULT and s.api == "predict"}
         answers = {name: signature.answer(shown) for name, signature in asked.items()}
         _folder.write_configuration(folder, max_batch_size)
+        _canaries.write_check(folder)
         _disk.sync(temporary)
         target = _publish(temporary, folder, version)
-    _readme.write(target, description, signatures, shown, answers)
+    _readme.write(target, description, signatures, shown, answers, reference)
     if keep is not None:
         remove_old(folder, target, keep)
     return str(target)

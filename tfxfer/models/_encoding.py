@@ -151,6 +151,8 @@ class Encodes(_Mixin):
         if part == _TOKENS:
             sequence, mask, _ = self.boundary()
             return keras.Model(self.input, [sequence, mask])
+        if isinstance(part, str):
+            return super()._part(part)
         prompt_length, is_whole = part
         pooling = self.get_layer("pooling")
         sequence, mask = pooling.input

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import itertools
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -10,13 +11,16 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from tfxfer import _check, _introduction, data
+from tfxfer import _check, _introduction, _neighbours, data
 from tfxfer.models import _probing, _recipe, _training
 
 # Lengths of the rows that an engine computes together are multiples of this.
 _ENGINE_MULTIPLE = 8
 # Batches of rows that are taken from a generator at a time: enough to sort by length, little to hold.
 STREAM_BATCHES = 64
+
+# The name of the part of a model from its inputs to what its head reads.
+_FEATURES = "head_features"
 
 Ranked = collections.namedtuple("Ranked", ["index", "score", "text"])
 Ranked.__doc__ = "A document that `rank` ordered: its place in the list that was given, its score, and its text."
@@ -301,6 +305,74 @@ class TakesRows(_Mixin):
             A float array `(rows, ...)`, or the structure of arrays that the model gives.
         """
         return self._answers(x, batch_size or 32, verbose, lambda outputs: outputs, steps, callbacks)
+
+    def head_features(self, x: Any, batch_size: int = 32, *, verbose: int | str = 0) -> np.ndarray:
+        """Returns what the model's head reads of each row: computed once, it answers many questions.
+
+        These are the features below the only dense layer (`linear_head`), or else the pooled states of the encoder
+        (`boundary`). `suggest` and `evaluation.suspect_labels` take them in place of a run of the encoder. They hold
+        as long as nothing below the head trains.
+
+        Args:
+            x: rows in memory, as `predict` takes them.
+            batch_size: int. Rows computed at a time.
+            verbose: 0, 1 or `"auto"`: whether to show Keras's progress bar.
+
+        Returns:
+            A float32 array `(rows, features)`.
+
+        Raises:
+            ValueError: for a model whose head reads the states of tokens, for rows that are not in memory, and as
+                `predict`.
+
+        Example:
+
+        ```python
+        features = model.head_features(texts)
+        tx.evaluation.suspect_labels(model, texts, labels, features=features)
+        ```
+        """
+        self.feature_tensor()
+        form, found = data.Gate(self, asks=True).read(x, needs_y=False)
+        if form != "rows":
+            raise _check.invalid("x", "rows in memory", x, "For batches: `predict` gives the outputs.")
+        progress = keras.config.is_interactive_logging_enabled() if verbose == "auto" else bool(verbose)
+        outputs = self._runner(found.x, _FEATURES)(found.x, batch_size, progress=progress)
+        return np.asarray(outputs, "float32").reshape(len(outputs), math.prod(outputs.shape[1:]))
+
+    def head_outputs(self, features: Any) -> Any:
+        """Returns the model's outputs for what `head_features` gave, as `predict` gives them: a run of the head alone.
+
+        Args:
+            features: float array `(rows, features)`.
+
+        Raises:
+            ValueError: for a model without such features, or features of another size.
+        """
+        tensor = self.feature_tensor()
+        features = _neighbours.matrix("features", features).astype("float32", copy=False)
+        if features.shape[1] != math.prod(tensor.shape[1:]):
+            expected = f"an array (rows, {math.prod(tensor.shape[1:])})"
+            raise _check.invalid("features", expected, features.shape, "`model.head_features(texts)` makes them.")
+        outputs = keras.Model(tensor, self.output)(features.reshape(-1, *tensor.shape[1:]), training=False)
+        return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
+
+    def feature_tensor(self) -> Any:
+        """Returns the Keras tensor that `head_features` gives, with one vector for each row.
+
+        Raises:
+            ValueError: for a model without one.
+        """
+        found = self.linear_head()
+        tensor = self.boundary()[2] if found is None else found[0]
+        if tensor is None or isinstance(tensor, (list, tuple, dict)) or None in tensor.shape[1:]:
+            remedy = "Its head reads the states of tokens."
+            raise _check.invalid("model", "a model that makes one vector of each row", self.name, remedy)
+        return tensor
+
+    def _part(self, part):
+        """The part of the model that is called so: from the inputs to what the head reads."""
+        return keras.Model(self.input, self.feature_tensor())
 
     def _answers(self, x, batch_size, verbose, finish, steps=None, callbacks=None):
         """Returns `finish` of the model's outputs; for a generator of rows, a generator of it over parts."""

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,7 +39,9 @@ class Suggests(_Mixin):
     rows into what its columns read, and `_doubts` of rows, from 0 to 1.
     """
 
-    def suggest(self, texts: Any, budget: int, batch_size: int = 32, *, verbose: int | str = 0) -> list[Suggestion]:
+    def suggest(
+        self, texts: Any, budget: int, batch_size: int = 32, *, features: Any = None, verbose: int | str = 0
+    ) -> list[Suggestion]:
         """Returns the texts whose labels would teach the model most: label them, train again, and ask again.
 
         Of all texts, the `10 * budget` that the model is least sure of are candidates. Out of these the chosen ones
@@ -64,6 +67,9 @@ class Suggests(_Mixin):
                 memory.
             budget: int. The number of texts that can be labelled.
             batch_size: int. Texts computed at a time.
+            features: of a classifier, float array `(texts, features)`: what `head_features` gave for these texts, while
+                nothing below the head has trained. The encoder then does not run: the head answers from the features,
+                which also stand for the vectors, so that each round of labels costs a moment.
             verbose: 0, 1 or `"auto"`: whether to show a progress bar.
 
         Returns:
@@ -72,7 +78,7 @@ class Suggests(_Mixin):
             with the index of the first; empty texts are never chosen.
 
         Raises:
-            ValueError: for what is no text, with its row, or a budget below 1.
+            ValueError: for what is no text, with its row, a budget below 1, or features that do not fit.
 
         Example:
 
@@ -89,6 +95,8 @@ class Suggests(_Mixin):
         _check.integer("batch_size", batch_size)
         if self.preprocessor is None:
             raise _check.invalid("texts", "ids, for a model without a preprocessor", texts, "Set `model.preprocessor`.")
+        if features is not None:
+            features = self._checked_features(texts, features)
         kept, bar = _Candidates(_CANDIDATES * budget), _bar(texts, verbose)
         for first, rows in self._parts(texts):
             new: dict[Any, int] = {}
@@ -96,7 +104,10 @@ class Suggests(_Mixin):
                 if row not in kept.found and "".join(row).strip():
                     new.setdefault(row, number)
             if new:
-                doubts = np.asarray(self._doubts(list(new), batch_size))
+                if features is None:
+                    doubts = np.asarray(self._doubts(list(new), batch_size))
+                else:
+                    doubts = self._doubts_of_features(features[list(new.values())])
                 if not np.isfinite(doubts).all():
                     raise _check.invalid("model", "a model whose outputs are finite numbers", self.name)
                 kept.add(zip(new.items(), doubts.tolist(), strict=True))
@@ -104,8 +115,11 @@ class Suggests(_Mixin):
                 bar.add(len(rows))
         candidates = kept.best()
         if len(candidates) > budget:
-            x = self._rows([text for _, text, _ in candidates])
-            vectors = np.asarray(self._runner(x, _MEAN)(x, batch_size), "float32")
+            if features is None:
+                x = self._rows([text for _, text, _ in candidates])
+                vectors = np.asarray(self._runner(x, _MEAN)(x, batch_size), "float32")
+            else:
+                vectors = features[[number for number, _, _ in candidates]]
             weights = np.maximum([score for _, _, score in candidates], _LEAST)
             candidates = [candidates[i] for i in cover(vectors, weights, budget)]
         return [Suggestion(number, self._given(row), score) for number, row, score in candidates]
@@ -127,8 +141,14 @@ class Suggests(_Mixin):
 
     def _part(self, part):
         """The model from inputs to the mean of the token vectors."""
+        if part != _MEAN:
+            return super()._part(part)
         sequence, mask, _ = self.boundary()
         return keras.Model(self.input, layers.Pooling("mean")(sequence, padding_mask=mask))
+
+    def _checked_features(self, texts, features):
+        """Returns features as float32; raises for a model that has none, or where they do not fit the texts."""
+        raise _check.invalid("features", f"None for a {type(self).__name__}, which reads the states of words", features)
 
     def _given(self, row):
         """A row as the user gave it."""
@@ -155,7 +175,26 @@ class SuggestsTexts(Suggests):
         if len(self.labels) == 1 and not self.multi_label:
             return np.zeros(len(rows))
         x = self._rows(rows)
-        found = np.asarray(keras.ops.convert_to_numpy(self.probabilities(self._runner(x)(x, batch_size))), "float64")
+        return self._doubts_of(self._runner(x)(x, batch_size))
+
+    def _checked_features(self, texts, features):
+        features, size = _neighbours.matrix("features", features), math.prod(self.feature_tensor().shape[1:])
+        if isinstance(texts, Iterator) or not hasattr(texts, "__len__"):
+            raise _check.invalid("texts", "a list of texts, where `features` are given", texts)
+        count = len(texts[0]) if isinstance(texts, tuple) and not isinstance(texts[0], (str, bytes)) else len(texts)
+        if features.shape != (count, size):
+            remedy = "`model.head_features(texts)` makes them."
+            raise _check.invalid("features", f"an array {(count, size)}, a row for each text", features.shape, remedy)
+        return features
+
+    def _doubts_of_features(self, features):
+        return self._doubts_of(self.head_outputs(features))
+
+    def _doubts_of(self, logits):
+        """How unsure the model is of rows with these logits."""
+        if len(self.labels) == 1 and not self.multi_label:
+            return np.zeros(len(logits))
+        found = np.asarray(keras.ops.convert_to_numpy(self.probabilities(logits)), "float64")
         if self.multi_label:
             return 1 - 2 * np.abs(found - 0.5).min(axis=1)
         second, largest = np.partition(found, -2, axis=1)[:, -2:].T

@@ -1,5 +1,6 @@
 """Search by meaning: nearest vectors, paraphrases, hard negatives, small codes for large corpora."""
 
+from tfxfer.search._align import Alignment, align
 from tfxfer.search._index import Hits, SemanticIndex
 from tfxfer.search._negatives import hard_negatives
 from tfxfer.search._paraphrases import Paraphrases, nearest_pairs, paraphrases
@@ -7,11 +8,13 @@ from tfxfer.search._quantize import Quantized, quantize
 from tfxfer.search._top_k import TopK, top_k
 
 __all__ = [
+    "Alignment",
     "Hits",
     "Paraphrases",
     "Quantized",
     "SemanticIndex",
     "TopK",
+    "align",
     "hard_negatives",
     "nearest_pairs",
     "paraphrases",

@@ -204,6 +204,20 @@ class SemanticIndex:
         searched = self._searched
         return searched.dim if isinstance(searched, _faiss.FaissIndex) else searched.shape[1]
 
+    @property
+    def vectors(self) -> np.ndarray:
+        """The finest vectors that are held, float32 `(texts, dim)`: of int8 codes the rounded ones.
+
+        With a cosine they have length 1.
+
+        Raises:
+            ValueError: for an index that holds binary codes alone, or leaves its vectors to faiss.
+        """
+        for part in (self._rescoring, self._searched):
+            if isinstance(part, np.ndarray) or getattr(part, "precision", None) == "int8":
+                return _quantize.floats(part)
+        raise _check.invalid("index", "an index with float32 or int8 vectors of its own", self)
+
     def search(
         self,
         queries: str | Sequence[str] | np.ndarray,
