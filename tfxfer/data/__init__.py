@@ -62,6 +62,7 @@ from tfxfer.data._labels import class_weights, labels
 from tfxfer.data._mix import mix
 from tfxfer.data._read import read
 from tfxfer.data._rows import Rows
+from tfxfer.data._table import map_table
 from tfxfer.data._tabular import tabular_columns
 from tfxfer.data._tagged import convert_tags, tag_names, tagged
 from tfxfer.data._task_batches import MIXINGS, TaskRows, in_turn, no_rows, task_batches
@@ -99,6 +100,7 @@ __all__ = [
     "in_turn",
     "labelled",
     "labels",
+    "map_table",
     "mix",
     "no_rows",
     "pack_columns",
