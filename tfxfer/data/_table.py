@@ -129,6 +129,7 @@ def map_table(
     place = _files.File(source).place
     if isinstance(place, pathlib.Path) and target.exists() and os.path.samefile(place, target):
         raise _check.invalid("output", "another file than `source`", str(output))
+    run = _Run(target, overwrite, resume)
     opened, source_kind = _table_sources.source("source", source, format=format, **options)
     with contextlib.closing(opened):
         for name in names.values():
@@ -138,7 +139,6 @@ def map_table(
         sink = _table_sinks.Sink(kind, opened, source_kind, added)
         settings = {"format": [source_kind, kind, packing], "columns": names, "texts": texts, "added": added}
         settings.update(header=header, delimiter=delimiter, quoting=quoting, encoding=encoding)
-        run = _Run(target, overwrite, resume)
         with run.locked():
             run.begin(place, {"settings": settings, "identity": _digest(identity)}, on_error, overwrite)
             call = _Call(function, names, texts, added, prefix, on_error, place)

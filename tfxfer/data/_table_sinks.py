@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfxfer import _check
-from tfxfer.data._table_sources import OPEN, SEPARATED, pyarrow
+from tfxfer.data._table_sources import OPEN, SEPARATED, import_arrow
 
 # Rows of Parquet that are gathered into a row group.
 _ROW_GROUP = 1 << 15
@@ -32,7 +32,7 @@ class Sink:
             remedy = "The objects of a JSON Lines file may have any names: write `.jsonl`."
             raise _check.invalid("output", "a name that ends in .jsonl for JSON Lines", kind, remedy)
         self.kind, self._source, self._source_kind, self._added = kind, source, source_kind, added
-        self._arrow: Any = pyarrow() if "parquet" in (kind, source_kind) else None
+        self._arrow: Any = import_arrow() if "parquet" in (kind, source_kind) else None
         both_csv = kind == source_kind == "csv"
         self._format: dict[str, Any] = {"delimiter": source.delimiter if both_csv else {"tsv": "\t"}.get(kind, ",")}
         self._format["lineterminator"] = "\n"

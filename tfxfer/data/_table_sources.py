@@ -62,7 +62,7 @@ def kind_of(argument, path, format):
     return _check.one_of(argument, format, [*SEPARATED, "jsonl", "parquet"])
 
 
-def pyarrow():
+def import_arrow():
     """Returns pyarrow, with its module `parquet`."""
     try:
         import pyarrow
@@ -353,7 +353,7 @@ class Parquet(_Source):
     unit = "row"
 
     def __init__(self, path):
-        self.place, self._arrow = path, pyarrow()
+        self.place, self._arrow = path, import_arrow()
         try:
             self._file = self._arrow.parquet.ParquetFile(path)
         except (self._arrow.ArrowException, OSError) as error:

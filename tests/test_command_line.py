@@ -1,0 +1,175 @@
+"""The command line: what it writes, how it fails, and that its help needs no TensorFlow."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import tiny
+
+from tfxfer import __main__ as program
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+COMMANDS = ("score", "embed", "train", "evaluate", "export", "describe")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Models and rows as files."""
+    made = tmp_path_factory.mktemp("command")
+    classifier = tiny.classifier(made)
+    classifier.save(made / "model.keras")
+    tiny.embedder(made).save_to_preset(made / "preset")
+    frame = pd.DataFrame({"text": tiny.TEXTS, "label": tiny.LABELS, "n": range(8)})
+    frame.to_csv(made / "rows.csv", index=False)
+    frame.to_parquet(made / "rows.parquet")
+    return made
+
+
+@pytest.fixture
+def call(capsys):
+    """Runs the program; returns what it wrote as JSON."""
+
+    def run(*arguments):
+        assert program.main([str(each) for each in arguments]) == 0, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+@pytest.fixture
+def fails(capsys):
+    """Runs the program; returns the one line of its error."""
+
+    def run(*arguments):
+        assert program.main([str(each) for each in arguments]) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.count("\n") == 1 and "Traceback" not in said.err
+        return said.err
+
+    return run
+
+
+def test_score_writes_the_answers_of_the_model(folder, tmp_path, call, fails):
+    arguments = ["score", "--model", folder / "model.keras", "--input", folder / "rows.csv"]
+    done = call(*arguments, "--output", tmp_path / "a.jsonl", "--probabilities", "--prefix", "m_")
+    assert done["rows"] == 8 and done["output"] == str(tmp_path / "a.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert list(rows[0]) == [
+        "text",
+        "label",
+        "n",
+        "m_label",
+        "m_probability",
+        *(f"m_probability_{x}" for x in ("card", "loan", "other")),
+    ]
+    assert all(abs(row["m_probability"] - row[f"m_probability_{row['m_label']}"]) < 1e-6 for row in rows)
+    assert "overwrite" in fails(*arguments, "--output", tmp_path / "a.jsonl")
+    assert "'label' is no column" in fails(*arguments, "--output", tmp_path / "b.jsonl")
+    wrong = ["--output", tmp_path / "b.csv", "--text-column", "txet"]
+    assert "no column 'txet'. Did you mean 'text'?" in fails(*arguments, *wrong)
+    assert "no such file" in fails("score", "--model", "none.keras", "--input", "a.csv", "--output", "b.csv")
+    assert "give --task" in fails("score", "--model", "all_minilm", "--input", "a.csv", "--output", "b.csv")
+
+
+def test_embed_writes_vectors(folder, tmp_path, call, fails):
+    arguments = ["embed", "--model", folder / "preset", "--input", folder / "rows.parquet"]
+    call(*arguments, "--output", tmp_path / "a.parquet", "--truncate-dim", 4)
+    found = pd.read_parquet(tmp_path / "a.parquet")
+    assert len(found["embedding"][0]) == 4 and found["n"].tolist() == list(range(8))
+    assert "truncate_dim" in fails(*arguments, "--output", tmp_path / "b.parquet", "--truncate-dim", 4000)
+
+
+TOML = """
+output = "made.keras"
+seed = 0
+[model]
+class = "TextClassifier"
+preset = "preset"
+pooling = "max"
+[data]
+path = "rows.csv"
+text = "text"
+label = "label"
+[validation]
+path = "rows.csv"
+text = "text"
+label = "label"
+[compile]
+optimizer = { class = "AdamW", learning_rate = 0.01 }
+[fit]
+epochs = 2
+batch_size = 4
+"""
+
+
+@pytest.mark.slow
+def test_train_does_what_the_file_says(folder, call, fails, capsys):
+    (folder / "a.toml").write_text(TOML)
+    done = call("train", folder / "a.toml", "--quiet")
+    assert done["epochs"] == 2 and {"loss", "accuracy", "val_accuracy"} <= set(done)
+    described = call("describe", folder / "made.keras")
+    assert described["class"] == "TextClassifier" and described["labels"] == ["card", "loan", "other"]
+    assert "--overwrite" in fails("train", folder / "a.toml")
+    scores = call("evaluate", "--model", folder / "made.keras", "--input", folder / "rows.csv")
+    assert scores["accuracy"] == pytest.approx(done["val_accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("epochs", "epoch", "[fit]: unknown key 'epoch'. Did you mean 'epochs'?"),
+        ("pooling", "poling", "[model]: unknown key 'poling'. Did you mean 'pooling'?"),
+        ("[compile]", "[compil]", "unknown key 'compil'. Did you mean 'compile'?"),
+        ('text = "text"', 'txt = "text"', "[data]: unknown key 'txt'. Did you mean 'text'?"),
+        ("AdamW", "AdamWW", "Did you mean 'AdamW'?"),
+        ("learning_rate", "learning_rat", "unknown key 'learning_rat'. Did you mean 'learning_rate'?"),
+        ("TextClassifier", "TextClasifier", "unknown task 'TextClasifier'. Did you mean 'TextClassifier'?"),
+        ('preset = "preset"', "", "[model]: the key preset is missing"),
+        ("seed = 0", "seed = ", "a.toml: Invalid value (at line 3"),
+        ("label = ", "other = ", "unknown key 'other'"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_said_before_anything_is_trained(folder, tmp_path, fails, old, new, said):
+    text = TOML.replace(old, new).replace('"made.keras"', '"other.keras"')
+    for name in ("preset", "rows.csv"):
+        text = text.replace(f'"{name}"', json.dumps(str(folder / name)))
+    (tmp_path / "a.toml").write_text(text)
+    assert said in fails("train", tmp_path / "a.toml")
+    assert os.listdir(tmp_path) == ["a.toml"]
+
+
+def test_describe_knows_presets_and_what_is_not_there(folder, call, fails):
+    assert call("describe", "all_minilm_l6_v2")["family"] == "bert"
+    assert call("describe", folder / "preset")["class"] == "TextEmbedder"
+    assert "Did you mean 'all_minilm_l6_v2'?" in fails("describe", "all_minilm_l6")
+    assert "no such file" in fails("describe", "none.keras")
+    assert "export.saved_model" in fails("describe", folder)
+
+
+def test_an_error_says_where_it_comes_from_on_request():
+    with pytest.raises(FileNotFoundError):
+        program.main(["--debug", "describe", "none.keras"])
+
+
+def test_help_teaches_and_needs_no_tensorflow():
+    options = {"capture_output": True, "text": True, "check": False, "cwd": ROOT}
+    for arguments in ([], ["score"]):
+        command = [sys.executable, "-X", "importtime", "-m", "tfxfer", *arguments, "--help"]
+        done = subprocess.run(command, **options)
+        assert done.returncode == 0 and "tfxfer score --model" in done.stdout
+        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        assert "tfxfer._command" in imported and not imported & {"tensorflow", "keras", "numpy"}
+    done = subprocess.run([sys.executable, "-m", "tfxfer", "scor"], **options)
+    assert done.returncode == 2 and "invalid choice" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help_with_an_example(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        program.main([name, "--help"])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0 and f"  tfxfer {name} " in said
