@@ -3,6 +3,7 @@
 from tfxfer.export._description import describe
 from tfxfer.export._litert import litert
 from tfxfer.export._onnx import onnx
+from tfxfer.export._recipes import recipes
 from tfxfer.export._saved_model import saved_model
 
-__all__ = ["describe", "litert", "onnx", "saved_model"]
+__all__ = ["describe", "litert", "onnx", "recipes", "saved_model"]
