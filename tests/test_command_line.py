@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
@@ -73,6 +74,28 @@ def test_score_writes_the_answers_of_the_model(folder, tmp_path, call, fails):
     assert "no column 'txet'. Did you mean 'text'?" in fails(*arguments, *wrong)
     assert "no such file" in fails("score", "--model", "none.keras", "--input", "a.csv", "--output", "b.csv")
     assert "give --task" in fails("score", "--model", "all_minilm", "--input", "a.csv", "--output", "b.csv")
+
+
+@pytest.mark.slow
+def test_a_program_that_is_killed_again_and_again_comes_to_its_end(folder, tmp_path, call):
+    rows = [tiny.TEXTS[i % 8] for i in range(30_000)]
+    pd.DataFrame({"n": range(len(rows)), "text": rows}).to_parquet(tmp_path / "a.parquet")
+    arguments = ["score", "--model", folder / "model.keras", "--input", tmp_path / "a.parquet", "--batch-size", "16"]
+    call(*arguments, "--output", tmp_path / "whole.parquet")
+    target, state = tmp_path / "b.parquet", tmp_path / "b.parquet.parts" / "state.json"
+    command = [sys.executable, "-m", "tfxfer", *map(str, arguments), "--output", str(target), "--resume", "--quiet"]
+    starts = []
+    for parts in (3, 9, 20):
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        while process.poll() is None and (json.loads(state.read_text())["parts"] if state.exists() else 0) < parts:
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        assert not target.exists()
+        starts.append(json.loads(state.read_text())["records"])
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["continued_at"] == starts[-1] and starts == sorted(starts) and done.stderr == ""
+    assert pd.read_parquet(target).equals(pd.read_parquet(tmp_path / "whole.parquet"))
 
 
 def test_embed_writes_vectors(folder, tmp_path, call, fails):
@@ -163,6 +186,9 @@ def test_help_teaches_and_needs_no_tensorflow():
         assert done.returncode == 0 and "tfxfer score --model" in done.stdout
         imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
         assert "tfxfer._command" in imported and not imported & {"tensorflow", "keras", "numpy"}
+    script = "import sys; sys.argv = ['/usr/bin/tfxfer', '--help']; from tfxfer.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-X", "importtime", "-c", script], **options)  # as pip installs it
+    assert "tfxfer score" in done.stdout and "| tensorflow\n" not in done.stderr
     done = subprocess.run([sys.executable, "-m", "tfxfer", "scor"], **options)
     assert done.returncode == 2 and "invalid choice" in done.stderr and "Traceback" not in done.stderr
 

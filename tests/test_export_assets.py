@@ -259,6 +259,10 @@ def test_the_readmes_grpc_calls_ask_what_they_say(paths, served, folder):
         names["stub"].signatures = served[name]
         for call in calls:
             exec(call, names)
+        with pytest.raises(ValueError, match="no rows"):  # they never send what the server never answers
+            names["predict"]("serving_default", text=[])
+        with pytest.raises(ValueError, match="no rows"):
+            names["ask"](names["stub"].Classify, names["classification_pb2"].ClassificationRequest(), "x", [])
         described = set(export.describe(paths[name])["signatures"]) - {"serving_default"}
         assert asked and {signature for _, signature in asked} == described
         assert {asked_model for asked_model, _ in asked} == {model}

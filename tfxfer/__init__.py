@@ -58,12 +58,21 @@ __all__ = [
 ]
 
 
+_is_loading = False
+
+
 def __getattr__(name: str) -> _typing.Any:
     """Loads TensorFlow and all modules when the command line first needs one; elsewhere they are there already."""
-    if name not in __all__:
+    global _is_loading
+    # While they load, `from tfxfer import data` has to import that module: Python does where there is no attribute.
+    if name not in __all__ or _is_loading:
         raise AttributeError(f"module 'tfxfer' has no attribute {name!r}")
-    _importlib.import_module("tfxfer._quiet")
-    for module in __all__:
-        if module != "__version__":
-            _importlib.import_module(f"tfxfer.{module}")
+    _is_loading = True
+    try:
+        _importlib.import_module("tfxfer._quiet")
+        for module in __all__:
+            if module != "__version__":
+                _importlib.import_module(f"tfxfer.{module}")
+    finally:
+        _is_loading = False
     return globals()[name]

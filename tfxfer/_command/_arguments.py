@@ -87,8 +87,6 @@ def predict_table(model, given, **options):
 
 def load(name, task=None):
     """Loads a trained model: of whatever task, or one of a class of `models` from any preset."""
-    import keras
-
     import tfxfer as tx
 
     path = pathlib.Path(name)
@@ -97,7 +95,9 @@ def load(name, task=None):
     if path.suffix == ".keras":
         if not path.is_file():
             raise FileNotFoundError(f"{name}: no such file.")
-        tx.models  # noqa: B018 - registers the classes
+        tx.models  # noqa: B018 - registers the classes, and starts TensorFlow quietly
+        import keras
+
         return keras.saving.load_model(path)
     if not path.is_dir() and (len(path.parts) > 1 or path.suffix):
         raise FileNotFoundError(f"{name}: no such file or folder.")

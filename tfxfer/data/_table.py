@@ -257,9 +257,7 @@ class _Run:
             self._clear()
         if not file.exists():
             if self.target.exists() and not overwrite:
-                remedy = (
-                    "There is nothing to continue: it is finished, or of another run. `overwrite=True` begins anew."
-                )
+                remedy = "There is nothing to continue: its run has ended. `overwrite=True` begins anew."
                 raise FileExistsError(f"{self.target} exists. {remedy}")
             counts = {"records": 0, "parts": 0, "rows": 0, "answered": 0, "broken": {}}
             self.state = {**what, "on_error": on_error, **counts, "complete": False, "written": False}
@@ -314,9 +312,10 @@ class _Run:
         state = self.state
         with _disk.replacing(self._part(state["parts"])) as file:
             sink.write(file, part, places, answers)
+        told = self._part(state["parts"], "broken")
+        told.unlink(missing_ok=True)  # of a part of another size that was not counted
         if broken:
-            lines = "".join(f"{_line(each)}\n" for each in broken)
-            _disk.write_text(self._part(state["parts"], "broken"), lines)
+            _disk.write_text(told, "".join(f"{_line(each)}\n" for each in broken))
         counts = collections.Counter(state["broken"])
         counts.update(each["reason"] for each in broken)
         state["broken"] = dict(counts)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import keras
 import numpy as np
 
 from tfxfer import _check, data
@@ -232,7 +233,7 @@ def _identity(model):
     """What a model's answers depend on: weights, arguments, vocabulary."""
     found = hashlib.sha256()
     for weight in model.weights:
-        found.update(np.ascontiguousarray(np.asarray(weight)).tobytes())
+        found.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())
     config = _said(model.get_config())
     words = hashlib.sha256("\n".join(map(str, model.preprocessor.tokenizer.vocabulary)).encode()).hexdigest()
     settings = [type(model).__name__, found.hexdigest(), words, json.dumps(config, sort_keys=True, default=str)]
