@@ -78,14 +78,14 @@ def test_score_writes_the_answers_of_the_model(folder, tmp_path, call, fails):
 
 @pytest.mark.slow
 def test_a_program_that_is_killed_again_and_again_comes_to_its_end(folder, tmp_path, call):
-    rows = [tiny.TEXTS[i % 8] for i in range(30_000)]
+    rows = [tiny.TEXTS[i % 8] for i in range(12_000)]
     pd.DataFrame({"n": range(len(rows)), "text": rows}).to_parquet(tmp_path / "a.parquet")
     arguments = ["score", "--model", folder / "model.keras", "--input", tmp_path / "a.parquet", "--batch-size", "16"]
     call(*arguments, "--output", tmp_path / "whole.parquet")
     target, state = tmp_path / "b.parquet", tmp_path / "b.parquet.parts" / "state.json"
     command = [sys.executable, "-m", "tfxfer", *map(str, arguments), "--output", str(target), "--resume", "--quiet"]
     starts = []
-    for parts in (3, 9, 20):
+    for parts in (2, 5, 8):
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
         while process.poll() is None and (json.loads(state.read_text())["parts"] if state.exists() else 0) < parts:
             time.sleep(0.01)

@@ -64,16 +64,11 @@ def test_several_labels_a_text_are_a_list(folder, source, tmp_path):
     assert [json.loads(row) for row in found["labels"]] == model.classify(tiny.TEXTS, threshold=0.4).labels
 
 
-def test_vectors_entities_scores_and_pairs(folder, source, tmp_path):
+def test_vectors_scores_and_pairs(folder, source, tmp_path):
     embedder = tiny.embedder(folder, prompts={"query": "where is "})
     found = scored(embedder, source, tmp_path / "a.parquet", prompt_name="query", truncate_dim=4)
     vectors = embedder.encode(tiny.TEXTS, prompt_name="query", truncate_dim=4)
     np.testing.assert_allclose(np.stack(found["embedding"]), vectors, atol=1e-6)
-    tagger = tiny.tagger(folder, head="crf")
-    found = scored(tagger, source, tmp_path / "b.parquet")
-    entities = [[each._asdict() for each in row] for row in tagger.extract(tiny.TEXTS)]
-    shown = [json.loads(row) for row in found["entities"]]
-    assert [[e["text"] for e in row] for row in shown] == [[e["text"] for e in row] for row in entities] and any(shown)
     regressor = models.TextRegressor(tiny.backbone(), tiny.preprocessor(folder))
     found = scored(regressor, source, tmp_path / "c.parquet", ("text_a", "text_b"))
     others = tiny.TEXTS[1:] + tiny.TEXTS[:1]
@@ -81,6 +76,15 @@ def test_vectors_entities_scores_and_pairs(folder, source, tmp_path):
     pairs = models.SiameseClassifier(embedder, labels=["same", "other"])
     found = scored(pairs, source, tmp_path / "d.parquet")
     assert found["label"].tolist() == pairs.classify((tiny.TEXTS, others)).labels
+
+
+@pytest.mark.slow
+def test_entities_are_json(folder, source, tmp_path):
+    tagger = tiny.tagger(folder, head="crf")
+    found = scored(tagger, source, tmp_path / "b.parquet")
+    entities = [[each._asdict() for each in row] for row in tagger.extract(tiny.TEXTS)]
+    shown = [json.loads(row) for row in found["entities"]]
+    assert [[e["text"] for e in row] for row in shown] == [[e["text"] for e in row] for row in entities] and any(shown)
 
 
 def test_several_tasks_and_other_columns(folder, source, classifier, tmp_path):
@@ -115,6 +119,20 @@ def test_a_task_of_the_users_says_what_it_adds(folder, source, tmp_path):
     model = Lengths(tiny.backbone(), tiny.preprocessor(folder), labels=["a", "b"])
     found = scored(model, source, tmp_path / "a.parquet")
     assert found["long"].tolist() == [len(text) > 10 for text in tiny.TEXTS]
+
+
+class Answers(tuple):
+    """A `Classification` of a model that rejects texts and gives sets."""
+
+    labels, probabilities = ["card", None], np.array([[0.9, 0.06, 0.04], [0.4, 0.3, 0.3]], "float32")
+    in_scope, sets = np.array([True, False]), [["card"], ["card", "loan"]]
+
+
+def test_what_a_model_decides_by_stands_beside_the_label(classifier, monkeypatch):
+    monkeypatch.setattr(classifier, "classify", lambda x, batch_size: Answers())
+    found = classifier.table_columns(["a", "b"])
+    assert found["label"] == ("text", ["card", None]) and found["probability"][1][1] is None
+    assert found["in_scope"] == ("flag", [True, False]) and found["set"] == ("texts", [["card"], ["card", "loan"]])
 
 
 @keras.saving.register_keras_serializable("test_tables")
@@ -157,8 +175,8 @@ def test_what_a_model_cannot_do_is_said_before_a_row_is_read(classifier, folder,
     output = tmp_path / "a.csv"
     with pytest.raises(ValueError, match=r"no column 'texts'.*Did you mean 'text'"):
         classifier.predict_table(source, output, "texts")
-    with pytest.raises(ValueError, match="threshold"):
-        classifier.predict_table(source, output, threshold=0.5)
+    with pytest.raises(TypeError, match="treshold"):
+        classifier.predict_table(source, output, treshold=0.5)
     with pytest.raises(ValueError, match="columns"):
         classifier.predict_table(source, output, {"text": "text"})
     with pytest.raises(ValueError, match="probabilities"):

@@ -235,6 +235,10 @@ def test_what_would_lose_or_mix_something_is_refused(tmp_path):
         lambda v: {"more": ("text", v["text"])},
     )
     refused(ValueError, "ends in", source, tmp_path / "b.xlsx", lengths)
+    refused(ValueError, "`output_format`", source, tmp_path / "b.csv", lengths, output_format="xlsx")
+    refused(ValueError, "`format`", source, tmp_path / "b.csv", lengths, format="xlsx")
+    refused(ValueError, "`on_error`", source, tmp_path / "b.csv", lengths, on_error="ignore")
+    refused(ValueError, "`delimiter`", source, tmp_path / "b.csv", lengths, delimiter="::")
     refused(ValueError, "a part at a time.*jsonl", source, tmp_path / "b.json", lengths)
     refused(ValueError, r"\.gz, \.bz2", source, tmp_path / "b.csv.zip", lengths)
     refused(FileNotFoundError, "no such file", tmp_path / "none.csv", tmp_path / "b.csv", lengths)

@@ -59,7 +59,9 @@ def kind_of(argument, path, format):
     if format == "json":
         remedy = "Write an object on each line (`frame.to_json(path, orient='records', lines=True)`): name it `.jsonl`."
         raise _check.invalid(argument, "a table that can be read a part at a time", str(path), remedy)
-    return _check.one_of(argument, format, [*SEPARATED, "jsonl", "parquet"])
+    return _check.one_of(
+        "output_format" if argument == "output" else "format", format, [*SEPARATED, "jsonl", "parquet"]
+    )
 
 
 def import_arrow():
@@ -80,8 +82,12 @@ class Lines:
     """The lines of a text file, of which some can be put back.
 
     Args:
-        place: path, for errors.
+        place: path.
+        packing: `".gz"`, `".bz2"`, `".xz"` or `""`.
         encoding: string.
+
+    Attributes:
+        taken: list of the lines that were taken since it was last cleared.
     """
 
     def __init__(self, place, packing, encoding):

@@ -24,8 +24,9 @@ class WritesTables(_Mixin):
         """Returns the columns that `predict_table` adds for rows, a dict of name to `(kind, values)`.
 
         By default they are made of what `classify` or `answer` returns: of a `Classification` `label` and `probability`
-        (with `multi_label`, `labels`) and each further field that holds something for each row; of numbers `score`, or
-        `scores` where there are several; of anything else `answer`, as JSON. A task with other answers overrides it.
+        (with `multi_label`, `labels`), and `in_scope` and `set` where it has attributes `in_scope` and `sets`; of
+        numbers `score`, or `scores` where there are several; of anything else `answer`, as JSON. A task with other
+        answers overrides it.
 
         Args:
             x: rows, as `predict` takes them.
@@ -76,6 +77,8 @@ class WritesTables(_Mixin):
         |---|---|---|
         | classifiers | `label`, `probability` | `probabilities=True`: also `probability_<label>` for each label |
         | with `multi_label` | `labels`, the likeliest first | `probabilities=True`; `threshold` |
+        | that reject texts | `in_scope` as well; `label` and `probability` are empty where it is false | |
+        | with conformal sets | `set` as well | |
         | `TextRegressor` | `score`; `scores` with several outputs | |
         | `TextEmbedder`, `Siamese` | `embedding` | those of `encode`: `prompt_name`, `truncate_dim`, `normalize` |
         | `TokenTagger` | `entities`: objects of label, start, end, text, probability | |
@@ -201,21 +204,13 @@ def _classes(answers, labels, multi_label, probabilities):
             None if label is None else row[places[label]] for label, row in zip(answers.labels, shares, strict=True)
         ]
         found["probability"] = ("number", best)
-    for name in getattr(answers, "_fields", ())[2:]:
-        column = getattr(answers, name)
-        if column is not None and hasattr(column, "__len__") and len(column) == len(shares):
-            found[name] = _further(column)
+    if getattr(answers, "in_scope", None) is not None:
+        found["in_scope"] = ("flag", np.asarray(answers.in_scope, bool).tolist())
+    if getattr(answers, "sets", None) is not None:
+        found["set"] = ("texts", [list(map(str, names)) for names in answers.sets])
     if probabilities:
         found.update({f"probability_{label}": ("number", shares[:, k]) for k, label in enumerate(labels)})
     return found
-
-
-def _further(column):
-    """What else an answer says of each row."""
-    array = np.asarray(column) if not isinstance(column, list) else None
-    if array is not None and array.ndim == 1 and array.dtype.kind in "bf":
-        return ("flag", array.tolist()) if array.dtype.kind == "b" else ("number", array)
-    return "json", [_plain(each) for each in column]
 
 
 def _plain(value):
