@@ -79,6 +79,14 @@ def test_vectors_scores_and_pairs(folder, source, tmp_path):
 
 
 @pytest.mark.slow
+def test_answers_of_another_kind_are_json(folder, tmp_path):
+    (tmp_path / "a.csv").write_text("text\nWhere is my [MASK]?\nnone\n")
+    tiny.masked(folder).predict_table(tmp_path / "a.csv", tmp_path / "b.jsonl")  # it does not compute no rows
+    first, second = [json.loads(line)["answer"] for line in (tmp_path / "b.jsonl").read_text().splitlines()]
+    assert len(first) == 1 and set(first[0][0]) == {"token", "probability"} and second == []
+
+
+@pytest.mark.slow
 def test_entities_are_json(folder, source, tmp_path):
     tagger = tiny.tagger(folder, head="crf")
     found = scored(tagger, source, tmp_path / "b.parquet")

@@ -131,11 +131,13 @@ class WritesTables(_Mixin):
         names, texts, arrange = _inputs(next(iter(parts.values())), columns)
 
         def answers(values):
-            rows, found = arrange(values), {}
+            # Not every model computes no rows: where only names and kinds are asked for, it answers an empty text.
+            is_asked = set(texts) == set(names) and not values[texts[0]]
+            rows, found = arrange({name: [""] for name in names} if is_asked else values), {}
             for name, part in parts.items():
                 added = part.table_columns(rows, batch_size, **options)
                 found.update({f"{name}_{key}" if name else key: column for key, column in added.items()})
-            return found
+            return {name: (kind, []) for name, (kind, _) in found.items()} if is_asked else found
 
         identity = {name: _identity(part) for name, part in parts.items()}
         return data.map_table(
