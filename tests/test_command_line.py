@@ -141,6 +141,17 @@ def test_train_does_what_the_file_says(folder, call, fails, capsys):
     assert scores["accuracy"] == pytest.approx(done["val_accuracy"])
 
 
+@pytest.mark.slow
+def test_export_writes_the_next_version_and_recipes(folder, tmp_path, call, fails):
+    arguments = ["export", "--model", folder / "model.keras", "--output", tmp_path / "intents"]
+    assert call(*arguments, "--warmup", "none")["version"] == 1
+    done = call(*arguments, "--recipes", "--keep", "1")
+    assert done["version"] == 2 and str(tmp_path / "intents" / "recipes" / "compose.yaml") in done["recipes"]
+    assert sorted(name for name in os.listdir(tmp_path / "intents") if name.isdigit()) == ["2"]
+    assert call("describe", tmp_path / "intents")["labels"] == ["card", "loan", "other"]
+    assert "keep" in fails(*arguments, "--keep", "0")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
