@@ -180,7 +180,7 @@ def test_broken_rows_raise_or_are_left_out_and_told(tmp_path):
         assert told[1]["content"] == ["b"] and told[4]["content"] == ["\udcff", "6"] and told[3]["content"] == '"d"x,1'
     (tmp_path / "a.csv").write_text("text,n\na,1\n")
     data.map_table(*arguments, overwrite=True)
-    assert not (tmp_path / "b.csv.broken.jsonl").exists(), "what an earlier run told is gone"
+    assert not (tmp_path / "b.csv.broken.jsonl").exists(), "the report of an earlier run is gone"
 
 
 def test_a_row_of_json_or_parquet_without_a_text_is_broken(tmp_path):
@@ -243,9 +243,9 @@ def test_what_would_lose_or_mix_something_is_refused(tmp_path):
     refused(ValueError, r"\.gz, \.bz2", source, tmp_path / "b.csv.zip", lengths)
     refused(FileNotFoundError, "no such file", tmp_path / "none.csv", tmp_path / "b.csv", lengths)
     refused(ValueError, "local disk", source, "gs://bucket/b.csv", lengths)
-    refused(ValueError, "begin anew", source, tmp_path / "b.csv", lengths, resume=True, overwrite=True)
+    refused(ValueError, "start over", source, tmp_path / "b.csv", lengths, resume=True, overwrite=True)
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "b", "length": 3}\n')
-    refused(ValueError, "'length' is no column.*line 2", tmp_path / "a.jsonl", tmp_path / "b.jsonl", lengths)
+    refused(ValueError, "'length' is no column.*Line 2", tmp_path / "a.jsonl", tmp_path / "b.jsonl", lengths)
     refused(ValueError, "write `.jsonl`", tmp_path / "a.jsonl", tmp_path / "b.csv", lengths)
     refused(ValueError, "no column 'txt'", tmp_path / "a.jsonl", tmp_path / "b.jsonl", lengths, {"text": "txt"})
     refused(ValueError, "one for each row", source, tmp_path / "b.csv", lambda v: {"x": ("text", v["text"][:1])})

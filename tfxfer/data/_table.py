@@ -82,7 +82,7 @@ def map_table(
         part_rows: int. Rows that are computed and written at a time.
         on_error: what to do with broken rows: `"raise"` at the first; `"skip"` leaves them out; `"keep"` keeps those
             that could be read, with nothing in the added columns, and leaves out the others.
-        overwrite: bool. Whether to begin anew where there is an output or an unfinished run.
+        overwrite: bool. Whether to start over where there is an output or an unfinished run.
         resume: bool. Whether to continue an unfinished run; where there is none, the run begins.
         progress: bool. Whether to show rows and rows a second on standard error. By default in a terminal.
         texts: which names in `columns` are texts. All by default.
@@ -116,7 +116,7 @@ def map_table(
     _check.integer("part_rows", part_rows)
     _check.instance("prefix", prefix, str, "a string")
     if overwrite and resume:
-        raise _check.invalid("resume", "False with `overwrite=True`", resume, "Either continue a run or begin anew.")
+        raise _check.invalid("resume", "False with `overwrite=True`", resume, "Either continue a run or start over.")
     names = _named(columns)
     texts = list(names) if texts is None else list(texts)
     target = _disk.local_path("output", output, kind="file")
@@ -201,7 +201,7 @@ class _Call:
         taken = set(self._added)
         for number, (row, _) in zip(part.numbers, part.rows, strict=True):
             if not taken.isdisjoint(row):
-                _check_clash(row, self._added, self._prefix, f"It stands in line {number}.")
+                _check_clash(row, self._added, self._prefix, f"Line {number} has it.")
 
     def _error(self, source, broken):
         place = f"{self._place}, {source.unit} {broken[source.unit]}"
@@ -224,7 +224,7 @@ class _Run:
         if overwrite or resume:
             return
         if (self.folder / _STATE).exists():
-            message = f"An unfinished run lies in {self.folder}: continue it (`resume=True`, --resume), or begin anew"
+            message = f"An unfinished run lies in {self.folder}: continue it (`resume=True`, --resume), or start over"
             raise FileExistsError(f"{message} (`overwrite=True`, --overwrite).")
         if target.exists():
             raise FileExistsError(f"{target} exists: pass `overwrite=True` (--overwrite), or name another output.")
@@ -257,22 +257,22 @@ class _Run:
             self._clear()
         if not file.exists():
             if self.target.exists() and not overwrite:
-                remedy = "There is nothing to continue: its run has ended. `overwrite=True` begins anew."
+                remedy = "There is nothing to continue: its run has ended. `overwrite=True` starts over."
                 raise FileExistsError(f"{self.target} exists. {remedy}")
             counts = {"records": 0, "parts": 0, "rows": 0, "answered": 0, "broken": {}}
             self.state = {**what, "on_error": on_error, **counts, "complete": False, "written": False}
             self._save()
             return
-        reader = _disk.Reader("output", self.target, "an unfinished run", "`overwrite=True` begins anew.")
+        reader = _disk.Reader("output", self.target, "an unfinished run", "`overwrite=True` starts over.")
         self.state = reader.json(file, {"records": int, "parts": int, "broken": dict, "source": dict})
         said = {"source": "another source, or one that changed", "identity": "another model, or another state of it"}
         said["settings"] = "other arguments"
         for key, other in said.items():
             if self.state.get(key) != json.loads(json.dumps(what[key])):
-                remedy = f"The unfinished run in {self.folder} is of {other}. `overwrite=True` begins anew."
+                remedy = f"The unfinished run in {self.folder} is of {other}. `overwrite=True` starts over."
                 raise _check.invalid("resume", "a run of the same source, model and arguments", True, remedy)
         if self.state["on_error"] not in ("raise", on_error):  # of one that raised, no broken row is in the parts
-            remedy = f"The unfinished run has {self.state['on_error']!r}. `overwrite=True` begins anew."
+            remedy = f"The unfinished run has {self.state['on_error']!r}. `overwrite=True` starts over."
             raise _check.invalid("on_error", "what the run began with", on_error, remedy)
         self.state["on_error"] = on_error
 
@@ -312,10 +312,10 @@ class _Run:
         state = self.state
         with _disk.replacing(self._part(state["parts"])) as file:
             sink.write(file, part, places, answers)
-        told = self._part(state["parts"], "broken")
-        told.unlink(missing_ok=True)  # of a part of another size that was not counted
+        report = self._part(state["parts"], "broken")
+        report.unlink(missing_ok=True)  # of a part of another size that was not counted
         if broken:
-            _disk.write_text(told, "".join(f"{_line(each)}\n" for each in broken))
+            _disk.write_text(report, "".join(f"{_line(each)}\n" for each in broken))
         counts = collections.Counter(state["broken"])
         counts.update(each["reason"] for each in broken)
         state["broken"] = dict(counts)

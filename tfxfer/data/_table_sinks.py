@@ -76,7 +76,7 @@ class Sink:
                 raise _check.invalid("output", "a format that can hold the answers", self.kind, remedy) from error
 
     def header(self):
-        """Returns what stands at the head of the whole file, bytes."""
+        """Returns the first line of the whole file, bytes; empty where the format has none."""
         if self.kind not in SEPARATED:
             return b""
         file = io.StringIO(newline="")

@@ -368,7 +368,7 @@ class Parquet(_Source):
         self.columns = list(self.schema.names)
         double = sorted({name for name in self.columns if self.columns.count(name) > 1})
         if double:
-            raise fault(path, None, f"column {double[0]!r} stands there twice")
+            raise fault(path, None, f"column {double[0]!r} appears twice")
         self._count, self._done = max(self._file.metadata.num_rows, 1), 0
 
     def parts(self, size, skip=0):

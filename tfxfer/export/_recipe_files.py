@@ -35,7 +35,7 @@ _REFUSE_EMPTY = '''\
 """A proxy before TF Serving's REST API: it answers requests without rows itself, with status 400.
 
 With batching, TF Serving never answers such a request, and a few of them stop its REST API for all models. A body that
-is no JSON, or names something twice, is refused as well: the server might read it otherwise than this program.
+is no JSON, or has a name twice in an object, is refused as well: the server might read it otherwise than this program.
 
     python refuse_empty.py --listen 8080 --server http://localhost:8501
 
@@ -56,7 +56,7 @@ def once(pairs):
     """An object whose names are all different."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name stands twice in an object")
+        raise ValueError("a name appears twice in an object")
     return found
 
 
@@ -85,7 +85,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """One connection of a client."""
 
     protocol_version = "HTTP/1.1"
-    behind = None  # the connection to the server, which stays open as long as this one
+    upstream = None  # the connection to the server, which stays open as long as this one
 
     def do_GET(self):
         self.forward(None)
@@ -105,12 +105,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def forward(self, body):
         """Asks the server, and hands its answer on."""
         for attempt in range(2):
-            if self.behind is None:
-                self.behind = http.client.HTTPConnection(self.server.behind, timeout=self.server.timeout_s)
+            if self.upstream is None:
+                self.upstream = http.client.HTTPConnection(self.server.upstream, timeout=self.server.timeout_s)
             try:
                 headers = {"Content-Type": "application/json"} if body is not None else {}
-                self.behind.request(self.command, self.path, body, headers)
-                response = self.behind.getresponse()
+                self.upstream.request(self.command, self.path, body, headers)
+                response = self.upstream.getresponse()
                 return self.answer(response.status, response.read(), response.headers.get("Content-Type"))
             except (OSError, http.client.HTTPException) as error:
                 self.disconnect()  # the server may have closed it meanwhile: once more
@@ -119,9 +119,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def disconnect(self):
         """Ends the connection to the server."""
-        if self.behind is not None:
-            self.behind.close()
-            self.behind = None
+        if self.upstream is not None:
+            self.upstream.close()
+            self.upstream = None
 
     def finish(self):
         self.disconnect()
@@ -139,11 +139,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Writes nothing of each request."""
 
 
-def start(port, behind, timeout_s=60.0, host=""):
+def start(port, upstream, timeout_s=60.0, host=""):
     """Returns the proxy, which has `serve_forever` and `shutdown`."""
     made = http.server.ThreadingHTTPServer((host, port), Handler)
     made.daemon_threads = True
-    made.behind, made.timeout_s = urllib.parse.urlsplit(behind).netloc, timeout_s
+    made.upstream, made.timeout_s = urllib.parse.urlsplit(upstream).netloc, timeout_s
     return made
 
 

@@ -96,7 +96,7 @@ class WritesTables(_Mixin):
             prefix: string before the names of the added columns.
             on_error: what to do with broken rows: `"raise"`, `"skip"` (leave them out) or `"keep"` (without answers).
                 They are counted, and described in `<output>.broken.jsonl`.
-            overwrite: bool. Whether to begin anew where there is an output or an unfinished run.
+            overwrite: bool. Whether to start over where there is an output or an unfinished run.
             resume: bool. Whether to continue an unfinished run; where there is none, the run begins.
             progress: bool. Whether to show rows and rows a second on standard error. By default in a terminal.
             format: `"tsv"`, `"csv"`, `"jsonl"` or `"parquet"`. By default the ending of the source's name tells.
