@@ -70,18 +70,19 @@ class Client:
         other.__dict__.update(self.__dict__, model=model)
         return other
 
-    def http(self, path, body=None):
+    def http(self, path, body=None, *, method=None, headers=(), timeout=120):
         """Returns status and JSON (or text) of a request by its path; a dict is sent as JSON, bytes as they are."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, dict(headers), method=method)
         try:
-            with urllib.request.urlopen(urllib.request.Request(self.url + path, data), timeout=120) as response:
+            with urllib.request.urlopen(request, timeout=timeout) as response:
                 status, content, kind = response.status, response.read(), response.headers["Content-Type"]
         except urllib.error.HTTPError as error:
             with error:
                 status, content, kind = error.code, error.read(), error.headers["Content-Type"]
         # The server writes strings as they are, UTF-8 or not.
         text = content.decode("utf-8", "surrogateescape")
-        return status, json.loads(text) if kind == "application/json" else text
+        return status, json.loads(text) if kind == "application/json" and text else text
 
     def rest(self, body, what=":predict"):
         """Returns status and JSON of a request to the model."""

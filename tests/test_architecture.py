@@ -17,6 +17,7 @@ PACKAGE = ROOT / "tfxfer"
 ROWS = {
     "_version": -1,
     "_quiet": -1,  # before all others: how TensorFlow is imported
+    "_program": -1,  # before that: whether it need be
     "_check": -1,  # the wording of errors, which the others of row 0 use
     "_disk": 0,
     "_tracing": 0,
@@ -46,6 +47,8 @@ ROWS = {
     "search": 4,
     "export": 4.5,  # it reads adapters as `freezing` wrote them
     "tuning": 5,  # its hypermodels freeze, and train with the callbacks
+    "_command": 6,
+    "__main__": 7,
 }
 
 # Who may import a part that ties the code to one backend or to an optional package.

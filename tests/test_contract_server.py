@@ -3,10 +3,12 @@
 import base64
 import concurrent.futures
 import contextlib
+import gzip
 import os
 import shutil
 import tempfile
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -21,7 +23,9 @@ from contract_server import batching, errors, monitoring, rest  # noqa: E402
 from tensorflow_serving.apis import (  # noqa: E402
     get_model_metadata_pb2,
     get_model_status_pb2,
+    inference_pb2,
     model_management_pb2,
+    predict_pb2,
     prediction_log_pb2,
 )
 
@@ -154,7 +158,10 @@ ESCAPED = {"text": ["\U0001f600 \\ud800"], "text_bytes": [b64("\U0001f600 \\ud80
         ({"instances": [{"x": 1}]}, {"predictions": [2.0]}),
         ({"inputs": [1]}, {"outputs": [2.0]}),
         ({"inputs": {"x": [1]}, "signature_name": "serving_default"}, {"outputs": [2.0]}),
-        ({"inputs": []}, {"outputs": []}),
+        ({"inputs": []}, {"outputs": []}),  # without batching
+        (b'{"inputs": [1], "inputs": [2]}', {"outputs": [2.0]}),  # the first of equal names counts
+        (b'\xef\xbb\xbf {"inputs": [1]}', {"outputs": [2.0]}),
+        (b'{"inputs": [1]} {"inputs": [2]} or anything \\ud800', {"outputs": [2.0]}),
         ({"signature_name": "rows", "instances": [7, 8]}, {"predictions": ROWS}),
         ({"signature_name": "rows", "inputs": [7, 8]}, {"outputs": {"rows": [2, 2], "x": [7.0, 8.0]}}),
         ({"signature_name": "matrix", "instances": [[1, 2], [3, 4]]}, {"predictions": [3, 7]}),
@@ -186,6 +193,7 @@ def test_what_is_no_number_is_written_as_javascript_reads_it(plain):
         (b"{", "JSON Parse error"),
         (b"[1]", "not object"),
         (b"[" * 100_000, "JSON Parse error"),
+        (b'{"inputs": [1], "inputs": ["a"], "instances": 1}', "only one of"),
         (b'{"inputs": ["\x01"]}', "JSON Parse error"),
         (b'{"signature_name": "strings", "inputs": ["\\ud800"]}', "surrogate"),
         (b'{"signature_name": "strings", "inputs": ["\\ud800\\u0041"]}', "surrogate"),
@@ -231,13 +239,30 @@ def test_paths_models_and_versions_that_are_not_there(plain):
     assert plain.http("/v1/models/model:guess", body)[0] == 400
     assert plain.http("/v2/models", body)[0] == plain.http("/index.html")[0] == 404
     assert plain.http("/V1/Models/model/versions/1:Predict", body) == (200, {"predictions": [2.0]})
+    assert plain.http("/v1/models/model?pretty=1")[0] == 404, "a query string is a part of the name"
+    assert plain.http("/v1/models/model:predict?pretty=1", body)[0] == 400
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "HEAD", "OPTIONS"])
+def test_another_method_is_malformed(plain, method):
+    assert plain.http("/v1/models/model:predict", b'{"inputs": [1]}', method=method)[0] == 400
+
+
+def test_a_body_may_be_packed(plain):
+    body = gzip.compress(b'{"inputs": [1, 2]}')
+    packed = {"Content-Encoding": "gzip"}
+    assert plain.http("/v1/models/model:predict", body, headers=packed) == (200, {"outputs": [2.0, 4.0]})
+    status, found = plain.http("/v1/models/model:predict", b'{"inputs": [1]}', headers=packed)
+    assert status == 400 and "document is empty" in found["error"]
 
 
 def test_status_and_metadata(plain):
     entry = {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
     assert plain.rest(None, "") == (200, {"model_version_status": [entry]})
+    assert plain.rest(None, "/labels/unknown") == (200, {"model_version_status": [entry]}), "labels are not looked at"
     _, found = plain.rest(None, "/metadata")
     assert found["model_spec"]["version"] == "1"
+    assert "__saved_model_init_op" in found["metadata"]["signature_def"]["signature_def"]
     signature = found["metadata"]["signature_def"]["signature_def"]["rows"]
     assert signature["inputs"]["x"]["dtype"] == "DT_FLOAT" and set(signature["outputs"]) == {"x", "rows"}
     request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
@@ -259,7 +284,7 @@ def test_examples_by_json(plain):
     ask = {"signature_name": "api_regress", "context": {"x": 2.0}, "examples": [{"other": b64(b"\xff")}]}
     assert plain.rest(ask, ":regress") == (200, {"results": [4.0]})
     for wrong, said in (
-        ({"examples": [{"x": 1.5}]}, "method_name"),
+        ({"examples": [{"x": 1.5}]}, "No regression inputs or outputs"),
         ({"signature_name": "api_regress", "examples": []}, "examples"),
         ({"signature_name": "api_regress", "examples": [1]}, "JSON object"),
         ({"signature_name": "api_regress", "examples": [{"x": [1.5, 1]}]}, "element type"),
@@ -268,6 +293,46 @@ def test_examples_by_json(plain):
     ):
         status, found = plain.rest(wrong, ":regress")
         assert status == 400 and said in found["error"], found
+
+
+def test_any_signature_that_fits_answers_classify_and_regress(exported, tmp_path):
+    # `unnamed` is `api_classify` with the method name of Predict.
+    module = Handmade(2.0)
+    functions = module.functions()
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures={"serving_default": functions["api_classify"]})
+    flags = "--model_name=model", f"--model_base_path={tmp_path}", "--file_system_poll_wait_seconds=0"
+    ask = {"examples": [{"x": 0.25}]}
+    with serving(*flags) as client:
+        assert client.rest(ask, ":classify") == (200, {"results": [[["big", 0.5], ["small", 0.5]]]})
+    with serving(*flags, "--enable_signature_method_name_check") as client:
+        status, found = client.rest(ask, ":classify")
+        assert status == 400 and "method_name" in found["error"]
+
+
+def test_several_questions_in_one_call(plain):
+    def ask(*tasks, model="model"):
+        request = inference_pb2.MultiInferenceRequest()
+        for signature, method in tasks:
+            task = request.tasks.add(method_name=method)
+            task.model_spec.name, task.model_spec.signature_name = model, signature
+        request.input.example_list.examples.add().features.feature["x"].float_list.value.append(0.25)
+        return plain.stub.MultiInference(request)
+
+    [result] = ask(("api_classify", CLASSIFY)).results
+    found = result.classification_result.classifications[0].classes
+    assert [(each.label, each.score) for each in found] == [("big", 0.5), ("small", 0.5)]
+    assert result.model_spec.version.value == 1
+    [result] = ask(("api_regress", REGRESS)).results
+    assert result.regression_result.regressions[0].value == 0.5
+    for wrong, code in (
+        ([("api_classify", CLASSIFY), ("api_regress", REGRESS)], grpc.StatusCode.INVALID_ARGUMENT),  # two inputs
+        ([("api_classify", CLASSIFY)] * 2, grpc.StatusCode.INVALID_ARGUMENT),
+        ([("api_classify", "tensorflow/serving/predict")], grpc.StatusCode.UNIMPLEMENTED),
+        ([], grpc.StatusCode.INVALID_ARGUMENT),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(*wrong)
+        assert caught.value.code() == code
 
 
 def test_codes_of_grpc(plain):
@@ -286,6 +351,11 @@ def test_codes_of_grpc(plain):
     assert code(plain.predict, x=["text"]) == grpc.StatusCode.INVALID_ARGUMENT
     assert code(plain.classify, "api_classify", []) == grpc.StatusCode.INVALID_ARGUMENT
     assert plain.predict("half", x=[1.0])["y"].dtype.name == "bfloat16", "only JSON cannot hold it"
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "model"
+    request.inputs["x"].CopyFrom(clients.proto([1.0]))
+    request.inputs["x"].tensor_shape.dim[0].size = -1
+    assert code(plain.stub.Predict, request) == grpc.StatusCode.INVALID_ARGUMENT
 
 
 # === Batching ===
@@ -356,7 +426,6 @@ def test_outputs_need_the_batch_in_front_and_inputs_one_length(batched):
     for signature, body, said in (
         ("scalar", [1], "0 dimensions"),
         ("three", [1], "0th dimension"),
-        ("matrix", [], "not compatible|rank|dimension"),
     ):
         status, found = batched.rest({"signature_name": signature, "inputs": body})
         assert status == 400, found
@@ -430,6 +499,37 @@ def test_without_a_monitoring_configuration_there_are_no_metrics(plain):
         web.server_close()
 
 
+# === Requests without rows ===
+
+
+@pytest.fixture
+def narrow(base):
+    """A server with batching and two threads for HTTP."""
+    with serving(*flags_of(base), "--rest_api_num_threads=2") as client:
+        yield client
+
+
+def flags_of(base):
+    return "--model_name=model", f"--model_base_path={base}", "--file_system_poll_wait_seconds=0", "--enable_batching"
+
+
+def test_with_batching_requests_without_rows_wait_for_ever_and_take_all_threads(narrow):
+    assert narrow.rest({"inputs": [1]}) == (200, {"outputs": [2.0]})
+    bodies = {"inputs": []}, {"signature_name": "strings", "inputs": {"text": []}}
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(narrow.http, "/v1/models/model:predict", body, timeout=2) for body in bodies]
+        time.sleep(0.5)
+        with pytest.raises(OSError, match="timed out"):
+            narrow.http("/v1/models/model", timeout=1)  # of any model
+        assert narrow.predict(x=[1.0])["y"].tolist() == [2.0], "gRPC has threads of its own"
+    assert all(isinstance(each.exception(), OSError) for each in asked)
+
+
+def test_on_request_they_are_answered(base):
+    with serving(*flags_of(base), "--empty_requests=answer") as client:
+        assert client.rest({"inputs": []}) == (200, {"outputs": []})
+
+
 # === Versions ===
 
 
@@ -487,7 +587,7 @@ def test_a_policy_holds_versions_and_labels_name_them(exported, tmp_path):
         write('model_version_policy { all {} } version_labels { key: "stable" value: 1 }')
         clients.wait(lambda: client.rest({"instances": [1]}, "/labels/stable:predict")[0] == 200)
         assert client.rest({"instances": [1]}, "/labels/stable:predict") == (200, {"predictions": [2.0]})
-        assert client.rest(None, "/labels/stable")[1]["model_version_status"][0]["version"] == "1"
+        assert len(client.rest(None, "/labels/stable")[1]["model_version_status"]) == 2
         write("model_version_policy { specific { versions: 1 } }")
         clients.wait(lambda: client.versions() == {1: "AVAILABLE", 2: "END"})
         assert client.rest({"instances": [1]}) == (200, {"predictions": [2.0]})
@@ -525,7 +625,7 @@ def log(signature, rows, kind="predict_log"):
         ([log("none", 1)], "not found"),
         ([log("rows", 9)], "larger than maximum"),
         ([b"\xff\xff"], "Failed to parse"),
-        ([log("api_regress", 1, "classify_log")], "method_name"),
+        ([log("api_regress", 1, "classify_log")], "No classification inputs or outputs"),
     ],
 )
 def test_warm_up_is_replayed_and_fails_the_load(exported, tmp_path, records, said):

@@ -611,6 +611,9 @@ def test_jax_backend_gives_tensorflow_numbers_and_trains(tmp_path):
         history = model.fit(tiny.TEXTS, tiny.LABELS, epochs=2, batch_size=4, seed=0, verbose=0)
         assert np.isfinite(history.history["loss"]).all()
         assert len(model.classify(tiny.TEXTS).labels) == 8
+        table = {str(tmp_path / "rows.csv")!r}
+        open(table, "w").write("text\\n" + "good day\\n" * 3)
+        assert model.predict_table(table, table + ".jsonl")["answered"] == 3
         heads = [tx.layers.DenselyConnectedHead(3, "ladder", reduction=2), tx.layers.SeparableConvHead(3, (2, 3), 4)]
         for head in heads:
             model = tx.models.TextClassifier(embedder.backbone, embedder.preprocessor, labels=model.labels, head=head)

@@ -1,6 +1,7 @@
 """What lies in and beside an export: warm-up requests, description, labels, configuration, README."""
 
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -42,6 +43,7 @@ def entailment(folder):
 def paths(entailment, folder):
     regressor = models.TextRegressor(tiny.backbone(), tiny.preprocessor(folder))
     arguments = {"index": {"texts": CORPUS}, "max_batch_size": 12, "examples": PAIRS, "metadata": METADATA}
+    arguments["warmup"] = "full"
     return {
         "entailment": export.saved_model(entailment, folder / "my model's", **arguments),
         "score": export.saved_model(regressor, folder / "score"),
@@ -71,8 +73,8 @@ def inputs_of(log):
     return kind.removesuffix("_log"), request.model_spec.signature_name, {"inputs": np.array(examples, object)}
 
 
-@pytest.mark.parametrize(("name", "largest"), [("entailment", 12), ("score", 32)])
-def test_the_server_can_replay_every_warm_up_request(paths, served, name, largest):
+@pytest.mark.parametrize("name", ["entailment", "score"])
+def test_the_server_can_replay_every_warm_up_request(paths, served, name):
     apis = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2", reason="no tensorflow-serving-api")
     described = export.describe(paths[name])["signatures"]
     sizes = {signature: [] for signature in described}
@@ -85,7 +87,10 @@ def test_the_server_can_replay_every_warm_up_request(paths, served, name, larges
         sizes[signature].append(size)
         answer = served[name][signature](**{key: tf.constant(value) for key, value in inputs.items()})
         assert all(value.shape[0] == size for value in answer.values())
-    assert all(found == [1, 1, 8, largest] for found in sizes.values()), "each signature, one row up to the most"
+    if name == "entailment":
+        assert all(found == [1, 1, 8, 12] for found in sizes.values()), "each signature, one row up to the most"
+    else:
+        assert sizes.pop("serving_default") == [1, 8] and set(map(tuple, sizes.values())) == {(1,)}
 
 
 def test_warm_up_texts_are_the_ones_given_a_long_one_among_them(paths):
@@ -95,6 +100,28 @@ def test_warm_up_texts_are_the_ones_given_a_long_one_among_them(paths):
     assert {text.decode() for inputs in asked for text in inputs["text_b"]} == set(PAIRS[1])
     asked = [inputs["text"] for _, signature, inputs in requests if signature == "embed"]
     assert [len(texts[0]) for texts in asked[:2]] == [17, 19], "the first text, then the longest"
+
+
+def test_a_short_warm_up_is_small_and_one_may_be_left_out(served, paths, folder):
+    assert os.path.getsize(pathlib.Path(paths["score"], "assets.extra", "tf_serving_warmup_requests")) < 1500
+    model = models.TextRegressor(tiny.backbone(), tiny.preprocessor(folder))
+    path = export.saved_model(model, folder / "cold", warmup="none")
+    assert os.listdir(pathlib.Path(path, "assets.extra")) == ["tfxfer.json"]
+    with pytest.raises(ValueError, match="`warmup`"):
+        export.saved_model(model, folder / "cold", warmup="long")
+
+
+def test_what_is_said_of_requests_without_rows_stands_first(folder, paths):
+    text = (folder / "score" / "README.md").read_text(encoding="utf-8")
+    assert text.index("Never send a request without rows") < text.index("## Start the server")
+    assert "NEVER answered" in (folder / "score" / "batching_parameters.txt").read_text(encoding="utf-8")
+    assert "--enable_model_warmup=false" in text
+
+
+def test_a_search_is_as_wide_as_a_small_index(served, paths):
+    found = served["entailment"]["search"](query=tf.constant(["a", "b"]), k=tf.constant([9, 1]))
+    assert found["ids"].shape == (2, 4) == (2, export.describe(paths["entailment"])["index"]["max_k"])
+    assert sum(text != b"" for text in found["texts"].numpy()[0]) == 4
 
 
 # === Description ===
@@ -232,6 +259,10 @@ def test_the_readmes_grpc_calls_ask_what_they_say(paths, served, folder):
         names["stub"].signatures = served[name]
         for call in calls:
             exec(call, names)
+        with pytest.raises(ValueError, match="no rows"):  # they never send what the server never answers
+            names["predict"]("serving_default", text=[])
+        with pytest.raises(ValueError, match="no rows"):
+            names["ask"](names["stub"].Classify, names["classification_pb2"].ClassificationRequest(), "x", [])
         described = set(export.describe(paths[name])["signatures"]) - {"serving_default"}
         assert asked and {signature for _, signature in asked} == described
         assert {asked_model for asked_model, _ in asked} == {model}

@@ -8,28 +8,34 @@ embedder.encode(["Where is my card?", "My card has not arrived"])  # float32 (2,
 ```
 """
 
-from tfxfer import _quiet  # noqa: F401 - before anything imports TensorFlow
+import importlib as _importlib
+import typing as _typing
 
-# isort: split
-from tfxfer import (
-    augmentation,
-    backbones,
-    callbacks,
-    data,
-    evaluation,
-    export,
-    freezing,
-    layers,
-    losses,
-    metrics,
-    models,
-    optimizers,
-    preprocessing,
-    schedules,
-    search,
-    tuning,
-)
+from tfxfer import _program
 from tfxfer._version import __version__
+
+if _typing.TYPE_CHECKING or not _program.is_program():
+    from tfxfer import _quiet  # noqa: F401 - before anything imports TensorFlow
+
+    # isort: split
+    from tfxfer import (
+        augmentation,
+        backbones,
+        callbacks,
+        data,
+        evaluation,
+        export,
+        freezing,
+        layers,
+        losses,
+        metrics,
+        models,
+        optimizers,
+        preprocessing,
+        schedules,
+        search,
+        tuning,
+    )
 
 __all__ = [
     "__version__",
@@ -50,3 +56,23 @@ __all__ = [
     "search",
     "tuning",
 ]
+
+
+_is_loading = False
+
+
+def __getattr__(name: str) -> _typing.Any:
+    """Loads TensorFlow and all modules when the command line first needs one; elsewhere they are there already."""
+    global _is_loading
+    # While they load, `from tfxfer import data` has to import that module: Python does where there is no attribute.
+    if name not in __all__ or _is_loading:
+        raise AttributeError(f"module 'tfxfer' has no attribute {name!r}")
+    _is_loading = True
+    try:
+        _importlib.import_module("tfxfer._quiet")
+        for module in __all__:
+            if module != "__version__":
+                _importlib.import_module(f"tfxfer.{module}")
+    finally:
+        _is_loading = False
+    return globals()[name]

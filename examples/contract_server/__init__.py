@@ -11,10 +11,13 @@ and refuses follows tensorflow/serving's sources: `json_tensor.cc`, `http_rest_a
 
 The same: version folders and policies, labels, old versions unloaded after the new one answers; warm-up files and the
 three ways in which they fail a load; requests of one signature merged along dimension 0 and parted again, large ones
-split; REST in rows and columns, base64, classify, regress, status, metadata; error codes; PredictionService and
-ModelService; a count of graph runs and of requests for Prometheus, where the monitoring configuration asks for it.
+split; REST in rows and columns, base64, gzip, classify, regress, status, metadata; error codes; PredictionService with
+MultiInference, and ModelService; a count of graph runs and of requests for Prometheus, where the monitoring
+configuration asks for it. Its answers were compared with those of TF Serving's own C++ core, of December 2025.
+
+**With batching, a request without rows is never answered**, as there: the scheduler makes no batch of it, and the
+request keeps its REST thread, until none is left for any model. `--empty_requests=answer` answers it instead.
 
 Not the same: speed (it is Python); requests by HTTP need a `Content-Length`; a version that failed to load is not tried
-again; no MultiInference (it wants one input for several signatures, and those of TF2 exports have one each), no TLS,
-no timeouts, no `pad_variable_length_inputs`.
+again; no TLS, no timeouts, no `pad_variable_length_inputs`.
 """

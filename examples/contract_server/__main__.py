@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import pathlib
 import signal
 import sys
@@ -40,6 +41,12 @@ def arguments(given=None):
     parser.add_argument("--batching_parameters_file", default="")
     parser.add_argument("--monitoring_config_file", default="")
     parser.add_argument("--enable_model_warmup", default=True, **flag)
+    parser.add_argument(
+        "--rest_api_num_threads", type=int, default=4 * (os.cpu_count() or 1), help="requests at a time"
+    )
+    parser.add_argument("--enable_signature_method_name_check", default=False, **flag)
+    what = "with batching, a request without rows: is never answered, as by TF Serving, or is answered"
+    parser.add_argument("--empty_requests", choices=("hang", "answer"), default="hang", help=what)
     found = parser.parse_args(given)
     if not found.model_base_path and not found.model_config_file:
         parser.error("--model_base_path or --model_config_file is needed")
@@ -58,6 +65,7 @@ def start(given=None):
     if found.enable_batching:
         file = found.batching_parameters_file
         parameters = batching.read(file) if file else batching.Parameters()
+        parameters.hangs_on_empty = found.empty_requests == "hang"
     metrics = monitoring.read(found.monitoring_config_file) if found.monitoring_config_file else None
     config = found.model_config_file or core.single(found.model_name, found.model_base_path)
     served = core.Core(
@@ -66,11 +74,13 @@ def start(given=None):
         poll_seconds=found.file_system_poll_wait_seconds,
         config_poll_seconds=found.model_config_file_poll_wait_seconds,
         warm_up=found.enable_model_warmup,
+        check_methods=found.enable_signature_method_name_check,
     )
     try:
         wait_until_available(served)
         calls = rpc.start(served, found.port)
-        web = rest.start(served, found.rest_api_port, metrics) if found.rest_api_port else None
+        threads = found.rest_api_num_threads
+        web = rest.start(served, found.rest_api_port, metrics, threads) if found.rest_api_port else None
     except BaseException:
         served.close()
         raise
@@ -80,6 +90,7 @@ def start(given=None):
         if web:
             web.shutdown()
             web.server_close()
+        served.release()
         calls.stop(grace=5).wait()
         served.close()
 

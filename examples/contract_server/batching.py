@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import logging
 import os
 import re
 import threading
@@ -10,6 +11,8 @@ import time
 import numpy as np
 
 from contract_server import errors
+
+LOG = logging.getLogger("contract_server")
 
 
 @dataclasses.dataclass
@@ -24,8 +27,11 @@ class Parameters:
     max_execution_batch_size: int = 0
     thread_pool_name: str = ""
     allowed_batch_sizes: tuple = ()
+    # No field of the file: whether a request without rows waits for ever, as it does there.
+    hangs_on_empty: dataclasses.InitVar[bool] = True
 
-    def __post_init__(self):
+    def __post_init__(self, hangs_on_empty):
+        self.hangs_on_empty = hangs_on_empty
         largest = self.execution_size
         if self.max_execution_batch_size and not self.enable_large_batch_splitting:
             raise errors.invalid("max_execution_batch_size needs enable_large_batch_splitting")
@@ -85,6 +91,7 @@ class Queue:
     def __init__(self, run, parameters):
         self._run, self._parameters = run, parameters
         self._tasks, self._changed, self._closed = collections.deque(), threading.Condition(), False
+        self._hanging, self._released = [], False
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(parameters.num_batch_threads)]
         for thread in self._threads:
             thread.start()
@@ -93,15 +100,29 @@ class Queue:
         task = Task(inputs, _size(inputs))
         with self._changed:
             self._check_room(task.size)
-            self._tasks.append(task)
+            # The scheduler makes no batch of no rows, and nobody tells the request.
+            hangs = not task.size and self._parameters.hangs_on_empty and not self._released
+            (self._hanging if hangs else self._tasks).append(task)
             self._changed.notify_all()
+        if hangs:
+            LOG.warning("a request without rows waits for ever, with batching; as in TF Serving")
         task.done.wait()
         if task.error is not None:
             raise errors.of(task.error)
         parts = [task.parts[start] for start in sorted(task.parts)]
         return parts[0] if len(parts) == 1 else [np.concatenate(each) for each in zip(*parts, strict=True)]
 
+    def release(self):
+        """Fails the requests that would wait for ever, so that the server can end."""
+        with self._changed:
+            self._released = True
+            for task in self._hanging:
+                task.error = errors.ServingError(errors.UNAVAILABLE, "the server ends")
+                task.done.set()
+            self._hanging.clear()
+
     def close(self):
+        self.release()
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import tensorflow as tf
-from tensorflow_serving.apis import classification_pb2, input_pb2, predict_pb2, regression_pb2
+from tensorflow_serving.apis import classification_pb2, inference_pb2, input_pb2, predict_pb2, regression_pb2
 
 from contract_server import errors
 
@@ -18,15 +18,26 @@ def predict(version, request):
         name = request.model_spec.signature_name or DEFAULT
         raise errors.ServingError(errors.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
     response = predict_pb2.PredictResponse()
-    inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
+    inputs = {name: _array(name, value) for name, value in request.inputs.items()}
     for name, value in run(version, signature, inputs, list(request.output_filter)).items():
         response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
     return response
 
 
+def _array(name, value):
+    """A tensor's message as an array; one that is none is an error of the request."""
+    shape = [dimension.size for dimension in value.tensor_shape.dim]
+    if value.tensor_shape.unknown_rank or min(shape, default=0) < 0:
+        raise errors.invalid(f"Tensor {name!r} has a shape that no tensor has: {shape}")
+    try:
+        return tf.make_ndarray(value)
+    except Exception as error:
+        raise errors.invalid(f"Tensor {name!r} cannot be read: {error}") from error
+
+
 def run(version, signature, inputs, wanted=()):
     """Runs a signature on arrays by name; returns the outputs by name."""
-    if signature.method_name not in METHODS:
+    if version.check_methods and signature.method_name not in METHODS:
         message = f"Expected prediction signature method_name to be one of {METHODS}. Was: {signature.method_name}"
         raise errors.ServingError(errors.INTERNAL, message)
     if set(inputs) != set(signature.inputs):
@@ -99,7 +110,7 @@ def _of_examples(version, request, method, what, allowed):
     signature = version.signatures.get(name)
     if signature is None:
         raise errors.invalid(f"No signature was found with the name: {name}")
-    if signature.method_name != method:
+    if version.check_methods and signature.method_name != method:
         message = f"Expected {what} signature method_name to be {method}. Was: {signature.method_name}"
         raise errors.invalid(message)
     if len(signature.inputs) != 1:
@@ -124,3 +135,36 @@ def _serialized(given):
         context = given.example_list_with_context.context.SerializeToString()
     # Messages written one after the other are one message.
     return np.array([context + example.SerializeToString() for example in getattr(given, kind).examples], object)
+
+
+def multi_inference(version, request):
+    """Returns a `MultiInferenceResponse`: Classify and Regress tasks on the same examples.
+
+    Several tasks need signatures of one input tensor, and those that TensorFlow 2 exports have one each.
+    """
+    names, tensors = set(), set()
+    for task in request.tasks:
+        if task.model_spec.name != request.tasks[0].model_spec.name:
+            raise errors.invalid("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+        name = task.model_spec.signature_name or DEFAULT
+        if name in names:
+            raise errors.invalid(f"Duplicate evaluation of signature: {name}")
+        if task.method_name not in (CLASSIFY, REGRESS):
+            raise errors.ServingError(errors.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
+        names.add(name)
+        signature = version.signatures.get(name)
+        tensors |= {info.name for info in signature.inputs.values()} if signature else set()
+    if len(tensors) > 1:
+        raise errors.invalid("Input tensor must be the same for all Signatures.")
+    response = inference_pb2.MultiInferenceResponse()
+    for task in request.tasks:
+        ask = {"model_spec": task.model_spec, "input": request.input}
+        found = response.results.add()
+        if task.method_name == CLASSIFY:
+            answer = classify(version, classification_pb2.ClassificationRequest(**ask))
+            found.classification_result.CopyFrom(answer.result)
+        else:
+            answer = regress(version, regression_pb2.RegressionRequest(**ask))
+            found.regression_result.CopyFrom(answer.result)
+        found.model_spec.CopyFrom(task.model_spec)
+    return response

@@ -29,15 +29,16 @@ class Version:
         path: folder of the version.
         parameters: `batching.Parameters`, or `None` for a run for each request.
         warm_up: bool.
+        check_methods: bool. Whether a signature's method name has to be that of the call.
     """
 
-    def __init__(self, path, parameters, warm_up=True):
+    def __init__(self, path, parameters, warm_up=True, check_methods=False):
         self._graph = tf.Graph()
         with self._graph.as_default():
             self._session = tf.compat.v1.Session()
             meta_graph = tf.compat.v1.saved_model.load(self._session, ["serve"], path)
         self.signatures = dict(meta_graph.signature_def)
-        self._parameters = parameters
+        self._parameters, self.check_methods = parameters, check_methods
         self._callables, self._queues, self._lock = {}, {}, threading.Lock()
         self._running, self._idle = 0, threading.Condition()
         self.runs = 0
@@ -90,8 +91,16 @@ class Version:
         with self._idle:
             self._running += 1
 
+    def release(self):
+        """Fails the requests that would wait for ever."""
+        with self._lock:
+            queues = list(self._queues.values())
+        for queue in queues:
+            queue.release()
+
     def close(self):
         """Waits for the requests that run, and frees the model."""
+        self.release()
         with self._idle:
             self._idle.wait_for(lambda: not self._running)
         for queue in self._queues.values():
@@ -206,6 +215,12 @@ class Model:
         with self._lock:
             return sum(version.runs for version in self._versions.values())
 
+    def release(self):
+        with self._lock:
+            versions = list(self._versions.values())
+        for version in versions:
+            version.release()
+
     def close(self):
         with self._lock:
             versions = list(self._versions.values())
@@ -223,11 +238,14 @@ class Core:
         poll_seconds: float. 0 looks once.
         config_poll_seconds: float. 0 reads the file once.
         warm_up: bool.
+        check_methods: bool.
     """
 
-    def __init__(self, config, parameters=None, poll_seconds=1.0, config_poll_seconds=0.0, warm_up=True):
+    def __init__(
+        self, config, parameters=None, poll_seconds=1.0, config_poll_seconds=0.0, warm_up=True, check_methods=False
+    ):
         self._file = config if isinstance(config, str) else None
-        self._parameters, self._warm_up = parameters, warm_up
+        self._parameters, self._warm_up, self._check_methods = parameters, warm_up, check_methods
         self.models, self._lock, self._polling = {}, threading.RLock(), threading.Lock()
         self._labels = {}
         self._stop = threading.Event()
@@ -266,7 +284,7 @@ class Core:
             model.close()
 
     def _load(self, path):
-        return Version(path, self._parameters, self._warm_up)
+        return Version(path, self._parameters, self._warm_up, self._check_methods)
 
     def poll(self):
         with self._polling:
@@ -306,13 +324,9 @@ class Core:
         with self._lock:
             model = self.models.get(spec.name)
         states = model.states() if model else {}
-        choice = spec.WhichOneof("version_choice")
-        if choice == "version":
+        # A label is not looked at: the answer is that for all versions.
+        if spec.WhichOneof("version_choice") == "version":
             states = {n: state for n, state in states.items() if n == spec.version.value}
-        elif choice == "version_label":
-            number, version = self.get(spec)
-            with version.used():
-                states = {number: states[number]}
         if not states:
             message = f"Could not find any versions of model {spec.name}"
             raise errors.ServingError(errors.NOT_FOUND, message)
@@ -327,6 +341,11 @@ class Core:
         key = name, error.code if error else 0
         with self._lock:
             self.requests[key] = self.requests.get(key, 0) + 1
+
+    def release(self):
+        """Fails the requests that would wait for ever."""
+        for model in list(self.models.values()):
+            model.release()
 
     def close(self):
         self._stop.set()

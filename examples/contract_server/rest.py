@@ -2,12 +2,14 @@
 
 import base64
 import binascii
+import gzip
 import http.server
 import json
 import logging
 import re
 import threading
 import urllib.parse
+import zlib
 
 import numpy as np
 import tensorflow as tf
@@ -40,20 +42,35 @@ INTEGERS = {
 # === Requests ===
 
 
+def first_wins(pairs):
+    """An object; of equal names the first counts."""
+    found = {}
+    for name, value in pairs:
+        found.setdefault(name, value)
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=first_wins)
+
+
 def parse(body):
     """A request's JSON. Bytes that are no UTF-8 pass, as rapidjson lets them; lone escaped surrogates do not."""
     if not body:
         raise errors.invalid("JSON Parse error: The document is empty")
-    text = body.decode("utf-8", "surrogateescape")
-    for match in ESCAPE.finditer(text):
+    text = body.decode("utf-8", "surrogateescape").removeprefix("\ufeff").lstrip(" \t\r\n")
+    try:
+        found, end = DECODER.raw_decode(text)  # what stands after it is not read
+    except (ValueError, RecursionError) as error:
+        found, end, failed = None, len(text), error
+    else:
+        failed = None
+    for match in ESCAPE.finditer(text[:end]):
         if LONE.fullmatch(match[1]):
             raise errors.invalid(
                 f"JSON Parse error: The surrogate pair in string is invalid. at offset: {match.start()}"
             )
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise errors.invalid(f"JSON Parse error: {error}") from error
+    if failed is not None:
+        raise errors.invalid(f"JSON Parse error: {failed}") from failed
     if not isinstance(found, dict):
         raise errors.invalid(f"JSON Value: {shown(found)} Is not object")
     name = found.get("signature_name", "")
@@ -315,18 +332,33 @@ class Handler(http.server.BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = -1
 
+    # A query string is a part of the path, and so of the model's name.
+
     def do_POST(self):
-        path = urllib.parse.urlsplit(self.path).path
         length = self.headers.get("Content-Length")
         if length is None:
             return self._send(411, {"error": "a request needs a Content-Length"})
-        return self._answer(path, ASK.fullmatch(path), self._ask, self.rfile.read(int(length)))
+        body = self.rfile.read(int(length))
+        if self.headers.get("Content-Encoding", "").lower() == "gzip":
+            try:
+                body = gzip.decompress(body)
+            except (OSError, EOFError, zlib.error):
+                body = b""
+        with self.server.threads:
+            return self._answer(self.path, ASK.fullmatch(self.path), self._ask, body)
 
     def do_GET(self):
-        path = urllib.parse.urlsplit(self.path).path
-        if path == self.server.metrics:
-            return self._send(200, self._metrics(), "text/plain")
-        return self._answer(path, TELL.fullmatch(path), self._tell)
+        with self.server.threads:
+            if self.path == self.server.metrics:
+                return self._send(200, self._metrics(), "text/plain")
+            return self._answer(self.path, TELL.fullmatch(self.path), self._tell)
+
+    def _malformed(self):
+        length = int(self.headers.get("Content-Length") or 0)
+        self.rfile.read(length)
+        self._send(400, {"error": f"Malformed request: {self.command} {self.path}"})
+
+    do_PUT = do_DELETE = do_HEAD = do_OPTIONS = do_PATCH = _malformed
 
     def _answer(self, path, match, act, *arguments):
         if not path.lower().startswith("/v1/"):
@@ -396,7 +428,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        if self.command != "HEAD":
+            self.wfile.write(content)
         self.wfile.flush()
 
     def log_message(self, format, *arguments):
@@ -424,9 +457,12 @@ class _HTTPServer(http.server.ThreadingHTTPServer):
     request_queue_size = 128
 
 
-def start(core, port, metrics=None):
-    """Answers in threads of its own, with counts at the path `metrics`; returns the server, which has `shutdown`."""
+def start(core, port, metrics=None, threads=64):
+    """Answers in threads of its own, with counts at the path `metrics`; returns the server, which has `shutdown`.
+
+    No more than `threads` requests are worked on at a time.
+    """
     server = _HTTPServer(("localhost", port), Handler)
-    server.core, server.metrics = core, metrics
+    server.core, server.metrics, server.threads = core, metrics, threading.BoundedSemaphore(threads)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server

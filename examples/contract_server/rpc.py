@@ -7,6 +7,7 @@ import grpc
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
+    inference_pb2,
     model_management_pb2,
     model_service_pb2_grpc,
     predict_pb2,
@@ -22,7 +23,7 @@ THREADS = 64
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict, Classify, Regress and GetModelMetadata."""
+    """Predict, Classify, Regress, MultiInference and GetModelMetadata."""
 
     def __init__(self, core):
         self._core = core
@@ -47,7 +48,17 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         return guarded(context, tell, get_model_metadata_pb2.GetModelMetadataResponse)
 
     def MultiInference(self, request, context):
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "not imitated here")
+        def tell():
+            if not request.tasks:
+                raise errors.invalid("Inference request should have at least one task.")
+            number, version = self._core.get(request.tasks[0].model_spec)
+            with version.used():
+                response = calls.multi_inference(version, request)
+            for result in response.results:
+                result.model_spec.version.value = number
+            return response
+
+        return guarded(context, tell, inference_pb2.MultiInferenceResponse)
 
     def _answer(self, request, context, call, kind):
         def act():

@@ -15,6 +15,8 @@ Which function fits the rows?
 | words with tags, as `read_conll` and `read_entities` read them | `tagged` | `batches(...)` |
 | several of these at once | | `mix([batches, ...])` |
 
+`read` holds a file; `map_table` writes a file of any size again with further columns, a part at a time.
+
 `batches(dataset, model)` asks the task model which columns it reads. Each kind of column is a class:
 
 | column | a row holds | a batch holds |
@@ -62,6 +64,7 @@ from tfxfer.data._labels import class_weights, labels
 from tfxfer.data._mix import mix
 from tfxfer.data._read import read
 from tfxfer.data._rows import Rows
+from tfxfer.data._table import map_table
 from tfxfer.data._tabular import tabular_columns
 from tfxfer.data._tagged import convert_tags, tag_names, tagged
 from tfxfer.data._task_batches import MIXINGS, TaskRows, in_turn, no_rows, task_batches
@@ -99,6 +102,7 @@ __all__ = [
     "in_turn",
     "labelled",
     "labels",
+    "map_table",
     "mix",
     "no_rows",
     "pack_columns",

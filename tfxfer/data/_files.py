@@ -18,7 +18,7 @@ from tfxfer.data._rows import fault, shown
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 # The longest first: UTF-32's mark for little-endian begins with UTF-16's.
-_MARKS = (
+MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -26,7 +26,7 @@ _MARKS = (
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
 BAD_TEXT = "bytes that are no text in the encoding"
-_END = "Check that the file was written to its end."
+END = "Check that the file was written to its end."
 
 
 class File:
@@ -74,9 +74,9 @@ class File:
             try:
                 data = unpack(data)
             except errors as error:
-                raise fault(self.place, None, f"not a whole {self.packing} file ({error})", _END) from error
+                raise fault(self.place, None, f"not a whole {self.packing} file ({error})", END) from error
         if not data:
-            raise fault(self.place, None, "the file is empty", _END)
+            raise fault(self.place, None, "the file is empty", END)
         return data
 
 
@@ -101,7 +101,7 @@ def _unzip(place, data):
                 raise fault(place, None, f"a zip file with {held}", "Unpack it, and read the files that you need.")
             return names[0].rpartition("/")[2], file.read(names[0])
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as error:
-        raise fault(place, None, f"not a readable zip file ({error})", _END) from error
+        raise fault(place, None, f"not a readable zip file ({error})", END) from error
 
 
 def _download(url):
@@ -145,7 +145,7 @@ def text(place, data, encoding):
         raise _check.invalid("encoding", "an encoding that Python knows", encoding) from error
     if name in ("utf-8", "utf-8-sig", "ascii"):
         # No text in these can begin with such a mark.
-        encoding = next((marked for mark, marked in _MARKS if data.startswith(mark)), encoding)
+        encoding = next((marked for mark, marked in MARKS if data.startswith(mark)), encoding)
     try:
         found = data.decode(encoding, errors="surrogateescape")
     except UnicodeDecodeError as error:
@@ -158,7 +158,7 @@ def text(place, data, encoding):
         problem = "NUL characters, as in a UTF-16 file without a byte order mark"
         raise fault(f"{place}, line 1", None, problem, remedy)
     if not found.strip("\r\n"):
-        raise fault(place, None, "the file is empty", _END)
+        raise fault(place, None, "the file is empty", END)
     return found
 
 

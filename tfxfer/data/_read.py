@@ -99,7 +99,7 @@ def read(
     if format is None and file.packing == ".zip" and not _suffix(file.name):
         content = file.read()  # the name of the file in it tells the format
     kind = _format(file, format)
-    columns, header = _names("columns", columns), _names("header", header)
+    columns, header = names("columns", columns), names("header", header)
     if kind in ("json", "jsonl", "parquet"):
         for argument, value in (("header", header), ("delimiter", delimiter)):
             if value is not None:
@@ -138,7 +138,7 @@ def _format(file, format):
     return found
 
 
-def _names(argument, names):
+def names(argument, names):
     if names is None:
         return None
     if isinstance(names, str) or not all(isinstance(name, str) and name for name in names) or not names:
@@ -156,7 +156,7 @@ def _select(rows, columns):
     return rows
 
 
-def _delimiter(lines, start, kind, header, quoting):
+def find_delimiter(lines, start, kind, header, quoting):
     """Returns what parts the fields: what the format has, unless a CSV file's first record is one field by commas."""
     usual = {"tsv": "\t", "csv": ","}[kind]
     if kind == "tsv" or (header is not None and len(header) == 1):
@@ -175,7 +175,7 @@ def _delimiter(lines, start, kind, header, quoting):
 def _counts(lines, start, delimiter, quoting):
     """How many fields the first records have; 0 for one that csv cannot read, which ends the list."""
     counts = []
-    reader = csv.reader(iter(lines[start:]), delimiter=delimiter, quoting=_quotes(quoting), strict=True)
+    reader = csv.reader(iter(lines[start:]), delimiter=delimiter, quoting=quotes(quoting), strict=True)
     try:
         for fields in reader:
             counts.append(len(fields))
@@ -186,7 +186,7 @@ def _counts(lines, start, delimiter, quoting):
     return counts
 
 
-def _quotes(quoting):
+def quotes(quoting):
     return csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
 
 
@@ -197,15 +197,15 @@ def _read_separated(path, lines, kind, header, delimiter, quoting, faults):
     if said and kind == "csv" and delimiter in (None, said[1]) and len(lines) > 1:  # for Excel, which writes it too
         start, delimiter = 1, said[1]
     if delimiter is None:
-        delimiter = _delimiter(lines, start, kind, header, quoting)
+        delimiter = find_delimiter(lines, start, kind, header, quoting)
     records = _records(path, lines, start, delimiter, quoting, faults, header is None)
     has_index = False
     if header is None:
         line, header = next(records)
         has_index = len(header) > 1 and not header[0] and all(header[1:])
         if has_index:
-            header[0] = _index_name(header[1:])
-        _check_header(f"{path}, line {line}", header)
+            header[0] = index_name(header[1:])
+        check_header(f"{path}, line {line}", header)
     rows, numbers = [], []
     for line, fields in records:
         place = f"{path}, line {line}"
@@ -219,7 +219,7 @@ def _read_separated(path, lines, kind, header, delimiter, quoting, faults):
                 detail += f", {header[len(fields)]!r} being the first that is missing"
             faults.add(place, None, reason, detail, remedy)
         elif has_index and not fields[0]:
-            _check_header(f"{path}, line {start + 1}", ["", *header[1:]])  # no index: what is it a column of?
+            check_header(f"{path}, line {start + 1}", ["", *header[1:]])  # no index: what is it a column of?
         elif not has_bad_text(place, header, fields, faults):
             rows.append(fields)
             numbers.append(line)
@@ -227,12 +227,12 @@ def _read_separated(path, lines, kind, header, delimiter, quoting, faults):
     return dict(zip(header, map(list, columns), strict=True)), numbers
 
 
-def _index_name(others):
+def index_name(others):
     """What pandas calls an index without a name where it becomes a column."""
     return "index" if "index" not in others else "level_0"
 
 
-def _check_header(place, header):
+def check_header(place, header):
     repeated = sorted({name for name in header if header.count(name) > 1})
     if not header or not all(header):
         problem = "a column without a name"
@@ -248,7 +248,7 @@ def _check_header(place, header):
 
 def _records(path, lines, start, delimiter, quoting, faults, has_header):
     """Yields (line, fields). A record that csv cannot read is reported, and reading goes on in the line after."""
-    options = {"delimiter": delimiter, "quoting": _quotes(quoting), "strict": True}
+    options = {"delimiter": delimiter, "quoting": quotes(quoting), "strict": True}
     first = start
     limit = csv.field_size_limit(2**31 - 1)
     try:

@@ -5,7 +5,8 @@ from tfxfer.export._description import describe
 from tfxfer.export._engine import Engine
 from tfxfer.export._litert import litert
 from tfxfer.export._onnx import onnx
+from tfxfer.export._recipes import recipes
 from tfxfer.export._saved_model import saved_model
 from tfxfer.export._self_check import check
 
-__all__ = ["Engine", "check", "describe", "litert", "onnx", "reference", "saved_model"]
+__all__ = ["Engine", "check", "describe", "litert", "onnx", "recipes", "reference", "saved_model"]

@@ -19,6 +19,9 @@ _SIZES = ("max_batch_size", "max_execution_batch_size")
 
 _BATCHING = """\
 # Batching of TF Serving: --enable_batching=true --batching_parameters_file=.../{file}
+# With batching, a request without rows, such as {{"inputs": {{"text": []}}}}, is NEVER answered and keeps its thread; a
+# few of them stop the REST API of all models. No parameter here helps, nor does --rest_api_timeout_in_ms: clients must
+# not send one. `export.recipes` writes a proxy that refuses them.
 # Rows of one request; a larger one is refused.
 max_batch_size {{ value: {request} }}
 # Rows computed at a time. Larger requests are parted, smaller ones merged with others.

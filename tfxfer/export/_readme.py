@@ -21,6 +21,12 @@ A `{kind}` exported by tfxfer {tfxfer}: texts go in, the tokenizer is inside.
 - weights: {parameters:,}, stored as {dtype}, sha256 `{sha256}`
 - all that is known of it: `{version}/assets.extra/tfxfer.json`
 
+> **Never send a request without rows.** With batching, TF Serving never answers one such as
+> `{{"inputs": {{"text": []}}}}`: it keeps its thread, and about as many of them as the server has REST threads stop the
+> REST API of all its models. `--rest_api_timeout_in_ms` does not help. The clients below refuse to send one; where
+> others can reach the server, put `recipes/refuse_empty.py` before it, which
+> `python -c "import tfxfer; tfxfer.export.recipes('.')"` writes, or leave batching off.
+
 ## Start the server
 
 In this folder:
@@ -38,6 +44,9 @@ docker run --rm -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}:ro" tensorflow
   --model_config_file=/models/{name}/{models} --model_config_file_poll_wait_seconds=60 \\
   --enable_batching=true --batching_parameters_file=/models/{name}/{batching}
 ```
+
+Before a version answers, the server runs the requests in its `assets.extra/tf_serving_warmup_requests`. Where many
+models load at once and a slow first call is no harm, `--enable_model_warmup=false` starts it sooner.
 
 Whether it is ready:
 
@@ -89,6 +98,8 @@ def predict(signature, **inputs):
     request.model_spec.name = "{name}"
     request.model_spec.signature_name = signature
     for key, value in inputs.items():
+        if len(value) == 0:
+            raise ValueError(f"{{key}} has no rows: with batching, the server would never answer")
         request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
     outputs = stub.Predict(request, 10.0).outputs
     return {{key: tf.make_ndarray(value) for key, value in outputs.items()}}
@@ -97,6 +108,8 @@ def predict(signature, **inputs):
 def ask(call, request, signature, rows):
     request.model_spec.name = "{name}"
     request.model_spec.signature_name = signature
+    if not rows:
+        raise ValueError("no rows: with batching, the server would never answer")
     for row in rows:
         feature = request.input.example_list.examples.add().features.feature
         for key, text in row.items():

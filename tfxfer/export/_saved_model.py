@@ -43,6 +43,7 @@ def saved_model(
     max_k: int = 10,
     weights_dtype: Literal["bfloat16", "int8"] | None = None,
     max_batch_size: int | None = None,
+    warmup: Literal["short", "full", "none"] = "short",
     examples: Sequence[str] | tuple[Sequence[str], Sequence[str]] | None = None,
     metadata: Mapping[str, Any] | None = None,
     reference: Mapping[str, Any] | None = None,
@@ -56,7 +57,7 @@ def saved_model(
     | | `embed_<prompt>` for each prompt: `text` | `embedding` |
     | | `similarity`: `text_a`, `text_b` | `similarity` `(batch,)`, the cosine |
     | | `rank`: `query`, `documents` | `scores`, of the shape of `documents` |
-    | | `search`, with an `index`: `query`, `k` | `ids`, `texts`, `scores`, each `(batch, max_k)` |
+    | | `search`, with an `index`: `query`, `k` | `ids`, `texts`, `scores`, each `(batch, max_k)`; see `max_k` |
     | `TextClassifier` | `classify`: `text` | `labels`, `scores`, `probabilities`, each `(batch, classes)` |
     | | `classify_examples`, for TF Serving's Classify API | `classes`, `scores` |
     | `TextRegressor` | `regress`: `text` | `outputs` `(batch, num_outputs)` |
@@ -106,13 +107,19 @@ def saved_model(
         index: what `search` looks into: a `search.SemanticIndex` (`float32`, or `int8` with a cosine), the folder of a
             saved one, or a dict of `texts`, and perhaps `ids` (ints or strings), `embeddings` and `similarity`. The
             search is exact; its cost grows with the number of texts.
-        max_k: int. The most that `search` returns for a query, and the width of its outputs. Defaults to 10.
+        max_k: int. The most that `search` returns for a query, and the width of its outputs; those of an index with
+            fewer texts are as wide as it has texts (`describe(...)["index"]["max_k"]` says so). Defaults to 10.
         weights_dtype: `"bfloat16"` or `"int8"`: the backbone's matrices in half or about a quarter of the bytes, on
             disk and in memory; each call turns them into floats. The 93 MB of all-MiniLM-L6-v2 become 48 and 27, the
             least cosine of its vectors to the exact ones on STS-B is 0.99997 and 0.9991, and a call takes 4 to 10 ms
             more on two cores, whatever its batch (`benchmarks/export.py`). Defaults to the weights as they are.
         max_batch_size: int. Rows that the server computes at a time: of the batching config, where there is none yet,
             and the most that a warm-up request holds. Defaults to what `folder/batching_parameters.txt` says, or 32.
+        warmup: which requests the server runs at each load before it answers. `"short"`: one short text for each
+            signature, and a batch of up to 8 for the first, so that every graph has run once. `"full"`: each signature
+            also with the longest of the examples, and with batches up to the largest; of several large models this
+            takes minutes. `"none"`: no requests, as with the server's `--enable_model_warmup=false`; the first call of
+            each signature is then slow. Defaults to `"short"`.
         examples: list of usual texts, for warm-up, README and canaries; for pairs a tuple of two lists. Defaults to
             five.
         metadata: dict of what is to be kept with the model, as far as JSON knows it: `preset`, `metrics`, `licence`
@@ -154,6 +161,7 @@ def saved_model(
             raise _check.invalid("weights_dtype", "None for a model that was quantized", weights_dtype, remedy)
     _check.integer("max_batch_size", max_batch_size, optional=True)
     _check.integer("keep", keep, optional=True)
+    _check.one_of("warmup", warmup, _warmup.KINDS)
     rows = example_rows(examples, pairs and len(model.served_parts()) == 1)
     sets = None if adapters is None else _adapters.Adapters(model, adapters)
     reference = _canaries.checked_reference(model, reference)
@@ -169,7 +177,7 @@ def saved_model(
         signatures = _write(model, temporary, index, weights_dtype, pairs, sets)
         details = {"pairs": pairs, "index": index, "weights_dtype": weights_dtype, "metadata": metadata}
         description = _description.of_model(model, signatures, adapters=adapters, **details)
-        _write_extra(temporary, signatures, description, rows, batch_size)
+        _write_extra(temporary, description, _warmup.requests(warmup, signatures, rows, batch_size))
         _canaries.write(temporary, _canaries.made(signatures, rows), reference)
         shown = sorted(rows, key=lambda row: len("".join(row)))[:2]
         asked = {name: s for name, s in signatures.items() if name != _signatures.DEFAULT and s.api == "predict"}
@@ -273,21 +281,13 @@ def _write(model, path, index, weights_dtype, pairs, sets):
     return found
 
 
-def _write_extra(path, signatures, description, rows, batch_size):
-    """Writes description and warm-up requests: one text, a long one, and batches up to the largest."""
+def _write_extra(path, description, requests):
+    """Writes description and warm-up requests."""
     extra = path / "assets.extra"
     extra.mkdir()
     _disk.write_json(extra / _description.FILE.name, description)
-    longest = max(rows, key=lambda row: len(row[0]))
-    batches = [rows[:1], [longest], *(_repeated(rows, size) for size in sorted({min(8, batch_size), batch_size}))]
-    requests = [
-        (signature.api, name, signature.request(batch)) for batch in batches for name, signature in signatures.items()
-    ]
-    _warmup.write(extra / _warmup.FILE, requests)
-
-
-def _repeated(rows, count):
-    return [rows[i % len(rows)] for i in range(count)]
+    if requests:
+        _warmup.write(extra / _warmup.FILE, requests)
 
 
 def _publish(temporary, folder, version):

@@ -19,6 +19,39 @@ _INPUTS, _KEY, _VALUE = 2, 1, 2  # of PredictRequest, a map
 _INPUT, _EXAMPLE_LIST, _EXAMPLES = 2, 1, 1  # of ClassificationRequest and RegressionRequest
 
 
+KINDS = ("short", "full", "none")
+# Rows of the one batch of a short warm-up.
+_FEW = 8
+
+
+def requests(kind, signatures, rows, batch_size):
+    """Returns what `write` takes.
+
+    Args:
+        kind: one of `KINDS`. `"short"`: a short row for each signature, and a batch of them for the first; `"full"`:
+            for each signature a row, the longest one, and batches up to the largest.
+        signatures: dict of name to `Signature`; the first is the default one.
+        rows: list of example rows, tuples of texts.
+        batch_size: int. The most rows of a request.
+    """
+    if kind == "none":
+        return []
+    few = min(_FEW, batch_size)
+    if kind == "full":
+        longest = max(rows, key=lambda row: len(row[0]))
+        batches = [rows[:1], [longest], *(_repeated(rows, size) for size in sorted({few, batch_size}))]
+        asked = [(name, batch) for batch in batches for name in signatures]
+    else:
+        short = sorted([row for row in rows if row[0].strip()] or rows, key=lambda row: len("".join(row)))[:2]
+        asked = [(name, short[:1]) for name in signatures]
+        asked.append((next(iter(signatures)), _repeated(short, few)))
+    return [(signatures[name].api, name, signatures[name].request(batch)) for name, batch in asked]
+
+
+def _repeated(rows, count):
+    return [rows[i % len(rows)] for i in range(count)]
+
+
 def write(path, requests):
     """Writes requests that TF Serving replays when it loads a model, before it answers the first one.
 

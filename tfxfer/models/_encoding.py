@@ -258,6 +258,10 @@ class Encodes(_Mixin):
         vectors = self.encode_document(documents, batch_size)
         return self.similarity(self.encode_query([query], batch_size), vectors)[0]
 
+    def table_columns(self, x: Any, batch_size: int = 32, **options: Any) -> dict[str, tuple[str, Any]]:
+        """Returns `embedding`, what `encode` returns; see `WritesTables.table_columns`."""
+        return {"embedding": ("vector", self.encode(x, batch_size, progress=False, **options))}
+
     def prompt_length(self, prompt: str) -> int:
         """Returns how many tokens of each text the pooling leaves out behind a prompt.
 

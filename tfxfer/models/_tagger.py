@@ -378,6 +378,16 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         progress = keras.config.is_interactive_logging_enabled() if verbose == "auto" else bool(verbose)
         return list(_entities.extracted(answers, texts, batch_size, progress))
 
+    def table_inputs(self) -> dict[str, Any]:
+        """Returns the column of raw texts, which `extract` reads."""
+        return {"text": data.TextColumn(self.preprocessor)}
+
+    def table_columns(self, x: Any, batch_size: int = 32, **options: Any) -> dict[str, tuple[str, Any]]:
+        """Returns `entities`, what `extract` returns; see `WritesTables.table_columns`."""
+        if options:
+            raise _check.invalid(next(iter(options)), "no further argument for a tagger", options)
+        return {"entities": ("json", [[each._asdict() for each in row] for row in self.extract(x, batch_size)])}
+
     def extract_tokens(
         self,
         texts: Any,

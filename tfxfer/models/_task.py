@@ -23,12 +23,14 @@ from tfxfer.models._keras_methods import KerasMethods
 from tfxfer.models._rows import TakesRows
 from tfxfer.models._search_space import Searchable
 from tfxfer.models._signatures import DescribesItself
+from tfxfer.models._tables import WritesTables
 
 
 class TextTask(
     StartsFromModel,
     TakesRows,
     DescribesItself,
+    WritesTables,
     KerasMethods,
     TrainsInPart,
     Searchable,

@@ -1,0 +1,29 @@
+"""`tfxfer embed`."""
+
+from tfxfer._command import _arguments
+
+HELP = "write a table again with a vector for each text"
+DESCRIPTION = """\
+Writes a table again with the column embedding, a vector for each text: in Parquet a list of floats, elsewhere a JSON
+array. A table of any size takes the same memory, and --resume continues a run that was killed.
+
+  tfxfer embed --model all_minilm_l6_v2 --input corpus.jsonl --output vectors.jsonl --text-column body
+
+In Python: embedder.predict_table(...).
+"""
+
+
+def add_arguments(parser):
+    """Adds the command's arguments."""
+    _arguments.add_table(parser)
+    parser.add_argument("--prompt-name", metavar="NAME", help="one of the model's prompts, such as query")
+    parser.add_argument("--truncate-dim", type=int, metavar="N", help="keep the first N components")
+    parser.add_argument("--normalize", action="store_true", help="scale vectors to length 1, whatever the model does")
+
+
+def run(given):
+    """Encodes the table; returns the counts."""
+    options = {"prompt_name": given.prompt_name, "truncate_dim": given.truncate_dim}
+    options["normalize"] = True if given.normalize else None
+    options = {name: value for name, value in options.items() if value is not None}
+    return _arguments.predict_table(_arguments.load_embedder(given.model, given.task), given, **options)

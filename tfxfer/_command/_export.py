@@ -1,0 +1,55 @@
+"""`tfxfer export`."""
+
+from tfxfer._command import _arguments
+
+HELP = "write a model for TF Serving, ONNX Runtime or LiteRT"
+DESCRIPTION = """\
+Writes a model for production. TF Serving takes the folder as it is, with strings in and answers out; each call makes
+the next version, which a running server finds by itself.
+
+  tfxfer export --model intents.keras --output serving/intents --keep 3
+  tfxfer export --model intents.keras --output intents_onnx --to onnx
+
+README.md in the folder has the exact calls. In Python: tx.export.saved_model, onnx, litert, recipes.
+"""
+
+
+def add_arguments(parser):
+    """Adds the command's arguments."""
+    _arguments.add_model(parser)
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="named as the model is to be called")
+    parser.add_argument("--to", choices=("saved_model", "onnx", "litert"), default="saved_model", help="the form")
+    parser.add_argument("--pairs", action="store_true", help="the model was trained on two texts a row")
+    parser.add_argument("--version-number", type=int, metavar="N", help="of saved_model (default: the next)")
+    parser.add_argument("--index", metavar="FOLDER", help="of a saved SemanticIndex, for the signature search")
+    parser.add_argument("--max-k", type=int, default=10, metavar="N", help="the most that search returns (default: 10)")
+    parser.add_argument("--weights-dtype", choices=("bfloat16", "int8"), help="smaller weights, of saved_model")
+    parser.add_argument("--max-batch-size", type=int, metavar="N", help="rows that the server computes at a time")
+    parser.add_argument("--warmup", choices=("short", "full", "none"), default="short", help="requests at loading")
+    parser.add_argument("--keep", type=int, metavar="N", help="versions that stay in the folder")
+    parser.add_argument("--recipes", action="store_true", help="also write files for Docker, Kubernetes and others")
+
+
+def run(given):
+    """Writes the export; returns where it lies."""
+    import tfxfer as tx
+
+    model = _arguments.load(given.model, given.task)
+    if given.to != "saved_model":
+        write = {"onnx": tx.export.onnx, "litert": tx.export.litert}[given.to]
+        found = {"path": str(write(model, given.output, pairs=given.pairs))}
+    else:
+        path = tx.export.saved_model(
+            model,
+            given.output,
+            given.version_number,
+            pairs=given.pairs,
+            index=given.index,
+            max_k=given.max_k,
+            weights_dtype=given.weights_dtype,
+            max_batch_size=given.max_batch_size,
+            warmup=given.warmup,
+            keep=given.keep,
+        )
+        found = {"path": path, "version": tx.export.describe(path)["version"]}
+    return {**found, "recipes": tx.export.recipes(given.output)} if given.recipes else found
