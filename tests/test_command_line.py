@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -139,6 +140,19 @@ def test_train_does_what_the_file_says(folder, call, fails, capsys):
     assert "--overwrite" in fails("train", folder / "a.toml")
     scores = call("evaluate", "--model", folder / "made.keras", "--input", folder / "rows.csv")
     assert scores["accuracy"] == pytest.approx(done["val_accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--to", "onnx", "--keep", "2"], "`--keep`.*nothing with --to onnx.*--to saved_model"),
+        (["--to", "litert", "--warmup", "none"], "`--warmup`.*--to saved_model"),
+        (["--dtype", "int8"], "`--dtype`.*nothing with --to saved_model"),
+    ],
+)
+def test_an_option_of_another_form_is_not_left_out_in_silence(arguments, message, tmp_path, fails):
+    said = fails("export", "--model", tmp_path / "none.keras", "--output", tmp_path / "out", *arguments)
+    assert re.search(message, said)
 
 
 @pytest.mark.slow

@@ -1,5 +1,8 @@
 """`tfxfer export`."""
 
+from typing import Any
+
+from tfxfer import _check
 from tfxfer._command import _arguments
 
 HELP = "write a model for TF Serving, ONNX Runtime or LiteRT"
@@ -22,10 +25,11 @@ def add_arguments(parser):
     parser.add_argument("--pairs", action="store_true", help="the model was trained on two texts a row")
     parser.add_argument("--version-number", type=int, metavar="N", help="of saved_model (default: the next)")
     parser.add_argument("--index", metavar="FOLDER", help="of a saved SemanticIndex, for the signature search")
-    parser.add_argument("--max-k", type=int, default=10, metavar="N", help="the most that search returns (default: 10)")
+    parser.add_argument("--max-k", type=int, metavar="N", help="the most that search returns (default: 10)")
+    parser.add_argument("--dtype", choices=("float32", "float16", "int8"), help="of products, for onnx and litert")
     parser.add_argument("--weights-dtype", choices=("bfloat16", "int8"), help="smaller weights, of saved_model")
     parser.add_argument("--max-batch-size", type=int, metavar="N", help="rows that the server computes at a time")
-    parser.add_argument("--warmup", choices=("short", "full", "none"), default="short", help="requests at loading")
+    parser.add_argument("--warmup", choices=("short", "full", "none"), help="requests at loading (default: short)")
     parser.add_argument("--keep", type=int, metavar="N", help="versions that stay in the folder")
     parser.add_argument("--recipes", action="store_true", help="also write files for Docker, Kubernetes and others")
 
@@ -34,22 +38,18 @@ def run(given):
     """Writes the export; returns where it lies."""
     import tfxfer as tx
 
+    saved_model = ("version_number", "index", "max_k", "weights_dtype", "max_batch_size", "warmup", "keep")
+    is_saved_model = given.to == "saved_model"
+    for name in ("dtype",) if is_saved_model else saved_model:
+        if getattr(given, name) is not None:
+            option = "--" + name.replace("_", "-")
+            wanted = "--to onnx or litert" if is_saved_model else "--to saved_model"
+            raise _check.invalid(option, f"nothing with --to {given.to}", getattr(given, name), f"It is for {wanted}.")
     model = _arguments.load(given.model, given.task)
-    if given.to != "saved_model":
-        write = {"onnx": tx.export.onnx, "litert": tx.export.litert}[given.to]
-        found = {"path": str(write(model, given.output, pairs=given.pairs))}
-    else:
-        path = tx.export.saved_model(
-            model,
-            given.output,
-            given.version_number,
-            pairs=given.pairs,
-            index=given.index,
-            max_k=given.max_k,
-            weights_dtype=given.weights_dtype,
-            max_batch_size=given.max_batch_size,
-            warmup=given.warmup,
-            keep=given.keep,
-        )
-        found = {"path": path, "version": tx.export.describe(path)["version"]}
+    named = {name: getattr(given, name) for name in ("dtype", *saved_model) if getattr(given, name) is not None}
+    write: Any = getattr(tx.export, given.to)
+    if "version_number" in named:
+        named["version"] = named.pop("version_number")
+    path = str(write(model, given.output, pairs=given.pairs, **named))
+    found = {"path": path, **({"version": tx.export.describe(path)["version"]} if is_saved_model else {})}
     return {**found, "recipes": tx.export.recipes(given.output)} if given.recipes else found
