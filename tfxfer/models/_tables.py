@@ -227,13 +227,14 @@ def _plain(value):
 
 
 def _identity(model):
-    """What a model's answers depend on: weights, arguments, vocabulary."""
+    """What a model's answers depend on: weights, arguments, vocabulary, what computes them."""
     found = hashlib.sha256()
     for weight in model.weights:
         found.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())
     config = _said(model.get_config())
     words = hashlib.sha256("\n".join(map(str, model.preprocessor.tokenizer.vocabulary)).encode()).hexdigest()
-    settings = [type(model).__name__, found.hexdigest(), words, json.dumps(config, sort_keys=True, default=str)]
+    engine = None if model.engine is None else model.engine.dtype
+    settings = [type(model).__name__, found.hexdigest(), words, json.dumps(config, sort_keys=True, default=str), engine]
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
 
