@@ -20,6 +20,7 @@ ROWS = {
     "_check": -1,  # the wording of errors, which the others of row 0 use
     "_disk": 0,
     "_tracing": 0,
+    "_gradients": 0,
     "_ops": 0,
     "_freezable": 0,
     "_introduction": 0,
@@ -50,12 +51,12 @@ ROWS = {
 
 # Who may import a part that ties the code to one backend or to an optional package.
 ALLOWED = {
-    "tensorflow": {"preprocessing", "data", "augmentation", "export", "optimizers", "_quiet", "_random", "_tracing"},
+    "tensorflow": {"preprocessing", "data", "augmentation", "export", "optimizers", "_gradients", "_quiet", "_random", "_tracing"},
     "tensorflow_text": {"preprocessing", "data", "augmentation", "export", "_quiet"},
     "keras_hub": {"preprocessing", "backbones", "models"},
     "keras_nlp": set(),
     "keras_tuner": {"tuning"},
-    "jax": set(),
+    "jax": {"_gradients"},
     "torch": set(),
 }
 
