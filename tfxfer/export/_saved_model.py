@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from tfxfer import _check, _disk, _texts, models
-from tfxfer.export import _adapters, _description, _folder, _index, _readme, _signatures, _warmup, _weights
+from tfxfer.export import _adapters, _description, _explain, _folder, _index, _readme, _signatures, _warmup, _weights
 
 _METHODS = {"classify": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
 # What is being written; TF Serving ignores folders whose names are not numbers.
@@ -46,6 +46,7 @@ def saved_model(
     examples: Sequence[str] | tuple[Sequence[str], Sequence[str]] | None = None,
     metadata: Mapping[str, Any] | None = None,
     keep: int | None = None,
+    explain: bool = False,
 ) -> Any:
     """Writes a model as a SavedModel that TF Serving runs as it is: strings in, answers out.
 
@@ -64,6 +65,7 @@ def saved_model(
     | | `rank`, of two labels (the second counts) or one output | `scores` |
     | `SiameseClassifier` | `classify` on pairs, and its embedder's | as above |
     | `MultiTask` | `<task>_<signature>` for those of each task, such as `intent_classify` | as above |
+    | a classifier, a regressor | `explain`, with `explain=True`: `text` | `words`, `attributions`, places, `score` ... |
     | `TokenTagger` | `extract`: `text` | `labels`, `texts`, `scores`, places, each `(batch, n)`; `counts` `(batch,)` |
 
     `serving_default` is the first of a model: `embed`, `classify` or `regress`. Texts are string `(batch,)`, `k` is
@@ -115,6 +117,10 @@ def saved_model(
             and the like. `describe` gives it back.
         keep: int. How many versions stay in `folder`, this one and those before it, the newest first; a server unloads
             those that are removed. Later versions always stay. By default all do.
+        explain: bool. Whether there is a signature `explain`, which says what each word of a text adds to the answer,
+            as `TextClassifier.explain` says it with its defaults (in words as coarse as the tokenizer allows: see
+            `docs/explain.md`). For classifiers and regressors of one text with the weights as they are. Off by
+            default: it makes the graph larger.
 
     Returns:
         The path of the folder written, e.g. `serving/sts/1`.
@@ -141,6 +147,11 @@ def saved_model(
         for argument, given in (("index", index), ("weights_dtype", weights_dtype)):
             if given is not None:
                 raise _check.invalid(argument, "None with `adapters`", given)
+    if _check.instance("explain", explain, bool, "True or False"):
+        for argument, given in (("adapters", adapters), ("weights_dtype", weights_dtype)):
+            if given is not None:
+                raise _check.invalid(argument, "None with `explain`", given)
+        _explain.check(model.served_model(), pairs)
     if weights_dtype is not None:
         _check.one_of("weights_dtype", weights_dtype, _weights.DTYPES)
         if model.backbone.quantization is not None:
@@ -159,7 +170,7 @@ def saved_model(
     _disk.remove_parts(folder, _TEMPORARY, age=_DAY)
     # Beside the versions, on the same disk, so that the rename is atomic.
     with _disk.temporary_folder(_disk.part(folder, _TEMPORARY)) as temporary:
-        signatures = _write(model, temporary, index, weights_dtype, pairs, sets)
+        signatures = _write(model, temporary, index, weights_dtype, pairs, sets, explain)
         details = {"pairs": pairs, "index": index, "weights_dtype": weights_dtype, "metadata": metadata}
         description = _description.of_model(model, signatures, adapters=adapters, **details)
         _write_extra(temporary, signatures, description, rows, batch_size)
@@ -239,7 +250,7 @@ def _free_version(folder, version):
     return version
 
 
-def _write(model, path, index, weights_dtype, pairs, sets):
+def _write(model, path, index, weights_dtype, pairs, sets, explain):
     """Writes graph and variables; returns the signatures."""
     with tempfile.TemporaryDirectory() as scratch:
         labels_files = []
@@ -251,7 +262,7 @@ def _write(model, path, index, weights_dtype, pairs, sets):
                 file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
                 labels_files.append(file)
         served = _signatures.Served(model, weights_dtype, index, labels_files, sets)
-        found = served.signatures(pairs)
+        found = served.signatures(pairs, explain)
         own = next(iter(found.values()))
         found = {_signatures.DEFAULT: own, **found}
         tf.saved_model.save(served, str(path), signatures={name: s.function for name, s in found.items()})
