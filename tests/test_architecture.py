@@ -21,6 +21,7 @@ ROWS = {
     "_disk": 0,
     "_tracing": 0,
     "_gradients": 0,
+    "_html": 0,
     "_ops": 0,
     "_freezable": 0,
     "_introduction": 0,
