@@ -47,13 +47,14 @@ ROWS = {
     "callbacks": 4,
     "search": 4,
     "export": 4.5,  # it reads adapters as `freezing` wrote them
+    "_try": 6,
     "tuning": 5,  # its hypermodels freeze, and train with the callbacks
 }
 
 # Who may import a part that ties the code to one backend or to an optional package.
 ALLOWED = {
-    "tensorflow": {"preprocessing", "data", "augmentation", "export", "optimizers", "_gradients", "_quiet", "_random", "_tracing"},
-    "tensorflow_text": {"preprocessing", "data", "augmentation", "export", "_quiet"},
+    "tensorflow": {"preprocessing", "data", "augmentation", "export", "optimizers", "_gradients", "_quiet", "_random", "_tracing", "_try"},
+    "tensorflow_text": {"preprocessing", "data", "augmentation", "export", "_quiet", "_try"},
     "keras_hub": {"preprocessing", "backbones", "models"},
     "keras_nlp": set(),
     "keras_tuner": {"tuning"},
