@@ -141,7 +141,10 @@ def _shuffled(weights):
 
 
 def _show(row):
-    print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()), flush=True)
+    print(
+        "  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

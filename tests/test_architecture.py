@@ -53,7 +53,18 @@ ROWS = {
 
 # Who may import a part that ties the code to one backend or to an optional package.
 ALLOWED = {
-    "tensorflow": {"preprocessing", "data", "augmentation", "export", "optimizers", "_gradients", "_quiet", "_random", "_tracing", "_try"},
+    "tensorflow": {
+        "preprocessing",
+        "data",
+        "augmentation",
+        "export",
+        "optimizers",
+        "_gradients",
+        "_quiet",
+        "_random",
+        "_tracing",
+        "_try",
+    },
     "tensorflow_text": {"preprocessing", "data", "augmentation", "export", "_quiet", "_try"},
     "keras_hub": {"preprocessing", "backbones", "models"},
     "keras_nlp": set(),

@@ -24,10 +24,12 @@ h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem;border-bottom:1px sol
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.2rem .6rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
 td.n,th.n{text-align:right}thead th{position:sticky;top:0;background:var(--paper)}
-th button{all:unset;cursor:pointer;font-weight:600}th button:focus-visible,td button:focus-visible{outline:2px solid var(--a)}
+th button{all:unset;cursor:pointer;font-weight:600}
+th button:focus-visible,td button:focus-visible{outline:2px solid var(--a)}
 th[aria-sort=ascending] button::after{content:" \\25b2"}th[aria-sort=descending] button::after{content:" \\25bc"}
 td button{font:inherit;color:inherit;background:none;border:0;padding:.1rem .4rem;cursor:pointer;border-radius:3px}
-td button:hover{text-decoration:underline}.matrix td,.matrix th{padding:1px 2px;text-align:center;font-size:.8rem}
+td button{text-decoration:underline dotted}td button:hover{text-decoration:underline}
+.matrix td,.matrix th{padding:1px 2px;text-align:center;font-size:.8rem}
 .matrix th.side{text-align:right;max-width:14rem;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 .matrix th.top span{writing-mode:vertical-rl;max-height:11rem;overflow:hidden;text-overflow:ellipsis}
 .matrix .t,.matrix th.top span{white-space:nowrap}
@@ -70,7 +72,8 @@ document.addEventListener('click',event=>{
  const b=event.target.closest('button[data-open]');if(!b||!data)return;
  const y=Number(b.dataset.y),p=Number(b.dataset.p),name=k=>data.labels[k],has=(list,k)=>list.includes(k);
  const kinds={cell:[r=>has(r.y,y)&&has(r.p,p),name(y)+' taken for '+name(p)],
-  missed:[r=>has(r.y,y)&&!has(r.p,y),name(y)+', missed'],spurious:[r=>!has(r.y,y)&&has(r.p,y),name(y)+', wrongly given']};
+  missed:[r=>has(r.y,y)&&!has(r.p,y),name(y)+', missed'],
+  spurious:[r=>!has(r.y,y)&&has(r.p,y),name(y)+', wrongly given']};
  const [test,title]=kinds[b.dataset.open];reveal(title,data.rows.filter(test))});
 """
 
@@ -145,7 +148,9 @@ def chart(
     shapes: Sequence[str], *, x: tuple[float, float], y: tuple[float, float], names: tuple[str, str], title: str
 ) -> str:
     """Returns a figure with axes around shapes whose coordinates `place` has made."""
-    lines = [f'<figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" role="img" aria-label="{escaped(title)}">']
+    lines = [
+        f'<figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" role="img" aria-label="{escaped(title)}">'
+    ]
     for value in _ticks(*x):
         px = place(value, 0, x, (0, 1))[0]
         lines.append(f'<line class="grid" x1="{px}" x2="{px}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
@@ -193,7 +198,8 @@ def dots(points: Iterable[tuple[float, float, str, str]], x: tuple, y: tuple) ->
     for a, b, colour, tip in points:
         px, py = place(a, b, x, y)
         found.append(
-            f'<circle cx="{px}" cy="{py}" r="3.5" style="fill:{colour};opacity:.75"><title>{escaped(tip)}</title></circle>'
+            f'<circle cx="{px}" cy="{py}" r="3.5" style="fill:{colour};opacity:.75">'
+            f"<title>{escaped(tip)}</title></circle>"
         )
     return found
 

@@ -56,9 +56,7 @@ def run(given: Any) -> None:
     from tfxfer._try import _answers  # loads TensorFlow
 
     asked = _answers.load(given.model, pairs=given.pairs, index=given.index)
-    _server.serve(
-        asked, given.host, given.port, allowed=given.allow_remote, opens_browser=not given.no_browser
-    )
+    _server.serve(asked, given.host, given.port, allowed=given.allow_remote, opens_browser=not given.no_browser)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,9 +1,9 @@
 """The server of the page: standard library alone, this machine alone unless it is told otherwise.
 
-A page elsewhere that the same browser shows must not be able to ask. A request is answered only if its `Host` is one of
+A page from elsewhere in the same browser must not be able to ask. A request is answered only if its `Host` is one of
 the names that this server goes by (a foreign name that was made to resolve to this machine is refused), if an `Origin`,
-where there is one, is this server's own, and if its content is declared as JSON, which a foreign form cannot send. There
-are no CORS headers.
+where there is one, is this server's own, and if its content is declared as JSON, which a foreign form cannot send.
+There are no CORS headers.
 """
 
 import http.server
@@ -179,9 +179,7 @@ class _Refused(Exception):
         self.status = status
 
 
-def serve(
-    asked: Any, host: str, port: int, *, allowed: Sequence[str] = (), opens_browser: bool = True
-) -> None:
+def serve(asked: Any, host: str, port: int, *, allowed: Sequence[str] = (), opens_browser: bool = True) -> None:
     """Serves until it is interrupted."""
     with Server(asked, host, port, allowed) as server:
         sys.stderr.write(f"{asked.form['title']}: {server.url} (Ctrl+C ends)\n")

@@ -44,7 +44,7 @@ def report(
     | file | of what | what it shows |
     |---|---|---|
     | `README.md` | | the main scores and all pictures |
-    | `report.html` | | one page that works offline: all that is below, tables that sort, confusion cells that open their rows, the worst errors explained, a map of the texts |
+    | `report.html` | | one page that works offline; see below |
     | `metrics.json` | | all scores; a number that is not finite is `null` |
     | `curves.png` | `history` | each value over the epochs |
     | `confusion.png` | a classifier | what is taken for what, each class by its own rows |
@@ -53,6 +53,11 @@ def report(
     | `similarity.png` | a model of pairs, a regressor | similarities, or predictions, by label or band of scores |
     | `errors.tsv`, `outcomes.png` and others | a tagger | see `report_entities` |
     | `tensorboard/` | with `tensorboard=True` | the history, the pictures, and an embedder's texts in the projector |
+
+    `report.html` needs no network and no other file. It shows all scores, classes in a table that sorts, and curves; of
+    a classifier also the rows behind each confusion, the worst errors with the words that speak for them
+    (`TextClassifier.explain`), and a map of up to 1,000 texts, their pooled vectors in two principal components; of a
+    tagger the rows with errors, entities marked. It holds texts: up to 3,000 rows, the errors first.
 
     Files of these names are replaced, all of them or, where writing fails, none; others stay.
 

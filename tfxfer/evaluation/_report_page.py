@@ -1,6 +1,7 @@
 """The page of a report: everything in one file that opens in a browser, offline."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,8 @@ class Details:
 
     Args:
         texts: list of tuples: the texts of each row; `None` where there are none at hand.
-        explain: function of numbers of rows to their explanations; raises `ValueError` where it cannot.
+        explain: function of numbers of rows, and the label that is explained of each, to their explanations; raises
+            `ValueError` where it cannot.
         vectors: function of numbers of rows to vectors `(rows, dim)`; the same.
         spans: of rows of words with spans, the `_span_rows.Rows`.
     """
@@ -47,9 +49,10 @@ def of_classifier(model: Any, texts: Any, batch_size: int) -> Details:
         parts = [[rows[i][k] for i in chosen] for k in range(len(rows[0]))]
         return parts[0] if len(parts) == 1 else tuple(parts)
 
-    def explain(chosen):
-        # Its error is on the page: no warning.
-        return model.explain(some(chosen), steps=_STEPS, max_steps=_MAX_STEPS, tolerance=0.05, batch_size=2 * batch_size)
+    def explain(chosen, targets):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The attributions of")  # they are for looking at
+            return model.explain(some(chosen), targets, steps=_STEPS, max_steps=_MAX_STEPS, batch_size=2 * batch_size)
 
     def vectors(chosen):
         sequence, mask, pooled = model.boundary()
@@ -129,7 +132,9 @@ def _scores(metrics):
     if not rows:
         return ""
     width = 4 if any(row[3] for row in rows) else 3  # without intervals there is no column for them
-    return _html.section("Scores", _html.table(["", "score", "value", "interval"][:width], [row[:width] for row in rows]))
+    return _html.section(
+        "Scores", _html.table(["", "score", "value", "interval"][:width], [row[:width] for row in rows])
+    )
 
 
 def _curves(history):
@@ -166,7 +171,9 @@ def _classes(metrics, y_true, probabilities, labels, details):
         true, given = encoded > 0, probabilities >= 0.5
         wrong = (true != given).any(axis=1)
         # How sure the model is of the decision that is most wrong, or else of its least sure one.
-        sure = np.where(wrong, np.abs(true - probabilities).max(axis=1), (0.5 + np.abs(probabilities - 0.5)).min(axis=1))
+        sure = np.where(
+            wrong, np.abs(true - probabilities).max(axis=1), (0.5 + np.abs(probabilities - 0.5)).min(axis=1)
+        )
         truths = [np.flatnonzero(row).tolist() for row in true]
         answers = [np.flatnonzero(row).tolist() for row in given]
     else:
@@ -176,14 +183,16 @@ def _classes(metrics, y_true, probabilities, labels, details):
     names = [str(label) for label in labels]
     scores = metrics["classification"]
     can_open = details.texts is not None
-    parts = [_per_class(scores, names, several, can_open)]
+    counts = (true & ~given, given & ~true) if several and can_open else ()
+    parts = [_per_class(scores, names, [each.sum(axis=0).tolist() for each in counts])]
     if not several:
         parts.append(_confusion(np.asarray(scores["confusion"]), names, can_open))
     if can_open:
         parts.append('<div id="opened" class="opened" aria-live="polite"></div>')
         order = np.argsort(~wrong, kind="stable")[:ROWS]
         rows = [
-            {"i": int(i), "t": list(details.texts[i]), "y": truths[i], "p": answers[i], "c": float(sure[i])} for i in order
+            {"i": int(i), "t": list(details.texts[i]), "y": truths[i], "p": answers[i], "c": float(sure[i])}
+            for i in order
         ]
         parts.append(_html.json_block("rows", {"labels": names, "rows": rows}))
         if len(order) < len(wrong):
@@ -198,26 +207,30 @@ def _classes(metrics, y_true, probabilities, labels, details):
     if can_open:
         surest = [int(i) for i in np.argsort(-sure, kind="stable") if wrong[i]]
         worst = list({details.texts[i]: i for i in reversed(surest)}.values())[::-1][:EXPLAINED]  # each text once
-        parts.append(_worst(worst, truths, answers, sure, names, details))
+        # What was given, or of several labels the decision that is most wrong.
+        most = np.abs(true - probabilities).argmax(axis=1) if several else best
+        targets = [labels[int(most[i])] for i in worst]
+        parts.append(_worst(worst, targets, (truths, answers), sure, names, details))
         first = encoded.argmax(axis=1) if several else encoded
         parts.append(_map(first, names, wrong, details, "most likely true label" if several else "true label"))
     return parts
 
 
-def _per_class(scores, names, several, can_open):
+def _per_class(scores, names, counts):
+    """The table of classes; with several labels a row, `counts` are those of missed and of wrongly given rows."""
     has_intervals = any(isinstance(each.get("intervals"), dict) for each in scores["per_class"].values())
     keys = [key for key, value in next(iter(scores["per_class"].values()), {}).items() if not isinstance(value, dict)]
     head = ["label", *(key.replace("_", " ") for key in keys)]
     head += ["F1, interval"] if has_intervals else []
-    head += ["missed", "wrongly given"] if can_open and several else []
+    head += ["missed", "wrongly given"] if counts else []
     rows = []
     for k, (name, each) in enumerate(zip(names, scores["per_class"].values(), strict=True)):
         row: list[Any] = [_html.text(name), *(each[key] for key in keys)]
         if has_intervals:
             shown = (each.get("intervals") or {}).get("f1")
             row.append("" if not shown else " to ".join(map(_html.number, shown)))
-        if can_open and several:
-            row += [f'<button data-open="{kind}" data-y="{k}">open</button>' for kind in ("missed", "spurious")]
+        for kind, each_count in zip(("missed", "spurious"), counts, strict=False):
+            row.append(f'<button data-open="{kind}" data-y="{k}">{each_count[k]} rows</button>')
         rows.append(row)
     note = '<p class="soft">A click on a name sorts.</p>'
     return _html.section("Classes", note, _html.table(head, rows, sorts=True))
@@ -276,24 +289,24 @@ def _coverage(coverage):
     return _html.chart(shapes, x=x, y=y, names=("coverage", "accuracy"), title=title)
 
 
-def _worst(worst, truths, answers, sure, names, details):
+def _worst(worst, targets, said, sure, names, details):
     if not worst:
         return _html.section("Worst errors", '<p class="soft">There are none.</p>')
     explanations, note = [None] * len(worst), "The errors that the model is surest of."
     if details.explain is not None:
         try:
-            explanations = details.explain(worst)
+            explanations = details.explain(worst, targets)
             note += (
-                " Blue words speak for the answer that is named, red ones against it (integrated gradients; see"
-                " the values on hover)."
+                " Blue words speak for the label that is named above the text, red ones against it (integrated"
+                " gradients; values on hover)."
             )
         except ValueError as error:
             note += f" They are not explained: {error}"
     rows = []
     for i, why in zip(worst, explanations, strict=True):
         shown = "<br>".join(map(_html.text, details.texts[i])) if why is None else why.to_html()
-        said = [", ".join(_html.text(names[k]) for k in each[i]) or "<i>none</i>" for each in (truths, answers)]
-        rows.append([i, shown, *said, float(sure[i])])
+        labels = [", ".join(_html.text(names[k]) for k in each[i]) or "<i>none</i>" for each in said]
+        rows.append([i, shown, *labels, float(sure[i])])
     head = ["row", "text", "true", "predicted", "confidence"]
     return _html.section("Worst errors", f'<p class="soft">{_html.escaped(note)}</p>', _html.table(head, rows))
 
@@ -363,10 +376,13 @@ def _numbers(y_true, predicted, name, details):
         ranks = [np.argsort(np.argsort(values, kind="stable"), kind="stable") for values in (y_true, predicted)]
         worst = np.argsort(-np.abs(ranks[0] - ranks[1]), kind="stable")[: 2 * EXPLAINED]
         rows = [
-            [int(i), "<br>".join(map(_html.text, details.texts[i])), float(y_true[i]), float(predicted[i])] for i in worst
+            [int(i), "<br>".join(map(_html.text, details.texts[i])), float(y_true[i]), float(predicted[i])]
+            for i in worst
         ]
         note = '<p class="soft">The rows whose ranks by score and by prediction are farthest apart.</p>'
-        parts.append(_html.section("Worst errors", note, _html.table(["row", "texts", "score", name], rows, sorts=True)))
+        parts.append(
+            _html.section("Worst errors", note, _html.table(["row", "texts", "score", name], rows, sorts=True))
+        )
     return parts
 
 

@@ -54,7 +54,9 @@ class Explainer:
             kept = tf.where(is_text, 0.0, 1.0)
         else:
             baseline = tf.where(is_text, tf.cast(self._stand_in, tf.int32), baseline)
-        outputs = tf.cast(self._above([self._below(packed, training=False), packed["padding_mask"]], training=False), tf.float32)
+        outputs = tf.cast(
+            self._above([self._below(packed, training=False), packed["padding_mask"]], training=False), tf.float32
+        )
         target = tf.argmax(outputs, axis=-1, output_type=tf.int32)
         x = {**packed, "baseline_ids": baseline, "kept": kept, "target": target}
 
@@ -72,9 +74,7 @@ class Explainer:
 
         start = (tf.constant(0), tf.zeros(tf.shape(token)))
         shapes = (tf.TensorShape([]), tf.TensorShape([None, None]))
-        _, products = tf.while_loop(
-            lambda i, _: i < STEPS, step, start, shape_invariants=shapes, parallel_iterations=1
-        )
+        _, products = tf.while_loop(lambda i, _: i < STEPS, step, start, shape_invariants=shapes, parallel_iterations=1)
         score = tf.cast(self._what.number(outputs, target), tf.float32)
         base, _ = point(tf.constant(0.0))
         found = {

@@ -65,7 +65,7 @@ def saved_model(
     | | `rank`, of two labels (the second counts) or one output | `scores` |
     | `SiameseClassifier` | `classify` on pairs, and its embedder's | as above |
     | `MultiTask` | `<task>_<signature>` for those of each task, such as `intent_classify` | as above |
-    | a classifier, a regressor | `explain`, with `explain=True`: `text` | `words`, `attributions`, places, `score` ... |
+    | with `explain=True` | `explain`: `text` | `words`, `attributions`, places, `score` and others |
     | `TokenTagger` | `extract`: `text` | `labels`, `texts`, `scores`, places, each `(batch, n)`; `counts` `(batch,)` |
 
     `serving_default` is the first of a model: `embed`, `classify` or `regress`. Texts are string `(batch,)`, `k` is

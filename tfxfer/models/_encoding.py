@@ -238,7 +238,7 @@ class Encodes(_Mixin):
         steps: int = _explaining.STEPS,
         max_steps: int | None = None,
         tolerance: float = 0.05,
-        baseline: Literal["mask", "pad", "unknown", "zero"] | None = None,
+        baseline: Literal["pad", "mask", "unknown", "zero"] | None = None,
         erasure: bool = False,
         split: Literal["punctuation", "whitespace"] = "punctuation",
         batch_size: int = 64,

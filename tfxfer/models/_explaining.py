@@ -30,7 +30,7 @@ class Options:
     tolerance: float
     baseline: str | None
     erasure: bool
-    split: str
+    split: Literal["punctuation", "whitespace"]
     batch_size: int
 
     def __post_init__(self):
@@ -82,7 +82,7 @@ class Explains(_Mixin):
         steps: int = STEPS,
         max_steps: int | None = None,
         tolerance: float = 0.05,
-        baseline: Literal["mask", "pad", "unknown", "zero"] | None = None,
+        baseline: Literal["pad", "mask", "unknown", "zero"] | None = None,
         erasure: bool = False,
         split: Literal["punctuation", "whitespace"] = "punctuation",
         batch_size: int = 64,
@@ -90,7 +90,7 @@ class Explains(_Mixin):
         """Says which words of a text speak for an answer and which against it, by integrated gradients.
 
         Each token's value is what the number that is explained gains along the straight path of token embeddings from a
-        baseline, the same row with a mask in each place of the text, to the text itself:
+        baseline, the same row with the padding token in each place of the text, to the text itself:
 
             value_i = sum over components of (x_i - b_i) * integral over a in [0, 1] of d number(b + a (x - b)) / d x_i
 
@@ -117,9 +117,9 @@ class Explains(_Mixin):
             max_steps: int >= `steps`. Rows whose error is above the tolerance are computed again with twice the steps,
                 up to so many. By default they are not.
             tolerance: float > 0. The largest error, as a share of the sum of the absolute values, without a warning.
-            baseline: `"mask"`, `"pad"`, `"unknown"`: the special token that stands in each place of the text; or
-                `"zero"`, zeros for its embeddings. Defaults to the first of the tokens that the tokenizer has.
-                `docs/explain.md` compares them.
+            baseline: `"pad"`, `"mask"` or `"unknown"`: the special token that stands in each place of the text, and is
+                read as a token there; or `"zero"`, zeros for its embeddings. Defaults to the first token of these that
+                the tokenizer has: of `docs/explain.md`'s comparison, the padding token's integral is the most exact.
             erasure: bool. Whether to leave out each word in turn.
             split: as `preprocessing.split_words` has it: what a word is.
             batch_size: int. Points computed at a time.
@@ -326,22 +326,20 @@ class Rows:
         is_text = self._column >= 0
         self.x = {
             **packed,
-            "baseline_ids": np.where(is_text, packed["token_ids"] if stand_in is None else stand_in, packed["token_ids"]),
+            "baseline_ids": np.where(
+                is_text, packed["token_ids"] if stand_in is None else stand_in, packed["token_ids"]
+            ),
             "kept": np.where(is_text & (stand_in is None), 0.0, 1.0).astype("float32"),
         }
         shift = len(prompt)
-        self.texts = list(zip(*([text.decode(errors="replace") for text in each.numpy()] for each in given), strict=True))
-        self._spans = [
-            [list(zip(*row, strict=True)) for row in zip(each.starts.to_list(), each.ends.to_list(), strict=True)]
-            for each in found
-        ]
+        self.texts = list(
+            zip(*([text.decode(errors="replace") for text in each.numpy()] for each in given), strict=True)
+        )
+        self._words = [_spans(each) for each in split]
+        # Tokens of the prompt have no place in the text.
         self._spans = [
             [[(max(s - shift, 0), e - shift) if e > shift or not shift else None for s, e in row] for row in column]
-            for column in self._spans
-        ]
-        self._words = [
-            [list(zip(*row, strict=True)) for row in zip(each.starts.to_list(), each.ends.to_list(), strict=True)]
-            for each in split
+            for column in map(_spans, found)
         ]
         self.shares = [self._shares(row) for row in range(len(self.texts))]
 
@@ -368,7 +366,8 @@ class Rows:
         """Returns the attributions of the rows; `fixed` is what else `number` of the path reads, a row each."""
         x, count = {**self.x, **fixed}, len(self.texts)
         width = x["token_ids"].shape[1]
-        side = Side(*np.zeros((2, count)), np.zeros((count, width)), *np.zeros((2, count)), np.zeros(count, int), None)
+        scores, baselines, errors, relative = np.zeros((4, count))
+        side = Side(scores, baselines, np.zeros((count, width)), errors, relative, np.zeros(count, int), None)
         todo, steps = np.arange(count), options.steps
         while len(todo):
             some = {name: values[todo] for name, values in x.items()}
@@ -401,6 +400,11 @@ class Rows:
         falls = scores[rows] - path.numbers(some, options.batch_size)
         ends = np.cumsum([len(words) for _, words, _ in self.shares])
         return np.split(falls, ends[:-1])
+
+
+def _spans(found):
+    """Returns the (start, end) of each row's tokens or words."""
+    return [list(zip(*row, strict=True)) for row in zip(found.starts.to_list(), found.ends.to_list(), strict=True)]
 
 
 def _overlaps(span, words):

@@ -14,7 +14,7 @@ from keras import ops
 from tfxfer import _check, _gradients
 from tfxfer.backbones import _unpadding
 
-BASELINES = ("mask", "pad", "unknown", "zero")
+BASELINES = ("pad", "mask", "unknown", "zero")
 # Lengths are rounded up to this where each shape is compiled on its own.
 _MULTIPLE = 8
 # Sums of attributions below this are noise, whose error says nothing.
@@ -31,7 +31,7 @@ def baseline_id(tokenizer, baseline):
     Raises:
         ValueError: for another name, or a token that the tokenizer does not have.
     """
-    ids = {"mask": tokenizer.mask_token_id, "pad": tokenizer.pad_token_id, "unknown": tokenizer.unk_token_id}
+    ids = {"pad": tokenizer.pad_token_id, "mask": tokenizer.mask_token_id, "unknown": tokenizer.unk_token_id}
     if baseline is None:
         return next((found for found in ids.values() if found is not None), None)
     if _check.one_of("baseline", baseline, BASELINES) == "zero":

@@ -104,7 +104,7 @@ class Siamese(SiameseFromPreset, TextTask):
         """Returns the embedder: after training, texts are compared by its vectors."""
         return self.embedder
 
-    def explain(self, a: Any, b: Any, **kwargs: Any) -> list[Explanation]:
+    def explain(self, a: Any, b: Any, **kwargs: Any) -> list[Explanation]:  # type: ignore[override]
         """Says which words make two texts similar: `explain` of the embedder.
 
         Args:
@@ -229,7 +229,9 @@ class SiameseClassifier(SiameseClassifierFromPreset, Classifying, Siamese):
         """Returns `classify` on pairs and the signatures of the embedder."""
         return [*Classifying.signatures(self, True), *self.embedder.signatures()]
 
-    def explain(self, x: Any, target: Any = None, **kwargs: Any) -> list[Explanation]:
+    def explain(  # type: ignore[override]
+        self, x: Any, target: Any = None, **kwargs: Any
+    ) -> list[Explanation]:
         """Says which words of both texts speak for a class; the words of each with the other text's vector held.
 
         Args:
