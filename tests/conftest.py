@@ -94,8 +94,8 @@ PLAIN_GRAPHS = """
     data_mix data_plans data_rows data_targets denoising disk evaluation evaluation_labels evaluation_pairs
     evaluation_ranking evaluation_tagger explain few_shot freezing from_model from_preset frozen_cache gate keras_hub
     keras_methods lora masked models optimizers optimizers_layerwise optimizers_subset own_task peft report report_page
-    resume saved_index search search_negatives siamese suggest tagger tagger_checkpoint tagger_training try tuning unfreezing
-    windows writes
+    resume saved_index search search_negatives siamese suggest tagger tagger_checkpoint tagger_training try tuning
+    unfreezing windows writes
 """.split()
 
 

@@ -233,6 +233,16 @@ def test_exports_answer_as_their_models_do(folder, classifier):
 # === From the command line, in a browser ===
 
 
+def test_what_is_no_model_is_an_error_that_says_what_to_do(tmp_path):
+    for name in ("all_minilm_l6_v2", str(tmp_path / "missing")):
+        with pytest.raises(ValueError, match="--task TextEmbedder"):
+            _answers.load(name)
+    with pytest.raises(ValueError, match="`task`"):
+        _answers.load("all_minilm_l6_v2", task="few_shot")
+    with pytest.raises(ValueError, match="`folder`"):
+        _answers.load(str(tmp_path))
+
+
 def test_help_teaches_and_a_host_is_checked_before_anything_is_loaded(capsys):
     with pytest.raises(SystemExit) as ended:
         command.main(["--help"])

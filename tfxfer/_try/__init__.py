@@ -14,7 +14,7 @@ marked in the text, the similarity of two texts, or the nearest rows of an index
 
   tfxfer try intents.keras
   tfxfer try serving/intents                        # a SavedModel; explains itself if exported with explain=True
-  tfxfer try all_minilm_l6_v2 --index questions.txt # nearest lines
+  tfxfer try all_minilm_l6_v2 --task TextEmbedder --index questions.txt   # nearest lines
 
 Nothing leaves the machine: the page loads nothing from elsewhere, and the server answers this machine alone unless it
 is told otherwise. It is made for looking at a model, not for serving it.
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="a .keras file, a folder by save_to_preset or of an export, or a preset's name"
     )
+    parser.add_argument("--task", metavar="CLASS", help="for a preset's name: its class, such as TextEmbedder")
     parser.add_argument("--pairs", action="store_true", help="for a cross-encoder: ask for two texts")
     parser.add_argument(
         "--index",
@@ -55,7 +56,7 @@ def run(given: Any) -> None:
     _server.check_host(given.host, given.allow_remote)
     from tfxfer._try import _answers  # loads TensorFlow
 
-    asked = _answers.load(given.model, pairs=given.pairs, index=given.index)
+    asked = _answers.load(given.model, task=given.task, pairs=given.pairs, index=given.index)
     _server.serve(asked, given.host, given.port, allowed=given.allow_remote, opens_browser=not given.no_browser)
 
 

@@ -29,15 +29,20 @@ class Asked(NamedTuple):
     answer: Callable[[list[str]], dict]
 
 
-def load(name: str, *, pairs: bool = False, index: str | None = None) -> Asked:
+def load(name: str, *, task: str | None = None, pairs: bool = False, index: str | None = None) -> Asked:
     """Loads a model or an export.
 
     Args:
         name: a `.keras` file, a folder by `save_to_preset`, the folder of an export, or a preset's name.
+        task: the name of a class of `models`, for presets that do not say theirs.
         pairs: whether a classifier or regressor reads two texts.
         index: a folder by `SemanticIndex.save`, or a text file with a text in each line.
     """
     path = pathlib.Path(name)
+    if task is not None:
+        kinds = [each for each in models.__all__ if hasattr(getattr(models, each), "from_preset")]
+        model = getattr(models, _check.one_of("task", task, kinds)).from_preset(name)
+        return of_model(model, path.name, pairs=pairs, index=index)
     if path.is_dir() and not (path / _SAVED).is_file():
         if index is not None:
             remedy = "An index is shipped inside an export: `export.saved_model(..., index=...)`."
@@ -48,7 +53,8 @@ def load(name: str, *, pairs: bool = False, index: str | None = None) -> Asked:
     elif path.is_dir():
         model = models.TextTask.from_preset(path)
     else:
-        model = models.TextEmbedder.from_preset(name)
+        remedy = "Of a preset's name, say by `--task TextEmbedder` or the like what to make of it."
+        raise _check.invalid("model", "a file or folder that exists", name, remedy)
     return of_model(model, path.name, pairs=pairs, index=index)
 
 

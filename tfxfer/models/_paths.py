@@ -77,7 +77,7 @@ def attribute(below, above, number, x):
     """
     ids, mask = {name: x[name] for name in below.input}, x["padding_mask"]
     states = below(ids, training=False)
-    spread, gather = _layout(states, mask)
+    spread, gather = _between(states, mask)
     base = below({**ids, "token_ids": x["baseline_ids"]}, training=False)
     base = base * ops.cast(spread(x["kept"]), states.dtype)
     difference = states - base
@@ -90,7 +90,7 @@ def attribute(below, above, number, x):
     return numbers, gather(products)[..., 0] * ops.cast(mask, "float32")
 
 
-def _layout(states, mask):
+def _between(states, mask):
     """Returns functions between values of places `(n, length)` and those of states, with a last dimension of 1."""
     if len(states.shape) == 3:
         return lambda values: ops.expand_dims(values, -1), lambda values: values
