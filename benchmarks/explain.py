@@ -120,7 +120,7 @@ def main(arguments=None):
             table.append({"model": name, "accuracy": accuracy, **setting, **measured(made, truth)})
             _show(table[-1])
     classifier.backbone.set_weights(_shuffled(classifier.backbone.get_weights()))
-    made = classifier.explain(rows, truth, tolerance=100.0)
+    made = classifier.explain(rows, truth, tolerance=100.0, baseline="mask")
     table.append({"model": "random encoder", "accuracy": None, "baseline": "mask", **measured(made, truth)})
     _show(table[-1])
     names = ("tfxfer", "keras", "tensorflow", "numpy")
