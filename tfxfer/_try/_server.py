@@ -76,6 +76,11 @@ class Server(http.server.ThreadingHTTPServer):
         self.hosts = {f"[{name}]" if ":" in name else name for name in names}
         self.page = _page.page(asked.form).encode()
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of a browser that went away, and the rest as usual."""
+        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
+
     @property
     def url(self) -> str:
         """Where a browser finds the page."""
@@ -117,6 +122,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         try:
             status, found = 200, self._answer()
         except _Refused as refused:
+            self.close_connection = True  # what was not read would be taken for the next request
             status, found = refused.status, {"error": str(refused)}
         except Exception as error:  # a model may fail at a text; the page says so, and goes on
             status, found = 500, {"error": str(error) or type(error).__name__}
@@ -132,7 +138,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         except ValueError:
             raise _Refused(411, "The length of the content is missing.") from None
         if not 0 <= size <= MOST_BYTES:
-            self.close_connection = True  # what is not read would be taken for the next request
             raise _Refused(413, f"At most {MOST_BYTES} bytes are read.")
         try:
             texts = json.loads(self.rfile.read(size))["texts"]

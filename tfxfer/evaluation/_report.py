@@ -38,6 +38,7 @@ def report(
     batch_size: int = 32,
     progress: bool | None = None,
     tensorboard: bool = False,
+    explain: bool = True,
 ) -> dict[str, Any]:
     """Writes what came out of a run into a folder: scores, pictures, and pages that show them.
 
@@ -76,6 +77,8 @@ def report(
         batch_size: int. Texts computed at a time.
         progress: bool. Whether to show a progress bar; by default in a terminal or notebook.
         tensorboard: bool. Whether to write files for TensorBoard.
+        explain: bool. Whether `report.html` explains a classifier's worst errors, 12 at most; each takes as long as
+            some 50 texts.
 
     Returns:
         The dict in `metrics.json`: `history`, `classification` and `calibration`, `pair_classification` or
@@ -107,7 +110,7 @@ def report(
         return _report_entities.of_tagger(
             folder, model, texts, y, batch_size, verbose, history=history, scores=scores, tensorboard=tensorboard
         )
-    y, predicted, options, points, details = _predictions(model, texts, y, similarity, batch_size, progress)
+    y, predicted, options, points, details = _predictions(model, texts, y, similarity, batch_size, progress, explain)
     options.update(history=history, scores=scores, tensorboard=tensorboard)
     found = _of_predictions(folder, y, predicted, details, **options)
     if tensorboard and points is not None:
@@ -115,14 +118,14 @@ def report(
     return found
 
 
-def _predictions(model, texts, y, similarity, batch_size, progress):
+def _predictions(model, texts, y, similarity, batch_size, progress, explain):
     """Returns targets, predictions, what `report_scores` has to know of them, vectors with their texts, and details."""
     verbose = int(_texts.is_watched() if progress is None else progress)
     if hasattr(model, "classify"):
         texts, y = data.Gate(model, ("texts", "y", "sample_weight")).in_memory(texts, y)
         y = _labels.decode(y, model.labels)
         found = model.classify(texts, batch_size=batch_size, verbose=verbose).probabilities
-        details = _report_page.of_classifier(model, texts, batch_size)
+        details = _report_page.of_classifier(model, texts, batch_size, explain)
         return y, found, {"labels": model.labels}, None, details
     if hasattr(model, "tag"):  # without a scheme: each word is sorted into one of the tags
         words, y = _tagging.read(model, texts, y, ("texts", "y"))

@@ -38,8 +38,8 @@ class Details:
     spans: Any = None
 
 
-def of_classifier(model: Any, texts: Any, batch_size: int) -> Details:
-    """Returns the details of a classifier on rows as its gate has read them."""
+def of_classifier(model: Any, texts: Any, batch_size: int, explains: bool) -> Details:
+    """Returns the details of a classifier on rows as its gate has read them, perhaps with explanations of errors."""
     columns = model.prediction_columns()
     rows = text_rows(texts)
     if rows is None or len(columns) != 1:
@@ -63,7 +63,7 @@ def of_classifier(model: Any, texts: Any, batch_size: int) -> Details:
         found = run(next(iter(columns.values())).read(some(chosen), "texts"), batch_size)
         return np.asarray(found, "float64").reshape(len(chosen), -1)
 
-    return Details(rows, explain if hasattr(model, "explain") else None, vectors if model.tower() is model else None)
+    return Details(rows, explain if explains else None, vectors if model.tower() is model else None)
 
 
 def of_model(model: Any, texts: Any) -> Details:
@@ -219,7 +219,11 @@ def _classes(metrics, y_true, probabilities, labels, details):
 def _per_class(scores, names, counts):
     """The table of classes; with several labels a row, `counts` are those of missed and of wrongly given rows."""
     has_intervals = any(isinstance(each.get("intervals"), dict) for each in scores["per_class"].values())
-    keys = [key for key, value in next(iter(scores["per_class"].values()), {}).items() if not isinstance(value, dict)]
+    keys = [
+        key
+        for key, value in next(iter(scores["per_class"].values()), {}).items()
+        if not isinstance(value, (dict, list))
+    ]
     head = ["label", *(key.replace("_", " ") for key in keys)]
     head += ["F1, interval"] if has_intervals else []
     head += ["missed", "wrongly given"] if counts else []

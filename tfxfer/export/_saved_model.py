@@ -283,7 +283,10 @@ def _write_extra(path, signatures, description, rows, batch_size):
     longest = max(rows, key=lambda row: len(row[0]))
     batches = [rows[:1], [longest], *(_repeated(rows, size) for size in sorted({min(8, batch_size), batch_size}))]
     requests = [
-        (signature.api, name, signature.request(batch)) for batch in batches for name, signature in signatures.items()
+        (signature.api, name, signature.request(batch))
+        for batch in batches
+        for name, signature in signatures.items()
+        if signature.warms_up or batch is batches[0]
     ]
     _warmup.write(extra / _warmup.FILE, requests)
 

@@ -3,6 +3,7 @@
 import bisect
 import dataclasses
 import warnings
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import keras
@@ -51,8 +52,8 @@ class Explained:
         of: string. What it is, such as `"log-odds"`.
         number: function of outputs `(rows, n)` and int targets `(rows,)`, tensors of `keras.ops`, to numbers `(rows,)`.
         targets: list of what the targets are called, in the order of the outputs.
-        chosen: int array `(rows,)` that chooses from outputs `(rows, n)` what is explained unless the caller says
-            it, as a function of them; `None` where the caller has to say it.
+        chosen: function of outputs `(rows, n)`, an array, to an int array `(rows,)`: the target of each row where the
+            caller names none; `None` where the caller has to.
     """
 
     of: str
@@ -160,7 +161,7 @@ class Explains(_Mixin):
         )
         rows = Rows(self.preprocessor, given, options)
         side = rows.explained(path, {"target": places}, options)
-        return explanations([rows], [side], names, what.of, options)
+        return explanations([rows], [side], names, what.of, options, depth=3)
 
     def _explained_targets(self, what, x, target, count, batch_size):
         """Returns what is explained in each row, one of `what.targets`."""
@@ -274,7 +275,7 @@ def both_sides(tower, paths, given, prompts, vectors, more, names, of, options):
             fixed["side"] = np.full(len(column), side, "int32")
         every.append(rows)
         sides.append(rows.explained(paths[side], fixed, options))
-    return explanations(every, sides, names, of, options)
+    return explanations(every, sides, names, of, options, depth=5)
 
 
 def read_texts(model: Any, x: Any) -> tuple:
@@ -287,7 +288,12 @@ def read_texts(model: Any, x: Any) -> tuple:
         raise _check.invalid("x", "ids, for a model without a preprocessor", x, "Set `model.preprocessor`.")
     if isinstance(x, str):
         raise _check.invalid("x", "a list of texts", x, "Put it into a list.")
-    found = next(iter(columns.values())).read(x, "x")
+    name, column = next(iter(columns.items()))
+    if isinstance(x, Mapping):  # columns by name, as `predict` takes them
+        if list(x) != [name]:
+            raise _check.invalid("x", f"the column {name!r} alone", list(x))
+        x = x[name]
+    found = column.read(x, "x")
     return found if isinstance(found, tuple) else (found,)
 
 
@@ -422,8 +428,11 @@ def _overlaps(span, words):
     return [(number, size / total) for number, size in found]
 
 
-def explanations(every: list, sides: list, names: list, of: str, options: Options) -> list[Explanation]:
-    """Returns the `Explanation` of each row, out of its texts that are read as one sequence or apart."""
+def explanations(every: list, sides: list, names: list, of: str, options: Options, depth: int) -> list[Explanation]:
+    """Returns the `Explanation` of each row, out of its texts that are read as one sequence or apart.
+
+    Warns the caller so many functions above where sums are off.
+    """
     relative = np.max([side.relative for side in sides], axis=0)
     off = np.flatnonzero(relative > options.tolerance)
     if len(off):
@@ -433,7 +442,7 @@ def explanations(every: list, sides: list, names: list, of: str, options: Option
             f"{options.tolerance:g} of their sum of absolute values, at most {relative.max():.3g}. Pass `max_steps=` "
             "for more steps where they are needed."
         )
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(message, stacklevel=depth)
     found = []
     for row, name in enumerate(names):
         words: list[Attribution] = []
