@@ -24,7 +24,7 @@ PAIRS = (tiny.TEXTS[:4], tiny.TEXTS[4:])
 TRICKY = [
     "naïve CAFÉ, re\u0301sume\u0301 card",
     "罗马 is 龥漢、ありがとう",
-    "😀👍🏽 👩\u200d👩\u200d👧 🇩🇪 ﬁne loan",
+    "loan 😀👍🏽 👩\u200d👩\u200d👧 🇩🇪 ﬁne",
     "  two  spaces\tand\nlines. don't",
     "",
 ]

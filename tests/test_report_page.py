@@ -186,9 +186,9 @@ def dumped(browser, url):
 @pytest.mark.slow
 def test_in_a_browser_cells_open_their_rows_and_tables_sort(browser, labelled, tmp_path):
     _, _, found, path = labelled
-    acts = """<script>
+    acts = """<script>{
     const cell=[...document.querySelectorAll('button[data-open=cell]')].pop();cell.click();
-    const head=document.querySelectorAll('table.sorts th button')[0];head.click();head.click();
+    const head=document.querySelectorAll('table.sorts th button')[0];head.click();head.click()}
     </script>"""
     source = path.read_text(encoding="utf-8").replace("</body>", f"{acts}</body>")
     (tmp_path / "page.html").write_text(source, encoding="utf-8")

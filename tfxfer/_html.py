@@ -20,7 +20,7 @@ body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper)
 max-width:72rem}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem;border-bottom:1px solid var(--line)}
 .soft,small{color:var(--soft)}.t{unicode-bidi:isolate;overflow-wrap:anywhere;white-space:pre-wrap}
-.scroll{overflow:auto;max-width:100%;max-height:34rem}
+.scroll{overflow:auto;max-width:100%;max-height:44rem}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.2rem .6rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
 td.n,th.n{text-align:right}thead th{position:sticky;top:0;background:var(--paper)}

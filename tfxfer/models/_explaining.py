@@ -39,6 +39,8 @@ class Options:
         _check.integer("steps", self.steps)
         _check.integer("max_steps", self.max_steps, minimum=self.steps, optional=True)
         _check.number("tolerance", self.tolerance, above=0.0)
+        if self.baseline is not None:
+            _check.one_of("baseline", self.baseline, _paths.BASELINES)
         _check.one_of("split", self.split, preprocessing.SPLITS)
         _check.integer("batch_size", self.batch_size)
         _check.instance("erasure", self.erasure, bool, "True or False")
@@ -417,8 +419,8 @@ def _overlaps(span, words):
     """Returns (number of a word, share) for the words that a token reaches over; the shares sum to 1."""
     start, end = span
     first = bisect.bisect_right(words, start, key=lambda word: word[1])  # the first that ends behind the start
-    if start == end:  # white space, or a sign of it, belongs to the word that begins here
-        return [(first, 1.0)] if first < len(words) and words[first][0] <= start else []
+    if start == end:  # white space belongs to the word that it stands before, at the end of a text to the last one
+        return [(min(first, len(words) - 1), 1.0)] if words else []
     found = []
     for number in range(first, len(words)):
         if words[number][0] >= end:

@@ -29,12 +29,12 @@ def baseline_id(tokenizer, baseline):
         baseline: one of `BASELINES`, or `None` for the first that the tokenizer has.
 
     Raises:
-        ValueError: for another name, or a token that the tokenizer does not have.
+        ValueError: for a token that the tokenizer does not have.
     """
     ids = {"pad": tokenizer.pad_token_id, "mask": tokenizer.mask_token_id, "unknown": tokenizer.unk_token_id}
     if baseline is None:
         return next((found for found in ids.values() if found is not None), None)
-    if _check.one_of("baseline", baseline, BASELINES) == "zero":
+    if baseline == "zero":
         return None
     if ids[baseline] is None:
         has = [name for name, found in ids.items() if found is not None]
