@@ -37,7 +37,7 @@ td button{text-decoration:underline dotted}td button:hover{text-decoration:under
 svg{max-width:100%;height:auto;background:var(--paper)}svg text{fill:var(--soft);font:11px system-ui,sans-serif}
 svg .axis{stroke:var(--soft)}svg .grid{stroke:var(--line)}.opened{border-left:3px solid var(--a);padding-left:.8rem}
 .e{border-radius:3px;padding:0 .15em;background:rgba(37,99,235,.25)}.e.wrong{background:rgba(217,72,15,.3)}
-.e sub{color:var(--soft);font-size:.7em;margin-left:.25em}
+.e sub{unicode-bidi:isolate;color:var(--soft);font-size:.7em;margin-left:.25em}
 """
 
 SCRIPT = """
