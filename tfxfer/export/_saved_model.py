@@ -41,12 +41,12 @@ def saved_model(
     adapters: Mapping[str, str | os.PathLike[str]] | None = None,
     index: Any = None,
     max_k: int = 10,
+    explain: bool = False,
     weights_dtype: Literal["bfloat16", "int8"] | None = None,
     max_batch_size: int | None = None,
     examples: Sequence[str] | tuple[Sequence[str], Sequence[str]] | None = None,
     metadata: Mapping[str, Any] | None = None,
     keep: int | None = None,
-    explain: bool = False,
 ) -> Any:
     """Writes a model as a SavedModel that TF Serving runs as it is: strings in, answers out.
 
@@ -106,6 +106,10 @@ def saved_model(
             saved one, or a dict of `texts`, and perhaps `ids` (ints or strings), `embeddings` and `similarity`. The
             search is exact; its cost grows with the number of texts.
         max_k: int. The most that `search` returns for a query, and the width of its outputs. Defaults to 10.
+        explain: bool. Whether there is a signature `explain`, which says what each word of a text adds to the answer,
+            as `TextClassifier.explain` says it with its defaults (in words as coarse as the tokenizer allows: see
+            `docs/explain.md`). For classifiers and regressors of one text with the weights as they are. Off by
+            default: it makes the graph larger.
         weights_dtype: `"bfloat16"` or `"int8"`: the backbone's matrices in half or about a quarter of the bytes, on
             disk and in memory; each call turns them into floats. The 93 MB of all-MiniLM-L6-v2 become 48 and 27, the
             least cosine of its vectors to the exact ones on STS-B is 0.99997 and 0.9991, and a call takes 4 to 10 ms
@@ -117,10 +121,6 @@ def saved_model(
             and the like. `describe` gives it back.
         keep: int. How many versions stay in `folder`, this one and those before it, the newest first; a server unloads
             those that are removed. Later versions always stay. By default all do.
-        explain: bool. Whether there is a signature `explain`, which says what each word of a text adds to the answer,
-            as `TextClassifier.explain` says it with its defaults (in words as coarse as the tokenizer allows: see
-            `docs/explain.md`). For classifiers and regressors of one text with the weights as they are. Off by
-            default: it makes the graph larger.
 
     Returns:
         The path of the folder written, e.g. `serving/sts/1`.
