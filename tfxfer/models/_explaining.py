@@ -16,6 +16,8 @@ from tfxfer.models import _paths
 from tfxfer.models._attributions import Attribution, Explanation
 
 STEPS = 32
+# Texts without a word that are held at a time.
+_ERASED = 4096
 # Logits of classes that do not count.
 _LOWEST = -1e9
 
@@ -399,15 +401,17 @@ class Rows:
         pairs = [(row, word) for row, (_, words, _) in enumerate(self.shares) for word in range(len(words))]
         if not pairs:
             return [np.zeros(0) for _ in self.shares]
-        rows = np.array([row for row, _ in pairs])
-        some = {name: values[rows] for name, values in x.items()}
-        some["length"] = some["padding_mask"].sum(axis=1)
-        some["padding_mask"] = some["padding_mask"].copy()
-        for i, (row, word) in enumerate(pairs):
-            some["padding_mask"][i, [place for place, number, _ in self.shares[row][2] if number == word]] = 0
-        falls = scores[rows] - path.numbers(some, options.batch_size)
+        falls = []
+        for start in range(0, len(pairs), _ERASED):
+            part = pairs[start : start + _ERASED]
+            rows = np.array([row for row, _ in part])
+            some = {name: values[rows] for name, values in x.items()}
+            some["length"] = some["padding_mask"].sum(axis=1)
+            for mask, (row, word) in zip(some["padding_mask"], part, strict=True):
+                mask[[place for place, number, _ in self.shares[row][2] if number == word]] = 0
+            falls.append(scores[rows] - path.numbers(some, options.batch_size))
         ends = np.cumsum([len(words) for _, words, _ in self.shares])
-        return np.split(falls, ends[:-1])
+        return np.split(np.concatenate(falls), ends[:-1])
 
 
 def _spans(found):

@@ -142,32 +142,36 @@ class Path:
             (scores, baselines, products): float64 `(n,)`, `(n,)` and `(n, length)`.
         """
         nodes, weights = np.polynomial.legendre.leggauss(steps)
-        shares = np.concatenate([[1.0, 0.0], (nodes + 1) / 2]).astype("float32")
-        weights = np.concatenate([[0.0, 0.0], weights / 2])
         count, width = x["token_ids"].shape
-        rows = np.repeat(np.arange(count), len(shares))
-        given = {**{name: values[rows] for name, values in x.items()}, "share": np.tile(shares, count)}
-        found = np.zeros((len(rows), width))
-        numbers = np.zeros(len(rows))
-        for batch, places, (values, products) in self._run(self._attribute, given, batch_size):
+        shares = np.tile(np.concatenate([[1.0, 0.0], (nodes + 1) / 2]).astype("float32"), count)
+        weights = np.tile(np.concatenate([[0.0, 0.0], weights / 2]), count)
+        rows = np.repeat(np.arange(count), steps + 2)
+        numbers, found = np.zeros(len(rows)), np.zeros((count, width))
+        for batch, places, (values, products) in self._run(self._attribute, x, rows, batch_size, {"share": shares}):
             numbers[batch] = values
-            found[np.ix_(batch, places)] = products
-        numbers = numbers.reshape(count, len(shares))
-        found = np.where(weights[:, np.newaxis] > 0, found.reshape(count, len(shares), width), 0.0)
-        return numbers[:, 0], numbers[:, 1], np.einsum("s,nsl->nl", weights, found)
+            inner = weights[batch] > 0  # at the ends there may be no gradient
+            batch, products = batch[inner], np.asarray(products, "float64")[inner]
+            np.add.at(found, (rows[batch][:, np.newaxis], places), weights[batch, np.newaxis] * products)
+        numbers = numbers.reshape(count, steps + 2)
+        return numbers[:, 0], numbers[:, 1], found
 
     def numbers(self, x: dict, batch_size: int) -> np.ndarray:
         """Returns the number of each row, float64 `(n,)`; `x` as in `integrate`."""
         found = np.zeros(len(x["token_ids"]))
-        for batch, _, values in self._run(self._evaluate, x, batch_size):
+        for batch, _, values in self._run(self._evaluate, x, np.arange(len(found)), batch_size, {}):
             found[batch] = values
         return found
 
-    def _run(self, function, x, batch_size):
-        """Yields (rows, places, what a function gives) of batches of rows of like length."""
+    def _run(self, function, x, rows, batch_size, more):
+        """Yields (points, places, what a function gives) of batches of points whose rows are of like length.
+
+        `rows` is the row of each point, `more` holds what differs between points of a row. Nothing is copied for more
+        than a batch.
+        """
         lengths, width = x["padding_mask"].sum(axis=1), x["padding_mask"].shape[1]
-        if "length" in x:
+        if "length" in x:  # of rows whose mask leaves out words
             lengths, x = x["length"], {name: values for name, values in x.items() if name != "length"}
+        lengths = lengths[rows]
         order = np.argsort(-lengths, kind="stable")
         compiles = keras.config.backend() == "jax"
         for batch in _batches(order, lengths, batch_size, self._apart):
@@ -175,11 +179,12 @@ class Path:
             longest = min(-(-longest // _MULTIPLE) * _MULTIPLE, width) if compiles else longest
             places = np.arange(width - longest, width) if self._left else np.arange(longest)
             # Another number of rows would be another shape.
-            rows = np.resize(batch, batch_size) if compiles else batch
+            points = np.resize(batch, batch_size) if compiles else batch
             given = {
-                name: values[rows][:, places] if values.shape[1:] == (width,) and name in _OF_PLACES else values[rows]
+                name: values[rows[points]][:, places] if name in _OF_PLACES else values[rows[points]]
                 for name, values in x.items()
             }
+            given |= {name: values[points] for name, values in more.items()}
             found = keras.tree.map_structure(lambda values, batch=batch: values[: len(batch)], function(given))
             yield batch, places, found
 
