@@ -123,6 +123,13 @@ def test_several_labels_numbers_and_scores_alone_have_pages_too(folder):
     page = Page(folder / "numbers" / "report.html")
     check(page, scripts=1)
     assert len(page.named("circle", "cx")) == 3 and "farthest apart" in page.text and EVIL in page.text
+    model = tiny.embedder(folder)
+    pairs = (TEXTS, TEXTS[::-1])
+    tx.evaluation.report(folder / "pairs", model, pairs, np.arange(8.0))
+    page = Page(folder / "pairs" / "report.html")
+    check(page, scripts=1)
+    assert len(page.named("circle", "cx")) == 8 + 8 and "each text once" in page.text
+    assert "similarity 0." in page.text and "Blue words" in page.text
     tx.evaluation.report_scores(folder / "alone", scores={EVIL: {"mrr": 0.5}})
     page = Page(folder / "alone" / "report.html")
     check(page, scripts=1)

@@ -56,9 +56,10 @@ def report(
     | `tensorboard/` | with `tensorboard=True` | the history, the pictures, and an embedder's texts in the projector |
 
     `report.html` needs no network and no other file. It shows all scores, classes in a table that sorts, and curves; of
-    a classifier also the rows behind each confusion, the worst errors with the words that speak for them
-    (`TextClassifier.explain`), and a map of up to 1,000 texts, their pooled vectors in two principal components; of a
-    tagger the rows with errors, entities marked. It holds texts: up to 3,000 rows, the errors first.
+    a classifier also the rows behind each confusion; of classifiers, regressors and embedders the worst errors with the
+    words that speak for them (`TextClassifier.explain`); of classifiers and embedders a map of up to 1,000 texts, their
+    vectors in two principal components; of a tagger the rows with errors, entities marked. It holds texts: of a
+    classifier up to 3,000 rows, the errors first.
 
     Files of these names are replaced, all of them or, where writing fails, none; others stay.
 
@@ -77,8 +78,7 @@ def report(
         batch_size: int. Texts computed at a time.
         progress: bool. Whether to show a progress bar; by default in a terminal or notebook.
         tensorboard: bool. Whether to write files for TensorBoard.
-        explain: bool. Whether `report.html` explains a classifier's worst errors, 12 at most; each takes as long as
-            some 50 texts.
+        explain: bool. Whether `report.html` explains the worst errors, 12 at most; each takes as long as some 50 texts.
 
     Returns:
         The dict in `metrics.json`: `history`, `classification` and `calibration`, `pair_classification` or
@@ -147,13 +147,14 @@ def _predictions(model, texts, y, similarity, batch_size, progress, explain):
         place = {text: i for i, text in enumerate(unique)}
         first, second = (vectors[[place[text] for text in column]] for column in columns)
         found = _neighbours.paired(first, second, similarity)
-        details = _report_page.Details(list(zip(*columns, strict=True)))
-        return y, found, {"name": f"{similarity} similarity"}, (vectors, unique), details
+        points = (vectors, unique)
+        details = _report_page.of_pairs(model, columns, points, similarity, batch_size, explain)
+        return y, found, {"name": f"{similarity} similarity"}, points, details
     if not hasattr(model, "predict"):
         raise _check.invalid("model", "a model of this package, or anything with `encode`", model)
     if y is None:
         texts, y = _texts.columns(texts)
-    details = _report_page.of_model(model, texts)
+    details = _report_page.of_model(model, texts, batch_size, explain)
     return y, model.predict(texts, batch_size=batch_size, verbose=verbose), {"name": "prediction"}, None, details
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfxfer import _html, data, layers
+from tfxfer import _html, _texts, data, layers
 from tfxfer.evaluation import _labels
 
 PAGE_FILE = "report.html"
@@ -29,12 +29,14 @@ class Details:
         explain: function of numbers of rows, and the label that is explained of each, to their explanations; raises
             `ValueError` where it cannot.
         vectors: function of numbers of rows to vectors `(rows, dim)`; the same.
+        points: vectors `(texts, dim)` and their texts, where these are no rows.
         spans: of rows of words with spans, the `_span_rows.Rows`.
     """
 
     texts: list | None = None
     explain: Callable | None = None
     vectors: Callable | None = None
+    points: tuple | None = None
     spans: Any = None
 
 
@@ -45,33 +47,58 @@ def of_classifier(model: Any, texts: Any, batch_size: int, explains: bool) -> De
     if rows is None or len(columns) != 1:
         return Details(rows)
 
-    def some(chosen):
-        parts = [[rows[i][k] for i in chosen] for k in range(len(rows[0]))]
-        return parts[0] if len(parts) == 1 else tuple(parts)
-
-    def explain(chosen, targets):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The attributions of")  # they are for looking at
-            return model.explain(some(chosen), targets, steps=_STEPS, max_steps=_MAX_STEPS, batch_size=2 * batch_size)
-
     def vectors(chosen):
         sequence, mask, pooled = model.boundary()
         if pooled is None:
             last = sequence[-1] if isinstance(sequence, (list, tuple)) else sequence
             pooled = layers.Pooling("mean")(last, padding_mask=mask)
         run = data.Runner(keras.Model(model.input, pooled), columns)
-        found = run(next(iter(columns.values())).read(some(chosen), "texts"), batch_size)
+        found = run(next(iter(columns.values())).read(_some(rows, chosen), "texts"), batch_size)
         return np.asarray(found, "float64").reshape(len(chosen), -1)
 
-    return Details(rows, explain if explains else None, vectors if model.tower() is model else None)
+    explain = _explainer(model.explain, rows, batch_size) if explains else None
+    return Details(rows, explain, vectors if model.tower() is model else None)
 
 
-def of_model(model: Any, texts: Any) -> Details:
-    """Returns the texts of rows, where a model reads texts alone."""
+def of_model(model: Any, texts: Any, batch_size: int, explains: bool) -> Details:
+    """Returns the details of a regressor, where it reads texts alone."""
     columns = list(getattr(model, "prediction_columns", dict)().values())
     if len(columns) != 1 or not isinstance(columns[0], data.TextColumn):
         return Details()
-    return Details(text_rows(columns[0].read(texts, "texts")))
+    rows = text_rows(columns[0].read(texts, "texts"))
+    has_reasons = explains and rows is not None and hasattr(model, "explain")
+    return Details(rows, _explainer(model.explain, rows, batch_size) if has_reasons else None)
+
+
+def of_pairs(model: Any, columns: Any, points: tuple, similarity: str, batch_size: int, explains: bool) -> Details:
+    """Returns the details of an embedder on pairs of texts; `points` are vectors and their texts."""
+    rows = list(zip(*columns, strict=True))
+    name = getattr(_texts.embedder_of(model), "similarity_fn_name", None)
+    # What `explain` explains is the model's own similarity.
+    has_reasons = explains and hasattr(model, "explain") and name == similarity and len(columns) == 2
+
+    def pairwise(x, _, **options):
+        return model.explain(*x, **options)
+
+    return Details(rows, _explainer(pairwise, rows, batch_size) if has_reasons else None, points=points)
+
+
+def _explainer(explain, rows, batch_size):
+    """Returns the function of numbers of rows and targets to explanations."""
+
+    def explained(chosen, targets):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The attributions of")  # they are for looking at
+            options = {"steps": _STEPS, "max_steps": _MAX_STEPS, "batch_size": 2 * batch_size}
+            return explain(_some(rows, chosen), targets, **options)
+
+    return explained
+
+
+def _some(rows, chosen):
+    """Some rows as a model takes them: a list of texts, or a tuple of such columns."""
+    parts = [[rows[i][k] for i in chosen] for k in range(len(rows[0]))]
+    return parts[0] if len(parts) == 1 else tuple(parts)
 
 
 def text_rows(texts: Any) -> list | None:
@@ -296,31 +323,41 @@ def _coverage(coverage):
 def _worst(worst, targets, said, sure, names, details):
     if not worst:
         return _html.section("Worst errors", '<p class="soft">There are none.</p>')
-    explanations, note = [None] * len(worst), "The errors that the model is surest of."
-    if details.explain is not None:
-        try:
-            explanations = details.explain(worst, targets)
-            note += (
-                " Blue words speak for the label that is named above the text, red ones against it (integrated"
-                " gradients; values on hover)."
-            )
-        except ValueError as error:
-            note += f" They are not explained: {error}"
+    explanations, note = _reasons(worst, targets, details)
+    note = f"The errors that the model is surest of.{note}"
     rows = []
     for i, why in zip(worst, explanations, strict=True):
-        shown = "<br>".join(map(_html.text, details.texts[i])) if why is None else why.to_html()
+        shown = _shown(details.texts[i], why)
         labels = [", ".join(_html.text(names[k]) for k in each[i]) or "<i>none</i>" for each in said]
         rows.append([i, shown, *labels, float(sure[i])])
     head = ["row", "text", "true", "predicted", "confidence"]
     return _html.section("Worst errors", f'<p class="soft">{_html.escaped(note)}</p>', _html.table(head, rows))
 
 
+def _reasons(worst, targets, details):
+    """Returns the explanations of some rows, `None` for each without, and what is said of them."""
+    nothing = [None] * len(worst)
+    if details.explain is None or not worst:
+        return nothing, ""
+    try:
+        found = details.explain(worst, targets)
+    except ValueError as error:
+        return nothing, f" They are not explained: {error}"
+    return found, (
+        " Blue words speak for what is named above the text, red ones against it (integrated gradients; values on"
+        " hover)."
+    )
+
+
+def _shown(texts, why):
+    return "<br>".join(map(_html.text, texts)) if why is None else why.to_html()
+
+
 def _map(classes, names, wrong, details, what):
     if details.vectors is None or len(classes) < 3:
         return ""
-    draw = np.random.default_rng(0)
     count = len(classes)
-    chosen = np.sort(draw.choice(count, POINTS, replace=False)) if count > POINTS else np.arange(count)
+    chosen = _sample(count)
     try:
         points, share = flat(details.vectors([int(i) for i in chosen]))
     except ValueError as error:
@@ -332,13 +369,36 @@ def _map(classes, names, wrong, details, what):
         mark = " (wrong)" if wrong[i] else ""
         tip = f"{names[classes[i]]}{mark}: {' | '.join(details.texts[i])}"
         dots.append((float(a), float(b), shades[int(classes[i])], tip[:300]))
-    x, y = (_limits([float(value) for value in points[:, k]]) for k in (0, 1))
-    title = f"The first two principal components, {share:.0%} of the variance; colours: {what}; texts on hover"
-    part = f"{len(chosen)} of {count} rows, drawn at random. " if len(chosen) < count else ""
     shown = {names[k]: shades[k] for k in frequent[:_LEGEND]}
     more = f" The {_LEGEND} most frequent of {len(names)} labels:" if len(names) > _LEGEND else ""
+    return _scatter(dots, points, share, count, f"colours: {what}", more, _html.legend(shown))
+
+
+def _map_of_texts(points):
+    """The map of vectors that have no class."""
+    vectors, texts = points
+    if len(texts) < 3:
+        return ""
+    chosen = _sample(len(texts))
+    places, share = flat(np.asarray(vectors)[chosen])
+    tips = [str(texts[i])[:300] for i in chosen]
+    dots = [(float(a), float(b), "var(--a)", tip) for (a, b), tip in zip(places, tips, strict=True)]
+    return _scatter(dots, places, share, len(texts), "each text once")
+
+
+def _scatter(dots, points, share, count, what, more="", legend=""):
+    x, y = (_limits([float(value) for value in points[:, k]]) for k in (0, 1))
+    title = f"The first two principal components, {share:.0%} of the variance; {what}; texts on hover"
+    part = f"{len(dots)} of {count} texts, drawn at random." if len(dots) < count else ""
     drawing = _html.chart(_html.dots(dots, x, y), x=x, y=y, names=("component 1", "component 2"), title=title)
-    return _html.section("Map of the texts", f'<p class="soft">{part}{more}</p>', _html.legend(shown), drawing)
+    return _html.section("Map of the texts", f'<p class="soft">{part}{more}</p>', legend, drawing)
+
+
+def _sample(count):
+    """The numbers of the rows that are drawn: all, or some at random, the same each time."""
+    if count <= POINTS:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).choice(count, POINTS, replace=False))
 
 
 def flat(vectors: np.ndarray) -> tuple[np.ndarray, float]:
@@ -363,8 +423,7 @@ def flat(vectors: np.ndarray) -> tuple[np.ndarray, float]:
 def _numbers(y_true, predicted, name, details):
     predicted, y_true = np.asarray(predicted, "float64").reshape(-1), np.asarray(y_true, "float64").reshape(-1)
     count = len(predicted)
-    draw = np.random.default_rng(0)
-    chosen = np.sort(draw.choice(count, POINTS, replace=False)) if count > POINTS else np.arange(count)
+    chosen = _sample(count)
     x, y = _limits(y_true.tolist()), _limits(predicted.tolist())
 
     def tip(i):
@@ -378,15 +437,18 @@ def _numbers(y_true, predicted, name, details):
     if details.texts is not None:
         # Ranks, since the two may have other scales.
         ranks = [np.argsort(np.argsort(values, kind="stable"), kind="stable") for values in (y_true, predicted)]
-        worst = np.argsort(-np.abs(ranks[0] - ranks[1]), kind="stable")[: 2 * EXPLAINED]
+        order = np.argsort(-np.abs(ranks[0] - ranks[1]), kind="stable")
+        worst = [int(i) for i in order[:EXPLAINED]]
+        reasons, said = _reasons(worst, None, details)
         rows = [
-            [int(i), "<br>".join(map(_html.text, details.texts[i])), float(y_true[i]), float(predicted[i])]
-            for i in worst
+            [i, _shown(details.texts[i], why), float(y_true[i]), float(predicted[i])]
+            for i, why in zip(worst, reasons, strict=True)
         ]
-        note = '<p class="soft">The rows whose ranks by score and by prediction are farthest apart.</p>'
-        parts.append(
-            _html.section("Worst errors", note, _html.table(["row", "texts", "score", name], rows, sorts=True))
-        )
+        note = f"The rows whose ranks by score and by prediction are farthest apart.{said}"
+        shown = _html.table(["row", "texts", "score", name], rows, sorts=True)
+        parts.append(_html.section("Worst errors", f'<p class="soft">{_html.escaped(note)}</p>', shown))
+    if details.points is not None:
+        parts.append(_map_of_texts(details.points))
     return parts
 
 
