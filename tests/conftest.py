@@ -6,6 +6,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import shutil
 
 import pytest
 from thorough import ALIKE, CASES, SAMPLES
@@ -61,6 +62,16 @@ def minilm_folder():
 
 
 @pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium, `TFXFER_BROWSER` or one on the path; the test is skipped where there is none."""
+    names = (os.environ.get("TFXFER_BROWSER"), "chromium", "chromium-browser", "google-chrome")
+    found = next((path for name in names if name and (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("no Chromium on the path, nor at TFXFER_BROWSER")
+    return found
+
+
+@pytest.fixture(scope="session")
 def blocks():
     """A context within which nearest rows are looked for in blocks of so many queries and rows of the corpus."""
     # The sizes bound the memory and are no argument: within the package's own, a test would need 10,000 rows.
@@ -79,12 +90,12 @@ def blocks():
 # Files whose tests would find the same with a graph that TensorFlow did not rewrite before its first run, which takes a
 # tenth of their time. What is exported, served, quantized or held against exact numbers keeps its rewriting.
 PLAIN_GRAPHS = """
-    added_tokens align callbacks callbacks_rates checkpoint damaged_files data_batches data_columns data_label_column
-    data_mix data_plans data_rows data_targets denoising disk drift evaluation evaluation_labels evaluation_pairs
-    evaluation_ranking evaluation_tagger few_shot freezing from_model from_preset frozen_cache gate keras_hub
-    keras_methods lora masked models optimizers optimizers_layerwise optimizers_subset own_task peft report resume
-    saved_index search search_negatives siamese suggest suspects tagger tagger_checkpoint tagger_training tuning
-    unfreezing windows writes
+    added_tokens align callbacks callbacks_rates checkpoint damaged_files data_batches data_columns
+    data_label_column data_mix data_plans data_rows data_targets denoising disk drift evaluation evaluation_labels
+    evaluation_pairs evaluation_ranking evaluation_tagger explain few_shot freezing from_model from_preset
+    frozen_cache gate keras_hub keras_methods lora masked models optimizers optimizers_layerwise optimizers_subset
+    own_task peft report report_page resume saved_index search search_negatives siamese suggest suspects tagger
+    tagger_checkpoint tagger_training try tuning unfreezing windows writes
 """.split()
 
 

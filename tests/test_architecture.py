@@ -21,6 +21,8 @@ ROWS = {
     "_check": -1,  # the wording of errors, which the others of row 0 use
     "_disk": 0,
     "_tracing": 0,
+    "_gradients": 0,
+    "_html": 0,
     "_ops": 0,
     "_freezable": 0,
     "_introduction": 0,
@@ -46,6 +48,7 @@ ROWS = {
     "callbacks": 4,
     "search": 4,
     "export": 4.5,  # it reads adapters as `freezing` wrote them
+    "_try": 5.5,
     "tuning": 5,  # its hypermodels freeze, and train with the callbacks
     "_command": 6,
     "__main__": 7,
@@ -53,12 +56,23 @@ ROWS = {
 
 # Who may import a part that ties the code to one backend or to an optional package.
 ALLOWED = {
-    "tensorflow": {"preprocessing", "data", "augmentation", "export", "optimizers", "_quiet", "_random", "_tracing"},
-    "tensorflow_text": {"preprocessing", "data", "augmentation", "export", "_quiet"},
+    "tensorflow": {
+        "preprocessing",
+        "data",
+        "augmentation",
+        "export",
+        "optimizers",
+        "_gradients",
+        "_quiet",
+        "_random",
+        "_tracing",
+        "_try",
+    },
+    "tensorflow_text": {"preprocessing", "data", "augmentation", "export", "_quiet", "_try"},
     "keras_hub": {"preprocessing", "backbones", "models"},
     "keras_nlp": set(),
     "keras_tuner": {"tuning"},
-    "jax": set(),
+    "jax": {"_gradients"},
     "torch": set(),
 }
 

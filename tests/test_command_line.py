@@ -15,7 +15,7 @@ import tiny
 from tfxfer import __main__ as program
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-COMMANDS = ("score", "embed", "train", "evaluate", "export", "describe")
+COMMANDS = ("score", "embed", "train", "evaluate", "export", "describe", "try")
 
 
 @pytest.fixture(scope="module")

@@ -151,7 +151,7 @@ def test_the_report_of_a_tagger_has_scores_errors_and_calibration_of_spans(tagge
     assert found == json.loads((tmp_path / "metrics.json").read_text())
     lines = (tmp_path / "errors.tsv").read_text().splitlines()
     assert len(lines) == 1 + len(expected["errors"]) and any("my card" in line for line in lines)
-    names = {"README.md", "metrics.json", "errors.tsv"}
+    names = {"README.md", "report.html", "metrics.json", "errors.tsv"}
     names |= {f"{name}.png" for name in ("curves", "confusion", "outcomes", "reliability")}
     assert {path.name for path in tmp_path.iterdir()} == names
     with pytest.raises(ValueError, match="`y`"):

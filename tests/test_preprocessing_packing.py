@@ -301,3 +301,34 @@ def test_a_sequence_length_without_room_for_text_is_refused(bert):
 def test_a_tokenizer_without_vocabulary_says_where_to_get_one():
     with pytest.raises(ValueError, match=r"Tokenizer\.from_folder"):
         Tokenizer()(["a"])
+
+
+@pytest.mark.parametrize("options", [{}, {"padding_side": "left"}, {"drop_unknown_tokens": True}])
+def test_each_place_knows_its_token(bert, options):
+    preprocessor = TextPreprocessor(bert, sequence_length=9, **options)
+    single = bert([*TEXTS, "hello \U0001f600 world"])
+    pairs = tuple(bert([pair[side] for pair in PAIRS]) for side in (0, 1))
+    for ids in (single, pairs):
+        found = preprocessor.pack_with_places(ids)
+        plain = preprocessor.pack(ids)
+        parts = [part.to_list() for part in (ids if isinstance(ids, tuple) else (ids,))]
+        for key, value in plain.items():
+            np.testing.assert_array_equal(found[key], value)
+        texts, tokens = found["texts"].numpy(), found["tokens"].numpy()
+        assert ((texts >= 0) == (tokens >= 0)).all()
+        special = np.isin(plain["token_ids"], [bert.cls_token_id, bert.sep_token_id])
+        np.testing.assert_array_equal(texts >= 0, (plain["padding_mask"].numpy() == 1) & ~special)
+        for row, place in np.argwhere(texts >= 0):
+            assert parts[texts[row, place]][row][tokens[row, place]] == plain["token_ids"].numpy()[row, place]
+        for row in range(len(tokens)):  # in order, each once
+            order = [(t, k) for t, k in zip(texts[row], tokens[row], strict=True) if t >= 0]
+            assert order == sorted(set(order))
+
+
+def test_words_are_not_read_without_their_unknown_tokens(bert):
+    from tfxfer import data
+
+    column = data.WordsColumn(TextPreprocessor(bert, drop_unknown_tokens=True))
+    kept = column.encode(column.read([["hello", "world"]], "x"))
+    with pytest.raises(ValueError, match=r"`preprocessor`.*unknown tokens"):
+        column.batch(kept, "words")

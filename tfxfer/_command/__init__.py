@@ -11,6 +11,7 @@ import types
 from collections.abc import Sequence
 from typing import Any
 
+from tfxfer import _try
 from tfxfer._command import _describe, _embed, _evaluate, _export, _score, _train
 from tfxfer._version import __version__
 
@@ -21,6 +22,7 @@ COMMANDS: dict[str, types.ModuleType] = {
     "evaluate": _evaluate,
     "export": _export,
     "describe": _describe,
+    "try": _try,
 }
 _PROGRAM = "tfxfer"
 _EPILOG = """\

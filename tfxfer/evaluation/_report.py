@@ -1,5 +1,6 @@
 """A folder that shows what came out of a run."""
 
+import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfxfer import _check, _disk, _neighbours, _texts, data
-from tfxfer.evaluation import _labels, _pairs, _plots, _report_entities, _report_folder, _tagging, _tensorboard
+from tfxfer.evaluation import (
+    _labels,
+    _pairs,
+    _plots,
+    _report_entities,
+    _report_folder,
+    _report_page,
+    _tagging,
+    _tensorboard,
+)
 from tfxfer.evaluation._calibration import calibration_scores
 from tfxfer.evaluation._classification import classification_scores
 from tfxfer.evaluation._curves import coverage_curve, precision_recall_curve
@@ -32,12 +42,14 @@ def report(
     intervals: float | None = None,
     progress: bool | None = None,
     tensorboard: bool = False,
+    explain: bool = True,
 ) -> dict[str, Any]:
-    """Writes what came out of a run into a folder: scores, pictures, and a page that shows them.
+    """Writes what came out of a run into a folder: scores, pictures, and pages that show them.
 
     | file | of what | what it shows |
     |---|---|---|
     | `README.md` | | the main scores and all pictures |
+    | `report.html` | | one page that works offline; see below |
     | `metrics.json` | | all scores; a number that is not finite is `null` |
     | `curves.png` | `history` | each value over the epochs |
     | `confusion.png` | a classifier | what is taken for what, each class by its own rows |
@@ -48,6 +60,12 @@ def report(
     | `similarity.png` | a model of pairs, a regressor | similarities, or predictions, by label or band of scores |
     | `errors.tsv`, `outcomes.png` and others | a tagger | see `report_entities` |
     | `tensorboard/` | with `tensorboard=True` | the history, the pictures, and an embedder's texts in the projector |
+
+    `report.html` needs no network and no other file. It shows all scores, classes in a table that sorts, and curves; of
+    a classifier also the rows behind each confusion; of classifiers, regressors and embedders the worst errors with the
+    words that speak for them (`TextClassifier.explain`); of classifiers and embedders a map of up to 1,000 texts, their
+    vectors in two principal components; of a tagger the rows with errors, entities marked. It holds texts: of a
+    classifier up to 3,000 rows, the errors first.
 
     Files of these names are replaced, all of them or, where writing fails, none; others stay.
 
@@ -68,6 +86,7 @@ def report(
             `classification_scores`.
         progress: bool. Whether to show a progress bar; by default in a terminal or notebook.
         tensorboard: bool. Whether to write files for TensorBoard.
+        explain: bool. Whether `report.html` explains the worst errors, 12 at most; each takes as long as some 50 texts.
 
     Returns:
         The dict in `metrics.json`: `history`; `classification`, `calibration`, `coverage` and `precision_recall`,
@@ -99,22 +118,23 @@ def report(
         return _report_entities.of_tagger(
             folder, model, texts, y, batch_size, verbose, history=history, scores=scores, tensorboard=tensorboard
         )
-    y, predicted, options, points = _predictions(model, texts, y, similarity, batch_size, progress)
+    y, predicted, options, points, details = _predictions(model, texts, y, similarity, batch_size, progress, explain)
     options.update(history=history, scores=scores, tensorboard=tensorboard, intervals=intervals)
-    found = report_scores(folder, y, predicted, **options)
+    found = _of_predictions(folder, y, predicted, details, **options)
     if tensorboard and points is not None:
         _tensorboard.projector(folder / _report_folder.TENSORBOARD, *points)
     return found
 
 
-def _predictions(model, texts, y, similarity, batch_size, progress):
-    """Returns targets, predictions, what `report_scores` has to know of them, and vectors with their texts."""
+def _predictions(model, texts, y, similarity, batch_size, progress, explain):
+    """Returns targets, predictions, what `report_scores` has to know of them, vectors with their texts, and details."""
     verbose = int(_texts.is_watched() if progress is None else progress)
     if hasattr(model, "classify"):
         texts, y = data.Gate(model, ("texts", "y", "sample_weight")).in_memory(texts, y)
         y = _labels.decode(y, model.labels)
         found = model.classify(texts, batch_size=batch_size, verbose=verbose).probabilities
-        return y, found, {"labels": model.labels}, None
+        details = _report_page.of_classifier(model, texts, batch_size, explain)
+        return y, found, {"labels": model.labels}, None, details
     if hasattr(model, "tag"):  # without a scheme: each word is sorted into one of the tags
         words, y = _tagging.read(model, texts, y, ("texts", "y"))
         found = np.concatenate(model.probabilities(words, batch_size, verbose=verbose))
@@ -125,6 +145,7 @@ def _predictions(model, texts, y, similarity, batch_size, progress):
             found[has_token],
             {"labels": model.tags},
             None,
+            None,
         )
     if _texts.embedder_of(model) is not None:
         _check.one_of("similarity", similarity, _neighbours.SIMILARITIES)
@@ -134,12 +155,15 @@ def _predictions(model, texts, y, similarity, batch_size, progress):
         place = {text: i for i, text in enumerate(unique)}
         first, second = (vectors[[place[text] for text in column]] for column in columns)
         found = _neighbours.paired(first, second, similarity)
-        return y, found, {"name": f"{similarity} similarity"}, (vectors, unique)
+        points = (vectors, unique)
+        details = _report_page.of_pairs(model, columns, points, similarity, batch_size, explain)
+        return y, found, {"name": f"{similarity} similarity"}, points, details
     if not hasattr(model, "predict"):
         raise _check.invalid("model", "a model of this package, or anything with `encode`", model)
     if y is None:
         texts, y = _texts.columns(texts)
-    return y, model.predict(texts, batch_size=batch_size, verbose=verbose), {"name": "prediction"}, None
+    details = _report_page.of_model(model, texts, batch_size, explain)
+    return y, model.predict(texts, batch_size=batch_size, verbose=verbose), {"name": "prediction"}, None, details
 
 
 def report_scores(
@@ -149,6 +173,7 @@ def report_scores(
     *,
     labels: Sequence[str] | Sequence[int] | np.ndarray | None = None,
     name: str = "similarity",
+    texts: Any = None,
     history: Any = None,
     scores: Mapping[str, Any] | None = None,
     intervals: float | None = None,
@@ -163,6 +188,7 @@ def report_scores(
         predicted: float array: probabilities `(rows, classes)`, or similarities or predictions `(rows,)`.
         labels: the class names, in the order of the columns.
         name: string. What the values of `predicted` are, where they are no probabilities.
+        texts: list of strings, or a tuple of such columns: the rows' texts, for `report.html`.
         history: as in `report`.
         scores: as in `report`.
         intervals: as in `report`.
@@ -183,6 +209,32 @@ def report_scores(
     tx.evaluation.report_scores("runs/banking", y_true, probabilities, labels=model.labels)
     ```
     """
+    details = None
+    if texts is not None:
+        parts = texts if isinstance(texts, tuple) else (texts,)
+        rows = list(zip(*(_texts.strings("texts", part) for part in parts), strict=False))
+        if y_true is None or any(len(part) != len(y_true) for part in parts):
+            raise _check.invalid("texts", "a text for each row of `y_true`", f"{len(rows)} texts")
+        details = _report_page.Details(rows)
+    options: dict[str, Any] = {"labels": labels, "name": name, "history": history, "scores": scores}
+    options.update(intervals=intervals, tensorboard=tensorboard)
+    return _of_predictions(folder, y_true, predicted, details, **options)
+
+
+def _of_predictions(
+    folder,
+    y_true,
+    predicted,
+    details,
+    *,
+    labels=None,
+    name="similarity",
+    history=None,
+    scores=None,
+    intervals=None,
+    tensorboard=False,
+):
+    """Writes the report of predictions, and on its page the `Details`."""
     folder, history = _report_folder.begin(folder, history, scores, tensorboard)
     if (y_true is None) != (predicted is None):
         raise _check.invalid("predicted", "predictions and their targets, or neither", predicted)
@@ -193,7 +245,10 @@ def report_scores(
         _report_classes(metrics, drawings, y_true, predicted, list(labels), intervals)
     elif y_true is not None:
         _report_pairs(metrics, drawings, y_true, predicted, name)
-    return _report_folder.write(folder, metrics, drawings, history, scores, tensorboard)
+    page = functools.partial(
+        _report_page.page, y_true=y_true, predicted=predicted, labels=labels, name=name, details=details
+    )
+    return _report_folder.write(folder, metrics, drawings, history, scores, tensorboard, page=page)
 
 
 def _report_classes(metrics, drawings, y_true, probabilities, labels, intervals):

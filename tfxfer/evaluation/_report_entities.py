@@ -1,13 +1,14 @@
 """A folder that shows what is right and wrong with predicted spans."""
 
 import csv
+import functools
 import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfxfer import _schemes
-from tfxfer.evaluation import _entities, _plots, _report_folder, _span_rows, _tagging
+from tfxfer.evaluation import _entities, _plots, _report_folder, _report_page, _span_rows, _tagging
 
 ERRORS_FILE = "errors.tsv"
 _EXAMPLES = 10  # of each kind of error, listed
@@ -29,6 +30,7 @@ def report_entities(
     | file | of what | what it shows |
     |---|---|---|
     | `README.md` | | the main scores, all pictures, and some errors of each kind |
+    | `report.html` | | one page that works offline: scores, types, and the rows with errors, their entities marked |
     | `metrics.json` | | all scores |
     | `errors.tsv` | | every error, a line each: see `entity_errors` |
     | `confusion.png` | | which types are taken for which, missed and spurious spans included |
@@ -96,7 +98,16 @@ def _write(folder, rows, scheme, texts, history, scores, tensorboard):
         metrics["calibration"] = _entities.calibration_of(rows._replace(tags=None))
         drawings["reliability"] = _plots.reliability(metrics["calibration"], unit="spans")
     files = {ERRORS_FILE: _table_of(errors)}
-    return _report_folder.write(folder, metrics, drawings, history, scores, tensorboard, files, _examples(errors))
+    page = functools.partial(
+        _report_page.page,
+        y_true=None,
+        predicted=None,
+        labels=None,
+        name="",
+        details=_report_page.Details(texts, spans=rows),
+    )
+    more = _examples(errors)
+    return _report_folder.write(folder, metrics, drawings, history, scores, tensorboard, files, more, page)
 
 
 def _examples(errors):

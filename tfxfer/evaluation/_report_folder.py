@@ -6,7 +6,7 @@ import numbers
 import numpy as np
 
 from tfxfer import _check, _disk
-from tfxfer.evaluation import _plots, _tensorboard
+from tfxfer.evaluation import _plots, _report_page, _tensorboard
 
 METRICS_FILE, INDEX_FILE, TENSORBOARD = "metrics.json", "README.md", "tensorboard"
 # What a missed span is taken for, and what a spurious one truly is.
@@ -54,7 +54,7 @@ def begin(folder, history, scores, tensorboard):
     return folder, _history(history)
 
 
-def write(folder, metrics, drawings, history, scores, tensorboard, files=None, more=()):
+def write(folder, metrics, drawings, history, scores, tensorboard, files=None, more=(), page=None):
     """Writes a report; returns the dict in `metrics.json`.
 
     Args:
@@ -66,6 +66,7 @@ def write(folder, metrics, drawings, history, scores, tensorboard, files=None, m
         tensorboard: bool.
         files: dict of name to text: further files.
         more: lines for the end of the page.
+        page: function of the metrics to `report.html`; by default there are scores and curves on it.
     """
     if history:
         metrics = {"history": history, **metrics}
@@ -77,6 +78,8 @@ def write(folder, metrics, drawings, history, scores, tensorboard, files=None, m
             _disk.write_text(staged / file, text)
         for file, drawing in drawings.items():
             _plots.save(drawing, staged / f"{file}.png")
+        page = page or (lambda metrics: _report_page.page(metrics, None, None, None, "", None))
+        _disk.write_text(staged / _report_page.PAGE_FILE, page(metrics))
         _disk.write_text(staged / INDEX_FILE, "\n".join([*_index(metrics, drawings), *more]))
     if tensorboard:
         pictures = [folder / f"{file}.png" for file in drawings]

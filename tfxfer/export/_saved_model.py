@@ -13,7 +13,18 @@ import keras
 import tensorflow as tf
 
 from tfxfer import _check, _disk, _texts, models
-from tfxfer.export import _adapters, _canaries, _description, _folder, _index, _readme, _signatures, _warmup, _weights
+from tfxfer.export import (
+    _adapters,
+    _canaries,
+    _description,
+    _explain,
+    _folder,
+    _index,
+    _readme,
+    _signatures,
+    _warmup,
+    _weights,
+)
 
 _METHODS = {"classify": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
 # What is being written; TF Serving ignores folders whose names are not numbers.
@@ -41,6 +52,7 @@ def saved_model(
     adapters: Mapping[str, str | os.PathLike[str]] | None = None,
     index: Any = None,
     max_k: int = 10,
+    explain: bool = False,
     weights_dtype: Literal["bfloat16", "int8"] | None = None,
     max_batch_size: int | None = None,
     warmup: Literal["short", "full", "none"] = "short",
@@ -66,6 +78,7 @@ def saved_model(
     | | `rank`, of two labels (the second counts) or one output | `scores` |
     | `SiameseClassifier` | `classify` on pairs, and its embedder's | as above |
     | `MultiTask` | `<task>_<signature>` for those of each task, such as `intent_classify` | as above |
+    | with `explain=True` | `explain`: `text` | `words`, `attributions`, places, `score` and others |
     | `TokenTagger` | `extract`: `text` | `labels`, `texts`, `scores`, places, each `(batch, n)`; `counts` `(batch,)` |
 
     `serving_default` is the first of a model: `embed`, `classify` or `regress`. Texts are string `(batch,)`, `k` is
@@ -109,6 +122,10 @@ def saved_model(
             search is exact; its cost grows with the number of texts.
         max_k: int. The most that `search` returns for a query, and the width of its outputs; those of an index with
             fewer texts are as wide as it has texts (`describe(...)["index"]["max_k"]` says so). Defaults to 10.
+        explain: bool. Whether there is a signature `explain`, which says what each word of a text adds to the answer,
+            as `TextClassifier.explain` says it with its defaults (in words as coarse as the tokenizer allows: see
+            `docs/explain.md`). For classifiers and regressors of one text with the weights as they are. Off by
+            default: it makes the graph larger.
         weights_dtype: `"bfloat16"` or `"int8"`: the backbone's matrices in half or about a quarter of the bytes, on
             disk and in memory; each call turns them into floats. The 93 MB of all-MiniLM-L6-v2 become 48 and 27, the
             least cosine of its vectors to the exact ones on STS-B is 0.99997 and 0.9991, and a call takes 4 to 10 ms
@@ -154,6 +171,11 @@ def saved_model(
         for argument, given in (("index", index), ("weights_dtype", weights_dtype)):
             if given is not None:
                 raise _check.invalid(argument, "None with `adapters`", given)
+    if _check.instance("explain", explain, bool, "True or False"):
+        for argument, given in (("adapters", adapters), ("weights_dtype", weights_dtype)):
+            if given is not None:
+                raise _check.invalid(argument, "None with `explain`", given)
+        _explain.check(model.served_model(), pairs)
     if weights_dtype is not None:
         _check.one_of("weights_dtype", weights_dtype, _weights.DTYPES)
         if model.backbone.quantization is not None:
@@ -174,7 +196,7 @@ def saved_model(
     _disk.remove_parts(folder, _TEMPORARY, age=_DAY)
     # Beside the versions, on the same disk, so that the rename is atomic.
     with _disk.temporary_folder(_disk.part(folder, _TEMPORARY)) as temporary:
-        signatures = _write(model, temporary, index, weights_dtype, pairs, sets)
+        signatures = _write(model, temporary, index, weights_dtype, pairs, sets, explain)
         details = {"pairs": pairs, "index": index, "weights_dtype": weights_dtype, "metadata": metadata}
         description = _description.of_model(model, signatures, adapters=adapters, **details)
         _write_extra(temporary, description, _warmup.requests(warmup, signatures, rows, batch_size))
@@ -256,7 +278,7 @@ def _free_version(folder, version):
     return version
 
 
-def _write(model, path, index, weights_dtype, pairs, sets):
+def _write(model, path, index, weights_dtype, pairs, sets, explain):
     """Writes graph and variables; returns the signatures."""
     with tempfile.TemporaryDirectory() as scratch:
         labels_files = []
@@ -268,7 +290,7 @@ def _write(model, path, index, weights_dtype, pairs, sets):
                 file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
                 labels_files.append(file)
         served = _signatures.Served(model, weights_dtype, index, labels_files, sets)
-        found = served.signatures(pairs)
+        found = served.signatures(pairs, explain)
         own = next(iter(found.values()))
         found = {_signatures.DEFAULT: own, **found}
         tf.saved_model.save(served, str(path), signatures={name: s.function for name, s in found.items()})

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check, data
-from tfxfer.export import _adapters, _extract, _weights
+from tfxfer.export import _adapters, _explain, _extract, _weights
 
 TEXT = tf.TensorSpec([None], tf.string)
 # Any shape: one document a row, or several.
@@ -42,12 +42,14 @@ class Signature:
             `"first"` and `"second"` for the texts of a pair, `"one"` for a text that all rows share, `"count"`, or the
             `data.Column` of an input that is no text.
         api: the part of TF Serving's API that it is for: `"predict"`, `"classify"` or `"regress"`.
+        warms_up: bool. Whether warm-up requests hold batches of it, and not one text alone.
     """
 
     function: Any
     purpose: str
     roles: dict
     api: str = "predict"
+    warms_up: bool = True
 
     def values(self, rows):
         """Returns what a call holds for rows `(first text, second text)`: dict of name to list."""
@@ -148,8 +150,8 @@ class Served(tf.Module):
         self._tables = []
         self._labels_files = [tf.saved_model.Asset(str(path)) for path in labels_files]
 
-    def signatures(self, pairs):
-        """Returns a dict of name to `Signature`, the model's own one first."""
+    def signatures(self, pairs, explain=False):
+        """Returns a dict of name to `Signature`, the model's own one first, and on request `explain` as the last."""
         model = self._model.value
         found = {}
         for asked in model.signatures(pairs):
@@ -161,7 +163,25 @@ class Served(tf.Module):
             found |= _MAKERS[asked.kind](self, asked.model or model, asked, own)
         if self._adapters is not None:
             self._tables += self._adapters.column.trackables
+        if explain:
+            found["explain"] = self._explain(model)
         return found
+
+    def _explain(self, model):
+        explained, most = _explain.Explainer(model), text_bytes(model)
+
+        def explain(text):
+            return explained(tf.strings.substr(_rows(text), 0, most))
+
+        purpose = (
+            "The words of each text, in its order, with what each adds to `score`, the number that is explained, by "
+            f"integrated gradients with {_explain.STEPS} points: `attributions` sum to `score` - `baseline`, but for "
+            "`error` and special tokens. For a classifier that is the log-odds of the likeliest label, `label`. Row i "
+            'has `counts[i]` words; the columns behind hold "", -1 and 0, and there are a multiple of 16. '
+            "`starts` and `ends` are code points, `byte_starts` and `byte_ends` bytes of UTF-8. A request takes some "
+            f"{3 * _explain.STEPS} times as long as one for the answer alone."
+        )
+        return Signature(_traced(explain, TEXT), purpose, {"text": "first"}, warms_up=False)
 
     def vectors(self, model, prompt):
         """Returns the function from texts `(n,)`, and perhaps sets of adapters, to vectors `(n, dim)`.

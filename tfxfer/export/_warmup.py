@@ -40,7 +40,9 @@ def requests(kind, signatures, rows, batch_size):
     if kind == "full":
         longest = max(rows, key=lambda row: len(row[0]))
         batches = [rows[:1], [longest], *(_repeated(rows, size) for size in sorted({few, batch_size}))]
-        asked = [(name, batch) for batch in batches for name in signatures]
+        wanted = [name for name, signature in signatures.items() if signature.warms_up]
+        asked = [(name, batches[0]) for name in signatures]
+        asked += [(name, batch) for batch in batches[1:] for name in wanted]
     else:
         short = sorted([row for row in rows if row[0].strip()] or rows, key=lambda row: len("".join(row)))[:2]
         asked = [(name, short[:1]) for name in signatures]

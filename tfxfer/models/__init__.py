@@ -1,9 +1,11 @@
 """Task models: a pretrained backbone, its preprocessor and a new top, as functional Keras models that take strings."""
 
+from tfxfer.models._attributions import Attribution, Explanation
 from tfxfer.models._classifier import Classification, TextClassifier
 from tfxfer.models._denoising import DenoisingAutoencoder
 from tfxfer.models._embedder import TextEmbedder
 from tfxfer.models._entities import Entity, Span
+from tfxfer.models._explaining import Explained
 from tfxfer.models._few_shot import few_shot
 from tfxfer.models._masked import Filling, MaskedLanguageModel
 from tfxfer.models._multi_task import MultiTask
@@ -20,9 +22,12 @@ from tfxfer.models._task import TextTask
 from tfxfer.models._token_entities import TokenEntity
 
 __all__ = [
+    "Attribution",
     "Classification",
     "DenoisingAutoencoder",
     "Entity",
+    "Explained",
+    "Explanation",
     "Filling",
     "MaskedLanguageModel",
     "MultiTask",

@@ -12,6 +12,7 @@ import numpy as np
 from tfxfer import _check, backbones, data, layers, losses
 from tfxfer import metrics as own_metrics
 from tfxfer.models import _reading, _restoring, _save, _usage
+from tfxfer.models._explaining import Explained, log_odds, picked
 from tfxfer.models._from_preset import ClassifierFromPreset
 from tfxfer.models._mixup import MixesRows
 from tfxfer.models._rows import Ranks
@@ -347,6 +348,15 @@ class Classifying(_Task):
         if pairs and len(self.labels) == 2 and not self.multi_label:
             found.append(Signature("rank", "rank", finish=lambda logits: self.probabilities(logits)[:, 1]))
         return found
+
+    def explained(self) -> Explained:
+        """Returns the log-odds of a label; by default of the likeliest, and with `multi_label` of the only one."""
+        if len(self.labels) == 1 and not self.multi_label:
+            raise _check.invalid("model", "a classifier of two labels or more", self.labels)
+        if self.multi_label:  # a sigmoid's logits are log-odds
+            only = (lambda logits: np.zeros(len(logits), "int32")) if len(self.labels) == 1 else None
+            return Explained("log-odds", picked, self.labels, only)
+        return Explained("log-odds", log_odds, self.labels, lambda logits: np.argmax(logits, axis=1))
 
     @property
     def problem_type(self) -> str:

@@ -19,7 +19,7 @@ from tfxfer.models._task import TextTask
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class TextEmbedder(EmbedderFromPreset, Encodes, TextTask):
+class TextEmbedder(EmbedderFromPreset, Encodes, TextTask):  # type: ignore[misc]  # `explain` takes two texts
     """Turns texts into vectors that lie close together where the texts mean alike.
 
     backbone -> mean over several layers, if `layer_start` -> pooling -> dense layers and the like -> unit length, if

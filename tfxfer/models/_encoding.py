@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfxfer import _check, _neighbours, _texts, data
-from tfxfer.models import _rows
+from tfxfer.models import _explaining, _rows
+from tfxfer.models._attributions import Explanation
 
 # Batches from which on `encode` shows its progress.
 _LONG = 64
@@ -229,6 +230,61 @@ class Encodes(_Mixin):
         if a.shape[1] != b.shape[1]:
             raise _check.invalid("b", f"vectors of {a.shape[1]} components, as `a` has them", b.shape)
         return _neighbours.pairwise(a, b, self.similarity_fn_name)
+
+    def explain(
+        self,
+        a: Any,
+        b: Any,
+        *,
+        prompt: str | tuple[str, str] | None = None,
+        steps: int = _explaining.STEPS,
+        max_steps: int | None = None,
+        tolerance: float = 0.05,
+        baseline: Literal["pad", "mask", "unknown", "zero"] | None = None,
+        erasure: bool = False,
+        split: Literal["punctuation", "whitespace"] = "punctuation",
+        batch_size: int = 64,
+    ) -> list[Explanation]:
+        """Says which words make two texts similar, and which keep them apart, by integrated gradients.
+
+        The number that is explained is the model's `similarity` of each text of `a` and the text of `b` in the same
+        row. The words of `a` are explained with the vector of `b` held, and the other way round: the values of the
+        words of one text add up to the similarity less that of the text without its words, a baseline for each side.
+
+        Args:
+            a: a string, or a list of strings.
+            b: a string, or as many.
+            prompt: string set before each text, or a tuple of one for each side. Defaults to the model's default
+                prompt. A prompt has no words; what its tokens add is in `rest`.
+            steps: as `TextClassifier.explain` has it.
+            max_steps: as there.
+            tolerance: as there.
+            baseline: as there.
+            erasure: as there.
+            split: as there.
+            batch_size: as there.
+
+        Returns:
+            A list of `Explanation`, one for each row, with the words of both texts (`column` 0 and 1).
+
+        Raises:
+            ValueError: for what is no text, with its row, or columns of different lengths; as `TextClassifier.explain`.
+
+        Example:
+
+        ```python
+        why = embedder.explain("Where is my parcel?", "My order has not arrived")[0]
+        [(word.text, round(word.value, 2)) for word in why.top(3)]
+        ```
+
+        Reference: Sundararajan et al., 2017, https://arxiv.org/abs/1703.01365.
+        """
+        options = _explaining.Options(steps, max_steps, tolerance, baseline, erasure, split, batch_size)
+        given = prompt if isinstance(prompt, tuple) else (prompt, prompt)
+        if len(given) != 2:
+            raise _check.invalid("prompt", "a string, or a tuple of two", prompt)
+        prompts = tuple(self._prompt(each, None) for each in given)
+        return _explaining.explain_similarity(self, a, b, prompts, options)
 
     def rank(
         self, query: str, documents: Sequence[str], k: int | None = None, *, batch_size: int = 32

@@ -9,6 +9,7 @@ import numpy as np
 
 from tfxfer import _check, backbones, data, layers
 from tfxfer.models import _restoring
+from tfxfer.models._attributions import Explanation
 from tfxfer.models._classifier import Classifying
 from tfxfer.models._embedder import TextEmbedder
 from tfxfer.models._from_preset import SiameseClassifierFromPreset, SiameseFromPreset
@@ -102,6 +103,16 @@ class Siamese(SiameseFromPreset, TextTask):
     def served_model(self) -> Any:
         """Returns the embedder: after training, texts are compared by its vectors."""
         return self.embedder
+
+    def explain(self, a: Any, b: Any, **kwargs: Any) -> list[Explanation]:  # type: ignore[override]
+        """Says which words make two texts similar: `explain` of the embedder.
+
+        Args:
+            a: a string, or a list of strings.
+            b: a string, or as many.
+            **kwargs: as `TextEmbedder.explain` has them.
+        """
+        return self.embedder.explain(a, b, **kwargs)
 
     def tower(self) -> TextEmbedder:
         """Returns the embedder."""
@@ -217,6 +228,18 @@ class SiameseClassifier(SiameseClassifierFromPreset, Classifying, Siamese):
     def signatures(self, pairs: bool = False) -> list[Signature]:
         """Returns `classify` on pairs and the signatures of the embedder."""
         return [*Classifying.signatures(self, True), *self.embedder.signatures()]
+
+    def explain(  # type: ignore[override]
+        self, x: Any, target: Any = None, **kwargs: Any
+    ) -> list[Explanation]:
+        """Says which words of both texts speak for a class; the words of each with the other text's vector held.
+
+        Args:
+            x: a tuple of two columns of strings.
+            target: as `TextClassifier.explain` has it.
+            **kwargs: as there.
+        """
+        return TextTask.explain(self, x, target, **kwargs)
 
     def _output_dense(self):
         return self._decoder.head.denses[-1]

@@ -17,6 +17,7 @@ from tfxfer._freezable import Freezable, TrainsInPart, layers_within, switch
 from tfxfer._tracing import TracesOnce
 from tfxfer.backbones import _presets
 from tfxfer.models import _restoring, _save, _students, _training, _vocabulary
+from tfxfer.models._explaining import Explains
 from tfxfer.models._from_model import StartsFromModel
 from tfxfer.models._from_preset import given, unexpected
 from tfxfer.models._keras_methods import KerasMethods
@@ -31,6 +32,7 @@ class TextTask(
     TakesRows,
     DescribesItself,
     WritesTables,
+    Explains,
     KerasMethods,
     TrainsInPart,
     Searchable,

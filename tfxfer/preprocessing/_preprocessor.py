@@ -113,13 +113,14 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
 
         Args:
             ids: int32 `RaggedTensor` `(n, None)` without special tokens, as `tokenizer` gives it; or a tuple of two.
-            aligned: dict of name to int32 `RaggedTensor` with a value for each of `ids`, for one text a row. The values
-                are cut and padded with the ids; special tokens and padding have -1.
+            aligned: dict of name to int32 `RaggedTensor` with a value for each of `ids`; for pairs a tuple of two. The
+                values are cut and padded with the ids; special tokens and padding have -1.
 
         Returns:
             The dict that calling the preprocessor gives.
         """
-        before, content, segments, after = self._content(self._known(ids))
+        kept = self._known(ids)
+        before, content, segments, after = self._content(kept)
         lengths = _row_lengths(content)
         totals = lengths + len(before) + len(after)
         longest = self._round_up(tf.reduce_max(tf.concat([totals, [1]], axis=0)))
@@ -147,10 +148,27 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
             else:
                 features["segment_ids"] = dense(segments, 0, [item[1] for item in before], [item[1] for item in after])
         for name, values in (aligned or {}).items():
-            if self.drop_unknown_tokens:
-                raise _check.invalid("aligned", "None for a preprocessor that leaves out unknown tokens", name)
-            features[name] = dense(values[:, : self._room(False)], -1, [-1] * len(before), [-1] * len(after))
+            _, values, _, _ = self._content(kept, self._known(ids, values))
+            features[name] = dense(values, -1, [-1] * len(before), [-1] * len(after))
         return features
+
+    def pack_with_places(self, ids: Any) -> Any:
+        """Packs token ids, and says which token stands in each place.
+
+        Args:
+            ids: as in `pack`.
+
+        Returns:
+            The dict that `pack` gives, with two int32 tensors `(n, length)` more, -1 at special tokens and padding:
+            `"texts"`, 0 or 1, the text of the row that the token is of; `"tokens"`, its number among those of the text.
+        """
+        parts = ids if isinstance(ids, tuple) else (ids,)
+        tokens = tuple(part.with_values(tf.ragged.range(_row_lengths(part)).values) for part in parts)
+        texts = tuple(part.with_values(tf.fill(tf.shape(part.values), i)) for i, part in enumerate(parts))
+        aligned = {"texts": texts, "tokens": tokens}
+        if not isinstance(ids, tuple):
+            aligned = {name: values[0] for name, values in aligned.items()}
+        return self.pack(ids, aligned)
 
     def pack_each(self, ids: Any) -> Any:
         """Adds special tokens to each of some tokens as to a text of its own.
@@ -185,13 +203,14 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
         """How many tokens of one text a row has room for, beside the special ones."""
         return self._room(False)
 
-    def _known(self, ids):
-        """Leaves unknown tokens out, if so asked."""
+    def _known(self, ids, values=None):
+        """Leaves unknown tokens out, if so asked, of ids or of values that go with them."""
+        values = ids if values is None else values
         if not self.drop_unknown_tokens or self.tokenizer.unk_token_id is None:
-            return ids
+            return values
         if isinstance(ids, tuple):
-            return tuple(map(self._known, ids))
-        return tf.ragged.boolean_mask(ids, tf.not_equal(ids, tf.cast(self.tokenizer.unk_token_id, ids.dtype)))
+            return tuple(map(self._known, ids, values))
+        return tf.ragged.boolean_mask(values, tf.not_equal(ids, tf.cast(self.tokenizer.unk_token_id, ids.dtype)))
 
     def _template(self, pair):
         if not self.add_special_tokens:
@@ -208,19 +227,23 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
             )
         return self.sequence_length - specials
 
-    def _content(self, ids):
-        """Returns the special tokens before, the cut content, its segments (or `None`: all 0), those after."""
+    def _content(self, ids, values=None):
+        """Returns the special tokens before, the cut content, its segments (or `None`: all 0), those after.
+
+        With values that go with the ids, these are the content, and -1 where a special token lies between.
+        """
+        shown = ids if values is None else values
         if not isinstance(ids, tuple):
             template = self._template(False)
             at = [item[0] for item in template].index("A")
-            return template[:at], ids[:, : self._room(False)], None, template[at + 1 :]
+            return template[:at], shown[:, : self._room(False)], None, template[at + 1 :]
         template = self._template(True)
         names = [item[0] for item in template]
         first, last = names.index("A"), names.index("B")
-        parts = [_cut(part, length) for part, length in zip(ids, self._pair_lengths(*ids), strict=True)]
+        parts = [_cut(part, length) for part, length in zip(shown, self._pair_lengths(*ids), strict=True)]
         rows = tf.shape(parts[0].row_splits)[0] - 1
         between = [
-            tf.RaggedTensor.from_tensor(tf.fill([rows, 1], tf.constant(item[0], tf.int32)))
+            tf.RaggedTensor.from_tensor(tf.fill([rows, 1], tf.constant(item[0] if values is None else -1, tf.int32)))
             for item in template[first + 1 : last]
         ]
         content = [parts[0], *between, parts[1]]

@@ -75,6 +75,9 @@ class WordsColumn(Column):
 
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
         """Packs the ids with the number of each token's word; gives int32 `(batch, length)` and `(batch, words)`."""
+        if self.preprocessor.drop_unknown_tokens:
+            expected = "one that keeps unknown tokens, for words"
+            raise _check.invalid("preprocessor", expected, "drop_unknown_tokens=True")
         ids = kept.merge_dims(1, 2)
         words = tf.ragged.range(tf.cast(kept.row_lengths(), tf.int32))
         word_ids = ids.with_values(tf.repeat(words.values, kept.values.row_lengths()))
