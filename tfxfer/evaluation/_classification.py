@@ -1,6 +1,6 @@
 """Scores of a classifier."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from tfxfer.evaluation import _labels
 
 
 def classification(
-    model: Any, texts: Any, y: Any = None, *, batch_size: int = 32, threshold: float = 0.5, verbose: int | str = 0
+    model: Any, texts: Any, y: Any = None, *, batch_size: int = 32, threshold: Any = None, verbose: int | str = 0
 ) -> dict[str, Any]:
     """Scores a classifier on labelled texts.
 
@@ -21,11 +21,14 @@ def classification(
         texts: what `data.labelled` made, or a list (or a tuple of columns) of strings.
         y: the labels of a list of strings: names, or indices.
         batch_size: int. Texts computed at a time.
-        threshold: float in `[0, 1]`. With several labels a text, the least probability of a label that is given.
+        threshold: as `model.classify` has it; defaults to the model's own.
         verbose: 0, 1 or `"auto"`: whether to show a progress bar.
 
     Returns:
-        The dict of `classification_scores`.
+        The dict of `classification_scores`. A model that rejects texts (by `threshold` or `fit_decisions`) is scored
+        twice: all scores are those of the likeliest label of every text; `coverage` is the share of texts that it
+        answers, and `answered_accuracy` the share of these that is right (`None` if it answers none). With conformal
+        sets, `set_coverage` is the share of texts whose set holds the right label, `set_size` the mean size of a set.
 
     Raises:
         ValueError: for a label that the model does not know, missing `y`, or no rows.
@@ -39,12 +42,31 @@ def classification(
     """
     texts, targets = data.Gate(model, ("texts", "y", "sample_weight")).in_memory(texts, y)
     names = _labels.decode(targets, model.labels)
-    probabilities = model.classify(texts, batch_size=batch_size, verbose=verbose).probabilities
-    return classification_scores(names, probabilities, model.labels, threshold=threshold)
+    several = getattr(model, "multi_label", False)
+    own = {} if several or threshold is None else {"threshold": threshold}
+    found = model.classify(texts, batch_size=batch_size, verbose=verbose, **own)
+    if not several:
+        return {**classification_scores(names, found.probabilities, model.labels), **_decided(found, names)}
+    threshold = getattr(model, "threshold", 0.5) if threshold is None else threshold
+    return classification_scores(names, found.probabilities, model.labels, threshold=threshold)
+
+
+def _decided(found, names):
+    """Scores of a `Classification` whose model rejects texts or gives sets."""
+    scores: dict[str, Any] = {}
+    if getattr(found, "in_scope", None) is not None:
+        right = [given == name for given, name in zip(found.labels, names, strict=True) if given is not None]
+        scores = {"coverage": float(np.mean(found.in_scope)), "answered_accuracy": None}
+        if right:
+            scores["answered_accuracy"] = float(np.mean(right))
+    if getattr(found, "sets", None) is not None:
+        scores["set_coverage"] = float(np.mean([name in given for given, name in zip(found.sets, names, strict=True)]))
+        scores["set_size"] = float(np.mean([len(given) for given in found.sets]))
+    return scores
 
 
 def classification_scores(
-    y_true: Any, probabilities: ArrayLike, labels: Sequence[str] | Sequence[int] | np.ndarray, *, threshold: float = 0.5
+    y_true: Any, probabilities: ArrayLike, labels: Sequence[str] | Sequence[int] | np.ndarray, *, threshold: Any = 0.5
 ) -> dict[str, Any]:
     """Scores probabilities against the truth.
 
@@ -54,7 +76,8 @@ def classification_scores(
             an array `(rows, classes)` of 0 and 1.
         probabilities: float array `(rows, classes)`.
         labels: sequence of the class names, strings or ints, in the order of the columns.
-        threshold: float in `[0, 1]`, for several labels a row.
+        threshold: float in `[0, 1]`, for several labels a row: the least probability of a label that is given; or one
+            for each label: a dict of label to float, or a sequence in the order of the labels.
 
     Returns:
         A dict:
@@ -89,7 +112,7 @@ def classification_scores(
     several = y_true.ndim == 2
     indices = np.arange(len(labels))
     if several:
-        y_pred = (probabilities >= _check.number("threshold", threshold, minimum=0.0, maximum=1.0)).astype(int)
+        y_pred = (probabilities >= _thresholds(threshold, labels, probabilities.dtype)).astype(int)
         confusion = sklearn.metrics.multilabel_confusion_matrix(y_true, y_pred)
     else:
         y_pred = probabilities.argmax(axis=1)
@@ -112,3 +135,17 @@ def classification_scores(
     scores["labels"] = labels
     scores["rows"] = len(y_true)
     return scores
+
+
+def _thresholds(threshold, labels, dtype):
+    """A number, or an array `(classes,)` of the probabilities' dtype."""
+    if isinstance(threshold, Mapping):
+        if set(threshold) != set(labels):
+            raise _check.invalid("threshold", f"a number for each of {', '.join(map(repr, labels))}", threshold)
+        threshold = [threshold[label] for label in labels]
+    if not isinstance(threshold, (list, tuple, np.ndarray)):
+        return _check.number("threshold", threshold, minimum=0.0, maximum=1.0)
+    if len(threshold) != len(labels):
+        raise _check.invalid("threshold", f"{len(labels)} numbers, one for each label in their order", threshold)
+    found = [_check.number(f"threshold[{i}]", value, minimum=0.0, maximum=1.01) for i, value in enumerate(threshold)]
+    return np.asarray(found, dtype)

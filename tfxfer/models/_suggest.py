@@ -127,6 +127,8 @@ class Suggests(_Mixin):
 
     def _part(self, part):
         """The model from inputs to the mean of the token vectors."""
+        if part != _MEAN:
+            return super()._part(part)
         sequence, mask, _ = self.boundary()
         return keras.Model(self.input, layers.Pooling("mean")(sequence, padding_mask=mask))
 
