@@ -65,7 +65,10 @@ def likely(model, texts, seed=4):
     rng = np.random.default_rng(seed)
     found = model.predict(in_form(model, texts), verbose=0)
     if model.multi_label:
-        return [[label for label, z in zip(LABELS, row) if rng.random() < 1 / (1 + np.exp(-z / 2))] for row in found]
+        return [
+            [label for label, z in zip(LABELS, row, strict=True) if rng.random() < 1 / (1 + np.exp(-z / 2))]
+            for row in found
+        ]
     names = np.array(LABELS)[found.argmax(axis=1)]
     return [str(name) if rng.random() < 0.7 else str(rng.choice(LABELS)) for name in names]
 
@@ -138,7 +141,7 @@ def test_answers_do_not_depend_on_the_form_the_batch_or_the_neighbours(model):
     ids = {name: np.asarray(value) for name, value in model.preprocess_samples(TEST).items()}
     assert_alike(model.classify(ids), expected)
     parts = list(model.classify(iter(TEST), batch_size=1))
-    assert sum((part.labels for part in parts), []) == expected.labels
+    assert [label for part in parts for label in part.labels] == expected.labels
     order = np.random.default_rng(0).permutation(len(TEST))
     shuffled = model.classify([TEST[i] for i in order])
     assert shuffled.labels == [expected.labels[i] for i in order]
@@ -224,7 +227,7 @@ def test_training_makes_decisions_stale(folder, tmp_path):
         lambda: tx.export.saved_model(model, tmp_path / "served"),
         lambda: model.fit_decisions(DEV, likely(model, DEV), sets="lac"),
     ):
-        with pytest.raises(ValueError, match="decisions fitted for its weights.*`model.decisions = None`"):
+        with pytest.raises(ValueError, match=r"decisions fitted for its weights.*`model.decisions = None`"):
             refuse()
     model.save(tmp_path / "model.keras")
     assert keras.saving.load_model(tmp_path / "model.keras").has_stale_decisions()
@@ -296,7 +299,7 @@ def test_a_threshold_for_one_label_a_text_rejects(folder, tmp_path):
     readme = (pathlib.Path(path).parent / "README.md").read_text()
     assert "Where `in_scope` is false" in readme and "| output | `in_scope` | bool | (batch,) |" in readme
     assert of_kind("siamese", folder, threshold=0.25).threshold == 0.25
-    with pytest.raises(ValueError, match="`threshold`.*a number, or None"):
+    with pytest.raises(ValueError, match=r"`threshold`.*a number, or None"):
         model.threshold = {"card": 0.5, "loan": 0.5, "other": 0.5}
     # A file from when the threshold of such a model meant nothing.
     config = {**model.get_config(), "threshold": 0.5}

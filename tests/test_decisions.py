@@ -81,9 +81,13 @@ def test_a_vector_is_where_the_penalised_loss_is_least(multi_label, penalty):
     def loss(values):
         z = logits * values[0] + values[1]
         if multi_label:
-            total = sum(np.log1p(np.exp(x)) - y * x for row, ys in zip(z, targets) for x, y in zip(row, ys))
+            total = sum(
+                np.log1p(np.exp(x)) - y * x
+                for row, ys in zip(z, targets, strict=True)
+                for x, y in zip(row, ys, strict=True)
+            )
         else:
-            total = sum(np.log(np.exp(row).sum()) - row[y] for row, y in zip(z, targets))
+            total = sum(np.log(np.exp(row).sum()) - row[y] for row, y in zip(z, targets, strict=True))
         deviation = values[0] * scaling.temperature - 1
         return total + penalty / 2 * (np.sum(deviation**2) + np.sum(values[1] ** 2))
 
@@ -113,7 +117,7 @@ def test_shares_of_classes_count_as_targets():
     shares = np.eye(logits.shape[1])[targets]
     one, other = (decisions.Scaling().fit(logits, each).temperature for each in (targets, shares))
     assert one == pytest.approx(other)
-    with pytest.raises(ValueError, match="`targets`.*1 in each row"):
+    with pytest.raises(ValueError, match=r"`targets`.*1 in each row"):
         decisions.Scaling().fit(logits, shares * 2)
 
 
@@ -144,7 +148,7 @@ def test_sets_are_those_of_the_reference(conformal):
             thresholds = np.array(result["threshold"], "float64")
             if np.isinf(thresholds).any():
                 if not by_class:
-                    with pytest.raises(ValueError, match="at least 9 rows for a coverage of 0.9"):
+                    with pytest.raises(ValueError, match=r"at least 9 rows for a coverage of 0.9"):
                         sets.fit(known, case["calibration_labels"], **own)
                     continue
                 with pytest.warns(UserWarning, match="Each set holds the classes"):
@@ -168,9 +172,7 @@ def test_adaptive_scores_are_those_of_a_loop(penalty, free, drawn):
     probabilities[0] = 1 / 6  # ties: the lower class first
     uniforms = rng.random(20) if drawn else None
     for method in ("aps", "raps"):
-        found = array(
-            decisions.conformal_scores(probabilities, method, uniforms=uniforms, penalty=penalty, free=free)
-        )
+        found = array(decisions.conformal_scores(probabilities, method, uniforms=uniforms, penalty=penalty, free=free))
         for row in range(20):
             order = sorted(range(6), key=lambda c: (-probabilities[row, c], c))
             total = 0.0
@@ -366,5 +368,5 @@ def test_parts_for_another_order_of_classes_answer_alike():
     np.testing.assert_allclose(array(other.scaling(logits[:, places])), array(scaling(logits))[:, places], atol=1e-6)
     members = array(other.sets.members(probabilities[:, places]))
     np.testing.assert_array_equal(members, array(sets.members(probabilities))[:, places])
-    with pytest.raises(ValueError, match="`scaling`.*a part of 4 classes"):
+    with pytest.raises(ValueError, match=r"`scaling`.*a part of 4 classes"):
         decisions.Decisions(list("abcd"), scaling=scaling)

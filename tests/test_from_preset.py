@@ -249,7 +249,7 @@ def test_saved_labels_are_reordered_renamed_or_replaced_with_a_warning(classifie
     with pytest.warns(UserWarning, match=r"`TextClassifier`.*'card', 'loan', 'other'") as caught:
         new = models.TextClassifier.from_preset(classifier_folder, labels=["a", "b"])
     assert caught[0].filename == __file__
-    assert (new.labels, new.multi_label, new.threshold) == (["a", "b"], False, 0.5)
+    assert (new.labels, new.multi_label, new.threshold) == (["a", "b"], False, None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         models.TextClassifier.from_preset(classifier_folder, labels=["a", "b"], backbone_only=True)

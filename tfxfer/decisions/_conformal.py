@@ -77,10 +77,11 @@ def conformal_scores(
 class ConformalSets(Part):
     """Sets of labels that hold the right one in a stated share of rows.
 
-    On n held-out rows, the score of each row's right class is taken (`conformal_scores`), and the k-th smallest is the
-    threshold, k = ceil((n + 1) * coverage), raised by 2e-6 against float rounding. The set of a row is all classes of a score up to it. The right class is then
-    in the set of a new row with a probability of at least `coverage`, whatever the model, as long as old and new rows
-    are drawn alike. It holds over all rows, not for each text, and no longer when the texts change.
+    On n held-out rows, the score of each row's right class is taken (`conformal_scores`). The k-th smallest is the
+    threshold, k = ceil((n + 1) * coverage), raised by 2e-6 against float rounding. The set of a row holds all classes
+    with a score up to it. The right class is then in the set of a new row with a probability of at least `coverage`,
+    whatever the model, as long as old and new rows are drawn alike. This holds over all rows, not for each text, and no
+    longer when the texts change.
 
     | method | sets |
     |---|---|
@@ -140,9 +141,7 @@ class ConformalSets(Part):
         return ("thresholds",) if self.by_class else ()
 
     def _scores(self, probabilities, uniforms):
-        return conformal_scores(
-            probabilities, self.method, uniforms=uniforms, penalty=self.penalty, free=self.free
-        )
+        return conformal_scores(probabilities, self.method, uniforms=uniforms, penalty=self.penalty, free=self.free)
 
     def fit(self, probabilities: Any, targets: Any, *, uniforms: Any = None, labels: Any = None) -> Self:
         """Finds the thresholds on rows that neither the model nor its scaling was fitted on.

@@ -105,5 +105,7 @@ class Decisions:
         return cls(**{name: read(value) if isinstance(value, dict) else value for name, value in config.items()})
 
     def __repr__(self) -> str:
-        shown = (f"{name}={getattr(part, 'method', None) or getattr(part, 'goal', '')}" for name, part in self.parts.items())
+        shown = (
+            f"{name}={getattr(part, 'method', None) or getattr(part, 'goal', '')}" for name, part in self.parts.items()
+        )
         return f"Decisions({', '.join(shown)})"

@@ -105,7 +105,9 @@ def checked_classes(targets, rows, classes):
     targets = np.asarray(targets)
     if targets.shape != (rows,) or targets.dtype.kind not in "iu":
         expected = f"ints ({rows},), the index of each row's class"
-        remedy = "Shares of classes have no single right answer: `targets.argmax(axis=1)`." if targets.ndim == 2 else None
+        remedy = (
+            "Shares of classes have no single right answer: `targets.argmax(axis=1)`." if targets.ndim == 2 else None
+        )
         raise _check.invalid("targets", expected, targets, remedy)
     if targets.min() < 0 or targets.max() >= classes:
         row = int(np.flatnonzero((targets < 0) | (targets >= classes))[0])

@@ -26,12 +26,12 @@ class Rejection(Part):
     |---|---|
     | `"probability"` | the largest probability |
     | `"margin"` | the largest probability minus the second |
-    | `"mahalanobis"` | minus the least distance of its features to the mean of a class, by one covariance of all classes |
+    | `"mahalanobis"` | minus the least distance of its features to the mean of a class, by one covariance for all |
     | `"neighbours"` | the cosine of its features with the k-th nearest of the training rows |
     | `"combined"` | a weighted sum of the log-odds of the largest probability and the last two, each standardised |
 
-    The features are what the model's head reads. The covariance is shrunk towards a multiple of the identity (Ledoit and
-    Wolf). Of the training rows at most `max_rows` are kept, as many of each class as there are. `"combined"` weighs its
+    The features are what the model's head reads. The covariance is shrunk towards a multiple of the identity (Ledoit
+    and Wolf). Of the training rows at most `max_rows` are kept, spread evenly over the classes. `"combined"` weighs its
     three parts alike, or, with labelled rows from outside, by a logistic regression that tells these from the others.
 
     The threshold is chosen by one of three goals:
@@ -141,7 +141,9 @@ class Rejection(Part):
         self._arrays = {}
         if self.needs_features:
             features = _features("features", features, len(logits))
-            outside_features = None if outside is None else _features("outside_features", outside_features, len(outside))
+            outside_features = (
+                None if outside is None else _features("outside_features", outside_features, len(outside))
+            )
             self._fit_distances(train, logits.shape[1])
         if self.method == "combined":
             self._fit_weights(logits, features, outside, outside_features)
@@ -205,7 +207,7 @@ class Rejection(Part):
             found = np.maximum(found, 0)  # no part may count against what it is for
             weights = found / found.sum() if found.any() else weights
         self._arrays |= {"factors": (weights / scale).astype("float32")}
-        self._arrays["offset"] = np.float32(-np.sum(mean * weights / scale))
+        self._arrays["offset"] = np.asarray(-np.sum(mean * weights / scale), "float32")
 
     def _parts(self, logits, features):
         """The three scores that are combined, float32 `(rows, 3)`."""

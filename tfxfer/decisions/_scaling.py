@@ -23,7 +23,7 @@ class Scaling(Part):
         "temperature":  z / T
         "vector":       scale * z + bias, a scale and a bias for each class
 
-    Both minimise the negative log-likelihood: of a softmax, or of a sigmoid for each label where a row may have several.
+    Both minimise the negative log-likelihood: of a softmax, or, where a row may have several labels, of a sigmoid each.
     A temperature has one number to fit and changes no answer, only how sure it is. A vector has two for each class, so
     that it needs more rows (some tens of each class), and it can change which class is likeliest. It is held near the
     temperature by `penalty / 2` times the squares of the biases and of the relative deviations of the scales, against

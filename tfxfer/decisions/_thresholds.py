@@ -94,7 +94,7 @@ class Thresholds(Part):
         if not positives:
             return None
         values, hits, given = cuts(probabilities, targets)
-        if self.goal == "f1":
+        if self.at is None:
             place = int(np.argmax(2 * hits / (given + positives)))
         elif self.goal == "recall":
             place = int(np.argmax(hits >= self.at * positives - 1e-9))

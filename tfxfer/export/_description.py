@@ -61,7 +61,7 @@ def describe(folder: str | os.PathLike[str]) -> dict[str, Any]:
         | `class`, `name` | of the model |
         | `signatures` | name to `api`, `purpose`, `inputs` and `outputs`, these by name to `dtype` and `shape` |
         | `labels`, `multi_label` | the class names in the order of the model's outputs; `None` without classes |
-        | `decisions` | what a classifier decides by: `threshold`, a number or one for each label, and the parts of `model.decisions` with their settings; `None` for nothing |
+        | `decisions` | of a classifier: `threshold`, and the parts of `model.decisions` with settings; else `None` |
         | `tasks` | of a `MultiTask` only: name to `class`, `labels`, `multi_label` and `decisions` |
         | `adapters` | with sets of adapters only: their names |
         | `prompts`, `default_prompt_name` | of an embedder |

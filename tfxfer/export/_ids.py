@@ -297,8 +297,8 @@ def _decisions(model):
     left = [name for name in made.parts if name != "scaling"]
     if left:
         lines.append(
-            f"- not in the graph: {', '.join(left)}; `assets.extra/tfxfer.json` has their settings and thresholds under "
-            "`decisions`. `export.saved_model` writes all of them\n"
+            f"- not in the graph: {', '.join(left)}; `assets.extra/tfxfer.json` has their settings and thresholds "
+            "under `decisions`. `export.saved_model` writes all of them\n"
         )
     return "".join(lines)
 

@@ -71,12 +71,14 @@ def saved_model(
     int32 `(batch,)`, outputs are float32, string or (ids) int64. The two APIs take `inputs`, serialized `tf.Example`s
     with the features `text`, or `text_a` and `text_b`. `documents` is one text a row, `(batch,)`, the form that a
     server may merge with other requests, or n texts for each query, `(batch, n)`. `labels` and `scores` go from the
-    likeliest class down, `probabilities` and `set` in the order of `assets/labels.txt`. What a classifier decides by
-    (`fit_decisions`, `threshold`) is in the graph: probabilities are calibrated, `in_scope` is false where it should
-    not answer, `set` is the conformal set, or with `multi_label` the labels that are given. `embed` and `similarity` use the
-    embedder's default prompt, `rank` and `search` the prompts for queries and documents that it has. `extract` reads a
-    text of any length, in windows; its places are `starts` and `ends` in code points, `byte_starts` and `byte_ends` in
-    bytes of UTF-8, and the columns behind the `counts[i]` entities of a text hold "", -1 and 0.
+    likeliest class down, `probabilities` and `set` in the order of `assets/labels.txt`. `embed` and `similarity` use
+    the embedder's default prompt, `rank` and `search` the prompts for queries and documents that it has. `extract`
+    reads a text of any length, in windows; its places are `starts` and `ends` in code points, `byte_starts` and
+    `byte_ends` in bytes of UTF-8, and the columns behind the `counts[i]` entities of a text hold "", -1 and 0.
+
+    What a classifier decides by (`calibrate`, `fit_decisions`, `threshold`) is in the graph, and answers as `classify`
+    does: probabilities are calibrated; `in_scope` is false where the model should not answer; `set` is the conformal
+    set, or with `multi_label` the labels that are given.
 
     The tokenizer is in the graph: a reader needs `tensorflow` and `tensorflow_text`, nothing of this package. A batch
     is padded to its own longest text. Weights are stored once, whatever the number of signatures; no state grows. A
@@ -146,7 +148,9 @@ def saved_model(
             if given is not None:
                 raise _check.invalid(argument, "None with `adapters`", given)
         if getattr(model, "decisions", None) is not None:
-            remedy = "They were fitted for the model without these adapters. Set `model.decisions = None` for the export."
+            remedy = (
+                "They were fitted for the model without these adapters. Set `model.decisions = None` for the export."
+            )
             raise _check.invalid("adapters", "None for a model with decisions", list(adapters), remedy)
     if weights_dtype is not None:
         _check.one_of("weights_dtype", weights_dtype, _weights.DTYPES)

@@ -285,13 +285,16 @@ class Decides(_Mixin):
         if rejection is not None:
             beyond = (None, None) if outside is None else self._logits_and_features(outside, batch_size, distant)
             known = self._train_features(train, batch_size) if distant else None
-            scaled = [None if each is None else ops.convert_to_numpy(self._scaled(each)) for each in (logits, beyond[0])]
+            scaled = [
+                None if each is None else ops.convert_to_numpy(self._scaled(each)) for each in (logits, beyond[0])
+            ]
             rejection.fit(
                 scaled[0], targets, features=features, train=known, outside=scaled[1], outside_features=beyond[1]
             )
         before = self._decisions or Decisions(self.labels)
-        self.decisions = before.with_parts(**{name: part for name, part in parts.items() if part is not None})
-        return self._decisions
+        made = before.with_parts(**{name: part for name, part in parts.items() if part is not None})
+        self.decisions = made
+        return made
 
     def _check_asked(self, parts, train, outside):
         if not any(part is not None for part in parts.values()):
@@ -340,7 +343,9 @@ class Decides(_Mixin):
         shape = getattr(found, "shape", None)
         if shape is None or len(shape) < 2 or None in tuple(shape[1:]):
             remedy = "Reject by 'probability' or 'margin', or override `decision_features`."
-            raise _check.invalid("reject", "a score without features: the head reads several vectors", self.name, remedy)
+            raise _check.invalid(
+                "reject", "a score without features: the head reads several vectors", self.name, remedy
+            )
         return found if len(shape) == 2 else ops.reshape(found, (-1, int(np.prod(shape[1:]))))
 
     def _part(self, part):
@@ -464,7 +469,9 @@ class Decides(_Mixin):
             found.append(f"`set` says which labels are given, in the order of {place}.")
         rejects = made is not None and made.rejection is not None
         if not self.multi_label and (rejects or self._threshold is not None):
-            found.append("Where `in_scope` is false, the model should not answer; `labels` name what would be likeliest.")
+            found.append(
+                "Where `in_scope` is false, the model should not answer; `labels` name what would be likeliest."
+            )
         if made is not None and made.sets is not None:
             by_class = " of each class" if made.sets.by_class else ""
             found.append(
@@ -484,7 +491,7 @@ class Decides(_Mixin):
 
     # === Other labels, saving ===
 
-    def _with_other_labels(self, names: Sequence[Any], places: Sequence[int | None] | None) -> dict[str, Any]:
+    def _with_other_labels(self, names: Sequence[Any], places: Sequence[Any] | None) -> dict[str, Any]:
         """Returns the parts of the configuration that go by label, for labels of other names or in another order."""
         found: dict[str, Any] = {}
         if isinstance(self._threshold, tuple):
@@ -496,7 +503,7 @@ class Decides(_Mixin):
                     "left out. Fit them again after training.",
                     stacklevel=6,
                 )
-            return {**{name: None for name in found}, "decisions": None, "decided_for": None}
+            return {**dict.fromkeys(found), "decisions": None, "decided_for": None}
         if places is not None and "threshold" in found:
             found["threshold"] = [found["threshold"][place] for place in places]
         if self._decisions is not None:
