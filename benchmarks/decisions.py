@@ -7,7 +7,7 @@ Three parts, each over three seeds, on all-MiniLM-L6-v2; nothing is chosen by te
 - `methods`: AUROC of each method of `decisions.Rejection` on *dev* rows of four settings, with a probe on frozen
   features: Banking77 without 10 of its intents, against these; the same against questions of another data set;
   garment classes of clothing reviews without 4 of them, against these; the same against remarks of Reddit users.
-- `outside`: Banking77 without 10 intents on *test* rows, by the probe and by a model fine-tuned on 30 texts of each
+- `outside`: Banking77 without 10 intents on *test* rows, by the probe and by a model fine-tuned on 20 texts of each
   other intent: AUROC, false positives where 95 % of the rows in scope are accepted, and, at the threshold that
   accepts 95 % of the dev rows in scope, the share of rows that are answered, of answers that are right, and of rows
   from outside that are accepted.
@@ -51,7 +51,7 @@ SETS = {
     "RAPS": ConformalSets("raps", penalty=0.02, free=2),
     "LAC by class": ConformalSets("lac", by_class=True),
 }
-ROWS_A_CLASS, EPOCHS, LENGTH, OTHERS = 30, 3, 48, 1000
+ROWS_A_CLASS, EPOCHS, LENGTH, OTHERS = 20, 3, 48, 1000
 
 
 def embedder_of(model):
