@@ -80,11 +80,11 @@ def blocks():
 # tenth of their time. What is exported, served, quantized or held against exact numbers keeps its rewriting.
 PLAIN_GRAPHS = """
     added_tokens callbacks callbacks_rates checkpoint damaged_files data_batches data_columns data_label_column
-    data_mix data_plans data_rows data_targets denoising disk evaluation evaluation_labels evaluation_pairs
-    evaluation_ranking evaluation_tagger few_shot freezing from_model from_preset frozen_cache gate keras_hub
-    keras_methods lora masked models optimizers optimizers_layerwise optimizers_subset own_task peft report resume
-    saved_index search search_negatives siamese suggest tagger tagger_checkpoint tagger_training tuning unfreezing
-    windows writes
+    data_mix data_plans data_rows data_targets deciding decisions denoising disk evaluation evaluation_labels
+    evaluation_pairs evaluation_ranking evaluation_tagger few_shot freezing from_model from_preset frozen_cache gate
+    keras_hub keras_methods lora masked models optimizers optimizers_layerwise optimizers_subset own_task peft
+    report resume saved_index search search_negatives siamese suggest tagger tagger_checkpoint tagger_training
+    tuning unfreezing windows writes
 """.split()
 
 

@@ -86,8 +86,9 @@ def of_kind(kind, folder, **kwargs):
     return tx.models.TextClassifier(*parts, labels=LABELS, **kwargs)
 
 
-def decided(model, reject="combined", sets="aps", scaling="vector"):
+def decided(model, reject="combined", sets=None, scaling="vector"):
     """The model with all decisions fitted."""
+    sets = ConformalSets("aps", coverage=0.6) if sets is None else sets
     x = in_form(model, DEV)
     y = likely(model, DEV)
     model.calibrate(x, y, scaling)

@@ -31,6 +31,32 @@ def again(part):
     return keras.saving.deserialize_keras_object(config)
 
 
+def test_every_part_comes_back_from_its_configuration_and_has_a_row_here():
+    logits, targets, features = rows_of(20)
+    probabilities = scipy.special.softmax(logits, axis=1)
+    distant = {"features": features, "train": (features, targets)}
+    table = {
+        decisions.Scaling: decisions.Scaling("vector", penalty=2.0).fit(logits, targets),
+        decisions.ConformalSets: decisions.ConformalSets("raps", coverage=0.7, by_class=True, penalty=0.2, free=1).fit(
+            probabilities, targets
+        ),
+        decisions.Thresholds: decisions.Thresholds("recall", at=0.6).fit(probabilities, np.eye(5)[targets]),
+        decisions.Rejection: decisions.Rejection("combined", coverage=0.9, k=2, max_rows=50, seed=7).fit(
+            logits, targets, **distant
+        ),
+        decisions.Decisions: decisions.Decisions([5, 3, 1, 2, 4], scaling=decisions.Scaling().fit(logits, targets)),
+    }
+    assert set(table) == {value for value in vars(decisions).values() if isinstance(value, type)}
+    for part in table.values():
+        made = again(part)
+        assert json.dumps(made.get_config()) == json.dumps(part.get_config())
+        if part is not table[decisions.Decisions]:
+            assert made.settings() == part.settings()
+            for name, array_ in part.arrays.items():
+                np.testing.assert_array_equal(made.arrays[name], array_)
+                assert made.arrays[name].dtype == np.float32
+
+
 # === Scaling ===
 
 
@@ -322,14 +348,16 @@ def test_classes_with_few_rows_or_none_are_measured_by_what_there_is():
 
 
 def test_rows_from_outside_weigh_the_parts_that_tell_them_apart():
-    logits, targets, features = rows_of(10)
-    train = rows_of(11)[2], rows_of(11)[1]
-    # Their logits are as sure as any; only the distance tells.
-    outside, far = logits[:60], features[:60] + 30
-    rejection = decisions.Rejection("combined").fit(
-        logits, targets, features=features, train=train, outside=outside, outside_features=far
-    )
-    assert array(rejection.accepts(outside, far)).mean() == 0
+    logits, targets, features = rows_of(10, rows=300)
+    train = features[150:], targets[150:]
+    logits, targets, features = logits[:150], targets[:150], features[:150]
+    outside, far = logits[:60], -features[:60]  # their logits are as sure as any: only the distance tells
+    own = {"features": features, "train": train}
+    plain = decisions.Rejection("combined").fit(logits, targets, **own)
+    told = decisions.Rejection("combined").fit(logits, targets, **own, outside=outside, outside_features=far)
+    passed = [array(each.accepts(outside, far)).mean() for each in (plain, told)]
+    assert passed[1] < passed[0] - 0.1, passed
+    assert array(told.accepts(logits, features)).mean() == pytest.approx(0.95, abs=0.01)
 
 
 def test_the_rows_that_are_kept_are_spread_over_the_classes():
@@ -362,7 +390,10 @@ def test_the_rows_that_are_kept_are_spread_over_the_classes():
         (lambda: decisions.Rejection("margin").fit([[1.0]], [0]), "no second class"),
         (lambda: decisions.Rejection("mahalanobis").fit([[1.0, 2.0]], [0]), "`features`"),
         (lambda: decisions.Rejection("neighbours").fit([[1.0, 2.0]], [0], features=[[1.0]]), "`train`"),
-        (lambda: decisions.Rejection("probability", accuracy=0.9).fit([[1.0, 2.0]] * 2, [0, 1]), "best that a threshold.*0.5"),
+        (
+            lambda: decisions.Rejection("probability", accuracy=0.9).fit([[1.0, 2.0]] * 2, [0, 1]),
+            "best that a threshold.*0.5",
+        ),
         (lambda: decisions.Rejection("margin").fit([[1.0, 2.0]], [[0.5, 0.5]]), "argmax"),
         (lambda: decisions.Decisions(["a"], scaling=decisions.Scaling()), "`scaling`.*fitted"),
         (lambda: decisions.Decisions(["a"], sets=3), "`sets`.*ConformalSets"),

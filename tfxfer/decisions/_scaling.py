@@ -24,10 +24,10 @@ class Scaling(Part):
         "vector":       scale * z + bias, a scale and a bias for each class
 
     Both minimise the negative log-likelihood: of a softmax, or, where a row may have several labels, of a sigmoid each.
-    A temperature has one number to fit and changes no answer, only how sure it is. A vector has two for each class, so
-    that it needs more rows (a hundred of each class, say), and it can change which class is likeliest. It is held near the
-    temperature by `penalty / 2` times the squares of the biases and of the relative deviations of the scales, against
-    the sum of the losses over rows. Losses and metrics in training see logits without scaling.
+    A temperature has one number to fit; it changes no answer of a softmax, only how sure it is. A vector has two for
+    each class, so that it needs more rows (a hundred of each class, say), and it can change which class is likeliest.
+    `penalty / 2` times the squares of the biases and of the relative deviations of the scales, added to the sum of the
+    losses over rows, holds it near the temperature. Losses and metrics in training see logits without scaling.
 
     Args:
         method: `"temperature"` or `"vector"`.

@@ -106,7 +106,8 @@ def _predictions(model, texts, y, similarity, batch_size, progress):
         texts, y = data.Gate(model, ("texts", "y", "sample_weight")).in_memory(texts, y)
         y = _labels.decode(y, model.labels)
         found = model.classify(texts, batch_size=batch_size, verbose=verbose).probabilities
-        return y, found, {"labels": model.labels}, None
+        several = {"threshold": model.threshold} if getattr(model, "multi_label", False) else {}
+        return y, found, {"labels": model.labels, **several}, None
     if hasattr(model, "tag"):  # without a scheme: each word is sorted into one of the tags
         words, y = _tagging.read(model, texts, y, ("texts", "y"))
         found = np.concatenate(model.probabilities(words, batch_size, verbose=verbose))
@@ -140,6 +141,7 @@ def report_scores(
     predicted: ArrayLike | None = None,
     *,
     labels: Sequence[str] | Sequence[int] | np.ndarray | None = None,
+    threshold: Any = 0.5,
     name: str = "similarity",
     history: Any = None,
     scores: Mapping[str, Any] | None = None,
@@ -153,6 +155,7 @@ def report_scores(
             0 and 1 for pairs that belong together or not, or scores.
         predicted: float array: probabilities `(rows, classes)`, or similarities or predictions `(rows,)`.
         labels: the class names, in the order of the columns.
+        threshold: as `classification_scores` has it, for several labels a row.
         name: string. What the values of `predicted` are, where they are no probabilities.
         history: as in `report`.
         scores: as in `report`.
@@ -180,14 +183,14 @@ def report_scores(
         raise _check.invalid("history", "something to report: a history, scores, or a model and texts", history)
     metrics, drawings = {}, {}
     if labels is not None:
-        _report_classes(metrics, drawings, y_true, predicted, list(labels))
+        _report_classes(metrics, drawings, y_true, predicted, list(labels), threshold)
     elif y_true is not None:
         _report_pairs(metrics, drawings, y_true, predicted, name)
     return _report_folder.write(folder, metrics, drawings, history, scores, tensorboard)
 
 
-def _report_classes(metrics, drawings, y_true, probabilities, labels):
-    metrics["classification"] = scores = classification_scores(y_true, probabilities, labels)
+def _report_classes(metrics, drawings, y_true, probabilities, labels, threshold):
+    metrics["classification"] = scores = classification_scores(y_true, probabilities, labels, threshold=threshold)
     metrics["calibration"] = calibration_scores(y_true, probabilities, labels=labels)
     if "micro_f1" in scores:  # several labels a row
         drawings["per_class"] = _plots.per_class(scores["per_class"])
