@@ -154,7 +154,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder of the data sets")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--rows", type=int, default=12000, help="training rows of goemotions")
+    parser.add_argument("--rows", type=int, default=8000, help="training rows of goemotions")
     parser.add_argument("--cache", type=pathlib.Path, default=_harness.LOGS / "skewed.npz")
     arguments = parser.parse_args()
     start = time.process_time()

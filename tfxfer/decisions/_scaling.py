@@ -84,7 +84,7 @@ class Scaling(Part):
         """
         logits = checked_logits(logits).astype("float64")
         targets = _shares(targets, logits.shape, multi_label)
-        activation = scipy.special.expit if multi_label else _softmax
+        activation = scipy.special.expit if multi_label else _row_softmax
         factor = _factor(logits, targets, activation)
         if self.method == "temperature":
             return self._fitted(temperature=1 / factor)
@@ -122,7 +122,7 @@ class Scaling(Part):
         return logits * self._arrays["scale"] + self._arrays["bias"]
 
 
-def _softmax(logits):
+def _row_softmax(logits):
     return scipy.special.softmax(logits, axis=1)
 
 

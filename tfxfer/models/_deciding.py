@@ -4,7 +4,7 @@ import collections
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import keras
 import numpy as np
@@ -37,7 +37,7 @@ class Classification(collections.namedtuple("Classification", ["labels", "probab
     sets: Any = None
 
     @classmethod
-    def of(cls, labels, probabilities, in_scope=None, sets=None):
+    def of(cls, labels: list, probabilities: np.ndarray, in_scope: Any = None, sets: Any = None) -> Self:
         """Makes one with all attributes."""
         made = cls(labels, probabilities)
         made.in_scope, made.sets = in_scope, sets
@@ -449,9 +449,9 @@ class Decides(_Mixin):
         """
         found = {name: ops.convert_to_numpy(value) for name, value in self.decided(outputs, threshold).items()}
         probabilities, members = found["probabilities"], found.get("set")
-        sets = None if members is None else self._names_of(members, probabilities)
         if self.multi_label:
-            return Classification.of(sets, probabilities)
+            return Classification.of(self._names_of(members, probabilities), probabilities)
+        sets = None if members is None else self._names_of(members, probabilities)
         names = self._label_column.decode(np.argmax(probabilities, axis=-1))
         in_scope = found.get("in_scope")
         if in_scope is not None:
