@@ -39,7 +39,7 @@ from tfxfer.decisions import Scaling, Thresholds
 
 PRESET = "all_minilm_l6_v2"
 WAYS = ("plain", "weighted", "weighted, root", "focal", "balanced sampling")
-EPOCHS, BATCH, UNITS = 30, 128, 256
+EPOCHS, BATCH, UNITS = 12, 128, 256
 
 
 def weights_of(targets):

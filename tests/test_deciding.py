@@ -344,6 +344,7 @@ def test_what_does_not_fit_the_model_is_refused(folder, model):
         (lambda: model.fit_decisions(DEV, y, reject="combined"), "`train`.*training rows"),
         (lambda: model.fit_decisions(DEV, y, reject="margin", train=(DEV, y)), "`train`.*None without"),
         (lambda: model.fit_decisions(DEV, y, sets="lac", outside=TEST), "`outside`.*without `reject`"),
+        (lambda: model.fit_decisions(DEV, y, reject="margin", outside=iter(TEST)), "`outside`.*in memory"),
         (lambda: model.fit_decisions(DEV, y, reject="nearest"), "`method`.*'neighbours'"),
         (lambda: model.fit_decisions(DEV, y, reject=Scaling()), "`reject`.*decisions.Rejection"),
         (lambda: tokens.fit_decisions(DEV, y, reject="neighbours", train=(DEV, y)), "the head reads several vectors"),

@@ -377,6 +377,7 @@ def test_the_rows_that_are_kept_are_spread_over_the_classes():
     [
         (lambda: decisions.Scaling("platt"), "`method`.*'temperature', 'vector'"),
         (lambda: decisions.Scaling()([[1.0]]), "a fitted `Scaling`"),
+        (lambda: decisions.Rejection("margin").accepts([[1.0, 2.0]]), "a fitted `Rejection`"),
         (lambda: decisions.Scaling().fit(np.zeros((0, 2)), []), "`logits`.*at least one row"),
         (lambda: decisions.Scaling().fit([[1.0, np.nan]], [0]), "`logits`.*finite.*row 0"),
         (lambda: decisions.Scaling().fit([[1.0, 2.0]] * 2, [0, 2]), "`targets`.*from 0 to 1.*row 1"),

@@ -37,7 +37,7 @@ class Part:
         return self
 
     def _check_fitted(self):
-        if not self._arrays:
+        if not self.is_fitted:
             raise _check.invalid("self", f"a fitted `{type(self).__name__}`", self, "Call `fit` first.")
 
     def settings(self) -> dict[str, Any]:

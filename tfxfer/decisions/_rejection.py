@@ -106,6 +106,11 @@ class Rejection(Part):
         return self.method in DISTANT
 
     @property
+    def is_fitted(self) -> bool:
+        """Whether the rejection can answer."""
+        return "threshold" in self._arrays
+
+    @property
     def threshold(self) -> float:
         """The least score that is accepted."""
         self._check_fitted()
@@ -152,11 +157,11 @@ class Rejection(Part):
             self._fit_distances(train, logits.shape[1])
         if self.method == "combined":
             self._fit_weights(logits, features, outside, outside_features)
-        scores = ops.convert_to_numpy(self.scores(logits, features))
+        scores = ops.convert_to_numpy(self._scores(logits, features))
         right = (logits.argmax(axis=1) == targets).astype("float64")
         inside = np.ones(len(scores))
         if outside is not None:
-            beyond = ops.convert_to_numpy(self.scores(outside, outside_features))
+            beyond = ops.convert_to_numpy(self._scores(outside, outside_features))
             scores = np.concatenate([scores, beyond])
             right, inside = (np.concatenate([each, np.zeros(len(beyond))]) for each in (right, inside))
         return self._fitted(**self._arrays, threshold=self._threshold(scores, right, inside))
@@ -253,6 +258,10 @@ class Rejection(Part):
             logits: float `(rows, classes)`, scaled as the probabilities are.
             features: float `(rows, dim)`, for the scores that need them.
         """
+        self._check_fitted()
+        return self._scores(logits, features)
+
+    def _scores(self, logits, features):
         if self.method == "mahalanobis":
             return self._mahalanobis(features)
         if self.method == "neighbours":
@@ -267,7 +276,6 @@ class Rejection(Part):
 
     def accepts(self, logits: Any, features: Any = None) -> Any:
         """Returns whether each row is accepted, bool `(rows,)`; arguments as `scores` has them."""
-        self._check_fitted()
         return self.scores(logits, features) >= self._arrays["threshold"]
 
 

@@ -3,7 +3,7 @@
 import collections
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import keras
@@ -72,7 +72,8 @@ class Decides(_Mixin):
     def threshold(self, value: Any) -> None:
         self._threshold = self._read_threshold(value)
         if self._decisions is not None and self._decisions.thresholds is not None:
-            self._decisions = self._decisions.with_parts(thresholds=None)
+            made = self._decisions.with_parts(thresholds=None)
+            self._decisions, self._decided_for = (made, self._decided_for) if made.parts else (None, None)
 
     def _read_threshold(self, value):
         """Returns `None`, a float, or a tuple of floats in the order of the labels."""
@@ -94,8 +95,9 @@ class Decides(_Mixin):
     def decisions(self) -> Decisions | None:
         """What the model decides by, a `decisions.Decisions`; `None` for nothing. Can be set, and is saved.
 
-        `calibrate` and `fit_decisions` set it. Training makes it stale: `classify` then warns, and an export refuses,
-        until it is fitted again or taken away.
+        `calibrate` and `fit_decisions` set it. Training, and whatever else changes weights, makes it stale: `classify`
+        then warns once, `fit_decisions` and exports refuse, until it is fitted again or taken away. Decisions that are
+        set by hand count as fitted for the weights as they are.
         """
         return self._decisions
 
@@ -308,6 +310,8 @@ class Decides(_Mixin):
         distant = rejection is not None and rejection.needs_features
         if outside is not None and rejection is None:
             raise _check.invalid("outside", "None without `reject`", outside)
+        if isinstance(outside, Iterator):
+            raise _check.invalid("outside", "rows in memory", outside, "Make a list of them.")
         if (train is not None) != distant:
             expected = "the training rows with their labels" if distant else "None without rejection by distance"
             raise _check.invalid("train", expected, train)
