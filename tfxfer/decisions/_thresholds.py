@@ -36,7 +36,7 @@ class Thresholds(Part):
     Example:
 
     >>> thresholds = Thresholds().fit([[0.9], [0.4], [0.3], [0.1]], [[1], [1], [0], [0]])
-    >>> thresholds.values.round(3).tolist()
+    >>> [round(value, 3) for value in thresholds.values.tolist()]
     [0.35]
 
     Reference: Lipton et al., 2014, on thresholds for F1, https://arxiv.org/abs/1402.1892.
