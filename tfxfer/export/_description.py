@@ -108,7 +108,7 @@ def of_model(model, signatures, *, pairs, index, weights_dtype, metadata, adapte
         **_tasks(model),
         **({} if adapters is None else {"adapters": list(adapters)}),
         "multi_label": getattr(model, "multi_label", None),
-        "decisions": _decisions(model),
+        "decisions": decisions_of(model),
         "prompts": getattr(embedder, "prompts", None),
         "default_prompt_name": getattr(embedder, "default_prompt_name", None),
         "index": None
@@ -133,8 +133,8 @@ def of_model(model, signatures, *, pairs, index, weights_dtype, metadata, adapte
     }
 
 
-def _decisions(model):
-    """What a classifier decides by, in plain values; `None` for nothing."""
+def decisions_of(model):
+    """Returns what a classifier decides by, in plain values; `None` for nothing."""
     made, threshold = getattr(model, "decisions", None), getattr(model, "threshold", None)
     found = {} if made is None else made.describe()
     if isinstance(threshold, dict):  # by label, which need be no string
@@ -153,7 +153,7 @@ def _tasks(model):
                 "class": type(part).__name__,
                 "labels": _signatures.labels_of(part),
                 "multi_label": getattr(part, "multi_label", None),
-                "decisions": _decisions(part),
+                "decisions": decisions_of(part),
             }
             for name, part in parts.items()
         }

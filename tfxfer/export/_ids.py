@@ -288,16 +288,14 @@ def _readme(target, model, graph, name, description, rows, pairs):
 
 def _decisions(model):
     """Says which of a classifier's decisions are in the graph."""
-    made = getattr(model, "decisions", None)
-    if made is None:
-        return ""
+    found = _description.decisions_of(model) or {}
     lines = []
-    if made.scaling is not None:
+    if "scaling" in found:
         lines.append("- the probabilities are calibrated: the scaling is in the graph\n")
-    left = [name for name in made.parts if name != "scaling"]
+    left = [name for name in found if name not in ("scaling", "thresholds")]
     if left:
         lines.append(
-            f"- not in the graph: {', '.join(left)}; `assets.extra/tfxfer.json` has their settings and thresholds "
+            f"- not in the graph: {', '.join(left)}; `assets.extra/tfxfer.json` has their settings "
             "under `decisions`. `export.saved_model` writes all of them\n"
         )
     return "".join(lines)

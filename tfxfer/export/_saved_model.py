@@ -126,10 +126,9 @@ def saved_model(
 
     Raises:
         ValueError: for another kind of model, one without a preprocessor or with decisions that training has made
-            stale, a version that exists, an argument that the
-            model has no use for, an index of another embedder or a damaged one, batching parameters that the server
-            could not read, a URL such as `gs://...` for a folder (export locally and copy the version's folder), or a
-            Keras backend other than TensorFlow.
+            stale, a version that exists, an argument that the model has no use for, an index of another embedder or a
+            damaged one, batching parameters that the server could not read, a URL such as `gs://...` for a folder
+            (export locally and copy the version's folder), or a Keras backend other than TensorFlow.
 
     Example:
 
