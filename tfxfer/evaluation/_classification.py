@@ -113,14 +113,16 @@ def classification_scores(
     indices = np.arange(len(labels))
     if several:
         y_pred = (probabilities >= _thresholds(threshold, labels, probabilities.dtype)).astype(int)
-        confusion = sklearn.metrics.multilabel_confusion_matrix(y_true, y_pred)
+        if len(labels) == 1:  # scikit-learn reads a single column as two classes: a label that no row has stays out
+            y_true, y_pred = (np.pad(each, ((0, 0), (0, 1))) for each in (y_true, y_pred))
+        confusion = sklearn.metrics.multilabel_confusion_matrix(y_true, y_pred)[: len(labels)]
     else:
         y_pred = probabilities.argmax(axis=1)
         confusion = sklearn.metrics.confusion_matrix(y_true, y_pred, labels=indices)
     precision, recall, f1, support = sklearn.metrics.precision_recall_fscore_support(
         y_true, y_pred, labels=indices, average=None, zero_division=0.0
     )
-    present = (support > 0) | (y_pred.sum(axis=0) > 0 if several else np.isin(indices, y_pred))
+    present = (support > 0) | (y_pred.sum(axis=0)[: len(labels)] > 0 if several else np.isin(indices, y_pred))
     scores: dict[str, Any] = {
         "accuracy": float((y_true == y_pred).all(axis=1).mean() if several else (y_true == y_pred).mean()),
         "macro_f1": float(f1[present].mean()) if present.any() else 0.0,
