@@ -85,13 +85,14 @@ class ConformalSets(Part):
 
     | method | sets |
     |---|---|
-    | `"lac"` | the smallest on average; may be empty, where no class is likely |
+    | `"lac"` | the smallest on average; empty where no class is likely |
     | `"aps"` | larger where a text is hard, smaller where it is easy |
     | `"raps"` | as `"aps"` without the long tail of many classes |
 
-    These are the deterministic forms: a text gets the same set each time, here and in an export. `"aps"` then covers at
-    least what was asked for; where few classes hold nearly all probability, a set may be empty. The randomised form is
-    `conformal_scores` with `uniforms`, here in `fit` and `members`; a model does not take it.
+    These are the deterministic forms: a text gets the same set each time, here and in an export. with `"aps"` and
+    `"raps"`, the set of a text that the model is very sure of may be empty, as its largest probability alone is beyond
+    the threshold: `allow_empty=False` gives it its likeliest class. The randomised form is that with `uniforms`, in
+    `fit` and `members`; a model does not take it.
 
     Args:
         method: see the table.
@@ -99,6 +100,8 @@ class ConformalSets(Part):
         by_class: bool. Whether each class has a threshold of its own, of its own rows (Mondrian): the coverage then
             holds for each class, and sets grow. A class with fewer than coverage / (1 - coverage) rows is in every set;
             a warning names it.
+        allow_empty: bool. Whether a set may be empty. `False` puts the likeliest class into an empty set, so that the
+            coverage is higher than what was asked for. Defaults to `True`, for the stated coverage.
         penalty: float >= 0, for `"raps"`, see `conformal_scores`. Defaults to 0.01, as in the paper.
         free: int >= 0, likewise. Defaults to 5.
 
@@ -118,7 +121,7 @@ class ConformalSets(Part):
         - [Angelopoulos et al., 2021](https://arxiv.org/abs/2009.14193), RAPS
     """
 
-    _settings = ("method", "coverage", "by_class", "penalty", "free")
+    _settings = ("method", "coverage", "by_class", "allow_empty", "penalty", "free")
 
     def __init__(
         self,
@@ -126,6 +129,7 @@ class ConformalSets(Part):
         *,
         coverage: float = 0.9,
         by_class: bool = False,
+        allow_empty: bool = True,
         penalty: float = 0.01,
         free: int = 5,
     ) -> None:
@@ -133,6 +137,7 @@ class ConformalSets(Part):
         self.method = _check.one_of("method", method, METHODS)
         self.coverage = _check.number("coverage", coverage, above=0.0, maximum=1 - 1e-9)
         self.by_class = _check.instance("by_class", by_class, bool, "a bool")
+        self.allow_empty = _check.instance("allow_empty", allow_empty, bool, "a bool")
         self.penalty = _check.number("penalty", penalty, minimum=0.0)
         self.free = _check.integer("free", free, minimum=0)
 
@@ -190,7 +195,12 @@ class ConformalSets(Part):
     def members(self, probabilities: Any, *, uniforms: Any = None) -> Any:
         """Returns which classes each set holds, bool `(rows, classes)`, for probabilities of that shape."""
         self._check_fitted()
-        return self._scores(probabilities, uniforms) <= self._arrays["thresholds"]
+        held = self._scores(probabilities, uniforms) <= self._arrays["thresholds"]
+        if self.allow_empty:
+            return held
+        likeliest = ops.one_hot(ops.argmax(probabilities, axis=-1), held.shape[-1], dtype="bool")
+        is_empty = ops.logical_not(ops.any(held, axis=-1, keepdims=True))
+        return ops.logical_or(held, ops.logical_and(likeliest, is_empty))
 
 
 def quantile(scores, coverage):
