@@ -38,6 +38,7 @@ ROWS = {
     "schedules": 1,
     "optimizers": 1,
     "layers": 1,
+    "decisions": 1,
     "_neighbours": 1,
     "_saved_index": 2,
     "_texts": 2,

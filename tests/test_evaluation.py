@@ -28,6 +28,18 @@ def test_single_label_scores_equal_scikit_learn():
     assert scores["confusion"][1][2] == np.sum((y_true == 1) & (y_pred == 2))
 
 
+def test_the_scores_of_a_single_label_are_those_of_rows_that_have_it():
+    rng = np.random.default_rng(2)
+    y_true, probabilities = rng.integers(0, 2, (60, 1)), rng.random((60, 1))
+    scores = evaluation.classification_scores(y_true, probabilities, ["rare"], threshold=[0.7])
+    y_pred = probabilities[:, 0] >= 0.7
+    expected = sklearn.metrics.f1_score(y_true[:, 0], y_pred)
+    assert scores["macro_f1"] == scores["micro_f1"] == scores["per_class"]["rare"]["f1"] == pytest.approx(expected)
+    assert scores["per_class"]["rare"]["support"] == y_true.sum()
+    assert scores["confusion"] == [sklearn.metrics.confusion_matrix(y_true[:, 0], y_pred).tolist()]
+    assert scores["accuracy"] == pytest.approx((y_true[:, 0] == y_pred).mean())
+
+
 def test_multi_label_scores_equal_scikit_learn():
     y_true = RNG.integers(0, 2, (40, 3))
     probabilities = RNG.uniform(size=(40, 3))

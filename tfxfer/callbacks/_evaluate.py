@@ -1,8 +1,9 @@
 """The evaluations of `evaluation` as callbacks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from tfxfer import _check, _neighbours, _texts, data, evaluation
@@ -290,7 +291,7 @@ class EvaluateClassification(Evaluate):
         texts: what `data.labelled` made, or a list (or a tuple of columns) of strings.
         y: the labels of a list of strings: names, or indices.
         batch_size: int. Texts computed at a time.
-        threshold: float in `[0, 1]`, for several labels a text.
+        threshold: as `model.classify` has it; defaults to the model's own.
         **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`, as `Evaluate` has them.
 
     Raises:
@@ -308,7 +309,7 @@ class EvaluateClassification(Evaluate):
     """
 
     def __init__(
-        self, texts: Any, y: Any = None, *, batch_size: int = 32, threshold: float = 0.5, **kwargs: Any
+        self, texts: Any, y: Any = None, *, batch_size: int = 32, threshold: Any = None, **kwargs: Any
     ) -> None:
         if y is not None:
             columns = data.TextColumn(None).read(texts, "texts")
@@ -319,7 +320,7 @@ class EvaluateClassification(Evaluate):
             raise _check.invalid("y", "a label for each text", y)
         options = {
             "batch_size": _check.integer("batch_size", batch_size),
-            "threshold": _check.number("threshold", threshold, minimum=0.0, maximum=1.0),
+            "threshold": _checked_threshold(threshold),
         }
         super().__init__(lambda model: evaluation.classification(model, texts, y, **options), **kwargs)
         self._given = texts, y
@@ -331,6 +332,12 @@ class EvaluateClassification(Evaluate):
             raise _check.invalid("model", "a model with labels for EvaluateClassification, e.g. a classifier", model)
         data.Gate(model, ("texts", "y", "sample_weight")).in_memory(*self._given)
         self._keys = ["accuracy", "macro_f1", *(["micro_f1"] if model.multi_label else [])]
+
+
+def _checked_threshold(threshold):
+    """Checks a single number at once; one for each label when the model is known."""
+    is_number = threshold is not None and not isinstance(threshold, (Mapping, list, tuple, np.ndarray))
+    return _check.number("threshold", threshold, minimum=0.0, maximum=1.0) if is_number else threshold
 
 
 class EvaluateEntities(Evaluate):

@@ -17,7 +17,7 @@ def classification(
     y: Any = None,
     *,
     batch_size: int = 32,
-    threshold: float = 0.5,
+    threshold: Any = None,
     intervals: float | None = None,
     resamples: int = 1000,
     seed: int = 0,
@@ -31,7 +31,7 @@ def classification(
         texts: what `data.labelled` made, or a list (or a tuple of columns) of strings.
         y: the labels of a list of strings: names, or indices.
         batch_size: int. Texts computed at a time.
-        threshold: float in `[0, 1]`. With several labels a text, the least probability of a label that is given.
+        threshold: as `model.classify` has it; defaults to the model's own.
         intervals: float between 0 and 1, such as 0.95. Adds confidence intervals; see `classification_scores`.
         resamples: int. Resamples of the rows for the intervals.
         seed: int. Of the resamples.
@@ -39,7 +39,10 @@ def classification(
         verbose: 0, 1 or `"auto"`: whether to show a progress bar.
 
     Returns:
-        The dict of `classification_scores`.
+        The dict of `classification_scores`. A model that rejects texts (by `threshold` or `fit_decisions`) is scored
+        twice: all scores are those of the likeliest label of every text; `coverage` is the share of texts that it
+        answers, and `answered_accuracy` the share of these that is right (`None` if it answers none). With conformal
+        sets, `set_coverage` is the share of texts whose set holds the right label, `set_size` the mean size of a set.
 
     Raises:
         ValueError: for a label that the model does not know, missing `y`, or no rows.
@@ -54,9 +57,28 @@ def classification(
     """
     texts, targets = data.Gate(model, ("texts", "y", "sample_weight")).in_memory(texts, y)
     names = _labels.decode(targets, model.labels)
-    probabilities = model.classify(texts, batch_size=batch_size, verbose=verbose).probabilities
-    options: dict[str, Any] = {"threshold": threshold, "intervals": intervals, "resamples": resamples, "seed": seed}
-    return classification_scores(names, probabilities, model.labels, rows=rows, **options)
+    several = getattr(model, "multi_label", False)
+    own = {} if several or threshold is None else {"threshold": threshold}
+    found = model.classify(texts, batch_size=batch_size, verbose=verbose, **own)
+    options: dict[str, Any] = {"intervals": intervals, "resamples": resamples, "seed": seed, "rows": rows}
+    if several:
+        options["threshold"] = getattr(model, "threshold", 0.5) if threshold is None else threshold
+    scores = classification_scores(names, found.probabilities, model.labels, **options)
+    return scores if several else {**scores, **_decided(found, names)}
+
+
+def _decided(found, names):
+    """Scores of a `Classification` whose model rejects texts or gives sets."""
+    scores: dict[str, Any] = {}
+    if getattr(found, "in_scope", None) is not None:
+        right = [given == name for given, name in zip(found.labels, names, strict=True) if given is not None]
+        scores = {"coverage": float(np.mean(found.in_scope)), "answered_accuracy": None}
+        if right:
+            scores["answered_accuracy"] = float(np.mean(right))
+    if getattr(found, "sets", None) is not None:
+        scores["set_coverage"] = float(np.mean([name in given for given, name in zip(found.sets, names, strict=True)]))
+        scores["set_size"] = float(np.mean([len(given) for given in found.sets]))
+    return scores
 
 
 def classification_scores(
@@ -64,7 +86,7 @@ def classification_scores(
     probabilities: ArrayLike,
     labels: Sequence[str] | Sequence[int] | np.ndarray,
     *,
-    threshold: float = 0.5,
+    threshold: Any = 0.5,
     intervals: float | None = None,
     resamples: int = 1000,
     seed: int = 0,
@@ -78,7 +100,8 @@ def classification_scores(
             an array `(rows, classes)` of 0 and 1.
         probabilities: float array `(rows, classes)`.
         labels: sequence of the class names, strings or ints, in the order of the columns.
-        threshold: float in `[0, 1]`, for several labels a row.
+        threshold: float in `[0, 1]`, for several labels a row: the least probability of a label that is given; or one
+            for each label: a dict of label to float, or a sequence in the order of the labels.
         intervals: float between 0 and 1, such as 0.95. Adds an interval to each score, in which it lies in this share
             of resamples: as many rows, drawn with replacement. They say how far the score may be off because there are
             no more test rows, and nothing of other seeds of the training.
@@ -136,8 +159,9 @@ def classification_scores(
         - [Guo et al., 2017](https://arxiv.org/abs/1706.04599), the calibration error
         - [Efron, 1979](https://doi.org/10.1214/aos/1176344552), the bootstrap
     """
+    dtype = getattr(probabilities, "dtype", None)
     y_true, probabilities, labels = read(y_true, probabilities, labels)
-    threshold = _check.number("threshold", threshold, minimum=0.0, maximum=1.0)
+    threshold = _labels.thresholds(threshold, labels, dtype)
     level = None if intervals is None else _weighted.check_level(intervals)
     weighted = _weighted.Weighted(y_true, probabilities, threshold=threshold)
     wanted = [*weighted.names, *(("class", name) for name in _weighted.PER_CLASS)]
@@ -152,14 +176,16 @@ def classification_scores(
         for k, label in enumerate(labels)
     }
     if y_true.ndim == 2:
-        confusion = sklearn.metrics.multilabel_confusion_matrix(y_true, weighted.given)
+        # scikit-learn reads a single column as two classes: a label that no row has makes it two.
+        both = (np.pad(each, ((0, 0), (0, int(len(labels) == 1)))) for each in (y_true, weighted.given))
+        confusion = sklearn.metrics.multilabel_confusion_matrix(*both)[: len(labels)]
     else:
         confusion = sklearn.metrics.confusion_matrix(y_true, weighted.given, labels=np.arange(len(labels)))
     scores["confusion"] = confusion.tolist()
     scores["labels"] = labels
     scores["rows"] = len(y_true)
     if y_true.ndim == 2:
-        scores["threshold"] = threshold
+        scores["threshold"] = _labels.named_thresholds(threshold, labels)
     if level is not None:
         _add_intervals(scores, weighted, wanted, level, resamples, seed)
     if rows:

@@ -27,7 +27,7 @@ def compare(
     resamples: int = 1000,
     seed: int = 0,
     batch_size: int = 32,
-    threshold: float | None = None,
+    threshold: Any = None,
     verbose: int | str = 0,
 ) -> dict[str, Any]:
     """Says whether the difference between two classifiers, or two searches, is real.
@@ -53,7 +53,8 @@ def compare(
         resamples: int. Their number.
         seed: int. Of the resamples.
         batch_size: int. Texts computed at a time.
-        threshold: float in `[0, 1]`, for several labels a row. Defaults to that of the results, or 0.5.
+        threshold: as `classification_scores` has it, for several labels a row. Defaults to that of the results and
+            models, or 0.5.
         verbose: 0, 1 or `"auto"`: whether to show a progress bar.
 
     Returns:
@@ -88,10 +89,11 @@ def compare(
     if any(hasattr(each, "classify") for each in every) and texts is None:
         raise _check.invalid("texts", "labelled rows to compare the models on", texts)
     if threshold is None:
-        own = {each["threshold"] for each in every if isinstance(each, dict) and "threshold" in each}
-        if len(own) > 1:
-            raise _check.invalid("threshold", "one for results of different thresholds", sorted(own))
-        threshold = own.pop() if own else 0.5
+        own = [each["threshold"] for each in every if isinstance(each, dict) and "threshold" in each]
+        own += [each.threshold for each in every if getattr(each, "multi_label", False)]
+        if any(each != own[0] for each in own):
+            raise _check.invalid("threshold", "one for results and models of different thresholds", own)
+        threshold = own[0] if own else 0.5
     found: Any = []
     for name, side in zip("ab", sides, strict=True):
         found.append([_result(name, each, texts, y, batch_size, threshold, verbose) for each in side])
@@ -130,7 +132,7 @@ def compare_scores(
     intervals: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
-    threshold: float = 0.5,
+    threshold: Any = 0.5,
 ) -> dict[str, Any]:
     """Says whether the difference between two classifiers is real, from probabilities that are there already.
 
@@ -143,7 +145,7 @@ def compare_scores(
         intervals: float between 0 and 1.
         resamples: int.
         seed: int.
-        threshold: float in `[0, 1]`, for several labels a row.
+        threshold: as `classification_scores` has it, for several labels a row.
 
     Returns:
         A dict:
@@ -175,14 +177,14 @@ def compare_scores(
     (10, 0.002)
     """
     level = _weighted.check_level(intervals)
-    threshold = _check.number("threshold", threshold, minimum=0.0, maximum=1.0)
     sides: list[list[Any]] = []
     for name, side in (("a", a), ("b", b)):
         runs = _runs(name, side)
         found = []
         for each in runs:
             truth, probabilities, names = _classification.read(y_true, each, labels)
-            found.append(_weighted.Weighted(truth, probabilities, threshold=threshold))
+            least = _labels.thresholds(threshold, names, getattr(each, "dtype", None))
+            found.append(_weighted.Weighted(truth, probabilities, threshold=least))
         sides.append(found)
     first = sides[0][0]
     wanted = _names(scores, first.names, [name for name in _DEFAULT if name in first.names])

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfxfer import _check
-from tfxfer.evaluation import _classification, _weighted
+from tfxfer.evaluation import _classification, _labels, _weighted
 
 
 def coverage_curve(
@@ -16,7 +16,7 @@ def coverage_curve(
     *,
     labels: Sequence[str] | Sequence[int] | np.ndarray | None = None,
     confidence: ArrayLike | None = None,
-    threshold: float = 0.5,
+    threshold: Any = 0.5,
     points: int | None = 200,
 ) -> dict[str, Any]:
     """Returns how accurate a classifier is on the share of rows that it is surest of.
@@ -35,8 +35,8 @@ def coverage_curve(
         labels: sequence of the class names in the order of the columns, for `y_true` by name.
         confidence: float array `(rows,)`, larger where an answer is surer: a margin, a negated distance. Defaults to
             the probability of the class that is given; with several labels, to that of the decision that is least sure.
-        threshold: float in `[0, 1]`, for several labels a row: the least probability of a label that is given. A row is
-            right where all its decisions are.
+        threshold: as `classification_scores` has it, for several labels a row. A row is right where all its decisions
+            are.
         points: int >= 2. The most points of the curve that are returned, evenly over the coverage, first and last among
             them. `None` for all. The areas are of all rows.
 
@@ -58,9 +58,10 @@ def coverage_curve(
         - [El-Yaniv and Wiener, 2010](https://www.jmlr.org/papers/v11/el-yaniv10a.html), risk and coverage
         - [Geifman et al., 2019](https://arxiv.org/abs/1805.08206), the areas
     """
-    y_true, probabilities, _ = _classification.read(y_true, probabilities, labels)
-    threshold = _check.number("threshold", threshold, minimum=0.0, maximum=1.0)
+    dtype = getattr(probabilities, "dtype", None)
+    y_true, probabilities, labels = _classification.read(y_true, probabilities, labels)
     points = _check.integer("points", points, minimum=2, optional=True)
+    threshold = _labels.thresholds(threshold, labels, dtype)
     weighted = _weighted.Weighted(y_true, probabilities, threshold=threshold)
     sure, rows = weighted.confidence, weighted.rows
     if confidence is not None:

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.stats
 
 from tfxfer import _check, _neighbours, _texts, data
+from tfxfer.evaluation import _labels
 
 FORMAT = 1
 # Rows whose values are kept: two samples of so many tell shares that differ by 0.05 apart.
@@ -210,7 +211,7 @@ def _measured(model, texts, batch_size, verbose):
         several = bool(getattr(model, "multi_label", False))
         found["labels"], found["multi_label"] = list(model.labels), several
         if several:
-            given = probabilities >= model.threshold
+            given = probabilities >= _labels.thresholds(model.threshold, list(model.labels), probabilities.dtype)
             sure = np.where(given, probabilities, 1 - probabilities).min(axis=1)
         else:
             given = probabilities.argmax(axis=1)[:, None] == np.arange(probabilities.shape[1])

@@ -1,5 +1,7 @@
 """Targets by name or by index as the scores of classifiers need them."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from tfxfer import _check, data
@@ -65,3 +67,30 @@ def named(targets, labels):
     if targets.ndim == 2:
         return [[label for label, one in zip(labels, row, strict=True) if one] for row in targets.tolist()]
     return [labels[i] for i in targets.tolist()]
+
+
+def thresholds(threshold, labels, dtype=None):
+    """Returns the least probabilities of labels: a float, or a float64 array `(classes,)`.
+
+    Args:
+        threshold: float in `[0, 1]`; or one for each label: a dict of label to float, or a sequence in their order.
+        labels: list of the labels.
+        dtype: dtype of the probabilities, which the numbers are rounded to, so that equal ones compare as equal.
+    """
+    if isinstance(threshold, Mapping):
+        if set(threshold) != set(labels):
+            raise _check.invalid("threshold", f"a number for each of {', '.join(map(repr, labels))}", threshold)
+        threshold = [threshold[label] for label in labels]
+    rounded = np.float64 if dtype is None or np.dtype(dtype).kind != "f" else np.dtype(dtype).type
+    if not isinstance(threshold, (list, tuple, np.ndarray)):
+        return float(rounded(_check.number("threshold", threshold, minimum=0.0, maximum=1.0)))
+    if len(threshold) != len(labels):
+        raise _check.invalid("threshold", f"{len(labels)} numbers, one for each label in their order", threshold)
+    # 1.01 is that of a label that is never given; see `decisions.Thresholds`.
+    found = [_check.number(f"threshold[{i}]", value, minimum=0.0, maximum=1.01) for i, value in enumerate(threshold)]
+    return np.asarray(found, rounded).astype("float64")
+
+
+def named_thresholds(threshold, labels):
+    """Returns what `thresholds` gave as plain values: a float, or a dict of label to float."""
+    return threshold if isinstance(threshold, float) else dict(zip(labels, threshold.tolist(), strict=True))

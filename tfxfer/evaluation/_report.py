@@ -133,8 +133,9 @@ def _predictions(model, texts, y, similarity, batch_size, progress, explain):
         texts, y = data.Gate(model, ("texts", "y", "sample_weight")).in_memory(texts, y)
         y = _labels.decode(y, model.labels)
         found = model.classify(texts, batch_size=batch_size, verbose=verbose).probabilities
+        several = {"threshold": model.threshold} if getattr(model, "multi_label", False) else {}
         details = _report_page.of_classifier(model, texts, batch_size, explain)
-        return y, found, {"labels": model.labels}, None, details
+        return y, found, {"labels": model.labels, **several}, None, details
     if hasattr(model, "tag"):  # without a scheme: each word is sorted into one of the tags
         words, y = _tagging.read(model, texts, y, ("texts", "y"))
         found = np.concatenate(model.probabilities(words, batch_size, verbose=verbose))
@@ -172,6 +173,7 @@ def report_scores(
     predicted: ArrayLike | None = None,
     *,
     labels: Sequence[str] | Sequence[int] | np.ndarray | None = None,
+    threshold: Any = 0.5,
     name: str = "similarity",
     texts: Any = None,
     history: Any = None,
@@ -187,6 +189,7 @@ def report_scores(
             0 and 1 for pairs that belong together or not, or scores.
         predicted: float array: probabilities `(rows, classes)`, or similarities or predictions `(rows,)`.
         labels: the class names, in the order of the columns.
+        threshold: as `classification_scores` has it, for several labels a row.
         name: string. What the values of `predicted` are, where they are no probabilities.
         texts: list of strings, or a tuple of such columns: the rows' texts, for `report.html`.
         history: as in `report`.
@@ -217,7 +220,7 @@ def report_scores(
             raise _check.invalid("texts", "a text for each row of `y_true`", f"{len(rows)} texts")
         details = _report_page.Details(rows)
     options: dict[str, Any] = {"labels": labels, "name": name, "history": history, "scores": scores}
-    options.update(intervals=intervals, tensorboard=tensorboard)
+    options.update(threshold=threshold, intervals=intervals, tensorboard=tensorboard)
     return _of_predictions(folder, y_true, predicted, details, **options)
 
 
@@ -228,6 +231,7 @@ def _of_predictions(
     details,
     *,
     labels=None,
+    threshold=0.5,
     name="similarity",
     history=None,
     scores=None,
@@ -242,7 +246,7 @@ def _of_predictions(
         raise _check.invalid("history", "something to report: a history, scores, or a model and texts", history)
     metrics, drawings = {}, {}
     if labels is not None:
-        _report_classes(metrics, drawings, y_true, predicted, list(labels), intervals)
+        _report_classes(metrics, drawings, y_true, predicted, list(labels), threshold, intervals)
     elif y_true is not None:
         _report_pairs(metrics, drawings, y_true, predicted, name)
     page = functools.partial(
@@ -251,10 +255,12 @@ def _of_predictions(
     return _report_folder.write(folder, metrics, drawings, history, scores, tensorboard, page=page)
 
 
-def _report_classes(metrics, drawings, y_true, probabilities, labels, intervals):
-    metrics["classification"] = scores = classification_scores(y_true, probabilities, labels, intervals=intervals)
+def _report_classes(metrics, drawings, y_true, probabilities, labels, threshold, intervals):
+    metrics["classification"] = scores = classification_scores(
+        y_true, probabilities, labels, threshold=threshold, intervals=intervals
+    )
     metrics["calibration"] = calibration_scores(y_true, probabilities, labels=labels)
-    metrics["coverage"] = coverage_curve(y_true, probabilities, labels=labels)
+    metrics["coverage"] = coverage_curve(y_true, probabilities, labels=labels, threshold=threshold)
     metrics["precision_recall"] = precision_recall_curve(y_true, probabilities, labels=labels, points=_POINTS)
     if "micro_f1" in scores:  # several labels a row
         drawings["per_class"] = _plots.per_class(scores["per_class"])

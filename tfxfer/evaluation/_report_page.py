@@ -195,12 +195,12 @@ def _classes(metrics, y_true, probabilities, labels, details):
     encoded = _labels.encode(y_true, labels, len(labels))
     several = encoded.ndim == 2
     if several:
-        true, given = encoded > 0, probabilities >= 0.5
+        least = _labels.thresholds(metrics["classification"]["threshold"], list(labels), probabilities.dtype)
+        true, given = encoded > 0, probabilities >= least
         wrong = (true != given).any(axis=1)
         # How sure the model is of the decision that is most wrong, or else of its least sure one.
-        sure = np.where(
-            wrong, np.abs(true - probabilities).max(axis=1), (0.5 + np.abs(probabilities - 0.5)).min(axis=1)
-        )
+        of_each = np.where(given, probabilities, 1 - probabilities)
+        sure = np.where(wrong, np.where(true != given, of_each, -np.inf).max(axis=1), of_each.min(axis=1))
         truths = [np.flatnonzero(row).tolist() for row in true]
         answers = [np.flatnonzero(row).tolist() for row in given]
     else:

@@ -48,7 +48,8 @@ class Weighted:
     Args:
         y_true: int64 `(rows,)`, or 0 and 1 `(rows, classes)` for several labels a row.
         probabilities: float64 `(rows, classes)` in `[0, 1]`.
-        threshold: float. The least probability of a label that is given, for several labels a row.
+        threshold: float, or float array `(classes,)`. The least probability of a label that is given, for several
+            labels a row.
         bins: int. Of the expected calibration error.
 
     Attributes:

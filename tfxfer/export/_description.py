@@ -61,7 +61,8 @@ def describe(folder: str | os.PathLike[str]) -> dict[str, Any]:
         | `class`, `name` | of the model |
         | `signatures` | name to `api`, `purpose`, `inputs` and `outputs`, these by name to `dtype` and `shape` |
         | `labels`, `multi_label` | the class names in the order of the model's outputs; `None` without classes |
-        | `tasks` | of a `MultiTask` only: name to `class`, `labels` and `multi_label` |
+        | `decisions` | of a classifier: `threshold`, and the parts of `model.decisions` with settings; else `None` |
+        | `tasks` | of a `MultiTask` only: name to `class`, `labels`, `multi_label` and `decisions` |
         | `adapters` | with sets of adapters only: their names |
         | `prompts`, `default_prompt_name` | of an embedder |
         | `index` | `texts`, `precision`, `similarity` and `max_k` of an index shipped inside |
@@ -120,6 +121,7 @@ def of_model(model, signatures, *, pairs, index, weights_dtype, metadata, adapte
         **_tasks(model),
         **({} if adapters is None else {"adapters": list(adapters)}),
         "multi_label": getattr(model, "multi_label", None),
+        "decisions": decisions_of(model),
         "prompts": getattr(embedder, "prompts", None),
         "default_prompt_name": getattr(embedder, "default_prompt_name", None),
         "index": None
@@ -144,6 +146,15 @@ def of_model(model, signatures, *, pairs, index, weights_dtype, metadata, adapte
     }
 
 
+def decisions_of(model):
+    """Returns what a classifier decides by, in plain values; `None` for nothing."""
+    made, threshold = getattr(model, "decisions", None), getattr(model, "threshold", None)
+    found = {} if made is None else made.describe()
+    if isinstance(threshold, dict):  # by label, which need be no string
+        threshold = list(threshold.values())
+    return {**({} if threshold is None else {"threshold": threshold}), **found} or None
+
+
 def _tasks(model):
     """What a model of several tasks says of each."""
     parts = model.served_parts()
@@ -155,6 +166,7 @@ def _tasks(model):
                 "class": type(part).__name__,
                 "labels": _signatures.labels_of(part),
                 "multi_label": getattr(part, "multi_label", None),
+                "decisions": decisions_of(part),
             }
             for name, part in parts.items()
         }

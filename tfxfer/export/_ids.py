@@ -24,7 +24,7 @@ The part of a `{kind}` behind its tokenizer, exported by tfxfer {tfxfer} for {ta
 - `{file}`: ids in, {output} out; batch and length are free
 - `tokenizer.json`, `tokenizer_config.json`: the tokenizer in the format of Hugging Face's `tokenizers`, which cuts
   texts at {sequence_length} tokens and pads to the longest
-{labels}- `assets.extra/tfxfer.json`: all that is known of it
+{labels}{decisions}- `assets.extra/tfxfer.json`: all that is known of it
 - largest difference to the model itself when it was written: {difference:.1e}
 {prompts}
 | | name | dtype | shape |
@@ -287,6 +287,7 @@ def _readme(target, model, graph, name, description, rows, pairs):
         output=graph.output,
         sequence_length=description["sequence_length"],
         labels=_LABELS if description["labels"] and not reads_words else _TAGS if reads_words else "",
+        decisions=_decisions(model),
         difference=description["parity"]["largest_difference"],
         table="\n".join(table),
         special=special,
@@ -296,6 +297,21 @@ def _readme(target, model, graph, name, description, rows, pairs):
         texts=texts,
         **parts,
     )
+
+
+def _decisions(model):
+    """Says which of a classifier's decisions are in the graph."""
+    found = _description.decisions_of(model) or {}
+    lines = []
+    if "scaling" in found:
+        lines.append("- the probabilities are calibrated: the scaling is in the graph\n")
+    left = [name for name in found if name not in ("scaling", "thresholds")]
+    if left:
+        lines.append(
+            f"- not in the graph: {', '.join(left)}; `assets.extra/tfxfer.json` has their settings "
+            "under `decisions`. `export.saved_model` writes all of them\n"
+        )
+    return "".join(lines)
 
 
 def _prompts(description, are_pooled):

@@ -44,9 +44,10 @@ def onnx(
     model's inputs are `token_ids`, `padding_mask` (1 at real tokens), and `segment_ids` for families that have them,
     each `(batch, length)`, for a `SiameseClassifier` `(batch, 2, length)`; both sizes are free. The output is
     `embedding` `(batch, dim)` (of a `Siamese`, its embedder's), `probabilities` `(batch, classes)` or `outputs`
-    `(batch, num_outputs)`. An embedder's prompts are not in the graph: set them before the texts. A tagger takes
-    `word_ids` `(batch, length)` and `word_mask` `(batch, words)` as well, and gives `emissions` `(batch, words, tags)`;
-    the README has the few lines that find the best tags.
+    `(batch, num_outputs)`. An embedder's prompts are not in the graph: set them before the texts. Of what a classifier
+    decides by, the scaling of `calibrate` is in the graph; thresholds, rejection and sets are not, as the README says.
+    A tagger takes `word_ids` `(batch, length)` and `word_mask` `(batch, words)` as well, and gives `emissions`
+    `(batch, words, tags)`; the README has the few lines that find the best tags.
 
     Layer norms, exact GELUs and look-ups in tables are one node each (operator set 20). What is written is loaded and
     run on the examples, in several shapes, and compared with `model.predict`. The folder appears in one step.

@@ -71,6 +71,7 @@ def saved_model(
     | | `rank`: `query`, `documents` | `scores`, of the shape of `documents` |
     | | `search`, with an `index`: `query`, `k` | `ids`, `texts`, `scores`, each `(batch, max_k)`; see `max_k` |
     | `TextClassifier` | `classify`: `text` | `labels`, `scores`, `probabilities`, each `(batch, classes)` |
+    | | with a threshold or decisions | perhaps `in_scope`, bool `(batch,)`, and `set`, bool `(batch, classes)` |
     | | `classify_examples`, for TF Serving's Classify API | `classes`, `scores` |
     | `TextRegressor` | `regress`: `text` | `outputs` `(batch, num_outputs)` |
     | | `regress_examples`, for its Regress API, of one output | `outputs` |
@@ -85,10 +86,14 @@ def saved_model(
     int32 `(batch,)`, outputs are float32, string or (ids) int64. The two APIs take `inputs`, serialized `tf.Example`s
     with the features `text`, or `text_a` and `text_b`. `documents` is one text a row, `(batch,)`, the form that a
     server may merge with other requests, or n texts for each query, `(batch, n)`. `labels` and `scores` go from the
-    likeliest class down, `probabilities` in the order of `assets/labels.txt`. `embed` and `similarity` use the
-    embedder's default prompt, `rank` and `search` the prompts for queries and documents that it has. `extract` reads a
-    text of any length, in windows; its places are `starts` and `ends` in code points, `byte_starts` and `byte_ends` in
-    bytes of UTF-8, and the columns behind the `counts[i]` entities of a text hold "", -1 and 0.
+    likeliest class down, `probabilities` and `set` in the order of `assets/labels.txt`. `embed` and `similarity` use
+    the embedder's default prompt, `rank` and `search` the prompts for queries and documents that it has. `extract`
+    reads a text of any length, in windows; its places are `starts` and `ends` in code points, `byte_starts` and
+    `byte_ends` in bytes of UTF-8, and the columns behind the `counts[i]` entities of a text hold "", -1 and 0.
+
+    What a classifier decides by (`calibrate`, `fit_decisions`, `threshold`) is in the graph, and answers as `classify`
+    does: probabilities are calibrated; `in_scope` is false where the model should not answer; `set` is the conformal
+    set, or with `multi_label` the labels that are given.
 
     The tokenizer is in the graph: a reader needs `tensorflow` and `tensorflow_text`, nothing of this package. A batch
     is padded to its own longest text. Weights are stored once, whatever the number of signatures; no state grows. A
@@ -150,10 +155,10 @@ def saved_model(
         The path of the folder written, e.g. `serving/sts/1`.
 
     Raises:
-        ValueError: for another kind of model, one without a preprocessor, a version that exists, an argument that the
-            model has no use for, an index of another embedder or a damaged one, batching parameters that the server
-            could not read, a URL such as `gs://...` for a folder (export locally and copy the version's folder), or a
-            Keras backend other than TensorFlow.
+        ValueError: for another kind of model, one without a preprocessor or with decisions that training has made
+            stale, a version that exists, an argument that the model has no use for, an index of another embedder or a
+            damaged one, batching parameters that the server could not read, a URL such as `gs://...` for a folder
+            (export locally and copy the version's folder), or a Keras backend other than TensorFlow.
 
     Example:
 
@@ -171,6 +176,11 @@ def saved_model(
         for argument, given in (("index", index), ("weights_dtype", weights_dtype)):
             if given is not None:
                 raise _check.invalid(argument, "None with `adapters`", given)
+        if getattr(model, "decisions", None) is not None:
+            remedy = (
+                "They were fitted for the model without these adapters. Set `model.decisions = None` for the export."
+            )
+            raise _check.invalid("adapters", "None for a model with decisions", list(adapters), remedy)
     if _check.instance("explain", explain, bool, "True or False"):
         for argument, given in (("adapters", adapters), ("weights_dtype", weights_dtype)):
             if given is not None:
@@ -244,6 +254,9 @@ def check_model(model, pairs, index):
             _check.one_of("pairs", name, parts)
     else:
         _check.instance("pairs", pairs, bool, "a bool")
+    for part in parts.values():
+        if hasattr(part, "check_decisions"):
+            part.check_decisions()
     kinds = {signature.kind for signature in model.served_model().signatures()}
     if pairs and "vectors" in kinds and not kinds & {"classes", "values"}:
         raise _check.invalid("pairs", "False for an embedder, which has `similarity` and `rank`", pairs)

@@ -205,8 +205,12 @@ class Served(tf.Module):
             functions[key] = self._text_function(embedder, 1, forward)
         return functions[key]
 
-    def outputs(self, model, pairs):
-        """Returns (specs, roles, function): the raw inputs of a task, and the function from them to its outputs."""
+    def outputs(self, model, pairs, forward=None):
+        """Returns (specs, roles, function): the raw inputs of a task, and the function from them to its outputs.
+
+        `forward` computes in the model's place, on its layers.
+        """
+        forward = model if forward is None else forward
         columns = model.prediction_columns()
         texts = {name: column for name, column in columns.items() if isinstance(column, data.TextColumn)}
         separate = any(column.separate for column in texts.values())
@@ -220,7 +224,7 @@ class Served(tf.Module):
                 roles[names[name]] = "first" if name in texts else column
         is_plain = all(type(column).batch is data.TextColumn.batch for column in columns.values())
         if is_plain and len(texts) == 1:
-            run = self._towers(model) if separate else self._text_function(model, len(specs), model)
+            run = self._towers(model, forward) if separate else self._text_function(model, len(specs), forward)
             if self._adapters is not None:
                 specs[_adapters.INPUT], roles[_adapters.INPUT] = TEXT, self._adapters.column
             return specs, roles, run
@@ -234,17 +238,17 @@ class Served(tf.Module):
                 if name in texts:
                     value = tf.nest.map_structure(lambda text: tf.strings.substr(text, 0, most), value)
                 found |= column.batch(column.encode(value), name)
-            return self._weights(model, found)
+            return self._weights(forward, found)
 
         function = _traced(run_columns, *specs.values())
         self._tables += [each for column in columns.values() for each in column.trackables]
         return specs, roles, function
 
-    def _towers(self, model):
-        """The outputs of a model over separate texts, on the vectors of its tower."""
+    def _towers(self, model, forward):
+        """The outputs over separate texts of a model, or of what computes in its place, on the vectors of its tower."""
         encode = self.encoder(model)
         towers = model.get_layer("towers").output
-        above = tf.identity if towers is model.output else keras.Model(towers, model.output, name="above")
+        above = tf.identity if towers is forward.output else keras.Model(towers, forward.output, name="above")
 
         def run(first, second):
             vectors = tf.reshape(encode(tf.concat([first, second], axis=0)), [2, -1, model.tower().embedding_dim])
@@ -270,7 +274,7 @@ class Served(tf.Module):
             else:
                 outputs = self._adapters(lambda ids: self._weights(forward, ids), ids, inputs[count])
             if isinstance(outputs, tf.Tensor):
-                outputs.set_shape([None, *model.output_shape[1:]])
+                outputs.set_shape([None, *forward.output_shape[1:]])
             return outputs
 
         return _traced(run, *[TEXT] * (count + (self._adapters is not None)))
@@ -476,22 +480,24 @@ def _renamed(model):
 
 
 def _classes(served, model, asked, pairs):
-    specs, roles, outputs = served.outputs(model, pairs)
+    specs, roles, outputs = served.outputs(model, pairs, asked.forward)
     names = tf.constant([str(label) for label in asked.labels])
 
-    def ordered(*values):
-        probabilities = asked.finish(outputs(*values))
+    def ordered(found):
+        probabilities = asked.finish(found)
         order = tf.argsort(probabilities, axis=-1, direction="DESCENDING", stable=True)
         return tf.gather(names, order), tf.gather(probabilities, order, batch_dims=1), probabilities
 
     def classify(*values):
-        return dict(zip(("labels", "scores", "probabilities"), ordered(*values), strict=True))
+        found = outputs(*values)
+        answers = dict(zip(("labels", "scores", "probabilities"), ordered(found), strict=True))
+        return answers if asked.decide is None else {**answers, **asked.decide(found)}
 
     found = {asked.name: Signature(_named(classify, specs), asked.purpose + _renamed(model), roles)}
     if asked.api and all(spec == TEXT for spec in specs.values()):
 
         def classify_examples(inputs):
-            labels, scores, _ = ordered(*_parse(inputs, specs))
+            labels, scores, _ = ordered(outputs(*_parse(inputs, specs)))
             return {"classes": labels, "scores": scores}
 
         purpose = "The same by TF Serving's Classify API."

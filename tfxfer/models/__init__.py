@@ -1,7 +1,8 @@
 """Task models: a pretrained backbone, its preprocessor and a new top, as functional Keras models that take strings."""
 
 from tfxfer.models._attributions import Attribution, Explanation
-from tfxfer.models._classifier import Classification, TextClassifier
+from tfxfer.models._classifier import TextClassifier
+from tfxfer.models._deciding import Classification
 from tfxfer.models._denoising import DenoisingAutoencoder
 from tfxfer.models._embedder import TextEmbedder
 from tfxfer.models._entities import Entity, Span

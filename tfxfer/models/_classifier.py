@@ -1,6 +1,5 @@
 """Texts to labels."""
 
-import collections
 import os
 import typing
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ import numpy as np
 from tfxfer import _check, backbones, data, layers, losses
 from tfxfer import metrics as own_metrics
 from tfxfer.models import _reading, _restoring, _save, _usage
+from tfxfer.models._deciding import Decides
 from tfxfer.models._explaining import Explained, log_odds, picked
 from tfxfer.models._from_preset import ClassifierFromPreset
 from tfxfer.models._mixup import MixesRows
@@ -20,9 +20,6 @@ from tfxfer.models._search_space import PooledSearch
 from tfxfer.models._signatures import Signature
 from tfxfer.models._suggest import SuggestsTexts
 from tfxfer.models._task import TextTask
-
-Classification = collections.namedtuple("Classification", ["labels", "probabilities"])
-Classification.__doc__ = "What `TextClassifier.classify` returns: label names and probabilities, in the texts' order."
 
 HEADS: dict[str, tuple[int, ...] | None] = {"linear": (), "probe": (), "mlp": None}
 # Where a file of weights keeps the labels.
@@ -207,14 +204,13 @@ else:
     _Task = object
 
 
-class Classifying(_Task):
+class Classifying(Decides, _Task):
     """What classifiers share beside `TextTask`: labels by name, default loss and metrics, `classify`.
 
     A subclass sets `_label_column` before it builds the model.
     """
 
     _label_column: data.LabelColumn
-    _threshold = 0.5
 
     @property
     def labels(self) -> list:
@@ -225,15 +221,6 @@ class Classifying(_Task):
     def multi_label(self) -> bool:
         """Whether a text may have any number of labels."""
         return self._label_column.multi_label
-
-    @property
-    def threshold(self) -> float:
-        """With `multi_label`, the least probability of a label that `classify` gives; can be set, and is saved."""
-        return self._threshold
-
-    @threshold.setter
-    def threshold(self, value: float) -> None:
-        self._threshold = _check.number("threshold", value, minimum=0.0, maximum=1.0)
 
     def compile(self, optimizer: Any = "auto", loss: Any = "auto", *, metrics: Any = "auto", **kwargs: Any) -> None:
         """Configures training; as `keras.Model.compile`, with defaults.
@@ -274,56 +261,6 @@ class Classifying(_Task):
         rest = _restoring.without_names(store, _LABELS, self.labels, remedy)
         super().load_own_variables(rest)
 
-    def probabilities(self, logits: Any) -> Any:
-        """Turns logits `(rows, classes)` into probabilities: a softmax, or sigmoids for `multi_label`."""
-        return (keras.ops.sigmoid if self.multi_label else keras.ops.softmax)(logits)
-
-    def classify(self, x: Any, batch_size: int = 32, *, threshold: float | None = None, verbose: int | str = 0) -> Any:
-        """Returns label names and probabilities for rows.
-
-        Args:
-            x: rows or batches, as `predict` takes them. For a generator of texts, the answers come as a generator of
-                parts, in constant memory.
-            batch_size: int. Rows computed at a time.
-            threshold: float in `[0, 1]`. With `multi_label`, the least probability of a label that is given. Defaults
-                to the model's `threshold`. A model of one label a text gives its likeliest label, and takes none.
-            verbose: 0, 1 or `"auto"`: whether to show a progress bar.
-
-        Returns:
-            `Classification(labels, probabilities)`: a list with a name for each text (with `multi_label`, a list of
-            names, the likeliest first, and possibly none), and a float32 array `(texts, classes)` in the order of the
-            model's `labels`.
-
-        Raises:
-            ValueError: as `predict`; for a threshold out of range, or one for a model of one label a text.
-
-        Example:
-
-        ```python
-        labels, probabilities = model.classify(["My card is gone", "What does a loan cost?"])
-        ```
-        """
-        if threshold is not None:
-            if not self.multi_label:
-                remedy = "Compare `probabilities.max(axis=1)` with it."
-                raise _check.invalid("threshold", "None for a model of one label a text", threshold, remedy)
-            _check.number("threshold", threshold, minimum=0.0, maximum=1.0)
-        return self._answers(x, batch_size, verbose, lambda logits: self.decode(logits, threshold))
-
-    def decode(self, outputs: Any, threshold: float | None = None) -> Any:
-        """Turns logits `(rows, classes)` into a `Classification`; see `classify`."""
-        probabilities = keras.ops.convert_to_numpy(self.probabilities(outputs))
-        column = self._label_column
-        if not self.multi_label:
-            return Classification(column.decode(np.argmax(probabilities, axis=-1)), probabilities)
-        threshold = self.threshold if threshold is None else threshold
-        order = np.argsort(-probabilities, axis=-1, kind="stable")
-        names = [
-            column.decode([i for i in indices if row[i] >= threshold])
-            for indices, row in zip(order, probabilities, strict=True)
-        ]
-        return Classification(names, probabilities)
-
     def score_pairs(self, first: Any, second: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
         """Returns the probability of the second label for each pair of texts, float `(rows,)`.
 
@@ -337,26 +274,48 @@ class Classifying(_Task):
 
     def signatures(self, pairs: bool = False) -> list[Signature]:
         """Returns `classify`, and on pairs with two labels `rank`; see `DescribesItself.signatures`."""
-        several = "each probability by itself" if self.multi_label else "which sum to 1"
-        purpose = (
-            f"The classes of each {'pair of texts' if pairs else 'text'}: `labels` and `scores` from the likeliest "
-            f"down, `probabilities` in the order of `assets/labels.txt`, {several}."
-        )
-        found = [
-            Signature("classify", "classes", purpose, finish=self.probabilities, labels=self.labels, api="classify")
-        ]
+        subject = "pair of texts" if pairs else "text"
+        found = [self._classes(f"The classes of each {subject}", "`assets/labels.txt`", api="classify")]
         if pairs and len(self.labels) == 2 and not self.multi_label:
             found.append(Signature("rank", "rank", finish=lambda logits: self.probabilities(logits)[:, 1]))
         return found
 
     def explained(self) -> Explained:
-        """Returns the log-odds of a label; by default of the likeliest, and with `multi_label` of the only one."""
+        """Returns the log-odds of a label; by default of the likeliest, and with `multi_label` of the only one.
+
+        They are those of the probabilities that `classify` gives: scaled, where `calibrate` has scaled them.
+        """
         if len(self.labels) == 1 and not self.multi_label:
             raise _check.invalid("model", "a classifier of two labels or more", self.labels)
         if self.multi_label:  # a sigmoid's logits are log-odds
             only = (lambda logits: np.zeros(len(logits), "int32")) if len(self.labels) == 1 else None
-            return Explained("log-odds", picked, self.labels, only)
-        return Explained("log-odds", log_odds, self.labels, lambda logits: np.argmax(logits, axis=1))
+            return Explained("log-odds", self._of_scaled(picked), self.labels, only)
+        likeliest = lambda logits: np.argmax(keras.ops.convert_to_numpy(self._scaled(logits)), axis=1)  # noqa: E731
+        return Explained("log-odds", self._of_scaled(log_odds), self.labels, likeliest)
+
+    def _of_scaled(self, number):
+        """A function of logits and targets, of scaled logits."""
+        return lambda logits, targets: number(self._scaled(logits), targets)
+
+    def _classes(self, subject, place, api=None):
+        """Returns the signature `classify`, with what the model decides by."""
+        part, decided = self._decided_part(), self._decisions
+        several = "each probability by itself" if self.multi_label else "which sum to 1"
+        purpose = (
+            f"{subject}: `labels` and `scores` from the likeliest down, `probabilities` in the order of {place}, "
+            f"{several}."
+        )
+        count = len(self.labels)
+        return Signature(
+            "classify",
+            "classes",
+            purpose + self._decisions_purpose(place),
+            finish=lambda outputs: self.probabilities(outputs[:, :count]),
+            decide=None if decided is None and self._threshold is None else self._decided_beside,
+            labels=self.labels,
+            api=api,
+            forward=None if part is None else self._part(part),
+        )
 
     @property
     def problem_type(self) -> str:
@@ -378,7 +337,8 @@ class Classifying(_Task):
             return super()._with(rest)
         if isinstance(labels, dict):
             names = _renamed(labels, self.labels)
-            return _restoring.changed(self, {"labels": names}, ("labels",))._with(rest)
+            other = {"labels": names, **self._with_other_labels(names, None)}
+            return _restoring.changed(self, other, tuple(other))._with(rest)
         names = list(labels)
         are_same = len(names) == len(self.labels) and set(names) == set(self.labels)
         if not are_same and not arguments.get("keep_labels"):
@@ -387,10 +347,25 @@ class Classifying(_Task):
         if self._output_dense() is None:
             remedy = "Leave `labels` out, or give them in this order: the head is a layer of your own."
             raise _check.invalid("labels", repr(self.labels), names, remedy)
-        return _restoring.with_outputs(super()._with(rest), "labels", names, places)
+        trained = super()._with(rest)
+        made = _restoring.with_outputs(trained, "labels", names, places, trained._with_other_labels(names, places))
+        if made.decisions is not None and not trained.has_stale_decisions():
+            made._decide_by(made.decisions)  # they were fitted for these weights in another order
+        return made
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "labels": self.labels, "multi_label": self.multi_label}
+        config = {**super().get_config(), "labels": self.labels, "multi_label": self.multi_label}
+        return {**config, **self._decisions_config()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        config = dict(config)
+        if "decisions" not in config and not config.get("multi_label"):
+            config.pop("threshold", None)  # of a file from when it meant nothing for one label a text
+        made, decided_for = config.pop("decisions", None), config.pop("decided_for", None)
+        model = super().from_config(config)
+        model._take_decisions(made, decided_for)
+        return model
 
 
 def _renamed(names, labels):
@@ -412,8 +387,9 @@ class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, MixesRows, Clas
         labels: sequence of the class names, strings or ints, in the order of the outputs. `data.labels` finds them.
             `from_preset` takes those of a trained classifier where none are given; see there.
         multi_label: bool. Whether a text may have any number of labels: sigmoids instead of one softmax.
-        threshold: float in `[0, 1]`. With `multi_label`, the least probability of a label that `classify` gives.
-            Defaults to 0.5.
+        threshold: float in `[0, 1]`: the least probability of a label that `classify` gives. With `multi_label` it
+            defaults to 0.5, and a dict of label to float gives each its own. For one label a text, a text whose
+            likeliest label is below it gets `None`; by default each gets a label. See also `fit_decisions`.
         pooling: one of `layers.POOLING`, or several, or a Keras layer from `(batch, length, features)` and
             `padding_mask` to `(batch, features)`. `from_preset` takes the checkpoint's. Left out for a head that reads
             the states of tokens, which pools them itself.
@@ -475,7 +451,7 @@ class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, MixesRows, Clas
         *,
         labels: Sequence[str] | Sequence[int] | np.ndarray,
         multi_label: bool = False,
-        threshold: float = 0.5,
+        threshold: float | Mapping[Any, float] | Sequence[float] | None = None,
         pooling: str | Sequence[str] | keras.layers.Layer = "mean",
         dropout: float = 0.1,
         head: str | keras.layers.Layer = "linear",
@@ -537,4 +513,4 @@ class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, MixesRows, Clas
         return (*super()._changeable(), "threshold", "mixup")
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "threshold": self.threshold, "mixup": self.mixup}
+        return {**super().get_config(), "mixup": self.mixup}

@@ -32,7 +32,7 @@ class _FromPreset(_Mixin):
         image_backbone: keras.layers.Layer | None = UNSET,
         labels: Sequence[str] | Sequence[int] | np.ndarray = UNSET,
         multi_label: bool = UNSET,
-        threshold: float = UNSET,
+        threshold: float | Mapping[Any, float] | Sequence[float] | None = UNSET,
         num_outputs: int = UNSET,
         pooling: str | Sequence[str] | keras.layers.Layer = UNSET,
         dropout: float = UNSET,
@@ -194,7 +194,7 @@ class MultimodalClassifier(_FromPreset, Classifying, Multimodal):
             training rows: means and scales of numbers, names of categories.
         labels: sequence of the class names, as `TextClassifier` has it.
         multi_label: bool. Whether a row may have any number of labels.
-        threshold: float in `[0, 1]`, as `TextClassifier` has it.
+        threshold: as `TextClassifier` has it.
         text: string. The name of the text's column. Defaults to `"text"`.
         fusion: `"concat"`, `"gate"` or `"attention"`, see `layers.Fusion`; or a Keras layer from a list of
             `(batch, size_i)` to `(batch, size)`. Defaults to `"concat"`, whose linear head starts as a probe.
@@ -239,7 +239,7 @@ class MultimodalClassifier(_FromPreset, Classifying, Multimodal):
         columns: Mapping[str, Any],
         labels: Sequence[str] | Sequence[int] | np.ndarray,
         multi_label: bool = False,
-        threshold: float = 0.5,
+        threshold: float | Mapping[Any, float] | Sequence[float] | None = None,
         text: str = "text",
         fusion: str | keras.layers.Layer = "concat",
         image_backbone: keras.layers.Layer | None = None,
@@ -268,8 +268,7 @@ class MultimodalClassifier(_FromPreset, Classifying, Multimodal):
 
     def signatures(self, pairs: bool = False) -> list[Signature]:
         """Returns `classify`; see `DescribesItself.signatures`."""
-        purpose = "The classes of each row: `labels` and `scores` from the likeliest down, `probabilities` in order."
-        return [Signature("classify", "classes", purpose, finish=self.probabilities, labels=self.labels)]
+        return [self._classes("The classes of each row", "`assets/labels.txt`")]
 
     def score_pairs(self, first: Any, second: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
         """Raises: a row has more than two texts."""
@@ -280,9 +279,6 @@ class MultimodalClassifier(_FromPreset, Classifying, Multimodal):
 
     def _output_dense(self):
         return getattr(self.head, "output_dense", None)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "threshold": self.threshold}
 
 
 @keras.saving.register_keras_serializable("tfxfer")

@@ -51,7 +51,7 @@ class PredictsRows(_Mixin):
             raise _check.invalid("callbacks", "None for this model", callbacks, "Read progress by `verbose=1`.")
         return self._answers(x, batch_size or 32, verbose, lambda rows: rows, steps)
 
-    def _predicted(self, form, found, batch_size, verbose, steps=None, callbacks=None):
+    def _predicted(self, form, found, batch_size, verbose, steps=None, callbacks=None, part=None):
         if form == "rows":
             progress = keras.config.is_interactive_logging_enabled() if verbose == "auto" else bool(verbose)
 

@@ -98,7 +98,7 @@ def places_of(argument, names, known):
     return places
 
 
-def with_outputs(task, argument, names, places):
+def with_outputs(task, argument, names, places, other=None):
     """Returns a model like a trained one with other outputs, on its backbone and with its weights.
 
     Args:
@@ -106,8 +106,9 @@ def with_outputs(task, argument, names, places):
         argument: string. The constructor's argument for the names of outputs.
         names: list of the names.
         places: list of the place that each has in `task`; `None` for outputs that start at random.
+        other: dict of what else of the configuration differs.
     """
-    config = task.get_config()
+    config = {**task.get_config(), **(other or {})}
     parts = {name: getattr(task, name) for name in ("backbone", "preprocessor", "embedder") if name in config}
     if isinstance(config.get("head"), dict):  # a `layers.Head`, which knows how many outputs it has
         parts["head"] = type(task.head).from_config({**task.head.get_config(), "num_outputs": len(names)})

@@ -374,39 +374,45 @@ class TakesRows(_Mixin):
         """The part of the model that is called so: from the inputs to what the head reads."""
         return keras.Model(self.input, self.feature_tensor())
 
-    def _answers(self, x, batch_size, verbose, finish, steps=None, callbacks=None):
-        """Returns `finish` of the model's outputs; for a generator of rows, a generator of it over parts."""
+    def _answers(self, x, batch_size, verbose, finish, steps=None, callbacks=None, part=None):
+        """Returns `finish` of the model's outputs; for a generator of rows, a generator of it over parts.
+
+        With `part`, of the outputs of the part of the model that `_part` knows by this name.
+        """
         _check.integer("batch_size", batch_size)
         form, found = data.Gate(self, asks=True).read(x, needs_y=False)
         check_plain(found)
         if form == "dataset" and not hasattr(found, "element_spec"):
-            return self._streamed(found, batch_size, finish)
-        return finish(self._predicted(form, found, batch_size, verbose, steps, callbacks))
+            return self._streamed(found, batch_size, finish, part)
+        named = {} if part is None else {"part": part}
+        return finish(self._predicted(form, found, batch_size, verbose, steps, callbacks, **named))
 
-    def _streamed(self, rows, batch_size, finish):
+    def _streamed(self, rows, batch_size, finish, name=None):
+        named = {} if name is None else {"part": name}
         while part := list(itertools.islice(rows, batch_size * STREAM_BATCHES)):
             if isinstance(part[0], dict):
                 part = {name: [row[name] for row in part] for name in part[0]}
             elif isinstance(part[0], tuple):
                 part = tuple(map(list, zip(*part, strict=True)))
             form, found = data.Gate(self, asks=True).read(part, needs_y=False)
-            yield finish(self._predicted(form, found, batch_size, 0))
+            yield finish(self._predicted(form, found, batch_size, 0, **named))
 
-    def _predicted(self, form, found, batch_size, verbose, steps=None, callbacks=None):
+    def _predicted(self, form, found, batch_size, verbose, steps=None, callbacks=None, part=None):
         if form == "rows" and not callbacks:
             progress = keras.config.is_interactive_logging_enabled() if verbose == "auto" else bool(verbose)
-            return self._runner(found.x)(found.x, batch_size, progress=progress)
+            return self._runner(found.x, part)(found.x, batch_size, progress=progress)
         if self.engine is not None:
             remedy = "Pass rows, such as a list of texts, without callbacks; or set `model.engine = None`."
             raise _check.invalid("engine", "None for batches, and with callbacks", self.engine, remedy)
         arguments = {"verbose": verbose, "steps": steps, "callbacks": callbacks}
+        model = self if part is None else self._made_once(f"{part} of batches", 0, lambda: self._part(part))
         if form == "arrays":
-            return keras.Model.predict(self, found[0], batch_size=batch_size, **arguments)
+            return keras.Model.predict(model, found[0], batch_size=batch_size, **arguments)
         options = {} if form == "batches" else self._batch_options(shuffle=False, bucket=False)
         gate = data.Gate(self, asks=True)
         found = gate.ready(gate.batches(form, found, batch_size, **options))
         with quiet_ends(steps):
-            return keras.Model.predict(self, found, **arguments)
+            return keras.Model.predict(model, found, **arguments)
 
     def _runner(self, x, part=None):
         """Returns what runs this model over rows, or the part of it that `_part` knows by this name.

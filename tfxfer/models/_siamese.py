@@ -182,6 +182,7 @@ class SiameseClassifier(SiameseClassifierFromPreset, Classifying, Siamese):
         features: what of the embeddings `u` and `v` the decoder sees, names out of `layers.FEATURES`.
         hidden_dims: sequence of ints. Hidden layers of the decoder.
         dropout: float in `[0, 1)`. Rate before the decoder's dense layers.
+        threshold: float in `[0, 1]`, as `TextClassifier` has it for one label a text.
         chunk_size, trainable, **kwargs: as `Siamese` has them.
 
     Input: dict of int32 `(batch, 2, length)`; strings as a tuple of two columns. Output: float32 logits
@@ -210,15 +211,17 @@ class SiameseClassifier(SiameseClassifierFromPreset, Classifying, Siamese):
         features: Sequence[str] = ("u", "v", "|u-v|"),
         hidden_dims: Sequence[int] = (),
         dropout: float = 0.0,
+        threshold: float | None = None,
         **kwargs: Any,
     ) -> None:
         self._label_column = data.LabelColumn(labels)
+        self.threshold = threshold
         decoder = layers.SoftmaxDecoder(len(self._label_column), features, hidden_dims, dropout, name="decoder")
         super().__init__(embedder, decoder=decoder, **kwargs)
         self._decoder = decoder
         self._mark_new_head()
 
-    _own = ("labels", "features", "hidden_dims", "dropout", "chunk_size")
+    _own = ("labels", "features", "hidden_dims", "dropout", "threshold", "chunk_size")
     text_count = 2
 
     def served_model(self) -> Any:
@@ -250,8 +253,12 @@ class SiameseClassifier(SiameseClassifierFromPreset, Classifying, Siamese):
             return None
         return self._decoder.compared(self.get_layer("towers").output), self._decoder.head.denses[0]
 
+    def decision_features(self) -> Any:
+        """Returns what the decoder's dense layers read of the two embeddings; see `Decides.decision_features`."""
+        return self._decoder.compared(self.get_layer("towers").output)
+
     def _changeable(self):
-        return (*super()._changeable(), "dropout")
+        return (*super()._changeable(), "dropout", "threshold")
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()

@@ -20,7 +20,7 @@ class Signature:
     | kind | inputs | outputs |
     |---|---|---|
     | `"values"` | the task's columns | `output`, or what `finish` names: numbers for each row |
-    | `"classes"` | the task's columns | `labels`, `scores`, `probabilities` |
+    | `"classes"` | the task's columns | `labels`, `scores`, `probabilities`, and what `decide` gives |
     | `"vectors"` | `text` | `embedding` |
     | `"similarity"` | `text_a`, `text_b` | `similarity`, the cosine |
     | `"rank"` | `query`, `documents` | `scores` |
@@ -41,6 +41,9 @@ class Signature:
             `None` for none.
         model: the task model that answers, where it is a part of the one that is exported. By default that one.
         pairs: bool. Whether that model itself reads two texts a row; `None` for what the export was told.
+        forward: Keras model on the inputs and layers of that model that computes in its place, with an output of two
+            dimensions for `finish` and `decide`. By default the model itself.
+        decide: function of the outputs to a dict of further tensors `(rows, ...)`, for `"classes"`: `in_scope`, `set`.
 
     Raises:
         ValueError: for an unknown kind.
@@ -56,6 +59,8 @@ class Signature:
     api: str | None = None
     model: Any = None
     pairs: bool | None = None
+    forward: Any = None
+    decide: Callable | None = None
 
     def __post_init__(self):
         _check.one_of("kind", self.kind, KINDS)

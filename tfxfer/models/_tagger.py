@@ -499,7 +499,7 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
             raise _check.invalid("callbacks", "None for a tagger", callbacks, "Read progress by `verbose=1`.")
         return self._answers(x, batch_size or 32, verbose, lambda scores: scores.rows(), steps, callbacks)
 
-    def _predicted(self, form, found, batch_size, verbose, steps=None, callbacks=None):
+    def _predicted(self, form, found, batch_size, verbose, steps=None, callbacks=None, part=None):
         progress = keras.config.is_interactive_logging_enabled() if verbose == "auto" else bool(verbose)
         if form == "rows":
             return _entities.scores(self, found.x, batch_size, progress)
