@@ -395,3 +395,18 @@ def test_decisions_are_the_same_on_jax_and_in_half_precision(model, folder, tmp_
     decided(randomised(half))
     half.save(tmp_path / "half.keras")
     assert_alike(keras.saving.load_model(tmp_path / "half.keras").classify(TEST), half.classify(TEST))
+
+
+@pytest.mark.parametrize("method", ["temperature", "vector"])
+def test_explanations_are_of_the_scaled_probabilities(method, tmp_path):
+    model = randomised(tiny.classifier(tmp_path))
+    model.calibrate(DEV, likely(model, DEV), method)
+    probabilities = model.classify(TEST[:6]).probabilities
+    explained = model.explain(TEST[:6], steps=64)
+    for row, found in zip(probabilities, explained, strict=True):
+        best = row.argmax()
+        assert found.target == model.labels[best]
+        assert found.score == pytest.approx(np.log(row[best] / (1 - row[best])), abs=1e-3)
+    path = tx.export.saved_model(model, tmp_path / "served", explain=True, warmup="none")
+    served = tf.saved_model.load(path).signatures["explain"](text=tf.constant(TEST[:6]))
+    np.testing.assert_allclose(served["score"], [found.score for found in explained], atol=1e-4)

@@ -228,6 +228,7 @@ ALIKE = [
     r"test_callbacks\.py::test_an_embedder_does_not_end",
     r"test_evaluation_tagger\.py::test_spans_of_a_generator",
     r"test_export_assets\.py::test_the_server_can_replay.*score-32",
+    r"test_deciding\.py::test_explanations_are.*temperature",
     r"test_engine\.py::test_(an_engine_is_not_saved|layers_that_stay)",
     r"test_export_ids\.py::test_(norms_activations.*\[(modern|deberta)|smaller_weights.*onnx-float16)",
     r"test_few_shot\.py::test_(every_way_gives.*setfit|dropout_makes)",

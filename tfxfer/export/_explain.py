@@ -42,6 +42,9 @@ class Explainer:
         nodes, weights = np.polynomial.legendre.leggauss(STEPS)
         self._shares, self._weights = (tf.constant(each, tf.float32) for each in ((nodes + 1) / 2, weights / 2))
 
+    def _likeliest(self, outputs):
+        return tf.argmax(self._model.probabilities(outputs), axis=-1)
+
     def __call__(self, texts: Any) -> dict[str, Any]:
         """Returns a dict of tensors `(n,)`, and of padded ones `(n, most words)`."""
         preprocessor, rows = self._model.preprocessor, tf.shape(texts)[:1]
@@ -57,7 +60,8 @@ class Explainer:
         outputs = tf.cast(
             self._above([self._below(packed, training=False), packed["padding_mask"]], training=False), tf.float32
         )
-        target = tf.argmax(outputs, axis=-1, output_type=tf.int32)
+        chosen = self._what.chosen
+        target = tf.cast(self._likeliest(outputs) if chosen is None else chosen(outputs), tf.int32)
         x = {**packed, "baseline_ids": baseline, "kept": kept, "target": target}
 
         def number(outputs, x):

@@ -12,7 +12,7 @@ from tfxfer import _check, backbones, data, layers, losses
 from tfxfer import metrics as own_metrics
 from tfxfer.models import _reading, _restoring, _save, _usage
 from tfxfer.models._deciding import Decides
-from tfxfer.models._explaining import Explained, log_odds, picked
+from tfxfer.models._explaining import Explained, first, log_odds, picked
 from tfxfer.models._from_preset import ClassifierFromPreset
 from tfxfer.models._mixup import MixesRows
 from tfxfer.models._rows import Ranks
@@ -288,10 +288,13 @@ class Classifying(Decides, _Task):
         if len(self.labels) == 1 and not self.multi_label:
             raise _check.invalid("model", "a classifier of two labels or more", self.labels)
         if self.multi_label:  # a sigmoid's logits are log-odds
-            only = (lambda logits: np.zeros(len(logits), "int32")) if len(self.labels) == 1 else None
-            return Explained("log-odds", self._of_scaled(picked), self.labels, only)
-        likeliest = lambda logits: np.argmax(keras.ops.convert_to_numpy(self._scaled(logits)), axis=1)  # noqa: E731
-        return Explained("log-odds", self._of_scaled(log_odds), self.labels, likeliest)
+            return Explained("log-odds", self._of_scaled(picked), self.labels, first if len(self.labels) == 1 else None)
+        return Explained(
+            "log-odds",
+            self._of_scaled(log_odds),
+            self.labels,
+            lambda logits: keras.ops.argmax(self._scaled(logits), axis=1),
+        )
 
     def _of_scaled(self, number):
         """A function of logits and targets, of scaled logits."""

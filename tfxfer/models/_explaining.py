@@ -56,8 +56,8 @@ class Explained:
         of: string. What it is, such as `"log-odds"`.
         number: function of outputs `(rows, n)` and int targets `(rows,)`, tensors of `keras.ops`, to numbers `(rows,)`.
         targets: list of what the targets are called, in the order of the outputs.
-        chosen: function of outputs `(rows, n)`, an array, to an int array `(rows,)`: the target of each row where the
-            caller names none; `None` where the caller has to.
+        chosen: function of outputs `(rows, n)` to ints `(rows,)`, tensors of `keras.ops`: the target of each row where
+            the caller names none; `None` where the caller has to.
     """
 
     of: str
@@ -76,8 +76,7 @@ class Explains(_Mixin):
             expected = "a model with one number, or a vector of numbers, for each text"
             remedy = "Explain a part of it, or override `explained`."
             raise _check.invalid("model", expected, f"{type(self).__name__} with outputs {shape}", remedy)
-        only = (lambda outputs: np.zeros(len(outputs), "int32")) if shape[1] == 1 else None
-        return Explained("value", picked, list(range(shape[1])), only)
+        return Explained("value", picked, list(range(shape[1])), first if shape[1] == 1 else None)
 
     def explain(
         self,
@@ -173,7 +172,8 @@ class Explains(_Mixin):
         if target is None:
             if what.chosen is None:
                 raise _check.invalid("target", f"{known}, {_shown(what.targets)}", None)
-            return [what.targets[int(i)] for i in what.chosen(np.asarray(self.predict(x, batch_size, verbose=0)))]
+            outputs = ops.convert_to_tensor(self.predict(x, batch_size, verbose=0))
+            return [what.targets[int(i)] for i in ops.convert_to_numpy(what.chosen(outputs))]
         names = list(target) if isinstance(target, (list, tuple, np.ndarray)) else [target] * count
         if len(names) != count:
             raise _check.invalid("target", f"one target, or one for each of {count} rows", f"{len(names)} targets")
@@ -206,6 +206,11 @@ class Explains(_Mixin):
 def picked(outputs: Any, targets: Any) -> Any:
     """Returns the output of each row's target, `(rows,)`."""
     return ops.cast(ops.take_along_axis(outputs, ops.expand_dims(targets, 1), axis=1)[:, 0], "float32")
+
+
+def first(outputs: Any) -> Any:
+    """Returns the first target for each row."""
+    return ops.zeros_like(outputs[:, 0], dtype="int32")
 
 
 def log_odds(logits: Any, targets: Any) -> Any:
