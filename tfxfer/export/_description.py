@@ -70,6 +70,7 @@ def describe(folder: str | os.PathLike[str]) -> dict[str, Any]:
         | `sequence_length` | tokens that a text is cut at; of a tagger, those of a window |
         | `text_bytes` | bytes of a text that are read; `None` for all |
         | `weights` | `parameters`, `dtype` and `sha256` of the model's own weights, before they were made small |
+        | `training` | `model.training_record`: a dict for each `fit` |
         | `metadata` | what `saved_model` was given: preset, metrics, licence |
         | `versions` | of tfxfer and what it stands on |
         | `created` | time in UTC |
@@ -140,6 +141,7 @@ def of_model(model, signatures, *, pairs, index, weights_dtype, metadata, adapte
             "dtype": weights_dtype or str(model.weights[0].dtype),
             "sha256": _sha256(model),
         },
+        "training": model.training_record,
         "metadata": metadata,
         "versions": {"tfxfer": __version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

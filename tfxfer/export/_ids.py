@@ -134,7 +134,7 @@ def write(target, model, folder, *, pairs, examples, tolerance, metadata):
     pairs = _saved_model.check_model(model, pairs, None)
     model = model.served_model()
     check_convertible(target, model)
-    rows = _saved_model.example_rows(examples, pairs)
+    rows = _saved_model.example_rows(_saved_model.seen(model, pairs) if examples is None else examples, pairs)
     _check.number("tolerance", tolerance, above=0)
     metadata = _description.plain("metadata", _check.instance("metadata", metadata or {}, dict, "a dict"))
     if folder.exists() and any(folder.iterdir()):

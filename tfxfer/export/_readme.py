@@ -11,6 +11,7 @@ from tfxfer.export._signatures import Zeros
 
 FILE = "README.md"
 _SHOWN = 3  # numbers of a vector, and entries of a list
+_LABELS = 100  # that are named
 
 _HEAD = """\
 # {name}
@@ -20,6 +21,7 @@ A `{kind}` exported by tfxfer {tfxfer}: texts go in, the tokenizer is inside.
 - version: {version}, of {created}
 - weights: {parameters:,}, stored as {dtype}, sha256 `{sha256}`
 - all that is known of it: `{version}/assets.extra/tfxfer.json`
+{about}
 
 > **Never send a request without rows.** With batching, TF Serving never answers one such as
 > `{{"inputs": {{"text": []}}}}`: it keeps its thread, and about as many of them as the server has REST threads stop the
@@ -147,7 +149,7 @@ Answers:
 """
 
 
-def write(target, description, signatures, rows, answers, reference=None):
+def write(target, description, signatures, rows, answers, reference=None, training=()):
     """Writes the README beside a version.
 
     Args:
@@ -157,6 +159,7 @@ def write(target, description, signatures, rows, answers, reference=None):
         rows: the rows that the calls ask about.
         answers: dict of a signature's name to what it answered for them; not all need one.
         reference: the reference statistics that the version holds, if it does.
+        training: a line for each training of the model.
     """
     name = _folder.model_name(target.parent)
     own = next(key for key, value in signatures.items() if key != "serving_default")
@@ -168,6 +171,7 @@ def write(target, description, signatures, rows, answers, reference=None):
         created=description["created"],
         version=target.name,
         own=own,
+        about=_about(description, training),
         batching=_folder.BATCHING,
         check=_canaries.CHECK_FILE,
         reference="" if reference is None else _REFERENCE.format(version=target.name, rows=reference["rows"]),
@@ -193,6 +197,42 @@ def write(target, description, signatures, rows, answers, reference=None):
                 answers="\n".join(f"{name}: {_shown(value)}" for name, value in answers[key].items())
             )
     _disk.write_text(target.parent / FILE, text)
+
+
+def _about(description, training):
+    """What the model knows and decides, how good it is and what it was trained on, line by line."""
+    metadata, labels, decisions = description["metadata"], description["labels"], description["decisions"]
+    lines = []
+    if labels:
+        more = ", ..." if len(labels) > _LABELS else ""
+        lines.append(f"labels ({len(labels)}): {', '.join(f'`{label}`' for label in labels[:_LABELS])}{more}")
+    for name, setting in (decisions or {}).items():
+        lines.append(f"{name}: {_setting(setting)}")
+    for name, value in metadata.items():
+        if name != "metrics" or not isinstance(value, dict):
+            lines.append(f"{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+            continue
+        nested = bool(value) and all(isinstance(each, dict) for each in value.values())
+        for data, found in (value if nested else {"": value}).items():
+            shown = "; ".join(f"{key} {_metric(found, key)}" for key in found if _is_metric(found[key]))
+            lines.append(f"metrics{' on ' if data else ''}{data}: {shown}")
+    lines += [f"trained {line}" for line in training]
+    return "\n".join(f"- {' '.join(line.split())}" for line in lines)
+
+
+def _setting(setting):
+    if isinstance(setting, dict):
+        return ", ".join(f"{key} {_setting(value)}" for key, value in setting.items())
+    return f"{setting:.4g}" if isinstance(setting, float) else str(setting)
+
+
+def _is_metric(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _metric(found, name):
+    interval = (found.get("intervals") or {}).get(name) if isinstance(found.get("intervals"), dict) else None
+    return f"{found[name]:.4g}" + (f" ({interval[0]:.4g} to {interval[1]:.4g})" if interval else "")
 
 
 def _table(description):

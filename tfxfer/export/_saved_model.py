@@ -143,7 +143,8 @@ def saved_model(
             takes minutes. `"none"`: no requests, as with the server's `--enable_model_warmup=false`; the first call of
             each signature is then slow. Defaults to `"short"`.
         examples: list of usual texts, for warm-up, README and canaries; for pairs a tuple of two lists. Defaults to
-            five.
+            short ones of the texts that `fit` got in this process, else to five of ours. They are written into the
+            folder: name others where texts must not get there.
         metadata: dict of what is to be kept with the model, as far as JSON knows it: `preset`, `metrics`, `licence`
             and the like. `describe` gives it back.
         reference: what `evaluation.reference` says of typical texts and the model's answers to them. It is kept beside
@@ -194,7 +195,8 @@ def saved_model(
     _check.integer("max_batch_size", max_batch_size, optional=True)
     _check.integer("keep", keep, optional=True)
     _check.one_of("warmup", warmup, _warmup.KINDS)
-    rows = example_rows(examples, pairs and len(model.served_parts()) == 1)
+    takes_pairs = pairs and len(model.served_parts()) == 1
+    rows = example_rows(seen(model, takes_pairs) if examples is None else examples, takes_pairs)
     sets = None if adapters is None else _adapters.Adapters(model, adapters)
     reference = _canaries.checked_reference(model, reference)
     metadata = _description.plain("metadata", _check.instance("metadata", metadata or {}, dict, "a dict"))
@@ -218,7 +220,7 @@ def saved_model(
         _canaries.write_check(folder)
         _disk.sync(temporary)
         target = _publish(temporary, folder, version)
-    _readme.write(target, description, signatures, shown, answers, reference)
+    _readme.write(target, description, signatures, shown, answers, reference, model.record_lines())
     if keep is not None:
         remove_old(folder, target, keep)
     return str(target)
@@ -269,6 +271,14 @@ def check_model(model, pairs, index):
             )
         return pairs
     return pairs or model.served_model().text_form == "separate"
+
+
+def seen(model, pairs):
+    """Returns texts that the model trained on in this process, in the form of `examples`; `None` for none."""
+    texts = model.example_texts
+    if isinstance(texts, tuple):
+        return texts[:2] if pairs else texts[0]
+    return (texts, texts[1:] + texts[:1]) if pairs and texts else texts
 
 
 def example_rows(examples, pairs):

@@ -52,10 +52,27 @@ def check_metadata(metadata):
 
 
 def _metrics(metrics):
-    """Returns the metrics by data set, `None` for none that is named."""
+    """Returns the metrics by data set, `None` for none that is named: of each the value and its interval, or `None`."""
     nested = bool(metrics) and all(isinstance(value, dict) for value in metrics.values())
     by_data = metrics if nested else {None: metrics}
-    return {data: {str(name): _finite(name, value) for name, value in found.items()} for data, found in by_data.items()}
+    return {data: metrics_of(found) for data, found in by_data.items()}
+
+
+def metrics_of(found):
+    """Returns (value, `None` or (low, high)) by name, out of numbers by name or what an evaluation gave."""
+    if "intervals" not in found and "per_class" not in found:
+        return {str(name): (_finite(name, value), None) for name, value in found.items()}
+    intervals = found.get("intervals") or {}
+    return {
+        name: (_finite(name, value), tuple(intervals[name]) if intervals.get(name) else None)
+        for name, value in found.items()
+        if isinstance(value, numbers.Real) and not isinstance(value, bool)
+    }
+
+
+def shown_metric(value, interval):
+    """A value with its interval as text."""
+    return f"{value:.6g}" if interval is None else f"{value:.4g} ({interval[0]:.4g} to {interval[1]:.4g})"
 
 
 def _finite(name, value):
@@ -82,6 +99,7 @@ def card(model, format, metadata, name):
         _labels(getattr(model, "labels", None)),
         _prompts(model),
         _section("Training data", _data(metadata)),
+        _section("Training", "\n".join(f"- {line}" for line in model.record_lines())),
         _scores(metadata.get("metrics")),
         *(_code(library, text) for library, text in model.usage(format, metadata.get("repo_id")).items()),
     ]
@@ -101,7 +119,7 @@ def _header(model, format, metadata, title):
             metric_value=value,
         )
         for data, found in metadata.get("metrics", {}).items()
-        for name, value in found.items()
+        for name, (value, _) in found.items()
     ]
     names = ("license", "license_name", "license_link", "language", "base_model", "datasets")
     library = _LIBRARIES[format]
@@ -161,7 +179,9 @@ def _scores(metrics):
     if not metrics:
         return None
     rows = [
-        f"| {data or ''} | {name} | {value:.6g} |" for data, found in metrics.items() for name, value in found.items()
+        f"| {data or ''} | {name} | {shown_metric(*found)} |"
+        for data, by_name in metrics.items()
+        for name, found in by_name.items()
     ]
     return _section("Metrics", "\n".join(["| data | metric | value |", "|---|---|---|", *rows]))
 

@@ -495,6 +495,19 @@ class Decides(_Mixin):
 
     # === Other labels, saving ===
 
+    def card_rows(self) -> dict[str, str]:
+        """Returns lines of the model card: a dict of names to strings."""
+        found = {**super().card_rows()}
+        if self.threshold is not None:
+            found["Threshold"] = str(self.threshold)
+        for name, settings in ({} if self._decisions is None else self._decisions.describe()).items():
+            shown = (
+                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+                for key, value in settings.items()
+            )
+            found[name.capitalize()] = ", ".join(shown)
+        return found
+
     def _with_other_labels(self, names: Sequence[Any], places: Sequence[Any] | None) -> dict[str, Any]:
         """Returns the parts of the configuration that go by label, for labels of other names or in another order."""
         found: dict[str, Any] = {}

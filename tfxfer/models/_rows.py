@@ -189,8 +189,9 @@ class TakesRows(_Mixin):
             train = gate.ready(train, gate.is_encoded(source))
             if steps_per_epoch is not None and isinstance(source, data.Batches):
                 train = train.repeat()
+        start = self._before_training(found, batch_size, seed)
         with quiet_ends(steps_per_epoch):
-            return keras.Model.fit(
+            history = keras.Model.fit(
                 self,
                 train,
                 y,
@@ -209,6 +210,8 @@ class TakesRows(_Mixin):
                 validation_batch_size=size if is_arrays else None,
                 validation_freq=validation_freq,
             )
+        self._note_training(start, history)
+        return history
 
     def _validation_data(self, given, batch_size):
         """Returns validation data as Keras takes them."""

@@ -157,6 +157,7 @@ class Siamese(SiameseFromPreset, TextTask):
             "chunk_size": self.chunk_size,
             "trainable": self._trainable_config(),
             "name": self.name,
+            **self._record_config(),
         }
 
     @classmethod

@@ -21,6 +21,7 @@ from tfxfer.models._explaining import Explains
 from tfxfer.models._from_model import StartsFromModel
 from tfxfer.models._from_preset import given, unexpected
 from tfxfer.models._keras_methods import KerasMethods
+from tfxfer.models._record import KeepsRecord
 from tfxfer.models._rows import TakesRows
 from tfxfer.models._search_space import Searchable
 from tfxfer.models._signatures import DescribesItself
@@ -33,6 +34,7 @@ class TextTask(
     DescribesItself,
     WritesTables,
     Explains,
+    KeepsRecord,
     KerasMethods,
     TrainsInPart,
     Searchable,
@@ -52,6 +54,7 @@ class TextTask(
         top: list of the layers above the backbone that make up the layer group `"head"`; or a dict of name to list for
             several groups, from the input upwards, of which `"head"` is the last.
         trainable: which layer groups train; see `set_trainable`. `None` leaves the flags that the layers have.
+        training_record: list of dicts: the trainings that a saved model has behind it; see `training_record`.
         **kwargs: `name`, `compile`.
     """
 
@@ -64,6 +67,7 @@ class TextTask(
         preprocessor: Any,
         top: Sequence[keras.layers.Layer] | Mapping[str, Sequence[keras.layers.Layer]],
         trainable: bool | Mapping[str, bool] | Sequence[str] | None = None,
+        training_record: Sequence[Mapping[str, Any]] = (),
         **kwargs: Any,
     ) -> None:
         self.backbone = backbone
@@ -71,6 +75,7 @@ class TextTask(
         self._upper_groups = [(name, list(found)) for name, found in _groups(top) if found]
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self._runners = {}
+        self._record = tuple(training_record)
         self._new_heads = set()
         self._probed_head = None
         if trainable is not None:
@@ -419,7 +424,7 @@ class TextTask(
     # === Saving ===
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "trainable": self._trainable_config()}
+        return {**super().get_config(), "trainable": self._trainable_config(), **self._record_config()}
 
     def save_to_preset(
         self,
@@ -457,7 +462,9 @@ class TextTask(
             metadata: dict of what the model card says, all of it optional: `name`, `description`, `repo_id`
                 (`"user/name"` on the hub), `license`, `license_name`, `license_link`, `language`, `base_model`,
                 `datasets`, `data` (a text about them), `metrics` (a dict of names to numbers, or of data sets to such
-                dicts), `tags`. `language`, `base_model`, `datasets` and `tags` may be lists.
+                dicts, such as `evaluation.classification` gives, with its intervals), `tags`. `language`,
+                `base_model`, `datasets` and `tags` may be lists. Trainings and what a classifier decides by the card
+                knows from the model.
             dtype: `"float32"`, `"bfloat16"` or `"float16"`: of the weights in the other libraries' formats.
 
         Raises:

@@ -1,0 +1,140 @@
+"""What a model notes of its trainings, for its card and exports."""
+
+import datetime
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfxfer._version import __version__
+
+# Trainings that are kept: the last ones.
+_MOST = 20
+# Texts that are remembered for examples, while the process lives, and the longest of them in characters.
+_TEXTS, _LONGEST = 5, 300
+
+_Mixin: Any = object  # what is mixed in here has the methods of a task model
+
+
+class KeepsRecord(_Mixin):
+    """`training_record`, which `fit` extends; a mixin."""
+
+    _record: tuple = ()
+    _seen_texts: Any = None
+
+    @property
+    def training_record(self) -> list[dict[str, Any]]:
+        """What was trained how: a dict for each `fit` that ended, the last 20; saved with the model.
+
+        Keys: `rows` (`None` for data of unknown length), `epochs`, `steps` (those of the optimizer), `batch_size`,
+        `seed`, `optimizer`, `learning_rate` (its peak with `"auto"`; `None` where a schedule decides), `loss`,
+        `trainable` (the layer groups with weights that trained), `date` (UTC) and `tfxfer` (its version). It holds no
+        text.
+        """
+        return [dict(each) for each in self._record]
+
+    def _record_config(self):
+        return {"training_record": self.training_record} if self._record else {}
+
+    def record_lines(self) -> list[str]:
+        """Returns a line of text for each training, for people."""
+        found = []
+        for each in self._record:
+            rows = "rows of unknown number" if each["rows"] is None else f"{each['rows']:,} rows"
+            rate = "" if each["learning_rate"] is None else f" at {each['learning_rate']:.3g}"
+            seed = "" if each["seed"] is None else f", seed {each['seed']}"
+            found.append(
+                f"{each['date'][:10]}: {rows}, {each['epochs']} epochs of batches of {each['batch_size']} "
+                f"({each['steps']:,} steps), {each['optimizer']}{rate}, {each['loss']}{seed}; "
+                f"trained: {', '.join(each['trainable'])}"
+            )
+        return found
+
+    def _note_training(self, start, history):
+        """Adds a training that has ended to the record; `start` is what `_before_training` gave."""
+        made = {
+            **start,
+            "epochs": len(history.epoch),
+            "steps": int(np.asarray(self.optimizer.iterations)) - start["steps"],
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "tfxfer": __version__,
+        }
+        self._record = (*self._record, made)[-_MOST:]
+
+    def _before_training(self, rows, batch_size, seed):
+        """Returns what is known of a training before it begins.
+
+        Args:
+            rows: what `fit` trains on: `data.Examples`, arrays, batches.
+            batch_size: int or `None`.
+            seed: int or `None`.
+        """
+        x = getattr(rows, "x", None)
+        optimizer = self.optimizer
+        settings = optimizer.get_config()
+        rate = settings.get("learning_rate", settings.get("peak"))
+        self._seen_texts = _texts_of(x) or self._seen_texts
+        return {
+            "rows": None if x is None else _count(x),
+            "batch_size": batch_size or 32,
+            "seed": seed,
+            "optimizer": type(optimizer).__name__,
+            "learning_rate": float(rate) if isinstance(rate, (int, float)) and math.isfinite(rate) else None,
+            "loss": _name_of(self.loss),
+            "trainable": [
+                name
+                for name, found in self.layer_groups().items()
+                if any(weight.trainable for layer in found for weight in layer.weights)
+            ],
+            "steps": int(np.asarray(optimizer.iterations)),
+        }
+
+    @property
+    def example_texts(self) -> Any:
+        """Some short texts of the last `fit` of this process, for examples in an export: a list, or `None`.
+
+        Of a model that reads pairs, a tuple of two lists. They are never saved with the model.
+        """
+        return self._seen_texts
+
+
+def _texts_of(x):
+    """A few short texts, evenly from all of them; `None` where rows are no texts."""
+    columns = x if isinstance(x, tuple) else (x,)
+    if x is None or not all(
+        getattr(column, "dtype", None) == "string" and len(column.shape) == 1 for column in columns
+    ):
+        return None
+    rows = [row for row in zip(*map(_spread, columns), strict=True) if all(map(_is_short, row))]
+    if not rows:
+        return None
+    found = tuple(list(column) for column in zip(*rows[:_TEXTS], strict=True))
+    return found if isinstance(x, tuple) else found[0]
+
+
+def _count(x):
+    first = keras.tree.flatten(x)[0]
+    return int(first.nrows()) if hasattr(first, "nrows") else len(first)
+
+
+def _spread(column):
+    """Some texts of a column, evenly from all of it."""
+    count, most = len(column), 4 * _TEXTS
+    places = sorted({i * count // most for i in range(most)}) if count else []
+    return [column[place].numpy().decode(errors="replace") for place in places]
+
+
+def _is_short(text):
+    return isinstance(text, str) and 0 < len(text.strip()) and len(text) <= _LONGEST
+
+
+def _name_of(loss):
+    """What a loss is called: its name, or its class's."""
+    if loss is None or isinstance(loss, str):
+        return loss
+    if isinstance(loss, (list, tuple)):
+        return ", ".join(str(_name_of(each)) for each in loss)
+    if isinstance(loss, dict):
+        return ", ".join(f"{name}: {_name_of(each)}" for name, each in loss.items())
+    return getattr(loss, "__name__", None) or type(loss).__name__
