@@ -410,3 +410,14 @@ def test_explanations_are_of_the_scaled_probabilities(method, tmp_path):
     path = tx.export.saved_model(model, tmp_path / "served", explain=True, warmup="none")
     served = tf.saved_model.load(path).signatures["explain"](text=tf.constant(TEST[:6]))
     np.testing.assert_allclose(served["score"], [found.score for found in explained], atol=1e-4)
+
+
+def test_a_model_that_rejects_by_distance_is_watched(tmp_path):
+    model = randomised(tiny.classifier(tmp_path))
+    labels = likely(model, DEV)
+    model.fit_decisions(DEV, labels, reject=Rejection("mahalanobis", keep=0.9), train=(TRAIN, likely(model, TRAIN)))
+    reference = tx.evaluation.reference(model, DEV)
+    found = tx.evaluation.drift(reference, DEV, model=model)
+    assert not found["drifted"]
+    mean = model.classify(DEV).probabilities.max(axis=1).mean()
+    assert reference["means"]["confidence"] == pytest.approx(mean, abs=1e-5)

@@ -45,6 +45,7 @@ def test_every_example_is_run_here():
         "embed_corpus_beam.py",  # run in test_beam.py
         "gradual_unfreezing.py",
         "own_task.py",
+        "production.py",
         "quickstart.py",
         "search_captions.py",
         "serve.py",
@@ -117,6 +118,17 @@ def test_serve_answers_over_http_and_rolls_a_version_out_and_back(tmp_path):
     answers = [[line.split("\t")[:2] for line in block.splitlines()[:3]] for block in blocks[1:]]
     assert answers[0] == answers[2] != answers[1], "scores of the first version again"
     assert [label for label, _ in answers[1]] == ["delivery", "returns", "account"]
+
+
+@pytest.mark.slow
+def test_production_goes_the_whole_way_and_its_export_answers_alike(tmp_path):
+    said = run("production.py", "--epochs", 1, "--test-rows", 100, "--output", tmp_path)
+    assert "the export answers the same" in said and "other reviews: no drift" in said
+    assert "questions to support: " in said and "distance" in said
+    assert (tmp_path / "recommended" / "recipes" / "compose.yaml").is_file()
+    with open(tmp_path / "scored.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 100 and {"id", "review", "label", "in_scope"} <= set(rows[0])
 
 
 @pytest.mark.slow

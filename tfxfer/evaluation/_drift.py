@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 import numpy as np
 import scipy.stats
 
@@ -253,7 +254,8 @@ def _answers(model, texts, columns, batch_size, verbose):
         features = model.head_features(texts, batch_size=batch_size, verbose=verbose)
         if not is_classifier:
             return features, None
-        return features, np.asarray(model.decode(model.head_outputs(features)).probabilities, "float64")
+        probabilities = model.probabilities(keras.ops.convert_to_tensor(model.head_outputs(features)))
+        return features, np.asarray(keras.ops.convert_to_numpy(probabilities), "float64")
     vectors = None
     if _texts.embedder_of(model) is not None and len(columns) == 1:
         vectors = _texts.encode(model, columns[0], batch_size=batch_size)
