@@ -42,6 +42,7 @@ PLAIN = {
 
 @pytest.fixture
 def siamese(tmp_path):
+    keras.utils.set_random_seed(0)  # for dropout: what comes of a training must not depend on the tests before
     model = tx.models.Siamese(tiny.embedder(tmp_path))
     model.compile(keras.optimizers.SGD(0.1), loss=tx.losses.CoSENTLoss(), run_eagerly=True)
     return model
