@@ -224,6 +224,24 @@ ALIKE = [
     r"test_tagger\.py::test_(probabilities_are|words_without)",
     r"test_tagger_training\.py::test_validation_is",
     # Long ones: what they go through has shorter tests of its own.
+    r"test_augmentation\.py::test_(batches_hold|fit_trains_on_changed)",
+    r"test_callbacks\.py::test_(early_stopping_stops|the_best_of_several)",
+    r"test_connections\.py::test_training_above_kept",
+    r"test_contract_server\.py::test_with_batching_requests_without",
+    r"test_deciding\.py::test_(explanations_are|other_classifiers|presets_keep)",
+    r"test_evaluation_tagger\.py::test_entities_are_scored",
+    r"test_freezing\.py::test_towers_and_their",
+    r"test_frozen_cache\.py::test_(batches_come_in|equal_texts_are)",
+    r"test_from_model\.py::test_the_backbone_stays.*adapters",
+    r"test_masked\.py::test_(backbones_and_arguments|what_is_hidden)",
+    r"test_models\.py::test_towers_take_triplets",
+    r"test_multimodal\.py::test_columns_with_names",
+    r"test_optimizers_subset\.py::test_steps_in_a_graph",
+    r"test_predict_table\.py::test_(several_tasks|vectors_scores)",
+    r"test_report_page\.py::test_several_labels",
+    r"test_siamese\.py::test_chunks_give",
+    r"test_suggest\.py::test_the_most_doubtful",
+    r"test_windows\.py::test_every_word_stands",
     r"test_back_out\.py::test_adapters_are_merged",
     r"test_callbacks\.py::test_an_embedder_does_not_end",
     r"test_evaluation_tagger\.py::test_spans_of_a_generator",
@@ -251,14 +269,14 @@ ALIKE = [
 # default suite, and the slow one runs the others.
 SAMPLES = {
     1: """
-        augmentation::test_batches_hold callbacks_rates::test_the_callback_trains cold::test_evaluate_before
-        connections::test_training_above_kept data_batches::test_a_seed_fixes data_batches::test_an_epoch_can_be
+        callbacks_rates::test_the_callback_trains cold::test_evaluate_before
+        data_batches::test_a_seed_fixes data_batches::test_an_epoch_can_be
         evaluation_labels::test_a_model_whose_labels evaluation_tagger::test_spans_of
         frozen_cache::test_frozen_weights_that
         from_model::test_labels_that_both keras_methods::test_a_quantized_model_is_not
         keras_methods::test_an_encoder_is_copied keras_methods::test_what_needs_float lora::test_adapters_and_head
         probe::test_losses_of_numbers resume::test_early_stopping_on resume::test_a_run_killed_twice
-        siamese::test_any_number siamese::test_chunks_give suggest::test_the_most_doubtful
+        siamese::test_any_number suggest::test_the_most_doubtful
         tuning::test_an_objective windows::test_any_stride
     """.split(),
     2: """

@@ -43,9 +43,10 @@ class KeepsRecord(_Mixin):
         for each in self._record:
             rows = "rows of unknown number" if each["rows"] is None else f"{each['rows']:,} rows"
             rate = "" if each["learning_rate"] is None else f" at {each['learning_rate']:.3g}"
+            epochs = "epoch" if each["epochs"] == 1 else "epochs"
             seed = "" if each["seed"] is None else f", seed {each['seed']}"
             found.append(
-                f"{each['date'][:10]}: {rows}, {each['epochs']} epochs of batches of {each['batch_size']} "
+                f"{each['date'][:10]}: {rows}, {each['epochs']} {epochs} of batches of {each['batch_size']} "
                 f"({each['steps']:,} steps), {each['optimizer']}{rate}, {each['loss']}{seed}; "
                 f"trained: {', '.join(each['trainable'])}"
             )
