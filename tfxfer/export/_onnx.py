@@ -56,9 +56,9 @@ def onnx(
     |---|---|---|---|
     | `"float32"` | float32 | any runtime | 1, 1, 90.3 MB |
     | `"float16"` | float16; made for GPUs | any runtime | -, 1.000, 45.2 MB |
-    | `"int8"` | eight bits, of weights and inputs by blocks of 64 | ONNX Runtime | 1.4 to 1.9, 0.997, 59.2 MB |
+    | `"int8"` | eight bits, of weights and inputs by blocks of 64 | ONNX Runtime | 1.1 to 1.9, 0.997, 59.2 MB |
 
-    Speed is that of ONNX Runtime on one thread of a processor, next to its own in float32; `litert` in eight bits is
+    Speed is that of ONNX Runtime on a processor, next to its own in float32 (1.1 for batches, 1.9 for single texts); `litert` in eight bits is
     faster. None of them rounds by what stands in a batch.
 
     Args:
