@@ -58,8 +58,8 @@ def onnx(
     | `"float16"` | float16; made for GPUs | any runtime | -, 1.000, 45.2 MB |
     | `"int8"` | eight bits, of weights and inputs by blocks of 64 | ONNX Runtime | 1.1 to 1.9, 0.997, 59.2 MB |
 
-    Speed is that of ONNX Runtime on a processor, next to its own in float32 (1.1 for batches, 1.9 for single texts); `litert` in eight bits is
-    faster. None of them rounds by what stands in a batch.
+    Speed is that of ONNX Runtime on a processor, next to its own in float32: 1.1 for batches, 1.9 for single texts.
+    `litert` in eight bits is faster. None of them rounds by what stands in a batch.
 
     Args:
         model: a model as `saved_model` takes it, in float32.
