@@ -155,7 +155,7 @@ def test_p_values_are_adjusted_by_holm():
 
 
 class Counts:
-    """A classifier that gives the first label to so many texts, and so on."""
+    """A classifier that gives each label to a stated number of texts."""
 
     multi_label = False
 

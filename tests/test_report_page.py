@@ -1,7 +1,6 @@
 """The one page of a report: what is on it, that no text becomes markup, and how it works in a browser."""
 
 import html.parser
-import inspect
 import json
 import subprocess
 
@@ -138,9 +137,6 @@ def test_several_labels_numbers_and_scores_alone_have_pages_too(folder):
         tx.evaluation.report_scores(folder / "no", [0, 1], [[1, 0], [0, 1]], labels=["a", "b"], texts=["a"])
 
 
-@pytest.mark.skipif(
-    "intervals" not in inspect.signature(tx.evaluation.report_scores).parameters, reason="scores without intervals"
-)
 def test_intervals_and_coverage_are_shown_where_scores_have_them(folder):
     y, p, labels = [0, 1, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]], ["a", "b"]
     found = tx.evaluation.report_scores(folder / "intervals", y, p, labels=labels, intervals=0.9)

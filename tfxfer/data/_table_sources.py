@@ -372,6 +372,7 @@ class Parquet(_Source):
         self._count, self._done = max(self._file.metadata.num_rows, 1), 0
 
     def parts(self, size, skip=0):
+        """Yields parts of at most `size` rows, after the first `skip`."""
         self._done = skip
         sizes = [self._file.metadata.row_group(k).num_rows for k in range(self._file.num_row_groups)]
         first, rest = 0, skip

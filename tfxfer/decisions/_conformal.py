@@ -35,7 +35,7 @@ def conformal_scores(
     Args:
         probabilities: float `(rows, classes)`, which sum to 1 in a row.
         method: see the table.
-        uniforms: float `(rows,)` in `[0, 1)`, drawn anew for each row; `None` for the deterministic form.
+        uniforms: float `(rows,)` in `[0, 1)`, drawn for each row; `None` for the deterministic form.
         penalty: float >= 0, for `"raps"`.
         free: int >= 0, for `"raps"`: ranks without a penalty.
 

@@ -12,7 +12,7 @@ from tfxfer import _check, _neighbours, _texts, data
 from tfxfer.evaluation import _labels
 
 FORMAT = 1
-# Rows whose values are kept: two samples of so many tell shares that differ by 0.05 apart.
+# Rows whose values are kept: two samples of this size tell shares that differ by 0.05 apart.
 _KEPT = 2000
 # Texts that are tokenized at a time.
 _PART = 2048

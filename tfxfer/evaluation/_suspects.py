@@ -35,7 +35,7 @@ def suspect_labels(
     says how probable each label is for them. (Equal texts are held out together.) The threshold of a label is its mean
     probability over the rows that have it. A row counts as truly of the likeliest among the labels whose thresholds it
     reaches; from these counts, scaled to the number of rows of each label, follows how many rows of label i should be
-    j. So many are then taken:
+    j. That many are then taken:
 
     | `prune` | of which rows |
     |---|---|

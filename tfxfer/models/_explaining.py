@@ -119,7 +119,7 @@ class Explains(_Mixin):
                 likeliest label, and to the only output. With `multi_label` and several outputs it must be given.
             steps: int. Points of the path (Gauss-Legendre quadrature). Each costs a forward and a backward pass.
             max_steps: int >= `steps`. Rows whose error is above the tolerance are computed again with twice the steps,
-                up to so many. By default they are not.
+                up to this number. By default they are not.
             tolerance: float > 0. The largest error, as a share of the sum of the absolute values, without a warning.
             baseline: `"pad"`, `"mask"` or `"unknown"`: the special token that stands in each place of the text, and is
                 read as a token there; or `"zero"`, zeros for its embeddings. Defaults to the first token of these that
@@ -442,7 +442,7 @@ def _overlaps(span, words):
 def explanations(every: list, sides: list, names: list, of: str, options: Options, depth: int) -> list[Explanation]:
     """Returns the `Explanation` of each row, out of its texts that are read as one sequence or apart.
 
-    Warns the caller so many functions above where sums are off.
+    Warns where sums are off; `depth` says how many functions above the caller is.
     """
     relative = np.max([side.relative for side in sides], axis=0)
     off = np.flatnonzero(relative > options.tolerance)
