@@ -99,8 +99,9 @@ def test_what_compile_takes_by_itself(tmp_path):
 
 @pytest.mark.parametrize(("rows", "epochs"), [(8, 10), (1000, 5), (4000, 4)])
 def test_epochs_are_so_many_that_there_are_steps_enough(model, rows, epochs, monkeypatch):
-    seen = {}
-    monkeypatch.setattr(keras.Model, "fit", lambda self, *args, **kwargs: seen.update(kwargs))
+    seen, history = {}, keras.callbacks.History()
+    history.on_train_begin()
+    monkeypatch.setattr(keras.Model, "fit", lambda self, *args, **kwargs: seen.update(kwargs) or history)
     model.fit((tiny.TEXTS * 500)[:rows], np.zeros(rows), batch_size=16, epochs="auto")
     assert seen["epochs"] == epochs
     with pytest.raises(ValueError, match=r"`epochs`.*not known"):
