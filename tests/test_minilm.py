@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import numpy as np
+import processor
 import pytest
 
 import tfxfer as tx
@@ -69,25 +70,6 @@ def test_sts_benchmark_gives_the_published_correlation(embedder, real_data):
 # instructions change their speed and not their results. Elsewhere it takes Eigen's, which are less exact. Least 1 %
 # quantile and least value of the cosines; measured were 0.99993 and 0.99992 against 0.99973 and 0.99957.
 LEAST_COSINES = {"oneDNN": (0.9999, 0.9998), "Eigen": (0.9996, 0.9994)}
-WITHOUT_AVX512 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
-
-
-def cpu_flags():
-    """The processor's instruction sets; none where the system does not list them, as on macOS."""
-    file = pathlib.Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.is_file() else []
-    return {flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()}
-
-
-def bfloat16_kernels():
-    """Says whose bfloat16 kernels this process uses; `None` where they would end it.
-
-    TensorFlow asks the processor, not oneDNN. Where ONEDNN_MAX_CPU_ISA keeps oneDNN from using AVX-512, it lacks the
-    kernels that TensorFlow asks it for, and the process aborts.
-    """
-    if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0" or "avx512f" not in cpu_flags():
-        return "Eigen"
-    return None if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in WITHOUT_AVX512 else "oneDNN"
 
 
 def bfloat16_vectors(texts):
@@ -107,7 +89,7 @@ def bfloat16_vectors_without_onednn(file):
 @pytest.mark.parametrize("where", ["here", pytest.param("with AVX2 alone", marks=pytest.mark.slow)])
 def test_bfloat16_is_as_exact_as_the_kernels_of_the_processor(minilm_folder, reference, tmp_path, where):
     texts, vectors, _ = reference
-    kernels = bfloat16_kernels() if where == "here" else None
+    kernels = processor.kernels() if where == "here" else None
     if kernels:
         found = bfloat16_vectors(texts)
     else:

@@ -1,5 +1,6 @@
 """Shared arithmetic of layers, losses and metrics: `keras.ops` only, gradients finite at zero."""
 
+import keras
 from keras import ops
 
 from tfxfer import _check
@@ -24,7 +25,29 @@ def unit_norm(x, axis=-1, epsilon=1e-12):
     """
     squared = ops.sum(ops.square(x), axis=axis, keepdims=True)
     zero = squared <= epsilon * epsilon
-    return ops.where(zero, ops.zeros_like(x), x) / ops.sqrt(ops.where(zero, ops.ones_like(squared), squared))
+    return ops.where(zero, ops.zeros_like(x), x) * reciprocal_sqrt(ops.where(zero, ops.ones_like(squared), squared))
+
+
+def reciprocal_sqrt(x):
+    """`1 / sqrt(x)` of positive numbers, with the same bits wherever a number stands.
+
+    TensorFlow approximates `rsqrt` and `1 / x` in groups of eight numbers, and computes those left over otherwise: the
+    last rows of a batch would differ in their last bits from those before. Roots and quotients round exactly. A number
+    over a root is no way out: TensorFlow would write it as what is approximated.
+    """
+    return ops.sqrt(x) / x
+
+
+def sigmoid(x):
+    """The sigmoid of `(rows, ...)`, with the same bits whatever the number of rows.
+
+    TensorFlow approximates it in groups of eight numbers; see `reciprocal_sqrt`. Rows are added until none is left over.
+    """
+    if keras.config.backend() != "tensorflow" or isinstance(x, keras.KerasTensor):
+        return ops.sigmoid(x)
+    x = ops.convert_to_tensor(x)
+    count, *shape = ops.shape(x)
+    return ops.sigmoid(ops.concatenate([x, ops.zeros((-count % 8, *shape), x.dtype)]))[:count]
 
 
 def safe_sqrt(x):

@@ -368,13 +368,15 @@ def _connect(parts, inputs, num_layers):
         positions = unpad(parts.position_ids(mask, inputs["token_ids"]), layout)
     segments = [unpad(inputs["segment_ids"], layout)] if "segment_ids" in inputs else []
     x = parts.embeddings(unpad(inputs["token_ids"], layout), positions, *segments)
-    shared = {name: layer(mask, counted) for name, layer in parts.shared.items()}
+    wide = _unpadding.Widen(name="widen")(mask)
+    within = (*_unpadding.TokenLayout(name="wide_layout")(wide), wide)
+    shared = {name: layer(wide, counted) for name, layer in parts.shared.items()}
     cuts, states = [], [x]
     for group in parts.groups:
         cuts.append(x)
         for _ in range(num_layers // len(parts.groups)):
             for block in group:
-                x = block(x, layout, **{argument: shared[name] for argument, name in block.takes.items()})
+                x = block(x, within, **{argument: shared[name] for argument, name in block.takes.items()})
                 states.append(x)
     cuts.append(x)
     if parts.final_norm is not None:

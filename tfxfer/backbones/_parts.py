@@ -11,7 +11,9 @@ import math
 import keras
 from keras import ops
 
+from tfxfer import _ops
 from tfxfer._freezable import Freezable
+from tfxfer.backbones._unpadding import leaves_padding_out
 
 
 def _gelu(x):
@@ -70,11 +72,42 @@ def dense(inputs, units, *, use_bias=True, activation=None, dtype, name):
 def norm(kind, dim, epsilon, *, dtype, name):
     """Returns an unbuilt norm over `dim` features: `"layer"`, `"layer_without_bias"` or `"rms"`."""
     if kind == "rms":
-        layer = keras.layers.RMSNormalization(epsilon=epsilon, dtype=dtype, name=name)
+        layer = RMSNorm(epsilon=epsilon, dtype=dtype, name=name)
     else:
-        layer = keras.layers.LayerNormalization(epsilon=epsilon, center=kind == "layer", dtype=dtype, name=name)
+        layer = LayerNorm(epsilon=epsilon, center=kind == "layer", dtype=dtype, name=name)
     layer.input_spec = keras.InputSpec(min_ndim=1, axes={-1: dim})
     return layer
+
+
+class LayerNorm(keras.layers.LayerNormalization):
+    """Keras's layer normalization, which on TensorFlow gives a token the same bits wherever it stands in a batch.
+
+    See `_ops.reciprocal_sqrt`.
+    """
+
+    def call(self, inputs):
+        """Normalizes the last axis."""
+        if not leaves_padding_out():
+            return super().call(inputs)
+        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        mean, variance = ops.moments(x, axes=[-1], keepdims=True)
+        scale = _ops.reciprocal_sqrt(variance + self.epsilon)
+        scale = scale if self.gamma is None else scale * ops.cast(self.gamma, x.dtype)
+        shift = -mean * scale
+        shift = shift if self.beta is None else shift + ops.cast(self.beta, x.dtype)
+        return ops.cast(x * scale + shift, self.compute_dtype)
+
+
+class RMSNorm(keras.layers.RMSNormalization):
+    """Keras's RMS normalization, with the same bits wherever a token stands; see `LayerNorm`."""
+
+    def call(self, inputs):
+        """Normalizes the last axis."""
+        if not leaves_padding_out():
+            return super().call(inputs)
+        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        scale = _ops.reciprocal_sqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + self.epsilon)
+        return ops.cast(x * scale * ops.cast(self.scale, x.dtype), self.compute_dtype)
 
 
 def embedding(rows, dim, *, dtype, name):

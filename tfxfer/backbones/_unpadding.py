@@ -10,6 +10,9 @@ import contextvars
 import keras
 from keras import ops
 
+# Numbers that TensorFlow's sums take at a time.
+_GROUP = 16
+
 _PADDED = contextvars.ContextVar("padded", default=False)
 
 
@@ -58,6 +61,26 @@ class TokenLayout(keras.layers.Layer):
     def compute_output_spec(self, padding_mask):
         """Returns the symbolic output: any number of tokens, and slots of the mask's shape."""
         return keras.KerasTensor((None,), "int32"), keras.KerasTensor(padding_mask.shape, "int32")
+
+
+class Widen(keras.layers.Layer):
+    """Pads the padding mask for attention, in inference on TensorFlow, until its length is a multiple of 16.
+
+    Attention's softmax sums a row in groups of 16 numbers and those left over. Where lengths are whole groups, padding
+    adds zeros at the end of the same sums: a row's numbers do not depend on how long its neighbours are, to the bit.
+    """
+
+    def call(self, padding_mask, training=None):
+        """Pads `(batch, length)`; see the class."""
+        if training or not leaves_padding_out():
+            return padding_mask
+        missing = -ops.shape(padding_mask)[1] % _GROUP
+        rows = ops.zeros((ops.shape(padding_mask)[0], missing), padding_mask.dtype)
+        return ops.concatenate([padding_mask, rows], axis=1)
+
+    def compute_output_spec(self, padding_mask, training=None):
+        """Returns the symbolic output: any length."""
+        return keras.KerasTensor((padding_mask.shape[0], None), padding_mask.dtype)
 
 
 class Unpad(keras.layers.Layer):

@@ -15,6 +15,8 @@ from tfxfer.data._packer import Packer
 from tfxfer.data._sources import CHUNK
 
 _ROWS = tf.TensorSpec([None], tf.int64)
+# Numbers that TensorFlow computes at a time.
+_GROUP = 8
 
 
 class Runner:
@@ -57,11 +59,15 @@ class Runner:
         if model.jit_compile:
             # A graph of its own, which is compiled by XLA; ragged ids around it cannot be.
             forward = tf.function(forward, jit_compile=True, autograph=False)
-        return tf.function(_Step(self._pack, forward), input_signature=signature, autograph=False)
+        return tf.function(_Step(self._pack_whole, forward), input_signature=signature, autograph=False)
 
     def _pack(self, kept, rows):
         with tf.device("CPU:0"):
             return self._packer.pack(tf.nest.map_structure(lambda values: tf.gather(values, rows), kept))
+
+    def _pack_whole(self, kept, rows):
+        with tf.device("CPU:0"):
+            return whole(self._pack(kept, rows))
 
     def __call__(
         self, x: Any, batch_size: int = 32, progress: bool = False, finish: Callable[[Any], list] | None = None
@@ -149,7 +155,25 @@ class _Step:
         self._forward = forward
 
     def __call__(self, kept, rows):
-        return self._forward(self._pack(kept, rows))
+        outputs, count = self._forward(self._pack(kept, rows)), tf.size(rows)
+        return tf.nest.map_structure(lambda values: values[:count], outputs)
+
+
+def whole(batch: Any) -> Any:
+    """Returns a batch with rows of padding behind its own, until their number is a multiple of eight.
+
+    TensorFlow computes eight numbers at a time and those left over otherwise, so that without this the scores of a
+    batch's last rows would differ in their last bits from what they are elsewhere.
+
+    Args:
+        batch: a structure of tensors `(rows, ...)`.
+    """
+
+    def pad(values):
+        missing = -tf.shape(values)[0] % _GROUP
+        return tf.pad(values, [[0, missing], *[[0, 0]] * (values.shape.rank - 1)])
+
+    return tf.nest.map_structure(pad, batch)
 
 
 def _restored(outputs, order):

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check, data
+from tfxfer.data import _inference
 from tfxfer.export import _adapters, _explain, _extract, _weights
 
 TEXT = tf.TensorSpec([None], tf.string)
@@ -238,7 +239,7 @@ class Served(tf.Module):
                 if name in texts:
                     value = tf.nest.map_structure(lambda text: tf.strings.substr(text, 0, most), value)
                 found |= column.batch(column.encode(value), name)
-            return self._weights(forward, found)
+            return self._computed(forward, found)
 
         function = _traced(run_columns, *specs.values())
         self._tables += [each for column in columns.values() for each in column.trackables]
@@ -270,7 +271,7 @@ class Served(tf.Module):
             texts = [tf.strings.substr(text, 0, most) for text in inputs[:count]]
             ids = model.preprocessor(texts[0] if count == 1 else tuple(texts))
             if self._adapters is None:
-                outputs = self._weights(forward, ids)
+                outputs = self._computed(forward, ids)
             else:
                 outputs = self._adapters(lambda ids: self._weights(forward, ids), ids, inputs[count])
             if isinstance(outputs, tf.Tensor):
@@ -278,6 +279,12 @@ class Served(tf.Module):
             return outputs
 
         return _traced(run, *[TEXT] * (count + (self._adapters is not None)))
+
+    def _computed(self, forward, inputs):
+        """The outputs for a batch, with the same bits whatever its number of rows."""
+        count = tf.shape(tf.nest.flatten(inputs)[0])[0]
+        outputs = self._weights(forward, _inference.whole(inputs))
+        return tf.nest.map_structure(lambda values: values[:count], outputs)
 
 
 def labels_of(model):

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfxfer import _check, data
+from tfxfer import _check, _ops, data
 from tfxfer.decisions import ConformalSets, Decisions, Rejection, Scaling, Thresholds
 from tfxfer.decisions._rejection import largest
 
@@ -372,7 +372,7 @@ class Decides(_Mixin):
 
         A model that `calibrate` has scaled scales them first.
         """
-        return (ops.sigmoid if self.multi_label else ops.softmax)(self._scaled(logits))
+        return (_ops.sigmoid if self.multi_label else ops.softmax)(self._scaled(logits))
 
     def decided(self, outputs: Any, threshold: Any = None) -> dict[str, Any]:
         """Returns what is decided of outputs, in `keras.ops`: the same in Python and in an export.
