@@ -41,7 +41,7 @@ def reciprocal_sqrt(x):
 def sigmoid(x):
     """The sigmoid of `(rows, ...)`, with the same bits whatever the number of rows.
 
-    TensorFlow approximates it in groups of eight numbers; see `reciprocal_sqrt`. Rows are added until none is left over.
+    TensorFlow approximates it in groups of eight numbers; see `reciprocal_sqrt`. Rows are added till none is left over.
     """
     if keras.config.backend() != "tensorflow" or isinstance(x, keras.KerasTensor):
         return ops.sigmoid(x)
