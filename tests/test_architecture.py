@@ -22,6 +22,7 @@ ROWS = {
     "_disk": 0,
     "_tracing": 0,
     "_gradients": 0,
+    "_maxsim": 0,
     "_html": 0,
     "_ops": 0,
     "_freezable": 0,
@@ -83,12 +84,14 @@ OPTIONAL = ("keras_tuner", "matplotlib", "nltk", "pandas", "pyarrow", "tensorboa
 # Classes of tasks: what stands above `models` asks a task what it is, and names none.
 TASKS = {
     "DenoisingAutoencoder",
+    "LateInteractionEmbedder",
     "MaskedLanguageModel",
     "MultiTask",
     "MultimodalClassifier",
     "MultimodalRegressor",
     "Siamese",
     "SiameseClassifier",
+    "SparseEmbedder",
     "TextClassifier",
     "TextEmbedder",
     "TextRegressor",

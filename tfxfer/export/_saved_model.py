@@ -80,6 +80,9 @@ def saved_model(
     | `SiameseClassifier` | `classify` on pairs, and its embedder's | as above |
     | `MultiTask` | `<task>_<signature>` for those of each task, such as `intent_classify` | as above |
     | with `explain=True` | `explain`: `text` | `words`, `attributions`, places, `score` and others |
+    | `SparseEmbedder` | `embed`: `text` | `token_ids`, `weights`, each `(batch, n)`; `counts` `(batch,)` |
+    | `LateInteractionEmbedder` | `embed_document`, `embed_query`: `text` | `vectors` `(batch, n, dim)`; `counts` |
+    | both | `similarity`, `rank` | as above, by the model's own `similarity` |
     | `TokenTagger` | `extract`: `text` | `labels`, `texts`, `scores`, places, each `(batch, n)`; `counts` `(batch,)` |
 
     `serving_default` is the first of a model: `embed`, `classify` or `regress`. Texts are string `(batch,)`, `k` is
@@ -189,6 +192,9 @@ def saved_model(
         _explain.check(model.served_model(), pairs)
     if weights_dtype is not None:
         _check.one_of("weights_dtype", weights_dtype, _weights.DTYPES)
+        if not getattr(model.served_model(), "has_small_weights", True):
+            expected = "None for a model that reads the ids of tokens, or the whole table, beside its encoder"
+            raise _check.invalid("weights_dtype", expected, weights_dtype)
         if model.backbone.quantization is not None:
             remedy = "Its weights are written in the few bits that they have"
             raise _check.invalid("weights_dtype", "None for a model that was quantized", weights_dtype, remedy)

@@ -36,6 +36,13 @@ from tfxfer.losses._distillation import (
     embedding_distillation,
     margin_mse,
 )
+from tfxfer.losses._late import (
+    MaxSimDistillationLoss,
+    MaxSimRankingLoss,
+    maxsim_distillation,
+    maxsim_ranking,
+    score_ranking,
+)
 from tfxfer.losses._logits import (
     ClassCrossentropy,
     WeightedBinaryCrossentropy,
@@ -100,6 +107,8 @@ __all__ = [
     "GlobalOrthogonalRegularizationLoss",
     "MarginMSELoss",
     "MatryoshkaLoss",
+    "MaxSimDistillationLoss",
+    "MaxSimRankingLoss",
     "MegaBatchMarginLoss",
     "MultipleNegativesRankingLoss",
     "OnlineContrastiveLoss",
@@ -128,6 +137,7 @@ __all__ = [
     "mega_batch_margin",
     "multiple_negatives_ranking",
     "online_contrastive",
+    "score_ranking",
     "supervised_contrastive",
     "tag_crossentropy",
     "triplet",
