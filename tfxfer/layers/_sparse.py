@@ -14,8 +14,9 @@ TOKEN_POOLING = ("max", "sum")
 class SparsePooling(TokenLogits):
     """`max or sum over a text's tokens of log(1 + relu(logits))`: one weight for each token of the vocabulary.
 
-    The logits are those of a masked language model's head. They are computed for a part of the vocabulary at a time, and
-    once more for the gradient: `batch * length * vocabulary_chunk` numbers are held, not `batch * length * vocabulary`.
+    The logits are those of a masked language model's head. They are computed for a part of the vocabulary at a time,
+    and once more for the gradient: `batch * length * vocabulary_chunk` numbers are held, not `batch * length *
+    vocabulary`.
 
     Args:
         embedding: as `TokenLogits` has it.
@@ -39,7 +40,7 @@ class SparsePooling(TokenLogits):
     def build(self, inputs_shape: Any, padding_mask_shape: Any = None) -> None:
         super().build(inputs_shape)
 
-    def call(self, inputs: Any, padding_mask: Any) -> Any:
+    def call(self, inputs: Any, padding_mask: Any) -> Any:  # type: ignore[override]  # its base has no mask
         x = self.norm(self.activation(self.dense(inputs)))
         mask = ops.cast(ops.expand_dims(padding_mask > 0, -1), x.dtype)
         table = ops.cast(ops.convert_to_tensor(self._table().embeddings), "float32")
@@ -54,7 +55,10 @@ class SparsePooling(TokenLogits):
 
         chunks = size // chunk
         whole = chunks * chunk
-        parts = (ops.reshape(table[:whole], (chunks, chunk, table.shape[1])), ops.reshape(bias[:whole], (chunks, chunk)))
+        parts = (
+            ops.reshape(table[:whole], (chunks, chunk, table.shape[1])),
+            ops.reshape(bias[:whole], (chunks, chunk)),
+        )
         start = ops.zeros((ops.shape(x)[0], chunk), x.dtype)  # TensorFlow's scan gives what has the form of this
         _, found = ops.scan(step, start, parts)
         found = ops.reshape(ops.transpose(found, (1, 0, 2)), (-1, whole))
@@ -78,9 +82,9 @@ class FLOPSRegularization(keras.layers.Layer):
     """Adds a loss in training that keeps sparse vectors sparse; the vectors pass as they are.
 
     `share * (query_weight * F(queries) + document_weight * F(documents))`, with
-    `F(x) = sum over terms of (mean over texts of |x|)^2` and `share = min(1, step / warmup_steps)^2`. The term of a token
-    that many texts have costs most, as it costs most in an inverted index. The share rises with the square of the step,
-    so that the ranking is learned before terms go.
+    `F(x) = sum over terms of (mean over texts of |x|)^2` and `share = min(1, step / warmup_steps)^2`. The term of a
+    token that many texts have costs most, as it costs most in an inverted index. The share rises with the square of the
+    step, so that the ranking is learned before terms go.
 
     It is the `decoder` of a `models.Siamese` over a `models.SparseEmbedder`: column 0 holds queries, the others
     documents. The number of steps is saved with the model, so that a training that continues does not start over.

@@ -134,6 +134,8 @@ __all__ = [
     "global_orthogonal_regularization",
     "margin_mse",
     "matryoshka",
+    "maxsim_distillation",
+    "maxsim_ranking",
     "mega_batch_margin",
     "multiple_negatives_ranking",
     "online_contrastive",

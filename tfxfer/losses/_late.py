@@ -120,8 +120,8 @@ class MaxSimRankingLoss(_base.CheckedLoss):
     vector a text.
 
     Args:
-        scale: float > 0. The inverse temperature. Defaults to 1, ColBERT's: MaxSim is a sum over the query's tokens. For
-            queries of a few tokens, without mask tokens, choose 5 or more.
+        scale: float > 0. The inverse temperature. Defaults to 1, ColBERT's: MaxSim is a sum over the query's tokens.
+            For queries of a few tokens, without mask tokens, choose 5 or more.
         chunk_size: int. Queries compared at a time; `chunk_size * documents * length^2` products are held at once.
             Defaults to 8.
         **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
@@ -138,9 +138,7 @@ class MaxSimRankingLoss(_base.CheckedLoss):
 
     labels = None
 
-    def __init__(
-        self, scale: float = 1.0, *, chunk_size: int = 8, name: str = "maxsim_ranking", **kwargs: Any
-    ) -> None:
+    def __init__(self, scale: float = 1.0, *, chunk_size: int = 8, name: str = "maxsim_ranking", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.scale = _check.number("scale", scale, above=0.0)
         self.chunk_size = _check.integer("chunk_size", chunk_size)

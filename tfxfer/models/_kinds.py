@@ -5,9 +5,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-
 from tfxfer import _check, _texts, layers
-from tfxfer.models import _rows
+from tfxfer.models import _restoring, _rows
 
 # Batches from which on encoding shows its progress.
 _LONG = 64
@@ -24,6 +23,17 @@ class OtherKind(_Mixin):
     compares_itself = True
     # Whether an export may store its weights in a small dtype, for which token ids are numbered anew.
     has_small_weights = False
+
+    @classmethod
+    def _from_pretrained(cls, pretrained, arguments, backbone_only):
+        """Takes over the embedder in a `Siamese`, besides what any task takes over."""
+        towers = pretrained.task
+        saved = None if backbone_only else getattr(towers, "embedder", None)
+        if not isinstance(saved, cls):
+            return super()._from_pretrained(pretrained, arguments, backbone_only)
+        is_whole = len(towers.weights) == len(saved.weights) or not towers.decoder_changes_embeddings()
+        notice = None if is_whole else _restoring.notice(cls, pretrained.trained_task)
+        return saved._with(arguments), notice
 
     def make_towers(self, chunk_size: int | None) -> Any:
         """Returns the layer from the columns of rows to their embeddings that a `Siamese` trains.
@@ -96,6 +106,11 @@ def _streamed(texts, batch_size, encode):
         yield encode(part)
 
 
+def knows_tokens(preprocessor: Any) -> bool:
+    """Whether there is a vocabulary: while a model is read from its file, the tokenizer is still without."""
+    return preprocessor is not None and preprocessor.tokenizer.has_vocabulary
+
+
 def token_id(argument: str, preprocessor: Any, token: str | None) -> int | None:
     """Returns the id of a token that an argument names; raises where the vocabulary has no such token."""
     if token is None:
@@ -108,5 +123,3 @@ def token_id(argument: str, preprocessor: Any, token: str | None) -> int | None:
         remedy = "Add it by `model.with_added_tokens([...], special=True)`, or choose an unused token."
         raise _check.invalid(argument, "a token of the vocabulary", token, remedy)
     return vocabulary.index(token)
-
-

@@ -12,7 +12,7 @@ from keras import ops
 from tfxfer import _check, _maxsim, _ops, backbones
 from tfxfer.layers._late import KeptTokens, LateTowers, MarkedTokens, UnitTokens
 from tfxfer.models._from_preset import LateInteractionFromPreset
-from tfxfer.models._kinds import OtherKind, token_id
+from tfxfer.models._kinds import OtherKind, knows_tokens, token_id
 from tfxfer.models._predicts_rows import PredictsRows
 from tfxfer.models._signatures import Signature
 from tfxfer.models._task import TextTask
@@ -28,7 +28,7 @@ _LEAST_LENGTH = 4
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows, TextTask):  # type: ignore[misc]
+class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows, TextTask):
     """Turns texts into a vector for each token, which a search compares token by token. ColBERT.
 
     tokens -> marker of the side -> backbone -> dense layer to `dim` components -> length 1. `similarity` is MaxSim: for
@@ -41,7 +41,7 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
     | | queries | documents |
     |---|---|---|
     | marker | `query_marker` after the first token | `document_marker` there |
-    | length | cut to `query_length`; with `augment_queries` filled up to it with mask tokens | as the preprocessor cuts |
+    | length | cut to `query_length`; with `augment_queries` filled up to it with mask tokens | the preprocessor's |
     | tokens that count | all | all but `skip_tokens` |
 
     The mask tokens that fill queries up learn to stand for further terms. Here the query's other tokens see them, as
@@ -56,8 +56,9 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
         query_marker: string. A token of the vocabulary that is set into each query, such as `"[unused0]"`. Defaults to
             `None`: none.
         document_marker: string. The same for documents, such as `"[unused1]"`.
-        skip_tokens: `"punctuation"`, or a list of tokens of the vocabulary: they get no vector in documents. Defaults to
-            `"punctuation"`: the vocabulary's tokens of a single ASCII punctuation mark.
+        skip_tokens: `"punctuation"`, or a list of tokens of the vocabulary: they get no vector in documents. Defaults
+            to `"punctuation"`: the vocabulary's tokens of a single ASCII punctuation mark.
+        token_ids: dict of the ids of these tokens, as a saved model holds them; otherwise the tokenizer knows them.
         trainable: which layer groups train; see `set_trainable`. The dense layer is the group `"head"`.
         **kwargs: `name`.
 
@@ -99,6 +100,7 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
         query_marker: str | None = None,
         document_marker: str | None = None,
         skip_tokens: str | Sequence[str] = _PUNCTUATION,
+        token_ids: Mapping[str, Any] | None = None,
         trainable: bool | Mapping[str, bool] | Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -113,14 +115,12 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
         self.augment_queries = _check.instance("augment_queries", augment_queries, bool, "a bool")
         self.query_marker, self.document_marker = query_marker, document_marker
         self.skip_tokens = skip_tokens if isinstance(skip_tokens, str) else list(skip_tokens)
-        skipped = _skipped_ids(self.skip_tokens, preprocessor)
-        filling = _mask_id(preprocessor) if self.augment_queries else None
+        saved = None if knows_tokens(preprocessor) else token_ids
+        self._token_ids = ids = self._ids_of(preprocessor) if saved is None else dict(saved)
 
         # === Layers ===
-        marker = token_id("document_marker", preprocessor, document_marker)
-        document_marks = MarkedTokens(marker, longest, None, name="document_marks")
-        marker = token_id("query_marker", preprocessor, query_marker)
-        query_marks = MarkedTokens(marker, self.query_length, filling, name="query_marks")
+        document_marks = MarkedTokens(ids["document_marker"], longest, None, name="document_marks")
+        query_marks = MarkedTokens(ids["query_marker"], self.query_length, ids["filling"], name="query_marks")
         self.projection = keras.layers.Dense(self.dim, use_bias=False, dtype="float32", name="projection")
         unit = UnitTokens(name="token_vectors")
 
@@ -131,7 +131,7 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
             mask = KeptTokens(left_out)(tokens["token_ids"], tokens["padding_mask"])
             return unit(self.projection(backbone(tokens)), padding_mask=mask)
 
-        outputs = encoded(document_marks(inputs), skipped)
+        outputs = encoded(document_marks(inputs), ids["skipped"])
         kwargs.setdefault("compile", False)  # there is no loss that would fit every use
         super().__init__(
             inputs,
@@ -145,6 +145,15 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
         query_model = keras.Model(inputs, encoded(query_marks(inputs), ()), name="query_model")
         self._query_model = lambda: query_model  # hidden from Keras
         self._count_rows(_ops.counting_tokens(outputs))
+
+    def _ids_of(self, preprocessor):
+        """The ids of the tokens that arguments name."""
+        return {
+            "query_marker": token_id("query_marker", preprocessor, self.query_marker),
+            "document_marker": token_id("document_marker", preprocessor, self.document_marker),
+            "filling": _mask_id(preprocessor) if self.augment_queries else None,
+            "skipped": _skipped_ids(self.skip_tokens, preprocessor),
+        }
 
     def query_model(self) -> keras.Model:
         """Returns the model of queries: from a dict of ids to `(batch, length, dim)`; it shares this model's layers.
@@ -197,8 +206,8 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
                 notebook.
 
         Returns:
-            A string gives `(tokens, dim)`, a sequence a list of such arrays, an iterator a generator of such lists which
-            together are all texts in order. Vectors have length 1.
+            A string gives `(tokens, dim)`, a sequence a list of such arrays, an iterator a generator of such lists
+            which together are all texts in order. Vectors have length 1.
 
         Raises:
             ValueError: for something that is no text, with its row, or an argument out of range.
@@ -258,8 +267,8 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
         """Returns the vectors of documents, a list of float32 `(tokens, dim)`; see `encode_document`.
 
         Args:
-            x: rows of texts, or batches, as `fit` takes them. For a generator of rows the answers come as a generator of
-                parts.
+            x: rows of texts, or batches, as `fit` takes them. For a generator of rows the answers come as a generator
+                of parts.
             batch_size: int. Texts computed at a time. Defaults to 32.
             verbose: 0, 1 or `"auto"`: whether to show a progress bar.
             steps: int. Batches to read, for batches.
@@ -327,7 +336,8 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
 
     def get_config(self) -> dict[str, Any]:
         names = ("dim", "query_length", "augment_queries", "query_marker", "document_marker", "skip_tokens")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        own = {name: getattr(self, name) for name in names}
+        return {**super().get_config(), **own, "token_ids": dict(self._token_ids)}
 
 
 def _ragged(vectors, dtype):

@@ -68,7 +68,9 @@ class Siamese(SiameseFromPreset, TextTask):
             decoder = layers.Comparison(_check.one_of("decoder", decoder, layers.COMPARISONS), name="decoder")
         inputs = {name: keras.Input((None, None), dtype="int32", name=name) for name in embedder.input}
         is_other = isinstance(embedder, OtherKind)
-        towers = embedder.make_towers(chunk_size) if is_other else layers.SiameseTowers(embedder, chunk_size, name="towers")
+        towers = (
+            embedder.make_towers(chunk_size) if is_other else layers.SiameseTowers(embedder, chunk_size, name="towers")
+        )
         outputs = towers(inputs)
         top = list(embedder.layer_groups().get("head", ()))
         if decoder is not None:
@@ -88,15 +90,19 @@ class Siamese(SiameseFromPreset, TextTask):
             **kwargs,
         )
 
+    def decoder_changes_embeddings(self) -> bool:
+        """Returns whether the decoder makes something else of the embeddings; one that adds a loss alone does not."""
+        decoder = self._decoder_argument
+        return decoder is not None and getattr(decoder, "changes_embeddings", True)
+
     def embedding_spec(self) -> backbones.EmbeddingSpec:
         """Returns that of the embedder."""
         return self.embedder.embedding_spec()
 
     def write_checkpoint(self, folder: str | os.PathLike[str], format: str, dtype: Any) -> None:
         """Writes the embedder; raises for a decoder with weights, which has no form there."""
-        decoder = self._decoder_argument
-        passes = not getattr(decoder, "changes_embeddings", True)
-        if not passes and len(self.weights) > len(self.embedder.weights):  # those of a decoder, which has no form there
+        # The weights of a decoder have no form there.
+        if len(self.weights) > len(self.embedder.weights) and self.decoder_changes_embeddings():
             super().write_checkpoint(folder, format, dtype)
         self.embedder.write_checkpoint(folder, format, dtype)
 

@@ -14,9 +14,8 @@ from tfxfer import _check, backbones, optimizers
 from tfxfer.backbones import _masked_heads, _write
 from tfxfer.layers._late import KeptTokens
 from tfxfer.layers._sparse import TOKEN_POOLING, SparsePooling
-from tfxfer.models import _restoring
 from tfxfer.models._from_preset import SparseFromPreset
-from tfxfer.models._kinds import OtherKind
+from tfxfer.models._kinds import OtherKind, knows_tokens
 from tfxfer.models._masked import MaskedLanguageModel, check_backbone, head_options
 from tfxfer.models._signatures import Signature
 from tfxfer.models._task import TextTask
@@ -26,7 +25,7 @@ Term.__doc__ = "A token of the vocabulary with its weight in a sparse vector."
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):  # type: ignore[misc]  # `explain` refuses
+class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):
     """Turns texts into sparse vectors: for each token of the vocabulary, how much it says about the text. SPLADE.
 
     backbone -> the masked language model's head -> logits for each token of the vocabulary at each place ->
@@ -37,19 +36,20 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):  # type: ignore[mis
     All real tokens of a text are places, special tokens (`[CLS]`, `[SEP]`) included, as in SPLADE's own models;
     `pool_special_tokens=False` leaves them out. Special tokens keep their own components among the vocabulary's.
 
-    Memory: logits are computed for `vocabulary_chunk` tokens of the vocabulary at a time and once more for the gradient.
-    At 32 texts of 128 tokens and a vocabulary of 30,522 that is 32 MB in place of 500 MB. The vectors themselves are
-    dense within a batch, `(batch, vocabulary)`; `encode` keeps what is not zero.
+    Memory: logits are computed for `vocabulary_chunk` tokens of the vocabulary at a time and once more for the
+    gradient. At 32 texts of 128 tokens and a vocabulary of 30,522 that is 32 MB in place of 500 MB. The vectors
+    themselves are dense within a batch, `(batch, vocabulary)`; `encode` keeps what is not zero.
 
     Args:
         backbone: `backbones.Backbone`, not quantized, whose tokens see both sides.
         preprocessor: `preprocessing.TextPreprocessor`.
-        token_pooling: `"max"` or `"sum"` over the places of a text. Defaults to `"max"`, that of SPLADE since version 2.
+        token_pooling: `"max"` or `"sum"` over the places of a text. Defaults to `"max"`, as in SPLADE v2.
         pool_special_tokens: bool. Whether special tokens are places. Defaults to `True`.
-        max_active_dims: int. Keeps the largest weights of each text only, of equal ones those of lower ids; in `encode`,
-            `similarity` of texts and exports, not in training. Defaults to `None`: all.
+        max_active_dims: int. Keeps the largest weights of each text only, of equal ones those of lower ids; in
+            `encode`, `similarity` of texts and exports, not in training. Defaults to `None`: all.
         head: dict of the head's settings, as `MaskedLanguageModel` has it.
         vocabulary_chunk: int. Tokens of the vocabulary computed at a time. Defaults to 2048.
+        special_ids: ints. The ids of special tokens, as a saved model holds them; otherwise the tokenizer knows them.
         trainable: which layer groups train; see `set_trainable`.
         **kwargs: `name`.
 
@@ -57,8 +57,8 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):  # type: ignore[mis
     Output: float32 `(batch, vocabulary_size)`, not negative; zeros for a row without a place.
 
     `from_preset` needs a masked language model, whose head it takes over: a checkpoint `*ForMaskedLM` (SPLADE's own are
-    such), or a folder that a `MaskedLanguageModel` wrote. `from_model` takes a `MaskedLanguageModel`. Elsewhere the head
-    would be random: `backbone_only=True` asks for that.
+    such), or a folder that a `MaskedLanguageModel` wrote. `from_model` takes a `MaskedLanguageModel`. Elsewhere the
+    head would be random: `backbone_only=True` asks for that.
 
     Raises:
         ValueError: for an unknown pooling, a preset without such a head, special tokens to leave out without a
@@ -91,6 +91,7 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):  # type: ignore[mis
         max_active_dims: int | None = None,
         head: Mapping[str, Any] | None = None,
         vocabulary_chunk: int = 2048,
+        special_ids: Sequence[int] | None = None,
         trainable: bool | Mapping[str, bool] | Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -103,10 +104,10 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):  # type: ignore[mis
         self.max_active_dims = _check.integer("max_active_dims", max_active_dims, optional=True)
         self.vocabulary_chunk = _check.integer("vocabulary_chunk", vocabulary_chunk)
         self._head_options = head_options(head, backbone)
-        left_out = () if self.pool_special_tokens else _special_ids(preprocessor)
+        self._special_ids = () if self.pool_special_tokens else _special_ids(preprocessor, special_ids)
 
         # === Layers ===
-        places = KeptTokens(left_out, name="places")
+        places = KeptTokens(self._special_ids, name="places")
         self.head = SparsePooling(
             _masked_heads.table_of(backbone),
             token_pooling=self.token_pooling,
@@ -120,7 +121,7 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):  # type: ignore[mis
         states = backbone(inputs)
         self._states = lambda: states  # hidden from Keras
         mask = inputs["padding_mask"]
-        if left_out:
+        if self._special_ids:
             mask = places(inputs["token_ids"], mask)
         outputs = self.head(states, padding_mask=mask)
         kwargs.setdefault("compile", False)  # there is no loss that would fit every use
@@ -136,9 +137,9 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):  # type: ignore[mis
 
     @classmethod
     def _from_pretrained(cls, pretrained, arguments, backbone_only):
-        if backbone_only or _restoring.part_of(cls, pretrained.task) is not None:
-            return super()._from_pretrained(pretrained, arguments, backbone_only)
         task = pretrained.task
+        if backbone_only or isinstance(task, cls) or isinstance(getattr(task, "embedder", None), cls):
+            return super()._from_pretrained(pretrained, arguments, backbone_only)
         if isinstance(task, MaskedLanguageModel):
             options = dict(task.get_config()["head"])
         elif pretrained.read_masked_head is not None:
@@ -202,8 +203,8 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):  # type: ignore[mis
         zero.
 
         Args:
-            texts: a string, a list, tuple, array, Series or another sequence of strings; or an iterator of strings, such
-                as a file: it is consumed in constant memory.
+            texts: a string, a list, tuple, array, Series or another sequence of strings; or an iterator of strings,
+                such as a file: it is consumed in constant memory.
             batch_size: int. Texts computed at a time.
             max_active_dims: int. Keeps so many of the largest weights of each text. Defaults to the model's own.
             progress: bool. Whether to show a progress bar. By default on work of more than 64 batches, in a terminal or
@@ -313,8 +314,8 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):  # type: ignore[mis
     def signatures(self, pairs: bool = False) -> list[Signature]:
         """Returns `embed`, `similarity` and `rank`; see `DescribesItself.signatures`."""
         purpose = (
-            "The terms of each text, the heaviest first: `token_ids`, numbers of lines in the vocabulary, and `weights`, "
-            "`(batch, n)`. Row i has `counts[i]` of them; the columns behind hold -1 and 0."
+            "The terms of each text, the heaviest first: `token_ids`, numbers of lines in the vocabulary, and "
+            "`weights`, `(batch, n)`. Row i has `counts[i]` of them; the columns after them hold -1 and 0."
         )
 
         def finish(vectors):
@@ -380,6 +381,7 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):  # type: ignore[mis
             "max_active_dims": self.max_active_dims,
             "head": dict(self._head_options),
             "vocabulary_chunk": self.vocabulary_chunk,
+            "special_ids": list(self._special_ids),
         }
 
 
@@ -395,13 +397,15 @@ def sparse_rows(argument: str, value: Any, dim: int) -> Any:
     return found
 
 
-def _special_ids(preprocessor):
+def _special_ids(preprocessor, saved):
     """The ids of the tokens that the tokenizer calls special."""
+    if not knows_tokens(preprocessor) and saved:
+        return tuple(saved)
     if preprocessor is None:
         expected = "True for a model without a preprocessor, which knows the special tokens"
         raise _check.invalid("pool_special_tokens", expected, False)
     tokenizer = preprocessor.tokenizer
-    return sorted({*map(int, tokenizer.special_token_ids), *map(int, tokenizer.spec.special.values())})
+    return tuple(sorted({*map(int, tokenizer.special_token_ids), *map(int, tokenizer.spec.special.values())}))
 
 
 def _terms(vectors, most):
