@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_text  # noqa: F401 - the ops of the export
+import test_contracts
 import tiny
 from keras import ops
 
@@ -389,3 +390,57 @@ def test_an_export_answers_as_python_does(embedder, tmp_path):
     pairs = {"text_a": tf.constant(["my card?", "loan"]), "text_b": tf.constant(tiny.TEXTS[1:3])}
     expected = [maxsim(queries[0], found[1]), maxsim(queries[1], found[2])]
     np.testing.assert_allclose(served["similarity"](**pairs)["similarity"].numpy(), expected, atol=1e-4)
+
+
+class Own(models.LateInteractionEmbedder):
+    """A user's subclass, registered under no name of the package."""
+
+
+@pytest.mark.slow
+def test_a_users_subclass_and_new_markers_work(folder, embedder, tmp_path):
+    marked = embedder.with_added_tokens(["[Q]"], special=True)
+    # The ids of tokens are those of the vocabulary that the model has now.
+    own = keras.saving.register_keras_serializable("tests")(Own)(
+        marked.backbone, marked.preprocessor, **{**OPTIONS, "query_marker": "[Q]"}
+    )
+    own.save(tmp_path / "own.keras")
+    again = keras.saving.load_model(tmp_path / "own.keras")
+    assert type(again) is Own and again.query_marker == "[Q]"
+    for one, other in zip(again.encode_query(tiny.TEXTS), own.encode_query(tiny.TEXTS), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    changed = models.LateInteractionEmbedder.from_model(again, skip_tokens=["card"], query_length=5)
+    assert changed.encode_query("card").shape == (5, 4)
+    assert len(changed.encode_document("card card")) == len(again.encode_document("card card")) - 2
+    with pytest.raises(ValueError, match="`dim`"):
+        models.LateInteractionEmbedder.from_model(again, dim=5)
+
+
+@pytest.mark.slow
+def test_jax_gives_tensorflows_numbers_and_trains(folder, embedder, tmp_path):
+    sparse = tiny.sparse(folder, vocabulary_chunk=16)
+    for name, model in (("late", embedder), ("sparse", sparse)):
+        model.save(tmp_path / f"{name}.keras")
+        np.save(
+            tmp_path / f"{name}.npy",
+            model.similarity(*(each(tiny.TEXTS) for each in (model.encode_query, model.encode_document))),
+        )
+    test_contracts.run_afresh(f"""
+        import os
+        os.environ["KERAS_BACKEND"] = "jax"
+        import keras, numpy as np, tiny, tfxfer as tx
+        losses = {{
+            "late": tx.losses.MaxSimRankingLoss(),
+            "sparse": tx.losses.MultipleNegativesRankingLoss(1.0, similarity="dot"),
+        }}
+        for name, loss in losses.items():
+            model = keras.saving.load_model({str(tmp_path)!r} + "/" + name + ".keras")
+            found = model.similarity(model.encode_query(tiny.TEXTS), model.encode_document(tiny.TEXTS))
+            np.testing.assert_allclose(found, np.load({str(tmp_path)!r} + "/" + name + ".npy"), rtol=1e-4)
+            decoder = tx.layers.FLOPSRegularization(0.1, 0.1, 2) if name == "sparse" else None
+            towers = tx.models.Siamese(model, decoder=decoder)
+            towers.compile(keras.optimizers.Adam(1e-2), loss=loss)
+            history = towers.fit((tiny.TEXTS, tiny.TEXTS[::-1]), np.zeros(8), batch_size=4, epochs=3, verbose=0)
+            assert np.isfinite(history.history["loss"]).all()
+            if decoder is not None:
+                assert int(decoder.steps) == 6
+    """)

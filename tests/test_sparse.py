@@ -351,3 +351,13 @@ def test_an_export_answers_as_python_does(folder, tmp_path, most):
     np.testing.assert_allclose(served["similarity"](**pairs)["similarity"].numpy(), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="`weights_dtype`"):
         tx.export.saved_model(model, tmp_path / "small", weights_dtype="int8")
+    for write in (tx.export.onnx, tx.export.litert):
+        with pytest.raises(ValueError, match=r"one row of numbers.*saved_model"):
+            write(model, tmp_path / "other")
+
+
+def test_more_tokens_are_further_components(embedder, vectors):
+    grown = embedder.with_added_tokens(["iban"])
+    found = tiny.outputs(grown, tiny.TEXTS)
+    np.testing.assert_allclose(found[:, :-1], vectors.toarray(), atol=1e-5)
+    assert grown.decode(tiny.outputs(grown, ["iban"])) and found.shape[1] == len(tiny.VOCABULARY) + 1

@@ -192,8 +192,8 @@ def saved_model(
         _explain.check(model.served_model(), pairs)
     if weights_dtype is not None:
         _check.one_of("weights_dtype", weights_dtype, _weights.DTYPES)
-        if not getattr(model.served_model(), "has_small_weights", True):
-            expected = "None for a model that reads the ids of tokens, or the whole table, beside its encoder"
+        if getattr(model.served_model(), "is_for_saved_models_alone", False):
+            expected = "None for a model that reads the ids of tokens, or the whole table, besides its encoder"
             raise _check.invalid("weights_dtype", expected, weights_dtype)
         if model.backbone.quantization is not None:
             remedy = "Its weights are written in the few bits that they have"

@@ -21,8 +21,9 @@ class OtherKind(_Mixin):
     """
 
     compares_itself = True
-    # Whether an export may store its weights in a small dtype, for which token ids are numbered anew.
-    has_small_weights = False
+    # Whether `export.saved_model` with the weights as they are is the only export: the model reads ids or the whole
+    # table besides its encoder, which small weights renumber, and answers with rows of any width.
+    is_for_saved_models_alone = True
 
     @classmethod
     def _from_pretrained(cls, pretrained, arguments, backbone_only):

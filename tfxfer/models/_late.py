@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 from keras import ops
 
-from tfxfer import _check, _maxsim, _ops, backbones
+from tfxfer import _check, _maxsim, _ops, backbones, optimizers
 from tfxfer.layers._late import KeptTokens, LateTowers, MarkedTokens, UnitTokens
 from tfxfer.models._from_preset import LateInteractionFromPreset
 from tfxfer.models._kinds import OtherKind, knows_tokens, token_id
@@ -175,6 +175,9 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
 
     def _changeable(self):
         return (*super()._changeable(), "query_length", "augment_queries", "skip_tokens")
+
+    def _auto_optimizer(self):
+        return optimizers.Auto(2e-5, multipliers={"head": 10.0})  # the dense layer alone is new
 
     def boundary(self) -> tuple[Any, Any, Any]:
         """Refuses: the encoder reads tokens with a marker, which differ between queries and documents.
