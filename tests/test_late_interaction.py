@@ -115,15 +115,14 @@ def test_texts_come_in_every_form(embedder):
         embedder.explain("card", "loan")
 
 
-def test_similarity_and_rank_are_maxsim(embedder, monkeypatch):
+def test_similarity_and_rank_are_maxsim(embedder, blocks):
     queries, documents = embedder.encode_query(tiny.TEXTS[:3]), embedder.encode_document(tiny.TEXTS)
     documents = [*documents, np.zeros((0, 4), "float32")]
     expected = matrix(queries, documents)
     np.testing.assert_allclose(embedder.similarity(queries, documents), expected, atol=1e-5)
-    # The size of a block bounds the memory and is no argument.
-    monkeypatch.setattr("tfxfer._maxsim._PRODUCTS", 300)  # some queries at a time
     ragged = [queries[0][:2], np.zeros((0, 4)), queries[1], queries[2][:5]]
-    np.testing.assert_allclose(embedder.similarity(ragged, documents), matrix(ragged, documents), atol=1e-5)
+    with blocks(1, 300):  # some queries at a time
+        np.testing.assert_allclose(embedder.similarity(ragged, documents), matrix(ragged, documents), atol=1e-5)
     ranked = embedder.rank(tiny.TEXTS[0], tiny.TEXTS, k=3)
     assert [each.index for each in ranked] == np.argsort(-expected[0, :8], kind="stable")[:3].tolist()
     for wrong in ([np.zeros((2, 3))], [np.zeros(4)], [np.full((2, 4), np.nan)], "card"):
@@ -150,8 +149,10 @@ def test_wrong_arguments_are_errors(folder, embedder):
         models.Siamese(embedder, chunk_size=4)
     with pytest.raises(ValueError, match="`decoder`"):
         models.Siamese(embedder, decoder="cosine")
+    frozen = models.LateInteractionEmbedder(backbone, preprocessor)
+    tx.freezing.freeze(frozen, below=1)
     with pytest.raises(ValueError, match="Train the whole model"):
-        tx.freezing.freeze(embedder, below=1) or tx.freezing.AboveFrozen(models.Siamese(embedder))
+        tx.freezing.AboveFrozen(models.Siamese(frozen))
 
 
 # === Losses and training ===
@@ -246,16 +247,15 @@ def corpus(texts=40, dim=12):
     return [f"text {i}" for i in range(texts)], found
 
 
-def test_search_without_bits_is_exact_in_blocks(monkeypatch):
+def test_search_without_bits_is_exact_in_blocks(blocks):
     texts, vectors = corpus()
     queries = [vectors[3][:2], vectors[11], np.concatenate([vectors[20], vectors[5]])]
     index = search.LateInteractionIndex(None, texts[:9], embeddings=vectors[:9], bits=None)
     index.add(texts[9:], embeddings=vectors[9:])
     expected = matrix(queries, vectors)
-    for tokens_held in (65_536, 10):
-        # The size of a block bounds the memory and is no argument.
-        monkeypatch.setattr("tfxfer.search._late_index._TOKENS", tokens_held)  # some texts at a time
-        hits = index.search(queries, k=40)
+    for held in (8192, 2):  # all texts, or some at a time
+        with blocks(1024, held):
+            hits = index.search(queries, k=40)
         for row, ids, scores in zip(expected, hits.ids, hits.scores, strict=True):
             np.testing.assert_allclose(scores, np.sort(row)[::-1], atol=1e-5)
             np.testing.assert_allclose(row[ids], scores, atol=1e-5)
@@ -369,6 +369,9 @@ def test_retrieval_scores_it_by_its_own_similarity(embedder):
         assert {name: found[name] for name in expected} == expected
     with pytest.raises(ValueError, match="`query_prompt`"):
         tx.evaluation.retrieval(embedder, queries, tiny.TEXTS, relevant, query_prompt="query: ")
+    tx.callbacks.EvaluateRetrieval(queries, tiny.TEXTS, relevant).check(models.Siamese(embedder))
+    with pytest.raises(ValueError, match="`model`"):
+        tx.callbacks.EvaluateSimilarity((["a"], ["b"]), [0.5]).check(models.Siamese(embedder))
 
 
 # === Serving ===

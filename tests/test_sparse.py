@@ -254,7 +254,7 @@ def test_wrong_arguments_are_errors(folder):
 # === Search ===
 
 
-def test_the_index_finds_the_largest_dot_products_exactly(blocks, monkeypatch):
+def test_the_index_finds_the_largest_dot_products_exactly(blocks):
     rng = np.random.default_rng(0)
     documents = scipy.sparse.random_array((60, 40), density=0.1, rng=rng, dtype="float32", format="csr")
     queries = scipy.sparse.random_array((7, 40), density=0.2, rng=rng, dtype="float32", format="csr")
@@ -262,10 +262,9 @@ def test_the_index_finds_the_largest_dot_products_exactly(blocks, monkeypatch):
     index = search.SparseIndex(None, texts[:25], embeddings=documents[:25])
     index.add(texts[25:], embeddings=documents[25:].tocoo())
     expected = queries.toarray().astype("float64") @ documents.toarray().T
-    for scores_held in (8_000_000, 100):
-        # The size of a block bounds the memory and is no argument.
-        monkeypatch.setattr("tfxfer.search._sparse_index._SCORES", scores_held)  # for a few queries at a time
-        hits = index.search(queries, k=50)
+    for scores_held in (8_000_000, 130):
+        with blocks(1, scores_held):
+            hits = index.search(queries, k=50)
         for row, ids, scores, found in zip(expected, hits.ids, hits.scores, hits.texts, strict=True):
             order = np.lexsort((np.arange(60), -row.astype("float32")))[:50]
             np.testing.assert_allclose(scores, row[order], atol=1e-6)
@@ -325,6 +324,9 @@ def test_retrieval_scores_it_by_its_own_similarity(embedder, vectors):
         assert {name: found[name] for name in expected} == expected
     with pytest.raises(ValueError, match="`similarity`"):
         tx.evaluation.retrieval(embedder, queries, tiny.TEXTS, relevant, similarity="dot")
+    tx.callbacks.EvaluateRetrieval(queries, tiny.TEXTS, relevant).check(models.Siamese(embedder))
+    with pytest.raises(ValueError, match="`model`"):
+        tx.callbacks.EvaluateSimilarity((["a"], ["b"]), [0.5]).check(models.Siamese(embedder))
 
 
 # === Serving ===

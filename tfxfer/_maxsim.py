@@ -2,10 +2,7 @@
 
 import numpy as np
 
-from tfxfer import _check
-
-# Products of query and document tokens that are held at a time: 32 MB in float32.
-_PRODUCTS = 8_000_000
+from tfxfer import _check, _neighbours
 
 
 def rows(argument, given, dim=None):
@@ -68,7 +65,9 @@ def of_flat(queries, flat, counts):
         return found
     # Documents without tokens hold no place in `flat`, so that the starts of the others rise.
     starts = np.concatenate([[0], np.cumsum(counts[places])[:-1]])
-    for some in blocks([len(query) for query in queries], max(_PRODUCTS // max(len(flat), 1), 1)):
+    # As many products are held at a time as scores of dense vectors: 32 MB in float32.
+    most = _neighbours.QUERY_CHUNK * _neighbours.CORPUS_CHUNK // len(flat)
+    for some in blocks([len(query) for query in queries], most):
         part = queries[some]
         tokens, sizes = joined(part)
         if not len(tokens):

@@ -11,10 +11,9 @@ from tfxfer.search import _one_file, _residuals, _top_k
 from tfxfer.search._index import Hits
 
 _FILE = "late_interaction_index.npz"
-# Token vectors that are floats at a time: 32 MB at 128 components.
-_TOKENS = 65_536
-# Texts that are encoded at a time; the first of them are what codes are fitted on.
-_PART = 20_000
+# Texts that are encoded at a time; the first of them are what codes are fitted on, by so many of their tokens.
+_PART = 4096
+_FITTED = 262_144
 
 
 class LateInteractionIndex:
@@ -41,7 +40,7 @@ class LateInteractionIndex:
         num_centroids: int. Defaults to the power of 2 nearest to `4 sqrt(tokens)` of the texts they are found on (PLAID
             takes `16 sqrt(tokens)`), and is at most the number of these tokens.
         calibration: list of float arrays `(tokens, dim)` of typical texts, what centroids and intervals are fitted on.
-            Defaults to the first 20,000 texts.
+            Defaults to the first 4,096 texts. Of more than 262,144 tokens, a random sample counts.
         seed: int, of k-means.
         batch_size: int. Texts computed at a time.
         progress: bool. Whether to show progress bars; by default on long work.
@@ -176,6 +175,8 @@ class LateInteractionIndex:
         flat, _ = _maxsim.joined(rows)
         if not len(flat):
             raise _check.invalid(argument, "texts with at least one token to find centroids on", f"{len(rows)} texts")
+        if len(flat) > _FITTED:
+            flat = flat[np.random.default_rng(self._seed).choice(len(flat), _FITTED, replace=False)]
         count = self._num_centroids or 2 ** round(np.log2(4 * np.sqrt(len(flat))))
         flat = _neighbours.unit(flat)
         self._codec = _residuals.ResidualCodec.fit(flat, self.bits, min(count, len(flat)), self._seed)
@@ -243,7 +244,8 @@ class LateInteractionIndex:
     def _best(self, queries, candidates, k):
         """The `k` best of some texts, in rising order of their ids, for each query."""
         best = _neighbours.Best(len(queries), k)
-        for rows in _maxsim.blocks(self._counts[candidates], _TOKENS):
+        # Token vectors that are floats at a time: 32 MB at 128 components.
+        for rows in _maxsim.blocks(self._counts[candidates], 8 * _neighbours.CORPUS_CHUNK):
             best.add(_maxsim.of_flat(queries, *self._flat(candidates[rows])))
         ids, scores = best.result()
         found = np.where(ids < 0, -1, candidates[ids]) if len(candidates) else ids

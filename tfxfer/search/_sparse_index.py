@@ -12,8 +12,6 @@ from tfxfer.search import _one_file, _top_k
 from tfxfer.search._index import Hits
 
 _FILE = "sparse_index.npz"
-# Scores that are held at a time: 32 MB in float32.
-_SCORES = 8_000_000
 # Texts that are encoded at a time.
 _PART = 50_000
 
@@ -149,7 +147,8 @@ class SparseIndex:
         return Hits(ids[0], scores[0], texts[0]) if is_one else Hits(ids, scores, texts)
 
     def _blocks(self, count):
-        step = max(_SCORES // len(self), 1)
+        # As many scores are held at a time as of dense vectors: 32 MB in float32.
+        step = max(_neighbours.QUERY_CHUNK * _neighbours.CORPUS_CHUNK // len(self), 1)
         return [slice(start, start + step) for start in range(0, count, step)]
 
     def _best(self, queries, k):
