@@ -60,7 +60,8 @@ def vectors_of(model, read, left_out=()):
 
 
 @pytest.mark.parametrize(
-    ("side", "marked", "filled"), [("right", True, True), ("left", False, True), ("left", True, False)]
+    ("side", "marked", "filled"),
+    [("left", True, True), pytest.param("right", False, True, marks=pytest.mark.slow), ("right", True, False)],
 )
 def test_vectors_are_those_of_a_loop_over_tokens(folder, side, marked, filled):
     markers = {"query_marker": "how", "document_marker": "the"} if marked else {}
@@ -371,12 +372,13 @@ def test_retrieval_scores_it_by_its_own_similarity(embedder):
         tx.evaluation.retrieval(embedder, queries, tiny.TEXTS, relevant, query_prompt="query: ")
     tx.callbacks.EvaluateRetrieval(queries, tiny.TEXTS, relevant).check(models.Siamese(embedder))
     with pytest.raises(ValueError, match="`model`"):
-        tx.callbacks.EvaluateSimilarity((["a"], ["b"]), [0.5]).check(models.Siamese(embedder))
+        tx.callbacks.EvaluateSimilarity((["a", "b"], ["b", "c"]), [0.5, 0.1]).check(models.Siamese(embedder))
 
 
 # === Serving ===
 
 
+@pytest.mark.slow
 def test_an_export_answers_as_python_does(embedder, tmp_path):
     served = tf.saved_model.load(tx.export.saved_model(models.Siamese(embedder), tmp_path / "served")).signatures
     for name, encode in (("embed_query", embedder.encode_query), ("embed_document", embedder.encode_document)):

@@ -59,7 +59,13 @@ def loop(model, texts):
 
 
 @pytest.mark.parametrize(
-    ("pooling", "special", "chunk"), [("max", True, 2048), ("max", False, 16), ("sum", True, 17), ("sum", False, 5)]
+    ("pooling", "special", "chunk"),
+    [
+        ("max", True, 2048),
+        ("sum", False, 16),
+        pytest.param("sum", True, 17, marks=pytest.mark.slow),
+        pytest.param("max", False, 5, marks=pytest.mark.slow),
+    ],
 )
 def test_vectors_are_those_of_a_loop_whatever_the_chunk(folder, pooling, special, chunk):
     options = {"token_pooling": pooling, "pool_special_tokens": special, "vocabulary_chunk": chunk}
@@ -158,6 +164,7 @@ def test_flops_are_added_in_training_with_a_quadratic_rise():
         tx.layers.FLOPSRegularization()(x[:, 0])
 
 
+@pytest.mark.slow
 def test_towers_give_their_embedder_to_presets(folder, tmp_path):
     model = models.Siamese(tiny.sparse(folder), decoder=tx.layers.FLOPSRegularization())
     expected = ops.convert_to_numpy(model.embedder(model.embedder.preprocess_samples(tiny.TEXTS)))
@@ -218,11 +225,23 @@ def test_training_above_frozen_layers_gives_the_same_weights(folder):
 # === Where it comes from ===
 
 
-def test_the_head_is_that_of_a_masked_language_model(folder, tmp_path):
+def test_the_head_is_that_of_a_masked_language_model(folder):
     masked = tiny.masked(folder)
     model = models.SparseEmbedder.from_model(masked, token_pooling="sum")
     for ours, theirs in zip(model.head.weights, masked.head.weights, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    with pytest.raises(ValueError, match=r"`head`.*taken over"):
+        models.SparseEmbedder.from_model(masked, head={"activation": "tanh"})
+    for other in (tiny.embedder(folder), tiny.classifier(folder)):
+        with pytest.raises(ValueError, match=r"masked language model.*backbone_only=True"):
+            models.SparseEmbedder.from_model(other)
+    assert models.SparseEmbedder.from_model(other, backbone_only=True).embedding_dim == len(tiny.VOCABULARY)
+
+
+@pytest.mark.slow
+def test_the_head_is_that_of_a_folder(folder, tmp_path):
+    masked = tiny.masked(folder)
+    model = models.SparseEmbedder.from_model(masked, token_pooling="sum")
     expected = tiny.outputs(model, tiny.TEXTS)
     masked.save_to_preset(tmp_path / "masked")
     model.save_to_preset(tmp_path / "checkpoint", format="huggingface")
@@ -230,11 +249,7 @@ def test_the_head_is_that_of_a_masked_language_model(folder, tmp_path):
         again = models.SparseEmbedder.from_preset(tmp_path / preset, token_pooling="sum", sequence_length=16)
         np.testing.assert_allclose(tiny.outputs(again, tiny.TEXTS), expected, atol=1e-5)
     with pytest.raises(ValueError, match=r"`head`.*taken over"):
-        models.SparseEmbedder.from_model(masked, head={"activation": "tanh"})
-    for other in (tiny.embedder(folder), tiny.classifier(folder)):
-        with pytest.raises(ValueError, match=r"masked language model.*backbone_only=True"):
-            models.SparseEmbedder.from_model(other)
-    assert models.SparseEmbedder.from_model(other, backbone_only=True).embedding_dim == len(tiny.VOCABULARY)
+        models.SparseEmbedder.from_preset(tmp_path / "checkpoint", head={"activation": "tanh"})
 
 
 def test_wrong_arguments_are_errors(folder):
@@ -326,7 +341,7 @@ def test_retrieval_scores_it_by_its_own_similarity(embedder, vectors):
         tx.evaluation.retrieval(embedder, queries, tiny.TEXTS, relevant, similarity="dot")
     tx.callbacks.EvaluateRetrieval(queries, tiny.TEXTS, relevant).check(models.Siamese(embedder))
     with pytest.raises(ValueError, match="`model`"):
-        tx.callbacks.EvaluateSimilarity((["a"], ["b"]), [0.5]).check(models.Siamese(embedder))
+        tx.callbacks.EvaluateSimilarity((["a", "b"], ["b", "c"]), [0.5, 0.1]).check(models.Siamese(embedder))
 
 
 # === Serving ===
