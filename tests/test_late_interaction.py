@@ -187,6 +187,8 @@ def test_losses_equal_loops_over_rows():
     np.testing.assert_allclose(found, expected, rtol=1e-8)
     with pytest.raises(ValueError, match=r"`y_pred`.*LateInteractionEmbedder"):
         losses.maxsim_ranking(tf.constant(x[:, 0]))
+    with pytest.raises(ValueError, match=r"`scores`.*documents >= batch"):
+        losses.score_ranking(tf.constant(scores[:, :2]))
     with pytest.raises(ValueError, match=r"`y_true`"):
         losses.maxsim_distillation(tf.constant(teacher[:, :1]), tf.constant(x))
 

@@ -366,8 +366,9 @@ def test_an_export_answers_as_python_does(folder, tmp_path, most):
     vectors = model.encode(tiny.TEXTS)
     expected = np.diag(model.similarity(vectors, vectors[::-1]))
     np.testing.assert_allclose(served["similarity"](**pairs)["similarity"].numpy(), expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="`weights_dtype`"):
-        tx.export.saved_model(model, tmp_path / "small", weights_dtype="int8")
+    for refused in ({"weights_dtype": "int8"}, {"explain": True}, {"adapters": {"a": "a.npz"}}):
+        with pytest.raises(ValueError, match=f"`{next(iter(refused))}`"):
+            tx.export.saved_model(model, tmp_path / "small", **refused)
     for write in (tx.export.onnx, tx.export.litert):
         with pytest.raises(ValueError, match=r"one row of numbers.*saved_model"):
             write(model, tmp_path / "other")

@@ -176,6 +176,11 @@ def saved_model(
     """
     folder = _disk.local_path("folder", folder, kind="folder")
     pairs = check_model(model, pairs, index)
+    if any(getattr(part, "is_for_saved_models_alone", False) for part in model.served_parts().values()):
+        for argument, given in (("adapters", adapters), ("explain", explain), ("weights_dtype", weights_dtype)):
+            if given:
+                expected = "left out for a model that reads the ids of tokens, or the whole table, besides its encoder"
+                raise _check.invalid(argument, expected, given)
     if adapters is not None:
         for argument, given in (("index", index), ("weights_dtype", weights_dtype)):
             if given is not None:
@@ -192,9 +197,6 @@ def saved_model(
         _explain.check(model.served_model(), pairs)
     if weights_dtype is not None:
         _check.one_of("weights_dtype", weights_dtype, _weights.DTYPES)
-        if getattr(model.served_model(), "is_for_saved_models_alone", False):
-            expected = "None for a model that reads the ids of tokens, or the whole table, besides its encoder"
-            raise _check.invalid("weights_dtype", expected, weights_dtype)
         if model.backbone.quantization is not None:
             remedy = "Its weights are written in the few bits that they have"
             raise _check.invalid("weights_dtype", "None for a model that was quantized", weights_dtype, remedy)

@@ -12,7 +12,8 @@ under mixed precision too. Defaults are made for unit vectors. Shapes and kinds 
 when the first batch is traced.
 
 `ClassCrossentropy` and `WeightedBinaryCrossentropy`, which are named as Keras's own, take the logits `(batch, classes)`
-of classifiers. `TagCrossentropy` and `ChainCrossentropy` take the logits `(batch, length, tags)` of token taggers, with
+of classifiers. `MaxSimRankingLoss` and `MaxSimDistillationLoss` take token vectors `(batch, columns, length, dim)`.
+`TagCrossentropy` and `ChainCrossentropy` take the logits `(batch, length, tags)` of token taggers, with
 a linear head and with a `layers.CRF`.
 """
 

@@ -25,6 +25,10 @@ def score_ranking(scores: Any, scale: float = 1.0) -> Any:
     >>> [round(float(x), 4) for x in score_ranking(np.zeros((2, 2), "float32"))]  # log 2
     [0.6931, 0.6931]
     """
+    shape = tuple(scores.shape)
+    if len(shape) != 2 or (None not in shape and shape[1] < shape[0]):
+        remedy = "Score all queries of the batch against all documents; of one query's own, see `distill_kl_div`."
+        raise _check.invalid("scores", "a tensor (batch, documents >= batch)", shape, remedy)
     rows, columns = ops.shape(scores)
     own = ops.expand_dims(ops.arange(rows), 1) == ops.expand_dims(ops.arange(columns), 0)
     logits = scale * scores

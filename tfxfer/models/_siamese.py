@@ -140,6 +140,8 @@ class Siamese(SiameseFromPreset, TextTask):
 
     # Arguments of `from_preset` that are the constructor's; the others go to the embedder.
     _own: tuple[str, ...] = ("decoder", "chunk_size")
+    # Whether the embedder may be sparse or one of tokens.
+    _takes_other_kinds = True
 
     keeps_embedding = True
 
@@ -156,7 +158,8 @@ class Siamese(SiameseFromPreset, TextTask):
             notice = _restoring.notice(cls, _restoring.left_out(cls, pretrained), labels)
         own = {name: value for name, value in arguments.items() if name in cls._own}
         rest = {name: value for name, value in arguments.items() if name not in cls._own}
-        if not backbone_only and isinstance(pretrained.task, OtherKind):  # which no dense embedder has the weights of
+        # Of these, a dense embedder would have the backbone alone.
+        if cls._takes_other_kinds and not backbone_only and isinstance(pretrained.task, OtherKind):
             return cls(pretrained.task._with(rest), **own), None
         embedder, _ = TextEmbedder._from_pretrained(pretrained, rest, backbone_only)
         return cls(embedder, **own), notice
@@ -245,6 +248,7 @@ class SiameseClassifier(SiameseClassifierFromPreset, Classifying, Siamese):
         self._decoder = decoder
         self._mark_new_head()
 
+    _takes_other_kinds = False
     _own = ("labels", "features", "hidden_dims", "dropout", "threshold", "chunk_size")
     text_count = 2
 

@@ -37,8 +37,8 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):
     `pool_special_tokens=False` leaves them out. Special tokens keep their own components among the vocabulary's.
 
     Memory: logits are computed for `vocabulary_chunk` tokens of the vocabulary at a time and once more for the
-    gradient. At 32 texts of 128 tokens and a vocabulary of 30,522 that is 32 MB in place of 500 MB. The vectors
-    themselves are dense within a batch, `(batch, vocabulary)`; `encode` keeps what is not zero.
+    gradient. At 32 texts of 128 tokens and a vocabulary of 30,522 that is arrays of 34 MB in place of 500 MB. The
+    vectors themselves are dense within a batch, `(batch, vocabulary)`; `encode` keeps what is not zero.
 
     Args:
         backbone: `backbones.Backbone`, not quantized, whose tokens see both sides.
