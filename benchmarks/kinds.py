@@ -19,7 +19,6 @@ sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
 import json
-import time
 
 import tfxfer as tx
 
@@ -49,29 +48,25 @@ def trained(kind, rows, folder):
     late = kind == "late interaction"
     cls = tx.models.LateInteractionEmbedder if late else tx.models.TextEmbedder
     if (folder / "config.json").exists():
-        return cls.from_preset(folder), None
+        return cls.from_preset(folder)
     keras.utils.set_random_seed(0)
     options = {"dim": 128, "query_length": 32} if late else {}
     embedder = cls.from_preset(PRESET, sequence_length=64, **options)
     model = tx.models.Siamese(embedder)
     loss = tx.losses.MaxSimRankingLoss() if late else tx.losses.MultipleNegativesRankingLoss()
     model.compile(loss=loss)
-    start = time.perf_counter()
     dataset = tx.data.pairs(rows, ("anchor", "positive"))
     model.fit(dataset, batch_size=BATCH, seed=0, verbose=2)
-    seconds = time.perf_counter() - start
     embedder.save_to_preset(folder)
-    return embedder, seconds
+    return embedder
 
 
 def scored(index, queries, relevant, **options):
-    """Scores of an index, and seconds a query of encoded queries."""
-    start = time.perf_counter()
+    """Scores of an index, and its bytes a text."""
     ids = index.search(queries, 10, **options).ids
-    seconds = (time.perf_counter() - start) / len(relevant)
     scores = tx.evaluation.retrieval_scores(ids, relevant, ks=(1, 10))
     found = {name: round(scores[name], 4) for name in ("recall@1", "recall@10", "ndcg@10")}
-    return {**found, "bytes": round(index.nbytes / len(index), 1), "milliseconds": round(1000 * seconds, 2)}
+    return {**found, "bytes": round(index.nbytes / len(index), 1)}
 
 
 def main():
@@ -103,9 +98,9 @@ def main():
             continue
         folder = arguments.models / f"{kind.replace(' ', '_')}_{arguments.pairs}"
         if kind == "one vector, as it is":
-            embedder, seconds = tx.models.TextEmbedder.from_preset(PRESET, sequence_length=64), None
+            embedder = tx.models.TextEmbedder.from_preset(PRESET, sequence_length=64)
         else:
-            embedder, seconds = trained(kind, rows[: arguments.pairs], folder)
+            embedder = trained(kind, rows[: arguments.pairs], folder)
         encoded, documents = embedder.encode_query(queries), embedder.encode_document(corpus)
         if kind != "late interaction":
             index = tx.search.SemanticIndex(None, corpus, embeddings=documents)
@@ -114,8 +109,9 @@ def main():
         for name, (bits, nprobe) in zip(names, INDEXES, strict=True):
             index = tx.search.LateInteractionIndex(None, corpus, embeddings=documents, bits=bits)
             options = {} if nprobe is None else {"nprobe": nprobe}
-            noted = {} if seconds is None else {"training_seconds": round(seconds, 1)}
-            fill(name, lambda i=index, o=options, n=noted, e=encoded: {**scored(i, e, relevant, **o), **n})
+            fill(
+                name, lambda index=index, options=options, encoded=encoded: scored(index, encoded, relevant, **options)
+            )
     for cell in cells:
         print(f"{cell['index']:42}" + "".join(f"{cell[name]:11}" for name in ("recall@10", "ndcg@10", "bytes")))
 

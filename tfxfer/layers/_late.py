@@ -1,7 +1,7 @@
 """Token vectors for late interaction: which tokens there are, which count, and queries beside documents."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -38,6 +38,9 @@ class KeptTokens(keras.layers.Layer):
 
     def compute_output_shape(self, token_ids_shape: Any, padding_mask_shape: Any = None) -> tuple:
         return tuple(token_ids_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "left_out": list(self.left_out)}
 
 
 class MarkedTokens(keras.layers.Layer):
@@ -106,6 +109,10 @@ class MarkedTokens(keras.layers.Layer):
         batch, length = inputs["token_ids"].shape
         width = self.limit if self.filling is not None else None if length is None else self._width(length)
         return {name: keras.KerasTensor((batch, width), "int32") for name in inputs}
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"marker": self.marker, "limit": self.limit, "filling": self.filling}
+        return {**super().get_config(), **own}
 
 
 class UnitTokens(keras.layers.Layer):
@@ -176,6 +183,15 @@ class LateTowers(keras.layers.Layer):
     def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
         batch, columns, _ = inputs["token_ids"].shape
         return keras.KerasTensor((batch, columns, None, self.encoder.output_shape[-1]), "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "encoder": keras.saving.serialize_keras_object(self.encoder)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        config = dict(config)
+        config["encoder"] = keras.saving.deserialize_keras_object(config["encoder"])
+        return cls(**config)
 
     @property
     def metrics(self) -> list:

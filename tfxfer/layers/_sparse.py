@@ -76,6 +76,12 @@ class SparsePooling(TokenLogits):
     def compute_output_shape(self, inputs_shape: Any, padding_mask_shape: Any = None) -> tuple:
         return (inputs_shape[0], self.vocabulary_size)
 
+    def get_config(self) -> dict[str, Any]:
+        raise NotImplementedError(
+            "This head computes with its encoder's table of embeddings, which no config of the layer holds. "
+            "`type(model).from_config(model.get_config())` makes a model like this one; `from_model` copies one."
+        )
+
 
 @keras.saving.register_keras_serializable("tfxfer")
 class FLOPSRegularization(keras.layers.Layer):
