@@ -5,7 +5,8 @@
 caption_pairs: all-MiniLM-L6-v2 with a new dense layer (`models.LateInteractionEmbedder`) trains for one pass over
 `--pairs` pairs of the training split with in-batch negatives. The 680 test captions then look for their other caption
 among `--documents` captions, in indexes of 32 (`None`), 4, 2 and 1 bits a component, and with `nprobe` candidates.
-Beside it all-MiniLM-L6-v2 itself, and the same encoder trained on the same pairs as one vector a text.
+Queries are filled up with mask tokens to 32, or left as they are. Beside it all-MiniLM-L6-v2 itself, and the same
+encoder trained on the same pairs as one vector a text.
 
 Results go to `results/kinds.json` row by row, trained models to `--models`; what is there already is not computed
 again.
@@ -29,6 +30,7 @@ from benchmarks import _harness
 
 PRESET = "all_minilm_l6_v2"
 BATCH = 32
+LATE = "late interaction"
 # Bits a component of the index, and how many centroids a query's token looks at.
 INDEXES = [(None, None), (4, None), (2, None), (1, None), (2, 1), (2, 4)]
 
@@ -45,12 +47,12 @@ def task(folder, documents):
 
 def trained(kind, rows, folder):
     """Returns an embedder that learned from pairs, out of the folder where it is there already."""
-    late = kind == "late interaction"
+    late = kind.startswith(LATE)
     cls = tx.models.LateInteractionEmbedder if late else tx.models.TextEmbedder
     if (folder / "config.json").exists():
         return cls.from_preset(folder)
     keras.utils.set_random_seed(0)
-    options = {"dim": 128, "query_length": 32} if late else {}
+    options = {"dim": 128, "query_length": 32, "augment_queries": kind == LATE} if late else {}
     embedder = cls.from_preset(PRESET, sequence_length=64, **options)
     model = tx.models.Siamese(embedder)
     loss = tx.losses.MaxSimRankingLoss() if late else tx.losses.MultipleNegativesRankingLoss()
@@ -91,9 +93,10 @@ def main():
         part.write_text(json.dumps(cells, indent=1) + "\n")
         part.replace(arguments.output)
 
-    for kind in ("one vector, as it is", "one vector", "late interaction"):
-        names = [f"{kind}, bits {bits}, nprobe {nprobe}" for bits, nprobe in INDEXES]
-        names = names if kind == "late interaction" else [kind]
+    for kind in ("one vector, as it is", "one vector", LATE, f"{LATE} without mask tokens"):
+        indexes = INDEXES if kind == LATE else INDEXES[:1]
+        names = [f"{kind}, bits {bits}, nprobe {nprobe}" for bits, nprobe in indexes]
+        names = names if kind.startswith(LATE) else [kind]
         if all(any({**key, "index": name}.items() <= cell.items() for cell in cells) for name in names):
             continue
         folder = arguments.models / f"{kind.replace(' ', '_')}_{arguments.pairs}"
@@ -102,11 +105,11 @@ def main():
         else:
             embedder = trained(kind, rows[: arguments.pairs], folder)
         encoded, documents = embedder.encode_query(queries), embedder.encode_document(corpus)
-        if kind != "late interaction":
+        if not kind.startswith(LATE):
             index = tx.search.SemanticIndex(None, corpus, embeddings=documents)
             fill(kind, lambda index=index, encoded=encoded: scored(index, encoded, relevant))
             continue
-        for name, (bits, nprobe) in zip(names, INDEXES, strict=True):
+        for name, (bits, nprobe) in zip(names, indexes, strict=True):
             index = tx.search.LateInteractionIndex(None, corpus, embeddings=documents, bits=bits)
             options = {} if nprobe is None else {"nprobe": nprobe}
             fill(

@@ -122,8 +122,9 @@ def test_similarity_and_rank_are_maxsim(embedder, blocks):
     expected = matrix(queries, documents)
     np.testing.assert_allclose(embedder.similarity(queries, documents), expected, atol=1e-5)
     ragged = [queries[0][:2], np.zeros((0, 4)), queries[1], queries[2][:5]]
-    with blocks(1, 300):  # some queries at a time
+    with blocks(10, 3):  # some queries and documents at a time
         np.testing.assert_allclose(embedder.similarity(ragged, documents), matrix(ragged, documents), atol=1e-5)
+    assert embedder.similarity([], documents).shape == (0, 9) and embedder.similarity(queries, []).shape == (3, 0)
     ranked = embedder.rank(tiny.TEXTS[0], tiny.TEXTS, k=3)
     assert [each.index for each in ranked] == np.argsort(-expected[0, :8], kind="stable")[:3].tolist()
     for wrong in ([np.zeros((2, 3))], [np.zeros(4)], [np.full((2, 4), np.nan)], "card"):

@@ -47,8 +47,9 @@ def scores(queries, documents):
         queries: list of float arrays `(tokens, dim)`.
         documents: the same.
     """
-    flat, counts = joined(documents)
-    return of_flat(queries, flat, counts)
+    counts = [len(document) for document in documents]
+    parts = [of_flat(queries, *joined(documents[some])) for some in blocks(counts, 8 * _neighbours.CORPUS_CHUNK)]
+    return np.concatenate(parts, axis=1) if parts else np.zeros((len(queries), 0), "float32")
 
 
 def of_flat(queries, flat, counts):

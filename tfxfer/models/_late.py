@@ -315,8 +315,7 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
 
         sides = (self.query_model(), self)
         purpose = (
-            "The vectors of the tokens of each {}, `vectors` `(batch, n, dim)`. Row i has `counts[i]` of them, zeros "
-            "behind."
+            "The token vectors of each {}, `vectors` `(batch, n, dim)`. Row i has `counts[i]` of them, then zeros."
         )
         similar = "The MaxSim of a query, `text_a`, and a document, `text_b`, in each row."
         options: dict[str, Any] = {"compare": compare, "sides": sides}
