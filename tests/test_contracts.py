@@ -222,6 +222,7 @@ MODELS = {
         tiny.preprocessor(folder),
         dim=4,
         query_length=9,
+        augment_queries=True,
         query_marker="how",
         document_marker="the",
         skip_tokens=["?", "is"],

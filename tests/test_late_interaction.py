@@ -14,7 +14,13 @@ from tfxfer import losses, models, search
 
 IDS = {token: i for i, token in enumerate(tiny.VOCABULARY)}
 RNG = np.random.default_rng(0)
-OPTIONS = {"dim": 4, "query_length": 9, "query_marker": "how", "document_marker": "the"}
+OPTIONS = {
+    "dim": 4,
+    "query_length": 9,
+    "augment_queries": True,
+    "query_marker": "how",
+    "document_marker": "the",
+}
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +152,7 @@ def test_wrong_arguments_are_errors(folder, embedder):
         with pytest.raises(ValueError, match=f"`{name}`"):
             models.LateInteractionEmbedder(backbone, preprocessor, **{name: value})
     with pytest.raises(ValueError, match=r"`augment_queries`.*mask token"):
-        models.LateInteractionEmbedder(backbone)
+        models.LateInteractionEmbedder(backbone, augment_queries=True)
     with pytest.raises(ValueError, match="`chunk_size`"):
         models.Siamese(embedder, chunk_size=4)
     with pytest.raises(ValueError, match="`decoder`"):

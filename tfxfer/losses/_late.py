@@ -44,7 +44,7 @@ def maxsim_ranking(y_pred: Any, scale: float = 1.0, *, chunk_size: int = 8) -> A
     Args:
         y_pred: float tensor `(batch, columns >= 2, length, dim)`: query, document, hard negatives. A token that does
             not count is a vector of zeros.
-        scale: float > 0. The inverse temperature. MaxSim grows with the number of a query's tokens: 1 suits 32 of them.
+        scale: float > 0. The inverse temperature. MaxSim grows with the number of a query's tokens: 1 suits 32.
         chunk_size: int. Queries compared at a time: `chunk_size * documents * length^2` products are held at once, in
             the backward pass too, where they are computed again.
 

@@ -44,7 +44,7 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
     | length | cut to `query_length`; with `augment_queries` filled up to it with mask tokens | the preprocessor's |
     | tokens that count | all | all but `skip_tokens` |
 
-    The mask tokens that fill queries up learn to stand for further terms. Here the query's other tokens see them, as
+    Mask tokens that fill queries up learn to stand for further terms. Here the query's other tokens see them, as
     real tokens; in ColBERT's published checkpoints they do not. A text keeps its last special token when it is cut.
 
     Args:
@@ -52,7 +52,8 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
         preprocessor: `preprocessing.TextPreprocessor`.
         dim: int. Components of a token's vector. Defaults to 128, ColBERT's.
         query_length: int >= 4. Tokens of a query, marker and special tokens included. Defaults to 32.
-        augment_queries: bool. Whether queries are filled up with mask tokens. Defaults to `True`.
+        augment_queries: bool. Whether queries are filled up with mask tokens, as in ColBERT. Defaults to `False`: an
+            encoder has to learn what to make of them, which short trainings do not reach (`docs/kinds.md`).
         query_marker: string. A token of the vocabulary that is set into each query, such as `"[unused0]"`. Defaults to
             `None`: none.
         document_marker: string. The same for documents, such as `"[unused1]"`.
@@ -67,7 +68,7 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
     tokens that count, then zeros. `query_model()` is the same for queries.
 
     Train it in a `Siamese`, whose first column are queries, by `losses.MaxSimRankingLoss` or, with a teacher's scores,
-    `losses.MaxSimDistillationLoss`. A new dense layer is random: the model needs training before it is of use.
+    `losses.MaxSimDistillationLoss`. The dense layer starts random: train the model before you use it.
 
     Raises:
         ValueError: for an argument out of range, a marker that the vocabulary lacks, or queries to fill up where the
@@ -96,7 +97,7 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
         *,
         dim: int = 128,
         query_length: int = 32,
-        augment_queries: bool = True,
+        augment_queries: bool = False,
         query_marker: str | None = None,
         document_marker: str | None = None,
         skip_tokens: str | Sequence[str] = _PUNCTUATION,
@@ -219,7 +220,7 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
 
         ```python
         queries = embedder.encode_query(["how do I reset my card"])
-        queries[0].shape  # (32, 128)
+        queries[0].shape  # (9, 128)
         ```
         """
         return self._encode(texts, _QUERY, batch_size, dtype, progress)
