@@ -39,7 +39,7 @@ def task(folder, documents):
     """The test captions, as many captions with their others first, and the places of these."""
     parts = {name: list(_harness.read_tsv(folder / f"{name}.tsv")) for name in ("train", "dev", "test")}
     corpus = list(dict.fromkeys(row["positive"] for name in ("test", "dev", "train") for row in parts[name]))
-    corpus = corpus[:documents]
+    corpus = corpus[: max(documents, len({row["positive"] for row in parts["test"]}))]
     places = {text: place for place, text in enumerate(corpus)}
     queries = [row["anchor"] for row in parts["test"]]
     return parts["train"], queries, corpus, [[places[row["positive"]]] for row in parts["test"]]
@@ -49,7 +49,7 @@ def trained(kind, rows, folder):
     """Returns an embedder that learned from pairs, out of the folder where it is there already."""
     late = kind.startswith(LATE)
     cls = tx.models.LateInteractionEmbedder if late else tx.models.TextEmbedder
-    if (folder / "config.json").exists():
+    if (folder / "tfxfer.json").exists():
         return cls.from_preset(folder)
     keras.utils.set_random_seed(0)
     options = {"dim": 128, "query_length": 32, "augment_queries": kind == LATE} if late else {}

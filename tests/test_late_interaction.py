@@ -201,9 +201,8 @@ def test_losses_equal_loops_over_rows():
 
 
 def test_gradients_in_chunks_are_those_of_the_whole():
-    found = []
+    x, found = tf.constant(tokens(5, 2, 4, 6)), []
     for chunk in (2, 8):
-        x = tf.constant(tokens(5, 2, 4, 6)) if not found else x  # noqa: F821 - that of the first round
         with tf.GradientTape() as tape:
             tape.watch(x)
             value = tf.reduce_sum(losses.maxsim_ranking(x, 1.3, chunk_size=chunk))
