@@ -40,6 +40,7 @@ ROWS = {
     "layers": 1,
     "decisions": 1,
     "_neighbours": 1,
+    "_maxsim": 2,
     "_saved_index": 2,
     "_texts": 2,
     "backbones": 2,
@@ -83,12 +84,14 @@ OPTIONAL = ("keras_tuner", "matplotlib", "nltk", "pandas", "pyarrow", "tensorboa
 # Classes of tasks: what stands above `models` asks a task what it is, and names none.
 TASKS = {
     "DenoisingAutoencoder",
+    "LateInteractionEmbedder",
     "MaskedLanguageModel",
     "MultiTask",
     "MultimodalClassifier",
     "MultimodalRegressor",
     "Siamese",
     "SiameseClassifier",
+    "SparseEmbedder",
     "TextClassifier",
     "TextEmbedder",
     "TextRegressor",

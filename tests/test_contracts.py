@@ -27,6 +27,9 @@ WORD_IDS = np.array([[-1, 0, 1, 1, -1], [0, 2, 2, -1, -1], [-1, -1, -1, -1, -1],
 WORD_MASK = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]], "int32")
 EMISSIONS = RNG.normal(size=(4, 5, 3)).astype("float32")
 TAGS = np.array([[0, 1, 2, 2, 0], [1, -1, 2, -1, -1], [0, 0, -1, 1, -1], [-1, -1, -1, -1, -1]], "int32")
+# Vectors of tokens, zeros where a token does not count; no row is without.
+LATE = RNG.normal(size=(4, 3, 5, 6)).astype("float32")
+LATE[1, 0, 3:] = LATE[2, 1, 1:] = LATE[3, 2, 2:] = 0.0
 CRF = tx.layers.CRF(3, ([True, True, False], [[True, True, False], [True, True, True], [True, True, True]]))
 CRF.build((None, None, 3))
 CRF.set_weights([np.arange(9.0).reshape(3, 3) % 4 - 1.0, np.array([0.5, -0.5, 0.0]), np.array([0.0, 1.0, -1.0])])
@@ -75,6 +78,7 @@ LAYERS = {
         lambda: tx.layers.SoftmaxDecoder(3, ("u*v", "u"), hidden_dims=(4,), dropout=0.3),
         (TOKENS[:, :2],),
     ),
+    tx.layers.FLOPSRegularization: (lambda: tx.layers.FLOPSRegularization(0.1, 0.2, 3), (PAIRS,)),
     tx.layers.Comparison: (lambda: tx.layers.Comparison("euclidean_distance"), (TOKENS,)),
     tx.layers.CRF: (
         lambda: tx.layers.CRF(6, (np.arange(6) != 2, np.eye(6) == 0, np.arange(6) != 1), dtype="float64"),
@@ -148,6 +152,14 @@ LOSSES = {
         lambda: tx.losses.DistillKLDivLoss(0.5, teacher_temperature=2.0, similarity="cosine"),
         (PAIRS[..., 0], TRIPLETS),
     ),
+    tx.losses.MaxSimRankingLoss: (
+        lambda: tx.losses.MaxSimRankingLoss(2.0, chunk_size=3, reduction="sum"),
+        (SCORES, LATE),
+    ),
+    tx.losses.MaxSimDistillationLoss: (
+        lambda: tx.losses.MaxSimDistillationLoss(0.5, teacher_temperature=2.0),
+        (PAIRS[..., 0], LATE),
+    ),
     tx.losses.EmbeddingDistillationLoss: (
         lambda: tx.losses.EmbeddingDistillationLoss("cosine"),
         (TRIPLETS[:, :2], PAIRS),
@@ -193,6 +205,27 @@ MODELS = {
         prompts={"query": "where is "},
         default_prompt_name="query",
         similarity_fn_name="dot",
+        trainable=["block_0", "head"],
+    ),
+    tx.models.SparseEmbedder: lambda folder, dtype=None: tiny.sparse(
+        folder,
+        dtype,
+        token_pooling="sum",
+        pool_special_tokens=False,
+        max_active_dims=6,
+        head={"activation": "tanh", "norm_epsilon": 1e-6, "transform_bias": False, "norm_bias": False},
+        vocabulary_chunk=16,
+        trainable=["block_0", "head"],
+    ),
+    tx.models.LateInteractionEmbedder: lambda folder, dtype=None: tx.models.LateInteractionEmbedder(
+        tiny.backbone(dtype=dtype),
+        tiny.preprocessor(folder),
+        dim=4,
+        query_length=9,
+        augment_queries=True,
+        query_marker="how",
+        document_marker="the",
+        skip_tokens=["?", "is"],
         trainable=["block_0", "head"],
     ),
     tx.models.TextClassifier: lambda folder, dtype=None: tiny.classifier(
@@ -532,6 +565,9 @@ def check_padding(model, x):
         if "mask_positions" in x:
             padded["mask_positions"] = np.where(x["mask_positions"] < 0, -1, x["mask_positions"] + left)
         found = ops.convert_to_numpy(model(padded))
+        if hasattr(model, "query_model"):  # tokens that count come first
+            assert not found[:, expected.shape[1] :].any()
+            found = found[:, : expected.shape[1]]
         if "decoder_ids" in x:
             found = found[:, left : left + expected.shape[1]]
         np.testing.assert_allclose(found, expected, atol=1e-5)

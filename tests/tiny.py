@@ -133,3 +133,12 @@ def masked(folder, dtype=None, **kwargs):
     for weight in made.head.weights:
         weight.assign(weight + rng.normal(0, 0.5, weight.shape))
     return made
+
+
+def sparse(folder, dtype=None, **kwargs):
+    """A `SparseEmbedder` over the small encoder, whose head is random."""
+    made = models.SparseEmbedder(backbone(dtype=dtype), preprocessor(folder), **kwargs)
+    rng = np.random.default_rng(1)
+    for weight in made.head.weights:
+        weight.assign(weight + rng.normal(0, 0.5, weight.shape))
+    return made

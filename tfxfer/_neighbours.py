@@ -100,6 +100,31 @@ class Nearest:
         return self.ids, scores.astype("float32") if self.similarity == "euclidean" else scores
 
 
+class Best:
+    """The `k` best rows for each query, out of scores that are handed over in blocks, in the order of the corpus.
+
+    Of equal scores the lower row is the better, whatever the blocks.
+
+    Args:
+        queries: int.
+        k: int.
+    """
+
+    def __init__(self, queries, k):
+        self.scores = np.full((queries, k), -np.inf, "float32")
+        self.ids = np.full((queries, k), -1, "int64")
+        self.seen = 0
+
+    def add(self, block):
+        """Takes in the scores `(queries, rows)` of further rows."""
+        self.scores, self.ids = _merge(self.scores, self.ids, block, self.seen)
+        self.seen += block.shape[1]
+
+    def result(self):
+        """Returns ids int64 and scores float32 `(queries, k)`, the best first; id -1 where there were fewer rows."""
+        return self.ids, self.scores
+
+
 def top_k(queries, corpus, k, similarity, report=None):
     """Returns ids and scores `(queries, k)` of the nearest rows of `corpus`, an array."""
     return Nearest(queries, k, similarity).add(corpus, report).result()

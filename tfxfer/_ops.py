@@ -168,6 +168,64 @@ PAIRWISE_SIMILARITIES = {
 }
 
 
+# === Sparse vectors, token vectors ===
+
+
+def flops(x):
+    """`sum over j of (mean over i of |x_ij|)^2`: how many products two random rows of sparse vectors cost, smoothed.
+
+    Args:
+        x: float tensor `(rows, dim)`.
+
+    Returns:
+        A scalar.
+
+    >>> float(flops(ops.convert_to_tensor([[1.0, 0.0], [3.0, 1.0]])))
+    4.25
+    """
+    return ops.sum(ops.square(ops.mean(ops.abs(x), axis=0)))
+
+
+def counting_tokens(x):
+    """Which vectors of `x` `(batch, length, dim)` are not zero, as int32 `(batch, length)`: those that count."""
+    return ops.cast(ops.any(x != 0, axis=-1), "int32")
+
+
+def maxsim(queries, documents, chunk_size=8):
+    """For each query and each document, the sum over the query's tokens of the greatest dot product with a token there.
+
+    A token that does not count is a vector of zeros: those of documents are left out of the maximum, those of queries
+    add 0. A document without tokens scores 0.
+
+    Args:
+        queries: float tensor `(n, query length, dim)`.
+        documents: float tensor `(m, document length, dim)`.
+        chunk_size: int. Queries computed at a time: `chunk_size * query length * m * document length` products are held
+            at once, in the backward pass too, where they are computed again.
+
+    Returns:
+        A tensor `(n, m)`.
+    """
+    count, length = ops.shape(queries)[:2]
+    rows, places, dim = ops.shape(documents)
+    keep = ops.expand_dims(counting_tokens(documents) > 0, (0, 1))
+    flat = ops.reshape(documents, (-1, dim))
+    chunks = -(-count // chunk_size)
+    filled = ops.pad(queries, ((0, chunks * chunk_size - count), (0, 0), (0, 0)))
+
+    @keras.remat
+    def compute(some, flat):
+        products = ops.reshape(ops.matmul(some, ops.transpose(flat)), (chunk_size, length, rows, places))
+        return ops.sum(masked_max(products, keep), axis=1)
+
+    def step(carried, some):
+        return carried, compute(some, flat)
+
+    start = ops.zeros((chunk_size, rows), queries.dtype)  # TensorFlow's scan gives what has the form of this
+    _, scores = ops.scan(step, start, ops.reshape(filled, (chunks, chunk_size, length, dim)))
+    return ops.reshape(scores, (chunks * chunk_size, rows))[:count]
+
+
 # === Masked reductions ===
 
 

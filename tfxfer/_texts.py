@@ -96,6 +96,14 @@ def embedder_of(model):
     return inner if hasattr(inner, "encode") else None
 
 
+def comparing(model):
+    """Returns the embedder in a model that compares texts by its own `similarity`; `None` for a dense embedder."""
+    for found in (model, getattr(model, "embedder", None)):
+        if getattr(found, "compares_itself", False):
+            return found
+    return None
+
+
 def encode(model, texts, *, batch_size=32, prompt=None, progress=None):
     """Returns the vectors of texts, float `(texts, dim)`; equal texts are computed once.
 
@@ -105,6 +113,9 @@ def encode(model, texts, *, batch_size=32, prompt=None, progress=None):
     embedder = embedder_of(model)
     if embedder is None:
         raise _check.invalid("embedder", "a `models.TextEmbedder`, or anything with `encode(texts)`", model)
+    if getattr(embedder, "compares_itself", False):
+        remedy = "Its texts are searched by `search.SparseIndex` and scored by `evaluation.retrieval`."
+        raise _check.invalid("embedder", "a model of dense vectors", type(embedder).__name__, remedy)
     unique = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     arguments = {} if prompt is None else {"prompt": prompt}
     vectors = embedder.encode(list(unique), batch_size=batch_size, progress=progress, **arguments)

@@ -71,12 +71,12 @@ def of_model(model: Any, title: str, *, pairs: bool = False, index: Any = None) 
     if hasattr(model, "extract"):
         form = {"title": title, "about": about, "texts": ["Text"]}
         return Asked(form, lambda given: {"entities": _entities(given[0], model.extract(given)[0])})
-    if hasattr(model, "encode"):
+    if hasattr(model, "encode") and not getattr(model, "compares_itself", False):
         corpus = None if index is None else _corpus(model, pathlib.Path(index))
         about += "" if corpus is None else f", an index of {len(corpus.texts):,} texts"
         form = {"title": title, "about": about, "texts": ["Text", "Another text to compare it with (optional)"]}
         return Asked(form, lambda given: _of_vectors(model, given, corpus))
-    expected = "a classifier, a regressor, a tagger with entities or an embedder"
+    expected = "a classifier, a regressor, a tagger with entities or an embedder of dense vectors"
     raise _check.invalid("model", expected, type(model).__name__, "Of a `MultiTask`, save one task: `multi[name]`.")
 
 

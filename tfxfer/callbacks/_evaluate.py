@@ -28,6 +28,8 @@ class _EvaluateTexts(Evaluate):
 
     # Whether the function takes cross-encoders as well as embedders.
     _takes_cross_encoders = False
+    # Whether it takes embedders that compare texts by their own `similarity`.
+    _takes_other_kinds = False
 
     def __init__(self, keys: Any, function: Callable, *arguments: Any, options: Any, **kwargs: Any) -> None:
         """Takes the names of the values, the function of a model and these arguments, and options to check."""
@@ -36,7 +38,8 @@ class _EvaluateTexts(Evaluate):
         self._keys = keys
 
     def check(self, model: Any) -> None:
-        if _texts.embedder_of(model) is not None:
+        is_other = _texts.comparing(model) is not None
+        if self._takes_other_kinds if is_other else _texts.embedder_of(model) is not None:
             return
         if not (self._takes_cross_encoders and hasattr(model, "score_pairs") and model.text_form == "joint"):
             kinds = "a `models.Siamese` or `models.TextEmbedder`"
@@ -201,6 +204,8 @@ class EvaluateRetrieval(_EvaluateTexts):
     ]
     ```
     """
+
+    _takes_other_kinds = True
 
     def __init__(
         self,

@@ -37,7 +37,8 @@ def retrieval(
 
     Args:
         embedder: `models.TextEmbedder`, or anything with `encode(list of strings) -> (texts, dim)`; a
-            `models.Siamese` stands for its embedder.
+            `models.Siamese` stands for its embedder. A `SparseEmbedder` or `LateInteractionEmbedder` compares texts by
+            its own `similarity`: for these, the arguments `similarity` and prompts stay as they are.
         queries: list of strings, or a dict of id to string. Or what `data.pairs` made without a target, alone: the
             corpus is then all different second texts, and those that a first text is paired with are its relevant ones.
         corpus: list of strings, or a dict of id to string.
@@ -76,18 +77,46 @@ def retrieval(
     ks = check_ks(ks)
     _check.one_of("similarity", similarity, _neighbours.SIMILARITIES)
     _check.integer("corpus_chunk", corpus_chunk)
-    prompt = _texts.prompt_for(embedder, query_prompt, _texts.QUERY_PROMPTS)
-    vectors = _texts.encode(embedder, queries, batch_size=batch_size, prompt=prompt, progress=progress)
-    prompt = _texts.prompt_for(embedder, document_prompt, _texts.DOCUMENT_PROMPTS)
-    nearest = _neighbours.Nearest(vectors, min(ks[-1], len(corpus)), similarity)
-    for start in range(0, len(corpus), corpus_chunk):
-        part = corpus[start : start + corpus_chunk]
-        nearest.add(_texts.encode(embedder, part, batch_size=batch_size, prompt=prompt, progress=progress))
-    ids, _ = nearest.result()
+    options = {"batch_size": batch_size, "progress": progress}
+    k, comparing = min(ks[-1], len(corpus)), _texts.comparing(embedder)
+    prompts = (query_prompt, document_prompt)
+    if comparing is None:
+        ids = _nearest(embedder, queries, corpus, k, similarity, prompts, corpus_chunk, options)
+    else:
+        for name, value, usual in (
+            ("similarity", similarity, "cosine"),
+            ("query_prompt", query_prompt, None),
+            ("document_prompt", document_prompt, None),
+        ):
+            if value != usual:
+                expected = f"{usual!r}, the default, for a `{type(comparing).__name__}`, which compares by itself"
+                raise _check.invalid(name, expected, value)
+        ids = _compared(comparing, queries, corpus, k, corpus_chunk, options)
     ids = np.pad(ids, ((0, 0), (0, ks[-1] - ids.shape[1])), constant_values=_NO_DOCUMENT)
     found = _scores(ids, relevant, ks)
     scores = {**_means(found), "queries": len(queries), "documents": len(corpus)}
     return {**scores, **(_per_query(found, names) if rows else {})}
+
+
+def _nearest(embedder, queries, corpus, k, similarity, prompts, chunk, options):
+    """Returns the places of the `k` documents nearest to each query, by dense vectors."""
+    prompt = _texts.prompt_for(embedder, prompts[0], _texts.QUERY_PROMPTS)
+    vectors = _texts.encode(embedder, queries, prompt=prompt, **options)
+    prompt = _texts.prompt_for(embedder, prompts[1], _texts.DOCUMENT_PROMPTS)
+    nearest = _neighbours.Nearest(vectors, k, similarity)
+    for start in range(0, len(corpus), chunk):
+        nearest.add(_texts.encode(embedder, corpus[start : start + chunk], prompt=prompt, **options))
+    return nearest.result()[0]
+
+
+def _compared(embedder, queries, corpus, k, chunk, options):
+    """The same by the `similarity` of an embedder of another kind."""
+    vectors = embedder.encode_query(queries, **options)
+    best = _neighbours.Best(len(queries), k)
+    chunk = min(chunk, _neighbours.CORPUS_CHUNK)
+    for start in range(0, len(corpus), chunk):
+        best.add(embedder.similarity(vectors, embedder.encode_document(corpus[start : start + chunk], **options)))
+    return best.result()[0]
 
 
 def retrieval_scores(

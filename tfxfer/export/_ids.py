@@ -157,6 +157,9 @@ def require(target):
 
 
 def check_convertible(target, model):
+    if getattr(model, "is_for_saved_models_alone", False):
+        remedy = "`export.saved_model` writes it."
+        raise _check.invalid("model", "a model with one row of numbers for each text", type(model).__name__, remedy)
     backbone = model.backbone
     policy = backbone.dtype_policy
     if policy.compute_dtype != "float32" or policy.variable_dtype != "float32":

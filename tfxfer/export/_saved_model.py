@@ -80,6 +80,9 @@ def saved_model(
     | `SiameseClassifier` | `classify` on pairs, and its embedder's | as above |
     | `MultiTask` | `<task>_<signature>` for those of each task, such as `intent_classify` | as above |
     | with `explain=True` | `explain`: `text` | `words`, `attributions`, places, `score` and others |
+    | `SparseEmbedder` | `embed`: `text` | `token_ids`, `weights`, each `(batch, n)`; `counts` `(batch,)` |
+    | `LateInteractionEmbedder` | `embed_document`, `embed_query`: `text` | `vectors` `(batch, n, dim)`; `counts` |
+    | both | `similarity`, `rank` | as above, by the model's own `similarity` |
     | `TokenTagger` | `extract`: `text` | `labels`, `texts`, `scores`, places, each `(batch, n)`; `counts` `(batch,)` |
 
     `serving_default` is the first of a model: `embed`, `classify` or `regress`. Texts are string `(batch,)`, `k` is
@@ -173,6 +176,11 @@ def saved_model(
     """
     folder = _disk.local_path("folder", folder, kind="folder")
     pairs = check_model(model, pairs, index)
+    if any(getattr(part, "is_for_saved_models_alone", False) for part in model.served_parts().values()):
+        for argument, given in (("adapters", adapters), ("explain", explain), ("weights_dtype", weights_dtype)):
+            if given:
+                expected = "left out for a model that reads the ids of tokens, or the whole table, besides its encoder"
+                raise _check.invalid(argument, expected, given)
     if adapters is not None:
         for argument, given in (("index", index), ("weights_dtype", weights_dtype)):
             if given is not None:

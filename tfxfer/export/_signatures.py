@@ -206,6 +206,14 @@ class Served(tf.Module):
             functions[key] = self._text_function(embedder, 1, forward)
         return functions[key]
 
+    def side(self, model, forward=None):
+        """Returns the graph function from texts to a model's outputs, or those of what computes in its place."""
+        functions = self._functions.value
+        key = (id(model), "side", id(forward))
+        if key not in functions:
+            functions[key] = self._text_function(model, 1, model if forward is None else forward)
+        return functions[key]
+
     def outputs(self, model, pairs, forward=None):
         """Returns (specs, roles, function): the raw inputs of a task, and the function from them to its outputs.
 
@@ -425,8 +433,25 @@ def _vectors(served, model, asked, pairs):
     return {asked.name: Signature(_traced(embed, TEXT), asked.purpose, {"text": "first"})}
 
 
+def _compared(served, model, asked):
+    """Returns the function from two columns of texts `(n,)` to the scores of their rows that a task's `compare` gives.
+
+    A text that stands in several rows of a column is encoded once.
+    """
+    runs = [served.side(model, forward) for forward in asked.sides]
+
+    def compared(first, second):
+        found = []
+        for run, texts in zip(runs, (first, second), strict=True):
+            texts, place = tf.unique(texts)
+            found.append(tf.gather(run(texts), place))
+        return asked.compare(*found)
+
+    return compared
+
+
 def _similarity(served, model, asked, pairs):
-    cosines = _cosines(served, model, asked.prompts)
+    cosines = _compared(served, model, asked) if asked.compare else _cosines(served, model, asked.prompts)
 
     def similarity(text_a, text_b):
         text_a, text_b = _same_length(_rows(text_a), _rows(text_b), "`text_a` and `text_b`")
@@ -438,7 +463,9 @@ def _similarity(served, model, asked, pairs):
 
 
 def _rank(served, model, asked, pairs):
-    if asked.finish is None:
+    if asked.compare is not None:
+        score = _compared(served, model, asked)
+    elif asked.finish is None:
         score = _cosines(served, model, asked.prompts)
     else:
         _, _, outputs = served.outputs(model, True)
@@ -513,7 +540,7 @@ def _classes(served, model, asked, pairs):
 
 
 def _values(served, model, asked, pairs):
-    specs, roles, outputs = served.outputs(model, pairs)
+    specs, roles, outputs = served.outputs(model, pairs, asked.forward)
 
     def values(*inputs):
         found = outputs(*inputs)

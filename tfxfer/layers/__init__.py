@@ -6,6 +6,7 @@ from tfxfer.layers._crf import CRF, ForbiddenStep
 from tfxfer.layers._fusion import FUSIONS, Fusion, OneHot, ScaledNumbers
 from tfxfer.layers._heads import COMPARISONS, FEATURES, Comparison, Head, SoftmaxDecoder
 from tfxfer.layers._pooling import POOLING, DensePooling, Pooling, UnitNorm, WeightedLayerPooling, pooling_modes
+from tfxfer.layers._sparse import FLOPSRegularization
 from tfxfer.layers._towers import SiameseTowers
 from tfxfer.layers._word_pooling import WORD_POOLING, WordPooling
 
@@ -22,6 +23,7 @@ __all__ = [
     "Comparison",
     "DensePooling",
     "DenselyConnectedHead",
+    "FLOPSRegularization",
     "ForbiddenStep",
     "Fusion",
     "Head",

@@ -12,7 +12,8 @@ under mixed precision too. Defaults are made for unit vectors. Shapes and kinds 
 when the first batch is traced.
 
 `ClassCrossentropy` and `WeightedBinaryCrossentropy`, which are named as Keras's own, take the logits `(batch, classes)`
-of classifiers. `TagCrossentropy` and `ChainCrossentropy` take the logits `(batch, length, tags)` of token taggers, with
+of classifiers. `MaxSimRankingLoss` and `MaxSimDistillationLoss` take token vectors `(batch, columns, length, dim)`.
+`TagCrossentropy` and `ChainCrossentropy` take the logits `(batch, length, tags)` of token taggers, with
 a linear head and with a `layers.CRF`.
 """
 
@@ -35,6 +36,13 @@ from tfxfer.losses._distillation import (
     distill_kl_div,
     embedding_distillation,
     margin_mse,
+)
+from tfxfer.losses._late import (
+    MaxSimDistillationLoss,
+    MaxSimRankingLoss,
+    maxsim_distillation,
+    maxsim_ranking,
+    score_ranking,
 )
 from tfxfer.losses._logits import (
     ClassCrossentropy,
@@ -100,6 +108,8 @@ __all__ = [
     "GlobalOrthogonalRegularizationLoss",
     "MarginMSELoss",
     "MatryoshkaLoss",
+    "MaxSimDistillationLoss",
+    "MaxSimRankingLoss",
     "MegaBatchMarginLoss",
     "MultipleNegativesRankingLoss",
     "OnlineContrastiveLoss",
@@ -125,9 +135,12 @@ __all__ = [
     "global_orthogonal_regularization",
     "margin_mse",
     "matryoshka",
+    "maxsim_distillation",
+    "maxsim_ranking",
     "mega_batch_margin",
     "multiple_negatives_ranking",
     "online_contrastive",
+    "score_ranking",
     "supervised_contrastive",
     "tag_crossentropy",
     "triplet",

@@ -8,6 +8,7 @@ from tfxfer.models._embedder import TextEmbedder
 from tfxfer.models._entities import Entity, Span
 from tfxfer.models._explaining import Explained
 from tfxfer.models._few_shot import few_shot
+from tfxfer.models._late import LateInteractionEmbedder
 from tfxfer.models._masked import Filling, MaskedLanguageModel
 from tfxfer.models._multi_task import MultiTask
 from tfxfer.models._multimodal import Multimodal, MultimodalClassifier, MultimodalRegressor
@@ -16,6 +17,7 @@ from tfxfer.models._rows import Ranked
 from tfxfer.models._siamese import Siamese, SiameseClassifier
 from tfxfer.models._signatures import Signature
 from tfxfer.models._simcse import simcse
+from tfxfer.models._sparse import SparseEmbedder, Term
 from tfxfer.models._students import conv_student, static_student
 from tfxfer.models._suggest import Suggestion
 from tfxfer.models._tagger import TokenTagger
@@ -30,6 +32,7 @@ __all__ = [
     "Explained",
     "Explanation",
     "Filling",
+    "LateInteractionEmbedder",
     "MaskedLanguageModel",
     "MultiTask",
     "Multimodal",
@@ -40,7 +43,9 @@ __all__ = [
     "SiameseClassifier",
     "Signature",
     "Span",
+    "SparseEmbedder",
     "Suggestion",
+    "Term",
     "TextClassifier",
     "TextEmbedder",
     "TextRegressor",

@@ -365,3 +365,72 @@ class DenoisingFromPreset(_Mixin):
             ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
         """
         return cls._from_preset(preset, **given(locals()))
+
+
+class SparseFromPreset(_Mixin):
+    """`SparseEmbedder.from_preset`; a mixin."""
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | os.PathLike[str],
+        *,
+        token_pooling: Literal["max", "sum"] = UNSET,
+        pool_special_tokens: bool = UNSET,
+        max_active_dims: int | None = UNSET,
+        head: Mapping[str, Any] | None = UNSET,
+        vocabulary_chunk: int = UNSET,
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = UNSET,
+        name: str | None = UNSET,
+        load_weights: bool = True,
+        sequence_length: int | None = None,
+        dtype: Any = None,
+        special_tokens_in_strings: bool | None = None,
+        backbone_only: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+
+        The arguments from `token_pooling` to `name` are the constructor's.
+        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+
+        Raises:
+            TypeError: for an argument that the class does not have.
+            ValueError: as `TextTask.from_preset`, and for a preset without the head of a masked language model.
+        """
+        return cls._from_preset(preset, **given(locals()))
+
+
+class LateInteractionFromPreset(_Mixin):
+    """`LateInteractionEmbedder.from_preset`; a mixin."""
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | os.PathLike[str],
+        *,
+        dim: int = UNSET,
+        query_length: int = UNSET,
+        augment_queries: bool = UNSET,
+        query_marker: str | None = UNSET,
+        document_marker: str | None = UNSET,
+        skip_tokens: Literal["punctuation"] | Sequence[str] = UNSET,
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = UNSET,
+        name: str | None = UNSET,
+        load_weights: bool = True,
+        sequence_length: int | None = None,
+        dtype: Any = None,
+        special_tokens_in_strings: bool | None = None,
+        backbone_only: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+
+        The arguments from `dim` to `name` are the constructor's.
+        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+
+        Raises:
+            TypeError: for an argument that the class does not have.
+            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+        """
+        return cls._from_preset(preset, **given(locals()))

@@ -101,7 +101,7 @@ class MaskedLanguageModel(MaskedFromPreset, PredictsRows, TextTask):
         **kwargs: Any,
     ) -> None:
         self.backbone = backbone = backbones.adopt(backbone)
-        _check_backbone(backbone)
+        check_backbone(backbone)
         self._masking: dict[str, Any] = {
             "whole_words": whole_words,
             "mask_share": mask_share,
@@ -110,7 +110,7 @@ class MaskedLanguageModel(MaskedFromPreset, PredictsRows, TextTask):
         self.mask_rate = _check.number("mask_rate", mask_rate, above=0.0)
         data.MaskedTextColumn(preprocessor, mask_rate, **self._masking)  # raises for what cannot be
         self.pooling = layers.pooling_modes(pooling)
-        self._head_options = _head_options(head, backbone)
+        self._head_options = head_options(head, backbone)
 
         # === Layers ===
         states = TakeTokens(name="hidden_tokens")
@@ -292,7 +292,8 @@ class MaskedLanguageModel(MaskedFromPreset, PredictsRows, TextTask):
         }
 
 
-def _check_backbone(backbone):
+def check_backbone(backbone):
+    """Raises for an encoder that a head on the table of embeddings cannot be put on, or that reads one side only."""
     if backbone.quantization is not None:
         raise _check.invalid("backbone", "an encoder that is not quantized", backbone.quantization)
     if not _masked_heads.sees_both_sides(backbone):
@@ -304,8 +305,8 @@ def _check_backbone(backbone):
         )
 
 
-def _head_options(head, backbone):
-    """The settings of the head, checked and complete."""
+def head_options(head, backbone):
+    """Returns the settings of the head, checked and complete."""
     options = _masked_heads.default_options(backbone)
     if head is None:
         return options

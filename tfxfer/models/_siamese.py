@@ -13,6 +13,7 @@ from tfxfer.models._attributions import Explanation
 from tfxfer.models._classifier import Classifying
 from tfxfer.models._embedder import TextEmbedder
 from tfxfer.models._from_preset import SiameseClassifierFromPreset, SiameseFromPreset
+from tfxfer.models._kinds import OtherKind
 from tfxfer.models._signatures import Signature
 from tfxfer.models._task import TextTask
 
@@ -24,7 +25,8 @@ class Siamese(SiameseFromPreset, TextTask):
     The embedder is shared, not copied: after training, `model.embedder` is the fine-tuned one.
 
     Args:
-        embedder: `TextEmbedder`.
+        embedder: `TextEmbedder`, `SparseEmbedder` or `LateInteractionEmbedder`. For the last, the first column are
+            queries, and the output is `(batch, columns, tokens, dim)`.
         chunk_size: int. Texts that go through the embedder at a time, for batches too large to be trained on in one
             pass; see `layers.SiameseTowers`. By default all at once.
         decoder: what is made of the embeddings of a row: a name out of `layers.COMPARISONS`, such as `"cosine"` or
@@ -51,22 +53,30 @@ class Siamese(SiameseFromPreset, TextTask):
 
     def __init__(
         self,
-        embedder: TextEmbedder,
+        embedder: Any,
         *,
         decoder: str | keras.layers.Layer | None = None,
         chunk_size: int | None = None,
         trainable: bool | Mapping[str, bool] | Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.embedder = _check.instance("embedder", embedder, TextEmbedder, "a `models.TextEmbedder`")
+        kinds = "a `models.TextEmbedder`, `SparseEmbedder` or `LateInteractionEmbedder`"
+        self.embedder = _check.instance("embedder", embedder, (TextEmbedder, OtherKind), kinds)
         self.chunk_size = chunk_size
         self._decoder_argument = decoder
         if isinstance(decoder, str):
             decoder = layers.Comparison(_check.one_of("decoder", decoder, layers.COMPARISONS), name="decoder")
         inputs = {name: keras.Input((None, None), dtype="int32", name=name) for name in embedder.input}
-        outputs = layers.SiameseTowers(embedder, chunk_size, name="towers")(inputs)
+        is_other = isinstance(embedder, OtherKind)
+        towers = (
+            embedder.make_towers(chunk_size) if is_other else layers.SiameseTowers(embedder, chunk_size, name="towers")
+        )
+        outputs = towers(inputs)
         top = list(embedder.layer_groups().get("head", ()))
         if decoder is not None:
+            if len(outputs.shape) != 3:
+                remedy = "Its losses compare the vectors of tokens: `losses.MaxSimRankingLoss`."
+                raise _check.invalid("decoder", "None for an embedder of tokens", self._decoder_argument, remedy)
             outputs = decoder(outputs)
             top.append(decoder)
         kwargs.setdefault("compile", False)  # the loss is the user's choice
@@ -80,13 +90,19 @@ class Siamese(SiameseFromPreset, TextTask):
             **kwargs,
         )
 
+    def decoder_changes_embeddings(self) -> bool:
+        """Returns whether the decoder makes something else of the embeddings; one that adds a loss alone does not."""
+        decoder = self._decoder_argument
+        return decoder is not None and getattr(decoder, "changes_embeddings", True)
+
     def embedding_spec(self) -> backbones.EmbeddingSpec:
         """Returns that of the embedder."""
         return self.embedder.embedding_spec()
 
     def write_checkpoint(self, folder: str | os.PathLike[str], format: str, dtype: Any) -> None:
         """Writes the embedder; raises for a decoder with weights, which has no form there."""
-        if len(self.weights) > len(self.embedder.weights):  # those of a decoder, which has no form there
+        # The weights of a decoder have no form there.
+        if len(self.weights) > len(self.embedder.weights) and self.decoder_changes_embeddings():
             super().write_checkpoint(folder, format, dtype)
         self.embedder.write_checkpoint(folder, format, dtype)
 
@@ -114,12 +130,18 @@ class Siamese(SiameseFromPreset, TextTask):
         """
         return self.embedder.explain(a, b, **kwargs)
 
-    def tower(self) -> TextEmbedder:
+    def tower(self) -> Any:
         """Returns the embedder."""
         return self.embedder
 
+    def _auto_optimizer(self):
+        is_other = isinstance(self.embedder, OtherKind)
+        return self.embedder._auto_optimizer() if is_other else super()._auto_optimizer()
+
     # Arguments of `from_preset` that are the constructor's; the others go to the embedder.
     _own: tuple[str, ...] = ("decoder", "chunk_size")
+    # Whether the embedder may be sparse or one of tokens.
+    _takes_other_kinds = True
 
     keeps_embedding = True
 
@@ -136,6 +158,9 @@ class Siamese(SiameseFromPreset, TextTask):
             notice = _restoring.notice(cls, _restoring.left_out(cls, pretrained), labels)
         own = {name: value for name, value in arguments.items() if name in cls._own}
         rest = {name: value for name, value in arguments.items() if name not in cls._own}
+        # Of these, a dense embedder would have the backbone alone.
+        if cls._takes_other_kinds and not backbone_only and isinstance(pretrained.task, OtherKind):
+            return cls(pretrained.task._with(rest), **own), None
         embedder, _ = TextEmbedder._from_pretrained(pretrained, rest, backbone_only)
         return cls(embedder, **own), notice
 
@@ -215,6 +240,7 @@ class SiameseClassifier(SiameseClassifierFromPreset, Classifying, Siamese):
         threshold: float | None = None,
         **kwargs: Any,
     ) -> None:
+        _check.instance("embedder", embedder, TextEmbedder, "a `models.TextEmbedder`")
         self._label_column = data.LabelColumn(labels)
         self.threshold = threshold
         decoder = layers.SoftmaxDecoder(len(self._label_column), features, hidden_dims, dropout, name="decoder")
@@ -222,6 +248,7 @@ class SiameseClassifier(SiameseClassifierFromPreset, Classifying, Siamese):
         self._decoder = decoder
         self._mark_new_head()
 
+    _takes_other_kinds = False
     _own = ("labels", "features", "hidden_dims", "dropout", "threshold", "chunk_size")
     text_count = 2
 

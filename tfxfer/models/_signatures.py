@@ -22,7 +22,7 @@ class Signature:
     | `"values"` | the task's columns | `output`, or what `finish` names: numbers for each row |
     | `"classes"` | the task's columns | `labels`, `scores`, `probabilities`, and what `decide` gives |
     | `"vectors"` | `text` | `embedding` |
-    | `"similarity"` | `text_a`, `text_b` | `similarity`, the cosine |
+    | `"similarity"` | `text_a`, `text_b` | `similarity`: the cosine, or what `compare` gives |
     | `"rank"` | `query`, `documents` | `scores` |
     | `"search"` | `query`, `k` | `ids`, `texts`, `scores`, out of an index |
     | `"entities"`, `"tags"` | `text` | `labels`, `texts`, `scores`, places, `counts` |
@@ -43,6 +43,10 @@ class Signature:
         pairs: bool. Whether that model itself reads two texts a row; `None` for what the export was told.
         forward: Keras model on the inputs and layers of that model that computes in its place, with an output of two
             dimensions for `finish` and `decide`. By default the model itself.
+        compare: function of the outputs for two batches of texts to the scores of their rows, for `"similarity"` and
+            `"rank"` of models whose outputs are not compared by the cosine; of `keras.ops` only.
+        sides: tuple of two models as `forward` is one, for the first and the second text, with `compare`. By default
+            both are the model itself.
         decide: function of the outputs to a dict of further tensors `(rows, ...)`, for `"classes"`: `in_scope`, `set`.
 
     Raises:
@@ -61,6 +65,8 @@ class Signature:
     pairs: bool | None = None
     forward: Any = None
     decide: Callable | None = None
+    compare: Callable | None = None
+    sides: tuple = (None, None)
 
     def __post_init__(self):
         _check.one_of("kind", self.kind, KINDS)
