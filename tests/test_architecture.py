@@ -87,6 +87,7 @@ TASKS = {
     "MultiTask",
     "MultimodalClassifier",
     "MultimodalRegressor",
+    "Reranker",
     "Siamese",
     "SiameseClassifier",
     "TextClassifier",

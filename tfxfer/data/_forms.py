@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
-from tfxfer.data._columns import TextColumn
+from tfxfer.data._columns import RankingColumn, TextColumn
 from tfxfer.data._examples import Examples, read_weights
 from tfxfer.data._rows import Rows
 
@@ -111,6 +111,9 @@ def check_rows(spec, columns):
     if len(columns) > 1:
         raise _check.invalid("dataset", f"rows whose x is a dict of {', '.join(map(repr, columns))}", spec)
     column = next(iter(columns.values()))
+    if isinstance(column, RankingColumn):
+        column.check_row(x)
+        return
     if not isinstance(column, TextColumn):
         return
     texts = x if isinstance(x, tuple) else (x,)

@@ -59,6 +59,11 @@ class Packer:
             return tf.zeros(tf.shape(tf.nest.flatten(kept)[0])[:1], tf.int32)
         return tf.add_n(found)
 
+    def sequences(self, kept):
+        """What is kept -> how many sequences each row brings into a batch, an int array; `None` where it is one."""
+        found = [column.sequences(kept[name]) for name, column in self.columns.items()]
+        return next((counts for counts in found if counts is not None), None)
+
     def token_ids(self, kept):
         """What is kept -> the token ids of each text, a tuple of ragged tensors."""
         return tuple(ids for name, column in self.columns.items() for ids in column.token_ids(kept[name]))

@@ -5,6 +5,7 @@ from tfxfer.search._index import Hits, SemanticIndex
 from tfxfer.search._negatives import hard_negatives
 from tfxfer.search._paraphrases import Paraphrases, nearest_pairs, paraphrases
 from tfxfer.search._quantize import Quantized, quantize
+from tfxfer.search._teacher import teacher_scores
 from tfxfer.search._top_k import TopK, top_k
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "nearest_pairs",
     "paraphrases",
     "quantize",
+    "teacher_scores",
     "top_k",
 ]

@@ -89,6 +89,10 @@ class Column:
         """Returns how long each row is once it is padded, int `(rows,)`; `None` for kinds without a length."""
         return None
 
+    def sequences(self, kept: Any) -> Any:
+        """Returns how many sequences each row brings into a batch, int64 `(rows,)`; `None` where it is always one."""
+        return None
+
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
         """Makes the tensors of one batch; runs in a graph.
 
