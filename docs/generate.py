@@ -62,8 +62,8 @@ LISTS_HEAD = """\
 ## On lists of documents
 
 For a `models.Reranker`: `y_pred` are the scores of all documents, `(documents, 1)`, one list after another, or
-`(lists, documents)`; `y_true` is `(lists, documents)`, NaN where a list has ended. [ranking.md](ranking.md) says how rows
-become lists.
+`(lists, documents)`; `y_true` is `(lists, documents)`, NaN where a list has ended. [ranking.md](ranking.md) says how
+rows become lists.
 """
 
 

@@ -62,15 +62,22 @@ def _seeds(packer, seed, epoch, rows):
 
 def _tokenized(dataset, packer):
     """((what is kept, what is not input) of all rows, lengths that decide the padding)."""
-    kept, lengths, rest = _in_memory(dataset, packer.tokenize)
+    kept, lengths, rest = _in_memory(dataset, packer.tokenize, packer)
     return (kept, rest), lengths.numpy()
 
 
-def _in_memory(dataset, function):
+def _batched(dataset, size, packer):
+    """Rows in batches; lists of different lengths, which a map makes plain tensors of, become ragged ones again."""
+    return dataset.ragged_batch(size) if packer.has_lists else dataset.batch(size)
+
+
+def _in_memory(dataset, function, packer):
     """What a function makes of all rows, which come to it in batches."""
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise _check.invalid("cache", "False for a dataset without end", True)
-    made = dataset.batch(CHUNK).map(as_it_is(function), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    made = _batched(dataset, CHUNK, packer).map(
+        as_it_is(function), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
     parts = list(made)
     if not parts:
         raise _check.invalid("dataset", "at least one row", dataset)
@@ -101,7 +108,7 @@ class Varied:
             counts = () if counts is None else (counts,)
             return packer.token_ids(kept), rest, lengths, counts, row[0], augmenter.split(row[0])
 
-        ids, rest, lengths, counts, x, self._split = _in_memory(dataset, read)
+        ids, rest, lengths, counts, x, self._split = _in_memory(dataset, read, packer)
         self._rows = (x, rest)
         self.steps, self._plan = order.prepare(Tokenized(ids, rest, lengths.numpy(), *(counts or (None,))))
         self._per_block = max(BLOCK // order.batch_size, 1)
@@ -190,7 +197,9 @@ class Streamed:
                 row = (x, *rest)
             return self._packer.tokenize(*row)
 
-        windows = rows.batch(size).map(tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        windows = _batched(rows, size, self._packer).map(
+            tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
 
         @as_it_is
         def cut(number, window):

@@ -78,6 +78,8 @@ class ListLoss(_base.CheckedLoss):
 
     # Whether the loss tells the lists of documents apart by its targets; see `models.Reranker`.
     takes_lists = True
+    # The least and the greatest number that a target may be, where these are bounded.
+    target_range: tuple[float, float] | None = None
     # The arguments of the function, and of the constructor.
     _arguments: tuple[str, ...] = ("activation",)
 
@@ -223,6 +225,7 @@ class PointwiseCrossentropyLoss(ListLoss):
     Reference: Nogueira and Cho, 2019, Passage Re-ranking with BERT, https://arxiv.org/abs/1901.04085.
     """
 
+    target_range = (0.0, 1.0)
     _arguments = ("positive_weight", "activation")
 
     def __init__(

@@ -123,7 +123,8 @@ class Reranker(RerankerFromPreset, TextRegressor):
     def target_columns(self) -> Any:
         """Returns a `data.GradesColumn`."""
         loss = getattr(self, "loss", None)
-        return data.GradesColumn(loss is None or getattr(loss, "takes_lists", False))
+        takes_lists = loss is None or getattr(loss, "takes_lists", False)
+        return data.GradesColumn(takes_lists, target_range=getattr(loss, "target_range", None))
 
     def _answers(self, x, batch_size, verbose, finish, steps=None, callbacks=None, part=None):
         found = data.ranking_pairs(x)

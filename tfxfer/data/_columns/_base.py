@@ -118,6 +118,17 @@ class Column:
             ValueError: where the two do not go together; it names the row.
         """
 
+    def check_read(self, targets: Any, argument: str) -> None:
+        """Checks targets that a column of this kind has read with other settings; by default anything goes.
+
+        Args:
+            targets: what `read` gave.
+            argument: string. The name that errors use for the targets.
+
+        Raises:
+            ValueError: for targets that this column would not read; it names the row.
+        """
+
     def align(self, targets: Any, inputs: Any) -> Any:
         """Fits the targets of a batch to what is left of its inputs; runs in a graph. By default they stay.
 

@@ -164,12 +164,14 @@ def ranking_pairs(x: Any) -> Any:
     >>> documents.numpy().tolist(), counts.tolist()
     ([b'x', b'y', b'z'], [2, 1])
     """
-    x = getattr(x, "x", x)  # `Examples`
-    if not isinstance(x, tuple) or len(x) != 2:
+    if isinstance(x, tf.data.Dataset):
+        x = getattr(x, "x", None)  # `Examples`
+    columns = text_columns(x)
+    if columns is None or len(columns) != 2:
         return None
-    documents = x[1]
+    documents = columns[1]
     if not isinstance(documents, tf.RaggedTensor):
-        first = next(iter(documents), None) if isinstance(documents, (list, tuple, np.ndarray)) else None
+        first = next(iter(documents), None) if hasattr(documents, "__iter__") else None
         if not isinstance(first, (list, tuple, np.ndarray)):
             return None
     queries, documents = RankingColumn(None).read(x, "x")
@@ -223,6 +225,7 @@ class GradesColumn(Column):
     Args:
         takes_lists: bool. Whether rows may have several documents. `False` is for losses on pairs, which would read a
             list as something else.
+        target_range: optional (low, high) of the numbers that a loss takes.
 
     Values: a list of numbers for each row, one for each of its documents; or one number for each row, for pairs. Batch:
     float32 `(rows, documents)`, NaN where a list has ended. Where shapes are compiled the width is a multiple of 8, so
@@ -240,8 +243,9 @@ class GradesColumn(Column):
 
     expected = "a list of numbers for each row, one for each of its documents"
 
-    def __init__(self, takes_lists: bool = True) -> None:
+    def __init__(self, takes_lists: bool = True, *, target_range: tuple[float, float] | None = None) -> None:
         self.takes_lists = takes_lists
+        self.target_range = target_range
 
     def read(self, values: Any, argument: str) -> Any:
         """Returns the numbers as a ragged float32 tensor `(rows, None)`."""
@@ -268,7 +272,30 @@ class GradesColumn(Column):
             raise bad_value(argument, "finite numbers", float(flat[place]), row)
         with tf.device("CPU:0"):
             flat = tf.constant(np.asarray(flat, "float32"))
-            return tf.RaggedTensor.from_row_lengths(flat, tf.constant(lengths, tf.int64, shape=(len(lengths),)))
+            found = tf.RaggedTensor.from_row_lengths(flat, tf.constant(lengths, tf.int64, shape=(len(lengths),)))
+        self.check_read(found, argument)
+        return found
+
+    def check_read(self, targets: Any, argument: str) -> None:
+        """Raises for rows of several numbers, or numbers out of range, where the loss takes none."""
+        if not isinstance(targets, tf.RaggedTensor):
+            return
+        counts = targets.row_lengths().numpy()
+        if not self.takes_lists and (counts > 1).any():
+            row = int((counts > 1).argmax())
+            raise bad_value(argument, "one number in every row", targets[row].numpy().tolist(), row, _NO_LISTS)
+        values = targets.values.numpy()
+        if self.target_range is not None:
+            outside = (values < self.target_range[0]) | (values > self.target_range[1])
+            if outside.any():
+                place = int(outside.argmax())
+                row = int(targets.value_rowids()[place])
+                raise bad_value(argument, self._in_range, float(values[place]), row, _GRADES)
+
+    @property
+    def _in_range(self):
+        low, high = self.target_range
+        return f"numbers in [{low:g}, {high:g}], as the loss takes them"
 
     def spec(self) -> Any:
         """Returns the spec of one row."""
@@ -290,9 +317,13 @@ class GradesColumn(Column):
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
         """Pads with NaN: float32 `(rows, documents)`."""
         padded = kept.to_tensor(float("nan")) if isinstance(kept, tf.RaggedTensor) else kept
-        if not self.takes_lists:
-            with tf.control_dependencies([tf.debugging.Assert(tf.shape(padded)[1] <= 1, [f"y: {_NO_LISTS}"])]):
-                return {name: tf.ensure_shape(tf.identity(padded), (None, None))}
+        checks = [] if self.takes_lists else [tf.debugging.Assert(tf.shape(padded)[1] <= 1, [f"y: {_NO_LISTS}"])]
+        if self.target_range is not None:
+            low, high = self.target_range
+            fits = tf.reduce_all(tf.math.is_nan(padded) | ((padded >= low) & (padded <= high)))
+            checks.append(tf.debugging.Assert(fits, [f"y: expected {self._in_range}. {_GRADES}"]))
+        with tf.control_dependencies(checks):
+            padded = tf.identity(padded)
         if keras.config.backend() == "jax":
             width = tf.shape(padded)[1]
             wanted = tf.where(width > 1, -(-width // 8) * 8, width)
@@ -302,9 +333,6 @@ class GradesColumn(Column):
     def check_inputs(self, targets: Any, inputs: Any, argument: str) -> None:
         """Raises where a row has another number of targets than of documents."""
         found = targets.row_lengths().numpy()
-        if not self.takes_lists and (found > 1).any():
-            row = int((found > 1).argmax())
-            raise bad_value(argument, "one number in every row", f"{found[row]} numbers", row, _NO_LISTS)
         for values in inputs.values():
             documents = values[1] if isinstance(values, tuple) else values
             if not isinstance(documents, (tf.Tensor, tf.RaggedTensor)) or documents.dtype != tf.string:
@@ -323,6 +351,7 @@ def _each(value, argument, expected):
     return as_list(value, argument, expected) if is_list else [value]
 
 
+_GRADES = "For grades compile with `losses.LambdaLoss`, for a teacher's scores with `losses.ListNetLoss`."
 _NO_LISTS = "This loss reads pairs. For lists of documents compile with one on lists, such as `losses.LambdaLoss`."
 
 
