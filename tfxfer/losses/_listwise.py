@@ -172,13 +172,14 @@ def list_net(y_true: Any, y_pred: Any, *, activation: str | None = None) -> Any:
     [0.6931, 0.0]
     """
     grades, scores, is_document = _lists.lists(y_true, y_pred, activation, "list_net")
-    target = ops.exp(ops.where(is_document, _log_softmax(grades, is_document), ops.zeros_like(grades)))
-    found = target * _log_softmax(scores, is_document)
-    return -ops.sum(ops.where(is_document, found, ops.zeros_like(found)), axis=1)
+    target = ops.exp(ops.where(is_document, -_surprise(grades, is_document), ops.zeros_like(grades)))
+    found = target * _surprise(scores, is_document)
+    return ops.sum(ops.where(is_document, found, ops.zeros_like(found)), axis=1)
 
 
-def _log_softmax(values, keep):
-    return values - ops.expand_dims(_ops.masked_logsumexp(values, keep), 1)
+def _surprise(values, keep):
+    """The negative logarithm of the softmax over what is kept."""
+    return ops.expand_dims(_ops.masked_logsumexp(values, keep), 1) - values
 
 
 def list_mle(y_true: Any, y_pred: Any, *, by_grade: bool = True, activation: str | None = None) -> Any:
@@ -307,7 +308,7 @@ class _PairsLoss(_lists.ListLoss):
     """What the losses on pairs of documents share."""
 
     per_row = False
-    _arguments = ("k", "sigma", "reduction_log", "activation")
+    _arguments: tuple[str, ...] = ("k", "sigma", "reduction_log", "activation")
 
     def _set(self, k, sigma, reduction_log, activation):
         self.k = _check.integer("k", k, optional=True)

@@ -600,10 +600,14 @@ class Ranks(_Mixin):
             part.append(each)
             pairs, row = pairs + len(each[1]), row + 1
             if pairs >= batch_size * STREAM_BATCHES:
-                yield from self._ranked_lists(*zip(*part, strict=True), k, batch_size, row - len(part))
+                yield from self._ranked_rows(part, k, batch_size, row)
                 part, pairs = [], 0
         if part:
-            yield from self._ranked_lists(*zip(*part, strict=True), k, batch_size, row - len(part))
+            yield from self._ranked_rows(part, k, batch_size, row)
+
+    def _ranked_rows(self, rows, k, batch_size, end):
+        queries, documents = zip(*rows, strict=True)
+        return self._ranked_lists(queries, documents, k, batch_size, end - len(rows))
 
     def _ranked_lists(self, queries, documents, k, batch_size, first=0):
         lists = [data.read_list(f"documents[{first + i}]", each) for i, each in enumerate(documents)]

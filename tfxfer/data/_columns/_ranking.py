@@ -290,12 +290,7 @@ class GradesColumn(Column):
             if outside.any():
                 place = int(outside.argmax())
                 row = int(targets.value_rowids()[place])
-                raise bad_value(argument, self._in_range, float(values[place]), row, _GRADES)
-
-    @property
-    def _in_range(self):
-        low, high = self.target_range
-        return f"numbers in [{low:g}, {high:g}], as the loss takes them"
+                raise bad_value(argument, _in_range(*self.target_range), float(values[place]), row, _GRADES)
 
     def spec(self) -> Any:
         """Returns the spec of one row."""
@@ -321,7 +316,7 @@ class GradesColumn(Column):
         if self.target_range is not None:
             low, high = self.target_range
             fits = tf.reduce_all(tf.math.is_nan(padded) | ((padded >= low) & (padded <= high)))
-            checks.append(tf.debugging.Assert(fits, [f"y: expected {self._in_range}. {_GRADES}"]))
+            checks.append(tf.debugging.Assert(fits, [f"y: expected {_in_range(low, high)}. {_GRADES}"]))
         with tf.control_dependencies(checks):
             padded = tf.identity(padded)
         if keras.config.backend() == "jax":
@@ -343,6 +338,10 @@ class GradesColumn(Column):
                 row = int((wanted != found).argmax())
                 what = "one for each document" if is_ragged else "one for each pair"
                 raise bad_value(argument, f"{wanted[row]} numbers, {what}", f"{found[row]} numbers", row)
+
+
+def _in_range(low, high):
+    return f"numbers in [{low:g}, {high:g}], as the loss takes them"
 
 
 def _each(value, argument, expected):
