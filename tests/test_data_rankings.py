@@ -424,6 +424,8 @@ def test_a_bound_that_cannot_hold_is_an_error(options, said, columns):
 def test_a_bound_on_documents_is_for_lists_alone(columns, preprocessor):
     texts = (["a", "b", "c"], ["d", "e", "f"])
     assert int(data.batches((texts, np.arange(3.0)), columns, 4, max_documents=2).cardinality()) == 2
+    with pytest.raises(ValueError, match=r"`dataset`.*one shape in every row.*data\.rankings"):
+        data.batches(((["a", "b"], [["c"], ["d", "e"]]), [[1.0], [0.0, 1.0]]), columns)
     with pytest.raises(ValueError, match=r"`max_documents`.*None for rows of one sequence"):
         data.batches((texts, np.arange(3.0)), preprocessor, 4, max_documents=2)
 

@@ -120,7 +120,7 @@ def test_grades_and_lists_that_a_loss_does_not_take_are_errors(folder):
         with pytest.raises(ValueError, match=r"`y`.*one number in every row.*row 0.*reads pairs.*LambdaLoss"):
             model.fit(*given, verbose=0)
     model.compile("sgd", loss=losses.LambdaLoss())
-    with pytest.raises(ValueError, match=r"`y`.*4 numbers, one for each document.*3 numbers.*row 1"):
+    with pytest.raises(ValueError, match=r"`y`.*4 number.*one for each document.*3 number.*row 1"):
         model.fit((QUERIES, DOCUMENTS), [GRADES[0], GRADES[1][:3], *GRADES[2:]], verbose=0)
     with pytest.raises(ValueError, match=r"`x`.*two columns"):
         model.fit(QUERIES, GRADES, verbose=0)

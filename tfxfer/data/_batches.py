@@ -68,8 +68,8 @@ def batches(
     others each epoch, are left out.
 
     **Documents.** For lists of documents, as `data.rankings` makes them, `batch_size` counts lists, and `max_documents`
-    bounds the documents of a batch, on which memory and time depend. Each epoch fills its batches anew, large lists
-    first and those of one size in random order, so that there are as many batches in every epoch, nearly all full. A
+    bounds the documents of a batch, on which memory and time depend. Each epoch fills new batches, large lists
+    first and those of one size in random order, so that every epoch has as many batches, nearly all full. A
     list of more documents is an error: `data.rankings(max_documents=...)` says which ones to leave out.
 
     **Order.** The order of epoch e is a function of the data, the arguments, `seed` and e alone: the same seed gives

@@ -95,7 +95,11 @@ def from_arrays(arrays, columns):
 def _array(values):
     if isinstance(values, (tf.Tensor, tf.RaggedTensor)):
         return values
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        remedy = "For lists of documents: `data.rankings`; for words with tags: `data.tagged`."
+        raise _check.invalid("dataset", "targets of one shape in every row", values, remedy) from error
     if not array.ndim:
         raise _check.invalid("dataset", "arrays of one length", values)
     return tf.constant(array.tolist()) if array.dtype == object else array

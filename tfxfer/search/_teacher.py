@@ -83,7 +83,7 @@ def teacher_scores(
         options = {"batch_size": batch_size, "progress": progress}
         prompt = _texts.prompt_for(embedder, query_prompt, _texts.QUERY_PROMPTS)
         vectors = _texts.encode(embedder, queries, prompt=prompt, **options)
-        # Each text once: a document may stand in many lists.
+        # Each text once: a document may be in many lists.
         places = {text: i for i, text in enumerate(dict.fromkeys(second))}
         prompt = _texts.prompt_for(embedder, document_prompt, _texts.DOCUMENT_PROMPTS)
         documents = _texts.encode(embedder, list(places), prompt=prompt, **options)

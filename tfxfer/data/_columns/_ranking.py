@@ -36,7 +36,7 @@ class RankingColumn(TextColumn):
 
     ```python
     columns = {"text": tx.data.RankingColumn(reranker.preprocessor)}
-    tx.data.batches((("lost card", "fees"), [["My card is gone", "What is a loan?"], ["Prices"]]), columns)
+    tx.data.batches(tx.data.rankings(rows), columns, batch_size=8)
     ```
     """
 
@@ -265,14 +265,17 @@ class GradesColumn(Column):
         return self._ragged(np.array(found, "float64"), [len(row) for row in lists], argument)
 
     def _ragged(self, flat, lengths, argument):
+        with np.errstate(over="ignore"):  # what is too large for a float32 is not finite either
+            flat = np.asarray(flat, "float32")
         finite = np.isfinite(flat)
         if not finite.all():
             place = int(np.argmin(finite))
             row = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
             raise bad_value(argument, "finite numbers", float(flat[place]), row)
         with tf.device("CPU:0"):
-            flat = tf.constant(np.asarray(flat, "float32"))
-            found = tf.RaggedTensor.from_row_lengths(flat, tf.constant(lengths, tf.int64, shape=(len(lengths),)))
+            found = tf.RaggedTensor.from_row_lengths(
+                tf.constant(flat), tf.constant(lengths, tf.int64, shape=(len(lengths),))
+            )
         self.check_read(found, argument)
         return found
 
@@ -337,7 +340,7 @@ class GradesColumn(Column):
             if len(wanted) == len(found) and (wanted != found).any():
                 row = int((wanted != found).argmax())
                 what = "one for each document" if is_ragged else "one for each pair"
-                raise bad_value(argument, f"{wanted[row]} numbers, {what}", f"{found[row]} numbers", row)
+                raise bad_value(argument, f"{wanted[row]} number(s), {what}", f"{found[row]} number(s)", row)
 
 
 def _in_range(low, high):
