@@ -8,8 +8,6 @@ import tensorflow as tf
 import tiny
 
 from tfxfer import augmentation, data
-from tfxfer.data._by_documents import ByDocuments
-from tfxfer.data._sources import Tokenized
 
 RNG = np.random.default_rng(3)
 SIZES = [1, 4, 2, 7, 3, 3, 1, 5, 2, 6, 4]
@@ -383,26 +381,6 @@ def test_every_list_comes_once_an_epoch_in_an_order_of_seed_and_epoch(options, c
             assert max(sum(len(texts) for texts, _ in batch) for batch in epoch) <= options["max_documents"]
     assert epochs[0] != epochs[1]
     assert rows_of(batches.rest(1, batch=1)) == epochs[1][1:]
-
-
-def test_batches_bounded_by_documents_are_as_many_in_each_epoch_and_nearly_full():
-    sizes = np.random.default_rng(0).integers(1, 20, 300)
-    order = ByDocuments(batch_size=8, max_documents=40, seed=0, shuffle=True)
-    steps, plan = order.prepare(Tokenized((), (), None, sizes))
-    assert steps <= -(-sizes.sum() // 40) + 3
-    seen = set()
-    for epoch in range(3):
-        rows, ends = plan(epoch)
-        assert len(ends) == steps and sorted(rows) == list(range(300)) and ends[-1] == 300
-        for batch in np.split(rows, ends[:-1]):
-            assert 0 < len(batch) <= 8 and sizes[batch].sum() <= 40
-        seen.add(tuple(rows))
-    assert len(seen) == 3 and tuple(plan(1)[0]) in seen
-    few = ByDocuments(batch_size=2, max_documents=40, seed=0, shuffle=True).prepare(Tokenized((), (), None, sizes))
-    assert few[0] == 150 and np.diff([0, *few[1](0)[1]]).max() == 2
-    kept = ByDocuments(batch_size=3, max_documents=9, seed=0, shuffle=False)
-    steps, plan = kept.prepare(Tokenized((), (), None, np.array([4, 5, 1, 9, 2, 2, 2, 2])))
-    assert steps == 5 and plan(7)[0].tolist() == list(range(8)) and plan(7)[1].tolist() == [2, 3, 4, 7, 8]
 
 
 @pytest.mark.parametrize(

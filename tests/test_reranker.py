@@ -188,18 +188,17 @@ def test_documents_are_ranked_by_score_for_one_query_and_for_many(model):
     assert model.rank_many([], []) == [] and model.rank("a", []) == []
 
 
-def test_a_generator_is_read_no_further_than_some_batches(model, monkeypatch):
-    monkeypatch.setattr("tfxfer.models._rows.STREAM_BATCHES", 1)
+def test_a_generator_is_read_no_further_than_some_batches(model):
     read = []
 
     def rows():
-        for i in range(6):
+        for i in range(50):
             read.append(i)
-            yield QUERIES[1], DOCUMENTS[1][:2]
+            yield QUERIES[1], DOCUMENTS[1] * 2
 
-    found = model.rank_many(rows(), batch_size=4)
-    assert len(next(found)) == 2 and read == [0, 1]
-    assert len(list(found)) == 5
+    found = model.rank_many(rows(), batch_size=2)
+    assert len(next(found)) == 8 and len(read) == 16  # 64 batches of 2 pairs, of 8 each row
+    assert len(list(found)) == 49
 
 
 @pytest.mark.parametrize(
