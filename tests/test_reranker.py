@@ -107,7 +107,7 @@ def test_a_new_head_starts_from_a_regression_on_the_documents_of_lists(folder):
         freezing.probe(model, *given, penalties=(0.1,))
         found.append(model.linear_head()[1].get_weights())
     for one, other in zip(*found, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4)
+        np.testing.assert_allclose(one, other, atol=5e-3)  # where the iterations stop depends on the order of rows
 
 
 def test_grades_and_lists_that_a_loss_does_not_take_are_errors(folder):
