@@ -249,6 +249,8 @@ def test_a_cross_encoder_of_one_output_becomes_a_reranker(model, folder):
         assert type(made) is models.Reranker and made.score_activation == "tanh"
         np.testing.assert_allclose(made.scores(flat()), expected, atol=1e-6)
     model.save_to_preset(folder / "reranker", format="sentence-transformers")
+    card = (folder / "reranker" / "README.md").read_text(encoding="utf-8")
+    assert "pipeline_tag: text-ranking" in card and 'model.rank("' in card
     again = models.Reranker.from_preset(folder / "reranker")
     np.testing.assert_allclose(again.scores(flat()), model.scores(flat()), atol=1e-6)
     several = models.TextRegressor(model.backbone, model.preprocessor, num_outputs=2)

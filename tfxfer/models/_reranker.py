@@ -66,6 +66,7 @@ class Reranker(RerankerFromPreset, TextRegressor):
     """
 
     text_count = 2
+    pipeline_tag = "text-ranking"
 
     def __init__(
         self,
