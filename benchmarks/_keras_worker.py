@@ -189,6 +189,23 @@ def equal(setup):
     return tx.models.Siamese(towers), tx.losses.MultipleNegativesRankingLoss(), batches.cache().repeat()
 
 
+def rerank(setup):
+    """LambdaLoss on one and the same batch of lists, its ids kept."""
+    model = tx.models.Reranker.from_preset(
+        setup["weights"],
+        dropout=0.1,
+        sequence_length=setup["sequence_length"],
+        dtype=setup["dtype"],
+        backbone_only=True,
+    )
+    dataset, lists = tx.data.rankings(50 * setup["rows"]), len(setup["rows"])
+    batches = tx.data.batches(dataset, model, batch_size=lists, shuffle=False, bucket=False)
+    x, _ = next(iter(batches))
+    if tuple(x["token_ids"].shape) != (setup["batch_size"], setup["length"]):
+        raise ValueError(f"the pairs have the shape {x['token_ids'].shape}")
+    return model, tx.losses.LambdaLoss(), batches
+
+
 def places_per_real(batches, count):
     """Places in the batches for each real token; all layers but the attention compute real tokens only."""
     computed = real = 0
@@ -210,9 +227,8 @@ def above_frozen(model, batches):
 def trainer(setup, requests):
     """Runs `fit` in slices."""
     keras.utils.set_random_seed(0)
-    model, loss, batches = {"classifier": classifier, "pairs": pairs, "triplets": triplets, "equal": equal}[
-        setup["task"]
-    ](setup)
+    tasks = {"classifier": classifier, "pairs": pairs, "triplets": triplets, "equal": equal, "rerank": rerank}
+    model, loss, batches = tasks[setup["task"]](setup)
     if setup.get("frozen") is not None:
         tx.freezing.freeze(model, below=setup["frozen"])
     model.compile(tx.optimizers.AdamW(LEARNING_RATE, weight_decay=0.01), loss=loss)

@@ -10,7 +10,8 @@ import time
 import numpy as np
 import torch
 from scipy.stats import spearmanr
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.cross_encoder.losses import LambdaLoss
 from sentence_transformers.sentence_transformer import losses
 
 from benchmarks._harness import Requests, peak_mib, read_tsv, shuffled_rows
@@ -20,7 +21,9 @@ TRIPLET = ("anchor", "positive", "negative")
 
 
 def load(setup):
-    """The model, cut at the sequence length that the other side uses."""
+    """The model, cut at the sequence length that the other side uses; for a reranker a cross-encoder of one output."""
+    if setup.get("task") == "rerank":
+        return CrossEncoder(setup["weights"], num_labels=1, max_length=setup["sequence_length"], device="cpu")
     model = SentenceTransformer(setup["weights"], device="cpu")
     model.max_seq_length = setup["sequence_length"]
     return model
@@ -144,6 +147,25 @@ def equal_steps(setup, model, counter):
     return losses_of(), list(model.parameters())
 
 
+def rerank_steps(setup, model, counter):
+    """LambdaLoss on one and the same batch of lists, which its class tokenizes in each step."""
+    rows = setup["rows"]
+    inputs = [[row["query"] for row in rows], [row["documents"] for row in rows]]
+    labels = [torch.tensor(row["grades"], dtype=torch.float32) for row in rows]
+    features = counter.preprocess([(row["query"], document) for row in rows for document in row["documents"]])
+    if tuple(features["input_ids"].shape) != (setup["batch_size"], setup["length"]):
+        raise ValueError(f"the pairs have the shape {features['input_ids'].shape}")
+    objective = LambdaLoss(model, mini_batch_size=-1)
+
+    def losses_of():
+        for _ in itertools.count():
+            with precision(setup["dtype"]):
+                loss = objective(inputs, labels)
+            yield loss, setup["batch_size"]
+
+    return losses_of(), list(model.parameters())
+
+
 def freeze(model, below):
     """Freezes the embeddings and the blocks below a number; there is a pooler, which nothing here uses."""
     encoder = model[0].auto_model
@@ -156,9 +178,8 @@ def trainer(setup):
     torch.manual_seed(0)
     model = load(setup)
     model.train()
-    make = {"classifier": classifier_steps, "pairs": pair_steps, "triplets": triplet_steps, "equal": equal_steps}[
-        setup["task"]
-    ]
+    makers = {"classifier": classifier_steps, "pairs": pair_steps, "triplets": triplet_steps, "equal": equal_steps}
+    make = {**makers, "rerank": rerank_steps}[setup["task"]]
     counter = Counter(model)
     steps, parameters = make(setup, model, counter)
     if setup.get("frozen") is not None:

@@ -5,6 +5,9 @@ classifier: an epoch of Banking77, linear head on mean pooling; the rate over wh
 pairs: an epoch of STS-B with CoSENT, likewise.
 triplets: an epoch of NLI triplets with in-batch softmax and hard negatives, likewise.
 equal: a step of in-batch softmax on 2 x 32 texts of exactly 24 tokens, where padding plays no part.
+rerank: a step of LambdaLoss (NDCG-Loss2++) on 8 lists of 8 documents, each pair of query and document of exactly 24
+    tokens. sentence-transformers' class tokenizes within the step, all pairs at a time (`mini_batch_size=-1`); tfxfer
+    packs the ids of kept rows.
 
 Each in float32 and in bfloat16 (autocast; mixed_bfloat16), AdamW, dropout on. Rows go in random order and each batch is
 padded to its longest row on the PyTorch side; tfxfer takes `data.batches` as it comes.
@@ -25,6 +28,11 @@ from benchmarks.encode import weights_folder
 
 WINDOW = 50
 LENGTH = 24
+LISTS = DOCUMENTS = 8
+# Words of a query; a pair has three special tokens.
+QUERY_WORDS = 8
+# Tasks whose batch is one and the same.
+FIXED = ("equal", "rerank")
 BASELINE = "sentence-transformers float32"
 SIDES = {
     BASELINE: ("torch", "float32"),
@@ -38,6 +46,7 @@ TITLES = {
     "pairs": "STS-B, CoSENT, pairs a second of an epoch",
     "triplets": "NLI triplets, in-batch softmax with hard negatives, triplets a second of an epoch",
     "equal": f"in-batch softmax, pairs a second, 2 texts of {LENGTH} tokens each",
+    "rerank": f"LambdaLoss of a cross-encoder, documents a second, lists of {DOCUMENTS}, {LENGTH} tokens a pair",
 }
 
 
@@ -62,6 +71,17 @@ def setup_of(task, arguments):
         words, chance = whole_words(weights), random.Random(0)
         columns = [[" ".join(chance.sample(words, LENGTH - 2)) for _ in range(arguments.batch_size)] for _ in "ab"]
         return {**setup, "columns": columns, "length": LENGTH, "steps": 100}
+    if task == "rerank":
+        words, chance = whole_words(weights), random.Random(0)
+        made = [
+            {
+                "query": " ".join(chance.sample(words, QUERY_WORDS)),
+                "documents": [" ".join(chance.sample(words, LENGTH - 3 - QUERY_WORDS)) for _ in range(DOCUMENTS)],
+                "grades": [chance.randrange(4) for _ in range(DOCUMENTS)],
+            }
+            for _ in range(LISTS)
+        ]
+        return {**setup, "rows": made, "length": LENGTH, "batch_size": LISTS * DOCUMENTS, "steps": 100}
     return {**setup, "train": str(arguments.data / FOLDERS[task] / "train.tsv")}
 
 
@@ -73,15 +93,15 @@ def measure(task, arguments):
         name: _harness.Worker(name, *scripts[stack], {**setup, "dtype": dtype})
         for name, (stack, dtype) in SIDES.items()
     }
-    group = 1 if task == "equal" else WINDOW // arguments.batches
-    rounds = arguments.steps if task == "equal" else arguments.windows * group
+    group = 1 if task in FIXED else WINDOW // arguments.batches
+    rounds = arguments.steps if task in FIXED else arguments.windows * group
     print(f"\n{TITLES[task]}: {rounds} rounds of {arguments.batches} batches")
     answers = _harness.alternate(workers, lambda turn, name: {"batches": arguments.batches}, rounds)
     for worker in workers.values():
         worker.close()
     summary = _harness.compare(answers, BASELINE, group)
     for name, row in summary.items():
-        row["ms_per_step"] = round(1000 * arguments.batch_size / row["rows_per_second"], 1)
+        row["ms_per_step"] = round(1000 * setup["batch_size"] / row["rows_per_second"], 1)
         row["places_per_real"] = {**workers[name].facts, **answers[name][-1]}["places_per_real"]
     _harness.show(f"{TITLES[task]}; ratio to {BASELINE}", summary, extra=("ms_per_step", "places_per_real"))
     return summary, list(workers.values())

@@ -10,7 +10,19 @@ FOLDER = pathlib.Path(__file__).resolve().parent
 README = FOLDER.parent / "README.md"
 SECTIONS = ("Rows", "Choose it", "Neighbours", "Reference")
 # The modules of `tfxfer.losses` in the order of the tables.
-FAMILIES = ("_pairs", "_triplets", "_ranking", "_classes", "_distillation", "_late", "_wrappers", "_logits", "_tags")
+FAMILIES = (
+    "_pairs",
+    "_triplets",
+    "_ranking",
+    "_classes",
+    "_distillation",
+    "_late",
+    "_wrappers",
+    "_logits",
+    "_tags",
+    "_lists",
+    "_listwise",
+)
 
 LOSSES_HEAD = """\
 # Losses
@@ -46,12 +58,21 @@ TAGS_HEAD = """\
 For token taggers: `y_pred` is `(batch, length, tags)`, `y_true` -1 where there is no loss.
 """
 
+LISTS_HEAD = """\
+
+## On lists of documents
+
+For a `models.Reranker`: `y_pred` are the scores of all documents, `(documents, 1)`, one list after another, or
+`(lists, documents)`; `y_true` is `(lists, documents)`, NaN where a list has ended. [ranking.md](ranking.md) says how
+rows become lists.
+"""
+
 
 def losses_page():
     """The tables of all losses."""
     classes = [value for value in vars(losses).values() if inspect.isclass(value)]
     classes.sort(key=lambda cls: (FAMILIES.index(cls.__module__.rpartition(".")[2]), inspect.findsource(cls)[1]))
-    heads = {"_logits": LOGITS_HEAD, "_tags": TAGS_HEAD}
+    heads = {"_logits": LOGITS_HEAD, "_tags": TAGS_HEAD, "_lists": LISTS_HEAD, "_listwise": LISTS_HEAD}
     parts = {head: [] for head in (LOSSES_HEAD, *heads.values())}
     for cls in classes:
         parts[heads.get(cls.__module__.rpartition(".")[2], LOSSES_HEAD)].append(cls)

@@ -90,12 +90,13 @@ def blocks():
 # Files whose tests would find the same with a graph that TensorFlow did not rewrite before its first run, which takes a
 # tenth of their time. What is exported, served, quantized or held against exact numbers keeps its rewriting.
 PLAIN_GRAPHS = """
-    added_tokens align callbacks callbacks_rates checkpoint damaged_files data_batches data_columns
-    data_label_column data_mix data_plans data_rows data_targets deciding decisions denoising disk drift evaluation
+    added_tokens align callbacks callbacks_rates checkpoint damaged_files data_batches data_columns data_label_column
+    data_mix data_plans data_rankings data_rows data_targets deciding decisions denoising disk drift evaluation
     evaluation_labels evaluation_pairs evaluation_ranking evaluation_tagger explain few_shot freezing from_model
     from_preset frozen_cache gate keras_hub keras_methods late_interaction lora masked models optimizers
-    optimizers_layerwise optimizers_subset own_task peft report report_page resume saved_index search search_negatives
-    siamese sparse suggest suspects tagger tagger_checkpoint tagger_training try tuning unfreezing windows writes
+    optimizers_layerwise optimizers_subset own_task peft report report_page reranker resume saved_index search
+    search_negatives siamese sparse suggest suspects tagger tagger_checkpoint tagger_training try tuning unfreezing
+    windows writes
 """.split()
 
 

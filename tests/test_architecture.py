@@ -89,6 +89,7 @@ TASKS = {
     "MultiTask",
     "MultimodalClassifier",
     "MultimodalRegressor",
+    "Reranker",
     "Siamese",
     "SiameseClassifier",
     "SparseEmbedder",

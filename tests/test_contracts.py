@@ -30,6 +30,9 @@ TAGS = np.array([[0, 1, 2, 2, 0], [1, -1, 2, -1, -1], [0, 0, -1, 1, -1], [-1, -1
 # Vectors of tokens, zeros where a token does not count; no row is without.
 LATE = RNG.normal(size=(4, 3, 5, 6)).astype("float32")
 LATE[1, 0, 3:] = LATE[2, 1, 1:] = LATE[3, 2, 2:] = 0.0
+# Grades of three lists of three, two and one documents, and their scores beside what fills them up.
+GRADES = np.array([[2, 0, 1], [1, 0, np.nan], [0, 3, 1], [1, np.nan, np.nan]], "float32")
+SHARES = np.array([[1, 0, 0.5], [1, 0, np.nan], [0, 1, 1], [0.25, np.nan, np.nan]], "float32")
 CRF = tx.layers.CRF(3, ([True, True, False], [[True, True, False], [True, True, True], [True, True, True]]))
 CRF.build((None, None, 3))
 CRF.set_weights([np.arange(9.0).reshape(3, 3) % 4 - 1.0, np.array([0.5, -0.5, 0.0]), np.array([0.0, 1.0, -1.0])])
@@ -188,6 +191,32 @@ LOSSES = {
         (TAGS, EMISSIONS),
     ),
 }
+LOSSES |= {
+    tx.losses.PointwiseCrossentropyLoss: (
+        lambda: tx.losses.PointwiseCrossentropyLoss(3.0, activation="tanh", reduction="sum"),
+        (SHARES, LOGITS),
+    ),
+    tx.losses.PointwiseMSELoss: (lambda: tx.losses.PointwiseMSELoss("sigmoid"), (GRADES, LOGITS)),
+    tx.losses.ScoreMarginMSELoss: (lambda: tx.losses.ScoreMarginMSELoss("tanh"), (GRADES, LOGITS)),
+    tx.losses.ListSoftmaxLoss: (lambda: tx.losses.ListSoftmaxLoss(2.0, activation="tanh"), (GRADES, LOGITS)),
+    tx.losses.LambdaLoss: (
+        lambda: tx.losses.LambdaLoss(
+            "lambda_rank", k=2, sigma=0.5, mu=3.0, eps=0.1, reduction_log="natural", activation="sigmoid"
+        ),
+        (GRADES, LOGITS),
+    ),
+    tx.losses.RankNetLoss: (
+        lambda: tx.losses.RankNetLoss(2, sigma=0.5, reduction_log="natural", activation="tanh"),
+        (GRADES, LOGITS),
+    ),
+    tx.losses.ListNetLoss: (lambda: tx.losses.ListNetLoss("tanh", reduction="sum"), (GRADES, LOGITS)),
+    tx.losses.ListMLELoss: (lambda: tx.losses.ListMLELoss(False, activation="tanh"), (GRADES, LOGITS)),
+    tx.losses.PositionListMLELoss: (
+        lambda: tx.losses.PositionListMLELoss("reciprocal", by_grade=False, activation="tanh"),
+        (GRADES, LOGITS),
+    ),
+    tx.losses.ADRMSELoss: (lambda: tx.losses.ADRMSELoss(2.0, activation="sigmoid"), (GRADES, LOGITS)),
+}
 # One row a model: how to make it in a folder, with arguments that are no defaults, under a dtype policy.
 MODELS = {
     tx.models.TextEmbedder: lambda folder, dtype=None: tiny.embedder(
@@ -233,6 +262,9 @@ MODELS = {
     ),
     tx.models.TextRegressor: lambda folder, dtype=None: tx.models.TextRegressor(
         tiny.backbone(dtype=dtype), tiny.preprocessor(folder), num_outputs=2, pooling="max", trainable=["head"]
+    ),
+    tx.models.Reranker: lambda folder, dtype=None: tx.models.Reranker(
+        tiny.backbone(dtype=dtype), tiny.preprocessor(folder), pooling="max", score_activation="sigmoid", head="mlp"
     ),
     tx.models.Siamese: lambda folder, dtype=None: tx.models.Siamese(
         tiny.embedder(folder, dtype, normalize=False), chunk_size=4

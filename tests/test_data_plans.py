@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tfxfer import data
 
 # A plan is a function of numbers: through `batches`, whose pipelines take a second each, there would be few examples.
-from tfxfer.data import _classes, _mix, _order, _sources, _unique
+from tfxfer.data import _by_documents, _classes, _mix, _order, _sources, _unique
 
 
 def batches_of(plan):
@@ -371,3 +371,28 @@ def test_a_siamese_model_is_fitted_on_both(preprocessor, tmp_path):
     for batches in (mined, ranked):
         model.fit(batches, epochs=2, verbose=0, shuffle=False)
         assert batches.epoch == 2
+
+
+# === Lists, bounded by documents ===
+
+
+def test_batches_bounded_by_documents_are_as_many_in_each_epoch_and_nearly_full():
+    sizes = np.random.default_rng(0).integers(1, 20, 300)
+    order = _by_documents.ByDocuments(batch_size=8, max_documents=40, seed=0, shuffle=True)
+    steps, plan = order.prepare(_sources.Tokenized((), (), None, sizes))
+    assert steps <= -(-sizes.sum() // 40) + 3
+    seen = set()
+    for epoch in range(3):
+        rows, ends = plan(epoch)
+        assert len(ends) == steps and sorted(rows) == list(range(300)) and ends[-1] == 300
+        for batch in np.split(rows, ends[:-1]):
+            assert 0 < len(batch) <= 8 and sizes[batch].sum() <= 40
+        seen.add(tuple(rows))
+    assert len(seen) == 3 and tuple(plan(1)[0]) in seen
+    few = _by_documents.ByDocuments(batch_size=2, max_documents=40, seed=0, shuffle=True).prepare(
+        _sources.Tokenized((), (), None, sizes)
+    )
+    assert few[0] == 150 and np.diff([0, *few[1](0)[1]]).max() == 2
+    kept = _by_documents.ByDocuments(batch_size=3, max_documents=9, seed=0, shuffle=False)
+    steps, plan = kept.prepare(_sources.Tokenized((), (), None, np.array([4, 5, 1, 9, 2, 2, 2, 2])))
+    assert steps == 5 and plan(7)[0].tolist() == list(range(8)) and plan(7)[1].tolist() == [2, 3, 4, 7, 8]

@@ -60,3 +60,13 @@ def test_the_shipped_numbers_of_chains_are_those_of_the_whole_set(golden):
         with np.load(FOLDER / "crf" / f"{name}.npz") as found, np.load(whole / f"{name}.npz") as expected:
             for key in found:
                 np.testing.assert_array_equal(found[key], expected[key], err_msg=f"{name} {key}")
+
+
+def test_the_shipped_numbers_of_rerankers_are_those_of_the_whole_set(golden):
+    whole = (golden / "minilm_texts.json").parent / "rerank"  # a clone alone has nothing to compare with
+    for name, shipped in json.loads(gzip.decompress((FOLDER / "rerank" / "cases.json.gz").read_bytes())).items():
+        given = json.loads((whole / f"{name}.json").read_text(encoding="utf-8"))
+        if name == "listwise":
+            assert shipped["batches"].items() <= given["batches"].items()
+            shipped, given = shipped["cases"], given["cases"]
+        assert shipped and all(any(case.items() <= each.items() for each in given) for case in shipped)

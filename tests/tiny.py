@@ -90,7 +90,7 @@ def rows(model):
         return WORD_ROWS[:5]
     if "age" in model.input_columns():
         return {"text": TEXTS[:5], "age": AGES[:5], "kind": KINDS[:5]}
-    return (TEXTS[:5], TEXTS[1:6]) if model.text_form == "separate" else TEXTS[:5]
+    return (TEXTS[:5], TEXTS[1:6]) if model.reads_pairs() else TEXTS[:5]
 
 
 def inputs(model):

@@ -61,7 +61,7 @@ def load(name: str, *, task: str | None = None, pairs: bool = False, index: str 
 def of_model(model: Any, title: str, *, pairs: bool = False, index: Any = None) -> Asked:
     """Returns what the server asks of a model in memory."""
     model = model.served_model()
-    has_two = pairs or model.text_form == "separate"
+    has_two = pairs or model.reads_pairs()
     about = f"{type(model).__name__}, {model.count_params():,} parameters"
     if hasattr(model, "classify") or hasattr(model, "scores"):
         if index is not None:

@@ -238,7 +238,8 @@ class EvaluateReranking(_EvaluateTexts):
     Stands before the callbacks that follow its values; see `Evaluate`.
 
     Args:
-        rows: as in `evaluation.reranking`: rows of a query, positives and negatives, or what `data.triplets` made.
+        rows: as in `evaluation.reranking`: rows of a query, positives and negatives, or what `data.triplets` or
+            `data.rankings` made.
         columns: the names of the three columns.
         k: int. The rank at which `mrr` and `ndcg` are cut.
         similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`, for an embedder.
@@ -272,10 +273,11 @@ class EvaluateReranking(_EvaluateTexts):
         **kwargs: Any,
     ) -> None:
         queries, candidates, relevant = _reranking.ranking_task(rows, columns)
-        rows = [
-            {"query": query, "positives": texts[: int(each.sum())], "negatives": texts[int(each.sum()) :]}
-            for query, texts, each in zip(queries, candidates, relevant, strict=True)
-        ]
+        if not _reranking.are_lists(rows):
+            rows = [
+                {"query": query, "positives": texts[: int(each.sum())], "negatives": texts[int(each.sum()) :]}
+                for query, texts, each in zip(queries, candidates, relevant, strict=True)
+            ]
         options = {
             "k": k,
             "similarity": _check.one_of("similarity", similarity, _neighbours.SIMILARITIES),

@@ -13,6 +13,7 @@ Which function fits the rows?
 | rows with what another model says of them | `pairs`, `triplets` with `targets=embeddings(...)` | `batches(...)` |
 | columns of other kinds as well | `examples` (`tabular_columns` finds means, scales and names) | `batches(...)` |
 | words with tags, as `read_conll` and `read_entities` read them | `tagged` | `batches(...)` |
+| queries with lists of documents, and grades or scores | `rankings` | `batches(..., max_documents=64)` |
 | several of these at once | | `mix([batches, ...])` |
 
 `read` holds a file; `map_table` writes a file of any size again with further columns, a part at a time.
@@ -22,6 +23,7 @@ Which function fits the rows?
 | column | a row holds | a batch holds |
 |---|---|---|
 | `TextColumn` | a text, or several | `token_ids` ... `(batch, length)` or `(batch, texts, length)` |
+| `RankingColumn` | a query and its documents | `token_ids` ... `(documents, length)`, of all lists one after another |
 | `TextListColumn` | any number of texts | `token_ids` ... `(batch, texts, length)`, `list_mask` `(batch, texts)` |
 | `MaskedTextColumn` | a text | `token_ids` ..., `mask_positions` `(batch, predictions)`, and the targets |
 | `DeletedTextColumn` | a text | `token_ids` ... of a part, `decoder_ids` ... of the whole, and the targets |
@@ -33,6 +35,7 @@ Which function fits the rows?
 | `ImageColumn` | a file or an array | float32 `(batch, height, width, channels)` |
 | `LabelColumn` | a label, or several | as targets: int32 `(batch,)`, or float32 `(batch, labels)` |
 | `ValuesColumn` | numbers | as targets: as they are |
+| `GradesColumn` | a number for each document | as targets: float32 `(batch, documents)`, NaN where a list has ended |
 """
 
 from tfxfer.data._batches import Batches, batches
@@ -40,10 +43,12 @@ from tfxfer.data._columns import (
     CategoryColumn,
     Column,
     DeletedTextColumn,
+    GradesColumn,
     ImageColumn,
     LabelColumn,
     MaskedTextColumn,
     NumberColumn,
+    RankingColumn,
     TagsColumn,
     TextColumn,
     TextListColumn,
@@ -52,6 +57,7 @@ from tfxfer.data._columns import (
     WordsColumn,
 )
 from tfxfer.data._columns._base import read_list, with_prefix
+from tfxfer.data._columns._ranking import ranking_pairs
 from tfxfer.data._conll import read_conll
 from tfxfer.data._datasets import labelled, pairs, regression, triplets
 from tfxfer.data._embeddings import embeddings
@@ -61,7 +67,9 @@ from tfxfer.data._from_labels import pairs_from_labels, triplets_from_labels
 from tfxfer.data._gate import Gate
 from tfxfer.data._inference import Runner, forward, pack_columns
 from tfxfer.data._labels import class_weights, labels
+from tfxfer.data._lists import group_rows, lists_from_judgements, lists_from_negatives, triplets_from_lists
 from tfxfer.data._mix import mix
+from tfxfer.data._rankings import rankings
 from tfxfer.data._read import read
 from tfxfer.data._rows import Rows
 from tfxfer.data._table import map_table
@@ -78,10 +86,12 @@ __all__ = [
     "DeletedTextColumn",
     "Examples",
     "Gate",
+    "GradesColumn",
     "ImageColumn",
     "LabelColumn",
     "MaskedTextColumn",
     "NumberColumn",
+    "RankingColumn",
     "Rows",
     "Runner",
     "TagsColumn",
@@ -99,9 +109,12 @@ __all__ = [
     "embeddings",
     "examples",
     "forward",
+    "group_rows",
     "in_turn",
     "labelled",
     "labels",
+    "lists_from_judgements",
+    "lists_from_negatives",
     "map_table",
     "mix",
     "no_rows",
@@ -109,6 +122,8 @@ __all__ = [
     "padded",
     "pairs",
     "pairs_from_labels",
+    "ranking_pairs",
+    "rankings",
     "read",
     "read_conll",
     "read_entities",
@@ -120,5 +135,6 @@ __all__ = [
     "task_batches",
     "triplets",
     "triplets_from_labels",
+    "triplets_from_lists",
     "with_prefix",
 ]

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfxfer import _check
 from tfxfer.data._augmenter import Augmenter
+from tfxfer.data._by_documents import ByDocuments
 from tfxfer.data._classes import ByClass
 from tfxfer.data._columns import LabelColumn, TagsColumn, TextColumn, ValuesColumn
 from tfxfer.data._columns._text import FORMS
@@ -31,6 +32,7 @@ def batches(
     window: int = 50,
     examples_per_class: int | None = None,
     unique_texts: bool = False,
+    max_documents: int | None = None,
     drop_remainder: bool = False,
     pad_to_multiple_of: int = 1,
     cache: bool | None = None,
@@ -64,6 +66,11 @@ def batches(
     many batches: rows / batch_size, rounded up; or more, alike in size, where a text stands in more rows than that, or
     texts are so entangled that it takes more. With `drop_remainder` all batches are full, and what rows are left over,
     others each epoch, are left out.
+
+    **Documents.** For lists of documents, as `data.rankings` makes them, `batch_size` counts lists, and `max_documents`
+    bounds the documents of a batch, on which memory and time depend. Each epoch fills new batches, large lists
+    first and those of one size in random order, so that every epoch has as many batches, nearly all full. A
+    list of more documents is an error: `data.rankings(max_documents=...)` says which ones to leave out.
 
     **Order.** The order of epoch e is a function of the data, the arguments, `seed` and e alone: the same seed gives
     the same epochs 0, 1, 2, ..., each another order. `Batches.epoch` is the number of the next one and can be set;
@@ -102,6 +109,8 @@ def batches(
         examples_per_class: int >= 2. K, see above; `batch_size` is a multiple of it. y is then one label a row, an int
             or a string, as `labelled` gives it. Needs rows in memory or `cache=True`.
         unique_texts: bool. See above. Needs rows in memory or `cache=True`.
+        max_documents: int. The most documents of a batch, for rows of lists; see above. Needs rows in memory or
+            `cache=True`. By default as many as the lists have.
         drop_remainder: bool. Whether to leave out the last batch if it is smaller; the rows in it are other ones each
             epoch.
         pad_to_multiple_of: int from 1 to 8. What the length of a batch is rounded up to (up to the preprocessor's
@@ -159,7 +168,18 @@ def batches(
         "batch_size": int(batch_size),
         "seed": int(np.random.randint(2**31) if seed is None else seed),
     }
-    if examples_per_class is not None or unique_texts:
+    if max_documents is not None:
+        _check.integer("max_documents", max_documents)
+        given = {"examples_per_class": examples_per_class, "unique_texts": unique_texts or None}
+        given |= {"bucket": bucket or None, "drop_remainder": drop_remainder or None}
+        for argument, value in given.items():
+            if value is not None:
+                raise _check.invalid(argument, "its default with `max_documents`, which decides the batches", value)
+        if not cache:
+            remedy = "Pass `cache=True`, or rows in memory."
+            raise _check.invalid("cache", "True with `max_documents`, which has to see all rows", cache, remedy)
+        order = ByDocuments(**common, max_documents=int(max_documents), shuffle=bool(shuffle))
+    elif examples_per_class is not None or unique_texts:
         order = _composed(common, shuffle, bucket, cache, examples_per_class, unique_texts, bool(drop_remainder))
     else:
         order = Order(

@@ -152,6 +152,9 @@ class _Featured:
         self._others = {other: values for other, values in kept._rows[0].items() if other != name}
         self._text = (name, text, kept._rows[0][name])
         self._numbers = tf.constant(numbers)
+        counts = self._packer.sequences(kept._rows[0])
+        if counts is not None:
+            self._numbers = tf.RaggedTensor.from_row_lengths(self._numbers, counts)
         self._features, self._encode = features, encode
         self._multiples = (getattr(text.preprocessor, "pad_to_multiple_of", 1), self._packer.multiple)
         self._sequence_length = text.preprocessor.sequence_length
@@ -161,7 +164,9 @@ class _Featured:
         return _cut(order, ends, self._batch, skip)
 
     def _batch(self, rows):
-        x = self._features(tf.gather(self._numbers, rows), self._round_up)
+        numbers = tf.gather(self._numbers, rows)
+        # A row of several sequences brings them one after another.
+        x = self._features(numbers.values if isinstance(numbers, tf.RaggedTensor) else numbers, self._round_up)
         others, rest = tf.nest.map_structure(lambda values: tf.gather(values, rows), (self._others, self._rest))
         x |= self._packer.merge(others, others)
         name, text, kept = self._text

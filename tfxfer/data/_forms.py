@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
-from tfxfer.data._columns import TextColumn
+from tfxfer.data._columns import RankingColumn, TextColumn
 from tfxfer.data._examples import Examples, read_weights
 from tfxfer.data._rows import Rows
 
@@ -95,7 +95,11 @@ def from_arrays(arrays, columns):
 def _array(values):
     if isinstance(values, (tf.Tensor, tf.RaggedTensor)):
         return values
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        remedy = "For lists of documents: `data.rankings`; for words with tags: `data.tagged`."
+        raise _check.invalid("dataset", "targets of one shape in every row", values, remedy) from error
     if not array.ndim:
         raise _check.invalid("dataset", "arrays of one length", values)
     return tf.constant(array.tolist()) if array.dtype == object else array
@@ -111,6 +115,9 @@ def check_rows(spec, columns):
     if len(columns) > 1:
         raise _check.invalid("dataset", f"rows whose x is a dict of {', '.join(map(repr, columns))}", spec)
     column = next(iter(columns.values()))
+    if isinstance(column, RankingColumn):
+        column.check_row(x)
+        return
     if not isinstance(column, TextColumn):
         return
     texts = x if isinstance(x, tuple) else (x,)

@@ -160,6 +160,8 @@ class Gate:
     def _dataset(self, dataset):
         self._check_origin(dataset)
         if isinstance(dataset, Examples):
+            if dataset.y is not None and isinstance(dataset.targets, type(self._targets)):
+                self._targets.check_read(dataset.y, self._y)
             return ROWS, dataset
         if isinstance(dataset, Batches):
             return BATCHES, dataset

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tfxfer import _check, _random
-from tfxfer.data._columns import TextColumn, WordsColumn
+from tfxfer.data._columns import RankingColumn, TextColumn, WordsColumn
 
 
 class Packer:
@@ -58,6 +58,16 @@ class Packer:
         if not found:
             return tf.zeros(tf.shape(tf.nest.flatten(kept)[0])[:1], tf.int32)
         return tf.add_n(found)
+
+    @property
+    def has_lists(self):
+        """Whether rows may hold lists of texts that differ in length."""
+        return any(isinstance(column, RankingColumn) for column in self.columns.values())
+
+    def sequences(self, kept):
+        """What is kept -> how many sequences each row brings into a batch, an int array; `None` where it is one."""
+        found = [column.sequences(kept[name]) for name, column in self.columns.items()]
+        return next((counts for counts in found if counts is not None), None)
 
     def token_ids(self, kept):
         """What is kept -> the token ids of each text, a tuple of ragged tensors."""

@@ -13,8 +13,9 @@ CHUNK = 4096
 # Rows that are changed and tokenized in one call where they are others in each epoch: the first batch waits for them.
 BLOCK = 1024
 
-# ids: tuple of ragged int32, one a text; rest: tuple of what is not input; lengths: int array, what padding goes by.
-Tokenized = collections.namedtuple("Tokenized", ["ids", "rest", "lengths"])
+# ids: tuple of ragged int32, one a text; rest: tuple of what is not input; lengths: int array, what padding goes by;
+# sequences: int array, how many sequences each row brings into a batch, or `None` where it is one.
+Tokenized = collections.namedtuple("Tokenized", ["ids", "rest", "lengths", "sequences"], defaults=[None])
 
 
 class Kept:
@@ -31,7 +32,8 @@ class Kept:
         else:
             rows, lengths = _tokenized(dataset, packer)
         self._rows = rows
-        self.steps, self._plan = order.prepare(Tokenized(packer.token_ids(rows[0]), rows[1], lengths))
+        found = Tokenized(packer.token_ids(rows[0]), rows[1], lengths, packer.sequences(rows[0]))
+        self.steps, self._plan = order.prepare(found)
 
     @property
     def texts(self):
@@ -60,15 +62,22 @@ def _seeds(packer, seed, epoch, rows):
 
 def _tokenized(dataset, packer):
     """((what is kept, what is not input) of all rows, lengths that decide the padding)."""
-    kept, lengths, rest = _in_memory(dataset, packer.tokenize)
+    kept, lengths, rest = _in_memory(dataset, packer.tokenize, packer)
     return (kept, rest), lengths.numpy()
 
 
-def _in_memory(dataset, function):
+def _batched(dataset, size, packer):
+    """Rows in batches; lists of different lengths, which a map makes plain tensors of, become ragged ones again."""
+    return dataset.ragged_batch(size) if packer.has_lists else dataset.batch(size)
+
+
+def _in_memory(dataset, function, packer):
     """What a function makes of all rows, which come to it in batches."""
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise _check.invalid("cache", "False for a dataset without end", True)
-    made = dataset.batch(CHUNK).map(as_it_is(function), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    made = _batched(dataset, CHUNK, packer).map(
+        as_it_is(function), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
     parts = list(made)
     if not parts:
         raise _check.invalid("dataset", "at least one row", dataset)
@@ -95,11 +104,13 @@ class Varied:
 
         def read(*row):
             kept, lengths, rest = packer.tokenize(*row)
-            return packer.token_ids(kept), rest, lengths, row[0], augmenter.split(row[0])
+            counts = packer.sequences(kept)
+            counts = () if counts is None else (counts,)
+            return packer.token_ids(kept), rest, lengths, counts, row[0], augmenter.split(row[0])
 
-        ids, rest, lengths, x, self._split = _in_memory(dataset, read)
+        ids, rest, lengths, counts, x, self._split = _in_memory(dataset, read, packer)
         self._rows = (x, rest)
-        self.steps, self._plan = order.prepare(Tokenized(ids, rest, lengths.numpy()))
+        self.steps, self._plan = order.prepare(Tokenized(ids, rest, lengths.numpy(), *(counts or (None,))))
         self._per_block = max(BLOCK // order.batch_size, 1)
 
     def plain(self):
@@ -186,7 +197,9 @@ class Streamed:
                 row = (x, *rest)
             return self._packer.tokenize(*row)
 
-        windows = rows.batch(size).map(tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        windows = _batched(rows, size, self._packer).map(
+            tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
 
         @as_it_is
         def cut(number, window):

@@ -30,7 +30,8 @@ def reranking(
             `models.TextClassifier` of two labels (the second is for what belongs together), or a function of two lists
             of strings.
         rows: `data.Rows` or what `Rows.from_any` takes, e.g. a list of dicts: a query, and a text or a list of texts
-            for positives and for negatives. Or what `data.triplets` made.
+            for positives and for negatives. Or what `data.triplets` made; or what `data.rankings` made, whose grades
+            count in `ndcg`, and are relevant above 0 in the others.
         columns: the names of the three columns.
         k: int. The rank at which `mrr` and `ndcg` are cut. Rows with fewer candidates are scored as they are.
         similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`, for an embedder.
@@ -134,8 +135,22 @@ def _row_scores(grades, scores, k):
     return average_precision, (1 / rank if rank <= k else 0.0), dcg / ideal
 
 
+def are_lists(rows):
+    """Whether rows are what `data.rankings` made."""
+    is_pair = isinstance(rows, data.Examples) and isinstance(rows.x, tuple) and len(rows.x) == 2
+    return is_pair and hasattr(rows.x[1], "row_lengths") and rows.y is not None
+
+
 def ranking_task(rows, columns=("query", "positives", "negatives")):
-    """Returns queries, their candidates (positives first) and arrays that say which are relevant."""
+    """Returns queries, their candidates (positives first) and arrays that say which are relevant.
+
+    Candidates of `data.rankings` are in its order, and the arrays are its grades.
+    """
+    if are_lists(rows):
+        queries, documents = rows.x
+        candidates = [[text.decode() for text in each] for each in documents.to_list()]
+        grades = [np.asarray(each, "float64") for each in rows.y.to_list()]
+        return [query.decode() for query in queries.numpy().tolist()], candidates, grades
     if _texts.is_dataset(rows):
         (queries, positives, *negatives), _ = _texts.text_columns("rows", rows, 3, "data.triplets")
         candidates = [list(each) for each in zip(positives, *negatives, strict=True)]

@@ -80,7 +80,7 @@ class Engine:
     ) -> None:
         target = _litert.target(_check.one_of("dtype", dtype, _litert.DTYPES), float_layers)
         _ids.require(target)
-        pairs = _check.instance("model", model, models.TextTask, "a task model").text_form == "separate"
+        pairs = _check.instance("model", model, models.TextTask, "a task model").reads_pairs()
         _saved_model.check_model(model, False, None)
         _check_outputs(model)
         _ids.check_convertible(target, model)

@@ -74,6 +74,7 @@ def saved_model(
     | | with a threshold or decisions | perhaps `in_scope`, bool `(batch,)`, and `set`, bool `(batch, classes)` |
     | | `classify_examples`, for TF Serving's Classify API | `classes`, `scores` |
     | `TextRegressor` | `regress`: `text` | `outputs` `(batch, num_outputs)` |
+    | `Reranker` | `regress`, `rank` on pairs | as above |
     | | `regress_examples`, for its Regress API, of one output | `outputs` |
     | these on `pairs` | as above, with `text_a`, `text_b` | as above |
     | | `rank`, of two labels (the second counts) or one output | `scores` |
@@ -278,7 +279,7 @@ def check_model(model, pairs, index):
                 "index", "None for several embedders", index, "Export the task by itself: `multi[name]`."
             )
         return pairs
-    return pairs or model.served_model().text_form == "separate"
+    return pairs or model.served_model().reads_pairs()
 
 
 def seen(model, pairs):

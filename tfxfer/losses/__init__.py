@@ -15,6 +15,9 @@ when the first batch is traced.
 of classifiers. `MaxSimRankingLoss` and `MaxSimDistillationLoss` take token vectors `(batch, columns, length, dim)`.
 `TagCrossentropy` and `ChainCrossentropy` take the logits `(batch, length, tags)` of token taggers, with
 a linear head and with a `layers.CRF`.
+
+`LambdaLoss`, `ListNetLoss` and their neighbours take the scores that a `models.Reranker` gives to the documents of a
+query, and grades `(lists, documents)`, NaN where a list has ended.
 """
 
 from tfxfer.losses._classes import (
@@ -43,6 +46,30 @@ from tfxfer.losses._late import (
     maxsim_distillation,
     maxsim_ranking,
     score_ranking,
+)
+from tfxfer.losses._lists import (
+    ListSoftmaxLoss,
+    PointwiseCrossentropyLoss,
+    PointwiseMSELoss,
+    ScoreMarginMSELoss,
+    list_softmax,
+    pointwise_crossentropy,
+    pointwise_mse,
+    score_margin_mse,
+)
+from tfxfer.losses._listwise import (
+    ADRMSELoss,
+    LambdaLoss,
+    ListMLELoss,
+    ListNetLoss,
+    PositionListMLELoss,
+    RankNetLoss,
+    adr_mse,
+    lambda_loss,
+    list_mle,
+    list_net,
+    position_list_mle,
+    rank_net,
 )
 from tfxfer.losses._logits import (
     ClassCrossentropy,
@@ -92,6 +119,7 @@ from tfxfer.losses._wrappers import (
 )
 
 __all__ = [
+    "ADRMSELoss",
     "AnglELoss",
     "BatchAllTripletLoss",
     "BatchHardSoftMarginTripletLoss",
@@ -106,6 +134,10 @@ __all__ = [
     "EmbeddingDistillationLoss",
     "GISTEmbedLoss",
     "GlobalOrthogonalRegularizationLoss",
+    "LambdaLoss",
+    "ListMLELoss",
+    "ListNetLoss",
+    "ListSoftmaxLoss",
     "MarginMSELoss",
     "MatryoshkaLoss",
     "MaxSimDistillationLoss",
@@ -113,12 +145,18 @@ __all__ = [
     "MegaBatchMarginLoss",
     "MultipleNegativesRankingLoss",
     "OnlineContrastiveLoss",
+    "PointwiseCrossentropyLoss",
+    "PointwiseMSELoss",
+    "PositionListMLELoss",
+    "RankNetLoss",
+    "ScoreMarginMSELoss",
     "SupervisedContrastiveLoss",
     "TagCrossentropy",
     "TripletCrossEntropyLoss",
     "TripletLoss",
     "TripletMarginRankingLoss",
     "WeightedBinaryCrossentropy",
+    "adr_mse",
     "angle",
     "batch_all_triplet",
     "batch_hard_soft_margin_triplet",
@@ -133,6 +171,10 @@ __all__ = [
     "embedding_distillation",
     "gist_embed",
     "global_orthogonal_regularization",
+    "lambda_loss",
+    "list_mle",
+    "list_net",
+    "list_softmax",
     "margin_mse",
     "matryoshka",
     "maxsim_distillation",
@@ -140,6 +182,11 @@ __all__ = [
     "mega_batch_margin",
     "multiple_negatives_ranking",
     "online_contrastive",
+    "pointwise_crossentropy",
+    "pointwise_mse",
+    "position_list_mle",
+    "rank_net",
+    "score_margin_mse",
     "score_ranking",
     "supervised_contrastive",
     "tag_crossentropy",

@@ -171,6 +171,39 @@ class EmbedderFromPreset(_Mixin):
         return cls._from_preset(preset, **given(locals()))
 
 
+class RerankerFromPreset(_Mixin):
+    """`Reranker.from_preset`; a mixin."""
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | os.PathLike[str],
+        *,
+        pooling: str | Sequence[str] | keras.layers.Layer = UNSET,
+        dropout: float = UNSET,
+        head: Literal["linear", "mlp"] | keras.layers.Layer = UNSET,
+        score_activation: str | None = UNSET,
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = UNSET,
+        name: str | None = UNSET,
+        load_weights: bool = True,
+        sequence_length: int | None = None,
+        dtype: Any = None,
+        special_tokens_in_strings: bool | None = None,
+        backbone_only: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+
+        The arguments from `pooling` to `name` are the constructor's.
+        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+
+        Raises:
+            TypeError: for an argument that the class does not have.
+            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+        """
+        return cls._from_preset(preset, **given(locals()))
+
+
 class SiameseFromPreset(_Mixin):
     """`Siamese.from_preset`; a mixin."""
 

@@ -233,7 +233,7 @@ class MultiTask(TrainsTasks, TextTask):
         """
         found = []
         for name, served in self.served_parts().items():
-            is_pairs = served.text_form == "separate" or (pairs if isinstance(pairs, bool) else name in pairs)
+            is_pairs = served.reads_pairs() or (pairs if isinstance(pairs, bool) else name in pairs)
             for each in served.signatures(is_pairs):
                 own = {"model": each.model or served, "pairs": is_pairs if each.pairs is None else each.pairs}
                 found.append(dataclasses.replace(each, name=f"{name}_{each.name}", **own))

@@ -20,6 +20,7 @@ _LOSSES: dict[str, tuple] = {
     ),
     "labels": (
         losses.WeightedBinaryCrossentropy,
+        losses.PointwiseCrossentropyLoss,
         keras.losses.BinaryCrossentropy,
         keras.losses.BinaryFocalCrossentropy,
     ),
@@ -28,6 +29,7 @@ _LOSSES: dict[str, tuple] = {
         keras.losses.MeanAbsoluteError,
         keras.losses.Huber,
         keras.losses.LogCosh,
+        losses.PointwiseMSELoss,
     ),
 }
 
@@ -73,7 +75,8 @@ def kind_of(model: Any) -> str | None:
     if loss is None or getattr(loss, "__name__", None) in _NUMBER_LOSSES:
         return "numbers" if isinstance(column, data.ValuesColumn) else None
     for kind, known in _LOSSES.items():
-        if isinstance(loss, known) and getattr(loss, "from_logits", True):
+        of_outputs = getattr(loss, "from_logits", True) and getattr(loss, "activation", None) is None
+        if isinstance(loss, known) and of_outputs:
             return kind
     return None
 
@@ -198,7 +201,16 @@ class Rows:
         self._parts: list[tuple] = []
 
     def add(self, features: Any, targets: Any, weights: Any) -> None:
-        """Adds a batch; features of more than one dimension one after another."""
+        """Adds a batch; features of more than one dimension one after another.
+
+        Targets of lists, `(lists, n)` with NaN behind their ends, are those of the documents one after another.
+        """
+        if len(targets) != len(features):
+            is_document = ~np.isnan(targets)
+            targets = targets[is_document]
+            if len(weights) == len(is_document):
+                weights = np.repeat(weights, is_document.sum(axis=1))
+            features, weights = features[: len(targets)], weights[: len(targets)]
         self._parts.append((features.reshape(len(features), -1), targets, weights))
 
     def arrays(self) -> tuple:

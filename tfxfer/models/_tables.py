@@ -167,11 +167,11 @@ def _inputs(model, columns):
     known = model.table_inputs() if model.text_form == "joint" else {"text": None}
     if set(known) == {"text"}:
         if columns is None:
-            columns = "text" if model.text_form == "joint" else ("text_a", "text_b")
+            columns = ("text_a", "text_b") if model.reads_pairs() else "text"
         if isinstance(columns, Mapping):
             raise _check.invalid("columns", "the name of a column, or two", columns)
         names = [columns] if isinstance(columns, str) else list(columns)
-        if model.text_form == "separate" and len(names) < 2:
+        if model.reads_pairs() and len(names) < 2:
             raise _check.invalid("columns", "the names of two columns, for a model that compares texts", columns)
         keys = {f"text_{k}": name for k, name in enumerate(names)}
         if len(names) == 1:

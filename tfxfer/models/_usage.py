@@ -25,6 +25,8 @@ def embedder(model, format, repo_id):
 def classifier(model, format, repo_id):
     """Returns the blocks of a classifier or regressor by library."""
     call = f"model.classify({_TEXTS}).labels" if hasattr(model, "classify") else f"model.predict({_TEXTS})"
+    if model.reads_pairs():
+        call = 'model.rank("Where is my card?", ["My card has not arrived", "What is a loan?"])'
     kind, where = type(model).__name__, location(repo_id, "hf://")
     found = {"tfxfer": f"import tfxfer\n\nmodel = tfxfer.models.{kind}.from_preset({where})\n{call}"}
     if format == "sentence-transformers":

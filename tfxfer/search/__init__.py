@@ -7,6 +7,7 @@ from tfxfer.search._negatives import hard_negatives
 from tfxfer.search._paraphrases import Paraphrases, nearest_pairs, paraphrases
 from tfxfer.search._quantize import Quantized, quantize
 from tfxfer.search._sparse_index import SparseIndex
+from tfxfer.search._teacher import teacher_scores
 from tfxfer.search._top_k import TopK, top_k
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "nearest_pairs",
     "paraphrases",
     "quantize",
+    "teacher_scores",
     "top_k",
 ]

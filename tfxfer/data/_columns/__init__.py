@@ -7,6 +7,7 @@ from tfxfer.data._columns._image import ImageColumn
 from tfxfer.data._columns._label import LabelColumn
 from tfxfer.data._columns._masked import MaskedTextColumn
 from tfxfer.data._columns._number import NumberColumn
+from tfxfer.data._columns._ranking import GradesColumn, RankingColumn
 from tfxfer.data._columns._text import TextColumn
 from tfxfer.data._columns._text_list import TextListColumn
 from tfxfer.data._columns._values import ValuesColumn
@@ -17,10 +18,12 @@ __all__ = [
     "CategoryColumn",
     "Column",
     "DeletedTextColumn",
+    "GradesColumn",
     "ImageColumn",
     "LabelColumn",
     "MaskedTextColumn",
     "NumberColumn",
+    "RankingColumn",
     "TagsColumn",
     "TextColumn",
     "TextListColumn",

@@ -89,6 +89,10 @@ class Column:
         """Returns how long each row is once it is padded, int `(rows,)`; `None` for kinds without a length."""
         return None
 
+    def sequences(self, kept: Any) -> Any:
+        """Returns how many sequences each row brings into a batch, int64 `(rows,)`; `None` where it is always one."""
+        return None
+
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
         """Makes the tensors of one batch; runs in a graph.
 
@@ -112,6 +116,17 @@ class Column:
 
         Raises:
             ValueError: where the two do not go together; it names the row.
+        """
+
+    def check_read(self, targets: Any, argument: str) -> None:
+        """Checks targets that a column of this kind has read with other settings; by default anything goes.
+
+        Args:
+            targets: what `read` gave.
+            argument: string. The name that errors use for the targets.
+
+        Raises:
+            ValueError: for targets that this column would not read; it names the row.
         """
 
     def align(self, targets: Any, inputs: Any) -> Any:
