@@ -15,7 +15,8 @@ Which function fits the rows?
 | words with tags, as `read_conll` and `read_entities` read them | `tagged` | `batches(...)` |
 | several of these at once | | `mix([batches, ...])` |
 
-`read` holds a file; `map_table` writes a file of any size again with further columns, a part at a time.
+`read` holds a file; `map_table` writes a file of any size again with further columns, a part at a time. `read_beir`,
+`read_qrels` and `read_run` read a search to score, `write_run` writes what a search found.
 
 `batches(dataset, model)` asks the task model which columns it reads. Each kind of column is a class:
 
@@ -63,6 +64,7 @@ from tfxfer.data._inference import Runner, forward, pack_columns
 from tfxfer.data._labels import class_weights, labels
 from tfxfer.data._mix import mix
 from tfxfer.data._read import read
+from tfxfer.data._retrieval_files import RetrievalTask, check_run, read_beir, read_qrels, read_run, write_run
 from tfxfer.data._rows import Rows
 from tfxfer.data._table import map_table
 from tfxfer.data._tabular import tabular_columns
@@ -82,6 +84,7 @@ __all__ = [
     "LabelColumn",
     "MaskedTextColumn",
     "NumberColumn",
+    "RetrievalTask",
     "Rows",
     "Runner",
     "TagsColumn",
@@ -94,6 +97,7 @@ __all__ = [
     "WordScores",
     "WordsColumn",
     "batches",
+    "check_run",
     "class_weights",
     "convert_tags",
     "embeddings",
@@ -110,9 +114,12 @@ __all__ = [
     "pairs",
     "pairs_from_labels",
     "read",
+    "read_beir",
     "read_conll",
     "read_entities",
     "read_list",
+    "read_qrels",
+    "read_run",
     "regression",
     "tabular_columns",
     "tag_names",
@@ -121,4 +128,5 @@ __all__ = [
     "triplets",
     "triplets_from_labels",
     "with_prefix",
+    "write_run",
 ]
