@@ -10,7 +10,21 @@ FOLDER = pathlib.Path(__file__).resolve().parent
 README = FOLDER.parent / "README.md"
 SECTIONS = ("Rows", "Choose it", "Neighbours", "Reference")
 # The modules of `tfxfer.losses` in the order of the tables.
-FAMILIES = ("_pairs", "_triplets", "_ranking", "_classes", "_distillation", "_wrappers", "_logits", "_tags")
+FAMILIES = (
+    "_pairs",
+    "_triplets",
+    "_ranking",
+    "_classes",
+    "_similarities",
+    "_neighbourhoods",
+    "_memory",
+    "_tension",
+    "_distillation",
+    "_wrappers",
+    "_layerwise",
+    "_logits",
+    "_tags",
+)
 
 LOSSES_HEAD = """\
 # Losses

@@ -181,6 +181,7 @@ class SiameseFromPreset(_Mixin):
         *,
         decoder: str | keras.layers.Layer | None = UNSET,
         chunk_size: int | None = UNSET,
+        all_layers: bool = UNSET,
         pooling: str | Sequence[str] = UNSET,
         dense: Sequence[Mapping[str, Any]] = UNSET,
         normalize: bool | None = UNSET,
@@ -202,7 +203,7 @@ class SiameseFromPreset(_Mixin):
     ) -> Self:
         """Makes the model from a preset; what is left out is the preset's, or else the class's default.
 
-        `decoder` and `chunk_size` are the constructor's, `pooling` to `name` those of `TextEmbedder`.
+        `decoder`, `chunk_size` and `all_layers` are the constructor's, `pooling` to `name` those of `TextEmbedder`.
         The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
 
         Raises:

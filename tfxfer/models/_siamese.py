@@ -30,11 +30,14 @@ class Siamese(SiameseFromPreset, TextTask):
         decoder: what is made of the embeddings of a row: a name out of `layers.COMPARISONS`, such as `"cosine"` or
             `"euclidean_distance"`, for the nearness of the first column to each of the others, or a Keras layer on
             `(batch, columns, dim)`. By default nothing: the losses of this package work on the embeddings themselves.
+        all_layers: bool. Whether the output has the embedding of every layer of the encoder, from its embeddings of
+            tokens upwards, for `losses.AdaptiveLayerLoss`: of layer l > 0, what `embedder.with_blocks(l)` gives.
         trainable: as `TextEmbedder` has it; by default the embedder's flags stay.
         **kwargs: `name`.
 
     Input: dict of int32 `(batch, columns, length)`, as `data.batches(..., columns="separate")` makes them; `fit` takes
-    a tuple of string columns as well. Output: float32 `(batch, columns, dim)`, or what the decoder makes of it.
+    a tuple of string columns as well. Output: float32 `(batch, columns, dim)`, or what the decoder makes of it; with
+    `all_layers` `(batch, columns, layers, dim)`, of the number of blocks and one layers.
 
     Example:
 
@@ -55,16 +58,20 @@ class Siamese(SiameseFromPreset, TextTask):
         *,
         decoder: str | keras.layers.Layer | None = None,
         chunk_size: int | None = None,
+        all_layers: bool = False,
         trainable: bool | Mapping[str, bool] | Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         self.embedder = _check.instance("embedder", embedder, TextEmbedder, "a `models.TextEmbedder`")
         self.chunk_size = chunk_size
         self._decoder_argument = decoder
+        self.all_layers = _check.instance("all_layers", all_layers, bool, "a bool")
+        if all_layers and decoder is not None:
+            raise _check.invalid("decoder", "None with `all_layers`, whose losses read the embeddings", decoder)
         if isinstance(decoder, str):
             decoder = layers.Comparison(_check.one_of("decoder", decoder, layers.COMPARISONS), name="decoder")
         inputs = {name: keras.Input((None, None), dtype="int32", name=name) for name in embedder.input}
-        outputs = layers.SiameseTowers(embedder, chunk_size, name="towers")(inputs)
+        outputs = self._towers(embedder, inputs)
         top = list(embedder.layer_groups().get("head", ()))
         if decoder is not None:
             outputs = decoder(outputs)
@@ -79,6 +86,11 @@ class Siamese(SiameseFromPreset, TextTask):
             trainable=trainable,
             **kwargs,
         )
+
+    def _towers(self, embedder, inputs):
+        """Makes the layer that encodes the columns, and calls it."""
+        encoder = embedder.layer_embeddings() if self.all_layers else embedder
+        return layers.SiameseTowers(encoder, self.chunk_size, name="towers")(inputs)
 
     def embedding_spec(self) -> backbones.EmbeddingSpec:
         """Returns that of the embedder."""
@@ -119,7 +131,7 @@ class Siamese(SiameseFromPreset, TextTask):
         return self.embedder
 
     # Arguments of `from_preset` that are the constructor's; the others go to the embedder.
-    _own: tuple[str, ...] = ("decoder", "chunk_size")
+    _own: tuple[str, ...] = ("decoder", "chunk_size", "all_layers")
 
     keeps_embedding = True
 
@@ -146,7 +158,7 @@ class Siamese(SiameseFromPreset, TextTask):
         return super()._with(own)
 
     def _changeable(self):
-        return (*super()._changeable(), "chunk_size")
+        return (*super()._changeable(), "chunk_size", "all_layers")
 
     def get_config(self) -> dict[str, Any]:
         decoder = self._decoder_argument
@@ -155,6 +167,7 @@ class Siamese(SiameseFromPreset, TextTask):
             "embedder": keras.saving.serialize_keras_object(self.embedder),
             "decoder": decoder if named else keras.saving.serialize_keras_object(decoder),
             "chunk_size": self.chunk_size,
+            "all_layers": self.all_layers,
             "trainable": self._trainable_config(),
             "name": self.name,
             **self._record_config(),
@@ -263,7 +276,7 @@ class SiameseClassifier(SiameseClassifierFromPreset, Classifying, Siamese):
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
-        for name in ("decoder", "multi_label"):
+        for name in ("decoder", "multi_label", "all_layers"):
             config.pop(name, None)
         decoder = self._decoder.get_config()
         return {**config, **{name: decoder[name] for name in ("features", "hidden_dims", "dropout")}}
