@@ -57,7 +57,7 @@ def adaptive_layer(
         What `loss` returns.
 
     >>> stack = np.array([[[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]]], "float32")
-    >>> distance = lambda y, x: _ops.cosine_distance(x[:, 0], x[:, 1])
+    >>> distance = lambda y, x: 1.0 - ops.sum(x[:, 0] * x[:, 1], axis=-1)
     >>> [round(float(x), 4) for x in adaptive_layer(distance, None, stack, kl_temperature=0.0)]  # 1 + 0
     [1.0]
     """
@@ -87,7 +87,7 @@ def matryoshka_2d(
         What `loss` returns.
 
     >>> stack = np.array([[[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]]], "float32")
-    >>> distance = lambda y, x: _ops.cosine_distance(x[:, 0], x[:, 1])
+    >>> distance = lambda y, x: 1.0 - ops.sum(x[:, 0] * x[:, 1], axis=-1)
     >>> [round(float(x), 4) for x in matryoshka_2d(distance, None, stack, (2, 1), kl_temperature=0.0)]  # 2 + 0
     [2.0]
     """

@@ -85,7 +85,7 @@ def multi_similarity(
 
     >>> texts = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]], "float32")
     >>> [round(float(x), 4) for x in multi_similarity(np.array([0, 0, 1]), texts, beta=2.0, mining_margin=None)]
-    [0.7561, 1.1191, 0.6735]
+    [0.4557, 0.8178, 0.58]
     """
     texts, positive, negative = _texts(y_true, y_pred, "multi_similarity")
     s = _ops.pairwise_cosine_similarity(texts, texts)
@@ -147,7 +147,7 @@ def _cross_entropy(y_pred, shares, similarity, name):
     scores = _ops.PAIRWISE_SIMILARITIES[similarity](anchors, positives)
     total = ops.sum(shares, axis=1, keepdims=True)
     shares = shares / ops.where(total > 0, total, ops.ones_like(total))
-    return -ops.sum(shares * ops.log_softmax(scores, axis=1), axis=1)
+    return ops.sum(shares * -ops.log_softmax(scores, axis=1), axis=1)
 
 
 def n_pairs_rows(y_true: Any, y_pred: Any, similarity: str = "dot") -> Any:
