@@ -220,28 +220,28 @@ def paraphrase_mining_scores(
         raise _check.invalid("embeddings", "at least two rows", embeddings.shape)
     _check.one_of("similarity", similarity, _neighbours.SIMILARITIES)
     k, max_pairs = min(_check.integer("k", k), rows - 1), _check.integer("max_pairs", max_pairs)
-    labelled = _labelled(pairs, rows, transitive)
+    known = labelled(pairs, rows, transitive)
     found, scores = _neighbours.nearest_pairs(embeddings, k, max_pairs, -np.inf, similarity)
-    right = np.isin(found[:, 0] * rows + found[:, 1], labelled)
+    right = np.isin(found[:, 0] * rows + found[:, 1], known)
     # Where a group of equal scores ends.
     ends = np.flatnonzero(np.concatenate([scores[1:] != scores[:-1], [True]]))
     taken, hits = ends + 1.0, np.cumsum(right)[ends]
-    precision, recall = hits / taken, hits / len(labelled)
-    f1 = 2 * hits / (taken + len(labelled))
+    precision, recall = hits / taken, hits / len(known)
+    f1 = 2 * hits / (taken + len(known))
     best = int(np.argmax(f1))
     last = int(ends[best])
     return {
-        "average_precision": float(np.sum(np.diff(hits, prepend=0) * precision) / len(labelled)),
+        "average_precision": float(np.sum(np.diff(hits, prepend=0) * precision) / len(known)),
         "f1": float(f1[best]),
         "precision": float(precision[best]),
         "recall": float(recall[best]),
         "threshold": float((scores[last] + scores[min(last + 1, len(scores) - 1)]) / 2),
-        "pairs": len(labelled),
+        "pairs": len(known),
         "texts": rows,
     }
 
 
-def _labelled(pairs, rows, transitive):
+def labelled(pairs, rows, transitive):
     """Returns labelled pairs as sorted numbers `first * rows + second`, each once."""
     pairs = np.asarray(pairs)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs) or pairs.dtype.kind not in "iu":

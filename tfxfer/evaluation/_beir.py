@@ -76,7 +76,7 @@ def _listed(argument, texts):
 
 def beir(
     model: Any,
-    folder: str | os.PathLike[str],
+    folder: Any,
     *,
     split: str = "test",
     ks: Sequence[int] = (1, 3, 5, 10, 100),
@@ -95,7 +95,7 @@ def beir(
     Args:
         model: an embedder, as `retrieval` takes it; or any other search: a function of queries and corpus, two dicts of
             id to text, that returns a run, a dict of query id to a dict of document id to score.
-        folder: path of a folder that `data.read_beir` reads.
+        folder: path of a folder that `data.read_beir` reads, or what it returned, a `data.RetrievalTask`.
         split: string. Whose judgements count.
         ks: ints. The ranks at which the scores are cut.
         k: int. Documents that an embedder finds for each query. Defaults to 1000.
@@ -126,12 +126,19 @@ def beir(
     Reference: Thakur et al., 2021, BEIR, https://arxiv.org/abs/2104.08663.
     """
     searching = {name: kwargs.pop(name) for name in _SEARCH_OPTIONS if name in kwargs}
-    task = data.read_beir(folder, split=split, title=title, missing=missing)  # type: ignore[arg-type]
+    task = read_task(folder, split, title, missing)
     run = _run_of(model, task, k, ignore_identical_ids, searching)
     if run_file is not None:
         data.write_run(run_file, {query: found for query, found in run.items() if found})
     scores = _runs.run_scores(run, task.relevant, ks=ks, rules=rules, rows=rows, intervals=intervals, **kwargs)
     return {**scores, "documents": len(task.corpus)}
+
+
+def read_task(folder, split="test", title=" ", missing="keep"):
+    """Returns the task in a folder, or one that was read already."""
+    if isinstance(folder, data.RetrievalTask):
+        return folder
+    return data.read_beir(folder, split=split, title=title, missing=missing)
 
 
 _SEARCH_OPTIONS = ("similarity", "query_prompt", "document_prompt", "batch_size", "corpus_chunk", "progress")
@@ -173,8 +180,8 @@ def nano_beir(
 
     Args:
         model: as `beir` takes it.
-        folders: path of a folder with a folder for each data set, a list of paths, or a dict of name to path. A path of
-            a list is called by its last part.
+        folders: path of a folder with a folder for each data set, a list of paths, or a dict of name to path (or to
+            what `data.read_beir` returned). A path of a list is called by its last part.
         split: string. Whose judgements count; folders as the Hugging Face hub has them call it `"train"`.
         ks: ints. The ranks at which the scores are cut. Defaults to sentence-transformers', with 100 for `map@100`.
         rules: `"sentence_transformers"` (default), `"trec_eval"` or `"ranx"`; see `run_scores`.
@@ -198,12 +205,10 @@ def nano_beir(
     Reference: the data sets are at https://huggingface.co/collections/zeta-alpha-ai/nanobeir; the protocol is that of
     sentence-transformers' NanoBEIREvaluator.
     """
-    named = _named(folders)
+    named = named_folders(folders)
     prompts = {"query_prompt": dict(query_prompts or {}), "document_prompt": dict(document_prompts or {})}
     for name, given in prompts.items():
-        unknown = next((one for one in given if one not in named), None)
-        if unknown is not None:
-            raise _check.invalid(f"{name}s", f"names out of {', '.join(map(repr, named))}", unknown)
+        check_prompts(f"{name}s", given, named)
     found = {}
     for name, folder in named.items():
         own = {option: given[name] for option, given in prompts.items() if name in given}
@@ -213,7 +218,14 @@ def nano_beir(
     return {**means, "datasets": found}
 
 
-def _named(folders):
+def check_prompts(argument, prompts, named):
+    """Raises for the prompt of a data set that is not there."""
+    unknown = next((one for one in prompts or () if one not in named), None)
+    if unknown is not None:
+        raise _check.invalid(argument, f"names out of {', '.join(map(repr, named))}", unknown)
+
+
+def named_folders(folders):
     """Returns a dict of name to path."""
     if isinstance(folders, Mapping):
         named = dict(folders)
