@@ -314,6 +314,10 @@ MODELS = {
         pooling=("cls", "max"),
         trainable=["block_0", "head"],
     ),
+    tx.models.ContrastiveTension: lambda folder, dtype=None: tx.models.ContrastiveTension(
+        tiny.embedder(folder, dtype, pooling="max", dense=[{"units": 5, "activation": "tanh"}], normalize=False),
+        trainable=["block_0", "twin", "head"],
+    ),
     tx.models.MultiTask: lambda folder, dtype=None: several_tasks(folder, dtype),
 }
 

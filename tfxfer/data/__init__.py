@@ -9,6 +9,7 @@ Which function fits the rows?
 | two texts and a score | `pairs(..., target="score")` | `batches(...)` |
 | two or more texts and a label | `labelled` with a tuple of names | `batches(...)` |
 | texts that belong together | `pairs`, `triplets` | `batches(..., unique_texts=True)` |
+| texts without labels | `tension_pairs`, for two encoders | `batches(...)` |
 | few texts with labels | `pairs_from_labels`, `triplets_from_labels` | `batches(...)` |
 | rows with what another model says of them | `pairs`, `triplets` with `targets=embeddings(...)` | `batches(...)` |
 | columns of other kinds as well | `examples` (`tabular_columns` finds means, scales and names) | `batches(...)` |
@@ -70,6 +71,7 @@ from tfxfer.data._table import map_table
 from tfxfer.data._tabular import tabular_columns
 from tfxfer.data._tagged import convert_tags, tag_names, tagged
 from tfxfer.data._task_batches import MIXINGS, TaskRows, in_turn, no_rows, task_batches
+from tfxfer.data._tension import tension_pairs
 from tfxfer.data._word_runner import WordRunner, WordScores, padded
 
 __all__ = [
@@ -125,6 +127,7 @@ __all__ = [
     "tag_names",
     "tagged",
     "task_batches",
+    "tension_pairs",
     "triplets",
     "triplets_from_labels",
     "with_prefix",

@@ -51,6 +51,8 @@ class Siamese(SiameseFromPreset, TextTask):
     """
 
     text_form = "separate"
+    # The number of columns, where it is fixed.
+    _columns: int | None = None
 
     def __init__(
         self,
@@ -70,22 +72,27 @@ class Siamese(SiameseFromPreset, TextTask):
             raise _check.invalid("decoder", "None with `all_layers`, whose losses read the embeddings", decoder)
         if isinstance(decoder, str):
             decoder = layers.Comparison(_check.one_of("decoder", decoder, layers.COMPARISONS), name="decoder")
-        inputs = {name: keras.Input((None, None), dtype="int32", name=name) for name in embedder.input}
+        shape = (self._columns, None)
+        inputs = {name: keras.Input(shape, dtype="int32", name=name) for name in embedder.input}
         outputs = self._towers(embedder, inputs)
-        top = list(embedder.layer_groups().get("head", ()))
+        head = list(embedder.layer_groups().get("head", ()))
         if decoder is not None:
             outputs = decoder(outputs)
-            top.append(decoder)
+            head.append(decoder)
         kwargs.setdefault("compile", False)  # the loss is the user's choice
         super().__init__(
             inputs,
             outputs,
             backbone=embedder.backbone,
             preprocessor=embedder.preprocessor,
-            top=top,
+            top={**self._between(), "head": head},
             trainable=trainable,
             **kwargs,
         )
+
+    def _between(self):
+        """The layer groups between the embedder's encoder and its head: a dict of name to list of layers."""
+        return {}
 
     def _towers(self, embedder, inputs):
         """Makes the layer that encodes the columns, and calls it."""
