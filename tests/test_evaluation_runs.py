@@ -301,6 +301,8 @@ def test_several_folders_count_the_same_in_the_mean(tmp_path):
     assert said == ["query: ", None]
     with pytest.raises(ValueError, match=r"`query_prompts`.*'a'"):
         evaluation.nano_beir(model, {"a": tmp_path / "all" / "one"}, query_prompts={"b": "query: "})
+    with pytest.raises(ValueError, match="`run_file`"):
+        evaluation.nano_beir(model, tmp_path / "all", run_file=tmp_path / "a.run")
     with pytest.raises(ValueError, match="at least one data set"):
         evaluation.nano_beir(model, tmp_path)
     with pytest.raises(ValueError, match="different last parts"):

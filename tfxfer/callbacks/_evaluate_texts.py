@@ -13,7 +13,7 @@ from tfxfer.evaluation import _alike, _beir, _retrieval, _runs
 class EvaluateTranslation(_EvaluateTexts):
     """Writes `val_accuracy`, `val_source_to_target`, `val_target_to_source` of translations after each epoch.
 
-    The scores of `evaluation.translation`. Stands before the callbacks that follow its values; see `Evaluate`.
+    The scores of `evaluation.translation`. Put it before the callbacks that follow its values; see `Evaluate`.
 
     Args:
         texts: what `data.pairs` made without a target, or a tuple of two lists of strings, sources and translations.
@@ -47,7 +47,7 @@ class EvaluateTranslation(_EvaluateTexts):
 class EvaluateParaphraseMining(_EvaluateTexts):
     """Writes `val_average_precision`, `val_f1`... of finding paraphrases among all pairs, after each epoch.
 
-    The scores of `evaluation.paraphrase_mining`. Stands before the callbacks that follow its values; see `Evaluate`.
+    The scores of `evaluation.paraphrase_mining`. Put it before the callbacks that follow its values; see `Evaluate`.
 
     Args:
         texts: list of strings, or a dict of id to string.
@@ -96,7 +96,7 @@ class EvaluateParaphraseMining(_EvaluateTexts):
 class EvaluateEmbeddingMSE(_EvaluateTexts):
     """Writes `val_negative_mse`, `val_mse` and `val_cosine` between a student's and a teacher's vectors.
 
-    The scores of `evaluation.embedding_mse` after each epoch. Stands before the callbacks that follow its values; see
+    The scores of `evaluation.embedding_mse` after each epoch. Put it before the callbacks that follow its values; see
     `Evaluate`. The teacher encodes its texts once, when the callback is made.
 
     Args:
@@ -134,7 +134,7 @@ def _mse(model, vectors, texts, *, batch_size, progress):
 class EvaluateNanoBEIR(_EvaluateTexts):
     """Writes `val_ndcg@10` and the other means over several searches: `evaluation.nano_beir` after each epoch.
 
-    Stands before the callbacks that follow its values; see `Evaluate`. The folders are read once, when the callback is
+    Put it before the callbacks that follow its values; see `Evaluate`. The folders are read once, when the callback is
     made.
 
     Args:

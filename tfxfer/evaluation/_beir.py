@@ -187,7 +187,7 @@ def nano_beir(
         rules: `"sentence_transformers"` (default), `"trec_eval"` or `"ranx"`; see `run_scores`.
         query_prompts: dict of a data set's name to the string set before its queries; the others have the embedder's.
         document_prompts: likewise for documents.
-        **kwargs: as `beir` has them but for `run_file` and `rows`.
+        **kwargs: as `beir` has them but for `run_file`.
 
     Returns:
         A dict: the mean over the data sets of each score, and `datasets`, a dict of name to the dict of `beir`.
@@ -205,6 +205,8 @@ def nano_beir(
     Reference: the data sets are at https://huggingface.co/collections/zeta-alpha-ai/nanobeir; the protocol is that of
     sentence-transformers' NanoBEIREvaluator.
     """
+    if kwargs.get("run_file") is not None:
+        raise _check.invalid("run_file", "nothing for several data sets", kwargs["run_file"], "Call `beir` for each.")
     named = named_folders(folders)
     prompts = {"query_prompt": dict(query_prompts or {}), "document_prompt": dict(document_prompts or {})}
     for name, given in prompts.items():

@@ -2,8 +2,9 @@
 
 Which one fits the rows? `docs/losses.md` has the table of all, made from the docstrings here: each class says which
 `Rows:` it needs, when to `Choose it:` and what its `Neighbours:` are. In short: pairs with a score, `CoSENTLoss`; pairs
-that belong together, `MultipleNegativesRankingLoss`; texts with class ids, `BatchHardTripletLoss` or
-`SupervisedContrastiveLoss`; a teacher, `MarginMSELoss`, `DistillKLDivLoss` or `EmbeddingDistillationLoss`.
+that belong together, `MultipleNegativesRankingLoss`; texts with class ids, `MultiSimilarityLoss`,
+`BatchHardTripletLoss` or `SupervisedContrastiveLoss`; a teacher, `MarginMSELoss`, `DistillKLDivLoss` or
+`EmbeddingDistillationLoss`.
 
 `y_pred` is what `models.Siamese` gives, float `(batch, columns, dim)`: column 0 the anchor or query, column 1 the
 positive or document, further columns negatives. Losses on single texts take the `(batch, dim)` of a

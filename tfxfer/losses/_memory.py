@@ -58,12 +58,14 @@ class CrossBatchMemoryLoss(_Wrapper):
     A task model of this package takes the memory for a part of itself: it is saved in `.keras` files of the compiled
     model, and `callbacks.Resume` restores it, so that a training that was stopped goes on with the same texts.
     `evaluate` and `validation_data` compare with the memory and do not change it. Presets and exports leave it out. In
-    any other `keras.Model` every call of the loss remembers, and the memory is kept by nobody.
+    any other `keras.Model` every call of the loss remembers, and no file keeps the memory; on JAX, where a step gives
+    back the variables of its model alone, that is an error.
 
     Args:
         loss: a loss on class ids that compares texts with others: `MultiSimilarityLoss`, `CircleLoss`,
-            `SoftNearestNeighboursLoss`, `GeneralizedLiftedStructureLoss`, or one of your own with a method `between`,
-            as they have it. Its own `reduction` and `dtype` do not count.
+            `SoftNearestNeighboursLoss`, `GeneralizedLiftedStructureLoss`, or a `keras.losses.Loss` of your own with a
+            method `between(texts, others, positive, negative)`: vectors `(n, dim)` and `(m, dim)` and two bool tensors
+            `(n, m)`; it returns a value for each text, `(n,)`. Its own `reduction` and `dtype` do not count.
         dim: int. Size of a vector.
         size: int. Texts that are remembered. Defaults to 4096.
         **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
@@ -73,7 +75,8 @@ class CrossBatchMemoryLoss(_Wrapper):
         remembers: bool. Whether a call puts its texts into the memory.
 
     Raises:
-        ValueError: for a loss without `between`, a size below 1, vectors of another size, or `y_true` of a float dtype.
+        ValueError: for a loss without `between`, a size below 1, vectors of another size, or `y_true` of a float dtype;
+            on JAX, in the compiled step of a model that is no task model of this package.
 
     Example:
 
@@ -101,15 +104,18 @@ class CrossBatchMemoryLoss(_Wrapper):
         self._count = keras.Variable(shape=(), dtype="int32", name="memory_count", **options)
         self.state_variables = [self._texts, self._ids, self._count]
         self.remembers = True
+        # Whether the model that calls keeps the variables.
+        self._is_kept = False
 
     @contextlib.contextmanager
     def remembering(self, value: bool) -> Iterator[None]:
-        """Sets `remembers` within a `with` block."""
-        before, self.remembers = self.remembers, bool(value)
+        """Sets `remembers` within a `with` block, for a model that keeps `state_variables` among its own."""
+        before = self.remembers, self._is_kept
+        self.remembers, self._is_kept = bool(value), True
         try:
             yield
         finally:
-            self.remembers = before
+            self.remembers, self._is_kept = before
 
     def reset(self) -> None:
         """Forgets all texts."""
@@ -127,6 +133,9 @@ class CrossBatchMemoryLoss(_Wrapper):
         if texts.shape[-1] != self.dim:
             expected = f"vectors of dim={self.dim} components for CrossBatchMemoryLoss"
             raise _check.invalid("y_pred", expected, tuple(y_pred.shape), "Give the loss the model's size as `dim`.")
+        if self.remembers and not self._is_kept and type(y_pred).__name__.endswith("Tracer"):
+            remedy = "Train a task model of `tfxfer.models`, or compute the loss outside of `jax.jit`."
+            raise _check.invalid("loss", "a loss without a memory in a compiled step on JAX", self.name, remedy)
         ids = ops.cast(y_true, "float32")
         if len(y_pred.shape) == 3:
             shape = (*ops.shape(y_pred)[:2], _PARTS)
