@@ -52,7 +52,6 @@ def test_training_fills_the_memory_and_evaluation_leaves_it(tmp_path):
     texts, ids, _ = before
     assert not texts[:4].any() and set(ids[4:, 0]) == {0, 1, 2}
     made.evaluate(tiny.TEXTS, np.array(ROWS["y"]), verbose=0)
-    made.predict(tiny.TEXTS, verbose=0)
     for one, other in zip(memory(made), before, strict=True):
         np.testing.assert_array_equal(one, other)
     fit(made)
@@ -132,6 +131,7 @@ def test_layers_below_a_final_norm_go_through_it_as_they_will_when_they_are_last
     np.testing.assert_allclose(found[:, 1], made.with_blocks(1).encode(tiny.TEXTS[:4]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_trained_over_all_layers_may_lose_the_top_ones(tmp_path):
     made = towers(tmp_path)
     loss = tx.losses.Matryoshka2dLoss(tx.losses.MultipleNegativesRankingLoss(), [5, 3])

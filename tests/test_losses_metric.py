@@ -12,12 +12,16 @@ import reference
 from keras import ops
 from test_losses_loops import DISTANCES, IDS, ROWS, SIMILARITIES, agree, cos, distances, hinge, lse, mined, similarities
 
-from tfxfer import _ops, losses
-from tfxfer.losses import _layerwise
+from tfxfer import losses
 
 TEXTS = ROWS[:, 0]
 N = range(len(TEXTS))
 RNG = np.random.default_rng(11)
+
+
+def unit(x):
+    """Rows scaled to length 1."""
+    return x / ops.sqrt(ops.sum(ops.square(x), axis=-1, keepdims=True))
 
 
 def softplus(x):
@@ -46,7 +50,6 @@ def close(found, expected, what):
 def of_case(case, labels):
     """The loss of one of the reference's cases, a function of the embeddings."""
     y, c = np.array(labels), case["config"]
-    unit = _ops.unit_norm
     if c.get("defaults"):  # those of PyTorch Metric Learning
         c = {"m": 0.4, "gamma": 80.0, "alpha": 2.0, "beta": 50.0, "base": 0.5, "miner_epsilon": None}
         c |= {"neg_margin": 1.0, "pos_margin": 0.0, "normalise": True}
@@ -151,29 +154,23 @@ def test_losses_over_layers_equal_the_reference_with_their_gradients(golden):
         config, base = dict(case["config"]), BASES[case["base"]]
         for name in ("n_layers_per_step", "n_dims_per_step", "matryoshka_dims", "matryoshka_weights"):
             config.pop(name, None)
-        options = (
-            case["layers"],
-            config.pop("layer_weighting", "uniform"),
-            config.pop("last_layer_weight", 1.0),
-            config.pop("prior_layers_weight", 1.0),
-            config.pop("kl_div_weight", 1.0),
-            config.pop("kl_temperature", 0.3),
-        )
-        assert not config
+        names = {"layer_weighting": "weighting", "kl_div_weight": "kl_weight"}
+        options = {"layers": case["layers"], **{names.get(name, name): value for name, value in config.items()}}
         dims, weights = case.get("dims_sorted"), case.get("weights_sorted")
         drawn = case.get("dims_per_layer")
 
-        def value_of(layer, e, base=base, case=case, dims=dims, weights=weights, drawn=drawn):
-            if dims is None:
-                return base(labels, e)
-            of_layer = dims
-            if drawn is not None:  # those of the last layer come first
-                of_layer = drawn[0 if layer == 4 else 1 + case["layers"].index(layer)]
-            return losses.matryoshka(base, labels, e, of_layer, [weights[dims.index(d)] for d in of_layer])
-
-        def loss(x, value_of=value_of, options=options):
+        def loss(x, base=base, dims=dims, weights=weights, drawn=drawn, options=options):
             pooled = ops.sum(x * mask[None, None, ..., None], axis=3) / mask.sum(1)[None, None, :, None]
-            return _layerwise.over_layers(value_of, ops.transpose(pooled, (2, 0, 1, 3)), *options)
+            # Dimensions are drawn anew for each layer: the last one's first, then in the order of `layers`.
+            left = iter(drawn or [])
+
+            def of_layer(y, e):
+                if dims is None:
+                    return base(y, e)
+                chosen = next(left) if drawn else dims
+                return losses.matryoshka(base, y, e, chosen, [weights[dims.index(d)] for d in chosen])
+
+            return losses.adaptive_layer(of_layer, labels, ops.transpose(pooled, (2, 0, 1, 3)), **options)
 
         value, gradient = with_gradient(loss, stacks)
         what = f"{case['loss']} {case['base']} {case['config']}"
@@ -326,7 +323,7 @@ def test_contrastive_tension():
     agree(losses.contrastive_tension(y, ROWS[:, :2]), expected)
 
 
-@pytest.mark.parametrize("weighting", _layerwise.WEIGHTINGS)
+@pytest.mark.parametrize("weighting", ["uniform", "log", "linear"])
 @pytest.mark.parametrize("layers", [None, [2, 0]])
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_adaptive_layers_alone_and_with_fewer_components(weighting, layers, temperature):
@@ -351,7 +348,7 @@ def test_adaptive_layers_alone_and_with_fewer_components(weighting, layers, temp
         expected = 0.7 * near(stack[:, :, 3], dims) + 0.4 * temperature * divergence
         for layer in below:
             expected = expected + 1.3 * weight[weighting](layer) / len(below) * near(stack[:, :, layer], dims)
-        base = lambda y, e: _ops.cosine_distance(e[:, 0], e[:, 1])  # noqa: E731
+        base = lambda y, e: 1.0 - ops.sum(unit(e[:, 0]) * unit(e[:, 1]), axis=-1)  # noqa: E731
         if dims == (6,):
             agree(losses.adaptive_layer(base, None, stack, **options), expected)
         agree(losses.matryoshka_2d(base, None, stack, list(dims), **options), expected)

@@ -35,8 +35,7 @@ def test_texts_that_make_no_pairs_are_errors(texts, negatives, said):
         data.tension_pairs(texts, negatives)
 
 
-def test_both_encoders_start_alike_and_train_apart(tmp_path):
-    keras.utils.set_random_seed(0)
+def test_both_encoders_start_alike_with_weights_of_their_own(tmp_path):
     model = models.ContrastiveTension(tiny.embedder(tmp_path, normalize=False))
     x = model.preprocess_samples((tiny.TEXTS, tiny.TEXTS))
     vectors = ops.convert_to_numpy(model(x))
@@ -44,6 +43,17 @@ def test_both_encoders_start_alike_and_train_apart(tmp_path):
     np.testing.assert_allclose(vectors[:, 0], model.embedder.encode(tiny.TEXTS), atol=1e-5)
     groups = model.layer_groups()
     assert list(groups)[-1] == "twin" and groups["twin"] == [model.twin]
+    model.twin.set_weights([2 * weight for weight in model.twin.get_weights()])
+    changed = ops.convert_to_numpy(model(x))
+    np.testing.assert_array_equal(changed[:, 0], vectors[:, 0])
+    assert np.abs(changed[:, 1] - vectors[:, 1]).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_both_encoders_train_apart_and_come_back_from_a_file(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = models.ContrastiveTension(tiny.embedder(tmp_path, normalize=False))
+    x = model.preprocess_samples((tiny.TEXTS, tiny.TEXTS))
     model.compile(keras.optimizers.Adam(0.01), loss=losses.ContrastiveTensionLoss())
     history = model.fit(data.batches(data.tension_pairs(TEXTS, 2), model, 8, seed=0), epochs=3, verbose=0).history
     assert history["loss"][-1] < history["loss"][0]
