@@ -83,6 +83,7 @@ OPTIONAL = ("keras_tuner", "matplotlib", "nltk", "pandas", "pyarrow", "tensorboa
 
 # Classes of tasks: what stands above `models` asks a task what it is, and names none.
 TASKS = {
+    "ContrastiveTension",
     "DenoisingAutoencoder",
     "LateInteractionEmbedder",
     "MaskedLanguageModel",

@@ -17,6 +17,10 @@ SCORES = np.arange(8.0)
 TRIPLETS = (tiny.TEXTS, tiny.TEXTS[::-1], tiny.TEXTS[3:] + tiny.TEXTS[:3])
 ROWS = [{"query": "my card", "positives": ["the card"], "negatives": ["a loan", "day"]}]
 RELEVANT = [[i] for i in range(8)]
+TASKS = {
+    name: tx.data.RetrievalTask({"q": tiny.TEXTS[0]}, {"a": tiny.TEXTS[1], "b": tiny.TEXTS[4]}, {"q": {right: 1}})
+    for name, right in (("one", "a"), ("two", "b"))
+}
 
 EVALUATORS = {
     "similarity": (lambda **kw: tx.callbacks.EvaluateSimilarity(PAIRS, SCORES, **kw), "val_spearman"),
@@ -30,6 +34,16 @@ EVALUATORS = {
         "val_ndcg@3",
     ),
     "reranking": (lambda **kw: tx.callbacks.EvaluateReranking(ROWS, **kw), "val_ndcg@10"),
+    "translation": (lambda **kw: tx.callbacks.EvaluateTranslation(PAIRS, **{"name": "bi", **kw}), "val_bi_accuracy"),
+    "mining": (
+        lambda **kw: tx.callbacks.EvaluateParaphraseMining(tiny.TEXTS, [(0, 1)], **{"name": "mine", **kw}),
+        "val_mine_average_precision",
+    ),
+    "mse": (
+        lambda **kw: tx.callbacks.EvaluateEmbeddingMSE(np.eye(8), tiny.TEXTS, **{"at_start": False, **kw}),
+        "val_negative_mse",
+    ),
+    "nano": (lambda **kw: tx.callbacks.EvaluateNanoBEIR(TASKS, ks=3, **{"name": "n", **kw}), "val_n_ndcg@3"),
 }
 PLAIN = {
     "similarity": lambda m: tx.evaluation.similarity(m, PAIRS, SCORES)["spearman"],
@@ -37,6 +51,10 @@ PLAIN = {
     "triplets": lambda m: tx.evaluation.triplets(m, TRIPLETS)["triplet_accuracy"],
     "retrieval": lambda m: tx.evaluation.retrieval(m, tiny.TEXTS, tiny.TEXTS[::-1], RELEVANT, ks=3)["ndcg@3"],
     "reranking": lambda m: tx.evaluation.reranking(m, ROWS)["ndcg@10"],
+    "translation": lambda m: tx.evaluation.translation(m, PAIRS)["accuracy"],
+    "mining": lambda m: tx.evaluation.paraphrase_mining(m, tiny.TEXTS, [(0, 1)])["average_precision"],
+    "mse": lambda m: tx.evaluation.embedding_mse(m, np.eye(8), tiny.TEXTS)["negative_mse"],
+    "nano": lambda m: tx.evaluation.nano_beir(m, TASKS, ks=3)["ndcg@3"],
 }
 
 
@@ -222,6 +240,12 @@ def test_any_function_of_the_model_can_be_a_score(siamese):
         lambda: tx.callbacks.EvaluateRetrieval(["a"], [], [[0]]),
         lambda: tx.callbacks.EvaluateRetrieval(["a"], ["b"], [[0]], ks=0),
         lambda: tx.callbacks.EvaluateReranking([]),
+        lambda: tx.callbacks.EvaluateTranslation((["a"], ["b", "c"])),
+        lambda: tx.callbacks.EvaluateTranslation((["a"], ["b"]), match="id"),
+        lambda: tx.callbacks.EvaluateParaphraseMining(["a", "b"], [(0, 2)]),
+        lambda: tx.callbacks.EvaluateEmbeddingMSE(np.eye(3), ["a", "b"]),
+        lambda: tx.callbacks.EvaluateNanoBEIR({}),
+        lambda: tx.callbacks.EvaluateNanoBEIR(TASKS, query_prompts={"three": ""}),
         lambda: tx.callbacks.EvaluateClassification(["a"], ["b", "c"]),
         lambda: tx.callbacks.Evaluate("spearman"),
     ],

@@ -25,6 +25,8 @@ SAME = np.array([1, 0, 1, 0], "int32")
 LOGITS = RNG.normal(size=(4, 3)).astype("float32")
 WORD_IDS = np.array([[-1, 0, 1, 1, -1], [0, 2, 2, -1, -1], [-1, -1, -1, -1, -1], [0, 1, 2, 3, 3]], "int32")
 WORD_MASK = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]], "int32")
+STACKS = RNG.normal(size=(4, 2, 3, 6)).astype("float32")
+MULTI_HOT = np.array([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]], "int32")
 EMISSIONS = RNG.normal(size=(4, 5, 3)).astype("float32")
 TAGS = np.array([[0, 1, 2, 2, 0], [1, -1, 2, -1, -1], [0, 0, -1, 1, -1], [-1, -1, -1, -1, -1]], "int32")
 # Vectors of tokens, zeros where a token does not count; no row is without.
@@ -91,6 +93,24 @@ LAYERS = {
         lambda: tx.layers.SiameseTowers(tx.models.TextEmbedder(tiny.backbone(), pooling="max"), chunk_size=4),
         ({name: np.ones((3, 2, 4), "int32") for name in ("token_ids", "padding_mask", "segment_ids")},),
     ),
+}
+
+
+def held(*args):
+    """A loss with a memory that does not change, so that a second call finds what the first did."""
+    loss = tx.losses.CrossBatchMemoryLoss(*args)
+    loss.remembers = False
+    return loss
+
+
+# What no loss over all layers has by default.
+ADAPTIVE = {
+    "layers": [1],
+    "weighting": "log",
+    "last_layer_weight": 2.0,
+    "prior_layers_weight": 0.5,
+    "kl_weight": 0.3,
+    "kl_temperature": 0.7,
 }
 # One row a loss: how to make it with arguments that are no defaults, and a batch: y_true, y_pred.
 LOSSES = {
@@ -174,6 +194,47 @@ LOSSES = {
     tx.losses.GlobalOrthogonalRegularizationLoss: (
         lambda: tx.losses.GlobalOrthogonalRegularizationLoss(tx.losses.CoSENTLoss(3.0), 0.5, 2.0),
         (SCORES, PAIRS),
+    ),
+    tx.losses.CircleLoss: (lambda: tx.losses.CircleLoss(0.3, 5.0, form="separate"), (SAME, PAIRS)),
+    tx.losses.MultiSimilarityLoss: (
+        lambda: tx.losses.MultiSimilarityLoss(3.0, 5.0, base=0.2, mining_margin=0.4),
+        (SAME, TRIPLETS[:, 0]),
+    ),
+    tx.losses.NPairsLoss: (lambda: tx.losses.NPairsLoss("cosine"), (np.arange(4), PAIRS)),
+    tx.losses.NPairsRowsLoss: (lambda: tx.losses.NPairsRowsLoss("euclidean"), (SAME, PAIRS)),
+    tx.losses.NPairsMultilabelLoss: (lambda: tx.losses.NPairsMultilabelLoss("cosine"), (MULTI_HOT, PAIRS)),
+    tx.losses.SoftNearestNeighboursLoss: (
+        lambda: tx.losses.SoftNearestNeighboursLoss(0.3, "cosine", epsilon=1e-3),
+        (SAME, PAIRS),
+    ),
+    tx.losses.PNLoss: (
+        lambda: tx.losses.PNLoss(0.7, "euclidean", positive="easy", negative="hard"),
+        (SAME, PAIRS),
+    ),
+    tx.losses.LiftedStructureLoss: (
+        lambda: tx.losses.LiftedStructureLoss(2.0, "cosine", positive_margin=0.1),
+        (SAME, TRIPLETS[:, 0]),
+    ),
+    tx.losses.GeneralizedLiftedStructureLoss: (
+        lambda: tx.losses.GeneralizedLiftedStructureLoss(2.0, "manhattan", positive_margin=0.2),
+        (SAME, PAIRS),
+    ),
+    tx.losses.CrossBatchMemoryLoss: (lambda: held(tx.losses.MultiSimilarityLoss(), 6, 5), (SAME, TRIPLETS[:, 0])),
+    tx.losses.ContrastiveTensionLoss: (
+        lambda: tx.losses.ContrastiveTensionLoss(name="c", reduction="sum"),
+        (SAME, PAIRS),
+    ),
+    tx.losses.ContrastiveTensionInBatchLoss: (
+        lambda: tx.losses.ContrastiveTensionInBatchLoss(5.0, "dot"),
+        (SCORES, PAIRS),
+    ),
+    tx.losses.AdaptiveLayerLoss: (
+        lambda: tx.losses.AdaptiveLayerLoss(tx.losses.CoSENTLoss(3.0), **ADAPTIVE),
+        (SCORES, STACKS),
+    ),
+    tx.losses.Matryoshka2dLoss: (
+        lambda: tx.losses.Matryoshka2dLoss(tx.losses.CoSENTLoss(3.0), [6, 3], [1.0, 0.5], **ADAPTIVE),
+        (SCORES, STACKS),
     ),
     tx.losses.ClassCrossentropy: (lambda: tx.losses.ClassCrossentropy(0.2, reduction="sum"), (SAME, LOGITS)),
     tx.losses.WeightedBinaryCrossentropy: (
@@ -322,6 +383,10 @@ MODELS = {
         dropout=0.2,
         pooling=("cls", "max"),
         trainable=["block_0", "head"],
+    ),
+    tx.models.ContrastiveTension: lambda folder, dtype=None: tx.models.ContrastiveTension(
+        tiny.embedder(folder, dtype, pooling="max", dense=[{"units": 5, "activation": "tanh"}], normalize=False),
+        trainable=["block_0", "twin", "head"],
     ),
     tx.models.MultiTask: lambda folder, dtype=None: several_tasks(folder, dtype),
 }

@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import reference
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
 EXPECTED = [path.relative_to(FOLDER).as_posix() for path in sorted(FOLDER.glob("families*/*/expected.npz"))]
@@ -70,3 +71,28 @@ def test_the_shipped_numbers_of_rerankers_are_those_of_the_whole_set(golden):
             assert shipped["batches"].items() <= given["batches"].items()
             shipped, given = shipped["cases"], given["cases"]
         assert shipped and all(any(case.items() <= each.items() for each in given) for case in shipped)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dense_more/adaptive_layer",
+        "dense_more/contrastive_tension",
+        "measures/bitext",
+        "measures/paraphrase_mining",
+        "measures/reranking",
+        "measures/retrieval",
+    ],
+)
+def test_the_shipped_numbers_of_losses_and_measures_are_those_of_the_whole_set(golden, name):
+    whole = golden / "minilm_texts.json"  # a clone alone has nothing to compare with
+    assert gzip.decompress(reference.shipped(name)) == (whole.parent / f"{name}.json").read_bytes()
+
+
+def test_the_shipped_numbers_of_metric_learning_are_those_of_the_whole_set(golden):
+    whole = (golden / "minilm_texts.json").parent / "dense_more" / "metric_learning.json"
+    shipped = json.loads(gzip.decompress(reference.shipped("dense_more/metric_learning")))
+    given = json.loads(whole.read_bytes())
+    for one, other in zip(shipped.pop("cases"), given.pop("cases"), strict=True):
+        assert one.items() <= other.items() and set(other) - set(one) <= {"grad"}
+    assert shipped == given

@@ -72,7 +72,8 @@ def test_everything_public_is_annotated():
         (models.TextClassifier, ("labels", "multi_label", "threshold", "pooling", "dropout", "head")),
         (models.TextRegressor, ("num_outputs", "pooling", "dropout", "head", "score_activation")),
         (models.TextEmbedder, ("pooling", "dense", "normalize", "prompts", "similarity_fn_name")),
-        (models.Siamese, ("decoder", "chunk_size", "pooling", "prompts")),
+        (models.Siamese, ("decoder", "chunk_size", "all_layers", "pooling", "prompts")),
+        (models.ContrastiveTension, ("pooling", "dense", "prompts")),
         (models.SiameseClassifier, ("labels", "features", "hidden_dims", "dropout", "chunk_size", "pooling")),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -94,7 +95,9 @@ def constructor(cls):
 def shared(kind):
     """What a class sets itself of what its bases take."""
     if issubclass(kind, models.SiameseClassifier):
-        return {"decoder"}
+        return {"decoder", "all_layers"}
+    if issubclass(kind, models.ContrastiveTension):
+        return {"decoder", "chunk_size", "all_layers"}
     return {"num_outputs"} if issubclass(kind, models.TextClassifier) else set()
 
 

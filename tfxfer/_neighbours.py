@@ -130,6 +130,49 @@ def top_k(queries, corpus, k, similarity, report=None):
     return Nearest(queries, k, similarity).add(corpus, report).result()
 
 
+def nearest_pairs(embeddings, k, max_pairs, min_score, similarity, report=None):
+    """Returns the pairs of different rows that are most alike, int64 ids `(pairs, 2)`, and their scores, best first.
+
+    Args:
+        embeddings: float array `(rows, dim)` of at least two rows.
+        k: int, less than the rows. The most neighbours of one row that are looked at.
+        max_pairs: int. The most pairs to return.
+        min_score: float. The least score of a pair.
+        similarity: one of `SIMILARITIES`.
+        report: optional function that is called with the number of rows that are done.
+    """
+    rows = len(embeddings)
+    if similarity == "cosine":  # once, not for each block of rows
+        embeddings, similarity = unit(embeddings), "dot"
+    keys, scores = np.zeros(0, "int64"), np.zeros(0, "float32")
+    for start in range(0, rows, QUERY_CHUNK):
+        own = np.arange(start, min(start + QUERY_CHUNK, rows))
+        # One more than asked for, as a row finds itself, unless equal rows before it fill the places.
+        ids, found = top_k(embeddings[own], embeddings, k + 1, similarity)
+        other = ids != own[:, None]
+        other &= np.cumsum(other, axis=1) <= k
+        row, place = np.nonzero(other & (found >= min_score))
+        first, second = own[row], ids[row, place]
+        keys = np.concatenate([keys, np.minimum(first, second) * rows + np.maximum(first, second)])
+        scores = np.concatenate([scores, found[row, place]])
+        if len(keys) > 4 * max_pairs + 4 * k * QUERY_CHUNK:
+            keys, scores = _best_pairs(keys, scores, max_pairs)
+        if report is not None:
+            report(len(own))
+    keys, scores = _best_pairs(keys, scores, max_pairs)
+    return np.stack(np.divmod(keys, rows), axis=1), scores
+
+
+def _best_pairs(keys, scores, count):
+    """The best pairs, each once: the two rows of a pair may have found each other, at scores a rounding apart."""
+    order = np.lexsort((-scores, keys))
+    keys, scores = keys[order], scores[order]
+    once = np.concatenate([[True], keys[1:] != keys[:-1]]) if len(keys) else np.zeros(0, bool)
+    keys, scores = keys[once], scores[once]
+    order = np.lexsort((keys, -scores))[:count]
+    return keys[order], scores[order]
+
+
 def _prepare(vectors, similarity):
     if similarity == "cosine":
         return unit(vectors)

@@ -90,7 +90,7 @@ def prompt_for(embedder, prompt, names):
 
 def embedder_of(model):
     """Returns what encodes: the model itself, or the embedder in a `models.Siamese`; `None` where there is none."""
-    if hasattr(model, "encode"):
+    if hasattr(model, "encode") and not isinstance(model, str):  # a string encodes itself
         return model
     inner = getattr(model, "embedder", None)
     return inner if hasattr(inner, "encode") else None

@@ -11,6 +11,12 @@ from tfxfer.callbacks._evaluate import (
     EvaluateSimilarity,
     EvaluateTriplets,
 )
+from tfxfer.callbacks._evaluate_texts import (
+    EvaluateEmbeddingMSE,
+    EvaluateNanoBEIR,
+    EvaluateParaphraseMining,
+    EvaluateTranslation,
+)
 from tfxfer.callbacks._projector import Projector
 from tfxfer.callbacks._rate_range import LearningRateRange
 from tfxfer.callbacks._resume import Resume
@@ -20,11 +26,15 @@ from tfxfer.callbacks._warmup import WarmupCosine
 __all__ = [
     "Evaluate",
     "EvaluateClassification",
+    "EvaluateEmbeddingMSE",
     "EvaluateEntities",
+    "EvaluateNanoBEIR",
     "EvaluatePairClassification",
+    "EvaluateParaphraseMining",
     "EvaluateReranking",
     "EvaluateRetrieval",
     "EvaluateSimilarity",
+    "EvaluateTranslation",
     "EvaluateTriplets",
     "GradualUnfreezing",
     "LearningRateRange",

@@ -9,6 +9,7 @@ Which function fits the rows?
 | two texts and a score | `pairs(..., target="score")` | `batches(...)` |
 | two or more texts and a label | `labelled` with a tuple of names | `batches(...)` |
 | texts that belong together | `pairs`, `triplets` | `batches(..., unique_texts=True)` |
+| texts without labels | `tension_pairs`, for two encoders | `batches(...)` |
 | few texts with labels | `pairs_from_labels`, `triplets_from_labels` | `batches(...)` |
 | rows with what another model says of them | `pairs`, `triplets` with `targets=embeddings(...)` | `batches(...)` |
 | columns of other kinds as well | `examples` (`tabular_columns` finds means, scales and names) | `batches(...)` |
@@ -16,7 +17,8 @@ Which function fits the rows?
 | queries with lists of documents, and grades or scores | `rankings` | `batches(..., max_documents=64)` |
 | several of these at once | | `mix([batches, ...])` |
 
-`read` holds a file; `map_table` writes a file of any size again with further columns, a part at a time.
+`read` holds a file; `map_table` writes a file of any size again with further columns, a part at a time. `read_beir`,
+`read_qrels` and `read_run` read a search to score, `write_run` writes what a search found.
 
 `batches(dataset, model)` asks the task model which columns it reads. Each kind of column is a class:
 
@@ -71,11 +73,13 @@ from tfxfer.data._lists import group_rows, lists_from_judgements, lists_from_neg
 from tfxfer.data._mix import mix
 from tfxfer.data._rankings import rankings
 from tfxfer.data._read import read
+from tfxfer.data._retrieval_files import RetrievalTask, check_run, read_beir, read_qrels, read_run, write_run
 from tfxfer.data._rows import Rows
 from tfxfer.data._table import map_table
 from tfxfer.data._tabular import tabular_columns
 from tfxfer.data._tagged import convert_tags, tag_names, tagged
 from tfxfer.data._task_batches import MIXINGS, TaskRows, in_turn, no_rows, task_batches
+from tfxfer.data._tension import tension_pairs
 from tfxfer.data._word_runner import WordRunner, WordScores, padded
 
 __all__ = [
@@ -92,6 +96,7 @@ __all__ = [
     "MaskedTextColumn",
     "NumberColumn",
     "RankingColumn",
+    "RetrievalTask",
     "Rows",
     "Runner",
     "TagsColumn",
@@ -104,6 +109,7 @@ __all__ = [
     "WordScores",
     "WordsColumn",
     "batches",
+    "check_run",
     "class_weights",
     "convert_tags",
     "embeddings",
@@ -125,16 +131,21 @@ __all__ = [
     "ranking_pairs",
     "rankings",
     "read",
+    "read_beir",
     "read_conll",
     "read_entities",
     "read_list",
+    "read_qrels",
+    "read_run",
     "regression",
     "tabular_columns",
     "tag_names",
     "tagged",
     "task_batches",
+    "tension_pairs",
     "triplets",
     "triplets_from_labels",
     "triplets_from_lists",
     "with_prefix",
+    "write_run",
 ]

@@ -41,8 +41,8 @@ def compare(
 
     Args:
         a: a `models.TextClassifier` or another model with `classify`; or what `evaluation.classification` or
-            `classification_scores` returned with `rows=True`; or, for searches, `retrieval` or `retrieval_scores` with
-            `rows=True`; or a list of several of one kind, the runs.
+            `classification_scores` returned with `rows=True`; or, for searches, `retrieval`, `retrieval_scores`,
+            `run_scores` or `beir` with `rows=True`; or a list of several of one kind, the runs.
         b: the other side, likewise.
         texts: for models: labelled rows, as `classification` takes them.
         y: the labels of a list of strings.

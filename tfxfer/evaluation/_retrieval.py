@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfxfer import _check, _neighbours, _texts
+from tfxfer.evaluation import _weighted
 
 KS = (1, 3, 5, 10)
 # What stands at a rank beyond the end of a corpus, whose documents are numbered from 0.
@@ -28,6 +29,9 @@ def retrieval(
     batch_size: int = 32,
     corpus_chunk: int = 50_000,
     rows: bool = False,
+    intervals: float | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
     progress: bool | None = None,
 ) -> dict[str, Any]:
     """Scores an embedder on finding the relevant documents of a corpus.
@@ -54,6 +58,9 @@ def retrieval(
         batch_size: int. Texts computed at a time.
         corpus_chunk: int. Documents whose vectors are held at a time.
         rows: bool. Whether to add the scores of each query; see `retrieval_scores`. With ids, they are by these.
+        intervals: float between 0 and 1, such as 0.95; see `retrieval_scores`.
+        resamples: int. Resamples of the queries for the intervals.
+        seed: int. Of the resamples.
         progress: bool. Whether to show progress bars; by default on long work.
 
     Returns:
@@ -77,12 +84,44 @@ def retrieval(
     ks = check_ks(ks)
     _check.one_of("similarity", similarity, _neighbours.SIMILARITIES)
     _check.integer("corpus_chunk", corpus_chunk)
-    options = {"batch_size": batch_size, "progress": progress}
-    k, comparing = min(ks[-1], len(corpus)), _texts.comparing(embedder)
-    prompts = (query_prompt, document_prompt)
-    if comparing is None:
-        ids = _nearest(embedder, queries, corpus, k, similarity, prompts, corpus_chunk, options)
-    else:
+    options = {"query_prompt": query_prompt, "document_prompt": document_prompt, "batch_size": batch_size}
+    options |= {"similarity": similarity, "corpus_chunk": corpus_chunk, "progress": progress}
+    ids, _ = search(embedder, queries, corpus, min(ks[-1], len(corpus)), **options)
+    ids = np.pad(ids, ((0, 0), (0, ks[-1] - ids.shape[1])), constant_values=_NO_DOCUMENT)
+    found = _scores(ids, relevant, ks)
+    scores = {**_means(found), "queries": len(queries), "documents": len(corpus)}
+    return {**scores, **_more(found, rows, intervals, resamples, seed, names)}
+
+
+def search(
+    embedder,
+    queries,
+    corpus,
+    count,
+    *,
+    similarity="cosine",
+    query_prompt=None,
+    document_prompt=None,
+    batch_size=32,
+    corpus_chunk=50_000,
+    progress=None,
+):
+    """Returns the places of the nearest documents of each query and their scores, both `(queries, count)`.
+
+    Args:
+        embedder: as `retrieval` takes it.
+        queries: list of strings.
+        corpus: list of strings.
+        count: int, at most the number of documents.
+        similarity: as `retrieval` has it, as are the others.
+        query_prompt: string or `None`.
+        document_prompt: string or `None`.
+        batch_size: int.
+        corpus_chunk: int.
+        progress: bool or `None`.
+    """
+    comparing = _texts.comparing(embedder)
+    if comparing is not None:
         for name, value, usual in (
             ("similarity", similarity, "cosine"),
             ("query_prompt", query_prompt, None),
@@ -91,22 +130,16 @@ def retrieval(
             if value != usual:
                 expected = f"{usual!r}, the default, for a `{type(comparing).__name__}`, which compares by itself"
                 raise _check.invalid(name, expected, value)
-        ids = _compared(comparing, queries, corpus, k, corpus_chunk, options)
-    ids = np.pad(ids, ((0, 0), (0, ks[-1] - ids.shape[1])), constant_values=_NO_DOCUMENT)
-    found = _scores(ids, relevant, ks)
-    scores = {**_means(found), "queries": len(queries), "documents": len(corpus)}
-    return {**scores, **(_per_query(found, names) if rows else {})}
-
-
-def _nearest(embedder, queries, corpus, k, similarity, prompts, chunk, options):
-    """Returns the places of the `k` documents nearest to each query, by dense vectors."""
-    prompt = _texts.prompt_for(embedder, prompts[0], _texts.QUERY_PROMPTS)
-    vectors = _texts.encode(embedder, queries, prompt=prompt, **options)
-    prompt = _texts.prompt_for(embedder, prompts[1], _texts.DOCUMENT_PROMPTS)
-    nearest = _neighbours.Nearest(vectors, k, similarity)
-    for start in range(0, len(corpus), chunk):
-        nearest.add(_texts.encode(embedder, corpus[start : start + chunk], prompt=prompt, **options))
-    return nearest.result()[0]
+        options = {"batch_size": batch_size, "progress": progress}
+        return _compared(comparing, queries, corpus, count, corpus_chunk, options)
+    prompt = _texts.prompt_for(embedder, query_prompt, _texts.QUERY_PROMPTS)
+    vectors = _texts.encode(embedder, queries, batch_size=batch_size, prompt=prompt, progress=progress)
+    prompt = _texts.prompt_for(embedder, document_prompt, _texts.DOCUMENT_PROMPTS)
+    nearest = _neighbours.Nearest(vectors, count, similarity)
+    for start in range(0, len(corpus), corpus_chunk):
+        part = corpus[start : start + corpus_chunk]
+        nearest.add(_texts.encode(embedder, part, batch_size=batch_size, prompt=prompt, progress=progress))
+    return nearest.result()
 
 
 def _compared(embedder, queries, corpus, k, chunk, options):
@@ -116,13 +149,22 @@ def _compared(embedder, queries, corpus, k, chunk, options):
     chunk = min(chunk, _neighbours.CORPUS_CHUNK)
     for start in range(0, len(corpus), chunk):
         best.add(embedder.similarity(vectors, embedder.encode_document(corpus[start : start + chunk], **options)))
-    return best.result()[0]
+    return best.result()
 
 
 def retrieval_scores(
-    ids: ArrayLike, relevant: Any, *, ks: Sequence[int] | None = None, rows: bool = False
+    ids: ArrayLike,
+    relevant: Any,
+    *,
+    ks: Sequence[int] | None = None,
+    rows: bool = False,
+    intervals: float | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Scores the results of any search.
+    """Scores the results of any search, in the order in which it gave them.
+
+    `run_scores` takes results with their scores, and orders equal ones by the rules of trec_eval and others.
 
     Args:
         ids: int array `(queries, ranks)`, the best first, as `search.top_k` returns them.
@@ -130,6 +172,10 @@ def retrieval_scores(
         ks: ints, none larger than the number of ranks: what lies beyond them, the search has not said. Defaults to
             those of 1, 3, 5 and 10 that the ranks reach.
         rows: bool. Whether to add the scores of each query.
+        intervals: float between 0 and 1, such as 0.95: adds `intervals`, a dict of score to `[low, high]`, percentiles
+            of the mean over resamples of the queries.
+        resamples: int. Their number.
+        seed: int. Of the resamples.
 
     Returns:
         A dict with the mean over the queries, for each k:
@@ -165,7 +211,7 @@ def retrieval_scores(
     if len(relevant) != len(ids):
         raise _check.invalid("relevant", f"an entry for each of {len(ids)} queries", len(relevant))
     found = _scores(ids, [_grades(each, i, i) for i, each in enumerate(relevant)], ks)
-    return {**_means(found), **(_per_query(found) if rows else {})}
+    return {**_means(found), **_more(found, rows, intervals, resamples, seed)}
 
 
 def check_ks(ks, ranks=None):
@@ -183,8 +229,8 @@ def search_task(queries, corpus=None, relevant=None):
     """Returns queries and documents as lists, and for each query a dict of document's place to grade."""
     if corpus is None and relevant is None and _texts.is_dataset(queries):
         return _from_pairs(queries)
-    query_ids, queries = _with_ids("queries", queries)
-    document_ids, corpus = _with_ids("corpus", corpus)
+    query_ids, queries = with_ids("queries", queries)
+    document_ids, corpus = with_ids("corpus", corpus)
     if isinstance(relevant, collections.abc.Mapping):
         missing = [one for one in query_ids if one not in relevant]
         if missing:
@@ -206,7 +252,7 @@ def search_task(queries, corpus=None, relevant=None):
     return queries, corpus, places
 
 
-def _with_ids(argument, texts):
+def with_ids(argument, texts):
     """Returns a dict of id to place, and the texts as a list."""
     if isinstance(texts, collections.abc.Mapping):
         listed = _texts.strings(argument, texts.values())
@@ -282,6 +328,15 @@ def _scores(ids, relevant, ks):
 
 def _means(scores):
     return {key: float(np.mean(values)) for key, values in scores.items()}
+
+
+def _more(found, rows, intervals, resamples, seed, names=None):
+    """Intervals and the scores of each query, where they are asked for."""
+    more: dict[str, Any] = {}
+    if intervals is not None:
+        values = {key: np.asarray(each, "float64") for key, each in found.items()}
+        more["intervals"] = _weighted.of_means(values, intervals, resamples, seed)
+    return {**more, **(_per_query(found, names) if rows else {})}
 
 
 def _per_query(scores, names=None):

@@ -214,6 +214,23 @@ def interval(draws, level):
     return [float(value) for value in np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])]
 
 
+def of_means(found, intervals, resamples, seed):
+    """Returns the interval of the mean of each score over resamples of its rows, a dict of score to [low, high].
+
+    Args:
+        found: dict of score to a float array `(rows,)`.
+        intervals: float. The share of resamples within an interval.
+        resamples: int.
+        seed: int.
+    """
+    level = check_level(intervals)
+    resamples = _check.integer("resamples", resamples, minimum=2)
+    values = np.stack(list(found.values()))
+    rows, seed = values.shape[1], _check.integer("seed", seed, minimum=0)
+    draws = np.concatenate([values @ counts / rows for counts in resampled(rows, resamples, seed)], axis=1)
+    return {name: interval(draws[i], level) for i, name in enumerate(found)}
+
+
 def check_level(intervals):
     """Returns the share of resamples within an interval; raises unless it lies between 0 and 1."""
     level = _check.number("intervals", intervals, above=0.0)

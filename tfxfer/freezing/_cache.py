@@ -224,6 +224,9 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         arguments = model.compile_arguments
         if arguments is None or self._taken() is arguments:
             return
+        if model.stateful_losses():
+            remedy = "Train the model itself: it keeps what its loss remembers, in files too."
+            raise _check.invalid("loss", "a loss that remembers nothing", model.stateful_losses()[0], remedy)
         self._taken = lambda: arguments
         config = dict(arguments)
         for name in ("metrics", "weighted_metrics"):

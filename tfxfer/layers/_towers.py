@@ -24,7 +24,7 @@ class SiameseTowers(TrainsInPart, keras.layers.Layer):
 
     Args:
         encoder: a model from a dict of `(rows, length)` tensors to `(rows, dim)` vectors, such as
-            `models.TextEmbedder`.
+            `models.TextEmbedder`; or to several vectors a text, `(rows, layers, dim)`.
         chunk_size: int. Texts in a chunk; 64 is a good number on CPU. By default all at once.
 
     Call arguments:
@@ -32,7 +32,7 @@ class SiameseTowers(TrainsInPart, keras.layers.Layer):
             `segment_ids` where it has them. The number of columns may vary from call to call.
 
     Returns:
-        A float tensor `(batch, columns, dim)`.
+        A float tensor `(batch, columns, dim)`, or `(batch, columns, layers, dim)`.
 
     Raises:
         ValueError: if `chunk_size` is less than 1.
@@ -63,7 +63,7 @@ class SiameseTowers(TrainsInPart, keras.layers.Layer):
             vectors = self.encoder(rows, training=training)
         else:
             vectors = _chunked(self.encoder, rows, self.chunk_size, training)
-        return ops.reshape(vectors, (shape[0], shape[1], vectors.shape[-1]))
+        return ops.reshape(vectors, (shape[0], shape[1], *vectors.shape[1:]))
 
     @property
     def metrics(self) -> list:
@@ -72,7 +72,7 @@ class SiameseTowers(TrainsInPart, keras.layers.Layer):
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
         batch, columns, _ = input_shape["token_ids"]
-        return (batch, columns, self.encoder.output_shape[-1])
+        return (batch, columns, *self.encoder.output_shape[1:])
 
     def get_config(self) -> dict[str, Any]:
         encoder = keras.saving.serialize_keras_object(self.encoder)
@@ -118,12 +118,12 @@ def _chunked(encoder, rows, size, training):
         vectors = compute(trainable)
         return vectors, vectors
 
-    start = ops.zeros((size, encoder.output_shape[-1]), encoder.outputs[0].dtype)
+    start = ops.zeros((size, *encoder.output_shape[1:]), encoder.outputs[0].dtype)
     _, vectors = ops.scan(encode, start, ops.arange(chunks, dtype="int32"))
     for variable, value in zip(others, values, strict=True):
         if training and _is_seed(variable):
             variable.assign(_advanced(value, chunks))
-    vectors = ops.reshape(vectors, (-1, encoder.output_shape[-1]))
+    vectors = ops.reshape(vectors, (-1, *encoder.output_shape[1:]))
     return ops.take(vectors, ops.argsort(order) + (chunks * size - count), axis=0)
 
 

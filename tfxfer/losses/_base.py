@@ -74,6 +74,14 @@ def classes(y_true, y_pred):
     return ops.reshape(ops.broadcast_to(ops.expand_dims(y_true, 1), ops.shape(y_pred)[:2]), (-1,))
 
 
+def relations(ids):
+    """Which texts are another text of the row's class, and which are of another class: class ids `(n,)` -> `(n, n)`."""
+    same = ops.expand_dims(ids, 1) == ops.expand_dims(ids, 0)
+    position = ops.arange(ops.shape(same)[0])
+    another = ops.expand_dims(position, 1) != ops.expand_dims(position, 0)
+    return ops.logical_and(same, another), ops.logical_not(same)
+
+
 def binary(y_true, y_pred):
     """Returns 0/1 labels as floats `(batch,)`; another value becomes NaN, as a traced function cannot raise for it."""
     y_true = ops.cast(one_a_row(y_true, y_pred, "labels 0 or 1"), y_pred.dtype)
@@ -189,8 +197,8 @@ def _binary(y_true, name):
     return y_true
 
 
-def _classes(y_true, name):
-    """Class ids as the number of the first row of the same class: exact in any dtype, where ids can be hashes."""
+def class_ids(y_true, name):
+    """Returns class ids as a tensor of ints; another kind of labels is an error."""
     y_true = _numbers(y_true, name)
     if kind(y_true).startswith(("float", "bfloat")):
         raise _check.invalid(
@@ -199,7 +207,12 @@ def _classes(y_true, name):
             kind(y_true),
             "Graded scores suit CoSENTLoss; class ids that are stored as floats have to be cast to int32.",
         )
-    ids = ops.convert_to_tensor(y_true)
+    return ops.convert_to_tensor(y_true)
+
+
+def _classes(y_true, name):
+    """Class ids as the number of the first row of the same class: exact in any dtype, where ids can be hashes."""
+    ids = class_ids(y_true, name)
     if len(ids.shape) not in (1, 2):
         return ids  # the function says what is wrong
     flat = ops.reshape(ids, (-1,))

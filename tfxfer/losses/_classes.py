@@ -13,14 +13,7 @@ def _batch(y_true, y_pred, distance, function):
     """Distances of all texts of a batch `(n, n)`, and which are another text of the row's class, or of another."""
     _check.one_of("distance", distance, _ops.DISTANCES)
     texts, ids = _base.texts(y_pred, function), _base.classes(y_true, y_pred)
-    same = ops.expand_dims(ids, 1) == ops.expand_dims(ids, 0)
-    return _ops.PAIRWISE_DISTANCES[distance](texts, texts), _others(same), ops.logical_not(same)
-
-
-def _others(same):
-    """`same` without the diagonal."""
-    position = ops.arange(ops.shape(same)[0])
-    return ops.logical_and(same, ops.expand_dims(position, 1) != ops.expand_dims(position, 0))
+    return _ops.PAIRWISE_DISTANCES[distance](texts, texts), *_base.relations(ids)
 
 
 def batch_all_triplet(y_true: Any, y_pred: Any, margin: float = 0.5, distance: str = "euclidean") -> Any:
@@ -153,8 +146,8 @@ def supervised_contrastive(y_true: Any, y_pred: Any, temperature: float = 0.07) 
     [0.6931, 0.6931, 0.0]
     """
     texts, ids = _base.texts(y_pred, "supervised_contrastive"), _base.classes(y_true, y_pred)
-    same = ops.expand_dims(ids, 1) == ops.expand_dims(ids, 0)
-    positive, others = _others(same), _others(ops.ones_like(same))
+    positive, negative = _base.relations(ids)
+    others = ops.logical_or(positive, negative)
     logits = _ops.pairwise_cosine_similarity(texts, texts) / temperature
     losses = _ops.masked_logsumexp(logits, others) - _ops.masked_mean(logits, positive, axis=1)
     return _base.mean_over_columns(ops.where(ops.any(positive, axis=1), losses, ops.zeros_like(losses)), y_pred)

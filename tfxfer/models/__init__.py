@@ -23,11 +23,13 @@ from tfxfer.models._students import conv_student, static_student
 from tfxfer.models._suggest import Suggestion
 from tfxfer.models._tagger import TokenTagger
 from tfxfer.models._task import TextTask
+from tfxfer.models._tension import ContrastiveTension
 from tfxfer.models._token_entities import TokenEntity
 
 __all__ = [
     "Attribution",
     "Classification",
+    "ContrastiveTension",
     "DenoisingAutoencoder",
     "Entity",
     "Explained",

@@ -123,6 +123,30 @@ class TextEmbedder(EmbedderFromPreset, Encodes, TextTask):  # type: ignore[misc]
             raise _check.invalid("layer_weights", expected, np.shape(values))
         self.get_layer("layer_pooling").layer_weights.assign(values)
 
+    def layer_embeddings(self) -> keras.Model:
+        """Returns a functional model on this embedder's own layers that gives the embedding of every layer.
+
+        Returns:
+            A `keras.Model` from this embedder's inputs to float32 `(batch, layers, dim)`: first of the embeddings of
+            tokens, then of each block's output, after the encoder's final norm, if it has one. The last is this
+            embedder's output; the one of layer l > 0 is what `with_blocks(l)` gives.
+
+        Raises:
+            ValueError: for an embedder with `layer_start`, whose vectors are a mean over layers.
+        """
+        if self.layer_start is not None:
+            raise _check.invalid("layer_start", "None for the embeddings of single layers", self.layer_start)
+        states = self.backbone.hidden_states().output
+        norm = getattr(getattr(self.backbone, "parts", None), "final_norm", None)
+        mask, pooling = self.input["padding_mask"], self.get_layer("pooling")
+        found = []
+        for state in states[:-1]:
+            x = pooling(state if norm is None else norm(state), padding_mask=mask)
+            for module in self._chain:
+                x = module(x)
+            found.append(x)
+        return keras.Model(self.input, keras.ops.stack([*found, self.output], axis=1), name="layer_embeddings")
+
     keeps_embedding = True
 
     def read_layers(self) -> tuple[int, ...] | None:

@@ -214,6 +214,7 @@ class SiameseFromPreset(_Mixin):
         *,
         decoder: str | keras.layers.Layer | None = UNSET,
         chunk_size: int | None = UNSET,
+        all_layers: bool = UNSET,
         pooling: str | Sequence[str] = UNSET,
         dense: Sequence[Mapping[str, Any]] = UNSET,
         normalize: bool | None = UNSET,
@@ -235,7 +236,46 @@ class SiameseFromPreset(_Mixin):
     ) -> Self:
         """Makes the model from a preset; what is left out is the preset's, or else the class's default.
 
-        `decoder` and `chunk_size` are the constructor's, `pooling` to `name` those of `TextEmbedder`.
+        `decoder`, `chunk_size` and `all_layers` are the constructor's, `pooling` to `name` those of `TextEmbedder`.
+        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+
+        Raises:
+            TypeError: for an argument that the class does not have.
+            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+        """
+        return cls._from_preset(preset, **given(locals()))
+
+
+class ContrastiveTensionFromPreset(_Mixin):
+    """`ContrastiveTension.from_preset`; a mixin."""
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | os.PathLike[str],
+        *,
+        pooling: str | Sequence[str] = UNSET,
+        dense: Sequence[Mapping[str, Any]] = UNSET,
+        normalize: bool | None = UNSET,
+        modules: Sequence[Mapping[str, Any]] | None = UNSET,
+        layer_start: int | None = UNSET,
+        layer_weights: ArrayLike | None = UNSET,
+        include_prompt: bool = UNSET,
+        prompts: Mapping[str, str] | None = UNSET,
+        default_prompt_name: str | None = UNSET,
+        similarity_fn_name: Literal["cosine", "dot", "euclidean", "manhattan"] = UNSET,
+        trainable: bool | Mapping[str, bool] | Sequence[str] | None = UNSET,
+        name: str | None = UNSET,
+        load_weights: bool = True,
+        sequence_length: int | None = None,
+        dtype: Any = None,
+        special_tokens_in_strings: bool | None = None,
+        backbone_only: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+
+        The arguments from `pooling` to `name` are those of `TextEmbedder`.
         The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
 
         Raises:

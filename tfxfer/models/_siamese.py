@@ -32,11 +32,14 @@ class Siamese(SiameseFromPreset, TextTask):
         decoder: what is made of the embeddings of a row: a name out of `layers.COMPARISONS`, such as `"cosine"` or
             `"euclidean_distance"`, for the nearness of the first column to each of the others, or a Keras layer on
             `(batch, columns, dim)`. By default nothing: the losses of this package work on the embeddings themselves.
+        all_layers: bool. Whether the output has the embedding of every layer of the encoder, from its embeddings of
+            tokens upwards, for `losses.AdaptiveLayerLoss`: of layer l > 0, what `embedder.with_blocks(l)` gives.
         trainable: as `TextEmbedder` has it; by default the embedder's flags stay.
         **kwargs: `name`.
 
     Input: dict of int32 `(batch, columns, length)`, as `data.batches(..., columns="separate")` makes them; `fit` takes
-    a tuple of string columns as well. Output: float32 `(batch, columns, dim)`, or what the decoder makes of it.
+    a tuple of string columns as well. Output: float32 `(batch, columns, dim)`, or what the decoder makes of it; with
+    `all_layers` `(batch, columns, layers, dim)`, of the number of blocks and one layers.
 
     Example:
 
@@ -50,6 +53,8 @@ class Siamese(SiameseFromPreset, TextTask):
     """
 
     text_form = "separate"
+    # The number of columns, where it is fixed.
+    _columns: int | None = None
 
     def __init__(
         self,
@@ -57,6 +62,7 @@ class Siamese(SiameseFromPreset, TextTask):
         *,
         decoder: str | keras.layers.Layer | None = None,
         chunk_size: int | None = None,
+        all_layers: bool = False,
         trainable: bool | Mapping[str, bool] | Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -64,28 +70,30 @@ class Siamese(SiameseFromPreset, TextTask):
         self.embedder = _check.instance("embedder", embedder, (TextEmbedder, OtherKind), kinds)
         self.chunk_size = chunk_size
         self._decoder_argument = decoder
+        self.all_layers = _check.instance("all_layers", all_layers, bool, "a bool")
+        if all_layers and isinstance(embedder, OtherKind):
+            raise _check.invalid("all_layers", "False for an embedder of another kind than `TextEmbedder`", True)
+        if all_layers and decoder is not None:
+            raise _check.invalid("decoder", "None with `all_layers`, whose losses read the embeddings", decoder)
         if isinstance(decoder, str):
             decoder = layers.Comparison(_check.one_of("decoder", decoder, layers.COMPARISONS), name="decoder")
-        inputs = {name: keras.Input((None, None), dtype="int32", name=name) for name in embedder.input}
-        is_other = isinstance(embedder, OtherKind)
-        towers = (
-            embedder.make_towers(chunk_size) if is_other else layers.SiameseTowers(embedder, chunk_size, name="towers")
-        )
-        outputs = towers(inputs)
-        top = list(embedder.layer_groups().get("head", ()))
+        shape = (self._columns, None)
+        inputs = {name: keras.Input(shape, dtype="int32", name=name) for name in embedder.input}
+        outputs = self._towers(embedder, inputs)
+        head = list(embedder.layer_groups().get("head", ()))
         if decoder is not None:
             if len(outputs.shape) != 3:
                 remedy = "Its losses compare the vectors of tokens: `losses.MaxSimRankingLoss`."
                 raise _check.invalid("decoder", "None for an embedder of tokens", self._decoder_argument, remedy)
             outputs = decoder(outputs)
-            top.append(decoder)
+            head.append(decoder)
         kwargs.setdefault("compile", False)  # the loss is the user's choice
         super().__init__(
             inputs,
             outputs,
             backbone=embedder.backbone,
             preprocessor=embedder.preprocessor,
-            top=top,
+            top={**self._between(), "head": head},
             trainable=trainable,
             **kwargs,
         )
@@ -94,6 +102,17 @@ class Siamese(SiameseFromPreset, TextTask):
         """Returns whether the decoder makes something else of the embeddings; one that adds a loss alone does not."""
         decoder = self._decoder_argument
         return decoder is not None and getattr(decoder, "changes_embeddings", True)
+
+    def _between(self):
+        """The layer groups between the embedder's encoder and its head: a dict of name to list of layers."""
+        return {}
+
+    def _towers(self, embedder, inputs):
+        """Makes the layer that encodes the columns, and calls it."""
+        if isinstance(embedder, OtherKind):
+            return embedder.make_towers(self.chunk_size)(inputs)
+        encoder = embedder.layer_embeddings() if self.all_layers else embedder
+        return layers.SiameseTowers(encoder, self.chunk_size, name="towers")(inputs)
 
     def embedding_spec(self) -> backbones.EmbeddingSpec:
         """Returns that of the embedder."""
@@ -139,7 +158,7 @@ class Siamese(SiameseFromPreset, TextTask):
         return self.embedder._auto_optimizer() if is_other else super()._auto_optimizer()
 
     # Arguments of `from_preset` that are the constructor's; the others go to the embedder.
-    _own: tuple[str, ...] = ("decoder", "chunk_size")
+    _own: tuple[str, ...] = ("decoder", "chunk_size", "all_layers")
     # Whether the embedder may be sparse or one of tokens.
     _takes_other_kinds = True
 
@@ -171,7 +190,7 @@ class Siamese(SiameseFromPreset, TextTask):
         return super()._with(own)
 
     def _changeable(self):
-        return (*super()._changeable(), "chunk_size")
+        return (*super()._changeable(), "chunk_size", "all_layers")
 
     def get_config(self) -> dict[str, Any]:
         decoder = self._decoder_argument
@@ -180,6 +199,7 @@ class Siamese(SiameseFromPreset, TextTask):
             "embedder": keras.saving.serialize_keras_object(self.embedder),
             "decoder": decoder if named else keras.saving.serialize_keras_object(decoder),
             "chunk_size": self.chunk_size,
+            "all_layers": self.all_layers,
             "trainable": self._trainable_config(),
             "name": self.name,
             **self._record_config(),
@@ -290,7 +310,7 @@ class SiameseClassifier(SiameseClassifierFromPreset, Classifying, Siamese):
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
-        for name in ("decoder", "multi_label"):
+        for name in ("decoder", "multi_label", "all_layers"):
             config.pop(name, None)
         decoder = self._decoder.get_config()
         return {**config, **{name: decoder[name] for name in ("features", "hidden_dims", "dropout")}}

@@ -21,6 +21,7 @@ from tfxfer.models._explaining import Explains
 from tfxfer.models._from_model import StartsFromModel
 from tfxfer.models._from_preset import given, unexpected
 from tfxfer.models._keras_methods import KerasMethods
+from tfxfer.models._loss_state import KeepsLossState
 from tfxfer.models._record import KeepsRecord
 from tfxfer.models._rows import TakesRows
 from tfxfer.models._search_space import Searchable
@@ -35,6 +36,7 @@ class TextTask(
     WritesTables,
     Explains,
     KeepsRecord,
+    KeepsLossState,
     KerasMethods,
     TrainsInPart,
     Searchable,

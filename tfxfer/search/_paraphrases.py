@@ -100,32 +100,4 @@ def nearest_pairs(
     k, max_pairs = min(_check.integer("k", k), rows - 1), _check.integer("max_pairs", max_pairs)
     min_score = -np.inf if min_score is None else _check.number("min_score", min_score)
     report = _texts.reporter(rows, progress, "row")
-    if similarity == "cosine":  # once, not for each block of rows
-        embeddings, similarity = _neighbours.unit(embeddings), "dot"
-    keys, scores = np.zeros(0, "int64"), np.zeros(0, "float32")
-    for start in range(0, rows, _neighbours.QUERY_CHUNK):
-        own = np.arange(start, min(start + _neighbours.QUERY_CHUNK, rows))
-        # One more than asked for, as a row finds itself, unless equal rows before it fill the places.
-        ids, found = _neighbours.top_k(embeddings[own], embeddings, k + 1, similarity)
-        other = ids != own[:, None]
-        other &= np.cumsum(other, axis=1) <= k
-        row, place = np.nonzero(other & (found >= min_score))
-        first, second = own[row], ids[row, place]
-        keys = np.concatenate([keys, np.minimum(first, second) * rows + np.maximum(first, second)])
-        scores = np.concatenate([scores, found[row, place]])
-        if len(keys) > 4 * max_pairs + 4 * k * _neighbours.QUERY_CHUNK:
-            keys, scores = _best(keys, scores, max_pairs)
-        if report is not None:
-            report(len(own))
-    keys, scores = _best(keys, scores, max_pairs)
-    return Paraphrases(np.stack(np.divmod(keys, rows), axis=1), scores)
-
-
-def _best(keys, scores, count):
-    """The best pairs, each once: the two rows of a pair may have found each other, at scores a rounding apart."""
-    order = np.lexsort((-scores, keys))
-    keys, scores = keys[order], scores[order]
-    once = np.concatenate([[True], keys[1:] != keys[:-1]]) if len(keys) else np.zeros(0, bool)
-    keys, scores = keys[once], scores[once]
-    order = np.lexsort((keys, -scores))[:count]
-    return keys[order], scores[order]
+    return Paraphrases(*_neighbours.nearest_pairs(embeddings, k, max_pairs, min_score, similarity, report))
