@@ -198,9 +198,9 @@ def test_a_reranker_puts_what_was_found_in_order():
 def test_functions_are_not_saved_and_asked_for(tmp_path):
     index = search.BM25Index(TEXTS, tokenizer=str.split, stopwords=["my"])
     index.save(tmp_path)
-    with pytest.raises(ValueError, match="`tokenizer`.*made with"):
+    with pytest.raises(ValueError, match=r"`tokenizer`.*made with"):
         search.BM25Index.load(tmp_path)
-    with pytest.raises(ValueError, match="`stemmer`.*None"):
+    with pytest.raises(ValueError, match=r"`stemmer`.*None"):
         search.BM25Index.load(tmp_path, tokenizer=str.split, stemmer=str.lower)
     again = search.BM25Index.load(tmp_path, tokenizer=str.split)
     assert np.array_equal(again.scores("My card my"), index.scores("My card my"))
@@ -254,7 +254,7 @@ def test_damage_is_an_error_that_names_the_file(part, damage, tmp_path):
         (lambda: search.BM25Index(["a"], b=1.5), "`b`"),
         (lambda: search.BM25Index(["a"], delta=-0.1), "`delta`"),
         (lambda: search.BM25Index(["a"], tokenizer=3), "`tokenizer`"),
-        (lambda: search.BM25Index(["a", "b"], tokenizer=str.upper), "`tokenizer`.*row 0"),
+        (lambda: search.BM25Index(["a", "b"], tokenizer=str.upper), r"`tokenizer`.*row 0"),
         (lambda: search.BM25Index(["a"], tokenizer=lambda text: [1]), "`tokenizer`"),
         (lambda: search.BM25Index(["a"], stopwords="the"), "`stopwords`"),
         (lambda: search.BM25Index(["a"], stemmer=len).search("a", 1), "`stemmer`"),
@@ -475,7 +475,7 @@ def test_a_hybrid_save_that_fails_leaves_the_old_index(tmp_path, monkeypatch):
 def test_indexes_of_different_texts_make_no_hybrid():
     semantic = search.SemanticIndex(Encoder(), TEXTS)
     for lexical in (search.BM25Index(TEXTS[:-1]), search.BM25Index(TEXTS, ids=range(1, 8)), None):
-        with pytest.raises(ValueError, match="`(semantic|lexical)`"):
+        with pytest.raises(ValueError, match=r"`(semantic|lexical)`"):
             search.HybridIndex(lexical, semantic)
     with pytest.raises(ValueError, match="`normalize`"):
         search.HybridIndex(search.BM25Index(TEXTS), semantic, normalize="none")

@@ -126,7 +126,7 @@ def clusters(
     """Groups texts by meaning and names each group by its most telling words.
 
     A word tells of a cluster if it is frequent there and not elsewhere: with tf its share of the cluster's words, f its
-    count in all clusters, and A the mean number of words in a cluster, it weighs `tf * max(0, ln((A + 1) / (f + 0.5)))`,
+    count in all clusters, and A the mean number of words in a cluster, it weighs `tf max(0, ln((A + 1) / (f + 0.5)))`,
     the class-based TF-IDF of BERTopic with its weights for frequent words. So common words need no list of stop words
     where there are some ten clusters or more; with fewer, give one.
 

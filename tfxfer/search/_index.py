@@ -487,8 +487,8 @@ class SemanticIndex:
             folder: string or path.
             embedder: the embedder that the index was made with, for texts as queries; or `None`.
             mmap: bool. Whether vectors stay on the disk, for an index larger than memory: a search reads them in
-                blocks, and the system keeps in memory what fits. Nothing can be added or removed, and damage within the vectors
-                is not noticed, as they are not read here. Not for faiss.
+                blocks, and the system keeps in memory what fits. Nothing can be added or removed, and damage within the
+                vectors is not noticed, as they are not read here. Not for faiss.
 
         Returns:
             `SemanticIndex`.
