@@ -5,6 +5,7 @@
 
 import collections
 import zipfile
+from typing import Any
 
 import numpy as np
 
@@ -217,7 +218,7 @@ def _mapped(file):
             start = entry.header_offset + 30 + int.from_bytes(local[26:28], "little")
             start += int.from_bytes(local[28:30], "little") + header
             name = entry.filename.removesuffix(".npy")
-            order = "F" if is_fortran else "C"
+            order: Any = "F" if is_fortran else "C"
             if 0 in shape:
                 found[name] = np.zeros(shape, dtype)
             else:

@@ -167,7 +167,7 @@ class Workers:
 
     def _messages(self):
         """Waits for results, and returns them with what they are of."""
-        waited = {process.connection: process for process in self._processes}
+        waited: dict[Any, _Process] = {process.connection: process for process in self._processes}
         waited |= {process.sentinel: process for process in self._processes}
         answered = {id(waited[each]): waited[each] for each in multiprocessing.connection.wait(list(waited))}
         found = []
@@ -257,7 +257,8 @@ class _Process:
                 else:
                     os.environ[name] = value
         theirs.close()
-        self.is_ready, self.task = False, None
+        self.is_ready = False
+        self.task: Any = None
 
     @property
     def pid(self):

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import sklearn.cluster
+import sklearn.exceptions
 import threadpoolctl
 from numpy.typing import ArrayLike
 
@@ -192,9 +194,6 @@ def clusters(
 
 def _kmeans(vectors, count, seed):
     """Returns the rows of each cluster, the nearest to its centre first; the largest cluster first."""
-    import sklearn.cluster
-    import sklearn.exceptions
-
     vectors = _neighbours.unit(vectors).astype("float32")
     made = sklearn.cluster.KMeans(count, n_init=3, random_state=seed)
     # Sums over several threads come in any order, and with them the last bits of the centres.
@@ -221,7 +220,8 @@ def _telling(groups, most):
             word: n / size * max(0.0, float(np.log((mean + 1) / (total[word] + 0.5)))) for word, n in own.items()
         }
         # Words that are everywhere have no weight; they come last, the more frequent first.
-        found.append(sorted(own, key=lambda word, own=own, w=weights: (-w[word], -own[word], word))[:most])
+        ordered = sorted((-weights[word], -n, word) for word, n in own.items())
+        found.append([word for _, _, word in ordered[:most]])
     return found
 
 

@@ -83,6 +83,10 @@ class Engine:
     def _remove(self, numbers):
         """Takes vectors out of the index, or leaves them in: they are never asked for again."""
 
+    def save(self, path):
+        """Writes the package's index to a file."""
+        raise NotImplementedError
+
     def _search(self, queries, k, numbers, live):
         """Returns numbers and scores; `numbers` are those that may be found, `None` for all that are `live`."""
         raise NotImplementedError

@@ -106,7 +106,7 @@ class Fusion:
                     is_negative = bool(np.isfinite(score))
                     expected = "scores >= 0 with normalize='none'" if is_negative else "finite scores"
                     raise _check.invalid("rankings", expected, score, f"It is in ranking {i} (counting from 0).")
-            ordered = sorted(ranking, key=lambda each, ranking=ranking: (-ranking[each], each))
+            ordered = [each for _, each in sorted((-score, each) for each, score in ranking.items())]
             if self.method == "reciprocal_rank":
                 values = {each: 1 / (self.rank_constant + rank) for rank, each in enumerate(ordered, 1)}
                 absent = 0.0

@@ -34,7 +34,8 @@ def reranked(names, rows, texts, reranker, k, *, batch_size=32, progress=None):
         second = [texts[row] for row in rows[query, place]]
         found = _texts.pair_scores(reranker, first, second, batch_size=batch_size, progress=progress)
         scores[query, place] = found
-    return _top_k.filled(*_top_k.best(rows, scores, k), k)
+    rows, scores = _top_k.best(rows, scores, k)
+    return _top_k.filled(rows, scores, k)
 
 
 def check_texts(names, queries):

@@ -106,7 +106,8 @@ class Terms:
         ):
             if value is not None and not callable(value):
                 raise _check.invalid(argument, expected, value)
-        self.tokenizer, self.stemmer = tokenizer, stemmer
+        self.tokenizer: Any = tokenizer
+        self.stemmer: Any = stemmer
         if isinstance(stopwords, (str, bytes)):
             raise _check.invalid("stopwords", "a list of words", stopwords)
         given = _check.strings("stopwords", [] if stopwords is None else list(stopwords))
