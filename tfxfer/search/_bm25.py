@@ -405,10 +405,10 @@ def _load():
     Raises:
         ImportError: where it is missing; it names the package.
     """
-    # Where it can, bm25s imports JAX and runs it once, which takes most of a GPU's memory; numpy does the same for it.
-    is_hidden = "bm25s" not in sys.modules and "jax" not in sys.modules
-    if is_hidden:
-        sys.modules["jax"] = None  # type: ignore[assignment]
+    # Where it can import JAX, bm25s runs it once, which starts its threads and takes most of a GPU's memory. Without it,
+    # bm25s uses numpy for what is not asked of it here.
+    hidden = {} if "bm25s" in sys.modules else {name: sys.modules.get(name) for name in ("jax", "jax.lax")}
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     try:
         found = importlib.import_module("bm25s")
     except ImportError as error:
@@ -416,8 +416,11 @@ def _load():
             "`search.BM25Index` needs the package bm25s: `pip install bm25s`, or `pip install tfxfer[bm25]`."
         ) from error
     finally:
-        if is_hidden:
-            del sys.modules["jax"]
+        for name, module in hidden.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
     logger = logging.getLogger("bm25s")
     if logger.level == logging.DEBUG:  # it sets itself to this on import, and tells each root handler what it does
         logger.setLevel(logging.WARNING)

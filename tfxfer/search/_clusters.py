@@ -76,7 +76,7 @@ def community_detection(
 
     >>> found = community_detection([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1], [1.0, 0.2]], threshold=0.9, min_size=2)
     >>> [group.tolist() for group in found]
-    [[2, 3, 0]]
+    [[0, 2, 3]]
     """
     vectors = _neighbours.unit(_neighbours.matrix("embeddings", embeddings)).astype("float32")
     _check.number("threshold", threshold, minimum=-1.0, maximum=1.0)
