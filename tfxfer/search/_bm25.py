@@ -405,8 +405,8 @@ def _load():
     Raises:
         ImportError: where it is missing; it names the package.
     """
-    # Where it can import JAX, bm25s runs it once, which starts its threads and takes most of a GPU's memory. Without it,
-    # bm25s uses numpy for what is not asked of it here.
+    # Where it can import JAX, bm25s runs it once, which starts its threads and takes most of a GPU's memory. Without
+    # it, bm25s uses numpy for what is not asked of it here.
     hidden = {} if "bm25s" in sys.modules else {name: sys.modules.get(name) for name in ("jax", "jax.lax")}
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     try:
