@@ -197,6 +197,20 @@ def test_a_reranker_puts_what_was_found_in_order():
     assert hits.texts[0] == [TEXTS[0], TEXTS[1]] and hits.texts[1] == [None, None]
 
 
+def test_a_filter_changes_no_weights_and_metadata_come_back(tmp_path):
+    metadata = {"n": list(range(7)), "kind": ["a", None] * 3 + ["b"]}
+    index = search.BM25Index(TEXTS, ids=[f"d{i}" for i in range(7)], metadata=metadata)
+    index.save(tmp_path)
+    expected = index.scores("my card is a loan")
+    for each in (index, search.BM25Index.load(tmp_path)):
+        hits = each.search("my card is a loan", 7, where=lambda columns: columns["n"] >= 1)
+        best = sorted([1, 2, 4], key=lambda row: -expected[row])
+        assert hits.ids.tolist() == [*(f"d{row}" for row in best), "", "", "", ""] and hits.texts[3:] == [None] * 4
+        assert hits.scores[:3].tolist() == expected[best].tolist()
+        assert each.search(["card"], 2, where={"kind": "a"}).ids.tolist() == [["d0", ""]]
+        assert each.search("card", 1, where={"kind": "c"}).ids.tolist() == [""]
+
+
 def test_functions_are_not_saved_and_asked_for(tmp_path):
     index = search.BM25Index(TEXTS, tokenizer=str.split, stopwords=["my"])
     index.save(tmp_path)
