@@ -463,14 +463,25 @@ def test_a_hybrid_index_reranks_all_candidates_and_changes_as_one(tmp_path):
     index.remove(["d1", "d3"])
     index.add(["a zebra"], ids=["z"])
     assert index.search("zebra", 1).ids.tolist() == ["z"] and index.texts == index.lexical.texts
-    with pytest.raises(ValueError, match="all different"):
-        index.add(["again"], ids=["z"])
+    for texts, ids, given in ((["again"], ["z"], None), (["a", "b"], ["x", "y"], np.full((2, 8), np.nan))):
+        with pytest.raises(ValueError, match="all different|finite"):
+            index.add(texts, ids=ids, embeddings=given)
+        assert len(index) == len(index.lexical) == 6
     index.save(tmp_path)
     index.remove(["z"])
     index.save(tmp_path)
     again = search.HybridIndex.load(tmp_path, Encoder(), mmap=True)
     assert again.ids.tolist() == index.ids.tolist() == ["d0", "d2", "d4", "d5", "d6"]
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
+
+
+def test_ids_of_a_hybrid_index_count_on_as_one_after_an_error():
+    index = search.HybridIndex.from_texts(Encoder(), TEXTS)
+    with pytest.raises(ValueError, match="finite"):
+        index.add(["a", "b"], embeddings=np.full((2, 8), np.nan))
+    index.add(["zebra"])
+    assert index.ids.tolist() == index.lexical.ids.tolist() == [*range(7), 7]
+    assert index.search("zebra", 1).ids.tolist() == [7]
 
 
 def test_a_hybrid_save_that_fails_leaves_the_old_index(tmp_path, monkeypatch):

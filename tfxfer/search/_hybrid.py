@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfxfer import _check, _disk
+from tfxfer import _check, _disk, _texts
 from tfxfer.search import _bm25, _fusion, _index, _rerank, _top_k
 from tfxfer.search._records import Hits, Where
 
@@ -65,6 +65,8 @@ class HybridIndex:
             raise _check.invalid("semantic", "a `search.SemanticIndex`", semantic)
         if not np.array_equal(lexical.ids, semantic.ids) or lexical.texts != semantic.texts:
             raise _check.invalid("semantic", "an index of the same texts and ids, in the same order", semantic)
+        if set(lexical.metadata) not in (set(), set(semantic.metadata)):
+            raise _check.invalid("lexical", "an index without metadata, or with those of `semantic`", lexical)
         # Distances are negative, so that scores as they are cannot be added.
         _check.one_of("normalize", normalize, _fusion.NORMALIZE[:2])
         self.lexical, self.semantic = lexical, semantic
@@ -138,16 +140,16 @@ class HybridIndex:
         batch_size: int = 32,
         progress: bool | None = None,
     ) -> None:
-        """Adds texts to both indexes; arguments as `SemanticIndex.add` has them."""
-        texts = list(texts) if not isinstance(texts, (str, bytes)) else texts
-        count = len(self)
+        """Adds texts to both indexes, or after an error to neither; arguments as `SemanticIndex.add` has them."""
+        texts = _texts.strings("texts", texts)
+        # Given to both: after an addition that failed, they would count on from different numbers.
+        given, _ = self.semantic._records.check(texts, ids, metadata)
+        self.lexical.add(texts, ids=given, metadata=metadata if self.lexical.metadata else None)
         options: dict[str, Any] = {"embeddings": embeddings, "batch_size": batch_size, "progress": progress}
-        self.semantic.add(texts, ids=ids, metadata=metadata, **options)
-        columns = metadata if self.lexical.metadata else None
         try:
-            self.lexical.add(texts, ids=ids, metadata=columns)
+            self.semantic.add(texts, ids=given, metadata=metadata, **options)
         except BaseException:
-            self.semantic.remove(self.semantic.ids[count:])
+            self.lexical.remove(given)
             raise
 
     def remove(self, ids: Sequence[int] | Sequence[str] | np.ndarray) -> None:
@@ -184,8 +186,8 @@ class HybridIndex:
 
         Returns:
             `Hits(ids, scores, texts)`, as `SemanticIndex.search` gives them, with the fused scores as float64, or those
-            of the reranker. Where both indexes found fewer than k texts: id -1 (`""` where ids are strings), score -inf
-            and text `None`.
+            of the reranker; of equal fused scores the lower id comes first. Where both indexes found fewer than k texts:
+            id -1 (`""` where ids are strings), score -inf and text `None`.
 
         Raises:
             ValueError: for no queries, or a k beyond the number of texts.

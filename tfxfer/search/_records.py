@@ -99,7 +99,7 @@ class Records:
         self.ids = np.concatenate([self.ids, ids]) if len(self) else ids
         if ids.dtype != object and len(ids):
             self._next = max(self._next, int(ids.max()) + 1)
-        self.texts = [*self.texts, *texts] if len(self) else list(texts)
+        self.texts.extend(texts)
 
     def kept(self, ids: Any) -> np.ndarray:
         """Returns which rows stay when some ids are removed, bool `(rows,)`; raises for an id that is not there."""
