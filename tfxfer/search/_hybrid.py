@@ -186,8 +186,8 @@ class HybridIndex:
 
         Returns:
             `Hits(ids, scores, texts)`, as `SemanticIndex.search` gives them, with the fused scores as float64, or those
-            of the reranker; of equal fused scores the lower id comes first. Where both indexes found fewer than k texts:
-            id -1 (`""` where ids are strings), score -inf and text `None`.
+            of the reranker; of equal fused scores the lower id comes first. Where both indexes found fewer than k
+            texts: id -1 (`""` where ids are strings), score -inf and text `None`.
 
         Raises:
             ValueError: for no queries, or a k beyond the number of texts.
