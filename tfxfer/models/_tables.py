@@ -140,16 +140,17 @@ class WritesTables(_Mixin):
                 found.update({f"{name}_{key}" if name else key: column for key, column in added.items()})
             return {name: (kind, []) for name, (kind, _) in found.items()} if is_asked else found
 
+        workers = options.pop("workers", None)  # which the answers do not depend on
         identity = [{name: _identity(part) for name, part in parts.items()}, dict(options)]
-        workers = options.pop("workers", None)
-        identity[1].pop("workers", None)  # the answers do not depend on them
         with contextlib.ExitStack() as stack:
             if workers is not None:
                 if not hasattr(self, "workers"):
                     raise _check.invalid("workers", f"None for a `{type(self).__name__}`", workers)
                 is_made = hasattr(workers, "close")
                 # Processes start once for all parts of the table.
-                options["workers"] = workers if is_made else stack.enter_context(self.workers(workers))
+                if not is_made:
+                    workers = stack.enter_context(self.workers(_check.integer("workers", workers)))
+                options["workers"] = workers
             return data.map_table(
                 source,
                 output,
