@@ -60,3 +60,12 @@ def test_the_shipped_numbers_of_chains_are_those_of_the_whole_set(golden):
         with np.load(FOLDER / "crf" / f"{name}.npz") as found, np.load(whole / f"{name}.npz") as expected:
             for key in found:
                 np.testing.assert_array_equal(found[key], expected[key], err_msg=f"{name} {key}")
+
+
+def test_the_shipped_scores_of_bm25_are_those_of_the_whole_set(golden):
+    whole = (golden / "minilm_texts.json").parent / "measures" / "bm25.json"
+    shipped, given = (
+        json.loads(path.read_text(encoding="utf-8")) for path in (FOLDER / "measures" / "bm25.json", whole)
+    )
+    assert shipped["documents"] == given["documents"] and shipped["queries"] == given["queries"]
+    assert len(shipped["cases"]) == 5 and all(case in given["cases"] for case in shipped["cases"])

@@ -215,6 +215,12 @@ def test_filters_that_do_not_fit_are_errors(where, said):
         index_of(metadata=METADATA).search("a", 1, where=where)
 
 
+def test_a_filter_without_metadata_is_an_error():
+    for where in ({"language": "en"}, {}):
+        with pytest.raises(ValueError, match=r"`where`.*without metadata"):
+            index_of().search("a", 1, where=where)
+
+
 def test_a_filter_cannot_change_the_columns():
     index = index_of(metadata=METADATA)
     with pytest.raises(ValueError, match="read-only"):

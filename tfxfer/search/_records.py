@@ -133,6 +133,9 @@ class Records:
         if where is None:
             return None
         if isinstance(where, Mapping):
+            if not self.columns:
+                remedy = "Give `metadata=` with the texts."
+                raise _check.invalid("where", "None for an index without metadata", where, remedy)
             mask = np.ones(len(self), bool)
             for name, wanted in where.items():
                 _check.one_of("where", name, self.columns, "These are the columns of `metadata`.")
