@@ -31,8 +31,8 @@ _GRACE = 2.0
 class Workers:
     """Processes that encode texts with a copy of an embedder each; `TextEmbedder.workers` makes them.
 
-    They hold the model as it was then, and serve any number of calls. They stand for the embedder where one is asked to
-    encode: `search.SemanticIndex(workers, texts)`.
+    They hold the model as it was then, and serve any number of calls. Whatever takes an embedder takes them too:
+    `search.SemanticIndex(workers, texts)`.
 
     Attributes:
         model: the embedder.

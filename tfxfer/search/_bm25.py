@@ -50,12 +50,12 @@ _ARRAYS = {
 class BM25Index:
     """Finds texts by the words that they share with a query; rare words count more, and long texts need more of them.
 
-    It finds names, numbers and rare terms that embedders blur, and needs no model. What is said in other words it does
-    not find: `HybridIndex` has both.
+    BM25 finds names, numbers and rare terms that embedders blur, and needs no model. It does not find what is said in
+    other words; `HybridIndex` combines both.
 
     With tf the count of a word in a text, df the number of the texts with the word, N of all texts, and
-    `q = 1 - b + b * length / mean length`, a text scores the sum over the query's words (one that stands there twice
-    counts twice, one that no text has not at all) of
+    `q = 1 - b + b * length / mean length`, a text scores the sum over the query's words (repeated ones count each time,
+    unknown ones not at all) of
 
     | `variant` | score of a word |
     |---|---|
@@ -163,7 +163,7 @@ class BM25Index:
 
         Args:
             texts: list or other iterable of strings.
-            ids: their ids, where the texts that are there have ids of their own. By default they go on counting.
+            ids: their ids, where the texts that are there have ids of their own. By default they count on.
             metadata: the columns that the texts have that are there.
         """
         texts = _texts.strings("texts", texts)

@@ -138,8 +138,8 @@ def clusters(
         texts: list of strings.
         num_clusters: int, for `"kmeans"`. Defaults to the square root of half the number of texts.
         embeddings: float array `(texts, dim)`: the vectors, where they are there already.
-        method: `"kmeans"`, each text in one of so many clusters (scikit-learn, on vectors of length 1); or
-            `"communities"`, as many as `community_detection` finds, and texts that are in none.
+        method: `"kmeans"`, which puts each text into one of `num_clusters` (scikit-learn, on vectors of length 1); or
+            `"communities"`, which takes the groups that `community_detection` finds, and leaves other texts out.
         threshold: float; see `community_detection`.
         min_size: int; see there.
         num_words: int. The most words of a cluster.

@@ -192,7 +192,7 @@ class SemanticIndex:
         Args:
             texts: list or other iterable of strings.
             embeddings: float array `(texts, dim)`, where the vectors are there already.
-            ids: their ids, where the texts that are there have ids of their own. By default they go on counting.
+            ids: their ids, where the texts that are there have ids of their own. By default they count on.
             metadata: the columns that the texts have that are there.
             batch_size: int. Texts computed at a time.
             progress: bool. Whether to show a progress bar; by default on long work.
@@ -435,7 +435,7 @@ class SemanticIndex:
         Args:
             folder: string or path on the local disk. What it holds of another index is replaced in one step.
             embedder: as `SemanticIndex` takes it.
-            texts: iterable of strings, such as a generator; it is gone through once.
+            texts: iterable of strings, such as a generator; it is consumed once.
             embeddings: the vectors where they are there already: a float array (`numpy.load(file, mmap_mode="r")` for a
                 large one), an iterable of arrays `(some texts, dim)`, or a list of paths of `.npy` files; together one
                 vector for each text, in order.
