@@ -187,11 +187,16 @@ def main():
 """
 
 
-def script(tmp_path, call):
+def script(tmp_path, call, **environment):
     path = tmp_path / "script.py"
     path.write_text(SCRIPT.format(path=[str(pathlib.Path(tiny.__file__).parent)], call=call))
     return subprocess.Popen(
-        [sys.executable, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, **environment},
     )
 
 
@@ -218,6 +223,30 @@ def test_an_interrupt_or_a_kill_of_the_process_ends_its_workers(sent, tmp_path):
     while any(map(is_running, pids)) and time.monotonic() < until:
         time.sleep(0.1)
     assert not any(map(is_running, pids))
+
+
+# A class of the script's own: each process imports the script, and has it too.
+ON_JAX = """
+import keras
+from tfxfer import models
+
+@keras.saving.register_keras_serializable("script")
+class Own(models.TextEmbedder):
+    pass
+
+if __name__ == '__main__':
+    folder = pathlib.Path(tempfile.mkdtemp())
+    embedder = Own(tiny.backbone(), tiny.preprocessor(folder))
+    texts = tiny.TEXTS * 10
+    print(keras.config.backend(), (embedder.encode(texts) == embedder.encode(texts, workers=2)).all())
+"""
+
+
+@pytest.mark.slow
+def test_a_class_of_ones_own_on_jax_is_computed_by_several_processes(tmp_path):
+    process = script(tmp_path, ON_JAX, KERAS_BACKEND="jax")
+    output, error = process.communicate(timeout=300)
+    assert output.split() == ["jax", "True"], error
 
 
 @pytest.mark.slow
