@@ -158,39 +158,36 @@ class Encodes(_Mixin):
         return _workers.Workers(self, count, devices=devices, threads=threads)
 
     def _encode_on(self, workers, texts, batch_size, progress, here, options):
-        """Encodes texts by other processes; what is too little for them is encoded `here`."""
-        is_stream = not hasattr(texts, "__len__")
+        """Encodes texts by other processes; what is too little to start some is encoded `here`."""
         is_own = not isinstance(workers, _workers.Workers)
         count = _check.integer("workers", workers) if is_own else len(workers)
         if not is_own:
             workers.check(self)
-        prompt = options["prompt"]
 
         def plan(part):
-            part = self._read(part)
-            prefixed = data.with_prefix(part, prompt)
+            prefixed = data.with_prefix(part, options["prompt"])
             return np.asarray(part), self._runner(prefixed).batches(prefixed, batch_size)
 
-        if is_stream:
-            return self._streamed_on(workers, _parts(texts, batch_size * _rows.STREAM_BATCHES), plan, options)
-        read = self._read(texts)
-        if not len(read):
-            return here(read, False)
+        if not hasattr(texts, "__len__"):
+            parts = map(self._read, _parts(texts, batch_size * _rows.STREAM_BATCHES))
+            return self._streamed_on(workers, map(plan, parts), options)
+        texts = self._read(texts)
+        if not len(texts):
+            return here(texts, False)
         rows, batches = plan(texts)
         if len(batches) == 1 and is_own:
-            return here(read, progress)
+            return here(texts, progress)
         if progress is None:
             progress = len(rows) > _LONG * batch_size and _texts.is_watched()
         report = keras.utils.Progbar(len(rows), unit_name="text").add if progress else None
-        with _workers.Workers(self, min(count, len(batches))) if is_own else contextlib.nullcontext(workers) as made:
+        with self.workers(min(count, len(batches))) if is_own else contextlib.nullcontext(workers) as made:
             [found] = made.run([(rows, batches)], options, report)
         return found
 
-    def _streamed_on(self, workers, parts, plan, options):
-        with (
-            contextlib.nullcontext(workers) if isinstance(workers, _workers.Workers) else self.workers(workers) as made
-        ):
-            yield from made.run(map(plan, parts), options)
+    def _streamed_on(self, workers, parts, options):
+        is_own = not isinstance(workers, _workers.Workers)
+        with self.workers(workers) if is_own else contextlib.nullcontext(workers) as made:
+            yield from made.run(parts, options)
 
     def _read(self, texts):
         """Texts as a tensor."""

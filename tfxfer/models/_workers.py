@@ -44,7 +44,7 @@ class Workers:
         self, model: Any, count: int | None = None, *, devices: Sequence[str] | None = None, threads: int | None = None
     ) -> None:
         self.devices, count = _devices(count, devices)
-        self.threads = _threads(count, self.devices) if threads is None else _check.integer("threads", threads)
+        self.threads = _threads(count) if threads is None else _check.integer("threads", threads)
         if model.engine is not None:
             remedy = "An engine has threads of its own. Set `model.engine = None`."
             raise _check.invalid("engine", "None for a model that several processes compute", model.engine, remedy)
@@ -382,10 +382,8 @@ def _devices(count, devices):
     return devices, len(devices)
 
 
-def _threads(count, devices):
-    """Threads for each process, so that together they have no more than there are cores, or than this one may have."""
-    if all(device is not None and device != "cpu" for device in devices):
-        count = 1
+def _threads(count):
+    """Threads for each process: together no more than there are cores, and each no more than this process may have."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     given = [int(os.environ[name]) for name in _THREADS[:2] if os.environ.get(name, "").isdecimal()]
     return max(1, min([cores // count, *(limit for limit in given if limit)]))

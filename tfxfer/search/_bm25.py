@@ -103,7 +103,7 @@ class BM25Index:
         self,
         texts: Iterable[str],
         *,
-        ids: Sequence[int] | Sequence[str] | None = None,
+        ids: Sequence[int] | Sequence[str] | np.ndarray | None = None,
         metadata: Mapping[str, Any] | None = None,
         variant: Literal["robertson", "lucene", "atire", "bm25l", "bm25+"] = "lucene",
         k1: float = 1.5,
@@ -156,7 +156,7 @@ class BM25Index:
         self,
         texts: Iterable[str],
         *,
-        ids: Sequence[int] | Sequence[str] | None = None,
+        ids: Sequence[int] | Sequence[str] | np.ndarray | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         """Adds texts. The weights of all words change; the next search computes them.
