@@ -269,11 +269,9 @@ def test_an_export_finds_by_the_ids_of_an_index(tmp_path):
 
 @pytest.mark.parametrize(("precision", "rescore"), [*PRECISIONS, ("binary", "binary"), ("binary", "float32")])
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
-def test_an_index_that_is_built_part_by_part_is_the_same(precision, rescore, similarity, tmp_path, monkeypatch):
+def test_an_index_that_is_built_part_by_part_is_the_same(precision, rescore, similarity, tmp_path):
     if precision == "binary" and similarity != "cosine":
         pytest.skip("binary codes know the cosine only")
-    # The size bounds the memory and is no argument.
-    monkeypatch.setattr("tfxfer.search._stored.PART", 7)
     options = {"precision": precision, "rescore": rescore, "similarity": similarity}
     options["calibration"] = Encoder().encode(TEXTS)
     expected = index_of(metadata=METADATA, **options)
@@ -283,7 +281,7 @@ def test_an_index_that_is_built_part_by_part_is_the_same(precision, rescore, sim
     forms = {
         "texts": None,
         "array": vectors,
-        "iterator": iter([vectors[:20], vectors[20:21], vectors[21:]]),
+        "iterator": iter([vectors[:7], vectors[7:8], vectors[8:8], vectors[8:]]),
         "files": [tmp_path / "a.npy", str(tmp_path / "b.npy")],
     }
     for name, given_vectors in forms.items():
@@ -300,6 +298,22 @@ def test_an_index_that_is_built_part_by_part_is_the_same(precision, rescore, sim
         for change in (lambda index=index: index.add(["x"]), lambda index=index: index.remove([0])):
             with pytest.raises(ValueError, match="without `mmap`"):
                 change()
+
+
+@pytest.mark.slow
+def test_texts_and_arrays_beyond_one_part_are_all_there(tmp_path):
+    texts = [f"text {i}" for i in range(40_000)]
+    vectors = RNG.normal(size=(40_000, 4)).astype("float32")
+    places = {text: i for i, text in enumerate(texts)}
+
+    class Known:
+        def encode(self, texts, **kwargs):
+            return vectors[[places[text] for text in texts]]
+
+    for name, given_vectors in (("texts", None), ("array", vectors)):
+        index = search.SemanticIndex.build(tmp_path / name, Known(), iter(texts), embeddings=given_vectors)
+        ids = index.search(vectors[::999], 1).ids
+        assert ids.ravel().tolist() == list(range(0, 40_000, 999)) and index.texts == texts
 
 
 @pytest.mark.parametrize(
