@@ -51,7 +51,6 @@ class Workers:
         self.model = model
         self._made_of = _fingerprint(model)
         self._processes: list[_Process] = []
-        self._turn = 0
         self._folder: Any = tempfile.TemporaryDirectory(prefix="tfxfer-workers-")
         try:
             model.save(pathlib.Path(self._folder.name) / "model.keras")
@@ -108,13 +107,16 @@ class Workers:
 
     def check(self, model: Any) -> None:
         """Raises where these are not processes of a model as it is, or are ended."""
-        if self._folder is None:
-            raise _check.invalid("workers", "processes that run", "ended ones", "Make new ones: `model.workers(n)`.")
+        self._check_open()
         if model.engine is not None:
             raise _check.invalid("engine", "None for `workers`, which compute the model itself", model.engine)
         if model is not self.model or _fingerprint(model) != self._made_of:
             remedy = "They hold the model as it was when they were made. Make new ones: `model.workers(n)`."
             raise _check.invalid("workers", "processes of this model as it is now", repr(self), remedy)
+
+    def _check_open(self):
+        if self._folder is None:
+            raise _check.invalid("workers", "processes that run", "ended ones", "Make new ones: `model.workers(n)`.")
 
     # === Work ===
 
@@ -134,8 +136,7 @@ class Workers:
         Raises:
             RuntimeError: for a batch that fails, with its row and text, or for a process that ended.
         """
-        self._turn += 1
-        turn, coming, first = self._turn, iter(parts), 0
+        coming, first = iter(parts), 0
         opened: collections.deque[_Part] = collections.deque()
         while True:
             for process in self._processes:
@@ -143,34 +144,34 @@ class Workers:
                     continue
                 part = next((part for part in opened if part.waiting), None)
                 if part is None and len(opened) < _AHEAD and (found := next(coming, None)) is not None:
-                    part = _Part(first, *found)
+                    part = _Part(first, *found, report)
                     opened.append(part)
                     first += len(part.texts)
                 if part is None:
                     break
                 rows = part.waiting.popleft()
-                if not process.start((turn, part.texts[rows].tolist(), arguments), (turn, part, rows)):
+                if not process.start((part.texts[rows].tolist(), arguments), (part, rows)):
                     raise self._lost(process)
-            while opened and opened[0].is_done:
+            for part in opened:
+                if part.error is not None:
+                    raise part.error
+            if opened and opened[0].is_done:
                 yield opened.popleft().result()
+                continue  # meanwhile another call may have taken the results: give out work again before waiting
             if not opened:
                 if (found := next(coming, None)) is None:
                     return
-                opened.append(_Part(first, *found))
+                opened.append(_Part(first, *found, report))
                 first += len(opened[-1].texts)
                 continue
-            for (of_turn, part, rows), found in self._messages():
-                if of_turn == turn:
-                    part.take(rows, found)
-                    if report is not None:
-                        report(len(rows))
+            self._receive()
 
-    def _messages(self):
-        """Waits for results, and returns them with what they are of."""
+    def _receive(self):
+        """Waits for results and puts them where they belong, which may be a call that goes on later, or never."""
+        self._check_open()  # between two parts of a stream they may have been ended
         waited: dict[Any, _Process] = {process.connection: process for process in self._processes}
         waited |= {process.sentinel: process for process in self._processes}
         answered = {id(waited[each]): waited[each] for each in multiprocessing.connection.wait(list(waited))}
-        found = []
         for process in answered.values():
             message = process.receive()
             if message is None:
@@ -186,13 +187,11 @@ class Workers:
                     "model's layers, and a script's own file again, but no notebook."
                 )
                 raise RuntimeError(f"A worker could not load the model: {content[1]}. {remedy}\n{content[2]}")
-            task, process.task = process.task, None
+            (part, rows), process.task = process.task, None
             if kind == "failed":
-                if task[0] == self._turn:
-                    raise _failure(process, task, content)
-                continue
-            found.append((task, content[0]))
-        return found
+                part.error = _failure(process, part, rows, content)
+            else:
+                part.take(rows, content[0])
 
     def _lost(self, process):
         """Returns the error for a process that is gone, and ends the others."""
@@ -211,8 +210,9 @@ class Workers:
 class _Part:
     """Texts whose batches are computed by several processes."""
 
-    def __init__(self, first, texts, batches):
-        self.first, self.texts = first, texts
+    def __init__(self, first, texts, batches, report):
+        self.first, self.texts, self._report = first, texts, report
+        self.error: RuntimeError | None = None
         self.waiting = collections.deque(batches)
         self._count, self._found = len(batches), []
 
@@ -222,6 +222,8 @@ class _Part:
 
     def take(self, rows, found):
         self._found.append((rows, found))
+        if self._report is not None:
+            self._report(len(rows))
 
     def result(self):
         """The rows in the order of the texts: an array, or a list of arrays."""
@@ -319,7 +321,7 @@ def _work(connection, about):
     try:
         connection.send(("ready",))
         while True:
-            _, texts, arguments = connection.recv()
+            texts, arguments = connection.recv()
             connection.send(_answer(model, texts, arguments))
     except (EOFError, OSError):  # the other side is gone
         return
@@ -347,10 +349,9 @@ def _told(error):
     return content, f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
 
 
-def _failure(process, task, content):
+def _failure(process, part, rows, content):
     """Returns the error for a batch that a process could not encode."""
     place, blob, message, remote = content
-    _, part, rows = task
     if place is None:
         first = [int(part.first + row) for row in rows[:5]]
         more = ", ..." if len(rows) > 5 else ""
