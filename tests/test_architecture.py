@@ -41,6 +41,7 @@ ROWS = {
     "decisions": 1,
     "_neighbours": 1,
     "_maxsim": 2,
+    "_parted": 1,
     "_saved_index": 2,
     "_texts": 2,
     "backbones": 2,
@@ -78,7 +79,7 @@ ALLOWED = {
     "torch": set(),
 }
 
-OPTIONAL = ("keras_tuner", "matplotlib", "nltk", "pandas", "pyarrow", "tensorboard")
+OPTIONAL = ("bm25s", "faiss", "keras_tuner", "matplotlib", "nltk", "pandas", "pyarrow", "tensorboard", "usearch")
 
 
 # Classes of tasks: what stands above `models` asks a task what it is, and names none.

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 import tiny
@@ -105,6 +106,16 @@ def test_embed_writes_vectors(folder, tmp_path, call, fails):
     found = pd.read_parquet(tmp_path / "a.parquet")
     assert len(found["embedding"][0]) == 4 and found["n"].tolist() == list(range(8))
     assert "truncate_dim" in fails(*arguments, "--output", tmp_path / "b.parquet", "--truncate-dim", 4000)
+    assert "workers" in fails(*arguments, "--output", tmp_path / "b.parquet", "--workers", 0)
+
+
+@pytest.mark.slow
+def test_embed_writes_the_same_by_several_processes(folder, tmp_path, call):
+    arguments = ["embed", "--model", folder / "preset", "--input", folder / "rows.parquet", "--batch-size", 2]
+    call(*arguments, "--output", tmp_path / "a.parquet")
+    call(*arguments, "--output", tmp_path / "b.parquet", "--workers", 2)
+    one, two = (pd.read_parquet(tmp_path / name)["embedding"].tolist() for name in ("a.parquet", "b.parquet"))
+    assert np.array_equal(one, two)
 
 
 TOML = """

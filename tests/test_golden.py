@@ -96,3 +96,12 @@ def test_the_shipped_numbers_of_metric_learning_are_those_of_the_whole_set(golde
     for one, other in zip(shipped.pop("cases"), given.pop("cases"), strict=True):
         assert one.items() <= other.items() and set(other) - set(one) <= {"grad"}
     assert shipped == given
+
+
+def test_the_shipped_scores_of_bm25_are_those_of_the_whole_set(golden):
+    whole = (golden / "minilm_texts.json").parent / "measures" / "bm25.json"
+    shipped, given = (
+        json.loads(path.read_text(encoding="utf-8")) for path in (FOLDER / "measures" / "bm25.json", whole)
+    )
+    assert shipped["documents"] == given["documents"] and shipped["queries"] == given["queries"]
+    assert len(shipped["cases"]) == 5 and all(case in given["cases"] for case in shipped["cases"])

@@ -267,7 +267,7 @@ PARTS = {"index.json": "index.json", "texts": "*.texts.json", "vectors": "*.vect
 MANIFESTS = {
     "a list": rewrite(lambda manifest: [manifest]),
     "a number": rewrite(lambda manifest: 3),
-    "a newer format": put("format", 3),
+    "a newer format": put("format", 4),
     "a wrong format": put("format", "2"),
     "precision": put("precision", "int4"),
     "rescore": put("rescore", "int8"),

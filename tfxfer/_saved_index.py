@@ -1,36 +1,45 @@
 """A search index in a folder, for `search` to write and read and for `export` to read.
 
-`index.json` holds the settings and names the files of the texts and of the vectors, each with its size and SHA-256.
-Every save writes these under names of its own, and replaces `index.json` last: until then the folder holds the old
-index, from then on the new one, and never the texts of one with the vectors of another.
+`index.json` holds the settings and names the files of the texts and of the vectors; see `_parted`.
 """
 
 import collections
-import hashlib
-import json
-import re
-import secrets
-import time
+import zipfile
+from typing import Any
 
 import numpy as np
 
-from tfxfer import _disk, _neighbours
+from tfxfer import _disk, _neighbours, _parted
 
 FILE = "index.json"
-FORMAT = 2
+# 3 has ids or metadata of its own, removed vectors inside faiss's file, or usearch; 2 is written where none of that is.
+FORMAT = 3
 # What may look again at the candidates that a precision found.
 RESCORE = {"float32": (None,), "int8": (None, "float32"), "binary": (None, "binary", "int8", "float32")}
-BACKENDS = ("exact", "faiss")
+BACKENDS = ("exact", "faiss", "usearch")
 EXPECTED = "a folder that `SemanticIndex.save` wrote"
 REMEDY = "Save the index again, or copy the whole folder again from where it is complete."
 
-Saved = collections.namedtuple("Saved", ["settings", "texts", "arrays", "faiss", "reader"])
-Saved.__doc__ = "What `read` returns: settings, texts, arrays by name, the path of faiss's file, and a `_disk.Reader`."
+Saved = collections.namedtuple("Saved", ["settings", "texts", "arrays", "engine", "reader", "records"])
+Saved.__doc__ = (
+    "What `read` returns: settings, texts, arrays by name, the path of the file of faiss or usearch, a `_disk.Reader`, "
+    "and ids and metadata, or `None` where ids count from 0."
+)
 
-_ENDINGS = {"texts": "texts.json", "vectors": "vectors.npz", "faiss": "faiss"}
-_OWN = re.compile(rf"index-[0-9a-f]{{16}}\.({'|'.join(map(re.escape, _ENDINGS.values()))})")
 # Of format 1, in which `index.json` held the texts.
 _FIRST = {"vectors": "index.npz", "faiss": "index.faiss"}
+_LAYOUT = _parted.Layout(
+    FILE,
+    "index",
+    {
+        "texts": "texts.json",
+        "vectors": "vectors.npz",
+        "faiss": "faiss",
+        "usearch": "usearch",
+        "records": "records.json",
+    },
+    _FIRST.values(),
+)
 _STRING = (str, type(None))
 _KEYS = {
     "precision": str,
@@ -43,13 +52,12 @@ _KEYS = {
     "document_prompt": _STRING,
     "embedding_dim": int,
 }
-_OF_PART = {"file": str, "bytes": int, "sha256": str}
 
 
 # === Writing ===
 
 
-def write(folder, settings, texts, arrays, write_faiss=None):
+def write(folder, settings, texts, arrays, write_engine=None, records=None):
     """Writes an index; one that the folder holds is replaced in one step, and stays where writing fails.
 
     Args:
@@ -57,36 +65,25 @@ def write(folder, settings, texts, arrays, write_faiss=None):
         settings: dict with the keys of `_KEYS`.
         texts: list of strings.
         arrays: dict of name to array: `searched`, `rescoring` and `calibration`, as far as there are, as float vectors;
-            or as codes under `<name>.codes`, with `<name>.scale` and `<name>.offset`.
-        write_faiss: function of a path that writes faiss's own file.
+            or as codes under `<name>.codes`, with `<name>.scale` and `<name>.offset`; and `labels` of an engine.
+        write_engine: function of a path that writes the own file of faiss or usearch.
+        records: dict of ids and metadata, as `read` returns it; `None` where ids count from 0.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    before = _named(folder)
-    token = secrets.token_hex(8)
+    backend = settings["backend"]
     writers = {
-        "texts": lambda path: path.write_text(json.dumps(texts), encoding="utf-8"),
+        "texts": _parted.write_json(texts),
         "vectors": lambda path: _write_arrays(path, arrays),
-        **({} if write_faiss is None else {"faiss": write_faiss}),
+        **({} if write_engine is None else {backend: write_engine}),
+        **({} if records is None else {"records": _parted.write_json(records)}),
     }
+    is_new = records is not None or "labels" in arrays or backend == "usearch"
     manifest = {
-        "format": FORMAT,
+        "format": FORMAT if is_new else 2,
         **settings,
         "count": len(texts),
         "arrays": {name: {"dtype": array.dtype.name, "shape": list(array.shape)} for name, array in arrays.items()},
-        "files": {},
     }
-    try:
-        for part, write_part in writers.items():
-            file = folder / f"index-{token}.{_ENDINGS[part]}"
-            with _disk.replacing(file) as path:
-                write_part(path)
-            manifest["files"][part] = {"file": file.name, "bytes": file.stat().st_size, "sha256": _sha256(file)}
-        _disk.write_json(folder / FILE, manifest)
-    finally:
-        # Before the last step this save has no place in the folder, after it the one before has none.
-        now = _named(folder)
-        _remove(folder, [name for name in _own(folder) if token in name or name in before], now)
-    _remove(folder, [name for name in _own(folder) if _is_old(folder / name)], now)
+    _parted.write(_LAYOUT, folder, manifest, writers)
 
 
 def _write_arrays(path, arrays):
@@ -94,53 +91,16 @@ def _write_arrays(path, arrays):
         np.savez(file, **arrays)
 
 
-def _sha256(file):
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _named(folder):
-    """The names of the files that belong to the index in a folder."""
-    try:
-        manifest = json.loads((folder / FILE).read_bytes())
-        if "format" not in manifest:
-            return set(_FIRST.values()) if "texts" in manifest else set()
-        return {part["file"] for part in manifest["files"].values()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return set()
-
-
-def _own(folder):
-    """The names of all files in a folder that some save wrote, complete or not."""
-    names = [path.name for path in folder.iterdir()]
-    return [name for name in names if _OWN.match(name) or name in _FIRST.values()]
-
-
-def _is_old(path):
-    """Whether a file is of a save that was killed, and not of one that is at work."""
-    try:
-        return _OWN.match(path.name) and time.time() - path.stat().st_mtime >= _disk.DEAD
-    except OSError:
-        return False
-
-
-def _remove(folder, names, kept):
-    for name in set(names) - kept:
-        try:
-            (folder / name).unlink(missing_ok=True)
-        except OSError:
-            continue
-
-
 # === Reading ===
 
 
-def read(argument, folder):
+def read(argument, folder, *, mmap=False):
     """Reads an index, and checks that its parts are complete and belong together.
 
     Args:
         argument: string. The name of the argument that the folder was, for errors.
         folder: string or path.
+        mmap: bool. Whether large arrays stay on the disk; their bytes are then not compared with the SHA-256.
 
     Returns:
         `Saved`.
@@ -151,47 +111,49 @@ def read(argument, folder):
     """
     folder = _disk.local_path(argument, folder, kind="folder")
     reader = _disk.Reader(argument, folder, EXPECTED, REMEDY)
-    while True:
-        before = reader.bytes(folder / FILE)
-        try:
-            return _read(reader, folder)
-        except ValueError:
-            # A save at the same time has removed what the old manifest named.
-            if reader.bytes(folder / FILE) == before:
-                raise
+    return _parted.read(reader, folder / FILE, lambda: _read(reader, folder, mmap))
 
 
-def _read(reader, folder):
+def _read(reader, folder, mmap):
     file = folder / FILE
     manifest = reader.json(file, _KEYS)
     _check_settings(reader, file, manifest)
     if "format" not in manifest:
         return _read_first(reader, folder, manifest)
-    if manifest["format"] != FORMAT:
+    if manifest["format"] not in (2, FORMAT):
         raise reader.error(file, f"should be of format {FORMAT} or less, not {manifest['format']!r}")
     reader.check_keys(file, manifest, {"count": int, "arrays": dict, "files": dict})
-    needed = ["texts", "vectors", *(["faiss"] if manifest["backend"] == "faiss" else [])]
-    reader.check_keys(file, manifest["files"], dict.fromkeys(needed, dict), " in 'files'")
-    paths = {part: _checked_part(reader, folder, part, manifest["files"][part]) for part in needed}
+    backend, files = manifest["backend"], manifest["files"]
+    needed = ["texts", "vectors", *([] if backend == "exact" else [backend])]
+    reader.check_keys(file, files, dict.fromkeys(needed, dict), " in 'files'")
+    needed += ["records"] if "records" in files else []
+    large = {"vectors", "usearch"} if mmap else set()
+    paths = {
+        part: _parted.checked_part(_LAYOUT, reader, folder, part, files[part], is_whole=part not in large)
+        for part in needed
+    }
     texts = reader.json(paths["texts"])
-    _check_texts(reader, paths["texts"], texts)
+    _parted.check_texts(reader, paths["texts"], texts)
     if len(texts) != manifest["count"]:
         raise reader.error(paths["texts"], f"holds {len(texts)} texts, and {file} speaks of {manifest['count']}")
-    arrays = _arrays(reader, paths["vectors"], manifest, len(texts))
+    arrays = _arrays(reader, paths["vectors"], manifest, len(texts), mmap)
     found = {name: {"dtype": array.dtype.name, "shape": list(array.shape)} for name, array in arrays.items()}
     if found != manifest["arrays"]:
         raise reader.error(paths["vectors"], f"holds {found}, and {file} speaks of {manifest['arrays']}")
-    return Saved({key: manifest[key] for key in _KEYS}, texts, arrays, paths.get("faiss"), reader)
+    records = None
+    if "records" in paths:
+        records = reader.json(paths["records"], {"ids": list, "next": int, "metadata": dict})
+    return Saved({key: manifest[key] for key in _KEYS}, texts, arrays, paths.get(backend), reader, records)
 
 
 def _read_first(reader, folder, manifest):
     """Reads format 1, whose parts are tied by nothing but their numbers."""
     file = folder / FILE
     reader.check_keys(file, manifest, {"texts": list})
-    _check_texts(reader, file, manifest["texts"])
-    arrays = _arrays(reader, folder / _FIRST["vectors"], manifest, len(manifest["texts"]))
+    _parted.check_texts(reader, file, manifest["texts"])
+    arrays = _arrays(reader, folder / _FIRST["vectors"], manifest, len(manifest["texts"]), False)
     faiss = folder / _FIRST["faiss"] if manifest["backend"] == "faiss" else None
-    return Saved({key: manifest[key] for key in _KEYS}, manifest["texts"], arrays, faiss, reader)
+    return Saved({key: manifest[key] for key in _KEYS}, manifest["texts"], arrays, faiss, reader, None)
 
 
 def _check_settings(reader, file, settings):
@@ -209,35 +171,12 @@ def _check_settings(reader, file, settings):
             raise reader.error(file, f"has a wrong value of {key!r}, {settings[key]!r}")
 
 
-def _checked_part(reader, folder, part, facts):
-    """Returns the path of a part that is what `index.json` says of it."""
-    reader.check_keys(folder / FILE, facts, _OF_PART, f" of {part!r}")
-    name = facts["file"]
-    if not _OWN.fullmatch(name) or not name.endswith(_ENDINGS[part]):
-        raise reader.error(folder / FILE, f"names {name!r} for the {part}, which no save writes")
-    file = folder / name
-    reader.check_file(file)
-    with reader.guard(file):
-        size = file.stat().st_size
-        sha256 = _sha256(file)
-    if size != facts["bytes"]:
-        raise reader.error(file, f"has {size} bytes, not {facts['bytes']}: it is cut short, or another index's")
-    if sha256 != facts["sha256"]:
-        raise reader.error(file, "is damaged or another index's: its SHA-256 is not the one in index.json")
-    return file
-
-
-def _check_texts(reader, file, texts):
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise reader.error(file, "holds no list of texts")
-
-
-def _arrays(reader, file, settings, count):
+def _arrays(reader, file, settings, count, mmap):
     """Returns the arrays of a file: those that the settings need, each with a row for each text."""
     reader.check_file(file)
     # numpy leaves the file open where it cannot read it.
     with reader.guard(file), open(file, "rb") as opened, np.load(opened, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
+        arrays = _mapped(file) if mmap else {name: archive[name] for name in archive.files}
     dim, precision, rescore = settings["embedding_dim"], settings["precision"], settings["rescore"]
     is_exact = settings["backend"] == "exact"
     expected = _expected("searched", precision, count, dim) if is_exact else {}
@@ -245,6 +184,8 @@ def _arrays(reader, file, settings, count):
         expected |= _expected("rescoring", rescore, count, dim)
     if "calibration.codes" in arrays:
         expected |= _expected("calibration", "int8", len(np.atleast_1d(arrays["calibration.codes"])), dim)
+    if "labels" in arrays:
+        expected["labels"] = ("int64", arrays["labels"].shape[:1])
     for name, (dtype, shape) in expected.items():
         if name not in arrays:
             raise reader.error(file, f"has no array {name!r}")
@@ -254,6 +195,35 @@ def _arrays(reader, file, settings, count):
                 file, f"holds {received} as {name!r}, not {dtype} of shape {shape}, which {count} texts need"
             )
     return arrays
+
+
+def _mapped(file):
+    """Returns the arrays of numpy's archive as read-only maps of the file: they lie there as they are in memory."""
+    found = {}
+    with open(file, "rb") as opened, zipfile.ZipFile(opened) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{entry.filename} is compressed and cannot be mapped")
+            with archive.open(entry) as member:
+                version = np.lib.format.read_magic(member)
+                read_header = {
+                    (1, 0): np.lib.format.read_array_header_1_0,
+                    (2, 0): np.lib.format.read_array_header_2_0,
+                }[version]
+                shape, is_fortran, dtype = read_header(member)
+                header = member.tell()
+            opened.seek(entry.header_offset)
+            local = opened.read(30)
+            # The names' and extra fields' lengths of the local header, which may differ from those of the directory.
+            start = entry.header_offset + 30 + int.from_bytes(local[26:28], "little")
+            start += int.from_bytes(local[28:30], "little") + header
+            name = entry.filename.removesuffix(".npy")
+            order: Any = "F" if is_fortran else "C"
+            if 0 in shape:
+                found[name] = np.zeros(shape, dtype)
+            else:
+                found[name] = np.memmap(file, dtype, "r", start, shape, order)
+    return found
 
 
 def _expected(name, precision, count, dim):

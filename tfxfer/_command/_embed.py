@@ -18,12 +18,13 @@ def add_arguments(parser):
     _arguments.add_table(parser)
     parser.add_argument("--prompt-name", metavar="NAME", help="one of the model's prompts, such as query")
     parser.add_argument("--truncate-dim", type=int, metavar="N", help="keep the first N components")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that compute (default: this one alone)")
     parser.add_argument("--normalize", action="store_true", help="scale vectors to length 1, whatever the model does")
 
 
 def run(given):
     """Encodes the table; returns the counts."""
-    options = {"prompt_name": given.prompt_name, "truncate_dim": given.truncate_dim}
+    options = {"prompt_name": given.prompt_name, "truncate_dim": given.truncate_dim, "workers": given.workers}
     options["normalize"] = True if given.normalize else None
     options = {name: value for name, value in options.items() if value is not None}
     return _arguments.predict_table(_arguments.load_embedder(given.model, given.task), given, **options)

@@ -105,6 +105,16 @@ class Runner:
             return found
         return keras.tree.map_structure(lambda *arrays: _restored(np.concatenate(arrays), order), *parts)
 
+    def batches(self, x: Any, batch_size: int = 32) -> list[np.ndarray]:
+        """Returns the rows of each batch that a call computes, in the order in which it does.
+
+        Args:
+            x: inputs as the columns read them.
+            batch_size: int.
+        """
+        _, lengths = self._tokenize(x)
+        return list(self._batches(np.argsort(-lengths, kind="stable"), lengths, batch_size))
+
     def _batches(self, order, lengths, batch_size):
         """Yields the rows of each batch: one at least, so that the outputs of no rows have the right shape."""
         groups = [order]

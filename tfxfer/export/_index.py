@@ -146,7 +146,8 @@ def _checked(vectors, count, embedder):
 
 
 def _from_folder(folder, embedder, max_k):
-    settings, texts, arrays, _, _ = _saved_index.read("index", folder)
+    saved = _saved_index.read("index", folder)
+    settings, texts, arrays = saved.settings, saved.texts, saved.arrays
     similarity = settings["similarity"]
     if similarity not in SIMILARITIES:
         raise _check.invalid("index", f"a similarity out of {', '.join(SIMILARITIES)}", similarity)
@@ -160,7 +161,8 @@ def _from_folder(folder, embedder, max_k):
     _checked(vectors["codes"] if is_coded else vectors, len(texts), embedder)
     _check_embedder(embedder, texts[0], first, _document_prompt(embedder, settings["document_prompt"]))
     prompt = _texts.prompt_for(embedder, settings["query_prompt"], _texts.QUERY_PROMPTS)
-    return Index(texts, list(range(len(texts))), vectors, similarity, prompt, max_k)
+    ids = list(range(len(texts))) if saved.records is None else saved.records["ids"]
+    return Index(texts, ids, vectors, similarity, prompt, max_k)
 
 
 def _finest(settings, arrays):

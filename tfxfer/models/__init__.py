@@ -25,6 +25,7 @@ from tfxfer.models._tagger import TokenTagger
 from tfxfer.models._task import TextTask
 from tfxfer.models._tension import ContrastiveTension
 from tfxfer.models._token_entities import TokenEntity
+from tfxfer.models._workers import Workers
 
 __all__ = [
     "Attribution",
@@ -56,6 +57,7 @@ __all__ = [
     "TextTask",
     "TokenEntity",
     "TokenTagger",
+    "Workers",
     "conv_student",
     "few_shot",
     "simcse",

@@ -1,6 +1,7 @@
 """Encoding texts: vectors, their similarity, documents in the order of a query."""
 
 import collections.abc
+import contextlib
 import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfxfer import _check, _neighbours, _texts, data
-from tfxfer.models import _explaining, _rows
+from tfxfer.models import _explaining, _rows, _workers
 from tfxfer.models._attributions import Explanation
 
 # Batches from which on `encode` shows its progress.
@@ -39,6 +40,7 @@ class Encodes(_Mixin):
         dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         output: Literal["embedding", "tokens"] = "embedding",
         progress: bool | None = None,
+        workers: int | _workers.Workers | None = None,
     ) -> Any:
         """Turns texts into vectors.
 
@@ -62,6 +64,8 @@ class Encodes(_Mixin):
                 special tokens included, before pooling and what follows it.
             progress: bool. Whether to show a progress bar. By default on work of more than 64 batches,
                 in a terminal or notebook.
+            workers: int, the number of processes that compute, or what `workers` made; see there when it pays. The
+                vectors are the same to the bit where a process has as many threads as this one.
 
         Returns:
             A string gives `(dim,)`, a sequence `(texts, dim)`, an iterator a generator of arrays `(some texts, dim)`
@@ -70,6 +74,7 @@ class Encodes(_Mixin):
 
         Raises:
             ValueError: for something that is no text, with its row, or an argument out of range.
+            RuntimeError: for a text that a worker cannot encode, with its row, or a worker that ended.
 
         Example:
 
@@ -106,10 +111,85 @@ class Encodes(_Mixin):
             hasattr(texts, "__len__") or isinstance(texts, collections.abc.Iterable)
         ):
             raise _check.invalid("texts", "a string, a sequence of strings, or an iterator of strings", texts)
+        if workers is not None:
+            options = {"prompt": prompt, "normalize": normalize, "truncate_dim": truncate_dim, "dtype": dtype}
+            return self._encode_on(workers, texts, batch_size, progress, encode, {**options, "output": output})
         if hasattr(texts, "__len__"):
             return encode(self._read(texts), progress)
         parts = _parts(texts, batch_size * _rows.STREAM_BATCHES)
         return (encode(self._read(part), False) for part in parts)
+
+    def workers(
+        self, count: int | None = None, *, devices: Sequence[str] | None = None, threads: int | None = None
+    ) -> _workers.Workers:
+        """Starts processes that encode with a copy of this model each, for as many calls as needed.
+
+        Each takes some seconds to start and the memory of TensorFlow and the model. It pays for work of minutes: on
+        many cores, where one process does not keep them busy, or on several cards. A process has as many threads as
+        there are cores for it, so that two processes on two cores have one each.
+
+        Batches are those of one process, so that the vectors are the same to the bit where the threads are as many
+        (a matrix product may be summed up in another order by more of them). Vectors come in the order of the texts.
+        An error in a process names the row and its text; a process that is killed is an error too.
+
+        A script needs `if __name__ == "__main__":` around what it runs: each process imports it. Classes of a model
+        that are defined in a notebook cannot be loaded by another process.
+
+        Args:
+            count: int. The number of processes. Defaults to the number of devices.
+            devices: list of `"cpu"` and `"gpu:0"`, `"gpu:1"` and so on, one for each process. By default each sees the
+                devices that this process does.
+            threads: int. Threads of each process for TensorFlow and numpy. By default the cores divided by the
+                processes, but no more than `TF_NUM_INTRAOP_THREADS` or `OMP_NUM_THREADS` allow this process.
+
+        Returns:
+            `Workers`, a context manager; `close()` ends the processes.
+
+        Raises:
+            ValueError: for an unknown device, a card that is not there, or a model with an engine.
+
+        Example:
+
+        ```python
+        if __name__ == "__main__":
+            with embedder.workers(4) as workers:
+                for part in embedder.encode(open("corpus.txt"), workers=workers): ...
+                index = tx.search.SemanticIndex(workers, texts)
+        ```
+        """
+        return _workers.Workers(self, count, devices=devices, threads=threads)
+
+    def _encode_on(self, workers, texts, batch_size, progress, here, options):
+        """Encodes texts by other processes; what is too little to start some is encoded `here`."""
+        is_own = not isinstance(workers, _workers.Workers)
+        count = _check.integer("workers", workers) if is_own else len(workers)
+        if not is_own:
+            workers.check(self)
+
+        def plan(part):
+            prefixed = data.with_prefix(part, options["prompt"])
+            return np.asarray(part), self._runner(prefixed).batches(prefixed, batch_size)
+
+        if not hasattr(texts, "__len__"):
+            parts = map(self._read, _parts(texts, batch_size * _rows.STREAM_BATCHES))
+            return self._streamed_on(workers, map(plan, parts), options)
+        texts = self._read(texts)
+        if not len(texts):
+            return here(texts, False)
+        rows, batches = plan(texts)
+        if len(batches) == 1 and is_own:
+            return here(texts, progress)
+        if progress is None:
+            progress = len(rows) > _LONG * batch_size and _texts.is_watched()
+        report = keras.utils.Progbar(len(rows), unit_name="text").add if progress else None
+        with self.workers(min(count, len(batches))) if is_own else contextlib.nullcontext(workers) as made:
+            [found] = made.run([(rows, batches)], options, report)
+        return found
+
+    def _streamed_on(self, workers, parts, options):
+        is_own = not isinstance(workers, _workers.Workers)
+        with self.workers(workers) if is_own else contextlib.nullcontext(workers) as made:
+            yield from made.run(parts, options)
 
     def _read(self, texts):
         """Texts as a tensor."""

@@ -1,5 +1,6 @@
 """Tables in, tables out: a model's answers as columns beside those of a file of any size."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -80,7 +81,7 @@ class WritesTables(_Mixin):
         | that reject texts | `in_scope` as well; `label` and `probability` are empty where it is false | |
         | with conformal sets | `set` as well | |
         | `TextRegressor` | `score`; `scores` with several outputs | |
-        | `TextEmbedder`, `Siamese` | `embedding` | those of `encode`: `prompt_name`, `truncate_dim`, `normalize` |
+        | `TextEmbedder`, `Siamese` | `embedding` | those of `encode`: `prompt_name`, `normalize`, `workers` and so on |
         | `TokenTagger` | `entities`: objects of label, start, end, text, probability | |
         | `MultiTask` | `<task>_<column>` for those of each task | |
 
@@ -139,27 +140,37 @@ class WritesTables(_Mixin):
                 found.update({f"{name}_{key}" if name else key: column for key, column in added.items()})
             return {name: (kind, []) for name, (kind, _) in found.items()} if is_asked else found
 
-        identity = {name: _identity(part) for name, part in parts.items()}
-        return data.map_table(
-            source,
-            output,
-            answers,
-            names,
-            identity=[identity, options],
-            prefix=prefix,
-            part_rows=batch_size * _rows.STREAM_BATCHES,
-            on_error=on_error,
-            overwrite=overwrite,
-            resume=resume,
-            progress=progress,
-            texts=texts,
-            format=format,
-            output_format=output_format,
-            header=header,
-            delimiter=delimiter,
-            quoting=quoting,
-            encoding=encoding,
-        )
+        workers = options.pop("workers", None)  # which the answers do not depend on
+        identity = [{name: _identity(part) for name, part in parts.items()}, dict(options)]
+        with contextlib.ExitStack() as stack:
+            if workers is not None:
+                if not hasattr(self, "workers"):
+                    raise _check.invalid("workers", f"None for a `{type(self).__name__}`", workers)
+                is_made = hasattr(workers, "close")
+                # Processes start once for all parts of the table.
+                if not is_made:
+                    workers = stack.enter_context(self.workers(_check.integer("workers", workers)))
+                options["workers"] = workers
+            return data.map_table(
+                source,
+                output,
+                answers,
+                names,
+                identity=identity,
+                prefix=prefix,
+                part_rows=batch_size * _rows.STREAM_BATCHES,
+                on_error=on_error,
+                overwrite=overwrite,
+                resume=resume,
+                progress=progress,
+                texts=texts,
+                format=format,
+                output_format=output_format,
+                header=header,
+                delimiter=delimiter,
+                quoting=quoting,
+                encoding=encoding,
+            )
 
 
 def _inputs(model, columns):

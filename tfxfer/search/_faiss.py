@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 
 from tfxfer import _check, _neighbours
+from tfxfer.search._engines import Engine
 
 FACTORIES = {"float32": "Flat", "int8": "SQ8", "binary": "BFlat"}
 
@@ -25,40 +26,62 @@ def load():
         ) from error
 
 
-class FaissIndex:
-    """A faiss index that answers as the exact search does: larger scores are closer."""
+class FaissIndex(Engine):
+    """A faiss index. What is removed stays in it, and filters go by faiss's selectors of ids."""
 
-    def __init__(self, dim, precision, similarity, factory=None):
+    name = "faiss"
+
+    def _make(self):
         faiss = load()
-        if similarity == "manhattan":
-            raise _check.invalid("similarity", "'cosine', 'dot' or 'euclidean' for faiss", similarity)
-        self.similarity, self.precision, self.dim = similarity, precision, dim
-        factory = factory or FACTORIES[precision]
-        if precision == "binary":
+        factory = self.factory or FACTORIES[self.precision]
+        if self.precision == "binary":
             # faiss takes whole bytes; the words of the codes are 8 each.
-            self.index = faiss.index_binary_factory(-(-dim // 64) * 64, factory)
+            self.index = faiss.index_binary_factory(-(-self.dim // 64) * 64, factory)
         else:
-            metric = faiss.METRIC_L2 if similarity == "euclidean" else faiss.METRIC_INNER_PRODUCT
-            self.index = faiss.index_factory(dim, factory, metric)
+            metric = faiss.METRIC_L2 if self.similarity == "euclidean" else faiss.METRIC_INNER_PRODUCT
+            self.index = faiss.index_factory(self.dim, factory, metric)
 
-    def __len__(self):
-        return int(self.index.ntotal)
+    def _prepare(self, vectors):
+        if self.precision == "binary":
+            return np.ascontiguousarray(vectors.codes).view("uint8")
+        vectors = _neighbours.unit(vectors) if self.similarity == "cosine" else vectors
+        return np.ascontiguousarray(vectors, "float32")
 
-    def add(self, vectors):
-        """Adds float vectors `(rows, dim)` or binary codes; the first ones train an index that has to be trained."""
-        vectors = self._prepare(vectors)
+    def _add(self, vectors, numbers):
+        # The first vectors train an index that has to be trained.
         if not self.index.is_trained:
             self.index.train(vectors)
         self.index.add(vectors)
 
-    def search(self, queries, k):
-        """Returns ids and scores `(queries, k)`; where an approximate index finds fewer, id -1 and score -inf."""
-        scores, ids = self.index.search(self._prepare(queries), k)
+    def _search(self, queries, k, numbers, live):
+        queries = self._prepare(queries)
+        if numbers is None and live.all():
+            scores, found = self.index.search(queries, k)
+        else:
+            scores, found = self._selected(queries, k, np.flatnonzero(live))
         if self.precision == "binary":
             scores = 1 - 2 * scores.astype("float32") / self.dim
         elif self.similarity == "euclidean":
             scores = -np.sqrt(np.maximum(scores, 0.0))
-        return np.asarray(ids, "int64"), np.where(ids < 0, -np.inf, scores).astype("float32")
+        return np.asarray(found, "int64"), scores
+
+    def _selected(self, queries, k, numbers):
+        faiss = load()
+        selector = faiss.IDSelectorBatch(numbers.astype("int64"))
+        index = self.index if self.precision == "binary" else faiss.downcast_index(self.index)
+        if isinstance(index, faiss.IndexIVF):
+            parameters = faiss.SearchParametersIVF(sel=selector, nprobe=index.nprobe)
+        elif isinstance(index, faiss.IndexHNSW):
+            parameters = faiss.SearchParametersHNSW(sel=selector, efSearch=index.hnsw.efSearch)
+        else:
+            parameters = faiss.SearchParameters(sel=selector)
+        try:
+            return self.index.search(queries, k, params=parameters)
+        except RuntimeError as error:  # with a stack of C++
+            remedy = "Use `backend='exact'`, or a factory such as 'Flat', 'SQ8', 'IVF...' or 'HNSW...'."
+            expected = "an index that can leave rows out, as filters and removed texts need"
+            received = self.factory or FACTORIES[self.precision]
+            raise _check.invalid("factory", expected, received, remedy) from error
 
     def save(self, path):
         """Writes the index to a file."""
@@ -66,7 +89,7 @@ class FaissIndex:
         write = faiss.write_index_binary if self.precision == "binary" else faiss.write_index
         write(self.index, str(pathlib.Path(path)))
 
-    def load(self, path):
+    def load(self, path, labels=None):
         """Takes the index out of a file that `save` wrote; raises for one of vectors of another size."""
         faiss = load()
         read = faiss.read_index_binary if self.precision == "binary" else faiss.read_index
@@ -74,9 +97,7 @@ class FaissIndex:
         if found.d != self.index.d:
             raise ValueError(f"vectors of {found.d} components, not {self.index.d}")
         self.index = found
-
-    def _prepare(self, vectors):
-        if self.precision == "binary":
-            return np.ascontiguousarray(vectors.codes).view("uint8")
-        vectors = _neighbours.unit(vectors) if self.similarity == "cosine" else vectors
-        return np.ascontiguousarray(vectors, "float32")
+        count = int(found.ntotal)
+        self.labels = np.arange(count) if labels is None else np.array(labels)
+        if len(self.labels) != count:
+            raise ValueError(f"holds {count} vectors for {len(self.labels)} labels")

@@ -1,8 +1,7 @@
 """A corpus of texts that is searched by meaning."""
 
-import collections
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -10,16 +9,16 @@ from numpy.typing import ArrayLike
 
 from tfxfer import _check, _disk, _neighbours, _saved_index, _texts
 from tfxfer._saved_index import BACKENDS, RESCORE
-from tfxfer.search import _faiss, _quantize, _top_k
-
-Hits = collections.namedtuple("Hits", ["ids", "scores", "texts"])
-Hits.__doc__ = "What `SemanticIndex.search` returns: ids, scores and texts, the best first."
+from tfxfer.search import _engines, _faiss, _quantize, _records, _rerank, _stored, _top_k, _usearch
+from tfxfer.search._records import Hits, Where
 
 # What is saved of an index beside its texts and vectors.
 _PUBLIC = ("precision", "rescore", "multiplier", "similarity", "backend")
 _PRIVATE = ("factory", "query_prompt", "document_prompt")
 # Texts whose float vectors are held at a time while the index is made of codes.
 _PART = 50_000
+_ENGINES: dict[str, Any] = {"faiss": _faiss, "usearch": _usearch}
+_CLASSES: dict[str, Any] = {"faiss": _faiss.FaissIndex, "usearch": _usearch.UsearchIndex}
 
 
 class SemanticIndex:
@@ -39,6 +38,9 @@ class SemanticIndex:
             `embeddings` are given and queries are vectors.
         texts: list or other iterable of strings.
         embeddings: float array `(texts, dim)`: the vectors, where they are there already.
+        ids: list of ints >= 0 or of strings, all different: the ids of the texts. By default they count from 0.
+        metadata: dict of column name to list, one value for each text: strings, numbers or bools, `None` where it is
+            missing; for filters in `search`.
         precision: `"float32"`, `"int8"` or `"binary"`.
         rescore: `None`, or what the candidates are scored by again, with float queries: `"binary"`, `"int8"` or
             `"float32"`; the last two are held as well. The scores returned are the new ones. `"default"` is `"binary"`
@@ -47,9 +49,11 @@ class SemanticIndex:
             re-scored by int8 lose nothing in the figures above; 4 lose 0.006 of recall@10.
         similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
         calibration: float array of typical vectors: the ranges for int8. Defaults to the first 50,000 of the corpus.
-        backend: `"exact"`, or `"faiss"` where that package is installed: worth it from some million texts on.
-        factory: string, faiss's name of an index, e.g. `"HNSW32"` or `"IVF4096,Flat"`; it may be approximate. Defaults
-            to an exhaustive search.
+        backend: `"exact"`, or `"faiss"` or `"usearch"` where that package is installed: worth it from some million
+            texts on. usearch's graph is approximate: it finds most of the nearest texts.
+        factory: string. faiss's name of an index, e.g. `"HNSW32"` or `"IVF4096,Flat"`; it may be approximate, and
+            defaults to an exhaustive search. For usearch its settings, e.g.
+            `"connectivity=32,expansion_add=128,expansion_search=128"`; larger ones find more, slower.
         query_prompt: string set before each query. Defaults to the embedder's prompt `"query"`, if it has one.
         document_prompt: string set before each text. Defaults to the embedder's prompt `"document"`, `"passage"` or
             `"corpus"`, if it has one.
@@ -59,15 +63,16 @@ class SemanticIndex:
     Raises:
         ValueError: for an empty corpus, something that is no text, vectors that do not fit, or a re-scoring that the
             precision does not have.
-        ImportError: for `backend="faiss"` without faiss; it names the package.
+        ImportError: for `backend="faiss"` or `"usearch"` without that package; it names it.
 
     Example:
 
     ```python
-    index = tx.search.SemanticIndex(embedder, texts, precision="binary")
-    hits = index.search("Where is my card?", k=3)
+    index = tx.search.SemanticIndex(embedder, texts, precision="binary", metadata={"year": years})
+    hits = index.search("Where is my card?", k=3, where=lambda columns: columns["year"] >= 2024)
     for text, score in zip(hits.texts, hits.scores):
         print(round(float(score), 3), text)
+    index.remove(hits.ids[:1])
     index.save("index")
     index = tx.search.SemanticIndex.load("index", embedder)
     ```
@@ -82,18 +87,48 @@ class SemanticIndex:
         texts: Iterable[str],
         *,
         embeddings: ArrayLike | None = None,
+        ids: Sequence[int] | Sequence[str] | np.ndarray | None = None,
+        metadata: Mapping[str, Any] | None = None,
         precision: Literal["float32", "int8", "binary"] = "float32",
         rescore: str = "default",
         multiplier: int = 10,
         similarity: str = "cosine",
         calibration: ArrayLike | None = None,
-        backend: Literal["exact", "faiss"] = "exact",
+        backend: Literal["exact", "faiss", "usearch"] = "exact",
         factory: str | None = None,
         query_prompt: str | None = None,
         document_prompt: str | None = None,
         batch_size: int = 32,
         progress: bool | None = None,
     ) -> None:
+        self._configure(
+            embedder,
+            precision=precision,
+            rescore=rescore,
+            multiplier=multiplier,
+            similarity=similarity,
+            calibration=calibration,
+            backend=backend,
+            factory=factory,
+            query_prompt=query_prompt,
+            document_prompt=document_prompt,
+        )
+        self.add(texts, embeddings=embeddings, ids=ids, metadata=metadata, batch_size=batch_size, progress=progress)
+
+    def _configure(
+        self,
+        embedder,
+        *,
+        precision="float32",
+        rescore="default",
+        multiplier=10,
+        similarity="cosine",
+        calibration=None,
+        backend="exact",
+        factory=None,
+        query_prompt=None,
+        document_prompt=None,
+    ):
         _check.one_of("precision", precision, RESCORE)
         rescore = ("binary" if precision == "binary" else None) if rescore == "default" else rescore
         if rescore not in RESCORE[precision]:
@@ -101,30 +136,45 @@ class SemanticIndex:
             raise _check.invalid("rescore", f"one of {options} for precision={precision!r}", rescore)
         _check.one_of("similarity", similarity, ("cosine",) if precision == "binary" else _neighbours.SIMILARITIES)
         _check.one_of("backend", backend, BACKENDS)
-        if factory is not None and backend != "faiss":
-            raise _check.invalid("factory", "None unless `backend='faiss'`", factory)
-        if backend == "faiss":
-            _faiss.load()
+        if factory is not None and backend == "exact":
+            raise _check.invalid("factory", "None unless `backend` is 'faiss' or 'usearch'", factory)
+        if backend != "exact":
+            _ENGINES[backend].load()
         self.embedder = embedder
-        self.texts = []
         self.precision, self.rescore, self.similarity, self.backend = precision, rescore, similarity, backend
         self.multiplier = _check.integer("multiplier", multiplier)
         self._factory = factory
         self._query_prompt, self._document_prompt = query_prompt, document_prompt
         self._calibration: Any = calibration
-        self._searched: Any = None  # array, `Quantized` or `FaissIndex`
+        self._records = _records.Records()
+        self._searched: Any = None  # array, `Quantized` or `Engine`
         self._rescoring: Any = None  # array or `Quantized`
-        self.add(texts, embeddings=embeddings, batch_size=batch_size, progress=progress)
+        self._is_mapped = False
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self._records)
 
     def __repr__(self):
         return f"SemanticIndex({len(self)} texts, {self.precision}, rescore={self.rescore}, {self.backend})"
 
     @property
+    def texts(self) -> list[str]:
+        """The texts, in the order in which they were added."""
+        return self._records.texts
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Their ids, `(texts,)`: int64, or strings."""
+        return self._records.ids
+
+    @property
+    def metadata(self) -> dict[str, np.ndarray]:
+        """The columns to filter by, arrays `(texts,)`; missing numbers are NaN, other missing values `None`."""
+        return dict(self._records.columns)
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of the vectors or codes that are held; what faiss holds is not counted."""
+        """Bytes of the vectors or codes that are held, or mapped; what faiss or usearch hold is not counted."""
         return sum(getattr(part, "nbytes", 0) for part in self._parts())
 
     def add(
@@ -132,41 +182,83 @@ class SemanticIndex:
         texts: Iterable[str],
         *,
         embeddings: ArrayLike | None = None,
+        ids: Sequence[int] | Sequence[str] | np.ndarray | None = None,
+        metadata: Mapping[str, Any] | None = None,
         batch_size: int = 32,
         progress: bool | None = None,
     ) -> None:
-        """Adds texts; their ids go on from those that are there. int8 codes keep the ranges of the first ones.
+        """Adds texts; an error leaves the index as it was. int8 codes keep the ranges of the first ones.
 
         Args:
             texts: list or other iterable of strings.
             embeddings: float array `(texts, dim)`, where the vectors are there already.
+            ids: their ids, where the texts that are there have ids of their own. By default they count on.
+            metadata: the columns that the texts have that are there.
             batch_size: int. Texts computed at a time.
             progress: bool. Whether to show a progress bar; by default on long work.
+
+        Raises:
+            ValueError: for what `SemanticIndex` refuses, ids that are there already, or an index that lies on the disk.
         """
+        self._check_held("add")
         texts = _texts.strings("texts", texts)
+        checked = self._records.check(texts, ids, metadata)
         if embeddings is not None:
             embeddings = _neighbours.matrix("embeddings", embeddings)
             if len(embeddings) != len(texts):
                 raise _check.invalid("embeddings", f"{len(texts)} vectors, one for each text", embeddings.shape)
-        prompt = _texts.prompt_for(self.embedder, self._document_prompt, _texts.DOCUMENT_PROMPTS)
-        searched, rescoring = [], []
-        for start in range(0, len(texts), _PART):
-            part = slice(start, start + _PART)
-            if embeddings is None:
-                vectors = _texts.encode(
-                    self.embedder, texts[part], batch_size=batch_size, prompt=prompt, progress=progress
-                )
-            else:
-                vectors = embeddings[part]
-            self._add(vectors, searched, rescoring)
+        searched, rescoring, calibration, engine = [], [], self._calibration, self._searched
+        try:
+            for start in range(0, len(texts), _PART):
+                part = slice(start, start + _PART)
+                if embeddings is None:
+                    vectors = self._encoded(texts[part], batch_size, progress)
+                else:
+                    vectors = embeddings[part]
+                self._add(vectors, searched, rescoring)
+        except BaseException:
+            self._calibration, self._searched = calibration, engine
+            if isinstance(engine, _engines.Engine):
+                engine.keep(np.arange(len(engine)) < len(self))
+            raise
         self._searched = self._joined(self._searched, searched)
         self._rescoring = self._joined(self._rescoring, rescoring)
-        self.texts.extend(texts)
+        self._records.add(texts, checked)
+
+    def remove(self, ids: Sequence[int] | Sequence[str] | np.ndarray) -> None:
+        """Removes texts with their vectors; the others keep their ids.
+
+        faiss keeps the vectors and passes over them; once many are removed, make a new index.
+
+        Args:
+            ids: list of ids.
+
+        Raises:
+            ValueError: for an id that is not there, where no text would be left, or for an index that lies on the disk.
+        """
+        self._check_held("remove")
+        kept = self._records.kept(ids)
+        if isinstance(self._searched, _engines.Engine):
+            self._searched.keep(kept)
+        else:
+            self._searched = self._searched[kept]
+        self._rescoring = None if self._rescoring is None else self._rescoring[kept]
+        self._records.keep(kept)
+
+    def _check_held(self, method):
+        if self._is_mapped:
+            remedy = "Load it without `mmap`, or write it again with `SemanticIndex.build`."
+            raise _check.invalid("index", f"an index in memory for `{method}`", "one that lies on the disk", remedy)
+
+    def _encoded(self, texts, batch_size, progress):
+        prompt = _texts.prompt_for(self.embedder, self._document_prompt, _texts.DOCUMENT_PROMPTS)
+        return _texts.encode(self.embedder, texts, batch_size=batch_size, prompt=prompt, progress=progress)
 
     def _add(self, vectors, searched, rescoring):
         vectors = _neighbours.matrix("embeddings", vectors).astype("float32", copy=False)
-        if self._searched is not None:
-            _top_k.check_dim("embeddings", vectors, self.embedding_dim)
+        if self._searched is not None or searched:
+            dim = self.embedding_dim if self._searched is not None else searched[0].shape[1]
+            _top_k.check_dim("embeddings", vectors, dim)
         if self.similarity == "cosine":
             vectors = _neighbours.unit(vectors)
         codes = {None: None, "float32": vectors}
@@ -174,14 +266,15 @@ class SemanticIndex:
             codes["int8"] = _quantize.quantize(vectors, "int8", calibration=self._ranges(vectors))
         if "binary" in (self.precision, self.rescore):
             codes["binary"] = _quantize.quantize(vectors, "binary")
-        if self.backend == "faiss":
+        if self.backend != "exact":
             if self._searched is None:
-                self._searched = _faiss.FaissIndex(vectors.shape[1], self.precision, self.similarity, self._factory)
-            # faiss rounds by itself: it is given floats for its own int8.
+                made = _CLASSES[self.backend](vectors.shape[1], self.precision, self.similarity, self._factory)
+                self._searched = made
+            # Engines round by themselves: they are given floats for their own int8.
             self._searched.add(codes["binary"] if self.precision == "binary" else vectors)
         else:
             searched.append(codes[self.precision])
-        if self.rescore is not None and (self.rescore != self.precision or self.backend == "faiss"):
+        if self.rescore is not None and (self.rescore != self.precision or self.backend != "exact"):
             rescoring.append(codes[self.rescore])
 
     def _ranges(self, vectors):
@@ -202,7 +295,7 @@ class SemanticIndex:
     def embedding_dim(self) -> int:
         """Components of a vector."""
         searched = self._searched
-        return searched.dim if isinstance(searched, _faiss.FaissIndex) else searched.shape[1]
+        return searched.dim if isinstance(searched, _engines.Engine) else searched.shape[1]
 
     @property
     def vectors(self) -> np.ndarray:
@@ -223,6 +316,7 @@ class SemanticIndex:
         queries: str | Sequence[str] | np.ndarray,
         k: int = 10,
         *,
+        where: Where = None,
         reranker: Any = None,
         batch_size: int = 32,
         progress: bool | None = None,
@@ -232,6 +326,10 @@ class SemanticIndex:
         Args:
             queries: a string, a list of strings, or a float array of vectors `(dim,)` or `(queries, dim)`.
             k: int, at most the number of texts.
+            where: a filter by metadata, within which the search is as exact as without it. A dict of column name to the
+                value wanted, or to a list of values of which one is: `{"language": "en", "year": [2023, 2024]}`; with
+                several columns, all have to fit, and `None` stands for a missing value. Or a function of the columns,
+                a dict of arrays `(texts,)`, to a bool array: `lambda columns: columns["year"] >= 2024`.
             reranker: optional cross-encoder that scores the best `k * multiplier` again and puts them in order: a
                 `models.TextRegressor` over pairs, a `models.TextClassifier` of two labels (the second counts), or a
                 function of two lists of strings to a number for each row. Needs queries that are texts.
@@ -239,50 +337,48 @@ class SemanticIndex:
             progress: bool. Whether to show progress bars; by default on long work.
 
         Returns:
-            `Hits(ids, scores, texts)`: for one query int64 and float32 `(k,)` and a list of k strings; for several
-            `(queries, k)` and a list of lists. The best first, of equal scores the lower id (with faiss: as faiss has
-            it; where an approximate index finds fewer, id -1, score -inf and text `None`).
+            `Hits(ids, scores, texts)`: for one query ids and float32 scores `(k,)` and a list of k strings; for several
+            `(queries, k)` and a list of lists. The best first, of equal scores the text that was added first (with
+            faiss and usearch: as these have it). Where a filter leaves fewer texts, or an approximate index finds
+            fewer: id -1 (`""` where ids are strings), score -inf and text `None`.
 
         Raises:
-            ValueError: for no queries, a k beyond the number of texts, or vectors of another size.
+            ValueError: for no queries, a k beyond the number of texts, vectors of another size, a filter that does not
+                fit the columns, or one that an index of faiss cannot follow.
         """
         k = _top_k.check_k(k, len(self))
-        is_one = isinstance(queries, (str, bytes))
-        if is_one or not (isinstance(queries, np.ndarray) and queries.dtype.kind == "f"):
-            names = _texts.strings("queries", [queries] if is_one else queries)
-            prompt = _texts.prompt_for(self.embedder, self._query_prompt, _texts.QUERY_PROMPTS)
-            vectors = _texts.encode(self.embedder, names, batch_size=batch_size, prompt=prompt, progress=progress)
-        else:
+        allowed = self._records.select(where)
+        if isinstance(queries, np.ndarray) and queries.dtype.kind == "f":
             names, is_one = None, queries.ndim == 1
             vectors = queries[None] if is_one else queries
+        else:
+            names, is_one = _rerank.queries_of(queries)
+            prompt = _texts.prompt_for(self.embedder, self._query_prompt, _texts.QUERY_PROMPTS)
+            vectors = _texts.encode(self.embedder, names, batch_size=batch_size, prompt=prompt, progress=progress)
         vectors = _neighbours.matrix("queries", vectors).astype("float32", copy=False)
         _top_k.check_dim("queries", vectors, self.embedding_dim)
         if reranker is None:
-            ids, scores = self._find(vectors, k, progress)
+            rows, scores = self._find(vectors, k, progress, allowed)
         else:
-            if names is None:
-                raise _check.invalid("queries", "texts where `reranker` is given", queries)
-            ids, _ = self._find(vectors, min(k * self.multiplier, len(self)), progress)
-            pairs = [(name, self.texts[i] if i >= 0 else "") for name, row in zip(names, ids, strict=True) for i in row]
-            first, second = (list(column) for column in zip(*pairs, strict=True))
-            scores = _texts.pair_scores(reranker, first, second, batch_size=batch_size, progress=progress)
-            ids, scores = _top_k.best(ids, np.where(ids < 0, -np.inf, scores.reshape(ids.shape)), k)
-        texts = [[self.texts[i] if i >= 0 else None for i in row] for row in ids.tolist()]
-        return Hits(ids[0], scores[0], texts[0]) if is_one else Hits(ids, scores, texts)
+            _rerank.check_texts(names, queries)
+            rows, _ = self._find(vectors, min(k * self.multiplier, len(self)), progress, allowed)
+            options = {"batch_size": batch_size, "progress": progress}
+            rows, scores = _rerank.reranked(names, rows, self.texts, reranker, k, **options)
+        return self._records.hits(rows, scores, is_one)
 
-    def _find(self, queries, k, progress):
+    def _find(self, queries, k, progress, allowed):
         count = k if self.rescore is None else min(k * self.multiplier, len(self))
         searched = queries
         if self.precision == "binary":
             searched = _quantize.quantize(queries, "binary")
-        if self.backend == "faiss":
-            ids, scores = self._searched.search(searched, count)
+        if self.backend != "exact":
+            rows, scores = self._searched.search(searched, count, allowed)
         else:
-            ids, scores = _top_k.top_k(searched, self._searched, count, similarity=self.similarity, progress=progress)
+            rows, scores = _top_k.find(searched, self._searched, count, self.similarity, progress, allowed)
         if self.rescore is None:
-            return ids, scores
+            return rows, scores
         corpus = self._searched if self._rescoring is None else self._rescoring
-        return _top_k.rescored(queries, corpus, ids, k, self.similarity)
+        return _top_k.rescored(queries, corpus, rows, k, self.similarity)
 
     # === Saving ===
 
@@ -310,16 +406,89 @@ class SemanticIndex:
             elif isinstance(part, _quantize.Quantized):
                 arrays |= {f"{name}.{key}": getattr(part, key) for key in ("codes", "scale", "offset")}
         arrays = {key: array for key, array in arrays.items() if array is not None}
-        write_faiss = self._searched.save if self.backend == "faiss" else None
-        _saved_index.write(folder, settings, self.texts, arrays, write_faiss)
+        write_engine = None
+        if isinstance(self._searched, _engines.Engine):
+            write_engine = self._searched.save
+            if not self._searched.are_plain:
+                arrays["labels"] = self._searched.labels
+        _saved_index.write(folder, settings, self.texts, arrays, write_engine, self._records.state())
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], embedder: Any) -> Self:
+    def build(
+        cls,
+        folder: str | os.PathLike[str],
+        embedder: Any,
+        texts: Iterable[str],
+        *,
+        embeddings: Any = None,
+        ids: Sequence[int] | Sequence[str] | np.ndarray | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        batch_size: int = 32,
+        progress: bool | None = None,
+        **settings: Any,
+    ) -> Self:
+        """Writes an index whose vectors need not fit into memory, part by part, and opens it on the disk.
+
+        Of the vectors, some 16,000 are held at a time, whatever their number; texts, ids and metadata are held as a
+        whole. While it is written the disk needs room for the vectors twice.
+
+        Args:
+            folder: string or path on the local disk. What it holds of another index is replaced in one step.
+            embedder: as `SemanticIndex` takes it.
+            texts: iterable of strings, such as a generator; it is consumed once.
+            embeddings: the vectors where they are there already: a float array (`numpy.load(file, mmap_mode="r")` for a
+                large one), an iterable of arrays `(some texts, dim)`, or a list of paths of `.npy` files; together one
+                vector for each text, in order.
+            ids: as `SemanticIndex` takes them.
+            metadata: as there.
+            batch_size: int. Texts computed at a time.
+            progress: bool. Whether to show progress bars; by default on long work.
+            **settings: further arguments of `SemanticIndex` but for `backend`: faiss and usearch hold what they make.
+
+        Returns:
+            `SemanticIndex`, as `load(folder, embedder, mmap=True)` gives it.
+
+        Raises:
+            ValueError: as for `SemanticIndex`, and for vectors of another number than texts.
+
+        Example:
+
+        ```python
+        index = tx.search.SemanticIndex.build("index", embedder, (line.strip() for line in open("corpus.txt")))
+        ```
+        """
+        if settings.get("backend", "exact") != "exact":
+            remedy = "Make a `SemanticIndex` of it and save that."
+            raise _check.invalid("backend", "'exact' for `build`", settings["backend"], remedy)
+        folder = _disk.local_path("folder", folder, kind="folder")
+        made = object.__new__(cls)
+        made._configure(embedder, **settings)
+        found: list[str] = []
+        with _stored.Sinks(folder) as sinks:
+            for part, vectors in _stored.parts(texts, embeddings):
+                searched, rescoring = [], []
+                if vectors is None:
+                    vectors = made._encoded(part, batch_size, progress)
+                made._add(vectors, searched, rescoring)
+                made._searched = searched[0]  # whose size the next part has to have
+                sinks.append({"searched": searched, "rescoring": rescoring})
+                found.extend(part)
+            found = _texts.strings("texts", found)
+            made._records.add(found, made._records.check(found, ids, metadata))
+            made._searched, made._rescoring = sinks.result("searched"), sinks.result("rescoring")
+            made.save(folder)
+        return cls.load(folder, embedder, mmap=True)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], embedder: Any, *, mmap: bool = False) -> Self:
         """Reads an index that `save` wrote, and checks that its parts are complete and belong together.
 
         Args:
             folder: string or path.
             embedder: the embedder that the index was made with, for texts as queries; or `None`.
+            mmap: bool. Whether vectors stay on the disk, for an index larger than memory: a search reads them in
+                blocks, and the system keeps in memory what fits. Nothing can be added or removed, and damage within the
+                vectors is not noticed, as they are not read here. Not for faiss.
 
         Returns:
             `SemanticIndex`.
@@ -327,15 +496,19 @@ class SemanticIndex:
         Raises:
             ValueError: where the folder holds no index, or one with a part that is missing, damaged or another
                 index's. The error names the file.
-            ImportError: for an index of `backend="faiss"` without faiss; it names the package.
+            ImportError: for an index of faiss or usearch without that package; it names it.
         """
-        saved = _saved_index.read("folder", folder)
+        saved = _saved_index.read("folder", folder, mmap=mmap)
         made = object.__new__(cls)
-        made.embedder, made.texts = embedder, saved.texts
+        made.embedder, made._is_mapped = embedder, bool(mmap)
+        with saved.reader.guard(saved.reader.path / _saved_index.FILE):
+            made._records = _records.Records.from_state(saved.texts, saved.records)
         for key in _PUBLIC:
             setattr(made, key, saved.settings[key])
         for key in _PRIVATE:
             setattr(made, f"_{key}", saved.settings[key])
+        if mmap and made.backend == "faiss":
+            raise _check.invalid("mmap", "False for an index of faiss, which holds its vectors", mmap)
         dim = saved.settings["embedding_dim"]
         for name, precision in (("searched", made.precision), ("rescoring", made.rescore), ("calibration", "int8")):
             part = saved.arrays.get(name)
@@ -343,11 +516,12 @@ class SemanticIndex:
                 codes, *steps = (saved.arrays.get(f"{name}.{key}") for key in ("codes", "scale", "offset"))
                 part = _quantize.Quantized(precision, codes, dim, *steps)
             setattr(made, f"_{name}", part)
-        if made.backend == "faiss":
-            _faiss.load()
-            with saved.reader.guard(saved.faiss):
-                made._searched = _faiss.FaissIndex(dim, made.precision, made.similarity, made._factory)
-                made._searched.load(saved.faiss)
+        if made.backend != "exact":
+            _ENGINES[made.backend].load()
+            options = {"mmap": True} if mmap else {}
+            with saved.reader.guard(saved.engine):
+                made._searched = _CLASSES[made.backend](dim, made.precision, made.similarity, made._factory)
+                made._searched.load(saved.engine, saved.arrays.get("labels"), **options)
             if len(made._searched) != len(made):
-                raise saved.reader.error(saved.faiss, f"holds {len(made._searched)} vectors for {len(made)} texts")
+                raise saved.reader.error(saved.engine, f"holds {len(made._searched)} vectors for {len(made)} texts")
         return made

@@ -8,7 +8,7 @@ import numpy as np
 
 from tfxfer import _check, _maxsim, _neighbours, _texts
 from tfxfer.search import _one_file, _residuals, _top_k
-from tfxfer.search._index import Hits
+from tfxfer.search._records import Hits
 
 _FILE = "late_interaction_index.npz"
 # Texts that are encoded at a time; the first of them are what codes are fitted on, by so many of their tokens.

@@ -9,7 +9,7 @@ import scipy.sparse
 
 from tfxfer import _check, _neighbours, _texts
 from tfxfer.search import _one_file, _top_k
-from tfxfer.search._index import Hits
+from tfxfer.search._records import Hits
 
 _FILE = "sparse_index.npz"
 # Texts that are encoded at a time.

@@ -49,16 +49,55 @@ def top_k(queries: Any, corpus: Any, k: int, *, similarity: str = "cosine", prog
     is_binary = isinstance(corpus, _quantize.Quantized) and corpus.precision == "binary"
     if is_binary and similarity != "cosine":
         raise _check.invalid("similarity", "'cosine' for binary codes", similarity)
+    return find(queries, corpus, k, similarity, progress)
+
+
+def find(queries, corpus, k, similarity, progress=None, allowed=None):
+    """Returns `TopK` of what has been checked; `corpus` may lie on the disk and is read in blocks.
+
+    Args:
+        queries: float array or `Quantized`.
+        corpus: float array or `Quantized`.
+        k: int, at most the number of rows.
+        similarity: as `top_k` has it.
+        progress: bool.
+        allowed: bool `(rows,)`, the rows that may be found, or `None` for all. Where fewer than k may, the id is -1 and
+            the score -inf.
+    """
+    is_coded = isinstance(corpus, _quantize.Quantized)
+    is_hamming = is_coded and isinstance(queries, _quantize.Quantized) and queries.precision == "binary"
     report = _texts.reporter(len(corpus), progress, "row")
-    if is_binary and isinstance(queries, _quantize.Quantized) and queries.precision == "binary":
-        ids, scores = _neighbours.top_k(queries.codes, corpus.codes, k, "hamming", report)
-        return TopK(ids, 1 + 2 * scores / np.float32(corpus.dim))
-    nearest = _neighbours.Nearest(_quantize.floats(queries), k, similarity)
-    if not isinstance(corpus, _quantize.Quantized):
-        return TopK(*nearest.add(corpus, report).result())
+    selected = None if allowed is None else np.flatnonzero(allowed)
+    count = k if selected is None else min(k, len(selected))
+    if not count:
+        return TopK(*filled(np.zeros((len(queries), 0), "int64"), np.zeros((len(queries), 0), "float32"), k))
+    if is_hamming:
+        nearest = _neighbours.Nearest(queries.codes, count, "hamming")
+    else:
+        nearest = _neighbours.Nearest(_quantize.floats(queries), count, similarity)
     for start in range(0, len(corpus), _neighbours.CORPUS_CHUNK):
-        nearest.add(corpus[start : start + _neighbours.CORPUS_CHUNK].dequantize(), report)
-    return TopK(*nearest.result())
+        part = corpus[start : start + _neighbours.CORPUS_CHUNK]
+        size = len(part)
+        if allowed is not None:
+            here = allowed[start : start + _neighbours.CORPUS_CHUNK]
+            part = part if here.all() else part[here]
+        if len(part):
+            nearest.add(part.codes if is_hamming else _quantize.floats(part))
+        if report is not None:
+            report(size)
+    ids, scores = nearest.result()
+    if is_hamming:
+        scores = 1 + 2 * scores / np.float32(corpus.dim)
+    return TopK(*filled(ids if selected is None else selected[ids], scores, k))
+
+
+def filled(ids, scores, k):
+    """Returns ids and scores with `k` columns; what is missing has id -1 and score -inf."""
+    missing = k - ids.shape[1]
+    if missing <= 0:
+        return ids, scores
+    pad = ((0, 0), (0, missing))
+    return np.pad(ids, pad, constant_values=-1), np.pad(scores, pad, constant_values=-np.inf)
 
 
 def rescored(queries, corpus, ids, k, similarity):

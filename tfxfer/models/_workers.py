@@ -1,0 +1,428 @@
+"""Encoding by several processes, each with the model."""
+
+import collections
+import hashlib
+import importlib
+import multiprocessing.connection
+import os
+import pathlib
+import pickle
+import re
+import signal
+import tempfile
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Self
+
+import keras
+import numpy as np
+
+from tfxfer import _check
+
+# Parts of a stream that are begun before the first of them is complete.
+_AHEAD = 3
+# Numbers of a weight that are looked at to notice that it changed.
+_SAMPLE = 65_536
+_THREADS = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+# Seconds that a process gets to end by itself.
+_GRACE = 2.0
+
+
+class Workers:
+    """Processes that encode texts with a copy of an embedder each; `TextEmbedder.workers` makes them.
+
+    They hold the model as it was then, and serve any number of calls. Whatever takes an embedder takes them too:
+    `search.SemanticIndex(workers, texts)`.
+
+    Attributes:
+        model: the embedder.
+        devices: list of strings or `None`, one for each process.
+        threads: int. Threads of each process, as far as TensorFlow and numpy go by it.
+    """
+
+    def __init__(
+        self, model: Any, count: int | None = None, *, devices: Sequence[str] | None = None, threads: int | None = None
+    ) -> None:
+        self.devices, count = _devices(count, devices)
+        self.threads = _threads(count) if threads is None else _check.integer("threads", threads)
+        if model.engine is not None:
+            remedy = "An engine has threads of its own. Set `model.engine = None`."
+            raise _check.invalid("engine", "None for a model that several processes compute", model.engine, remedy)
+        self.model = model
+        self._made_of = _fingerprint(model)
+        self._processes: list[_Process] = []
+        self._folder: Any = tempfile.TemporaryDirectory(prefix="tfxfer-workers-")
+        try:
+            model.save(pathlib.Path(self._folder.name) / "model.keras")
+            about = _About(self._folder.name, bool(model.jit_compile), _modules(model))
+            for device in self.devices:
+                self._processes.append(_Process(about, _environment(device, self.threads)))
+        except BaseException:
+            self.close()
+            raise
+
+    def __len__(self) -> int:
+        return len(self.devices)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+    def __del__(self):
+        if getattr(self, "_folder", None) is not None:
+            self.close()
+
+    def __repr__(self):
+        return f"Workers({self.model.name}, {len(self)} processes, {self.threads} threads each)"
+
+    @property
+    def prompts(self) -> Any:
+        """The model's prompts."""
+        return self.model.prompts
+
+    def encode(self, texts: Any, batch_size: int = 32, **kwargs: Any) -> Any:
+        """Returns `model.encode(texts, batch_size, workers=self, **kwargs)`."""
+        return self.model.encode(texts, batch_size, **{**kwargs, "workers": self})
+
+    def encode_query(self, texts: Any, batch_size: int = 32, **kwargs: Any) -> Any:
+        """Returns `model.encode_query(texts, batch_size, workers=self, **kwargs)`."""
+        return self.model.encode_query(texts, batch_size, **{**kwargs, "workers": self})
+
+    def encode_document(self, texts: Any, batch_size: int = 32, **kwargs: Any) -> Any:
+        """Returns `model.encode_document(texts, batch_size, workers=self, **kwargs)`."""
+        return self.model.encode_document(texts, batch_size, **{**kwargs, "workers": self})
+
+    def close(self) -> None:
+        """Ends the processes, whatever they do; nothing can be encoded by them from then on."""
+        processes, self._processes = self._processes, []
+        for process in processes:
+            process.end()
+        for process in processes:
+            process.wait()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def check(self, model: Any) -> None:
+        """Raises where these are not processes of a model as it is, or are ended."""
+        self._check_open()
+        if model.engine is not None:
+            raise _check.invalid("engine", "None for `workers`, which compute the model itself", model.engine)
+        if model is not self.model or _fingerprint(model) != self._made_of:
+            remedy = "They hold the model as it was when they were made. Make new ones: `model.workers(n)`."
+            raise _check.invalid("workers", "processes of this model as it is now", repr(self), remedy)
+
+    def _check_open(self):
+        if self._folder is None:
+            raise _check.invalid("workers", "processes that run", "ended ones", "Make new ones: `model.workers(n)`.")
+
+    # === Work ===
+
+    def run(
+        self,
+        parts: Iterable[tuple[np.ndarray, list[np.ndarray]]],
+        arguments: dict[str, Any],
+        report: Callable[[int], Any] | None = None,
+    ) -> Iterator[Any]:
+        """Yields what the model's `encode` makes of texts, part by part in their order.
+
+        Args:
+            parts: iterable of texts, an object array of bytes, and the rows of each batch.
+            arguments: dict of the further arguments of `encode`.
+            report: function that is called with the number of texts of each batch that is done.
+
+        Raises:
+            RuntimeError: for a batch that fails, with its row and text, or for a process that ended.
+        """
+        coming, first = iter(parts), 0
+        opened: collections.deque[_Part] = collections.deque()
+        while True:
+            for process in self._processes:
+                if not process.is_free:
+                    continue
+                part = next((part for part in opened if part.waiting), None)
+                if part is None and len(opened) < _AHEAD and (found := next(coming, None)) is not None:
+                    part = _Part(first, *found, report)
+                    opened.append(part)
+                    first += len(part.texts)
+                if part is None:
+                    break
+                rows = part.waiting.popleft()
+                if not process.start((part.texts[rows].tolist(), arguments), (part, rows)):
+                    raise self._lost(process)
+            for part in opened:
+                if part.error is not None:
+                    raise part.error
+            if opened and opened[0].is_done:
+                yield opened.popleft().result()
+                continue  # meanwhile another call may have taken the results: give out work again before waiting
+            if not opened:
+                if (found := next(coming, None)) is None:
+                    return
+                opened.append(_Part(first, *found, report))
+                first += len(opened[-1].texts)
+                continue
+            self._receive()
+
+    def _receive(self):
+        """Waits for results and puts them where they belong, which may be a call that goes on later, or never."""
+        self._check_open()  # between two parts of a stream they may have been ended
+        waited: dict[Any, _Process] = {process.connection: process for process in self._processes}
+        waited |= {process.sentinel: process for process in self._processes}
+        answered = {id(waited[each]): waited[each] for each in multiprocessing.connection.wait(list(waited))}
+        for process in answered.values():
+            message = process.receive()
+            if message is None:
+                raise self._lost(process)
+            kind, *content = message
+            if kind == "ready":
+                process.is_ready = True
+                continue
+            if kind == "broken":
+                self.close()
+                remedy = (
+                    "Where a class of your own is missing there: a process that starts imports the modules of the "
+                    "model's layers, and a script's own file again, but no notebook."
+                )
+                raise RuntimeError(f"A worker could not load the model: {content[1]}. {remedy}\n{content[2]}")
+            (part, rows), process.task = process.task, None
+            if kind == "failed":
+                part.error = _failure(process, part, rows, content)
+            else:
+                part.take(rows, content[0])
+
+    def _lost(self, process):
+        """Returns the error for a process that is gone, and ends the others."""
+        code = process.wait()
+        self.close()
+        ended = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
+        remedy = "Memory may have run out: take fewer processes or smaller batches."
+        if not process.is_ready:
+            remedy = (
+                "It ended while it started. A script that makes workers needs `if __name__ == '__main__':` around what "
+                "it runs, as each process imports the script."
+            )
+        return RuntimeError(f"Worker process {process.pid} {ended}. {remedy}")
+
+
+class _Part:
+    """Texts whose batches are computed by several processes."""
+
+    def __init__(self, first, texts, batches, report):
+        self.first, self.texts, self._report = first, texts, report
+        self.error: RuntimeError | None = None
+        self.waiting = collections.deque(batches)
+        self._count, self._found = len(batches), []
+
+    @property
+    def is_done(self):
+        return len(self._found) == self._count
+
+    def take(self, rows, found):
+        self._found.append((rows, found))
+        if self._report is not None:
+            self._report(len(rows))
+
+    def result(self):
+        """The rows in the order of the texts: an array, or a list of arrays."""
+        if isinstance(self._found[0][1], list):
+            made: Any = [None] * len(self.texts)
+            for rows, found in self._found:
+                for row, each in zip(rows.tolist(), found, strict=True):
+                    made[row] = each
+            return made
+        some = self._found[0][1]
+        made = np.empty((len(self.texts), *some.shape[1:]), some.dtype)
+        for rows, found in self._found:
+            made[rows] = found
+        return made
+
+
+class _Process:
+    """One process, as the others see it."""
+
+    def __init__(self, about, environment):
+        context = multiprocessing.get_context("spawn")  # a fork of a process with TensorFlow's threads may hang
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, about), daemon=True)
+        before = {name: os.environ.get(name) for name in environment}
+        try:
+            # TensorFlow reads them on import, before any code of ours runs there.
+            os.environ.update(environment)
+            self._process.start()
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+        theirs.close()
+        self.is_ready = False
+        self.task: Any = None
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+    @property
+    def sentinel(self):
+        return self._process.sentinel
+
+    @property
+    def is_free(self):
+        return self.is_ready and self.task is None
+
+    def start(self, message, task):
+        """Hands over a task; returns whether the process is there to take it."""
+        try:
+            self.connection.send(message)
+        except OSError:
+            return False
+        self.task = task
+        return True
+
+    def receive(self):
+        """Returns a message that has come, or `None` where the process is gone."""
+        try:
+            return self.connection.recv() if self.connection.poll() else None
+        except (OSError, EOFError):
+            return None
+
+    def end(self):
+        self._process.terminate()
+        self.connection.close()
+
+    def wait(self):
+        """Returns the exit code of a process that ends."""
+        self._process.join(_GRACE)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join(_GRACE)
+        return self._process.exitcode
+
+
+_About = collections.namedtuple("_About", ["folder", "jit_compile", "modules"])
+
+
+def _work(connection, about):
+    """What a process runs: loads the model, and encodes until nobody asks any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; who waits for the results ends the others
+    try:
+        for name in about.modules:
+            importlib.import_module(name)
+        model = keras.saving.load_model(pathlib.Path(about.folder) / "model.keras", compile=False)
+        if bool(model.jit_compile) != about.jit_compile:
+            model.jit_compile = about.jit_compile
+    except Exception as error:
+        connection.send(("broken", *_told(error)))
+        return
+    try:
+        connection.send(("ready",))
+        while True:
+            texts, arguments = connection.recv()
+            connection.send(_answer(model, texts, arguments))
+    except (EOFError, OSError):  # the other side is gone
+        return
+
+
+def _answer(model, texts, arguments):
+    try:
+        return "done", model.encode(texts, len(texts), progress=False, **arguments)
+    except Exception as error:
+        for i, text in enumerate(texts):
+            try:
+                model.encode([text], 1, progress=False, **arguments)
+            except Exception as of_one:
+                return "failed", i, *_told(of_one)
+        return "failed", None, *_told(error)
+
+
+def _told(error):
+    """An exception for another process: itself, where it can travel; its name and message; its traceback."""
+    try:
+        content = pickle.dumps(error)
+        pickle.loads(content)
+    except Exception:
+        content = None
+    return content, f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+
+
+def _failure(process, part, rows, content):
+    """Returns the error for a batch that a process could not encode."""
+    place, blob, message, remote = content
+    if place is None:
+        first = [int(part.first + row) for row in rows[:5]]
+        more = ", ..." if len(rows) > 5 else ""
+        where = f"in the batch of rows {', '.join(map(str, first))}{more} (counting from 0), each of which works alone"
+    else:
+        text = part.texts[rows[place]].decode(errors="replace")
+        shown = repr(text if len(text) <= 200 else f"{text[:200]}...")
+        where = f"in row {int(part.first + rows[place])} (counting from 0), the text {shown}"
+    error = RuntimeError(f"Worker process {process.pid} could not encode {where}: {message}")
+    cause = RuntimeError(message) if blob is None else pickle.loads(blob)
+    cause.add_note(f"In the worker:\n{remote}")
+    error.__cause__ = cause
+    return error
+
+
+# === Settings ===
+
+
+def _devices(count, devices):
+    if devices is None:
+        count = _check.integer("count", count)
+        return [None] * count, count
+    devices = [devices] if isinstance(devices, str) else list(devices)
+    for device in devices or [None]:
+        if not isinstance(device, str) or not re.fullmatch(r"cpu|gpu:\d+", device):
+            raise _check.invalid("devices", "a list of 'cpu' and 'gpu:0', 'gpu:1' and so on", devices)
+    if count is not None and _check.integer("count", count) != len(devices):
+        raise _check.invalid("count", f"None, or {len(devices)} as there are devices", count)
+    return devices, len(devices)
+
+
+def _threads(count):
+    """Threads for each process: together no more than there are cores, and each no more than this process may have."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = [int(os.environ[name]) for name in _THREADS[:2] if os.environ.get(name, "").isdecimal()]
+    return max(1, min([cores // count, *(limit for limit in given if limit)]))
+
+
+def _environment(device, threads):
+    """The variables that a process starts with besides those of this one."""
+    found = dict.fromkeys(_THREADS, str(threads)) | {"TF_NUM_INTEROP_THREADS": "1"}
+    found["KERAS_BACKEND"] = keras.config.backend()
+    # Several processes may share a card.
+    found |= {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    if device == "cpu":
+        found |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+    elif device is not None:
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        number = int(device.removeprefix("gpu:"))
+        names = [name.strip() for name in seen.split(",")] if seen is not None else None
+        if names is not None and number >= len(names):
+            raise _check.invalid("devices", f"cards out of the {len(names)} in CUDA_VISIBLE_DEVICES", device)
+        found["CUDA_VISIBLE_DEVICES"] = str(number) if names is None else names[number]
+    return found
+
+
+def _modules(model):
+    """The modules of a model's classes, which register them."""
+    names = {type(each).__module__ for each in (model, model.preprocessor, model.backbone, *model.layers)}
+    return sorted(names - {"__main__", "__mp_main__"})
+
+
+def _fingerprint(model):
+    """A hash of what the vectors depend on, of large weights of a sample."""
+    made = hashlib.blake2b(digest_size=16)
+    preprocessor = model.preprocessor
+    settings = [preprocessor.sequence_length, preprocessor.padding_side, preprocessor.tokenizer.vocabulary_size()]
+    settings += [preprocessor.tokenizer.special_tokens_in_strings, bool(model.jit_compile), model.include_prompt]
+    made.update(repr(settings).encode())
+    for weight in model.weights:
+        values = np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).reshape(-1)
+        made.update(f"{values.dtype}{weight.shape}".encode())
+        made.update(np.ascontiguousarray(values[:: max(1, len(values) // _SAMPLE)]).view("uint8").data)
+    return made.digest()
