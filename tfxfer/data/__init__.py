@@ -62,6 +62,7 @@ from tfxfer.data._gate import Gate
 from tfxfer.data._inference import Runner, forward, pack_columns
 from tfxfer.data._labels import class_weights, labels
 from tfxfer.data._mix import mix
+from tfxfer.data._part import part_of_batches
 from tfxfer.data._read import read
 from tfxfer.data._rows import Rows
 from tfxfer.data._table import map_table
@@ -109,6 +110,7 @@ __all__ = [
     "padded",
     "pairs",
     "pairs_from_labels",
+    "part_of_batches",
     "read",
     "read_conll",
     "read_entities",

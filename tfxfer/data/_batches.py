@@ -1,5 +1,7 @@
 """Batches of token ids, in an order that a seed fixes."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -331,6 +333,28 @@ class Batches(tf.data.Dataset):
         rest = self._source._rows[1] if isinstance(self._source, (Kept, Varied)) else ()
         return rest[0] if rest else None
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Within, every iteration gives the epoch of the number `epoch`, until that is set anew.
+
+        For consumers that begin iterations which nobody reads: who trains sets `epoch` at the end of each epoch.
+        """
+        before, self._counter.is_held = self._counter.is_held, True
+        try:
+            yield
+        finally:
+            self._counter.is_held = before
+
+    @property
+    def is_held(self) -> bool:
+        """Whether iterations leave `epoch` as it is; see `held`."""
+        return self._counter.is_held
+
+    def has_multiples_of(self, number: int) -> bool | None:
+        """Whether the rows of every batch are a multiple of a number; `None` where that is not known."""
+        known = [_has_multiples(source, number) for source in getattr(self._source, "_sources", [self._source])]
+        return None if None in known else all(known)
+
     def _inputs(self):
         return [self._batches]
 
@@ -340,8 +364,17 @@ class Batches(tf.data.Dataset):
         return self._batches.element_spec
 
 
+def _has_multiples(source, number):
+    if isinstance(source, Streamed):
+        return source.has_multiples_of(number)
+    plan = getattr(source, "_plan", None)  # of rows that are kept
+    return None if plan is None else not (np.diff(plan(0)[1], prepend=0) % number).any()
+
+
 class _Counter:
     """Numbers the epochs. It lives in Python and not in the graph, so that it can be set between two of them."""
+
+    is_held = False
 
     def __init__(self):
         self.value = 0
@@ -352,5 +385,6 @@ class _Counter:
         return epoch
 
     def _count(self):
-        self.value += 1
-        return np.int64(self.value - 1)
+        found = self.value
+        self.value += not self.is_held
+        return np.int64(found)

@@ -160,9 +160,15 @@ class Streamed:
         self._dataset = dataset
         self._packer = packer
         rows = int(dataset.cardinality())
+        self._count = rows if rows >= 0 else None
         self.steps = order.steps(rows) if rows >= 0 else None
         if rows == 0 or self.steps == 0:
             raise _check.invalid("dataset", "rows for at least one batch", dataset)
+
+    def has_multiples_of(self, number):
+        """Whether the rows of every batch are a multiple of a number."""
+        size, rest = self._order.batch_size, 1 if self._count is None else self._count % self._order.batch_size
+        return not size % number and (self._order.drop_remainder or not rest % number)
 
     def plain(self):
         """Returns the same with the rows as they are."""

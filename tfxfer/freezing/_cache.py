@@ -13,7 +13,7 @@ from tfxfer._tracing import TracesOnce
 from tfxfer.data import _features, _remainder
 from tfxfer.freezing import _cut
 from tfxfer.freezing._store import DTYPES, Store
-from tfxfer.models import _recipe, _training
+from tfxfer.models import _devices, _recipe, _training
 
 _IN_MEMORY = 2 * 2**30
 _ON_DISK = 32 * 2**30
@@ -284,7 +284,9 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         self.optimizer = self.full_model.optimizer
         if getattr(self.full_model, "mixup", 0.0):
             self._mixup_seed = self.full_model.mixup_seed  # a state of this model's steps, too
-        x = self._dataset((x, y, sample_weight), batch_size, shuffle=shuffle, seed=seed)
+        source = x = self._dataset((x, y, sample_weight), batch_size, shuffle=shuffle, seed=seed)
+        _devices.check(self, x, "batches")
+        _devices.check_alike(self, x)
         kwargs["epochs"] = self._begin(x, **kwargs)
         validation = kwargs.get("validation_data")
         if validation is not None:
@@ -299,7 +301,8 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
             callbacks = [_Check(self), *keras.tree.flatten(callbacks or [])]
         callbacks, x = _introduction.introduce(self, x, callbacks=callbacks, digest=self._digests.get(x), **kwargs)
         self._trace_anew_if_flags_changed()
-        return super().fit(x, callbacks=callbacks, shuffle=False, **kwargs)
+        with _devices.spread(self, source, callbacks, kwargs.get("steps_per_epoch")) as callbacks:
+            return super().fit(_devices.part(x), callbacks=callbacks, shuffle=False, **kwargs)
 
     def evaluate(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, *, sample_weight: Any = None, **kwargs: Any

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from tfxfer import _check, _introduction, _neighbours, data
-from tfxfer.models import _probing, _recipe, _training
+from tfxfer.models import _devices, _probing, _recipe, _training
 
 # Lengths of the rows that an engine computes together are multiples of this.
 _ENGINE_MULTIPLE = 8
@@ -165,6 +165,7 @@ class TakesRows(_Mixin):
             if form != "batches":
                 made = self._batch_options(shuffle=shuffle, seed=seed, augment=augment)
             source = gate.batches(form, found, batch_size or 32, **made)
+        _devices.check(self, source, form)
         _training.check_swaps(self, callbacks)
         _training.settle_optimizer(self)
         self._leave_engine()
@@ -186,11 +187,13 @@ class TakesRows(_Mixin):
         }
         callbacks, train = _introduction.introduce(self, source, callbacks=callbacks, **options)
         if not is_arrays:
-            train = gate.ready(train, gate.is_encoded(source))
+            _devices.check_alike(self, source, epochs=epochs)
+            train = _devices.part(gate.ready(train, gate.is_encoded(source)))
             if steps_per_epoch is not None and isinstance(source, data.Batches):
                 train = train.repeat()
         start = self._before_training(found, batch_size, seed)
-        with quiet_ends(steps_per_epoch):
+        spread = _devices.spread(self, source, callbacks, steps_per_epoch)
+        with quiet_ends(steps_per_epoch), spread as callbacks:
             history = keras.Model.fit(
                 self,
                 train,
@@ -234,9 +237,10 @@ class TakesRows(_Mixin):
         if form != "batches":
             options = self._batch_options(shuffle=False, bucket=form == "rows", seed=0 if gate.draws else None)
         found = gate.batches(form, found, batch_size or 32, **options)
+        _devices.check(self, found, form, gate.argument)
         if gate.draws and isinstance(found, data.Batches):  # what is drawn is the same in each evaluation
-            return gate.ready(found.rest(0), True)
-        return gate.ready(found)
+            return _devices.part(gate.ready(found.rest(0), True))
+        return _devices.part(gate.ready(found))
 
     def _batch_options(self, **options):
         self._check_vocabulary()

@@ -1,0 +1,72 @@
+"""Processes that train one model together: `keras.distribution` on Keras's JAX backend."""
+
+import json
+import zlib
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def distribution() -> Any:
+    """Returns Keras's distribution that is in use on the JAX backend, or `None`."""
+    return keras.distribution.distribution() if keras.config.backend() == "jax" else None
+
+
+def count() -> int:
+    """Returns how many processes train one model; 1 where each process has its own."""
+    found = distribution()
+    return 1 if found is None else int(found.num_processes)
+
+
+def index() -> int:
+    """Returns the number of this process among them, from 0."""
+    if count() == 1:
+        return 0
+    import jax
+
+    return int(jax.process_index())
+
+
+def is_first() -> bool:
+    """Whether this process writes what is written once."""
+    return index() == 0
+
+
+def wait(name: str) -> None:
+    """Returns when all processes have come to the place of this name."""
+    if count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def differing(facts: dict[str, Any]) -> list[str]:
+    """Returns the names of facts (values for JSON) that are others in the first process than in this one."""
+    if count() == 1:
+        return []
+    from jax.experimental import multihost_utils
+
+    # All processes send arrays of one shape: sums of what the values say.
+    names, sums = list(facts), [_sum(value) for value in facts.values()]
+    first = np.asarray(multihost_utils.broadcast_one_to_all(np.array(sums, "uint32")))
+    found = {name for name, here, there in zip(names, sums, first, strict=True) if here != int(there)}
+    # Each raises where one would: a process that trains on alone would wait for the others for ever.
+    flags = np.asarray([name in found for name in names], "int32")
+    everywhere = np.asarray(multihost_utils.process_allgather(flags)).reshape(-1, len(names)).any(axis=0)
+    return [name for name, differs in zip(names, everywhere, strict=True) if differs]
+
+
+def to_numpy(value: Any) -> np.ndarray:
+    """Returns a tensor as numpy; of one whose parts lie in several processes, which all call this, the whole."""
+    if count() > 1:
+        value = keras.ops.convert_to_tensor(value)
+        if not (value.is_fully_addressable or value.is_fully_replicated):
+            from jax.experimental import multihost_utils
+
+            return np.asarray(multihost_utils.process_allgather(value, tiled=True))
+    return np.asarray(keras.ops.convert_to_numpy(value))
+
+
+def _sum(value):
+    return zlib.crc32(json.dumps(value, sort_keys=True, default=str).encode())

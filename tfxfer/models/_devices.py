@@ -1,0 +1,150 @@
+"""What `fit` does where a training is spread over replicas, devices, processes or hosts."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from tfxfer import _check, _processes, _tracing, data
+from tfxfer.data import _remainder
+
+# Callbacks of Keras that only write files.
+_WRITERS = (keras.callbacks.ModelCheckpoint, keras.callbacks.CSVLogger, keras.callbacks.TensorBoard)
+_EVEN = "Make the batches with `data.batches(..., drop_remainder=True)` and such a `batch_size`."
+
+
+def check(model: Any, source: Any, form: str, argument: str = "x") -> None:
+    """Raises where a training cannot be spread as it is asked for.
+
+    Args:
+        model: compiled model whose `fit` starts.
+        source: what it is trained on: batches, or arrays.
+        form: as `data.Gate.read` has it: `"arrays"` for batches that are arrays.
+        argument: string. What errors call the data.
+
+    Raises:
+        ValueError: under a strategy that Keras 3 cannot train with; on several replicas, for an optimizer that
+            accumulates gradients; under a `keras.distribution`, for batches that
+            cannot be shared evenly, data that each process would have to cut by itself, or processes that differ in
+            seed, rows or model.
+    """
+    strategy = _tracing.unsupported_strategy(model)
+    if strategy is not None:
+        remedy = (
+            "Over several hosts Keras 3 trains on its JAX backend: KERAS_BACKEND=jax, `keras.distribution.initialize`, "
+            "and `keras.distribution.DataParallel(auto_shard_dataset=False)`; see docs/scale.md."
+        )
+        raise _check.invalid("strategy", "`tf.distribute.MirroredStrategy`, on one host", strategy, remedy)
+    accumulates = getattr(getattr(model, "optimizer", None), "gradient_accumulation_steps", None)
+    if accumulates and _tracing.is_distributed(model) and model.distribute_strategy.num_replicas_in_sync > 1:
+        remedy = "Keras cannot sum over replicas in steps that it makes only now and then: raise `batch_size` instead."
+        raise _check.invalid("gradient_accumulation_steps", "None on several replicas", accumulates, remedy)
+    distribution = _processes.distribution()
+    if distribution is None:
+        return
+    parts = _data_parts(distribution)
+    if isinstance(source, data.Batches) and source.has_multiples_of(parts) is False:
+        raise _check.invalid(argument, f"batches of a multiple of {parts} rows, the devices' parts", source, _EVEN)
+    if _processes.count() == 1:
+        return
+    if distribution.auto_shard_dataset:
+        remedy = "Every process reads the same batches, and `fit` gives each its part."
+        raise _check.invalid("distribution", "one with `auto_shard_dataset=False`", distribution, remedy)
+    if form == "arrays" or not hasattr(source, "element_spec"):
+        remedy = "Make `data.batches` of rows, with `drop_remainder=True` and a `seed`."
+        raise _check.invalid(argument, "batches as a `tf.data.Dataset` for several processes", type(source), remedy)
+
+
+def check_alike(model: Any, source: Any, **settings: Any) -> None:
+    """Raises in every process where a training is another one in one of them.
+
+    Args:
+        model: compiled model.
+        source: what it is trained on.
+        **settings: further numbers that must be the same.
+    """
+    if _processes.count() == 1:
+        return
+    facts = {
+        "seed": getattr(source, "seed", None),
+        "epoch of the data": getattr(source, "epoch", None),
+        "number of batches": int(source.cardinality()),
+        "rows": _remainder.digest(source),
+        "variables of the model": [[variable.path, list(variable.shape)] for variable in model.variables],
+        **settings,
+    }
+    found = _processes.differing(facts)
+    if found:
+        shown = {name: facts[name] for name in found if name != "variables of the model"}
+        remedy = "Give all processes the same rows, seed and settings: `data.batches(..., seed=0)`."
+        raise _check.invalid("x", f"a training that is the same in all processes, in {found} as well", shown, remedy)
+
+
+def part(dataset: Any) -> Any:
+    """Returns this process's part of each batch of a dataset; of a training in one process all."""
+    if _processes.count() == 1 or not hasattr(dataset, "element_spec"):
+        return dataset
+    distribution = _processes.distribution()
+    shares = min(_processes.count(), distribution.num_model_replicas)
+    return data.part_of_batches(dataset, shares, distribution.data_shard_id)
+
+
+@contextlib.contextmanager
+def spread(model: Any, source: Any, callbacks: Any, steps_per_epoch: int | None = None) -> Iterator[Any]:
+    """Yields the callbacks of a `fit`, for as long as it runs.
+
+    Keras reads ahead of a training that is spread: it begins iterations of the data that nobody sees. Within, an
+    iteration does not count as an epoch; the end of an epoch does. Callbacks that write files are those of the first
+    process alone.
+
+    Args:
+        model: compiled model.
+        source: what `fit` was given, as batches.
+        callbacks: as Keras takes them.
+        steps_per_epoch: as `fit` has it. With it epochs of the data go on over those of the training.
+    """
+    if not (_tracing.is_distributed(model) or _processes.distribution() is not None):
+        yield callbacks
+        return
+    is_list = isinstance(callbacks, keras.callbacks.CallbackList)
+    found = list(callbacks.callbacks) if is_list else keras.tree.flatten(callbacks or [])
+    if _processes.count() > 1 and any(isinstance(each, keras.callbacks.BackupAndRestore) for each in found):
+        raise _check.invalid("callbacks", "no `BackupAndRestore` in several processes", found, "`Resume` can.")
+    mine = found if _processes.is_first() else [each for each in found if not _writes(each)]
+    with contextlib.ExitStack() as stack:
+        if isinstance(source, data.Batches) and steps_per_epoch is None:
+            stack.enter_context(source.held())
+            mine = [_CountsEpochs(source), *mine]
+        if not is_list:
+            yield mine
+            return
+        before = callbacks.callbacks
+        callbacks.callbacks = mine
+        try:
+            yield callbacks
+        finally:
+            callbacks.callbacks = before
+
+
+class _CountsEpochs(keras.callbacks.Callback):
+    """Numbers the epochs of data that do not count them; before all others, who may look at the number."""
+
+    async_safe = True
+
+    def __init__(self, batches):
+        super().__init__()
+        self._batches = batches
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._batches.epoch += 1
+
+
+def _writes(callback):
+    return isinstance(callback, _WRITERS) or getattr(callback, "only_writes", False)
+
+
+def _data_parts(distribution):
+    """The parts that a batch is cut into, one for each device that has its own rows."""
+    mesh = distribution.device_mesh
+    return int(mesh.shape[list(mesh.axis_names).index(distribution.batch_dim_name)])
