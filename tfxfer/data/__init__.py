@@ -65,6 +65,7 @@ from tfxfer.data._mix import mix
 from tfxfer.data._part import part_of_batches
 from tfxfer.data._read import read
 from tfxfer.data._rows import Rows
+from tfxfer.data._service import distribute
 from tfxfer.data._table import map_table
 from tfxfer.data._tabular import tabular_columns
 from tfxfer.data._tagged import convert_tags, tag_names, tagged
@@ -97,6 +98,7 @@ __all__ = [
     "batches",
     "class_weights",
     "convert_tags",
+    "distribute",
     "embeddings",
     "examples",
     "forward",

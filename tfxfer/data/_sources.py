@@ -151,7 +151,10 @@ class Varied:
 
 
 class Streamed:
-    """Rows that are read from a dataset again in each epoch, window by window; augmentation may change their texts."""
+    """Rows that are read from a dataset again in each epoch, window by window; augmentation may change their texts.
+
+    A window is full but for the last, and makes as many batches as the order says; so an epoch can begin in its middle.
+    """
 
     def __init__(self, dataset, packer, order, augmenter=None):
         self.seed = order.seed
@@ -192,6 +195,10 @@ class Streamed:
                 row = (x, *rest)
             return self._packer.tokenize(*row)
 
+        # Whole windows are left out as rows, which are read but not tokenized.
+        skip = tf.cast(skip, tf.int64)
+        before = skip // self._order.window
+        rows = rows.skip(before * size)
         windows = rows.batch(size).map(tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
         @as_it_is
@@ -205,7 +212,7 @@ class Streamed:
 
             return _cut(order, ends, batch, 0)
 
-        return windows.enumerate().flat_map(cut).skip(skip)
+        return windows.enumerate(before).flat_map(cut).skip(skip % self._order.window)
 
 
 def _shuffled(dataset, size, seed):

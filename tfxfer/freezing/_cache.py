@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfxfer import _check, _introduction, _texts, data, optimizers
+from tfxfer import _check, _introduction, _processes, _texts, data, optimizers
 from tfxfer._tracing import TracesOnce
 from tfxfer.data import _features, _remainder
 from tfxfer.freezing import _cut
@@ -165,7 +165,9 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         shape = (len(sequences.lengths) if is_vectors else sequences.tokens, cut.below.output.shape[-1])
         key = _cut.key(self.full_model, cut, sequences, self.feature_dtype)
         values = self._store.find(key, shape, self.feature_dtype)
-        if values is None:
+        # Processes that train together compute together, or none does.
+        differs = _processes.differing({"features": values is not None})
+        if values is None or differs:
             self._store.check_room(shape, self.feature_dtype)
             values = self._store.fill(key, shape, self.feature_dtype, self._computed(sequences))
         computed = keras.backend.standardize_dtype(cut.below.output.dtype)

@@ -94,8 +94,8 @@ def part(dataset: Any) -> Any:
 def spread(model: Any, source: Any, callbacks: Any, steps_per_epoch: int | None = None) -> Iterator[Any]:
     """Yields the callbacks of a `fit`, for as long as it runs.
 
-    Keras reads ahead of a training that is spread: it begins iterations of the data that nobody sees. Within, an
-    iteration does not count as an epoch; the end of an epoch does. Callbacks that write files are those of the first
+    Under a strategy, and on other backends than TensorFlow, Keras reads ahead: it begins iterations of the data that
+    nobody sees. Within, an iteration does not count as an epoch there; the end of an epoch does. Callbacks that write files are those of the first
     process alone.
 
     Args:
@@ -104,7 +104,7 @@ def spread(model: Any, source: Any, callbacks: Any, steps_per_epoch: int | None 
         callbacks: as Keras takes them.
         steps_per_epoch: as `fit` has it. With it epochs of the data go on over those of the training.
     """
-    if not (_tracing.is_distributed(model) or _processes.distribution() is not None):
+    if keras.config.backend() == "tensorflow" and not _tracing.is_distributed(model):
         yield callbacks
         return
     is_list = isinstance(callbacks, keras.callbacks.CallbackList)
