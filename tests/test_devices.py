@@ -141,7 +141,7 @@ class Kill(keras.callbacks.Callback):
 def callbacks_do_their_work(folder):
     def callbacks(name, *others):
         return [
-            tx.callbacks.EvaluateClassification((TEXTS, LABELS)),
+            tx.callbacks.EvaluateClassification(TEXTS, LABELS),
             keras.callbacks.EarlyStopping("val_accuracy", mode="max", patience=3, restore_best_weights=True),
             *others,
             tx.callbacks.Resume(folder / name, every=1),
@@ -169,23 +169,29 @@ def callbacks_do_their_work(folder):
 
 
 def frozen_parts_and_their_features_train_alike(folder):
-    results = []
-    for strategy, is_above in ((None, False), (mirrored(), False), (mirrored(), True)):
+    groups = ["block_1", "head"], ["head"]
+    for trainable in groups:
+        results = []
+        for strategy, is_above in ((None, False), (mirrored(), False), (mirrored(), True)):
 
-        def make():
-            model = classifier(folder, num_layers=2)
-            model.set_trainable({"embeddings": False, "block_0": False})
-            model.compile(keras.optimizers.SGD(0.1))
-            return (model, tx.freezing.AboveFrozen(model)) if is_above else (model, model)
+            def make(is_above=is_above, trainable=trainable):
+                model = classifier(folder, num_layers=2)
+                model.set_trainable(trainable)
+                model.compile(keras.optimizers.SGD(0.1))
+                return (model, tx.freezing.AboveFrozen(model)) if is_above else (model, model)
 
-        model, trained = made_on(strategy, make)
-        history = trained.fit(TEXTS, LABELS, batch_size=4, seed=3, epochs=2, verbose=0).history
-        results.append((history, model.get_weights(), model.predict(TEXTS, verbose=0)))
-    for history, weights, answers in results[1:]:
-        np.testing.assert_allclose(history["loss"], results[0][0]["loss"], rtol=1e-5)
-        np.testing.assert_allclose(answers, results[0][2], rtol=1e-4, atol=1e-5)
-        for one, other in zip(results[0][1], weights, strict=True):
-            np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5)
+            model, trained = made_on(strategy, make)
+            if is_above and trainable is groups[0]:
+                with pytest.raises(ValueError, match="`strategy`.*one replica above the stored states of tokens"):
+                    trained.fit(TEXTS, LABELS)
+                continue
+            history = trained.fit(TEXTS, LABELS, batch_size=4, seed=3, epochs=2, verbose=0).history
+            results.append((history, model.get_weights(), model.predict(TEXTS, verbose=0)))
+        for history, weights, answers in results[1:]:
+            np.testing.assert_allclose(history["loss"], results[0][0]["loss"], rtol=1e-5)
+            np.testing.assert_allclose(answers, results[0][2], rtol=1e-4, atol=1e-5)
+            for one, other in zip(results[0][1], weights, strict=True):
+                np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5)
 
 
 CASES = [

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfxfer import _check, _introduction, _processes, _texts, data, optimizers
+from tfxfer import _check, _introduction, _processes, _texts, _tracing, data, optimizers
 from tfxfer._tracing import TracesOnce
 from tfxfer.data import _features, _remainder
 from tfxfer.freezing import _cut
@@ -57,7 +57,8 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
     Input: what `cached` gives. Output: that of `model`.
 
     Raises:
-        ValueError: for a model of which nothing is frozen, or all; frozen layers with dropout; in `fit` and `cached`,
+        ValueError: for a model of which nothing is frozen, or all; frozen layers with dropout; states of tokens on
+            several replicas of a `tf.distribute` strategy; in `fit` and `cached`,
             before anything is computed, if more than `max_bytes` are needed; at the beginning of each epoch, if frozen
             weights have changed or a frozen group trains again.
 
@@ -287,6 +288,7 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         if getattr(self.full_model, "mixup", 0.0):
             self._mixup_seed = self.full_model.mixup_seed  # a state of this model's steps, too
         source = x = self._dataset((x, y, sample_weight), batch_size, shuffle=shuffle, seed=seed)
+        self._check_replicas()
         _devices.check(self, x, "batches")
         _devices.check_alike(self, x)
         kwargs["epochs"] = self._begin(x, **kwargs)
@@ -317,6 +319,17 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
     def predict(self, x: Any, **kwargs: Any) -> Any:
         """Returns the outputs for `data.Batches`, or what `cached` gave; for texts there is `model.predict`."""
         return super().predict(self._dataset((x,), None), **kwargs)
+
+    def _check_replicas(self):
+        form = self._cut().form
+        if form in ("packed", "flat") and _tracing.is_distributed(self):
+            replicas = self.distribute_strategy.num_replicas_in_sync
+            remedy = (
+                "A strategy cuts the tokens of a batch where no row ends. Train the whole model on the replicas, or freeze "
+                "the whole backbone: then a text has one vector."
+            )
+            if replicas > 1:
+                raise _check.invalid("strategy", "one replica above the stored states of tokens", replicas, remedy)
 
     def _begin(self, features, epochs=1, initial_epoch=0, steps_per_epoch=None, class_weight=None, **_):
         """Readies head and optimizer, as `fit` of the whole model does; returns the number of epochs."""
