@@ -84,8 +84,9 @@ def measure(count, window):
         peak = memory("VmHWM") - before
         middle = int(batches.cardinality()) // 2
         left, _, _, first = run(batches.rest(0, middle).take(1))
-        _, raw, raw_processor, _ = run(made_up(count).batch(BATCH_SIZE))
-    assert rows == count and left, (rows, left)
+        _, _, raw_processor, _ = run(made_up(count).batch(BATCH_SIZE))
+    if rows != count or not left:
+        raise SystemExit(f"{rows} rows of {count}, {left} in the middle")
     return {
         "rows": count,
         "rows_a_second": round(rows / seconds),

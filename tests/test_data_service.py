@@ -79,7 +79,7 @@ def test_pipelines_with_python_in_them_are_refused(tmp_path):
         with pytest.raises(ValueError, match=rf"`dataset`.*TensorFlow's operations alone.*{name}.*preprocess_samples"):
             data.distribute(refused, "grpc://localhost:5050")
     for address in ("localhost:5050", "grpc://localhost", None):
-        with pytest.raises(ValueError, match="`service`.*grpc://host:5050"):
+        with pytest.raises(ValueError, match=r"`service`.*grpc://host:5050"):
             data.distribute(rows, address)
     with pytest.raises(ValueError, match="`sharding`"):
         data.distribute(rows, "grpc://localhost:5050", sharding="rows")

@@ -119,7 +119,7 @@ def what_cannot_be_is_refused(folder):
 
     accumulating = compiled(classifier, optimizer=lambda: keras.optimizers.SGD(0.1, gradient_accumulation_steps=2))
     model = made_on(mirrored(), lambda: accumulating(folder))
-    with pytest.raises(ValueError, match="`gradient_accumulation_steps`.*None on several replicas"):
+    with pytest.raises(ValueError, match=r"`gradient_accumulation_steps`.*None on several replicas"):
         model.fit(TEXTS, LABELS)
     model = made_on(tf.distribute.MultiWorkerMirroredStrategy(), lambda: compiled(classifier)(folder))
     with pytest.raises(ValueError, match=r"`strategy`.*MirroredStrategy.*keras\.distribution"):
@@ -182,7 +182,7 @@ def frozen_parts_and_their_features_train_alike(folder):
 
             model, trained = made_on(strategy, make)
             if is_above and trainable is groups[0]:
-                with pytest.raises(ValueError, match="`strategy`.*one replica above the stored states of tokens"):
+                with pytest.raises(ValueError, match=r"`strategy`.*one replica above the stored states of tokens"):
                     trained.fit(TEXTS, LABELS)
                 continue
             history = trained.fit(TEXTS, LABELS, batch_size=4, seed=3, epochs=2, verbose=0).history

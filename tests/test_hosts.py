@@ -60,6 +60,19 @@ def on_one(folder):
     model, above = above_frozen(folder)
     above.fit(PAIRS, np.zeros(16), batch_size=4, seed=3, epochs=1, verbose=0)
     save(folder / "one_above.npz", model, {})
+    save(folder / "one_rows.npz", on_own_rows(folder, range(16), 4), {})
+
+
+def on_own_rows(folder, numbers, batch_size):
+    """Trains on some rows in their own order; all batches have one length."""
+    keras.utils.set_random_seed(1)
+    preprocessor = tiny.preprocessor(folder, pad_to_multiple_of=16)
+    model = tx.models.Siamese(tx.models.TextEmbedder(test_devices.encoder(), preprocessor))
+    model.compile(keras.optimizers.SGD(0.1), loss=tx.losses.MultipleNegativesRankingLoss())
+    rows = tuple([column[i] for i in numbers] for column in PAIRS)
+    batches = tx.data.batches((rows, np.zeros(len(numbers))), model, batch_size, shuffle=False, bucket=False)
+    model.fit(tx.data.as_part(batches), epochs=1, verbose=0)
+    return model
 
 
 def above_frozen(folder, **kwargs):
@@ -71,8 +84,7 @@ def above_frozen(folder, **kwargs):
     return model, tx.freezing.AboveFrozen(model, **kwargs)
 
 
-def in_a_process_of_two(folder, number, port):
-    keras.distribution.initialize(f"127.0.0.1:{port}", 2, number)
+def in_a_process_of_two(folder, number):
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
     own = folder / f"process_{number}"
     own.mkdir()
@@ -94,6 +106,12 @@ def in_a_process_of_two(folder, number, port):
     above.fit(PAIRS, np.zeros(16), batch_size=4, seed=3, epochs=1, verbose=0)
     save(folder / f"two_above_{number}.npz", frozen, {})
 
+    # Each process reads rows of its own: two of every four.
+    mine = [i for i in range(16) if i % 4 // 2 == number]
+    save(folder / f"two_rows_{number}.npz", on_own_rows(own, mine, 2), {})
+    with pytest.raises(ValueError, match=r"`dataset`.*one padded length.*pad_to_multiple_of=16"):
+        tx.data.as_part(batches)
+
     # What would train apart or fail on the way is refused, in both processes alike.
     short = tx.data.batches(((PAIRS[0][:15], PAIRS[1][:15]), np.zeros(15)), model, 4, seed=3)
     with pytest.raises(ValueError, match=r"`x`.*multiple of 2 rows.*drop_remainder=True"):
@@ -104,10 +122,10 @@ def in_a_process_of_two(folder, number, port):
     # A folder of the first process alone: the other one would begin anew.
     apart = [tx.callbacks.Resume(folder / f"apart_{number}")]
     model.fit(batches, epochs=1, verbose=0, callbacks=apart)
-    with pytest.raises(ValueError, match="`folder`.*all processes see"):
+    with pytest.raises(ValueError, match=r"`folder`.*all processes see"):
         model.fit(batches, epochs=2, verbose=0, callbacks=apart)
     keras.distribution.set_distribution(keras.distribution.DataParallel())
-    with pytest.raises(ValueError, match="`distribution`.*auto_shard_dataset=False"):
+    with pytest.raises(ValueError, match=r"`distribution`.*auto_shard_dataset=False"):
         siamese(own).fit(batches)
 
 
@@ -127,13 +145,19 @@ def parallel(folder, distribution):
     if isinstance(distribution, keras.distribution.DataParallel):
         return train(folder, "resume_data")
     model, history = train(folder, "resume_model")
-    cut = [weight.path for weight in model.weights if len({shard.index for shard in weight.value.addressable_shards}) > 1]
-    assert len(cut) > 3, [weight.path for weight in model.weights]
+    parts = {weight.path: {shard.index for shard in weight.value.addressable_shards} for weight in model.weights}
+    cut = [path for path, found in parts.items() if len(found) > 1]
+    assert len(cut) > 3, list(parts)
     return model, history
 
 
-def process(function, folder, *arguments, devices=1):
-    program = f"import pathlib, test_hosts; test_hosts.{function.__name__}(pathlib.Path({str(folder)!r}), *{arguments!r})"
+def process(function, folder, *arguments, devices=1, start=""):
+    program = f"""
+import keras, pathlib, tfxfer
+{start}
+import test_hosts
+test_hosts.{function.__name__}(pathlib.Path({str(folder)!r}), *{arguments!r})
+"""
     folders = [str(pathlib.Path(tiny.__file__).parent), str(pathlib.Path(tx.__file__).parent.parent)]
     environment = {
         **os.environ,
@@ -172,10 +196,13 @@ def test_two_processes_train_the_weights_of_one_and_the_first_one_writes(folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    finish(*(process(in_a_process_of_two, folder, number, port) for number in range(2)))
+    address = f"127.0.0.1:{port}"
+    starts = [f"keras.distribution.initialize({address!r}, 2, {number})" for number in range(2)]
+    finish(*(process(in_a_process_of_two, folder, number, start=start) for number, start in enumerate(starts)))
     for number in range(2):
         assert_same(folder, "one", f"two_{number}")
         assert_same(folder, "one_above", f"two_above_{number}")
+        assert_same(folder, "one_rows", f"two_rows_{number}")
     assert (folder / "weights_0.weights.h5").exists() and (folder / "log_0.csv").exists()
     assert not (folder / "weights_1.weights.h5").exists() and not (folder / "log_1.csv").exists()
     assert len(list((folder / "features").glob("*.bin"))) == 1

@@ -47,7 +47,8 @@ def test_losses_on_replicas_with_unequal_parts_are_those_of_the_whole_batch(name
         def parts(array):  # three quarters of the rows, and one quarter
             cut = -len(array) // 4
             made = [tf.constant(array[:cut]), tf.constant(array[cut:])]
-            return strategy.experimental_distribute_values_from_function(lambda context: made[context.replica_id_in_sync_group])
+            own = lambda context: made[context.replica_id_in_sync_group]
+            return strategy.experimental_distribute_values_from_function(own)
 
         def check(loss, *arrays):
             expected, gradient = values_and_gradients(loss, *map(tf.constant, arrays))

@@ -485,6 +485,8 @@ def _equal(one, other):
 
 def _cut(logger, size):
     """Has a `CSVLogger` go on behind the rows that it had written when the checkpoint was."""
-    if _processes.is_first() and size is not None and os.path.exists(logger.filename) and os.path.getsize(logger.filename) >= size:
+    if not _processes.is_first():  # which has the file
+        return
+    if size is not None and os.path.exists(logger.filename) and os.path.getsize(logger.filename) >= size:
         os.truncate(logger.filename, size)
         logger.append = True

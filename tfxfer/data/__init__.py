@@ -62,7 +62,7 @@ from tfxfer.data._gate import Gate
 from tfxfer.data._inference import Runner, forward, pack_columns
 from tfxfer.data._labels import class_weights, labels
 from tfxfer.data._mix import mix
-from tfxfer.data._part import part_of_batches
+from tfxfer.data._part import as_part, is_part, part_of_batches
 from tfxfer.data._read import read
 from tfxfer.data._rows import Rows
 from tfxfer.data._service import distribute
@@ -95,6 +95,7 @@ __all__ = [
     "WordRunner",
     "WordScores",
     "WordsColumn",
+    "as_part",
     "batches",
     "class_weights",
     "convert_tags",
@@ -103,6 +104,7 @@ __all__ = [
     "examples",
     "forward",
     "in_turn",
+    "is_part",
     "labelled",
     "labels",
     "map_table",

@@ -355,6 +355,17 @@ class Batches(tf.data.Dataset):
         known = [_has_multiples(source, number) for source in getattr(self._source, "_sources", [self._source])]
         return None if None in known else all(known)
 
+    def text_lengths(self) -> list[tuple[int, int]]:
+        """Returns pairs of ints for each text column: the longest a batch may be, and what its length is rounded to."""
+        found = []
+        for source in getattr(self._source, "_sources", [self._source]):
+            columns = getattr(getattr(source, "_packer", None), "columns", {})
+            for column in columns.values():
+                preprocessor = getattr(column, "preprocessor", None)
+                if preprocessor is not None:
+                    found.append((preprocessor.sequence_length, getattr(preprocessor, "pad_to_multiple_of", 1)))
+        return found
+
     def _inputs(self):
         return [self._batches]
 

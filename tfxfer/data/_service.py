@@ -22,7 +22,7 @@ def distribute(
     sharding: Literal["dynamic", "off", "files"] = "dynamic",
     job_name: str | None = None,
 ) -> Any:
-    """Has a tf.data service run a pipeline: reading and tokenizing take place on its workers.
+    r"""Has a tf.data service run a pipeline: reading and tokenizing take place on its workers.
 
     What can run there is what TensorFlow can write down as a graph: reading files (`tf.data.TextLineDataset`,
     `TFRecordDataset`), parsing with TensorFlow's operations, `batch`, and a task model's tokenizing
@@ -50,7 +50,7 @@ def distribute(
 
     ```python
     lines = tf.data.TextLineDataset(files).shuffle(100_000)
-    rows = lines.map(lambda line: tuple(tf.unstack(tf.strings.split(line, "\\t"), num=2)))
+    rows = lines.map(lambda line: tuple(tf.unstack(tf.strings.split(line, "\t"), num=2)))
     train = rows.batch(64, drop_remainder=True).map(lambda text, label: model.preprocess_samples(text, label))
     model.fit(tx.data.distribute(train, "grpc://tokenizers:5050"))
     ```
@@ -64,8 +64,8 @@ def distribute(
     found = _python_in(dataset)
     if found:
         remedy = (
-            "Other machines cannot call functions of this process: generators, `tf.py_function`, and `data.batches` stay "
-            "here. Read and parse with TensorFlow's operations, and tokenize by `model.preprocess_samples`."
+            "Other machines cannot call functions of this process: generators, `tf.py_function`, and `data.batches` "
+            "stay here. Read and parse with TensorFlow's operations, and tokenize by `model.preprocess_samples`."
         )
         raise _check.invalid("dataset", "a pipeline of TensorFlow's operations alone", found, remedy)
     return dataset.apply(tf.data.experimental.service.distribute(policy, service, job_name=job_name))

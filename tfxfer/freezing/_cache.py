@@ -325,8 +325,8 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         if form in ("packed", "flat") and _tracing.is_distributed(self):
             replicas = self.distribute_strategy.num_replicas_in_sync
             remedy = (
-                "A strategy cuts the tokens of a batch where no row ends. Train the whole model on the replicas, or freeze "
-                "the whole backbone: then a text has one vector."
+                "A strategy cuts the tokens of a batch where no row ends. Train the whole model on the replicas, or "
+                "freeze the whole backbone: then a text has one vector."
             )
             if replicas > 1:
                 raise _check.invalid("strategy", "one replica above the stored states of tokens", replicas, remedy)

@@ -107,8 +107,8 @@ class CheckedLoss(keras.losses.Loss):
     `None` where it is not read. `per_row` is false where the loss is one number for the whole batch. `compares_rows` is
     false where a row's value depends on no other row.
 
-    Under a `tf.distribute` strategy a loss that compares rows sees those of all replicas (`_replicas`): the batch is the
-    whole batch, and gradients are those of one process.
+    Under a `tf.distribute` strategy a loss that compares rows sees those of all replicas: the batch is the whole batch,
+    and gradients are those of one process.
     """
 
     labels: str | None = "numbers"

@@ -44,6 +44,8 @@ def check(model: Any, source: Any, form: str, argument: str = "x") -> None:
     if distribution is None:
         return
     parts = _data_parts(distribution)
+    if data.is_part(source):
+        parts = max(parts // _processes.count(), 1)
     if isinstance(source, data.Batches) and source.has_multiples_of(parts) is False:
         raise _check.invalid(argument, f"batches of a multiple of {parts} rows, the devices' parts", source, _EVEN)
     if _processes.count() == 1:
@@ -66,11 +68,14 @@ def check_alike(model: Any, source: Any, **settings: Any) -> None:
     """
     if _processes.count() == 1:
         return
-    facts = {
+    of_data = {
         "seed": getattr(source, "seed", None),
         "epoch of the data": getattr(source, "epoch", None),
-        "number of batches": int(source.cardinality()),
         "rows": _remainder.digest(source),
+    }
+    facts = {
+        **({} if data.is_part(source) else of_data),
+        "number of batches": int(source.cardinality()),
         "variables of the model": [[variable.path, list(variable.shape)] for variable in model.variables],
         **settings,
     }
@@ -81,9 +86,14 @@ def check_alike(model: Any, source: Any, **settings: Any) -> None:
         raise _check.invalid("x", f"a training that is the same in all processes, in {found} as well", shown, remedy)
 
 
-def part(dataset: Any) -> Any:
-    """Returns this process's part of each batch of a dataset; of a training in one process all."""
-    if _processes.count() == 1 or not hasattr(dataset, "element_spec"):
+def part(dataset: Any, source: Any = None) -> Any:
+    """Returns this process's part of each batch of a dataset; of a training in one process all.
+
+    Args:
+        dataset: batches as Keras takes them.
+        source: what the user gave, which may be marked as this process's part (`data.as_part`).
+    """
+    if _processes.count() == 1 or data.is_part(source) or not hasattr(dataset, "element_spec"):
         return dataset
     distribution = _processes.distribution()
     shares = min(_processes.count(), distribution.num_model_replicas)
@@ -95,8 +105,8 @@ def spread(model: Any, source: Any, callbacks: Any, steps_per_epoch: int | None 
     """Yields the callbacks of a `fit`, for as long as it runs.
 
     Under a strategy, and on other backends than TensorFlow, Keras reads ahead: it begins iterations of the data that
-    nobody sees. Within, an iteration does not count as an epoch there; the end of an epoch does. Callbacks that write files are those of the first
-    process alone.
+    nobody sees. Within, an iteration does not count as an epoch there; the end of an epoch does. Callbacks that write
+    files are those of the first process alone.
 
     Args:
         model: compiled model.

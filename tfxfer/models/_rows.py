@@ -188,7 +188,7 @@ class TakesRows(_Mixin):
         callbacks, train = _introduction.introduce(self, source, callbacks=callbacks, **options)
         if not is_arrays:
             _devices.check_alike(self, source, epochs=epochs)
-            train = _devices.part(gate.ready(train, gate.is_encoded(source)))
+            train = _devices.part(gate.ready(train, gate.is_encoded(source)), source)
             if steps_per_epoch is not None and isinstance(source, data.Batches):
                 train = train.repeat()
         start = self._before_training(found, batch_size, seed)
@@ -239,8 +239,8 @@ class TakesRows(_Mixin):
         found = gate.batches(form, found, batch_size or 32, **options)
         _devices.check(self, found, form, gate.argument)
         if gate.draws and isinstance(found, data.Batches):  # what is drawn is the same in each evaluation
-            return _devices.part(gate.ready(found.rest(0), True))
-        return _devices.part(gate.ready(found))
+            return _devices.part(gate.ready(found.rest(0), True), found)
+        return _devices.part(gate.ready(found), found)
 
     def _batch_options(self, **options):
         self._check_vocabulary()

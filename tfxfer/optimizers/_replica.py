@@ -18,9 +18,9 @@ class TrainsAlone:
     trains, it goes another way. So a model with frozen embeddings stayed in memory after it was gone, once for each
     `fit`. On one replica a sum is the value itself, and here that is all that is traced.
 
-    Task models and `freezing.AboveFrozen` have it. Under a `tf.distribute` strategy with several replicas, a mean over
-    rows is that of the whole batch, also where replicas have parts of unequal size: Keras takes the mean of their means.
-    On other backends it changes nothing.
+    Task models and `freezing.AboveFrozen` have it. On several replicas of a `tf.distribute` strategy a mean over rows is
+    that of the whole batch, also where replicas have parts of unequal size: Keras takes the mean of their means. On
+    other backends it changes nothing.
 
     Example:
 
@@ -53,7 +53,7 @@ class TrainsAlone:
         # Losses of this package deal with replicas themselves.
         of_keras = [each for each in losses if not hasattr(each, "compares_rows")]
         if len(of_keras) < len(losses) and of_keras:
-            remedy = "Keras's losses take means over each replica's rows: choose those of `tfxfer.losses` for all outputs."
+            remedy = "Keras's take means over each replica's rows: choose losses of `tfxfer.losses` for all outputs."
             raise _check.invalid("loss", "losses of one kind on replicas", losses, remedy)
         reductions = {getattr(each, "reduction", "sum_over_batch_size") for each in of_keras}
         if not reductions or reductions & {None, "none", "sum"}:
