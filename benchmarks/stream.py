@@ -47,18 +47,25 @@ def preprocessor(folder):
 
 
 def made_up(count):
-    """A dataset of rows that no memory holds: each is a function of its number."""
+    """A dataset of rows that no memory holds: they are a function of their numbers."""
     import tensorflow as tf
 
     words = tf.constant(WORDS)
 
-    def row(number):
-        seeds = tf.stack([number, 0])
-        length = tf.random.stateless_uniform((), seeds, 4, 25, tf.int32)
-        chosen = tf.random.stateless_uniform([length], seeds + 1, 0, len(WORDS), tf.int32)
-        return tf.strings.reduce_join(tf.gather(words, chosen), separator=" "), tf.cast(number % 3, tf.int32)
+    def block(numbers):
+        seed = tf.stack([numbers[0], 0])
+        lengths = tf.random.stateless_uniform(tf.shape(numbers), seed, 4, 25, tf.int32)
+        chosen = tf.random.stateless_uniform([tf.reduce_sum(lengths)], seed + 1, 0, len(WORDS), tf.int32)
+        texts = tf.RaggedTensor.from_row_lengths(tf.gather(words, chosen), lengths)
+        return tf.strings.reduce_join(texts, axis=-1, separator=" "), tf.cast(numbers % 3, tf.int32)
 
-    return tf.data.Dataset.range(count).map(row, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return (
+        tf.data.Dataset.range(count)
+        .batch(1024)
+        .map(block, deterministic=True)
+        .unbatch()
+        .apply(tf.data.experimental.assert_cardinality(count))
+    )
 
 
 def run(dataset):

@@ -53,8 +53,8 @@ def differing(facts: dict[str, Any]) -> list[str]:
     found = {name for name, here, there in zip(names, sums, first, strict=True) if here != int(there)}
     # Each raises where one would: a process that trains on alone would wait for the others for ever.
     flags = np.asarray([name in found for name in names], "int32")
-    everywhere = np.asarray(multihost_utils.process_allgather(flags)).reshape(-1, len(names)).any(axis=0)
-    return [name for name, differs in zip(names, everywhere, strict=True) if differs]
+    everywhere = np.asarray(multihost_utils.process_allgather(flags)).reshape(-1, len(names)).sum(axis=0)
+    return [name for name, differing_there in zip(names, everywhere.tolist(), strict=True) if differing_there]
 
 
 def to_numpy(value: Any) -> np.ndarray:

@@ -18,8 +18,8 @@ class TrainsAlone:
     trains, it goes another way. So a model with frozen embeddings stayed in memory after it was gone, once for each
     `fit`. On one replica a sum is the value itself, and here that is all that is traced.
 
-    Task models and `freezing.AboveFrozen` have it. On several replicas of a `tf.distribute` strategy a mean over rows is
-    that of the whole batch, also where replicas have parts of unequal size: Keras takes the mean of their means. On
+    Task models and `freezing.AboveFrozen` have it. On several replicas of a `tf.distribute` strategy a mean over rows
+    is that of the whole batch, also where replicas have parts of unequal size: Keras takes the mean of their means. On
     other backends it changes nothing.
 
     Example:
