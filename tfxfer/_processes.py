@@ -42,7 +42,7 @@ def wait(name: str) -> None:
 
 
 def differing(facts: dict[str, Any]) -> list[str]:
-    """Returns the names of facts (values for JSON) that are others in the first process than in this one."""
+    """Returns the names of facts (values for JSON) that are not the same in all processes; all call this together."""
     if count() == 1:
         return []
     from jax.experimental import multihost_utils
@@ -51,21 +51,10 @@ def differing(facts: dict[str, Any]) -> list[str]:
     names, sums = list(facts), [_sum(value) for value in facts.values()]
     first = np.asarray(multihost_utils.broadcast_one_to_all(np.array(sums, "uint32")))
     found = {name for name, here, there in zip(names, sums, first, strict=True) if here != int(there)}
-    # Each raises where one would: a process that trains on alone would wait for the others for ever.
+    # All hear of it: a process that trained on alone would wait for the others for ever.
     flags = np.asarray([name in found for name in names], "int32")
     everywhere = np.asarray(multihost_utils.process_allgather(flags)).reshape(-1, len(names)).sum(axis=0)
     return [name for name, differing_there in zip(names, everywhere.tolist(), strict=True) if differing_there]
-
-
-def to_numpy(value: Any) -> np.ndarray:
-    """Returns a tensor as numpy; of one whose parts lie in several processes, which all call this, the whole."""
-    if count() > 1:
-        value = keras.ops.convert_to_tensor(value)
-        if not (value.is_fully_addressable or value.is_fully_replicated):
-            from jax.experimental import multihost_utils
-
-            return np.asarray(multihost_utils.process_allgather(value, tiled=True))
-    return np.asarray(keras.ops.convert_to_numpy(value))
 
 
 def _sum(value):

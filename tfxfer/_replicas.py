@@ -34,6 +34,10 @@ def gathered(value: Any) -> Any:
     none.
     """
     value = tf.convert_to_tensor(value)
+    if value.dtype == tf.bool:
+        return tf.cast(gathered(tf.cast(value, tf.int32)), tf.bool)
+    if value.dtype.size < 4:  # what is not sent: 16 bits are exact in 32
+        value = tf.cast(value, tf.float32 if value.dtype.is_floating else tf.int32)
     context = _context()
     number = context.replica_id_in_sync_group
     counts = context.all_gather(tf.shape(value)[:1], axis=0)

@@ -4,10 +4,11 @@ import glob
 import json
 import zipfile
 
+import keras
 import ml_dtypes  # noqa: F401  gives numpy the names bfloat16 and float8_...
 import numpy as np
 
-from tfxfer import _disk, _processes
+from tfxfer import _disk
 
 FORMAT = 1
 _STATE = "state"
@@ -76,32 +77,23 @@ def decode(value, arrays):
     return value
 
 
-def write(path, state, arrays, *, writes=True):
+def write(path, state, arrays):
     """Writes a checkpoint so that at any moment `path` is either the old file, whole, or the new one, whole.
 
     Args:
         path: `pathlib.Path`.
         state: dict for JSON.
         arrays: `Arrays`.
-        writes: bool. Whether this process writes the file; of several, the others only help to fetch arrays.
     """
-    if not writes:
-        for value in arrays.values:
-            _fetched(value)
-        return
     # Arrays are fetched one after another: a model on an accelerator need not fit into the host's memory twice.
     with _disk.writing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         text = np.frombuffer(json.dumps({"format": FORMAT, **state}).encode(), "uint8")
         _write_array(archive, _STATE, text)
         for number, value in enumerate(arrays.values):
-            array = _fetched(value)
+            array = value if isinstance(value, np.ndarray) else keras.ops.convert_to_numpy(value)
             # numpy's format does not know the small floats by name.
             known = array.dtype.kind in "biufc"
             _write_array(archive, str(number), array if known else array.view(f"u{array.itemsize}"))
-
-
-def _fetched(value):
-    return value if isinstance(value, np.ndarray) else _processes.to_numpy(value)
 
 
 def _write_array(archive, name, array):

@@ -44,6 +44,9 @@ class Resume(keras.callbacks.Callback):
     `fit` of this package's models introduces it to the other callbacks and the data. For any other `keras.Model` call
     `callbacks.introduce` first.
 
+    Of several processes that train one model (`keras.distribution`) the first one writes; all read, so the folder is on
+    a file system that they share.
+
     A folder belongs to one `fit` (so not to a tuner's trials). Once that is done, by its last epoch or because a
     callback stopped it, the same `fit` returns at once with the same weights and history; with more `epochs` it goes
     on, unless it was stopped. To train anew, delete the folder.
@@ -299,7 +302,8 @@ class Resume(keras.callbacks.Callback):
             },
             "callbacks": [self._kept(k, arrays) for k in range(len(self._others))],
         }
-        _checkpoint.write(self._path, state, arrays, writes=_processes.is_first())
+        if _processes.is_first():
+            _checkpoint.write(self._path, state, arrays)
 
     def _kept(self, k, arrays):
         """What training has changed in one of the other callbacks."""

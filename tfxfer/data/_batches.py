@@ -239,8 +239,9 @@ class Batches(tf.data.Dataset):
     """The `tf.data.Dataset` that `batches` and `mix` make: each time that it is iterated over, it gives the next epoch.
 
     An epoch counts as begun when its first batch is asked for; looking at one batch, `next(iter(train))`, uses up an
-    epoch number, and so does each batch that a `tf.distribute` strategy reads ahead of an epoch that never comes.
-    Where the order must be exactly that of another run, set `epoch` before `fit`.
+    epoch number. Where Keras reads ahead of epochs that never come (under a `tf.distribute` strategy, and on other
+    backends), `fit` of task models counts the epochs that end instead. Where the order must be exactly that of another
+    run, set `epoch` before `fit`.
 
     Attributes:
         epoch: int. The number of the epoch that the next iteration gives, from 0.

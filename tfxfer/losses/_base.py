@@ -130,7 +130,7 @@ class CheckedLoss(keras.losses.Loss):
 
     def _on_a_replica(self, y_true, y_pred, sample_weight):
         """The loss of one replica of several: what they sum to is the loss of the whole batch."""
-        is_mean, has_value = self.reduction not in (None, "none", "sum"), self.reduction not in (None, "none")
+        is_mean = self.reduction not in (None, "none", "sum")
         if not self.compares_rows:
             value = super().__call__(self.targets(y_true), y_pred, sample_weight)
             if not is_mean:
@@ -139,7 +139,7 @@ class CheckedLoss(keras.losses.Loss):
             if self.reduction == "mean_with_sample_weight" and len(np.shape(sample_weight)):
                 rows = ops.sum(sample_weight)
             return _replicas.weighed(value, rows)
-        if not has_value:
+        if self.reduction in (None, "none"):
             remedy = "Values of rows that are compared with those of other replicas cannot be told apart."
             raise _check.invalid("reduction", "'sum_over_batch_size' or 'sum' on replicas", self.reduction, remedy)
         y_true, sample_weight = (

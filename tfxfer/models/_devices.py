@@ -53,6 +53,9 @@ def check(model: Any, source: Any, form: str, argument: str = "x") -> None:
     if distribution.auto_shard_dataset:
         remedy = "Every process reads the same batches, and `fit` gives each its part."
         raise _check.invalid("distribution", "one with `auto_shard_dataset=False`", distribution, remedy)
+    if isinstance(distribution, keras.distribution.ModelParallel):
+        remedy = "Over processes use `DataParallel`; `ModelParallel` cuts weights over the devices of one process."
+        raise _check.invalid("distribution", "one that copies weights to every process", distribution, remedy)
     if form == "arrays" or not hasattr(source, "element_spec"):
         remedy = "Make `data.batches` of rows, with `drop_remainder=True` and a `seed`."
         raise _check.invalid(argument, "batches as a `tf.data.Dataset` for several processes", type(source), remedy)
@@ -95,9 +98,7 @@ def part(dataset: Any, source: Any = None) -> Any:
     """
     if _processes.count() == 1 or data.is_part(source) or not hasattr(dataset, "element_spec"):
         return dataset
-    distribution = _processes.distribution()
-    shares = min(_processes.count(), distribution.num_model_replicas)
-    return data.part_of_batches(dataset, shares, distribution.data_shard_id)
+    return data.part_of_batches(dataset, _processes.count(), _processes.index())
 
 
 @contextlib.contextmanager
@@ -121,7 +122,7 @@ def spread(model: Any, source: Any, callbacks: Any, steps_per_epoch: int | None 
     found = list(callbacks.callbacks) if is_list else keras.tree.flatten(callbacks or [])
     if _processes.count() > 1 and any(isinstance(each, keras.callbacks.BackupAndRestore) for each in found):
         raise _check.invalid("callbacks", "no `BackupAndRestore` in several processes", found, "`Resume` can.")
-    mine = found if _processes.is_first() else [each for each in found if not _writes(each)]
+    mine = found if _processes.is_first() else [each for each in found if not isinstance(each, _WRITERS)]
     with contextlib.ExitStack() as stack:
         if isinstance(source, data.Batches) and steps_per_epoch is None:
             stack.enter_context(source.held())
@@ -148,10 +149,6 @@ class _CountsEpochs(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._batches.epoch += 1
-
-
-def _writes(callback):
-    return isinstance(callback, _WRITERS) or getattr(callback, "only_writes", False)
 
 
 def _data_parts(distribution):
