@@ -30,10 +30,10 @@ def siamese(folder):
     return model
 
 
-def train(folder, name, kills=()):
-    """Trains, perhaps with interruptions, and returns the model with its history."""
+def train(folder, name, kills=(), own=None):
+    """Trains, perhaps with interruptions, and returns model and history; `own` is for the files of the tokenizer."""
     for kill in [*kills, None]:
-        model = siamese(folder)
+        model = siamese(own or folder)
         batches = tx.data.batches((PAIRS, np.zeros(16)), model, 4, seed=3, drop_remainder=True)
         callbacks = [
             tx.callbacks.EvaluateSimilarity(PAIRS, np.arange(16.0), keep_best=False),
@@ -88,11 +88,9 @@ def in_a_process_of_two(folder, number):
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
     own = folder / f"process_{number}"
     own.mkdir()
-    for file in ("vocab.txt", "tokenizer_config.json", "config.json"):
-        (own / file).write_bytes((folder / file).read_bytes())
 
     # Killed in mid-epoch and taken up again; the checkpoint is one for both, and the first process writes it.
-    save(folder / f"two_{number}.npz", *train(folder, "resume_two", kills=[6]))
+    save(folder / f"two_{number}.npz", *train(folder, "resume_two", kills=[6], own=own))
 
     model = siamese(own)
     batches = tx.data.batches((PAIRS, np.zeros(16)), model, 4, seed=3, drop_remainder=True)
