@@ -121,6 +121,18 @@ def what_cannot_be_is_refused(folder):
     model = made_on(mirrored(), lambda: accumulating(folder))
     with pytest.raises(ValueError, match=r"`gradient_accumulation_steps`.*None on several replicas"):
         model.fit(TEXTS, LABELS)
+
+    class TwoOutputs(tx.optimizers.TrainsAlone, keras.Model):
+        pass
+
+    def two_outputs():
+        inputs = keras.Input((2,))
+        made = TwoOutputs(inputs, {name: keras.layers.Dense(2, name=name)(inputs) for name in ("own", "keras")})
+        made.compile("sgd", loss={"own": tx.losses.ClassCrossentropy(), "keras": "mse"})
+        return made
+
+    with pytest.raises(ValueError, match=r"`loss`.*losses of one kind on replicas"):
+        made_on(mirrored(), two_outputs).fit(np.ones((4, 2)), {"own": np.ones(4, int), "keras": np.ones((4, 2))})
     model = made_on(tf.distribute.MultiWorkerMirroredStrategy(), lambda: compiled(classifier)(folder))
     with pytest.raises(ValueError, match=r"`strategy`.*MirroredStrategy.*keras\.distribution"):
         model.fit(TEXTS, LABELS)

@@ -75,10 +75,10 @@ def on_own_rows(folder, numbers, batch_size):
     return model
 
 
-def above_frozen(folder, **kwargs):
+def above_frozen(own, /, **kwargs):
     keras.utils.set_random_seed(1)
     encoder = test_devices.encoder(num_layers=2)
-    model = tx.models.Siamese(tx.models.TextEmbedder(encoder, tiny.preprocessor(folder)))
+    model = tx.models.Siamese(tx.models.TextEmbedder(encoder, tiny.preprocessor(own)))
     model.set_trainable({"embeddings": False, "block_0": False})
     model.compile(keras.optimizers.SGD(0.1), loss=tx.losses.MultipleNegativesRankingLoss())
     return model, tx.freezing.AboveFrozen(model, **kwargs)

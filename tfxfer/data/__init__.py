@@ -15,6 +15,9 @@ Which function fits the rows?
 | words with tags, as `read_conll` and `read_entities` read them | `tagged` | `batches(...)` |
 | several of these at once | | `mix([batches, ...])` |
 
+Where a training is spread (docs/scale.md): `part_of_batches` and `as_part` say what one process of several trains on,
+`distribute` has a tf.data service tokenize.
+
 `read` holds a file; `map_table` writes a file of any size again with further columns, a part at a time.
 
 `batches(dataset, model)` asks the task model which columns it reads. Each kind of column is a class:

@@ -58,9 +58,9 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
 
     Raises:
         ValueError: for a model of which nothing is frozen, or all; frozen layers with dropout; states of tokens on
-            several replicas of a `tf.distribute` strategy; in `fit` and `cached`,
-            before anything is computed, if more than `max_bytes` are needed; at the beginning of each epoch, if frozen
-            weights have changed or a frozen group trains again.
+            several replicas of a `tf.distribute` strategy; in `fit` and `cached`, before anything is computed, if more
+            than `max_bytes` are needed; at the beginning of each epoch, if frozen weights have changed or a frozen
+            group trains again.
 
     Example:
 

@@ -1,6 +1,8 @@
 """What `fit` does where a training is spread over replicas, devices, processes or hosts."""
 
 import contextlib
+import pathlib
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +11,12 @@ import keras
 from tfxfer import _check, _processes, _tracing, data
 from tfxfer.data import _remainder
 
-# Callbacks of Keras that only write files.
-_WRITERS = (keras.callbacks.ModelCheckpoint, keras.callbacks.CSVLogger, keras.callbacks.TensorBoard)
+# Callbacks of Keras that write files, and the attribute that says where.
+_WRITERS = (
+    (keras.callbacks.ModelCheckpoint, "filepath"),
+    (keras.callbacks.CSVLogger, "filename"),
+    (keras.callbacks.TensorBoard, "log_dir"),
+)
 _EVEN = "Make the batches with `data.batches(..., drop_remainder=True)` and such a `batch_size`."
 
 
@@ -106,8 +112,8 @@ def spread(model: Any, source: Any, callbacks: Any, steps_per_epoch: int | None 
     """Yields the callbacks of a `fit`, for as long as it runs.
 
     Under a strategy, and on other backends than TensorFlow, Keras reads ahead: it begins iterations of the data that
-    nobody sees. Within, an iteration does not count as an epoch there; the end of an epoch does. Callbacks that write
-    files are those of the first process alone.
+    nobody sees. Within, an iteration does not count as an epoch there; the end of an epoch does. What callbacks of
+    Keras write is kept from the first process alone.
 
     Args:
         model: compiled model.
@@ -122,8 +128,10 @@ def spread(model: Any, source: Any, callbacks: Any, steps_per_epoch: int | None 
     found = list(callbacks.callbacks) if is_list else keras.tree.flatten(callbacks or [])
     if _processes.count() > 1 and any(isinstance(each, keras.callbacks.BackupAndRestore) for each in found):
         raise _check.invalid("callbacks", "no `BackupAndRestore` in several processes", found, "`Resume` can.")
-    mine = found if _processes.is_first() else [each for each in found if not isinstance(each, _WRITERS)]
+    mine = found
     with contextlib.ExitStack() as stack:
+        if not _processes.is_first():
+            stack.enter_context(_written_elsewhere(found))
         if isinstance(source, data.Batches) and steps_per_epoch is None:
             stack.enter_context(source.held())
             mine = [_CountsEpochs(source), *mine]
@@ -136,6 +144,24 @@ def spread(model: Any, source: Any, callbacks: Any, steps_per_epoch: int | None 
             yield callbacks
         finally:
             callbacks.callbacks = before
+
+
+@contextlib.contextmanager
+def _written_elsewhere(callbacks):
+    """Within, callbacks write into a folder that is removed then.
+
+    They write in every process: where Keras saves a model it makes variables, which all processes make together.
+    """
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        for number, callback in enumerate(callbacks):
+            for cls, name in _WRITERS:
+                if isinstance(callback, cls):
+                    where = getattr(callback, name)
+                    stack.callback(setattr, callback, name, where)
+                    own = pathlib.Path(folder, str(number))
+                    own.mkdir()
+                    setattr(callback, name, str(own / pathlib.Path(where).name))
+        yield
 
 
 class _CountsEpochs(keras.callbacks.Callback):

@@ -141,7 +141,8 @@ class TakesRows(_Mixin):
 
         Raises:
             ValueError: for another form, unequal lengths, a text that is missing or no string, or a target that the
-                task does not know, with the row.
+                task does not know, with the row; on several devices or hosts, for what cannot be spread over them
+                (docs/scale.md).
         """
         gate = data.Gate(self)
         form, found = gate.read(x, y, sample_weight, needs_y=self.loss is not None)
