@@ -1,6 +1,6 @@
 """Cost per row and memory of training data that are streamed, from ten thousand rows to ten million.
 
-    python benchmarks/stream.py [--rows 10000 100000 1000000] [--window 50]
+    python benchmarks/stream.py [--rows 10000 100000 1000000 10000000] [--window 50]
 
 Rows are made up within the pipeline, sentences of 4 to 24 words with a label, as no disk is to be measured: they stand
 for rows that are read from files. `data.batches` reads them anew in each epoch, a window in memory at a time, shuffled
@@ -108,7 +108,7 @@ def measure(count, window):
 def main():
     """Measures each size in a process of its own, prints the table and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000])
     parser.add_argument("--window", type=int, default=50, help="batches in a window, as `data.batches` has it")
     parser.add_argument("--output", type=pathlib.Path, default=HERE / "results" / "stream.json")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
