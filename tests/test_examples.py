@@ -43,6 +43,7 @@ def test_every_example_is_run_here():
         "banking77.py",
         "classify.py",
         "embed_corpus_beam.py",  # run in test_beam.py
+        "embed_corpus_ray.py",  # run in test_ray.py
         "gradual_unfreezing.py",
         "own_task.py",
         "production.py",

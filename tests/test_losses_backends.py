@@ -23,16 +23,56 @@ def test_losses_on_jax_give_tensorflow_numbers_and_finite_gradients(tmp_path):
     """)
 
 
-def test_loss_of_a_whole_batch_is_divided_by_the_number_of_replicas_as_keras_does():
-    test_contracts.run_afresh("""
+# Of each way to deal with replicas one.
+SOME = ["MultipleNegativesRankingLoss", "BatchHardTripletLoss", "CosineMSELoss", "TagCrossentropy", "MatryoshkaLoss"]
+
+
+@pytest.mark.parametrize("names", [SOME, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_losses_on_replicas_with_unequal_parts_are_those_of_the_whole_batch(names):
+    program = """
         import numpy as np, tensorflow as tf
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
         )
+        import test_contracts
         from tfxfer import losses
-        rows, scores = np.random.default_rng(0).normal(size=(4, 2, 6)).astype("float32"), np.arange(4.0)
         strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-        for loss in (losses.CoSENTLoss(), losses.CosineMSELoss()):
-            values = strategy.experimental_local_results(strategy.run(tf.function(loss), (scores, rows)))
-            np.testing.assert_allclose(sum(float(v) for v in values), float(loss(scores, rows)), rtol=1e-6)
-    """)
+
+        def values_and_gradients(loss, y, x, weights=None):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                value = loss(y, x, weights)
+            return value, tape.gradient(value, x)
+
+        def parts(array):  # three quarters of the rows, and one quarter
+            cut = -len(array) // 4
+            made = [tf.constant(array[:cut]), tf.constant(array[cut:])]
+            own = lambda context: made[context.replica_id_in_sync_group]
+            return strategy.experimental_distribute_values_from_function(own)
+
+        def check(loss, *arrays):
+            expected, gradient = values_and_gradients(loss, *map(tf.constant, arrays))
+            found = strategy.run(values_and_gradients, (loss, *map(parts, arrays)))
+            values, gradients = (strategy.experimental_local_results(each) for each in found)
+            np.testing.assert_allclose(sum(map(float, values)), float(expected), rtol=1e-5, err_msg=loss.name)
+            if loss.reduction != "sum" or loss.compares_rows:  # by it Keras tells what the loss of a batch is
+                np.testing.assert_allclose([float(v) * 2 for v in values], float(expected), rtol=1e-5)
+            np.testing.assert_allclose(np.concatenate(gradients), gradient, rtol=1e-4, atol=1e-6, err_msg=loss.name)
+
+        names = NAMES
+        for cls, (make, (y_true, y_pred)) in test_contracts.LOSSES.items():
+            if names is None or cls.__name__ in names:
+                check(make(), np.asarray(y_true), np.asarray(y_pred))
+        y_true, y_pred = test_contracts.LOSSES[losses.CosineMSELoss][1]
+        weights = np.arange(1.0, len(y_true) + 1).astype("float32")
+        for reduction in ("sum_over_batch_size", "mean_with_sample_weight"):
+            for loss in (losses.CosineMSELoss, losses.MultipleNegativesRankingLoss):
+                check(loss(reduction=reduction), y_true, y_pred, weights)
+        try:
+            check(losses.MultipleNegativesRankingLoss(reduction="none"), y_true, y_pred)
+        except ValueError as error:
+            assert "`reduction`" in str(error)
+        else:
+            raise AssertionError("rows of other replicas cannot be told apart")
+    """
+    test_contracts.run_afresh(program.replace("NAMES", repr(names)))

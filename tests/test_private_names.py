@@ -15,6 +15,7 @@ import tfxfer
 
 # Names with a leading underscore that belong to Keras, and why there is no public way. Of KerasHub's there are none.
 REASONS = {
+    "_maybe_symbolic_build": "Keras takes the mean of the replicas' parts of a batch there, which may differ in size",
     "_compile_metrics": "makes the variables of metrics outside of the step that TensorFlow traces",
     "_initial_epoch": "`fit` looks there for the epoch to go on with, as Keras's own BackupAndRestore does",
     "_symbolic_build": "makes the variables of metrics before their values are restored",

@@ -29,6 +29,20 @@ class TracesOnce(_Mixin):
         """Makes what `predict` calls for each batch, as `keras.Model.make_predict_function`."""
         return self._traced_once("predict_function", super().make_predict_function, force)
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Makes variables before the first step under a strategy; Keras calls it.
+
+        It takes the mean of the replicas' parts of a batch for the shapes, which fails where parts differ in size.
+        """
+        if iterator is not None and is_distributed(self):
+            strategy = self.distribute_strategy
+            for _, _, batches in iterator:
+                batch = next(batches)
+                data_batch = keras.tree.map_structure(lambda each: strategy.experimental_local_results(each)[0], batch)
+                break
+            iterator = None
+        super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+
     def _traced_once(self, name, make, force):
         before = getattr(self, name)
         found = make(force)
@@ -44,6 +58,15 @@ def is_distributed(model: Any) -> bool:
     if keras.config.backend() != "tensorflow":
         return False
     return tf.distribute.has_strategy() or model.distribute_strategy is not tf.distribute.get_strategy()
+
+
+def unsupported_strategy(model: Any) -> Any:
+    """Returns the strategy of a model if it is one that Keras 3 cannot train with; otherwise `None`."""
+    if keras.config.backend() != "tensorflow":
+        return None
+    strategy = model.distribute_strategy
+    refused = (tf.distribute.MultiWorkerMirroredStrategy, tf.distribute.ParameterServerStrategy)
+    return strategy if isinstance(strategy, refused) else None
 
 
 class _Step:

@@ -1,12 +1,14 @@
 """Points for TensorBoard's projector during training."""
 
+import contextlib
 import os
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from tfxfer import _check, _disk, _texts, evaluation
+from tfxfer import _check, _disk, _processes, _texts, evaluation
 from tfxfer.evaluation import _tensorboard
 
 
@@ -79,4 +81,8 @@ class Projector(keras.callbacks.Callback):
 
     def _write(self, name):
         options = {"name": name, "batch_size": self._batch_size, "progress": False}
-        evaluation.projector(self._folder, self._subject(), *self._points, **options)
+        # Processes that train together compute together; one of them writes.
+        with contextlib.ExitStack() as stack:
+            is_first = _processes.is_first()
+            folder = self._folder if is_first else stack.enter_context(tempfile.TemporaryDirectory())
+            evaluation.projector(folder, self._subject(), *self._points, **options)

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tfxfer import _check, _disk, data
+from tfxfer import _check, _disk, _processes, data
 from tfxfer.callbacks import _checkpoint, _identity
 from tfxfer.data import _remainder
 
@@ -43,6 +43,9 @@ class Resume(keras.callbacks.Callback):
 
     `fit` of this package's models introduces it to the other callbacks and the data. For any other `keras.Model` call
     `callbacks.introduce` first.
+
+    Of several processes that train one model (`keras.distribution`) the first one writes; all read, so the folder is on
+    a file system that they share.
 
     A folder belongs to one `fit` (so not to a tuner's trials). Once that is done, by its last epoch or because a
     callback stopped it, the same `fit` returns at once with the same weights and history; with more `epochs` it goes
@@ -163,10 +166,12 @@ class Resume(keras.callbacks.Callback):
             )
         model = self.model
         self._check_steps()
-        _checkpoint.clear(self._path)
+        if _processes.is_first():
+            _checkpoint.clear(self._path)
         self._identity = _identity.identity(model, self._batches, self.params, self._digest)
         self._epoch = self._last_batch = self._saved_batch = 0
         self._found = _checkpoint.read(self._path)
+        self._check_processes()
         self.resumed_at = None
         if self._found is None:
             return
@@ -193,6 +198,14 @@ class Resume(keras.callbacks.Callback):
         if rows >= 0 and steps != rows:
             remedy = "Epochs that end amid the data cannot be taken up again."
             raise _check.invalid("steps_per_epoch", f"None, or the number of batches, {rows}", steps, remedy)
+
+    def _check_processes(self):
+        """Raises where another process of this training has found another checkpoint."""
+        state = None if self._found is None else self._found[0]
+        if _processes.differing({"checkpoint": state}):
+            remedy = "Give a folder on a file system that all hosts share; the first process writes it."
+            shown = "none" if state is None else f"one of epoch {state['epoch']}, batch {state['batch']}"
+            raise _check.invalid("folder", "one whose checkpoint all processes see", shown, remedy)
 
     def _check_same(self, state):
         there, here = state["identity"], json.loads(json.dumps(self._identity))
@@ -289,7 +302,8 @@ class Resume(keras.callbacks.Callback):
             },
             "callbacks": [self._kept(k, arrays) for k in range(len(self._others))],
         }
-        _checkpoint.write(self._path, state, arrays)
+        if _processes.is_first():
+            _checkpoint.write(self._path, state, arrays)
 
     def _kept(self, k, arrays):
         """What training has changed in one of the other callbacks."""
@@ -475,6 +489,8 @@ def _equal(one, other):
 
 def _cut(logger, size):
     """Has a `CSVLogger` go on behind the rows that it had written when the checkpoint was."""
+    if not _processes.is_first():  # which has the file
+        return
     if size is not None and os.path.exists(logger.filename) and os.path.getsize(logger.filename) >= size:
         os.truncate(logger.filename, size)
         logger.append = True

@@ -17,6 +17,9 @@ Which function fits the rows?
 | queries with lists of documents, and grades or scores | `rankings` | `batches(..., max_documents=64)` |
 | several of these at once | | `mix([batches, ...])` |
 
+Where a training is spread (docs/scale.md): `part_of_batches` and `as_part` say what one process of several trains on,
+`distribute` has a tf.data service tokenize.
+
 `read` holds a file; `map_table` writes a file of any size again with further columns, a part at a time. `read_beir`,
 `read_qrels` and `read_run` read a search to score, `write_run` writes what a search found.
 
@@ -71,10 +74,12 @@ from tfxfer.data._inference import Runner, forward, pack_columns
 from tfxfer.data._labels import class_weights, labels
 from tfxfer.data._lists import group_rows, lists_from_judgements, lists_from_negatives, triplets_from_lists
 from tfxfer.data._mix import mix
+from tfxfer.data._part import as_part, is_part, part_of_batches
 from tfxfer.data._rankings import rankings
 from tfxfer.data._read import read
 from tfxfer.data._retrieval_files import RetrievalTask, check_run, read_beir, read_qrels, read_run, write_run
 from tfxfer.data._rows import Rows
+from tfxfer.data._service import distribute
 from tfxfer.data._table import map_table
 from tfxfer.data._tabular import tabular_columns
 from tfxfer.data._tagged import convert_tags, tag_names, tagged
@@ -108,15 +113,18 @@ __all__ = [
     "WordRunner",
     "WordScores",
     "WordsColumn",
+    "as_part",
     "batches",
     "check_run",
     "class_weights",
     "convert_tags",
+    "distribute",
     "embeddings",
     "examples",
     "forward",
     "group_rows",
     "in_turn",
+    "is_part",
     "labelled",
     "labels",
     "lists_from_judgements",
@@ -128,6 +136,7 @@ __all__ = [
     "padded",
     "pairs",
     "pairs_from_labels",
+    "part_of_batches",
     "ranking_pairs",
     "rankings",
     "read",

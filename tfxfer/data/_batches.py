@@ -1,5 +1,7 @@
 """Batches of token ids, in an order that a seed fixes."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -257,8 +259,9 @@ class Batches(tf.data.Dataset):
     """The `tf.data.Dataset` that `batches` and `mix` make: each time that it is iterated over, it gives the next epoch.
 
     An epoch counts as begun when its first batch is asked for; looking at one batch, `next(iter(train))`, uses up an
-    epoch number, and so does each batch that a `tf.distribute` strategy reads ahead of an epoch that never comes.
-    Where the order must be exactly that of another run, set `epoch` before `fit`.
+    epoch number. Where Keras reads ahead of epochs that never come (under a `tf.distribute` strategy, and on other
+    backends), `fit` of task models counts the epochs that end instead. Where the order must be exactly that of another
+    run, set `epoch` before `fit`.
 
     Attributes:
         epoch: int. The number of the epoch that the next iteration gives, from 0.
@@ -351,6 +354,39 @@ class Batches(tf.data.Dataset):
         rest = self._source._rows[1] if isinstance(self._source, (Kept, Varied)) else ()
         return rest[0] if rest else None
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Within, every iteration gives the epoch of the number `epoch`, until that is set anew.
+
+        For consumers that begin iterations which nobody reads: who trains sets `epoch` at the end of each epoch.
+        """
+        before, self._counter.is_held = self._counter.is_held, True
+        try:
+            yield
+        finally:
+            self._counter.is_held = before
+
+    @property
+    def is_held(self) -> bool:
+        """Whether iterations leave `epoch` as it is; see `held`."""
+        return self._counter.is_held
+
+    def has_multiples_of(self, number: int) -> bool | None:
+        """Whether the rows of every batch are a multiple of a number; `None` where that is not known."""
+        known = [_has_multiples(source, number) for source in getattr(self._source, "_sources", [self._source])]
+        return None if None in known else all(known)
+
+    def text_lengths(self) -> list[tuple[int, int]]:
+        """Returns pairs of ints for each text column: the longest a batch may be, and what its length is rounded to."""
+        found = []
+        for source in getattr(self._source, "_sources", [self._source]):
+            columns = getattr(getattr(source, "_packer", None), "columns", {})
+            for column in columns.values():
+                preprocessor = getattr(column, "preprocessor", None)
+                if preprocessor is not None:
+                    found.append((preprocessor.sequence_length, getattr(preprocessor, "pad_to_multiple_of", 1)))
+        return found
+
     def _inputs(self):
         return [self._batches]
 
@@ -360,8 +396,17 @@ class Batches(tf.data.Dataset):
         return self._batches.element_spec
 
 
+def _has_multiples(source, number):
+    if isinstance(source, Streamed):
+        return source.has_multiples_of(number)
+    plan = getattr(source, "_plan", None)  # of rows that are kept
+    return None if plan is None else not (np.diff(plan(0)[1], prepend=0) % number).any()
+
+
 class _Counter:
     """Numbers the epochs. It lives in Python and not in the graph, so that it can be set between two of them."""
+
+    is_held = False
 
     def __init__(self):
         self.value = 0
@@ -372,5 +417,6 @@ class _Counter:
         return epoch
 
     def _count(self):
-        self.value += 1
-        return np.int64(self.value - 1)
+        found = self.value
+        self.value += not self.is_held
+        return np.int64(found)

@@ -52,6 +52,11 @@ class Gate:
         self._x, self._y, self._weight = names
 
     @property
+    def argument(self) -> str:
+        """What errors call the inputs."""
+        return str(self._x)
+
+    @property
     def draws(self) -> bool:
         """Whether a column makes its batches and the targets at random: rows then have no targets."""
         return self._packer.draws is not None

@@ -49,7 +49,8 @@ class Remainder:
         if not self._is_armed:
             return np.array([0, -1], "int64")
         self._is_armed = False
-        self._batches.epoch = self._epoch + 1
+        if not self._batches.is_held:
+            self._batches.epoch = self._epoch + 1
         return np.array([-1, 0], "int64")
 
 

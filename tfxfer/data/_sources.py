@@ -162,7 +162,10 @@ class Varied:
 
 
 class Streamed:
-    """Rows that are read from a dataset again in each epoch, window by window; augmentation may change their texts."""
+    """Rows that are read from a dataset again in each epoch, window by window; augmentation may change their texts.
+
+    A window is full but for the last, and makes as many batches as the order says; so an epoch can begin in its middle.
+    """
 
     def __init__(self, dataset, packer, order, augmenter=None):
         self.seed = order.seed
@@ -171,9 +174,15 @@ class Streamed:
         self._dataset = dataset
         self._packer = packer
         rows = int(dataset.cardinality())
+        self._count = rows if rows >= 0 else None
         self.steps = order.steps(rows) if rows >= 0 else None
         if rows == 0 or self.steps == 0:
             raise _check.invalid("dataset", "rows for at least one batch", dataset)
+
+    def has_multiples_of(self, number):
+        """Whether the rows of every batch are a multiple of a number."""
+        size, rest = self._order.batch_size, 1 if self._count is None else self._count % self._order.batch_size
+        return not size % number and (self._order.drop_remainder or not rest % number)
 
     def plain(self):
         """Returns the same with the rows as they are."""
@@ -197,6 +206,10 @@ class Streamed:
                 row = (x, *rest)
             return self._packer.tokenize(*row)
 
+        # Whole windows are left out as rows, which are read but not tokenized.
+        skip = tf.cast(skip, tf.int64)
+        before = skip // self._order.window
+        rows = rows.skip(before * size)
         windows = _batched(rows, size, self._packer).map(
             tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
@@ -212,7 +225,7 @@ class Streamed:
 
             return _cut(order, ends, batch, 0)
 
-        return windows.enumerate().flat_map(cut).skip(skip)
+        return windows.enumerate(before).flat_map(cut).skip(skip % self._order.window)
 
 
 def _shuffled(dataset, size, seed):

@@ -8,12 +8,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfxfer import _check, _introduction, _texts, data, optimizers
+from tfxfer import _check, _introduction, _processes, _texts, _tracing, data, optimizers
 from tfxfer._tracing import TracesOnce
 from tfxfer.data import _features, _remainder
 from tfxfer.freezing import _cut
 from tfxfer.freezing._store import DTYPES, Store
-from tfxfer.models import _recipe, _training
+from tfxfer.models import _devices, _recipe, _training
 
 _IN_MEMORY = 2 * 2**30
 _ON_DISK = 32 * 2**30
@@ -57,9 +57,10 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
     Input: what `cached` gives. Output: that of `model`.
 
     Raises:
-        ValueError: for a model of which nothing is frozen, or all; frozen layers with dropout; in `fit` and `cached`,
-            before anything is computed, if more than `max_bytes` are needed; at the beginning of each epoch, if frozen
-            weights have changed or a frozen group trains again.
+        ValueError: for a model of which nothing is frozen, or all; frozen layers with dropout; states of tokens on
+            several replicas of a `tf.distribute` strategy; in `fit` and `cached`, before anything is computed, if more
+            than `max_bytes` are needed; at the beginning of each epoch, if frozen weights have changed or a frozen
+            group trains again.
 
     Example:
 
@@ -165,7 +166,9 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         shape = (len(sequences.lengths) if is_vectors else sequences.tokens, cut.below.output.shape[-1])
         key = _cut.key(self.full_model, cut, sequences, self.feature_dtype)
         values = self._store.find(key, shape, self.feature_dtype)
-        if values is None:
+        # Processes that train together compute together, or none does.
+        differs = _processes.differing({"features": values is not None})
+        if values is None or differs:
             self._store.check_room(shape, self.feature_dtype)
             values = self._store.fill(key, shape, self.feature_dtype, self._computed(sequences))
         computed = keras.backend.standardize_dtype(cut.below.output.dtype)
@@ -287,7 +290,10 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         self.optimizer = self.full_model.optimizer
         if getattr(self.full_model, "mixup", 0.0):
             self._mixup_seed = self.full_model.mixup_seed  # a state of this model's steps, too
-        x = self._dataset((x, y, sample_weight), batch_size, shuffle=shuffle, seed=seed)
+        source = x = self._dataset((x, y, sample_weight), batch_size, shuffle=shuffle, seed=seed)
+        self._check_replicas()
+        _devices.check(self, x, "batches")
+        _devices.check_alike(self, x)
         kwargs["epochs"] = self._begin(x, **kwargs)
         validation = kwargs.get("validation_data")
         if validation is not None:
@@ -302,7 +308,8 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
             callbacks = [_Check(self), *keras.tree.flatten(callbacks or [])]
         callbacks, x = _introduction.introduce(self, x, callbacks=callbacks, digest=self._digests.get(x), **kwargs)
         self._trace_anew_if_flags_changed()
-        return super().fit(x, callbacks=callbacks, shuffle=False, **kwargs)
+        with _devices.spread(self, source, callbacks, kwargs.get("steps_per_epoch")) as callbacks:
+            return super().fit(_devices.part(x), callbacks=callbacks, shuffle=False, **kwargs)
 
     def evaluate(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, *, sample_weight: Any = None, **kwargs: Any
@@ -315,6 +322,17 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
     def predict(self, x: Any, **kwargs: Any) -> Any:
         """Returns the outputs for `data.Batches`, or what `cached` gave; for texts there is `model.predict`."""
         return super().predict(self._dataset((x,), None), **kwargs)
+
+    def _check_replicas(self):
+        form = self._cut().form
+        if form in ("packed", "flat") and _tracing.is_distributed(self):
+            replicas = self.distribute_strategy.num_replicas_in_sync
+            remedy = (
+                "A strategy cuts the tokens of a batch where no row ends. Train the whole model on the replicas, or "
+                "freeze the whole backbone: then a text has one vector."
+            )
+            if replicas > 1:
+                raise _check.invalid("strategy", "one replica above the stored states of tokens", replicas, remedy)
 
     def _begin(self, features, epochs=1, initial_epoch=0, steps_per_epoch=None, class_weight=None, **_):
         """Readies head and optimizer, as `fit` of the whole model does; returns the number of epochs."""

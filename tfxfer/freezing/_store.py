@@ -10,7 +10,7 @@ import weakref
 import ml_dtypes
 import numpy as np
 
-from tfxfer import _check, _disk
+from tfxfer import _check, _disk, _processes
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 _PREFIX = "frozen-"
@@ -87,6 +87,14 @@ class Store:
             for part in parts:
                 array[start : start + len(part)] = _cast(part, dtype)
                 start += len(part)
+        elif not _processes.is_first():  # which writes for all
+            for _ in parts:
+                pass
+            _processes.wait(key)
+            array = _read(self.folder, key, shape, dtype)
+            if array is None:
+                remedy = "The first process writes there: give one that all hosts share, or none."
+                raise _check.invalid("folder", "one on a file system of all processes", str(self.folder), remedy)
         else:
             _make_room(self.folder, _size(shape, dtype), self.max_bytes, self._arrays)
             with _disk.writing(_data(self.folder, key)) as file:
@@ -94,6 +102,7 @@ class Store:
                     file.write(_cast(part, dtype).tobytes())
             # Written last: a key without it is not whole.
             _disk.write_json(_facts(self.folder, key), _expected(key, shape, dtype))
+            _processes.wait(key)
             array = _read(self.folder, key, shape, dtype)
         self._arrays[key] = array
         return array

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfxfer import _check, _ops
+from tfxfer import _check, _ops, _replicas
 
 
 def pair(y_pred, name):
@@ -112,11 +112,16 @@ class CheckedLoss(keras.losses.Loss):
     """A loss that checks its targets before Keras casts them, then calls the pure function in `call`.
 
     `labels` says what `y_true` holds, as far as the values' kind is checked: `"classes"`, `"binary"`, `"numbers"`, or
-    `None` where it is not read. `per_row` is false where the loss is one number for the whole batch.
+    `None` where it is not read. `per_row` is false where the loss is one number for the whole batch. `compares_rows` is
+    false where a row's value depends on no other row.
+
+    Under a `tf.distribute` strategy a loss that compares rows sees those of all replicas: the batch is the whole batch,
+    and gradients are those of one process.
     """
 
     labels: str | None = "numbers"
     per_row = True
+    compares_rows = True
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         weights = sample_weight if hasattr(sample_weight, "shape") else np.asarray(sample_weight)
@@ -127,7 +132,29 @@ class CheckedLoss(keras.losses.Loss):
                 f"shape {tuple(weights.shape)}",
                 "Leave sample and class weights out, or choose a loss that has a value for each row.",
             )
+        if _replicas.count() > 1:
+            return self._on_a_replica(y_true, y_pred, sample_weight)
         return super().__call__(self.targets(y_true), y_pred, sample_weight)
+
+    def _on_a_replica(self, y_true, y_pred, sample_weight):
+        """The loss of one replica of several: what they sum to is the loss of the whole batch."""
+        is_mean = self.reduction not in (None, "none", "sum")
+        if not self.compares_rows:
+            value = super().__call__(self.targets(y_true), y_pred, sample_weight)
+            if not is_mean:
+                return value
+            rows = ops.shape(y_pred)[0]
+            if self.reduction == "mean_with_sample_weight" and len(np.shape(sample_weight)):
+                rows = ops.sum(sample_weight)
+            return _replicas.weighed(value, rows)
+        if self.reduction in (None, "none"):
+            remedy = "Values of rows that are compared with those of other replicas cannot be told apart."
+            raise _check.invalid("reduction", "'sum_over_batch_size' or 'sum' on replicas", self.reduction, remedy)
+        y_true, sample_weight = (
+            _replicas.gathered(each) if len(np.shape(each)) else each for each in (y_true, sample_weight)
+        )
+        value = super().__call__(self.targets(y_true), _replicas.gathered(y_pred), sample_weight)
+        return value if is_mean else value / _replicas.count()
 
     def targets(self, y_true: Any) -> Any:
         """Returns `y_true` as the function can take it in the loss's dtype; a wrong kind of labels is an error."""

@@ -157,6 +157,8 @@ class MarginMSELoss(_base.CheckedLoss):
     Distillation, https://arxiv.org/abs/2010.02666.
     """
 
+    compares_rows = False
+
     def __init__(self, scale: float = 1.0, similarity: str = "dot", *, name: str = "margin_mse", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.scale = _check.number("scale", scale, above=0.0)
@@ -200,6 +202,8 @@ class DistillKLDivLoss(_base.CheckedLoss):
     Reference: Lin, Yang and Lin, 2020, Distilling Dense Representations for Ranking using Tightly-Coupled Teachers,
     https://arxiv.org/abs/2010.11386.
     """
+
+    compares_rows = False
 
     def __init__(
         self,
@@ -261,6 +265,8 @@ class EmbeddingDistillationLoss(_base.CheckedLoss):
     Reference: Reimers and Gurevych, 2020, Making Monolingual Sentence Embeddings Multilingual,
     https://arxiv.org/abs/2004.09813.
     """
+
+    compares_rows = False
 
     def __init__(self, error: str = "mse", *, name: str = "embedding_distillation", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)

@@ -145,6 +145,8 @@ class ClassCrossentropy(_base.CheckedLoss):
     https://arxiv.org/abs/1512.00567.
     """
 
+    compares_rows = False
+
     def __init__(self, label_smoothing: float = 0.0, *, name: str = "class_crossentropy", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.label_smoothing = _check.number("label_smoothing", label_smoothing, minimum=0.0, maximum=1.0)
@@ -203,6 +205,8 @@ class WeightedBinaryCrossentropy(_base.CheckedLoss):
     Reference: Lin et al., 2017, Focal Loss for Dense Object Detection, https://arxiv.org/abs/1708.02002; the weights
     are `pos_weight` of torch's `BCEWithLogitsLoss`.
     """
+
+    compares_rows = False
 
     def __init__(
         self,

@@ -178,6 +178,7 @@ class ContrastiveLoss(_base.MarginLoss):
     """
 
     labels = "binary"
+    compares_rows = False
 
     def __init__(
         self, margin: float = 0.5, distance: str = "cosine", *, name: str = "contrastive", **kwargs: Any
@@ -253,6 +254,8 @@ class CosineMSELoss(_base.CheckedLoss):
 
     Reference: Reimers and Gurevych, 2019, Sentence-BERT, https://arxiv.org/abs/1908.10084.
     """
+
+    compares_rows = False
 
     def __init__(self, *, name: str = "cosine_mse", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfxfer import _chain, _check
+from tfxfer import _chain, _check, _replicas
 from tfxfer.losses import _base, _weights
 
 # What a probability of being wrong is raised from at least: a power below 1 has no finite slope at 0.
@@ -109,9 +109,9 @@ def _word_weights(tags, mask, tag_weights, dtype):
     weights = ops.cast(mask, dtype)
     if tag_weights is not None:
         weights *= ops.take(ops.convert_to_tensor(tag_weights, dtype), tags)
-    total = ops.sum(weights)
+    total = _replicas.total(ops.sum(weights))
     total = ops.where(total > 0, total, ops.ones_like(total))
-    return weights * (ops.cast(ops.shape(tags)[0], dtype) / total)
+    return weights * (_replicas.total(ops.cast(ops.shape(tags)[0], dtype)) / total)
 
 
 def _or_nan(values, is_wrong):
@@ -120,6 +120,8 @@ def _or_nan(values, is_wrong):
 
 class _TagLoss(_base.CheckedLoss):
     """A loss on the tags of words, with weights of tags and a focal parameter."""
+
+    compares_rows = False
 
     def __init__(self, tag_weights: Any, gamma: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -110,6 +110,7 @@ class TripletLoss(_base.MarginLoss):
     """
 
     labels = None
+    compares_rows = False
 
     def __init__(
         self, margin: float = 0.5, distance: str = "euclidean", *, name: str = "triplet", **kwargs: Any
@@ -147,6 +148,7 @@ class TripletCrossEntropyLoss(_base.CheckedLoss):
     """
 
     labels = None
+    compares_rows = False
 
     def __init__(
         self, scale: float = 10.0, distance: str = "euclidean", *, name: str = "triplet_cross_entropy", **kwargs: Any
@@ -189,6 +191,7 @@ class TripletMarginRankingLoss(_base.CheckedLoss):
     """
 
     labels = None
+    compares_rows = False
 
     def __init__(
         self, margin: float = 0.2, similarity: str = "cosine", *, name: str = "triplet_margin_ranking", **kwargs: Any

@@ -90,6 +90,7 @@ class _Wrapper(_base.CheckedLoss):
         super().__init__(**kwargs)
         self.loss = loss
         self.per_row = loss is not None and getattr(loss, "per_row", True)
+        self.compares_rows = self.compares_rows or getattr(loss, "compares_rows", True)
 
     def targets(self, y_true: Any) -> Any:
         return self.loss.targets(y_true) if isinstance(self.loss, _base.CheckedLoss) else y_true
@@ -138,6 +139,8 @@ class MatryoshkaLoss(_Wrapper):
 
     Reference: Kusupati et al., 2022, Matryoshka Representation Learning, https://arxiv.org/abs/2205.13147.
     """
+
+    compares_rows = False  # but where the loss inside does
 
     def __init__(
         self,

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from tfxfer import _check, _introduction, _tracing, data, optimizers
-from tfxfer.models import _recipe, _training
+from tfxfer import _check, _introduction, _processes, _tracing, data, optimizers
+from tfxfer.models import _devices, _recipe, _training
 from tfxfer.models._balance import ProjectsConflicts, UncertaintyWeights
 from tfxfer.models._rows import check_augment, check_plain, quiet_ends
 
@@ -332,6 +332,10 @@ class TrainsTasks(_Mixin):
         rows = {name: start.rows for name, start in starts.items()}
         inputs = {name: task.input for name, task in self._tasks.items()}
         source = data.task_batches(rows, inputs, mixing, temperature=temperature, seed=seed)
+        _devices.check(self, source, "batches")
+        if _processes.distribution() is not None:
+            remedy = "Several tasks train on one device, or on the replicas of `tf.distribute.MirroredStrategy`."
+            raise _check.invalid("distribution", "none in use", _processes.distribution(), remedy)
         self._build_metrics({**held_out, **rows})
         _training.check_swaps(self, callbacks)
         _training.settle_optimizer(self)
@@ -347,7 +351,8 @@ class TrainsTasks(_Mixin):
         if held_out:
             validation = data.in_turn(held_out, inputs)
             validation.tasks = tuple(held_out)
-        with self._scoring("train_function", tuple(self._tasks)), quiet_ends(steps_per_epoch):
+        spread = _devices.spread(self, source, callbacks, steps_per_epoch)
+        with self._scoring("train_function", tuple(self._tasks)), quiet_ends(steps_per_epoch), spread as callbacks:
             return keras.Model.fit(
                 self,
                 train,

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from tfxfer import _check, _introduction, _neighbours, data
-from tfxfer.models import _probing, _recipe, _training
+from tfxfer.models import _devices, _probing, _recipe, _training
 
 # Lengths of the rows that an engine computes together are multiples of this.
 _ENGINE_MULTIPLE = 8
@@ -146,7 +146,8 @@ class TakesRows(_Mixin):
 
         Raises:
             ValueError: for another form, unequal lengths, a text that is missing or no string, or a target that the
-                task does not know, with the row.
+                task does not know, with the row; on several devices or hosts, for what cannot be spread over them
+                (docs/scale.md).
         """
         gate = data.Gate(self)
         form, found = gate.read(x, y, sample_weight, needs_y=self.loss is not None)
@@ -170,6 +171,7 @@ class TakesRows(_Mixin):
             if form != "batches":
                 made = self._batch_options(shuffle=shuffle, seed=seed, augment=augment)
             source = gate.batches(form, found, batch_size or 32, **made)
+        _devices.check(self, source, form)
         _training.check_swaps(self, callbacks)
         _training.settle_optimizer(self)
         self._leave_engine()
@@ -191,11 +193,13 @@ class TakesRows(_Mixin):
         }
         callbacks, train = _introduction.introduce(self, source, callbacks=callbacks, **options)
         if not is_arrays:
-            train = gate.ready(train, gate.is_encoded(source))
+            _devices.check_alike(self, source, epochs=epochs)
+            train = _devices.part(gate.ready(train, gate.is_encoded(source)), source)
             if steps_per_epoch is not None and isinstance(source, data.Batches):
                 train = train.repeat()
         start = self._before_training(found, batch_size, seed)
-        with quiet_ends(steps_per_epoch):
+        spread = _devices.spread(self, source, callbacks, steps_per_epoch)
+        with quiet_ends(steps_per_epoch), spread as callbacks:
             history = keras.Model.fit(
                 self,
                 train,
@@ -239,9 +243,10 @@ class TakesRows(_Mixin):
         if form != "batches":
             options = self._batch_options(shuffle=False, bucket=form == "rows", seed=0 if gate.draws else None)
         found = gate.batches(form, found, batch_size or 32, **options)
+        _devices.check(self, found, form, gate.argument)
         if gate.draws and isinstance(found, data.Batches):  # what is drawn is the same in each evaluation
-            return gate.ready(found.rest(0), True)
-        return gate.ready(found)
+            return _devices.part(gate.ready(found.rest(0), True), found)
+        return _devices.part(gate.ready(found), found)
 
     def _batch_options(self, **options):
         self._check_vocabulary()

@@ -144,9 +144,10 @@ class Layerwise(Subset):
             key = self._var_key(variable)
             if key not in self._rates.not_decayed:
                 parts.setdefault(self._rates.factors[key], []).append(variable)
-        for factor, part in parts.items():
-            # A decoupled decay is the product of rate and weight decay: which of the two the factor goes to is all one.
-            with _decaying(self.inner_optimizer, factor):
+        with self._rates.decaying(self.inner_optimizer) as set_factor:
+            for factor, part in parts.items():
+                # A decoupled decay is the product of rate and weight decay: the factor may go to either.
+                set_factor(factor)
                 super()._apply_weight_decay(part)
 
     # === Saving ===
@@ -162,20 +163,6 @@ class Layerwise(Subset):
         }
 
 
-@contextlib.contextmanager
-def _decaying(optimizer, factor):
-    """Multiplies the weight decay of an optimizer, or both of Muon's, while a part of the variables decays."""
-    names = ("weight_decay", "adam_weight_decay")
-    kept = {name: getattr(optimizer, name) for name in names if getattr(optimizer, name, None)}
-    try:
-        for name, value in kept.items():
-            setattr(optimizer, name, value * factor)
-        yield
-    finally:
-        for name, value in kept.items():
-            setattr(optimizer, name, value)
-
-
 class _Rates:
     """The factors of groups and variables."""
 
@@ -186,6 +173,33 @@ class _Rates:
         self.groups = {}
         self.factors = {}
         self.not_decayed = set()
+        self._decaying = 0
+        self._decays = {}
+
+    @contextlib.contextmanager
+    def decaying(self, optimizer):
+        """Yields a function that multiplies the weight decay of an optimizer, or both of Muon's, by a factor.
+
+        Replicas are threads that take turns within this: the first one notes the values, and all multiply these.
+        """
+        if not self._decaying:
+            names = ("weight_decay", "adam_weight_decay")
+            self._decays = {name: getattr(optimizer, name) for name in names if getattr(optimizer, name, None)}
+        self._decaying += 1
+        decays = self._decays
+
+        def set_factor(factor):
+            for name, value in decays.items():
+                setattr(optimizer, name, value * factor)
+
+        try:
+            yield set_factor
+        except BaseException:
+            self._decaying = 0  # the others end, too
+            raise
+        finally:
+            set_factor(1.0)
+            self._decaying = max(self._decaying - 1, 0)
 
     def bind(self, groups):
         for key in self.multipliers:

@@ -1,0 +1,183 @@
+"""What `fit` does where a training is spread over replicas, devices, processes or hosts."""
+
+import contextlib
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from tfxfer import _check, _processes, _tracing, data
+from tfxfer.data import _remainder
+
+# Callbacks of Keras that write files, and the attribute that says where.
+_WRITERS = (
+    (keras.callbacks.ModelCheckpoint, "filepath"),
+    (keras.callbacks.CSVLogger, "filename"),
+    (keras.callbacks.TensorBoard, "log_dir"),
+)
+_EVEN = "Make the batches with `data.batches(..., drop_remainder=True)` and such a `batch_size`."
+
+
+def check(model: Any, source: Any, form: str, argument: str = "x") -> None:
+    """Raises where a training cannot be spread as it is asked for.
+
+    Args:
+        model: compiled model whose `fit` starts.
+        source: what it is trained on: batches, or arrays.
+        form: as `data.Gate.read` has it: `"arrays"` for batches that are arrays.
+        argument: string. What errors call the data.
+
+    Raises:
+        ValueError: under a strategy that Keras 3 cannot train with; on several replicas, for an optimizer that
+            accumulates gradients; under a `keras.distribution`, for batches that
+            cannot be shared evenly, data that each process would have to cut by itself, or processes that differ in
+            seed, rows or model.
+    """
+    strategy = _tracing.unsupported_strategy(model)
+    if strategy is not None:
+        remedy = (
+            "Over several hosts Keras 3 trains on its JAX backend: KERAS_BACKEND=jax, `keras.distribution.initialize`, "
+            "and `keras.distribution.DataParallel(auto_shard_dataset=False)`; see docs/scale.md."
+        )
+        raise _check.invalid("strategy", "`tf.distribute.MirroredStrategy`, on one host", strategy, remedy)
+    accumulates = getattr(getattr(model, "optimizer", None), "gradient_accumulation_steps", None)
+    if accumulates and _tracing.is_distributed(model) and model.distribute_strategy.num_replicas_in_sync > 1:
+        remedy = "Keras cannot sum over replicas in steps that it makes only now and then: raise `batch_size` instead."
+        raise _check.invalid("gradient_accumulation_steps", "None on several replicas", accumulates, remedy)
+    distribution = _processes.distribution()
+    if distribution is None:
+        return
+    parts = _data_parts(distribution)
+    if data.is_part(source):
+        parts = max(parts // _processes.count(), 1)
+    if isinstance(source, data.Batches) and source.has_multiples_of(parts) is False:
+        raise _check.invalid(argument, f"batches of a multiple of {parts} rows, the devices' parts", source, _EVEN)
+    if _processes.count() == 1:
+        return
+    if distribution.auto_shard_dataset:
+        remedy = "Every process reads the same batches, and `fit` gives each its part."
+        raise _check.invalid("distribution", "one with `auto_shard_dataset=False`", distribution, remedy)
+    if isinstance(distribution, keras.distribution.ModelParallel):
+        remedy = "Over processes use `DataParallel`; `ModelParallel` cuts weights over the devices of one process."
+        raise _check.invalid("distribution", "one that copies weights to every process", distribution, remedy)
+    if form == "arrays" or not hasattr(source, "element_spec"):
+        remedy = "Make `data.batches` of rows, with `drop_remainder=True` and a `seed`."
+        raise _check.invalid(argument, "batches as a `tf.data.Dataset` for several processes", type(source), remedy)
+
+
+def check_alike(model: Any, source: Any, **settings: Any) -> None:
+    """Raises in every process where a training is another one in one of them.
+
+    Args:
+        model: compiled model.
+        source: what it is trained on.
+        **settings: further numbers that must be the same.
+    """
+    if _processes.count() == 1:
+        return
+    of_data = {
+        "seed": getattr(source, "seed", None),
+        "epoch of the data": getattr(source, "epoch", None),
+        "rows": _remainder.digest(source),
+    }
+    facts = {
+        **({} if data.is_part(source) else of_data),
+        "number of batches": int(source.cardinality()),
+        "variables of the model": [[variable.path, list(variable.shape)] for variable in model.variables],
+        **settings,
+    }
+    found = _processes.differing(facts)
+    if found:
+        shown = {name: facts[name] for name in found if name != "variables of the model"}
+        remedy = "Give all processes the same rows, seed and settings: `data.batches(..., seed=0)`."
+        raise _check.invalid("x", f"a training that is the same in all processes, in {found} as well", shown, remedy)
+
+
+def part(dataset: Any, source: Any = None) -> Any:
+    """Returns this process's part of each batch of a dataset; of a training in one process all.
+
+    Args:
+        dataset: batches as Keras takes them.
+        source: what the user gave, which may be marked as this process's part (`data.as_part`).
+    """
+    if _processes.count() == 1 or data.is_part(source) or not hasattr(dataset, "element_spec"):
+        return dataset
+    return data.part_of_batches(dataset, _processes.count(), _processes.index())
+
+
+@contextlib.contextmanager
+def spread(model: Any, source: Any, callbacks: Any, steps_per_epoch: int | None = None) -> Iterator[Any]:
+    """Yields the callbacks of a `fit`, for as long as it runs.
+
+    Under a strategy, and on other backends than TensorFlow, Keras reads ahead: it begins iterations of the data that
+    nobody sees. Within, an iteration does not count as an epoch there; the end of an epoch does. What callbacks of
+    Keras write is kept from the first process alone.
+
+    Args:
+        model: compiled model.
+        source: what `fit` was given, as batches.
+        callbacks: as Keras takes them.
+        steps_per_epoch: as `fit` has it. With it epochs of the data go on over those of the training.
+    """
+    if keras.config.backend() == "tensorflow" and not _tracing.is_distributed(model):
+        yield callbacks
+        return
+    is_list = isinstance(callbacks, keras.callbacks.CallbackList)
+    found = list(callbacks.callbacks) if is_list else keras.tree.flatten(callbacks or [])
+    if _processes.count() > 1 and any(isinstance(each, keras.callbacks.BackupAndRestore) for each in found):
+        raise _check.invalid("callbacks", "no `BackupAndRestore` in several processes", found, "`Resume` can.")
+    mine = found
+    with contextlib.ExitStack() as stack:
+        if not _processes.is_first():
+            stack.enter_context(_written_elsewhere(found))
+        if isinstance(source, data.Batches) and steps_per_epoch is None:
+            stack.enter_context(source.held())
+            mine = [_CountsEpochs(source), *mine]
+        if not is_list:
+            yield mine
+            return
+        before = callbacks.callbacks
+        callbacks.callbacks = mine
+        try:
+            yield callbacks
+        finally:
+            callbacks.callbacks = before
+
+
+@contextlib.contextmanager
+def _written_elsewhere(callbacks):
+    """Within, callbacks write into a folder that is removed then.
+
+    They write in every process: where Keras saves a model it makes variables, which all processes make together.
+    """
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        for number, callback in enumerate(callbacks):
+            for cls, name in _WRITERS:
+                if isinstance(callback, cls):
+                    where = getattr(callback, name)
+                    stack.callback(setattr, callback, name, where)
+                    own = pathlib.Path(folder, str(number))
+                    own.mkdir()
+                    setattr(callback, name, str(own / pathlib.Path(where).name))
+        yield
+
+
+class _CountsEpochs(keras.callbacks.Callback):
+    """Numbers the epochs of data that do not count them; before all others, who may look at the number."""
+
+    async_safe = True
+
+    def __init__(self, batches):
+        super().__init__()
+        self._batches = batches
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._batches.epoch += 1
+
+
+def _data_parts(distribution):
+    """The parts that a batch is cut into, one for each device that has its own rows."""
+    mesh = distribution.device_mesh
+    return int(mesh.shape[list(mesh.axis_names).index(distribution.batch_dim_name)])
