@@ -136,6 +136,15 @@ def what_cannot_be_is_refused(folder):
     model = made_on(tf.distribute.MultiWorkerMirroredStrategy(), lambda: compiled(classifier)(folder))
     with pytest.raises(ValueError, match=r"`strategy`.*MirroredStrategy.*keras\.distribution"):
         model.fit(TEXTS, LABELS)
+    remembering = compiled(siamese, lambda: tx.losses.CrossBatchMemoryLoss(tx.losses.CircleLoss(), 8, 16))
+    model, pairs = made_on(mirrored(), lambda: remembering(folder)), (TEXTS, TEXTS[::-1])
+    with pytest.raises(ValueError, match=r"`loss`.*without a memory.*CrossBatchMemoryLoss"):
+        model.fit(pairs, np.arange(7), verbose=0)
+    model = made_on(mirrored(), lambda: tx.models.Reranker(encoder(), tiny.preprocessor(folder)))
+    model.compile()
+    lists = [{"query": text, "documents": TEXTS[:3], "grades": [1, 0, 0]} for text in TEXTS]
+    with pytest.raises(ValueError, match=r"`x`.*pairs of query and document on several replicas"):
+        model.fit(tx.data.rankings(lists), verbose=0)
 
 
 class Kill(keras.callbacks.Callback):

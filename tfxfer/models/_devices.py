@@ -42,6 +42,9 @@ def check(model: Any, source: Any, form: str, argument: str = "x") -> None:
             "and `keras.distribution.DataParallel(auto_shard_dataset=False)`; see docs/scale.md."
         )
         raise _check.invalid("strategy", "`tf.distribute.MirroredStrategy`, on one host", strategy, remedy)
+    replicas = model.distribute_strategy.num_replicas_in_sync if _tracing.is_distributed(model) else _processes.count()
+    if replicas > 1:
+        _check_parts(model, source, argument)
     accumulates = getattr(getattr(model, "optimizer", None), "gradient_accumulation_steps", None)
     if accumulates and _tracing.is_distributed(model) and model.distribute_strategy.num_replicas_in_sync > 1:
         remedy = "Keras cannot sum over replicas in steps that it makes only now and then: raise `batch_size` instead."
@@ -65,6 +68,21 @@ def check(model: Any, source: Any, form: str, argument: str = "x") -> None:
     if form == "arrays" or not hasattr(source, "element_spec"):
         remedy = "Make `data.batches` of rows, with `drop_remainder=True` and a `seed`."
         raise _check.invalid(argument, "batches as a `tf.data.Dataset` for several processes", type(source), remedy)
+
+
+def _check_parts(model, source, argument):
+    """Raises for what several replicas or processes cannot share."""
+    columns = model.input_columns().values() if hasattr(model, "input_columns") else ()
+    target = (getattr(source, "element_spec", None) or (None, None))[1]
+    if any(isinstance(column, data.RankingColumn) for column in columns) and len(getattr(target, "shape", ())) > 1:
+        remedy = (
+            "The documents of a batch are one axis, which would be cut within lists. Train in one process, or on pairs."
+        )
+        raise _check.invalid(argument, "pairs of query and document on several replicas", "lists of documents", remedy)
+    losses = [type(loss).__name__ for loss in getattr(model, "stateful_losses", list)()]
+    if losses:
+        remedy = "Each replica would remember its own part of the batches."
+        raise _check.invalid("loss", "losses without a memory on several replicas", losses, remedy)
 
 
 def check_alike(model: Any, source: Any, **settings: Any) -> None:
