@@ -98,7 +98,7 @@ class Stack:
             best[query] = list(found)[: self.depth]
         start = time.perf_counter()
         lists = [[self.corpus[name] for name in best[query]] for query in queries]
-        ranked = reranker.rank_many(list(queries.values()), lists, progress=False)
+        ranked = reranker.rank_many(list(queries.values()), lists)
         seconds = (time.perf_counter() - start) / len(queries)
         made = zip(queries, ranked, strict=True)
         return {query: {best[query][one.index]: float(one.score) for one in found} for query, found in made}, seconds
@@ -126,7 +126,7 @@ def main():
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/search_stack"))
     parser.add_argument("--preset", default="all_minilm_l6_v2")
-    parser.add_argument("--pairs", type=int, default=6000, help="training pairs at most")
+    parser.add_argument("--pairs", type=int, default=3000, help="training pairs at most")
     parser.add_argument("--negatives", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=1, help="of the reranker")
     parser.add_argument("--depth", type=int, default=30, help="documents that are reranked")

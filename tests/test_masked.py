@@ -327,6 +327,17 @@ def test_an_export_fills_masks_as_python_does(trained, tmp_path):
 # === Backbones ===
 
 
+@pytest.mark.slow  # an export each
+@pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
+def test_small_weights_of_a_table_that_is_read_as_a_whole(trained, tmp_path, dtype):
+    path = tx.export.saved_model(trained[0], tmp_path / "small", weights_dtype=dtype)
+    served = tf.saved_model.load(path).signatures["serving_default"](text=tf.constant(tiny.MASKED))
+    whole = tf.saved_model.load(tx.export.saved_model(trained[0], tmp_path / "whole")).signatures["serving_default"]
+    expected = whole(text=tf.constant(tiny.MASKED))
+    np.testing.assert_allclose(served["scores"], expected["scores"], atol=0.02)
+    np.testing.assert_array_equal(served["token_ids"][:, :, 0], expected["token_ids"][:, :, 0])
+
+
 def test_backbones_and_arguments_that_cannot_be_are_errors(tmp_path):
     def model(family="bert", **arguments):
         sizes = {"vocabulary_size": 40, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 16}

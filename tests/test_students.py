@@ -156,6 +156,18 @@ def test_a_classifier_keeps_its_head_its_flags_and_the_final_norm(folder):
     assert {w.path for w in small.trainable_weights} == {w.path for w in small.head.weights}
 
 
+def test_blocks_of_several_kinds_keep_those_of_the_first(golden):
+    model = tx.models.TextEmbedder.from_preset(str(golden / "families2" / "modernbert"))
+    kinds = model.backbone.get_config()["layer_types"]
+    assert len(set(kinds[:2])) == 2  # one that sees the whole text and one that sees its surroundings
+    small, x = model.with_blocks(2), model.preprocessor(["a b c", "b"])
+    assert small.backbone.get_config()["layer_types"] == kinds[:2]
+    below, _ = model.backbone.split(2)
+    real = ops.convert_to_numpy(x["padding_mask"]) == 1
+    expected = model.backbone.parts.final_norm(below(x))
+    np.testing.assert_allclose(ops.convert_to_numpy(small.backbone(x))[real], expected, atol=1e-6)
+
+
 def albert(teacher, **sizes):
     sizes = {"hidden_dim": 8, "num_heads": 2, "intermediate_dim": 16, "max_sequence_length": 32, **sizes}
     backbone = tx.backbones.Backbone("albert", vocabulary_size=len(tiny.VOCABULARY), embedding_dim=4, **sizes)

@@ -46,7 +46,10 @@ class Weights(tf.Module):
         self._kept = [weight.value for weight in weights if id(weight) not in chosen and not left_out(weight)]
         self._small = [_stored(weight, dtype) for weight in small]
         self._variables = Untracked(small)
-        self._tables = Untracked({id(weight) for weight in _of_tokens(model.backbone)} & chosen)
+        # A head that scores the whole vocabulary reads all rows of the table.
+        is_whole = any(getattr(layer, "reads_token_table", False) for part in parts for layer in part.layers)
+        by_token = () if is_whole else _of_tokens(model.backbone)
+        self._tables = Untracked({id(weight) for weight in by_token} & chosen)
 
     def __call__(self, model, x):
         """Returns what a model, or a part of it, gives for a batch of ids, in float32."""

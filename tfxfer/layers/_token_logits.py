@@ -57,6 +57,9 @@ class TokenLogits(keras.layers.Layer):
         A float32 tensor `(..., vocabulary_size)`.
     """
 
+    # What computes with some rows of the token table alone has to know of it.
+    reads_token_table = True
+
     def __init__(
         self,
         embedding: Any,

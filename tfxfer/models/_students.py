@@ -27,6 +27,8 @@ def with_blocks(model: Any, number: int) -> Any:
         if getattr(old, name) is not None:
             raise _check.invalid("model", f"a model without {what}", name, "Merge adapters first, and quantize last.")
     config = {**old.get_config(), "num_layers": number, "frozen": ()}
+    if "layer_types" in config:  # families whose blocks differ in kind name each
+        config["layer_types"] = config["layer_types"][:number]
     made = _on(model, backbones.Backbone.from_config(config), model.preprocessor, {"trainable": None})
     new = made.backbone
     for ours, theirs in zip(_parts(new), _parts(old), strict=False):
