@@ -167,7 +167,17 @@ def pytest_collection_finish():
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Says how many tests were skipped and why, even on a green run."""
+    """Says how many tests were skipped and why, even on a green run, and which files took longest."""
+    seconds = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration"):
+                file = report.nodeid.partition("::")[0]
+                seconds[file] = seconds.get(file, 0.0) + report.duration
+    longest = sorted(seconds.items(), key=lambda item: -item[1])[:30]
+    if len(longest) > 1:
+        shown = ", ".join(f"{pathlib.Path(file).stem.removeprefix('test_')} {time:.0f}" for file, time in longest)
+        terminalreporter.write_line(f"seconds of the longest files, of {sum(seconds.values()):.0f}: {shown}")
     skipped = terminalreporter.stats.get("skipped", [])
     reasons = {}
     for report in skipped:
