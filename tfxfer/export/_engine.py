@@ -29,7 +29,8 @@ class Engine:
     `rank`, searches, evaluations. Training and `evaluate` are the model's own. `model.engine = None` ends it.
 
     A row's numbers are the same bits alone, in a batch of any size and in any order: rows of one padded length are
-    computed together, lengths go in steps of 8, and no product sums in another order where there are more rows.
+    computed together, lengths go in steps of 8, and no product sums in another order where there are more rows. Without
+    an engine that holds on processors with AVX-512.
 
     | all-MiniLM-L6-v2, two threads | texts/s | lowest cosine | Spearman, STS-B test | bytes |
     |---|---|---|---|---|
@@ -41,7 +42,9 @@ class Engine:
     `benchmarks/engines.py` measures it. Cosines are those to the reference's vectors, the lowest of 266 texts in many
     scripts. In eight bits a dense layer's weights have a scale for each output, and its inputs a scale for each token.
     The value projections of attention stay in float32: they are a twelfth of the products, and cause a third of the
-    error.
+    error. A SavedModel cannot compute so: TensorFlow's own products of eight bits have one scale for a whole batch,
+    which would make a text's numbers depend on its neighbours. `saved_model(weights_dtype="int8")` stores eight bits
+    and computes in float32.
 
     Args:
         model: a task model of one output for rows of texts, in float32.
