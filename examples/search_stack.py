@@ -65,6 +65,7 @@ class Stack:
         self.tasks = {split: tx.data.read_beir(folder, split=split) for split in SPLITS}
         self.corpus = self.tasks["test"].corpus
         self.texts, self.ids = list(self.corpus.values()), list(self.corpus)
+        self.k = min(100, len(self.texts))
 
     def run(self, split, search):
         """Returns what a search finds for the queries of a split, as a run, and the seconds of a query."""
@@ -103,6 +104,13 @@ class Stack:
         made = zip(queries, ranked, strict=True)
         return {query: {best[query][one.index]: float(one.score) for one in found} for query, found in made}, seconds
 
+    def reordered(self, run, scores):
+        """Returns a run whose best documents are ordered by a reranker's scores, and the others behind as they were."""
+        return {
+            query: found | {name: -1e3 - place for place, name in enumerate(run[query]) if name not in found}
+            for query, found in scores.items()
+        }
+
 
 def training_lists(stack, embedder, limit, negatives, split="train"):
     """Rows of a query, its relevant documents and others that the embedder takes for near."""
@@ -126,9 +134,9 @@ def main():
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/search_stack"))
     parser.add_argument("--preset", default="all_minilm_l6_v2")
-    parser.add_argument("--pairs", type=int, default=3000, help="training pairs at most")
+    parser.add_argument("--pairs", type=int, default=6000, help="training pairs at most")
     parser.add_argument("--negatives", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=1, help="of the reranker")
+    parser.add_argument("--epochs", type=int, default=2, help="of the reranker")
     parser.add_argument("--depth", type=int, default=30, help="documents that are reranked")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -152,7 +160,7 @@ def main():
     def searches(embedder, name):
         """Searches by the vectors of an embedder, and by both; returns both runs of test and dev."""
         index = tx.search.SemanticIndex(embedder, stack.texts, ids=stack.ids, progress=False)
-        found = {split: stack.run(split, lambda queries: index.search(queries, k=100)) for split in ("dev", "test")}
+        found = {split: stack.run(split, lambda queries: index.search(queries, k=stack.k)) for split in ("dev", "test")}
         note(name, *found["test"])
         weight = stack.best_weight([words["dev"][0], found["dev"][0]])
         both = {split: stack.fused(split, [words[split][0], found[split][0]], weight) for split in found}
@@ -162,7 +170,7 @@ def main():
 
     print(f"{len(stack.texts):,} documents, {len(stack.tasks['test'].queries):,} test queries")
     lexical = tx.search.BM25Index(stack.texts, ids=stack.ids)
-    words = {split: stack.run(split, lambda queries: lexical.search(queries, k=100)) for split in ("dev", "test")}
+    words = {split: stack.run(split, lambda queries: lexical.search(queries, k=stack.k)) for split in ("dev", "test")}
     note("words", *words["test"])
     embedder = tx.models.TextEmbedder.from_preset(arguments.preset, **options)
     both = searches(embedder, "vectors")
@@ -170,16 +178,17 @@ def main():
     print("mining negatives", flush=True)
     rows = training_lists(stack, embedder, arguments.pairs, arguments.negatives)
     reranker = tx.models.Reranker.from_preset(arguments.preset, **options)
-    reranker.compile()
+    reranker.compile(loss=tx.losses.ListSoftmaxLoss())
     start = time.perf_counter()
-    batches = tx.data.batches(tx.data.rankings(rows), reranker, max_documents=80, seed=arguments.seed)
+    batches = tx.data.batches(tx.data.rankings(rows), reranker, max_documents=25, seed=arguments.seed)
     reranker.fit(batches, epochs=arguments.epochs, verbose=2)
     trained = round(time.perf_counter() - start)
 
     def rerank(base, name, seconds):
         """Scores a search whose best documents a reranker orders: by its score alone, and added to the search's."""
         found = {split: stack.reranked(split, base[split], reranker) for split in ("dev", "test")}
-        note(f"{name}, reranked", found["test"][0], seconds + found["test"][1])
+        reordered = stack.reordered(base["test"], found["test"][0])
+        note(f"{name}, reranked", reordered, seconds + found["test"][1])
         weight = stack.best_weight([base["dev"], found["dev"][0]])
         fused = stack.fused("test", [base["test"], found["test"][0]], weight)
         results[f"{name}, reranked"]["weight"] = weight
@@ -212,8 +221,9 @@ def main():
         tx.evaluation.run_scores(runs[name], relevant, ks=(10,), unanswered="zero", rows=True)
         for name in ("taught vectors", "vectors")
     ]
-    found = tx.evaluation.compare(*sides)
-    print(f"\nTaught vectors against vectors: {found}")
+    found = tx.evaluation.compare(*sides, scores="ndcg@10")["scores"]["ndcg@10"]
+    low, high = found["interval"]
+    print(f"\nTaught vectors less vectors, ndcg@10: {found['difference']:+.3f} ({low:+.3f} to {high:+.3f})")
     print(f"The reranker trained for {trained} s on {len(rows):,} lists, the embedder for {taught} s.")
     results["training"] = {"reranker": trained, "embedder": taught, "lists": len(rows)}
     (arguments.output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

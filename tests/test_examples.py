@@ -49,6 +49,7 @@ def test_every_example_is_run_here():
         "production.py",
         "quickstart.py",
         "search_captions.py",
+        "search_stack.py",
         "serve.py",
         "siamese_nli.py",
         "similarity_sts.py",
@@ -256,6 +257,30 @@ def test_search_captions_finds_more_after_training(tmp_path):
     assert 0 <= results["before"]["recall@1"] <= results["before"]["recall@10"] <= 1
     assert results["after"]["ndcg@10"] > 0
     assert "queries in" in said
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("minilm_folder")
+def test_search_stack_scores_every_stage_and_goes_on_from_its_own_folder(tmp_path):
+    splits = {}
+    for name in ("train", "dev", "test"):
+        pairs = [pair for texts in questions_by_intent(name) for pair in zip(texts[::2], texts[1::2], strict=False)]
+        splits[name] = [(a, b, number) for number, (a, b) in enumerate(pairs)]
+    write(tmp_path, splits, ("anchor", "positive", "image_id"))
+    arguments = ["--epochs", 1, "--pairs", 24, "--negatives", 2, "--depth", 5]
+    said = run("search_stack.py", "--data", tmp_path, *arguments, "--output", tmp_path / "out")
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    stages = {name for name in results if name != "training"}
+    assert len(stages) == 9 and all(name in said for name in stages)
+    for name in stages:
+        low, high = results[name]["intervals"]["ndcg@10"]
+        assert 0 <= low <= results[name]["ndcg@10"] <= high <= 1
+    # Reranking puts the best into another order and drops none.
+    assert results["words and vectors, reranked"]["recall@100"] == results["words and vectors"]["recall@100"]
+    again = run("search_stack.py", "--data", tmp_path / "out" / "beir", *arguments, "--output", tmp_path / "again")
+    assert again.splitlines()[0] == said.splitlines()[0]
+    words = json.loads((tmp_path / "again" / "results.json").read_text(encoding="utf-8"))["words"]
+    assert words["ndcg@10"] == results["words"]["ndcg@10"]
 
 
 @pytest.fixture

@@ -377,7 +377,8 @@ def test_modules_train_and_freeze_as_the_head_and_dropout_is_off_but_in_training
     assert moved == {id(w) for layer in head for w in layer.weights}
 
     embedder.set_trainable(False)
-    np.testing.assert_array_equal(embedder(x, training=True), embedder(x))  # a frozen dropout stops
+    # A frozen dropout stops. In training attention's lengths are not rounded up, which changes the last bits.
+    np.testing.assert_allclose(embedder(x, training=True), embedder(x), atol=1e-6)
 
 
 def test_a_frozen_backbone_is_cached_below_a_mean_over_its_layers(many):

@@ -224,7 +224,8 @@ def test_losses_are_made_with_the_arguments_that_they_have(presets):
 
 def test_any_loss_can_be_searched(presets):
     plain = {name for name, value in vars(tx.losses).items() if name.endswith("Loss")}
-    wrapping = {"MatryoshkaLoss", "GlobalOrthogonalRegularizationLoss"}
+    wrapping = {"MatryoshkaLoss", "Matryoshka2dLoss", "AdaptiveLayerLoss", "CrossBatchMemoryLoss"}
+    wrapping.add("GlobalOrthogonalRegularizationLoss")
     parameters(of_towers(presets[0], sorted(plain - wrapping)))
     own = {"matryoshka": lambda scale=4.0: tx.losses.MatryoshkaLoss(tx.losses.CoSENTLoss(scale), [8, 4])}
     loss, _ = losses_of(of_towers(presets[0], own), "matryoshka")
