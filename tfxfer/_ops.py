@@ -47,7 +47,8 @@ def sigmoid(x):
         return ops.sigmoid(x)
     x = ops.convert_to_tensor(x)
     count, *shape = ops.shape(x)
-    return ops.sigmoid(ops.concatenate([x, ops.zeros((-count % 8, *shape), x.dtype)]))[:count]
+    missing = 7 - (count + 7) % 8  # no remainder of a negative number, which ONNX gives its sign
+    return ops.sigmoid(ops.concatenate([x, ops.zeros((missing, *shape), x.dtype)]))[:count]
 
 
 def safe_sqrt(x):

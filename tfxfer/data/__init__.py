@@ -70,7 +70,7 @@ from tfxfer.data._entities import read_entities
 from tfxfer.data._examples import Examples, examples
 from tfxfer.data._from_labels import pairs_from_labels, triplets_from_labels
 from tfxfer.data._gate import Gate
-from tfxfer.data._inference import Runner, forward, pack_columns
+from tfxfer.data._inference import ROWS_MULTIPLE, Runner, forward, pack_columns
 from tfxfer.data._labels import class_weights, labels
 from tfxfer.data._lists import group_rows, lists_from_judgements, lists_from_negatives, triplets_from_lists
 from tfxfer.data._mix import mix
@@ -89,6 +89,7 @@ from tfxfer.data._word_runner import WordRunner, WordScores, padded
 
 __all__ = [
     "MIXINGS",
+    "ROWS_MULTIPLE",
     "Batches",
     "CategoryColumn",
     "Column",

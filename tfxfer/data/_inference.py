@@ -16,7 +16,7 @@ from tfxfer.data._sources import CHUNK
 
 _ROWS = tf.TensorSpec([None], tf.int64)
 # Numbers that TensorFlow computes at a time.
-_GROUP = 8
+ROWS_MULTIPLE = 8
 
 
 class Runner:
@@ -32,6 +32,7 @@ class Runner:
         pad_to_multiple_of: int from 1 to 8; see `batches`.
         engine: function from the model's inputs as arrays to its outputs, which computes in place of the model. It gets
             rows of one padded length at a time, so that a row's length does not depend on its neighbours'.
+        rows_multiple_of: int from 1. Rows of padding are added till their number is a multiple of it; see `whole`.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class Runner:
         columns: Mapping[str, Any],
         pad_to_multiple_of: int = 1,
         engine: Callable[[dict[str, np.ndarray]], np.ndarray] | None = None,
+        rows_multiple_of: int = ROWS_MULTIPLE,
     ) -> None:
         self._model = model
         self._packer = Packer(columns, pad_to_multiple_of)
         self._engine = engine
+        self._rows_multiple_of = rows_multiple_of
         self._step: Any = None
 
     def _traced(self, kept):
@@ -67,7 +70,7 @@ class Runner:
 
     def _pack_whole(self, kept, rows):
         with tf.device("CPU:0"):
-            return whole(self._pack(kept, rows))
+            return whole(self._pack(kept, rows), self._rows_multiple_of)
 
     def __call__(
         self, x: Any, batch_size: int = 32, progress: bool = False, finish: Callable[[Any], list] | None = None
@@ -169,21 +172,22 @@ class _Step:
         return tf.nest.map_structure(lambda values: values[:count], outputs)
 
 
-def whole(batch: Any) -> Any:
-    """Returns a batch with rows of padding behind its own, until their number is a multiple of eight.
+def whole(batch: Any, multiple_of: int = ROWS_MULTIPLE) -> Any:
+    """Returns a batch with rows of padding behind its own, until their number is a multiple of `multiple_of`.
 
     TensorFlow computes eight numbers at a time and those left over otherwise, so that without this the scores of a
     batch's last rows would differ in their last bits from what they are elsewhere.
 
     Args:
         batch: a structure of tensors `(rows, ...)`.
+        multiple_of: int from 1. With 1 the batch stays as it is, for encoders that read padding.
     """
 
     def pad(values):
-        missing = -tf.shape(values)[0] % _GROUP
+        missing = -tf.shape(values)[0] % multiple_of
         return tf.pad(values, [[0, missing], *[[0, 0]] * (values.shape.rank - 1)])
 
-    return tf.nest.map_structure(pad, batch)
+    return batch if multiple_of == 1 else tf.nest.map_structure(pad, batch)
 
 
 def _restored(outputs, order):

@@ -6,11 +6,8 @@ import tensorflow as tf
 
 from tfxfer import _check
 
-_POLICIES = {
-    "dynamic": tf.data.experimental.service.ShardingPolicy.DYNAMIC,
-    "off": tf.data.experimental.service.ShardingPolicy.OFF,
-    "files": tf.data.experimental.service.ShardingPolicy.FILE,
-}
+# The members of `tf.data.experimental.service.ShardingPolicy`.
+_POLICIES = {"dynamic": "DYNAMIC", "off": "OFF", "files": "FILE"}
 # Operations that call back into the Python process which made the pipeline.
 _PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "GeneratorDataset"}
 
@@ -60,7 +57,7 @@ def distribute(
     _check.instance("dataset", dataset, tf.data.Dataset, "a `tf.data.Dataset`")
     if not isinstance(service, str) or not service.startswith("grpc://") or ":" not in service[len("grpc://") :]:
         raise _check.invalid("service", "an address such as 'grpc://host:5050'", service)
-    policy = _POLICIES[_check.one_of("sharding", sharding, _POLICIES)]
+    policy = tf.data.experimental.service.ShardingPolicy[_POLICIES[_check.one_of("sharding", sharding, _POLICIES)]]
     found = _python_in(dataset)
     if found:
         remedy = (

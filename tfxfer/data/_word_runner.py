@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer.data._columns import WordsColumn
-from tfxfer.data._inference import Runner
+from tfxfer.data._inference import ROWS_MULTIPLE, Runner
 from tfxfer.preprocessing import windows
 
 # Words that are tokenized at a time.
@@ -42,12 +42,22 @@ class WordRunner:
         room: int. Tokens of a window.
         stride: int. Tokens from the start of one window to that of the next.
         pad_to_multiple_of: int from 1 to 8; see `batches`.
+        rows_multiple_of: int; see `Runner`.
     """
 
-    def __init__(self, model: Any, preprocessor: Any, room: int, stride: int, pad_to_multiple_of: int = 1) -> None:
+    def __init__(
+        self,
+        model: Any,
+        preprocessor: Any,
+        room: int,
+        stride: int,
+        pad_to_multiple_of: int = 1,
+        rows_multiple_of: int = ROWS_MULTIPLE,
+    ) -> None:
         self._model = model
         self._column = WordsColumn(preprocessor)
-        self._runner = Runner(model, {"words": _Pieces(preprocessor)}, pad_to_multiple_of)
+        columns = {"words": _Pieces(preprocessor)}
+        self._runner = Runner(model, columns, pad_to_multiple_of, rows_multiple_of=rows_multiple_of)
         self._encode: Any = tf.function(
             self._column.encode, input_signature=[tf.RaggedTensorSpec([None, None], tf.string, 1)], autograph=False
         )

@@ -52,7 +52,7 @@ def of_classifier(model: Any, texts: Any, batch_size: int, explains: bool) -> De
         if pooled is None:
             last = sequence[-1] if isinstance(sequence, (list, tuple)) else sequence
             pooled = layers.Pooling("mean")(last, padding_mask=mask)
-        run = data.Runner(keras.Model(model.input, pooled), columns)
+        run = data.Runner(keras.Model(model.input, pooled), columns, rows_multiple_of=model._row_multiple())
         found = run(next(iter(columns.values())).read(_some(rows, chosen), "texts"), batch_size)
         return np.asarray(found, "float64").reshape(len(chosen), -1)
 

@@ -247,7 +247,7 @@ class Served(tf.Module):
                 if name in texts:
                     value = tf.nest.map_structure(lambda text: tf.strings.substr(text, 0, most), value)
                 found |= column.batch(column.encode(value), name)
-            return self._computed(forward, found)
+            return self._computed(model, forward, found)
 
         function = _traced(run_columns, *specs.values())
         self._tables += [each for column in columns.values() for each in column.trackables]
@@ -279,7 +279,7 @@ class Served(tf.Module):
             texts = [tf.strings.substr(text, 0, most) for text in inputs[:count]]
             ids = model.preprocessor(texts[0] if count == 1 else tuple(texts))
             if self._adapters is None:
-                outputs = self._computed(forward, ids)
+                outputs = self._computed(model, forward, ids)
             else:
                 outputs = self._adapters(lambda ids: self._weights(forward, ids), ids, inputs[count])
             if isinstance(outputs, tf.Tensor):
@@ -288,10 +288,10 @@ class Served(tf.Module):
 
         return _traced(run, *[TEXT] * (count + (self._adapters is not None)))
 
-    def _computed(self, forward, inputs):
+    def _computed(self, model, forward, inputs):
         """The outputs for a batch, with the same bits whatever its number of rows."""
         count = tf.shape(tf.nest.flatten(inputs)[0])[0]
-        outputs = self._weights(forward, _inference.whole(inputs))
+        outputs = self._weights(forward, _inference.whole(inputs, model._row_multiple()))
         return tf.nest.map_structure(lambda values: values[:count], outputs)
 
 

@@ -119,7 +119,8 @@ def runner(tagger: Any) -> Any:
     room, stride = tagger.window()
 
     def make():
-        return data.WordRunner(tagger, tagger.preprocessor, room, stride, tagger._length_multiple())
+        multiples = tagger._length_multiple(), tagger._row_multiple()
+        return data.WordRunner(tagger, tagger.preprocessor, room, stride, *multiples)
 
     return tagger._made_once("words", (room, stride), make)
 

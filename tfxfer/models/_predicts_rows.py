@@ -56,7 +56,8 @@ class PredictsRows(_Mixin):
             progress = keras.config.is_interactive_logging_enabled() if verbose == "auto" else bool(verbose)
 
             def make():
-                return data.Runner(self._counted(), self.prediction_columns(), self._length_multiple())
+                columns, multiples = self.prediction_columns(), (self._length_multiple(), None, self._row_multiple())
+                return data.Runner(self._counted(), columns, *multiples)
 
             return self._made_once("rows", 1, make)(found.x, batch_size, progress=progress, finish=_rows)
         if form == "arrays":

@@ -258,6 +258,11 @@ class TakesRows(_Mixin):
         compiled = keras.config.backend() == "jax" or getattr(self, "jit_compile", False)
         return 8 if compiled else 1
 
+    def _row_multiple(self):
+        # Rows of padding behind a batch give each text the same bits in any batch. An encoder that reads padding would
+        # answer otherwise beside them.
+        return 1 if getattr(self.tower().backbone, "depends_on_padding", False) else data.ROWS_MULTIPLE
+
     def evaluate(
         self,
         x: Any = None,
@@ -444,7 +449,7 @@ class TakesRows(_Mixin):
         def make():
             model = self if part is None else self._part(part)
             multiple = self._length_multiple() if engine is None else _ENGINE_MULTIPLE
-            return data.Runner(model, self.prediction_columns(), multiple, engine)
+            return data.Runner(model, self.prediction_columns(), multiple, engine, self._row_multiple())
 
         settings = (len(x) if isinstance(x, (tuple, dict)) else 1, id(engine))
         return self._made_once(part, settings, make)
