@@ -1,0 +1,79 @@
+"""The habits of prose that make English read as translated stay out of code, docs and examples."""
+
+import io
+import pathlib
+import re
+import tokenize
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Each pattern with what plain English says instead.
+HABITS = {
+    r"\bstands? (?:for itself|as|at|on|where|still|there)\b": "is, are",
+    r"\banew\b": "again",
+    r"\bshall\b": "should, must, or the present tense",
+    r"\b(?:behind|beside)\b": "after, next to, alongside, in addition to, with",
+    r"\bgo(?:es)? on (?:with|where|from|as)\b|\bwent on\b": "continue, resume",
+    r"\b(?:every |after |each )?so many\b(?! as\b)": "that many, or the number",
+    r"\bnone (?:that|such|which|of it)\b": "not one that",
+    r"\bworked off\b": "consumed, processed",
+    r"\bat hand\b": "available, installed",
+    r"\blikewise\b": "also, in the same way",
+    r"\b(?:is|are|be) such as\b|\bsuch as (?:is|are|fit|has|have|the file's)\b": "one that, those that",
+    r"\b(?:is|are) (?:no|none) (?:string|number|integer|list|model|loss|file|folder|name|text|row)s?\b": "is not a",
+    r"\bfor want of\b": "without",
+    r"\bof (?:which|whom) (?:one|it) (?:is|are) to\b": "which",
+    r"\bat once, (?:for|where|if)\b": "immediately, if",
+    r"\b(?:by|in|of) (?:itself|themselves) alone\b": "by itself",
+    r"\bin want of\b|\bin the stead\b|\bin place of it\b": "instead",
+    r"\bnor would\b|\bnor does it\b|\bnor is it\b": "and it does not",
+    r"\b(?:thereby|wherein|whereby|hereby|therein|thereof|hitherto|ere)\b": "which, there, so far",
+    r"\bcomes? to naught\b|\bcome what may\b|\bwith an end\b": "fails, always",
+    r"\bto be had\b": "available",
+}
+FOLDERS = ("tfxfer", "examples", "benchmarks", "docs")
+PAGES = ("README.md", "CONTRIBUTING.md")
+# What this file holds itself, and the log of old versions, which is history.
+EXCEPT = {"CHANGELOG.md"}
+
+
+def files():
+    found = [ROOT / name for name in PAGES]
+    for folder in FOLDERS:
+        found += [path for path in sorted((ROOT / folder).rglob("*")) if path.suffix in (".py", ".md")]
+    return [path for path in found if path.name not in EXCEPT and "_build" not in path.parts]
+
+
+def prose(path):
+    """(line, text) of what people read in a file: comments and strings of code, a page without its blocks of code."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        kinds = (tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING))
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type in kinds:
+                yield from enumerate(token.string.split("\n"), token.start[0])
+        return
+    is_code = False
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.lstrip().startswith("```"):
+            is_code = not is_code
+        elif not is_code:
+            yield number, line
+
+
+@pytest.mark.parametrize("folder", [*FOLDERS, "pages"])
+def test_prose_keeps_to_plain_english(folder):
+    chosen = [
+        path
+        for path in files()
+        if (path.relative_to(ROOT).parts[0] == folder) or (folder == "pages" and path.parent == ROOT)
+    ]
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {match.group()!r}, in plain English: {better}"
+        for path in chosen
+        for number, line in prose(path)
+        for pattern, better in HABITS.items()
+        for match in re.finditer(pattern, line, re.IGNORECASE)
+    ]
+    assert not found, "\n".join(found)
