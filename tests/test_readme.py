@@ -51,5 +51,7 @@ def test_names_of_the_package_in_pages_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     named = set(re.findall(rf"(?<![\w./*])(?:tx\.)?({MODULES})\.([a-zA-Z]\w*)", text))
     assert [
-        f"{module}.{name}" for module, name in sorted(named) if name not in ("md", "pdf") and not hasattr(getattr(tx, module), name)
+        f"{module}.{name}"
+        for module, name in sorted(named)
+        if name not in ("md", "pdf") and not hasattr(getattr(tx, module), name)
     ] == []
