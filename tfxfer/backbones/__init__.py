@@ -1,4 +1,4 @@
-"""Pretrained encoders of many families behind one interface.
+"""Pretrained encoders of many families with one interface.
 
 `load` turns a preset into a `Pretrained`: the `Backbone`, the preprocessor, an `EmbeddingSpec`, and a `HeadSpec` if the
 checkpoint includes a trained classifier. `presets` lists what can be loaded.

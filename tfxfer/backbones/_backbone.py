@@ -92,7 +92,7 @@ def complete(family, given):
     for name, value in given.items():
         if name not in defaults:
             options = ", ".join(defaults)
-            raise _check.invalid(name, f"no such argument for the family {family.name!r}", value, f"It has {options}.")
+            raise _check.invalid(name, f"an argument of the family {family.name!r}", value, f"It has {options}.")
     found: dict[str, Any] = {}
     for name, default in defaults.items():
         value = given.get(name)
@@ -273,7 +273,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
         """
         _, cuts, hidden = self._hidden()
         if _check.integer("number", number, minimum=0) >= len(cuts):
-            raise _check.invalid("number", f"an int < {len(cuts)}, the groups of blocks and one more", number)
+            raise _check.invalid("number", f"an int < {len(cuts)}, the number of groups of blocks plus one", number)
         mask = self.input["padding_mask"]
         if states is None:
             below = keras.Model(self.input, cuts[number], name="below")
@@ -339,7 +339,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
                 "token_ids",
                 f"at most max_sequence_length={self.max_sequence_length} tokens",
                 (None, length),
-                "Give the preprocessor a smaller sequence_length",
+                "Use a smaller sequence_length in the preprocessor",
             )
         return _split.stopped(self, super().call(inputs, training=training, mask=mask))
 

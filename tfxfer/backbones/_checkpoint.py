@@ -265,9 +265,7 @@ class Checkpoint:
             left = [name for name in left if not self._heads.match(name)]
         left = [name for name in left if not any(re.fullmatch(pattern, name) for pattern in ignored)]
         if left:
-            raise _check.invalid(
-                "preset", "a checkpoint whose encoder tensors are all understood", left, f"In {self.source}"
-            )
+            raise _check.invalid("preset", "a checkpoint without unknown encoder tensors", left, f"In {self.source}")
 
     def _tensor(self, name):
         if name not in self._tensors:

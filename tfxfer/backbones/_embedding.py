@@ -184,7 +184,7 @@ def complete_modules(modules):
         unknown = sorted(set(module) - set(keys) - {"class"})
         missing = [key for key, default in keys.items() if default is _REQUIRED and module.get(key) is None]
         if unknown or missing:
-            expected = f"a {name} with keys out of {', '.join(keys) or 'none'}"
+            expected = f"a {name} with keys among {', '.join(keys) or 'none'}"
             raise _check.invalid("modules", expected, module, f"Missing: {missing}" if missing else None)
         found.append({"class": name, **{key: module.get(key, default) for key, default in keys.items()}})
     return found

@@ -97,7 +97,7 @@ class HeadSpec:
 
     >>> from tfxfer.backbones._heads import HeadFormat
     >>> spec = HeadSpec(("neg", "pos"), "single_label_classification", HeadFormat(pooling="mean"), hidden_dim=8)
-    >>> spec.pooling(), spec.head()(np.zeros((1, 8))).shape
+    >>> spec.pooling(), tuple(spec.head()(np.zeros((1, 8))).shape)
     (('mean',), (1, 2))
     >>> spec.with_labels({"neg": "bad", "pos": "good"}).labels
     ('bad', 'good')
@@ -233,12 +233,12 @@ def read(config, file, family, hidden_dim, tensors, scoring=None):
     except ValueError as error:
         raise ValueError(f"{error}. {where}") from error
     if found is None:
-        raise _check.invalid("preset", f"a family whose trained heads are computed here, not {family.name}", str(file))
+        raise _check.invalid("preset", f"a family whose trained heads are supported, not {family.name}", str(file))
     if found.activation not in _ACTIVATIONS:
         raise _check.invalid("activation of the head", f"one of {', '.join(_ACTIVATIONS)}", found.activation, where)
     found = dataclasses.replace(found, activation=_ACTIVATIONS[found.activation])
     if found.pooling not in layers.POOLING:
-        raise _check.invalid("classifier_pooling", "a pooling that is computed here", found.pooling, where)
+        raise _check.invalid("classifier_pooling", "a supported pooling", found.pooling, where)
     weights = None if tensors is None else _weights(tensors, found, family.prefixes, hidden_dim, len(labels))
     score = read_score_activation(config, len(labels), scoring, where)
     return HeadSpec(labels, problem, found, hidden_dim, score, weights)
@@ -381,7 +381,7 @@ def cross_encoder(folder):
         raise _check.invalid("modules.json", "one Transformer module for a cross-encoder", kinds, f"In {file}")
     if config.get("default_prompt_name") is not None:
         name = config["default_prompt_name"]
-        raise _check.invalid("default_prompt_name", "no prompt by default for a cross-encoder", name, f"In {folder}")
+        raise _check.invalid("default_prompt_name", "no default prompt for a cross-encoder", name, f"In {folder}")
     for key, allowed in _MODULE.items():
         if options.get(key) not in allowed:
             expected = f"one of {', '.join(map(repr, allowed))} for a cross-encoder"

@@ -233,7 +233,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         """
         cuts, mask = self._cuts(), self.input["padding_mask"]
         if _check.integer("number", number, minimum=0) >= len(cuts):
-            raise _check.invalid("number", f"an int < {len(cuts)}, the groups of blocks and one more", number)
+            raise _check.invalid("number", f"an int < {len(cuts)}, the number of blocks plus one", number)
         wanted = [len(cuts) - 1] if states is None else _split.check_layers("states", states, len(cuts))
         upper = [cuts[i] for i in wanted if i >= number]
         stored = [*(cuts[i] for i in wanted if i < number), *([cuts[number]] if upper else [])]
@@ -257,7 +257,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
             try:
                 upper = self._part([cut, *(hub.input[name] for name in names)], rest, "blocks")
             except ValueError as error:
-                expected = "a backbone whose blocks take states and padding alone"
+                expected = "a backbone whose blocks take only states and padding"
                 raise _check.invalid("backbone", expected, self.family, "Freeze the whole backbone, or none") from error
             inputs = self._for_hub(self.input)
             made = upper([given, *(inputs[name] for name in names)])
@@ -303,7 +303,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         length = inputs["token_ids"].shape[1] if isinstance(inputs, dict) and "token_ids" in inputs else None
         if self.has_position_table and isinstance(length, int) and length > self.max_sequence_length:
             expected = f"at most max_sequence_length={self.max_sequence_length} tokens"
-            remedy = "Give the preprocessor a smaller sequence_length"
+            remedy = "Use a smaller sequence_length in the preprocessor"
             raise _check.invalid("token_ids", expected, (None, length), remedy)
         return _split.stopped(self, super().call(inputs, training=training, mask=mask))
 
@@ -322,7 +322,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         """Raises a `ValueError`: adapters require a family of `backbones.families_table()`, whatever the `rank`."""
         raise _check.invalid(
             "model",
-            "an encoder of a family that this package has its own form for",
+            "an encoder of a family that `backbones.Backbone` implements",
             self.family,
             "Freeze its lower layers instead: `freezing.freeze(model, below=...)`",
         )
@@ -393,7 +393,7 @@ def sequence_output(backbone):
     Raises:
         ValueError: for a backbone that does not map token ids to token states; the message gives the reason.
     """
-    expected = "a text backbone of KerasHub, from token ids to the states of the tokens"
+    expected = "a KerasHub text backbone that maps token ids to token states"
     inputs, outputs = backbone.input, backbone.output
     names = list(inputs) if isinstance(inputs, dict) else []
     if any(name.startswith(("encoder_", "decoder_")) for name in names):

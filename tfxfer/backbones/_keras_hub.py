@@ -69,7 +69,7 @@ def adopt(backbone: Any) -> Any:
         return backbone
     if not isinstance(backbone, keras_hub.models.Backbone):
         remedy = "Give the `backbone` of this model" if hasattr(backbone, "backbone") else None
-        expected = "a `backbones.Backbone`, or a text backbone of KerasHub"
+        expected = "a `backbones.Backbone`, or a KerasHub text backbone"
         raise _check.invalid("backbone", expected, backbone, remedy)
     if any("lora_" in weight.name for weight in backbone.weights):
         remedy = "Save it with `save_to_preset`, which merges them, and load the folder with `from_preset`"
@@ -160,7 +160,7 @@ def _tokenizer_of(name):
 
 def _unreadable(name, reason):
     remedy = (
-        f"{reason}. Token ids go into any text backbone: give a task model "
+        f"{reason}. Any text backbone takes token ids: give a task model "
         "`keras_hub.models.Backbone.from_preset(preset)` as `backbone`, and `preprocessor=None`"
     )
     return _check.invalid("preset", "a KerasHub preset of a text encoder and its tokenizer", name, remedy)

@@ -59,10 +59,10 @@ class Adapters(keras.layers.Layer):
             The names of the groups with adapters.
         """
         if self.settings is not None:
-            raise _check.invalid("rank", "a model without adapters", rank, "Merge those that it has first.")
+            raise _check.invalid("rank", "a model without adapters", rank, "Merge its adapters first.")
         available = dict.fromkeys(f"block_{group}" for _, group, _ in self.blocks())
         if not available:
-            raise _check.invalid("rank", "an encoder with blocks, which static embeddings lack", rank)
+            raise _check.invalid("rank", "an encoder with blocks; static embeddings have none", rank)
         block = self.blocks()[0][0]
         dense = [target for target, path in TARGETS.items() if operator.attrgetter(path)(block) is not None]
         settings = {

@@ -56,10 +56,10 @@ def reader(folder, config, family, backbone, tensors):
 def _read(folder, config, found, family, backbone, tensors):
     where = f"In {folder}. Pass `backbone_only=True` for a new head"
     if found is None or found.activation is None:
-        expected = f"a head of masked language models that is computed here for the family {family.name!r}"
+        expected = f"a supported masked language model head of the family {family.name!r}"
         raise _check.invalid("preset", expected, str(folder), where)
     if config.get("tie_word_embeddings") is False:
-        raise _check.invalid("tie_word_embeddings", "True: logits by the table of embeddings", False, where)
+        raise _check.invalid("tie_word_embeddings", "True: logits from the embedding table", False, where)
     options = {name: getattr(found, name) for name in ("activation", "norm_epsilon", "transform_bias", "norm_bias")}
     if tensors is None:
         return MaskedHeadSpec(options)

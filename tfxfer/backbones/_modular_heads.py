@@ -44,7 +44,7 @@ def read(folder, load_weights=True):
     options = _sentence_transformers.transformer(entries[0][1])
     modes, include_prompt = _sentence_transformers.pooling(entries[1][1] / "config.json")
     if config.get("default_prompt_name") is not None or not include_prompt:
-        raise _check.invalid("prompts", "none by default for a cross-encoder", config.get("prompts"), f"In {file}")
+        raise _check.invalid("prompts", "no default prompt for a cross-encoder", config.get("prompts"), f"In {file}")
     encoder = entries[0][1]
     head = _head(encoder, modes, modules, config.get("activation_fn"), where)
     return encoder, head, options.get("max_seq_length")
@@ -121,7 +121,7 @@ def _parts(modules, where):
     kinds = [module["class"] for module in modules if module["class"] != "Dropout"]
     if kinds != [*expected, "Dense"]:
         raise _check.invalid(
-            _sentence_transformers.MODULES_FILE, "a LayerNorm after each hidden Dense or none", kinds, where
+            _sentence_transformers.MODULES_FILE, "a LayerNorm after every hidden Dense or after none", kinds, where
         )
     if any(dense["use_residual"] for dense in denses) or denses[-1]["activation"] is not None:
         raise _check.invalid("Dense", "no use_residual, and no activation of the output", kinds, where)

@@ -140,7 +140,7 @@ class _Machine:
     def pop(self) -> Any:
         """Pops the top of the stack; raises if there is no value above the mark."""
         if len(self._stack) <= (self._marks[-1] if self._marks else 0):
-            raise ValueError("its pickle takes more from the stack than it puts there")
+            raise ValueError("its pickle pops more from the stack than it pushes")
         return self._stack.pop()
 
     def step(self, name: str, argument: Any) -> None:
@@ -157,12 +157,12 @@ class _Machine:
             self._memo[len(self._memo) if argument is None else argument] = self._top()
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             if argument not in self._memo:
-                raise ValueError("its pickle reads what it has not memorized")
+                raise ValueError("its pickle reads a memo entry that it has not written")
             self._stack.append(self._memo[argument])
         else:
             step = _STEPS.get(name)
             if step is None:
-                raise ValueError(f"its pickle uses {name}, which a file of weights has no use for")
+                raise ValueError(f"its pickle uses {name}, which a weight file does not need")
             step(self, argument)
 
     def _top(self) -> Any:
@@ -218,12 +218,12 @@ class _Machine:
 
     def _instance(self, argument: str) -> None:
         _known(argument)
-        raise ValueError("its pickle makes an instance in a way that PyTorch does not")
+        raise ValueError("its pickle creates an instance in a way that PyTorch does not")
 
     def _stack_global(self, _: Any) -> None:
         name, module = self.pop(), self.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise ValueError("its pickle names a global by something else than strings")
+            raise ValueError("its pickle names a global by something other than strings")
         self._stack.append(_known(f"{module} {name}"))
 
     def _reduce(self, _: Any) -> None:

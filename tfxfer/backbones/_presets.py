@@ -152,7 +152,7 @@ def load(
         raise _unknown(name)
     pretrained = loaded if isinstance(loaded, Pretrained) else _with_preprocessor(loaded, name, sequence_length)
     if pretrained.preprocessor is None and (sequence_length, special_tokens_in_strings) != (None, None):
-        raise _check.invalid("preset", "a model that was saved with a preprocessor, for these arguments", name)
+        raise _check.invalid("preset", "a model saved with a preprocessor, which these arguments require", name)
     if isinstance(loaded, Pretrained) and sequence_length is not None:
         pretrained.preprocessor.sequence_length = _length(pretrained.backbone, sequence_length)
     if special_tokens_in_strings is not None:
@@ -272,7 +272,7 @@ def _read_head(folder, config, family, hidden_dim, tensors, scoring, preprocesso
         made = preprocessor(["a"])
         ids, mask = (keras.ops.convert_to_numpy(made[name])[0] for name in ("token_ids", "padding_mask"))
         if ids[mask == 1][-1:] == config["pad_token_id"]:
-            expected = "a tokenizer that does not end texts with the padding token, where the head reads the last token"
+            expected = "a tokenizer whose texts do not end with the padding token, as the head reads the last token"
             raise _check.invalid("pad_token_id", expected, config["pad_token_id"], f"In {file}")
     return spec
 
@@ -332,7 +332,7 @@ def _load_saved(folder, dtype, load_weights):
         with recast(dtype):
             model = keras.saving.load_model(folder / MODEL, compile=load_weights)
     except Exception as error:  # zip, HDF5, JSON and Keras raise different errors
-        remedy = f"{type(error).__name__}: {error}. A class of your own must be imported and registered before"
+        remedy = f"{type(error).__name__}: {error}. Custom classes must be imported and registered first"
         raise _check.invalid("preset", f"a folder whose {MODEL} can be read", str(folder), remedy) from error
     if not load_weights:
         fresh = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
@@ -371,7 +371,10 @@ def _check_sha256(file, expected, requirement):
         received = hashlib.file_digest(opened, "sha256").hexdigest()
     if received != expected:
         raise _check.invalid(
-            "preset", f"weights with sha256 {expected}", received, f"{file} is not that of {requirement}; reinstall it"
+            "preset",
+            f"weights with sha256 {expected}",
+            received,
+            f"{file} is not that of {requirement}; reinstall it",
         )
 
 

@@ -13,8 +13,8 @@ MODES = ("int8", "int4")
 # Layers whose weights Keras quantizes. Exact types only: a subclass may compute something else.
 _KINDS = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Embedding, keras.layers.ReversibleEmbedding)
 _REMEDY = (
-    'Use "int8" or "int4". For weights in half the bytes or fast training there is `dtype="mixed_bfloat16"`; '
-    '`export.saved_model(..., weights_dtype="int8")` writes small files of a model that stays as it is'
+    'Use "int8" or "int4". For weights in half the bytes or fast training, use `dtype="mixed_bfloat16"`; '
+    '`export.saved_model(..., weights_dtype="int8")` writes small files without changing the model'
 )
 
 
@@ -45,7 +45,7 @@ def quantize(layers, mode, config, filters):
     _check.one_of("mode", mode, MODES, _REMEDY)
     done = [layer for layer in layers.values() if layer.quantization_mode is not None]
     if done:
-        remedy = "Load the float model again to quantize it in another way"
+        remedy = "Reload the float model to quantize it differently"
         raise _check.invalid("mode", "a model that is not quantized yet", mode, remedy)
     chosen = [layer for layer in layers.values() if _matches(layer, filters)]
     if not chosen:

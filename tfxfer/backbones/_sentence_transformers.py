@@ -102,7 +102,7 @@ def read(folder, load_weights=True):
     weighted = kinds[1:2] == ["WeightedLayerPooling"]
     start = ["Transformer", "WeightedLayerPooling", "Pooling"] if weighted else ["Transformer", "Pooling"]
     if kinds[: len(start)] != start or any(kind not in _AFTER_POOLING for kind in kinds[len(start) :]):
-        expected = f"Transformer, Pooling (perhaps with WeightedLayerPooling before it), then {_words(_AFTER_POOLING)}"
+        expected = f"Transformer, Pooling (perhaps after WeightedLayerPooling), then {_words(_AFTER_POOLING)}"
         raise _check.invalid(MODULES_FILE, expected, kinds, f"In {folder / MODULES_FILE}")
     encoder = modules[0][1]
     options = transformer(encoder)
@@ -361,7 +361,7 @@ def transformer(folder):
         unknown = sorted(set(_arguments(config, *names)) - known)
         if unknown:
             name = next(name for name in names if config.get(name))
-            raise _check.invalid(name, f"arguments out of {', '.join(sorted(known))}", unknown, where)
+            raise _check.invalid(name, f"arguments among {', '.join(sorted(known))}", unknown, where)
     _size("max_seq_length", config, file, optional=True)
     return config
 

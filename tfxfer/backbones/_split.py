@@ -55,7 +55,7 @@ def check_layers(argument, states, count):
     """Returns layer numbers as a list; raises if they are not ascending or a layer does not exist."""
     states = [_check.integer(argument, each, minimum=0) for each in states]
     if not states or states != sorted(set(states)) or states[-1] >= count:
-        raise _check.invalid(argument, f"ints from 0 to {count - 1} in rising order", states)
+        raise _check.invalid(argument, f"ints from 0 to {count - 1} in ascending order", states)
     return states
 
 

@@ -57,7 +57,7 @@ class StoredArray:
             stream.seek(self.start)
             raw = np.fromfile(stream, np.uint8, self.view.extent() * dtype.itemsize)
         if raw.size < self.view.extent() * dtype.itemsize:
-            raise broken(self.file, "it has become shorter while it was read")
+            raise broken(self.file, "it became shorter while it was read")
         if self.big_endian:
             raw = np.ascontiguousarray(raw.reshape(-1, dtype.itemsize)[:, ::-1]).reshape(-1)
         strides = [stride * dtype.itemsize for stride in self.view.strides]
@@ -101,7 +101,7 @@ def broken(file: pathlib.Path, reason: object) -> ValueError:
         pointer = stream.read(len(_POINTER)) == _POINTER
     if pointer:
         reason = "it is a pointer of Git LFS, not the weights; run `git lfs pull` in its folder"
-    return _check.invalid("preset", "a folder with whole files of weights", str(file), f"{file} is broken: {reason}")
+    return _check.invalid("preset", "a folder with complete weight files", str(file), f"{file} is broken: {reason}")
 
 
 def quantized(file: object, what: str) -> ValueError:
@@ -110,7 +110,7 @@ def quantized(file: object, what: str) -> ValueError:
         "preset",
         "weights in float32, float16, bfloat16 or float64",
         what,
-        f"{file} is a quantized checkpoint, and those are not read. Use the checkpoint that it was made from, or "
+        f"{file} is a quantized checkpoint, which is not supported. Use the checkpoint that it was made from, or "
         "dequantize it with the library that wrote it and save the result",
     )
 
@@ -154,7 +154,7 @@ def _entry_start(stream: BinaryIO, entry: zipfile.ZipInfo, total: int) -> int:
     signature, *lengths = _ENTRY.unpack(stream.read(_ENTRY.size).ljust(_ENTRY.size, b"\0"))
     start = entry.header_offset + _ENTRY.size + sum(lengths)
     if signature != b"PK\x03\x04" or start + entry.file_size > total:
-        raise ValueError(f"{entry.filename!r} lies outside the file")
+        raise ValueError(f"{entry.filename!r} extends beyond the file")
     return start
 
 

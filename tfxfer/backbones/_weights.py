@@ -100,7 +100,7 @@ def check(family, parts, arguments, checkpoint):
         if len(received) != len(expected) or any(e not in (None, r) for e, r in zip(expected, received, strict=True)):
             raise _check.invalid(
                 "preset",
-                f"the tensor {name!r} with shape {expected}, as config.json says",
+                f"the tensor {name!r} with shape {expected}, according to config.json",
                 received,
                 f"In {checkpoint.source}",
             )

@@ -79,11 +79,11 @@ def write(folder, backbone, preprocessor, *, head=None, entries=None, dtype="flo
 def check_preprocessor(preprocessor, add_special_tokens=True):
     """Raises if there is no preprocessor, or if it produces different ids than the written tokenizer will."""
     if preprocessor is None:
-        raise _check.invalid("preprocessor", "a model with a preprocessor, whose tokenizer is written as well", None)
+        raise _check.invalid("preprocessor", "a model with a preprocessor, whose tokenizer is also written", None)
     for name, expected in (("add_special_tokens", add_special_tokens), ("drop_unknown_tokens", False)):
         if getattr(preprocessor, name) != expected:
-            remedy = "The other libraries do nothing else; use format='tfxfer'"
-            raise _check.invalid(name, f"{expected}, of the preprocessor", not expected, remedy)
+            remedy = "The other libraries support nothing else; use format='tfxfer'"
+            raise _check.invalid(name, f"{expected} in the preprocessor", not expected, remedy)
 
 
 def encoder_tensors(backbone, prefix=""):
@@ -118,7 +118,7 @@ def _check_read_back(family, arguments, found):
     for name, value in arguments.items():
         if name not in RATES and again[name] != value:
             remedy = "The other formats have no entry for it; use format='tfxfer'"
-            raise _check.invalid(name, f"{again[name]!r}, as every {family.architecture} has it", value, remedy)
+            raise _check.invalid(name, f"{again[name]!r}, as in every {family.architecture}", value, remedy)
 
 
 def label_entries(labels):

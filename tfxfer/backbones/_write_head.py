@@ -41,7 +41,7 @@ def read(backbone, preprocessor, pooling, head, *, labels, problem_type, activat
     if own is None or not _agree(own, found):
         return None, _expected(architecture, found, len(labels), backbone.hidden_dim)
     if found.pooling == "last" and _ends_with_padding_token(preprocessor):
-        return None, "transformers takes the last token that is not the padding token, which ends every text here"
+        return None, "transformers skips the padding token to find the last token, but here it ends every text"
     prefix = family.prefixes[-1]
     entries = {
         **family.head_to_config(own),

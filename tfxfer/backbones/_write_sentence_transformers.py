@@ -47,7 +47,7 @@ def _write_static(folder, backbone, preprocessor, spec, dtype):
     """Writes a table of token vectors; its module reads it with the tokenizer and applies mean pooling."""
     _write.check_preprocessor(preprocessor, add_special_tokens=False)
     if tuple(spec.pooling) != ("mean",) or spec.layer_start is not None:
-        raise _check.invalid("pooling", "'mean', as a StaticEmbedding pools", spec.pooling)
+        raise _check.invalid("pooling", "'mean', the pooling of a StaticEmbedding", spec.pooling)
     _write.save_tensors(folder / _checkpoint.WEIGHTS, _write.encoder_tensors(backbone), dtype)
     _write.write_tokenizer(folder, backbone, preprocessor)
     first = FAMILIES[backbone.family].first_module

@@ -209,9 +209,9 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         thawed = [name for name in frozen if any(layer.trainable_variables for layer in groups[name])]
         remedy = "Make a new `AboveFrozen(model)`."
         if thawed:
-            raise _check.invalid("model", f"layer groups {list(frozen)} frozen, but some train again", thawed, remedy)
+            raise _check.invalid("model", f"frozen layer groups {list(frozen)}, but some train again", thawed, remedy)
         if _cut.sums(_cut.frozen_weights(model, frozen)) != self._sums:
-            expected = f"the weights of {list(frozen)} as they were when features were computed"
+            expected = f"weights of {list(frozen)} that are unchanged since features were computed"
             raise _check.invalid("model", expected, model.name, remedy)
         _cut.check_dropout(model, frozen)
 
@@ -228,7 +228,7 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         if arguments is None or self._taken() is arguments:
             return
         if model.stateful_losses():
-            remedy = "Train the model itself: it keeps what its loss remembers, in files too."
+            remedy = "Train the model itself: it keeps the state of its loss, also in files."
             raise _check.invalid("loss", "a loss that remembers nothing", model.stateful_losses()[0], remedy)
         self._taken = lambda: arguments
         config = dict(arguments)
@@ -331,8 +331,8 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         if form in ("packed", "flat") and _tracing.is_distributed(self):
             replicas = self.distribute_strategy.num_replicas_in_sync
             remedy = (
-                "A strategy cuts the tokens of a batch where no row ends. Train the whole model on the replicas, or "
-                "freeze the whole backbone: then a text has one vector."
+                "A strategy splits the tokens of a batch within rows. Train the whole model on the replicas, or "
+                "freeze the whole backbone: then each text has one vector."
             )
             if replicas > 1:
                 raise _check.invalid("strategy", "one replica above the stored states of tokens", replicas, remedy)

@@ -109,7 +109,7 @@ def cut(model):
         raise _check.invalid("model", expected, tower.backbone.family, "Train the model itself.")
     check_dropout(model, groups)
     is_siamese = tower is not model
-    for name, why in (("all_layers", "its loss reads the layers that are frozen"), ("twin", "it has two encoders")):
+    for name, why in (("all_layers", "its loss reads frozen layers"), ("twin", "it has two encoders")):
         if getattr(model, name, False):
             raise _check.invalid("model", f"towers without `{name}`", model.name, f"Train the model itself: {why}.")
     if is_siamese and model.chunk_size is not None and len(groups) < len(tower.backbone.layer_groups()):

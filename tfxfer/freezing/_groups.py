@@ -17,7 +17,7 @@ def freeze(
     |---|---|
     | `"embeddings"` | token, position and segment tables, their layer norm; DeBERTa's relative positions |
     | `"block_0"`, `"block_1"`, ... | one transformer block each; ALBERT's shared blocks are one group |
-    | `"head"` | all layers that train above the encoder: a classifier's head, dense layers after the pooling, a decoder |
+    | `"head"` | everything trained above the encoder: a classifier's head, dense layers after the pooling, a decoder |
 
     There is no group for a pooler, because the encoders here have none. (BERT's dense layer on the first token was
     trained for another task and is left out.)

@@ -17,7 +17,7 @@ from tfxfer.freezing import _peft
 from tfxfer.freezing._groups import check_model
 
 _FORMAT = "tfxfer-lora-1"
-_REMEDY = "Write it again with `save_adapters`, or copy it again from where it is complete."
+_REMEDY = "Write it again with `save_adapters`, or copy a complete file again."
 _LORA = {"rank": int, "alpha": (int, float), "targets": list, "groups": list}
 _SIZES = {"family": str, "hidden_dim": int, "num_heads": int, "num_layers": int, "intermediate_dim": int}
 
@@ -178,7 +178,7 @@ def load_adapters(model: Any, path: str | os.PathLike[str]) -> None:
     ```
     """
     path = _disk.local_path("path", path)
-    reader = _disk.Reader("path", path, "a file that `save_adapters` wrote, or a folder of PEFT's", _REMEDY)
+    reader = _disk.Reader("path", path, "a file written by `save_adapters`, or a PEFT folder", _REMEDY)
     sizes = _sizes(check_model(model))
     if _peft.is_folder(path):
         tensors, lora = _peft.read(reader, model)
@@ -272,7 +272,7 @@ def _read(reader):
         try:
             metadata[key] = json.loads(texts[key])
         except (ValueError, RecursionError) as error:
-            raise reader.error(path, f"has no JSON as {key!r} in its metadata ({error})") from error
+            raise reader.error(path, f"has invalid JSON as {key!r} in its metadata ({error})") from error
     if metadata.get("format") != _FORMAT:
         raise reader.error(path, f"is not of the format {_FORMAT!r}")
     reader.check_keys(path, metadata, {"lora": dict, "backbone": dict}, " in its metadata")
@@ -283,7 +283,7 @@ def _read(reader):
         raise reader.error(path, "holds no adapters")
     for name, value in tensors.items():
         if value.dtype.kind != "f":
-            raise reader.error(path, f"holds {value.dtype} as {name!r}, where floats belong")
+            raise reader.error(path, f"holds {value.dtype} as {name!r}, not floats")
         if not np.isfinite(value).all():
             raise reader.error(path, f"holds numbers that are not finite as {name!r}")
         # Checked before a rank from a damaged file requests too much memory.

@@ -211,7 +211,7 @@ def _own(metadata):
 def _check_config(reader, file, config):
     """Raises for an option that changes what the adapters compute."""
     if config["peft_type"] != "LORA":
-        raise reader.error(file, f"is of peft_type {config['peft_type']!r}, and only 'LORA' is read")
+        raise reader.error(file, f"is of peft_type {config['peft_type']!r}; only 'LORA' is supported")
     if config.get("bias", "none") != "none":
         raise reader.error(file, f"has bias={config['bias']!r}: biases that trained are not read")
     unknown = sorted(key for key, value in config.items() if value and key not in _ANY | _READ)
@@ -242,7 +242,7 @@ def _in_blocks(reader, file, pairs, backbone):
     for path, pair in pairs.items():
         own = next((path.removeprefix(p) for p in prefixes if path.removeprefix(p) in known), None)
         if own is None:
-            raise reader.error(file, f"has an adapter on {path}, which is no dense layer of this encoder's blocks")
+            raise reader.error(file, f"has an adapter on {path}, which is not a dense layer of this encoder's blocks")
         found[own] = pair
     if not found:
         raise reader.error(file, "holds no adapters")

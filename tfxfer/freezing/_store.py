@@ -94,7 +94,7 @@ class Store:
             array = _read(self.folder, key, shape, dtype)
             if array is None:
                 remedy = "The first process writes there: give one that all hosts share, or none."
-                raise _check.invalid("folder", "one on a file system of all processes", str(self.folder), remedy)
+                raise _check.invalid("folder", "one on a file system shared by all processes", str(self.folder), remedy)
         else:
             _make_room(self.folder, _size(shape, dtype), self.max_bytes, self._arrays)
             with _disk.writing(_data(self.folder, key)) as file:

@@ -65,7 +65,7 @@ class DebertaV3(Family):
         arguments = super().from_config(config, file)
         size = arguments["hidden_dim"]
         if config.get("embedding_size", size) != size:
-            expected = f"{size}, the hidden_size: smaller embeddings are not computed here"
+            expected = f"{size}, the hidden_size: smaller embeddings are not supported"
             raise _check.invalid("embedding_size", expected, config["embedding_size"], f"In {file}")
         return arguments
 

@@ -180,7 +180,7 @@ def ropes(arguments):
 def check_layer_types(a):
     """Raises unless `layer_types` has one valid type for each layer."""
     if len(a.layer_types) != a.num_layers or not set(a.layer_types) <= {FULL, LOCAL}:
-        raise _check.invalid("layer_types", f"{a.num_layers} times {FULL!r} or {LOCAL!r}", a.layer_types)
+        raise _check.invalid("layer_types", f"{a.num_layers} items, each {FULL!r} or {LOCAL!r}", a.layer_types)
 
 
 FAMILY = ModernBert()
