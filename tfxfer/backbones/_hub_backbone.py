@@ -319,7 +319,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         return None
 
     def enable_lora(self, rank: Any, **kwargs: Any) -> NoReturn:
-        """Raises a `ValueError`: adapters require a family of `backbones.families_table()`, whatever the `rank`."""
+        """Raises a `ValueError`: adapters require a family of `backbones.families_table()`, regardless of `rank`."""
         raise _check.invalid(
             "model",
             "an encoder of a family that `backbones.Backbone` implements",

@@ -21,7 +21,7 @@ def _gelu(x):
     if keras.config.backend() != "jax" or keras.backend.standardize_dtype(x.dtype) not in ("bfloat16", "float16"):
         return ops.gelu(x, approximate=False)
     # JAX's own keeps the digits of the tails with erfc, two polynomials and an exponential: 1.8 times as long on an
-    # H100 (`benchmarks/gpu.py`). 16 bits do not hold those digits, and it rounds the argument to 16 bits: in float32,
+    # H100 (`benchmarks/gpu.py`). 16 bits do not hold those digits, and JAX rounds the argument to 16 bits: in float32,
     # the result is more accurate.
     wide = ops.cast(x, "float32")
     return ops.cast(0.5 * wide * (1.0 + ops.erf(wide * math.sqrt(0.5))), x.dtype)

