@@ -155,10 +155,10 @@ def test_columns_are_counted_from_either_end_and_further_ones_have_names(tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"words": "0"}, "`words`. Expected the number of a column, an int"),
-        ({"tags": True}, "`tags`. Expected the number of a column, an int"),
-        ({"words": 2}, "`words`. Expected the number of a column, from -2 to 1. Received: words=2"),
-        ({"columns": {"pos": -3}}, "`columns`. Expected the number of a column, from -2 to 1. Received: columns=-3"),
+        ({"words": "0"}, "`words`. Expected the index of a column, an int"),
+        ({"tags": True}, "`tags`. Expected the index of a column, an int"),
+        ({"words": 2}, "`words`. Expected the index of a column, from -2 to 1. Received: words=2"),
+        ({"columns": {"pos": -3}}, "`columns`. Expected the index of a column, from -2 to 1. Received: columns=-3"),
         ({"columns": ["pos"]}, "`columns`. Expected a dict of column name to number"),
         ({"columns": {"tags": 1}}, "`columns`. Expected names other than 'words', 'tags'"),
         ({"document": "words"}, "`document`. Expected a name other than 'words', 'tags'"),
@@ -191,7 +191,7 @@ def test_paths_of_the_reader_are_checked(tmp_path):
         ("a O\nb X O\nc O\n", r"line 2: wrong number of columns: 3 instead of 2"),
         ("a\tO\n\tO\n", r"line 2: an empty word, in '\tO'"),
         ("a b c\tO\nb c\t\n", r"line 2: an empty tag, in 'b c\t'"),
-        (b"a O\nb\xff O\n", r"line 2, column 'words': bytes that are no text in the encoding, in 'b\udcff'"),
+        (b"a O\nb\xff O\n", r"line 2, column 'words': bytes that are not text in the encoding, in 'b\udcff'"),
     ],
 )
 def test_a_broken_line_is_an_error_with_its_line_or_its_sentence_is_skipped(tmp_path, content, message):
@@ -495,14 +495,14 @@ def test_a_span_must_have_the_text_that_it_says():
     said = refuses(
         "a span with another text than the one in its place: 'köln ', but 22..26 is 'öln!'", data.read_entities, [row]
     )
-    assert "not bytes, nor the units of JavaScript, where an emoji is two" in said
+    assert "not bytes, nor JavaScript's UTF-16 units (an emoji is two)" in said
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"text": None, "entities": []}, "row 1 (counting from 0), column 'text': no text"),
-        ({"text": 7, "entities": []}, "column 'text': a text that is no string: 7"),
+        ({"text": 7, "entities": []}, "column 'text': a text that is not a string: 7"),
         ({"text": "\ud800", "entities": []}, "column 'text': a text that UTF-8 cannot hold"),
         ({"text": " \n", "entities": []}, r"column 'text': a text without a word: ' \n'"),
         ({"text": "a", "entities": None}, "no list of spans: None. A text without spans has an empty list."),
@@ -617,7 +617,9 @@ def test_names_of_tags_are_those_of_all_types_in_the_scheme():
 def test_names_of_tags_are_refused_where_rows_have_others():
     bioes = {"tags": [["O"], *data.convert_tags(TAGS, "BIO", "BIOES")]}
     said = refuses(
-        "the columns, row 1 (counting from 0), column 'tags': 'E-PER', which is no tag of IOB2", data.tag_names, bioes
+        "the columns, row 1 (counting from 0), column 'tags': 'E-PER', which is not a tag of IOB2",
+        data.tag_names,
+        bioes,
     )
     assert "All the tags fit `scheme='IOBES'`" in said
     refuses("row 0 (counting from 0), column 'tags': no tag but 'O' in any row", data.tag_names, {"tags": [["O"]]})
@@ -676,17 +678,17 @@ def test_a_dataset_becomes_batches_that_keep_its_labels(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ((["a", "b"], ["O"]), "column 'tags': words and tags of different number: 2 and 1, in ['a', 'b'] and ['O']"),
+        ((["a", "b"], ["O"]), "column 'tags': words and tags that differ in count: 2 and 1, in ['a', 'b'] and ['O']"),
         (([], []), "column 'words': no words: []"),
         ((None, ["O"]), "column 'words': no words: None"),
         ((["a"], []), "column 'tags': no tags: []"),
-        (("a b", ["O", "O"]), "column 'words': words that are no list: 'a b'"),
-        ((["a"], "O"), "column 'tags': tags that are no list: 'O'"),
-        ((["a", 1], ["O", "O"]), "column 'words': a word that is no string, at index 1: 1"),
+        (("a b", ["O", "O"]), "column 'words': words that are not a list: 'a b'"),
+        ((["a"], "O"), "column 'tags': tags that are not a list: 'O'"),
+        ((["a", 1], ["O", "O"]), "column 'words': a word that is not a string, at index 1: 1"),
         ((["a", "\ud800"], ["O", "O"]), "column 'words': a word that UTF-8 cannot hold, at index 1"),
         (
             (["a"], [3]),
-            "column 'tags': a tag that is no string, at index 0: 3. Make strings of the column first, `[nam",
+            "column 'tags': a tag that is not a string, at index 0: 3. Make strings of the column first, `[nam",
         ),
         ((["a"], ["B-Loc"]), "column 'tags': unknown tag 'B-Loc', at index 0. Did you mean 'B-LOC'"),
         ((["a", "b"], ["O", "I-PER"]), "column 'tags': a tag that IOB2 forbids, at index 1: 'I-PER' comes after 'O'"),

@@ -161,7 +161,7 @@ REASONS = {
     "an empty line": 1,
     "wrong number of fields": 2,
     "broken quotes": 1,
-    "bytes that are no text in the encoding": 1,
+    "bytes that are not text in the encoding": 1,
 }
 
 

@@ -65,7 +65,7 @@ def rankings(
         scalar, strings `(documents,)`, float32 `(documents,)`.
 
     Raises:
-        ValueError: for a column that is not there, a query that is no text, an empty list, a document that is no text,
+        ValueError: for a column that is not there, a query that is no text, an empty list, a document that is not text,
             another number of targets than of documents, or one that is no finite number; it names file and line.
 
     Example:
@@ -135,7 +135,7 @@ def _row(rows, i, documents, target, texts, values, faults):
 
 def document_list(rows, i, column, texts, faults):
     """The documents of a row as a list; `None` for what is none, the fault noted."""
-    place, remedy = rows.place(i), "Mend the row, leave it out, or pass `on_error='skip'`."
+    place, remedy = rows.place(i), "Fix the row, leave it out, or pass `on_error='skip'`."
     if not isinstance(texts, _LISTS):
         remedy = "A file with a document in each line: `data.group_rows`. Single documents: `data.pairs`."
         return faults.add(place, column, "not a list of documents", f": {shown(texts)}", remedy)
@@ -147,19 +147,19 @@ def document_list(rows, i, column, texts, faults):
             _check.text(column, text, i)
         except ValueError:
             detail = f": {shown(text)}, at index {k}"
-            return faults.add(place, column, "a document that is no text", detail, remedy)
+            return faults.add(place, column, "a document that is not text", detail, remedy)
     return [text.decode() if isinstance(text, bytes) else text for text in texts]
 
 
 def numbers_of(rows, i, column, texts, values, faults):
     """(texts, numbers) of a row; `None` for numbers that are none, the fault noted."""
-    place, remedy = rows.place(i), "Mend the row, leave it out, or pass `on_error='skip'`."
+    place, remedy = rows.place(i), "Fix the row, leave it out, or pass `on_error='skip'`."
     if not isinstance(values, _LISTS):
         return faults.add(place, column, "not a list of numbers", f": {shown(values)}", remedy)
     values = list(values)
     if len(values) != len(texts):
         detail = f": {len(values)} for {len(texts)}"
-        return faults.add(place, column, "another number of numbers than of documents", detail, remedy)
+        return faults.add(place, column, "numbers and documents that differ in count", detail, remedy)
     numbers = []
     for k, value in enumerate(values):
         try:
@@ -168,7 +168,7 @@ def numbers_of(rows, i, column, texts, values, faults):
             number = math.nan
         if not math.isfinite(number):
             detail = f": {shown(value)}, at index {k}"
-            return faults.add(place, column, "what is no finite number", detail, remedy)
+            return faults.add(place, column, "a value that is not a finite number", detail, remedy)
         numbers.append(number)
     return texts, np.array(numbers)
 

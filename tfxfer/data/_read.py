@@ -210,7 +210,7 @@ def _read_separated(path, lines, kind, header, delimiter, quoting, faults):
     for line, fields in records:
         place = f"{path}, line {line}"
         if len(fields) != len(header):
-            remedy = f"Mend the line, check the delimiter ({delimiter!r}), or pass `on_error='skip'`."
+            remedy = f"Fix the line, check the delimiter ({delimiter!r}), or pass `on_error='skip'`."
             reason = "an empty line" if not fields else "wrong number of fields"
             detail = "" if not fields else f": {len(fields)} instead of {len(header)} ({', '.join(header)})"
             if len(fields) > len(header):
@@ -237,7 +237,7 @@ def check_header(place, header):
     if not header or not all(header):
         problem = "a column without a name"
     elif repeated:
-        problem = f"column {repeated[0]!r} stands there twice"
+        problem = f"column {repeated[0]!r} appears twice"
     elif any(map(is_bad, header)):
         problem = BAD_TEXT
     else:

@@ -66,7 +66,7 @@ def read_beir(
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: for two files of one role, an id that is there twice, a text that is none, a judged query or (by
+        ValueError: for two files of one role, an id that appears twice, a text that is none, a judged query or (by
             default) document that is not there, and as `read`; it names file and line.
 
     Example:
@@ -154,7 +154,7 @@ def _texts(rows, title):
             if not isinstance(value, str) and not (column == "title" and value is None):
                 raise fault(rows.place(row), column, f"no text but {shown(value)}", 'Fill it in: `""` is a text.')
         if str(one) in found:
-            raise fault(rows.place(row), "_id", f"id {str(one)!r} is there twice", "Ids tell texts apart.")
+            raise fault(rows.place(row), "_id", f"id {str(one)!r} appears twice", "Ids tell texts apart.")
         found[str(one)] = f"{heading}{title}{body}".strip() if heading else body
     return found
 
@@ -175,7 +175,7 @@ def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int | float]
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for an empty file, a line of other columns, a grade that is no number, or two different grades of
+        ValueError: for an empty file, a line of other columns, a grade that is not a number, or two different grades of
             one document; it names file and line.
 
     Example:
@@ -205,7 +205,7 @@ def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int | float]
     elif len(first) == 4:
         picked = (0, 2, 3)
     elif len(first) != 3:
-        raise fault(place, None, f"{len(first)} columns: {shown(' '.join(first))}", f"Expected is {_JUDGEMENTS}.")
+        raise fault(place, None, f"{len(first)} columns: {shown(' '.join(first))}", f"Expected {_JUDGEMENTS}.")
     elif all(len(fields) == 3 and fields[1] in ("0", "Q0") for _, fields in records) and len(records) > 1:
         problem = "three columns, of which the second is always 0"
         remedy = "Are these documents called 0, or is the grade missing? Write a header line (query-id, corpus-id, "
@@ -215,7 +215,7 @@ def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int | float]
     for place, fields in records:
         if len(fields) != len(first):
             problem = f"{len(fields)} columns instead of {len(first)}: {shown(' '.join(fields))}"
-            raise fault(place, None, problem, f"Expected is {_JUDGEMENTS}.")
+            raise fault(place, None, problem, f"Expected {_JUDGEMENTS}.")
         query, document, *grade = (fields[i] for i in picked)
         _note(relevant, query, document, _grade(grade[0], place) if grade else 1, place)
     return relevant
@@ -225,7 +225,7 @@ def _named(place, header):
     """Returns the names of query, document and, if there is one, grade in a header."""
     found = [next((name for name in header if name.lower() in known), None) for known in (_QUERY, _DOCUMENT, _GRADE)]
     if found[0] is None or found[1] is None or (len(header) > 2 and found[2] is None):
-        remedy = f"Expected are {_QUERY[0]}, {_DOCUMENT[0]} and {_GRADE[0]}, or lines of {_JUDGEMENTS}."
+        remedy = f"Expected {_QUERY[0]}, {_DOCUMENT[0]} and {_GRADE[0]}, or lines of {_JUDGEMENTS}."
         raise fault(place, None, f"columns {', '.join(map(shown, header))}", remedy)
     return [name for name in found if name is not None]
 
@@ -240,7 +240,7 @@ def _note(relevant, query, document, grade, place):
 def _grade(value, place):
     grade = _number(value)
     if grade is None:
-        raise fault(place, None, f"a grade that is no number: {shown(value)}", f"Expected is {_JUDGEMENTS}.")
+        raise fault(place, None, f"a grade that is not a number: {shown(value)}", f"Expected {_JUDGEMENTS}.")
     return int(grade) if grade == int(grade) else grade
 
 
@@ -264,10 +264,10 @@ def _records(file):
         place = f"{file.place}, line {number}"
         line = line.strip("\r\n")
         if is_bad(line):
-            raise fault(place, None, f"{BAD_TEXT}, in {shown(line)}", "Mend the line: the file should be UTF-8.")
+            raise fault(place, None, f"{BAD_TEXT}, in {shown(line)}", "Fix the line: the file should be UTF-8.")
         fields = [field.strip() for field in line.split("\t")] if tabs else line.split()
         if not all(fields) or not fields:
-            raise fault(place, None, f"an empty line or column: {shown(line)}", "Mend the line.")
+            raise fault(place, None, f"an empty line or column: {shown(line)}", "Fix the line.")
         records.append((place, fields))
     return records
 
@@ -304,11 +304,11 @@ def read_run(
     found: dict[str, list[tuple[float, float, str, str]]] = {}
     for place, fields in _records(file):
         if len(fields) != 6:
-            raise fault(place, None, f"{len(fields)} columns: {shown(' '.join(fields))}", f"Expected is {_RUN}.")
+            raise fault(place, None, f"{len(fields)} columns: {shown(' '.join(fields))}", f"Expected {_RUN}.")
         query, _, document, rank, score, _ = fields
         for what, value in (("rank", rank), ("score", score)):
             if _number(value) is None:
-                raise fault(place, None, f"a {what} that is no number: {shown(value)}", f"Expected is {_RUN}.")
+                raise fault(place, None, f"a {what} that is not a number: {shown(value)}", f"Expected {_RUN}.")
         found.setdefault(query, []).append((float(rank), float(score), document, place))
     run: dict[str, dict[str, float]] = {}
     for query, ranked in found.items():
@@ -316,7 +316,7 @@ def read_run(
         run[query] = {}
         for i, (rank, score, document, place) in enumerate(ranked):
             if document in run[query]:
-                raise fault(place, None, f"document {document!r} is there twice for query {query!r}")
+                raise fault(place, None, f"document {document!r} appears twice for query {query!r}")
             if order is None and i and score > ranked[i - 1][1] and rank > ranked[i - 1][0]:
                 problem = f"rank {rank:g} of query {query!r} has a higher score than rank {ranked[i - 1][0]:g}"
                 raise fault(place, None, problem, "Say which counts: `order='score'` or `order='rank'`.")

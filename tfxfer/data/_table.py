@@ -64,7 +64,7 @@ def map_table(
     The parts lie in a folder `<output>.parts` until all are there; the output then appears in one step. A run that was
     killed continues from its last whole part with `resume=True`, and no row is lost or there twice.
 
-    A row is broken if it cannot be read (bad JSON, a wrong number of fields, bytes that are no text) or one of `texts`
+    A row is broken if it cannot be read (bad JSON, a wrong number of fields, bytes that are not text) or one of `texts`
     is missing or no string. Broken rows that do not raise are counted, and described in `<output>.broken.jsonl` with
     their line (from 1), or in Parquet their row (from 0), and the reason.
 
@@ -207,7 +207,7 @@ class _Call:
         place = f"{self._place}, {source.unit} {broken[source.unit]}"
         place += " (counting from 0)" if source.unit == "row" else ""
         detail = f": {broken['detail']}" if broken["detail"] else ""
-        remedy = "Mend it, or pass `on_error='skip'` or `on_error='keep'`."
+        remedy = "Fix it, or pass `on_error='skip'` or `on_error='keep'`."
         return fault(place, None, f"{broken['reason']}{detail}", remedy)
 
 
@@ -418,7 +418,7 @@ def _problem(name, value):
         return "no text", f"in column {name!r}"
     if isinstance(value, str):
         return _files.BAD_TEXT, f"in column {name!r}"
-    return "a text that is no string", f"in column {name!r}: {shown(value)}"
+    return "a text that is not a string", f"in column {name!r}: {shown(value)}"
 
 
 def _line(value):

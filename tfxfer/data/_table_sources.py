@@ -346,7 +346,7 @@ class JSONLines(_Source):
                 if number == 1 and isinstance(row, list):
                     remedy = "Write an object on each line, `frame.to_json(path, orient='records', lines=True)`."
                     raise fault(self.place, None, "a JSON array, not a JSON object on each line", remedy)
-                yield number, None, ("a line that is no JSON object", "", content[:_SHOWN])
+                yield number, None, ("a line that is not a JSON object", "", content[:_SHOWN])
                 continue
             bad = [name for name, value in row.items() if isinstance(value, str) and _files.is_bad(value)]
             problem = (_files.BAD_TEXT, f"in {bad[0]!r}", content[:_SHOWN]) if bad else None

@@ -13,7 +13,7 @@ from tfxfer.data._examples import Examples
 from tfxfer.data._rows import Faults, Rows, fault, shown
 from tfxfer.data._tags import Checker, check_names, is_tag, known_scheme, unknown
 
-_MEND = "Mend the row, leave it out, or pass `on_error='skip'`."
+_MEND = "Fix the row, leave it out, or pass `on_error='skip'`."
 
 
 def tagged(
@@ -44,7 +44,7 @@ def tagged(
         int32 `(words,)`, indices into `labels`. The dataset's `labels` are those tags.
 
     Raises:
-        ValueError: for a column that is not there, a row without words, words and tags of different number, a word or
+        ValueError: for a column that is not there, a row without words, words and tags that differ in count, a word or
             tag that is no string, a tag that is not among `labels`, one that the scheme does not have or forbids where
             it stands; it names file, line and column. For `labels` that are not the scheme's.
 
@@ -173,7 +173,7 @@ def _lists(rows, words, tags, faults):
             continue
         if len(theirs) != len(row):
             detail = f": {len(row)} and {len(theirs)}, in {shown(row)} and {shown(theirs)}"
-            faults.add(rows.place(i), tags, "words and tags of different number", detail, _MEND)
+            faults.add(rows.place(i), tags, "words and tags that differ in count", detail, _MEND)
             continue
         found[i] = row, theirs
     return found
@@ -186,7 +186,7 @@ def _strings(rows, i, column, what, faults):
         return faults.add(place, column, f"no {what}s", f": {shown(value)}", _MEND)
     if isinstance(value, (str, bytes, dict)) or not hasattr(value, "__len__") or not hasattr(value, "__iter__"):
         remedy = "Give lists of strings. For texts with character spans there is `data.read_entities`."
-        return faults.add(place, column, f"{what}s that are no list", f": {shown(value)}", remedy)
+        return faults.add(place, column, f"{what}s that are not a list", f": {shown(value)}", remedy)
     row = _texts(value)
     for k, each in enumerate(row):
         if type(each) is str and each.isascii():
@@ -195,7 +195,7 @@ def _strings(rows, i, column, what, faults):
             remedy = "Make strings of the column first"
             remedy += ", `[names[i] for i in row]` for indices." if what == "tag" else "."
             detail = f", at index {k}: {shown(each)}"
-            return faults.add(place, column, f"a {what} that is no string", detail, remedy)
+            return faults.add(place, column, f"a {what} that is not a string", detail, remedy)
         try:
             each.encode("utf-8")
         except UnicodeEncodeError:
@@ -247,7 +247,7 @@ def _names(rows, column, found, scheme):
     for tag, i in first.items():
         if not is_tag(tag, scheme):
             remedy = Checker(scheme, list(found.values()), repairs=False).remedy([tag])
-            raise fault(rows.place(i), column, f"{tag!r}, which is no tag of {scheme}", remedy)
+            raise fault(rows.place(i), column, f"{tag!r}, which is not a tag of {scheme}", remedy)
         if tag != "O":
             types.add(_schemes.split(tag)[1])
     if not types:

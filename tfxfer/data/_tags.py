@@ -79,7 +79,7 @@ class Checker:
     def remedy(self, tags):
         """What to do about tags that do not fit."""
         if self.repaired(tags) is None:
-            return "Mend the row. For tags that mark no spans, such as parts of speech: `scheme=None`."
+            return "Fix the row. For tags that mark no spans, such as parts of speech: `scheme=None`."
         if self._remedy is None:
             fitting = _schemes.guess(self._sequences)
             if fitting and self._converts:

@@ -39,7 +39,7 @@ def tension_pairs(texts: Sequence[str], negatives: int = 7, *, seed: int = 0) ->
     negatives, seed = _check.integer("negatives", negatives), _check.integer("seed", seed, minimum=0)
     names = {text: number for number, text in enumerate(dict.fromkeys(found))}
     if len(names) < 2:
-        raise _check.invalid("texts", "two different texts at least", found)
+        raise _check.invalid("texts", "at least two different texts", found)
     ids = np.array([names[text] for text in found])
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(found), size=(len(found), negatives))
