@@ -272,7 +272,7 @@ def test_queries_and_documents_that_do_not_fit_are_an_error_with_the_row(values,
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ([[1.0], []], "row 1 .*Leave the row out"),
+        ([[1.0], []], "row 1 .*Drop the row"),
         ([[1.0], [float("inf")]], "finite.*row 1"),
         ([[1.0], [2.0, None]], "row 1 .*At index 1"),
         ([[1.0], ["a"]], "numbers.*row 1"),

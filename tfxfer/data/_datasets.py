@@ -276,7 +276,7 @@ def _bounds(target_range):
 
 def _number(rows, i, column, value, bounds, faults):
     """A target as a float; `None` if it is invalid (the error is recorded)."""
-    remedy = "Fix the row, leave it out, or pass `on_error='skip'`."
+    remedy = "Fix the row, drop it, or pass `on_error='skip'`."
     if _check.is_missing(value) or value == "":
         return faults.add(rows.place(i), column, "no target", "", remedy)
     try:

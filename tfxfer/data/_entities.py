@@ -293,7 +293,7 @@ class _Reader:
         """Records an error; returns whether only its span is dropped, and not the row."""
         reason, detail, remedy = error.args
         if error.is_of_span and self._faults.on_error == "drop":
-            self._faults.repair(where, f"{reason}, left out", detail)
+            self._faults.repair(where, f"{reason}, dropped", detail)
             return True
         self._faults.add(where, None, reason, detail, remedy)
         return False

@@ -226,7 +226,7 @@ def near(label, known):
     names = list(known)
     if type(names[0]) is not type(label):
         kinds = ("strings", "numbers") if isinstance(names[0], str) else ("numbers", "strings")
-        return f"The given labels are {kinds[0]}, the column holds {kinds[1]}."
+        return f"The labels given are {kinds[0]}, the column holds {kinds[1]}."
     alike = difflib.get_close_matches(str(label), map(str, names), n=3)
     examples = f"Did you mean {' or '.join(map(repr, alike))}?" if alike else f"The known labels are {shown(names)}."
     return f"{examples} Add it to `labels`, fix the row, or pass `on_error='skip'`."
