@@ -126,7 +126,7 @@ def batches(
         length is `None`, so new shapes are not retraced. The cardinality is known if that of `dataset` is.
 
     Raises:
-        ValueError: if an argument is out of range, the rows have an unsupported form, there are no rows, a row has
+        ValueError: if an argument is out of range, the rows have an unsupported form, `dataset` is empty, a row has
             three or more texts with `columns="joint"`, there are fewer than P classes, a batch is too small for two
             classes of K, or `dataset` is `Batches` whose ids are not kept or come from another tokenizer.
 

@@ -35,7 +35,7 @@ class Examples(tf.data.Dataset):
         skipped, repaired: as given.
 
     Raises:
-        ValueError: if there are no rows, the columns differ in length, or there are weights without `y`.
+        ValueError: if `x` is empty, the columns differ in length, or there are weights without `y`.
 
     Example:
 

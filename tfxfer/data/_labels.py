@@ -68,7 +68,7 @@ def class_weights(
         their labels; for several labels per row, to `losses.WeightedBinaryCrossentropy`.
 
     Raises:
-        ValueError: if a label is unknown, missing or invalid, or there are no rows.
+        ValueError: if a label is unknown, missing or invalid, or `y` is empty.
 
     Example:
 
