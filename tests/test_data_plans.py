@@ -197,7 +197,7 @@ def test_with_a_remainder_to_drop_all_batches_are_full(rows, batch_size, seed):
     try:
         steps, plan = text_plan(list(zip(*rows, strict=True)), batch_size, seed, drop_remainder=True)
     except ValueError as error:
-        assert "rows enough for one full batch" in str(error)
+        assert "enough rows for one full batch" in str(error)
         assert batch_size > min(len({first for first, _ in rows}), len({second for _, second in rows})) / 2
         return
     for epoch in range(2):

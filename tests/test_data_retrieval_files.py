@@ -81,7 +81,7 @@ def test_missing_files_other_splits_and_two_files_of_one_role_are_errors(tmp_pat
     with pytest.raises(FileNotFoundError, match="no such folder"):
         data.read_beir(tmp_path / "none")
     folder(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"dev\.tsv.*The splits there are 'test'"):
+    with pytest.raises(FileNotFoundError, match=r"dev\.tsv.*The available splits are 'test'"):
         data.read_beir(tmp_path, split="dev")
     (tmp_path / "corpus.jsonl.gz").write_bytes(b"")
     with pytest.raises(ValueError, match="one file of the corpus"):
@@ -158,7 +158,7 @@ def test_a_broken_run_is_an_error(tmp_path, content, said):
 @pytest.mark.parametrize(
     ("run", "name", "said"),
     [
-        ({}, "x", "of a query at least"),
+        ({}, "x", "of at least one query"),
         ({"q": ["d1"]}, "x", "document id to score for query 'q'"),
         ({"q": {"d1": float("nan")}}, "x", "finite score of document 'd1'"),
         ({"q": {"d1": "1"}}, "x", "finite score of document 'd1'"),

@@ -221,7 +221,7 @@ def test_what_is_no_rows_is_an_error():
         ([{"a": 1}, 5], "the list, row 1 .*not a dict but 5"),
         ({"a": [b"x", b"\xff"]}, r"row 1 \(counting from 0\), column 'a': bad UTF-8"),
         (pd.DataFrame({"a": []}), "at least one row"),
-        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "differ from each other"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "distinct column names"),
         (tf.data.Dataset.from_tensor_slices(["a"]), "dataset of dicts|Dataset of dicts"),
         (tf.data.Dataset.from_tensors({"a": 1}).repeat(), "finite"),
     ]:

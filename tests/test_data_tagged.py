@@ -113,15 +113,15 @@ def test_comments_that_cannot_be_words_are_left_out_of_a_file_with_tabs(tmp_path
         ("# 1\na O\nb O\n", 1, forbids),
     ):
         said = refuses(f"a.conll, line {line}: {problem}", conll, tmp_path, text)
-        assert said.endswith("If it is a comment, say what comments begin with: `comments='# '`.")
+        assert said.endswith("If it is a comment, pass the start of comments: `comments='# '`.")
 
 
 def test_comments_on_request_are_left_out_but_for_what_may_be_a_word(tmp_path):
     assert conll(tmp_path, "# id = 1\na O\n# x\n#b O\n", comments="# ")["words"] == [["a", "#b"]]
     assert conll(tmp_path, "// x\n//y O Z\na O\n\n// O.\n", comments="//")["words"] == [["a"]]
     assert conll(tmp_path, "# 1\na X\n", comments="# ", scheme=None)["words"] == [["a"]]
-    said = refuses("a.conll, line 2: a line that begins as comments do", conll, tmp_path, "a O\n#b B-X\n", comments="#")
-    assert "may be the word '#b' with the tag 'B-X'. Give more of what comments begin with" in said
+    said = refuses("a.conll, line 2: a line that starts like a comment", conll, tmp_path, "a O\n#b B-X\n", comments="#")
+    assert "may be the word '#b' with the tag 'B-X'. Pass a longer start of comments" in said
 
 
 def test_marks_of_documents_are_no_words_and_number_the_documents(tmp_path):
@@ -208,7 +208,7 @@ def test_a_broken_line_is_an_error_with_its_line_or_its_sentence_is_skipped(tmp_
 
 def test_a_file_of_one_column_or_without_sentences_is_an_error(tmp_path):
     said = refuses("line 1: 1 column by ' ', so that words and tags are the same, in 'a'", conll, tmp_path, "a\nb\n")
-    assert "`separator=...`; or read a file of words alone with `tags=None`" in said
+    assert "`separator=...`; or read a file of words only with `tags=None`" in said
     refuses("a.conll: no sentence.", conll, tmp_path, "-DOCSTART- O\n\n \n")
     refuses("a.conll: the file is empty", conll, tmp_path, "\n\n")
 
@@ -394,7 +394,7 @@ def test_an_export_of_label_studio_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"annotations": []}, "row 0 (counting from 0): not one annotation but 0. Keep the one to learn from."),
+        ({"annotations": []}, "row 0 (counting from 0): not one annotation but 0. Keep the one to train on."),
         ({"annotations": [{"result": []}, {"result": []}]}, "not one annotation but 2"),
         ({"annotations": [{}]}, "no 'result' for 'result'"),
         ({"annotations": None}, "no list of annotations: None"),
@@ -688,7 +688,7 @@ def test_a_dataset_becomes_batches_that_keep_its_labels(tmp_path):
         ((["a", "\ud800"], ["O", "O"]), "column 'words': a word that UTF-8 cannot hold, at index 1"),
         (
             (["a"], [3]),
-            "column 'tags': a tag that is not a string, at index 0: 3. Make strings of the column first, `[nam",
+            "column 'tags': a tag that is not a string, at index 0: 3. Convert the column to strings first",
         ),
         ((["a"], ["B-Loc"]), "column 'tags': unknown tag 'B-Loc', at index 0. Did you mean 'B-LOC'"),
         ((["a", "b"], ["O", "I-PER"]), "column 'tags': a tag that IOB2 forbids, at index 1: 'I-PER' comes after 'O'"),

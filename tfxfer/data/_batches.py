@@ -201,7 +201,7 @@ def input_columns(inputs, columns=None):
     if callable(getattr(inputs, "pack", None)):
         return {"text": TextColumn(inputs, "joint" if columns is None else _check.one_of("columns", columns, FORMS))}
     if columns is not None:
-        raise _check.invalid("columns", "None where `inputs` is a task model or a dict of columns", columns)
+        raise _check.invalid("columns", "None if `inputs` is a task model or a dict of columns", columns)
     return columns_of(inputs)
 
 

@@ -235,7 +235,7 @@ def _check_comment(place, line, layout, scheme):
     tag = fields[layout.numbers["tags"]]
     if is_tag(tag, scheme):
         word = fields[layout.numbers["words"]]
-        problem = f"a line that begins as comments do but may be the word {word!r} with the tag {tag!r}"
+        problem = f"a line that starts like a comment but may be the word {word!r} with the tag {tag!r}"
         remedy = "Pass a longer start of comments, such as `comments='# '`, or remove the line from the file."
         raise fault(f"{place}, line {line.number}", None, problem, remedy)
 

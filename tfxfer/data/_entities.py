@@ -358,7 +358,7 @@ class _Reader:
 
 def _overlap(span, before):
     detail = f": {shown(span.text)} ({span.label}) and {shown(before.text)} ({before.label}), span {before.number}"
-    remedy = "A word has one tag: leave one of the two out, or pass `on_error='drop'`, which keeps the one that begins "
+    remedy = "A word has one tag: remove one of the two, or pass `on_error='drop'`, which keeps the one that starts "
     remedy += "first, or is longer."
     return _Fault("a span that overlaps another", detail, remedy, True)
 

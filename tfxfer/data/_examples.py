@@ -125,7 +125,7 @@ def examples(
     if target is not None:
         if isinstance(inputs, dict):
             remedy = "Columns alone do not determine how to encode a target: pass a task model as `inputs`."
-            raise _check.invalid("target", "None where `inputs` is a dict", target, remedy)
+            raise _check.invalid("target", "None if `inputs` is a dict", target, remedy)
         targets = inputs.target_columns()
         if isinstance(targets, dict) != isinstance(target, dict):
             expected = (

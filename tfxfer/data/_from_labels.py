@@ -183,7 +183,7 @@ def _by_class(rows, text, label, on_error):
         raise _check.invalid("rows", "rows of at least two classes", rows, remedy)
     sizes = [len(values) for values in classes.values()]
     if max(sizes) < 2:
-        remedy = f"Each of the {len(sizes)} classes has one text, so none has a positive."
+        remedy = f"Each of the {len(sizes)} classes has one text, so there are no positive pairs."
         raise _check.invalid("rows", "at least two different texts of one class", rows, remedy)
     return list(itertools.chain.from_iterable(classes.values())), np.cumsum(sizes), faults
 

@@ -122,7 +122,7 @@ class Gate:
     def _refuse_targets(self, y, sample_weight, kind):
         for name, value in ((self._y, y), (self._weight, sample_weight)):
             if value is not None:
-                raise _check.invalid(name, f"None where `{self._x}` is {kind}, which holds the targets", value)
+                raise _check.invalid(name, f"None if `{self._x}` is {kind}, which holds the targets", value)
 
     def _are_ids(self, x):
         names = set(self._task.input)

@@ -57,7 +57,7 @@ def group_rows(rows: Any, by: str, lists: str | Sequence[str]) -> Rows:
         for first, *others in groups.values():
             for i in others:
                 if values[i] != values[first]:
-                    problem = f"{shown(values[i])} where {rows.place(first)} has {shown(values[first])}"
+                    problem = f"{shown(values[i])}, but {rows.place(first)} has {shown(values[first])}"
                     remedy = f"Rows of one {by!r} must have the same {name!r}; or name the column in `lists`."
                     raise fault(rows.place(i), name, problem, remedy)
     made = rows[[group[0] for group in groups.values()]]

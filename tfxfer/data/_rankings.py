@@ -90,7 +90,7 @@ def rankings(
         raise _check.invalid("targets", "None with `target`", targets, "Pass a column or a list.")
     if targets is not None:
         if random_negatives:
-            remedy = "Add them to the rows before the teacher scores these."
+            remedy = "Add them to the rows before scoring these with the teacher."
             raise _check.invalid("random_negatives", "0 with `targets`", random_negatives, remedy)
         if isinstance(targets, (str, bytes)) or not hasattr(targets, "__len__") or len(targets) != len(rows):
             count = len(targets) if hasattr(targets, "__len__") else targets

@@ -192,7 +192,7 @@ def _strings(rows, i, column, what, faults):
         if type(each) is str and each.isascii():
             continue
         if not isinstance(each, str):
-            remedy = "Make strings of the column first"
+            remedy = "Convert the column to strings first"
             remedy += ", `[names[i] for i in row]` for indices." if what == "tag" else "."
             detail = f", at index {k}: {shown(each)}"
             return faults.add(place, column, f"a {what} that is not a string", detail, remedy)
