@@ -96,7 +96,7 @@ def test_lines_of_one_query_become_a_list_wherever_they_stand(tmp_path):
 @pytest.mark.parametrize(
     ("flat", "by", "named", "said"),
     [
-        ({"id": [1, 1], "q": ["a", "b"], "d": ["x", "y"]}, "id", ["d"], "row 1 .*column 'q'.*'b' where .*row 0"),
+        ({"id": [1, 1], "q": ["a", "b"], "d": ["x", "y"]}, "id", ["d"], "row 1 .*column 'q'.*'b', but .*row 0"),
         ({"id": [1, None], "d": ["x", "y"]}, "id", ["d"], "row 1 .*column 'id': no group: None"),
         ({"id": [1, 1], "d": ["x", "y"]}, "id", ["id"], "`lists`"),
         ({"id": [1, 1], "d": ["x", "y"]}, "key", ["d"], "`column`.*'key'"),

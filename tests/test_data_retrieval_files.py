@@ -158,7 +158,7 @@ def test_a_broken_run_is_an_error(tmp_path, content, said):
 @pytest.mark.parametrize(
     ("run", "name", "said"),
     [
-        ({}, "x", "of at least one query"),
+        ({}, "x", "at least one query"),
         ({"q": ["d1"]}, "x", "document id to score for query 'q'"),
         ({"q": {"d1": float("nan")}}, "x", "finite score of document 'd1'"),
         ({"q": {"d1": "1"}}, "x", "finite score of document 'd1'"),

@@ -446,12 +446,12 @@ WHERE = "the list, row 1 (counting from 0), span {} (counting from 0): "
 def test_a_span_that_words_cannot_hold_is_an_error_or_dropped(spans, number, message, remedy):
     said = refuses(WHERE.format(number) + message, entities, *spans)
     assert remedy in said.partition(message)[2]
-    with pytest.warns(UserWarning, match=r"read_entities\(.*: repaired 1 x .*, left out\. The first: the list, row 1"):
+    with pytest.warns(UserWarning, match=r"read_entities\(.*: repaired 1 x .*, dropped\. The first: the list, row 1"):
         rows = entities(*spans, on_error="drop")
     rest = [span for i, span in enumerate(spans) if i != number]
     assert rows["tags"] == entities(*rest)["tags"] and len(rows) == 2
     [(reason, count)] = rows.repaired.items()
-    assert message.startswith(reason.removesuffix(", left out")) and count == 1
+    assert message.startswith(reason.removesuffix(", dropped")) and count == 1
     with pytest.warns(UserWarning, match="skipped 1 broken rows"):
         assert entities(*spans, on_error="skip")["text"] == ["x"]
     if "cuts" not in message:

@@ -379,9 +379,7 @@ def check_run(argument: str, run: Any) -> dict[Any, dict[Any, float]]:
     {'q1': {'d3': 1.0}}
     """
     if not isinstance(run, collections.abc.Mapping) or not run:
-        raise _check.invalid(
-            argument, "a dict of query id to a dict of document id to score, of at least one query", run
-        )
+        raise _check.invalid(argument, "a dict of query id to a dict of document id to score, at least one query", run)
     found = {}
     for query, scores in run.items():
         if not isinstance(scores, collections.abc.Mapping):
