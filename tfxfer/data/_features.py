@@ -14,7 +14,7 @@ from tfxfer.data._columns import Column
 from tfxfer.data._mix import Mixed
 from tfxfer.data._sources import CHUNK, Kept, _cut
 
-# Tokens per call of a model: enough for efficient matrix products, few enough to stay in the CPU cache.
+# Positions per call of a model: enough for efficient matrix products, few enough to stay in the cache.
 _PLACES = 2048
 _ROWS = 64
 

@@ -22,8 +22,8 @@ class DeletedTextColumn(TextColumn):
             targets. Defaults to 0.6.
 
     Values: a column of strings. Batch: int32 `token_ids`, `padding_mask` and, for families that have them,
-    `segment_ids` `(batch, length)` of the remaining tokens; `decoder_ids` and `decoder_mask` `(batch, whole length -
-    1)`, the whole text without its last token. Targets: int32 `(batch, whole length - 1)`, the next token for each of
+    `segment_ids` `(batch, length)` of the remaining tokens; `decoder_ids` and `decoder_mask`
+    `(batch, whole length - 1)`, the whole text without its last token. Targets: int32 `(batch, whole length - 1)`, the next token for each of
     these, and -1 at padding.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Texts whose tokens are hidden at random, for masked language modeling."""
+"""Texts with randomly masked tokens, for masked language modeling."""
 
 from typing import Any
 

@@ -114,7 +114,7 @@ class RankingColumn(TextColumn):
         return kept[1].shape.rank == 3
 
     def lengths(self, kept: Any) -> Any:
-        """Returns the number of tokens of each row's longest pair, special tokens included, int32 `(rows,)`."""
+        """Returns the truncated length of each row's longest pair in tokens: int32 `(rows,)`."""
         if not self.are_lists(kept):
             return super().lengths(kept)
         pairs, rows = self._pairs(kept)

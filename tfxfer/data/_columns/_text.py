@@ -118,7 +118,7 @@ class TextColumn(Column):
         return (tuple(made) if len(made) > 1 else made[0]), tags
 
     def lengths(self, kept: Any) -> Any:
-        """Returns the number of tokens of each row, special tokens included, int32 `(rows,)`: of its longest text."""
+        """Returns the truncated length of each row, or of its longest text, in tokens: int32 `(rows,)`."""
         lengths = self.preprocessor.lengths
         if self.separate:
             return tf.reduce_max(tf.stack([lengths(column) for column in kept]), axis=0)

@@ -64,7 +64,7 @@ class TextListColumn(Column):
         return rows.with_values(augmentation.on_texts(rows.values, seeds)), tags
 
     def lengths(self, kept: Any) -> Any:
-        """Returns the number of tokens of each row's longest text, int32 `(rows,)`; 0 for an empty list."""
+        """Returns the truncated length of each row's longest text in tokens: int32 `(rows,)`; 0 for an empty list."""
         flat = self.preprocessor.lengths(kept.values)
         return tf.maximum(tf.reduce_max(kept.with_values(flat), axis=1), 0)
 

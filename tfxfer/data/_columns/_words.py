@@ -78,7 +78,7 @@ class WordsColumn(Column):
         return augmentation.on_words(rows, text_seeds(seeds, 0), indices, tag_sets)
 
     def lengths(self, kept: Any) -> Any:
-        """Returns the number of tokens of each row, special tokens included, int32 `(rows,)`."""
+        """Returns the truncated length of each row in tokens, special tokens included: int32 `(rows,)`."""
         return self.preprocessor.lengths(kept.merge_dims(1, 2))
 
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
