@@ -23,8 +23,8 @@ class DeletedTextColumn(TextColumn):
 
     Values: a column of strings. Batch: int32 `token_ids`, `padding_mask` and, for families that have them,
     `segment_ids` `(batch, length)` of the remaining tokens; `decoder_ids` and `decoder_mask`
-    `(batch, whole length - 1)`, the whole text without its last token. Targets: int32 `(batch, whole length - 1)`, the next token for each of
-    these, and -1 at padding.
+    `(batch, whole length - 1)`, the whole text without its last token. Targets: int32 `(batch, whole length - 1)`, the
+    next token for each of these, and -1 at padding.
 
     Raises:
         ValueError: if `rate` is out of range.
