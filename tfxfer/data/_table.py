@@ -92,7 +92,8 @@ def map_table(
         delimiter: string of one character that separates the fields of TSV or CSV; a CSV output uses its source's.
             Defaults to a tab for TSV, and is detected for CSV.
         quoting: bool. `False` for TSV or CSV files in which `"` is an ordinary character.
-        encoding: string. The encoding of text files; a byte order mark overrides it.
+        encoding: string. The encoding of text files; a byte order mark sets it, unless an encoding other than UTF-8 is
+            given.
 
     Returns:
         A dict: `output` (the path), `rows` (in the output), `answered`, `broken` (a dict of reason to count),
