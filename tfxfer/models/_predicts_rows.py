@@ -38,7 +38,7 @@ class PredictsRows(_Mixin):
                 generator of parts.
             batch_size: int. Texts per batch. Defaults to 32.
             verbose: 0, 1 or `"auto"`: whether to show a progress bar.
-            steps: int. The number of batches to read, if `x` is batches.
+            steps: int. The number of batches to read, if `x` contains batches.
             callbacks: `None`; rows differ in shape and are computed without Keras's loop.
 
         Returns:
