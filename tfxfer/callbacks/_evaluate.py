@@ -302,7 +302,7 @@ class EvaluateClassification(Evaluate):
         **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`; see `Evaluate`.
 
     Raises:
-        ValueError: on construction, if there are no texts or the labels differ in number; when `fit` starts, if the
+        ValueError: on construction, if `texts` is empty or the labels differ in number; when `fit` starts, if the
             model does not know a label, and as `Evaluate`.
 
     Example:
@@ -360,7 +360,7 @@ class EvaluateEntities(Evaluate):
         **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`; see `Evaluate`.
 
     Raises:
-        ValueError: on construction, if there are no rows or a row's tags and words differ in number; when `fit` starts,
+        ValueError: on construction, if `x` is empty or a row's tags and words differ in number; when `fit` starts,
             if the model does not know a tag or has no scheme, and as `Evaluate`.
 
     Example:

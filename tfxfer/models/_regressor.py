@@ -90,8 +90,13 @@ class TextRegressor(RegressorFromPreset, Ranks, PooledTask):
         )
 
     def compile(self, optimizer: Any = "auto", loss: Any = "auto", *, metrics: Any = "auto", **kwargs: Any) -> None:
-        """Configures training like `keras.Model.compile`. By default, the optimizer is `optimizers.Auto`, the loss mean
-        squared error and the metric mean absolute error.
+        """Configures training like `keras.Model.compile`, with other defaults.
+
+        Args:
+            optimizer: the default, `"auto"`, is `optimizers.Auto`, which `fit` plans.
+            loss: defaults to the mean squared error.
+            metrics: defaults to the mean absolute error, `mae`.
+            **kwargs: as in `keras.Model.compile`.
         """
         super().compile(
             optimizer=optimizer,
@@ -105,7 +110,7 @@ class TextRegressor(RegressorFromPreset, Ranks, PooledTask):
         return data.ValuesColumn(self.num_outputs)
 
     def to_scores(self, values: Any) -> Any:
-        """Applies `score_activation` to outputs and returns the scores, a tensor of the same shape."""
+        """Applies `score_activation` to outputs, a tensor `values`, and returns scores of the same shape."""
         return values if self.score_activation is None else SCORE_ACTIVATIONS[self.score_activation](values)
 
     def scores(self, x: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
@@ -128,7 +133,7 @@ class TextRegressor(RegressorFromPreset, Ranks, PooledTask):
         return self._answers(x, batch_size, verbose, self.decode)
 
     def decode(self, outputs: Any) -> np.ndarray:
-        """Turns outputs `(rows, num_outputs)` into scores; see `scores`."""
+        """Converts outputs `(rows, num_outputs)` to scores; see `scores`."""
         found = keras.ops.convert_to_numpy(self.to_scores(outputs))
         return found[:, 0] if self.num_outputs == 1 else found
 

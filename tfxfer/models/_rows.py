@@ -309,7 +309,7 @@ class TakesRows(_Mixin):
         """Runs the model on rows or batches and returns its outputs in the order of the rows.
 
         Rows in memory are sorted by length and batched with little padding; the outputs are returned in the original
-        order. If there are no rows, the result is an empty array.
+        order. Without rows, the result is an empty array.
 
         Args:
             x: rows or batches, in any form that `fit` takes; targets are ignored. For a generator of single rows, the
@@ -376,7 +376,7 @@ class TakesRows(_Mixin):
         return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
 
     def feature_tensor(self) -> Any:
-        """Returns the Keras tensor behind `head_features`, with one vector for each row.
+        """Returns the Keras tensor of `head_features`, with one vector for each row.
 
         Raises:
             ValueError: if the model has none.

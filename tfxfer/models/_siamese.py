@@ -37,6 +37,11 @@ class Siamese(SiameseFromPreset, TextTask):
         trainable: as in `TextEmbedder`; by default, the embedder keeps its flags.
         **kwargs: `name`.
 
+    Raises:
+        ValueError: if `embedder` is not an embedder, a decoder or layer group is unknown, `decoder` is set with
+            `all_layers` or for an embedder of token vectors, or `all_layers` for an embedder that is not a
+            `TextEmbedder`.
+
     Input: dict of int32 `(batch, columns, length)`, from `data.batches(..., columns="separate")`; `fit` also takes
     a tuple of string columns. Output: float32 `(batch, columns, dim)`, or the output of the decoder; with
     `all_layers`, `(batch, columns, layers, dim)`, where `layers` is the number of blocks plus one.
@@ -120,7 +125,7 @@ class Siamese(SiameseFromPreset, TextTask):
 
     def write_checkpoint(self, folder: str | os.PathLike[str], format: str, dtype: Any) -> None:
         """Writes the embedder; raises for a decoder with weights, which these formats cannot store."""
-        # These formats cannot store the weights of a decoder.
+        # The base class raises.
         if len(self.weights) > len(self.embedder.weights) and self.decoder_changes_embeddings():
             super().write_checkpoint(folder, format, dtype)
         self.embedder.write_checkpoint(folder, format, dtype)

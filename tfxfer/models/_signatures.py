@@ -53,6 +53,14 @@ class Signature:
 
     Raises:
         ValueError: if the kind is unknown.
+
+    Example:
+
+    >>> def stars(outputs):
+    ...     return 1 + 4 * keras.ops.sigmoid(outputs)
+    >>> rate = tx.models.Signature("rate", "values", "Stars, 1 to 5.", output="stars", finish=stars)
+    >>> float(rate.finish(0.0))
+    3.0
     """
 
     name: str

@@ -58,6 +58,21 @@ class TextTask(
         trainable: which layer groups train; see `set_trainable`. `None` keeps the flags of the layers.
         training_record: list of dicts: the past training runs of a saved model; see `training_record`.
         **kwargs: `name`, `compile`.
+
+    Example:
+
+    ```python
+    class Stars(tx.models.TextTask):
+        def __init__(self, backbone, preprocessor=None, **kwargs):
+            pooling, head = tx.layers.Pooling("mean", name="pooling"), keras.layers.Dense(1, name="head")
+            pooled = pooling(backbone(backbone.input), padding_mask=backbone.input["padding_mask"])
+            parts = {"backbone": backbone, "preprocessor": preprocessor, "top": [head]}
+            super().__init__(backbone.input, head(pooled), **parts, **kwargs)
+
+    model = Stars.from_preset("all_minilm_l6_v2")
+    model.compile(loss="mse")
+    model.fit(["Fits well.", "Too small."], [5.0, 2.0])
+    ```
     """
 
     def __init__(
@@ -514,7 +529,7 @@ class TextTask(
         return {}
 
     def usage(self, format: str, repo_id: str) -> dict[str, str]:
-        """Returns the Python code of the model card: a dict of libraries to code."""
+        """Returns the Python code of the model card for `format` and `repo_id`: a dict of libraries to code."""
         return {}
 
 

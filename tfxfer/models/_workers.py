@@ -34,10 +34,28 @@ class Workers:
     They keep the model as it was at that time, and serve any number of calls. Functions that take an embedder also take
     workers: `search.SemanticIndex(workers, texts)`.
 
+    Args:
+        model: `TextEmbedder` without an engine.
+        count: int. The number of processes. Defaults to the number of devices.
+        devices: list of `"cpu"` and `"gpu:0"`, `"gpu:1"` and so on, one for each process. By default, each process sees
+            the devices of this process.
+        threads: int. Threads of each process. By default, the number of cores divided by the number of processes.
+
     Attributes:
         model: the embedder.
         devices: list of strings or `None`, one for each process.
         threads: int. Threads of each process, as far as TensorFlow and numpy respect it.
+
+    Raises:
+        ValueError: if a device is unknown or missing, or the model has an engine.
+
+    Example:
+
+    ```python
+    if __name__ == "__main__":
+        with embedder.workers(4) as workers:
+            vectors = workers.encode(texts)
+    ```
     """
 
     def __init__(
@@ -83,15 +101,15 @@ class Workers:
         return self.model.prompts
 
     def encode(self, texts: Any, batch_size: int = 32, **kwargs: Any) -> Any:
-        """Returns `model.encode(texts, batch_size, workers=self, **kwargs)`."""
+        """Encodes `texts` in batches of `batch_size`: `model.encode(texts, batch_size, workers=self, **kwargs)`."""
         return self.model.encode(texts, batch_size, **{**kwargs, "workers": self})
 
     def encode_query(self, texts: Any, batch_size: int = 32, **kwargs: Any) -> Any:
-        """Returns `model.encode_query(texts, batch_size, workers=self, **kwargs)`."""
+        """Encodes the queries `texts` in batches of `batch_size`: `model.encode_query(..., workers=self, **kwargs)`."""
         return self.model.encode_query(texts, batch_size, **{**kwargs, "workers": self})
 
     def encode_document(self, texts: Any, batch_size: int = 32, **kwargs: Any) -> Any:
-        """Returns `model.encode_document(texts, batch_size, workers=self, **kwargs)`."""
+        """Encodes the documents `texts` in batches of `batch_size`: `model.encode_document(..., workers=self)`."""
         return self.model.encode_document(texts, batch_size, **{**kwargs, "workers": self})
 
     def close(self) -> None:
