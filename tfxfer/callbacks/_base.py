@@ -29,8 +29,8 @@ class Evaluate(keras.callbacks.Callback):
             same names. A value of the same name that Keras computed on `validation_data` is overwritten.
         model: the model to evaluate, if it is only a part of the model being trained.
         at_start: bool. Whether to also evaluate before the first epoch. By default, evaluations of embedders do.
-        keep_best: bool. Whether the model ends with the weights of its largest first value; with `at_start`, the
-            weights before training count too. By default, evaluations of embedders do, unless an earlier evaluation in
+        keep_best: bool. Whether the model ends with the weights that had the largest first value; with `at_start`,
+            the weights before training count, too. By default, evaluations of embedders do, unless an earlier evaluation in
             the list or `EarlyStopping(restore_best_weights=True)` does.
 
     Attributes:
