@@ -30,8 +30,8 @@ class Evaluate(keras.callbacks.Callback):
         model: the model to evaluate, if it is only a part of the model being trained.
         at_start: bool. Whether to also evaluate before the first epoch. By default, evaluations of embedders do.
         keep_best: bool. Whether the model ends with the weights that had the largest first value; with `at_start`,
-            the weights before training count, too. By default, evaluations of embedders do, unless an earlier evaluation in
-            the list or `EarlyStopping(restore_best_weights=True)` does.
+            the weights before training count, too. By default, evaluations of embedders do, unless an earlier
+            evaluation in the list or `EarlyStopping(restore_best_weights=True)` does.
 
     Attributes:
         results: list of dicts: `epoch`, `step` (training steps since `fit` began; counted with `every` only) and the

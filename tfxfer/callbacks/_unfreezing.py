@@ -15,9 +15,9 @@ class GradualUnfreezing(keras.callbacks.Callback):
     """Unfreezes a model from the output down within one `fit`: first the head, then one more layer group at a time.
 
     The gradients of a new head are uninformative at first, so the layers that hold most of the pretrained knowledge
-    are unfrozen last. The optimizer continues throughout: moments, iterations and schedule are those of one training run.
-    What trains depends only on the epoch, or on the optimizer's iterations, so a `fit` that starts from a checkpoint
-    (`initial_epoch`, `callbacks.Resume`) resumes at the same point of the schedule.
+    are unfrozen last. The optimizer continues throughout: moments, iterations and schedule are those of one training
+    run. What trains depends only on the epoch, or on the optimizer's iterations, so a `fit` that starts from a
+    checkpoint (`initial_epoch`, `callbacks.Resume`) resumes at the same point of the schedule.
 
     A frozen group stays bit-identical, including under weight decay and moving averages, and runs without dropout
     (`model.frozen_dropout`). An unfrozen group counts its own steps: Adam corrects its moments for the number of steps
