@@ -365,8 +365,7 @@ class Resume(keras.callbacks.Callback):
                 continue
             changed = {name: _checkpoint.decode(value, arrays) for name, value in kept.get(id(callback), {}).items()}
             now = _plain(callback)
-            # Attributes not in the checkpoint had their initial values then; the epoch begun here may have changed
-            # them.
+            # Attributes not in the checkpoint had their initial values, which this epoch may have changed.
             for name, value in {**_copy(fresh), **changed}.items():
                 if name not in now or not _equal(now[name], value):
                     setattr(callback, name, value)

@@ -318,8 +318,7 @@ class TextTask(
 
     def _trace_anew(self):
         _training.settle_optimizer(self)
-        # A public way in Keras: `fit` reads `train_function` at each step, so the next step is traced with the new
-        # flags.
+        # Public in Keras: `fit` reads `train_function` at each step, so the next step is traced with the new flags.
         if self.train_function is not None:
             self.make_train_function(force=True)
 
