@@ -112,8 +112,8 @@ def align(
             them. The map that is returned is fitted on all.
         ks: ints. The ranks of the recall.
         seed: int. Of the texts that are held out.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show progress bars; by default on long work.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
 
     Returns:
         `Alignment`. Its `scores` are of held-out texts as queries that look for others among the old vectors of all

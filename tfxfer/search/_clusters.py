@@ -147,8 +147,8 @@ def clusters(
         stopwords: list of words that are no names.
         seed: int, for `"kmeans"`, so that the clusters are the same each time.
         prompt: string set before each text; by default the embedder's own.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show progress bars; by default on long work.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
 
     Returns:
         `Clusters(labels, clusters)`.

@@ -98,8 +98,8 @@ class HybridIndex:
             metadata: as the indexes take it.
             lexical: dict of further arguments of `BM25Index`, such as `{"variant": "bm25+"}`.
             semantic: dict of further arguments of `SemanticIndex`, such as `{"precision": "int8"}`.
-            batch_size: int. Texts computed at a time.
-            progress: bool. Whether to show progress bars; by default on long work.
+            batch_size: int. Number of texts encoded at a time.
+            progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
             **settings: further arguments of `HybridIndex`.
         """
         texts = list(texts) if not isinstance(texts, (str, bytes)) else texts
@@ -182,7 +182,7 @@ class HybridIndex:
                 already.
             reranker: optional cross-encoder that orders all candidates of both indexes; see `SemanticIndex.search`.
             batch_size: int. Texts, and pairs of a reranker, computed at a time.
-            progress: bool. Whether to show progress bars; by default on long work.
+            progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
 
         Returns:
             `Hits(ids, scores, texts)`, as `SemanticIndex.search` gives them, with the fused scores as float64, or those

@@ -57,8 +57,8 @@ class SemanticIndex:
         query_prompt: string set before each query. Defaults to the embedder's prompt `"query"`, if it has one.
         document_prompt: string set before each text. Defaults to the embedder's prompt `"document"`, `"passage"` or
             `"corpus"`, if it has one.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show progress bars; by default on long work.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
 
     Raises:
         ValueError: for an empty corpus, something that is no text, vectors that do not fit, or a re-scoring that the
@@ -194,8 +194,8 @@ class SemanticIndex:
             embeddings: float array `(texts, dim)`, where the vectors are there already.
             ids: their ids, where the texts that are there have ids of their own. By default they count on.
             metadata: the columns that the texts have that are there.
-            batch_size: int. Texts computed at a time.
-            progress: bool. Whether to show a progress bar; by default on long work.
+            batch_size: int. Number of texts encoded at a time.
+            progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
 
         Raises:
             ValueError: for what `SemanticIndex` refuses, ids that are there already, or an index that lies on the disk.
@@ -333,8 +333,8 @@ class SemanticIndex:
             reranker: optional cross-encoder that scores the best `k * multiplier` again and puts them in order: a
                 `models.TextRegressor` over pairs, a `models.TextClassifier` of two labels (the second counts), or a
                 function of two lists of strings to a number for each row. Needs queries that are texts.
-            batch_size: int. Texts computed at a time.
-            progress: bool. Whether to show progress bars; by default on long work.
+            batch_size: int. Number of texts encoded at a time.
+            progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
 
         Returns:
             `Hits(ids, scores, texts)`: for one query ids and float32 scores `(k,)` and a list of k strings; for several
@@ -441,8 +441,8 @@ class SemanticIndex:
                 vector for each text, in order.
             ids: as `SemanticIndex` takes them.
             metadata: as there.
-            batch_size: int. Texts computed at a time.
-            progress: bool. Whether to show progress bars; by default on long work.
+            batch_size: int. Number of texts encoded at a time.
+            progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
             **settings: further arguments of `SemanticIndex` but for `backend`: faiss and usearch hold what they make.
 
         Returns:

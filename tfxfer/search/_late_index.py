@@ -42,8 +42,8 @@ class LateInteractionIndex:
         calibration: list of float arrays `(tokens, dim)` of typical texts, what centroids and intervals are fitted on.
             Defaults to the first 4,096 texts. Of more than 262,144 tokens, a random sample counts.
         seed: int, of k-means.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show progress bars; by default on long work.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
 
     Raises:
         ValueError: for an empty corpus, something that is no text, or vectors that do not fit.
@@ -139,8 +139,8 @@ class LateInteractionIndex:
         Args:
             texts: list or other iterable of strings.
             embeddings: list of float arrays `(tokens, dim)`, where the vectors are there already.
-            batch_size: int. Texts computed at a time.
-            progress: bool. Whether to show a progress bar; by default on long work.
+            batch_size: int. Number of texts encoded at a time.
+            progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
         """
         texts = _texts.strings("texts", texts)
         dim = None if self._vectors is None and self._codec is None else self.embedding_dim
@@ -208,8 +208,8 @@ class LateInteractionIndex:
             k: int, at most the number of texts.
             nprobe: int. Looks only at texts with a token whose centroid is among so many nearest to a token of the
                 query; the score of these is the same. Defaults to `None`: all texts.
-            batch_size: int. Texts computed at a time.
-            progress: bool. Whether to show a progress bar; by default on long work.
+            batch_size: int. Number of texts encoded at a time.
+            progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
 
         Returns:
             `Hits(ids, scores, texts)`: for one query int64 and float32 `(k,)` and a list of k strings; for several

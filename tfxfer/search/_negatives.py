@@ -62,8 +62,8 @@ def hard_negatives(
         query_prompt: string set before each anchor. Defaults to the embedder's prompt `"query"`, if it has one.
         document_prompt: string set before each text of the corpus. Defaults to the embedder's prompt `"document"`,
             `"passage"` or `"corpus"`, if it has one.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show progress bars; by default on long work.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
 
     Returns:
         `data.Rows` for `data.triplets`: columns `anchor`, `positive`, `negative` (or `negative_1`...), and the scores

@@ -36,8 +36,8 @@ def paraphrases(
         min_score: float. The least score of a pair; by default any.
         similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
         prompt: string set before each text; by default the embedder's own.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show progress bars; by default on long work.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
 
     Returns:
         `Paraphrases(ids, scores)`: the places of two texts, the lower first, and how alike they are; the best pair

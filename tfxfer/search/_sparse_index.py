@@ -27,8 +27,8 @@ class SparseIndex:
             to a `scipy.sparse` array `(texts, terms)`. `None` where `embeddings` are given and queries are vectors.
         texts: list or other iterable of strings.
         embeddings: `scipy.sparse` array `(texts, terms)`: the vectors, where they are there already.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show progress bars; by default on long work.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
 
     Raises:
         ValueError: for an empty corpus, something that is no text, or vectors that do not fit.
@@ -88,8 +88,8 @@ class SparseIndex:
         Args:
             texts: list or other iterable of strings.
             embeddings: `scipy.sparse` array `(texts, terms)`, where the vectors are there already.
-            batch_size: int. Texts computed at a time.
-            progress: bool. Whether to show a progress bar; by default on long work.
+            batch_size: int. Number of texts encoded at a time.
+            progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
         """
         texts = _texts.strings("texts", texts)
         dim = None if self._vectors is None else self._vectors.shape[1]
@@ -121,8 +121,8 @@ class SparseIndex:
         Args:
             queries: a string, a list of strings, or a `scipy.sparse` array `(queries, terms)`.
             k: int, at most the number of texts.
-            batch_size: int. Texts computed at a time.
-            progress: bool. Whether to show a progress bar; by default on long work.
+            batch_size: int. Number of texts encoded at a time.
+            progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
 
         Returns:
             `Hits(ids, scores, texts)`: for one string int64 and float32 `(k,)` and a list of k strings; for several, or

@@ -39,8 +39,8 @@ def teacher_scores(
         query_prompt: string set before each query, for an embedder. Defaults to its prompt `"query"`, if it has one.
         document_prompt: string set before each document, for an embedder. Defaults to its prompt `"document"`,
             `"passage"` or `"corpus"`, if it has one.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show a progress bar; by default on long work.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
 
     Returns:
         For lists, a list with a float32 array `(documents,)` for each row. For columns of single documents, a float32
