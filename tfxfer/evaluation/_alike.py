@@ -90,8 +90,8 @@ def translation_scores(
         mean of both; and `rows`.
 
     Raises:
-        ValueError: if the vectors differ in shape or are not finite, if there are no rows, or if the number of texts
-            differs from that of the vectors.
+        ValueError: if the vectors are empty, not finite or differ in shape, or if the number of texts differs from that
+            of the vectors.
 
     Example:
 
@@ -337,7 +337,7 @@ def embedding_mse_scores(student: ArrayLike, teacher: ArrayLike) -> dict[str, An
         `negative_mse`, for code that maximizes a score; `cosine`, the mean cosine similarity of the two; and `rows`.
 
     Raises:
-        ValueError: if the vectors differ in shape or are not finite, or if there are no rows.
+        ValueError: if the vectors are empty, not finite or differ in shape.
 
     Example:
 

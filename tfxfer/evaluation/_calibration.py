@@ -38,8 +38,8 @@ def calibration_scores(
         bin is `(lower, upper]`; the first also contains 0), `rows`, `confidence` and `right` (`None` in an empty bin).
 
     Raises:
-        ValueError: if there are no rows, if shapes do not match, if `probabilities` holds values outside `[0, 1]`, or
-            as in `classification_scores` for the targets.
+        ValueError: if `probabilities` is empty or holds values outside `[0, 1]`, if shapes do not match, or as in
+            `classification_scores` for the targets.
 
     Example:
 

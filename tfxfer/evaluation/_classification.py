@@ -46,7 +46,7 @@ def classification(
         right label, and `set_size` the mean size of a set.
 
     Raises:
-        ValueError: if a label is unknown to the model, `y` is missing, or there are no rows.
+        ValueError: if a label is unknown to the model, `y` is missing, or `texts` is empty.
 
     Example:
 
@@ -145,8 +145,8 @@ def classification_scores(
         are noisier.
 
     Raises:
-        ValueError: if there are no rows, if shapes do not match, if `probabilities` holds values outside `[0, 1]` or,
-            with one label per row, rows that do not sum to 1; or if targets are not labels, are ambiguous (ints with
+        ValueError: if shapes do not match; if `probabilities` is empty, holds values outside `[0, 1]` or, with one label
+            per row, rows that do not sum to 1; or if targets are not labels, are ambiguous (ints with
             labels `["1", "2", "3"]`, bools with labels `["yes", "no"]`) or are class proportions. The message names
             the row.
 

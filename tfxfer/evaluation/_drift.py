@@ -192,7 +192,9 @@ def check_reference(argument, value):
     wrong += [key for key in ("labels", "multi_label", "label_rows", "center") if key not in value]
     if wrong or value["format"] != FORMAT:
         received = wrong if wrong else value["format"]
-        expected = f"a result of `evaluation.reference` with format {FORMAT}; missing or wrong is"
+        expected = (
+            f"a result of `evaluation.reference` of format {FORMAT} (received: the missing or wrong keys, or format)"
+        )
         raise _check.invalid(argument, expected, received, remedy)
     return value
 

@@ -50,7 +50,7 @@ def entity_scores(gold: Iterable[Any], predicted: Iterable[Any], *, scheme: str 
         of a type, and `L` and `U` without a scheme.
 
     Raises:
-        ValueError: if there are no rows, if the numbers of rows or of tags in a row differ, if a row is neither tags
+        ValueError: if `gold` is empty, if the numbers of rows or of tags in a row differ, if a row is neither tags
             nor spans, if tags and spans are mixed, if a tag is not in the scheme, or if a span occurs twice. The
             message names the row.
 

@@ -38,8 +38,6 @@ def suspect_labels(
     label i should have label j. That many rows are selected:
 
     | `prune` | selected rows |
-
-    | `prune` | of which rows |
     |---|---|
     | `"class"` | for each label, those with the lowest probability of it |
     | `"noise_rate"` | for each pair of labels, those with the largest margin of j over i |

@@ -23,7 +23,7 @@ def entities(model: Any, x: Any, y: Any = None, *, batch_size: int = 32, verbose
         The dict of `entity_scores`: `micro_f1` and the others.
 
     Raises:
-        ValueError: if the model does not mark entities, a tag is unknown to it, `y` is missing, or there are no rows.
+        ValueError: if the model does not mark entities, a tag is unknown to it, `y` is missing, or `x` is empty.
 
     Example:
 

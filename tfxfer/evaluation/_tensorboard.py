@@ -44,7 +44,7 @@ def projector(
         The path of the projector's configuration file.
 
     Raises:
-        ValueError: if lists differ in length, there are no texts, or `name` contains other characters.
+        ValueError: if lists differ in length, `texts` is empty, or `name` contains other characters.
 
     Example:
 

@@ -36,7 +36,7 @@ def triplets(
         has its own: `triplet_accuracy_dot`...
 
     Raises:
-        ValueError: if there are fewer than three texts per row, columns differ in length, or there are no rows.
+        ValueError: if there are fewer than three texts per row, columns differ in length, or `texts` is empty.
 
     Example:
 
@@ -70,7 +70,7 @@ def triplet_scores(
         `rows`.
 
     Raises:
-        ValueError: if shapes do not match, there are no rows, or vectors are not finite.
+        ValueError: if shapes do not match, or vectors are empty or not finite.
 
     Example:
 
