@@ -90,7 +90,7 @@ def test_an_index_that_forgot_is_one_of_what_is_left(ids, precision, rescore, tm
         (lambda index: index.remove(3), "list of ids"),
         (lambda index: index.remove(range(26)), "leave a text"),
         (lambda index: index.add(["a"], ids=[3]), "unique ids"),
-        (lambda index: index.add(["a"], ids=["x"]), "ints, as the texts"),
+        (lambda index: index.add(["a"], ids=["x"]), "ints, as for the existing texts"),
         (lambda index: index.add(["a"], ids=[-1]), "ints >= 0"),
         (lambda index: index.add(["a", "b"], ids=[50]), "2 ids"),
         (lambda index: index.add(["a"], ids=[1.5]), "ints or strings"),

@@ -33,7 +33,7 @@ def translation(
             translations.
         match: `"text"` (default) or `"position"`. Whether a nearest text is also right if it equals the text of the
             same row, or only if it is in the same row; see `translation_scores`.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"`.
         batch_size: int. Number of texts encoded at a time.
         progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
 
@@ -83,7 +83,7 @@ def translation_scores(
         target: float array `(rows, dim)`.
         texts: optional tuple of two lists of strings, the sources and their translations. If given, equal texts count
             as one text. (`translation` passes them with `match="text"`, but not with `match="position"`.)
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"`.
 
     Returns:
         A dict: `source_to_target` and `target_to_source`, the fractions of texts whose match is right; `accuracy`, the
@@ -142,7 +142,7 @@ def paraphrase_mining(
         transitive: bool; see `paraphrase_mining_scores`.
         k: int. Maximum number of neighbors considered per text.
         max_pairs: int. Maximum number of pairs returned by the search.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"`.
         batch_size: int. Number of texts encoded at a time.
         progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
 
@@ -198,7 +198,7 @@ def paraphrase_mining_scores(
         transitive: bool. Whether to treat the relation as transitive: a-b and b-c imply a-c.
         k: int. Maximum number of neighbors considered per text.
         max_pairs: int. Maximum number of pairs returned by the search.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"`.
 
     Returns:
         A dict:

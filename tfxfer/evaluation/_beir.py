@@ -34,7 +34,7 @@ def search_run(
         queries: dict of id to string, or a list, whose ids are the indices from 0.
         corpus: dict of id to string, or a list.
         k: int. Number of documents per query. Defaults to 1000. A smaller corpus yields fewer.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
         query_prompt: string prepended to each query. Defaults to the embedder's prompt `"query"`, if it has one.
         document_prompt: string prepended to each document. Defaults to the embedder's prompt `"document"`, `"passage"`
             or `"corpus"`, if it has one.

@@ -145,10 +145,9 @@ def classification_scores(
         are noisier.
 
     Raises:
-        ValueError: if shapes do not match; if `probabilities` is empty, holds values outside `[0, 1]` or, with one label
-            per row, rows that do not sum to 1; or if targets are not labels, are ambiguous (ints with
-            labels `["1", "2", "3"]`, bools with labels `["yes", "no"]`) or are class proportions. The message names
-            the row.
+        ValueError: if shapes do not match; if `probabilities` is empty, holds values outside `[0, 1]` or, with one
+            label per row, rows that do not sum to 1; or if targets are not labels, are ambiguous (ints with labels
+            `["1", "2", "3"]`, bools with labels `["yes", "no"]`) or are class proportions. The message names the row.
 
     Example:
 

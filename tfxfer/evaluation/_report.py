@@ -86,7 +86,7 @@ def report(
         y: targets of a list of strings, or of words.
         history: the result of `fit`, or a dict of name to list of numbers.
         scores: dict of further results for `metrics.json`, for example `{"search": evaluation.retrieval(...)}`.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`, for an embedder.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"`, for an embedder.
         batch_size: int. Number of texts encoded at a time.
         intervals: float between 0 and 1, for example 0.95. For a classifier, adds confidence intervals; see
             `classification_scores`.

@@ -34,7 +34,7 @@ def reranking(
             `data.rankings`, whose grades count in `ndcg` and are relevant if > 0 in the other scores.
         columns: the names of the three columns.
         k: int. Rank cutoff of `mrr` and `ndcg`. Rows may have fewer candidates.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`, for an embedder.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"`, for an embedder.
         query_prompt: string prepended to each query. Defaults to the embedder's prompt `"query"`, if it has one.
         document_prompt: string prepended to each candidate. Defaults to the embedder's prompt `"document"`,
             `"passage"` or `"corpus"`, if it has one.

@@ -52,7 +52,7 @@ def retrieval(
             ids of a list of documents are their indices, from 0.
         ks: ints. Rank cutoffs of the scores. They may exceed the size of the corpus; the ranks beyond it count as
             empty, so `precision@10` with 4 documents is at most 0.4, as in trec_eval and sentence-transformers.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"`.
         query_prompt: string prepended to each query. Defaults to the embedder's prompt `"query"`, if it has one.
         document_prompt: string prepended to each document. Defaults to the embedder's prompt `"document"`, `"passage"`
             or `"corpus"`, if it has one.

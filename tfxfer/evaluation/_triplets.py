@@ -27,7 +27,7 @@ def triplets(
             `models.Siamese` is scored by its embedder.
         texts: a dataset from `data.triplets`, or a tuple of three or more lists of strings: anchors, positives,
             negatives.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"`, `"manhattan"`, a list of several, or `"all"`.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"`, `"manhattan"`, a list of several, or `"all"`.
         batch_size: int. Number of texts encoded at a time.
         progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
 

@@ -128,6 +128,12 @@ def align(
 
     Example:
 
+    >>> rng = np.random.default_rng(0)
+    >>> new = rng.normal(size=(200, 4))
+    >>> old = new @ rng.normal(size=(4, 3))
+    >>> tx.search.align(old, new, ks=(1,)).scores["recall@1"]
+    1.0
+
     ```python
     found = tx.search.align(index, new_embedder)
     found.scores["recall@10"]

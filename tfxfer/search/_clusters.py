@@ -160,6 +160,12 @@ def clusters(
 
     Example:
 
+    >>> texts = ["lost card", "card lost", "loan rate", "rate of a loan"]
+    >>> vectors = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]
+    >>> found = tx.search.clusters(None, texts, 2, embeddings=vectors)
+    >>> found.labels.tolist(), found.clusters[0].name
+    ([0, 0, 1, 1], 'card, lost')
+
     ```python
     found = tx.search.clusters(embedder, texts, 20)
     for cluster in found.clusters:

@@ -48,7 +48,7 @@ class SemanticIndex:
             `"default"` is `"binary"` for binary codes and `None` otherwise.
         multiplier: int. `k * multiplier` candidates are rescored. Defaults to 10, with which binary codes rescored with
             int8 lose nothing in the figures above; with 4 they lose 0.006 of recall@10.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
         calibration: float array `(rows, dim)` of typical vectors that determine the int8 ranges. Defaults to the first
             50,000 of the corpus.
         backend: `"exact"` (default), or `"faiss"` or `"usearch"` if that package is installed; they pay off from about
@@ -68,6 +68,14 @@ class SemanticIndex:
         ImportError: if the package of `backend` is not installed; the message names it.
 
     Example:
+
+    >>> vectors = [[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]]
+    >>> years = [2023, 2024, 2024]
+    >>> index = tx.search.SemanticIndex(None, ["card", "loan", "cash"], embeddings=vectors, metadata={"year": years})
+    >>> index.search(np.array([1.0, 0.1]), k=2).texts
+    ['card', 'cash']
+    >>> index.search(np.array([1.0, 0.1]), k=1, where={"year": 2024}).texts
+    ['cash']
 
     ```python
     index = tx.search.SemanticIndex(embedder, texts, precision="binary", metadata={"year": years})

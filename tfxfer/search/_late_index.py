@@ -50,6 +50,12 @@ class LateInteractionIndex:
 
     Example:
 
+    >>> vectors = [np.eye(2), np.array([[0.0, 1.0]])]  # of two tokens, and of one
+    >>> index = tx.search.LateInteractionIndex(None, ["lost card", "loan"], embeddings=vectors, bits=None)
+    >>> hits = index.search(np.array([[1.0, 0.0], [0.5, 0.75]]), k=2)
+    >>> hits.texts, hits.scores.tolist()
+    (['lost card', 'loan'], [1.75, 0.75])
+
     ```python
     index = tx.search.LateInteractionIndex(late_interaction_embedder, texts, bits=2)
     hits = index.search("Where is my card?", k=3)

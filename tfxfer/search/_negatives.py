@@ -59,7 +59,7 @@ def hard_negatives(
         seed: int, for `"random"`. Defaults to 0, so that the rows are the same each time.
         layout: `"long"` (default), a row for each negative; or `"wide"`, a row for each pair with columns `negative_1`,
             `negative_2`..., which omits pairs with fewer than `num_negatives`.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
         query_prompt: string prepended to each anchor. Defaults to the embedder's prompt `"query"`, if it has one.
         document_prompt: string prepended to each text of the corpus. Defaults to the embedder's prompt `"document"`,
             `"passage"` or `"corpus"`, if it has one.

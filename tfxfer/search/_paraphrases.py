@@ -34,7 +34,7 @@ def paraphrases(
             the result. Defaults to 100.
         max_pairs: int. Maximum number of pairs to return. Defaults to 500,000.
         min_score: float. Minimum score of a pair. By default there is none.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
         prompt: string prepended to each text. Defaults to the embedder's own.
         batch_size: int. Number of texts encoded at a time.
         progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
@@ -77,7 +77,7 @@ def nearest_pairs(
         k: int. Maximum number of neighbors considered per row. Defaults to 100.
         max_pairs: int. Maximum number of pairs to return. Defaults to 500,000.
         min_score: float. Minimum score of a pair. By default there is none.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
         progress: bool. Whether to show a progress bar. By default, one is shown for more than 100,000 rows in a
             terminal or notebook.
 

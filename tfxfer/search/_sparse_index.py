@@ -37,6 +37,12 @@ class SparseIndex:
 
     Example:
 
+    >>> vectors = scipy.sparse.csr_array([[1.0, 0.0, 0.5], [0.0, 2.0, 0.0]])
+    >>> index = tx.search.SparseIndex(None, ["card", "loan"], embeddings=vectors)
+    >>> hits = index.search(scipy.sparse.csr_array([[1.0, 0.25, 0.0]]), k=2)
+    >>> hits.texts, hits.scores.tolist()
+    ([['card', 'loan']], [[1.0, 0.5]])
+
     ```python
     index = tx.search.SparseIndex(sparse_embedder, texts)
     hits = index.search("Where is my card?", k=3)

@@ -26,8 +26,8 @@ def top_k(queries: Any, corpus: Any, k: int, *, similarity: str = "cosine", prog
         corpus: float array `(rows, dim)`, or `Quantized`. int8 codes are compared by their values. Binary codes are
             compared with float queries by `query . sign`, and with binary queries by the number of equal bits.
         k: int, at most the number of rows.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`. Distances are negated, so that larger is
-            closer. Binary codes support only the cosine.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"`. Distances are negated, so that larger
+            is closer. Binary codes support only the cosine.
         progress: bool. Whether to show a progress bar. By default, one is shown for more than 100,000 rows in a
             terminal or notebook.
 
