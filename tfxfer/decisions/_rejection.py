@@ -26,11 +26,11 @@ class Rejection(Part):
     |---|---|
     | `"probability"` | the largest probability |
     | `"margin"` | the largest probability minus the second |
-    | `"mahalanobis"` | minus the Mahalanobis distance of its features to the nearest class mean, with one covariance |
+    | `"mahalanobis"` | minus the Mahalanobis distance of its features to the nearest class mean (one shared covariance) |
     | `"neighbours"` | the cosine between its features and the k-th nearest training row of its most probable class |
     | `"combined"` | the log-odds of the largest probability plus that cosine, both standardized |
 
-    The features are the inputs of the model's head. The covariance is shrunk towards a multiple of the identity (Ledoit
+    The features are the inputs of the model's head. The covariance is shrunk toward a multiple of the identity (Ledoit
     and Wolf). At most `max_rows` training rows are kept, spread evenly over the classes. A class with fewer than k rows
     uses its farthest row, a class without rows the nearest of all rows. `"combined"` weights its two parts equally or,
     given out-of-scope rows, by a logistic regression that separates them from the others.

@@ -79,8 +79,8 @@ def report(
         model: the model to evaluate on `texts`: a `models.TextClassifier` or `models.SiameseClassifier`; a
             `models.TextEmbedder` or `models.Siamese` (or any object with `encode`) on pairs with a score, or with 0 and
             1; a `models.TextRegressor` on texts or pairs with a score; a `models.TokenTagger` on words with tags. A
-            tagger with a scheme is reported by entity, one without by word. Defaults to `None`,
-            which reports only history and scores.
+            tagger with a scheme is reported by entity, one without by word. Defaults to `None`, which reports only
+            history and scores.
         texts: a dataset from `data.labelled`, `data.pairs`, `data.regression` or `data.tagged`, or a list (or a tuple
             of columns) of strings; for a tagger, a list of lists of words.
         y: targets of a list of strings, or of words.
