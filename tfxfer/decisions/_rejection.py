@@ -26,7 +26,7 @@ class Rejection(Part):
     |---|---|
     | `"probability"` | the largest probability |
     | `"margin"` | the largest probability minus the second |
-    | `"mahalanobis"` | minus the Mahalanobis distance of its features to the nearest class mean (one shared covariance) |
+    | `"mahalanobis"` | minus the Mahalanobis distance of its features to the nearest class mean (shared covariance) |
     | `"neighbours"` | the cosine between its features and the k-th nearest training row of its most probable class |
     | `"combined"` | the log-odds of the largest probability plus that cosine, both standardized |
 

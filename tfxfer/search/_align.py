@@ -29,6 +29,13 @@ class Alignment:
         normalize: bool. Whether mapped vectors are scaled to length 1, as the old ones are.
         method: `"affine"` or `"orthogonal"`.
         scores: dict of scores that measure the cost of the map; see `align`.
+
+    Example:
+
+    >>> swap = np.array([[0.0, 1.0], [1.0, 0.0]], "float32")
+    >>> alignment = Alignment(swap, None, normalize=False, method="orthogonal", scores={})
+    >>> alignment([[1.0, 2.0]]).tolist()
+    [[2.0, 1.0]]
     """
 
     kernel: np.ndarray

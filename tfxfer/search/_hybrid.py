@@ -140,7 +140,16 @@ class HybridIndex:
         batch_size: int = 32,
         progress: bool | None = None,
     ) -> None:
-        """Adds texts to both indexes or, after an error, to neither; the arguments are those of `SemanticIndex.add`."""
+        """Adds texts to both indexes; an error leaves both unchanged.
+
+        Args:
+            texts: list or other iterable of strings.
+            embeddings: float array `(texts, dim)`: the vectors, if already computed.
+            ids: as in `SemanticIndex.add`.
+            metadata: the same columns as those of the existing texts.
+            batch_size: int. Number of texts encoded at a time.
+            progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
+        """
         texts = _texts.strings("texts", texts)
         # Pass explicit ids to both: after a failed addition, they would count on from different numbers.
         given, _ = self.semantic._records.check(texts, ids, metadata)

@@ -21,6 +21,12 @@ class Quantized:
             order of numpy's `packbits`, padded with 0).
         dim: int. Number of components of a vector.
         scale, offset: float32 `(dim,)`: a component is `code * scale + offset`. `None` for `"binary"`.
+
+    Example:
+
+    >>> codes = quantize(np.eye(4), "binary")
+    >>> codes.shape, codes.nbytes, len(codes[:2])
+    ((4, 4), 32, 2)
     """
 
     def __init__(
