@@ -22,8 +22,8 @@ hits = index.search(["My order never arrived"], k=2, where={"intent": "payment"}
 print(hits.texts[0])
 
 # %% [markdown]
-# The vectors take a quarter of the memory in int8, and a thirty-second in binary codes. A binary index re-scores its best
-# candidates.
+# The vectors take a quarter of the memory in int8, and a thirty-second in binary codes. A binary index re-scores its
+# best candidates.
 
 # %%
 small = tx.search.SemanticIndex(embedder, rows["text"], precision="int8")
@@ -33,8 +33,9 @@ print(small.search(["My order never arrived"], k=2).texts[0])
 # Which questions repeat each other? `paraphrases` compares every text with every other.
 
 # %%
-for pair in tx.search.paraphrases(embedder, rows["text"], k=3)[:3]:
-    print(pair)
+found = tx.search.paraphrases(embedder, rows["text"], k=3)
+for (first, second), score in zip(found.ids[:3], found.scores[:3]):
+    print(round(float(score), 3), rows["text"][first], "|", rows["text"][second])
 
 # %% [markdown]
 # What is in the corpus? `clusters` groups the vectors and names each group by its words.

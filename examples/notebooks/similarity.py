@@ -22,8 +22,8 @@ held_out = tx.data.triplets_from_labels(test, "text", "label", seed=0)
 print("before:", round(tx.evaluation.triplets(embedder, held_out)["triplet_accuracy"], 3))
 
 # %% [markdown]
-# Pairs of the training rows, and a contrastive loss: it pulls pairs of one intent together and pushes others apart, up to a
-# margin. [docs/losses.md](../../docs/losses.md) tells which loss fits which rows.
+# Pairs of the training rows, and a contrastive loss: it pulls pairs of one intent together and pushes others apart, up
+# to a margin. [docs/losses.md](../../docs/losses.md) tells which loss fits which rows.
 
 # %%
 pairs = tx.data.pairs_from_labels(train, "text", "label", max_pairs=600, seed=0)

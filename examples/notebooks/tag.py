@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Find entities in texts
 #
-# A tagger trains on words with tags and finds entities in raw texts, with offsets and the probability of each entity. The
-# rows here are made from templates, so that the notebook needs no download; `examples/tag_entities.py` trains on WNUT17.
+# A tagger trains on words with tags and finds entities in raw texts, with offsets and the probability of each entity.
+# The rows here come from templates, so that nothing is downloaded; `examples/tag_entities.py` trains on WNUT17.
 
 # %%
 import random
