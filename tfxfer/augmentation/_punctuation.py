@@ -23,7 +23,7 @@ class Punctuation(Augmentation):
     """AEDA: inserts punctuation marks before random words.
 
     A row gets 1 to `rate * words + 1` marks, all numbers equally likely, each before a different word. All words stay
-    in order. In tagged words a mark is a word with the tag `O`, and no mark is inserted within an entity.
+    in order. Among tagged words a mark is a word with the tag `O`, and no mark is inserted within an entity.
 
     Args:
         rate: float in `[0, 1]`. Limits the number of marks. Defaults to 0.3, as in the paper.
@@ -65,8 +65,8 @@ class Punctuation(Augmentation):
 class DropPunctuation(Augmentation):
     """Drops punctuation marks, as hasty typing does.
 
-    Marks within a word stay ("3.14", "x-ray"), and a text that consists of marks keeps one. In tagged words only marks
-    outside entities are dropped.
+    Marks within a word stay ("3.14", "x-ray"), and a text that consists of marks keeps one. Among tagged words, only
+    marks outside entities are dropped.
 
     Args:
         rate: float in `[0, 1]`. The probability for each mark. Defaults to 1, all marks.

@@ -43,8 +43,8 @@ class Delete(Augmentation):
 
     Words are those of `preprocessing.split_words` that contain a letter or a digit; in scripts without spaces,
     characters. A word is deleted with the whitespace before it, and the rest of the text stays byte for byte. If all
-    words would be deleted, one stays, so that no text becomes empty. In tagged words only words outside entities are
-    deleted.
+    words would be deleted, one stays, so that no text becomes empty. Among tagged words, only those outside entities
+    are deleted.
 
     Args:
         rate: float in `[0, 1]`. The probability for each word. Defaults to 0.1, as in the paper.
@@ -79,8 +79,8 @@ class Swap(Augmentation):
     """Swaps random pairs of words.
 
     As in EDA, `max(1, rate * words)` pairs are swapped in a row of at least two words; unlike in EDA, no word is in two
-    pairs. Whitespace and punctuation stay in place. In tagged words only words outside entities are swapped; tags that
-    do not mark entities move with their words.
+    pairs. Whitespace and punctuation stay in place. Among tagged words, only those outside entities are swapped; tags
+    that do not mark entities move with their words.
 
     Args:
         rate: float in `[0, 1]`. The number of pairs per word. Defaults to 0.1, as in the paper.
@@ -163,8 +163,8 @@ class Replace(Augmentation):
 class Insert(Augmentation):
     """Inserts words similar to some of the row's at random positions.
 
-    As in EDA, a candidate of a random word is inserted before another random word, `max(1, rate * words)` times. In
-    tagged words only words outside entities provide candidates. No word is inserted within an entity or between two
+    As in EDA, a candidate of a random word is inserted before another random word, `max(1, rate * words)` times. Among
+    tagged words, only those outside entities provide candidates. No word is inserted within an entity or between two
     adjacent entities, and inserted words have the tag `O`.
 
     Args:

@@ -279,8 +279,10 @@ def block_numbers(argument: str, blocks: Any) -> Any:
 class _SideBlock(keras.layers.Layer):
     """One step of a ladder: narrows the encoder's states, gates them in, then applies attention and dense layers.
 
-    Call arguments: inputs: float tensor `(batch, length, hidden_dim)`. side: float tensor `(batch, length, width)`, the
-    output of the previous step; `None` for the first. padding_mask: int or bool tensor `(batch, length)`.
+    Call arguments:
+        inputs: float tensor `(batch, length, hidden_dim)`.
+        side: float tensor `(batch, length, width)`, the output of the previous step; `None` for the first.
+        padding_mask: int or bool tensor `(batch, length)`.
 
     Returns:
         A tensor `(batch, length, width)`.

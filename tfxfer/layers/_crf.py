@@ -47,8 +47,9 @@ class CRF(keras.layers.Layer):
             training and in decoding. Defaults to `None`: everything is possible.
         **kwargs: passed to `keras.layers.Layer`. A `dtype` other than float64 becomes float32.
 
-    Call arguments: emissions: float tensor `(batch, length, num_tags)`, the score of each tag at each position. mask:
-    optional bool tensor `(batch, length)`. Ignored; Keras passes it on.
+    Call arguments:
+        emissions: float tensor `(batch, length, num_tags)`, the score of each tag at each position.
+        mask: optional bool tensor `(batch, length)`. Ignored; Keras passes it on.
 
     Returns:
         The emissions, in float32 (float64 with that dtype).
@@ -187,7 +188,7 @@ class CRF(keras.layers.Layer):
         return _chain.segment_log_probabilities(chain, rows, starts, ends, path=path, follow=follow)
 
     def forbidden_step(self, tags: Any) -> ForbiddenStep | None:
-        """Finds the first impossible step in sequences of tags, which would make a loss about 1e30.
+        """Finds the first impossible step in sequences of tags; such a step would make a loss about 1e30.
 
         Args:
             tags: int array `(rows, length)`, or a sequence of sequences of ints; negative values are ignored.

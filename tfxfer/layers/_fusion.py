@@ -129,7 +129,8 @@ class Fusion(keras.layers.Layer):
         mode: string. `"concat"` (default), `"gate"` or `"attention"`.
         dim: optional int. The output size of `"gate"` and `"attention"`. Defaults to the size of the first input.
 
-    Call arguments: inputs: list of at least two float tensors `(batch, size_i)`, the text's first.
+    Call arguments:
+        inputs: list of at least two float tensors `(batch, size_i)`, the text's first.
 
     Returns:
         A float32 tensor `(batch, size)`.

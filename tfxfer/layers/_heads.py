@@ -179,7 +179,8 @@ class SoftmaxDecoder(keras.layers.Layer):
         hidden_dims: sequence of ints. The sizes of hidden layers. Defaults to none.
         dropout: float in `[0, 1)`. The rate before each dense layer. Defaults to 0.
 
-    Call arguments: inputs: float tensor `(batch, 2, dim)`, the output of `SiameseTowers`.
+    Call arguments:
+        inputs: float tensor `(batch, 2, dim)`, the output of `SiameseTowers`.
 
     Returns:
         A float32 tensor `(batch, num_classes)` of logits.
@@ -249,7 +250,8 @@ class Comparison(keras.layers.Layer):
         measure: string. A key of `COMPARISONS`: a similarity, larger when closer, or a distance, smaller when closer.
             Defaults to `"cosine"`.
 
-    Call arguments: inputs: float tensor `(batch, columns, dim)`, the output of `SiameseTowers`.
+    Call arguments:
+        inputs: float tensor `(batch, columns, dim)`, the output of `SiameseTowers`.
 
     Returns:
         A float32 tensor `(batch, columns - 1)`.

@@ -95,10 +95,12 @@ class Pooling(keras.layers.Layer):
         mode: string, or sequence of strings. Defaults to `"mean"`, as in Sentence-BERT (Reimers and Gurevych, 2019,
             https://arxiv.org/abs/1908.10084).
 
-    Call arguments: inputs: float tensor `(batch, length, hidden_dim)`. padding_mask: int or bool tensor
-    `(batch, length)`, 1 at real tokens. prompt_length: int. The number of real tokens at the start of each row to
-    ignore: those of a prompt (INSTRUCTOR, Su et al., 2023, https://arxiv.org/abs/2212.09741). The other tokens keep
-    their weights in `"weighted_mean"`; a row without other tokens gives zeros. Defaults to 0.
+    Call arguments:
+        inputs: float tensor `(batch, length, hidden_dim)`.
+        padding_mask: int or bool tensor `(batch, length)`, 1 at real tokens.
+        prompt_length: int. The number of real tokens at the start of each row to ignore: those of a prompt (INSTRUCTOR,
+            Su et al., 2023, https://arxiv.org/abs/2212.09741). The other tokens keep their weights in
+            `"weighted_mean"`; a row without other tokens gives zeros. Defaults to 0.
 
     Returns:
         A float32 tensor `(batch, hidden_dim * number of modes)`.
@@ -146,8 +148,9 @@ class WeightedLayerPooling(keras.layers.Layer):
 
     As in sentence-transformers, the weights start at 1.
 
-    Call arguments: inputs: list of float tensors `(batch, length, hidden_dim)`, the states of layers, for example from
-    `Backbone.hidden_states`.
+    Call arguments:
+        inputs: list of float tensors `(batch, length, hidden_dim)`, the states of layers, for example from
+            `Backbone.hidden_states`.
 
     Returns:
         A float32 tensor `(batch, length, hidden_dim)`.

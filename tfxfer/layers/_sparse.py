@@ -12,7 +12,7 @@ TOKEN_POOLING = ("max", "sum")
 
 
 class SparsePooling(TokenLogits):
-    """Pools `log(1 + relu(logits))` over a text's tokens to one weight for each token of the vocabulary.
+    """The maximum or sum of `log(1 + relu(logits))` over a text's tokens: one weight per vocabulary token.
 
     The logits come from a masked language model's head. They are computed for one chunk of the vocabulary at a time and
     recomputed for the gradient, so `batch * length * vocabulary_chunk` numbers are held instead of
@@ -24,8 +24,9 @@ class SparsePooling(TokenLogits):
         vocabulary_chunk: int. The number of vocabulary tokens computed at a time.
         **kwargs: passed to `TokenLogits`.
 
-    Call arguments: inputs: float tensor `(batch, length, hidden_dim)`. padding_mask: int tensor `(batch, length)`, 1 at
-    tokens to pool.
+    Call arguments:
+        inputs: float tensor `(batch, length, hidden_dim)`.
+        padding_mask: int tensor `(batch, length)`, 1 at tokens to pool.
 
     Returns:
         A float32 tensor `(batch, vocabulary_size)`, zeros for a row without tokens to pool.
@@ -101,8 +102,9 @@ class FLOPSRegularization(keras.layers.Layer):
         warmup_steps: int >= 1. The number of steps until the full weights are reached. Defaults to 1000; a third of the
             training is usual.
 
-    Call arguments: inputs: float tensor `(batch, columns >= 2, dim)`. training: bool. The loss is added and the step
-    counted only in training.
+    Call arguments:
+        inputs: float tensor `(batch, columns >= 2, dim)`.
+        training: bool. The loss is added and the step counted only in training.
 
     Returns:
         `inputs`.

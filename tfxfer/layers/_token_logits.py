@@ -17,8 +17,9 @@ ACTIVATIONS = {
 class TakeTokens(keras.layers.Layer):
     """Gathers the vectors of some tokens of each row, in float32.
 
-    Call arguments: inputs: float tensor `(batch, length, dim)`. positions: int tensor `(batch, count)`, the tokens'
-    positions; a position below 0 gives zeros.
+    Call arguments:
+        inputs: float tensor `(batch, length, dim)`.
+        positions: int tensor `(batch, count)`, the tokens' positions; a position below 0 gives zeros.
 
     Returns:
         A float32 tensor `(batch, count, dim)`.

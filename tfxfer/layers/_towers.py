@@ -28,8 +28,9 @@ class SiameseTowers(TrainsInPart, keras.layers.Layer):
         chunk_size: optional int. The number of texts in a chunk; 64 works well on CPU. By default all texts are encoded
             at once.
 
-    Call arguments: inputs: dict of int tensors `(batch, columns, length)` with the encoder's keys: `token_ids`,
-    `padding_mask`, and `segment_ids` if the encoder uses them. The number of columns can vary between calls.
+    Call arguments:
+        inputs: dict of int tensors `(batch, columns, length)` with the encoder's keys: `token_ids`, `padding_mask`, and
+            `segment_ids` if the encoder uses them. The number of columns can vary between calls.
 
     Returns:
         A float tensor `(batch, columns, dim)`, or `(batch, columns, layers, dim)`.

@@ -26,9 +26,11 @@ class WordPooling(keras.layers.Layer):
     Args:
         mode: string. Defaults to `"first"`.
 
-    Call arguments: inputs: float tensor `(batch, length, hidden_dim)`. word_ids: int tensor `(batch, length)`, the
-    index of each token's word in its row, in ascending order; -1 at tokens that belong to no word. word_mask: int or
-    bool tensor `(batch, words)`, 1 for words that have tokens.
+    Call arguments:
+        inputs: float tensor `(batch, length, hidden_dim)`.
+        word_ids: int tensor `(batch, length)`, the index of each token's word in its row, in ascending order; -1 at
+            tokens that belong to no word.
+        word_mask: int or bool tensor `(batch, words)`, 1 for words that have tokens.
 
     Returns:
         A float32 tensor `(batch, words, hidden_dim)`.

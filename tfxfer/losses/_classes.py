@@ -268,8 +268,8 @@ class BatchSemiHardTripletLoss(_base.MarginLoss):
 
     Choose it: for labeled texts when `BatchHardTripletLoss` collapses or chases outliers.
 
-    Neighbours: `BatchHardTripletLoss` (harder negatives, less memory), `BatchAllTripletLoss` (all of them). It is
-    `TripletSemiHardLoss` of TensorFlow Addons.
+    Neighbours: `BatchHardTripletLoss` (harder negatives, less memory), `BatchAllTripletLoss` (all of them). This loss
+    equals TensorFlow Addons' `TripletSemiHardLoss`.
 
     Args:
         margin: float. Defaults to 0.5; sentence-transformers' 5 exceeds any Euclidean distance between unit vectors.

@@ -181,7 +181,7 @@ class MaxSimDistillationLoss(_base.CheckedLoss):
 
     Args:
         student_temperature: float > 0. Defaults to 1: MaxSim is a sum over the query's tokens.
-        teacher_temperature: float > 0. Defaults to 1, for logits; 0.05 where the teacher's scores are cosines.
+        teacher_temperature: float > 0. Defaults to 1, for logits; choose 0.05 if the teacher's scores are cosines.
         **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:

@@ -144,7 +144,7 @@ class AdaptiveLayerLoss(_Wrapper):
     size, which is then a little better.
 
     sentence-transformers draws one layer per step by default; here all layers count in each step. The two agree on
-    average except for the divergence, which is a sum over the layers here and one of `n` drawn layers there. The
+    average except for the divergence, which is summed over all layers here, but over one drawn layer of `n` there. The
     encoder computes all layers in any case.
 
     Args:

@@ -411,7 +411,7 @@ class RankNetLoss(_PairsLoss):
 
     Choose it: when every wrongly ordered pair matters equally, also at the end of a list.
 
-    Neighbours: `LambdaLoss` weighs pairs by their ranks; `ListMLELoss` has a value for each list.
+    Neighbours: `LambdaLoss` weights pairs by their ranks; `ListMLELoss` has a value for each list.
 
     Args:
         k: optional int, see `LambdaLoss`. Defaults to `None`.

@@ -130,7 +130,7 @@ def lifted_structure(
     *,
     positive_margin: float = 0.0,
 ) -> Any:
-    """The smooth hinge of every positive pair against all negatives of both texts.
+    """The squared hinge of each positive pair against a smooth maximum over all negatives of both texts.
 
     `max(0, J)^2 / 2` with `J = logsumexp over the negatives of i and of j of (margin - d) + d(i, j) - positive_margin`,
     averaged over all positive pairs.
@@ -207,8 +207,8 @@ class SoftNearestNeighboursLoss(_base.CheckedLoss):
     Choose it: for labeled texts whose classes form several clusters, before a nearest-neighbor classifier: a text need
     only be near some texts of its class.
 
-    Neighbours: `SupervisedContrastiveLoss` pulls a text toward all texts of its class. Equals TensorFlow Similarity's
-    `SoftNearestNeighborLoss`.
+    Neighbours: `SupervisedContrastiveLoss` pulls a text toward all texts of its class. This loss equals TensorFlow
+    Similarity's `SoftNearestNeighborLoss`.
 
     Args:
         temperature: float > 0. Defaults to 1, for vectors of any norm; about 0.1 suits unit vectors.
@@ -250,7 +250,10 @@ class SoftNearestNeighboursLoss(_base.CheckedLoss):
         return soft_nearest_neighbours(y_true, y_pred, self.temperature, self.distance, epsilon=self.epsilon)
 
     def between(self, texts: Any, others: Any, positive: Any, negative: Any) -> Any:
-        """Returns the loss of each of `texts` against `others` under the masks `positive` and `negative`."""
+        """Returns the loss of each of `texts` against `others` under the masks `positive` and `negative`.
+
+        See `CrossBatchMemoryLoss`, which calls this method.
+        """
         d = _ops.PAIRWISE_DISTANCES[self.distance](texts, others)
         return _soft_nearest(d, positive, negative, self.temperature, self.epsilon)
 
@@ -271,8 +274,8 @@ class PNLoss(_base.CheckedLoss):
     Choose it: like `BatchHardTripletLoss`, when classes overlap and positives end up nearer to other classes than their
     anchors.
 
-    Neighbours: `BatchHardTripletLoss` and `BatchSemiHardTripletLoss` use only the anchor's distances. Equals TensorFlow
-    Similarity's `PNLoss`.
+    Neighbours: `BatchHardTripletLoss` and `BatchSemiHardTripletLoss` use only the anchor's distances. This loss equals
+    TensorFlow Similarity's `PNLoss`.
 
     Args:
         margin: optional float. Defaults to 1; `None` gives a smooth hinge.
@@ -337,7 +340,7 @@ class _LiftedLoss(_base.MarginLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class LiftedStructureLoss(_LiftedLoss):
-    """The smooth hinge of every positive pair against all negatives of both texts (`lifted_structure`).
+    """The squared hinge of each positive pair against all negatives of both texts (`lifted_structure`).
 
     Returns one number for the whole batch, so a sample weight for each row raises an error.
 
@@ -347,8 +350,8 @@ class LiftedStructureLoss(_LiftedLoss):
     Choose it: for labeled texts on which `BatchHardTripletLoss` jumps between a few hard pairs: here all negatives
     count, smoothly.
 
-    Neighbours: `GeneralizedLiftedStructureLoss` has one term per text instead of one per pair. Equals TensorFlow
-    Addons' `LiftedStructLoss` on vectors of any norm; PyTorch Metric Learning normalizes vectors first.
+    Neighbours: `GeneralizedLiftedStructureLoss` has one term per text instead of one per pair. This loss equals
+    TensorFlow Addons' `LiftedStructLoss` on vectors of any norm; PyTorch Metric Learning normalizes vectors first.
 
     Args:
         margin: float. The distance below which a negative contributes most. Defaults to 1.
@@ -434,6 +437,9 @@ class GeneralizedLiftedStructureLoss(_LiftedLoss):
         return generalized_lifted_structure(y_true, y_pred, self.margin, self.distance, **options)
 
     def between(self, texts: Any, others: Any, positive: Any, negative: Any) -> Any:
-        """Returns the loss of each of `texts` against `others` under the masks `positive` and `negative`."""
+        """Returns the loss of each of `texts` against `others` under the masks `positive` and `negative`.
+
+        See `CrossBatchMemoryLoss`, which calls this method.
+        """
         d = _ops.PAIRWISE_DISTANCES[self.distance](texts, others)
         return _generalized(d, positive, negative, self.margin, self.positive_margin)

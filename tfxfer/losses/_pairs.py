@@ -54,7 +54,7 @@ def online_contrastive(y_true: Any, y_pred: Any, margin: float = 0.5, distance: 
 
     Args:
         y_true: tensor `(batch,)` or `(batch, 1)`. 1 for similar texts, 0 for dissimilar texts; any other label makes
-            its row NaN.
+            the loss NaN.
         y_pred: float tensor `(batch, 2, dim)`.
         margin: float. The distance beyond which dissimilar texts contribute no loss.
         distance: string. `"cosine"`, `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.

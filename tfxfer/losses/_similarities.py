@@ -71,8 +71,8 @@ def multi_similarity(
 ) -> Any:
     """Weights each cosine by its own value and by the anchor's other cosines, after dropping easy pairs.
 
-    `log(1 + sum_P exp(-alpha (s - base))) / alpha + log(1 + sum_N exp(beta (s - base))) /
-    beta`. The miner keeps a positive if `s - mining_margin < max_N s`, and a negative if `s + mining_margin > min_P s`.
+    `log(1 + sum_P exp(-alpha (s - base))) / alpha + log(1 + sum_N exp(beta (s - base))) / beta`. The miner keeps a
+    positive if `s - mining_margin < max_N s`, and a negative if `s + mining_margin > min_P s`.
 
     Args:
         y_true: int tensor `(batch,)` or `(batch, 1)`. The class of each row.
@@ -262,7 +262,10 @@ class CircleLoss(_base.CheckedLoss):
         return self.whole(circle(y_true, y_pred, self.margin, self.scale, form=self.form))
 
     def between(self, texts: Any, others: Any, positive: Any, negative: Any) -> Any:
-        """Returns the loss of `texts` against `others` under the masks `positive` and `negative`."""
+        """Returns the loss of `texts` against `others` under the masks `positive` and `negative`.
+
+        See `CrossBatchMemoryLoss`, which calls this method.
+        """
         s = _ops.pairwise_cosine_similarity(texts, others)
         return self.whole(_circle(s, positive, negative, self.margin, self.scale, self.form))
 
@@ -329,7 +332,10 @@ class MultiSimilarityLoss(_base.CheckedLoss):
         return multi_similarity(y_true, y_pred, self.alpha, self.beta, **self._options())
 
     def between(self, texts: Any, others: Any, positive: Any, negative: Any) -> Any:
-        """Returns the loss of `texts` against `others` under the masks `positive` and `negative`."""
+        """Returns the loss of `texts` against `others` under the masks `positive` and `negative`.
+
+        See `CrossBatchMemoryLoss`, which calls this method.
+        """
         s = _ops.pairwise_cosine_similarity(texts, others)
         return _multi_similarity(s, positive, negative, self.alpha, self.beta, **self._options())
 
@@ -401,8 +407,8 @@ class NPairsRowsLoss(_PairsLoss):
     Choose it: for pairs that belong together, if several rows of a batch can share a class: such rows are then not
     false negatives.
 
-    Neighbours: `NPairsLoss` takes single texts; `NPairsMultilabelLoss` takes several labels a row; without class ids
-    use `MultipleNegativesRankingLoss` or `GISTEmbedLoss`. Equals TensorFlow Addons' `NpairsLoss`.
+    Neighbours: `NPairsLoss` takes single texts; `NPairsMultilabelLoss` takes several labels per row; without class ids
+    use `MultipleNegativesRankingLoss` or `GISTEmbedLoss`. This loss equals TensorFlow Addons' `NpairsLoss`.
 
     Args:
         similarity: string. `"dot"` (default), `"cosine"`, or the name of a distance, which is negated.
@@ -439,8 +445,8 @@ class NPairsMultilabelLoss(_PairsLoss):
 
     Choose it: for pairs with several labels each, such as topics, so that rows are similar by degrees.
 
-    Neighbours: `NPairsRowsLoss` takes one class per row. Equals TensorFlow Addons' `NpairsMultilabelLoss`, except that
-    a row without labels is 0 here and NaN there.
+    Neighbours: `NPairsRowsLoss` takes one class per row. This loss equals TensorFlow Addons' `NpairsMultilabelLoss`,
+    except that a row without labels is 0 here and NaN there.
 
     Args:
         similarity: string. `"dot"` (default), `"cosine"`, or the name of a distance, which is negated.
