@@ -17,7 +17,7 @@ class SiameseTowers(TrainsInPart, keras.layers.Layer):
     one batch of `batch * columns` texts, encodes them and reshapes the result back to columns.
 
     With `chunk_size`, the encoder processes that many texts at a time, and the backward pass recomputes each chunk. A
-    training step then needs the memory of one chunk, whatever the batch size, which allows thousands of in-batch
+    training step then needs the memory of one chunk, regardless of the batch size, which allows thousands of in-batch
     negatives (gradient caching, Gao et al., 2021, https://arxiv.org/abs/2101.06983). Loss and gradients equal those of
     a single pass (with dropout, of a single pass with other random numbers). A step costs one extra forward pass. Texts
     of similar length share a chunk.

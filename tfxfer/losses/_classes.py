@@ -313,7 +313,7 @@ class BatchHardSoftMarginTripletLoss(_base.CheckedLoss):
 
     Args:
         scale: float > 0. The sharpness of the hinge. Defaults to 10; with 1, as in the paper and in
-            sentence-transformers, the loss is almost linear on unit vectors, whose distances are at most 2.
+            sentence-transformers, the loss is almost linear on unit vectors, whose Euclidean distances are at most 2.
         distance: string. `"euclidean"` (default), `"cosine"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
         **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 

@@ -289,7 +289,7 @@ class CoSENTLoss(_base.CheckedLoss):
 
     Rows: two texts; `y_true` a score of any range.
 
-    Choose it: the first choice for graded pairs, such as STS-B's scores from 0 to 5.
+    Choose it: for graded pairs, such as STS-B's scores from 0 to 5, as the first choice.
 
     Neighbours: `CosineMSELoss` needs scores in the range of the cosine and fits them one by one; this loss ranks the
     batch and usually reaches a higher Spearman correlation. `AnglELoss` is the same on an angle in complex space.

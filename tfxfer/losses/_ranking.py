@@ -228,8 +228,8 @@ class MultipleNegativesRankingLoss(_base.CheckedLoss):
 
     Rows: two texts that belong together, further columns hold hard negatives; `y_true` is ignored.
 
-    Choose it: the first choice for search, paraphrases and question-answer pairs without labels. A larger batch gives
-    each query more negatives.
+    Choose it: for search, paraphrases and question-answer pairs without labels, as the first choice. A larger batch
+    gives each query more negatives.
 
     Neighbours: `GISTEmbedLoss` ignores false negatives, `MegaBatchMarginLoss` stops at margins, and `TripletLoss` uses
     only the row's own negatives. `CoSENTLoss` suits pairs with scores.
