@@ -348,7 +348,7 @@ def test_what_does_not_fit_the_model_is_refused(folder, model):
         (lambda: model.fit_decisions(DEV, y, reject="nearest"), "`method`.*'neighbours'"),
         (lambda: model.fit_decisions(DEV, y, reject=Scaling()), "`reject`.*decisions.Rejection"),
         (lambda: tokens.fit_decisions(DEV, y, reject="neighbours", train=(DEV, y)), "the head reads several vectors"),
-        (lambda: setattr(several, "decisions", model.decisions), "`rejection`.*one label a text"),
+        (lambda: setattr(several, "decisions", model.decisions), "`rejection`.*one label per text"),
         (lambda: setattr(model, "decisions", Decisions(["a", "b", "c"])), "`decisions`.*for the labels"),
         (lambda: setattr(several, "threshold", {"card": 0.5}), "`threshold`.*a number for each of 'card'"),
         (lambda: several.classify(TEST, threshold=[0.1, 0.2]), "`threshold`.*3 numbers"),

@@ -357,7 +357,7 @@ def test_backbones_and_arguments_that_cannot_be_are_errors(tmp_path):
     with pytest.raises(ValueError, match=r"`activation`"):
         model(head={"activation": "softmax"})
     found = tiny.masked(tmp_path)
-    with pytest.raises(NotImplementedError, match="Quantize the model that you make of it"):
+    with pytest.raises(NotImplementedError, match="Quantize the model created from it"):
         found.quantize("int8")
     tx.freezing.freeze(found, below=1)
     with pytest.raises(ValueError, match=r"reads the same in each epoch"):

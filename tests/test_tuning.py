@@ -901,7 +901,7 @@ def test_results_are_asked_of_a_tuner_that_has_some(small, tmp_path):
         tx.tuning.best_model(tuner)
     worker = copy.copy(tuner)
     worker.oracle = object()  # as a worker of a distributed search has it, without trials
-    for wrong, remedy in ((None, "Received: tuner=None"), (worker, "are the chief's to tell")):
+    for wrong, remedy in ((None, "Received: tuner=None"), (worker, "only the chief knows")):
         for function in (tx.tuning.trials, tx.tuning.best_model):
             with pytest.raises(ValueError, match="Expected a tuner of Keras Tuner that knows its trials") as error:
                 function(wrong)
