@@ -232,7 +232,7 @@ def test_training_makes_decisions_stale(folder, tmp_path):
             refuse()
     model.save(tmp_path / "model.keras")
     assert keras.saving.load_model(tmp_path / "model.keras").has_stale_decisions()
-    with pytest.warns(UserWarning, match="rejection, sets of the decisions are taken away"):
+    with pytest.warns(UserWarning, match="rejection, sets of the decisions are removed"):
         model.calibrate(DEV, likely(model, DEV))
     assert not model.has_stale_decisions() and list(model.decisions.parts) == ["scaling"]
 

@@ -344,7 +344,7 @@ def test_backbones_and_arguments_that_cannot_be_are_errors(tmp_path):
         return models.MaskedLanguageModel(backbones.Backbone(family, **sizes, max_sequence_length=16), **arguments)
 
     for family in ("gpt2", "llama"):
-        with pytest.raises(ValueError, match=r"`backbone`.*both sides"):
+        with pytest.raises(ValueError, match=r"`backbone`.*bidirectional"):
             model(family)
     quantized = tiny.backbone()
     quantized.quantize("int8")
