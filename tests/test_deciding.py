@@ -298,7 +298,7 @@ def test_a_threshold_for_one_label_a_text_rejects(folder, tmp_path):
     answer = tf.saved_model.load(path).signatures["classify"](text=tf.constant(TEST))
     assert_served(answer, found)
     readme = (pathlib.Path(path).parent / "README.md").read_text()
-    assert "Where `in_scope` is false" in readme and "| output | `in_scope` | bool | (batch,) |" in readme
+    assert "If `in_scope` is false" in readme and "| output | `in_scope` | bool | (batch,) |" in readme
     assert of_kind("siamese", folder, threshold=0.25).threshold == 0.25
     with pytest.raises(ValueError, match=r"`threshold`.*a number, or None"):
         model.threshold = {"card": 0.5, "loan": 0.5, "other": 0.5}

@@ -708,8 +708,8 @@ def test_embedders_are_searched_over_losses(presets, folder):
     ("arguments", "said"),
     [
         ({"presets": "no_such_preset"}, "argument `preset`. Expected a built-in preset"),
-        ({"presets": []}, "argument `presets`. Expected a preset, or a list of different ones"),
-        ({"presets": ["same", "same"]}, "argument `presets`. Expected a preset, or a list of different ones"),
+        ({"presets": []}, "argument `presets`. Expected a preset, or a list of different presets"),
+        ({"presets": ["same", "same"]}, "argument `presets`. Expected a preset, or a list of different presets"),
         ({"labels": ["card", "card"]}, "argument `labels`"),
         ({"labels": None}, "argument `labels`. Expected a value: `TextClassifier` needs one"),
         ({"label": LABELS}, "argument `label`. Expected an argument of `TextClassifier`: labels, multi_label, "),

@@ -139,7 +139,7 @@ class Explanation:
 
 
 def sigmoid(value: float) -> float:
-    """Returns the probability of log-odds."""
+    """Returns the probability that belongs to log-odds."""
     return float(np.exp(-np.logaddexp(0.0, -value)))
 
 

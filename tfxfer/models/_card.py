@@ -110,7 +110,7 @@ def card(model, format, metadata, name):
 
 
 def _header(model, format, metadata, title):
-    """The YAML that the hub reads."""
+    """Returns the YAML header that the Hub reads."""
     import huggingface_hub.repocard_data as repocard  # only here: the import is slow
 
     scores = [

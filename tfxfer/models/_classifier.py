@@ -30,7 +30,7 @@ def make_head(head, num_outputs, dropout, hidden_dim):
     """Returns the layer for `head`: a name from `HEADS`, or a Keras layer, which is returned as is."""
     if isinstance(head, keras.layers.Layer):
         return head
-    _check.one_of("head", head, HEADS, "Or give a Keras layer from (batch, features) to (batch, outputs).")
+    _check.one_of("head", head, HEADS, "Or pass a Keras layer from (batch, features) to (batch, outputs).")
     hidden_dims: Any = (hidden_dim,) if HEADS[head] is None else HEADS[head]
     return layers.Head(num_outputs, hidden_dims, dropout=dropout, name="head")
 
@@ -87,7 +87,7 @@ class PooledTask(PooledSearch, TextTask):
         return self._head_argument == "probe"
 
     def read_layers(self) -> tuple[int, ...] | None:
-        """Returns the layers whose states the head reads; see `DescribesItself.read_layers`."""
+        """Returns the indices of the layers whose states the head reads; see `DescribesItself.read_layers`."""
         return self._read_layers
 
     def boundary(self) -> tuple[Any, Any, Any]:
@@ -268,7 +268,7 @@ class Classifying(Decides, _Task):
         Args:
             first: the first texts of the pairs.
             second: the second texts of the pairs.
-            batch_size: int. Batch size for inference.
+            batch_size: int. Batch size for inference. Defaults to 32.
             verbose: 0, 1 or `"auto"`. Whether to show a progress bar.
 
         Raises:
@@ -312,7 +312,7 @@ class Classifying(Decides, _Task):
         part, decided = self._decided_part(), self._decisions
         several = "each probability by itself" if self.multi_label else "which sum to 1"
         purpose = (
-            f"{subject}: `labels` and `scores` from the likeliest down, `probabilities` in the order of {place}, "
+            f"{subject}: `labels` and `scores`, the most likely first, and `probabilities` in the order of {place}, "
             f"{several}."
         )
         count = len(self.labels)
@@ -396,20 +396,21 @@ class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, MixesRows, Clas
         preprocessor: `preprocessing.TextPreprocessor`.
         labels: sequence of the class names, strings or ints, in the order of the outputs. `data.labels` finds them.
             `from_preset` defaults to the labels of a trained classifier; see the table below.
-        multi_label: bool. Whether a text may have any number of labels: sigmoids instead of one softmax.
+        multi_label: bool. Whether a text may have any number of labels: sigmoids instead of one softmax. Defaults to
+            `False`.
         threshold: float in `[0, 1]`: the lowest probability at which `classify` returns a label. With `multi_label` it
             defaults to 0.5, and a dict of label to float sets one for each label. With one label per text, a text whose
             most likely label is below the threshold gets `None`; by default every text gets a label. See also
             `fit_decisions`.
         pooling: one of `layers.POOLING`, or several, or a Keras layer from `(batch, length, features)` and
-            `padding_mask` to `(batch, features)`. `from_preset` defaults to the checkpoint's pooling. Not used by a
-            head that reads token states, which pools them itself.
+            `padding_mask` to `(batch, features)`. Defaults to `"mean"`; `from_preset` defaults to the checkpoint's
+            pooling. Not used by a head that reads token states, which pools them itself.
         dropout: float in `[0, 1)`. Rate before the dense layers of the head. Defaults to 0.1.
         head: `"linear"`; `"probe"`, a linear head that the first `fit` initializes by a logistic regression on the
             frozen features before it trains (see `freezing.probe`; with `optimizer="auto"` a linear head starts the
             same way); `"mlp"`, one hidden layer of the backbone's size; or a Keras layer from `(batch, features)` to
             `(batch, classes)`. A layer with an attribute `reads` can read several blocks or the token states instead;
-            see `layers.DenselyConnectedHead` and `layers.SeparableConvHead`.
+            see `layers.DenselyConnectedHead` and `layers.SeparableConvHead`. Defaults to `"linear"`.
         trainable: which layer groups train: a bool, a dict, or a list of names or patterns; see `set_trainable`. By
             default, the backbone keeps its flags (all of it trains, unless it was frozen), and everything above trains.
         mixup: float >= 0. Above 0, a training step computes the loss on mixtures of two rows' features and targets,

@@ -191,8 +191,8 @@ class Decides(_Mixin):
             x: rows in memory, as in `fit`.
             y: labels, for rows that do not include them.
             method: `"temperature"`, one number for all classes; `"vector"`, a scale and a bias for each; or a
-                `decisions.Scaling`.
-            batch_size: int. Batch size for inference.
+                `decisions.Scaling`. Defaults to `"temperature"`.
+            batch_size: int. Batch size for inference. Defaults to 32.
 
         Returns:
             The fitted `decisions.Scaling`.
@@ -255,7 +255,7 @@ class Decides(_Mixin):
             train: the rows the model was trained on, with their labels, for rejection by distance: (x, y), or the
                 result of `data.labelled`.
             outside: rows that belong to no class, without labels, for `reject`: texts, or any input of `predict`.
-            batch_size: int. Batch size for inference.
+            batch_size: int. Batch size for inference. Defaults to 32.
 
         Returns:
             The model's `decisions.Decisions`.
@@ -423,7 +423,7 @@ class Decides(_Mixin):
         Args:
             x: rows or batches, as in `predict`. For a generator of texts, the result is a generator of parts, computed
                 in constant memory.
-            batch_size: int. Batch size for inference.
+            batch_size: int. Batch size for inference. Defaults to 32.
             threshold: float in `[0, 1]`: the lowest probability at which a label is returned; defaults to the model's
                 `threshold`. With `multi_label`, also a dict of label to float, or a list in the order of the labels.
                 With one label per text, a text whose most likely label is below the threshold gets `None`.
@@ -481,17 +481,17 @@ class Decides(_Mixin):
         """Returns the description of the decisions for an export's signature."""
         made, found = self._decisions, []
         if self.multi_label and (made is not None or self._threshold is not None):
-            found.append(f"`set` says which labels are given, in the order of {place}.")
+            found.append(f"`set` marks the predicted labels, in the order of {place}.")
         rejects = made is not None and made.rejection is not None
         if not self.multi_label and (rejects or self._threshold is not None):
             found.append(
-                "Where `in_scope` is false, the model should not answer; `labels` name what would be likeliest."
+                "If `in_scope` is false, the model rejects the text; `labels` still lists the most likely labels."
             )
         if made is not None and made.sets is not None:
             by_class = " of each class" if made.sets.by_class else ""
             found.append(
-                f"`set` says which labels, in the order of {place}, the text may have: the right one is among them in "
-                f"{made.sets.coverage:.0%} of texts{by_class} like those that it was fitted on."
+                f"`set` marks the labels, in the order of {place}, that the text may have: the true one is among them "
+                f"for {made.sets.coverage:.0%} of texts{by_class} like those that it was fitted on."
             )
         if made is not None and made.scaling is not None:
             found.append("Probabilities are calibrated.")

@@ -74,7 +74,7 @@ class DenoisingAutoencoder(DenoisingFromPreset, PredictsRows, TextTask):
     ) -> None:
         self.backbone = backbone = backbones.adopt(backbone)
         if not isinstance(backbone, backbones.Backbone) or backbone.quantization is not None:
-            expected = "one of this package's own backbones, not quantized"
+            expected = "a backbone of this package, not quantized"
             raise _check.invalid("backbone", expected, backbone.quantization or type(backbone).__name__)
         self.deletion_rate = _check.number("deletion_rate", deletion_rate, above=0.0)
         data.DeletedTextColumn(preprocessor, deletion_rate)  # validates the arguments

@@ -38,7 +38,7 @@ class TextEmbedder(EmbedderFromPreset, Encodes, TextTask):  # type: ignore[misc]
             learned weights, instead of the last layer's states; see `layers.WeightedLayerPooling`.
         layer_weights: float array with one weight for each of these layers. Defaults to ones.
         include_prompt: bool. Whether the pooling includes the tokens of a prompt. Defaults to `True`.
-        prompts: dict of name to prompt, a text that `encode` puts before each text.
+        prompts: dict of name to prompt, a string that `encode` puts before each text.
         default_prompt_name: string. The name of the prompt that `encode` uses by default.
         similarity_fn_name: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`: the function of `similarity`. Defaults
             to `"cosine"`.
@@ -227,7 +227,7 @@ class TextEmbedder(EmbedderFromPreset, Encodes, TextTask):  # type: ignore[misc]
             signature = f"embed_{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}"
             if signature in [each.name for each in found]:
                 names = sorted(self.prompts)
-                raise _check.invalid("model", "prompts whose names differ in more than signs", names, "Rename one.")
+                raise _check.invalid("model", "prompts whose names differ in letters or digits", names, "Rename one.")
             purpose = f"The vector of each text with the prompt {prompt!r} before it."
             found.append(Signature(signature, "vectors", purpose, prompts=(prompt,)))
         sides = [_texts.prompt_for(self, None, names) for names in (_texts.QUERY_PROMPTS, _texts.DOCUMENT_PROMPTS)]

@@ -52,16 +52,17 @@ class Encodes(_Mixin):
         Args:
             texts: a string; a list, tuple, array, Series or other sequence of strings; or an iterator of strings, such
                 as a file, which is consumed in constant memory.
-            batch_size: int. Batch size for inference.
+            batch_size: int. Batch size for inference. Defaults to 32.
             prompt: string put before each text.
             prompt_name: string, a key of `prompts`. Defaults to `default_prompt_name`.
             normalize: bool. Whether to scale vectors to length 1. Defaults to the model's `normalize`; `False` returns
                 the vectors before the model's last module, if that module scales them.
             truncate_dim: int. Keeps only the first components (for Matryoshka models, Kusupati et al., 2022,
                 https://arxiv.org/abs/2205.13147); normalized vectors are scaled to length 1 again.
-            dtype: `"float32"`, `"float16"` or `"bfloat16"`: the dtype of the result, not of the computation.
+            dtype: `"float32"`, `"float16"` or `"bfloat16"`: the dtype of the result, not of the computation. Defaults
+                to `"float32"`.
             output: `"embedding"`, one vector per text; or `"tokens"`, the encoder's vector for each token of a text,
-                including special tokens, before the pooling.
+                including special tokens, before the pooling. Defaults to `"embedding"`.
             progress: bool. Whether to show a progress bar. By default, in a terminal or notebook if there are more than
                 64 batches.
             workers: int, the number of processes, or the result of `workers`, which describes when this is worthwhile.
@@ -249,7 +250,7 @@ class Encodes(_Mixin):
 
         Args:
             texts: as in `encode`.
-            batch_size: int. Batch size for inference.
+            batch_size: int. Batch size for inference. Defaults to 32.
             **kwargs: passed to `encode`. `prompt` or `prompt_name` replace the default prompt.
 
         Returns:
@@ -274,7 +275,7 @@ class Encodes(_Mixin):
 
         Args:
             texts: as in `encode`.
-            batch_size: int. Batch size for inference.
+            batch_size: int. Batch size for inference. Defaults to 32.
             **kwargs: passed to `encode`. `prompt` or `prompt_name` replace the default prompt.
 
         Returns:
@@ -380,7 +381,7 @@ class Encodes(_Mixin):
             query: string.
             documents: list of strings.
             k: int. The maximum number of documents to return. Defaults to all.
-            batch_size: int. Batch size for inference.
+            batch_size: int. Batch size for inference. Defaults to 32.
 
         Returns:
             A list of `Ranked(index, score, text)`, the best first: the document's index in `documents`, its

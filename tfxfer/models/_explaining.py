@@ -309,11 +309,11 @@ def read_texts(model: Any, x: Any) -> tuple:
     if model.preprocessor is None:
         raise _check.invalid("x", "ids, for a model without a preprocessor", x, "Set `model.preprocessor`.")
     if isinstance(x, str):
-        raise _check.invalid("x", "a list of texts", x, "Put it into a list.")
+        raise _check.invalid("x", "a list of texts", x, "Wrap it in a list.")
     name, column = next(iter(columns.items()))
-    if isinstance(x, Mapping):  # columns by name, as `predict` takes them
+    if isinstance(x, Mapping):  # columns by name, as in `predict`
         if list(x) != [name]:
-            raise _check.invalid("x", f"the column {name!r} alone", list(x))
+            raise _check.invalid("x", f"only the column {name!r}", list(x))
         x = x[name]
     found = column.read(x, "x")
     return found if isinstance(found, tuple) else (found,)

@@ -53,7 +53,7 @@ class OtherKind(_Mixin):
             query: string.
             documents: list of strings.
             k: int. The maximum number of documents to return. Defaults to all.
-            batch_size: int. Batch size for inference.
+            batch_size: int. Batch size for inference. Defaults to 32.
 
         Returns:
             A list of `Ranked(index, score, text)`, the best first: the document's index in `documents`, its score, and

@@ -205,8 +205,9 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
         Args:
             texts: a string; a list, tuple, array, Series or other sequence of strings; or an iterator of strings, which
                 is consumed in constant memory.
-            batch_size: int. Batch size for inference.
-            dtype: `"float32"`, `"float16"` or `"bfloat16"`: the dtype of the result, not of the computation.
+            batch_size: int. Batch size for inference. Defaults to 32.
+            dtype: `"float32"`, `"float16"` or `"bfloat16"`: the dtype of the result, not of the computation. Defaults
+                to `"float32"`.
             progress: bool. Whether to show a progress bar. By default, in a terminal or notebook if there are more than
                 64 batches.
 
@@ -238,7 +239,7 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
 
         Args:
             texts: as in `encode_query`.
-            batch_size: int. Batch size for inference.
+            batch_size: int. Batch size for inference. Defaults to 32.
             dtype: as in `encode_query`.
             progress: as in `encode_query`.
 
@@ -332,7 +333,7 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
 
     def card_rows(self) -> dict[str, str]:
         """Returns the rows of the model card for vectors and lengths."""
-        filled = ", filled up with mask tokens" if self.augment_queries else ""
+        filled = ", padded with mask tokens" if self.augment_queries else ""
         return {
             "Vectors": f"{self.dim} components for each token, compared by MaxSim",
             "Queries": f"up to {self.query_length} tokens{filled}",
@@ -362,7 +363,7 @@ def _mask_id(preprocessor):
 def _skipped_ids(skip_tokens, preprocessor):
     """Returns the ids of the tokens that get no vector in documents."""
     if isinstance(skip_tokens, str):
-        _check.one_of("skip_tokens", skip_tokens, (_PUNCTUATION,), "Or give a list of tokens.")
+        _check.one_of("skip_tokens", skip_tokens, (_PUNCTUATION,), "Or pass a list of tokens.")
         vocabulary = () if preprocessor is None else preprocessor.tokenizer.vocabulary
         return [i for i, token in enumerate(vocabulary) if _without_prefix(token) in set(string.punctuation)]
     return sorted({token_id("skip_tokens", preprocessor, token) for token in skip_tokens})

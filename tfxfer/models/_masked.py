@@ -221,7 +221,7 @@ class MaskedLanguageModel(MaskedFromPreset, PredictsRows, TextTask):
             texts: list or other sequence of strings, each with at least one mask token of the tokenizer, for example
                 `"[MASK]"` or `"<mask>"`. For a generator of texts, the result is a generator of parts.
             k: int. The number of tokens to return for each mask. Defaults to 5.
-            batch_size: int. Batch size for inference.
+            batch_size: int. Batch size for inference. Defaults to 32.
             verbose: 0, 1 or `"auto"`. Whether to show a progress bar.
 
         Returns:
@@ -262,7 +262,7 @@ class MaskedLanguageModel(MaskedFromPreset, PredictsRows, TextTask):
     def signatures(self, pairs: bool = False) -> list[Signature]:
         """Returns `fill_mask`; see `DescribesItself.signatures`."""
         purpose = (
-            f"The {_MOST} likeliest tokens for each mask token in each text, `(batch, masks, {_MOST})`: their ids "
+            f"The {_MOST} most likely tokens for each mask token in each text, `(batch, masks, {_MOST})`: their ids "
             "`token_ids`, numbers of lines in the vocabulary, and `scores`, their probabilities. Undefined after the "
             "last mask of a text."
         )
@@ -310,7 +310,7 @@ def check_backbone(backbone):
 
 
 def head_options(head, backbone):
-    """Returns the settings of the head, checked and complete."""
+    """Checks the settings of the head, and completes them with defaults."""
     options = _masked_heads.default_options(backbone)
     if head is None:
         return options

@@ -231,7 +231,7 @@ class MultiTask(TrainsTasks, TextTask):
         """Returns the signatures of all tasks, `<task>_<signature>`; see `DescribesItself.signatures`.
 
         Args:
-            pairs: bool, or the names of the tasks that were trained on two texts a row.
+            pairs: bool, or the names of the tasks that were trained on two texts per row.
         """
         found = []
         for name, served in self.served_parts().items():
@@ -246,7 +246,7 @@ class MultiTask(TrainsTasks, TextTask):
         return found
 
     def card_rows(self) -> dict[str, str]:
-        """Returns the tasks for the model card."""
+        """Returns the rows of the model card for the tasks."""
         return {f"Task `{name}`": f"`{type(task).__name__}`" for name, task in self._tasks.items()}
 
     def usage(self, format: str, repo_id: str) -> dict[str, str]:

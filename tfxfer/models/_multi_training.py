@@ -273,7 +273,7 @@ class TrainsTasks(_Mixin):
         | `"round_robin"` | a batch of one task | n batches, the same number from each task, in turn |
         | `"together"` | a batch of each task | max(n_i) steps; small data sets repeat |
 
-        A higher temperature gives small data sets a larger share, as in T5, which counts examples and has a limit; 1 is
+        A higher temperature gives small data sets a larger share, as in T5 (which counts examples, up to a limit); 1 is
         the same as `"size"`. Every step updates all trainable weights with the one optimizer. In a step, weights that
         are used only by tasks without rows have a zero gradient.
 
@@ -309,7 +309,7 @@ class TrainsTasks(_Mixin):
             ValueError: if a task is unknown or has no data, or data have an unknown length; and as in the task's own
                 `fit`, with the name of the task.
 
-        Reference: temperature: Raffel et al., 2020, https://arxiv.org/abs/1910.10683, section 3.5.2.
+        Reference: Raffel et al., 2020, https://arxiv.org/abs/1910.10683, section 3.5.2 (temperature).
         """  # noqa: E501  (a table's row)
         mixing = self._mixing(mixing, temperature)
         for argument, given in (("y", y), ("sample_weight", sample_weight), ("validation_steps", validation_steps)):

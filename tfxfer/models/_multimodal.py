@@ -127,7 +127,7 @@ class Multimodal(TextTask):
         reads = _reading.of(head)
         if reads != "pooled":
             remedy = "Other columns have no tokens and no blocks: use such a head with `models.TextClassifier`."
-            raise _check.invalid("head", 'a layer that reads one vector a row, `reads = "pooled"`', reads, remedy)
+            raise _check.invalid("head", 'a layer that reads one vector per row, `reads = "pooled"`', reads, remedy)
         features = _reading.pooling_layer(pooling, reads)
         self.pooling = features.modes if isinstance(features, layers.Pooling) else features
         self.text_name, self.dropout, self._head_argument = text, dropout, head

@@ -40,7 +40,7 @@ def read(presets, *, dtype, sequence_length):
     """
     names = [str(name) for name in presets] if isinstance(presets, (list, tuple)) else [str(presets)]
     if not names or len(set(names)) < len(names):
-        raise _check.invalid("presets", "a preset, or a list of different ones", presets)
+        raise _check.invalid("presets", "a preset, or a list of different presets", presets)
     found = {}
     for name in names:
         loaded = backbones.load(name, dtype=dtype, sequence_length=sequence_length)
