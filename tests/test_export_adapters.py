@@ -103,7 +103,7 @@ def test_vectors_and_numbers_choose_too(tmp_path):
         (tiny.classifier, {"adapters": {"": "a"}}, "argument `adapters`.*a dict of name"),
         (tiny.classifier, {"adapters": {"a": "nowhere.safetensors"}}, "argument `path`"),
         (tiny.classifier, {"adapters": {"a": "b"}, "weights_dtype": "int8"}, "argument `weights_dtype`.*None with"),
-        (tiny.tagger, {"adapters": {"a": "b"}}, "argument `model`.*one column of text"),
+        (tiny.tagger, {"adapters": {"a": "b"}}, "argument `model`.*one text column"),
         (lambda folder: tx.models.Siamese(tiny.embedder(folder)), {"adapters": {"a": "b"}}, "by its embedder"),
     ],
 )
