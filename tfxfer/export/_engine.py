@@ -109,7 +109,7 @@ class Engine:
         return self._run(found)
 
     def check(self, model: Any) -> None:
-        """Raises a ValueError if the engine is of another model, or the model's weights have changed."""
+        """Raises a ValueError if the engine was not made from `model`, or the weights of `model` have changed."""
         if self._model() is not model:
             raise _check.invalid("engine", "an engine made from this model", "one of another model")
         if not self._sampled.is_same(model) or not np.array_equal(self._sample, self._sampled.now(), equal_nan=True):

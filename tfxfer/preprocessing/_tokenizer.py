@@ -260,7 +260,7 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
         return self._loaded.spec
 
     def tokenize(self, texts: Any) -> Any:
-        """Returns the ids of texts, as calling the tokenizer does."""
+        """Returns the ids of `texts`, as calling the tokenizer does."""
         state = self._loaded
         texts = as_strings(texts)
         return state.eager(texts) if tf.executing_eagerly() else state(texts)
@@ -314,12 +314,12 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
         return [token["id"] for token in self.spec.added if token["special"]]
 
     def save_assets(self, dir_path: str | os.PathLike[str]) -> None:
-        """Writes the tokenizer into a directory; called by Keras."""
+        """Writes the tokenizer into the directory `dir_path`; called by Keras."""
         with open(os.path.join(dir_path, ASSET), "w", encoding="utf-8") as file:
             file.write(self.spec.to_json())
 
     def load_assets(self, dir_path: str | os.PathLike[str]) -> None:
-        """Reads the tokenizer from a directory; called by Keras."""
+        """Reads the tokenizer from the directory `dir_path`; called by Keras."""
         with open(os.path.join(dir_path, ASSET), encoding="utf-8") as file:
             self._set_spec(_spec.Spec.from_json(file.read()))
 

@@ -31,6 +31,18 @@ def windows(pieces: Any, room: int, stride: int) -> Windows:
         pieces: int32 `RaggedTensor` `(n, words, pieces)`, the ids of each word.
         room: int. Tokens in a window.
         stride: int from 1 to `room`. Tokens from the start of one window to the start of the next.
+
+    Returns:
+        `Windows(pieces, number, place)`.
+
+    Example:
+
+    >>> pieces = tf.ragged.constant([[[1], [2, 3], [4], [5], [6]]])  # one row of five words, six tokens
+    >>> found = windows(pieces, room=4, stride=2)
+    >>> found.pieces.to_list()
+    [[[1], [2, 3], [4]], [[4], [5], [6]]]
+    >>> found.number.to_list(), found.place.to_list()  # of each word: its window, and its index there
+    ([[0, 0, 1, 1, 1]], [[0, 1, 0, 1, 2]])
     """
     room, stride = tf.cast(room, tf.int64), tf.cast(stride, tf.int64)
     words = pieces.row_lengths()
