@@ -394,7 +394,7 @@ def main():
     parser.add_argument(
         "--groups",
         nargs="+",
-        help="what to measure, in this order, by default all; for some batches: pairs_minilm_float32:64,256",
+        help="what to measure, in this order, by default all; for some batches pairs_minilm_float32:64,256",
     )
     parser.add_argument("--chunk", type=int, default=512, help="texts per chunk, for the memory of large batches")
     parser.add_argument("--rounds", type=int, default=5)
