@@ -77,7 +77,7 @@ def make_rows(arguments):
         for size in arguments.sizes[:1]:
             rows[f"vectors_{size}"] = processor_vectors(size, rows["ids"][:CHECKED])
     _gpu_rows.write_rows(arguments.make_rows, rows)
-    print(f"written: {arguments.make_rows}, {len(texts)} texts, {len(columns[0])} pairs, {len(banking)} labelled texts")
+    print(f"written: {arguments.make_rows}, {len(texts)} texts, {len(columns[0])} pairs, {len(banking)} labeled texts")
 
 
 def processor_vectors(size, ids):

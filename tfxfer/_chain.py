@@ -318,8 +318,8 @@ def _carry(chain, places, after, slopes):
     `P_t` holds the probabilities of each tag at `t` given each previous tag.
 
     Returns:
-        A tuple of `u` `(batch, length, tags)`, the last `u` `(batch, tags)`, `u` before each position, and `P`, which
-        is 0 at the first position.
+        A tuple of `u` `(batch, length, tags)`, the last `u` `(batch, tags)`, `u` before each position (0 at the first
+        position and at masked ones), and `P`; the last two have the length first.
     """
     # Length first, as scans require: a transposition would copy the largest tensor.
     scores = chain.transitions + ops.expand_dims(_swap(after), 2)

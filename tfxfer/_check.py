@@ -43,7 +43,7 @@ def one_of(argument, value, options, remedy=None):
 def some_of(argument, patterns, options, remedy=None):
     """Returns the `options` that match a name, an `fnmatch` pattern or several of them, in their order.
 
-    Raises if any is not a string or matches no option, and if none are given.
+    Raises if a name or pattern is not a string or matches no option, and if none are given.
 
     >>> some_of("groups", ["block_*", "head"], ["embeddings", "block_0", "block_1", "head"])
     ['block_0', 'block_1', 'head']

@@ -88,7 +88,7 @@ class _Training:
         self._fit = self._checked("fit", settings.get("fit", {}), self._class.fit, _GIVEN)
 
     def run(self, output, quiet):
-        """Trains and saves the model; returns what is told of it."""
+        """Trains and saves the model; returns the result to print."""
         import keras
 
         if "seed" in self._settings:

@@ -103,7 +103,7 @@ def saved_model(
     The tokenizer is in the graph: loading needs `tensorflow` and `tensorflow_text`, but not this package. A batch is
     padded to its longest text. Weights are stored once for all signatures, and no state grows. A tensor of the wrong
     shape, columns of different lengths or a missing feature fail the request, and those that a server with batching
-    merged with it. No text is an error, whatever its bytes. An export reads the first 64 bytes of a text for each token
+    merged with it. A text may hold any bytes. An export reads the first 64 bytes of a text for each token
     that the model takes, and at least 32 KiB (`extract` reads all bytes): a longer text costs no more, and gets the
     answer of `predict` unless those bytes hold fewer tokens than the model takes.
 
