@@ -95,6 +95,15 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
     tokenizer = tfxfer.preprocessing.Tokenizer.from_folder("all-MiniLM-L6-v2")
     tokenizer(["Where is my card?"]).to_list()  # [[2073, 2003, 2026, 4003, 1029]]
     ```
+
+    With a small WordPiece vocabulary, one token per line:
+
+    >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "where", "are", "my", "card", "##s", "?"]
+    >>> with open("vocab.txt", "w") as file:
+    ...     _ = file.write("\\n".join(words))
+    >>> tokenizer = Tokenizer.from_folder(".")
+    >>> tokenizer(["Where are my cards?", "My phone"]).to_list()
+    [[5, 6, 7, 8, 9, 10], [7, 1]]
     """
 
     def __init__(self, *, special_tokens_in_strings: bool = False, **kwargs: Any) -> None:
