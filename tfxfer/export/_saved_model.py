@@ -150,7 +150,7 @@ def saved_model(
         examples: list of typical texts, for warm-up, README and canaries; for pairs, a tuple of two lists. Defaults to
             short texts that `fit` received in this process, else to five built-in texts. They are written into the
             directory: pass others if your texts must not appear there.
-        metadata: dict of JSON values to keep with the model: `preset`, `metrics`, `licence` and the like. `describe`
+        metadata: dict of JSON values to keep with the model: `preset`, `metrics`, `license` and the like. `describe`
             returns it.
         reference: the dict that `evaluation.reference` returned for typical texts and the model's answers. It is stored
             next to the graph; `export.reference` reads it back, for `evaluation.drift` on texts sent to the server.

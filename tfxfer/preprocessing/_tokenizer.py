@@ -46,7 +46,7 @@ def as_strings(texts, argument="texts"):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class Tokenizer(keras_hub.tokenizers.Tokenizer):
-    """Turns strings into token ids exactly as the checkpoint's own tokenizer does.
+    r"""Turns strings into token ids exactly as the checkpoint's own tokenizer does.
 
     Tokenization consists only of TensorFlow graph operations, so training, prediction and a served model use the same
     ids: there is no second implementation in Python, and no state between calls. The ids are those of Hugging Face's
@@ -100,7 +100,7 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
 
     >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "where", "are", "my", "card", "##s", "?"]
     >>> with open("vocab.txt", "w") as file:
-    ...     _ = file.write("\\n".join(words))
+    ...     _ = file.write("\n".join(words))
     >>> tokenizer = Tokenizer.from_folder(".")
     >>> tokenizer(["Where are my cards?", "My phone"]).to_list()
     [[5, 6, 7, 8, 9, 10], [7, 1]]
