@@ -122,7 +122,7 @@ MARKERS = {"minilm_folder": "real_weights", "golden": "real_data", "real_data": 
 
 
 def keep_a_sample(items, start, most):
-    """Marks the cases of tests as slow and thorough but for `most`, evenly spread; `start` is `module::beginning of the name`."""
+    """Marks all but `most` cases of a test as slow and thorough; `start` is `module::beginning of the name`."""
     module, _, name = start.partition("::")
     cases = {}
     for item in items:

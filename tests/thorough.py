@@ -1,7 +1,7 @@
 """Cases that the default suite leaves out: each has a neighbor there, or consists of parts that have tests there.
 
-`conftest.py` marks what `WAYS` and `ALIKE` list as `slow`. What `GRIDS` lists, and what `SAMPLES` leaves out, are further
-cases of parametrized tests: they are `slow` and `thorough`, so that `.ci/run` leaves them to `.ci/thorough`.
+`conftest.py` marks what `WAYS` and `ALIKE` list as `slow`. What `GRIDS` lists, and what `SAMPLES` leaves out, are
+further cases of parametrized tests: they are `slow` and `thorough`, so that `.ci/run` leaves them to `.ci/thorough`.
 
 Regular expressions match what follows `tests/` in a test's name; `SAMPLES` has the beginnings of names.
 """

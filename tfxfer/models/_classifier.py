@@ -10,7 +10,7 @@ import numpy as np
 
 from tfxfer import _check, backbones, data, layers, losses
 from tfxfer import metrics as own_metrics
-from tfxfer.models import _reading, _restoring, _save, _usage
+from tfxfer.models import _logits, _reading, _restoring, _save, _usage
 from tfxfer.models._deciding import Decides
 from tfxfer.models._explaining import Explained, first, log_odds, picked
 from tfxfer.models._from_preset import ClassifierFromPreset
@@ -232,19 +232,28 @@ class Classifying(Decides, _Task):
             loss: Defaults to the cross-entropy on logits, `losses.ClassCrossentropy`, which accepts labels and shares
                 of classes; with `multi_label`, to the binary cross-entropy. A loss with weights by label name
                 (`losses.WeightedBinaryCrossentropy`) receives them in the order of the model's labels.
-            metrics: Defaults to accuracy.
+                Names of Keras's crossentropies mean the losses on logits, which are the model's outputs.
+            metrics: Defaults to accuracy. Metrics see logits as well; `callbacks.EvaluateClassification` computes those
+                of probabilities.
             **kwargs: passed to `keras.Model.compile`.
+
+        Raises:
+            ValueError: if a loss or a metric of Keras reads probabilities (`from_logits=False`, a threshold of 0.5), or
+                targets that the model does not have.
         """
         if loss == "auto":
             loss = keras.losses.BinaryCrossentropy(from_logits=True) if self.multi_label else losses.ClassCrossentropy()
         if hasattr(loss, "for_labels"):
             loss = loss.for_labels(self.labels)
+        kind: _logits.Kind = "labels" if self.multi_label else "classes"
+        loss = _logits.loss_on_logits(loss, kind)
         if metrics == "auto":
             metrics = (
                 [keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy")]
                 if self.multi_label
                 else [own_metrics.ClassAccuracy(name="accuracy")]
             )
+        metrics = _logits.metrics_on_logits(metrics, kind)
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
     def target_columns(self) -> Any:

@@ -10,6 +10,7 @@ from tfxfer import metrics as own_metrics
 from tfxfer.backbones import _masked_heads
 from tfxfer.backbones._decoder import TextDecoder
 from tfxfer.layers._token_logits import TokenLogits
+from tfxfer.models import _logits
 from tfxfer.models._embedder import TextEmbedder
 from tfxfer.models._from_preset import DenoisingFromPreset
 from tfxfer.models._predicts_rows import PredictsRows
@@ -128,7 +129,8 @@ class DenoisingAutoencoder(DenoisingFromPreset, PredictsRows, TextTask):
             metrics: Defaults to the perplexity and the share of correctly predicted tokens.
             **kwargs: passed to `keras.Model.compile`.
         """
-        loss = losses.TagCrossentropy() if isinstance(loss, str) and loss == "auto" else loss
+        is_default = isinstance(loss, str) and loss == "auto"
+        loss = losses.TagCrossentropy() if is_default else _logits.loss_on_logits(loss, "tokens")
         if isinstance(metrics, str) and metrics == "auto":
             metrics = [own_metrics.Perplexity(name="perplexity"), own_metrics.TagAccuracy(name="accuracy")]
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)

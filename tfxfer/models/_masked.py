@@ -15,7 +15,7 @@ from tfxfer import _check, backbones, data, layers, losses, optimizers
 from tfxfer import metrics as own_metrics
 from tfxfer.backbones import _masked_heads, _write
 from tfxfer.layers._token_logits import ACTIVATIONS, TakeTokens, TokenLogits
-from tfxfer.models import _vocabulary
+from tfxfer.models import _logits, _vocabulary
 from tfxfer.models._from_preset import MaskedFromPreset
 from tfxfer.models._predicts_rows import PredictsRows
 from tfxfer.models._signatures import Signature
@@ -192,7 +192,8 @@ class MaskedLanguageModel(MaskedFromPreset, PredictsRows, TextTask):
             metrics: Defaults to the perplexity and the share of correctly predicted masked tokens.
             **kwargs: passed to `keras.Model.compile`.
         """
-        loss = losses.TagCrossentropy() if isinstance(loss, str) and loss == "auto" else loss
+        is_default = isinstance(loss, str) and loss == "auto"
+        loss = losses.TagCrossentropy() if is_default else _logits.loss_on_logits(loss, "tokens")
         if isinstance(metrics, str) and metrics == "auto":
             metrics = [own_metrics.Perplexity(name="perplexity"), own_metrics.TagAccuracy(name="accuracy")]
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)

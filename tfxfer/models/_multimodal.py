@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from tfxfer import _check, backbones, data, layers
-from tfxfer.models import _reading
+from tfxfer.models import _logits, _reading
 from tfxfer.models._classifier import Classifying, make_head
 from tfxfer.models._from_preset import UNSET, given
 from tfxfer.models._signatures import Signature
@@ -387,11 +387,17 @@ class MultimodalRegressor(_FromPreset, Multimodal):
             loss: Defaults to the mean squared error.
             metrics: Defaults to the mean absolute error.
             **kwargs: passed to `keras.Model.compile`.
+
+        Raises:
+            ValueError: if a crossentropy of Keras reads probabilities (`from_logits=False`) or class indices; the
+                outputs are numbers or logits.
         """
         super().compile(
             optimizer=optimizer,
-            loss=keras.losses.MeanSquaredError() if loss == "auto" else loss,
-            metrics=[keras.metrics.MeanAbsoluteError(name="mae")] if metrics == "auto" else metrics,
+            loss=keras.losses.MeanSquaredError() if loss == "auto" else _logits.loss_on_logits(loss, "numbers"),
+            metrics=_logits.metrics_on_logits(
+                [keras.metrics.MeanAbsoluteError(name="mae")] if metrics == "auto" else metrics, "numbers"
+            ),
             **kwargs,
         )
 

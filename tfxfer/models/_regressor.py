@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tfxfer import _check, data
-from tfxfer.models import _restoring
+from tfxfer.models import _logits, _restoring
 from tfxfer.models._classifier import PooledTask
 from tfxfer.models._from_preset import RegressorFromPreset
 from tfxfer.models._rows import Ranks
@@ -97,11 +97,17 @@ class TextRegressor(RegressorFromPreset, Ranks, PooledTask):
             loss: defaults to the mean squared error.
             metrics: defaults to the mean absolute error, `mae`.
             **kwargs: as in `keras.Model.compile`.
+
+        Raises:
+            ValueError: if a crossentropy of Keras reads probabilities (`from_logits=False`) or class indices; the
+                outputs are numbers or logits.
         """
         super().compile(
             optimizer=optimizer,
-            loss=keras.losses.MeanSquaredError() if loss == "auto" else loss,
-            metrics=[keras.metrics.MeanAbsoluteError(name="mae")] if metrics == "auto" else metrics,
+            loss=keras.losses.MeanSquaredError() if loss == "auto" else _logits.loss_on_logits(loss, "numbers"),
+            metrics=_logits.metrics_on_logits(
+                [keras.metrics.MeanAbsoluteError(name="mae")] if metrics == "auto" else metrics, "numbers"
+            ),
             **kwargs,
         )
 

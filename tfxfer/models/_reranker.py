@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from tfxfer import data, losses
+from tfxfer.models import _logits
 from tfxfer.models._from_preset import RerankerFromPreset
 from tfxfer.models._regressor import TextRegressor
 from tfxfer.models._signatures import Signature
@@ -104,7 +105,11 @@ class Reranker(RerankerFromPreset, TextRegressor):
         """
         super().compile(
             optimizer=optimizer,
-            loss=losses.PointwiseCrossentropyLoss() if isinstance(loss, str) and loss == "auto" else loss,
+            loss=(
+                losses.PointwiseCrossentropyLoss()
+                if isinstance(loss, str) and loss == "auto"
+                else _logits.loss_on_logits(loss, "numbers")
+            ),
             metrics=None if isinstance(metrics, str) and metrics == "auto" else metrics,
             **kwargs,
         )

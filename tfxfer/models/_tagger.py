@@ -10,7 +10,7 @@ import keras
 from tfxfer import _check, _schemes, backbones, data, layers, losses, optimizers
 from tfxfer import metrics as own_metrics
 from tfxfer.layers._entities import EntityDecoder
-from tfxfer.models import _entities, _restoring, _save, _token_entities, _trained_tagger, _usage
+from tfxfer.models import _entities, _logits, _restoring, _save, _token_entities, _trained_tagger, _usage
 from tfxfer.models._from_preset import TaggerFromPreset
 from tfxfer.models._search_space import WordSearch
 from tfxfer.models._signatures import Signature
@@ -263,6 +263,7 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
                 remedy = "Create the model with `head='crf'`, or use `losses.TagCrossentropy`."
                 raise _check.invalid("loss", "a loss for a linear head", type(loss).__name__, remedy)
             loss = loss.for_layer(self.crf)
+        loss = _logits.loss_on_logits(loss, "tokens")
         metrics = [own_metrics.TagAccuracy(name="accuracy")] if metrics == "auto" else metrics
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
