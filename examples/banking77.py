@@ -1,10 +1,10 @@
-"""Turns PolyAI's Banking77 files into `train.tsv`, `dev.tsv` and `test.tsv` with the columns `text` and `label`.
+"""Converts PolyAI's Banking77 files to `train.tsv`, `dev.tsv` and `test.tsv` with the columns `text` and `label`.
 
     git clone https://github.com/PolyAI-LDN/task-specific-datasets
     python examples/banking77.py --source task-specific-datasets/banking_data --output banking77
 
-The set has no rows to choose by; about a tenth of the training rows becomes `dev.tsv`, picked by a hash of the text, so
-that equal texts stay together and the split is always the same.
+The data set has no dev split. A hash of the text moves about a tenth of the training rows to `dev.tsv`, so equal texts
+stay together and the split is reproducible.
 """
 
 import argparse
@@ -14,14 +14,14 @@ import pathlib
 
 
 def read(path):
-    """Yields text and label of each row; line breaks and tabs within a text become spaces."""
+    """Yields the text and label of each row; each run of whitespace in a text becomes one space."""
     with open(path, encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             yield " ".join(row["text"].split()), row["category"]
 
 
 def write(path, rows):
-    """Writes rows of text and label as TSV with a header line; prints how many."""
+    """Writes rows of text and label as TSV with a header line; prints the number of rows."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(["text", "label"])
@@ -30,14 +30,14 @@ def write(path, rows):
 
 
 def is_dev(text):
-    """Whether a training text goes to the dev rows."""
+    """Whether a training text belongs to the dev split."""
     return hashlib.sha256(text.encode()).digest()[0] < 256 // 10
 
 
 def main():
-    """Reads the two files and writes the three."""
+    """Reads the two files and writes the three splits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=pathlib.Path, required=True, help="folder with train.csv and test.csv")
+    parser.add_argument("--source", type=pathlib.Path, required=True, help="directory with train.csv and test.csv")
     parser.add_argument("--output", type=pathlib.Path, required=True)
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
-"""A classifier on a folder of labelled texts: linear probe, full fine-tuning, export.
+"""Trains a classifier on a directory of labeled texts: linear probe, full fine-tuning, export.
 
     python examples/classify.py --data ../shared/data/banking77
 
-The folder holds `train.tsv`, `dev.tsv` and `test.tsv` with the columns `text` and `label`. The probe is a logistic
-regression on embeddings computed once; fine-tuning starts from it and trains every layer: a head that already fits
-spares the pretrained features the distortion by a random one (Kumar et al., 2022, https://arxiv.org/abs/2202.10054).
-The exported model is then asked for the labels of the test texts, as strings, in a process without Keras or tfxfer.
+The directory holds `train.tsv`, `dev.tsv` and `test.tsv` with the columns `text` and `label`. The probe is a logistic
+regression on precomputed embeddings. Fine-tuning starts from the probe and trains every layer: a head that already fits
+does not distort the pretrained features as a random one does (Kumar et al., 2022, https://arxiv.org/abs/2202.10054).
+Finally, a process without Keras or tfxfer asks the exported model for the labels of the test texts, passed as strings.
 """
 
 import argparse
@@ -26,7 +26,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 class Clock:
-    """Seconds since it was last read."""
+    """Returns the seconds since the previous call."""
 
     def __init__(self):
         self.start = time.perf_counter()
@@ -38,7 +38,7 @@ class Clock:
 
 
 def probe(arguments, train, test):
-    """Logistic regression on the untrained embeddings; returns it, their mean length, and what it gave."""
+    """Fits a logistic regression on the pretrained embeddings; returns it, their mean norm, and the results."""
     clock = Clock()
     embedder = tx.models.TextEmbedder.from_preset(arguments.preset, sequence_length=arguments.sequence_length)
     x_train, x_test = (embedder.encode(rows["text"], normalize=False) for rows in (train, test))
@@ -53,13 +53,13 @@ def probe(arguments, train, test):
 
 
 def fine_tune(arguments, train, dev, regression, length):
-    """AdamW on all layers, a tenth of the steps warm-up, then half a cosine; the best epoch on dev stays."""
+    """Trains all layers with AdamW, warmup for a tenth of the steps, then cosine decay; keeps the best epoch on dev."""
     labels = regression.classes_.tolist()
     model = tx.models.TextClassifier.from_preset(
         arguments.preset, labels=labels, sequence_length=arguments.sequence_length
     )
     if arguments.head == "probe":
-        # The probe saw vectors of length 1, the head sees them as the pooling leaves them.
+        # The probe was fitted on unit vectors; the head receives the pooled vectors unnormalized.
         model.head.denses[-1].set_weights([regression.coef_.T / length, regression.intercept_])
     steps = arguments.epochs * -(-len(train) // arguments.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(
@@ -82,7 +82,7 @@ def fine_tune(arguments, train, dev, regression, length):
 
 
 def ask_the_export(folder, texts):
-    """The labels that the exported model gives for texts, through a process of its own."""
+    """Returns the labels that the exported model gives for texts, computed in a separate process."""
     run = subprocess.run(
         [sys.executable, str(HERE / "ask.py"), folder],
         input="\n".join(texts),
@@ -94,14 +94,14 @@ def ask_the_export(folder, texts):
 
 
 def main():
-    """Runs the three parts and writes what they gave."""
+    """Runs the three steps and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--preset", default="all_minilm_l6_v2")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--head", choices=("probe", "random"), default="probe", help="what the head starts from")
+    parser.add_argument("--head", choices=("probe", "random"), default="probe", help="initialization of the head")
     parser.add_argument("--sequence-length", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--export", type=pathlib.Path, default=HERE.parent / "runs" / "classify" / "serving")

@@ -1,21 +1,22 @@
-"""Embeds a corpus with Apache Beam's RunInference over an exported embedder.
+"""Embeds a corpus with Apache Beam's RunInference and an exported embedder.
 
     python examples/embed_corpus_beam.py --model serving/sts/1 --corpus "corpus/*.jsonl" --output runs/corpus
     python examples/embed_corpus_beam.py ... --runner DataflowRunner --project P --region R --temp_location gs://B/tmp \
         --requirements_file requirements.txt
 
-The texts come from TSV or CSV files with a header, JSON lines or Parquet, with a column for the text and one for the
-id. Out come Parquet files with `id`, `embedding` and `model_version`, one for each part of the corpus. What Beam is not
-told here (runner, workers) goes behind the arguments. The environment needs apache-beam, pyarrow, tensorflow and
-tensorflow_text, no tfxfer; it is best one of its own, as Beam asks for an older protobuf than the tokenizers do:
+Reads texts from TSV or CSV files with a header, JSON Lines or Parquet, with one column for the text and one for the id.
+Writes Parquet files with `id`, `embedding` and `model_version`, one for each part of the corpus. Beam's own options
+(runner, workers) follow the arguments. The environment needs apache-beam, pyarrow, tensorflow and tensorflow_text, but
+not tfxfer. Use a separate environment, because Beam requires an older protobuf than the tokenizers do:
 
     pip install "apache-beam>=2.77" pyarrow "tensorflow==2.21.*" "tensorflow-text==2.21.*"
 
-How a run survives the death of its workers: the parts are fixed before the work begins, `--part-rows` rows each in the
-order of the files, and written to `_plan.json` with all that the output depends on. A part is read, embedded and
-written by one worker, to a file of its own name under `_unfinished`, and appears under its final name in one step once
-it is whole. A worker that dies leaves nothing that counts; a part that is done twice replaces itself by the same rows.
-Started again with the same arguments, a run does the parts that are missing; with others, it stops and says which.
+How a run survives the death of its workers: before it starts, it divides the files, in order, into parts of at most
+`--part-rows` rows, and records in `_plan.json` the parts and everything else that the output depends on. One worker
+reads, embeds and writes a part, to a file with a unique name under `_unfinished`, and moves the complete file to its
+final name in one step. A worker that dies leaves at most an unfinished file, which does not count; a part that runs
+twice overwrites itself with the same rows. Started again with the same arguments, a run processes the missing parts;
+with different arguments, it stops and names those that differ.
 """
 
 import argparse
@@ -42,12 +43,12 @@ DELIMITERS = {"tsv": "\t", "csv": ","}
 
 
 def opened(path):
-    """A file for reading; Beam's file systems reach Google Cloud Storage, S3, HDFS and the local disk alike."""
+    """Opens a file for reading; Beam's file systems cover Google Cloud Storage, S3, HDFS and the local disk."""
     return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
 def listed(pattern):
-    """The files that a pattern names, with their sizes, in order."""
+    """Returns the files that match a pattern, with their sizes in bytes, sorted by path."""
     [match] = FileSystems.match([pattern])
     return sorted((found.path, found.size_in_bytes) for found in match.metadata_list)
 
@@ -60,11 +61,11 @@ def create(path, content):
     FileSystems.rename([temporary], [path])
 
 
-# === Parts: where each one begins ===
+# === Parts and where they begin ===
 
 
 def kind_of(path):
-    """The format of a file, from its name."""
+    """Returns the format of a file, taken from its name."""
     kind = path.rsplit(".", 1)[-1].lower()
     if kind not in (*DELIMITERS, "jsonl", "parquet"):
         raise SystemExit(f"{path}: expected a name that ends in .tsv, .csv, .jsonl or .parquet")
@@ -72,7 +73,7 @@ def kind_of(path):
 
 
 class Lines:
-    """The lines of a file, with the place in bytes that reading has come to."""
+    """Iterates over the lines of a file; `offset` is the position in bytes after the last line read."""
 
     def __init__(self, file, offset=0):
         file.seek(offset)
@@ -90,14 +91,17 @@ class Lines:
 
 
 def records(file, path, offset, header):
-    """Yields `(offset behind it, row)` for each row of a text file from an offset on, a row being a dict."""
+    """Yields `(offset after the row, row)` for each row of a text file from `offset` on; a row is a dict.
+
+    A TSV or CSV file read without `header` yields its header, a list, first.
+    """
     lines, kind = Lines(file, offset), kind_of(path)
     if kind == "jsonl":
         for line in lines:
             if line.strip():
                 yield lines.offset, json.loads(line)
         return
-    # The module reads as many lines as a quoted field goes over, and none ahead.
+    # The csv module reads all lines of a quoted field and does not read ahead.
     for row in csv.reader(lines, delimiter=DELIMITERS[kind]):
         if not row:
             continue
@@ -111,7 +115,7 @@ def records(file, path, offset, header):
 
 
 def parts_of(path, size):
-    """Yields the parts of a file: its path, the first row, the number of rows, and where to begin reading."""
+    """Yields the parts of a file: path, first row, number of rows and, in text formats, the offset to read from."""
     kind = kind_of(path)
     if kind == "parquet":
         with opened(path) as file:
@@ -151,7 +155,7 @@ def rows_of(part):
 
 
 def make_plan(arguments):
-    """All that the output depends on, and the parts."""
+    """Returns everything that the output depends on, except the parts."""
     files = listed(arguments.corpus)
     if not files:
         raise SystemExit(f"--corpus {arguments.corpus}: no such file")
@@ -173,7 +177,7 @@ def make_plan(arguments):
 
 
 def plan_for(arguments):
-    """The plan in the output folder, made where there is none; stops where it is another one."""
+    """Returns the plan in the output directory, and writes it if there is none; stops if that plan differs."""
     asked = make_plan(arguments)
     path = posixpath.join(arguments.output, PLAN)
     if FileSystems.exists(path):
@@ -194,7 +198,7 @@ def plan_for(arguments):
 
 
 def read(part):
-    """A part as `(number, ids, texts)`."""
+    """Reads a part as `(number, ids, texts)`."""
     ids, texts = [], []
     for row in rows_of(part):
         text = row.get(part["text_column"])
@@ -204,16 +208,16 @@ def read(part):
         ids.append(str(row[part["id_column"]]))
         texts.append(text)
     if len(ids) != part["rows"]:
-        raise ValueError(f"{part['path']}: {len(ids)} rows from row {part['first']} on, where {part['rows']} were")
+        raise ValueError(f"{part['path']}: {len(ids)} rows from row {part['first']} on, expected {part['rows']}")
     return part["number"], ids, texts
 
 
 class Embedder(ModelHandler):
     """Runs a signature of an exported embedder.
 
-    An element is a whole part, so that what is embedded together is also written together, without a shuffle in
-    between that would hold everything back until the last vector is there. The model sees batches of `batch_size` texts
-    of like length.
+    An element is a whole part, so texts that are embedded together are also written together. A shuffle in between
+    would hold back all output until the last vector is computed. The model receives batches of `batch_size` texts of
+    similar length.
     """
 
     def __init__(self, model, signature, batch_size):
@@ -223,12 +227,12 @@ class Embedder(ModelHandler):
     def load_model(self):
         """Loads the export on a worker."""
         import tensorflow as tf
-        import tensorflow_text  # noqa: F401  (registers the ops of the tokenizer)
+        import tensorflow_text  # noqa: F401  (registers the tokenizer's ops)
 
         return tf.saved_model.load(self.model).signatures[self.signature]
 
     def run_inference(self, batch, model, inference_args=None):
-        """Yields the vectors `(rows, dim)` of each part."""
+        """Yields the float32 vectors `(rows, dim)` of each part."""
         import tensorflow as tf
 
         for part in batch:
@@ -245,7 +249,7 @@ class Embedder(ModelHandler):
 
 
 class Write(beam.DoFn):
-    """Writes a part beside the others and then gives it its name."""
+    """Writes a part under a temporary name and then moves it to its final name."""
 
     def __init__(self, output, parts, model_version):
         self.output, self.parts, self.model_version = output, parts, model_version
@@ -274,7 +278,7 @@ class Write(beam.DoFn):
 
 
 def part_name(number, parts):
-    """The file of a part."""
+    """Returns the file name of a part."""
     return f"part-{number:05d}-of-{parts:05d}.parquet"
 
 
@@ -282,22 +286,22 @@ def part_name(number, parts):
 
 
 def done_in(output, parts):
-    """The numbers of the parts that are there."""
+    """Returns the numbers of the parts that are already written."""
     there = {posixpath.basename(path.replace("\\", "/")) for path, _ in listed(posixpath.join(output, "part-*"))}
     return {number for number in range(parts) if part_name(number, parts) in there}
 
 
 def main():
-    """Plans, embeds what is missing, and counts the rows of the result."""
+    """Plans the parts, embeds the missing ones, and counts the rows of the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a version's folder that `export.saved_model` wrote")
+    parser.add_argument("--model", required=True, help="version directory that `export.saved_model` wrote")
     parser.add_argument("--corpus", required=True, help="pattern of .tsv, .csv, .jsonl or .parquet files")
-    parser.add_argument("--output", required=True, help="folder of the result, of one run and its repetitions")
-    parser.add_argument("--text", default="text", help="the column of the text")
-    parser.add_argument("--id", default="id", help="the column of the id")
-    parser.add_argument("--signature", default="embed", help="e.g. embed_document, where the model has that prompt")
-    parser.add_argument("--batch-size", type=int, default=32, help="texts that the model computes at a time")
-    parser.add_argument("--part-rows", type=int, default=4096, help="rows of a file of the result")
+    parser.add_argument("--output", required=True, help="output directory of one run and its restarts")
+    parser.add_argument("--text", default="text", help="name of the text column")
+    parser.add_argument("--id", default="id", help="name of the id column")
+    parser.add_argument("--signature", default="embed", help="e.g. embed_document, if the model has that prompt")
+    parser.add_argument("--batch-size", type=int, default=32, help="texts per call of the model")
+    parser.add_argument("--part-rows", type=int, default=4096, help="maximum rows per output file")
     arguments, rest = parser.parse_known_args()
     if arguments.batch_size < 1 or arguments.part_rows < 1:
         parser.error("--batch-size and --part-rows must be positive")
@@ -326,7 +330,7 @@ def main():
     rows = sum(part["rows"] for part in plan["parts"])
     left = set(range(count)) - done_in(arguments.output, count)
     if left:
-        raise SystemExit(f"{len(left)} parts are missing: start it again")
+        raise SystemExit(f"{len(left)} parts are missing: run the command again")
     if FileSystems.exists(unfinished):
         FileSystems.delete([unfinished])
     embedded = sum(part["rows"] for part in missing)

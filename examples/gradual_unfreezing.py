@@ -1,20 +1,20 @@
-"""Five ways to fine-tune on few rows, at equal numbers of epochs: what moves, when, how fast, at what cost.
+"""Compares five ways to fine-tune on few rows for the same number of epochs: what trains, when, how fast, at what cost.
 
     python examples/gradual_unfreezing.py --data ../shared/data/banking77
     python examples/gradual_unfreezing.py --data ../shared/data/clothing_reviews --text title review \
         --label recommended --rows-per-class 100 --sequence-length 128
 
-The folder holds `train.tsv`, `dev.tsv` and `test.tsv`; several `--text` columns are joined by a space. Each seed draws
-its own rows, as many of each class, and trains the five from the pretrained weights:
+The directory holds `train.tsv`, `dev.tsv` and `test.tsv`; several `--text` columns are joined by a space. Each seed
+draws its own rows, the same number of each class, and trains all five from the pretrained weights:
 
-full: all layers from the first step on, the head at ten times the rate of the others, as in all that follow;
-head only: the encoder frozen; its vectors are computed once, and the epochs train on those;
-gradual: the head first, then a block more each epoch, from the output back (Howard and Ruder, 2018);
-layer-wise decay: all layers, each block at 0.8 of the rate of the one above;
-LoRA: low-rank matrices beside query and value of each block, and the head.
+full: all layers from the first step, the head at ten times the rate of the others (in the other four as well);
+head only: the encoder is frozen; its vectors are computed once, and the epochs train on those;
+gradual: the head first, then one more block each epoch, from the output back (Howard and Ruder, 2018);
+layer-wise decay: all layers, each block at 0.8 of the rate of the block above;
+LoRA: low-rank matrices added to query and value of each block, and the head.
 
-No run is stopped early or chosen: what stands in the table is the model after the last epoch. The learning rates were
-chosen on dev rows (`--scored-on dev`).
+There is no early stopping and no selection of runs: the table shows the model after the last epoch. The learning rates
+were chosen on dev rows (`--scored-on dev`).
 """
 
 import argparse
@@ -28,26 +28,26 @@ import tfxfer as tx  # before Keras, so that TensorFlow starts quietly
 import keras
 import numpy as np
 
-# Rates of all but the head.
+# Learning rates of all layers except the head.
 RATES = {"full": 2e-4, "head only": 1e-3, "gradual": 2e-4, "layer-wise decay": 3e-4, "LoRA": 1e-3}
 HEAD_FACTOR = 10.0
 
 
 def read(folder, split, text, label):
-    """Texts and labels of a file, those of several columns joined."""
+    """Returns the texts and labels of a file; joins the texts of several columns."""
     rows = tx.data.read(folder / f"{split}.tsv")
     texts = [" ".join(filter(None, parts)) for parts in zip(*(rows[name] for name in text), strict=True)]
     return np.array(texts, object), np.array(rows[label])
 
 
 def draw(labels, rows_per_class, seed):
-    """The numbers of as many rows of each class; all of a class that has fewer."""
+    """Returns the numbers of `rows_per_class` random rows of each class; all rows of a class that has fewer."""
     order = np.random.default_rng(seed).permutation(len(labels))
     return np.concatenate([order[labels[order] == name][:rows_per_class] for name in np.unique(labels)])
 
 
 def train(arguments, method, seed, texts, labels):
-    """Trains one model; returns it, the number of weights that trained in the end, and the seconds."""
+    """Trains one model; returns it, the number of weights that are trainable at the end, and the seconds."""
     keras.utils.set_random_seed(seed)
     model = tx.models.TextClassifier.from_preset(
         arguments.preset, labels=sorted(set(labels.tolist())), sequence_length=arguments.sequence_length
@@ -93,7 +93,7 @@ def main():
     parser.add_argument("--rows-per-class", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, help="by default each method's own")
+    parser.add_argument("--learning-rate", type=float, help="default: the method's own")
     parser.add_argument("--sequence-length", type=int, default=64)
     parser.add_argument("--methods", nargs="+", choices=list(RATES), default=list(RATES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

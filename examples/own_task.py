@@ -1,8 +1,8 @@
-"""A task of your own: stars of a review from its text and its writer's age, with all that tfxfer's own tasks have.
+"""Defines a task of your own: stars of a review from its text and its writer's age, with all that built-in tasks have.
 
     python examples/own_task.py --data data/clothing_reviews
 
-`--data` is a folder with train.tsv and test.tsv with the columns review, age and rating (1 to 5).
+`--data` is a directory of train.tsv and test.tsv with the columns review, age and rating (1 to 5).
 """
 
 import argparse
@@ -17,7 +17,7 @@ import tensorflow as tf
 
 
 class StarsColumn(tx.data.Column):
-    """Stars from 1 to 5 as four answers, 0 or 1: more than 1, more than 2, more than 3, more than 4."""
+    """Stars from 1 to 5 as four targets, 0 or 1: more than 1, more than 2, more than 3, more than 4."""
 
     def read(self, values, argument):
         stars = tx.data.NumberColumn().read(values, argument)
@@ -26,7 +26,7 @@ class StarsColumn(tx.data.Column):
 
 @keras.saving.register_keras_serializable("examples")
 class StarRating(tx.models.TextTask):
-    """Ordinal regression: four logits, one for each step between two stars."""
+    """Ordinal regression: four logits, one for each threshold between adjacent numbers of stars."""
 
     def __init__(self, backbone, preprocessor=None, *, trainable=None, **kwargs):
         inputs = {**backbone.input, "age": keras.Input((), name="age")}
@@ -53,12 +53,12 @@ class StarRating(tx.models.TextTask):
 
 
 def main():
-    """Trains above frozen layers, resumes, exports and asks the export."""
+    """Trains the layers above frozen ones with a checkpoint to resume from, exports the model and asks the export."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with train.tsv and test.tsv")
+    parser.add_argument("--data", type=pathlib.Path, required=True, help="directory with train.tsv and test.tsv")
     parser.add_argument("--preset", default="all_minilm_l6_v2", help="pretrained encoder")
-    parser.add_argument("--rows", type=int, default=2000, help="rows to train on; half as many to test")
-    parser.add_argument("--folder", default="runs/stars", help="where checkpoint and export go")
+    parser.add_argument("--rows", type=int, default=2000, help="training rows; half as many for the test")
+    parser.add_argument("--folder", default="runs/stars", help="directory for the checkpoint and the export")
     arguments = parser.parse_args()
 
     keras.utils.set_random_seed(0)

@@ -1,10 +1,10 @@
-"""A classifier on its way into production: sure when it says so, silent where it should be, explained, watched, served.
+"""Takes a classifier to production: calibrated, able to reject texts, explained, monitored, served.
 
     python examples/production.py
 
-The reviews of `examples/data/clothing_reviews` say whether the writer recommends the garment. Questions to a support
-desk (`examples/data/support_questions`) stand for texts that come in by mistake. What is written goes to
-`runs/production`; it takes about two minutes on two cores.
+The classifier predicts whether the writer of a review in `examples/data/clothing_reviews` recommends the garment.
+Questions to a support desk (`examples/data/support_questions`) play the part of texts that arrive by mistake. Output
+goes to `runs/production`; the run takes about two minutes on two cores.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import tfxfer as tx  # before Keras, so that TensorFlow starts quietly
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_text  # noqa: F401 - the operations of the export
+import tensorflow_text  # noqa: F401  (registers the export's ops)
 
 HERE = pathlib.Path(__file__).resolve().parent
 DATA = HERE / "data"
@@ -30,23 +30,23 @@ QUESTIONS = (
 
 
 def say(start, text):
-    """Prints what comes next, with the seconds since the start."""
+    """Prints the next step and the seconds since the start."""
     print(f"\n[{time.perf_counter() - start:3.0f} s] {text}", flush=True)
 
 
 def columns(rows):
-    """Texts and labels of rows."""
+    """Returns the texts and labels of rows."""
     return [row["review"] for row in rows], [row["recommended"] for row in rows]
 
 
 def shown(scores, name):
-    """A score with its interval."""
+    """Formats a score with its interval."""
     low, high = scores["intervals"][name]
     return f"{scores[name]:.3f} ({low:.3f} to {high:.3f})"
 
 
 def main():
-    """Goes the whole way and prints what each step finds."""
+    """Runs all steps and prints the result of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="all_minilm_l6_v2")
     parser.add_argument("--epochs", type=int, default=3)
@@ -57,47 +57,47 @@ def main():
     keras.utils.set_random_seed(0)
 
     train, others = (list(tx.data.read(DATA / "clothing_reviews" / f"{name}.tsv")) for name in ("train", "test"))
-    # Each step needs rows that the step before has not seen. The rows to train on are as many of each label; what the
-    # model decides by is fitted on rows as they come.
+    # Each step needs rows that the steps before have not seen. The training rows are balanced; the rules for decisions
+    # are fitted on rows with the natural frequencies of the labels.
     train = columns(train)
     calibration, dev = columns(others[:150]), columns(others[150:450])
     test = columns(others[450 : 450 + arguments.test_rows])
     elsewhere = [row["text"] for row in tx.data.read(DATA / "support_questions" / "train.tsv")]
 
-    say(start, f"{len(train[0])} reviews to train on: a frozen probe, and labels that it doubts")
+    say(start, f"{len(train[0])} training reviews: a frozen probe, and the labels that it doubts")
     model = tx.models.TextClassifier.from_preset(arguments.preset, labels=["no", "yes"], sequence_length=48)
     tx.freezing.probe(model, *train)
     probe = tx.evaluation.classification(model, *test, rows=True)
     suspects = tx.evaluation.suspect_labels(model, *train, features=model.head_features(train[0], verbose=0))
     for row in suspects["suspects"][:3]:
-        print(f"  {row['label']!r}, rather {row['suggested']!r}: {row['text'][:90]}")
+        print(f"  {row['label']!r}, more likely {row['suggested']!r}: {row['text'][:90]}")
 
     say(start, f"fine-tuning for {arguments.epochs} epochs")
     model.compile()
     model.fit(*train, batch_size=16, epochs=arguments.epochs, seed=0, verbose=2)
 
-    say(start, "probabilities that mean what they say, and when to answer")
+    say(start, "calibrated probabilities, and when to answer")
     before = tx.evaluation.classification(model, *test)
     model.calibrate(*calibration)
     reject = tx.decisions.Rejection("combined", keep=0.95)
     model.fit_decisions(*dev, reject=reject, sets=tx.decisions.ConformalSets("lac", coverage=0.9), train=train)
     scores = tx.evaluation.classification(model, *test, intervals=0.95, rows=True)
-    print(f"  accuracy {shown(scores, 'accuracy')}, of what is answered {scores['answered_accuracy']:.3f}")
+    print(f"  accuracy {shown(scores, 'accuracy')}, on the answered reviews {scores['answered_accuracy']:.3f}")
     print(f"  calibration error {before['ece']:.3f} before, {scores['ece']:.3f} after")
-    print(f"  the right label is in the set of {scores['set_coverage']:.3f} of the reviews (0.9 was asked for)")
+    print(f"  the set holds the right label for {scores['set_coverage']:.3f} of the reviews (target: 0.9)")
     found = model.classify(elsewhere)
     print(f"  answered: {scores['coverage']:.3f} of the reviews, {np.mean(found.in_scope):.3f} of questions to support")
     compared = tx.evaluation.compare(scores, probe)["scores"]["accuracy"]
     low, high = compared["interval"]
     real = {"a": "fine-tuning is better", "b": "the probe is better", None: "too few rows to tell"}[compared["better"]]
-    print(f"  accuracy above the probe's: {compared['difference']:+.3f} ({low:+.3f} to {high:+.3f}): {real}")
+    print(f"  accuracy minus the probe's: {compared['difference']:+.3f} ({low:+.3f} to {high:+.3f}): {real}")
 
-    say(start, "why")
+    say(start, "explanations")
     for explanation in model.explain(list(QUESTIONS[:2])):
         words = sorted(explanation.words, key=lambda word: -abs(word.value))[:4]
         print(f"  {explanation.target}: " + ", ".join(f"{word.text} {word.value:+.2f}" for word in words))
 
-    say(start, "what the texts of the day look like beside those of the test set")
+    say(start, "drift of new texts from those of the test set")
     reference = tx.evaluation.reference(model, test[0])
     for name, texts in (("other reviews", dev[0]), ("questions to support", elsewhere)):
         checks = tx.evaluation.drift(reference, texts, model=model)["checks"]
@@ -110,11 +110,11 @@ def main():
         model, arguments.output / "recommended", metadata=metadata, reference=reference, explain=True, keep=1
     )
     tx.export.recipes(arguments.output / "recommended")
-    say(start, f"exported to {path}, with a README, files for servers, and texts to check a server by")
+    say(start, f"exported to {path}, with a README, files for servers, and texts to check a server")
     served = tf.saved_model.load(path).signatures["serving_default"](text=tf.constant(QUESTIONS))
     mine = model.classify(list(QUESTIONS))
     for row, question in enumerate(QUESTIONS):
-        print(f"  {mine.labels[row] or 'no answer'}, of {', '.join(mine.sets[row])}: {question}")
+        print(f"  {mine.labels[row] or 'no answer'} (set: {', '.join(mine.sets[row])}): {question}")
     alike = [
         np.allclose(served["probabilities"], mine.probabilities, atol=1e-5),
         np.array_equal(served["in_scope"], mine.in_scope),

@@ -1,9 +1,9 @@
-"""From 100 labelled reviews to a served classifier: a frozen probe, fine-tuning, an export, answers from the export.
+"""From 100 labeled reviews to a served classifier: a frozen probe, fine-tuning, an export, answers from the export.
 
     python examples/quickstart.py
 
-Would the writer of a review recommend the garment? The reviews lie in `examples/data/clothing_reviews`; what is written
-goes to `runs/quickstart`.
+Would the writer of a review recommend the garment? The reviews are in `examples/data/clothing_reviews`; output goes to
+`runs/quickstart`.
 """
 
 import argparse
@@ -30,12 +30,12 @@ QUESTIONS = (
 
 
 def say(start, text):
-    """Prints what comes next, with the seconds since the start."""
+    """Prints the next step and the seconds since the start."""
     print(f"[{time.perf_counter() - start:3.0f} s] {text}", flush=True)
 
 
 def sample(rows, seed):
-    """As many rows of each label, another choice for each seed."""
+    """Returns the texts and labels of `ROWS_A_CLASS` rows per label, chosen by the seed."""
     taken = []
     for label in sorted({row["recommended"] for row in rows}):
         taken += random.Random(seed).sample([row for row in rows if row["recommended"] == label], ROWS_A_CLASS)
@@ -43,7 +43,7 @@ def sample(rows, seed):
 
 
 def main():
-    """Trains three times, prints the table, exports the last model and asks the export."""
+    """Trains once per seed, prints the table, exports the last model and asks the export."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="all_minilm_l6_v2")
     parser.add_argument("--epochs", type=int, default=5)
@@ -74,18 +74,20 @@ def main():
         say(start, f"testing on {len(test[0])} reviews")
         found["fine-tuned"].append(tx.evaluation.classification(model, *test))
 
-    print(f"\n{len(x)} reviews to train on, {len(test[0])} to test on; mean and deviation of {arguments.seeds} samples")
+    print(
+        f"\n{len(x)} training and {len(test[0])} test reviews; mean and standard deviation of {arguments.seeds} samples"
+    )
     print(f"{'':14}  {'accuracy':13}  macro-F1")
     for name, scores in found.items():
         values = [[each[key] for each in scores] for key in ("accuracy", "macro_f1")]
         print(f"{name:14}  " + "  ".join(f"{np.mean(each):.3f} ± {np.std(each):.3f}" for each in values))
     print(
-        "Fine-tuning pays where the embeddings, made to tell topics apart, do not hold the answer yet, as with\n"
-        "opinions. Where the probe is as good, keep the probe: it trains in a second."
+        "Fine-tuning pays off if the embeddings, which are trained to tell topics apart, do not hold the answer yet,\n"
+        "as with opinions. If the probe is as good, keep the probe: it trains in a second."
     )
 
     served = tx.export.saved_model(model, arguments.output / "serving", keep=1)
-    say(start, f"exported to {served}; asked in a process without Keras or tfxfer:")
+    say(start, f"exported to {served}; answers from a process without Keras or tfxfer:")
     answers = subprocess.run(
         [sys.executable, str(HERE / "ask.py"), served, *QUESTIONS], check=True, capture_output=True, text=True
     )

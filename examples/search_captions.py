@@ -1,10 +1,11 @@
-"""Search, before and after training with in-batch negatives: find the other caption of an image.
+"""Searches for the other caption of an image, before and after training with in-batch negatives.
 
     python examples/search_captions.py --data ../shared/data/caption_pairs
 
-The folder holds `train.tsv`, `dev.tsv` and `test.tsv` with the columns `anchor` and `positive`: two captions of one
-image. Queries are the test anchors; the corpus is the positives of all three files, so that the right one of each query
-stands among thousands. Multiple negatives ranking with no caption twice in a batch, AdamW, warm-up, then half a cosine.
+The directory holds `train.tsv`, `dev.tsv` and `test.tsv` with the columns `anchor` and `positive`: two captions of one
+image. The queries are the test anchors. The corpus is the positives of all three files, so the right caption of each
+query is one among thousands. Training uses multiple negatives ranking with no caption twice in a batch, AdamW, warmup,
+then cosine decay.
 """
 
 import argparse
@@ -21,7 +22,7 @@ COLUMNS = ("anchor", "positive")
 
 
 def main():
-    """Searches, trains, searches again; prints the table and a few answers, and writes the JSON."""
+    """Searches, trains, searches again; prints the table and some answers, and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--preset", default="all_minilm_l6_v2")

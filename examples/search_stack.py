@@ -1,21 +1,22 @@
-"""A search in stages: words, vectors, both, a reranker on top, and what it knows taught back to the vectors.
+"""Builds a search in stages: words, vectors, both, a reranker, and vectors that learn from the reranker.
 
     python examples/search_stack.py --data ../shared/data/caption_pairs --output runs/search_stack
     python examples/search_stack.py --data beir/scifact --output runs/scifact
 
-The data are a folder in BEIR's layout (`corpus.jsonl`, `queries.jsonl`, `qrels/train.tsv`, `dev.tsv`, `test.tsv`), or
-one with `train.tsv`, `dev.tsv` and `test.tsv` of caption pairs (`anchor`, `positive`, `image_id`), which is written in
-BEIR's layout first: queries are the anchors, the corpus the positives, and relevant are those of the same image.
+`--data` is a directory in BEIR's layout (`corpus.jsonl`, `queries.jsonl`, `qrels/train.tsv`, `dev.tsv`, `test.tsv`), or
+one with `train.tsv`, `dev.tsv` and `test.tsv` of caption pairs (`anchor`, `positive`, `image_id`). Caption pairs are
+first written in BEIR's layout: the queries are the anchors, the corpus is the positives, and the relevant documents are
+those of the same image.
 
 1. BM25 and an embedder search alone, then together. The weight of the vectors is chosen on the dev queries.
-2. The embedder mines negatives of the training queries, and a reranker learns from these lists which document is right.
-   It puts the best `--depth` documents into order, and its score is added to that of the search, with a weight that is
+2. The embedder mines negatives for the training queries, and a reranker learns from these lists which document is
+   right. It reorders the best `--depth` documents. Its score is also added to that of the search, with a weight that is
    chosen on the dev queries.
-3. The reranker scores the same lists again, and the embedder learns its margins: a search without a reranker that knows
-   some of what the reranker knows.
+3. The reranker scores the same lists again, and the embedder learns its margins. The result is a search without a
+   reranker that knows some of what the reranker knows.
 
-All are scored on the test queries, with 95 % intervals. Each stage pays for itself or does not; the table says it. The
-runs are written as TREC's files, which trec_eval reads.
+All stages are scored on the test queries, with 95 % intervals; the table shows which of them pay off. The runs are
+written as TREC files, which trec_eval reads.
 """
 
 import argparse
@@ -33,7 +34,7 @@ SPLITS = ("train", "dev", "test")
 
 
 def write_beir(source, folder):
-    """Writes caption pairs in BEIR's layout, and returns its folder."""
+    """Writes caption pairs in BEIR's layout and returns its directory."""
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
     rows = {split: tx.data.read(source / f"{split}.tsv") for split in SPLITS}
     every = [text for part in rows.values() for text in part["positive"]]
@@ -46,7 +47,7 @@ def write_beir(source, folder):
         lines = ["query-id\tcorpus-id\tscore"]
         for number, (text, image) in enumerate(zip(part["anchor"], part["image_id"], strict=True)):
             queries.append({"_id": f"{split}{number}", "text": text})
-            # Anchors and positives may share a text: it is not what is looked for.
+            # An anchor may be a positive as well: its own text is not a result to find.
             found = [name for name in dict.fromkeys(of_image[image]) if name != documents.get(text)]
             lines += [f"{split}{number}\t{name}\t1" for name in found]
         (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -58,7 +59,7 @@ def write_beir(source, folder):
 
 
 class Stack:
-    """The searches over one corpus, and what the table needs of each."""
+    """Runs, scores, fuses and reranks the searches over one corpus."""
 
     def __init__(self, folder, depth):
         self.depth = depth
@@ -68,7 +69,7 @@ class Stack:
         self.k = min(100, len(self.texts))
 
     def run(self, split, search):
-        """Returns what a search finds for the queries of a split, as a run, and the seconds of a query."""
+        """Returns the results of a search for the queries of a split, as a run, and the seconds per query."""
         queries = self.tasks[split].queries
         start = time.perf_counter()
         hits = search(list(queries.values()))
@@ -80,20 +81,20 @@ class Stack:
         return run, seconds
 
     def scores(self, split, run, **options):
-        """Scores a run; a query that found nothing counts 0."""
+        """Scores a run; a query without results counts as 0."""
         relevant = self.tasks[split].relevant
         return tx.evaluation.run_scores(run, relevant, ks=(10, 100), unanswered="zero", **options)
 
     def fused(self, split, runs, weight):
-        """Adds the scores of two runs, the second with a weight."""
+        """Adds the scores of two runs, with a weight on the second."""
         return tx.search.fuse(runs, 100, method="weighted", normalize="z_score", weights=[1, weight])
 
     def best_weight(self, runs):
-        """Returns the weight of the second run that finds most on the dev queries."""
+        """Returns the weight of the second run that gives the best NDCG@10 on the dev queries."""
         return max((0.5, 1, 2, 4, 8), key=lambda weight: self.scores("dev", self.fused("dev", runs, weight))["ndcg@10"])
 
     def reranked(self, split, run, reranker):
-        """Returns a reranker's scores of the best documents of a run, and the seconds of a query."""
+        """Returns a reranker's scores for the best `depth` documents of a run, and the seconds per query."""
         queries, best = self.tasks[split].queries, {}
         for query, found in run.items():
             best[query] = list(found)[: self.depth]
@@ -105,7 +106,7 @@ class Stack:
         return {query: {best[query][one.index]: float(one.score) for one in found} for query, found in made}, seconds
 
     def reordered(self, run, scores):
-        """Returns a run whose best documents are ordered by a reranker's scores, and the others behind as they were."""
+        """Returns a run whose best documents are ordered by a reranker's scores; the others follow in the old order."""
         return {
             query: found | {name: -1e3 - place for place, name in enumerate(run[query]) if name not in found}
             for query, found in scores.items()
@@ -113,7 +114,7 @@ class Stack:
 
 
 def training_lists(stack, embedder, limit, negatives, split="train"):
-    """Rows of a query, its relevant documents and others that the embedder takes for near."""
+    """Returns rows of a query, its relevant documents, and hard negatives that the embedder mines."""
     task = stack.tasks[split]
     pairs = [
         (task.queries[query], task.corpus[name])
@@ -129,15 +130,15 @@ def training_lists(stack, embedder, limit, negatives, split="train"):
 
 
 def main():
-    """Builds the stages one after another, scores each, and prints the table."""
+    """Builds the stages in turn, scores each, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/search_stack"))
     parser.add_argument("--preset", default="all_minilm_l6_v2")
-    parser.add_argument("--pairs", type=int, default=6000, help="training pairs at most")
+    parser.add_argument("--pairs", type=int, default=6000, help="maximum number of training pairs")
     parser.add_argument("--negatives", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=2, help="of the reranker")
-    parser.add_argument("--depth", type=int, default=30, help="documents that are reranked")
+    parser.add_argument("--epochs", type=int, default=2, help="training epochs of the reranker")
+    parser.add_argument("--depth", type=int, default=30, help="documents to rerank per query")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     keras.utils.set_random_seed(arguments.seed)
@@ -158,7 +159,7 @@ def main():
         print(f"{name}: ndcg@10 {found['ndcg@10']:.3f}", flush=True)
 
     def searches(embedder, name):
-        """Searches by the vectors of an embedder, and by both; returns both runs of test and dev."""
+        """Scores a search by vectors, and one by words and vectors; returns the latter's runs of dev and test."""
         index = tx.search.SemanticIndex(embedder, stack.texts, ids=stack.ids, progress=False)
         found = {split: stack.run(split, lambda queries: index.search(queries, k=stack.k)) for split in ("dev", "test")}
         note(name, *found["test"])
@@ -185,7 +186,7 @@ def main():
     trained = round(time.perf_counter() - start)
 
     def rerank(base, name, seconds):
-        """Scores a search whose best documents a reranker orders: by its score alone, and added to the search's."""
+        """Scores a reranked search: by the reranker's score alone, and by the sum of both scores."""
         found = {split: stack.reranked(split, base[split], reranker) for split in ("dev", "test")}
         reordered = stack.reordered(base["test"], found["test"][0])
         note(f"{name}, reranked", reordered, seconds + found["test"][1])

@@ -1,13 +1,13 @@
-"""From a trained model to answers over HTTP: export, start a server, ask it, roll a second version out and back.
+"""From a trained model to answers over HTTP: exports, serves, asks, rolls out a second version and rolls it back.
 
     python examples/serve.py
-    docker compose -f examples/compose.yaml up              # then: TF Serving on what the first line wrote,
-    python examples/serve.py --url http://localhost:8501    # ... asked while it runs
+    docker compose -f examples/compose.yaml up              # then: TF Serving on the first line's export,
+    python examples/serve.py --url http://localhost:8501    # ... and questions to it while it runs
 
-A classifier of support questions (`examples/data/support_questions`) is fine-tuned from MiniLM in two stages; each is
-exported as a version. Without `--url` the program starts `tensorflow_model_server` where it is installed, and
-otherwise the stand-in in `examples/contract_server` (from the extra `test`), which speaks the same protocol. What asks
-the server is plain `urllib`: it knows neither TensorFlow nor the tokenizer. What is written goes to `runs/serve`.
+The program fine-tunes a classifier of support questions (`examples/data/support_questions`) from MiniLM in two stages
+and exports each as a version. Without `--url`, it starts `tensorflow_model_server` if that is installed, and otherwise
+the test server in `examples/contract_server` (needs the extra `test`), which implements the same protocol. The client
+is plain `urllib`, without TensorFlow or the tokenizer. Output goes to `runs/serve`.
 """
 
 import argparse
@@ -58,7 +58,7 @@ SERVE_FOLDER="{folder}" docker compose -f "{compose}" up
 
 
 def write_config(file, base_path, version=None):
-    """Says which versions are served: the newest, or one for certain. In one step, as the server may be reading."""
+    """Writes which version to serve: the newest, or a given one. In one step, because the server may be reading."""
     policy = "" if version is None else f"\n    model_version_policy {{ specific {{ versions: {version} }} }}"
     temporary = file.with_name(f"{file.name}.new")
     temporary.write_text(CONFIG.format(name=NAME, base_path=base_path, policy=policy), encoding="utf-8")
@@ -67,15 +67,15 @@ def write_config(file, base_path, version=None):
 
 @contextlib.contextmanager
 def server(config, folder, log):
-    """Starts a server with what lies in a model's folder; yields its URL."""
+    """Starts a server on a model's directory and yields its URL."""
     sockets = [socket.create_server(("localhost", 0)) for _ in range(2)]
     port, rest_port = (each.getsockname()[1] for each in sockets)
     for each in sockets:
         each.close()
     command = [shutil.which("tensorflow_model_server")]
     if command == [None]:
-        print("tensorflow_model_server is not installed: the stand-in in examples/contract_server takes its place.")
-        print("It speaks TF Serving's protocol and is not TF Serving; it is slower, and nothing to run in production.")
+        print("tensorflow_model_server is not installed: using the test server in examples/contract_server.")
+        print("It implements TF Serving's protocol and is not TF Serving; it is slower, and not meant for production.")
         command = [sys.executable, str(HERE / "contract_server")]
     command += [f"--port={port}", f"--rest_api_port={rest_port}"]
     command += [f"--model_config_file={config}", "--model_config_file_poll_wait_seconds=1"]
@@ -90,18 +90,18 @@ def server(config, folder, log):
         process.wait()
 
 
-# === The client's side: no TensorFlow from here on ===
+# === The client's side, without TensorFlow ===
 
 
 def get(url, body=None):
-    """Returns the JSON that a URL answers with."""
+    """Returns the JSON response of a URL."""
     data = None if body is None else json.dumps(body).encode()
     with urllib.request.urlopen(urllib.request.Request(url, data), timeout=60) as response:
         return json.load(response)
 
 
 def wait_for(url, version, seconds=120):
-    """Waits until a version, and no other, answers."""
+    """Waits until the given version answers, and no other."""
     end = time.monotonic() + seconds
     while True:
         with contextlib.suppress(urllib.error.URLError, ConnectionError):
@@ -114,18 +114,18 @@ def wait_for(url, version, seconds=120):
 
 
 def ask(url, version):
-    """Prints label and score of each question, as the server gives them."""
+    """Prints the label and score that the server returns for each question."""
     print(f"\nversion {version} answers:")
     found = get(f"{url}/v1/models/{NAME}:predict", {"instances": QUESTIONS})["predictions"]
     for question, answer in zip(QUESTIONS, found, strict=True):
         print(f"{answer['labels'][0]}\t{answer['scores'][0]:.3f}\t{question}")
 
 
-# === The whole way ===
+# === All steps ===
 
 
 def train(model, rows, epochs, test):
-    """Trains for some epochs more; returns the scores on the test questions."""
+    """Trains for `epochs` more epochs; returns the scores on the test questions."""
     model.fit(rows["text"], rows["label"], batch_size=BATCH_SIZE, epochs=epochs, seed=0, verbose=2)
     found = tx.evaluation.classification(model, test["text"], test["label"])
     return {"accuracy": found["accuracy"], "macro_f1": found["macro_f1"]}
@@ -136,13 +136,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="all_minilm_l6_v2")
     parser.add_argument("--sequence-length", type=int, default=128)
-    parser.add_argument("--epochs", type=int, default=4, help="of each of the two versions")
+    parser.add_argument("--epochs", type=int, default=4, help="training epochs of each of the two versions")
     parser.add_argument("--output", type=pathlib.Path, default=OUTPUT)
-    parser.add_argument("--url", help="of a TF Serving that watches the folder of an earlier run")
+    parser.add_argument("--url", help="URL of a TF Serving that watches the output of an earlier run")
     arguments = parser.parse_args()
     keras.utils.set_random_seed(0)
     folder = arguments.output.resolve() / NAME
-    # In a container the folder has another place; what the exporter writes is for that.
+    # In a container the directory has another path, the one in the exporter's models.config.
     config, base_path = folder / "local.config", folder
     if arguments.url:
         config, base_path = folder / "models.config", f"/models/{NAME}"
@@ -160,7 +160,7 @@ def main():
     write_config(config, base_path)
     (folder / "monitoring.config").write_text(MONITORING, encoding="utf-8")
     print(f"\nversion {first['version']}: {first['metadata']['metrics']}, in {first['path']}")
-    print("\nTF Serving itself on this folder:\n")
+    print("\nTo run TF Serving itself on this directory:\n")
     print(DOCKER.format(folder=folder.parent, compose=HERE / "compose.yaml"))
 
     started = server(config, folder, arguments.output / "log")

@@ -1,11 +1,11 @@
-"""A Siamese network with a softmax decoder: concat -> dense -> softmax on (premise, hypothesis) pairs.
+"""Trains a Siamese network with a softmax decoder: concat -> dense -> softmax on (premise, hypothesis) pairs.
 
     python examples/siamese_nli.py --data ../shared/data/nli
 
-The folder holds `train.tsv`, `dev.tsv` and `test.tsv` with the columns `premise`, `hypothesis` and `label`. First the
-decoder is trained alone, on the vectors of the pretrained encoder: what it reaches is the untrained encoder's number.
-Then all layers train: Adam with a cosine decay, early stopping on dev. The cosine of the trained embedder is scored
-too, on telling entailment from contradiction.
+The directory holds `train.tsv`, `dev.tsv` and `test.tsv` with the columns `premise`, `hypothesis` and `label`. First,
+the decoder trains alone, on the vectors of the pretrained encoder; its scores are the baseline. Then all layers train:
+Adam with cosine decay, early stopping on dev. The cosine of the embeddings is also scored, on telling entailment from
+contradiction.
 """
 
 import argparse
@@ -23,12 +23,12 @@ COLUMNS = ("premise", "hypothesis")
 
 
 def columns_of(rows):
-    """The two text columns."""
+    """Returns the two text columns."""
     return tuple(rows[name] for name in COLUMNS)
 
 
 def train_decoder(arguments, model, rows):
-    """Trains the decoder alone, on vectors that are computed once."""
+    """Trains the decoder alone, on precomputed vectors."""
     y = np.array([model.labels.index(label) for label in rows["label"]])
     vectors = tx.data.embeddings(rows, COLUMNS, model.embedder)
     decoder = keras.Sequential([keras.Input(vectors.shape[1:]), model.get_layer("decoder")])
@@ -38,7 +38,7 @@ def train_decoder(arguments, model, rows):
 
 
 def scores(model, rows):
-    """Accuracy and macro-F1 of the decoder, and how well the cosine tells entailment from contradiction."""
+    """Returns accuracy and macro-F1 of the decoder, and the cosine's average precision for entailment."""
     found = tx.evaluation.classification(model, columns_of(rows), rows["label"])
     sure = [i for i, label in enumerate(rows["label"]) if label != "neutral"]
     pairs = tuple([column[i] for i in sure] for column in columns_of(rows))

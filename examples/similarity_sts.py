@@ -1,12 +1,12 @@
-"""Fine-tunes an embedder on graded pairs, with early stopping, and compares losses.
+"""Fine-tunes an embedder on graded pairs with early stopping, and compares losses.
 
     python examples/similarity_sts.py --data ../shared/data/stsb
 
-The folder holds `train.tsv`, `dev.tsv` and `test.tsv` with the columns `sentence1`, `sentence2` and `score` (0 to 5).
-First CoSENT for up to `--epochs` epochs: AdamW, gradients clipped to length 1, a tenth of the steps warm-up, then half
-a cosine; the epoch that is best on dev stays. Then one epoch of each loss in the table, from the pretrained weights
-again. The contrastive loss is the recipe of Siamese networks: pairs that are alike or not, Adam, a cosine decay. Test
-rows are looked at once a model.
+The directory holds `train.tsv`, `dev.tsv` and `test.tsv` with the columns `sentence1`, `sentence2` and `score` (0 to
+5). First, CoSENT trains for up to `--epochs` epochs: AdamW, gradients clipped to norm 1, warmup for a tenth of the
+steps, then cosine decay; the best epoch on dev is kept. Then each loss in the table trains for one epoch, again from
+the pretrained weights. The contrastive loss follows the recipe of Siamese networks: similar and dissimilar pairs, Adam,
+cosine decay. The test rows are used once per model.
 """
 
 import argparse
@@ -20,28 +20,28 @@ import tfxfer as tx  # before Keras, so that TensorFlow starts quietly
 import keras
 
 COLUMNS = ("sentence1", "sentence2")
-ALIKE = 3.0  # From here on a pair counts as alike, where a loss wants yes or no; STS-B's "roughly equivalent".
+ALIKE = 3.0  # A pair with this score or more is similar, for a loss with binary targets; STS-B's "roughly equivalent".
 
 
 def graded(rows):
-    """Pairs with their scores."""
+    """Returns the pairs with their scores."""
     return tx.data.pairs(rows, COLUMNS, target="score", target_range=(0, 5))
 
 
 def alike_or_not(rows):
-    """Pairs with 1 or 0."""
+    """Returns the pairs with the target 1 (similar) or 0."""
     scores = [float(score) for score in rows["score"]]
     table = {name: rows[name] for name in COLUMNS}
     return tx.data.pairs({**table, "alike": [float(score >= ALIKE) for score in scores]}, COLUMNS, target="alike")
 
 
 def alike_only(rows):
-    """The pairs that are alike, for in-batch negatives."""
+    """Returns the pairs that score at least `ALIKE + 1`, for in-batch negatives."""
     kept = [i for i, score in enumerate(rows["score"]) if float(score) >= ALIKE + 1]
     return tx.data.pairs({name: [rows[name][i] for i in kept] for name in COLUMNS}, COLUMNS)
 
 
-# Name: loss, the rows it wants, optimizer.
+# Name: loss, the function that makes its rows, optimizer.
 RECIPES = {
     "CoSENT": (tx.losses.CoSENTLoss, graded, tx.optimizers.AdamW),
     "AnglE": (tx.losses.AnglELoss, graded, tx.optimizers.AdamW),
@@ -52,7 +52,7 @@ RECIPES = {
 
 
 def train(arguments, recipe, rows, dev, epochs, patience=None):
-    """Trains from the pretrained weights; returns the embedder, the scores on dev by epoch and the seconds."""
+    """Trains from the pretrained weights; returns the embedder, the dev score of each epoch and the seconds."""
     loss, dataset, optimizer = RECIPES[recipe]
     keras.utils.set_random_seed(arguments.seed)
     embedder = tx.models.TextEmbedder.from_preset(arguments.preset, sequence_length=128)
@@ -63,7 +63,7 @@ def train(arguments, recipe, rows, dev, epochs, patience=None):
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, steps - steps // 10, warmup_target=arguments.learning_rate, warmup_steps=steps // 10
     )
-    # Clipped, every batch counts alike; a ranking loss gives now and then a gradient many times the usual one.
+    # Clipping gives every batch equal weight; a ranking loss occasionally has a gradient many times the usual one.
     model.compile(optimizer(rate, global_clipnorm=1.0), loss=loss())
     callbacks = [tx.callbacks.EvaluateSimilarity(dev)]
     if patience is not None:

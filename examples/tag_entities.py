@@ -1,15 +1,15 @@
-"""Finds names of people, places and things in tweets: train a tagger, score its entities, serve it.
+"""Finds names of people, places and things in tweets: trains a tagger, scores its entities, serves it.
 
     python examples/tag_entities.py --data data/wnut17
 
-`--data` is a folder with train.conll, dev.conll and test.conll: a word and its tag a line, an empty line after each
-sentence. WNUT17 (https://github.com/leondz/emerging_entities_17, CC BY 4.0) holds 3,394 short texts with six types of
-entities, most of which occur in one split alone. It is a hard set, and hardest for a small encoder that does not tell
-"Apple" from "apple", such as the one that is the default here: its test F1 is about 0.46, where the best that was
-published with large models is 0.495. For entities, take a cased encoder (`--preset`) where one is at hand.
+`--data` is a directory with train.conll, dev.conll and test.conll: one word and its tag per line, an empty line after
+each sentence. WNUT17 (https://github.com/leondz/emerging_entities_17, CC BY 4.0) holds 3,394 short texts with six types
+of entities; most entities occur in only one split. The data set is hard, especially for a small uncased encoder, which
+does not tell "Apple" from "apple". The default one reaches a test F1 of about 0.46; the best published result of large
+models is 0.495. For entities, use a cased encoder (`--preset`) if one is available.
 
-Three seeds of both heads, which gave F1 0.469 ± 0.012 (linear) and 0.455 ± 0.009 (CRF), and after the temperature that
-the dev rows give an expected calibration error of entities of 0.09 and 0.05:
+Three seeds of both heads gave an F1 of 0.469 ± 0.012 (linear) and 0.455 ± 0.009 (CRF) and, with the temperature fitted
+on the dev rows, an expected calibration error of entities of 0.09 and 0.05:
 
     python examples/tag_entities.py --data data/wnut17 --heads linear crf --seeds 0 1 2
 """
@@ -34,7 +34,7 @@ TEXTS = [
 
 
 def train(arguments, head, seed):
-    """Trains a tagger; returns it with its scores."""
+    """Trains a tagger; returns it and its scores."""
     rows = {name: tx.data.read_conll(arguments.data / f"{name}.conll") for name in ("train", "dev", "test")}
     keras.utils.set_random_seed(seed)
     tagger = tx.models.TokenTagger.from_preset(
@@ -53,7 +53,7 @@ def train(arguments, head, seed):
     )
     seconds = time.perf_counter() - start
     found = tx.evaluation.entities(tagger, test)
-    tagger.calibrate(dev)  # changes probabilities, and no tag
+    tagger.calibrate(dev)  # changes probabilities but no tags
     if arguments.report is not None:
         folder = arguments.report / f"{head}_{seed}"
         made = tx.evaluation.report(folder, tagger, test)
@@ -72,7 +72,7 @@ def train(arguments, head, seed):
 
 
 def show(results):
-    """Prints mean and deviation of the scores of each head."""
+    """Prints each head's mean scores, and the standard deviation of F1 over seeds."""
     print(f"\n{'test, strict spans':20}{'F1':>16}{'precision':>12}{'recall':>10}{'dev F1':>10}")
     for head in dict.fromkeys(each["head"] for each in results):
         of = {name: [each[name] for each in results if each["head"] == head] for name in results[0] if name != "head"}
@@ -85,17 +85,19 @@ def show(results):
 
 
 def main():
-    """Trains, prints the table, finds entities in new texts, and asks the export for the same."""
+    """Trains, prints the table, finds entities in new texts, and compares the export's answers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with the three .conll files")
+    parser.add_argument("--data", type=pathlib.Path, required=True, help="directory with the three .conll files")
     parser.add_argument("--preset", default="all_minilm_l6_v2", help="pretrained encoder")
     parser.add_argument("--heads", nargs="+", default=["crf"], choices=["linear", "crf"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--verbose", type=int, default=1, help="0 without a progress bar, 2 a line an epoch")
-    parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/entities"), help="for the export")
-    parser.add_argument("--report", type=pathlib.Path, help="folder for errors and pictures; needs matplotlib")
-    parser.add_argument("--output", type=pathlib.Path, help="file for the scores, as JSON")
+    parser.add_argument("--verbose", type=int, default=1, help="0: silent, 1: progress bar, 2: one line per epoch")
+    parser.add_argument(
+        "--folder", type=pathlib.Path, default=pathlib.Path("runs/entities"), help="directory for the export"
+    )
+    parser.add_argument("--report", type=pathlib.Path, help="directory for errors and plots; needs matplotlib")
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file for the scores")
     arguments = parser.parse_args()
 
     results = []

@@ -1,13 +1,13 @@
-"""Reviews with numbers and categories beside the text: does a garment get recommended?
+"""Predicts from the text, numbers and categories of a review whether its writer recommends the garment.
 
     python examples/text_and_columns.py --data data/clothing_reviews
 
-`--data` is a folder with train.tsv and test.tsv of the columns title, review, age, positive_feedback_count, division,
-department, class and recommended (0 or 1). The table sets side by side the text alone, the columns alone (gradient
-boosting), both by gradient boosting on columns and frozen embeddings, and both in one model. The model is then exported
-and asked by the names of its columns.
+`--data` is a directory of train.tsv and test.tsv with the columns title, review, age, positive_feedback_count,
+division, department, class and recommended (0 or 1). The table compares the text alone, the columns alone (gradient
+boosting), both by gradient boosting on columns and frozen embeddings, and both in one model. The model is then
+exported, and the export is called with the names of its columns.
 
-What to expect: on these reviews the columns say little that the text does not. Where they say much, both together win.
+What to expect: on these reviews the columns add little to the text. If they add much, both together win.
 """
 
 import argparse
@@ -30,14 +30,14 @@ LABELS = ["0", "1"]
 
 
 def read(path):
-    """The rows of a file, with title and review as one text."""
+    """Returns the rows of a file, with title and review joined into one text."""
     rows = tx.data.read(path)
     texts = [f"{title}. {review}" for title, review in zip(rows["title"], rows["review"], strict=True)]
     return {"text": texts, "label": rows["recommended"], **{name: rows[name] for name in NUMBERS + CATEGORIES}}
 
 
 def scores(probabilities, truth):
-    """Accuracy and the area under the ROC curve."""
+    """Returns the accuracy and the area under the ROC curve."""
     return {
         "accuracy": float(((probabilities > 0.5) == truth).mean()),
         "auc": float(sklearn.metrics.roc_auc_score(truth, probabilities)),
@@ -45,7 +45,7 @@ def scores(probabilities, truth):
 
 
 def boosted(train, test, vectors=None, seed=0):
-    """Probabilities by gradient boosting on the columns, and on frozen embeddings where there are some."""
+    """Returns probabilities by gradient boosting on the columns and, if given, on frozen embeddings."""
     numbers = [np.array([[float(value) for value in rows[name]] for name in NUMBERS]).T for rows in (train, test)]
     encoder = sklearn.preprocessing.OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     names = [np.array([rows[name] for name in CATEGORIES], object).T for rows in (train, test)]
@@ -56,7 +56,7 @@ def boosted(train, test, vectors=None, seed=0):
 
 
 def trained(arguments, train, test, columns, way, seed):
-    """A model on the text, and on columns where they are given; returns it and its probabilities for the test rows."""
+    """Trains a model on the text and, if given, on columns; returns it and its probabilities for the test rows."""
     keras.utils.set_random_seed(seed)
     options = {"labels": LABELS, "sequence_length": 96}
     if columns:
@@ -75,17 +75,17 @@ def trained(arguments, train, test, columns, way, seed):
 
 
 def main():
-    """Prints the table, and asks an export."""
+    """Prints the table, then exports the last model and asks the export."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with train.tsv and test.tsv")
+    parser.add_argument("--data", type=pathlib.Path, required=True, help="directory with train.tsv and test.tsv")
     parser.add_argument("--preset", default="all_minilm_l6_v2", help="pretrained encoder")
-    parser.add_argument("--rows", type=int, default=500, help="rows to train on")
+    parser.add_argument("--rows", type=int, default=500, help="number of training rows")
     parser.add_argument("--test-rows", type=int, default=1000)
     parser.add_argument("--fusion", default="concat", choices=tx.layers.FUSIONS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--verbose", type=int, default=1, help="0 without a progress bar, 2 a line an epoch")
+    parser.add_argument("--verbose", type=int, default=1, help="0: silent, 1: progress bar, 2: one line per epoch")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/text_and_columns"))
-    parser.add_argument("--output", type=pathlib.Path, help="file for the scores, as JSON")
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file for the scores")
     arguments = parser.parse_args()
 
     everything, test = read(arguments.data / "train.tsv"), read(arguments.data / "test.tsv")
@@ -125,7 +125,7 @@ def main():
     served = tf.saved_model.load(path).signatures["serving_default"]
     rows = {name: test[name][:4] for name in ("text", *columns)}
     given = {
-        # TensorFlow takes no keyword of Python for a name: the column "class" is the input "class_".
+        # An input cannot be named after a Python keyword: the column "class" is the input "class_".
         "class_" if name == "class" else name: tf.constant(list(map(float, values)) if name in NUMBERS else values)
         for name, values in rows.items()
     }

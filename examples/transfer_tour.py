@@ -1,18 +1,18 @@
-"""A tour of the ways to transfer: each beside plain fine-tuning and the frozen probe, on the same rows and epochs.
+"""Compares the ways to transfer with plain fine-tuning and the frozen probe, on the same rows for the same epochs.
 
     python examples/transfer_tour.py --data data
 
-`--data` is a folder with the data sets banking77, clothing_reviews, goemotions, nli (train.tsv, test.tsv) and wnut17
+`--data` is a directory with the data sets banking77, clothing_reviews, goemotions, nli (train.tsv, test.tsv) and wnut17
 (train.conll, test.conll). Scores: accuracy (banking77, nli), the area under the ROC curve (clothing_reviews: whether
 the garment is recommended), mean average precision over all labels and rows (goemotions), F1 of whole entities
-(wnut17). Seconds are those of training, what comes before it included.
+(wnut17). Seconds include training and everything before it.
 
-The whole table is hours of work. It is filled cell by cell into `--output`, where what is there is not computed again:
+The whole table takes hours. It is filled cell by cell in `--output`; cells that are there are not computed again:
 
     python examples/transfer_tour.py --data data --sets banking77 --seeds 0
     python examples/transfer_tour.py --data data
 
-A way that loses to plain fine-tuning stands in the table as one that wins. What a way does not fit is a dash.
+The table shows every way, whether it wins or loses against plain fine-tuning. A dash marks a way that does not apply.
 """
 
 import argparse
@@ -34,12 +34,12 @@ BATCH_SIZE, LENGTH = 16, 64
 NUMBERS, CATEGORIES = ["age", "positive_feedback_count"], ["division", "department", "class"]
 
 Rows = collections.namedtuple("Rows", ["x", "y"])
-# What a way works with: the data set, its training rows, all its texts, the arguments, and the seed.
+# The input of a way: the data set, its training rows, up to 2,000 of its texts, the arguments, and the seed.
 Job = collections.namedtuple("Job", ["kind", "train", "texts", "arguments", "seed"])
 
 
 class Labels:
-    """Rows with one label; `name` is the score."""
+    """A data set with one label per row; `name` is the score."""
 
     task = tx.models.TextClassifier
     multi_label = False
@@ -48,30 +48,30 @@ class Labels:
         self.folder, self.text, self.label, self.name = folder, text, label, name
 
     def read(self, split):
-        """The rows of a split; those without a text are left out."""
+        """Returns the rows of a split, without those that have no text."""
         rows = tx.data.read(self.folder / f"{split}.tsv")
         found = [(self.text(row), self.label(row)) for row in rows]
         return Rows(*map(list, zip(*(pair for pair in found if pair[0]), strict=True)))
 
     def labels(self, rows):
-        """The names of the classes."""
+        """Returns the names of the classes."""
         return sorted({name for y in rows.y for name in (y if self.multi_label else [y])})
 
     def options(self, job):
-        """The arguments of a model for the rows."""
+        """Returns the arguments of a model for the rows."""
         return {"labels": self.labels(self.read("train")), "multi_label": self.multi_label, "sequence_length": LENGTH}
 
     def x(self, rows):
-        """Texts, or pairs as two columns."""
+        """Returns the texts, or pairs as two columns."""
         return tuple(map(list, zip(*rows.x, strict=True))) if isinstance(rows.x[0], tuple) else rows.x
 
     def fit(self, model, rows, **options):
-        """Trains on rows."""
+        """Trains a model on rows."""
         return model.fit(self.x(rows), rows.y, **options)
 
     def score(self, model, rows):
-        """The score of a model on rows."""
-        if self.name == "accuracy":  # by name: few rows may lack a class
+        """Returns the score of a model on rows."""
+        if self.name == "accuracy":  # by name: a small sample may lack a class
             found = model.classify(self.x(rows)).labels
             return statistics.fmean(name == y for name, y in zip(found, rows.y, strict=True))
         logits = model.predict(self.x(rows), verbose=0)
@@ -82,13 +82,13 @@ class Labels:
 
 
 class SeveralLabels(Labels):
-    """Rows with any number of labels."""
+    """A data set with any number of labels per row."""
 
     multi_label = True
 
 
 class Entities:
-    """Sentences with entities."""
+    """A data set of sentences with entities."""
 
     task, name = tx.models.TokenTagger, "span F1"
 
@@ -96,29 +96,29 @@ class Entities:
         self.folder = folder
 
     def read(self, split):
-        """The sentences of a split."""
+        """Returns the sentences of a split."""
         rows = tx.data.read_conll(self.folder / f"{split}.conll")
         return Rows(list(rows["words"]), list(rows["tags"]))
 
     def options(self, job):
-        """The arguments of a tagger."""
+        """Returns the arguments of a tagger."""
         tags = tx.data.tag_names({"tags": self.read("train").y})
         return {"tags": tags, "sequence_length": LENGTH}
 
     def x(self, rows):
-        """The words of each sentence."""
+        """Returns the words of each sentence."""
         return rows.x
 
     fit = Labels.fit
 
     def score(self, model, rows):
-        """F1 of whole entities."""
+        """Returns the F1 of whole entities."""
         examples = tx.data.tagged({"words": rows.x, "tags": rows.y}, labels=model.tags)
         return float(tx.evaluation.entities(model, examples)["micro_f1"])
 
 
 def data_sets(folder):
-    """The data sets of the tour by name."""
+    """Returns the data sets of the tour by name."""
     return {
         "banking77": Labels(folder / "banking77", lambda row: row["text"], lambda row: row["label"]),
         "clothing_reviews": Labels(
@@ -136,7 +136,7 @@ def data_sets(folder):
 
 
 def made(job, start=None, **options):
-    """A model for the rows of a job with a new head: on a preset, or on a copy of a trained model."""
+    """Returns a model with a new head for the rows of a job, on a preset or on a copy of a trained model."""
     arguments = {**job.kind.options(job), **options}
     if start is None:
         return job.kind.task.from_preset(job.arguments.preset, **arguments)
@@ -145,7 +145,7 @@ def made(job, start=None, **options):
 
 
 def trained(job, model, optimizer="auto", **options):
-    """Compiles and trains a model with the budget that all ways have."""
+    """Compiles and trains a model with the budget that all ways share."""
     model.compile(optimizer)
     settings = {"batch_size": BATCH_SIZE, "epochs": job.arguments.epochs, "seed": job.seed, "verbose": 0}
     job.kind.fit(model, job.train, **{**settings, **options})
@@ -153,51 +153,51 @@ def trained(job, model, optimizer="auto", **options):
 
 
 def has_classes(job):
-    """Whether each row has one label of a text alone."""
+    """Whether each row is a single text with one label."""
     return type(job.kind) is Labels and isinstance(job.train.x[0], str)
 
 
 def probe(job):
-    """A regression on the features of the frozen encoder."""
+    """Fits a regression on the features of the frozen encoder."""
     model = made(job)
     tx.freezing.probe(model, job.kind.x(job.train), job.train.y)
     return model
 
 
 def plain(job):
-    """All layers from a random head."""
+    """Trains all layers from a random head."""
     model = made(job)
     return trained(job, model, tx.optimizers.AdamW(1e-4))
 
 
 def recipe(job):
-    """What `compile()` and `fit` do: the head starts as the probe."""
+    """Trains with the defaults of `compile` and `fit`: the head starts as the probe."""
     return trained(job, made(job))
 
 
 def upper_layers(job):
-    """The lower two thirds of the layers stay as they are."""
+    """Freezes the lower two thirds of the layers."""
     model = made(job)
     tx.freezing.freeze(model, below=model.backbone.num_layers * 2 // 3)
     return trained(job, model)
 
 
 def thawed(job):
-    """From the output layers back: one group after the other joins, down to the middle."""
+    """Unfreezes one group after the other from the output back, down to the middle."""
     model = made(job)
     lowest = f"block_{model.backbone.num_layers // 2}"
     return trained(job, model, callbacks=[tx.callbacks.GradualUnfreezing(lowest=lowest)])
 
 
 def adapters(job):
-    """Low-rank adapters and the head."""
+    """Trains low-rank adapters and the head."""
     model = made(job)
     tx.freezing.add_lora(model, rank=8)
     return trained(job, model, tx.optimizers.Auto(1e-3))
 
 
 def connected(job):
-    """The head reads every block."""
+    """Trains with a head that reads every block."""
     if job.kind.task is not tx.models.TextClassifier:
         return None
     head = tx.layers.DenselyConnectedHead(len(job.kind.options(job)["labels"]))
@@ -205,19 +205,19 @@ def connected(job):
 
 
 def convolved(job):
-    """The head reads the states of tokens."""
+    """Trains with a head of convolutions over the states of the tokens."""
     if job.kind.task is not tx.models.TextClassifier:
         return None
     return trained(job, made(job, head=tx.layers.SeparableConvHead(len(job.kind.options(job)["labels"]))))
 
 
 def transitions(job):
-    """Tags that follow one another."""
+    """Trains with a head that scores which tags follow each other."""
     return trained(job, made(job, head="crf")) if job.kind.task is tx.models.TokenTagger else None
 
 
 def masked(job):
-    """Pretraining continued on the data set's own texts."""
+    """Continues pretraining on the data set's own texts first."""
     filler = tx.models.MaskedLanguageModel.from_preset(job.arguments.preset, sequence_length=LENGTH)
     filler.compile()
     filler.fit(job.texts, batch_size=32, epochs=1, seed=job.seed, verbose=0)
@@ -225,14 +225,14 @@ def masked(job):
 
 
 def twice(job):
-    """Each of its texts twice, with dropout, on an encoder for sentences."""
+    """Trains a sentence encoder first, on each text encoded twice with different dropout."""
     embedder = tx.models.TextEmbedder.from_preset(job.arguments.preset, sequence_length=LENGTH)
     tx.models.simcse(embedder, job.texts, seed=job.seed, verbose=0)
     return trained(job, made(job, embedder))
 
 
 def other_task(job):
-    """A trained model of another task: banking77, or for banking77 goemotions."""
+    """Returns a job of another task: banking77, or goemotions if the task is banking77."""
     sets = data_sets(job.arguments.data)
     other = sets["goemotions" if job.kind.folder.name == "banking77" else "banking77"]
     rows = taken(other.read("train"), job.arguments.rows, job.seed)
@@ -240,12 +240,12 @@ def other_task(job):
 
 
 def from_other(job):
-    """Task A first, then task B on its encoder."""
+    """Trains task A first, then task B on A's encoder."""
     return trained(job, made(job, recipe(other_task(job))))
 
 
 def together(job):
-    """Both tasks on one encoder."""
+    """Trains both tasks on one encoder."""
     other = other_task(job)
     model = made(job)
     beside = other.kind.task.from_model(model, share_backbone=True, backbone_only=True, **without_length(other))
@@ -259,14 +259,14 @@ def together(job):
 
 
 def without_length(job):
-    """The arguments of a model for a backbone that is there already."""
+    """Returns the arguments of a model for an existing backbone."""
     options = job.kind.options(job)
     del options["sequence_length"]
     return options
 
 
 def augmented(job):
-    """Other texts in each epoch."""
+    """Trains on texts that are changed in each epoch."""
     if job.kind.task is tx.models.TokenTagger:
         change = tx.augmentation.ReplaceMentions.from_rows(job.train.x, job.train.y)
     else:
@@ -275,12 +275,12 @@ def augmented(job):
 
 
 def mixed_up(job):
-    """Logits and targets of two rows mixed."""
+    """Trains on mixed logits and targets of two rows."""
     return trained(job, made(job, mixup=0.2)) if type(job.kind) is Labels else None
 
 
 def contrastive(job):
-    """The encoder learns which texts have one label, then a regression."""
+    """Trains the encoder to tell which texts share a label, then fits a regression."""
     if not has_classes(job):
         return None
     options = {"way": "setfit", "seed": job.seed, "sequence_length": LENGTH}
@@ -300,7 +300,7 @@ WAYS = {
     "masked language model on its texts first": masked,
     "texts twice (SimCSE) first": twice,
     "another task first": from_other,
-    "another task beside": together,
+    "another task alongside": together,
     "augmentation": augmented,
     "mixup": mixed_up,
     "contrastive pairs first (SetFit)": contrastive,
@@ -311,13 +311,13 @@ WAYS = {
 
 
 def taken(rows, count, seed):
-    """A random sample of rows, fixed by a seed."""
+    """Returns a random sample of rows, fixed by a seed."""
     order = random.Random(seed).sample(range(len(rows.x)), min(count, len(rows.x)))
     return Rows(*([values[i] for i in order] for values in rows))
 
 
 def run(way, name, kind, seed, arguments):
-    """Fills a cell: a dict."""
+    """Computes a cell and returns it as a dict."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     everything = kind.read("train")
@@ -335,7 +335,7 @@ def run(way, name, kind, seed, arguments):
 
 
 def show(cells, sets):
-    """Prints the table: mean scores, and mean seconds."""
+    """Prints the table of mean scores and mean seconds."""
     print(f"\n{'':42}" + "".join(f"{name:>20}" for name in sets))
     print(f"{'':42}" + "".join(f"{kind.name:>20}" for kind in sets.values()))
     for way in WAYS:
@@ -355,12 +355,12 @@ def show(cells, sets):
 def main():
     """Fills the table and prints it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=pathlib.Path, required=True, help="folder of the data sets")
+    parser.add_argument("--data", type=pathlib.Path, required=True, help="directory of the data sets")
     parser.add_argument("--preset", default="all_minilm_l6_v2", help="pretrained encoder")
-    parser.add_argument("--sets", nargs="+", help="data sets; all by default")
+    parser.add_argument("--sets", nargs="+", help="data sets; default: all")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS), metavar="WAY")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--rows", type=int, default=400, help="rows to train on")
+    parser.add_argument("--rows", type=int, default=400, help="number of training rows")
     parser.add_argument("--test-rows", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/transfer_tour.json"))

@@ -1,12 +1,12 @@
-"""Triplet networks: the three triplet losses on (premise, entailed, contradicting) sentences, SGD with decay.
+"""Trains triplet networks with three triplet losses on (premise, entailed, contradicting) sentences, SGD with decay.
 
     python examples/triplets_nli.py --data ../shared/data/nli_triplets
 
-The folder holds `train.tsv`, `dev.tsv` and `test.tsv` with the columns `anchor`, `positive` and `negative`. Each loss
-trains from the pretrained weights: SGD with momentum, gradients clipped to length 1, a rate that falls along half a
-cosine; early stopping on the share of dev triplets whose anchor is nearer to the positive. The hinge leaves triplets
-alone that are right by the margin; the cross-entropy over the softmax of distances has no margin; margin ranking is
-the hinge on similarities.
+The directory holds `train.tsv`, `dev.tsv` and `test.tsv` with the columns `anchor`, `positive` and `negative`. Each
+loss trains from the pretrained weights: SGD with momentum, gradients clipped to norm 1, cosine decay of the learning
+rate, early stopping on the share of dev triplets whose anchor is closer to the positive. The hinge ignores triplets
+that already satisfy the margin. The cross-entropy over the softmax of distances has no margin. Margin ranking is the
+hinge on similarities.
 """
 
 import argparse
@@ -20,9 +20,9 @@ import tfxfer as tx  # before Keras, so that TensorFlow starts quietly
 import keras
 
 COLUMNS = ("anchor", "positive", "negative")
-# Loss and learning rate. A Euclidean distance pulls with the same force however near the texts are, a cosine ever less:
-# the hinge takes a fifth of margin ranking's rate. The cross-entropy sees distances times 10; unclipped, its gradients
-# drive all texts into one point.
+# Loss and learning rate. The gradient of a Euclidean distance stays the same as texts get closer, that of a cosine
+# shrinks: the hinge uses a fifth of margin ranking's rate. The cross-entropy multiplies distances by 10; without
+# clipping, its gradients collapse all texts to one point.
 LOSSES = {
     "hinge": (tx.losses.TripletLoss, 0.01),
     "cross-entropy": (tx.losses.TripletCrossEntropyLoss, 0.005),
@@ -56,7 +56,7 @@ def main():
     parser.add_argument("--preset", default="all_minilm_l6_v2")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, help="by default each loss's own")
+    parser.add_argument("--learning-rate", type=float, help="default: the loss's own")
     parser.add_argument("--losses", nargs="+", choices=list(LOSSES), default=list(LOSSES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=pathlib.Path, help="JSON file for the results")

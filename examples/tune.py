@@ -1,16 +1,16 @@
-"""A search for the settings of a classifier on few rows, with Keras Tuner.
+"""Searches for the settings of a classifier on few rows, with Keras Tuner.
 
     python examples/tune.py --data ../shared/data/banking77
     python examples/tune.py --data ../shared/data/banking77 --tuner hyperband --epochs 6
 
-The folder holds `train.tsv`, `dev.tsv` and `test.tsv` with the columns `text` and `label`. As many rows of each class
-are drawn; each trial trains on them with settings of its own, and the dev rows say which was best. The test rows are
-looked at once, at the end: for the best trial, and beside it for two settings that nobody searched for: the first
-guesses of the space, which is plain fine-tuning, and those that the other examples use, the head at ten times the rate
-of the encoder. All have the best of as many epochs by the dev rows.
+The directory holds `train.tsv`, `dev.tsv` and `test.tsv` with the columns `text` and `label`. The same number of rows
+of each class is drawn. Each trial trains on these rows with its own settings, and the dev rows select the best trial.
+The test rows are used once, at the end: for the best trial and for two settings that are not searched for. These are
+the first guesses of the space, which are plain fine-tuning, and the settings of the other examples, with the head at
+ten times the rate of the encoder. All train for the same number of epochs and keep the best one on dev.
 
-The best model is exported, and the export asked for the labels of the test texts, as strings, in a process without
-Keras or tfxfer.
+The best model is exported. A process without Keras or tfxfer then asks the export for the labels of the test texts,
+passed as strings.
 """
 
 import argparse
@@ -29,8 +29,8 @@ import numpy as np
 
 HERE = pathlib.Path(__file__).resolve().parent
 OBJECTIVE = keras_tuner.Objective("val_accuracy", "max")
-# What is searched beside the preset: how many blocks are frozen (none, half or all) and whether they thaw, and these.
-# Head and encoder have rates of their own: the one starts from nothing, the other from what it was pretrained for.
+# The search covers the preset, how many blocks are frozen (none, half or all), whether they thaw, and these settings.
+# Head and encoder have separate learning rates: the head is new, the encoder is pretrained.
 SPACE = {
     "pooling": ["mean", "cls"],
     "head": "linear",
@@ -45,7 +45,7 @@ SETTINGS = {"first guesses": {}, "by hand": {"learning_rate": 1e-4, "head_multip
 
 
 def draw(rows, rows_per_class, labels, seed):
-    """A dataset of as many rows of each class."""
+    """Returns a dataset with the same number of rows of each class."""
     names = np.array(rows["label"])
     order = np.random.default_rng(seed).permutation(len(names))
     numbers = np.concatenate([order[names[order] == label][:rows_per_class] for label in labels])
@@ -54,7 +54,7 @@ def draw(rows, rows_per_class, labels, seed):
 
 
 def make_tuner(arguments, hypermodel):
-    """The tuner that was asked for."""
+    """Returns the requested tuner."""
     options = {"seed": arguments.seed, "directory": arguments.folder, "project_name": arguments.tuner}
     options["overwrite"] = not arguments.resume
     if arguments.tuner == "hyperband":
@@ -62,14 +62,14 @@ def make_tuner(arguments, hypermodel):
     options["max_trials"] = arguments.trials
     if arguments.tuner == "random":
         return keras_tuner.RandomSearch(hypermodel, OBJECTIVE, **options)
-    # A third of the trials at random, before it has something to go by.
+    # The first third of the trials, at least two, is random: the optimizer needs scores to start from.
     return keras_tuner.BayesianOptimization(
         hypermodel, OBJECTIVE, num_initial_points=max(arguments.trials // 3, 2), **options
     )
 
 
 def train(arguments, hypermodel, values, rows, callbacks):
-    """Trains a model of the hypermodel by values of one's own; returns it and its best score on dev."""
+    """Trains a model of the hypermodel with the given values; returns it and its best score on dev."""
     hp = keras_tuner.HyperParameters()
     hypermodel.declare_hyperparameters(hp)
     hp.values.update(values)
@@ -81,7 +81,7 @@ def train(arguments, hypermodel, values, rows, callbacks):
 
 
 def ask_the_export(folder, texts):
-    """The labels that the exported model gives for texts, through a process of its own."""
+    """Returns the labels that the exported model gives for texts, computed in a separate process."""
     run = subprocess.run(
         [sys.executable, str(HERE / "ask.py"), folder],
         input="\n".join(texts),
@@ -96,15 +96,17 @@ def main():
     """Searches, compares, exports, and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True)
-    parser.add_argument("--preset", nargs="+", default=["all_minilm_l6_v2"], help="several are searched over")
+    parser.add_argument("--preset", nargs="+", default=["all_minilm_l6_v2"], help="one, or several to search over")
     parser.add_argument("--tuner", choices=("random", "hyperband", "bayesian"), default="bayesian")
-    parser.add_argument("--trials", type=int, default=12, help="hyperband has its own number")
+    parser.add_argument("--trials", type=int, default=12, help="number of trials; hyperband has its own")
     parser.add_argument("--rows-per-class", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=4, help="of a trial; for hyperband, the most")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs per trial; for hyperband, the maximum")
     parser.add_argument("--sequence-length", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=pathlib.Path, default=HERE.parent / "runs" / "tune", help="of the trials")
-    parser.add_argument("--resume", action="store_true", help="go on with the search that lies in the folder")
+    parser.add_argument(
+        "--folder", type=pathlib.Path, default=HERE.parent / "runs" / "tune", help="directory of the trials"
+    )
+    parser.add_argument("--resume", action="store_true", help="resume the search in --folder")
     parser.add_argument("--export", type=pathlib.Path, default=HERE.parent / "runs" / "tune" / "serving")
     parser.add_argument("--output", type=pathlib.Path, help="JSON file for the results")
     arguments = parser.parse_args()

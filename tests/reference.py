@@ -1,4 +1,4 @@
-"""Reference numbers in JSON: the whole set where it is, and otherwise what is shipped, packed."""
+"""Reads reference numbers in JSON: from the full set if present, otherwise from the shipped, compressed files."""
 
 import gzip
 import json
@@ -8,11 +8,11 @@ SHIPPED = pathlib.Path(__file__).parent / "golden"
 
 
 def read(golden, name):
-    """The numbers of a file of the fixture `golden`, such as `"measures/retrieval"`."""
+    """Returns the numbers in a file of the fixture `golden`, such as `"measures/retrieval"`."""
     whole = pathlib.Path(f"{golden}/{name}.json")
     return json.loads(whole.read_bytes() if whole.is_file() else gzip.decompress(shipped(name)))
 
 
 def shipped(name):
-    """The shipped file, packed."""
+    """Returns the bytes of a shipped file, compressed with gzip."""
     return (SHIPPED / f"{name}.json.gz").read_bytes()

@@ -1,20 +1,20 @@
-"""Cases that the default suite leaves out: each has a neighbor there, or consists of parts that have tests there.
+"""Cases that the default suite omits: each has a similar case there, or consists of parts that have tests there.
 
-`conftest.py` marks what `WAYS` and `ALIKE` list as `slow`. What `GRIDS` lists, and what `SAMPLES` leaves out, are
-further cases of parametrized tests: they are `slow` and `thorough`, so that `.ci/run` leaves them to `.ci/thorough`.
+`conftest.py` marks the tests in `WAYS` and `ALIKE` as `slow`. The cases in `GRIDS`, and those that `SAMPLES` omits, are
+further cases of parametrized tests: they are `slow` and `thorough`, so `.ci/run` leaves them to `.ci/thorough`.
 
-Regular expressions match what follows `tests/` in a test's name; `SAMPLES` has the beginnings of names.
+Regular expressions match the part of a test's name after `tests/`; `SAMPLES` holds beginnings of names.
 """
 
 GRIDS = [
-    # Each family or task has its own case; those left trace the other kinds of blocks and of tasks.
+    # Each family or task has a case of its own; the cases that stay trace the different kinds of blocks and tasks.
     r"test_back_out\.py::test_a_classifier_of_every.*\[(albert|camem|gemma3|gte|llama|mpnet|nomic|openai|qwen|xlm)",
     r"test_back_out\.py::test_a_written_encoder_is_read_to_the_bit.*\[(families/xlm_roberta|families2/t5\])",
     r"test_back_out\.py::test_every_family_has_a_way_back\[(?!bert|camembert|gemma3_text|qwen2)",
     r"test_backbones\.py::test_a_fresh_process_reloads_the_same_numbers\[jax",
     r"test_backbones\.py::test_(blocks|config|every_weight).*\[(camembert|distil_bert|electra|llama|qwen2|xlm_roberta)",
     r"test_backbones\.py::test_gradients_of_a.*\[(camem|distil|electra|eurobert|gpt2|gte|llama|nomic|qwen|roberta|xlm)",
-    # In float64 every case is tried.
+    # In float64 every case runs.
     r"test_crf\.py::test_.*references\[(two_tags|one_step|four|tiny|zero|bio_1-|bio_._free|bio_3|bioes_1).*-float32",
     r"test_crf\.py::test_fit_trains_the_weights_of_the_chain\[mixed_float16",
     r"test_families\.py::test_family_classifies_after_a_step_of_training\[deberta_v3",
@@ -42,7 +42,7 @@ GRIDS = [
     r"test_tokenizers\.py::test_tokens_added_later_are_found_counted_and_saved\[(modernbert|qwen3|eurobert|t5)",
     r"test_tagger_checkpoint\.py::test_a_familys_token_head_equals.*\[(?!bert|modernbert|llama|t5)",
     r"test_token_offsets\.py::test_offsets_are_the_references\[(bert_cased|distil|electra|eurobert|gte|llama|nomic|qwen|t5|xlm)",
-    # Settings of one mechanism: the pair that differs most stays.
+    # Settings of one mechanism: the two that differ most stay in the default suite.
     r"test_callbacks\.py::test_every_few_steps_values_are_in_the_logs_of_the_step\[2",
     r"test_callbacks\.py::test_a_copy_evaluates_the_same_and_starts_afresh\[(pairs|triplets|reranking)",
     r"test_contracts\.py::test_model_gives_the_same_eagerly_compiled_and_in_predict\[(TextRegressor|Reranker|Siamese\])",
@@ -79,7 +79,7 @@ GRIDS = [
 ]
 
 WAYS = [
-    # Whole trainings and processes whose parts have tests of their own.
+    # Complete training runs and processes whose parts have their own tests.
     r"test_export\.py::test_trained_model_repeats_its_scores_from_the_export",
     r"test_keras_methods\.py::test_minilm_in_eight_bits_keeps_its_vectors",
     r"test_minilm\.py::test_sts_benchmark_gives_the_published_correlation",
@@ -95,7 +95,7 @@ WAYS = [
     r"test_tuning\.py::test_hyperband_decides_the_epochs_and_any_evaluation_is_an_objective",
     r"test_unfreezing\.py::test_training_that_is_taken_up_from_a_file_ends_the_same",
     r"test_unfreezing\.py::test_training_that_was_killed_amid_an_epoch_ends_the_same",
-    # Ways through the whole package, of which each step has its own test; together half of the slow time.
+    # Paths through the whole package, each step of which has its own test; together half of the slow time.
     r"test_backbones\.py::test_a_fresh_process_reloads_the_same_numbers",
     r"test_callbacks_rates\.py::test_the_callback_must_know_the_number_of_steps",
     r"test_cold\.py::test_fit_and_evaluate_trace.*\[(decoder|metrics by name|siamese|layerwise|regressor)",
@@ -186,9 +186,9 @@ WAYS = [
     r"test_multitask\.py::test_(a_step_without_conflicts.*\[3|a_preset_of_one_task|rows_are_weighed)",
 ]
 
-# Cases of the same kind that run in the slow suite on the graphs that they would have in the default one.
+# Similar cases, which the slow suite runs on graphs like those of the default suite.
 ALIKE = [
-    # Of what came with taggers, several tasks and further heads: each has a neighbour that takes a part of the time.
+    # Tests of taggers, several tasks and further heads: each has a similar test that takes a fraction of the time.
     r"test_attention_jax",
     r"test_augmentation\.py::test_batches_hold_what.*\[True-7",
     r"test_backbones\.py::test_hidden_states_equal.*\[(distil_bert|electra)",
@@ -232,7 +232,7 @@ ALIKE = [
     r"test_suggest\.py::test_the_most_doubtful.*\[(1|9)\]",
     r"test_tagger\.py::test_(probabilities_are|words_without)",
     r"test_tagger_training\.py::test_validation_is",
-    # Long ones: what they go through has shorter tests of its own.
+    # Long tests: shorter ones cover what they run through.
     r"test_augmentation\.py::test_(batches_hold|fit_trains_on_changed)",
     r"test_callbacks\.py::test_(early_stopping_stops|the_best_of_several)",
     r"test_connections\.py::test_training_above_kept",
@@ -274,8 +274,8 @@ ALIKE = [
     r"test_writes\.py::test_a_failure_at.*report_entities",
 ]
 
-# Tests of many cases of one mechanism, a tenth of a second or more each: so many cases, evenly spread, stay in the
-# default suite, and the slow one runs the others.
+# Tests with many cases of one mechanism, each a tenth of a second or more. The keys are how many cases, evenly spread,
+# stay in the default suite; the slow suite runs the others.
 SAMPLES = {
     1: """
         callbacks_rates::test_the_callback_trains cold::test_evaluate_before

@@ -1,4 +1,4 @@
-"""A small encoder with its tokenizer, for tests that need a whole model but no real weights."""
+"""A small encoder with its tokenizer, for tests that need a complete model but no real weights."""
 
 import numpy as np
 from keras import ops
@@ -35,14 +35,14 @@ TAG_ROWS = [
     ["O", "O", "O"],
     ["B-thing"],
 ]
-# Numbers and categories beside the texts, some of them missing.
+# Numbers and categories that go with the texts; some are missing.
 AGES = [20, 31, None, 53, 64, 75, 86, 97]
 KINDS = ["a", "b", "a", "", "c", "a", "b", "b"]
 LABELS = ["card", "card", "loan", "loan", "other", "other", "card", "loan"]
 
 
 def tokenizer(folder):
-    """A WordPiece tokenizer over `VOCABULARY`, read from files written to `folder`."""
+    """A WordPiece tokenizer with `VOCABULARY`, read from files written to `folder`."""
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": true, "tokenizer_class": "BertTokenizer"}')
     (folder / "config.json").write_text('{"model_type": "bert"}')
@@ -50,12 +50,12 @@ def tokenizer(folder):
 
 
 def preprocessor(folder, **kwargs):
-    """A preprocessor of up to 16 tokens."""
+    """A preprocessor with a sequence length of 16 by default."""
     return preprocessing.TextPreprocessor(tokenizer(folder), **{"sequence_length": 16, **kwargs})
 
 
 def backbone(seed=0, dtype=None, num_layers=1):
-    """A BERT of one layer with weights large enough that its outputs differ from text to text."""
+    """A BERT with one layer by default, and weights large enough for its outputs to differ between texts."""
     made = backbones.Backbone(
         "bert",
         vocabulary_size=len(VOCABULARY),
@@ -72,16 +72,16 @@ def backbone(seed=0, dtype=None, num_layers=1):
 
 
 def outputs(model, texts):
-    """What a model gives for raw texts, as numpy: `predict` without the seconds that it takes to trace a graph."""
+    """The outputs of a model for raw texts, as numpy: like `predict`, without the seconds for tracing a graph."""
     return ops.convert_to_numpy(model(model.preprocess_samples(texts)))
 
 
-# Texts with masks: one, two, none of them in the last.
+# Texts with one mask or two; the last has none.
 MASKED = ["Where is my [MASK]?", "The [MASK] was [MASK]", "How much is a [MASK]?", "[MASK] day!", "my loan"]
 
 
 def rows(model):
-    """Five rows in the form that a task takes them: texts, pairs of texts, or words; of several tasks, for each."""
+    """Five rows in the form that a task takes: texts, pairs of texts, words, or columns; for several tasks, a dict."""
     if hasattr(model, "tasks"):
         return {name: rows(task) for name, task in model.tasks.items()}
     if "mask_positions" in model.input:
@@ -94,19 +94,19 @@ def rows(model):
 
 
 def inputs(model):
-    """The tensors that a task makes of `rows`, as numpy."""
+    """The tensors that a task makes from `rows`, as numpy."""
     if hasattr(model, "tasks"):
         return {name: inputs(task) for name, task in model.tasks.items()}
     return data.Gate(model, asks=True).encode_batch((rows(model),))
 
 
 def embedder(folder, dtype=None, **kwargs):
-    """A `TextEmbedder` over the small encoder."""
+    """A `TextEmbedder` on the small encoder."""
     return models.TextEmbedder(backbone(dtype=dtype), preprocessor(folder), **kwargs)
 
 
 def classifier(folder, dtype=None, **kwargs):
-    """A `TextClassifier` over the small encoder."""
+    """A `TextClassifier` on the small encoder."""
     kwargs = {"labels": ["card", "loan", "other"], **kwargs}
     return models.TextClassifier(backbone(dtype=dtype), preprocessor(folder), **kwargs)
 
@@ -117,7 +117,7 @@ def columns():
 
 
 def tagger(folder, dtype=None, **kwargs):
-    """A `TokenTagger` over the small encoder, whose head and transitions are random."""
+    """A `TokenTagger` on the small encoder, with a random head and random transitions."""
     made = models.TokenTagger(backbone(dtype=dtype), preprocessor(folder), **{"tags": TAGS, **kwargs})
     rng = np.random.default_rng(1)
     for layer in (made.head, made.crf):
@@ -127,7 +127,7 @@ def tagger(folder, dtype=None, **kwargs):
 
 
 def masked(folder, dtype=None, **kwargs):
-    """A `MaskedLanguageModel` over the small encoder, whose head is random."""
+    """A `MaskedLanguageModel` on the small encoder, with a random head."""
     made = models.MaskedLanguageModel(backbone(dtype=dtype), preprocessor(folder), **kwargs)
     rng = np.random.default_rng(1)
     for weight in made.head.weights:
@@ -136,7 +136,7 @@ def masked(folder, dtype=None, **kwargs):
 
 
 def sparse(folder, dtype=None, **kwargs):
-    """A `SparseEmbedder` over the small encoder, whose head is random."""
+    """A `SparseEmbedder` on the small encoder, with a random head."""
     made = models.SparseEmbedder(backbone(dtype=dtype), preprocessor(folder), **kwargs)
     rng = np.random.default_rng(1)
     for weight in made.head.weights:

@@ -1,4 +1,4 @@
-"""The command line: the flags of tensorflow_model_server that matter here, by their names."""
+"""The command line: the flags of tensorflow_model_server that matter here, under the same names."""
 
 import argparse
 import logging
@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-# As `python examples/contract_server` too: Python then knows the files in the folder, not the folder as a package.
+# `python examples/contract_server` puts the directory itself on the path, where the package is not found.
 if not __package__:
     sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
@@ -20,32 +20,32 @@ LOG = logging.getLogger("contract_server")
 
 
 def boolean(text):
-    """A flag's value."""
+    """Parses the value of a boolean flag."""
     if text.lower() not in ("true", "false", "1", "0"):
-        raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
+        raise argparse.ArgumentTypeError(f"expected true or false, not {text!r}")
     return text.lower() in ("true", "1")
 
 
 def arguments(given=None):
-    """Reads the command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(prog="python examples/contract_server", description=__doc__)
     flag = {"type": boolean, "nargs": "?", "const": True}
-    parser.add_argument("--port", type=int, default=8500, help="of gRPC")
-    parser.add_argument("--rest_api_port", type=int, default=0, help="of HTTP; 0 for none")
+    parser.add_argument("--port", type=int, default=8500, help="gRPC port")
+    parser.add_argument("--rest_api_port", type=int, default=0, help="HTTP port; 0 for none")
     parser.add_argument("--model_name", default="default")
     parser.add_argument("--model_base_path", default="")
     parser.add_argument("--model_config_file", default="")
-    parser.add_argument("--model_config_file_poll_wait_seconds", type=float, default=0, help="0 reads it once")
-    parser.add_argument("--file_system_poll_wait_seconds", type=float, default=1, help="here also a fraction")
+    parser.add_argument("--model_config_file_poll_wait_seconds", type=float, default=0, help="0: read once")
+    parser.add_argument("--file_system_poll_wait_seconds", type=float, default=1, help="fractions are allowed here")
     parser.add_argument("--enable_batching", default=False, **flag)
     parser.add_argument("--batching_parameters_file", default="")
     parser.add_argument("--monitoring_config_file", default="")
     parser.add_argument("--enable_model_warmup", default=True, **flag)
     parser.add_argument(
-        "--rest_api_num_threads", type=int, default=4 * (os.cpu_count() or 1), help="requests at a time"
+        "--rest_api_num_threads", type=int, default=4 * (os.cpu_count() or 1), help="concurrent requests"
     )
     parser.add_argument("--enable_signature_method_name_check", default=False, **flag)
-    what = "with batching, a request without rows: is never answered, as by TF Serving, or is answered"
+    what = "what requests without rows get with batching: no answer ever (hang), as from TF Serving, or an answer"
     parser.add_argument("--empty_requests", choices=("hang", "answer"), default="hang", help=what)
     found = parser.parse_args(given)
     if not found.model_base_path and not found.model_config_file:
@@ -56,9 +56,9 @@ def arguments(given=None):
 
 
 def start(given=None):
-    """Starts what the flags say; returns a function that stops it again.
+    """Starts the server that the flags describe; returns a function that stops it.
 
-    Like the stock server it answers once every model has a version; one that fails to load ends it.
+    Like the stock server, it answers once every model has a version, and stops if a model fails to load.
     """
     found = arguments(given)
     parameters = None
@@ -84,7 +84,9 @@ def start(given=None):
     except BaseException:
         served.close()
         raise
-    LOG.info("a stand-in for TF Serving answers at %s (gRPC) and %s (HTTP)", found.port, found.rest_api_port or None)
+    LOG.info(
+        "a test server, not TF Serving, answers at %s (gRPC) and %s (HTTP)", found.port, found.rest_api_port or None
+    )
 
     def stop():
         if web:
@@ -99,7 +101,7 @@ def start(given=None):
 
 
 def wait_until_available(served):
-    """Returns once every model has a version that answers; raises the error of one whose every version failed."""
+    """Returns once every model has a version that answers; raises if all versions of a model failed to load."""
     while True:
         waiting = []
         for model in served.models.values():
@@ -116,7 +118,7 @@ def wait_until_available(served):
 
 
 def main():
-    """Serves until it is told to end."""
+    """Serves until a signal stops it."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

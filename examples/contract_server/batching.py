@@ -1,4 +1,4 @@
-"""Merging of requests that arrive together, as batching_session.cc does it."""
+"""Merges requests that arrive together, as batching_session.cc does."""
 
 import collections
 import dataclasses
@@ -17,7 +17,7 @@ LOG = logging.getLogger("contract_server")
 
 @dataclasses.dataclass
 class Parameters:
-    """What `--batching_parameters_file` may say, with the scheduler's own defaults."""
+    """The fields of `--batching_parameters_file`, with the scheduler's own defaults."""
 
     max_batch_size: int = 1000
     batch_timeout_micros: int = 0
@@ -27,7 +27,7 @@ class Parameters:
     max_execution_batch_size: int = 0
     thread_pool_name: str = ""
     allowed_batch_sizes: tuple = ()
-    # No field of the file: whether a request without rows waits for ever, as it does there.
+    # Not a field of the file: whether a request without rows waits forever, as in TF Serving.
     hangs_on_empty: dataclasses.InitVar[bool] = True
 
     def __post_init__(self, hangs_on_empty):
@@ -46,7 +46,7 @@ class Parameters:
 
 
 def read(path):
-    """Parameters from a file in protobuf's text format; a field that is unknown is an error, as it is there."""
+    """Reads parameters from a file in protobuf's text format; an unknown field is an error, as in TF Serving."""
     with open(path, encoding="utf-8") as file:
         text = re.sub("#.*", "", file.read())
     kinds = {field.name: field.type for field in dataclasses.fields(Parameters)}
@@ -56,7 +56,7 @@ def read(path):
     while text[position:].strip():
         match = pattern.match(text, position)
         if not match or match[1] not in kinds:
-            raise errors.invalid(f"{path}: not batching parameters from {text[position:].strip()[:60]!r} on")
+            raise errors.invalid(f"{path}: not batching parameters: {text[position:].strip()[:60]!r}")
         found[match[1]].append(match[2] or match[3])
         position = match.end()
     values = {}
@@ -71,7 +71,7 @@ def read(path):
 
 
 class Task:
-    """A request that waits: its rows go into one batch, or into several."""
+    """A waiting request; its rows go into one batch or several."""
 
     def __init__(self, inputs, size):
         self.inputs, self.size = inputs, size
@@ -84,7 +84,7 @@ class Queue:
     """The requests of one signature.
 
     Args:
-        run: function from a dict of tensor name to array to the list of outputs.
+        run: callable. Takes a dict of tensor name to array; returns the list of outputs.
         parameters: `Parameters`.
     """
 
@@ -100,12 +100,12 @@ class Queue:
         task = Task(inputs, _size(inputs))
         with self._changed:
             self._check_room(task.size)
-            # The scheduler makes no batch of no rows, and nobody tells the request.
+            # The scheduler forms no batch without rows, and nothing notifies the request.
             hangs = not task.size and self._parameters.hangs_on_empty and not self._released
             (self._hanging if hangs else self._tasks).append(task)
             self._changed.notify_all()
         if hangs:
-            LOG.warning("a request without rows waits for ever, with batching; as in TF Serving")
+            LOG.warning("with batching, a request without rows waits forever, as in TF Serving")
         task.done.wait()
         if task.error is not None:
             raise errors.of(task.error)
@@ -113,11 +113,11 @@ class Queue:
         return parts[0] if len(parts) == 1 else [np.concatenate(each) for each in zip(*parts, strict=True)]
 
     def release(self):
-        """Fails the requests that would wait for ever, so that the server can end."""
+        """Fails the requests that would wait forever, so that the server can stop."""
         with self._changed:
             self._released = True
             for task in self._hanging:
-                task.error = errors.ServingError(errors.UNAVAILABLE, "the server ends")
+                task.error = errors.ServingError(errors.UNAVAILABLE, "the server is stopping")
                 task.done.set()
             self._hanging.clear()
 

@@ -1,4 +1,4 @@
-"""Predict, Classify and Regress on a loaded version: requests and responses as protos."""
+"""Runs Predict, Classify and Regress on a loaded version; requests and responses are protos."""
 
 import numpy as np
 import tensorflow as tf
@@ -25,10 +25,10 @@ def predict(version, request):
 
 
 def _array(name, value):
-    """A tensor's message as an array; one that is none is an error of the request."""
+    """Converts a tensor's message to an array; an invalid message is an error of the request."""
     shape = [dimension.size for dimension in value.tensor_shape.dim]
     if value.tensor_shape.unknown_rank or min(shape, default=0) < 0:
-        raise errors.invalid(f"Tensor {name!r} has a shape that no tensor has: {shape}")
+        raise errors.invalid(f"Tensor {name!r} has an invalid shape: {shape}")
     try:
         return tf.make_ndarray(value)
     except Exception as error:
@@ -105,7 +105,7 @@ def regress(version, request):
 
 
 def _of_examples(version, request, method, what, allowed):
-    """Runs a signature of the Classify or Regress API; returns the outputs by name, and the number of examples."""
+    """Runs a signature of the Classify or Regress API; returns the outputs by name and the number of examples."""
     name = request.model_spec.signature_name or DEFAULT
     signature = version.signatures.get(name)
     if signature is None:
@@ -126,21 +126,21 @@ def _of_examples(version, request, method, what, allowed):
 
 
 def _serialized(given):
-    """The examples of an `Input` as an array of bytes; the context's features go into each."""
+    """Returns the examples of an `Input` as an array of bytes, each with the features of the context."""
     kind = given.WhichOneof("kind")
     if kind is None or not getattr(given, kind).examples:
         raise errors.invalid("Input is empty.")
     context = b""
     if isinstance(getattr(given, kind), input_pb2.ExampleListWithContext):
         context = given.example_list_with_context.context.SerializeToString()
-    # Messages written one after the other are one message.
+    # Concatenated messages parse as one merged message.
     return np.array([context + example.SerializeToString() for example in getattr(given, kind).examples], object)
 
 
 def multi_inference(version, request):
     """Returns a `MultiInferenceResponse`: Classify and Regress tasks on the same examples.
 
-    Several tasks need signatures of one input tensor, and those that TensorFlow 2 exports have one each.
+    Several tasks require signatures that share an input tensor; each signature that TensorFlow 2 exports has its own.
     """
     names, tensors = set(), set()
     for task in request.tasks:

@@ -1,4 +1,4 @@
-"""Models and their versions: found in folders, loaded, warmed up, switched and unloaded."""
+"""Finds versions of models in directories, loads them, warms them up, switches and unloads them."""
 
 import contextlib
 import logging
@@ -26,10 +26,10 @@ class Version:
     """One loaded SavedModel.
 
     Args:
-        path: folder of the version.
-        parameters: `batching.Parameters`, or `None` for a run for each request.
-        warm_up: bool.
-        check_methods: bool. Whether a signature's method name has to be that of the call.
+        path: directory of the version.
+        parameters: `batching.Parameters`, or `None` to run each request alone.
+        warm_up: bool. Whether to run the warm-up requests.
+        check_methods: bool. Whether a signature's method name must be that of the call.
     """
 
     def __init__(self, path, parameters, warm_up=True, check_methods=False):
@@ -50,7 +50,7 @@ class Version:
             raise
 
     def run(self, inputs, fetches):
-        """Runs the graph, perhaps together with other requests.
+        """Runs the graph, with batching together with other requests.
 
         Args:
             inputs: dict of tensor name to array.
@@ -71,7 +71,7 @@ class Version:
         names, fetches = key
         with self._lock:
             if key not in self._callables:
-                # `Session.run` would check shapes in Python, which a server in C++ does not.
+                # `Session.run` would check shapes in Python; a server in C++ does not.
                 options = config_pb2.CallableOptions(feed=names, fetch=fetches)
                 self._callables[key] = self._session._make_callable_from_options(options)
             self.runs += 1
@@ -79,7 +79,7 @@ class Version:
 
     @contextlib.contextmanager
     def used(self):
-        """Keeps the version from being closed while a request runs."""
+        """Keeps the version open while a request runs."""
         try:
             yield self
         finally:
@@ -92,14 +92,14 @@ class Version:
             self._running += 1
 
     def release(self):
-        """Fails the requests that would wait for ever."""
+        """Fails the requests that would wait forever."""
         with self._lock:
             queues = list(self._queues.values())
         for queue in queues:
             queue.release()
 
     def close(self):
-        """Waits for the requests that run, and frees the model."""
+        """Waits for the running requests, then frees the model."""
         self.release()
         with self._idle:
             self._idle.wait_for(lambda: not self._running)
@@ -108,7 +108,7 @@ class Version:
         self._session.close()
 
     def _replay(self, path):
-        """Runs the warm-up requests; the first that fails, or one too many, fails the load."""
+        """Runs the warm-up requests; one that fails, or more than `MAX_RECORDS`, fails the load."""
         if not os.path.exists(path):
             return
         apis = {"predict_log": calls.predict, "classify_log": calls.classify, "regress_log": calls.regress}
@@ -127,11 +127,11 @@ class Version:
 
 
 class Model:
-    """The versions of one base folder.
+    """The versions in one base directory.
 
     Args:
         config: a `ModelConfig`.
-        load: function from a path to a `Version`.
+        load: callable. Takes a path; returns a `Version`.
     """
 
     def __init__(self, config, load):
@@ -141,15 +141,15 @@ class Model:
         self.config = config
 
     def poll(self):
-        """Loads what the folder and the policy ask for, then unloads what they no longer do."""
+        """Loads the versions that the directory and the policy ask for, then unloads the others."""
         aspired = self._aspired()
         for number, path in sorted(aspired.items()):
-            # One that failed is not tried again as long as it lies there.
+            # A version that failed is not retried as long as its directory exists.
             if number not in self._versions and not self._states.get(number, (None, None))[1]:
                 self._start(number, path)
         with self._lock:
             self._states = {n: found for n, found in self._states.items() if n in aspired or not found[1]}
-            # The old ones stay as long as nothing new can answer.
+            # Old versions stay until a new one can answer.
             ready = set(aspired) & set(self._versions)
             leaving = [number for number in self._versions if number not in aspired and (ready or not aspired)]
             closed = [self._versions.pop(number) for number in leaving]
@@ -160,7 +160,7 @@ class Model:
             self._states.update(dict.fromkeys(leaving, (State.END, None)))
 
     def _aspired(self):
-        """The paths of the versions that are wanted, by number."""
+        """Returns the paths of the versions to serve, by number."""
         found = {}
         base = self.config.base_path
         if not os.path.isdir(base):
@@ -195,7 +195,7 @@ class Model:
         LOG.info("version %s of %s answers", number, self.name)
 
     def get(self, number):
-        """Returns `(number, version)` with the version taken: use it by `with version.used()`."""
+        """Returns `(number, version)`, the version already counted as in use: run it in `with version.used()`."""
         with self._lock:
             if number is None:
                 number = max(self._versions, default=None)
@@ -230,15 +230,15 @@ class Model:
 
 
 class Core:
-    """All models, and the thread that watches their folders.
+    """All models, and the threads that watch their directories and the configuration.
 
     Args:
-        config: a `ModelServerConfig`, or the path of a file with one.
+        config: a `ModelServerConfig`, or the path of a file that holds one.
         parameters: `batching.Parameters`, or `None`.
-        poll_seconds: float. 0 looks once.
-        config_poll_seconds: float. 0 reads the file once.
-        warm_up: bool.
-        check_methods: bool.
+        poll_seconds: float. Seconds between looks at the directories; 0 looks once.
+        config_poll_seconds: float. Seconds between reads of the file; 0 reads it once.
+        warm_up: bool. As in `Version`.
+        check_methods: bool. As in `Version`.
     """
 
     def __init__(
@@ -257,7 +257,7 @@ class Core:
             thread.start()
 
     def update(self, config):
-        """Takes a new configuration: models come and go, policies and labels change."""
+        """Applies a new configuration: adds and removes models, changes policies and labels."""
         entries = {entry.name: entry for entry in config.model_config_list.config}
         for entry in entries.values():
             if not entry.name or not entry.base_path:
@@ -300,10 +300,10 @@ class Core:
             try:
                 act()
             except Exception:
-                LOG.exception("the folders or the configuration could not be read")
+                LOG.exception("could not read the directories or the configuration")
 
     def get(self, spec):
-        """Returns `(number, version)` for a `ModelSpec`, the version taken."""
+        """Returns `(number, version)` for a `ModelSpec`, the version already counted as in use."""
         if not spec.name:
             raise errors.invalid("ModelSpec has no name specified.")
         with self._lock:
@@ -319,12 +319,12 @@ class Core:
         return model.get(number)
 
     def status(self, spec):
-        """Returns `GetModelStatusResponse`."""
+        """Returns a `GetModelStatusResponse`."""
         response = get_model_status_pb2.GetModelStatusResponse()
         with self._lock:
             model = self.models.get(spec.name)
         states = model.states() if model else {}
-        # A label is not looked at: the answer is that for all versions.
+        # A label is ignored: the answer covers all versions.
         if spec.WhichOneof("version_choice") == "version":
             states = {n: state for n, state in states.items() if n == spec.version.value}
         if not states:
@@ -337,13 +337,13 @@ class Core:
         return response
 
     def count(self, name, error=None):
-        """Counts a request and how it ended."""
+        """Counts a request by its outcome."""
         key = name, error.code if error else 0
         with self._lock:
             self.requests[key] = self.requests.get(key, 0) + 1
 
     def release(self):
-        """Fails the requests that would wait for ever."""
+        """Fails the requests that would wait forever."""
         for model in list(self.models.values()):
             model.release()
 
@@ -356,13 +356,13 @@ class Core:
 
 
 def read_config(path):
-    """The models that a file names, as a message."""
+    """Reads a `ModelServerConfig` from a file."""
     with open(path, encoding="utf-8") as file:
         return text_format.Parse(file.read(), model_server_config_pb2.ModelServerConfig())
 
 
 def single(name, base_path):
-    """The configuration of one model."""
+    """Returns the configuration of a single model."""
     config = model_server_config_pb2.ModelServerConfig()
     config.model_config_list.config.add(name=name, base_path=str(base_path), model_platform="tensorflow")
     return config

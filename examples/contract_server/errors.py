@@ -4,15 +4,15 @@ import tensorflow as tf
 
 INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION = 3, 5, 9
 UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 12, 13, 14
-# http_server.cc; what is not named is a 500.
+# As in http_server.cc; any other code is a 500.
 HTTP = {1: 499, 3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 10: 409, 11: 400, 12: 501, 14: 503, 16: 401}
 
 
 class ServingError(Exception):
-    """An answer that is an error.
+    """An error that a request is answered with.
 
     Args:
-        code: int of `google.rpc.Code`.
+        code: int. A value of `google.rpc.Code`.
         message: string.
     """
 
@@ -22,12 +22,12 @@ class ServingError(Exception):
 
 
 def invalid(message):
-    """The error of a request, or a file, that is wrong."""
+    """Returns the error of an invalid request or file."""
     return ServingError(INVALID_ARGUMENT, message)
 
 
 def of(error):
-    """Any exception as a `ServingError` of its own, so that several threads may raise it."""
+    """Converts any exception to a new `ServingError`, so that several threads can raise it."""
     if isinstance(error, (ServingError, tf.errors.OpError)):
         code = error.code if isinstance(error, ServingError) else error.error_code
         return ServingError(code, error.message)

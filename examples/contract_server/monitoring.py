@@ -1,4 +1,4 @@
-"""What `--monitoring_config_file` may say: monitoring_config.proto, of which only Prometheus is known."""
+"""Reads `--monitoring_config_file`: monitoring_config.proto, of which only Prometheus is supported."""
 
 import re
 
@@ -10,7 +10,7 @@ FIELD = re.compile(r"""\s*(?:enable\s*:\s*(?P<enable>true|false)|path\s*:\s*["']
 
 
 def read(path):
-    """The path of the metrics, or None where they are off; a field that is unknown is an error, as it is there."""
+    """Returns the path of the metrics, or None if they are off; an unknown field is an error, as in TF Serving."""
     with open(path, encoding="utf-8") as file:
         text = re.sub("#.*", "", file.read())
     if not text.strip():

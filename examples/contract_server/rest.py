@@ -1,4 +1,4 @@
-"""The REST API: http_rest_api_util.cc and json_tensor.cc."""
+"""The REST API, as in http_rest_api_util.cc and json_tensor.cc."""
 
 import base64
 import binascii
@@ -25,7 +25,7 @@ ASK = re.compile(
 TELL = re.compile(
     r"/v1/models(?:/([^/:]+))?(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?(?:/(metadata))?", re.IGNORECASE
 )
-# An escape of JSON, a whole pair of surrogates counting as one.
+# A JSON escape; a pair of surrogates counts as one.
 ESCAPE = re.compile(r"\\(u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)", re.DOTALL)
 LONE = re.compile(r"u[dD][89a-fA-F].{2}", re.DOTALL)
 INTEGERS = {
@@ -43,7 +43,7 @@ INTEGERS = {
 
 
 def first_wins(pairs):
-    """An object; of equal names the first counts."""
+    """Builds an object; of several pairs with one name, the first wins."""
     found = {}
     for name, value in pairs:
         found.setdefault(name, value)
@@ -54,12 +54,15 @@ DECODER = json.JSONDecoder(object_pairs_hook=first_wins)
 
 
 def parse(body):
-    """A request's JSON. Bytes that are no UTF-8 pass, as rapidjson lets them; lone escaped surrogates do not."""
+    """Returns the JSON object of a request and the name of its signature.
+
+    As rapidjson does, accepts bytes that are not UTF-8 and rejects lone escaped surrogates.
+    """
     if not body:
         raise errors.invalid("JSON Parse error: The document is empty")
     text = body.decode("utf-8", "surrogateescape").removeprefix("\ufeff").lstrip(" \t\r\n")
     try:
-        found, end = DECODER.raw_decode(text)  # what stands after it is not read
+        found, end = DECODER.raw_decode(text)  # what follows it is ignored
     except (ValueError, RecursionError) as error:
         found, end, failed = None, len(text), error
     else:
@@ -80,12 +83,12 @@ def parse(body):
 
 
 def shown(value):
-    """A value as an error quotes it."""
+    """Formats a value for an error."""
     return json.dumps(value)[:300]
 
 
 def is_base64(value):
-    """Whether a value is bytes in the form that JSON has for them."""
+    """Whether a value is bytes in their JSON form, `{"b64": ...}`."""
     return isinstance(value, dict) and list(value) == ["b64"] and isinstance(value["b64"], str)
 
 
@@ -95,7 +98,7 @@ def is_object(value):
 
 
 def decoded(value):
-    """The bytes of a value in base64."""
+    """Decodes a value in base64 to bytes."""
     try:
         text = value["b64"]
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
@@ -104,7 +107,7 @@ def decoded(value):
 
 
 def tensor(value, dtype):
-    """An array from nested lists, of the shape of the first elements; another shape anywhere is an error."""
+    """Converts nested lists to an array with the shape of their first elements; any other shape is an error."""
     shape, inner = [], value
     while isinstance(inner, list):
         shape.append(len(inner))
@@ -163,7 +166,7 @@ def _single(value, dtype):
 
 
 def predict_inputs(body, version):
-    """Returns signature, arrays by name, and whether the request is in rows."""
+    """Returns the signature, the arrays by name, and whether the request is in rows."""
     found, name = parse(body)
     signature = version.signatures.get(name or calls.DEFAULT)
     if signature is None:
@@ -229,7 +232,7 @@ def _from_columns(value, dtypes):
 
 
 def examples(body, request):
-    """Fills a classification or regression request."""
+    """Fills a classification or regression request from JSON and returns it."""
     found, request.model_spec.signature_name = parse(body)
     has_context = "context" in found
     if has_context:
@@ -275,7 +278,7 @@ def _of_feature(name, value):
 
 
 def predictions(outputs, in_rows):
-    """The JSON of the outputs of Predict; where there is but one, its name is left out."""
+    """Returns the JSON of the outputs of Predict; a single output appears without its name."""
     values = {name: _plain(name, array) for name, array in outputs.items()}
     if not in_rows:
         return {"outputs": values if len(values) > 1 else next(iter(values.values()))}
@@ -311,7 +314,7 @@ def _string(value, as_base64):
 
 
 def metadata(name, number, version):
-    """A `GetModelMetadataResponse`."""
+    """Returns a `GetModelMetadataResponse`."""
     signatures = get_model_metadata_pb2.SignatureDefMap()
     for key, signature in version.signatures.items():
         signatures.signature_def[key].CopyFrom(signature)
@@ -326,13 +329,13 @@ def metadata(name, number, version):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """One connection; it stays open for further requests."""
+    """One connection, which stays open for further requests."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = -1
 
-    # A query string is a part of the path, and so of the model's name.
+    # A query string is part of the path, and so of the model's name.
 
     def do_POST(self):
         length = self.headers.get("Content-Length")
@@ -458,9 +461,9 @@ class _HTTPServer(http.server.ThreadingHTTPServer):
 
 
 def start(core, port, metrics=None, threads=64):
-    """Answers in threads of its own, with counts at the path `metrics`; returns the server, which has `shutdown`.
+    """Answers in separate threads, with counts at the path `metrics`; returns the server, which has `shutdown`.
 
-    No more than `threads` requests are worked on at a time.
+    At most `threads` requests are processed at a time.
     """
     server = _HTTPServer(("localhost", port), Handler)
     server.core, server.metrics, server.threads = core, metrics, threading.BoundedSemaphore(threads)

@@ -1,4 +1,4 @@
-"""The gRPC services, on the published protos."""
+"""The gRPC services, built on the published protos."""
 
 import concurrent.futures
 import logging
@@ -80,7 +80,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """The state of versions, and a new configuration."""
+    """Reports the states of versions and applies a new configuration."""
 
     def __init__(self, core):
         self._core = core
@@ -99,7 +99,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
 
 def guarded(context, act, kind):
-    """Turns an error into a status; a bug of this server is one too, and is logged."""
+    """Returns the result of `act`; turns an error into a status, and logs it if it is a bug of this server."""
     try:
         return act()
     except Exception as error:
@@ -112,7 +112,7 @@ def guarded(context, act, kind):
 
 
 def start(core, port):
-    """Answers in threads of its own; returns the server, which has `stop`."""
+    """Answers in separate threads; returns the server, which has `stop`."""
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(THREADS), options=[*options, ("grpc.so_reuseport", 0)])
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(core), server)
