@@ -22,16 +22,16 @@ TASKS = (
 )
 # What asks the description of a task, with what it does.
 ASKERS = (
-    ("losses", "what training minimizes"),
+    ("losses", "what fit minimizes"),
     ("freezing", "which weights move"),
     ("callbacks", "during fit"),
-    ("evaluation", "scores of a data set"),
+    ("evaluation", "scores of rows"),
     ("decisions", "when to answer"),
     ("search", "indexes"),
     ("tuning", "which settings"),
     ("export", "for servers"),
 )
-WIDTH, GAP, LEFT, LINE = 176, 22, 12, 17
+LEFT, GAP, LINE, WIDTH = 12, 26, 17, 760  # WIDTH is that of the column of text on the site
 STYLE = """\
   <style>
     text { font: 13px ui-sans-serif, system-ui, "Liberation Sans", Arial, sans-serif; fill: #1b1f24; }
@@ -43,7 +43,7 @@ STYLE = """\
     .asker { fill: #fdf3e1; }
     path { stroke: #57606a; fill: none; stroke-width: 1.5; }
     .tip { fill: #57606a; stroke: none; }
-    @media (prefers-color-scheme: dark) { .paper { fill: #ffffff; } }
+    .paper { fill: #ffffff; stroke: none; }
   </style>"""
 
 
@@ -74,39 +74,49 @@ def arrow(x, y, end_x, end_y):
     return f'  <path d="M{x} {y} L{end_x} {end_y}"/>\n  <polygon class="tip" points="{tip}"/>'
 
 
+def row_of_boxes(y, height, number, style=None):
+    """The left edges and the width of boxes side by side, and what draws them."""
+    width = (WIDTH - 2 * LEFT - (number - 1) * GAP) / number
+    edges = [LEFT + i * (width + GAP) for i in range(number)]
+    return edges, width, [box(round(x, 1), y, round(width, 1), height, style) for x in edges]
+
+
 def svg():
     """The picture as the text of an SVG file."""
-    total = LEFT * 2 + len(STEPS) * WIDTH + (len(STEPS) - 1) * GAP
-    top, height = 34, 44 + LINE * max(len(found) for _, _, found in STEPS)
-    out = []
-    for i, (title, flows, found) in enumerate(STEPS):
-        x = LEFT + i * (WIDTH + GAP)
-        out += [box(x, top, WIDTH, height), text(x + 10, top + 20, title, "title")]
-        out.append(text(x + 20 + 8.2 * len(title), top + 20, flows, "small"))
-        out += [text(x + 10, top + 42 + j * LINE, name, "name") for j, name in enumerate(found)]
-        if i:
-            out.append(arrow(x - GAP, top + height / 2, x - 1, top + height / 2))
-    inner = total - 2 * LEFT
-    task_top = top + height + 34
-    out += [box(LEFT, task_top, inner, 62, "task"), text(LEFT + 10, task_top + 22, "task", "title")]
-    out.append(
-        text(LEFT + 52, task_top + 22, "one Keras model that knows its columns, targets, outputs, layer groups", "small")
-    )
-    step = (inner - 20) / len(TASKS)
-    out += [text(LEFT + 10 + i * step, task_top + 46, name, "name") for i, name in enumerate(TASKS)]
-    out.append(arrow(LEFT + inner / 2, task_top, LEFT + inner / 2, top + height + 2))
-    ask_top = task_top + 62 + 34
-    width = (inner - GAP * (len(ASKERS) - 1)) / len(ASKERS)
-    for i, (name, words) in enumerate(ASKERS):
-        x = LEFT + i * (width + GAP)
-        out += [box(round(x, 1), ask_top, round(width, 1), 50, "asker")]
-        out += [text(round(x + 8, 1), ask_top + 20, name, "name"), text(round(x + 8, 1), ask_top + 38, words, "small")]
-        out.append(arrow(round(x + width / 2, 1), ask_top, round(x + width / 2, 1), task_top + 64))
-    bottom = ask_top + 50
+    out, y = [], 34
+    for half in (STEPS[:3], STEPS[3:]):
+        height = 50 + LINE * max(len(found) for _, _, found in half)
+        edges, width, boxes = row_of_boxes(y, height, 3)
+        out += boxes
+        for x, (title, flows, found) in zip(edges, half, strict=True):
+            out += [text(round(x + 10, 1), y + 20, title, "title"), text(round(x + 10, 1), y + 37, flows, "small")]
+            out += [text(round(x + 10, 1), y + 57 + i * LINE, name, "name") for i, name in enumerate(found)]
+        out += [arrow(round(x - GAP, 1), y + height / 2, round(x - 1, 1), y + height / 2) for x in edges[1:]]
+        if y == 34:  # from the end of the first row to the start of the second
+            right, left, middle = edges[-1] + width / 2, edges[0] + width / 2, y + height + 15
+            out.append(f'  <path d="M{right:.1f} {y + height} V{middle} H{left:.1f} V{middle + 14}"/>')
+            tip = f"{left:.1f},{middle + 15} {left - 4:.1f},{middle + 7} {left + 4:.1f},{middle + 7}"
+            out.append(f'  <polygon class="tip" points="{tip}"/>')
+        y += height + 30
+    inner = WIDTH - 2 * LEFT
+    out.append(arrow(WIDTH / 2, y + 6, WIDTH / 2, y - 28))
+    y += 6
+    out += [box(LEFT, y, inner, 92, "task"), text(LEFT + 10, y + 20, "task", "title")]
+    out.append(text(LEFT + 10, y + 37, "a Keras model that knows its columns, targets, outputs and layer groups", "small"))
+    for i, name in enumerate(TASKS):
+        out.append(text(round(LEFT + 10 + i % 4 * (inner - 10) / 4, 1), y + 58 + i // 4 * LINE, name, "name"))
+    out.append(arrow(WIDTH / 2, y + 126, WIDTH / 2, y + 93))
+    y += 126
+    for half in (ASKERS[:4], ASKERS[4:]):
+        edges, _, boxes = row_of_boxes(y, 48, 4, "asker")
+        out += boxes
+        for x, (name, words) in zip(edges, half, strict=True):
+            out += [text(round(x + 8, 1), y + 19, name, "name"), text(round(x + 8, 1), y + 37, words, "small")]
+        y += 60
+    lead = text(LEFT, 22, "Strings go in and answers come out, in training, in prediction and in serving.", "small")
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {bottom + 14}" width="{total}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" role="img" '
         'aria-label="The way of the data from rows to answers">'
     )
-    paper = f'  <rect class="paper" x="0" y="0" width="{total}" height="{bottom + 14}" style="fill:#fff;stroke:none"/>'
-    lead = text(LEFT, 22, "Strings go in and answers come out: in training, prediction and serving alike", "small")
+    paper = f'  <rect class="paper" x="0" y="0" width="{WIDTH}" height="{y}"/>'
     return "\n".join([head, STYLE, paper, lead, *out, "</svg>"]) + "\n"
