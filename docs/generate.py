@@ -8,7 +8,7 @@ import re
 from tfxfer import backbones, losses
 
 FOLDER = pathlib.Path(__file__).resolve().parent
-README = FOLDER.parent / "README.md"
+CHECKPOINTS = FOLDER / "checkpoints.md"
 SECTIONS = ("Rows", "Choose it", "Neighbours", "Reference")
 # The modules of `tfxfer.losses` in the order of the tables.
 FAMILIES = (
@@ -142,13 +142,13 @@ def picture():
 
 
 PAGES = {"losses.md": losses_page, "_static/way_of_the_data.svg": picture}
-PARTS = {"families": families_table}  # of README.md
+PARTS = {"families": families_table}  # of checkpoints.md
 
 if __name__ == "__main__":
     for name, page in PAGES.items():
         (FOLDER / name).write_text(page(), encoding="utf-8")
-    text = README.read_text(encoding="utf-8")
+    text = CHECKPOINTS.read_text(encoding="utf-8")
     for name, part in PARTS.items():
         start, end = between(text, name)
         text = text[:start] + part() + text[end:]
-    README.write_text(text, encoding="utf-8")
+    CHECKPOINTS.write_text(text, encoding="utf-8")

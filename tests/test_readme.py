@@ -1,4 +1,4 @@
-"""README's Python blocks are run, top to bottom, as one program."""
+"""The Python blocks of README, and of pages of the docs, are run: each page from top to bottom as one program."""
 
 import pathlib
 import re
@@ -9,20 +9,24 @@ import tfxfer as tx
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+# Pages whose blocks are one program on the weights of all-MiniLM-L6-v2.
+PROGRAMS = ("README.md", "docs/tour.md", "docs/checkpoints.md")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("minilm_folder")
-def test_the_code_blocks_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", PROGRAMS)
+def test_the_code_blocks_run(page, tmp_path, monkeypatch):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "readme"}
-    blocks = list(BLOCK.finditer(README))
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = list(BLOCK.finditer(text))
     assert blocks
     for block in blocks:
-        line = README[: block.start(1)].count("\n")
-        code = compile("\n" * line + block[1], "README.md", "exec")  # so that a traceback names README's line
+        line = text[: block.start(1)].count("\n")
+        code = compile("\n" * line + block[1], page, "exec")  # so that a traceback names the page's line
         exec(code, names)
 
 
@@ -47,5 +51,5 @@ def test_names_of_the_package_in_pages_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     named = set(re.findall(rf"(?<![\w./*])(?:tx\.)?({MODULES})\.([a-zA-Z]\w*)", text))
     assert [
-        f"{module}.{name}" for module, name in sorted(named) if name != "pdf" and not hasattr(getattr(tx, module), name)
+        f"{module}.{name}" for module, name in sorted(named) if name not in ("md", "pdf") and not hasattr(getattr(tx, module), name)
     ] == []

@@ -1,3 +1,3 @@
 """The version, in a file that imports nothing: the build reads it, and modules need not import the package for it."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
