@@ -61,7 +61,7 @@ TAGS_HEAD = """\
 
 ## On tags
 
-For token taggers: `y_pred` is `(batch, length, tags)`, `y_true` -1 where there is no loss.
+For token taggers: `y_pred` is `(batch, length, tags)`, `y_true` is -1 for words without a loss.
 """
 
 LISTS_HEAD = """\

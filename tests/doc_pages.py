@@ -17,6 +17,8 @@ PAGES = sorted(
     for path in DOCS.rglob("*.md")
     if path.relative_to(DOCS).parts[0] not in ("_build", "reference")
 )
+# Pages that `test_readme.py` runs on real weights.
+REAL = ("tour.md", "checkpoints.md")
 # A block of Python, and the line above it that says why it is not run.
 BLOCK = re.compile(r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n+)?^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -125,6 +127,7 @@ MAKERS = {
     "labels": lambda names: data.labels(names["train"], "label"),
     "embedder": lambda names: models.TextEmbedder.from_preset("all_minilm_l6_v2"),
     "classifier": lambda names: models.TextClassifier.from_preset("all_minilm_l6_v2", labels=names["labels"]),
+    "trained_model": trained,
     "model": trained,
     "teacher": lambda names: names["embedder"],
     "siamese": lambda names: models.Siamese(names["embedder"]),
@@ -133,8 +136,43 @@ MAKERS = {
 }
 
 
+# What is run before the first block of a page that shows parts of a program.
+BEFORE = {
+    "decisions.md": """
+both = {name: [*dev[name], *test[name]] for name in ("text", "label")}
+calibration = tx.data.labelled(dev, "text", "label")
+train, dev = tx.data.labelled(train, "text", "label"), tx.data.labelled(both, "text", "label")
+model = trained_model
+""",
+    "kinds.md": """
+rows = [{"query": a, "document": b} for a, b in zip(texts[:8], texts[8:16])]
+""",
+    "ranking.md": """
+rows = [{"query": q, "documents": texts[4 * i : 4 * i + 4], "grades": [2, 0, 1, 0]} for i, q in enumerate(texts[20:26])]
+dev_rows = rows[:2]
+""",
+    "search.md": """
+import pathlib
+pathlib.Path("corpus.txt").write_text("\\n".join(texts))
+vectors = embedder.encode(texts)
+np.save("part-0.npy", vectors[:20])
+np.save("part-1.npy", vectors[20:])
+numbers = list(range(len(texts)))
+languages, years = ["en", "de"] * 20, [2024, 2020] * 20
+cross_encoder = tx.models.TextRegressor.from_preset("hf://cross-encoder/ms-marco-MiniLM-L6-v2")
+""",
+    "skewed.md": """
+reviews = tx.data.read("examples/data/clothing_reviews/train.tsv")
+texts, targets = reviews["review"][:60], [each == "no" for each in reviews["recommended"][:60]]
+dev_texts = reviews["review"][60:100]
+dev_targets = [["not recommended"] if each == "no" else [] for each in reviews["recommended"][60:100]]
+""",
+}
+
+
 def run(page, names):
     """Runs the blocks of a page, top to bottom, as one program."""
+    exec(BEFORE.get(page, ""), names)
     ran = 0
     for line, code, reason in blocks(page):
         if reason:

@@ -12,6 +12,9 @@ import tfxfer as tx
 from tfxfer.backbones import _presets
 
 
+PROGRAMS = [page for page in doc_pages.PAGES if doc_pages.blocks(page) and page not in doc_pages.REAL]
+
+
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
     """The folders of the checkpoints that the pages name."""
@@ -30,7 +33,7 @@ def plain_graphs():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("plain_graphs")
-@pytest.mark.parametrize("page", [page for page in doc_pages.PAGES if doc_pages.blocks(page)])
+@pytest.mark.parametrize("page", PROGRAMS)
 def test_the_blocks_of_a_page_run(page, checkpoints, tmp_path, monkeypatch):
     # A folder of that name in the working directory comes before the preset.
     (tmp_path / "all_minilm_l6_v2").symlink_to(checkpoints[6 if page in doc_pages.DEEP else 1])
