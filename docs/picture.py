@@ -102,7 +102,9 @@ def svg():
     out.append(arrow(WIDTH / 2, y + 6, WIDTH / 2, y - 28))
     y += 6
     out += [box(LEFT, y, inner, 92, "task"), text(LEFT + 10, y + 20, "task", "title")]
-    out.append(text(LEFT + 10, y + 37, "a Keras model that knows its columns, targets, outputs and layer groups", "small"))
+    out.append(
+        text(LEFT + 10, y + 37, "a Keras model that knows its columns, targets, outputs and layer groups", "small")
+    )
     for i, name in enumerate(TASKS):
         out.append(text(round(LEFT + 10 + i % 4 * (inner - 10) / 4, 1), y + 58 + i // 4 * LINE, name, "name"))
     out.append(arrow(WIDTH / 2, y + 126, WIDTH / 2, y + 93))

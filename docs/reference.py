@@ -169,7 +169,14 @@ def members(cls):
 def block(directive, head, options, body, colons=3):
     """A directive of Sphinx in MyST."""
     fence = ":" * colons
-    lines = [f"{fence}{{{directive}}} {head}", *(f":{option}" if ":" in option else f":{option}:" for option in options), "", body.rstrip("\n"), "", fence]
+    lines = [
+        f"{fence}{{{directive}}} {head}",
+        *(f":{option}" if ":" in option else f":{option}:" for option in options),
+        "",
+        body.rstrip("\n"),
+        "",
+        fence,
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -181,6 +188,7 @@ def entry(module, name, value):
         for member, kind, method in members(value):
             is_property = kind == "property"
             options = [kind] if kind in ("classmethod", "staticmethod") else []
+            options += [] if module in SPLIT else ["no-contents-entry"]
             head = member + ("" if is_property else signature(method))
             directive = "py:property" if is_property else "py:method"
             inner.append(block(directive, head, options, docstring(inspect.getdoc(method)), colons=4))

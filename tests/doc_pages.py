@@ -20,7 +20,9 @@ PAGES = sorted(
 # Pages that `test_readme.py` runs on real weights.
 REAL = ("tour.md", "checkpoints.md")
 # A block of Python, and the line above it that says why it is not run.
-BLOCK = re.compile(r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n+)?^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n+)?^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 
 
 def blocks(page):
@@ -139,10 +141,10 @@ MAKERS = {
 # What is run before the first block of a page that shows parts of a program.
 BEFORE = {
     "decisions.md": """
+model = trained_model
 both = {name: [*dev[name], *test[name]] for name in ("text", "label")}
 calibration = tx.data.labelled(dev, "text", "label")
 train, dev = tx.data.labelled(train, "text", "label"), tx.data.labelled(both, "text", "label")
-model = trained_model
 """,
     "kinds.md": """
 rows = [{"query": a, "document": b} for a, b in zip(texts[:8], texts[8:16])]
@@ -185,4 +187,3 @@ def run(page, names):
 def notes(page):
     """The reasons for which blocks of a page are not run."""
     return [reason for _, _, reason in blocks(page) if reason]
-
