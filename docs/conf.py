@@ -79,7 +79,8 @@ def ancestors(node):
 
 def link_to_searching(app, docname, source):
     """Leads links to `search.md` to the page that includes it."""
-    source[0] = re.sub(r"(\]\((?:\.\./)?)search\.md", r"\1searching.md", source[0])
+    if not docname.startswith("reference/"):
+        source[0] = re.sub(r"(\]\((?:\.\./)?)search\.md", r"\1searching.md", source[0])
 
 
 def setup(app):

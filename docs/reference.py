@@ -128,7 +128,9 @@ def signature(value):
         if each.name in ("self", "cls") and not kept:
             continue
         default = each.default
-        if default is not inspect.Parameter.empty and re.search(r"<.* at 0x|<(?:class|function)", repr(default)):
+        if default is not inspect.Parameter.empty and re.search(
+            r"<.* at 0x|<(?:class|function|built-in)", repr(default)
+        ):
             name = getattr(default, "__name__", None)
             default = types.SimpleNamespace() if name is None else _Shown(name)
         kept.append(each.replace(annotation=inspect.Parameter.empty, default=default))
