@@ -9,11 +9,11 @@ FOLDER = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import reference  # noqa: E402
+import tfxfer  # noqa: E402
 from docutils import nodes  # noqa: E402
 from sphinx import addnodes  # noqa: E402
 
-import tfxfer  # noqa: E402
+import reference  # noqa: E402
 
 project = "tfxfer"
 author = "The tfxfer authors"
@@ -58,8 +58,11 @@ def link_names(app, doctree):
         if isinstance(within, (nodes.reference, addnodes.pending_xref, nodes.title, nodes.term)):
             continue
         found = CODE.fullmatch(node.astext())
-        target = found and NAMES.get(found["name"])
         entry = next((each for each in ancestors(node) if isinstance(each, addnodes.desc)), None)
+        target = found and NAMES.get(found["name"])
+        if found and not target and entry is None and app.env.docname.startswith("reference/"):
+            module = app.env.docname.removeprefix("reference/")  # its docstring names what it holds without the module
+            target = NAMES.get(f"{module}.{found['name']}")
         if not target or (entry is not None and target in entry[0].get("ids", ())):
             continue
         link = addnodes.pending_xref(
@@ -68,6 +71,14 @@ def link_names(app, doctree):
         link["refdoc"] = app.env.docname
         node.replace_self(link)
         link += node
+
+
+def widen(app, doctree):
+    """Lets the table of losses, of six columns, have the place of the contents at the side."""
+    if app.env.docname == "losses":
+        app.env.metadata["losses"]["hide-toc"] = ""
+        for table in doctree.findall(nodes.table):
+            table["classes"].append("wide")
 
 
 def ancestors(node):
@@ -89,4 +100,5 @@ def setup(app):
     app.connect("source-read", link_to_searching)
     app.connect("include-read", lambda app, path, docname, source: link_to_searching(app, docname, source))
     app.connect("doctree-read", link_names)
+    app.connect("doctree-read", widen)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -73,8 +73,15 @@ def prose(text):
     return re.sub(rf"^({LEADS}): (?=\S)", r"**\1:** ", found, flags=re.MULTILINE)
 
 
+def page_link(found):
+    """A link to a page that a docstring names by its file; Sphinx has a `search.html` of its own."""
+    page = "searching" if found["page"] == "search" else found["page"]
+    return f"[{found['file']}](/{page}.md)"
+
+
 def markdown(text):
     """A docstring's text as Markdown; fenced blocks stay as they are."""
+    text = re.sub(r"`?(?P<file>docs/(?P<page>\w+)\.md)`?(?! -)", page_link, text)
     parts = re.split(r"(^ *```.*?^ *```$)", text, flags=re.MULTILINE | re.DOTALL)
     for i, part in enumerate(parts):
         if i % 2:

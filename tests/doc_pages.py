@@ -57,12 +57,15 @@ def encoder(folder, num_layers):
         vocabulary_size=len(vocabulary),
         num_layers=num_layers,
         num_heads=2,
-        hidden_dim=16,
-        intermediate_dim=32,
+        hidden_dim=64,
+        intermediate_dim=64,
         max_sequence_length=256,
     )
     rng = np.random.default_rng(0)
-    backbone.set_weights([w + rng.normal(0, 0.1, w.shape).astype(w.dtype) for w in backbone.get_weights()])
+    # Words differ by more than places, so that vectors of texts tell what words are in them.
+    scales = [1.0 if w.shape[:1] == (len(vocabulary),) else 0.05 for w in backbone.get_weights()]
+    pairs = zip(backbone.get_weights(), scales, strict=True)
+    backbone.set_weights([w + rng.normal(0, scale, w.shape).astype(w.dtype) for w, scale in pairs])
     preprocessor = preprocessing.TextPreprocessor(preprocessing.Tokenizer.from_folder(source), sequence_length=128)
     return models.TextEmbedder(backbone, preprocessor)
 

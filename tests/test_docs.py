@@ -14,6 +14,7 @@ import urllib.parse
 import zlib
 
 import doc_pages
+import keras
 import pytest
 
 import tfxfer as tx
@@ -56,6 +57,7 @@ def test_the_blocks_of_a_page_run(page, checkpoints, tmp_path, monkeypatch):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(_presets, "_download", lambda name, _: checkpoints[name.removeprefix("hf://")])
+    keras.utils.set_random_seed(0)
     ran = doc_pages.run(page, doc_pages.Names(__name__="page"))
     assert ran or doc_pages.notes(page)
 
