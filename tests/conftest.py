@@ -9,13 +9,16 @@ import re
 import shutil
 
 import pytest
-from thorough import ALIKE, CASES, SAMPLES
+from thorough import ALIKE, GRIDS, SAMPLES, WAYS
 
 # Before anything imports TensorFlow or Keras: no log lines between the dots, no download of a preset by accident, the
 # backend that the suite is about. What runs on another backend does so in a process of its own.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+# Programs of XLA run for milliseconds here, and take seconds to compile when they are optimized.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 # Where the suite is spread over processes, a thread each: with more they wait for one another's cores.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -119,7 +122,7 @@ MARKERS = {"minilm_folder": "real_weights", "golden": "real_data", "real_data": 
 
 
 def keep_a_sample(items, start, most):
-    """Marks the cases of tests as slow but for so many, evenly spread; `start` is `module::beginning of the name`."""
+    """Marks the cases of tests as slow and thorough but for `most`, evenly spread; `start` is `module::beginning of the name`."""
     module, _, name = start.partition("::")
     cases = {}
     for item in items:
@@ -132,6 +135,7 @@ def keep_a_sample(items, start, most):
             if len(found) > most and i not in kept:
                 item.add_marker("slow")
                 item.add_marker("alike")
+                item.add_marker("thorough")
 
 
 def pytest_collection_modifyitems(items):
@@ -145,9 +149,12 @@ def pytest_collection_modifyitems(items):
         for fixture, marker in MARKERS.items():
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
-    thorough, alike = (re.compile("|".join(f"(?:{case})" for case in cases)) for cases in (CASES, ALIKE))
+    grids, ways, alike = (re.compile("|".join(f"(?:{case})" for case in cases)) for cases in (GRIDS, WAYS, ALIKE))
     for item in items:
-        if thorough.search(item.nodeid):
+        if grids.search(item.nodeid):
+            item.add_marker("slow")
+            item.add_marker("thorough")
+        elif ways.search(item.nodeid):
             item.add_marker("slow")
         elif alike.search(item.nodeid) and not item.get_closest_marker("slow"):
             item.add_marker("slow")

@@ -371,7 +371,7 @@ def test_candidates_by_wordnet_are_the_single_words_of_all_senses(monkeypatch):
     [
         (lambda: augmentation.Delete(1.5), "`rate`"),
         (lambda: augmentation.Swap(probability=-0.1), "`probability`"),
-        (lambda: augmentation.Candidates({"card": ["debit card"]}), "`table`.*without white space"),
+        (lambda: augmentation.Candidates({"card": ["debit card"]}), "`table`.*without whitespace"),
         (lambda: augmentation.Candidates({"card": ["Card"]}), "`table`"),
         (lambda: augmentation.Replace("card"), "`candidates`"),
         (lambda: augmentation.Typos(kinds="slip"), "`kinds`.*'keyboard'"),
@@ -379,7 +379,7 @@ def test_candidates_by_wordnet_are_the_single_words_of_all_senses(monkeypatch):
         (lambda: augmentation.Case("camel"), "`cases`"),
         (lambda: augmentation.Punctuation(marks=(" ",)), "`marks`"),
         (lambda: augmentation.Compose([]), "`augmentations`"),
-        (lambda: augmentation.Compose([augmentation.Delete]), r"Make one: `Delete\(\.\.\.\)`"),
+        (lambda: augmentation.Compose([augmentation.Delete]), r"Pass an instance: `Delete\(\.\.\.\)`"),
         (lambda: augmentation.OneOf([augmentation.Delete()], [1.0, 2.0]), "`weights`"),
         (lambda: augmentation.ReplaceMentions({"P": ["Ada"]}), "`mentions`.*list"),
         (lambda: augmentation.ReplaceInContext({"a": []}), "`proposals`"),

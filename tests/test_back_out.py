@@ -338,7 +338,7 @@ def test_any_pooling_and_head_is_a_cross_encoder_of_modules(tmp_path, head):
             "no activation of the output",
         ),
         ("config.json", {"id2label": {"0": "a"}}, "3 labels, one for each output"),
-        ("1_Pooling/config.json", {"include_prompt": False}, "none by default"),
+        ("1_Pooling/config.json", {"include_prompt": False}, "no default prompt"),
     ],
 )
 def test_cross_encoders_of_other_modules_are_errors(tmp_path, file, changes, message):
@@ -373,7 +373,7 @@ def test_a_classifier_that_the_reference_reads_otherwise_is_an_error(tmp_path):
     spec.special["pad"] = spec.special["sep"]  # as in Qwen3's tokenizer: what ends each text is the padding token, too
     head = {"pooling": "last", "head": tx.layers.Head(2, use_bias=False)}
     model = tx.models.TextClassifier(backbone, preprocessor, labels=["a", "b"], **head)
-    with pytest.raises(ValueError, match="the last token that is not the padding token"):
+    with pytest.raises(ValueError, match="skips the padding token to find the last token"):
         model.save_to_preset(tmp_path / "out", format="huggingface")
     own = tx.models.TextClassifier(backbone, preprocessor, labels=["a", "b"], head=keras.layers.Dense(2))
     for format in ("huggingface", "sentence-transformers"):

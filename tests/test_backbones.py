@@ -333,7 +333,7 @@ def test_too_long_input_is_an_error_where_positions_are_a_table():
         ({"activation": "tanh"}, "`activation`"),
         ({"dropout": 1.5}, "`dropout`"),
         ({"layer_norm_epsilon": 0}, "`layer_norm_epsilon`"),
-        ({"embedding_dim": 6}, "no such argument for the family 'roberta'"),
+        ({"embedding_dim": 6}, "an argument of the family 'roberta'"),
     ],
 )
 def test_wrong_arguments_are_errors_that_name_them(change, message):

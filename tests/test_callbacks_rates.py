@@ -220,7 +220,7 @@ def test_the_range_test_needs_a_plain_rate_enough_batches_and_one_batch_a_step()
     with pytest.raises(ValueError, match="a plain learning rate"):
         fit(model_of(keras.optimizers.SGD(schedules.warmup_cosine(0.1, 10))), callbacks.LearningRateRange(steps=5))
     model = model_of(keras.optimizers.SGD(0.1))
-    with pytest.raises(ValueError, match="The data hold 5 batches: give `fit` more epochs"):
+    with pytest.raises(ValueError, match="The data have 5 batches: give `fit` more epochs"):
         fit(model, callbacks.LearningRateRange(steps=11))
     model = model_of(keras.optimizers.SGD(0.1), steps_per_execution=2)
     with pytest.raises(ValueError, match="argument `steps_per_execution`"):

@@ -649,7 +649,7 @@ def test_a_quantized_weight_is_an_error_and_an_unread_buffer_is_none(tmp_path, d
     tensors = {"a": np.ones(2, "float32"), "q": np.ones((2, 2), dtype), "position_ids": np.arange(4)}
     write_safetensors(tmp_path / "model.safetensors", tensors)
     checkpoint = _checkpoint.Checkpoint(_checkpoint.open_tensors(tmp_path), "a", (), "here")
-    message = r"q: (u?int|float8_e4m3|f8_e4m3).*model.safetensors is a quantized checkpoint.*not read.*dequantize"
+    message = r"q: (u?int|float8_e4m3|f8_e4m3).*model.safetensors is a quantized checkpoint.*not supported.*dequantize"
     # Of packed weights the shape is wrong as well, but that is not what to say.
     with pytest.raises(ValueError, match=message):
         checkpoint.take("q", (8, 8))

@@ -384,7 +384,7 @@ def test_the_output_layer_of_concat_starts_as_a_probe_and_the_others_cannot(fold
     found = freezing.probe(made, tiny.TEXTS * 4, tiny.LABELS * 4)
     assert found.scores["accuracy"] > 0.9 and made.has_probed_head()
     assert made.classify(tiny.TEXTS).labels == tiny.LABELS
-    with pytest.raises(ValueError, match=r"`model`.*no regression to start from"):
+    with pytest.raises(ValueError, match=r"`model`.*A regression cannot start"):
         freezing.probe(model(folder, "convolution"), tiny.TEXTS, tiny.LABELS)
     for connection in layers.CONNECTIONS[1:]:
         assert layers.DenselyConnectedHead(3, connection).linear_output() is None

@@ -379,9 +379,9 @@ def test_an_impossible_step_is_found_with_its_place():
         (([1, 1], np.ones((2, 2), "bool")), "a tuple of bools"),
         (([True, True], [[True], [True, True]]), "a tuple of bools"),
         (([True, True], [True, True]), "a tuple of bools"),
-        (([False, False], np.ones((2, 2), "bool")), "no sequence of 1 position that"),
-        (([True, False], [[False, True], [False, False]]), "no sequence of 3 positions"),
-        (([True, False], np.eye(2) == 0, [True, False]), "no sequence of 2 positions"),
+        (([False, False], np.ones((2, 2), "bool")), "No sequence of 1 position is"),
+        (([True, False], [[False, True], [False, False]]), "No sequence of 3 positions is"),
+        (([True, False], np.eye(2) == 0, [True, False]), "No sequence of 2 positions is"),
     ],
 )
 def test_flags_that_do_not_fit_or_leave_no_sequence_are_errors(allowed, said):

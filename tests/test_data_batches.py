@@ -371,7 +371,7 @@ def test_a_dataset_of_unknown_or_endless_length_streams():
     assert sorted(numbers(epoch_of(unknown))) == list(range(7))
     endless = data.batches(source.repeat(), Preprocessor(), 4, seed=0, window=1)
     assert len(epoch_of(endless.take(9))) == 9
-    with pytest.raises(ValueError, match=r"`cache`.*without end"):
+    with pytest.raises(ValueError, match=r"`cache`.*infinite dataset"):
         data.batches(source.repeat(), Preprocessor(), 4, cache=True)
 
 

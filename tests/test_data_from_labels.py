@@ -169,7 +169,7 @@ def test_what_cannot_be_made_is_an_error():
     good = {"text": list("abc"), "label": list("xxy")}
     for make in (data.pairs_from_labels, data.triplets_from_labels):
         for rows, options, message in [
-            ({"text": list("ab"), "label": list("xx")}, {}, "`rows`.*two classes at least.*label 'x'"),
+            ({"text": list("ab"), "label": list("xx")}, {}, "`rows`.*at least two classes.*label 'x'"),
             ({"text": list("ab"), "label": list("xy")}, {}, "`rows`.*two different texts of one class.*2 classes"),
             ({"text": list("aab"), "label": list("xxy")}, {}, "`rows`.*two different texts of one class"),
             ({"text": ["a", "b"], "label": [["x"], ["y", "x"]]}, {}, "`label`.*one label a row"),

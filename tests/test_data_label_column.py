@@ -59,7 +59,7 @@ def test_labels_are_read_by_name_or_index(labels, y, expected):
         (["a", "b"], [0, -1], "indices from 0 to 1.*row 1"),
         (["a", "b"], [0.5], "row 0"),
         (["a", "b"], ["a", 1], "row 1"),
-        (["a", "b"], "a", "Put the one value into a list"),
+        (["a", "b"], "a", "Put the single value into a list"),
         (["a", "b"], {"a"}, "no order"),
         (["a", "b"], [["a"], ["b"]], "multi_label=True"),
     ],

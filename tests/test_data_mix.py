@@ -141,8 +141,8 @@ def test_what_cannot_be_mixed_is_an_error(preprocessor):
         ([made[0], words], {}, r"`datasets\[1\]`.*tf\.data\.Dataset of batches"),
         ([made[0], made[1].repeat()], {}, r"`datasets\[1\]`.*known, finite.*take\(n\)"),
         ([made[0], made[1].filter(lambda x, y: True)], {}, r"`datasets\[1\]`.*known, finite"),
-        ([pairs, triplets], {}, r"`datasets\[1\]`.*one structure"),
-        ([made[0], made[1].map(lambda x, y: (x, tf.cast(y, "int32")))], {}, r"`datasets\[1\]`.*one structure"),
+        ([pairs, triplets], {}, r"`datasets\[1\]`.*the structure of"),
+        ([made[0], made[1].map(lambda x, y: (x, tf.cast(y, "int32")))], {}, r"`datasets\[1\]`.*the structure of"),
     ]:
         with pytest.raises(ValueError, match=message):
             data.mix(datasets, **options)

@@ -197,7 +197,7 @@ def test_with_a_remainder_to_drop_all_batches_are_full(rows, batch_size, seed):
     try:
         steps, plan = text_plan(list(zip(*rows, strict=True)), batch_size, seed, drop_remainder=True)
     except ValueError as error:
-        assert "rows enough for one full batch" in str(error)
+        assert "enough rows for one full batch" in str(error)
         assert batch_size > min(len({first for first, _ in rows}), len({second for _, second in rows})) / 2
         return
     for epoch in range(2):
@@ -349,7 +349,7 @@ def test_what_cannot_be_is_said_before_training(preprocessor):
         (train, 8, {**by_class, "cache": False}, "`cache`.*True with `examples_per_class`"),
         (train, 8, {**by_class, "unique_texts": True}, "`unique_texts`.*False"),
         (train.map(lambda x, y: (x, y)), 8, by_class, "`cache`.*rows in memory"),
-        (one, 4, by_class, "`dataset`.*two classes at least"),
+        (one, 4, by_class, "`dataset`.*at least two classes"),
         (several, 4, by_class, r"`dataset`.*one label each.*data\.labelled"),
         (train.map(lambda x, y: x), 4, {**by_class, "cache": True}, "`dataset`.*one label each.*no y"),
         (data.regression({"t": ["a"], "y": [0.5]}, "t", "y"), 4, by_class, "`dataset`.*one label each.*float32"),

@@ -56,15 +56,15 @@ def test_nested_json_lines_become_lists(tmp_path):
         ({"documents": []}, "column 'documents': no documents"),
         ({"documents": "a text"}, r"not a list of documents: 'a text'.*group_rows"),
         ({"documents": None}, "not a list of documents: None"),
-        ({"documents": ["a", 3]}, "a document that is no text: 3, at index 1"),
-        ({"documents": ["a", None]}, "a document that is no text: None, at index 1"),
-        ({"grades": [1]}, "column 'grades': another number of numbers than of documents: 1 for 2"),
-        ({"grades": [1, float("nan")]}, "no finite number: nan, at index 1"),
-        ({"grades": [1, None]}, "no finite number: None, at index 1"),
-        ({"grades": ["x", 1]}, "no finite number: 'x', at index 0"),
+        ({"documents": ["a", 3]}, "a document that is not text: 3, at index 1"),
+        ({"documents": ["a", None]}, "a document that is not text: None, at index 1"),
+        ({"grades": [1]}, "column 'grades': numbers and documents that differ in count: 1 for 2"),
+        ({"grades": [1, float("nan")]}, "not a finite number: nan, at index 1"),
+        ({"grades": [1, None]}, "not a finite number: None, at index 1"),
+        ({"grades": ["x", 1]}, "not a finite number: 'x', at index 0"),
         ({"grades": 1}, "not a list of numbers: 1"),
         ({"query": None}, "column 'query': no text"),
-        ({"query": 7}, "a text that is no string: 7"),
+        ({"query": 7}, "a text that is not a string: 7"),
     ],
 )
 def test_a_broken_row_is_an_error_that_names_file_and_line(changes, said, tmp_path):
@@ -96,7 +96,7 @@ def test_lines_of_one_query_become_a_list_wherever_they_stand(tmp_path):
 @pytest.mark.parametrize(
     ("flat", "by", "named", "said"),
     [
-        ({"id": [1, 1], "q": ["a", "b"], "d": ["x", "y"]}, "id", ["d"], "row 1 .*column 'q'.*'b' where .*row 0"),
+        ({"id": [1, 1], "q": ["a", "b"], "d": ["x", "y"]}, "id", ["d"], "row 1 .*column 'q'.*'b', but .*row 0"),
         ({"id": [1, None], "d": ["x", "y"]}, "id", ["d"], "row 1 .*column 'id': no group: None"),
         ({"id": [1, 1], "d": ["x", "y"]}, "id", ["id"], "`lists`"),
         ({"id": [1, 1], "d": ["x", "y"]}, "key", ["d"], "`column`.*'key'"),
@@ -272,7 +272,7 @@ def test_queries_and_documents_that_do_not_fit_are_an_error_with_the_row(values,
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ([[1.0], []], "row 1 .*Leave the row out"),
+        ([[1.0], []], "row 1 .*Drop the row"),
         ([[1.0], [float("inf")]], "finite.*row 1"),
         ([[1.0], [2.0, None]], "row 1 .*At index 1"),
         ([[1.0], ["a"]], "numbers.*row 1"),

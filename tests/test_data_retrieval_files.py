@@ -57,15 +57,15 @@ def test_packed_files_and_parquet_folders_read_alike(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"corpus": [*CORPUS, CORPUS[1]]}, r"corpus\.jsonl, line 3, column '_id': id 'd2' is there twice"),
-        ({"corpus": [{"_id": "d1", "text": None}]}, r"corpus\.jsonl, line 1, column 'text': no text but None"),
-        ({"corpus": [{"_id": "d1", "title": 3, "text": ""}]}, r"column 'title': no text but 3"),
-        ({"queries": [{"_id": 1.5, "text": "a"}]}, r"queries\.jsonl, line 1, column '_id': no id but 1\.5"),
+        ({"corpus": [*CORPUS, CORPUS[1]]}, r"corpus\.jsonl, line 3, column '_id': id 'd2' appears twice"),
+        ({"corpus": [{"_id": "d1", "text": None}]}, r"corpus\.jsonl, line 1, column 'text': an invalid text, None"),
+        ({"corpus": [{"_id": "d1", "title": 3, "text": ""}]}, r"column 'title': an invalid text, 3"),
+        ({"queries": [{"_id": 1.5, "text": "a"}]}, r"queries\.jsonl, line 1, column '_id': an invalid id, 1\.5"),
         ({"queries": QUERIES[:1]}, r"Query 'q2' is judged, but has no text"),
-        ({"corpus": CORPUS[:1]}, r"Query 'q2' has a judgement of 'd2', which is not there.*missing='keep'"),
+        ({"corpus": CORPUS[:1]}, r"Query 'q2' has a judgement of 'd2', which is missing.*missing='keep'"),
         ({"qrels": QRELS + "q2\td2\t3\n"}, r"document 'd2' has the grades 1 and 3 for query 'q2'"),
         ({"qrels": QRELS + "q2\td2\n"}, r"test\.tsv, line 5: 2 columns instead of 3"),
-        ({"qrels": QRELS + "q2\td7\thigh\n"}, r"line 5: a grade that is no number: 'high'"),
+        ({"qrels": QRELS + "q2\td7\thigh\n"}, r"line 5: a grade that is not a number: 'high'"),
         ({"qrels": QRELS + "\nq2\td2\t1\n"}, r"line 5: an empty line"),
         ({"qrels": "query-id\tcorpus-id\tscore\n"}, r"no judgements"),
         ({"qrels": "who\twhat\tscore\nq1\td1\t1\n"}, r"line 1: columns 'who', 'what', 'score'.*query-id"),
@@ -81,7 +81,7 @@ def test_missing_files_other_splits_and_two_files_of_one_role_are_errors(tmp_pat
     with pytest.raises(FileNotFoundError, match="no such folder"):
         data.read_beir(tmp_path / "none")
     folder(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"dev\.tsv.*The splits there are 'test'"):
+    with pytest.raises(FileNotFoundError, match=r"dev\.tsv.*The available splits are 'test'"):
         data.read_beir(tmp_path, split="dev")
     (tmp_path / "corpus.jsonl.gz").write_bytes(b"")
     with pytest.raises(ValueError, match="one file of the corpus"):
@@ -113,7 +113,7 @@ def test_judgements_of_both_forms(tmp_path, content, expected):
     [
         ("1 0 7\n1 0 8\n", "second is always 0.*header line.*four columns"),
         ("q1 d7\n", "columns 'q1', 'd7'"),
-        ("q1 0 d7 nan\n", "grade that is no number"),
+        ("q1 0 d7 nan\n", "grade that is not a number"),
         ("q1 7\n", "2 columns"),
     ],
 )
@@ -145,9 +145,9 @@ def test_ranks_that_contradict_scores_need_a_word(tmp_path):
     ("content", "said"),
     [
         ("q1 Q0 d1 1 9.0\n", r"line 1: 5 columns.*the name of the run"),
-        ("q1 Q0 d1 1 9.0 x\nq1 Q0 d1 2 8.0 x\n", r"line 2: document 'd1' is there twice"),
-        ("q1 Q0 d1 one 9.0 x\n", "a rank that is no number"),
-        ("q1 Q0 d1 1 inf x\n", "a score that is no number"),
+        ("q1 Q0 d1 1 9.0 x\nq1 Q0 d1 2 8.0 x\n", r"line 2: document 'd1' appears twice"),
+        ("q1 Q0 d1 one 9.0 x\n", "a rank that is not a number"),
+        ("q1 Q0 d1 1 inf x\n", "a score that is not a number"),
     ],
 )
 def test_a_broken_run_is_an_error(tmp_path, content, said):
@@ -158,7 +158,7 @@ def test_a_broken_run_is_an_error(tmp_path, content, said):
 @pytest.mark.parametrize(
     ("run", "name", "said"),
     [
-        ({}, "x", "of a query at least"),
+        ({}, "x", "at least one query"),
         ({"q": ["d1"]}, "x", "document id to score for query 'q'"),
         ({"q": {"d1": float("nan")}}, "x", "finite score of document 'd1'"),
         ({"q": {"d1": "1"}}, "x", "finite score of document 'd1'"),

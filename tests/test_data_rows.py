@@ -75,12 +75,20 @@ BROKEN = {
     "empty line": ("a.tsv", b"text\tlabel\n\nx\ty\n", r"a\.tsv, line 2: an empty line"),
     "open quote": ("a.tsv", b'text\tlabel\nx\ty\n"z\ty\n', r"a\.tsv, line 3: broken quotes.*quoting=False"),
     "text after quote": ("a.csv", b'text,label\n"z"a,y\n', r"a\.csv, line 2: broken quotes"),
-    "bad bytes": ("a.tsv", b"text\tlabel\nx\ty\nx\xff\ty\n", r"a\.tsv, line 3, column 'text': bytes that are no text"),
+    "bad bytes": ("a.tsv", b"text\tlabel\nx\ty\nx\xff\ty\n", r"a\.tsv, line 3, column 'text': bytes that are not text"),
     "bad JSON": ("a.jsonl", b'{"text": "a"}\n{"text": \n', r"a\.jsonl, line 2: bad JSON \("),
-    "no object": ("a.jsonl", b'{"text": "a"}\n[1, 2]\n', r"a\.jsonl, line 2: a line that is no JSON object: \[1, 2\]"),
+    "no object": (
+        "a.jsonl",
+        b'{"text": "a"}\n[1, 2]\n',
+        r"line 2: a line that is not a JSON object: \[1, 2\]",
+    ),
     "empty JSON line": ("a.jsonl", b'{"text": "a"}\n\n{"text": "b"}\n', r"a\.jsonl, line 2: an empty line"),
-    "bad JSON bytes": ("a.jsonl", b'{"text": "\xff"}\n', r"a\.jsonl, line 1, column 'text': bytes that are no text"),
-    "lone surrogate": ("a.jsonl", b'{"text": "\\ud800"}\n', r"a\.jsonl, line 1, column 'text': bytes that are no text"),
+    "bad JSON bytes": ("a.jsonl", b'{"text": "\xff"}\n', r"a\.jsonl, line 1, column 'text': bytes that are not text"),
+    "lone surrogate": (
+        "a.jsonl",
+        b'{"text": "\\ud800"}\n',
+        r"a\.jsonl, line 1, column 'text': bytes that are not text",
+    ),
 }
 
 
@@ -101,8 +109,8 @@ EMPTY = {
     "no gzip": ("a.tsv.gz", b"text\nx\n", r"a\.tsv\.gz: not a whole \.gz file"),
     "nameless column": ("a.tsv", b"text\t\nx\ty\n", r"a\.tsv, line 1: a column without a name.*header=\["),
     "empty first line": ("a.tsv", b"\nx\ty\n", r"a\.tsv, line 1: a column without a name"),
-    "column twice": ("a.tsv", b"n\tn\nx\ty\n", r"a\.tsv, line 1: column 'n' stands there twice"),
-    "bad header": ("a.tsv", b"n\xff\tn\nx\ty\n", r"a\.tsv, line 1: bytes that are no text"),
+    "column twice": ("a.tsv", b"n\tn\nx\ty\n", r"a\.tsv, line 1: column 'n' appears twice"),
+    "bad header": ("a.tsv", b"n\xff\tn\nx\ty\n", r"a\.tsv, line 1: bytes that are not text"),
     "no known ending": ("a.doc", b"x", r"argument `path`.*\.tsv"),
 }
 
@@ -213,7 +221,7 @@ def test_what_is_no_rows_is_an_error():
         ([{"a": 1}, 5], "the list, row 1 .*not a dict but 5"),
         ({"a": [b"x", b"\xff"]}, r"row 1 \(counting from 0\), column 'a': bad UTF-8"),
         (pd.DataFrame({"a": []}), "at least one row"),
-        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "differ from each other"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "distinct column names"),
         (tf.data.Dataset.from_tensor_slices(["a"]), "dataset of dicts|Dataset of dicts"),
         (tf.data.Dataset.from_tensors({"a": 1}).repeat(), "finite"),
     ]:
@@ -278,8 +286,8 @@ def test_a_row_that_cannot_be_used_is_an_error_with_file_line_and_column(tmp_pat
             r"line 2, column 'y': unknown label 'd'.*'dd'",
         ),
         (lambda: data.labelled(rows, "y", "y", labels=[1, 2]), "labels given are numbers, the column holds strings"),
-        (lambda: data.regression(rows, "y", "n"), r"a\.jsonl, line 2, column 'n': a target that is no number: 'x'"),
-        (lambda: data.regression(rows[:1], "n", "n"), r"line 1, column 'n': a text that is no string: 1"),
+        (lambda: data.regression(rows, "y", "n"), r"a\.jsonl, line 2, column 'n': a target that is not a number: 'x'"),
+        (lambda: data.regression(rows[:1], "n", "n"), r"line 1, column 'n': a text that is not a string: 1"),
         (
             lambda: data.regression(rows[:1], "y", "n", target_range=(2, 3)),
             r"line 1, column 'n': a target outside .*2\.\.3: 1",

@@ -77,7 +77,7 @@ def test_pipelines_with_python_in_them_are_refused(tmp_path):
         (called, "PyFunc"),
         (generated, "PyFunc"),
     ):
-        with pytest.raises(ValueError, match=rf"`dataset`.*TensorFlow's operations alone.*{name}.*preprocess_samples"):
+        with pytest.raises(ValueError, match=rf"`dataset`.*TensorFlow operations only.*{name}.*preprocess_samples"):
             data.distribute(refused, "grpc://localhost:5050")
     for address in ("localhost:5050", "grpc://localhost", None):
         with pytest.raises(ValueError, match=r"`service`.*grpc://host:5050"):

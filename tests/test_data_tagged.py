@@ -113,15 +113,15 @@ def test_comments_that_cannot_be_words_are_left_out_of_a_file_with_tabs(tmp_path
         ("# 1\na O\nb O\n", 1, forbids),
     ):
         said = refuses(f"a.conll, line {line}: {problem}", conll, tmp_path, text)
-        assert said.endswith("If it is a comment, say what comments begin with: `comments='# '`.")
+        assert said.endswith("If it is a comment, pass the start of comments: `comments='# '`.")
 
 
 def test_comments_on_request_are_left_out_but_for_what_may_be_a_word(tmp_path):
     assert conll(tmp_path, "# id = 1\na O\n# x\n#b O\n", comments="# ")["words"] == [["a", "#b"]]
     assert conll(tmp_path, "// x\n//y O Z\na O\n\n// O.\n", comments="//")["words"] == [["a"]]
     assert conll(tmp_path, "# 1\na X\n", comments="# ", scheme=None)["words"] == [["a"]]
-    said = refuses("a.conll, line 2: a line that begins as comments do", conll, tmp_path, "a O\n#b B-X\n", comments="#")
-    assert "may be the word '#b' with the tag 'B-X'. Give more of what comments begin with" in said
+    said = refuses("a.conll, line 2: a line that starts like a comment", conll, tmp_path, "a O\n#b B-X\n", comments="#")
+    assert "may be the word '#b' with the tag 'B-X'. Pass a longer start of comments" in said
 
 
 def test_marks_of_documents_are_no_words_and_number_the_documents(tmp_path):
@@ -155,10 +155,10 @@ def test_columns_are_counted_from_either_end_and_further_ones_have_names(tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"words": "0"}, "`words`. Expected the number of a column, an int"),
-        ({"tags": True}, "`tags`. Expected the number of a column, an int"),
-        ({"words": 2}, "`words`. Expected the number of a column, from -2 to 1. Received: words=2"),
-        ({"columns": {"pos": -3}}, "`columns`. Expected the number of a column, from -2 to 1. Received: columns=-3"),
+        ({"words": "0"}, "`words`. Expected the index of a column, an int"),
+        ({"tags": True}, "`tags`. Expected the index of a column, an int"),
+        ({"words": 2}, "`words`. Expected the index of a column, from -2 to 1. Received: words=2"),
+        ({"columns": {"pos": -3}}, "`columns`. Expected the index of a column, from -2 to 1. Received: columns=-3"),
         ({"columns": ["pos"]}, "`columns`. Expected a dict of column name to number"),
         ({"columns": {"tags": 1}}, "`columns`. Expected names other than 'words', 'tags'"),
         ({"document": "words"}, "`document`. Expected a name other than 'words', 'tags'"),
@@ -191,7 +191,7 @@ def test_paths_of_the_reader_are_checked(tmp_path):
         ("a O\nb X O\nc O\n", r"line 2: wrong number of columns: 3 instead of 2"),
         ("a\tO\n\tO\n", r"line 2: an empty word, in '\tO'"),
         ("a b c\tO\nb c\t\n", r"line 2: an empty tag, in 'b c\t'"),
-        (b"a O\nb\xff O\n", r"line 2, column 'words': bytes that are no text in the encoding, in 'b\udcff'"),
+        (b"a O\nb\xff O\n", r"line 2, column 'words': bytes that are not text in the encoding, in 'b\udcff'"),
     ],
 )
 def test_a_broken_line_is_an_error_with_its_line_or_its_sentence_is_skipped(tmp_path, content, message):
@@ -208,7 +208,7 @@ def test_a_broken_line_is_an_error_with_its_line_or_its_sentence_is_skipped(tmp_
 
 def test_a_file_of_one_column_or_without_sentences_is_an_error(tmp_path):
     said = refuses("line 1: 1 column by ' ', so that words and tags are the same, in 'a'", conll, tmp_path, "a\nb\n")
-    assert "`separator=...`; or read a file of words alone with `tags=None`" in said
+    assert "`separator=...`; or read a file of words only with `tags=None`" in said
     refuses("a.conll: no sentence.", conll, tmp_path, "-DOCSTART- O\n\n \n")
     refuses("a.conll: the file is empty", conll, tmp_path, "\n\n")
 
@@ -394,7 +394,7 @@ def test_an_export_of_label_studio_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"annotations": []}, "row 0 (counting from 0): not one annotation but 0. Keep the one to learn from."),
+        ({"annotations": []}, "row 0 (counting from 0): not one annotation but 0. Keep the one to train on."),
         ({"annotations": [{"result": []}, {"result": []}]}, "not one annotation but 2"),
         ({"annotations": [{}]}, "no 'result' for 'result'"),
         ({"annotations": None}, "no list of annotations: None"),
@@ -446,12 +446,12 @@ WHERE = "the list, row 1 (counting from 0), span {} (counting from 0): "
 def test_a_span_that_words_cannot_hold_is_an_error_or_dropped(spans, number, message, remedy):
     said = refuses(WHERE.format(number) + message, entities, *spans)
     assert remedy in said.partition(message)[2]
-    with pytest.warns(UserWarning, match=r"read_entities\(.*: repaired 1 x .*, left out\. The first: the list, row 1"):
+    with pytest.warns(UserWarning, match=r"read_entities\(.*: repaired 1 x .*, dropped\. The first: the list, row 1"):
         rows = entities(*spans, on_error="drop")
     rest = [span for i, span in enumerate(spans) if i != number]
     assert rows["tags"] == entities(*rest)["tags"] and len(rows) == 2
     [(reason, count)] = rows.repaired.items()
-    assert message.startswith(reason.removesuffix(", left out")) and count == 1
+    assert message.startswith(reason.removesuffix(", dropped")) and count == 1
     with pytest.warns(UserWarning, match="skipped 1 broken rows"):
         assert entities(*spans, on_error="skip")["text"] == ["x"]
     if "cuts" not in message:
@@ -495,14 +495,14 @@ def test_a_span_must_have_the_text_that_it_says():
     said = refuses(
         "a span with another text than the one in its place: 'köln ', but 22..26 is 'öln!'", data.read_entities, [row]
     )
-    assert "not bytes, nor the units of JavaScript, where an emoji is two" in said
+    assert "not bytes, nor JavaScript's UTF-16 units (an emoji is two)" in said
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"text": None, "entities": []}, "row 1 (counting from 0), column 'text': no text"),
-        ({"text": 7, "entities": []}, "column 'text': a text that is no string: 7"),
+        ({"text": 7, "entities": []}, "column 'text': a text that is not a string: 7"),
         ({"text": "\ud800", "entities": []}, "column 'text': a text that UTF-8 cannot hold"),
         ({"text": " \n", "entities": []}, r"column 'text': a text without a word: ' \n'"),
         ({"text": "a", "entities": None}, "no list of spans: None. A text without spans has an empty list."),
@@ -617,7 +617,9 @@ def test_names_of_tags_are_those_of_all_types_in_the_scheme():
 def test_names_of_tags_are_refused_where_rows_have_others():
     bioes = {"tags": [["O"], *data.convert_tags(TAGS, "BIO", "BIOES")]}
     said = refuses(
-        "the columns, row 1 (counting from 0), column 'tags': 'E-PER', which is no tag of IOB2", data.tag_names, bioes
+        "the columns, row 1 (counting from 0), column 'tags': 'E-PER', which is not a tag of IOB2",
+        data.tag_names,
+        bioes,
     )
     assert "All the tags fit `scheme='IOBES'`" in said
     refuses("row 0 (counting from 0), column 'tags': no tag but 'O' in any row", data.tag_names, {"tags": [["O"]]})
@@ -676,17 +678,17 @@ def test_a_dataset_becomes_batches_that_keep_its_labels(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ((["a", "b"], ["O"]), "column 'tags': words and tags of different number: 2 and 1, in ['a', 'b'] and ['O']"),
+        ((["a", "b"], ["O"]), "column 'tags': words and tags that differ in count: 2 and 1, in ['a', 'b'] and ['O']"),
         (([], []), "column 'words': no words: []"),
         ((None, ["O"]), "column 'words': no words: None"),
         ((["a"], []), "column 'tags': no tags: []"),
-        (("a b", ["O", "O"]), "column 'words': words that are no list: 'a b'"),
-        ((["a"], "O"), "column 'tags': tags that are no list: 'O'"),
-        ((["a", 1], ["O", "O"]), "column 'words': a word that is no string, at index 1: 1"),
+        (("a b", ["O", "O"]), "column 'words': words that are not a list: 'a b'"),
+        ((["a"], "O"), "column 'tags': tags that are not a list: 'O'"),
+        ((["a", 1], ["O", "O"]), "column 'words': a word that is not a string, at index 1: 1"),
         ((["a", "\ud800"], ["O", "O"]), "column 'words': a word that UTF-8 cannot hold, at index 1"),
         (
             (["a"], [3]),
-            "column 'tags': a tag that is no string, at index 0: 3. Make strings of the column first, `[nam",
+            "column 'tags': a tag that is not a string, at index 0: 3. Convert the column to strings first",
         ),
         ((["a"], ["B-Loc"]), "column 'tags': unknown tag 'B-Loc', at index 0. Did you mean 'B-LOC'"),
         ((["a", "b"], ["O", "I-PER"]), "column 'tags': a tag that IOB2 forbids, at index 1: 'I-PER' comes after 'O'"),

@@ -86,7 +86,7 @@ def test_targets_are_checked():
         data.pairs(rows, ("a", "b"), "y", targets=[1, 2, 3, 4])
     with pytest.raises(ValueError, match=r"`target_range`.*None without `target`"):
         data.pairs(rows, ("a", "b"), targets=[1, 2, 3, 4], target_range=(0, 5))
-    with pytest.raises(ValueError, match=r"column 'a': a target that is no number: 'card'"):
+    with pytest.raises(ValueError, match=r"column 'a': a target that is not a number: 'card'"):
         data.triplets(rows, NAMES, "a")
 
 

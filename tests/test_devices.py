@@ -131,7 +131,7 @@ def what_cannot_be_is_refused(folder):
         made.compile("sgd", loss={"own": tx.losses.ClassCrossentropy(), "keras": "mse"})
         return made
 
-    with pytest.raises(ValueError, match=r"`loss`.*losses of one kind on replicas"):
+    with pytest.raises(ValueError, match=r"`loss`.*losses of one kind on several replicas"):
         made_on(mirrored(), two_outputs).fit(np.ones((4, 2)), {"own": np.ones(4, int), "keras": np.ones((4, 2))})
     model = made_on(tf.distribute.MultiWorkerMirroredStrategy(), lambda: compiled(classifier)(folder))
     with pytest.raises(ValueError, match=r"`strategy`.*MirroredStrategy.*keras\.distribution"):

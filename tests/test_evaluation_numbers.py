@@ -124,7 +124,7 @@ def test_areas_of_a_class_without_rows_are_none_and_left_out_of_the_mean():
 @pytest.mark.parametrize(
     ("p", "message"),
     [
-        ([[2.0, -1.0]], "Logits go through a softmax"),
+        ([[2.0, -1.0]], "Apply a softmax to logits"),
         ([[0.5, math.nan]], r"numbers in \[0, 1\]"),
         ([[0.9, 0.9]], "rows that sum to 1"),
     ],

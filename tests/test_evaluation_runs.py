@@ -206,7 +206,7 @@ def test_what_counts_is_said_and_numbered(rules, queries):
         ({"run": {"q1": {"a": "1"}}}, "finite score"),
         ({"run": {"q1": {1: 1.0}}}, "documents with ids of the type.*a string.*read from files"),
         ({"run": {1: {"a": 1.0}}}, "queries with ids of the type"),
-        ({"run": {}}, "of a query at least"),
+        ({"run": {}}, "at least one query"),
         ({"relevant": {"q1": "a"}}, "documents with grades"),
         ({"relevant": [{"a"}]}, "`relevant`"),
     ],

@@ -458,7 +458,7 @@ def test_a_folder_is_bounded_and_what_was_not_used_for_the_longest_goes(tmp_path
     user = frozenset(["batches"])
     store.use("a", user)
     store.check_room((500, 2), "float16")
-    with pytest.raises(ValueError, match=r"at least 4,800 bytes.*take 4,000, beside 800 in use"):
+    with pytest.raises(ValueError, match=r"at least 4,800 bytes.*take 4,000, in addition to 800 in use"):
         store.check_room((500, 2), "float32")
     del user
     with pytest.raises(ValueError, match=r"at least 4,000 bytes"):

@@ -161,7 +161,7 @@ test_hosts.{function.__name__}(pathlib.Path({str(folder)!r}), *{arguments!r})
         **os.environ,
         "PYTHONPATH": os.pathsep.join(folders),
         "KERAS_BACKEND": "jax",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
     }
     return subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -217,7 +217,8 @@ def test_two_devices_train_the_weights_of_one(folder):
 def test_what_cannot_be_shared_by_two_devices_is_refused(tmp_path):
     test_contracts.run_afresh(f"""
         import os, pathlib
-        os.environ.update(KERAS_BACKEND="jax", XLA_FLAGS="--xla_force_host_platform_device_count=2")
+        os.environ.update(KERAS_BACKEND="jax")
+        os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=2"
         import keras, numpy as np, pytest, test_hosts, tfxfer as tx
         keras.distribution.set_distribution(keras.distribution.DataParallel())
         model = test_hosts.siamese(pathlib.Path({str(tmp_path)!r}))

@@ -476,9 +476,9 @@ def plain():
             r"output has the shape \(None, 8\)",
         ),
         (with_adapters, "save_to_preset"),
-        (plain, "or a text backbone of KerasHub"),
-        (lambda: "bert_base_en", "or a text backbone of KerasHub"),
-        (lambda: None, "or a text backbone of KerasHub"),
+        (plain, "or a KerasHub text backbone"),
+        (lambda: "bert_base_en", "or a KerasHub text backbone"),
+        (lambda: None, "or a KerasHub text backbone"),
         (lambda: tx.models.TextEmbedder(tiny.backbone()), "Give the `backbone` of this model"),
     ],
     ids=["images", "decoder", "pooled", "adapters", "plain", "string", "none", "task"],
@@ -526,7 +526,7 @@ def test_a_preset_whose_tokenizer_cannot_be_read_says_that_ids_go_in(tmp_path):
     vocabulary = {"<pad>": 0, "</s>": 1, "a": 2, "b": 3, "ab": 4}
     hub.save_to_preset(tmp_path / "preset")
     keras_hub.models.OPTTokenizer(vocabulary=vocabulary, merges=["a b"]).save_to_preset(tmp_path / "preset")
-    with pytest.raises(ValueError, match=r"argument `preset`.*OPTTokenizer.*Token ids.*preprocessor=None"):
+    with pytest.raises(ValueError, match=r"argument `preset`.*OPTTokenizer.*takes token ids.*preprocessor=None"):
         tx.models.TextClassifier.from_preset(tmp_path / "preset", labels=["a", "b"])
     backbone = keras_hub.models.Backbone.from_preset(str(tmp_path / "preset"))
     model = tx.models.TextClassifier(backbone, preprocessor=None, labels=["a", "b"])

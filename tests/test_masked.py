@@ -360,7 +360,7 @@ def test_backbones_and_arguments_that_cannot_be_are_errors(tmp_path):
     with pytest.raises(NotImplementedError, match="Quantize the model that you make of it"):
         found.quantize("int8")
     tx.freezing.freeze(found, below=1)
-    with pytest.raises(ValueError, match=r"reads the same in each epoch"):
+    with pytest.raises(ValueError, match=r"same inputs in each epoch"):
         tx.freezing.AboveFrozen(found)
     with pytest.raises(ValueError, match=r"`format`"):
         found.save_to_preset(tmp_path / "st", format="sentence-transformers")

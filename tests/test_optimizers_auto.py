@@ -104,7 +104,7 @@ def test_epochs_are_so_many_that_there_are_steps_enough(model, rows, epochs, mon
     monkeypatch.setattr(keras.Model, "fit", lambda self, *args, **kwargs: seen.update(kwargs) or history)
     model.fit((tiny.TEXTS * 500)[:rows], np.zeros(rows), batch_size=16, epochs="auto")
     assert seen["epochs"] == epochs
-    with pytest.raises(ValueError, match=r"`epochs`.*not known"):
+    with pytest.raises(ValueError, match=r"`epochs`.*unknown"):
         model.fit(iter([("a", 1.0)] * 4), epochs="auto")
 
 

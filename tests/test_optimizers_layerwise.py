@@ -429,7 +429,7 @@ def test_a_group_thaws_within_one_fit():
         (lambda: optimizers.Layerwise(keras.optimizers.Adam(), decay=1.1), "argument `decay`"),
         (
             lambda: optimizers.Layerwise(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())),
-            "without loss scaling.*goes around it",
+            "without loss scaling.*wraps this optimizer",
         ),
         (lambda: optimizers.Layerwise(optimizers.Layerwise(keras.optimizers.Adam())), "one learning rate"),
         (lambda: optimizers.allow_subsets("adam"), "a Keras optimizer"),

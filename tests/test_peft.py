@@ -295,7 +295,7 @@ def test_what_is_not_computed_here_is_an_error_and_changes_nothing(tmp_path, pat
     ("change", "message"),
     [
         (lambda t: {**t, "pooler.dense.lora_A.weight": t[f"{Q0}.lora_A.weight"]}, "pooler.dense with the shapes"),
-        (lambda t: {name.replace("query", "other"): v for name, v in t.items()}, "no dense layer of this encoder's"),
+        (lambda t: {name.replace("query", "other"): v for name, v in t.items()}, "not a dense layer of this encoder's"),
         (lambda t: {**t, f"{Q0}.lora_B.weight": np.ones((8, 9), "float32")}, "with the shapes"),
         (lambda t: {name: np.ones((2, 2), "float32") for name in t}, "a tensor 'block_0/0/query/a' of shape"),
         (lambda t: {**t, f"{Q0}.lora_A.weight": t[f"{Q0}.lora_A.weight"] * np.nan}, "not finite as 'encoder"),

@@ -21,7 +21,7 @@ HABITS = {
     r"\bat hand\b": "available, installed",
     r"\blikewise\b": "also, in the same way",
     r"\b(?:is|are|be) such as\b|\bsuch as (?:is|are|fit|has|have|the file's)\b": "one that, those that",
-    r"\b(?:is|are) (?:no|none) (?:string|number|integer|list|model|loss|file|folder|name|text|row)s?\b": "is not a",
+    r"(?<!there )\b(?:is|are) (?:no|none) (?:string|number|integer|list|model|loss|file|name|text|row)s?\b": "is not a",
     r"\bfor want of\b": "without",
     r"\bof (?:which|whom) (?:one|it) (?:is|are) to\b": "which",
     r"\bat once, (?:for|where|if)\b": "immediately, if",

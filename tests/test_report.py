@@ -240,7 +240,7 @@ def test_bands_cover_every_row_once():
         ((), {}, "something to report"),
         ((), {"history": {"loss": []}}, "something to report"),
         ((), {"history": {"loss": [[1.0]]}}, "a list of numbers for 'loss'"),
-        ((), {"history": [1.0]}, "what `fit` returned"),
+        ((), {"history": [1.0]}, "the result of `fit`"),
         (([0],), {}, "or neither"),
         (([0, 1], [0.1, np.nan]), {}, "one finite number"),
         (([0, 1], [[0.1, 0.2], [0.3, 0.4]]), {}, "one finite number"),

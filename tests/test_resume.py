@@ -805,7 +805,7 @@ OTHER = {
 @pytest.mark.parametrize("said", OTHER)
 def test_other_labels_rows_targets_weights_or_loss_are_an_error(said, killed):
     folder, fit = killed
-    with pytest.raises(ValueError, match=f"{said}.*To go on nevertheless: `Resume"):
+    with pytest.raises(ValueError, match=f"{said}.*To resume anyway: `Resume"):
         fit(callbacks=[tx.callbacks.Resume(folder)], **OTHER[said])
 
 

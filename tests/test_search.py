@@ -98,7 +98,7 @@ def test_progress_is_shown_on_demand(capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (([[1.0]], np.zeros((0, 1)), 1), "nothing to be found"),
+        (([[1.0]], np.zeros((0, 1)), 1), "nothing to find"),
         (([[1.0]], [[1.0], [2.0]], 3), r"an int <= 2, the size of the corpus.*min\(k, len\(corpus\)\)"),
         (([[1.0]], [[1.0]], 0), "`k`"),
         (([[1.0, 2.0]], [[1.0]], 1), "1 components"),

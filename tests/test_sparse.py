@@ -218,7 +218,7 @@ def test_training_above_frozen_layers_gives_the_same_weights(folder):
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
     model = tiny.sparse(folder, pool_special_tokens=False)
-    with pytest.raises(ValueError, match="reads the encoder's states alone"):
+    with pytest.raises(ValueError, match="reads only the encoder's states"):
         model.boundary()
 
 
@@ -230,7 +230,7 @@ def test_the_head_is_that_of_a_masked_language_model(folder):
     model = models.SparseEmbedder.from_model(masked, token_pooling="sum")
     for ours, theirs in zip(model.head.weights, masked.head.weights, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
-    with pytest.raises(ValueError, match=r"`head`.*taken over"):
+    with pytest.raises(ValueError, match=r"`head`.*is loaded"):
         models.SparseEmbedder.from_model(masked, head={"activation": "tanh"})
     for other in (tiny.embedder(folder), tiny.classifier(folder)):
         with pytest.raises(ValueError, match=r"masked language model.*backbone_only=True"):
@@ -248,7 +248,7 @@ def test_the_head_is_that_of_a_folder(folder, tmp_path):
     for preset in ("masked", "checkpoint"):
         again = models.SparseEmbedder.from_preset(tmp_path / preset, token_pooling="sum", sequence_length=16)
         np.testing.assert_allclose(tiny.outputs(again, tiny.TEXTS), expected, atol=1e-5)
-    with pytest.raises(ValueError, match=r"`head`.*taken over"):
+    with pytest.raises(ValueError, match=r"`head`.*is loaded"):
         models.SparseEmbedder.from_preset(tmp_path / "checkpoint", head={"activation": "tanh"})
 
 

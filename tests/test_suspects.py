@@ -258,7 +258,7 @@ def test_features_are_what_the_head_reads(classifier, folder):
     assert hidden.feature_tensor().shape == (None, 16)
     with pytest.raises(ValueError, match="`features`"):
         hidden.head_outputs(features)
-    with pytest.raises(ValueError, match="one vector of each row"):
+    with pytest.raises(ValueError, match="one vector for each row"):
         tiny.tagger(folder).head_features(tiny.WORD_ROWS)
     with pytest.raises(ValueError, match="`x`"):
         classifier.head_features(iter(TEXTS))

@@ -161,7 +161,7 @@ REASONS = {
     "an empty line": 1,
     "wrong number of fields": 2,
     "broken quotes": 1,
-    "bytes that are no text in the encoding": 1,
+    "bytes that are not text in the encoding": 1,
 }
 
 
@@ -251,7 +251,7 @@ def test_what_would_lose_or_mix_something_is_refused(tmp_path):
     refused(ValueError, "one for each row", source, tmp_path / "b.csv", lambda v: {"x": ("text", v["text"][:1])})
     (tmp_path / "b.csv").write_text("mine")
     refused(FileExistsError, "overwrite=True", source, tmp_path / "b.csv", lengths)
-    refused(FileExistsError, "nothing to continue", source, tmp_path / "b.csv", lengths, resume=True)
+    refused(FileExistsError, "nothing to resume", source, tmp_path / "b.csv", lengths, resume=True)
     assert (tmp_path / "b.csv").read_text() == "mine"
     data.map_table(source, tmp_path / "b.csv", lengths, prefix="model_", overwrite=True)
     assert "model_length" in read(tmp_path / "b.csv")
@@ -404,7 +404,7 @@ def test_a_source_that_changes_meanwhile_and_a_second_writer_are_noticed(tmp_pat
                 file.write("1,a,b\n")
         return lengths(values)
 
-    with pytest.raises(ValueError, match="stays as it is"):
+    with pytest.raises(ValueError, match="does not change"):
         data.map_table(source, target, changes)
     source = write(tmp_path / "a.csv", "csv")
 

@@ -282,8 +282,8 @@ def test_a_scheme_is_read_off_the_tags(tags, scheme):
         (["O", "I-PER", "I-LOC"], "IOB1 or IOE1, which is not decoded"),
         (["O", "B-LOC", "I-LOC", "I-PER"], "IOB1, which"),  # PER never touches PER
         (["O", "I-A", "E-A"], "IOE1 or IOE2"),
-        (["B", "I", "O"], "'B' may be a part of an entity or a tag of its own kind"),
-        (["O", "B-PER", "I-PER", "MISC"], "'B-PER' may be .* beside 'MISC' without a prefix"),
+        (["B", "I", "O"], "'B' may be part of an entity or a tag without a scheme"),
+        (["O", "B-PER", "I-PER", "MISC"], "'B-PER' may be .* next to 'MISC' without a prefix"),
         (["O", "B_PER", "I_PER"], "'B_PER' may be"),
         (["O", "B-PER", "I-PER", "E-PER", "U-PER"], "'B-PER' may be"),
     ],

@@ -154,9 +154,9 @@ def test_a_model_that_changed_or_has_no_workers_is_an_error(embedder, tmp_path):
         assert are_equal(made.encode(TEXTS[:50]), expected)
         weight = own.trainable_weights[0]
         weight.assign(weight + 1.0)
-        with pytest.raises(ValueError, match="as it was when they were made"):
+        with pytest.raises(ValueError, match="as it was when they were created"):
             made.encode(TEXTS)
-        with pytest.raises(ValueError, match="as it was when they were made"):
+        with pytest.raises(ValueError, match="as it was when they were created"):
             embedder.encode(TEXTS, workers=made)
     assert len(multiprocessing.active_children()) in (0, 2)  # those of the fixture, where it was made
     with pytest.raises(ValueError, match="ended ones"):

@@ -1,10 +1,12 @@
-"""Cases that run with the slow tests only: each has a neighbour in the default suite, or is made of parts that have.
+"""Cases that the default suite leaves out: each has a neighbor there, or consists of parts that have tests there.
 
-`conftest.py` marks them `slow`: regular expressions for what follows `tests/` in a test's name, and the beginnings of
-the names of tests of which a sample of the cases stays.
+`conftest.py` marks what `WAYS` and `ALIKE` list as `slow`. What `GRIDS` lists, and what `SAMPLES` leaves out, are further
+cases of parametrized tests: they are `slow` and `thorough`, so that `.ci/run` leaves them to `.ci/thorough`.
+
+Regular expressions match what follows `tests/` in a test's name; `SAMPLES` has the beginnings of names.
 """
 
-CASES = [
+GRIDS = [
     # Each family or task has its own case; those left trace the other kinds of blocks and of tasks.
     r"test_back_out\.py::test_a_classifier_of_every.*\[(albert|camem|gemma3|gte|llama|mpnet|nomic|openai|qwen|xlm)",
     r"test_back_out\.py::test_a_written_encoder_is_read_to_the_bit.*\[(families/xlm_roberta|families2/t5\])",
@@ -74,6 +76,9 @@ CASES = [
     r"test_tokenizers\.py::test_added_tokens_are_found_as_the_reference_finds_them\[1-",
     r"test_unfreezing\.py::test_averages_that_are_swapped_in.*\[(mixed_float16|None-options2)",
     r"test_unfreezing\.py::test_frozen_groups_keep_every_bit_and_thawed_ones_move\[(jit|mixed)",
+]
+
+WAYS = [
     # Whole trainings and processes whose parts have tests of their own.
     r"test_export\.py::test_trained_model_repeats_its_scores_from_the_export",
     r"test_keras_methods\.py::test_minilm_in_eight_bits_keeps_its_vectors",

@@ -22,10 +22,14 @@ def row_seeds(seed: int, epoch: Any, rows: Any) -> Any:
     Args:
         seed: int >= 0.
         epoch: int, or int64 scalar tensor.
-        rows: int tensor `(n,)`. The rows' numbers in the data.
+        rows: int tensor `(n,)`. The indices of the rows in the data.
 
     Returns:
         An int64 tensor `(n,)`.
+
+    >>> seeds = row_seeds(0, 1, [0, 1, 2])
+    >>> bool(seeds[2] == row_seeds(0, 1, [2])[0])  # a row's seed does not depend on the other rows
+    True
     """
     of_data = tf.bitcast(tf.constant(seed % 2**64, tf.uint64), tf.int64)
     return fold(fold(of_data, epoch), rows)

@@ -1,28 +1,28 @@
-"""Augmentation: random changes of training texts that keep their labels right, in the TensorFlow graph.
+"""Augmentation: random changes of training texts that preserve their labels, in the TensorFlow graph.
 
 ```python
 model.fit(train, y, augment=tx.augmentation.EasyData())
 model.fit(train, y, augment=[tx.augmentation.Typos(0.05), tx.augmentation.Case()])
-batches = tx.data.batches(pairs, siamese, augment={0: tx.augmentation.Delete()})  # the first text of each row alone
+batches = tx.data.batches(pairs, siamese, augment={0: tx.augmentation.Delete()})  # only the first text of each row
 ```
 
 | augmentation | what it does | tagged words |
 |---|---|---|
-| `Delete`, `Swap` | leaves words out, exchanges them | outside of entities |
-| `Replace`, `Insert` | puts similar words in place of others, or between them (`Candidates`) | outside of entities |
-| `ReplaceInContext` | puts words there that a masked language model proposes | outside of entities |
-| `EasyData` | EDA: one of these four for each text | outside of entities |
-| `Typos`, `Case` | misspells words; changes their case | all |
-| `Punctuation`, `DropPunctuation` | AEDA: puts marks between words; leaves them out | outside of entities |
-| `ReplaceMentions` | puts other entities of a type in place of entities | entities alone |
-| `Compose` (or a list), `OneOf` | several after one another; one of several | |
+| `Delete`, `Swap` | deletes words, swaps them | outside entities |
+| `Replace`, `Insert` | replaces words by similar ones, inserts similar words (`Candidates`) | outside entities |
+| `ReplaceInContext` | replaces words by proposals of a masked language model | outside entities |
+| `EasyData` | EDA: one of replacement, insertion, swap and deletion for each text | outside entities |
+| `Typos`, `Case` | misspells words, changes their case | all |
+| `Punctuation`, `DropPunctuation` | AEDA: inserts punctuation marks, drops them | outside entities |
+| `ReplaceMentions` | replaces entities by others of their type | only entities |
+| `Compose` (or a list), `OneOf` | applies several in sequence, applies one of several | |
 
-Mixup of features and targets is an option of the model: `models.TextClassifier(mixup=0.2)`.
+Mixup of features and targets is a model option: `models.TextClassifier(mixup=0.2)`.
 
-`fit` and `data.batches` change the texts of training rows again in each epoch, by the seed of the batches. The same
-seed gives the same texts, bit for bit, in batches of any size and order, and when `callbacks.Resume` continues an
-epoch. Evaluation, prediction, validation data and exports never change a text, and neither does the regression on
-frozen features that a new head starts from.
+`fit` and `data.batches` augment the training texts differently in each epoch, using the seed of the batches. The same
+seed gives the same texts, byte for byte, in batches of any size and order, and when `callbacks.Resume` continues an
+epoch. Evaluation, prediction, validation data and exports never change a text. The regression on frozen features that
+initializes a new head does not change texts either.
 """
 
 from tfxfer._random import row_seeds

@@ -1,4 +1,4 @@
-"""What all augmentations are: functions of texts and seeds, and how they are put together."""
+"""The base of all augmentations, functions of texts and seeds, and their combinations."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,26 +11,27 @@ from tfxfer import _check, _schemes
 from tfxfer._random import fold, row_seeds, uniform
 from tfxfer.augmentation._rows import TagSet, WordRows
 
-# The numbers under which a row's seed becomes those of its parts.
+# The numbers that derive the seeds of a row's parts from its seed.
 _TEXT, _WHETHER, _HOW = 1, 2, 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """A random change of texts that keeps their labels right; the base of all of them.
+    """A random change of texts that preserves their labels; the base class of all augmentations.
 
-    What happens to a row is a function of the seed, the epoch, the row's number and the row itself: it does not depend
-    on the other rows, on the order or on the size of batches. Objects are immutable and round-trip through `get_config`
+    The change of a row depends on the seed, the epoch, the row's index and the row itself, but not on other rows or on
+    the order or size of batches. Objects are immutable and round-trip through `get_config`
     (`keras.saving.serialize_keras_object`).
 
-    An augmentation of your own is a subclass that overrides `apply`. All of it runs in a graph, on many rows at once,
+    To write your own augmentation, subclass this class and override `apply`. It runs in a graph, on many rows at once,
     without AutoGraph.
 
     Args:
-        probability: float in `[0, 1]`. The share of rows that are changed, others in each epoch. Defaults to 1.
+        probability: float in `[0, 1]`. The share of rows that are changed; each epoch selects different rows. Defaults
+            to 1.
 
     Raises:
-        ValueError: for an argument out of its range.
+        ValueError: if an argument is out of range.
 
     Example:
 
@@ -52,7 +53,7 @@ class Augmentation:
         self._set("probability", _check.number("probability", self.probability, minimum=0.0, maximum=1.0))
 
     def _set(self, name, value):
-        """Sets a field while the object is made."""
+        """Sets a field during construction."""
         object.__setattr__(self, name, value)
 
     def _rate(self, name, value):
@@ -65,42 +66,42 @@ class Augmentation:
 
         Args:
             rows: `WordRows`.
-            seeds: int64 `(rows,)`. `rows.draw(seeds, number)` makes one for each word of them.
-            active: bool `(rows,)`. The rows that may change.
+            seeds: int64 `(rows,)`. `rows.draw(seeds, number)` derives a seed for each word.
+            active: bool `(rows,)`. The rows to change.
 
         Returns:
-            `WordRows`, as many.
+            `WordRows`, with the same number of rows.
         """
         raise NotImplementedError
 
     # === In a pipeline ===
 
     def change(self, rows: WordRows, seeds: Any, active: Any) -> WordRows:
-        """Applies this to the share of the active rows that `probability` says; see `apply`."""
+        """Applies this to a share `probability` of the rows that are `active`; see `apply` for `rows` and `seeds`."""
         if self.probability < 1.0:
             active &= uniform(fold(seeds, _WHETHER)) < self.probability
         return self.apply(rows, fold(seeds, _HOW), active)
 
     def on_texts(self, texts: Any, seeds: Any) -> Any:
-        """Changes texts, a string tensor `(rows,)`, by the seeds of their rows, int64 `(rows,)`; runs in a graph."""
+        """Changes `texts`, a string tensor `(rows,)`, using the rows' `seeds`, int64 `(rows,)`; runs in a graph."""
         return tf.ensure_shape(self.on_parts(*WordRows.from_texts(texts).parts(), seeds), texts.shape)
 
     def on_parts(self, words: Any, gaps: Any, tails: Any, seeds: Any) -> Any:
-        """Changes texts that are split already, as `WordRows.parts` has it; see `on_texts`."""
+        """Changes texts given as the `words`, `gaps` and `tails` of `WordRows.parts`; see `on_texts` for `seeds`."""
         rows = WordRows.from_parts(words, gaps, tails)
         return self.change(rows, seeds, tf.ones_like(seeds, tf.bool)).texts()
 
     def on_words(self, words: Any, seeds: Any, tags: Any = (), tag_sets: Sequence[TagSet] = ()) -> Any:
-        """Changes lists of words and keeps their tags in step; runs in a graph.
+        """Changes lists of words and adapts their tags; runs in a graph.
 
         Args:
             words: ragged string tensor `(rows, None)`.
             seeds: int64 `(rows,)`.
             tags: tuple of ragged int tensors, the indices of the words' tags.
-            tag_sets: a `TagSet` for each of these.
+            tag_sets: sequence with a `TagSet` for each of `tags`.
 
         Returns:
-            (words, tags), as given.
+            (words, tags), in the form they were passed.
         """
         rows = WordRows.from_words(words, tags, tag_sets)
         rows = self.change(rows, seeds, tf.ones_like(seeds, tf.bool))
@@ -109,13 +110,13 @@ class Augmentation:
     # === Directly ===
 
     def __call__(self, texts: Any, seed: int = 0, *, epoch: int = 0, text: int = 0) -> Any:
-        """Returns what `fit(texts, ..., seed=seed, augment=this)` trains on in an epoch, in the order of the rows.
+        """Returns the texts that `fit(texts, ..., seed=seed, augment=this)` trains on in an epoch, in row order.
 
         Args:
             texts: list, array or string tensor `(n,)`.
             seed: int >= 0.
             epoch: int >= 0.
-            text: int >= 0. Which text of its row this is, where rows have several.
+            text: int >= 0. The column of the texts, for rows of several texts.
 
         Returns:
             A string tensor `(n,)`.
@@ -133,12 +134,12 @@ class Augmentation:
         *,
         epoch: int = 0,
     ) -> tuple[list, list]:
-        """Returns what a tagger is trained on in an epoch: other words, and tags in step with them.
+        """Returns the words and tags that a tagger is trained on in an epoch.
 
         Args:
             words: list of lists of strings.
-            tags: list of lists of as many tags.
-            scheme: the scheme of the tags; `None` for tags that mark no entities.
+            tags: list of lists of strings, one tag for each word.
+            scheme: optional string. The scheme of the tags; `None` for tags that do not mark entities.
             seed: int >= 0.
             epoch: int >= 0.
 
@@ -146,7 +147,7 @@ class Augmentation:
             (words, tags), lists of lists of strings.
 
         Raises:
-            ValueError: for rows of another number of tags than of words.
+            ValueError: if a row has different numbers of words and tags, or a tag does not belong to `scheme`.
 
         Example:
 
@@ -178,12 +179,12 @@ class Augmentation:
     # === Saving ===
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments, as JSON can hold them."""
+        """Returns the arguments in a form for JSON."""
         return {each.name: _plain(getattr(self, each.name)) for each in dataclasses.fields(self)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Makes an augmentation of what `get_config` gave."""
+        """Creates an augmentation from `config`, the output of `get_config`."""
         return cls(**{name: _read(value) for name, value in config.items()})
 
 
@@ -202,7 +203,7 @@ def _read(value):
 
 def _texts(texts):
     if isinstance(texts, (str, bytes)):
-        raise _check.invalid("texts", "a list of strings", texts, "Put the one text into a list.")
+        raise _check.invalid("texts", "a list of strings", texts, "Wrap a single text in a list.")
     if not isinstance(texts, tf.Tensor):
         texts = tf.constant(_check.strings("texts", list(texts)), tf.string, shape=(len(texts),))
     if texts.dtype != tf.string or texts.shape.rank != 1:
@@ -217,21 +218,33 @@ def _seeds(seed, epoch, text, count):
 
 
 def text_seeds(seeds: Any, text: Any) -> Any:
-    """Returns the seeds of one of several texts of rows, out of the rows' seeds."""
+    """Derives the seeds of one text column from the seeds of the rows.
+
+    Args:
+        seeds: int64 tensor `(n,)`, for example from `row_seeds`.
+        text: int, or int64 scalar tensor. The index of the column, from 0.
+
+    Returns:
+        An int64 tensor `(n,)`.
+
+    >>> seeds = row_seeds(0, 1, [0, 1])
+    >>> [len(set(text_seeds(seeds, text).numpy())) for text in (0, 1)]  # a different seed for each row
+    [2, 2]
+    """
     return fold(fold(seeds, _TEXT), text)
 
 
 @keras.saving.register_keras_serializable("tfxfer")
 @dataclasses.dataclass(frozen=True)
 class Compose(Augmentation):
-    """Applies several augmentations one after the other; a list is read as this.
+    """Applies several augmentations in sequence; a list of augmentations means the same.
 
     Args:
         augmentations: sequence of augmentations.
-        probability: float in `[0, 1]`. The share of rows that any of them changes. Defaults to 1.
+        probability: float in `[0, 1]`. The share of rows that the sequence changes. Defaults to 1.
 
     Raises:
-        ValueError: for none, or something that is no augmentation.
+        ValueError: if `augmentations` is empty or holds something that is not an augmentation.
 
     Example:
 
@@ -256,15 +269,16 @@ class Compose(Augmentation):
 @keras.saving.register_keras_serializable("tfxfer")
 @dataclasses.dataclass(frozen=True)
 class OneOf(Augmentation):
-    """Applies one of several augmentations to each row, chosen at random.
+    """Applies a randomly chosen augmentation to each row.
 
     Args:
         augmentations: sequence of augmentations.
-        weights: optional sequence of floats >= 0, how often each is chosen. By default all alike.
+        weights: optional sequence of floats >= 0. The relative frequency of each. By default all are equally likely.
         probability: float in `[0, 1]`. The share of rows that are changed. Defaults to 1.
 
     Raises:
-        ValueError: for none, something that is no augmentation, or weights of another number or that sum to 0.
+        ValueError: if `augmentations` is empty or holds something that is not an augmentation, or if `weights` differ
+            in number or sum to 0.
 
     Example:
 
@@ -284,7 +298,7 @@ class OneOf(Augmentation):
             return
         weights = tuple(_check.number("weights", weight, minimum=0.0) for weight in self.weights)
         if len(weights) != len(self.augmentations) or not sum(weights):
-            expected = f"{len(self.augmentations)} weights, one for each augmentation, of which one is > 0"
+            expected = f"{len(self.augmentations)} weights, one for each augmentation, at least one > 0"
             raise _check.invalid("weights", expected, self.weights)
         self._set("weights", weights)
 
@@ -306,14 +320,25 @@ def _several(augmentations):
 
 
 def as_augmentation(value: Any, argument: str = "augment") -> Augmentation:
-    """Returns an augmentation as it is, and a list of them as a `Compose`.
+    """Returns an augmentation unchanged, and a list of augmentations as a `Compose`.
+
+    Args:
+        value: `Augmentation`, or a list or tuple of augmentations.
+        argument: string. The name of the argument in errors. Defaults to `"augment"`.
+
+    Returns:
+        An `Augmentation`.
 
     Raises:
-        ValueError: for anything else; it names the argument.
+        ValueError: if `value` is anything else.
+
+    >>> from tfxfer.augmentation import Delete, Swap
+    >>> [each.rate for each in as_augmentation([Delete(), Swap(0.2)]).augmentations]
+    [0.1, 0.2]
     """
     if isinstance(value, (list, tuple)) and value:
         return as_augmentation(value[0], argument) if len(value) == 1 else Compose([*value])
     remedy = None
     if isinstance(value, type) and issubclass(value, Augmentation):
-        remedy = f"Make one: `{value.__name__}(...)`."
+        remedy = f"Pass an instance: `{value.__name__}(...)`."
     return _check.instance(argument, value, Augmentation, "an augmentation of `tfxfer.augmentation`, or a list", remedy)

@@ -1,4 +1,4 @@
-"""Tables of words that may stand for others, and where they come from."""
+"""Tables of candidate replacements for words, and their sources."""
 
 import functools
 import re
@@ -19,17 +19,17 @@ _PART = 4096  # texts, or words, at a time
 
 
 def vocabulary(texts: Iterable[str], *, min_count: int = 1) -> list[str]:
-    """Finds the words of texts: what tables of candidates are made for.
+    """Finds the words of texts, for which tables of candidates are built.
 
     Args:
         texts: sequence of strings.
-        min_count: int. How often a word has to come.
+        min_count: int. The minimum number of occurrences of a word. Defaults to 1.
 
     Returns:
-        A list of words in lower case, without digits, the most frequent first.
+        A list of lowercase words without digits, the most frequent first.
 
     Raises:
-        ValueError: for a text that is no string, with its row.
+        ValueError: if a text is not a string; the error names its row.
 
     Example:
 
@@ -37,7 +37,7 @@ def vocabulary(texts: Iterable[str], *, min_count: int = 1) -> list[str]:
     ['my', 'card', 'money']
     """
     if isinstance(texts, (str, bytes)):
-        raise _check.invalid("texts", "a list of strings", texts, "Put the one text into a list.")
+        raise _check.invalid("texts", "a list of strings", texts, "Wrap a single text in a list.")
     _check.integer("min_count", min_count)
     texts, counts = _check.strings("texts", list(texts)), {}
     for start in range(0, len(texts), _PART):
@@ -51,23 +51,23 @@ def vocabulary(texts: Iterable[str], *, min_count: int = 1) -> list[str]:
 
 @keras.saving.register_keras_serializable("tfxfer")
 class Candidates:
-    """A table of words and of those that may stand for each.
+    """A table of words and the candidates that can replace each.
 
-    | source | what it gives |
+    | source | candidates |
     |---|---|
-    | a dict | words of your own |
-    | `from_embeddings(model, words)` | the nearest words by a model's vectors: of one topic, not always of one sense |
+    | a dict | your own words |
+    | `from_embeddings(model, words)` | the nearest words by a model's vectors: same topic, not always same meaning |
     | `from_wordnet(words)` | synonyms; needs the extra `wordnet` and its data |
-    | `ReplaceInContext.from_model` | words that fit the text around them, by a masked language model |
+    | `ReplaceInContext.from_model` | words that fit their context, by a masked language model |
 
     Args:
-        table: dict of word to a list of words, none of them with white space. Words are looked up in lower case.
+        table: dict of word to a list of words, all without whitespace. Words are looked up in lower case.
 
     Attributes:
-        table: the same with the keys in lower case, without words for which there is nothing.
+        table: dict of word in lower case to a tuple of candidates, without words that have none.
 
     Raises:
-        ValueError: for an empty table, or candidates that are not words.
+        ValueError: if the table is empty, or candidates are not words.
 
     Example:
 
@@ -83,8 +83,8 @@ class Candidates:
                 raise _check.invalid("table", "a list of words for each word", {word: others})
             for each in (word, *others):
                 if not isinstance(each, str) or not each or _SPACE.search(each):
-                    remedy = f"It is among those of {word!r}." if each is not word else None
-                    raise _check.invalid("table", "words without white space", each, remedy)
+                    remedy = f"It is a candidate of {word!r}." if each is not word else None
+                    raise _check.invalid("table", "words without whitespace", each, remedy)
             key = word.lower()
             known = (*made.get(key, ()), *(each for each in others if each.lower() != key))
             if known:
@@ -95,7 +95,7 @@ class Candidates:
 
     @classmethod
     def of(cls, value: Any) -> Self:
-        """Returns candidates as they are, and a dict as `Candidates`."""
+        """Returns `value` if it is `Candidates`, and converts a dict to `Candidates`."""
         if isinstance(value, Mapping):
             return cls(value)
         return _check.instance("candidates", value, cls, "`augmentation.Candidates`, or a dict of word to words")
@@ -125,25 +125,26 @@ class Candidates:
         by: str | None = None,
         batch_size: int = 256,
     ) -> Self:
-        """Takes the nearest words by a model's own word vectors.
+        """Creates candidates from the nearest words by a model's word vectors.
 
-        Nearest words are of one topic rather than of one sense ("cheap" and "expensive" are near): look at the table
-        before you train on it, and raise `min_similarity` where it is too free.
+        Near words share a topic rather than a meaning ("cheap" and "expensive" are near). Inspect the table before you
+        train with it, and raise `min_similarity` if it is too permissive.
 
         Args:
             model: a task model, whose tokenizer and token embedding are used; or anything with `encode(texts)`.
-            words: list of strings, such as `vocabulary(texts)`.
-            k: int. The most candidates of a word.
-            min_similarity: float. The least cosine of a candidate. Defaults to 0.6.
-            by: `"tokens"`, the mean of the rows of the token embedding that a word's pieces have; or `"encode"`, the
-                vector of the word as a text. By default the latter where the model has `encode`.
-            batch_size: int. Words encoded at a time.
+            words: list of strings, for example `vocabulary(texts)`.
+            k: int. The maximum number of candidates per word. Defaults to 5.
+            min_similarity: float. The minimum cosine of a candidate. Defaults to 0.6.
+            by: optional string. `"tokens"`, the mean token embedding of a word's pieces; or `"encode"`, the embedding
+                of the word as a text. Defaults to `"encode"` if the model has `encode`, otherwise to `"tokens"`.
+            batch_size: int. The number of words encoded at a time. Defaults to 256.
 
         Returns:
             `Candidates`.
 
         Raises:
-            ValueError: for fewer than two words, a model without what `by` asks for, or where no word is near another.
+            ValueError: if there are fewer than two words, the model does not support `by`, or no two words are similar
+                enough.
 
         Example:
 
@@ -152,7 +153,7 @@ class Candidates:
         near = tx.augmentation.Candidates.from_embeddings(embedder, words)
         ```
 
-        Reference: Wang and Yang, 2015, on neighbours of word vectors, https://aclanthology.org/D15-1306.
+        Reference: Wang and Yang, 2015, on neighbors of word vectors, https://aclanthology.org/D15-1306.
         """
         words = list(dict.fromkeys(word.lower() for word in _check.strings("words", list(words))))
         if len(words) < 2:
@@ -176,28 +177,28 @@ class Candidates:
                 best = np.argsort(-values, kind="stable")[:k]
                 table[words[row]] = [words[i] for i in best if values[i] >= min_similarity and lengths[i] > 0]
         if not any(table.values()):
-            raise _check.invalid("min_similarity", "a cosine that some pair of words has", min_similarity)
+            raise _check.invalid("min_similarity", "a cosine that some pair of words reaches", min_similarity)
         return cls(table)
 
     @classmethod
     def from_wordnet(cls, words: Sequence[str], *, language: str = "eng", k: int | None = None) -> Self:
-        """Takes the synonyms of WordNet, by `nltk`: the other words of all senses of a word.
+        """Creates candidates from WordNet's synonyms, with `nltk`: the other words of all senses of a word.
 
-        Needs the extra `wordnet` and its data, which nothing here downloads: `nltk.download("wordnet")`, and
-        `nltk.download("omw-1.4")` for languages other than English. Synonyms of several words are left out.
+        Needs the extra `wordnet` and its data, which are not downloaded automatically: `nltk.download("wordnet")`, and
+        `nltk.download("omw-1.4")` for languages other than English. Synonyms of several words are skipped.
 
         Args:
-            words: list of strings, such as `vocabulary(texts)`.
-            language: three letters, as Open Multilingual WordNet has them.
-            k: int. The most candidates of a word, those of its commonest senses. By default all.
+            words: list of strings, for example `vocabulary(texts)`.
+            language: string. The three-letter language code of Open Multilingual WordNet. Defaults to `"eng"`.
+            k: optional int. The maximum number of candidates per word, from its most common senses. Defaults to all.
 
         Returns:
             `Candidates`.
 
         Raises:
-            ImportError: without `nltk`.
-            LookupError: without WordNet's data.
-            ValueError: where WordNet has a synonym for none of the words.
+            ImportError: if `nltk` is not installed.
+            LookupError: if WordNet's data are not installed.
+            ValueError: if WordNet has no synonym for any of the words.
 
         Example:
 
@@ -223,19 +224,19 @@ class Candidates:
                 table[word] = list(others)[:k]
         except LookupError as error:
             raise LookupError(
-                "WordNet's data are not installed: `python -m nltk.downloader wordnet omw-1.4`. Nothing is downloaded "
-                "by itself."
+                "WordNet's data are not installed: `python -m nltk.downloader wordnet omw-1.4`. They are not "
+                "downloaded automatically."
             ) from error
         return cls(table)
 
     # === In a pipeline ===
 
     def find(self, words: Any) -> Any:
-        """Returns the number of each word in the table, int64 `(n,)`; -1 for those that it does not have."""
+        """Returns the index of each of `words` in the table, int64 `(n,)`; -1 for words that are not in it."""
         return self._tensors[0].lookup(tf.strings.lower(words, encoding="utf-8"))
 
     def draw(self, numbers: Any, seeds: Any) -> Any:
-        """Returns a random candidate for each number of a word, string `(n,)`."""
+        """Returns a random candidate for each word index in `numbers`, given `seeds`, string `(n,)`."""
         _, candidates, splits = self._tensors
         start = tf.gather(splits, numbers)
         return tf.gather(candidates, start + below(seeds, tf.gather(splits, numbers + 1) - start))
@@ -246,22 +247,22 @@ class Candidates:
             return constants(self.table)
 
     def __getstate__(self):
-        return {"table": self.table}  # tensors are made again where they are needed
+        return {"table": self.table}  # tensors are recreated when needed
 
     # === Saving ===
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the table, as JSON can hold it."""
+        """Returns the table in a form for JSON."""
         return {"table": {word: list(others) for word, others in self.table.items()}}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Makes candidates of what `get_config` gave."""
+        """Creates candidates from `config`, the output of `get_config`."""
         return cls(**config)
 
 
 def constants(table):
-    """Returns a table of keys to their numbers, all candidates, and where those of each key begin."""
+    """Returns a lookup table of keys to indices, all candidates, and the start of each key's candidates."""
     keys = tf.constant(list(table), tf.string)
     initializer = tf.lookup.KeyValueTensorInitializer(keys, tf.range(len(table), dtype=tf.int64))
     splits = np.cumsum([0, *map(len, table.values())]).astype("int64")
@@ -270,7 +271,7 @@ def constants(table):
 
 
 def _token_means(model, words):
-    """The mean of the rows of a model's token embedding over the pieces of each word, float32 `(words, dim)`."""
+    """Returns the mean token embedding of each word's pieces, float32 `(words, dim)`."""
     tower = model.tower() if hasattr(model, "tower") else model
     embedding = getattr(getattr(tower, "backbone", None), "token_embedding", None)
     preprocessor = getattr(tower, "preprocessor", None)

@@ -1,4 +1,4 @@
-"""Typing errors and letter case."""
+"""Typos and changes of letter case."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from tfxfer.augmentation._candidates import constants
 from tfxfer.augmentation._rows import WordRows, true_at
 from tfxfer.augmentation._words import LONG, capitalized, like
 
-# The letters of a keyboard, row by row; a row is a quarter and then half a key further to the right than the one above.
+# The letters of a keyboard by row; the second row is shifted right by a quarter of a key, the third by another half.
 LAYOUTS = {
     "qwerty": ("qwertyuiop", "asdfghjkl", "zxcvbnm"),
     "qwertz": ("qwertzuiopü", "asdfghjklöä", "yxcvbnm"),
@@ -27,7 +27,7 @@ CASES = ("lower", "upper", "title")
 
 
 def key_neighbours(layout: str) -> dict[str, str]:
-    """Returns the letters whose keys touch each letter's, a dict of letter to string.
+    """Returns the letters on adjacent keys for each letter, a dict of letter to string.
 
     >>> key_neighbours("qwerty")["s"]
     'weadzx'
@@ -45,27 +45,28 @@ def key_neighbours(layout: str) -> dict[str, str]:
 @keras.saving.register_keras_serializable("tfxfer")
 @dataclasses.dataclass(frozen=True)
 class Typos(Augmentation):
-    """Misspells words as fingers do, one letter in each.
+    """Misspells words with one typo each.
 
     | kind | "their" becomes, for example |
     |---|---|
-    | `"keyboard"` | "thrir": another key than the right one, next to it |
-    | `"swap"` | "thier": two letters exchanged, neither the first nor the last one in words of four letters and more |
-    | `"delete"` | "ther": a letter left out |
-    | `"insert"` | "thweir": a key next to the right one hit as well |
+    | `"keyboard"` | "thrir": an adjacent key instead of the right one |
+    | `"swap"` | "thier": two letters swapped, but not the first or last in words of four or more letters |
+    | `"delete"` | "ther": a missing letter |
+    | `"insert"` | "thweir": an adjacent key hit in addition |
 
-    Only words made of letters of the keyboard are misspelled: no numbers, addresses and names with other letters.
-    Capitals stay capitals. Tagged words of entities are misspelled as well, as their tags stay right.
+    Only words that consist of letters of the keyboard are misspelled, not numbers, addresses or names with other
+    letters. Capitals stay capitals. Words of tagged entities are also misspelled, because their tags stay correct.
 
     Args:
         rate: float in `[0, 1]`. The probability for each word. Defaults to 0.1.
-        kinds: sequence of names out of the table, all alike likely. Defaults to all.
-        layout: `"qwerty"`, `"qwertz"`, `"azerty"`, or a dict of letter to a string of its neighbours on the keyboard.
-        min_length: int >= 2. The letters that a word has to have. Defaults to 4.
+        kinds: sequence of strings. Kinds of the table, all equally likely. Defaults to all.
+        layout: `"qwerty"`, `"qwertz"`, `"azerty"`, or a dict of letter to a string of its neighbors on the keyboard.
+            Defaults to `"qwerty"`.
+        min_length: int >= 2. The minimum number of letters of a word. Defaults to 4.
         probability: float in `[0, 1]`. The share of rows that are changed. Defaults to 1.
 
     Raises:
-        ValueError: for unknown kinds or layouts, or a number out of range.
+        ValueError: if a kind or layout is unknown, or a number is out of range.
 
     Example:
 
@@ -87,12 +88,12 @@ class Typos(Augmentation):
         self._set("kinds", tuple(_check.one_of("kinds", kind, KINDS) for kind in kinds or (None,)))
         self._set("min_length", _check.integer("min_length", self.min_length, minimum=2))
         if isinstance(self.layout, str):
-            _check.one_of("layout", self.layout, LAYOUTS, "Or give a dict of letter to its neighbours.")
+            _check.one_of("layout", self.layout, LAYOUTS, "Or pass a dict of letter to its neighbors.")
             return
         _check.instance("layout", self.layout, Mapping, f"one of {', '.join(map(repr, LAYOUTS))}, or a dict")
         for letter, others in self.layout.items():
             if not all(isinstance(each, str) for each in (letter, others)) or len(letter) != 1 or not others:
-                raise _check.invalid("layout", "letters, and strings of their neighbours", {letter: others})
+                raise _check.invalid("layout", "letters, and strings of their neighbors", {letter: others})
         if not self.layout:
             raise _check.invalid("layout", "at least one letter", self.layout)
         self._set("layout", dict(self.layout))
@@ -121,7 +122,7 @@ class Typos(Augmentation):
         size = tf.strings.length(words, unit="UTF8_CHAR")
         kind = tf.gather(tf.constant([KINDS.index(each) for each in self.kinds]), below(drawn, len(self.kinds)))
         is_swap = kind == KINDS.index("swap")
-        # The first and the last letter stay where a word is long enough.
+        # The first and the last letter stay if the word is long enough.
         inner = tf.where(size >= 4, 1, 0)
         place = fold(drawn, 0)
         anywhere, swapped = below(place, size), below(place, size - 1 - 2 * inner)
@@ -150,17 +151,17 @@ class Typos(Augmentation):
 @keras.saving.register_keras_serializable("tfxfer")
 @dataclasses.dataclass(frozen=True)
 class Case(Augmentation):
-    """Writes whole texts in lower case, in capitals, or each word with a capital.
+    """Changes whole texts to lower case, upper case or title case.
 
-    For models whose vocabulary tells cases apart; those of lower case read no change.
+    For cased models; uncased models do not see the change.
 
     Args:
-        cases: sequence of `"lower"`, `"upper"` and `"title"`, all alike likely. Defaults to all.
-        probability: float in `[0, 1]`. The share of rows that are changed. Defaults to 0.1: most texts that a model
-            meets are written as they should be.
+        cases: sequence of `"lower"`, `"upper"` and `"title"`, all equally likely. Defaults to all.
+        probability: float in `[0, 1]`. The share of rows that are changed. Defaults to 0.1, because most texts that a
+            model sees have normal case.
 
     Raises:
-        ValueError: for an unknown case.
+        ValueError: if a case is unknown.
 
     Example:
 

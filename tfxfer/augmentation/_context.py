@@ -1,4 +1,4 @@
-"""Words that a language model finds fitting in their context."""
+"""Replacement of words by words that a language model proposes for their context."""
 
 import dataclasses
 import functools
@@ -22,19 +22,32 @@ _MOST_PLACES = 2**20
 
 
 class ProposesWords(Protocol):
-    """What `ReplaceInContext.from_model` asks: a model with a head that fills in words, for example."""
+    """The protocol of models for `ReplaceInContext.from_model`, such as a model with a head that fills in words.
+
+    Raises:
+        TypeError: if the protocol itself is instantiated.
+
+    Example:
+
+    >>> class Phones:
+    ...     '''Proposes the same word everywhere.'''
+    ...     def propose_words(self, texts, places, k):
+    ...         return [["phone"] for text in texts]
+    >>> ReplaceInContext.from_model(Phones(), ["Where is my card?"], places=1).proposals
+    {'Where is my card?': ((2, ('phone',)),)}
+    """
 
     def propose_words(self, texts: Sequence[str], places: Sequence[tuple[int, int]], k: int) -> Sequence[Sequence[str]]:
-        """Returns words that may stand at a place of each text.
+        """Returns words that fit at one place of each text.
 
         Args:
             texts: list of strings.
-            places: list of (start, end), one for each text, in code points: `text[start:end]` is the word that may be
-                replaced.
-            k: int. The most words for each text, the best first.
+            places: list of (start, end), one for each text, in code points: `text[start:end]` is the word to replace.
+            k: int. The maximum number of words for each text.
 
         Returns:
-            A list with a list of strings for each text. What is no single word is left out later.
+            A list with a list of strings for each text, the best first. Strings that are not single words are dropped
+            later.
         """
         ...
 
@@ -42,24 +55,24 @@ class ProposesWords(Protocol):
 @keras.saving.register_keras_serializable("tfxfer")
 @dataclasses.dataclass(frozen=True)
 class ReplaceInContext(Augmentation):
-    """Replaces words by others that fit the text around them, as a masked language model proposed them.
+    """Replaces words by words that fit their context, proposed by a masked language model.
 
-    The model is asked once, before the training, about some words of each training text (`from_model`); in training the
-    answers are looked up by the text. So it has to come first where several augmentations follow one another: a text
-    that was changed is not found, and stays. What fits a text need not keep its label ("good" fits where "bad" stands):
-    the papers' models have learned the labels first.
+    `from_model` queries the model once, before training, about some words of each training text; training looks up the
+    answers by the text. In a sequence of augmentations this one must therefore come first: a changed text is not found
+    and stays unchanged. A word that fits a text does not always preserve its label ("good" fits in place of "bad"): the
+    models in the papers learn the labels first.
 
     Args:
-        proposals: dict of text to a list of (place, words): the number of a word in `preprocessing.split_words(text)`,
-            from 0, and what may stand there. Of rows that are lists of words, the text is the words with spaces
-            between, and the place their number.
-        rate: float in `[0, 1]`. The share of the words that are replaced, at least one. Defaults to 0.15, the share
-            that BERT masks.
-        entities: bool. Whether tagged words within entities are replaced as well. Defaults to `False`.
+        proposals: dict of text to a list of (place, words): the index of a word in `preprocessing.split_words(text)`,
+            from 0, and its possible replacements. For rows that are lists of words, the text is the words joined by
+            spaces, and the place is the index in the list.
+        rate: float in `[0, 1]`. The share of the words to replace, at least one word. Defaults to 0.15, the share that
+            BERT masks.
+        entities: bool. Whether words within tagged entities are also replaced. Defaults to `False`.
         probability: float in `[0, 1]`. The share of rows that are changed. Defaults to 1.
 
     Raises:
-        ValueError: for no proposals, places that are no ints >= 0, or words with white space.
+        ValueError: if there are no proposals, places are not ints >= 0, or words contain whitespace.
 
     Example:
 
@@ -86,8 +99,8 @@ class ReplaceInContext(Augmentation):
             for place, words in found:
                 _check.integer("proposals", place, minimum=0)
                 if place >= _MOST_PLACES or isinstance(words, str) or not all(map(_is_word, words)):
-                    expected = f"a place < {_MOST_PLACES} and a list of words without white space"
-                    raise _check.invalid("proposals", expected, (place, words), f"They are those of {text!r}.")
+                    expected = f"a place < {_MOST_PLACES} and a list of words without whitespace"
+                    raise _check.invalid("proposals", expected, (place, words), f"They belong to {text!r}.")
                 if words:
                     rows.append((int(place), tuple(words)))
             if rows:
@@ -112,26 +125,26 @@ class ReplaceInContext(Augmentation):
         entities: bool = False,
         probability: float = 1.0,
     ) -> Self:
-        """Asks a model for words, once for each chosen place of the rows.
+        """Queries a model for words, once for each chosen place of the rows.
 
         Args:
-            model: a masked language model with `fill_mask(texts, k)` and a preprocessor; an object with
-                `propose_words(texts, places, k)`, see `ProposesWords`; or a function of these. Of what `fill_mask`
-                gives, tokens that are whole words are taken.
+            model: a masked language model with `fill_mask(texts, k)` and a preprocessor, of whose answers only whole
+                words are used; an object with `propose_words(texts, places, k)`, see `ProposesWords`; or a function of
+                the same arguments.
             rows: the training texts, a list of strings or of lists of words.
-            k: int. The most words for a place.
-            places: int. The words of a row that the model is asked about, chosen at random. Defaults to 3: with
-                more, the model takes longer and there is more variety.
-            seed: int >= 0. Decides about the places.
-            rate: as above.
-            entities: as above.
-            probability: as above.
+            k: int. The maximum number of words per place. Defaults to 5.
+            places: int. The number of randomly chosen words per row to query. Defaults to 3; more give more variety and
+                take longer.
+            seed: int >= 0. Selects the places.
+            rate: see the class.
+            entities: see the class.
+            probability: see the class.
 
         Returns:
             `ReplaceInContext`.
 
         Raises:
-            ValueError: for a model that does not propose words, or one that gives another number of answers.
+            ValueError: if the model does not propose words, or returns another number of answers.
 
         Example:
 
@@ -201,26 +214,26 @@ class ReplaceInContext(Augmentation):
 
 
 def _filled(model, texts, places, k):
-    """Proposes words by `fill_mask` of a model."""
+    """Proposes words with a model's `fill_mask`."""
     tokenizer, room = model.preprocessor.tokenizer, model.preprocessor.sequence_length
     vocabulary = tokenizer.vocabulary
     mask = vocabulary[tokenizer.mask_token_id]
-    # Where the mask would lie beyond the tokens that the model reads, the text is cut to what is near.
+    # If the mask would be beyond the tokens that the model reads, the text is cut to the context of the mask.
     before = tokenizer([text[:start] for text, (start, _) in zip(texts, places, strict=True)]).row_lengths().numpy()
-    side = max((room - 8) // 2, 1)  # characters: no token has less than one
+    side = max((room - 8) // 2, 1)  # in characters; a token has at least one
     masked = []
     for text, (start, end), count in zip(texts, places, before.tolist(), strict=True):
         left, right = (text[:start], text[end:])
         if count + 4 > room:
             left, right = left[-side:], right[:side]
         masked.append(f"{left}{mask}{right}")
-    # How tokens that begin a word are written: in WordPiece it is the others that have a sign.
+    # The prefix of tokens that begin a word; in WordPiece the other tokens have a prefix.
     sign = next((sign for sign in ("\u2581", "\u0120") if any(token.startswith(sign) for token in vocabulary)), "")
     found = []
     for answers in model.fill_mask(masked, k=4 * k):
         tokens = [answer[0] for answer in answers[0]]
         words = [token[len(sign) :] for token in tokens if token.startswith(sign)]
-        # What byte-level vocabularies hold beyond ASCII is no letters.
+        # Non-ASCII characters of byte-level vocabularies are not letters.
         found.append([word for word in words if word.isalpha() and (sign != "\u0120" or word.isascii())])
     return found
 
@@ -230,9 +243,9 @@ def _is_word(value):
 
 
 def _asked(rows, places, rng):
-    """Yields text, number of a word and its place in the text for some words of each distinct row."""
+    """Yields the text, a word's index and its span in the text, for some words of each distinct row."""
     if isinstance(rows, (str, bytes)):
-        raise _check.invalid("rows", "a list of texts, or of lists of words", rows, "Put the one text into a list.")
+        raise _check.invalid("rows", "a list of texts, or of lists of words", rows, "Wrap a single text in a list.")
     texts = dict.fromkeys(tuple(row) if isinstance(row, (list, tuple)) else row for row in rows)
     for row in texts:
         if isinstance(row, tuple):

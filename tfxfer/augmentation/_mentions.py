@@ -1,4 +1,4 @@
-"""Entities that take the place of others of their type."""
+"""Replacement of entities by others of their type."""
 
 import dataclasses
 import functools
@@ -20,17 +20,17 @@ from tfxfer.augmentation._rows import WordRows, before, true_at
 class ReplaceMentions(Augmentation):
     """Replaces entities of tagged words by others of the same type, and rewrites their tags.
 
-    An entity of one word may be replaced by one of three: rows change in length, and the tags are those that the scheme
-    has for the new words. All other words and tags stay.
+    An entity of one word can be replaced by one of three: rows change in length, and the new words get the tags of the
+    scheme. All other words and tags stay.
 
     Args:
-        mentions: dict of type to a list of entities, each a list of words. `from_rows` takes those of training rows.
-        rate: float in `[0, 1]`. The probability for each entity. Defaults to 0.3, in the middle of the 0.1 to 0.7 that
-            the paper searches.
+        mentions: dict of type to a list of entities, each a list of words. `from_rows` collects those of training rows.
+        rate: float in `[0, 1]`. The probability for each entity. Defaults to 0.3; the paper searches 0.1 to 0.7.
         probability: float in `[0, 1]`. The share of rows that are changed. Defaults to 1.
 
     Raises:
-        ValueError: for no mentions, or an empty one; in a pipeline, for rows that are not words with tags of a scheme.
+        ValueError: if there are no mentions, or one is empty; in a pipeline, if rows are not words with tags of a
+            scheme.
 
     Example:
 
@@ -53,7 +53,7 @@ class ReplaceMentions(Augmentation):
         for kind, entities in self.mentions.items():
             for entity in entities:
                 if isinstance(entity, str) or not len(entity) or not all(isinstance(word, str) for word in entity):
-                    remedy = f"It is one of {kind!r}. An entity of one word is a list as well."
+                    remedy = f"It is one of {kind!r}. An entity of one word is also a list."
                     raise _check.invalid("mentions", "entities that are lists of words", entity, remedy)
             if len(entities):
                 made[kind] = tuple(dict.fromkeys(tuple(entity) for entity in entities))
@@ -74,21 +74,21 @@ class ReplaceMentions(Augmentation):
         rate: float = 0.3,
         probability: float = 1.0,
     ) -> Self:
-        """Takes the entities of tagged rows: of those that are trained on, never of those that are evaluated.
+        """Collects the entities of tagged rows; use only training rows, never evaluation rows.
 
         Args:
             words: list of lists of strings.
-            tags: list of lists of as many tags.
-            scheme: the scheme of the tags; see `data.read_conll`.
-            rate: as above.
-            probability: as above.
+            tags: list of lists of strings, one tag for each word.
+            scheme: string. The scheme of the tags; see `data.read_conll`.
+            rate: see the class.
+            probability: see the class.
 
         Returns:
             `ReplaceMentions`.
 
         Raises:
-            ValueError: for rows of another number of tags than of words, tags that the scheme does not have, and rows
-                without entities.
+            ValueError: if a row has different numbers of words and tags, a tag does not belong to the scheme, or no row
+                has an entity.
 
         Example:
 
@@ -108,7 +108,7 @@ class ReplaceMentions(Augmentation):
 
     @functools.cached_property
     def _tensors(self):
-        """All words of all mentions, where each mention begins among them, and where each type among the mentions."""
+        """The words of all mentions, the start of each mention in them, and of each type in the mentions."""
         entities = [entity for found in self.mentions.values() for entity in found]
         with tf.init_scope(), tf.device("CPU:0"):
             words = tf.constant([word for entity in entities for word in entity], tf.string)
@@ -120,24 +120,24 @@ class ReplaceMentions(Augmentation):
 
     def apply(self, rows: WordRows, seeds: Any, active: Any) -> WordRows:
         if len(rows.tag_sets) != 1 or rows.tag_sets[0].scheme is None:
-            remedy = "It replaces entities, which texts and tags without a scheme do not mark."
-            raise _check.invalid("augment", "no `ReplaceMentions` but for words with tags of a scheme", self, remedy)
+            remedy = "It replaces entities, which are not marked in texts or by tags without a scheme."
+            raise _check.invalid("augment", "`ReplaceMentions` only for words with tags of a scheme", self, remedy)
         words, splits, of_type = self._tensors
         (tags,), [names] = rows.tags, rows.tag_sets
         about = _Tags(names, list(self.mentions), of_type)
 
-        # Segments: entities, and the words outside of them one by one.
+        # Segments are entities and single words outside entities.
         opens = about.opens(tags, before(tags), rows.places == 0)
         start = true_at(opens)
         size = tf.size(rows.words, tf.int64)
         end = tf.concat([start[1:], [size]], axis=0)[: tf.size(start)]
-        kind = about.kind(tf.gather(tags, start))  # -1 where the type has no mentions
+        kind = about.kind(tf.gather(tags, start))  # -1 if the type has no mentions
         first, count = (tf.gather(tf.constant(each), tf.maximum(kind, 0)) for each in about.choices)
         chosen = (kind >= 0) & tf.gather(rows.of_row(active), start)
         chosen &= uniform(tf.gather(rows.draw(seeds, 0), start)) < self.rate
         mention = first + below(tf.gather(rows.draw(seeds, 1), start), count)
 
-        # The words of each segment, out of those of the rows and, after them, those of the mentions.
+        # The words of each segment, from a pool of the rows' words followed by the mentions' words.
         pool = tf.concat([rows.words, words], axis=0)
         begin = tf.where(chosen, size + tf.gather(splits, mention), start)
         length = tf.where(chosen, tf.gather(splits, mention + 1) - tf.gather(splits, mention), end - start)
@@ -158,12 +158,12 @@ class ReplaceMentions(Augmentation):
 
 
 class _Tags:
-    """What the tags of a model say of spans, as arrays by the indices of the tags.
+    """What a model's tags mean for spans, as arrays indexed by tag.
 
     Args:
         names: `TagSet` with a scheme.
         types: list of the types that have mentions.
-        splits: int64 array. Where the mentions of each of these types begin, and where the last ones end.
+        splits: int64 array. The start of the mentions of each of these types, and the end of the last.
     """
 
     def __init__(self, names, types, splits):
@@ -172,14 +172,14 @@ class _Tags:
         pairs = [[_schemes.spans([a, b]) for b in names.names] for a in names.names]
         self._goes_on = np.array([[any(z - a == 2 for _, a, z in found) for found in row] for row in pairs])
         self._kinds = np.array([types.index(kind) if kind in types else -1 for kind in kinds], "int64")
-        # By the type of an entity: the tags of a first, an inner, a last and an only word, and those of two that touch.
+        # By entity type: the tags of a first, an inner, a last and a single word, and those of two adjacent entities.
         written, touching = [], []
         for i, kind in enumerate(kinds):
             first, inner, last = _schemes.tags_of([(kind, 0, 3)], 3, names.scheme) if kind else 3 * ["O"]
             [only] = _schemes.tags_of([(kind, 0, 1)], 1, names.scheme) if kind else ["O"]
             needed = [name for name in (first, inner, last, only) if kind in types and name not in index]
             if needed:
-                remedy = "Make the model with all tags of its types: `data.tag_names` finds them."
+                remedy = "Create the model with all tags of its types: `data.tag_names` finds them."
                 raise _check.invalid("augment", f"a model with the tag {needed[0]!r}", list(names.names), remedy)
             written.append([index.get(name, i) for name in (first, inner, last, only)])
             both = _schemes.tags_of([(kind, 0, 1), (kind, 1, 2)], 2, names.scheme) if kind else 2 * ["O"]
@@ -188,18 +188,18 @@ class _Tags:
         self.choices = splits[:-1], np.diff(splits)
 
     def opens(self, tags, previous, is_first):
-        """Whether a segment begins at each word: an entity, or a word outside."""
+        """Returns whether a segment, an entity or a word outside, begins at each word."""
         return is_first | ~tf.gather_nd(tf.constant(self._goes_on), tf.stack([previous, tags], axis=1))
 
     def kind(self, tags):
         return tf.gather(tf.constant(self._kinds), tags)
 
     def written(self, ends, place, length):
-        """The tag of each word of a new span, by the first and the last tag of the old one."""
+        """Returns the tag of each word of a new span, given the first and last tag of the old one."""
         first, inner, last, only = tf.unstack(tf.gather(tf.constant(self._written), ends[0]), axis=1)
         made = tf.where(place == 0, first, tf.where(place == length - 1, last, inner))
         made = tf.where(length == 1, only, made)
-        # IOB1 and IOE1 mark an entity that touches another of its type, at its first or its last word.
+        # IOB1 and IOE1 mark an entity that is adjacent to another of its type at its first or last word.
         end, begin = tf.unstack(tf.gather(tf.constant(self._touching), ends[0]), axis=1)
         made = tf.where((place == 0) & (ends[0] == begin), begin, made)
         return tf.where((place == length - 1) & (ends[1] == end), end, made)

@@ -1,4 +1,4 @@
-"""Punctuation that is put in, or left out."""
+"""Insertion and removal of punctuation."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,18 +20,18 @@ _MARK = r"\p{P}+"
 @keras.saving.register_keras_serializable("tfxfer")
 @dataclasses.dataclass(frozen=True)
 class Punctuation(Augmentation):
-    """AEDA: puts punctuation marks before random words.
+    """AEDA: inserts punctuation marks before random words.
 
-    There are 1 to `rate * words + 1` of them in a row, all numbers alike likely, each before another word. All words
-    stay, in their order. Among tagged words a mark is a word with the tag `O`, and none stands within an entity.
+    A row gets 1 to `rate * words + 1` marks, all numbers equally likely, each before a different word. All words stay
+    in order. Among tagged words a mark is a word with the tag `O`, and no mark is inserted within an entity.
 
     Args:
-        rate: float in `[0, 1]`. Defaults to 0.3, as published.
-        marks: sequence of strings. Defaults to the paper's six, `. ; ? : ! ,`.
+        rate: float in `[0, 1]`. Limits the number of marks. Defaults to 0.3, as in the paper.
+        marks: sequence of strings. Defaults to the six of the paper, `. ; ? : ! ,`.
         probability: float in `[0, 1]`. The share of rows that are changed. Defaults to 1.
 
     Raises:
-        ValueError: for marks that are no strings or hold white space; in a pipeline, for tags without a scheme.
+        ValueError: if marks are not strings or contain whitespace; in a pipeline, if tags have no scheme.
 
     Example:
 
@@ -49,7 +49,7 @@ class Punctuation(Augmentation):
         self._rate("rate", self.rate)
         marks = tuple(self.marks)
         if not marks or not all(isinstance(mark, str) and mark and not any(map(str.isspace, mark)) for mark in marks):
-            raise _check.invalid("marks", "strings without white space, at least one", self.marks)
+            raise _check.invalid("marks", "strings without whitespace, at least one", self.marks)
         self._set("marks", marks)
 
     def apply(self, rows: WordRows, seeds: Any, active: Any) -> WordRows:
@@ -63,13 +63,13 @@ class Punctuation(Augmentation):
 @keras.saving.register_keras_serializable("tfxfer")
 @dataclasses.dataclass(frozen=True)
 class DropPunctuation(Augmentation):
-    """Leaves out punctuation marks, as people do who type in haste.
+    """Drops punctuation marks, as hasty typing does.
 
-    Marks within a word stay ("3.14", "x-ray"), and so does one of a text that has nothing else. Of tagged words, only
-    marks outside of entities go.
+    Marks within a word stay ("3.14", "x-ray"), and a text that consists of marks keeps one. Among tagged words, only
+    marks outside entities are dropped.
 
     Args:
-        rate: float in `[0, 1]`. The probability for each mark. Defaults to 1, all of them.
+        rate: float in `[0, 1]`. The probability for each mark. Defaults to 1, all marks.
         probability: float in `[0, 1]`. The share of rows that are changed. Defaults to 0.1.
 
     Example:

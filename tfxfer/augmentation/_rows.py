@@ -1,4 +1,4 @@
-"""What augmentations change: the words of rows, and what stands between them."""
+"""The data that augmentations change: the words of rows and the gaps between them."""
 
 import dataclasses
 import functools
@@ -12,20 +12,26 @@ from tfxfer._random import fold, uniform
 from tfxfer.preprocessing import split_words
 from tfxfer.preprocessing._split_words import UNSPACED
 
-# A letter or a digit, and not such as the `'s` that `split_words` splits off.
+# Matches words with a letter or a digit, except a part such as the `'s` that `split_words` splits off.
 _WORD = r"(?s)[\p{L}\p{N}].*|[^'\x{2019}].*[\p{L}\p{N}].*"
 _UNSPACED_WORD = rf"(?s)[{UNSPACED}].*"
-# In these, a word between two entities of one type is all that keeps them apart.
+# In these schemes only a word between two entities of one type separates them.
 _BORDERED = ("IOB1", "IOE1")
 
 
 @dataclasses.dataclass(frozen=True)
 class TagSet:
-    """The tags of a model, which words have by their indices.
+    """The tags of a model; words hold indices into them.
 
     Args:
         names: tuple of strings, in the order of the indices.
-        scheme: string, see `data.read_conll`; `None` for tags that mark no entities.
+        scheme: optional string, see `data.read_conll`; `None` for tags that do not mark entities.
+
+    Example:
+
+    >>> tags = TagSet(("O", "B-LOC", "I-LOC", "B-PER", "I-PER"), "IOB2")
+    >>> tags.types, tags.outside
+    (['LOC', 'PER'], 0)
     """
 
     names: tuple[str, ...]
@@ -38,9 +44,9 @@ class TagSet:
 
     @property
     def outside(self) -> int:
-        """The index of the tag of words that are inserted; raises where there is none."""
+        """The index of the tag of inserted words; raises if there is none."""
         if self.scheme is None or "O" not in self.names:
-            remedy = "Take augmentations that insert no words, such as `Replace`, `Swap` or `Typos`."
+            remedy = "Use augmentations that do not insert words, such as `Replace`, `Swap` or `Typos`."
             expected = "tags with a scheme, whose 'O' is the tag of an inserted word"
             raise _check.invalid("augment", expected, f"tags {self.names} with scheme={self.scheme}", remedy)
         return self.names.index("O")
@@ -53,18 +59,26 @@ class TagSet:
 
 @dataclasses.dataclass(frozen=True)
 class WordRows:
-    """The words of rows, one row after another; what an augmentation takes and gives.
+    """The words of rows, one row after another; the input and output of an augmentation.
 
-    Rows are texts or lists of words. Of texts, `gaps` and `tails` hold what stands between the words, so that `texts`
-    writes them byte for byte as they were. All methods run in a graph and return other rows; nothing is changed.
+    Rows are texts or lists of words. For texts, `gaps` and `tails` hold the strings between the words, so that `texts`
+    restores them byte for byte. All methods run in a graph and return new rows; nothing is changed in place.
 
     Args:
         words: string tensor `(words,)`.
-        splits: int64 tensor `(rows + 1,)`. Where each row begins in `words`, and where the last one ends.
-        gaps: string tensor `(words,)`. What stands before each word; `None` for lists of words.
-        tails: string tensor `(rows,)`. What stands after the last word; `None` for lists of words.
-        tags: tuple of int32 tensors `(words,)`. Indices of the words' tags.
+        splits: int64 tensor `(rows + 1,)`. The index in `words` at which each row begins, and the end of the last row.
+        gaps: string tensor `(words,)`. The string before each word; `None` for lists of words.
+        tails: string tensor `(rows,)`. The string after the last word; `None` for lists of words.
+        tags: tuple of int32 tensors `(words,)`. The indices of the words' tags.
         tag_sets: tuple with a `TagSet` for each of `tags`.
+
+    Example:
+
+    >>> rows = WordRows.from_texts(tf.constant(["Where is it?"]))
+    >>> rows.words.numpy().tolist(), rows.is_word.numpy().tolist()
+    ([b'Where', b'is', b'it', b'?'], [True, True, True, False])
+    >>> rows.keep(rows.is_word).texts().numpy().tolist()
+    [b'Where is it']
     """
 
     words: Any
@@ -78,9 +92,9 @@ class WordRows:
 
     @classmethod
     def from_texts(cls, texts: Any) -> "WordRows":
-        """Splits texts, a string tensor `(rows,)`, as `preprocessing.split_words` does.
+        """Splits `texts`, a string tensor `(rows,)`, like `preprocessing.split_words`.
 
-        A byte that is not valid UTF-8 becomes U+FFFD, as it does in every tokenizer.
+        Bytes that are not valid UTF-8 become U+FFFD, as in every tokenizer.
         """
         points = tf.strings.unicode_decode(texts, "UTF-8", errors="replace")
         found = split_words(texts)
@@ -88,7 +102,7 @@ class WordRows:
         rows = found.starts.value_rowids()
         number = 2 * tf.range(tf.size(rows, tf.int64)) + rows
         begin = tf.gather(limits, rows)
-        # Each row is gap, word, gap, word ... and a tail: the code points at which these end.
+        # Each row is gap, word, gap, word, ..., tail; these are the code points at which they end.
         places = tf.concat([number, number + 1, 2 * splits[1:] + tf.range(tf.size(limits, tf.int64) - 1)], axis=0)
         ends = [begin + tf.cast(found.starts.values, tf.int64), begin + tf.cast(found.ends.values, tf.int64)]
         ends = tf.scatter_nd(places[:, tf.newaxis], tf.concat([*ends, limits[1:]], axis=0), tf.shape(places, tf.int64))
@@ -99,13 +113,13 @@ class WordRows:
 
     @classmethod
     def from_words(cls, words: Any, tags: Any = (), tag_sets: Any = ()) -> "WordRows":
-        """Takes a ragged string tensor `(rows, None)`, and ragged int tensors of the words' tags."""
+        """Takes `words`, a ragged string tensor `(rows, None)`, and ragged int `tags` with their `tag_sets`."""
         indices = tuple(tf.cast(each.values, tf.int32) for each in tags)
         return cls(words.values, tf.cast(words.row_splits, tf.int64), tags=indices, tag_sets=tuple(tag_sets))
 
     @classmethod
     def from_parts(cls, words: Any, gaps: Any, tails: Any) -> "WordRows":
-        """Takes what `parts` gave, or a selection of its rows."""
+        """Inverts `parts`: takes its `words`, `gaps` and `tails`, or a selection of their rows."""
         return cls(words.values, tf.cast(words.row_splits, tf.int64), gaps.values, tails)
 
     def parts(self) -> tuple[Any, Any, Any]:
@@ -118,7 +132,7 @@ class WordRows:
         return tf.strings.join([joined, self.tails])
 
     def ragged(self, values: Any) -> Any:
-        """Returns a tensor with one value a word as a `RaggedTensor` `(rows, None)`."""
+        """Returns `values`, one per word, as a `RaggedTensor` `(rows, None)`."""
         return tf.RaggedTensor.from_row_splits(values, self.splits, validate=False)
 
     # === What rows are made of ===
@@ -132,18 +146,18 @@ class WordRows:
     def rows(self) -> Any:
         """The row of each word, int64 `(words,)`."""
         places = tf.range(tf.size(self.words, tf.int64))[tf.newaxis]
-        # How many rows have ended before a word: fewer operations than `tf.repeat`.
+        # The number of rows that end before a word; this takes fewer operations than `tf.repeat`.
         ended = tf.raw_ops.UpperBound(sorted_inputs=self.splits[tf.newaxis, 1:], values=places, out_type=tf.int64)
         return tf.squeeze(ended, axis=0)
 
     @functools.cached_property
     def places(self) -> Any:
-        """The place of each word in its row, from 0, int64 `(words,)`."""
+        """The index of each word in its row, from 0, int64 `(words,)`."""
         return tf.range(tf.size(self.words, tf.int64)) - tf.gather(self.splits, self.rows)
 
     @functools.cached_property
     def is_word(self) -> Any:
-        """Whether each word has a letter or a digit, bool `(words,)`; a split-off `'s` counts as none."""
+        """Whether each word has a letter or a digit, bool `(words,)`; a split-off `'s` does not count."""
         return tf.strings.regex_full_match(self.words, _WORD)
 
     @functools.cached_property
@@ -153,7 +167,7 @@ class WordRows:
 
     @functools.cached_property
     def is_entity(self) -> Any:
-        """Whether each word belongs to an entity, bool `(words,)`; false for rows without tags."""
+        """Whether each word belongs to an entity, bool `(words,)`; False for rows without tags."""
         found = tf.zeros_like(self.words, tf.bool)
         for tags, names in zip(self.tags, self.tag_sets, strict=True):
             found |= tf.gather(tf.constant(names.is_entity), tf.maximum(tags, 0)) & (tags >= 0)
@@ -161,26 +175,26 @@ class WordRows:
 
     @functools.cached_property
     def is_removable(self) -> Any:
-        """Whether each word can go without changing an entity, bool `(words,)`."""
+        """Whether each word can be removed without changing an entity, bool `(words,)`."""
         if not any(names.scheme in _BORDERED for names in self.tag_sets):
             return ~self.is_entity
         return ~self.is_entity & ~(before(self.is_entity) & (self.places > 0))
 
     @functools.cached_property
     def is_place(self) -> Any:
-        """Whether a word can be inserted before each word: before one that counts, and not within entities."""
+        """Whether a word can be inserted before each word: only before words that count, and not within entities."""
         return self.is_word & ~(self.is_entity & before(self.is_entity) & (self.places > 0))
 
     def total(self, mask: Any) -> Any:
-        """Returns how many words of each row a mask has, int64 `(rows,)`."""
+        """Returns the number of words of each row in `mask`, int64 `(rows,)`."""
         return tf.math.unsorted_segment_sum(tf.cast(mask, tf.int64), self.rows, self.count)
 
     def of_row(self, values: Any) -> Any:
-        """Returns each word's share of values `(rows,)`."""
+        """Returns the value of each word's row, from `values` `(rows,)`."""
         return tf.gather(values, self.rows)
 
     def draw(self, seeds: Any, number: int) -> Any:
-        """Returns a seed for each word, out of seeds of the rows `(rows,)`, the number of the draw, and its place."""
+        """Returns a seed for each word, from the rows' `seeds` `(rows,)`, the draw's `number` and the word's index."""
         return fold(self.of_row(fold(seeds, number)), self.places)
 
     def chosen(self, mask: Any, counts: Any, seeds: Any, number: int) -> Any:
@@ -188,12 +202,12 @@ class WordRows:
 
         Args:
             mask: bool `(words,)`. The words to choose from.
-            counts: int64 `(rows,)`. How many to choose in each row, where there are as many.
+            counts: int64 `(rows,)`. The number of words to choose in each row, or all if there are fewer.
             seeds: int64 `(rows,)`.
             number: int. The number of the draw.
 
         Returns:
-            int64 tensor: the indices of the chosen words, those of a row side by side in random order.
+            int64 tensor: the indices of the chosen words, grouped by row, in random order within each row.
         """
         index = true_at(mask)
         rows = tf.gather(self.rows, index)
@@ -206,10 +220,10 @@ class WordRows:
     # === Changes ===
 
     def keep(self, mask: Any) -> "WordRows":
-        """Returns rows with those words for which a mask is true; a word that goes takes the gap before it along.
+        """Keeps the words for which `mask` is True; a removed word takes the gap before it along.
 
-        Where nothing stood before a word that stays, it gets the gap of those that went before it, so that it does not
-        grow onto another word. What a text begins and ends with stays.
+        If a kept word has an empty gap, it gets the gap of the words removed before it, so that it does not merge with
+        another word. The beginning and the end of a text stay.
         """
         index = true_at(mask)
         kept = tf.concat([[0], tf.cumsum(tf.cast(mask, tf.int64))], axis=0)
@@ -221,7 +235,7 @@ class WordRows:
         )
         if self.gaps is None:
             return made
-        last = tf.maximum(tf.concat([[0], index[:-1]], axis=0)[: tf.size(index)], 0)  # the word before that stays
+        last = tf.maximum(tf.concat([[0], index[:-1]], axis=0)[: tf.size(index)], 0)  # the previous kept word
         own, is_word = tf.gather(self.gaps, index), tf.gather(self.is_word, index)
         bare = (index - last > 1) & tf.equal(own, "") & is_word
         gaps = tf.where(bare, tf.gather(self.gaps, tf.minimum(last + 1, index)), own)
@@ -232,13 +246,13 @@ class WordRows:
         return dataclasses.replace(made, gaps=gaps)
 
     def with_words(self, index: Any, words: Any) -> "WordRows":
-        """Returns rows with other words at some indices `(m,)`."""
+        """Returns rows with new `words` `(m,)` at the indices `index` `(m,)`."""
         return dataclasses.replace(self, words=tf.tensor_scatter_nd_update(self.words, index[:, tf.newaxis], words))
 
     def permuted(self, index: Any, sources: Any) -> "WordRows":
-        """Returns rows with the words of `sources` `(m,)` at `index` `(m,)`; tags that mark no entities go along.
+        """Moves the words of `sources` `(m,)` to `index` `(m,)`; tags that do not mark entities move along.
 
-        Where nothing stands between two words that would grow together, there is a space.
+        A space is inserted between two words that would merge.
         """
         order = tf.range(tf.size(self.words, tf.int64))
         order = tf.tensor_scatter_nd_update(order, index[:, tf.newaxis], sources)
@@ -255,10 +269,10 @@ class WordRows:
         return dataclasses.replace(made, gaps=tf.where(grows, " ", self.gaps))
 
     def insert(self, places: Any, words: Any) -> "WordRows":
-        """Returns rows with further words, each before the word at its place.
+        """Inserts words, each before the word at its place.
 
-        The word before which one goes gets a space, or nothing in a script without spaces; the new word gets its gap.
-        Tags of new words are those outside of entities.
+        A new word takes the gap of the word it precedes, which gets a space, or nothing in a script without spaces. New
+        words have the tag outside entities.
 
         Args:
             places: int64 `(m,)`. Indices of words.
@@ -282,7 +296,7 @@ class WordRows:
         if self.gaps is None:
             return made
         space = tf.where(self.is_unspaced, "", " ")
-        # Where nothing stood between two words, the new one must not grow onto the first.
+        # If the gap was empty, the new word must not merge with the previous one.
         grows = before(self.is_word & ~self.is_unspaced) & (self.places > 0) & tf.equal(self.gaps, "")
         gap = tf.where(tf.gather(grows, target) & is_new, " ", tf.gather(self.gaps, target))
         is_first = tf.concat([[True], target[1:] != target[:-1]], axis=0)[: tf.size(target)]
@@ -290,10 +304,10 @@ class WordRows:
 
 
 def true_at(mask):
-    """Returns the indices at which a mask is true, int64 `(m,)`."""
+    """Returns the indices at which a mask is True, int64 `(m,)`."""
     return tf.squeeze(tf.where(mask), axis=1)
 
 
 def before(values):
-    """Each value's predecessor; false for the first one."""
+    """Returns each value's predecessor; False for the first."""
     return tf.concat([tf.zeros_like(values[:1]), values[:-1]], axis=0)

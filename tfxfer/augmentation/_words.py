@@ -15,19 +15,19 @@ from tfxfer.augmentation._rows import WordRows, true_at
 
 
 def _counts(rows, rate, active):
-    """The number of words of each row that are a share of its words: at least one, as in EDA; none at a rate of 0."""
+    """Returns `rate` times the number of words of each row, at least one as in EDA; 0 if `rate` is 0."""
     share = tf.cast(tf.floor(rate * tf.cast(rows.total(rows.is_word), tf.float64)), tf.int64)
     return tf.where(active, tf.maximum(share, 1 if rate else 0), 0)
 
 
 def without(rows: WordRows, lost: Any, seeds: Any, needed: Any) -> WordRows:
-    """Returns rows without some words; where none of the needed words would be left, one of those lost stays.
+    """Removes words from rows; if no needed word would remain, one of the lost words stays.
 
     Args:
         rows: `WordRows`.
-        lost: bool `(words,)`.
-        seeds: int64 `(words,)`. Decides which one stays.
-        needed: bool `(words,)`. The words of which one has to stay.
+        lost: bool `(words,)`. The words to remove.
+        seeds: int64 `(words,)`. They decide which word stays.
+        needed: bool `(words,)`. The words of which at least one must stay.
     """
     keys = tf.where(lost & needed, uniform(seeds), -1.0)
     last = tf.math.unsorted_segment_max(keys, rows.rows, rows.count)
@@ -41,13 +41,17 @@ def without(rows: WordRows, lost: Any, seeds: Any, needed: Any) -> WordRows:
 class Delete(Augmentation):
     """Deletes each word with some probability.
 
-    Words are those of `preprocessing.split_words` that have a letter or a digit; in scripts without spaces, characters.
-    A word goes with the white space before it, and the rest of the text stays byte for byte. Where all words would go,
-    one of them stays, so that no text becomes empty. Of tagged words, only those outside of entities go.
+    Words are those of `preprocessing.split_words` that contain a letter or a digit; in scripts without spaces,
+    characters. A word is deleted with the whitespace before it, and the rest of the text stays byte for byte. If all
+    words would be deleted, one stays, so that no text becomes empty. Among tagged words, only those outside entities
+    are deleted.
 
     Args:
-        rate: float in `[0, 1]`. The probability for each word. Defaults to 0.1, as published.
+        rate: float in `[0, 1]`. The probability for each word. Defaults to 0.1, as in the paper.
         probability: float in `[0, 1]`. The share of rows that are changed. Defaults to 1.
+
+    Raises:
+        ValueError: if a number is outside `[0, 1]`.
 
     Example:
 
@@ -72,15 +76,18 @@ class Delete(Augmentation):
 @keras.saving.register_keras_serializable("tfxfer")
 @dataclasses.dataclass(frozen=True)
 class Swap(Augmentation):
-    """Exchanges pairs of words that are chosen at random.
+    """Swaps random pairs of words.
 
-    As in EDA there are `max(1, rate * words)` pairs in a row of at least two words; unlike there, no word is in two of
-    them. White space and punctuation stay where they are. Of tagged words, only those outside of entities are
-    exchanged; tags that mark no entities go along with their words.
+    As in EDA, `max(1, rate * words)` pairs are swapped in a row of at least two words; unlike in EDA, no word is in two
+    pairs. Whitespace and punctuation stay in place. Among tagged words, only those outside entities are swapped; tags
+    that do not mark entities move with their words.
 
     Args:
-        rate: float in `[0, 1]`. Pairs for each word. Defaults to 0.1, as published.
+        rate: float in `[0, 1]`. The number of pairs per word. Defaults to 0.1, as in the paper.
         probability: float in `[0, 1]`. The share of rows that are changed. Defaults to 1.
+
+    Raises:
+        ValueError: if a number is outside `[0, 1]`.
 
     Example:
 
@@ -99,7 +106,7 @@ class Swap(Augmentation):
     def apply(self, rows: WordRows, seeds: Any, active: Any) -> WordRows:
         mask = rows.is_word & ~rows.is_entity & rows.of_row(active)
         pairs = tf.minimum(_counts(rows, self.rate, active), rows.total(mask) // 2)
-        # An even number in each row, those of a row side by side.
+        # An even number per row, with the words of a row next to each other.
         index = rows.chosen(mask, 2 * pairs, seeds, 0)
         partners = tf.reshape(tf.reverse(tf.reshape(index, (-1, 2)), axis=[1]), (-1,))
         return rows.permuted(index, partners)
@@ -108,17 +115,20 @@ class Swap(Augmentation):
 @keras.saving.register_keras_serializable("tfxfer")
 @dataclasses.dataclass(frozen=True)
 class Replace(Augmentation):
-    """Replaces words by similar ones out of a table.
+    """Replaces words by similar words from a table.
 
-    As in EDA, `max(1, rate * words)` of the words that the table has are replaced. A candidate is written in capitals,
-    or with a capital, where the word was. Tags stay.
+    As in EDA, `max(1, rate * words)` of the words in the table are replaced. A candidate takes the case of the word:
+    all capitals or an initial capital. Tags stay.
 
     Args:
         candidates: `Candidates`, or a dict of word to a list of words.
-        rate: float in `[0, 1]`. The share of the words. Defaults to 0.1, as published.
-        entities: bool. Whether tagged words within entities are replaced as well. Defaults to `False`: a similar name
-            may be of another type.
+        rate: float in `[0, 1]`. The share of the words. Defaults to 0.1, as in the paper.
+        entities: bool. Whether words within tagged entities are also replaced. Defaults to `False`, because a similar
+            name can have another type.
         probability: float in `[0, 1]`. The share of rows that are changed. Defaults to 1.
+
+    Raises:
+        ValueError: if a number is outside `[0, 1]`, or `candidates` are not words.
 
     Example:
 
@@ -151,19 +161,19 @@ class Replace(Augmentation):
 @keras.saving.register_keras_serializable("tfxfer")
 @dataclasses.dataclass(frozen=True)
 class Insert(Augmentation):
-    """Inserts words that are similar to some of the row's, at random places.
+    """Inserts words similar to some of the row's at random positions.
 
-    As in EDA, `max(1, rate * words)` times a candidate of a random word goes before another random word. Of tagged
-    words, only those outside of entities lend their candidates; none is inserted within an entity or between two that
-    touch, and its tag is `O`.
+    As in EDA, a candidate of a random word is inserted before another random word, `max(1, rate * words)` times. Among
+    tagged words, only those outside entities provide candidates. No word is inserted within an entity or between two
+    adjacent entities, and inserted words have the tag `O`.
 
     Args:
         candidates: `Candidates`, or a dict of word to a list of words.
-        rate: float in `[0, 1]`. The share of the words. Defaults to 0.1, as published.
+        rate: float in `[0, 1]`. The share of the words. Defaults to 0.1, as in the paper.
         probability: float in `[0, 1]`. The share of rows that are changed. Defaults to 1.
 
     Raises:
-        ValueError: in a pipeline, for tags without a scheme, where no tag is known for a new word.
+        ValueError: in a pipeline, if tags have no scheme, because a new word's tag is then unknown.
 
     Example:
 
@@ -202,7 +212,7 @@ class Insert(Augmentation):
 
 
 def like(words: Any, models: Any) -> Any:
-    """Returns words in capitals, or with a capital, where their models are; others as they are."""
+    """Returns words with the case of their models: all capitals, an initial capital, or unchanged."""
     upper, lower = (change(models, encoding="utf-8") for change in (tf.strings.upper, tf.strings.lower))
     zeros, ones = tf.zeros(tf.shape(models), tf.int32), tf.ones(tf.shape(models), tf.int32)
     first = (tf.strings.substr(each, zeros, ones, unit="UTF8_CHAR") for each in (models, lower))
@@ -213,28 +223,31 @@ def like(words: Any, models: Any) -> Any:
 
 
 def capitalized(words: Any) -> Any:
-    """Returns words with a capital, the rest as it is."""
+    """Returns words with an initial capital and the rest unchanged."""
     one = tf.minimum(tf.strings.length(words, unit="UTF8_CHAR"), 1)
     first = tf.strings.substr(words, tf.zeros_like(one), one, unit="UTF8_CHAR")
     rest = tf.strings.substr(words, one, tf.fill(tf.shape(one), LONG), unit="UTF8_CHAR")
     return tf.strings.join([tf.strings.upper(first, encoding="utf-8"), rest])
 
 
-LONG = 2**30  # more than a word has letters
+LONG = 2**30  # longer than any word
 
 
 @keras.saving.register_keras_serializable("tfxfer")
 @dataclasses.dataclass(frozen=True)
 class EasyData(Augmentation):
-    """EDA: one of replacement, insertion, swap and deletion for each row.
+    """EDA: applies one of replacement, insertion, swap and deletion to each row.
 
     Args:
-        candidates: `Candidates`, or a dict of word to a list of words; the paper's are WordNet's
-            (`Candidates.from_wordnet`). Without them there are swaps and deletions alone.
-        rate: float in `[0, 1]`. The share of the words that change. Defaults to 0.1; the paper takes 0.05 for 500 rows
-            and fewer, and 0.1 for more.
+        candidates: `Candidates`, or a dict of word to a list of words; the paper uses WordNet's
+            (`Candidates.from_wordnet`). Without candidates, only swaps and deletions are applied.
+        rate: float in `[0, 1]`. The share of the words that change. Defaults to 0.1; the paper uses 0.05 for up to 500
+            rows and 0.1 for more.
         probability: float in `[0, 1]`. The share of rows that are changed. Defaults to 0.8: the paper trains on four
-            changed texts for each one as it is (and on 16 of 500 rows and fewer: 0.94).
+            changed texts for each original (16 for up to 500 rows: 0.94).
+
+    Raises:
+        ValueError: if a number is outside `[0, 1]`, or `candidates` are not words.
 
     Example:
 

@@ -1,7 +1,7 @@
-"""Pretrained encoders of many families in one form, with all that belongs to them.
+"""Pretrained encoders of many families with one interface.
 
-`load` resolves a preset to a `Pretrained`: the `Backbone`, the preprocessor, an `EmbeddingSpec`, and a `HeadSpec` where
-a classifier was trained. `presets` lists what can be loaded.
+`load` turns a preset into a `Pretrained`: the `Backbone`, the preprocessor, an `EmbeddingSpec`, and a `HeadSpec` if the
+checkpoint includes a trained classifier. `presets` lists what can be loaded.
 """
 
 from tfxfer.backbones._backbone import Backbone

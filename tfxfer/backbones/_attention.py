@@ -1,4 +1,4 @@
-"""Attention of many kinds, between tokens without padding."""
+"""Attention layers over unpadded tokens."""
 
 import math
 
@@ -9,37 +9,39 @@ from tfxfer.backbones._parts import dense, norm
 from tfxfer.backbones._positions import rotate
 from tfxfer.backbones._unpadding import pad, unpad
 
-# Tokens from which on cuDNN's kernel is the faster one: it works in tiles of 64 queries by 128 keys, however short the
-# rows are. On an H100, in bfloat16 with heads of 32, it takes 3.4 times as long as XLA's operations at 16 tokens, 1.9
-# times at 32, and 0.4 times at 128 (`benchmarks/gpu.py`).
+# The length in tokens from which cuDNN's kernel is faster. It works in tiles of 64 queries by 128 keys, however short
+# the rows are. On an H100, in bfloat16 with heads of 32, it takes 3.4 times as long as XLA's operations at 16 tokens,
+# 1.9 times at 32, and 0.4 times at 128 (`benchmarks/gpu.py`).
 _LONG = 64
 
 
 class Attention(keras.layers.Layer):
     """Self-attention: `output_dense(softmax(query key^T * scale + bias) value)`.
 
-    Its dense layers are plain matrix products over the real tokens, which TensorFlow joins with bias and activation
-    into one kernel each. Only scores and the weighted sum see padded rows. Where the backend has a fused kernel (JAX),
-    both go through `keras.ops.dot_product_attention`, except in training with dropout on the probabilities.
+    The dense layers are plain matrix products over the real tokens; TensorFlow fuses each with its bias and activation
+    into one kernel. Only the scores and the weighted sum use padded rows. If the backend has a fused kernel (JAX), both
+    run through `keras.ops.dot_product_attention`, except in training with dropout on the probabilities.
 
     Args:
-        hidden_dim: int. Size of input and output.
-        num_heads: int. Heads of the queries.
+        hidden_dim: int. Size of the input and the output.
+        num_heads: int. Number of query heads.
         head_dim: int. Size of a head. Defaults to `hidden_dim / num_heads`.
-        num_key_value_heads: int. Heads of keys and values, a divisor of `num_heads`: each serves as many query heads
-            (Ainslie et al., 2023, https://arxiv.org/abs/2305.13245). Defaults to `num_heads`.
+        num_key_value_heads: int. Number of key and value heads, a divisor of `num_heads`: each serves
+            `num_heads / num_key_value_heads` query heads (Ainslie et al., 2023, https://arxiv.org/abs/2305.13245).
+            Defaults to `num_heads`.
         use_bias: bool. Whether query, key and value have a bias.
-        output_bias: bool. Whether the output has one. Defaults to `use_bias`.
+        output_bias: bool. Whether the output has a bias. Defaults to `use_bias`.
         scale: float. Factor on the scores. Defaults to `head_dim ** -0.5`.
-        head_norm_epsilon: float. With it, an RMS norm goes over each head's query and key. Defaults to none.
-        dropout: float. Rate on the attention probabilities.
+        head_norm_epsilon: float. If given, an RMS norm with this epsilon is applied to each head's query and key.
+            Defaults to `None`: no norm.
+        dropout: float. Dropout rate on the attention probabilities.
 
     Call arguments:
         inputs: float tensor `(real tokens, hidden_dim)`.
-        layout: what `TokenLayout` returned, and the padding mask.
+        layout: the output of `TokenLayout`, followed by the padding mask.
         bias: float tensor that broadcasts to `(batch, heads, length, length)`; see `AttentionBias`.
-        rotary: what `Rotary` returned, for rotary positions.
-        training: bool. Whether dropout is on.
+        rotary: the output of `Rotary`, for rotary positions.
+        training: bool. Whether dropout is active.
 
     Returns:
         A tensor of the shape of `inputs`.
@@ -80,7 +82,7 @@ class Attention(keras.layers.Layer):
         self.dropout = keras.layers.Dropout(dropout, dtype=policy, name="dropout")
 
     def build(self, *shapes, **named_shapes):
-        """Builds the layers, which know their sizes."""
+        """Builds the layers; their sizes are known."""
         for layer in (self.query, self.key, self.value):
             layer.build((None, self.hidden_dim))
         self.output_dense.build((None, self.num_heads * self.head_dim))
@@ -90,7 +92,7 @@ class Attention(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, layout, bias, rotary=None, training=None):
-        """Attends; see the call arguments of the class."""
+        """Computes attention; see the call arguments of the class."""
         query = self._heads(self.query(inputs), self.query_norm, rotary)
         key = self._heads(self.key(inputs), self.key_norm, rotary)
         query, key, value = (pad(x, layout, training) for x in (query, key, self.value(inputs)))
@@ -102,7 +104,7 @@ class Attention(keras.layers.Layer):
         return keras.KerasTensor(inputs.shape, self.compute_dtype)
 
     def _heads(self, x, norm, rotary):
-        """Norms and rotates each head of `(real tokens, heads * head_dim)`."""
+        """Normalizes and rotates each head of `(real tokens, heads * head_dim)`."""
         if norm is None and rotary is None:
             return x
         width = x.shape[-1]
@@ -112,23 +114,23 @@ class Attention(keras.layers.Layer):
         return ops.reshape(x, (-1, width))
 
     def _is_fused(self, training):
-        # TensorFlow has no such kernel, and the fused ones have no dropout.
+        # TensorFlow has no fused kernel, and the fused kernels have no dropout.
         return keras.config.backend() != "tensorflow" and not (training and self.dropout.rate)
 
     def _attend_fused(self, query, key, value, bias, training):
         batch, length = ops.shape(query)[:2]
         query, key, value = (ops.reshape(x, (batch, length, -1, self.head_dim)) for x in (query, key, value))
-        # cuDNN's kernel takes a bias for each pair of query and key; Keras goes without the kernel for a row of biases.
-        # Its gradients are for even lengths.
+        # cuDNN's kernel takes one bias per pair of query and key; with one bias per row, Keras does not use the kernel.
+        # Its gradients require even lengths.
         is_long = length >= _LONG and length % 2 == 0
         if is_long:
             bias = ops.broadcast_to(bias, (*ops.shape(bias)[:2], length, length))
-        flash = None if is_long else False  # where it is long, Keras finds out whether there is a kernel
+        flash = None if is_long else False  # for long rows, Keras detects whether there is a kernel
         context = ops.dot_product_attention(query, key, value, bias=bias, scale=self.scale, flash_attention=flash)
         return ops.reshape(context, (batch, length, self.num_heads * self.head_dim))
 
     def _attend(self, query, key, value, bias, training):
-        """Attends within padded rows: `(batch, length, heads * head_dim)` each."""
+        """Computes attention within padded rows; each input is `(batch, length, heads * head_dim)`."""
         batch, length = ops.shape(query)[:2]
         heads, size, shared = self.num_key_value_heads, self.head_dim, self.num_heads // self.num_key_value_heads
 
@@ -140,7 +142,7 @@ class Attention(keras.layers.Layer):
             split(key, heads, (0, 2, 3, 1)),
             split(value, heads),
         )
-        if shared > 1:  # the query heads that share a key head follow one another: one long query
+        if shared > 1:  # query heads that share a key head are adjacent: treat them as one long query
             query = ops.reshape(query, (batch, heads, shared * length, size))
         scores = ops.matmul(query, key)
         if shared > 1:
@@ -157,12 +159,12 @@ class Attention(keras.layers.Layer):
 class DisentangledAttention(Attention):
     """DeBERTa's attention: content to content, content to position, position to content.
 
-    The distances that a batch has, `2 * length - 1`, are projected once a block, and their scores are shifted into
-    place without a gather.
+    The `2 * length - 1` distances of a batch are projected once per block, and their scores are shifted into place
+    without a gather.
 
     Args:
-        position_dropout: float. Rate on the vectors of the relative positions.
-        **kwargs: as `Attention` has them.
+        position_dropout: float. Dropout rate on the relative position vectors.
+        **kwargs: arguments of `Attention`.
 
     Call arguments:
         relative: float tensor `(2 * length - 1, hidden_dim)`; see `RelativePositions`.
@@ -171,7 +173,7 @@ class DisentangledAttention(Attention):
     """
 
     def __init__(self, hidden_dim, num_heads, *, position_dropout=0.0, **kwargs):
-        # Three kinds of scores are added up.
+        # Three kinds of scores are summed.
         super().__init__(hidden_dim, num_heads, scale=1.0 / math.sqrt(3 * hidden_dim / num_heads), **kwargs)
         self.position_dropout = keras.layers.Dropout(position_dropout, dtype=self.dtype_policy, name="position_dropout")
 
@@ -186,7 +188,7 @@ class DisentangledAttention(Attention):
         relative_key = ops.reshape(self.key(relative), (-1, self.num_heads, self.head_dim))
         relative_query = ops.reshape(self.query(relative), (-1, self.num_heads, self.head_dim))
         scores = ops.einsum("bqhd,bkhd->bhqk", query, key)
-        # Content to position: row q at distance q - k. Position to content: row k, the distances the other way round.
+        # Content to position: row q at distance q - k. Position to content: row k, the distances in reverse.
         scores += _shift(ops.einsum("bqhd,rhd->bhqr", query, relative_key))
         relative_query = ops.flip(relative_query, axis=0)
         scores += ops.swapaxes(_shift(ops.einsum("bkhd,rhd->bhkr", key, relative_query)), 2, 3)
@@ -198,10 +200,10 @@ class DisentangledAttention(Attention):
 
 
 def _shift(scores):
-    """Takes from row i of `(..., n, 2 n - 1)` the n entries from n - 1 - i on: `(..., n, n)`.
+    """Takes the n entries from n - 1 - i on from row i of `(..., n, 2 n - 1)`: `(..., n, n)`.
 
-    With one column more, row i begins at 2 n i in memory, and its entries at (2 n - 1) i + n - 1: a reshape of what
-    begins at n - 1 has them in columns.
+    With one extra column, row i begins at offset 2 n i in memory and its entries at (2 n - 1) i + n - 1. A reshape that
+    starts at offset n - 1 therefore aligns them in columns.
     """
     batch, heads, length = ops.shape(scores)[:3]
     width = 2 * length - 1

@@ -1,4 +1,4 @@
-"""The one form of all encoders."""
+"""The common interface of all encoders."""
 
 import contextlib
 import contextvars
@@ -18,13 +18,13 @@ SIZES = ("vocabulary_size", "num_layers", "num_heads", "hidden_dim", "intermedia
 RATES = ("dropout", "attention_dropout", "embeddings_dropout")
 
 
-# The dtype policy that encoders are read with; Keras's files have no argument for one.
+# The dtype policy that encoders are loaded with; Keras's file format has no argument for one.
 _RECAST: contextvars.ContextVar[Any] = contextvars.ContextVar("recast", default=None)
 
 
 @contextlib.contextmanager
 def recast(dtype):
-    """Encoders that are made from a config within get this dtype policy instead of theirs; `None` leaves them."""
+    """Gives this dtype policy to encoders created from a config in this context; `None` keeps their own."""
     token = _RECAST.set(dtype)
     try:
         yield
@@ -33,7 +33,7 @@ def recast(dtype):
 
 
 def recast_to():
-    """Returns the dtype policy that `recast` gives to encoders, or `None`."""
+    """Returns the dtype policy set by `recast`, or `None`."""
     return _RECAST.get()
 
 
@@ -43,9 +43,9 @@ class Parts:
 
     Args:
         embeddings: `Embeddings`.
-        position_ids: layer from padding mask and token ids to position ids, or `None`.
+        position_ids: layer that maps padding mask and token ids to position ids, or `None`.
         shared: dict of layers that are computed once for all blocks; see `_positions`.
-        groups: list of the blocks by layer group, a list each.
+        groups: list of layer groups, each a list of blocks.
         final_norm: the norm after the last block, or `None`.
     """
 
@@ -56,7 +56,7 @@ class Parts:
     final_norm: Any
 
     def build(self):
-        """Builds all layers; each knows its sizes."""
+        """Builds all layers; their sizes are known."""
         self.embeddings.build()
         for layer in [*self.shared.values(), *(block for group in self.groups for block in group)]:
             layer.build()
@@ -65,13 +65,13 @@ class Parts:
 
 
 def make_parts(family, arguments, dtype=None):
-    """Returns the unbuilt `Parts` of an encoder; arguments as `complete` returns them."""
+    """Returns the unbuilt `Parts` of an encoder, for arguments as returned by `complete`."""
     a = types.SimpleNamespace(**arguments, dtype=dtype)
     return Parts(family.embeddings(a), family.position_ids(a), family.shared(a), family.groups(a), family.final_norm(a))
 
 
 def complete(family, given):
-    """Returns the arguments of an encoder, checked and with their defaults.
+    """Validates the arguments of an encoder and fills in their defaults.
 
     Args:
         family: `Family`.
@@ -92,7 +92,7 @@ def complete(family, given):
     for name, value in given.items():
         if name not in defaults:
             options = ", ".join(defaults)
-            raise _check.invalid(name, f"no such argument for the family {family.name!r}", value, f"It has {options}.")
+            raise _check.invalid(name, f"an argument of the family {family.name!r}", value, f"It has {options}.")
     found: dict[str, Any] = {}
     for name, default in defaults.items():
         value = given.get(name)
@@ -115,42 +115,43 @@ def complete(family, given):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class Backbone(_groups.LayerGroups, keras.Model):
-    """A transformer encoder of any family: ids in, one vector a token out.
+    """A transformer encoder of any family: token ids in, one vector per token out.
 
-    A functional model of this package's own layers. Inputs are a dict of int32 tensors `(batch, length)`: `token_ids`,
-    `padding_mask` (1 at real tokens), and `segment_ids` where `has_segment_ids`. The output is the tensor `(batch,
-    length, hidden_dim)` of the last layer. The pooler of some families is left out: nothing here has weights without a
-    gradient.
+    A functional model built from this package's own layers. Inputs are a dict of int32 tensors `(batch, length)`:
+    `token_ids`, `padding_mask` (1 at real tokens), and `segment_ids` if `has_segment_ids`. The output is the tensor
+    `(batch, length, hidden_dim)` of the last layer. Poolers, which some families have, are left out, so every weight
+    has a gradient.
 
-    A token's position is the number of real tokens before it, so that neither the amount nor the side of the padding
-    changes the output at real tokens. The output at padding is finite and has no meaning.
+    A token's position is the number of real tokens before it. Neither the amount nor the side of the padding changes
+    the output at real tokens. The output at padding is finite and meaningless.
 
     Args:
         family: string, a key of `families.FAMILIES`: `"bert"`, `"roberta"`, `"modernbert"`, ...
         vocabulary_size: int. Rows of the token embedding.
-        num_layers: int. Transformer blocks that a token goes through.
-        num_heads: int. Attention heads.
+        num_layers: int. Number of transformer blocks that a token passes through.
+        num_heads: int. Number of attention heads.
         hidden_dim: int. Size of a token's vector.
         intermediate_dim: int. Size of the feed-forward layer.
-        max_sequence_length: int. Rows of the position table; for families without one, the length they were made for
-            (longer input is allowed).
-        activation: string, of the feed-forward layer: `"gelu"` (exact, erf), `"gelu_approximate"` (tanh), `"relu"` or
-            `"silu"`. Defaults to the family's.
-        layer_norm_epsilon: float. Defaults to the family's.
-        dropout: float. Rate after attention and feed-forward layer, and after the embeddings. Defaults to 0.1.
-        attention_dropout: float. Rate on the attention probabilities. Defaults to `dropout`.
-        embeddings_dropout: float. Rate after the embeddings. Defaults to `dropout`.
-        **options: what only some families have; see the `options` of the family's file.
-        frozen: names of layers, and paths of weights, that do not train.
-        frozen_dropout: bool. Whether frozen layers keep their dropout, as Keras's do. Off by default: a frozen layer is
-            a fixed function.
-        lora: dict of the arguments of `enable_lora`, for adapters from the beginning.
-        quantization: dict of what `quantize` did, as `get_config` gives it.
-        dtype: dtype policy. Defaults to Keras's global one.
+        max_sequence_length: int. Rows of the position table. For families without a table, the length they were
+            designed for (longer input is allowed).
+        activation: string. Activation of the feed-forward layer: `"gelu"` (exact, erf), `"gelu_approximate"` (tanh),
+            `"relu"` or `"silu"`. Defaults to the family's.
+        layer_norm_epsilon: float. Epsilon of the norms. Defaults to the family's.
+        dropout: float. Dropout rate after attention, after the feed-forward layer, and after the embeddings. Defaults
+            to 0.1.
+        attention_dropout: float. Dropout rate on the attention probabilities. Defaults to `dropout`.
+        embeddings_dropout: float. Dropout rate after the embeddings. Defaults to `dropout`.
+        **options: arguments that only some families have; see the `options` of the family's module.
+        frozen: names of layers, and paths of weights, to freeze.
+        frozen_dropout: bool. Whether frozen layers keep their dropout, as in Keras. Defaults to `False`: a frozen layer
+            is a fixed function.
+        lora: dict of arguments of `enable_lora`, to create the backbone with adapters.
+        quantization: dict that describes quantized layers, as in `get_config`.
+        dtype: dtype policy. Defaults to Keras's global policy.
         name: string.
 
     Attributes:
-        arguments: dict of family-specific and common arguments, defaults filled in.
+        arguments: dict of the family-specific and common arguments, with defaults filled in.
         parts: `Parts`. The layers: `embeddings`, `shared`, `groups` of `TransformerBlock`s, `final_norm`.
 
     Raises:
@@ -167,7 +168,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
     backbone({"token_ids": ids, "padding_mask": ids, "segment_ids": 0 * ids}).shape  # (1, 5, 8)
     ```
 
-    Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805, and the papers named in the families' files.
+    Reference: Devlin et al., 2019, https://arxiv.org/abs/1810.04805, and the papers cited in the families' modules.
     """
 
     def __init__(
@@ -195,7 +196,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
         inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in names}
         cuts, states, outputs = _connect(parts, inputs, arguments["num_layers"])
         super().__init__(inputs=inputs, outputs=outputs, name=name, trainable=trainable)
-        # Hidden from Keras, which would look for weights in a list.
+        # Hidden from Keras, which searches lists for weights.
         self._hidden = lambda: (parts, cuts, states)
         self.dtype_policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
 
@@ -215,26 +216,27 @@ class Backbone(_groups.LayerGroups, keras.Model):
 
     @property
     def parts(self) -> Any:
-        """`Parts`. The layers of the encoder."""
+        """`Parts`: the layers of the encoder."""
         return self._hidden()[0]
 
     @property
     def pooling(self) -> str:
-        """How the family's sentence vectors are pooled where a checkpoint does not say."""
+        """The family's pooling mode for sentence vectors, used if a checkpoint does not specify one."""
         return FAMILIES[self.family].pooling
 
     @property
     def has_position_table(self) -> bool:
-        """Whether a table of positions bounds the length."""
+        """Whether a position table limits the sequence length."""
         return FAMILIES[self.family].has_position_table
 
     def layer_groups(self) -> dict[str, list]:
-        """Returns the layers from the input upwards: the unit of freezing and of learning rates by layer.
+        """Returns the layers by group, from the input upwards. Groups are the unit of freezing and of learning rates.
 
         Returns:
-            A dict in order: `"embeddings"`, `"block_0"`, `"block_1"`, ... to lists of layers. Each weight is in exactly
-            one group. Blocks that share weights (ALBERT) are one group; a norm after the last block (GPT-2) is in that
-            block's group; relative positions that all blocks share (DeBERTa, T5, MPNet) are in `"embeddings"`.
+            An ordered dict that maps `"embeddings"`, `"block_0"`, `"block_1"`, ... to lists of layers. Each weight is
+            in exactly one group. Blocks that share weights (ALBERT) form one group. A norm after the last block (GPT-2)
+            belongs to that block's group. Relative positions shared by all blocks (DeBERTa, T5, MPNet) belong to
+            `"embeddings"`.
         """
         parts = self.parts
         below = [parts.embeddings, *(layer for layer in parts.shared.values() if layer.weights)]
@@ -244,34 +246,34 @@ class Backbone(_groups.LayerGroups, keras.Model):
         return groups
 
     def blocks(self) -> list[tuple[Any, int, int]]:
-        """Returns the transformer blocks from the input upwards, as `(layer, group, number in the group)`."""
+        """Returns the transformer blocks from the input upwards, as `(layer, group, index within the group)`."""
         return [(block, i, j) for i, group in enumerate(self.parts.groups) for j, block in enumerate(group)]
 
     def split(self, number: int, states: Sequence[int] | None = None) -> tuple[keras.Model, keras.Model]:
         """Cuts the backbone before one of its groups of blocks, or after the last one.
 
         Args:
-            number: int. The group that the upper part begins with: 0 leaves the embeddings alone below, the number of
-                groups all blocks.
-            states: optional sequence of ints in rising order. The layers, numbered as `hidden_states` numbers them,
-                whose states the upper part gives instead of this backbone's output.
+            number: int. The group at which the upper part begins: 0 leaves only the embeddings below, the number of
+                groups puts all blocks below.
+            states: optional sequence of ints in ascending order. Layers, numbered as in `hidden_states`, whose states
+                the upper part returns instead of this backbone's output.
 
         Returns:
             (below, above): two functional models on this backbone's own layers. `below` takes this backbone's inputs
-            and gives the states before the group; `above` takes the list of these states and the padding mask, and
-            gives this backbone's output. States are `(real tokens, hidden_dim)` in the order of rows and tokens;
-            `(batch * length, hidden_dim)` where the backend does not leave padding out.
+            and returns the states before the group. `above` takes the list of these states and the padding mask, and
+            returns this backbone's output. States are `(real tokens, hidden_dim)`, ordered by row and token, or
+            `(batch * length, hidden_dim)` if the backend does not unpad.
 
-            With `states`, `below` gives `(real tokens, k * hidden_dim)`: the states of those layers that lie below the
-            cut, one after another, then those before the group. `above` gives a list of tensors `(batch, length,
-            hidden_dim)`, one for each of `states`.
+            With `states`, `below` returns `(real tokens, k * hidden_dim)`: the states of the given layers below the
+            cut, concatenated, followed by the states before the group. `above` returns a list of tensors `(batch,
+            length, hidden_dim)`, one for each of `states`.
 
         Raises:
-            ValueError: if there is no such group or layer.
+            ValueError: if the group or a layer does not exist.
         """
         _, cuts, hidden = self._hidden()
         if _check.integer("number", number, minimum=0) >= len(cuts):
-            raise _check.invalid("number", f"an int < {len(cuts)}, the groups of blocks and one more", number)
+            raise _check.invalid("number", f"an int < {len(cuts)}, the number of groups of blocks plus one", number)
         mask = self.input["padding_mask"]
         if states is None:
             below = keras.Model(self.input, cuts[number], name="below")
@@ -283,26 +285,26 @@ class Backbone(_groups.LayerGroups, keras.Model):
         def padded(state):
             return padding(state, layout)
 
-        # The last layer's states come after the final norm, which the upper part has.
+        # The last layer's states come after the final norm, which is in the upper part.
         upper = [self.output if i == len(hidden) - 1 else padded(hidden[i]) for i in states if i >= place]
         kept = [hidden[i] for i in states if i < place]
         return _split.models(self.input, kept, cuts[number], mask, upper, padded)
 
     def hidden_states(self, layers: Sequence[int] | None = None) -> keras.Model:
-        """Returns a functional model on this backbone's own layers that gives the states of its layers.
+        """Returns a functional model on this backbone's own layers that outputs the states of its layers.
 
-        While this backbone is frozen as a whole, no gradient goes through the model.
+        While the whole backbone is frozen, no gradient flows through the model.
 
         Args:
-            layers: optional sequence of ints in rising order: the layers to give. Defaults to all.
+            layers: optional sequence of ints in ascending order: the layers to output. Defaults to all.
 
         Returns:
             A `keras.Model` from this backbone's inputs to a list of `num_layers + 1` tensors `(batch, length,
-            hidden_dim)`, or of those that `layers` chooses: 0 is the embeddings, then comes each block's output. The
-            last one is this backbone's output, after the final norm.
+            hidden_dim)`, or only those selected by `layers`: 0 is the embeddings, followed by each block's output. The
+            last tensor is this backbone's output, after the final norm.
 
         Raises:
-            ValueError: if there is no such layer.
+            ValueError: if a layer does not exist.
         """
         _, _, states = self._hidden()
         layout = (*self.get_layer("layout").output, self.input["padding_mask"])
@@ -318,19 +320,31 @@ class Backbone(_groups.LayerGroups, keras.Model):
         return self.parts.embeddings.token_embedding
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Encodes a dict of ids; see the inputs in the class."""
+        """Encodes a dict of ids.
+
+        Args:
+            inputs: dict of int32 tensors `(batch, length)`; see the class.
+            training: bool. Whether dropout is active, in layers that train or keep their dropout.
+            mask: passed to `keras.Model.call`; padding is read from `padding_mask`.
+
+        Returns:
+            A tensor `(batch, length, hidden_dim)`.
+
+        Raises:
+            ValueError: if the static length exceeds the position table.
+        """
         length = inputs["token_ids"].shape[1] if isinstance(inputs, dict) and "token_ids" in inputs else None
         if self.has_position_table and isinstance(length, int) and length > self.max_sequence_length:
             raise _check.invalid(
                 "token_ids",
                 f"at most max_sequence_length={self.max_sequence_length} tokens",
                 (None, length),
-                "Give the preprocessor a smaller sequence_length",
+                "Use a smaller sequence_length in the preprocessor",
             )
         return _split.stopped(self, super().call(inputs, training=training, mask=mask))
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments, with what is frozen, adapted and quantized, as JSON holds them."""
+        """Returns the arguments and the frozen, LoRA and quantization state, as JSON-serializable values."""
         return {
             "family": self.family,
             **self.arguments,
@@ -345,7 +359,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
-        """Makes a backbone from what `get_config` returned, in the dtype policy that `recast` gives."""
+        """Creates a backbone from the output of `get_config`, in the dtype policy set by `recast`."""
         config = {**config, "dtype": _RECAST.get() or config.get("dtype")}
         if isinstance(config.get("dtype"), dict):
             config["dtype"] = keras.dtype_policies.get(config["dtype"])
@@ -353,11 +367,11 @@ class Backbone(_groups.LayerGroups, keras.Model):
 
 
 def _connect(parts, inputs, num_layers):
-    """Puts the layers together: the functional graph from ids to the last layer's output.
+    """Connects the layers into the functional graph from ids to the last layer's output.
 
     Returns:
-        (cuts, states, output): the tensors that the groups of blocks begin with and that after the last one, those
-        before and after every block, and that of the last layer.
+        (cuts, states, output): the input tensors of the groups of blocks and the tensor after the last group; the
+        tensors before and after every block; the output tensor of the last layer.
     """
     mask = inputs["padding_mask"]
     layout = (*_unpadding.TokenLayout(name="layout")(mask), mask)

@@ -1,4 +1,4 @@
-"""The transformer block, put together from parts."""
+"""The transformer block, assembled from parts."""
 
 import keras
 from keras import ops
@@ -10,23 +10,23 @@ ORDERS = ("post", "pre", "sandwich")
 
 
 class FeedForward(keras.layers.Layer):
-    """The feed-forward part: `output_dense(activation(intermediate(x)))`, or gated.
+    """The feed-forward part: `output_dense(activation(intermediate(x)))`, or a gated variant.
 
-    With a gate it is `output_dense(intermediate(x) * activation(gate(x)))` (Shazeer, 2020,
+    With a gate, `output_dense(intermediate(x) * activation(gate(x)))` (Shazeer, 2020,
     https://arxiv.org/abs/2002.05202).
 
     Args:
-        hidden_dim: int. Size of input and output.
+        hidden_dim: int. Size of the input and the output.
         intermediate_dim: int. Size between the two dense layers.
         activation: string, one of `_parts.ACTIVATIONS`.
-        gated: bool.
+        gated: bool. Whether there is a gate.
         use_bias: bool. Whether the layers before the activation have a bias.
-        output_bias: bool. Whether the output has one. Defaults to `use_bias`.
-        dropout: float. Rate before the output.
+        output_bias: bool. Whether the output layer has a bias. Defaults to `use_bias`.
+        dropout: float. Dropout rate before the output layer.
 
     Call arguments:
         inputs: float tensor `(real tokens, hidden_dim)`.
-        training: bool. Whether dropout is on.
+        training: bool. Whether dropout is active.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class FeedForward(keras.layers.Layer):
         self.output_dense = dense(intermediate_dim, hidden_dim, name="output_dense", **options)
 
     def build(self, *shapes, **named_shapes):
-        """Builds the layers, which know their sizes."""
+        """Builds the layers; their sizes are known."""
         for layer in (self.intermediate, self.gate):
             if layer is not None:
                 layer.build((None, self.hidden_dim))
@@ -62,7 +62,7 @@ class FeedForward(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, training=None):
-        """Computes the part; see the call arguments of the class."""
+        """Computes the feed-forward part; see the call arguments of the class."""
         x = self.intermediate(inputs)
         if self.gate is not None:
             x = x * self.gate(inputs)
@@ -74,7 +74,7 @@ class FeedForward(keras.layers.Layer):
 
 
 class TransformerBlock(Freezable, keras.layers.Layer):
-    """Attention and feed-forward part, each with norm, dropout and a residual.
+    """Attention and feed-forward parts, each with a norm, dropout and a residual connection.
 
     | order | |
     |---|---|
@@ -86,18 +86,18 @@ class TransformerBlock(Freezable, keras.layers.Layer):
         attention: `Attention`.
         feed_forward: `FeedForward`.
         order: one of `ORDERS`.
-        norm: kind of the norms, see `_parts.norm`.
-        epsilon: float, of the norms.
-        dropout: float. Rate after each part.
-        attention_output_dropout: float. The rate after attention, where it differs.
-        has_attention_norm: bool. ModernBERT's first block has none before attention.
-        takes: dict of this layer's call arguments to names of the encoder's shared layers.
+        norm: kind of norm; see `_parts.norm`.
+        epsilon: float. Epsilon of the norms.
+        dropout: float. Dropout rate after each part.
+        attention_output_dropout: float. Dropout rate after attention, if it differs.
+        has_attention_norm: bool. `False` in ModernBERT's first block, which has no norm before attention.
+        takes: dict that maps this layer's call arguments to names of the encoder's shared layers.
 
     Call arguments:
         inputs: float tensor `(real tokens, hidden_dim)`.
-        layout: what `TokenLayout` returned, and the padding mask.
-        training: bool. Whether dropout is on, unless the block is frozen.
-        **positions: what the attention takes: `bias`, and `rotary` or `relative`.
+        layout: the output of `TokenLayout`, followed by the padding mask.
+        training: bool. Whether dropout is active, unless the block is frozen.
+        **positions: arguments of the attention: `bias`, and `rotary` or `relative`.
 
     Returns:
         A tensor of the shape of `inputs`.
@@ -147,7 +147,7 @@ class TransformerBlock(Freezable, keras.layers.Layer):
         self.built = True
 
     def norms(self):
-        """Returns the norms over the hidden size."""
+        """Returns the norms over the hidden dimension."""
         norms = (
             self.attention_norm,
             self.attention_output_norm,

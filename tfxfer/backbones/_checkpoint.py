@@ -1,4 +1,4 @@
-"""Reads the weights of a checkpoint folder, tensor by tensor, and gives them the names of the base model."""
+"""Reads the weights of a checkpoint directory, tensor by tensor, under the names of the base model."""
 
 import collections.abc
 import dataclasses
@@ -19,7 +19,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TORCH_WEIGHTS = "pytorch_model.bin"
 TORCH_INDEX = "pytorch_model.bin.index.json"
-# The codes of safetensors that differ from numpy's names by more than the case.
+# Safetensors dtype codes; they differ from numpy's names by more than case.
 _DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -35,8 +35,8 @@ _HEADS = re.compile(
     r"^(cls|classifier|pre_classifier|qa_outputs|lm_head|score|pooler|predictions|sop_classifier|vocab_\w+"
     r"|generator_\w+|discriminator_predictions|mask_predictions|lm_predictions|summary|sequence_summary)(\.|$)"
 )
-# Buffers that follow from the config (position ids, GPT-2's causal masks, rotary frequencies), and the heads that some
-# task models keep below the encoder's prefix.
+# Buffers determined by the config (position ids, GPT-2's causal masks, rotary frequencies), and the heads that some
+# task models store under the encoder's prefix.
 _EXTRAS = re.compile(
     r"(^|\.)(position_ids|token_type_ids|attn\.bias|attn\.masked_bias|rotary_emb\.inv_freq)$|^(pooler|lm_head|cls)\."
 )
@@ -44,14 +44,14 @@ _EXTRAS = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor in a file, whose numbers are not read yet.
+    """A tensor in a file whose values have not been read yet.
 
     Args:
-        name: string. Its name in the file.
+        name: string. The tensor's name in the file.
         shape: tuple of ints.
         dtype: string, such as `"float32"` or `"bfloat16"`.
-        file: path of the file; a string where the tensor is in no file.
-        load: function that reads the numbers in the dtype of the file, and does not check them.
+        file: path of the file, or a string if the tensor is not in a file.
+        load: function that reads the values in the dtype of the file, without checking them.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Tensor:
     load: collections.abc.Callable[[], np.ndarray] = dataclasses.field(repr=False, compare=False)
 
     def check_dtype(self) -> None:
-        """Raises where the tensor is not of plain floating-point numbers."""
+        """Raises if the tensor is not of a plain floating-point dtype."""
         if self.dtype not in _FLOATS:
             raise _torch_files.quantized(self.file, f"{self.name}: {self.dtype}")
 
@@ -69,7 +69,7 @@ class Tensor:
         """Reads the tensor as float32.
 
         Raises:
-            ValueError: it is not of floating-point numbers, or holds NaN or infinity.
+            ValueError: if it is not of a floating-point dtype, or contains NaN or infinity.
         """
         self.check_dtype()
         with np.errstate(over="ignore", invalid="ignore"):
@@ -85,11 +85,11 @@ class Tensor:
 
 
 class Tensors(collections.abc.Mapping):
-    """The tensors of a folder by their names in the files.
+    """The tensors of a directory by their names in the files.
 
     Args:
         tensors: dict of names to `Tensor`s.
-        folder: path of the folder.
+        folder: path of the directory.
     """
 
     def __init__(self, tensors: dict[str, Tensor], folder: pathlib.Path):
@@ -107,7 +107,7 @@ class Tensors(collections.abc.Mapping):
 
 
 def read_json(file):
-    """Returns what a JSON file holds; an error names the file where it is broken."""
+    """Returns the content of a JSON file; errors name the file if it is invalid."""
     try:
         return json.loads(pathlib.Path(file).read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -115,19 +115,20 @@ def read_json(file):
 
 
 def open_tensors(folder: Any) -> Tensors:
-    """Opens the weights of a folder: reads which tensors there are, and none of their numbers.
+    """Opens the weights of a directory: lists the tensors without reading their values.
 
-    Nothing in the files is executed, PyTorch's pickles included.
+    Nothing in the files is executed, including PyTorch's pickles.
 
     Args:
-        folder: path of a folder with `model.safetensors`; otherwise with `pytorch_model.bin`; each whole, or as the
-            shards that `model.safetensors.index.json` or `pytorch_model.bin.index.json` names.
+        folder: path of a directory with `model.safetensors`, or else `pytorch_model.bin`; either a single file, or
+            shards listed in `model.safetensors.index.json` or `pytorch_model.bin.index.json`.
 
     Returns:
         The `Tensors`.
 
     Raises:
-        ValueError: no such file is there, a file is broken or would execute code, or an index and its shards differ.
+        ValueError: if there is no such file, a file is broken or would execute code, or an index and its shards
+            disagree.
     """
     folder = pathlib.Path(folder)
     for name, index, open_file in ((WEIGHTS, INDEX, _open_safetensors), (TORCH_WEIGHTS, TORCH_INDEX, _open_torch)):
@@ -142,7 +143,7 @@ def open_tensors(folder: Any) -> Tensors:
 
 
 def read_tensors(folder):
-    """Reads all weights of a folder at once into a dict of names to numpy arrays, in the dtypes of the files."""
+    """Reads all weights of a directory into a dict of names to numpy arrays, in the dtypes of the files."""
     return {name: tensor.load() for name, tensor in open_tensors(folder).items()}
 
 
@@ -172,14 +173,14 @@ def _open_torch(file: pathlib.Path) -> dict[str, Tensor]:
 
 
 def _open_shards(index: pathlib.Path, open_file: Any) -> dict[str, Tensor]:
-    """Opens the shards that an index names, and checks that index and shards agree."""
+    """Opens the shards listed in an index and checks that the index and the shards agree."""
     content = read_json(index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise _check.invalid("preset", f"an index with a `weight_map` of names to files in {index}", str(index))
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(weight_map.values())):
-        path = pathlib.PureWindowsPath(shard)  # it splits at both kinds of slashes
+        path = pathlib.PureWindowsPath(shard)  # splits on both kinds of slashes
         if path.anchor or ".." in path.parts:
             raise _check.invalid("preset", f"an index that names files in its own folder in {index}", shard)
         if not (index.parent / shard).is_file():
@@ -200,13 +201,13 @@ def _open_shards(index: pathlib.Path, open_file: Any) -> dict[str, Tensor]:
 
 
 class Checkpoint:
-    """The encoder's tensors of a checkpoint, by the names that the base model gives them.
+    """The encoder's tensors of a checkpoint, under the base model's names.
 
     Args:
         tensors: `Tensors`, or a dict of names to numpy arrays.
-        anchor: string. A tensor that each encoder of the family has; what stands before it is the task model's prefix.
+        anchor: string. A tensor that every encoder of the family has; the text before it is the task model's prefix.
         prefixes: the prefixes that the family's task models use.
-        source: string for errors.
+        source: string for error messages.
     """
 
     def __init__(self, tensors, anchor, prefixes, source):
@@ -231,15 +232,15 @@ class Checkpoint:
         return sorted(self._tensors)
 
     def has(self, name):
-        """Says whether the checkpoint has the tensor `name`."""
+        """Returns whether the checkpoint has the tensor `name`."""
         return name in self._tensors
 
     def shape(self, name):
-        """Returns the shape of the tensor `name`; reads nothing and does not mark it as used."""
+        """Returns the shape of the tensor `name` without reading it or marking it as used."""
         return self._tensor(name).shape
 
     def take(self, name, shape):
-        """Reads the tensor `name` as float32 and marks it as used; `None` in `shape` fits any size."""
+        """Reads the tensor `name` as float32 and marks it as used; `None` in `shape` matches any size."""
         tensor = self._tensor(name)
         tensor.check_dtype()
         found = tensor.shape
@@ -249,24 +250,22 @@ class Checkpoint:
         return tensor.read()
 
     def load(self, name):
-        """Reads the tensor `name` in its own dtype, for what is not a weight, and marks it as used."""
+        """Reads a tensor that is not a weight, in its own dtype, and marks it as used."""
         self._used.add(name)
         return self._tensor(name).load()
 
     def check_all_used(self, ignored=()):
-        """Raises where an encoder's tensor was left over: the model would not be the checkpoint's.
+        """Raises if an encoder tensor was not used: the model would differ from the checkpoint.
 
         Args:
-            ignored: iterable of regular expressions; a tensor may be left over where one matches all of its name.
+            ignored: iterable of regular expressions; a tensor whose full name matches one may remain unused.
         """
         left = [name for name in self.names() if name not in self._used and not _EXTRAS.search(name)]
         if self._heads:
             left = [name for name in left if not self._heads.match(name)]
         left = [name for name in left if not any(re.fullmatch(pattern, name) for pattern in ignored)]
         if left:
-            raise _check.invalid(
-                "preset", "a checkpoint whose encoder tensors are all understood", left, f"In {self.source}"
-            )
+            raise _check.invalid("preset", "a checkpoint without unknown encoder tensors", left, f"In {self.source}")
 
     def _tensor(self, name):
         if name not in self._tensors:
@@ -281,7 +280,7 @@ class Checkpoint:
 
 
 def _as_tensor(name, value, source):
-    """Wraps a numpy array as a `Tensor`; returns a `Tensor` as it is."""
+    """Wraps a numpy array as a `Tensor`; returns a `Tensor` unchanged."""
     if isinstance(value, Tensor):
         return value
     return Tensor(name, tuple(value.shape), value.dtype.name, source, lambda: value)

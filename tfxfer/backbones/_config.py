@@ -1,4 +1,4 @@
-"""Reads a Hugging Face `config.json` and checks its values before anything is made of them."""
+"""Reads a Hugging Face `config.json` and validates its values before anything is built from them."""
 
 import difflib
 import math
@@ -9,10 +9,10 @@ from tfxfer.backbones import _checkpoint
 from tfxfer.backbones._backbone import RATES, complete
 from tfxfer.backbones.families import FAMILIES
 
-# No encoder is near these; beyond them a config is damaged, and its encoder would not fit into memory.
+# No encoder comes near these sizes. Beyond them, a config is damaged and its encoder would not fit into memory.
 _LARGEST = {"num_layers": 1000, "num_groups": 1000, "num_inner_repetitions": 1000}
 _LARGEST_SIZE = 2**24
-# Keys that families read by themselves. `null` stands for absent.
+# Keys that families read themselves. `null` means absent.
 _KINDS = {
     "rope_parameters": (dict, "an object"),
     "rope_scaling": (dict, "an object"),
@@ -32,15 +32,16 @@ def read(folder, config=None):
     """Reads the `config.json` of an encoder.
 
     Args:
-        folder: path of a folder with `config.json`.
-        config: dict. Stands for the file where there is none.
+        folder: path of a directory with `config.json`.
+        config: dict. Used instead of the file if given.
 
     Returns:
-        (config, family, arguments): what the file holds, the `Family`, and the arguments of its `Backbone`, complete.
+        (config, family, arguments): the content of the file, the `Family`, and the complete arguments of its
+        `Backbone`.
 
     Raises:
-        ValueError: if the file is not a JSON object, its `model_type` is unknown, or a value is missing, of a wrong
-            type or out of range. It names the file and the key.
+        ValueError: if the file is not a JSON object, its `model_type` is unknown, or a value is missing, of the wrong
+            type or out of range. The message names the file and the key.
     """
     file = folder / "config.json"
     config = _checkpoint.read_json(file) if config is None else config
@@ -57,7 +58,7 @@ def read(folder, config=None):
 
 
 def _family(config, file):
-    """The family of a config.json's `model_type`."""
+    """Returns the family of a config.json's `model_type`."""
     types = {name: family for family in FAMILIES.values() for name in family.model_types}
     received = config.get("model_type")
     if not isinstance(received, str) or received not in types:
@@ -68,7 +69,7 @@ def _family(config, file):
 
 
 def _check_values(family, config, file):
-    """Raises for a value of config.json that is of a wrong type or out of range."""
+    """Raises if a value in config.json is of the wrong type or out of range."""
     where = f"In {file}"
     for argument, entry in family.config.items():
         key, *default = entry if isinstance(entry, tuple) else (entry,)
@@ -107,7 +108,7 @@ def _check_value(family, argument, key, value, default, where):
     else:
         smallest = 0 if argument in family.may_be_zero else 1
         if default and isinstance(default[0], int) and value == default[0]:
-            return  # a default that stands for none, such as -1
+            return  # a default that means none, such as -1
         _whole(key, value, _LARGEST.get(argument, _LARGEST_SIZE), smallest, where)
 
 
@@ -131,7 +132,7 @@ def _number(key, value, smallest, largest, where):
 
 
 def _located(error, family, file):
-    """An error with the file, and the keys of the arguments that it names."""
+    """Returns an error that names the file, and the keys of the arguments in the message."""
     message = str(error)
     keys = {name: key[0] if isinstance(key, tuple) else key for name, key in family.config.items()}
     named = [name for name in re.findall(r"`(\w+)`|(\w+)=", message) for name in name if name in keys]

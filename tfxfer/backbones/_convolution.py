@@ -1,4 +1,4 @@
-"""Depthwise-separable convolutions over tokens without padding."""
+"""Depthwise-separable convolutions over unpadded tokens."""
 
 import keras
 from keras import ops
@@ -7,25 +7,25 @@ from tfxfer.backbones._parts import dense
 
 
 class SeparableConvolution(keras.layers.Layer):
-    """Mixes each token with its neighbours in its text, in the place of attention in a block.
+    """Mixes each token with its neighbors in the same text; replaces attention in a block.
 
-    `output_dense(dropout(sum_j w_j * x_(t + j - (k - 1) // 2)))`: a depthwise convolution of `k` places with a weight
-    for each place and feature, then a pointwise one (Chollet, 2017, https://arxiv.org/abs/1610.02357). Beyond the ends
-    of a text are zeros, and padding is the same.
+    `output_dense(dropout(sum_j w_j * x_(t + j - (k - 1) // 2)))`: a depthwise convolution of width `k` with one weight
+    per offset and feature, followed by a pointwise convolution (Chollet, 2017, https://arxiv.org/abs/1610.02357).
+    Padding, and positions beyond the ends of a text, count as zeros.
 
     Args:
-        hidden_dim: int. Size of input and output.
-        num_heads: int. Not used; attention has it.
+        hidden_dim: int. Size of the input and the output.
+        num_heads: int. Unused; keeps the signature of `Attention`.
         kernel_size: int, `k`.
-        dropout: float. Rate before the pointwise convolution.
+        dropout: float. Dropout rate before the pointwise convolution.
 
     Call arguments:
         inputs: float tensor `(real tokens, hidden_dim)`.
-        layout: what `TokenLayout` returned, and the padding mask.
-        training: bool. Whether dropout is on.
+        layout: the output of `TokenLayout`, followed by the padding mask.
+        training: bool. Whether dropout is active.
     """
 
-    # What blocks with attention have for adapters, and convolutions have not.
+    # Attention layers have these for adapters; convolutions do not.
     query = key = value = None
 
     def __init__(
@@ -45,7 +45,7 @@ class SeparableConvolution(keras.layers.Layer):
         self.output_dense = dense(hidden_dim, hidden_dim, dtype=self.dtype_policy, name="output_dense")
 
     def build(self, *shapes, **named_shapes):
-        """Builds the weights, which know their sizes."""
+        """Builds the weights; their sizes are known."""
         start = keras.initializers.TruncatedNormal(stddev=self.kernel_size**-0.5)
         shape = (self.kernel_size, self.hidden_dim)
         self.depthwise = self.add_weight(shape=shape, initializer=start, name="depthwise")
@@ -53,14 +53,14 @@ class SeparableConvolution(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, layout, training=None):
-        """Computes the part; see the call arguments of the class."""
+        """Computes the convolution; see the call arguments of the class."""
         return self.output_dense(self.dropout(self.mixed(inputs, layout), training=training))
 
     def mixed(self, inputs, layout):
         """Returns the depthwise convolution alone."""
         places, _, mask = layout
         count, length = ops.shape(inputs)[0], ops.shape(mask)[1]
-        # Where padding is not left out, and for a batch of padding alone, some places are no tokens.
+        # If the batch is not unpadded, or consists of padding only, some places are not tokens.
         is_real = ops.take(ops.reshape(mask, (-1,)), places, axis=0) > 0
         x = ops.where(ops.expand_dims(is_real, 1), inputs, ops.zeros_like(inputs))
         before = (self.kernel_size - 1) // 2
@@ -69,7 +69,7 @@ class SeparableConvolution(keras.layers.Layer):
         found = 0.0
         for j in range(self.kernel_size):
             at = places + (j - before)
-            # A neighbour is one in the same row, right at this distance: not the end of the text before.
+            # A neighbor is in the same row at exactly this distance, not at the end of the previous text.
             is_near = ops.logical_and(neighbours[j : j + count] == at, at // length == places // length)
             near = ops.cast(ops.expand_dims(is_near, 1), x.dtype)
             found = found + ops.cast(self.depthwise[j], x.dtype) * (near * x[j : j + count])

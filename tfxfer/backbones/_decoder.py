@@ -1,4 +1,4 @@
-"""A decoder that rebuilds a text from one vector, on an encoder's embeddings."""
+"""A decoder that reconstructs a text from one vector, using an encoder's embeddings."""
 
 import keras
 from keras import ops
@@ -13,22 +13,22 @@ from tfxfer.backbones._unpadding import TokenLayout, pad, unpad
 
 
 class TextDecoder(Freezable, keras.layers.Layer):
-    """Transformer blocks that see the tokens before each one, and attend to one vector a text.
+    """Causal transformer blocks that attend to one vector per text.
 
-    Attention to a single vector gives that vector whatever the query, so it is a dense layer of the vector, added
-    before each block with a norm. Tokens are embedded by the encoder's own layer, which stays the encoder's.
+    Attention to a single vector returns that vector for every query. It is therefore a dense layer on the vector, added
+    before each block and normalized. The encoder's own layer embeds the tokens and remains part of the encoder.
 
     Args:
-        backbone: built `Backbone`, whose embeddings and sizes the decoder has.
-        num_layers: int. Blocks.
-        vector_dim: int. The size of the vector.
-        dropout: float, in and after the parts of a block.
+        backbone: built `Backbone`. The decoder uses its embeddings and sizes.
+        num_layers: int. Number of blocks.
+        vector_dim: int. Size of the vector.
+        dropout: float. Dropout rate within and after the parts of a block.
 
     Call arguments:
         decoder_ids: int tensor `(batch, length)`.
         decoder_mask: int tensor `(batch, length)`, 1 at tokens.
         vector: float tensor `(batch, vector_dim)`.
-        training: bool. Whether dropout is on, unless the layer is frozen.
+        training: bool. Whether dropout is active, unless the layer is frozen.
 
     Returns:
         A tensor `(batch, length, hidden_dim)`, zeros at padding.
@@ -37,7 +37,7 @@ class TextDecoder(Freezable, keras.layers.Layer):
     def __init__(self, backbone, num_layers, vector_dim, dropout, *, name="decoder"):
         super().__init__(dtype=backbone.dtype_policy, name=name)
         parts, a = backbone.parts, backbone.arguments
-        self._parts = lambda: parts  # hidden from Keras, which would count them as this layer's
+        self._parts = lambda: parts  # hidden from Keras, which would count these layers as this layer's own
         self.hidden_dim, self.vector_dim = a["hidden_dim"], vector_dim
         policy = self.dtype_policy
         heads = a["num_heads"] if self.hidden_dim % a["num_heads"] == 0 else 1
@@ -64,7 +64,7 @@ class TextDecoder(Freezable, keras.layers.Layer):
         ]
 
     def build(self, *shapes, **named_shapes):
-        """Builds the parts, which know their sizes."""
+        """Builds the parts; their sizes are known."""
         if self.positions is not None:
             self.positions.build((None,))
         for block, cross, normed in zip(self.blocks, self.crosses, self.norms, strict=True):
@@ -98,5 +98,5 @@ class TextDecoder(Freezable, keras.layers.Layer):
         return ops.where(ops.expand_dims(decoder_mask, -1) > 0, x, ops.zeros_like(x))
 
     def compute_output_spec(self, decoder_ids, decoder_mask, vector, training=None):
-        """Returns the symbolic output: a vector of `hidden_dim` for each token."""
+        """Returns the symbolic output: a vector of size `hidden_dim` for each token."""
         return keras.KerasTensor((*decoder_ids.shape, self.hidden_dim), self.compute_dtype)

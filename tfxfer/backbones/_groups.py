@@ -1,4 +1,4 @@
-"""Freezing, frozen dropout and adapters by layer group: what every encoder offers."""
+"""Freezing, frozen dropout, quantization and adapters by layer group, common to all encoders."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from tfxfer.backbones import _quantization, _refusals
 
 
 class LayerGroups(_refusals.FixedWeights):
-    """What encoders share beside their layers; a mixin of Keras models with `layer_groups()` and `_adapters`."""
+    """What encoders share in addition to their layers; a mixin for Keras models with `layer_groups()`, `_adapters`."""
 
     weights: list
     layer_groups: Callable[[], dict]
@@ -19,7 +19,7 @@ class LayerGroups(_refusals.FixedWeights):
 
     @property
     def trainable(self) -> bool:
-        """Whether any weight trains; see `set_trainable` for a part of them."""
+        """Whether any weight trains; see `set_trainable` to set layer groups individually."""
         return any(weight.trainable for weight in self.weights)
 
     @trainable.setter
@@ -28,10 +28,10 @@ class LayerGroups(_refusals.FixedWeights):
         self._hold()
 
     def set_trainable(self, flags: Mapping[str, bool]) -> None:
-        """Sets the trainable flags of layer groups, all the weights of a group alike; with adapters, theirs alone.
+        """Sets the trainable flags of all weights in layer groups; with adapters, those of the adapters only.
 
         Args:
-            flags: dict of group name to bool. Groups that are not named stay as they are.
+            flags: dict of group name to bool. Other groups remain unchanged.
         """
         groups = self.layer_groups()
         for name, flag in flags.items():
@@ -53,21 +53,21 @@ class LayerGroups(_refusals.FixedWeights):
                     layer.frozen_dropout = self._frozen_dropout
 
     def runs_dropout(self, layer: Any) -> bool:
-        """Returns whether one of the layers drops out in training."""
+        """Returns whether a layer applies dropout in training."""
         return isinstance(layer, Freezable) and layer.is_training(True)
 
     def _frozen(self):
-        """Returns the names of frozen layers, and the paths of frozen weights in layers that train otherwise."""
+        """Returns the names of frozen layers, and the paths of frozen weights in layers that otherwise train."""
         found = []
         for layer in (layer for layers in self.layer_groups().values() for layer in layers):
             if not layer.trainable:
                 found.append(layer.name)
-            elif self.lora is None:  # adapters hold all weights beside them by themselves
+            elif self.lora is None:  # with adapters, all other weights are frozen anyway
                 found += [_path(layer, weight) for weight in layer.weights if not weight.trainable]
         return found
 
     def _freeze(self, names):
-        """Freezes what `_frozen` returned."""
+        """Freezes the layers and weights returned by `_frozen`."""
         layers = [layer for layers in self.layer_groups().values() for layer in layers]
         known = {layer.name: layer for layer in layers}
         known.update({_path(layer, weight): weight for layer in layers for weight in layer.weights})
@@ -78,12 +78,12 @@ class LayerGroups(_refusals.FixedWeights):
     # === Quantized weights ===
 
     def quantize(self, mode: str | None = None, config: Any = None, filters: Any = None) -> None:
-        """Stores the weights of dense layers and embeddings in eight or four bits; see `TextTask.quantize`."""
+        """Stores the weights of dense layers and embeddings in 8 or 4 bits; see `TextTask.quantize`."""
         _quantization.quantize(self._quantizable(), mode, config, filters)
 
     @property
     def quantization(self) -> dict[str, Any] | None:
-        """A dict of layers' places to serialized `keras.quantizers` configurations, or `None`."""
+        """A dict that maps layer positions to serialized `keras.quantizers` configurations, or `None`."""
         return _quantization.configs(self._quantizable())
 
     def _quantizable(self):
@@ -96,7 +96,7 @@ class LayerGroups(_refusals.FixedWeights):
 
     @property
     def lora(self) -> Any:
-        """The arguments that `enable_lora` was called with, or `None` where there are no adapters."""
+        """The arguments passed to `enable_lora`, or `None` without adapters."""
         return self._adapters.settings
 
     def enable_lora(
@@ -107,12 +107,15 @@ class LayerGroups(_refusals.FixedWeights):
         targets: str | Sequence[str] = ("query", "value"),
         groups: str | Sequence[str] | None = None,
     ) -> None:
-        """Adds low-rank adapters to dense layers of the blocks, and freezes all else; see `freezing.add_lora`."""
+        """Adds low-rank adapters to dense layers of the blocks and freezes all other weights.
+
+        See `freezing.add_lora` for the arguments `rank`, `alpha`, `targets` and `groups`.
+        """
         adapted = self._adapters.add(rank, alpha, targets, groups)
         self.set_trainable({name: name in adapted for name in self.layer_groups()})
 
     def merge_lora(self) -> None:
-        """Adds the adapters to the kernels and removes them; groups that trained now train with all weights."""
+        """Adds the adapters to the kernels and removes them; groups that train then train all their weights."""
         _quantization.check_floats(self._quantizable(), "merge adapters")
         self._adapters.merge()
         for layers in self.layer_groups().values():
@@ -120,15 +123,15 @@ class LayerGroups(_refusals.FixedWeights):
                 switch(layer, layer.trainable)
 
     def remove_lora(self) -> None:
-        """Removes adapters that change nothing yet, without touching the kernels; flags stay as they are."""
+        """Removes adapters that have no effect yet, without changing the kernels or the trainable flags."""
         self._adapters.remove()
 
     def lora_variables(self) -> dict[str, Any]:
-        """Returns the adapters' variables by name: group, block in it, part, and `a` or `b`."""
+        """Returns the adapters' variables by name: group, block within it, part, and `a` or `b`."""
         return self._adapters.variables_by_name()
 
     def _hold(self):
-        """Keeps all weights but the adapters frozen where there are adapters: Keras's flags reach each weight."""
+        """Keeps all weights except the adapters frozen, if there are adapters: Keras's flags apply to every weight."""
         if self._adapters is None or self._adapters.settings is None:
             return
         trained = {id(variable) for variable in self._adapters.variables_by_name().values()}
@@ -141,5 +144,5 @@ class LayerGroups(_refusals.FixedWeights):
 
 
 def _path(layer, weight):
-    """The path of a weight from the layer that it is in, whatever the layer was made in."""
+    """Returns the path of a weight starting at its layer, regardless of the layer's parents."""
     return weight.path[max(weight.path.find(f"{layer.name}/"), 0) :]

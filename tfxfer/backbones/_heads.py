@@ -1,4 +1,4 @@
-"""The trained heads of Hugging Face's classifiers of sequences and of tokens, and of cross-encoders."""
+"""The trained heads of Hugging Face's sequence and token classifiers, and of cross-encoders."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ from tfxfer import _check, layers
 from tfxfer.backbones import _checkpoint
 
 CLASSIFIER, TAGGER = "ForSequenceClassification", "ForTokenClassification"
-# Trained heads of other tasks. What is left out of pretraining (ForMaskedLM, ForPreTraining ...) is no task's.
+# Classes of other tasks with trained heads. Pretraining classes (ForMaskedLM, ForPreTraining ...) do not count.
 _TASKS = (CLASSIFIER, TAGGER, "ForQuestionAnswering", "ForMultipleChoice")
-# What stands for the problem type of a token classifier, whose config.json has none that counts.
+# Used as problem type of a token classifier, whose config.json has no relevant one.
 TOKENS = "token_classification"
 _PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 _ACTIVATIONS = {"gelu": "gelu", "relu": "relu", "tanh": "tanh", "silu": "silu", "swish": "silu"}
@@ -22,22 +22,22 @@ _SCORES = {"Sigmoid": "sigmoid", "Tanh": "tanh", "Identity": None}
 
 @dataclasses.dataclass(frozen=True)
 class HeadFormat:
-    """How the classifiers of a family compute logits from token vectors, and under which names.
+    """How a family's classifiers compute logits from token vectors, and their tensor names.
 
-    Pooling, a hidden layer with activation (and norm), then the output. Token classifiers do it without the pooling.
+    Pooling, a hidden layer with activation (and norm), then the output. Token classifiers do the same without pooling.
 
     Args:
         output: string. The name of the output's tensors, without `.weight` and `.bias`.
-        hidden: string. The same for the hidden layer, `None` without one. `{}` stands for the family's prefix.
-        norm: string. The same for the norm after the hidden layer's activation; `None` without one.
+        hidden: string. The same for the hidden layer, or `None`. `{}` is replaced by the family's prefix.
+        norm: string. The same for the norm after the hidden layer's activation, or `None`.
         pooling: a mode of `layers.Pooling`, or a tuple of several.
         is_late: bool. Whether the hidden layer is applied to every token, before the pooling.
-        activation: string, of the hidden layer: `"gelu"`, `"relu"`, `"tanh"` or `"silu"`.
-        dropout: float. Rate before the output.
-        hidden_dropout: float. Rate before the hidden layer.
+        activation: string. Activation of the hidden layer: `"gelu"`, `"relu"`, `"tanh"` or `"silu"`.
+        dropout: float. Dropout rate before the output.
+        hidden_dropout: float. Dropout rate before the hidden layer.
         use_bias: bool. Whether the output has a bias.
-        hidden_use_bias: bool. Whether the hidden layer has one.
-        norm_epsilon: float, of the norm.
+        hidden_use_bias: bool. Whether the hidden layer has a bias.
+        norm_epsilon: float. Epsilon of the norm.
     """
 
     output: str = "classifier"
@@ -55,18 +55,18 @@ class HeadFormat:
 
 @dataclasses.dataclass(frozen=True)
 class MaskedHeadFormat:
-    """How the masked language models of a family compute logits, and under which names.
+    """How a family's masked language models compute logits, and their tensor names.
 
-    Dense layer, activation, norm, the table of embeddings, bias.
+    Dense layer, activation, norm, the embedding table, bias.
 
     Args:
         dense: string. The name of the dense layer's tensors, without `.weight` and `.bias`.
         norm: string. The same for the norm.
-        bias: tuple of names that the bias may have, transformers' own first.
-        activation: string, a key of `Backbone`'s activations; `None` for one that is not computed here.
+        bias: tuple of possible names of the bias, transformers' own first.
+        activation: string, a key of `Backbone`'s activations; `None` for an unsupported one.
         norm_epsilon: float.
         transform_bias: bool. Whether the dense layer has a bias.
-        norm_bias: bool. Whether the norm has one.
+        norm_bias: bool. Whether the norm has a bias.
     """
 
     dense: str = "cls.predictions.transform.dense"
@@ -80,17 +80,27 @@ class MaskedHeadFormat:
 
 @dataclasses.dataclass(frozen=True)
 class HeadSpec:
-    """The trained head of a classifier of sequences or of tokens, in the form of this package's layers.
+    """The trained head of a sequence or token classifier, in the form of this package's layers.
 
     Args:
         labels: tuple of the class names in the order of the outputs; the checkpoint's `id2label`.
         problem_type: string. `"single_label_classification"`, `"multi_label_classification"` or `"regression"`;
-            `"token_classification"` for a head on every token.
+            `"token_classification"` for a head applied to every token.
         format: `HeadFormat`.
         hidden_dim: int. Size of a token's vector.
-        score_activation: string or `None`. What a cross-encoder's logit becomes a score by.
-        weights: dict of arrays: `"hidden.kernel"`, `"hidden.bias"`, `"norm.gamma"`, `"output.kernel"`, `"output.bias"`,
-            as far as the format has them; `None` for random weights.
+        score_activation: string or `None`. The activation that turns a cross-encoder's logit into a score.
+        weights: dict of float32 arrays: `"hidden.kernel"` (hidden_dim, hidden_dim), `"hidden.bias"` (hidden_dim,),
+            `"norm.gamma"` (hidden_dim,), `"output.kernel"` (hidden_dim, labels), `"output.bias"` (labels,), as required
+            by the format; `None` for random weights.
+
+    Example:
+
+    >>> from tfxfer.backbones._heads import HeadFormat
+    >>> spec = HeadSpec(("neg", "pos"), "single_label_classification", HeadFormat(pooling="mean"), hidden_dim=8)
+    >>> spec.pooling(), tuple(spec.head()(np.zeros((1, 8))).shape)
+    (('mean',), (1, 2))
+    >>> spec.with_labels({"neg": "bad", "pos": "good"}).labels
+    ('bad', 'good')
     """
 
     labels: tuple
@@ -107,10 +117,10 @@ class HeadSpec:
         return self.format.pooling if isinstance(self.format.pooling, tuple) else (self.format.pooling,)
 
     def head(self, dropout: float | None = None) -> keras.layers.Layer:
-        """Returns the head, a `layers.Head` without its weights.
+        """Returns the head, a `layers.Head` without the checkpoint's weights.
 
         Args:
-            dropout: float. The rate before the output. Defaults to the checkpoint's.
+            dropout: float. Dropout rate before the output. Defaults to the checkpoint's.
         """
         found = self.format
         has_hidden = found.hidden is not None and not found.is_late
@@ -128,7 +138,7 @@ class HeadSpec:
         return made if dropout is None else made.with_dropout(dropout)
 
     def assign(self, pooling: keras.layers.Layer, head: keras.layers.Layer) -> None:
-        """Assigns the checkpoint's weights to the built layers that `pooling` and `head` returned."""
+        """Assigns the checkpoint's weights to the built layers returned by `pooling` and `head`."""
         if self.weights is None:
             return
         parts = {"output": head.denses[-1], "norm": head.norms[0] if head.norms else None}
@@ -139,12 +149,11 @@ class HeadSpec:
             getattr(parts[part], kind).assign(value)
 
     def with_labels(self, labels: Sequence[str] | Mapping[str, str], argument: str = "labels") -> Self:
-        """Returns the head with other labels.
+        """Returns the head with its labels reordered or renamed.
 
         Args:
-            labels: the same labels in the order that the outputs should have, or a dict from each label to its new
-                name.
-            argument: string. What the caller's argument is called, for errors.
+            labels: the same labels in the desired order of the outputs, or a dict that maps each label to its new name.
+            argument: string. The name of the caller's argument, for error messages.
 
         Raises:
             ValueError: if a label is missing or unknown.
@@ -161,10 +170,10 @@ class HeadSpec:
 
         Args:
             labels: the names of the outputs.
-            places: the place of each among the trained ones; `None` for one whose weights are random.
+            places: the index of each output among the trained ones; `None` for an output with random weights.
         """
         is_new = np.array([place is None for place in places])
-        start = keras.initializers.TruncatedNormal(stddev=0.02)  # as `layers.Head` has it
+        start = keras.initializers.TruncatedNormal(stddev=0.02)  # as in `layers.Head`
 
         def taken(value):
             found = np.array(value[..., [place or 0 for place in places]])
@@ -178,14 +187,14 @@ class HeadSpec:
 
 
 def task_of(config):
-    """Returns the architecture that config.json names where it has a task's trained head, otherwise `None`."""
+    """Returns the architecture in config.json if it is a task class with a trained head, otherwise `None`."""
     names = config.get("architectures")
     names = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
     return next((name for name in names if name.endswith(_TASKS)), None)
 
 
 def rate(config, *keys, default=0.0):
-    """Returns the first rate of dropout that config.json has under one of some keys.
+    """Returns the first dropout rate that config.json has under one of the keys.
 
     Raises:
         ValueError: if it is not a number in `[0, 1)`.
@@ -203,18 +212,18 @@ def read(config, file, family, hidden_dim, tensors, scoring=None):
     """Reads the head of a sequence classifier.
 
     Args:
-        config: dict. What config.json holds.
-        file: its path, for errors.
+        config: dict. The content of config.json.
+        file: path of the file, for error messages.
         family: `Family`.
         hidden_dim: int. Size of a token's vector.
-        tensors: `Tensors` of the folder, or `None` for random weights.
-        scoring: string. The activation that a cross-encoder's folder names outside of config.json.
+        tensors: `Tensors` of the directory, or `None` for random weights.
+        scoring: string. The activation that a cross-encoder's directory specifies outside config.json.
 
     Returns:
         A `HeadSpec`.
 
     Raises:
-        ValueError: if config.json is not understood, or tensors are missing or have other sizes.
+        ValueError: if config.json is not understood, or tensors are missing or have unexpected shapes.
     """
     where = f"In {file}. Pass `backbone_only=True` for a new head"
     labels = read_labels(config, where)
@@ -224,32 +233,32 @@ def read(config, file, family, hidden_dim, tensors, scoring=None):
     except ValueError as error:
         raise ValueError(f"{error}. {where}") from error
     if found is None:
-        raise _check.invalid("preset", f"a family whose trained heads are computed here, not {family.name}", str(file))
+        raise _check.invalid("preset", f"a family whose trained heads are supported, not {family.name}", str(file))
     if found.activation not in _ACTIVATIONS:
         raise _check.invalid("activation of the head", f"one of {', '.join(_ACTIVATIONS)}", found.activation, where)
     found = dataclasses.replace(found, activation=_ACTIVATIONS[found.activation])
     if found.pooling not in layers.POOLING:
-        raise _check.invalid("classifier_pooling", "a pooling that is computed here", found.pooling, where)
+        raise _check.invalid("classifier_pooling", "a supported pooling", found.pooling, where)
     weights = None if tensors is None else _weights(tensors, found, family.prefixes, hidden_dim, len(labels))
     score = read_score_activation(config, len(labels), scoring, where)
     return HeadSpec(labels, problem, found, hidden_dim, score, weights)
 
 
 def class_name(family, task):
-    """Returns the name of the class that transformers has for a task on a family's encoder."""
+    """Returns the name of transformers' class for a task on a family's encoder."""
     return family.architecture.removesuffix("Model").removesuffix("Encoder") + task
 
 
 def has_token_head(family, task):
-    """Whether a class is transformers' token classifier of a family, with a head that is computed here.
+    """Returns whether a class is transformers' token classifier of a family, with a supported head.
 
-    The class must be the library's own: one whose name only ends like it may have more above the encoder.
+    The class must be the library's own: one with the same ending may have additional layers above the encoder.
     """
     return task == class_name(family, TAGGER) and family.token_head({}) is not None
 
 
 def read_tokens(config, file, family, hidden_dim, tensors):
-    """Reads the head of a token classifier; arguments and errors as `read` has them.
+    """Reads the head of a token classifier; arguments and errors as in `read`.
 
     Returns:
         A `HeadSpec`.
@@ -273,7 +282,7 @@ def read_tokens(config, file, family, hidden_dim, tensors):
 
 
 def read_labels(config, where):
-    """The labels by their ids; as transformers names them where config.json does not."""
+    """Returns the labels ordered by id; if config.json has none, the names that transformers generates."""
     named = config.get("id2label")
     if named is None:
         count = _check.integer("num_labels", config.get("num_labels") or 2)
@@ -288,7 +297,7 @@ def read_labels(config, where):
 
 
 def read_problem(config, num_labels, where):
-    """The kind of labels that config.json names, or that their number stands for."""
+    """Returns the problem type in config.json, or the one implied by the number of labels."""
     problem = config.get("problem_type")
     if problem is None:
         return "regression" if num_labels == 1 else "single_label_classification"
@@ -301,12 +310,12 @@ def read_problem(config, num_labels, where):
 
 
 def read_score_activation(config, num_labels, scoring, where):
-    """What turns the logit of a cross-encoder into a score, as sentence-transformers finds it."""
+    """Returns the activation that turns a cross-encoder's logit into a score, found as in sentence-transformers."""
     own = config.get("sentence_transformers")
     named = scoring or (own.get("activation_fn") if isinstance(own, dict) else None)
     named = named or config.get("sbert_ce_default_activation_function")
     if named is None:
-        # A regression that transformers trained is on the scale of its targets.
+        # A regression trained with transformers is on the scale of its targets.
         return "sigmoid" if num_labels == 1 and config.get("problem_type") != "regression" else None
     package, _, kind = str(named).rpartition(".")
     if package.split(".")[0] != "torch" or kind not in _SCORES:
@@ -315,7 +324,7 @@ def read_score_activation(config, num_labels, scoring, where):
 
 
 def _weights(tensors, found, prefixes, hidden_dim, num_labels):
-    """Reads the head's tensors; kernels as Keras has them, inputs first."""
+    """Reads the head's tensors; kernels in Keras's layout, inputs first."""
     checkpoint = _checkpoint.Checkpoint(tensors, f"{found.output}.weight", (), str(tensors.folder))
     size = (hidden_dim, hidden_dim)
     parts = [("output", found.output, (num_labels, hidden_dim), found.use_bias)]
@@ -347,18 +356,17 @@ _FORWARD = {"method": "forward", "method_output_name": "logits"}
 
 
 def cross_encoder(folder):
-    """Looks whether a sentence-transformers folder is a cross-encoder.
+    """Checks whether a sentence-transformers directory is a cross-encoder.
 
     Args:
-        folder: path of a folder with `modules.json`.
+        folder: path of a directory with `modules.json`.
 
     Returns:
-        (folder, scoring, length): the folder of the classifier, the activation that is named for its scores and the
-        longest sequence, each of which may be `None`; or `None` for a folder of another kind.
+        (folder, scoring, length): the directory of the classifier, the activation for its scores or `None`, and the
+        maximum sequence length or `None`. Returns `None` for a directory of another kind.
 
     Raises:
-        ValueError: if it is a cross-encoder of other modules than one Transformer, or with options that are not
-            computed here.
+        ValueError: if it is a cross-encoder with modules other than one Transformer, or with unsupported options.
     """
     file = folder / "modules.json"
     modules = _checkpoint.read_json(file)
@@ -373,7 +381,7 @@ def cross_encoder(folder):
         raise _check.invalid("modules.json", "one Transformer module for a cross-encoder", kinds, f"In {file}")
     if config.get("default_prompt_name") is not None:
         name = config["default_prompt_name"]
-        raise _check.invalid("default_prompt_name", "no prompt by default for a cross-encoder", name, f"In {folder}")
+        raise _check.invalid("default_prompt_name", "no default prompt for a cross-encoder", name, f"In {folder}")
     for key, allowed in _MODULE.items():
         if options.get(key) not in allowed:
             expected = f"one of {', '.join(map(repr, allowed))} for a cross-encoder"

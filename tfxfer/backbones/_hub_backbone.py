@@ -1,4 +1,4 @@
-"""A text backbone of KerasHub as it is, with what task models ask of an encoder."""
+"""Wraps a KerasHub text backbone in the interface that task models expect of an encoder."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -12,34 +12,34 @@ from tfxfer import _check
 from tfxfer._freezable import layers_within
 from tfxfer.backbones import _backbone, _groups, _split
 
-# What a wrapped backbone may take: the first three are given, the last is counted from the padding mask.
+# Inputs that a wrapped backbone may take: the first three are passed in, the last is computed from the padding mask.
 INPUTS = ("token_ids", "padding_mask", "segment_ids", "position_ids")
-# Backbones that take no padding mask and read padding off this id instead; ESM's have an attribute for it.
+# Backbones that take no padding mask and recognize padding by this id instead; ESM's have an attribute for it.
 _PADDING_IDS = {"RoformerV2Backbone": 0}
-# FNet mixes all places. The masks of the others do not keep padding out, in KerasHub 0.32.
+# FNet mixes all positions. In KerasHub 0.32, the masks of the others do not exclude padding.
 _OPEN_TO_PADDING = ("FNetBackbone", "RoformerV2Backbone", "XLNetBackbone", "ESMBackbone", "ESM2Backbone")
-# Where a backbone does not say how long its texts may be: the length that most encoders were made for.
+# The maximum length for backbones that do not specify one: the length that most encoders were designed for.
 _LENGTH = 512
 
 
 class Part(keras.Model):
-    """A functional model of a KerasHub backbone's layers, whose frozen layers run without dropout.
+    """A functional model of a KerasHub backbone's layers whose frozen layers run without dropout.
 
     Args:
         inputs: dict or list of the backbone's tensors.
         outputs: one of its tensors, or a list.
         dropouts: list of pairs of a layer of the backbone and a `keras.layers.Dropout` within it.
-        keeps_dropout: function without arguments: whether frozen layers keep their dropout.
+        keeps_dropout: function without arguments that returns whether frozen layers keep their dropout.
         name: string.
     """
 
     def __init__(self, inputs, outputs, *, dropouts, keeps_dropout, name):
         super().__init__(inputs, outputs, name=name)
-        # Hidden from Keras, which would take these layers for more of its own.
+        # Hidden from Keras, which would track these layers as additional ones.
         self._dropouts = lambda: [] if keeps_dropout() else dropouts
 
     def call(self, inputs, training=None, mask=None):
-        """Computes a KerasHub layer's part of the graph."""
+        """Computes this part of the KerasHub backbone's graph."""
         with contextlib.ExitStack() as rates:
             for layer, dropout in self._dropouts() if training else ():
                 if not layer.trainable:
@@ -50,36 +50,37 @@ class Part(keras.Model):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class KerasHubBackbone(_groups.LayerGroups, keras.Model):
-    """A text backbone of KerasHub of a family that this package has no form for: FNet, RoFormerV2, XLNet, OPT, ...
+    """A KerasHub text backbone of a family that `Backbone` does not implement: FNet, RoFormerV2, XLNet, OPT, ...
 
-    The task models make one of a KerasHub backbone that they are given (`backbones.adopt`). The layers are the
-    backbone's own, not copies: training this trains it. Its pooler, where it has one, is left out. Differences from
+    Task models wrap KerasHub backbones in this class (`backbones.adopt`). The layers are the backbone's own, not
+    copies: training this model trains the backbone. The backbone's pooler, if any, is left out. Differences from
     `Backbone`:
 
     | | |
     |---|---|
-    | cost | that of the padded batch: no padding is left out |
-    | padding | as the backbone treats it. Absolute positions count padding: pad on the right. Results depend on the amount of padding for FNet, which mixes all places, and in KerasHub 0.32 for RoFormerV2, XLNet and ESM, whose masks let it through (`depends_on_padding`): texts of one length in a batch are safe |
-    | dropout | frozen layers run without, unless `frozen_dropout`: their `keras.layers.Dropout`s, the only kind that KerasHub's text backbones have |
-    | adapters | none: `freezing.add_lora` refuses |
-    | `freezing.AboveFrozen` | where results do not depend on padding and blocks take nothing but states and padding |
+    | cost | that of the padded batch: there is no unpadding |
+    | padding | as the backbone handles it. Absolute positions count padding: pad on the right. Results depend on the amount of padding for FNet, which mixes all positions, and in KerasHub 0.32 for RoFormerV2, XLNet and ESM, whose masks do not exclude it (`depends_on_padding`): batches of texts of one length are safe |
+    | dropout | frozen layers run without dropout, unless `frozen_dropout`; this covers `keras.layers.Dropout`, the only kind in KerasHub's text backbones |
+    | adapters | not supported: `freezing.add_lora` raises |
+    | `freezing.AboveFrozen` | supported if results do not depend on padding and blocks take only states and padding |
 
     Inputs are a dict of int32 tensors `(batch, length)`: `token_ids`, `padding_mask` (1 at real tokens), and
-    `segment_ids` where the backbone takes them. The output is `(batch, length, hidden_dim)`, its sequence output.
+    `segment_ids` if the backbone takes them. The output is the backbone's sequence output, `(batch, length,
+    hidden_dim)`.
 
     Args:
-        backbone: a `keras_hub.models.Backbone` from token ids to the states of the tokens.
-        frozen: places of layers and weights that do not train, as `get_config` gives them.
+        backbone: a `keras_hub.models.Backbone` that maps token ids to token states.
+        frozen: positions of layers and weights to freeze, as in `get_config`.
         frozen_dropout: bool. Whether frozen layers keep their dropout.
-        quantization: dict of what `quantize` did, as `get_config` gives it.
-        name: string. Defaults to the backbone's.
+        quantization: dict that describes quantized layers, as in `get_config`.
+        name: string. Defaults to the backbone's name.
 
     Attributes:
         family: string, the name of the backbone's class.
-        depends_on_padding: bool. Whether the amount of padding changes the results of a text.
+        depends_on_padding: bool. Whether the amount of padding changes the results for a text.
 
     Raises:
-        ValueError: for a backbone with other inputs, such as images or a decoder's, or another output.
+        ValueError: for a backbone with other inputs, such as images or a decoder's, or with another output.
 
     Example:
 
@@ -113,7 +114,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
             for found in layers_within(layer)
             if isinstance(found, keras.layers.Dropout) and found.rate
         ]
-        # Behind a function, where Keras does not see it: the backbone may have weights that the output does not need.
+        # In a function, where Keras does not track it: the backbone may have weights that the output does not need.
         self._parts = lambda: (backbone, blocks, groups, dropouts)
         self._frozen_dropout = bool(frozen_dropout)
 
@@ -143,14 +144,14 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         self._freeze(frozen)
 
     def hub(self) -> Any:
-        """Returns the KerasHub backbone; a method, as Keras would save what an attribute holds."""
+        """Returns the KerasHub backbone. A method, because Keras would save an attribute."""
         return self._parts()[0]
 
     @property
     def pooling(self) -> str:
-        """How a sentence vector is pooled: by the last token where KerasHub has a causal language model of the family.
+        """The pooling mode for sentence vectors: `"last"` if KerasHub has a causal language model of the family.
 
-        There, it is the only token that has seen the whole text.
+        In a causal model, only the last token has seen the whole text. Otherwise `"mean"`.
         """
         is_causal = hasattr(keras_hub.models, f"{self.family.removesuffix('Backbone')}CausalLM")
         return "last" if is_causal else "mean"
@@ -168,11 +169,11 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         )
 
     def layer_groups(self) -> dict[str, list]:
-        """Returns the layers from the input upwards: the unit of freezing and of learning rates by layer.
+        """Returns the layers by group, from the input upwards. Groups are the unit of freezing and of learning rates.
 
         Returns:
-            A dict in order: `"embeddings"`, `"block_0"`, `"block_1"`, ... to lists of the backbone's layers. Each
-            weight is in exactly one group. What comes after the last block is in that block's group.
+            An ordered dict that maps `"embeddings"`, `"block_0"`, `"block_1"`, ... to lists of the backbone's layers.
+            Each weight is in exactly one group. Layers after the last block are in that block's group.
         """
         return {name: list(layers) for name, layers in self._parts()[2].items()}
 
@@ -181,10 +182,10 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         return Part(inputs, outputs, dropouts=dropouts, keeps_dropout=lambda: self._frozen_dropout, name=name)
 
     def _for_hub(self, inputs):
-        """Returns the backbone's inputs for this model's."""
+        """Converts this model's inputs to the backbone's inputs."""
         mask = inputs["padding_mask"]
         found = {name: inputs[name] for name in self.hub().input if name in inputs}
-        # Computed for all: Keras 3.13 refuses a model with an input that nothing reads, such as FNet's mask.
+        # Computed in any case: Keras 3.13 rejects a model with an unused input, such as FNet's mask.
         positions = ops.maximum(ops.cumsum(mask, axis=1) - 1, 0)
         if "position_ids" in self.hub().input:
             found["position_ids"] = positions
@@ -196,7 +197,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
     # === Parts of the graph ===
 
     def _cuts(self):
-        """Returns the states before each block, and this backbone's output."""
+        """Returns the states before each block, followed by this backbone's output."""
         hub, blocks, _, _ = self._parts()
         cuts = []
         for i, block in enumerate(blocks):
@@ -213,26 +214,26 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         """Cuts the backbone before one of its blocks, or after the last one.
 
         Args:
-            number: int. The block that the upper part begins with: 0 leaves the embeddings alone below, the number of
-                blocks all of them.
-            states: optional sequence of ints in rising order. The layers, numbered as `hidden_states` numbers them,
-                whose states the upper part gives instead of this backbone's output.
+            number: int. The block at which the upper part begins: 0 leaves only the embeddings below, the number of
+                blocks puts all blocks below.
+            states: optional sequence of ints in ascending order. Layers, numbered as in `hidden_states`, whose states
+                the upper part returns instead of this backbone's output.
 
         Returns:
             (below, above): two functional models on the backbone's own layers. `below` takes this backbone's inputs and
-            gives the states before the block, `(batch, length, hidden_dim)`; `above` takes the list of these states and
-            the padding mask, and gives this backbone's output.
+            returns the states before the block, `(batch, length, hidden_dim)`. `above` takes the list of these states
+            and the padding mask, and returns this backbone's output.
 
-            With `states`, `below` gives `(batch, length, k * hidden_dim)`: the states of those layers that lie below
-            the cut, one after another, then those before the block. `above` gives a list of tensors `(batch, length,
-            hidden_dim)`, one for each of `states`.
+            With `states`, `below` returns `(batch, length, k * hidden_dim)`: the states of the given layers below the
+            cut, concatenated, followed by the states before the block. `above` returns a list of tensors `(batch,
+            length, hidden_dim)`, one for each of `states`.
 
         Raises:
-            ValueError: if there is no such block or layer, or the blocks take more than states and padding.
+            ValueError: if the block or a layer does not exist, or the blocks take more than states and padding.
         """
         cuts, mask = self._cuts(), self.input["padding_mask"]
         if _check.integer("number", number, minimum=0) >= len(cuts):
-            raise _check.invalid("number", f"an int < {len(cuts)}, the groups of blocks and one more", number)
+            raise _check.invalid("number", f"an int < {len(cuts)}, the number of blocks plus one", number)
         wanted = [len(cuts) - 1] if states is None else _split.check_layers("states", states, len(cuts))
         upper = [cuts[i] for i in wanted if i >= number]
         stored = [*(cuts[i] for i in wanted if i < number), *([cuts[number]] if upper else [])]
@@ -247,7 +248,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         return below, above
 
     def _above(self, cut, outputs, given):
-        """Returns the states above a cut, computed of `given` in place of the states `cut`."""
+        """Returns the states above a cut, computed from `given` instead of the states `cut`."""
         rest = [each for each in outputs if each is not cut]
         made = []
         if rest:
@@ -256,7 +257,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
             try:
                 upper = self._part([cut, *(hub.input[name] for name in names)], rest, "blocks")
             except ValueError as error:
-                expected = "a backbone whose blocks take states and padding alone"
+                expected = "a backbone whose blocks take only states and padding"
                 raise _check.invalid("backbone", expected, self.family, "Freeze the whole backbone, or none") from error
             inputs = self._for_hub(self.input)
             made = upper([given, *(inputs[name] for name in names)])
@@ -264,20 +265,20 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         return made if len(rest) == len(outputs) else [given, *made]
 
     def hidden_states(self, layers: Sequence[int] | None = None) -> keras.Model:
-        """Returns a functional model on this backbone's own layers that gives the states of its layers.
+        """Returns a functional model on this backbone's own layers that outputs the states of its layers.
 
-        While this backbone is frozen as a whole, no gradient goes through the model.
+        While the whole backbone is frozen, no gradient flows through the model.
 
         Args:
-            layers: optional sequence of ints in rising order: the layers to give. Defaults to all.
+            layers: optional sequence of ints in ascending order: the layers to output. Defaults to all.
 
         Returns:
             A `keras.Model` from this backbone's inputs to a list of `num_layers + 1` tensors `(batch, length,
-            hidden_dim)`, or of those that `layers` chooses: 0 is the embeddings, then comes each block's output. The
-            last one is this backbone's output.
+            hidden_dim)`, or only those selected by `layers`: 0 is the embeddings, followed by each block's output. The
+            last tensor is this backbone's output.
 
         Raises:
-            ValueError: if there is no such layer.
+            ValueError: if a layer does not exist.
         """
         part = self._part(self.hub().input, self._cuts(), "hidden_states")
         found = part(self._for_hub(self.input))
@@ -286,18 +287,30 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         return _split.States(self.input, list(found), name="hidden_states")
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Calls the KerasHub backbone on a dict of ids, padded."""
+        """Calls the KerasHub backbone on a padded dict of ids.
+
+        Args:
+            inputs: dict of int32 tensors `(batch, length)`; see the class.
+            training: bool. Whether dropout is active, in layers that train or keep their dropout.
+            mask: passed to `keras.Model.call`; padding is read from `padding_mask`.
+
+        Returns:
+            A tensor `(batch, length, hidden_dim)`.
+
+        Raises:
+            ValueError: if the static length exceeds the position table.
+        """
         length = inputs["token_ids"].shape[1] if isinstance(inputs, dict) and "token_ids" in inputs else None
         if self.has_position_table and isinstance(length, int) and length > self.max_sequence_length:
             expected = f"at most max_sequence_length={self.max_sequence_length} tokens"
-            remedy = "Give the preprocessor a smaller sequence_length"
+            remedy = "Use a smaller sequence_length in the preprocessor"
             raise _check.invalid("token_ids", expected, (None, length), remedy)
         return _split.stopped(self, super().call(inputs, training=training, mask=mask))
 
     # === Dropout and adapters ===
 
     def runs_dropout(self, layer: Any) -> bool:
-        """Returns whether the layer drops out in training: it trains, or `frozen_dropout` is on."""
+        """Returns whether a layer applies dropout in training: it trains, or `frozen_dropout` is on."""
         return layer.trainable or self.frozen_dropout
 
     @property
@@ -306,16 +319,16 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         return None
 
     def enable_lora(self, rank: Any, **kwargs: Any) -> NoReturn:
-        """Refuses: adapters are for the families of `backbones.families_table()`."""
+        """Raises a `ValueError`: adapters require a family of `backbones.families_table()`, regardless of `rank`."""
         raise _check.invalid(
             "model",
-            "an encoder of a family that this package has its own form for",
+            "an encoder of a family that `backbones.Backbone` implements",
             self.family,
             "Freeze its lower layers instead: `freezing.freeze(model, below=...)`",
         )
 
     def merge_lora(self) -> None:
-        """Does nothing: there are no adapters."""
+        """Does nothing, since there are no adapters."""
 
     def lora_variables(self) -> dict[str, Any]:
         """Returns an empty dict."""
@@ -324,9 +337,9 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
     # === Saving ===
 
     def _places(self):
-        """Returns layers and weights by place, such as `"block_0/0"` and `"block_0/0/3"`.
+        """Returns layers and weights by position, such as `"block_0/0"` and `"block_0/0/3"`.
 
-        Names would not do: some backbones put their own before those of their layers, some give weights no path.
+        Names are not reliable: some backbones prefix their layers' names with their own, some weights have no path.
         """
         layers = {f"{name}/{i}": layer for name, found in self.layer_groups().items() for i, layer in enumerate(found)}
         weights = {f"{place}/{i}": w for place, layer in layers.items() for i, w in enumerate(layer.weights)}
@@ -345,7 +358,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
             known[_check.one_of("frozen", place, known)].trainable = False
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the KerasHub backbone's serialized form, with what is frozen."""
+        """Returns the KerasHub backbone's serialized config and the frozen and quantized state."""
         hub = keras.saving.serialize_keras_object(self.hub())
         # The flags are in `frozen`.
         config = {**hub["config"], "trainable": True}
@@ -362,7 +375,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
-        """Makes a backbone from what `get_config` returned."""
+        """Creates a backbone from the output of `get_config`."""
         config = dict(config)
         own = config.pop("dtype", None)
         dtype = _backbone.recast_to() or own
@@ -375,12 +388,12 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
 
 
 def sequence_output(backbone):
-    """Returns the tensor of a KerasHub backbone's token states.
+    """Returns the output tensor with a KerasHub backbone's token states.
 
     Raises:
-        ValueError: for a backbone that does not go from token ids to token states, with the reason.
+        ValueError: for a backbone that does not map token ids to token states; the message gives the reason.
     """
-    expected = "a text backbone of KerasHub, from token ids to the states of the tokens"
+    expected = "a KerasHub text backbone that maps token ids to token states"
     inputs, outputs = backbone.input, backbone.output
     names = list(inputs) if isinstance(inputs, dict) else []
     if any(name.startswith(("encoder_", "decoder_")) for name in names):
@@ -402,7 +415,7 @@ def sequence_output(backbone):
 
 
 def _blocks(backbone, inner):
-    """Returns the blocks from the input upwards: those the backbone lists, otherwise layers of one class."""
+    """Returns the blocks from the input upwards: those that the backbone lists, otherwise the layers of one class."""
     there = {id(layer) for layer in inner.layers}
     listed = getattr(backbone, "transformer_layers", None)
     if listed and all(id(layer) in there for layer in listed):
@@ -419,7 +432,7 @@ def _blocks(backbone, inner):
 
 
 def _groups_of(inner, blocks):
-    """Returns all layers by group; every layer but the inputs is in one."""
+    """Returns all layers by group; every layer except the inputs is in exactly one group."""
     below = keras.Model(inner.input, keras.tree.flatten(blocks[0].output)[0])
     first, chosen = {id(layer) for layer in below.layers}, {id(block) for block in blocks}
     rest = [layer for layer in inner.layers if id(layer) not in chosen and not _is_input(layer)]
@@ -438,7 +451,7 @@ def _is_position_table(layer):
 
 
 def _padding_id(backbone):
-    """The id that a backbone without a padding mask reads padding off, or `None`."""
+    """Returns the id by which a backbone without a padding mask recognizes padding, or `None`."""
     if "padding_mask" in backbone.input:
         return None
     return getattr(backbone, "pad_token_id", _PADDING_IDS.get(type(backbone).__name__))

@@ -1,4 +1,4 @@
-"""KerasHub's backbones and presets, in our form where there is one, otherwise wrapped."""
+"""KerasHub's backbones and presets, converted to this package's form if it has one, otherwise wrapped."""
 
 import inspect
 import json
@@ -17,8 +17,8 @@ from tfxfer.backbones._sentence_transformers import EmbeddingSpec
 from tfxfer.backbones.families import FAMILIES
 from tfxfer.preprocessing import _hub
 
-# Sentence encoders among KerasHub's presets, by the beginning of the name: how their authors pool. All of them were
-# made from Hugging Face's checkpoints, whose config.json says the exact GELU.
+# Sentence encoders among KerasHub's presets, by name prefix, with their authors' pooling. All of them were converted
+# from Hugging Face checkpoints, whose config.json specifies the exact GELU.
 _SENTENCE_ENCODERS = {
     "all_minilm_": EmbeddingSpec(pooling=("mean",), normalize=True),
     "paraphrase_minilm_": EmbeddingSpec(pooling=("mean",)),
@@ -31,20 +31,20 @@ _SENTENCE_ENCODERS = {
     "mxbai_embed_": EmbeddingSpec(pooling=("cls",)),
 }
 
-# Presets of our families with a trained head beside the encoder.
+# Presets of our families that include a trained head.
 _WITH_HEAD = {"bert_tiny_en_uncased_sst2": "BertTextClassifier"}
 
 
 def adopt(backbone: Any) -> Any:
-    """Returns the encoder that a task model works with for what a caller gave as `backbone`.
+    """Converts a backbone to the encoder that task models use.
 
     | given | result |
     |---|---|
     | `Backbone`, `KerasHubBackbone` | the same object |
-    | a backbone of KerasHub of a family in `families_table()` | a `Backbone` with copies of its weights, its dtype policy, its flags and its activation |
-    | any other text backbone of KerasHub, a quantized one, or one with details of its own (scaled rotary positions) | a `KerasHubBackbone` on its layers |
+    | a KerasHub backbone of a family in `families_table()` | a `Backbone` with copies of its weights, and its dtype policy, trainable flags and activation |
+    | any other KerasHub text backbone, a quantized one, or an unsupported variant (scaled rotary positions) | a `KerasHubBackbone` on its layers |
 
-    The task models call this. Call it yourself to use an encoder before there is a model.
+    Task models call this function. Call it directly to use an encoder without a model.
 
     Args:
         backbone: see the table.
@@ -53,8 +53,8 @@ def adopt(backbone: Any) -> Any:
         A `Backbone` or a `KerasHubBackbone`.
 
     Raises:
-        ValueError: for anything else: a task model, a backbone of images, an encoder with a decoder, a backbone with
-            LoRA adapters of KerasHub.
+        ValueError: for anything else: a task model, an image backbone, an encoder-decoder, a backbone with KerasHub's
+            LoRA adapters.
 
     Example:
 
@@ -69,7 +69,7 @@ def adopt(backbone: Any) -> Any:
         return backbone
     if not isinstance(backbone, keras_hub.models.Backbone):
         remedy = "Give the `backbone` of this model" if hasattr(backbone, "backbone") else None
-        expected = "a `backbones.Backbone`, or a text backbone of KerasHub"
+        expected = "a `backbones.Backbone`, or a KerasHub text backbone"
         raise _check.invalid("backbone", expected, backbone, remedy)
     if any("lora_" in weight.name for weight in backbone.weights):
         remedy = "Save it with `save_to_preset`, which merges them, and load the folder with `from_preset`"
@@ -82,7 +82,7 @@ def adopt(backbone: Any) -> Any:
 
 
 def names():
-    """Returns the names of KerasHub's presets of text backbones."""
+    """Returns the names of KerasHub's text backbone presets."""
     return set(_preset_classes())
 
 
@@ -103,10 +103,10 @@ def described():
 
 
 def _preset_classes():
-    """Returns the class of text backbone of each of KerasHub's presets, by name."""
+    """Returns the text backbone class of each KerasHub preset, by preset name."""
     kinds: list = [kind for kind in vars(keras_hub.models).values() if isinstance(kind, type)]
     texts = [kind for kind in kinds if issubclass(kind, keras_hub.models.Backbone) and _reads_texts(kind)]
-    # A class lists its subclasses' presets too (Llama Llama 3's): the longest line of bases comes last.
+    # A class also lists its subclasses' presets (Llama lists Llama 3's): the class with the most bases comes last.
     texts.sort(key=lambda kind: len(kind.__mro__))
     return {name: kind for kind in texts for name in kind.presets}
 
@@ -117,7 +117,7 @@ def _classes():
 
 
 def task_of(name):
-    """Returns the class of the task that a KerasHub preset has a trained head for, or `None`; embedders have none."""
+    """Returns the task class for which a KerasHub preset has a trained head, or `None`; embedders have no head."""
     file = pathlib.Path(name) / "task.json"
     if file.is_file():
         found = json.loads(file.read_text(encoding="utf-8")).get("class_name", "")
@@ -133,7 +133,7 @@ def load(name, dtype, load_weights):
     try:
         hub = keras_hub.models.Backbone.from_preset(name, load_weights=load_weights, dtype=dtype)
         tokenizer = keras_hub.models.Tokenizer.from_preset(name)
-    except Exception as error:  # Kaggle's client, the network and the file system all raise their own
+    except Exception as error:  # Kaggle's client, the network and the file system raise different errors
         raise _check.invalid(
             "preset", "a KerasHub preset that can be reached", name, f"{type(error).__name__}: {error}"
         ) from error
@@ -152,7 +152,7 @@ def load(name, dtype, load_weights):
 
 
 def _tokenizer_of(name):
-    """Returns the class of the tokenizer of one of KerasHub's own presets, before anything is downloaded, or `None`."""
+    """Returns the tokenizer class of one of KerasHub's own presets before downloading anything, or `None`."""
     backbone = _preset_classes().get(name)
     kinds: list = [kind for kind in vars(keras_hub.tokenizers).values() if isinstance(kind, type)]
     return next((kind for kind in kinds if backbone and getattr(kind, "backbone_cls", None) is backbone), None)
@@ -160,14 +160,14 @@ def _tokenizer_of(name):
 
 def _unreadable(name, reason):
     remedy = (
-        f"{reason}. Token ids go into any text backbone: give a task model "
+        f"{reason}. Any text backbone takes token ids: give a task model "
         "`keras_hub.models.Backbone.from_preset(preset)` as `backbone`, and `preprocessor=None`"
     )
     return _check.invalid("preset", "a KerasHub preset of a text encoder and its tokenizer", name, remedy)
 
 
 def from_keras_hub(hub, family, activation, load_weights):
-    """Returns a `Backbone` with a KerasHub backbone's sizes and weights."""
+    """Returns a `Backbone` with the sizes and weights of a KerasHub backbone."""
     arguments = family.keras_hub_arguments(hub)
     backbone = Backbone(family.name, activation=activation, dtype=hub.dtype_policy, **arguments)
     if load_weights:
@@ -176,7 +176,7 @@ def from_keras_hub(hub, family, activation, load_weights):
 
 
 def _take_over(backbone, family, hub):
-    """Assigns every weight of a backbone from KerasHub's, found by their paths, and takes over their flags."""
+    """Copies every weight from a KerasHub backbone, found by its path, and the trainable flags."""
     weights = {weight.path: weight for weight in hub.weights}
 
     def assign(root, part, path):
@@ -206,7 +206,7 @@ def _take_over(backbone, family, hub):
 
 
 def _embedding(name):
-    """Returns how a KerasHub preset pools, or `None` where it is not a sentence encoder."""
+    """Returns the pooling of a KerasHub preset, or `None` if it is not a sentence encoder."""
     file = pathlib.Path(name) / "task.json"
     if file.is_file():
         task = json.loads(file.read_text())

@@ -8,7 +8,7 @@ from keras import ops
 
 from tfxfer import _check
 
-# The name of a dense layer -> where it is in a block.
+# The name of a dense layer -> its path within a block.
 TARGETS = {
     "query": "attention.query",
     "key": "attention.key",
@@ -24,12 +24,12 @@ _BASE = ("kernel", "kernel_scale", "kernel_zero")
 
 
 class Adapters(keras.layers.Layer):
-    """The adapters of one encoder: made, merged, and kept in the files of the model.
+    """The adapters of one encoder: creates, merges and saves them.
 
-    The weights themselves are in the dense layers (Keras's `enable_lora`). Keras writes the merged kernel of such a
-    layer into a file and clears the adapters when it reads it, after which neither of the two matrices has a gradient.
-    This layer, which Keras visits after those, writes and reads base kernels and adapters as they are. A file with
-    adapters thus still loads, merged, into a model without.
+    The weights themselves are in the dense layers (Keras's `enable_lora`). Keras saves the merged kernel of such a
+    layer and clears the adapters when it loads it; then neither matrix has a gradient. This layer, which Keras visits
+    after those layers, saves and loads the base kernels and the adapters unchanged. A file with adapters therefore
+    still loads, merged, into a model without adapters.
 
     Args:
         blocks: function without arguments that returns `Backbone.blocks()`.
@@ -42,7 +42,7 @@ class Adapters(keras.layers.Layer):
         self.settings: dict[str, Any] | None = None
 
     def targets(self):
-        """Returns the dense layers with adapters by name, such as `"block_0/0/query"`: group, block in it, part."""
+        """Returns the dense layers with adapters by name, such as `"block_0/0/query"`: group, block within it, part."""
         if self.settings is None:
             return {}
         return {
@@ -53,16 +53,16 @@ class Adapters(keras.layers.Layer):
         }
 
     def add(self, rank, alpha, targets, groups):
-        """Makes adapters that change nothing yet; arguments as `Backbone.enable_lora` has them.
+        """Creates adapters that have no effect yet; arguments as in `Backbone.enable_lora`.
 
         Returns:
-            The names of the groups that have some.
+            The names of the groups with adapters.
         """
         if self.settings is not None:
-            raise _check.invalid("rank", "a model without adapters", rank, "Merge those that it has first.")
+            raise _check.invalid("rank", "a model without adapters", rank, "Merge its adapters first.")
         available = dict.fromkeys(f"block_{group}" for _, group, _ in self.blocks())
         if not available:
-            raise _check.invalid("rank", "an encoder with blocks, which static embeddings lack", rank)
+            raise _check.invalid("rank", "an encoder with blocks; static embeddings have none", rank)
         block = self.blocks()[0][0]
         dense = [target for target, path in TARGETS.items() if operator.attrgetter(path)(block) is not None]
         settings = {
@@ -79,7 +79,7 @@ class Adapters(keras.layers.Layer):
         return settings["groups"]
 
     def merge(self):
-        """Adds the adapters to the kernels and takes them away."""
+        """Adds the adapters to the kernels and removes the adapters."""
         targets, self.settings = self.targets(), None
         for dense in targets.values():
             kernel = base_kernel(dense)
@@ -88,7 +88,7 @@ class Adapters(keras.layers.Layer):
             _clear(dense)
 
     def remove(self):
-        """Takes adapters away that change nothing yet, whether all are made or not; kernels keep every bit."""
+        """Removes adapters that have no effect yet, even if only some were created; kernels remain bit-identical."""
         targets, self.settings = self.targets(), None
         for dense in targets.values():
             _clear(dense)
@@ -102,7 +102,7 @@ class Adapters(keras.layers.Layer):
         }
 
     def save_own_variables(self, store):
-        """Writes the adapters, and the weights beneath them, which Keras does not find."""
+        """Saves the adapters and the base weights under them, which Keras does not find."""
         for name, variable in self.variables_by_name().items():
             store[name.replace("/", ".")] = variable
         for name, dense in self.targets().items():
@@ -110,8 +110,8 @@ class Adapters(keras.layers.Layer):
                 store[f"{name}/{key}".replace("/", ".")] = variable
 
     def load_own_variables(self, store):
-        """Reads what `save_own_variables` wrote; a file without adapters starts them at random."""
-        if not store.keys():  # a file of a model without adapters: they start anew
+        """Loads what `save_own_variables` saved; without adapters in the file, initializes them at random."""
+        if not store.keys():  # a file of a model without adapters: initialize them
             for dense in self.targets().values():
                 limit = base_kernel(dense).shape[0] ** -0.5
                 dense.lora_kernel_a.assign(keras.random.uniform(dense.lora_kernel_a.shape, -limit, limit))
@@ -132,15 +132,15 @@ def _clear(dense):
 
 
 def base_variables(dense):
-    """Returns the variables of a dense layer that its kernel without adapters is made of, by name.
+    """Returns the variables that make up a dense layer's kernel without adapters, by name.
 
-    A quantized kernel has scales and, in four bits, zero points.
+    A quantized kernel also has scales and, in 4 bits, zero points.
     """
     return {weight.name: weight for weight in dense.weights if weight.name in _BASE}
 
 
 def base_kernel(dense):
-    """Returns the kernel's variable of a dense layer; with adapters, Keras's property gives the sum of both."""
+    """Returns the kernel variable of a dense layer; with adapters, Keras's `kernel` property returns the sum."""
     enabled, dense.lora_enabled = dense.lora_enabled, False
     try:
         return dense.kernel

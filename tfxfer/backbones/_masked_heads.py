@@ -19,8 +19,8 @@ class MaskedHeadSpec:
 
     Args:
         options: dict of the head's settings: `activation`, `norm_epsilon`, `transform_bias`, `norm_bias`.
-        weights: dict of arrays: `"dense.kernel"`, `"dense.bias"`, `"norm.gamma"`, `"norm.beta"`, `"bias"`, as far as it
-            has them; `None` for random weights.
+        weights: dict of arrays: `"dense.kernel"`, `"dense.bias"`, `"norm.gamma"`, `"norm.beta"`, `"bias"`, as required
+            by the options; `None` for random weights.
     """
 
     options: dict
@@ -40,9 +40,9 @@ def variable(head, name):
 
 
 def reader(folder, config, family, backbone, tensors):
-    """Returns a function that reads the head of a folder, or `None` where it holds none.
+    """Returns a function that reads the head of a directory, or `None` if there is no head.
 
-    A folder that says it has one which is not read here gives a function that raises.
+    If the directory declares a head that is not supported, the function raises.
     """
     found = family.masked_head(config)
     names = config.get("architectures")
@@ -56,10 +56,10 @@ def reader(folder, config, family, backbone, tensors):
 def _read(folder, config, found, family, backbone, tensors):
     where = f"In {folder}. Pass `backbone_only=True` for a new head"
     if found is None or found.activation is None:
-        expected = f"a head of masked language models that is computed here for the family {family.name!r}"
+        expected = f"a supported masked language model head of the family {family.name!r}"
         raise _check.invalid("preset", expected, str(folder), where)
     if config.get("tie_word_embeddings") is False:
-        raise _check.invalid("tie_word_embeddings", "True: logits by the table of embeddings", False, where)
+        raise _check.invalid("tie_word_embeddings", "True: logits from the embedding table", False, where)
     options = {name: getattr(found, name) for name in ("activation", "norm_epsilon", "transform_bias", "norm_bias")}
     if tensors is None:
         return MaskedHeadSpec(options)
@@ -77,7 +77,7 @@ def _read(folder, config, found, family, backbone, tensors):
 
 
 def written(backbone, head, options):
-    """Returns the head of a model in the form of its family's class in transformers.
+    """Returns the head of a model in the form of its family's transformers class.
 
     Args:
         backbone: `Backbone`.
@@ -103,7 +103,7 @@ def written(backbone, head, options):
 
 
 def default_options(backbone):
-    """Returns the settings of a new head for a backbone: its family's, or those that go with its blocks."""
+    """Returns the settings of a new head for a backbone: its family's if known, otherwise BERT's."""
     family = FAMILIES.get(getattr(backbone, "family", ""))
     found = None if family is None else family.masked_head(family.to_config(backbone.arguments))
     if found is not None and found.activation is not None:
@@ -112,15 +112,15 @@ def default_options(backbone):
 
 
 def sees_both_sides(backbone):
-    """Whether the tokens of an encoder see those after them."""
+    """Returns whether an encoder's tokens attend to the tokens after them."""
     family = FAMILIES.get(getattr(backbone, "family", ""))
-    if family is None:  # of KerasHub's backbones, decoders pool the last token
+    if family is None:  # among KerasHub's backbones, decoders pool the last token
         return backbone.pooling != "last"
     return not backbone.arguments.get("is_causal", family.is_causal)
 
 
 def table_of(backbone):
-    """Returns the built embedding layer of a backbone, to tie a head to; raises where there is no such table."""
+    """Returns the built embedding layer of a backbone, to tie a head to; raises if there is no such layer."""
     table = backbone.token_embedding
     if not isinstance(table, keras.layers.Embedding):
         raise _check.invalid("backbone", "one with a `keras.layers.Embedding` of its tokens", type(table).__name__)

@@ -1,4 +1,4 @@
-"""Cross-encoders made of modules: encoder, pooling and dense layers, as sentence-transformers 6 has them."""
+"""Cross-encoders built from modules: encoder, pooling and dense layers, as in sentence-transformers 6."""
 
 import dataclasses
 
@@ -11,18 +11,18 @@ _BEFORE_OUTPUT = ("Dropout", "Dense", "LayerNorm")
 
 
 def read(folder, load_weights=True):
-    """Reads the head of a cross-encoder that is made of modules.
+    """Reads the head of a cross-encoder built from modules.
 
     Args:
-        folder: path of a folder with `modules.json`.
+        folder: path of a directory with `modules.json`.
         load_weights: whether to read the modules' weights.
 
     Returns:
-        (encoder, head, sequence_length): the encoder's folder, the `HeadSpec`, and the longest sequence or `None`; or
-        `None` for a folder of another kind.
+        (encoder, head, sequence_length): the encoder's directory, the `HeadSpec`, and the maximum sequence length or
+        `None`. Returns `None` for a directory of another kind.
 
     Raises:
-        ValueError: if the modules are other than Transformer, Pooling and the parts of a `layers.Head`.
+        ValueError: if the modules are not Transformer, Pooling and the parts of a `layers.Head`.
     """
     file = folder / _sentence_transformers.MODEL_FILE
     config = _checkpoint.read_json(file) if file.is_file() else {}
@@ -44,7 +44,7 @@ def read(folder, load_weights=True):
     options = _sentence_transformers.transformer(entries[0][1])
     modes, include_prompt = _sentence_transformers.pooling(entries[1][1] / "config.json")
     if config.get("default_prompt_name") is not None or not include_prompt:
-        raise _check.invalid("prompts", "none by default for a cross-encoder", config.get("prompts"), f"In {file}")
+        raise _check.invalid("prompts", "no default prompt for a cross-encoder", config.get("prompts"), f"In {file}")
     encoder = entries[0][1]
     head = _head(encoder, modes, modules, config.get("activation_fn"), where)
     return encoder, head, options.get("max_seq_length")
@@ -52,7 +52,7 @@ def read(folder, load_weights=True):
 
 @dataclasses.dataclass(frozen=True)
 class ModularHead(_heads.HeadSpec):
-    """The head that modules make: any hidden layers of one activation, dropout and kind of norm.
+    """A head built from modules: any number of hidden layers with one activation, dropout rate and kind of norm.
 
     Args:
         options: dict of the arguments of `layers.Head`.
@@ -61,12 +61,12 @@ class ModularHead(_heads.HeadSpec):
     options: dict = dataclasses.field(default_factory=dict)
 
     def head(self, dropout=None):
-        """Returns the `layers.Head`, with its own dropout or the one given."""
+        """Returns the `layers.Head`, with its own dropout rate or the given one."""
         made = layers.Head(**{**self.options, "num_outputs": len(self.labels)}, name="head")
         return made if dropout is None else made.with_dropout(dropout)
 
     def assign(self, pooling, head):
-        """Assigns the checkpoint's weights to a head made by `head`."""
+        """Assigns the checkpoint's weights to a head returned by `head`."""
         parts = {
             "output": head.denses[-1],
             **{f"hidden{i}": dense for i, dense in enumerate(head.denses[:-1])},
@@ -78,7 +78,7 @@ class ModularHead(_heads.HeadSpec):
 
 
 def _head(encoder, modes, modules, scoring, where):
-    """Returns the `ModularHead` of modules."""
+    """Returns the `ModularHead` for a list of modules."""
     config, _, arguments = _config.read(encoder)
     at = f"In {encoder / 'config.json'}"
     labels = _heads.read_labels(config, at)
@@ -108,7 +108,7 @@ def _head(encoder, modes, modules, scoring, where):
 
 
 def _parts(modules, where):
-    """Returns the rates of dropout before the dense layers, these, and the norms after the hidden ones."""
+    """Returns the dropout rates before the dense layers, the dense layers, and the norms after the hidden ones."""
     rates, denses, norms, rate = [], [], [], 0.0
     for module in modules:
         if module["class"] == "Dropout":
@@ -121,7 +121,7 @@ def _parts(modules, where):
     kinds = [module["class"] for module in modules if module["class"] != "Dropout"]
     if kinds != [*expected, "Dense"]:
         raise _check.invalid(
-            _sentence_transformers.MODULES_FILE, "a LayerNorm after each hidden Dense or none", kinds, where
+            _sentence_transformers.MODULES_FILE, "a LayerNorm after every hidden Dense or after none", kinds, where
         )
     if any(dense["use_residual"] for dense in denses) or denses[-1]["activation"] is not None:
         raise _check.invalid("Dense", "no use_residual, and no activation of the output", kinds, where)
@@ -131,7 +131,7 @@ def _parts(modules, where):
 
 
 def _one(name, values, where):
-    """Returns what all values are."""
+    """Returns the common value; raises if the values differ."""
     if any(value != values[0] for value in values):
         raise _check.invalid(name, "the same for all hidden layers", values, where)
     return values[0]

@@ -1,7 +1,7 @@
-"""The smallest parts of an encoder: dense layers, norms, dropout, activations, embeddings.
+"""The basic parts of an encoder: dense layers, norms, dropout, activations, embeddings.
 
-A part knows the sizes of its weights before it is built, so that a checkpoint is compared with them before anything is
-allocated.
+A part knows the shapes of its weights before it is built, so that a checkpoint can be checked against them before
+anything is allocated.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ def _gelu(x):
     """The exact GELU: `x / 2 * (1 + erf(x / sqrt(2)))`."""
     if keras.config.backend() != "jax" or keras.backend.standardize_dtype(x.dtype) not in ("bfloat16", "float16"):
         return ops.gelu(x, approximate=False)
-    # JAX's own keeps the digits of the tails by erfc, two polynomials and an exponential: 1.8 times as long on an H100
-    # (`benchmarks/gpu.py`). 16 bits do not hold those digits, and it rounds the argument to them: in float32 the result
-    # is nearer.
+    # JAX's own keeps the digits of the tails with erfc, two polynomials and an exponential: 1.8 times as long on an
+    # H100 (`benchmarks/gpu.py`). 16 bits do not hold those digits, and JAX rounds the argument to 16 bits: in float32,
+    # the result is more accurate.
     wide = ops.cast(x, "float32")
     return ops.cast(0.5 * wide * (1.0 + ops.erf(wide * math.sqrt(0.5))), x.dtype)
 
@@ -40,7 +40,7 @@ _ARE_LOADED = contextvars.ContextVar("are_loaded", default=False)
 
 @contextlib.contextmanager
 def loaded():
-    """Within, weights begin with zeros, not with random numbers: a checkpoint's take their place."""
+    """Initializes weights with zeros instead of random numbers in this context: a checkpoint replaces them."""
     token = _ARE_LOADED.set(True)
     try:
         yield
@@ -49,8 +49,8 @@ def loaded():
 
 
 def _start():
-    """The initializer of matrices."""
-    # Made in any case, as it draws a seed: what is made after an encoder starts alike, loaded or not.
+    """Returns the initializer for matrices."""
+    # Always created, because it draws a seed: layers created after an encoder start the same, loaded or not.
     start = keras.initializers.TruncatedNormal(stddev=0.02)
     return keras.initializers.Zeros() if _ARE_LOADED.get() else start
 
@@ -80,7 +80,7 @@ def norm(kind, dim, epsilon, *, dtype, name):
 
 
 class LayerNorm(keras.layers.LayerNormalization):
-    """Keras's layer normalization, which on TensorFlow gives a token the same bits wherever it stands in a batch.
+    """Keras's layer normalization; on TensorFlow, a token's result is bit-identical wherever it is in the batch.
 
     See `_ops.reciprocal_sqrt`.
     """
@@ -99,7 +99,7 @@ class LayerNorm(keras.layers.LayerNormalization):
 
 
 class RMSNorm(keras.layers.RMSNormalization):
-    """Keras's RMS normalization, with the same bits wherever a token stands; see `LayerNorm`."""
+    """Keras's RMS normalization, with bit-identical results wherever a token is; see `LayerNorm`."""
 
     def call(self, inputs):
         """Normalizes the last axis."""
@@ -116,36 +116,37 @@ def embedding(rows, dim, *, dtype, name):
 
 
 def width(layer):
-    """The number of features that a dense layer or norm of this module reads."""
+    """Returns the number of input features of a dense layer or norm of this module."""
     return layer.input_spec.axes[-1]
 
 
 class Dropout(Freezable, keras.layers.Dropout):
-    """Keras's dropout, off while the layer is frozen."""
+    """Keras's dropout, inactive while the layer is frozen."""
 
     def call(self, inputs, training=False):
-        """Drops units in training, unless the layer is frozen."""
+        """Applies dropout in training, unless the layer is frozen."""
         return super().call(inputs, training=self.is_training(training))
 
 
 class Embeddings(Freezable, keras.layers.Layer):
-    """The embedding part: tokens (+ positions) (+ segments), scaled or normed, dropout, perhaps projected.
+    """The embedding part: tokens (+ positions) (+ segments), scaled or normalized, dropout, optionally projected.
 
     Args:
         vocabulary_size: int. Rows of the token table.
         embedding_dim: int. Size of the tables' vectors.
-        hidden_dim: int. Size of the result; a dense layer projects where it differs or `projected` says so.
-        num_positions: int. Rows of the position table; 0 for none.
-        num_segments: int. Rows of the segment table; 0 for none.
-        norm: kind of the norm, see `norm`; `None` for none.
-        epsilon: float, of the norm.
-        dropout: float.
-        scale: float. Factor on the tokens' vectors.
+        hidden_dim: int. Size of the output. If it differs from `embedding_dim`, a dense layer projects the vectors.
+        num_positions: int. Rows of the position table; 0 for no table.
+        num_segments: int. Rows of the segment table; 0 for no table.
+        norm: kind of norm, see `norm`; `None` for no norm.
+        epsilon: float. Epsilon of the norm.
+        dropout: float. Dropout rate.
+        scale: float. Factor on the token vectors.
+        projected: bool. Whether there is a projection even if the sizes are equal.
 
     Call arguments:
         token_ids: int tensor `(real tokens,)`.
         positions: int tensor `(real tokens,)`.
-        segment_ids: int tensor `(real tokens,)`, where there is a segment table.
+        segment_ids: int tensor `(real tokens,)`, if there is a segment table.
 
     Returns:
         A float tensor `(real tokens, hidden_dim)`.
@@ -209,14 +210,14 @@ class Embeddings(Freezable, keras.layers.Layer):
         return x if self.projection is None else self.projection(x)
 
     def compute_output_spec(self, token_ids, positions, segment_ids=None, training=None):
-        """Returns the symbolic output: a vector of `hidden_dim` for each token."""
+        """Returns the symbolic output: a vector of size `hidden_dim` for each token."""
         return keras.KerasTensor((*token_ids.shape, self.hidden_dim), self.compute_dtype)
 
     def get_config(self):
-        """Refuses: the encoder is copied as a whole."""
-        # `keras.models.clone_model` asks each layer of an encoder for one, this layer first.
+        """Raises `NotImplementedError`: an encoder is copied as a whole."""
+        # `keras.models.clone_model` requests the config of each layer of an encoder, this layer first.
         raise NotImplementedError(
-            "The layers of an encoder have no configurations of their own. Copy the encoder as a whole: "
+            "The layers of an encoder have no individual configs. Copy the encoder as a whole: "
             "`copy.deepcopy(backbone)`, or `type(backbone).from_config(backbone.get_config())` without the weights."
         )
 

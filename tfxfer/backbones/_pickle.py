@@ -1,9 +1,9 @@
 """Reads the pickles inside PyTorch's weight files without executing anything.
 
-A pickle is a program. Python's own unpickler imports what the program names, calls it, and allocates what it asks for,
-so this module runs the program on a machine of its own. The machine builds dicts, lists, tuples, strings and numbers.
-It imports nothing, and knows only those globals that describe tensors. For each tensor it makes a record of where the
-numbers lie; whether they do lie there is for the caller to check.
+A pickle is a program. Python's own unpickler imports what the program names, calls it, and allocates what it requests.
+This module runs the program on its own virtual machine instead. The machine builds dicts, lists, tuples, strings and
+numbers. It imports nothing and knows only the globals that describe tensors. For each tensor, it records where the
+values are stored; the caller must check that they really are there.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ _STORAGES = {
 _DICT = "collections OrderedDict"
 _TENSORS = ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor")
 _PARAMETER = "torch._utils _rebuild_parameter"
-# Harmless as well, but the tensors are of no use here: PyTorch's own quantized types, and float8.
+# Also harmless, but these tensors are not usable here: PyTorch's own quantized types, and float8.
 _QUANTIZED = ("torch._utils _rebuild_qtensor", "torch._utils _rebuild_tensor_v3")
 
 _LITERALS = frozenset(
@@ -42,11 +42,11 @@ _SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class Refused(ValueError):
-    """The pickle names a global that is none of PyTorch's tensor functions."""
+    """The pickle names a global that is not one of PyTorch's tensor functions."""
 
 
 class Quantized(ValueError):
-    """The pickle holds tensors of a quantized type."""
+    """The pickle contains tensors of a quantized type."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Global:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Storage:
-    """A run of `size` numbers that a pickle refers to by `key`."""
+    """A sequence of `size` numbers that a pickle refers to by `key`."""
 
     dtype: str
     key: str
@@ -67,9 +67,9 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class View:
-    """A tensor: the numbers of a storage from `offset` on, in `shape`; offset and strides count numbers.
+    """A tensor: the numbers of a storage from `offset` on, in `shape`. Offset and strides are counted in numbers.
 
-    All are ints of at least 0, and the last number that the view reaches lies inside the storage's `size`.
+    All are ints >= 0, and the last number that the view reaches is within the storage's `size`.
     """
 
     storage: Storage
@@ -78,29 +78,29 @@ class View:
     strides: tuple[int, ...]
 
     def extent(self) -> int:
-        """Returns how many numbers lie between the first and the last of the view, both included."""
+        """Returns the count of numbers from the first to the last one of the view, both included."""
         if 0 in self.shape:
             return 0
         return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
 
 
 def load(stream: BinaryIO) -> Any:
-    """Reads one pickle and leaves the stream right after it.
+    """Reads one pickle and leaves the stream positioned directly after it.
 
     Args:
         stream: a binary file. At most `LONGEST` bytes of it are read.
 
     Returns:
-        What the pickle describes, made of dicts, lists, tuples, strings, numbers, `None`, and `View`s for tensors.
+        The object that the pickle describes: dicts, lists, tuples, strings, numbers, `None`, and `View`s for tensors.
 
     Raises:
-        Refused: the pickle names any other global.
-        Quantized: the pickle holds tensors of a quantized type.
-        ValueError: the pickle is broken, or asks for what a file of weights has no use for.
+        Refused: if the pickle names any other global.
+        Quantized: if the pickle contains tensors of a quantized type.
+        ValueError: if the pickle is broken, or uses operations that a weight file does not need.
     """
     machine = _Machine()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of escapes in damaged strings
+        warnings.simplefilter("ignore", DeprecationWarning)  # about escapes in damaged strings
         for opcode, argument, _ in pickletools.genops(cast(BinaryIO, _Bounded(stream))):
             if opcode.name == "STOP":
                 break
@@ -109,28 +109,28 @@ def load(stream: BinaryIO) -> Any:
 
 
 class _Bounded:
-    """A stream that ends with an error after `LONGEST` bytes."""
+    """A stream that raises after `LONGEST` bytes."""
 
     def __init__(self, stream: BinaryIO):
         self._stream = stream
         self._left = LONGEST
 
     def read(self, size: int) -> bytes:
-        """Reads `size` bytes, or raises at the limit."""
+        """Reads `size` bytes, or raises if they exceed the limit."""
         if size > self._left:
             raise ValueError(f"its pickle is longer than {LONGEST} bytes")
         self._left -= size
         return self._stream.read(size)
 
     def readline(self) -> bytes:
-        """Reads a line, cut at the limit."""
+        """Reads a line, truncated at the limit."""
         line = self._stream.readline(self._left)
         self._left -= len(line)
         return line
 
 
 class _Machine:
-    """The stack and the memo of a pickle, and what each opcode does to them."""
+    """The stack and the memo of a pickle, and the effect of each opcode on them."""
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
@@ -138,9 +138,9 @@ class _Machine:
         self._memo: dict[int, Any] = {}
 
     def pop(self) -> Any:
-        """Takes the topmost value off the stack, or raises where there is none above the mark."""
+        """Pops the top of the stack; raises if there is no value above the mark."""
         if len(self._stack) <= (self._marks[-1] if self._marks else 0):
-            raise ValueError("its pickle takes more from the stack than it puts there")
+            raise ValueError("its pickle pops more from the stack than it pushes")
         return self._stack.pop()
 
     def step(self, name: str, argument: Any) -> None:
@@ -157,12 +157,12 @@ class _Machine:
             self._memo[len(self._memo) if argument is None else argument] = self._top()
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             if argument not in self._memo:
-                raise ValueError("its pickle reads what it has not memorized")
+                raise ValueError("its pickle reads a memo entry that it has not written")
             self._stack.append(self._memo[argument])
         else:
             step = _STEPS.get(name)
             if step is None:
-                raise ValueError(f"its pickle uses {name}, which a file of weights has no use for")
+                raise ValueError(f"its pickle uses {name}, which a weight file does not need")
             step(self, argument)
 
     def _top(self) -> Any:
@@ -218,12 +218,12 @@ class _Machine:
 
     def _instance(self, argument: str) -> None:
         _known(argument)
-        raise ValueError("its pickle makes an instance in a way that PyTorch does not")
+        raise ValueError("its pickle creates an instance in a way that PyTorch does not")
 
     def _stack_global(self, _: Any) -> None:
         name, module = self.pop(), self.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise ValueError("its pickle names a global by something else than strings")
+            raise ValueError("its pickle names a global by something other than strings")
         self._stack.append(_known(f"{module} {name}"))
 
     def _reduce(self, _: Any) -> None:
@@ -233,7 +233,7 @@ class _Machine:
         self._stack.append(_rebuild(function.name, arguments))
 
     def _build(self, _: Any) -> None:
-        # PyTorch keeps version numbers in an attribute of the dict of tensors. Nothing here needs them.
+        # PyTorch stores version numbers in an attribute of the dict of tensors. They are not needed here.
         self.pop()
         self._below(dict)
 
@@ -271,7 +271,7 @@ def _in_pairs(items: list[Any]) -> list[tuple[Any, Any]]:
 
 
 def _pairs_to_dict(pairs: Any) -> dict[str, Any]:
-    """Makes a dict with keys that are strings: the hash of a nested tuple can take forever or overflow the C stack."""
+    """Creates a dict with string keys only: hashing a nested tuple can take forever or overflow the C stack."""
     result = {}
     for pair in pairs:
         if type(pair) not in (tuple, list) or len(pair) != 2 or not isinstance(pair[0], str):
@@ -289,11 +289,11 @@ def _known(name: str) -> Global:
 
 
 def _rebuild(name: str, arguments: tuple[Any, ...]) -> Any:
-    """Does what the global `name` would do if it were called."""
+    """Does what calling the global `name` would do."""
     if name == _DICT and not arguments:
         return {}
     if name == _DICT and len(arguments) == 1 and type(arguments[0]) is list:
-        return _pairs_to_dict(arguments[0])  # as Python 2 wrote it
+        return _pairs_to_dict(arguments[0])  # as written by Python 2
     if name == _PARAMETER and arguments and type(arguments[0]) is View:
         return arguments[0]
     if name in _TENSORS and len(arguments) >= 4:
@@ -302,7 +302,7 @@ def _rebuild(name: str, arguments: tuple[Any, ...]) -> Any:
 
 
 def _storage(identity: Any) -> Storage:
-    """Makes a storage of its persistent id: "storage", type, key, device, size; in old files a view as well."""
+    """Creates a storage from its persistent id: "storage", type, key, device, size; in old files also a view."""
     if type(identity) is not tuple or len(identity) not in (5, 6):
         raise ValueError("its pickle refers to a storage in an unknown form")
     word, kind, key, _, size, *view = identity

@@ -1,9 +1,9 @@
-"""Where a token stands: position ids, rotations, and what is added to the scores of attention.
+"""Positions of tokens: position ids, rotations, and biases on the attention scores.
 
-Each layer here is computed once for a batch and shared by the blocks. Their call arguments are alike:
+Each layer here is computed once per batch and shared by the blocks. Their call arguments are the same:
 
     padding_mask: int tensor `(batch, length)`, 1 at real tokens.
-    positions: int tensor `(real tokens,)`, the number of real tokens before each in its row.
+    positions: int tensor `(real tokens,)`, the number of real tokens before each one in its row.
 """
 
 import math
@@ -15,20 +15,20 @@ from keras import ops
 from tfxfer._freezable import Freezable
 from tfxfer.backbones._parts import embedding, norm
 
-# Stands for minus infinity on masked keys; twice of it is within float16.
+# Replaces minus infinity at masked keys; twice this value is still within float16's range.
 MASKED = -3e4
 
 
 def count_positions(padding_mask):
-    """Returns the number of real tokens before each place, int `(batch, length)`."""
+    """Returns the number of real tokens before each position, int `(batch, length)`."""
     return ops.maximum(ops.cumsum(padding_mask, axis=1) - 1, 0)  # -1 at padding before the first token
 
 
 class PositionIds(keras.layers.Layer):
     """Position ids that start at 1, with 0 for the padding token (RoBERTa's, shifted so that padding has row 0).
 
-    RoBERTa counts the tokens whose id is not the padding id, wherever they are in the row; its position table has a
-    row of its own for the padding id.
+    RoBERTa counts the tokens whose id is not the padding id, anywhere in the row. Its position table has a separate row
+    for the padding id.
 
     Args:
         padding_id: int.
@@ -39,7 +39,7 @@ class PositionIds(keras.layers.Layer):
         self.padding_id = padding_id
 
     def call(self, padding_mask, token_ids):
-        """Counts the tokens that are not padding, as int `(batch, length)`."""
+        """Counts the tokens that are not padding, int `(batch, length)`."""
         counted = padding_mask * ops.cast(token_ids != self.padding_id, padding_mask.dtype)
         return ops.cumsum(counted, axis=1) * counted
 
@@ -51,10 +51,10 @@ class PositionIds(keras.layers.Layer):
 class Rotary(keras.layers.Layer):
     """Cosine and sine of each token's rotation, for queries and keys.
 
-    Pair `i` of a head's components turns by `position / theta^(2 i / head_dim)`.
+    Pair `i` of a head's components is rotated by the angle `position / theta^(2 i / head_dim)`, in radians.
 
     Args:
-        head_dim: int.
+        head_dim: int. Size of a head.
         theta: float. The base.
 
     Returns:
@@ -75,12 +75,12 @@ class Rotary(keras.layers.Layer):
         self.built = True
 
     def call(self, padding_mask, positions):
-        """Computes both tensors; see the call arguments above, in the module."""
+        """Computes both tensors; see the call arguments in the module docstring."""
         angles = ops.expand_dims(ops.cast(positions, "float32"), 1) * ops.convert_to_tensor(self.frequencies)
         return ops.cos(angles), ops.sin(angles)
 
     def compute_output_spec(self, padding_mask, positions):
-        """Returns the symbolic output: two tensors of `head_dim / 2` for each token."""
+        """Returns the symbolic output: two tensors of size `head_dim / 2` for each token."""
         shape = (*positions.shape, self.head_dim // 2)
         return keras.KerasTensor(shape, "float32"), keras.KerasTensor(shape, "float32")
 
@@ -93,11 +93,11 @@ def rotate(x, rotary):
 
 
 class AttentionBias(keras.layers.Layer):
-    """What is added to the scores: a large negative number where a query must not see a key, and relative biases.
+    """The bias on attention scores: a large negative number where a query must not see a key, plus relative biases.
 
     Args:
         causal: bool. Whether a token sees only itself and the tokens before it.
-        window: int. The largest distance, in real tokens, at which a token is seen; `None` for no limit.
+        window: int. The largest distance, in real tokens, at which a token is visible; `None` for no limit.
         relative: optional `RelativeBias`.
 
     Returns:
@@ -111,13 +111,13 @@ class AttentionBias(keras.layers.Layer):
         self.relative = relative
 
     def build(self, *shapes, **named_shapes):
-        """Builds the relative bias, where there is one."""
+        """Builds the relative bias, if there is one."""
         if self.relative is not None:
             self.relative.build()
         self.built = True
 
     def call(self, padding_mask, positions):
-        """Computes the bias; see the call arguments above, in the module."""
+        """Computes the bias; see the call arguments in the module docstring."""
         seen = ops.expand_dims(padding_mask, (1, 2)) > 0
         if self.causal:
             places = ops.arange(ops.shape(padding_mask)[1])
@@ -130,7 +130,7 @@ class AttentionBias(keras.layers.Layer):
         return bias if self.relative is None else bias + self.relative(padding_mask)
 
     def compute_output_spec(self, padding_mask, positions):
-        """Returns the symbolic output: dimensions of 1 where all rows or heads are alike."""
+        """Returns the symbolic output; dimensions are 1 if all rows or heads are the same."""
         batch, length = padding_mask.shape
         rows = length if self.causal or self.window is not None or self.relative is not None else 1
         heads = 1 if self.relative is None else self.relative.num_heads
@@ -138,21 +138,21 @@ class AttentionBias(keras.layers.Layer):
 
 
 class RelativeBias(keras.layers.Layer):
-    """One learned number a head for each bucket of distances between key and query.
+    """One learned number per head for each bucket of distances between key and query.
 
-    Half of the buckets are for keys after the query. Distances below a quarter of `num_buckets` have a bucket each;
-    beyond, buckets grow logarithmically up to `max_distance`.
+    Half of the buckets are for keys after the query. Distances below a quarter of `num_buckets` have one bucket each.
+    For larger distances, buckets grow logarithmically up to `max_distance`.
 
     Args:
-        num_buckets: int.
-        max_distance: int.
-        num_heads: int.
+        num_buckets: int. Number of buckets.
+        max_distance: int. All distances from this one on share the last bucket.
+        num_heads: int. Number of heads.
 
     Call arguments:
         padding_mask: int tensor `(batch, length)`.
 
     Returns:
-        A float tensor `(heads, length, length)`: query, key.
+        A float tensor `(heads, length, length)`; the last two axes are query and key.
 
     Reference: Raffel et al., 2020, https://arxiv.org/abs/1910.10683, section 2.1.
     """
@@ -165,7 +165,7 @@ class RelativeBias(keras.layers.Layer):
         self.table = embedding(num_buckets, num_heads, dtype=self.dtype_policy, name="table")
 
     def _buckets(self):
-        """The bucket of each distance from `-max_distance` to `max_distance`, in float32 as the reference has it."""
+        """Returns the bucket of each distance from `-max_distance` to `max_distance`; float32 as in the reference."""
         half = self.num_buckets // 2
         exact = half // 2
         distances = np.arange(-self.max_distance, self.max_distance + 1)
@@ -184,7 +184,7 @@ class RelativeBias(keras.layers.Layer):
         self.built = True
 
     def call(self, padding_mask):
-        """Looks the biases up; see the call arguments of the class."""
+        """Looks up the biases; see the call arguments of the class."""
         places = ops.arange(ops.shape(padding_mask)[1], dtype="int32")
         distances = ops.expand_dims(places, 0) - ops.expand_dims(places, 1)
         distances = ops.clip(distances, -self.max_distance, self.max_distance) + self.max_distance
@@ -197,9 +197,9 @@ class RelativePositions(Freezable, keras.layers.Layer):
 
     Args:
         bucket_size: int. Half of the table's rows.
-        max_distance: int. The distance where the last row begins.
+        max_distance: int. The distance at which the last row begins.
         hidden_dim: int. Size of the vectors.
-        epsilon: float, of the layer norm.
+        epsilon: float. Epsilon of the layer norm.
 
     Returns:
         A float tensor `(2 * length - 1, hidden_dim)`.
@@ -223,7 +223,7 @@ class RelativePositions(Freezable, keras.layers.Layer):
         self.built = True
 
     def call(self, padding_mask, positions):
-        """Looks the vectors up and norms them; see the call arguments above, in the module."""
+        """Looks up and normalizes the vectors; see the call arguments in the module docstring."""
         length = ops.shape(padding_mask)[1]
         distances = ops.arange(length - 1, -length, -1, dtype="int32")
         distances = ops.clip(distances, -self.max_distance, self.max_distance)
@@ -231,7 +231,7 @@ class RelativePositions(Freezable, keras.layers.Layer):
         return self.norm(self.table(rows))
 
     def compute_output_spec(self, padding_mask, positions):
-        """Returns the symbolic output: a vector of `hidden_dim` for each distance."""
+        """Returns the symbolic output: a vector of size `hidden_dim` for each distance."""
         length = padding_mask.shape[1]
         return keras.KerasTensor((None if length is None else 2 * length - 1, self.hidden_dim), self.compute_dtype)
 
@@ -239,13 +239,13 @@ class RelativePositions(Freezable, keras.layers.Layer):
 def relative_rows(bucket_size, max_distance):
     """Returns the row of DeBERTa's table for each distance from `-max_distance` to `max_distance`.
 
-    Distances below half of `bucket_size` have a row each; larger ones share rows, more of them the larger they are.
+    Distances below half of `bucket_size` have one row each; larger ones share rows, in groups that grow with distance.
     Computed in float32 and in the order of the reference implementation, so that distances at the border of a bucket
-    fall into the same one.
+    fall into the same bucket.
 
     Args:
         bucket_size: int. Half of the table's rows.
-        max_distance: int. The distance where the last row begins.
+        max_distance: int. The distance at which the last row begins.
 
     Returns:
         An int32 array `(2 * max_distance + 1,)`.

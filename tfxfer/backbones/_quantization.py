@@ -1,4 +1,4 @@
-"""Weights of an encoder in eight or four bits, by Keras's own layers."""
+"""Encoder weights in 8 or 4 bits, through Keras's own layers."""
 
 import contextlib
 import gc
@@ -10,16 +10,16 @@ from tfxfer import _check
 from tfxfer._freezable import layers_within
 
 MODES = ("int8", "int4")
-# Layers whose weights Keras quantizes; a subclass may compute something else.
+# Layers whose weights Keras quantizes. Exact types only: a subclass may compute something else.
 _KINDS = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Embedding, keras.layers.ReversibleEmbedding)
 _REMEDY = (
-    'Use "int8" or "int4". For weights in half the bytes or fast training there is `dtype="mixed_bfloat16"`; '
-    '`export.saved_model(..., weights_dtype="int8")` writes small files of a model that stays as it is'
+    'Use "int8" or "int4". For weights in half the bytes or fast training, use `dtype="mixed_bfloat16"`; '
+    '`export.saved_model(..., weights_dtype="int8")` writes small files without changing the model'
 )
 
 
 def quantizable(groups):
-    """Returns the layers of an encoder that can be quantized, by group and place in it, such as `"block_0/0/5"`.
+    """Returns the layers of an encoder that can be quantized, by group and position, such as `"block_0/0/5"`.
 
     Args:
         groups: dict of group name to list of layers.
@@ -37,15 +37,15 @@ def quantize(layers, mode, config, filters):
     """Quantizes layers.
 
     Args:
-        layers: dict of name to layer, as `quantizable` returns it.
+        layers: dict of name to layer, as returned by `quantizable`.
         mode: string, one of `MODES`.
-        config: a configuration of `keras.quantizers`; for `"int8"` the one of the bare mode stands for weights alone.
-        filters: which layers, as `keras.Model.quantize` has it.
+        config: a configuration of `keras.quantizers`; for `"int8"`, Keras's default one means weights only.
+        filters: which layers to quantize, as in `keras.Model.quantize`.
     """
     _check.one_of("mode", mode, MODES, _REMEDY)
     done = [layer for layer in layers.values() if layer.quantization_mode is not None]
     if done:
-        remedy = "Load the float model again to quantize it in another way"
+        remedy = "Reload the float model to quantize it differently"
         raise _check.invalid("mode", "a model that is not quantized yet", mode, remedy)
     chosen = [layer for layer in layers.values() if _matches(layer, filters)]
     if not chosen:
@@ -58,13 +58,13 @@ def quantize(layers, mode, config, filters):
 
 
 def _is_default(config):
-    """Whether a configuration is the one that Keras passes on for the bare mode."""
+    """Returns whether a configuration is the one that Keras passes if only the mode is given."""
     default = keras.quantizers.Int8QuantizationConfig()
     return config is None or config.get_config() == default.get_config()
 
 
 def _matches(layer, filters):
-    # As `keras.Model.quantize` reads them.
+    # Same interpretation as in `keras.Model.quantize`.
     if filters is None:
         return True
     if callable(filters):
@@ -75,9 +75,9 @@ def _matches(layer, filters):
 
 
 def configs(layers):
-    """Returns the serialized configurations of those layers that are quantized, by name; `None` where none is.
+    """Returns the serialized configurations of the quantized layers, by name; `None` if no layer is quantized.
 
-    A layer that KerasHub made quantized has its configuration in its dtype policy.
+    A layer that was created quantized by KerasHub has its configuration in its dtype policy.
     """
     found = {
         name: keras.saving.serialize_keras_object(layer.quantization_config)
@@ -88,7 +88,7 @@ def configs(layers):
 
 
 def restore(layers, serialized):
-    """Quantizes layers with random weights as `configs` says, so that a file's weights fit."""
+    """Quantizes layers with random weights as described by `configs`, so that weights from a file match."""
     if not serialized:
         return
     with _collecting_little():
@@ -99,11 +99,11 @@ def restore(layers, serialized):
 
 @contextlib.contextmanager
 def _collecting_little():
-    """Leaves the objects of before to later collections of garbage.
+    """Exempts existing objects from garbage collections in this context.
 
-    Keras has one after each quantized layer, which takes half a second where many objects live.
+    Keras runs one after each quantized layer, which takes half a second if there are many objects.
     """
-    if gc.get_freeze_count():  # somebody else's
+    if gc.get_freeze_count():  # frozen by someone else
         yield
         return
     gc.freeze()
@@ -114,7 +114,7 @@ def _collecting_little():
 
 
 def check_floats(layers, action):
-    """Raises where a layer is quantized; `action` is what needs floats, for the error."""
+    """Raises if a layer is quantized; `action` is the operation that needs floats, for the message."""
     modes = {layer.quantization_mode for layer in layers.values()} - {None}
     if modes:
         remedy = "Do it before `quantize`. `save`, `save_to_preset` and `export.saved_model` keep quantized weights"

@@ -1,4 +1,4 @@
-"""Reads sentence-transformers folders: all of them but the encoder and its tokenizer."""
+"""Reads sentence-transformers directories, except the encoder and its tokenizer."""
 
 import dataclasses
 import pathlib
@@ -12,12 +12,12 @@ from tfxfer.backbones._embedding import ACTIVATIONS, EmbeddingSpec
 
 MODULES_FILE = "modules.json"
 MODEL_FILE = "config_sentence_transformers.json"
-# The Transformer module's own config, under the names that the reference looks for, in its order.
+# The Transformer module's own config, under the names that the reference tries, in its order.
 TRANSFORMER_FILES = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-# The names of pooling configs.
+# Pooling modes in newer configs.
 _NEW_POOLING = {
     "cls": "cls",
     "max": "max",
@@ -26,7 +26,7 @@ _NEW_POOLING = {
     "weightedmean": "weighted_mean",
     "lasttoken": "last",
 }
-# The flags of older pooling configs, in the order in which the reference concatenates.
+# Flags in older pooling configs, in the order in which the reference concatenates.
 _OLD_POOLING = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -35,10 +35,10 @@ _OLD_POOLING = {
     "pooling_mode_weightedmean_tokens": "weighted_mean",
     "pooling_mode_lasttoken": "last",
 }
-# The length that stands for no bound.
+# The sequence length that means no limit.
 UNBOUNDED = 2**20
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
-# What a Transformer module's config may say: the plain use of the encoder (`None`: absent).
+# Supported values in a Transformer module's config: the plain use of the encoder (`None`: absent).
 _TRANSFORMER = {
     "transformer_task": (None, "feature-extraction"),
     "module_output_name": (None, "token_embeddings"),
@@ -48,7 +48,7 @@ _TRANSFORMER = {
     "query_expansion": (None,),
 }
 _FORWARD = {"method": "forward", "method_output_name": "last_hidden_state"}
-# Arguments that a Transformer module's config hands to transformers and that change no number here.
+# Arguments that a Transformer module's config passes to transformers and that do not affect results here.
 _HARMLESS = {
     ("model_args", "model_kwargs"): {"add_pooling_layer", "attn_implementation", "device_map", "dtype", "torch_dtype"},
     ("tokenizer_args", "processor_kwargs"): {"padding_side", "use_fast"},
@@ -61,13 +61,14 @@ _MODULES = ("Transformer", "StaticEmbedding", "WeightedLayerPooling", "Pooling",
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """What `read` returns.
+    """The result of `read`.
 
     Args:
-        encoder: path of the folder that holds the encoder and its tokenizer.
+        encoder: path of the directory with the encoder and its tokenizer.
         embedding: `EmbeddingSpec`.
-        sequence_length: int. The longest sequence that the folder asks for; `None` where it leaves it to the tokenizer.
-        lowercase: bool. Whether texts are lower-cased before a tokenizer that does not do so itself.
+        sequence_length: int. The maximum sequence length that the directory specifies, in tokens; `None` if it leaves
+            it to the tokenizer.
+        lowercase: bool. Whether to lowercase texts before a tokenizer that does not do so itself.
         is_static: bool. Whether the encoder is a table of token vectors without a `config.json` (`StaticEmbedding`).
     """
 
@@ -79,19 +80,19 @@ class Folder:
 
 
 def read(folder, load_weights=True):
-    """Reads a sentence-transformers folder, all of it but the encoder and its tokenizer.
+    """Reads a sentence-transformers directory, except the encoder and its tokenizer.
 
-    Numbers, names and defaults are those of sentence-transformers 6.2, whose older files are read too.
+    Keys, names and defaults are those of sentence-transformers 6.2; older formats are also supported.
 
     Args:
-        folder: path of a folder with `modules.json`.
+        folder: path of a directory with `modules.json`.
         load_weights: whether to read the modules' weights.
 
     Returns:
         A `Folder`.
 
     Raises:
-        ValueError: for a module or an option that this package does not compute. The error names the file and the key.
+        ValueError: for an unsupported module or option. The message names the file and the key.
     """
     folder = pathlib.Path(folder)
     modules = entries(folder)
@@ -101,7 +102,7 @@ def read(folder, load_weights=True):
     weighted = kinds[1:2] == ["WeightedLayerPooling"]
     start = ["Transformer", "WeightedLayerPooling", "Pooling"] if weighted else ["Transformer", "Pooling"]
     if kinds[: len(start)] != start or any(kind not in _AFTER_POOLING for kind in kinds[len(start) :]):
-        expected = f"Transformer, Pooling (perhaps with WeightedLayerPooling before it), then {_words(_AFTER_POOLING)}"
+        expected = f"Transformer, Pooling (perhaps after WeightedLayerPooling), then {_words(_AFTER_POOLING)}"
         raise _check.invalid(MODULES_FILE, expected, kinds, f"In {folder / MODULES_FILE}")
     encoder = modules[0][1]
     options = transformer(encoder)
@@ -126,7 +127,7 @@ def read(folder, load_weights=True):
 
 
 def _static(folder, modules, load_weights):
-    """Reads a folder whose first module is a table of token vectors, which pools by the mean and cuts no text."""
+    """Reads a directory whose first module is a table of token vectors, with mean pooling and no truncation."""
     kinds = [kind for kind, _ in modules]
     if any(kind not in _AFTER_POOLING for kind in kinds[1:]):
         expected = f"StaticEmbedding, then {_words(_AFTER_POOLING)}"
@@ -137,10 +138,10 @@ def _static(folder, modules, load_weights):
 
 
 def entries(folder):
-    """Returns the modules of a folder in order, as `(class, folder of the module)`.
+    """Returns the modules of a directory in order, as `(class, directory of the module)`.
 
     Raises:
-        ValueError: if `modules.json` names a module that is not one of those read here.
+        ValueError: if `modules.json` names an unsupported module.
     """
     file = pathlib.Path(folder) / MODULES_FILE
     listed = _checkpoint.read_json(file)
@@ -150,7 +151,7 @@ def entries(folder):
 
 
 def _class(entry, file):
-    """Returns the class of an entry of modules.json; both the older and the newer dotted paths end in it."""
+    """Returns the class of an entry of modules.json, the last part of both the older and the newer dotted paths."""
     package, _, kind = str(entry.get("type")).rpartition(".")
     if package.split(".")[0] != "sentence_transformers" or kind not in _MODULES:
         expected = f"one of sentence-transformers' {', '.join(_MODULES)}"
@@ -159,19 +160,19 @@ def _class(entry, file):
 
 
 def _path(entry, file):
-    """Returns the folder that an entry of modules.json names, which lies within the model's own."""
+    """Returns the directory that an entry of modules.json names, which must be inside the model's own."""
     path = entry.get("path", "")
-    parts = pathlib.PureWindowsPath(str(path))  # it splits at both kinds of slashes
+    parts = pathlib.PureWindowsPath(str(path))  # splits on both kinds of slashes
     if not isinstance(path, str) or parts.anchor or ".." in parts.parts:
         raise _check.invalid("path", "a folder within the model's own", path, f"In {file}")
     return path
 
 
 def describe(folder):
-    """Reads what a folder says about the model as a whole: prompts, similarity, components that `encode` keeps.
+    """Reads the settings of the whole model: prompts, similarity, and the number of components that `encode` keeps.
 
     Returns:
-        A dict of arguments of `EmbeddingSpec`, and the list of the last module: `Truncate`, or none.
+        A dict of arguments of `EmbeddingSpec`, and a list of the last module: `Truncate`, or empty.
     """
     file = folder / MODEL_FILE
     config = _config(file, optional=True)
@@ -183,7 +184,7 @@ def describe(folder):
         raise _check.invalid("prompts", "a dict of names to texts", prompts, where)
     prompts = {name: text or "" for name, text in prompts.items()}
     if any(prompts.values()):
-        # The reference gives every model these two: a folder with a prompt "passage" alone has no prompt for documents.
+        # The reference gives every model these two: with a prompt "passage" only, there is no prompt for documents.
         prompts = {"query": "", "document": "", **prompts}
     default = config.get("default_prompt_name")
     if default is not None:
@@ -201,20 +202,20 @@ def describe(folder):
 
 
 def after_pooling(modules, load_weights=True):
-    """Reads the modules behind the pooling.
+    """Reads the modules after the pooling.
 
     Args:
-        modules: list of `(class, folder)`, as `entries` gives them.
+        modules: list of `(class, directory)`, as returned by `entries`.
         load_weights: whether to read the weights.
 
     Returns:
-        A list of dicts, `modules` of `EmbeddingSpec`.
+        A list of dicts, the `modules` of an `EmbeddingSpec`.
     """
     return [{"class": kind, **_READERS[kind](folder, load_weights)} for kind, folder in modules]
 
 
 def pooling(file):
-    """Returns the modes of a Pooling module, and whether it counts the tokens of prompts."""
+    """Returns the modes of a Pooling module, and whether it includes the tokens of prompts."""
     config = _config(file)
     where = f"In {file}"
     include_prompt = config.get("include_prompt", True)
@@ -248,7 +249,7 @@ def _layer_pooling(folder, load_weights):
 
 
 def _check_hidden_states(encoder, options, folder):
-    """Raises where the reference leaves a WeightedLayerPooling module out, as the encoder gives no hidden states."""
+    """Raises if the reference ignores a WeightedLayerPooling module because the encoder returns no hidden states."""
     file = encoder / "config.json"
     asked = _arguments(options, "config_args", "config_kwargs").get("output_hidden_states")
     config = _config(file, optional=True)
@@ -259,7 +260,7 @@ def _check_hidden_states(encoder, options, folder):
 
 
 def dense(folder, load_weights=True, output="sentence_embedding"):
-    """Reads a Dense module; `output` is what its result has to be called."""
+    """Reads a Dense module; `output` is the required name of its result."""
     file = folder / "config.json"
     config = _sentence_module(file, output)
     inputs, units = _size("in_features", config, file), _size("out_features", config, file)
@@ -310,7 +311,7 @@ _READERS = {"Dense": dense, "Dropout": _dropout, "LayerNorm": _layer_norm, "Norm
 
 
 def _sentence_module(file, output="sentence_embedding"):
-    """Returns a module's config; raises where it reads or writes anything but the sentence's vector."""
+    """Returns a module's config; raises if the module reads or writes anything other than the sentence vector."""
     config = _config(file, optional=True)
     for key, expected in (("module_input_name", "sentence_embedding"), ("module_output_name", output)):
         if (config.get(key) or "sentence_embedding") != expected:
@@ -319,7 +320,7 @@ def _sentence_module(file, output="sentence_embedding"):
 
 
 class _Weights:
-    """The weights of a module; all of them `None` where none are to be read. Matrices come as `(inputs, units)`."""
+    """The weights of a module, all `None` without `load_weights`. Matrices are returned as `(inputs, units)`."""
 
     def __init__(self, folder, anchor, load_weights):
         self._checkpoint = None
@@ -328,13 +329,13 @@ class _Weights:
             self._checkpoint = _checkpoint.Checkpoint(tensors, anchor, (), str(folder))
 
     def take(self, name, shape):
-        """Returns the tensor `name`, whose shape in the file is `shape`, or `None`."""
+        """Returns the tensor `name`, which has the shape `shape` in the file, or `None`."""
         if self._checkpoint is None:
             return None
         return np.ascontiguousarray(self._checkpoint.take(name, shape).T)
 
     def check_all_used(self):
-        """Raises where the file has tensors that were not taken."""
+        """Raises if the file has unused tensors."""
         if self._checkpoint is not None:
             self._checkpoint.check_all_used()
 
@@ -343,7 +344,7 @@ class _Weights:
 
 
 def transformer(folder):
-    """Reads and checks the Transformer module's own config, which may lie under several names, or nowhere."""
+    """Reads and checks the Transformer module's own config, which may have several names or be absent."""
     file = next((folder / name for name in TRANSFORMER_FILES if (folder / name).is_file()), None)
     if file is None:
         return {}
@@ -360,18 +361,18 @@ def transformer(folder):
         unknown = sorted(set(_arguments(config, *names)) - known)
         if unknown:
             name = next(name for name in names if config.get(name))
-            raise _check.invalid(name, f"arguments out of {', '.join(sorted(known))}", unknown, where)
+            raise _check.invalid(name, f"arguments among {', '.join(sorted(known))}", unknown, where)
     _size("max_seq_length", config, file, optional=True)
     return config
 
 
 def _arguments(config, *names):
-    """Returns the arguments that a config hands to transformers, under the first of the names that it has."""
+    """Returns the arguments that a config passes to transformers, under the first of the names that is present."""
     return next((config[name] for name in names if config.get(name)), {})
 
 
 def _lowers(folder):
-    """Says whether the tokenizer in a folder lower-cases."""
+    """Returns whether the tokenizer in a directory lowercases."""
     if (folder / "tokenizer.json").is_file():
         return _has_lowercase(_checkpoint.read_json(folder / "tokenizer.json").get("normalizer"))
     file = folder / "tokenizer_config.json"
@@ -393,7 +394,7 @@ def _has_lowercase(normalizer):
 
 
 def _config(file, optional=False):
-    """Returns the dict in a JSON file, an empty one where an optional file is missing."""
+    """Returns the dict in a JSON file; an empty dict if an optional file is missing."""
     if not file.is_file():
         if optional:
             return {}
@@ -403,7 +404,7 @@ def _config(file, optional=False):
 
 
 def _size(key, config, file, *, minimum=1, default=None, optional=False):
-    """Returns a whole number of a config; an error names the key and the file."""
+    """Returns an integer of a config; errors name the key and the file."""
     value = config.get(key, default)
     if value is None and optional:
         return None

@@ -1,4 +1,4 @@
-"""The states of several layers, an encoder cut in two where they are read, and where gradients end."""
+"""States of several layers, encoders split at a layer, and stopped gradients."""
 
 import keras
 from keras import ops
@@ -7,7 +7,7 @@ from tfxfer import _check
 
 
 class Join(keras.layers.Layer):
-    """Lays the vectors of several layers one after another: a list of `(..., dim)` to `(..., k * dim)`."""
+    """Concatenates the vectors of several layers: a list of `(..., dim)` to `(..., k * dim)`."""
 
     def call(self, inputs):
         return ops.concatenate(inputs, axis=-1)
@@ -17,11 +17,11 @@ class Join(keras.layers.Layer):
 
 
 class Separate(keras.layers.Layer):
-    """Undoes `Join`: a list of `count` tensors.
+    """Inverts `Join`: returns a list of `count` tensors.
 
     Call arguments:
         inputs: float tensor `(..., count * dim)`.
-        padding_mask: int tensor. Not read; a model of inputs and mask needs both to lead somewhere.
+        padding_mask: int tensor. Not read; in a model of inputs and mask, both must be connected to the output.
     """
 
     def __init__(self, count, **kwargs):
@@ -38,7 +38,7 @@ class Separate(keras.layers.Layer):
 
 
 class States(keras.Model):
-    """A functional model of an encoder's layers, through which no gradient goes while all of them are frozen."""
+    """A functional model of an encoder's layers through which no gradient flows while all of them are frozen."""
 
     def call(self, inputs, training=None, mask=None):
         """Computes the states."""
@@ -46,16 +46,16 @@ class States(keras.Model):
 
 
 def stopped(encoder, states):
-    """Returns states; where nothing in the encoder trains, as constants, so that no backward pass is built below."""
-    # TensorFlow records all that reads a variable that was made to train, whatever Keras's flag says since.
+    """Returns states, as constants if nothing in the encoder trains, so that no backward pass is built below."""
+    # TensorFlow records everything that reads a variable created as trainable, regardless of Keras's current flag.
     return states if encoder.trainable_variables else keras.tree.map_structure(ops.stop_gradient, states)
 
 
 def check_layers(argument, states, count):
-    """Returns numbers of layers as a list; raises where they do not rise or there is no such layer."""
+    """Returns layer numbers as a list; raises if they are not ascending or a layer does not exist."""
     states = [_check.integer(argument, each, minimum=0) for each in states]
     if not states or states != sorted(set(states)) or states[-1] >= count:
-        raise _check.invalid(argument, f"ints from 0 to {count - 1} in rising order", states)
+        raise _check.invalid(argument, f"ints from 0 to {count - 1} in ascending order", states)
     return states
 
 
@@ -65,10 +65,10 @@ def models(inputs, kept, cut, mask, upper, padding):
     Args:
         inputs: the backbone's inputs.
         kept: list of the states that are read below the cut.
-        cut: the states that the upper part begins with.
+        cut: the states at which the upper part begins.
         mask: the backbone's padding mask.
-        upper: list of the states that are read above, padded; they depend on `cut` and `mask` alone.
-        padding: function that puts states below the cut into rows.
+        upper: list of the states that are read above, padded; they depend only on `cut` and `mask`.
+        padding: function that pads states below the cut.
     """
     stored = [*kept, cut] if upper else kept
     options = {"dtype": cut.dtype}

@@ -1,7 +1,7 @@
-"""Reads PyTorch's weight files (`pytorch_model.bin`) without PyTorch, and without executing what is in them.
+"""Reads PyTorch's weight files (`pytorch_model.bin`) without PyTorch and without executing their contents.
 
-PyTorch has two formats. Since version 1.6 a file is a zip archive: `NAME/data.pkl` describes the tensors, and
-`NAME/data/KEY` holds the numbers of one storage. Before that, it was a few pickles followed by the storages.
+PyTorch has two formats. Since version 1.6, a file is a zip archive: `NAME/data.pkl` describes the tensors, and
+`NAME/data/KEY` contains the numbers of one storage. Earlier files are a few pickles followed by the storages.
 """
 
 import dataclasses
@@ -18,22 +18,22 @@ import numpy as np
 from tfxfer import _check
 from tfxfer.backbones import _pickle
 
-# What the first two pickles of the older format hold.
+# Contents of the first two pickles of the older format.
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-# The part of a zip entry's own header that has a fixed size; its last two numbers are lengths of what follows.
+# The fixed-size part of a zip entry's own header; its last two numbers are the lengths of the fields after it.
 _ENTRY = struct.Struct("<4s22xHH")
-# How the small file begins that Git keeps in place of a large one.
+# The beginning of the small file that Git LFS substitutes for a large one.
 _POINTER = b"version https://git-lfs"
 _ZIP_ERRORS = (zipfile.BadZipFile, struct.error)
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredArray:
-    """Where a tensor lies in a file.
+    """The location of a tensor in a file.
 
     Args:
         file: path of the file.
-        start: byte at which the tensor's first number lies.
+        start: byte offset of the tensor's first number.
         view: a `_pickle.View`: dtype, shape and strides.
         big_endian: whether the most significant byte of a number comes first.
     """
@@ -47,7 +47,8 @@ class StoredArray:
         """Reads the tensor, in the dtype of the file.
 
         Raises:
-            ValueError: the tensor repeats numbers of a smaller storage, or the file is shorter than when it was opened.
+            ValueError: if the tensor repeats numbers of a smaller storage, or the file has become shorter since it was
+                opened.
         """
         shape, dtype = self.view.shape, np.dtype(self.view.storage.dtype)
         if math.prod(shape) > self.view.storage.size:
@@ -56,7 +57,7 @@ class StoredArray:
             stream.seek(self.start)
             raw = np.fromfile(stream, np.uint8, self.view.extent() * dtype.itemsize)
         if raw.size < self.view.extent() * dtype.itemsize:
-            raise broken(self.file, "it has become shorter while it was read")
+            raise broken(self.file, "it became shorter while it was read")
         if self.big_endian:
             raw = np.ascontiguousarray(raw.reshape(-1, dtype.itemsize)[:, ::-1]).reshape(-1)
         strides = [stride * dtype.itemsize for stride in self.view.strides]
@@ -64,7 +65,7 @@ class StoredArray:
 
 
 def arrays(file: pathlib.Path) -> dict[str, StoredArray]:
-    """Reads which tensors a file of PyTorch's holds, and where; reads none of their numbers.
+    """Lists the tensors of a PyTorch file and their locations without reading their numbers.
 
     Args:
         file: path of the file.
@@ -73,7 +74,7 @@ def arrays(file: pathlib.Path) -> dict[str, StoredArray]:
         A dict of tensor names to `StoredArray`s.
 
     Raises:
-        ValueError: the file names functions other than those that make tensors, is broken, or of another format.
+        ValueError: if the file names functions other than those that create tensors, is broken, or has another format.
     """
     with file.open("rb") as stream:
         zipped = stream.read(4) == b"PK\x03\x04"
@@ -95,21 +96,21 @@ def arrays(file: pathlib.Path) -> dict[str, StoredArray]:
 
 
 def broken(file: pathlib.Path, reason: object) -> ValueError:
-    """Makes the error for a file of weights that cannot be read."""
+    """Returns the error for a weight file that cannot be read."""
     with file.open("rb") as stream:
         pointer = stream.read(len(_POINTER)) == _POINTER
     if pointer:
         reason = "it is a pointer of Git LFS, not the weights; run `git lfs pull` in its folder"
-    return _check.invalid("preset", "a folder with whole files of weights", str(file), f"{file} is broken: {reason}")
+    return _check.invalid("preset", "a folder with complete weight files", str(file), f"{file} is broken: {reason}")
 
 
 def quantized(file: object, what: str) -> ValueError:
-    """Makes the error for weights that are not plain floating-point numbers."""
+    """Returns the error for weights that are not plain floating-point numbers."""
     return _check.invalid(
         "preset",
         "weights in float32, float16, bfloat16 or float64",
         what,
-        f"{file} is a quantized checkpoint, and those are not read. Use the checkpoint that it was made from, or "
+        f"{file} is a quantized checkpoint, which is not supported. Use the checkpoint that it was made from, or "
         "dequantize it with the library that wrote it and save the result",
     )
 
@@ -146,21 +147,21 @@ def _read_zip(stream: BinaryIO, file: pathlib.Path) -> dict[str, StoredArray]:
 
 
 def _entry_start(stream: BinaryIO, entry: zipfile.ZipInfo, total: int) -> int:
-    """Returns where the bytes of an uncompressed entry begin."""
+    """Returns the offset of the first byte of an uncompressed entry."""
     if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or entry.file_size != entry.compress_size:
         raise ValueError(f"{entry.filename!r} is compressed or encrypted, which PyTorch does not do")
     stream.seek(entry.header_offset)
     signature, *lengths = _ENTRY.unpack(stream.read(_ENTRY.size).ljust(_ENTRY.size, b"\0"))
     start = entry.header_offset + _ENTRY.size + sum(lengths)
     if signature != b"PK\x03\x04" or start + entry.file_size > total:
-        raise ValueError(f"{entry.filename!r} lies outside the file")
+        raise ValueError(f"{entry.filename!r} extends beyond the file")
     return start
 
 
 def _read_legacy(stream: BinaryIO, file: pathlib.Path) -> dict[str, StoredArray]:
     """Reads the format before PyTorch 1.6: magic number, protocol, sizes of C types, tensors, keys, then the storages.
 
-    Each storage is its length in 8 bytes and its numbers, in little endian on every machine.
+    Each storage is its length in 8 bytes followed by its numbers, little-endian on every machine.
     """
     for expected in (_MAGIC, _PROTOCOL):
         try:
@@ -216,7 +217,7 @@ def _located(
 
 
 def _convert(file: pathlib.Path) -> str:
-    """Returns the sentence that says how PyTorch converts a file."""
+    """Returns a sentence that explains how to convert a file with PyTorch."""
     target = str(file.with_name("model.safetensors"))
     code = (
         "import torch, safetensors.torch as s; s.save_file({k: v.clone().contiguous() for k, v in "

@@ -1,7 +1,7 @@
-"""Unpadding: the real tokens of a batch in one matrix, whatever the lengths of its rows.
+"""Unpadding: the real tokens of a batch in one matrix, regardless of the lengths of its rows.
 
-Everything in a transformer except attention works on each token by itself. Without padding its cost is that of the real
-tokens, and a batch can mix short and long rows. Only attention sees rows padded to one length.
+Everything in a transformer except attention processes each token independently. With unpadding, its cost is that of the
+real tokens, and a batch can mix short and long rows. Only attention uses rows padded to one length.
 """
 
 import contextlib
@@ -10,20 +10,20 @@ import contextvars
 import keras
 from keras import ops
 
-# Numbers that TensorFlow's sums take at a time.
+# The number of values that TensorFlow sums at a time.
 _GROUP = 16
 
 _PADDED = contextvars.ContextVar("padded", default=False)
 
 
 def leaves_padding_out():
-    """Whether the backend can compute on a number of tokens that only the values tell."""
+    """Returns whether the backend supports a number of tokens that is known only at run time."""
     return keras.config.backend() == "tensorflow" and not _PADDED.get()
 
 
 @contextlib.contextmanager
 def padded():
-    """Code traced inside computes every place, for runtimes that derive shapes from those of their inputs."""
+    """Computes every position in code traced in this context, for runtimes that infer all shapes from their inputs."""
     token = _PADDED.set(True)
     try:
         yield
@@ -38,12 +38,11 @@ class TokenLayout(keras.layers.Layer):
         padding_mask: int tensor `(batch, length)`, 1 at real tokens.
 
     Returns:
-        (tokens, slots): `tokens`, int32 `(real tokens,)`, is the place of each real token in the flattened batch;
-        `slots`, int32 `(batch, length)`, is the number of the token at each place, and some other token's at padding.
-        Together with the padding mask they are the `layout` that the functions and layers below take.
+        (tokens, slots): `tokens`, int32 `(real tokens,)`, is the index of each real token in the flattened batch.
+        `slots`, int32 `(batch, length)`, is the number of the token at each position; at padding, that of some other
+        token. Together with the padding mask, they are the `layout` that the functions and layers below take.
 
-        Where shapes must be known before the values are (every backend except TensorFlow), every place counts as a
-        token.
+        If shapes must be known before the values (every backend except TensorFlow), every position counts as a token.
     """
 
     def call(self, padding_mask):
@@ -52,7 +51,7 @@ class TokenLayout(keras.layers.Layer):
         places = ops.arange(size, dtype="int32")
         if not leaves_padding_out():
             return places, ops.reshape(places, ops.shape(padding_mask))
-        # The first place always counts, so that a batch of padding alone has a token as well.
+        # The first position always counts, so that a batch of padding only also has a token.
         real = ops.logical_or(ops.reshape(padding_mask, (-1,)) > 0, places == 0)
         slots = ops.cumsum(ops.cast(real, "int32")) - 1
         tokens = ops.cast(ops.nonzero(real)[0], "int32")
@@ -64,10 +63,10 @@ class TokenLayout(keras.layers.Layer):
 
 
 class Widen(keras.layers.Layer):
-    """Pads the padding mask for attention, in inference on TensorFlow, until its length is a multiple of 16.
+    """Pads the padding mask for attention to a multiple of 16, in inference on TensorFlow.
 
-    Attention's softmax sums a row in groups of 16 numbers and those left over. Where lengths are whole groups, padding
-    adds zeros at the end of the same sums: a row's numbers do not depend on how long its neighbours are, to the bit.
+    Attention's softmax sums a row in groups of 16 numbers and a remainder. If lengths are multiples of 16, padding adds
+    zeros at the end of the same sums: a row's results are bit-identical regardless of the other rows' lengths.
     """
 
     def call(self, padding_mask, training=None):
@@ -84,10 +83,10 @@ class Widen(keras.layers.Layer):
 
 
 class Unpad(keras.layers.Layer):
-    """Takes the real tokens out of a padded int tensor: `(batch, length)` to `(real tokens,)`."""
+    """Extracts the real tokens from a padded int tensor: `(batch, length)` to `(real tokens,)`."""
 
     def call(self, inputs, layout):
-        """Takes the tokens out of `inputs`; `layout` as `TokenLayout` has it."""
+        """Extracts the tokens from `inputs`; `layout` as in `TokenLayout`."""
         flat = ops.reshape(inputs, (-1,))
         return ops.take(flat, layout[0], axis=0) if leaves_padding_out() else flat
 
@@ -100,7 +99,7 @@ class Pad(keras.layers.Layer):
     """Puts token vectors back into rows: `(real tokens, dim)` to `(batch, length, dim)`."""
 
     def call(self, inputs, layout, training=None):
-        """Puts the vectors `inputs` in their places; `layout` as `TokenLayout` has it."""
+        """Places the vectors `inputs` at their positions; `layout` as in `TokenLayout`."""
         return pad(inputs, layout, training)
 
     def compute_output_spec(self, inputs, layout, training=None):
@@ -117,8 +116,8 @@ def unpad(x, layout):
 def pad(x, layout, training=None):
     """Returns `(real tokens, dim)` as `(batch, length, dim)`.
 
-    What is at padding is finite and has no meaning. No gradient may come back from there: what reads the result masks
-    its padding.
+    The values at padding are finite and meaningless. No gradient may flow back from them: whatever reads the result
+    must mask its padding.
     """
     tokens, slots, _ = layout
     shape = (*ops.shape(slots), x.shape[-1])
@@ -126,7 +125,7 @@ def pad(x, layout, training=None):
         return ops.reshape(x, shape)
     if not training:
         return ops.take(x, slots, axis=0)
-    # A scatter is a little slower than that gather, but its gradient is a gather; that of a gather is a sum over
-    # places, which takes twice as long.
+    # A scatter is slightly slower than that gather, but its gradient is a gather. The gradient of a gather is a sum
+    # over positions, which takes twice as long.
     batch, length, dim = shape
     return ops.reshape(ops.scatter(ops.expand_dims(tokens, 1), x, (batch * length, dim)), shape)

@@ -1,4 +1,4 @@
-"""Between a checkpoint's tensors and the weights of an encoder, both ways."""
+"""Maps a checkpoint's tensors to the weights of an encoder and back."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from tfxfer import _check
 from tfxfer.backbones import _parts
 from tfxfer.backbones.families import FAMILIES
 
-# A weight's name in Keras -> the end of the tensor's name.
+# A weight's name in Keras -> the suffix of the tensor's name.
 SUFFIXES = {
     "kernel": "weight",
     "gamma": "weight",
@@ -22,12 +22,12 @@ SUFFIXES = {
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One tensor of a checkpoint and the weights that it holds.
+    """One tensor of a checkpoint and the weights stored in it.
 
     Args:
         name: string. The tensor's name.
         kind: string. The weights' name in their layers, a key of `SUFFIXES`.
-        parts: tuple of (name, layer): several are stored one after another along the outputs.
+        parts: tuple of (name, layer). Several are concatenated along the outputs.
     """
 
     name: str
@@ -61,14 +61,14 @@ def _entries(name, found, root):
 
 
 def part_of(root, path):
-    """Returns the part at a dotted path, or `None` where the encoder does not have it."""
+    """Returns the part at a dotted path, or `None` if the encoder does not have it."""
     for step in path.split("."):
         root = root.get(step) if isinstance(root, dict) else getattr(root, step, None)
     return root
 
 
 def shapes(layer):
-    """Returns the shapes of a layer's weights by name, whether it is built or not."""
+    """Returns the shapes of a layer's weights by name, whether or not it is built."""
     if isinstance(layer, keras.layers.Embedding):
         return {"embeddings": (layer.input_dim, layer.output_dim)}
     if isinstance(layer, keras.layers.Dense):
@@ -89,10 +89,10 @@ def tensor_shape(family, entry, arguments):
 
 
 def check(family, parts, arguments, checkpoint):
-    """Compares the sizes of an unbuilt encoder with a checkpoint's, before anything is read or allocated.
+    """Checks the sizes of an unbuilt encoder against a checkpoint before anything is read or allocated.
 
     Raises:
-        ValueError: if a tensor is missing, has another shape, or is left over.
+        ValueError: if a tensor is missing or has another shape.
     """
     for entry in entries(family, parts, arguments):
         name = _name(family, entry, checkpoint)
@@ -100,21 +100,21 @@ def check(family, parts, arguments, checkpoint):
         if len(received) != len(expected) or any(e not in (None, r) for e, r in zip(expected, received, strict=True)):
             raise _check.invalid(
                 "preset",
-                f"the tensor {name!r} with shape {expected}, as config.json says",
+                f"the tensor {name!r} with shape {expected}, according to config.json",
                 received,
                 f"In {checkpoint.source}",
             )
 
 
 def assign(backbone, checkpoint):
-    """Assigns every weight of a backbone from a checkpoint, and checks that no tensor of the encoder is left over.
+    """Assigns every weight of a backbone from a checkpoint, and checks that no tensor of the encoder is unused.
 
     Args:
         backbone: a `Backbone`.
         checkpoint: a `Checkpoint` of the same family.
 
     Raises:
-        ValueError: if a tensor is missing, has another shape, or is left over.
+        ValueError: if a tensor is missing, has another shape, or is unused.
     """
     family, arguments = FAMILIES[backbone.family], backbone.arguments
     for entry in entries(family, backbone.parts, arguments):
@@ -132,7 +132,7 @@ def assign(backbone, checkpoint):
 
 
 def _name(family, entry, checkpoint):
-    """The name that a checkpoint has an entry's tensor by."""
+    """Returns the name under which a checkpoint has an entry's tensor."""
     names = (entry.name, *family.same.get(entry.name, ()))
     return next((name for name in names if checkpoint.has(name)), entry.name)
 

@@ -1,4 +1,4 @@
-"""Writes an encoder as a folder of Hugging Face's: config.json, model.safetensors and the tokenizer's files."""
+"""Writes an encoder as a Hugging Face directory: config.json, model.safetensors and the tokenizer's files."""
 
 import dataclasses
 import json
@@ -17,20 +17,20 @@ from tfxfer.backbones.families import FAMILIES
 
 CONFIG = "config.json"
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
-# The roles that transformers' configs have by name; the first three have defaults there.
+# The roles that transformers' configs name; the first three have defaults there.
 _ROLES = ("pad", "bos", "eos", "cls", "sep", "mask")
 TRANSFORMER = "Transformer"
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """What a task's class in transformers has above the encoder.
+    """The layers that a task's transformers class has above the encoder.
 
     Args:
         architecture: string. The class, e.g. `"BertForSequenceClassification"`.
-        prefix: string. What the encoder's tensors begin with there, e.g. `"bert."`.
-        variables: dict of tensor name, as that class has it, to (variable, whether the tensor is its transpose).
-        config: dict of further entries of `config.json`.
+        prefix: string. The prefix of the encoder's tensors in that class, e.g. `"bert."`.
+        variables: dict of tensor name in that class to (variable, whether the tensor is its transpose).
+        config: dict of additional entries of `config.json`.
     """
 
     architecture: str
@@ -39,7 +39,7 @@ class Head:
     config: dict[str, Any]
 
     def tensors(self):
-        """Returns the weights as arrays by the tensors' names."""
+        """Returns the weights as arrays, by tensor name."""
         arrays = {
             name: (keras.ops.convert_to_numpy(variable), flag) for name, (variable, flag) in self.variables.items()
         }
@@ -47,21 +47,21 @@ class Head:
 
 
 def write(folder, backbone, preprocessor, *, head=None, entries=None, dtype="float32"):
-    """Writes an encoder, and what a task has above it, for transformers 5 and for `load`.
+    """Writes an encoder, and the layers that a task has above it, for transformers 5 and for `load`.
 
-    Adapters are written merged into the kernels that they adapt.
+    Adapters are merged into the kernels that they adapt.
 
     Args:
-        folder: path of a folder that exists.
+        folder: path of an existing directory.
         backbone: `Backbone`.
         preprocessor: `preprocessing.TextPreprocessor`.
-        head: `Head`, or `None` for the encoder alone.
-        entries: dict of further entries of `config.json`.
+        head: `Head`, or `None` for the encoder only.
+        entries: dict of additional entries of `config.json`.
         dtype: string, a key of `DTYPES`.
 
     Raises:
-        ValueError: if there is no preprocessor, the tokenizer cannot be written, or a weight is quantized or out of the
-            range of `dtype`.
+        ValueError: if there is no preprocessor, the tokenizer cannot be written, or a weight is quantized or outside
+            the range of `dtype`.
     """
     family = FAMILIES[backbone.family]
     if family.first_module != TRANSFORMER:
@@ -77,23 +77,23 @@ def write(folder, backbone, preprocessor, *, head=None, entries=None, dtype="flo
 
 
 def check_preprocessor(preprocessor, add_special_tokens=True):
-    """Raises for a preprocessor that makes other ids than the written tokenizer will, or for none."""
+    """Raises if there is no preprocessor, or if it produces different ids than the written tokenizer will."""
     if preprocessor is None:
-        raise _check.invalid("preprocessor", "a model with a preprocessor, whose tokenizer is written as well", None)
+        raise _check.invalid("preprocessor", "a model with a preprocessor, whose tokenizer is also written", None)
     for name, expected in (("add_special_tokens", add_special_tokens), ("drop_unknown_tokens", False)):
         if getattr(preprocessor, name) != expected:
-            remedy = "The other libraries do nothing else; use format='tfxfer'"
-            raise _check.invalid(name, f"{expected}, of the preprocessor", not expected, remedy)
+            remedy = "The other libraries support nothing else; use format='tfxfer'"
+            raise _check.invalid(name, f"{expected} in the preprocessor", not expected, remedy)
 
 
 def encoder_tensors(backbone, prefix=""):
-    """Returns the tensors of an encoder by the names of its family, each after `prefix`."""
+    """Returns the tensors of an encoder under the names of its family, each with `prefix`."""
     check_not_quantized(backbone)
     return {f"{prefix}{name}": value for name, value in _weights.tensors(backbone).items()}
 
 
 def check_not_quantized(model):
-    """Raises for a model with a layer whose weights were quantized: there is no way back to floats."""
+    """Raises for a model with a quantized layer, whose float weights cannot be recovered."""
     for layer in layers_within(model):
         mode = getattr(layer, "quantization_mode", None)
         if mode is not None:
@@ -113,27 +113,27 @@ def config(backbone, tokenizer, dtype="float32", head=None):
 
 
 def _check_read_back(family, arguments, found):
-    """Raises for an encoder with a size that the family's files have no entry for."""
+    """Raises for an encoder with a setting that the family's files have no entry for."""
     again = complete(family, family.from_config(found, CONFIG))
     for name, value in arguments.items():
         if name not in RATES and again[name] != value:
             remedy = "The other formats have no entry for it; use format='tfxfer'"
-            raise _check.invalid(name, f"{again[name]!r}, as every {family.architecture} has it", value, remedy)
+            raise _check.invalid(name, f"{again[name]!r}, as in every {family.architecture}", value, remedy)
 
 
 def label_entries(labels):
-    """Returns the entries of `config.json` that name outputs."""
+    """Returns the entries of `config.json` that name the outputs."""
     names = list(map(str, labels))
     return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
 
 
 def write_tokenizer(folder, backbone, preprocessor):
-    """Writes the tokenizer's files, so that what it gives is what the encoder's class in transformers takes."""
+    """Writes the tokenizer's files, so that its outputs are the inputs of the encoder's transformers class."""
     preprocessor.tokenizer.to_folder(
         folder, sequence_length=preprocessor.sequence_length, padding_side=preprocessor.padding_side
     )
     file = folder / "tokenizer_config.json"
-    # Without them, all tokens are of segment 0 there.
+    # Without segment ids, all tokens are in segment 0 there.
     spec = preprocessor.tokenizer.spec
     has_segments = backbone.has_segment_ids and any(segment for _, segment in [*spec.single, *spec.pair])
     names = ["input_ids", *(["token_type_ids"] if has_segments else []), "attention_mask"]

@@ -1,4 +1,4 @@
-"""The heads of task models as those of transformers' classifiers: what `_heads` reads, the other way."""
+"""Converts task models' heads to those of transformers' classifiers: the inverse of `_heads`."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tfxfer import layers
 from tfxfer.backbones import _heads, _write, _write_sentence_transformers
 from tfxfer.backbones.families import FAMILIES
 
-# What decides the numbers; rates of dropout do not.
+# The settings that affect results; dropout rates do not.
 _FORM = ("pooling", "is_late", "activation", "use_bias", "hidden_use_bias", "norm_epsilon")
 
 
@@ -23,11 +23,11 @@ def read(backbone, preprocessor, pooling, head, *, labels, problem_type, activat
         head: a Keras layer.
         labels: list of the outputs' names.
         problem_type: string, a `problem_type` of `config.json`.
-        activation: Keras's name of what turns outputs into scores; `None` for nothing.
+        activation: Keras's name of the activation that turns outputs into scores; `None` for none.
 
     Returns:
         (head, reason): a `_write.Head` and `None`; or `None` and why transformers has no such class for the encoder,
-        with the head that it would have.
+        including the head that it would have.
     """
     family = FAMILIES[backbone.family]
     config = family.to_config(backbone.arguments)
@@ -41,24 +41,24 @@ def read(backbone, preprocessor, pooling, head, *, labels, problem_type, activat
     if own is None or not _agree(own, found):
         return None, _expected(architecture, found, len(labels), backbone.hidden_dim)
     if found.pooling == "last" and _ends_with_padding_token(preprocessor):
-        return None, "transformers takes the last token that is not the padding token, which ends every text here"
+        return None, "transformers skips the padding token to find the last token, but here it ends every text"
     prefix = family.prefixes[-1]
     entries = {
         **family.head_to_config(own),
         **_write.label_entries(labels),
         "problem_type": problem_type,
-        # What a `CrossEncoder` makes of the logits; without it, a sigmoid of a single one.
+        # What a `CrossEncoder` applies to the logits; without this entry, a sigmoid to a single logit.
         "sentence_transformers": {"activation_fn": _write_sentence_transformers.torch_name(activation)},
     }
     return _write.Head(architecture, prefix, variables(found, prefix, pooling, head), entries), None
 
 
 def read_tokens(backbone, head, tags):
-    """Returns the head of a tagger in the form of its family's token classifiers; result as `read` has it.
+    """Returns the head of a tagger in the form of its family's token classifiers; result as in `read`.
 
     Args:
         backbone: `Backbone`.
-        head: `layers.Head` on the vectors of tokens.
+        head: `layers.Head` on the token vectors.
         tags: list of the outputs' names.
     """
     family = FAMILIES[backbone.family]
@@ -78,7 +78,7 @@ def read_tokens(backbone, head, tags):
 
 
 def form(pooling, head, hidden_dim):
-    """Returns the `HeadFormat` of a pooling and a head, without names; `None` where it is of no such form."""
+    """Returns the `HeadFormat` of a pooling and a head, without tensor names; `None` if they have no such form."""
     is_late = isinstance(pooling, layers.DensePooling)
     modes = pooling.pooling.modes if is_late else pooling
     if not isinstance(head, layers.Head) or not isinstance(modes, tuple) or len(modes) != 1:
@@ -103,7 +103,7 @@ def form(pooling, head, hidden_dim):
 
 
 def _agree(own, found):
-    """Whether a head computes what the family's does."""
+    """Returns whether a head computes the same as the family's."""
     if (own.hidden is None) != (found.hidden is None):
         return False
     names = [name for name in _FORM if own.hidden is not None or name in ("pooling", "use_bias")]
@@ -111,7 +111,7 @@ def _agree(own, found):
 
 
 def _expected(architecture, found, num_outputs, hidden_dim):
-    """Says why a head cannot be written, and which one could."""
+    """Returns why a head cannot be written, and which head could be."""
     pooling = repr(found.pooling)
     if found.is_late:
         pooling = f"layers.DensePooling({hidden_dim}, {found.activation!r}, {found.pooling!r})"
@@ -120,7 +120,7 @@ def _expected(architecture, found, num_outputs, hidden_dim):
 
 
 def _options(found, hidden_dim):
-    """The arguments of a `layers.Head` after the number of its outputs, as Python."""
+    """Returns the arguments of a `layers.Head` after the number of outputs, as Python code."""
     options: dict[str, Any] = {} if found.use_bias else {"use_bias": False}
     if found.hidden is not None and not found.is_late:
         options |= {
@@ -134,7 +134,7 @@ def _options(found, hidden_dim):
 
 
 def _ends_with_padding_token(preprocessor):
-    """Whether the reference would take another token for the last."""
+    """Returns whether the reference would take a different token as the last one."""
     if preprocessor is None:
         return False
     packed = {name: np.asarray(value) for name, value in preprocessor(["a"]).items()}
@@ -146,7 +146,7 @@ def variables(found, prefix, pooling, head):
 
     Args:
         found: `HeadFormat` of the family.
-        prefix: string. What the encoder's tensors begin with.
+        prefix: string. The prefix of the encoder's tensors.
         pooling: tuple of modes, or `layers.DensePooling`.
         head: `layers.Head`.
 
@@ -167,7 +167,7 @@ def variables(found, prefix, pooling, head):
 
 
 def modules(pooling, head):
-    """Returns what follows the pooling as modules of an `EmbeddingSpec`, or `None` where it is of no such form."""
+    """Returns the layers after the pooling as modules of an `EmbeddingSpec`, or `None` if they have no such form."""
     if not isinstance(head, layers.Head) or not isinstance(pooling, tuple):
         return None
     found = []

@@ -1,4 +1,4 @@
-"""Writes the folders of sentence-transformers: what `_sentence_transformers` reads, the other way."""
+"""Writes sentence-transformers directories: the inverse of `_sentence_transformers`."""
 
 import numpy as np
 
@@ -8,25 +8,25 @@ from tfxfer.backbones import _checkpoint, _sentence_transformers, _write
 from tfxfer.backbones._embedding import ACTIVATIONS
 from tfxfer.backbones.families import FAMILIES
 
-# These names are known to every version; newer ones have longer paths as well.
+# Every version knows these names; newer versions also have longer paths.
 _MODULES = "sentence_transformers.models."
 _OLD_POOLING = {mode: flag for flag, mode in _sentence_transformers._OLD_POOLING.items()}
 _NEW_POOLING = {mode: name for name, mode in _sentence_transformers._NEW_POOLING.items()}
-_LAYER_NORM_EPSILON = 1e-5  # torch's default: the module has no other
+_LAYER_NORM_EPSILON = 1e-5  # torch's default: the module supports no other value
 
 
 def write(folder, backbone, preprocessor, spec, *, dtype="float32"):
     """Writes an embedder for sentence-transformers.
 
     Args:
-        folder: path of a folder that exists.
+        folder: path of an existing directory.
         backbone: `Backbone`.
         preprocessor: `preprocessing.TextPreprocessor`.
         spec: `EmbeddingSpec` with its weights.
         dtype: string, a key of `_write.DTYPES`, of all weights.
 
     Raises:
-        ValueError: as `_write.write`; for a module that sentence-transformers does not have.
+        ValueError: as in `_write.write`; for a module that sentence-transformers does not have.
     """
     if FAMILIES[backbone.family].first_module != _write.TRANSFORMER:
         _write_static(folder, backbone, preprocessor, spec, dtype)
@@ -34,7 +34,7 @@ def write(folder, backbone, preprocessor, spec, *, dtype="float32"):
     dim, modules, entries = backbone.hidden_dim, [], {}
     if spec.layer_start is not None:
         modules.append(layer_pooling(spec, backbone))
-        entries["output_hidden_states"] = True  # without it the reference leaves the module out
+        entries["output_hidden_states"] = True  # without it, the reference ignores the module
     modules.append(("Pooling", pooling(spec.pooling, dim, spec.include_prompt), None))
     modules += after_pooling(spec.modules, dim * len(spec.pooling))
     _write.write(folder, backbone, preprocessor, entries=entries, dtype=dtype)
@@ -44,10 +44,10 @@ def write(folder, backbone, preprocessor, spec, *, dtype="float32"):
 
 
 def _write_static(folder, backbone, preprocessor, spec, dtype):
-    """Writes a table of token vectors, which its module reads with the tokenizer and pools by the mean."""
+    """Writes a table of token vectors; its module reads it with the tokenizer and applies mean pooling."""
     _write.check_preprocessor(preprocessor, add_special_tokens=False)
     if tuple(spec.pooling) != ("mean",) or spec.layer_start is not None:
-        raise _check.invalid("pooling", "'mean', as a StaticEmbedding pools", spec.pooling)
+        raise _check.invalid("pooling", "'mean', the pooling of a StaticEmbedding", spec.pooling)
     _write.save_tensors(folder / _checkpoint.WEIGHTS, _write.encoder_tensors(backbone), dtype)
     _write.write_tokenizer(folder, backbone, preprocessor)
     first = FAMILIES[backbone.family].first_module
@@ -56,7 +56,7 @@ def _write_static(folder, backbone, preprocessor, spec, dtype):
 
 
 def _described(spec):
-    """What an `EmbeddingSpec` says about the model as a whole."""
+    """Returns the settings of an `EmbeddingSpec` that apply to the whole model."""
     return {
         "prompts": spec.prompts,
         "default_prompt_name": spec.default_prompt_name,
@@ -65,14 +65,14 @@ def _described(spec):
 
 
 def write_cross_encoder(folder, backbone, preprocessor, head, *, activation, dtype="float32"):
-    """Writes a sequence classifier, in the form that its class in transformers has, as a CrossEncoder.
+    """Writes a sequence classifier, in the form of its transformers class, as a CrossEncoder.
 
     Args:
-        folder: path of a folder that exists.
+        folder: path of an existing directory.
         backbone: `Backbone`.
         preprocessor: `preprocessing.TextPreprocessor`.
         head: `_write.Head`.
-        activation: Keras's name of what turns logits into scores; `None` for nothing.
+        activation: Keras's name of the activation that turns logits into scores; `None` for none.
         dtype: string.
     """
     _write.write(folder, backbone, preprocessor, head=head, dtype=dtype)
@@ -85,17 +85,17 @@ def write_cross_encoder(folder, backbone, preprocessor, head, *, activation, dty
 def write_modular_cross_encoder(
     folder, backbone, preprocessor, modes, modules, *, labels, problem_type, activation, dtype="float32"
 ):
-    """Writes an encoder with pooling and modules above as a CrossEncoder of sentence-transformers 6.
+    """Writes an encoder with pooling and modules above it as a CrossEncoder of sentence-transformers 6.
 
     Args:
-        folder: path of a folder that exists.
+        folder: path of an existing directory.
         backbone: `Backbone`.
         preprocessor: `preprocessing.TextPreprocessor`.
         modes: tuple of modes of `layers.Pooling`.
-        modules: list of dicts as `EmbeddingSpec.modules`; the last one, a dense one, gives the scores.
+        modules: list of dicts as in `EmbeddingSpec.modules`; the last one, a dense module, outputs the scores.
         labels: list of the outputs' names.
         problem_type: string, a `problem_type` of `config.json`.
-        activation: Keras's name of what turns logits into scores; `None` for nothing.
+        activation: Keras's name of the activation that turns logits into scores; `None` for none.
         dtype: string.
     """
     dim = backbone.hidden_dim
@@ -120,11 +120,11 @@ def write_model(folder, kind, entries):
 
 
 def write_modules(folder, modules, dtype, first=_write.TRANSFORMER):
-    """Writes modules.json and a subfolder for each module after the first, which is in the folder itself.
+    """Writes modules.json and a subdirectory for each module after the first, whose files are in the directory itself.
 
     Args:
         folder: path.
-        modules: list of (class, config, tensors); `None` for a module that has no such file.
+        modules: list of (class, config, tensors); `None` for a file that the module does not have.
         dtype: string.
         first: string. The first module's class.
     """
@@ -144,7 +144,7 @@ def write_modules(folder, modules, dtype, first=_write.TRANSFORMER):
 def pooling(modes, dim, include_prompt=True):
     """Returns the config of a Pooling module.
 
-    It has the flags that every version reads where their fixed order is that of `modes`.
+    It uses the flags that every version reads if their fixed order is that of `modes`.
     """
     if list(modes) == [mode for mode in _OLD_POOLING if mode in modes]:
         flags = {flag: mode in modes for mode, flag in _OLD_POOLING.items()}
@@ -167,7 +167,7 @@ def after_pooling(modules, width):
     """Returns the modules after the pooling.
 
     Args:
-        modules: list of dicts, as `EmbeddingSpec.modules`.
+        modules: list of dicts, as in `EmbeddingSpec.modules`.
         width: int. The size of the pooled vectors.
     """
     found = []
@@ -209,7 +209,7 @@ def _normalize(module, width):
 
 
 def _truncate(module, width):
-    """The first rows of the identity: the reference's own `truncate_dim` is no part of its files."""
+    """Writes the first rows of the identity: the reference's own `truncate_dim` is not saved in its files."""
     kernel = np.eye(width, module["units"], dtype="float32")
     dense = {"units": module["units"], "use_bias": False, "use_residual": False, "activation": None, "kernel": kernel}
     return _dense(dense, width)
@@ -225,7 +225,7 @@ _WRITERS = {
 
 
 def torch_name(activation):
-    """Returns the dotted name of torch's activation: Keras's name, a dict of it and arguments, or `None`."""
+    """Returns the dotted name of torch's activation for Keras's name, a dict of name and arguments, or `None`."""
     activation = None if activation == "linear" else activation
     names = [name for name, ours in ACTIVATIONS.items() if ours == activation]
     if not names:

@@ -15,34 +15,34 @@ from tfxfer import _check
 class Evaluate(keras.callbacks.Callback):
     """Evaluates at the end of each epoch and writes the scores into the epoch's logs, as `val_<score>`.
 
-    From there they reach all that reads logs: `EarlyStopping`, `ModelCheckpoint`, `ReduceLROnPlateau`, `History`, the
-    progress bar, a Keras Tuner objective. Keras hands the logs from callback to callback, so put this one **before**
-    those that follow its scores. The other order is an error when `fit` of this package's models starts; for any other
-    `keras.Model`, `callbacks.introduce` checks it.
+    Every reader of logs then sees them: `EarlyStopping`, `ModelCheckpoint`, `ReduceLROnPlateau`, `History`, the
+    progress bar, a Keras Tuner objective. Keras passes the logs from callback to callback, so put this one **before**
+    the callbacks that monitor its scores. `fit` of this package's models raises on the wrong order when it starts; for
+    any other `keras.Model`, `callbacks.introduce` checks the order.
 
     Args:
-        score: function of the model to a dict of name to number; what is no number is left out. The callbacks
-            `EvaluateSimilarity` and its neighbours bring their own.
-        every: int. Evaluates after every so many steps as well, and writes into these steps' logs, e.g. for
-            `ModelCheckpoint(save_freq=every)`. By default at the end of epochs only.
-        name: string that goes before the scores' names, `val_<name>_<score>`: needed where two callbacks would write
-            the same. A value of the same name that Keras computed on `validation_data` is written over.
-        model: the model to evaluate, where it is not the one that is trained, but a part of it.
-        at_start: bool. Whether to evaluate before the first epoch as well. By default the evaluations of embedders do.
-        keep_best: bool. Whether the model ends with the weights that had the largest first value, those before training
-            included if `at_start`. By default the evaluations of embedders do, unless an evaluation before this one
-            does, or `EarlyStopping(restore_best_weights=True)` is there.
+        score: function of the model that returns a dict of name to number; other values are ignored. Callbacks such as
+            `EvaluateSimilarity` supply their own.
+        every: int. Also evaluates every `every` steps and writes the values into these steps' logs, e.g. for
+            `ModelCheckpoint(save_freq=every)`. By default, only at the end of each epoch.
+        name: string inserted before the scores' names, `val_<name>_<score>`. Needed if two callbacks would write the
+            same names. A value of the same name that Keras computed on `validation_data` is overwritten.
+        model: the model to evaluate, if it is only a part of the model being trained.
+        at_start: bool. Whether to also evaluate before the first epoch. By default, evaluations of embedders do.
+        keep_best: bool. Whether the model ends with the weights that had the largest first value; with `at_start`,
+            the weights before training count, too. By default, evaluations of embedders do, unless an earlier
+            evaluation in the list or `EarlyStopping(restore_best_weights=True)` does.
 
     Attributes:
         results: list of dicts: `epoch`, `step` (training steps since `fit` began; counted with `every` only) and the
             values of each evaluation.
         before: dict of the values before the first epoch, with `at_start`; otherwise `None`.
 
-    With `at_start`, a training that leaves the model below its untrained self ends with a warning.
+    With `at_start`, training that leaves the model worse than before ends with a warning.
 
     Raises:
         ValueError: when `fit` starts: if a callback before this one monitors one of its values, if another writes the
-            same values, if two are told to keep the best, or if the model does not support this evaluation.
+            same values, if two have `keep_best=True`, or if the model does not support this evaluation.
 
     Example:
 
@@ -78,11 +78,11 @@ class Evaluate(keras.callbacks.Callback):
         self._every = _check.integer("every", every, optional=True)
         self._prefix = "val_" if name is None else f"val_{name}_"
         self._evaluated = model
-        # Without steps to look at, Keras need not wait for each step's logs.
+        # Without `every`, Keras need not wait for each step's logs.
         self.async_safe = every is None
         self._start()
 
-    # Whether the scores are of a model that was good for something before it was trained.
+    # Whether the scores before training are a baseline worth comparing with.
     _compares = False
 
     def _start(self):
@@ -91,19 +91,19 @@ class Evaluate(keras.callbacks.Callback):
         self._epoch = self._steps = self._steps_before = 0
 
     def keys(self) -> Any:
-        """Returns the names of the values that are written, as far as they are known before training."""
+        """Returns the names of the values that this callback writes, as far as they are known before training."""
         return [f"{self._prefix}{key}" for key in self._keys or ()]
 
     def check(self, model: Any) -> None:
-        """Raises where `model` cannot be evaluated so; called when `fit` starts."""
+        """Raises if `model` does not support this evaluation; called when `fit` starts."""
 
     def set_model(self, model: Any) -> None:
-        """Takes the model that is trained, and checks that it can be evaluated; Keras calls it."""
+        """Sets the model to train and checks that it can be evaluated; Keras calls it."""
         super().set_model(model)
         self.check(self._subject())
 
     def introduce(self, training: Any) -> None:
-        """Takes note of the callbacks beside this one; called by `fit` of this package's models, before it begins."""
+        """Checks the other callbacks of `training`; `fit` of this package's models calls it before training begins."""
         self._check_order(training.callbacks)
         restores = any(getattr(callback, "restore_best_weights", False) for callback in training.callbacks)
         self._others_restore = restores
@@ -120,7 +120,7 @@ class Evaluate(keras.callbacks.Callback):
                     raise _check.invalid("callbacks", "one evaluation with `keep_best`", training.callbacks)
 
     def _subject(self):
-        trained = self.model  # on JAX, reading this brings the weights up to date, those of a part as well
+        trained = self.model  # on JAX, reading this updates the weights, including those of a part
         return trained if self._evaluated is None else self._evaluated
 
     def _check_order(self, callbacks):
@@ -138,18 +138,18 @@ class Evaluate(keras.callbacks.Callback):
                 raise _check.invalid("callbacks", f"{own} before {other}", callbacks, remedy)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Prepares for a new training, and evaluates with `at_start`; Keras calls it."""
+        """Prepares for a new run and, with `at_start`, evaluates the model; Keras calls it."""
         self._start()
         if self._at_start:
             self.before = self._values()
             self._note(self.before)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Puts the best weights back, and warns of a training that has made the model worse; Keras calls it."""
+        """Restores the best weights and warns if training made the model worse; Keras calls it."""
         key = next((key for key in (self.results or [{}])[-1] if key not in ("epoch", "step")), None)
         if key is None:
             return
-        # What another callback gives back is taken for the best, too.
+        # Weights that another callback restores count as the best, too.
         best = max(result[key] for result in self.results)
         last = best if self._others_restore else self.results[-1][key]
         before = -math.inf if self.before is None else self.before[key]
@@ -165,14 +165,14 @@ class Evaluate(keras.callbacks.Callback):
             warnings.warn(f"{text}. `keep_best=True` keeps the best weights.", stacklevel=2)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Prepares for an epoch; Keras calls it with its number, from 0."""
+        """Prepares for an epoch; Keras calls it with the epoch's number, from 0."""
         self._epoch, self._steps_before = epoch, self._steps
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Evaluates after every `every` steps, into the logs of that step; Keras calls it."""
+        """Evaluates every `every` steps and writes the values into that step's logs; Keras calls it."""
         if self._every is None:
             return
-        # With `steps_per_execution` one call stands for several steps, of which `batch` is the last.
+        # With `steps_per_execution` one call covers several steps; `batch` is the last of them.
         before, self._steps = self._steps, self._steps_before + batch + 1
         if before // self._every < self._steps // self._every:
             self._evaluate(logs)
@@ -195,7 +195,7 @@ class Evaluate(keras.callbacks.Callback):
         }
 
     def _note(self, values):
-        """Keeps the weights if they are the best so far; of equals, the later ones."""
+        """Keeps the weights if they are the best so far; on a tie, the later ones win."""
         value = next(iter(values.values()), None)
         if self._keeps and value is not None and (self._best is None or value >= self._best):
             self._best, self._best_weights = value, self.model.get_weights()
@@ -208,7 +208,7 @@ class Evaluate(keras.callbacks.Callback):
             logs.update(values)
 
     def __deepcopy__(self, memo):
-        # Keras Tuner copies callbacks for each trial: what is evaluated on is never changed, so it may be shared.
+        # Keras Tuner copies callbacks for each trial. The evaluation data never change, so the copies share them.
         made = copy.copy(self)
         keras.callbacks.Callback.set_model(made, None)
         made._start()

@@ -1,4 +1,4 @@
-"""Checkpoints of a training as one file: arrays, and plain values as JSON."""
+"""Training checkpoints in a single file: arrays, and plain values as JSON."""
 
 import glob
 import json
@@ -24,31 +24,31 @@ _KEYS = {
 
 
 class Arrays:
-    """The arrays of one checkpoint, to which plain values refer by number."""
+    """The arrays of one checkpoint; plain values refer to them by number."""
 
     def __init__(self, values=()):
         self.values = list(values)
 
     def add(self, value):
-        """Adds an array or a variable and returns what stands for it in JSON."""
+        """Adds an array or a variable and returns its reference for the JSON."""
         self.values.append(value)
         dtype = value.dtype if isinstance(value.dtype, str) else np.dtype(value.dtype).name
         return {"array": len(self.values) - 1, "dtype": dtype}
 
     def get(self, reference):
-        """Returns the array that `add` returned this for."""
+        """Returns the array of a reference that `add` returned."""
         value = self.values[reference["array"]]
         dtype = np.dtype(reference["dtype"])
         return value if value.dtype == dtype else value.view(dtype)
 
 
 def encode(value, arrays):
-    """Returns a plain value as JSON has it, its arrays added to `arrays`.
+    """Converts a plain value to JSON and adds its arrays to `arrays`.
 
-    Plain are `None`, bools, numbers, strings, numpy arrays, and lists, tuples and dicts of these.
+    Plain values are `None`, bools, numbers, strings, numpy arrays, and lists, tuples and dicts of these.
 
     Raises:
-        TypeError: for a value that is not plain.
+        TypeError: if the value is not plain.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -64,7 +64,7 @@ def encode(value, arrays):
 
 
 def decode(value, arrays):
-    """Returns what `encode` was given."""
+    """Converts the result of `encode` back to the value."""
     if isinstance(value, list):
         return [decode(each, arrays) for each in value]
     if isinstance(value, dict):
@@ -78,20 +78,20 @@ def decode(value, arrays):
 
 
 def write(path, state, arrays):
-    """Writes a checkpoint so that at any moment `path` is either the old file, whole, or the new one, whole.
+    """Writes a checkpoint atomically: at any moment, `path` is the complete old file or the complete new one.
 
     Args:
         path: `pathlib.Path`.
         state: dict for JSON.
         arrays: `Arrays`.
     """
-    # Arrays are fetched one after another: a model on an accelerator need not fit into the host's memory twice.
+    # Fetch arrays one at a time, so that the host need not hold a second copy of a model on an accelerator.
     with _disk.writing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         text = np.frombuffer(json.dumps({"format": FORMAT, **state}).encode(), "uint8")
         _write_array(archive, _STATE, text)
         for number, value in enumerate(arrays.values):
             array = value if isinstance(value, np.ndarray) else keras.ops.convert_to_numpy(value)
-            # numpy's format does not know the small floats by name.
+            # numpy's format has no names for the small floats.
             known = array.dtype.kind in "biufc"
             _write_array(archive, str(number), array if known else array.view(f"u{array.itemsize}"))
 
@@ -102,26 +102,26 @@ def _write_array(archive, name, array):
 
 
 def clear(path):
-    """Removes what writes that were cut short have left beside `path`."""
+    """Removes the temporary files that interrupted writes left next to `path`."""
     _disk.remove_parts(path.parent, glob.escape(path.name), age=0)
 
 
 def read(path, *, only_state=False):
-    """Reads what `write` wrote.
+    """Reads a checkpoint that `write` wrote.
 
     Args:
         path: `pathlib.Path`.
-        only_state: bool. Whether to leave the arrays out.
+        only_state: bool. Whether to skip the arrays.
 
     Returns:
-        (the dict, `Arrays`), or `None` where there is no such file.
+        (the dict, `Arrays`), or `None` if there is no such file.
 
     Raises:
-        ValueError: for a file that is damaged, or of another format; it names the file.
+        ValueError: if the file is damaged or has another format; the error names the file.
     """
     if not path.exists():
         return None
-    reader = _disk.Reader("folder", path.parent, "one whose checkpoint can be read", "Delete it to train anew.")
+    reader = _disk.Reader("folder", path.parent, "one whose checkpoint can be read", "Delete it to start over.")
     reader.check_file(path)
     with reader.guard(path), open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
         state = json.loads(archive[_STATE].tobytes())

@@ -10,29 +10,29 @@ from tfxfer import _check, _neighbours, _texts, data, evaluation
 from tfxfer.callbacks._base import Evaluate
 from tfxfer.evaluation import _measures, _pairs, _reranking, _retrieval, _tagging, _triplets
 
-# Options that are wrong or right whatever the texts.
+# Options that can be checked without the texts.
 _CHECKS = {
     "batch_size": _check.integer,
     "k": _check.integer,
     "threshold": lambda name, value: None if value is None else _check.number(name, value),
 }
 
-# What is written of the scores of entities.
+# The entity scores to write.
 _ENTITY_KEYS = ("f1", "precision", "recall")
 
 
 class _EvaluateTexts(Evaluate):
-    """Base of the callbacks that call a function of `evaluation`."""
+    """Base of callbacks that call a function of `evaluation`."""
 
     _compares = True
 
     # Whether the function takes cross-encoders as well as embedders.
     _takes_cross_encoders = False
-    # Whether it takes embedders that compare texts by their own `similarity`.
+    # Whether it takes embedders that compare texts with their own `similarity`.
     _takes_other_kinds = False
 
     def __init__(self, keys: Any, function: Callable, *arguments: Any, options: Any, **kwargs: Any) -> None:
-        """Takes the names of the values, the function of a model and these arguments, and options to check."""
+        """Takes the names of the values, a function of a model and these arguments, and the options to check."""
         options = {name: _CHECKS[name](name, value) if name in _CHECKS else value for name, value in options.items()}
         super().__init__(lambda model: function(model, *arguments, progress=False, **options), **kwargs)
         self._keys = keys
@@ -44,24 +44,24 @@ class _EvaluateTexts(Evaluate):
         if not (self._takes_cross_encoders and hasattr(model, "score_pairs") and model.text_form == "joint"):
             kinds = "a `models.Siamese` or `models.TextEmbedder`"
             kinds += ", or a cross-encoder" if self._takes_cross_encoders else ""
-            remedy = "Where the embedder is a part of what is trained: `model=embedder`."
+            remedy = "If the embedder is part of the trained model, pass `model=embedder`."
             raise _check.invalid("model", f"{kinds} for {type(self).__name__}", model, remedy)
 
 
 class EvaluateSimilarity(_EvaluateTexts):
     """Writes `val_spearman` and `val_pearson` of graded pairs: `evaluation.similarity` at the end of each epoch.
 
-    Stands before the callbacks that follow its values; see `Evaluate`.
+    Put it before the callbacks that monitor its values; see `Evaluate`.
 
     Args:
-        texts: what `data.pairs` made, or a tuple of two lists of strings.
-        scores: float array, for a tuple of lists: larger where the two texts are more alike.
-        similarity: as in `evaluation.similarity`; several add `val_spearman_<similarity>` and so on.
-        batch_size: int. Texts computed at a time.
-        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`, as `Evaluate` has them.
+        texts: the result of `data.pairs`, or a tuple of two lists of strings.
+        scores: float array, with a tuple of lists. Larger for pairs that are more similar.
+        similarity: as in `evaluation.similarity`. Several also write `val_spearman_<similarity>` and so on.
+        batch_size: int. Texts per batch.
+        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`; see `Evaluate`.
 
     Raises:
-        ValueError: as `evaluation.similarity`, at once; and as `Evaluate`, when `fit` starts.
+        ValueError: as `evaluation.similarity`, on construction; as `Evaluate`, when `fit` starts.
 
     Example:
 
@@ -96,21 +96,21 @@ class EvaluateSimilarity(_EvaluateTexts):
 
 
 class EvaluatePairClassification(_EvaluateTexts):
-    """Writes `val_average_precision`, `val_f1`, `val_accuracy`, `val_mcc`... of pairs that belong together or not.
+    """Writes `val_average_precision`, `val_f1`, `val_accuracy`, `val_mcc`... of pairs that match or not.
 
-    The scores of `evaluation.pair_classification` at the end of each epoch. Stands before the callbacks that follow
+    The scores of `evaluation.pair_classification` at the end of each epoch. Put it before the callbacks that monitor
     its values; see `Evaluate`.
 
     Args:
-        texts: what `data.pairs` made with a target of 0 and 1, or a tuple of two lists of strings.
-        labels: array of 0 and 1, for a tuple of lists.
+        texts: the result of `data.pairs` with a target of 0 and 1, or a tuple of two lists of strings.
+        labels: array of 0 and 1, with a tuple of lists.
         similarity: as in `evaluation.pair_classification`.
-        threshold: float, or `None` for the best of each evaluation.
-        batch_size: int. Texts computed at a time.
-        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`, as `Evaluate` has them.
+        threshold: float, or `None` for the best threshold of each evaluation.
+        batch_size: int. Texts per batch.
+        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`; see `Evaluate`.
 
     Raises:
-        ValueError: as `evaluation.pair_classification`, at once; and as `Evaluate`, when `fit` starts.
+        ValueError: as `evaluation.pair_classification`, on construction; as `Evaluate`, when `fit` starts.
 
     Example:
 
@@ -144,16 +144,16 @@ class EvaluatePairClassification(_EvaluateTexts):
 class EvaluateTriplets(_EvaluateTexts):
     """Writes `val_triplet_accuracy` and `val_triplet_margin`: `evaluation.triplets` at the end of each epoch.
 
-    Stands before the callbacks that follow its values; see `Evaluate`.
+    Put it before the callbacks that monitor its values; see `Evaluate`.
 
     Args:
-        texts: what `data.triplets` made, or a tuple of three or more lists of strings.
+        texts: the result of `data.triplets`, or a tuple of three or more lists of strings.
         similarity: as in `evaluation.triplets`.
-        batch_size: int. Texts computed at a time.
-        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`, as `Evaluate` has them.
+        batch_size: int. Texts per batch.
+        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`; see `Evaluate`.
 
     Raises:
-        ValueError: as `evaluation.triplets`, at once; and as `Evaluate`, when `fit` starts.
+        ValueError: as `evaluation.triplets`, on construction; as `Evaluate`, when `fit` starts.
 
     Example:
 
@@ -178,22 +178,22 @@ class EvaluateTriplets(_EvaluateTexts):
 class EvaluateRetrieval(_EvaluateTexts):
     """Writes `val_ndcg@10`, `val_recall@10`, `val_mrr@10`... of a search: `evaluation.retrieval` after each epoch.
 
-    Stands before the callbacks that follow its values; see `Evaluate`. The whole corpus is encoded at each
-    evaluation: take a part of a large one.
+    Put it before the callbacks that monitor its values; see `Evaluate`. Each evaluation encodes the whole corpus: use a
+    sample of a large one.
 
     Args:
-        queries: as in `evaluation.retrieval`: list or dict of strings, or what `data.pairs` made without a target.
+        queries: as in `evaluation.retrieval`: list or dict of strings, or the result of `data.pairs` without a target.
         corpus: list or dict of strings.
         relevant: the relevant documents of each query.
-        ks: ints. The ranks at which the scores are cut.
+        ks: ints. The ranks at which to cut off the scores.
         similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`.
-        query_prompt: string set before each query; by default the embedder's.
-        document_prompt: string set before each document; by default the embedder's.
-        batch_size: int. Texts computed at a time.
-        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`, as `Evaluate` has them.
+        query_prompt: string to prepend to each query; by default the embedder's.
+        document_prompt: string to prepend to each document; by default the embedder's.
+        batch_size: int. Texts per batch.
+        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`; see `Evaluate`.
 
     Raises:
-        ValueError: as `evaluation.retrieval`, at once; and as `Evaluate`, when `fit` starts.
+        ValueError: as `evaluation.retrieval`, on construction; as `Evaluate`, when `fit` starts.
 
     Example:
 
@@ -235,21 +235,21 @@ class EvaluateRetrieval(_EvaluateTexts):
 class EvaluateReranking(_EvaluateTexts):
     """Writes `val_map`, `val_mrr@10` and `val_ndcg@10` of candidates: `evaluation.reranking` after each epoch.
 
-    Stands before the callbacks that follow its values; see `Evaluate`.
+    Put it before the callbacks that monitor its values; see `Evaluate`.
 
     Args:
-        rows: as in `evaluation.reranking`: rows of a query, positives and negatives, or what `data.triplets` or
-            `data.rankings` made.
+        rows: as in `evaluation.reranking`: rows of a query, positives and negatives, or the result of
+            `data.triplets` or `data.rankings`.
         columns: the names of the three columns.
-        k: int. The rank at which `mrr` and `ndcg` are cut.
+        k: int. The rank at which to cut off `mrr` and `ndcg`.
         similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`, for an embedder.
-        query_prompt: string set before each query; by default the embedder's.
-        document_prompt: string set before each candidate; by default the embedder's.
-        batch_size: int. Texts computed at a time.
-        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`, as `Evaluate` has them.
+        query_prompt: string to prepend to each query; by default the embedder's.
+        document_prompt: string to prepend to each candidate; by default the embedder's.
+        batch_size: int. Texts per batch.
+        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`; see `Evaluate`.
 
     Raises:
-        ValueError: as `evaluation.reranking`, at once; and as `Evaluate`, when `fit` starts.
+        ValueError: as `evaluation.reranking`, on construction; as `Evaluate`, when `fit` starts.
 
     Example:
 
@@ -289,21 +289,21 @@ class EvaluateReranking(_EvaluateTexts):
 
 
 class EvaluateClassification(Evaluate):
-    """Writes `val_accuracy`, `val_macro_f1` and, with several labels a text, `val_micro_f1` of a classifier.
+    """Writes `val_accuracy`, `val_macro_f1` and, with several labels per text, `val_micro_f1` of a classifier.
 
-    The scores of `evaluation.classification` at the end of each epoch. Stands before the callbacks that follow its
+    The scores of `evaluation.classification` at the end of each epoch. Put it before the callbacks that monitor its
     values; see `Evaluate`.
 
     Args:
-        texts: what `data.labelled` made, or a list (or a tuple of columns) of strings.
-        y: the labels of a list of strings: names, or indices.
-        batch_size: int. Texts computed at a time.
-        threshold: as `model.classify` has it; defaults to the model's own.
-        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`, as `Evaluate` has them.
+        texts: the result of `data.labelled`, or a list (or a tuple of columns) of strings.
+        y: the labels of a list of strings: names or indices.
+        batch_size: int. Texts per batch.
+        threshold: as in `model.classify`; defaults to the model's own.
+        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`; see `Evaluate`.
 
     Raises:
-        ValueError: for no texts or another number of labels, at once; for labels that the model does not know, and as
-            `Evaluate`, when `fit` starts.
+        ValueError: on construction, if `texts` is empty or the labels differ in number; when `fit` starts, if the
+            model does not know a label, and as `Evaluate`.
 
     Example:
 
@@ -334,7 +334,7 @@ class EvaluateClassification(Evaluate):
         self._keys = ["accuracy", "macro_f1"]
 
     def check(self, model: Any) -> None:
-        """Raises where `model` is no classifier, or does not know the labels."""
+        """Raises if `model` is not a classifier or does not know the labels."""
         if not hasattr(model, "classify"):
             raise _check.invalid("model", "a model with labels for EvaluateClassification, e.g. a classifier", model)
         data.Gate(model, ("texts", "y", "sample_weight")).in_memory(*self._given)
@@ -342,7 +342,7 @@ class EvaluateClassification(Evaluate):
 
 
 def _checked_threshold(threshold):
-    """Checks a single number at once; one for each label when the model is known."""
+    """Checks a single number now; one for each label is checked once the model is known."""
     is_number = threshold is not None and not isinstance(threshold, (Mapping, list, tuple, np.ndarray))
     return _check.number("threshold", threshold, minimum=0.0, maximum=1.0) if is_number else threshold
 
@@ -350,18 +350,18 @@ def _checked_threshold(threshold):
 class EvaluateEntities(Evaluate):
     """Writes `val_entity_f1`, `val_entity_precision` and `val_entity_recall` of a tagger, over all entities.
 
-    These are `micro_f1`, `micro_precision` and `micro_recall` of `evaluation.entities` at the end of each epoch. Stands
-    before the callbacks that follow its values; see `Evaluate`.
+    These are `micro_f1`, `micro_precision` and `micro_recall` of `evaluation.entities` at the end of each epoch. Put
+    it before the callbacks that monitor its values; see `Evaluate`.
 
     Args:
-        x: what `data.tagged` made, or a list of lists of words.
+        x: the result of `data.tagged`, or a list of lists of words.
         y: the tags of a list of lists of words: a list of tags for each row.
-        batch_size: int. Windows of words computed at a time.
-        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`, as `Evaluate` has them.
+        batch_size: int. Windows of words per batch.
+        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`; see `Evaluate`.
 
     Raises:
-        ValueError: for no rows, or other numbers of tags than of words, at once; for tags that the model does not know,
-            a model without a scheme, and as `Evaluate`, when `fit` starts.
+        ValueError: on construction, if `x` is empty or a row's tags and words differ in number; when `fit` starts,
+            if the model does not know a tag or has no scheme, and as `Evaluate`.
 
     Example:
 
@@ -389,13 +389,13 @@ class EvaluateEntities(Evaluate):
         self._keys = [f"entity_{name}" for name in _ENTITY_KEYS]
 
     def check(self, model: Any) -> None:
-        """Raises where `model` is no tagger of entities, or does not know the tags."""
+        """Raises if `model` is not an entity tagger or does not know the tags."""
         _tagging.check(model)
         _tagging.read(model, *self._given)
 
 
 def _check_tags(words, y):
-    """Raises where rows have other numbers of tags than of words."""
+    """Raises if the tags of a row differ in number from its words."""
     counts = words.row_lengths().numpy().tolist()
     if not counts or not hasattr(y, "__len__") or len(y) != len(counts):
         raise _check.invalid("y", f"{len(counts)} lists of tags, one for each row of words, at least one", y)

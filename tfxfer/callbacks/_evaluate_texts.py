@@ -1,4 +1,4 @@
-"""Evaluations as callbacks: translations, paraphrases, a teacher's vectors, several searches."""
+"""Evaluations as callbacks: translations, paraphrases, a teacher's vectors, several retrieval tasks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,17 +13,18 @@ from tfxfer.evaluation import _alike, _beir, _retrieval, _runs
 class EvaluateTranslation(_EvaluateTexts):
     """Writes `val_accuracy`, `val_source_to_target`, `val_target_to_source` of translations after each epoch.
 
-    The scores of `evaluation.translation`. Put it before the callbacks that follow its values; see `Evaluate`.
+    The scores of `evaluation.translation`. Put it before the callbacks that monitor its values; see `Evaluate`.
 
     Args:
-        texts: what `data.pairs` made without a target, or a tuple of two lists of strings, sources and translations.
+        texts: the result of `data.pairs` without a target, or a tuple of two lists of strings, sources and
+            translations.
         match: `"text"` or `"position"`; see `evaluation.translation`.
         similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`.
-        batch_size: int. Texts computed at a time.
-        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`, as `Evaluate` has them.
+        batch_size: int. Texts per batch.
+        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`; see `Evaluate`.
 
     Raises:
-        ValueError: as `evaluation.translation`, at once; and as `Evaluate`, when `fit` starts.
+        ValueError: as `evaluation.translation`, on construction; as `Evaluate`, when `fit` starts.
 
     Example:
 
@@ -45,22 +46,22 @@ class EvaluateTranslation(_EvaluateTexts):
 
 
 class EvaluateParaphraseMining(_EvaluateTexts):
-    """Writes `val_average_precision`, `val_f1`... of finding paraphrases among all pairs, after each epoch.
+    """Writes `val_average_precision`, `val_f1`... of paraphrase mining over all pairs, after each epoch.
 
-    The scores of `evaluation.paraphrase_mining`. Put it before the callbacks that follow its values; see `Evaluate`.
+    The scores of `evaluation.paraphrase_mining`. Put it before the callbacks that monitor its values; see `Evaluate`.
 
     Args:
         texts: list of strings, or a dict of id to string.
-        pairs: the pairs of texts that mean the same; see `evaluation.paraphrase_mining`.
-        transitive: bool; see there.
-        k: int. The most neighbours of one text that are looked at.
-        max_pairs: int. The most pairs that are found.
+        pairs: the pairs of texts with the same meaning; see `evaluation.paraphrase_mining`.
+        transitive: bool; see `evaluation.paraphrase_mining`.
+        k: int. The largest number of neighbors of each text to consider.
+        max_pairs: int. The largest number of pairs to find.
         similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`.
-        batch_size: int. Texts computed at a time.
-        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`, as `Evaluate` has them.
+        batch_size: int. Texts per batch.
+        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`; see `Evaluate`.
 
     Raises:
-        ValueError: as `evaluation.paraphrase_mining`, at once; and as `Evaluate`, when `fit` starts.
+        ValueError: as `evaluation.paraphrase_mining`, on construction; as `Evaluate`, when `fit` starts.
 
     Example:
 
@@ -82,7 +83,7 @@ class EvaluateParaphraseMining(_EvaluateTexts):
         **kwargs: Any,
     ) -> None:
         texts, pairs = _alike.mining_task(texts, pairs)
-        _alike.labelled(pairs, len(texts), transitive)  # raises for what cannot be
+        _alike.labelled(pairs, len(texts), transitive)  # raises if the pairs are impossible
         options = {
             "transitive": transitive,
             "k": k,
@@ -96,18 +97,18 @@ class EvaluateParaphraseMining(_EvaluateTexts):
 class EvaluateEmbeddingMSE(_EvaluateTexts):
     """Writes `val_negative_mse`, `val_mse` and `val_cosine` between a student's and a teacher's vectors.
 
-    The scores of `evaluation.embedding_mse` after each epoch. Put it before the callbacks that follow its values; see
-    `Evaluate`. The teacher encodes its texts once, when the callback is made.
+    The scores of `evaluation.embedding_mse` after each epoch. Put it before the callbacks that monitor its values; see
+    `Evaluate`. The teacher encodes its texts once, on construction.
 
     Args:
         teacher: an embedder, or its vectors of the texts, a float array `(texts, dim)`.
-        texts: list of strings; or a tuple of two lists, the teacher's texts and the student's; or what `data.pairs`
-            made without a target.
-        batch_size: int. Texts computed at a time.
-        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`, as `Evaluate` has them.
+        texts: list of strings; or a tuple of two lists, the teacher's texts and the student's; or the result
+            of `data.pairs` without a target.
+        batch_size: int. Texts per batch.
+        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`; see `Evaluate`.
 
     Raises:
-        ValueError: as `evaluation.embedding_mse`, at once; and as `Evaluate`, when `fit` starts.
+        ValueError: as `evaluation.embedding_mse`, on construction; as `Evaluate`, when `fit` starts.
 
     Example:
 
@@ -132,24 +133,24 @@ def _mse(model, vectors, texts, *, batch_size, progress):
 
 
 class EvaluateNanoBEIR(_EvaluateTexts):
-    """Writes `val_ndcg@10` and the other means over several searches: `evaluation.nano_beir` after each epoch.
+    """Writes `val_ndcg@10` and the other means over several retrieval tasks: `evaluation.nano_beir` after each epoch.
 
-    Put it before the callbacks that follow its values; see `Evaluate`. The folders are read once, when the callback is
-    made.
+    Put it before the callbacks that monitor its values; see `Evaluate`. The folders are read once, on
+    construction.
 
     Args:
         folders: as in `evaluation.nano_beir`.
-        split: string. Whose judgements count.
-        ks: ints. The ranks at which the scores are cut.
+        split: string. The split of the judgments to use.
+        ks: ints. The ranks at which to cut off the scores.
         rules: `"sentence_transformers"` (default), `"trec_eval"` or `"ranx"`.
-        query_prompts: dict of a data set's name to the string set before its queries.
-        document_prompts: likewise for documents.
-        batch_size: int. Texts computed at a time.
-        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`, as `Evaluate` has them. The best weights are those
-            of the greatest nDCG, at 10 if that is among `ks`.
+        query_prompts: dict of a data set's name to the string to prepend to its queries.
+        document_prompts: the same for documents.
+        batch_size: int. Texts per batch.
+        **kwargs: `every`, `name`, `model`, `at_start`, `keep_best`; see `Evaluate`. The best weights are
+            those of the largest nDCG, at 10 if that is among `ks`, otherwise at the last of them.
 
     Raises:
-        ValueError: as `evaluation.nano_beir`, at once; and as `Evaluate`, when `fit` starts.
+        ValueError: as `evaluation.nano_beir`, on construction; as `Evaluate`, when `fit` starts.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""What makes two trainings the same."""
+"""Checks whether a checkpoint belongs to the same training run."""
 
 import json
 import re
@@ -10,9 +10,9 @@ from tfxfer._freezable import layers_within
 
 
 def identity(model, batches, params, digest):
-    """Returns what must be the same for a checkpoint to fit, by names for the error."""
+    """Returns what must match for a checkpoint to fit, keyed by the names that errors use."""
     optimizer = model.optimizer
-    if type(optimizer) is optimizers.Subset:  # `fit` wraps where a part trains
+    if type(optimizer) is optimizers.Subset:  # `fit` wraps if only a part trains
         optimizer = optimizer.inner_optimizer
     return {
         "class of the model": type(model).__name__,
@@ -30,7 +30,7 @@ def identity(model, batches, params, digest):
 
 
 def _labels(model):
-    """The labels of a model; of one for several tasks, those of each."""
+    """The labels of a model; of a multi-task model, those of each task."""
     labels = getattr(getattr(model, "full_model", model), "labels", None)
     if labels is None and hasattr(model, "tasks"):
         return {name: _labels(task) for name, task in model.tasks.items()}
@@ -38,7 +38,7 @@ def _labels(model):
 
 
 def _loss(model):
-    """The loss of a model and its weights, as far as they can be written down."""
+    """The loss of a model and its weights, as far as they can be serialized."""
     tasks = getattr(model, "tasks", {})
     if tasks:
         weights = {name: model.compile_arguments[name] for name in ("loss_weights", "conflicts")}
@@ -58,7 +58,7 @@ def _settings(config):
 
 
 def _nameless(config):
-    # Keras names what it makes, with numbers that count what the process has made before.
+    # Keras numbers the names of new objects by what the process has created before.
     if isinstance(config, dict):
         if config.get("registered_name") == "tfxfer>Subset":
             return _nameless(config["config"]["optimizer"])
@@ -76,7 +76,7 @@ def signature(variable):
 
 
 def difference(there, here):
-    """Returns the part in which two values differ, for an error: as small as can be."""
+    """Returns the smallest part in which two values differ, for an error."""
     if isinstance(there, dict) and isinstance(here, dict):
         names = [name for name in [*there, *here] if there.get(name) != here.get(name)]
         return {names[0]: there.get(names[0])}, {names[0]: here.get(names[0])}

@@ -13,23 +13,24 @@ from tfxfer.evaluation import _tensorboard
 
 
 class Projector(keras.callbacks.Callback):
-    """Writes the vectors of some texts for TensorBoard's projector: `evaluation.projector` as training goes on.
+    """Writes the vectors of some texts for TensorBoard's projector: `evaluation.projector` during training.
 
-    Before the first epoch and after each the vectors are written under a name of their own, `start`, `epoch_001`,
-    `epoch_002`..., so that one can see how the points move. `tensorboard --logdir folder` shows them; beside
-    `keras.callbacks.TensorBoard(folder)` they stand in one place with the curves. (What that callback has for the
-    projector shows the rows of an `Embedding` layer, and no layer inside another model.)
+    Before the first epoch and after each epoch, it writes the vectors under a separate name, `start`, `epoch_001`,
+    `epoch_002`..., to show how the points move. View them with `tensorboard --logdir folder`; with
+    `keras.callbacks.TensorBoard(folder)`, they share a directory with the curves. (The projector option of that
+    callback shows only the rows of an `Embedding` layer, and no layer inside another model.)
 
     Args:
-        folder: string or path. Made if need be.
-        texts: list of strings. Some hundreds to some thousands: all are encoded and written each time.
+        folder: string or path. Created if missing.
+        texts: list of strings. A few hundred to a few thousand: all are encoded and written each time.
         labels: as in `evaluation.projector`.
-        every: int. Writes after every so many epochs; the last epoch's vectors are written in any case.
-        model: what encodes, where it is not what is trained, but a part of it.
-        batch_size: int. Texts computed at a time.
+        every: int. Writes every `every` epochs; the vectors of the last epoch are always written.
+        model: the model that encodes, if it is only a part of the model being trained.
+        batch_size: int. Texts per batch.
 
     Raises:
-        ValueError: at once for texts and labels that do not fit; when `fit` starts, for a model that does not encode.
+        ValueError: on construction, if texts and labels do not fit; when `fit` starts, if the model does not encode
+            texts.
 
     Example:
 
@@ -57,15 +58,15 @@ class Projector(keras.callbacks.Callback):
         self._encoder = model
 
     def set_model(self, model: Any) -> None:
-        """Takes the model that is trained, and checks that it fits; Keras calls it."""
+        """Sets the model to train and checks that it encodes texts; Keras calls it."""
         super().set_model(model)
         subject = self._subject()
         if _texts.embedder_of(subject) is None:
-            remedy = "Where the embedder is a part of what is trained: `model=embedder`."
+            remedy = "If the embedder is part of the trained model, pass `model=embedder`."
             raise _check.invalid("model", "a `models.Siamese` or `models.TextEmbedder`", subject, remedy)
 
     def _subject(self):
-        trained = self.model  # on JAX, reading this brings the weights up to date, those of a part as well
+        trained = self.model  # on JAX, reading this updates the weights, including those of a part
         return trained if self._encoder is None else self._encoder
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -74,14 +75,14 @@ class Projector(keras.callbacks.Callback):
             self._write("start")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Writes the points after every `every` epochs and the last one; Keras calls it."""
+        """Writes the points every `every` epochs and after the last one; Keras calls it."""
         done = epoch + 1
         if done % self._every == 0 or done == self.params["epochs"] or self.model.stop_training:
             self._write(f"epoch_{done:03}")
 
     def _write(self, name):
         options = {"name": name, "batch_size": self._batch_size, "progress": False}
-        # Processes that train together compute together; one of them writes.
+        # Processes that train together encode together; only the first one writes.
         with contextlib.ExitStack() as stack:
             is_first = _processes.is_first()
             folder = self._folder if is_first else stack.enter_context(tempfile.TemporaryDirectory())

@@ -11,34 +11,35 @@ from tfxfer.callbacks._warmup import plain_optimizer, sync
 
 
 class LearningRateRange(keras.callbacks.Callback):
-    """Raises the learning rate from batch to batch, to see at which rates the loss falls, and puts everything back.
+    """Raises the learning rate from batch to batch to find the rates at which the loss falls, then restores everything.
 
         rate(k) = minimum * (maximum / minimum) ** (k / (steps - 1))        k = 0 ... steps - 1
 
-    The `fit` in which it stands is the test, not a training: it stops after `steps` batches, or as soon as the loss
-    diverges, and leaves the model as it was: weights, the optimizer's state and rate, random seeds. The losses are
-    those of single batches, smoothed by a running mean without the start's bias; the validation set plays no part. A
-    rate is worth trying somewhat below the one at which the loss falls fastest, which is `suggestion`.
+    A `fit` with this callback is a test, not a training run. It stops after `steps` batches, or as soon as the loss
+    diverges, and leaves the model unchanged: weights, the optimizer's state and rate, random seeds. The losses are
+    those of single batches, smoothed by a bias-corrected running mean; the validation set is not used. `suggestion`
+    is the rate at which the loss falls fastest; try rates somewhat below it.
 
     With `optimizers.Layerwise` the rates are those of the optimizer, before the factors of the layer groups.
 
     Args:
-        minimum: float > 0. The first rate.
-        maximum: float > `minimum`. The last one.
-        steps: int >= 2. Batches; give `fit` as many epochs as these take.
-        smoothing: float in `[0, 1)`. The weight of the past in the running mean of the loss.
-        divergence: float > 1. The test stops when the smoothed loss is so many times its best (and at NaN at once).
+        minimum: float > 0. The first rate. Defaults to 1e-7.
+        maximum: float > `minimum`. The last rate. Defaults to 1.0.
+        steps: int >= 2. The number of batches; `fit` needs enough epochs for them. Defaults to 100.
+        smoothing: float in `[0, 1)`. The weight of the past in the running mean of the loss. Defaults to 0.9.
+        divergence: float > 1. The test stops when the smoothed loss exceeds `divergence` times its best value, or at
+            NaN. Defaults to 4.0.
 
     Attributes:
-        rates: float array `(batches,)`, the rate of each batch that was seen.
-        losses: float array `(batches,)`, the loss of each.
-        smoothed: float array `(batches,)`, the running mean.
+        rates: float array `(batches,)`, the rate of each batch of the test.
+        losses: float array `(batches,)`, the loss of each batch.
+        smoothed: float array `(batches,)`, the running mean of the losses.
         suggestion: float, the rate at which the smoothed loss falls fastest (in the logarithm of the rate), or `None`
-            where it never falls.
+            if it never falls.
 
     Raises:
-        ValueError: for arguments out of range, at once; when `fit` starts, for an optimizer with a schedule, if its
-            epochs have fewer batches than `steps`, and for a model that is compiled with `steps_per_execution`.
+        ValueError: on construction, if an argument is out of range; when `fit` starts, if the optimizer has a schedule,
+            if the epochs have fewer batches than `steps`, or if the model is compiled with `steps_per_execution` > 1.
 
     Example:
 
@@ -74,11 +75,11 @@ class LearningRateRange(keras.callbacks.Callback):
         self._state = []
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Keeps the weights and the state of the optimizer, and starts at the lowest rate; Keras calls it."""
+        """Saves the weights and the optimizer's state, and starts at the lowest rate; Keras calls it."""
         self._optimizer = plain_optimizer(self.model)
         batches = self.params.get("steps")
         if batches is not None and batches * self.params["epochs"] < self.steps:
-            remedy = f"The data hold {batches} batches: give `fit` more epochs."
+            remedy = f"The data have {batches} batches: give `fit` more epochs."
             raise _check.invalid("steps", "at most the batches of all epochs", self.steps, remedy)
         if self.model.steps_per_execution != 1:
             raise _check.invalid("steps_per_execution", "1, as each batch has its rate", self.model.steps_per_execution)
@@ -92,7 +93,7 @@ class LearningRateRange(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the rate of the next step; Keras calls it."""
         sync(self.model)
-        # Keras's loss is the mean over the epoch so far, from which that of a batch cannot be had exactly.
+        # Keras's loss is the mean over the epoch so far; a batch's loss cannot be recovered from it exactly.
         self.model.reset_metrics()
         part = min(len(self.rates) / (self.steps - 1), 1.0)
         rate = float(self.minimum * (self.maximum / self.minimum) ** part)
@@ -100,7 +101,7 @@ class LearningRateRange(keras.callbacks.Callback):
         self.rates = np.append(self.rates, rate)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Notes the loss of the step, and stops where it has grown too large; Keras calls it."""
+        """Records the loss of the step and stops if it has diverged; Keras calls it."""
         loss = float((logs or {})["loss"])
         self.losses = np.append(self.losses, loss)
         count = len(self.losses)
@@ -112,11 +113,11 @@ class LearningRateRange(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Gives the model its weights back, and the optimizer its state; Keras calls it."""
+        """Restores the weights and the optimizer's state; Keras calls it."""
         self.restore()
 
     def restore(self) -> None:
-        """Puts the state back that the model had before the test; done by itself, except after an interrupt."""
+        """Restores the model's state from before the test; it runs automatically, except after an interrupt."""
         for variable, value in self._state:
             variable.assign(value)
         self._state = []
@@ -125,8 +126,8 @@ class LearningRateRange(keras.callbacks.Callback):
     def suggestion(self) -> Any:
         """The rate at which the loss falls fastest, or `None`."""
         smoothed = self.smoothed[np.isfinite(self.smoothed)]
-        # The first means are of few batches, whose noise would pass for a fall; what comes behind the lowest point is
-        # the rise to divergence.
+        # The first means cover few batches, whose noise could look like a fall. After the lowest point, the loss
+        # rises to divergence.
         first = min(round(1 / (1 - self.smoothing)), len(smoothed) // 4)
         last = int(np.argmin(smoothed)) + 1 if len(smoothed) else 0
         if last - first < 2:
@@ -136,15 +137,15 @@ class LearningRateRange(keras.callbacks.Callback):
         return float(self.rates[best]) if slopes[best] < 0 else None
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draws the losses over the rates, the smoothed ones with them, and marks the suggestion.
+        """Plots the losses and the smoothed losses against the rates, and marks the suggestion.
 
         Args:
-            path: string or path of the picture; its ending says which kind (`.png`, `.svg`, `.pdf`). Without
-                an ending, `.png` is added.
+            path: string or path of the image; its extension sets the format (`.png`, `.svg`, `.pdf`). `.png` is
+                added if there is no extension.
 
         Raises:
-            ValueError: before the test has run.
-            ImportError: without matplotlib; it names the package.
+            ValueError: if the test has not run yet.
+            ImportError: if matplotlib is not installed; the error names the package.
         """
         path = _disk.local_path("path", path, kind="file")
         if not len(self.losses):
@@ -155,7 +156,7 @@ class LearningRateRange(keras.callbacks.Callback):
             raise ImportError(
                 "`plot` needs the package matplotlib: `pip install matplotlib`, or the extra `plot`."
             ) from error
-        # Without pyplot there is no window, no global state, and nothing to close.
+        # Without pyplot, there is no window, no global state and nothing to close.
         drawing = figure.Figure(figsize=(6.4, 4.0), layout="constrained")
         axes = drawing.add_subplot(xscale="log", xlabel="learning rate", ylabel="loss")
         axes.plot(self.rates, self.losses, color="0.75", label="batch")

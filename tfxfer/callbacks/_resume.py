@@ -1,4 +1,4 @@
-"""Training that goes on where it was stopped."""
+"""Resuming an interrupted training run."""
 
 import json
 import os
@@ -12,61 +12,61 @@ from tfxfer.callbacks import _checkpoint, _identity
 from tfxfer.data import _remainder
 
 _FILE = "checkpoint.npz"
-# What may be another than in the checkpoint, where `changed` says so, and its name in errors.
+# What may differ from the checkpoint if `changed` names it, and its name in errors.
 _CHANGEABLE = {"labels": "labels", "loss": "loss", "data": "rows of the data"}
 
 
 class Resume(keras.callbacks.Callback):
-    """Makes a `fit` that was killed at any moment end as if it had not been, when the same script is run again.
+    """Resumes a `fit` that was killed at any moment, when the same script runs again, and reaches the same result.
 
-    At the end of each epoch, and every so many steps, the state of the training is written into a folder; a `fit` that
-    finds one there goes on behind it. The checkpoint is one file, replaced in one move: a kill while it is written
-    leaves the one before. What it holds:
+    At the end of each epoch, and optionally every `every` steps, it writes the state of the training into a folder. A
+    `fit` that finds a checkpoint there resumes from it. The checkpoint is one file, replaced atomically: a kill during
+    writing leaves the previous one. It holds:
 
-    - all variables of the model, the states of its random generators (dropout) included, which weight files leave out;
+    - all variables of the model, including the states of its random generators (dropout), which weight files omit;
     - all variables of the optimizer: moments, iterations, learning rate, moving averages, accumulated gradients, loss
       scale;
-    - epoch, batch, the number of the epoch in `data.Batches`, and in mid-epoch the values of loss and metrics so far;
-    - of every other callback the attributes that training has changed, as far as they are plain (`None`, bools,
-      numbers, strings, numpy arrays; lists, tuples and dicts of these): `History`, the best value, best weights and
-      patience of `EarlyStopping`, `ReduceLROnPlateau` and `ModelCheckpoint`, the results of `Evaluate`, your own. Of
-      `TensorBoard` the step numbers. `CSVLogger` goes on in its file.
+    - epoch, batch, the epoch number of `data.Batches` and, within an epoch, the values of loss and metrics so far;
+    - the attributes of every other callback that training has changed, if they are plain (`None`, bools, numbers,
+      strings, numpy arrays; lists, tuples and dicts of these): `History`, the best value, best weights and patience of
+      `EarlyStopping`, `ReduceLROnPlateau` and `ModelCheckpoint`, the results of `Evaluate`, those of your own
+      callbacks. For `TensorBoard`, the step numbers. `CSVLogger` continues its file.
 
-    What it does not hold: Python's, numpy's and TensorFlow's global random generators, and attributes of callbacks that
-    are not plain. An epoch of `data.Batches` goes on at the batch where it was; of any other dataset the batches done
-    are read again, not computed.
+    It does not hold Python's, numpy's and TensorFlow's global random generators, or callback attributes that are not
+    plain. An epoch of `data.Batches` resumes at its next batch. Of any other dataset, the finished batches are read
+    again but not computed.
 
-    The batches must come again in the same order. So they do from `data.Batches` and from raw strings, if `fit`, or
-    `data.batches`, has a `seed` (or `keras.utils.set_random_seed` was called); from any other dataset if it gives the
-    same batches in the same order each time it is iterated over (no `shuffle`, or `reshuffle_each_iteration=False`
-    with a seed). `fit(steps_per_epoch=...)` must not cut an epoch of the data.
+    The batches must come in the same order again. They do for `data.Batches` and for raw strings if `fit` or
+    `data.batches` has a `seed` (or `keras.utils.set_random_seed` was called). They do for any other dataset that yields
+    the same batches in the same order on each iteration (no `shuffle`, or `reshuffle_each_iteration=False` with a
+    seed). `fit(steps_per_epoch=...)` must not cut an epoch of the data short.
 
-    `fit` of this package's models introduces it to the other callbacks and the data. For any other `keras.Model` call
-    `callbacks.introduce` first.
+    `fit` of this package's models introduces the callback to the other callbacks and the data. For any other
+    `keras.Model`, call `callbacks.introduce` first.
 
-    Of several processes that train one model (`keras.distribution`) the first one writes; all read, so the folder is on
-    a file system that they share.
+    If several processes train one model (`keras.distribution`), the first one writes and all read, so the folder must
+    be on a file system that they share.
 
-    A folder belongs to one `fit` (so not to a tuner's trials). Once that is done, by its last epoch or because a
-    callback stopped it, the same `fit` returns at once with the same weights and history; with more `epochs` it goes
-    on, unless it was stopped. To train anew, delete the folder.
+    A folder belongs to one `fit` (so a tuner's trials cannot share it). Once that `fit` has finished, after its last
+    epoch or because a callback stopped it, the same `fit` returns immediately with the same weights and history. With
+    more `epochs` it continues, unless a callback stopped it. To start over, delete the folder.
 
     Args:
-        folder: string or path. Made if need be. Needs room for two checkpoints, each of some three times the weights'
-            size with Adam.
-        every: int. Writes after every so many steps of an epoch as well. By default at the end of epochs only.
-        data: the `data.Batches` that are trained on, where `fit` gets something that was made of them.
-        changed: names of what may differ from the training in the checkpoint, out of `"labels"`, `"loss"` and
-            `"data"`. By default nothing may.
+        folder: string or path. Created if missing. Needs room for two checkpoints, each about three times the size of
+            the weights with Adam.
+        every: int. Also saves every `every` steps within an epoch. By default, only at the end of each epoch.
+        data: the `data.Batches` of the training, if `fit` gets a dataset derived from them.
+        changed: names of what may differ from the training in the checkpoint: any of `"labels"`, `"loss"` and
+            `"data"`. By default, nothing may.
 
     Attributes:
-        resumed_at: tuple (epoch, batch) that the last `fit` went on from, both counted from 0, or `None`.
+        resumed_at: tuple (epoch, batch) from which the last `fit` resumed, both counted from 0, or `None`.
 
     Raises:
-        ValueError: when `fit` starts: if the checkpoint is of another training (model, labels, precision, loss,
-            optimizer and its settings, seed, number of batches, or rows, where `data.Batches` keep them; the error
-            names what differs), goes further than `epochs`, or is damaged; if another `Resume` or
-            `keras.callbacks.BackupAndRestore` is there; in a `fit` that has not introduced it.
+        ValueError: when `fit` starts: if the checkpoint belongs to another training (model, labels, precision, loss,
+            optimizer and its settings, seed, number of batches, or rows, if `data.Batches` keep them; the error names
+            what differs), is beyond `epochs`, or is damaged; if `fit` also has another `Resume` or a
+            `keras.callbacks.BackupAndRestore`; if `fit` has not introduced the callback.
 
     Example:
 
@@ -91,7 +91,7 @@ class Resume(keras.callbacks.Callback):
     _saved_batch: int
     _loggers: list
 
-    needs_list = True  # of all callbacks, which `introduce` then makes
+    needs_list = True  # of all callbacks; `introduce` then creates it
 
     def __init__(
         self, folder: str | os.PathLike[str], *, every: int | None = None, data: Any = None, changed: Sequence[str] = ()
@@ -111,26 +111,26 @@ class Resume(keras.callbacks.Callback):
 
     @property
     def async_safe(self) -> bool:
-        """Whether Keras need not wait for each step's logs: asked before `fit` starts."""
+        """Whether Keras can skip waiting for each step's logs; Keras reads it before `fit` starts."""
         if self._every is not None:
             return False
         found = _checkpoint.read(self._path, only_state=True)
         return found is None or not found[0]["batch"]
 
-    # === The callbacks beside this one ===
+    # === The other callbacks ===
 
     def set_model(self, model: Any) -> None:
-        """Takes the model that is trained, and checks that it fits; Keras calls it."""
+        """Sets the model to train; Keras calls it."""
         super().set_model(model)
-        self._trained = model  # not by `self.model`, which on JAX brings all values up to date each time
+        self._trained = model  # not through `self.model`, which syncs all values on each access on JAX
 
     def introduce(self, training: Any) -> None:
-        """Takes its places among the other callbacks, and has the data begin where the checkpoint is."""
+        """Takes its places in the callbacks of `training`, and starts its data at the checkpoint's batch."""
         others = [callback for callback in training.list.callbacks if callback is not self]
         for callback in others:
             if isinstance(callback, (Resume, keras.callbacks.BackupAndRestore)):
-                raise _check.invalid("callbacks", "one `Resume`, and no `BackupAndRestore` beside it", others)
-        # Restores before the others look at the model, and saves when they have done with a step or an epoch.
+                raise _check.invalid("callbacks", "one `Resume` and no `BackupAndRestore`", others)
+        # Restores before the other callbacks see the model, and saves after they finish a step or an epoch.
         closing = _Closing(self)
         closing.set_model(training.model)
         self._list, self._others = training.list, [each for each in others if not isinstance(each, _Closing)]
@@ -144,7 +144,7 @@ class Resume(keras.callbacks.Callback):
             training.data = self._remainder.dataset
 
     def _unseen(self):
-        """What is left of the epoch that the checkpoint is in the middle of, where batches can be left out."""
+        """The remaining batches of the epoch that the checkpoint interrupted, if the data can skip batches."""
         found, batches = _checkpoint.read(self._path, only_state=True), self._batches
         if batches is None or found is None:
             return None
@@ -156,7 +156,7 @@ class Resume(keras.callbacks.Callback):
     # === Starting ===
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Restores the checkpoint, if there is one that fits; Keras calls it."""
+        """Restores the checkpoint, if there is one, after checking that it fits; Keras calls it."""
         if self._list is None:
             remedy = (
                 "Call `callbacks, x = tfxfer.callbacks.introduce(model, x, callbacks=..., epochs=...)` before `fit`."
@@ -196,11 +196,11 @@ class Resume(keras.callbacks.Callback):
             return
         rows = int(batches.cardinality())
         if rows >= 0 and steps != rows:
-            remedy = "Epochs that end amid the data cannot be taken up again."
+            remedy = "Epochs that end before the data do cannot be resumed."
             raise _check.invalid("steps_per_epoch", f"None, or the number of batches, {rows}", steps, remedy)
 
     def _check_processes(self):
-        """Raises where another process of this training has found another checkpoint."""
+        """Raises if the processes of this training found different checkpoints."""
         state = None if self._found is None else self._found[0]
         if _processes.differing({"checkpoint": state}):
             remedy = "Give a folder on a file system that all hosts share; the first process writes it."
@@ -220,7 +220,7 @@ class Resume(keras.callbacks.Callback):
             raise _check.invalid("steps_per_execution", expected, self.model.steps_per_execution)
 
     def start(self) -> None:
-        """Called when every other callback has had its `on_train_begin`."""
+        """Restores the training's state; called after `on_train_begin` of all other callbacks."""
         self._fresh = [_plain(callback) for callback in self._others]
         if self._found is None:
             return
@@ -229,17 +229,17 @@ class Resume(keras.callbacks.Callback):
         for logger, append in self._loggers:
             logger.append = append
         state = self._found[0]
-        # Keras's own callback starts a later epoch so, too.
+        # Keras's `BackupAndRestore` sets the first epoch this way, too.
         self.model._initial_epoch = self.params["epochs"] if state["stopped"] else state["epoch"]
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Takes up an epoch where the checkpoint left it; Keras calls it."""
+        """Records the position at the start of an epoch; Keras calls it with the epoch's number, from 0."""
         self._trained._initial_epoch = None
         self._epoch, self._last_batch, self._saved_batch = epoch, 0, 0
         self._data_epoch = None if self._batches is None else self._batches.epoch
 
     def start_epoch(self) -> None:
-        """Called when every other callback has had its `on_epoch_begin`."""
+        """Skips the finished batches of a resumed epoch; called after `on_epoch_begin` of all other callbacks."""
         if self._found is None:
             return
         batch = self._found[0]["batch"]
@@ -249,9 +249,9 @@ class Resume(keras.callbacks.Callback):
             self._found = None
 
     def finish(self, batch: int) -> None:
-        """Called before the first batch that is computed in an epoch that was taken up in its middle."""
+        """Restores the state in mid-epoch; called before the first step, on `batch`, of a partly finished epoch."""
         model = self.model
-        # Metrics are there from the first batch on only.
+        # Metrics have variables only after the first batch.
         model._symbolic_build(data_batch=batch)
         self._restore_model(metrics=True)
         self._restore_callbacks()
@@ -259,19 +259,19 @@ class Resume(keras.callbacks.Callback):
         self._found = None
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Undoes what was set for passing over batches; Keras calls it."""
+        """Resets the model's first epoch; Keras calls it."""
         self._trained._initial_epoch = None
 
     # === Saving ===
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Writes a checkpoint after every `every` steps; Keras calls it."""
+        """Counts the steps of the epoch; Keras calls it."""
         self._last_batch = batch + 1
 
     def end_batch(self) -> None:
-        """Called when every other callback has had its `on_train_batch_end`."""
+        """Saves a checkpoint if one is due; called after `on_train_batch_end` of all other callbacks."""
         done, steps = self._last_batch, self.params.get("steps")
-        # What follows the last batch of an epoch is a part of the epoch.
+        # After the last batch, only the end of the epoch saves.
         is_inside = steps is None or done < steps
         if self._every is not None and done - self._saved_batch >= self._every and is_inside:
             if not self._trained.stop_training:
@@ -279,7 +279,7 @@ class Resume(keras.callbacks.Callback):
                 self._saved_batch = done
 
     def end_epoch(self) -> None:
-        """Called when every other callback has had its `on_epoch_end`."""
+        """Saves a checkpoint of the finished epoch; called after `on_epoch_end` of all other callbacks."""
         self._save(self._epoch + 1, 0)
 
     def _save(self, epoch, batch):
@@ -306,7 +306,7 @@ class Resume(keras.callbacks.Callback):
             _checkpoint.write(self._path, state, arrays)
 
     def _kept(self, k, arrays):
-        """What training has changed in one of the other callbacks."""
+        """The attributes of another callback that training has changed."""
         callback, fresh = self._others[k], self._fresh[k]
         kept = {}
         for name, value in _plain(callback).items():
@@ -338,7 +338,7 @@ class Resume(keras.callbacks.Callback):
                 variable.assign(arrays.get(array))
 
     def _restore_iterations(self):
-        """Restores what an optimizer has before it is built: others decide by its steps what is to train."""
+        """Restores the optimizer's step count before it is built: other callbacks choose what trains by it."""
         state, arrays = self._found
         kept = {}
         for name, array in state["variables"]["optimizer"]:
@@ -350,11 +350,11 @@ class Resume(keras.callbacks.Callback):
 
     def _another(self, what, there, here):
         was, now = _identity.difference(there, here)
-        expected = f"one whose checkpoint is of this training; the {what} there: {was}, here: {now}"
-        remedy = "Run what wrote it; or, to train anew, delete the folder."
+        expected = f"one whose checkpoint belongs to this training; the {what} there: {was}, here: {now}"
+        remedy = "Run the script that wrote it or, to start over, delete the folder."
         for name, part in _CHANGEABLE.items():
             if part == what:
-                remedy += f" To go on nevertheless: `Resume(..., changed={name!r})`."
+                remedy += f" To resume anyway: `Resume(..., changed={name!r})`."
         return _check.invalid("folder", expected, str(self._path.parent), remedy)
 
     def _restore_callbacks(self):
@@ -365,13 +365,13 @@ class Resume(keras.callbacks.Callback):
                 continue
             changed = {name: _checkpoint.decode(value, arrays) for name, value in kept.get(id(callback), {}).items()}
             now = _plain(callback)
-            # What was not kept was as at the start, which it may be no longer: an epoch has begun here, too.
+            # Attributes not in the checkpoint had their initial values, which this epoch may have changed.
             for name, value in {**_copy(fresh), **changed}.items():
                 if name not in now or not _equal(now[name], value):
                     setattr(callback, name, value)
 
     def _matched(self, state):
-        """Pairs callbacks with what was kept of them: the k-th of a class with the k-th of its name."""
+        """Pairs callbacks with their saved attributes: the k-th of a class with the k-th saved under its name."""
         kept = {}
         for name, values in state["callbacks"]:
             kept.setdefault(name, []).append(values)
@@ -388,34 +388,34 @@ def _check_batches(batches):
 
 
 class _Closing(keras.callbacks.Callback):
-    """Stands behind all other callbacks and calls `Resume` when they are done."""
+    """Comes after all other callbacks and calls `Resume` when they are done."""
 
     def __init__(self, resume):
         super().__init__()
         self._resume = resume
 
     def on_train_begin(self, logs=None):
-        """Prepares for a new training; Keras calls it."""
+        """Restores the training's state; Keras calls it."""
         self._resume.start()
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Prepares for an epoch; Keras calls it with its number, from 0."""
+        """Skips the finished batches; Keras calls it with the epoch's number, from 0."""
         self._resume.start_epoch()
 
     def on_train_batch_end(self, batch, logs=None):
-        """Does the work after a step; Keras calls it with the number of its batch in the epoch, and its logs."""
+        """Saves after a step if due; Keras calls it with the number of the batch in the epoch and its logs."""
         self._resume.end_batch()
 
     def on_epoch_end(self, epoch, logs=None):
-        """Does the work at the end of an epoch; Keras calls it with its number and its logs."""
+        """Saves at the end of an epoch; Keras calls it with the epoch's number and its logs."""
         self._resume.end_epoch()
 
 
 class _PassingOver(keras.callbacks.Callback):
-    """Stands in for all callbacks, and for the training step, while the first batches of an epoch are passed over.
+    """Replaces all callbacks and the training step while the first batches of an epoch are skipped.
 
-    So Keras counts on, whatever the data are, and nobody hears of a batch twice. `fit` calls `model.train_function` for
-    each step, which is a public attribute; Keras has no other way to pass over one.
+    Keras thus counts the batches of any data, and no callback sees a batch twice. `fit` calls `model.train_function`,
+    a public attribute, for each step; Keras has no other way to skip one.
     """
 
     def __init__(self, resume, callbacks, batches):
@@ -426,7 +426,7 @@ class _PassingOver(keras.callbacks.Callback):
         self._seen = None
 
     def start(self, model):
-        """Takes the places."""
+        """Replaces the callbacks and the training step of `model`."""
         self._trained = model
         self._all, self._list.callbacks = self._list.callbacks, [self]
         self._step = model.train_function
@@ -444,7 +444,7 @@ class _PassingOver(keras.callbacks.Callback):
         return self._pass_over(iterator), state
 
     def on_train_batch_begin(self, batch, logs=None):
-        """Prepares for a step; Keras calls it with the number of its batch in the epoch."""
+        """Ends the skipping once all finished batches are read; Keras calls it with the batch's number."""
         if batch < self._count:
             return
         self._trained.train_function = self._step
@@ -458,14 +458,14 @@ class _PassingOver(keras.callbacks.Callback):
 
 
 def _plain(callback):
-    """Returns a copy of the attributes of a callback that are plain."""
-    names = ("_global_train_batch", "_global_test_batch")  # all else of TensorBoard is about open files
+    """Returns a copy of the plain attributes of a callback."""
+    names = ("_global_train_batch", "_global_test_batch")  # TensorBoard's other attributes concern open files
     plain = {}
     for name, value in vars(callback).items():
         if isinstance(callback, keras.callbacks.TensorBoard) and name not in names:
             continue
         if name == "min_delta" and hasattr(callback, "monitor_op"):
-            continue  # its sign is set when the first epoch ends, in each process anew
+            continue  # its sign is set again in each process, at the end of the first epoch
         try:
             plain[name] = _copy(value)
         except TypeError:
@@ -488,8 +488,8 @@ def _equal(one, other):
 
 
 def _cut(logger, size):
-    """Has a `CSVLogger` go on behind the rows that it had written when the checkpoint was."""
-    if not _processes.is_first():  # which has the file
+    """Has a `CSVLogger` continue after the rows that it had written at the time of the checkpoint."""
+    if not _processes.is_first():  # only the first process has the file
         return
     if size is not None and os.path.exists(logger.filename) and os.path.getsize(logger.filename) >= size:
         os.truncate(logger.filename, size)

@@ -1,4 +1,4 @@
-"""Thawing a model within one `fit`."""
+"""Unfreezing a model gradually within one `fit`."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -12,42 +12,42 @@ _BACKENDS = ("tensorflow", "jax")
 
 
 class GradualUnfreezing(keras.callbacks.Callback):
-    """Thaws a model from the output back within one `fit`: the head trains first, then a layer group more at a time.
+    """Unfreezes a model from the output down within one `fit`: first the head, then one more layer group at a time.
 
-    A fresh head sends back gradients that know nothing yet; the layers that hold most of what pretraining taught are
-    let go last. The optimizer goes on throughout: moments, iterations and schedule are those of one training. What
-    trains is a function of the epoch, or of the optimizer's iterations, alone, so that a `fit` that is taken up from a
-    checkpoint (`initial_epoch`, `callbacks.Resume`) goes on where it was.
+    The gradients of a new head are uninformative at first, so the layers that hold most of the pretrained knowledge
+    are unfrozen last. The optimizer continues throughout: moments, iterations and schedule are those of one training
+    run. What trains depends only on the epoch, or on the optimizer's iterations, so a `fit` that starts from a
+    checkpoint (`initial_epoch`, `callbacks.Resume`) resumes at the same point of the schedule.
 
-    A group that is frozen does not move by a bit, weight decay and moving averages included, and runs without dropout
-    (`model.frozen_dropout`). One that thaws counts its own steps: Adam corrects its moments for the number of steps
-    made, and by Keras's count of all steps a late group would start with steps up to 6.5 times too large. For that the
-    model's optimizer becomes an `optimizers.Subset` around the one that it was compiled with.
+    A frozen group stays bit-identical, including under weight decay and moving averages, and runs without dropout
+    (`model.frozen_dropout`). An unfrozen group counts its own steps: Adam corrects its moments for the number of steps
+    made, and with Keras's count of all steps, a late group would start with steps up to 6.5 times too large. The
+    callback therefore wraps the model's optimizer in an `optimizers.Subset`.
 
     It works with any Keras optimizer, moving averages (`use_ema`), accumulated gradients, `optimizers.Layerwise`,
     mixed precision, `jit_compile`, `steps_per_execution` (a group then thaws between two executions), and on models
-    with adapters (`freezing.add_lora`: groups with adapters thaw one after another). The training step is traced anew
+    with adapters (`freezing.add_lora`: groups with adapters thaw one after another). The training step is retraced
     at each thaw. When `fit` ends, the flags stay as they are.
 
-    The schedule alone says what trains; flags set before are overruled. Hand `fit` a freshly compiled model, or one
-    whose optimizer has been with this callback before: the optimizer is built on all variables that will ever train.
+    Only the schedule decides what trains; it overrides flags set before. Pass a freshly compiled model, or one whose
+    optimizer this callback has used before: the optimizer is built on all variables that will ever train.
 
     Args:
-        every: int. One group more after every so many epochs or steps, from the output back; the topmost group (the
-            head, where there is one) trains from the start. Defaults to 1.
-        at: dict of group, or pattern (`"block_[45]"`, as `fnmatch` has it), to the epoch or step, counted from 0, with
-            which it begins to train; the first entry that matches a group counts. Groups above all those named train
-            from the start, others that are not named never. Either this or `every`.
-        unit: `"epochs"` or `"steps"`: of the optimizer, that is updates where gradients are accumulated.
-        lowest: the name of the last group to thaw with `every`. By default the lowest of all, the embeddings.
+        every: int. Unfreezes one more group every `every` epochs or steps, from the output down; the topmost group (the
+            head, if there is one) trains from the start. Defaults to 1.
+        at: dict of group, or `fnmatch` pattern (`"block_[45]"`), to the epoch or step, counted from 0, at which it
+            starts to train; the first entry that matches a group counts. Groups above all named groups train from the
+            start; other unnamed groups never train. Pass either `at` or `every`.
+        unit: `"epochs"` or `"steps"`. Steps are the optimizer's, that is updates if gradients are accumulated.
+        lowest: the name of the last group to unfreeze with `every`. By default, the lowest one, the embeddings.
 
     Attributes:
-        thaws: list of dicts, one for each time that the set of groups changed: `epoch`, `step` (of the optimizer),
-            `groups` that train from there on.
+        thaws: list of dicts, one for each change of the set of groups: `epoch`, `step` (of the optimizer) and the
+            `groups` that train from then on.
 
     Raises:
-        ValueError: at once for a schedule that is none; when `fit` starts for a group that the model does not have, a
-            schedule in which nothing trains at the start, or an optimizer that was built on too few variables.
+        ValueError: on construction, if the schedule is invalid; when `fit` starts, if the model does not have a group,
+            if nothing trains at the start, or if the optimizer was built on too few variables.
 
     Example:
 
@@ -71,13 +71,13 @@ class GradualUnfreezing(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         if every is not None and at is not None:
-            raise _check.invalid("at", "None where `every` is given", at)
+            raise _check.invalid("at", "None if `every` is given", at)
         if at is not None:
             _check.instance("at", at, dict, "a dict of layer group to epoch or step")
             if not at:
                 raise _check.invalid("at", "at least one layer group", at)
             if lowest is not None:
-                raise _check.invalid("lowest", "None where `at` is given", lowest, "Leave such groups out of `at`.")
+                raise _check.invalid("lowest", "None if `at` is given", lowest, "Leave such groups out of `at`.")
             at = {
                 _check.instance("at", group, str, "the name of a layer group"): _check.integer("at", time, minimum=0)
                 for group, time in at.items()
@@ -91,15 +91,15 @@ class GradualUnfreezing(keras.callbacks.Callback):
 
     @property
     def async_safe(self) -> bool:
-        """Whether Keras need not wait for each step's logs."""
+        """Whether Keras can skip waiting for each step's logs."""
         return self.unit == "epochs"
 
     # === The schedule ===
 
     def set_model(self, model: Any) -> None:
-        """Takes the model that is trained, and finds when each layer group thaws; Keras calls it."""
+        """Sets the model to train and finds when each layer group starts to train; Keras calls it."""
         super().set_model(model)
-        self._trained = model  # not by `self.model`, which on JAX brings all values up to date each time
+        self._trained = model  # not through `self.model`, which syncs all values on each access on JAX
         if not all(hasattr(model, name) for name in ("thawable_groups", "set_trainable")):
             raise _check.invalid("model", "a model of `tfxfer.models`", model)
         if keras.config.backend() not in _BACKENDS:
@@ -125,10 +125,10 @@ class GradualUnfreezing(keras.callbacks.Callback):
         return {**dict.fromkeys(groups[highest + 1 :], 0), **times}
 
     def groups_at(self, time: int) -> list[str]:
-        """Returns the names of the groups that train in an epoch, or at a step, from the input upwards.
+        """Returns the names of the groups that train in an epoch or at a step, from the input up.
 
         Args:
-            time: int. The epoch, or the number of steps made before, counted from 0.
+            time: int. The epoch, or the number of steps made so far, counted from 0.
         """
         return [name for name in self._trained.thawable_groups() if time >= self._times.get(name, time + 1)]
 
@@ -153,15 +153,15 @@ class GradualUnfreezing(keras.callbacks.Callback):
             self.thaws = []
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Has the groups of this epoch train; Keras calls it."""
+        """Unfreezes the groups of this epoch; Keras calls it."""
         self._epoch, self._batch = epoch, -1
         self._set(epoch if self.unit == "epochs" else self._step())
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """With `unit="steps"`, has the groups of the next step train; Keras calls it."""
+        """With `unit="steps"`, unfreezes the groups of the next step; Keras calls it."""
         if self.unit != "steps":
             return
-        # The optimizer's number of steps is asked for where it can matter only: on accelerators that means waiting.
+        # Read the optimizer's step count only when it can matter: on accelerators, that means waiting.
         self._left -= batch - self._batch
         self._batch = batch
         if self._left <= 0:
@@ -173,7 +173,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
         return int(self._trained.optimizer.iterations)
 
     def _set(self, time):
-        """Has the groups train that are to at this time."""
+        """Trains the groups that the schedule has at this time."""
         model = self._trained
         step, groups = self._step(), self.groups_at(time)
         ahead = [due - step for due in self._times.values() if due > step]
@@ -186,7 +186,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
 
 
 def _flags(model):
-    """The groups and whether they train."""
+    """Whether each group trains, by name."""
     return {name: any(layer.trainable for layer in layers) for name, layers in model.layer_groups().items()}
 
 

@@ -10,24 +10,24 @@ from tfxfer import _check, schedules
 class WarmupCosine(keras.callbacks.Callback):
     """Sets the learning rate before each batch: `schedules.warmup_cosine` for an optimizer with a plain rate.
 
-    Where the optimizer can be made with a schedule, that is simpler and faster. This is for an optimizer whose rate is
-    a number, as one may be that was loaded with a model, and for a training whose length only `fit` knows. The step is
-    the optimizer's own count of batches: a training that goes on after its optimizer was restored has the rates that it
-    would have had. With `steps_per_execution`, the rate is set once for each execution.
+    If you can construct the optimizer with a schedule, that is simpler and faster. This callback is for an optimizer
+    whose rate is a number, such as one loaded with a model, and for training whose length only `fit` knows. The step is
+    the optimizer's own count of batches, so training that resumes with a restored optimizer keeps its rates. With
+    `steps_per_execution`, the rate is set once per execution.
 
     The rate of the last batch is written into the epoch's logs as `learning_rate`.
 
     Args:
         learning_rate: float > 0. The peak; the optimizer's own rate is not used.
-        steps: int. Batches of all epochs together. Defaults to those of the `fit` in which it stands, where their
-            number is known.
-        warmup: int, or float in `[0, 1)`: the steps of the rise, or their part of `steps`.
-        minimum: float. The rate at the end.
-        cycles: int. How often the rate falls.
+        steps: int. The number of batches of all epochs together. Defaults to that of the running `fit`, if it is
+            known.
+        warmup: int, or float in `[0, 1)`. The number of warmup steps, or their fraction of `steps`. Defaults to 0.1.
+        minimum: float. The final rate. Defaults to 0.0.
+        cycles: int. How many times the rate decays. Defaults to 1.
 
     Raises:
-        ValueError: as `schedules.warmup_cosine`, at once; when `fit` starts, for an optimizer that has a schedule, and
-            if the number of steps is not known.
+        ValueError: as `schedules.warmup_cosine`, on construction; when `fit` starts, if the optimizer has a schedule or
+            the number of steps is unknown.
 
     Example:
 
@@ -49,20 +49,20 @@ class WarmupCosine(keras.callbacks.Callback):
         super().__init__()
         self._arguments = (learning_rate, warmup, minimum, cycles)
         self._steps = steps
-        self._make(10**9 if steps is None else steps)  # for its errors, at once
+        self._make(10**9 if steps is None else steps)  # raises its errors now
 
     def _make(self, steps):
         learning_rate, warmup, minimum, cycles = self._arguments
         return schedules.warmup_cosine(learning_rate, steps, warmup, minimum=minimum, cycles=cycles)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Prepares for a new training; Keras calls it."""
+        """Prepares for a new run; Keras calls it."""
         self._optimizer = plain_optimizer(self.model)
         steps = self._steps
         if steps is None:
             batches = self.params.get("steps")
             if batches is None:
-                remedy = "Keras does not know how many batches the data hold: give `steps`."
+                remedy = "Keras does not know the number of batches: give `steps`."
                 raise _check.invalid("steps", "the number of batches of all epochs", None, remedy)
             steps = batches * self.params["epochs"]
         self._schedule = self._make(steps)
@@ -79,7 +79,7 @@ class WarmupCosine(keras.callbacks.Callback):
 
 
 def plain_optimizer(model):
-    """Returns the innermost optimizer of a model, whose learning rate is a number that can be set."""
+    """Returns the innermost optimizer of a model; raises unless its learning rate is a plain number."""
     optimizer = model.optimizer
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
@@ -91,14 +91,14 @@ def plain_optimizer(model):
 
 
 def has_plain_rate(optimizer):
-    """Whether the learning rate of an optimizer is a number, and not a schedule of its own."""
+    """Whether the learning rate of an optimizer is a number and not a schedule."""
     return isinstance(optimizer.get_config()["learning_rate"], float)
 
 
 def sync(model):
-    """Brings the values of a running epoch into the model's variables, and back at its next step.
+    """Copies the values of a running epoch into the model's variables, and back at its next step.
 
-    Only the JAX backend holds them elsewhere meanwhile.
+    Only the JAX backend keeps them elsewhere during an epoch.
     """
     if keras.config.backend() == "jax":
         model.jax_state_sync()

@@ -1,6 +1,6 @@
-"""Readers of rows, datasets of texts and targets, and batches of token ids.
+"""Reads rows, builds datasets of texts and targets, and makes batches of token ids.
 
-Which function fits the rows?
+Which function fits your rows?
 
 | rows | dataset | batches |
 |---|---|---|
@@ -11,27 +11,27 @@ Which function fits the rows?
 | texts that belong together | `pairs`, `triplets` | `batches(..., unique_texts=True)` |
 | texts without labels | `tension_pairs`, for two encoders | `batches(...)` |
 | few texts with labels | `pairs_from_labels`, `triplets_from_labels` | `batches(...)` |
-| rows with what another model says of them | `pairs`, `triplets` with `targets=embeddings(...)` | `batches(...)` |
+| rows with another model's scores or embeddings | `pairs`, `triplets` with `targets=embeddings(...)` | `batches(...)` |
 | columns of other kinds as well | `examples` (`tabular_columns` finds means, scales and names) | `batches(...)` |
-| words with tags, as `read_conll` and `read_entities` read them | `tagged` | `batches(...)` |
+| words with tags, from `read_conll` or `read_entities` | `tagged` | `batches(...)` |
 | queries with lists of documents, and grades or scores | `rankings` | `batches(..., max_documents=64)` |
 | several of these at once | | `mix([batches, ...])` |
 
-Where a training is spread (docs/scale.md): `part_of_batches` and `as_part` say what one process of several trains on,
-`distribute` has a tf.data service tokenize.
+For distributed training (docs/scale.md), `part_of_batches` and `as_part` select the rows that one of several processes
+trains on, and `distribute` tokenizes on a tf.data service.
 
-`read` holds a file; `map_table` writes a file of any size again with further columns, a part at a time. `read_beir`,
-`read_qrels` and `read_run` read a search to score, `write_run` writes what a search found.
+`read` loads a whole file into memory; `map_table` adds columns to a file of any size, one part at a time. `read_beir`,
+`read_qrels` and `read_run` read retrieval benchmarks and run files; `write_run` writes the results of a search.
 
-`batches(dataset, model)` asks the task model which columns it reads. Each kind of column is a class:
+`batches(dataset, model)` reads the columns that the task model names. Each kind of column is a class:
 
 | column | a row holds | a batch holds |
 |---|---|---|
 | `TextColumn` | a text, or several | `token_ids` ... `(batch, length)` or `(batch, texts, length)` |
-| `RankingColumn` | a query and its documents | `token_ids` ... `(documents, length)`, of all lists one after another |
+| `RankingColumn` | a query and its documents | `token_ids` ... `(documents, length)`, the lists concatenated |
 | `TextListColumn` | any number of texts | `token_ids` ... `(batch, texts, length)`, `list_mask` `(batch, texts)` |
 | `MaskedTextColumn` | a text | `token_ids` ..., `mask_positions` `(batch, predictions)`, and the targets |
-| `DeletedTextColumn` | a text | `token_ids` ... of a part, `decoder_ids` ... of the whole, and the targets |
+| `DeletedTextColumn` | a text | `token_ids` ... of the kept tokens, `decoder_ids` ... of all, and the targets |
 | `WordsColumn` | words | `token_ids` ..., `word_ids` `(batch, length)` |
 | `TagsColumn` | the words' tags | as targets: int32 `(batch, words)` |
 | `NumberColumn` | a number, or several | float32 `(batch,)` or `(batch, size)` |
@@ -39,8 +39,8 @@ Where a training is spread (docs/scale.md): `part_of_batches` and `as_part` say 
 | `VectorColumn` | a vector | float32 `(batch, dim)` |
 | `ImageColumn` | a file or an array | float32 `(batch, height, width, channels)` |
 | `LabelColumn` | a label, or several | as targets: int32 `(batch,)`, or float32 `(batch, labels)` |
-| `ValuesColumn` | numbers | as targets: as they are |
-| `GradesColumn` | a number for each document | as targets: float32 `(batch, documents)`, NaN where a list has ended |
+| `ValuesColumn` | numbers | as targets: unchanged |
+| `GradesColumn` | a number for each document | as targets: float32 `(batch, documents)`, NaN after the end of a list |
 """
 
 from tfxfer.data._batches import Batches, batches

@@ -1,4 +1,4 @@
-"""Which texts of rows are changed at random, and how."""
+"""Random changes to the texts of rows."""
 
 import hashlib
 import json
@@ -13,17 +13,18 @@ from tfxfer.data._columns import Column, TagsColumn, TextColumn, WordsColumn
 
 
 class Augmenter:
-    """Changes the texts of rows, each by the seed of its row; see `batches`.
+    """Changes the texts of rows, each with the seed of its row; see `batches`.
 
     Args:
-        augment: what `batches` got: an augmentation, a list of them, or a dict of them by column or text.
+        augment: the `augment` argument of `batches`: an augmentation, a list of them, or a dict of them by column or
+            text.
         columns: dict of name to `Column`.
-        targets: what encoded y, a `Column` or a dict of them; `None` where y is as the rows had it.
+        targets: the `Column` that encoded y, or a dict of them; `None` if y is not encoded.
         spec: the spec of a row, (x,), (x, y) or (x, y, sample_weight).
         seed: int.
 
     Raises:
-        ValueError: for something else, rows without texts, and tags that cannot be kept in step with their words.
+        ValueError: if `augment` is invalid, the rows have no texts, or tags cannot be kept aligned with their words.
     """
 
     def __init__(self, augment, columns, targets, spec, seed):
@@ -32,14 +33,14 @@ class Augmenter:
         self._tags = self._tag_columns(targets, spec)
 
     def _tag_columns(self, targets, spec):
-        """The targets that go along with words: a dict of their names (`None` for the only one) to their `TagSet`."""
+        """The tags of the words: a dict of the target's name (`None` for a single target) to its `TagSet`."""
         words = [name for name in self._by_column if isinstance(self._columns[name], WordsColumn)]
         if not words or len(spec) < 2:
             return {}
         by_name = targets if isinstance(targets, dict) else {None: targets}
         if targets is None and any(each.shape.rank != 0 for each in tf.nest.flatten(spec[1])):
-            remedy = "Make the rows with `data.tagged`, or hand words and tags to `fit`."
-            raise _check.invalid("dataset", "rows whose tags are encoded, to change them with words", spec[1], remedy)
+            remedy = "Make the rows with `data.tagged`, or pass words and tags to `fit`."
+            raise _check.invalid("dataset", "rows with encoded tags, to change with words", spec[1], remedy)
         found = {
             name: augmentation.TagSet(tuple(each.tags), each.scheme)
             for name, each in by_name.items()
@@ -52,13 +53,13 @@ class Augmenter:
 
     @property
     def identity(self):
-        """A string that is the same for the same augmentations: their names, and a hash of all settings."""
+        """A string that identifies the augmentations: their names, and a hash of all settings."""
         config = {name: _config(each) for name, each in self._by_column.items()}
         names = sorted({type(each).__name__ for found in self._by_column.values() for each in _each(found)})
         return f"{', '.join(names)} ({hashlib.blake2b(json.dumps(config).encode(), digest_size=8).hexdigest()})"
 
     def split(self, x):
-        """Inputs of rows -> what this takes: a dict of what each column keeps."""
+        """Turns the inputs of rows into the input of `__call__`: a dict of the columns' split values."""
         return {
             name: column.split(value, self._by_column[name]) if name in self._by_column else value
             for (name, column), value in self._named(x)
@@ -72,13 +73,13 @@ class Augmenter:
         """Changes a batch of rows; runs in a graph.
 
         Args:
-            x: inputs of the rows, as `split` gave them.
-            rest: tuple of what is not input.
-            numbers: int64 `(rows,)`. The rows' numbers in the data.
+            x: inputs of the rows, as `split` returns them.
+            rest: tuple of targets and weights.
+            numbers: int64 `(rows,)`. The rows' indices in the data.
             epoch: int64 scalar.
 
         Returns:
-            (x, rest), x a dict by column.
+            (x, rest), where x is a dict by column.
         """
         seeds = augmentation.row_seeds(self._seed, epoch, numbers)
         y: Any = rest[0] if rest else None
@@ -97,7 +98,7 @@ class Augmenter:
 
 
 def _by_column(augment, columns):
-    """The augmentations of each column that has some: one, or a dict of the number of a text to one."""
+    """The augmentation of each augmented column: one, or a dict of the index of a text to one."""
     able = [name for name, column in columns.items() if type(column).augment is not Column.augment]
     if not able:
         raise _check.invalid("augment", "None for rows without texts", augment)
@@ -108,11 +109,11 @@ def _by_column(augment, columns):
         texts = [name for name in able if isinstance(columns[name], TextColumn)]
         if len(texts) != 1:
             remedy = "Give a dict by column: `{name: {0: ...}}`."
-            raise _check.invalid("augment", "numbers of texts, for rows with one column of texts", augment, remedy)
+            raise _check.invalid("augment", "indices of texts only for rows with one text column", augment, remedy)
         augment = {texts[0]: augment}
     found = {}
     for name, value in augment.items():
-        _check.one_of("augment", name, able, "Or number the texts of a row, from 0.")
+        _check.one_of("augment", name, able, "Or use the indices of a row's texts, from 0.")
         if isinstance(value, Mapping):
             if not isinstance(columns[name], TextColumn):
                 raise _check.invalid(f"augment[{name!r}]", "an augmentation; a row has one text here", value)

@@ -1,4 +1,4 @@
-"""Batches of lists, bounded by the documents in them: numpy only, a pure function of its arguments."""
+"""Batches of lists, bounded by their number of documents: numpy only, a pure function of its arguments."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from tfxfer import _check
 
 
 class ByDocuments:
-    """Lists in batches of at most so many documents and so many lists; see `batches`.
+    """Batches of lists with a maximum number of documents and of lists; see `batches`.
 
-    Large lists come first, each into the batch that it fills best. Where lists of one size go does not depend on which
-    they are: so every epoch has as many batches, however its lists are permuted.
+    Large lists come first, each in the batch that it fills best. Where a list goes depends only on its size, so every
+    epoch has the same number of batches, however its lists are permuted.
     """
 
     def __init__(self, *, batch_size, max_documents, seed, shuffle):
@@ -19,7 +19,7 @@ class ByDocuments:
         self.shuffle = shuffle
 
     def prepare(self, rows):
-        """(the number of batches in an epoch of `Tokenized` rows, the function from its number to (order, ends))."""
+        """Returns (batches per epoch of `Tokenized` rows, function from the epoch's number to (order, ends))."""
         if rows.sequences is None:
             remedy = "Pass `batch_size`."
             expected = "None for rows of one sequence each"
@@ -27,8 +27,8 @@ class ByDocuments:
         sizes = np.asarray(rows.sequences)
         if sizes.max() > self.max_documents:
             row = int(sizes.argmax())
-            remedy = f"The list of row {row} has {sizes[row]}. Raise the bound, or leave documents out by a rule of "
-            remedy += "yours: `data.rankings(..., max_documents=...)`."
+            remedy = f"The list of row {row} has {sizes[row]}. Raise the bound, or select the documents to keep with "
+            remedy += "`data.rankings(..., max_documents=...)`."
             expected = "a bound that holds for every list"
             raise _check.invalid("max_documents", expected, self.max_documents, remedy)
         if not self.shuffle:
@@ -47,7 +47,7 @@ class ByDocuments:
 
 
 def _in_order(sizes, batch_size, max_documents):
-    """Where each batch ends: lists in their order, a batch until the next one would be too much."""
+    """The end of each batch: lists in their order, each batch as large as the bounds allow."""
     ends, lists, documents = [], 0, 0
     for row, size in enumerate(sizes.tolist()):
         if lists == batch_size or documents + size > max_documents:
@@ -58,7 +58,7 @@ def _in_order(sizes, batch_size, max_documents):
 
 
 def _best_fit(sizes, batch_size, max_documents):
-    """The number of the batch of each list, sizes falling: each goes where the least room is left after it."""
+    """The batch number of each list, for falling sizes: each list goes where it leaves the least room."""
     open_by_room = [[] for _ in range(max_documents + 1)]
     lists, found = [], np.empty(len(sizes), "int64")
     for place, size in enumerate(sizes.tolist()):

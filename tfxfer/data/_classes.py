@@ -9,7 +9,7 @@ from tfxfer import _check
 
 
 class ByClass:
-    """P classes with K examples of each in every batch; see `batches`."""
+    """Batches of P classes with K examples each; see `batches`."""
 
     def __init__(self, *, batch_size, examples_per_class, seed):
         expected = f"a multiple of examples_per_class={examples_per_class}, and at least twice that"
@@ -23,16 +23,16 @@ class ByClass:
         self._classes = batch_size // examples_per_class
 
     def prepare(self, rows):
-        """(the number of batches in an epoch of `Tokenized` rows, the function from its number to (order, ends))."""
+        """Returns (batches per epoch of `Tokenized` rows, function from the epoch's number to (order, ends))."""
         y = rows.rest[0].numpy() if rows.rest and hasattr(rows.rest[0], "numpy") else None
         if y is None or y.ndim != 1 or y.dtype.kind not in "biuOS":
             shown = "no y" if y is None else f"y of shape {y.shape} and dtype {y.dtype}"
-            remedy = "Make such rows with `data.labelled(rows, text, label)`."
+            remedy = "Make the rows with `data.labelled(rows, text, label)`."
             raise _check.invalid("dataset", "rows (x, y) with one label each, an int or a string", shown, remedy)
         _, numbers = np.unique(y, return_inverse=True)
         members = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
         if len(members) < 2:
-            raise _check.invalid("dataset", "rows of two classes at least", y[:1].tolist(), "All have this label.")
+            raise _check.invalid("dataset", "rows of at least two classes", y[:1].tolist(), "All have this label.")
         if len(members) < self._classes:
             most = len(members) * self._examples
             expected = f"at most {most}, for {len(members)} classes x {self._examples} examples"
@@ -46,7 +46,7 @@ class ByClass:
 
 
 def count_batches(sizes, classes, examples):
-    """The number of batches in an epoch, for classes of so many rows: as few as hold every row at least once."""
+    """The number of batches in an epoch, for classes of these sizes: the fewest that hold every row at least once."""
     groups = [math.ceil(size / examples) for size in sizes]
     return max(math.ceil(sum(groups) / classes), max(groups))
 
@@ -54,7 +54,7 @@ def count_batches(sizes, classes, examples):
 def by_class(members, classes, examples, rng):
     """Draws the batches of an epoch.
 
-    A class takes part in groups of K rows, no two of them in one batch, and each row stands in a group. Groups that are
+    A class contributes groups of K rows, at most one per batch, and each row is in at least one group. Groups that are
     missing for full batches come from the classes whose rows were used least so far.
 
     Args:
@@ -64,7 +64,7 @@ def by_class(members, classes, examples, rng):
         rng: `numpy.random.Generator`.
 
     Returns:
-        Int array `(batches, classes * examples)` of row numbers, the rows of a class side by side.
+        Int array `(batches, classes * examples)` of row numbers, the rows of a class next to each other.
     """
     sizes = [len(rows) for rows in members]
     batches = count_batches(sizes, classes, examples)
@@ -72,8 +72,8 @@ def by_class(members, classes, examples, rng):
     groups = [_groups(rows, count, examples, rng) for rows, count in zip(members, left, strict=True)]
     order = np.empty((batches, classes, examples), "int64")
     for b in range(batches):
-        # Those with the most groups left are the likeliest (weighted drawing without replacement: Efraimidis and
-        # Spirakis, 2006), and a class with a group for each batch that is left has to be in all of them.
+        # Classes with the most groups left are the most likely (weighted sampling without replacement: Efraimidis and
+        # Spirakis, 2006); a class with a group for each remaining batch must be in all of them.
         with np.errstate(divide="ignore"):
             keys = np.log(rng.random(len(left))) / left
         keys[left == batches - b] = 1.0
@@ -84,7 +84,7 @@ def by_class(members, classes, examples, rng):
 
 
 def _group_counts(sizes, classes, examples, batches, rng):
-    """How many groups each class takes part in, an int array: `batches * classes` in all, at most `batches` each."""
+    """The number of groups of each class, an int array: `batches * classes` in total, at most `batches` each."""
     counts = np.array([math.ceil(size / examples) for size in sizes])
     ties = rng.random(len(sizes)).tolist()
     uses = [(counts[k] * examples / size, ties[k], k) for k, size in enumerate(sizes) if counts[k] < batches]
@@ -98,11 +98,11 @@ def _group_counts(sizes, classes, examples, batches, rng):
 
 
 def _groups(rows, count, examples, rng):
-    """`count` groups of `examples` rows: no row comes twice before all have come, and in a group only if it must."""
+    """`count` groups of `examples` rows: no row repeats before all have come, and within a group only if it must."""
     wanted, made, parts, begun = count * examples, 0, [], rows[:0]
     while made < wanted:
         drawn = rng.permutation(rows)
-        # Last come the rows that already stand in the group which the last round left unfinished.
+        # Rows that are already in the group left unfinished by the last round come last.
         drawn = drawn[np.argsort((drawn[:, None] == begun).sum(axis=1), kind="stable")]
         parts.append(drawn)
         made += len(drawn)

@@ -1,4 +1,4 @@
-"""Reader of CoNLL files: a word with its tag on each line, an empty line after each sentence."""
+"""Reader of CoNLL files: one word and its tag per line, an empty line after each sentence."""
 
 import collections
 import os
@@ -13,9 +13,9 @@ from tfxfer.data._tags import Checker, is_tag, known_scheme
 
 _BLANKS = re.compile("[ \t]+")
 _DOCUMENT = re.compile(r"-DOCSTART-([ \t]|$)")
-# How comments begin that are known as such without being asked for. A hashtag has no space after it.
+# The start of comments that are recognized by default. A hashtag has no space after the "#".
 _COMMENT = "# "
-_MEND = "Mend the line, check `separator`, or pass `on_error='skip'`."
+_MEND = "Fix the line, check `separator`, or pass `on_error='skip'`."
 
 
 def read_conll(
@@ -34,45 +34,44 @@ def read_conll(
 ) -> Rows:
     r"""Reads sentences of tagged words from CoNLL files.
 
-    Such a file has a word on each line, with its tag in another column, and an empty line after each sentence. Lines
-    of white space alone count as empty. A line whose first column is `-DOCSTART-` begins a document and is no word.
+    Each line holds a word, with its tag in another column; an empty line ends a sentence. Lines of white space count as
+    empty. A line whose first column is `-DOCSTART-` starts a document and is not a word.
 
-    Columns are parted by a tab, or by runs of spaces and tabs. By default the file tells which: it is tabs where every
-    line has one, so that a word may contain spaces. A file that can be read both ways, with different words or tags,
-    is an error. Every line must have the same number of columns.
+    Columns are separated by a tab, or by runs of spaces and tabs. By default the file decides: tabs if every line has
+    one, so that a word may contain spaces. A file that can be read both ways, with different words or tags, is an
+    error. Every line must have the same number of columns.
 
-    Comments, as CoNLL-U has them, are recognized without being asked for only where they cannot be words: in a file
-    with tabs, lines without a tab that begin with `"# "` and stand before the first word of a sentence. A line such as
-    `#tag O` is always a word.
+    Comments, as in CoNLL-U, are recognized by default only if they cannot be words: in a file with tabs, lines without
+    a tab that start with `"# "` and come before the first word of a sentence. A line such as `#tag O` is always a word.
 
     Args:
-        path: a path or URL, or a list of them whose sentences are put one after another; packed files and URLs as
-            `data.read` takes them.
-        words: int. Number of the words' column, from 0; negative numbers count from the last one.
-        tags: int. Number of the tags' column. `None` for a file without tags.
-        columns: optional dict of name to number, for further columns of the file, such as `{"pos": 1}`.
+        path: a path or URL, or a list of them whose sentences are concatenated; compressed files and URLs as in
+            `data.read`.
+        words: int. Index of the column of words, from 0; negative numbers count from the last column.
+        tags: int. Index of the column of tags. `None` for a file without tags.
+        columns: optional dict of name to index, for further columns of the file, such as `{"pos": 1}`.
         scheme: string. The scheme of the file's tags: `"IOB2"` (also called BIO), `"IOB1"`, `"IOE1"`, `"IOE2"`,
             `"BIOES"` (also called IOBES) or `"BILOU"`.
             `None` for tags that do not mark spans, such as parts of speech; they are not checked.
         to: optional string. The scheme to convert the tags to.
-        on_error: `"raise"`: the first fault raises. `"skip"`: sentences with a fault are left out and counted in
-            `Rows.skipped`. `"repair"`: tags that the scheme forbids where they stand are changed, with their words
-            kept, and counted in `Rows.repaired`; other faults raise. Both end with one warning.
-        separator: optional string that parts the columns; `" "` stands for any run of spaces and tabs.
-        comments: optional string that comments begin with, such as `"# "` or `"//"`. All such lines are left out; one
+        on_error: `"raise"`: the first error raises. `"skip"`: sentences with an error are skipped and counted in
+            `Rows.skipped`. `"repair"`: tags that the scheme forbids in their position are changed, their words kept,
+            and the changes counted in `Rows.repaired`; other errors raise. Both end with one warning.
+        separator: optional string that separates the columns; `" "` means any run of spaces and tabs.
+        comments: optional string that comments start with, such as `"# "` or `"//"`. All such lines are ignored; one
             that has the columns and the tag of a word is an error.
-        document: optional string. The name of a column with the number of each sentence's document, from 0.
-        encoding: string. How the files are encoded; see `data.read`.
+        document: optional string. The name of a column to add, with the index of each sentence's document, from 0.
+        encoding: string. The encoding of the files; see `data.read`.
 
     Returns:
-        `Rows`, one a sentence, with the columns `words` and `tags`, lists of strings of one length; then those of
-        `columns`, lists of strings as well, and `document`, an int. A row's place is the line of its first word.
+        `Rows`, one per sentence, with the columns `words` and `tags`, lists of strings of equal length; then those of
+        `columns`, also lists of strings, and `document`, an int. A row's place is the line of its first word.
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ValueError: if the file is empty or has no sentence, a line has too few or too many columns, an empty word or
-            tag, or a tag that the scheme does not have or forbids in this place; it names file and line, and the
-            schemes that do fit.
+        ValueError: if the file is empty or has no sentence, or a line has too few or too many columns, an empty word or
+            tag, or a tag that the scheme does not have or forbids in this position; the message names file and line,
+            and the schemes that fit.
 
     Example:
 
@@ -117,7 +116,7 @@ def read_conll(
 
 
 def _wanted(words, tags, columns, document):
-    """The columns to read: a dict of name to number."""
+    """The columns to read: a dict of name to index."""
     if columns is not None:
         _check.instance("columns", columns, Mapping, "a dict of column name to number, or None")
     wanted: dict[str, Any] = {"words": words} | ({} if tags is None else {"tags": tags})
@@ -129,7 +128,7 @@ def _wanted(words, tags, columns, document):
     for name, number in wanted.items():
         argument = name if name in ("words", "tags") else "columns"
         if isinstance(number, bool) or not isinstance(number, int):
-            raise _check.invalid(argument, "the number of a column, an int", number)
+            raise _check.invalid(argument, "the index of a column, an int", number)
     if document is not None and (not isinstance(document, str) or not document or document in wanted):
         raise _check.invalid("document", f"a name other than {', '.join(map(repr, wanted))}, or None", document)
     return wanted
@@ -146,7 +145,7 @@ class _Sentence(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """How a file's lines are parted into columns, and where those wanted are."""
+    """How a file's lines are split into columns, and the indices of the requested ones."""
 
     separator: str
     width: int
@@ -160,7 +159,7 @@ class _Layout(NamedTuple):
 
 
 def _read(path, wanted, scheme, faults, separator, comments, encoding):
-    """Returns (`Rows` of one file, the number of each row's document)."""
+    """Returns (`Rows` of one file, the index of each row's document)."""
     file = File(path)
     place = file.place
     sentences = _sentences(lines(text(place, file.read(), encoding)))
@@ -172,7 +171,7 @@ def _read(path, wanted, scheme, faults, separator, comments, encoding):
     else:
         if separator in (None, "\t"):
             found, rest = _parted(sentences, _is_comment)
-            # Where a word's line has no tab either, such a line may be a word.
+            # If the lines of words have no tab either, such a line may be a word.
             if found and rest and all("\t" in line.content for each in rest for line in each.lines):
                 sentences = rest
         layout = _found_layout(place, sentences, wanted, separator)
@@ -194,7 +193,7 @@ def _read(path, wanted, scheme, faults, separator, comments, encoding):
 
 
 def _sentences(found):
-    """Parts lines into sentences, each with the number of its document."""
+    """Splits lines into sentences, each with the index of its document."""
     sentences, current, document, begun = [], [], 0, False
     for number, line in enumerate(found, 1):
         content = line.rstrip("\r\n")
@@ -213,7 +212,7 @@ def _sentences(found):
 
 
 def _parted(sentences, is_comment):
-    """Returns (the comments, the sentences without them); `is_comment` takes a line and whether a word came before."""
+    """Returns (the comments, the sentences without them); `is_comment` takes a line and whether a word precedes it."""
     comments, rest = [], []
     for document, all_lines in sentences:
         words: list[_Line] = []
@@ -229,15 +228,15 @@ def _is_comment(line, has_words):
 
 
 def _check_comment(place, line, layout, scheme):
-    """Raises for a line that begins as comments do, and has the columns and the tag of a word."""
+    """Raises for a line that starts like a comment, but has the columns and the tag of a word."""
     fields = layout.fields(line.content)
     if scheme is None or "tags" not in layout.numbers or len(fields) != layout.width:
         return
     tag = fields[layout.numbers["tags"]]
     if is_tag(tag, scheme):
         word = fields[layout.numbers["words"]]
-        problem = f"a line that begins as comments do but may be the word {word!r} with the tag {tag!r}"
-        remedy = "Give more of what comments begin with, such as `comments='# '`, or take the line out of the file."
+        problem = f"a line that starts like a comment but may be the word {word!r} with the tag {tag!r}"
+        remedy = "Pass a longer start of comments, such as `comments='# '`, or remove the line from the file."
         raise fault(f"{place}, line {line.number}", None, problem, remedy)
 
 
@@ -256,31 +255,31 @@ def _found_layout(place, sentences, wanted, separator):
         raise fault(place, None, "no sentence", "Check that the file was written to its end.")
     if separator is None:
         separator = _separator(place, every, wanted)
-    # What most lines have: a broken one may be the first.
+    # The most frequent width: the first line may be broken.
     width = collections.Counter(len(_fields(line.content, separator)) for line in every).most_common(1)[0][0]
     numbers = _numbers(wanted, width)
     columns = f"{width} column{'s' if width > 1 else ''} by {separator!r}"
     if numbers is None:
         name, number = next((n, k) for n, k in wanted.items() if not -width <= k < width)
         argument = name if name in ("words", "tags") else "columns"
-        remedy = f"{place} has {columns}. Say what parts them: `separator=...`."
-        raise _check.invalid(argument, f"the number of a column, from {-width} to {width - 1}", number, remedy)
+        remedy = f"{place} has {columns}. Pass the separator of the columns, `separator=...`."
+        raise _check.invalid(argument, f"the index of a column, from {-width} to {width - 1}", number, remedy)
     if "tags" in numbers and numbers["tags"] == numbers["words"]:
         problem = f"{columns}, so that words and tags are the same, in {shown(every[0].content)}"
-        remedy = "Say what parts the columns, `separator=...`; or read a file of words alone with `tags=None`."
+        remedy = "Pass the separator of the columns, `separator=...`; or read a file of words only with `tags=None`."
         raise fault(f"{place}, line {every[0].number}", None, problem, remedy)
     return _Layout(separator, width, numbers)
 
 
 def _numbers(wanted, width):
-    """The columns wanted, counted from 0; `None` where one of them is not among the file's."""
+    """The requested columns, counted from 0; `None` if the file lacks one of them."""
     if not all(-width <= number < width for number in wanted.values()):
         return None
     return {name: number % width for name, number in wanted.items()}
 
 
 def _separator(place, every, wanted):
-    """Finds what parts the columns; raises where tabs and white space give different words or tags."""
+    """Finds the separator of the columns; raises if tabs and white space yield different words or tags."""
     if not all("\t" in line.content for line in every):
         return " "
     if not any(" " in line.content or "\t\t" in line.content for line in every):
@@ -296,7 +295,7 @@ def _separator(place, every, wanted):
     for line, tabs, blanks in zip(every, *readings.values(), strict=True):
         if tabs != blanks:
             problem = f"columns that can be read in two ways: {shown(tabs)} by tabs, {shown(blanks)} by white space"
-            remedy = "Say which: `separator='\\t'` or `separator=' '`."
+            remedy = "Pass the right one: `separator='\\t'` or `separator=' '`."
             raise fault(f"{place}, line {line.number}", None, problem, remedy)
     return "\t"
 
@@ -305,7 +304,7 @@ def _separator(place, every, wanted):
 
 
 def _row(place, sentence, layout, faults):
-    """One sentence as a dict of lists; `None` where it has a fault that is skipped."""
+    """One sentence as a dict of lists; `None` if it has an error that is skipped."""
     row: dict[str, list[str]] = {name: [] for name in layout.numbers}
     for line in sentence.lines:
         where = f"{place}, line {line.number}"
@@ -325,12 +324,12 @@ def _row(place, sentence, layout, faults):
 
 def _remedy(remedy, line):
     if line.content.startswith("#"):
-        remedy += " If it is a comment, say what comments begin with: `comments='# '`."
+        remedy += " If it is a comment, pass the start of comments: `comments='# '`."
     return remedy
 
 
 def _with_tags(place, kept, rows, scheme, faults):
-    """Returns the sentences, and their rows, whose tags the scheme allows, as they are or repaired."""
+    """Returns the sentences, and their rows, with tags that the scheme allows, unchanged or repaired."""
     checker = Checker(scheme, [row["tags"] for row in rows])
     good = []
     for sentence, row in zip(kept, rows, strict=True):

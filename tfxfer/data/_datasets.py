@@ -1,4 +1,4 @@
-"""From rows to datasets of texts and targets: labelled, regression, pairs, triplets."""
+"""Datasets of texts and targets from rows: labelled, regression, pairs, triplets."""
 
 import math
 from collections.abc import Sequence
@@ -27,26 +27,26 @@ def labelled(
     """Makes a dataset of texts with labels.
 
     Args:
-        rows: `Rows` or what `Rows.from_any` takes.
+        rows: `Rows` or anything that `Rows.from_any` accepts.
         text: name of the text column, or a tuple of names for rows of several texts, e.g. `("premise",
             "hypothesis")`; `batches` makes one sequence of two, or with `columns="separate"` one of each.
-        label: name of the label column. Its values are strings or whole numbers; or lists of them, or strings parted
-            by `separator`, for several labels a row (none at all is allowed there).
+        label: name of the label column. Its values are strings or whole numbers; for several labels per row (possibly
+            none), lists of them, or strings split at `separator`.
         labels: optional list of all labels, e.g. `data.labels(rows, "label")` or a model's. Every row is then checked
-            against it here.
-        separator: optional string that parts several labels in one string; giving it makes the rows multi-label.
-        on_error: `"raise"` or `"skip"` (leaves out broken rows, warns once, counts them in the dataset's `skipped`).
+            against it immediately.
+        separator: optional string that separates several labels in one string; it makes the rows multi-label.
+        on_error: `"raise"` or `"skip"` (skips broken rows, warns once, and counts them in the dataset's `skipped`).
 
     Returns:
         Finite `tf.data.Dataset` (`Examples`) of (x, y), in the order of the rows. x: string scalar, or a tuple of them.
-        y: for one label a row, the label itself (string or int64), which a `TextClassifier` encodes; int32 index into
-        `labels` where these are given and are strings (an int could be taken for either); for several, float32
-        `(num_classes,)` of 0 and 1, in the order of `labels`
-        or else of `data.labels(rows, label, separator)`.
+        y: for one label per row, the label itself (string or int64), which a `TextClassifier` encodes; or the int32
+        index into `labels` if these are given and are strings (an int could be mistaken for either); for several,
+        float32 `(num_classes,)` of 0 and 1, in the order of `labels` or, by default, of
+        `data.labels(rows, label, separator)`.
 
     Raises:
-        ValueError: for a column that is not there, a text that is missing (`None`, NaN; an empty string is a text) or
-            no string, a missing, empty or unknown label; it names file, line and column.
+        ValueError: if a column does not exist, a text is missing (`None`, NaN; an empty string is a text) or not a
+            string, or a label is missing, empty or unknown; the message names file, line and column.
 
     Example:
 
@@ -93,20 +93,20 @@ def regression(
     """Makes a dataset of texts with numbers to predict.
 
     Args:
-        rows: `Rows` or what `Rows.from_any` takes.
+        rows: `Rows` or anything that `Rows.from_any` accepts.
         text: name of the text column, or a tuple of names for rows of several texts.
-        target: name of the column of numbers, or a tuple of names for several numbers a row.
-        target_range: optional (low, high) of the numbers, e.g. `(0, 5)`; they are then scaled to 0..1, and one
-            outside is an error. By default numbers stay as they are.
-        on_error: `"raise"` or `"skip"` (leaves out broken rows, warns once, counts them in the dataset's `skipped`).
+        target: name of the column of numbers, or a tuple of names for several numbers per row.
+        target_range: optional (low, high) of the numbers, e.g. `(0, 5)`; they are then scaled to 0..1, and a number
+            outside is an error. By default numbers are not scaled.
+        on_error: `"raise"` or `"skip"` (skips broken rows, warns once, and counts them in the dataset's `skipped`).
 
     Returns:
         Finite `tf.data.Dataset` (`Examples`) of (x, y), in the order of the rows. x: string scalar, or a tuple of them;
         y: float32 scalar, or `(number of targets,)` for a tuple of names.
 
     Raises:
-        ValueError: for a column that is not there, a text that is missing or no string, a target that is no finite
-            number or out of range; it names file, line and column.
+        ValueError: if a column does not exist, a text is missing or not a string, or a target is not a finite number or
+            out of range; the message names file, line and column.
 
     Example:
 
@@ -138,28 +138,28 @@ def pairs(
     target_range: tuple[float, float] | None = None,
     on_error: Literal["raise", "skip"] = "raise",
 ) -> Examples:
-    """Makes a dataset of text pairs, with how alike they are where that is known.
+    """Makes a dataset of text pairs, optionally with their similarity.
 
-    Rows with a target suit CoSENT, AnglE, contrastive (0 or 1) and cosine regression (`target_range` brings scores to
-    0..1); rows without suit the in-batch losses, where each pair is a positive one. Losses that learn from another
-    model take what it says of each row as `targets`: its scores, or its embeddings, as `data.embeddings` makes them.
+    Rows with a target suit CoSENT, AnglE, contrastive losses (0 or 1) and cosine regression (`target_range` scales
+    scores to 0..1); rows without suit the in-batch losses, where every pair is positive. Distillation losses take the
+    teacher's output for each row as `targets`: its scores, or its embeddings, as returned by `data.embeddings`.
     For pairs with a label, such as NLI, use `labelled(rows, ("premise", "hypothesis"), "label")`.
 
     Args:
-        rows: `Rows` or what `Rows.from_any` takes.
+        rows: `Rows` or anything that `Rows.from_any` accepts.
         texts: two names of text columns.
-        target: optional name of the column of numbers, or a tuple of names for several numbers a row.
+        target: optional name of the column of numbers, or a tuple of names for several numbers per row.
         targets: optional float array with one entry for each of `rows`, instead of `target`: `(rows,)`, `(rows, n)` or
             `(rows, columns, dim)`, an embedding for each text.
         target_range: optional (low, high) of the column's numbers; they are then scaled to 0..1.
-        on_error: `"raise"` or `"skip"` (leaves out broken rows, warns once, counts them in the dataset's `skipped`).
+        on_error: `"raise"` or `"skip"` (skips broken rows, warns once, and counts them in the dataset's `skipped`).
 
     Returns:
         Finite `tf.data.Dataset` (`Examples`) of ((a, b), y), in the order of the rows; a, b: string scalars; y:
-        float32, a scalar or the row's part of `targets`; 0 without a target (Keras calls no loss without a y).
+        float32, a scalar or the row's part of `targets`; 0 without a target (Keras computes no loss without a y).
 
     Raises:
-        ValueError: as `regression`; for `targets` of another form, or not finite.
+        ValueError: as `regression`; also if `targets` has an unsupported shape or values that are not finite.
 
     Example:
 
@@ -184,21 +184,21 @@ def triplets(
     """Makes a dataset of (anchor, positive, negative) texts.
 
     Args:
-        rows: `Rows` or what `Rows.from_any` takes.
-        texts: three names of text columns, anchor, positive, negative; more are further negatives.
-        target: optional name of a column of numbers, or a tuple of names, for losses that learn from another model:
-            its score of each text, say, or its margin between the positive and each negative.
+        rows: `Rows` or anything that `Rows.from_any` accepts.
+        texts: three or more names of text columns: anchor, positive, negative, further negatives.
+        target: optional name of a column of numbers, or a tuple of names, for distillation losses: for example the
+            teacher's score of each text, or its margin between the positive and each negative.
         targets: optional float array with one entry for each of `rows`, instead of `target`: `(rows,)`, `(rows, n)` or
-            `(rows, columns, dim)`, an embedding for each text, as `data.embeddings` makes them.
-        on_error: `"raise"` or `"skip"` (leaves out broken rows, warns once, counts them in the dataset's `skipped`).
+            `(rows, columns, dim)`, an embedding for each text, as returned by `data.embeddings`.
+        on_error: `"raise"` or `"skip"` (skips broken rows, warns once, and counts them in the dataset's `skipped`).
 
     Returns:
         Finite `tf.data.Dataset` (`Examples`) of ((anchor, positive, negative, ...), y), in the order of the rows; y:
-        float32, a scalar, `(n,)` or `(columns, dim)`; 0 without a target, for Keras calls no loss without a y.
+        float32, a scalar, `(n,)` or `(columns, dim)`; 0 without a target (Keras computes no loss without a y).
 
     Raises:
-        ValueError: for a column that is not there, a text that is missing or no string, a target that is no finite
-            number; it names file, line, column. For `targets` of another form, or not finite.
+        ValueError: if a column does not exist, a text is missing or not a string, or a target is not a finite number;
+            the message names file, line and column. Also if `targets` has an unsupported shape or is not finite.
 
     Example:
 
@@ -213,9 +213,9 @@ def triplets(
 
 
 def _with_targets(function, rows, names, target, targets, target_range, on_error):
-    """Rows of several texts, their targets from a column, an array, or nowhere."""
+    """Rows of several texts, with targets from a column, from an array, or without."""
     if target is not None and targets is not None:
-        raise _check.invalid("targets", "None with `target`", targets, "Targets come from a column or from an array.")
+        raise _check.invalid("targets", "None with `target`", targets, "Pass a column or an array.")
     if target is not None:
         return regression(rows, tuple(names), target, target_range=target_range, on_error=on_error)
     if target_range is not None:
@@ -235,7 +235,7 @@ def text_names(argument, names):
 
 
 def with_texts(rows, names, found, faults):
-    """What of `found` (dict by row number) has a text in each of the columns `names`."""
+    """The entries of `found` (a dict by row index) that have a text in each of the columns `names`."""
     bad = set()
     for name in names:
         for i, value in enumerate(rows[name]):
@@ -250,8 +250,8 @@ def with_texts(rows, names, found, faults):
             elif isinstance(value, str):
                 faults.add(rows.place(i), name, "a text that UTF-8 cannot hold", f": {shown(value)}", remedy)
             else:
-                remedy = "Make strings of the column first."
-                faults.add(rows.place(i), name, "a text that is no string", f": {shown(value)}", remedy)
+                remedy = "Convert the column to strings first."
+                faults.add(rows.place(i), name, "a text that is not a string", f": {shown(value)}", remedy)
     found = {i: value for i, value in found.items() if i not in bad} if bad else found
     if not found:
         raise _check.invalid("rows", "at least one row that can be used", rows, f"The first fault: {faults.first}")
@@ -275,14 +275,14 @@ def _bounds(target_range):
 
 
 def _number(rows, i, column, value, bounds, faults):
-    """A target as float; `None` where it is none (and the fault noted)."""
-    remedy = "Mend the row, leave it out, or pass `on_error='skip'`."
+    """A target as a float; `None` if it is invalid (the error is recorded)."""
+    remedy = "Fix the row, drop it, or pass `on_error='skip'`."
     if _check.is_missing(value) or value == "":
         return faults.add(rows.place(i), column, "no target", "", remedy)
     try:
         number = float(value)
     except (TypeError, ValueError):
-        return faults.add(rows.place(i), column, "a target that is no number", f": {shown(value)}", remedy)
+        return faults.add(rows.place(i), column, "a target that is not a number", f": {shown(value)}", remedy)
     if not math.isfinite(number):
         return faults.add(rows.place(i), column, "a target that is not finite", f": {shown(value)}", remedy)
     if bounds is not None and not bounds[0] <= number <= bounds[1]:

@@ -14,22 +14,22 @@ from tfxfer.data._targets import read_targets
 def embeddings(rows: Any, texts: str | Sequence[str], embedder: Any, **kwargs: Any) -> np.ndarray:
     """Encodes the text columns of rows with a model, for losses that learn from its embeddings.
 
-    A guide (GIST) or a teacher (distillation) is run once, before training, and not in every step; each distinct text
-    is encoded once, wherever it stands.
+    A guide (GIST) or a teacher (distillation) runs once, before training, instead of in every step. Each distinct text
+    is encoded only once.
 
     Args:
-        rows: `Rows` or what `Rows.from_any` takes.
+        rows: `Rows` or anything that `Rows.from_any` accepts.
         texts: name of a text column, or a tuple of names.
-        embedder: what has `encode(list of strings)` -> `(texts, dim)`: `models.TextEmbedder`, or a model of another
-            package.
-        **kwargs: what else `embedder.encode` takes, e.g. `batch_size=64`.
+        embedder: an object with a method `encode(list of strings)` -> `(texts, dim)`: `models.TextEmbedder`, or a model
+            of another package.
+        **kwargs: further arguments of `embedder.encode`, e.g. `batch_size=64`.
 
     Returns:
         Float32 numpy array `(rows, columns, dim)`, for the `targets` of `pairs` and `triplets`.
 
     Raises:
-        ValueError: for a text that is missing or no string; an embedder without `encode`, or one whose embeddings have
-            another form or are not finite.
+        ValueError: if a text is missing or not a string, the embedder has no `encode`, or its embeddings have another
+            shape or are not finite.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Reader of texts with character spans, which become words with tags."""
+"""Reader of texts with character spans, converted to words with tags."""
 
 import bisect
 import collections.abc
@@ -15,15 +15,15 @@ from tfxfer.data._read import FORMATS, read
 from tfxfer.data._rows import Faults, Rows, shown
 from tfxfer.data._sources import CHUNK
 
-# Where each format has what is wanted: keys, parted by dots where one lies inside another.
+# The keys of each format; dots separate nested keys.
 _FORMATS = {
     None: ("text", "entities", "start", "end", "label"),
     "prodigy": ("text", "spans", "start", "end", "label"),
     "label_studio": ("data.text", "annotations", "value.start", "value.end", "value.labels"),
 }
-_MEND = "Mend the row, or pass `on_error='skip'`."
-_DROP = "Mend it, or leave such spans out with `on_error='drop'`."
-_COUNT = "Offsets count code points, as Python does: not bytes, nor the units of JavaScript, where an emoji is two."
+_MEND = "Fix the row, or pass `on_error='skip'`."
+_DROP = "Fix it, or drop such spans with `on_error='drop'`."
+_COUNT = "Offsets count code points, as Python does: not bytes, nor JavaScript's UTF-16 units (an emoji is two)."
 
 
 def read_entities(
@@ -39,12 +39,12 @@ def read_entities(
     split: Literal["punctuation", "whitespace"] = "punctuation",
     on_error: Literal["raise", "skip", "drop", "align"] = "raise",
 ) -> Rows:
-    """Reads texts with character spans, and makes words with tags of them.
+    """Reads texts with character spans, and converts them to words with tags.
 
     A row is an object such as `{"text": "Ada wrote.", "entities": [{"start": 0, "end": 3, "label": "PER"}]}`; a span
-    may also be a list `[start, end, label]`, as doccano and spaCy have it. `start` and `end` count code points from 0,
-    as Python does, and `end` is exclusive. A span with a text of its own, at the key `text` next to `start`, must have
-    the one that lies at its place.
+    may also be a list `[start, end, label]`, as in doccano and spaCy. `start` and `end` count code points from 0, as
+    Python does, and `end` is exclusive. If a span has its own text, at the key `text` next to `start`, it must equal
+    the text at its position.
 
     | `format` | `text` | `entities` | `start` | `end` | `label` |
     |---|---|---|---|---|---|
@@ -52,36 +52,36 @@ def read_entities(
     | `"prodigy"` | `text` | `spans` | `start` | `end` | `label` |
     | `"label_studio"` | `data.text` | `annotations` | `value.start` | `value.end` | `value.labels` |
 
-    A key with dots names what lies inside of other objects, or lists, by their number: `annotations.0.result`. A label
-    may be a list of one string. With `"prodigy"`, rows whose `answer` is not `"accept"` are left out and counted in
-    `Rows.skipped`. With `"label_studio"`, a task must have one annotation that was not cancelled, of which the results
+    A key with dots names a value inside nested objects, or lists, by index: `annotations.0.result`. A label may be a
+    list of one string. With `"prodigy"`, rows whose `answer` is not `"accept"` are skipped and counted in
+    `Rows.skipped`. With `"label_studio"`, a task must have exactly one annotation that was not cancelled; its results
     of type `labels` are read.
 
     Args:
-        rows: the path or URL of a file as `data.read` takes it (JSON Lines, or a `.json` file with an array), a list of
-            such; `Rows`, or what `Rows.from_any` takes, such as a list of dicts.
+        rows: the path or URL of a file as in `data.read` (JSON Lines, or a `.json` file with an array), a list of such;
+            `Rows`, or anything that `Rows.from_any` accepts, such as a list of dicts.
         text: key of the text; see the table.
         entities: key of the list of spans. A text without spans has an empty list.
         start: key of a span's first character.
-        end: key of the character after its last.
-        label: key of its type.
-        format: which program wrote the rows, for the keys that are not given.
+        end: key of the character after a span's last.
+        label: key of a span's type.
+        format: the program that wrote the rows, for the keys that are not given.
         scheme: string. The scheme of the tags to make; see `read_conll`.
-        split: how texts are split into words; see `preprocessing.split_words`.
-        on_error: what to do with a span that cuts a word, overlaps another, is empty or lies outside of the text.
-            `"raise"`: the first fault raises. `"align"` widens spans that cut a word to whole words; other faults
-            raise. `"drop"` leaves the span out; of two that overlap the one that begins later, or is shorter.
-            `"skip"` leaves out the row, as well as one with any other fault. All but the first end with one warning,
-            and with counts in `Rows.repaired`, or `Rows.skipped` for rows.
+        split: how to split texts into words; see `preprocessing.split_words`.
+        on_error: how to handle a span that cuts a word, overlaps another, is empty or lies outside the text. `"raise"`:
+            the first error raises. `"align"` widens spans that cut a word to whole words; other errors raise. `"drop"`
+            drops the span; of two that overlap, the one that starts later, or is shorter. `"skip"` skips the row, and
+            rows with any other error. All but the first end with one warning, and with counts in `Rows.repaired`, or
+            in `Rows.skipped` for rows.
 
     Returns:
         `Rows` with the columns `text`, a string; `words` and `tags`, lists of strings; `starts` and `ends`, lists of
-        ints: where the words lie in the text. A row's place is that of the row that was read.
+        ints: the positions of the words in the text. A row's place is that of the source row.
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ValueError: for a key that is not there, a text that is missing, no string or without any word, spans that are
-            no list, and for a span as above; it names row, span, its text and what to do.
+        ValueError: if a key does not exist, a text is missing, not a string or without a word, the spans are not a
+            list, or a span is invalid as above; the message names row, span, its text and a remedy.
 
     Example:
 
@@ -154,7 +154,7 @@ def _rows(rows):
 
 
 def _result(rows, made, faults, left_out):
-    """The rows that are left, in their places."""
+    """The remaining rows, with their places."""
     left = rows[list(made)]
     left._columns = {name: [row[name] for row in made.values()] for name in next(iter(made.values()))}
     left.repaired = dict(faults.repaired)
@@ -163,11 +163,11 @@ def _result(rows, made, faults, left_out):
     return left
 
 
-# === What a row holds ===
+# === Content of a row ===
 
 
 class _Fault(Exception):
-    """What is wrong: reason, what is only true of this one, what to do, whether leaving the span out mends it."""
+    """An error: its reason, details of this case, the remedy, and whether dropping the span fixes it."""
 
     def __init__(self, reason, detail, remedy, is_of_span=False):
         super().__init__(reason, detail, remedy)
@@ -175,24 +175,24 @@ class _Fault(Exception):
 
 
 def _at(value, key):
-    """What lies at a key in objects and lists inside of one another."""
+    """The value at a key of nested objects and lists."""
     if isinstance(value, collections.abc.Mapping) and key in value:
         return value[key]
     for part in key.split("."):
         try:
             value = value[int(part)] if isinstance(value, (list, tuple)) else value[part]
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            remedy = "Say where it is: see `text`, `entities`, `start`, `end`, `label` and `format`."
+            remedy = "Pass the right key: see `text`, `entities`, `start`, `end`, `label` and `format`."
             raise _Fault(f"no {part!r} for {key!r}", f", in {shown(value)}", remedy) from error
     return value
 
 
 def _inputs(rows, keys, format, faults):
-    """Returns (dict of row number to (text, spans), dict of answer to the number of rows that it leaves out)."""
+    """Returns (dict of row index to (text, spans), dict of answer to the number of rows skipped for it)."""
     found, left_out = {}, {}
     for key in (keys.text,) if format == "prodigy" else (keys.text, keys.entities):
         if key not in rows.columns:
-            rows[key.partition(".")[0]]  # raises where no row has it
+            rows[key.partition(".")[0]]  # raises if no row has it
     for i, row in enumerate(rows):
         if format == "prodigy" and row.get("answer", "accept") != "accept":
             reason = f"answer {row['answer']!r}"
@@ -218,7 +218,7 @@ def _spans(row, keys, format):
             raise
         spans = None
     if format == "prodigy" and spans is None:
-        return []  # where nothing was marked, Prodigy may leave the key out
+        return []  # Prodigy may omit the key if nothing was marked
     if format == "label_studio":
         spans = _annotated(spans)
     if not isinstance(spans, (list, tuple)):
@@ -232,12 +232,12 @@ def _annotated(annotations):
         raise _Fault("no list of annotations", f": {shown(annotations)}", _MEND)
     done = [each for each in annotations if not each.get("was_cancelled")]
     if len(done) != 1:
-        raise _Fault("not one annotation", f" but {len(done)}", f"Keep the one to learn from. {_MEND}")
+        raise _Fault("not one annotation", f" but {len(done)}", f"Keep the one to train on. {_MEND}")
     return [each for each in _at(done[0], "result") if each.get("type", "labels") == "labels"]
 
 
 def _split(found, split):
-    """Yields the number of each row, its `_Words`, and what it holds."""
+    """Yields the index of each row, its `_Words`, and its content."""
     items = list(found.items())
     for begin in range(0, len(items), CHUNK):
         part = items[begin : begin + CHUNK]
@@ -268,7 +268,7 @@ class _Reader:
         self._faults = faults
 
     def read(self, place, text, spans, words):
-        """Returns (label, first word, word after the last) of each span; `None` where the row is left out."""
+        """Returns (label, first word, word after the last) of each span; `None` if the row is skipped."""
         found = []
         for number, span in enumerate(spans):
             where = f"{place}, span {number} (counting from 0)"
@@ -290,16 +290,16 @@ class _Reader:
         return [(span.label, span.first, span.last) for span in kept]
 
     def _leaves_out(self, where, error):
-        """Notes a fault; says whether only its span is left out, and not the row."""
+        """Records an error; returns whether only its span is dropped, and not the row."""
         reason, detail, remedy = error.args
         if error.is_of_span and self._faults.on_error == "drop":
-            self._faults.repair(where, f"{reason}, left out", detail)
+            self._faults.repair(where, f"{reason}, dropped", detail)
             return True
         self._faults.add(where, None, reason, detail, remedy)
         return False
 
     def _parts(self, span, text):
-        """Returns (label, start, end) of a span that lies inside the text."""
+        """Returns (label, start, end) of a span inside the text."""
         if isinstance(span, (list, tuple)) and len(span) == 3:
             start, end, label = span
         elif isinstance(span, collections.abc.Mapping):
@@ -324,7 +324,7 @@ class _Reader:
         return label, int(start), int(end)
 
     def _check_text(self, span, text, start, end):
-        """Raises where a span says what its text is, and the text has something else there."""
+        """Raises if a span's own text differs from the text at its position."""
         if not isinstance(span, collections.abc.Mapping):
             return
         inside, dot, _ = self._keys.start.rpartition(".")
@@ -347,7 +347,7 @@ class _Reader:
         if start > begin or end < finish:
             detail = f": {start}..{end}, {shown(inside)} ({label}), of {shown(text[begin:finish])} at {begin}..{finish}"
             if self._faults.on_error != "align":
-                remedy = "Mend it, widen such spans to whole words with `on_error='align'`, or leave them out with "
+                remedy = "Fix it, widen such spans to whole words with `on_error='align'`, or drop them with "
                 remedy += "`on_error='drop'`."
                 if self._split != "punctuation":
                     remedy += " `split='punctuation'` makes words without the punctuation around them."
@@ -358,7 +358,7 @@ class _Reader:
 
 def _overlap(span, before):
     detail = f": {shown(span.text)} ({span.label}) and {shown(before.text)} ({before.label}), span {before.number}"
-    remedy = "A word has one tag: leave one of the two out, or pass `on_error='drop'`, which keeps the one that begins "
+    remedy = "A word has one tag: remove one of the two, or pass `on_error='drop'`, which keeps the one that starts "
     remedy += "first, or is longer."
     return _Fault("a span that overlaps another", detail, remedy, True)
 

@@ -13,28 +13,35 @@ from tfxfer.data._rows import Rows
 
 
 class Examples(tf.data.Dataset):
-    """A finite `tf.data.Dataset` of rows that are in memory; `labelled`, `examples` and their neighbours make it.
+    """A finite `tf.data.Dataset` of rows in memory; `labelled`, `examples` and related functions return it.
 
-    It is used like any dataset; what is mapped, shuffled or filtered is a plain dataset again. `batches` tokenizes an
+    Use it like any dataset; mapping, shuffling or filtering it returns a plain dataset. `batches` tokenizes an
     `Examples` once, and a plain dataset again in each epoch, so that random maps stay random.
 
     Args:
-        x: inputs: a string tensor `(n,)`, a tuple of such, or a dict of column name to what its kind reads.
-        y: targets `(n, ...)`, or a dict of them; `None` for rows without.
+        x: inputs: a string tensor `(n,)`, a tuple of such tensors, or a dict of column name to the values that its
+            column read.
+        y: targets `(n, ...)`, or a dict of them; `None` for rows without targets.
         sample_weight: float array `(n,)`, or `None`.
-        targets: the `LabelColumn` (or another kind, or a dict of them) that encoded `y`; `None` where `y` is as the
-            rows had it.
-        skipped: dict of reason to number of rows that `on_error="skip"` left out.
+        targets: the `LabelColumn` (or another column, or a dict of them) that encoded `y`; `None` if `y` is not
+            encoded.
+        skipped: dict of reason to number of rows that `on_error="skip"` skipped.
         repaired: dict of reason to number of tags that `on_error="repair"` changed.
 
     Attributes:
         x, y, sample_weight: as tensors.
-        columns: tuple of the string tensors `(n,)` of a `x` that is text.
-        labels: list of label names in the order of the indices or places in `y`; `None` where `y` is not encoded.
-        skipped, repaired: see above.
+        columns: tuple of the string tensors `(n,)` of an `x` that is text.
+        labels: list of label names in the order of their indices in `y`; `None` if `y` is not encoded.
+        skipped, repaired: as given.
 
     Raises:
-        ValueError: for no rows, or columns that differ in length.
+        ValueError: if `x` is empty, the columns differ in length, or there are weights without `y`.
+
+    Example:
+
+    >>> rows = Examples(np.array(["first", "second"]), np.array([1, 0]))
+    >>> next(rows.as_numpy_iterator()), len(rows)
+    ((b'first', np.int64(1)), 2)
     """
 
     def __init__(
@@ -71,7 +78,7 @@ class Examples(tf.data.Dataset):
 
     @property
     def labels(self) -> list | None:
-        """The label names in the order of the indices or places in `y`, if it is encoded."""
+        """The label names in the order of their indices in `y`; `None` if it is not encoded."""
         return list(self.targets.labels) if isinstance(self.targets, (LabelColumn, TagsColumn)) else None
 
     def _inputs(self):
@@ -86,22 +93,22 @@ class Examples(tf.data.Dataset):
 def examples(
     rows: Any, inputs: Any, target: str | Mapping[str, str] | None = None, *, sample_weight: str | None = None
 ) -> Examples:
-    """Makes a dataset of rows with any kinds of columns, for a task or for columns that you name.
+    """Makes a dataset of rows with columns of any kind, for a task or for named columns.
 
     Args:
-        rows: `Rows` or what `Rows.from_any` takes.
-        inputs: a task model, whose columns are looked for by their names; or a dict of column name to kind, for example
+        rows: `Rows` or anything that `Rows.from_any` accepts.
+        inputs: a task model, whose columns are looked up by name; or a dict of column name to column, for example
             `{"review": data.TextColumn(preprocessor), "age": data.NumberColumn()}`.
-        target: name of the target's column, encoded as the task does it; for a task of several targets a dict of the
-            target's name to that of a column. By default the rows have none.
+        target: name of the target's column, encoded as the task requires; for a task with several targets, a dict of
+            the target's name to the name of a column. By default the rows have no targets.
         sample_weight: name of a column of weights.
 
     Returns:
-        `Examples` of (x, y, sample_weight), as far as they are given; x is a dict of column name to tensor, or the one
-        column of a task that has one.
+        `Examples` of (x, y, sample_weight), without those that are not given; x is a dict of column name to tensor, or
+        a single tensor for a task with one column.
 
     Raises:
-        ValueError: for a column that is not there, or a value that is not of its kind; it names the row.
+        ValueError: if a column does not exist, or a value does not suit its column; the message names the row.
 
     Example:
 
@@ -117,8 +124,8 @@ def examples(
     y = None
     if target is not None:
         if isinstance(inputs, dict):
-            remedy = "Columns alone do not say how a target is encoded: pass a task model as `inputs`."
-            raise _check.invalid("target", "None where `inputs` is a dict", target, remedy)
+            remedy = "Columns alone do not determine how to encode a target: pass a task model as `inputs`."
+            raise _check.invalid("target", "None if `inputs` is a dict", target, remedy)
         targets = inputs.target_columns()
         if isinstance(targets, dict) != isinstance(target, dict):
             expected = (
@@ -139,7 +146,7 @@ def examples(
 
 
 def columns_of(inputs):
-    """Returns the input columns of a task model, or a dict of columns as it is."""
+    """Returns the input columns of a task model, or a dict of columns unchanged."""
     found = inputs.input_columns() if hasattr(inputs, "input_columns") else inputs
     if not isinstance(found, dict) or not found or not all(isinstance(kind, Column) for kind in found.values()):
         expected = "a task model, a `preprocessing.TextPreprocessor`, or a dict of column name to kind"
@@ -148,7 +155,7 @@ def columns_of(inputs):
 
 
 def read_weights(values, argument, count):
-    """Returns sample weights as float32 `(rows,)`; raises for what is negative or not finite, with its row."""
+    """Returns sample weights as float32 `(rows,)`; raises for a negative or non-finite weight, with its row."""
     found = read_numbers(values, argument, "a weight for each row")
     if len(found) != count:
         raise _check.invalid(argument, f"{count} weights, one for each row", f"{len(found)} weights")

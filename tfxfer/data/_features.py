@@ -1,4 +1,4 @@
-"""Batches of stored features in place of token ids: the same rows in the same order, what is frozen left out."""
+"""Batches of cached features instead of token ids: the same rows in the same order, without the frozen layers."""
 
 import copy
 import hashlib
@@ -14,27 +14,27 @@ from tfxfer.data._columns import Column
 from tfxfer.data._mix import Mixed
 from tfxfer.data._sources import CHUNK, Kept, _cut
 
-# Places that go through a model at a time: large enough for its matrix products, small enough to stay in the cache.
+# Positions per call of a model: enough for efficient matrix products, few enough to stay in the cache.
 _PLACES = 2048
 _ROWS = 64
 
 
 class Sequences:
-    """The distinct sequences of ids that the rows of batches are made of, as the model gets them, the longest first.
+    """The distinct sequences of ids in the rows of batches, as the model reads them, longest first.
 
-    Their order is a function of the sequences alone, whatever the rows, their number and their order.
+    Their order depends only on the sequences, not on the rows, their number or their order.
 
     Args:
         batches: `Batches` of ids.
 
     Attributes:
-        lengths: int64 array `(sequences,)`: real tokens of each.
+        lengths: int64 array `(sequences,)`: the number of real tokens of each.
         numbers: list with an int64 array for each source of the batches: the sequence of each row, `(rows,)` or
             `(rows, columns)`.
-        separate: bool. Whether the columns of a row are sequences of their own.
+        separate: bool. Whether the columns of a row are separate sequences.
 
     Raises:
-        ValueError: if the ids of the batches are not kept, or these are batches of something else.
+        ValueError: if the ids of the batches are not kept, or they are not batches of ids.
     """
 
     def __init__(self, batches):
@@ -57,23 +57,23 @@ class Sequences:
 
     @property
     def tokens(self):
-        """Real tokens of all sequences together."""
+        """The total number of real tokens."""
         return int(self.lengths.sum())
 
     def digest(self):
-        """A hash of the sequences: bytes."""
+        """Returns a hash of the sequences, bytes."""
         made = hashlib.blake2b(repr(self._keys).encode())
         made.update(self.lengths.tobytes())
         made.update(self._ids.tobytes())
         return made.digest()
 
     def batches(self):
-        """Yields the sequences in order, as dicts of int32 arrays `(sequences, length)` with the padding behind."""
+        """Yields the sequences in order, as dicts of int32 arrays `(sequences, length)` padded on the right."""
         is_dynamic = keras.config.backend() == "tensorflow"
         starts = np.cumsum(self.lengths) - self.lengths
         start = 0
         while start < len(self.lengths):
-            # Elsewhere each shape is compiled: they shall be few.
+            # Other backends compile each shape, so there should be few.
             length = max(int(self.lengths[start]), 1)
             if not is_dynamic:
                 length = max(min(-(-length // 8) * 8, int(self.lengths[0])), 1)
@@ -92,16 +92,14 @@ class Sequences:
 
 
 def kept_sources(batches):
-    """The sources of batches of ids, one or, of a mix, several; raises where one does not keep its ids."""
+    """Returns the sources of batches of ids, several for a mix; raises if one does not keep its ids."""
     if not isinstance(batches, Batches):
         raise _check.invalid("batches", "`data.Batches`, as `data.batches` makes them", batches)
     source = batches._source
     sources = source._sources if isinstance(source, Mixed) else [source]
     for each in sources:
         if getattr(each, "augmenter", None) is not None:
-            remedy = (
-                "Leave `augment` out, or train the whole model: texts that change each epoch have no fixed features."
-            )
+            remedy = "Omit `augment`, or train the whole model: texts that change each epoch have no fixed features."
             raise _check.invalid("batches", "batches without augmentation", each.augmenter.identity, remedy)
         if not isinstance(each, Kept):
             remedy = (
@@ -110,18 +108,18 @@ def kept_sources(batches):
             raise _check.invalid("batches", "batches of rows whose ids are kept", batches, remedy)
         if not each.packer.is_current:
             expected = "batches made with the preprocessor as it is now"
-            raise _check.invalid("batches", expected, batches, "Its settings have changed: make the batches anew.")
+            raise _check.invalid("batches", expected, batches, "Its settings have changed: make the batches again.")
     return sources
 
 
 def with_features(batches, sequences, features, encode=None):
-    """Batches of stored features, with rows, targets and order of `batches`, and one count of epochs for both.
+    """Returns batches of cached features, with the rows, targets, order and epoch counter of `batches`.
 
     Args:
         batches: `Batches` of ids.
         sequences: their `Sequences`.
         features: `Tokens` or `Vectors` of these.
-        encode: function of the targets in a batch to what the loss takes.
+        encode: function from the targets of a batch to the targets of the loss.
 
     Returns:
         `Batches`.
@@ -143,7 +141,7 @@ def _replaced(source, made):
 
 
 class _Featured:
-    """The rows of a `Kept` source by the numbers of their sequences."""
+    """The rows of a `Kept` source, given by the indices of their sequences."""
 
     def __init__(self, kept, numbers, features, encode):
         self.seed, self.steps, self._plan = kept.seed, kept.steps, kept._plan
@@ -165,7 +163,7 @@ class _Featured:
 
     def _batch(self, rows):
         numbers = tf.gather(self._numbers, rows)
-        # A row of several sequences brings them one after another.
+        # The sequences of a row are concatenated.
         x = self._features(numbers.values if isinstance(numbers, tf.RaggedTensor) else numbers, self._round_up)
         others, rest = tf.nest.map_structure(lambda values: tf.gather(values, rows), (self._others, self._rest))
         x |= self._packer.merge(others, others)
@@ -177,7 +175,7 @@ class _Featured:
         return (x, *rest) if rest else x
 
     def _round_up(self, length):
-        """The length of a batch as packing the ids makes it, so that dropout draws as many numbers."""
+        """The length of a batch as if its ids were padded, so that dropout draws the same number of values."""
         for multiple in self._multiples:
             if multiple > 1:
                 length = tf.minimum(-(-length // multiple) * multiple, tf.maximum(length, self._sequence_length))
@@ -185,11 +183,11 @@ class _Featured:
 
 
 class Vectors:
-    """One stored vector a sequence.
+    """One cached vector per sequence.
 
     Args:
         values: array `(sequences, dim)`.
-        dtype: string. Of the batches.
+        dtype: string. The dtype of the batches.
     """
 
     def __init__(self, values, dtype):
@@ -207,13 +205,13 @@ class Vectors:
 
 
 class Tokens:
-    """A stored vector for each real token of each sequence.
+    """A cached vector for each real token of each sequence.
 
     Args:
-        values: array `(real tokens, dim)`, the sequences one after another.
+        values: array `(real tokens, dim)`, the sequences concatenated.
         lengths: int64 array `(sequences,)`.
-        dtype: string. Of the batches.
-        form: `"packed"`, the real tokens of a batch one after another, `(real tokens, dim)`; `"flat"`, all places
+        dtype: string. The dtype of the batches.
+        form: `"packed"`, the real tokens of a batch concatenated, `(real tokens, dim)`; `"flat"`, all positions
             `(batch * length, dim)`, zeros at padding; or `"padded"`, `(batch, length, dim)`.
     """
 
@@ -238,22 +236,22 @@ class Tokens:
         return {"padding_mask": tf.ensure_shape(mask, (*numbers.shape, None)), "token_states": tokens}
 
     def _read(self, numbers):
-        """The tokens of some sequences one after another, and their lengths."""
+        """The tokens of some sequences, concatenated, and their lengths."""
         lengths = self._lengths[numbers]
         ends = np.cumsum(lengths)
         places = np.repeat(self._starts[numbers] - (ends - lengths), lengths) + np.arange(ends[-1])
         tokens = self._values[places]
         if self._form == "packed" and not lengths[0]:
-            # Encoders count the first place as a token in any case, so that no batch is without one.
+            # Encoders always count the first position as a token, so that no batch is empty.
             tokens = np.concatenate([np.zeros((1, tokens.shape[1]), tokens.dtype), tokens])
         return tokens, lengths.astype("int32")
 
 
 def _weakly(method):
-    """A function that calls a method and does not keep its object.
+    """A function that calls a method without keeping its object alive.
 
-    TensorFlow keeps what `numpy_function` is given for as long as the process lives. The object lives by the data set,
-    which keeps the functions that it maps with.
+    TensorFlow keeps the argument of `numpy_function` for the lifetime of the process. The dataset keeps the functions
+    that it maps with, and through them the object, alive.
     """
     reference, function = weakref.ref(method.__self__), method.__func__
     return lambda *arguments: function(reference(), *arguments)
@@ -265,7 +263,7 @@ def _shape(numbers):
 
 
 def _sequences(source):
-    """The sequences of all rows, row by row and column by column, as bytes, and the keys of what stands in them."""
+    """The sequences of all rows, row by row and column by column, as bytes, and the keys of their content."""
     name, text = source.packer.text()
     kept = source._rows[0][name]
     found, names = [], ()

@@ -1,4 +1,4 @@
-"""The content of a file: on the local disk or behind a URL, packed or not, as bytes or as lines."""
+"""The content of a file, local or at a URL, compressed or not, as bytes or as lines."""
 
 import bz2
 import codecs
@@ -17,7 +17,7 @@ from tfxfer import _check, _disk
 from tfxfer.data._rows import fault, shown
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-# The longest first: UTF-32's mark for little-endian begins with UTF-16's.
+# Longest first: the little-endian mark of UTF-32 starts with that of UTF-16.
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -25,7 +25,7 @@ MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
-BAD_TEXT = "bytes that are no text in the encoding"
+BAD_TEXT = "bytes that are not text in the encoding"
 END = "Check that the file was written to its end."
 
 
@@ -37,11 +37,11 @@ class File:
 
     Attributes:
         place: a `pathlib.Path` on the local disk, or the URL as a string. Errors name it.
-        name: the file's name without the ending of a packing, e.g. `"train.csv"` of `"train.csv.gz"`.
-        packing: that ending, e.g. `".gz"`, or `""`.
+        name: the file's name without the extension of its compression, e.g. `"train.csv"` for `"train.csv.gz"`.
+        packing: that extension, e.g. `".gz"`, or `""`.
 
     Raises:
-        FileNotFoundError: where a local file is missing.
+        FileNotFoundError: if a local file does not exist.
     """
 
     def __init__(self, path):
@@ -61,11 +61,11 @@ class File:
 
     @property
     def is_plain(self):
-        """Whether it lies unpacked on the local disk."""
+        """Whether the file is local and not compressed."""
         return isinstance(self.place, pathlib.Path) and not self.packing
 
     def read(self):
-        """Returns the unpacked content, as bytes; of a zip file, `name` is then that of the file in it."""
+        """Returns the decompressed content, as bytes; for a zip file, sets `name` to that of the file in it."""
         data = self.place.read_bytes() if isinstance(self.place, pathlib.Path) else _download(self.place)
         if self.packing == ".zip":
             self.name, data = _unzip(self.place, data)
@@ -80,7 +80,7 @@ class File:
         return data
 
 
-# What unpacks a file of this ending, and what it raises for one that is damaged.
+# The function that decompresses a file with this extension, and the errors it raises for damaged files.
 _UNPACK = {
     ".gz": (gzip.decompress, (gzip.BadGzipFile, EOFError, zlib.error)),
     ".bz2": (bz2.decompress, (OSError, ValueError, EOFError)),
@@ -90,10 +90,10 @@ PACKINGS = (*_UNPACK, ".zip")
 
 
 def _unzip(place, data):
-    """Returns name and content of the one file in a zip file."""
+    """Returns the name and content of the single file in a zip file."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
-            # macOS adds a folder of its own to what it packs.
+            # macOS adds its own folder to zip files.
             names = [one.filename for one in file.infolist() if not one.is_dir()]
             names = [name for name in names if not name.startswith("__MACOSX/")]
             if len(names) != 1:
@@ -105,14 +105,14 @@ def _unzip(place, data):
 
 
 def _download(url):
-    """Returns what a URL holds: by fsspec where it has what the scheme needs, else by TensorFlow."""
+    """Returns the content of a URL, through fsspec if it supports the scheme, else through TensorFlow."""
     scheme = url.partition("://")[0].lower()
     try:
-        # Comes with huggingface_hub.
+        # A dependency of huggingface_hub.
         import fsspec
 
         opened = fsspec.open(url, "rb")
-    except (ImportError, ValueError) as error:  # a package that the scheme needs is missing; an unknown scheme
+    except (ImportError, ValueError) as error:  # a missing package for the scheme; an unknown scheme
         if scheme in tf.io.gfile.get_registered_schemes():
             return _by_tensorflow(url)
         if isinstance(error, ImportError):
@@ -120,7 +120,7 @@ def _download(url):
                 f"Reading {url} needs a package that is not installed: {error}. Or copy the file to the local disk."
             )
             raise ImportError(message, name=error.name) from error
-        remedy = "Copy the file to the local disk, or install a package that makes the scheme known to fsspec."
+        remedy = "Copy the file to the local disk, or install an fsspec package for the scheme."
         raise _check.invalid("path", "a path, or a URL that fsspec or TensorFlow reads", url, remedy) from error
     try:
         with opened as file:
@@ -138,23 +138,23 @@ def _by_tensorflow(url):
 
 
 def text(place, data, encoding):
-    """Returns bytes as a string; those that are no text stay as lone surrogates, for the readers to report."""
+    """Returns bytes as a string; invalid bytes become lone surrogates, for the readers to report."""
     try:
         name = codecs.lookup(encoding).name
     except (LookupError, TypeError) as error:
         raise _check.invalid("encoding", "an encoding that Python knows", encoding) from error
     if name in ("utf-8", "utf-8-sig", "ascii"):
-        # No text in these can begin with such a mark.
+        # No text in these encodings can start with such a mark.
         encoding = next((marked for mark, marked in MARKS if data.startswith(mark)), encoding)
     try:
         found = data.decode(encoding, errors="surrogateescape")
     except UnicodeDecodeError as error:
         line = data[: error.start].decode(encoding, errors="ignore").count("\n") + 1
         problem = f"bytes that are not {encoding} ({error.reason}, at byte {error.start})"
-        raise fault(f"{place}, line {line}", None, problem, "Give the right `encoding`.") from error
+        raise fault(f"{place}, line {line}", None, problem, "Pass the right `encoding`.") from error
     found = found.removeprefix("\ufeff")
     if found[:1000].count("\0") > len(found[:1000]) / 4:
-        remedy = "Give `encoding='utf-16-le'` or `encoding='utf-16-be'` if it is one."
+        remedy = "Pass `encoding='utf-16-le'` or `encoding='utf-16-be'` if it is one."
         problem = "NUL characters, as in a UTF-16 file without a byte order mark"
         raise fault(f"{place}, line 1", None, problem, remedy)
     if not found.strip("\r\n"):
@@ -163,8 +163,8 @@ def text(place, data, encoding):
 
 
 def lines(found):
-    """Returns the lines of a string with their ends, without empty ones at its end."""
-    # newline="" parts at \n, \r and \r\n and at nothing else: U+2028 and its like belong to the text.
+    """Returns the lines of a string with their ends, without empty lines at the end."""
+    # newline="" splits at \n, \r and \r\n only: U+2028 and the like belong to the text.
     made = list(io.StringIO(found, newline=""))
     while made and not made[-1].strip("\r\n"):
         made.pop()
@@ -172,15 +172,15 @@ def lines(found):
 
 
 def is_bad(value):
-    """Whether a string holds bytes that were no text, or half of a surrogate pair."""
+    """Whether a string holds invalid bytes, or half of a surrogate pair."""
     return not value.isascii() and _SURROGATE.search(value) is not None
 
 
 def has_bad_text(place, names, values, faults):
-    """Reports the first value that held bytes which are no text; says whether there was one."""
+    """Reports the first value with invalid bytes; returns whether there is one."""
     for name, value in zip(names, values, strict=True):
         if is_bad(value):
-            remedy = "Mend the line, give the right `encoding`, or pass `on_error='skip'`."
+            remedy = "Fix the line, pass the right `encoding`, or pass `on_error='skip'`."
             faults.add(place, name, BAD_TEXT, f", in {shown(value)}", remedy)
             return True
     return False

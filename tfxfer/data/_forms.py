@@ -1,4 +1,4 @@
-"""The forms that rows may have: arrays, and datasets of rows."""
+"""The accepted forms of rows: arrays, and datasets of rows."""
 
 import collections.abc
 
@@ -11,24 +11,24 @@ from tfxfer.data._examples import Examples, read_weights
 from tfxfer.data._rows import Rows
 
 _EXPECTED = (
-    "a dataset of rows x, (x, y) or (x, y, sample_weight), x being a string scalar, a tuple of them or a dict of "
+    "a dataset of rows x, (x, y) or (x, y, sample_weight), where x is a string scalar, a tuple of them or a dict of "
     "columns; or arrays of the same form"
 )
 
 
 def read_inputs(x, columns, argument="x"):
-    """Returns the inputs of rows in memory as `Examples` holds them.
+    """Returns the inputs of rows in memory as `Examples` stores them.
 
     Args:
-        x: the values of the one column, or a dict (or frame) of column name to values.
+        x: the values of the only column, or a dict (or frame) of column name to values.
         columns: dict of name to `Column`.
         argument: string, for errors.
 
     Raises:
-        ValueError: for a column that is missing or not known, or a value that is not of its kind, with its row.
+        ValueError: if a column is missing or unknown, or a value does not suit its column; names the row.
     """
     if isinstance(x, list) and x and isinstance(x[0], collections.abc.Mapping):
-        rows = Rows.from_any(x)  # by name; what the columns do not read stays out
+        rows = Rows.from_any(x)  # by name; other columns are ignored
         x = {name: rows[name] for name in rows.columns if name in columns} or {name: [] for name in rows.columns}
     if is_mapping(x, columns):
         names = column_names(x)
@@ -37,7 +37,7 @@ def read_inputs(x, columns, argument="x"):
             raise _check.invalid(argument, f"columns {', '.join(map(repr, columns))}", names)
         if isinstance(x, collections.abc.Mapping) and len(names) > len(columns):
             extra = [name for name in names if name not in columns]
-            raise _check.invalid(argument, f"no columns but {', '.join(map(repr, columns))}", extra)
+            raise _check.invalid(argument, f"no columns other than {', '.join(map(repr, columns))}", extra)
         found = {name: column.read(x[name], f"{argument}[{name!r}]") for name, column in columns.items()}
         lengths = {name: row_count(values) for name, values in found.items()}
         if len(set(lengths.values())) > 1:
@@ -49,7 +49,7 @@ def read_inputs(x, columns, argument="x"):
 
 
 def is_mapping(x, columns):
-    """Whether inputs are given by the names of columns."""
+    """Whether inputs are given by column name."""
     if isinstance(x, collections.abc.Mapping):
         return True
     names = column_names(x)
@@ -67,13 +67,13 @@ def column_names(x):
 
 
 def row_count(values):
-    """How many rows a structure of tensors has."""
+    """Returns the number of rows of a structure of tensors."""
     first = tf.nest.flatten(values)[0]
     return int(first.nrows()) if isinstance(first, tf.RaggedTensor) else len(first)
 
 
 def from_arrays(arrays, columns):
-    """Makes `Examples` of arrays (x,), (x, y) or (x, y, sample_weight), or of x alone."""
+    """Makes `Examples` from arrays (x,), (x, y) or (x, y, sample_weight), or of x alone."""
     arrays = arrays if isinstance(arrays, tuple) else (arrays,)
     if not 0 < len(arrays) <= 3:
         raise _check.invalid("dataset", _EXPECTED, arrays)
@@ -106,7 +106,7 @@ def _array(values):
 
 
 def check_rows(spec, columns):
-    """Raises where a dataset's elements are not rows of these columns."""
+    """Raises if a dataset's elements are not rows of these columns."""
     x = spec[0] if isinstance(spec, tuple) and 0 < len(spec) <= 3 else spec
     if isinstance(x, dict):
         if set(x) != set(columns):
@@ -124,5 +124,5 @@ def check_rows(spec, columns):
     if not texts or not all(isinstance(each, tf.TensorSpec) and each.dtype == tf.string for each in texts):
         raise _check.invalid("dataset", _EXPECTED, spec)
     if any(each.shape.rank != 0 for each in texts):
-        raise _check.invalid("dataset", _EXPECTED, spec, "If the rows are in batches already: `dataset.unbatch()`.")
+        raise _check.invalid("dataset", _EXPECTED, spec, "If the rows are already batched: `dataset.unbatch()`.")
     column.check_count(len(texts), "dataset")

@@ -13,7 +13,7 @@ from tfxfer.data._labels import read_labels
 from tfxfer.data._rows import Faults, Rows, shown
 
 _STRATEGIES = ("oversampling", "undersampling", "unique")
-_LIMIT = 10_000_000  # rows that are made without being asked for by a cap
+_LIMIT = 10_000_000  # the most rows without an explicit maximum
 
 
 def pairs_from_labels(
@@ -26,36 +26,35 @@ def pairs_from_labels(
     seed: int | None = None,
     on_error: Literal["raise", "skip"] = "raise",
 ) -> Examples:
-    """Makes pairs of labelled texts: 1 where both have the same label, 0 where they have not.
+    """Makes pairs of labelled texts: 1 if both have the same label, 0 otherwise.
 
-    So a few labelled texts become many rows for a contrastive loss: n texts of two equal classes give n (n - 2) / 4
-    pairs of one and n^2 / 4 of the other kind. A pair is of two different texts, whichever comes first; a text that
-    comes twice with one label counts once. Pairs are drawn by their number and never all written down, so that a cap
-    makes large data cheap. With P positive and N negative pairs to be had:
+    A few labelled texts become many rows for a contrastive loss: n texts of two equally large classes yield n (n - 2) /
+    4 positive and n^2 / 4 negative pairs. A pair has two different texts, in either order; a text that occurs twice
+    with the same label counts once. Pairs are sampled by index and never all materialized, so a maximum makes large
+    data cheap. With P positive and N negative pairs available:
 
     | strategy | positive | negative | |
     |---|---|---|---|
-    | `"oversampling"` | max(P, N) | max(P, N) | balanced; the rarer kind is repeated, each pair about equally often |
-    | `"undersampling"` | min(P, N) | min(P, N) | balanced; no pair twice |
+    | `"oversampling"` | max(P, N) | max(P, N) | balanced; the rarer kind repeats, each pair about equally often |
+    | `"undersampling"` | min(P, N) | min(P, N) | balanced; no pair repeats |
     | `"unique"` | P | N | each pair once |
 
     Args:
-        rows: `Rows` or what `Rows.from_any` takes.
+        rows: `Rows` or anything that `Rows.from_any` accepts.
         text: string. The name of the text column.
-        label: string. The name of the label column: one label a row, a string or a whole number.
-        strategy: see above. By default `"oversampling"`, which leaves no pair out, as suits some tens of texts.
-        max_pairs: optional int >= 2. The most pairs to make: half of them of each kind where these are balanced, else
-            in proportion. Which ones is random. Without it more than ten million are an error.
-        seed: int >= 0. By default one is drawn from numpy's global generator, which `keras.utils.set_random_seed`
-            seeds.
-        on_error: `"raise"` or `"skip"` (leaves out broken rows, warns once, counts them in the dataset's `skipped`).
+        label: string. The name of the label column: one label per row, a string or a whole number.
+        strategy: see above. Defaults to `"oversampling"`, which uses every pair and suits a few dozen texts.
+        max_pairs: optional int >= 2. The maximum number of pairs, drawn at random: half of each kind for balanced
+            strategies, otherwise in proportion. Without it more than ten million pairs are an error.
+        seed: int >= 0. By default drawn from numpy's global generator, which `keras.utils.set_random_seed` seeds.
+        on_error: `"raise"` or `"skip"` (skips broken rows, warns once, and counts them in the dataset's `skipped`).
 
     Returns:
         Finite `tf.data.Dataset` (`Examples`) of ((a, b), y) in random order; a, b: string scalars; y: float32 1 or 0.
 
     Raises:
-        ValueError: if no pair of one kind is possible (one class only, or no class with two texts), a text has two
-            labels, several labels a row, or as `labelled`; it names file, line and column.
+        ValueError: if no positive or no negative pair is possible (only one class, or no class with two texts), a text
+            has two labels, a row has several labels, or as `labelled`; the message names file, line and column.
 
     Example:
 
@@ -99,25 +98,24 @@ def triplets_from_labels(
 ) -> Examples:
     """Makes (anchor, positive, negative) triplets of labelled texts.
 
-    Each text whose class has another one is an anchor equally often, with another positive and negative each time: a
-    text of its class, and a text of any other, all pairs of them being equally likely. A text that comes twice with one
-    label counts once.
+    Every text whose class has another text is an anchor equally often. Its positives are other texts of its class, its
+    negatives texts of other classes; each triplet combines a different pair of them, all pairs being equally likely. A
+    text that occurs twice with the same label counts once.
 
     Args:
-        rows: `Rows` or what `Rows.from_any` takes.
+        rows: `Rows` or anything that `Rows.from_any` accepts.
         text: string. The name of the text column.
-        label: string. The name of the label column: one label a row, a string or a whole number.
-        per_anchor: int. Triplets of each anchor; fewer where fewer are possible, (size of its class - 1) x (texts of
-            other classes).
-        max_triplets: optional int. The most triplets to make, random ones, spread evenly over the anchors. Without it
-            more than ten million are an error.
-        seed: int >= 0. By default one is drawn from numpy's global generator, which `keras.utils.set_random_seed`
-            seeds.
-        on_error: `"raise"` or `"skip"` (leaves out broken rows, warns once, counts them in the dataset's `skipped`).
+        label: string. The name of the label column: one label per row, a string or a whole number.
+        per_anchor: int. Triplets per anchor; fewer if fewer are possible, (size of its class - 1) x (texts of other
+            classes).
+        max_triplets: optional int. The maximum number of triplets, drawn at random and spread evenly over the anchors.
+            Without it more than ten million triplets are an error.
+        seed: int >= 0. By default drawn from numpy's global generator, which `keras.utils.set_random_seed` seeds.
+        on_error: `"raise"` or `"skip"` (skips broken rows, warns once, and counts them in the dataset's `skipped`).
 
     Returns:
-        Finite `tf.data.Dataset` (`Examples`) of ((anchor, positive, negative), y) in random order; y is a float32 0:
-        Keras calls no loss without a y.
+        Finite `tf.data.Dataset` (`Examples`) of ((anchor, positive, negative), y) in random order; y is a float32 0,
+        because Keras computes no loss without a y.
 
     Raises:
         ValueError: as `pairs_from_labels`.
@@ -133,7 +131,7 @@ def triplets_from_labels(
     rng, rows = _generator(seed), Rows.from_any(rows)
     texts, ends, faults = _by_class(rows, text, label, on_error)
     sizes = np.diff(ends, prepend=0)
-    # Of each text: where its class starts, the number of its positives, and of its triplets.
+    # Per text: the start of its class, its number of positives, and its number of triplets.
     starts, positives = np.repeat(ends - sizes, sizes), np.repeat(sizes - 1, sizes)
     possible = positives * (len(texts) - 1 - positives)
     counts = np.minimum(possible, per_anchor)
@@ -162,12 +160,12 @@ def _generator(seed):
 
 
 def _by_class(rows, text, label, on_error):
-    """(distinct texts, class after class; where each class ends in them; the faults)."""
+    """Returns (distinct texts, class by class; the end of each class in them; the errors)."""
     faults = Faults(on_error)
     _check.instance("text", text, str, "the name of the text column")
     several, found = read_labels(rows, label, None, faults)
     if several:
-        remedy = "Whether two rows with several labels belong together is not defined; give them one."
+        remedy = "It is undefined whether two rows with several labels belong together; give each row one label."
         raise _check.invalid("label", "a column with one label a row", label, remedy)
     found = with_texts(rows, [text], found, faults)
     first = {}
@@ -175,18 +173,18 @@ def _by_class(rows, text, label, on_error):
         j = first.setdefault(rows[text][i], i)
         if found[j] != name:
             detail = f": {shown(rows[text][i])} is {name!r} here, {found[j]!r} in {rows.place(j)}"
-            remedy = "Mend one of the rows, leave it out, or pass `on_error='skip'`."
+            remedy = "Fix one of the rows, drop it, or pass `on_error='skip'`."
             faults.add(rows.place(i), text, "a text with two labels", detail, remedy)
     classes = {}
     for value, i in first.items():
         classes.setdefault(found[i], []).append(value)
     if len(classes) < 2:
-        remedy = f"All have the label {next(iter(classes))!r}, so there is nothing to tell apart."
-        raise _check.invalid("rows", "rows of two classes at least", rows, remedy)
+        remedy = f"All rows have the label {next(iter(classes))!r}."
+        raise _check.invalid("rows", "rows of at least two classes", rows, remedy)
     sizes = [len(values) for values in classes.values()]
     if max(sizes) < 2:
-        remedy = f"Each of the {len(sizes)} classes has one text, so none has a positive."
-        raise _check.invalid("rows", "two different texts of one class at least", rows, remedy)
+        remedy = f"Each of the {len(sizes)} classes has one text, so there are no positive pairs."
+        raise _check.invalid("rows", "at least two different texts of one class", rows, remedy)
     return list(itertools.chain.from_iterable(classes.values())), np.cumsum(sizes), faults
 
 
@@ -204,18 +202,18 @@ def _how_many(positive, negative, strategy, most):
 
 def _check_limit(argument, total):
     if total > _LIMIT:
-        remedy = f"The rows would make {total}; say how many there shall be."
+        remedy = f"The rows would make {total}; set a maximum."
         raise _check.invalid(argument, f"an int, for more than {_LIMIT} rows", None, remedy)
 
 
 def _draw(rng, population, count):
-    """`count` numbers below `population`, none one more time before all have come."""
+    """`count` numbers below `population`; no number repeats before all have come."""
     rounds, rest = divmod(count, population)
     return np.concatenate([rng.permutation(population) for _ in range(rounds)] + [_sample(rng, population, rest)])
 
 
 def _sample(rng, population, count):
-    """`count` different numbers below `population`, in random order, at a cost that goes by `count`."""
+    """`count` different numbers below `population`, in random order, at a cost proportional to `count`."""
     if 2 * count >= population:
         return rng.permutation(population)[:count]
     drawn = np.empty(0, "int64")
@@ -225,19 +223,19 @@ def _sample(rng, population, count):
 
 
 def _pairs_within(numbers, counts, starts):
-    """The pairs (i > j) of one class by their number; classes of `counts` pairs start at `starts`."""
+    """The pairs (i > j) within one class, by index; classes of `counts` pairs start at `starts`."""
     ends = np.cumsum(counts)
     k = np.searchsorted(ends, numbers, side="right")
     number = numbers - (ends - counts)[k]
     i = ((1 + np.sqrt(1 + 8 * number.astype("float64"))) // 2).astype("int64")
-    # The root may be off by one where the number has more digits than a float64.
+    # The root may be off by one if the number has more digits than a float64.
     i -= i * (i - 1) // 2 > number
     i += (i + 1) * i // 2 <= number
     return starts[k] + i, starts[k] + number - i * (i - 1) // 2
 
 
 def _pairs_between(numbers, counts, starts, ends, rows):
-    """The pairs of a row of one class and a row of a later class by their number."""
+    """The pairs of a row of one class and a row of a later class, by index."""
     last = np.cumsum(counts)
     k = np.searchsorted(last, numbers, side="right")
     number, later = numbers - (last - counts)[k], rows - ends[k]

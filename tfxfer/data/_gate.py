@@ -1,16 +1,16 @@
-"""The one gate for what users hand to `fit`, `evaluate`, `predict` and their neighbours.
+"""Reads the data that users pass to `fit`, `evaluate`, `predict` and related methods.
 
 | x | is read as |
 |---|---|
 | list, tuple, array, Series, column of a table or another sequence of strings | rows in memory |
 | a tuple of such columns, a frame | rows of several texts |
 | a dict, frame, table or list of dicts with the task's columns by name | rows in memory |
-| `Examples`: what `labelled` and its neighbours give | rows in memory |
-| another `tf.data.Dataset` of single rows | rows that are run again each epoch |
+| `Examples`, the result of `labelled` and related functions | rows in memory |
+| another `tf.data.Dataset` of single rows | rows that are read again in each epoch |
 | `Batches`, another `tf.data.Dataset` of batches of rows or ids | batches |
 | `keras.utils.PyDataset`, a generator of batches | batches |
-| a generator of single rows | rows that come once |
-| a dict of arrays of ids | arrays, as Keras takes them |
+| a generator of single rows | rows that can be read once |
+| a dict of arrays of ids | arrays, as Keras accepts them |
 """
 
 import collections.abc
@@ -40,8 +40,16 @@ class Gate:
 
     Args:
         task: a task model: `input_columns()`, `target_columns()` and `input`, the dict of its Keras inputs.
-        names: what errors call inputs, targets and weights.
-        asks: bool. Whether the data are for prediction: then the columns are the task's `prediction_columns()`.
+        names: the names of inputs, targets and weights in errors.
+        asks: bool. Whether the data are for prediction; the columns are then the task's `prediction_columns()`.
+
+    Example:
+
+    ```python
+    gate = tx.data.Gate(classifier)
+    form, rows = gate.read(["Where is my card?", "Thanks"], ["card", "chat"])  # "rows", `Examples`
+    train = gate.ready(gate.batches(form, rows, batch_size=32))  # batches of ids and encoded targets
+    ```
     """
 
     def __init__(self, task: Any, names: Any = _NAMES, *, asks: bool = False) -> None:
@@ -53,12 +61,12 @@ class Gate:
 
     @property
     def argument(self) -> str:
-        """What errors call the inputs."""
+        """The name of the inputs in errors."""
         return str(self._x)
 
     @property
     def draws(self) -> bool:
-        """Whether a column makes its batches and the targets at random: rows then have no targets."""
+        """Whether a column draws inputs and targets at random; rows then have no targets."""
         return self._packer.draws is not None
 
     # === Forms ===
@@ -69,21 +77,21 @@ class Gate:
         Args:
             x: inputs.
             y: targets, for rows in memory and arrays of ids.
-            sample_weight: weights, for the same.
-            needs_y: bool. Whether rows have to have targets.
+            sample_weight: weights, for rows in memory and arrays of ids.
+            needs_y: bool. Whether rows must have targets.
 
         Returns:
             `("rows", Examples)`, `("dataset", tf.data.Dataset of single rows)`, `("batches", what Keras iterates over)`
             or `("arrays", (x, y, sample_weight))`.
 
         Raises:
-            ValueError: for anything else; it names the argument, and the row of a value.
+            ValueError: for any other form; the message names the argument, and the row of an invalid value.
         """
         if x is None:
             raise _check.invalid(self._x, "texts, or batches", x)
         form, found = self._read(x, y, sample_weight, needs_y)
         if self._task.preprocessor is None and (form in (ROWS, DATASET) or self._is_raw(found)):
-            remedy = "Give batches of ids, or set `model.preprocessor`."
+            remedy = "Pass batches of ids, or set `model.preprocessor`."
             raise _check.invalid(self._x, "token ids, for a model without a preprocessor", x, remedy)
         return form, found
 
@@ -114,7 +122,7 @@ class Gate:
     def _refuse_targets(self, y, sample_weight, kind):
         for name, value in ((self._y, y), (self._weight, sample_weight)):
             if value is not None:
-                raise _check.invalid(name, f"None where `{self._x}` is {kind}, which holds the targets", value)
+                raise _check.invalid(name, f"None if `{self._x}` is {kind}, which holds the targets", value)
 
     def _are_ids(self, x):
         names = set(self._task.input)
@@ -151,7 +159,7 @@ class Gate:
             self._targets[name].check_inputs(values, inputs, f"{self._y}[{name!r}]")
 
     def read_targets(self, y: Any) -> Any:
-        """Returns targets outside any pipeline as the loss takes them; see `Column.read`."""
+        """Returns the targets `y`, outside any pipeline, as the loss reads them; see `Column.read`."""
         if not isinstance(self._targets, dict):
             if isinstance(y, dict):
                 raise _check.invalid(self._y, "the targets of one task", list(y))
@@ -188,24 +196,24 @@ class Gate:
         return rank == tf.nest.flatten(column.spec())[0].shape.rank
 
     def _check_origin(self, dataset):
-        """Raises where targets are encoded by other labels than the task's."""
+        """Raises if targets are encoded with labels that differ from the task's."""
         labels = getattr(dataset, "labels", None)
         own = getattr(self._targets, "labels", None)
         if labels is not None and own is not None and list(labels) != list(own):
             name = "labels" if hasattr(self._task, "labels") else "tags"
-            remedy = f"Give `labels=model.{name}` where the dataset is made, so that both have one order."
+            remedy = f"Pass `labels=model.{name}` when making the dataset, so that both have the same order."
             raise _check.invalid(self._x, f"rows whose labels are the model's, {own}", labels, remedy)
 
     def is_encoded(self, dataset: Any) -> bool:
-        """Whether the targets of a dataset are as the loss takes them."""
+        """Whether the targets of `dataset` are encoded for the loss."""
         return getattr(dataset, "targets", None) is not None
 
     def ready(self, dataset: Any, is_encoded: bool | None = None) -> Any:
-        """Returns batches, of ids or raw, as batches of ids and of targets as the loss takes them.
+        """Returns batches, of ids or raw, as batches of ids and of encoded targets.
 
         Args:
-            dataset: `tf.data.Dataset` of batches; anything else that Keras iterates over is ready.
-            is_encoded: bool. Whether the targets are encoded; by default as the dataset says.
+            dataset: `tf.data.Dataset` of batches; anything else that Keras iterates over is returned unchanged.
+            is_encoded: bool. Whether the targets are encoded. By default as recorded in the dataset.
         """
         if not isinstance(dataset, tf.data.Dataset):
             return dataset
@@ -213,7 +221,7 @@ class Gate:
         is_encoded = self.is_encoded(dataset) if is_encoded is None else is_encoded
         has_targets = isinstance(spec, tuple) and len(spec) > 1
         if is_raw and has_targets and self.draws:
-            raise _check.invalid(self._x, "batches of texts alone, which make the targets", spec)
+            raise _check.invalid(self._x, "batches of texts only, from which the targets are made", spec)
         if not is_raw and (not has_targets or (is_encoded and not self.finishes_targets)):
             return dataset
 
@@ -232,17 +240,17 @@ class Gate:
 
     @staticmethod
     def is_endless(dataset: Any) -> bool:
-        """Whether data are known to have no end."""
+        """Whether `dataset` is known to be infinite."""
         return isinstance(dataset, tf.data.Dataset) and bool(dataset.cardinality() == tf.data.INFINITE_CARDINALITY)
 
     def again(self, batches: Any) -> Any:
-        """Returns ready batches to read next to a training; `None` if they are endless or can be read only once.
+        """Returns ready batches to read in addition to training; `None` if they are infinite or can be read only once.
 
-        An epoch of `Batches` is the one that comes next, and is not counted; its texts are as they are, without
-        augmentation: what is read here decides where a head starts, and says how well it does on texts to come.
+        For `Batches` this is the next epoch, which is not counted, without augmentation: it decides where a head
+        starts and estimates performance on new texts.
 
         Args:
-            batches: batches, raw or of ids, or what else Keras iterates over; a list of them is returned as it is.
+            batches: batches, raw or of ids, or another iterable that Keras accepts; a list is returned unchanged.
         """
         if isinstance(batches, list):
             return batches
@@ -254,7 +262,7 @@ class Gate:
         return self.ready(batches, is_encoded)
 
     def encode_inputs(self, x: Any) -> Any:
-        """Turns a batch of raw inputs into the tensors that the model takes."""
+        """Turns `x`, a batch of raw inputs, into the tensors that the model reads."""
         found = {}
         for name, column in self._columns.items():
             value = x[name] if isinstance(x, dict) else x
@@ -263,17 +271,17 @@ class Gate:
 
     @property
     def finishes_targets(self) -> bool:
-        """Whether targets that are read still have to be padded or fitted to the inputs of their batch."""
+        """Whether targets still need padding or alignment with the inputs of their batch after reading."""
         columns = self._targets.values() if isinstance(self._targets, dict) else [self._targets]
         return any(type(each).batch is not Column.batch or type(each).align is not Column.align for each in columns)
 
     def encode_targets(self, y: Any, x: Any = None, *, is_read: bool = False) -> Any:
-        """Turns the targets of a batch in a pipeline into what the loss takes; see `Column`.
+        """Turns the targets of a batch in a pipeline into the targets of the loss; see `Column`.
 
         Args:
             y: targets, or a dict of them.
-            x: dict of the tensors that the model takes, for targets that are fitted to them.
-            is_read: bool. Whether `Column.read` has encoded them.
+            x: dict of the tensors that the model reads, for targets that are aligned with them.
+            is_read: bool. Whether `Column.read` has already encoded them.
         """
         if not isinstance(self._targets, dict):
             return self._target(self._targets, y, "y", x, is_read)
@@ -290,7 +298,7 @@ class Gate:
 
         Args:
             batch: (x,), (x, y) or (x, y, sample_weight).
-            draws: bool. Whether a column that makes targets at random makes them.
+            draws: bool. Whether to draw targets, if a column draws them at random.
         """
         parts = batch if isinstance(batch, tuple) else (batch,)
         x, y, weight = keras.utils.unpack_x_y_sample_weight(parts)
@@ -310,9 +318,13 @@ class Gate:
         return keras.utils.pack_x_y_sample_weight(x, y, weight)
 
     def in_memory(self, x: Any, y: Any = None) -> tuple[Any, Any]:
-        """Returns (inputs, targets) of finite rows, all of them in memory, targets as an array the loss takes.
+        """Returns (inputs, targets) of finite rows, all in memory, with targets as an array for the loss.
 
-        Targets whose rows differ in length, as tags do, are a ragged tensor.
+        Targets whose rows differ in length, such as tags, are a ragged tensor.
+
+        Args:
+            x: inputs; see `read`.
+            y: targets; see `read`.
 
         Raises:
             ValueError: as `read`, and for batches, arrays of ids and generators.
@@ -320,7 +332,7 @@ class Gate:
         form, found = self.read(x, y)
         if form == DATASET and isinstance(found, tf.data.Dataset):
             if found.cardinality() == tf.data.INFINITE_CARDINALITY:
-                raise _check.invalid(self._x, "a finite dataset", x, "Take as many rows as wanted: `.take(n)`.")
+                raise _check.invalid(self._x, "a finite dataset", x, "Limit the rows: `.take(n)`.")
             rows = list(found.batch(_CHUNK))
             if not rows or not isinstance(rows[0], tuple) or len(rows[0]) < 2:
                 raise _check.invalid(self._x, "a dataset of rows (x, y), at least one", x)
@@ -352,7 +364,7 @@ class Gate:
         return DATASET, self._streamed(rest, first)
 
     def _is_row_value(self, value):
-        """Whether a value that came alone is one row's inputs."""
+        """Whether a single value is the inputs of one row."""
         if isinstance(value, dict):
             if self._are_ids(value):
                 return False
@@ -365,7 +377,7 @@ class Gate:
         return isinstance(value, (str, bytes)) or np.ndim(value) == 0
 
     def _streamed_inputs(self, rows, first):
-        """A generator of rows without targets as a dataset."""
+        """Turns a generator of rows without targets into a dataset."""
 
         def read():
             for row in rows:
@@ -375,7 +387,7 @@ class Gate:
         return tf.data.Dataset.from_generator(read, output_signature=x).unbatch()
 
     def _streamed(self, rows, first):
-        """A generator of rows as a dataset; each row is read as it comes."""
+        """Turns a generator of rows into a dataset; each row is read as it comes."""
 
         def read():
             for row in rows:
@@ -386,7 +398,7 @@ class Gate:
         x = tf.nest.map_structure(_spec, read_inputs(_each(first[0]), self._columns, self._x))
         y = tf.nest.map_structure(_spec, self.read_targets(_each(first[1])))
         weight = [tf.TensorSpec((1,), tf.float32)] * (len(first) - 2)
-        # Rows that differ in length can be batched only as parts of batches, here of one.
+        # Rows that differ in length can only be batched from slices of batches, here of one row.
         dataset = tf.data.Dataset.from_generator(read, output_signature=(x, y, *weight)).unbatch()
         dataset.targets = self._targets
         return dataset
@@ -394,11 +406,23 @@ class Gate:
     # === Batches ===
 
     def batches(self, form: str, found: Any, batch_size: int, **options: Any) -> Any:
-        """Returns batches of what `read` gave: `Batches` of rows, or the batches themselves; see `ready`."""
+        """Returns batches of data that `read` returned: `Batches` of rows, or the batches themselves; see `ready`.
+
+        Args:
+            form: the form that `read` returned.
+            found: the data that `read` returned.
+            batch_size: int. Rows in a batch.
+            **options: further arguments of `data.batches`.
+        """
         return batches(found, self._columns, batch_size, **options) if form in (ROWS, DATASET) else found
 
     def split(self, examples: Any, share: float) -> tuple[Any, Any]:
-        """Parts rows in memory: the last ones, by their share, are for validation, as Keras has it."""
+        """Splits rows in memory for training and validation; as in Keras, the last rows are for validation.
+
+        Args:
+            examples: `Examples`.
+            share: float in `(0, 1)`. The share of rows for validation.
+        """
         share = _check.number("validation_split", share, above=0.0, maximum=1.0)
         count = row_count(examples.x)
         at = int(count * (1 - share))
@@ -407,16 +431,16 @@ class Gate:
         return _part(examples, slice(0, at)), _part(examples, slice(at, None))
 
     def class_weights(self, class_weight: Mapping[Any, float] | str, found: Any) -> Any:
-        """Returns `class_weight` by index, given by label name, or `"balanced"`.
+        """Returns `class_weight` by class index.
 
         Args:
             class_weight: dict of label to float, or `"balanced"`.
-            found: the `Examples`, `Batches` or arrays (x, y, sample_weight) that are trained on.
+            found: the `Examples`, `Batches` or arrays (x, y, sample_weight) of the training.
         """
         column = self._targets
         if not isinstance(column, LabelColumn) or column.multi_label:
-            expected = "None for a model without one label a row"
-            remedy = "For several labels a row: `losses.WeightedBinaryCrossentropy`."
+            expected = "None unless the model has one label a row"
+            remedy = "For several labels per row: `losses.WeightedBinaryCrossentropy`."
             raise _check.invalid("class_weight", expected, class_weight, remedy)
         if isinstance(class_weight, str):
             _check.one_of("class_weight", class_weight, ("balanced",))
@@ -445,7 +469,7 @@ class Gate:
             y = found[1]
         if y is None:
             remedy = "Pass rows in memory, or weights by label: `data.class_weights(y)`."
-            raise _check.invalid("class_weight", "a dict, for data that are not in memory", "balanced", remedy)
+            raise _check.invalid("class_weight", "a dict, as the data are not in memory", "balanced", remedy)
         y = y if isinstance(found, tuple) or self.is_encoded(found) else self.encode_targets(y)
         y = np.asarray(y)
         if y.ndim != 1:
@@ -454,7 +478,7 @@ class Gate:
 
 
 class _Empty:
-    """Rows of which there are none."""
+    """An empty set of rows."""
 
     def __init__(self, x):
         self.x, self.y, self.sample_weight = x, None, None
@@ -489,7 +513,7 @@ def _part(examples, rows):
 
 
 def _depth(value):
-    """How many lists or dimensions lie around the first of some values."""
+    """The nesting depth of the first value, in lists or dimensions."""
     if isinstance(value, (list, tuple)):
         return 1 + (_depth(value[0]) if value else 0)
     return 0 if isinstance(value, (str, bytes)) else len(np.shape(value))
@@ -500,7 +524,7 @@ def _in_memory(values):
 
 
 def _each(x):
-    """One row as rows."""
+    """A single row as a batch of rows."""
     if isinstance(x, dict):
         return {name: [value] for name, value in x.items()}
     return tuple([value] for value in x) if isinstance(x, tuple) else [x]

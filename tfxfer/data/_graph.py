@@ -1,7 +1,7 @@
-"""How functions become graphs in a pipeline."""
+"""Conversion of functions to graphs in a pipeline."""
 
 import tensorflow as tf
 
-# What a pipeline calls is written for graphs already. AutoGraph would rewrite the source of every function that it
-# meets, the tokenizer's included: a third of the time before the first step of a training.
+# The functions of a pipeline are already written for graphs. AutoGraph would rewrite the source of every function that
+# it reaches, including the tokenizer's: a third of the time before the first training step.
 as_it_is = tf.autograph.experimental.do_not_convert

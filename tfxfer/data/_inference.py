@@ -1,4 +1,4 @@
-"""Running a model over rows in memory, and packing one batch of texts inside a pipeline."""
+"""Running a model over rows in memory, and encoding one batch of texts inside a pipeline."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -15,24 +15,31 @@ from tfxfer.data._packer import Packer
 from tfxfer.data._sources import CHUNK
 
 _ROWS = tf.TensorSpec([None], tf.int64)
-# Numbers that TensorFlow computes at a time.
+# Values that TensorFlow computes at a time.
 ROWS_MULTIPLE = 8
 
 
 class Runner:
-    """Runs a model over rows in memory: tokenized at once, batched by length, outputs in the order of the rows.
+    """Runs a model over rows in memory: tokenizes once, batches by length, returns outputs in row order.
 
-    Everything is traced once, in the first call, for batches of any shape; a further call costs no set-up, so that one
-    short text takes some milliseconds.
+    Everything is traced once, in the first call, for batches of any shape; later calls have no setup cost, so one short
+    text takes a few milliseconds.
 
     Args:
-        model: a Keras model from the dict of tensors that the columns make to one tensor `(batch, ...)`, or a dict of
-            them.
+        model: a Keras model from the dict of the columns' tensors to one tensor `(batch, ...)`, or a dict of tensors.
         columns: dict of name to `Column`.
         pad_to_multiple_of: int from 1 to 8; see `batches`.
-        engine: function from the model's inputs as arrays to its outputs, which computes in place of the model. It gets
-            rows of one padded length at a time, so that a row's length does not depend on its neighbours'.
-        rows_multiple_of: int from 1. Rows of padding are added till their number is a multiple of it; see `whole`.
+        engine: function from the model's inputs, as arrays, to its outputs, which replaces the model. It receives rows
+            of one padded length at a time, so that a row's length does not depend on the other rows.
+        rows_multiple_of: int >= 1. Batches are padded with empty rows to a multiple of it, so that the outputs of a row
+            do not depend on its batch.
+
+    Example:
+
+    >>> age = keras.Input((), name="age")
+    >>> runner = Runner(keras.Model({"age": age}, 2 * age), {"age": tx.data.NumberColumn()})
+    >>> runner(np.array([1.0, 2.0, 3.0], "float32")).tolist()
+    [2.0, 4.0, 6.0]
     """
 
     def __init__(
@@ -50,7 +57,7 @@ class Runner:
         self._step: Any = None
 
     def _traced(self, kept):
-        """Returns the function from what is kept, and the numbers of rows, to the model's outputs."""
+        """Returns the function from the cached values, and row indices, to the model's outputs."""
         signature = [tf.nest.map_structure(_any_rows, kept), _ROWS]
         model, run = self._model, self._engine
         if run is None and keras.config.backend() != "tensorflow":
@@ -60,7 +67,7 @@ class Runner:
             return lambda kept, rows: run({key: value.numpy() for key, value in pack(kept, rows).items()})
         forward = lambda x: model(x, training=False)  # noqa: E731
         if model.jit_compile:
-            # A graph of its own, which is compiled by XLA; ragged ids around it cannot be.
+            # A separate graph, compiled by XLA; the ragged ids around it cannot be compiled.
             forward = tf.function(forward, jit_compile=True, autograph=False)
         return tf.function(_Step(self._pack_whole, forward), input_signature=signature, autograph=False)
 
@@ -78,14 +85,14 @@ class Runner:
         """Returns the model's outputs for rows.
 
         Args:
-            x: inputs as the columns read them; see `Examples`.
+            x: inputs as read by the columns; see `Examples`.
             batch_size: int. Rows computed at a time.
             progress: bool. Whether to show a progress bar.
-            finish: function of the outputs of a batch, as arrays, to a list with one entry for each row, for outputs
-                whose rows differ in shape. By default the outputs stay arrays.
+            finish: function from the outputs of a batch, as arrays, to a list with one entry per row, for outputs whose
+                rows differ in shape. By default the outputs stay arrays.
 
         Returns:
-            Float array `(rows, ...)`, or the structure of arrays that the model gives; with `finish`, a list.
+            Float array `(rows, ...)`, or the structure of arrays that the model returns; with `finish`, a list.
         """
         _check.integer("batch_size", batch_size)
         kept, lengths = self._tokenize(x)
@@ -109,17 +116,17 @@ class Runner:
         return keras.tree.map_structure(lambda *arrays: _restored(np.concatenate(arrays), order), *parts)
 
     def batches(self, x: Any, batch_size: int = 32) -> list[np.ndarray]:
-        """Returns the rows of each batch that a call computes, in the order in which it does.
+        """Returns the row indices of each batch that a call computes, in the order of computation.
 
         Args:
-            x: inputs as the columns read them.
-            batch_size: int.
+            x: inputs as read by the columns.
+            batch_size: int. Rows computed at a time.
         """
         _, lengths = self._tokenize(x)
         return list(self._batches(np.argsort(-lengths, kind="stable"), lengths, batch_size))
 
     def _batches(self, order, lengths, batch_size):
-        """Yields the rows of each batch: one at least, so that the outputs of no rows have the right shape."""
+        """Yields the rows of each batch; at least one batch, so that the outputs of no rows have the right shape."""
         groups = [order]
         if self._engine is not None:
             padded = -(-lengths[order] // self._packer.multiple)
@@ -140,11 +147,21 @@ class Runner:
 
 
 def forward(model: Any, x: Any) -> Callable[[Any], Any]:
-    """Returns a function that runs a model over batches like `x`, of any shape, traced once.
+    """Returns a function that runs a model over batches of any shape, traced once for inputs like `x`.
 
     Args:
         model: Keras model.
         x: dict of arrays, the inputs of one batch.
+
+    Returns:
+        A function from a dict of tensors to the model's outputs.
+
+    Example:
+
+    >>> inputs = keras.Input((2,), name="x")
+    >>> run = forward(keras.Model({"x": inputs}, keras.ops.sum(inputs, axis=1)), {"x": np.ones((3, 2), "float32")})
+    >>> np.asarray(run({"x": tf.constant([[1.0, 2.0]])})).tolist()
+    [3.0]
     """
     if keras.config.backend() != "tensorflow":
         return lambda x: model.predict_on_batch(keras.tree.map_structure(np.asarray, x))
@@ -159,8 +176,8 @@ def forward(model: Any, x: Any) -> Callable[[Any], Any]:
 class _Step:
     """Packs rows and runs a model on them.
 
-    An object and not a function: TensorFlow counts the traces of a function's code over all that share it, and warns
-    once a few models have answered.
+    This is an object rather than a function, because TensorFlow counts the traces of a function's code over all models
+    that share it, and warns after a few models.
     """
 
     def __init__(self, pack, forward):
@@ -173,14 +190,14 @@ class _Step:
 
 
 def whole(batch: Any, multiple_of: int = ROWS_MULTIPLE) -> Any:
-    """Returns a batch with rows of padding behind its own, until their number is a multiple of `multiple_of`.
+    """Returns a batch with rows of padding after its own, until their number is a multiple of `multiple_of`.
 
-    TensorFlow computes eight numbers at a time and those left over otherwise, so that without this the scores of a
-    batch's last rows would differ in their last bits from what they are elsewhere.
+    TensorFlow computes eight values at a time, and the remaining ones differently. Without this padding the scores of a
+    batch's last rows would differ in their last bits from their scores in other positions.
 
     Args:
         batch: a structure of tensors `(rows, ...)`.
-        multiple_of: int from 1. With 1 the batch stays as it is, for encoders that read padding.
+        multiple_of: int >= 1. With 1 the batch is unchanged, for encoders that read padding.
     """
 
     def pad(values):
@@ -205,7 +222,7 @@ def _any_rows(values):
 
 
 def pack_columns(x: Any, preprocessor: Any) -> dict[str, Any]:
-    """Tokenizes one batch of several text columns and lays them side by side, for Siamese towers.
+    """Tokenizes one batch of several text columns and stacks them along axis 1, for Siamese towers.
 
     Args:
         x: tuple of string tensors `(batch,)`.
@@ -213,6 +230,13 @@ def pack_columns(x: Any, preprocessor: Any) -> dict[str, Any]:
 
     Returns:
         A dict of int32 `(batch, columns, length)`, with one length for all columns.
+
+    Example:
+
+    ```python
+    x = pack_columns((tf.constant(["a question"]), tf.constant(["an answer"])), embedder.preprocessor)
+    x["token_ids"].shape  # (1, 2, length)
+    ```
     """
     column = TextColumn(preprocessor, "separate")
     return column.batch(column.encode(x), "text")

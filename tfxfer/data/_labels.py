@@ -1,4 +1,4 @@
-"""The labels that a column holds, and weights for their classes."""
+"""The labels of a column, and weights for their classes."""
 
 import difflib
 import math
@@ -16,20 +16,20 @@ _LISTS = (list, tuple, set)
 
 
 def labels(rows: Any, column: str, separator: str | None = None) -> list:
-    """Finds the labels that a column holds.
+    """Returns the distinct labels of a column.
 
     Args:
-        rows: `Rows` or what `Rows.from_any` takes.
+        rows: `Rows` or anything that `Rows.from_any` accepts.
         column: string. The column's name. Its values are strings or whole numbers, or lists of them.
-        separator: optional string that parts several labels in one string, e.g. `" "` or `","`.
+        separator: optional string that separates several labels in one string, e.g. `" "` or `","`.
 
     Returns:
-        Sorted list of the distinct labels. Numbers stay numbers and are sorted as such; strings that all read as
-        numbers are sorted as these too ("2" before "10"), but stay strings.
+        Sorted list of the distinct labels. Numbers stay numbers and are sorted numerically; if all strings are numeric,
+        they are sorted numerically too ("2" before "10"), but stay strings.
 
     Raises:
-        ValueError: if a label is missing, empty or of another kind, or strings and numbers are mixed; it names file,
-            line and column.
+        ValueError: if a label is missing, empty or of another type, or strings and numbers are mixed; the message names
+            file, line and column.
 
     Example:
 
@@ -49,26 +49,26 @@ def class_weights(
 ) -> dict[Any, float]:
     """Computes weights that make rare classes count as much as common ones.
 
-    One label a row: weight = n / (classes * count of the class), over the classes that occur ("balanced" in
+    One label per row: weight = n / (classes * count of the class), over the classes that occur ("balanced" in
     scikit-learn; King & Zeng, Logistic Regression in Rare Events Data, 2001,
-    https://doi.org/10.1093/oxfordjournals.pan.a004868). Several labels a row: weight = (n - count) / count, the weight
-    of a label's positive entries against its negative ones. A class without a row gets 1.
+    https://doi.org/10.1093/oxfordjournals.pan.a004868). Several labels per row: weight = (n - count) / count, the
+    weight of a label's positive entries relative to its negative ones. A class without a row gets 1.
 
     Args:
-        y: rows (with `label`), the dataset that `labelled` made, any finite dataset of (x, y), or the labels: a list
-            or array `(n,)` of strings or ints, or `(n, num_classes)` of 0 and 1.
+        y: rows (with `label`), the result of `labelled`, any finite dataset of (x, y), or the labels: a list or array
+            `(n,)` of strings or ints, or `(n, num_classes)` of 0 and 1.
         label: name of the label column, if `y` is rows.
-        labels: optional list of all labels. By default the dataset's, or else the distinct labels as `data.labels`
-            sorts them; give them where a class may have no row.
-        separator: optional string that parts several labels in one string, if `y` is rows.
+        labels: optional list of all labels. Defaults to the dataset's, or else to the distinct labels in the order of
+            `data.labels`; pass them if a class may have no row.
+        separator: optional string that separates several labels in one string, if `y` is rows.
 
     Returns:
-        Dict of label to weight (float), in the order of `labels`; of index to weight where `y` is 0 and 1 without
-        labels. For one label a row it goes into `fit(class_weight=...)` of this package's classifiers, whatever the
-        order of their labels; for several labels a row into `losses.WeightedBinaryCrossentropy`.
+        Dict of label to weight (float), in the order of `labels`; of index to weight if `y` is 0 and 1 without labels.
+        For one label per row, pass it to `fit(class_weight=...)` of this package's classifiers, whatever the order of
+        their labels; for several labels per row, to `losses.WeightedBinaryCrossentropy`.
 
     Raises:
-        ValueError: if a label is unknown, missing or no label, or there are no rows.
+        ValueError: if a label is unknown, missing or invalid, or `y` is empty.
 
     Example:
 
@@ -103,7 +103,7 @@ def class_weights(
 
 
 def _label_rows(y):
-    """The labels of a dataset or list as rows of one column; those of 0 and 1 as the array `(n, num_classes)`."""
+    """The labels of a dataset or list as rows of one column; labels of 0 and 1 as an array `(n, num_classes)`."""
     if isinstance(y, tf.data.Dataset):
         if not isinstance(y.element_spec, tuple) or len(y.element_spec) < 2:
             raise _check.invalid("y", "a dataset of (x, y)", y.element_spec)
@@ -134,8 +134,8 @@ def read_labels(rows, column, separator, faults):
     """Reads a label column.
 
     Returns:
-        (several, found): whether rows have lists of labels; dict of row number to label, or list of labels. Rows with
-        a fault are not in it.
+        (several, found): whether rows have lists of labels; dict of row index to label, or list of labels. Rows with an
+        error are not in it.
     """
     if separator is not None and (not isinstance(separator, str) or not separator):
         raise _check.invalid("separator", "a string that is not empty, or None", separator)
@@ -143,7 +143,7 @@ def read_labels(rows, column, separator, faults):
     several = separator is not None or any(isinstance(value, _LISTS) for value in values)
     found: dict[int, Any] = {}
     for i, value in enumerate(values):
-        if type(value) is str and value and not several:  # nearly all rows of nearly all files
+        if type(value) is str and value and not several:  # almost all rows of almost all files
             found[i] = value
             continue
         try:
@@ -154,35 +154,35 @@ def read_labels(rows, column, separator, faults):
 
 
 class _NoLabel(Exception):
-    """The reason why a value is no label, and what is only true of this one."""
+    """The reason why a value is not a label, and details of this case."""
 
 
 def _parts(value, separator):
     if _check.is_missing(value):
-        raise _NoLabel("no label", "", "A row of several labels may have none: then it holds an empty string or list.")
+        raise _NoLabel("no label", "", "For a row without labels, use an empty string or list.")
     if separator is None:
         if not isinstance(value, _LISTS):
             raise _NoLabel("not a list of labels", f": {shown(value)}", "Other rows of the column hold lists.")
         return value
     if not isinstance(value, str):
-        raise _NoLabel("not a string of labels", f": {shown(value)}", "With `separator` the column holds strings.")
+        raise _NoLabel("not a string of labels", f": {shown(value)}", "With `separator` the column must hold strings.")
     return [part for part in map(str.strip, value.split(separator)) if part]
 
 
 def _label(value):
     if _check.is_missing(value) or value == "":
-        raise _NoLabel("no label", "", "Give the row a label, leave it out, or pass `on_error='skip'`.")
+        raise _NoLabel("no label", "", "Give the row a label, drop it, or pass `on_error='skip'`.")
     if isinstance(value, str):
         return value
     if isinstance(value, (int, np.integer)):
         return int(value)
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
-        return int(value)  # pandas makes floats of a column of ints with a gap
+        return int(value)  # pandas converts ints to floats if a value is missing
     raise _NoLabel("not a label", f": {shown(value)}", "A label is a string or a whole number.")
 
 
 def distinct(rows, column, found):
-    """The sorted distinct labels of what `read_labels` found."""
+    """The sorted distinct labels among those that `read_labels` found."""
     first = {}
     for i, each in found.items():
         for one in each if isinstance(each, list) else [each]:
@@ -190,7 +190,7 @@ def distinct(rows, column, found):
     kinds = {type(one): i for one, i in reversed(first.items())}
     if len(kinds) > 1:
         i = max(kinds.values())
-        raise fault(rows.place(i), column, "strings and numbers mixed as labels", "Make all of them strings.")
+        raise fault(rows.place(i), column, "strings and numbers mixed as labels", "Convert them all to strings.")
     if not first:
         raise fault(rows.place(0), column, "no label in any row", "Check the column and the separator.")
     return sorted(first, key=_sort_key if all(map(_is_number, first)) else None)
@@ -208,7 +208,7 @@ def _is_number(label):
 
 
 def known_labels(names):
-    """The argument `labels` as dict of label to index; `None` stays."""
+    """The argument `labels` as a dict of label to index; `None` is returned as `None`."""
     if names is None:
         return None
     names = names.tolist() if isinstance(names, np.ndarray) else names
@@ -217,16 +217,16 @@ def known_labels(names):
     if not isinstance(names[0], (str, int)):
         raise _check.invalid("labels", "a list of strings or of ints", names)
     if len(set(names)) < len(names):
-        raise _check.invalid("labels", "labels that differ from each other", names)
+        raise _check.invalid("labels", "distinct labels", names)
     return {name: k for k, name in enumerate(names)}
 
 
 def near(label, known):
-    """What to do about an unknown label, with the known ones that look like it."""
+    """The remedy for an unknown label, with similar known labels."""
     names = list(known)
     if type(names[0]) is not type(label):
         kinds = ("strings", "numbers") if isinstance(names[0], str) else ("numbers", "strings")
         return f"The labels given are {kinds[0]}, the column holds {kinds[1]}."
     alike = difflib.get_close_matches(str(label), map(str, names), n=3)
-    examples = f"Did you mean {' or '.join(map(repr, alike))}?" if alike else f"Known are {shown(names)}."
-    return f"{examples} Add it to `labels`, mend the row, or pass `on_error='skip'`."
+    examples = f"Did you mean {' or '.join(map(repr, alike))}?" if alike else f"The known labels are {shown(names)}."
+    return f"{examples} Add it to `labels`, fix the row, or pass `on_error='skip'`."

@@ -1,4 +1,4 @@
-"""Rows of lists out of other forms of rows, and other forms out of them."""
+"""Conversion of other forms of rows to rows of lists, and back."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,20 +13,20 @@ from tfxfer.data._rows import Faults, Rows, fault, shown
 
 
 def group_rows(rows: Any, by: str, lists: str | Sequence[str]) -> Rows:
-    """Joins rows that belong together into one row with lists, for example a line for each document of a query.
+    """Groups rows that belong together into one row with lists, for example one line per document of a query.
 
     Args:
-        rows: `Rows` or what `Rows.from_any` takes.
-        by: name of the column that says which rows belong together, for example the id of the query. They need not
-            follow one another.
-        lists: names of the columns that become lists, in the order of the rows. All others are the same within a group.
+        rows: `Rows` or anything that `Rows.from_any` accepts.
+        by: name of the column to group by, for example the id of the query. The rows of a group need not be adjacent.
+        lists: names of the columns that become lists, in the order of the rows. All other columns must be constant
+            within a group.
 
     Returns:
-        `Rows`, groups in the order of their first rows; each knows the place of that row.
+        `Rows`, with groups in the order of their first rows, whose places they keep.
 
     Raises:
-        ValueError: for a column that is not there, a row without a value of `by`, or rows of a group that differ in
-            another column; it names file and line.
+        ValueError: if a column does not exist, a row has no value of `by`, or rows of a group differ in another column;
+            the message names file and line.
 
     Example:
 
@@ -42,13 +42,13 @@ def group_rows(rows: Any, by: str, lists: str | Sequence[str]) -> Rows:
     """
     rows, listed = Rows.from_any(rows), text_names("lists", lists)
     for name in (by, *listed):
-        rows[name]  # raises where there is none
+        rows[name]  # raises if there is none
     if by in listed:
         raise _check.invalid("lists", f"names of columns other than {by!r}", lists)
     groups: dict[Any, list[int]] = {}
     for i, key in enumerate(rows[by]):
         if _check.is_missing(key) or key == "" or isinstance(key, (list, dict)):
-            raise fault(rows.place(i), by, f"no group: {shown(key)}", "Every row needs a value to be grouped by.")
+            raise fault(rows.place(i), by, f"no group: {shown(key)}", "Every row needs a value to group by.")
         groups.setdefault(key, []).append(i)
     for name in rows.columns:
         if name in listed:
@@ -57,8 +57,8 @@ def group_rows(rows: Any, by: str, lists: str | Sequence[str]) -> Rows:
         for first, *others in groups.values():
             for i in others:
                 if values[i] != values[first]:
-                    problem = f"{shown(values[i])} where {rows.place(first)} has {shown(values[first])}"
-                    remedy = f"Rows of one {by!r} have one {name!r}; or name the column in `lists`."
+                    problem = f"{shown(values[i])}, but {rows.place(first)} has {shown(values[first])}"
+                    remedy = f"Rows of one {by!r} must have the same {name!r}; or name the column in `lists`."
                     raise fault(rows.place(i), name, problem, remedy)
     made = rows[[group[0] for group in groups.values()]]
     for name in listed:
@@ -69,14 +69,14 @@ def group_rows(rows: Any, by: str, lists: str | Sequence[str]) -> Rows:
 def lists_from_judgements(
     queries: Mapping[str, str], corpus: Mapping[str, str], relevant: Mapping[str, Mapping[str, float]]
 ) -> Rows:
-    """Joins judgements with their texts: a row for each query, with the list of its judged documents.
+    """Joins relevance judgements with their texts: one row per query, with the list of its judged documents.
 
-    The arguments are those of `evaluation.retrieval`: dicts by id, as files in BEIR's or TREC's layout hold them.
-    Judgements of relevant documents alone make lists without negatives: add mined ones (`search.hard_negatives`), or
+    The arguments are those of `evaluation.retrieval`: dicts by id, as read from files in BEIR's or TREC's layout.
+    Judgements of relevant documents only yield lists without negatives: add mined ones (`search.hard_negatives`), or
     random ones (`rankings(..., random_negatives=7, corpus=list(corpus.values()))`).
 
     Args:
-        queries: dict of query id to text. Those without judgements are left out, and counted in `skipped`.
+        queries: dict of query id to text. Queries without judgements are skipped, and counted in `skipped`.
         corpus: dict of document id to text.
         relevant: dict of query id to a dict of document id to grade; or to a list or set of ids, each of grade 1.
 
@@ -84,7 +84,7 @@ def lists_from_judgements(
         `Rows` of `query_id`, `query`, `document_ids`, `documents`, `grades`, in the order of `queries`.
 
     Raises:
-        ValueError: for a judgement of a query or document that is not there, or no judgements.
+        ValueError: if a judged query or document does not exist, or there are no judgements.
 
     Example:
 
@@ -107,7 +107,7 @@ def lists_from_judgements(
         grades = dict(judged) if isinstance(judged, Mapping) else dict.fromkeys(judged, 1)
         absent = next((one for one in grades if one not in corpus), None)
         if absent is not None:
-            remedy = f"Query {query!r} has a judgement of {absent!r}. Add the document, or take the judgement out."
+            remedy = f"Query {query!r} has a judgement of {absent!r}. Add the document, or remove the judgement."
             raise _check.invalid("corpus", "every document that is judged", f"{len(corpus)} documents", remedy)
         row = (query, text, list(grades), [corpus[one] for one in grades], list(grades.values()))
         for values, value in zip(made.values(), row, strict=True):
@@ -123,21 +123,22 @@ def lists_from_judgements(
 def lists_from_negatives(
     rows: Any, anchor: str = "anchor", positive: str = "positive", negative: str = "negative"
 ) -> Rows:
-    """Joins rows of anchor, positive and negatives into one row for each anchor, as `search.hard_negatives` mines them.
+    """Joins rows of anchor, positive and negatives, as mined by `search.hard_negatives`, into one row per anchor.
 
     Args:
-        rows: `Rows` or what `Rows.from_any` takes, in either layout: a negative a row, or `negative_1`, `negative_2`...
+        rows: `Rows` or anything that `Rows.from_any` accepts, in either layout: one negative per row, or columns
+            `negative_1`, `negative_2`...
         anchor: name of the column of anchors.
         positive: name of the column of positives.
-        negative: name of the column of negatives, or what the names of several begin with.
+        negative: name of the column of negatives, or the common prefix of several.
 
     Returns:
         `Rows` of `query`, `documents` (the positives, then the negatives, each text once) and `grades`, 1 and 0; with
         the columns `positive_score` and `negative_score` (`negative_1_score`...) also `scores`, for distillation.
 
     Raises:
-        ValueError: for a column that is not there, a text that is none, or one that is positive and negative of the
-            same anchor; it names file and line.
+        ValueError: if a column does not exist, a text is missing or not a string, or a text is both a positive and a
+            negative of the same anchor; the message names file and line.
 
     Example:
 
@@ -166,7 +167,7 @@ def lists_from_negatives(
             text = rows[name][i]
             if text in other:
                 problem = f"{shown(text)} is a positive and a negative of {shown(query)}"
-                raise fault(rows.place(i), name, problem, "Leave one of them out.")
+                raise fault(rows.place(i), name, problem, "Drop one of them.")
             own.setdefault(text, rows[score][i] if has_scores else None)
     made: dict[str, list] = {
         "query": list(found),
@@ -189,28 +190,28 @@ def triplets_from_lists(
     sampling: Literal["first", "random"] = "first",
     seed: int | None = None,
 ) -> Rows:
-    """Makes rows of anchor, positive and negatives out of lists, for the losses of embedders.
+    """Makes rows of anchor, positive and negatives from lists, for the losses of embedders.
 
-    A row for each document above grade 0, with documents of the same list that are not.
+    There is one row per document with a grade above 0; its negatives are the other documents of the same list.
 
     Args:
-        rows: `Rows` or what `Rows.from_any` takes.
+        rows: `Rows` or anything that `Rows.from_any` accepts.
         query: name of the column of queries.
         documents: name of the column of lists of documents.
         target: name of the column of lists of grades.
-        scores: optional list with a teacher's score for each document of each row, as `search.teacher_scores` gives
-            them.
-        num_negatives: int. Negatives of each row.
-        sampling: `"first"`, the first negatives of a list, or `"random"`, others for each positive.
+        scores: optional list with a teacher's score for each document of each row, as returned by
+            `search.teacher_scores`.
+        num_negatives: int. Negatives per row.
+        sampling: `"first"`, the first negatives of a list, or `"random"`, different ones for each positive.
         seed: int >= 0, for `"random"`. Defaults to 0.
 
     Returns:
         `Rows` of `anchor`, `positive`, `negative_1`...; with `scores` also `positive_score`, `negative_1_score`..., for
-        `losses.DistillKLDivLoss`, and `margin_1`..., for `losses.MarginMSELoss`. Its `skipped` says how many positives
-        had too few negatives.
+        `losses.DistillKLDivLoss`, and `margin_1`..., for `losses.MarginMSELoss`. Its `skipped` counts the positives
+        with too few negatives.
 
     Raises:
-        ValueError: for lists as `rankings` refuses them, scores of other lengths, or no row at all.
+        ValueError: if `rankings` would raise for the lists, `scores` differ in length, or no row remains.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Batches of several data sets in one training."""
+"""Batches of several datasets in one training."""
 
 import copy
 from collections.abc import Sequence
@@ -22,37 +22,36 @@ def mix(
     seed: int | None = None,
     prefetch: bool = True,
 ) -> Batches:
-    """Mixes the batches of several data sets, each batch from one of them, as in-batch losses need it.
+    """Mixes the batches of several datasets, each batch from one of them, as in-batch losses require.
 
-    | strategy | stop | batches in an epoch, for data sets of s_1, ..., s_k batches |
+    | strategy | stop | batches in an epoch, for datasets of s_1, ..., s_k batches |
     |---|---|---|
     | `"proportional"` | | s_1 + ... + s_k: each batch of each, in random order |
-    | `"round_robin"` | `"all"` | s_1 + ... + s_k: by turns; a data set that has run out is left out of the turns |
-    | `"round_robin"` | `"first"` | k min(s): by turns, until the smallest has run out |
-    | `"round_robin"` | `"last"` | k max(s): by turns, until the largest has run out; the others begin anew |
+    | `"round_robin"` | `"all"` | s_1 + ... + s_k: in turn; an exhausted dataset is skipped |
+    | `"round_robin"` | `"first"` | k min(s): in turn, until the smallest is exhausted |
+    | `"round_robin"` | `"last"` | k max(s): in turn, until the largest is exhausted; the others start over |
 
-    The order is a function of `seed` and the number of the epoch, and so are the batches where all data sets are
-    `Batches`: epoch e is made of their epochs e (with `"last"`, of the next ones of each that none has given yet). As
-    in `Batches`, `epoch` can be set, and `rest(epoch, batch)` takes an epoch up in its middle. The `epoch` of the data
-    sets themselves is neither looked at nor changed. Any other `tf.data.Dataset` of batches is simply run anew.
+    The order depends only on `seed` and the epoch number, and so do the batches if all datasets are `Batches`: epoch e
+    consists of their epochs e (with `"last"`, of the next epochs that each has not yet yielded). As in `Batches`,
+    `epoch` can be set, and `rest(epoch, batch)` resumes within an epoch. The `epoch` of the datasets themselves is
+    neither read nor changed. Any other `tf.data.Dataset` of batches is simply iterated over again.
 
-    All batches have the same structure, dtypes and number of columns, as there is one loss for all of them; a loss of
-    its own for each data set takes a model with several outputs.
+    All batches must have the same structure, dtypes and number of columns, because they share one loss; a separate loss
+    for each dataset needs a model with several outputs.
 
     Args:
         datasets: list of at least two `Batches` (or other finite `tf.data.Dataset` of batches with known cardinality).
-        strategy: `"proportional"`, by default, which gives each data set its weight and all rows once; or
-            `"round_robin"`, which gives small data sets the same weight as large ones.
-        stop: when an epoch ends, with `"round_robin"`: `"all"`, by default, `"first"` or `"last"`.
-        seed: int >= 0. By default one is drawn from numpy's global generator, which `keras.utils.set_random_seed`
-            seeds.
-        prefetch: bool. Whether batches are made while the model is at work.
+        strategy: `"proportional"`, the default, which weights each dataset by its size and yields every row once; or
+            `"round_robin"`, which weights small and large datasets equally.
+        stop: when an epoch ends, with `"round_robin"`: `"all"`, the default, `"first"` or `"last"`.
+        seed: int >= 0. By default drawn from numpy's global generator, which `keras.utils.set_random_seed` seeds.
+        prefetch: bool. Whether to make batches while the model computes.
 
     Returns:
         `Batches`, with known cardinality.
 
     Raises:
-        ValueError: for batches of different structure, which it names, or of unknown or endless number.
+        ValueError: if the batches differ in structure (the message names it), or their number is unknown or infinite.
 
     Example:
 
@@ -70,21 +69,21 @@ def mix(
     _check.one_of("strategy", strategy, ("proportional", "round_robin"))
     _check.integer("seed", seed, minimum=0, optional=True)
     if strategy == "proportional" and stop is not None:
-        raise _check.invalid("stop", 'None with strategy="proportional", which gives every batch', stop)
+        raise _check.invalid("stop", 'None with strategy="proportional", which yields every batch', stop)
     stop = _check.one_of("stop", "all" if stop is None else stop, _STOPS)
     if not isinstance(datasets, (list, tuple)) or len(datasets) < 2:
         raise _check.invalid("datasets", "a list of two or more datasets of batches", datasets)
     sources = [source_of(f"datasets[{k}]", dataset) for k, dataset in enumerate(datasets)]
     for k, dataset in enumerate(datasets):
         if dataset.element_spec != datasets[0].element_spec:
-            expected = f"batches of one structure, as those of datasets[0]: {datasets[0].element_spec}"
+            expected = f"batches with the structure of datasets[0]: {datasets[0].element_spec}"
             remedy = "Make them with the same preprocessor, number of text columns and kind of target."
             raise _check.invalid(f"datasets[{k}]", expected, dataset.element_spec, remedy)
     targets = [getattr(dataset, "targets", None) for dataset in datasets]
     labels = [getattr(dataset, "labels", None) for dataset in datasets]
     for k, each in enumerate(labels):
         if each != labels[0]:
-            remedy = "Give the same `labels` to each `data.labelled`."
+            remedy = "Pass the same `labels` to each `data.labelled`."
             raise _check.invalid(f"datasets[{k}]", f"batches with the labels of datasets[0]: {labels[0]}", each, remedy)
     seed = int(np.random.randint(2**31) if seed is None else seed)
     order = turns([source.steps for source in sources], stop)
@@ -93,13 +92,13 @@ def mix(
 
 
 class Mixed:
-    """Sources by turns or at random.
+    """Sources in turn or at random.
 
     Args:
-        sources: list of what gives the batches of an epoch, with a known number of them.
+        sources: list of sources of the batches of an epoch, with known numbers of batches.
         seed: int.
         order: int array. The source of each batch of an epoch.
-        shuffle: bool. Whether each epoch has them in another order.
+        shuffle: bool. Whether to permute them in each epoch.
     """
 
     def __init__(self, sources, seed, order, *, shuffle):
@@ -113,12 +112,12 @@ class Mixed:
 
     @property
     def augmenter(self):
-        """What changes the texts of the sources, with their common `identity`; `None` where nothing does."""
+        """The augmentations of the sources, with their common `identity`; `None` without augmentation."""
         found = [getattr(source, "augmenter", None) for source in self._sources]
         return _Augmenters(found) if any(each is not None for each in found) else None
 
     def plain(self):
-        """Returns the same with the rows as they are."""
+        """Returns the same mix without augmentation."""
         made = copy.copy(self)
         made._sources = [
             source.plain() if getattr(source, "augmenter", None) is not None else source for source in self._sources
@@ -134,7 +133,7 @@ class Mixed:
         return tf.data.Dataset.choose_from_datasets(parts, choices, stop_on_empty_dataset=False)
 
     def _plan(self, epoch, skip):
-        """The source of each batch from number `skip` on, and how many batches of each came before."""
+        """The source of each batch from index `skip` on, and the number of earlier batches of each source."""
         order = self._turns
         if self._shuffle:
             order = np.random.default_rng([self.seed, int(epoch)]).permutation(order)
@@ -155,10 +154,10 @@ def passes_of(source, passes, epoch, skip):
     """Returns the batches of a source in an epoch: of one of its own epochs, or of several if it starts over.
 
     Args:
-        source: what gives the batches.
-        passes: int. How many of its own epochs there are.
+        source: the source of the batches.
+        passes: int. The number of its own epochs.
         epoch: int64 tensor.
-        skip: int64 tensor. How many of the batches are left out.
+        skip: int64 tensor. The number of batches to skip.
     """
     if passes == 1:
         return source.epoch(epoch, skip)
@@ -174,7 +173,7 @@ def passes_of(source, passes, epoch, skip):
 
 
 class Plain:
-    """A dataset of batches that is simply run in each epoch."""
+    """A dataset of batches that is simply iterated over in each epoch."""
 
     def __init__(self, dataset, steps):
         self.steps = steps
@@ -185,10 +184,10 @@ class Plain:
 
 
 def turns(steps, stop):
-    """The source of each batch of an epoch, by turns: int64 array.
+    """The source of each batch of an epoch, in turn: int64 array.
 
     Args:
-        steps: list of int. The batches that each source has.
+        steps: list of int. The number of batches of each source.
         stop: `"all"`, `"first"` or `"last"`; see `mix`.
     """
     rounds = min(steps) if stop == "first" else max(steps)
@@ -199,12 +198,12 @@ def turns(steps, stop):
 
 
 def source_of(argument, dataset):
-    """Returns what gives the epochs of a dataset, with a known number of batches; raises where that is not known."""
+    """Returns the source of a dataset's epochs; raises if the number of batches is unknown."""
     if not isinstance(dataset, tf.data.Dataset):
-        raise _check.invalid(argument, "a tf.data.Dataset of batches, as `data.batches` makes it", dataset)
+        raise _check.invalid(argument, "a tf.data.Dataset of batches, as returned by `data.batches`", dataset)
     steps = int(dataset.cardinality())
     if steps <= 0:
-        remedy = "Take as many batches as wanted: `.take(n)`; or count them: `data.batches(..., cache=True)`."
+        remedy = "Limit the batches: `.take(n)`; or count them: `data.batches(..., cache=True)`."
         expected = "a dataset with a known, finite number of batches"
         raise _check.invalid(argument, expected, f"cardinality {steps}", remedy)
     return dataset._source if isinstance(dataset, Batches) else Plain(dataset, steps)

@@ -1,4 +1,4 @@
-"""In which order, and in which batches, the rows of an epoch come: numpy only, a pure function of its arguments."""
+"""The order and the batches of the rows of an epoch: numpy only, a pure function of its arguments."""
 
 import math
 
@@ -8,7 +8,7 @@ from tfxfer import _check
 
 
 class Order:
-    """Rows at random, by length, or as they are; see `batches`."""
+    """Rows at random, by length, or in their order; see `batches`."""
 
     def __init__(self, *, batch_size, window, seed, shuffle, bucket, drop_remainder):
         self.batch_size = batch_size
@@ -19,7 +19,7 @@ class Order:
         self.drop_remainder = drop_remainder
 
     def prepare(self, rows):
-        """(the number of batches in an epoch of `Tokenized` rows, the function from its number to (order, ends))."""
+        """Returns (batches per epoch of `Tokenized` rows, function from the epoch's number to (order, ends))."""
         count = len(rows.lengths)
         steps = self.steps(count)
         if not steps:
@@ -28,40 +28,40 @@ class Order:
         return steps, lambda epoch: self.plan(rows.lengths, epoch)
 
     def steps(self, rows):
-        """The number of batches that so many rows make."""
+        """The number of batches of `rows` rows."""
         return rows // self.batch_size if self.drop_remainder else -(-rows // self.batch_size)
 
     def plan(self, lengths, *numbers):
-        """(order, ends) of `plan`, the randomness drawn from the seed and the numbers (epoch, window)."""
+        """(order, ends) of `plan`, seeded by the seed and the numbers (epoch, window)."""
         rng = np.random.default_rng([self.seed, *map(int, numbers)]) if self.shuffle else None
         return plan(lengths, self.batch_size, self.window, rng, bucket=self.bucket, drop_remainder=self.drop_remainder)
 
     def shuffle_seed(self, epoch):
-        """A seed for tf.data's own shuffling."""
+        """A seed for the shuffling of tf.data."""
         return np.random.SeedSequence([self.seed, int(epoch)]).generate_state(1, "uint64").astype("int64")[0]
 
 
 def plan(lengths, batch_size, window, rng, *, bucket, drop_remainder):
     """Orders rows and cuts them into batches.
 
-    With `rng` and `bucket`: the rows are permuted and cut into windows of `window` batches at most, as equal as can
-    be; within a window they are sorted by length (equal lengths stay in random order), cut into batches, and these are
-    permuted. The rows of the one small batch, which comes last, are taken from a random place in the last window's
-    sorted rows, so that it is not always the longest rows that stand in it. With `drop_remainder` random rows are left
-    out, before anything is sorted.
+    With `rng` and `bucket`: the rows are permuted and cut into windows of at most `window` batches, as equal as
+    possible; within a window they are sorted by length (equal lengths stay in random order), cut into batches, and the
+    batches permuted. The rows of the one smaller batch, which comes last, are taken from a random position in the last
+    window's sorted rows, so that they are not always the longest. With `drop_remainder` random rows are dropped before
+    sorting.
 
-    With `rng` alone the rows are permuted; with `bucket` alone sorted, longest first; with neither left as they are.
+    With `rng` only, the rows are permuted; with `bucket` only, sorted, longest first; with neither, left unchanged.
 
     Args:
         lengths: int array `(n,)`, n > 0.
         batch_size: int. Rows in a batch.
         window: int. Batches in a window.
         rng: `numpy.random.Generator`, or `None` for no randomness.
-        bucket: bool. Whether rows of like length come together.
-        drop_remainder: bool. Whether a last batch of fewer rows is left out.
+        bucket: bool. Whether to batch rows of similar length.
+        drop_remainder: bool. Whether to drop a last batch of fewer rows.
 
     Returns:
-        (order, ends): int64 array of row numbers, and int64 array `(batches,)` of where each batch ends in it.
+        (order, ends): int64 array of row numbers, and int64 array `(batches,)` of the end of each batch in it.
     """
     count = len(lengths)
     order = np.arange(count) if rng is None else rng.permutation(count)

@@ -1,4 +1,4 @@
-"""From the columns of rows to the tensors of a batch."""
+"""Turns the columns of rows into the tensors of a batch."""
 
 import tensorflow as tf
 
@@ -7,7 +7,7 @@ from tfxfer.data._columns import RankingColumn, TextColumn, WordsColumn
 
 
 class Packer:
-    """Encodes the columns of rows and pads them in batches.
+    """Encodes the columns of rows and pads them into batches.
 
     Args:
         columns: dict of name to `Column`.
@@ -20,7 +20,7 @@ class Packer:
 
     @property
     def is_current(self):
-        """Whether the preprocessors still pack as they did when this was made: pipelines keep what they traced."""
+        """Whether the preprocessors' settings are unchanged since this was made: pipelines keep traced functions."""
         return all(getattr(column, "is_current", True) for column in self.columns.values())
 
     @property
@@ -29,7 +29,7 @@ class Packer:
         return any(getattr(column, "separate", False) for column in self.columns.values())
 
     def text(self):
-        """Returns name and column of the one column of tokens; raises where there is none, or several."""
+        """Returns the name and column of the only column of tokens; raises if there is none, or several."""
         kinds = (TextColumn, WordsColumn)
         found = [(name, column) for name, column in self.columns.items() if isinstance(column, kinds)]
         if len(found) != 1:
@@ -37,12 +37,12 @@ class Packer:
         return found[0]
 
     def tokenize(self, *row):
-        """Rows, batched -> (what is kept of each column, lengths that decide the padding, what is not input)."""
+        """Turns batched rows into (cached values of each column, lengths for the padding, targets and weights)."""
         kept = self.encode(row[0])
         return kept, self.lengths(kept), row[1:]
 
     def encode(self, x):
-        """Inputs of rows, batched -> a dict of what is kept of each column."""
+        """Turns batched inputs into a dict of the cached values of each column."""
         return {name: column.encode(value) for (name, column), value in self.named(x)}
 
     def named(self, x):
@@ -52,7 +52,7 @@ class Packer:
         return [((name, column), x[name]) for name, column in self.columns.items()]
 
     def lengths(self, kept):
-        """What is kept -> the length of each row once it is padded."""
+        """Returns the padded length of each row from the cached values."""
         found = [column.lengths(kept[name]) for name, column in self.columns.items()]
         found = [tf.cast(lengths, tf.int32) for lengths in found if lengths is not None]
         if not found:
@@ -65,26 +65,26 @@ class Packer:
         return any(isinstance(column, RankingColumn) for column in self.columns.values())
 
     def sequences(self, kept):
-        """What is kept -> how many sequences each row brings into a batch, an int array; `None` where it is one."""
+        """Returns the number of sequences of each row from the cached values, an int array; `None` if it is one."""
         found = [column.sequences(kept[name]) for name, column in self.columns.items()]
         return next((counts for counts in found if counts is not None), None)
 
     def token_ids(self, kept):
-        """What is kept -> the token ids of each text, a tuple of ragged tensors."""
+        """Returns the token ids of each text from the cached values, a tuple of ragged tensors."""
         return tuple(ids for name, column in self.columns.items() for ids in column.token_ids(kept[name]))
 
     @property
     def draws(self):
-        """The column that makes its batches and the targets at random, or `None`."""
+        """The column that draws inputs and targets at random, or `None`."""
         return next((column for column in self.columns.values() if column.draws), None)
 
     def pack(self, kept, rest=(), seeds=None):
-        """What is kept of the rows of one batch, and what is not input -> the batch.
+        """Turns the cached values of the rows of one batch, and their targets and weights, into the batch.
 
         Args:
-            kept: dict of what the columns keep.
-            rest: tuple of targets and weights; empty where a column draws its own.
-            seeds: int64 `(rows,)` for such a column; by default those that TensorFlow's global seed gives.
+            kept: dict of the columns' cached values.
+            rest: tuple of targets and weights; empty if a column draws its own.
+            seeds: int64 `(rows,)` for such a column; by default from TensorFlow's global seed.
         """
         packed = self.merge(kept, self.columns)
         if self.draws is not None:
@@ -92,16 +92,16 @@ class Packer:
         return (packed, *rest) if rest else packed
 
     def drawn(self, packed, seeds=None):
-        """The tensors of a batch -> (inputs, targets), for columns of which one draws; seeds as `pack` has them."""
+        """Turns the tensors of a batch into (inputs, targets), if a column draws them; `seeds` as in `pack`."""
         if seeds is None:
             seeds = _random.new_seeds(tf.shape(tf.nest.flatten(packed)[0])[0])
         return self.draws.draw(packed, seeds, self.multiple)
 
     def merge(self, kept, names):
-        """The tensors of some columns of a batch, in one dict."""
+        """Returns the tensors of some columns of a batch in one dict."""
         found = {}
         for name in names:
             made = self.columns[name].batch(kept[name], name, self.multiple)
-            # Two columns of text: their keys are told apart by the columns' names.
+            # The column's name distinguishes the keys of a second text column.
             found |= {(f"{name}_{key}" if key in found else key): value for key, value in made.items()}
         return found

@@ -1,4 +1,4 @@
-"""The part of each batch that one process of several trains on."""
+"""The share of each batch that one of several processes trains on."""
 
 from typing import Any
 
@@ -14,18 +14,20 @@ _MARK = "is_own_part"
 def part_of_batches(dataset: Any, count: int, index: int) -> Any:
     """Returns the rows of each batch that belong to one of several processes, which all read the same batches.
 
-    All parts of a batch are padded alike, and are the batch, one after another.
+    All parts of a batch have the same padded length; concatenated, they are the batch. `fit` of task models calls this
+    under a `keras.distribution` of several processes.
 
     Args:
-        dataset: `tf.data.Dataset` of batches, structures of tensors `(batch, ...)`; every batch has a multiple of
-            `count` rows.
-        count: int. How many processes there are.
-        index: int from 0 to `count - 1`.
+        dataset: `tf.data.Dataset` of batches, structures of tensors `(batch, ...)`; the number of rows of every batch
+            must be a multiple of `count`.
+        count: int. The number of processes.
+        index: int from 0 to `count - 1`. The index of this process.
 
     Returns:
-        A `tf.data.Dataset`. Running it raises where a batch cannot be shared evenly.
+        A `tf.data.Dataset`. Iterating over it raises `tf.errors.InvalidArgumentError` if a batch cannot be divided
+        evenly.
 
-    `fit` of task models does this by itself under a `keras.distribution` of several processes.
+    Example:
 
     >>> batches = tf.data.Dataset.range(6).batch(4, drop_remainder=True)
     >>> [part.tolist() for part in part_of_batches(batches, 2, 1).as_numpy_iterator()]
@@ -51,21 +53,21 @@ def part_of_batches(dataset: Any, count: int, index: int) -> Any:
 
 
 def as_part(dataset: Any) -> Any:
-    """Marks batches as this process's own part already, where each process reads rows of its own.
+    """Marks batches as this process's own part, if each process reads its own rows.
 
-    By default every process reads all rows, and `fit` gives it its part: cheap for rows in memory, but the work of all
-    for rows that are read and tokenized anew in each epoch. With this each process reads its own files. Then the
-    batches of all processes, one after another, are the batch of a step; all need as many batches, of as many rows, and
-    one padded length.
+    By default every process reads all rows, and `fit` selects its part: cheap for rows in memory, but it multiplies the
+    work for rows that are read and tokenized again in each epoch. With this function each process reads its own files.
+    The batches of all processes, concatenated, are then the batch of a step, so all processes need the same number of
+    batches, of the same number of rows, with the same padded length.
 
     Args:
-        dataset: `tf.data.Dataset` of batches, such as `data.batches` makes; it is marked, and not copied.
+        dataset: `tf.data.Dataset` of batches, such as `data.batches` returns; it is marked, not copied.
 
     Returns:
         `dataset`.
 
     Raises:
-        ValueError: for `data.Batches` whose length is that of their longest row, which differs between processes.
+        ValueError: for `data.Batches` that are padded to their longest row, which differs between processes.
 
     Example:
 
@@ -86,5 +88,18 @@ def as_part(dataset: Any) -> Any:
 
 
 def is_part(dataset: Any) -> bool:
-    """Whether `as_part` has marked a dataset."""
+    """Returns whether `as_part` has marked a dataset.
+
+    Args:
+        dataset: `tf.data.Dataset` of batches.
+
+    Returns:
+        A bool.
+
+    Example:
+
+    >>> batches = tf.data.Dataset.range(6).batch(2)
+    >>> is_part(batches), is_part(as_part(batches))
+    (False, True)
+    """
     return getattr(dataset, _MARK, False)

@@ -1,4 +1,4 @@
-"""From rows of lists to a dataset: queries, their documents, and a grade or score for each."""
+"""A dataset from rows of lists: queries, their documents, and a grade or score for each document."""
 
 import math
 import warnings
@@ -17,7 +17,7 @@ from tfxfer.data._rows import Faults, Rows, shown
 SAMPLINGS = ("graded", "first", "random")
 _LISTS = (list, tuple, np.ndarray)
 _TOLD = {
-    "graded": "those of the lowest grades, the last ones first",
+    "graded": "those with the lowest grades, last ones first",
     "first": "the last ones",
     "random": "drawn at random",
 }
@@ -39,34 +39,35 @@ def rankings(
 ) -> Examples:
     """Makes a dataset of queries with lists of documents, and a number for each document.
 
-    Rows of lists come from JSONL (`{"query": ..., "documents": [...], "grades": [...]}`) by `data.read`; from flat
-    files by `group_rows`; from judgements by `lists_from_judgements`; from mined negatives by `lists_from_negatives`.
+    Rows of lists come from JSONL (`{"query": ..., "documents": [...], "grades": [...]}`) through `data.read`; from flat
+    files through `group_rows`; from judgements through `lists_from_judgements`; from mined negatives through
+    `lists_from_negatives`.
 
     Args:
-        rows: `Rows` or what `Rows.from_any` takes.
+        rows: `Rows` or anything that `Rows.from_any` accepts.
         query: name of the column of queries.
         documents: name of the column of lists of documents.
-        target: name of the column of lists of numbers, one for each document: grades (larger is better, 0 for what is
-            not relevant), or a teacher's scores. Defaults to `"grades"`, unless there are `targets`.
-        targets: optional list with such a list or array for each row, instead of `target`: what
-            `search.teacher_scores` gives.
-        max_documents: int. The most documents of a row. What is left out of longer lists `sampling` says; a warning
-            counts it. By default lists stay as they are.
-        sampling: which documents of longer lists stay, in their order: `"graded"`, by default, those of the highest
-            numbers, and of equal ones the first; `"first"`, the first ones; or `"random"`.
-        random_negatives: int >= 0. Documents of other rows that each list gets at its end, with the grade 0, drawn at
-            random without those of any row of the same query. They count for `max_documents`.
-        corpus: list of strings that they are drawn from. Defaults to the documents of all rows.
-        seed: int >= 0, for what is drawn at random. Defaults to 0, so that the rows are the same each time.
-        on_error: `"raise"` or `"skip"` (leaves out broken rows, warns once, counts them in the dataset's `skipped`).
+        target: name of the column of lists of numbers, one for each document: grades (larger is better, 0 is not
+            relevant), or a teacher's scores. Defaults to `"grades"`, unless `targets` are given.
+        targets: optional list with a list or array of numbers for each row, instead of `target`, as returned by
+            `search.teacher_scores`.
+        max_documents: int. The maximum number of documents in a row. `sampling` selects which documents of longer lists
+            to keep; a warning counts the dropped ones. By default lists are not shortened.
+        sampling: the documents of longer lists to keep, in their order: `"graded"`, the default, those with the highest
+            numbers, and among equal ones the first; `"first"`, the first ones; or `"random"`.
+        random_negatives: int >= 0. Documents of other rows to append to each list, with the grade 0, drawn at random;
+            documents of any row of the same query are excluded. They count toward `max_documents`.
+        corpus: list of strings to draw them from. Defaults to the documents of all rows.
+        seed: int >= 0, for random choices. Defaults to 0, so that the rows are the same each time.
+        on_error: `"raise"` or `"skip"` (skips broken rows, warns once, and counts them in the dataset's `skipped`).
 
     Returns:
         Finite `tf.data.Dataset` (`Examples`) of ((query, documents), numbers), in the order of the rows: a string
         scalar, strings `(documents,)`, float32 `(documents,)`.
 
     Raises:
-        ValueError: for a column that is not there, a query that is no text, an empty list, a document that is no text,
-            another number of targets than of documents, or one that is no finite number; it names file and line.
+        ValueError: if a column does not exist, a query or document is not text, a list is empty, or the targets of a
+            row differ in number from its documents or are not finite numbers; the message names file and line.
 
     Example:
 
@@ -86,10 +87,10 @@ def rankings(
     _check.integer("random_negatives", random_negatives, minimum=0)
     rng = np.random.default_rng(0 if seed is None else _check.integer("seed", seed, minimum=0))
     if target is not None and targets is not None:
-        raise _check.invalid("targets", "None with `target`", targets, "Targets come from a column or from a list.")
+        raise _check.invalid("targets", "None with `target`", targets, "Pass a column or a list.")
     if targets is not None:
         if random_negatives:
-            remedy = "Add them to the rows before the teacher scores these."
+            remedy = "Add them to the rows before scoring these with the teacher."
             raise _check.invalid("random_negatives", "0 with `targets`", random_negatives, remedy)
         if isinstance(targets, (str, bytes)) or not hasattr(targets, "__len__") or len(targets) != len(rows):
             count = len(targets) if hasattr(targets, "__len__") else targets
@@ -128,16 +129,16 @@ def rankings(
 
 
 def _row(rows, i, documents, target, texts, values, faults):
-    """(texts, numbers) of one row; `None` for a broken one, the fault noted."""
+    """(texts, numbers) of one row; `None` if it is broken (the error is recorded)."""
     texts = document_list(rows, i, documents, texts, faults)
     return None if texts is None else numbers_of(rows, i, target, texts, values, faults)
 
 
 def document_list(rows, i, column, texts, faults):
-    """The documents of a row as a list; `None` for what is none, the fault noted."""
-    place, remedy = rows.place(i), "Mend the row, leave it out, or pass `on_error='skip'`."
+    """The documents of a row as a list; `None` if they are invalid (the error is recorded)."""
+    place, remedy = rows.place(i), "Fix the row, drop it, or pass `on_error='skip'`."
     if not isinstance(texts, _LISTS):
-        remedy = "A file with a document in each line: `data.group_rows`. Single documents: `data.pairs`."
+        remedy = "For a file with one document per line: `data.group_rows`. For single documents: `data.pairs`."
         return faults.add(place, column, "not a list of documents", f": {shown(texts)}", remedy)
     texts = list(texts)
     if not texts:
@@ -147,19 +148,19 @@ def document_list(rows, i, column, texts, faults):
             _check.text(column, text, i)
         except ValueError:
             detail = f": {shown(text)}, at index {k}"
-            return faults.add(place, column, "a document that is no text", detail, remedy)
+            return faults.add(place, column, "a document that is not text", detail, remedy)
     return [text.decode() if isinstance(text, bytes) else text for text in texts]
 
 
 def numbers_of(rows, i, column, texts, values, faults):
-    """(texts, numbers) of a row; `None` for numbers that are none, the fault noted."""
-    place, remedy = rows.place(i), "Mend the row, leave it out, or pass `on_error='skip'`."
+    """(texts, numbers) of a row; `None` if the numbers are invalid (the error is recorded)."""
+    place, remedy = rows.place(i), "Fix the row, drop it, or pass `on_error='skip'`."
     if not isinstance(values, _LISTS):
         return faults.add(place, column, "not a list of numbers", f": {shown(values)}", remedy)
     values = list(values)
     if len(values) != len(texts):
         detail = f": {len(values)} for {len(texts)}"
-        return faults.add(place, column, "another number of numbers than of documents", detail, remedy)
+        return faults.add(place, column, "numbers and documents that differ in count", detail, remedy)
     numbers = []
     for k, value in enumerate(values):
         try:
@@ -168,13 +169,13 @@ def numbers_of(rows, i, column, texts, values, faults):
             number = math.nan
         if not math.isfinite(number):
             detail = f": {shown(value)}, at index {k}"
-            return faults.add(place, column, "what is no finite number", detail, remedy)
+            return faults.add(place, column, "a value that is not a finite number", detail, remedy)
         numbers.append(number)
     return texts, np.array(numbers)
 
 
 def _cut(lists, most, sampling, rng):
-    """Lists of at most so many documents; warns of what is left out."""
+    """Shortens lists to at most `most` documents; warns about the dropped ones."""
     found, left_out = [], []
     for texts, numbers in lists:
         if len(texts) > most:
@@ -196,7 +197,7 @@ def _cut(lists, most, sampling, rng):
 
 
 def _with_negatives(queries, lists, count, corpus, rng):
-    """Lists with documents of other rows at their ends."""
+    """Appends documents of other rows to the lists."""
     given = [text for texts, _ in lists for text in texts] if corpus is None else _corpus(corpus)
     pool = list(dict.fromkeys(given))
     own: dict[str, set] = {}
@@ -204,7 +205,7 @@ def _with_negatives(queries, lists, count, corpus, rng):
         own.setdefault(query, set()).update(texts)
     found = []
     for query, (texts, numbers) in zip(queries, lists, strict=True):
-        # A permutation of the pool, as far as it takes to find enough: large pools are not permuted as a whole.
+        # Permutes the pool only until enough documents are found, because it may be large.
         drawn: dict[str, None] = {}
         draws = min(len(pool), 2 * count + len(own[query]))
         for k in rng.choice(len(pool), draws, replace=False, shuffle=True):

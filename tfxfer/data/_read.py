@@ -22,9 +22,9 @@ FORMATS = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
-# What else parts the fields of a CSV file: semicolons, where the decimal sign is a comma.
+# Other delimiters of CSV files: semicolons, if the decimal separator is a comma.
 _OTHER_DELIMITERS = ";\t|"
-# How many records are looked at to find the delimiter.
+# The number of records to inspect for the delimiter.
 _SAMPLE = 20
 
 
@@ -41,42 +41,42 @@ def read(
 ) -> Rows:
     """Reads rows of text from TSV, CSV, JSON, JSON Lines or Parquet files.
 
-    The whole file is held in memory. TSV and CSV follow Python's `csv` with normal quoting: a quoted field may hold
-    delimiters and line breaks, and `""` in it is one quote; all their values are strings, empty ones included. Empty
-    lines at the end of a file are ignored; anywhere else they are broken rows.
+    The whole file is read into memory. TSV and CSV follow Python's `csv` with normal quoting: a quoted field may
+    contain delimiters and line breaks, and `""` in it is one quote. All their values are strings, including empty ones.
+    Empty lines at the end of a file are ignored; elsewhere they are broken rows.
 
-    A first column without a name, the index that `frame.to_csv` writes, is called `index`, or `level_0` where there is
-    an `index`, as by `frame.reset_index()`. A CSV file whose header has a single field by commas is read with the `;`,
-    tab or `|` that parts its lines, or with the one that a first line such as `sep=;` names.
+    A first column without a name, the index that `frame.to_csv` writes, is named `index`, or `level_0` if `index`
+    exists, as in `frame.reset_index()`. If the header of a CSV file has a single field when split at commas, the file
+    is split at the `;`, tab or `|` that separates its fields, or at the one named in a first line such as `sep=;`.
 
-    A `.json` file is an array of objects, an object of columns (lists of one length, or what `frame.to_json` writes by
-    default), or an object on each line, as in `.jsonl`.
+    A `.json` file contains an array of objects, an object of columns (lists of equal length, or the default output of
+    `frame.to_json`), or an object per line, as in `.jsonl`.
 
     Args:
-        path: a path or URL, or a list of them whose rows are put one after another. URLs such as `gs://bucket/a.csv`,
-            `s3://`, `hf://` or `https://` go through fsspec, where it has the package that the scheme needs (`gcsfs`,
-            `s3fs`, ...), or through `tf.io.gfile`. A file whose name ends in `.gz`, `.bz2`, `.xz` or `.zip` (with one
-            file in it) is unpacked.
-        format: `"tsv"`, `"csv"`, `"json"`, `"jsonl"` or `"parquet"`. By default the ending of the file's name tells.
-        columns: optional list of names: the columns to keep, in this order. All by default.
+        path: a path or URL, or a list of them whose rows are concatenated. URLs such as `gs://bucket/a.csv`, `s3://`,
+            `hf://` or `https://` are read through fsspec, if the package for the scheme is installed (`gcsfs`, `s3fs`,
+            ...), or through `tf.io.gfile`. Files whose names end in `.gz`, `.bz2`, `.xz` or `.zip` (with a single file
+            in it) are decompressed.
+        format: `"tsv"`, `"csv"`, `"json"`, `"jsonl"` or `"parquet"`. By default inferred from the file's extension.
+        columns: optional list of names: the columns to keep, in this order. Defaults to all.
         header: optional list of names for a TSV or CSV file without a header line.
-        delimiter: optional string of one character that parts the fields of TSV or CSV. Defaults to a tab, or to what a
-            CSV file uses.
-        quoting: bool. `False` for TSV or CSV files in which a `"` is a character like any other.
-        encoding: string. How text files are encoded. A byte order mark at the start is dropped; that of UTF-16 or
-            UTF-32 tells the encoding, unless another one than UTF-8 is given.
-        on_error: `"raise"`: the first broken row raises. `"skip"`: broken rows are left out and counted by reason
-            in `Rows.skipped`, with one warning at the end.
+        delimiter: optional string of one character that separates the fields of TSV or CSV. Defaults to a tab for TSV,
+            and is detected for CSV.
+        quoting: bool. `False` for TSV or CSV files in which `"` is an ordinary character.
+        encoding: string. The encoding of text files. A byte order mark at the start is dropped; one of UTF-16 or UTF-32
+            sets the encoding, unless an encoding other than UTF-8 is given.
+        on_error: `"raise"`: the first broken row raises. `"skip"`: broken rows are skipped and counted by reason in
+            `Rows.skipped`, with one warning at the end.
 
     Returns:
         `Rows`.
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ImportError: if Parquet is wanted and pyarrow is missing, or a URL needs a package that is missing.
-        ValueError: if the file is empty or has no row, no proper header, not the columns wanted, or a broken row (too
-            many or few fields, a quote that does not end, bad JSON, a line that is no object, bytes that are no
-            text); it names file, line, column and what to do.
+        ImportError: if Parquet is requested without pyarrow, or a URL needs a package that is not installed.
+        ValueError: if the file is empty or has no rows, an invalid header, not the requested columns, or a broken row
+            (too many or few fields, an unclosed quote, bad JSON, a line that is not an object, bytes that are not
+            text); the message names file, line, column and a remedy.
 
     Example:
 
@@ -97,7 +97,7 @@ def read(
     file = File(path)
     content = None
     if format is None and file.packing == ".zip" and not _suffix(file.name):
-        content = file.read()  # the name of the file in it tells the format
+        content = file.read()  # the name of the file inside determines the format
     kind = _format(file, format)
     columns, header = names("columns", columns), names("header", header)
     if kind in ("json", "jsonl", "parquet"):
@@ -134,7 +134,7 @@ def _format(file, format):
     found = FORMATS.get(_suffix(file.name))
     if found is None:
         expected = f"a name that ends in {', '.join(FORMATS)} (and {', '.join(PACKINGS)})"
-        raise _check.invalid("path", expected, str(file.place), "Or give `format`.")
+        raise _check.invalid("path", expected, str(file.place), "Or pass `format`.")
     return found
 
 
@@ -144,12 +144,12 @@ def names(argument, names):
     if isinstance(names, str) or not all(isinstance(name, str) and name for name in names) or not names:
         raise _check.invalid(argument, "a list of names or None", names)
     if len(set(names)) < len(names):
-        raise _check.invalid(argument, "names that differ from each other", names)
+        raise _check.invalid(argument, "distinct names", names)
     return list(names)
 
 
 def _select(rows, columns):
-    """The columns wanted, in the order wanted."""
+    """The requested columns, in the requested order."""
     if columns is None:
         return rows
     rows._columns = {name: rows[name] for name in columns}
@@ -157,7 +157,7 @@ def _select(rows, columns):
 
 
 def find_delimiter(lines, start, kind, header, quoting):
-    """Returns what parts the fields: what the format has, unless a CSV file's first record is one field by commas."""
+    """Returns the delimiter: the format's, unless the first record of a CSV file has no comma."""
     usual = {"tsv": "\t", "csv": ","}[kind]
     if kind == "tsv" or (header is not None and len(header) == 1):
         return usual
@@ -165,7 +165,7 @@ def find_delimiter(lines, start, kind, header, quoting):
     def fits(delimiter):
         counts = _counts(lines, start, delimiter, quoting) or [0]
         width = counts[0] if header is None else len(header)
-        # One broken row among those looked at must not hide what parts the others.
+        # One broken row among the inspected ones must not hide the delimiter of the others.
         return width > 1 and counts.count(width) > len(counts) / 2
 
     is_usual = fits(usual) if header is not None else (_counts(lines, start, usual, quoting) or [0])[0] != 1
@@ -173,7 +173,7 @@ def find_delimiter(lines, start, kind, header, quoting):
 
 
 def _counts(lines, start, delimiter, quoting):
-    """How many fields the first records have; 0 for one that csv cannot read, which ends the list."""
+    """The number of fields of the first records; 0 for one that csv cannot read, which ends the list."""
     counts = []
     reader = csv.reader(iter(lines[start:]), delimiter=delimiter, quoting=quotes(quoting), strict=True)
     try:
@@ -191,10 +191,10 @@ def quotes(quoting):
 
 
 def _read_separated(path, lines, kind, header, delimiter, quoting, faults):
-    """TSV and CSV: a dict of columns, and the line that each row begins in."""
+    """Reads TSV and CSV: a dict of columns, and the line in which each row starts."""
     start = 0
     said = re.fullmatch(r"sep=(.)[\r\n]*", lines[0])
-    if said and kind == "csv" and delimiter in (None, said[1]) and len(lines) > 1:  # for Excel, which writes it too
+    if said and kind == "csv" and delimiter in (None, said[1]) and len(lines) > 1:  # a line for Excel
         start, delimiter = 1, said[1]
     if delimiter is None:
         delimiter = find_delimiter(lines, start, kind, header, quoting)
@@ -210,16 +210,16 @@ def _read_separated(path, lines, kind, header, delimiter, quoting, faults):
     for line, fields in records:
         place = f"{path}, line {line}"
         if len(fields) != len(header):
-            remedy = f"Mend the line, check the delimiter ({delimiter!r}), or pass `on_error='skip'`."
+            remedy = f"Fix the line, check the delimiter ({delimiter!r}), or pass `on_error='skip'`."
             reason = "an empty line" if not fields else "wrong number of fields"
             detail = "" if not fields else f": {len(fields)} instead of {len(header)} ({', '.join(header)})"
             if len(fields) > len(header):
-                detail += f", the first too many being {shown(fields[len(header)])}"
+                detail += f", the first extra one is {shown(fields[len(header)])}"
             elif fields:
-                detail += f", {header[len(fields)]!r} being the first that is missing"
+                detail += f", {header[len(fields)]!r} is the first missing one"
             faults.add(place, None, reason, detail, remedy)
         elif has_index and not fields[0]:
-            check_header(f"{path}, line {start + 1}", ["", *header[1:]])  # no index: what is it a column of?
+            check_header(f"{path}, line {start + 1}", ["", *header[1:]])  # not an index, so the column needs a name
         elif not has_bad_text(place, header, fields, faults):
             rows.append(fields)
             numbers.append(line)
@@ -228,7 +228,7 @@ def _read_separated(path, lines, kind, header, delimiter, quoting, faults):
 
 
 def index_name(others):
-    """What pandas calls an index without a name where it becomes a column."""
+    """The name that pandas gives to an unnamed index that becomes a column."""
     return "index" if "index" not in others else "level_0"
 
 
@@ -237,7 +237,7 @@ def check_header(place, header):
     if not header or not all(header):
         problem = "a column without a name"
     elif repeated:
-        problem = f"column {repeated[0]!r} stands there twice"
+        problem = f"column {repeated[0]!r} appears twice"
     elif any(map(is_bad, header)):
         problem = BAD_TEXT
     else:
@@ -247,7 +247,7 @@ def check_header(place, header):
 
 
 def _records(path, lines, start, delimiter, quoting, faults, has_header):
-    """Yields (line, fields). A record that csv cannot read is reported, and reading goes on in the line after."""
+    """Yields (line, fields). A record that csv cannot read is reported, and reading continues on the next line."""
     options = {"delimiter": delimiter, "quoting": quotes(quoting), "strict": True}
     first = start
     limit = csv.field_size_limit(2**31 - 1)
@@ -262,7 +262,7 @@ def _records(path, lines, start, delimiter, quoting, faults, has_header):
                 return
             except csv.Error as error:
                 place, remedy = f"{path}, line {end + 1}", "Double the quotes inside the field"
-                remedy += " or pass `quoting=False` if a quote is a character like any other in this file."
+                remedy += " or pass `quoting=False` if a quote is an ordinary character in this file."
                 if has_header and end == first:
                     raise fault(place, None, f"a header that csv cannot read ({error})", remedy) from error
                 faults.add(place, None, "broken quotes", f" ({error})", remedy)

@@ -1,4 +1,4 @@
-"""Epochs that are taken up in their middle, and what batches are made of."""
+"""Epochs that resume in the middle, and hashes of the rows of batches."""
 
 import hashlib
 
@@ -9,19 +9,19 @@ from tfxfer.data._graph import as_it_is
 
 
 class Remainder:
-    """Batches whose next epoch may begin in its middle, without what is left out being made.
+    """Batches whose next epoch may resume in the middle, without computing the skipped batches.
 
-    In place of each batch that is left out comes the first one that is not, so that who counts batches counts right;
-    it is for its consumer to pass over these.
+    Each skipped batch is replaced by the first one that is not skipped, so that counts of batches stay correct; the
+    consumer must ignore the replacements.
 
     Args:
         batches: `Batches`.
-        epoch: int. The number of the epoch that is taken up.
-        batch: int. How many of its batches are left out.
+        epoch: int. The number of the epoch to resume.
+        batch: int. The number of its batches to skip.
 
     Attributes:
-        dataset: `tf.data.Dataset`. Gives the epoch that is taken up when it is next iterated over after `arm`, and
-            otherwise what `batches` give.
+        dataset: `tf.data.Dataset`. Yields the resumed epoch in its first iteration after `arm`, and otherwise the
+            epochs of `batches`.
     """
 
     def __init__(self, batches, epoch, batch):
@@ -42,7 +42,7 @@ class Remainder:
         self.dataset = dataset  # both parts are prefetched
 
     def arm(self):
-        """Has the next iteration give the epoch that is taken up."""
+        """Makes the next iteration yield the resumed epoch."""
         self._is_armed = True
 
     def _counts(self):
@@ -55,13 +55,13 @@ class Remainder:
 
 
 def digest(batches):
-    """Returns a hash of the rows of `Batches` whose ids are kept, targets and weights with them, in hexadecimal.
+    """Returns a hexadecimal hash of the rows of `Batches` with cached ids, including targets and weights.
 
     Args:
         batches: `Batches`, or anything else.
 
     Returns:
-        A string; `None` where not all rows are kept.
+        A string; `None` if not all rows are cached.
     """
     source = getattr(batches, "_source", None)
     sources = getattr(source, "_sources", [source])

@@ -1,4 +1,4 @@
-"""Files of retrieval: BEIR's folders, and the judgements and runs of TREC."""
+"""Retrieval files: BEIR's directories, and the judgements and runs of TREC."""
 
 import collections.abc
 import math
@@ -11,22 +11,22 @@ from tfxfer.data._files import BAD_TEXT, END, PACKINGS, File, is_bad, lines, tex
 from tfxfer.data._read import read
 from tfxfer.data._rows import Rows, fault, shown
 
-# What the columns of judgements are called where a file names them.
+# The names of the columns of judgements in files with a header.
 _QUERY = ("query-id", "query_id", "qid")
 _DOCUMENT = ("corpus-id", "corpus_id", "doc_id", "docid", "pid")
 _GRADE = ("score", "relevance", "rel", "grade", "label")
-_JUDGEMENTS = "query, document and grade in each line (BEIR), or query, 0, document and grade (TREC)"
-_RUN = "query, Q0, document, rank, score and the name of the run in each line"
+_JUDGEMENTS = "query, document and grade on each line (BEIR), or query, 0, document and grade (TREC)"
+_RUN = "query, Q0, document, rank, score and the name of the run on each line"
 
 
 class RetrievalTask(NamedTuple):
-    """A search to score: what `read_beir` returns, in the order in which `evaluation.retrieval` takes it.
+    """A retrieval task: what `read_beir` returns, in the order of the arguments of `evaluation.retrieval`.
 
     Args:
         queries: dict of query id to text.
         corpus: dict of document id to text.
-        relevant: dict of query id to a dict of document id to grade. Grades of 0 and below are judged, and not
-            relevant; what has no grade is not judged.
+        relevant: dict of query id to a dict of document id to grade. Grades of 0 and below are judged and not relevant;
+            documents without a grade are not judged.
     """
 
     queries: dict[str, str]
@@ -41,33 +41,33 @@ def read_beir(
     title: str | None = " ",
     missing: Literal["raise", "keep"] = "raise",
 ) -> RetrievalTask:
-    r"""Reads a folder in BEIR's layout: a corpus, queries, and which documents are relevant to which query.
+    r"""Reads a directory in BEIR's layout: a corpus, queries, and which documents are relevant to which query.
 
-    | file | holds |
+    | file | content |
     |---|---|
-    | `corpus.jsonl` | an object a document: `_id`, `text` and optionally `title` |
-    | `queries.jsonl` | an object a query: `_id` and `text` |
-    | `qrels/<split>.tsv` | a header, then query id, document id and grade in each line; see `read_qrels` |
+    | `corpus.jsonl` | an object per document: `_id`, `text` and optionally `title` |
+    | `queries.jsonl` | an object per query: `_id` and `text` |
+    | `qrels/<split>.tsv` | a header, then query id, document id and grade on each line; see `read_qrels` |
 
-    Each may be packed (`corpus.jsonl.gz`) or in Parquet: `corpus.parquet`, or folders as the Hugging Face hub has them,
-    `corpus/*.parquet`, `queries/*.parquet` and `qrels/<split>-*.parquet`. Judgements without grades, as NanoBEIR's, are
-    of grade 1.
+    Each may be compressed (`corpus.jsonl.gz`) or in Parquet: `corpus.parquet`, or directories as on the Hugging Face
+    Hub, `corpus/*.parquet`, `queries/*.parquet` and `qrels/<split>-*.parquet`. Judgements without grades, as in
+    NanoBEIR, have grade 1.
 
     Args:
-        folder: path of the folder.
-        split: string. Whose judgements are read. Queries that they do not name are left out, as they belong to other
-            splits.
-        title: string between a document's title and its text, a space as in BEIR. `None` leaves titles out.
+        folder: path of the directory.
+        split: string. The split whose judgements are read. Queries that it does not name are skipped, because they
+            belong to other splits.
+        title: string between a document's title and its text, a space as in BEIR. `None` omits titles.
         missing: `"raise"` for a judged document that the corpus lacks, or `"keep"`: its judgement is kept, and counts
-            as a document that no search can find, as it does in BEIR.
+            as a document that no search can find, as in BEIR.
 
     Returns:
-        `RetrievalTask(queries, corpus, relevant)`, queries in the order of their file.
+        `RetrievalTask(queries, corpus, relevant)`, with the queries in the order of their file.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: for two files of one role, an id that is there twice, a text that is none, a judged query or (by
-            default) document that is not there, and as `read`; it names file and line.
+        ValueError: if a file exists in two forms, an id appears twice, a text is missing or not a string, or a judged
+            query or (by default) document does not exist, and as `read`; the message names file and line.
 
     Example:
 
@@ -113,16 +113,14 @@ def read_beir(
         for query, grades in relevant.items():
             absent = next((document for document in grades if document not in corpus), None)
             if absent is not None:
-                remedy = (
-                    f"Query {query!r} has a judgement of {absent!r}, which is not there. Add the document, or give "
-                )
-                remedy += "`missing='keep'` to count it as one that no search can find."
+                remedy = f"Query {query!r} has a judgement of {absent!r}, which is missing. Add the document, or pass "
+                remedy += "`missing='keep'` to count it as a document that no search can find."
                 raise _check.invalid("folder", "judgements of documents of the corpus", str(folder), remedy)
     return RetrievalTask({one: query for one, query in every.items() if one in relevant}, corpus, relevant)
 
 
 def _found(folder, name, ending=(".jsonl", ".json", ".parquet"), several=None):
-    """Returns the file of a role in a folder, or the parts of it, as a list of paths."""
+    """Returns the file of a role in a directory, or its parts, as a list of paths."""
     candidates = [folder / f"{name}{suffix}{packing}" for suffix in ending for packing in ("", *PACKINGS)]
     files = [path for path in candidates if path.is_file()]
     parts = sorted(folder.glob(several) if several else (folder / name).glob("*.parquet"))
@@ -132,8 +130,8 @@ def _found(folder, name, ending=(".jsonl", ".json", ".parquet"), several=None):
         )
     if not files and not parts:
         others = sorted(path.name.split(".")[0] for path in folder.glob("*.tsv*")) if several else []
-        remedy = f" The splits there are {', '.join(map(repr, others))}." if others else ""
-        raise FileNotFoundError(f"{candidates[0]}: no such file, nor in another form.{remedy}")
+        remedy = f" The available splits are {', '.join(map(repr, others))}." if others else ""
+        raise FileNotFoundError(f"{candidates[0]}: no such file, in any of the forms.{remedy}")
     return files or parts
 
 
@@ -143,40 +141,39 @@ def _read_all(paths):
 
 
 def _texts(rows, title):
-    """Returns a dict of id to text; a title is put before its text, if wanted."""
+    """Returns a dict of id to text; the title comes before the text, if requested."""
     ids = rows["_id" if "_id" in rows.columns or "id" not in rows.columns else "id"]
     titles = rows["title"] if title is not None and "title" in rows.columns else [None] * len(rows)
     found: dict[str, str] = {}
     for row, (one, heading, body) in enumerate(zip(ids, titles, rows["text"], strict=True)):
         if isinstance(one, bool) or not isinstance(one, (str, int)) or one == "":
-            raise fault(rows.place(row), "_id", f"no id but {shown(one)}", "An id is a string or an int.")
+            raise fault(rows.place(row), "_id", f"an invalid id, {shown(one)}", "An id is a string or an int.")
         for column, value in (("text", body), ("title", heading)):
             if not isinstance(value, str) and not (column == "title" and value is None):
-                raise fault(rows.place(row), column, f"no text but {shown(value)}", 'Fill it in: `""` is a text.')
+                raise fault(rows.place(row), column, f"an invalid text, {shown(value)}", 'Fill it in: `""` is a text.')
         if str(one) in found:
-            raise fault(rows.place(row), "_id", f"id {str(one)!r} is there twice", "Ids tell texts apart.")
+            raise fault(rows.place(row), "_id", f"id {str(one)!r} appears twice", "Ids must be unique.")
         found[str(one)] = f"{heading}{title}{body}".strip() if heading else body
     return found
 
 
 def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int | float]]:
-    r"""Reads judgements of relevance, in BEIR's form or in TREC's.
+    r"""Reads relevance judgements in BEIR's or TREC's format.
 
-    BEIR's has tabs, and a header: `query-id`, `corpus-id` and optionally `score` (1 where there is none). TREC's has
-    no header, and tabs or spaces: query, a number that nobody reads, document, grade. Three columns without a header
-    are read as BEIR's.
+    BEIR's has tabs and a header: `query-id`, `corpus-id` and optionally `score` (1 if missing). TREC's has no header,
+    and tabs or spaces: query, an ignored number, document, grade. Three columns without a header are read as in BEIR.
 
     Args:
-        path: a path or URL; packed files as `read` takes them, and Parquet with the columns of BEIR's.
+        path: a path or URL; compressed files as in `read`, and Parquet with the columns of BEIR.
 
     Returns:
         A dict of query id to a dict of document id to grade, in the order of the file. Ids are strings. A whole grade
-        is an int; negative ones, as TREC has them for spam, are kept.
+        is an int; negative ones, which TREC uses for spam, are kept.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for an empty file, a line of other columns, a grade that is no number, or two different grades of
-            one document; it names file and line.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is empty, a line has other columns, a grade is not a number, or a document has two
+            different grades; the message names file and line.
 
     Example:
 
@@ -205,27 +202,27 @@ def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int | float]
     elif len(first) == 4:
         picked = (0, 2, 3)
     elif len(first) != 3:
-        raise fault(place, None, f"{len(first)} columns: {shown(' '.join(first))}", f"Expected is {_JUDGEMENTS}.")
+        raise fault(place, None, f"{len(first)} columns: {shown(' '.join(first))}", f"Expected {_JUDGEMENTS}.")
     elif all(len(fields) == 3 and fields[1] in ("0", "Q0") for _, fields in records) and len(records) > 1:
         problem = "three columns, of which the second is always 0"
-        remedy = "Are these documents called 0, or is the grade missing? Write a header line (query-id, corpus-id, "
+        remedy = "Are these documents named 0, or is the grade missing? Write a header line (query-id, corpus-id, "
         raise fault(place, None, problem, remedy + "score) in the first case, or four columns in the second.")
     if not records:
         raise fault(file.place, None, "no judgements", END)
     for place, fields in records:
         if len(fields) != len(first):
             problem = f"{len(fields)} columns instead of {len(first)}: {shown(' '.join(fields))}"
-            raise fault(place, None, problem, f"Expected is {_JUDGEMENTS}.")
+            raise fault(place, None, problem, f"Expected {_JUDGEMENTS}.")
         query, document, *grade = (fields[i] for i in picked)
         _note(relevant, query, document, _grade(grade[0], place) if grade else 1, place)
     return relevant
 
 
 def _named(place, header):
-    """Returns the names of query, document and, if there is one, grade in a header."""
+    """Returns the names of the columns of query, document and, if present, grade in a header."""
     found = [next((name for name in header if name.lower() in known), None) for known in (_QUERY, _DOCUMENT, _GRADE)]
     if found[0] is None or found[1] is None or (len(header) > 2 and found[2] is None):
-        remedy = f"Expected are {_QUERY[0]}, {_DOCUMENT[0]} and {_GRADE[0]}, or lines of {_JUDGEMENTS}."
+        remedy = f"Expected {_QUERY[0]}, {_DOCUMENT[0]} and {_GRADE[0]}, or lines of {_JUDGEMENTS}."
         raise fault(place, None, f"columns {', '.join(map(shown, header))}", remedy)
     return [name for name in found if name is not None]
 
@@ -240,12 +237,12 @@ def _note(relevant, query, document, grade, place):
 def _grade(value, place):
     grade = _number(value)
     if grade is None:
-        raise fault(place, None, f"a grade that is no number: {shown(value)}", f"Expected is {_JUDGEMENTS}.")
+        raise fault(place, None, f"a grade that is not a number: {shown(value)}", f"Expected {_JUDGEMENTS}.")
     return int(grade) if grade == int(grade) else grade
 
 
 def _number(value):
-    """The finite number that a value stands for, or `None`."""
+    """The finite number that a value represents, or `None`."""
     if isinstance(value, bool) or value is None:
         return None
     try:
@@ -256,7 +253,7 @@ def _number(value):
 
 
 def _records(file):
-    """Returns place and fields of each line; fields are parted by tabs, or else by any run of spaces."""
+    """Returns the place and fields of each line, split at tabs, or else at any run of spaces."""
     found = lines(text(file.place, file.read(), "utf-8"))
     tabs = "\t" in found[0]
     records = []
@@ -264,10 +261,10 @@ def _records(file):
         place = f"{file.place}, line {number}"
         line = line.strip("\r\n")
         if is_bad(line):
-            raise fault(place, None, f"{BAD_TEXT}, in {shown(line)}", "Mend the line: the file should be UTF-8.")
+            raise fault(place, None, f"{BAD_TEXT}, in {shown(line)}", "Fix the line: the file should be UTF-8.")
         fields = [field.strip() for field in line.split("\t")] if tabs else line.split()
         if not all(fields) or not fields:
-            raise fault(place, None, f"an empty line or column: {shown(line)}", "Mend the line.")
+            raise fault(place, None, f"an empty line or column: {shown(line)}", "Fix the line.")
         records.append((place, fields))
     return records
 
@@ -275,21 +272,21 @@ def _records(file):
 def read_run(
     path: str | os.PathLike[str], *, order: Literal["score", "rank"] | None = None
 ) -> dict[str, dict[str, float]]:
-    r"""Reads what a search found, from a run file of TREC: query, `Q0`, document, rank, score, name of the run.
+    r"""Reads the results of a search from a TREC run file: query, `Q0`, document, rank, score, name of the run.
 
     Args:
-        path: a path or URL; packed files as `read` takes them.
-        order: what ranks the documents where score and rank of a line contradict each other, which is otherwise an
-            error: `"score"`, as trec_eval has it, or `"rank"`: the score is then the negated rank.
+        path: a path or URL; compressed files as in `read`.
+        order: what ranks the documents if the score and rank of a line contradict each other, which is an error by
+            default: `"score"`, as in trec_eval, or `"rank"`: the score is then the negated rank.
 
     Returns:
         A dict of query id to a dict of document id to score, for `evaluation.run_scores`. The documents of a query are
         in the order of their ranks.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for an empty file, a line of other columns, a rank or score that is no number, a document that is
-            there twice, or ranks that contradict the scores; it names file and line.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is empty, a line has other columns, a rank or score is not a number, a document appears
+            twice, or ranks contradict the scores; the message names file and line.
 
     Example:
 
@@ -304,11 +301,11 @@ def read_run(
     found: dict[str, list[tuple[float, float, str, str]]] = {}
     for place, fields in _records(file):
         if len(fields) != 6:
-            raise fault(place, None, f"{len(fields)} columns: {shown(' '.join(fields))}", f"Expected is {_RUN}.")
+            raise fault(place, None, f"{len(fields)} columns: {shown(' '.join(fields))}", f"Expected {_RUN}.")
         query, _, document, rank, score, _ = fields
         for what, value in (("rank", rank), ("score", score)):
             if _number(value) is None:
-                raise fault(place, None, f"a {what} that is no number: {shown(value)}", f"Expected is {_RUN}.")
+                raise fault(place, None, f"a {what} that is not a number: {shown(value)}", f"Expected {_RUN}.")
         found.setdefault(query, []).append((float(rank), float(score), document, place))
     run: dict[str, dict[str, float]] = {}
     for query, ranked in found.items():
@@ -316,29 +313,29 @@ def read_run(
         run[query] = {}
         for i, (rank, score, document, place) in enumerate(ranked):
             if document in run[query]:
-                raise fault(place, None, f"document {document!r} is there twice for query {query!r}")
+                raise fault(place, None, f"document {document!r} appears twice for query {query!r}")
             if order is None and i and score > ranked[i - 1][1] and rank > ranked[i - 1][0]:
                 problem = f"rank {rank:g} of query {query!r} has a higher score than rank {ranked[i - 1][0]:g}"
-                raise fault(place, None, problem, "Say which counts: `order='score'` or `order='rank'`.")
+                raise fault(place, None, problem, "Pass the one that counts: `order='score'` or `order='rank'`.")
             run[query][document] = -rank if order == "rank" else score
     return run
 
 
 def write_run(path: str | os.PathLike[str], run: Any, *, name: str = "tfxfer") -> None:
-    r"""Writes what a search found as a run file of TREC, which trec_eval, pytrec_eval and ranx read.
+    r"""Writes the results of a search as a TREC run file, which trec_eval, pytrec_eval and ranx read.
 
-    The best score has rank 1; of equal scores the one that comes first in `run`. (trec_eval reads no ranks: it puts
-    equal scores in the falling order of their ids.) Scores are written in full, so that `read_run` returns the same.
+    The best score has rank 1; equal scores are ranked in the order of `run`. (trec_eval ignores ranks: it sorts equal
+    scores by falling id.) Scores are written in full precision, so that `read_run` returns the same.
 
     Args:
-        path: path of the file. It replaces one that is there.
-        run: dict of query id to a dict of document id to score, larger is better. Ids are strings or ints. Such a file
-            cannot hold a query without documents: it is read back as one that is not answered.
+        path: path of the file. An existing file is replaced.
+        run: dict of query id to a dict of document id to score, larger is better. Ids are strings or ints. The format
+            cannot store a query without documents: it is missing when the file is read back.
         name: string. The name of the run, in the last column.
 
     Raises:
-        ValueError: for no queries, an id or a name that is empty or has white space in it, ids that are equal as
-            strings, or a score that is not finite.
+        ValueError: if there are no queries, an id or the name is empty or contains white space, ids are equal as
+            strings, or a score is not finite.
 
     Example:
 
@@ -352,10 +349,10 @@ def write_run(path: str | os.PathLike[str], run: Any, *, name: str = "tfxfer") -
     path = _disk.local_path("path", path, kind="file")
     run, written = check_run("run", run), []
     if len({str(query) for query in run}) < len(run):
-        raise _check.invalid("run", "ids of queries that differ as strings too", list(run))
+        raise _check.invalid("run", "ids of queries that differ as strings", list(run))
     for query, scores in run.items():
         if len({str(document) for document in scores}) < len(scores):
-            raise _check.invalid("run", f"ids of query {query!r} that differ as strings too", list(scores))
+            raise _check.invalid("run", f"ids of query {query!r} that differ as strings", list(scores))
         ranked = sorted(scores.items(), key=lambda each: -each[1])
         for rank, (document, score) in enumerate(ranked, 1):
             fields = (_word("run", query), "Q0", _word("run", document), rank, repr(score), _word("name", name))
@@ -364,14 +361,25 @@ def write_run(path: str | os.PathLike[str], run: Any, *, name: str = "tfxfer") -
 
 
 def check_run(argument: str, run: Any) -> dict[Any, dict[Any, float]]:
-    """Returns a run with its scores as floats; raises for anything else than a dict of dicts of finite numbers.
+    """Returns a run with its scores as floats; raises for anything but a dict of dicts of finite numbers.
 
     Args:
-        argument: string. The argument's name.
-        run: its value.
+        argument: string. The argument's name, for errors.
+        run: dict of query id to a dict of document id to score.
+
+    Returns:
+        The same structure as new dicts, with floats as scores.
+
+    Raises:
+        ValueError: if `run` is not such a dict, has no queries, or has a score that is not a finite number.
+
+    Example:
+
+    >>> check_run("run", {"q1": {"d3": 1}})
+    {'q1': {'d3': 1.0}}
     """
     if not isinstance(run, collections.abc.Mapping) or not run:
-        raise _check.invalid(argument, "a dict of query id to a dict of document id to score, of a query at least", run)
+        raise _check.invalid(argument, "a dict of query id to a dict of document id to score, at least one query", run)
     found = {}
     for query, scores in run.items():
         if not isinstance(scores, collections.abc.Mapping):
@@ -386,7 +394,7 @@ def check_run(argument: str, run: Any) -> dict[Any, dict[Any, float]]:
 
 def _word(argument, value):
     if isinstance(value, bool) or not isinstance(value, (str, int)) or len(str(value).split()) != 1:
-        raise _check.invalid(argument, "ids and a name that are one word each", value, "A run file has spaces between.")
+        raise _check.invalid(argument, "ids and a name, one word each", value, "A run file is split at spaces.")
     if str(value) != str(value).strip():
         raise _check.invalid(argument, "ids and a name without spaces around them", value)
     return str(value)

@@ -1,4 +1,4 @@
-"""Rows of text with columns by name, each knowing where it came from."""
+"""Rows of text with named columns, each with its origin."""
 
 import collections.abc
 import os
@@ -15,19 +15,19 @@ ON_ERROR = ("raise", "skip")
 
 
 class Rows:
-    """Rows with columns by name; every row knows its file and line, so that errors can name them.
+    """Rows with named columns; every row knows its file and line, so that errors can name them.
 
     `len(rows)`, `rows["text"]` (the column as a list, not a copy), `rows[3]` (one row as a dict), `rows[10:20]` and
-    `rows[indices or mask]` (fewer rows, as `Rows`), iteration (dicts), `rows.columns` (the names in order). A value is
-    kept as the file had it: strings in TSV and CSV, and whatever JSON, Parquet or pandas say elsewhere; a missing
-    value is `None`.
+    `rows[indices or mask]` (fewer rows, as `Rows`), iteration (dicts), `rows.columns` (the names in order). Values have
+    the types of the source: strings in TSV and CSV, any type in JSON, Parquet or pandas; a missing value is `None`.
 
     Args:
-        columns: dict of name to values; lists, tuples, numpy arrays or tensors of one length. Bytes are read as UTF-8.
-        source: string. What errors call the place that the rows came from.
+        columns: dict of name to values; lists, tuples, numpy arrays or tensors of equal length. Bytes are decoded as
+            UTF-8.
+        source: string. The origin of the rows in errors.
 
     Attributes:
-        skipped: dict of reason to number of rows that `read(..., on_error="skip")` left out; empty otherwise.
+        skipped: dict of reason to number of rows that `read(..., on_error="skip")` skipped; empty otherwise.
         repaired: dict of reason to number of tags or spans that a reader of tagged words repaired; empty otherwise.
 
     Raises:
@@ -61,14 +61,14 @@ class Rows:
 
     @classmethod
     def from_any(cls, rows: Any) -> "Rows":
-        """Makes `Rows` of rows in any usual form.
+        """Makes `Rows` from rows in any common form.
 
         Args:
             rows: `Rows`, a pandas DataFrame, a dict of columns, a list (or other iterable) of dicts, a finite
-                `tf.data.Dataset` of dicts of scalars, or a pyarrow Table. A key that a dict lacks counts as `None`.
+                `tf.data.Dataset` of dicts of scalars, or a pyarrow Table. A key that a dict lacks becomes `None`.
 
         Raises:
-            ValueError: if `rows` is something else, has no rows, or a row is not a dict.
+            ValueError: if `rows` has another form, no rows, or a row that is not a dict.
 
         Example:
 
@@ -87,7 +87,7 @@ class Rows:
             if not isinstance(rows.element_spec, dict):
                 raise _check.invalid("rows", "a tf.data.Dataset of dicts of scalars", rows.element_spec)
             if rows.cardinality() == tf.data.INFINITE_CARDINALITY:
-                raise _check.invalid("rows", "a finite tf.data.Dataset", rows, "Take as many as wanted: `.take(n)`.")
+                raise _check.invalid("rows", "a finite tf.data.Dataset", rows, "Limit it: `.take(n)`.")
             made = cls._from_dicts(rows.as_numpy_iterator(), "the dataset")
         elif isinstance(rows, collections.abc.Iterable) and not isinstance(rows, (str, bytes, os.PathLike)):
             made = cls._from_dicts(rows, "the list")
@@ -105,10 +105,10 @@ class Rows:
     def _from_pandas(cls, frame):
         names = [str(name) for name in frame.columns]
         if len(set(names)) < len(names):
-            raise _check.invalid("rows", "a DataFrame whose column names differ from each other", names)
+            raise _check.invalid("rows", "a DataFrame with distinct column names", names)
         if not len(frame):
             raise _check.invalid("rows", "at least one row", frame)
-        # NaN, NaT and pd.NA all become None, the one form of a missing value.
+        # NaN, NaT and pd.NA all become None, the only missing value.
         columns = (frame.iloc[:, i].astype(object) for i in range(len(names)))
         values = {
             name: column.where(column.notna(), None).tolist() for name, column in zip(names, columns, strict=True)
@@ -129,7 +129,7 @@ class Rows:
 
     @classmethod
     def _read(cls, columns, path, unit, numbers, skipped, repaired=()):
-        """Rows that a reader made: `numbers` are the lines (or rows) of `path` that they stand in."""
+        """Makes the rows of a reader; `numbers` are their lines (or rows) in `path`."""
         made = cls(columns, source=str(path))
         made._sources = [(str(path), unit)]
         made._numbers = np.asarray(numbers, "int64")
@@ -139,7 +139,7 @@ class Rows:
 
     @classmethod
     def _concatenate(cls, parts):
-        """The rows of several files, which must have the same columns; the order of the first one's is kept."""
+        """Concatenates the rows of several files with the same columns, in the column order of the first."""
         first = parts[0]
         for part in parts[1:]:
             if set(part.columns) != set(first.columns):
@@ -165,7 +165,7 @@ class Rows:
         return list(self._columns)
 
     def place(self, i: int) -> str:
-        """Where row `i` came from, as errors say it, e.g. `"train.tsv, line 7"`."""
+        """Returns the origin of row `i` as errors name it, e.g. `"train.tsv, line 7"`."""
         source, unit = self._sources[self._source_of[i]]
         return f"{source}, {unit} {self._numbers[i]}" + (" (counting from 0)" if unit == "row" else "")
 
@@ -215,11 +215,12 @@ class Rows:
 
 
 class Faults:
-    """What to do with broken rows: raises at the first one, or counts them by reason and warns once at the end.
+    """Handles broken rows: raises at the first one, or counts them by reason and warns once at the end.
 
     Args:
         on_error: string. `"raise"`, `"skip"`, or one of `also`.
-        also: tuple of strings. Other ways, in which what cannot be repaired raises and what can is told to `repair`.
+        also: tuple of strings. Further modes, in which errors that cannot be repaired raise, and repairs are passed to
+            `repair`.
     """
 
     def __init__(self, on_error, also=()):
@@ -231,7 +232,7 @@ class Faults:
         self._first_repaired = None
 
     def add(self, place, column, reason, detail="", remedy=None):
-        """Notes one broken row; `reason` is what it is counted under, `detail` what is only true of this one."""
+        """Records a broken row; it is counted under `reason`, and `detail` describes this case."""
         error = fault(place, column, f"{reason}{detail}", remedy)
         if not self.skip:
             raise error
@@ -239,12 +240,12 @@ class Faults:
         self.first = self.first or error
 
     def repair(self, place, reason, detail="", count=1):
-        """Notes what was repaired in a row that is kept; `count` is how many tags or spans."""
+        """Records repairs in a row that is kept; `count` is the number of tags or spans."""
         self.repaired[reason] = self.repaired.get(reason, 0) + count
         self._first_repaired = self._first_repaired or f"{place}: {reason}{detail}"
 
     def warn(self, what):
-        """Says how many rows were left out and how much was repaired, if any."""
+        """Warns about the numbers of skipped rows and of repairs, if any."""
         if self.counts:
             reasons, total = _listed(self.counts), sum(self.counts.values())
             warnings.warn(f"{what}: skipped {total} broken rows ({reasons}). The first: {self.first}", stacklevel=3)
@@ -257,13 +258,13 @@ def _listed(counts):
 
 
 def fault(place, column, problem, remedy=None):
-    """Makes the `ValueError` for a broken row: file and line, column, what is wrong, what to do."""
+    """Makes the `ValueError` for a broken row: file and line, column, problem, remedy."""
     where = place if column is None else f"{place}, column {column!r}"
     return ValueError(f"{where}: {problem}." + (f" {remedy}" if remedy else ""))
 
 
 def shown(value):
-    """A value as errors show it, cut at 80 characters."""
+    """The representation of a value in errors, cut at 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 

@@ -1,4 +1,4 @@
-"""Pipelines that tf.data service runs on other machines."""
+"""Pipelines that a tf.data service runs on other machines."""
 
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ from tfxfer import _check
 
 # The members of `tf.data.experimental.service.ShardingPolicy`.
 _POLICIES = {"dynamic": "DYNAMIC", "off": "OFF", "files": "FILE"}
-# Operations that call back into the Python process which made the pipeline.
+# Operations that call back into the Python process that made the pipeline.
 _PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "GeneratorDataset"}
 
 
@@ -19,29 +19,29 @@ def distribute(
     sharding: Literal["dynamic", "off", "files"] = "dynamic",
     job_name: str | None = None,
 ) -> Any:
-    r"""Has a tf.data service run a pipeline: reading and tokenizing take place on its workers.
+    r"""Runs a pipeline on a tf.data service: its workers read and tokenize.
 
-    What can run there is what TensorFlow can write down as a graph: reading files (`tf.data.TextLineDataset`,
-    `TFRecordDataset`), parsing with TensorFlow's operations, `batch`, and a task model's tokenizing
-    (`model.preprocess_samples`). What calls back into this process cannot, and is refused: generators,
-    `tf.py_function`, `tf.numpy_function`, and with them `data.batches`, whose order of rows is planned in Python. So
-    there are no epochs by (seed, epoch), no `bucket` and no `callbacks.Resume` in mid-epoch; shuffle with
-    `Dataset.shuffle`, and bucket with `Dataset.bucket_by_sequence_length`.
+    A pipeline can run there if TensorFlow can serialize it as a graph: reading files (`tf.data.TextLineDataset`,
+    `TFRecordDataset`), parsing with TensorFlow operations, `batch`, and a task model's tokenization
+    (`model.preprocess_samples`). Anything that calls back into this process raises: generators, `tf.py_function`,
+    `tf.numpy_function`, and therefore `data.batches`, which plans the order of rows in Python. So there are no epochs
+    by (seed, epoch), no `bucket`, and no `callbacks.Resume` within an epoch; shuffle with `Dataset.shuffle`, and bucket
+    with `Dataset.bucket_by_sequence_length`.
 
-    The workers are processes of TensorFlow that have imported `tensorflow_text`; see docs/scale.md.
+    The workers are TensorFlow processes that have imported `tensorflow_text`; see docs/scale.md.
 
     Args:
         dataset: `tf.data.Dataset`.
-        service: string. The dispatcher, `"grpc://host:port"`.
-        sharding: `"dynamic"`, every row once an epoch, on any worker, in no fixed order; `"files"`, each worker its own
-            files; or `"off"`, all rows on each worker.
-        job_name: string. Those who ask for one job of this name share its batches: each gets some of them.
+        service: string. The address of the dispatcher, `"grpc://host:port"`.
+        sharding: `"dynamic"`, every row once per epoch, on any worker, in no fixed order; `"files"`, different files on
+            each worker; or `"off"`, all rows on each worker.
+        job_name: string. Consumers of a job with the same name share its batches: each gets some of them.
 
     Returns:
         A `tf.data.Dataset` of the same elements.
 
     Raises:
-        ValueError: for a pipeline with Python in it, or an address of another form.
+        ValueError: if the pipeline calls Python, or the address has another form.
 
     Example:
 
@@ -62,14 +62,14 @@ def distribute(
     if found:
         remedy = (
             "Other machines cannot call functions of this process: generators, `tf.py_function`, and `data.batches` "
-            "stay here. Read and parse with TensorFlow's operations, and tokenize by `model.preprocess_samples`."
+            "stay here. Read and parse with TensorFlow operations, and tokenize with `model.preprocess_samples`."
         )
-        raise _check.invalid("dataset", "a pipeline of TensorFlow's operations alone", found, remedy)
+        raise _check.invalid("dataset", "a pipeline of TensorFlow operations only", found, remedy)
     return dataset.apply(tf.data.experimental.service.distribute(policy, service, job_name=job_name))
 
 
 def _python_in(dataset):
-    """The names of operations in a pipeline that call Python."""
+    """The names of the operations in a pipeline that call Python."""
     variant = tf.data.experimental.to_variant(dataset)
     written = tf.raw_ops.DatasetToGraphV2(input_dataset=variant, external_state_policy=1, strip_device_assignment=True)
     graph = tf.compat.v1.GraphDef.FromString(written.numpy())

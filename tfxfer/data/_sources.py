@@ -1,4 +1,4 @@
-"""Where the batches of an epoch come from: rows whose ids or texts are in memory, or a dataset that is read again."""
+"""The sources of an epoch's batches: rows with ids or texts in memory, or a dataset that is read again."""
 
 import collections
 import copy
@@ -8,18 +8,18 @@ import tensorflow as tf
 from tfxfer import _check, _random
 from tfxfer.data._graph import as_it_is
 
-# Rows tokenised in one call: large enough for the tokenizer's pace, small enough that the parts go to several cores.
+# Rows per call of the tokenizer: enough to be efficient, few enough to use several cores.
 CHUNK = 4096
-# Rows that are changed and tokenized in one call where they are others in each epoch: the first batch waits for them.
+# Rows that are augmented and tokenized per call; the first batch waits for them.
 BLOCK = 1024
 
-# ids: tuple of ragged int32, one a text; rest: tuple of what is not input; lengths: int array, what padding goes by;
-# sequences: int array, how many sequences each row brings into a batch, or `None` where it is one.
+# ids: tuple of ragged int32, one per text; rest: tuple of targets and weights; lengths: int array, the lengths for the
+# padding; sequences: int array, the number of sequences of each row, or `None` if it is one.
 Tokenized = collections.namedtuple("Tokenized", ["ids", "rest", "lengths", "sequences"], defaults=[None])
 
 
 class Kept:
-    """Rows whose ids are in memory: an epoch is cut out of all of them, as the order plans it."""
+    """Rows with their ids in memory; each epoch gathers its batches from them in the planned order."""
 
     _rows: tuple
 
@@ -37,16 +37,16 @@ class Kept:
 
     @property
     def texts(self):
-        """How many texts a row has."""
+        """The number of texts in a row."""
         return len(self._packer.token_ids(self._rows[0]))
 
     @property
     def packer(self):
-        """What encoded the rows."""
+        """The `Packer` that encoded the rows."""
         return self._packer
 
     def epoch(self, epoch, skip=0):
-        """Returns the batches of an epoch (an int64 tensor, from 0) but for the first `skip`: a `tf.data.Dataset`."""
+        """Returns the batches of an epoch (an int64 tensor, from 0) after the first `skip`: a `tf.data.Dataset`."""
         order, ends = tf.numpy_function(self._plan, [epoch], (tf.int64, tf.int64))
         return _cut(order, ends, lambda rows: self._batch(rows, epoch), skip)
 
@@ -56,25 +56,25 @@ class Kept:
 
 
 def _seeds(packer, seed, epoch, rows):
-    """Seeds for the rows of a batch, where a column draws; `None` elsewhere."""
+    """Seeds for the rows of a batch, if a column draws; otherwise `None`."""
     return None if packer.draws is None else _random.row_seeds(seed, epoch, rows)
 
 
 def _tokenized(dataset, packer):
-    """((what is kept, what is not input) of all rows, lengths that decide the padding)."""
+    """Returns ((cached values, targets and weights) of all rows, lengths for the padding)."""
     kept, lengths, rest = _in_memory(dataset, packer.tokenize, packer)
     return (kept, rest), lengths.numpy()
 
 
 def _batched(dataset, size, packer):
-    """Rows in batches; lists of different lengths, which a map makes plain tensors of, become ragged ones again."""
+    """Batches rows; lists of different lengths, which a map turns into plain tensors, become ragged again."""
     return dataset.ragged_batch(size) if packer.has_lists else dataset.batch(size)
 
 
 def _in_memory(dataset, function, packer):
-    """What a function makes of all rows, which come to it in batches."""
+    """Applies a function to all rows, in batches."""
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise _check.invalid("cache", "False for a dataset without end", True)
+        raise _check.invalid("cache", "False for an infinite dataset", True)
     made = _batched(dataset, CHUNK, packer).map(
         as_it_is(function), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
@@ -86,14 +86,14 @@ def _in_memory(dataset, function, packer):
 
 
 class Varied:
-    """Rows in memory whose texts are others in each epoch: they are changed and tokenized as batches are made.
+    """Rows in memory whose texts change in each epoch: batches are augmented and tokenized as they are made.
 
-    The order is planned by the rows as they are.
+    The order is planned for the unchanged rows.
 
     Args:
         dataset: `tf.data.Dataset` of rows.
         packer: `Packer`.
-        order: what plans the epochs.
+        order: the object that plans the epochs.
         augmenter: `Augmenter`.
     """
 
@@ -114,17 +114,17 @@ class Varied:
         self._per_block = max(BLOCK // order.batch_size, 1)
 
     def plain(self):
-        """Returns the same with the rows as they are."""
+        """Returns the same source without augmentation."""
         made = copy.copy(self)
         made.augmenter, made._split = None, self._rows[0]
         return made
 
     def epoch(self, epoch, skip=0):
-        """Returns the batches of an epoch (an int64 tensor, from 0) but for the first `skip`: a `tf.data.Dataset`."""
+        """Returns the batches of an epoch (an int64 tensor, from 0) after the first `skip`: a `tf.data.Dataset`."""
         return self.made(self.planned(epoch, skip))
 
     def planned(self, epoch, skip=0):
-        """Returns what `made` makes the batches of an epoch of: row numbers, ends of batches, number of the epoch."""
+        """Returns the input of `made` for an epoch: row indices, ends of batches, number of the epoch."""
         order, ends = tf.numpy_function(self._plan, [epoch], (tf.int64, tf.int64))
         order.set_shape((None,))
         ends.set_shape((None,))
@@ -133,10 +133,10 @@ class Varied:
         return blocks.map(as_it_is(lambda starts, ends: (order[starts[0] : ends[-1]], ends - starts[0], epoch)))
 
     def made(self, blocks):
-        """Returns the batches of blocks, of one epoch or several.
+        """Returns the batches of blocks, from one epoch or several.
 
-        The function that changes texts is large, and TensorFlow readies it whenever an iterator is made, twice as long
-        within the function of another dataset: so it is here, and not in that of the epochs.
+        The augmentation function is large, and TensorFlow prepares it whenever an iterator is created, which takes
+        twice as long inside the function of another dataset: so it is here, and not in the function of the epochs.
         """
 
         @as_it_is
@@ -162,9 +162,10 @@ class Varied:
 
 
 class Streamed:
-    """Rows that are read from a dataset again in each epoch, window by window; augmentation may change their texts.
+    """Rows that are read from a dataset again in each epoch, window by window, optionally augmented.
 
-    A window is full but for the last, and makes as many batches as the order says; so an epoch can begin in its middle.
+    Every window but the last is full, and makes as many batches as the order plans, so an epoch can start in the
+    middle.
     """
 
     def __init__(self, dataset, packer, order, augmenter=None):
@@ -180,16 +181,16 @@ class Streamed:
             raise _check.invalid("dataset", "rows for at least one batch", dataset)
 
     def has_multiples_of(self, number):
-        """Whether the rows of every batch are a multiple of a number."""
+        """Whether every batch has a multiple of `number` rows."""
         size, rest = self._order.batch_size, 1 if self._count is None else self._count % self._order.batch_size
         return not size % number and (self._order.drop_remainder or not rest % number)
 
     def plain(self):
-        """Returns the same with the rows as they are."""
+        """Returns the same source without augmentation."""
         return Streamed(self._dataset, self._packer, self._order)
 
     def epoch(self, epoch, skip=0):
-        """Returns the batches of an epoch (an int64 tensor, from 0) but for the first `skip`: a `tf.data.Dataset`."""
+        """Returns the batches of an epoch (an int64 tensor, from 0) after the first `skip`: a `tf.data.Dataset`."""
         size = self._order.window * self._order.batch_size
         rows = self._dataset
         if self.augmenter is not None:
@@ -206,7 +207,7 @@ class Streamed:
                 row = (x, *rest)
             return self._packer.tokenize(*row)
 
-        # Whole windows are left out as rows, which are read but not tokenized.
+        # Whole windows are skipped as rows, which are read but not tokenized.
         skip = tf.cast(skip, tf.int64)
         before = skip // self._order.window
         rows = rows.skip(before * size)
@@ -231,7 +232,7 @@ class Streamed:
 def _shuffled(dataset, size, seed):
     """`dataset.shuffle(size, seed)` for a seed in the graph.
 
-    `Dataset.shuffle` mixes TensorFlow's global seed in, and fails on a tensor where that seed is 0.
+    `Dataset.shuffle` mixes in TensorFlow's global seed, and fails for a tensor if that seed is 0.
     """
     shuffled = tf.raw_ops.ShuffleDatasetV3(
         input_dataset=tf.data.experimental.to_variant(dataset),
@@ -247,7 +248,7 @@ def _shuffled(dataset, size, seed):
 
 
 def _cut(order, ends, batch, skip):
-    """The dataset of `batch(rows)`, the rows being cut out of `order` at `ends`."""
+    """The dataset of `batch(rows)`, with `order` cut into rows at `ends`."""
     order.set_shape((None,))
     ends.set_shape((None,))
     starts = tf.concat([[0], ends], axis=0)[:-1]

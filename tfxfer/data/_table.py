@@ -1,4 +1,4 @@
-"""A table in, a table out: columns that a function adds, a part at a time, and a run that can be continued."""
+"""Adds columns to a table with a function, one part at a time, in a run that can resume."""
 
 import collections
 import contextlib
@@ -20,7 +20,7 @@ from tfxfer.data._rows import fault, shown
 ON_ERROR = ("raise", "skip", "keep")
 KINDS = ("text", "number", "vector", "texts", "flag", "json")
 _STATE, _LOCK = "state.json", "lock"
-# Seconds between two lines of progress.
+# Seconds between updates of the progress line.
 _PACE = 0.5
 
 
@@ -45,13 +45,13 @@ def map_table(
     quoting: bool = True,
     encoding: str = "utf-8",
 ) -> dict[str, Any]:
-    """Writes a table again with columns that a function adds; `TextTask.predict_table` does so with a model's answers.
+    """Copies a table and adds columns with a function; `TextTask.predict_table` does so with a model's predictions.
 
-    TSV, CSV, JSON Lines and Parquet, packed with gzip, bzip2 or xz or not, are read and written a part at a time, so
-    that memory does not grow with the table. All columns of the source stay, in order: in Parquet with their types and
-    the file's metadata, a line of JSON as it is written, a field of TSV or CSV as it is read, in UTF-8. From TSV or CSV
-    any format can be written (fields are strings), and so from Parquet; from JSON Lines only JSON Lines, as its rows
-    need not have the same names.
+    TSV, CSV, JSON Lines and Parquet, optionally compressed with gzip, bzip2 or xz, are read and written one part at a
+    time, so memory does not grow with the table. All columns of the source are kept, in order: in Parquet with their
+    types and the file's metadata, a line of JSON as written, a field of TSV or CSV as read, in UTF-8. TSV, CSV (fields
+    are strings) and Parquet can be written to any format; JSON Lines only to JSON Lines, because its rows need not have
+    the same names.
 
     | kind | TSV, CSV | JSON Lines | Parquet |
     |---|---|---|---|
@@ -61,50 +61,51 @@ def map_table(
     | `"vector"`, `"texts"` | JSON array | array | list of float or string |
     | `"json"` | JSON | any value | string of JSON |
 
-    The parts lie in a folder `<output>.parts` until all are there; the output then appears in one step. A run that was
-    killed continues from its last whole part with `resume=True`, and no row is lost or there twice.
+    The parts are stored in a directory `<output>.parts` until all are complete; the output then appears atomically. A
+    run that was killed resumes from its last complete part with `resume=True`; no row is lost or duplicated.
 
-    A row is broken if it cannot be read (bad JSON, a wrong number of fields, bytes that are no text) or one of `texts`
-    is missing or no string. Broken rows that do not raise are counted, and described in `<output>.broken.jsonl` with
-    their line (from 1), or in Parquet their row (from 0), and the reason.
+    A row is broken if it cannot be read (bad JSON, a wrong number of fields, bytes that are not text), or if one of
+    `texts` is missing or not a string. Broken rows that do not raise are counted, and listed in `<output>.broken.jsonl`
+    with their line (from 1), or in Parquet their row (from 0), and the reason.
 
     Args:
         source: path of the table, on the local disk.
-        output: path of the table to write. Its ending names the format.
-        function: takes a dict of the names in `columns` to lists of values, returns a dict of each added column's name
-            to `(kind, values)`, with a value for each row or `None`. It is first called with empty lists, to know names
-            and kinds, which must not change.
-        columns: name of the column that the function reads, or names; or a dict of the name that it has for the
-            function to that in the table.
-        identity: what the answers depend on besides the rows, as far as JSON knows it. A run with another `identity`
-            is not continued.
+        output: path of the table to write. Its extension determines the format.
+        function: takes a dict of the names in `columns` to lists of values, and returns a dict of each added column's
+            name to `(kind, values)`, with a value for each row or `None`. It is first called with empty lists, to get
+            names and kinds, which must not change.
+        columns: name of the column that the function reads, or names; or a dict of the name in the function to the name
+            in the table.
+        identity: a JSON value that identifies what the answers depend on besides the rows. A run with a different
+            `identity` does not resume.
         prefix: string before the name of each added column.
         part_rows: int. Rows that are computed and written at a time.
-        on_error: what to do with broken rows: `"raise"` at the first; `"skip"` leaves them out; `"keep"` keeps those
-            that could be read, with nothing in the added columns, and leaves out the others.
-        overwrite: bool. Whether to start over where there is an output or an unfinished run.
-        resume: bool. Whether to continue an unfinished run; where there is none, the run begins.
-        progress: bool. Whether to show rows and rows a second on standard error. By default in a terminal.
-        texts: which names in `columns` are texts. All by default.
-        format: `"tsv"`, `"csv"`, `"jsonl"` or `"parquet"`. By default the ending of the source's name tells.
+        on_error: how to handle broken rows: `"raise"` at the first; `"skip"` drops them; `"keep"` keeps those that
+            could be read, with the added columns empty, and drops the others.
+        overwrite: bool. Whether to start over if there is an output or an unfinished run.
+        resume: bool. Whether to resume an unfinished run; without one, a new run starts.
+        progress: bool. Whether to show rows and rows per second on standard error. By default only in a terminal.
+        texts: the names in `columns` that are texts. Defaults to all.
+        format: `"tsv"`, `"csv"`, `"jsonl"` or `"parquet"`. By default inferred from the source's extension.
         output_format: the same for the output.
         header: list of names for a TSV or CSV file without a header line; the output has one.
-        delimiter: string of one character that parts the fields of TSV or CSV; a CSV output has its source's. By
-            default a tab, or what a CSV file uses.
-        quoting: bool. `False` for TSV or CSV files in which a `"` is a character like any other.
-        encoding: string. How text files are encoded; a byte order mark tells.
+        delimiter: string of one character that separates the fields of TSV or CSV; a CSV output uses its source's.
+            Defaults to a tab for TSV, and is detected for CSV.
+        quoting: bool. `False` for TSV or CSV files in which `"` is an ordinary character.
+        encoding: string. The encoding of text files; a byte order mark sets it, unless an encoding other than UTF-8 is
+            given.
 
     Returns:
         A dict: `output` (the path), `rows` (in the output), `answered`, `broken` (a dict of reason to count),
-        `broken_file` (the path, or `None`), `continued_at` (records of the source that an earlier run had done),
+        `broken_file` (the path, or `None`), `continued_at` (records of the source completed by an earlier run),
         `seconds`, `rows_per_second` (of this run).
 
     Raises:
-        FileExistsError: if there is an output or an unfinished run, with neither `overwrite` nor `resume`.
-        FileNotFoundError: if there is no source.
+        FileExistsError: if there is an output or an unfinished run, without `overwrite` or `resume`.
+        FileNotFoundError: if the source does not exist.
         ImportError: for Parquet without pyarrow.
-        ValueError: for a broken row, a missing column, a name that clashes, an output that is the source, an
-            unfinished run of another source, function or arguments, or a source that changes meanwhile.
+        ValueError: if a row is broken, a column is missing, a name clashes, the output is the source, an unfinished run
+            has another source, function or arguments, or the source changes meanwhile.
 
     Example:
 
@@ -116,7 +117,7 @@ def map_table(
     _check.integer("part_rows", part_rows)
     _check.instance("prefix", prefix, str, "a string")
     if overwrite and resume:
-        raise _check.invalid("resume", "False with `overwrite=True`", resume, "Either continue a run or start over.")
+        raise _check.invalid("resume", "False with `overwrite=True`", resume, "Either resume a run or start over.")
     names = _named(columns)
     texts = list(names) if texts is None else list(texts)
     target = _disk.local_path("output", output, kind="file")
@@ -146,14 +147,14 @@ def map_table(
 
 
 class _Call:
-    """Asks the function about the rows of a part that are whole."""
+    """Calls the function on the unbroken rows of a part."""
 
     def __init__(self, function, names, texts, added, prefix, on_error, place):
         self._function, self._names, self._texts, self._added = function, names, texts, added
         self._prefix, self._on_error, self._place = prefix, on_error, place
 
     def __call__(self, source, part):
-        """Returns the places of the rows that stay, the added columns for them, and what is broken."""
+        """Returns the positions of the kept rows, their added columns, and the broken rows."""
         values = {name: source.values(part, column) for name, column in self._names.items()}
         broken = list(part.broken)
         if source.columns is None:
@@ -192,7 +193,7 @@ class _Call:
         return found
 
     def _check_rows(self, source, part):
-        """Raises where an object has a name that is to be added, or none the column that is read."""
+        """Raises if an object has the name of an added column, or no object has a column to read."""
         for column in self._names.values():
             if part.rows and not any(column in row for row, _ in part.rows):
                 known = list(dict.fromkeys(name for row, _ in part.rows for name in row))
@@ -207,14 +208,14 @@ class _Call:
         place = f"{self._place}, {source.unit} {broken[source.unit]}"
         place += " (counting from 0)" if source.unit == "row" else ""
         detail = f": {broken['detail']}" if broken["detail"] else ""
-        remedy = "Mend it, or pass `on_error='skip'` or `on_error='keep'`."
+        remedy = "Fix it, or pass `on_error='skip'` or `on_error='keep'`."
         return fault(place, None, f"{broken['reason']}{detail}", remedy)
 
 
 class _Run:
-    """The folder of a run that is not finished: parts, and how far it has come.
+    """The directory of an unfinished run: its parts and progress.
 
-    A part counts once `state.json` says so, which is replaced in one step after the part is on the disk.
+    A part counts once it is recorded in `state.json`, which is replaced atomically after the part is on disk.
     """
 
     def __init__(self, target, overwrite, resume):
@@ -224,17 +225,17 @@ class _Run:
         if overwrite or resume:
             return
         if (self.folder / _STATE).exists():
-            message = f"An unfinished run lies in {self.folder}: continue it (`resume=True`, --resume), or start over"
+            message = f"An unfinished run is in {self.folder}: resume it (`resume=True`, --resume), or start over"
             raise FileExistsError(f"{message} (`overwrite=True`, --overwrite).")
         if target.exists():
             raise FileExistsError(f"{target} exists: pass `overwrite=True` (--overwrite), or name another output.")
 
     @contextlib.contextmanager
     def locked(self):
-        """Keeps a second process away; the system lifts the lock of one that dies."""
+        """Locks out other processes; the system releases the lock of a process that dies."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / _LOCK, "wb") as file:
-            with contextlib.suppress(ImportError):  # of systems that are no POSIX
+            with contextlib.suppress(ImportError):  # on systems without POSIX
                 import fcntl
 
                 try:
@@ -245,11 +246,11 @@ class _Run:
                 yield
             finally:
                 is_begun = self.state.get("parts") or not self.state
-                if not is_begun or not (self.folder / _STATE).exists():  # nothing to continue
+                if not is_begun or not (self.folder / _STATE).exists():  # nothing to resume
                     shutil.rmtree(self.folder, ignore_errors=True)
 
     def begin(self, place, what, on_error, overwrite):
-        """Reads the state of an earlier run, or makes a new one."""
+        """Reads the state of an earlier run, or creates a new one."""
         self._place, self._found = place, _seen(place)
         what = {**what, "source": {"bytes": os.path.getsize(place), "sha256": _sha256(place)}}
         file = self.folder / _STATE
@@ -257,7 +258,7 @@ class _Run:
             self._clear()
         if not file.exists():
             if self.target.exists() and not overwrite:
-                remedy = "There is nothing to continue: its run has ended. `overwrite=True` starts over."
+                remedy = "There is nothing to resume: its run is complete. `overwrite=True` starts over."
                 raise FileExistsError(f"{self.target} exists. {remedy}")
             counts = {"records": 0, "parts": 0, "rows": 0, "answered": 0, "broken": {}}
             self.state = {**what, "on_error": on_error, **counts, "complete": False, "written": False}
@@ -269,15 +270,15 @@ class _Run:
         said["settings"] = "other arguments"
         for key, other in said.items():
             if self.state.get(key) != json.loads(json.dumps(what[key])):
-                remedy = f"The unfinished run in {self.folder} is of {other}. `overwrite=True` starts over."
+                remedy = f"The unfinished run in {self.folder} has {other}. `overwrite=True` starts over."
                 raise _check.invalid("resume", "a run of the same source, model and arguments", True, remedy)
-        if self.state["on_error"] not in ("raise", on_error):  # of one that raised, no broken row is in the parts
+        if self.state["on_error"] not in ("raise", on_error):  # after "raise" the parts contain no broken rows
             remedy = f"The unfinished run has {self.state['on_error']!r}. `overwrite=True` starts over."
-            raise _check.invalid("on_error", "what the run began with", on_error, remedy)
+            raise _check.invalid("on_error", "the value that the run started with", on_error, remedy)
         self.state["on_error"] = on_error
 
     def finish(self, source, sink, call, part_rows, packing, progress):
-        """Computes what is missing, puts the parts together, and says what was done."""
+        """Computes the missing parts, joins them, and returns a summary."""
         state, start, continued = self.state, time.perf_counter(), self.state["records"]
         rows_before = state["rows"]
         shown_progress = _Progress(progress)
@@ -287,7 +288,7 @@ class _Run:
                 self._add(sink, part, places, answers, answered, broken)
                 shown_progress(state, time.perf_counter() - start, state["rows"] - rows_before, source.share())
             if _seen(self._place) != self._found:
-                raise _check.invalid("source", "a file that stays as it is while it is read", str(self._place))
+                raise _check.invalid("source", "a file that does not change while it is read", str(self._place))
             state["complete"] = True
             self._save()
         if not state["written"]:
@@ -313,7 +314,7 @@ class _Run:
         with _disk.replacing(self._part(state["parts"])) as file:
             sink.write(file, part, places, answers)
         report = self._part(state["parts"], "broken")
-        report.unlink(missing_ok=True)  # of a part of another size that was not counted
+        report.unlink(missing_ok=True)  # from an uncounted part of another size
         if broken:
             _disk.write_text(report, "".join(f"{_line(each)}\n" for each in broken))
         counts = collections.Counter(state["broken"])
@@ -333,7 +334,7 @@ class _Run:
                     path = self._part(k, "broken")
                     file.write(path.read_bytes() if path.exists() else b"")
         else:
-            self.side.unlink(missing_ok=True)  # of a run before this one
+            self.side.unlink(missing_ok=True)  # from an earlier run
         with _disk.replacing(self.target) as file:
             sink.join(file, [self._part(k) for k in count], packing)
 
@@ -344,7 +345,7 @@ class _Run:
         _disk.write_json(self.folder / _STATE, self.state)
 
     def _clear(self):
-        """Removes the parts, and the state last."""
+        """Removes the parts, then the state."""
         for path in self.folder.iterdir():
             if path.name not in (_STATE, _LOCK):
                 path.unlink()
@@ -352,7 +353,7 @@ class _Run:
 
 
 class _Progress:
-    """A line on standard error that is written again and again."""
+    """A line on standard error that is rewritten with each update."""
 
     def __init__(self, wanted):
         self._wanted = wanted if wanted is not None else bool(sys.stderr and sys.stderr.isatty())
@@ -373,7 +374,7 @@ class _Progress:
 
 
 def _named(columns):
-    """The columns as a dict of the function's name to the table's."""
+    """The columns as a dict of the name in the function to the name in the table."""
     if isinstance(columns, str):
         columns = {"text": columns}
     elif isinstance(columns, (list, tuple)):
@@ -396,7 +397,7 @@ def _missing(place, name, known):
 
 
 def _added(answers, prefix):
-    """The names of the added columns with their kinds."""
+    """The names of the added columns, with their kinds."""
     found = {}
     for name, (kind, _) in _check.instance("function", answers, dict, "a function that returns a dict").items():
         found[f"{prefix}{name}"] = _check.one_of("function", kind, KINDS)
@@ -411,18 +412,18 @@ def _check_clash(columns, added, prefix, where=""):
 
 
 def _problem(name, value):
-    """What is wrong with a text, as (reason, detail), or `None`."""
+    """The problem with a text, as (reason, detail), or `None`."""
     if isinstance(value, str) and not _files.is_bad(value):
         return None
     if _check.is_missing(value):
         return "no text", f"in column {name!r}"
     if isinstance(value, str):
         return _files.BAD_TEXT, f"in column {name!r}"
-    return "a text that is no string", f"in column {name!r}: {shown(value)}"
+    return "a text that is not a string", f"in column {name!r}: {shown(value)}"
 
 
 def _line(value):
-    """A broken row as JSON; bytes that were no text as lone surrogates, which only escapes can write."""
+    """A broken row as JSON; invalid bytes are lone surrogates, which need escapes."""
     try:
         found = json.dumps(value, ensure_ascii=False)
         found.encode()
@@ -431,7 +432,7 @@ def _line(value):
     return found
 
 
-# === What a run depends on ===
+# === Dependencies of a run ===
 
 
 def _digest(value):
@@ -444,6 +445,6 @@ def _sha256(path):
 
 
 def _seen(path):
-    """What changes when a file is written."""
+    """Values that change when a file is written."""
     found = os.stat(path)
     return found.st_size, found.st_mtime_ns

@@ -1,4 +1,4 @@
-"""Tables that are written a part at a time, and put together."""
+"""Tables that are written one part at a time, and joined."""
 
 import contextlib
 import csv
@@ -12,17 +12,17 @@ import numpy as np
 from tfxfer import _check
 from tfxfer.data._table_sources import OPEN, SEPARATED, import_arrow
 
-# Rows of Parquet that are gathered into a row group.
+# Rows per row group of Parquet.
 _ROW_GROUP = 1 << 15
 
 
 class Sink:
-    """Writes parts in one format, and puts them together.
+    """Writes parts in one format, and joins them.
 
     Args:
         kind: `"csv"`, `"tsv"`, `"jsonl"` or `"parquet"`.
-        source: what is read.
-        source_kind: the kind of that.
+        source: the source of the table.
+        source_kind: the kind of the source.
         added: dict of the name of each added column to its kind: `"text"`, `"number"`, `"vector"`, `"texts"`, `"flag"`
             or `"json"`.
     """
@@ -45,9 +45,8 @@ class Sink:
         Args:
             path: path.
             part: `Part`.
-            places: list of ints: the rows to write.
-            answers: dict of each added column to a list with a value for each of these rows, `None` where there is
-                none.
+            places: list of ints: the positions of the rows to write.
+            answers: dict of each added column to a list with a value for each of these rows, or `None`.
         """
         rows = self._source.kept(part, places)
         if self.kind == "parquet":
@@ -64,7 +63,7 @@ class Sink:
                     file.write(f"{{{inner}{', ' if inner and more else ''}{more}}}\n")
                 return
             writer = csv.writer(file, **self._format)
-            # Python 3.11 and 3.12 do not quote a field for a lone "\r", at which readers part lines.
+            # Python 3.11 and 3.12 do not quote a field for a lone "\r", at which readers split lines.
             careful = csv.writer(file, **{"quoting": csv.QUOTE_ALL, **self._format})
             try:
                 for row, values in zip(self._fields(rows), found, strict=True):
@@ -76,7 +75,7 @@ class Sink:
                 raise _check.invalid("output", "a format that can hold the answers", self.kind, remedy) from error
 
     def header(self):
-        """Returns the first line of the whole file, bytes; empty where the format has none."""
+        """Returns the first line of the whole file, bytes; empty if the format has none."""
         if self.kind not in SEPARATED:
             return b""
         file = io.StringIO(newline="")
@@ -86,7 +85,7 @@ class Sink:
         return file.getvalue().encode()
 
     def join(self, target, paths, packing=""):
-        """Writes the whole table to `target` out of its parts."""
+        """Writes the whole table to `target` from its parts."""
         if self.kind == "parquet":
             self._join_tables(target, paths)
             return
@@ -156,7 +155,7 @@ class Sink:
         return zip(*columns, strict=True) if columns else [()] * rows.num_rows
 
     def _json_lines(self, rows):
-        """The rows as JSON objects; those that were read as such stay as they are."""
+        """The rows as JSON objects; those read as JSON are unchanged."""
         if self._source_kind == "jsonl":
             return (line for _, line in rows)
         if self._source_kind in SEPARATED:
@@ -165,7 +164,7 @@ class Sink:
 
 
 def _texts(kind, values, is_json):
-    """The values of an added column as a file of text has them."""
+    """The values of an added column as text."""
     if kind in ("number", "vector"):
         present = [value for value in values if value is not None]
         texts = iter(_numbers(present, is_json))
@@ -177,7 +176,7 @@ def _texts(kind, values, is_json):
 
 
 def _numbers(values, is_json):
-    """float32 numbers, or vectors of them, in the fewest digits that give them back."""
+    """float32 numbers, or vectors of them, in the fewest digits that restore them."""
     array = np.asarray(values, "float32")
     texts = array.astype("U32")
     if not np.isfinite(array).all():
@@ -197,7 +196,7 @@ def _cell(value):
 
 
 def _plain(value):
-    """What JSON does not know: times as ISO 8601, bytes in hexadecimal digits, decimals as strings."""
+    """Converts values that JSON lacks: times to ISO 8601, bytes to hexadecimal digits, decimals to strings."""
     if hasattr(value, "isoformat"):
         return value.isoformat()
     return value.hex() if isinstance(value, bytes) else str(value)

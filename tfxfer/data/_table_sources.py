@@ -1,4 +1,4 @@
-"""Tables that are read a part at a time: TSV, CSV, JSON Lines and Parquet, of any size."""
+"""Tables that are read one part at a time: TSV, CSV, JSON Lines and Parquet, of any size."""
 
 import bz2
 import codecs
@@ -21,9 +21,9 @@ from tfxfer import _check
 from tfxfer.data import _files, _read
 from tfxfer.data._rows import fault, shown
 
-# Characters of one record beyond which a quote counts as one that does not end.
+# The maximum characters of a record; beyond it a quote counts as unclosed.
 _LONGEST = 1 << 24
-# Lines that are looked at to find the delimiter.
+# Lines to inspect for the delimiter.
 _LOOKED_AT = 200
 OPEN: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError)
@@ -35,10 +35,10 @@ class Part:
     """Some rows of a table, in order.
 
     Attributes:
-        rows: list of what the source's kind of file holds for a row; for Parquet an Arrow table.
+        rows: list of rows as the source's format stores them; for Parquet an Arrow table.
         numbers: list of ints: the line or row of each.
-        broken: list of dicts: records that are no rows.
-        records: int. How many of the source this part is made of.
+        broken: list of dicts: records that could not be read.
+        records: int. The number of records of the source in this part.
     """
 
     rows: Any
@@ -48,16 +48,16 @@ class Part:
 
 
 def kind_of(argument, path, format):
-    """Returns the kind of a file that is read or written in parts."""
+    """Returns the format of a file that is read or written in parts."""
     if format is None:
         name = pathlib.PurePath(path).name
         stem, suffix = os.path.splitext(name)
         format = _read.FORMATS.get(os.path.splitext(stem if suffix.lower() in _files.PACKINGS else name)[1].lower())
         if format is None:
             expected = f"a name that ends in {', '.join(_read.FORMATS)}"
-            raise _check.invalid(argument, expected, str(path), "Or say which format it has.")
+            raise _check.invalid(argument, expected, str(path), "Or pass its format.")
     if format == "json":
-        remedy = "Write an object on each line (`frame.to_json(path, orient='records', lines=True)`): name it `.jsonl`."
+        remedy = "Write one object per line (`frame.to_json(path, orient='records', lines=True)`): name it `.jsonl`."
         raise _check.invalid(argument, "a table that can be read a part at a time", str(path), remedy)
     return _check.one_of(
         "output_format" if argument == "output" else "format", format, [*SEPARATED, "jsonl", "parquet"]
@@ -79,7 +79,7 @@ def import_arrow():
 
 
 class Lines:
-    """The lines of a text file, of which some can be put back.
+    """The lines of a text file, with the option to put lines back.
 
     Args:
         place: path.
@@ -87,7 +87,7 @@ class Lines:
         encoding: string.
 
     Attributes:
-        taken: list of the lines that were taken since it was last cleared.
+        taken: list of the lines taken since it was last cleared.
     """
 
     def __init__(self, place, packing, encoding):
@@ -108,7 +108,7 @@ class Lines:
             raise
 
     def _marked(self, encoding):
-        """The encoding that a byte order mark tells, where none but UTF-8 was given."""
+        """The encoding of a byte order mark, if no encoding other than UTF-8 was given."""
         with self._guard():
             head = self._binary.read(4)
         self._binary.seek(0)
@@ -134,7 +134,7 @@ class Lines:
         return line
 
     def put_back(self, lines):
-        """Has these lines read again, in this order."""
+        """Puts lines back, to be read again in this order."""
         self._back.extendleft(reversed(lines))
 
     def peek(self, count):
@@ -154,7 +154,7 @@ class Lines:
 
     def _check(self, line):
         if line[:1000].count("\0") > len(line[:1000]) / 4:
-            remedy = "Give `encoding='utf-16-le'` or `encoding='utf-16-be'` if it is one."
+            remedy = "Pass `encoding='utf-16-le'` or `encoding='utf-16-be'` if it is one."
             problem = "NUL characters, as in a UTF-16 file without a byte order mark"
             raise fault(f"{self._place}, line 1", None, problem, remedy)
 
@@ -164,16 +164,16 @@ class Lines:
             yield
         except UnicodeDecodeError as error:
             problem = f"bytes that are not {error.encoding} ({error.reason})"
-            raise fault(self._place, None, problem, "Give the right `encoding`.") from error
+            raise fault(self._place, None, problem, "Pass the right `encoding`.") from error
         except _DAMAGED as error:
             raise fault(self._place, None, f"not a whole packed file ({error})", _files.END) from error
 
 
 class _Source:
-    """What sources of records share.
+    """Base of the sources of records.
 
     Attributes:
-        columns: list of names; `None` where each row has its own.
+        columns: list of names; `None` if each row has its own.
     """
 
     columns: Any
@@ -181,11 +181,11 @@ class _Source:
     place: pathlib.Path
 
     def _records(self):
-        """Yields (number, row, problem): a row, or what is wrong as (reason, detail, content)."""
+        """Yields (number, row, problem): a row, or a problem as (reason, detail, content)."""
         raise NotImplementedError
 
     def parts(self, size, skip=0):
-        """Yields the table in parts of `size` records, but for the first `skip` records."""
+        """Yields the table in parts of `size` records, after the first `skip` records."""
         records = itertools.islice(self._records(), skip, None)
         while taken := list(itertools.islice(records, size)):
             part = Part([], [], [], len(taken))
@@ -198,11 +198,11 @@ class _Source:
             yield part
 
     def broken(self, number, reason, detail, content):
-        """Returns what the side file says of a record."""
+        """Returns the entry of a record in the side file."""
         return {self.unit: number, "reason": reason, "detail": detail, "content": content}
 
     def kept(self, part, places):
-        """Returns the rows of a part at these places."""
+        """Returns the rows of a part at these positions."""
         return [part.rows[i] for i in places]
 
 
@@ -220,7 +220,7 @@ class Separated(_Source):
             raise
 
     def _read_head(self, header, delimiter):
-        """Finds what parts the fields, and the names of the columns."""
+        """Finds the delimiter, and the names of the columns."""
         first = self._lines.peek(_LOOKED_AT)
         if not "".join(first).strip("\r\n"):
             raise fault(self.place, None, "the file is empty", _files.END)
@@ -229,7 +229,7 @@ class Separated(_Source):
             self._start, delimiter = 1, said[1]
             next(self._lines)
         self.delimiter = delimiter or _read.find_delimiter(first, self._start, self.kind, header, self.quoting)
-        # What the header says is written again as it is.
+        # The header is written unchanged.
         self.written = self.columns = header
         self._found = self._parsed()
         if header is not None:
@@ -257,7 +257,7 @@ class Separated(_Source):
         self._lines.close()
 
     def _parsed(self):
-        """Yields (line, fields, problem); after a record that csv cannot read, its second line begins the next."""
+        """Yields (line, fields, problem); after a record that csv cannot read, its second line is read as the next."""
         options = {"delimiter": self.delimiter, "quoting": _read.quotes(self.quoting), "strict": True}
         lines, line = self._lines, self._start
         lines.taken.clear()
@@ -285,7 +285,7 @@ class Separated(_Source):
         empty = []
         for line, fields, problem in self._found:
             if problem is None and not fields:
-                empty.append(line)  # at the end of a file they are nothing
+                empty.append(line)  # ignored at the end of a file
                 continue
             for number in empty:
                 yield number, None, ("an empty line", "", "")
@@ -304,8 +304,8 @@ class Separated(_Source):
         return None
 
 
-_SHOWN = 10_000  # characters of a broken record that are kept
-_QUOTES = "Double the quotes inside the field or pass `quoting=False` if a quote is a character like any other."
+_SHOWN = 10_000  # the stored characters of a broken record
+_QUOTES = "Double the quotes inside the field or pass `quoting=False` if a quote is an ordinary character."
 
 
 class JSONLines(_Source):
@@ -344,9 +344,9 @@ class JSONLines(_Source):
                 continue
             if not isinstance(row, dict):
                 if number == 1 and isinstance(row, list):
-                    remedy = "Write an object on each line, `frame.to_json(path, orient='records', lines=True)`."
+                    remedy = "Write one object per line, `frame.to_json(path, orient='records', lines=True)`."
                     raise fault(self.place, None, "a JSON array, not a JSON object on each line", remedy)
-                yield number, None, ("a line that is no JSON object", "", content[:_SHOWN])
+                yield number, None, ("a line that is not a JSON object", "", content[:_SHOWN])
                 continue
             bad = [name for name, value in row.items() if isinstance(value, str) and _files.is_bad(value)]
             problem = (_files.BAD_TEXT, f"in {bad[0]!r}", content[:_SHOWN]) if bad else None
@@ -406,7 +406,7 @@ class Parquet(_Source):
 
 
 def source(argument, path, *, format=None, **options):
-    """Opens a table; `options` are those of TSV and CSV, and `encoding`."""
+    """Opens a table; `options` are the options of TSV and CSV, and `encoding`."""
     file = _files.File(path)
     if not isinstance(file.place, pathlib.Path):
         raise _check.invalid(argument, "a path on the local disk", path, "Copy the file there first.")

@@ -1,4 +1,4 @@
-"""Columns of numbers and categories, with what training rows say of them."""
+"""Columns of numbers and categories, with statistics of training rows."""
 
 import collections
 from collections.abc import Sequence
@@ -19,25 +19,25 @@ def tabular_columns(
     min_count: int = 1,
     max_categories: int | None = None,
 ) -> dict[str, Any]:
-    """Finds mean and scale of columns of numbers, and the names in columns of categories, out of training rows.
+    """Computes the mean and scale of numeric columns, and the names in categorical columns, from training rows.
 
-    A column of numbers takes missing ones (`None`, NaN, an empty string) and hands them on as NaN. A column of
-    categories gives a missing or unknown name, and one that is too rare, the last index.
+    A column of numbers accepts missing ones (`None`, NaN, an empty string) and passes them on as NaN. A column of
+    categories maps missing, unknown and rare names to the last index.
 
     Args:
-        rows: the training rows: `Rows`, or what `Rows.from_any` takes.
+        rows: the training rows: `Rows`, or anything that `Rows.from_any` accepts.
         numbers: names of columns of numbers, or of strings that hold numbers.
         categories: names of columns of names: strings, ints or bools.
-        min_count: int. The rows that a name is in at least. Defaults to 1.
-        max_categories: int. The names of a column at most, the most frequent ones. Defaults to `None`: all.
+        min_count: int. The minimum number of rows with a name. Defaults to 1.
+        max_categories: int. The maximum number of names in a column, most frequent first. Defaults to `None`: all.
 
     Returns:
         A dict of column name to `NumberColumn` or `CategoryColumn`, in the order of the arguments. The scale is the
-        standard deviation, or 1 where all numbers are equal.
+        standard deviation, or 1 if all numbers are equal.
 
     Raises:
-        ValueError: for no columns, a column that is not there or is named twice, one without a single number or name,
-            or a value that is no number, with its row.
+        ValueError: if there are no columns, a column does not exist or is named twice, has no number or name at all, or
+            has a value that is not a number; the message names the row.
 
     Example:
 
@@ -54,7 +54,7 @@ def tabular_columns(
     twice = [name for name, count in collections.Counter(named).items() if count > 1]
     if twice:
         remedy = "A column is either numbers or categories."
-        raise _check.invalid("categories", "names that are not named before", twice[0], remedy)
+        raise _check.invalid("categories", "names that are not given before", twice[0], remedy)
     for argument, names in given.items():
         for name in names:
             _check.one_of(argument, name, rows.columns)
@@ -76,7 +76,7 @@ def _number_column(values, name):
     found = NumberColumn(missing="nan").read(values, name).astype("float64")
     present = found[~np.isnan(found)]
     if not present.size:
-        raise _check.invalid(name, "a column with at least one number", "missing values alone")
+        raise _check.invalid(name, "a column with at least one number", "only missing values")
     return NumberColumn(missing="nan", mean=float(present.mean()), scale=float(present.std()) or 1.0)
 
 
@@ -85,15 +85,15 @@ def _category_column(values, name, min_count, max_categories):
     for row, value in enumerate(values):
         value = value.item() if isinstance(value, np.generic) else value
         if isinstance(value, float) and value.is_integer():
-            value = int(value)  # pandas makes floats of a column of ints with a gap
+            value = int(value)  # pandas converts ints to floats if a value is missing
         if _check.is_missing(value) or value == "":
             continue
         if not isinstance(value, (str, int)):
-            remedy = "A column of numbers belongs into `numbers`."
+            remedy = "Pass columns of numbers as `numbers`."
             raise _check.invalid(name, "names: strings, ints or bools", value, f"It is in row {row}. {remedy}")
         counts[value] += 1
     if len({str(value) for value in counts}) < len(counts):
-        raise _check.invalid(name, "names of one kind", list(counts)[:10], "1 and '1' are alike.")
+        raise _check.invalid(name, "names of one kind", list(counts)[:10], "1 and '1' count as equal.")
     kept = [value for value, count in counts.most_common(max_categories) if count >= min_count]
     if not kept:
         raise _check.invalid(name, f"a name in at least {min_count} rows", dict(counts.most_common(3)))

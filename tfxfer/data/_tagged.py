@@ -1,4 +1,4 @@
-"""From rows of tagged words to a dataset for a tagger."""
+"""A dataset for a tagger from rows of tagged words."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from tfxfer.data._examples import Examples
 from tfxfer.data._rows import Faults, Rows, fault, shown
 from tfxfer.data._tags import Checker, check_names, is_tag, known_scheme, unknown
 
-_MEND = "Mend the row, leave it out, or pass `on_error='skip'`."
+_MEND = "Fix the row, drop it, or pass `on_error='skip'`."
 
 
 def tagged(
@@ -28,25 +28,25 @@ def tagged(
     """Makes a dataset of words with tags, for a tagger.
 
     Args:
-        rows: `Rows`, as `read_conll` and `read_entities` give them, or what `Rows.from_any` takes, for example a list
-            of `{"words": [...], "tags": [...]}`.
+        rows: `Rows`, as returned by `read_conll` and `read_entities`, or anything that `Rows.from_any` accepts, for
+            example a list of `{"words": [...], "tags": [...]}`.
         words: name of the column of words, a list of strings in each row.
-        tags: name of the column of tags, a list of as many strings.
+        tags: name of the column of tags, a list of equally many strings.
         labels: optional list of the model's tags, in its order. Defaults to `data.tag_names(rows, tags, scheme)`.
         scheme: string. The scheme of the tags, and of `labels`; see `read_conll`. `None` for tags that do not mark
             spans, such as parts of speech.
-        on_error: `"raise"`; `"skip"` leaves out broken rows, warns once and counts them in the dataset's `skipped`;
-            `"repair"` changes tags that the scheme forbids where they stand, warns once and counts them in the
-            dataset's `repaired`, while other faults raise.
+        on_error: `"raise"`; `"skip"` skips broken rows, warns once and counts them in the dataset's `skipped`;
+            `"repair"` changes tags that the scheme forbids in their position, warns once and counts them in the
+            dataset's `repaired`; other errors raise.
 
     Returns:
         Finite `tf.data.Dataset` (`Examples`) of (x, y), in the order of the rows. x: the words, string `(words,)`; y:
         int32 `(words,)`, indices into `labels`. The dataset's `labels` are those tags.
 
     Raises:
-        ValueError: for a column that is not there, a row without words, words and tags of different number, a word or
-            tag that is no string, a tag that is not among `labels`, one that the scheme does not have or forbids where
-            it stands; it names file, line and column. For `labels` that are not the scheme's.
+        ValueError: if a column does not exist, a row has no words, words and tags differ in number, a word or tag is
+            not a string, or a tag is not in `labels`, or not in the scheme or forbidden in its position; the message
+            names file, line and column. Also if `labels` do not follow the scheme.
 
     Example:
 
@@ -76,20 +76,20 @@ def tagged(
 
 
 def tag_names(rows: Any, column: str = "tags", scheme: str | None = "IOB2") -> list[str]:
-    """Finds the tags that a model of some rows needs.
+    """Returns the tags that a model needs for rows.
 
     Args:
-        rows: `Rows` or what `Rows.from_any` takes.
+        rows: `Rows` or anything that `Rows.from_any` accepts.
         column: string. The name of the column of tags, a list of strings in each row.
         scheme: string. The scheme of the tags; see `tagged`.
 
     Returns:
-        List of strings: `"O"`, then every tag that the scheme has for the types of the rows, type by type in
-        alphabetical order, whether or not it occurs. For `scheme=None` the sorted tags that occur.
+        List of strings: `"O"`, then every tag that the scheme has for the types in the rows, type by type in
+        alphabetical order, including tags that do not occur. For `scheme=None`, the sorted tags that occur.
 
     Raises:
-        ValueError: for a row that has no list of strings, a tag that the scheme does not have, or rows without any
-            tag but `"O"`; it names file, line and column.
+        ValueError: if a row has no list of strings, a tag is not in the scheme, or the rows have no tag but `"O"`; the
+            message names file, line and column.
 
     Example:
 
@@ -104,18 +104,18 @@ def tag_names(rows: Any, column: str = "tags", scheme: str | None = "IOB2") -> l
 
 
 def convert_tags(sequences: Iterable[Sequence[str]], source: str, target: str) -> list[list[str]]:
-    """Writes the tags of rows in another scheme.
+    """Converts the tags of rows to another scheme.
 
     Args:
         sequences: a list of the rows' lists of tags.
-        source: string. The scheme that the tags are in; see `read_conll`.
-        target: string. The scheme to write.
+        source: string. The scheme of the tags; see `read_conll`.
+        target: string. The scheme to convert to.
 
     Returns:
         A list of lists of tags that mark the same spans.
 
     Raises:
-        ValueError: for a tag that `source` does not have or forbids where it stands, with its row.
+        ValueError: if a tag is not in `source`, or forbidden in its position; the message names its row.
 
     Example:
 
@@ -173,29 +173,29 @@ def _lists(rows, words, tags, faults):
             continue
         if len(theirs) != len(row):
             detail = f": {len(row)} and {len(theirs)}, in {shown(row)} and {shown(theirs)}"
-            faults.add(rows.place(i), tags, "words and tags of different number", detail, _MEND)
+            faults.add(rows.place(i), tags, "words and tags that differ in count", detail, _MEND)
             continue
         found[i] = row, theirs
     return found
 
 
 def _strings(rows, i, column, what, faults):
-    """The list of strings in a row; `None` where there is none (and the fault noted)."""
+    """The list of strings in a row; `None` if it is invalid (the error is recorded)."""
     value, place = rows[column][i], rows.place(i)
     if _check.is_missing(value) or (hasattr(value, "__len__") and not len(value)):
         return faults.add(place, column, f"no {what}s", f": {shown(value)}", _MEND)
     if isinstance(value, (str, bytes, dict)) or not hasattr(value, "__len__") or not hasattr(value, "__iter__"):
-        remedy = "Give lists of strings. For texts with character spans there is `data.read_entities`."
-        return faults.add(place, column, f"{what}s that are no list", f": {shown(value)}", remedy)
+        remedy = "Pass lists of strings. For texts with character spans, use `data.read_entities`."
+        return faults.add(place, column, f"{what}s that are not a list", f": {shown(value)}", remedy)
     row = _texts(value)
     for k, each in enumerate(row):
         if type(each) is str and each.isascii():
             continue
         if not isinstance(each, str):
-            remedy = "Make strings of the column first"
+            remedy = "Convert the column to strings first"
             remedy += ", `[names[i] for i in row]` for indices." if what == "tag" else "."
             detail = f", at index {k}: {shown(each)}"
-            return faults.add(place, column, f"a {what} that is no string", detail, remedy)
+            return faults.add(place, column, f"a {what} that is not a string", detail, remedy)
         try:
             each.encode("utf-8")
         except UnicodeEncodeError:
@@ -205,7 +205,7 @@ def _strings(rows, i, column, what, faults):
 
 
 def _allowed(rows, tags, found, checker, faults):
-    """What of `found` has tags that the scheme allows, as they are or repaired."""
+    """The entries of `found` with tags that the scheme allows, unchanged or repaired."""
     kept = {}
     for i, (words, row) in found.items():
         error = checker.error(row)
@@ -222,7 +222,7 @@ def _allowed(rows, tags, found, checker, faults):
 
 
 def _of_the_model(rows, tags, found, known, scheme, faults):
-    """What of `found` has tags of the model alone."""
+    """The entries of `found` with tags of the model only."""
     names = set(known)
     kept = {}
     for i, (words, row) in found.items():
@@ -230,13 +230,13 @@ def _of_the_model(rows, tags, found, known, scheme, faults):
         if strange is None:
             kept[i] = words, row
             continue
-        remedy = f"{unknown(row[strange], known, scheme)} Add it to `labels`, mend the row, or pass `on_error='skip'`."
+        remedy = f"{unknown(row[strange], known, scheme)} Add it to `labels`, fix the row, or pass `on_error='skip'`."
         faults.add(rows.place(i), tags, "unknown tag", f" {row[strange]!r}, at index {strange}", remedy)
     return kept
 
 
 def _names(rows, column, found, scheme):
-    """The tags of a model for rows, a dict of row number to tags."""
+    """The tags of a model for rows, given as a dict of row index to tags."""
     first: dict[str, int] = {}
     for i, row in found.items():
         for tag in row:
@@ -247,7 +247,7 @@ def _names(rows, column, found, scheme):
     for tag, i in first.items():
         if not is_tag(tag, scheme):
             remedy = Checker(scheme, list(found.values()), repairs=False).remedy([tag])
-            raise fault(rows.place(i), column, f"{tag!r}, which is no tag of {scheme}", remedy)
+            raise fault(rows.place(i), column, f"{tag!r}, which is not a tag of {scheme}", remedy)
         if tag != "O":
             types.add(_schemes.split(tag)[1])
     if not types:

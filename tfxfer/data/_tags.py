@@ -1,4 +1,4 @@
-"""What readers, datasets and columns check of tags, and how they say what is wrong."""
+"""Checks of tags by readers, datasets and columns, and their error messages."""
 
 import difflib
 
@@ -7,17 +7,17 @@ from tfxfer.data._rows import shown
 
 
 def known_scheme(scheme, argument="scheme"):
-    """Returns the name of a scheme as `_schemes` has it; `None` stays."""
+    """Returns the name of a scheme as in `_schemes`; `None` is returned as `None`."""
     return None if scheme is None else _schemes.scheme(argument, scheme)
 
 
 def is_tag(tag, scheme):
-    """Whether a scheme has a tag, wherever it may stand."""
+    """Whether a scheme has a tag, in any position."""
     return tag == "O" or _is_allowed([tag], scheme)
 
 
 def check_names(argument, names, scheme):
-    """Raises for the first of a model's tags that its scheme does not have."""
+    """Raises for the first of a model's tags that is not in its scheme."""
     if scheme is None:
         return
     wrong = [name for name in names if not is_tag(name, scheme)]
@@ -37,7 +37,7 @@ def _is_allowed(names, scheme):
 
 
 def schemes(names):
-    """The schemes as a choice of arguments."""
+    """The schemes as alternative arguments."""
     return " or ".join(f"`scheme={name!r}`" for name in names)
 
 
@@ -45,10 +45,10 @@ class Checker:
     """Checks the tags of rows against their scheme.
 
     Args:
-        scheme: string, as `_schemes` has it, or `None`: then every tag fits.
-        sequences: list of the tags of all rows. Where one does not fit, they tell which schemes do.
-        repairs: bool. Whether the caller has `on_error="repair"`, for the remedy.
-        converts: bool. Whether the scheme is that of a model, so that the tags have to be written in it.
+        scheme: string, as in `_schemes`, or `None`: every tag then fits.
+        sequences: list of the tags of all rows. If one does not fit, they determine the schemes that do.
+        repairs: bool. Whether the caller supports `on_error="repair"`, for the remedy.
+        converts: bool. Whether the scheme is a model's, so that the tags must be converted to it.
     """
 
     def __init__(self, scheme, sequences, repairs=True, converts=False):
@@ -59,11 +59,11 @@ class Checker:
         self._remedy = None
 
     def error(self, tags):
-        """Returns (index of the first tag that does not fit, what is wrong with it), or `None`."""
+        """Returns (index of the first tag that does not fit, the problem), or `None`."""
         return None if self.scheme is None else _schemes.first_error(tags, self.scheme)
 
     def repaired(self, tags):
-        """Returns (tags that fit, how many were changed); `None` where a tag is of no scheme or lacks its type."""
+        """Returns (tags that fit, number of changes); `None` if a tag belongs to no scheme or lacks a type."""
         if not all(tag == "O" or _schemes.split(tag)[1] for tag in tags):
             return None
         try:
@@ -73,17 +73,17 @@ class Checker:
 
     @property
     def reason(self):
-        """What faults are counted as."""
+        """The reason under which errors are counted."""
         return f"a tag that {self.scheme} forbids"
 
     def remedy(self, tags):
-        """What to do about tags that do not fit."""
+        """The remedy for tags that do not fit."""
         if self.repaired(tags) is None:
-            return "Mend the row. For tags that mark no spans, such as parts of speech: `scheme=None`."
+            return "Fix the row. For tags that mark no spans, such as parts of speech: `scheme=None`."
         if self._remedy is None:
             fitting = _schemes.guess(self._sequences)
             if fitting and self._converts:
-                said = f"All the tags fit {' or '.join(map(repr, fitting))}: write them in the scheme of the model by "
+                said = f"All the tags fit {' or '.join(map(repr, fitting))}: convert them to the model's scheme with "
                 said += f"`data.convert_tags(tags, {fitting[0]!r}, {self.scheme!r})`."
             else:
                 said = f"All the tags fit {schemes(fitting)}." if fitting else "All the tags together fit no scheme."
@@ -94,19 +94,19 @@ class Checker:
 
 
 def unknown(tag, known, scheme):
-    """What to do about a tag that a model does not have.
+    """The remedy for a tag that a model does not have.
 
     Args:
         tag: string.
         known: list of the model's tags.
-        scheme: string, their scheme, or `None`.
+        scheme: string, the scheme of these tags, or `None`.
     """
     if scheme is not None and not is_tag(tag, scheme):
         fitting = [each for each in _schemes.SCHEMES if is_tag(tag, each)]
         if fitting:
             return (
                 f"It is no tag of {scheme}, but may be one of {', '.join(fitting)}: `data.convert_tags(tags, "
-                f"source, {scheme!r})` writes tags in the scheme of the model."
+                f"source, {scheme!r})` converts tags to the scheme of the model."
             )
     alike = difflib.get_close_matches(tag, known, n=3)
-    return f"Did you mean {' or '.join(map(repr, alike))}?" if alike else f"Known are {shown(known)}."
+    return f"Did you mean {' or '.join(map(repr, alike))}?" if alike else f"The known tags are {shown(known)}."

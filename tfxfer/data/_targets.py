@@ -1,4 +1,4 @@
-"""Targets that come from another model: its scores or embeddings of the rows."""
+"""Targets from another model: its scores or embeddings of the rows."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from tfxfer import _check
 
 
 def read_targets(rows, targets, columns, argument="targets"):
-    """Checks precomputed targets of `Rows` with so many text columns: float32 `(rows, ...)`."""
+    """Checks precomputed targets of `Rows` with `columns` text columns: returns float32 `(rows, ...)`."""
     expected = "a float array (rows,), (rows, n) or (rows, columns, dim)"
     try:
         values = np.asarray(targets)
@@ -16,7 +16,7 @@ def read_targets(rows, targets, columns, argument="targets"):
     if not 1 <= values.ndim <= 3 or 0 in values.shape:
         raise _check.invalid(argument, expected, f"an array of shape {values.shape}")
     if len(values) != len(rows):
-        remedy = f"There are {len(rows)} rows; each needs its own, also those that `on_error='skip'` leaves out."
+        remedy = f"There are {len(rows)} rows; each needs its own, including those that `on_error='skip'` skips."
         raise _check.invalid(argument, expected, f"an array of shape {values.shape}", remedy)
     if values.ndim == 3 and values.shape[1] != columns:
         remedy = f"There are {columns} text columns; each needs an embedding, in their order."

@@ -1,4 +1,4 @@
-"""Batches for several tasks in one training, each with a data set, inputs and targets of its own."""
+"""Batches for several tasks in one training, each with its own dataset, inputs and targets."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,14 +18,26 @@ class TaskRows:
     """The batches of one task.
 
     Args:
-        argument: string. What errors call the data.
+        argument: string. The name of the data in errors.
         dataset: `tf.data.Dataset` of batches with targets.
         gate: the task's `Gate`.
         class_weight: dict of class index to weight, or `None`; multiplies the weights of rows.
-        count: bool. Whether the number of batches has to be known.
+        count: bool. Whether the number of batches must be known.
+
+    Attributes:
+        steps: int. The number of batches; `None` if unknown.
+        spec: the spec of a batch, (x, y) or (x, y, sample_weight).
 
     Raises:
-        ValueError: for batches without targets, or of unknown number where that has to be known.
+        ValueError: if the batches have no targets, or their number is unknown although it must be known.
+
+    Example:
+
+    ```python
+    gate = tx.data.Gate(classifier)
+    train = tx.data.batches(rows, classifier, seed=0)
+    TaskRows("intent", train, gate).steps  # as many as `len(train)`
+    ```
     """
 
     def __init__(self, argument: str, dataset: Any, gate: Any, class_weight: Any = None, count: bool = True) -> None:
@@ -38,7 +50,7 @@ class TaskRows:
             _check.instance(argument, dataset, tf.data.Dataset, "rows, or a tf.data.Dataset of batches")
             self._source = Plain(dataset, None)
         self.steps = self._source.steps
-        # By these a checkpoint knows that the rows are the same.
+        # A checkpoint identifies the rows by these.
         self._rows = getattr(self._source, "_rows", None)
         spec = self.epoch(tf.constant(0, tf.int64)).element_spec
         if not isinstance(spec, tuple) or len(spec) < 2:
@@ -46,7 +58,12 @@ class TaskRows:
         self.spec = spec
 
     def epoch(self, epoch: Any, skip: Any = 0) -> Any:
-        """Returns the batches (x, y) or (x, y, sample_weight) of an epoch, as model and loss take them."""
+        """Returns the batches (x, y) or (x, y, sample_weight) of an epoch, as the model and the loss read them.
+
+        Args:
+            epoch: int64 tensor. The number of the epoch, from 0.
+            skip: int or int64 tensor. The number of batches to skip.
+        """
         batches = self._gate.ready(self._source.epoch(epoch, skip), self._is_encoded)
         if self._class_weight is None:
             return batches
@@ -64,18 +81,25 @@ class TaskRows:
 def task_batches(
     rows: Mapping[str, TaskRows], inputs: Mapping[str, Any], mixing: str, *, temperature: float = 2.0, seed: Any = None
 ) -> Batches:
-    """Returns the batches of a training on several tasks; see `models.MultiTask.fit` for the ways to mix.
+    """Returns the batches for training on several tasks; see `models.MultiTask.fit` for the ways to mix.
 
     Args:
-        rows: dict of task to its batches.
+        rows: dict of task to its `TaskRows`.
         inputs: dict of every task to the dict of its Keras inputs.
         mixing: one of `MIXINGS`.
         temperature: float >= 1, for `"temperature"`.
-        seed: int >= 0, for the order of the tasks.
+        seed: int >= 0, for the order of the tasks. By default drawn from numpy's global generator.
 
     Returns:
-        `Batches` of ({task: x}, {task: y}), or ({task: x}, {task: y}, {task: sample_weight}) for those tasks that have
-        weights. A task that does not take part in a step has zero rows in it.
+        `Batches` of ({task: x}, {task: y}), or ({task: x}, {task: y}, {task: sample_weight}), with an entry for each
+        task that has weights. A task that does not take part in a step has zero rows.
+
+    Example:
+
+    ```python
+    rows = {"intent": TaskRows("intent", intents, gate), "topic": TaskRows("topic", topics, other_gate)}
+    train = task_batches(rows, {"intent": first.input, "topic": second.input}, "size", seed=0)
+    ```
     """
     seed = int(np.random.randint(2**31) if seed is None else seed)
     sources: list[Any] = [_Alone(name, rows, inputs) for name in rows]
@@ -86,10 +110,10 @@ def task_batches(
 
 
 def task_order(steps: Any, mixing: str, temperature: float) -> np.ndarray:
-    """Returns the number of the task of each batch of an epoch, an int array as long as all batches together.
+    """Returns the index of the task of each batch of an epoch, an int array with one entry per batch.
 
     Args:
-        steps: list of int. The batches of each task.
+        steps: list of int. The number of batches of each task.
         mixing: `"size"`, `"temperature"` or `"round_robin"`.
         temperature: float >= 1.
     """
@@ -101,14 +125,28 @@ def task_order(steps: Any, mixing: str, temperature: float) -> np.ndarray:
         shares = counts.astype("float64") ** (1.0 / temperature)
         exact = total * shares / shares.sum()
         counts = np.maximum(np.floor(exact).astype("int64"), 1)
-        # What is left goes to the largest remainders; a task that got its one batch for nothing gives none back.
+        # The rest goes to the largest remainders; a task that was raised to one batch keeps it.
         for k in np.argsort(counts - exact, kind="stable")[: max(total - int(counts.sum()), 0)]:
             counts[k] += 1
     return np.repeat(np.arange(len(counts)), counts)
 
 
 def in_turn(rows: Mapping[str, TaskRows], inputs: Mapping[str, Any]) -> Any:
-    """Returns a dataset of all batches of one task after another, for evaluation; arguments as `task_batches`."""
+    """Returns a dataset of all batches, task after task, for evaluation.
+
+    Args:
+        rows: dict of task to its `TaskRows`.
+        inputs: dict of every task to the dict of its Keras inputs.
+
+    Returns:
+        A `tf.data.Dataset` of batches as in `task_batches`.
+
+    Example:
+
+    ```python
+    evaluation = in_turn(rows, {"intent": first.input, "topic": second.input})  # `rows` as for `task_batches`
+    ```
+    """
     found: Any = None
     for name in rows:
         batches = _Alone(name, rows, inputs).epoch(tf.constant(0, tf.int64))
@@ -117,7 +155,19 @@ def in_turn(rows: Mapping[str, TaskRows], inputs: Mapping[str, Any]) -> Any:
 
 
 def no_rows(inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns arrays of zero rows for a dict of Keras inputs."""
+    """Returns arrays of zero rows for a dict of Keras inputs.
+
+    Args:
+        inputs: dict of name to Keras input; unknown dimensions become 1.
+
+    Returns:
+        A dict of name to array `(0, ...)` with the dtype of the input.
+
+    Example:
+
+    >>> no_rows({"token_ids": keras.Input((None,), dtype="int32")})["token_ids"].shape
+    (0, 1)
+    """
     return {
         key: np.zeros([0, *(1 if size is None else size for size in tensor.shape[1:])], tensor.dtype)
         for key, tensor in inputs.items()
@@ -125,7 +175,7 @@ def no_rows(inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 class _Alone:
-    """The batches of one task among tasks that have no rows in them."""
+    """The batches of one task, with zero rows for all other tasks."""
 
     def __init__(self, name, rows, inputs):
         self._name = name
@@ -136,7 +186,7 @@ class _Alone:
         self._rows = self._rows_of._rows
 
     def epoch(self, epoch, skip=0):
-        """Returns the batches of an epoch but for the first `skip`."""
+        """Returns the batches of an epoch after the first `skip`."""
         specs = {name: each.spec for name, each in self._all.items()}
         weighted = [name for name, spec in specs.items() if len(spec) > 2]
 
@@ -157,7 +207,7 @@ class _Alone:
 
 
 class _Together:
-    """A batch of each task in each step, as many steps as the largest data set has batches."""
+    """A batch of each task in each step; as many steps as the largest dataset has batches."""
 
     def __init__(self, rows, inputs, seed):
         self.seed = seed
@@ -167,7 +217,7 @@ class _Together:
         self.steps = max(source.steps for source in self._sources)
 
     def epoch(self, epoch, skip=0):
-        """Returns the batches of an epoch but for the first `skip`; small data sets start over."""
+        """Returns the batches of an epoch after the first `skip`; small datasets start over."""
         skip = tf.cast(skip, tf.int64)
         parts = tuple(passes_of(source, -(-self.steps // source.steps), epoch, skip) for source in self._sources)
 
@@ -187,7 +237,7 @@ def _inputs(x, tensors):
 
 
 def _targets(values, spec):
-    """Targets or weights of a spec; without values, zero rows of them."""
+    """Targets or weights with a spec; without values, zero rows."""
 
     def make(each, value=None):
         if value is None:
@@ -198,5 +248,5 @@ def _targets(values, spec):
 
 
 def _open(value, shape):
-    """A tensor whose number of rows is open for TensorFlow, so that batches with and without rows are alike."""
+    """A tensor with an unknown static number of rows, so that batches with and without rows have one spec."""
     return tf.compat.v1.placeholder_with_default(tf.convert_to_tensor(value), [None, *shape[1:]])

@@ -1,4 +1,4 @@
-"""Pairs of texts for contrastive tension: each text with itself, and with some others."""
+"""Pairs of texts for contrastive tension: each text with itself, and with random others."""
 
 from collections.abc import Sequence
 
@@ -11,21 +11,21 @@ from tfxfer.data._examples import Examples
 
 
 def tension_pairs(texts: Sequence[str], negatives: int = 7, *, seed: int = 0) -> Examples:
-    """Makes the pairs of contrastive tension out of texts without labels.
+    """Makes the pairs of contrastive tension from texts without labels.
 
-    Each text is paired with itself, with target 1, and with others that are drawn at random, with target 0.
+    Each text is paired with itself, with target 1, and with random other texts, with target 0.
 
     Args:
         texts: list of strings, at least two different ones.
-        negatives: int. Pairs with others for each text. Defaults to 7, the paper's.
-        seed: int >= 0. Of the draw.
+        negatives: int. Pairs with other texts per text. Defaults to 7, as in the paper.
+        seed: int >= 0. The seed of the random choice.
 
     Returns:
-        What `pairs` makes: a finite `tf.data.Dataset` (`Examples`) of ((a, b), y), y a float32 scalar, in the order of
-        the texts, the pair with itself first. `batches` shuffles it.
+        A finite `tf.data.Dataset` (`Examples`) of ((a, b), y), as from `pairs`, y a float32 scalar, in the order of the
+        texts, the pair with itself first. `batches` shuffles it.
 
     Raises:
-        ValueError: for texts that are missing or no strings, fewer than two different ones, or `negatives` below 1.
+        ValueError: if a text is missing or not a string, fewer than two texts differ, or `negatives` is below 1.
 
     Example:
 
@@ -39,11 +39,11 @@ def tension_pairs(texts: Sequence[str], negatives: int = 7, *, seed: int = 0) ->
     negatives, seed = _check.integer("negatives", negatives), _check.integer("seed", seed, minimum=0)
     names = {text: number for number, text in enumerate(dict.fromkeys(found))}
     if len(names) < 2:
-        raise _check.invalid("texts", "two different texts at least", found)
+        raise _check.invalid("texts", "at least two different texts", found)
     ids = np.array([names[text] for text in found])
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(found), size=(len(found), negatives))
-    # A text that is there several times is no negative of itself: drawn again until it is another.
+    # A text that occurs several times is not a negative of itself: draw again until it differs.
     same = ids[drawn] == ids[:, None]
     while same.any():
         drawn[same] = rng.integers(len(found), size=int(same.sum()))

@@ -8,13 +8,13 @@ import numpy as np
 
 from tfxfer import _check
 
-_TRIES = 3  # orders to try before more batches are taken
-_LOOKS = 200  # swaps to look at for a row that fits nowhere
-_FAILURES = 20  # rows for which no swap was found, before none is looked for any more
+_TRIES = 3  # orders to try before adding batches
+_LOOKS = 200  # swaps to try for a row that fits nowhere
+_FAILURES = 20  # failed swaps before no more are tried
 
 
 class ByText:
-    """Rows at random, those that share a text in different batches; see `batches`."""
+    """Rows in random order, with rows that share a text in different batches; see `batches`."""
 
     def __init__(self, *, batch_size, seed, drop_remainder):
         self.batch_size = batch_size
@@ -22,9 +22,9 @@ class ByText:
         self._drop_remainder = drop_remainder
 
     def prepare(self, rows):
-        """(the number of batches in an epoch of `Tokenized` rows, the function from its number to (order, ends))."""
+        """Returns (batches per epoch of `Tokenized` rows, function from the epoch's number to (order, ends))."""
         shared = Shared(rows.ids)
-        # The first plan says how many batches an epoch has; it is also what an epoch falls back to.
+        # The first plan fixes the number of batches in an epoch; it is also the fallback.
         sizes, plan = self._first(shared)
         return len(sizes), lambda epoch: self._epoch(shared, sizes, plan, int(epoch))
 
@@ -33,7 +33,7 @@ class ByText:
             plan = _plan(shared, sizes, np.random.default_rng([self.seed]))
             if plan is not None:
                 return sizes, plan
-        expected = "rows enough for one full batch without a text that comes twice"
+        expected = "enough rows for one full batch without a repeated text"
         remedy = "Make the batches smaller, or keep those that are not full: `drop_remainder=False`."
         raise _check.invalid("batch_size", expected, self.batch_size, remedy)
 
@@ -41,7 +41,7 @@ class ByText:
         rng = np.random.default_rng([self.seed, epoch])
         batch_of = _plan(shared, sizes, rng)
         batch_of = plan if batch_of is None else batch_of
-        # Batches in another order, but a smaller one stays last; rows in another order within their batch.
+        # Permute the batches, keeping a smaller one last, and the rows within each batch.
         sizes = np.bincount(batch_of[batch_of >= 0], minlength=len(sizes))
         small = (sizes < self.batch_size) & (sizes.max() == self.batch_size)
         place = np.empty(len(sizes), "int64")
@@ -58,8 +58,8 @@ class Shared:
         ids: ragged int tensors `(rows, None)`, one a column.
 
     Attributes:
-        texts: list of a tuple for each row: the numbers of those of its texts that another row has too.
-        most: int array `(rows,)`: in how many rows the most frequent of these stands, 0 where there is none.
+        texts: list of a tuple for each row: the indices of those of its texts that another row shares.
+        most: int array `(rows,)`: the number of rows with the most frequent of these texts; 0 if there is none.
     """
 
     def __init__(self, ids):
@@ -76,7 +76,7 @@ class Shared:
         self._in_row = np.sort([len(row) for row in self.texts])
 
     def may_fill(self, batches, batch_size):
-        """Whether the texts suffice for so many full batches; `False` is certain, `True` is not."""
+        """Whether the texts may suffice for this many full batches; `False` is certain, `True` is not."""
         return self._in_row[: batches * batch_size].sum() <= np.minimum(self._counts, batches).sum()
 
 
@@ -96,7 +96,7 @@ def _sizes(shared, batch_size, drop_remainder):
         steps += 1
     steps = min(rows, max(steps, most))
     while True:
-        # A text in so many rows, or texts so entangled, that more batches are needed: these are alike in size.
+        # A frequent text, or overlaps between rows, may require more batches: these have nearly equal sizes.
         yield np.full(steps, rows // steps) + (np.arange(steps) < rows % steps)
         if steps == rows:
             return
@@ -113,24 +113,24 @@ def _plan(shared, sizes, rng):
 
 
 def place_rows(shared, sizes, rng):
-    """Puts rows into batches so that none holds a text twice.
+    """Assigns rows to batches so that no batch has a text twice.
 
-    Rows that share no text fit anywhere; so the others are placed first, each into a random batch with room that has
-    none of its texts, the rows of the most frequent texts before the rest. Where no such batch is left, a row of a full
-    batch makes room for it and moves to another.
+    Rows that share no text fit anywhere, so the others are placed first, each in a random batch with room and without
+    its texts; rows with the most frequent texts come first. If there is no such batch, a row of a full batch moves to
+    another batch to make room.
 
     Args:
         shared: `Shared`.
-        sizes: int array, the rows that each batch holds; the sum is at most the number of rows.
+        sizes: int array, the number of rows of each batch; the sum is at most the number of rows.
         rng: `numpy.random.Generator`.
 
     Returns:
-        Int array, the batch of each row, -1 for rows that are left out; `None` if it cannot be done in this order.
+        Int array, the batch of each row, -1 for dropped rows; `None` if no assignment was found in this order.
     """
     rows, room = len(shared.texts), int(sizes.sum())
     shelf = _Shelf(shared.texts, sizes, random.Random(int(rng.integers(2**63))))
     order = rng.permutation(rows)
-    # Rows to be left out wait behind all others, for the place of one that does not fit.
+    # Rows to drop come after all others, as substitutes for rows that do not fit.
     waits = np.zeros(rows, bool)
     waits[order[room:]] = True
     free = order[shared.most[order] == 0]
@@ -148,21 +148,21 @@ def place_rows(shared, sizes, rng):
 
 
 class _Shelf:
-    """Batches that are being filled."""
+    """The batches while they are filled."""
 
     def __init__(self, texts, sizes, rng):
         self.batch_of = np.full(len(texts), -1)
         self.open = list(range(len(sizes)))
-        self._at = list(self.open)  # where in it a batch stands
+        self._at = list(self.open)  # the position of a batch in `open`
         self._texts = texts
         self._room = sizes.tolist()
         self._rows = [[] for _ in self.open]
-        self._batches = collections.defaultdict(set)  # of each text
+        self._batches = collections.defaultdict(set)  # per text
         self._rng = rng
         self._failures = 0
 
     def put(self, row):
-        """Finds a place for a row; whether there is one."""
+        """Finds a place for a row; returns whether there is one."""
         batch = self._open_batch(row)
         if batch is None:
             return self._swap(row)
@@ -170,7 +170,7 @@ class _Shelf:
         return True
 
     def fill(self, rows):
-        """Puts rows that fit anywhere, in random order, into what room there is; the last ones may find none."""
+        """Puts rows that fit anywhere, in random order, into the remaining room; the last ones may find none."""
         slots = np.repeat(self.open, [self._room[batch] for batch in self.open]).astype("int64")
         if len(slots) <= len(rows):
             self.batch_of[rows[: len(slots)]] = slots
@@ -180,7 +180,7 @@ class _Shelf:
             self.put(row)
 
     def _open_batch(self, row):
-        """A random batch that has room and none of the texts of the row; `None` if there is none."""
+        """A random batch with room and without the texts of the row; `None` if there is none."""
         for _ in range(8 if self.open else 0):
             batch = self.open[int(self._rng.random() * len(self.open))]
             if self._fits(row, batch):
@@ -189,7 +189,7 @@ class _Shelf:
         return self._rng.choice(batches) if batches else None
 
     def _swap(self, row):
-        """Puts the row into a full batch, one of whose rows goes to a batch with room; whether it could be done."""
+        """Puts the row into a full batch, moving one of its rows to a batch with room; returns whether it succeeded."""
         for _ in range(_LOOKS if self._failures < _FAILURES else 0):
             batch = int(self._rng.random() * len(self._rows))
             if not self._fits(row, batch):

@@ -11,17 +11,23 @@ from tfxfer.data._columns import WordsColumn
 from tfxfer.data._inference import ROWS_MULTIPLE, Runner
 from tfxfer.preprocessing import windows
 
-# Words that are tokenized at a time.
+# Words tokenized at a time.
 _CHUNK = 65536
 
 
 class WordScores(NamedTuple):
-    """What a model gives for the words of some rows, the words of all rows one after another.
+    """A model's outputs for the words of some rows, with the words of all rows concatenated.
 
     Attributes:
         scores: float array `(words, outputs)`; zeros for a word without a token.
         mask: bool array `(words,)`, whether a word has a token.
-        splits: int64 array `(rows + 1,)`: row i holds the words from `splits[i]` to `splits[i + 1]`.
+        splits: int64 array `(rows + 1,)`: row i has the words from `splits[i]` to `splits[i + 1]`.
+
+    Example:
+
+    >>> scores = WordScores(np.array([[1.0], [2.0], [3.0]]), np.array([True, False, True]), np.array([0, 2, 3]))
+    >>> [row.tolist() for row in scores.rows()]
+    [[[1.0], [2.0]], [[3.0]]]
     """
 
     scores: Any
@@ -34,15 +40,23 @@ class WordScores(NamedTuple):
 
 
 class WordRunner:
-    """Runs a model of words over rows that may be longer than it, in overlapping windows; see `preprocessing.windows`.
+    """Runs a model of words over rows of any length, in overlapping windows; see `preprocessing.windows`.
 
     Args:
-        model: Keras model from what `WordsColumn` gives to one tensor `(batch, words, outputs)`.
+        model: Keras model from the tensors of `WordsColumn` to one tensor `(batch, words, outputs)`.
         preprocessor: `preprocessing.TextPreprocessor`.
         room: int. Tokens of a window.
-        stride: int. Tokens from the start of one window to that of the next.
+        stride: int. Tokens from the start of one window to the start of the next.
         pad_to_multiple_of: int from 1 to 8; see `batches`.
         rows_multiple_of: int; see `Runner`.
+
+    Example:
+
+    ```python
+    runner = tx.data.WordRunner(model, preprocessor, room=126, stride=63)
+    words = tx.data.WordsColumn(preprocessor).read([["Ada", "wrote"]], "words")
+    runner(words).rows()[0]  # (2, outputs)
+    ```
     """
 
     def __init__(
@@ -67,14 +81,14 @@ class WordRunner:
         """Returns `WordScores` for rows of words.
 
         Args:
-            words: string `RaggedTensor` `(rows, None)`, as `WordsColumn.read` gives it.
+            words: string `RaggedTensor` `(rows, None)`, as returned by `WordsColumn.read`.
             batch_size: int. Windows computed at a time.
             progress: bool. Whether to show a progress bar.
         """
         return self._scores(self._pieces(words), batch_size, progress)
 
     def of_tokens(self, ids: Any, batch_size: int = 32, progress: bool = False) -> WordScores:
-        """Returns `WordScores` for tokenized texts, with each token a word of its own.
+        """Returns `WordScores` for tokenized texts, with each token as a word.
 
         Args:
             ids: int32 `RaggedTensor` `(rows, tokens)`, without special tokens.
@@ -110,7 +124,7 @@ class WordRunner:
 
 @functools.lru_cache(maxsize=8)
 def _cutter(room: int, stride: int) -> Any:
-    """The function from pieces to windows, one for all models: to trace it takes longer than to run a small model."""
+    """The function from pieces to windows, shared by all models: tracing it takes longer than a small model."""
     return tf.function(
         lambda pieces: windows(pieces, room, stride),
         input_signature=[tf.RaggedTensorSpec([None, None, None], tf.int32, 2)],
@@ -119,15 +133,31 @@ def _cutter(room: int, stride: int) -> Any:
 
 
 class _Pieces(WordsColumn):
-    """Words that are tokenized."""
+    """Words that are already tokenized."""
 
     def encode(self, rows: Any) -> Any:
-        """Returns the ids as they are."""
+        """Returns the ids unchanged."""
         return rows
 
 
 def padded(scores: WordScores, rows: Any) -> tuple[Any, Any]:
-    """Returns some rows of `WordScores` as arrays: scores `(rows, words, outputs)`, int32 mask `(rows, words)`."""
+    """Returns some rows of `WordScores` as padded arrays.
+
+    Args:
+        scores: `WordScores`.
+        rows: ints. The indices of the rows.
+
+    Returns:
+        (scores, mask): float32 `(rows, words, outputs)` and int32 `(rows, words)`, 1 for words with a token. The width
+        is that of the longest row, rounded up to a multiple of 8 on backends that compile each shape.
+
+    Example:
+
+    >>> scores = WordScores(np.array([[1.0], [2.0], [3.0]]), np.array([True, False, True]), np.array([0, 2, 3]))
+    >>> values, mask = padded(scores, [1, 0])
+    >>> values[:, :2].tolist(), mask[:, :2].tolist()
+    ([[[3.0], [0.0]], [[1.0], [2.0]]], [[1, 0], [1, 0]])
+    """
     sizes = [int(scores.splits[row + 1] - scores.splits[row]) for row in rows]
     width = max([*sizes, 1])
     if keras.config.backend() != "tensorflow":

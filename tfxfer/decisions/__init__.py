@@ -1,7 +1,8 @@
-"""What is decided from a classifier's outputs: calibrated probabilities, thresholds, rejected rows, sets of labels.
+"""Decisions from a classifier's outputs: calibrated probabilities, thresholds, rejected rows, sets of labels.
 
-Each part is fitted on rows that the model was not trained on, and is a few arrays with maths in `keras.ops`: the same
-code answers in Python and in an export. Models own them: see `calibrate` and `fit_decisions` of a classifier.
+Each part is fitted on rows that the model was not trained on. It consists of a few arrays and functions in
+`keras.ops`, so the same code runs in Python and in an export. Models own the parts: see `calibrate` and
+`fit_decisions` of a classifier.
 """
 
 from tfxfer.decisions._conformal import ConformalSets, conformal_scores

@@ -1,4 +1,4 @@
-"""Sets of labels that hold the right one as often as was asked for."""
+"""Conformal prediction: sets of labels that contain the right one with a given probability."""
 
 import math
 import warnings
@@ -12,38 +12,38 @@ from tfxfer import _check
 from tfxfer.decisions._part import Part, checked_classes
 
 METHODS = ("lac", "aps", "raps")
-# Thresholds are this much higher than the quantile: sums of probabilities near 1 differ by as much with the order of
-# summation, and no set may depend on it. Sets only grow by it.
+# Added to the quantile: sums of probabilities near 1 differ by this much with the order of summation, and sets must not
+# depend on that order. A higher threshold only makes sets larger.
 _SLACK = 2e-6
 
 
 def conformal_scores(
     probabilities: Any, method: str = "lac", *, uniforms: Any = None, penalty: float = 0.01, free: int = 5
 ) -> Any:
-    """Returns how strange each class would be for each row; smaller is more likely to be right.
+    """Computes the nonconformity score of each class for each row; smaller is more likely to be right.
 
     | method | score of class c with probability p_c |
     |---|---|
     | `"lac"` | 1 - p_c |
-    | `"aps"` | sum of the probabilities from the largest down to p_c, it included |
-    | `"raps"` | as `"aps"`, plus `penalty` for each rank of c beyond `free` |
+    | `"aps"` | sum of the probabilities from the largest down to and including p_c |
+    | `"raps"` | like `"aps"`, plus `penalty` for each rank of c beyond `free` |
 
-    With `uniforms`, `"aps"` and `"raps"` subtract u p_c, u being the row's number: sets of the randomised form are
-    smaller, and their coverage is exact instead of at least what was asked for. The deterministic form, without
-    `uniforms`, gives the same set for a text each time.
+    With `uniforms`, `"aps"` and `"raps"` subtract u p_c, where u is the row's number. This randomized form yields
+    smaller sets with exact coverage instead of at least the requested coverage. The deterministic form, without
+    `uniforms`, always yields the same set for a text.
 
     Args:
-        probabilities: float `(rows, classes)`, which sum to 1 in a row.
-        method: see the table.
-        uniforms: float `(rows,)` in `[0, 1)`, drawn for each row; `None` for the deterministic form.
-        penalty: float >= 0, for `"raps"`.
-        free: int >= 0, for `"raps"`: ranks without a penalty.
+        probabilities: float `(rows, classes)`; each row sums to 1.
+        method: `"lac"` (default), `"aps"` or `"raps"`; see the table.
+        uniforms: float `(rows,)` in `[0, 1)`, one random number per row; `None` for the deterministic form.
+        penalty: float >= 0, for `"raps"`. Defaults to 0.01.
+        free: int >= 0, for `"raps"`: number of ranks without a penalty. Defaults to 5.
 
     Returns:
-        float32 `(rows, classes)`, in `keras.ops`. Of equal probabilities the lower class counts as the larger.
+        float32 tensor `(rows, classes)`. Among equal probabilities, the lower class ranks first.
 
     Raises:
-        ValueError: for another method, and uniforms with `"lac"`.
+        ValueError: if `method` is unknown, or if `uniforms` is passed with `"lac"`.
 
     Example:
 
@@ -60,7 +60,7 @@ def conformal_scores(
     probabilities = ops.cast(probabilities, "float32")
     if method == "lac":
         if uniforms is not None:
-            raise _check.invalid("uniforms", 'None for "lac", which has no randomised form', uniforms)
+            raise _check.invalid("uniforms", 'None for "lac", which has no randomized form', uniforms)
         return 1.0 - probabilities
     order = ops.argsort(-probabilities, axis=-1)
     ranks = ops.argsort(order, axis=-1)
@@ -75,38 +75,38 @@ def conformal_scores(
 
 @keras.saving.register_keras_serializable("tfxfer", name="decisions.ConformalSets")
 class ConformalSets(Part):
-    """Sets of labels that hold the right one in a stated share of rows.
+    """Predicts sets of labels that contain the right one for a given fraction of rows.
 
-    On n held-out rows, the score of each row's right class is taken (`conformal_scores`). The k-th smallest is the
-    threshold, k = ceil((n + 1) * coverage), raised by 2e-6 against float rounding. The set of a row holds all classes
-    with a score up to it. The right class is then in the set of a new row with a probability of at least `coverage`,
-    whatever the model, as long as old and new rows are drawn alike. This holds over all rows, not for each text, and no
-    longer when the texts change.
+    `fit` computes the scores (`conformal_scores`) of the right classes of n held-out rows. The threshold is the k-th
+    smallest, k = ceil((n + 1) * coverage), plus 2e-6 against float rounding. The set of a row contains all classes
+    with a score up to the threshold. The set of a new row contains the right class with a probability of at least
+    `coverage`, for any model, provided that old and new rows come from the same distribution. The guarantee is an
+    average over all rows, not for each text, and no longer holds when the distribution of texts changes.
 
     | method | sets |
     |---|---|
-    | `"lac"` | the smallest on average; empty where no class is likely |
-    | `"aps"` | larger where a text is hard, smaller where it is easy |
-    | `"raps"` | as `"aps"` without the long tail of many classes |
+    | `"lac"` | the smallest on average; empty if no class is likely |
+    | `"aps"` | larger for hard texts, smaller for easy ones |
+    | `"raps"` | like `"aps"`, without the long tail of many classes |
 
-    These are the deterministic forms: a text gets the same set each time, here and in an export. with `"aps"` and
-    `"raps"`, the set of a text that the model is very sure of may be empty, as its largest probability alone is beyond
-    the threshold: `allow_empty=False` gives it its likeliest class. The randomised form is that with `uniforms`, in
-    `fit` and `members`; a model does not take it.
+    These are the deterministic forms: a text always gets the same set, here and in an export. With `"aps"` and
+    `"raps"`, the set of a text may be empty if the model is very confident, because its largest probability alone
+    exceeds the threshold; `allow_empty=False` then predicts the most probable class. For the randomized form, pass
+    `uniforms` to `fit` and `members`; models do not support it.
 
     Args:
-        method: see the table.
-        coverage: float in `(0, 1)`. The share of rows whose set holds the right class. Defaults to 0.9.
-        by_class: bool. Whether each class has a threshold of its own, of its own rows (Mondrian): the coverage then
-            holds for each class, and sets grow. A class with fewer than coverage / (1 - coverage) rows is in every set;
-            a warning names it.
-        allow_empty: bool. Whether a set may be empty. `False` puts the likeliest class into an empty set, so that the
-            coverage is higher than what was asked for. Defaults to `True`, for the stated coverage.
-        penalty: float >= 0, for `"raps"`, see `conformal_scores`. Defaults to 0.01, as in the paper.
-        free: int >= 0, likewise. Defaults to 5.
+        method: `"lac"` (default), `"aps"` or `"raps"`; see the table.
+        coverage: float in `(0, 1)`. The fraction of rows whose set contains the right class. Defaults to 0.9.
+        by_class: bool. Whether each class has its own threshold, computed from its own rows (Mondrian). The coverage
+            then holds for each class, and sets become larger. A class with fewer than coverage / (1 - coverage) rows
+            is in every set, and a warning names it. Defaults to `False`.
+        allow_empty: bool. Whether a set may be empty. With `False`, an empty set gets the most probable class, which
+            makes the coverage higher than requested. Defaults to `True`, for the stated coverage.
+        penalty: float >= 0, for `"raps"`; see `conformal_scores`. Defaults to 0.01, as in the paper.
+        free: int >= 0, for `"raps"`; see `conformal_scores`. Defaults to 5.
 
     Raises:
-        ValueError: for another method, or a number out of range.
+        ValueError: if `method` is unknown, or if a number is out of range.
 
     Example:
 
@@ -142,27 +142,27 @@ class ConformalSets(Part):
         self.free = _check.integer("free", free, minimum=0)
 
     def class_arrays(self) -> tuple[str, ...]:
-        """Returns the names of the arrays that have a number for each class."""
+        """Returns the names of the arrays with one number per class."""
         return ("thresholds",) if self.by_class else ()
 
     def _scores(self, probabilities, uniforms):
         return conformal_scores(probabilities, self.method, uniforms=uniforms, penalty=self.penalty, free=self.free)
 
     def fit(self, probabilities: Any, targets: Any, *, uniforms: Any = None, labels: Any = None) -> Self:
-        """Finds the thresholds on rows that neither the model nor its scaling was fitted on.
+        """Computes the thresholds from rows that neither the model nor its scaling was fitted on.
 
         Args:
-            probabilities: float array `(rows, classes)`.
-            targets: ints `(rows,)`, the index of each row's class.
-            uniforms: float array `(rows,)` in `[0, 1)`, for the randomised form.
-            labels: list of the class names, for warnings.
+            probabilities: float array `(rows, classes)`; each row sums to 1.
+            targets: int array `(rows,)`, the class index of each row.
+            uniforms: float array `(rows,)` in `[0, 1)`, for the randomized form.
+            labels: list of class names, for warnings.
 
         Returns:
-            The sets themselves.
+            The fitted sets (`self`).
 
         Raises:
-            ValueError: for other shapes, and for fewer than coverage / (1 - coverage) rows, where each set would have
-                to hold all classes.
+            ValueError: if shapes do not match, or if there are fewer than coverage / (1 - coverage) rows, so that
+                every set would have to contain all classes.
         """
         probabilities = np.asarray(probabilities, "float32")
         if probabilities.ndim != 2 or not probabilities.size:
@@ -178,7 +178,7 @@ class ConformalSets(Part):
                     "targets",
                     f"at least {_least_rows(self.coverage)} rows for a coverage of {self.coverage:g}",
                     rows,
-                    "With fewer, every set would have to hold all classes.",
+                    "With fewer, every set would have to contain all classes.",
                 )
             return self._fitted(thresholds=threshold + _SLACK)
         thresholds = np.array([quantile(scores[targets == each], self.coverage) for each in range(classes)])
@@ -193,7 +193,15 @@ class ConformalSets(Part):
         return self._fitted(thresholds=thresholds + _SLACK)
 
     def members(self, probabilities: Any, *, uniforms: Any = None) -> Any:
-        """Returns which classes each set holds, bool `(rows, classes)`, for probabilities of that shape."""
+        """Returns which classes each set contains.
+
+        Args:
+            probabilities: float `(rows, classes)`; each row sums to 1.
+            uniforms: float `(rows,)` in `[0, 1)`, for the randomized form.
+
+        Returns:
+            bool tensor `(rows, classes)`.
+        """
         self._check_fitted()
         held = self._scores(probabilities, uniforms) <= self._arrays["thresholds"]
         if self.allow_empty:
@@ -204,11 +212,11 @@ class ConformalSets(Part):
 
 
 def quantile(scores, coverage):
-    """Returns the k-th smallest of n scores, k = ceil((n + 1) * coverage); infinity where k > n."""
-    rank = math.ceil((len(scores) + 1) * coverage - 1e-9)  # 0.9 of 10 is 9, whatever the rounding
+    """Returns the k-th smallest of n scores, k = ceil((n + 1) * coverage); infinity if k > n."""
+    rank = math.ceil((len(scores) + 1) * coverage - 1e-9)  # 0.9 of 10 is 9, regardless of rounding
     return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else math.inf
 
 
 def _least_rows(coverage):
-    """The fewest rows that have a finite quantile."""
+    """Returns the smallest number of rows with a finite quantile."""
     return math.ceil(coverage / (1 - coverage) - 1e-9)

@@ -1,4 +1,4 @@
-"""What a model decides by, as one object."""
+"""All parts of a model's decisions in one object."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -17,19 +17,19 @@ PARTS = {"scaling": Scaling, "thresholds": Thresholds, "rejection": Rejection, "
 
 @keras.saving.register_keras_serializable("tfxfer", name="decisions.Decisions")
 class Decisions:
-    """What a classifier decides by: parts that are fitted, each of which may be missing.
+    """Bundles the fitted parts of a classifier's decisions; each part is optional.
 
-    `calibrate` and `fit_decisions` of a classifier make it; the model keeps it as `model.decisions`.
+    `calibrate` and `fit_decisions` of a classifier create it, and the model stores it as `model.decisions`.
 
     Args:
-        labels: sequence of the class names, in the order of the outputs.
-        scaling: `Scaling`: from logits to logits.
-        thresholds: `Thresholds`, for several labels a row.
-        rejection: `Rejection`, for one label a row.
-        sets: `ConformalSets`, for one label a row.
+        labels: sequence of class names, in the order of the outputs.
+        scaling: `Scaling`, from logits to logits.
+        thresholds: `Thresholds`, for several labels per row.
+        rejection: `Rejection`, for one label per row.
+        sets: `ConformalSets`, for one label per row.
 
     Raises:
-        ValueError: for a part of another kind, or one that is not fitted.
+        ValueError: if a part has the wrong type, is not fitted, or has another number of classes.
 
     Example:
 
@@ -54,7 +54,7 @@ class Decisions:
                 continue
             _check.instance(name, part, PARTS[name], f"a `decisions.{PARTS[name].__name__}`")
             if not part.is_fitted:
-                raise _check.invalid(name, "a part that is fitted", part, "Call its `fit`.")
+                raise _check.invalid(name, "a fitted part", part, "Call its `fit`.")
             for array in part.class_arrays():
                 if len(part.arrays[array]) != len(self.labels):
                     expected = f"a part of {len(self.labels)} classes"
@@ -63,20 +63,24 @@ class Decisions:
 
     @property
     def parts(self) -> dict[str, Part]:
-        """The parts that there are, by name."""
+        """Dict of the existing parts by name."""
         found = {name: getattr(self, name) for name in PARTS}
         return {name: part for name, part in found.items() if part is not None}
 
     def with_parts(self, **parts: Any) -> "Decisions":
-        """Returns decisions with other parts in place of some; `None` takes one away."""
+        """Returns decisions with some parts replaced.
+
+        Args:
+            **parts: the new `scaling`, `thresholds`, `rejection` or `sets`; `None` removes a part.
+        """
         return Decisions(self.labels, **{**self.parts, **parts})
 
     def with_labels(self, labels: Sequence[Any], places: Sequence[int] | None = None) -> "Decisions":
-        """Returns decisions for other names, or another order, of the same classes.
+        """Returns decisions for the same classes with other names or in another order.
 
         Args:
             labels: the class names, in the order of the outputs.
-            places: where each of them is in the present order. By default the order stays.
+            places: the index of each class in the current order. By default the order stays the same.
         """
         parts: dict[str, Any] = self.parts
         if places is not None:
@@ -84,7 +88,7 @@ class Decisions:
         return Decisions(labels, **parts)
 
     def describe(self) -> dict[str, Any]:
-        """Returns the parts in a few plain values: method, settings, and single numbers such as a threshold."""
+        """Returns the parts as a few plain values: method, settings, and single numbers such as a threshold."""
         found = {}
         for name, part in self.parts.items():
             config = part.get_config()
@@ -94,13 +98,17 @@ class Decisions:
         return found
 
     def get_config(self) -> dict[str, Any]:
-        """Returns labels and parts as JSON knows them."""
+        """Returns the labels and the parts as JSON-serializable values."""
         serialize = keras.saving.serialize_keras_object
         return {"labels": self.labels, **{name: serialize(part) for name, part in self.parts.items()}}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Makes the decisions of what `get_config` returned."""
+        """Creates decisions from a configuration.
+
+        Args:
+            config: the result of `get_config`.
+        """
         read = keras.saving.deserialize_keras_object
         return cls(**{name: read(value) if isinstance(value, dict) else value for name, value in config.items()})
 

@@ -1,4 +1,4 @@
-"""What all parts of a decision share: settings, fitted arrays, and both as a configuration."""
+"""Common base of the parts of decisions: settings, fitted arrays, and their configuration."""
 
 import base64
 from typing import Any, Self
@@ -7,14 +7,14 @@ import numpy as np
 
 from tfxfer import _check
 
-# Arrays of more numbers than this are written as base64, not as lists.
+# Larger arrays are written as base64 instead of lists.
 _MANY = 1024
 
 
 class Part:
-    """Settings out of the constructor, and arrays that `fit` finds.
+    """A part with settings from the constructor and arrays from `fit`.
 
-    A subclass names its settings in `_settings`; its `fit` calls `_fitted` with the arrays.
+    A subclass names its settings in `_settings`; its `fit` passes the arrays to `_fitted`.
     """
 
     _settings: tuple[str, ...] = ()
@@ -24,12 +24,12 @@ class Part:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """What `fit` found, a dict of names to float32 arrays; empty before."""
+        """The arrays found by `fit`, a dict of name to float32 array; empty before `fit`."""
         return dict(self._arrays)
 
     @property
     def is_fitted(self) -> bool:
-        """Whether the part can answer."""
+        """Whether the part is ready to use."""
         return bool(self._arrays)
 
     def _fitted(self, **arrays):
@@ -41,18 +41,18 @@ class Part:
             raise _check.invalid("self", f"a fitted `{type(self).__name__}`", self, "Call `fit` first.")
 
     def settings(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
+        """Returns the constructor arguments."""
         return {name: getattr(self, name) for name in self._settings}
 
     def class_arrays(self) -> tuple[str, ...]:
-        """Returns the names of the arrays that have a number for each class."""
+        """Returns the names of the arrays with one number per class."""
         return ()
 
     def reordered(self, places: list[int]) -> Self:
-        """Returns the part for the classes in another order.
+        """Returns the part with its classes in another order.
 
         Args:
-            places: list of ints: where each class of the new order is in the present one.
+            places: list of ints: the index of each class of the new order in the current one.
         """
         made = type(self)(**self.settings())
         made._arrays = {
@@ -62,12 +62,16 @@ class Part:
         return made
 
     def get_config(self) -> dict[str, Any]:
-        """Returns settings and arrays as JSON knows them."""
+        """Returns the settings and arrays as JSON-serializable values."""
         return {**self.settings(), "arrays": {name: _written(value) for name, value in self._arrays.items()}}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Makes the part of what `get_config` returned."""
+        """Creates the part from a configuration.
+
+        Args:
+            config: the result of `get_config`.
+        """
         config = dict(config)
         arrays = config.pop("arrays", {})
         made = cls(**config)
@@ -90,7 +94,7 @@ def _read(value):
 
 
 def checked_logits(logits, argument="logits"):
-    """Returns logits as a float32 array `(rows, classes)`; raises for another shape, no rows, or NaN."""
+    """Returns logits as a float32 array `(rows, classes)`; raises for other shapes, no rows, or NaN."""
     logits = np.asarray(logits, "float32")
     if logits.ndim != 2 or not logits.size:
         raise _check.invalid(argument, "an array (rows, classes), at least one row", logits.shape)
@@ -101,12 +105,12 @@ def checked_logits(logits, argument="logits"):
 
 
 def checked_classes(targets, rows, classes):
-    """Returns targets as ints `(rows,)`; raises where they are no indices of classes."""
+    """Returns targets as ints `(rows,)`; raises if they are not class indices."""
     targets = np.asarray(targets)
     if targets.shape != (rows,) or targets.dtype.kind not in "iu":
         expected = f"ints ({rows},), the index of each row's class"
         remedy = (
-            "Shares of classes have no single right answer: `targets.argmax(axis=1)`." if targets.ndim == 2 else None
+            "Class proportions have no single right answer: `targets.argmax(axis=1)`." if targets.ndim == 2 else None
         )
         raise _check.invalid("targets", expected, targets, remedy)
     if targets.min() < 0 or targets.max() >= classes:
@@ -117,7 +121,7 @@ def checked_classes(targets, rows, classes):
 
 
 def checked_flags(targets, shape):
-    """Returns the labels of rows as bools `(rows, classes)`; raises where they are not 0 and 1."""
+    """Returns the labels of rows as bools `(rows, classes)`; raises if they are not 0 and 1."""
     targets = np.asarray(targets)
     if targets.shape != shape or not np.isin(targets, (0, 1)).all():
         raise _check.invalid("targets", f"0 and 1 of shape {shape}", targets)

@@ -1,4 +1,4 @@
-"""Which texts a classifier of one label a text should not answer."""
+"""Rejects texts that a classifier with one label per text should not answer."""
 
 from typing import Any, Self
 
@@ -13,51 +13,51 @@ from tfxfer.decisions._part import Part, checked_classes, checked_logits
 from tfxfer.decisions._thresholds import between, cuts
 
 METHODS = ("probability", "margin", "mahalanobis", "neighbours", "combined")
-# Those that look at how far a text lies from the training texts.
+# Methods that measure the distance of a text from the training texts.
 DISTANT = ("mahalanobis", "neighbours", "combined")
 DEFAULT_KEEP = 0.95
 
 
 @keras.saving.register_keras_serializable("tfxfer", name="decisions.Rejection")
 class Rejection(Part):
-    """Accepts rows whose score is at least a threshold, and rejects the others.
+    """Accepts rows whose score is at least a threshold and rejects the others.
 
     | method | score of a row, larger is safer |
     |---|---|
     | `"probability"` | the largest probability |
     | `"margin"` | the largest probability minus the second |
-    | `"mahalanobis"` | minus the least distance of its features to the mean of a class, by one covariance for all |
-    | `"neighbours"` | the cosine of its features with the k-th nearest training row of its likeliest class |
-    | `"combined"` | the log-odds of the largest probability plus that cosine, both standardised |
+    | `"mahalanobis"` | minus the Mahalanobis distance of its features to the nearest class mean (shared covariance) |
+    | `"neighbours"` | the cosine between its features and the k-th nearest training row of its most probable class |
+    | `"combined"` | the log-odds of the largest probability plus that cosine, both standardized |
 
-    The features are what the model's head reads. The covariance is shrunk towards a multiple of the identity (Ledoit
-    and Wolf). Of the training rows at most `max_rows` are kept, spread evenly over the classes; a class with fewer than
-    k rows counts its farthest, one without any the nearest of all rows. `"combined"` weighs its two parts alike, or,
-    with rows from outside, by a logistic regression that tells these from the others.
+    The features are the inputs of the model's head. The covariance is shrunk toward a multiple of the identity (Ledoit
+    and Wolf). At most `max_rows` training rows are kept, spread evenly over the classes. A class with fewer than k rows
+    uses its farthest row, a class without rows the nearest of all rows. `"combined"` weights its two parts equally or,
+    given out-of-scope rows, by a logistic regression that separates them from the others.
 
     `"combined"`, the default, is the best on average over other intents, other domains and other genres
-    (`docs/decisions.md`); `"probability"` needs no training rows and is nearly as good where what comes from outside is
-    like what belongs.
+    (`docs/decisions.md`). `"probability"` needs no training rows and is nearly as good if out-of-scope texts resemble
+    the texts of the classes.
 
-    The threshold is chosen by one of three goals:
+    One of three goals determines the threshold:
 
     | goal | threshold |
     |---|---|
-    | `keep` | the largest that accepts this share of the rows that have a label |
-    | `coverage` | the largest that accepts this share of all rows, those from outside included |
-    | `accuracy` | the least at which this share of the accepted rows is right; rows from outside are wrong |
+    | `keep` | the highest that accepts this fraction of the rows with a label |
+    | `coverage` | the highest that accepts this fraction of all rows, including out-of-scope rows |
+    | `accuracy` | the lowest at which this fraction of the accepted rows is right; out-of-scope rows are wrong |
 
     Args:
-        method: see the table.
-        keep: float in `(0, 1]`. Defaults to 0.95 where no other goal is given.
+        method: one of the methods in the table. Defaults to `"combined"`.
+        keep: float in `(0, 1]`. Defaults to 0.95 if no other goal is given.
         coverage: float in `(0, 1]`.
         accuracy: float in `(0, 1]`.
-        k: int. Which of the nearest rows counts, for `"neighbours"` and `"combined"`. Defaults to 3.
-        max_rows: int. The most training rows that are kept for them. Defaults to 4000: 6 MB for 384 features.
-        seed: int. Which ones are kept.
+        k: int. The rank of the nearest row that counts, for `"neighbours"` and `"combined"`. Defaults to 3.
+        max_rows: int. Maximum number of training rows kept for these methods. Defaults to 4000: 6 MB for 384 features.
+        seed: int. Seed of the choice of these rows.
 
     Raises:
-        ValueError: for another method, two goals, or a number out of range.
+        ValueError: if `method` is unknown, two goals are given, or a number is out of range.
 
     Example:
 
@@ -67,10 +67,10 @@ class Rejection(Part):
     [True, True, False, True]
 
     References:
-        - [Chow, 1970](https://doi.org/10.1109/TIT.1970.1054406), rejecting by probability
-        - [Hendrycks and Gimpel, 2017](https://arxiv.org/abs/1610.02136), rows from outside by probability
+        - [Chow, 1970](https://doi.org/10.1109/TIT.1970.1054406), rejection by probability
+        - [Hendrycks and Gimpel, 2017](https://arxiv.org/abs/1610.02136), out-of-scope detection by probability
         - [Lee et al., 2018](https://arxiv.org/abs/1807.03888), by Mahalanobis distance
-        - [Sun et al., 2022](https://arxiv.org/abs/2204.06507), by nearest neighbours
+        - [Sun et al., 2022](https://arxiv.org/abs/2204.06507), by nearest neighbors
         - [Ledoit and Wolf, 2004](https://doi.org/10.1016/S0047-259X(03)00096-4), the covariance
     """
 
@@ -92,7 +92,7 @@ class Rejection(Part):
         goals = {"keep": keep, "coverage": coverage, "accuracy": accuracy}
         given = {name: value for name, value in goals.items() if value is not None}
         if len(given) > 1:
-            raise _check.invalid(list(given)[1], f"None beside `{next(iter(given))}`", list(given.values())[1])
+            raise _check.invalid(list(given)[1], f"None if `{next(iter(given))}` is given", list(given.values())[1])
         for name, value in (given or {"keep": DEFAULT_KEEP}).items():
             goals[name] = _check.number(name, value, above=0.0, maximum=1.0)
         self.keep, self.coverage, self.accuracy = goals.values()
@@ -102,17 +102,17 @@ class Rejection(Part):
 
     @property
     def needs_features(self) -> bool:
-        """Whether the score looks at the features, and `fit` at those of the training rows."""
+        """Whether the score uses features, and `fit` needs those of the training rows."""
         return self.method in DISTANT
 
     @property
     def is_fitted(self) -> bool:
-        """Whether the rejection can answer."""
+        """Whether the rejection is ready to use."""
         return "threshold" in self._arrays
 
     @property
     def threshold(self) -> float:
-        """The least score that is accepted."""
+        """The lowest accepted score."""
         self._check_fitted()
         return float(self._arrays["threshold"])
 
@@ -126,25 +126,25 @@ class Rejection(Part):
         outside: Any = None,
         outside_features: Any = None,
     ) -> Self:
-        """Fits the score, and chooses the threshold on rows that the model was not trained on.
+        """Fits the score and chooses the threshold on rows that the model was not trained on.
 
         Args:
             logits: float array `(rows, classes)`.
-            targets: ints `(rows,)`, the index of each row's class.
-            features: float array `(rows, dim)`, for the scores that need them.
-            train: (features, targets) of training rows, likewise.
-            outside: float array `(rows, classes)`: logits of rows that belong to no class.
-            outside_features: float array `(rows, dim)` of these.
+            targets: int array `(rows,)`, the class index of each row.
+            features: float array `(rows, dim)`, for methods that need them.
+            train: tuple (features, targets) of the training rows, for methods that need features.
+            outside: float array `(rows, classes)`: logits of out-of-scope rows, which belong to no class.
+            outside_features: float array `(rows, dim)`, the features of these rows.
 
         Returns:
-            The rejection itself.
+            The fitted rejection (`self`).
 
         Raises:
-            ValueError: for other shapes, missing features, and an accuracy that no threshold reaches.
+            ValueError: if shapes do not match, features are missing, or no threshold reaches the accuracy.
         """
         logits = checked_logits(logits)
         if self.method in ("margin", "combined") and logits.shape[1] < 2:
-            raise _check.invalid("method", "one that needs no second class", self.method)
+            raise _check.invalid("method", "a method that needs no second class", self.method)
         targets = checked_classes(targets, *logits.shape)
         if outside is not None:
             outside = checked_logits(outside, "outside")
@@ -173,7 +173,7 @@ class Rejection(Part):
             if not len(reached):
                 best = float((hits / given).max())
                 remedy = f"The best that a threshold reaches on these rows is {best:.4f}."
-                raise _check.invalid("accuracy", "one that some threshold reaches", self.accuracy, remedy)
+                raise _check.invalid("accuracy", "an accuracy that some threshold reaches", self.accuracy, remedy)
             return between(values, int(reached[-1]))
         counted = inside if self.keep is not None else np.ones(len(scores))
         wanted = self.keep if self.coverage is None else self.coverage
@@ -212,13 +212,13 @@ class Rejection(Part):
             both = (np.concatenate([parts, beyond]) - mean) / scale
             kinds = np.repeat([1, 0], [len(parts), len(beyond)])
             found = sklearn.linear_model.LogisticRegression(class_weight="balanced").fit(both, kinds).coef_[0]
-            found = np.maximum(found, 0)  # no part may count against what it is for
+            found = np.maximum(found, 0)  # neither part may count against acceptance
             weights = found / found.sum() if found.any() else weights
         self._arrays |= {"factors": (weights / scale).astype("float32")}
         self._arrays["offset"] = np.asarray(-np.sum(mean * weights / scale), "float32")
 
     def _parts(self, logits, features):
-        """The two scores that are combined, float32 `(rows, 2)`."""
+        """Returns the two scores to combine, float32 `(rows, 2)`."""
         logits = ops.cast(logits, "float32")
         return ops.stack([_log_odds(logits), self._neighbours(logits, features)], axis=-1)
 
@@ -235,7 +235,7 @@ class Rejection(Part):
         cosines = ops.matmul(features / norm, self._arrays["rows"].T)
         counts = np.bincount(classes, minlength=logits.shape[-1])
         likeliest = ops.cast(ops.argmax(logits, axis=-1), "int32")
-        # A class without rows has all of them.
+        # A class without rows uses all rows.
         counted = np.where(counts, counts, len(classes))
         no_rows = ops.expand_dims(ops.take(counts == 0, likeliest), -1)
         is_own = ops.logical_or(ops.equal(ops.expand_dims(likeliest, -1), classes), no_rows)
@@ -245,7 +245,7 @@ class Rejection(Part):
         return ops.take_along_axis(nearest, ops.expand_dims(place, -1), axis=-1)[:, 0]
 
     def reordered(self, places: list[int]) -> Self:
-        """Returns the rejection for the classes in another order; see `Part.reordered`."""
+        """Returns the rejection with its classes in another order; see `Part.reordered`."""
         made = super().reordered(places)
         if "classes" in made._arrays:
             made._arrays["classes"] = np.argsort(places)[made._arrays["classes"].astype("int64")].astype("float32")
@@ -255,8 +255,8 @@ class Rejection(Part):
         """Returns the scores of rows, float32 `(rows,)`; larger is safer.
 
         Args:
-            logits: float `(rows, classes)`, scaled as the probabilities are.
-            features: float `(rows, dim)`, for the scores that need them.
+            logits: float `(rows, classes)`, scaled in the same way as for the probabilities.
+            features: float `(rows, dim)`, for methods that need them.
         """
         self._check_fitted()
         return self._scores(logits, features)
@@ -275,18 +275,23 @@ class Rejection(Part):
         return two[:, 0] - two[:, 1]
 
     def accepts(self, logits: Any, features: Any = None) -> Any:
-        """Returns whether each row is accepted, bool `(rows,)`; arguments as `scores` has them."""
+        """Returns whether each row is accepted, a bool tensor `(rows,)`.
+
+        Args:
+            logits: as in `scores`.
+            features: as in `scores`.
+        """
         return self.scores(logits, features) >= self._arrays["threshold"]
 
 
 def _log_odds(logits):
-    """The log-odds of the largest probability: it has no largest value, unlike the probability in float32."""
+    """The log-odds of the largest probability, which do not saturate as the probability does in float32."""
     is_largest = ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1], dtype="bool")
     return largest(logits) - ops.logsumexp(ops.where(is_largest, -1e9, logits), axis=-1)
 
 
 def largest(values):
-    """Returns the largest number of each row, `(rows,)`; unlike `ops.max`, of no rows as well."""
+    """Returns the largest number of each row, `(rows,)`; unlike `ops.max`, it also works without rows."""
     return ops.top_k(values, 1)[0][:, 0]
 
 
@@ -295,7 +300,7 @@ def _unit(vectors):
 
 
 def _features(argument, features, rows=None):
-    """Checks features, float32 `(rows, dim)`."""
+    """Checks features and returns them as float32 `(rows, dim)`."""
     if features is None:
         raise _check.invalid(argument, "the features of the rows, which distances need", None)
     features = np.asarray(features, "float32")
@@ -307,7 +312,7 @@ def _features(argument, features, rows=None):
 
 
 def _spread(targets, most, seed):
-    """Returns which rows to keep: at most `most`, one of each class after the other, at random within a class."""
+    """Returns the rows to keep: at most `most`, drawn at random within each class, taking the classes in turn."""
     order = np.random.default_rng(seed).permutation(len(targets))
     seen: dict[int, int] = {}
     turns = []

@@ -1,4 +1,4 @@
-"""Logits scaled so that their probabilities mean what they say."""
+"""Scales logits so that the probabilities are calibrated."""
 
 from typing import Any, Self
 
@@ -12,30 +12,31 @@ from tfxfer import _check
 from tfxfer.decisions._part import Part, checked_classes, checked_flags, checked_logits
 
 METHODS = ("temperature", "vector")
-# Temperatures are looked for from one over this to this.
+# Temperatures are searched from the inverse of this number to this number.
 _WIDEST = 1e3
 
 
 @keras.saving.register_keras_serializable("tfxfer", name="decisions.Scaling")
 class Scaling(Part):
-    """Scales logits by numbers that make the right labels of held-out rows likeliest.
+    """Scales logits to maximize the likelihood of the right labels on held-out rows.
 
         "temperature":  z / T
         "vector":       scale * z + bias, a scale and a bias for each class
 
-    Both minimise the negative log-likelihood: of a softmax, or, where a row may have several labels, of a sigmoid each.
-    A temperature has one number to fit; it changes no answer of a softmax, only how sure it is. A vector has two for
-    each class, so that it needs more rows (a hundred of each class, say), and it can change which class is likeliest.
-    `penalty / 2` times the squares of the biases and of the relative deviations of the scales, added to the sum of the
-    losses over rows, holds it near the temperature. Losses and metrics in training see logits without scaling.
+    Both minimize the negative log-likelihood of a softmax or, with several labels per row, of one sigmoid per label. A
+    temperature is a single number; with a softmax it changes the confidence but never the predicted class. A vector has
+    two numbers per class, so it needs more rows (for example, a hundred per class) and can change the predicted class.
+    A regularizer keeps it near the temperature: `penalty / 2` times the squares of the biases and of the relative
+    deviations of the scales, added to the sum of the losses over rows. Losses and metrics in training use unscaled
+    logits.
 
     Args:
-        method: `"temperature"` or `"vector"`.
-        penalty: float >= 0, for `"vector"`. Defaults to 100: with about ten rows a class, as of Banking77, smaller
-            ones fit those rows rather than others.
+        method: `"temperature"` (default) or `"vector"`.
+        penalty: float >= 0, for `"vector"`. Defaults to 100: with about ten rows per class, as in Banking77, smaller
+            penalties overfit the held-out rows.
 
     Raises:
-        ValueError: for another method, or a penalty below 0.
+        ValueError: if `method` is unknown, or if `penalty` is below 0.
 
     Example:
 
@@ -57,30 +58,30 @@ class Scaling(Part):
         self.penalty = _check.number("penalty", penalty, minimum=0.0)
 
     def class_arrays(self) -> tuple[str, ...]:
-        """Returns the names of the arrays that have a number for each class."""
+        """Returns the names of the arrays with one number per class."""
         return ("scale", "bias") if self.method == "vector" else ()
 
     @property
     def temperature(self) -> float:
-        """What logits are divided by; with `"vector"`, the temperature that the scales are held near."""
+        """The divisor of the logits; for `"vector"`, the temperature that the scales are kept near."""
         self._check_fitted()
         return float(self._arrays["temperature"])
 
     def fit(self, logits: Any, targets: Any, *, multi_label: bool = False) -> Self:
-        """Fits the scaling on rows that the model was not trained on.
+        """Fits the scaling to rows that the model was not trained on.
 
         Args:
             logits: float array `(rows, classes)`.
-            targets: ints `(rows,)`, the index of each row's class; or shares of the classes `(rows, classes)`. With
+            targets: int array `(rows,)`, the class index of each row; or class proportions `(rows, classes)`. With
                 `multi_label`, 0 and 1 `(rows, classes)`.
-            multi_label: bool. Whether a row may have any number of labels.
+            multi_label: bool. Whether a row may have any number of labels. Defaults to `False`.
 
         Returns:
-            The scaling itself.
+            The fitted scaling (`self`).
 
         Raises:
-            ValueError: for other shapes; where no temperature is best, since every row is right at any (more rows are
-                needed), or the logits are no better than equal ones.
+            ValueError: if shapes do not match, or if there is no best temperature: either every row is right at any
+                temperature (more rows are needed), or the logits are no better than constant ones.
         """
         logits = checked_logits(logits).astype("float64")
         targets = _shares(targets, logits.shape, multi_label)
@@ -114,7 +115,7 @@ class Scaling(Part):
         return factor * relative, bias
 
     def __call__(self, logits: Any) -> Any:
-        """Returns scaled logits, float32 `(rows, classes)`, for logits of that shape."""
+        """Returns the scaled logits, float32 `(rows, classes)`, for logits of that shape."""
         self._check_fitted()
         logits = ops.cast(logits, "float32")
         if self.method == "temperature":
@@ -127,28 +128,28 @@ def _row_softmax(logits):
 
 
 def _shares(targets, shape, multi_label):
-    """Targets as float64 shares `(rows, classes)`."""
+    """Returns targets as float64 proportions `(rows, classes)`."""
     targets = np.asarray(targets)
     if multi_label:
         return checked_flags(targets, shape).astype("float64")
     if targets.ndim == 2:
         if targets.shape != shape or not np.allclose(targets.sum(axis=1), 1, atol=1e-3) or targets.min() < 0:
-            raise _check.invalid("targets", f"shares of shape {shape}, 1 in each row", targets)
+            raise _check.invalid("targets", f"proportions of shape {shape} that sum to 1 in each row", targets)
         return targets.astype("float64")
     return np.eye(shape[1])[checked_classes(targets, *shape)]
 
 
 def _factor(logits, targets, activation):
-    """The factor at which the targets are likeliest: the root of the derivative, which rises with the factor."""
+    """Returns the factor of maximum likelihood: the root of the derivative, which increases with the factor."""
 
     def slope(log_factor):
         return float(np.sum((activation(np.exp(log_factor) * logits) - targets) * logits)) / len(logits)
 
     bound = float(np.log(_WIDEST))
     if slope(-bound) >= 0:
-        remedy = "The logits say nothing about these targets: check that the rows and their labels belong together."
-        raise _check.invalid("targets", "labels that the logits are better than chance for", targets, remedy)
+        remedy = "The logits do not predict these targets: check that the rows and their labels match."
+        raise _check.invalid("targets", "labels that the logits predict better than chance", targets, remedy)
     if slope(bound) <= 0:
-        remedy = "All rows are right, however sure the model is: give more rows, or leave the scaling out."
-        raise _check.invalid("targets", "rows of which some are wrong", targets, remedy)
+        remedy = "All rows are right at any temperature: pass more rows, or omit the scaling."
+        raise _check.invalid("targets", "at least some rows that are wrong", targets, remedy)
     return float(np.exp(scipy.optimize.brentq(slope, -bound, bound, xtol=1e-10)))

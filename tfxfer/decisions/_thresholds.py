@@ -1,4 +1,4 @@
-"""The least probability of each label, where a row may have several."""
+"""Thresholds of the probability of each label, for several labels per row."""
 
 import warnings
 from typing import Any, Self
@@ -15,23 +15,24 @@ GOALS = ("f1", "precision", "recall")
 
 @keras.saving.register_keras_serializable("tfxfer", name="decisions.Thresholds")
 class Thresholds(Part):
-    """The least probability at which each label is given, chosen on held-out rows.
+    """Predicts each label at a probability of at least its threshold, chosen on held-out rows.
 
-    | goal | threshold of a label | where it cannot be reached |
+    | goal | threshold of a label | if no threshold reaches the goal |
     |---|---|---|
-    | `"f1"` | of the largest F1 | a label without rows keeps 0.5 |
-    | `"precision"` | the least whose precision is at least `at`, for the most recall | the label is never given: 1.01 |
-    | `"recall"` | the largest whose recall is at least `at`, for the most precision | a label without rows keeps 0.5 |
+    | `"f1"` | the one with the largest F1 | a label without rows keeps 0.5 |
+    | `"precision"` | the lowest with a precision of at least `at` | the label is never predicted, at 1.01 |
+    | `"recall"` | the highest with a recall of at least `at` | a label without rows keeps 0.5 |
 
-    A warning names the labels that cannot be reached. A threshold lies halfway between the two probabilities that it
-    parts. With few rows of a label the choice is uncertain: look at the scores on test rows.
+    These choices keep the most recall for `"precision"`, and the most precision for `"recall"`. A warning names the
+    labels whose goal no threshold reaches. A threshold is the midpoint of the two probabilities that it separates. With
+    few rows of a label the choice is uncertain: check the scores on test rows.
 
     Args:
-        goal: see the table.
-        at: float in `(0, 1]`: the precision or recall that is wanted; `None` for `"f1"`.
+        goal: `"f1"` (default), `"precision"` or `"recall"`; see the table.
+        at: float in `(0, 1]`: the required precision or recall; `None` for `"f1"`.
 
     Raises:
-        ValueError: for another goal, a missing or needless `at`.
+        ValueError: if `goal` is unknown, or if `at` is missing or superfluous.
 
     Example:
 
@@ -48,12 +49,12 @@ class Thresholds(Part):
         super().__init__()
         self.goal = _check.one_of("goal", goal, GOALS)
         if (at is None) != (goal == "f1"):
-            expected = 'None for "f1"' if goal == "f1" else f"the {goal} wanted, a number in (0, 1]"
+            expected = 'None for "f1"' if goal == "f1" else f"the required {goal}, a number in (0, 1]"
             raise _check.invalid("at", expected, at)
         self.at = None if at is None else _check.number("at", at, above=0.0, maximum=1.0)
 
     def class_arrays(self) -> tuple[str, ...]:
-        """Returns the names of the arrays that have a number for each class."""
+        """Returns the names of the arrays with one number per class."""
         return ("thresholds",)
 
     @property
@@ -68,10 +69,10 @@ class Thresholds(Part):
         Args:
             probabilities: float array `(rows, classes)`.
             targets: 0 and 1 `(rows, classes)`.
-            labels: list of the class names, for warnings.
+            labels: list of class names, for warnings.
 
         Returns:
-            The thresholds themselves.
+            The fitted thresholds (`self`).
         """
         probabilities = np.asarray(probabilities, "float32")
         if probabilities.ndim != 2 or not probabilities.size:
@@ -89,7 +90,7 @@ class Thresholds(Part):
         return self._fitted(thresholds=[fallback if each is None else each for each in found])
 
     def _of_label(self, probabilities, targets):
-        """The threshold of one label, or `None` where its goal cannot be reached."""
+        """Returns the threshold of one label, or `None` if none reaches its goal."""
         positives = int(targets.sum())
         if not positives:
             return None
@@ -106,25 +107,32 @@ class Thresholds(Part):
         return between(values, place)
 
     def given(self, probabilities: Any) -> Any:
-        """Returns which labels are given, bool `(rows, classes)`, for probabilities of that shape."""
+        """Returns which labels are predicted.
+
+        Args:
+            probabilities: float `(rows, classes)`.
+
+        Returns:
+            bool tensor `(rows, classes)`.
+        """
         self._check_fitted()
         return ops.cast(probabilities, "float32") >= self._arrays["thresholds"]
 
 
-# Above every probability.
+# Above any probability.
 NEVER = 1.01
 
 
 def cuts(scores, targets):
-    """Returns what is accepted at each distinct score, the largest first.
+    """Counts the accepted rows at each distinct score, in decreasing order of the scores.
 
     Args:
         scores: float array `(rows,)`.
-        targets: array `(rows,)` of what is counted among those accepted.
+        targets: array `(rows,)` of values to sum over the accepted rows.
 
     Returns:
-        (values, hits, given): the distinct scores, falling; the sum of `targets` over rows of at least that score; the
-        number of these rows.
+        (values, hits, given): the distinct scores, in decreasing order; the sum of `targets` over the rows with at
+        least that score; the number of these rows.
     """
     order = np.argsort(-scores, kind="stable")
     values, targets = scores[order], np.asarray(targets, "float64")[order]
@@ -133,9 +141,9 @@ def cuts(scores, targets):
 
 
 def between(values, place):
-    """Returns a threshold that accepts `values[place]` and nothing below; `values` fall.
+    """Returns a threshold that accepts `values[place]` and nothing below; `values` are decreasing.
 
-    It is halfway to the next value, so that rounding decides about no row; below the last value, a little lower.
+    It is the midpoint to the next value, so that rounding decides no row; for the last value, slightly below it.
     """
     value = float(values[place])
     below = float(values[place + 1]) if place + 1 < len(values) else value - 1e-6 * max(1.0, abs(value))

@@ -1,9 +1,9 @@
 """Scores over a whole data set, as plain dicts of floats.
 
-A function that takes a model computes vectors or predictions once and hands them to the function of the same name with
-`_scores`, which takes arrays: use that one for vectors that are there already.
+A function that takes a model computes the vectors or predictions once and passes them to its counterpart whose name
+ends in `_scores`, which takes arrays. Call that one directly if you already have the vectors.
 
-What is evaluated need only have `encode`. So the first 64 components of a Matryoshka model are scored by
+A model only needs an `encode` method. This scores the first 64 components of a Matryoshka model:
 
 ```python
 small = types.SimpleNamespace(encode=functools.partial(embedder.encode, truncate_dim=64))

@@ -1,4 +1,4 @@
-"""Scores of embedders on texts that mean the same: translations, paraphrases, and what a teacher says of them."""
+"""Scores embedders on texts with the same meaning: translations, paraphrases, and agreement with a teacher."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,22 +24,24 @@ def translation(
     batch_size: int = 32,
     progress: bool | None = None,
 ) -> dict[str, Any]:
-    """Scores an embedder on finding each text's translation among all, in both directions (bitext mining).
+    """Scores an embedder on finding the translation of each text among all texts, in both directions (bitext mining).
 
     Args:
-        embedder: `models.TextEmbedder`, or anything with `encode(list of strings) -> (texts, dim)`; a
-            `models.Siamese` stands for its embedder.
-        texts: what `data.pairs` made without a target, or a tuple of two lists of strings, sources and translations.
-        match: string; see `translation_scores`.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show a progress bar; by default on long work.
+        embedder: `models.TextEmbedder`, or any object with `encode(list of strings) -> (texts, dim)`. A
+            `models.Siamese` is scored by its embedder.
+        texts: a dataset from `data.pairs` without a target, or a tuple of two lists of strings, sources and
+            translations.
+        match: `"text"` (default) or `"position"`. Whether a nearest text is also right if it equals the text of the
+            same row, or only if it is in the same row; see `translation_scores`.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"`.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
 
     Returns:
         The dict of `translation_scores`.
 
     Raises:
-        ValueError: for columns of other lengths, and as `translation_scores`.
+        ValueError: if the columns differ in length, or as in `translation_scores`.
 
     Example:
 
@@ -58,10 +60,10 @@ def translation(
 
 
 def translation_columns(texts):
-    """Returns sources and translations, two lists of strings."""
+    """Returns the sources and the translations, two lists of strings."""
     columns, y = _texts.text_columns("texts", texts, 2, "data.pairs")
     if len(columns) != 2:
-        raise _check.invalid("texts", "two texts a row", len(columns))
+        raise _check.invalid("texts", "two texts per row", len(columns))
     if y is not None and np.any(y):
         raise _check.invalid("texts", "`data.pairs` without a target: the two texts of a row are translations", y)
     return columns
@@ -70,25 +72,26 @@ def translation_columns(texts):
 def translation_scores(
     source: ArrayLike, target: ArrayLike, texts: Any = None, *, similarity: str = "cosine"
 ) -> dict[str, Any]:
-    """Scores vectors of texts and of their translations, row by row.
+    """Scores the vectors of texts and of their translations, row by row.
 
-    Each source is given its nearest translation, and each translation its nearest source. Of equal similarities the
-    lower row is the nearest, as in sentence-transformers. It is right if it is the text of the same row; where `texts`
-    are given, also if it is another row with an equal text, as sentence-transformers has it.
+    Each source is matched with its nearest translation, and each translation with its nearest source. The lower row
+    wins ties, as in sentence-transformers. A match is right if it is in the same row. If `texts` is given, a match in
+    another row is also right if its text is equal, as in sentence-transformers.
 
     Args:
         source: float array `(rows, dim)`.
         target: float array `(rows, dim)`.
-        texts: optional tuple of two lists of strings, the sources and their translations: then equal texts are one
-            text. (`translation(match="text")`; with `match="position"` they are not given.)
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`.
+        texts: optional tuple of two lists of strings, the sources and their translations. If given, equal texts count
+            as one text. (`translation` passes them with `match="text"`, but not with `match="position"`.)
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"`.
 
     Returns:
-        A dict: `source_to_target` and `target_to_source`, the shares of texts whose nearest one is right; `accuracy`,
-        the mean of both; `rows`.
+        A dict: `source_to_target` and `target_to_source`, the fractions of texts whose match is right; `accuracy`, the
+        mean of both; and `rows`.
 
     Raises:
-        ValueError: for vectors of other shapes or that are not finite, no rows, or other numbers of texts.
+        ValueError: if the vectors are empty, not finite or differ in shape, or if the number of texts differs from that
+            of the vectors.
 
     Example:
 
@@ -128,25 +131,26 @@ def paraphrase_mining(
     batch_size: int = 32,
     progress: bool | None = None,
 ) -> dict[str, Any]:
-    """Scores an embedder on finding the pairs of texts that mean the same among all pairs.
+    """Scores an embedder on finding the pairs of texts with the same meaning among all pairs.
 
     Args:
-        embedder: `models.TextEmbedder`, or anything with `encode(list of strings) -> (texts, dim)`; a
-            `models.Siamese` stands for its embedder.
+        embedder: `models.TextEmbedder`, or any object with `encode(list of strings) -> (texts, dim)`. A
+            `models.Siamese` is scored by its embedder.
         texts: list of strings, or a dict of id to string.
-        pairs: the pairs of texts that mean the same: int array `(pairs, 2)` of places from 0; for a dict, pairs of ids.
+        pairs: the pairs of texts with the same meaning: int array `(pairs, 2)` of indices from 0. For a dict, pairs of
+            ids.
         transitive: bool; see `paraphrase_mining_scores`.
-        k: int. The most neighbours of one text that are looked at.
-        max_pairs: int. The most pairs that are found.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show a progress bar; by default on long work.
+        k: int. Maximum number of neighbors considered per text.
+        max_pairs: int. Maximum number of pairs returned by the search.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"`.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
 
     Returns:
         The dict of `paraphrase_mining_scores`.
 
     Raises:
-        ValueError: for fewer than two texts, and as `paraphrase_mining_scores`.
+        ValueError: if there are fewer than two texts, or as in `paraphrase_mining_scores`.
 
     Example:
 
@@ -161,7 +165,7 @@ def paraphrase_mining(
 
 
 def mining_task(texts, pairs):
-    """Returns texts as a list, and pairs of their places."""
+    """Returns the texts as a list, and the pairs as indices into it."""
     if not hasattr(texts, "items"):
         return _texts.strings("texts", texts), pairs
     places = {name: place for place, name in enumerate(texts)}
@@ -183,30 +187,31 @@ def paraphrase_mining_scores(
     max_pairs: int = 500_000,
     similarity: str = "cosine",
 ) -> dict[str, Any]:
-    """Scores vectors of texts on finding the pairs that mean the same.
+    """Scores the vectors of texts on finding the pairs with the same meaning.
 
-    The pairs of different rows are taken by falling similarity: each row's `k` nearest others, and of these the best
-    `max_pairs`. Pairs of equal similarity are taken at once, so that their order plays no part.
+    Pairs of different rows are ranked by decreasing similarity: the `k` nearest other rows of each row, and the best
+    `max_pairs` of these. Pairs of equal similarity count as one step of the ranking, so their order does not matter.
 
     Args:
         embeddings: float array `(texts, dim)`.
-        pairs: int array `(pairs, 2)`: the pairs of rows that mean the same, in any order, each once or several times.
-        transitive: bool. Whether what means the same as a third text means the same: a-b and b-c add a-c.
-        k: int. The most neighbours of one text that are looked at.
-        max_pairs: int. The most pairs that are found.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`.
+        pairs: int array `(pairs, 2)`: the pairs of rows with the same meaning, in any order; duplicates are allowed.
+        transitive: bool. Whether to treat the relation as transitive: a-b and b-c imply a-c.
+        k: int. Maximum number of neighbors considered per text.
+        max_pairs: int. Maximum number of pairs returned by the search.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"`.
 
     Returns:
         A dict:
 
-        - `average_precision`: the sum of the precisions at each right pair, divided by the number of all labelled
-          pairs, found or not;
-        - `f1`: the best over all thresholds, with `precision` and `recall` there;
-        - `threshold`: midway between the last similarity above it and the next one;
-        - `pairs`, `texts`: how many labelled pairs and texts there are.
+        - `average_precision`: the sum of the precision at each right pair, divided by the number of labeled pairs,
+          whether found or not;
+        - `f1`: the best over all thresholds, with the `precision` and `recall` at that threshold;
+        - `threshold`: the midpoint between the last similarity above the threshold and the next one;
+        - `pairs`, `texts`: the numbers of labeled pairs and of texts.
 
     Raises:
-        ValueError: for fewer than two texts, no pairs, a pair of a text with itself, or a row that is not there.
+        ValueError: if there are fewer than two texts or no pairs, if a pair joins a text with itself, or if a row does
+            not exist.
 
     Example:
 
@@ -223,7 +228,7 @@ def paraphrase_mining_scores(
     known = labelled(pairs, rows, transitive)
     found, scores = _neighbours.nearest_pairs(embeddings, k, max_pairs, -np.inf, similarity)
     right = np.isin(found[:, 0] * rows + found[:, 1], known)
-    # Where a group of equal scores ends.
+    # The last place of each group of equal scores.
     ends = np.flatnonzero(np.concatenate([scores[1:] != scores[:-1], [True]]))
     taken, hits = ends + 1.0, np.cumsum(right)[ends]
     precision, recall = hits / taken, hits / len(known)
@@ -242,7 +247,7 @@ def paraphrase_mining_scores(
 
 
 def labelled(pairs, rows, transitive):
-    """Returns labelled pairs as sorted numbers `first * rows + second`, each once."""
+    """Returns the labeled pairs as sorted numbers `first * rows + second`, without duplicates."""
     pairs = np.asarray(pairs)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs) or pairs.dtype.kind not in "iu":
         raise _check.invalid("pairs", "an int array (pairs, 2) of at least one pair", pairs)
@@ -257,7 +262,7 @@ def labelled(pairs, rows, transitive):
 
 
 def _closed(pairs):
-    """All pairs within each group of texts that pairs connect."""
+    """Returns all pairs within each group of texts that the pairs connect."""
     group: dict[int, list[int]] = {}
     for first, second in pairs:
         one, other = group.get(first, [first]), group.get(second, [second])
@@ -276,23 +281,23 @@ def embedding_mse(
     batch_size: int = 32,
     progress: bool | None = None,
 ) -> dict[str, Any]:
-    """Scores a student on giving the vectors that its teacher gives.
+    """Scores a student on reproducing its teacher's vectors.
 
     Args:
-        student: `models.TextEmbedder`, or anything with `encode(list of strings) -> (texts, dim)`; a `models.Siamese`
-            stands for its embedder.
-        teacher: likewise; or its vectors of the texts, a float array `(texts, dim)`.
-        texts: list of strings. Or, for a student that should give other texts the same vectors (translations, for one
-            of another language), a tuple of two lists, the teacher's texts and the student's; or what `data.pairs`
-            made without a target.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show a progress bar; by default on long work.
+        student: `models.TextEmbedder`, or any object with `encode(list of strings) -> (texts, dim)`. A
+            `models.Siamese` is scored by its embedder.
+        teacher: the same kinds of object, or the teacher's vectors of the texts, a float array `(texts, dim)`.
+        texts: list of strings. For a student that should map other texts to the same vectors (such as translations,
+            for a student of another language), a tuple of two lists, the teacher's texts and the student's, or a
+            dataset from `data.pairs` without a target.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
 
     Returns:
         The dict of `embedding_mse_scores`.
 
     Raises:
-        ValueError: for vectors of other sizes, or lists of other lengths.
+        ValueError: if the vectors differ in size, or the lists in length.
 
     Example:
 
@@ -328,11 +333,11 @@ def embedding_mse_scores(student: ArrayLike, teacher: ArrayLike) -> dict[str, An
         teacher: float array `(rows, dim)`.
 
     Returns:
-        A dict: `mse`, the mean squared difference of components (sentence-transformers gives a hundred times its
-        negative); `negative_mse`, for what follows the greater value; `cosine`, the mean between both; `rows`.
+        A dict: `mse`, the mean squared difference over components (sentence-transformers reports this times -100);
+        `negative_mse`, for code that maximizes a score; `cosine`, the mean cosine similarity of the two; and `rows`.
 
     Raises:
-        ValueError: for vectors of other shapes or that are not finite, or no rows.
+        ValueError: if the vectors are empty, not finite or differ in shape.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Searches over folders in BEIR's layout: one data set, or several with their mean."""
+"""Evaluates searches on data sets in BEIR's folder layout: one data set, or several and their mean."""
 
 import os
 import pathlib
@@ -8,9 +8,9 @@ from typing import Any
 from tfxfer import _check, _neighbours, _texts, data
 from tfxfer.evaluation import _retrieval, _runs
 
-# How many documents of a query a run holds, by default, as in BEIR.
+# Default number of documents per query in a run, as in BEIR.
 DEPTH = 1000
-# sentence-transformers' evaluator of NanoBEIR has these, and MAP at 100.
+# sentence-transformers' NanoBEIREvaluator uses these, and MAP at 100.
 NANO_KS = (1, 3, 5, 10, 100)
 
 
@@ -27,24 +27,28 @@ def search_run(
     corpus_chunk: int = 50_000,
     progress: bool | None = None,
 ) -> dict[Any, dict[Any, float]]:
-    """Searches a corpus with an embedder, exactly, and returns what it found as a run.
+    """Searches a corpus exactly with an embedder and returns the results as a run.
 
     Args:
-        embedder: as `retrieval` takes it.
-        queries: dict of id to string, or a list, whose ids are the places from 0.
+        embedder: an embedder, as in `retrieval`.
+        queries: dict of id to string, or a list, whose ids are the indices from 0.
         corpus: dict of id to string, or a list.
-        k: int. Documents a query. Defaults to 1000; a corpus may be smaller.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
-        query_prompt: string set before each query. Defaults to the embedder's prompt `"query"`, if it has one.
-        document_prompt: string set before each document. Defaults to the embedder's prompt `"document"`, `"passage"`
+        k: int. Number of documents per query. Defaults to 1000. A smaller corpus yields fewer.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
+        query_prompt: string prepended to each query. Defaults to the embedder's prompt `"query"`, if it has one.
+        document_prompt: string prepended to each document. Defaults to the embedder's prompt `"document"`, `"passage"`
             or `"corpus"`, if it has one.
-        batch_size: int. Texts computed at a time.
-        corpus_chunk: int. Documents whose vectors are held at a time.
-        progress: bool. Whether to show progress bars; by default on long work.
+        batch_size: int. Number of texts encoded at a time.
+        corpus_chunk: int. Number of documents whose vectors are held in memory at a time.
+        progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
 
     Returns:
-        A dict of query id to a dict of document id to score, the best first; of equal scores the document that comes
-        first in the corpus.
+        A dict of query id to a dict of document id to score, best first. Documents with equal scores keep the order of
+        the corpus.
+
+    Raises:
+        ValueError: if an argument is invalid, or if `queries` or `corpus` is empty or holds a value that is not a
+            string.
 
     Example:
 
@@ -69,7 +73,7 @@ def search_run(
 
 
 def _listed(argument, texts):
-    """Returns ids and texts as lists."""
+    """Returns the ids and the texts as lists."""
     places, listed = _retrieval.with_ids(argument, texts)
     return list(places), listed
 
@@ -90,31 +94,32 @@ def beir(
     intervals: float | None = None,
     **kwargs: Any,
 ) -> dict[str, Any]:
-    """Scores a search on a folder in BEIR's layout, as BEIR does.
+    """Scores a search on a data set in BEIR's folder layout, as BEIR does.
 
     Args:
-        model: an embedder, as `retrieval` takes it; or any other search: a function of queries and corpus, two dicts of
-            id to text, that returns a run, a dict of query id to a dict of document id to score.
-        folder: path of a folder that `data.read_beir` reads, or what it returned, a `data.RetrievalTask`.
-        split: string. Whose judgements count.
-        ks: ints. The ranks at which the scores are cut.
-        k: int. Documents that an embedder finds for each query. Defaults to 1000.
+        model: an embedder, as in `retrieval`; or any other search: a function of queries and corpus, two dicts of id
+            to text, that returns a run, a dict of query id to a dict of document id to score.
+        folder: path of a directory that `data.read_beir` reads, or its result, a `data.RetrievalTask`.
+        split: string. The split whose relevance judgments are used.
+        ks: ints. Rank cutoffs of the scores.
+        k: int. Number of documents that an embedder retrieves per query. Defaults to 1000.
         rules: `"trec_eval"` (default), `"ranx"` or `"sentence_transformers"`; see `run_scores`.
-        title: string between a document's title and text; see `data.read_beir`.
+        title: string placed between a document's title and its text; see `data.read_beir`.
         missing: `"keep"` (default, as in BEIR) or `"raise"`; see `data.read_beir`.
-        ignore_identical_ids: bool. Whether a document with the id of the query is left out of what was found, as in
-            BEIR: in some of its data sets queries are documents of the corpus.
-        run_file: optional path, where the run is written as a file of TREC; see `data.write_run`.
+        ignore_identical_ids: bool. Whether to drop a retrieved document whose id is that of the query, as BEIR does:
+            in some of its data sets the queries are documents of the corpus.
+        run_file: optional path. Writes the run to this file in TREC format; see `data.write_run`.
         rows: bool. Whether to add the scores of each query.
-        intervals: float between 0 and 1, such as 0.95; see `run_scores`.
-        **kwargs: for an embedder as `search_run` has them (`similarity`, prompts, `batch_size`, `corpus_chunk`,
-            `progress`); as `run_scores` has them (`ties`, `gains`, ..., `relevance_level`, `resamples`, `seed`).
+        intervals: float between 0 and 1, for example 0.95; see `run_scores`.
+        **kwargs: for an embedder, those of `search_run` (`similarity`, prompts, `batch_size`, `corpus_chunk`,
+            `progress`); for any search, those of `run_scores` (`ties`, `gains`, ..., `relevance_level`, `resamples`,
+            `seed`).
 
     Returns:
-        The dict of `run_scores`, and `documents`, the size of the corpus.
+        The dict of `run_scores`, plus `documents`, the size of the corpus.
 
     Raises:
-        ValueError: as `data.read_beir` and `run_scores`.
+        ValueError: as in `data.read_beir` and `run_scores`.
 
     Example:
 
@@ -135,7 +140,7 @@ def beir(
 
 
 def read_task(folder, split="test", title=" ", missing="keep"):
-    """Returns the task in a folder, or one that was read already."""
+    """Returns the task in a directory, or the given task if it is already loaded."""
     if isinstance(folder, data.RetrievalTask):
         return folder
     return data.read_beir(folder, split=split, title=title, missing=missing)
@@ -145,9 +150,9 @@ _SEARCH_OPTIONS = ("similarity", "query_prompt", "document_prompt", "batch_size"
 
 
 def _run_of(model, task, k, ignore_identical_ids, options):
-    """What a model or a function finds for the queries of a task."""
+    """Returns the run of a model or a function for the queries of a task."""
     if _texts.embedder_of(model) is not None:
-        # One more than asked for, as the query's own document may be among them.
+        # One more than requested, because the query's own document may be among them.
         run: Any = search_run(model, task.queries, task.corpus, k=k + ignore_identical_ids, **options)
     elif isinstance(model, Callable) and not hasattr(model, "predict"):  # type: ignore[arg-type]
         if options:
@@ -173,27 +178,29 @@ def nano_beir(
     document_prompts: Mapping[str, str] | None = None,
     **kwargs: Any,
 ) -> dict[str, Any]:
-    """Scores a search on several folders in BEIR's layout, and their macro mean: NanoBEIR's protocol.
+    """Scores a search on several data sets in BEIR's folder layout and averages the scores: NanoBEIR's protocol.
 
-    NanoBEIR has thirteen data sets of 50 queries and some thousand documents, so small that an embedder is scored on
-    all of them during training. Each counts the same, however many queries it has.
+    NanoBEIR consists of thirteen data sets with 50 queries and a few thousand documents each, small enough to score an
+    embedder on all of them during training. Every data set has the same weight, regardless of its number of queries.
 
     Args:
-        model: as `beir` takes it.
-        folders: path of a folder with a folder for each data set, a list of paths, or a dict of name to path (or to
-            what `data.read_beir` returned). A path of a list is called by its last part.
-        split: string. Whose judgements count; folders as the Hugging Face hub has them call it `"train"`.
-        ks: ints. The ranks at which the scores are cut. Defaults to sentence-transformers', with 100 for `map@100`.
+        model: as in `beir`.
+        folders: path of a directory with one subdirectory per data set, a list of paths, or a dict of name to path (or
+            to the result of `data.read_beir`). A path in a list is named by its last part.
+        split: string. The split whose relevance judgments are used. The data sets on the Hugging Face Hub call it
+            `"train"`.
+        ks: ints. Rank cutoffs of the scores. Defaults to those of sentence-transformers, with 100 for `map@100`.
         rules: `"sentence_transformers"` (default), `"trec_eval"` or `"ranx"`; see `run_scores`.
-        query_prompts: dict of a data set's name to the string set before its queries; the others have the embedder's.
-        document_prompts: likewise for documents.
-        **kwargs: as `beir` has them but for `run_file`.
+        query_prompts: dict of data set name to the string prepended to its queries. Other data sets use the
+            embedder's prompt.
+        document_prompts: the same for documents.
+        **kwargs: as in `beir`, except `run_file`.
 
     Returns:
-        A dict: the mean over the data sets of each score, and `datasets`, a dict of name to the dict of `beir`.
+        A dict: the mean of each score over the data sets, and `datasets`, a dict of name to the result of `beir`.
 
     Raises:
-        ValueError: for no data set, two of one name, prompts of unknown ones, and as `beir`.
+        ValueError: if there are no data sets, two have the same name, a prompt names an unknown one, or as in `beir`.
 
     Example:
 
@@ -202,7 +209,7 @@ def nano_beir(
     found["ndcg@10"], found["datasets"]["NanoSciFact"]["ndcg@10"]
     ```
 
-    Reference: the data sets are at https://huggingface.co/collections/zeta-alpha-ai/nanobeir; the protocol is that of
+    Reference: the data sets are at https://huggingface.co/collections/zeta-alpha-ai/nanobeir. The protocol follows
     sentence-transformers' NanoBEIREvaluator.
     """
     if kwargs.get("run_file") is not None:
@@ -221,7 +228,7 @@ def nano_beir(
 
 
 def check_prompts(argument, prompts, named):
-    """Raises for the prompt of a data set that is not there."""
+    """Raises if a prompt names an unknown data set."""
     unknown = next((one for one in prompts or () if one not in named), None)
     if unknown is not None:
         raise _check.invalid(argument, f"names out of {', '.join(map(repr, named))}", unknown)

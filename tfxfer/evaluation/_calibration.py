@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say."""
+"""Whether predicted probabilities match observed frequencies."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,29 +17,29 @@ def calibration_scores(
     labels: Sequence[str] | Sequence[int] | np.ndarray | None = None,
     bins: int = 15,
 ) -> dict[str, Any]:
-    """Compares how sure a classifier is with how often it is right.
+    """Compares a classifier's confidence with its accuracy.
 
-    Rows are put into bins of equal width by their confidence, the probability of the class that is given; with several
-    labels a row, every decision by the probability of its label. In each bin the mean confidence stands against the
-    share that is right (with several labels: of labels that are there):
+    Rows are grouped into bins of equal width by their confidence, the probability of the predicted class. With several
+    labels per row, every decision is grouped by the probability of its label. Each bin compares the mean confidence
+    with the fraction of right rows (with several labels: of labels that are present):
 
         ece = sum over bins of (rows in bin / rows) * |right - confidence|
 
     Args:
-        y_true: the labels of the rows, as `classification_scores` takes them; without `labels`, indices. Where a row
-            may have several labels, a list or set of them in each row, or an array `(rows, classes)` of 0 and 1.
+        y_true: the labels of the rows, as in `classification_scores`; indices if `labels` is not given. With several
+            labels per row, a list or set of labels for each row, or an array `(rows, classes)` of 0 and 1.
         probabilities: float array `(rows, classes)` in `[0, 1]`.
-        labels: sequence of the class names in the order of the columns, for `y_true` by name.
-        bins: int. Their number; 15 as in the paper.
+        labels: sequence of class names in column order; required if `y_true` holds names.
+        bins: int. Number of bins. Defaults to 15, as in the paper.
 
     Returns:
-        A dict: `ece`, the expected calibration error, and `mce`, the largest difference of a bin, both in `[0, 1]`;
-        `confidence` and `right`, the means over all rows; `rows`; `bins`, a list of dicts: `lower`, `upper` (the bin
-        is `(lower, upper]`, the first one with 0), `rows`, `confidence`, `right` (`None` in an empty bin).
+        A dict: `ece`, the expected calibration error, and `mce`, the largest difference in any bin, both in `[0, 1]`;
+        `confidence` and `right`, the means over all rows; `rows`; `bins`, a list of dicts with `lower`, `upper` (the
+        bin is `(lower, upper]`; the first also contains 0), `rows`, `confidence` and `right` (`None` in an empty bin).
 
     Raises:
-        ValueError: for no rows, shapes that do not fit, numbers that are no probabilities, and targets as
-            `classification_scores`.
+        ValueError: if `probabilities` is empty or holds values outside `[0, 1]`, if shapes do not match, or as in
+            `classification_scores` for the targets.
 
     Example:
 
@@ -54,7 +54,7 @@ def calibration_scores(
     if probabilities.ndim != 2 or not len(probabilities):
         raise _check.invalid("probabilities", "an array (rows, classes), at least one row", probabilities.shape)
     if not (np.isfinite(probabilities).all() and 0 <= probabilities.min() and probabilities.max() <= 1 + 1e-6):
-        raise _check.invalid("probabilities", "numbers in [0, 1]", probabilities, "Logits go through a softmax first.")
+        raise _check.invalid("probabilities", "numbers in [0, 1]", probabilities, "Apply a softmax to logits first.")
     y_true = _labels.encode(y_true, labels, probabilities.shape[1])
     if y_true.shape not in (probabilities.shape[:1], probabilities.shape):
         expected = f"of shape {probabilities.shape[:1]} or {probabilities.shape}, as `probabilities` has rows"
@@ -67,12 +67,12 @@ def calibration_scores(
 
 
 def binned(confidence, right, count):
-    """Returns the dict of `calibration_scores` of decisions.
+    """Computes the dict of `calibration_scores` from decisions.
 
     Args:
         confidence: floats in `[0, 1]`, `(decisions,)`, at least one.
-        right: floats `(decisions,)`: 1 where a decision is right, 0 where not.
-        count: int. The number of bins.
+        right: floats `(decisions,)`: 1 for a right decision, 0 for a wrong one.
+        count: int. Number of bins.
     """
     confidence, right = np.asarray(confidence, "float64"), np.asarray(right, "float64")
     edges, place = np.linspace(0, 1, count + 1), _weighted.places(confidence, count)

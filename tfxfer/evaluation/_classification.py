@@ -1,4 +1,4 @@
-"""Scores of a classifier."""
+"""Scores of classifiers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,35 +24,36 @@ def classification(
     rows: bool = False,
     verbose: int | str = 0,
 ) -> dict[str, Any]:
-    """Scores a classifier on labelled texts.
+    """Scores a classifier on labeled texts.
 
     Args:
         model: `models.TextClassifier`.
-        texts: what `data.labelled` made, or a list (or a tuple of columns) of strings.
-        y: the labels of a list of strings: names, or indices.
-        batch_size: int. Texts computed at a time.
-        threshold: as `model.classify` has it; defaults to the model's own.
-        intervals: float between 0 and 1, such as 0.95. Adds confidence intervals; see `classification_scores`.
-        resamples: int. Resamples of the rows for the intervals.
-        seed: int. Of the resamples.
-        rows: bool. Whether to add what became of each row; see `classification_scores`.
+        texts: a dataset from `data.labelled`, or a list (or a tuple of columns) of strings.
+        y: the labels of a list of strings: names or indices.
+        batch_size: int. Number of texts encoded at a time.
+        threshold: as in `model.classify`. Defaults to the model's own.
+        intervals: float between 0 and 1, for example 0.95. Adds confidence intervals; see `classification_scores`.
+        resamples: int. Number of resamples for the intervals.
+        seed: int. Seed of the resampling.
+        rows: bool. Whether to add the outcome of each row; see `classification_scores`.
         verbose: 0, 1 or `"auto"`: whether to show a progress bar.
 
     Returns:
-        The dict of `classification_scores`. A model that rejects texts (by `threshold` or `fit_decisions`) is scored
-        twice: all scores are those of the likeliest label of every text; `coverage` is the share of texts that it
-        answers, and `answered_accuracy` the share of these that is right (`None` if it answers none). With conformal
-        sets, `set_coverage` is the share of texts whose set holds the right label, `set_size` the mean size of a set.
+        The dict of `classification_scores`. For a model that rejects texts (by `threshold` or `fit_decisions`), all
+        scores use the most probable label of every text. Two more describe the rejection: `coverage`, the fraction of
+        texts that the model answers, and `answered_accuracy`, the fraction of these that is right (`None` if it
+        answers none). For a model with conformal sets, `set_coverage` is the fraction of texts whose set contains the
+        right label, and `set_size` the mean size of a set.
 
     Raises:
-        ValueError: for a label that the model does not know, missing `y`, or no rows.
+        ValueError: if a label is unknown to the model, `y` is missing, or `texts` is empty.
 
     Example:
 
     ```python
     test = tx.data.labelled(tx.data.read("test.tsv"), "text", "label", labels=model.labels)
     tx.evaluation.classification(model, test)["macro_f1"]
-    tx.evaluation.classification(model, test, intervals=0.95)["intervals"]["macro_f1"]  # such as [0.91, 0.93]
+    tx.evaluation.classification(model, test, intervals=0.95)["intervals"]["macro_f1"]  # e.g. [0.91, 0.93]
     ```
     """
     texts, targets = data.Gate(model, ("texts", "y", "sample_weight")).in_memory(texts, y)
@@ -68,7 +69,7 @@ def classification(
 
 
 def _decided(found, names):
-    """Scores of a `Classification` whose model rejects texts or gives sets."""
+    """Returns the scores of a `Classification` whose model rejects texts or predicts sets."""
     scores: dict[str, Any] = {}
     if getattr(found, "in_scope", None) is not None:
         right = [given == name for given, name in zip(found.labels, names, strict=True) if given is not None]
@@ -92,58 +93,61 @@ def classification_scores(
     seed: int = 0,
     rows: bool = False,
 ) -> dict[str, Any]:
-    """Scores probabilities against the truth.
+    """Scores predicted probabilities against the true labels.
 
     Args:
-        y_true: the labels of the rows: names, or int indices where labels are strings that are no numbers. Ints beside
-            labels that are ints are names. Where a row may have several labels, a list or set of them in each row, or
-            an array `(rows, classes)` of 0 and 1.
+        y_true: the labels of the rows: names, or int indices if the class names are non-numeric strings. If the class
+            names are ints, ints are names. With several labels per row, a list or set of labels for each row, or an
+            array `(rows, classes)` of 0 and 1.
         probabilities: float array `(rows, classes)`.
-        labels: sequence of the class names, strings or ints, in the order of the columns.
-        threshold: float in `[0, 1]`, for several labels a row: the least probability of a label that is given; or one
-            for each label: a dict of label to float, or a sequence in the order of the labels.
-        intervals: float between 0 and 1, such as 0.95. Adds an interval to each score, in which it lies in this share
-            of resamples: as many rows, drawn with replacement. They say how far the score may be off because there are
-            no more test rows, and nothing of other seeds of the training.
-        resamples: int. Their number. 1,000 settle an interval to about a twentieth of its width.
-        seed: int. Of the resamples.
-        rows: bool. Whether to add what became of each row.
+        labels: sequence of class names, strings or ints, in column order.
+        threshold: float in `[0, 1]`, for several labels per row: a label is predicted if its probability is at least
+            this. One threshold for all labels, or one per label: a dict of label to float, or a sequence in label
+            order.
+        intervals: float between 0 and 1, for example 0.95. Adds an interval to each score that contains this fraction
+            of its values over bootstrap resamples of the rows. The interval measures the uncertainty from the limited
+            number of test rows, not the variation between training seeds.
+        resamples: int. Number of resamples. 1,000 determine an interval to about a twentieth of its width.
+        seed: int. Seed of the resampling.
+        rows: bool. Whether to add the outcome of each row.
 
     Returns:
         A dict:
 
-        - `accuracy`: share of rows that are right (with several labels: in every label);
-        - `macro_f1`: mean of the classes' F1, over the classes that occur in `y_true` or are predicted;
+        - `accuracy`: fraction of rows that are right (with several labels: in every label);
+        - `macro_f1`: mean F1 of the classes that occur in `y_true` or are predicted;
         - `micro_f1`: F1 over all decisions (several labels only);
-        - `auc`: mean over the classes of the area under the ROC curve, each class against all others: the share of
-          pairs of a row of the class and another one in which the first has the higher probability, ties half;
-        - `average_precision`: mean over the classes of the area under the precision-recall curve, a step at each
-          probability;
-        - `log_loss`: mean of `-log p` of the true label (several labels: of all decisions), in nats; a probability of 0
-          counts as 2.2e-16;
-        - `brier`: mean of the squared differences between probabilities and 0 or 1, summed over the classes, in
-          `[0, 2]` (several labels: the mean of all decisions, in `[0, 1]`);
-        - `ece`: the expected calibration error of `calibration_scores`, in 15 bins;
+        - `auc`: mean over the classes of the area under the ROC curve, one class against the rest: the fraction of
+          pairs of a row of the class and a row of another in which the first has the higher probability; ties count
+          half;
+        - `average_precision`: mean over the classes of the area under the precision-recall curve, as a step function
+          with a step at each probability;
+        - `log_loss`: mean of `-log p` of the true label (several labels: of all decisions), in nats; probabilities are
+          at least 2.2e-16;
+        - `brier`: mean squared difference between probabilities and 0 or 1, summed over the classes, in
+          `[0, 2]` (several labels: averaged over all decisions, in `[0, 1]`);
+        - `ece`: the expected calibration error of `calibration_scores`, with 15 bins;
         - `per_class`: dict of label to `precision`, `recall`, `f1`, `auc` and `average_precision` in `[0, 1]`, and
           `support` (rows);
-        - `confusion`: list of rows (truth) of ints (prediction); with several labels, `[[tn, fp], [fn, tp]]` a label;
-        - `labels`, `rows`: the class names; the number of rows; `threshold`, with several labels a row;
-        - `intervals`: with `intervals`, a dict of score to `[low, high]`, and another one in each class of `per_class`;
-        - `per_row`: with `rows`, a dict of lists in the order of the rows: `label`, `predicted` (with several labels,
-          lists of names), `probability` (of what is predicted; with several labels, of the least sure decision),
-          `right`, `loss` (the row's log loss), and `probabilities`, lists in the order of `labels`.
+        - `confusion`: list of rows (truth) of ints (prediction); with several labels, `[[tn, fp], [fn, tp]]` per label;
+        - `labels`, `rows`: the class names and the number of rows; with several labels, also `threshold`;
+        - `intervals`: if requested, a dict of score to `[low, high]`; each class in `per_class` also has one;
+        - `per_row`: if `rows`, a dict of lists in row order: `label`, `predicted` (with several labels, lists of
+          names), `probability` (of the prediction; with several labels, of the least confident decision), `right`,
+          `loss` (the row's log loss), and `probabilities`, lists in the order of `labels`.
 
-        A precision, recall or F1 that would divide by 0 is 0. The areas of a class that has no rows, or `auc` of one
-        that has all, are `None`, and the means are over the others (`None` without any).
+        A precision, recall or F1 with a zero denominator is 0. The areas of a class without rows are `None`, as is the
+        `auc` of a class that all rows belong to; the means are over the other classes (`None` if there are none).
 
-        The intervals are percentiles of the resamples, linear between them. (The bias-corrected kind, BCa, also scores
-        the rows without each one of them: for 10,000 rows ten times the work of 1,000 resamples.) That of `ece` lies
-        too high where bins hold few rows: a sum of absolute values grows with noise, which resamples have more of.
+        The intervals are percentiles over the resamples, with linear interpolation. (Bias-corrected intervals, BCa,
+        also need the score without each single row: for 10,000 rows, ten times the work of 1,000 resamples.) The
+        interval of `ece` is too high if bins hold few rows: noise increases a sum of absolute values, and resamples
+        are noisier.
 
     Raises:
-        ValueError: for no rows, shapes that do not fit, numbers that are no probabilities or, for one label a row, do
-            not sum to 1; and targets that are no labels, could be read in two ways (ints beside `["1", "2", "3"]`,
-            bools beside `["yes", "no"]`) or are shares of the classes; it names the row.
+        ValueError: if shapes do not match; if `probabilities` is empty, holds values outside `[0, 1]` or, with one
+            label per row, rows that do not sum to 1; or if targets are not labels, are ambiguous (ints with labels
+            `["1", "2", "3"]`, bools with labels `["yes", "no"]`) or are class proportions. The message names the row.
 
     Example:
 
@@ -176,7 +180,7 @@ def classification_scores(
         for k, label in enumerate(labels)
     }
     if y_true.ndim == 2:
-        # scikit-learn reads a single column as two classes: a label that no row has makes it two.
+        # scikit-learn reads a single column as two classes. Padding with a label that no row has makes it two.
         both = (np.pad(each, ((0, 0), (0, int(len(labels) == 1)))) for each in (y_true, weighted.given))
         confusion = sklearn.metrics.multilabel_confusion_matrix(*both)[: len(labels)]
     else:
@@ -194,9 +198,9 @@ def classification_scores(
 
 
 def read(y_true, probabilities, labels):
-    """Returns targets as indices, or as 0 and 1 for several labels, probabilities as float64, and labels as a list.
+    """Returns the targets as indices or 0 and 1 (several labels), float64 probabilities, and the labels as a list.
 
-    Without labels, they are numbers.
+    Without labels, the classes are numbered.
     """
     probabilities = _weighted.probabilities_of("probabilities", probabilities)
     y_true = _labels.encode(y_true, labels, probabilities.shape[1])
@@ -207,7 +211,7 @@ def read(y_true, probabilities, labels):
 
 
 def _add_intervals(scores, weighted, wanted, level, resamples, seed):
-    """Adds the intervals of all scores, and of those of each class."""
+    """Adds the intervals of all scores, overall and per class."""
     _check.integer("seed", seed, minimum=0)
     draws: dict[Any, Any] = {name: [] for name in wanted}
     for counts in _weighted.resampled(weighted.rows, _check.integer("resamples", resamples, minimum=2), seed):
@@ -220,7 +224,7 @@ def _add_intervals(scores, weighted, wanted, level, resamples, seed):
 
 
 def _per_row(y_true, probabilities, labels, weighted):
-    """What became of each row, as columns."""
+    """Returns the outcome of each row, as columns."""
     return {
         "label": _labels.named(y_true, labels),
         "predicted": _labels.named(weighted.given, labels),

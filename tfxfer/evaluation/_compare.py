@@ -1,4 +1,4 @@
-"""Whether one model is better than another, or was luckier with the test rows."""
+"""Whether one model is better than another, or the difference is due to chance."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from tfxfer import _check, data
 from tfxfer.evaluation import _classification, _labels, _weighted
 
-# Rows on which just one of two is right, below which McNemar's test is exact.
+# McNemar's test is exact if fewer rows than this are right on only one side.
 _FEW = 25
 _DEFAULT = ("accuracy", "macro_f1", "micro_f1")
 _PER_ROW, _PER_QUERY = "per_row", "per_query"
@@ -30,39 +30,40 @@ def compare(
     threshold: Any = None,
     verbose: int | str = 0,
 ) -> dict[str, Any]:
-    """Says whether the difference between two classifiers, or two searches, is real.
+    """Tests whether the difference between two classifiers, or two searches, is real.
 
-    Both are scored on the same rows, and on the same resamples of these rows (a paired bootstrap): what is hard for
-    both cancels out, so that the interval of the difference is narrower than those of the two scores suggest.
+    Both sides are scored on the same rows and on the same resamples of these rows (a paired bootstrap). What is hard
+    for both cancels out, so the interval of the difference is narrower than the intervals of the two scores suggest.
 
-    The rows are one source of chance, the seeds of a training another. Give several runs on each side, a list each:
-    their mean scores are then compared, and each resample draws runs as well as rows. (Of few runs it draws too little
-    spread: of three, about a fifth less than there is. The scores of all runs are returned.)
+    The rows are one source of chance, the training seeds are another. To account for both, pass a list of runs for
+    each side: their mean scores are compared, and each resample draws runs as well as rows. (With few runs, resampling
+    underestimates their spread: with three runs, by about a fifth. The scores of all runs are returned.)
 
     Args:
-        a: a `models.TextClassifier` or another model with `classify`; or what `evaluation.classification` or
-            `classification_scores` returned with `rows=True`; or, for searches, `retrieval`, `retrieval_scores`,
+        a: a `models.TextClassifier` or another model with `classify`; or the result of `evaluation.classification` or
+            `classification_scores` with `rows=True`; or, for searches, the result of `retrieval`, `retrieval_scores`,
             `run_scores` or `beir` with `rows=True`; or a list of several of one kind, the runs.
-        b: the other side, likewise.
-        texts: for models: labelled rows, as `classification` takes them.
+        b: the other side, of the same kind.
+        texts: labeled rows, as in `classification`; required for models.
         y: the labels of a list of strings.
-        scores: which scores are compared: a name, several, or `"all"`. Those of `classification_scores` that are one
-            number, by default accuracy, macro-F1 and, with several labels a row, micro-F1; for searches any of theirs,
-            by default all. Of twenty scores one differs at 0.95 by chance: decide beforehand which one counts.
-        intervals: float between 0 and 1: the share of resamples within an interval.
-        resamples: int. Their number.
-        seed: int. Of the resamples.
-        batch_size: int. Texts computed at a time.
-        threshold: as `classification_scores` has it, for several labels a row. Defaults to that of the results and
+        scores: name, list of names, or `"all"`: the scores to compare. For classifiers, the single-number scores of
+            `classification_scores`; by default accuracy, macro-F1 and, with several labels per row, micro-F1. For
+            searches, any of their scores; by default all. Of twenty scores, one differs at 0.95 by chance: decide
+            beforehand which one counts.
+        intervals: float between 0 and 1: the fraction of resamples inside an interval.
+        resamples: int. Number of resamples.
+        seed: int. Seed of the resampling.
+        batch_size: int. Number of texts encoded at a time.
+        threshold: as in `classification_scores`, for several labels per row. Defaults to that of the results and
             models, or 0.5.
         verbose: 0, 1 or `"auto"`: whether to show a progress bar.
 
     Returns:
-        The dict of `compare_scores`; for searches with `queries` in place of `rows`, and without `mcnemar`.
+        The dict of `compare_scores`; for searches with `queries` instead of `rows`, and without `mcnemar`.
 
     Raises:
-        ValueError: for models without rows, results of different rows, labels or thresholds or without `rows=True`, an
-            unknown score, and as `classification`.
+        ValueError: if models come without rows; if results differ in rows, labels or thresholds or lack `rows=True`;
+            if a score is unknown; or as in `classification`.
 
     Example:
 
@@ -73,10 +74,10 @@ def compare(
     ```
 
     References:
-        - [Berg-Kirkpatrick et al., 2012](https://aclanthology.org/D12-1091/), the paired bootstrap for texts
+        - [Berg-Kirkpatrick et al., 2012](https://aclanthology.org/D12-1091/), the paired bootstrap for text tasks
         - [McNemar, 1947](https://doi.org/10.1007/BF02295996)
-        - [Dietterich, 1998](https://doi.org/10.1162/089976698300017197), which tests hold what they promise
-        - [Bouthillier et al., 2021](https://arxiv.org/abs/2103.03098), runs and rows as sources of chance
+        - [Dietterich, 1998](https://doi.org/10.1162/089976698300017197), error rates of such tests
+        - [Bouthillier et al., 2021](https://arxiv.org/abs/2103.03098), runs and rows as sources of variance
     """
     sides = [each if isinstance(each, (list, tuple)) else [each] for each in (a, b)]
     for name, side in zip("ab", sides, strict=True):
@@ -87,12 +88,12 @@ def compare(
     if all(isinstance(each, dict) and _PER_QUERY in each for each in every):
         return _compare_queries(*sides, **options)
     if any(hasattr(each, "classify") for each in every) and texts is None:
-        raise _check.invalid("texts", "labelled rows to compare the models on", texts)
+        raise _check.invalid("texts", "labeled rows to compare the models on", texts)
     if threshold is None:
         own = [each["threshold"] for each in every if isinstance(each, dict) and "threshold" in each]
         own += [each.threshold for each in every if getattr(each, "multi_label", False)]
         if any(each != own[0] for each in own):
-            raise _check.invalid("threshold", "one for results and models of different thresholds", own)
+            raise _check.invalid("threshold", "one threshold, because those of the results and models differ", own)
         threshold = own[0] if own else 0.5
     found: Any = []
     for name, side in zip("ab", sides, strict=True):
@@ -101,8 +102,8 @@ def compare(
     for name, side in zip("ab", found, strict=True):
         for each in side:
             if each["labels"] != first["labels"]:
-                remedy = "Compare models of the same labels in the same order."
-                raise _check.invalid(name, f"results of the labels {first['labels']}", each["labels"], remedy)
+                remedy = "Compare models with the same labels in the same order."
+                raise _check.invalid(name, f"results with the labels {first['labels']}", each["labels"], remedy)
             if each["per_row"]["label"] != first["per_row"]["label"]:
                 raise _check.invalid(name, "results of the same rows in the same order", name)
     one, other = ([each["per_row"]["probabilities"] for each in side] for side in found)
@@ -110,11 +111,11 @@ def compare(
 
 
 def _result(name, each, texts, y, batch_size, threshold, verbose):
-    """Returns labels and per-row results of a model, or of what it gave."""
+    """Returns the labels and per-row results of a model or of its scores."""
     if isinstance(each, dict) and _PER_ROW in each:
         return each
     if not hasattr(each, "classify"):
-        remedy = "Scores alone cannot be compared row by row: give `rows=True` where they are computed."
+        remedy = "Aggregated scores cannot be compared row by row: compute them with `rows=True`."
         raise _check.invalid(name, "a classifier, or scores with `per_row`", each, remedy)
     rows, targets = data.Gate(each, ("texts", "y", "sample_weight")).in_memory(texts, y)
     truth = _labels.decode(targets, each.labels)
@@ -134,37 +135,37 @@ def compare_scores(
     seed: int = 0,
     threshold: Any = 0.5,
 ) -> dict[str, Any]:
-    """Says whether the difference between two classifiers is real, from probabilities that are there already.
+    """Tests whether the difference between two classifiers is real, given their probabilities.
 
     Args:
-        y_true: the labels of the rows, as `classification_scores` takes them.
-        a: float array `(rows, classes)`; or several of them, `(runs, rows, classes)` or a list.
-        b: the other side, likewise; its number of runs may differ.
-        labels: sequence of the class names in the order of the columns.
+        y_true: the labels of the rows, as in `classification_scores`.
+        a: float array `(rows, classes)`; or several runs, `(runs, rows, classes)` or a list.
+        b: the other side, in the same form. Its number of runs may differ.
+        labels: sequence of class names, in column order.
         scores: see `compare`.
-        intervals: float between 0 and 1.
-        resamples: int.
-        seed: int.
-        threshold: as `classification_scores` has it, for several labels a row.
+        intervals: float between 0 and 1; see `compare`.
+        resamples: int. Number of resamples.
+        seed: int. Seed of the resampling.
+        threshold: as in `classification_scores`, for several labels per row.
 
     Returns:
         A dict:
 
         - `scores`: dict of score to a dict: `a` and `b`, the mean scores of the runs; `runs`, two lists with the score
           of each run; `difference`, a - b; `interval`, `[low, high]` of the difference, percentiles of the resamples;
-          `p_value`, two-sided: twice the share of resamples in which the difference has the other sign or is 0, at
-          least 2 / (resamples + 1); `real`, whether the interval leaves out 0; and `better`, `"a"` or `"b"` where it
-          is real, else `None`. (Of `log_loss`, `brier` and `ece` the smaller one is better.)
-        - `mcnemar`: a list with a dict for each pair of runs, in their order; empty if the sides differ in number.
-          `only_a` and `only_b` are the rows that just one gets right (with several labels: in every label); `p_value`
-          is that of McNemar's test, whether the two are right equally often: exact below 25 such rows, else by
-          chi-squared with the correction for continuity, as `method` says.
+          `p_value`, two-sided: twice the fraction of resamples in which the difference has the opposite sign or is 0,
+          at least 2 / (resamples + 1); `real`, whether the interval excludes 0; and `better`, `"a"` or `"b"` if the
+          difference is real, else `None`. (Lower is better for `log_loss`, `brier` and `ece`.)
+        - `mcnemar`: list with a dict for each pair of runs, in order; empty if the sides have different numbers of
+          runs. `only_a` and `only_b` count the rows that only one side gets right (with several labels: in every
+          label). `p_value` is that of McNemar's test that both are right equally often. `method` is `"exact"` for
+          fewer than 25 such rows, else `"chi2"`, with continuity correction.
         - `labels`, `rows`.
 
-        What is not defined, such as the `auc` of rows of one class, is `None`.
+        An undefined value, such as the `auc` of rows of a single class, is `None`.
 
     Raises:
-        ValueError: for an unknown score, sides of other rows or classes, and as `classification_scores`.
+        ValueError: if a score is unknown, if the sides differ in rows or classes, or as in `classification_scores`.
 
     Example:
 
@@ -199,7 +200,7 @@ def compare_scores(
 
 
 def _runs(name, side):
-    """Returns the probabilities of one side as a list of arrays, one a run."""
+    """Returns the probabilities of one side as a list of arrays, one per run."""
     if isinstance(side, (list, tuple)) and side and all(np.ndim(each) == 2 for each in side):
         return list(side)
     side = np.asarray(side)
@@ -216,18 +217,18 @@ def _names(scores, known, default):
     if isinstance(scores, str):
         return list(known) if scores == "all" else [_check.one_of("scores", scores, known, "Or 'all'.")]
     if not isinstance(scores, (list, tuple)) or not scores:
-        raise _check.invalid("scores", "the name of a score, several, or 'all'", scores)
+        raise _check.invalid("scores", "the name of a score, a list of names, or 'all'", scores)
     return list(dict.fromkeys(_check.one_of("scores", name, known) for name in scores))
 
 
 def _bootstrap(of_counts, rows, runs, wanted, level, resamples, seed):
-    """Returns the dict `scores` of `compare_scores`.
+    """Computes the dict `scores` of `compare_scores`.
 
     Args:
-        of_counts: function of int counts `(rows, n)` to two arrays `(runs, scores, n)`.
+        of_counts: function that maps int counts `(rows, n)` to two arrays `(runs, scores, n)`.
         rows: int.
         runs: the numbers of runs of the two sides.
-        wanted: list of the names of the scores.
+        wanted: list of score names.
         level: float.
         resamples: int.
         seed: int.
@@ -235,7 +236,7 @@ def _bootstrap(of_counts, rows, runs, wanted, level, resamples, seed):
     resamples = _check.integer("resamples", resamples, minimum=2)
     _check.integer("seed", seed, minimum=0)
     values = [each[..., 0] for each in of_counts(np.ones((rows, 1), "int64"))]
-    # Other random numbers than those of the rows, so that one run draws the same rows as several.
+    # A separate generator from that of the rows, so that one run draws the same rows as several.
     rng, draws = np.random.default_rng([seed, 1]), []
     for counts in _weighted.resampled(rows, resamples, seed):
         means = []
@@ -285,7 +286,7 @@ def _mcnemar(right, other):
 
 
 def _compare_queries(a, b, scores, intervals, resamples, seed):
-    """Compares the scores of searches query by query."""
+    """Compares the scores of searches, query by query."""
     level = _weighted.check_level(intervals)
     first = a[0][_PER_QUERY]
     for name, side in (("a", a), ("b", b)):

@@ -1,4 +1,4 @@
-"""What a threshold buys: coverage against accuracy, precision against recall."""
+"""Trade-offs of a threshold: coverage against accuracy, precision against recall."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,34 +19,34 @@ def coverage_curve(
     threshold: Any = 0.5,
     points: int | None = 200,
 ) -> dict[str, Any]:
-    """Returns how accurate a classifier is on the share of rows that it is surest of.
+    """Computes the accuracy of a classifier on the rows it is most confident about.
 
-    A model that may leave the rows below some confidence to people answers a share of the rows, the coverage. The curve
-    says how often those answers are right; a good confidence puts the errors last. Its area over the risk is
+    A model that leaves the rows below some confidence to people answers a fraction of the rows, the coverage. The curve
+    gives the accuracy of these answers; a good confidence ranks the errors last. Its area over the risk is
 
-        aurc = mean over i = 1 .. rows of the share of errors among the i surest rows
+        aurc = mean over i = 1 .. rows of the fraction of errors among the i most confident rows
 
-    Rows of equal confidence cannot be told apart by a threshold: the curve has no point between them, and in the area
-    their errors are spread evenly over them.
+    No threshold separates rows of equal confidence, so the curve has no point between them, and the area spreads their
+    errors evenly over them.
 
     Args:
-        y_true: the labels of the rows, as `classification_scores` takes them; without `labels`, indices.
+        y_true: the labels of the rows, as in `classification_scores`; indices if `labels` is not given.
         probabilities: float array `(rows, classes)` in `[0, 1]`.
-        labels: sequence of the class names in the order of the columns, for `y_true` by name.
-        confidence: float array `(rows,)`, larger where an answer is surer: a margin, a negated distance. Defaults to
-            the probability of the class that is given; with several labels, to that of the decision that is least sure.
-        threshold: as `classification_scores` has it, for several labels a row. A row is right where all its decisions
-            are.
-        points: int >= 2. The most points of the curve that are returned, evenly over the coverage, first and last among
-            them. `None` for all. The areas are of all rows.
+        labels: sequence of class names in column order; required if `y_true` holds names.
+        confidence: float array `(rows,)`, larger for more certain answers, such as a margin or a negated distance.
+            Defaults to the probability of the predicted class; with several labels, to that of the least confident
+            decision.
+        threshold: as in `classification_scores`, for several labels per row. A row is right if all its decisions are.
+        points: int >= 2. Maximum number of points returned, spaced evenly over the coverage and including the first
+            and the last. `None` for all. The areas always use all rows.
 
     Returns:
-        A dict of floats and lists of floats: `coverage`, rising to 1, with the `accuracy` of the rows that are answered
-        and the `confidence`, the least one among them; `aurc`, in `[0, 1]`, 0 without an error; `excess_aurc`,
-        what of it a confidence that put all errors last would save; and `rows`.
+        A dict of floats and lists of floats: `coverage`, increasing to 1; for each coverage the `accuracy` of the
+        answered rows and `confidence`, the lowest among them; `aurc`, in `[0, 1]`, 0 if there are no errors;
+        `excess_aurc`, the part of it that a confidence which ranks all errors last would avoid; and `rows`.
 
     Raises:
-        ValueError: as `classification_scores`; for a confidence that is not one finite number for each row.
+        ValueError: as in `classification_scores`, or if `confidence` is not one finite number per row.
 
     Example:
 
@@ -95,24 +95,25 @@ def precision_recall_curve(
     labels: Sequence[str] | Sequence[int] | np.ndarray | None = None,
     points: int | None = 200,
 ) -> dict[str, Any]:
-    """Returns precision and recall of each class over its thresholds, and of all decisions together.
+    """Computes precision and recall over all thresholds, for each class and for all decisions together.
 
-    At a threshold t, a class is given to the rows whose probability of it is at least t, whatever the other classes.
+    At a threshold t, a class is predicted for the rows whose probability of it is at least t, regardless of the other
+    classes.
 
     Args:
-        y_true: the labels of the rows, as `classification_scores` takes them; without `labels`, indices.
+        y_true: the labels of the rows, as in `classification_scores`; indices if `labels` is not given.
         probabilities: float array `(rows, classes)` in `[0, 1]`.
-        labels: sequence of the class names in the order of the columns, for `y_true` by name.
-        points: int >= 2. The most points of a curve that are returned, evenly over the recall, first and last among
-            them. `None` for all.
+        labels: sequence of class names in column order; required if `y_true` holds names.
+        points: int >= 2. Maximum number of points returned per curve, spaced evenly over the recall and including the
+            first and the last. `None` for all.
 
     Returns:
-        A dict: `micro`, the curve of all decisions, and `per_class`, a dict of label to its curve. A curve is a dict:
-        lists of floats `threshold`, falling, `precision`, `recall`, rising to 1; and `average_precision`, of all
-        points. A class without rows has empty lists and `None`.
+        A dict: `micro`, the curve of all decisions, and `per_class`, a dict of label to its curve. A curve is a dict of
+        lists of floats, `threshold` (decreasing), `precision` and `recall` (increasing to 1), plus the float
+        `average_precision`, computed from all points. A class without rows has empty lists and `None`.
 
     Raises:
-        ValueError: as `classification_scores`.
+        ValueError: as in `classification_scores`.
 
     Example:
 
@@ -142,7 +143,7 @@ def _precision_recall(is_positive, scores, points):
     hits = hits[ends]
     precision, recall = hits / (ends + 1), hits / positives
     area = float(np.sum(np.diff(recall, prepend=0.0) * precision))
-    # What comes after the last row of the class costs precision and finds nothing.
+    # Points after the last row of the class lower the precision and leave the recall unchanged.
     last = int(np.argmax(hits == positives)) + 1
     kept = _thinned(recall[:last], points)
     return {
@@ -154,7 +155,7 @@ def _precision_recall(is_positive, scores, points):
 
 
 def _thinned(rising, points):
-    """Returns the places of at most `points` of some rising values, evenly over them."""
+    """Returns the indices of at most `points` of the increasing values, spaced evenly over their range."""
     if points is None or len(rising) <= points:
         return np.arange(len(rising))
     wanted = np.linspace(rising[0], rising[-1], points)

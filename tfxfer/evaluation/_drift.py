@@ -1,4 +1,4 @@
-"""Whether the texts that a model is asked are still those that it was made for."""
+"""Whether incoming texts still resemble those that a model was built for."""
 
 import math
 from collections.abc import Mapping
@@ -12,51 +12,51 @@ from tfxfer import _check, _neighbours, _texts, data
 from tfxfer.evaluation import _labels
 
 FORMAT = 1
-# Rows whose values are kept: two samples of this size tell shares that differ by 0.05 apart.
+# Rows whose values are kept: two samples of this size distinguish proportions that differ by 0.05.
 _KEPT = 2000
-# Texts that are tokenized at a time.
+# Number of texts tokenized at a time.
 _PART = 2048
-# What is told of a text, and how two samples of it are compared.
+# The values measured on a text, and the test that compares two samples of them.
 _TESTS = {"confidence": "kolmogorov_smirnov", "tokens": "kolmogorov_smirnov", "unknown": "mann_whitney"}
 _TESTS["distance"] = "kolmogorov_smirnov"
-# Below this expected number of rows a label is counted with the other rare ones.
+# Labels with a lower expected number of rows are pooled.
 _RARE = 5.0
 _KEYS = {"format": int, "rows": int, "values": dict}
 
 
 def reference(model: Any, texts: Any, *, seed: int = 0, batch_size: int = 32, verbose: int | str = 0) -> dict[str, Any]:
-    """Describes typical texts and a model's answers to them, for `drift` to compare later ones with.
+    """Describes typical texts and a model's answers to them, as a reference for `drift`.
 
-    | of each text | of |
+    | value of each text | available for |
     |---|---|
-    | `confidence`: the probability of its label (of several labels, of the least sure decision) | classifiers |
-    | `tokens`: its length, uncut and without special tokens | models with a preprocessor |
-    | `unknown`: the share of its tokens that the vocabulary lacks | those whose tokenizer has an unknown token |
-    | `distance`: 1 - cosine between its vector and the mean of all vectors of length 1 | models that make one vector |
+    | `confidence`: the probability of its label (with several labels, of the least confident decision) | classifiers |
+    | `tokens`: its length, before truncation and without special tokens | models with a preprocessor |
+    | `unknown`: the fraction of its tokens missing from the vocabulary | tokenizers with an unknown token |
+    | `distance`: 1 - cosine between its vector and the mean of all unit vectors | models that produce one vector |
 
-    Beside these: how often the model gives each label. Take texts as they come in production that the model was not
-    trained on, development rows for example: of its training rows it is surer. `export.saved_model(reference=...)`
-    ships the description inside an export.
+    The reference also records how often the model predicts each label. Use texts as they arrive in production that the
+    model was not trained on, such as development rows: the model is more confident on its training rows.
+    `export.saved_model(reference=...)` ships the reference inside an export.
 
-    (The distance is by cosine and not by Mahalanobis, which keeps `dim` squared numbers, and needs many more texts than
-    dimensions before the texts that it was estimated on look like others.)
+    (The distance uses the cosine. A Mahalanobis distance would store `dim` squared numbers, and would need many more
+    texts than dimensions before the texts it is estimated on look like others.)
 
     Args:
-        model: a classifier, an embedder, or another task model of this package; or anything with `classify` and
-            `labels`, or `encode`.
-        texts: rows as `predict` takes them, in memory, at least 2: a list of strings, or a tuple of two lists for
-            models of pairs. Labels that they bring along are not looked at.
-        seed: int. Of the 2,000 texts whose values are kept where there are more.
-        batch_size: int. Texts computed at a time.
+        model: a classifier, an embedder, or another task model of this package; or any object with `classify` and
+            `labels`, or with `encode`.
+        texts: rows in memory, as in `predict`, at least 2: a list of strings, or a tuple of two lists for models of
+            pairs. Labels are ignored.
+        seed: int. Seed of the sample of 2,000 texts whose values are kept if there are more.
+        batch_size: int. Number of texts encoded at a time.
         verbose: 0, 1 or `"auto"`: whether to show a progress bar.
 
     Returns:
-        A dict that JSON can hold: `format`; `rows`; `labels` and `label_rows` (how many rows have each; `None` without
-        labels); `multi_label`; `values`, a dict of the names of the table to lists of floats, of the same texts in all;
-        `means` over all texts; and `center`, the mean vector, or `None`.
+        A JSON-serializable dict: `format`; `rows`; `labels` and `label_rows` (the number of rows of each; `None`
+        without labels); `multi_label`; `values`, a dict of the names in the table to lists of floats, all of the same
+        texts; `means` over all texts; and `center`, the mean vector, or `None`.
 
     Raises:
-        ValueError: for fewer than 2 texts, what is no text, and a model that says nothing of them.
+        ValueError: if there are fewer than 2 texts, a text is not a string, or none of the values is available.
 
     Example:
 
@@ -74,7 +74,7 @@ def reference(model: Any, texts: Any, *, seed: int = 0, batch_size: int = 32, ve
         vectors = _neighbours.unit(np.asarray(found["vectors"], "float64"))
         total = vectors.sum(axis=0)
         center = total / rows
-        # Each text against the others: as a later text, it has no part in the mean.
+        # Each text against the others, because later texts have no part in the mean either.
         values["distance"] = 1 - _neighbours.paired(vectors, total - vectors, "cosine")
     kept = np.sort(np.random.default_rng(seed).choice(rows, min(rows, _KEPT), replace=False))
     return {
@@ -99,37 +99,37 @@ def drift(
     batch_size: int = 32,
     verbose: int | str = 0,
 ) -> dict[str, Any]:
-    """Says whether texts, and a model's answers to them, still look as the reference does.
+    """Tests whether texts, and a model's answers to them, still resemble the reference.
 
     | check | what differs | test | `statistic`, from 0 to 1 |
     |---|---|---|---|
-    | `labels` | the share of each label | chi-squared, rare labels together | half the sum of the differences |
-    | the same, several labels a text | | Fisher's of each, times their number | the largest difference |
-    | `confidence`, `tokens`, `distance` | the distribution | Kolmogorov-Smirnov | the largest gap of the shares below |
-    | `unknown` | whether texts have more, or fewer | Mann-Whitney | how much oftener one is the larger |
+    | `labels` | the proportion of each label | chi-squared, rare labels pooled | half the sum of the differences |
+    | the same, several labels per text | | Fisher's per label, times the number of labels | the largest difference |
+    | `confidence`, `tokens`, `distance` | the distribution | Kolmogorov-Smirnov | the largest gap between the CDFs |
+    | `unknown` | more or fewer unknown tokens | Mann-Whitney | how much more often one side is larger |
 
-    p-values are adjusted for the number of checks (Holm): texts like those of the reference raise a false alarm, by any
-    check, with a probability of about `level` at most. With very many texts a difference of no consequence is
-    significant as well: `least` says how large it has to be.
+    p-values are adjusted for the number of checks (Holm): if the texts do resemble the reference, the probability that
+    any check raises a false alarm is at most about `level`. With very many texts, even negligible differences are
+    significant; set `least` to the smallest difference that matters.
 
     Args:
-        reference: what `reference` returned, or was read from an export.
-        texts: the later texts, in any form that `reference` takes; at least 2.
-        model: the model that the reference is of.
-        level: float between 0 and 1. The probability of a false alarm; intervals hold 1 - `level`.
-        least: float in `[0, 1]`. The least `statistic` that counts as drift. Defaults to 0.
-        batch_size: int. Texts computed at a time.
+        reference: the result of `reference`, possibly read from an export.
+        texts: the later texts, in any form that `reference` accepts; at least 2.
+        model: the model that the reference describes.
+        level: float between 0 and 1. The probability of a false alarm; intervals have a confidence of 1 - `level`.
+        least: float in `[0, 1]`. The smallest `statistic` that counts as drift. Defaults to 0.
+        batch_size: int. Number of texts encoded at a time.
         verbose: 0, 1 or `"auto"`: whether to show a progress bar.
 
     Returns:
-        A dict: `drifted`, whether any check has; `rows` and `reference_rows`; `level`; and `checks`, a dict of name to
-        a dict: `statistic`, `p_value`, `adjusted_p_value`, `test` and `drifted`. Those of values also have their means,
-        `reference` and `now`, the `difference`, and its `interval` (by Welch). That of labels has `shares`, a dict of
-        label to these four (by Agresti and Caffo; of each label by itself).
+        A dict: `drifted`, whether any check has drifted; `rows` and `reference_rows`; `level`; and `checks`, a dict of
+        name to a dict: `statistic`, `p_value`, `adjusted_p_value`, `test` and `drifted`. Checks of values also have
+        the means, `reference` and `now`, their `difference`, and its `interval` (Welch). The check of labels has
+        `shares`, a dict of label to these four (Agresti and Caffo; not adjusted for the number of labels).
 
     Raises:
-        ValueError: for something that is no reference, one of a model with other labels, vectors or values, fewer than
-            2 texts, and what is no text.
+        ValueError: if `reference` is not a reference, or is that of a model with other labels, vectors or values; if
+            there are fewer than 2 texts, or if a text is not a string.
 
     Example:
 
@@ -139,18 +139,19 @@ def drift(
     ```
 
     References:
-        - [Rabanser et al., 2019](https://arxiv.org/abs/1810.11953), which tests notice shifts
+        - [Rabanser et al., 2019](https://arxiv.org/abs/1810.11953), which tests detect shifts
         - [Holm, 1979](https://www.jstor.org/stable/4615733)
-        - [Agresti and Caffo, 2000](https://doi.org/10.1080/00031305.2000.10474560), intervals of differences of shares
+        - [Agresti and Caffo, 2000](https://doi.org/10.1080/00031305.2000.10474560), intervals of differences of
+          proportions
     """
     check_reference("reference", reference)
     level = _check.number("level", level, above=0.0)
     if level >= 1:
-        raise _check.invalid("level", "a number > 0 and < 1, such as 0.05", level)
+        raise _check.invalid("level", "a number > 0 and < 1, for example 0.05", level)
     least = _check.number("least", least, minimum=0.0, maximum=1.0)
     found = _measured(model, texts, batch_size, verbose)
     if found["labels"] != reference["labels"] or found["multi_label"] != reference["multi_label"]:
-        remedy = "Describe the model that answers now: `evaluation.reference`."
+        remedy = "Create a reference with the current model: `evaluation.reference`."
         raise _check.invalid(
             "reference", f"one of a model with the labels {found['labels']}", reference["labels"], remedy
         )
@@ -162,7 +163,7 @@ def drift(
             raise _check.invalid("reference", expected, len(center))
         values["distance"] = 1 - _neighbours.paired(vectors, center[None], "cosine")
     if set(values) != set(reference["values"]):
-        expected = f"one that has {', '.join(map(repr, values))}, as this model"
+        expected = f"a reference with {', '.join(map(repr, values))}, as this model has"
         raise _check.invalid("reference", expected, sorted(reference["values"]))
     checks = {}
     if found["label_rows"] is not None:
@@ -184,23 +185,25 @@ def drift(
 
 
 def check_reference(argument, value):
-    """Returns `value` where it is what `reference` returns; raises otherwise."""
-    remedy = "`evaluation.reference(model, texts)` makes one."
-    _check.instance(argument, value, Mapping, "what `evaluation.reference` returned", remedy)
+    """Returns `value` if it is a result of `reference`; raises otherwise."""
+    remedy = "`evaluation.reference(model, texts)` creates one."
+    _check.instance(argument, value, Mapping, "a result of `evaluation.reference`", remedy)
     wrong = [key for key, kind in _KEYS.items() if not isinstance(value.get(key), kind)]
     wrong += [key for key in ("labels", "multi_label", "label_rows", "center") if key not in value]
     if wrong or value["format"] != FORMAT:
         received = wrong if wrong else value["format"]
-        expected = f"what `evaluation.reference` returned, of format {FORMAT}; missing or wrong is"
+        expected = (
+            f"a result of `evaluation.reference` of format {FORMAT} (received: the missing or wrong keys, or format)"
+        )
         raise _check.invalid(argument, expected, received, remedy)
     return value
 
 
-# === What is told of texts ===
+# === Values of texts ===
 
 
 def _measured(model, texts, batch_size, verbose):
-    """Returns rows, labels, values and vectors of texts, as far as the model tells them."""
+    """Returns the rows, labels, values and vectors of texts, as far as the model provides them."""
     texts, columns = _read(model, texts)
     count = len(columns[0]) if columns else 0
     if count < 2:
@@ -231,13 +234,13 @@ def _measured(model, texts, batch_size, verbose):
 
 
 def _read(model, texts):
-    """Returns texts as the model takes them, and their columns, lists of strings."""
+    """Returns the texts as the model takes them, and their columns, lists of strings."""
     if "text" in getattr(model, "input_columns", dict)():
         form, found = data.Gate(model, ("texts", "y", "sample_weight"), asks=True).read(texts, needs_y=False)
         if form != "rows":
             raise _check.invalid("texts", "rows in memory", texts)
         read = found.x
-        if isinstance(read, dict):  # beside texts, categories are strings as well
+        if isinstance(read, dict):  # categories are strings too, not only texts
             columns = model.prediction_columns()
             read = {name: each for name, each in read.items() if isinstance(columns[name], data.TextColumn)}
         return found.x, list(_texts.columns_of(read).values())
@@ -248,7 +251,7 @@ def _read(model, texts):
 
 
 def _answers(model, texts, columns, batch_size, verbose):
-    """Returns vectors and probabilities, each `None` where there are none; the encoder runs once."""
+    """Returns vectors and probabilities, each `None` if the model has none; the encoder runs once."""
     is_classifier = hasattr(model, "classify")
     if hasattr(model, "head_features") and _has_features(model):
         features = model.head_features(texts, batch_size=batch_size, verbose=verbose)
@@ -266,17 +269,17 @@ def _answers(model, texts, columns, batch_size, verbose):
 
 
 def _has_features(model):
-    if hasattr(model, "encode"):  # vectors with all modules and prompts
+    if hasattr(model, "encode"):  # its vectors include all modules and prompts
         return False
     try:
         model.feature_tensor()
-    except ValueError:  # a head that reads the states of tokens
+    except ValueError:  # a head that reads token states
         return False
     return True
 
 
 def _tokens(tokenizer, columns):
-    """Returns how many tokens each row has, and the share of unknown ones, or `None` for a tokenizer without them."""
+    """Returns the number of tokens per row, and the fraction of unknown ones, `None` if there is no unknown token."""
     unknown_id = tokenizer.unk_token_id
     lengths, unknown = np.zeros((2, len(columns[0])))
     for column in columns:
@@ -292,7 +295,7 @@ def _tokens(tokenizer, columns):
 
 
 def _rounded(values):
-    """Returns floats of seven digits, which are shorter in JSON."""
+    """Returns the values as floats with seven digits, which are shorter in JSON."""
     return [float(f"{value:.7g}") for value in np.asarray(values, "float64").tolist()]
 
 
@@ -300,7 +303,7 @@ def _rounded(values):
 
 
 def _values_check(before, now, test, level):
-    now = np.array(_rounded(now))  # as those of the reference were: else equal values would differ
+    now = np.array(_rounded(now))  # rounded like the reference, else equal values would differ
     if test == "mann_whitney":
         statistic, p_value = 0.0, 1.0
         if np.ptp(np.concatenate([before, now])) > 0:
@@ -322,7 +325,7 @@ def _values_check(before, now, test, level):
 
 
 def _welch(before, now, difference, level):
-    """The interval of a difference of means whose spreads differ."""
+    """The interval of a difference of means with unequal variances."""
     parts = np.array([np.var(each, ddof=1) / len(each) for each in (before, now)])
     if not parts.sum():
         return [difference, difference]
@@ -351,7 +354,7 @@ def _labels_check(reference, found, level):
 
 
 def _chi2(counts):
-    """The p-value of the counts of labels in two samples having one distribution; rare labels count as one."""
+    """The p-value that the label counts of two samples have one distribution; rare labels are pooled."""
     counts = counts[:, counts.sum(axis=0) > 0]
     expected = counts.sum(axis=1, keepdims=True) * counts.sum(axis=0) / counts.sum()
     is_rare = expected.min(axis=0) < _RARE
@@ -363,8 +366,8 @@ def _chi2(counts):
 
 
 def _share(counts, rows, shares, level):
-    """A label's shares, with the interval of their difference."""
-    # One row more with the label and one without, in both.
+    """The proportions of a label, with the interval of their difference."""
+    # Add one row with the label and one without to both samples.
     more = (counts + 1) / (rows + 2)
     half = scipy.stats.norm.ppf(1 - level / 2) * math.sqrt(np.sum(more * (1 - more) / (rows + 2)))
     middle = float(more[1] - more[0])
@@ -377,7 +380,7 @@ def _share(counts, rows, shares, level):
 
 
 def _holm(p_values):
-    """Returns p-values adjusted for their number, in their order."""
+    """Returns the p-values adjusted for their number, in the same order."""
     order, adjusted, largest = np.argsort(p_values, kind="stable"), [1.0] * len(p_values), 0.0
     for place, k in enumerate(order):
         largest = max(largest, min(1.0, float(p_values[k]) * (len(p_values) - place)))

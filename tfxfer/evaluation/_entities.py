@@ -7,31 +7,32 @@ from typing import Any
 from tfxfer import _check, _schemes
 from tfxfer.evaluation import _calibration, _span_rows
 
-# What becomes of a span, but for one that is missed, if it is a gold one, or spurious, if it is predicted.
+# The outcomes of a span that is paired. An unpaired span is missed, if it is gold, or spurious, if it is predicted.
 _PAIRED = ("correct", "boundary", "type", "boundary_and_type")
 GOLD_KINDS, PREDICTED_KINDS = (*_PAIRED, "missed"), (*_PAIRED, "spurious")
 ERRORS = ("boundary", "type", "boundary_and_type", "missed", "spurious")
-# Of the text around an error, on either side.
+# Amount of text shown on either side of an error.
 _WORDS, _CHARACTERS = 5, 40
 
 
 def entity_scores(gold: Iterable[Any], predicted: Iterable[Any], *, scheme: str | None = None) -> dict[str, Any]:
-    """Scores predicted spans against the gold ones.
+    """Scores predicted spans against gold spans.
 
-    A span counts as correct if type, start and end are all right:
+    A span is correct if its type, start and end are all right:
 
         precision = correct / predicted,  recall = correct / gold,  f1 = 2 * correct / (predicted + gold)
 
-    The averages are `micro`, over all spans; `macro`, the mean of the types; and `weighted`, their mean by gold spans.
+    The averages are `micro`, over all spans; `macro`, the mean over types; and `weighted`, the mean over types weighted
+    by gold spans.
 
     Args:
-        gold: the rows. Either the tags of each row, such as `["B-PER", "I-PER", "O"]`, or its spans, in any order:
-            `(type, start, end)`, `(start, end, type)`, or dicts or objects with `label`, `start` and `end`, the end
-            exclusive. Spans may overlap.
-        predicted: the same rows in the same form: as many tags in each, or spans that count the same units.
-        scheme: how tags are read. By default leniently, as conlleval and seqeval do: a stray `I` starts a span. With
-            the name of a scheme (`"IOB1"`, `"IOB2"` or `"BIO"`, `"IOE1"`, `"IOE2"`, `"IOBES"` or `"BIOES"`,
-            `"BILOU"`) strictly: only spans that the scheme writes so count.
+        gold: the rows. Either the tags of each row, for example `["B-PER", "I-PER", "O"]`, or its spans, in any order:
+            `(type, start, end)`, `(start, end, type)`, or dicts or objects with `label`, `start` and `end`, where the
+            end is exclusive. Spans may overlap.
+        predicted: the same rows in the same form: the same number of tags in each, or spans that count the same units.
+        scheme: the tagging scheme. By default tags are read leniently, as in conlleval and seqeval: a stray `I` starts
+            a span. With the name of a scheme (`"IOB1"`, `"IOB2"` or `"BIO"`, `"IOE1"`, `"IOE2"`, `"IOBES"` or
+            `"BIOES"`, `"BILOU"`) they are read strictly: only spans that the scheme would write this way count.
 
     Returns:
         A dict:
@@ -40,17 +41,18 @@ def entity_scores(gold: Iterable[Any], predicted: Iterable[Any], *, scheme: str 
         - `per_type`: dict of each type, in alphabetical order, to `precision`, `recall`, `f1`, `support` (gold spans)
           and `predicted` (predicted spans);
         - `correct`, `gold`, `predicted`, `rows`: the numbers of spans and of rows;
-        - `tag_accuracy` (of tags only): share of tags that are right, `O` included;
-        - `broken_gold_rows`, `broken_predicted_rows` (of tags with a scheme only): rows with a tag that the scheme
-          forbids. Many broken gold rows mean that they are in another scheme.
+        - `tag_accuracy` (only for tags): fraction of tags that are right, including `O`;
+        - `broken_gold_rows`, `broken_predicted_rows` (only for tags with a scheme): number of rows with a tag that the
+          scheme forbids. Many broken gold rows indicate that they use another scheme.
 
-        A score that would divide by 0 is 0. seqeval gives the same, in its mode `default` without a scheme and in
-        `strict` with one, but for the tags that it reads otherwise: unfinished `IOE1`, hyphens at the ends of a type,
-        `L` and `U` without a scheme.
+        A score with a zero denominator is 0. The scores equal those of seqeval, in its `default` mode without a scheme
+        and in `strict` mode with one, except for tags that it reads differently: unfinished `IOE1`, hyphens at the ends
+        of a type, and `L` and `U` without a scheme.
 
     Raises:
-        ValueError: for no rows, different numbers of rows or of tags in a row, what is neither tags nor spans, both
-            mixed, a tag that the scheme does not have, or a span given twice; it names the row.
+        ValueError: if `gold` is empty, if the numbers of rows or of tags in a row differ, if a row is neither tags
+            nor spans, if tags and spans are mixed, if a tag is not in the scheme, or if a span occurs twice. The
+            message names the row.
 
     Example:
 
@@ -69,7 +71,7 @@ def entity_scores(gold: Iterable[Any], predicted: Iterable[Any], *, scheme: str 
 
 
 def scores_of(rows: _span_rows.Rows, scheme: str | None) -> dict[str, Any]:
-    """Returns the dict of `entity_scores` of rows that are read, by `scheme` if they are tags."""
+    """Computes the dict of `entity_scores` from parsed rows; `scheme` is that of their tags."""
     counts: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0, 0])
     for ours, theirs in zip(rows.gold, rows.predicted, strict=True):
         found = {*theirs}
@@ -112,7 +114,7 @@ def _mean(values, weights):
 
 
 def _of_tags(rows, scheme):
-    """Returns the scores of the tags themselves; none of rows of spans."""
+    """Returns the scores of the tags themselves; empty for rows of spans."""
     if rows.tags is None:
         return {}
     gold, predicted = rows.tags
@@ -132,41 +134,41 @@ def _of_tags(rows, scheme):
 def entity_errors(
     gold: Iterable[Any], predicted: Iterable[Any], *, scheme: str | None = None, texts: Sequence[Any] | None = None
 ) -> dict[str, Any]:
-    """Says what is wrong with predicted spans: each span is in one correct pair or in one error.
+    """Classifies the errors in predicted spans: each span is in one correct pair or in one error.
 
     | kind | gold span | predicted span |
     |---|---|---|
-    | `boundary` | overlaps the predicted one | of the same type, from or to another place |
-    | `type` | in the same place | of another type |
-    | `boundary_and_type` | overlaps the predicted one | of another type, from or to another place |
-    | `missed` | overlaps no predicted one that is still free | |
-    | `spurious` | | overlaps no gold one that is still free |
+    | `boundary` | overlaps the predicted one | same type, other boundaries |
+    | `type` | has the same boundaries | other type |
+    | `boundary_and_type` | overlaps the predicted one | other type, other boundaries |
+    | `missed` | overlaps no predicted span that is still unpaired | |
+    | `spurious` | | overlaps no gold span that is still unpaired |
 
-    Spans of a row are paired one to one: first those that are equal, then those in the same place, then those that
-    overlap and have the same type, at last those that just overlap; of several, those that share most.
+    The spans of a row are paired one to one: first equal spans, then spans with the same boundaries, then overlapping
+    spans of the same type, and finally spans that only overlap. Among several candidates, the largest overlap wins.
 
     Args:
-        gold: rows of tags or of spans, as `entity_scores` takes them.
+        gold: rows of tags or of spans, as in `entity_scores`.
         predicted: the same rows.
         scheme: as in `entity_scores`.
-        texts: the text of each row, to be read in the errors: its words, where spans count words (as those of tags do),
-            or a string, where they count characters.
+        texts: the text of each row, shown in the errors: a list of words if spans count words (those of tags do), or a
+            string if they count characters.
 
     Returns:
         A dict:
 
         - `counts`: dict of `correct` and each kind of error to its number;
-        - `per_type`: dict of each type to `gold` and `predicted`, two dicts: what became of the gold spans of that type
-          (kinds up to `missed`) and of the predicted ones (kinds up to `spurious`);
-        - `confusion`: list of rows (gold types) of ints (types of their predicted spans), wrong boundaries included;
-          the last column counts missed spans, the last row spurious ones;
+        - `per_type`: dict of each type to `gold` and `predicted`, two dicts with the outcomes of the gold spans of that
+          type (kinds up to `missed`) and of the predicted ones (those kinds, with `spurious` instead of `missed`);
+        - `confusion`: list of rows (gold types) of ints (types of the paired predicted spans), including pairs with
+          wrong boundaries; the last column counts missed spans, the last row spurious ones;
         - `labels`: the types of its rows and columns, `None` last;
-        - `errors`: list of dicts, in the order of the text: `row`, `kind`, `gold` and `predicted`, each `(type, start,
-          end)` or `None`; with texts also `gold_text`, `predicted_text` and `context`, the text around both;
+        - `errors`: list of dicts, in text order: `row`, `kind`, `gold` and `predicted`, each `(type, start, end)` or
+          `None`; if `texts` is given also `gold_text`, `predicted_text` and `context`, the text around both;
         - `rows`: the number of rows.
 
     Raises:
-        ValueError: as `entity_scores`, and for texts that do not fit.
+        ValueError: as in `entity_scores`, or if `texts` does not match the rows.
 
     Example:
 
@@ -183,7 +185,7 @@ def entity_errors(
 
 
 def errors_of(rows: _span_rows.Rows, texts: Sequence[Any] | None) -> dict[str, Any]:
-    """Returns the dict of `entity_errors` of rows that are read."""
+    """Computes the dict of `entity_errors` from parsed rows."""
     texts = _span_rows.read_texts(texts, rows)
     types = sorted({span[0] for side in (rows.gold, rows.predicted) for row in side for span in row})
     place: dict[str | None, int] = {kind: i for i, kind in enumerate([*types, None])}
@@ -215,7 +217,7 @@ def errors_of(rows: _span_rows.Rows, texts: Sequence[Any] | None) -> dict[str, A
 
 
 def _pairs(gold, predicted):
-    """Returns (kind, gold span, predicted span) of all spans of a row, in the order of the text."""
+    """Returns (kind, gold span, predicted span) of all spans of a row, in text order."""
     candidates = []
     for i, ours in enumerate(gold):
         for j, theirs in enumerate(predicted):
@@ -235,7 +237,7 @@ def _pairs(gold, predicted):
 
 
 def _shown(text, gold, predicted):
-    """Returns what an error shows of its row's text."""
+    """Returns the parts of a row's text that an error shows."""
     if text is None:
         return {}
     around = _CHARACTERS if isinstance(text, str) else _WORDS
@@ -253,22 +255,22 @@ def _shown(text, gold, predicted):
 
 
 def entity_calibration(gold: Iterable[Any], predicted: Iterable[Any], *, bins: int = 15) -> dict[str, Any]:
-    """Compares the probabilities of predicted spans with how often they are right in type, start and end.
+    """Compares the probabilities of predicted spans with how often their type, start and end are all right.
 
-    Spans are put into bins by their probability, as `calibration_scores` does with rows. Gold spans that are missed
-    do not count: for those there is the recall.
+    Spans are grouped into bins by probability, as `calibration_scores` does with rows. Missed gold spans do not count;
+    the recall measures those.
 
     Args:
-        gold: the spans of each row, as `entity_scores` takes them.
-        predicted: the same rows; each span with its probability in `[0, 1]`: as `probability` of a dict or object, or
-            as the last of four, `(type, start, end, probability)`.
-        bins: int. Their number.
+        gold: the spans of each row, as in `entity_scores`.
+        predicted: the same rows, each span with its probability in `[0, 1]`: the `probability` of a dict or object, or
+            the last element of `(type, start, end, probability)`.
+        bins: int. Number of bins.
 
     Returns:
-        The dict of `calibration_scores`: `rows` are spans.
+        The dict of `calibration_scores`, where `rows` counts spans.
 
     Raises:
-        ValueError: as `entity_scores`; for tags, which have no probability; and for no predicted spans.
+        ValueError: as in `entity_scores`; if rows are tags, which have no probability; or if no span is predicted.
 
     Example:
 
@@ -285,9 +287,9 @@ def entity_calibration(gold: Iterable[Any], predicted: Iterable[Any], *, bins: i
 
 
 def calibration_of(rows: _span_rows.Rows, bins: int = 15) -> dict[str, Any]:
-    """Returns the dict of `entity_calibration` of rows that are read."""
+    """Computes the dict of `entity_calibration` from parsed rows."""
     if rows.tags is not None:
-        remedy = "Give the spans of both, with their probabilities: tags have none."
+        remedy = "Pass the spans of both, with their probabilities: tags have none."
         raise _check.invalid("predicted", "spans with a probability", rows.tags[1], remedy)
     confidence, right = [], []
     for i, (ours, theirs, given) in enumerate(zip(rows.gold, rows.predicted, rows.probabilities, strict=True)):

@@ -1,4 +1,4 @@
-"""Targets by name or by index as the scores of classifiers need them."""
+"""Converts targets, given by name or by index, for the scores of classifiers."""
 
 from collections.abc import Mapping
 
@@ -10,17 +10,17 @@ _LISTS = (list, tuple, set, frozenset, np.ndarray)
 
 
 def encode(y_true, labels, classes):
-    """Returns targets as indices, int64 `(rows,)`, or as 0 and 1 for several labels a row, int64 `(rows, classes)`.
+    """Returns targets as indices, int64 `(rows,)`, or with several labels per row as 0 and 1, int64 `(rows, classes)`.
 
-    They are read as `data.LabelColumn` reads them; without labels, ints are indices.
+    Targets are read as in `data.LabelColumn`; without labels, ints are indices.
 
     Args:
         y_true: sequence or array.
         labels: sequence of distinct strings or ints, or `None`.
-        classes: int. The number of columns of the probabilities.
+        classes: int. Number of columns of the probabilities.
 
     Raises:
-        ValueError: for targets that are not labels, with their row, and for labels that do not fit.
+        ValueError: if a target is not a label (the message names the row), or if the labels do not match the columns.
     """
     if isinstance(y_true, (str, bytes)) or not hasattr(y_true, "__len__"):
         raise _check.invalid("y_true", "a list or array with the label of each row", y_true)
@@ -35,16 +35,16 @@ def encode(y_true, labels, classes):
         found = column.read(y_true, "y_true")
     except ValueError as error:
         if labels is None and any(isinstance(value, (str, bytes)) for value in y_true):
-            raise ValueError(f"{error} For names, give `labels=` too.") from error
+            raise ValueError(f"{error} To pass names, also pass `labels=`.") from error
         raise
     if not np.isin(found, (0, 1)).all() and found.ndim == 2:
-        remedy = "Shares of the classes have no right answer to score: `y_true.argmax(axis=1)` gives the likeliest."
+        remedy = "Class proportions have no single right answer: `y_true.argmax(axis=1)` gives the most probable one."
         raise _check.invalid("y_true", f"labels, or 0 and 1 of shape (rows, {classes})", found[0].tolist(), remedy)
     return found.astype("int64")
 
 
 def check(labels, classes):
-    """Returns the labels as a list; raises where they are not one distinct string or int for each class."""
+    """Returns the labels as a list; raises unless they are one distinct string or int per class."""
     found = data.LabelColumn(labels).labels
     if len(found) != classes:
         raise _check.invalid("labels", f"{classes} distinct names, one for each column of `probabilities`", found)
@@ -52,17 +52,17 @@ def check(labels, classes):
 
 
 def decode(targets, labels):
-    """Turns a model's targets back into names, which cannot be misread; 0 and 1 for several labels pass."""
+    """Converts a model's targets back to names, which are unambiguous; 0 and 1 for several labels stay as they are."""
     targets = np.asarray(targets)
     return targets if targets.ndim == 2 else [labels[i] for i in targets.astype("int64").tolist()]
 
 
 def named(targets, labels):
-    """Returns the name of each row, or a list of names for several labels a row.
+    """Returns the name of each row, or a list of names with several labels per row.
 
     Args:
         targets: int array `(rows,)`, or 0 and 1 `(rows, classes)`.
-        labels: list of the class names.
+        labels: list of class names.
     """
     if targets.ndim == 2:
         return [[label for label, one in zip(labels, row, strict=True) if one] for row in targets.tolist()]
@@ -70,12 +70,12 @@ def named(targets, labels):
 
 
 def thresholds(threshold, labels, dtype=None):
-    """Returns the least probabilities of labels: a float, or a float64 array `(classes,)`.
+    """Returns the thresholds of labels: a float, or a float64 array `(classes,)`.
 
     Args:
-        threshold: float in `[0, 1]`; or one for each label: a dict of label to float, or a sequence in their order.
+        threshold: float in `[0, 1]`, or one per label: a dict of label to float, or a sequence in label order.
         labels: list of the labels.
-        dtype: dtype of the probabilities, which the numbers are rounded to, so that equal ones compare as equal.
+        dtype: dtype of the probabilities. Thresholds are rounded to it, so that equal numbers compare as equal.
     """
     if isinstance(threshold, Mapping):
         if set(threshold) != set(labels):
@@ -85,12 +85,12 @@ def thresholds(threshold, labels, dtype=None):
     if not isinstance(threshold, (list, tuple, np.ndarray)):
         return float(rounded(_check.number("threshold", threshold, minimum=0.0, maximum=1.0)))
     if len(threshold) != len(labels):
-        raise _check.invalid("threshold", f"{len(labels)} numbers, one for each label in their order", threshold)
-    # 1.01 is that of a label that is never given; see `decisions.Thresholds`.
+        raise _check.invalid("threshold", f"{len(labels)} numbers, one per label, in label order", threshold)
+    # 1.01 is the threshold of a label that is never predicted; see `decisions.Thresholds`.
     found = [_check.number(f"threshold[{i}]", value, minimum=0.0, maximum=1.01) for i, value in enumerate(threshold)]
     return np.asarray(found, rounded).astype("float64")
 
 
 def named_thresholds(threshold, labels):
-    """Returns what `thresholds` gave as plain values: a float, or a dict of label to float."""
+    """Returns the result of `thresholds` as plain values: a float, or a dict of label to float."""
     return threshold if isinstance(threshold, float) else dict(zip(labels, threshold.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Scores of pairs: how alike two texts are, or whether they belong together."""
+"""Scores on pairs of texts: graded similarity, or whether two texts belong together."""
 
 import warnings
 from collections.abc import Sequence
@@ -35,24 +35,25 @@ def similarity(
     batch_size: int = 32,
     progress: bool | None = None,
 ) -> dict[str, Any]:
-    """Scores an embedder on graded pairs: how well similarities follow the scores.
+    """Scores an embedder on graded pairs: how well its similarities correlate with the given scores.
 
     Args:
-        embedder: `models.TextEmbedder`, or anything with `encode(list of strings) -> (texts, dim)`; a
-            `models.Siamese` stands for its embedder. Or a cross-encoder: a `models.TextRegressor` over pairs, or a
+        embedder: `models.TextEmbedder`, or any object with `encode(list of strings) -> (texts, dim)`. A
+            `models.Siamese` is scored by its embedder. Or a cross-encoder: a `models.TextRegressor` over pairs, or a
             function of two lists of strings.
-        texts: what `data.pairs` made, or a tuple of two lists of strings.
-        scores: float array, for a tuple of lists: larger where the two texts are more alike.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"`, `"manhattan"`, several of them, or `"all"`. Distances count
-            negated. Defaults to the cosine, which is what most models are trained for.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show a progress bar; by default on long work.
+        texts: a dataset from `data.pairs`, or a tuple of two lists of strings.
+        scores: float array `(rows,)`, required for a tuple of lists: larger for more similar texts.
+        similarity: `"cosine"`, `"dot"`, `"euclidean"`, `"manhattan"`, a list of several, or `"all"`. Distances are
+            negated. Defaults to the cosine, which most models are trained for.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
 
     Returns:
         The dict of `similarity_scores`.
 
     Raises:
-        ValueError: for missing scores, fewer than two rows, or scores that are all equal: no correlation is defined.
+        ValueError: if scores are missing, if there are fewer than two rows, or if all scores are equal, which leaves
+            the correlation undefined.
 
     Example:
 
@@ -61,8 +62,9 @@ def similarity(
     tx.evaluation.similarity(embedder, test)  # {"spearman": 0.8203, "pearson": 0.8274, "rows": 1379}
     ```
 
-    Reference: Cer et al., 2017, STS benchmark, https://arxiv.org/abs/1708.00055; Reimers et al., 2016, on Spearman:
-    https://aclanthology.org/C16-1009.
+    References:
+        - [Cer et al., 2017](https://arxiv.org/abs/1708.00055), STS benchmark
+        - [Reimers et al., 2016](https://aclanthology.org/C16-1009), on Spearman's correlation
     """
     measures = _measures.names(similarity)
     columns, scores = graded_pairs(texts, scores)
@@ -73,21 +75,21 @@ def similarity(
 def similarity_scores(
     first: ArrayLike, second: ArrayLike, scores: ArrayLike, *, similarity: str | Sequence[str] = "cosine"
 ) -> dict[str, Any]:
-    """Scores vectors of graded pairs.
+    """Scores the vectors of graded pairs.
 
     Args:
         first: float array `(rows, dim)`.
         second: float array `(rows, dim)`.
-        scores: float array `(rows,)`: larger where the two are more alike.
+        scores: float array `(rows,)`: larger for more similar texts.
         similarity: as in `similarity`.
 
     Returns:
         A dict: `spearman` (rank correlation; ties share their mean rank) and `pearson` in `[-1, 1]`, and `rows`. With
-        several similarities these are the first one's, and each has its own as well: `spearman_dot`, `pearson_dot`...
-        Where a model gives every pair the same similarity, a correlation is not defined and counts as 0.
+        several similarities, these are those of the first one, and each also has its own: `spearman_dot`,
+        `pearson_dot`... If a model gives every pair the same similarity, the undefined correlation counts as 0.
 
     Raises:
-        ValueError: as `similarity`, and for vectors that are not finite or differ in shape.
+        ValueError: as in `similarity`, or if vectors are not finite or differ in shape.
 
     Example:
 
@@ -105,35 +107,35 @@ def similarity_scores(
 
 
 def graded_pairs(texts, scores=None):
-    """Returns two lists of strings and float scores; raises where they do not fit or no correlation is defined."""
+    """Returns two lists of strings and float scores; raises if they do not match or leave correlations undefined."""
     columns, scores = _pairs_with("scores", "numbers", texts, scores)
     return columns, graded(scores, len(columns[0]))
 
 
 def _pairs_with(argument, kind, texts, given):
-    """Returns two lists of strings, and what was given for them or, by default, the targets of the dataset."""
+    """Returns two lists of strings, and `given` or, by default, the targets of the dataset."""
     columns, y = _texts.text_columns("texts", texts, 2, "data.pairs")
     if len(columns) != 2:
-        raise _check.invalid("texts", "two texts a row", len(columns))
+        raise _check.invalid("texts", "two texts per row", len(columns))
     if given is None and y is None:
         raise _check.invalid(argument, f"{len(columns[0])} {kind}, one for each pair", given)
     return columns, y if given is None else given
 
 
 def graded(scores, rows):
-    """Returns scores as floats; raises where they are not one a row or no correlation is defined."""
+    """Returns scores as floats; raises unless there is one per row and correlations are defined."""
     scores = np.asarray(scores, "float64").reshape(-1)
     if len(scores) != rows:
         raise _check.invalid("scores", f"{rows} numbers, one for each pair", scores.shape)
     if len(scores) < 2 or not np.isfinite(scores).all() or np.ptp(scores) == 0:
-        remedy = "Without scores a correlation is not defined: did you give `target=...` to `data.pairs`?"
+        remedy = "Without scores a correlation is undefined: did you pass `target=...` to `data.pairs`?"
         raise _check.invalid("scores", "finite numbers, at least two of them different", scores, remedy)
     return scores
 
 
 def correlations(similarities, scores):
-    """Returns the dict of Spearman's and Pearson's correlation of two arrays."""
-    # Rounding alone must not rank what a model that has collapsed says about its pairs.
+    """Returns a dict of the Spearman and Pearson correlations of two arrays."""
+    # A collapsed model's similarities differ only by rounding, which must not be ranked.
     if np.ptp(similarities) <= 1e-12 * max(1.0, np.abs(similarities).max()):
         return {"spearman": 0.0, "pearson": 0.0}
     with warnings.catch_warnings():
@@ -155,22 +157,22 @@ def pair_classification(
     """Scores an embedder on pairs that belong together or not: duplicates, paraphrases, questions with answers.
 
     Args:
-        embedder: as in `similarity`; a cross-encoder may be a `models.TextClassifier` of two labels as well, the
-            second of them for pairs that belong together.
-        texts: what `data.pairs` made with a target of 0 and 1, or a tuple of two lists of strings.
-        labels: array of 0 and 1 (or bool), for a tuple of lists: 1 where the two belong together.
+        embedder: as in `similarity`. A cross-encoder may also be a `models.TextClassifier` with two labels, the second
+            of them for pairs that belong together.
+        texts: a dataset from `data.pairs` with a target of 0 and 1, or a tuple of two lists of strings.
+        labels: array `(rows,)` of 0 and 1 (or bool), required for a tuple of lists: 1 if the two texts belong together.
         similarity: as in `similarity`.
-        threshold: float. The least similarity of a pair that is taken for a positive one, e.g. the `f1_threshold` of
-            other rows. By default each score is the best that a threshold can reach on these rows, which flatters.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show a progress bar; by default on long work.
+        threshold: float. Pairs with at least this similarity are predicted positive; for example, the `f1_threshold`
+            of other rows. By default each score uses the best threshold on these rows, which is optimistic.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
 
     Returns:
-        The dict of `pair_classification_scores`; with several similarities the first one's, and each one's with its
-        name: `average_precision_dot`...
+        The dict of `pair_classification_scores`. With several similarities, the scores are those of the first one, and
+        each also has its own: `average_precision_dot`...
 
     Raises:
-        ValueError: for missing labels, labels that are not 0 or 1, or of one kind only.
+        ValueError: if labels are missing, not 0 or 1, or all equal.
 
     Example:
 
@@ -190,7 +192,7 @@ def pair_classification(
 
 
 def labelled_pairs(texts, labels=None):
-    """Returns two lists of strings and labels as a bool array; raises where they do not fit."""
+    """Returns two lists of strings and the labels as a bool array; raises if they do not match."""
     columns, labels = _pairs_with("labels", "labels", texts, labels)
     return columns, _binary(labels, len(columns[0]))
 
@@ -200,7 +202,7 @@ def _binary(labels, rows):
     if len(labels) != rows:
         raise _check.invalid("labels", f"{rows} labels, one for each pair", labels.shape)
     if not np.isin(labels, (0, 1)).all():
-        raise _check.invalid("labels", "0 and 1", np.unique(labels), "For graded scores there is `similarity`.")
+        raise _check.invalid("labels", "0 and 1", np.unique(labels), "For graded scores, use `similarity`.")
     labels = labels.astype(bool)
     if labels.all() or not labels.any():
         raise _check.invalid("labels", "labels of both kinds, 0 and 1", labels)
@@ -210,29 +212,29 @@ def _binary(labels, rows):
 def pair_classification_scores(
     y_true: ArrayLike, similarities: ArrayLike, *, threshold: float | None = None
 ) -> dict[str, Any]:
-    """Scores similarities of pairs against whether they belong together.
+    """Scores similarities of pairs against labels that tell whether the pairs belong together.
 
-    A pair counts as positive where its similarity is at least the threshold; pairs of one similarity fall on one side.
+    A pair is predicted positive if its similarity is at least the threshold. No threshold separates equal similarities.
 
     Args:
         y_true: array `(rows,)` of 0 and 1 (or bool).
-        similarities: float array `(rows,)`, larger where two texts are closer (negate distances).
-        threshold: float, or `None` for the best on these rows, chosen for each score on its own.
+        similarities: float array `(rows,)`, larger for closer texts (negate distances).
+        threshold: float, or `None` for the best on these rows, chosen separately for each score.
 
     Returns:
         A dict:
 
-        - `accuracy`, `f1`, `mcc` (Matthews' correlation): at `threshold`, or the best over all thresholds;
-        - `accuracy_threshold`, `f1_threshold`, `mcc_threshold`: `threshold`, or the best one: midway between two
-          similarities, the highest one if several are as good;
+        - `accuracy`, `f1`, `mcc` (Matthews correlation coefficient): at `threshold`, or the best over all thresholds;
+        - `accuracy_threshold`, `f1_threshold`, `mcc_threshold`: `threshold`, or the best one: the midpoint between two
+          similarities, and the highest if several are equally good;
         - `precision`, `recall`: at `f1_threshold`;
-        - `average_precision`: over all thresholds; pairs of one similarity count at once, as in scikit-learn;
-        - `rows`, `positives`: how many pairs there are, and how many of them belong together.
+        - `average_precision`: over all thresholds; pairs of equal similarity count as one step, as in scikit-learn;
+        - `rows`, `positives`: the number of pairs, and the number that belong together.
 
-        A score that would divide by 0 is 0.
+        A score with a zero denominator is 0.
 
     Raises:
-        ValueError: for labels that are not 0 or 1, or of one kind only, or similarities that are not finite.
+        ValueError: if labels are not 0 or 1, or all equal, or if similarities are not finite.
 
     Example:
 
@@ -257,14 +259,14 @@ def _decisions(labels, similarities, threshold):
         thresholds = np.array([_check.number("threshold", threshold)])
     order = np.sort(similarities)
     positive = np.sort(similarities[labels])
-    # How many are taken, and how many of them rightly, at each threshold.
+    # The numbers of predicted positives and of true positives at each threshold.
     taken = len(order) - np.searchsorted(order, thresholds, side="left")
     right = (len(positive) - np.searchsorted(positive, thresholds, side="left")).astype("float64")
     wrong, missed = taken - right, len(positive) - right
     refused = len(order) - len(positive) - wrong
     accuracy = (right + refused) / len(order)
     f1 = 2 * right / (len(positive) + taken)
-    # Roots of factors, as the product of four counts of a large set overflows 64 bits.
+    # Take roots of the factors, because the product of four counts of a large set overflows 64 bits.
     margins = np.sqrt(taken * float(len(positive))), np.sqrt((len(order) - taken) * (wrong + refused))
     mcc = _ratio(right * refused - wrong * missed, margins[0] * margins[1])
     best = {name: int(np.argmax(values)) for name, values in (("accuracy", accuracy), ("f1", f1), ("mcc", mcc))}
@@ -283,10 +285,10 @@ def _decisions(labels, similarities, threshold):
 
 
 def _thresholds(similarities):
-    """Every threshold that tells rows apart, from the highest (above all) down to the lowest similarity."""
+    """Returns every threshold that separates rows, from the highest (above all) down to the lowest similarity."""
     values = np.unique(similarities)[::-1]
     between = (values[:-1] + values[1:]) / 2
-    between = np.where(between > values[1:], between, values[:-1])  # two neighbouring floats have none between them
+    between = np.where(between > values[1:], between, values[:-1])  # adjacent floats have no midpoint
     return np.concatenate([[np.nextafter(values[0], np.inf)], between, values[-1:]])
 
 

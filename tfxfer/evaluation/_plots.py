@@ -1,15 +1,15 @@
-"""Pictures of a run, through matplotlib: without its `pyplot`, so without windows and global state."""
+"""Plots of a run with matplotlib, without its `pyplot` and so without windows and global state."""
 
 import math
 import warnings
 
 import numpy as np
 
-# Above this many classes the numbers in a confusion matrix cannot be read; above the next, not even its labels.
+# With more classes than this a confusion matrix has no readable numbers; with more than the next, no readable labels.
 _NUMBERED, _WHOLE = 20, 100
 _LONG, _SHORT = 40, 28
 _COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2")
-# What becomes of spans: in full colour what is right, then from nearly right to wrong.
+# Outcomes of spans: full color for correct ones, then from nearly right to wrong.
 _OUTCOMES = {
     "correct": "#4a90c2",
     "boundary": "#f6d55c",
@@ -21,30 +21,30 @@ _OUTCOMES = {
 
 
 def make(width, height):
-    """Returns an empty figure of a size in inches.
+    """Returns an empty figure; `width` and `height` are in inches.
 
     Raises:
-        ImportError: without matplotlib; it names the package.
+        ImportError: if matplotlib is not installed; the message names the package.
     """
     try:
         from matplotlib import figure
     except ImportError as error:
-        message = "Pictures need the package matplotlib: `pip install matplotlib`, or the extra `plot`."
+        message = "Plots require the package matplotlib: `pip install matplotlib`, or the extra `plot`."
         raise ImportError(message) from error
     return figure.Figure(figsize=(width, height))
 
 
 def save(drawing, path):
-    """Writes a figure as PNG to a path or an open file."""
+    """Writes a figure as a PNG file to a path or an open file."""
     with warnings.catch_warnings():
-        # Labels may be in any script; what the font lacks is drawn as a box.
+        # Labels may be in any script; characters that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support .* natively")
         drawing.savefig(path, format="png", dpi=100, bbox_inches="tight", facecolor="white")
 
 
 def short(label, longest=_SHORT):
-    """Returns a label on one line and cut in its middle, where labels that begin alike still differ."""
+    """Shortens a label to one line by cutting its middle, so that labels with the same beginning still differ."""
     label = " ".join(str(label).split())
     if len(label) <= longest:
         return label
@@ -52,7 +52,7 @@ def short(label, longest=_SHORT):
 
 
 def curves(history):
-    """Draws each value of a history over the epochs, a metric and its `val_` together.
+    """Draws each value of a history over the epochs; a metric and its `val_` counterpart share one plot.
 
     Args:
         history: dict of name to list of numbers.
@@ -86,9 +86,9 @@ def curves(history):
 
 
 def confusion(matrix, labels, *, title="Confusion", unit="rows"):
-    """Draws a confusion matrix, each row (a true class) as shares of its rows.
+    """Draws a confusion matrix; each row (a true class) is colored by its fractions.
 
-    With more than 100 classes only the 50 with the most errors, as true or as predicted class, are drawn.
+    With more than 100 classes, only the 50 with the most errors, as true or as predicted class, are drawn.
 
     Args:
         matrix: int array `(classes, classes)`: truth, prediction.
@@ -113,7 +113,7 @@ def confusion(matrix, labels, *, title="Confusion", unit="rows"):
     drawing = make(size + 1.2, size)
     axes = drawing.add_subplot()
     shares = matrix / np.maximum(totals, 1)[:, None]
-    # By the root, so that one row in fifty can be told from none.
+    # Scaled by the square root, so that one row in fifty is distinguishable from none.
     image = axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1, aspect="equal")
     few = count <= _NUMBERED
     font = 9 if few else 7
@@ -132,7 +132,7 @@ def confusion(matrix, labels, *, title="Confusion", unit="rows"):
             colour = "white" if shares[i, j] > 0.4 else "black"
             axes.text(j, i, f"{matrix[i, j]}", ha="center", va="center", fontsize=8, color=colour)
     else:
-        # Lines to follow from a cell to its labels.
+        # Lines that lead from a cell to its labels.
         axes.set_xticks(np.arange(-0.5, count), minor=True)
         axes.set_yticks(np.arange(-0.5, count), minor=True)
         axes.grid(which="minor", color="0.9", linewidth=0.4)
@@ -145,7 +145,7 @@ def confusion(matrix, labels, *, title="Confusion", unit="rows"):
 
 
 def per_class(scores):
-    """Draws F1, precision and recall of each label, the worst at the top; the 50 worst where there are more.
+    """Draws F1, precision and recall of each label, the worst at the top; if there are more than 50, the 50 worst.
 
     Args:
         scores: the dict `per_class` of `classification_scores`.
@@ -171,9 +171,9 @@ def per_class(scores):
 
 
 def outcomes(per_type):
-    """Draws what became of the spans of each type: shares of the gold ones, and of the predicted ones.
+    """Draws the outcomes of the spans of each type, as fractions of the gold and of the predicted spans.
 
-    The most frequent type is at the top. Of more than 50 types the others are left out.
+    The most frequent type is at the top. Only the 50 most frequent types are drawn.
 
     Args:
         per_type: the dict `per_type` of `entity_errors`.
@@ -197,7 +197,7 @@ def outcomes(per_type):
             shown.setdefault(kind.replace("_", " "), bars)
             left += shares[:, k]
         totals = [f"({total:.0f})" for total in counts.sum(axis=1)]
-        if side == "gold":  # the panel beside it shows the same types
+        if side == "gold":  # the other panel shows the same types
             totals = [f"{short(kind)} {total}" for kind, total in zip(types, totals, strict=True)]
         axes.set_yticks(range(len(types)), totals, fontsize=8, parse_math=False)
         axes.set_ylim(len(types) - 0.5, -0.5)
@@ -211,10 +211,10 @@ def outcomes(per_type):
 
 
 def reliability(calibration, *, unit="rows"):
-    """Draws how often rows of like confidence are right, and how many there are of each confidence.
+    """Draws how often rows of similar confidence are right, and a histogram of the confidence.
 
     Args:
-        calibration: what `calibration_scores` returns.
+        calibration: the result of `calibration_scores`.
         unit: string. What the bins count.
 
     Returns:
@@ -233,7 +233,7 @@ def reliability(calibration, *, unit="rows"):
     upper.plot([0, 1], [0, 1], "--", color="black", linewidth=1, label="calibrated", zorder=3)
     upper.set_ylim(0, 1)
     upper.set_ylabel("share that is right")
-    # Above the axes: bars may be anywhere within.
+    # Above the axes, because the bars may be anywhere inside.
     upper.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8, frameon=False)
     upper.set_title(f"Reliability: expected calibration error {calibration['ece']:.3f}", fontsize=11, pad=24)
     lower.bar(centres, [each["rows"] for each in bins], width, color="0.75", edgecolor="white")
@@ -249,10 +249,10 @@ def reliability(calibration, *, unit="rows"):
 
 
 def coverage(curve):
-    """Draws the accuracy on the rows that a classifier is surest of, over their share.
+    """Draws the accuracy on the most confident rows against the coverage.
 
     Args:
-        curve: what `coverage_curve` returns.
+        curve: the result of `coverage_curve`.
 
     Returns:
         A figure.
@@ -274,10 +274,10 @@ def coverage(curve):
 
 
 def precision_recall(curves):
-    """Draws precision over recall of all decisions, and of the six classes with the least average precision.
+    """Draws precision against recall of all decisions, and of the six classes with the lowest average precision.
 
     Args:
-        curves: what `precision_recall_curve` returns.
+        curves: the result of `precision_recall_curve`.
 
     Returns:
         A figure.
@@ -289,10 +289,10 @@ def precision_recall(curves):
     shown = [("all decisions", curves["micro"], "black", 2.0)] if curves["micro"]["recall"] else []
     shown += [(short(label), each, colour, 1.2) for (label, each), colour in zip(ordered, _COLOURS, strict=False)]
     for label, each, colour, width in shown:
-        # Of each recall the best precision, that of the highest threshold; a step up to it.
+        # The best precision at each recall, that of the highest threshold; the curve steps up to it.
         recall, first = np.unique(each["recall"], return_index=True)
         precision = np.array(each["precision"])[first]
-        first = int(recall[0] == 0)  # rows before the first that is right
+        first = int(recall[0] == 0)  # rows before the first right one
         x, y = [0.0, *recall[first:]], [precision[first], *precision[first:]]
         name = f"{label}: {each['average_precision']:.3f}".replace("$", "\\$")
         axes.step(x, y, where="pre", color=colour, linewidth=width, label=name, zorder=3 if width > 1.5 else 2)

@@ -1,4 +1,4 @@
-"""A folder that shows what came out of a run."""
+"""Writes a directory that shows the results of a run."""
 
 import functools
 import math
@@ -25,7 +25,7 @@ from tfxfer.evaluation._classification import classification_scores
 from tfxfer.evaluation._curves import coverage_curve, precision_recall_curve
 
 _BANDS = 5
-# Of each curve of precision and recall: a page has one for each class.
+# For each curve of precision and recall, because a page has one per class.
 _POINTS = 50
 
 
@@ -44,57 +44,64 @@ def report(
     tensorboard: bool = False,
     explain: bool = True,
 ) -> dict[str, Any]:
-    """Writes what came out of a run into a folder: scores, pictures, and pages that show them.
+    """Writes the results of a run to a directory: scores, plots, and pages that show them.
 
-    | file | of what | what it shows |
+    | file | requires | content |
     |---|---|---|
-    | `README.md` | | the main scores and all pictures |
+    | `README.md` | | the main scores and all plots |
     | `report.html` | | one page that works offline; see below |
     | `metrics.json` | | all scores; a number that is not finite is `null` |
     | `curves.png` | `history` | each value over the epochs |
-    | `confusion.png` | a classifier | what is taken for what, each class by its own rows |
-    | `per_class.png` | a classifier of several labels a text | precision, recall and F1 of each label |
-    | `reliability.png` | a classifier | how often rows of like confidence are right; see `calibration_scores` |
-    | `coverage.png` | a classifier | accuracy on the rows it is surest of; see `coverage_curve` |
+    | `confusion.png` | a classifier | the confusion matrix, each true class as fractions of its rows |
+    | `per_class.png` | a classifier with several labels per text | precision, recall and F1 of each label |
+    | `reliability.png` | a classifier | accuracy by confidence; see `calibration_scores` |
+    | `coverage.png` | a classifier | accuracy on its most confident rows; see `coverage_curve` |
     | `precision_recall.png` | a classifier | all decisions, and the hardest classes; see `precision_recall_curve` |
     | `similarity.png` | a model of pairs, a regressor | similarities, or predictions, by label or band of scores |
     | `errors.tsv`, `outcomes.png` and others | a tagger | see `report_entities` |
-    | `tensorboard/` | with `tensorboard=True` | the history, the pictures, and an embedder's texts in the projector |
+    | `tensorboard/` | `tensorboard=True` | the history, the plots, and an embedder's texts in the projector |
 
-    `report.html` needs no network and no other file. It shows all scores, classes in a table that sorts, and curves; of
-    a classifier also the rows behind each confusion; of classifiers, regressors and embedders the worst errors with the
-    words that speak for them (`TextClassifier.explain`); of classifiers and embedders a map of up to 1,000 texts, their
-    vectors in two principal components; of a tagger the rows with errors, entities marked. It holds texts: of a
-    classifier up to 3,000 rows, the errors first.
+    `report.html` needs no network and no other file. It shows all scores, a sortable table of classes, and curves. It
+    also shows
 
-    Files of these names are replaced, all of them or, where writing fails, none; others stay.
+    - the rows of each confusion, for classifiers;
+    - the worst errors with the words that explain them (`TextClassifier.explain`), for classifiers, regressors and
+      embedders;
+    - a map of up to 1,000 texts, their vectors in two principal components, for classifiers and embedders;
+    - the rows with errors, with their entities marked, for taggers.
+
+    The page contains texts: for a classifier up to 3,000 rows, the errors first.
+
+    Existing files with these names are replaced, either all of them or, if writing fails, none. Other files are kept.
 
     Args:
-        folder: string or path on the local disk. Made if need be.
-        model: what is evaluated on `texts`: a `models.TextClassifier` or `models.SiameseClassifier`; a
-            `models.TextEmbedder` or `models.Siamese` (or anything with `encode`) on pairs with a score, or with 0 and
-            1; a `models.TextRegressor` on texts or pairs with a score; a `models.TokenTagger` on words with tags, which
-            is reported by entities, or without a scheme word by word. By default none: history and scores alone.
-        texts: what `data.labelled`, `data.pairs`, `data.regression` or `data.tagged` made, or a list (or a tuple of
-            columns) of strings; for a tagger, a list of lists of words.
+        folder: string or path on the local disk. Created if it does not exist.
+        model: the model to evaluate on `texts`: a `models.TextClassifier` or `models.SiameseClassifier`; a
+            `models.TextEmbedder` or `models.Siamese` (or any object with `encode`) on pairs with a score, or with 0 and
+            1; a `models.TextRegressor` on texts or pairs with a score; a `models.TokenTagger` on words with tags. A
+            tagger with a scheme is reported by entity, one without by word. Defaults to `None`, which reports only
+            history and scores.
+        texts: a dataset from `data.labelled`, `data.pairs`, `data.regression` or `data.tagged`, or a list (or a tuple
+            of columns) of strings; for a tagger, a list of lists of words.
         y: targets of a list of strings, or of words.
-        history: what `fit` returned, or a dict of name to list of numbers.
-        scores: dict of further results for `metrics.json`, such as `{"search": evaluation.retrieval(...)}`.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`, for an embedder.
-        batch_size: int. Texts computed at a time.
-        intervals: float between 0 and 1, such as 0.95: of a classifier, adds confidence intervals; see
+        history: the result of `fit`, or a dict of name to list of numbers.
+        scores: dict of further results for `metrics.json`, for example `{"search": evaluation.retrieval(...)}`.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"`, for an embedder.
+        batch_size: int. Number of texts encoded at a time.
+        intervals: float between 0 and 1, for example 0.95. For a classifier, adds confidence intervals; see
             `classification_scores`.
-        progress: bool. Whether to show a progress bar; by default in a terminal or notebook.
+        progress: bool. Whether to show a progress bar. By default, one is shown in a terminal or notebook.
         tensorboard: bool. Whether to write files for TensorBoard.
-        explain: bool. Whether `report.html` explains the worst errors, 12 at most; each takes as long as some 50 texts.
+        explain: bool. Whether `report.html` explains the worst errors, at most 12. Each takes as long as about 50
+            texts.
 
     Returns:
-        The dict in `metrics.json`: `history`; `classification`, `calibration`, `coverage` and `precision_recall`,
-        `pair_classification` or `similarity`, what `report_entities` gives for a tagger, and those of `scores`.
+        The dict in `metrics.json`: `history`; `classification`, `calibration`, `coverage` and `precision_recall`;
+        `pair_classification` or `similarity`; for a tagger, the results of `report_entities`; and those of `scores`.
 
     Raises:
-        ValueError: if there is nothing to report, or for texts and targets that the model's evaluation does not take.
-        ImportError: without matplotlib, or without tensorboard where it is asked for; before anything is computed.
+        ValueError: if there is nothing to report, or if the model's evaluation does not accept the texts and targets.
+        ImportError: if matplotlib, or tensorboard when requested, is not installed; raised before anything is computed.
 
     Example:
 
@@ -103,12 +110,12 @@ def report(
     tx.evaluation.report("runs/banking", model, test, history=history)["classification"]["accuracy"]
     ```
 
-    Reference: of the reliability diagram: Guo et al., 2017, https://arxiv.org/abs/1706.04599.
+    Reference: Guo et al., 2017, https://arxiv.org/abs/1706.04599, on the reliability diagram.
     """
     folder = _disk.local_path("folder", folder, kind="folder")
     if model is None:
         if texts is not None or y is not None:
-            raise _check.invalid("model", "a model for the texts", model, "For predictions: `report_scores`.")
+            raise _check.invalid("model", "a model for the texts", model, "For predictions, use `report_scores`.")
         return report_scores(folder, history=history, scores=scores, tensorboard=tensorboard)
     if texts is None:
         raise _check.invalid("texts", "rows to evaluate the model on", texts)
@@ -127,7 +134,7 @@ def report(
 
 
 def _predictions(model, texts, y, similarity, batch_size, progress, explain):
-    """Returns targets, predictions, what `report_scores` has to know of them, vectors with their texts, and details."""
+    """Returns targets, predictions, options for `report_scores`, vectors with their texts, and details."""
     verbose = int(_texts.is_watched() if progress is None else progress)
     if hasattr(model, "classify"):
         texts, y = data.Gate(model, ("texts", "y", "sample_weight")).in_memory(texts, y)
@@ -136,7 +143,7 @@ def _predictions(model, texts, y, similarity, batch_size, progress, explain):
         several = {"threshold": model.threshold} if getattr(model, "multi_label", False) else {}
         details = _report_page.of_classifier(model, texts, batch_size, explain)
         return y, found, {"labels": model.labels, **several}, None, details
-    if hasattr(model, "tag"):  # without a scheme: each word is sorted into one of the tags
+    if hasattr(model, "tag"):  # without a scheme: each word is classified as one of the tags
         words, y = _tagging.read(model, texts, y, ("texts", "y"))
         found = np.concatenate(model.probabilities(words, batch_size, verbose=verbose))
         has_token = np.asarray(found.any(axis=1))
@@ -160,7 +167,7 @@ def _predictions(model, texts, y, similarity, batch_size, progress, explain):
         details = _report_page.of_pairs(model, columns, points, similarity, batch_size, explain)
         return y, found, {"name": f"{similarity} similarity"}, points, details
     if not hasattr(model, "predict"):
-        raise _check.invalid("model", "a model of this package, or anything with `encode`", model)
+        raise _check.invalid("model", "a model of this package, or any object with `encode`", model)
     if y is None:
         texts, y = _texts.columns(texts)
     details = _report_page.of_model(model, texts, batch_size, explain)
@@ -181,16 +188,16 @@ def report_scores(
     intervals: float | None = None,
     tensorboard: bool = False,
 ) -> dict[str, Any]:
-    """Writes the report of predictions that are there already.
+    """Writes the report of existing predictions.
 
     Args:
-        folder: string or path.
-        y_true: with `labels`: names or indices, as `classification_scores` takes them. Without: float array `(rows,)`:
-            0 and 1 for pairs that belong together or not, or scores.
+        folder: string or path on the local disk. Created if it does not exist.
+        y_true: with `labels`, names or indices as in `classification_scores`. Without, float array `(rows,)`: 0 and 1
+            for pairs that belong together or not, or scores.
         predicted: float array: probabilities `(rows, classes)`, or similarities or predictions `(rows,)`.
-        labels: the class names, in the order of the columns.
-        threshold: as `classification_scores` has it, for several labels a row.
-        name: string. What the values of `predicted` are, where they are no probabilities.
+        labels: the class names, in column order.
+        threshold: as in `classification_scores`, for several labels per row.
+        name: string. What the values of `predicted` are, if they are not probabilities.
         texts: list of strings, or a tuple of such columns: the rows' texts, for `report.html`.
         history: as in `report`.
         scores: as in `report`.
@@ -198,12 +205,12 @@ def report_scores(
         tensorboard: as in `report`.
 
     Returns:
-        As `report`.
+        As in `report`.
 
     Raises:
-        ValueError: as `classification_scores`, `pair_classification_scores` or `similarity_scores`; and if there is
+        ValueError: as in `classification_scores`, `pair_classification_scores` or `similarity_scores`, or if there is
             nothing to report.
-        ImportError: as `report`.
+        ImportError: as in `report`.
 
     Example:
 
@@ -238,7 +245,7 @@ def _of_predictions(
     intervals=None,
     tensorboard=False,
 ):
-    """Writes the report of predictions, and on its page the `Details`."""
+    """Writes the report of predictions, with the `Details` on its page."""
     folder, history = _report_folder.begin(folder, history, scores, tensorboard)
     if (y_true is None) != (predicted is None):
         raise _check.invalid("predicted", "predictions and their targets, or neither", predicted)
@@ -262,7 +269,7 @@ def _report_classes(metrics, drawings, y_true, probabilities, labels, threshold,
     metrics["calibration"] = calibration_scores(y_true, probabilities, labels=labels)
     metrics["coverage"] = coverage_curve(y_true, probabilities, labels=labels, threshold=threshold)
     metrics["precision_recall"] = precision_recall_curve(y_true, probabilities, labels=labels, points=_POINTS)
-    if "micro_f1" in scores:  # several labels a row
+    if "micro_f1" in scores:  # several labels per row
         drawings["per_class"] = _plots.per_class(scores["per_class"])
     else:
         drawings["confusion"] = _plots.confusion(scores["confusion"], labels)
@@ -290,7 +297,7 @@ def _report_pairs(metrics, drawings, y_true, predicted, name):
 
 
 def _bands(y):
-    """Returns the rows of each score, or of each of some bands of scores where there are many."""
+    """Groups the rows by score, or by bands of scores if there are many different ones."""
     found = np.unique(y)
     if len(found) <= _BANDS + 1:
         return {f"score {value:g}": y == value for value in found}

@@ -1,4 +1,4 @@
-"""A folder that shows what is right and wrong with predicted spans."""
+"""Writes a directory that shows the right and wrong predicted spans."""
 
 import csv
 import functools
@@ -11,7 +11,7 @@ from tfxfer import _schemes
 from tfxfer.evaluation import _entities, _plots, _report_folder, _report_page, _span_rows, _tagging
 
 ERRORS_FILE = "errors.tsv"
-_EXAMPLES = 10  # of each kind of error, listed
+_EXAMPLES = 10  # listed per kind of error
 
 
 def report_entities(
@@ -25,25 +25,25 @@ def report_entities(
     scores: Mapping[str, Any] | None = None,
     tensorboard: bool = False,
 ) -> dict[str, Any]:
-    """Writes the report of predicted spans: named entities, chunks, slots.
+    """Writes a report on predicted spans: named entities, chunks, slots.
 
-    | file | of what | what it shows |
+    | file | requires | content |
     |---|---|---|
-    | `README.md` | | the main scores, all pictures, and some errors of each kind |
+    | `README.md` | | the main scores, all plots, and some errors of each kind |
     | `report.html` | | one page that works offline: scores, types, and the rows with errors, their entities marked |
     | `metrics.json` | | all scores |
-    | `errors.tsv` | | every error, a line each: see `entity_errors` |
-    | `confusion.png` | | which types are taken for which, missed and spurious spans included |
-    | `outcomes.png` | | what became of the spans of each type |
-    | `reliability.png` | spans with a probability | how often spans of like probability are right |
+    | `errors.tsv` | | every error, one per line; see `entity_errors` |
+    | `confusion.png` | | which types are confused, including missed and spurious spans |
+    | `outcomes.png` | | the outcomes of the spans of each type |
+    | `reliability.png` | spans with a probability | how often spans of similar probability are right |
     | `curves.png` | `history` | each value over the epochs |
 
-    Files of these names are replaced, all of them or, where writing fails, none; others stay.
+    Existing files with these names are replaced, either all of them or, if writing fails, none. Other files are kept.
 
     Args:
-        folder: string or path on the local disk. Made if need be.
-        gold: rows of tags or of spans, as `entity_scores` takes them.
-        predicted: the same rows. Where every span has a probability, its calibration is reported.
+        folder: string or path on the local disk. Created if it does not exist.
+        gold: rows of tags or of spans, as in `entity_scores`.
+        predicted: the same rows. If every span has a probability, the report includes their calibration.
         scheme: as in `entity_scores`.
         texts: the text of each row, as in `entity_errors`.
         history: as in `report`.
@@ -51,13 +51,13 @@ def report_entities(
         tensorboard: as in `report`.
 
     Returns:
-        The dict in `metrics.json`: `entities`, what `entity_scores` gives; `errors`, what `entity_errors` gives but for
-        the list of them; `calibration`, what `entity_calibration` gives, if there are probabilities; `history`, and
+        The dict in `metrics.json`: `entities`, the result of `entity_scores`; `errors`, that of `entity_errors` without
+        the list of errors; `calibration`, that of `entity_calibration`, if there are probabilities; `history`; and
         those of `scores`.
 
     Raises:
-        ValueError: as `entity_scores` and `entity_errors`.
-        ImportError: as `report`.
+        ValueError: as in `entity_scores` and `entity_errors`.
+        ImportError: as in `report`.
 
     Example:
 
@@ -126,7 +126,7 @@ def _examples(errors):
 
 
 def _span_of(error, side):
-    """The words for a span of an error: its type, and its text or place."""
+    """Describes a span of an error: its type, and its text or position."""
     if error[side] is None:
         return ""
     label, start, end = error[side]
@@ -134,7 +134,7 @@ def _span_of(error, side):
 
 
 def _table_of(errors):
-    """Returns the errors as a table of tab-separated values; white space within a cell is single spaces."""
+    """Returns the errors as tab-separated values; whitespace within a cell becomes single spaces."""
     columns = [f"{side}_{part}" for side in ("gold", "predicted") for part in ("type", "start", "end", "text")]
     table = io.StringIO()
     writer = csv.writer(table, delimiter="\t", lineterminator="\n")

@@ -1,4 +1,4 @@
-"""How a report is written: scores, pictures, and a page that shows them."""
+"""Writes a report: scores, plots, and a page that shows them."""
 
 import math
 import numbers
@@ -9,7 +9,7 @@ from tfxfer import _check, _disk
 from tfxfer.evaluation import _plots, _report_page, _tensorboard
 
 METRICS_FILE, INDEX_FILE, TENSORBOARD = "metrics.json", "README.md", "tensorboard"
-# What a missed span is taken for, and what a spurious one truly is.
+# The predicted type of a missed span, and the true type of a spurious one.
 NO_SPAN = "nothing"
 _OWN = (
     "history",
@@ -22,8 +22,8 @@ _OWN = (
     "entities",
     "errors",
 )
-_CONFUSIONS = 15  # of the largest ones, listed
-# Of several scores, those that stand in the index.
+_CONFUSIONS = 15  # the largest ones, which are listed
+# The scores that the index shows, if there are several.
 _MAIN = (
     "accuracy",
     "macro_f1",
@@ -45,7 +45,7 @@ _MAIN = (
 
 
 def begin(folder, history, scores, tensorboard):
-    """Returns the folder's path and the history; raises for what cannot be reported before anything is computed."""
+    """Returns the folder's path and the history; raises for invalid input before anything is computed."""
     folder = _disk.local_path("folder", folder, kind="folder")
     require(tensorboard)
     for key in scores or ():
@@ -55,7 +55,7 @@ def begin(folder, history, scores, tensorboard):
 
 
 def write(folder, metrics, drawings, history, scores, tensorboard, files=None, more=(), page=None):
-    """Writes a report; returns the dict in `metrics.json`.
+    """Writes a report and returns the dict in `metrics.json`.
 
     Args:
         folder: path.
@@ -64,9 +64,9 @@ def write(folder, metrics, drawings, history, scores, tensorboard, files=None, m
         history: dict of name to list of floats.
         scores: dict of further scores, or `None`.
         tensorboard: bool.
-        files: dict of name to text: further files.
-        more: lines for the end of the page.
-        page: function of the metrics to `report.html`; by default there are scores and curves on it.
+        files: dict of name to text: additional files.
+        more: lines appended to the page.
+        page: function of the metrics that returns `report.html`. By default the page shows scores and curves.
     """
     if history:
         metrics = {"history": history, **metrics}
@@ -88,7 +88,7 @@ def write(folder, metrics, drawings, history, scores, tensorboard, files=None, m
 
 
 def require(tensorboard):
-    """Raises where matplotlib, or tensorboard where that is asked for, is missing."""
+    """Raises if matplotlib is not installed, or tensorboard when requested."""
     _plots.make(1, 1)
     if tensorboard:
         _tensorboard.require_tensorboard()
@@ -99,7 +99,7 @@ def _history(history):
     history = getattr(history, "history", history)
     if history is None:
         return {}
-    _check.instance("history", history, dict, "what `fit` returned, or a dict of name to list of numbers")
+    _check.instance("history", history, dict, "the result of `fit`, or a dict of name to list of numbers")
     found = {}
     for name, values in history.items():
         values = np.asarray(values, "float64")
@@ -111,7 +111,7 @@ def _history(history):
 
 
 def _strict(value):
-    """Returns a value as strict JSON has it: numpy's numbers as Python's, what is not finite as `None`."""
+    """Returns a value for strict JSON: numpy numbers as Python numbers, numbers that are not finite as `None`."""
     if isinstance(value, dict):
         return {str(key): _strict(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
@@ -157,7 +157,7 @@ def _index(metrics, drawings):
 
 
 def _confusions(scores):
-    """Lists the pairs of classes that are most often confused."""
+    """Lists the most frequently confused pairs of classes."""
     matrix, labels = np.array(scores["confusion"]), [NO_SPAN if each is None else each for each in scores["labels"]]
     np.fill_diagonal(matrix, 0)
     worst = np.argsort(-matrix.ravel(), kind="stable")[:_CONFUSIONS]
@@ -169,7 +169,7 @@ def _confusions(scores):
 
 
 def cell(text):
-    """Returns a text as a cell of a table in Markdown."""
+    """Returns a text as a cell of a Markdown table."""
     return " ".join(str(text).split()).replace("|", "\\|")
 
 

@@ -1,4 +1,4 @@
-"""The page of a report: everything in one file that opens in a browser, offline."""
+"""The HTML page of a report, in a single file that opens in a browser without a network."""
 
 import dataclasses
 import warnings
@@ -12,9 +12,9 @@ from tfxfer import _html, _texts, data, layers
 from tfxfer.evaluation import _labels
 
 PAGE_FILE = "report.html"
-# The most rows that a page holds, that it explains, and that it draws as points.
+# Maximum numbers of rows that a page contains, of rows that it explains, and of points that it draws.
 ROWS, EXPLAINED, POINTS = 3000, 12, 1000
-# Classes of a matrix that can still be read; with more, pairs of classes are listed.
+# The largest number of classes in a readable matrix; with more, pairs of classes are listed, at most the next number.
 _MATRIX, _PAIRS = 40, 100
 _LEGEND = 20
 _STEPS, _MAX_STEPS = 16, 128
@@ -22,15 +22,15 @@ _STEPS, _MAX_STEPS = 16, 128
 
 @dataclasses.dataclass(frozen=True)
 class Details:
-    """What a page shows beside scores.
+    """What a page shows in addition to scores.
 
     Args:
-        texts: list of tuples: the texts of each row; `None` where there are none at hand.
-        explain: function of numbers of rows, and the label that is explained of each, to their explanations; raises
-            `ValueError` where it cannot.
-        vectors: function of numbers of rows to vectors `(rows, dim)`; the same.
-        points: vectors `(texts, dim)` and their texts, where these are no rows.
-        spans: of rows of words with spans, the `_span_rows.Rows`.
+        texts: list of tuples: the texts of each row; `None` if they are not available.
+        explain: function of row indices, and the label to explain for each, that returns their explanations; raises
+            `ValueError` if it cannot.
+        vectors: function of row indices that returns vectors `(rows, dim)`; raises in the same way.
+        points: vectors `(texts, dim)` and their texts, for texts that are not rows.
+        spans: the `_span_rows.Rows`, for rows of words with spans.
     """
 
     texts: list | None = None
@@ -41,7 +41,7 @@ class Details:
 
 
 def of_classifier(model: Any, texts: Any, batch_size: int, explains: bool) -> Details:
-    """Returns the details of a classifier on rows as its gate has read them, perhaps with explanations of errors."""
+    """Returns the details of a classifier on rows that its gate has read, with explanations of errors if it can."""
     columns = model.prediction_columns()
     rows = text_rows(texts)
     if rows is None or len(columns) != 1:
@@ -61,7 +61,7 @@ def of_classifier(model: Any, texts: Any, batch_size: int, explains: bool) -> De
 
 
 def of_model(model: Any, texts: Any, batch_size: int, explains: bool) -> Details:
-    """Returns the details of a regressor, where it reads texts alone."""
+    """Returns the details of a regressor, if it reads only texts."""
     columns = list(getattr(model, "prediction_columns", dict)().values())
     if len(columns) != 1 or not isinstance(columns[0], data.TextColumn):
         return Details()
@@ -74,7 +74,7 @@ def of_pairs(model: Any, columns: Any, points: tuple, similarity: str, batch_siz
     """Returns the details of an embedder on pairs of texts; `points` are vectors and their texts."""
     rows = list(zip(*columns, strict=True))
     name = getattr(_texts.embedder_of(model), "similarity_fn_name", None)
-    # What `explain` explains is the model's own similarity.
+    # `explain` explains the model's own similarity.
     has_reasons = explains and hasattr(model, "explain") and name == similarity and len(columns) == 2
 
     def pairwise(x, _, **options):
@@ -84,11 +84,11 @@ def of_pairs(model: Any, columns: Any, points: tuple, similarity: str, batch_siz
 
 
 def _explainer(explain, rows, batch_size):
-    """Returns the function of numbers of rows and targets to explanations."""
+    """Returns a function that maps row indices and targets to explanations."""
 
     def explained(chosen, targets):
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The attributions of")  # they are for looking at
+            warnings.filterwarnings("ignore", "The attributions of")  # here they are only displayed
             options = {"steps": _STEPS, "max_steps": _MAX_STEPS, "batch_size": 2 * batch_size}
             return explain(_some(rows, chosen), targets, **options)
 
@@ -96,13 +96,13 @@ def _explainer(explain, rows, batch_size):
 
 
 def _some(rows, chosen):
-    """Some rows as a model takes them: a list of texts, or a tuple of such columns."""
+    """Selects rows in the form that a model takes: a list of texts, or a tuple of such columns."""
     parts = [[rows[i][k] for i in chosen] for k in range(len(rows[0]))]
     return parts[0] if len(parts) == 1 else tuple(parts)
 
 
 def text_rows(texts: Any) -> list | None:
-    """Returns rows of texts as a list of tuples; `None` for rows that hold more than texts."""
+    """Returns rows of texts as a list of tuples; `None` if the rows contain anything else."""
     if isinstance(texts, dict):
         if list(texts) != ["text"]:
             return None
@@ -116,14 +116,14 @@ def text_rows(texts: Any) -> list | None:
 
 
 def page(metrics: dict, y_true: Any, predicted: Any, labels: list | None, name: str, details: Details | None) -> str:
-    """Returns the page.
+    """Returns the page as HTML.
 
     Args:
-        metrics: dict of all scores, as `metrics.json` holds them.
-        y_true: targets of rows, as `report_scores` has read them, or `None`.
+        metrics: dict of all scores, as in `metrics.json`.
+        y_true: targets of the rows, as `report_scores` has read them, or `None`.
         predicted: probabilities or predictions, or `None`.
         labels: the class names, or `None`.
-        name: what predictions are, where they are no probabilities.
+        name: what the predictions are, if they are not probabilities.
         details: `Details`, or `None`.
     """
     details = details or Details()
@@ -158,7 +158,7 @@ def _scores(metrics):
                 rows.append((_html.escaped(part), _html.escaped(key.replace("_", " ")), value, between))
     if not rows:
         return ""
-    width = 4 if any(row[3] for row in rows) else 3  # without intervals there is no column for them
+    width = 4 if any(row[3] for row in rows) else 3  # omits the column of intervals if there are none
     return _html.section(
         "Scores", _html.table(["", "score", "value", "interval"][:width], [row[:width] for row in rows])
     )
@@ -198,7 +198,7 @@ def _classes(metrics, y_true, probabilities, labels, details):
         least = _labels.thresholds(metrics["classification"]["threshold"], list(labels), probabilities.dtype)
         true, given = encoded > 0, probabilities >= least
         wrong = (true != given).any(axis=1)
-        # How sure the model is of the decision that is most wrong, or else of its least sure one.
+        # The confidence of the decision that is most wrong, or else of the least confident one.
         of_each = np.where(given, probabilities, 1 - probabilities)
         sure = np.where(wrong, np.where(true != given, of_each, -np.inf).max(axis=1), of_each.min(axis=1))
         truths = [np.flatnonzero(row).tolist() for row in true]
@@ -233,8 +233,8 @@ def _classes(metrics, y_true, probabilities, labels, details):
         parts.append(_html.section("How sure, how right", f'<div class="charts">{"".join(charts)}</div>'))
     if can_open:
         surest = [int(i) for i in np.argsort(-sure, kind="stable") if wrong[i]]
-        worst = list({details.texts[i]: i for i in reversed(surest)}.values())[::-1][:EXPLAINED]  # each text once
-        # What was given, or of several labels the decision that is most wrong.
+        worst = list({details.texts[i]: i for i in reversed(surest)}.values())[::-1][:EXPLAINED]  # without duplicates
+        # The prediction, or with several labels the decision that is most wrong.
         most = np.abs(true - probabilities).argmax(axis=1) if several else best
         targets = [labels[int(most[i])] for i in worst]
         parts.append(_worst(worst, targets, (truths, answers), sure, names, details))
@@ -244,7 +244,7 @@ def _classes(metrics, y_true, probabilities, labels, details):
 
 
 def _per_class(scores, names, counts):
-    """The table of classes; with several labels a row, `counts` are those of missed and of wrongly given rows."""
+    """Returns the table of classes; with several labels per row, `counts` counts missed and spurious labels."""
     has_intervals = any(isinstance(each.get("intervals"), dict) for each in scores["per_class"].values())
     keys = [
         key
@@ -335,7 +335,7 @@ def _worst(worst, targets, said, sure, names, details):
 
 
 def _reasons(worst, targets, details):
-    """Returns the explanations of some rows, `None` for each without, and what is said of them."""
+    """Returns the explanations of some rows, `None` for each without one, and a note on them."""
     nothing = [None] * len(worst)
     if details.explain is None or not worst:
         return nothing, ""
@@ -375,7 +375,7 @@ def _map(classes, names, wrong, details, what):
 
 
 def _map_of_texts(points):
-    """The map of vectors that have no class."""
+    """Draws the map of vectors without classes."""
     vectors, texts = points
     if len(texts) < 3:
         return ""
@@ -395,16 +395,16 @@ def _scatter(dots, points, share, count, what, more="", legend=""):
 
 
 def _sample(count):
-    """The numbers of the rows that are drawn: all, or some at random, the same each time."""
+    """Returns the indices of the rows to draw: all, or a fixed random sample."""
     if count <= POINTS:
         return np.arange(count)
     return np.sort(np.random.default_rng(0).choice(count, POINTS, replace=False))
 
 
 def flat(vectors: np.ndarray) -> tuple[np.ndarray, float]:
-    """Returns vectors in two dimensions, their principal components, and the share of the variance that these hold.
+    """Projects vectors onto their first two principal components; also returns the explained fraction of the variance.
 
-    The sign of a component is that of its largest entry, so that a picture does not turn over by chance.
+    Each component's sign is that of its largest entry, so that the plot is not mirrored arbitrarily.
     """
     vectors = np.asarray(vectors, "float64")
     centred = vectors - vectors.mean(axis=0)
@@ -435,7 +435,7 @@ def _numbers(y_true, predicted, name, details):
     drawing = _html.chart(dots, x=x, y=y, names=("score", name), title=f"{name} by score. {part}")
     parts = [_html.section("Predictions", drawing)]
     if details.texts is not None:
-        # Ranks, since the two may have other scales.
+        # Compare ranks, because the two may have different scales.
         ranks = [np.argsort(np.argsort(values, kind="stable"), kind="stable") for values in (y_true, predicted)]
         order = np.argsort(-np.abs(ranks[0] - ranks[1]), kind="stable")
         worst = [int(i) for i in order[:EXPLAINED]]
@@ -484,7 +484,7 @@ def _entities(metrics, details):
 
 
 def _joined(text):
-    """Returns a row's text, and a function from a span in it, of words or characters, to one of characters."""
+    """Returns a row's text, and a function that maps a span of words or characters to one of characters."""
     if isinstance(text, str):
         return text, lambda start, end: (start, end)
     words = [str(word) for word in text]

@@ -1,4 +1,4 @@
-"""Scores of reranking: the relevant ones of a few candidates for each query are to come first."""
+"""Scores of reranking: how well the relevant candidates of each query are ranked first."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,30 +22,30 @@ def reranking(
     batch_size: int = 32,
     progress: bool | None = None,
 ) -> dict[str, Any]:
-    """Scores an embedder or a cross-encoder on putting the positives of each query before its negatives.
+    """Scores an embedder or a cross-encoder on ranking the positives of each query above its negatives.
 
     Args:
-        model: `models.TextEmbedder`, or anything with `encode(list of strings) -> (texts, dim)`; a `models.Siamese`
-            stands for its embedder. Or a cross-encoder: a `models.TextRegressor` over pairs, a
-            `models.TextClassifier` of two labels (the second is for what belongs together), or a function of two lists
-            of strings.
-        rows: `data.Rows` or what `Rows.from_any` takes, e.g. a list of dicts: a query, and a text or a list of texts
-            for positives and for negatives. Or what `data.triplets` made; or what `data.rankings` made, whose grades
-            count in `ndcg`, and are relevant above 0 in the others.
+        model: `models.TextEmbedder`, or any object with `encode(list of strings) -> (texts, dim)`. A `models.Siamese`
+            is scored by its embedder. Or a cross-encoder: a `models.TextRegressor` over pairs, a
+            `models.TextClassifier` with two labels (the second for texts that belong together), or a function of two
+            lists of strings.
+        rows: `data.Rows` or anything that `Rows.from_any` accepts, for example a list of dicts: a query, and a text or
+            a list of texts for positives and for negatives. Or a dataset from `data.triplets`; or one from
+            `data.rankings`, whose grades count in `ndcg` and are relevant if > 0 in the other scores.
         columns: the names of the three columns.
-        k: int. The rank at which `mrr` and `ndcg` are cut. Rows with fewer candidates are scored as they are.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`, for an embedder.
-        query_prompt: string set before each query. Defaults to the embedder's prompt `"query"`, if it has one.
-        document_prompt: string set before each candidate. Defaults to the embedder's prompt `"document"`, `"passage"`
-            or `"corpus"`, if it has one.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show a progress bar; by default on long work.
+        k: int. Rank cutoff of `mrr` and `ndcg`. Rows may have fewer candidates.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"`, for an embedder.
+        query_prompt: string prepended to each query. Defaults to the embedder's prompt `"query"`, if it has one.
+        document_prompt: string prepended to each candidate. Defaults to the embedder's prompt `"document"`,
+            `"passage"` or `"corpus"`, if it has one.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
 
     Returns:
         The dict of `reranking_scores`.
 
     Raises:
-        ValueError: for a row without a query, a positive or a negative; it names the row.
+        ValueError: if a row has no query, positive or negative; the message names the row.
 
     Example:
 
@@ -81,21 +81,22 @@ def reranking(
 def reranking_scores(relevant: Any, scores: Any, *, k: int = 10) -> dict[str, Any]:
     """Scores rankings of a few candidates each.
 
-    Candidates of one score are no order that anybody could have chosen, so none is assumed: `map` takes them at once
-    (scikit-learn's `average_precision_score`), `ndcg` averages over their orders (its `ndcg_score`), `mrr` puts the
-    relevant one last among them. A model that gives every candidate the same score so gains nothing by their order.
+    Candidates with equal scores have no defined order, so none is assumed: `map` treats them as one step
+    (scikit-learn's `average_precision_score`), `ndcg` averages over their orders (its `ndcg_score`), and `mrr` ranks
+    the relevant one last among them. A model that scores all candidates equally gains nothing from their order.
 
     Args:
         relevant: list with an array `(candidates,)` for each query: grades >= 0, or bools.
-        scores: list with a float array `(candidates,)` for each query, larger is better.
-        k: int. The rank at which `mrr` and `ndcg` are cut.
+        scores: list with a float array `(candidates,)` for each query; larger is better.
+        k: int. Rank cutoff of `mrr` and `ndcg`.
 
     Returns:
-        A dict: the means `map`, `mrr@k`, `ndcg@k` (grade / log2(rank + 1), divided by that of the best order), and
+        A dict: the means `map`, `mrr@k`, `ndcg@k` (grade / log2(rank + 1), divided by the value of the best order), and
         `rows`, the number of queries.
 
     Raises:
-        ValueError: for no queries, lengths that do not fit, a query without a relevant candidate or with no other.
+        ValueError: if there are no queries, if lengths do not match, or if the candidates of a query are not of both
+            kinds, relevant and not.
 
     Example:
 
@@ -128,7 +129,7 @@ def _row_scores(grades, scores, k):
     average_precision = np.sum(hits * np.cumsum(hits) / ends) / hits.sum()
     rank = ends[np.argmax(hits > 0)]
     discounts = np.where(np.arange(len(scores)) < k, 1 / np.log2(np.arange(len(scores)) + 2.0), 0.0)
-    # Within a group of equal scores every order is as likely: its mean grade stands at each of its ranks.
+    # All orders within a group of equal scores are equally likely, so each of its ranks gets the mean grade.
     mean_discounts = np.add.reduceat(discounts, ends - sizes) / sizes
     dcg = np.sum(np.bincount(group, grades) * mean_discounts)
     ideal = np.sum(np.sort(grades)[::-1] * discounts)
@@ -136,15 +137,15 @@ def _row_scores(grades, scores, k):
 
 
 def are_lists(rows):
-    """Whether rows are what `data.rankings` made."""
+    """Whether rows are a dataset from `data.rankings`."""
     is_pair = isinstance(rows, data.Examples) and isinstance(rows.x, tuple) and len(rows.x) == 2
     return is_pair and hasattr(rows.x[1], "row_lengths") and rows.y is not None
 
 
 def ranking_task(rows, columns=("query", "positives", "negatives")):
-    """Returns queries, their candidates (positives first) and arrays that say which are relevant.
+    """Returns queries, their candidates (positives first) and arrays that mark the relevant ones.
 
-    Candidates of `data.rankings` are in its order, and the arrays are its grades.
+    For `data.rankings`, the candidates keep their order, and the arrays are its grades.
     """
     if are_lists(rows):
         queries, documents = rows.x
@@ -168,6 +169,7 @@ def ranking_task(rows, columns=("query", "positives", "negatives")):
             listed = [texts] if isinstance(texts, str) else texts
             if not isinstance(listed, (list, tuple)) or not listed or not all(isinstance(t, str) for t in listed):
                 raise _check.invalid(name, f"a text or a list of texts in {rows.place(row)}", texts)
+
             lists.append(listed)
         candidates.append([*lists[0], *lists[1]])
         relevant.append(np.arange(len(candidates[-1])) < len(lists[0]))

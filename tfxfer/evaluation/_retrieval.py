@@ -1,4 +1,4 @@
-"""Scores of a search: queries against a corpus, of which some documents are relevant."""
+"""Scores of a search: queries against a corpus with some relevant documents for each."""
 
 import collections.abc
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tfxfer import _check, _neighbours, _texts
 from tfxfer.evaluation import _weighted
 
 KS = (1, 3, 5, 10)
-# What stands at a rank beyond the end of a corpus, whose documents are numbered from 0.
+# Marks ranks beyond the end of a corpus, whose documents are numbered from 0.
 _NO_DOCUMENT = -1
 RETRIEVAL_KEYS = ("accuracy", "precision", "recall", "mrr", "ndcg", "map")
 
@@ -36,39 +36,40 @@ def retrieval(
 ) -> dict[str, Any]:
     """Scores an embedder on finding the relevant documents of a corpus.
 
-    The corpus is encoded and searched in parts, so that neither its vectors nor its scores need to fit into memory at
-    once; the search is exact.
+    The corpus is encoded and searched in chunks, so neither its vectors nor its scores need to fit into memory at once.
+    The search is exact.
 
     Args:
-        embedder: `models.TextEmbedder`, or anything with `encode(list of strings) -> (texts, dim)`; a
-            `models.Siamese` stands for its embedder. A `SparseEmbedder` or `LateInteractionEmbedder` compares texts by
-            its own `similarity`: for these, the arguments `similarity` and prompts stay as they are.
-        queries: list of strings, or a dict of id to string. Or what `data.pairs` made without a target, alone: the
-            corpus is then all different second texts, and those that a first text is paired with are its relevant ones.
+        embedder: `models.TextEmbedder`, or any object with `encode(list of strings) -> (texts, dim)`. A
+            `models.Siamese` is scored by its embedder. A `SparseEmbedder` or `LateInteractionEmbedder` compares texts
+            with its own `similarity` method: leave the arguments `similarity` and prompts at their defaults for these.
+        queries: list of strings, or a dict of id to string. Or only a dataset from `data.pairs` without a target: the
+            corpus then consists of all different second texts, and a query's relevant documents are the texts that it
+            is paired with.
         corpus: list of strings, or a dict of id to string.
-        relevant: the relevant documents of each query: a list (or, for queries with ids, a dict of query id) to a
-            collection of document ids, or to a dict of document id to grade (a number > 0; 0 is not relevant). The ids
-            of a list of documents are their places, from 0.
-        ks: ints. The ranks at which the scores are cut. A corpus may be smaller: the ranks beyond it hold nothing, so
-            that `precision@10` of 4 documents is 0.4 at most, as trec_eval and sentence-transformers count it.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`.
-        query_prompt: string set before each query. Defaults to the embedder's prompt `"query"`, if it has one.
-        document_prompt: string set before each document. Defaults to the embedder's prompt `"document"`, `"passage"`
+        relevant: the relevant documents of each query: a list (or, for queries with ids, a dict of query id), each
+            entry a collection of document ids or a dict of document id to grade (a number > 0; 0 is not relevant). The
+            ids of a list of documents are their indices, from 0.
+        ks: ints. Rank cutoffs of the scores. They may exceed the size of the corpus; the ranks beyond it count as
+            empty, so `precision@10` with 4 documents is at most 0.4, as in trec_eval and sentence-transformers.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"`.
+        query_prompt: string prepended to each query. Defaults to the embedder's prompt `"query"`, if it has one.
+        document_prompt: string prepended to each document. Defaults to the embedder's prompt `"document"`, `"passage"`
             or `"corpus"`, if it has one.
-        batch_size: int. Texts computed at a time.
-        corpus_chunk: int. Documents whose vectors are held at a time.
-        rows: bool. Whether to add the scores of each query; see `retrieval_scores`. With ids, they are by these.
-        intervals: float between 0 and 1, such as 0.95; see `retrieval_scores`.
-        resamples: int. Resamples of the queries for the intervals.
-        seed: int. Of the resamples.
-        progress: bool. Whether to show progress bars; by default on long work.
+        batch_size: int. Number of texts encoded at a time.
+        corpus_chunk: int. Number of documents whose vectors are held in memory at a time.
+        rows: bool. Whether to add the scores of each query, with its id; see `retrieval_scores`.
+        intervals: float between 0 and 1, for example 0.95; see `retrieval_scores`.
+        resamples: int. Number of resamples of the queries for the intervals.
+        seed: int. Seed of the resampling.
+        progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
 
     Returns:
-        The dict of `retrieval_scores`, with `queries` and `documents`, the numbers of them.
+        The dict of `retrieval_scores`, plus `queries` and `documents`, their numbers.
 
     Raises:
-        ValueError: for an empty corpus, no queries, a query without a relevant document, a relevant document that is
-            not in the corpus, or `ks` that are not whole numbers >= 1.
+        ValueError: if there are no documents or no queries, if a query has no relevant document, if a relevant document
+            is not in the corpus, or if `ks` are not integers >= 1.
 
     Example:
 
@@ -106,14 +107,14 @@ def search(
     corpus_chunk=50_000,
     progress=None,
 ):
-    """Returns the places of the nearest documents of each query and their scores, both `(queries, count)`.
+    """Returns the indices of the nearest documents of each query and their scores, both `(queries, count)`.
 
     Args:
-        embedder: as `retrieval` takes it.
+        embedder: as in `retrieval`.
         queries: list of strings.
         corpus: list of strings.
         count: int, at most the number of documents.
-        similarity: as `retrieval` has it, as are the others.
+        similarity: as in `retrieval`, as are the other arguments.
         query_prompt: string or `None`.
         document_prompt: string or `None`.
         batch_size: int.
@@ -128,7 +129,7 @@ def search(
             ("document_prompt", document_prompt, None),
         ):
             if value != usual:
-                expected = f"{usual!r}, the default, for a `{type(comparing).__name__}`, which compares by itself"
+                expected = f"{usual!r}, the default, for a `{type(comparing).__name__}`, which has its own similarity"
                 raise _check.invalid(name, expected, value)
         options = {"batch_size": batch_size, "progress": progress}
         return _compared(comparing, queries, corpus, count, corpus_chunk, options)
@@ -143,7 +144,7 @@ def search(
 
 
 def _compared(embedder, queries, corpus, k, chunk, options):
-    """The same by the `similarity` of an embedder of another kind."""
+    """The same search, with the `similarity` method of an embedder of another kind."""
     vectors = embedder.encode_query(queries, **options)
     best = _neighbours.Best(len(queries), k)
     chunk = min(chunk, _neighbours.CORPUS_CHUNK)
@@ -162,44 +163,44 @@ def retrieval_scores(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Scores the results of any search, in the order in which it gave them.
+    """Scores the results of any search, in the order in which it returned them.
 
-    `run_scores` takes results with their scores, and orders equal ones by the rules of trec_eval and others.
+    For results with scores, `run_scores` breaks ties by the rules of trec_eval and other programs.
 
     Args:
-        ids: int array `(queries, ranks)`, the best first, as `search.top_k` returns them.
+        ids: int array `(queries, ranks)`, best first, as returned by `search.top_k`.
         relevant: list with a collection of ids, or a dict of id to grade, for each query.
-        ks: ints, none larger than the number of ranks: what lies beyond them, the search has not said. Defaults to
-            those of 1, 3, 5 and 10 that the ranks reach.
+        ks: ints, at most the number of ranks, because the results beyond it are unknown. Defaults to those of 1, 3, 5
+            and 10 that do not exceed it.
         rows: bool. Whether to add the scores of each query.
-        intervals: float between 0 and 1, such as 0.95: adds `intervals`, a dict of score to `[low, high]`, percentiles
-            of the mean over resamples of the queries.
-        resamples: int. Their number.
-        seed: int. Of the resamples.
+        intervals: float between 0 and 1, for example 0.95. Adds `intervals`, a dict of score to `[low, high]`,
+            percentiles of the mean over resamples of the queries.
+        resamples: int. Number of resamples.
+        seed: int. Seed of the resampling.
 
     Returns:
         A dict with the mean over the queries, for each k:
 
         - `accuracy@k`: whether a relevant document is among the first k;
-        - `precision@k`: relevant ones among the first k, divided by k;
-        - `recall@k`: the same divided by the number of relevant ones;
-        - `mrr@k`: 1 / rank of the first relevant one, 0 beyond k;
-        - `ndcg@k`: sum of grade / log2(rank + 1), divided by that of the best order; grades are 1 where none are given;
-        - `map@k`: sum of the precisions at the ranks of relevant documents, divided by the number of relevant ones or
-          k, whichever is less, so that a perfect order gives 1.
+        - `precision@k`: the number of relevant documents among the first k, divided by k;
+        - `recall@k`: the same, divided by the number of relevant documents;
+        - `mrr@k`: 1 / rank of the first relevant document, 0 beyond k;
+        - `ndcg@k`: sum of grade / log2(rank + 1), divided by the value of the best order; grades default to 1;
+        - `map@k`: sum of the precisions at the ranks of relevant documents, divided by k or the number of relevant
+          documents, whichever is smaller, so that a perfect order scores 1.
 
-        With `rows`, `per_query` is a dict of lists in the order of the queries: `query`, their ids or else places, and
-        each score. `compare` takes it.
+        With `rows`, `per_query` is a dict of lists in query order: `query`, the ids or else indices, and each score.
+        Pass it to `compare`.
 
     Raises:
-        ValueError: for no queries, a query without a relevant document, or a k beyond the number of ranks.
+        ValueError: if there are no queries, a query has no relevant document, or a k exceeds the number of ranks.
 
     Example:
 
     >>> retrieval_scores([[2, 0], [1, 0]], [{0}, {1, 2}], ks=(1, 2))["recall@2"]
     0.75
 
-    Equal scores are the search's matter: the searches of this package put the lower id first.
+    The search determines the order of equal scores: the searches of this package put the lower id first.
 
     Reference: Järvelin and Kekäläinen, 2002, on nDCG, https://doi.org/10.1145/582415.582418; Manning et al., 2008,
     Introduction to Information Retrieval, chapter 8.
@@ -215,18 +216,18 @@ def retrieval_scores(
 
 
 def check_ks(ks, ranks=None):
-    """Returns the ks in order; raises for none, or for one beyond the number of `ranks`, if given."""
+    """Returns the ks in order; raises if there are none, or if one exceeds the number of `ranks`, if given."""
     listed = [ks] if isinstance(ks, (int, np.integer)) else list(ks)
     if not listed:
         raise _check.invalid("ks", "at least one rank", ks)
     listed = sorted({_check.integer("ks", k) for k in listed})
     if ranks is not None and listed[-1] > ranks:
-        raise _check.invalid("ks", f"ints <= {ranks}, the number of ranks", ks, "Leave out the larger ones.")
+        raise _check.invalid("ks", f"ints <= {ranks}, the number of ranks", ks, "Omit the larger ones.")
     return listed
 
 
 def search_task(queries, corpus=None, relevant=None):
-    """Returns queries and documents as lists, and for each query a dict of document's place to grade."""
+    """Returns queries and documents as lists, and for each query a dict of document index to grade."""
     if corpus is None and relevant is None and _texts.is_dataset(queries):
         return _from_pairs(queries)
     query_ids, queries = with_ids("queries", queries)
@@ -246,14 +247,14 @@ def search_task(queries, corpus=None, relevant=None):
         grades = _grades(each, name, row)
         strange = [one for one in grades if one not in document_ids]
         if strange:
-            remedy = f"It belongs to query {name!r}; leave it out or add the document."
+            remedy = f"It belongs to query {name!r}: remove it or add the document."
             raise _check.invalid("relevant", "ids of `corpus`", strange[0], remedy)
         places.append({document_ids[one]: grade for one, grade in grades.items()})
     return queries, corpus, places
 
 
 def with_ids(argument, texts):
-    """Returns a dict of id to place, and the texts as a list."""
+    """Returns a dict of id to index, and the texts as a list."""
     if isinstance(texts, collections.abc.Mapping):
         listed = _texts.strings(argument, texts.values())
         return {name: i for i, name in enumerate(texts)}, listed
@@ -264,7 +265,7 @@ def with_ids(argument, texts):
 def _from_pairs(dataset):
     (queries, documents), y = _texts.text_columns("queries", dataset, 2, "data.pairs")
     if np.any(y):
-        raise _check.invalid("queries", "`data.pairs` without a target: each pair is one of query and answer", y)
+        raise _check.invalid("queries", "`data.pairs` without a target: each pair is a query and its answer", y)
     places = {text: i for i, text in enumerate(dict.fromkeys(documents))}
     relevant = {}
     for query, document in zip(queries, documents, strict=True):
@@ -273,7 +274,7 @@ def _from_pairs(dataset):
 
 
 def _grades(given, name, row):
-    """What is relevant to one query: a dict of id to grade > 0."""
+    """Returns the relevant documents of one query: a dict of id to grade > 0."""
     if isinstance(given, (str, bytes)) or not isinstance(given, collections.abc.Iterable):
         raise _check.invalid("relevant", "a list of ids, or a dict of id to grade, for each query", given)
     if not isinstance(given, collections.abc.Mapping):
@@ -295,12 +296,12 @@ def _no_relevant(name):
         "relevant",
         "at least one relevant document for each query",
         name,
-        "That query has none: leave it out, its scores are not defined.",
+        "That query has none: remove it, because its scores are undefined.",
     )
 
 
 def _scores(ids, relevant, ks):
-    """The scores of each query, a dict of arrays; `relevant` has a dict of id to grade for each query."""
+    """Returns the scores of each query, a dict of arrays; `relevant` has a dict of id to grade for each query."""
     ranks = ks[-1]
     gains = np.array([[r.get(i, 0.0) for i in row] for r, row in zip(relevant, ids[:, :ranks].tolist(), strict=True)])
     totals = np.array([len(each) for each in relevant])
@@ -331,7 +332,7 @@ def _means(scores):
 
 
 def _more(found, rows, intervals, resamples, seed, names=None):
-    """Intervals and the scores of each query, where they are asked for."""
+    """Returns the intervals and the scores of each query, as requested."""
     more: dict[str, Any] = {}
     if intervals is not None:
         values = {key: np.asarray(each, "float64") for key, each in found.items()}

@@ -1,4 +1,4 @@
-"""Scores of runs: what a search found for each query, with its scores, against judgements; by the rules of any peer."""
+"""Scores runs, the scored results of a search for each query, by the rules of trec_eval, ranx and others."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from tfxfer.evaluation import _retrieval, _weighted
 TIES = ("trec_eval", "id", "order")
 GAINS = ("grade", "exponential", "binary")
 MISSING = ("zero", "skip", "raise")
-# What the programs in use do where they differ; `run_scores` says what each rule means.
+# The behavior of existing programs where they differ; `run_scores` documents each rule.
 RULES: dict[str, dict[str, Any]] = {
     "trec_eval": {
         "ties": "trec_eval",
@@ -59,10 +59,10 @@ def run_scores(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Scores what a search found, with its scores, against judgements, as trec_eval, ranx or sentence-transformers do.
+    """Scores the results of a search against relevance judgments, as trec_eval, ranx or sentence-transformers do.
 
-    These agree on most of it; where they differ, a rule decides. `rules` names the set of one of them, and each rule
-    can be chosen by itself:
+    The three agree in most points; rules decide the others. `rules` selects the set of one program, and each rule can
+    be overridden:
 
     | rule | `"trec_eval"` | `"ranx"` | `"sentence_transformers"` |
     |---|---|---|---|
@@ -73,49 +73,49 @@ def run_scores(
     | `unanswered` queries | `"skip"` | `"zero"` | `"zero"` |
     | `no_relevant` documents for a query | `"zero"` | `"zero"` | `"skip"` |
 
-    A query of the run that is not judged is left out, and a document that is not judged is not relevant, as all three
-    have it.
+    As in all three, queries of the run without judgments are ignored, and unjudged documents are not relevant.
 
     Args:
-        run: dict of query id to a dict of document id to score, larger is better; `data.read_run` reads one.
-        relevant: dict of query id to a dict of document id to grade, as `data.read_qrels` returns it, or to a
+        run: dict of query id to a dict of document id to score; larger is better. `data.read_run` reads one.
+        relevant: dict of query id to a dict of document id to grade, as returned by `data.read_qrels`, or to a
             collection of ids.
-        ks: ints. The ranks at which the scores are cut. A run may hold fewer documents: ranks beyond hold nothing.
+        ks: ints. Rank cutoffs of the scores. A run may contain fewer documents; the missing ranks count as empty.
         rules: string; see the table.
-        ties: string. The order of equal scores. `"trec_eval"` rounds scores to float32 and puts equal ones in the
-            falling order of their ids as strings; `"id"` puts equal scores in the rising order of their ids; `"order"`
-            leaves them as they come in the run. This rule and the next five are by default those of `rules`.
-        gains: string. What a relevant document adds to nDCG: its `"grade"`; `"exponential"`, 2^grade - 1 (ranx's
-            `ndcg_burges`); or `"binary"`, 1. Grades below 0 add nothing.
-        low_grades_gain: bool. Whether grades above 0 but below `relevance_level` add to nDCG, too.
-        map_divisor: string. `map@k` divides by the number of `"relevant"` documents, or by k where that is less
+        ties: string. The order of equal scores. `"trec_eval"` rounds scores to float32 and sorts ties by decreasing id,
+            as strings; `"id"` sorts ties by increasing id; `"order"` keeps the order of the run. This rule and the next
+            five default to those of `rules`.
+        gains: string. The gain of a relevant document in nDCG: its `"grade"`; `"exponential"`, 2^grade - 1 (ranx's
+            `ndcg_burges`); or `"binary"`, 1. Grades below 0 gain nothing.
+        low_grades_gain: bool. Whether grades above 0 but below `relevance_level` also gain in nDCG.
+        map_divisor: string. Whether `map@k` divides by the number of `"relevant"` documents, or by k if that is smaller
             (`"cut"`).
-        unanswered: string. A judged query without documents in the run counts 0 (`"zero"`), is left out of the means
-            (`"skip"`), or is an error (`"raise"`).
-        no_relevant: string. The same for a query of whose judged documents none is relevant.
-        relevance_level: number > 0. The grade from which on a document is relevant.
+        unanswered: string. Whether a judged query without documents in the run counts as 0 (`"zero"`), is excluded
+            from the means (`"skip"`), or raises an error (`"raise"`).
+        no_relevant: string. The same for a query with judged documents, none of them relevant.
+        relevance_level: number > 0. The lowest grade of a relevant document.
         rows: bool. Whether to add the scores of each query, for `compare`.
-        intervals: float between 0 and 1, such as 0.95: adds `intervals`, a dict of score to `[low, high]`, percentiles
-            of the mean over resamples of the queries.
-        resamples: int. Their number.
-        seed: int. Of the resamples.
+        intervals: float between 0 and 1, for example 0.95. Adds `intervals`, a dict of score to `[low, high]`,
+            percentiles of the mean over resamples of the queries.
+        resamples: int. Number of resamples.
+        seed: int. Seed of the resampling.
 
     Returns:
         A dict with the mean over the queries that count:
 
-        - for each k, `accuracy@k`, `precision@k`, `recall@k`, `mrr@k`, `ndcg@k` and `map@k`, as `retrieval_scores` has
-          them under the rules;
-        - over all that was found: `mrr`, `map`, `ndcg`, `recall`; `r_precision`, the precision at the number of
-          relevant documents; and `bpref`, of which share of judged documents that are not relevant each relevant one
-          comes first;
-        - `queries`, the number of queries that count; `unanswered` and `without_relevant`, how many judged ones have no
-          documents in the run, or none that is relevant; `not_judged`, how many of the run have no judgements.
+        - for each k, `accuracy@k`, `precision@k`, `recall@k`, `mrr@k`, `ndcg@k` and `map@k`, as in `retrieval_scores`
+          but under the rules;
+        - over all retrieved documents: `mrr`, `map`, `ndcg`, `recall`; `r_precision`, the precision at the number of
+          relevant documents; and `bpref`, the mean fraction of the judged non-relevant documents that rank below each
+          relevant one;
+        - `queries`, the number of queries that count; `unanswered` and `without_relevant`, the numbers of judged
+          queries without documents in the run and without relevant documents; `not_judged`, the number of queries of
+          the run without judgments.
 
         With `rows`, `per_query` is a dict of lists: `query` and each score.
 
     Raises:
-        ValueError: for an unknown rule, no query that counts, ids of other types in run and judgements, scores that are
-            not finite, and where a rule says `"raise"`.
+        ValueError: if a rule is unknown, no query counts, ids of the run and the judgments differ in type, scores are
+            not finite, or a rule is `"raise"` and applies.
 
     Example:
 
@@ -131,7 +131,7 @@ def run_scores(
     ```
 
     References:
-        - [trec_eval](https://github.com/usnistgov/trec_eval), whose numbers `rules="trec_eval"` gives
+        - [trec_eval](https://github.com/usnistgov/trec_eval), whose results `rules="trec_eval"` reproduces
         - [Van Gysel and de Rijke, 2018](https://doi.org/10.1145/3209978.3210065), pytrec_eval
         - [Bassani, 2022](https://doi.org/10.1007/978-3-030-99739-7_30), ranx
         - [Buckley and Voorhees, 2004](https://doi.org/10.1145/1008992.1009000), bpref
@@ -166,7 +166,7 @@ def run_scores(
 
 
 def check_rules(rules, chosen):
-    """Returns a set of rules with some of them replaced by those that are no `None`."""
+    """Returns a set of rules, with those in `chosen` that are not `None` overridden."""
     rule = {**RULES[_check.one_of("rules", rules, RULES)], **{k: v for k, v in chosen.items() if v is not None}}
     for name, options in (("ties", TIES), ("gains", GAINS), ("map_divisor", ("relevant", "cut"))):
         _check.one_of(name, rule[name], options)
@@ -177,7 +177,7 @@ def check_rules(rules, chosen):
 
 
 def _judgements(relevant):
-    """Returns judgements as a dict of query id to a dict of document id to grade, a float."""
+    """Returns the judgments as a dict of query id to a dict of document id to grade, a float."""
     if not hasattr(relevant, "items") or not len(relevant):
         raise _check.invalid("relevant", "a dict of query id to a dict of document id to grade", relevant)
     found = {}
@@ -190,7 +190,7 @@ def _judgements(relevant):
 
 
 def _check_types(run, relevant):
-    """Raises where ids cannot meet: ints on one side and strings on the other."""
+    """Raises if ids cannot match: ints on one side and strings on the other."""
     sides = {
         "queries": (list(run), list(relevant)),
         "documents": ([d for each in run.values() for d in each], [d for each in relevant.values() for d in each]),
@@ -199,11 +199,11 @@ def _check_types(run, relevant):
         kinds = [{"a string" if isinstance(x, str) else "an int" for x in side} for side in (one, other)]
         if all(kinds) and not kinds[0] & kinds[1]:
             expected = f"{name} with ids of the type that they have in `relevant`, {kinds[1].pop()}"
-            raise _check.invalid("run", expected, one[0], "Ids that are read from files are strings.")
+            raise _check.invalid("run", expected, one[0], "Ids read from files are strings.")
 
 
 def _counted(run, relevant, rule, level):
-    """Returns the judged queries that count, and how many there are that may not."""
+    """Returns the judged queries that count, and the numbers of those that may not."""
     counted, skipped = [], {"unanswered": 0, "without_relevant": 0, "not_judged": sum(q not in relevant for q in run)}
     for query, grades in relevant.items():
         cases = (
@@ -214,7 +214,7 @@ def _counted(run, relevant, rule, level):
         for name, key, applies, what in cases:
             skipped[key] += applies
             if applies and rule[name] == "raise":
-                raise _check.invalid("relevant", f"queries with {what}", query, f"Or give `{name}='zero'` or 'skip'.")
+                raise _check.invalid("relevant", f"queries with {what}", query, f"Or pass `{name}='zero'` or 'skip'.")
             keep &= not (applies and rule[name] == "skip")
         if keep:
             counted.append(query)
@@ -226,7 +226,7 @@ def _counted(run, relevant, rule, level):
 
 
 def ranking(scores, ties):
-    """Returns the documents of one query, the best first.
+    """Returns the documents of one query, best first.
 
     Args:
         scores: dict of document id to score.
@@ -250,7 +250,7 @@ def _gain(grade, rule, level):
 
 
 def _of_query(ranked, grades, ks, rule, level):
-    """The scores of one query: a dict of floats."""
+    """Returns the scores of one query, a dict of floats."""
     total = sum(grade >= level for grade in grades.values())
     judged = [grades.get(document) for document in ranked]
     hits = np.array([grade is not None and grade >= level for grade in judged], bool)
@@ -284,7 +284,7 @@ def _ndcg(gains, ideal):
 
 
 def _bpref(judged, grades, level, total):
-    """Grades below 0 count as not judged, as trec_eval has it."""
+    """Computes bpref; grades below 0 count as unjudged, as in trec_eval."""
     others = sum(0 <= grade < level for grade in grades.values())
     before, sum_ = 0, 0.0
     for grade in judged:

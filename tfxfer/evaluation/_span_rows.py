@@ -1,4 +1,4 @@
-"""Rows of gold and predicted spans, read from tags or spans of several forms; none of them is misread."""
+"""Reads rows of gold and predicted spans from tags or spans in several forms, without ambiguity."""
 
 import numbers
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ _FORM = "`(type, start, end)`, `(start, end, type)`, or a dict or object with `l
 
 
 class Rows(NamedTuple):
-    """The spans `(type, start, end)` of each row, and what else is known of them.
+    """The spans `(type, start, end)` of each row, with their probabilities and tags.
 
     Args:
         gold: list of lists of spans.
         predicted: list of lists of spans.
-        probabilities: list of lists: the probability of each predicted span, `None` where it has none.
-        tags: gold and predicted rows of tags, where those were given.
+        probabilities: list of lists: the probability of each predicted span, `None` if it has none.
+        tags: gold and predicted rows of tags, if tags were given.
     """
 
     gold: list[list[_schemes.Span]]
@@ -29,17 +29,17 @@ class Rows(NamedTuple):
 
 
 def where(row):
-    """The words for a row."""
+    """Returns the part of a message that names a row."""
     return f"It is in row {row} (counting from 0)."
 
 
 def read(gold, predicted, scheme):
-    """Returns `Rows`.
+    """Parses gold and predicted rows into `Rows`.
 
     Args:
         gold: rows of tags or spans.
         predicted: rows of tags or spans.
-        scheme: name of a scheme for a strict reading of tags, or `None`.
+        scheme: name of a scheme for strict reading of tags, or `None`.
 
     Raises:
         ValueError: see `entity_scores`.
@@ -52,11 +52,11 @@ def read(gold, predicted, scheme):
         raise _check.invalid("predicted", expected, f"{len(predicted)} rows")
     kinds = {kind for name, rows in (("gold", gold), ("predicted", predicted)) for kind in _kinds(name, rows)}
     if kinds == {"tags", "spans"}:
-        remedy = "Tags count words, spans may count characters: give both as tags, or both as spans."
+        remedy = "Tags count words, spans may count characters: pass both as tags, or both as spans."
         raise _check.invalid("predicted", "the same kind of rows as in `gold`", predicted, remedy)
     if kinds == {"spans"}:
         if scheme is not None:
-            raise _check.invalid("scheme", "None for spans", scheme, "It says how tags are read.")
+            raise _check.invalid("scheme", "None for spans", scheme, "It only applies to tags.")
         ours, theirs = _read_spans("gold", gold), _read_spans("predicted", predicted)
         return Rows(_part(0, ours), _part(0, theirs), _part(1, theirs), None)
     for i, (ours, theirs) in enumerate(zip(gold, predicted, strict=True)):
@@ -69,7 +69,7 @@ def read(gold, predicted, scheme):
 
 
 def _part(k, rows):
-    """Returns the spans (0) or the probabilities (1) of what `_read_spans` gives."""
+    """Returns the spans (k = 0) or the probabilities (k = 1) from the result of `_read_spans`."""
     return [[each[k] for each in row] for row in rows]
 
 
@@ -79,24 +79,24 @@ def _rows(argument, rows):
     found = list(rows)
     for i, row in enumerate(found):
         if not isinstance(row, _ROWS):
-            remedy = f"{where(i)} One row alone is a list of one: `[tags]`."
+            remedy = f"{where(i)} Wrap a single row in a list: `[tags]`."
             raise _check.invalid(argument, "a list of tags, or of spans, in every row", row, remedy)
     return found
 
 
 def _kinds(argument, rows):
-    """Returns which of tags and spans are in some rows: nothing where all are empty."""
+    """Returns the kinds of rows, tags or spans; none if all rows are empty."""
     found = {}
     for i, row in enumerate(rows):
         if len(row) and isinstance(row, tuple) and len({isinstance(each, str) for each in row}) == 2:
-            remedy = f"{where(i)} It may be a span: a row is a list of them."
-            raise _check.invalid(argument, "tags alone, or spans alone, in a row", row, remedy)
+            remedy = f"{where(i)} If it is a span, note that a row is a list of spans."
+            raise _check.invalid(argument, "only tags, or only spans, in a row", row, remedy)
         for each in row:
             found.setdefault("tags" if isinstance(each, (str, bytes)) else "spans", (i, each))
     if len(found) == 2:
         (i, tag), (j, other) = found["tags"], found["spans"]
-        expected = f"tags alone, or spans ({_FORM}) alone"
-        raise _check.invalid(argument, expected, (tag, other), f"They are in the rows {i} and {j} (counting from 0).")
+        expected = f"only tags, or only spans ({_FORM})"
+        raise _check.invalid(argument, expected, (tag, other), f"They are in rows {i} and {j} (counting from 0).")
     return found
 
 
@@ -111,7 +111,7 @@ def _read_tags(argument, rows, scheme):
 
 
 def _read_spans(argument, rows):
-    """Returns (span, probability) of the spans of each row."""
+    """Returns (span, probability) for the spans of each row."""
     found = []
     for i, row in enumerate(rows):
         read = [_read_span(argument, span, i) for span in row]
@@ -124,12 +124,12 @@ def _read_spans(argument, rows):
 
 
 def _read_span(argument, span, row):
-    """Returns `(type, start, end)` and the probability or `None` of a span in any form."""
+    """Parses a span in any form into `(type, start, end)` and its probability or `None`."""
     label, start, end, probability = _parts(span)
     places = (start, end)
     whole = not any(isinstance(each, bool) or not isinstance(each, numbers.Integral) for each in places)
     if not isinstance(label, str) or not label or not whole:
-        expected = f"spans: {_FORM}; the type a string that is not empty, the others ints"
+        expected = f"spans: {_FORM}; with a non-empty string as the type and ints as the others"
         raise _check.invalid(argument, expected, span, where(row))
     if not 0 <= start < end:
         remedy = f"{where(row)} The end is exclusive."
@@ -143,7 +143,7 @@ def _read_span(argument, span, row):
 
 
 def _parts(span):
-    """Returns label, start, end and probability of a span, each `None` where it lacks; all where it is no span."""
+    """Returns label, start, end and probability of a span, each `None` if it is missing; all `None` if not a span."""
     names = ("label", "start", "end", "probability")
     if isinstance(span, Mapping):
         return [span.get(name) for name in names]
@@ -157,14 +157,14 @@ def _parts(span):
 
 
 def read_texts(texts, rows):
-    """Returns the text of each row, a string or a list of words, or `None`; raises where spans do not fit into it."""
+    """Returns the text of each row, a string or a list of words, or `None`; raises if spans exceed their text."""
     if texts is None:
         return None
     if isinstance(texts, (str, bytes, Mapping)) or not hasattr(texts, "__iter__"):
         raise _check.invalid("texts", "a list with the text of each row", texts)
     texts = list(texts)
     if len(texts) != len(rows.gold):
-        raise _check.invalid("texts", f"{len(rows.gold)} rows, as `gold` has", f"{len(texts)} rows")
+        raise _check.invalid("texts", f"{len(rows.gold)} rows, as in `gold`", f"{len(texts)} rows")
     for i, text in enumerate(texts):
         _check_text(text, i, rows)
         texts[i] = text if isinstance(text, str) else list(text)
@@ -172,7 +172,7 @@ def read_texts(texts, rows):
 
 
 def _check_text(text, i, rows):
-    """Raises where a row's text is no text, or its spans lie outside."""
+    """Raises if a row's text has the wrong type, or if its spans exceed it."""
     if not isinstance(text, str) and not (isinstance(text, _ROWS) and all(isinstance(word, str) for word in text)):
         raise _check.invalid("texts", "a string, or a list of words, in every row", text, where(i))
     if rows.tags is not None and (isinstance(text, str) or len(text) != len(rows.tags[0][i])):
@@ -181,5 +181,5 @@ def _check_text(text, i, rows):
     last = max((span[2] for span in (*rows.gold[i], *rows.predicted[i])), default=0)
     if last > len(text):
         unit = "characters" if isinstance(text, str) else "words"
-        remedy = f"{where(i)} Spans count characters of a string, and words of a list."
+        remedy = f"{where(i)} Spans count the characters of a string, or the words of a list."
         raise _check.invalid("texts", f"at least {last} {unit}, where the last span ends", text, remedy)

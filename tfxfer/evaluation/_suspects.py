@@ -1,4 +1,4 @@
-"""Rows whose labels look wrong."""
+"""Finds rows whose labels look wrong."""
 
 import collections
 from typing import Any
@@ -31,66 +31,68 @@ def suspect_labels(
 ) -> dict[str, Any]:
     """Finds rows whose labels are probably wrong, by confident learning.
 
-    A logistic regression on the features below the model's head is fitted without each fifth of the rows in turn, and
-    says how probable each label is for them. (Equal texts are held out together.) The threshold of a label is its mean
-    probability over the rows that have it. A row counts as truly of the likeliest among the labels whose thresholds it
-    reaches; from these counts, scaled to the number of rows of each label, follows how many rows of label i should be
-    j. That many are then taken:
+    A logistic regression on the features below the model's head predicts the label probabilities of each fold from the
+    other folds; by default there are five. (Equal texts are held out together.) The threshold of a label is its mean
+    probability over the rows with that label. The estimated true label of a row is the most probable among the labels
+    whose thresholds it reaches. These counts, scaled to the number of rows of each label, estimate how many rows with
+    label i should have label j. That many rows are selected:
 
-    | `prune` | of which rows |
+    | `prune` | selected rows |
     |---|---|
-    | `"class"` | for each label, those with the least probability of it |
+    | `"class"` | for each label, those with the lowest probability of it |
     | `"noise_rate"` | for each pair of labels, those with the largest margin of j over i |
-    | `"both"` | those in both: fewer rows, more of them wrong |
+    | `"both"` | those in both: fewer rows, a larger fraction of them wrong |
 
-    Rows whose given label is the likeliest are never taken. With several labels a row, each label is judged by itself,
-    as there or not there.
+    Rows whose given label is the most probable one are never selected. With several labels per row, each label is
+    checked separately, as present or absent.
 
-    Of the 9,041 rows of Banking77 with 5 % of the labels changed at random, `"class"` finds 95 % of these, and 64 % of
-    its suspects are such; `"noise_rate"` 75 and 62 %, `"both"` 74 and 72 %. (The others are rows that the model gets
-    wrong, and wrong labels that the data came with; of the first 100 suspects 99 were changed.) On stored features of
-    all-MiniLM-L6-v2 a question takes 20 s of one core (`benchmarks/suspects.py`, three seeds).
+    On the 9,041 rows of Banking77 with 5 % of the labels changed at random, `"class"` finds 95 % of the changed labels,
+    and 64 % of its suspects are changed; for `"noise_rate"` it is 75 and 62 %, for `"both"` 74 and 72 %. (The other
+    suspects are rows that the model gets wrong, and labels that were already wrong in the data; of the first 100
+    suspects, 99 were changed.) With precomputed features of all-MiniLM-L6-v2, one run takes 20 s on one core
+    (`benchmarks/suspects.py`, three seeds).
 
-    The encoder must not have been trained on these labels, which it would repeat: use one as it was pretrained, with a
-    new head. A head that was trained makes no difference.
+    The encoder must not have been trained on these labels, because it would reproduce them: use a pretrained encoder
+    with a new head. It does not matter whether the head was trained.
 
     Args:
-        model: a `models.TextClassifier` or another classifier of this package. Its labels and encoder are used, not its
-            answers.
-        texts: what `data.labelled` made, or a list (or a tuple of columns) of strings.
-        y: the labels of a list of strings: names, or indices.
-        features: float array `(rows, features)`, what `model.head_features(texts)` gave: then the encoder does not run.
-        probabilities: float array `(rows, classes)` in the order of the model's labels, for each row by models that
-            have not seen its label. Then nothing is fitted.
-        prune: see the table.
-        rank: `"self_confidence"`, the probability of the given label; or `"normalized_margin"`, half of it minus the
-            largest other probability plus 1: what suspects are ordered by.
-        folds: int >= 2. Parts that are held out in turn.
-        seed: int. Of the parts.
-        batch_size: int. Texts computed at a time.
+        model: a `models.TextClassifier` or another classifier of this package. Only its labels and encoder are used,
+            not its predictions.
+        texts: a dataset from `data.labelled`, or a list (or a tuple of columns) of strings.
+        y: the labels of a list of strings: names or indices.
+        features: float array `(rows, features)`, the result of `model.head_features(texts)`. If given, the encoder
+            does not run.
+        probabilities: float array `(rows, classes)` in the order of the model's labels, computed for each row by models
+            that were not trained on it. If given, nothing is fitted.
+        prune: `"class"` (default), `"noise_rate"` or `"both"`; see the table.
+        rank: the score that orders suspects: `"self_confidence"` (default), the probability of the given label; or
+            `"normalized_margin"`, half of (that probability minus the largest other one plus 1).
+        folds: int >= 2. Number of parts that are held out in turn.
+        seed: int. Seed of the split into folds.
+        batch_size: int. Number of texts encoded at a time.
         verbose: 0, 1 or `"auto"`: whether to show a progress bar.
 
     Returns:
         A dict:
 
-        - `suspects`: list of dicts, the most suspicious first: `index`, the row's place; `text` (a tuple of several; a
-          dict of the columns that hold strings); `label`, the given one; `suggested`, the likeliest other (with several
-          labels, lists of names); `score` in `[0, 1]`, small where the label looks wrong, and with several labels the
-          least of those that look wrong;
-        - `noise`: the estimated share of rows (with several labels, of decisions) whose label is wrong;
-        - `confusions`: list of dicts `label`, `suggested`, `rows`: how many rows of a label are estimated to be of
-          another, the most first; with several labels, `label`, `missing` and `spurious`;
-        - `conflicts`: list of dicts `text`, `indices`, `labels`: rows that are equal but for their labels, of which at
-          most one is right, whatever the probabilities;
-        - `agreement`: the share of rows (with several labels, of decisions) whose given label the held-out
-          probabilities agree with;
+        - `suspects`: list of dicts, the most suspicious first: `index`, the row's index; `text` (a tuple if there are
+          several; a dict of the columns that contain strings); `label`, the given label; `suggested`, the most probable
+          other label (with several labels, lists of names); `score` in `[0, 1]`, low if the label looks wrong (with
+          several labels, the lowest among those that look wrong);
+        - `noise`: the estimated fraction of rows (with several labels, of decisions) with a wrong label;
+        - `confusions`: list of dicts `label`, `suggested`, `rows`: the estimated number of rows with one label whose
+          true label is another, most frequent first; with several labels, `label`, `missing` and `spurious`;
+        - `conflicts`: list of dicts `text`, `indices`, `labels`: rows that are equal except for their labels. At most
+          one of these is right, regardless of the probabilities;
+        - `agreement`: the fraction of rows (with several labels, of decisions) whose given label agrees with the
+          held-out probabilities;
         - `rows`, `labels`.
 
-        A row whose label no other text has is no suspect: there is nothing to hold it against.
+        A row whose label no other text has is never a suspect, because there is nothing to compare it with.
 
     Raises:
-        ValueError: for a model without labels, a label that it does not know, features or probabilities that do not
-            fit, or fewer than two different texts.
+        ValueError: if the model has no labels, if a label is unknown to it, if the shapes of features or probabilities
+            do not match, or if there are fewer than two different texts.
 
     Example:
 
@@ -109,7 +111,7 @@ def suspect_labels(
     if not hasattr(model, "classify"):
         raise _check.invalid("model", "a classifier", model)
     if features is not None and probabilities is not None:
-        raise _check.invalid("features", "None where `probabilities` are given", np.shape(features))
+        raise _check.invalid("features", "None if `probabilities` is given", np.shape(features))
     x, y = data.Gate(model, ("texts", "y", "sample_weight")).in_memory(texts, y)
     rows = _shown(x)
     y = _labels.encode(_labels.decode(y, model.labels), model.labels, len(model.labels))
@@ -124,7 +126,7 @@ def suspect_labels(
     else:
         probabilities = _weighted.probabilities_of("probabilities", probabilities, several=several)
         if probabilities.shape != (len(y), len(model.labels)):
-            expected = f"an array {(len(y), len(model.labels))}, a row for each text"
+            expected = f"an array {(len(y), len(model.labels))}, one row for each text"
             raise _check.invalid("probabilities", expected, probabilities.shape)
     judge = _several if several else _single
     suspects, summary = judge(y, probabilities, groups, model.labels, prune, rank)
@@ -145,7 +147,7 @@ def suspect_labels(
 
 
 def _shown(x):
-    """Returns the texts of each row: a string, a tuple of several, or a dict of the columns that hold strings."""
+    """Returns the texts of each row: a string, a tuple of several, or a dict of the columns that contain strings."""
     columns = _texts.columns_of(x)
     rows = list(zip(*columns.values(), strict=True))
     if isinstance(x, dict):
@@ -154,15 +156,15 @@ def _shown(x):
 
 
 def _groups(x):
-    """Numbers rows from 0 so that those that are equal in all columns have the same."""
+    """Numbers the rows from 0; rows that are equal in all columns share a number."""
     columns = [_hashable(column) for column in keras.tree.flatten(x)]
     found: dict[tuple, int] = {}
     return np.array([found.setdefault(row, len(found)) for row in zip(*columns, strict=True)], "int64")
 
 
 def _hashable(column):
-    """Returns the values of a column as something that can be compared."""
-    if hasattr(column, "to_list"):  # rows that differ in length
+    """Returns the values of a column in a form that can be compared."""
+    if hasattr(column, "to_list"):  # rows of different lengths
         return [repr(row) for row in column.to_list()]
     column = np.asarray(column)
     return column.tolist() if column.dtype == object else [row.tobytes() for row in column]
@@ -179,7 +181,7 @@ def _members(groups):
 def _held_out(features, y, classes, groups, folds, seed):
     features = np.asarray(features)
     if features.ndim != 2 or len(features) != len(y) or not np.isfinite(features).all():
-        remedy = "`model.head_features(texts)` makes them."
+        remedy = "`model.head_features(texts)` computes them."
         raise _check.invalid("features", f"finite numbers (rows, features) of {len(y)} rows", features.shape, remedy)
     kind = "labels" if y.ndim == 2 else "classes"
     targets = y if y.ndim == 2 else np.eye(classes)[y]
@@ -188,8 +190,8 @@ def _held_out(features, y, classes, groups, folds, seed):
 
 
 def _single(y, probabilities, groups, labels, prune, rank):
-    """Returns the suspects and the estimates of rows with one label each."""
-    # Different texts of each label: a lone one is held out with all that could speak for it.
+    """Returns the suspects and the estimates for rows with one label each."""
+    # Count different texts per label: a single one is held out with all the evidence for its label.
     texts = np.bincount(np.unique(np.stack([groups, y]), axis=1)[1], minlength=len(labels))
     is_judged = texts[y] != 1
     joint = confident_joint(y, probabilities)
@@ -213,7 +215,7 @@ def _single(y, probabilities, groups, labels, prune, rank):
 
 
 def _several(y, probabilities, groups, labels, prune, rank):
-    """Returns the suspects and the estimates of rows with several labels each, each label by itself."""
+    """Returns the suspects and the estimates for rows with several labels each, label by label."""
     flagged, scores = np.zeros(y.shape, bool), np.ones(y.shape)
     confusions, wrong, total = [], 0.0, 0.0
     for k, label in enumerate(labels):
@@ -238,7 +240,7 @@ def _several(y, probabilities, groups, labels, prune, rank):
 
 
 def confident_joint(y, probabilities):
-    """Returns how many rows of each given label are estimated to be truly of each, float64 `(classes, classes)`.
+    """Estimates the number of rows with each given and each true label, float64 `(classes, classes)`.
 
     Args:
         y: int array `(rows,)`.
@@ -253,18 +255,18 @@ def confident_joint(y, probabilities):
     counts = np.zeros((classes, classes))
     np.add.at(counts, (y[is_confident], reached.argmax(axis=1)[is_confident]), 1.0)
     totals = counts.sum(axis=1)
-    for i in np.flatnonzero(totals == 0):  # no row is sure of anything: as given
+    for i in np.flatnonzero(totals == 0):  # no row reaches a threshold: keep the given label
         counts[i, i] = support[i]
     return counts * (support / np.maximum(counts.sum(axis=1), 1.0))[:, None]
 
 
 def pruned(y, probabilities, joint, prune):
-    """Returns which rows are taken, bool `(rows,)`; see `suspect_labels`.
+    """Returns which rows are selected, bool `(rows,)`; see `suspect_labels`.
 
     Args:
         y: int array `(rows,)`.
         probabilities: float array `(rows, classes)`.
-        joint: what `confident_joint` returned.
+        joint: the result of `confident_joint`.
         prune: one of `PRUNE`.
     """
     own = probabilities[np.arange(len(y)), y]

@@ -1,4 +1,4 @@
-"""Scores of a tagger."""
+"""Scores of taggers."""
 
 from typing import Any
 
@@ -7,23 +7,23 @@ from tfxfer.evaluation._entities import entity_scores
 
 
 def entities(model: Any, x: Any, y: Any = None, *, batch_size: int = 32, verbose: int | str = 0) -> dict[str, Any]:
-    """Scores a tagger by the entities that it finds in texts that are split into words.
+    """Scores a tagger on the entities that it finds in texts that are split into words.
 
-    The entities are those of `model.tag`, read strictly in the model's scheme. Rows of any length are read as a whole;
-    an entity all of whose words have no token counts as missed.
+    The entities are those of `model.tag`, read strictly in the model's scheme. Rows of any length are read in full.
+    An entity without any tokenizable word counts as missed.
 
     Args:
         model: `models.TokenTagger` with a scheme.
-        x: rows of words with their tags, as `data.tagged` makes them; or a list of lists of words.
+        x: rows of words with their tags, as from `data.tagged`; or a list of lists of words.
         y: the tags of a list of lists of words: a list of tags for each row.
-        batch_size: int. Windows of words computed at a time.
+        batch_size: int. Number of windows of words computed at a time.
         verbose: 0, 1 or `"auto"`: whether to show a progress bar.
 
     Returns:
         The dict of `entity_scores`: `micro_f1` and the others.
 
     Raises:
-        ValueError: for a model that marks no entities, a tag that the model does not know, missing `y`, or no rows.
+        ValueError: if the model does not mark entities, a tag is unknown to it, `y` is missing, or `x` is empty.
 
     Example:
 
@@ -38,26 +38,26 @@ def entities(model: Any, x: Any, y: Any = None, *, batch_size: int = 32, verbose
 
 
 def check(model: Any) -> None:
-    """Raises where a model marks no entities."""
+    """Raises if a model does not mark entities."""
     if not hasattr(model, "tag"):
         raise _check.invalid("model", "a model that tags words, e.g. a tagger", model)
     if model.scheme is None:
-        remedy = "Its words are scored by the metrics of `model.evaluate`, and by `evaluation.report`."
+        remedy = "The metrics of `model.evaluate` and `evaluation.report` score its words."
         raise _check.invalid("model", "a tagger with a scheme, which marks entities", model.name, remedy)
 
 
 def read(model: Any, x: Any, y: Any, names: tuple[str, str] = ("x", "y")) -> tuple[Any, list[list[str]]]:
-    """Returns the words of rows, as a tagger takes them, and the tags of each row.
+    """Returns the words of the rows in the form that a tagger takes, and the tags of each row.
 
     Args:
         model: a task with `tag`.
-        x: rows, as `entities` takes them.
-        y: tags, as `entities` takes them.
-        names: what errors call `x` and `y`.
+        x: rows, as in `entities`.
+        y: tags, as in `entities`.
+        names: the names of `x` and `y` in error messages.
     """
     words, targets = data.Gate(model, (*names, "sample_weight")).in_memory(x, y)
     words = words["words"] if isinstance(words, dict) else words
     column, indices = model.target_columns(), targets.to_list() if hasattr(targets, "to_list") else targets.tolist()
-    # Where rows were padded to one length, the words say how long each is.
+    # If rows were padded to one length, the words determine the length of each.
     counts = words.row_lengths().numpy().tolist()
     return words, [column.decode(row[:count]) for row, count in zip(indices, counts, strict=True)]

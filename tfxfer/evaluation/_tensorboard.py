@@ -1,4 +1,4 @@
-"""Files for TensorBoard: points for its projector, values of a history."""
+"""Files for TensorBoard: points for its projector, and the values of a history."""
 
 import os
 import re
@@ -25,25 +25,26 @@ def projector(
 ) -> Any:
     """Writes the vectors of texts for TensorBoard's projector, which shows them as points in space.
 
-    Needs no tensorboard to write; `tensorboard --logdir folder` shows them. Points of several names stand side by side
-    in one folder; one of the same name is written over. `callbacks.Projector` writes them during training.
+    Writing does not require the package tensorboard; `tensorboard --logdir folder` displays the files. One directory
+    can hold points with several names; points with the same name are overwritten. `callbacks.Projector` writes them
+    during training.
 
     Args:
-        folder: string or path on the local disk. Made if need be.
-        model: `models.TextEmbedder`, `models.Siamese`, or anything with `encode(list of strings) -> (texts, dim)`; or
-            an array `(texts, dim)` of vectors that are there already.
-        texts: list of strings, which are shown with the points: on one line, cut at 300 characters.
-        labels: list of names or numbers, one a text, by which points can be coloured; or a dict of several such lists
-            by their names. By default none.
-        name: string of letters, digits and `_ - .`: what the points are called.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show a progress bar; by default on long work.
+        folder: string or path on the local disk. Created if it does not exist.
+        model: `models.TextEmbedder`, `models.Siamese`, or any object with `encode(list of strings) -> (texts, dim)`;
+            or an array `(texts, dim)` of existing vectors.
+        texts: list of strings, shown with the points on one line, truncated to 300 characters.
+        labels: list of names or numbers, one per text, for coloring the points; or a dict of name to such a list. By
+            default there are none.
+        name: string of letters, digits and `_ - .`: the name of the points. Defaults to `"embeddings"`.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
 
     Returns:
-        The path of the projector's configuration.
+        The path of the projector's configuration file.
 
     Raises:
-        ValueError: for lists of unequal length, no texts, or another kind of name.
+        ValueError: if lists differ in length, `texts` is empty, or `name` contains other characters.
 
     Example:
 
@@ -64,7 +65,7 @@ def projector(
         vectors = _texts.encode(model, texts, batch_size=batch_size, progress=progress)
     config = _config(folder, name)
     with _disk.replacing_folder(folder) as staged:
-        # As text, though larger: TensorBoard tries to read any file as text first, and so fails on some binary ones.
+        # As text, though larger: TensorBoard first tries to read every file as text, which fails on some binary ones.
         with open(staged / f"{name}.tsv", "w", encoding="utf-8", newline="\n") as file:
             for row in np.asarray(vectors, "float64"):
                 file.write("\t".join(f"{value:.6g}" for value in row) + "\n")
@@ -80,7 +81,7 @@ def projector(
 
 
 def point_columns(texts, labels=None):
-    """Returns the texts and the columns of what is shown of them; raises where they do not fit."""
+    """Returns the texts and the columns shown with them; raises if their lengths do not match."""
     texts = _texts.strings("texts", texts)
     named = labels if isinstance(labels, dict) else {} if labels is None else {"label": labels}
     columns = {"text": texts}
@@ -100,7 +101,7 @@ def _check_name(name):
 
 
 def _field(value):
-    """Returns a value as one field of a line: TensorBoard splits at tabs and line ends and skips what is empty."""
+    """Returns a value as one field of a line: TensorBoard splits at tabs and line ends and skips empty fields."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     shown = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
@@ -108,7 +109,7 @@ def _field(value):
 
 
 def _config(folder, name):
-    """Returns the configuration in a folder with points added to it, or `None` where they are there already."""
+    """Returns the configuration in a directory with the points added, or `None` if it already contains them."""
     block = (
         "embeddings {\n"
         f'  tensor_name: "{name}"\n'
@@ -125,24 +126,24 @@ def _config(folder, name):
 
 
 def require_tensorboard():
-    """Raises an ImportError that names the package, where it is missing."""
+    """Raises an ImportError that names the package if tensorboard is not installed."""
     try:
         import tensorboard  # noqa: F401
     except ImportError as error:
-        message = "Event files need the package tensorboard: `pip install tensorboard`, or the extra `tune`."
+        message = "Event files require the package tensorboard: `pip install tensorboard`, or the extra `tune`."
         raise ImportError(message) from error
 
 
 def write_events(folder, history, pictures=()):
-    """Writes the values of a history, and pictures, as an event file.
+    """Writes the values of a history, and plots, as an event file.
 
     Args:
         folder: `pathlib.Path`.
-        history: dict of name to list of numbers, one an epoch.
+        history: dict of name to list of numbers, one per epoch.
         pictures: paths of PNG files.
 
     Raises:
-        ImportError: without tensorboard.
+        ImportError: if tensorboard is not installed.
     """
     require_tensorboard()
     from tensorboard.compat.proto import event_pb2, summary_pb2

@@ -1,4 +1,4 @@
-"""Scores of triplets: whether the positive lies nearer than the negatives."""
+"""Scores on triplets: whether the anchor is closer to the positive than to the negatives."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,19 +23,20 @@ def triplets(
     """Scores an embedder on triplets: how often the anchor is closer to the positive than to every negative.
 
     Args:
-        embedder: `models.TextEmbedder`, or anything with `encode(list of strings) -> (texts, dim)`; a
-            `models.Siamese` stands for its embedder.
-        texts: what `data.triplets` made, or a tuple of three or more lists of strings: anchors, positives, negatives.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"`, `"manhattan"`, several of them, or `"all"`.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show a progress bar; by default on long work.
+        embedder: `models.TextEmbedder`, or any object with `encode(list of strings) -> (texts, dim)`. A
+            `models.Siamese` is scored by its embedder.
+        texts: a dataset from `data.triplets`, or a tuple of three or more lists of strings: anchors, positives,
+            negatives.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"`, `"manhattan"`, a list of several, or `"all"`.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
 
     Returns:
-        The dict of `triplet_scores`; with several similarities the first one's, and each one's with its name:
-        `triplet_accuracy_dot`...
+        The dict of `triplet_scores`. With several similarities, the scores are those of the first one, and each also
+        has its own: `triplet_accuracy_dot`...
 
     Raises:
-        ValueError: for fewer than three texts a row, columns of different lengths, or no rows.
+        ValueError: if there are fewer than three texts per row, columns differ in length, or `texts` is empty.
 
     Example:
 
@@ -55,7 +56,7 @@ def triplets(
 def triplet_scores(
     anchors: ArrayLike, positives: ArrayLike, negatives: ArrayLike, *, similarity: str | Sequence[str] = "cosine"
 ) -> dict[str, Any]:
-    """Scores vectors of triplets.
+    """Scores the vectors of triplets.
 
     Args:
         anchors: float array `(rows, dim)`.
@@ -64,12 +65,12 @@ def triplet_scores(
         similarity: as in `triplets`.
 
     Returns:
-        A dict: `triplet_accuracy`, the share of rows whose positive is closer to the anchor than every negative (a
-        tie is a miss); `triplet_margin`, the mean of the positive's similarity less that of the closest negative;
+        A dict: `triplet_accuracy`, the fraction of rows whose positive is closer to the anchor than every negative (a
+        tie is a miss); `triplet_margin`, the mean similarity of the positive minus that of the closest negative; and
         `rows`.
 
     Raises:
-        ValueError: for shapes that do not fit, no rows, or vectors that are not finite.
+        ValueError: if shapes do not match, or vectors are empty or not finite.
 
     Example:
 
@@ -88,7 +89,7 @@ def triplet_scores(
 
 
 def triplet_columns(texts):
-    """Returns three or more lists of strings; raises where they do not fit."""
+    """Returns three or more lists of strings; raises if their lengths do not match."""
     return _texts.text_columns("texts", texts, 3, "data.triplets")[0]
 
 

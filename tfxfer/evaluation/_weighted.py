@@ -1,63 +1,63 @@
-"""Scores of a classifier as functions of how often each row counts: what a bootstrap asks for."""
+"""Scores of a classifier as functions of the weight of each row, for the bootstrap."""
 
 import numpy as np
 import scipy.sparse
 
 from tfxfer import _check
 
-# Scores of all rows, and of each class.
+# Scores over all rows, and per class.
 SCORES = ("accuracy", "macro_f1", "micro_f1", "auc", "average_precision", "log_loss", "brier", "ece")
 PER_CLASS = ("precision", "recall", "f1", "auc", "average_precision")
-# Of these the smaller one is the better.
+# For these, lower is better.
 LOSSES = ("log_loss", "brier", "ece")
-# The least probability in a logarithm, as scikit-learn has it for float64.
+# The lowest probability in a logarithm, as in scikit-learn for float64.
 EPSILON = np.finfo("float64").eps
-# Counts that are held at a time: 32 MB as float64.
+# Number of counts held at a time: 32 MB as float64.
 _CELLS = 4_000_000
-# How far the probabilities of a row may be from a sum of 1: bfloat16 has two and a half digits.
+# Tolerance for the sum of a row's probabilities: bfloat16 has two and a half digits.
 _SUM = 0.02
 
 
 def probabilities_of(argument, probabilities, *, several=None):
-    """Returns probabilities as float64 `(rows, classes)`; raises where they are none.
+    """Returns probabilities as float64 `(rows, classes)`; raises if they are invalid.
 
     Args:
-        argument: string. The caller's name for them.
+        argument: string. The caller's name for the argument.
         probabilities: array.
-        several: bool. Whether a row may have several labels; `None` where it is not known. If not, rows sum to 1.
+        several: bool. Whether a row may have several labels; `None` if unknown. If `False`, rows must sum to 1.
     """
     probabilities = np.asarray(probabilities, "float64")
     if probabilities.ndim != 2 or not probabilities.shape[1]:
         raise _check.invalid(argument, "an array (rows, classes)", probabilities.shape)
-    is_valid = (probabilities >= 0) & (probabilities <= 1 + 1e-6)  # not of NaN
+    is_valid = (probabilities >= 0) & (probabilities <= 1 + 1e-6)  # false for NaN
     if not is_valid.all():
         row = int(np.flatnonzero(~is_valid.all(axis=1))[0])
-        remedy = f"They are in row {row} (counting from 0). Logits go through a softmax first."
+        remedy = f"They are in row {row} (counting from 0). Apply a softmax to logits first."
         raise _check.invalid(argument, "numbers in [0, 1]", probabilities[row].tolist(), remedy)
     sums = probabilities.sum(axis=1)
     if several is False and (np.abs(sums - 1) > _SUM).any():
         row = int(np.argmax(np.abs(sums - 1) > _SUM))
-        remedy = f"That is row {row} (counting from 0). For several labels a row, give lists of labels or 0 and 1."
-        raise _check.invalid(argument, "rows that sum to 1, for one label a row", float(sums[row]), remedy)
+        remedy = f"That is row {row} (counting from 0). For several labels per row, pass lists of labels or 0 and 1."
+        raise _check.invalid(argument, "rows that sum to 1, for one label per row", float(sums[row]), remedy)
     return np.minimum(probabilities, 1.0)
 
 
 class Weighted:
-    """Scores of probabilities against the truth, where each row counts a number of times.
+    """Scores of probabilities against the true labels, with an integer weight for each row.
 
     Args:
-        y_true: int64 `(rows,)`, or 0 and 1 `(rows, classes)` for several labels a row.
+        y_true: int64 `(rows,)`, or 0 and 1 `(rows, classes)` for several labels per row.
         probabilities: float64 `(rows, classes)` in `[0, 1]`.
-        threshold: float, or float array `(classes,)`. The least probability of a label that is given, for several
-            labels a row.
-        bins: int. Of the expected calibration error.
+        threshold: float, or float array `(classes,)`. The lowest probability of a predicted label, for several labels
+            per row.
+        bins: int. Number of bins of the expected calibration error.
 
     Attributes:
-        names: list of the names out of `SCORES` that there are.
-        given: what is given to each row, in the form of `y_true`.
+        names: list of the available names in `SCORES`.
+        given: the prediction for each row, in the form of `y_true`.
         right: bool `(rows,)`.
-        confidence: float64 `(rows,)`: the probability of the class that is given; with several labels, of the decision
-            that is least sure.
+        confidence: float64 `(rows,)`: the probability of the predicted class; with several labels, of the least
+            confident decision.
         losses: float64 `(rows,)`: the log loss of each row.
     """
 
@@ -68,7 +68,7 @@ class Weighted:
         if self._several:
             truth, self.given = y_true, (probabilities >= threshold).astype("int64")
             self.right = (truth == self.given).all(axis=1)
-            # Of the decision itself, which a threshold other than 0.5 may take against the odds.
+            # The probability of the decision, which is below 0.5 for some decisions if the threshold is not 0.5.
             sure = np.where(self.given > 0, probabilities, 1 - probabilities)
             self.confidence = sure.min(axis=1)
             chosen = np.where(truth > 0, probabilities, 1 - probabilities)
@@ -92,15 +92,15 @@ class Weighted:
         self._ranks = None
 
     def __call__(self, counts, names):
-        """Returns the scores of rows that count a number of times, for several such lists of numbers at once.
+        """Returns the scores of weighted rows, for several sets of weights at once.
 
         Args:
-            counts: int array `(rows, n)`, each column with a sum above 0.
+            counts: int array `(rows, n)`, each column a set of weights with a sum above 0.
             names: names out of `self.names`, or `("class", name)` for one of `PER_CLASS`.
 
         Returns:
-            A dict of name to a float64 array: `(n,)`, or `(classes, n)` of the classes. What is not defined is NaN: the
-            area of a class that has no rows, or all.
+            A dict of name to a float64 array: `(n,)`, or `(classes, n)` for scores per class. Undefined values are NaN:
+            the area of a class that has no rows, or all of them.
         """
         counts, total = np.asarray(counts), counts.sum(axis=0)
         found = {}
@@ -130,7 +130,7 @@ class Weighted:
         }
 
     def _of_ranks(self, counts, total):
-        """Areas under the curves of each class, ties counted half, and precision at the end of a tie."""
+        """Returns the areas under the curves of each class; ties count half, and precision is taken at their end."""
         if self._ranks is None:
             self._ranks = [_Ranks(self._probabilities[:, k], self._truth[:, k] > 0) for k in range(self._classes)]
         areas, precisions = np.full((2, self._classes, counts.shape[1]), np.nan)
@@ -141,14 +141,14 @@ class Weighted:
 
 
 class _Ranks:
-    """The two areas of one class, out of the rows in the order of their scores."""
+    """The two areas of one class, computed from the rows sorted by score."""
 
     def __init__(self, scores, is_positive):
         self._order = np.argsort(scores, kind="stable")
         scores, is_positive = scores[self._order], is_positive[self._order]
         positions = np.flatnonzero(is_positive)
         self._positives = self._order[positions]
-        # The rows of the same score as a positive one: [start, end).
+        # The rows with the same score as a positive one: [start, end).
         self._start = np.searchsorted(scores, scores[positions], side="left")
         self._end = np.searchsorted(scores, scores[positions], side="right")
         self._before = np.searchsorted(positions, self._start)
@@ -161,7 +161,7 @@ class _Ranks:
         own = counts[self._positives].astype("float64")
         positives = own.sum(axis=0)
         below, through = until[self._start], until[self._end]
-        # Pairs of two positives are half of their square, whatever their order.
+        # Pairs of two positives count half of their square, regardless of their order.
         wins = (own * (below + through)).sum(axis=0) / 2 - positives**2 / 2
         at_least = np.zeros((len(own) + 1, counts.shape[1]))
         np.cumsum(own, axis=0, out=at_least[1:])
@@ -171,33 +171,33 @@ class _Ranks:
 
 
 def _ratio(above, below):
-    """The quotient, 0 where it is not defined."""
+    """The quotient, 0 where it is undefined."""
     return above / np.maximum(below, 1) * (below > 0)
 
 
 def _mean_defined(values):
-    """The mean over the first axis of what is not NaN; NaN where nothing is left."""
+    """The mean over the first axis without NaN; NaN if all are."""
     is_defined = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.where(is_defined, values, 0.0).sum(axis=0) / is_defined.sum(axis=0)
 
 
 def places(confidence, count):
-    """Returns the number of the bin of each confidence, of `count` bins `(lower, upper]` of equal width."""
+    """Returns the bin index of each confidence, for `count` bins `(lower, upper]` of equal width."""
     edges = np.linspace(0, 1, count + 1)
-    # A confidence that is just an edge belongs to the bin below, whatever the rounding of the edges.
+    # A confidence exactly on an edge belongs to the bin below, regardless of the rounding of the edges.
     return np.clip(np.searchsorted(edges[1:-1], confidence, side="left"), 0, count - 1)
 
 
 def _gaps(sure, often, bins):
-    """The sparse matrix `(bins, rows)` of confidence minus what is right, summed over a row's decisions in a bin."""
+    """The sparse matrix `(bins, rows)` of confidence minus correctness, summed over a row's decisions in a bin."""
     rows = np.repeat(np.arange(len(sure)), sure.shape[1])
     where = places(sure.ravel(), bins)
     return scipy.sparse.csr_matrix(((sure - often).ravel(), (where, rows)), shape=(bins, len(sure)))
 
 
 def resampled(rows, resamples, seed):
-    """Yields how often each row is drawn, int32 `(rows, some of the resamples)`; the same whatever the parts."""
+    """Yields how often each row is drawn, int32 `(rows, some of the resamples)`; chunks do not affect the result."""
     rng, size = np.random.default_rng(seed), max(1, _CELLS // rows)
     for start in range(0, resamples, size):
         count = min(size, resamples - start)
@@ -206,7 +206,7 @@ def resampled(rows, resamples, seed):
 
 
 def interval(draws, level):
-    """Returns [low, high] of the last axis: quantiles, linear between draws; `None` where nothing is defined."""
+    """Returns [low, high] over the last axis: quantiles with linear interpolation; `None` if nothing is defined."""
     draws = np.asarray(draws, "float64")
     draws = draws[~np.isnan(draws)]
     if not len(draws):
@@ -215,13 +215,13 @@ def interval(draws, level):
 
 
 def of_means(found, intervals, resamples, seed):
-    """Returns the interval of the mean of each score over resamples of its rows, a dict of score to [low, high].
+    """Returns the interval of the mean of each score over resamples of the rows, a dict of score to [low, high].
 
     Args:
         found: dict of score to a float array `(rows,)`.
-        intervals: float. The share of resamples within an interval.
-        resamples: int.
-        seed: int.
+        intervals: float. The fraction of resamples inside an interval.
+        resamples: int. Number of resamples.
+        seed: int. Seed of the resampling.
     """
     level = check_level(intervals)
     resamples = _check.integer("resamples", resamples, minimum=2)
@@ -232,13 +232,13 @@ def of_means(found, intervals, resamples, seed):
 
 
 def check_level(intervals):
-    """Returns the share of resamples within an interval; raises unless it lies between 0 and 1."""
+    """Returns the fraction of resamples inside an interval; raises unless it is between 0 and 1."""
     level = _check.number("intervals", intervals, above=0.0)
     if level >= 1:
-        raise _check.invalid("intervals", "a number > 0 and < 1, such as 0.95", intervals)
+        raise _check.invalid("intervals", "a number > 0 and < 1, for example 0.95", intervals)
     return level
 
 
 def plain(value):
-    """Returns a number as a float, or `None` for what is not defined."""
+    """Returns a number as a float, or `None` if it is undefined."""
     return None if np.isnan(value) else float(value)

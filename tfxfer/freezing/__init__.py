@@ -1,4 +1,4 @@
-"""Which weights move: freezing by layer group, low-rank adapters, frozen layers computed once, and linear probes."""
+"""Freezing by layer group, low-rank adapters, caching of frozen layers' outputs, and linear probes."""
 
 from tfxfer.freezing._cache import AboveFrozen
 from tfxfer.freezing._groups import freeze, unfreeze

@@ -1,4 +1,4 @@
-"""Training above frozen layers whose output is computed once."""
+"""Training above frozen layers whose output is cached."""
 
 import functools
 import os
@@ -20,47 +20,48 @@ _ON_DISK = 32 * 2**30
 
 
 class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
-    """The part of a model above its frozen layers, trained on their stored output: the same result in less time.
+    """The part of a model above its frozen layers, trained on their cached output: the same result in less time.
 
-    With the lowest layer groups frozen, what they make of a text never changes. Here it is computed once, kept, and
-    epochs run only what is above: with 4 of 6 blocks frozen a third of the work of full fine-tuning, with the whole
-    backbone frozen (then the pooled vectors are kept, not those of the tokens) next to nothing. The layers are the
-    model's own, not copies: training this trains the model, and gives the weights that training the model would give,
-    to float rounding (with `dtype` as it is), as rows, order, dropout above and optimizer are the same.
+    If the lowest layer groups are frozen, their output for a text never changes. `AboveFrozen` computes it once, caches
+    it, and runs only the layers above in each epoch. With 4 of 6 blocks frozen, an epoch is a third of the work of full
+    fine-tuning. With the whole backbone frozen (then the pooled vectors are cached instead of the token states), it is
+    almost no work. The layers are the model's own, not copies: training this model trains the full model and produces
+    the same weights as training the full model directly, to float rounding (with the default `dtype`), given the same
+    rows, order, dropout above and optimizer.
 
-    It compiles as the model does, and takes over what the model was compiled with, the optimizer and its state
-    included; `save`, `save_weights` and `load_weights` are the model's, so that `ModelCheckpoint` writes the whole.
-    Evaluation callbacks get the model: `callbacks.EvaluateClassification(dev, model=model)`. `get_weights`, and with
-    them `EarlyStopping`, deal with what is above only.
+    It is compiled like the full model and inherits the full model's compilation, including the optimizer and its state.
+    `save`, `save_weights` and `load_weights` apply to the full model, so that `ModelCheckpoint` saves all of it. Pass
+    the full model to evaluation callbacks: `callbacks.EvaluateClassification(dev, model=model)`. `get_weights`, and
+    therefore `EarlyStopping`, cover only the upper part.
 
-    **Size.** Tokens x hidden_dim x bytes: 14 tokens of MiniLM (384) in float32 are 21 KB a text, pooled vectors 1.5 KB.
-    A head that reads several blocks (`layers.DenselyConnectedHead`) takes so much for each of them.
-    Padding is not stored, and equal texts once. Features whose batches are gone are kept until others need to be
-    computed, and then let go: ten folds in a loop take the memory of one. `dtype="float16"` takes half of it, at a
-    relative error of 5e-4 in what is stored; `"bfloat16"` 4e-3. On disk, a cache is found again by a hash over the
-    frozen weights, the architecture, the token ids and the versions of this package and of Keras: it is used by later
-    runs with all of these the same, and by no other. Files are complete or not used.
+    **Size.** Tokens x hidden_dim x bytes: 14 tokens of MiniLM (384) in float32 take 21 KB per text, pooled vectors
+    1.5 KB. A head that reads several blocks (`layers.DenselyConnectedHead`) takes this size for each of them.
+    Padding is not stored, and equal texts are stored once. Features whose batches no longer exist are kept until others
+    must be computed, and are then released: ten folds in a loop take the memory of one. `dtype="float16"` takes half
+    the size, with a relative error of 5e-4 in the stored values; `"bfloat16"` 4e-3. A cache on disk is identified by a
+    hash over the frozen weights, the architecture, the token ids and the versions of this package and of Keras. Later
+    runs use it only if all of these are the same. Incomplete files are ignored.
 
     Args:
         model: `models.TextClassifier`, `TextRegressor`, `TextEmbedder`, `Siamese` or `SiameseClassifier`, with
-            `"embeddings"` and any number of blocks frozen. Its frozen layers have to run without dropout, which is the
+            `"embeddings"` and any number of blocks frozen. Its frozen layers must run without dropout, which is the
             default.
-        folder: string or path. Where features are kept on disk. By default in memory.
-        dtype: `"float32"`, `"float16"` or `"bfloat16"`: of what is kept. Defaults to the dtype that the frozen layers
-            compute in, which loses nothing.
-        max_bytes: int. The most bytes that are kept. Defaults to 2 GiB in memory, 32 GiB on disk, where the caches that
-            were not used for the longest are removed for a new one.
-        progress: bool. Whether to show a progress bar while features are computed. By default on long work, in a
-            terminal or notebook.
+        folder: string or path. The directory for cached features. Defaults to `None`: in memory.
+        dtype: `"float32"`, `"float16"` or `"bfloat16"`: the dtype of the cache. Defaults to the dtype in which the
+            frozen layers compute, which is lossless.
+        max_bytes: int. The maximum size of the cache in bytes. Defaults to 2 GiB in memory and 32 GiB on disk. On disk,
+            the least recently used caches are removed to make room for a new one.
+        progress: bool. Whether to show a progress bar while features are computed. Defaults to showing it for long
+            computations in a terminal or notebook.
         name: string.
 
-    Input: what `cached` gives. Output: that of `model`.
+    Input: the batches of `cached`. Output: that of `model`.
 
     Raises:
-        ValueError: for a model of which nothing is frozen, or all; frozen layers with dropout; states of tokens on
-            several replicas of a `tf.distribute` strategy; in `fit` and `cached`, before anything is computed, if more
-            than `max_bytes` are needed; at the beginning of each epoch, if frozen weights have changed or a frozen
-            group trains again.
+        ValueError: if nothing or everything in the model is frozen; for frozen layers with dropout; for token states on
+            several replicas of a `tf.distribute` strategy; in `fit` and `cached`, before anything is computed, if the
+            features need more than `max_bytes`; at the beginning of each epoch, if frozen weights have changed or a
+            frozen group trains again.
 
     Example:
 
@@ -68,12 +69,11 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
     tx.freezing.freeze(model, below=4)
     model.compile(tx.optimizers.AdamW(1e-4))
     short = tx.freezing.AboveFrozen(model)
-    short.fit(train, validation_data=dev, epochs=5)  # batches as `model.fit` takes them
+    short.fit(train, validation_data=dev, epochs=5)  # the same batches as for `model.fit`
     model.classify(["My card is gone"])  # trained
     ```
 
-    Reference: the features of frozen layers as input of what is trained: Peters et al., 2019,
-    https://arxiv.org/abs/1903.05987.
+    Reference: Peters et al., 2019, https://arxiv.org/abs/1903.05987, train on the features of frozen layers.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
             max_bytes = _IN_MEMORY if folder is None else _ON_DISK
         cut = _cut.cut(model)
         super().__init__(cut.inputs, cut.outputs, name=name)
-        # Behind functions, where Keras does not see them: their weights are not this model's.
+        # In functions, where Keras does not track them: their weights are not this model's.
         self._full, self._cut = lambda: model, lambda: cut
         self._sums = _cut.sums(_cut.frozen_weights(model, cut.frozen))
         self._store = Store(folder, max_bytes)
@@ -107,21 +107,21 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
 
     @property
     def full_model(self) -> Any:
-        """The whole model, whose upper part this is."""
+        """The full model, whose upper part this is."""
         return self._full()
 
     @property
     def trainable_variables(self) -> Any:
-        """What trains above the frozen layers, in the order of the whole model."""
+        """The trainable variables above the frozen layers, in the order of the full model."""
         return self._in_order(super().trainable_variables)
 
     @property
     def trainable_weights(self) -> Any:
-        """What trains above the frozen layers, in the order of the whole model."""
+        """The trainable variables above the frozen layers, in the order of the full model."""
         return self._in_order(super().trainable_weights)
 
     def _in_order(self, variables):
-        """Variables in the order that they have in the whole model: on JAX, optimizers go by it."""
+        """Returns variables in the order of the full model; on JAX, optimizers rely on it."""
         if getattr(self, "_full", None) is None:
             return variables
         places = {id(variable): place for place, variable in enumerate(self.full_model.variables)}
@@ -129,21 +129,21 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
 
     @property
     def cache_bytes(self) -> int:
-        """The bytes of all features that are kept and in use."""
+        """The size in bytes of all features that are kept and in use."""
         return self._store.used
 
     # === Features ===
 
     def cached(self, batches: Any) -> data.Batches:
-        """Returns batches of stored features for batches of ids: the same rows and targets in the same order.
+        """Returns batches of cached features for batches of ids: the same rows and targets in the same order.
 
-        Features that are not there yet are computed now. `batches` and what is returned count epochs together.
+        Computes missing features immediately. `batches` and the returned batches share one count of epochs.
 
         Args:
-            batches: `data.Batches` of rows whose ids are kept, as `data.batches` or `data.mix` makes them.
+            batches: `data.Batches` of rows whose ids are kept, as created by `data.batches` or `data.mix`.
 
         Returns:
-            `data.Batches`, with y as the loss takes it.
+            `data.Batches`, with y in the form that the loss takes.
 
         Raises:
             ValueError: for other data; see also the class.
@@ -166,7 +166,7 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         shape = (len(sequences.lengths) if is_vectors else sequences.tokens, cut.below.output.shape[-1])
         key = _cut.key(self.full_model, cut, sequences, self.feature_dtype)
         values = self._store.find(key, shape, self.feature_dtype)
-        # Processes that train together compute together, or none does.
+        # Processes that train together either all compute features or none does.
         differs = _processes.differing({"features": values is not None})
         if values is None or differs:
             self._store.check_room(shape, self.feature_dtype)
@@ -196,29 +196,29 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
                 rows -= len(made)
             else:
                 made = made.reshape(-1, made.shape[-1])
-                # Places with padding, or tokens alone; a batch of padding alone has a token as well.
+                # All positions, or tokens only; a batch of padding only also has a token.
                 made = made[mask.ravel()] if len(made) == mask.size else made[: mask.sum()]
             yield made
             if report is not None:
                 report(int(mask.sum()))
 
     def check(self) -> None:
-        """Raises where the frozen part is no longer what it was when this was made."""
+        """Raises if the frozen part has changed since this model was created."""
         model, frozen = self.full_model, self._cut().frozen
         groups = _cut.tower_of(model).backbone.layer_groups()
         thawed = [name for name in frozen if any(layer.trainable_variables for layer in groups[name])]
         remedy = "Make a new `AboveFrozen(model)`."
         if thawed:
-            raise _check.invalid("model", f"layer groups {list(frozen)} frozen, but some train again", thawed, remedy)
+            raise _check.invalid("model", f"frozen layer groups {list(frozen)}, but some train again", thawed, remedy)
         if _cut.sums(_cut.frozen_weights(model, frozen)) != self._sums:
-            expected = f"the weights of {list(frozen)} as they were when features were computed"
+            expected = f"weights of {list(frozen)} that are unchanged since features were computed"
             raise _check.invalid("model", expected, model.name, remedy)
         _cut.check_dropout(model, frozen)
 
     # === Training ===
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compiles the whole model with these arguments, and this one with the same optimizer, loss and metrics."""
+        """Compiles the full model with these arguments, and this model with the same optimizer, loss and metrics."""
         self.full_model.compile(*args, **kwargs)
         self._take_over()
 
@@ -228,21 +228,24 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         if arguments is None or self._taken() is arguments:
             return
         if model.stateful_losses():
-            remedy = "Train the model itself: it keeps what its loss remembers, in files too."
+            remedy = "Train the model itself: it keeps the state of its loss, also in files."
             raise _check.invalid("loss", "a loss that remembers nothing", model.stateful_losses()[0], remedy)
         self._taken = lambda: arguments
         config = dict(arguments)
         for name in ("metrics", "weighted_metrics"):
-            # Metrics have a state: these count for this model alone.
+            # Metrics have state: these belong to this model only.
             config[name] = keras.tree.map_structure(_copied, config[name])
-        # Numbers of tokens that vary would be compiled anew each time; and the scaling of the loss is in the optimizer.
+        # XLA would recompile for each number of tokens. The scaling of the loss is part of the optimizer.
         config["jit_compile"] = config["jit_compile"] and self._cut().form != "packed"
         super().compile(**{**config, "optimizer": model.optimizer}, auto_scale_loss=False)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        """Returns the loss of a batch as the whole model computes it."""
+        """Returns the loss of a batch, computed as in the full model.
+
+        Arguments as in `keras.Model.compute_loss`: `x`, `y`, `y_pred`, `sample_weight`, `training`.
+        """
         arguments = {"x": x, "y": y, "y_pred": y_pred, "sample_weight": sample_weight}
         of_model = getattr(self.full_model, "training_loss", None)
         if training and of_model is not None:
@@ -266,16 +269,16 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         seed: int | None = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
-        """Trains on what `model.fit` takes: `data.Batches`, or raw strings with targets; or on what `cached` gave.
+        """Trains on the data that `model.fit` takes, `data.Batches` or strings with targets, or on batches of `cached`.
 
         Args:
             x: `data.Batches`; or a list of strings, or a tuple of such columns.
-            y: targets for raw strings.
-            batch_size: int, for raw strings. Defaults to 32.
-            sample_weight: float array, one weight a row of raw strings.
-            shuffle: bool, for raw strings.
-            seed: int, for raw strings.
-            **kwargs: as `keras.Model.fit` has them; `validation_data` takes the same forms as `x`.
+            y: targets for strings.
+            batch_size: int, for strings. Defaults to 32.
+            sample_weight: float array, one weight per row of strings.
+            shuffle: bool, for strings. Whether to shuffle the rows.
+            seed: int, for strings. Seed of the shuffling.
+            **kwargs: as in `keras.Model.fit`; `validation_data` takes the same forms as `x`.
 
         Returns:
             A `keras.callbacks.History`.
@@ -289,7 +292,7 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         _training.settle_optimizer(self.full_model)
         self.optimizer = self.full_model.optimizer
         if getattr(self.full_model, "mixup", 0.0):
-            self._mixup_seed = self.full_model.mixup_seed  # a state of this model's steps, too
+            self._mixup_seed = self.full_model.mixup_seed  # also a state of this model's steps
         source = x = self._dataset((x, y, sample_weight), batch_size, shuffle=shuffle, seed=seed)
         self._check_replicas()
         _devices.check(self, x, "batches")
@@ -314,13 +317,13 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
     def evaluate(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, *, sample_weight: Any = None, **kwargs: Any
     ) -> Any:
-        """Computes loss and metrics on what `fit` takes; as `keras.Model.evaluate`."""
+        """Computes loss and metrics on the same data as `fit`; see `keras.Model.evaluate` for `kwargs`."""
         self._take_over()
         x = self._dataset((x, y, sample_weight), batch_size, shuffle=False, bucket=True)
         return super().evaluate(x, **kwargs)
 
     def predict(self, x: Any, **kwargs: Any) -> Any:
-        """Returns the outputs for `data.Batches`, or what `cached` gave; for texts there is `model.predict`."""
+        """Returns the outputs for `data.Batches` or the batches of `cached`; for texts, use `model.predict`."""
         return super().predict(self._dataset((x,), None), **kwargs)
 
     def _check_replicas(self):
@@ -328,14 +331,14 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         if form in ("packed", "flat") and _tracing.is_distributed(self):
             replicas = self.distribute_strategy.num_replicas_in_sync
             remedy = (
-                "A strategy cuts the tokens of a batch where no row ends. Train the whole model on the replicas, or "
-                "freeze the whole backbone: then a text has one vector."
+                "A strategy splits the tokens of a batch within rows. Train the whole model on the replicas, or "
+                "freeze the whole backbone: then each text has one vector."
             )
             if replicas > 1:
                 raise _check.invalid("strategy", "one replica above the stored states of tokens", replicas, remedy)
 
     def _begin(self, features, epochs=1, initial_epoch=0, steps_per_epoch=None, class_weight=None, **_):
-        """Readies head and optimizer, as `fit` of the whole model does; returns the number of epochs."""
+        """Prepares head and optimizer, like `fit` of the full model; returns the number of epochs."""
 
         def again():
             return features.rest(features.epoch) if isinstance(features, data.Batches) else features
@@ -352,7 +355,7 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         )
 
     def _dataset(self, columns, batch_size, **options):
-        """Batches of stored features."""
+        """Returns batches of stored features."""
         x, y, *rest = (*columns, None)[: max(len(columns), 2)]
         rest = [values for values in rest if values is not None]
         if isinstance(x, data.Batches) and y is None:
@@ -370,20 +373,20 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
     # === Saving ===
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Saves the whole model; as `keras.Model.save`."""
+        """Saves the full model; see `keras.Model.save`."""
         self.full_model.save(*args, **kwargs)
 
     def save_weights(self, *args: Any, **kwargs: Any) -> None:
-        """Saves the weights of the whole model; as `keras.Model.save_weights`."""
+        """Saves the weights of the full model; see `keras.Model.save_weights`."""
         self.full_model.save_weights(*args, **kwargs)
 
     def load_weights(self, *args: Any, **kwargs: Any) -> None:
-        """Loads the weights of the whole model; as `keras.Model.load_weights`."""
+        """Loads the weights of the full model; see `keras.Model.load_weights`."""
         self.full_model.load_weights(*args, **kwargs)
 
 
 class _Check(keras.callbacks.Callback):
-    """Checks at the beginning of each epoch that the stored features are still those of the frozen part."""
+    """Checks at the beginning of each epoch that the stored features still match the frozen part."""
 
     def __init__(self, above):
         super().__init__()
@@ -398,6 +401,6 @@ def _copied(metric):
 
 
 def _spec(dataset):
-    """The spec of x in a dataset of batches, if it is a dict."""
+    """Returns the spec of x in a dataset of batches if it is a dict, otherwise an empty dict."""
     spec = dataset.element_spec[0] if isinstance(dataset.element_spec, tuple) else dataset.element_spec
     return spec if isinstance(spec, dict) else {}

@@ -1,4 +1,4 @@
-"""Cutting a model where its frozen part ends."""
+"""Splits a model at the end of its frozen part."""
 
 import dataclasses
 import hashlib
@@ -18,15 +18,15 @@ from tfxfer.backbones import _unpadding
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """A model in two parts, at a given number of frozen layer groups.
+    """A model split into two parts, above a given number of frozen layer groups.
 
     Args:
         frozen: tuple of the names of the layer groups below.
-        below: Keras model from ids to states, or vectors.
-        inputs: dict of the inputs of the part above.
-        outputs: its output, which is that of the whole.
-        form: `"vectors"`, one a text, or how token states are laid out: see `data._features.Tokens`.
-        features: what the linear head reads, of these inputs; `None` for a model without one.
+        below: Keras model from ids to states or vectors.
+        inputs: dict of the inputs of the upper part.
+        outputs: the output of the upper part, which is that of the whole model.
+        form: `"vectors"`, one per text, or the layout of token states: see `data._features.Tokens`.
+        features: the tensor that the linear head reads, computed from `inputs`; `None` without a linear head.
     """
 
     frozen: tuple
@@ -38,7 +38,7 @@ class Cut:
 
 
 class StackColumns(keras.layers.Layer):
-    """Lays the columns of rows under one another: `(batch, columns, ...)` to `(batch * columns, ...)`."""
+    """Stacks the columns of rows: `(batch, columns, ...)` to `(batch * columns, ...)`."""
 
     def call(self, inputs):
         return ops.reshape(inputs, (-1, *ops.shape(inputs)[2:]))
@@ -48,7 +48,7 @@ class StackColumns(keras.layers.Layer):
 
 
 class Columns(keras.layers.Layer):
-    """Lays vectors `(batch * columns, dim)` side by side again, as many a row as `like` `(batch, columns, ...)` has."""
+    """Inverts `StackColumns`: `(batch * columns, dim)` to `(batch, columns, dim)`, with `columns` taken from `like`."""
 
     def call(self, inputs, like):
         return ops.reshape(inputs, (*ops.shape(like)[:2], inputs.shape[-1]))
@@ -58,12 +58,12 @@ class Columns(keras.layers.Layer):
 
 
 def tower_of(model):
-    """Returns the part of a task model that makes one vector a text."""
+    """Returns the part of a task model that computes one vector per text."""
     return _check.instance("model", model, models.TextTask, "a task model of `tfxfer.models`, or a subclass").tower()
 
 
 def frozen_groups(model):
-    """Returns the names of the layer groups, from the lowest upwards, that are frozen without a gap."""
+    """Returns the names of the frozen layer groups, from the lowest upwards to the first that trains."""
     names = []
     for name, layers in tower_of(model).backbone.layer_groups().items():
         if any(layer.trainable_variables for layer in layers):
@@ -73,13 +73,13 @@ def frozen_groups(model):
 
 
 def frozen_weights(model, groups):
-    """Returns the weights of some layer groups of the backbone."""
+    """Returns the weights of the given layer groups of the backbone."""
     found = tower_of(model).backbone.layer_groups()
     return [weight for name in groups for layer in found[name] for weight in layer.weights]
 
 
 def check_dropout(model, groups):
-    """Raises where the layers of frozen groups run with dropout, so that their output is another each time."""
+    """Raises if layers of frozen groups run with dropout, so that their output varies."""
     backbone = tower_of(model).backbone
     rates = (backbone.dropout, backbone.attention_dropout, backbone.embeddings_dropout)
     found = backbone.layer_groups()
@@ -90,7 +90,7 @@ def check_dropout(model, groups):
 
 
 def cut(model):
-    """Cuts a model above its frozen groups.
+    """Splits a model above its frozen groups.
 
     Returns:
         `Cut`.
@@ -109,13 +109,13 @@ def cut(model):
         raise _check.invalid("model", expected, tower.backbone.family, "Train the model itself.")
     check_dropout(model, groups)
     is_siamese = tower is not model
-    for name, why in (("all_layers", "its loss reads the layers that are frozen"), ("twin", "it has two encoders")):
+    for name, why in (("all_layers", "its loss reads frozen layers"), ("twin", "it has two encoders")):
         if getattr(model, name, False):
             raise _check.invalid("model", f"towers without `{name}`", model.name, f"Train the model itself: {why}.")
     if is_siamese and model.chunk_size is not None and len(groups) < len(tower.backbone.layer_groups()):
         remedy = "Freeze the whole backbone, or make the model without `chunk_size`."
         raise _check.invalid("chunk_size", "None above stored token states", model.chunk_size, remedy)
-    # A pooling with weights trains with the head: what is stored then ends before it, as where nothing is pooled.
+    # A pooling with weights trains with the head: the stored output then ends before it, as if nothing is pooled.
     trains = len(groups) < len(tower.backbone.layer_groups()) or tower.boundary()[2] is None
     is_above_vectors = not (trains or _pooling_of(tower).weights)
     make = _above_vectors if is_above_vectors else _above_tokens
@@ -133,24 +133,24 @@ def cut(model):
 
 
 def _pooling_of(tower):
-    """The layers between the encoder's states and the pooled vectors, as a model."""
+    """Returns the layers between the encoder's states and the pooled vectors, as a model."""
     sequence, mask, pooled = tower.boundary()
     return keras.Model([*_listed(sequence), mask], pooled)
 
 
 def _listed(sequence):
-    """The states that a task reads, as a list."""
+    """Returns the states that a task reads, as a list."""
     return list(sequence) if isinstance(sequence, (list, tuple)) else [sequence]
 
 
 def _between(tower):
-    """What the layers between the encoder's states and the pooled vectors compute, as far as JSON says it."""
+    """Returns a JSON description of the layers between the encoder's states and the pooled vectors."""
     layers = [layer for layer in _pooling_of(tower).layers if not isinstance(layer, keras.layers.InputLayer)]
     return [[type(layer).__name__, _computed(layer.get_config())] for layer in layers]
 
 
 def _others(tower):
-    """The inputs of a tower that its encoder does not read, by name, and inputs of their form."""
+    """Returns the inputs of a tower that its encoder does not read, by name, and new inputs of the same form."""
     others = {name: tensor for name, tensor in tower.input.items() if name not in tower.backbone.input}
     made = {name: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=name) for name, tensor in others.items()}
     return others, made
@@ -158,7 +158,7 @@ def _others(tower):
 
 def _above_vectors(tower, groups, is_siamese):
     pooled = tower.boundary()[2]
-    # Vectors of several blocks are stored one after another.
+    # Vectors of several blocks are stored concatenated.
     size = math.prod(pooled.shape[1:])
     flat = pooled if len(pooled.shape) == 2 else keras.layers.Reshape((size,), dtype=pooled.dtype)(pooled)
     below = keras.Model(tower.backbone.input, flat, name="below")
@@ -180,7 +180,7 @@ def _above_tokens(tower, groups, is_siamese):
     sequence, mask, _ = tower.boundary()
     below, blocks = tower.backbone.split(len(groups) - 1, tower.read_layers())
     states = below.output
-    # Keras weighs a batch by the first dimension of the first input, in the order of names: the mask's.
+    # Keras weights a batch by the first dimension of the first input in alphabetical order: the mask's.
     inputs = {
         "padding_mask": keras.Input((None, None) if is_siamese else (None,), dtype="int32", name="padding_mask"),
         "token_states": keras.Input(batch_shape=states.shape, dtype=states.dtype, name="token_states"),
@@ -198,7 +198,7 @@ def _above_tokens(tower, groups, is_siamese):
 
 
 def key(model, made, sequences, dtype):
-    """Returns a hash of all that stored features depend on: hexadecimal digits."""
+    """Returns a hash of everything that stored features depend on, as hexadecimal digits."""
     backbone = tower_of(model).backbone
     facts = {
         "config": _computed(backbone.get_config()),
@@ -218,7 +218,7 @@ def key(model, made, sequences, dtype):
 
 
 def _computed(config):
-    """A configuration without what says how layers are called and train, and not what they compute."""
+    """Returns a config without the entries that name layers or set whether they train, which do not affect results."""
     if not isinstance(config, dict):
         return config
     left_out = ("name", "frozen", "frozen_dropout", "trainable")
@@ -226,7 +226,7 @@ def _computed(config):
 
 
 def sums(weights):
-    """Returns a checksum of each weight: quick, and another one if a number changes or two change places."""
+    """Returns a checksum of each weight: fast, and different if a number changes or two swap places."""
     found = []
     for weight in weights:
         array = np.ascontiguousarray(ops.convert_to_numpy(weight))

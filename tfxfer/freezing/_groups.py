@@ -1,4 +1,4 @@
-"""Freezing and thawing by layer group."""
+"""Freezing and unfreezing by layer group."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,44 +9,44 @@ from tfxfer import _check
 def freeze(
     model: Any, *, below: int | None = None, groups: str | Sequence[str] | None = None, dropout: bool | None = None
 ) -> None:
-    """Freezes layer groups: their weights stop moving, and they run without dropout.
+    """Freezes layer groups: their weights no longer train, and they run without dropout.
 
     The groups have the same names for every family of encoders, from the input upwards (`model.layer_groups()`):
 
-    | group | what is in it |
+    | group | contents |
     |---|---|
-    | `"embeddings"` | tables of tokens, positions and segments, their layer norm; DeBERTa's relative positions |
+    | `"embeddings"` | token, position and segment tables, their layer norm; DeBERTa's relative positions |
     | `"block_0"`, `"block_1"`, ... | one transformer block each; ALBERT's shared blocks are one group |
-    | `"head"` | all that trains above the encoder: a classifier's head, dense layers behind the pooling, a decoder |
+    | `"head"` | everything trained above the encoder: a classifier's head, dense layers after the pooling, a decoder |
 
-    There is no group for a pooler: the encoders here have none (the dense layer of BERT's that reads the first token
-    was trained for another task, and is left out).
+    There is no group for a pooler, because the encoders here have none. (BERT's dense layer on the first token was
+    trained for another task and is left out.)
 
-    Groups that are not named stay as they are. The flags are kept by `compile`, in `.keras` files, and by
-    `save_to_preset`, and a model made on the same backbone has them. An optimizer that has made a step goes on with
-    what is left (`optimizers.allow_subsets`, where it keeps moving averages).
+    Other groups remain unchanged. `compile`, `.keras` files and `save_to_preset` keep the flags, and a model created on
+    the same backbone has them. An optimizer that has already made a step continues with the remaining variables
+    (see `optimizers.allow_subsets`, also for moving averages).
 
     Args:
-        model: `models.TextEmbedder`, `TextClassifier`, `TextRegressor`, `Siamese` or any other of `tfxfer.models`. The
-            embedder of a `Siamese` is the same layers, and is frozen with it.
-        below: int. Freezes the embeddings and the blocks `0 .. below - 1`; 0 means the embeddings alone, the number of
+        model: `models.TextEmbedder`, `TextClassifier`, `TextRegressor`, `Siamese` or any other model of
+            `tfxfer.models`. The embedder of a `Siamese` has the same layers and is frozen with it.
+        below: int. Freezes the embeddings and the blocks `0 .. below - 1`: 0 freezes only the embeddings, the number of
             blocks the whole encoder.
-        groups: a name, a pattern as `fnmatch` has it (`"block_[0-3]"`, `"block_*"`), or several. Either this or
-            `below`.
-        dropout: bool. Whether frozen layers of this model keep their dropout, as they do in Keras. Off by default: a
-            frozen layer is a fixed function, noise in it only blurs what the layers above learn from, and without it
-            its output can be computed once (`freezing.AboveFrozen`). `None` leaves the model's setting,
-            `model.frozen_dropout`.
+        groups: a name, an `fnmatch` pattern (`"block_[0-3]"`, `"block_*"`), or several. Either this or `below`.
+        dropout: bool. Whether this model's frozen layers keep their dropout, as in Keras. `None` keeps the model's
+            setting, `model.frozen_dropout`, which is `False` by default: a frozen layer is a fixed function, noise in
+            it only blurs the input of the layers above, and without dropout its output can be cached
+            (`freezing.AboveFrozen`).
 
     Raises:
-        ValueError: for a group that the model does not have, `below` out of range, or not exactly one of both.
+        ValueError: for a group that the model does not have, if `below` is out of range, or if not exactly one of
+            `below` and `groups` is given.
 
     Example:
 
     ```python
     model = tx.models.TextClassifier.from_preset("all_minilm_l6_v2", labels=["card", "loan"])
     tx.freezing.freeze(model, below=4)  # blocks 4 and 5 and the head train
-    tx.freezing.freeze(model, groups=["embeddings", "block_*"])  # the head alone
+    tx.freezing.freeze(model, groups=["embeddings", "block_*"])  # only the head trains
     model.compile(tx.optimizers.AdamW(1e-4))
     ```
 
@@ -64,20 +64,20 @@ def freeze(
 
 
 def unfreeze(model: Any, *, below: int | None = None, groups: str | Sequence[str] | None = None) -> None:
-    """Thaws layer groups: all of them, those up to a block, or those named.
+    """Unfreezes layer groups: all of them, those up to a block, or those named.
 
-    Takes effect at the next `compile` of a model whose optimizer has made a step, and before that at once. To thaw
-    within one `fit` there is `callbacks.GradualUnfreezing`. In a model with adapters (`add_lora`) it is adapters that
-    thaw, and the head.
+    If the model's optimizer has already made a step, this takes effect at the next `compile`, otherwise immediately. To
+    unfreeze within one `fit`, use `callbacks.GradualUnfreezing`. In a model with adapters (`add_lora`), this unfreezes
+    the adapters and the head.
 
     Args:
-        model: as `freeze` has it.
-        below: int. Thaws the embeddings and the blocks `0 .. below - 1`.
-        groups: a name, a pattern, or several. Neither this nor `below` means all groups.
+        model: as in `freeze`.
+        below: int. Unfreezes the embeddings and the blocks `0 .. below - 1`.
+        groups: a name, an `fnmatch` pattern, or several. Without `groups` and `below`, all groups.
 
     Raises:
-        ValueError: for a group that the model does not have, `below` out of range, both of them, or groups without
-            adapters in a model with adapters.
+        ValueError: for a group that the model does not have, if `below` is out of range, if both `below` and `groups`
+            are given, or for groups without adapters in a model with adapters.
 
     Example:
 
@@ -94,7 +94,7 @@ def unfreeze(model: Any, *, below: int | None = None, groups: str | Sequence[str
 
 
 def check_model(model):
-    """Returns `model` where it has layer groups; raises otherwise."""
+    """Returns `model` if it has layer groups; raises otherwise."""
     if not hasattr(model, "layer_groups") or not hasattr(model, "set_trainable"):
         raise _check.invalid("model", "a model of `tfxfer.models`", model)
     return model

@@ -17,7 +17,7 @@ from tfxfer.freezing import _peft
 from tfxfer.freezing._groups import check_model
 
 _FORMAT = "tfxfer-lora-1"
-_REMEDY = "Write it again with `save_adapters`, or copy it again from where it is complete."
+_REMEDY = "Write it again with `save_adapters`, or copy a complete file again."
 _LORA = {"rank": int, "alpha": (int, float), "targets": list, "groups": list}
 _SIZES = {"family": str, "hidden_dim": int, "num_heads": int, "num_layers": int, "intermediate_dim": int}
 
@@ -36,31 +36,31 @@ def add_lora(
 
         W + alpha / rank * A B
 
-    with A `(inputs, rank)` uniform in +- 1 / sqrt(inputs) and B `(rank, outputs)` zero, so that nothing changes before
-    training. W, all biases, norms and embeddings stay as they are, to the bit. The adapters are those of Keras's dense
-    layers and have the shapes of PEFT's. With rank 8 on query and value, MiniLM-L6 has 73,728 adapter weights (0.33 %
-    of its 22.6 million), BERT base 294,912 (0.27 %).
+    with A `(inputs, rank)` uniform in +- 1 / sqrt(inputs) and B `(rank, outputs)` zero, so that outputs do not change
+    before training. W, all biases, norms and embeddings remain bit-identical. The adapters are those of Keras's dense
+    layers and have the same shapes as PEFT's. With rank 8 on query and value, MiniLM-L6 has 73,728 adapter weights
+    (0.33 % of its 22.6 million), BERT base 294,912 (0.27 %).
 
-    A training step saves the gradients and the update of what is not adapted: it takes some 0.7 of the time of full
-    fine-tuning (MiniLM-L6, CPU). The gain is in memory and in what is stored (`save_adapters`). Rates some ten times
-    those of full fine-tuning are usual. Compile the model afterwards.
+    A training step skips the gradients and updates of all weights without adapters: it takes about 0.7 of the time of
+    full fine-tuning (MiniLM-L6, CPU). The main savings are memory and storage (`save_adapters`). Learning rates are
+    usually about ten times those of full fine-tuning. Compile the model afterwards.
 
-    Frozen groups run without dropout; groups with adapters keep theirs. `freeze` and `unfreeze` work on the adapters.
-    `model.save` keeps the adapters, and the model goes on training after `keras.saving.load_model`. Its file holds the
-    adapted kernels twice, as they were and merged: it loads into a model without adapters, too.
+    Frozen groups run without dropout; groups with adapters keep theirs. `freeze` and `unfreeze` apply to the adapters.
+    `model.save` saves the adapters, and training can resume after `keras.saving.load_model`. The file contains the
+    adapted kernels twice, original and merged, so it also loads into a model without adapters.
 
     Args:
-        model: any of `tfxfer.models`, on any family of encoders.
-        rank: int. Defaults to 8, beyond which Hu et al. gain nothing on GLUE.
+        model: any model of `tfxfer.models`, on any family of encoders.
+        rank: int. Defaults to 8; beyond it, Hu et al. find no gain on GLUE.
         alpha: float > 0. Defaults to `rank`, a factor of 1.
         targets: dense layers of a block: any of `"query"`, `"key"`, `"value"`, `"attention_output"`, `"gate"`
-            (where the family has one), `"intermediate"`, `"output"` (patterns too: `"*"`). Query and value are
-            Hu et al.'s choice.
-        groups: blocks that get adapters, names or patterns; all by default. The blocks in front of the others are
-            frozen wholly, and can be cached.
+            (if the family has one), `"intermediate"`, `"output"`, or patterns (`"*"`). Defaults to query and value, the
+            choice of Hu et al.
+        groups: blocks that get adapters, as names or patterns. Defaults to all. The blocks below them are frozen
+            entirely, and their output can be cached.
 
     Raises:
-        ValueError: for a model that has adapters, an unknown target or group, a rank < 1.
+        ValueError: for a model that already has adapters, an unknown target or group, or a rank < 1.
 
     Example:
 
@@ -80,15 +80,15 @@ def add_lora(
 
 
 def merge_lora(model: Any) -> None:
-    """Adds the adapters to the kernels and takes them away: the same outputs (to float rounding), a plain model.
+    """Merges the adapters into the kernels: a plain model with the same outputs, to float rounding.
 
-    Groups that trained go on to train, with all their weights from now on; compile again before that.
+    Groups that trained continue to train, now with all their weights. Compile the model again before training.
 
     Args:
         model: a model with adapters.
 
     Raises:
-        ValueError: for a model without.
+        ValueError: for a model without adapters.
 
     Example:
 
@@ -109,29 +109,29 @@ def save_adapters(
     format: Literal["tfxfer", "peft"] = "tfxfer",
     base_model: str | None = None,
 ) -> None:
-    """Writes the adapters of a model, without the encoder: less than a per cent of its size.
+    """Saves the adapters of a model without the encoder, in less than one percent of its size.
 
-    The file has safetensors' format; its metadata hold rank, alpha, targets, groups and the encoder's sizes. For
-    MiniLM-L6 with rank 8 it has 0.3 MB, where the encoder has 90 MB. An existing file is replaced in one step, and
-    stays as it is where writing fails.
+    The file is a safetensors file; its metadata contain rank, alpha, targets, groups and the encoder's sizes. For
+    MiniLM-L6 with rank 8, it takes 0.3 MB; the encoder takes 90 MB. An existing file is replaced atomically, and
+    remains unchanged if writing fails.
 
-    With `format="peft"` it is a folder of PEFT's (`adapter_config.json`, `adapter_model.safetensors`) for the encoder's
-    class in transformers, or with `head` for `*ForSequenceClassification`. Parts that are one matrix there, such as
-    GPT-2's `c_attn`, become one adapter whose rank is the sum of theirs: the same product, in as many numbers as its
-    zeros need.
+    With `format="peft"`, the output is a PEFT directory (`adapter_config.json`, `adapter_model.safetensors`) for the
+    encoder's transformers class, or with `head` for `*ForSequenceClassification`. Parts that transformers stores as one
+    matrix, such as GPT-2's `c_attn`, become one adapter whose rank is the sum of their ranks: the same product, with
+    additional zeros.
 
     Args:
         model: a model with adapters.
-        path: string or path of the file, on the local disk; of the folder for PEFT.
-        head: bool. Whether to write the weights of the group `"head"` as well, which a classifier is useless without.
-            Off by default: adapters fit other heads too.
+        path: string or path of the file, on the local disk; for PEFT, of the directory.
+        head: bool. Whether to also save the weights of the group `"head"`, without which a classifier is useless.
+            Defaults to `False`: adapters also work with other heads.
         format: `"tfxfer"` or `"peft"`.
-        base_model: string. For PEFT, the checkpoint that the encoder came from, a hub id or a path: what
-            `AutoPeftModel` loads the adapters on.
+        base_model: string. For PEFT, the checkpoint that the encoder came from, a hub id or a path, on which
+            `AutoPeftModel` loads the adapters.
 
     Raises:
-        ValueError: for a model without adapters, or without a head to write; for PEFT, a head that transformers
-            lacks; a path that is a folder (for PEFT a file) or a URL such as `gs://...`.
+        ValueError: for a model without adapters, or without a head to save; for PEFT, a head that transformers does not
+            have; if the path is a directory (for PEFT, a file) or a URL such as `gs://...`.
 
     Example:
 
@@ -154,20 +154,21 @@ def save_adapters(
 
 
 def load_adapters(model: Any, path: str | os.PathLike[str]) -> None:
-    """Gives a model the adapters of a file, and the head where the file has one.
+    """Loads adapters from a file into a model, and the head if the file has one.
 
-    A folder of PEFT's is read as well: LoRA on dense layers of the blocks, the same ones in each block that has some. A
-    module that is several parts here, such as GPT-2's `c_attn`, becomes an adapter on each of them, with the same A.
-    Adapters of several ranks are padded to the largest by zeros; several factors alpha / rank go into B.
+    PEFT directories are also supported: LoRA on dense layers of the blocks, the same layers in each adapted block. A
+    module that is several parts here, such as GPT-2's `c_attn`, becomes an adapter on each part, with the same A.
+    Adapters of different ranks are padded with zeros to the largest; different factors alpha / rank are merged into B.
 
     Args:
-        model: a model on an encoder of the same shape, without adapters (they are added) or with such as the file's.
-        path: string or path of a file by `save_adapters`, or of a PEFT folder.
+        model: a model on an encoder of the same shape, without adapters (they are added) or with adapters of the same
+            configuration.
+        path: string or path of a file saved by `save_adapters`, or of a PEFT directory.
 
     Raises:
         ValueError: for a file that is damaged or of another kind, an encoder of another family or size, a model with
-            other adapters, or a head of another shape; for options of PEFT that change the computation (DoRA, trained
-            biases, ...). The model is then as it was.
+            other adapters, or a head of another shape; for PEFT options that change the computation (DoRA, trained
+            biases, ...). The model then remains unchanged.
 
     Example:
 
@@ -177,7 +178,7 @@ def load_adapters(model: Any, path: str | os.PathLike[str]) -> None:
     ```
     """
     path = _disk.local_path("path", path)
-    reader = _disk.Reader("path", path, "a file that `save_adapters` wrote, or a folder of PEFT's", _REMEDY)
+    reader = _disk.Reader("path", path, "a file written by `save_adapters`, or a PEFT folder", _REMEDY)
     sizes = _sizes(check_model(model))
     if _peft.is_folder(path):
         tensors, lora = _peft.read(reader, model)
@@ -205,7 +206,7 @@ def load_adapters(model: Any, path: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def _undone_on_error(model):
-    """Where what is within fails, takes adapters that it added away again, and restores values, flags and optimizer."""
+    """On an error within the context, removes adapters that it added, and restores values, flags and optimizer."""
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()
     had_adapters = model.backbone.lora is not None
@@ -236,7 +237,7 @@ def _undone_on_error(model):
 
 
 def _adapters(model):
-    """The adapters' variables by name; raises where there are none."""
+    """Returns the adapters' variables by name; raises if there are none."""
     variables = check_model(model).backbone.lora_variables()
     if not variables:
         raise _check.invalid("model", "a model with adapters", model, "Add some: `freezing.add_lora(model)`.")
@@ -271,7 +272,7 @@ def _read(reader):
         try:
             metadata[key] = json.loads(texts[key])
         except (ValueError, RecursionError) as error:
-            raise reader.error(path, f"has no JSON as {key!r} in its metadata ({error})") from error
+            raise reader.error(path, f"has invalid JSON as {key!r} in its metadata ({error})") from error
     if metadata.get("format") != _FORMAT:
         raise reader.error(path, f"is not of the format {_FORMAT!r}")
     reader.check_keys(path, metadata, {"lora": dict, "backbone": dict}, " in its metadata")
@@ -282,10 +283,10 @@ def _read(reader):
         raise reader.error(path, "holds no adapters")
     for name, value in tensors.items():
         if value.dtype.kind != "f":
-            raise reader.error(path, f"holds {value.dtype} as {name!r}, where floats belong")
+            raise reader.error(path, f"holds {value.dtype} as {name!r}, not floats")
         if not np.isfinite(value).all():
             raise reader.error(path, f"holds numbers that are not finite as {name!r}")
-        # Before a rank from a damaged file asks for more memory than there is.
+        # Checked before a rank from a damaged file requests too much memory.
         axis = {"a": -1, "b": 0}.get(name.rpartition("/")[2])
         if axis is not None and (value.shape or (0,))[axis] != lora["rank"]:
             raise reader.error(path, f"holds {name!r} of shape {value.shape}, which is not of rank {lora['rank']}")

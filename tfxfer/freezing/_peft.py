@@ -1,4 +1,4 @@
-"""Adapters in the format of PEFT: a folder with adapter_config.json and adapter_model.safetensors."""
+"""Adapters in PEFT's format: a directory with adapter_config.json and adapter_model.safetensors."""
 
 import json
 import math
@@ -17,8 +17,8 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _ROOT = "base_model.model."
 _TARGETS = {path: name for name, path in _lora.TARGETS.items()}
 _KEY = re.compile(r"(.+)\.lora_([AB])\.weight")
-# Keys of a config that change no number here: what they say is read from the tensors, matters in training only, or is
-# about the base model.
+# Config keys that do not affect results here: their values are read from the tensors, matter in training only, or
+# describe the base model.
 _ANY = {
     "auto_mapping",
     "base_model_name_or_path",
@@ -50,11 +50,11 @@ _READ = {"peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_r
 
 
 def modules(backbone):
-    """Returns the dense modules of the blocks as transformers' class has them.
+    """Returns the dense modules of the blocks as named in transformers' class.
 
     Returns:
-        A dict of a module's path to (block of layers, name of its group and number in it, parts): several parts are
-        one module there, one after another along the outputs.
+        A dict that maps a module's path to (block layer, names of its group and its number within it, parts). Several
+        parts are one module there, concatenated along the outputs.
     """
     family, found = FAMILIES[backbone.family], {}
     names = family.modules or family.tensors_in_block(backbone.arguments)
@@ -71,7 +71,7 @@ def modules(backbone):
 
 
 def write(model, folder, *, head=False, base_model=None):
-    """Writes the adapters of a model; arguments as `save_adapters` has them."""
+    """Writes the adapters of a model; arguments as in `save_adapters`."""
     lora, backbone = model.backbone.lora, model.backbone
     above = _head(model) if head else None
     prefix = "" if above is None else above.prefix
@@ -94,8 +94,8 @@ def write(model, folder, *, head=False, base_model=None):
 def _joined(block, parts, adapted):
     """Returns A `(rank, inputs)` and B `(outputs, rank)` of a module.
 
-    Where parts are one module, each keeps its own A: B is zero where one's A meets another's outputs, and the rank is
-    the sum of theirs.
+    If several parts are one module, each keeps its own A: B is zero where one part's A meets another's outputs, and the
+    rank is the sum of their ranks.
     """
     pairs = {part: _pair(_weights.part_of(block, part)) for part in adapted}
     rank = next(iter(pairs.values()))[0].shape[1]
@@ -117,7 +117,7 @@ def _pair(dense):
 
 
 def _config(backbone, lora, ranks, above, base_model):
-    """The entries of adapter_config.json that do not have their defaults, and those that readers ask for."""
+    """Returns the entries of adapter_config.json that differ from their defaults, and those that readers require."""
     usual = min(ranks.values())
     others = {path: rank for path, rank in ranks.items() if rank != usual}
     saved = [] if above is None else [name.removeprefix(above.prefix).split(".")[0] for name in above.variables]
@@ -140,7 +140,7 @@ def _config(backbone, lora, ranks, above, base_model):
 
 
 def _head(model):
-    """Returns the `_write.Head` of a model, for the form that transformers knows."""
+    """Returns the `_write.Head` of a model, in the form that transformers uses."""
     if not hasattr(model, "problem_type"):
         raise _check.invalid("head", "False for a model without a classifier's head", True)
     found, reason = _write_head.read(
@@ -160,23 +160,23 @@ def _head(model):
 
 
 def is_folder(path):
-    """Says whether a path is a folder of PEFT's."""
+    """Returns whether a path is a PEFT directory."""
     return (path / CONFIG).is_file()
 
 
 def read(reader, model):
-    """Reads a folder as what `load_adapters` takes from a file of this package.
+    """Reads a PEFT directory in the form in which `load_adapters` reads a file of this package.
 
     Args:
-        reader: `_disk.Reader` of the folder.
+        reader: `_disk.Reader` of the directory.
         model: the model that the adapters are for.
 
     Returns:
         (tensors, lora): arrays by the names of the model's adapters and head, and the arguments of `add_lora`.
 
     Raises:
-        ValueError: for a folder that is damaged, an option that is not computed here, adapters of modules that the
-            encoder does not have, or not the same ones in all blocks.
+        ValueError: for a damaged directory, an unsupported option, adapters of modules that the encoder does not have,
+            or different adapted modules per block.
     """
     config_file, file = reader.path / CONFIG, reader.path / WEIGHTS
     config = reader.json(config_file, {"peft_type": str, "r": int, "lora_alpha": (int, float)})
@@ -202,7 +202,7 @@ def read(reader, model):
 
 
 def _own(metadata):
-    """Returns the arguments of `add_lora` that this package left in a file; `None` in files of others."""
+    """Returns the arguments of `add_lora` that this package stored in a file; `None` in files of other packages."""
     found = json.loads((metadata or {}).get("tfxfer", "null"))
     is_whole = isinstance(found, dict) and found.keys() == {"rank", "alpha", "targets", "groups"}
     return found if is_whole and isinstance(found["rank"], int) and isinstance(found["targets"], list) else None
@@ -211,7 +211,7 @@ def _own(metadata):
 def _check_config(reader, file, config):
     """Raises for an option that changes what the adapters compute."""
     if config["peft_type"] != "LORA":
-        raise reader.error(file, f"is of peft_type {config['peft_type']!r}, and only 'LORA' is read")
+        raise reader.error(file, f"is of peft_type {config['peft_type']!r}; only 'LORA' is supported")
     if config.get("bias", "none") != "none":
         raise reader.error(file, f"has bias={config['bias']!r}: biases that trained are not read")
     unknown = sorted(key for key, value in config.items() if value and key not in _ANY | _READ)
@@ -220,7 +220,7 @@ def _check_config(reader, file, config):
 
 
 def _pairs(reader, file, tensors):
-    """Splits tensors into (A, B) by module, and the others."""
+    """Splits tensors into (A, B) pairs by module, and the remaining tensors."""
     pairs, rest = {}, {}
     for name, value in tensors.items():
         found = _KEY.fullmatch(name)
@@ -242,7 +242,7 @@ def _in_blocks(reader, file, pairs, backbone):
     for path, pair in pairs.items():
         own = next((path.removeprefix(p) for p in prefixes if path.removeprefix(p) in known), None)
         if own is None:
-            raise reader.error(file, f"has an adapter on {path}, which is no dense layer of this encoder's blocks")
+            raise reader.error(file, f"has an adapter on {path}, which is not a dense layer of this encoder's blocks")
         found[own] = pair
     if not found:
         raise reader.error(file, "holds no adapters")
@@ -250,7 +250,7 @@ def _in_blocks(reader, file, pairs, backbone):
 
 
 def _scale(config, path, rank):
-    """The factor on B A, as PEFT finds it."""
+    """Returns the factor on B A, computed as in PEFT."""
     alpha = _by_pattern(config.get("alpha_pattern"), path, config["lora_alpha"])
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
@@ -265,7 +265,7 @@ def _by_pattern(patterns, path, default):
 def _split(block, parts, a, b, own):
     """Returns the adapters of each part of a module: A `(inputs, rank)` and B `(rank, outputs)`.
 
-    Parts of one module share A. A module that this package joined is taken apart again, unless it was changed.
+    Parts of one module share A. A module that this package joined is split again, unless it was modified.
     """
     ends = np.cumsum([_weights.part_of(block, part).units for part in parts])
     split = np.split(b, ends[:-1])
@@ -286,7 +286,7 @@ def _split(block, parts, a, b, own):
 
 
 def _alike(reader, file, found, own):
-    """Returns adapters as those of one `add_lora`: its arguments, and the arrays by name."""
+    """Returns adapters in the form of one `add_lora`: its arguments, and the arrays by name."""
     groups = list(dict.fromkeys(name.split("/")[0] for name in found))
     numbers = list(dict.fromkeys(name.rpartition("/")[0] for name in found))
     targets = [name for name in _lora.TARGETS if any(key.endswith(f"/{name}") for key in found)]
@@ -307,12 +307,12 @@ def _alike(reader, file, found, own):
 
 
 def _whole(number):
-    """A number as an int where it is one."""
+    """Returns a number as an int if it is a whole number."""
     return round(number) if math.isclose(number, round(number), rel_tol=1e-12) else number
 
 
 def _head_tensors(reader, file, tensors, model):
-    """Returns the tensors of the head by the names that `load_adapters` gives the model's."""
+    """Returns the tensors of the head under the names that `load_adapters` uses for the model's."""
     if not tensors:
         return {}
     above = _head(model)

@@ -1,4 +1,4 @@
-"""A regression on frozen features as the head of a model."""
+"""Fits a regression on frozen features as the head of a model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,48 +18,48 @@ def probe(
     folds: int = _regression.FOLDS,
     batch_size: int = 32,
 ) -> Probe:
-    """Makes the head of a model the regularised regression on its frozen features: a linear probe, in seconds.
+    """Sets the head of a model to a regularized regression on its frozen features: a linear probe, in seconds.
 
-    The encoder runs once over the rows. On what it gives, a logistic regression is fitted (a softmax for one label a
-    row or one tag a word, a sigmoid each for several labels) or, for numbers, a ridge regression:
+    The encoder runs once over the rows. On its output, `probe` fits a logistic regression (a softmax for one label per
+    row or one tag per word, one sigmoid per label for multiple labels) or, for numbers, a ridge regression:
 
         sum over rows of weight * loss  +  penalty / 2 * squared kernel
 
-    on features that are centred and scaled, all by one number, to a mean square length of 1, so that a penalty means
-    the same for every encoder. The penalty is the one that predicts held-out rows best. The kernel and bias then go
-    into the head, with centring and scaling worked in: the model answers as the regression does.
+    on features that are centered and scaled, all by one number, to a mean square length of 1, so that a penalty has the
+    same meaning for every encoder. The penalty is the one that best predicts held-out rows. The kernel and the bias are
+    then written to the head, with centering and scaling folded in: the model computes the same as the regression.
 
-    Of more than 20,000 words of tagged texts, that many are fitted on: all of rare tags, and of frequent ones such as
-    "O" a random part, each word weighing as many as it stands for.
+    For tagged texts with more than 20,000 words, the regression is fitted on 20,000 of them: all words with rare tags
+    and a random sample of those with frequent tags such as "O", weighted by the number of words that each represents.
 
-    It is a good start for fine-tuning, since a new head sends random gradients into the encoder at first (Kumar et
-    al., 2022), and a score that fine-tuning has to beat. `head="probe"` of a model, and `optimizer="auto"`, make the
-    first `fit` begin so, with ten times the penalty: what fits its rows to the end leaves no gradient to learn from.
+    A probe is a good start for fine-tuning, because a new head initially sends random gradients into the encoder (Kumar
+    et al., 2022). Its score is also a baseline for fine-tuning. `head="probe"` of a model, and `optimizer="auto"`, make
+    the first `fit` start with a probe, with ten times the penalty: a head that fits its rows perfectly leaves no
+    gradient to learn from.
 
     | head | starts as a probe |
     |---|---|
     | `TextClassifier`, `TextRegressor`, `TokenTagger` with `head="linear"` or `"probe"` | yes |
     | `layers.Head` without hidden layers, a linear `keras.layers.Dense`, `SiameseClassifier` without hidden layers | yes |
     | `layers.DenselyConnectedHead` with `connection="concat"` and no hidden layers | yes |
-    | hidden layers (`"mlp"`, `hidden_dims`), other connections, `layers.SeparableConvHead` | no: what they learn below the output has no regression to start from |
-    | `head="crf"` | no: the regression knows no transitions |
+    | hidden layers (`"mlp"`, `hidden_dims`), other connections, `layers.SeparableConvHead` | no: the regression has no start for the layers below the output |
+    | `head="crf"` | no: the regression has no transitions |
 
     Args:
-        model: task model whose output is that of one linear layer on fixed features, see the table, or a task of your
-            own that ends in such a layer (`linear_head`). Nothing but the head changes; which groups train makes no
-            difference.
-        x: rows, or a finite dataset of rows or batches, as `fit` takes them.
-        y: targets, for rows that do not bring them along.
+        model: task model whose output is that of one linear layer on fixed features, see the table, or a custom task
+            that ends in such a layer (`linear_head`). Only the head changes; it does not matter which groups train.
+        x: rows, or a finite dataset of rows or batches, as in `fit`.
+        y: targets, for rows that do not contain them.
         sample_weight: float array, a weight >= 0 for each row.
-        penalties: floats > 0 to choose from. One is taken as it is.
-        folds: int >= 2. Parts of the rows that are held out in turn.
-        batch_size: int. Rows computed at a time.
+        penalties: floats > 0 to choose from. A single one is used without cross-validated selection.
+        folds: int >= 2. Number of parts of the rows that are held out in turn.
+        batch_size: int. Number of rows to encode at a time.
 
     Returns:
         `Probe`: `penalty`, `losses` by penalty, cross-validated `scores`, and the number of `rows`.
 
     Raises:
-        ValueError: for a model without such a layer, a generator of batches or an endless dataset, and as `fit`.
+        ValueError: for a model without such a layer, a generator of batches or an infinite dataset, and as in `fit`.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Where features are kept: arrays in memory or in a folder, found by a hash of all that they are made of."""
+"""Stores features: arrays in memory or in a directory, identified by a hash of everything they depend on."""
 
 import contextlib
 import gc
@@ -17,12 +17,12 @@ _PREFIX = "frozen-"
 
 
 class Store:
-    """Arrays by key, in memory or in a folder, bounded in bytes.
+    """Arrays by key, in memory or in a directory, limited in bytes.
 
     Args:
-        folder: string or path, or `None` for memory.
-        max_bytes: int. In memory, of all arrays together; in a folder, of all files that stores have written there:
-            those that were not used for the longest make room for a new one.
+        folder: string or path of the directory, or `None` for memory.
+        max_bytes: int. In memory, the maximum size of all arrays together; on disk, of all files that stores have
+            written to the directory. The least recently used ones are removed to make room for a new one.
     """
 
     def __init__(self, folder, max_bytes):
@@ -32,23 +32,23 @@ class Store:
         self._users = {}
 
     def use(self, key, user):
-        """Keeps an array for as long as `user` lives, and until another one has to be made."""
+        """Keeps an array while `user` exists, and afterwards until another array must be created."""
         self._users.setdefault(key, weakref.WeakSet()).add(user)
 
     def _let_go(self):
-        """Forgets the arrays that nobody uses any more; in a folder, their files stay."""
-        gc.collect()  # what data sets are made of refers to itself
+        """Releases the arrays that are no longer used; in a directory, their files remain."""
+        gc.collect()  # datasets contain reference cycles
         for key in [key for key in self._arrays if not len(self._users.get(key, ()))]:
             self._users.pop(key, None)
             del self._arrays[key]
 
     @property
     def used(self):
-        """Bytes of the arrays that are kept."""
+        """The total size of the kept arrays in bytes."""
         return sum(array.nbytes for array in self._arrays.values())
 
     def find(self, key, shape, dtype):
-        """Returns the array of a key, or `None` where there is none that is whole."""
+        """Returns the array of a key, or `None` if there is no complete one."""
         if key not in self._arrays and self.folder is not None:
             array = _read(self.folder, key, shape, dtype)
             if array is not None:
@@ -56,7 +56,7 @@ class Store:
         return self._arrays.get(key)
 
     def check_room(self, shape, dtype):
-        """Raises where an array of this shape would not fit, before any of it is computed."""
+        """Raises if an array of this shape would not fit, before any of it is computed."""
         self._let_go()
         needed, used = _size(shape, dtype), self.used
         remedies = {
@@ -67,7 +67,7 @@ class Store:
         }
         remedy = f"Give {', or '.join(name for name, helps in remedies.items() if helps)}."
         if used + needed > self.max_bytes:
-            held = f", beside {used:,} in use" if used else ""
+            held = f", in addition to {used:,} in use" if used else ""
             expected = (
                 f"at least {used + needed:,} bytes: {shape[0]:,} vectors of {shape[1]:,} x {dtype} take {needed:,}"
             )
@@ -80,27 +80,27 @@ class Store:
             raise _check.invalid("folder", f"one with {needed:,} bytes of room, not {free:,}", str(self.folder), remedy)
 
     def fill(self, key, shape, dtype, parts):
-        """Returns the array that `parts`, an iterator of arrays, give one after another, and keeps it."""
+        """Concatenates `parts`, an iterator of arrays, into one array; keeps and returns it."""
         kind = DTYPES[dtype]
         if self.folder is None:
             array, start = np.empty(shape, kind), 0
             for part in parts:
                 array[start : start + len(part)] = _cast(part, dtype)
                 start += len(part)
-        elif not _processes.is_first():  # which writes for all
+        elif not _processes.is_first():  # the first process writes for all
             for _ in parts:
                 pass
             _processes.wait(key)
             array = _read(self.folder, key, shape, dtype)
             if array is None:
                 remedy = "The first process writes there: give one that all hosts share, or none."
-                raise _check.invalid("folder", "one on a file system of all processes", str(self.folder), remedy)
+                raise _check.invalid("folder", "one on a file system shared by all processes", str(self.folder), remedy)
         else:
             _make_room(self.folder, _size(shape, dtype), self.max_bytes, self._arrays)
             with _disk.writing(_data(self.folder, key)) as file:
                 for part in parts:
                     file.write(_cast(part, dtype).tobytes())
-            # Written last: a key without it is not whole.
+            # Written last: without it, the array of a key is incomplete.
             _disk.write_json(_facts(self.folder, key), _expected(key, shape, dtype))
             _processes.wait(key)
             array = _read(self.folder, key, shape, dtype)
@@ -134,7 +134,7 @@ def _expected(key, shape, dtype):
 
 
 def _read(folder, key, shape, dtype):
-    """Returns the array of a key out of its file, or `None` where it is missing or not whole."""
+    """Returns the array of a key from its file, or `None` if it is missing or incomplete."""
     data, facts = _data(folder, key), _facts(folder, key)
     try:
         is_whole = json.loads(facts.read_text()) == _expected(key, shape, dtype)
@@ -143,7 +143,7 @@ def _read(folder, key, shape, dtype):
         return None
     if not is_whole:
         return None
-    with contextlib.suppress(OSError):  # a folder that may only be read
+    with contextlib.suppress(OSError):  # a read-only directory
         os.utime(facts)
     if not _size(shape, dtype):
         return np.zeros(shape, DTYPES[dtype])
@@ -151,7 +151,7 @@ def _read(folder, key, shape, dtype):
 
 
 def _sizes(folder, kept):
-    """Bytes by key of what is in a folder, without the keys in `kept`."""
+    """Returns the size in bytes of each key in a directory, except the keys in `kept`."""
     found = {}
     for path in folder.glob(f"{_PREFIX}*"):
         key = path.name.removeprefix(_PREFIX).partition(".")[0]
@@ -162,7 +162,7 @@ def _sizes(folder, kept):
 
 
 def _make_room(folder, needed, max_bytes, kept):
-    """Removes files left behind, and the arrays that were not used for the longest, until `needed` bytes fit."""
+    """Removes leftover partial files, and the least recently used arrays until `needed` bytes fit."""
     _disk.remove_parts(folder, f"{_PREFIX}*")
     sizes = _sizes(folder, kept)
     used = needed + sum(array.nbytes for array in kept.values()) + sum(sizes.values())
@@ -175,7 +175,7 @@ def _make_room(folder, needed, max_bytes, kept):
     for key in sorted(sizes, key=last_use):
         if used <= max_bytes and needed <= free:
             return
-        # The facts first: what is left is then not whole.
+        # The facts first: anything left is then incomplete.
         for path in (_facts(folder, key), _data(folder, key)):
             path.unlink(missing_ok=True)
         used, free = used - sizes[key], shutil.disk_usage(folder).free

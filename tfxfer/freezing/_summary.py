@@ -1,4 +1,4 @@
-"""What trains, and how fast."""
+"""Summarizes which layer groups train, and at which learning rate."""
 
 import collections
 from collections.abc import Callable
@@ -11,27 +11,27 @@ from tfxfer.freezing._groups import check_model
 
 GroupSummary = collections.namedtuple("GroupSummary", ["group", "parameters", "trainable", "learning_rate"])
 GroupSummary.__doc__ = (
-    "A row of `freezing.summary`: name, weights in all, weights that train, and their learning rate (`None` where none "
-    "trains or there is no optimizer)."
+    "A row of `freezing.summary`: name, number of weights, number of trainable weights, and their learning rate "
+    "(`None` if none trains or there is no optimizer)."
 )
 
 
 def summary(model: Any, print_fn: Callable[[str], Any] = print) -> list[GroupSummary]:
-    """Prints what trains and how fast: a row for each layer group.
+    """Prints the trainable weights and the learning rate of each layer group.
 
     | column | value |
     |---|---|
     | `group` | name of the layer group, from the input upwards |
-    | `parameters` | its weights, adapters included |
-    | `trainable` | those of them that train |
-    | `learning_rate` | of the model's optimizer as it stands: a schedule's value at its present step, times the group's multiplier where the optimizer is an `optimizers.Layerwise` |
+    | `parameters` | number of weights, including adapters |
+    | `trainable` | number of weights that train |
+    | `learning_rate` | the optimizer's current learning rate (a schedule's value at the current step), times the group's multiplier if the optimizer is an `optimizers.Layerwise` |
 
     Args:
-        model: any of `tfxfer.models`.
+        model: any model of `tfxfer.models`.
         print_fn: function that takes the table as a string; `None` prints nothing.
 
     Returns:
-        A list of `GroupSummary`, one a group.
+        A list of `GroupSummary`, one per group.
 
     Raises:
         ValueError: for a model without layer groups.
@@ -72,7 +72,7 @@ def summary(model: Any, print_fn: Callable[[str], Any] = print) -> list[GroupSum
 
 
 def _count(weights):
-    # A weight that two layers of a group share counts once.
+    # A weight shared by two layers of a group counts once.
     return sum(int(np.prod(weight.shape)) for weight in {id(weight): weight for weight in weights}.values())
 
 
@@ -81,7 +81,7 @@ def _rates(optimizer, groups):
         return dict.fromkeys(groups)
     rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
     multipliers = {}
-    while optimizer is not None:  # through those that wrap another, such as the one that scales the loss
+    while optimizer is not None:  # through wrappers, such as the one that scales the loss
         multipliers = getattr(optimizer, "group_multipliers", multipliers)
         optimizer = getattr(optimizer, "inner_optimizer", None)
     return {name: rate * multipliers.get(name, 1.0) for name in groups}

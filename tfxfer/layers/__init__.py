@@ -1,4 +1,4 @@
-"""Layers between an encoder and a loss: pooling, fusion, unit length, heads, towers, conditional random fields."""
+"""Layers between an encoder and a loss: pooling, fusion, normalization, heads, towers, conditional random fields."""
 
 from tfxfer.layers._connections import CONNECTIONS, READS, BlockPooling, DenselyConnectedHead
 from tfxfer.layers._convolutions import SeparableConvHead

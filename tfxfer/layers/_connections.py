@@ -1,4 +1,4 @@
-"""Connections between a new head and the blocks of an encoder below it."""
+"""Connections between a new head and the blocks of the encoder below it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,22 +13,22 @@ from tfxfer.layers._heads import Head
 from tfxfer.layers._pooling import Pooling
 
 CONNECTIONS = ("concat", "gated", "scalar_mix", "ladder")
-# What a head may read: `reads` of a layer that is the head of a task.
+# The values of `reads`, the attribute of a task's head.
 READS = ("pooled", "sequence", "pooled_blocks", "blocks")
-# A sigmoid's argument is divided by it, as in the ladder's paper: gates open and close in few steps.
+# The divisor of a sigmoid's argument, as in the ladder paper: gates open and close within few steps.
 _GATE_TEMPERATURE = 0.1
 _NUM_SIDE_HEADS = 4
 
 
 @keras.saving.register_keras_serializable("tfxfer")
 class BlockPooling(keras.layers.Layer):
-    """The same pooling on the states of several blocks: one vector a text and block.
+    """Applies one pooling to the states of several blocks: one vector per text and block.
 
-    Task models put it below a head that reads `"pooled_blocks"`, such as `DenselyConnectedHead`.
+    Task models place it below a head that reads `"pooled_blocks"`, such as `DenselyConnectedHead`.
 
     Args:
         pooling: `Pooling`, or another layer from `(batch, length, hidden_dim)` and `padding_mask` to
-            `(batch, features)`. Defaults to the mean. Its weights, if it has any, serve all blocks.
+            `(batch, features)`. Defaults to the mean. All blocks share its weights, if it has any.
 
     Call arguments:
         inputs: list of float tensors `(batch, length, hidden_dim)`, the states of blocks.
@@ -71,50 +71,49 @@ class BlockPooling(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class DenselyConnectedHead(Freezable, keras.layers.Layer):
-    """A head that reads several blocks of the encoder, not the last one alone.
+    """A head that reads several blocks of the encoder instead of only the last.
 
-    The last block of an encoder is made for what it was trained on. Lower ones keep features that it has dropped, and
-    a new task may need them: here the head chooses. `p_k` is the pooled vector of the k-th block that is read, from
-    the input upwards; `h_k` are its token states.
+    The last block of an encoder is specialized to its training task. Lower blocks keep features that the last has
+    dropped and that a new task may need; this head learns which to use. `p_k` is the pooled vector of the k-th block
+    that is read, from the input upward; `h_k` are its token states.
 
     | connection | what the output layer reads | weights |
     |---|---|---|
-    | `"concat"` | `[p_1; ...; p_K]`, as DenseNet's layers read all before them | none |
-    | `"gated"` | `g_K`, where `g_1 = p_1`, `g_k = t_k * p_k + (1 - t_k) * g_(k-1)`, `t_k = sigmoid(a_k * p_k + b_k)` | two vectors a block |
+    | `"concat"` | `[p_1; ...; p_K]`, as DenseNet's layers read all previous layers | none |
+    | `"gated"` | `g_K`, where `g_1 = p_1`, `g_k = t_k * p_k + (1 - t_k) * g_(k-1)`, `t_k = sigmoid(a_k * p_k + b_k)` | two vectors per block |
     | `"scalar_mix"` | `gamma * sum_k softmax(w)_k p_k` | K + 1 numbers |
-    | `"ladder"` | `[p_K; pooled s_K]`: a narrow network beside the encoder, `s_k = block_k(m_k * D_k h_k + (1 - m_k) * s_(k-1))`, `m_k = sigmoid(c_k / 0.1)` | a small transformer |
+    | `"ladder"` | `[p_K; pooled s_K]`: a narrow network alongside the encoder, `s_k = block_k(m_k * D_k h_k + (1 - m_k) * s_(k-1))`, `m_k = sigmoid(c_k / 0.1)` | a small transformer |
 
-    Gates are highway gates with a weight for each feature. They start as the mean of all blocks, the scalar mix too,
-    the ladder's at 1/2. A side block is self-attention and a feed-forward part, each after a layer norm and with a
-    residual, at `hidden_dim / reduction` features. It differs from the paper in that the output layer reads the
-    encoder's own last vector as well, so that the start is no worse than without a ladder, and that side blocks start
-    at random. All connections only read: with a frozen encoder, no backward pass goes through it.
+    Gates are highway gates with a weight for each feature. Gates and the scalar mix start as the mean of all blocks;
+    the ladder's gates start at 1/2. A side block has self-attention and a feed-forward part, each with a layer norm
+    before it and a residual, at `hidden_dim / reduction` features. It differs from the paper in two ways: the output
+    layer also reads the encoder's last vector, so the start is no worse than without a ladder, and side blocks start at
+    random. Connections only read from the encoder: if it is frozen, no backward pass runs through it.
 
-    In a task the head says by `reads` what it is called on, and by `blocks` of which blocks. Any Keras layer with such
-    attributes may be the head of a task:
+    In a task, the head's attribute `reads` selects its inputs, and `blocks` the blocks they come from. Any Keras layer
+    with these attributes can be the head of a task:
 
     | `reads` | the head is called on |
     |---|---|
-    | `"pooled"`, and where there is none | `(batch, features)` |
-    | `"pooled_blocks"` | `(batch, blocks, features)`, pooled as the task says |
+    | `"pooled"`, or no attribute | `(batch, features)` |
+    | `"pooled_blocks"` | `(batch, blocks, features)`, pooled as the task specifies |
     | `"sequence"` | `(batch, length, hidden_dim)`, and `padding_mask=` |
     | `"blocks"` | a list of `(batch, length, hidden_dim)`, and `padding_mask=` |
 
-    `freezing.AboveFrozen` keeps the pooled vectors of all blocks that are read (texts x blocks x features), for a
-    ladder their token states (tokens x blocks x hidden_dim): six blocks take six times the room of one. With
-    `"concat"` and no hidden layers the output is linear in these vectors, and `freezing.probe` starts it; the other
-    connections learn what they read, and cannot start so.
+    `freezing.AboveFrozen` caches the pooled vectors of all blocks that are read (texts x blocks x features), or for a
+    ladder their token states (tokens x blocks x hidden_dim): six blocks take six times the space of one. With
+    `"concat"` and no hidden layers the output is linear in these vectors, so `freezing.probe` can initialize it; the
+    other connections learn what they read, so it cannot.
 
     Args:
-        num_outputs: int. Number of classes, or of values.
-        connection: string, see the table. Defaults to `"concat"`.
-        blocks: `"all"`, or a list of the numbers of the blocks that are read, from 0, as the layer groups `"block_0"`,
-            `"block_1"`, ... number them. Blocks above the highest one compute nothing then;
-            `model.with_blocks` drops them.
-        hidden_dims: sequence of ints. Sizes of hidden layers before the output; none by default.
+        num_outputs: int. The number of classes, or of values.
+        connection: string. One of the table. Defaults to `"concat"`.
+        blocks: `"all"`, or a list of the indices of the blocks to read, from 0 as in the layer groups `"block_0"`,
+            `"block_1"`, .... Blocks above the highest are not computed then; `model.with_blocks` drops them.
+        hidden_dims: sequence of ints. The sizes of hidden layers before the output. Defaults to none.
         activation: activation of the hidden layers and, in a ladder, of the side blocks. Defaults to `"gelu"`.
-        dropout: float in `[0, 1)`. Rate before each dense layer of the output. Defaults to 0.1, as `Head` has it.
-        reduction: int. For a ladder, what the hidden size is divided by. Defaults to 8, the paper's.
+        dropout: float in `[0, 1)`. The rate before each dense layer of the output. Defaults to 0.1, as in `Head`.
+        reduction: int. For a ladder, the divisor of the hidden size. Defaults to 8, as in the paper.
 
     Call arguments:
         inputs: float tensor `(batch, blocks, features)`; for a ladder a list of `(batch, length, hidden_dim)`.
@@ -124,8 +123,8 @@ class DenselyConnectedHead(Freezable, keras.layers.Layer):
         A float32 tensor `(batch, num_outputs)`.
 
     Raises:
-        ValueError: for an unknown connection, numbers of blocks that do not rise, a size less than 1 or a rate out of
-            range; in a task, for a block that the encoder does not have.
+        ValueError: if `connection` is unknown, `blocks` do not ascend, a size is less than 1, or `dropout` is out of
+            range; in a task, if the encoder does not have a block.
 
     Example:
 
@@ -167,16 +166,16 @@ class DenselyConnectedHead(Freezable, keras.layers.Layer):
 
     @property
     def reads(self) -> str:
-        """What a task calls this head on: `"blocks"` for a ladder, otherwise `"pooled_blocks"`."""
+        """The inputs that a task passes to this head: `"blocks"` for a ladder, otherwise `"pooled_blocks"`."""
         return "blocks" if self.connection == "ladder" else "pooled_blocks"
 
     @property
     def output_dense(self) -> keras.layers.Layer:
-        """The dense layer that makes the outputs."""
+        """The dense layer that computes the outputs."""
         return self.head.output_dense
 
     def linear_output(self) -> keras.layers.Layer | None:
-        """Returns the dense layer where it reads the blocks' vectors side by side as they are; otherwise `None`."""
+        """Returns the output layer if it is applied directly to the blocks' concatenated vectors; otherwise `None`."""
         return self.head.linear_output() if self.connection == "concat" else None
 
     def build(self, inputs_shape: Any, padding_mask_shape: Any = None) -> None:
@@ -222,7 +221,7 @@ class DenselyConnectedHead(Freezable, keras.layers.Layer):
         return self.head(self.connected(inputs, padding_mask), training=self.is_training(training))
 
     def connected(self, inputs: Any, padding_mask: Any = None) -> Any:
-        """Returns what the output layers read, `(batch, features)`; arguments as for a call."""
+        """Returns the inputs of the output layers, `(batch, features)`; `inputs` and `padding_mask` as for a call."""
         if self.connection == "ladder":
             return self._ladder(inputs, padding_mask)
         inputs = ops.cast(inputs, "float32")
@@ -248,7 +247,7 @@ class DenselyConnectedHead(Freezable, keras.layers.Layer):
         return ((inputs_shape[0] if self.connection != "ladder" else inputs_shape[0][0]), self.num_outputs)
 
     def with_dropout(self, dropout: float) -> Self:
-        """Returns a new head of the same form with another rate."""
+        """Returns a new head with the same configuration and another `dropout` rate."""
         return type(self).from_config({**self.get_config(), "dropout": dropout})
 
     def get_config(self) -> dict[str, Any]:
@@ -266,9 +265,9 @@ class DenselyConnectedHead(Freezable, keras.layers.Layer):
 
 
 def block_numbers(argument: str, blocks: Any) -> Any:
-    """Returns `"all"`, or numbers of blocks as a tuple; raises for others."""
+    """Returns `"all"`, or block indices as a tuple; raises for other values."""
     if isinstance(blocks, str):
-        return _check.one_of(argument, blocks, ("all",), "Or give a list of numbers, such as [0, 3, 5].")
+        return _check.one_of(argument, blocks, ("all",), "Or pass a list of numbers, such as [0, 3, 5].")
     if not isinstance(blocks, (list, tuple)) or not blocks:
         raise _check.invalid(argument, "'all', or a list of numbers of blocks", blocks)
     found = tuple(_check.integer(argument, each, minimum=0) for each in blocks)
@@ -278,11 +277,11 @@ def block_numbers(argument: str, blocks: Any) -> Any:
 
 
 class _SideBlock(keras.layers.Layer):
-    """One step of a ladder: states of the encoder, narrowed and let in through a gate, then attention and dense layers.
+    """One step of a ladder: narrows the encoder's states, gates them in, then applies attention and dense layers.
 
     Call arguments:
         inputs: float tensor `(batch, length, hidden_dim)`.
-        side: float tensor `(batch, length, width)`, the result of the step before; `None` for the first.
+        side: float tensor `(batch, length, width)`, the output of the previous step; `None` for the first.
         padding_mask: int or bool tensor `(batch, length)`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A convolutional head over the states of tokens."""
+"""A convolutional head over token states."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -18,27 +18,28 @@ MODES = ("max", "mean")
 class SeparableConvHead(Freezable, keras.layers.Layer):
     """Depthwise-separable convolutions of several widths over token states, pooled, then a linear output.
 
-    For each kernel size `k`: a depthwise convolution, `d_t = sum_j w_j * x_(t + j - (k - 1) // 2)` with a weight for
-    each of the `k` places and each feature; a pointwise one, `c_t = activation(d_t P + b)`, with `filters` features;
-    the maximum over the real tokens. The results of all widths side by side go through dropout to the output.
+    For each kernel size `k`: a depthwise convolution, `d_t = sum_j w_j * x_(t + j - (k - 1) // 2)`, with a weight for
+    each of the `k` positions and each feature; a pointwise convolution, `c_t = activation(d_t P + b)`, with `filters`
+    features; the maximum over the real tokens. The results of all widths are concatenated and pass through dropout to
+    the output.
 
-    It finds phrases of `k` tokens wherever they stand, which a mean over tokens blurs. Separable, it has
-    `k * hidden_dim + hidden_dim * filters` weights a width where a plain convolution has `k * hidden_dim * filters`.
+    The head finds phrases of `k` tokens at any position, which a mean over tokens blurs. A separable convolution has
+    `k * hidden_dim + hidden_dim * filters` weights per width; a plain convolution has `k * hidden_dim * filters`.
 
-    Padding counts as zeros, the same as what lies beyond the ends of a text: its amount and its side change nothing. A
-    row without real tokens gives the output of zeros.
+    Padding counts as zeros, like the positions beyond the ends of a text, so its amount and side do not change the
+    output. A row without real tokens gives the output of zero features.
 
-    The convolutions are learned: there is no regression to start from (`freezing.probe` refuses). In a task it reads
-    the encoder's token states (`reads = "sequence"`, see `DenselyConnectedHead`) and leaves the task's pooling out;
-    `freezing.AboveFrozen` keeps the token states.
+    The convolutions are learned, so no linear probe can initialize the head (`freezing.probe` raises). In a task the
+    head reads the encoder's token states (`reads = "sequence"`, see `DenselyConnectedHead`) instead of the task's
+    pooling; `freezing.AboveFrozen` caches the token states.
 
     Args:
-        num_outputs: int. Number of classes, or of values.
-        kernel_sizes: sequence of ints. Widths in tokens. Defaults to 3, 4 and 5, as in Kim's text CNN.
-        filters: int. Features of each width. Defaults to 100, Kim's number.
-        pooling: `"max"` (default), whether a phrase is there, or `"mean"`, how much of the text it makes up.
+        num_outputs: int. The number of classes, or of values.
+        kernel_sizes: sequence of ints. The widths in tokens. Defaults to 3, 4 and 5, as in Kim's text CNN.
+        filters: int. The number of features per width. Defaults to 100, as in Kim's text CNN.
+        pooling: string. `"max"` (default) detects whether a phrase occurs; `"mean"` measures its share of the text.
         activation: activation after the pointwise convolution. Defaults to `"relu"`.
-        dropout: float in `[0, 1)`. Rate before the output. Defaults to 0.1, as `Head` has it.
+        dropout: float in `[0, 1)`. The rate before the output. Defaults to 0.1, as in `Head`.
 
     Call arguments:
         inputs: float tensor `(batch, length, hidden_dim)`.
@@ -48,7 +49,8 @@ class SeparableConvHead(Freezable, keras.layers.Layer):
         A float32 tensor `(batch, num_outputs)`.
 
     Raises:
-        ValueError: for a size less than 1, no width or one twice, an unknown pooling or a rate out of range.
+        ValueError: if a size is less than 1, widths are missing or repeated, `pooling` is unknown, or `dropout` is out
+            of range.
 
     Example:
 
@@ -86,7 +88,7 @@ class SeparableConvHead(Freezable, keras.layers.Layer):
         self.kernel_sizes = tuple(_check.integer("kernel_sizes", each) for each in kernel_sizes)
         if len(set(self.kernel_sizes)) < len(self.kernel_sizes):
             raise _check.invalid(
-                "kernel_sizes", "each width once", kernel_sizes, "More `filters` have the same effect."
+                "kernel_sizes", "each width once", kernel_sizes, "Increase `filters` for the same effect."
             )
         self.filters = _check.integer("filters", filters)
         self.pooling = Pooling(_check.one_of("pooling", pooling, MODES), name="pooling")
@@ -99,7 +101,7 @@ class SeparableConvHead(Freezable, keras.layers.Layer):
 
     @property
     def output_dense(self) -> keras.layers.Layer:
-        """The dense layer that makes the outputs."""
+        """The dense layer that computes the outputs."""
         return self.head.output_dense
 
     def build(self, inputs_shape: Any, padding_mask_shape: Any = None) -> None:
@@ -118,7 +120,10 @@ class SeparableConvHead(Freezable, keras.layers.Layer):
         return self.head(pooled, training=self.is_training(training))
 
     def convolved(self, inputs: Any, padding_mask: Any) -> Any:
-        """Returns what the output reads, `(batch, filters * widths)`; arguments as for a call."""
+        """Returns the inputs of the output layer, `(batch, filters * widths)`.
+
+        `inputs` and `padding_mask` are those of a call.
+        """
         x = ops.cast(inputs, "float32")
         x = ops.where(ops.expand_dims(ops.cast(padding_mask, "bool"), -1), x, ops.zeros_like(x))
         found = [
@@ -131,7 +136,7 @@ class SeparableConvHead(Freezable, keras.layers.Layer):
         return (inputs_shape[0], self.num_outputs)
 
     def with_dropout(self, dropout: float) -> Self:
-        """Returns a new head of the same form with another rate."""
+        """Returns a new head with the same configuration and another `dropout` rate."""
         return type(self).from_config({**self.get_config(), "dropout": dropout})
 
     def get_config(self) -> dict[str, Any]:
@@ -147,10 +152,9 @@ class SeparableConvHead(Freezable, keras.layers.Layer):
 
 
 def depthwise_convolution(x: Any, kernel: Any) -> Any:
-    """Returns `sum_j kernel_j * x_(t + j - (size - 1) // 2)`, zeros beyond the ends.
+    """Returns `sum_j kernel_j * x_(t + j - (size - 1) // 2)`, with zeros beyond the ends.
 
-    A sum of shifted products, which every backend and every runtime of exports computes, and whose gradient is another
-    such sum.
+    A sum of shifted products runs on every backend and in every export runtime, and its gradient is again such a sum.
 
     Args:
         x: float tensor `(batch, length, dim)`, zeros at padding.

@@ -11,12 +11,12 @@ from tfxfer import _chain, _check
 
 
 class ForbiddenStep(NamedTuple):
-    """A step of a sequence of tags that a `CRF` rules out.
+    """A transition in a sequence of tags that a `CRF` forbids.
 
     Args:
-        row: int. The sequence.
-        position: int. Where the tag stands in it; at the end of a sequence, where its last tag stands.
-        previous: int or `None`. The tag before; `None` at the start.
+        row: int. The index of the sequence.
+        position: int. The position of the tag; for a forbidden end, the position of the last tag.
+        previous: int or `None`. The previous tag; `None` at the start.
         tag: int or `None`. The tag; `None` at the end.
     """
 
@@ -28,35 +28,35 @@ class ForbiddenStep(NamedTuple):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class CRF(keras.layers.Layer):
-    """A linear-chain conditional random field: scores of whole sequences of tags, not of single ones.
+    """A linear-chain conditional random field, which scores whole sequences of tags instead of single tags.
 
     A sequence `y` has the score `start[y_1] + sum of emissions[t, y_t] + sum of transitions[y_(t-1), y_t] + end[y_n]`;
-    the softmax over all sequences makes probabilities of the scores.
+    a softmax over all sequences turns scores into probabilities.
 
-    As a layer of a model it hands on its inputs, the emissions, so that its weights belong to the model;
-    `losses.ChainCrossentropy` trains them, and `decode` reads answers off the model's outputs. Weights start at zero,
-    where the model is a softmax at each position.
+    As a layer of a model it returns its inputs, the emissions, so that its weights belong to the model;
+    `losses.ChainCrossentropy` trains them, and `decode` turns the model's outputs into tags. Weights start at zero,
+    which makes the model a softmax at each position.
 
-    Positions that a mask leaves out are skipped, at the end of a text as well as within it: the tag after them follows
-    the tag before them. Everything is computed in float32, or in float64 where the emissions are.
+    Masked positions are skipped, both at the end of a text and within it: the tag after them follows the tag before
+    them. The layer computes in float32, or in float64 if the emissions are float64.
 
     Args:
-        num_tags: int.
+        num_tags: int. The number of tags.
         allowed: optional tuple `(start, transitions)` or `(start, transitions, end)` of bools, as arrays or nested
-            lists `(num_tags,)`, `(num_tags, num_tags)` (from, to) and `(num_tags,)`. What is false is impossible, in
+            lists `(num_tags,)`, `(num_tags, num_tags)` (from, to) and `(num_tags,)`. False marks what is impossible, in
             training and in decoding. Defaults to `None`: everything is possible.
-        **kwargs: of `keras.layers.Layer`. A `dtype` other than float64 becomes float32.
+        **kwargs: passed to `keras.layers.Layer`. A `dtype` other than float64 becomes float32.
 
     Call arguments:
         emissions: float tensor `(batch, length, num_tags)`, the score of each tag at each position.
-        mask: optional bool tensor `(batch, length)`. Not read; Keras hands it on.
+        mask: optional bool tensor `(batch, length)`. Ignored; Keras passes it on.
 
     Returns:
         The emissions, in float32 (float64 with that dtype).
 
     Raises:
-        ValueError: for a `num_tags` below 1, for `allowed` of another form or that leaves no sequence of some length,
-            and for emissions of another number of tags.
+        ValueError: if `num_tags` is below 1; if `allowed` has another form or leaves no sequence of some length; if the
+            number of tags of the emissions differs.
 
     Example:
 
@@ -80,7 +80,7 @@ class CRF(keras.layers.Layer):
 
     @property
     def allowed(self) -> tuple | None:
-        """What is possible, as three bool arrays: `(start, transitions, end)`; `None` if everything is."""
+        """The allowed steps as three bool arrays, `(start, transitions, end)`; `None` if everything is possible."""
         return self._allowed
 
     def build(self, input_shape: Any) -> None:
@@ -98,11 +98,10 @@ class CRF(keras.layers.Layer):
         return tuple(input_shape)
 
     def potentials(self) -> tuple:
-        """The scores that do not depend on the text: a tuple `(transitions, start, end)`.
+        """Returns the scores that do not depend on the text, a tuple `(transitions, start, end)`.
 
         Returns:
-            Tensors `(num_tags, num_tags)` (from, to), `(num_tags,)`, `(num_tags,)`; -1e30 where something is
-            impossible.
+            Tensors `(num_tags, num_tags)` (from, to), `(num_tags,)`, `(num_tags,)`; -1e30 for impossible steps.
         """
         if not self.built:
             self.build((None, None, self.num_tags))
@@ -115,72 +114,72 @@ class CRF(keras.layers.Layer):
         return tuple(ops.where(flag, score, lowest) for flag, score in zip(flags, scores, strict=True))
 
     def log_likelihood(self, emissions: Any, tags: Any, mask: Any = None) -> Any:
-        """The log-probability of one sequence of tags a row.
+        """Returns the log-probability of one sequence of tags per row.
 
         Args:
             emissions: float tensor `(batch, length, num_tags)`.
             tags: int tensor `(batch, length)`.
-            mask: optional bool tensor `(batch, length)`, true at the positions that count.
+            mask: optional bool tensor `(batch, length)`, True at the positions that count.
 
         Returns:
-            A tensor `(batch,)`, with gradients of the first order; 0 in a row without positions that count.
+            A tensor `(batch,)`, with first-order gradients only; 0 for a row without positions that count.
         """
         return _chain.log_likelihood(self._chain(emissions, mask), tags)
 
     def decode(self, emissions: Any, mask: Any = None) -> tuple:
-        """The most probable sequence of tags of each row (Viterbi).
+        """Returns the most probable sequence of tags of each row (Viterbi).
 
         Args:
             emissions: float tensor `(batch, length, num_tags)`.
-            mask: optional bool tensor `(batch, length)`, true at the positions that count.
+            mask: optional bool tensor `(batch, length)`, True at the positions that count.
 
         Returns:
-            A tuple of an int32 tensor `(batch, length)`, -1 where the mask is false, and the scores `(batch,)`. Of
-            equal sequences it is the one with the smallest first tag, then the smallest second tag, and so on.
+            A tuple of an int32 tensor `(batch, length)`, -1 where the mask is False, and the scores `(batch,)`. Ties
+            are resolved by the smallest first tag, then the smallest second tag, and so on.
         """
         return _chain.viterbi(self._chain(emissions, mask))
 
     def marginals(self, emissions: Any, mask: Any = None) -> Any:
-        """The probability of each tag at each position, over all sequences.
+        """Returns the probability of each tag at each position, over all sequences.
 
         Args:
             emissions: float tensor `(batch, length, num_tags)`.
-            mask: optional bool tensor `(batch, length)`, true at the positions that count.
+            mask: optional bool tensor `(batch, length)`, True at the positions that count.
 
         Returns:
-            A tensor `(batch, length, num_tags)`, without a gradient; 0 where the mask is false.
+            A tensor `(batch, length, num_tags)`, without a gradient; 0 where the mask is False.
         """
         return _chain.marginals(self._chain(emissions, mask))
 
     def log_partition(self, emissions: Any, mask: Any = None) -> Any:
-        """The log of the sum of `exp(score)` over all sequences of each row.
+        """Returns the log of the sum of `exp(score)` over all sequences of each row.
 
         Args:
             emissions: float tensor `(batch, length, num_tags)`.
-            mask: optional bool tensor `(batch, length)`, true at the positions that count.
+            mask: optional bool tensor `(batch, length)`, True at the positions that count.
 
         Returns:
-            A tensor `(batch,)`, with gradients of the first order; 0 in a row without positions that count.
+            A tensor `(batch,)`, with first-order gradients only; 0 for a row without positions that count.
         """
         return _chain.log_partition(self._chain(emissions, mask))
 
     def segment_log_probabilities(
         self, emissions: Any, mask: Any, *, rows: Any, starts: Any, ends: Any, path: Any, follow: Any
     ) -> Any:
-        """The log-probability of parts of sequences, whatever the tags outside of them are.
+        """Returns the log-probability of parts of sequences, regardless of the tags outside them.
 
-        For the confidence of a span: the probability that its words carry exactly these tags, and that the tag after
-        them does not continue it.
+        Use it for the confidence of a span: the probability that its words have exactly these tags, and that the next
+        tag does not continue the span.
 
         Args:
             emissions: float tensor `(batch, length, num_tags)`.
-            mask: bool tensor `(batch, length)`, true at the positions that count, or `None`.
+            mask: bool tensor `(batch, length)`, True at the positions that count, or `None`.
             rows: int tensor `(segments,)`, the row of each part.
             starts: int tensor `(segments,)`, its first position.
             ends: int tensor `(segments,)`, its last position. One of its positions must count.
-            path: int tensor `(batch, length)`: the tags, such as those of `decode`.
-            follow: bool tensor `(segments, num_tags)`, the tags that may come next. Where the sequence ends with the
-                part it is not read.
+            path: int tensor `(batch, length)`: the tags, for example from `decode`.
+            follow: bool tensor `(segments, num_tags)`, the tags that may follow the part. It is ignored if the sequence
+                ends with the part.
 
         Returns:
             A tensor `(segments,)`, without a gradient.
@@ -189,16 +188,16 @@ class CRF(keras.layers.Layer):
         return _chain.segment_log_probabilities(chain, rows, starts, ends, path=path, follow=follow)
 
     def forbidden_step(self, tags: Any) -> ForbiddenStep | None:
-        """Finds the first step in sequences of tags that is impossible here; with it a loss would be 1e30.
+        """Finds the first impossible step in sequences of tags; such a step would make a loss about 1e30.
 
         Args:
-            tags: int array `(rows, length)`, or a sequence of sequences of ints; negative where there is no tag.
+            tags: int array `(rows, length)`, or a sequence of sequences of ints; negative values are ignored.
 
         Returns:
             A `ForbiddenStep`, or `None` if every sequence is possible.
 
         Raises:
-            ValueError: for a tag that is no int, or not below `num_tags`.
+            ValueError: if a tag is not an int, or not below `num_tags`.
 
         Example:
 
@@ -248,17 +247,17 @@ class CRF(keras.layers.Layer):
 
 
 def _allowed(given, count):
-    """Returns flags as three bool arrays; raises for another form, and where some length has no sequence."""
+    """Returns flags as three bool arrays; raises for another form, or if no sequence of some length is possible."""
     if given is None:
         return None
-    remedy = "True is possible: `(start, transitions)` or `(start, transitions, end)`, transitions from and to."
+    remedy = "Pass `(start, transitions)` or `(start, transitions, end)`; True is possible, transitions are (from, to)."
     shapes = ((count,), (count, count), (count,))
-    expected = f"a tuple of bools of the shapes {shapes[0]}, {shapes[1]} and, if at all, {shapes[2]}"
+    expected = f"a tuple of bools of the shapes {shapes[0]}, {shapes[1]} and, optionally, {shapes[2]}"
     if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
         raise _check.invalid("allowed", expected, given, remedy)
     try:
         flags = [np.array(part) for part in given]
-    except ValueError as error:  # lists of several lengths
+    except ValueError as error:  # lists of different lengths
         raise _check.invalid("allowed", expected, given, remedy) from error
     flags += [np.ones(count, "bool")] * (3 - len(flags))
     if any(part.dtype != "bool" or part.shape != shape for part, shape in zip(flags, shapes, strict=True)):
@@ -268,7 +267,7 @@ def _allowed(given, count):
     while reached.tobytes() not in known:
         known.add(reached.tobytes())
         if not (reached & end).any():
-            problem = f"There is no sequence of {length} position{'s' if length > 1 else ''} that is possible."
+            problem = f"No sequence of {length} position{'s' if length > 1 else ''} is possible."
             raise _check.invalid("allowed", "a sequence of tags for each length", given, problem)
         length, reached = length + 1, transitions[reached].any(axis=0)
     return start, transitions, end

@@ -1,4 +1,4 @@
-"""Scores of tags to tags, entities and their probabilities."""
+"""Decodes tag scores into tags, entities and their probabilities."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,18 +9,18 @@ from keras import ops
 
 from tfxfer import _chain, _schemes
 
-# Prefixes of tags that begin an entity, and of those that go on with one, in IOB2, IOBES and BILOU.
+# Prefixes of tags that begin an entity, and of tags that continue one, in IOB2, IOBES and BILOU.
 _BEGIN, GO_ON = "BSU", "IEL"
 
 
 class EntityDecoder(keras.layers.Layer):
-    """The best possible sequence of tags of each text, the entities in it, and how probable each is.
+    """The most probable valid sequence of tags of each text, its entities and their probabilities.
 
     Args:
         tags: list of the tags, in the order of the scores.
         scheme: `"IOB2"`, `"IOBES"` or `"BILOU"`; `None` for tags without entities.
-        crf: built `layers.CRF` whose weights are read, or `None` for tags that are independent of one another.
-        temperature: float. What scores are divided by, for probabilities.
+        crf: built `layers.CRF` whose weights are used, or `None` if tags are independent of each other.
+        temperature: float. The divisor of the scores before they become probabilities.
 
     Call arguments:
         emissions: float tensor `(batch, words, tags)`.
@@ -28,9 +28,10 @@ class EntityDecoder(keras.layers.Layer):
 
     Returns:
         A dict: `tags`, int32 `(batch, words)`, the best sequence that the scheme allows, -1 where the mask is 0;
-        `probabilities`, float32 `(batch, words, tags)`, of each tag of each word by itself; and, with a scheme,
-        `is_start`, bool `(batch, words)`, whether an entity begins at a word; `ends`, int32 `(batch, words)`, the last
-        word of the entity that begins there; `log_probabilities`, float32 `(batch, words)`, of exactly this entity.
+        `probabilities`, float32 `(batch, words, tags)`, of each tag at each word; and, with a scheme, `is_start`, bool
+        `(batch, words)`, whether an entity begins at a word; `ends`, int32 `(batch, words)`, the last word of the
+        entity that begins there; `log_probabilities`, float32 `(batch, words)`, the log-probability of exactly this
+        entity.
     """
 
     def __init__(
@@ -76,10 +77,10 @@ class EntityDecoder(keras.layers.Layer):
         return {**found, "is_start": is_start, "ends": ends, "log_probabilities": log_probabilities}
 
     def potentials(self) -> tuple[Any, Any, Any]:
-        """The scores that do not depend on the text, at a temperature of 1: `(transitions, start, end)`.
+        """Returns the scores that do not depend on the text, at temperature 1: `(transitions, start, end)`.
 
         Returns:
-            Tensors `(tags, tags)` (from, to), `(tags,)`, `(tags,)`; -1e30 for what the scheme forbids.
+            Tensors `(tags, tags)` (from, to), `(tags,)`, `(tags,)`; -1e30 where the scheme forbids a transition.
         """
         if self._crf is not None:
             return self._crf.potentials()
@@ -96,12 +97,12 @@ class EntityDecoder(keras.layers.Layer):
         return _chain.chain(ops.cast(emissions, "float32") / self._temperature, mask, *scores)
 
     def _places(self, tags, mask):
-        """Where entities begin, the last word of each, and tags without -1."""
+        """Returns the starts of entities, the last word of each, and the tags with -1 replaced by 0."""
         known = ops.maximum(tags, 0)
         is_start = ops.logical_and(mask, ops.take(ops.convert_to_tensor(self._begins), known))
         goes_on = ops.logical_and(mask, ops.take(ops.convert_to_tensor(self._goes_on), known))
         inside = ops.logical_or(is_start, goes_on)
-        # The next word that counts: of the places that count, in order, the one of the next rank.
+        # The next unmasked word: the unmasked position of the next rank.
         following = ops.take_along_axis(
             _padded(goes_on), _nth(mask, ops.cumsum(ops.cast(mask, "int32"), axis=1)), axis=1
         )
@@ -133,12 +134,12 @@ class EntityDecoder(keras.layers.Layer):
 
 
 def _padded(flags):
-    """Flags `(batch, words)` with a false one behind each row."""
+    """Appends False to each row of flags `(batch, words)`."""
     return ops.concatenate([flags, ops.zeros_like(flags[:, :1])], axis=1)
 
 
 def _nth(flags, rank):
-    """Of each row the place of the true flag of some ranks, from 0 on; the number of places where there are fewer."""
+    """Returns the position of the `rank`-th true flag of each row, from 0; the row length if there are fewer."""
     count = ops.shape(flags)[1]
     places = ops.expand_dims(ops.arange(count, dtype="int32"), 0)
     order = ops.sort(ops.where(flags, places, count), axis=1)

@@ -1,4 +1,4 @@
-"""From several kinds of features of a row to one vector."""
+"""Combines several kinds of features of a row into one vector."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ FUSIONS = ("concat", "gate", "attention")
 
 @keras.saving.register_keras_serializable("tfxfer")
 class ScaledNumbers(keras.layers.Layer):
-    """Numbers of a row as features: `(x - mean) / scale`, and for those that may be missing whether they are.
+    """Scales numbers to features, `(x - mean) / scale`, and optionally marks missing numbers.
 
-    A missing number, NaN, becomes 0: the mean. Its second feature is 1 where it is missing, else 0. Features are
-    float32, whatever the dtype policy.
+    With `has_missing`, a missing number (NaN) becomes 0, the mean, and a second feature is 1 if the number is missing,
+    else 0. Features are float32 under every dtype policy.
 
     Args:
-        mean: float, or a list of `size` floats. Defaults to 0.
-        scale: float > 0, or a list of such. Defaults to 1.
+        mean: float, or list of `size` floats. Defaults to 0.
+        scale: float > 0, or list of `size` floats > 0. Defaults to 1.
         has_missing: bool. Whether to add the second features. Without them, NaN stays NaN. Defaults to `False`.
 
     Call arguments:
@@ -31,7 +31,7 @@ class ScaledNumbers(keras.layers.Layer):
         A float32 tensor `(batch, size)`, or `(batch, 2 * size)` with `has_missing`: first all numbers, then all marks.
 
     Raises:
-        ValueError: for a scale that is not above 0.
+        ValueError: if `scale` is not above 0, a number is not finite, or `has_missing` is not a bool.
 
     Example:
 
@@ -74,9 +74,9 @@ class ScaledNumbers(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class OneHot(keras.layers.Layer):
-    """Categories of a row as features: 1 at the index, 0 elsewhere, in float32.
+    """One-hot encodes categories: 1 at the index, 0 elsewhere, in float32.
 
-    A linear layer on top of it is an embedding: it has one row of weights for each category.
+    A linear layer on top is an embedding, with one row of weights for each category.
 
     Args:
         size: int. The number of categories.
@@ -88,7 +88,7 @@ class OneHot(keras.layers.Layer):
         A float32 tensor `(batch, size)`.
 
     Raises:
-        ValueError: for a size less than 1.
+        ValueError: if `size` is less than 1.
 
     Example:
 
@@ -113,7 +113,7 @@ class OneHot(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class Fusion(keras.layers.Layer):
-    """One vector out of the features of several modes: a text, numbers, categories, images.
+    """Combines the features of several modalities (text, numbers, categories, images) into one vector.
 
     | mode | output | size |
     |---|---|---|
@@ -121,13 +121,13 @@ class Fusion(keras.layers.Layer):
     | `"gate"` | `sum_i sigmoid(G_i [x_1; ...; x_k]) * tanh(W_i x_i + b_i)` | `dim` |
     | `"attention"` | `sum_i a_i v_i`, `v_i = W_i x_i`, `a = softmax_i(leaky_relu(w . [v_1; v_i]))` | `dim` |
 
-    `"concat"` has no weights: a linear head on it is a regression on all features, which may start as a probe. A gate
-    lets features through one by one, as all others have it (a gated multimodal unit). Attention weighs whole modes by
-    how they go with the first, the text. Both need rows to learn from: start with `"concat"`.
+    `"concat"` has no weights: a linear head on top is a regression on all features and can be initialized by a probe.
+    `"gate"` gates each feature depending on all features (a gated multimodal unit). `"attention"` weights whole
+    modalities by how they relate to the first, the text. The last two need data to train: start with `"concat"`.
 
     Args:
-        mode: `"concat"`, `"gate"` or `"attention"`.
-        dim: int. Size of the output of `"gate"` and `"attention"`. Defaults to the size of the first input.
+        mode: string. `"concat"` (default), `"gate"` or `"attention"`.
+        dim: optional int. The output size of `"gate"` and `"attention"`. Defaults to the size of the first input.
 
     Call arguments:
         inputs: list of at least two float tensors `(batch, size_i)`, the text's first.
@@ -136,7 +136,7 @@ class Fusion(keras.layers.Layer):
         A float32 tensor `(batch, size)`.
 
     Raises:
-        ValueError: for an unknown mode, `dim` with `"concat"`, or fewer than two inputs.
+        ValueError: if `mode` is unknown, `dim` is given with `"concat"`, or there are fewer than two inputs.
 
     Example:
 
@@ -160,7 +160,7 @@ class Fusion(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         sizes = [shape[-1] for shape in input_shape]
         if len(sizes) < 2:
-            raise _check.invalid("inputs", "the features of at least two modes", len(sizes))
+            raise _check.invalid("inputs", "the features of at least two modalities", len(sizes))
         if self.mode != "concat":
             dim = self.dim or sizes[0]
             is_gate = self.mode == "gate"
@@ -209,7 +209,7 @@ def _listed(values):
 
 
 def _numbers(argument, values):
-    """Returns one float, or a list of floats; raises for anything that is not finite."""
+    """Returns a float or a list of floats; raises if a value is not finite."""
     if hasattr(values, "tolist"):
         values = values.tolist()
     if isinstance(values, Mapping) or isinstance(values, (str, bytes)):

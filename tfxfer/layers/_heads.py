@@ -1,4 +1,4 @@
-"""From vectors to outputs: heads, and decoders of several embeddings a row."""
+"""Heads on vectors, and decoders of several embeddings per row."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -12,22 +12,23 @@ from tfxfer._freezable import Freezable
 
 @keras.saving.register_keras_serializable("tfxfer")
 class Head(Freezable, keras.layers.Layer):
-    """The top of a model: dropout, optional hidden layers, a linear output, in float32.
+    """The head of a model: dropout, optional hidden layers and a linear output, in float32.
 
-    `outputs = W_k a(... a(W_1 dropout(x) + b_1) ...) + b_k`, dropout before each dense layer. The options after
-    `dropout` are those of the trained heads of checkpoints.
+    `outputs = W_k a(... a(W_1 dropout(x) + b_1) ...) + b_k`, with dropout before each dense layer. The options after
+    `dropout` reproduce the trained heads of checkpoints.
 
     Args:
-        num_outputs: int. Size of the output: the number of classes, or of values to regress on.
-        hidden_dims: sequence of ints. Sizes of the hidden layers; none by default, which is BERT's linear head (Devlin
-            et al., 2019, https://arxiv.org/abs/1810.04805).
+        num_outputs: int. The size of the output: the number of classes, or of regression values.
+        hidden_dims: sequence of ints. The sizes of the hidden layers. Defaults to none, BERT's linear head (Devlin et
+            al., 2019, https://arxiv.org/abs/1810.04805).
         activation: activation of the hidden layers, `"gelu"` by default.
-        dropout: float in `[0, 1)`. Defaults to 0.1, the rate that BERT is fine-tuned with.
-        hidden_dropout: float in `[0, 1)`. Rate before the hidden layers. Defaults to `dropout`; 0 for a pooler such as
-            BERT's.
+        dropout: float in `[0, 1)`. Defaults to 0.1, the rate for fine-tuning BERT.
+        hidden_dropout: float in `[0, 1)`. The rate before the hidden layers. Defaults to `dropout`; use 0 for a pooler
+            such as BERT's.
         use_bias: bool. Whether the output has a bias. Defaults to `True`.
-        hidden_use_bias: bool. Whether the hidden layers have one. Defaults to `True`.
-        norm_epsilon: float. Epsilon of a layer norm without bias after each activation. Defaults to `None`: no norm.
+        hidden_use_bias: bool. Whether the hidden layers have a bias. Defaults to `True`.
+        norm_epsilon: optional float > 0. The epsilon of a layer norm without bias after each activation. Defaults to
+            `None`, no norm.
 
     Call arguments:
         inputs: float tensor `(batch, features)`.
@@ -36,7 +37,7 @@ class Head(Freezable, keras.layers.Layer):
         A float32 tensor `(batch, num_outputs)`: logits, or values.
 
     Raises:
-        ValueError: if a size is less than 1 or a rate out of range.
+        ValueError: if a size is less than 1, or a rate or `norm_epsilon` is out of range.
 
     Example:
 
@@ -71,7 +72,7 @@ class Head(Freezable, keras.layers.Layer):
         )
         rates = [self.hidden_dropout] * len(self.hidden_dims) + [self.dropout]
         self.dropouts = [keras.layers.Dropout(rate, dtype="float32") for rate in rates]
-        # Named, as `set_state_tree` finds weights by their paths.
+        # Named, because `set_state_tree` finds weights by their paths.
         hidden = [
             self._dense(size, self.hidden_use_bias, self.activation, name=f"hidden_{i}")
             for i, size in enumerate(self.hidden_dims)
@@ -85,7 +86,7 @@ class Head(Freezable, keras.layers.Layer):
             ]
 
     def _dense(self, units, use_bias, activation=None, *, name):
-        # BERT's initializer: a head that starts small leaves the pretrained features in place.
+        # BERT's initializer: small initial weights preserve the pretrained features.
         start = keras.initializers.TruncatedNormal(stddev=0.02)
         options = {"activation": activation, "use_bias": use_bias, "kernel_initializer": start, "dtype": "float32"}
         return keras.layers.Dense(units, **options, name=name)
@@ -111,15 +112,15 @@ class Head(Freezable, keras.layers.Layer):
 
     @property
     def output_dense(self) -> keras.layers.Layer:
-        """The dense layer that makes the outputs."""
+        """The dense layer that computes the outputs."""
         return self.denses[-1]
 
     def linear_output(self) -> keras.layers.Layer | None:
-        """Returns the dense layer that makes the outputs where it reads the inputs as they are; otherwise `None`."""
+        """Returns the output layer if it is applied directly to the inputs; otherwise `None`."""
         return None if self.hidden_dims else self.output_dense
 
     def with_dropout(self, dropout: float) -> Self:
-        """Returns a new head of the same form with another rate, also before hidden layers that had the same rate."""
+        """Returns a new head with another `dropout` rate, also before hidden layers that had the same rate."""
         config = {**self.get_config(), "dropout": _rate("dropout", dropout)}
         if self.hidden_dropout == self.dropout:
             config["hidden_dropout"] = None
@@ -151,7 +152,7 @@ def _pair(inputs_shape, layer):
             "inputs",
             f"the embeddings (batch, 2, dim) of pairs for {layer}",
             tuple(inputs_shape),
-            "Give two text columns.",
+            "Pass two text columns.",
         )
 
 
@@ -165,27 +166,27 @@ FEATURES = {
 
 @keras.saving.register_keras_serializable("tfxfer")
 class SoftmaxDecoder(keras.layers.Layer):
-    """Classes of a pair out of its two embeddings: concat -> dense -> softmax, the softmax being the loss's.
+    """Classifies a pair from its two embeddings: concat -> dense; the loss applies the softmax.
 
-    `logits = Head([u; v; |u - v|])`, with any choice out of `u`, `v`, `|u-v|` and `u*v`. For rows with a class for each
-    pair, such as entailment, neutral, contradiction. The cosine of the embeddings is trained only through the features:
-    where rows have a score, a loss on the cosine itself gives better similarities (`losses.CoSENTLoss`).
+    `logits = Head([u; v; |u - v|])`, with any selection of `u`, `v`, `|u-v|` and `u*v`. Use it for pairs with a class,
+    such as entailment, neutral or contradiction. The cosine of the embeddings is trained only through the features: if
+    pairs have a score, a loss on the cosine itself gives better similarities (`losses.CoSENTLoss`).
 
     Args:
-        num_classes: int.
-        features: sequence of names out of `FEATURES`. Defaults to `u`, `v` and `|u-v|`, the best choice of
-            Sentence-BERT's table 6.
-        hidden_dims: sequence of ints. Sizes of hidden layers; none by default.
-        dropout: float in `[0, 1)`. Rate before each dense layer. Defaults to 0.
+        num_classes: int. The number of classes.
+        features: sequence of keys of `FEATURES`. Defaults to `u`, `v` and `|u-v|`, the best selection in table 6 of
+            Sentence-BERT.
+        hidden_dims: sequence of ints. The sizes of hidden layers. Defaults to none.
+        dropout: float in `[0, 1)`. The rate before each dense layer. Defaults to 0.
 
     Call arguments:
-        inputs: float tensor `(batch, 2, dim)`, as `SiameseTowers` gives it.
+        inputs: float tensor `(batch, 2, dim)`, the output of `SiameseTowers`.
 
     Returns:
         A float32 tensor `(batch, num_classes)` of logits.
 
     Raises:
-        ValueError: for an unknown feature, or inputs of another number of columns.
+        ValueError: if a feature is unknown, or `inputs` do not have two columns.
 
     Example:
 
@@ -220,7 +221,7 @@ class SoftmaxDecoder(keras.layers.Layer):
         return self.head(self.compared(inputs), training=training)
 
     def compared(self, inputs: Any) -> Any:
-        """Returns what the dense layers read, `(batch, features * dim)`."""
+        """Returns the features of `inputs` that the dense layers read, `(batch, features * dim)`."""
         u, v = inputs[:, 0], inputs[:, 1]
         return ops.concatenate([FEATURES[name](u, v) for name in self.features], axis=-1)
 
@@ -243,20 +244,20 @@ COMPARISONS = {**_ops.SIMILARITIES, **{f"{name}_distance": distance for name, di
 
 @keras.saving.register_keras_serializable("tfxfer")
 class Comparison(keras.layers.Layer):
-    """How near the first column lies to each of the others: a similarity or a distance.
+    """Compares the first column with each of the others by a similarity or a distance.
 
     Args:
-        measure: a similarity, larger when nearer, or a distance, smaller when nearer: a name out of `COMPARISONS`.
+        measure: string. A key of `COMPARISONS`: a similarity, larger when closer, or a distance, smaller when closer.
             Defaults to `"cosine"`.
 
     Call arguments:
-        inputs: float tensor `(batch, columns, dim)`, as `SiameseTowers` gives it.
+        inputs: float tensor `(batch, columns, dim)`, the output of `SiameseTowers`.
 
     Returns:
         A float32 tensor `(batch, columns - 1)`.
 
     Raises:
-        ValueError: for an unknown measure, or inputs without columns.
+        ValueError: if `measure` is unknown, or `inputs` have fewer than two columns.
 
     Example:
 
@@ -284,7 +285,7 @@ class Comparison(keras.layers.Layer):
     def _check_shape(self, shape):
         if len(shape) != 3 or (shape[1] is not None and shape[1] < 2):
             raise _check.invalid(
-                "inputs", "embeddings (batch, columns >= 2, dim)", tuple(shape), "Give two or more text columns."
+                "inputs", "embeddings (batch, columns >= 2, dim)", tuple(shape), "Pass two or more text columns."
             )
 
     def get_config(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Token vectors for late interaction: which tokens there are, which count, and queries beside documents."""
+"""Layers for late interaction: token selection, unit token vectors, and towers for queries and documents."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -10,10 +10,10 @@ from tfxfer import _ops
 
 
 class KeptTokens(keras.layers.Layer):
-    """The mask of tokens that count: the real ones, without those of some ids.
+    """The mask of tokens that count: all real tokens except those with some ids.
 
     Args:
-        left_out: ints. The ids that do not count.
+        left_out: ints. The ids to ignore.
 
     Call arguments:
         token_ids: int tensor `(batch, length)`.
@@ -44,21 +44,22 @@ class KeptTokens(keras.layers.Layer):
 
 
 class MarkedTokens(keras.layers.Layer):
-    """Sets a marker after the first token of each row, cuts rows, and fills them up with mask tokens.
+    """Inserts a marker after the first token of each row, truncates rows, and fills them with mask tokens.
 
-    Padding is on the right afterwards. A row that is cut keeps its last token, which is a special one in most families.
-    A row without real tokens stays without.
+    The output is padded on the right. A truncated row keeps its last token, which is a special token in most families.
+    A row without real tokens stays empty.
 
     Args:
-        marker: int. The id of the marker; `None` for none.
-        limit: int. The most tokens of a row, the marker included; `None` for any number.
-        filling: int. The id that rows are filled up with to `limit` tokens, which count as real; `None` for padding.
+        marker: optional int. The id of the marker; `None` for no marker.
+        limit: optional int. The maximum number of tokens per row, including the marker; `None` for no limit.
+        filling: optional int. The id with which rows are filled to `limit` tokens, which count as real; `None` for
+            padding.
 
     Call arguments:
         inputs: dict of int tensors `(batch, length)`: `token_ids`, `padding_mask` and others of the same shape.
 
     Returns:
-        A dict of the same names.
+        A dict with the same keys.
     """
 
     def __init__(self, marker: int | None, limit: int | None, filling: int | None, **kwargs: Any) -> None:
@@ -97,7 +98,7 @@ class MarkedTokens(keras.layers.Layer):
         return {**found, "token_ids": ids}
 
     def _width(self, length):
-        """How many tokens rows of `length` become, padding included."""
+        """Returns the output length, including padding, for rows of `length` tokens."""
         if self.filling is not None:
             return self.limit
         longest = length + self._extra
@@ -116,7 +117,7 @@ class MarkedTokens(keras.layers.Layer):
 
 
 class UnitTokens(keras.layers.Layer):
-    """Token vectors of length 1: those that count, in their order, then zeros.
+    """Normalizes token vectors to length 1 and moves the tokens that count to the front; the rest are zeros.
 
     Call arguments:
         inputs: float tensor `(batch, length, dim)`.
@@ -134,7 +135,7 @@ class UnitTokens(keras.layers.Layer):
         keep = padding_mask > 0
         x = ops.where(ops.expand_dims(keep, -1), _ops.unit_norm(inputs), ops.zeros_like(inputs))
         place = ops.arange(ops.shape(keep)[1], dtype="int32")
-        # Numbers that are all different: a sort need not be stable.
+        # The keys are distinct, so the sort need not be stable.
         order = ops.argsort(ops.where(keep, place, place + ops.shape(keep)[1]), axis=1)
         return ops.take_along_axis(x, ops.expand_dims(order, -1), axis=1)
 
@@ -143,16 +144,16 @@ class UnitTokens(keras.layers.Layer):
 
 
 class LateTowers(keras.layers.Layer):
-    """Runs the first text of each row through one model and all others through another, on the same layers.
+    """Encodes the first text of each row as a query and all others as documents, with shared layers.
 
     Args:
-        encoder: the model of documents, with the weights of both and a method `query_model()`.
+        encoder: the document model, which holds the weights of both models and has a method `query_model()`.
 
     Call arguments:
         inputs: dict of int tensors `(batch, columns >= 2, length)`.
 
     Returns:
-        A float32 tensor `(batch, columns, length of the longer side, dim)`, zeros at tokens that do not count.
+        A float32 tensor `(batch, columns, length of the longer side, dim)`, zeros at ignored tokens.
     """
 
     def __init__(self, encoder: Any, **kwargs: Any) -> None:
@@ -169,7 +170,7 @@ class LateTowers(keras.layers.Layer):
         documents = {key: ops.reshape(value[:, 1:], (-1, length)) for key, value in inputs.items()}
         queries = self.encoder.query_model()(queries, training=training)
         documents = self.encoder(documents, training=training)
-        # Both sides grow by what the other is longer: one of the two by nothing.
+        # Pads the shorter side to the length of the longer.
         sizes = [ops.shape(queries)[1], ops.shape(documents)[1]]
         longest = max(sizes) if all(isinstance(size, int) for size in sizes) else ops.maximum(*sizes)
         queries, documents = (
@@ -195,5 +196,5 @@ class LateTowers(keras.layers.Layer):
 
     @property
     def metrics(self) -> list:
-        """None: where the encoder was trained by itself, its metrics are not those of the towers."""
+        """An empty list: metrics of an encoder that was trained by itself are not metrics of the towers."""
         return []

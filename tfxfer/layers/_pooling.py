@@ -1,4 +1,4 @@
-"""Token vectors to one vector a text, and its length."""
+"""Pools token vectors to one vector per text, and normalizes vectors."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from tfxfer import _check, _ops
 
 
 def _positions(mask):
-    """1, 2, ... along the real tokens of each row, whichever side the padding is on; 0 at padding."""
+    """Returns 1, 2, ... along the real tokens of each row, whichever side the padding is on; 0 at padding."""
     return ops.cumsum(mask, axis=-1) * mask
 
 
@@ -41,7 +41,7 @@ def _weighted_mean(x, mask, positions):
     return _ops.masked_sum(x, weights) / ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 1.0)
 
 
-# Functions of token vectors, the mask of those that count, and the positions of the real tokens from 1 on.
+# Functions of token vectors, the mask of the tokens to pool, and the positions of real tokens from 1.
 POOLING = {
     "cls": _first,
     "mean": _mean,
@@ -53,7 +53,20 @@ POOLING = {
 
 
 def pooling_modes(mode: str | Sequence[str]) -> tuple[str, ...]:
-    """Returns `mode`, one name or several, as a tuple of names out of `POOLING`; raises on a name not there."""
+    """Returns one pooling mode, or several, as a tuple of names.
+
+    Args:
+        mode: string, or list or tuple of strings: keys of `POOLING`.
+
+    Returns:
+        A tuple of strings.
+
+    Raises:
+        ValueError: if `mode` is empty or holds an unknown name.
+
+    >>> pooling_modes("mean"), pooling_modes(["cls", "max"])
+    (('mean',), ('cls', 'max'))
+    """
     modes = (mode,) if isinstance(mode, str) else tuple(mode) if isinstance(mode, (list, tuple)) else (mode,)
     if not modes:
         raise _check.invalid("mode", f"one of {', '.join(map(repr, POOLING))}, or several", mode)
@@ -64,7 +77,7 @@ def pooling_modes(mode: str | Sequence[str]) -> tuple[str, ...]:
 
 @keras.saving.register_keras_serializable("tfxfer")
 class Pooling(keras.layers.Layer):
-    """One vector a text out of its token vectors.
+    """Pools token vectors to one vector per text.
 
     | mode | value |
     |---|---|
@@ -75,22 +88,25 @@ class Pooling(keras.layers.Layer):
     | `"mean_sqrt_len"` | sum over the real tokens / sqrt(their number) |
     | `"weighted_mean"` | mean with weights 1, 2, ... n along the real tokens (Muennighoff, 2022, arXiv:2202.08904) |
 
-    Several modes together are concatenated in the order given. Padding is masked, on whichever side it lies; a row
-    without any real token gives zeros. It computes in float32 under every dtype policy, so that long sums stay exact.
+    Several modes are concatenated in the given order. Padding is masked on either side; a row without real tokens gives
+    zeros. The layer computes in float32 under every dtype policy, so that long sums stay exact.
 
     Args:
-        mode: string, or a sequence of them. Defaults to `"mean"`, the choice of Sentence-BERT (Reimers and Gurevych,
-            2019, https://arxiv.org/abs/1908.10084).
+        mode: string, or sequence of strings. Defaults to `"mean"`, as in Sentence-BERT (Reimers and Gurevych, 2019,
+            https://arxiv.org/abs/1908.10084).
 
     Call arguments:
         inputs: float tensor `(batch, length, hidden_dim)`.
         padding_mask: int or bool tensor `(batch, length)`, 1 at real tokens.
-        prompt_length: int. Real tokens at the start of each row that do not count: a prompt's (INSTRUCTOR, Su et al.,
-            2023, https://arxiv.org/abs/2212.09741). The others keep their weights in `"weighted_mean"`; a row without
-            other tokens gives zeros. Defaults to 0.
+        prompt_length: int. The number of real tokens at the start of each row to ignore: those of a prompt (INSTRUCTOR,
+            Su et al., 2023, https://arxiv.org/abs/2212.09741). The other tokens keep their weights in
+            `"weighted_mean"`; a row without other tokens gives zeros. Defaults to 0.
 
     Returns:
         A float32 tensor `(batch, hidden_dim * number of modes)`.
+
+    Raises:
+        ValueError: if `mode` is empty or holds an unknown name.
 
     Example:
 
@@ -101,7 +117,7 @@ class Pooling(keras.layers.Layer):
     """
 
     def __init__(self, mode: str | Sequence[str] = "mean", **kwargs: Any) -> None:
-        # Not under the caller's dtype policy: in bfloat16 a mean over hundreds of tokens keeps two digits.
+        # Ignores the caller's dtype policy: in bfloat16 a mean over hundreds of tokens keeps only two digits.
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         self.modes = pooling_modes(mode)
@@ -128,13 +144,13 @@ class Pooling(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class WeightedLayerPooling(keras.layers.Layer):
-    """The mean of token vectors of several layers with learned weights: `sum_i w_i x_i / sum_i w_i`, in float32.
+    """Averages the token vectors of several layers with learned weights, `sum_i w_i x_i / sum_i w_i`, in float32.
 
-    As in sentence-transformers; the weights start at 1.
+    As in sentence-transformers, the weights start at 1.
 
     Call arguments:
-        inputs: list of float tensors `(batch, length, hidden_dim)`, the states of layers such as
-            `Backbone.hidden_states` gives them.
+        inputs: list of float tensors `(batch, length, hidden_dim)`, the states of layers, for example from
+            `Backbone.hidden_states`.
 
     Returns:
         A float32 tensor `(batch, length, hidden_dim)`.
@@ -145,7 +161,7 @@ class WeightedLayerPooling(keras.layers.Layer):
     >>> float(WeightedLayerPooling()([first, second])[0, 0, 0])
     2.0
 
-    Reference: Peters et al., 2018, ELMo, https://arxiv.org/abs/1802.05365, on weighing the layers of an encoder.
+    Reference: Peters et al., 2018, ELMo, https://arxiv.org/abs/1802.05365, on weighting the layers of an encoder.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -166,15 +182,15 @@ class WeightedLayerPooling(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class DensePooling(keras.layers.Layer):
-    """A dense layer on every token, then pooling: `pool(activation(W x_t + b))`, in float32.
+    """Applies a dense layer to every token, then pools: `pool(activation(W x_t + b))`, in float32.
 
-    The trained heads of some encoders (EuroBERT) read texts this way. In a task model the layer belongs to the layer
-    group `"head"`.
+    The trained heads of some encoders (EuroBERT) work this way. In a task model this layer belongs to the layer group
+    `"head"`.
 
     Args:
-        units: int. Size of the result.
+        units: int. The size of the result per mode.
         activation: activation of the dense layer. Defaults to `"gelu"`.
-        mode: one of `POOLING`, or several, as `Pooling` takes them. Defaults to `"mean"`.
+        mode: string, or sequence of strings: keys of `POOLING`. Defaults to `"mean"`.
 
     Call arguments:
         inputs: float tensor `(batch, length, hidden_dim)`.
@@ -182,6 +198,9 @@ class DensePooling(keras.layers.Layer):
 
     Returns:
         A float32 tensor `(batch, units * number of modes)`.
+
+    Raises:
+        ValueError: if `units` is less than 1, or `mode` is empty or holds an unknown name.
 
     Example:
 
@@ -196,7 +215,7 @@ class DensePooling(keras.layers.Layer):
         super().__init__(**kwargs)
         self.units = _check.integer("units", units)
         self.activation = keras.activations.get(activation)
-        start = keras.initializers.TruncatedNormal(stddev=0.02)  # as `Head` has it
+        start = keras.initializers.TruncatedNormal(stddev=0.02)  # as in `Head`
         options = {"activation": self.activation, "kernel_initializer": start, "dtype": "float32"}
         self.dense = keras.layers.Dense(units, **options, name="dense")
         self.pooling = Pooling(mode)
@@ -229,8 +248,8 @@ class DensePooling(keras.layers.Layer):
 class UnitNorm(keras.layers.Layer):
     """Scales each vector to Euclidean length 1: `x / max(||x||, 1e-12)`.
 
-    As `keras.layers.UnitNormalization`, but in float32 under every dtype policy and with a finite gradient at the zero
-    vector.
+    Like `keras.layers.UnitNormalization`, but in float32 under every dtype policy and with a finite gradient at the
+    zero vector.
 
     Call arguments:
         inputs: float tensor `(..., dim)`.

@@ -1,4 +1,4 @@
-"""From token vectors to a weight for each token of the vocabulary, and what keeps most of these weights at zero."""
+"""Sparse pooling of token vectors to vocabulary weights, and a regularizer that keeps the weights sparse."""
 
 from typing import Any
 
@@ -12,24 +12,24 @@ TOKEN_POOLING = ("max", "sum")
 
 
 class SparsePooling(TokenLogits):
-    """`max or sum over a text's tokens of log(1 + relu(logits))`: one weight for each token of the vocabulary.
+    """The maximum or sum of `log(1 + relu(logits))` over a text's tokens: one weight per vocabulary token.
 
-    The logits are those of a masked language model's head. They are computed for a part of the vocabulary at a time,
-    and once more for the gradient: `batch * length * vocabulary_chunk` numbers are held, not `batch * length *
-    vocabulary`.
+    The logits come from a masked language model's head. They are computed for one chunk of the vocabulary at a time and
+    recomputed for the gradient, so `batch * length * vocabulary_chunk` numbers are held instead of
+    `batch * length * vocabulary`.
 
     Args:
-        embedding: as `TokenLogits` has it.
-        token_pooling: `"max"` or `"sum"`.
-        vocabulary_chunk: int. Tokens of the vocabulary computed at a time.
-        **kwargs: those of `TokenLogits`.
+        embedding: see `TokenLogits`.
+        token_pooling: string. `"max"` or `"sum"`.
+        vocabulary_chunk: int. The number of vocabulary tokens computed at a time.
+        **kwargs: passed to `TokenLogits`.
 
     Call arguments:
         inputs: float tensor `(batch, length, hidden_dim)`.
-        padding_mask: int tensor `(batch, length)`, 1 at tokens that count.
+        padding_mask: int tensor `(batch, length)`, 1 at tokens to pool.
 
     Returns:
-        A float32 tensor `(batch, vocabulary_size)`, zeros for a row without a token that counts.
+        A float32 tensor `(batch, vocabulary_size)`, zeros for a row without tokens to pool.
     """
 
     def __init__(self, embedding: Any, *, token_pooling: str, vocabulary_chunk: int, **kwargs: Any) -> None:
@@ -40,7 +40,7 @@ class SparsePooling(TokenLogits):
     def build(self, inputs_shape: Any, padding_mask_shape: Any = None) -> None:
         super().build(inputs_shape)
 
-    def call(self, inputs: Any, padding_mask: Any) -> Any:  # type: ignore[override]  # its base has no mask
+    def call(self, inputs: Any, padding_mask: Any) -> Any:  # type: ignore[override]  # the base class has no mask
         x = self.norm(self.activation(self.dense(inputs)))
         mask = ops.cast(ops.expand_dims(padding_mask > 0, -1), x.dtype)
         table = ops.cast(ops.convert_to_tensor(self._table().embeddings), "float32")
@@ -59,7 +59,7 @@ class SparsePooling(TokenLogits):
             ops.reshape(table[:whole], (chunks, chunk, table.shape[1])),
             ops.reshape(bias[:whole], (chunks, chunk)),
         )
-        start = ops.zeros((ops.shape(x)[0], chunk), x.dtype)  # TensorFlow's scan gives what has the form of this
+        start = ops.zeros((ops.shape(x)[0], chunk), x.dtype)  # TensorFlow's scan takes its output shape from this
         _, found = ops.scan(step, start, parts)
         found = ops.reshape(ops.transpose(found, (1, 0, 2)), (-1, whole))
         if whole == size:
@@ -67,9 +67,9 @@ class SparsePooling(TokenLogits):
         return ops.concatenate([found, compute(x, mask, table[whole:], bias[whole:])], axis=1)
 
     def _pooled(self, x, mask, table, bias):
-        # What does not count is 0, which no weight is below.
+        # Masked tokens become 0, the minimum of all weights.
         positive = ops.relu(ops.matmul(x, ops.transpose(table)) + bias) * mask
-        if self.token_pooling == "max":  # of the logits: the logarithm keeps their order
+        if self.token_pooling == "max":  # of the logits, because the logarithm keeps their order
             return ops.log1p(ops.max(positive, axis=1))
         return ops.sum(ops.log1p(positive), axis=1)
 
@@ -78,38 +78,39 @@ class SparsePooling(TokenLogits):
 
     def get_config(self) -> dict[str, Any]:
         raise NotImplementedError(
-            "This head computes with its encoder's table of embeddings, which no config of the layer holds. "
-            "`type(model).from_config(model.get_config())` makes a model like this one; `from_model` copies one."
+            "This head uses its encoder's embedding table, which a layer config cannot hold. "
+            "`type(model).from_config(model.get_config())` creates a model like this one; `from_model` copies one."
         )
 
 
 @keras.saving.register_keras_serializable("tfxfer")
 class FLOPSRegularization(keras.layers.Layer):
-    """Adds a loss in training that keeps sparse vectors sparse; the vectors pass as they are.
+    """Adds a training loss that keeps sparse vectors sparse; the vectors pass through unchanged.
 
     `share * (query_weight * F(queries) + document_weight * F(documents))`, with
-    `F(x) = sum over terms of (mean over texts of |x|)^2` and `share = min(1, step / warmup_steps)^2`. The term of a
-    token that many texts have costs most, as it costs most in an inverted index. The share rises with the square of the
-    step, so that the ranking is learned before terms go.
+    `F(x) = sum over terms of (mean over texts of |x|)^2` and `share = min(1, step / warmup_steps)^2`. Terms shared by
+    many texts cost most, as they do in an inverted index. The share grows with the square of the step, so that the
+    model learns to rank before terms vanish.
 
-    It is the `decoder` of a `models.Siamese` over a `models.SparseEmbedder`: column 0 holds queries, the others
-    documents. The number of steps is saved with the model, so that a training that continues does not start over.
+    Use it as the `decoder` of a `models.Siamese` over a `models.SparseEmbedder`: column 0 holds queries, the others
+    documents. The step count is saved with the model, so a resumed run does not repeat the warmup.
 
     Args:
         query_weight: float >= 0. Defaults to 5e-5.
-        document_weight: float >= 0. Defaults to 3e-5. The larger, the fewer terms a text has: adapt both to the number
-            of terms that `encode` gives.
-        warmup_steps: int >= 1. Steps until the weights are reached. Defaults to 1000; a third of the training is usual.
+        document_weight: float >= 0. Defaults to 3e-5. Larger weights leave fewer terms per text: tune both by the
+            number of terms that `encode` returns.
+        warmup_steps: int >= 1. The number of steps until the full weights are reached. Defaults to 1000; a third of the
+            training is usual.
 
     Call arguments:
         inputs: float tensor `(batch, columns >= 2, dim)`.
-        training: bool. The loss is added, and the step counted, in training alone.
+        training: bool. The loss is added and the step counted only in training.
 
     Returns:
         `inputs`.
 
     Raises:
-        ValueError: for a weight below 0, or a number of steps below 1.
+        ValueError: if a weight is below 0, or `warmup_steps` is below 1.
 
     Example:
 
@@ -122,7 +123,7 @@ class FLOPSRegularization(keras.layers.Layer):
     SPLADE, https://arxiv.org/abs/2107.05720.
     """
 
-    # A decoder that leaves the embeddings as they are: without it the embedder is the same.
+    # This decoder does not change the embeddings: without it the embedder is the same.
     changes_embeddings = False
 
     def __init__(
@@ -132,7 +133,7 @@ class FLOPSRegularization(keras.layers.Layer):
         warmup_steps: int = 1000,
         **kwargs: Any,
     ) -> None:
-        # Not under the caller's dtype policy: squares of small means.
+        # Ignores the caller's dtype policy, because it squares small means.
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         self.query_weight = _check.number("query_weight", query_weight, minimum=0.0)
@@ -141,7 +142,7 @@ class FLOPSRegularization(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         if len(input_shape) != 3 or (input_shape[1] is not None and input_shape[1] < 2):
-            remedy = "It is the decoder of a `models.Siamese` over a `models.SparseEmbedder`."
+            remedy = "Use it as the decoder of a `models.Siamese` over a `models.SparseEmbedder`."
             raise _check.invalid("inputs", "a tensor (batch, columns >= 2, dim)", tuple(input_shape), remedy)
         self.steps = self.add_weight(shape=(), initializer="zeros", dtype="int32", trainable=False, name="steps")
         self.built = True

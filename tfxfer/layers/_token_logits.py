@@ -1,4 +1,4 @@
-"""From token vectors to a score for each token of the vocabulary."""
+"""Scores for each token of the vocabulary from token vectors."""
 
 from typing import Any
 
@@ -15,11 +15,11 @@ ACTIVATIONS = {
 
 
 class TakeTokens(keras.layers.Layer):
-    """The vectors of some tokens of each row, in float32.
+    """Gathers the vectors of some tokens of each row, in float32.
 
     Call arguments:
         inputs: float tensor `(batch, length, dim)`.
-        positions: int tensor `(batch, count)`, their places; zeros where it is below 0.
+        positions: int tensor `(batch, count)`, the tokens' positions; a position below 0 gives zeros.
 
     Returns:
         A float32 tensor `(batch, count, dim)`.
@@ -39,16 +39,16 @@ class TakeTokens(keras.layers.Layer):
 
 
 class TokenLogits(keras.layers.Layer):
-    """`norm(activation(W x + b)) E^T + c`, in float32: the head of masked language models, tied to the table E.
+    """`norm(activation(W x + b)) E^T + c`, in float32: a masked language model's head, tied to the embedding table E.
 
-    The table belongs to the encoder: this layer uses it and does not have it among its weights.
+    The table belongs to the encoder: this layer uses it, but it is not one of its weights.
 
     Args:
-        embedding: built `keras.layers.Embedding`, the table.
-        activation: name out of `ACTIVATIONS`.
-        norm_epsilon: float.
+        embedding: built `keras.layers.Embedding`, the embedding table.
+        activation: string. A key of `ACTIVATIONS`.
+        norm_epsilon: float. The epsilon of the layer norm.
         transform_bias: bool. Whether the dense layer has a bias.
-        norm_bias: bool. Whether the norm has one.
+        norm_bias: bool. Whether the norm has a bias.
 
     Call arguments:
         inputs: float tensor `(..., hidden_dim)`.
@@ -57,7 +57,7 @@ class TokenLogits(keras.layers.Layer):
         A float32 tensor `(..., vocabulary_size)`.
     """
 
-    # What computes with some rows of the token table alone has to know of it.
+    # Code that computes with only some rows of the token table checks this.
     reads_token_table = True
 
     def __init__(
@@ -71,7 +71,7 @@ class TokenLogits(keras.layers.Layer):
     ) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
-        self._table = lambda: embedding  # hidden from Keras, which would count it as this layer's
+        self._table = lambda: embedding  # hidden from Keras, which would track it as this layer's weight
         self.vocabulary_size, units = embedding.input_dim, embedding.output_dim
         options = {"dtype": "float32", "kernel_initializer": keras.initializers.TruncatedNormal(stddev=0.02)}
         self.dense = keras.layers.Dense(units, use_bias=transform_bias, name="dense", **options)

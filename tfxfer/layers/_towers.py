@@ -1,4 +1,4 @@
-"""One encoder for all texts of a row."""
+"""One shared encoder for all texts of a row."""
 
 from typing import Any, Self
 
@@ -11,25 +11,26 @@ from tfxfer._freezable import TrainsInPart
 
 @keras.saving.register_keras_serializable("tfxfer")
 class SiameseTowers(TrainsInPart, keras.layers.Layer):
-    """Runs every text column through ONE shared encoder in one pass (Siamese network, Bromley et al., 1993).
+    """Encodes every text column with one shared encoder in one pass (Siamese network, Bromley et al., 1993).
 
-    The columns of a row (the two texts of a pair, the three of a triplet) lie side by side in one tensor; they are laid
-    under one another, encoded as one batch of `batch * columns` texts and laid side by side again.
+    One tensor holds the columns of a row (the two texts of a pair, the three of a triplet). The layer reshapes it to
+    one batch of `batch * columns` texts, encodes them and reshapes the result back to columns.
 
-    With `chunk_size`, the texts go through the encoder so many at a time, and what the backward pass needs of a chunk
-    is computed again when its turn comes, so that the memory of a training step is that of a chunk, however large the
-    batch: in-batch negatives by the thousands (gradient caching, Gao et al., 2021, https://arxiv.org/abs/2101.06983).
-    Loss and gradients are those of one pass (with dropout, of one pass with other random numbers); a step costs one
-    forward pass more. Texts of like length share a chunk.
+    With `chunk_size`, the encoder processes that many texts at a time, and the backward pass recomputes each chunk. A
+    training step then needs the memory of one chunk, regardless of the batch size, which allows thousands of in-batch
+    negatives (gradient caching, Gao et al., 2021, https://arxiv.org/abs/2101.06983). Loss and gradients equal those of
+    a single pass (with dropout, of a single pass with other random numbers). A step costs one extra forward pass. Texts
+    of similar length share a chunk.
 
     Args:
         encoder: a model from a dict of `(rows, length)` tensors to `(rows, dim)` vectors, such as
-            `models.TextEmbedder`; or to several vectors a text, `(rows, layers, dim)`.
-        chunk_size: int. Texts in a chunk; 64 is a good number on CPU. By default all at once.
+            `models.TextEmbedder`; or to several vectors per text, `(rows, layers, dim)`.
+        chunk_size: optional int. The number of texts in a chunk; 64 works well on CPU. By default all texts are encoded
+            at once.
 
     Call arguments:
         inputs: dict of int tensors `(batch, columns, length)` with the encoder's keys: `token_ids`, `padding_mask`, and
-            `segment_ids` where it has them. The number of columns may vary from call to call.
+            `segment_ids` if the encoder uses them. The number of columns can vary between calls.
 
     Returns:
         A float tensor `(batch, columns, dim)`, or `(batch, columns, layers, dim)`.
@@ -47,7 +48,7 @@ class SiameseTowers(TrainsInPart, keras.layers.Layer):
     """
 
     def __init__(self, encoder: Any, chunk_size: int | None = None, **kwargs: Any) -> None:
-        # Not under the caller's dtype policy: the sums of the chunks' gradients are formed in this layer's dtype.
+        # Ignores the caller's dtype policy: the chunks' gradients are summed in this layer's dtype.
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         self.encoder = encoder
@@ -67,7 +68,7 @@ class SiameseTowers(TrainsInPart, keras.layers.Layer):
 
     @property
     def metrics(self) -> list:
-        """None: where the encoder was trained by itself, its metrics are not those of the towers."""
+        """An empty list: metrics of an encoder that was trained by itself are not metrics of the towers."""
         return []
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
@@ -86,11 +87,11 @@ class SiameseTowers(TrainsInPart, keras.layers.Layer):
 
 
 def _chunked(encoder, rows, size, training):
-    """`encoder(rows)`, `size` rows at a time, without keeping anything but the vectors for the backward pass."""
+    """Computes `encoder(rows)`, `size` rows at a time, and keeps only the vectors for the backward pass."""
     count = ops.shape(rows["token_ids"])[0]
     chunks = -(-count // size)
     order = ops.argsort(ops.sum(rows["padding_mask"], axis=-1))
-    # The rows that fill up the first chunk have no tokens, and stand where the short ones do.
+    # The rows that pad the first chunk have no tokens, so they are placed with the short texts.
     filled = {
         key: ops.reshape(
             ops.pad(ops.take(value, order, axis=0), ((chunks * size - count, 0), (0, 0))),
@@ -98,8 +99,8 @@ def _chunked(encoder, rows, size, training):
         )
         for key, value in rows.items()
     }
-    # The encoder as a function of its weights' values: what is computed twice must not read a variable that changes,
-    # as the seeds of dropout do. Each chunk has a seed of its own, the same in both computations.
+    # The encoder as a function of its weights' values: a recomputation must not read variables that change, such as the
+    # seeds of dropout. Each chunk has its own seed, the same in both computations.
     trainable = [variable.value for variable in encoder.trainable_variables]
     others = encoder.non_trainable_variables
     values = [ops.stop_gradient(variable) for variable in others]
@@ -132,12 +133,12 @@ def _is_seed(variable):
 
 
 def _advanced(state, steps):
-    """The state that a seed generator has after so many draws."""
+    """Returns the state of a seed generator after `steps` draws."""
     return state + ops.cast(ops.stack([0, steps]), state.dtype)
 
 
 def _trimmed(x):
-    """Cuts off the places where all rows are padding, where the backend knows shapes that depend on values."""
+    """Removes the positions at which all rows are padding, if the backend supports shapes that depend on values."""
     if keras.config.backend() != "tensorflow":
         return x
     mask = x["padding_mask"]

@@ -1,4 +1,4 @@
-"""Token vectors to one vector a word."""
+"""Pools token vectors to one vector per word."""
 
 from typing import Any
 
@@ -12,31 +12,31 @@ WORD_POOLING = ("first", "last", "mean", "max")
 
 @keras.saving.register_keras_serializable("tfxfer")
 class WordPooling(keras.layers.Layer):
-    """One vector a word out of the vectors of its tokens.
+    """Pools the vectors of each word's tokens to one vector per word.
 
     | mode | value |
     |---|---|
     | `"first"` | the word's first token, as BERT tags entities (Devlin et al., 2019, section 5.3) |
-    | `"last"` | its last token, the only one that a decoder has read the whole word at |
+    | `"last"` | its last token, the only one at which a decoder has read the whole word |
     | `"mean"` | mean over its tokens |
     | `"max"` | maximum over its tokens, component by component |
 
-    A word without a token gives zeros. It computes in float32 under every dtype policy.
+    A word without tokens gives zeros. The layer computes in float32 under every dtype policy.
 
     Args:
         mode: string. Defaults to `"first"`.
 
     Call arguments:
         inputs: float tensor `(batch, length, hidden_dim)`.
-        word_ids: int tensor `(batch, length)`, the number of each token's word in its row, in rising order; -1 at
-            tokens of no word.
-        word_mask: int or bool tensor `(batch, words)`, 1 for words that have a token.
+        word_ids: int tensor `(batch, length)`, the index of each token's word in its row, in ascending order; -1 at
+            tokens that belong to no word.
+        word_mask: int or bool tensor `(batch, words)`, 1 for words that have tokens.
 
     Returns:
         A float32 tensor `(batch, words, hidden_dim)`.
 
     Raises:
-        ValueError: for an unknown mode.
+        ValueError: if `mode` is unknown.
 
     Example:
 
@@ -49,7 +49,7 @@ class WordPooling(keras.layers.Layer):
     """
 
     def __init__(self, mode: str = "first", **kwargs: Any) -> None:
-        # Not under the caller's dtype policy, as `Pooling`.
+        # Ignores the caller's dtype policy, like `Pooling`.
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         self.mode = _check.one_of("mode", mode, WORD_POOLING)
@@ -69,7 +69,7 @@ class WordPooling(keras.layers.Layer):
         elif self.mode == "last":
             chosen = ops.where(word_ids == ops.concatenate([word_ids[:, 1:], edge], axis=1), -1, word_ids)
         numbers = ops.reshape(ops.arange(count, dtype="int32"), (1, -1, 1))
-        # A product with a matrix of zeros and ones: exact, and quicker forth and back than gathering.
+        # A product with a matrix of zeros and ones is exact, and faster than a gather in both passes.
         belongs = ops.cast(ops.expand_dims(chosen, 1) == numbers, inputs.dtype)
         if self.mode == "mean":
             belongs = belongs / ops.maximum(ops.sum(belongs, axis=-1, keepdims=True), 1.0)
@@ -78,7 +78,7 @@ class WordPooling(keras.layers.Layer):
     def _max(self, inputs, word_ids, count):
         batch, dim = ops.shape(inputs)[0], inputs.shape[-1]
         rows = ops.expand_dims(ops.arange(batch, dtype="int32"), 1) * count
-        segments = ops.where(word_ids < 0, batch * count, rows + word_ids)  # one more than there are words
+        segments = ops.where(word_ids < 0, batch * count, rows + word_ids)  # one extra segment for tokens of no word
         found = ops.segment_max(ops.reshape(inputs, (-1, dim)), ops.reshape(segments, (-1,)), batch * count + 1)[:-1]
         return ops.reshape(ops.where(found > _ops.LOWEST, found, ops.zeros_like(found)), (batch, count, dim))
 

@@ -1,24 +1,24 @@
-"""Losses on embeddings and on logits: pure functions, and thin `keras.losses.Loss` classes around them.
+"""Losses on embeddings, logits and scores: pure functions, each with a thin `keras.losses.Loss` class around it.
 
-Which one fits the rows? `docs/losses.md` has the table of all, made from the docstrings here: each class says which
-`Rows:` it needs, when to `Choose it:` and what its `Neighbours:` are. In short: pairs with a score, `CoSENTLoss`; pairs
-that belong together, `MultipleNegativesRankingLoss`; texts with class ids, `MultiSimilarityLoss`,
-`BatchHardTripletLoss` or `SupervisedContrastiveLoss`; a teacher, `MarginMSELoss`, `DistillKLDivLoss` or
-`EmbeddingDistillationLoss`.
+Which one fits your data? `docs/losses.md` lists them all in a table made from these docstrings: each class documents
+the `Rows:` it needs, when to `Choose it:` and its `Neighbours:`. In short: `CoSENTLoss` for pairs with a score;
+`MultipleNegativesRankingLoss` for pairs that belong together; `MultiSimilarityLoss`, `BatchHardTripletLoss` or
+`SupervisedContrastiveLoss` for texts with class ids; `MarginMSELoss`, `DistillKLDivLoss` or `EmbeddingDistillationLoss`
+to learn from a teacher.
 
-`y_pred` is what `models.Siamese` gives, float `(batch, columns, dim)`: column 0 the anchor or query, column 1 the
-positive or document, further columns negatives. Losses on single texts take the `(batch, dim)` of a
-`models.TextEmbedder` as well. Functions compute in the dtype of `y_pred`, classes in float32 unless told otherwise,
-under mixed precision too. Defaults are made for unit vectors. Shapes and kinds of labels that do not fit are errors
-when the first batch is traced.
+`y_pred` is the output of `models.Siamese`, float `(batch, columns, dim)`: column 0 is the anchor or query, column 1 the
+positive or document, and further columns are negatives. Losses on single texts also take the `(batch, dim)` output of a
+`models.TextEmbedder`. Functions compute in the dtype of `y_pred`; classes compute in float32 by default, under mixed
+precision too. The defaults suit unit vectors. Wrong shapes and wrong kinds of labels raise an error when the first
+batch is traced.
 
-`ClassCrossentropy` and `WeightedBinaryCrossentropy`, which are named as Keras's own, take the logits `(batch, classes)`
-of classifiers. `MaxSimRankingLoss` and `MaxSimDistillationLoss` take token vectors `(batch, columns, length, dim)`.
-`TagCrossentropy` and `ChainCrossentropy` take the logits `(batch, length, tags)` of token taggers, with
-a linear head and with a `layers.CRF`.
+`ClassCrossentropy` and `WeightedBinaryCrossentropy`, named in Keras's style, take the logits `(batch, classes)` of
+classifiers. `MaxSimRankingLoss` and `MaxSimDistillationLoss` take token vectors `(batch, columns, length, dim)`.
+`TagCrossentropy` and `ChainCrossentropy` take the logits `(batch, length, tags)` of token taggers with a linear head
+and with a `layers.CRF`, respectively.
 
-`LambdaLoss`, `ListNetLoss` and their neighbours take the scores that a `models.Reranker` gives to the documents of a
-query, and grades `(lists, documents)`, NaN where a list has ended.
+`LambdaLoss`, `ListNetLoss` and the other list losses take the scores of a `models.Reranker` for the documents of a
+query, and grades `(lists, documents)`, NaN past the end of a list.
 """
 
 from tfxfer.losses._classes import (

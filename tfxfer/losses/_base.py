@@ -1,4 +1,4 @@
-"""What all losses on embeddings share: the checks of what comes in, and the class that adapts a function to Keras."""
+"""Shared by all losses on embeddings: input checks, and the class that adapts a function to Keras."""
 
 from typing import Any
 
@@ -10,20 +10,20 @@ from tfxfer import _check, _ops, _replicas
 
 
 def pair(y_pred, name):
-    """Returns both columns of `y_pred` `(batch, 2, dim)`; another shape is an error."""
+    """Returns both columns of `y_pred` `(batch, 2, dim)`; raises for any other shape."""
     if len(y_pred.shape) != 3 or y_pred.shape[1] not in (2, None):
         raise _check.invalid(
             "y_pred",
             f"a tensor (batch, 2, dim) for {name}",
             tuple(y_pred.shape),
-            "Train through `models.Siamese` on rows of two texts (`data.pairs`); rows of more texts suit the triplet "
-            "and ranking losses.",
+            "Train through `models.Siamese` on rows of two texts (`data.pairs`); use the triplet and ranking losses "
+            "for rows of more texts.",
         )
     return y_pred[:, 0], y_pred[:, 1]
 
 
 def columns(y_pred, least, name):
-    """Returns `y_pred` `(batch, columns, dim)` where it has at least `least` columns; another shape is an error."""
+    """Returns `y_pred` `(batch, columns, dim)` if it has at least `least` columns; raises for any other shape."""
     if len(y_pred.shape) != 3 or (y_pred.shape[1] is not None and y_pred.shape[1] < least):
         makers = "`data.pairs` or `data.triplets`" if least == 2 else "`data.triplets`"
         raise _check.invalid(
@@ -42,7 +42,7 @@ def triplet(y_pred, name):
 
 
 def texts(y_pred, name):
-    """Returns all texts one under another, `(batch, dim)` or `(batch, columns, dim)` -> `(texts, dim)`, row by row."""
+    """Returns all texts as rows, in row order: `(batch, dim)` or `(batch, columns, dim)` -> `(texts, dim)`."""
     if len(y_pred.shape) not in (2, 3):
         raise _check.invalid(
             "y_pred",
@@ -54,12 +54,12 @@ def texts(y_pred, name):
 
 
 def mean_over_columns(values, y_pred):
-    """What `texts` laid under one another, as one mean a row: `(texts,)` -> `(batch,)`."""
+    """Averages the values of the rows of `texts` over each batch row: `(texts,)` -> `(batch,)`."""
     return values if len(y_pred.shape) == 2 else ops.mean(ops.reshape(values, ops.shape(y_pred)[:2]), axis=1)
 
 
 def one_a_row(y_true, y_pred, what):
-    """Returns `y_true` `(batch,)` or `(batch, 1)` as `(batch,)`; another shape is an error that names `what`."""
+    """Returns `y_true` `(batch,)` or `(batch, 1)` as `(batch,)`; for other shapes raises an error that names `what`."""
     shape = tuple(y_true.shape)
     if len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] not in (1, None)) or not _same(shape, y_pred):
         raise _check.invalid("y_true", f"{what}, shape (batch,) or (batch, 1), one for each row of y_pred", shape)
@@ -67,7 +67,7 @@ def one_a_row(y_true, y_pred, what):
 
 
 def classes(y_true, y_pred):
-    """The class of every text of `texts(y_pred)`: `(batch,)` -> `(texts,)`."""
+    """Returns the class of every text of `texts(y_pred)`: `(batch,)` -> `(texts,)`."""
     y_true = one_a_row(y_true, y_pred, "class ids")
     if len(y_pred.shape) == 2:
         return y_true
@@ -75,7 +75,7 @@ def classes(y_true, y_pred):
 
 
 def relations(ids):
-    """Which texts are another text of the row's class, and which are of another class: class ids `(n,)` -> `(n, n)`."""
+    """Returns masks of the other texts of each text's class, and of the texts of other classes: `(n,)` -> `(n, n)`."""
     same = ops.expand_dims(ids, 1) == ops.expand_dims(ids, 0)
     position = ops.arange(ops.shape(same)[0])
     another = ops.expand_dims(position, 1) != ops.expand_dims(position, 0)
@@ -83,13 +83,13 @@ def relations(ids):
 
 
 def binary(y_true, y_pred):
-    """Returns 0/1 labels as floats `(batch,)`; another value becomes NaN, as a traced function cannot raise for it."""
+    """Returns 0/1 labels as floats `(batch,)`; other values become NaN, because a traced function cannot raise."""
     y_true = ops.cast(one_a_row(y_true, y_pred, "labels 0 or 1"), y_pred.dtype)
     return ops.where(ops.logical_or(y_true == 0, y_true == 1), y_true, ops.full_like(y_true, float("nan")))
 
 
 def embeddings(y_true, y_pred, whose):
-    """Returns `y_true`, embeddings of `whose` for each text of `y_pred`; another shape is an error."""
+    """Returns `y_true`, the embeddings of `whose` for each text of `y_pred`; raises for any other shape."""
     expected, shape = tuple(y_pred.shape)[:-1], tuple(y_true.shape)
     fits = len(shape) == len(expected) + 1 and all(
         a is None or b is None or a == b for a, b in zip(shape[:-1], expected, strict=True)
@@ -111,12 +111,12 @@ def _same(shape, y_pred):
 class CheckedLoss(keras.losses.Loss):
     """A loss that checks its targets before Keras casts them, then calls the pure function in `call`.
 
-    `labels` says what `y_true` holds, as far as the values' kind is checked: `"classes"`, `"binary"`, `"numbers"`, or
-    `None` where it is not read. `per_row` is false where the loss is one number for the whole batch. `compares_rows` is
-    false where a row's value depends on no other row.
+    `labels` is the kind of values that `y_true` must hold: `"classes"`, `"binary"`, `"numbers"`, or `None` if it is
+    ignored. `per_row` is False if the loss is one number for the whole batch. `compares_rows` is False if a row's value
+    does not depend on other rows.
 
-    Under a `tf.distribute` strategy a loss that compares rows sees those of all replicas: the batch is the whole batch,
-    and gradients are those of one process.
+    Under a `tf.distribute` strategy a loss that compares rows sees the rows of all replicas: it computes the loss of
+    the global batch, and the gradients equal those of a single process.
     """
 
     labels: str | None = "numbers"
@@ -128,16 +128,16 @@ class CheckedLoss(keras.losses.Loss):
         if len(weights.shape) and not self.per_row:
             raise _check.invalid(
                 "sample_weight",
-                f"None or a scalar, as {type(self).__name__} is one number for the whole batch",
+                f"None or a scalar, because {type(self).__name__} is one number for the whole batch",
                 f"shape {tuple(weights.shape)}",
-                "Leave sample and class weights out, or choose a loss that has a value for each row.",
+                "Omit sample and class weights, or choose a loss with a value for each row.",
             )
         if _replicas.count() > 1:
             return self._on_a_replica(y_true, y_pred, sample_weight)
         return super().__call__(self.targets(y_true), y_pred, sample_weight)
 
     def _on_a_replica(self, y_true, y_pred, sample_weight):
-        """The loss of one replica of several: what they sum to is the loss of the whole batch."""
+        """Returns the loss of one of several replicas; their sum is the loss of the whole batch."""
         is_mean = self.reduction not in (None, "none", "sum")
         if not self.compares_rows:
             value = super().__call__(self.targets(y_true), y_pred, sample_weight)
@@ -148,7 +148,7 @@ class CheckedLoss(keras.losses.Loss):
                 rows = ops.sum(sample_weight)
             return _replicas.weighed(value, rows)
         if self.reduction in (None, "none"):
-            remedy = "Values of rows that are compared with those of other replicas cannot be told apart."
+            remedy = "Rows are compared across replicas, so the loss has no value for each row of a replica."
             raise _check.invalid("reduction", "'sum_over_batch_size' or 'sum' on replicas", self.reduction, remedy)
         y_true, sample_weight = (
             _replicas.gathered(each) if len(np.shape(each)) else each for each in (y_true, sample_weight)
@@ -157,19 +157,19 @@ class CheckedLoss(keras.losses.Loss):
         return value if is_mean else value / _replicas.count()
 
     def targets(self, y_true: Any) -> Any:
-        """Returns `y_true` as the function can take it in the loss's dtype; a wrong kind of labels is an error."""
+        """Returns `y_true` in a form that the loss's dtype can hold; raises for the wrong kind of labels."""
         return _TARGETS[self.labels](y_true, type(self).__name__)
 
     def whole(self, value: Any) -> Any:
-        """A number for the whole batch as `call` returns it.
+        """Returns `value`, a number for the whole batch, in the shape that `call` returns.
 
-        Keras divides a loss by the number of replicas only where it has a batch axis; without a reduction it stays a
+        Keras divides a loss by the number of replicas only if it has a batch axis. Without a reduction `value` stays a
         scalar.
         """
         return value if self.reduction in (None, "none") else ops.reshape(value, (1,))
 
     def get_config(self) -> dict[str, Any]:
-        # Keras leaves the dtype out: a loss in float64 would come back in float32.
+        # Keras omits the dtype: a float64 loss would be restored in float32.
         return {**super().get_config(), "dtype": self.dtype}
 
 
@@ -186,14 +186,14 @@ class MarginLoss(CheckedLoss):
 
 
 def known(y_true):
-    """The values of an array, a list or an eager tensor as an array; `None` where they are not known yet."""
+    """Returns the values of an array, a list or an eager tensor as an array; `None` for a symbolic tensor."""
     if hasattr(y_true, "numpy") or isinstance(y_true, list | tuple | np.ndarray):
         return np.asarray(y_true.numpy() if hasattr(y_true, "numpy") else y_true)
     return None
 
 
 def kind(y_true):
-    """The name of the dtype of an array, a tensor or a list."""
+    """Returns the name of the dtype of an array, a tensor or a list."""
     dtype = y_true.dtype if hasattr(y_true, "dtype") else np.asarray(y_true).dtype
     return str(getattr(dtype, "name", dtype))
 
@@ -204,7 +204,7 @@ def _numbers(y_true, name):
             "y_true",
             f"numbers for {name}",
             kind(y_true),
-            "Make numbers of names first: `data.labelled` and `data.LabelColumn` do.",
+            "Convert names to numbers first, with `data.labelled` or `data.LabelColumn`.",
         )
     return y_true
 
@@ -225,23 +225,23 @@ def _binary(y_true, name):
 
 
 def class_ids(y_true, name):
-    """Returns class ids as a tensor of ints; another kind of labels is an error."""
+    """Returns class ids as an int tensor; raises for other kinds of labels."""
     y_true = _numbers(y_true, name)
     if kind(y_true).startswith(("float", "bfloat")):
         raise _check.invalid(
             "y_true",
             f"class ids of an int dtype for {name}",
             kind(y_true),
-            "Graded scores suit CoSENTLoss; class ids that are stored as floats have to be cast to int32.",
+            "For graded scores use CoSENTLoss; cast class ids stored as floats to int32.",
         )
     return ops.convert_to_tensor(y_true)
 
 
 def _classes(y_true, name):
-    """Class ids as the number of the first row of the same class: exact in any dtype, where ids can be hashes."""
+    """Replaces class ids by the index of the first row of the class: exact in any dtype, even if ids are hashes."""
     ids = class_ids(y_true, name)
     if len(ids.shape) not in (1, 2):
-        return ids  # the function says what is wrong
+        return ids  # the function raises for this shape
     flat = ops.reshape(ids, (-1,))
     first = ops.argmax(ops.cast(ops.expand_dims(flat, 1) == ops.expand_dims(flat, 0), "int32"), axis=1)
     return ops.reshape(first, ops.shape(ids))

@@ -1,4 +1,4 @@
-"""Losses on labelled texts: positives and negatives are found in the batch by their class ids."""
+"""Losses on labeled texts, which find positives and negatives in the batch by class id."""
 
 from typing import Any
 
@@ -10,26 +10,30 @@ from tfxfer.losses import _base
 
 
 def _batch(y_true, y_pred, distance, function):
-    """Distances of all texts of a batch `(n, n)`, and which are another text of the row's class, or of another."""
+    """Returns the distances of all texts `(n, n)` and the masks of each text's positives and negatives."""
     _check.one_of("distance", distance, _ops.DISTANCES)
     texts, ids = _base.texts(y_pred, function), _base.classes(y_true, y_pred)
     return _ops.PAIRWISE_DISTANCES[distance](texts, texts), *_base.relations(ids)
 
 
 def batch_all_triplet(y_true: Any, y_pred: Any, margin: float = 0.5, distance: str = "euclidean") -> Any:
-    """The mean over all triplets of the batch that the hinge has not yet satisfied.
+    """The mean hinge loss over all triplets of the batch that violate the margin.
 
-    `max(0, d(a, p) - d(a, n) + margin)` for every anchor, other text of its class and text of another class; the mean
-    of those above 0.
+    `max(0, d(a, p) - d(a, n) + margin)` for every anchor, every other text of its class and every text of another
+    class, averaged over the values above 0.
 
     Args:
         y_true: int tensor `(batch,)` or `(batch, 1)`. The class of each row.
-        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row are of its class.
+        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row belong to its class.
         margin: float.
         distance: string. `"cosine"`, `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
 
     Returns:
-        A scalar; 0 without a triplet. Memory grows with the third power of the number of texts: 64 MiB a tensor at 256.
+        A scalar; 0 without a triplet. Memory grows with the cube of the number of texts: each tensor takes 64 MiB at
+        256 texts.
+
+    Raises:
+        ValueError: if `distance` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> texts = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], "float32")
     >>> float(batch_all_triplet(np.array([0, 0, 1]), texts, distance="squared_euclidean"))
@@ -42,10 +46,10 @@ def batch_all_triplet(y_true: Any, y_pred: Any, margin: float = 0.5, distance: s
 
 
 def _hardest(y_true, y_pred, distance, function):
-    """Distance to the hardest positive and negative of every text `(n,)`, and which of the texts count.
+    """Returns each text's distance to its hardest positive and hardest negative `(n,)`, and which texts count.
 
-    A text without another of its class is its own positive, as in the reference. It counts only where there is a text
-    of another class, and none counts in a batch without one valid triplet.
+    A text that is alone in its class is its own positive, as in the reference. A text counts only if the batch holds a
+    text of another class, and no text counts in a batch without a valid triplet.
     """
     d, positive, negative = _batch(y_true, y_pred, distance, function)
     paired, opposed = ops.any(positive, axis=1), ops.any(negative, axis=1)
@@ -55,19 +59,22 @@ def _hardest(y_true, y_pred, distance, function):
 
 
 def batch_hard_triplet(y_true: Any, y_pred: Any, margin: float = 0.5, distance: str = "euclidean") -> Any:
-    """Every text's farthest positive against its closest negative.
+    """The hinge loss of each text's farthest positive against its closest negative.
 
-    `max(0, max d(a, p) - min d(a, n) + margin)`. A text that is alone in its class is its own positive (and so still
-    pushes its closest negative away); in a batch without any valid triplet all are 0.
+    `max(0, max d(a, p) - min d(a, n) + margin)`. A text that is alone in its class is its own positive, so it still
+    pushes its closest negative away. In a batch without a valid triplet all values are 0.
 
     Args:
         y_true: int tensor `(batch,)` or `(batch, 1)`. The class of each row.
-        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row are of its class.
+        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row belong to its class.
         margin: float.
         distance: string. `"cosine"`, `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
 
     Returns:
-        A tensor `(batch,)`; the mean over a row's columns.
+        A tensor `(batch,)`, averaged over a row's columns.
+
+    Raises:
+        ValueError: if `distance` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> texts = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], "float32")
     >>> batch_hard_triplet(np.array([0, 0, 1]), texts, distance="squared_euclidean").numpy().tolist()
@@ -79,18 +86,21 @@ def batch_hard_triplet(y_true: Any, y_pred: Any, margin: float = 0.5, distance: 
 
 
 def batch_hard_soft_margin_triplet(y_true: Any, y_pred: Any, scale: float = 10.0, distance: str = "euclidean") -> Any:
-    """Batch-hard with a smooth hinge in place of the margin.
+    """The batch-hard triplet loss with a smooth hinge instead of a margin.
 
-    `log(1 + exp(scale * (max d(a, p) - min d(a, n))))`; which texts count is as in `batch_hard_triplet`.
+    `log(1 + exp(scale * (max d(a, p) - min d(a, n))))`, over the same texts as `batch_hard_triplet`.
 
     Args:
         y_true: int tensor `(batch,)` or `(batch, 1)`. The class of each row.
-        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row are of its class.
-        scale: float > 0. How sharp the hinge is; the formula of the paper has 1.
+        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row belong to its class.
+        scale: float > 0. The sharpness of the hinge; the paper's formula has 1.
         distance: string. `"cosine"`, `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
 
     Returns:
-        A tensor `(batch,)`; the mean over a row's columns.
+        A tensor `(batch,)`, averaged over a row's columns.
+
+    Raises:
+        ValueError: if `distance` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> texts = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], "float32")
     >>> [round(float(x), 4) for x in batch_hard_soft_margin_triplet(np.array([0, 0, 1]), texts)]
@@ -102,19 +112,23 @@ def batch_hard_soft_margin_triplet(y_true: Any, y_pred: Any, scale: float = 10.0
 
 
 def batch_semi_hard_triplet(y_true: Any, y_pred: Any, margin: float = 0.5, distance: str = "euclidean") -> Any:
-    """Every positive pair against the closest negative that is farther than the positive.
+    """The hinge loss of each positive pair against the closest negative that is farther away than the positive.
 
-    `max(0, d(a, p) - d(a, n) + margin)`, `n` the closest of the negatives with `d(a, n) > d(a, p)`, or the farthest
-    negative where there is none; the mean over all positive pairs (each counts from both ends).
+    `max(0, d(a, p) - d(a, n) + margin)`, where `n` is the closest negative with `d(a, n) > d(a, p)`, or the farthest
+    negative if there is none; averaged over all positive pairs (each counts in both directions).
 
     Args:
         y_true: int tensor `(batch,)` or `(batch, 1)`. The class of each row.
-        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row are of its class.
+        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row belong to its class.
         margin: float.
         distance: string. `"cosine"`, `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
 
     Returns:
-        A scalar; 0 without a triplet. Memory grows with the third power of the number of texts: 64 MiB a tensor at 256.
+        A scalar; 0 without a triplet. Memory grows with the cube of the number of texts: each tensor takes 64 MiB at
+        256 texts.
+
+    Raises:
+        ValueError: if `distance` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> texts = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], "float32")
     >>> float(batch_semi_hard_triplet(np.array([0, 0, 1]), texts, distance="squared_euclidean"))
@@ -129,17 +143,20 @@ def batch_semi_hard_triplet(y_true: Any, y_pred: Any, margin: float = 0.5, dista
 
 
 def supervised_contrastive(y_true: Any, y_pred: Any, temperature: float = 0.07) -> Any:
-    """A softmax over all other texts of the batch shall pick those of the anchor's class.
+    """Softmax cross-entropy over all other texts of the batch; the texts of the anchor's class are the targets.
 
     `-mean over positives p of log(exp(cos(a, p) / T) / sum over all others o of exp(cos(a, o) / T))`.
 
     Args:
         y_true: int tensor `(batch,)` or `(batch, 1)`. The class of each row.
-        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row are of its class.
+        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row belong to its class.
         temperature: float > 0.
 
     Returns:
-        A tensor `(batch,)`; the mean over a row's columns; 0 for a text that is alone in its class.
+        A tensor `(batch,)`, averaged over a row's columns; 0 for a text that is alone in its class.
+
+    Raises:
+        ValueError: if the shape of `y_true` or `y_pred` does not fit.
 
     >>> texts = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]], "float32")
     >>> [round(float(x), 4) for x in supervised_contrastive(np.array([0, 0, 1]), texts)]  # log 2, twice
@@ -155,26 +172,27 @@ def supervised_contrastive(y_true: Any, y_pred: Any, temperature: float = 0.07) 
 
 @keras.saving.register_keras_serializable("tfxfer")
 class BatchAllTripletLoss(_base.MarginLoss):
-    """The mean over all triplets of the batch that are not yet satisfied (`batch_all_triplet`).
+    """The mean over all triplets of the batch that violate the margin (`batch_all_triplet`).
 
-    One number for the whole batch: sample weights for single rows are an error. Memory grows with the third power of
-    the number of texts: 64 MiB a tensor at 256.
+    Returns one number for the whole batch, so a sample weight for each row raises an error. Memory grows with the cube
+    of the number of texts: each tensor takes 64 MiB at 256 texts.
 
-    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes, and two texts of
+    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes and two texts of
     one of them.
 
-    Choose it: for labelled texts when labels are noisy or the hardest examples are outliers: it averages over all.
+    Choose it: for labeled texts with noisy labels or outliers among the hardest examples: it averages over all
+    triplets.
 
     Neighbours: `BatchHardTripletLoss` (the hardest only, less memory), `BatchSemiHardTripletLoss` (between the two),
-    `SupervisedContrastiveLoss` (a softmax in place of the margin).
+    `SupervisedContrastiveLoss` (a softmax instead of the margin).
 
     Args:
-        margin: float. Defaults to 0.5; sentence-transformers' 5 is more than unit vectors can be apart.
+        margin: float. Defaults to 0.5; sentence-transformers' 5 exceeds any Euclidean distance between unit vectors.
         distance: string. `"euclidean"` (default), `"cosine"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for `y_true` of a float dtype, and for a `sample_weight` that is no scalar.
+        ValueError: if `y_true` has a float dtype, or `sample_weight` is not a scalar.
 
     Example:
 
@@ -199,23 +217,24 @@ class BatchAllTripletLoss(_base.MarginLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class BatchHardTripletLoss(_base.MarginLoss):
-    """Every text's farthest positive against its closest negative (`batch_hard_triplet`).
+    """The hinge loss of each text's farthest positive against its closest negative (`batch_hard_triplet`).
 
-    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes, and several texts
+    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes and several texts
     of each.
 
-    Choose it: for labelled texts with clean labels and batches that hold several texts of each class.
+    Choose it: for texts with clean labels, in batches that hold several texts of each class.
 
     Neighbours: `BatchHardSoftMarginTripletLoss` needs no margin; `BatchSemiHardTripletLoss` and `BatchAllTripletLoss`
-    where the hardest examples are wrong labels, or where this one collapses all texts into a point early on.
+    are better if the hardest examples are mislabeled, or if this loss collapses all texts into one point early in
+    training.
 
     Args:
-        margin: float. Defaults to 0.5; sentence-transformers' 5 is more than unit vectors can be apart.
+        margin: float. Defaults to 0.5; sentence-transformers' 5 exceeds any Euclidean distance between unit vectors.
         distance: string. `"euclidean"` (default), `"cosine"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for `y_true` of a float dtype.
+        ValueError: if `y_true` has a float dtype.
 
     Example:
 
@@ -239,26 +258,26 @@ class BatchHardTripletLoss(_base.MarginLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class BatchSemiHardTripletLoss(_base.MarginLoss):
-    """Every positive pair against the closest negative beyond the positive (`batch_semi_hard_triplet`).
+    """The hinge loss of each positive pair against the closest negative beyond it (`batch_semi_hard_triplet`).
 
-    One number for the whole batch: sample weights for single rows are an error. Memory grows with the third power of
-    the number of texts: 64 MiB a tensor at 256.
+    Returns one number for the whole batch, so a sample weight for each row raises an error. Memory grows with the cube
+    of the number of texts: each tensor takes 64 MiB at 256 texts.
 
-    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes, and two texts of
+    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes and two texts of
     one of them.
 
-    Choose it: for labelled texts when `BatchHardTripletLoss` collapses or chases outliers.
+    Choose it: for labeled texts when `BatchHardTripletLoss` collapses or chases outliers.
 
-    Neighbours: `BatchHardTripletLoss` (harder negatives, less memory), `BatchAllTripletLoss` (all of them). It is
-    `TripletSemiHardLoss` of TensorFlow Addons.
+    Neighbours: `BatchHardTripletLoss` (harder negatives, less memory), `BatchAllTripletLoss` (all of them). This loss
+    equals TensorFlow Addons' `TripletSemiHardLoss`.
 
     Args:
-        margin: float. Defaults to 0.5; sentence-transformers' 5 is more than unit vectors can be apart.
+        margin: float. Defaults to 0.5; sentence-transformers' 5 exceeds any Euclidean distance between unit vectors.
         distance: string. `"euclidean"` (default), `"cosine"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for `y_true` of a float dtype, and for a `sample_weight` that is no scalar.
+        ValueError: if `y_true` has a float dtype, or `sample_weight` is not a scalar.
 
     Example:
 
@@ -283,23 +302,23 @@ class BatchSemiHardTripletLoss(_base.MarginLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class BatchHardSoftMarginTripletLoss(_base.CheckedLoss):
-    """Batch-hard with a smooth hinge in place of the margin (`batch_hard_soft_margin_triplet`).
+    """The batch-hard triplet loss with a smooth hinge instead of a margin (`batch_hard_soft_margin_triplet`).
 
-    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes, and several texts
+    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes and several texts
     of each.
 
-    Choose it: as `BatchHardTripletLoss`, when no margin is known: it keeps pulling classes together.
+    Choose it: like `BatchHardTripletLoss`, when no good margin is known: it keeps pulling classes together.
 
-    Neighbours: `BatchHardTripletLoss` leaves what is right by its margin alone.
+    Neighbours: `BatchHardTripletLoss` leaves texts that satisfy its margin alone.
 
     Args:
-        scale: float > 0. How sharp the hinge is. Defaults to 10; with the 1 of the paper and of sentence-transformers
-            the loss is almost linear on unit vectors, whose distances end at 2.
+        scale: float > 0. The sharpness of the hinge. Defaults to 10; with 1, as in the paper and in
+            sentence-transformers, the loss is almost linear on unit vectors, whose Euclidean distances are at most 2.
         distance: string. `"euclidean"` (default), `"cosine"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for `y_true` of a float dtype.
+        ValueError: if `y_true` has a float dtype.
 
     Example:
 
@@ -333,21 +352,21 @@ class BatchHardSoftMarginTripletLoss(_base.CheckedLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class SupervisedContrastiveLoss(_base.CheckedLoss):
-    """A softmax over the batch shall pick the texts of the anchor's class (`supervised_contrastive`).
+    """Softmax cross-entropy over the batch with the anchor's class as targets (`supervised_contrastive`).
 
     Rows: one text (or several of one class); `y_true` an int class id. Every batch needs several texts of each class.
 
-    Choose it: for labelled texts with few classes and batches of 64 or more, e.g. before a linear classifier.
+    Choose it: for labeled texts with few classes and batches of 64 or more, e.g. before a linear classifier.
 
-    Neighbours: the triplet losses on class ids (`BatchHardTripletLoss` and kin) look at one negative at a time;
-    `MultipleNegativesRankingLoss` where each row brings its own positive and there are no classes.
+    Neighbours: the triplet losses on class ids (`BatchHardTripletLoss` and others) look at one negative at a time;
+    `MultipleNegativesRankingLoss` suits rows that bring their own positive and have no classes.
 
     Args:
         temperature: float > 0. Defaults to 0.07.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for `y_true` of a float dtype.
+        ValueError: if `y_true` has a float dtype.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Losses that teach a model what a teacher says: its margins, its scores or its embeddings."""
+"""Losses that distill a teacher's margins, scores or embeddings into a model."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from tfxfer.losses import _base
 
 
 def _scores(y_pred, similarity, name):
-    """The query's similarity to each document: `(batch, columns, dim)` -> `(batch, documents)`."""
+    """Returns the query's similarity to each document: `(batch, columns, dim)` -> `(batch, documents)`."""
     _check.one_of("similarity", similarity, _ops.SIMILARITIES)
     y_pred = _base.columns(y_pred, 3, name)
     return _ops.SIMILARITIES[similarity](y_pred[:, :1], y_pred[:, 1:])
 
 
 def _teacher(y_true, scores, what, remedy):
-    """Checks the teacher's numbers against the student's `(batch, n)`; `(batch,)` stands for `(batch, 1)`."""
+    """Checks the teacher's numbers against the student's `(batch, n)`; `(batch,)` means `(batch, 1)`."""
     shape, expected = tuple(y_true.shape), tuple(scores.shape)
     if len(shape) == 1:
         y_true, shape = ops.expand_dims(y_true, 1), (*shape, 1)
@@ -28,19 +28,23 @@ def _teacher(y_true, scores, what, remedy):
 
 
 def margin_mse(y_true: Any, y_pred: Any, scale: float = 1.0, similarity: str = "dot") -> Any:
-    """The margin between positive and negative shall be the teacher's.
+    """Regresses the student's margin between positive and negative onto the teacher's.
 
-    `(scale * (s(q, p) - s(q, n)) - y)^2`, the mean over the negatives of a row.
+    `(scale * (s(q, p) - s(q, n)) - y)^2`, averaged over the negatives of a row.
 
     Args:
         y_true: float tensor `(batch,)` for one negative, else `(batch, negatives)`: the teacher's score of the positive
-            less that of each negative.
+            minus that of each negative.
         y_pred: float tensor `(batch, columns >= 3, dim)`: query, positive, negatives.
-        scale: float > 0. What the student's similarities are multiplied by.
-        similarity: string. `"dot"`, `"cosine"`, or the name of a distance, whose negative is taken.
+        scale: float > 0. The factor on the student's similarities.
+        similarity: string. `"dot"`, `"cosine"`, or the name of a distance, which is negated.
 
     Returns:
         A tensor `(batch,)`.
+
+    Raises:
+        ValueError: if `similarity` is unknown, `y_pred` has fewer than 3 columns, or `y_true` does not hold a margin
+            for each negative.
 
     >>> rows = np.array([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]], "float32")
     >>> margin_mse(np.array([0.5], "float32"), rows).numpy().tolist()
@@ -48,7 +52,7 @@ def margin_mse(y_true: Any, y_pred: Any, scale: float = 1.0, similarity: str = "
     """
     scores = _scores(y_pred, similarity, "margin_mse")
     margins = scale * (scores[:, :1] - scores[:, 1:])
-    remedy = "From the teacher's scores (batch, documents): scores[:, :1] - scores[:, 1:]."
+    remedy = "Compute it from the teacher's scores (batch, documents): scores[:, :1] - scores[:, 1:]."
     y_true = _teacher(y_true, margins, "the teacher's margin for each negative", remedy)
     return ops.mean(ops.square(margins - y_true), axis=1)
 
@@ -61,7 +65,7 @@ def distill_kl_div(
     teacher_temperature: float = 1.0,
     similarity: str = "dot",
 ) -> Any:
-    """The student's distribution over the row's documents shall be the teacher's.
+    """KL divergence of the student's distribution over the row's documents from the teacher's.
 
     `Ts^2 * sum p * (log p - log q)`, `p = softmax(y / Tt)`, `q = softmax(s(query, documents) / Ts)`.
 
@@ -70,17 +74,21 @@ def distill_kl_div(
         y_pred: float tensor `(batch, 1 + documents, dim)`: query, positive, negatives, at least two documents.
         student_temperature: float > 0, `Ts`.
         teacher_temperature: float > 0, `Tt`.
-        similarity: string. `"dot"`, `"cosine"`, or the name of a distance, whose negative is taken.
+        similarity: string. `"dot"`, `"cosine"`, or the name of a distance, which is negated.
 
     Returns:
         A tensor `(batch,)`.
+
+    Raises:
+        ValueError: if `similarity` is unknown, `y_pred` has fewer than 3 columns, or `y_true` does not hold a score for
+            each document.
 
     >>> rows = np.array([[[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]]], "float32")
     >>> [round(float(x), 4) for x in distill_kl_div(np.array([[4.0, 0.0]], "float32"), rows)]  # 4 = (0.8 - 0.6) / 0.05
     [0.0]
     """
     scores = _scores(y_pred, similarity, "distill_kl_div")
-    y_true = _teacher(y_true, scores, "the teacher's score of each document", "The query's column has no score.")
+    y_true = _teacher(y_true, scores, "the teacher's score of each document", "The query's column needs no score.")
     student = ops.log_softmax(scores / student_temperature, axis=1)
     teacher = ops.log_softmax(y_true / teacher_temperature, axis=1)
     return student_temperature**2 * ops.sum(ops.exp(teacher) * (teacher - student), axis=1)
@@ -94,9 +102,9 @@ ERRORS = {"mse": _mean_squared_error, "cosine": _ops.cosine_distance}
 
 
 def embedding_distillation(y_true: Any, y_pred: Any, error: str = "mse") -> Any:
-    """Each embedding shall be the teacher's.
+    """Regresses each embedding onto the teacher's.
 
-    `mean((x - y)^2)` over the components (`"mse"`) or `1 - cos(x, y)` (`"cosine"`), the mean over the texts of a row.
+    `mean((x - y)^2)` over the components (`"mse"`) or `1 - cos(x, y)` (`"cosine"`), averaged over the texts of a row.
 
     Args:
         y_true: float tensor of `y_pred`'s shape. The teacher's embeddings of the same texts.
@@ -105,6 +113,9 @@ def embedding_distillation(y_true: Any, y_pred: Any, error: str = "mse") -> Any:
 
     Returns:
         A tensor `(batch,)`.
+
+    Raises:
+        ValueError: if `error` is unknown, or the shapes of `y_true` and `y_pred` differ.
 
     >>> embedding_distillation(np.array([[1.0, 0.0]], "float32"), np.array([[0.0, 0.0]], "float32")).numpy().tolist()
     [0.5]
@@ -115,9 +126,9 @@ def embedding_distillation(y_true: Any, y_pred: Any, error: str = "mse") -> Any:
     if None not in (y_true.shape[-1], y_pred.shape[-1]) and y_true.shape[-1] != y_pred.shape[-1]:
         raise _check.invalid(
             "y_true",
-            f"teacher's embeddings of the student's {y_pred.shape[-1]} dimensions",
+            f"teacher's embeddings with the student's {y_pred.shape[-1]} dimensions",
             tuple(y_true.shape),
-            "Reduce the teacher's by PCA, give the student a dense layer of the teacher's size, or distil scores with "
+            "Reduce the teacher's by PCA, give the student a dense layer of the teacher's size, or distill scores with "
             "MarginMSELoss or DistillKLDivLoss.",
         )
     return _base.mean_over_columns(ERRORS[error](flat, ops.reshape(y_true, ops.shape(flat))), y_pred)
@@ -125,26 +136,26 @@ def embedding_distillation(y_true: Any, y_pred: Any, error: str = "mse") -> Any:
 
 @keras.saving.register_keras_serializable("tfxfer")
 class MarginMSELoss(_base.CheckedLoss):
-    """The margin between positive and negative shall be the teacher's (`margin_mse`).
+    """Regresses the margin between positive and negative onto the teacher's (`margin_mse`).
 
     Rows: three texts or more: query, positive, negatives; `y_true` the teacher's margins `(batch,)` or
     `(batch, negatives)`.
 
-    Choose it: to teach an embedder what a cross-encoder says about mined negatives; a false negative then does no harm,
-    as its margin is small.
+    Choose it: to teach an embedder a cross-encoder's scores of mined negatives. A false negative does no harm, because
+    its margin is small.
 
-    Neighbours: `DistillKLDivLoss` matches the distribution over all documents of a row and does not mind the scores'
-    range; `TripletMarginRankingLoss` has one margin for all and no teacher.
+    Neighbours: `DistillKLDivLoss` matches the distribution over all documents of a row and does not depend on the range
+    of the scores; `TripletMarginRankingLoss` has one fixed margin and no teacher.
 
     Args:
-        scale: float > 0. What the student's similarities are multiplied by. Defaults to 1, right where the teacher's
-            scores have the range of the student's. The similarities of unit vectors differ by 2 at most: for a
-            teacher whose margins reach 10, choose 5 or more, or an embedder without normalisation.
-        similarity: string. `"dot"` (default), `"cosine"`, or the name of a distance, whose negative is taken.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        scale: float > 0. The factor on the student's similarities. Defaults to 1, which suits a teacher whose scores
+            have the student's range. The similarities of unit vectors differ by at most 2: for a teacher whose margins
+            reach 10, choose 5 or more, or an embedder without normalization.
+        similarity: string. `"dot"` (default), `"cosine"`, or the name of a distance, which is negated.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for `y_true` that has not a margin for each negative.
+        ValueError: if `y_true` does not hold a margin for each negative.
 
     Example:
 
@@ -173,24 +184,24 @@ class MarginMSELoss(_base.CheckedLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class DistillKLDivLoss(_base.CheckedLoss):
-    """The student's distribution over the row's documents shall be the teacher's (`distill_kl_div`).
+    """KL divergence of the student's distribution over documents from the teacher's (`distill_kl_div`).
 
     Rows: three texts or more: query, positive, negatives; `y_true` the teacher's scores `(batch, documents)`.
 
-    Choose it: to teach an embedder a cross-encoder's ranking of several documents a query.
+    Choose it: to teach an embedder a cross-encoder's ranking of several documents per query.
 
-    Neighbours: `MarginMSELoss` matches differences of scores one by one; `EmbeddingDistillationLoss` needs no scores
-    but a teacher that embeds.
+    Neighbours: `MarginMSELoss` matches differences of scores one by one; `EmbeddingDistillationLoss` needs a teacher's
+    embeddings instead of scores.
 
     Args:
-        student_temperature: float > 0. Defaults to 0.05; with sentence-transformers' 1 the softmax over unit vectors,
-            whose dot products lie in -1..1, is almost flat and cannot follow a teacher.
-        teacher_temperature: float > 0. Defaults to 1, for logits; 0.05 where the teacher's scores are cosines.
-        similarity: string. `"dot"` (default), `"cosine"`, or the name of a distance, whose negative is taken.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        student_temperature: float > 0. Defaults to 0.05. With sentence-transformers' 1, the softmax over dot products
+            of unit vectors, which lie in -1..1, is almost flat and cannot follow a teacher.
+        teacher_temperature: float > 0. Defaults to 1, for logits; choose 0.05 if the teacher's scores are cosines.
+        similarity: string. `"dot"` (default), `"cosine"`, or the name of a distance, which is negated.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for `y_true` that has not a score for each document.
+        ValueError: if `y_true` does not hold a score for each document.
 
     Example:
 
@@ -239,21 +250,23 @@ class DistillKLDivLoss(_base.CheckedLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class EmbeddingDistillationLoss(_base.CheckedLoss):
-    """Each embedding shall be the teacher's (`embedding_distillation`).
+    """Regresses each embedding onto the teacher's (`embedding_distillation`).
 
-    Rows: one text or several; `y_true` the teacher's embeddings, shaped as `y_pred`.
+    Rows: one text or several; `y_true` the teacher's embeddings, in the shape of `y_pred`.
 
-    Choose it: to make a smaller, faster or multilingual embedder out of a good one, from texts without labels. For
-    another language, rows of (text, translation) with the teacher's embedding of the text in both columns.
+    Choose it: to distill a good embedder into a smaller, faster or multilingual one, from texts without labels. For
+    another language, use rows of (text, translation) with the teacher's embedding of the text in both columns.
 
-    Neighbours: `MarginMSELoss` and `DistillKLDivLoss` for teachers that give scores, or of another dimension.
+    Neighbours: `MarginMSELoss` and `DistillKLDivLoss` for teachers that score, or whose embeddings have another
+    dimension.
 
     Args:
-        error: string. `"mse"` (default), the mean over the components, or `"cosine"`, which leaves lengths free.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        error: string. `"mse"` (default), averaged over the components, or `"cosine"`, which ignores the lengths of
+            vectors.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for `y_true` of another shape than `y_pred`.
+        ValueError: if the shapes of `y_true` and `y_pred` differ.
 
     Example:
 

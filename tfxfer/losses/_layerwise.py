@@ -1,4 +1,4 @@
-"""Losses over the states of all layers, so that the top ones can be dropped after training."""
+"""Losses over the outputs of all layers, so that the top layers can be dropped after training."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from keras import ops
 from tfxfer import _check
 from tfxfer.losses._wrappers import MatryoshkaLoss, _is_loss, _sizes, _Wrapper, matryoshka
 
-# The weight of layer l, of those below the last.
+# The weight of layer l, one of the layers below the last.
 WEIGHTINGS: dict[str, Callable] = {
     "uniform": lambda layer: 1.0,
     "log": lambda layer: 1.0 / (1.0 + math.log1p(layer)),
@@ -30,31 +30,34 @@ def adaptive_layer(
     kl_weight: float = 1.0,
     kl_temperature: float = 0.3,
 ) -> Any:
-    """A loss on the embeddings of the last layer, and on those of the layers below, which should follow the last one's.
+    """A loss on the embeddings of every layer, with a divergence that pulls the lower layers toward the last.
 
-    `e_l` are the embeddings of layer l, `K` the number of layers below that count:
+    `e_l` are the embeddings of layer l, and `K` is the number of lower layers that count:
 
         last_layer_weight * L(e_last)
             + sum over these layers of (prior_layers_weight * w(l) / K * L(e_l) + kl_weight * T * KL_l)
 
-    `KL_l` is the mean over all texts of `KL(softmax(e_last / T) || softmax(e_l / T))`, over the components; no gradient
-    goes through `e_last` there.
+    `KL_l` is the mean over all texts of `KL(softmax(e_last / T) || softmax(e_l / T))`, over the components. No gradient
+    flows through `e_last` in this term.
 
     Args:
-        loss: function of `(y_true, y_pred)`, of `(batch, columns, dim)`.
-        y_true: what `loss` takes.
-        y_pred: float tensor `(batch, columns, layers, dim)`: of each text the embedding of every layer, from the input
-            upwards, as `models.Siamese(all_layers=True)` gives it.
-        layers: optional ints from 0. Which of the layers below the last count; by default all.
-        weighting: string, `w(l)` of the layer with number l: `"uniform"` 1, `"log"` `1 / (1 + ln(1 + l))`, `"linear"`
-            `1 / (1 + l)`.
+        loss: function of `(y_true, y_pred)`, where `y_pred` is `(batch, columns, dim)`.
+        y_true: targets for `loss`.
+        y_pred: float tensor `(batch, columns, layers, dim)`: each text's embedding from every layer, from the input
+            upward, the output of `models.Siamese(all_layers=True)`.
+        layers: optional ints >= 0. The layers below the last that count; all by default.
+        weighting: string, `w(l)` of layer l: `"uniform"` 1, `"log"` `1 / (1 + ln(1 + l))`, `"linear"` `1 / (1 + l)`.
         last_layer_weight: float >= 0.
         prior_layers_weight: float >= 0.
         kl_weight: float >= 0.
-        kl_temperature: float >= 0, `T`; 0 leaves the divergence out.
+        kl_temperature: float >= 0, `T`; 0 omits the divergence.
 
     Returns:
-        What `loss` returns.
+        The weighted sum, in the shape that `loss` returns.
+
+    Raises:
+        ValueError: if `y_pred` is not `(batch, columns, layers, dim)` with at least two layers, or `layers` or
+            `weighting` is invalid.
 
     >>> stack = np.array([[[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]]], "float32")
     >>> distance = lambda y, x: 1.0 - ops.sum(x[:, 0] * x[:, 1], axis=-1)
@@ -73,18 +76,21 @@ def matryoshka_2d(
     weights: Sequence[float] | None = None,
     **kwargs: Any,
 ) -> Any:
-    """`adaptive_layer` of `matryoshka`: a loss on the first components of the embeddings of all layers.
+    """A loss on the first components of the embeddings of all layers: `adaptive_layer` around `matryoshka`.
 
     Args:
-        loss: function of `(y_true, y_pred)`, of `(batch, columns, dim)`.
-        y_true: what `loss` takes.
+        loss: function of `(y_true, y_pred)`, where `y_pred` is `(batch, columns, dim)`.
+        y_true: targets for `loss`.
         y_pred: float tensor `(batch, columns, layers, dim)`.
-        dims: ints from 1 to `dim`. How many components to keep.
+        dims: ints from 1 to `dim`. The numbers of components to keep.
         weights: optional floats, one for each of `dims`; 1 by default.
-        **kwargs: as `adaptive_layer` has them. The divergence is over all components.
+        **kwargs: passed to `adaptive_layer`. The divergence is over all components.
 
     Returns:
-        What `loss` returns.
+        The weighted sum, in the shape that `loss` returns.
+
+    Raises:
+        ValueError: in the same cases as `adaptive_layer` and `matryoshka`.
 
     >>> stack = np.array([[[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]]], "float32")
     >>> distance = lambda y, x: 1.0 - ops.sum(x[:, 0] * x[:, 1], axis=-1)
@@ -95,10 +101,10 @@ def matryoshka_2d(
 
 
 def over_layers(value, y_pred, layers, weighting, last_weight, prior_weight, kl_weight, temperature):
-    """The sum of `adaptive_layer`; `value` is a function of a layer's number and its embeddings."""
+    """Returns the sum of `adaptive_layer`; `value` is a function of a layer's index and its embeddings."""
     shape = tuple(y_pred.shape)
     if len(shape) != 4 or shape[2] is None or shape[2] < 2:
-        expected = "a tensor (batch, columns, layers, dim) of at least two layers for adaptive_layer"
+        expected = "a tensor (batch, columns, layers, dim) with at least two layers for adaptive_layer"
         raise _check.invalid("y_pred", expected, shape, "Train a `models.Siamese` with `all_layers=True`.")
     last = shape[2] - 1
     layers = list(range(last)) if layers is None else _checked_layers(layers, last)
@@ -117,7 +123,7 @@ def over_layers(value, y_pred, layers, weighting, last_weight, prior_weight, kl_
 
 
 def _checked_layers(layers, last=None):
-    """Returns numbers of layers as a list; raises for none, for equal ones, and for the last one or beyond."""
+    """Returns layer indices as a list; raises if there are none, if they repeat, or if one is not below the last."""
     if not isinstance(layers, list | tuple) or not layers or len(set(layers)) < len(layers):
         raise _check.invalid("layers", "a list of different ints >= 0, or None for all", layers)
     found = [_check.integer("layers", layer, minimum=0) for layer in layers]
@@ -130,32 +136,31 @@ def _checked_layers(layers, last=None):
 class AdaptiveLayerLoss(_Wrapper):
     """Trains the embeddings of all layers, so that the top ones can be dropped (`adaptive_layer`).
 
-    Rows: those of the loss inside, `y_true` too, through a `models.Siamese` with `all_layers=True`.
+    Rows: those of the wrapped loss, including `y_true`, through a `models.Siamese` with `all_layers=True`.
 
-    Choose it: when a model should be cut to fewer blocks afterwards, `embedder.with_blocks(3)`, as speed asks for.
+    Choose it: to train one model that can later be cut to fewer blocks for speed, `embedder.with_blocks(3)`.
 
-    Neighbours: `Matryoshka2dLoss` cuts the vectors as well; `models.Siamese(embedder.with_blocks(3))` trains one size
-    alone, which is then a little better.
+    Neighbours: `Matryoshka2dLoss` also cuts the vectors; `models.Siamese(embedder.with_blocks(3))` trains a single
+    size, which is then a little better.
 
-    sentence-transformers draws one layer a step by default; here all count in each step, which is the same on average
-    but for the divergence: it is a sum over the layers, of which one of `n` was drawn there. The encoder computes all
-    of them in any case.
+    sentence-transformers draws one layer per step by default; here all layers count in each step. The two agree on
+    average except for the divergence, which is summed over all layers here, but over one drawn layer of `n` there. The
+    encoder computes all layers in any case.
 
     Args:
         loss: `keras.losses.Loss` on `(batch, columns, dim)`, such as `MultipleNegativesRankingLoss()`. Its own
-            `reduction` and `dtype` do not count.
-        layers: optional list of ints. Which layers below the last one count, 0 the embeddings of tokens, then each
-            block's output. Defaults to all.
-        weighting: string. `"uniform"` (default), `"log"` or `"linear"`: the lower layers count more in the last two.
+            `reduction` and `dtype` are ignored.
+        layers: optional list of ints. The layers below the last that count: 0 is the token embeddings, then come the
+            outputs of the blocks. Defaults to all.
+        weighting: string. `"uniform"` (default), `"log"` or `"linear"`; with the last two, lower layers count more.
         last_layer_weight: float >= 0. Defaults to 1.
         prior_layers_weight: float >= 0. Defaults to 1.
         kl_weight: float >= 0. The weight of the divergence from the last layer. Defaults to 1.
-        kl_temperature: float >= 0. Defaults to 0.3; 0 leaves the divergence out.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        kl_temperature: float >= 0. Defaults to 0.3; 0 omits the divergence.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for `y_pred` without an axis of layers, a layer that is not there, and whatever the loss inside
-            raises.
+        ValueError: if `y_pred` has no axis of layers, a layer does not exist, or the wrapped loss raises.
 
     Example:
 
@@ -211,24 +216,24 @@ class AdaptiveLayerLoss(_Wrapper):
 class Matryoshka2dLoss(AdaptiveLayerLoss):
     """Trains the first components of the embeddings of all layers (`matryoshka_2d`).
 
-    Rows: those of the loss inside, `y_true` too, through a `models.Siamese` with `all_layers=True`.
+    Rows: those of the wrapped loss, including `y_true`, through a `models.Siamese` with `all_layers=True`.
 
-    Choose it: when both blocks and components may be cut afterwards: `embedder.with_blocks(3)` with
+    Choose it: to train one model that can later be cut in both blocks and components: `embedder.with_blocks(3)` with
     `encode(truncate_dim=128)`.
 
-    Neighbours: `AdaptiveLayerLoss` and `MatryoshkaLoss` do one of both; this is the one around the other.
+    Neighbours: `AdaptiveLayerLoss` cuts only blocks and `MatryoshkaLoss` only components; this loss combines the two.
 
     Args:
         loss: `keras.losses.Loss` on `(batch, columns, dim)`, such as `MultipleNegativesRankingLoss()`. Its own
-            `reduction` and `dtype` do not count.
-        dims: list of ints, such as `[384, 256, 128, 64]`; name the full size too, unless only cut vectors matter.
+            `reduction` and `dtype` are ignored.
+        dims: list of ints, for example `[384, 256, 128, 64]`; include the full size unless only truncated vectors
+            matter.
         weights: optional list of floats >= 0, one for each of `dims`. Defaults to 1 each.
-        layers, weighting, last_layer_weight, prior_layers_weight, kl_weight, kl_temperature: as `AdaptiveLayerLoss`
-            has them.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        layers, weighting, last_layer_weight, prior_layers_weight, kl_weight, kl_temperature: see `AdaptiveLayerLoss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: as `AdaptiveLayerLoss` and `MatryoshkaLoss`.
+        ValueError: in the same cases as `AdaptiveLayerLoss` and `MatryoshkaLoss`.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Losses on the scores that a reranker gives to the documents of a query: by document, and in-batch softmax."""
+"""Losses on a reranker's scores for the documents of a query: one document at a time, and softmax over a list."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,31 +9,30 @@ from keras import ops
 from tfxfer import _check, _ops
 from tfxfer.losses import _base
 
-# What may be applied to the scores before a loss reads them.
+# What can be applied to the scores before the loss.
 ACTIVATIONS: dict[str, Callable] = {"sigmoid": ops.sigmoid, "tanh": ops.tanh}
-# Batches whose shapes are compiled have up to so many documents that fill them up, see `data.RankingColumn`.
+# The maximum number of filler documents in batches with compiled shapes, see `data.RankingColumn`.
 _MOST_FILLERS = 7
 
 
 def lists(y_true: Any, y_pred: Any, activation: str | None, name: str) -> tuple[Any, Any, Any]:
-    """Returns grades, scores and which of them are documents, each `(lists, documents)`.
+    """Returns the grades, the scores and the mask of real documents, each `(lists, documents)`.
 
     Args:
-        y_true: tensor `(lists, documents)`, NaN where a list has no further document; or `(pairs,)`, a list of one
-            document each.
-        y_pred: float tensor of the scores: `(lists, documents)`; or those of all documents one list after another,
-            `(documents,)` or `(documents, 1)`, as rerankers give them.
-        activation: name out of `ACTIVATIONS`, or `None`.
-        name: string. The loss, for errors.
+        y_true: tensor `(lists, documents)`, NaN past the end of a list; or `(pairs,)`, lists of one document each.
+        y_pred: float tensor of scores: `(lists, documents)`; or `(documents,)` or `(documents, 1)`, the output of
+            rerankers, with the lists one after another.
+        activation: a key of `ACTIVATIONS`, or `None`.
+        name: string. The loss's name for errors.
 
     Raises:
-        ValueError: for other shapes. What only the values can tell, another number of documents than grades, makes
-            the scores NaN.
+        ValueError: for other shapes. If the number of scores differs from the number of grades, which only the values
+            show, the scores become NaN.
     """
     grades = ops.cast(y_true, y_pred.dtype)
     grades = ops.expand_dims(grades, 1) if len(grades.shape) == 1 else grades
     if len(grades.shape) != 2:
-        expected = f"grades (lists, documents) for {name}, NaN where a list has ended"
+        expected = f"grades (lists, documents) for {name}, NaN past the end of a list"
         raise _check.invalid("y_true", expected, tuple(y_true.shape), _REMEDY)
     if len(y_pred.shape) not in (1, 2):
         raise _check.invalid("y_pred", f"scores (documents, 1) or (lists, documents) for {name}", tuple(y_pred.shape))
@@ -46,21 +45,21 @@ def lists(y_true: Any, y_pred: Any, activation: str | None, name: str) -> tuple[
             raise _check.invalid("y_true", f"a grade for each score, shape {expected}", tuple(y_true.shape), _REMEDY)
         scores = y_pred
     zeros = ops.zeros_like(grades)
-    # Masked before any arithmetic: what fills up a list may be infinite.
+    # Masked before any arithmetic: the padding of a list may be infinite.
     scores = ops.where(is_document, scores, zeros)
     if activation is not None:
         scores = ACTIVATIONS[_check.one_of("activation", activation, ACTIVATIONS)](scores)
     return ops.where(is_document, grades, zeros), scores, is_document
 
 
-_REMEDY = "Train a `models.Reranker` on `data.rankings`, or on pairs with a number each."
+_REMEDY = "Train a `models.Reranker` on `data.rankings`, or on pairs with one number each."
 
 
 def _of_lists(flat, is_document):
-    """The scores of all documents, laid out as their lists."""
+    """Returns the scores of all documents arranged by list."""
     count, total = ops.shape(flat)[0], ops.sum(ops.cast(is_document, "int32"))
     places = ops.reshape(ops.cumsum(ops.cast(ops.reshape(is_document, (-1,)), "int32")) - 1, ops.shape(is_document))
-    # One place more, for what is no document.
+    # One extra entry, for the padding of lists.
     padded = ops.concatenate([flat, ops.zeros((1,), dtype=flat.dtype)])
     scores = ops.take(padded, ops.where(is_document, ops.minimum(places, count), count))
     surplus = count - total
@@ -69,18 +68,18 @@ def _of_lists(flat, is_document):
 
 
 def check_activation(activation: str | None) -> str | None:
-    """Returns the name of an activation, or `None`; raises for another."""
+    """Returns `activation` if it is a known name or `None`; raises otherwise."""
     return None if activation is None else _check.one_of("activation", activation, ACTIVATIONS)
 
 
 class ListLoss(_base.CheckedLoss):
-    """A loss on grades and scores; subclasses have the arguments that their config names."""
+    """A loss on grades and scores; `_arguments` names the arguments of a subclass."""
 
-    # Whether the loss tells the lists of documents apart by its targets; see `models.Reranker`.
+    # Whether the loss separates the lists of documents by its targets; see `models.Reranker`.
     takes_lists = True
-    # The least and the greatest number that a target may be, where these are bounded.
+    # The minimum and maximum of a target, if bounded.
     target_range: tuple[float, float] | None = None
-    # The arguments of the function, and of the constructor.
+    # The arguments of both the function and the constructor.
     _arguments: tuple[str, ...] = ("activation",)
 
     def _call(self, function: Callable, y_true: Any, y_pred: Any) -> Any:
@@ -93,19 +92,22 @@ class ListLoss(_base.CheckedLoss):
 def pointwise_crossentropy(
     y_true: Any, y_pred: Any, *, positive_weight: float = 1.0, activation: str | None = None
 ) -> Any:
-    """The binary cross-entropy of each document's logit, the mean over the documents of a list.
+    """The binary cross-entropy of each document's logit, averaged over the documents of a list.
 
-    `w * y * softplus(-x) + (1 - y) * softplus(x)`, `x` the score.
+    `w * y * softplus(-x) + (1 - y) * softplus(x)`, where `x` is the score.
 
     Args:
-        y_true: tensor `(lists, documents)` or `(pairs,)` of numbers in `[0, 1]`, NaN where a list has ended. Others
-            make the loss NaN.
+        y_true: tensor `(lists, documents)` or `(pairs,)` of numbers in `[0, 1]`, NaN past the end of a list. Numbers
+            outside make the loss NaN.
         y_pred: float tensor `(documents, 1)`, `(documents,)` or `(lists, documents)` of logits.
         positive_weight: float > 0, `w`.
         activation: `"sigmoid"` or `"tanh"`, applied to the logits first; `None` for none.
 
     Returns:
         A tensor `(lists,)`.
+
+    Raises:
+        ValueError: if `activation` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> found = pointwise_crossentropy(np.array([[1.0, 0.0], [1.0, np.nan]], "float32"), np.zeros((3, 1), "float32"))
     >>> [round(float(x), 4) for x in found]  # log 2
@@ -118,17 +120,20 @@ def pointwise_crossentropy(
 
 
 def pointwise_mse(y_true: Any, y_pred: Any, *, activation: str | None = None) -> Any:
-    """The squared error of each document's score, the mean over the documents of a list.
+    """The squared error of each document's score, averaged over the documents of a list.
 
-    `(a(x) - y)^2`, `a` the activation.
+    `(a(x) - y)^2`, where `a` is the activation.
 
     Args:
-        y_true: tensor `(lists, documents)` or `(pairs,)`, NaN where a list has ended.
+        y_true: tensor `(lists, documents)` or `(pairs,)`, NaN past the end of a list.
         y_pred: float tensor `(documents, 1)`, `(documents,)` or `(lists, documents)`.
         activation: `"sigmoid"` or `"tanh"`, applied to `y_pred` first; `None` for none.
 
     Returns:
         A tensor `(lists,)`.
+
+    Raises:
+        ValueError: if `activation` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> pointwise_mse(np.array([[1.0, 0.0], [1.0, np.nan]], "float32"), np.zeros((3, 1), "float32")).numpy().tolist()
     [0.5, 1.0]
@@ -138,17 +143,20 @@ def pointwise_mse(y_true: Any, y_pred: Any, *, activation: str | None = None) ->
 
 
 def score_margin_mse(y_true: Any, y_pred: Any, *, activation: str | None = None) -> Any:
-    """Regresses the margins between the first document and each other one onto the teacher's.
+    """Regresses the margins between the first document and every other onto the teacher's.
 
-    `((s_0 - s_j) - (y_0 - y_j))^2`, the mean over the other documents of a list; 0 for a list of one.
+    `((s_0 - s_j) - (y_0 - y_j))^2`, averaged over the other documents of a list; 0 for a list of one document.
 
     Args:
-        y_true: tensor `(lists, documents)` of the teacher's scores, NaN where a list has ended.
+        y_true: tensor `(lists, documents)` of the teacher's scores, NaN past the end of a list.
         y_pred: float tensor `(documents, 1)`, `(documents,)` or `(lists, documents)`.
         activation: `"sigmoid"` or `"tanh"`, applied to `y_pred` first; `None` for none.
 
     Returns:
         A tensor `(lists,)`.
+
+    Raises:
+        ValueError: if `activation` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> teacher, scores = np.array([[4.0, 1.0, 0.0]], "float32"), np.array([[1.0, 0.0, 0.0]], "float32")
     >>> score_margin_mse(teacher, scores).numpy().tolist()
@@ -163,17 +171,20 @@ def score_margin_mse(y_true: Any, y_pred: Any, *, activation: str | None = None)
 def list_softmax(y_true: Any, y_pred: Any, *, scale: float = 10.0, activation: str | None = "sigmoid") -> Any:
     """Softmax cross-entropy of each positive document against the negatives of its list.
 
-    `log(exp(z_p) + sum exp(z_n)) - z_p`, `z = scale * a(x)`, the mean over the positives `p` of a list; 0 for a list
-    without one.
+    `log(exp(z_p) + sum exp(z_n)) - z_p`, `z = scale * a(x)`, averaged over the positives `p` of a list; 0 for a list
+    without positives.
 
     Args:
-        y_true: tensor `(lists, documents)`, above 0 for positives, NaN where a list has ended.
+        y_true: tensor `(lists, documents)`, above 0 for positives, NaN past the end of a list.
         y_pred: float tensor `(documents, 1)`, `(documents,)` or `(lists, documents)` of logits.
         scale: float > 0. The inverse temperature.
         activation: `"sigmoid"` or `"tanh"`, applied to the logits first; `None` for none.
 
     Returns:
         A tensor `(lists,)`.
+
+    Raises:
+        ValueError: if `activation` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> found = list_softmax(np.array([[1.0, 0.0]], "float32"), np.zeros((2, 1), "float32"))
     >>> round(float(found[0]), 4)  # log 2
@@ -194,26 +205,25 @@ def list_softmax(y_true: Any, y_pred: Any, *, scale: float = 10.0, activation: s
 class PointwiseCrossentropyLoss(ListLoss):
     """The binary cross-entropy of each document's logit (`pointwise_crossentropy`).
 
-    The default of `models.Reranker`. Each list counts alike, however many documents it has.
+    The default of `models.Reranker`. All lists have equal weight, regardless of their length.
 
-    Rows: pairs of query and document with 0, 1 or a number between; or lists with such numbers.
+    Rows: pairs of query and document with a number from 0 to 1; or lists of documents with such numbers.
 
-    Choose it: for judgements that are yes or no, or where there is one document a row. The score's sigmoid is then a
-    probability, which a threshold can cut.
+    Choose it: for binary judgments, or for one document per row. The sigmoid of the score is then a probability, to
+    which a threshold can be applied.
 
-    Neighbours: `LambdaLoss` and `ListNetLoss` compare the documents of a list and are better at their order;
-    `PointwiseMSELoss` regresses onto a teacher's scores; `WeightedBinaryCrossentropy` has a focal parameter, for rows
-    of pairs.
+    Neighbours: `LambdaLoss` and `ListNetLoss` compare the documents of a list and order them better; `PointwiseMSELoss`
+    regresses onto a teacher's scores; `WeightedBinaryCrossentropy` has a focal parameter and takes rows of pairs.
 
     Args:
-        positive_weight: float > 0. The weight of what is relevant. Defaults to 1; the number of negatives for each
-            positive makes both count alike.
-        activation: `"sigmoid"` or `"tanh"`, applied to the logits before the loss takes them as logits, as
-            sentence-transformers can; two sigmoids then follow one another. Defaults to `None`.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        positive_weight: float > 0. The weight of relevant documents. Defaults to 1; set it to the number of negatives
+            per positive to balance the two.
+        activation: `"sigmoid"` or `"tanh"`, applied to the logits before the loss, which still treats the result as
+            logits, as sentence-transformers can; `"sigmoid"` therefore applies two sigmoids. Defaults to `None`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for grades outside `[0, 1]`, where they are known; within `fit` they make the loss NaN.
+        ValueError: if grades are outside `[0, 1]` and their values are known. Within `fit` they make the loss NaN.
 
     Example:
 
@@ -241,14 +251,14 @@ class PointwiseCrossentropyLoss(ListLoss):
         self.activation = check_activation(activation)
 
     def targets(self, y_true: Any) -> Any:
-        """Returns grades; raises for those outside `[0, 1]`, where they are known."""
+        """Returns the grades of `y_true`; raises if known values are outside `[0, 1]`."""
         y_true = super().targets(y_true)
         values = _base.known(y_true)
         if values is not None:
             values = values.astype("float64")
             outside = values[(values < 0) | (values > 1)]
             if outside.size:
-                remedy = "For grades choose `LambdaLoss` or `ListNetLoss`, for a teacher's scores `PointwiseMSELoss`."
+                remedy = "For grades use `LambdaLoss` or `ListNetLoss`, for a teacher's scores `PointwiseMSELoss`."
                 expected = "numbers in [0, 1] for PointwiseCrossentropyLoss"
                 raise _check.invalid("y_true", expected, outside.ravel()[:8].tolist(), remedy)
         return y_true
@@ -261,17 +271,20 @@ class PointwiseCrossentropyLoss(ListLoss):
 class PointwiseMSELoss(ListLoss):
     """The squared error of each document's score (`pointwise_mse`).
 
-    Rows: pairs of query and document with a number each; or lists of documents with such numbers.
+    Rows: pairs of query and document with one number each; or lists of documents with such numbers.
 
-    Choose it: to copy a teacher's scores themselves, their scale as well as their order.
+    Choose it: to copy a teacher's scores, including their scale.
 
-    Neighbours: `ScoreMarginMSELoss` and `ListNetLoss` copy differences and leave the level free, which is easier;
-    `keras.losses.MeanSquaredError` takes pairs and has no activation.
+    Neighbours: `ScoreMarginMSELoss` and `ListNetLoss` copy differences of scores and leave their level free, which is
+    easier; `keras.losses.MeanSquaredError` takes pairs and has no activation.
 
     Args:
-        activation: `"sigmoid"` or `"tanh"`, applied to the logits first: for a teacher that gives probabilities, or
-            cosines. Defaults to `None`.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        activation: `"sigmoid"` or `"tanh"`, applied to the logits first: `"sigmoid"` for a teacher that outputs
+            probabilities, `"tanh"` for cosines. Defaults to `None`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
+
+    Raises:
+        ValueError: if `activation` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     Example:
 
@@ -294,20 +307,23 @@ class PointwiseMSELoss(ListLoss):
 class ScoreMarginMSELoss(ListLoss):
     """Regresses the margins of a list's first document onto the teacher's (`score_margin_mse`).
 
-    sentence-transformers' `MarginMSELoss` of cross-encoders. It takes margins as well; here the targets are always
-    the teacher's scores: for margins `m` to the first document, give `[0, -m_1, -m_2, ...]`.
+    This is sentence-transformers' `MarginMSELoss` for cross-encoders, except that the targets are always the teacher's
+    scores. For margins `m` to the first document, pass `[0, -m_1, -m_2, ...]`.
 
     Rows: lists whose first document is the positive; `y_true` the teacher's score of each document.
 
-    Choose it: to teach a small reranker what a large one says of mined negatives, where the scales of both may differ
-    in level but not in width.
+    Choose it: to teach a small reranker a large one's scores of mined negatives. The two may differ in the level of
+    their scores, but not in their spread.
 
     Neighbours: `MarginMSELoss` does the same for embedders; `ListNetLoss` and `ADRMSELoss` compare all documents with
     one another.
 
     Args:
         activation: `"sigmoid"` or `"tanh"`, applied to the logits first. Defaults to `None`.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
+
+    Raises:
+        ValueError: if `activation` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     Example:
 
@@ -333,22 +349,26 @@ class ScoreMarginMSELoss(ListLoss):
 class ListSoftmaxLoss(ListLoss):
     """Softmax cross-entropy of each positive document against the negatives of its list (`list_softmax`).
 
-    With negatives drawn from other queries (`data.rankings(..., random_negatives=4)`) it is sentence-transformers'
-    `MultipleNegativesRankingLoss` of cross-encoders, whose negatives come from the rows of the batch. A reranker reads
-    each pair of query and document by itself, so that documents of the same batch are no cheaper than others; drawn
-    from all rows they are a better sample. A second positive of a list is left out of the softmax of the first.
+    With negatives drawn from other queries (`data.rankings(..., random_negatives=4)`) this is sentence-transformers'
+    `MultipleNegativesRankingLoss` for cross-encoders, whose negatives come from the batch. A reranker encodes each pair
+    of query and document separately, so documents of the same batch save nothing, and negatives drawn from all rows are
+    a better sample. The softmax of one positive excludes the other positives of its list.
 
     Rows: lists with grades, above 0 for positives.
 
-    Choose it: for positives with mined or random negatives, where judgements are yes or no and one document is sought.
+    Choose it: for binary judgments with mined or random negatives, when one document is sought.
 
-    Neighbours: `MultipleNegativesRankingLoss` for embedders; `PointwiseCrossentropyLoss` keeps scores that are
-    probabilities; `LambdaLoss` reads grades.
+    Neighbours: `MultipleNegativesRankingLoss` for embedders; `PointwiseCrossentropyLoss` yields scores that are
+    probabilities; `LambdaLoss` uses grades.
 
     Args:
         scale: float > 0. The inverse temperature. Defaults to 10, for scores in `[0, 1]`; 1 without activation.
         activation: `"sigmoid"` (default) or `"tanh"`, applied to the logits first; `None` for none.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
+
+    Raises:
+        ValueError: if `scale` is not above 0, `activation` is unknown, or the shape of `y_true` or `y_pred` does not
+            fit.
 
     Example:
 

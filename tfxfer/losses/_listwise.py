@@ -1,4 +1,4 @@
-"""Losses that compare the documents of a query with one another, by their grades or a teacher's scores."""
+"""Losses that compare the documents of a query by their grades or by a teacher's scores."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ DISCOUNTS = ("exponential", "log2", "reciprocal")
 
 
 def _pairs_of(values):
-    """The values of both documents of each pair `(i, j)`: `(lists, n)` -> `(lists, n, 1)`, `(lists, 1, n)`."""
+    """Returns the values of both documents of each pair `(i, j)`: `(lists, n)` -> `(lists, n, 1)`, `(lists, 1, n)`."""
     return ops.expand_dims(values, -1), ops.expand_dims(values, -2)
 
 
 def _ranks(values, is_document):
-    """The rank of each document by falling value, from 1, int32 `(lists, n)`; of equal values the first comes first.
+    """Returns the rank of each document by descending value, from 1, int32 `(lists, n)`; ties keep their order.
 
-    It costs a comparison of each two documents, which a loss on pairs makes in any case, and is exact on any backend.
+    It compares all pairs of documents, as a loss on pairs does anyway, and is exact on every backend.
     """
     (own, other), (_, other_is) = _pairs_of(values), _pairs_of(is_document)
     place = ops.arange(ops.shape(values)[1])
@@ -32,7 +32,7 @@ def _ranks(values, is_document):
 
 
 def _log2(values):
-    """The logarithm to the base 2."""
+    """Returns the base-2 logarithm."""
     return ops.log(values) / float(np.log(2.0))
 
 
@@ -48,11 +48,11 @@ def lambda_loss(
     reduction_log: str = "binary",
     activation: str | None = None,
 ) -> Any:
-    """The logistic loss of each pair of documents in the wrong order, weighted by what their exchange is worth.
+    """The logistic loss of each pair of documents, weighted by the change in nDCG if the two were swapped.
 
     `-sum w_ij log sigmoid(sigma (s_i - s_j))` over the pairs of a list with `y_i > y_j`, divided by the number of such
-    pairs in the whole batch, and by `log 2` for the binary logarithm. `p_i` is the rank of document `i` by score,
-    `D_i = log2(1 + p_i)`, `G_i = (2^y_i - 1) / max(ideal DCG, eps)`, where a grade below 0 counts as 0.
+    pairs in the batch, and by `log 2` if `reduction_log="binary"`. `p_i` is the rank of document `i` by score,
+    `D_i = log2(1 + p_i)`, `G_i = (2^y_i - 1) / max(ideal DCG, eps)`, where grades below 0 count as 0.
 
     | weighting | `w_ij` |
     |---|---|
@@ -63,18 +63,22 @@ def lambda_loss(
     | `"ndcg_loss2pp"` | `mu` times the weight of `"ndcg_loss2"`, plus that of `"lambda_rank"` |
 
     Args:
-        y_true: tensor `(lists, documents)` of grades, NaN where a list has ended.
+        y_true: tensor `(lists, documents)` of grades, NaN past the end of a list.
         y_pred: float tensor `(documents, 1)`, `(documents,)` or `(lists, documents)`.
-        weighting: one of the table.
-        k: int. Only pairs count of which one document is among the first `k` by score; `None` for all.
+        weighting: string. One of the table.
+        k: optional int. Only pairs with a document among the top `k` by score count; `None` counts all pairs.
         sigma: float > 0.
         mu: float >= 0, for `"ndcg_loss2pp"`.
-        eps: float > 0. What an ideal DCG is taken for at least.
-        reduction_log: `"binary"` or `"natural"`.
+        eps: float > 0. The lower bound of the ideal DCG.
+        reduction_log: string. The logarithm: `"binary"` or `"natural"`.
         activation: `"sigmoid"` or `"tanh"`, applied to `y_pred` first; `None` for none.
 
     Returns:
-        A scalar; 0 for a batch without such a pair.
+        A scalar; 0 for a batch without a pair that counts.
+
+    Raises:
+        ValueError: if `weighting`, `reduction_log` or `activation` is unknown, or the shape of `y_true` or `y_pred`
+            does not fit.
 
     >>> grades, scores = np.array([[1.0, 0.0]], "float32"), np.zeros((2, 1), "float32")
     >>> float(lambda_loss(grades, scores, weighting="none"))
@@ -100,7 +104,7 @@ def lambda_loss(
 
 
 def _gains(grades, is_document, k, eps):
-    """The gain of each document over the DCG of the best order."""
+    """Returns the gain of each document divided by the DCG of the best order."""
     gains = ops.power(ops.cast(2.0, grades.dtype), ops.maximum(grades, 0.0)) - 1.0
     ideal = _ranks(grades, is_document)
     counts = is_document if k is None else ops.logical_and(is_document, ideal <= k)
@@ -117,7 +121,7 @@ def _weights(weighting, gains, positions, dtype, mu):
     (g_i, g_j), (d_i, d_j), (p_i, p_j) = map(_pairs_of, (gains, 1.0 / discounts, positions))
     worth, found = ops.abs(g_i - g_j), ops.zeros_like(p_i - p_j)
     if weighting != "lambda_rank":
-        gap = ops.maximum(ops.abs(p_i - p_j), 1.0)  # 0 for a document with itself, which is no pair
+        gap = ops.maximum(ops.abs(p_i - p_j), 1.0)  # 0 between a document and itself, which is not a pair
         step = 1.0 / _log2(1.0 + gap) - 1.0 / _log2(2.0 + gap)
         found = (mu if weighting == "ndcg_loss2pp" else 1.0) * ops.abs(step)
     if weighting != "ndcg_loss2":
@@ -134,18 +138,21 @@ def rank_net(
     reduction_log: str = "binary",
     activation: str | None = None,
 ) -> Any:
-    """The logistic loss of each pair of documents in the wrong order: `lambda_loss` without weights.
+    """The logistic loss of each pair of documents: `lambda_loss` without weights.
 
     Args:
-        y_true: tensor `(lists, documents)` of grades, NaN where a list has ended.
+        y_true: tensor `(lists, documents)` of grades, NaN past the end of a list.
         y_pred: float tensor `(documents, 1)`, `(documents,)` or `(lists, documents)`.
-        k: as `lambda_loss` has it.
-        sigma: as `lambda_loss` has it.
-        reduction_log: as `lambda_loss` has it.
-        activation: as `lambda_loss` has it.
+        k: see `lambda_loss`.
+        sigma: see `lambda_loss`.
+        reduction_log: see `lambda_loss`.
+        activation: see `lambda_loss`.
 
     Returns:
         A scalar; 0 for a batch without two documents of different grades.
+
+    Raises:
+        ValueError: in the same cases as `lambda_loss`.
 
     >>> float(rank_net(np.array([[1.0, 0.0]], "float32"), np.zeros((2, 1), "float32")))
     1.0
@@ -155,17 +162,20 @@ def rank_net(
 
 
 def list_net(y_true: Any, y_pred: Any, *, activation: str | None = None) -> Any:
-    """Cross-entropy of the scores' softmax with the grades' softmax, over the documents of a list.
+    """Cross-entropy between the softmax of the grades and the softmax of the scores of a list.
 
     `-sum softmax(y)_i log softmax(s)_i`.
 
     Args:
-        y_true: tensor `(lists, documents)` of grades or a teacher's scores, NaN where a list has ended.
+        y_true: tensor `(lists, documents)` of grades or a teacher's scores, NaN past the end of a list.
         y_pred: float tensor `(documents, 1)`, `(documents,)` or `(lists, documents)`.
         activation: `"sigmoid"` or `"tanh"`, applied to `y_pred` first; `None` for none.
 
     Returns:
-        A tensor `(lists,)`. A list of equal grades has the uniform distribution as its target.
+        A tensor `(lists,)`. The target of a list of equal grades is the uniform distribution.
+
+    Raises:
+        ValueError: if `activation` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> found = list_net(np.array([[1.0, 1.0], [3.0, np.nan]], "float32"), np.zeros((3, 1), "float32"))
     >>> [round(float(x), 4) for x in found]
@@ -178,24 +188,27 @@ def list_net(y_true: Any, y_pred: Any, *, activation: str | None = None) -> Any:
 
 
 def _surprise(values, keep):
-    """The negative logarithm of the softmax over what is kept."""
+    """Returns the negative logarithm of the softmax over the entries in `keep`."""
     return ops.expand_dims(_ops.masked_logsumexp(values, keep), 1) - values
 
 
 def list_mle(y_true: Any, y_pred: Any, *, by_grade: bool = True, activation: str | None = None) -> Any:
-    """The negative log-likelihood of the right order, documents being drawn one after another by their scores.
+    """The negative log-likelihood of the correct order under the Plackett-Luce model of the scores.
 
-    `-sum_i (s_i - log sum exp(s_i ... s_n))`, the documents in the right order.
+    `-sum_i (s_i - log sum exp(s_i ... s_n))`, with the documents in the correct order.
 
     Args:
-        y_true: tensor `(lists, documents)` of grades, NaN where a list has ended.
+        y_true: tensor `(lists, documents)` of grades, NaN past the end of a list.
         y_pred: float tensor `(documents, 1)`, `(documents,)` or `(lists, documents)`.
-        by_grade: bool. Whether the right order is that of falling grades, equal ones as they are given; or that of the
-            list as it is given.
+        by_grade: bool. If True, the correct order is by descending grade, and ties keep the order of the list. If
+            False, it is the order of the list.
         activation: `"sigmoid"` or `"tanh"`, applied to `y_pred` first; `None` for none.
 
     Returns:
         A tensor `(lists,)`: the sum over the documents of each list.
+
+    Raises:
+        ValueError: if `activation` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> found = list_mle(np.array([[0.0, 2.0, 1.0]], "float32"), np.zeros((3, 1), "float32"))
     >>> round(float(found[0]), 4)  # log 6
@@ -206,7 +219,7 @@ def list_mle(y_true: Any, y_pred: Any, *, by_grade: bool = True, activation: str
 
 
 def _likelihoods(y_true, y_pred, by_grade, activation, name):
-    """(what each document adds to the negative log-likelihood, its place in the right order, which are documents)."""
+    """Returns each document's negative log-likelihood, its place in the correct order, and the mask of documents."""
     grades, scores, is_document = _lists.lists(y_true, y_pred, activation, name)
     places = _ranks(grades if by_grade else ops.zeros_like(grades), is_document)
     own, other = _pairs_of(places)
@@ -223,26 +236,29 @@ def position_list_mle(
     by_grade: bool = True,
     activation: str | None = None,
 ) -> Any:
-    """`list_mle` in which the documents at the top of the right order count more.
+    """`list_mle` with larger weights for documents at the top of the correct order.
 
-    Each term times `v_i / sum v`; `i` is the document's place in the right order, from 1, of `n`.
+    Each term is multiplied by `v_i / sum v`, where `i` from 1 to `n` is the document's place in the correct order.
 
     | discount | `v_i` |
     |---|---|
     | `"exponential"` | `2^(n - i) - 1` |
     | `"log2"` | `1 / log2(1 + i)` |
     | `"reciprocal"` | `1 / i` |
-    | `None` | no factor at all: `list_mle` |
+    | `None` | no factor: `list_mle` |
 
     Args:
-        y_true: as `list_mle` has it.
-        y_pred: as `list_mle` has it.
-        discount: one of the table.
-        by_grade: as `list_mle` has it.
-        activation: as `list_mle` has it.
+        y_true: see `list_mle`.
+        y_pred: see `list_mle`.
+        discount: optional string. One of the table.
+        by_grade: see `list_mle`.
+        activation: see `list_mle`.
 
     Returns:
         A tensor `(lists,)`.
+
+    Raises:
+        ValueError: if `discount` or `activation` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> found = position_list_mle(np.array([[0.0, 1.0]], "float32"), np.zeros((2, 1), "float32"))
     >>> round(float(found[0]), 4)  # the last document alone has no choice: the first has all weight
@@ -258,7 +274,7 @@ def _discounts(discount, places, is_document):
     _check.one_of("discount", discount, DISCOUNTS)
     count = ops.sum(ops.cast(is_document, places.dtype), axis=1, keepdims=True)
     two = ops.cast(2.0, places.dtype)
-    # Over 2^n, which a list of some hundred documents would make infinite.
+    # Divided by 2^n, which would overflow for lists of a few hundred documents.
     least = 1e-10 * ops.power(two, -count) if discount == "exponential" else 1e-10
     if discount == "exponential":
         found = ops.power(two, -places) - ops.power(two, -count)
@@ -266,25 +282,28 @@ def _discounts(discount, places, is_document):
         found = 1.0 / (_log2(1.0 + places) if discount == "log2" else places)
     found = ops.where(is_document, found, ops.zeros_like(found))
     total = ops.sum(found, axis=1, keepdims=True)
-    # In half precision the least is 0: a list of one document has no weight at all.
+    # In half precision `least` is 0, and a list of one document has no weight at all.
     divisor = ops.where(total > 0, total + least, ops.ones_like(total))
     return found / divisor
 
 
 def adr_mse(y_true: Any, y_pred: Any, *, alpha: float = 1.0, activation: str | None = None) -> Any:
-    """The squared error of each document's soft rank, discounted by its right one.
+    """The squared error of each document's soft rank, discounted by its correct rank.
 
-    `(r_i - a_i)^2 / log2(1 + r_i)`, the mean over all documents of the batch. `r_i` is the rank of document `i` by
-    falling grade, the mean of the ranks of equal ones; `a_i = 1 + sum over j != i of sigmoid(alpha (s_j - s_i))`.
+    `(r_i - a_i)^2 / log2(1 + r_i)`, averaged over all documents of the batch. `r_i` is the rank of document `i` by
+    descending grade, where ties share their mean rank; `a_i = 1 + sum over j != i of sigmoid(alpha (s_j - s_i))`.
 
     Args:
-        y_true: tensor `(lists, documents)` of grades, NaN where a list has ended.
+        y_true: tensor `(lists, documents)` of grades, NaN past the end of a list.
         y_pred: float tensor `(documents, 1)`, `(documents,)` or `(lists, documents)`.
-        alpha: float > 0. How sharp soft ranks are.
+        alpha: float > 0. The sharpness of soft ranks.
         activation: `"sigmoid"` or `"tanh"`, applied to `y_pred` first; `None` for none.
 
     Returns:
         A scalar.
+
+    Raises:
+        ValueError: if `activation` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> found = adr_mse(np.array([[2.0, 2.0]], "float32"), np.zeros((2, 1), "float32"))
     >>> float(found)  # both have the rank 1.5
@@ -305,7 +324,7 @@ def adr_mse(y_true: Any, y_pred: Any, *, alpha: float = 1.0, activation: str | N
 
 
 class _PairsLoss(_lists.ListLoss):
-    """What the losses on pairs of documents share."""
+    """The base of the losses on pairs of documents."""
 
     per_row = False
     _arguments: tuple[str, ...] = ("k", "sigma", "reduction_log", "activation")
@@ -319,29 +338,33 @@ class _PairsLoss(_lists.ListLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class LambdaLoss(_PairsLoss):
-    """Pairs of documents in the wrong order, weighted by what their exchange is worth in nDCG (`lambda_loss`).
+    """The logistic loss of pairs of documents, weighted by the nDCG change of a swap (`lambda_loss`).
 
-    Formulas are sentence-transformers', which follow the paper: with `"ndcg_loss1"` every pair of documents of a list
-    counts, a document with itself too. `k=0` there is `k=None` here.
+    The formulas are sentence-transformers', which follow the paper: with `"ndcg_loss1"` every pair of documents of a
+    list counts, including each document with itself. Its `k=0` is `k=None` here.
 
-    Rows: lists with grades: at least two documents of different grades in some of them.
+    Rows: lists with grades, some of which hold documents of different grades.
 
-    Choose it: for graded judgements, where nDCG counts; the first choice for lists of a reranker.
+    Choose it: for graded judgments evaluated by nDCG; the first choice for training a reranker on lists.
 
     Neighbours: `RankNetLoss` has no weights; `ListNetLoss` has a value for each list and takes a teacher's scores;
-    `ListSoftmaxLoss` for one positive a list.
+    `ListSoftmaxLoss` suits one positive per list.
 
     Args:
-        weighting: `"none"`, `"ndcg_loss1"`, `"ndcg_loss2"`, `"lambda_rank"` or `"ndcg_loss2pp"`, the default and the
-            paper's best.
-        k: int. Only pairs count of which one document is among the first `k` by score, which is where an exchange
-            shows. Defaults to `None`, all pairs.
-        sigma: float > 0. What differences of scores are multiplied by. Defaults to 1.
+        weighting: string. `"none"`, `"ndcg_loss1"`, `"ndcg_loss2"`, `"lambda_rank"` or `"ndcg_loss2pp"` (default), the
+            best in the paper.
+        k: optional int. Only pairs with a document among the top `k` by score count, as other swaps do not change
+            nDCG@k. Defaults to `None`, all pairs.
+        sigma: float > 0. The factor on differences of scores. Defaults to 1.
         mu: float >= 0. The weight of `"ndcg_loss2"` within `"ndcg_loss2pp"`. Defaults to 10.
-        eps: float > 0. What the DCG of the best order is taken for at least. Defaults to 1e-10.
+        eps: float > 0. The lower bound of the DCG of the best order. Defaults to 1e-10.
         reduction_log: `"binary"` (default) or `"natural"`.
         activation: `"sigmoid"` or `"tanh"`, applied to the logits first. Defaults to `None`.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
+
+    Raises:
+        ValueError: if an argument is out of range, the shape of `y_true` or `y_pred` does not fit, or `sample_weight`
+            is not a scalar.
 
     Example:
 
@@ -382,20 +405,23 @@ class LambdaLoss(_PairsLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class RankNetLoss(_PairsLoss):
-    """Pairs of documents in the wrong order, each counted alike (`rank_net`).
+    """The logistic loss of pairs of documents, all with equal weight (`rank_net`).
 
-    Rows: lists with grades: at least two documents of different grades in some of them.
+    Rows: lists with grades, some of which hold documents of different grades.
 
-    Choose it: where every wrong pair is as bad as any other, at the end of a list too.
+    Choose it: when every wrongly ordered pair matters equally, also at the end of a list.
 
-    Neighbours: `LambdaLoss` weighs pairs by their ranks; `ListMLELoss` has a value for each list.
+    Neighbours: `LambdaLoss` weights pairs by their ranks; `ListMLELoss` has a value for each list.
 
     Args:
-        k: int. As `LambdaLoss` has it. Defaults to `None`.
-        sigma: float > 0. What differences of scores are multiplied by. Defaults to 1.
+        k: optional int, see `LambdaLoss`. Defaults to `None`.
+        sigma: float > 0. The factor on differences of scores. Defaults to 1.
         reduction_log: `"binary"` (default) or `"natural"`.
         activation: `"sigmoid"` or `"tanh"`, applied to the logits first. Defaults to `None`.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
+
+    Raises:
+        ValueError: in the same cases as `LambdaLoss`.
 
     Example:
 
@@ -425,19 +451,22 @@ class RankNetLoss(_PairsLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class ListNetLoss(_lists.ListLoss):
-    """Cross-entropy of the scores' softmax with the grades' softmax (`list_net`).
+    """Cross-entropy between the softmax of the grades and of the scores (`list_net`).
 
     Rows: lists with grades, or with a teacher's scores.
 
-    Choose it: to teach a reranker a teacher's distribution over the documents of a query; with grades, where rows need
-    weights of their own.
+    Choose it: to teach a reranker a teacher's distribution over the documents of a query; with grades, when rows need
+    sample weights.
 
-    Neighbours: `DistillKLDivLoss` does the same for embedders; `LambdaLoss` for grades; `ScoreMarginMSELoss` and
-    `ADRMSELoss` for a teacher whose margins, or whose ranks alone, count.
+    Neighbours: `DistillKLDivLoss` does the same for embedders; `LambdaLoss` suits grades; `ScoreMarginMSELoss` uses
+    only a teacher's margins, and `ADRMSELoss` only its ranks.
 
     Args:
         activation: `"sigmoid"` or `"tanh"`, applied to the logits first. Defaults to `None`.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
+
+    Raises:
+        ValueError: if `activation` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     Example:
 
@@ -460,23 +489,26 @@ class ListNetLoss(_lists.ListLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class ListMLELoss(_lists.ListLoss):
-    """The negative log-likelihood of the right order of a list (`list_mle`).
+    """The negative log-likelihood of the correct order of a list (`list_mle`).
 
-    Its size grows with the length of the lists, as their documents are summed. sentence-transformers takes the order
-    of the list as it is given for the right one unless told otherwise, whatever the grades; here that is
-    `by_grade=False`.
+    Its value grows with the length of the lists, because it sums over documents. By default sentence-transformers
+    treats the order of the list as correct and ignores the grades; here that is `by_grade=False`.
 
-    Rows: lists with grades; or lists in the right order, with any numbers.
+    Rows: lists with grades; or lists in the correct order, with any numbers.
 
-    Choose it: where the whole order is known: a teacher's ranking, or fine grades.
+    Choose it: when the whole order is known, from a teacher's ranking or from fine-grained grades.
 
-    Neighbours: `PositionListMLELoss` cares more for the top; `ListNetLoss` gives equal grades equal shares, where here
-    their order is the given one.
+    Neighbours: `PositionListMLELoss` gives the top more weight; `ListNetLoss` treats equal grades equally, while here
+    they keep the order of the list.
 
     Args:
-        by_grade: bool. Whether the right order is that of falling grades (default), or that of the list.
+        by_grade: bool. Whether the correct order is by descending grade (default), or that of the list.
         activation: `"sigmoid"` or `"tanh"`, applied to the logits first. Defaults to `None`.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
+
+    Raises:
+        ValueError: if `by_grade` is not a bool, `activation` is unknown, or the shape of `y_true` or `y_pred` does not
+            fit.
 
     Example:
 
@@ -503,22 +535,27 @@ class ListMLELoss(_lists.ListLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class PositionListMLELoss(_lists.ListLoss):
-    """The likelihood of the right order of a list, its top weighted most (`position_list_mle`).
+    """The negative log-likelihood of the correct order, with most weight at the top (`position_list_mle`).
 
-    sentence-transformers' `PListMLELoss`, but for two things: the right order is that of the grades unless
-    `by_grade=False`, and a discount never counts what only fills up shorter lists of a batch.
+    This is sentence-transformers' `PListMLELoss` with two differences: the correct order is by grade unless
+    `by_grade=False`, and discounts ignore the padding of shorter lists.
 
-    Rows: lists with grades; or lists in the right order, with any numbers.
+    Rows: lists with grades; or lists in the correct order, with any numbers.
 
-    Choose it: where the order is known and its top matters most.
+    Choose it: when the order is known and its top matters most.
 
-    Neighbours: `ListMLELoss` without weights; `LambdaLoss` for nDCG.
+    Neighbours: `ListMLELoss` has no weights; `LambdaLoss` targets nDCG.
 
     Args:
-        discount: `"exponential"` (default and the paper's), `"log2"` or `"reciprocal"`; `None` for no weights.
-        by_grade: bool. Whether the right order is that of falling grades (default), or that of the list.
+        discount: optional string. `"exponential"` (default, the paper's), `"log2"` or `"reciprocal"`; `None` for no
+            weights.
+        by_grade: bool. Whether the correct order is by descending grade (default), or that of the list.
         activation: `"sigmoid"` or `"tanh"`, applied to the logits first. Defaults to `None`.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
+
+    Raises:
+        ValueError: if `discount` or `activation` is unknown, `by_grade` is not a bool, or the shape of `y_true` or
+            `y_pred` does not fit.
 
     Example:
 
@@ -552,19 +589,23 @@ class PositionListMLELoss(_lists.ListLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class ADRMSELoss(_lists.ListLoss):
-    """The squared error of soft ranks, discounted by the right ones (`adr_mse`).
+    """The squared error of soft ranks, discounted by the correct ranks (`adr_mse`).
 
     Rows: lists with a teacher's scores or ranks (larger is better), or with grades.
 
-    Choose it: to teach a reranker the order that a large language model gave, of which only the ranks can be trusted.
+    Choose it: to teach a reranker a large language model's ranking, of which only the ranks are reliable.
 
-    Neighbours: `ListNetLoss` and `ScoreMarginMSELoss` read the teacher's scores themselves; `LambdaLoss` for grades.
+    Neighbours: `ListNetLoss` and `ScoreMarginMSELoss` use the teacher's scores; `LambdaLoss` suits grades.
 
     Args:
-        alpha: float > 0. How sharp soft ranks are: the scores that lie further apart than `1 / alpha` count as ordered.
+        alpha: float > 0. The sharpness of soft ranks: scores farther apart than about `1 / alpha` count as ordered.
             Defaults to 1.
         activation: `"sigmoid"` or `"tanh"`, applied to the logits first. Defaults to `None`.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
+
+    Raises:
+        ValueError: if `alpha` is not above 0, `activation` is unknown, the shape of `y_true` or `y_pred` does not fit,
+            or `sample_weight` is not a scalar.
 
     Example:
 

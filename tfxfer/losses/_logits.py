@@ -1,4 +1,4 @@
-"""Losses on the logits of classifiers, for targets that Keras's own do not take."""
+"""Losses on the logits of classifiers, for targets that Keras's losses do not accept."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -10,26 +10,30 @@ from keras import ops
 from tfxfer import _check, _ops
 from tfxfer.losses import _base, _weights
 
-# How far the shares of a row may be from 1 in all: float16 rounds thousands of them.
+# How far the shares of a row may sum from 1: float16 rounds thousands of them.
 _TOLERANCE = 0.01
-# What a probability of being wrong is raised from at least: a power below 1 has no finite slope at 0.
+# The minimum base of the focal power: a power below 1 has no finite slope at 0.
 _LEAST = 1e-20
 
 
 def class_crossentropy(y_true: Any, y_pred: Any, label_smoothing: float = 0.0) -> Any:
-    """Cross-entropy of a softmax with class indices, or with a share of each class.
+    """Softmax cross-entropy with class indices, or with a share for each class.
 
-    `-sum over classes of q * log(softmax(logits))`; `q` is the target's distribution, `(1 - s) * q + s / classes` with
-    a label smoothing `s`.
+    `-sum over classes of q * log(softmax(logits))`; `q` is the target distribution, or `(1 - s) * q + s / classes` with
+    label smoothing `s`.
 
     Args:
         y_true: int tensor `(batch,)` or `(batch, 1)` of class indices, or float tensor `(batch, classes)` of shares
-            that sum to 1: a teacher's probabilities, or how many annotators chose a class. What is neither gives NaN.
+            that sum to 1: a teacher's probabilities, or the share of annotators that chose each class. Rows that are
+            neither give NaN.
         y_pred: float tensor `(batch, classes)`. Logits.
         label_smoothing: float in `[0, 1]`.
 
     Returns:
         A tensor `(batch,)`.
+
+    Raises:
+        ValueError: if the shape of `y_true` does not fit `y_pred`.
 
     >>> logits = np.array([[0.0, 0.0], [0.0, 0.0]], "float32")
     >>> [round(float(x), 4) for x in class_crossentropy(np.array([0, 1]), logits)]  # log 2
@@ -41,17 +45,17 @@ def class_crossentropy(y_true: Any, y_pred: Any, label_smoothing: float = 0.0) -
     if label_smoothing:
         shares = (1.0 - label_smoothing) * shares + label_smoothing / y_pred.shape[-1]
     logs = ops.log_softmax(y_pred, axis=-1)
-    # A class without a share does not count, were its logit minus infinity.
+    # A class with share 0 is ignored even if its logit is minus infinity.
     return -ops.sum(ops.where(shares == 0.0, ops.zeros_like(logs), shares * logs), axis=-1)
 
 
 def _shares(y_true, y_pred):
-    """Targets as a share of each class; NaN in a row of what is no class and no distribution."""
+    """Returns targets as a share of each class; NaN in rows that are neither a class nor a distribution."""
     classes = y_pred.shape[-1]
     if not _ops.holds_shares(y_true, y_pred):
         indices = ops.reshape(y_true, ops.shape(y_pred)[:-1])
         whole = ops.cast(indices, "int32")
-        # Before a cast to a dtype that cannot hold each index.
+        # Checked before a cast to a dtype that cannot hold every index.
         known = ops.logical_and(ops.logical_and(whole >= 0, whole < classes), ops.cast(whole, indices.dtype) == indices)
         shares = ops.one_hot(ops.where(known, whole, ops.zeros_like(whole)), classes, dtype="float32")
     else:
@@ -70,21 +74,25 @@ def weighted_binary_crossentropy(
     label_smoothing: float = 0.0,
     from_logits: bool = True,
 ) -> Any:
-    """Binary cross-entropy of each label, with weights for labels that are there and less weight for easy ones.
+    """Binary cross-entropy of each label, with weights for present labels and a focal factor for easy ones.
 
-    `(1 - p_t)^gamma * -(w * y * log(p) + (1 - y) * log(1 - p))`, the mean over the labels; `p_t = y * p + (1 - y) *
-    (1 - p)` is the probability of what is right. With a label smoothing `s`, `y` is `(1 - s) * y + s / 2`.
+    `(1 - p_t)^gamma * -(w * y * log(p) + (1 - y) * log(1 - p))`, averaged over the labels;
+    `p_t = y * p + (1 - y) * (1 - p)` is the probability of the correct value. With label smoothing `s`, `y` becomes
+    `(1 - s) * y + s / 2`.
 
     Args:
-        y_true: tensor `(batch, labels)` of 0 and 1, or floats between them.
+        y_true: tensor `(batch, labels)` of 0 and 1, or floats between them. Values outside make their row NaN.
         y_pred: float tensor `(batch, labels)`. Logits, or probabilities.
         positive_weights: optional floats `(labels,)`: `w`.
-        gamma: float >= 0. The focal parameter; 0 is off.
+        gamma: float >= 0. The focal parameter; 0 turns it off.
         label_smoothing: float in `[0, 1]`.
-        from_logits: bool. Whether `y_pred` holds logits.
+        from_logits: bool. Whether `y_pred` holds logits instead of probabilities.
 
     Returns:
         A tensor `(batch,)`.
+
+    Raises:
+        ValueError: if the shapes of `y_true` and `y_pred` differ.
 
     >>> logits = np.array([[0.0, 0.0]], "float32")
     >>> [round(float(x), 4) for x in weighted_binary_crossentropy(np.array([[1, 0]]), logits, [3.0, 1.0])]  # 2 log 2
@@ -112,26 +120,27 @@ def weighted_binary_crossentropy(
 
 @keras.saving.register_keras_serializable("tfxfer")
 class ClassCrossentropy(_base.CheckedLoss):
-    """Cross-entropy of a softmax with class indices, or with a share of each class (`class_crossentropy`).
+    """Softmax cross-entropy with class indices, or with a share for each class (`class_crossentropy`).
 
     Rows: class indices `(batch,)`, or shares `(batch, classes)` that sum to 1.
 
-    Choose it: for classifiers, where some targets are probabilities: a teacher's, or how many annotators chose a class.
+    Choose it: for classifiers with probabilities as targets: a teacher's, or the share of annotators that chose each
+    class.
 
-    Neighbours: Keras's `SparseCategoricalCrossentropy` takes indices only, `CategoricalCrossentropy` shares only; their
-    values are these. `metrics.ClassAccuracy` takes the same targets. Several labels a text:
-    `WeightedBinaryCrossentropy`.
+    Neighbours: Keras's `SparseCategoricalCrossentropy` takes only indices and `CategoricalCrossentropy` only shares;
+    the values are the same. `metrics.ClassAccuracy` takes the same targets. `WeightedBinaryCrossentropy` is for several
+    labels per text.
 
     Args:
-        label_smoothing: float in `[0, 1]`. The part of each target that is spread over all classes. Defaults to 0.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        label_smoothing: float in `[0, 1]`. The fraction of each target that is spread over all classes. Defaults to 0.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     `y_pred` holds logits `(batch, classes)`.
 
     Raises:
-        ValueError: for targets of another shape; where their values are known, for indices beyond the classes, negative
-            shares, and shares that do not sum to 1 (within 0.01). In a traced function, as in `fit`, such rows make the
-            loss NaN.
+        ValueError: if the shape of the targets does not fit; if their values are known and hold indices outside the
+            classes, negative shares, or shares that do not sum to 1 (within 0.01). In a traced function, as in `fit`,
+            such rows make the loss NaN.
 
     Example:
 
@@ -159,7 +168,7 @@ class ClassCrossentropy(_base.CheckedLoss):
             row = int(np.flatnonzero(np.isnan(values).reshape(-1, values.shape[-1]).any(axis=-1))[0])
             given = _base.known(y_true).reshape((-1, *y_true.shape[len(y_pred.shape) - 1 :]))[row].tolist()
             expected = f"class indices 0 to {y_pred.shape[-1] - 1}, or shares >= 0 that sum to 1"
-            remedy = f"It is row {row} of the batch. Several labels a row suit `WeightedBinaryCrossentropy`."
+            remedy = f"This is row {row} of the batch. For several labels per row use `WeightedBinaryCrossentropy`."
             raise _check.invalid("y_true", expected, given, remedy)
         return super().__call__(shares, y_pred, sample_weight)
 
@@ -172,28 +181,29 @@ class ClassCrossentropy(_base.CheckedLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class WeightedBinaryCrossentropy(_base.CheckedLoss):
-    """Binary cross-entropy with weights for labels that are there, and focal (`weighted_binary_crossentropy`).
+    """Binary cross-entropy with positive weights and a focal parameter (`weighted_binary_crossentropy`).
 
     Rows: 0 or 1 (or a share) for each label, `(batch, labels)`.
 
-    Choose it: for texts with any number of labels, of which most are rare: a weight of 9 lets the tenth of the texts
-    that has a label count as much as the others. `gamma` puts the weight on what the model still gets wrong.
+    Choose it: for texts with any number of labels, most of them rare: if a tenth of the texts have a label, a weight of
+    9 makes them count as much as the rest. `gamma` shifts the weight to labels that the model still gets wrong.
 
-    Neighbours: Keras's `BinaryCrossentropy` has one weight for all; `BinaryFocalCrossentropy` one `alpha`. Without
-    weights the values are theirs. One label a text: `ClassCrossentropy` with `class_weight`.
+    Neighbours: Keras's `BinaryCrossentropy` has one weight for all labels; `BinaryFocalCrossentropy` has one `alpha`.
+    Without weights the values equal theirs. `ClassCrossentropy` with `class_weight` is for one label per text.
 
     Args:
-        positive_weights: optional sequence of floats > 0 in the labels' order, or dict of label name to float; also
-            what `data.class_weights` returns for several labels a text. `for_labels` puts names in a model's order.
-        gamma: float >= 0. The focal parameter. Defaults to 0, off; 2 in the paper.
-        label_smoothing: float in `[0, 1]`. The part of each target that is moved to 0.5. Defaults to 0.
+        positive_weights: optional sequence of floats > 0 in the order of the labels, or dict of label name to float;
+            also the output of `data.class_weights` for several labels per text. `for_labels` orders named weights for a
+            model.
+        gamma: float >= 0. The focal parameter. Defaults to 0 (off); the paper uses 2.
+        label_smoothing: float in `[0, 1]`. The fraction of each target that is moved to 0.5. Defaults to 0.
         from_logits: bool. Whether `y_pred` holds logits (default), or probabilities.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for weights that are not numbers > 0; for weights of another number than the labels, or by names
-            that were not put in order; where their values are known, for targets outside 0 to 1. In a traced function,
-            as in `fit`, such targets make the loss NaN.
+        ValueError: if weights are not numbers > 0; if their number differs from the number of labels, or they are named
+            and not ordered yet; if targets are known to be outside 0 to 1. In a traced function, as in `fit`, such
+            targets make the loss NaN.
 
     Example:
 
@@ -225,17 +235,17 @@ class WeightedBinaryCrossentropy(_base.CheckedLoss):
         self.from_logits = _check.instance("from_logits", from_logits, bool, "a bool")
 
     def for_labels(self, labels: Sequence[str] | Sequence[int] | np.ndarray) -> Any:
-        """Returns this loss with its weights in the order of a model's labels.
+        """Returns a loss with the weights in the order of a model's labels.
 
         Args:
             labels: sequence of the label names, in the order of the outputs.
 
         Returns:
-            A `WeightedBinaryCrossentropy`; this one, if it has no names.
+            A `WeightedBinaryCrossentropy`; this loss itself if its weights are not named.
 
         Raises:
-            ValueError: for a label without a weight, a name that is no label, another number of weights, or names that
-                are ints and could as well be places.
+            ValueError: if a label has no weight, a name is not a label, the number of weights differs, or names are
+                ints that could also be positions.
 
         Example:
 
@@ -253,7 +263,7 @@ class WeightedBinaryCrossentropy(_base.CheckedLoss):
         values = _base.known(self.targets(y_true))
         if values is not None and not ((values >= 0) & (values <= 1)).all():
             wrong = values[~((values >= 0) & (values <= 1))].ravel()[:8].tolist()
-            raise _check.invalid("y_true", "0 or 1, or a share between, for each label", wrong)
+            raise _check.invalid("y_true", "0 or 1, or a share between them, for each label", wrong)
         return super().__call__(y_true, y_pred, sample_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
@@ -261,8 +271,8 @@ class WeightedBinaryCrossentropy(_base.CheckedLoss):
         return weighted_binary_crossentropy(y_true, y_pred, **arguments)
 
     def _in_order(self, count):
-        """The weights in the order of `count` outputs."""
-        remedy = "Put them in the order of the model's labels first: `loss.for_labels(model.labels)`."
+        """Returns the weights in the order of `count` outputs."""
+        remedy = "Order them by the model's labels first: `loss.for_labels(model.labels)`."
         return _weights.by_output("positive_weights", self.positive_weights, count, remedy)
 
     def _arguments(self):

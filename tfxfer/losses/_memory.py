@@ -1,4 +1,4 @@
-"""A loss on labelled texts that remembers the texts of earlier batches."""
+"""A loss on labeled texts that remembers the texts of earlier batches."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,21 +11,21 @@ from tfxfer import _check
 from tfxfer.losses import _base
 from tfxfer.losses._wrappers import _is_loss, _Wrapper
 
-# Class ids are kept in parts of 16 bits each, which a float32 holds exactly; four are as many as int64 has.
+# Class ids are stored as four parts of 16 bits, which a float32 holds exactly; together they hold an int64.
 _PARTS, _BASE = 4, 1 << 16
 
 
 def cross_batch_memory(memory: Any, count: Any, new: Any) -> tuple[Any, Any, Any]:
-    """Puts rows into a memory of fixed size, the oldest of which go.
+    """Appends rows to a memory of fixed size and drops the oldest.
 
     Args:
-        memory: tensor `(size, ...)`, its last `count` rows the ones in use, the oldest first.
-        count: int scalar.
+        memory: tensor `(size, ...)`. Its last `count` rows are in use, the oldest first.
+        count: int scalar. The number of rows in use.
         new: tensor `(rows, ...)`.
 
     Returns:
-        (memory, count, own): the new memory and count, and a bool tensor `(rows, size)` that says where each new row
-        is now.
+        (memory, count, own): the new memory and count, and a bool tensor `(rows, size)` that marks the position of each
+        new row.
 
     >>> memory, count, own = cross_batch_memory(np.zeros((3, 1)), 0, np.array([[1.0], [2.0]]))
     >>> ops.convert_to_numpy(memory).ravel().tolist(), int(count), ops.convert_to_numpy(own).tolist()
@@ -40,43 +40,43 @@ def cross_batch_memory(memory: Any, count: Any, new: Any) -> tuple[Any, Any, Any
 
 @keras.saving.register_keras_serializable("tfxfer")
 class CrossBatchMemoryLoss(_Wrapper):
-    """Compares each batch with the texts of the batches before it as well (`cross_batch_memory`).
+    """Compares each batch also with the texts of earlier batches (`cross_batch_memory`).
 
-    The texts of a batch go into the memory, without gradient, in place of the oldest; then each is compared with all in
-    it but itself. So a batch of 32 meets thousands of negatives at the price of a batch of 32: vectors change slowly
-    enough that those of some batches ago still serve.
+    The vectors of a batch replace the oldest in the memory, without gradient; then each text is compared with all
+    others in the memory. A batch of 32 thus meets thousands of negatives at the cost of a batch of 32. This works
+    because embeddings change slowly enough that those of recent batches are still useful.
 
-    Rows: those of the loss inside: one text (or several of one class); `y_true` an int class id, the same for a class
-    in all batches.
+    Rows: those of the wrapped loss: one text (or several of one class); `y_true` an int class id, which must be the
+    same for a class in all batches.
 
-    Choose it: for labelled texts of many classes, where few of the other classes are in a batch of the size that fits.
-    Train a few hundred steps without it first: at the start vectors change fast.
+    Choose it: for labeled texts of more classes than a batch that fits in memory can hold. Train a few hundred steps
+    without it first, because vectors change fast at the start.
 
-    Neighbours: `MultiSimilarityLoss` and the others by themselves, on larger batches; `Siamese(chunk_size=...)` makes
-    batches of thousands possible, at their price in time.
+    Neighbours: `MultiSimilarityLoss` and the other wrapped losses on their own, with larger batches;
+    `Siamese(chunk_size=...)` allows batches of thousands, at their full cost in time.
 
-    A task model of this package takes the memory for a part of itself: it is saved in `.keras` files of the compiled
-    model, and `callbacks.Resume` restores it, so that a training that was stopped goes on with the same texts.
-    `evaluate` and `validation_data` compare with the memory and do not change it. Presets and exports leave it out. In
-    any other `keras.Model` every call of the loss remembers, and no file keeps the memory; on JAX, where a step gives
-    back the variables of its model alone, that is an error.
+    A task model of this package owns the memory: `.keras` files of the compiled model include it, and
+    `callbacks.Resume` restores it, so an interrupted run resumes with the same texts. `evaluate` and `validation_data`
+    compare with the memory and do not change it. Presets and exports omit it. In any other `keras.Model` every call of
+    the loss stores its texts, and no file includes the memory. On JAX, where a step returns only the variables of its
+    model, this raises an error.
 
     Args:
         loss: a loss on class ids that compares texts with others: `MultiSimilarityLoss`, `CircleLoss`,
-            `SoftNearestNeighboursLoss`, `GeneralizedLiftedStructureLoss`, or a `keras.losses.Loss` of your own with a
-            method `between(texts, others, positive, negative)`: vectors `(n, dim)` and `(m, dim)` and two bool tensors
-            `(n, m)`; it returns a value for each text, `(n,)`. Its own `reduction` and `dtype` do not count.
-        dim: int. Size of a vector.
-        size: int. Texts that are remembered. Defaults to 4096.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+            `SoftNearestNeighboursLoss`, `GeneralizedLiftedStructureLoss`, or your own `keras.losses.Loss` with a method
+            `between(texts, others, positive, negative)`, which takes vectors `(n, dim)` and `(m, dim)` and two bool
+            tensors `(n, m)` and returns a value for each text, `(n,)`. Its own `reduction` and `dtype` are ignored.
+        dim: int. The size of a vector.
+        size: int. The number of texts in the memory. Defaults to 4096.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Attributes:
-        state_variables: list of the variables that hold the memory: vectors `(size, dim)`, class ids and their number.
-        remembers: bool. Whether a call puts its texts into the memory.
+        state_variables: list of the variables of the memory: vectors `(size, dim)`, class ids, and the number of texts.
+        remembers: bool. Whether a call stores its texts in the memory.
 
     Raises:
-        ValueError: for a loss without `between`, a size below 1, vectors of another size, or `y_true` of a float dtype;
-            on JAX, in the compiled step of a model that is no task model of this package.
+        ValueError: if `loss` has no method `between`, `size` is below 1, vectors have another size, or `y_true` has a
+            float dtype; on JAX, in the compiled step of a model that is not a task model of this package.
 
     Example:
 
@@ -93,7 +93,7 @@ class CrossBatchMemoryLoss(_Wrapper):
     ) -> None:
         super().__init__(_is_loss(loss), name=name, **kwargs)
         if not callable(getattr(loss, "between", None)):
-            remedy = "For example MultiSimilarityLoss(), CircleLoss() or SoftNearestNeighboursLoss()."
+            remedy = "Use for example MultiSimilarityLoss(), CircleLoss() or SoftNearestNeighboursLoss()."
             raise _check.invalid("loss", "a loss on class ids with a method `between`", type(loss).__name__, remedy)
         self.dim, self.size = _check.integer("dim", dim), _check.integer("size", size)
         if self.dtype not in ("float32", "float64"):
@@ -104,12 +104,12 @@ class CrossBatchMemoryLoss(_Wrapper):
         self._count = keras.Variable(shape=(), dtype="int32", name="memory_count", **options)
         self.state_variables = [self._texts, self._ids, self._count]
         self.remembers = True
-        # Whether the model that calls keeps the variables.
+        # Whether the calling model owns the variables.
         self._is_kept = False
 
     @contextlib.contextmanager
     def remembering(self, value: bool) -> Iterator[None]:
-        """Sets `remembers` within a `with` block, for a model that keeps `state_variables` among its own."""
+        """Sets `remembers` to `value` within a `with` block, for a model that owns `state_variables`."""
         before = self.remembers, self._is_kept
         self.remembers, self._is_kept = bool(value), True
         try:
@@ -118,7 +118,7 @@ class CrossBatchMemoryLoss(_Wrapper):
             self.remembers, self._is_kept = before
 
     def reset(self) -> None:
-        """Forgets all texts."""
+        """Removes all texts from the memory."""
         for variable in self.state_variables:
             variable.assign(ops.zeros_like(variable))
 
@@ -131,10 +131,10 @@ class CrossBatchMemoryLoss(_Wrapper):
     def call(self, y_true: Any, y_pred: Any) -> Any:
         texts = _base.texts(y_pred, "cross_batch_memory")
         if texts.shape[-1] != self.dim:
-            expected = f"vectors of dim={self.dim} components for CrossBatchMemoryLoss"
-            raise _check.invalid("y_pred", expected, tuple(y_pred.shape), "Give the loss the model's size as `dim`.")
+            expected = f"vectors of size dim={self.dim} for CrossBatchMemoryLoss"
+            raise _check.invalid("y_pred", expected, tuple(y_pred.shape), "Set `dim` to the model's size.")
         if self.remembers and not self._is_kept and type(y_pred).__name__.endswith("Tracer"):
-            remedy = "Train a task model of `tfxfer.models`, or compute the loss outside of `jax.jit`."
+            remedy = "Train a task model of `tfxfer.models`, or compute the loss outside `jax.jit`."
             raise _check.invalid("loss", "a loss without a memory in a compiled step on JAX", self.name, remedy)
         ids = ops.cast(y_true, "float32")
         if len(y_pred.shape) == 3:
@@ -158,7 +158,7 @@ class CrossBatchMemoryLoss(_Wrapper):
 
 
 def _in_parts(ids):
-    """Class ids as numbers that any float holds exactly: int `(batch,)` -> `(batch, 4)`."""
+    """Splits class ids into numbers that any float holds exactly: int `(batch,)` -> `(batch, 4)`."""
     if keras.backend.standardize_dtype(ids.dtype) not in ("int32", "int64"):
         ids = ops.cast(ids, "int32" if "64" not in str(ids.dtype) and "uint32" not in str(ids.dtype) else "int64")
     parts = []

@@ -1,4 +1,4 @@
-"""Losses on labelled texts that look at neighbourhoods: soft nearest neighbours, PN, lifted structure."""
+"""Losses on labeled texts based on neighborhoods: soft nearest neighbors, PN, lifted structure."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ NEGATIVES = ("hard", "semi_hard", "easy")
 
 
 def _batch(y_true, y_pred, distance, function):
-    """Distances of all texts of a batch `(n, n)`, and which are another text of the row's class, or of another."""
+    """Returns the distances of all texts `(n, n)` and the masks of each text's positives and negatives."""
     _check.one_of("distance", distance, _ops.DISTANCES)
     texts = _base.texts(y_pred, function)
     return _ops.PAIRWISE_DISTANCES[distance](texts, texts), *_base.relations(_base.classes(y_true, y_pred))
@@ -27,19 +27,23 @@ def soft_nearest_neighbours(
     *,
     epsilon: float = 0.0,
 ) -> Any:
-    """Picking a neighbour at random, the nearer the likelier, should pick one of the anchor's class.
+    """The negative log-probability of drawing a neighbor of the anchor's class, where nearer texts are likelier.
 
-    `-log(epsilon + sum over positives of exp(-d / T) / sum over all other texts of exp(-d / T))`.
+    `-log(epsilon + sum over positives of exp(-d / T) / sum over all other texts of exp(-d / T))`, where `d` is the
+    distance to the anchor.
 
     Args:
         y_true: int tensor `(batch,)` or `(batch, 1)`. The class of each row.
-        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row are of its class.
+        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row belong to its class.
         temperature: float > 0, `T`.
         distance: string. `"squared_euclidean"`, the paper's, `"euclidean"`, `"cosine"`, `"manhattan"` or `"dot"`.
-        epsilon: float >= 0. Bounds the loss of a text at `-log(epsilon)`.
+        epsilon: float >= 0. Bounds the loss of a text by `-log(epsilon)`.
 
     Returns:
-        A tensor `(batch,)`; the mean over a row's columns; 0 for a text that is alone in its class.
+        A tensor `(batch,)`, averaged over a row's columns; 0 for a text that is alone in its class.
+
+    Raises:
+        ValueError: if `distance` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> texts = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]], "float32")
     >>> [round(float(x), 4) for x in soft_nearest_neighbours(np.array([0, 0, 1]), texts)]  # log 2, twice
@@ -66,21 +70,25 @@ def pn(
     positive: str = "hard",
     negative: str = "semi_hard",
 ) -> Any:
-    """A triplet loss that also holds the positive away from the negative.
+    """A triplet loss that also keeps the positive away from the negative.
 
     `max(0, d(a, p) - min(d(a, n), d(p, n)) + margin)`; without a margin, `log(1 + exp(d(a, p) - min(...)))`.
 
     Args:
         y_true: int tensor `(batch,)` or `(batch, 1)`. The class of each row.
-        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row are of its class.
-        margin: optional float.
+        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row belong to its class.
+        margin: optional float. `None` gives a smooth hinge.
         distance: string. `"cosine"`, `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
         positive: string. The anchor's farthest positive (`"hard"`) or its nearest (`"easy"`).
-        negative: string. The anchor's nearest negative (`"hard"`), its farthest (`"easy"`), or the nearest that is
-            farther than the farthest positive, and the farthest where there is none (`"semi_hard"`).
+        negative: string. The anchor's nearest negative (`"hard"`), its farthest (`"easy"`), or the nearest one beyond
+            the farthest positive, and the farthest negative if there is none (`"semi_hard"`).
 
     Returns:
-        A scalar, the mean over the texts with a positive and a negative; 0 without any.
+        A scalar: the mean over the texts that have a positive and a negative; 0 if there are none.
+
+    Raises:
+        ValueError: if `distance`, `positive` or `negative` is unknown, or the shape of `y_true` or `y_pred` does not
+            fit.
 
     >>> texts = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], "float32")
     >>> float(pn(np.array([0, 0, 1]), texts, margin=1.5))
@@ -97,7 +105,7 @@ def pn(
     else:
         opposed = _place(d, unlike, farthest=negative == "easy")
     pulled = _picked(d, chosen)
-    # The positive's own row of distances, at the anchor's negative.
+    # The distance from the positive to the anchor's negative.
     pushed = ops.minimum(_picked(d, opposed), _picked(ops.take(d, chosen, axis=0), opposed))
     losses = pulled - pushed
     losses = ops.softplus(losses) if margin is None else ops.relu(losses + margin)
@@ -105,7 +113,7 @@ def pn(
 
 
 def _place(d, keep, *, farthest):
-    """Which of the entries that `keep` selects is the farthest or the nearest of each row, the first one of equals."""
+    """Returns the index of the farthest or nearest entry of each row within `keep`; ties go to the first."""
     d = ops.stop_gradient(d if farthest else -d)
     return ops.argmax(ops.where(keep, d, ops.min(d, axis=1, keepdims=True) - 1.0), axis=1)
 
@@ -122,20 +130,23 @@ def lifted_structure(
     *,
     positive_margin: float = 0.0,
 ) -> Any:
-    """Every positive pair against all negatives of both of its texts.
+    """The squared hinge of each positive pair against a smooth maximum over all negatives of both texts.
 
     `max(0, J)^2 / 2` with `J = logsumexp over the negatives of i and of j of (margin - d) + d(i, j) - positive_margin`,
-    the mean over all positive pairs.
+    averaged over all positive pairs.
 
     Args:
         y_true: int tensor `(batch,)` or `(batch, 1)`. The class of each row.
-        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row are of its class.
-        margin: float. The distance up to which a negative counts much.
+        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row belong to its class.
+        margin: float. The distance below which a negative contributes most.
         distance: string. `"euclidean"`, `"cosine"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
-        positive_margin: float. What a positive pair may be apart.
+        positive_margin: float. The distance allowed within a positive pair.
 
     Returns:
-        A scalar; 0 without a positive pair, or without a negative.
+        A scalar; 0 if the batch has no positive pair or no negative.
+
+    Raises:
+        ValueError: if `distance` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> texts = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]], "float32")
     >>> round(float(lifted_structure(np.array([0, 0, 1]), texts)), 4)  # log(2)^2 / 2
@@ -157,19 +168,22 @@ def generalized_lifted_structure(
     *,
     positive_margin: float = 0.0,
 ) -> Any:
-    """Every text's positives against its negatives, in two smooth maxima.
+    """The hinge of each text's positives against its negatives, with smooth maxima over both.
 
     `max(0, logsumexp_P(d - positive_margin) + logsumexp_N(margin - d))`; an empty sum counts as 0.
 
     Args:
         y_true: int tensor `(batch,)` or `(batch, 1)`. The class of each row.
-        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row are of its class.
-        margin: float. The distance up to which a negative counts much.
+        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row belong to its class.
+        margin: float. The distance below which a negative contributes most.
         distance: string. `"euclidean"`, `"cosine"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
-        positive_margin: float. What a positive pair may be apart.
+        positive_margin: float. The distance allowed within a positive pair.
 
     Returns:
-        A tensor `(batch,)`; the mean over a row's columns.
+        A tensor `(batch,)`, averaged over a row's columns.
+
+    Raises:
+        ValueError: if `distance` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> texts = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]], "float32")
     >>> [round(float(x), 4) for x in generalized_lifted_structure(np.array([0, 0, 1]), texts, margin=1.5)]
@@ -186,25 +200,25 @@ def _generalized(d, positive, negative, margin, positive_margin):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class SoftNearestNeighboursLoss(_base.CheckedLoss):
-    """A neighbour drawn at random, near ones likelier, should be of the anchor's class (`soft_nearest_neighbours`).
+    """Negative log-probability of drawing a neighbor of the anchor's class (`soft_nearest_neighbours`).
 
     Rows: one text (or several of one class); `y_true` an int class id. Every batch needs several texts of each class.
 
-    Choose it: for labelled texts whose classes fall into several groups, before a nearest-neighbour classifier: a text
-    need only be near some texts of its class.
+    Choose it: for labeled texts whose classes form several clusters, before a nearest-neighbor classifier: a text need
+    only be near some texts of its class.
 
-    Neighbours: `SupervisedContrastiveLoss` pulls a text to all texts of its class. It is `SoftNearestNeighborLoss` of
-    TensorFlow Similarity.
+    Neighbours: `SupervisedContrastiveLoss` pulls a text toward all texts of its class. This loss equals TensorFlow
+    Similarity's `SoftNearestNeighborLoss`.
 
     Args:
-        temperature: float > 0. Defaults to 1, for vectors of any length; about 0.1 suits unit vectors.
+        temperature: float > 0. Defaults to 1, for vectors of any norm; about 0.1 suits unit vectors.
         distance: string. `"squared_euclidean"` (default), `"euclidean"`, `"cosine"`, `"manhattan"` or `"dot"`.
-        epsilon: float >= 0. Bounds the loss of a text at `-log(epsilon)`. Defaults to 0; TensorFlow Similarity has
+        epsilon: float >= 0. Bounds the loss of a text by `-log(epsilon)`. Defaults to 0; TensorFlow Similarity uses
             1e-9.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for `y_true` of a float dtype.
+        ValueError: if `y_true` has a float dtype.
 
     Example:
 
@@ -236,7 +250,10 @@ class SoftNearestNeighboursLoss(_base.CheckedLoss):
         return soft_nearest_neighbours(y_true, y_pred, self.temperature, self.distance, epsilon=self.epsilon)
 
     def between(self, texts: Any, others: Any, positive: Any, negative: Any) -> Any:
-        """Compares texts with others; see `CrossBatchMemoryLoss`."""
+        """Returns the loss of each of `texts` against `others` under the masks `positive` and `negative`.
+
+        See `CrossBatchMemoryLoss`, which calls this method.
+        """
         d = _ops.PAIRWISE_DISTANCES[self.distance](texts, others)
         return _soft_nearest(d, positive, negative, self.temperature, self.epsilon)
 
@@ -247,28 +264,28 @@ class SoftNearestNeighboursLoss(_base.CheckedLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class PNLoss(_base.CheckedLoss):
-    """A triplet loss in the batch that also holds the positive away from the negative (`pn`).
+    """An in-batch triplet loss that also keeps the positive away from the negative (`pn`).
 
-    One number for the whole batch: sample weights for single rows are an error.
+    Returns one number for the whole batch, so a sample weight for each row raises an error.
 
-    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes, and two texts of
+    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes and two texts of
     one of them.
 
-    Choose it: as `BatchHardTripletLoss`, where classes overlap and positives end up nearer to other classes than their
-    anchors are.
+    Choose it: like `BatchHardTripletLoss`, when classes overlap and positives end up nearer to other classes than their
+    anchors.
 
-    Neighbours: `BatchHardTripletLoss` and `BatchSemiHardTripletLoss` look at the anchor's distances alone. It is
-    `PNLoss` of TensorFlow Similarity.
+    Neighbours: `BatchHardTripletLoss` and `BatchSemiHardTripletLoss` use only the anchor's distances. This loss equals
+    TensorFlow Similarity's `PNLoss`.
 
     Args:
-        margin: optional float. Defaults to 1. `None` for a smooth hinge.
+        margin: optional float. Defaults to 1; `None` gives a smooth hinge.
         distance: string. `"cosine"` (default), `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
         positive: string. `"hard"` (default) or `"easy"`.
         negative: string. `"semi_hard"` (default), `"hard"` or `"easy"`.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for `y_true` of a float dtype, and for a `sample_weight` that is no scalar.
+        ValueError: if `y_true` has a float dtype, or `sample_weight` is not a scalar.
 
     Example:
 
@@ -309,7 +326,7 @@ class PNLoss(_base.CheckedLoss):
 
 
 class _LiftedLoss(_base.MarginLoss):
-    """A loss with margins for negatives and for positives."""
+    """A loss with one margin for negatives and one for positives."""
 
     labels = "classes"
 
@@ -323,27 +340,27 @@ class _LiftedLoss(_base.MarginLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class LiftedStructureLoss(_LiftedLoss):
-    """Every positive pair of the batch against all negatives of both of its texts (`lifted_structure`).
+    """The squared hinge of each positive pair against all negatives of both texts (`lifted_structure`).
 
-    One number for the whole batch: sample weights for single rows are an error.
+    Returns one number for the whole batch, so a sample weight for each row raises an error.
 
-    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes, and two texts of
+    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes and two texts of
     one of them.
 
-    Choose it: for labelled texts where `BatchHardTripletLoss` jumps between few hard pairs: all negatives count,
-    smoothly.
+    Choose it: for labeled texts on which `BatchHardTripletLoss` jumps between a few hard pairs: here all negatives
+    count, smoothly.
 
-    Neighbours: `GeneralizedLiftedStructureLoss` has one term a text and not one a pair. On vectors of any length it is
-    `LiftedStructLoss` of TensorFlow Addons; PyTorch Metric Learning scales vectors to length 1 first.
+    Neighbours: `GeneralizedLiftedStructureLoss` has one term per text instead of one per pair. This loss equals
+    TensorFlow Addons' `LiftedStructLoss` on vectors of any norm; PyTorch Metric Learning normalizes vectors first.
 
     Args:
-        margin: float. The distance up to which a negative counts much. Defaults to 1.
+        margin: float. The distance below which a negative contributes most. Defaults to 1.
         distance: string. `"euclidean"` (default), `"cosine"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
-        positive_margin: float. What a positive pair may be apart. Defaults to 0.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        positive_margin: float. The distance allowed within a positive pair. Defaults to 0.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for `y_true` of a float dtype, and for a `sample_weight` that is no scalar.
+        ValueError: if `y_true` has a float dtype, or `sample_weight` is not a scalar.
 
     Example:
 
@@ -375,24 +392,24 @@ class LiftedStructureLoss(_LiftedLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class GeneralizedLiftedStructureLoss(_LiftedLoss):
-    """Every text's positives against its negatives, in two smooth maxima (`generalized_lifted_structure`).
+    """The hinge between smooth maxima over positives and over negatives (`generalized_lifted_structure`).
 
-    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes, and several texts
+    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes and several texts
     of each.
 
-    Choose it: as `BatchHardTripletLoss`, with smooth maxima in place of the single hardest texts.
+    Choose it: like `BatchHardTripletLoss`, with smooth maxima instead of the single hardest texts.
 
-    Neighbours: `LiftedStructureLoss` has one term a pair; `BatchHardSoftMarginTripletLoss` has hard maxima and a smooth
-    hinge.
+    Neighbours: `LiftedStructureLoss` has one term per pair; `BatchHardSoftMarginTripletLoss` has hard maxima and a
+    smooth hinge.
 
     Args:
-        margin: float. The distance up to which a negative counts much. Defaults to 1.
+        margin: float. The distance below which a negative contributes most. Defaults to 1.
         distance: string. `"euclidean"` (default), `"cosine"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
-        positive_margin: float. What a positive pair may be apart. Defaults to 0.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        positive_margin: float. The distance allowed within a positive pair. Defaults to 0.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for `y_true` of a float dtype.
+        ValueError: if `y_true` has a float dtype.
 
     Example:
 
@@ -420,6 +437,9 @@ class GeneralizedLiftedStructureLoss(_LiftedLoss):
         return generalized_lifted_structure(y_true, y_pred, self.margin, self.distance, **options)
 
     def between(self, texts: Any, others: Any, positive: Any, negative: Any) -> Any:
-        """Compares texts with others; see `CrossBatchMemoryLoss`."""
+        """Returns the loss of each of `texts` against `others` under the masks `positive` and `negative`.
+
+        See `CrossBatchMemoryLoss`, which calls this method.
+        """
         d = _ops.PAIRWISE_DISTANCES[self.distance](texts, others)
         return _generalized(d, positive, negative, self.margin, self.positive_margin)

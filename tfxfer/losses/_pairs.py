@@ -8,8 +8,8 @@ from keras import ops
 from tfxfer import _check, _ops
 from tfxfer.losses import _base
 
-# sentence-transformers adds this to the difference before it takes the norm, as torch's pairwise distance does: without
-# it the two would differ in the seventh digit.
+# sentence-transformers adds this to the difference before it takes the norm, as torch's pairwise distance does. Without
+# it the results would differ in the seventh digit.
 SHIFT = 1e-6
 
 
@@ -19,18 +19,22 @@ def _distance(distance, u, v):
 
 
 def contrastive(y_true: Any, y_pred: Any, margin: float = 0.5, distance: str = "cosine") -> Any:
-    """Pulls like texts together and pushes unlike ones apart, up to a margin.
+    """Pulls similar texts together and pushes dissimilar texts apart, up to a margin.
 
-    `0.5 * (y * d^2 + (1 - y) * max(0, margin - d)^2)`, `d` the distance of the two texts.
+    `0.5 * (y * d^2 + (1 - y) * max(0, margin - d)^2)`, where `d` is the distance between the two texts.
 
     Args:
-        y_true: tensor `(batch,)` or `(batch, 1)`. 1 for like texts, 0 for others; any other label gives NaN.
+        y_true: tensor `(batch,)` or `(batch, 1)`. 1 for similar texts, 0 for dissimilar texts; any other label makes
+            its row NaN.
         y_pred: float tensor `(batch, 2, dim)`.
-        margin: float. The distance from which unlike texts are far enough apart.
+        margin: float. The distance beyond which dissimilar texts contribute no loss.
         distance: string. `"cosine"`, `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
 
     Returns:
         A tensor `(batch,)`.
+
+    Raises:
+        ValueError: if `distance` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> pairs = np.array([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]], "float32")
     >>> contrastive(np.array([1, 0]), pairs).numpy().tolist()
@@ -42,20 +46,24 @@ def contrastive(y_true: Any, y_pred: Any, margin: float = 0.5, distance: str = "
 
 
 def online_contrastive(y_true: Any, y_pred: Any, margin: float = 0.5, distance: str = "cosine") -> Any:
-    """Contrastive loss over the hard pairs of the batch only.
+    """The contrastive loss over the hard pairs of the batch only.
 
-    `sum of d^2 over hard positives + sum of max(0, margin - d)^2 over hard negatives`. A positive pair is hard where it
-    is farther apart than the closest negative one (without negatives: than the mean positive); a negative pair where it
-    is closer than the farthest positive one (without positives: than the mean negative).
+    `sum of d^2 over hard positives + sum of max(0, margin - d)^2 over hard negatives`. A positive pair is hard if it is
+    farther apart than the closest negative pair (without negatives: than the mean positive pair). A negative pair is
+    hard if it is closer than the farthest positive pair (without positives: than the mean negative pair).
 
     Args:
-        y_true: tensor `(batch,)` or `(batch, 1)`. 1 for like texts, 0 for others; any other label gives NaN.
+        y_true: tensor `(batch,)` or `(batch, 1)`. 1 for similar texts, 0 for dissimilar texts; any other label makes
+            the loss NaN.
         y_pred: float tensor `(batch, 2, dim)`.
-        margin: float. The distance from which unlike texts are far enough apart.
+        margin: float. The distance beyond which dissimilar texts contribute no loss.
         distance: string. `"cosine"`, `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
 
     Returns:
-        A scalar: a sum over the batch; 0 where no pair is hard.
+        A scalar: the sum over the batch; 0 if no pair is hard.
+
+    Raises:
+        ValueError: if `distance` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> pairs = np.array([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]], "float32")
     >>> float(online_contrastive(np.array([1, 0]), pairs))
@@ -75,11 +83,14 @@ def cosine_mse(y_true: Any, y_pred: Any) -> Any:
     """Squared error of each pair's cosine against its score: `(cos(u, v) - y)^2`.
 
     Args:
-        y_true: float tensor `(batch,)` or `(batch, 1)`. Scores in `[-1, 1]`, as a cosine can meet them.
+        y_true: float tensor `(batch,)` or `(batch, 1)`. Scores in `[-1, 1]`, the range of the cosine.
         y_pred: float tensor `(batch, 2, dim)`.
 
     Returns:
         A tensor `(batch,)`.
+
+    Raises:
+        ValueError: if the shape of `y_true` or `y_pred` does not fit.
 
     >>> pairs = np.array([[[1.0, 0.0], [0.0, 1.0]]], "float32")
     >>> cosine_mse(np.array([0.5], "float32"), pairs).numpy().tolist()
@@ -98,18 +109,21 @@ def _ranked(y_true, y_pred, similarities):
 
 
 def cosent(y_true: Any, y_pred: Any, scale: float = 20.0, similarity: str = "cosine") -> Any:
-    """CoSENT: pairs with a higher score shall have a higher cosine, whatever the score's unit.
+    """CoSENT: trains pairs with a higher score to have a higher cosine; scores can have any unit.
 
-    `log(1 + sum over i, j with y_i < y_j of exp(scale * (s_i - s_j)))`, `s` the cosine of each pair.
+    `log(1 + sum over i, j with y_i < y_j of exp(scale * (s_i - s_j)))`, where `s` is the cosine of each pair.
 
     Args:
         y_true: tensor `(batch,)` or `(batch, 1)`. Scores; only their order counts.
         y_pred: float tensor `(batch, 2, dim)`. The embeddings of both texts.
         scale: float > 0. The inverse temperature, 20 by default.
-        similarity: string. `"cosine"`, `"dot"`, or the name of a distance, whose negative is then ranked.
+        similarity: string. `"cosine"`, `"dot"`, or the name of a distance, which is negated.
 
     Returns:
-        A scalar; 0 where all scores of the batch are equal.
+        A scalar; 0 if all scores of the batch are equal.
+
+    Raises:
+        ValueError: if `similarity` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> pairs = np.array([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]], "float32")
     >>> round(float(cosent(np.array([0.0, 1.0], "float32"), pairs)), 4)
@@ -121,10 +135,10 @@ def cosent(y_true: Any, y_pred: Any, scale: float = 20.0, similarity: str = "cos
 
 
 def angle(y_true: Any, y_pred: Any, scale: float = 20.0) -> Any:
-    """AnglE: CoSENT on the angle of the two texts in complex space, whose gradient does not fade near cosine 1.
+    """AnglE: CoSENT on the angle between two texts in complex space, whose gradient does not vanish near cosine 1.
 
     The halves of an embedding are the real and imaginary parts of complex numbers `z = a + bi`, `w = c + di`;
-    `s = |sum(ac + bd) + sum(bc - ad)| / (||z|| ||w||)`, then as `cosent`. An odd `dim` gets a zero at its end.
+    `s = |sum(ac + bd) + sum(bc - ad)| / (||z|| ||w||)`, then as in `cosent`. An odd `dim` is padded with a zero.
 
     Args:
         y_true: tensor `(batch,)` or `(batch, 1)`. Scores; only their order counts.
@@ -132,7 +146,10 @@ def angle(y_true: Any, y_pred: Any, scale: float = 20.0) -> Any:
         scale: float > 0. The inverse temperature, 20 by default.
 
     Returns:
-        A scalar; 0 where all scores of the batch are equal.
+        A scalar; 0 if all scores of the batch are equal.
+
+    Raises:
+        ValueError: if the shape of `y_true` or `y_pred` does not fit.
 
     >>> pairs = np.array([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 1.0], [1.0, -1.0]]], "float32")
     >>> round(float(angle(np.array([1.0, 0.0], "float32"), pairs)), 4)  # both are similar by 1
@@ -148,23 +165,23 @@ def angle(y_true: Any, y_pred: Any, scale: float = 20.0) -> Any:
 
 @keras.saving.register_keras_serializable("tfxfer")
 class ContrastiveLoss(_base.MarginLoss):
-    """Pulls like texts together and pushes unlike ones apart, up to a margin (`contrastive`).
+    """Pulls similar texts together and pushes dissimilar texts apart, up to a margin (`contrastive`).
 
-    Rows: two texts; `y_true` 1 (alike) or 0 (not).
+    Rows: two texts; `y_true` 1 (similar) or 0 (not).
 
-    Choose it: for pairs with a yes/no label, such as duplicate questions, where every pair of the batch shall count.
+    Choose it: for pairs with a yes/no label, such as duplicate questions, when every pair of the batch should count.
 
-    Neighbours: `OnlineContrastiveLoss` looks at the hard pairs only and mostly does better; for positive pairs alone
-    `MultipleNegativesRankingLoss`; for graded scores `CoSENTLoss`.
+    Neighbours: `OnlineContrastiveLoss` uses only the hard pairs and usually performs better;
+    `MultipleNegativesRankingLoss` suits positive pairs only; `CoSENTLoss` suits graded scores.
 
     Args:
-        margin: float. Defaults to 0.5: unlike unit vectors are left alone from cosine 0.5 down.
+        margin: float. Defaults to 0.5: dissimilar unit vectors contribute no loss below cosine 0.5.
         distance: string. `"cosine"` (default), `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for labels other than 0 and 1 where their values are known. In a traced function they are not (as in
-            `fit`): there such labels make the loss NaN.
+        ValueError: if labels are known to be neither 0 nor 1. In a traced function, as in `fit`, values are not known,
+            and such labels make the loss NaN.
 
     Example:
 
@@ -191,23 +208,23 @@ class ContrastiveLoss(_base.MarginLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class OnlineContrastiveLoss(_base.MarginLoss):
-    """Contrastive loss over the hard pairs of the batch only (`online_contrastive`).
+    """The contrastive loss over the hard pairs of the batch only (`online_contrastive`).
 
-    One sum for the whole batch: it grows with the batch size, and sample weights for single rows are an error.
+    Returns one sum for the whole batch: it grows with the batch size, and a sample weight for each row raises an error.
 
-    Rows: two texts; `y_true` 1 (alike) or 0 (not).
+    Rows: two texts; `y_true` 1 (similar) or 0 (not).
 
-    Choose it: for pairs with a yes/no label and batches of 32 or more, in which there are hard pairs to find.
+    Choose it: for pairs with a yes/no label and batches of 32 or more, which contain hard pairs.
 
     Neighbours: `ContrastiveLoss` counts every pair and suits small batches and noisy labels.
 
     Args:
-        margin: float. Defaults to 0.5: unlike unit vectors are left alone from cosine 0.5 down.
+        margin: float. Defaults to 0.5: dissimilar unit vectors contribute no loss below cosine 0.5.
         distance: string. `"cosine"` (default), `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: as `ContrastiveLoss`, and for a `sample_weight` that is no scalar.
+        ValueError: in the same cases as `ContrastiveLoss`, and if `sample_weight` is not a scalar.
 
     Example:
 
@@ -235,15 +252,15 @@ class OnlineContrastiveLoss(_base.MarginLoss):
 class CosineMSELoss(_base.CheckedLoss):
     """Squared error of each pair's cosine against its score (`cosine_mse`).
 
-    Rows: two texts; `y_true` a score in -1..1, mostly 0..1.
+    Rows: two texts; `y_true` a score in -1..1, usually 0..1.
 
-    Choose it: for graded pairs where the cosine itself has to meet the score, as a threshold will be set on it.
+    Choose it: for graded pairs when the cosine itself must match the score, for example to apply a threshold to it.
 
-    Neighbours: `CoSENTLoss` and `AnglELoss` need no range, rank instead and mostly end higher in Spearman correlation.
-    For scores of another range, `data.pairs` scales.
+    Neighbours: `CoSENTLoss` and `AnglELoss` accept any range, rank pairs and usually reach a higher Spearman
+    correlation. `data.pairs` scales scores of another range.
 
     Args:
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Example:
 
@@ -266,24 +283,24 @@ class CosineMSELoss(_base.CheckedLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class CoSENTLoss(_base.CheckedLoss):
-    """Ranks the pairs of a batch: a higher score shall have a higher cosine (`cosent`).
+    """Ranks the pairs of a batch, so that a higher score means a higher cosine (`cosent`).
 
-    One number for the whole batch: sample weights for single rows are an error.
+    Returns one number for the whole batch, so a sample weight for each row raises an error.
 
     Rows: two texts; `y_true` a score of any range.
 
-    Choose it: for graded pairs, such as STS-B's 0 to 5; the first choice there.
+    Choose it: for graded pairs, such as STS-B's scores from 0 to 5, as the first choice.
 
-    Neighbours: `CosineMSELoss` wants scores that a cosine can meet and fits them one by one; this one ranks the
-    batch, and usually ends higher in Spearman correlation. `AnglELoss` is the same on an angle in complex space.
+    Neighbours: `CosineMSELoss` needs scores in the range of the cosine and fits them one by one; this loss ranks the
+    batch and usually reaches a higher Spearman correlation. `AnglELoss` is the same on an angle in complex space.
 
     Args:
         scale: float > 0. The inverse temperature. Defaults to 20.
-        similarity: string. `"cosine"` (default), `"dot"`, or the name of a distance, whose negative is then ranked.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        similarity: string. `"cosine"` (default), `"dot"`, or the name of a distance, which is negated.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for a `sample_weight` that is no scalar.
+        ValueError: if `sample_weight` is not a scalar.
 
     Example:
 
@@ -313,21 +330,21 @@ class CoSENTLoss(_base.CheckedLoss):
 class AnglELoss(_base.CheckedLoss):
     """Ranks the pairs of a batch by their angle in complex space (`angle`).
 
-    One number for the whole batch: sample weights for single rows are an error.
+    Returns one number for the whole batch, so a sample weight for each row raises an error.
 
     Rows: two texts; `y_true` a score of any range.
 
-    Choose it: for graded pairs of which many are nearly alike, where the gradient of a cosine fades.
+    Choose it: for graded pairs many of which are nearly alike, where the gradient of the cosine vanishes.
 
-    Neighbours: `CoSENTLoss`, the same on the cosine. The similarity here has no sign: texts of cosine -1 count as
-    alike.
+    Neighbours: `CoSENTLoss` is the same on the cosine. The similarity here has no sign: texts with cosine -1 count as
+    similar.
 
     Args:
         scale: float > 0. The inverse temperature. Defaults to 20.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for a `sample_weight` that is no scalar.
+        ValueError: if `sample_weight` is not a scalar.
 
     Example:
 

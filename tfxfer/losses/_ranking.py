@@ -1,4 +1,4 @@
-"""Losses that take the other rows of the batch as negatives, for rows of texts that belong together."""
+"""Losses with in-batch negatives, for rows of texts that belong together."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,14 +10,14 @@ from tfxfer import _check, _ops
 from tfxfer.losses import _base
 
 QUERY_TO_DOCUMENT = "query_to_document"
-# What each direction compares: the row's query or its positive document, with all queries or all documents.
+# What each direction compares: the row's query or positive document, with all queries or all documents.
 DIRECTIONS = {
     QUERY_TO_DOCUMENT: ("query", "documents"),
     "document_to_query": ("positive", "queries"),
     "query_to_query": ("query", "queries"),
     "document_to_document": ("positive", "documents"),
 }
-# Sets of directions with a name of their own, and whether one softmax runs over all of them.
+# Named sets of directions, and whether one softmax runs over all of them.
 NAMED_DIRECTIONS = {
     QUERY_TO_DOCUMENT: ((QUERY_TO_DOCUMENT,), True),
     "symmetric": ((QUERY_TO_DOCUMENT, "document_to_query"), False),
@@ -27,7 +27,7 @@ HARDNESS_MODES = ("all", "in_batch", "hard")
 
 
 def _documents(y_pred):
-    """All documents, column by column `(documents, dim)`, which of them are row i's own, and which its positive."""
+    """Returns all documents by column `(documents, dim)` and masks of each row's own documents and its positive."""
     documents = ops.reshape(ops.transpose(y_pred[:, 1:], (1, 0, 2)), (-1, y_pred.shape[-1]))
     rows = ops.arange(ops.shape(y_pred)[0])
     positions = ops.expand_dims(ops.arange(ops.shape(documents)[0]), 0)
@@ -36,7 +36,7 @@ def _documents(y_pred):
 
 
 def _directions(directions, joint):
-    """Resolves and checks the argument `directions` to a tuple of directions, and `joint` to a bool."""
+    """Checks `directions` and `joint`; returns them as a tuple of directions and a bool."""
     named = NAMED_DIRECTIONS.get(directions) if isinstance(directions, str) else None
     listed = named[0] if named else [directions] if isinstance(directions, str) else list(directions)
     if not set(listed) <= set(DIRECTIONS) or QUERY_TO_DOCUMENT not in listed or len(set(listed)) < len(listed):
@@ -50,8 +50,7 @@ def _directions(directions, joint):
     if not joint and {"query_to_query", "document_to_document"} & set(listed):
         raise _check.invalid(
             "joint",
-            "True with 'query_to_query' or 'document_to_document', which hold no positive that a softmax of their own "
-            "could pick",
+            "True with 'query_to_query' or 'document_to_document', which hold no positive for a separate softmax",
             joint,
         )
     return tuple(listed), joint
@@ -67,28 +66,32 @@ def multiple_negatives_ranking(
     hardness_strength: float = 0.0,
     hardness_mode: str = "all",
 ) -> Any:
-    """In-batch negatives: each query shall find its own document among all documents of the batch.
+    """In-batch negatives: each query should score its own document above all others in the batch.
 
     `logsumexp_j S_ij - S_ii`, `S = scale * cos(Q, [D1; D2; ...])`: column 0 holds the queries, column 1 their
-    documents, further columns hard negatives. `directions` widens the sum to other comparisons: the row's document with
-    all queries, the row's query with the other queries, the row's document with the documents of other rows.
+    documents, further columns hard negatives. `directions` extends the sum to other comparisons: the row's document
+    with all queries, the row's query with the other queries, the row's document with the documents of other rows.
 
     Args:
         y_pred: float tensor `(batch, columns >= 2, dim)`.
         scale: float > 0. The inverse temperature, 20 by default.
-        similarity: string. `"cosine"`, `"dot"` (then mind `scale`), or the name of a distance, whose negative is taken.
-        directions: string or tuple. `"query_to_document"`; `"symmetric"` (also `"document_to_query"`, each in a softmax
-            of its own); `"all"` (also `"query_to_query"` and `"document_to_document"`, in one softmax); or a tuple of
+        similarity: string. `"cosine"`, `"dot"` (then adjust `scale`), or the name of a distance, which is negated.
+        directions: string or tuple. `"query_to_document"`; `"symmetric"` (adds `"document_to_query"`, in a separate
+            softmax); `"all"` (also adds `"query_to_query"` and `"document_to_document"`, in one softmax); or a tuple of
             these directions.
-        joint: optional bool. Whether one softmax runs over all directions, or one over each and the mean is taken. By
-            default as `directions` says; True for a tuple.
+        joint: optional bool. Whether one softmax runs over all directions; otherwise one runs over each and their mean
+            is taken. By default a named set of `directions` decides; True for a tuple.
         hardness_strength: float >= 0. `hardness_strength * cos`, without gradient, is added to the logits of negative
-            documents, so that hard ones weigh more. 0, the default, is off; 5 and 9 are used in the paper.
-        hardness_mode: string. The negatives that get it: `"all"`, `"in_batch"` (of other rows) or `"hard"` (the row's
+            documents, so that hard ones weigh more. 0, the default, turns it off; the paper uses 5 and 9.
+        hardness_mode: string. The negatives it applies to: `"all"`, `"in_batch"` (of other rows) or `"hard"` (the row's
             own further columns).
 
     Returns:
         A tensor `(batch,)`.
+
+    Raises:
+        ValueError: if `y_pred` has fewer than 2 columns; if `similarity`, `directions` or `hardness_mode` is unknown;
+            if `joint` is False with directions that need one softmax.
 
     >>> pairs = np.array([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]]], "float32")
     >>> [round(float(x), 4) for x in multiple_negatives_ranking(pairs)]  # both documents are alike: log 2
@@ -119,7 +122,7 @@ def multiple_negatives_ranking(
 
 
 def _hardness(mode, own, positive):
-    """Which documents are negatives that get a weight for being hard."""
+    """Returns the mask of the negatives that are weighted by hardness."""
     _check.one_of("hardness_mode", mode, HARDNESS_MODES)
     if mode == "in_batch":
         return ops.logical_not(own)
@@ -127,18 +130,21 @@ def _hardness(mode, own, positive):
 
 
 def mega_batch_margin(y_pred: Any, positive_margin: float = 0.8, negative_margin: float = 0.3) -> Any:
-    """The positive above one cosine, the hardest document of any other row below another.
+    """Pushes each pair's cosine above one margin and that of the hardest negative below another.
 
-    `max(0, positive_margin - cos(q, d)) + max(0, max over other documents of cos(q, d') - negative_margin)`; the row's
-    own further columns count among the others.
+    `max(0, positive_margin - cos(q, d)) + max(0, max over other documents of cos(q, d') - negative_margin)`; the others
+    include the row's own further columns.
 
     Args:
         y_pred: float tensor `(batch, columns >= 2, dim)`.
-        positive_margin: float. The cosine that a pair shall reach.
-        negative_margin: float. The cosine that no other document shall exceed.
+        positive_margin: float. The cosine that a pair should reach.
+        negative_margin: float. The cosine that no other document should exceed.
 
     Returns:
         A tensor `(batch,)`; the second term is 0 in a batch of one pair.
+
+    Raises:
+        ValueError: if `y_pred` has fewer than 2 columns.
 
     >>> pairs = np.array([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]]], "float32")
     >>> [round(float(x), 4) for x in mega_batch_margin(pairs)]
@@ -164,23 +170,26 @@ def gist_embed(
     contrast_queries: bool = True,
     contrast_documents: bool = True,
 ) -> Any:
-    """In-batch negatives without those that a guide model takes for positives.
+    """In-batch negatives, except those that a guide model considers positives.
 
-    As `multiple_negatives_ranking` with `scale = 1 / temperature` over query-document, query-query and
-    document-document cosines; one is left out where the guide's cosine of the same two texts is above the guide's
-    cosine of the row's own pair less `margin`. The pair itself is never left out.
+    Like `multiple_negatives_ranking` with `scale = 1 / temperature` over query-document, query-query and
+    document-document cosines. A cosine is ignored if the guide's cosine of the same two texts exceeds the guide's
+    cosine of the row's own pair minus `margin`. The pair itself always counts.
 
     Args:
         y_true: float tensor `(batch, columns, guide_dim)`. The guide's embeddings of the same texts.
         y_pred: float tensor `(batch, columns >= 2, dim)`: query, document, hard negatives.
         temperature: float > 0.
-        margin: float. How far below the pair's own guide cosine a negative has to be.
-        relative: bool. Whether the margin is a share of that cosine.
-        contrast_queries: bool. Whether queries are negatives of one another.
-        contrast_documents: bool. Whether the documents of pairs are negatives of one another.
+        margin: float. How far below the guide's cosine of the pair a negative must be.
+        relative: bool. Whether the margin is relative to that cosine.
+        contrast_queries: bool. Whether queries are negatives of each other.
+        contrast_documents: bool. Whether the documents of pairs are negatives of each other.
 
     Returns:
         A tensor `(batch,)`.
+
+    Raises:
+        ValueError: if `y_pred` has fewer than 2 columns, or `y_true` does not hold an embedding for each text.
 
     >>> pairs = np.array([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]]], "float32")
     >>> [round(float(x), 4) for x in gist_embed(pairs, pairs)]  # twice the same text: as the guide is not surer, log 4
@@ -212,32 +221,36 @@ def gist_embed(
 
 @keras.saving.register_keras_serializable("tfxfer")
 class MultipleNegativesRankingLoss(_base.CheckedLoss):
-    """Each query shall find its own document among all of the batch (`multiple_negatives_ranking`).
+    """Each query should score its own document above all others in the batch (`multiple_negatives_ranking`).
 
-    Also known as InfoNCE, NT-Xent or in-batch softmax. Rows with equal texts in one batch are false negatives of each
-    other.
+    Also known as InfoNCE, NT-Xent or in-batch softmax. Rows with equal texts in one batch become false negatives of
+    each other.
 
-    Rows: two texts that belong together, further columns hard negatives; `y_true` is not read.
+    Rows: two texts that belong together, further columns hold hard negatives; `y_true` is ignored.
 
-    Choose it: for search, paraphrases and question-answer pairs without labels; the first choice there. The larger the
-    batch, the more negatives each query meets.
+    Choose it: for search, paraphrases and question-answer pairs without labels, as the first choice. A larger batch
+    gives each query more negatives.
 
-    Neighbours: `GISTEmbedLoss` leaves false negatives out, `MegaBatchMarginLoss` stops at margins, `TripletLoss` looks
-    at the row's own negatives only. For pairs with scores `CoSENTLoss`.
+    Neighbours: `GISTEmbedLoss` ignores false negatives, `MegaBatchMarginLoss` stops at margins, and `TripletLoss` uses
+    only the row's own negatives. `CoSENTLoss` suits pairs with scores.
 
     Args:
         scale: float > 0. The inverse temperature. Defaults to 20.
-        similarity: string. `"cosine"` (default), `"dot"` (then mind `scale`), or the name of a distance, whose negative
-            is taken.
-        directions: string or tuple. `"query_to_document"` (default), best with hard negatives; `"symmetric"`, each
-            document shall find its query too; `"all"`, one softmax over all comparisons, as in GTE, best with plain
-            pairs; or a tuple of directions.
-        joint: optional bool. One softmax over all directions, or the mean of one over each. By default as `directions`
-            says; True for a tuple.
-        hardness_strength: float >= 0. Weighs negative documents by how alike they are. Defaults to 0, off; 5 to 9 is
+        similarity: string. `"cosine"` (default), `"dot"` (then adjust `scale`), or the name of a distance, which is
+            negated.
+        directions: string or tuple. `"query_to_document"` (default), best with hard negatives; `"symmetric"`, in which
+            each document should also find its query; `"all"`, one softmax over all comparisons, as in GTE, best with
+            plain pairs; or a tuple of directions.
+        joint: optional bool. Whether one softmax runs over all directions; otherwise one runs over each and their mean
+            is taken. By default a named set of `directions` decides; True for a tuple.
+        hardness_strength: float >= 0. Weights negative documents by their similarity. Defaults to 0 (off); 5 to 9 is
             usual.
-        hardness_mode: string. The negatives that are weighed: `"all"` (default), `"in_batch"` or `"hard"`.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        hardness_mode: string. The negatives that are weighted: `"all"` (default), `"in_batch"` or `"hard"`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
+
+    Raises:
+        ValueError: if `scale` is not above 0; if `similarity`, `directions` or `hardness_mode` is unknown; if `joint`
+            is False with directions that need one softmax; if `y_pred` has fewer than 2 columns.
 
     Example:
 
@@ -299,18 +312,21 @@ class MultipleNegativesRankingLoss(_base.CheckedLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class MegaBatchMarginLoss(_base.CheckedLoss):
-    """Pairs above one cosine, the hardest other document of the batch below another (`mega_batch_margin`).
+    """Pushes each pair's cosine above one margin and the hardest negative's below another (`mega_batch_margin`).
 
-    Rows: two texts that belong together, further columns hard negatives; `y_true` is not read.
+    Rows: two texts that belong together, further columns hold hard negatives; `y_true` is ignored.
 
-    Choose it: for paraphrase pairs and very large batches (500 and more), where the hardest negative is hard indeed.
+    Choose it: for paraphrase pairs in very large batches (500 and more), where the hardest negative is really hard.
 
     Neighbours: `MultipleNegativesRankingLoss` learns from all negatives and suits smaller batches.
 
     Args:
-        positive_margin: float. The cosine that a pair shall reach. Defaults to 0.8.
-        negative_margin: float. The cosine that no other document shall exceed. Defaults to 0.3.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        positive_margin: float. The cosine that a pair should reach. Defaults to 0.8.
+        negative_margin: float. The cosine that no other document should exceed. Defaults to 0.3.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
+
+    Raises:
+        ValueError: if a margin is outside `[-1, 1]`, or `y_pred` has fewer than 2 columns.
 
     Example:
 
@@ -345,27 +361,27 @@ class MegaBatchMarginLoss(_base.CheckedLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class GISTEmbedLoss(_base.CheckedLoss):
-    """In-batch negatives without those that a guide model takes for positives (`gist_embed`).
+    """In-batch negatives, except those that a guide model considers positives (`gist_embed`).
 
-    Rows: two texts that belong together, further columns hard negatives; `y_true` the guide's embeddings of all of them
-    `(batch, columns, guide_dim)`.
+    Rows: two texts that belong together, further columns hold hard negatives; `y_true` the guide's embeddings of all
+    texts `(batch, columns, guide_dim)`.
 
-    Choose it: for pairs of which many in one batch are about the same thing, with a good model at hand as guide.
+    Choose it: for batches with many pairs on the same topic, if a good guide model is available.
 
-    Neighbours: `MultipleNegativesRankingLoss` needs no guide; `EmbeddingDistillationLoss` copies the guide instead of
-    asking it for negatives.
+    Neighbours: `MultipleNegativesRankingLoss` needs no guide; `EmbeddingDistillationLoss` copies the guide's embeddings
+    instead of filtering negatives by them.
 
     Args:
         temperature: float > 0. Defaults to 0.01.
-        margin: float. How far below the pair's own guide cosine a negative has to be. Defaults to 0; 0.05 leaves more
-            out.
-        relative: bool. Whether the margin is a share of that cosine. Defaults to False.
-        contrast_queries: bool. Whether queries are negatives of one another. Defaults to True.
-        contrast_documents: bool. Whether the documents of pairs are negatives of one another. Defaults to True.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        margin: float. How far below the guide's cosine of the pair a negative must be. Defaults to 0; 0.05 filters more
+            negatives.
+        relative: bool. Whether the margin is relative to that cosine. Defaults to False.
+        contrast_queries: bool. Whether queries are negatives of each other. Defaults to True.
+        contrast_documents: bool. Whether the documents of pairs are negatives of each other. Defaults to True.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for `y_true` that has not an embedding for each text.
+        ValueError: if `y_true` does not hold an embedding for each text.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Losses on labelled texts that weigh every similarity of the batch: circle, multi-similarity and N-pairs."""
+"""Losses on labeled texts that weight every similarity of the batch: circle, multi-similarity and N-pairs."""
 
 from typing import Any
 
@@ -12,29 +12,32 @@ FORMS = ("joint", "separate")
 
 
 def _texts(y_true, y_pred, function):
-    """Returns the texts of a batch, and which of them are alike and unlike."""
+    """Returns the texts of a batch and the masks of each text's positives and negatives."""
     return _base.texts(y_pred, function), *_base.relations(_base.classes(y_true, y_pred))
 
 
 def circle(y_true: Any, y_pred: Any, margin: float = 0.4, scale: float = 80.0, *, form: str = "joint") -> Any:
-    """Pulls cosines of one class above `1 - margin` and pushes the others below `margin`, the worst ones hardest.
+    """Pulls cosines within a class above `1 - margin` and pushes others below `margin`, the worst ones hardest.
 
     `s` are the cosines of an anchor with its positives P and negatives N. The weights `[1 + m - s]+` and `[s + m]+`
-    grow with how far a cosine is from where it should be:
+    grow with the distance of a cosine from its optimum:
 
         joint:     softplus(lse_P(-scale [1 + m - s]+ (s - 1 + m)) + lse_N(scale [s + m]+ (s - m)))
         separate:  softplus(lse_P(...)) + softplus(lse_N(...))
 
     Args:
         y_true: int tensor `(batch,)` or `(batch, 1)`. The class of each row.
-        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row are of its class.
+        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row belong to its class.
         margin: float, `m`.
         scale: float > 0.
-        form: string. `"joint"`, the paper's: weights without gradient, the mean over the anchors with a loss above 0.
-            `"separate"`, TensorFlow Similarity's: weights with gradient, the mean over all texts.
+        form: string. `"joint"`, as in the paper: weights without gradient, averaged over the anchors with a loss above
+            0. `"separate"`, as in TensorFlow Similarity: weights with gradient, averaged over all texts.
 
     Returns:
         A scalar. A text without a positive or without a negative counts as 0.
+
+    Raises:
+        ValueError: if `form` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> texts = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], "float32")
     >>> round(float(circle(np.array([0, 0, 1]), texts, margin=0.5, scale=1.0)), 4)  # softplus(-0.25 - 0.25)
@@ -66,22 +69,25 @@ def multi_similarity(
     base: float = 0.5,
     mining_margin: float | None = 0.1,
 ) -> Any:
-    """Weighs each cosine by itself and by the others of its anchor, after leaving out the easy ones.
+    """Weights each cosine by its own value and by the anchor's other cosines, after dropping easy pairs.
 
     `log(1 + sum_P exp(-alpha (s - base))) / alpha + log(1 + sum_N exp(beta (s - base))) / beta`. The miner keeps a
-    positive where `s - mining_margin < max_N s`, and a negative where `s + mining_margin > min_P s`.
+    positive if `s - mining_margin < max_N s`, and a negative if `s + mining_margin > min_P s`.
 
     Args:
         y_true: int tensor `(batch,)` or `(batch, 1)`. The class of each row.
-        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row are of its class.
-        alpha: float > 0. How sharply positives count.
-        beta: float > 0. How sharply negatives count.
-        base: float. The cosine that parts both.
+        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row belong to its class.
+        alpha: float > 0. The sharpness of the weights of positives.
+        beta: float > 0. The sharpness of the weights of negatives.
+        base: float. The cosine that separates positives from negatives.
         mining_margin: optional float. `None` keeps all pairs.
 
     Returns:
-        A tensor `(batch,)`; the mean over a row's columns. With the miner, a text without a positive or without a
+        A tensor `(batch,)`, averaged over a row's columns. With the miner, a text without a positive or without a
         negative has a loss of 0.
+
+    Raises:
+        ValueError: if the shape of `y_true` or `y_pred` does not fit.
 
     >>> texts = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]], "float32")
     >>> [round(float(x), 4) for x in multi_similarity(np.array([0, 0, 1]), texts, beta=2.0, mining_margin=None)]
@@ -108,18 +114,21 @@ def _multi_similarity(s, positive, negative, alpha, beta, *, base, mining_margin
 
 
 def n_pairs(y_true: Any, y_pred: Any, similarity: str = "dot") -> Any:
-    """One pair of each class: each anchor should score its own positive above those of all other classes.
+    """One pair per class: each anchor should score its own positive above those of all other classes.
 
-    `logsumexp_j a_i.p_j - a_i.p_i`, over the classes with two texts or more in the batch: the first is the anchor, the
-    second the positive. Further texts of a class are not used.
+    `logsumexp_j a_i.p_j - a_i.p_i`, over the classes with at least two texts in the batch: the first is the anchor, the
+    second the positive. Further texts of a class are ignored.
 
     Args:
         y_true: int tensor `(batch,)` or `(batch, 1)`. The class of each row.
-        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row are of its class.
-        similarity: string. `"dot"`, the paper's, `"cosine"`, or the name of a distance, whose negative is taken.
+        y_pred: float tensor `(batch, dim)`, or `(batch, columns, dim)` where all texts of a row belong to its class.
+        similarity: string. `"dot"`, as in the paper, `"cosine"`, or the name of a distance, which is negated.
 
     Returns:
-        A scalar, the mean over the classes; 0 without a pair.
+        A scalar, the mean over the classes; 0 if there is no pair.
+
+    Raises:
+        ValueError: if `similarity` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> texts = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], "float32")
     >>> round(float(n_pairs(np.array([0, 0, 1, 1]), texts)), 4)  # both positives are alike: log 2
@@ -131,7 +140,7 @@ def n_pairs(y_true: Any, y_pred: Any, similarity: str = "dot") -> Any:
     position = ops.arange(ops.shape(same)[0])
     earlier = ops.logical_and(same, ops.expand_dims(position, 0) < ops.expand_dims(position, 1))
     before = ops.sum(ops.cast(earlier, "int32"), axis=1)
-    # Which texts are second of their class; that of the row's own class is the positive.
+    # The mask of the second text of each class; that of the row's own class is the positive.
     second = before == 1
     candidates = ops.logical_and(ops.ones_like(same), ops.expand_dims(second, 0))
     own = ops.logical_and(same, candidates)
@@ -141,7 +150,7 @@ def n_pairs(y_true: Any, y_pred: Any, similarity: str = "dot") -> Any:
 
 
 def _cross_entropy(y_pred, shares, similarity, name):
-    """Cross-entropy of each anchor's scores of all positives `(batch, batch)` with the shares that it should give."""
+    """Returns the cross-entropy of each anchor's scores for all positives `(batch, batch)` with the target shares."""
     _check.one_of("similarity", similarity, _ops.SIMILARITIES)
     anchors, positives = _base.pair(y_pred, name)
     scores = _ops.PAIRWISE_SIMILARITIES[similarity](anchors, positives)
@@ -151,17 +160,20 @@ def _cross_entropy(y_pred, shares, similarity, name):
 
 
 def n_pairs_rows(y_true: Any, y_pred: Any, similarity: str = "dot") -> Any:
-    """Each anchor should share its scores among the positives of all rows of its class.
+    """Softmax cross-entropy over all positives; those of the anchor's class share the target equally.
 
-    Cross-entropy of `softmax_j(a_i.p_j)` with a share of `1 / count` for each row j of the row's class.
+    Cross-entropy of `softmax_j(a_i.p_j)` with a target of `1 / count` for each row j of the anchor's class.
 
     Args:
         y_true: int tensor `(batch,)` or `(batch, 1)`. The class of each row.
         y_pred: float tensor `(batch, 2, dim)`: anchor and positive.
-        similarity: string. `"dot"`, `"cosine"`, or the name of a distance, whose negative is taken.
+        similarity: string. `"dot"`, `"cosine"`, or the name of a distance, which is negated.
 
     Returns:
         A tensor `(batch,)`.
+
+    Raises:
+        ValueError: if `similarity` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> pairs = np.array([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]]], "float32")
     >>> [round(float(x), 4) for x in n_pairs_rows(np.array([0, 1]), pairs)]
@@ -173,15 +185,19 @@ def n_pairs_rows(y_true: Any, y_pred: Any, similarity: str = "dot") -> Any:
 
 
 def n_pairs_multilabel(y_true: Any, y_pred: Any, similarity: str = "dot") -> Any:
-    """Each anchor should share its scores among the positives of all rows by the number of labels in common.
+    """Softmax cross-entropy over all positives; targets are proportional to the number of shared labels.
 
     Args:
-        y_true: int or bool tensor `(batch, labels)`: 1 for each label that a row has, else 0.
+        y_true: int or bool tensor `(batch, labels)`: 1 for each label that a row has, else 0. Other values make the row
+            NaN.
         y_pred: float tensor `(batch, 2, dim)`: anchor and positive.
-        similarity: string. `"dot"`, `"cosine"`, or the name of a distance, whose negative is taken.
+        similarity: string. `"dot"`, `"cosine"`, or the name of a distance, which is negated.
 
     Returns:
         A tensor `(batch,)`; 0 for a row without labels.
+
+    Raises:
+        ValueError: if `similarity` is unknown, or the shape of `y_true` or `y_pred` does not fit.
 
     >>> pairs = np.array([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]]], "float32")
     >>> [round(float(x), 4) for x in n_pairs_multilabel(np.array([[1, 1], [0, 0]]), pairs)]
@@ -189,8 +205,8 @@ def n_pairs_multilabel(y_true: Any, y_pred: Any, similarity: str = "dot") -> Any
     """
     shape = tuple(y_true.shape)
     if len(shape) != 2 or not (shape[0] is None or y_pred.shape[0] is None or shape[0] == y_pred.shape[0]):
-        expected = "labels 0 or 1, shape (batch, labels), one for each row of y_pred and each label"
-        raise _check.invalid("y_true", expected, shape, "With one class a row: NPairsRowsLoss.")
+        expected = "labels 0 or 1, shape (batch, labels), one row for each row of y_pred"
+        raise _check.invalid("y_true", expected, shape, "For one class per row use NPairsRowsLoss.")
     labels = ops.cast(y_true, y_pred.dtype)
     labels = ops.where(ops.logical_or(labels == 0, labels == 1), labels, ops.full_like(labels, float("nan")))
     return _cross_entropy(y_pred, ops.matmul(labels, ops.transpose(labels)), similarity, "n_pairs_multilabel")
@@ -198,28 +214,29 @@ def n_pairs_multilabel(y_true: Any, y_pred: Any, similarity: str = "dot") -> Any
 
 @keras.saving.register_keras_serializable("tfxfer")
 class CircleLoss(_base.CheckedLoss):
-    """Pulls and pushes each cosine by how far it is from where it should be (`circle`).
+    """Pulls and pushes each cosine by its distance from its optimum (`circle`).
 
-    One number for the whole batch: sample weights for single rows are an error.
+    Returns one number for the whole batch, so a sample weight for each row raises an error.
 
-    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes, and two texts of
+    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes and two texts of
     one of them.
 
-    Choose it: for labelled texts and batches of many classes, when a triplet loss levels off: pairs that are nearly
-    right get little weight, and those that are wrong much.
+    Choose it: for labeled texts in batches of many classes, when a triplet loss plateaus: nearly correct pairs get
+    little weight, and wrong pairs get much.
 
-    Neighbours: `MultiSimilarityLoss` weighs a cosine by the others of its anchor as well; `SupervisedContrastiveLoss`
-    has one temperature in place of a margin.
+    Neighbours: `MultiSimilarityLoss` weights a cosine also by the anchor's other cosines; `SupervisedContrastiveLoss`
+    has a temperature instead of a margin.
 
     Args:
-        margin: float. Cosines of one class should exceed `1 - margin`, all others stay below `margin`. Defaults to 0.4.
-        scale: float > 0. Defaults to 80; the paper has 256 with a margin of 0.25 for faces.
-        form: string. `"joint"` (default) is the paper's and PyTorch Metric Learning's, `"separate"` is TensorFlow
-            Similarity's.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        margin: float. Cosines within a class should exceed `1 - margin`, and all others should stay below `margin`.
+            Defaults to 0.4.
+        scale: float > 0. Defaults to 80; for faces, the paper uses 256 with a margin of 0.25.
+        form: string. `"joint"` (default), as in the paper and PyTorch Metric Learning, or `"separate"`, as in
+            TensorFlow Similarity.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for `y_true` of a float dtype, and for a `sample_weight` that is no scalar.
+        ValueError: if `y_true` has a float dtype, or `sample_weight` is not a scalar.
 
     Example:
 
@@ -245,7 +262,10 @@ class CircleLoss(_base.CheckedLoss):
         return self.whole(circle(y_true, y_pred, self.margin, self.scale, form=self.form))
 
     def between(self, texts: Any, others: Any, positive: Any, negative: Any) -> Any:
-        """Compares texts with others; see `CrossBatchMemoryLoss`."""
+        """Returns the loss of `texts` against `others` under the masks `positive` and `negative`.
+
+        See `CrossBatchMemoryLoss`, which calls this method.
+        """
         s = _ops.pairwise_cosine_similarity(texts, others)
         return self.whole(_circle(s, positive, negative, self.margin, self.scale, self.form))
 
@@ -255,27 +275,27 @@ class CircleLoss(_base.CheckedLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class MultiSimilarityLoss(_base.CheckedLoss):
-    """Weighs each cosine by itself and by the others of its anchor (`multi_similarity`).
+    """Weights each cosine by its own value and by the anchor's other cosines (`multi_similarity`).
 
-    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes, and several texts
+    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two classes and several texts
     of each.
 
-    Choose it: for labelled texts with many classes, e.g. intents; the first choice among the losses on class ids where
+    Choose it: for labeled texts with many classes, e.g. intents; the first choice among the losses on class ids if
     batches hold several texts of each class.
 
-    Neighbours: `CircleLoss` weighs a cosine by itself alone; `BatchHardTripletLoss` sees the hardest pair alone;
-    `CrossBatchMemoryLoss` gives it the texts of earlier batches.
+    Neighbours: `CircleLoss` weights a cosine only by its own value; `BatchHardTripletLoss` uses only the hardest pair;
+    `CrossBatchMemoryLoss` adds the texts of earlier batches to this loss.
 
     Args:
-        alpha: float > 0. How sharply positives count. Defaults to 2.
-        beta: float > 0. How sharply negatives count. Defaults to 50; TensorFlow Similarity has 40.
-        base: float. The cosine that parts both. Defaults to 0.5.
-        mining_margin: optional float. Positives and negatives that are farther apart than it are left out. Defaults to
-            0.1, the paper's; `None` keeps all, as PyTorch Metric Learning does without a miner.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        alpha: float > 0. The sharpness of the weights of positives. Defaults to 2.
+        beta: float > 0. The sharpness of the weights of negatives. Defaults to 50; TensorFlow Similarity uses 40.
+        base: float. The cosine that separates positives from negatives. Defaults to 0.5.
+        mining_margin: optional float. Pairs that are correct by more than this margin are dropped. Defaults to 0.1, as
+            in the paper; `None` keeps all pairs, as PyTorch Metric Learning does without a miner.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for `y_true` of a float dtype.
+        ValueError: if `y_true` has a float dtype.
 
     Example:
 
@@ -312,7 +332,10 @@ class MultiSimilarityLoss(_base.CheckedLoss):
         return multi_similarity(y_true, y_pred, self.alpha, self.beta, **self._options())
 
     def between(self, texts: Any, others: Any, positive: Any, negative: Any) -> Any:
-        """Compares texts with others; see `CrossBatchMemoryLoss`."""
+        """Returns the loss of `texts` against `others` under the masks `positive` and `negative`.
+
+        See `CrossBatchMemoryLoss`, which calls this method.
+        """
         s = _ops.pairwise_cosine_similarity(texts, others)
         return _multi_similarity(s, positive, negative, self.alpha, self.beta, **self._options())
 
@@ -321,7 +344,7 @@ class MultiSimilarityLoss(_base.CheckedLoss):
 
 
 class _PairsLoss(_base.CheckedLoss):
-    """A loss on the scores of anchors with positives."""
+    """A loss on the similarities of anchors and positives."""
 
     def __init__(self, similarity: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -333,25 +356,26 @@ class _PairsLoss(_base.CheckedLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class NPairsLoss(_PairsLoss):
-    """One pair of each class of the batch, each anchor against the positives of all classes (`n_pairs`).
+    """One pair per class; each anchor is scored against the positives of all classes (`n_pairs`).
 
-    One number for the whole batch: sample weights for single rows are an error. Of each class, the first two texts of
-    the batch count; the order of rows therefore matters.
+    Returns one number for the whole batch, so a sample weight for each row raises an error. Only the first two texts of
+    each class in the batch count, so the order of rows matters.
 
-    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two texts of several classes.
+    Rows: one text (or several of one class); `y_true` an int class id. Every batch needs two texts each of several
+    classes.
 
-    Choose it: for labelled texts of very many classes with two texts each in a batch (`examples_per_class=2`).
+    Choose it: for labeled texts of very many classes, with two texts per class in a batch (`examples_per_class=2`).
 
     Neighbours: `NPairsRowsLoss` takes the pairs as rows; `MultipleNegativesRankingLoss` is the same for pairs without
     classes; `MultiSimilarityLoss` uses all texts of a class.
 
     Args:
-        similarity: string. `"dot"` (default), the paper's; on unit vectors it is the `"cosine"`. Or the name of a
-            distance, whose negative is taken.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        similarity: string. `"dot"` (default), as in the paper, which equals `"cosine"` on unit vectors; or the name of
+            a distance, which is negated.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for `y_true` of a float dtype, and for a `sample_weight` that is no scalar.
+        ValueError: if `y_true` has a float dtype, or `sample_weight` is not a scalar.
 
     Example:
 
@@ -376,22 +400,22 @@ class NPairsLoss(_PairsLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class NPairsRowsLoss(_PairsLoss):
-    """Each anchor should share its scores among the positives of all rows of its class (`n_pairs_rows`).
+    """Softmax cross-entropy in which the positives of the anchor's class share the target (`n_pairs_rows`).
 
     Rows: two texts of one class; `y_true` an int class id.
 
-    Choose it: for pairs that belong together where several rows of a batch may be about the same thing, as their class
-    ids say: these are then no false negatives.
+    Choose it: for pairs that belong together, if several rows of a batch can share a class: such rows are then not
+    false negatives.
 
-    Neighbours: `NPairsLoss` takes single texts; `NPairsMultilabelLoss` takes several labels a row; without class ids
-    `MultipleNegativesRankingLoss` or `GISTEmbedLoss`. It is `NpairsLoss` of TensorFlow Addons.
+    Neighbours: `NPairsLoss` takes single texts; `NPairsMultilabelLoss` takes several labels per row; without class ids
+    use `MultipleNegativesRankingLoss` or `GISTEmbedLoss`. This loss equals TensorFlow Addons' `NpairsLoss`.
 
     Args:
-        similarity: string. `"dot"` (default), `"cosine"`, or the name of a distance, whose negative is taken.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        similarity: string. `"dot"` (default), `"cosine"`, or the name of a distance, which is negated.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for `y_true` of a float dtype.
+        ValueError: if `y_true` has a float dtype.
 
     Example:
 
@@ -415,22 +439,22 @@ class NPairsRowsLoss(_PairsLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class NPairsMultilabelLoss(_PairsLoss):
-    """Each anchor should share its scores among all rows by the number of labels in common (`n_pairs_multilabel`).
+    """Softmax cross-entropy with targets proportional to the number of shared labels (`n_pairs_multilabel`).
 
     Rows: two texts that belong together; `y_true` 0 or 1 for each label, `(batch, labels)`.
 
-    Choose it: for pairs with several labels each, such as topics, where rows are alike by degrees.
+    Choose it: for pairs with several labels each, such as topics, so that rows are similar by degrees.
 
-    Neighbours: `NPairsRowsLoss` takes one class a row. It is `NpairsMultilabelLoss` of TensorFlow Addons; a row without
-    labels is 0 here and NaN there.
+    Neighbours: `NPairsRowsLoss` takes one class per row. This loss equals TensorFlow Addons' `NpairsMultilabelLoss`,
+    except that a row without labels is 0 here and NaN there.
 
     Args:
-        similarity: string. `"dot"` (default), `"cosine"`, or the name of a distance, whose negative is taken.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        similarity: string. `"dot"` (default), `"cosine"`, or the name of a distance, which is negated.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for `y_true` of another shape, or with other values than 0 and 1 where they are known. In a traced
-            function, as in `fit`, such rows make the loss NaN.
+        ValueError: if `y_true` has another shape, or is known to hold values other than 0 and 1. In a traced function,
+            as in `fit`, such rows make the loss NaN.
 
     Example:
 

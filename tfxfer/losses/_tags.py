@@ -1,4 +1,4 @@
-"""Losses on the tags of words, for targets that are -1 where there is nothing to learn."""
+"""Losses on the tags of words; targets of -1 are ignored."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -10,28 +10,31 @@ from keras import ops
 from tfxfer import _chain, _check, _replicas
 from tfxfer.losses import _base, _weights
 
-# What a probability of being wrong is raised from at least: a power below 1 has no finite slope at 0.
+# The minimum base of the focal power: a power below 1 has no finite slope at 0.
 _LEAST = 1e-20
 
 
 def tag_crossentropy(
     y_true: Any, y_pred: Any, tag_weights: Sequence[float] | np.ndarray | None = None, *, gamma: float = 0.0
 ) -> Any:
-    """Cross-entropy of a softmax at each word, as the mean over all words of the batch.
+    """Softmax cross-entropy of each word, averaged over all words of the batch.
 
-    `w[y] * (1 - p)^gamma * -log(p)` for each word, `p` the probability of its tag. A row's value is the sum over its
-    words, times rows of the batch / sum of `w[y]` over the batch: the mean of the values is the weighted mean over all
-    words.
+    `w[y] * (1 - p)^gamma * -log(p)` for each word, where `p` is the probability of its tag. A row's value is the sum
+    over its words, times the number of rows, divided by the sum of `w[y]` over the batch. The mean of the values is
+    therefore the weighted mean over all words.
 
     Args:
-        y_true: int tensor `(batch, length)` of tag indices; negative where there is no loss: at padding, and at words
-            without tokens. What is no index below `tags` makes its row NaN.
+        y_true: int tensor `(batch, length)` of tag indices; negative values are ignored, for padding and for words
+            without tokens. Other values that are not indices below `tags` make their row NaN.
         y_pred: float tensor `(batch, length, tags)`. Logits.
         tag_weights: optional floats `(tags,)`: `w`.
-        gamma: float >= 0. The focal parameter; 0 is off.
+        gamma: float >= 0. The focal parameter; 0 turns it off.
 
     Returns:
-        A tensor `(batch,)`; 0 where no row has a word.
+        A tensor `(batch,)`; 0 if no row has a word.
+
+    Raises:
+        ValueError: if the shape of `y_true` or `y_pred` does not fit.
 
     >>> logits = np.zeros((2, 3, 4), "float32")
     >>> values = tag_crossentropy(np.array([[0, 1, 2], [3, -1, -1]]), logits)
@@ -41,7 +44,7 @@ def tag_crossentropy(
     tags, mask, is_wrong = _words(y_true, y_pred)
     logs = ops.log_softmax(y_pred, axis=-1)
     logs = ops.take_along_axis(logs, ops.expand_dims(tags, -1), axis=-1)[..., 0]
-    # Before the powers: padding may hold anything.
+    # Masked before the powers: padding may hold any values.
     logs = ops.where(mask, logs, ops.zeros_like(logs))
     losses = -logs
     if gamma:
@@ -58,23 +61,26 @@ def chain_crossentropy(
     *,
     gamma: float = 0.0,
 ) -> Any:
-    """Cross-entropy of a conditional random field, as the mean over all words of the batch.
+    """Cross-entropy of a conditional random field, averaged over all words of the batch.
 
-    As `tag_crossentropy`, with `p` the probability of a word's tag given the tag of the word before it and the whole
-    text. Without weights and `gamma` the sum over a text is its negative log-likelihood. Where a word has no loss, the
-    chain leads from the word before it to the word after it.
+    Like `tag_crossentropy`, but `p` is the probability of a word's tag given the previous word's tag and the whole
+    text. Without weights and `gamma`, the sum over a text is its negative log-likelihood. The chain skips ignored
+    words: it connects the word before to the word after.
 
     Args:
-        y_true: int tensor `(batch, length)` of tag indices; negative where there is no loss. What is no index below
-            `tags` makes its row NaN.
+        y_true: int tensor `(batch, length)` of tag indices; negative values are ignored. Other values that are not
+            indices below `tags` make their row NaN.
         y_pred: float tensor `(batch, length, tags)`. Emissions.
         potentials: tuple of float tensors: transitions `(tags, tags)` (from, to), start and end `(tags,)`, as
             `layers.CRF.potentials` returns them.
         tag_weights: optional floats `(tags,)`.
-        gamma: float >= 0. The focal parameter; 0 is off.
+        gamma: float >= 0. The focal parameter; 0 turns it off.
 
     Returns:
-        A tensor `(batch,)`, float32 or float64; 0 where no row has a word.
+        A tensor `(batch,)`, float32 or float64; 0 if no row has a word.
+
+    Raises:
+        ValueError: if the shape of `y_true` or `y_pred` does not fit.
 
     >>> emissions = np.array([[[1.0, 0.0], [0.0, 0.0]]], "float32")
     >>> zeros = np.zeros(2, "float32")
@@ -89,13 +95,13 @@ def chain_crossentropy(
 
 
 def _words(y_true, y_pred):
-    """Returns tags (0 where there is no loss), where there is one, and the rows that hold what is no tag."""
+    """Returns the tags (0 at ignored words), the mask of words that count, and the mask of rows with invalid tags."""
     expected, shape = tuple(y_pred.shape), tuple(y_true.shape)
     if len(expected) != 3:
         raise _check.invalid("y_pred", "a tensor (batch, length, tags)", expected)
     pairs = zip(shape, expected[:2], strict=False)
     if len(shape) != 2 or not all(a is None or b is None or a == b for a, b in pairs):
-        raise _check.invalid("y_true", f"tag indices of shape {expected[:2]}, -1 where there is no loss", shape)
+        raise _check.invalid("y_true", f"tag indices of shape {expected[:2]}, -1 for ignored words", shape)
     tags = ops.cast(y_true, "int32")
     mask = tags >= 0
     is_known = ops.logical_and(tags < expected[-1], ops.cast(tags, y_true.dtype) == y_true)
@@ -105,7 +111,7 @@ def _words(y_true, y_pred):
 
 
 def _word_weights(tags, mask, tag_weights, dtype):
-    """Weights of words, scaled so that those of a batch sum to its number of rows; 0 where there is no loss."""
+    """Returns word weights that sum to the number of rows of the batch; 0 at ignored words."""
     weights = ops.cast(mask, dtype)
     if tag_weights is not None:
         weights *= ops.take(ops.convert_to_tensor(tag_weights, dtype), tags)
@@ -119,7 +125,7 @@ def _or_nan(values, is_wrong):
 
 
 class _TagLoss(_base.CheckedLoss):
-    """A loss on the tags of words, with weights of tags and a focal parameter."""
+    """A loss on the tags of words, with tag weights and a focal parameter."""
 
     compares_rows = False
 
@@ -129,16 +135,16 @@ class _TagLoss(_base.CheckedLoss):
         self.gamma = _check.number("gamma", gamma, minimum=0.0)
 
     def for_tags(self, tags: Sequence[str]) -> Any:
-        """Returns this loss with its weights in the order of a model's tags.
+        """Returns a loss with the weights in the order of a model's tags.
 
         Args:
-            tags: sequence of the names of the tags, in the order of the outputs.
+            tags: sequence of tag names, in the order of the outputs.
 
         Returns:
-            A loss of this class; this one, if it has no names.
+            A loss of this class; this loss itself if its weights are not named.
 
         Raises:
-            ValueError: for a tag without a weight, a name that is no tag, or another number of weights.
+            ValueError: if a tag has no weight, a name is not a tag, or the number of weights differs.
 
         Example:
 
@@ -159,13 +165,14 @@ class _TagLoss(_base.CheckedLoss):
             _check_tags(values, y_pred.shape[-1])
         shape = tuple(getattr(sample_weight, "shape", np.shape(sample_weight)))
         if len(shape) > 1 and shape[1:] != (1,):
-            remedy = "Set y_true to -1 at words that shall not count."
+            remedy = "Set y_true to -1 at words to ignore."
             raise _check.invalid("sample_weight", "one number for each row, shape (batch,)", f"shape {shape}", remedy)
-        # A copy, as Keras's mask of the outputs has a length, and values of rows have none: -1 says what counts.
+        # A copy, to drop Keras's mask of the outputs: it has a length axis, but row values have none. -1 marks ignored
+        # words.
         return super().__call__(y_true, ops.copy(y_pred), sample_weight)
 
     def _in_order(self, count):
-        remedy = "Put them in the order of the model's tags first: `loss.for_tags(tags)`."
+        remedy = "Order them by the model's tags first: `loss.for_tags(tags)`."
         return _weights.by_output("tag_weights", self.tag_weights, count, remedy)
 
     def get_config(self) -> dict[str, Any]:
@@ -180,34 +187,34 @@ def _check_tags(values, count):
     wrong = (values >= count) | ((values >= 0) & (values != np.floor(values))) | (values != values)
     if wrong.any():
         where = [int(each) for each in np.argwhere(wrong)[0]]
-        remedy = f"It is at {where} of the batch: row, word. -1 is a word without a loss."
+        remedy = f"It is at {where} of the batch (row, word). Use -1 for ignored words."
         raise _check.invalid("y_true", f"tag indices 0 to {count - 1}, or -1", values[tuple(where)].item(), remedy)
 
 
 @keras.saving.register_keras_serializable("tfxfer")
 class TagCrossentropy(_TagLoss):
-    """Cross-entropy of a softmax at each word, as the mean over all words of the batch (`tag_crossentropy`).
+    """Softmax cross-entropy of each word, averaged over all words of the batch (`tag_crossentropy`).
 
-    Rows: a tag index for each word, `(batch, length)`; -1 where there is no loss.
+    Rows: a tag index for each word, `(batch, length)`; -1 for ignored words.
 
-    Choose it: for tags of words from a linear head, where each word counts alike whatever the length of its text.
+    Choose it: for word tags from a linear head. Each word has equal weight, regardless of the length of its text.
 
-    Neighbours: `ChainCrossentropy` for a CRF, which knows that tags follow one another. Keras's
-    `SparseCategoricalCrossentropy(ignore_class=-1)` divides by the padding as well: words of short texts count less.
+    Neighbours: `ChainCrossentropy` is for a CRF, which models transitions between tags. Keras's
+    `SparseCategoricalCrossentropy(ignore_class=-1)` also divides by the padding, so words of short texts count less.
 
     Args:
-        tag_weights: optional sequence of floats > 0 in the tags' order, or dict of tag name to float. `for_tags` puts
-            names in a model's order.
-        gamma: float >= 0. The focal parameter, which takes weight off words that are easy. Defaults to 0, off; 2 in
-            the paper.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        tag_weights: optional sequence of floats > 0 in the order of the tags, or dict of tag name to float. `for_tags`
+            orders named weights for a model.
+        gamma: float >= 0. The focal parameter, which reduces the weight of easy words. Defaults to 0 (off); the paper
+            uses 2.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     `y_pred` holds logits `(batch, length, tags)`.
 
     Raises:
-        ValueError: for weights that are not numbers > 0, of another number than the tags, or by names that were not put
-            in order; for targets of another shape; where their values are known, for what is no tag index. In a traced
-            function, as in `fit`, such rows make the loss NaN.
+        ValueError: if weights are not numbers > 0, their number differs from the number of tags, or they are named and
+            not ordered yet; if the shape of the targets does not fit; if targets are known to hold invalid tag indices.
+            In a traced function, as in `fit`, such rows make the loss NaN.
 
     Example:
 
@@ -235,30 +242,31 @@ class TagCrossentropy(_TagLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class ChainCrossentropy(_TagLoss):
-    """Cross-entropy of a conditional random field, as the mean over all words of the batch (`chain_crossentropy`).
+    """Cross-entropy of a conditional random field, averaged over the words of the batch (`chain_crossentropy`).
 
-    Without weights and `gamma` it is the negative log-likelihood of the tags, per word.
+    Without weights and `gamma` this is the negative log-likelihood of the tags, per word.
 
-    Rows: a tag index for each word, `(batch, length)`; -1 where there is no loss.
+    Rows: a tag index for each word, `(batch, length)`; -1 for ignored words.
 
-    Choose it: for tags of words from a `layers.CRF`: spans, whose tags must follow one another in certain ways.
+    Choose it: for word tags from a `layers.CRF`, such as spans, whose tags only allow certain transitions.
 
-    Neighbours: `TagCrossentropy` for a linear head, of the same scale: a CRF without transitions has its values.
+    Neighbours: `TagCrossentropy` is for a linear head and has the same scale: the two are equal for a CRF without
+    transitions.
 
     Args:
-        crf: optional `layers.CRF`, whose weights the loss reads and trains. It is not part of the config: `for_layer`
-            binds a loss that was loaded.
-        tag_weights: optional sequence of floats > 0 in the tags' order, or dict of tag name to float: weights of words
-            by their right tag. `for_tags` puts names in a model's order.
-        gamma: float >= 0. The focal parameter, which takes weight off words that are easy, given the tag before them.
-            Defaults to 0, off.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        crf: optional `layers.CRF`, whose weights the loss reads and trains. The config omits it: `for_layer` binds a
+            loaded loss to a layer.
+        tag_weights: optional sequence of floats > 0 in the order of the tags, or dict of tag name to float: weights of
+            words by their true tag. `for_tags` orders named weights for a model.
+        gamma: float >= 0. The focal parameter, which reduces the weight of words that are easy given the previous tag.
+            Defaults to 0 (off).
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     `y_pred` holds emissions `(batch, length, tags)`, the output of the layer.
 
     Raises:
-        ValueError: if it is called without a layer; otherwise as `TagCrossentropy`. Tags that the layer rules out make
-            the loss some 1e30: `layers.CRF.forbidden_step` finds them before training.
+        ValueError: if it is called without a layer, and in the same cases as `TagCrossentropy`. Transitions that the
+            layer forbids make the loss about 1e30; `layers.CRF.forbidden_step` finds them before training.
 
     Example:
 
@@ -291,14 +299,14 @@ class ChainCrossentropy(_TagLoss):
 
     @property
     def crf(self) -> Any:
-        """The layer that the loss trains; `None` before it is bound to one."""
+        """The layer that the loss trains; `None` if it is not bound to one."""
         return self._crf
 
     def for_layer(self, crf: Any) -> Any:
-        """Returns this loss, bound to a layer.
+        """Returns a copy of this loss that is bound to a layer.
 
         Args:
-            crf: `layers.CRF`, the one whose outputs the loss gets.
+            crf: `layers.CRF`, the layer whose outputs the loss receives.
 
         Returns:
             A new `ChainCrossentropy`.
@@ -311,6 +319,6 @@ class ChainCrossentropy(_TagLoss):
     def call(self, y_true: Any, y_pred: Any) -> Any:
         if self._crf is None:
             remedy = "Bind the loss to the layer of the model: `loss.for_layer(crf)`."
-            raise _check.invalid("crf", "a `layers.CRF`, whose weights the loss reads", self._crf, remedy)
+            raise _check.invalid("crf", "a `layers.CRF` whose weights the loss reads", self._crf, remedy)
         weights = self._in_order(y_pred.shape[-1])
         return chain_crossentropy(y_true, y_pred, self._crf.potentials(), weights, gamma=self.gamma)

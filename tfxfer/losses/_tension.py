@@ -1,4 +1,4 @@
-"""Contrastive tension: two encoders of one text should agree, on texts without labels."""
+"""Contrastive tension: trains two encoders to agree on a text, without labels."""
 
 from typing import Any
 
@@ -11,16 +11,20 @@ from tfxfer.losses._ranking import multiple_negatives_ranking
 
 
 def contrastive_tension(y_true: Any, y_pred: Any) -> Any:
-    """Binary cross-entropy on the dot product of what two encoders make of a pair of texts.
+    """Binary cross-entropy on the dot product of two encoders' embeddings of a pair of texts.
 
     `softplus(z) - y * z` with `z = a . b`.
 
     Args:
-        y_true: tensor `(batch,)` or `(batch, 1)`: 1 where both texts are the same, else 0.
-        y_pred: float tensor `(batch, 2, dim)`, a column from each encoder.
+        y_true: tensor `(batch,)` or `(batch, 1)`: 1 if both texts are the same, else 0; other values make their row
+            NaN.
+        y_pred: float tensor `(batch, 2, dim)`, one column from each encoder.
 
     Returns:
         A tensor `(batch,)`.
+
+    Raises:
+        ValueError: if the shape of `y_true` or `y_pred` does not fit.
 
     >>> pairs = np.array([[[1.0, 0.0], [2.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]], "float32")
     >>> [round(float(x), 4) for x in contrastive_tension(np.array([1, 0]), pairs)]
@@ -32,18 +36,21 @@ def contrastive_tension(y_true: Any, y_pred: Any) -> Any:
 
 
 def contrastive_tension_in_batch(y_pred: Any, scale: Any = 20.0, similarity: str = "cosine") -> Any:
-    """Each text should find itself, as the other encoder sees it, among all texts of the batch, in both directions.
+    """Each text should find itself, embedded by the other encoder, among the texts of the batch, in both directions.
 
-    `(lse_j S_ij + lse_j S_ji) / 2 - S_ii` with `S = scale * cos(A, B)`: `multiple_negatives_ranking` with
-    `directions="symmetric"`, of two columns.
+    `(lse_j S_ij + lse_j S_ji) / 2 - S_ii` with `S = scale * cos(A, B)`: `multiple_negatives_ranking` of two columns
+    with `directions="symmetric"`.
 
     Args:
-        y_pred: float tensor `(batch, 2, dim)`, a column from each encoder.
-        scale: float > 0, or a scalar tensor, which may be trained.
-        similarity: string. `"cosine"`, `"dot"`, or the name of a distance, whose negative is taken.
+        y_pred: float tensor `(batch, 2, dim)`, one column from each encoder.
+        scale: float > 0, or a scalar tensor, which can be trainable.
+        similarity: string. `"cosine"`, `"dot"`, or the name of a distance, which is negated.
 
     Returns:
         A tensor `(batch,)`.
+
+    Raises:
+        ValueError: if `similarity` is unknown, or `y_pred` does not have 2 columns.
 
     >>> pairs = np.array([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]], "float32")
     >>> [round(float(x), 4) for x in contrastive_tension_in_batch(pairs, scale=1.0)]
@@ -57,23 +64,23 @@ def contrastive_tension_in_batch(y_pred: Any, scale: Any = 20.0, similarity: str
 class ContrastiveTensionLoss(_base.CheckedLoss):
     """Two encoders should agree on a text and differ on two texts (`contrastive_tension`).
 
-    Rows: two texts, from two encoders (`models.ContrastiveTension`); `y_true` 1 (the same text) or 0 (another).
+    Rows: two texts, from two encoders (`models.ContrastiveTension`); `y_true` 1 (the same text) or 0 (different texts).
 
-    Choose it: for texts without labels, to make an embedder of an encoder that was never trained as one, with
-    `models.ContrastiveTension` on `data.tension_pairs`.
+    Choose it: to turn an encoder into an embedder from texts without labels, with `models.ContrastiveTension` on
+    `data.tension_pairs`.
 
     Neighbours: `ContrastiveTensionInBatchLoss` takes its negatives from the batch and learns faster; `models.simcse`
-    needs one encoder; `models.DenoisingAutoencoder` rebuilds texts.
+    needs only one encoder; `models.DenoisingAutoencoder` reconstructs texts.
 
-    The paper and sentence-transformers sum over the batch: `reduction="sum"`. By default it is the mean here, as in
-    other losses, so that learning rates do not depend on the batch size.
+    The paper and sentence-transformers sum over the batch, which is `reduction="sum"` here. The default is the mean, as
+    in other losses, so that the learning rate does not depend on the batch size.
 
     Args:
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
     Raises:
-        ValueError: for labels that are neither 0 nor 1, where they are known. In a traced function, as in `fit`, such
-            rows make the loss NaN.
+        ValueError: if labels are known to be neither 0 nor 1. In a traced function, as in `fit`, such rows make the
+            loss NaN.
 
     Example:
 
@@ -97,19 +104,22 @@ class ContrastiveTensionLoss(_base.CheckedLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class ContrastiveTensionInBatchLoss(_base.CheckedLoss):
-    """Each text should find itself, encoded by another model, in the batch (`contrastive_tension_in_batch`).
+    """Each text should find itself, embedded by the other encoder, in the batch (`contrastive_tension_in_batch`).
 
-    Rows: a text twice, from two encoders (`models.ContrastiveTension`); `y_true` is not read.
+    Rows: the same text twice, from two encoders (`models.ContrastiveTension`); `y_true` is ignored.
 
-    Choose it: as `ContrastiveTensionLoss`, with batches of 16 or more, in which no text is there twice.
+    Choose it: like `ContrastiveTensionLoss`, with batches of 16 or more distinct texts.
 
-    Neighbours: with one encoder and dropout it is `models.simcse`, on both directions.
+    Neighbours: with one encoder and dropout this is `models.simcse` in both directions.
 
     Args:
-        scale: float > 0. The inverse temperature. Defaults to 20, where sentence-transformers' begins; there it is
-            trained, here it is fixed.
-        similarity: string. `"cosine"` (default), `"dot"`, or the name of a distance, whose negative is taken.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        scale: float > 0. The inverse temperature. Defaults to 20, the initial value in sentence-transformers, which
+            trains it; here it is fixed.
+        similarity: string. `"cosine"` (default), `"dot"`, or the name of a distance, which is negated.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
+
+    Raises:
+        ValueError: if `scale` is not above 0, `similarity` is unknown, or `y_pred` does not have 2 columns.
 
     Example:
 

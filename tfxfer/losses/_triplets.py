@@ -1,4 +1,4 @@
-"""Losses on rows of an anchor, a text like it and one or more unlike ones: the three forms of the triplet loss."""
+"""Losses on rows of an anchor, a positive and one or more negatives: three forms of the triplet loss."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ from tfxfer.losses import _base
 
 
 def _gaps(metrics, argument, name, y_pred, function):
-    """The metric's value of (anchor, positive) `(batch, 1)` and of (anchor, each negative) `(batch, negatives)`."""
+    """Returns the metric of (anchor, positive) `(batch, 1)` and of (anchor, each negative) `(batch, negatives)`."""
     _check.one_of(argument, name, metrics)
     anchors, positives, negatives = _base.triplet(y_pred, function)
     return metrics[name](anchors, positives), metrics[name](anchors, negatives)
 
 
 def triplet(y_pred: Any, margin: float = 0.5, distance: str = "euclidean") -> Any:
-    """The hinge form: the negative shall be farther away than the positive, by a margin.
+    """The hinge form: the negative should be farther from the anchor than the positive, by a margin.
 
-    `max(0, d(a, p) - d(a, n) + margin)`, the mean over the negatives of a row.
+    `max(0, d(a, p) - d(a, n) + margin)`, averaged over the negatives of a row.
 
     Args:
         y_pred: float tensor `(batch, columns >= 3, dim)`: anchor, positive, negatives.
@@ -28,6 +28,9 @@ def triplet(y_pred: Any, margin: float = 0.5, distance: str = "euclidean") -> An
 
     Returns:
         A tensor `(batch,)`.
+
+    Raises:
+        ValueError: if `distance` is unknown, or `y_pred` has fewer than 3 columns.
 
     >>> rows = np.array([[[1.0, 0.0], [1.0, 0.0], [0.6, 0.8]]], "float32")
     >>> [round(float(x), 4) for x in triplet(rows, margin=1.0)]
@@ -38,18 +41,21 @@ def triplet(y_pred: Any, margin: float = 0.5, distance: str = "euclidean") -> An
 
 
 def triplet_cross_entropy(y_pred: Any, scale: float = 10.0, distance: str = "euclidean") -> Any:
-    """The cross-entropy form: a softmax over negative distances shall pick the positive.
+    """The cross-entropy form: a softmax over negated distances with the positive as target.
 
-    `log(1 + sum over negatives of exp(scale * (d(a, p) - d(a, n))))`: with one negative `softplus` of the scaled
+    `log(1 + sum over negatives of exp(scale * (d(a, p) - d(a, n))))`: with one negative, the `softplus` of the scaled
     difference.
 
     Args:
         y_pred: float tensor `(batch, columns >= 3, dim)`: anchor, positive, negatives.
-        scale: float > 0. The inverse temperature; the formula of the paper has 1.
+        scale: float > 0. The inverse temperature; the paper's formula has 1.
         distance: string. `"cosine"`, `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
 
     Returns:
         A tensor `(batch,)`.
+
+    Raises:
+        ValueError: if `distance` is unknown, or `y_pred` has fewer than 3 columns.
 
     >>> rows = np.array([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]], "float32")
     >>> [round(float(x), 4) for x in triplet_cross_entropy(rows)]  # log 2
@@ -61,17 +67,20 @@ def triplet_cross_entropy(y_pred: Any, scale: float = 10.0, distance: str = "euc
 
 
 def triplet_margin_ranking(y_pred: Any, margin: float = 0.2, similarity: str = "cosine") -> Any:
-    """The margin ranking form: the positive's similarity shall exceed the negative's by a margin.
+    """The margin ranking form: the positive's similarity should exceed the negative's by a margin.
 
-    `max(0, margin - (s(a, p) - s(a, n)))`, the mean over the negatives of a row.
+    `max(0, margin - (s(a, p) - s(a, n)))`, averaged over the negatives of a row.
 
     Args:
         y_pred: float tensor `(batch, columns >= 3, dim)`: anchor, positive, negatives.
         margin: float.
-        similarity: string. `"cosine"`, `"dot"`, or the name of a distance, whose negative is then the similarity.
+        similarity: string. `"cosine"`, `"dot"`, or the name of a distance, which is negated.
 
     Returns:
         A tensor `(batch,)`.
+
+    Raises:
+        ValueError: if `similarity` is unknown, or `y_pred` has fewer than 3 columns.
 
     >>> rows = np.array([[[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]], "float32")
     >>> [round(float(x), 4) for x in triplet_margin_ranking(rows, margin=1.0)]
@@ -83,21 +92,24 @@ def triplet_margin_ranking(y_pred: Any, margin: float = 0.2, similarity: str = "
 
 @keras.saving.register_keras_serializable("tfxfer")
 class TripletLoss(_base.MarginLoss):
-    """The negative shall be farther from the anchor than the positive, by a margin (`triplet`).
+    """The negative should be farther from the anchor than the positive, by a margin (`triplet`).
 
-    Rows: three texts or more: anchor, positive, negatives; `y_true` is not read.
+    Rows: three texts or more: anchor, positive, negatives; `y_true` is ignored.
 
-    Choose it: for ready-made triplets, where a triplet that is right by the margin shall be left alone.
+    Choose it: for ready-made triplets, when triplets that already satisfy the margin should contribute no gradient.
 
-    Neighbours: `TripletCrossEntropyLoss` has no margin and never lets go; `TripletMarginRankingLoss` is this one on
-    similarities. `MultipleNegativesRankingLoss` also takes the other rows of the batch as negatives, and mostly does
-    better. Texts with class ids instead of triplets: `BatchHardTripletLoss` and its kin.
+    Neighbours: `TripletCrossEntropyLoss` has no margin, so every triplet keeps contributing; `TripletMarginRankingLoss`
+    is the same on similarities. `MultipleNegativesRankingLoss` also uses the other rows of the batch as negatives, and
+    usually performs better. `BatchHardTripletLoss` and its neighbors take texts with class ids instead of triplets.
 
     Args:
-        margin: float. Defaults to 0.5; distances of unit vectors end at 2, so that sentence-transformers' 5 is never
-            reached.
+        margin: float. Defaults to 0.5. Euclidean distances of unit vectors are at most 2, so sentence-transformers' 5
+            is never reached.
         distance: string. `"euclidean"` (default), `"cosine"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
+
+    Raises:
+        ValueError: if `margin` is not a number, `distance` is unknown, or `y_pred` has fewer than 3 columns.
 
     Example:
 
@@ -123,20 +135,23 @@ class TripletLoss(_base.MarginLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class TripletCrossEntropyLoss(_base.CheckedLoss):
-    """A softmax over negative distances shall pick the positive among its row (`triplet_cross_entropy`).
+    """A softmax over the negated distances of a row, with the positive as target (`triplet_cross_entropy`).
 
-    Rows: three texts or more: anchor, positive, negatives; `y_true` is not read.
+    Rows: three texts or more: anchor, positive, negatives; `y_true` is ignored.
 
-    Choose it: for ready-made triplets, when no margin is known; every triplet keeps pulling a little.
+    Choose it: for ready-made triplets, when no good margin is known; every triplet keeps contributing a little.
 
-    Neighbours: `TripletLoss` stops at its margin; `MultipleNegativesRankingLoss` puts the other rows of the batch into
+    Neighbours: `TripletLoss` stops at its margin; `MultipleNegativesRankingLoss` adds the other rows of the batch to
     the same softmax.
 
     Args:
-        scale: float > 0. The inverse temperature. Defaults to 10; with the 1 of the paper the loss is almost linear on
-            unit vectors, whose distances end at 2.
+        scale: float > 0. The inverse temperature. Defaults to 10; with the paper's 1 the loss is almost linear on unit
+            vectors, whose Euclidean distances are at most 2.
         distance: string. `"euclidean"` (default), `"cosine"`, `"squared_euclidean"`, `"manhattan"` or `"dot"`.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
+
+    Raises:
+        ValueError: if `scale` is not above 0, `distance` is unknown, or `y_pred` has fewer than 3 columns.
 
     Example:
 
@@ -166,19 +181,22 @@ class TripletCrossEntropyLoss(_base.CheckedLoss):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class TripletMarginRankingLoss(_base.CheckedLoss):
-    """The positive's similarity to the anchor shall exceed the negative's by a margin (`triplet_margin_ranking`).
+    """The positive's similarity to the anchor should exceed the negative's by a margin (`triplet_margin_ranking`).
 
-    Rows: three texts or more: anchor, positive, negatives; `y_true` is not read.
+    Rows: three texts or more: anchor, positive, negatives; `y_true` is ignored.
 
     Choose it: for ready-made triplets when texts will be compared by cosine or dot product.
 
-    Neighbours: with a cosine equal to `TripletLoss(margin, distance="cosine")`; `MarginMSELoss` where a teacher knows
-    how large the margin of each row is.
+    Neighbours: with the cosine this equals `TripletLoss(margin, distance="cosine")`; `MarginMSELoss` takes each row's
+    margin from a teacher.
 
     Args:
         margin: float. Defaults to 0.2.
-        similarity: string. `"cosine"` (default), `"dot"`, or the name of a distance, whose negative is then taken.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        similarity: string. `"cosine"` (default), `"dot"`, or the name of a distance, which is negated.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
+
+    Raises:
+        ValueError: if `margin` is not a number, `similarity` is unknown, or `y_pred` has fewer than 3 columns.
 
     Example:
 

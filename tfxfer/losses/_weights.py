@@ -1,4 +1,4 @@
-"""Weights of labels or tags, by their names or in the order of a model's outputs."""
+"""Weights of labels or tags, by name or in the order of a model's outputs."""
 
 import collections.abc
 
@@ -8,7 +8,7 @@ from tfxfer import _check
 
 
 def checked(argument, given):
-    """Returns weights as a tuple, or as a dict by name; raises for what is no number > 0."""
+    """Returns weights as a tuple, or as a dict by name; raises if one is not a number > 0."""
     if given is None:
         return None
     if isinstance(given, collections.abc.Mapping):
@@ -28,7 +28,7 @@ def checked(argument, given):
 
 
 def ordered(argument, weights, labels, kind="label"):
-    """Returns checked weights in the order of `labels`; `kind` is what the errors call these."""
+    """Returns checked weights in the order of `labels`; `kind` is their name in errors."""
     if not isinstance(weights, dict):
         if len(weights) != len(labels):
             raise _check.invalid(argument, f"{len(labels)} numbers, one for each {kind}", weights)
@@ -51,7 +51,7 @@ def ordered(argument, weights, labels, kind="label"):
 
 
 def by_output(argument, weights, count, remedy):
-    """Returns checked weights in the order of `count` outputs; `remedy` says how names get into an order."""
+    """Returns checked weights in the order of `count` outputs; `remedy` explains how to order named weights."""
     if isinstance(weights, dict):
         if set(weights) != set(range(len(weights))):
             raise _check.invalid(argument, "weights in the order of the outputs", weights, remedy)
@@ -62,12 +62,12 @@ def by_output(argument, weights, count, remedy):
 
 
 def to_json(weights):
-    """Returns checked weights as JSON can hold them: it would make strings of names that are ints."""
+    """Returns checked weights in a form for JSON, which would convert int names to strings."""
     if isinstance(weights, dict):
         return {"names": list(weights), "weights": list(weights.values())}
     return weights if weights is None else list(weights)
 
 
 def from_json(found):
-    """Returns what `to_json` was given."""
+    """Inverts `to_json`."""
     return dict(zip(found["names"], found["weights"], strict=True)) if isinstance(found, dict) else found

@@ -1,4 +1,4 @@
-"""Losses around other losses: several sizes of one embedding at once, and a regulariser."""
+"""Losses around other losses: several embedding sizes at once, and a regularizer."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -14,19 +14,23 @@ from tfxfer.losses._distillation import EmbeddingDistillationLoss
 def matryoshka(
     loss: Callable, y_true: Any, y_pred: Any, dims: Sequence[int], weights: Sequence[float] | None = None
 ) -> Any:
-    """The weighted sum of a loss over the first components of the embeddings.
+    """The weighted sum of a loss on the embeddings truncated to several sizes.
 
-    `sum over dims of w_d * L(normalise(x[..., :d]))`.
+    `sum over dims of w_d * L(normalize(x[..., :d]))`.
 
     Args:
         loss: function of `(y_true, y_pred)`.
-        y_true: what `loss` takes.
+        y_true: targets for `loss`.
         y_pred: float tensor `(..., dim)`.
-        dims: ints from 1 to `dim`. How many components to keep.
+        dims: ints from 1 to `dim`. The numbers of components to keep.
         weights: optional floats, one for each of `dims`; 1 by default.
 
     Returns:
-        What `loss` returns.
+        The weighted sum, in the shape that `loss` returns.
+
+    Raises:
+        ValueError: if `dims` are not distinct ints from 1 to `dim`, or `weights` does not hold a number >= 0 for each
+            of them.
 
     >>> pairs = np.array([[[1.0, 0.0], [0.0, 1.0]]], "float32")
     >>> matryoshka(lambda y, x: _ops.cosine_distance(x[:, 0], x[:, 1]), None, pairs, dims=(2, 1)).numpy().tolist()
@@ -41,7 +45,7 @@ def matryoshka(
 
 
 def _sizes(dims, weights):
-    """Checks sizes and their weights; returns both as tuples."""
+    """Checks sizes and weights; returns both as tuples."""
     if not isinstance(dims, list | tuple) or not dims or len(set(dims)) < len(dims):
         raise _check.invalid("dims", "a list of different ints >= 1, such as [384, 256, 128, 64]", dims)
     dims = tuple(_check.integer("dims", dim) for dim in dims)
@@ -55,8 +59,8 @@ def _sizes(dims, weights):
 def global_orthogonal_regularization(y_pred: Any, mean_weight: float = 1.0, second_moment_weight: float = 1.0) -> Any:
     """Spreads unrelated embeddings over the sphere, as if they were drawn uniformly.
 
-    `mean_weight * m^2 + second_moment_weight * max(0, v - 1 / dim)`, `m` the mean and `v` the mean square of the
-    cosines of different rows; for each column by itself, then the mean over columns.
+    `mean_weight * m^2 + second_moment_weight * max(0, v - 1 / dim)`, where `m` is the mean and `v` the mean square of
+    the cosines of different rows; computed for each column, then averaged over columns.
 
     Args:
         y_pred: float tensor `(batch, dim)` or `(batch, columns, dim)`.
@@ -64,7 +68,10 @@ def global_orthogonal_regularization(y_pred: Any, mean_weight: float = 1.0, seco
         second_moment_weight: float >= 0.
 
     Returns:
-        A scalar; 0 in a batch of one row.
+        A scalar; 0 for a batch of one row.
+
+    Raises:
+        ValueError: if `y_pred` does not have 2 or 3 axes.
 
     >>> float(global_orthogonal_regularization(np.array([[1.0, 0.0], [1.0, 0.0]], "float32")))
     1.5
@@ -84,7 +91,7 @@ def global_orthogonal_regularization(y_pred: Any, mean_weight: float = 1.0, seco
 
 
 class _Wrapper(_base.CheckedLoss):
-    """A loss around another, which checks labels and weights as the other does."""
+    """A loss around another, with the same checks of labels and weights."""
 
     def __init__(self, loss: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -104,31 +111,33 @@ class _Wrapper(_base.CheckedLoss):
 
 
 def _is_loss(loss):
-    remedy = "Make one: tx.losses.CoSENTLoss(), not its class or its name."
+    remedy = "Pass an instance, tx.losses.CoSENTLoss(), not a class or a name."
     return _check.instance("loss", loss, keras.losses.Loss, "a keras.losses.Loss", remedy)
 
 
 @keras.saving.register_keras_serializable("tfxfer")
 class MatryoshkaLoss(_Wrapper):
-    """Trains the first components of an embedding to be embeddings themselves (`matryoshka`).
+    """Trains embeddings whose first components are good embeddings too (`matryoshka`).
 
-    Rows: those of the loss inside, `y_true` too.
+    Rows: those of the wrapped loss, including `y_true`.
 
-    Choose it: when vectors will be cut (`encode(truncate_dim=...)`) to save memory and search time.
+    Choose it: when vectors will be truncated (`encode(truncate_dim=...)`) to save memory and search time.
 
-    Neighbours: any loss on embeddings, by itself: cheaper, but cut vectors then lose more.
+    Neighbours: any loss on embeddings is cheaper by itself, but truncated vectors then lose more quality.
 
     Args:
-        loss: `keras.losses.Loss`, such as `CoSENTLoss()`. Its own `reduction` and `dtype` do not count, as its values
-            are summed before these are applied.
-        dims: list of ints, such as `[384, 256, 128, 64]`; name the full size too, unless only cut vectors matter.
+        loss: `keras.losses.Loss`, such as `CoSENTLoss()`. Its own `reduction` and `dtype` are ignored, because its
+            values are summed first.
+        dims: list of ints, for example `[384, 256, 128, 64]`; include the full size unless only truncated vectors
+            matter.
         weights: optional list of floats >= 0, one for each of `dims`. Defaults to 1 each.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
 
-    Each cut is scaled to unit length. The teacher of an `EmbeddingDistillationLoss` is cut and scaled likewise.
+    Truncated embeddings are normalized to unit length. The teacher's embeddings of an `EmbeddingDistillationLoss` are
+    truncated and normalized in the same way.
 
     Raises:
-        ValueError: for sizes above the embedding's, and whatever the loss inside raises.
+        ValueError: if a size exceeds the embedding's, or the wrapped loss raises.
 
     Example:
 
@@ -140,7 +149,7 @@ class MatryoshkaLoss(_Wrapper):
     Reference: Kusupati et al., 2022, Matryoshka Representation Learning, https://arxiv.org/abs/2205.13147.
     """
 
-    compares_rows = False  # but where the loss inside does
+    compares_rows = False  # unless the wrapped loss does
 
     def __init__(
         self,
@@ -170,20 +179,23 @@ class MatryoshkaLoss(_Wrapper):
 class GlobalOrthogonalRegularizationLoss(_Wrapper):
     """A loss plus a term that spreads unrelated texts over the sphere (`global_orthogonal_regularization`).
 
-    Rows: those of the loss inside, `y_true` too; rows of one batch are taken for unrelated.
+    Rows: those of the wrapped loss, including `y_true`; rows of one batch are treated as unrelated.
 
-    Choose it: on top of a loss on pairs or triplets, when all cosines drift together (every text is 0.8 like every
-    other), or before vectors are quantised.
+    Choose it: on top of a loss on pairs or triplets, when all cosines drift together (every two texts have a cosine of
+    0.8), or before vectors are quantized.
 
-    Neighbours: `MultipleNegativesRankingLoss` spreads by itself; there it brings little.
+    Neighbours: `MultipleNegativesRankingLoss` already spreads embeddings, so this term adds little.
 
     Args:
-        loss: optional `keras.losses.Loss` to add the term to: to each of its values, so that it counts once in their
-            mean. Its own `reduction` and `dtype` do not count. By default the term stands alone, for an output of its
-            own; it is then one number for the whole batch.
+        loss: optional `keras.losses.Loss`. The term is added to each of its values, so it counts once in their mean.
+            Its own `reduction` and `dtype` are ignored. By default the loss is the term alone, for a separate output:
+            one number for the whole batch.
         mean_weight: float >= 0. The weight of the squared mean cosine. Defaults to 1.
         second_moment_weight: float >= 0. The weight of the mean squared cosine above `1 / dim`. Defaults to 1.
-        **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+        **kwargs: passed to `keras.losses.Loss`: `reduction`, `name`, `dtype`.
+
+    Raises:
+        ValueError: if `loss` is not a `keras.losses.Loss`, a weight is negative, or the wrapped loss raises.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Metrics that Keras's own lack."""
+"""Metrics that Keras lacks."""
 
 from tfxfer.metrics._accuracy import ClassAccuracy, TagAccuracy
 from tfxfer.metrics._perplexity import Perplexity

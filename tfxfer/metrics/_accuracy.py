@@ -1,4 +1,4 @@
-"""Accuracy on targets of either form, and of words."""
+"""Accuracy for indices or shares, and for tags of words."""
 
 from typing import Any
 
@@ -10,18 +10,18 @@ from tfxfer import _check, _ops
 
 @keras.saving.register_keras_serializable("tfxfer")
 class ClassAccuracy(keras.metrics.SparseCategoricalAccuracy):
-    """The share of rows whose largest output is the right class.
+    """The share of rows whose largest output is the correct class.
 
     For the targets of `losses.ClassCrossentropy`: class indices, or a share of each class, of which the largest is the
-    right one (the first of equal ones). With indices it is Keras's `SparseCategoricalAccuracy`, with one-hot rows its
+    correct one (the first among equals). With indices it equals Keras's `SparseCategoricalAccuracy`, with one-hot rows
     `CategoricalAccuracy`.
 
     Args:
         name: string. Defaults to `"accuracy"`.
-        dtype: of the result. Defaults to float32.
+        dtype: dtype of the result. Defaults to float32.
 
     Raises:
-        ValueError: for `y_true` that has neither shape.
+        ValueError: in `update_state`, if `y_true` has neither shape.
 
     Example:
 
@@ -35,7 +35,7 @@ class ClassAccuracy(keras.metrics.SparseCategoricalAccuracy):
         super().__init__(name=name, dtype=dtype)
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Takes in a batch.
+        """Accumulates a batch.
 
         Args:
             y_true: int tensor `(batch,)` or `(batch, 1)` of indices, or float tensor `(batch, classes)` of shares.
@@ -50,17 +50,17 @@ class ClassAccuracy(keras.metrics.SparseCategoricalAccuracy):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class TagAccuracy(keras.metrics.Mean):
-    """The share of words whose largest output is the right tag.
+    """The share of words whose largest output is the correct tag.
 
-    For the targets of `losses.TagCrossentropy`, -1 at words that do not count. Of a `layers.CRF` it measures the
-    emissions alone, not the sequences that `decode` gives.
+    For the targets of `losses.TagCrossentropy`, with -1 at words to ignore. For a `layers.CRF` it measures only the
+    emissions, not the sequences from `decode`.
 
     Args:
         name: string. Defaults to `"accuracy"`.
-        dtype: of the result. Defaults to float32.
+        dtype: dtype of the result. Defaults to float32.
 
     Raises:
-        ValueError: for `y_true` of another shape.
+        ValueError: in `update_state`, if `y_true` has another shape.
 
     Example:
 
@@ -74,10 +74,10 @@ class TagAccuracy(keras.metrics.Mean):
         super().__init__(name=name, dtype=dtype)
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Takes in a batch.
+        """Accumulates a batch.
 
         Args:
-            y_true: int tensor `(batch, length)` of tag indices, negative at words that do not count.
+            y_true: int tensor `(batch, length)` of tag indices, negative at words to ignore.
             y_pred: float tensor `(batch, length, tags)`, logits or probabilities.
             sample_weight: optional tensor `(batch,)` or `(batch, length)`.
         """
@@ -92,5 +92,5 @@ class TagAccuracy(keras.metrics.Mean):
             sample_weight = ops.cast(sample_weight, self.dtype)
             weights *= ops.expand_dims(sample_weight, -1) if len(sample_weight.shape) == 1 else sample_weight
         hits = ops.cast(y_true, "int32") == ops.cast(ops.argmax(y_pred, axis=-1), "int32")
-        # Flat, as Keras's mean takes that of each row first, padding included, and so weighs batches by their widths.
+        # Flat, because Keras's mean averages each row first, padding included, which weights batches by width.
         return super().update_state(ops.reshape(ops.cast(hits, self.dtype), (-1,)), ops.reshape(weights, (-1,)))

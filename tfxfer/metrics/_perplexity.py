@@ -1,4 +1,4 @@
-"""How surprised a model of language is."""
+"""Perplexity of a language model."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ from tfxfer import _check
 
 @keras.saving.register_keras_serializable("tfxfer")
 class Perplexity(keras.metrics.Mean):
-    """The exponential of the mean cross-entropy of tokens: among how many equally likely ones a model would guess.
+    """The exponential of the mean cross-entropy of tokens: the number of equally likely tokens a model chooses among.
 
-    For the targets of `losses.TagCrossentropy`, -1 at places that do not count.
+    For the targets of `losses.TagCrossentropy`, with -1 at positions to ignore.
 
     Args:
         name: string. Defaults to `"perplexity"`.
-        dtype: of the result. Defaults to float32.
+        dtype: dtype of the result. Defaults to float32.
 
     Raises:
-        ValueError: for `y_true` of another shape.
+        ValueError: in `update_state`, if `y_true` has another shape.
 
     Example:
 
@@ -34,19 +34,19 @@ class Perplexity(keras.metrics.Mean):
         super().__init__(name=name, dtype=dtype)
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Takes in a batch.
+        """Accumulates a batch.
 
         Args:
-            y_true: int tensor `(batch, places)` of token ids, negative at places that do not count.
-            y_pred: float tensor `(batch, places, tokens)`, logits.
-            sample_weight: optional tensor `(batch,)` or `(batch, places)`.
+            y_true: int tensor `(batch, length)` of token ids, negative at positions to ignore.
+            y_pred: float tensor `(batch, length, tokens)`, logits.
+            sample_weight: optional tensor `(batch,)` or `(batch, length)`.
         """
         y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
         expected, shape = tuple(y_pred.shape)[:-1], tuple(y_true.shape)
         pairs = zip(shape, expected, strict=False)
         if len(expected) != 2 or len(shape) != 2 or not all(a is None or b is None or a == b for a, b in pairs):
             received = f"shape {shape}, with y_pred of shape {tuple(y_pred.shape)}"
-            raise _check.invalid("y_true", "token ids (batch, places) for a y_pred (batch, places, tokens)", received)
+            raise _check.invalid("y_true", "token ids (batch, length) for a y_pred (batch, length, tokens)", received)
         weights = ops.cast(y_true >= 0, self.dtype)
         if sample_weight is not None:
             sample_weight = ops.cast(sample_weight, self.dtype)

@@ -1,7 +1,7 @@
 """Integrated gradients along the path of token embeddings from a baseline to the text, batched over texts and steps.
 
-The embeddings are those that the first block reads (after positions, segments and norm), so that every family has them.
-The baseline is the same row with another token in each place of the text; special tokens stay.
+The embeddings are the input of the first block (after positions, segments and norm), which every family has. The
+baseline is the same row with another token at each position of the text; special tokens stay.
 """
 
 import functools
@@ -15,21 +15,21 @@ from tfxfer import _check, _gradients
 from tfxfer.backbones import _unpadding
 
 BASELINES = ("pad", "mask", "unknown", "zero")
-# Lengths are rounded up to this where each shape is compiled on its own.
+# Lengths are rounded up to a multiple of this if each shape is compiled separately.
 _MULTIPLE = 8
-# Sums of attributions below this are noise, whose error says nothing.
+# Smaller sums of attributions are noise; their error is meaningless.
 _LEAST = 1e-3
 
 
 def baseline_id(tokenizer, baseline):
-    """Returns the id that stands in each place of a text in the baseline; `None` for zeros.
+    """Returns the id that the baseline has at each position of a text; `None` for zeros.
 
     Args:
         tokenizer: `preprocessing.Tokenizer`.
-        baseline: one of `BASELINES`, or `None` for the first that the tokenizer has.
+        baseline: one of `BASELINES`, or `None` for the first one that the tokenizer has.
 
     Raises:
-        ValueError: for a token that the tokenizer does not have.
+        ValueError: if the tokenizer does not have the token.
     """
     ids = {"pad": tokenizer.pad_token_id, "mask": tokenizer.mask_token_id, "unknown": tokenizer.unk_token_id}
     if baseline is None:
@@ -44,11 +44,11 @@ def baseline_id(tokenizer, baseline):
 
 
 def parts(tower, output):
-    """Returns a model in two: from ids to the tokens' embeddings, and from these with the padding mask to an output.
+    """Splits a model in two: from ids to token embeddings, and from embeddings and padding mask to an output.
 
     Args:
         tower: task model with `boundary()`.
-        output: Keras tensor above the boundary, of which no other input of the task is a part.
+        output: Keras tensor above the boundary that depends on no other input of the task.
     """
     sequence, mask, _ = tower.boundary()
     sequence = list(sequence) if isinstance(sequence, (list, tuple)) else [sequence]
@@ -62,18 +62,18 @@ def parts(tower, output):
 
 
 def attribute(below, above, number, x):
-    """Returns the numbers of points of paths, and what each place adds there.
+    """Returns the numbers of points on paths and the contribution of each position there.
 
     Args:
-        below: model from ids to embeddings, as `parts` gives it.
+        below: model from ids to embeddings, from `parts`.
         above: model from embeddings and padding mask to an output.
-        number: function of the output and `x` to the numbers `(n,)` that are explained.
+        number: function of the output and `x` that returns the numbers `(n,)` to explain.
         x: dict of tensors: the model's ids, `baseline_ids` `(n, length)`, `kept` float `(n, length)`, 0 where the
-            baseline is zero, and `share` float `(n,)`, how far along the path from the baseline (0) to the text (1).
+            baseline is zero, and `share` float `(n,)`, the position on the path from the baseline (0) to the text (1).
 
     Returns:
         (numbers, products): float `(n,)`, and float32 `(n, length)`: gradient times (text - baseline), summed over the
-        components of each place; 0 at padding.
+        components of each position; 0 at padding.
     """
     ids, mask = {name: x[name] for name in below.input}, x["padding_mask"]
     states = below(ids, training=False)
@@ -91,7 +91,7 @@ def attribute(below, above, number, x):
 
 
 def _between(states, mask):
-    """Returns functions between values of places `(n, length)` and those of states, with a last dimension of 1."""
+    """Returns functions between values of positions `(n, length)` and values of states with a last dimension of 1."""
     if len(states.shape) == 3:
         return lambda values: ops.expand_dims(values, -1), lambda values: values
     layout = (*_unpadding.TokenLayout()(mask), mask)
@@ -101,7 +101,7 @@ def _between(states, mask):
 
 
 def evaluate(below, above, number, x):
-    """Returns the numbers `(n,)` of rows as they are; `x` as `attribute` has it, of which ids are read."""
+    """Returns the numbers `(n,)` of unchanged rows; `x` as in `attribute`, of which only the ids are read."""
     states = below({name: x[name] for name in below.input}, training=False)
     return number(above([states, x["padding_mask"]], training=False), x)
 
@@ -110,7 +110,7 @@ class Path:
     """Attributions of one number of a task, compiled once.
 
     Args:
-        task: the task model, whose variables are read.
+        task: the task model, whose variables are used.
         tower: the model that reads the tokens, the task or a part of it.
         output: Keras tensor of `tower` that `number` reads.
         number: see `attribute`.
@@ -125,18 +125,18 @@ class Path:
         self._left = tower.preprocessor.padding_side == "left"
 
     def check_erasure(self) -> None:
-        """Raises for an encoder that reads what the padding mask leaves out."""
+        """Raises if the encoder reads tokens that the padding mask hides."""
         if self._apart:
             expected = "False for an encoder whose results depend on padding"
-            raise _check.invalid("erasure", expected, True, "Its mask does not keep words out.")
+            raise _check.invalid("erasure", expected, True, "Its mask does not hide words.")
 
     def integrate(self, x: dict, steps: int, batch_size: int) -> tuple:
         """Integrates along the paths of rows by Gauss-Legendre quadrature.
 
         Args:
-            x: dict of arrays of the rows, as `attribute` has them but for `share`.
-            steps: int. The points of a path.
-            batch_size: int. Points computed at a time.
+            x: dict of arrays of the rows, as in `attribute` but without `share`.
+            steps: int. The number of points per path.
+            batch_size: int. Points per batch.
 
         Returns:
             (scores, baselines, products): float64 `(n,)`, `(n,)` and `(n, length)`.
@@ -163,13 +163,13 @@ class Path:
         return found
 
     def _run(self, function, x, rows, batch_size, more):
-        """Yields (points, places, what a function gives) of batches of points whose rows are of like length.
+        """Yields (points, positions, results of a function) for batches of points whose rows have similar lengths.
 
-        `rows` is the row of each point, `more` holds what differs between points of a row. Nothing is copied for more
-        than a batch.
+        `rows` is the row of each point; `more` holds what differs between points of a row. Data are copied for one
+        batch at a time.
         """
         lengths, width = x["padding_mask"].sum(axis=1), x["padding_mask"].shape[1]
-        if "length" in x:  # of rows whose mask leaves out words
+        if "length" in x:  # of rows whose mask hides words
             lengths, x = x["length"], {name: values for name, values in x.items() if name != "length"}
         lengths = lengths[rows]
         order = np.argsort(-lengths, kind="stable")
@@ -178,7 +178,7 @@ class Path:
             longest = max(int(lengths[batch].max(initial=0)), 1)
             longest = min(-(-longest // _MULTIPLE) * _MULTIPLE, width) if compiles else longest
             places = np.arange(width - longest, width) if self._left else np.arange(longest)
-            # Another number of rows would be another shape.
+            # A different number of rows would be a new shape.
             points = np.resize(batch, batch_size) if compiles else batch
             given = {
                 name: values[rows[points]][:, places] if name in _OF_PLACES else values[rows[points]]
@@ -189,12 +189,12 @@ class Path:
             yield batch, places, found
 
 
-# What has a value for each place of a row.
+# Keys with a value for each position of a row.
 _OF_PLACES = ("token_ids", "padding_mask", "segment_ids", "baseline_ids", "kept")
 
 
 def _batches(order, lengths, size, apart):
-    """Yields rows in batches of a size; of one length each where padding would change the results."""
+    """Yields rows in batches of a size; with `apart`, each of one length, as padding would change the results."""
     start = 0
     for end in range(1, len(order) + 1):
         is_last = end == len(order)
@@ -204,6 +204,6 @@ def _batches(order, lengths, size, apart):
 
 
 def errors(scores, baselines, products):
-    """Returns how far sums of attributions are off, float `(n,)`, and the same as shares of what they add up."""
+    """Returns the errors of sums of attributions, float `(n,)`, and relative to the sums of absolute values."""
     off = np.abs(products.sum(axis=1) - (scores - baselines))
     return off, off / np.maximum(np.abs(products).sum(axis=1), _LEAST)

@@ -1,4 +1,4 @@
-"""Tasks that pretrain: outputs for as many tokens as a row has, of texts that training changes at random."""
+"""Pretraining tasks, whose rows differ in the number of outputs and whose texts training changes at random."""
 
 from typing import Any
 
@@ -6,17 +6,17 @@ import keras
 
 from tfxfer import _check, data
 
-_Mixin: Any = object  # what is mixed in here has the methods of a Keras model
+_Mixin: Any = object  # classes that use the mixin have the methods of a Keras model
 
 
 class PredictsRows(_Mixin):
     """`predict` of tasks whose rows differ in the number of outputs; a mixin."""
 
     def _count_rows(self, flags):
-        """Takes note of how many outputs rows have; a constructor calls it.
+        """Records the number of outputs of rows; a constructor calls it.
 
         Args:
-            flags: int Keras tensor `(batch, outputs)`, 1 at outputs that count, which come first.
+            flags: int Keras tensor `(batch, outputs)`, 1 at valid outputs, which come first.
         """
         counts = keras.ops.sum(flags, axis=1)
         made = keras.Model(self.input, {"outputs": self.output, "counts": counts})
@@ -31,24 +31,24 @@ class PredictsRows(_Mixin):
         steps: int | None = None,
         callbacks: Any = None,
     ) -> Any:
-        """Returns the outputs for texts as they are, in which nothing is hidden or left out.
+        """Returns the outputs for unchanged texts: nothing is masked or removed.
 
         Args:
-            x: rows of texts, or batches, as `fit` takes them. For a generator of rows the answers come as a generator
-                of parts.
-            batch_size: int. Texts computed at a time. Defaults to 32.
+            x: rows of texts, or batches, as `fit` takes them. For a generator of rows, the outputs come as a
+                generator of parts.
+            batch_size: int. Texts per batch. Defaults to 32.
             verbose: 0, 1 or `"auto"`: whether to show a progress bar.
-            steps: int. Batches to read, for batches.
-            callbacks: `None`; rows differ in shape, and are computed without Keras's loop.
+            steps: int. The number of batches to read, if `x` contains batches.
+            callbacks: `None`; rows differ in shape and are computed without Keras's loop.
 
         Returns:
             A list with a float32 array `(outputs, vocabulary_size)` for each row.
 
         Raises:
-            ValueError: as `fit`, and for callbacks.
+            ValueError: as `fit`, and if callbacks are given.
         """
         if callbacks:
-            raise _check.invalid("callbacks", "None for this model", callbacks, "Read progress by `verbose=1`.")
+            raise _check.invalid("callbacks", "None for this model", callbacks, "Use `verbose=1` to see the progress.")
         return self._answers(x, batch_size or 32, verbose, lambda rows: rows, steps)
 
     def _predicted(self, form, found, batch_size, verbose, steps=None, callbacks=None, part=None):

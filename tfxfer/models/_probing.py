@@ -1,4 +1,4 @@
-"""Heads as linear models of the frozen features: the implementation of `freezing.probe` and `head="probe"`."""
+"""Heads as linear models on frozen features: the implementation of `freezing.probe` and `head="probe"`."""
 
 import dataclasses
 import operator
@@ -10,7 +10,7 @@ import numpy as np
 
 from tfxfer import _check, _regression, data, losses
 
-# Losses of logits whose minimum a logistic regression comes near to, and of numbers, a ridge regression.
+# Losses of logits whose minimum a logistic regression approximates; for numbers, a ridge regression.
 _LOSSES: dict[str, tuple] = {
     "classes": (
         losses.ClassCrossentropy,
@@ -34,24 +34,24 @@ _LOSSES: dict[str, tuple] = {
 }
 
 
-# Losses of tags whose minimum a logistic regression on words comes near to.
+# Losses of tags whose minimum a logistic regression on words approximates.
 _TAG_LOSSES = (losses.TagCrossentropy, keras.losses.SparseCategoricalCrossentropy)
 
-# The same as functions, which is what strings stand for.
+# The same losses as functions, to which Keras resolves strings.
 _NUMBER_LOSSES = ("mean_squared_error", "mean_absolute_error", "huber", "log_cosh")
 
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """What `freezing.probe` found.
+    """The result of `freezing.probe`.
 
     Args:
-        penalty: float. The L2 penalty that was chosen.
-        losses: dict of penalty to the mean loss of a row that is held out: the cross-entropy in nats, or half the
-            squared error. Empty if there was nothing to choose.
-        scores: dict of scores of rows that are held out: `accuracy`, for tags that of words; with several labels a row
-            `micro_f1`, at a probability of 0.5; for numbers `mae` and `r2`. Empty if there was nothing to choose.
-        rows: int. The rows, or words, it was fitted on.
+        penalty: float. The chosen L2 penalty.
+        losses: dict of penalty to the mean loss of a held-out row: the cross-entropy in nats, or half the squared
+            error. Empty if there was nothing to choose.
+        scores: dict of scores on held-out rows: `accuracy` (for tags, of words); with several labels per row,
+            `micro_f1` at a probability of 0.5; for numbers, `mae` and `r2`. Empty if there was nothing to choose.
+        rows: int. The number of rows, or words, in the fit.
     """
 
     penalty: float
@@ -61,10 +61,10 @@ class Probe:
 
 
 def kind_of(model: Any) -> str | None:
-    """Returns what the outputs of a task are, as `_regression.fit` has it; `None` where it cannot be told.
+    """Returns the kind of a task's outputs, as in `_regression.fit`; `None` if it is unknown.
 
-    `"tags"` are classes of words, of which a row has several. The loss says it; for a model that is not compiled, or
-    whose loss says nothing, its labels do.
+    `"tags"` are classes of words, of which a row has several. The loss determines the kind. If the model is not
+    compiled, or if its loss does not determine it, the labels do.
     """
     loss, column = getattr(model, "loss", None), model.target_columns()
     loss = keras.losses.get(loss) if isinstance(loss, str) else loss
@@ -82,14 +82,14 @@ def kind_of(model: Any) -> str | None:
 
 
 def check(model: Any, argument: str = "model") -> Any:
-    """Returns (features, dense, kind) of a task model; raises for one whose head no linear model can be."""
+    """Returns (features, dense, kind) of a task model; raises if its head cannot be a linear model."""
     found, kind = model.linear_head(), kind_of(model)
     if found is None or kind is None:
         expected = (
-            "a task whose output is that of one linear layer, on labels, tags or numbers, with a loss on logits or "
+            "a task whose output comes from one linear layer, on labels, tags or numbers, with a loss on logits or "
             "values"
         )
-        remedy = "Hidden layers, gates and convolutions have no regression to start from: train such a head."
+        remedy = "A regression cannot start hidden layers, gates or convolutions: train such a head."
         raise _check.invalid(argument, expected, model.name, remedy if found is None else None)
     return *found, kind
 
@@ -105,23 +105,23 @@ def probe(
     class_weight: Mapping[int, float] | None = None,
     **options: Any,
 ) -> Probe:
-    """Fits a linear model of the features below a task's head, and makes it the head.
+    """Fits a linear model on the features below a task's head and assigns it to the head.
 
     Args:
         model: task model with a linear head; see `check`.
-        batches: iterable of batches (x, y) or (x, y, sample_weight), as model and loss take them.
+        batches: iterable of batches (x, y) or (x, y, sample_weight), in the form that model and loss take.
         below: Keras model from x of the batches to the features below the head; by default from the model's inputs.
-        limit: int. The most rows that are looked at, the first ones; of their words a sample, see `Words`.
-        assign: bool. Whether the head is set.
-        stronger: float. What the penalty of the head is multiplied by after it was chosen.
-        class_weight: dict of class index to weight, for one label a row.
+        limit: int. The number of rows to use at most, from the first; of their words a sample, see `Words`.
+        assign: bool. Whether to set the head.
+        stronger: float. The factor by which to multiply the chosen penalty for the head.
+        class_weight: dict of class index to weight, for one label per row.
         **options: `penalties`, `folds`; see `_regression.fit`.
 
     Returns:
         `Probe`.
 
     Raises:
-        ValueError: for batches without targets or rows.
+        ValueError: if the batches have no targets or no rows.
     """
     _, dense, kind = check(model)
     found, targets, weights = computed(below_head(model, below), batches, limit, of_words=kind == "tags")
@@ -145,7 +145,7 @@ def probe(
 def probe_rows(
     model: Any, x: Any, y: Any = None, sample_weight: Any = None, batch_size: int = 32, **options: Any
 ) -> Any:
-    """Fits the head on rows as `fit` takes them, and takes note of it; see `freezing.probe`."""
+    """Fits the head on rows as `fit` takes them, and records it; see `freezing.probe`."""
     check(model)
     gate = data.Gate(model)
     form, found = gate.read(x, y, sample_weight)
@@ -155,19 +155,19 @@ def probe_rows(
         made = {} if form == "batches" else model._batch_options(shuffle=False, bucket=form == "rows")
         batches = None if gate.is_endless(found) else gate.again(gate.batches(form, found, batch_size, **made))
     if batches is None:
-        raise _check.invalid("x", "rows, or a finite dataset", x, "Of an endless one: `.take(n)`.")
+        raise _check.invalid("x", "rows, or a finite dataset", x, "If the dataset is infinite, pass `.take(n)` of it.")
     fitted = probe(model, batches, **options)
     model.mark_probed_head()
     return fitted
 
 
 def below_head(model: Any, below: Any = None) -> Any:
-    """Returns the Keras model from a task's inputs to the features that its head reads; `below`, if there is one."""
+    """Returns the Keras model from a task's inputs to the features that its head reads; `below`, if it is given."""
     return keras.Model(model.input, model.linear_head()[0]) if below is None else below
 
 
 def slices(arrays: Any, batch_size: int) -> list:
-    """Returns arrays (x, y, sample_weight) in batches."""
+    """Splits arrays (x, y, sample_weight) into batches."""
     count = len(next(iter(arrays[0].values())))
     found = []
     for start in range(0, count, batch_size):
@@ -177,7 +177,7 @@ def slices(arrays: Any, batch_size: int) -> list:
 
 
 def computed(model: Any, batches: Any, limit: int | None = None, *, of_words: bool = False) -> Any:
-    """Returns (features, targets, weights) of the rows of batches, as arrays; with `of_words`, of their words."""
+    """Returns arrays (features, targets, weights) of the rows of batches or, with `of_words`, of their words."""
     run, rows, found = None, 0, Words() if of_words else Rows()
     for batch in batches:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
@@ -195,15 +195,15 @@ def computed(model: Any, batches: Any, limit: int | None = None, *, of_words: bo
 
 
 class Rows:
-    """Features, targets and weights of rows, all of them."""
+    """Features, targets and weights of all rows."""
 
     def __init__(self) -> None:
         self._parts: list[tuple] = []
 
     def add(self, features: Any, targets: Any, weights: Any) -> None:
-        """Adds a batch; features of more than one dimension one after another.
+        """Adds a batch; flattens features of more than one dimension.
 
-        Targets of lists, `(lists, n)` with NaN behind their ends, are those of the documents one after another.
+        Targets of lists, `(lists, n)` with NaN after their ends, become the documents' targets one after another.
         """
         if len(targets) != len(features):
             is_document = ~np.isnan(targets)
@@ -219,12 +219,12 @@ class Rows:
 
 
 class Words:
-    """Features, tags and weights of words: a sample of them, in which rare tags keep all their words.
+    """Features, tags and weights of a sample of words, in which rare tags keep all their words.
 
-    Most words of a text lie outside of entities. Up to `MOST` words, all are kept. Beyond, tags share `MOST` places:
-    a rare tag keeps all its words, and the frequent ones get an equal number each, drawn at random. A word that is kept
-    weighs as many as it stands for, so that the sum of losses is that of all words on average. At most `MOST` words of
-    a tag are held at a time. The draw is the same each time.
+    Most words of a text are outside entities. Up to `MOST` words, all are kept. Beyond that, tags share `MOST` places:
+    a rare tag keeps all its words, and the frequent tags get an equal number each, drawn at random. Each kept word is
+    weighted by the number of words that it represents, so the expected sum of losses is that of all words. At most
+    `MOST` words of a tag are held at a time. The sample is deterministic.
     """
 
     MOST = 20_000
@@ -238,7 +238,7 @@ class Words:
     def add(self, features: Any, targets: Any, weights: Any) -> None:
         """Adds a batch: `(batch, words, dim)`, tags `(batch, words)`, -1 for none, and weights `(batch,)`."""
         if features.ndim != 3 or targets.shape != features.shape[:2]:
-            expected = f"tags of the shape {features.shape[:2]} of the words, -1 where there is none"
+            expected = f"tags of shape {features.shape[:2]}, one for each word, -1 for none"
             raise _check.invalid("y", expected, targets.shape)
         has_tag = targets >= 0
         tags = targets[has_tag].astype("int64")
@@ -251,7 +251,7 @@ class Words:
             self._thin(dict.fromkeys(self._counts, self.MOST))
 
     def _thin(self, most):
-        """Keeps a number of words of each tag: those with the smallest random numbers."""
+        """Keeps at most `most` words of each tag: those with the smallest random numbers."""
         parts = [np.concatenate(part) for part in zip(*self._parts, strict=True)]
         tags, drawn = parts[1], parts[3]
         kept = np.zeros(len(tags), bool)
@@ -265,7 +265,7 @@ class Words:
         if not self._counts:
             raise _check.invalid("y", "at least one word with a tag", "none")
         most, left, room = {}, dict(self._counts), self.MOST
-        while left:  # from the rarest tag up: what it does not need is left to the others
+        while left:  # from the rarest tag up: the others share the places that it does not need
             tag = min(left, key=left.__getitem__)
             most[tag] = min(left[tag], max(room // len(left), 1))
             room -= most[tag]

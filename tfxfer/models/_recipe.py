@@ -1,4 +1,4 @@
-"""What `fit` does first: it starts a new head, plans the rates, and warns of steps that cannot teach."""
+"""The preparation of `fit`: it initializes a new head, plans the rates, and warns of ineffective steps."""
 
 import math
 import warnings
@@ -11,17 +11,17 @@ import numpy as np
 from tfxfer import _check, data, optimizers
 from tfxfer.models import _probing, _training
 
-# Rows that the start of a head is computed on, and those that a warning is: more would change little.
+# The rows used to initialize a head and to compute a warning: more would change little.
 _MOST_ROWS, _MOST_TO_WARN = 5000, 1000
-# Multiplies the best penalty where the encoder trains: a head that fits its rows exactly leaves no gradient.
+# Multiplies the best penalty if the encoder trains: a head that fits its rows exactly leaves no gradient.
 _STRONGER = 10.0
-# Fewer rows are no ground for a warning, and longer ways of a weight no reason for one.
+# There is no warning with fewer rows than this, or if weights move further than this.
 _LEAST_TO_WARN, _LONG_WAY = 50, 0.1
-# `epochs="auto"`: the steps to reach, and the least and most epochs.
+# `epochs="auto"`: the steps to reach, and the minimum and maximum number of epochs.
 _STEPS, _EPOCHS = 300, (4, 10)
-# Optimizers whose steps are about as long as the rate.
+# Optimizers whose step size is about the learning rate.
 _STEP_IS_RATE = (keras.optimizers.Adam, keras.optimizers.Adamax, keras.optimizers.Nadam, keras.optimizers.RMSprop)
-# The part of what tells classes apart that a head has to be able to reach.
+# The fraction of the separating output that a head must be able to reach.
 _REACH = 0.4
 
 
@@ -36,33 +36,34 @@ def begin(
     steps_per_epoch: int | None = None,
     class_weight: Any = None,
 ) -> int:
-    """Readies a task model for `fit`.
+    """Prepares a task model for `fit`.
 
-    A head that has not been trained becomes a regression on the frozen features, for `head="probe"` and for
-    `optimizers.Auto`; the latter plans its rates. For other optimizers it warns of steps that cannot teach a new head.
+    For `head="probe"` and for `optimizers.Auto`, an untrained head becomes a regression on the frozen features; the
+    latter also plans its rates. For other optimizers, it warns if the steps are too few or too small for a new head.
 
     Args:
         model: compiled task model.
-        source: what is trained on: batches, or what else Keras iterates over.
-        again: function that returns the same as batches to read apart from the training (`Gate.again`), or `None` where
-            that cannot be. It is called only where they are needed.
+        source: the training data: batches, or anything else that Keras iterates over.
+        again: function that returns the same data as batches to read outside the training (`Gate.again`), or `None` if
+            that is impossible. It is called only if they are needed.
         below: Keras model from x of the batches to the features below the head; by default from the model's inputs.
         epochs: int, or `"auto"`.
-        initial_epoch: int, as `fit` has it.
-        steps_per_epoch: int, as `fit` has it.
-        class_weight: dict of class index to weight, as Keras has it.
+        initial_epoch: int, as in `fit`.
+        steps_per_epoch: int, as in `fit`.
+        class_weight: dict of class index to weight, as in Keras.
 
     Returns:
         The number of epochs.
 
     Raises:
-        ValueError: for `"auto"` epochs, or a head that is to start as a probe, of what cannot be gone through twice.
+        ValueError: if the data cannot be iterated over twice but `epochs` is `"auto"` or the head must start as a
+            probe.
     """
     steps = _steps(source) if steps_per_epoch is None else steps_per_epoch
     if epochs == "auto":
         if steps is None:
             remedy = "Give the number of epochs, or `steps_per_epoch`."
-            raise _check.invalid("epochs", "an int for data whose number of batches is not known", epochs, remedy)
+            raise _check.invalid("epochs", "an int for data whose number of batches is unknown", epochs, remedy)
         epochs = min(max(-(-_STEPS // steps), _EPOCHS[0]), _EPOCHS[1])
     epochs = _check.integer("epochs", epochs, minimum=0)
     optimizer = _training.subset_of(model.optimizer)
@@ -86,22 +87,22 @@ def start_head(
     class_weight: Any = None,
     argument: str = "x",
 ) -> None:
-    """Makes a head that has not been trained a regression on the frozen features, where that is wanted; see `begin`.
+    """Makes an untrained head a regression on the frozen features, if requested; see `begin`.
 
     Args:
-        model: as `begin` has it.
-        source: as `begin` has it.
-        again: as `begin` has it.
+        model: as in `begin`.
+        source: as in `begin`.
+        again: as in `begin`.
         is_auto: bool. Whether the optimizer is an `optimizers.Auto`.
-        below: as `begin` has it.
-        class_weight: as `begin` has it.
-        argument: string. What an error calls the data.
+        below: as in `begin`.
+        class_weight: as in `begin`.
+        argument: string. The name of the data in errors.
 
     Raises:
         ValueError: for a head that is to start as a probe, of what cannot be gone through twice.
     """
     can_start = model.has_new_head() or model.has_probed_head()
-    # `head="probe"` asks for it, and raises where it cannot be.
+    # `head="probe"` requires it and raises if it is impossible.
     if not can_start or not (model.starts_as_probe or (is_auto and _probing.kind_of(model) is not None)):
         return
     batches = again()
@@ -110,12 +111,12 @@ def start_head(
         options = {"limit": _limit(source), "class_weight": class_weight, "stronger": stronger}
         model.head_probe = _probing.probe(model, batches, below, **options)
     elif model.starts_as_probe:
-        remedy = "Give rows in memory or a finite dataset, or make the model with `head='linear'`."
-        raise _check.invalid(argument, "data that can be gone through twice, for `head='probe'`", source, remedy)
+        remedy = "Give rows in memory or a finite dataset, or create the model with `head='linear'`."
+        raise _check.invalid(argument, "data that can be iterated over twice, for `head='probe'`", source, remedy)
 
 
 def _steps(source):
-    """The batches of an epoch, or `None` where that is not known."""
+    """The number of batches in an epoch, or `None` if it is unknown."""
     if hasattr(source, "cardinality"):
         count = int(source.cardinality())
         return count if count > 0 else None
@@ -131,13 +132,13 @@ def _trains_below(model):
 
 
 def _limit(source, most=_MOST_ROWS):
-    """The rows to look at: the first ones; all of those in memory whose order may be by class."""
+    """The number of rows to use, from the first; all rows if they are in memory, as they may be sorted by class."""
     is_ordered = isinstance(source, data.Batches) and not source.is_shuffled and source.kept_targets() is not None
     return None if is_ordered else most
 
 
 def _warn(model, again, below, steps, limit):
-    """Warns where the steps of a training are too few and too short for a new head, and says what a probe gives."""
+    """Warns if the training steps are too few and too small for a new head, and reports what a probe achieves."""
     travel = _travel(model, steps)
     if travel is None or travel > _LONG_WAY or any(not layer.trainable for layer in model.layer_groups()["head"]):
         return
@@ -159,9 +160,9 @@ def _warn(model, again, below, steps, limit):
     scores = _probing.probe(model, batches, below, limit=limit, assign=False).scores
     said = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
     warnings.warn(
-        f"{steps} steps of this `fit` move an output of the new head by about {reach:.2g}; to tell rows apart takes "
-        f"about {wanted:.2g}. A regression on the frozen features gives {said} on rows that are held out. "
-        'Compile with `optimizer="auto"`, which starts from it, or take more epochs or a higher rate for the head '
+        f"{steps} steps of this `fit` move an output of the new head by about {reach:.2g}; separating rows takes "
+        f"about {wanted:.2g}. A regression on the frozen features reaches {said} on held-out rows. "
+        'Compile with `optimizer="auto"`, which starts from it, or use more epochs or a higher rate for the head '
         "(`optimizers.Layerwise`).",
         stacklevel=4,
     )
@@ -177,7 +178,7 @@ def _has_rows(batches, count):
 
 
 def _travel(model, steps):
-    """The sum of the rates of the head over steps to come; `None` where steps are not about as long as the rate."""
+    """The sum of the head's rates over the coming steps; `None` if the step size is not about the rate."""
     wrapped = _training.subset_of(model.optimizer)
     inner = getattr(model.optimizer, "inner_optimizer", model.optimizer) if wrapped is None else wrapped.inner_optimizer
     if not isinstance(inner, _STEP_IS_RATE):

@@ -1,4 +1,4 @@
-"""What a model notes of its trainings, for its card and exports."""
+"""A model's record of its training runs, for its card and exports."""
 
 import datetime
 import math
@@ -9,12 +9,12 @@ import numpy as np
 
 from tfxfer._version import __version__
 
-# Trainings that are kept: the last ones.
+# The number of training runs to keep, the last ones.
 _MOST = 20
-# Texts that are remembered for examples, while the process lives, and the longest of them in characters.
+# The number of texts kept for examples while the process lives, and their maximum length in characters.
 _TEXTS, _LONGEST = 5, 300
 
-_Mixin: Any = object  # what is mixed in here has the methods of a task model
+_Mixin: Any = object  # classes that use the mixin have the methods of a task model
 
 
 class KeepsRecord(_Mixin):
@@ -25,12 +25,12 @@ class KeepsRecord(_Mixin):
 
     @property
     def training_record(self) -> list[dict[str, Any]]:
-        """What was trained how: a dict for each `fit` that ended, the last 20; saved with the model.
+        """How the model was trained: a dict for each completed `fit`, the last 20; saved with the model.
 
         Keys: `rows` (`None` for data of unknown length), `epochs`, `steps` (those of the optimizer), `batch_size`,
-        `seed`, `optimizer`, `learning_rate` (its peak with `"auto"`; `None` where a schedule decides), `loss`,
-        `trainable` (the layer groups with weights that trained), `date` (UTC) and `tfxfer` (its version). It holds no
-        text.
+        `seed`, `optimizer`, `learning_rate` (its peak with `"auto"`; `None` with a schedule), `loss`,
+        `trainable` (the layer groups with weights that trained), `date` (UTC) and `tfxfer` (its version). It contains
+        no text.
         """
         return [dict(each) for each in self._record]
 
@@ -38,7 +38,7 @@ class KeepsRecord(_Mixin):
         return {"training_record": self.training_record} if self._record else {}
 
     def record_lines(self) -> list[str]:
-        """Returns a line of text for each training, for people."""
+        """Returns a human-readable line for each training run."""
         found = []
         for each in self._record:
             rows = "rows of unknown number" if each["rows"] is None else f"{each['rows']:,} rows"
@@ -53,7 +53,7 @@ class KeepsRecord(_Mixin):
         return found
 
     def _note_training(self, start, history):
-        """Adds a training that has ended to the record; `start` is what `_before_training` gave."""
+        """Adds a completed training run to the record; `start` is the result of `_before_training`."""
         made = {
             **start,
             "epochs": len(history.epoch),
@@ -64,10 +64,10 @@ class KeepsRecord(_Mixin):
         self._record = (*self._record, made)[-_MOST:]
 
     def _before_training(self, rows, batch_size, seed):
-        """Returns what is known of a training before it begins.
+        """Returns what is known of a training run before it begins.
 
         Args:
-            rows: what `fit` trains on: `data.Examples`, arrays, batches.
+            rows: the data of `fit`: `data.Examples`, arrays, batches.
             batch_size: int or `None`.
             seed: int or `None`.
         """
@@ -95,13 +95,13 @@ class KeepsRecord(_Mixin):
     def example_texts(self) -> Any:
         """Some short texts of the last `fit` of this process, for examples in an export: a list, or `None`.
 
-        Of a model that reads pairs, a tuple of two lists. They are never saved with the model.
+        For a model that reads pairs, a tuple of two lists. They are never saved with the model.
         """
         return self._seen_texts
 
 
 def _texts_of(x):
-    """A few short texts, evenly from all of them; `None` where rows are no texts."""
+    """A few short texts, evenly spaced over all of them; `None` if the rows are not texts."""
     columns = x if isinstance(x, tuple) else (x,)
     if x is None or not all(
         getattr(column, "dtype", None) == "string" and len(column.shape) == 1 for column in columns
@@ -120,7 +120,7 @@ def _count(x):
 
 
 def _spread(column):
-    """Some texts of a column, evenly from all of it."""
+    """Some texts of a column, evenly spaced over it."""
     count, most = len(column), 4 * _TEXTS
     places = sorted({i * count // most for i in range(most)}) if count else []
     return [column[place].numpy().decode(errors="replace") for place in places]
@@ -131,7 +131,7 @@ def _is_short(text):
 
 
 def _name_of(loss):
-    """What a loss is called: its name, or its class's."""
+    """The name of a loss, or of its class."""
     if loss is None or isinstance(loss, str):
         return loss
     if isinstance(loss, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Texts to numbers."""
+"""Regression on texts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,29 +25,29 @@ class TextRegressor(RegressorFromPreset, Ranks, PooledTask):
     Args:
         backbone: `backbones.Backbone`.
         preprocessor: `preprocessing.TextPreprocessor`.
-        num_outputs: int. Values for each text. Defaults to 1.
-        pooling: one of `layers.POOLING`, or several, or a Keras layer, as `TextClassifier` has it. `from_preset` takes
-            the checkpoint's.
-        dropout: float in `[0, 1)`. Rate before the dense layers of the head. Defaults to 0: dropout shifts the scale of
-            what a regression reads.
-        head: `"linear"`, `"probe"` or `"mlp"`, or a Keras layer to `(batch, num_outputs)`, as `TextClassifier` has
-            them.
-        score_activation: name of the Keras activation that `scores` applies to the outputs, such as `"sigmoid"`; those
-            of a cross-encoder were trained that way. Defaults to `None`: none.
+        num_outputs: int. The number of values for each text. Defaults to 1.
+        pooling: one of `layers.POOLING`, or several, or a Keras layer, as in `TextClassifier`. `from_preset` uses the
+            checkpoint's.
+        dropout: float in `[0, 1)`. Rate before the dense layers of the head. Defaults to 0, as dropout shifts the scale
+            of a regression's input.
+        head: `"linear"`, `"probe"` or `"mlp"`, or a Keras layer to `(batch, num_outputs)`, as in
+            `TextClassifier`.
+        score_activation: name of the Keras activation that `scores` applies to the outputs, such as `"sigmoid"`, with
+            which cross-encoders are trained. Defaults to `None`, no activation.
         trainable: which layer groups train: a bool, a dict, or a list of names or patterns; see `set_trainable`. By
-            default, those of the backbone that its flags say (all, unless it was frozen), and all above.
+            default, the backbone keeps its flags (all train unless it was frozen), and all groups above it train.
         **kwargs: `name`.
 
     Input: dict of int32 `(batch, length)`: `token_ids`, `padding_mask`, and `segment_ids` for families that have them.
     Output: float32 `(batch, num_outputs)`.
 
-    `from_preset` takes a trained regression over as a whole: Hugging Face's `*ForSequenceClassification` with one label
-    or the `problem_type` "regression"; a cross-encoder of sentence-transformers that gives pairs one score; a folder by
-    `save_to_preset`. With another `num_outputs` the head is new, and a warning says so.
+    `from_preset` loads a trained regression with its head: Hugging Face's `*ForSequenceClassification` with one label
+    or the `problem_type` "regression"; a cross-encoder of sentence-transformers with one score per pair; a folder
+    written by `save_to_preset`. With another `num_outputs`, the head is new and a warning reports it.
 
     Raises:
-        ValueError: for an unknown pooling, head, activation or layer group; in `fit`, for targets that are no finite
-            numbers; in `from_preset`, for arguments that contradict the trained head.
+        ValueError: if a pooling, head, activation or layer group is unknown; in `fit`, if targets are not finite
+            numbers; in `from_preset`, if arguments contradict the trained head.
 
     Example:
 
@@ -90,8 +90,13 @@ class TextRegressor(RegressorFromPreset, Ranks, PooledTask):
         )
 
     def compile(self, optimizer: Any = "auto", loss: Any = "auto", *, metrics: Any = "auto", **kwargs: Any) -> None:
-        """Configures training; as `keras.Model.compile`, with `optimizers.Auto`, mean squared error and mean absolute
-        error as defaults.
+        """Configures training like `keras.Model.compile`, with other defaults.
+
+        Args:
+            optimizer: the default, `"auto"`, is `optimizers.Auto`, which `fit` plans.
+            loss: defaults to the mean squared error.
+            metrics: defaults to the mean absolute error, `mae`.
+            **kwargs: as in `keras.Model.compile`.
         """
         super().compile(
             optimizer=optimizer,
@@ -105,7 +110,7 @@ class TextRegressor(RegressorFromPreset, Ranks, PooledTask):
         return data.ValuesColumn(self.num_outputs)
 
     def to_scores(self, values: Any) -> Any:
-        """Turns outputs into scores: applies `score_activation`; a tensor of the same shape."""
+        """Applies `score_activation` to outputs, a tensor `values`, and returns scores of the same shape."""
         return values if self.score_activation is None else SCORE_ACTIVATIONS[self.score_activation](values)
 
     def scores(self, x: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
@@ -113,7 +118,7 @@ class TextRegressor(RegressorFromPreset, Ranks, PooledTask):
 
         Args:
             x: list or array of strings, a tuple of two such columns for pairs, or batches as `predict` takes them.
-            batch_size: int. Texts computed at a time.
+            batch_size: int. Texts per batch.
             verbose: 0, 1 or `"auto"`: whether to show a progress bar.
 
         Returns:
@@ -122,13 +127,13 @@ class TextRegressor(RegressorFromPreset, Ranks, PooledTask):
         Example:
 
         ```python
-        reranker.scores((["lost card"] * len(documents), documents)).argsort()[::-1]  # the best first
+        reranker.scores((["lost card"] * len(documents), documents)).argsort()[::-1]  # best first
         ```
         """
         return self._answers(x, batch_size, verbose, self.decode)
 
     def decode(self, outputs: Any) -> np.ndarray:
-        """Turns outputs `(rows, num_outputs)` into scores; see `scores`."""
+        """Converts outputs `(rows, num_outputs)` to scores; see `scores`."""
         found = keras.ops.convert_to_numpy(self.to_scores(outputs))
         return found[:, 0] if self.num_outputs == 1 else found
 
@@ -136,14 +141,14 @@ class TextRegressor(RegressorFromPreset, Ranks, PooledTask):
         """Returns the score of each pair of texts, float `(rows,)`.
 
         Raises:
-            ValueError: for a model of several outputs.
+            ValueError: if the model has several outputs.
         """
         if self.num_outputs != 1:
-            raise _check.invalid("model", "a regressor of one output", self.num_outputs)
+            raise _check.invalid("model", "a regressor with one output", self.num_outputs)
         return self.scores((first, second), batch_size=batch_size, verbose=verbose)
 
     def signatures(self, pairs: bool = False) -> list[Signature]:
-        """Returns `regress`, and on pairs with one output `rank`; see `DescribesItself.signatures`."""
+        """Returns `regress` and, on pairs with one output, `rank`; see `DescribesItself.signatures`."""
         what = "each pair of texts" if pairs else "each text"
         purpose = f"The model's numbers for {what}, `(batch, {self.num_outputs})`."
         found = [Signature("regress", "values", purpose, api="regress" if self.num_outputs == 1 else None)]

@@ -1,4 +1,4 @@
-"""Queries with documents to scores: a cross-encoder that orders what a search has found."""
+"""Scoring documents for queries: a cross-encoder that reranks search results."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -15,25 +15,25 @@ from tfxfer.models._signatures import Signature
 
 @keras.saving.register_keras_serializable("tfxfer")
 class Reranker(RerankerFromPreset, TextRegressor):
-    """Scores how well documents answer a query, and orders them: a cross-encoder.
+    """A cross-encoder that scores and ranks documents by how well they answer a query.
 
-    A `TextRegressor` of one output over pairs, which also trains on lists: the same graph reads each query with each of
-    its documents, and losses compare the scores of a list with one another.
+    A `TextRegressor` with one output on pairs that can also train on lists: the same graph reads each query with each
+    of its documents, and losses compare the scores within a list.
 
     Args:
         backbone: `backbones.Backbone`.
         preprocessor: `preprocessing.TextPreprocessor`.
-        pooling: one of `layers.POOLING`, or several, or a Keras layer, as `TextClassifier` has it. `from_preset` takes
+        pooling: one of `layers.POOLING`, or several, or a Keras layer, as in `TextClassifier`. `from_preset` uses
             the checkpoint's.
         dropout: float in `[0, 1)`. Rate before the dense layers of the head. Defaults to 0.
-        head: `"linear"`, `"probe"` or `"mlp"`, or a Keras layer to `(batch, 1)`, as `TextClassifier` has them.
-        score_activation: `"sigmoid"` or `"tanh"`, which `scores`, `rank` and the export apply to the output, and no
-            loss: `"sigmoid"` makes probabilities of a model that was trained by `losses.PointwiseCrossentropyLoss`.
-            Defaults to `None`, which keeps apart what a sigmoid would round to 1. A checkpoint brings its own.
+        head: `"linear"`, `"probe"` or `"mlp"`, or a Keras layer to `(batch, 1)`, as in `TextClassifier`.
+        score_activation: `"sigmoid"` or `"tanh"`, which `scores`, `rank` and the export apply to the output, but losses
+            do not. `"sigmoid"` gives probabilities if the model was trained with `losses.PointwiseCrossentropyLoss`.
+            Defaults to `None`, which keeps scores distinct that a sigmoid would round to 1. A checkpoint sets its own.
         trainable: which layer groups train; see `set_trainable`.
         **kwargs: `name`.
 
-    Input: dict of int32 `(batch, length)`, a pair of query and document each: `token_ids`, `padding_mask`, and
+    Input: dict of int32 `(batch, length)`, each row a pair of query and document: `token_ids`, `padding_mask`, and
     `segment_ids` for families that have them. Output: float32 `(batch, 1)`, the logit.
 
     | `fit` on | targets | losses |
@@ -41,15 +41,15 @@ class Reranker(RerankerFromPreset, TextRegressor):
     | `data.rankings(rows)`, or (queries, lists of documents) | a list of numbers for each row | those on lists |
     | `data.pairs(rows, ("query", "document"), target="label")`, or two columns | a number for each pair | pointwise |
 
-    `batch_size` counts lists; `data.batches(rows, model, max_documents=64)` bounds the documents of a batch. `predict`
-    and `scores` take pairs, and lists as well, for which they return a list of arrays.
+    `batch_size` counts lists; `data.batches(rows, model, max_documents=64)` limits the documents of a batch. `predict`
+    and `scores` take pairs or lists; for lists, they return a list of arrays.
 
-    `from_preset` takes over a cross-encoder of one output as a whole: Hugging Face's `*ForSequenceClassification`, one
-    of sentence-transformers, a saved `Reranker`, or a saved `TextRegressor` of one output.
+    `from_preset` loads a cross-encoder of one output with its head: Hugging Face's `*ForSequenceClassification`, one of
+    sentence-transformers, a saved `Reranker`, or a saved `TextRegressor` with one output.
 
     Raises:
-        ValueError: for an unknown pooling, head, activation or layer group; in `fit`, for an empty list, another number
-            of targets than of documents, targets that are no finite numbers, and lists with a loss that reads pairs.
+        ValueError: if a pooling, head, activation or layer group is unknown; in `fit`, if a list is empty, if targets
+            and documents differ in number, if targets are not finite, or if lists meet a loss that reads pairs.
 
     Example:
 
@@ -93,14 +93,14 @@ class Reranker(RerankerFromPreset, TextRegressor):
         )
 
     def compile(self, optimizer: Any = "auto", loss: Any = "auto", *, metrics: Any = "auto", **kwargs: Any) -> None:
-        """Configures training; as `keras.Model.compile`, with defaults.
+        """Configures training like `keras.Model.compile`, with other defaults.
 
         Args:
-            optimizer: `"auto"`, the default, is `optimizers.Auto`, which `fit` plans.
-            loss: defaults to `losses.PointwiseCrossentropyLoss`, for targets in `[0, 1]`. Losses that do not say
-                `takes_lists = True`, as Keras's own, train on pairs alone.
-            metrics: defaults to none: `callbacks.EvaluateReranking` writes nDCG, MRR and MAP.
-            **kwargs: as `keras.Model.compile` has them.
+            optimizer: the default, `"auto"`, is `optimizers.Auto`, which `fit` plans.
+            loss: defaults to `losses.PointwiseCrossentropyLoss`, for targets in `[0, 1]`. Losses without the
+                attribute `takes_lists = True`, such as those of Keras, train only on pairs.
+            metrics: by default, there are none; `callbacks.EvaluateReranking` writes nDCG, MRR and MAP.
+            **kwargs: as in `keras.Model.compile`.
         """
         super().compile(
             optimizer=optimizer,
@@ -114,7 +114,7 @@ class Reranker(RerankerFromPreset, TextRegressor):
         return True
 
     def input_columns(self) -> dict[str, Any]:
-        """Returns a `data.RankingColumn`: queries with lists of documents, or with one each."""
+        """Returns a `data.RankingColumn`: queries with lists of documents, or with one document each."""
         return {"text": data.RankingColumn(self.preprocessor)}
 
     def prediction_columns(self) -> dict[str, Any]:

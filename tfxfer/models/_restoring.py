@@ -1,4 +1,4 @@
-"""Saved and trained models taken over by `from_preset` and `from_model`: whole, with changes, or the backbone alone."""
+"""Loading saved and trained models in `from_preset` and `from_model`: unchanged, changed, or only the backbone."""
 
 import json
 
@@ -7,7 +7,7 @@ import numpy as np
 
 from tfxfer import _check, data
 
-_REMEDY = "Leave it out; or pass `backbone_only=True`, which makes a new head on the backbone"
+_REMEDY = "Leave it out, or pass `backbone_only=True`, which creates a new head on the backbone"
 
 
 def keep_names(store, key, names):
@@ -16,7 +16,7 @@ def keep_names(store, key, names):
 
 
 def without_names(store, key, names, remedy):
-    """Returns what a file of weights holds but for the names of outputs; raises where they are not the model's."""
+    """Returns a weight file's contents without the names of outputs; raises if they are not the model's."""
     rest = {name: store[name] for name in store.keys()}
     saved = rest.pop(key, None)
     found = None if saved is None else json.loads(np.asarray(saved).tobytes())
@@ -26,23 +26,23 @@ def without_names(store, key, names, remedy):
 
 
 def part_of(kind, task):
-    """Returns a saved model where it is of a class, or its embedder where that is; otherwise `None`."""
+    """Returns a saved model if it is of a class, or its embedder if that is; otherwise `None`."""
     return next((part for part in (task, getattr(task, "embedder", None)) if isinstance(part, kind)), None)
 
 
 def changed(task, arguments, changeable):
-    """Returns a saved model with other arguments of its constructor.
+    """Returns a saved model with changed constructor arguments.
 
     Args:
         task: `TextTask`.
         arguments: dict of the constructor's arguments.
-        changeable: names of those that may differ from what the model was saved with.
+        changeable: names of the arguments that may differ from the saved ones.
 
     Returns:
         `task`, or a new model on its backbone with its weights.
 
     Raises:
-        ValueError: if an argument contradicts what the model was trained with, or is not one of its.
+        ValueError: if an argument contradicts the trained model's, or if the model does not have it.
     """
     saved = task.get_config()
     other = {}
@@ -68,24 +68,24 @@ def changed(task, arguments, changeable):
 
 
 def without_keeping(arguments):
-    """Returns arguments of the constructor out of those of `from_preset`, which has `keep_labels` beside them."""
+    """Returns the arguments of `from_preset` that are those of the constructor, i.e. without `keep_labels`."""
     return {name: value for name, value in arguments.items() if name != "keep_labels"}
 
 
 def check_not_keeping(arguments):
-    """Raises for `keep_labels=True` where a new head is made."""
+    """Raises for `keep_labels=True` if a new head is created."""
     if arguments.get("keep_labels"):
-        expected = "False where there are no trained outputs of this class's to take over, or `backbone_only=True`"
+        expected = "False if the preset has no trained outputs of this class, or with `backbone_only=True`"
         raise _check.invalid("keep_labels", expected, True)
 
 
 def places_of(argument, names, known):
-    """Returns the place of each name among those that a trained head knows, `None` for a new one.
+    """Returns the index of each name in the outputs of a trained head, `None` for a new name.
 
     Args:
-        argument: string. What the caller's argument is called, for errors.
+        argument: string. The name of the caller's argument, for errors.
         names: sequence of the names of the new outputs.
-        known: sequence of those of the trained ones.
+        known: sequence of the names of the trained outputs.
 
     Raises:
         ValueError: if the head knows none of them.
@@ -99,18 +99,18 @@ def places_of(argument, names, known):
 
 
 def with_outputs(task, argument, names, places, other=None):
-    """Returns a model like a trained one with other outputs, on its backbone and with its weights.
+    """Returns a copy of a trained model with other outputs, on its backbone and with its weights.
 
     Args:
         task: `TextTask` with `output_weights()`.
         argument: string. The constructor's argument for the names of outputs.
         names: list of the names.
-        places: list of the place that each has in `task`; `None` for outputs that start at random.
-        other: dict of what else of the configuration differs.
+        places: list of the index of each name in `task`; `None` for outputs that are initialized randomly.
+        other: dict of other changes to the configuration.
     """
     config = {**task.get_config(), **(other or {})}
     parts = {name: getattr(task, name) for name in ("backbone", "preprocessor", "embedder") if name in config}
-    if isinstance(config.get("head"), dict):  # a `layers.Head`, which knows how many outputs it has
+    if isinstance(config.get("head"), dict):  # a `layers.Head`, which stores its number of outputs
         parts["head"] = type(task.head).from_config({**task.head.get_config(), "num_outputs": len(names)})
     made = type(task).from_config({**config, **parts, argument: names})
     outputs = {id(weight): axes for weight, axes in made.output_weights()}
@@ -120,7 +120,7 @@ def with_outputs(task, argument, names, places, other=None):
 
 
 def placed(new, old, places, axes=(-1,)):
-    """Returns the values of `new` with those of `old` along some axes, where there is a place for them."""
+    """Returns the values of `new`, replaced along some axes by the values of `old` that `places` assigns."""
     old = keras.ops.convert_to_tensor(old)
     is_known = keras.ops.ones((), "bool")
     for axis in axes:
@@ -144,10 +144,10 @@ def _plain(value, like):
 
 
 def left_out(kind, pretrained):
-    """Says what of a preset a class does not take over: the name of the trained task, or `None` for nothing.
+    """Returns the name of the trained task whose head a class does not load from a preset, or `None`.
 
     Args:
-        kind: the class that is made.
+        kind: the class to create.
         pretrained: `backbones.Pretrained`.
     """
     task = pretrained.task
@@ -156,7 +156,7 @@ def left_out(kind, pretrained):
     if task.is_pretraining:
         return None
     kept = set()
-    if kind.keeps_embedding:  # what follows the pooling of an embedder comes with its `EmbeddingSpec`
+    if kind.keeps_embedding:  # its `EmbeddingSpec` covers the layers after an embedder's pooling
         embedder = getattr(task, "embedder", task)
         kept = _head_weights(embedder) if getattr(embedder, "keeps_embedding", False) else set()
     return pretrained.trained_task if _head_weights(task) - kept else None
@@ -167,17 +167,17 @@ def _head_weights(task):
 
 
 def notice(kind, name, labels=None):
-    """Returns the warning that a class takes over the backbone alone of what was trained as a task.
+    """Returns the warning that a class loads only the backbone of a trained task.
 
     Args:
-        kind: the class that is made.
-        name: string. The class of the trained task; `None` for none: then there is no warning, `None`.
-        labels: its labels, where they are the reason.
+        kind: the class to create.
+        name: string. The class of the trained task; if it is `None`, there is no warning and the result is `None`.
+        labels: the labels of the task, if they are the reason.
     """
     if name is None:
         return None
     reason = "" if labels is None else f" with the labels {', '.join(map(repr, labels))}"
     return (
-        f"`{kind.__name__}.from_preset` takes over the backbone alone: the preset is a trained `{name}`{reason}, whose "
-        "head is left out. Pass `backbone_only=True` where this is meant."
+        f"`{kind.__name__}.from_preset` loads only the backbone: the preset is a trained `{name}`{reason}, whose "
+        "head is left out. Pass `backbone_only=True` if this is intended."
     )

@@ -1,4 +1,4 @@
-"""Rows in, answers out: what task models do with the data that users hand them."""
+"""How task models handle the data that users pass to `fit`, `evaluate` and `predict`."""
 
 import collections
 import contextlib
@@ -14,32 +14,32 @@ import numpy as np
 from tfxfer import _check, _introduction, _neighbours, data
 from tfxfer.models import _devices, _probing, _recipe, _training
 
-# Lengths of the rows that an engine computes together are multiples of this.
+# Batches for an engine are padded to a multiple of this length.
 _ENGINE_MULTIPLE = 8
-# Batches of rows that are taken from a generator at a time: enough to sort by length, little to hold.
+# The number of batches read from a generator at a time: enough to sort by length, few to hold in memory.
 STREAM_BATCHES = 64
 
-# The name of the part of a model from its inputs to what its head reads.
+# The name of the part of a model from its inputs to the input of its head.
 _FEATURES = "head_features"
 
 Ranked = collections.namedtuple("Ranked", ["index", "score", "text"])
-Ranked.__doc__ = "A document that `rank` ordered: its place in the list that was given, its score, and its text."
+Ranked.__doc__ = "A document that `rank` ordered: its index in the given list, its score, and its text."
 
-_Mixin: Any = object  # what is mixed in here has the methods of a Keras model
+_Mixin: Any = object  # classes that use the mixin have the methods of a Keras model
 
 
 class TakesRows(_Mixin):
-    """`fit`, `evaluate`, `predict` on rows of any kind, read as the task describes them; a mixin."""
+    """Mixin with `fit`, `evaluate` and `predict` on rows of any kind, read as the task describes them."""
 
-    # What several texts of a row become, and how many texts a row has: see `data.TextColumn`.
+    # How several texts of a row are combined, and how many texts a row has: see `data.TextColumn`.
     text_form: Literal["joint", "separate"] = "joint"
     text_count: int | None = None
 
     def reads_pairs(self) -> bool:
-        """Returns whether every row has two texts, whatever an export is told; by default where they are separate."""
+        """Returns whether every row has two texts, regardless of export options; by default, if they are separate."""
         return self.text_form == "separate"
 
-    # Returns the engine that computes in place of the model; see `engine`.
+    # Returns the engine that computes instead of the model; see `engine`.
     _engine = staticmethod(lambda: None)
 
     # === Description ===
@@ -47,29 +47,29 @@ class TakesRows(_Mixin):
     def input_columns(self) -> dict[str, Any]:
         """Returns the columns that the task reads: a dict of name to `data.Column`.
 
-        By default one text, or several, under the name `"text"`. A task that reads more overrides it.
+        By default, this is one text, or several, named `"text"`. A task that reads more overrides it.
         """
         return {"text": data.TextColumn(self.preprocessor, self.text_form, count=self.text_count)}
 
     def prediction_columns(self) -> dict[str, Any]:
-        """Returns the columns that `predict` and exports read, as `input_columns` has them; by default the same.
+        """Returns the columns that `predict` and exports read, in the form of `input_columns`; by default the same.
 
-        A task whose columns hide something in training overrides it.
+        A task whose columns mask something in training overrides it.
         """
         return self.input_columns()
 
     def target_columns(self) -> Any:
         """Returns how targets are encoded: a `data.Column`; for a model with a dict of outputs, a dict of them.
 
-        By default they are numbers that go to the loss as they are.
+        By default, they are numbers that the loss gets unchanged.
         """
         return data.ValuesColumn()
 
     def decode(self, outputs: Any) -> Any:
-        """Turns the outputs of `predict` into what people read; by default they stay as they are.
+        """Converts the outputs of `predict` to readable results; by default, returns them unchanged.
 
         Args:
-            outputs: arrays `(rows, ...)`, as `predict` gives them.
+            outputs: arrays `(rows, ...)`, as `predict` returns them.
         """
         return outputs
 
@@ -77,14 +77,14 @@ class TakesRows(_Mixin):
         """Returns `decode(predict(x))`.
 
         Args:
-            x: rows, as `predict` takes them. For a generator of rows, the answers come as a generator of parts.
-            batch_size: int. Rows computed at a time.
+            x: rows, as `predict` takes them. For a generator of rows, the results come as a generator of parts.
+            batch_size: int. Rows per batch.
             verbose: 0, 1 or `"auto"`: whether to show a progress bar.
         """
         return self._answers(x, batch_size, verbose, self.decode)
 
     def read_targets(self, y: Any, argument: str = "y") -> Any:
-        """Returns targets as the loss takes them, out of what `fit` takes; raises as `fit`, naming the argument."""
+        """Converts targets as `fit` takes them to targets for the loss; raises as `fit`, naming the `argument`."""
         return data.Gate(self, ("x", argument, "sample_weight")).read_targets(y)
 
     # === Training ===
@@ -111,43 +111,43 @@ class TakesRows(_Mixin):
         seed: int | None = None,
         augment: Any = None,
     ) -> keras.callbacks.History:
-        """Trains on rows, or on batches.
+        """Trains on rows or on batches.
 
-        Rows in memory are tokenized once, shuffled in each epoch, and batched with rows of similar length
+        Rows in memory are tokenized once, shuffled in each epoch, and batched by similar length
         (`data.batches`).
 
         Args:
             x: a list, array, Series or another sequence of strings; a tuple or a frame of several such columns; a dict
-                or frame of the task's columns by name; what `data.labelled` and its neighbours give; `data.Batches`, or
-                another `tf.data.Dataset`, `keras.utils.PyDataset` or generator, of rows or of batches.
-            y: targets, for rows that do not bring them along. Labels go by name.
+                or frame of the task's columns by name; the result of `data.labelled` and similar functions;
+                `data.Batches`, or another `tf.data.Dataset`, `keras.utils.PyDataset` or generator of rows or batches.
+            y: targets, for rows without targets. Pass labels by name.
             batch_size: int, for rows. Defaults to 32.
-            epochs: int. Passes over the rows, counted from 0 (not from `initial_epoch`). `"auto"` takes the 4 to
-                10 epochs that reach 300 steps.
-            verbose: as `keras.Model.fit` has it.
+            epochs: int. Passes over the rows, counted from 0 (not from `initial_epoch`). `"auto"` uses as many epochs
+                as it takes to reach 300 steps, from 4 to 10.
+            verbose: as in `keras.Model.fit`.
             callbacks: list of Keras callbacks.
-            validation_split: float in `(0, 1)`. The share of rows in memory, the last ones, to validate on.
+            validation_split: float in `(0, 1)`. The fraction of rows in memory, from the end, to validate on.
             validation_data: a tuple (x, y) or (x, y, sample_weight), or any other form of `x` that has targets.
             shuffle: bool, for rows.
             class_weight: dict of label to weight, or `"balanced"`; for tasks with one label a row.
             sample_weight: float array, a weight >= 0 for each row.
             initial_epoch: int. The epoch to start at.
-            steps_per_epoch: int. Batches in an epoch; the next epoch continues where the last one stopped.
-            validation_steps: as `keras.Model.fit` has it.
+            steps_per_epoch: int. Batches per epoch; each epoch continues where the previous one stopped.
+            validation_steps: as in `keras.Model.fit`.
             validation_batch_size: int. Defaults to `batch_size`.
-            validation_freq: as `keras.Model.fit` has it.
-            seed: int. Makes the order of rows, and their augmentation, repeatable.
+            validation_freq: as in `keras.Model.fit`.
+            seed: int. Makes the order and the augmentation of rows reproducible.
             augment: an augmentation of `tfxfer.augmentation`, a list of them, or a dict of these by column or text, for
-                rows: their texts are others in each epoch; see `data.batches`. Validation data and the rows that a
-                new head starts from stay as they are.
+                rows: their texts differ in each epoch; see `data.batches`. Validation data and the rows that
+                initialize a new head stay unchanged.
 
         Returns:
             A `keras.callbacks.History`.
 
         Raises:
-            ValueError: for another form, unequal lengths, a text that is missing or no string, or a target that the
-                task does not know, with the row; on several devices or hosts, for what cannot be spread over them
-                (docs/scale.md).
+            ValueError: if the form is unknown, lengths differ, a text is missing or is not a string, or the task does
+                not know a target (the error names the row); on several devices or hosts, if the data cannot be
+                distributed over them (docs/scale.md).
         """
         gate = data.Gate(self)
         form, found = gate.read(x, y, sample_weight, needs_y=self.loss is not None)
@@ -209,7 +209,7 @@ class TakesRows(_Mixin):
                 verbose=verbose,
                 callbacks=callbacks,
                 validation_data=validation_data,
-                # Keras warns about its own `shuffle` where the data are a dataset, whose order is fixed here.
+                # Keras warns about its own `shuffle` if the data are a dataset, whose order is fixed here.
                 shuffle=shuffle and is_arrays,
                 class_weight=class_weight,
                 sample_weight=sample_weight,
@@ -244,7 +244,7 @@ class TakesRows(_Mixin):
             options = self._batch_options(shuffle=False, bucket=form == "rows", seed=0 if gate.draws else None)
         found = gate.batches(form, found, batch_size or 32, **options)
         _devices.check(self, found, form, gate.argument)
-        if gate.draws and isinstance(found, data.Batches):  # what is drawn is the same in each evaluation
+        if gate.draws and isinstance(found, data.Batches):  # random draws are the same in each evaluation
             return _devices.part(gate.ready(found.rest(0), True), found)
         return _devices.part(gate.ready(found), found)
 
@@ -253,14 +253,14 @@ class TakesRows(_Mixin):
         return {"pad_to_multiple_of": self._length_multiple(), **options}
 
     def _length_multiple(self):
-        # Where each shape is compiled on its own, lengths in steps of 8 keep their number small; elsewhere rounding up
-        # would be padding for nothing.
+        # If each shape is compiled separately, lengths in steps of 8 keep their number small; otherwise, rounding up
+        # would only add padding.
         compiled = keras.config.backend() == "jax" or getattr(self, "jit_compile", False)
         return 8 if compiled else 1
 
     def _row_multiple(self):
-        # Rows of padding behind a batch give each text the same bits in any batch. An encoder that reads padding would
-        # answer otherwise beside them.
+        # Rows of padding at the end of a batch give each text bit-identical results in any batch. They would change the
+        # results of an encoder that reads padding.
         return 1 if getattr(self.tower().backbone, "depends_on_padding", False) else data.ROWS_MULTIPLE
 
     def evaluate(
@@ -275,7 +275,7 @@ class TakesRows(_Mixin):
         return_dict: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Computes loss and metrics on rows or batches, in any form that `fit` takes; as `keras.Model.evaluate`."""
+        """Computes loss and metrics on rows or batches, in any form that `fit` takes; see `keras.Model.evaluate`."""
         gate = data.Gate(self)
         form, found = gate.read(x, y, sample_weight)
         if form == "arrays":
@@ -308,39 +308,39 @@ class TakesRows(_Mixin):
     ) -> Any:
         """Runs the model on rows or batches and returns its outputs in the order of the rows.
 
-        Rows in memory are sorted by length, batched without needless padding, and the outputs put back into order. No
-        rows give an empty array.
+        Rows in memory are sorted by length and batched with little padding; the outputs are returned in the original
+        order. Without rows, the result is an empty array.
 
         Args:
-            x: rows or batches, in any form that `fit` takes; targets are ignored. For a generator of single rows the
+            x: rows or batches, in any form that `fit` takes; targets are ignored. For a generator of single rows, the
                 outputs come as a generator of arrays, in constant memory.
             batch_size: int, for rows. Defaults to 32.
             verbose: 0, 1 or `"auto"`: whether to show Keras's progress bar.
-            steps: as `keras.Model.predict` has it, for batches.
-            callbacks: Keras callbacks; with them, rows are batched in their own order.
+            steps: as in `keras.Model.predict`, for batches.
+            callbacks: Keras callbacks; with them, rows are batched in their original order.
 
         Returns:
-            A float array `(rows, ...)`, or the structure of arrays that the model gives.
+            A float array `(rows, ...)`, or the structure of arrays that the model returns.
         """
         return self._answers(x, batch_size or 32, verbose, lambda outputs: outputs, steps, callbacks)
 
     def head_features(self, x: Any, batch_size: int = 32, *, verbose: int | str = 0) -> np.ndarray:
-        """Returns what the model's head reads of each row: computed once, it answers many questions.
+        """Returns the head's input for each row, to compute it once and use it several times.
 
         These are the features below the only dense layer (`linear_head`), or else the pooled states of the encoder
-        (`boundary`). `suggest` and `evaluation.suspect_labels` take them in place of a run of the encoder. They hold
-        as long as nothing below the head trains.
+        (`boundary`). `suggest` and `evaluation.suspect_labels` take them instead of running the encoder. They are
+        valid as long as nothing below the head trains.
 
         Args:
             x: rows in memory, as `predict` takes them.
-            batch_size: int. Rows computed at a time.
+            batch_size: int. Rows per batch.
             verbose: 0, 1 or `"auto"`: whether to show Keras's progress bar.
 
         Returns:
             A float32 array `(rows, features)`.
 
         Raises:
-            ValueError: for a model whose head reads the states of tokens, for rows that are not in memory, and as
+            ValueError: if the model's head reads token states, if the rows are not in memory, and as
                 `predict`.
 
         Example:
@@ -353,49 +353,49 @@ class TakesRows(_Mixin):
         self.feature_tensor()
         form, found = data.Gate(self, asks=True).read(x, needs_y=False)
         if form != "rows":
-            raise _check.invalid("x", "rows in memory", x, "For batches: `predict` gives the outputs.")
+            raise _check.invalid("x", "rows in memory", x, "For batches, `predict` returns the outputs.")
         progress = keras.config.is_interactive_logging_enabled() if verbose == "auto" else bool(verbose)
         outputs = self._runner(found.x, _FEATURES)(found.x, batch_size, progress=progress)
         return np.asarray(outputs, "float32").reshape(len(outputs), math.prod(outputs.shape[1:]))
 
     def head_outputs(self, features: Any) -> Any:
-        """Returns the model's outputs for what `head_features` gave, as `predict` gives them: a run of the head alone.
+        """Runs only the head on the result of `head_features` and returns the outputs that `predict` would.
 
         Args:
             features: float array `(rows, features)`.
 
         Raises:
-            ValueError: for a model without such features, or features of another size.
+            ValueError: if the model has no such features, or if their size differs.
         """
         tensor = self.feature_tensor()
         features = _neighbours.matrix("features", features).astype("float32", copy=False)
         if features.shape[1] != math.prod(tensor.shape[1:]):
             expected = f"an array (rows, {math.prod(tensor.shape[1:])})"
-            raise _check.invalid("features", expected, features.shape, "`model.head_features(texts)` makes them.")
+            raise _check.invalid("features", expected, features.shape, "Use `model.head_features(texts)`.")
         outputs = keras.Model(tensor, self.output)(features.reshape(-1, *tensor.shape[1:]), training=False)
         return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
 
     def feature_tensor(self) -> Any:
-        """Returns the Keras tensor that `head_features` gives, with one vector for each row.
+        """Returns the Keras tensor of `head_features`, with one vector for each row.
 
         Raises:
-            ValueError: for a model without one.
+            ValueError: if the model has none.
         """
         found = self.linear_head()
         tensor = self.boundary()[2] if found is None else found[0]
         if tensor is None or isinstance(tensor, (list, tuple, dict)) or None in tensor.shape[1:]:
-            remedy = "Its head reads the states of tokens."
-            raise _check.invalid("model", "a model that makes one vector of each row", self.name, remedy)
+            remedy = "Its head reads token states."
+            raise _check.invalid("model", "a model that computes one vector for each row", self.name, remedy)
         return tensor
 
     def _part(self, part):
-        """The part of the model that is called so: from the inputs to what the head reads."""
+        """The part of the model with this name: from the inputs to the input of the head."""
         return keras.Model(self.input, self.feature_tensor())
 
     def _answers(self, x, batch_size, verbose, finish, steps=None, callbacks=None, part=None):
-        """Returns `finish` of the model's outputs; for a generator of rows, a generator of it over parts.
+        """Returns `finish` of the model's outputs; for a generator of rows, a generator over its parts.
 
-        With `part`, of the outputs of the part of the model that `_part` knows by this name.
+        With `part`, the outputs are those of the part of the model that `_part` returns for this name.
         """
         _check.integer("batch_size", batch_size)
         form, found = data.Gate(self, asks=True).read(x, needs_y=False)
@@ -433,15 +433,15 @@ class TakesRows(_Mixin):
             return keras.Model.predict(model, found, **arguments)
 
     def _runner(self, x, part=None):
-        """Returns what runs this model over rows, or the part of it that `_part` knows by this name.
+        """Returns the runner of this model over rows, or of the part that `_part` returns for this name.
 
-        It is made again where something changed that it has traced.
+        It is recreated if anything that it has traced has changed.
         """
         engine = self.engine
         if engine is not None:
             engine.check(self)
             if part is not None:
-                remedy = "It computes the model as a whole. Set `model.engine = None` for this."
+                remedy = "The engine computes the whole model. Set `model.engine = None` for this."
                 raise _check.invalid(
                     "engine", "None for a part of the model, or with a prompt left out", engine, remedy
                 )
@@ -455,7 +455,7 @@ class TakesRows(_Mixin):
         return self._made_once(part, settings, make)
 
     def _made_once(self, name, settings, make):
-        """Returns what `make` made for a name, as long as the settings and what it has traced are the same."""
+        """Returns the cached result of `make` for a name while the settings and everything traced stay the same."""
         preprocessor = self.preprocessor
         key = (
             settings,
@@ -465,7 +465,7 @@ class TakesRows(_Mixin):
             preprocessor.tokenizer.special_tokens_in_strings,
             preprocessor.tokenizer.vocabulary_size(),
             bool(self.jit_compile),
-            *map(id, self.weights),  # LoRA and quantisation change them
+            *map(id, self.weights),  # LoRA and quantization change them
         )
         made_for, found = self._runners.get(name, (None, None))
         if made_for != key:
@@ -476,9 +476,9 @@ class TakesRows(_Mixin):
 
     @property
     def engine(self) -> Any:
-        """The `export.Engine` that computes `encode`, `predict` and what is built on them, for rows; `None` for none.
+        """The `export.Engine` that computes `encode`, `predict` and the methods built on them, for rows; or `None`.
 
-        It is a copy of the weights and is not saved. Training takes it away, with a warning.
+        It is a copy of the weights and is not saved. Training removes it, with a warning.
         """
         return self._engine()
 
@@ -496,7 +496,7 @@ class TakesRows(_Mixin):
     # === Batches ===
 
     def preprocess_samples(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Tokenizes a batch of raw inputs and encodes targets, in a pipeline; batches of ids pass as they are."""
+        """Tokenizes a batch of raw inputs and encodes targets, in a pipeline; passes batches of ids unchanged."""
         gate = data.Gate(self)
         if self.preprocessor is not None and not (isinstance(x, dict) and set(x) >= set(self.input)):
             self._check_vocabulary()
@@ -506,17 +506,17 @@ class TakesRows(_Mixin):
         return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
 
     def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
-        """Makes one step on a batch of raw inputs or ids, as `keras.Model.train_on_batch`."""
+        """Runs one training step on a batch of raw inputs or ids; see `keras.Model.train_on_batch`."""
         x, y = self._one_batch(x, y)
         return keras.Model.train_on_batch(self, x, y, sample_weight=sample_weight, **kwargs)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
-        """Computes loss and metrics of a batch of raw inputs or ids, as `keras.Model.test_on_batch`."""
+        """Computes loss and metrics of a batch of raw inputs or ids; see `keras.Model.test_on_batch`."""
         x, y = self._one_batch(x, y)
         return keras.Model.test_on_batch(self, x, y, sample_weight=sample_weight, **kwargs)
 
     def predict_on_batch(self, x: Any) -> Any:
-        """Returns the outputs for a batch of raw inputs or ids, as `keras.Model.predict_on_batch`."""
+        """Returns the outputs for a batch of raw inputs or ids; see `keras.Model.predict_on_batch`."""
         return keras.Model.predict_on_batch(self, self._one_batch(x, asks=True)[0])
 
     def _one_batch(self, x, y=None, asks=False):
@@ -528,28 +528,28 @@ class TakesRows(_Mixin):
     # === Pairs ===
 
     def score_pairs(self, first: Any, second: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
-        """Returns how well each text of one list goes with the same row of another; for models that read pairs."""
+        """Returns a score for each pair of texts from the same row of two lists; for models that read pairs."""
         raise _check.invalid("model", "a model that scores pairs of texts", type(self).__name__)
 
 
 class Ranks(_Mixin):
-    """`rank` of models that score pairs; a mixin."""
+    """Mixin with `rank`, for models that score pairs."""
 
     def rank(self, query: str, documents: Sequence[str], k: int | None = None, *, batch_size: int = 32) -> list[Ranked]:
-        """Orders documents by the model's score for the pair of query and document, as the export's `rank` does.
+        """Ranks documents by the model's score for the pair of query and document, as the export's `rank` does.
 
         Args:
             query: string.
             documents: list of strings.
-            k: int. The most documents to return. Defaults to all.
-            batch_size: int. Pairs computed at a time.
+            k: int. The maximum number of documents to return. Defaults to all.
+            batch_size: int. Pairs per batch.
 
         Returns:
-            A list of `Ranked(index, score, text)`, the best first: the document's place in `documents`, its score, and
-            itself.
+            A list of `Ranked(index, score, text)`, best first: the document's index in `documents`, its score and its
+            text.
 
         Raises:
-            ValueError: for a model that does not give pairs one score; see `score_pairs`.
+            ValueError: if the model does not return one score per pair; see `score_pairs`.
         """
         return ranked(self._document_scores, query, documents, k, batch_size)
 
@@ -564,19 +564,19 @@ class Ranks(_Mixin):
         *,
         batch_size: int = 32,
     ) -> Any:
-        """Orders the documents of each of many queries, as `rank` does for one; batches hold pairs of like length.
+        """Ranks the documents of many queries, as `rank` does for one; batches contain pairs of similar length.
 
         Args:
             queries: list of strings. Or a generator of (query, documents), which is consumed in constant memory.
-            documents: list with a list of strings for each query, perhaps an empty one; left out for a generator.
-            k: int. The most documents to return for each query. Defaults to all.
-            batch_size: int. Pairs computed at a time.
+            documents: list with a list of strings, possibly empty, for each query; omit it for a generator.
+            k: int. The maximum number of documents to return for each query. Defaults to all.
+            batch_size: int. Pairs per batch.
 
         Returns:
             A list with a list of `Ranked` for each query; for a generator, a generator of such lists.
 
         Raises:
-            ValueError: for another form, and as `rank`; it names the row.
+            ValueError: if the form is unknown, and as `rank`; the error names the row.
 
         Example:
 
@@ -589,8 +589,8 @@ class Ranks(_Mixin):
         _check.integer("batch_size", batch_size)
         if isinstance(queries, Iterator):
             if documents is not None:
-                remedy = "It gives (query, documents)."
-                raise _check.invalid("documents", "None where `queries` is a generator", documents, remedy)
+                remedy = "It yields (query, documents)."
+                raise _check.invalid("documents", "None if `queries` is a generator", documents, remedy)
             return self._ranked_parts(queries, k, batch_size)
         if documents is None:
             raise _check.invalid("documents", "a list of documents for each query", documents)
@@ -601,7 +601,7 @@ class Ranks(_Mixin):
         return self._ranked_lists(found, documents, k, batch_size)
 
     def _ranked_parts(self, rows, k, batch_size):
-        """The answers for a generator of (query, documents), some batches of pairs at a time."""
+        """Yields results for a generator of (query, documents), several batches of pairs at a time."""
         part, pairs, row = [], 0, 0
         for each in rows:
             if not isinstance(each, tuple) or len(each) != 2 or not isinstance(each[0], (str, bytes)):
@@ -631,24 +631,24 @@ class Ranks(_Mixin):
 
 
 def check_augment(argument, augment, form):
-    """Raises for an augmentation of data that are batches already."""
+    """Raises for an augmentation if the data are already batches."""
     if augment is not None and form not in ("rows", "dataset"):
-        remedy = "Give rows, or make the batches with it: `data.batches(rows, model, augment=...)`."
+        remedy = "Give rows, or augment in `data.batches(rows, model, augment=...)`."
         raise _check.invalid(argument, "None for data that are batches already", augment, remedy)
 
 
 def check_plain(found):
-    """Raises for batches whose texts are changed at random, which are for training alone."""
+    """Raises for batches whose texts are changed at random, as these are only for training."""
     if isinstance(found, data.Batches) and found.augmentation is not None:
-        remedy = "The same rows as they are: `batches.plain()`."
+        remedy = "For the same rows unchanged, use `batches.plain()`."
         raise _check.invalid("x", "batches without augmentation, to evaluate or predict", found.augmentation, remedy)
 
 
 @contextlib.contextmanager
 def quiet_ends(steps):
-    """Leaves out Keras's warning that data ran out, where no number of steps was asked for.
+    """Suppresses Keras's warning that data ran out if no number of steps was requested.
 
-    It comes at the end of any data whose length is not known.
+    Keras warns at the end of any data of unknown length.
     """
     with warnings.catch_warnings():
         if steps is None:
@@ -657,7 +657,7 @@ def quiet_ends(steps):
 
 
 def ranked(score, query, documents, k, batch_size):
-    """Returns documents ordered by the scores that a function of query, documents and batch size gives; see `rank`."""
+    """Ranks documents by a function from query, documents and batch size to scores; see `rank`."""
     if not isinstance(query, (str, bytes)):
         raise _check.invalid("query", "one string", query)
     documents = data.read_list("documents", documents)

@@ -1,4 +1,4 @@
-"""Writes a task model as a folder, in this package's format or those of other libraries."""
+"""Saving a task model as a folder, in this package's format or those of other libraries."""
 
 from tfxfer import _check, _disk, backbones
 from tfxfer._version import __version__
@@ -8,8 +8,8 @@ from tfxfer.models import _card
 FORMATS = ("tfxfer", "sentence-transformers", "huggingface")
 MODEL_FILE = "model.keras"
 METADATA_FILE = "tfxfer.json"
-# What a reader of a format would take for a part of the model, though it is not written here. The first of each makes
-# the folder one of another format.
+# Files that a reader of a format would take for a part of the model although they are not written here. The first of
+# each marks the folder as one of another format.
 _TOKENIZERS = (
     "vocab.txt",
     "vocab.json",
@@ -26,15 +26,15 @@ _FOREIGN = {"tfxfer": (), "sentence-transformers": _OTHERS, "huggingface": ("mod
 
 
 def save(model, preset_dir, format, metadata, dtype):
-    """Writes a model; arguments as `TextTask.save_to_preset` has them."""
+    """Writes a model; arguments as in `TextTask.save_to_preset`."""
     _check.one_of("format", format, FORMATS)
     _check.one_of("dtype", dtype, _write.DTYPES)
     metadata = _card.check_metadata(metadata)
     if format == "tfxfer" and dtype != "float32":
         raise _check.invalid("dtype", "'float32' with format='tfxfer', which keeps the model's own dtypes", dtype)
     if format != "tfxfer" and isinstance(model.backbone, backbones.KerasHubBackbone):
-        remedy = "`model.backbone.hub().export_to_transformers` writes what KerasHub can"
-        raise _check.invalid("format", "'tfxfer' for a backbone of KerasHub as it is", format, remedy)
+        remedy = "`model.backbone.hub().export_to_transformers` writes the formats that KerasHub supports"
+        raise _check.invalid("format", "'tfxfer' for an unconverted backbone of KerasHub", format, remedy)
     folder = _disk.local_path("preset_dir", preset_dir, kind="folder")
     _check_folder(folder, format)
     with _disk.replacing_folder(folder) as staged:
@@ -50,17 +50,17 @@ def save(model, preset_dir, format, metadata, dtype):
 
 
 def _check_folder(folder, format):
-    """Raises where a folder holds files that a reader would mix with those to be written."""
+    """Raises if a folder holds files that a reader would mix with those to be written."""
     found = [name for name in _FOREIGN[format] if (folder / name).exists()]
     if found:
         expected = f"a new folder, or one with a model of the format {format!r}"
-        raise _check.invalid("preset_dir", expected, str(folder), f"It holds {', '.join(found)}")
+        raise _check.invalid("preset_dir", expected, str(folder), f"It contains {', '.join(found)}")
 
 
 def write_classifier(model, folder, format, dtype):
-    """Writes a classifier or regressor in another library's format; arguments as `TextTask.write_checkpoint` has them.
+    """Writes a classifier or regressor in another library's format; arguments as in `TextTask.write_checkpoint`.
 
-    sentence-transformers gets a sequence classifier of transformers where the head is one, and modules otherwise.
+    For sentence-transformers, it writes a sequence classifier of transformers if the head is one, otherwise modules.
     """
     labels = getattr(model, "labels", None) or [f"LABEL_{i}" for i in range(model.output_shape[-1])]
     above = {"labels": labels, "problem_type": model.problem_type, "activation": model.score_activation}
@@ -83,18 +83,16 @@ def write_classifier(model, folder, format, dtype):
 
 
 def write_tagger(model, folder, format, dtype):
-    """Writes a tagger as a token classifier of transformers; arguments as `TextTask.write_checkpoint` has them."""
+    """Writes a tagger as a token classifier of transformers; arguments as in `TextTask.write_checkpoint`."""
     head, reason = None, None
     if format != "huggingface":
         reason = "sentence-transformers has no taggers; format='huggingface' writes one of transformers"
     elif model.crf is not None:
         reason = "transformers has no head='crf'"
     elif model.word_pooling != "first":
-        reason = (
-            f"word_pooling={model.word_pooling!r}, but transformers gives each token its tag, a word its first one's"
-        )
+        reason = f"word_pooling={model.word_pooling!r}, but transformers tags each token, and a word by its first token"
     elif model.temperature != 1.0:
-        reason = f"temperature={model.temperature}, which transformers has no place for; set it to 1.0 to leave it out"
+        reason = f"temperature={model.temperature}, which transformers cannot store; set it to 1.0 to leave it out"
     else:
         head, reason = _write_head.read_tokens(model.backbone, model.head, model.tags)
     if head is None:

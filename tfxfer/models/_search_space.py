@@ -1,4 +1,4 @@
-"""What a task says of itself to a search: its space, the model that values make, how that is compiled."""
+"""How a task describes itself to a search: its space, and how to make and compile the model of a trial."""
 
 import dataclasses
 import functools
@@ -14,14 +14,14 @@ from tfxfer import _check, data, layers, losses
 UNFREEZING = ("none", "gradual")
 HEADS = ("linear", "mlp")
 WORD_HEADS = ("linear", "crf")
-# The arguments of losses that are searched, within half and twice the loss's own default.
+# The loss arguments to search, from half to twice the loss's default.
 LOSS_ARGUMENTS = ("margin", "scale", "temperature", "student_temperature")
 LOSSES = {
     name: value
     for name, value in vars(losses).items()
     if inspect.isclass(value) and "loss" not in inspect.signature(value).parameters
 }
-# Parameters of tasks that a search sets itself: from the preset, or by `frozen` in the space.
+# Task parameters that the search sets itself: from the preset, or through `frozen` in the space.
 _OF_THE_SEARCH = {"self", "inputs", "outputs", "backbone", "preprocessor", "embedder", "top", "trainable", "compile"}
 
 
@@ -34,16 +34,16 @@ class Entry:
     """One choice of a search.
 
     Args:
-        spec: what may be chosen: a list, a dict (range: the arguments of `hp.Float` or `hp.Int`), one value, or `None`
-            for an entry that is not in the space unless the user puts it there.
-        check: function of (name, value) that raises for a value that cannot be, and returns it as Keras Tuner takes it:
-            a string, a number or a bool.
-        instead: the value where the entry is not in the space, or not active; where it can be, also the first guess.
-        parent: the entry that this one depends on. Names are unique and parents have none themselves: Keras Tuner loses
+        spec: the choices: a list, a dict (a range: the arguments of `hp.Float` or `hp.Int`), one value, or `None` for
+            an entry that is in the space only if the user adds it.
+        check: function of (name, value) that raises for an invalid value, and otherwise returns the value in a form
+            that Keras Tuner takes: a string, a number or a bool.
+        instead: the value if the entry is not in the space or not active; if possible, also the first guess.
+        parent: the entry on which this one depends. Names must be unique, and a parent has no parent: Keras Tuner loses
             the values of entries that share a name.
-        when: function of the parent's value: whether this entry is active.
-        is_whole: whether numbers are ints.
-        decode: function of Keras Tuner's value to the one that `from_search` and `compile_for_search` get.
+        when: function of the parent's value that returns whether this entry is active.
+        is_whole: bool. Whether numbers are ints.
+        decode: function from Keras Tuner's value to the value that `from_search` and `compile_for_search` get.
 
     Example:
 
@@ -69,11 +69,11 @@ class Entry:
 
 
 class Searchable:
-    """What `tuning.HyperModel` asks a task; part of every task model.
+    """The interface of `tuning.HyperModel` to a task; part of every task model.
 
-    A task of your own has the entries that all share: `preset`, `frozen`, `unfreezing`, `layer_decay`,
-    `learning_rate`, `warmup`, `batch_size`, `epochs`; and `loss` with its arguments, where `losses` are given. It
-    overrides these methods for more.
+    A custom task has the entries that all tasks share: `preset`, `frozen`, `unfreezing`, `layer_decay`,
+    `learning_rate`, `warmup`, `batch_size`, `epochs`; and `loss` with its arguments, if `losses` are given. Override
+    these methods to add entries.
     """
 
     keeps_embedding: bool
@@ -82,22 +82,22 @@ class Searchable:
 
     @classmethod
     def search_space(cls, presets: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Entry]:
-        """Returns what can be chosen for this task.
+        """Returns the search space of this task.
 
         Args:
             presets: dict of name to preset, each with `depth` (blocks) and `embedding` (how it pools).
-            arguments: dict of the arguments that the user gave for the task: those of the constructor, and `losses`.
+            arguments: dict of the arguments that the user passed for the task: those of the constructor, and `losses`.
 
         Returns:
             A dict of name to `tuning.Entry`.
 
         Raises:
-            ValueError: for an argument that the task does not have, one that it needs and was not given, or losses that
-                cannot be.
+            ValueError: if the task does not have an argument, if a required argument is missing, or if the losses are
+                invalid.
         """
         _check_arguments(cls, arguments)
         chosen = _checked_losses(cls, arguments.get("losses"))
-        # A task that is nothing but an embedder has no head that could train on a frozen encoder.
+        # A task that is only an embedder has no head to train on a frozen encoder.
         most = min(preset.depth for preset in presets.values()) - cls.keeps_embedding
         return {
             "preset": Entry(list(presets), one_of(presets), next(iter(presets))),
@@ -112,13 +112,13 @@ class Searchable:
         """Makes the model of a trial.
 
         Args:
-            preset: the preset that was chosen: `pretrained()` gives a new encoder with its weights and the preprocessor
-                that trials share, as `backbones.load` does.
+            preset: the chosen preset: `pretrained()` returns a new encoder with its weights and the preprocessor that
+                trials share, as `backbones.load` does.
             values: dict of entry to value.
             arguments: dict, as in `search_space`.
 
         Returns:
-            A model of this class that is not compiled.
+            An uncompiled model of this class.
         """
         given = {name: value for name, value in arguments.items() if name != "losses"}
         if values.get("pooling") is not None:
@@ -126,7 +126,7 @@ class Searchable:
         return cls._from_pretrained(preset.pretrained(), given, True)[0]
 
     def compile_for_search(self, values: Mapping[str, Any], optimizer: Any) -> None:
-        """Compiles the model of a trial: with the loss that was chosen, or else with the task's own loss and metrics.
+        """Compiles the model of a trial with the chosen loss, or else with the task's own loss and metrics.
 
         Args:
             values: dict of entry to value.
@@ -142,7 +142,7 @@ class Searchable:
 
 
 class PooledSearch(Searchable):
-    """The same for tasks of pooled features and a head."""
+    """`Searchable` for tasks with pooled features and a head."""
 
     @classmethod
     def search_space(cls, presets: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Entry]:
@@ -159,7 +159,7 @@ class PooledSearch(Searchable):
 
     @classmethod
     def from_search(cls, preset: Any, values: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
-        """Makes the model of a trial, with the head that was chosen; see `Searchable`."""
+        """Makes the model of a trial with the chosen head; see `Searchable`."""
         head, dropout = values["head"], values["dropout"]
         if head == "mlp" and values["hidden_dim"] is not None:
             outputs = len(arguments["labels"]) if "labels" in arguments else arguments.get("num_outputs", 1)
@@ -168,11 +168,11 @@ class PooledSearch(Searchable):
 
 
 class WordSearch(Searchable):
-    """The same for tasks of words and a head."""
+    """`Searchable` for tasks on words with a head."""
 
     @classmethod
     def search_space(cls, presets: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Entry]:
-        """Returns the entries of all tasks, how words are pooled, and those of the head; see `Searchable`."""
+        """Returns the entries of all tasks, the pooling of words, and those of the head; see `Searchable`."""
         own = {
             "word_pooling": Entry(list(layers.WORD_POOLING), one_of(layers.WORD_POOLING), "first"),
             "head": Entry(list(WORD_HEADS), one_of(WORD_HEADS), "linear"),
@@ -182,7 +182,7 @@ class WordSearch(Searchable):
 
     @classmethod
     def from_search(cls, preset: Any, values: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
-        """Makes the model of a trial, with the pooling and the head that were chosen; see `Searchable`."""
+        """Makes the model of a trial with the chosen pooling and head; see `Searchable`."""
         chosen = {name: values[name] for name in ("word_pooling", "head", "dropout")}
         return super().from_search(preset, values, {**arguments, **chosen})
 
@@ -213,7 +213,7 @@ def one_of(options):
 
 
 def _pooling(name, value):
-    """A check for what `layers.Pooling` takes; several modes become one string, as Keras Tuner has no tuples."""
+    """A check for modes of `layers.Pooling`; joins several modes in one string, as Keras Tuner has no tuples."""
     try:
         return "+".join(layers.pooling_modes(_modes_of(value)))
     except ValueError as error:
@@ -222,7 +222,7 @@ def _pooling(name, value):
 
 
 def _modes_of(value):
-    """The modes of a value as `_pooling` makes it."""
+    """The modes of a value from `_pooling`."""
     return value.split("+") if isinstance(value, str) else value
 
 
@@ -230,18 +230,18 @@ def _modes_of(value):
 
 
 def _freezing_entries(presets, most):
-    """How many blocks are frozen, from the embeddings up, and whether they thaw; how rates fall towards the input.
+    """The number of frozen blocks, from the embeddings up, whether they thaw, and the layer-wise rate decay.
 
     Args:
         presets: dict of presets.
-        most: int. The most blocks that may be frozen: no preset has fewer.
+        most: int. The maximum number of frozen blocks; every preset has at least as many.
     """
     least = min(preset.depth for preset in presets.values())
 
     def frozen(name, value):
         if _check.integer(name, value, minimum=0) > most:
-            remedy = "More would leave nothing to train." if most < least else "Every preset needs as many."
-            raise _check.invalid(name, f"ints from 0 to {most}, blocks that are frozen", value, remedy)
+            remedy = "More would leave nothing to train." if most < least else "Every preset needs that many blocks."
+            raise _check.invalid(name, f"ints from 0 to {most}, the number of frozen blocks", value, remedy)
         return int(value)
 
     return {
@@ -249,19 +249,19 @@ def _freezing_entries(presets, most):
         "unfreezing": Entry(
             list(UNFREEZING), one_of(UNFREEZING), "none", parent="frozen", when=lambda frozen: frozen > 0
         ),
-        # No condition: blocks that are frozen may thaw.
+        # There is no condition: frozen blocks may thaw.
         "layer_decay": Entry({"min_value": 0.7, "max_value": 1.0, "step": 0.05}, number(above=0.0, maximum=1.0), 1.0),
     }
 
 
 def _pooling_entry(presets):
-    """How tokens become one vector: in the presets' ways or the usual ones; out of the space, in each preset's own."""
+    """How tokens are pooled: as the presets do or in the usual ways; outside the space, as each preset does."""
     own = ["+".join(preset.embedding.pooling) for preset in presets.values()]
     return Entry(list(dict.fromkeys([*own, "mean", "cls", "max"])), _pooling, decode=_modes_of)
 
 
 def _head_entries(task, multiplier):
-    """Dropout before the head, and its rate over that of the topmost block; out of the space, as the task has it."""
+    """Dropout before the head, and the head's rate relative to the top block's; outside the space, the task's."""
     dropout = inspect.signature(task).parameters.get("dropout")
     spec = {"min_value": 0.0, "max_value": 0.4, "step": 0.1}
     return {
@@ -279,10 +279,10 @@ def _before_training(shared, own):
 
 
 def _loss_entries(chosen):
-    """The losses and their arguments, from half the least default among them to twice the greatest.
+    """The losses and their arguments, from half the smallest of their defaults to twice the largest.
 
     Args:
-        chosen: dict of name to function that makes a loss; empty for a task with a loss of its own.
+        chosen: dict of name to function that makes a loss; empty for a task with its own loss.
     """
     if not chosen:
         return {}
@@ -301,21 +301,21 @@ def _loss_entries(chosen):
 
 
 def _default(make, argument):
-    """The default of a loss's argument, where that is a number."""
+    """The default of a loss's argument, if that is a number."""
     parameters = inspect.signature(make).parameters
     default = parameters[argument].default if argument in parameters else None
     return default if isinstance(default, (int, float)) and not isinstance(default, bool) else None
 
 
 def _training_entries(least_rate, most_rate, rate):
-    """Rate, warm-up, batch size, epochs."""
+    """Rate, warmup, batch size, epochs."""
     return {
         "learning_rate": Entry(
             {"min_value": least_rate, "max_value": most_rate, "sampling": "log"}, number(above=0.0), rate
         ),
         "warmup": Entry({"min_value": 0.0, "max_value": 0.2, "step": 0.05}, share, 0.1),
         "batch_size": Entry([16, 32, 64], whole(), 32, is_whole=True),
-        # Not in the space unless asked for: `search` says how many, and Hyperband has its own way.
+        # Only on request: `search` sets the number of epochs, and Hyperband has its own.
         "epochs": Entry(None, whole(), None, is_whole=True),
     }
 
@@ -324,7 +324,7 @@ def _training_entries(least_rate, most_rate, rate):
 
 
 def _check_arguments(task, arguments):
-    """Raises for arguments that the task's constructor does not have, or needs and were not given."""
+    """Raises for arguments that the task's constructor does not have, and for missing ones that it requires."""
     known, needed = _parameters(task)
     for name in arguments:
         if name != "losses" and name not in known:
@@ -348,7 +348,7 @@ def _parameters(task):
             is_named = parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
             if is_named and name not in _OF_THE_SEARCH:
                 known.setdefault(name)
-                # What a class passes on to the one above, it has made of its own arguments.
+                # Arguments that a class passes to its base class come from its own arguments.
                 if parameter.default is parameter.empty and cls is task:
                     needed.append(name)
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
@@ -363,7 +363,7 @@ def _parameters(task):
 
 
 def _checked_losses(task, given):
-    """Losses as a dict of name to what makes them; empty for a task that has a loss of its own."""
+    """Losses as a dict of name to function that makes the loss; empty for a task that has its own loss."""
     if given is None:
         own = inspect.signature(task.compile).parameters.get("loss")
         if (own is None or own.default is None) and task.compile_for_search is Searchable.compile_for_search:
@@ -376,7 +376,8 @@ def _checked_losses(task, given):
         raise _check.invalid("losses", "names of losses, or a dict of name to a function that makes one", given)
     if not isinstance(given, dict):
         return {
-            name: LOSSES[_check.one_of("losses", name, LOSSES, "Others: a dict of name to function.")] for name in given
+            name: LOSSES[_check.one_of("losses", name, LOSSES, "For other losses, pass a dict of name to function.")]
+            for name in given
         }
     for name, make in given.items():
         _check.instance("losses", name, str, "names that are strings")

@@ -1,4 +1,4 @@
-"""Configurations of models that share layers: each shared layer is written once, and shared again when it is read."""
+"""Configurations of models that share layers: each shared layer is written once and shared again after reading."""
 
 from typing import Any
 
@@ -8,22 +8,22 @@ _NAME = "tfxfer>shared_{}"
 
 
 def shared_configs(models: list, backbone: Any) -> tuple[list, list]:
-    """Returns the configurations of what models share, and those of the models, in which places stand for it.
+    """Returns the configurations of shared parts, and those of the models with references to these parts.
 
-    Shared are the backbone, preprocessors, and embedders (`tower()`).
+    The shared parts are the backbone, preprocessors, and embedders (`tower()`).
 
     Args:
         models: task models on one backbone.
         backbone: the backbone.
 
     Returns:
-        (shared, configs), two lists of what `keras.saving.serialize_keras_object` gives.
+        (shared, configs), two lists of results of `keras.saving.serialize_keras_object`.
     """
     shared: list = []
     known: dict[int, tuple] = {}
 
     def place_of(part, inner):
-        """The configuration of a part, and what stands for it."""
+        """The configuration of a part, and its reference."""
         if id(part) not in known:
             config = keras.saving.serialize_keras_object(part)
             marker = {
@@ -40,7 +40,7 @@ def shared_configs(models: list, backbone: Any) -> tuple[list, list]:
     for model in models:
         places = [place_of(backbone, [])]
         tower = model.tower()
-        # A part is told by its configuration: two preprocessors, or two embedders, may have the same.
+        # The configuration identifies a part: two preprocessors, or two embedders, may have the same one.
         if model.preprocessor is not None:
             places.append(place_of(model.preprocessor, []))
         if tower is not model or any(each.tower() is model for each in models if each is not model):
@@ -50,7 +50,7 @@ def shared_configs(models: list, backbone: Any) -> tuple[list, list]:
 
 
 def _with_places(config, places):
-    """A configuration in which what stands for a part takes the part's place; the largest part counts."""
+    """Replaces parts in a configuration by their references, the largest parts first."""
     for found, marker in reversed(places):
         if config == found:
             return marker
@@ -62,7 +62,7 @@ def _with_places(config, places):
 
 
 def from_shared(shared: list, configs: list) -> list:
-    """Makes the models of what `shared_configs` returned."""
+    """Makes the models from the result of `shared_configs`."""
     scope: dict[str, Any] = {}
 
     def read(config):

@@ -1,4 +1,4 @@
-"""Shared towers over several texts a row."""
+"""Shared towers over several texts per row."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -20,26 +20,31 @@ from tfxfer.models._task import TextTask
 
 @keras.saving.register_keras_serializable("tfxfer")
 class Siamese(SiameseFromPreset, TextTask):
-    """Encodes all texts of a row with one embedder, to be trained by a loss on how they lie to one another.
+    """Encodes every text of a row with one shared embedder, for losses that compare the embeddings.
 
     The embedder is shared, not copied: after training, `model.embedder` is the fine-tuned one.
 
     Args:
-        embedder: `TextEmbedder`, `SparseEmbedder` or `LateInteractionEmbedder`. For the last, the first column are
-            queries, and the output is `(batch, columns, tokens, dim)`.
-        chunk_size: int. Texts that go through the embedder at a time, for batches too large to be trained on in one
-            pass; see `layers.SiameseTowers`. By default all at once.
-        decoder: what is made of the embeddings of a row: a name out of `layers.COMPARISONS`, such as `"cosine"` or
-            `"euclidean_distance"`, for the nearness of the first column to each of the others, or a Keras layer on
-            `(batch, columns, dim)`. By default nothing: the losses of this package work on the embeddings themselves.
-        all_layers: bool. Whether the output has the embedding of every layer of the encoder, from its embeddings of
-            tokens upwards, for `losses.AdaptiveLayerLoss`: of layer l > 0, what `embedder.with_blocks(l)` gives.
-        trainable: as `TextEmbedder` has it; by default the embedder's flags stay.
+        embedder: `TextEmbedder`, `SparseEmbedder` or `LateInteractionEmbedder`. For the last, the first column
+            contains queries, and the output is `(batch, columns, tokens, dim)`.
+        chunk_size: int. The number of texts per pass of the embedder, for batches too large for one pass; see
+            `layers.SiameseTowers`. By default, all texts go through in one pass.
+        decoder: the layer on the embeddings of a row: one of `layers.COMPARISONS`, such as `"cosine"` or
+            `"euclidean_distance"`, which compares the first column with each of the others, or a Keras layer on
+            `(batch, columns, dim)`. By default, there is none: the losses of this package work on the embeddings.
+        all_layers: bool. Whether the output has an embedding from every layer of the encoder, from its token embeddings
+            up, for `losses.AdaptiveLayerLoss`. That of layer l > 0 is the output of `embedder.with_blocks(l)`.
+        trainable: as in `TextEmbedder`; by default, the embedder keeps its flags.
         **kwargs: `name`.
 
-    Input: dict of int32 `(batch, columns, length)`, as `data.batches(..., columns="separate")` makes them; `fit` takes
-    a tuple of string columns as well. Output: float32 `(batch, columns, dim)`, or what the decoder makes of it; with
-    `all_layers` `(batch, columns, layers, dim)`, of the number of blocks and one layers.
+    Raises:
+        ValueError: if `embedder` is not an embedder, a decoder or layer group is unknown, `decoder` is set with
+            `all_layers` or for an embedder of token vectors, or `all_layers` for an embedder that is not a
+            `TextEmbedder`.
+
+    Input: dict of int32 `(batch, columns, length)`, from `data.batches(..., columns="separate")`; `fit` also takes
+    a tuple of string columns. Output: float32 `(batch, columns, dim)`, or the output of the decoder; with
+    `all_layers`, `(batch, columns, layers, dim)`, where `layers` is the number of blocks plus one.
 
     Example:
 
@@ -53,7 +58,7 @@ class Siamese(SiameseFromPreset, TextTask):
     """
 
     text_form = "separate"
-    # The number of columns, where it is fixed.
+    # The number of columns, if it is fixed.
     _columns: int | None = None
 
     def __init__(
@@ -72,7 +77,7 @@ class Siamese(SiameseFromPreset, TextTask):
         self._decoder_argument = decoder
         self.all_layers = _check.instance("all_layers", all_layers, bool, "a bool")
         if all_layers and isinstance(embedder, OtherKind):
-            raise _check.invalid("all_layers", "False for an embedder of another kind than `TextEmbedder`", True)
+            raise _check.invalid("all_layers", "False for an embedder that is not a `TextEmbedder`", True)
         if all_layers and decoder is not None:
             raise _check.invalid("decoder", "None with `all_layers`, whose losses read the embeddings", decoder)
         if isinstance(decoder, str):
@@ -83,8 +88,8 @@ class Siamese(SiameseFromPreset, TextTask):
         head = list(embedder.layer_groups().get("head", ()))
         if decoder is not None:
             if len(outputs.shape) != 3:
-                remedy = "Its losses compare the vectors of tokens: `losses.MaxSimRankingLoss`."
-                raise _check.invalid("decoder", "None for an embedder of tokens", self._decoder_argument, remedy)
+                remedy = "Its losses compare token vectors: `losses.MaxSimRankingLoss`."
+                raise _check.invalid("decoder", "None for an embedder of token vectors", self._decoder_argument, remedy)
             outputs = decoder(outputs)
             head.append(decoder)
         kwargs.setdefault("compile", False)  # the loss is the user's choice
@@ -99,7 +104,7 @@ class Siamese(SiameseFromPreset, TextTask):
         )
 
     def decoder_changes_embeddings(self) -> bool:
-        """Returns whether the decoder makes something else of the embeddings; one that adds a loss alone does not."""
+        """Returns whether the decoder changes the embeddings; a decoder that only adds a loss does not."""
         decoder = self._decoder_argument
         return decoder is not None and getattr(decoder, "changes_embeddings", True)
 
@@ -115,12 +120,12 @@ class Siamese(SiameseFromPreset, TextTask):
         return layers.SiameseTowers(encoder, self.chunk_size, name="towers")(inputs)
 
     def embedding_spec(self) -> backbones.EmbeddingSpec:
-        """Returns that of the embedder."""
+        """Returns the specification of the embedder."""
         return self.embedder.embedding_spec()
 
     def write_checkpoint(self, folder: str | os.PathLike[str], format: str, dtype: Any) -> None:
-        """Writes the embedder; raises for a decoder with weights, which has no form there."""
-        # The weights of a decoder have no form there.
+        """Writes the embedder; raises for a decoder with weights, which these formats cannot store."""
+        # The base class raises.
         if len(self.weights) > len(self.embedder.weights) and self.decoder_changes_embeddings():
             super().write_checkpoint(folder, format, dtype)
         self.embedder.write_checkpoint(folder, format, dtype)
@@ -128,24 +133,24 @@ class Siamese(SiameseFromPreset, TextTask):
     pipeline_tag = "sentence-similarity"
 
     def card_rows(self) -> dict[str, str]:
-        """Returns those of the embedder."""
+        """Returns the rows of the embedder."""
         return self.embedder.card_rows()
 
     def usage(self, format: str, repo_id: str) -> dict[str, str]:
-        """Returns that of the embedder."""
+        """Returns the usage of the embedder."""
         return self.embedder.usage(format, repo_id)
 
     def served_model(self) -> Any:
-        """Returns the embedder: after training, texts are compared by its vectors."""
+        """Returns the embedder: after training, its vectors compare texts."""
         return self.embedder
 
     def explain(self, a: Any, b: Any, **kwargs: Any) -> list[Explanation]:  # type: ignore[override]
-        """Says which words make two texts similar: `explain` of the embedder.
+        """Explains which words make two texts similar: `explain` of the embedder.
 
         Args:
             a: a string, or a list of strings.
-            b: a string, or as many.
-            **kwargs: as `TextEmbedder.explain` has them.
+            b: a string, or a list of equally many.
+            **kwargs: as in `TextEmbedder.explain`.
         """
         return self.embedder.explain(a, b, **kwargs)
 
@@ -159,14 +164,14 @@ class Siamese(SiameseFromPreset, TextTask):
 
     # Arguments of `from_preset` that are the constructor's; the others go to the embedder.
     _own: tuple[str, ...] = ("decoder", "chunk_size", "all_layers")
-    # Whether the embedder may be sparse or one of tokens.
+    # Whether the embedder may be sparse or return token vectors.
     _takes_other_kinds = True
 
     keeps_embedding = True
 
     @classmethod
     def _from_pretrained(cls, pretrained, arguments, backbone_only):
-        """Makes the towers over an embedder; arguments that are not the constructor's go to that."""
+        """Makes the towers over an embedder; arguments that are not the constructor's go to the embedder."""
         notice = None
         if not backbone_only:
             saved = pretrained.task if isinstance(pretrained.task, cls) else None
@@ -177,7 +182,7 @@ class Siamese(SiameseFromPreset, TextTask):
             notice = _restoring.notice(cls, _restoring.left_out(cls, pretrained), labels)
         own = {name: value for name, value in arguments.items() if name in cls._own}
         rest = {name: value for name, value in arguments.items() if name not in cls._own}
-        # Of these, a dense embedder would have the backbone alone.
+        # A dense embedder would load only the backbone of these.
         if cls._takes_other_kinds and not backbone_only and isinstance(pretrained.task, OtherKind):
             return cls(pretrained.task._with(rest), **own), None
         embedder, _ = TextEmbedder._from_pretrained(pretrained, rest, backbone_only)
@@ -186,7 +191,7 @@ class Siamese(SiameseFromPreset, TextTask):
     def _with(self, arguments):
         own = {name: value for name, value in arguments.items() if name in (*self._own, "name", "trainable")}
         rest = {name: value for name, value in arguments.items() if name not in own}
-        _restoring.changed(self.embedder, rest, ())  # raises where one differs
+        _restoring.changed(self.embedder, rest, ())  # raises if one differs
         return super()._with(own)
 
     def _changeable(self):
@@ -216,26 +221,26 @@ class Siamese(SiameseFromPreset, TextTask):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class SiameseClassifier(SiameseClassifierFromPreset, Classifying, Siamese):
-    """Sorts pairs of texts into classes by their two embeddings: towers -> `layers.SoftmaxDecoder` -> logits.
+    """Classifies pairs of texts by their two embeddings: towers -> `layers.SoftmaxDecoder` -> logits.
 
-    Each text is encoded by itself, so that after training the embedder (`model.embedder`) compares any two texts
-    without a further pass. A cross-encoder, `TextClassifier` on two columns, reads both texts at once: more accurate,
-    but one pass for each pair.
+    Each text is encoded separately, so after training, the embedder (`model.embedder`) can compare any two encoded
+    texts without another pass. A cross-encoder, `TextClassifier` on two columns, reads both texts together: it is more
+    accurate, but needs one pass for each pair.
 
     Args:
         embedder: `TextEmbedder`.
         labels: sequence of the class names, in the order of the outputs.
-        features: what of the embeddings `u` and `v` the decoder sees, names out of `layers.FEATURES`.
+        features: the features of the embeddings `u` and `v` that the decoder reads, names from `layers.FEATURES`.
         hidden_dims: sequence of ints. Hidden layers of the decoder.
         dropout: float in `[0, 1)`. Rate before the decoder's dense layers.
-        threshold: float in `[0, 1]`, as `TextClassifier` has it for one label a text.
-        chunk_size, trainable, **kwargs: as `Siamese` has them.
+        threshold: float in `[0, 1]`, as in `TextClassifier` for one label per text.
+        chunk_size, trainable, **kwargs: as in `Siamese`.
 
     Input: dict of int32 `(batch, 2, length)`; strings as a tuple of two columns. Output: float32 logits
     `(batch, classes)`; `classify` turns them into names and probabilities.
 
     Raises:
-        ValueError: for missing or equal labels, or an unknown feature.
+        ValueError: if labels are missing or equal, or a feature is unknown.
 
     Example:
 
@@ -273,7 +278,7 @@ class SiameseClassifier(SiameseClassifierFromPreset, Classifying, Siamese):
     text_count = 2
 
     def served_model(self) -> Any:
-        """Returns this model: the classes of pairs are what it answers, and its embedder's vectors."""
+        """Returns this model: an export has the classes of pairs and the embedder's vectors."""
         return self
 
     def signatures(self, pairs: bool = False) -> list[Signature]:
@@ -283,12 +288,12 @@ class SiameseClassifier(SiameseClassifierFromPreset, Classifying, Siamese):
     def explain(  # type: ignore[override]
         self, x: Any, target: Any = None, **kwargs: Any
     ) -> list[Explanation]:
-        """Says which words of both texts speak for a class; the words of each with the other text's vector held.
+        """Explains which words of both texts support a class; the other text's vector is held fixed.
 
         Args:
             x: a tuple of two columns of strings.
-            target: as `TextClassifier.explain` has it.
-            **kwargs: as there.
+            target: as in `TextClassifier.explain`.
+            **kwargs: as in `TextClassifier.explain`.
         """
         return TextTask.explain(self, x, target, **kwargs)
 
@@ -296,13 +301,13 @@ class SiameseClassifier(SiameseClassifierFromPreset, Classifying, Siamese):
         return self._decoder.head.denses[-1]
 
     def linear_head(self) -> tuple[Any, Any] | None:
-        """Returns what the decoder reads of the two embeddings, and its dense layer if it has no hidden ones."""
+        """Returns the decoder's features of the two embeddings, and its dense layer if it has no hidden layers."""
         if self._decoder.head.hidden_dims:
             return None
         return self._decoder.compared(self.get_layer("towers").output), self._decoder.head.denses[0]
 
     def decision_features(self) -> Any:
-        """Returns what the decoder's dense layers read of the two embeddings; see `Decides.decision_features`."""
+        """Returns the decoder's features of the two embeddings; see `Decides.decision_features`."""
         return self._decoder.compared(self.get_layer("towers").output)
 
     def _changeable(self):

@@ -1,4 +1,4 @@
-"""Embedders that learn from texts alone: the same text twice, with dropout between the two."""
+"""Training embedders on unlabeled texts: the same text twice, with different dropout."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,35 +25,36 @@ def simcse(
     verbose: int | str = "auto",
     callbacks: Any = None,
 ) -> keras.callbacks.History:
-    """Trains an embedder on texts without labels: unsupervised SimCSE.
+    """Trains an embedder on unlabeled texts with unsupervised SimCSE.
 
-    Each text goes through the encoder twice. Dropout makes the two vectors differ, and the loss pulls each nearer to
-    the other than to those of the other texts of the batch:
+    Each text goes through the encoder twice. Dropout makes the two vectors differ, and the loss pulls them closer to
+    each other than to the vectors of the other texts in the batch:
 
         -log exp(cos(a_i, b_i) / temperature) / sum_j exp(cos(a_i, b_j) / temperature)
 
-    No two rows of a batch have the same text. It is `Siamese(embedder)` with `losses.MultipleNegativesRankingLoss` on
-    `(texts, texts)`, and a check that there is a dropout. Pairs that people or rules have made teach more, where there
-    are some.
+    No two rows of a batch have the same text. The function trains `Siamese(embedder)` with
+    `losses.MultipleNegativesRankingLoss` on `(texts, texts)`, and checks that dropout is active. If you have pairs,
+    made by people or rules, training on them works better.
 
     Args:
-        embedder: `TextEmbedder`, which is trained in place.
-        texts: sequence of strings, two different ones at least.
+        embedder: `TextEmbedder`, trained in place.
+        texts: sequence of strings, at least two different ones.
         epochs: int. Passes over the texts. Defaults to 1, as in the paper.
-        batch_size: int. Defaults to 64. With `chunk_size` it may be larger than memory allows in one pass.
+        batch_size: int. Defaults to 64. With `chunk_size`, it may exceed what fits into memory in one pass.
         temperature: float > 0. Defaults to 0.05.
-        optimizer: as `keras.Model.compile` has it. Defaults to `optimizers.Auto(2e-5)`.
-        chunk_size: int. Texts computed at a time; see `Siamese`.
-        seed: int >= 0. Makes the order of texts repeatable; dropout follows `keras.utils.set_random_seed`.
-        verbose: as `keras.Model.fit` has it.
-        callbacks: list of Keras callbacks, `callbacks.EvaluateSimilarity` on a few scored pairs for example.
+        optimizer: as in `keras.Model.compile`. Defaults to `optimizers.Auto(2e-5)`.
+        chunk_size: int. The number of texts per pass; see `Siamese`.
+        seed: int >= 0. Makes the order of texts reproducible; dropout follows `keras.utils.set_random_seed`.
+        verbose: as in `keras.Model.fit`.
+        callbacks: list of Keras callbacks, for example `callbacks.EvaluateSimilarity` on a few scored pairs.
 
     Returns:
         The `keras.callbacks.History` of the training.
 
     Raises:
-        ValueError: for an encoder without dropout, or whose layers with dropout are all frozen: both passes would give
-            the same vectors; for texts that are missing or no strings, with their row; for an argument out of range.
+        ValueError: if the encoder has no dropout or all its layers with dropout are frozen, as both passes would return
+            the same vectors; if a text is missing or is not a string (the error names the row); if an argument is out
+            of range.
 
     Example:
 
@@ -71,11 +72,11 @@ def simcse(
     temperature = _check.number("temperature", temperature, above=0.0)
     found = data.read_list("texts", texts)
     if len(set(found)) < 2:
-        raise _check.invalid("texts", "two different texts at least", found)
+        raise _check.invalid("texts", "at least two different texts", found)
     if not _drops_out(embedder):
         remedy = (
-            "Make the encoder with a rate, `Backbone.from_config({**backbone.get_config(), 'dropout': 0.1})`, and give "
-            "it the weights; or thaw its layers, or set `embedder.frozen_dropout = True`."
+            "Create the encoder with a rate, `Backbone.from_config({**backbone.get_config(), 'dropout': 0.1})`, set "
+            "its weights; or unfreeze its layers, or set `embedder.frozen_dropout = True`."
         )
         raise _check.invalid("embedder", "an encoder with dropout, without which both passes are the same", 0.0, remedy)
     towers = Siamese(embedder, chunk_size=chunk_size)
@@ -86,7 +87,7 @@ def simcse(
 
 
 def _drops_out(embedder):
-    """Whether any dropout is on in training."""
+    """Whether any dropout is active in training."""
 
     def is_on(layer, parent_is_on):
         flag = layer.is_training(True) if isinstance(layer, Freezable) else parent_is_on

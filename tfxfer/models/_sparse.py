@@ -1,4 +1,4 @@
-"""Texts to sparse vectors: a weight for each token of the vocabulary, most of them zero."""
+"""Sparse text embeddings: a weight for each token of the vocabulary, most of them zero."""
 
 import collections
 import os
@@ -26,43 +26,43 @@ Term.__doc__ = "A token of the vocabulary with its weight in a sparse vector."
 
 @keras.saving.register_keras_serializable("tfxfer")
 class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):
-    """Turns texts into sparse vectors: for each token of the vocabulary, how much it says about the text. SPLADE.
+    """Encodes texts as sparse vectors that weight each token of the vocabulary by its relevance to the text (SPLADE).
 
-    backbone -> the masked language model's head -> logits for each token of the vocabulary at each place ->
-    `log(1 + relu(logits))`, its maximum or sum over the places. A text gets weights for its own tokens and for others
-    that could stand there, so that a search by shared tokens finds texts of other words. `search.SparseIndex` is that
-    search, `similarity` the dot product.
+    backbone -> the masked language model's head -> logits for each token of the vocabulary at each position ->
+    `log(1 + relu(logits))`, its maximum or sum over the positions. A text gets weights for its own tokens and for
+    plausible substitutes, so a search by shared tokens also finds texts with other words. `search.SparseIndex` is that
+    search; `similarity` is the dot product.
 
-    All real tokens of a text are places, special tokens (`[CLS]`, `[SEP]`) included, as in SPLADE's own models;
-    `pool_special_tokens=False` leaves them out. Special tokens keep their own components among the vocabulary's.
+    All real tokens of a text count as positions, including special tokens (`[CLS]`, `[SEP]`), as in SPLADE's models;
+    `pool_special_tokens=False` excludes special tokens. They keep their components in the vocabulary either way.
 
-    Memory: logits are computed for `vocabulary_chunk` tokens of the vocabulary at a time and once more for the
-    gradient. At 32 texts of 128 tokens and a vocabulary of 30,522 that is arrays of 34 MB in place of 500 MB. The
-    vectors themselves are dense within a batch, `(batch, vocabulary)`; `encode` keeps what is not zero.
+    Memory: logits are computed for `vocabulary_chunk` tokens of the vocabulary at a time, and again for the gradient.
+    For 32 texts of 128 tokens and a vocabulary of 30,522, the arrays take 34 MB instead of 500 MB. The vectors are
+    dense within a batch, `(batch, vocabulary)`; `encode` keeps only the nonzero components.
 
     Args:
-        backbone: `backbones.Backbone`, not quantized, whose tokens see both sides.
+        backbone: `backbones.Backbone`, bidirectional and not quantized.
         preprocessor: `preprocessing.TextPreprocessor`.
-        token_pooling: `"max"` or `"sum"` over the places of a text. Defaults to `"max"`, as in SPLADE v2.
-        pool_special_tokens: bool. Whether special tokens are places. Defaults to `True`.
-        max_active_dims: int. Keeps the largest weights of each text only, of equal ones those of lower ids; in
-            `encode`, `similarity` of texts and exports, not in training. Defaults to `None`: all.
-        head: dict of the head's settings, as `MaskedLanguageModel` has it.
-        vocabulary_chunk: int. Tokens of the vocabulary computed at a time. Defaults to 2048.
-        special_ids: ints. The ids of special tokens, as a saved model holds them; otherwise the tokenizer knows them.
+        token_pooling: `"max"` or `"sum"` over the positions of a text. Defaults to `"max"`, as in SPLADE v2.
+        pool_special_tokens: bool. Whether special tokens count as positions. Defaults to `True`.
+        max_active_dims: int. Keeps only the largest weights of each text (on ties, those with lower ids) in `encode`,
+            `similarity` of texts and exports, not in training. Defaults to `None`, which keeps all.
+        head: dict of the head's settings, as in `MaskedLanguageModel`.
+        vocabulary_chunk: int. The number of tokens of the vocabulary to compute at a time. Defaults to 2048.
+        special_ids: ints. The ids of special tokens, which a saved model stores; by default those of the tokenizer.
         trainable: which layer groups train; see `set_trainable`.
         **kwargs: `name`.
 
     Input: dict of int32 `(batch, length)`: `token_ids`, `padding_mask`, and `segment_ids` for families that have them.
-    Output: float32 `(batch, vocabulary_size)`, not negative; zeros for a row without a place.
+    Output: float32 `(batch, vocabulary_size)`, nonnegative; zeros for a row without positions.
 
-    `from_preset` needs a masked language model, whose head it takes over: a checkpoint `*ForMaskedLM` (SPLADE's own are
-    such), or a folder that a `MaskedLanguageModel` wrote. `from_model` takes a `MaskedLanguageModel`. Elsewhere the
-    head would be random: `backbone_only=True` asks for that.
+    `from_preset` needs a masked language model and loads its head: a checkpoint `*ForMaskedLM` (as SPLADE's are), or a
+    folder that a `MaskedLanguageModel` wrote. `from_model` takes a `MaskedLanguageModel`. Other presets have no such
+    head; `backbone_only=True` creates a random one.
 
     Raises:
-        ValueError: for an unknown pooling, a preset without such a head, special tokens to leave out without a
-            preprocessor that knows them, a quantized backbone, or one whose tokens see one side only.
+        ValueError: if the pooling is unknown, the preset has no such head, special tokens are excluded without a
+            preprocessor that knows them, or the backbone is quantized or causal.
 
     Example:
 
@@ -78,7 +78,7 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):
 
     References:
         - [Formal et al., 2021](https://arxiv.org/abs/2107.05720), SPLADE
-        - [Formal et al., 2021](https://arxiv.org/abs/2109.10086), version 2: the maximum, distillation
+        - [Formal et al., 2021](https://arxiv.org/abs/2109.10086), version 2: maximum pooling, distillation
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):
         if self._special_ids:
             mask = places(inputs["token_ids"], mask)
         outputs = self.head(states, padding_mask=mask)
-        kwargs.setdefault("compile", False)  # there is no loss that would fit every use
+        kwargs.setdefault("compile", False)  # no loss fits every use
         super().__init__(
             inputs,
             outputs,
@@ -146,13 +146,11 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):
             spec = pretrained.read_masked_head()
             options = spec.options
         else:
-            expected = "a masked language model, whose head gives the weights of tokens"
-            remedy = (
-                "Train a `MaskedLanguageModel` on it first, or pass `backbone_only=True` for a head that starts random."
-            )
+            expected = "a masked language model, whose head computes the weights of tokens"
+            remedy = "Train a `MaskedLanguageModel` on it first, or pass `backbone_only=True` for a random head."
             raise _check.invalid("preset", expected, pretrained.trained_task or pretrained.backbone.family, remedy)
         if arguments.get("head") is not None:
-            expected = "None for a model with a head, which is taken over"
+            expected = "None for a model with a head, which is loaded"
             raise _check.invalid("head", expected, arguments["head"], "Pass `backbone_only=True` for a new head")
         arguments = cls._preset_arguments(pretrained.embedding, {**arguments, "head": options})
         model = cls(backbone=pretrained.backbone, preprocessor=pretrained.preprocessor, **arguments)
@@ -169,22 +167,22 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):
 
     @property
     def embedding_dim(self) -> int:
-        """Size of a vector: the rows of the table of embeddings."""
+        """Size of a vector: the number of rows of the embedding table."""
         return self.output_shape[-1]
 
     def boundary(self) -> tuple[Any, Any, Any]:
         """Returns where the encoder ends: (sequence, mask, None); see `DescribesItself.boundary`.
 
         Raises:
-            ValueError: with `pool_special_tokens=False`, which reads the ids besides the encoder's states.
+            ValueError: with `pool_special_tokens=False`, which also reads the ids, not only the encoder's states.
         """
         if not self.pool_special_tokens:
             remedy = "Train the whole model, or choose `pool_special_tokens=True`."
-            raise _check.invalid("model", "a model that reads the encoder's states alone", self.name, remedy)
+            raise _check.invalid("model", "a model that reads only the encoder's states", self.name, remedy)
         return self._states(), self.input["padding_mask"], None
 
     def _auto_optimizer(self):
-        return optimizers.Auto(2e-5)  # the head is pretrained as well
+        return optimizers.Auto(2e-5)  # the head is pretrained, too
 
     # === Encoding ===
 
@@ -196,26 +194,26 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):
         max_active_dims: int | None = None,
         progress: bool | None = None,
     ) -> Any:
-        """Turns texts into sparse vectors.
+        """Encodes texts as sparse vectors.
 
-        Texts are sorted by length and batched without needless padding; the rows come back in the order of the texts. A
-        batch of dense vectors is held at a time, `batch_size * vocabulary_size` numbers, and of all texts what is not
-        zero.
+        Texts are sorted by length and batched with little padding; the rows are returned in the order of the texts.
+        Memory holds one batch of dense vectors, `batch_size * vocabulary_size` numbers, and the nonzero components of
+        all texts.
 
         Args:
             texts: a string, a list, tuple, array, Series or another sequence of strings; or an iterator of strings,
-                such as a file: it is consumed in constant memory.
-            batch_size: int. Texts computed at a time.
-            max_active_dims: int. Keeps so many of the largest weights of each text. Defaults to the model's own.
-            progress: bool. Whether to show a progress bar. By default on work of more than 64 batches, in a terminal or
-                notebook.
+                such as a file, which is consumed in constant memory.
+            batch_size: int. Texts per batch.
+            max_active_dims: int. Keeps only that many of the largest weights of each text. Defaults to the model's own.
+            progress: bool. Whether to show a progress bar. By default, it is shown for more than 64 batches in a
+                terminal or notebook.
 
         Returns:
             A float32 `scipy.sparse.csr_array` `(texts, vocabulary_size)`; a string gives one row. An iterator gives a
-            generator of such arrays, which together are all rows in order.
+            generator of such arrays, which together contain all rows in order.
 
         Raises:
-            ValueError: for something that is no text, with its row, or an argument out of range.
+            ValueError: if a row is not a string (the error names the row), or an argument is out of range.
 
         Example:
 
@@ -234,22 +232,22 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):
         return self._over_texts(texts, batch_size, progress, encode)
 
     def encode_query(self, texts: Any, batch_size: int = 32, **kwargs: Any) -> Any:
-        """Turns the queries of a search into sparse vectors: `encode`, as both sides are encoded alike.
+        """Encodes search queries as sparse vectors: `encode`, as both sides are encoded the same way.
 
         Args:
             texts: as `encode` takes them.
-            batch_size: int. Texts computed at a time.
-            **kwargs: as `encode` has them.
+            batch_size: int. Texts per batch.
+            **kwargs: as in `encode`.
         """
         return self.encode(texts, batch_size, **kwargs)
 
     def encode_document(self, texts: Any, batch_size: int = 32, **kwargs: Any) -> Any:
-        """Turns the documents of a search into sparse vectors: `encode`, as both sides are encoded alike.
+        """Encodes search documents as sparse vectors: `encode`, as both sides are encoded the same way.
 
         Args:
             texts: as `encode` takes them.
-            batch_size: int. Texts computed at a time.
-            **kwargs: as `encode` has them.
+            batch_size: int. Texts per batch.
+            **kwargs: as in `encode`.
         """
         return self.encode(texts, batch_size, **kwargs)
 
@@ -264,22 +262,22 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):
             A float32 array `(n, m)`.
 
         Raises:
-            ValueError: for another size, or numbers that are not finite.
+            ValueError: if the size differs, or numbers are not finite.
         """
         a, b = (sparse_rows(name, value, self.embedding_dim) for name, value in (("a", a), ("b", b)))
         return np.asarray((a @ b.T).toarray(), "float32")
 
     def words(self, texts: Any, k: int | None = 10, batch_size: int = 32) -> Any:
-        """Says which tokens the vectors of texts hold, the heaviest first.
+        """Returns the tokens with the largest weights in the vectors of texts.
 
         Args:
             texts: a string or a sequence of strings.
-            k: int. The most tokens for each text; `None` for all that are not zero.
-            batch_size: int. Texts computed at a time.
+            k: int. The maximum number of tokens for each text; `None` for all nonzero ones. Defaults to 10.
+            batch_size: int. Texts per batch.
 
         Returns:
-            A list of `Term(token, weight)`, for several texts a list of such lists. Tokens are as the vocabulary has
-            them; of equal weights the lower id comes first.
+            A list of `Term(token, weight)`, largest weight first; for several texts, a list of such lists. Tokens are
+            spelled as in the vocabulary; on ties, the lower id comes first.
 
         Example:
 
@@ -291,7 +289,7 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):
         return found[0] if isinstance(texts, (str, bytes)) else found
 
     def decode(self, outputs: Any) -> list:
-        """Turns vectors, as `encode` or `predict` gives them, into lists of `Term(token, weight)`; see `words`."""
+        """Converts vectors from `encode` or `predict` to lists of `Term(token, weight)`; see `words`."""
         return self._named(sparse_rows("outputs", outputs, self.embedding_dim), None)
 
     def _named(self, vectors, k):
@@ -302,12 +300,12 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):
         found = []
         for ids, weights in _rows_of(vectors):
             order = np.lexsort((ids, -weights))[:k]
-            # A table may have more rows than the vocabulary has tokens.
+            # The table may have more rows than the vocabulary has tokens.
             names = [vocabulary[i] if i < len(vocabulary) else f"[{i}]" for i in ids[order].tolist()]
             found.append([Term(name, weight) for name, weight in zip(names, weights[order].tolist(), strict=True)])
         return found
 
-    _instead_of_explain = "`words` says which tokens its vectors hold."
+    _instead_of_explain = "`words` returns the tokens of its vectors."
 
     # === Serving ===
 
@@ -340,7 +338,7 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):
         ]
 
     def _pruned(self, vectors):
-        """Vectors with their largest components alone."""
+        """Keeps only the largest components of vectors."""
         if self.max_active_dims is None or self.max_active_dims >= self.embedding_dim:
             return vectors
         weights, ids = ops.top_k(vectors, self.max_active_dims)
@@ -351,10 +349,10 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):
     # === Saving ===
 
     def quantize(self, mode: Any = None, config: Any = None, filters: Any = None) -> None:
-        """Refuses: the head computes with the table of embeddings itself."""
+        """Raises `NotImplementedError`: the head computes with the embedding table itself."""
         raise NotImplementedError(
-            "A sparse embedder's head computes with its encoder's table of embeddings, which quantized weights cannot. "
-            f"`search.SparseIndex` keeps the vectors of documents, so that queries alone are encoded. Received: {mode=}"
+            "A sparse embedder's head computes with its encoder's embedding table, which cannot be quantized. "
+            f"`search.SparseIndex` keeps the vectors of documents, so that only queries are encoded. Received: {mode=}"
         )
 
     def write_checkpoint(self, folder: str | os.PathLike[str], format: str, dtype: Any) -> None:
@@ -367,7 +365,7 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):
         _write.write(folder, self.backbone, self.preprocessor, head=head, dtype=dtype)
 
     def card_rows(self) -> dict[str, str]:
-        """Returns what the model card says of vectors and pooling."""
+        """Returns the model card's rows on vectors and pooling."""
         return {
             "Vectors": f"{self.embedding_dim} components, sparse, compared by the dot product",
             "Pooling": f"{self.token_pooling} of log(1 + relu(logits))",
@@ -386,7 +384,7 @@ class SparseEmbedder(SparseFromPreset, OtherKind, TextTask):
 
 
 def sparse_rows(argument: str, value: Any, dim: int) -> Any:
-    """Returns vectors as a `csr_array` `(rows, dim)` of floats; raises for another size, NaN or infinity."""
+    """Returns vectors as a `csr_array` `(rows, dim)` of floats; raises if the size differs, or for NaN or infinity."""
     if not scipy.sparse.issparse(value):
         value = np.atleast_2d(keras.ops.convert_to_numpy(value) if hasattr(value, "dtype") else np.asarray(value))
     if len(value.shape) != 2 or value.shape[1] != dim or value.dtype.kind not in "fiu":
@@ -398,7 +396,7 @@ def sparse_rows(argument: str, value: Any, dim: int) -> Any:
 
 
 def _special_ids(preprocessor, saved):
-    """The ids of the tokens that the tokenizer calls special."""
+    """The ids of the tokenizer's special tokens."""
     if not knows_tokens(preprocessor) and saved:
         return tuple(saved)
     if preprocessor is None:
@@ -409,7 +407,7 @@ def _special_ids(preprocessor, saved):
 
 
 def _terms(vectors, most):
-    """Of each dense vector the places that are not zero, in their order, and the numbers there."""
+    """The indices of the nonzero components of each dense vector, in order, and their values."""
     found = []
     for row in vectors:
         places = np.flatnonzero(row)
@@ -420,14 +418,14 @@ def _terms(vectors, most):
 
 
 def _stacked(rows, model):
-    """Rows of places and numbers as one sparse array."""
+    """Stacks rows of indices and values to one sparse array."""
     ends = np.cumsum([0, *(len(places) for places, _ in rows)])
     parts = (np.concatenate([weights for _, weights in rows]), np.concatenate([places for places, _ in rows]), ends)
     return scipy.sparse.csr_array(parts, shape=(len(rows), model.embedding_dim), dtype="float32")
 
 
 def _rows_of(vectors):
-    """Yields the places and the numbers of each row that are not zero."""
+    """Yields the indices and the values of the nonzero components of each row."""
     for start, end in zip(vectors.indptr, vectors.indptr[1:], strict=False):
         ids, weights = vectors.indices[start:end], vectors.data[start:end]
         yield ids[weights != 0], weights[weights != 0]

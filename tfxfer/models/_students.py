@@ -1,4 +1,4 @@
-"""Small models out of large ones: the first blocks alone, separable convolutions, a table of token vectors."""
+"""Small models from large ones: only the first blocks, separable convolutions, a table of token vectors."""
 
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ import numpy as np
 from tfxfer import _check, backbones, data, preprocessing
 
 WEIGHTINGS = ("sif", "zipf")
-# Arora et al.'s choice of the smoothing of frequencies, and Model2Vec's.
+# The smoothing of frequencies in Arora et al. and Model2Vec.
 _SMOOTHING = 1e-4
 _TOKENS_AT_A_TIME = 1024
 
@@ -19,7 +19,7 @@ def with_blocks(model: Any, number: int) -> Any:
     if not isinstance(old, backbones.Backbone):
         raise _check.invalid("model", "a model on one of this package's own encoders", type(old).__name__)
     if _check.integer("number", number) > old.num_layers:
-        raise _check.invalid("number", f"an int from 1 to {old.num_layers}, the blocks of the encoder", number)
+        raise _check.invalid("number", f"an int from 1 to {old.num_layers}, the encoder's number of blocks", number)
     groups = old.parts.groups
     if len(groups) not in (1, old.num_layers) or any(len(group) != 1 for group in groups):
         raise _check.invalid("number", "an encoder whose groups of blocks do not repeat", old.family)
@@ -27,7 +27,7 @@ def with_blocks(model: Any, number: int) -> Any:
         if getattr(old, name) is not None:
             raise _check.invalid("model", f"a model without {what}", name, "Merge adapters first, and quantize last.")
     config = {**old.get_config(), "num_layers": number, "frozen": ()}
-    if "layer_types" in config:  # families whose blocks differ in kind name each
+    if "layer_types" in config:  # families with several kinds of blocks list the kind of each
         config["layer_types"] = config["layer_types"][:number]
     made = _on(model, backbones.Backbone.from_config(config), model.preprocessor, {"trainable": None})
     new = made.backbone
@@ -38,7 +38,7 @@ def with_blocks(model: Any, number: int) -> Any:
     below, others = ({id(weight) for weight in each.backbone.weights} for each in (made, model))
     tops = [w for w in made.weights if id(w) not in below], [w for w in model.weights if id(w) not in others]
     if [w.shape for w in tops[0]] != [w.shape for w in tops[1]]:
-        remedy = "Its head, or its mean over layers, has weights for each block. Give it the blocks that it reads."
+        remedy = "Its head, or its mean over layers, has weights for each block and needs all of them."
         raise _check.invalid("number", f"{old.num_layers}, all blocks, for this model", number, remedy)
     for ours, theirs in zip(*tops, strict=True):
         ours.assign(theirs)
@@ -54,11 +54,11 @@ def _parts(backbone):
 
 
 def _on(model, backbone, preprocessor, changes):
-    """The same task on another encoder, with other arguments."""
+    """Makes the same task on another encoder, with changed arguments."""
     config = model.get_config()
     config.pop("new_head", None)
     for name in ("head", "pooling"):
-        if isinstance(config.get(name), dict):  # built for the encoder that it is on
+        if isinstance(config.get(name), dict):  # was built for the old encoder
             config[name] = {key: value for key, value in config[name].items() if key != "build_config"}
     if "embedder" in config:
         inner = model.embedder
@@ -77,35 +77,35 @@ def conv_student(
     dropout: float = 0.0,
     name: str | None = None,
 ) -> Any:
-    """Makes a small task model of separable convolutions, to be taught by a large one.
+    """Makes a small task model of separable convolutions to distill a large one into.
 
     The encoder is the family `"separable_conv"`: blocks of a depthwise-separable convolution over `kernel_size` tokens
-    and a feed-forward part. Its token vectors start as the teacher's, reduced by PCA; blocks and head start at random,
-    and learn from what the teacher says of any texts.
+    and a feed-forward part. Its token vectors start as the teacher's, reduced by PCA; blocks and head start at random
+    and learn from the teacher's outputs for any texts.
 
     | teacher | student | how it learns |
     |---|---|---|
-    | `TextEmbedder` | one with vectors of the same size: mean over tokens, a dense layer, unit length if the teacher's have it | `losses.EmbeddingDistillationLoss` on `teacher.encode(texts)` |
-    | `TextClassifier` | one with the same labels, a mean over tokens and a linear head | `teacher.classify(texts).probabilities` as targets: the cross-entropy on shares of classes is the Kullback-Leibler divergence but for a constant |
-    | `TextRegressor` | one with as many outputs | `teacher.predict(texts)` as targets |
+    | `TextEmbedder` | an embedder with vectors of the same size: mean over tokens, a dense layer, unit length if the teacher's have it | `losses.EmbeddingDistillationLoss` on `teacher.encode(texts)` |
+    | `TextClassifier` | a classifier with the same labels, a mean over tokens and a linear head | `teacher.classify(texts).probabilities` as targets: the cross-entropy with class probabilities is the Kullback-Leibler divergence up to a constant |
+    | `TextRegressor` | a regressor with as many outputs | `teacher.predict(texts)` as targets |
 
-    The student is a model like any other: it is saved, exported and served, frozen by layer group, and fine-tuned.
+    The student is a normal model: you can save, export, serve and fine-tune it, and freeze it by layer group.
 
     Args:
-        teacher: `models.TextEmbedder`, `TextClassifier`, `TextRegressor`, or a task of your own with such arguments,
-            on an encoder of this package, with a preprocessor. It is not changed.
-        num_layers: int. Blocks. Defaults to 3.
+        teacher: `models.TextEmbedder`, `TextClassifier`, `TextRegressor`, or a custom task with the same arguments, on
+            an encoder of this package, with a preprocessor. The teacher does not change.
+        num_layers: int. The number of blocks. Defaults to 3.
         hidden_dim: int. Size of token vectors. Defaults to the teacher's, at most 256.
-        kernel_size: int. Tokens that a block's convolution reads. Defaults to 5.
+        kernel_size: int. The number of tokens that a block's convolution reads. Defaults to 5.
         intermediate_dim: int. Size between the dense layers of the feed-forward part. Defaults to `2 * hidden_dim`.
-        dropout: float in `[0, 1)`. In the encoder. Defaults to 0: a teacher's targets are hard to fit too well.
+        dropout: float in `[0, 1)`. Rate in the encoder. Defaults to 0, as overfitting a teacher's targets is hard.
         name: string.
 
     Returns:
-        A model of the teacher's class, not compiled.
+        An uncompiled model of the teacher's class.
 
     Raises:
-        ValueError: for a teacher without a preprocessor or with another kind of encoder, or a size out of range.
+        ValueError: if the teacher has no preprocessor or another kind of encoder, or a size is out of range.
 
     Example:
 
@@ -136,7 +136,7 @@ def conv_student(
         dtype=old.dtype_policy,
         **sizes,
     )
-    # A norm follows: only directions count.
+    # A normalization follows, so only directions matter.
     backbone.token_embedding.embeddings.assign(principal_components(table, backbone.embedding_dim))
     options = {**teacher.preprocessor.get_config(), "segment_ids": False}
     preprocessor = _preprocessor(teacher, options)
@@ -154,36 +154,36 @@ def static_student(
     batch_size: int = _TOKENS_AT_A_TIME,
     name: str | None = None,
 ) -> Any:
-    """Makes a table of token vectors out of a teacher, without any texts, as Model2Vec does.
+    """Distills a teacher into a table of token vectors, without any texts, as Model2Vec does.
 
-    Each token of the vocabulary goes through the teacher as a text of its own, with special tokens; its vector is what
-    the teacher's pooling gives, or for an embedder with dense layers after it their result, before it is scaled to unit
-    length. PCA reduces the vectors to `dim`; then they are weighted by how rare a token is, of which the place in the
-    vocabulary stands for the frequency rank, as WordPiece and others order it. A text is the mean of its tokens: no
-    attention, no order of words, and tens of times the speed.
+    Each token of the vocabulary goes through the teacher as a separate text, with special tokens. Its vector is the
+    output of the teacher's pooling or, for an embedder with dense layers after it, their output before scaling to unit
+    length. PCA reduces the vectors to `dim`. Then they are weighted by the rarity of the token; the index in the
+    vocabulary serves as the frequency rank, as WordPiece and others sort by frequency. A text is the mean of its
+    tokens: no attention, no word order, and tens of times the speed.
 
     | weighting | weight of the token of rank `r = 1, 2, ...` |
     |---|---|
-    | `"sif"` | `a / (a + p)`, `p = 1 / (r + 1)` over the sum of these, `a = 1e-4` |
+    | `"sif"` | `a / (a + p)`, `p = 1 / (r + 1)` divided by the sum of these, `a = 1e-4` |
     | `"zipf"` | `log(1 + r)` |
     | `None` | 1 |
 
-    An embedder's student needs no training. A classifier's has a new linear head, which `freezing.probe` or
-    `student.fit(texts, teacher.classify(texts).probabilities)` trains.
+    The student of an embedder needs no training. That of a classifier has a new linear head; train it with
+    `freezing.probe` or `student.fit(texts, teacher.classify(texts).probabilities)`.
 
     Args:
-        teacher: as `conv_student` takes it; not with a head that reads the states of tokens.
-        dim: int. Size of the vectors; at most the teacher's. `None` leaves them as they are, and does no PCA.
+        teacher: as in `conv_student`, but without a head that reads token states.
+        dim: int. Size of the vectors; at most the teacher's. `None` skips PCA and leaves them unchanged.
         weighting: `"sif"` (default), `"zipf"` or `None`; see the table.
-        batch_size: int. Tokens that go through the teacher at a time.
+        batch_size: int. Tokens per batch of the teacher.
         name: string.
 
     Returns:
-        A model of the teacher's class on a backbone of the family `"static"`, not compiled. Its texts are cut at 512
-        tokens, have no special tokens, and leave unknown tokens out, as Model2Vec's.
+        An uncompiled model of the teacher's class on a backbone of the family `"static"`. It truncates texts to 512
+        tokens, adds no special tokens, and drops unknown tokens, as Model2Vec does.
 
     Raises:
-        ValueError: as `conv_student`; for an unknown weighting.
+        ValueError: as `conv_student`, and if the weighting is unknown.
 
     Example:
 
@@ -218,9 +218,9 @@ def static_student(
 
 
 def principal_components(vectors: Any, dim: int) -> np.ndarray:
-    """Returns vectors `(n, features)`, centred and projected on their first `dim` principal components.
+    """Returns vectors `(n, features)`, centered and projected onto their first `dim` principal components.
 
-    The largest entry of each component is positive, so that they are the same each time.
+    The largest entry of each component is positive, which makes the result deterministic.
     """
     vectors = np.asarray(vectors, "float64")
     centred = vectors - vectors.mean(axis=0)
@@ -231,7 +231,7 @@ def principal_components(vectors: Any, dim: int) -> np.ndarray:
 
 
 def rarity(count: int, weighting: str | None) -> np.ndarray:
-    """Returns the weights of tokens by their rank, float64 `(count,)`; see `static_student`."""
+    """Returns the weights of tokens by rank, float64 `(count,)`; see `static_student`."""
     if weighting is None:
         return np.ones(count)
     if weighting == "zipf":
@@ -241,7 +241,7 @@ def rarity(count: int, weighting: str | None) -> np.ndarray:
 
 
 def _table(teacher):
-    """The token vectors that a teacher begins with, after it is checked."""
+    """Checks a teacher and returns its token embeddings."""
     config = getattr(teacher, "get_config", dict)()
     if not isinstance(getattr(teacher, "backbone", None), backbones.Backbone) or "pooling" not in config:
         expected = "a task model that pools the tokens of one text, on an encoder of this package"
@@ -254,12 +254,12 @@ def _table(teacher):
 
 
 def _token_vectors(teacher, batch_size):
-    """What a teacher makes of each token of its tokenizer alone, float32 `(tokens, features)`."""
+    """A teacher's vectors of each single token of its tokenizer, float32 `(tokens, features)`."""
     outputs = teacher.boundary()[2]
     if _is_embedder(teacher) and teacher.dense:
         outputs = teacher.layers[-1].input if teacher.normalize else teacher.output
     if outputs is None or len(outputs.shape) != 2:
-        raise _check.invalid("teacher", "a model that makes one vector of a text below its head", teacher.name)
+        raise _check.invalid("teacher", "a model that pools a text into one vector below its head", teacher.name)
     model = keras.Model(teacher.backbone.input, outputs)
     count, run, found = teacher.preprocessor.tokenizer.vocabulary_size(), None, []
     for start in range(0, count, batch_size):
@@ -284,7 +284,7 @@ def _preprocessor(teacher, options):
 
 
 def _student(teacher, backbone, preprocessor, changes):
-    """A model of the teacher's class that pools the mean of an encoder's tokens, with a head of its own."""
+    """A model of the teacher's class that averages an encoder's tokens, with its own head."""
     config = teacher.get_config()
     changes = {**changes, "pooling": "mean", "trainable": None}
     if _is_embedder(teacher):

@@ -1,4 +1,4 @@
-"""Which texts to label next: those that a model is unsure of, spread over all that it is unsure of."""
+"""Active learning: a diverse choice of the texts that a model is most uncertain about."""
 
 import collections
 import itertools
@@ -14,71 +14,71 @@ from tfxfer.models import _entities
 
 Suggestion = collections.namedtuple("Suggestion", ["index", "text", "score"])
 Suggestion.__doc__ = (
-    "A text that `suggest` chose: its place among those that were given, itself, and how unsure the model is of it, "
+    "A text that `suggest` chose: its index in the given texts, the text, and the model's uncertainty about it, "
     "from 0 to 1."
 )
 
-# Candidates for each text that is chosen, the most doubtful of all.
+# The number of candidates for each chosen text, the most uncertain ones.
 _CANDIDATES = 10
-# Texts that are read at a time: enough to sort by length, little to hold.
+# The number of texts read at a time: enough to sort by length, few to hold in memory.
 _PART = 2048
-# Candidates whose gain is computed at a time.
+# The number of candidates whose gain is computed at a time.
 _BLOCK = 32
-# What a text is worth of which the model is certain.
+# The weight of a text about which the model is certain.
 _LEAST = 1e-6
-# The name of the part of a model that gives the mean of a text's token vectors.
+# The name of the part of a model that computes the mean of a text's token vectors.
 _MEAN = "mean"
 
-_Mixin: Any = object  # what is mixed in here has the methods of a task model
+_Mixin: Any = object  # classes that use the mixin have the methods of a task model
 
 
 class Suggests(_Mixin):
-    """`suggest` of models that say how sure they are of a text; a mixin.
+    """Mixin with `suggest`, for models that know how certain they are about a text.
 
-    A task has `_pool`, which gives the rows of a collection, `_kind` of a row (0 for a string), `_rows`, which turns
-    rows into what its columns read, and `_doubts` of rows, from 0 to 1.
+    A task has `_pool`, which returns the rows of a collection; `_kind` of a row (0 for a string); `_rows`, which
+    converts rows to the input of its columns; and `_doubts` of rows, from 0 to 1.
     """
 
     def suggest(
         self, texts: Any, budget: int, batch_size: int = 32, *, features: Any = None, verbose: int | str = 0
     ) -> list[Suggestion]:
-        """Returns the texts whose labels would teach the model most: label them, train again, and ask again.
+        """Returns the texts whose labels would help the model most. Label them, train again, and repeat.
 
-        Of all texts, the `10 * budget` that the model is least sure of are candidates. Out of these the chosen ones
-        cover the others best (facility location): greedily, each is the one that adds most to
+        The candidates are the `10 * budget` texts about which the model is least certain. The chosen texts are those
+        that cover the candidates best (facility location). Greedily, each is the one that adds most to
 
             sum over candidates i of score_i * max(0, largest cosine of i with a chosen one)
 
         where vectors are the means of the encoder's token vectors (of a long text, of its first `sequence_length`
-        tokens). So a choice has neither the same question in ten wordings nor texts that are like no other, which the
-        most doubtful ones alone often are.
+        tokens). The choice thus avoids both ten wordings of the same question and outliers, which are often the most
+        uncertain texts.
 
         | model | score, from 0 to 1 |
         |---|---|
         | classifier | 1 - (largest probability - second largest) |
-        | classifier with `multi_label` | of the label nearest to a probability p of 0.5: 1 - 2 abs(p - 0.5) |
-        | tagger | 1 - probability of the least sure entity; without entities, of the least sure word's tag |
+        | classifier with `multi_label` | for the label with the probability p nearest to 0.5: 1 - 2 abs(p - 0.5) |
+        | tagger | 1 - probability of the least certain entity; without entities, of the least certain word's tag |
 
         (The probability of a text's whole sequence of tags would prefer long texts.)
 
         Args:
-            texts: list or another sequence of strings; of a classifier of pairs, a tuple of two; of a tagger, also a
-                list of lists of words. Or an iterator of such rows: it is read in parts, and only candidates stay in
+            texts: list or another sequence of strings; for a classifier of pairs, a tuple of two; for a tagger, also a
+                list of lists of words. Or an iterator of such rows, which is read in parts; only candidates stay in
                 memory.
-            budget: int. The number of texts that can be labelled.
-            batch_size: int. Texts computed at a time.
-            features: of a classifier, float array `(texts, features)`: what `head_features` gave for these texts, while
-                nothing below the head has trained. The encoder then does not run: the head answers from the features,
-                which also stand for the vectors, so that each round of labels costs a moment.
+            budget: int. The number of texts to label.
+            batch_size: int. Texts per batch.
+            features: for a classifier, float array `(texts, features)`: the result of `head_features` for these texts,
+                valid as long as nothing below the head trains. The encoder then does not run: the head computes outputs
+                from the features, which also replace the vectors, so each round of labels takes little time.
             verbose: 0, 1 or `"auto"`: whether to show a progress bar.
 
         Returns:
-            A list of `Suggestion(index, text, score)`, in the order in which they were chosen. It is shorter than
-            `budget` where there are fewer texts, and then has the most doubtful first. Equal texts are chosen once,
-            with the index of the first; empty texts are never chosen.
+            A list of `Suggestion(index, text, score)`, in the order of the choice. If there are fewer texts than
+            `budget`, it is shorter and starts with the most uncertain text. Equal texts are chosen once, with the index
+            of the first; empty texts are never chosen.
 
         Raises:
-            ValueError: for what is no text, with its row, a budget below 1, or features that do not fit.
+            ValueError: if a row is not a text (the error names the row), `budget` is below 1, or `features` do not fit.
 
         Example:
 
@@ -125,7 +125,7 @@ class Suggests(_Mixin):
         return [Suggestion(number, self._given(row), score) for number, row, score in candidates]
 
     def _parts(self, texts):
-        """Yields (number of the first row, rows) of texts; rows are strings, or tuples of strings."""
+        """Yields (index of the first row, rows) of texts; rows are strings or tuples of strings."""
         rows = texts if isinstance(texts, Iterator) else iter(self._pool(texts))
         first, kind = 0, None
         while part := list(itertools.islice(rows, _PART)):
@@ -134,7 +134,7 @@ class Suggests(_Mixin):
             for number, row in enumerate(part, first):
                 if self._kind(row) != kind:
                     where = f"It is in row {number} (counting from 0)."
-                    raise _check.invalid("texts", "rows of one kind, that of row 0", row, where)
+                    raise _check.invalid("texts", "rows of the same kind as row 0", row, where)
                 read.append(tuple(_text(each, number) for each in row) if kind else _text(row, number))
             yield first, read
             first += len(part)
@@ -147,16 +147,16 @@ class Suggests(_Mixin):
         return keras.Model(self.input, layers.Pooling("mean")(sequence, padding_mask=mask))
 
     def _checked_features(self, texts, features):
-        """Returns features as float32; raises for a model that has none, or where they do not fit the texts."""
+        """Returns features as float32; raises if the model has none, or if they do not fit the texts."""
         raise _check.invalid("features", f"None for a {type(self).__name__}, which reads the states of words", features)
 
     def _given(self, row):
-        """A row as the user gave it."""
+        """A row in the form that the user passed."""
         return row
 
 
 class SuggestsTexts(Suggests):
-    """`suggest` of a classifier; a mixin."""
+    """Mixin with `suggest`, for classifiers."""
 
     def _pool(self, texts):
         found = self.input_columns()["text"].read(texts, "texts")
@@ -180,10 +180,10 @@ class SuggestsTexts(Suggests):
     def _checked_features(self, texts, features):
         features, size = _neighbours.matrix("features", features), math.prod(self.feature_tensor().shape[1:])
         if isinstance(texts, Iterator) or not hasattr(texts, "__len__"):
-            raise _check.invalid("texts", "a list of texts, where `features` are given", texts)
+            raise _check.invalid("texts", "a list of texts if `features` are given", texts)
         count = len(texts[0]) if isinstance(texts, tuple) and not isinstance(texts[0], (str, bytes)) else len(texts)
         if features.shape != (count, size):
-            remedy = "`model.head_features(texts)` makes them."
+            remedy = "Compute them with `model.head_features(texts)`."
             raise _check.invalid("features", f"an array {(count, size)}, a row for each text", features.shape, remedy)
         return features
 
@@ -191,7 +191,7 @@ class SuggestsTexts(Suggests):
         return self._doubts_of(self.head_outputs(features))
 
     def _doubts_of(self, logits):
-        """How unsure the model is of rows with these logits."""
+        """The model's uncertainty about rows with these logits."""
         if len(self.labels) == 1 and not self.multi_label:
             return np.zeros(len(logits))
         found = np.asarray(keras.ops.convert_to_numpy(self.probabilities(logits)), "float64")
@@ -202,7 +202,7 @@ class SuggestsTexts(Suggests):
 
 
 class SuggestsWords(Suggests):
-    """`suggest` of a tagger; a mixin. Rows are strings, or tuples of words."""
+    """Mixin with `suggest`, for taggers. Rows are strings or tuples of words."""
 
     def _pool(self, texts):
         return data.WordsColumn(None).sequence(texts, "texts")
@@ -224,7 +224,7 @@ class SuggestsWords(Suggests):
 
 
 def _text(text, row):
-    """A text as a string; raises where it is none."""
+    """A text as a string; raises if it is not one."""
     _check.text("texts", text, row)
     return text.decode(errors="replace") if isinstance(text, bytes) else text
 
@@ -238,10 +238,10 @@ def _bar(texts, verbose):
 
 
 class _Candidates:
-    """The most doubtful of many rows, each once.
+    """Collects the most uncertain of many rows, each once.
 
     Args:
-        size: int. Their number.
+        size: int. The number of rows to keep.
     """
 
     def __init__(self, size):
@@ -249,7 +249,7 @@ class _Candidates:
         self.found = {}  # row -> (negated score, number)
 
     def add(self, rows):
-        """Takes in ((row, number), score) of rows; those with a score below 0 stay out."""
+        """Adds ((row, number), score) of rows; ignores scores below 0."""
         for (row, number), score in rows:
             if score >= 0:
                 self.found[row] = (-score, number)
@@ -257,7 +257,7 @@ class _Candidates:
             self.found = dict(self._ordered())
 
     def best(self):
-        """Returns (number, row, score), the most doubtful first; of equal scores, the first row."""
+        """Returns (number, row, score), most uncertain first; on ties, the first row comes first."""
         return [(number, row, -negated) for row, (negated, number) in self._ordered()]
 
     def _ordered(self):
@@ -265,10 +265,10 @@ class _Candidates:
 
 
 def cover(vectors: np.ndarray, weights: np.ndarray, count: int) -> list[int]:
-    """Chooses rows that together are close to all: greedy facility location.
+    """Chooses rows that together are close to all rows, by greedy facility location.
 
-    Each row that is chosen adds most to `sum_i weights_i max(0, max over chosen j of cos(i, j))`; the sum is at least
-    1 - 1/e of the largest that `count` rows can have.
+    Each chosen row adds most to `sum_i weights_i max(0, max over chosen j of cos(i, j))`; the sum is at least
+    1 - 1/e of the largest sum possible with `count` rows.
 
     Args:
         vectors: float array `(rows, dim)`.
@@ -276,10 +276,10 @@ def cover(vectors: np.ndarray, weights: np.ndarray, count: int) -> list[int]:
         count: int.
 
     Returns:
-        A list of at most `count` numbers of rows, in the order in which they were chosen.
+        A list of at most `count` row numbers, in the order of the choice.
 
-    Reference: Nemhauser et al., 1978, https://doi.org/10.1007/BF01588971; gains that can only fall are computed when
-    they matter: Minoux, 1978, https://doi.org/10.1007/BFb0006528.
+    Reference: Nemhauser et al., 1978, https://doi.org/10.1007/BF01588971; lazy evaluation of gains, which can only
+    fall: Minoux, 1978, https://doi.org/10.1007/BFb0006528.
     """
     vectors, rows = _neighbours.unit(vectors), len(vectors)
     covered, gains = np.zeros(rows), np.full(rows, np.inf)

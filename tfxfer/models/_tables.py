@@ -1,4 +1,4 @@
-"""Tables in, tables out: a model's answers as columns beside those of a file of any size."""
+"""Prediction on tables: adds a model's outputs as columns to a file of any size."""
 
 import contextlib
 import hashlib
@@ -13,26 +13,26 @@ import numpy as np
 from tfxfer import _check, data
 from tfxfer.models import _rows
 
-_Mixin: Any = object  # what is mixed in here has the methods of a task
-# Of a configuration: what differs between two models that answer alike.
+_Mixin: Any = object  # classes that use the mixin have the methods of a task
+# Keys of a configuration that may differ between two models with the same outputs.
 _UNSAID = ("name", "trainable", "compile_config", "build_config", "new_head")
 
 
 class WritesTables(_Mixin):
-    """`predict_table`, for tasks of any kind; a mixin."""
+    """Mixin with `predict_table`, for any task."""
 
     def table_columns(self, x: Any, batch_size: int = 32, **options: Any) -> dict[str, tuple[str, Any]]:
         """Returns the columns that `predict_table` adds for rows, a dict of name to `(kind, values)`.
 
-        By default they are made of what `classify` or `answer` returns: of a `Classification` `label` and `probability`
-        (with `multi_label`, `labels`), and `in_scope` and `set` where it has attributes `in_scope` and `sets`; of
-        numbers `score`, or `scores` where there are several; of anything else `answer`, as JSON. A task with other
-        answers overrides it.
+        By default, they come from the result of `classify` or `answer`. A `Classification` gives `label` and
+        `probability` (with `multi_label`, `labels`), and `in_scope` and `set` if it has attributes `in_scope` and
+        `sets`. Numbers give `score`, or `scores` if there are several. Anything else gives `answer`, as JSON. A task
+        with other results overrides it.
 
         Args:
             x: rows, as `predict` takes them.
-            batch_size: int. Rows computed at a time.
-            **options: `probabilities=True` adds `probability_<label>` for each label; the rest goes to `classify`.
+            batch_size: int. Rows per batch.
+            **options: `probabilities=True` adds `probability_<label>` for each label; other options go to `classify`.
         """
         probabilities = options.pop("probabilities", False)
         ask = self.classify if hasattr(self, "classify") else self.answer
@@ -69,52 +69,52 @@ class WritesTables(_Mixin):
         encoding: str = "utf-8",
         **options: Any,
     ) -> dict[str, Any]:
-        """Writes a table (TSV, CSV, JSON Lines, Parquet) again with the model's answers beside its columns.
+        """Writes a copy of a table (TSV, CSV, JSON Lines, Parquet) with added columns of the model's outputs.
 
-        Any number of rows takes the same memory. A run that was killed continues with `resume=True`, and no row is lost
-        or there twice; see `data.map_table` for formats, types and broken rows.
+        Memory does not depend on the number of rows. `resume=True` continues a killed run without losing or repeating a
+        row; see `data.map_table` for formats, types and broken rows.
 
         | model | columns | options |
         |---|---|---|
         | classifiers | `label`, `probability` | `probabilities=True`: also `probability_<label>` for each label |
-        | with `multi_label` | `labels`, the likeliest first | `probabilities=True`; `threshold` |
-        | that reject texts | `in_scope` as well; `label` and `probability` are empty where it is false | |
-        | with conformal sets | `set` as well | |
+        | with `multi_label` | `labels`, most likely first | `probabilities=True`; `threshold` |
+        | that reject texts | also `in_scope`; `label` and `probability` are empty if it is false | |
+        | with conformal sets | also `set` | |
         | `TextRegressor` | `score`; `scores` with several outputs | |
         | `TextEmbedder`, `Siamese` | `embedding` | those of `encode`: `prompt_name`, `normalize`, `workers` and so on |
         | `TokenTagger` | `entities`: objects of label, start, end, text, probability | |
-        | `MultiTask` | `<task>_<column>` for those of each task | |
+        | `MultiTask` | `<task>_<column>` for the columns of each task | |
 
-        `probability` is that of the label. A task of your own overrides `table_columns`.
+        `probability` is that of the label. A custom task can override `table_columns`.
 
         Args:
             source: path of the table, on the local disk.
-            output: path of the table to write, in the format that its ending names.
-            columns: the column of the texts; for pairs two of them; for a task that reads other columns as well, a dict
-                of the task's names to those of the table. Defaults to `"text"`; to `"text_a"` and `"text_b"` for a
-                model that compares two texts; to the task's names.
-            batch_size: int. Rows computed at a time.
-            prefix: string before the names of the added columns.
-            on_error: what to do with broken rows: `"raise"`, `"skip"` (leave them out) or `"keep"` (without answers).
-                They are counted, and described in `<output>.broken.jsonl`.
-            overwrite: bool. Whether to start over where there is an output or an unfinished run.
-            resume: bool. Whether to continue an unfinished run; where there is none, the run begins.
-            progress: bool. Whether to show rows and rows a second on standard error. By default in a terminal.
-            format: `"tsv"`, `"csv"`, `"jsonl"` or `"parquet"`. By default the ending of the source's name tells.
+            output: path of the table to write, in the format of its extension.
+            columns: the column of the texts; for pairs, two columns; for a task that also reads other columns, a dict
+                of the task's names to those of the table. Defaults to `"text"`, for a model that compares two texts to
+                `"text_a"` and `"text_b"`, and for a task with other columns to the task's names.
+            batch_size: int. Rows per batch.
+            prefix: string to prepend to the names of the added columns.
+            on_error: what to do with broken rows: `"raise"`, `"skip"` (leave them out) or `"keep"` (without outputs).
+                They are counted and described in `<output>.broken.jsonl`.
+            overwrite: bool. Whether to start over if there is an output or an unfinished run.
+            resume: bool. Whether to continue an unfinished run; if there is none, a new run starts.
+            progress: bool. Whether to show rows and rows per second on standard error. By default, in a terminal.
+            format: `"tsv"`, `"csv"`, `"jsonl"` or `"parquet"`. By default, the extension of the source decides.
             output_format: the same for the output.
             header: list of names for a TSV or CSV file without a header line.
-            delimiter: string of one character that parts the fields of TSV or CSV.
-            quoting: bool. `False` for TSV or CSV files in which a `"` is a character like any other.
-            encoding: string. How text files are encoded.
+            delimiter: string of one character that separates the fields of TSV or CSV.
+            quoting: bool. `False` for TSV or CSV files in which `"` is an ordinary character.
+            encoding: string. The encoding of text files.
             **options: see the table.
 
         Returns:
-            A dict of counts, paths and pace; see `data.map_table`.
+            A dict of counts, paths and speed; see `data.map_table`.
 
         Raises:
             FileExistsError: if there is an output or an unfinished run, with neither `overwrite` nor `resume`.
-            ValueError: for a broken row, a missing column, a name that clashes, an output that is the source, or an
-                unfinished run of another source, model or arguments.
+            ValueError: if a row is broken, a column is missing, a name clashes, the output is the source, or an
+                unfinished run has another source, model or arguments.
 
         Example:
 
@@ -132,7 +132,7 @@ class WritesTables(_Mixin):
         names, texts, arrange = _inputs(next(iter(parts.values())), columns)
 
         def answers(values):
-            # Not every model computes no rows: where only names and kinds are asked for, it answers an empty text.
+            # Not every model can compute zero rows: if only names and kinds are needed, it computes an empty text.
             is_asked = set(texts) == set(names) and not values[texts[0]]
             rows, found = arrange({name: [""] for name in names} if is_asked else values), {}
             for name, part in parts.items():
@@ -140,14 +140,14 @@ class WritesTables(_Mixin):
                 found.update({f"{name}_{key}" if name else key: column for key, column in added.items()})
             return {name: (kind, []) for name, (kind, _) in found.items()} if is_asked else found
 
-        workers = options.pop("workers", None)  # which the answers do not depend on
+        workers = options.pop("workers", None)  # does not affect the outputs
         identity = [{name: _identity(part) for name, part in parts.items()}, dict(options)]
         with contextlib.ExitStack() as stack:
             if workers is not None:
                 if not hasattr(self, "workers"):
                     raise _check.invalid("workers", f"None for a `{type(self).__name__}`", workers)
                 is_made = hasattr(workers, "close")
-                # Processes start once for all parts of the table.
+                # Processes start only once for all parts of the table.
                 if not is_made:
                     workers = stack.enter_context(self.workers(_check.integer("workers", workers)))
                 options["workers"] = workers
@@ -174,7 +174,7 @@ class WritesTables(_Mixin):
 
 
 def _inputs(model, columns):
-    """Returns the columns that are read, which of them are texts, and what makes the model's rows of them."""
+    """Returns the columns to read, which of them are texts, and a function from them to the model's rows."""
     known = model.table_inputs() if model.text_form == "joint" else {"text": None}
     if set(known) == {"text"}:
         if columns is None:
@@ -197,14 +197,14 @@ def _inputs(model, columns):
 
 
 def _read(values):
-    """Numbers, which TSV and CSV have as strings; an empty one is missing."""
+    """Parses numbers, which are strings in TSV and CSV; an empty string is a missing value."""
     if not any(isinstance(value, str) for value in values):
         return values
     return [None if value == "" else float(value) if isinstance(value, str) else value for value in values]
 
 
 def _classes(answers, labels, multi_label, probabilities):
-    """The columns of a `Classification`."""
+    """Returns the columns of a `Classification`."""
     found: dict[str, tuple[str, Any]] = {}
     shares = np.asarray(answers.probabilities)
     if multi_label:
@@ -227,7 +227,7 @@ def _classes(answers, labels, multi_label, probabilities):
 
 
 def _plain(value):
-    """An answer as JSON knows it."""
+    """Converts a result to JSON types."""
     if hasattr(value, "_asdict"):
         return {name: _plain(each) for name, each in value._asdict().items()}
     if isinstance(value, dict):
@@ -238,7 +238,7 @@ def _plain(value):
 
 
 def _identity(model):
-    """What a model's answers depend on: weights, arguments, vocabulary, what computes them."""
+    """Everything on which a model's outputs depend: weights, arguments, vocabulary, and the engine."""
     found = hashlib.sha256()
     for weight in model.weights:
         found.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())
@@ -250,7 +250,7 @@ def _identity(model):
 
 
 def _said(value):
-    """A configuration without names and flags."""
+    """Returns a configuration without names and flags."""
     if isinstance(value, dict):
         return {str(key): _said(each) for key, each in value.items() if key not in _UNSAID}
     if isinstance(value, (list, tuple)):

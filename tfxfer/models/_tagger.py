@@ -1,4 +1,4 @@
-"""Words to tags, and texts to entities."""
+"""Tagging words, and finding entities in texts."""
 
 import functools
 import os
@@ -20,73 +20,72 @@ from tfxfer.models._trained_tagger import SCHEMES
 from tfxfer.preprocessing import SPLITS
 
 HEADS = ("linear", "probe", "crf")
-# How many tags a model card lists.
+# The number of tags that a model card lists.
 _MOST_TAGS = 200
-# Where a file of weights keeps the tags.
+# The key of the tags in a weight file.
 _TAGS = "tags"
 
 
 @keras.saving.register_keras_serializable("tfxfer")
 class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
-    """Tags each word of a text, and finds entities: names of people, places, products.
+    """Tags each word of a text and finds entities, such as names of people, places and products.
 
-    backbone -> one vector a word -> head -> a score for each tag. It trains on words with tags (`data.tagged`,
-    `data.read_conll`, `data.read_entities`), and answers for words (`tag`) as well as for raw texts (`extract`), with
-    the places of entities in them.
+    backbone -> one vector per word -> head -> a score for each tag. It trains on words with tags (`data.tagged`,
+    `data.read_conll`, `data.read_entities`). It predicts the tags of words (`tag`) and the entities in raw texts with
+    their positions (`extract`).
 
-    Words are tokenized one by one, so that a tag never slips to another word. A word without a token (of zero-width
-    characters alone, say) counts for no loss, and its tag is "O" unless it lies within an entity. In training, words
-    beyond the preprocessor's `sequence_length` count for no loss either; in prediction longer texts are read in
-    overlapping windows, and each word is answered by the window in which it has the most context.
+    Words are tokenized one by one, so tags stay aligned with words. The loss ignores a word without a token (for
+    example, one of only zero-width characters), and its tag is "O" unless it is inside an entity. In training, the loss
+    also ignores words beyond the preprocessor's `sequence_length`. In prediction, longer texts are read in overlapping
+    windows, and each word gets its tag from the window with the most context.
 
     Args:
         backbone: `backbones.Backbone`.
         preprocessor: `preprocessing.TextPreprocessor`.
-        tags: sequence of the tags, distinct strings, in the order of the outputs; `data.tag_names` finds them.
-        scheme: how tags mark entities: `"IOB2"` (also called BIO), `"IOBES"` or `"BILOU"`; `data.convert_tags` turns
-            others into them. Sequences that it forbids are never given. `None` for tags that mark no entities, such as
-            parts of speech. `from_preset` reads it off the tags of a trained token classifier; see there.
-        head: `"linear"`, a softmax over the tags of each word; `"probe"`, the same, which the first `fit` makes a
-            logistic regression on the frozen vectors of words before it trains (see `freezing.probe`; with
-            `optimizer="auto"` a linear head starts so as well); or `"crf"`, a `layers.CRF` above it, which learns what
-            tags follow one another and gives the probability of an entity as a whole; or a `layers.Head`, for hidden
-            layers below the softmax.
+        tags: sequence of the tags, distinct strings, in the order of the outputs; `data.tag_names` collects them.
+        scheme: how tags mark entities: `"IOB2"` (also called BIO), `"IOBES"` or `"BILOU"`; `data.convert_tags`
+            converts others to these. Predictions are always valid sequences. `None` for tags that do not mark entities,
+            such as parts of speech. `from_preset` infers it from the tags of a trained token classifier; see below.
+        head: `"linear"`, a softmax over the tags of each word; `"probe"`, the same, but the first `fit` initializes it
+            with a logistic regression on the frozen vectors of words (see `freezing.probe`; with `optimizer="auto"`,
+            a linear head starts this way, too); `"crf"`, a `layers.CRF` on top, which learns the transitions between
+            tags and gives the probability of an entity as a whole; or a `layers.Head`, for hidden layers below the
+            softmax.
         word_pooling: one of `layers.WORD_POOLING`. Defaults to `"first"`.
-        split: how `extract` splits texts into words, see `preprocessing.split_words`: as the words of the training data
-            were split.
-        stride: int. Tokens from one window of a long text to the next. Defaults to half of what the model has room for.
-        dropout: float in `[0, 1)`. Rate before the head. Defaults to 0.1; a `layers.Head` has its own.
-        temperature: float > 0. What scores are divided by for probabilities; see `calibrate`. Defaults to 1.
+        split: how `extract` splits texts into words, as in `preprocessing.split_words`. It should match the training
+            data.
+        stride: int. The number of tokens from one window of a long text to the next. Defaults to half a window.
+        dropout: float in `[0, 1)`. Rate before the head. Defaults to 0.1; a `layers.Head` has its own rate.
+        temperature: float > 0. The divisor of scores for probabilities; see `calibrate`. Defaults to 1.
         trainable: which layer groups train; see `set_trainable`.
         **kwargs: `name`.
 
-    Input: dict of int32: `token_ids`, `padding_mask`, perhaps `segment_ids` and `word_ids` `(batch, length)`, and
+    Input: dict of int32: `token_ids`, `padding_mask`, optionally `segment_ids` and `word_ids` `(batch, length)`, and
     `word_mask` `(batch, words)`; see `data.WordsColumn`. Output: float32 scores `(batch, words, tags)`.
 
-    `from_preset` takes a trained token classifier over as a whole, its scores those of the reference: Hugging Face's
-    `*ForTokenClassification`, whose tags are `id2label`; a folder by `save_to_preset`.
+    `from_preset` loads a trained token classifier with its head and the same scores: Hugging Face's
+    `*ForTokenClassification`, whose tags are `id2label`, or a folder written by `save_to_preset`.
 
     | `tags` for a trained tagger | result |
     |---|---|
     | none | the preset's tags |
     | the preset's, in any order | the outputs in this order |
     | a dict of the preset's tags to other names | the preset's outputs under these names |
-    | others | a new head on the backbone, and a warning; none with `backbone_only=True` |
-    | some of the preset's and others, with `keep_labels=True` | the head; new tags start at random |
+    | others | a new head on the backbone, and a warning (no warning with `backbone_only=True`) |
+    | some of the preset's and others, with `keep_labels=True` | the trained head; new tags start at random |
 
-    | `id2label` holds | `scheme`, where none is given |
+    | `id2label` contains | `scheme`, if not given |
     |---|---|
-    | `B-`, `I-` and `O` | `"IOB2"`; IOB1 has the same tags and is rare today: `scheme=None` for a model of it |
+    | `B-`, `I-` and `O` | `"IOB2"`; IOB1 has the same tags but is rare today: pass `scheme=None` for such a model |
     | `B-`, `I-`, `E-`, `S-`, or `B-`, `I-`, `L-`, `U-` | `"IOBES"`, `"BILOU"` |
     | no prefixes | `None` |
-    | anything else, such as `I-` alone, or prefixes on some tags | an error that names the readings |
+    | anything else, such as only `I-`, or prefixes on some tags | an error that lists the interpretations |
 
-    `extract` and `tag` answer for words. `extract_tokens` answers for tokens, and merges them as transformers' pipeline
-    does.
+    `extract` and `tag` work on words. `extract_tokens` works on tokens and merges them like transformers' pipeline.
 
     Raises:
-        ValueError: for missing or equal tags, tags that are not of the scheme, an unknown head, pooling or layer group;
-            in `from_preset`, for tags that can be read in several ways, and a head other than the trained one.
+        ValueError: if tags are missing, equal or not of the scheme, or a head, pooling or layer group is unknown; in
+            `from_preset`, if tags are ambiguous, or the head is not the trained one.
 
     Example:
 
@@ -160,11 +159,11 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
 
     @property
     def starts_as_probe(self) -> bool:
-        """Whether the first `fit` makes the new head a regression on the frozen features, whatever the optimizer."""
+        """Whether the first `fit` sets the new head to a regression on the frozen features, with any optimizer."""
         return self._head_argument == "probe"
 
     def _auto_optimizer(self):
-        # The rates of a new head: for one that starts as a probe on words, no others have been measured.
+        # These are the rates of a new head; no others have been measured for a head that starts as a probe on words.
         return optimizers.Auto(multipliers={"head": 10.0})
 
     @classmethod
@@ -191,14 +190,14 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
 
     @property
     def entity_types(self) -> list[str]:
-        """The types of entities, in the order of the tags; none without a scheme."""
+        """The types of entities, in the order of the tags; empty without a scheme."""
         if self.scheme is None:
             return []
         return list(dict.fromkeys(kind for _, kind in map(_schemes.split, self.tags) if kind))
 
     @property
     def temperature(self) -> float:
-        """What scores are divided by for probabilities; can be set, and is saved."""
+        """The divisor of scores for probabilities; can be set, and is saved."""
         return self._temperature
 
     @temperature.setter
@@ -207,7 +206,7 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
 
     @property
     def stride(self) -> int | None:
-        """Tokens from one window of a long text to the next; `None` for half of a window. Can be set, and is saved."""
+        """The tokens from one window of a long text to the next; `None` for half a window. Can be set, and is saved."""
         return self._stride
 
     @stride.setter
@@ -215,14 +214,14 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         self._stride = _check.integer("stride", value, optional=True)
 
     def window(self) -> tuple[int, int]:
-        """Returns (room, stride): the tokens of a window, beside special tokens, and those to the next one."""
+        """Returns (room, stride): the tokens of a window without special tokens, and those to the next window."""
         room = self.preprocessor.room
         if self.stride is not None and self.stride > room:
             raise _check.invalid("stride", f"an int from 1 to {room}, the tokens of a window", self.stride)
         return room, self.stride or -(-room // 2)
 
     def input_columns(self) -> dict[str, Any]:
-        """Returns the one column `"words"`: a list of words for each row."""
+        """Returns the single column `"words"`: a list of words for each row."""
         return {"words": data.WordsColumn(self.preprocessor)}
 
     def target_columns(self) -> Any:
@@ -230,12 +229,12 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         return self._tag_column
 
     def boundary(self) -> tuple[Any, Any, Any]:
-        """Returns where the encoder ends; nothing that is pooled can be stored, as words are not pooled alike."""
+        """Returns where the encoder ends; pooled states cannot be cached, as the pooling of words differs."""
         sequence = self.get_layer("pooling").input[0]
         return sequence, self.input["padding_mask"], None
 
     def output_weights(self) -> list[tuple[Any, tuple]]:
-        """Returns the weights that have a row for each tag, each with the axes along which: `(variable, axes)`."""
+        """Returns the weights with an entry for each tag, and the axes of these entries: `(variable, axes)`."""
         found: list[tuple[Any, tuple]] = [(weight, (-1,)) for weight in self.head.denses[-1].weights]
         if self.crf is not None:
             found += [(self.crf.transitions, (-2, -1)), (self.crf.start, (-1,)), (self.crf.end, (-1,))]
@@ -244,16 +243,16 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
     # === Training ===
 
     def compile(self, optimizer: Any = "auto", loss: Any = "auto", *, metrics: Any = "auto", **kwargs: Any) -> None:
-        """Configures training; as `keras.Model.compile`, with defaults.
+        """Configures training like `keras.Model.compile`, with other defaults.
 
         Args:
-            optimizer: `"auto"`, the default, is an `optimizers.Auto` whose rate is ten times as high for the head; with
-                it a new linear head starts as a regression on the frozen vectors of words (`freezing.probe`), where
-                `fit` can go through the data twice.
+            optimizer: the default, `"auto"`, is an `optimizers.Auto` with a ten times higher rate for the head. It
+                initializes a new linear head with a regression on the frozen vectors of words (`freezing.probe`) if
+                `fit` can iterate over the data twice.
             loss: defaults to `losses.TagCrossentropy`, or `losses.ChainCrossentropy` for a CRF, both a mean over all
-                words. Weights by the name of a tag (`tag_weights`) are put into the order of the model's tags.
-            metrics: defaults to the share of words whose likeliest tag is right.
-            **kwargs: as `keras.Model.compile` has them.
+                words. Weights by tag name (`tag_weights`) are sorted into the order of the model's tags.
+            metrics: defaults to the fraction of words whose most likely tag is correct.
+            **kwargs: as in `keras.Model.compile`.
         """
         if loss == "auto":
             loss = losses.TagCrossentropy() if self.crf is None else losses.ChainCrossentropy()
@@ -261,7 +260,7 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
             loss = loss.for_tags(self.tags)
         if hasattr(loss, "for_layer"):
             if self.crf is None:
-                remedy = "Make the model with `head='crf'`, or use `losses.TagCrossentropy`."
+                remedy = "Create the model with `head='crf'`, or use `losses.TagCrossentropy`."
                 raise _check.invalid("loss", "a loss for a linear head", type(loss).__name__, remedy)
             loss = loss.for_layer(self.crf)
         metrics = [own_metrics.TagAccuracy(name="accuracy")] if metrics == "auto" else metrics
@@ -273,9 +272,9 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         """Returns the tags of texts that are split into words.
 
         Args:
-            words: list of lists of words, or another form that `fit` takes. For a generator of rows the answers come as
-                a generator of parts.
-            batch_size: int. Windows computed at a time.
+            words: list of lists of words, or another form that `fit` takes. For a generator of rows, the results come
+                as a generator of parts.
+            batch_size: int. Windows per batch.
             verbose: 0, 1 or `"auto"`: whether to show a progress bar.
 
         Returns:
@@ -290,25 +289,25 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         return self.answer(words, batch_size, verbose=verbose)
 
     def decode(self, outputs: Any) -> list[list[str]]:
-        """Turns scores, as `predict` gives them, into tags; see `tag`."""
+        """Converts scores from `predict` to tags; see `tag`."""
         return _entities.names(self, outputs)
 
     def spans(self, words: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
         """Finds the entities of texts that are split into words, with their probabilities.
 
-        They are those that `tag` marks.
+        They are the entities that `tag` marks.
 
         Args:
-            words: as `tag`.
-            batch_size: int. Windows computed at a time.
+            words: as in `tag`.
+            batch_size: int. Windows per batch.
             verbose: 0, 1 or `"auto"`: whether to show a progress bar.
 
         Returns:
-            A list with a list of `Span(label, start, end, probability)` for each row, in the order of the words: the
-            first word, from 0, and the word after the last one. The probability is as in `extract`.
+            A list with a list of `Span(label, start, end, probability)` for each row, in the order of the words.
+            `start` is the first word, from 0, and `end` the word after the last. The probability is as in `extract`.
 
         Raises:
-            ValueError: for a tagger without a scheme.
+            ValueError: if the tagger has no scheme.
 
         Example:
 
@@ -328,8 +327,8 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         """Returns the probability of each tag of each word: a softmax, or the marginals of the CRF.
 
         Args:
-            words: as `tag`.
-            batch_size: int. Windows computed at a time.
+            words: as in `tag`.
+            batch_size: int. Windows per batch.
             verbose: 0, 1 or `"auto"`: whether to show a progress bar.
 
         Returns:
@@ -340,22 +339,22 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
     def extract(self, texts: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
         """Finds the entities of raw texts.
 
-        Texts are split into words (`preprocessing.split_words`), tagged, and the entities given with their places. A
-        text of any length is read, in windows, in memory that does not grow with them.
+        Texts are split into words (`preprocessing.split_words`) and tagged, and the entities are returned with their
+        positions. Texts of any length are read in windows, in constant memory.
 
         Args:
-            texts: list or another sequence of strings; or an iterator of strings, for which the answers come as an
+            texts: list or another sequence of strings; or an iterator of strings, for which the results come as an
                 iterator, in constant memory.
-            batch_size: int. Windows computed at a time.
+            batch_size: int. Windows per batch.
             verbose: 0, 1 or `"auto"`: whether to show a progress bar.
 
         Returns:
-            A list with a list of `Entity(label, start, end, text, probability)` for each text, in the order in which
-            they stand in it. The probability is that of exactly this entity, all its words and no more of them: with a
-            CRF by summing over all tags of the other words; with a linear head the product over its words.
+            A list with a list of `Entity(label, start, end, text, probability)` for each text, in the order of
+            the text. The probability is that of exactly this entity, with all its words and no others: with a CRF, by
+            summing over all tags of the other words; with a linear head, the product over its words.
 
         Raises:
-            ValueError: for a text that is no string, with its row; for a tagger without a scheme.
+            ValueError: if a text is not a string (the error names the row), or if the tagger has no scheme.
 
         Example:
 
@@ -368,7 +367,7 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         return self._extracted(functools.partial(_entities.found, self), texts, batch_size, verbose)
 
     def _extracted(self, answers, texts, batch_size, verbose):
-        """Answers for raw texts, or for an iterator of them, by a function of a list of texts and the batch size."""
+        """Applies a function of a list of texts and the batch size to raw texts, or to an iterator of them."""
         _check.integer("batch_size", batch_size)
         if self.preprocessor is None:
             raise _check.invalid("texts", "ids, for a model without a preprocessor", texts, "Set `model.preprocessor`.")
@@ -398,43 +397,43 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
     ) -> Any:
         """Finds entities in raw texts token by token, as transformers' pipeline for token classification does.
 
-        Each token gets its likeliest tag, whether or not the scheme allows it there. Use this method to compare with
-        that pipeline or to migrate from it. `extract` tags words instead, gives only sequences that the scheme allows,
-        and gives the probability of each entity.
+        Each token gets its most likely tag, whether or not the scheme allows it there. Use this method to compare with
+        that pipeline or to migrate from it. `extract` tags words instead, returns only sequences that the scheme
+        allows, and returns the probability of each entity.
 
-        | `aggregation` | answer |
+        | `aggregation` | result |
         |---|---|
-        | `"none"` | each token by itself |
-        | `"simple"` | neighbouring tokens of one type; a tag `B-...` begins another entity |
-        | `"first"` | the same with words, each with the tag of its first token |
-        | `"average"` | with the tag that is likeliest in the mean over its tokens |
-        | `"max"` | with the tag of the token that is surest of its own |
+        | `"none"` | each token separately |
+        | `"simple"` | adjacent tokens of one type; a tag `B-...` begins another entity |
+        | `"first"` | the same for words, each with the tag of its first token |
+        | `"average"` | with the most likely tag in the mean over its tokens |
+        | `"max"` | with the tag of its most certain token |
 
-        Tokens and entities tagged `O` are left out. A word is a token with those that continue it (`##` in WordPiece);
-        with other tokenizers, the text between two spaces. As in transformers, only `B-` and `I-` count as prefixes: in
-        other schemes, an entity comes in parts.
+        Tokens and entities tagged `O` are left out. A word is a token with its continuation tokens (`##` in WordPiece);
+        with other tokenizers, it is the text between two spaces. As in transformers, only `B-` and `I-` count as
+        prefixes; in other schemes, an entity comes in parts.
 
-        Labels, scores and places are those of transformers, with three differences:
+        Labels, scores and positions are those of transformers, with three differences:
 
-        - Places leave out the white space around tokens; see `preprocessing.token_offsets`. Some tokenizers of
-          transformers count the space before a word as part of it.
-        - A long text is read as a whole, in windows; transformers cuts it off.
+        - Positions exclude the whitespace around tokens; see `preprocessing.token_offsets`. Some tokenizers of
+          transformers count the space before a word as part of the word.
+        - A long text is read completely, in windows; transformers truncates it.
         - Scores are divided by `temperature`.
 
         Args:
-            texts: as `extract`.
+            texts: as in `extract`.
             aggregation: see the table.
-            batch_size: int. Windows computed at a time.
+            batch_size: int. Windows per batch.
             verbose: 0, 1 or `"auto"`: whether to show a progress bar.
 
         Returns:
             A list with a list of `TokenEntity(label, start, end, text, score, index)` for each text. With `"none"`,
-            `label` is a tag and `index` the token's place in the row, special tokens included. Otherwise `label` is a
-            type, `score` the mean over the entity's parts, and `index` is `None`.
+            `label` is a tag and `index` the token's position in the row, counting special tokens. Otherwise `label` is
+            a type, `score` the mean over the entity's parts, and `index` is `None`.
 
         Raises:
-            ValueError: as `extract`; for a tagger with a CRF, whose tags depend on one another; for a text whose tokens
-                cannot be found in it.
+            ValueError: as `extract`, if the tagger has a CRF, whose tags depend on each other, or if the tokens of a
+                text cannot be found in it.
 
         Example:
 
@@ -445,22 +444,22 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         ```
         """
         if self.crf is not None:
-            remedy = "`extract` and `tag` answer with it."
-            raise _check.invalid("head", "a tagger without a CRF, which sees words as a sequence", "crf", remedy)
+            remedy = "`extract` and `tag` support a CRF."
+            raise _check.invalid("head", "a tagger without a CRF, which reads words as a sequence", "crf", remedy)
         _check.one_of("aggregation", aggregation, _token_entities.AGGREGATIONS)
         answers = functools.partial(_token_entities.found, self, aggregation=aggregation)
         return self._extracted(answers, texts, batch_size, verbose)
 
     def calibrate(self, x: Any, y: Any = None, batch_size: int = 32) -> float:
-        """Sets `temperature` so that probabilities fit what is right, on rows that the model was not trained on.
+        """Sets `temperature` to calibrate the probabilities on rows that were not in the training data.
 
-        It is the temperature at which the tags of these rows are likeliest; the tags that the model gives do not
+        It is the temperature that maximizes the likelihood of these rows' tags. The predicted tags do not
         change.
 
         Args:
             x: rows in memory, as `fit` takes them.
-            y: tags, for rows that do not bring them along.
-            batch_size: int. Rows computed at a time.
+            y: tags, for rows without tags.
+            batch_size: int. Rows per batch.
 
         Returns:
             The temperature.
@@ -481,22 +480,22 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         """Returns the scores of the tags of each word.
 
         Args:
-            x: rows of words, or batches, as `fit` takes them. For a generator of rows the answers come as a generator
+            x: rows of words, or batches, as `fit` takes them. For a generator of rows, the scores come as a generator
                 of parts.
-            batch_size: int. Windows computed at a time. Defaults to 32.
+            batch_size: int. Windows per batch. Defaults to 32.
             verbose: 0, 1 or `"auto"`: whether to show a progress bar.
-            steps: int. Batches to read, for batches.
-            callbacks: `None`; the windows of long rows are no batches that a callback could count.
+            steps: int. The number of batches to read, if `x` contains batches.
+            callbacks: `None`; the windows of long rows are not batches that a callback could count.
 
         Returns:
             A list with a float32 array `(words, tags)` for each row; zeros for a word without a token. In batches of
-            ids the words behind the last one with a token are not known, and left out.
+            ids, the words after the last one with a token are unknown and left out.
 
         Raises:
-            ValueError: as `fit`, and for callbacks.
+            ValueError: as `fit`, and if callbacks are given.
         """
         if callbacks:
-            raise _check.invalid("callbacks", "None for a tagger", callbacks, "Read progress by `verbose=1`.")
+            raise _check.invalid("callbacks", "None for a tagger", callbacks, "Use `verbose=1` to see the progress.")
         return self._answers(x, batch_size or 32, verbose, lambda scores: scores.rows(), steps, callbacks)
 
     def _predicted(self, form, found, batch_size, verbose, steps=None, callbacks=None, part=None):
@@ -517,7 +516,7 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
 
     @classmethod
     def search_space(cls, presets: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns what a search can choose: `word_pooling`, `head` and others; see `tuning.HyperModel`."""
+        """Returns the search space: `word_pooling`, `head` and others; see `tuning.HyperModel`."""
         entries = super().search_space(presets, arguments)
         if "tags" in arguments:
             _tag_column(arguments["tags"], arguments.get("scheme", "IOB2"))
@@ -532,7 +531,7 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         _save.write_tagger(self, folder, format, dtype)
 
     def usage(self, format: str, repo_id: str) -> dict[str, str]:
-        """Returns the code of the model card: how the libraries load and ask the model."""
+        """Returns the model card's code: how the libraries load and call the model."""
         return _usage.tagger(self, format, repo_id)
 
     def card_rows(self) -> dict[str, str]:
@@ -542,13 +541,13 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
         return {"Tags": shown + more, "Scheme": self.scheme or "none"}
 
     def save_own_variables(self, store: Any) -> None:
-        """Writes the tags beside the weights, so that weights for another order of tags are noticed."""
+        """Writes the tags with the weights, to detect weights for another order of tags."""
         super().save_own_variables(store)
         _restoring.keep_names(store, _TAGS, self.tags)
 
     def load_own_variables(self, store: Any) -> None:
         """Checks that weights belong to the model's tags."""
-        remedy = "Make the model with the tags of the file."
+        remedy = "Create the model with the tags of the file."
         rest = _restoring.without_names(store, _TAGS, self.tags, remedy)
         super().load_own_variables(rest)
 
@@ -581,17 +580,17 @@ class TokenTagger(TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
             config["head"] = keras.saving.deserialize_keras_object(config["head"])
         new_head = config.pop("new_head", None)
         model = super().from_config(config)
-        model._new_heads |= {new_head} - {None}  # a head that is saved before it trains is new when it is loaded
+        model._new_heads |= {new_head} - {None}  # a head saved before training is still new after loading
         return model
 
 
 def _make_head(head, num_tags, dropout):
-    """Returns the layer for `head`: a name out of `HEADS`, or a `layers.Head` that is taken as it is."""
+    """Returns the layer for `head`: one of `HEADS`, or a `layers.Head`, which is returned unchanged."""
     if not isinstance(head, layers.Head):
-        _check.one_of("head", head, HEADS, "Or give a `layers.Head`.")
+        _check.one_of("head", head, HEADS, "Or pass a `layers.Head`.")
         return layers.Head(num_tags, dropout=dropout, name="head")
     if head.num_outputs != num_tags:
-        raise _check.invalid("head", f"a layers.Head of {num_tags} outputs, one for each tag", head.num_outputs)
+        raise _check.invalid("head", f"a layers.Head with {num_tags} outputs, one for each tag", head.num_outputs)
     return head
 
 

@@ -1,4 +1,4 @@
-"""What all task models share: presets, layer groups, saving; rows in and answers out come from their own files."""
+"""The base of all task models: presets, layer groups, saving. Other files handle data and predictions."""
 
 import inspect
 import os
@@ -46,18 +46,33 @@ class TextTask(
 ):
     """Base of the task models: a functional model over a `backbone`, with a `preprocessor` for strings.
 
-    Subclasses make their layers, call `super().__init__(inputs, outputs, backbone=..., ...)` and extend `get_config`.
+    Subclasses create their layers, call `super().__init__(inputs, outputs, backbone=..., ...)` and extend `get_config`.
 
     Args:
         inputs: the functional model's inputs.
         outputs: its outputs.
         backbone: `backbones.Backbone`.
         preprocessor: `preprocessing.TextPreprocessor`, or `None` for a model that takes ids only.
-        top: list of the layers above the backbone that make up the layer group `"head"`; or a dict of name to list for
-            several groups, from the input upwards, of which `"head"` is the last.
-        trainable: which layer groups train; see `set_trainable`. `None` leaves the flags that the layers have.
-        training_record: list of dicts: the trainings that a saved model has behind it; see `training_record`.
+        top: list of the layers above the backbone that form the layer group `"head"`; or, for several groups, a dict of
+            name to list, from the input up, of which `"head"` is the last.
+        trainable: which layer groups train; see `set_trainable`. `None` keeps the flags of the layers.
+        training_record: list of dicts: the past training runs of a saved model; see `training_record`.
         **kwargs: `name`, `compile`.
+
+    Example:
+
+    ```python
+    class Stars(tx.models.TextTask):
+        def __init__(self, backbone, preprocessor=None, **kwargs):
+            pooling, head = tx.layers.Pooling("mean", name="pooling"), keras.layers.Dense(1, name="head")
+            pooled = pooling(backbone(backbone.input), padding_mask=backbone.input["padding_mask"])
+            parts = {"backbone": backbone, "preprocessor": preprocessor, "top": [head]}
+            super().__init__(backbone.input, head(pooled), **parts, **kwargs)
+
+    model = Stars.from_preset("all_minilm_l6_v2")
+    model.compile(loss="mse")
+    model.fit(["Fits well.", "Too small."], [5.0, 2.0])
+    ```
     """
 
     def __init__(
@@ -84,9 +99,9 @@ class TextTask(
             self.set_trainable(trainable)
         self.frozen_dropout = backbone.frozen_dropout
 
-    # Whether what is above the backbone serves to train it alone: to leave it out is no loss.
+    # Whether the layers above the backbone only serve to train it, so that nothing is lost without them.
     is_pretraining = False
-    # Whether a model made from a preset keeps how the preset makes vectors of texts, as an embedder does.
+    # Whether a model keeps a preset's embedding of texts (pooling and modules), as an embedder does.
     keeps_embedding = False
 
     @classmethod
@@ -101,33 +116,34 @@ class TextTask(
         backbone_only: bool = False,
         **kwargs: Any,
     ) -> Self:
-        """Makes the model from a preset: the whole of it where the preset is such a model, otherwise on its backbone.
+        """Loads the whole model from a preset of this class, or creates a model on the backbone of another preset.
 
-        A folder that `save_to_preset` wrote gives back the saved model, if it is of this class: head, labels,
-        threshold, flags. Where the preset is a trained model of another class, or of other labels, its backbone is
-        taken over, and a warning says that the trained head is left out. The backbone stays as it was saved: with its
-        adapters (`freezing.merge_lora` adds them to the weights), its quantization, its added tokens, and the flags of
-        what is frozen, unless `trainable` says otherwise. Pooling is taken over where the class has one.
+        A folder that `save_to_preset` wrote gives the saved model, if it is of this class: head, labels, threshold,
+        flags. If the preset is a trained model of another class, or has other labels, only its backbone is loaded, and
+        a warning reports that the trained head is left out. The backbone stays as it was saved: with its adapters
+        (`freezing.merge_lora` adds them to the weights), its quantization, its added tokens and, unless `trainable` is
+        given, its trainable flags. Pooling is also loaded if the class has one.
 
         Args:
             preset: string or path. A name (`"all_minilm_l6_v2"`, see `backbones.presets`), a KerasHub preset, an
                 `hf://user/name` handle, a local Hugging Face or sentence-transformers folder, or a folder written by
                 `save_to_preset`.
             load_weights: bool. `False` gives random weights in the same architecture.
-            sequence_length: int. Tokens a text is cut at, special tokens included. Defaults to the preset's.
+            sequence_length: int. The number of tokens to which texts are truncated, including special tokens. Defaults
+                to the preset's.
             dtype: dtype policy of the backbone, e.g. `"mixed_bfloat16"`. Defaults to Keras's global policy; for a saved
                 model, to its own.
             special_tokens_in_strings: bool. Whether a special token inside a text, such as `"[MASK]"`, becomes its id;
                 see `preprocessing.Tokenizer`. Defaults to the preset's.
-            backbone_only: bool. Whether to leave out, without a warning, what was trained above the backbone.
+            backbone_only: bool. Whether to omit the layers trained above the backbone, without a warning.
             **kwargs: the constructor's arguments.
 
         Returns:
-            A model of this class; for a saved model of a subclass, one of that.
+            A model of this class; for a saved model of a subclass, a model of the subclass.
 
         Raises:
-            ValueError: if the preset is not understood, holds parts that are not supported, or was trained with other
-                values of the constructor's arguments.
+            ValueError: if the preset has an unknown format or unsupported parts, or was trained with other values of
+                the constructor's arguments.
         """
         return cls._from_preset(preset, **given(locals()))
 
@@ -136,7 +152,7 @@ class TextTask(
         cls, preset, *, load_weights, sequence_length, dtype, special_tokens_in_strings, backbone_only, **own
     ):
         error = None if cls is TextTask else unexpected(cls, own)
-        # Before anything is downloaded; a saved model may be of a subclass that has the argument.
+        # Check before any download; a saved model may be of a subclass that has the argument.
         if error is not None and not pathlib.Path(str(preset), _presets.SAVED).is_file():
             raise error
         pretrained = backbones.load(
@@ -157,10 +173,10 @@ class TextTask(
 
     @classmethod
     def _from_pretrained(cls, pretrained, arguments, backbone_only):
-        """Makes the model of what `backbones.load` returned.
+        """Makes the model from the result of `backbones.load`.
 
         Returns:
-            (model, notice): `notice` is a warning where something trained is left out, otherwise `None`.
+            (model, notice): `notice` is a warning if a trained part is left out, otherwise `None`.
         """
         notice = None
         if not backbone_only:
@@ -175,7 +191,7 @@ class TextTask(
         return cls(backbone=pretrained.backbone, preprocessor=pretrained.preprocessor, **arguments), notice
 
     def _with(self, arguments):
-        """Returns this saved model with arguments of the constructor, or `None` where they need another head."""
+        """Returns this saved model with the given constructor arguments, or `None` if they need another head."""
         return _restoring.changed(self, arguments, self._changeable())
 
     def _changeable(self):
@@ -184,39 +200,39 @@ class TextTask(
 
     @classmethod
     def _preset_arguments(cls, embedding, arguments):
-        """Returns the constructor's arguments, completed by what the preset says about pooling."""
+        """Returns the constructor's arguments, completed with the preset's pooling."""
         if "pooling" in inspect.signature(cls.__init__).parameters:
             arguments.setdefault("pooling", embedding.pooling)
         return arguments
 
     def embedding_spec(self) -> backbones.EmbeddingSpec:
-        """Returns how this model makes one vector of a text: a `backbones.EmbeddingSpec`."""
+        """Returns how this model computes the vector of a text: a `backbones.EmbeddingSpec`."""
         return backbones.EmbeddingSpec(pooling=getattr(self, "pooling", (self.backbone.pooling,)))
 
     # === New heads ===
 
-    # The `freezing.Probe` that the last new head started from.
+    # The `freezing.Probe` that initialized the last new head.
     head_probe: Any = None
 
     @property
     def starts_as_probe(self) -> bool:
-        """Whether the first `fit` makes a new head a regression on the frozen features, whatever the optimizer."""
+        """Whether the first `fit` sets a new head to a regression on the frozen features, with any optimizer."""
         return False
 
     def has_new_head(self) -> bool:
-        """Whether the linear head has the weights that it was made with: nothing has trained, loaded or set it."""
+        """Whether the linear head still has its initial weights: not trained, loaded or set."""
         return bool(self._new_heads) and self._head_sum() in self._new_heads
 
     def _mark_new_head(self):
-        """Takes note that the head has just been made, for `has_new_head`; a constructor calls it."""
+        """Records that the head has just been created, for `has_new_head`; a constructor calls it."""
         self._new_heads = {self._head_sum()} - {None}
 
     def has_probed_head(self) -> bool:
-        """Whether the linear head has the weights that `freezing.probe` gave it."""
+        """Whether the linear head still has the weights from `freezing.probe`."""
         return self._probed_head is not None and self._head_sum() == self._probed_head
 
     def mark_probed_head(self) -> None:
-        """Takes note that the head is a probe, for `has_probed_head`; `freezing.probe` calls it."""
+        """Records that the head is a probe, for `has_probed_head`; `freezing.probe` calls it."""
         self._probed_head = self._head_sum()
 
     def _head_sum(self):
@@ -238,7 +254,7 @@ class TextTask(
     # === Layer groups ===
 
     def layer_groups(self) -> dict[str, list]:
-        """Returns the layer groups from the input upwards: `"embeddings"`, `"block_0"`, ..., `"head"`.
+        """Returns the layer groups from the input up: `"embeddings"`, `"block_0"`, ..., `"head"`.
 
         Returns:
             A dict in that order of name to list of layers; every weight is in exactly one group.
@@ -248,18 +264,18 @@ class TextTask(
     def set_trainable(self, trainable: bool | Mapping[str, bool] | Sequence[str]) -> None:
         """Sets the trainable flags by layer group; takes effect at the next step of this model.
 
-        A compiled step keeps the flags that it was traced with: this model's is traced anew. Other models on the same
-        layers see the change when they are compiled. An optimizer that has made a step knows the variables that trained
-        then; for others, compile again (`callbacks.GradualUnfreezing` thaws within one `fit`).
+        A compiled step keeps the flags of its trace, so this model's step is retraced. Other models on the same layers
+        need another `compile` to see the change. An optimizer that has made a step knows only the variables that
+        trained then; to train others, compile again (`callbacks.GradualUnfreezing` unfreezes within one `fit`).
 
         Args:
-            trainable: `True` or `False` for all groups, a dict of group to bool (groups that are not named stay as they
-                are), or a sequence of the groups that train while all others do not. A group is a name, or a pattern as
-                `fnmatch` has it (`"block_*"`, `"block_[0-3]"`).
+            trainable: `True` or `False` for all groups, a dict of group to bool (unnamed groups keep their flags), or
+                a sequence of the groups that train while all others are frozen. A group is a name or an `fnmatch`
+                pattern (`"block_*"`, `"block_[0-3]"`).
 
         Raises:
-            ValueError: for a group that the model does not have, or one without adapters that is to train in a model
-                with adapters.
+            ValueError: if the model does not have a group, or if a group without adapters should train in a model with
+                adapters.
 
         Example:
 
@@ -284,7 +300,7 @@ class TextTask(
             raise _check.invalid("trainable", "a bool, a dict of group to bool, or a list of groups", trainable)
         if not isinstance(trainable, bool):
             self._check_adapters(flags)
-        if hasattr(self, "jax_state_sync"):  # on that backend, which values are whose depends on the flags
+        if hasattr(self, "jax_state_sync"):  # on JAX, the assignment of values to variables depends on the flags
             self.jax_state_sync()
         upper = dict(self._upper_groups)
         self.backbone.set_trainable({name: flag for name, flag in flags.items() if name not in upper})
@@ -297,17 +313,17 @@ class TextTask(
         lora = self.backbone.lora
         wanted = [name for name, flag in flags.items() if flag and name not in dict(self._upper_groups)]
         if lora is not None and wanted and not set(wanted) & set(lora["groups"]):
-            remedy = "The other weights are held; `freezing.merge_lora(model)` takes the adapters away."
+            remedy = "The other weights are frozen; `freezing.merge_lora(model)` removes the adapters."
             raise _check.invalid("trainable", f"groups with adapters, {', '.join(lora['groups'])}", wanted, remedy)
 
     def _trace_anew(self):
         _training.settle_optimizer(self)
-        # Keras's public way: `fit` reads `train_function` at each step, so the next step is traced with the new flags.
+        # Public in Keras: `fit` reads `train_function` at each step, so the next step is traced with the new flags.
         if self.train_function is not None:
             self.make_train_function(force=True)
 
     def thawable_groups(self) -> list[str]:
-        """Returns the names of the groups that have weights to train: with adapters, only those that have some."""
+        """Returns the names of the groups with weights to train: in a model with adapters, those with adapters."""
         lora = self.backbone.lora
         held = set(self.backbone.layer_groups()) - set(lora["groups"]) if lora is not None else set()
         groups = self.layer_groups()
@@ -315,9 +331,9 @@ class TextTask(
 
     @property
     def frozen_dropout(self) -> bool:
-        """Whether frozen layers keep their dropout, as in Keras; `False` by default. Takes effect as flags do.
+        """Whether frozen layers keep their dropout, as in Keras; `False` by default. It takes effect like flags.
 
-        A head of your own keeps the dropout that it has in any case.
+        A custom head always keeps its dropout.
         """
         return self.backbone.frozen_dropout
 
@@ -330,7 +346,7 @@ class TextTask(
         self._trace_anew()
 
     def _trainable_config(self):
-        # Flags that are not the same over a group are not a group's: the backbone keeps those of its layers by itself.
+        # Flags that differ within a group are not stored by group: the backbone saves the flags of its layers itself.
         flags = {
             name: {flag for layer in found for flag in (layer.trainable, *(w.trainable for w in layer.weights))}
             for name, found in self.layer_groups().items()
@@ -338,14 +354,14 @@ class TextTask(
         return {name: found.pop() for name, found in flags.items() if len(found) == 1}
 
     def compile(self, optimizer: Any = "auto", *args: Any, **kwargs: Any) -> None:
-        """Configures training, as `keras.Model.compile`.
+        """Configures training like `keras.Model.compile`.
 
         Args:
-            optimizer: as Keras has it. `"auto"`, the default, is an `optimizers.Auto`: with a head at a peak of 1e-4,
-                and a head with hidden layers at ten times that; 2e-5 for embedders and towers. An
+            optimizer: as in Keras. The default, `"auto"`, is an `optimizers.Auto` with a peak of 1e-4 for models with a
+                head (ten times that for a head with hidden layers) and of 2e-5 for embedders and towers. An
                 `optimizers.Layerwise` gets the model's layer groups.
-            *args: as `keras.Model.compile` has them.
-            **kwargs: as `keras.Model.compile` has them.
+            *args: as in `keras.Model.compile`.
+            **kwargs: as in `keras.Model.compile`.
         """
         args = (self._auto_optimizer() if isinstance(optimizer, str) and optimizer == "auto" else optimizer, *args)
         super().compile(*args, **kwargs)
@@ -353,24 +369,24 @@ class TextTask(
         bound.apply_defaults()
         arguments = {**bound.arguments, "jit_compile": self.jit_compile}
         del arguments["self"], arguments["auto_scale_loss"]
-        self._compile_arguments = lambda: arguments  # hidden from Keras, which would track what is in a dict
+        self._compile_arguments = lambda: arguments  # hidden from Keras, which would track the contents of a dict
         self.bind_optimizer()
 
     @property
     def compile_arguments(self) -> Any:
-        """The arguments of the last `compile`, a dict, another one each time; `None` before."""
+        """The arguments of the last `compile`, a new dict on each access; `None` before."""
         return _training.with_subset(self._compile_arguments(), self.optimizer) if self.compiled else None
 
     # === Vocabulary ===
 
     def with_added_tokens(self, tokens: Sequence[str], *, special: bool = False) -> Any:
-        """Returns a copy of this model whose tokenizer knows further tokens, with a row of the table for each.
+        """Returns a copy of this model with new tokens in its tokenizer and a row of the embedding table for each.
 
-        A new token's row starts as the mean of the rows of the pieces that it was read as before. All other weights are
-        this model's; compile the copy before it trains.
+        A new token's row starts as the mean of the rows of its previous subword tokens. All other weights are those of
+        this model. Compile the copy before training.
 
         Args:
-            tokens: list of strings. Those that the vocabulary has already are left as they are.
+            tokens: list of strings. Tokens already in the vocabulary stay unchanged.
             special: bool. Whether the tokens are special: see `preprocessing.Tokenizer.add_tokens`.
 
         Returns:
@@ -388,21 +404,21 @@ class TextTask(
         return _vocabulary.with_added_tokens(self, tokens, special)
 
     def with_blocks(self, number: int) -> Any:
-        """Returns a copy of this model with the first blocks of its encoder alone: smaller, faster, less exact.
+        """Returns a copy of this model with only the first blocks of its encoder: smaller, faster, less accurate.
 
-        The copy has the weights of this model as far as it has the layers: embeddings, the first `number` blocks, a
-        final norm, and all above. A head that was trained above the last block is a start, not more: train the copy, on
-        the same rows or on what this model says (`losses.EmbeddingDistillationLoss`, or its probabilities as targets).
+        The copy has this model's weights in all its layers: embeddings, the first `number` blocks, a final norm,
+        and everything above. A head trained above the last block is only a starting point: train the copy on the same
+        rows or on this model's outputs (`losses.EmbeddingDistillationLoss`, or its probabilities as targets).
 
         Args:
-            number: int. The blocks to keep, from the input upwards.
+            number: int. The number of blocks to keep, from the input up.
 
         Returns:
-            A model of this class, not compiled, with this model's flags.
+            An uncompiled model of this class, with this model's flags.
 
         Raises:
-            ValueError: for more blocks than there are; for an encoder of KerasHub as it is, one whose groups of blocks
-                repeat, adapters, quantized weights, or a head with weights for each block.
+            ValueError: if the encoder has fewer blocks, is an unconverted KerasHub encoder or repeats groups of blocks,
+                or if the model has adapters, quantized weights, or a head with weights for each block.
 
         Example:
 
@@ -419,7 +435,7 @@ class TextTask(
             return
         size = self.preprocessor.tokenizer.vocabulary_size()
         if size > self.backbone.vocabulary_size:
-            remedy = "Add tokens by `model.with_added_tokens`, which grows the table too."
+            remedy = "Add tokens with `model.with_added_tokens`, which also extends the table."
             expected = f"a tokenizer of at most {self.backbone.vocabulary_size} tokens, the rows of the embedding table"
             raise _check.invalid("preprocessor", expected, size, remedy)
 
@@ -436,42 +452,43 @@ class TextTask(
         metadata: Mapping[str, Any] | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     ) -> None:
-        """Writes the model as a folder, with a model card.
+        """Saves the model as a folder, with a model card.
 
-        | format | what it holds | read by |
+        | format | contents | read by |
         |---|---|---|
         | `"tfxfer"` | the whole model: optimizer, flags, adapters | `from_preset` |
         | `"sentence-transformers"` | an embedder; a classifier as `CrossEncoder` | the library, `from_preset` |
         | `"huggingface"` | an encoder, a classifier of texts or of tokens | transformers 5, `from_preset` |
 
-        An embedder goes to sentence-transformers as a whole, with pooling, modules and prompts; for transformers its
-        encoder alone is written. A classifier or regressor is `*ForSequenceClassification` where its head is that of
-        its family's class; otherwise transformers has none, and the error says which head it would be. A tagger is
-        `*ForTokenClassification`, with a linear head on the first token of a word. For sentence-transformers 6 any
-        pooling with a `layers.Head` is a `CrossEncoder`.
+        For sentence-transformers, a whole embedder is written, with pooling, modules and prompts; for transformers,
+        only its encoder. A classifier or regressor becomes `*ForSequenceClassification` if it has the head of its
+        family's class; otherwise transformers has no such class, and the error names the head that it would have. A
+        tagger becomes `*ForTokenClassification`, with a linear head on the first token of a word. For
+        sentence-transformers 6, any pooling with a `layers.Head` becomes a `CrossEncoder`.
 
-        The last two give the same numbers in those libraries (to float rounding) and hold weights only: adapters are
-        merged, an optimizer is left out. Their tokenizer maps special tokens inside a text to their ids, which this
-        package's does only with `special_tokens_in_strings`.
+        The last two formats give the same results in those libraries (up to float rounding) and contain only weights:
+        adapters are merged, and the optimizer is left out. Their tokenizers map special tokens inside a text to their
+        ids; that of this package does so only with `special_tokens_in_strings`.
 
-        A model that the folder holds already is replaced as a whole: where writing fails, on a full disk for example,
-        the old one stays. Other files in the folder stay; so does a README.md that this method did not write, unless
-        there are `metadata`.
+        A model already in the folder is replaced atomically: if writing fails, for example on a full disk, the old one
+        stays. Other files in the folder stay, and so does a README.md that this method did not write, unless you pass
+        `metadata`.
 
         Args:
-            preset_dir: string or path. The folder, on the local disk; made if need be.
+            preset_dir: string or path. The folder, on the local disk; created if missing.
             format: string, see the table.
-            metadata: dict of what the model card says, all of it optional: `name`, `description`, `repo_id`
+            metadata: dict of contents of the model card, all optional: `name`, `description`, `repo_id`
                 (`"user/name"` on the hub), `license`, `license_name`, `license_link`, `language`, `base_model`,
                 `datasets`, `data` (a text about them), `metrics` (a dict of names to numbers, or of data sets to such
-                dicts, such as `evaluation.classification` gives, with its intervals), `tags`. `language`,
-                `base_model`, `datasets` and `tags` may be lists. Trainings and what a classifier decides by the card
-                knows from the model.
-            dtype: `"float32"`, `"bfloat16"` or `"float16"`: of the weights in the other libraries' formats.
+                dicts, for example the result of `evaluation.classification`, with its intervals), `tags`. `language`,
+                `base_model`, `datasets` and `tags` may be lists. The card takes training runs and the decision rules of
+                a classifier from the model.
+            dtype: `"float32"`, `"bfloat16"` or `"float16"`, the dtype of the weights in the other libraries' formats.
 
         Raises:
-            ValueError: for a URL such as `gs://...` (save locally and copy the folder), an unknown key of `metadata`, a
-                model that the format cannot hold, or a folder with files of another format.
+            ValueError: if `preset_dir` is a URL such as `gs://...` (save locally and copy the folder), if a key of
+                `metadata` is unknown, if the format cannot represent the model, or if the folder has files of another
+                format.
 
         Example:
 
@@ -489,29 +506,29 @@ class TextTask(
         """
         _save.save(self, preset_dir, format, metadata, dtype)
 
-    # What the model is called in a hub's list of tasks.
+    # The name of the task in the list of a hub.
     pipeline_tag = "feature-extraction"
 
     def write_checkpoint(self, folder: str | os.PathLike[str], format: str, dtype: Any) -> None:
-        """Writes the model's files in another library's format; a task that has such a form overrides it.
+        """Writes the model's files in another library's format; tasks that support it override this method.
 
         Args:
-            folder: path of a folder that exists.
+            folder: path of an existing folder.
             format: `"sentence-transformers"` or `"huggingface"`.
-            dtype: string, of the weights.
+            dtype: string. The dtype of the weights.
 
         Raises:
-            ValueError: if there is no such form.
+            ValueError: if the format does not support this task.
         """
-        remedy = "To write its encoder alone, make a `TextEmbedder` of its `backbone` and `preprocessor`"
+        remedy = "To write only its encoder, make a `TextEmbedder` of its `backbone` and `preprocessor`"
         raise _check.invalid("format", f"'tfxfer' for a `{type(self).__name__}`", format, remedy)
 
     def card_rows(self) -> dict[str, str]:
-        """Returns lines of the model card: a dict of names to strings."""
+        """Returns rows of the model card: a dict of names to strings."""
         return {}
 
     def usage(self, format: str, repo_id: str) -> dict[str, str]:
-        """Returns the Python of the model card: a dict of libraries to code."""
+        """Returns the Python code of the model card for `format` and `repo_id`: a dict of libraries to code."""
         return {}
 
 

@@ -1,4 +1,4 @@
-"""Sentence encoders that learn from texts alone, by agreeing with another encoder."""
+"""Sentence encoders trained on unlabeled texts by agreement with another encoder."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,28 +14,28 @@ from tfxfer.models._siamese import Siamese
 
 @keras.saving.register_keras_serializable("tfxfer")
 class ContrastiveTension(ContrastiveTensionFromPreset, Siamese):
-    """Two copies of an embedder that are to agree on equal texts and differ on others: contrastive tension.
+    """Contrastive tension: trains two copies of an embedder to agree on equal texts and to differ on others.
 
-    The first text of a row goes through the embedder, the second through a copy of it, which trains by itself. Both
-    start alike; the loss pulls them together where the texts are equal and apart where they are not, so that what they
-    share is what tells texts apart. After training `model.embedder` is used alone, and the copy is thrown away.
+    The first text of a row goes through the embedder, the second through a copy of it, which trains separately. Both
+    start with equal weights. The loss pulls their vectors together for equal texts and apart for different texts, so
+    both learn what distinguishes texts. After training, use only `model.embedder` and discard the copy.
 
     | loss | rows |
     |---|---|
-    | `losses.ContrastiveTensionLoss` | `data.tension_pairs(texts)`: a text with itself (1) and with some others (0) |
+    | `losses.ContrastiveTensionLoss` | `data.tension_pairs(texts)`: a text with itself (1) and with others (0) |
     | `losses.ContrastiveTensionInBatchLoss` | `(texts, texts)`: the other texts of a batch are the negatives |
 
     Args:
-        embedder: `TextEmbedder`. It is shared, not copied; its copy is made here.
-        trainable: as `TextEmbedder` has it; by default the embedder's flags stay. The copy, `model.twin`, is the group
+        embedder: `TextEmbedder`. The first tower shares it; the second is a copy.
+        trainable: as in `TextEmbedder`; by default, the embedder keeps its flags. The copy, `model.twin`, is the group
             `"twin"`.
         **kwargs: `name`.
 
-    Input: dict of int32 `(batch, 2, length)`; `fit` takes a tuple of two string columns as well. Output: float32
+    Input: dict of int32 `(batch, 2, length)`; `fit` also takes a tuple of two string columns. Output: float32
     `(batch, 2, dim)`.
 
     Raises:
-        ValueError: if `embedder` is no `TextEmbedder`; for another number of columns than two.
+        ValueError: if `embedder` is not a `TextEmbedder`, or if there are not exactly two columns.
 
     Example:
 
@@ -72,7 +72,7 @@ class ContrastiveTension(ContrastiveTensionFromPreset, Siamese):
         return ops.stack([embedder(columns[0]), self.twin(columns[1])], axis=1)
 
     def write_checkpoint(self, folder: Any, format: str, dtype: Any) -> None:
-        """Writes the embedder: the copy is of no use after training."""
+        """Writes the embedder: the copy is not needed after training."""
         self.embedder.write_checkpoint(folder, format, dtype)
 
     _own = ()
@@ -83,7 +83,7 @@ class ContrastiveTension(ContrastiveTensionFromPreset, Siamese):
 
 
 def _copied(embedder):
-    """Returns an embedder of its own with an embedder's weights."""
+    """Returns an independent embedder with the weights of an embedder."""
     backbone = type(embedder.backbone).from_config(embedder.backbone.get_config())
     parts = {"backbone": backbone, "preprocessor": embedder.preprocessor, "trainable": None}
     made = type(embedder).from_config({**embedder.get_config(), **parts, "name": "twin"})

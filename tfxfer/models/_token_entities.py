@@ -1,4 +1,4 @@
-"""A tagger's answers for tokens, merged into entities by the rules of transformers' pipeline for token classification.
+"""A tagger's predictions for tokens, merged into entities by the rules of transformers' token classification pipeline.
 
 Reference: transformers 5.24.0, `TokenClassificationPipeline`.
 """
@@ -15,12 +15,12 @@ from tfxfer.models import _entities
 
 TokenEntity = collections.namedtuple("TokenEntity", ["label", "start", "end", "text", "score", "index"])
 TokenEntity.__doc__ = (
-    "What `TokenTagger.extract_tokens` found: the tag of a token, or the type of several; where it begins and ends in "
-    "the text in code points; `text[start:end]` itself; its score, from 0 to 1; and the place of a single token among "
-    "those of the row, otherwise `None`."
+    "A result of `TokenTagger.extract_tokens`: the tag of a token, or the type of several; its start and end in the "
+    "text, in code points; `text[start:end]` itself; its score, from 0 to 1; and the position of a single token in "
+    "the row, otherwise `None`."
 )
 
-# What is left out of the answers.
+# The tag to leave out of the results.
 _OUTSIDE = "O"
 
 
@@ -42,15 +42,15 @@ def found(tagger: Any, texts: list, batch_size: int, *, aggregation: str) -> Ite
 
 
 def _answer(text, label, score, start, end, index):
-    # The first or the last of several tokens may be white space.
+    # The first or the last of several tokens may be whitespace.
     part = text[start:end]
     start += len(part) - len(part.lstrip())
     end = start + len(part.strip())
     return TokenEntity(label, start, end, text[start:end], float(score), index)
 
 
-# Probabilities `(tokens, tags)` of a token or a word, its place in the text, that of the token in the row, and whether
-# it continues the word before.
+# Probabilities `(tokens, tags)` of a token or a word, its position in the text, the position of the token in the row,
+# and whether it continues the previous word.
 _Part = collections.namedtuple("_Part", ["shares", "start", "end", "index", "continues"])
 # The same with a tag: (tag, score, start, end, index).
 
@@ -60,23 +60,23 @@ def _special_tokens_before(preprocessor):
 
 
 def _continuing(tokenizer):
-    """Returns a function of text, id and start that says whether a token continues a word."""
+    """Returns a function of text, id and start that returns whether a token continues a word."""
     spec, unknown = tokenizer.spec, tokenizer.unk_token_id
     if spec.kind == "wordpiece" and spec.options["prefix"]:
         return lambda text, token, start: spec.tokens[token].startswith(spec.options["prefix"])
-    # An unknown token begins a word, wherever it is.
+    # An unknown token always begins a word.
     return lambda text, token, start: token != unknown and start > 0 and " " not in text[start - 1 : start + 1]
 
 
 def _each(parts, tags):
-    """Each part with its likeliest tag."""
+    """Tags each part with its most likely tag."""
     for part in parts:
         best = int(part.shares[0].argmax())
         yield tags[best], part.shares[0, best], part.start, part.end, part.index
 
 
 def _words(parts, choose):
-    """Words in place of their tokens, with what `choose` makes of the probabilities of these."""
+    """Merges tokens into words, with the result of `choose` for the probabilities of the tokens."""
     words: list = []
     for part in parts:
         if words and part.continues:
@@ -89,7 +89,7 @@ def _words(parts, choose):
 
 
 def _grouped(tagged):
-    """Neighbours of one type as one, with the mean of their scores."""
+    """Merges adjacent parts of one type, with the mean of their scores."""
     groups: list = []
     for each in tagged:
         prefix, kind = _split(each[0])
@@ -98,13 +98,13 @@ def _grouped(tagged):
         else:
             groups.append([each])
     for group in groups:
-        # The type is what follows the first hyphen, also of a tag that neither begins nor continues anything.
+        # The type is the text after the first hyphen, even in a tag that neither begins nor continues an entity.
         label = group[0][0].partition("-")[2] or group[0][0]
         yield label, np.mean([each[1] for each in group]), group[0][2], group[-1][3], None
 
 
 def _split(tag):
-    """Prefix and type of a tag; of one without a prefix that counts, it is all type."""
+    """Prefix and type of a tag; a tag without a valid prefix is entirely its type."""
     prefix, hyphen, kind = tag.partition("-")
     return (prefix, kind) if hyphen and prefix in ("B", "I") else ("I", tag)
 
@@ -125,7 +125,7 @@ def _by_word(choose):
     return lambda parts, tags: _grouped(_each(_words(parts, choose), tags))
 
 
-# From parts and tags to (label, score, start, end, index), by the name of the way.
+# Functions from parts and tags to (label, score, start, end, index), by the name of the aggregation.
 AGGREGATIONS: dict[str, Any] = {
     "none": _each,
     "simple": lambda parts, tags: _grouped(_each(parts, tags)),

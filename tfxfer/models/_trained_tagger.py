@@ -1,4 +1,4 @@
-"""Trained taggers taken over by `from_preset`: token classifiers of transformers, and saved taggers with changes."""
+"""Trained taggers in `from_preset`: token classifiers of transformers, and saved taggers with changes."""
 
 import re
 
@@ -7,23 +7,23 @@ import keras
 from tfxfer import _check, _schemes, layers
 from tfxfer.models import _restoring
 
-# Schemes that say by the tags alone where an entity begins.
+# Schemes whose tags alone mark where an entity begins.
 SCHEMES = ("IOB2", "IOBES", "BILOU")
-# What looks like the place of a word in an entity: a prefix, alone or before a type.
+# Matches the position of a word in an entity: a prefix, alone or before a type.
 _MARKED = re.compile("[BIESLU]([-_].*)?")
 
 
 def with_tags(kind, pretrained, arguments, backbone_only):
-    """Returns the constructor's arguments with the tags of a saved tagger where none are given.
+    """Returns the constructor's arguments, with the tags of a saved tagger if none are given.
 
     Args:
-        kind: the class that is made.
+        kind: the class to create.
         pretrained: `backbones.Pretrained`.
         arguments: dict of the constructor's arguments.
-        backbone_only: whether what was trained above the backbone is left out.
+        backbone_only: whether to omit the layers trained above the backbone.
 
     Raises:
-        ValueError: if there are no tags anywhere.
+        ValueError: if neither has tags.
     """
     saved = None if backbone_only else _restoring.part_of(kind, pretrained.task)
     if arguments.get("tags") is not None or (pretrained.read_token_head is not None and not backbone_only):
@@ -34,8 +34,8 @@ def with_tags(kind, pretrained, arguments, backbone_only):
     if backbone_only:
         reason = "`backbone_only=True` leaves out those of the preset"
     elif pretrained.trained_task is not None:
-        reason = f"The preset is a `{pretrained.trained_task}`, whose head is not taken over"
-    raise _check.invalid("tags", "the names of the tags", None, f"{reason}; `data.tag_names` finds those of rows")
+        reason = f"The preset is a `{pretrained.trained_task}`, whose head is not loaded"
+    raise _check.invalid("tags", "the names of the tags", None, f"{reason}; `data.tag_names` collects those of rows")
 
 
 def matched(name, spec, arguments):
@@ -47,11 +47,11 @@ def matched(name, spec, arguments):
         arguments: dict of the constructor's arguments.
 
     Returns:
-        (spec, own): the head as it is taken over and the arguments that follow from it; (`None`, `None`) where other
-        tags are asked for.
+        (spec, own): the head to load and the arguments that follow from it; (`None`, `None`) if other tags are
+        requested.
 
     Raises:
-        ValueError: if an argument contradicts the head, or the tags can be read in several ways.
+        ValueError: if an argument contradicts the head, or the tags are ambiguous.
     """
     tags = arguments.get("tags")
     if tags is not None:
@@ -62,7 +62,7 @@ def matched(name, spec, arguments):
         else:
             return None, None
     if arguments.get("head", "linear") != "linear":
-        expected = f"'linear' for a `{name}`, whose trained head is taken over"
+        expected = f"'linear' for a `{name}`, whose trained head is loaded"
         raise _check.invalid("head", expected, arguments["head"], "Pass `backbone_only=True` for a new head")
     head = spec.head(arguments.get("dropout"))
     is_plain = not head.hidden_dims and head.use_bias
@@ -72,7 +72,7 @@ def matched(name, spec, arguments):
 
 
 def _checked(scheme, tags):
-    """Returns a scheme that was asked for; raises where some of the tags could never be given in it."""
+    """Returns the requested scheme; raises if some of the tags could never occur in it."""
     if scheme is None or _schemes.scheme("scheme", scheme) in (fitting := _schemes.fitting(tags)):
         return scheme
     expected = (
@@ -85,7 +85,7 @@ def scheme_of(tags):
     """Returns the scheme of a trained tagger's tags, or `None` for tags without prefixes.
 
     Raises:
-        ValueError: if they can be read in several ways.
+        ValueError: if they are ambiguous.
     """
     marked = [tag for tag in tags if _MARKED.fullmatch(tag)]
     if not marked:
@@ -97,10 +97,10 @@ def scheme_of(tags):
     if found:
         reason = f"The tags are of {' or '.join(found)}, which is not decoded here"
     else:
-        # What keeps them from being a scheme's: a bare prefix, or a tag without one.
+        # The reason why they are not of a scheme: a bare prefix, or a tag without one.
         other = next((tag for tag in tags if tag != "O" and tag not in marked), None)
-        reason = f"{marked[0]!r} may be a part of an entity or a tag of its own kind"
-        reason += f", beside {other!r} without a prefix" if other else ""
+        reason = f"{marked[0]!r} may be part of an entity or a tag without a scheme"
+        reason += f", next to {other!r} without a prefix" if other else ""
     remedy = (
         f"{reason}. Pass `scheme=None` for tags that mark no entities (`tag` and `extract_tokens` work without one), "
         "or `tags`, a dict of the preset's to other names"
@@ -109,12 +109,12 @@ def scheme_of(tags):
 
 
 def changed(tagger, arguments, changeable):
-    """Returns a saved tagger with other arguments of its constructor, or `None` where they need another head.
+    """Returns a saved tagger with changed constructor arguments, or `None` if they need another head.
 
     Args:
         tagger: `TokenTagger`.
         arguments: dict of the constructor's arguments.
-        changeable: names of those that may differ, beside the tags and what only a CRF depends on.
+        changeable: names of arguments that may differ, besides the tags and those that only affect a CRF.
     """
     given, saved = _restoring.without_keeping(arguments), tagger.get_config()
     if given.get("scheme") is not None:

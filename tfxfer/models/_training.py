@@ -1,4 +1,4 @@
-"""What `fit` of task models does for optimizers."""
+"""How `fit` of task models prepares optimizers."""
 
 import keras
 
@@ -6,24 +6,24 @@ from tfxfer import _check, optimizers
 
 
 def subset_of(optimizer):
-    """Returns the `optimizers.Subset` in an optimizer, which may scale the loss around it; `None` without one."""
+    """Returns the `optimizers.Subset` in an optimizer, also within loss scaling; `None` if there is none."""
     while optimizer is not None and not isinstance(optimizer, optimizers.Subset):
         optimizer = getattr(optimizer, "inner_optimizer", None)
     return optimizer
 
 
 def with_subset(arguments, optimizer):
-    """Puts a model's optimizer among the arguments of its `compile`, in place, where `fit` has wrapped it since."""
+    """Updates the optimizer in the arguments of a model's `compile`, in place, if `fit` has wrapped it since."""
     if type(subset_of(optimizer)) is optimizers.Subset:
         arguments["optimizer"] = optimizer
     return arguments
 
 
 def settle_optimizer(model):
-    """Makes the optimizer of a model fit the flags: called when `fit` starts, and whenever flags change.
+    """Adapts a model's optimizer to the flags; called when `fit` starts and whenever flags change.
 
-    An optimizer that was built on more than what trains becomes an `optimizers.Subset`, the moving averages of what is
-    frozen become its values. One that makes its steps in its own way is left as it is.
+    An optimizer that was built on more variables than train becomes an `optimizers.Subset`, and the moving averages of
+    frozen variables become their values. An optimizer that makes its steps in its own way stays unchanged.
 
     Args:
         model: a `keras.Model`, compiled or not.
@@ -41,16 +41,16 @@ def settle_optimizer(model):
     subset_of(optimizer).settle()
 
 
-# Before, `SwapEMAWeights` paired the averages of all variables with those that train, in order.
+# Before this version, `SwapEMAWeights` paired the averages of all variables with the trainable ones, in order.
 _SWAPS_BY_VARIABLE = (3, 15)
 
 
 def check_swaps(model, callbacks):
-    """Raises where `keras.callbacks.SwapEMAWeights` would give variables the averages of others.
+    """Raises if `keras.callbacks.SwapEMAWeights` would assign the averages of other variables.
 
     Args:
         model: the model whose `fit` starts.
-        callbacks: as `fit` has them.
+        callbacks: as in `fit`.
     """
     if tuple(map(int, keras.__version__.split(".")[:2])) >= _SWAPS_BY_VARIABLE:
         return
@@ -61,6 +61,6 @@ def check_swaps(model, callbacks):
     trained = model.trainable_variables
     built_on = optimizer._trainable_variables if optimizer is not None and optimizer.built else trained
     if len(built_on) != len(trained) or any(hasattr(callback, "groups_at") for callback in found):
-        expected = "no `SwapEMAWeights` where a part of the optimizer's variables trains"
-        remedy = "Keras 3.15 pairs averages and variables rightly: install it."
+        expected = "no `SwapEMAWeights` if only a part of the optimizer's variables trains"
+        remedy = "Keras 3.15 pairs averages and variables correctly: install it."
         raise _check.invalid("callbacks", expected, f"Keras {keras.__version__}", remedy)

@@ -1,4 +1,4 @@
-"""How a saved model is used in this package and in others: the Python of its model card."""
+"""How to use a saved model in this package and others: the Python code of its model card."""
 
 import json
 
@@ -8,12 +8,12 @@ _TEXTS = '["Where is my card?", "My card has not arrived"]'
 
 
 def location(repo_id, prefix=""):
-    """Returns what a loader is given: the repository on the hub where one is known, otherwise this folder."""
+    """Returns the argument of a loader: the repository on the hub, if known, otherwise this folder."""
     return json.dumps(f"{prefix}{repo_id}" if repo_id else ".")
 
 
 def embedder(model, format, repo_id):
-    """Returns the blocks of an embedder by library."""
+    """Returns the code blocks of an embedder by library."""
     found = {"tfxfer": _EMBEDDER.format(where=location(repo_id, "hf://"), texts=_TEXTS)}
     if format == "sentence-transformers":
         found["sentence-transformers"] = _SENTENCE_TRANSFORMER.format(where=location(repo_id), texts=_TEXTS)
@@ -23,7 +23,7 @@ def embedder(model, format, repo_id):
 
 
 def classifier(model, format, repo_id):
-    """Returns the blocks of a classifier or regressor by library."""
+    """Returns the code blocks of a classifier or regressor by library."""
     call = f"model.classify({_TEXTS}).labels" if hasattr(model, "classify") else f"model.predict({_TEXTS})"
     if model.reads_pairs():
         call = 'model.rank("Where is my card?", ["My card has not arrived", "What is a loan?"])'
@@ -37,7 +37,7 @@ def classifier(model, format, repo_id):
 
 
 def tagger(model, format, repo_id):
-    """Returns the blocks of a tagger by library."""
+    """Returns the code blocks of a tagger by library."""
     text = '["Anna Berg lives in Oslo."]'
     call = f"extract({text})" if model.scheme else 'tag([["Anna", "Berg", "lives", "in", "Oslo", "."]])'
     where = location(repo_id, "hf://")
@@ -90,7 +90,7 @@ with torch.no_grad():
     tokens = model(**inputs).last_hidden_state
 {pooling}
 """
-# How a text's vector is made of its tokens', for the poolings that take a line or two.
+# Code from token vectors to a text's vector, for poolings that take a line or two.
 _POOLINGS = {
     "mean": 'mask = inputs["attention_mask"].unsqueeze(-1)\nvectors = (tokens * mask).sum(dim=1) / mask.sum(dim=1)',
     "cls": 'first = inputs["attention_mask"].argmax(dim=1)\nvectors = tokens[torch.arange(len(tokens)), first]',
@@ -101,7 +101,7 @@ _POOLINGS = {
 
 def _encoder(model, repo_id):
     spec = model.embedding_spec()
-    lines = '# What makes one vector of a text is in the files of format="sentence-transformers" alone.'
+    lines = '# Only format="sentence-transformers" writes the layers that pool tokens into one vector.'
     if len(spec.pooling) == 1 and spec.pooling[0] in _POOLINGS and spec.layer_start is None:
         kinds = [module["class"] for module in spec.modules if module["class"] != "Dropout"]
         if kinds in ([], ["Normalize"]):

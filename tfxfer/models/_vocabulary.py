@@ -1,4 +1,4 @@
-"""New tokens: a model with a larger vocabulary and a row of its table for each."""
+"""Adding tokens: a model with a larger vocabulary and a row of the embedding table for each new token."""
 
 import copy
 
@@ -9,7 +9,7 @@ from tfxfer import _check, backbones
 
 
 def with_added_tokens(model, tokens, special):
-    """Makes a copy of a task model that knows further tokens; see `TextTask.with_added_tokens`."""
+    """Makes a copy of a task model with new tokens; see `TextTask.with_added_tokens`."""
     old = model.preprocessor
     if old is None:
         raise _check.invalid("tokens", "a model with a preprocessor", tokens)
@@ -28,20 +28,20 @@ def with_added_tokens(model, tokens, special):
     made = rebuilt(model, backbone, preprocessor)
     target = made.backbone.token_embedding.embeddings
     for ours, theirs in zip(made.weights, model.weights, strict=True):
-        # Beside the table, what a head has for each token: the bias of a masked language model.
+        # Besides the table, a head may have weights for each token: the bias of a masked language model.
         has_tokens = ours is target or ours.shape != theirs.shape
         ours.assign(_grown(theirs, rows, count, size) if has_tokens else theirs)
     return made
 
 
 def _grown(weight, rows, count, size):
-    """A weight with a row for each token, and a mean of rows for each new one.
+    """Extends a weight with a row for each token by means of rows for the new ones.
 
     Args:
         weight: variable `(tokens, ...)`.
-        rows: list of the ids that each new token was read as before.
-        count: int. The id of the first new one.
-        size: int. Rows to make.
+        rows: list of the previous ids of each new token.
+        count: int. The id of the first new token.
+        size: int. The number of rows to make.
     """
     table = keras.ops.convert_to_numpy(weight)
     mean = table.mean(axis=0, keepdims=True)
@@ -52,19 +52,19 @@ def _grown(weight, rows, count, size):
 
 
 def _parts(tokenizer, token):
-    """The ids that a token was read as before; none where they are unknown."""
+    """The previous ids of a token; empty if they are unknown."""
     ids = np.asarray(tokenizer([token])[0])
     return ids[ids != tokenizer.unk_token_id] if tokenizer.unk_token_id is not None else ids
 
 
 def options_of(preprocessor):
-    """The arguments of a preprocessor beside its tokenizer."""
+    """The arguments of a preprocessor except its tokenizer."""
     config = preprocessor.get_config()
     return {name: value for name, value in config.items() if name not in ("tokenizer", "dtype", "name", "trainable")}
 
 
 def rebuilt(model, backbone, preprocessor):
-    """The same task on another backbone; around an embedder where the task has one."""
+    """Makes the same task on another backbone, around a new embedder if the task has one."""
     config = model.get_config()
     if "embedder" in config:
         inner = {**model.embedder.get_config(), "backbone": backbone, "preprocessor": preprocessor}

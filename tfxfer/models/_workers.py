@@ -1,4 +1,4 @@
-"""Encoding by several processes, each with the model."""
+"""Encoding with several processes, each with a copy of the model."""
 
 import collections
 import hashlib
@@ -19,25 +19,43 @@ import numpy as np
 
 from tfxfer import _check
 
-# Parts of a stream that are begun before the first of them is complete.
+# The number of parts of a stream to start before the first of them is complete.
 _AHEAD = 3
-# Numbers of a weight that are looked at to notice that it changed.
+# The number of values of a weight to check for changes.
 _SAMPLE = 65_536
 _THREADS = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-# Seconds that a process gets to end by itself.
+# Seconds to wait for a process to end by itself.
 _GRACE = 2.0
 
 
 class Workers:
-    """Processes that encode texts with a copy of an embedder each; `TextEmbedder.workers` makes them.
+    """Processes that each encode texts with a copy of an embedder; `TextEmbedder.workers` creates them.
 
-    They hold the model as it was then, and serve any number of calls. Whatever takes an embedder takes them too:
-    `search.SemanticIndex(workers, texts)`.
+    They keep the model as it was at that time, and serve any number of calls. Functions that take an embedder also take
+    workers: `search.SemanticIndex(workers, texts)`.
+
+    Args:
+        model: `TextEmbedder` without an engine.
+        count: int. The number of processes. Defaults to the number of devices.
+        devices: list of `"cpu"` and `"gpu:0"`, `"gpu:1"` and so on, one for each process. By default, each process sees
+            the devices of this process.
+        threads: int. Threads of each process. By default, the number of cores divided by the number of processes.
 
     Attributes:
         model: the embedder.
         devices: list of strings or `None`, one for each process.
-        threads: int. Threads of each process, as far as TensorFlow and numpy go by it.
+        threads: int. Threads of each process, as far as TensorFlow and numpy respect it.
+
+    Raises:
+        ValueError: if a device is unknown or missing, or the model has an engine.
+
+    Example:
+
+    ```python
+    if __name__ == "__main__":
+        with embedder.workers(4) as workers:
+            vectors = workers.encode(texts)
+    ```
     """
 
     def __init__(
@@ -46,7 +64,7 @@ class Workers:
         self.devices, count = _devices(count, devices)
         self.threads = _threads(count) if threads is None else _check.integer("threads", threads)
         if model.engine is not None:
-            remedy = "An engine has threads of its own. Set `model.engine = None`."
+            remedy = "An engine has its own threads. Set `model.engine = None`."
             raise _check.invalid("engine", "None for a model that several processes compute", model.engine, remedy)
         self.model = model
         self._made_of = _fingerprint(model)
@@ -83,19 +101,19 @@ class Workers:
         return self.model.prompts
 
     def encode(self, texts: Any, batch_size: int = 32, **kwargs: Any) -> Any:
-        """Returns `model.encode(texts, batch_size, workers=self, **kwargs)`."""
+        """Encodes `texts` in batches of `batch_size`: `model.encode(texts, batch_size, workers=self, **kwargs)`."""
         return self.model.encode(texts, batch_size, **{**kwargs, "workers": self})
 
     def encode_query(self, texts: Any, batch_size: int = 32, **kwargs: Any) -> Any:
-        """Returns `model.encode_query(texts, batch_size, workers=self, **kwargs)`."""
+        """Encodes the queries `texts` in batches of `batch_size`: `model.encode_query(..., workers=self, **kwargs)`."""
         return self.model.encode_query(texts, batch_size, **{**kwargs, "workers": self})
 
     def encode_document(self, texts: Any, batch_size: int = 32, **kwargs: Any) -> Any:
-        """Returns `model.encode_document(texts, batch_size, workers=self, **kwargs)`."""
+        """Encodes the documents `texts` in batches of `batch_size`: `model.encode_document(..., workers=self)`."""
         return self.model.encode_document(texts, batch_size, **{**kwargs, "workers": self})
 
     def close(self) -> None:
-        """Ends the processes, whatever they do; nothing can be encoded by them from then on."""
+        """Ends the processes, even if they are busy; they cannot encode after that."""
         processes, self._processes = self._processes, []
         for process in processes:
             process.end()
@@ -106,17 +124,17 @@ class Workers:
             self._folder = None
 
     def check(self, model: Any) -> None:
-        """Raises where these are not processes of a model as it is, or are ended."""
+        """Raises if the processes do not have the current state of `model`, or have ended."""
         self._check_open()
         if model.engine is not None:
             raise _check.invalid("engine", "None for `workers`, which compute the model itself", model.engine)
         if model is not self.model or _fingerprint(model) != self._made_of:
-            remedy = "They hold the model as it was when they were made. Make new ones: `model.workers(n)`."
+            remedy = "They keep the model as it was when they were created. Create new ones: `model.workers(n)`."
             raise _check.invalid("workers", "processes of this model as it is now", repr(self), remedy)
 
     def _check_open(self):
         if self._folder is None:
-            raise _check.invalid("workers", "processes that run", "ended ones", "Make new ones: `model.workers(n)`.")
+            raise _check.invalid("workers", "running processes", "ended ones", "Create new ones: `model.workers(n)`.")
 
     # === Work ===
 
@@ -126,15 +144,15 @@ class Workers:
         arguments: dict[str, Any],
         report: Callable[[int], Any] | None = None,
     ) -> Iterator[Any]:
-        """Yields what the model's `encode` makes of texts, part by part in their order.
+        """Yields the results of the model's `encode`, part by part in the order of the texts.
 
         Args:
             parts: iterable of texts, an object array of bytes, and the rows of each batch.
             arguments: dict of the further arguments of `encode`.
-            report: function that is called with the number of texts of each batch that is done.
+            report: function to call with the number of texts of each finished batch.
 
         Raises:
-            RuntimeError: for a batch that fails, with its row and text, or for a process that ended.
+            RuntimeError: if a batch fails (the error names its row and text), or if a process has ended.
         """
         coming, first = iter(parts), 0
         opened: collections.deque[_Part] = collections.deque()
@@ -157,7 +175,7 @@ class Workers:
                     raise part.error
             if opened and opened[0].is_done:
                 yield opened.popleft().result()
-                continue  # meanwhile another call may have taken the results: give out work again before waiting
+                continue  # another call may have taken the results meanwhile: hand out work again before waiting
             if not opened:
                 if (found := next(coming, None)) is None:
                     return
@@ -167,8 +185,8 @@ class Workers:
             self._receive()
 
     def _receive(self):
-        """Waits for results and puts them where they belong, which may be a call that goes on later, or never."""
-        self._check_open()  # between two parts of a stream they may have been ended
+        """Waits for results and stores them in their call, which may continue later or never."""
+        self._check_open()  # the processes may have been ended between two parts of a stream
         waited: dict[Any, _Process] = {process.connection: process for process in self._processes}
         waited |= {process.sentinel: process for process in self._processes}
         answered = {id(waited[each]): waited[each] for each in multiprocessing.connection.wait(list(waited))}
@@ -183,8 +201,8 @@ class Workers:
             if kind == "broken":
                 self.close()
                 remedy = (
-                    "Where a class of your own is missing there: a process that starts imports the modules of the "
-                    "model's layers, and a script's own file again, but no notebook."
+                    "If a custom class is missing there: a new process imports the modules of the model's layers and "
+                    "the script's file, but not a notebook."
                 )
                 raise RuntimeError(f"A worker could not load the model: {content[1]}. {remedy}\n{content[2]}")
             (part, rows), process.task = process.task, None
@@ -194,21 +212,21 @@ class Workers:
                 part.take(rows, content[0])
 
     def _lost(self, process):
-        """Returns the error for a process that is gone, and ends the others."""
+        """Returns the error for a process that has ended, and ends the others."""
         code = process.wait()
         self.close()
         ended = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
-        remedy = "Memory may have run out: take fewer processes or smaller batches."
+        remedy = "Memory may have run out: use fewer processes or smaller batches."
         if not process.is_ready:
             remedy = (
-                "It ended while it started. A script that makes workers needs `if __name__ == '__main__':` around what "
-                "it runs, as each process imports the script."
+                "It ended during startup. A script that creates workers needs `if __name__ == '__main__':` around its "
+                "code, as each process imports the script."
             )
         return RuntimeError(f"Worker process {process.pid} {ended}. {remedy}")
 
 
 class _Part:
-    """Texts whose batches are computed by several processes."""
+    """Texts whose batches several processes compute."""
 
     def __init__(self, first, texts, batches, report):
         self.first, self.texts, self._report = first, texts, report
@@ -241,7 +259,7 @@ class _Part:
 
 
 class _Process:
-    """One process, as the others see it."""
+    """A worker process, as seen from the main process."""
 
     def __init__(self, about, environment):
         context = multiprocessing.get_context("spawn")  # a fork of a process with TensorFlow's threads may hang
@@ -249,7 +267,7 @@ class _Process:
         self._process = context.Process(target=_work, args=(theirs, about), daemon=True)
         before = {name: os.environ.get(name) for name in environment}
         try:
-            # TensorFlow reads them on import, before any code of ours runs there.
+            # TensorFlow reads them on import, before any of our code runs there.
             os.environ.update(environment)
             self._process.start()
         finally:
@@ -275,7 +293,7 @@ class _Process:
         return self.is_ready and self.task is None
 
     def start(self, message, task):
-        """Hands over a task; returns whether the process is there to take it."""
+        """Sends a task; returns whether the process is alive to take it."""
         try:
             self.connection.send(message)
         except OSError:
@@ -284,7 +302,7 @@ class _Process:
         return True
 
     def receive(self):
-        """Returns a message that has come, or `None` where the process is gone."""
+        """Returns a received message, or `None` if the process has ended."""
         try:
             return self.connection.recv() if self.connection.poll() else None
         except (OSError, EOFError):
@@ -295,7 +313,7 @@ class _Process:
         self.connection.close()
 
     def wait(self):
-        """Returns the exit code of a process that ends."""
+        """Returns the exit code of an ending process."""
         self._process.join(_GRACE)
         if self._process.is_alive():
             self._process.kill()
@@ -307,8 +325,8 @@ _About = collections.namedtuple("_About", ["folder", "jit_compile", "modules"])
 
 
 def _work(connection, about):
-    """What a process runs: loads the model, and encodes until nobody asks any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; who waits for the results ends the others
+    """The code of a process: loads the model, and encodes until there are no more tasks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the process that waits ends the others
     try:
         for name in about.modules:
             importlib.import_module(name)
@@ -323,7 +341,7 @@ def _work(connection, about):
         while True:
             texts, arguments = connection.recv()
             connection.send(_answer(model, texts, arguments))
-    except (EOFError, OSError):  # the other side is gone
+    except (EOFError, OSError):  # the other side has closed
         return
 
 
@@ -340,7 +358,7 @@ def _answer(model, texts, arguments):
 
 
 def _told(error):
-    """An exception for another process: itself, where it can travel; its name and message; its traceback."""
+    """Prepares an exception for another process: itself, if picklable; its name and message; its traceback."""
     try:
         content = pickle.dumps(error)
         pickle.loads(content)
@@ -379,22 +397,22 @@ def _devices(count, devices):
         if not isinstance(device, str) or not re.fullmatch(r"cpu|gpu:\d+", device):
             raise _check.invalid("devices", "a list of 'cpu' and 'gpu:0', 'gpu:1' and so on", devices)
     if count is not None and _check.integer("count", count) != len(devices):
-        raise _check.invalid("count", f"None, or {len(devices)} as there are devices", count)
+        raise _check.invalid("count", f"None, or {len(devices)}, the number of devices", count)
     return devices, len(devices)
 
 
 def _threads(count):
-    """Threads for each process: together no more than there are cores, and each no more than this process may have."""
+    """Threads for each process: in total at most the number of cores, and each at most as many as this process has."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     given = [int(os.environ[name]) for name in _THREADS[:2] if os.environ.get(name, "").isdecimal()]
     return max(1, min([cores // count, *(limit for limit in given if limit)]))
 
 
 def _environment(device, threads):
-    """The variables that a process starts with besides those of this one."""
+    """The environment variables of a new process in addition to those of this one."""
     found = dict.fromkeys(_THREADS, str(threads)) | {"TF_NUM_INTEROP_THREADS": "1"}
     found["KERAS_BACKEND"] = keras.config.backend()
-    # Several processes may share a card.
+    # Several processes may share a GPU.
     found |= {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     if device == "cpu":
         found |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
@@ -403,19 +421,19 @@ def _environment(device, threads):
         number = int(device.removeprefix("gpu:"))
         names = [name.strip() for name in seen.split(",")] if seen is not None else None
         if names is not None and number >= len(names):
-            raise _check.invalid("devices", f"cards out of the {len(names)} in CUDA_VISIBLE_DEVICES", device)
+            raise _check.invalid("devices", f"GPUs among the {len(names)} in CUDA_VISIBLE_DEVICES", device)
         found["CUDA_VISIBLE_DEVICES"] = str(number) if names is None else names[number]
     return found
 
 
 def _modules(model):
-    """The modules of a model's classes, which register them."""
+    """The modules of a model's classes, whose import registers the classes."""
     names = {type(each).__module__ for each in (model, model.preprocessor, model.backbone, *model.layers)}
     return sorted(names - {"__main__", "__mp_main__"})
 
 
 def _fingerprint(model):
-    """A hash of what the vectors depend on, of large weights of a sample."""
+    """A hash of everything on which the vectors depend; of large weights, only a sample."""
     made = hashlib.blake2b(digest_size=16)
     preprocessor = model.preprocessor
     settings = [preprocessor.sequence_length, preprocessor.padding_side, preprocessor.tokenizer.vocabulary_size()]

@@ -1,4 +1,4 @@
-"""Optimizers: the fast AdamW, one that `fit` plans, rates by layer group and subsets of the variables around any."""
+"""Optimizers: a fast AdamW, one that `fit` plans, and wrappers for rates by layer group and subsets of variables."""
 
 from tfxfer.optimizers._adamw import AdamW
 from tfxfer.optimizers._auto import Auto

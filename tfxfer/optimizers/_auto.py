@@ -1,4 +1,4 @@
-"""The optimizer of `optimizer="auto"`: its rates follow from the training that `fit` is about to begin."""
+"""The optimizer of `optimizer="auto"`: `fit` plans its learning rates from the number of steps."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -10,20 +10,20 @@ from tfxfer import _check
 from tfxfer.optimizers._adamw import AdamW
 from tfxfer.optimizers._layerwise import Layerwise
 
-# A tenth of the steps; where their number is not known, these.
+# The fraction of the steps; the number of steps if their total is unknown.
 _WARMUP, _WARMUP_STEPS = 0.1, 100
-# In place of a number of steps.
+# Used instead of a number of steps.
 _UNKNOWN, _CONSTANT = 0, -1
 
 
 class Planned(keras.optimizers.schedules.LearningRateSchedule):
-    """A rate that rises in a straight line and falls in one, by numbers that can be changed between steps.
+    """A rate that rises and then falls linearly, with parameters that can change between steps.
 
     Args:
         peak: float > 0.
 
     Attributes:
-        values: float32 variable `(3,)`: the step at which the plan starts, its steps, its peak.
+        values: float32 variable `(3,)`: the first step of the plan, its number of steps, its peak.
     """
 
     def __init__(self, peak: float) -> None:
@@ -45,23 +45,26 @@ class Planned(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class Auto(Layerwise):
-    """AdamW whose learning rate is planned by `fit`: a warm-up of a tenth of the steps, then a straight fall to zero.
+    """AdamW with a learning rate that `fit` plans: warmup over a tenth of the steps, then linear decay to zero.
 
-    A model of `tfxfer.models` that is compiled without an optimizer, or with `optimizer="auto"`, has one. Its `fit`
-    knows batches and epochs and calls `plan`; each further `fit` makes its own plan. Until there is a plan, and where
-    the number of steps is not known (a generator), the rate rises over 100 steps and stays.
+    Models of `tfxfer.models` use it if they are compiled without an optimizer or with `optimizer="auto"`. Their `fit`
+    knows the number of batches and epochs and calls `plan`; each further `fit` makes a new plan. Without a plan, or if
+    the number of steps is unknown (a generator), the rate rises over 100 steps and then stays constant.
 
-    All else is what BERT is fine-tuned with: a weight decay that leaves biases and the weights of normalisation layers
-    alone, and gradients clipped to a global norm of 1.
+    Everything else follows the fine-tuning of BERT: weight decay that excludes biases and the weights of normalization
+    layers, and gradients clipped to a global norm of 1.
 
-    Setting `learning_rate` ends the plan: the rate is that number from then on. So `keras.callbacks.ReduceLROnPlateau`
-    and `LearningRateScheduler` work.
+    Setting `learning_rate` ends the plan: the rate stays at that number. `keras.callbacks.ReduceLROnPlateau` and
+    `LearningRateScheduler` therefore work.
 
     Args:
         peak: float > 0. The highest rate. Defaults to 1e-4.
-        weight_decay: float >= 0, as `AdamW` has it. Defaults to 0.01.
+        weight_decay: float >= 0, as in `AdamW`. Defaults to 0.01.
         multipliers: dict of layer group to float; see `Layerwise`. Defaults to none.
         name: string.
+
+    Raises:
+        ValueError: if `peak` is not positive, `weight_decay` is negative, or `learning_rate` is set to a schedule.
 
     Example:
 
@@ -71,7 +74,7 @@ class Auto(Layerwise):
     model.fit(texts, labels, epochs=4)
     ```
 
-    Reference: [Devlin et al., 2019](https://arxiv.org/abs/1810.04805), appendix A.2, for all but the peak.
+    Reference: [Devlin et al., 2019](https://arxiv.org/abs/1810.04805), appendix A.2, for everything but the peak.
     """
 
     def __init__(
@@ -88,11 +91,11 @@ class Auto(Layerwise):
         self._planned, self._peak = planned, float(peak)
 
     def plan(self, steps: int | None, *, done: int = 0) -> None:
-        """Plans the rate over the steps to come.
+        """Plans the rate over the coming steps.
 
         Args:
-            steps: int > 0. All steps of the training; `None` where their number is not known.
-            done: int >= 0. How many of them are done: those of the epochs before `initial_epoch`.
+            steps: int > 0. All steps of the training; `None` if their number is unknown.
+            done: int >= 0. The steps already done: those of the epochs before `initial_epoch`. Defaults to 0.
         """
         steps = _UNKNOWN if steps is None else _check.integer("steps", steps)
         start = int(ops.convert_to_numpy(self._iterations)) - _check.integer("done", done, minimum=0)
@@ -105,7 +108,7 @@ class Auto(Layerwise):
     @learning_rate.setter
     def learning_rate(self, learning_rate: Any) -> None:
         if callable(learning_rate):
-            remedy = "Compile with `optimizers.AdamW(schedule)` for a schedule of your own."
+            remedy = "To use a schedule, compile with `optimizers.AdamW(schedule)`."
             raise _check.invalid("learning_rate", "a number for `optimizers.Auto`", learning_rate, remedy)
         if "_planned" in vars(self):  # Keras's constructor sets a default
             self._planned.values.assign(ops.stack([0.0, _CONSTANT, ops.cast(learning_rate, "float32")]))

@@ -1,4 +1,4 @@
-"""Learning rates by layer group, around any optimizer."""
+"""Learning rates by layer group, for any optimizer."""
 
 import contextlib
 import fnmatch
@@ -16,41 +16,41 @@ _NO_DECAY = ("bias", "beta", "gamma", "scale")
 
 @keras.saving.register_keras_serializable("tfxfer")
 class Layerwise(Subset):
-    """Gives each layer group of a model a learning rate of its own, whatever the optimizer and its schedule.
+    """Gives each layer group of a model its own learning rate, with any optimizer and schedule.
 
     The rate of a variable in group `g` is
 
         rate(g) = learning_rate * multipliers[g] * decay ** (groups with weights above g)
 
-    where the groups are those of `model.layer_groups()`, from `"embeddings"` and `"block_0"` up to `"head"`: with
+    where the groups are those of `model.layer_groups()`, from `"embeddings"` and `"block_0"` up to `"head"`. With
     `decay=0.9`, the head trains at the optimizer's rate, the top block at 0.9 of it, the block below at 0.81. Layers
-    near the input hold what is general and need to move less (Howard & Ruder, 2018, who divide by 2.6 from layer to
-    layer; ELECTRA fine-tunes with 0.8 for its base and 0.9 for its large model).
+    near the input are more general and need to change less (Howard & Ruder, 2018, divide by 2.6 from layer to layer;
+    ELECTRA fine-tunes with 0.8 for its base and 0.9 for its large model).
 
-    It is the rate that is multiplied, and decoupled weight decay goes with it: to scale gradients instead does nothing
-    in Adam, whose steps don't depend on the gradients' scale. Biases and the weights of normalisation layers are left
-    out of weight decay, as in BERT's own fine-tuning.
+    The multiplier applies to the rate, and so to decoupled weight decay as well. Scaling gradients instead has no
+    effect in Adam, whose steps don't depend on the gradients' scale. Weight decay excludes biases and the weights of
+    normalization layers, as in the fine-tuning of BERT.
 
-    The optimizer learns of the groups when a model of `tfxfer.models` is compiled with it. For another Keras model,
-    call `optimizer.bind(model)` after it is compiled or loaded; its groups are then its layers, by name. All else is
-    the wrapped optimizer's: its state and iterations, `learning_rate` (to be read and set as ever), clipping, moving
-    averages, gradient accumulation. `keras.optimizers.LossScaleOptimizer`, which `mixed_float16` brings, goes around
-    it.
+    The optimizer gets the groups when a model of `tfxfer.models` is compiled with it. For another Keras model, call
+    `optimizer.bind(model)` after compiling or loading the model; each of its layers is then a group, by name. The
+    wrapped optimizer provides everything else: state and iterations, `learning_rate` (read and set as usual),
+    clipping, moving averages, gradient accumulation. `keras.optimizers.LossScaleOptimizer`, which `mixed_float16`
+    uses, wraps this optimizer.
 
     Args:
         optimizer: `keras.optimizers.Optimizer`, built-in or custom, that makes its steps in `update_step` and takes
-            the rate from there. It belongs to this object from now on.
-        multipliers: dict of layer group, or pattern (`"block_*"`, as in `fnmatch`), to float > 0. A group's own name
-            goes before a pattern; groups not named keep 1.
-        decay: float in `(0, 1]`, the factor from group to group downwards. Defaults to none.
-        exclude_from_weight_decay: names of variables, or patterns, that are not decayed: by default biases and the
-            weights of normalisation layers. `()` decays everything.
+            the rate from its argument. This object then owns it.
+        multipliers: dict of layer group, or `fnmatch` pattern (`"block_*"`), to float > 0. A group's own name takes
+            precedence over a pattern; groups not named keep 1.
+        decay: float in `(0, 1]`. The factor from each group to the one below. By default, there is no decay.
+        exclude_from_weight_decay: names or patterns of variables without weight decay. Defaults to biases and the
+            weights of normalization layers. `()` decays everything.
         name: string.
 
     Raises:
-        ValueError: for a rate that is not positive, `decay` out of range, or an optimizer that cannot be wrapped, at
-            once; for a group that the model does not have, a pattern that matches none, or two that match the same
-            group, when the model is compiled; for use on a model that it was not bound to.
+        ValueError: on construction, if a multiplier is not positive, `decay` is out of range, or the optimizer cannot
+            be wrapped; when the model is compiled, if it does not have a group, a pattern matches no group, or two
+            patterns match the same group; in training, if the optimizer is not bound to the model.
 
     Example:
 
@@ -63,7 +63,7 @@ class Layerwise(Subset):
     References:
         - [Howard & Ruder, 2018](https://arxiv.org/abs/1801.06146), discriminative fine-tuning
         - [Clark et al., 2020](https://arxiv.org/abs/2003.10555), layer-wise decay
-        - [Zhang et al., 2021](https://arxiv.org/abs/2006.05987), what it brings on few samples
+        - [Zhang et al., 2021](https://arxiv.org/abs/2006.05987), its benefit on few samples
     """
 
     def __init__(
@@ -85,13 +85,13 @@ class Layerwise(Subset):
         if isinstance(exclude_from_weight_decay, str):
             exclude_from_weight_decay = (exclude_from_weight_decay,)
         super().__init__(optimizer, name=name)
-        # Past Keras's tracking, which would save the model's layers as parts of the optimizer.
+        # Bypasses Keras's tracking, which would save the model's layers as parts of the optimizer.
         object.__setattr__(self, "_rates", _Rates(multipliers, decay, tuple(exclude_from_weight_decay)))
 
     # === Groups ===
 
     def bind(self, model: Any) -> Self:
-        """Takes the layer groups of a model; models of `tfxfer.models` call it in `compile`.
+        """Sets the layer groups to those of a model; models of `tfxfer.models` call it in `compile`.
 
         Args:
             model: a model with `layer_groups()`, or any `keras.Model`, whose layers are then the groups.
@@ -129,7 +129,7 @@ class Layerwise(Subset):
         self._rates.resolve(self._var_key, self._trainable_variables)
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
-        """Applies gradients at each group's rate; raises where no model's groups are known."""
+        """Applies gradients at each group's rate; raises if no model is bound."""
         self._check_bound()
         super().apply(grads, trainable_variables)
 
@@ -146,7 +146,7 @@ class Layerwise(Subset):
                 parts.setdefault(self._rates.factors[key], []).append(variable)
         with self._rates.decaying(self.inner_optimizer) as set_factor:
             for factor, part in parts.items():
-                # A decoupled decay is the product of rate and weight decay: the factor may go to either.
+                # Decoupled decay is the product of rate and weight decay, so the factor can apply to either.
                 set_factor(factor)
                 super()._apply_weight_decay(part)
 
@@ -178,9 +178,9 @@ class _Rates:
 
     @contextlib.contextmanager
     def decaying(self, optimizer):
-        """Yields a function that multiplies the weight decay of an optimizer, or both of Muon's, by a factor.
+        """Yields a function that multiplies the weight decay of an optimizer (for Muon, both of them) by a factor.
 
-        Replicas are threads that take turns within this: the first one notes the values, and all multiply these.
+        Replicas are threads that take turns in this context: the first one saves the values, and all multiply those.
         """
         if not self._decaying:
             names = ("weight_decay", "adam_weight_decay")
@@ -195,7 +195,7 @@ class _Rates:
         try:
             yield set_factor
         except BaseException:
-            self._decaying = 0  # the others end, too
+            self._decaying = 0  # the other threads end, too
             raise
         finally:
             set_factor(1.0)
@@ -227,9 +227,9 @@ class _Rates:
         }
 
     def resolve(self, key_of, variables):
-        """Finds the factor of each variable; one that is in no group keeps 1."""
+        """Finds the factor of each variable; a variable in no group keeps 1."""
         self.factors = dict.fromkeys(map(key_of, variables), 1.0)
-        # Upwards, and the first group keeps a weight that two share: it is used from there on.
+        # From the input up: of two groups that share a weight, the lower one, which uses it first, sets its factor.
         owners = {}
         for name, factor in self.group_factors().items():
             for layer in self.groups[name]:

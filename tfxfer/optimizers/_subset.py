@@ -1,4 +1,4 @@
-"""Optimizers that are applied to a part of the variables that they were built on."""
+"""Optimizers that update a subset of the variables that they were built on."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -9,27 +9,27 @@ from keras import ops
 
 from tfxfer import _check
 
-# What `Optimizer.apply` calls to make the steps. Keras's own optimizers leave both alone, but for Nadam, which keeps a
-# product there that all variables share.
+# What `Optimizer.apply` calls to make the steps. Of Keras's own optimizers, only Nadam overrides one, to update a
+# product that all variables share.
 _ELSEWHERE = ("_backend_apply_gradients", "_backend_update_step")
 
 
 def allow_subsets(optimizer: Any) -> Any:
-    """Makes an optimizer right when it is applied to a subset of the variables that it was built on.
+    """Makes an optimizer correct for subsets of the variables that it was built on.
 
-    That is how a model thaws within one `fit`: the optimizer is built once on all variables that will ever train, and
-    each step is applied to those that train just then. Models of `tfxfer.models` and `callbacks.GradualUnfreezing`
-    call it where it is needed; see `Subset` for what it cures.
+    Unfreezing a model within one `fit` needs this: the optimizer is built once on all variables that will ever train,
+    and each step updates those that train at that time. Models of `tfxfer.models` and `callbacks.GradualUnfreezing`
+    call it when needed; see `Subset` for the problems that it solves.
 
     Args:
         optimizer: `keras.optimizers.Optimizer`, built or not.
 
     Returns:
-        The optimizer to use: `Subset(optimizer)`. A `Subset` (`Layerwise` is one) is returned as it is, and a
-        `keras.optimizers.LossScaleOptimizer` with what it wraps made a `Subset`.
+        The optimizer to use: `Subset(optimizer)`. A `Subset` (`Layerwise` is one) is returned unchanged, and a
+        `keras.optimizers.LossScaleOptimizer` with its inner optimizer wrapped in a `Subset`.
 
     Raises:
-        ValueError: for an optimizer that does not make its steps in `update_step`.
+        ValueError: if the optimizer does not make its steps in `update_step`.
 
     Example:
 
@@ -49,13 +49,13 @@ def allow_subsets(optimizer: Any) -> Any:
 
 
 def _delegated(name):
-    """Makes a property that stands for the wrapped optimizer's attribute of the same name."""
+    """Makes a property that delegates to the wrapped optimizer's attribute of the same name."""
 
     def get(self: Any) -> Any:
         return getattr(self.inner_optimizer, name)
 
     def set(self: Any, value: Any) -> None:
-        # Keras's constructor sets its defaults before there is an optimizer to hand them to.
+        # Keras's constructor sets its defaults before there is an optimizer to delegate to.
         if "inner_optimizer" in vars(self):
             setattr(self.inner_optimizer, name, value)
 
@@ -64,25 +64,25 @@ def _delegated(name):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class Subset(keras.optimizers.Optimizer):
-    """Wraps an optimizer and counts the steps of each variable, so that any subset of them may train at any time.
+    """Wraps an optimizer and counts steps per variable, so that any subset of the variables can train at any time.
 
-    Keras's own optimizers accept a subset of the variables that they were built on, but go wrong in five places:
+    Keras's own optimizers accept a subset of the variables that they were built on, but have five problems:
 
-    - Adam and its kin correct moments that start at zero for the number of steps made by *all* variables. For a
-      variable that starts late the correction has worn off: its first steps are up to 6.5 times too large (`beta_1`
-      0.9, `beta_2` 0.999), those of Nadam too small. Here each variable counts its own steps, as in PyTorch, and a
-      variable that joins late steps as a fresh one, whatever the optimizer. Learning rate schedules count all steps.
+    - Adam and its variants correct the bias of zero-initialized moments by the number of steps made by *all* variables.
+      For a variable that starts late, the correction has worn off: its first steps are up to 6.5 times too large
+      (`beta_1` 0.9, `beta_2` 0.999), those of Nadam too small. Here each variable counts its own steps, as in PyTorch,
+      and a variable that joins late steps like a new one, with any optimizer. Learning rate schedules count all steps.
     - With `use_ema`, `finalize_variable_values` at the end of `fit` gives a variable the moving average of another one
-      (TensorFlow) or raises (elsewhere); `ema_overwrite_frequency` overwrites frozen variables too, which moves them by
-      rounding.
+      (TensorFlow) or raises (elsewhere); `ema_overwrite_frequency` also overwrites frozen variables, which changes them
+      by rounding.
     - With `use_ema`, the average of a variable that has never trained is zero, and `keras.callbacks.SwapEMAWeights`
-      puts it into the model. Here the average of what is frozen is its value.
+      puts it into the model. Here the average of a frozen variable is its value.
     - `stateless_apply`, which the JAX backend uses, raises for a subset.
-    - Gradients that were accumulated for a variable before it was frozen are added when it thaws.
+    - Gradients accumulated for a variable before it was frozen are added when it trains again.
 
-    The wrapped optimizer keeps the state (moments, iterations, averages), its settings and its class; nothing on it is
-    replaced. Used alone afterwards, it goes on from that state as any optimizer of Keras does. In place of its `apply`
-    this class runs its own, which calls `update_step`: optimizers that make their steps elsewhere are refused.
+    The wrapped optimizer keeps its state (moments, iterations, averages), its settings and its class; nothing on it is
+    replaced. If used alone afterwards, it continues from that state like any Keras optimizer. This class replaces its
+    `apply` with one that calls `update_step`, so it rejects optimizers that make their steps elsewhere.
 
     Args:
         optimizer: `keras.optimizers.Optimizer`, built or not, built-in or custom.
@@ -90,10 +90,11 @@ class Subset(keras.optimizers.Optimizer):
 
     Attributes:
         inner_optimizer: the wrapped optimizer.
-        missed: int variable `(variables,)`: the batches in which each variable did not train; `None` until built.
+        missed: int variable `(variables,)`: the number of batches in which each variable did not train; `None` until
+            built.
 
     Raises:
-        ValueError: for an optimizer that makes its steps elsewhere than in `update_step`, or one that scales the loss.
+        ValueError: if the optimizer does not make its steps in `update_step`, or if it scales the loss.
 
     Example:
 
@@ -132,18 +133,18 @@ class Subset(keras.optimizers.Optimizer):
 
     @property
     def built(self) -> bool:
-        """Whether the wrapped optimizer is built, and the counts of this one with it."""
+        """Whether the wrapped optimizer and the counts of this one are built."""
         return "inner_optimizer" in vars(self) and self.inner_optimizer.built and self.missed is not None
 
     @built.setter
     def built(self, value: bool) -> None:
-        pass  # Keras sets it, at first before there is anything to build
+        pass  # Keras sets it, even before there is anything to build
 
     def build(self, variables: Any) -> None:
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)
             for variable, average in self._averages():
-                average.assign(_copy(variable))  # an average that never moves is then the variable's value
+                average.assign(_copy(variable))  # so an average that is never updated equals the variable
         if self.missed is None:
             self._add_counts()
 
@@ -151,7 +152,7 @@ class Subset(keras.optimizers.Optimizer):
         options = {"shape": (len(self._trainable_variables),), "dtype": "int", "aggregation": "only_first_replica"}
         self.missed = self.add_variable(name="missed", **options)
         if self.gradient_accumulation_steps:
-            # The number of batches at the end of the last one in which each variable took part.
+            # The number of batches up to and including the last one in which each variable trained.
             self._applied = self.add_variable(name="applied", **options)
 
     @property
@@ -164,7 +165,7 @@ class Subset(keras.optimizers.Optimizer):
     # === Steps ===
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
-        """Applies gradients to some of the variables; one without a gradient counts as not taking part."""
+        """Applies gradients to some of the variables; a variable without a gradient does not count the step."""
         if trainable_variables is not None:
             trainable_variables = list(trainable_variables)
             if not self.built:
@@ -177,25 +178,25 @@ class Subset(keras.optimizers.Optimizer):
             if gradient is not None
         }
         applied = [self._var_key(variable) in taken for variable in self._trainable_variables]
-        batch = ops.add(self._iterations, 0)  # as it is now: `apply` raises it
+        batch = ops.add(self._iterations, 0)  # a copy, as `apply` increments it
         self._forget(batch, applied)
         super().apply(grads, trainable_variables)
         self._average(batch, applied)
         self._count(batch, applied)
 
     def _local(self, batch, index):
-        """The batches in which a variable took part so far."""
+        """The number of batches in which a variable has trained so far."""
         return ops.maximum(batch - self.missed[index], 0)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Updates one variable by the wrapped optimizer, which reads the variable's own number of steps."""
+        """Updates one variable with the wrapped optimizer, which reads the variable's own step count."""
         batch = self._local(self._iterations, self._index(variable))
         with self._at(batch):
             self.inner_optimizer.update_step(gradient, variable, learning_rate)
 
     @contextlib.contextmanager
     def _at(self, batch):
-        """Has the wrapped optimizer read a variable's own count in place of that of all steps."""
+        """Makes the wrapped optimizer read a variable's own count instead of the global step count."""
         inner = self.inner_optimizer
         values = [(inner._iterations, batch)]
         if isinstance(inner, keras.optimizers.Nadam):
@@ -204,13 +205,13 @@ class Subset(keras.optimizers.Optimizer):
         if keras.config.backend() == "tensorflow":
             with keras.StatelessScope(state_mapping=values) as scope:
                 yield
-            # Optimizers of Keras assign past the scope, to TensorFlow's variables; others may not.
+            # Keras's optimizers bypass the scope and assign to TensorFlow's variables; others may not.
             for variable in inner.variables:
                 value = scope.get_current_value(variable)
                 if value is not None and all(variable is not each for each, _ in values):
                     variable.assign(value)
             return
-        # Elsewhere a step has no effect but on values, so that what is assigned here is seen by no one else.
+        # On other backends a step only changes values in a scope, so nothing else sees these assignments.
         kept = [(variable, variable.value) for variable, _ in values]
         for variable, value in values:
             variable.assign(value)
@@ -219,7 +220,7 @@ class Subset(keras.optimizers.Optimizer):
             variable.assign(value)
 
     def _updates(self, batches):
-        """The updates made in a number of batches."""
+        """The number of updates in that many batches."""
         steps = self.gradient_accumulation_steps
         return ops.floor_divide(batches, steps) if steps else batches
 
@@ -227,7 +228,7 @@ class Subset(keras.optimizers.Optimizer):
         self.inner_optimizer._apply_weight_decay(variables)
 
     def _forget(self, batch, applied):
-        """Clears the gradients that were accumulated for variables that have been out since."""
+        """Clears gradients accumulated for variables that have missed batches since."""
         if self._applied is None:
             return
         chosen = [(i, each) for i, each in enumerate(self._accumulated_gradients) if applied[i] and each is not None]
@@ -252,7 +253,7 @@ class Subset(keras.optimizers.Optimizer):
             self._applied.assign(ops.where(ops.convert_to_tensor(applied), batch + 1, self._applied.value))
         inner = self.inner_optimizer
         if isinstance(inner, keras.optimizers.Nadam):
-            # What it would have itself, should it be used alone.
+            # The value that it would have if used alone.
             product = _nadam_product(inner.beta_1, self._updates(batch + 1))
             inner._u_product.assign(ops.cast(product, inner._u_product.dtype))
 
@@ -275,7 +276,7 @@ class Subset(keras.optimizers.Optimizer):
                 momentum = ops.cast(begun, average.dtype) * self.ema_momentum
                 average.assign(ops.add(momentum * average, (1 - momentum) * ops.cast(variable, average.dtype)))
                 moving.append((variable, average))
-            elif is_tensorflow:  # on JAX, what is frozen has no value within a step: see `settle`
+            elif is_tensorflow:  # on JAX, a frozen variable has no value within a step: see `settle`
                 average.assign(variable)
         if not frequency or not moving:
             return
@@ -292,16 +293,16 @@ class Subset(keras.optimizers.Optimizer):
                 variable.assign(ops.where(due, average.value, variable.value))
 
     def settle(self) -> None:
-        """Sets the moving averages of variables that do not train to the variables' values.
+        """Sets the moving averages of frozen variables to the variables' values.
 
-        Call it between steps when flags or weights have changed; models of `tfxfer.models` do.
+        Call it between steps after flags or weights have changed; models of `tfxfer.models` do.
         """
         for variable, average in self._averages() if self.built else ():
             if not variable.trainable:
                 average.assign(_copy(variable))
 
     def finalize_variable_values(self, var_list: Any) -> None:
-        """Gives variables their moving averages, where `use_ema` asks for it; Keras calls it after `fit`."""
+        """Assigns moving averages to the variables if `use_ema` is set; Keras calls it after `fit`."""
         trained = {self._var_key(variable) for variable in var_list}
         for variable, average in self._averages():
             if self._var_key(variable) in trained:
@@ -312,7 +313,7 @@ class Subset(keras.optimizers.Optimizer):
     # === Without state ===
 
     def stateless_apply(self, optimizer_variables: Any, grads: Any, trainable_variables: Any) -> Any:
-        """Applies gradients without changing anything: returns (variables, optimizer variables), for JAX."""
+        """Applies gradients without side effects and returns (variables, optimizer variables), for JAX."""
         if keras.config.backend() == "tensorflow" or not self.built:
             return super().stateless_apply(optimizer_variables, grads, trainable_variables)  # raises
         variables = self._trainable_variables
@@ -333,7 +334,7 @@ class Subset(keras.optimizers.Optimizer):
             [scope.get_current_value(variable) for variable in self.variables],
         )
 
-    # === What is handed on ===
+    # === Delegation ===
 
     @property
     def variables(self) -> Any:
@@ -342,7 +343,7 @@ class Subset(keras.optimizers.Optimizer):
 
     @property
     def iterations(self) -> Any:
-        """The updates made so far, an int scalar."""
+        """The number of updates so far, an int scalar."""
         return self.inner_optimizer.iterations
 
     @property
@@ -358,7 +359,7 @@ class Subset(keras.optimizers.Optimizer):
         return self.inner_optimizer.scale_loss(loss)
 
     def exclude_from_weight_decay(self, var_list: Any = None, var_names: Sequence[str] | None = None) -> None:
-        """Has the wrapped optimizer not decay some variables."""
+        """Excludes variables from the wrapped optimizer's weight decay."""
         self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
 
     # === Saving ===
@@ -372,13 +373,13 @@ class Subset(keras.optimizers.Optimizer):
 
     def save_own_variables(self, store: Any) -> None:
         """Writes the counts; the wrapped optimizer writes its own."""
-        # Keras saves the wrapped optimizer by itself, being an attribute: moments once, not twice.
+        # Keras saves the wrapped optimizer because it is an attribute, so the moments are saved only once.
         for i, variable in enumerate(self._counts):
             store[str(i)] = ops.convert_to_numpy(variable)
 
     def load_own_variables(self, store: Any) -> None:
         """Reads the counts."""
-        # A file without them is of a training in which no variable missed a batch.
+        # A file without them comes from training in which no variable missed a batch.
         for i, variable in enumerate(self._counts):
             if str(i) in store:
                 variable.assign(store[str(i)])
@@ -393,15 +394,15 @@ class Subset(keras.optimizers.Optimizer):
 
 
 def _copy(variable):
-    # On JAX two variables with one array would give it away twice in the next step.
+    # On JAX, two variables that share an array would donate it twice in the next step.
     return ops.copy(variable.value)
 
 
 def _nadam_product(beta_1, steps):
     """The product of Nadam's momentum coefficients over the first `steps` steps, in float32.
 
-    Keras keeps it in one variable for all. In closed form, of prod beta_1 (1 - 0.5 * 0.96^i) for i = 1 ... steps, with
-    log(1 - x) = -sum x^k / k and a geometric sum over i for each k:
+    Keras keeps it in one variable for all. The closed form of the logarithm of prod beta_1 (1 - 0.5 * 0.96^i) for
+    i = 1 ... steps, with log(1 - x) = -sum x^k / k and a geometric sum over i for each k, is:
 
         steps log(beta_1) - sum_k 0.5^k / k * 0.96^k (1 - 0.96^(k steps)) / (1 - 0.96^k)
     """
@@ -416,9 +417,9 @@ def _nadam_product(beta_1, steps):
 def _check_optimizer(optimizer):
     _check.instance("optimizer", optimizer, keras.optimizers.Optimizer, "a Keras optimizer, e.g. `AdamW(2e-5)`")
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        remedy = "Loss scaling goes around it: `LossScaleOptimizer(Layerwise(optimizer))`."
+        remedy = "Loss scaling wraps this optimizer: `LossScaleOptimizer(Layerwise(optimizer))`."
         raise _check.invalid("optimizer", "an optimizer without loss scaling", optimizer, remedy)
-    several = getattr(keras.optimizers, "MultiOptimizer", Subset)  # Keras 3.13 has none
+    several = getattr(keras.optimizers, "MultiOptimizer", Subset)  # Keras 3.13 does not have it
     if isinstance(optimizer, (Subset, several)):
         raise _check.invalid("optimizer", "an optimizer with one learning rate", optimizer)
     base, kind = keras.optimizers.Optimizer, type(optimizer)

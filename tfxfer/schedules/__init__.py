@@ -1,7 +1,7 @@
-"""Learning rates over the course of a training: what Keras's own schedules lack.
+"""Learning rate schedules that Keras lacks.
 
-Each is a `keras.optimizers.schedules.LearningRateSchedule`, which any Keras optimizer takes as its `learning_rate` and
-which is saved with it; so is what one makes by putting `Warmup` and `Restarts` around Keras's own.
+Each is a `keras.optimizers.schedules.LearningRateSchedule`, which any Keras optimizer accepts as its `learning_rate`
+and which is saved with it. So is any composition of `Warmup`, `Restarts` and Keras's own schedules.
 """
 
 from tfxfer.schedules._schedules import (

@@ -1,4 +1,4 @@
-"""Schedules of the learning rate."""
+"""Learning rate schedules."""
 
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ _STEPS = "Count the batches of all epochs: `len(batches) * epochs`."
 
 
 class _Around(LearningRateSchedule):
-    """A schedule that changes another one, or a constant rate."""
+    """Wraps a schedule, or a constant rate."""
 
     def __init__(self, schedule: Any) -> None:
         super().__init__()
@@ -41,19 +41,19 @@ class _Around(LearningRateSchedule):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class Warmup(_Around):
-    """Leads up to any schedule, or to a constant rate, in a straight line from zero.
+    """Adds a linear warmup from zero to any schedule, or to a constant rate.
 
         rate(t) = min(t / warmup_steps, 1) * schedule(max(t - warmup_steps, 0))
 
-    The schedule starts, at its own step 0, where the warm-up ends. Adam's first steps rest on estimates from a few
-    gradients, which is why fine-tuning without warm-up may fail altogether (Mosbach et al., 2021).
+    The wrapped schedule starts, at its own step 0, when the warmup ends. Adam's first steps use estimates from only a
+    few gradients, which is why fine-tuning without warmup can fail entirely (Mosbach et al., 2021).
 
     Args:
-        schedule: `keras.optimizers.schedules.LearningRateSchedule`, or float > 0 for a rate that then stays.
-        warmup_steps: int. 0 changes nothing.
+        schedule: `keras.optimizers.schedules.LearningRateSchedule`, or float > 0 for a constant rate.
+        warmup_steps: int >= 0. With 0 the schedule is unchanged.
 
     Raises:
-        ValueError: for a rate that is not positive, or a negative number of steps.
+        ValueError: if the rate is not positive, or the number of steps is negative.
 
     Example:
 
@@ -79,21 +79,21 @@ class Warmup(_Around):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class Restarts(_Around):
-    """Starts any schedule anew each `period` steps.
+    """Restarts any schedule every `period` steps.
 
         rate(t) = factor ** n * schedule(t - n * period)        n = min(floor(t / period), cycles - 1)
 
-    After the last cycle the schedule goes on where it stands: a decay that has come to its end stays there. Where each
-    period is to be longer than the one before, Keras has `CosineDecayRestarts`.
+    After the last cycle the schedule continues from its current step: a finished decay stays at its end. For periods
+    that grow from cycle to cycle, Keras has `CosineDecayRestarts`.
 
     Args:
         schedule: `keras.optimizers.schedules.LearningRateSchedule`.
-        period: number > 0 of steps, not necessarily whole.
-        cycles: int. How often the schedule runs, the first time included.
-        factor: float > 0 by which each cycle's rates differ from those of the cycle before.
+        period: float > 0. The steps of a cycle, not necessarily a whole number.
+        cycles: int >= 1. The number of runs of the schedule, including the first.
+        factor: float > 0. The ratio of each cycle's rates to those of the previous cycle. Defaults to 1.
 
     Raises:
-        ValueError: for a period or a factor that is not positive, or fewer than one cycle.
+        ValueError: if the period or the factor is not positive, or there is less than one cycle.
 
     Example:
 
@@ -121,23 +121,23 @@ class Restarts(_Around):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class SlantedTriangular(LearningRateSchedule):
-    """Rises in a straight line for a short while and falls in one for the rest: ULMFiT's schedule.
+    """Rises linearly for a few steps and falls linearly for the rest: ULMFiT's schedule.
 
         cut = floor(steps * cut_fraction)
         p(t) = t / cut                                              for t < cut
                1 - (t - cut) / (cut * (1 / cut_fraction - 1))       otherwise, not below 0
         rate(t) = learning_rate * (1 + p(t) * (ratio - 1)) / ratio
 
-    It starts and ends at `learning_rate / ratio` and has its peak at `cut`.
+    It starts and ends at `learning_rate / ratio` and peaks at `cut`.
 
     Args:
         learning_rate: float > 0. The peak.
-        steps: int. Batches of all epochs together.
-        cut_fraction: float in `(0, 1)`. The part of the steps in which the rate rises. Defaults to the paper's 0.1.
-        ratio: float >= 1. How much smaller the lowest rate is than the peak. Defaults to the paper's 32.
+        steps: int >= 1. Batches in all epochs together.
+        cut_fraction: float in `(0, 1)`. The fraction of the steps with a rising rate. Defaults to 0.1, as in the paper.
+        ratio: float >= 1. The ratio of the peak to the lowest rate. Defaults to 32, as in the paper.
 
     Raises:
-        ValueError: for arguments out of range, and where `cut` would be 0.
+        ValueError: if an argument is out of range, or `cut` would be 0.
 
     Example:
 
@@ -154,10 +154,10 @@ class SlantedTriangular(LearningRateSchedule):
         self.steps = _check_steps(steps)
         self.cut_fraction = _check.number("cut_fraction", cut_fraction, above=0.0)
         self.ratio = _check.number("ratio", ratio, minimum=1.0)
-        # What is a whole number but for the rounding of the product stays that number.
+        # Products that are whole numbers up to rounding errors stay whole.
         self._cut = int(self.steps * self.cut_fraction + 1e-9)
         if self.cut_fraction >= 1 or self._cut < 1:
-            expected = "a number in (0, 1) that makes at least one step of rise"
+            expected = "a number in (0, 1) that makes at least one rising step"
             raise _check.invalid("cut_fraction", expected, cut_fraction)
 
     def __call__(self, step: Any) -> Any:
@@ -178,27 +178,27 @@ class SlantedTriangular(LearningRateSchedule):
 def warmup_cosine(
     learning_rate: float, steps: int, warmup: float = 0.1, *, minimum: float = 0.0, cycles: int = 1
 ) -> Any:
-    """Makes a schedule that rises in a straight line from 0 and falls along half a cosine.
+    """Makes a schedule that rises linearly from 0 and falls along half a cosine.
 
         rate(t) = learning_rate * t / w                                             for t < w
                   minimum + (learning_rate - minimum) * (1 + cos(pi * u)) / 2       otherwise
 
-    with the w steps of warm-up and u = (t - w) / (steps - w), not above 1. With `cycles`, the fall happens so many
-    times, each in the same number of steps; the warm-up once.
+    with w warmup steps and u = (t - w) / (steps - w), at most 1. With `cycles`, the decay happens that many times, each
+    over the same number of steps; the warmup happens once.
 
     Args:
         learning_rate: float > 0. The peak.
-        steps: int. Batches of all epochs together: `len(batches) * epochs`.
-        warmup: int, or float in `[0, 1)`: the steps of the rise, or their part of `steps`. Defaults to a tenth.
-        minimum: float. The rate at the end.
-        cycles: int. How often the rate falls: 2 stands for one restart.
+        steps: int >= 1. Batches in all epochs together: `len(batches) * epochs`.
+        warmup: int, or float in `[0, 1)`: the warmup steps, or their fraction of `steps`. Defaults to 0.1.
+        minimum: float from 0 to `learning_rate`. The final rate. Defaults to 0.
+        cycles: int >= 1. The number of decays: 2 means one restart. Defaults to 1.
 
     Returns:
         A `keras.optimizers.schedules.LearningRateSchedule`.
 
     Raises:
-        ValueError: for rates below 0, `minimum` above `learning_rate`, fewer than one step, or a warm-up that leaves
-            no steps.
+        ValueError: if `learning_rate` is not positive, `minimum` is negative or above `learning_rate`, there is less
+            than one step, or the warmup leaves too few steps for the decay.
 
     Example:
 
@@ -218,19 +218,19 @@ def warmup_cosine(
 def warmup_linear(
     learning_rate: float, steps: int, warmup: float = 0.1, *, minimum: float = 0.0, cycles: int = 1
 ) -> Any:
-    """Makes a schedule that rises in a straight line from 0 and falls in one: BERT's own.
+    """Makes a schedule that rises linearly from 0 and falls linearly, as in BERT.
 
         rate(t) = learning_rate * t / w                                     for t < w
                   minimum + (learning_rate - minimum) * (1 - u)             otherwise
 
-    with the w steps of warm-up and u = (t - w) / (steps - w), not above 1.
+    with w warmup steps and u = (t - w) / (steps - w), at most 1.
 
     Args:
         learning_rate: float > 0. The peak.
-        steps: int. Batches of all epochs together: `len(batches) * epochs`.
-        warmup: int, or float in `[0, 1)`: the steps of the rise, or their part of `steps`. Defaults to a tenth.
-        minimum: float. The rate at the end.
-        cycles: int. How often the rate falls: 2 stands for one restart.
+        steps: int >= 1. Batches in all epochs together: `len(batches) * epochs`.
+        warmup: int, or float in `[0, 1)`: the warmup steps, or their fraction of `steps`. Defaults to 0.1.
+        minimum: float from 0 to `learning_rate`. The final rate. Defaults to 0.
+        cycles: int >= 1. The number of decays: 2 means one restart. Defaults to 1.
 
     Returns:
         A `keras.optimizers.schedules.LearningRateSchedule`.
@@ -250,12 +250,12 @@ def warmup_linear(
 
 
 def warmup_constant(learning_rate: float, steps: int, warmup: float = 0.1) -> Any:
-    """Makes a schedule that rises in a straight line from 0 and stays.
+    """Makes a schedule that rises linearly from 0 and then stays constant.
 
     Args:
         learning_rate: float > 0.
-        steps: int. Batches of all epochs together; used where `warmup` is a part of them.
-        warmup: int, or float in `[0, 1)`: the steps of the rise, or their part of `steps`. Defaults to a tenth.
+        steps: int >= 1. Batches in all epochs together; used if `warmup` is a fraction.
+        warmup: int, or float in `[0, 1)`: the warmup steps, or their fraction of `steps`. Defaults to 0.1.
 
     Returns:
         A `keras.optimizers.schedules.LearningRateSchedule`.
@@ -276,20 +276,20 @@ def warmup_constant(learning_rate: float, steps: int, warmup: float = 0.1) -> An
 def slanted_triangular(
     learning_rate: float, steps: int, cut_fraction: float = 0.1, ratio: float = 32.0, *, cycles: int = 1
 ) -> Any:
-    """Makes ULMFiT's schedule, a short rise and a long fall: see `SlantedTriangular`.
+    """Makes ULMFiT's schedule, a short rise and a long decay; see `SlantedTriangular`.
 
     Args:
         learning_rate: float > 0. The peak.
-        steps: int. Batches of all epochs together.
-        cut_fraction: float in `(0, 1)`. The part of the steps in which the rate rises.
-        ratio: float >= 1. How much smaller the lowest rate is than the peak.
-        cycles: int. How many triangles stand in `steps`, one behind the other.
+        steps: int >= 1. Batches in all epochs together.
+        cut_fraction: float in `(0, 1)`. The fraction of the steps with a rising rate. Defaults to 0.1.
+        ratio: float >= 1. The ratio of the peak to the lowest rate. Defaults to 32.
+        cycles: int >= 1. The number of consecutive triangles in `steps`. Defaults to 1.
 
     Returns:
         A `keras.optimizers.schedules.LearningRateSchedule`.
 
     Raises:
-        ValueError: as `SlantedTriangular`, and where the triangles would not be whole steps long.
+        ValueError: as `SlantedTriangular`, and if `cycles` does not divide `steps`.
 
     Example:
 
@@ -305,14 +305,14 @@ def slanted_triangular(
 
 
 def _decays(make, learning_rate, steps, warmup, minimum, cycles):
-    """Puts a warm-up before `cycles` decays, each made by `make(peak, length, minimum)`."""
+    """Adds a warmup before `cycles` decays, each made by `make(peak, length, minimum)`."""
     learning_rate = _check.number("learning_rate", learning_rate, above=0.0)
     steps = _check_steps(steps)
     warmup_steps = _warmup_steps(warmup, steps)
     minimum = _check.number("minimum", minimum, minimum=0.0, maximum=learning_rate)
     cycles = _check.integer("cycles", cycles)
     if steps - warmup_steps < cycles:
-        raise _check.invalid("warmup", f"a warm-up that leaves some of the {steps} steps for the decay", warmup)
+        raise _check.invalid("warmup", f"a warmup that leaves some of the {steps} steps for the decay", warmup)
     period = (steps - warmup_steps) / cycles
     decay = make(learning_rate, period, minimum)
     if cycles > 1:

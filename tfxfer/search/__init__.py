@@ -1,4 +1,4 @@
-"""Search by meaning and by words; paraphrases, clusters, hard negatives, small codes for large corpora."""
+"""Semantic and lexical search; paraphrases, clusters, hard negatives, and quantization for large corpora."""
 
 from tfxfer.search._align import Alignment, align
 from tfxfer.search._bm25 import BM25Index

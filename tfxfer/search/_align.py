@@ -1,4 +1,4 @@
-"""A new embedder beside an old index: the map from its vectors into the space of the index."""
+"""Maps the vectors of a new embedder into the space of an existing index."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,23 +12,30 @@ from tfxfer.search import _index, _top_k
 
 METHODS = ("affine", "orthogonal")
 _KS = (1, 10)
-# How far the length of a vector may be from 1.
+# Tolerance for a vector's length to count as 1.
 _UNIT = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Alignment:
-    """A map from the vectors of a new embedder into the space of an old one, made by `align`.
+    """A map from the vectors of a new embedder into the space of an old one, created by `align`.
 
-    Called with vectors of the new embedder, float `(rows, new dim)`, it returns them in the old space, float32
+    Called with vectors of the new embedder, float `(rows, new dim)`, it returns vectors in the old space, float32
     `(rows, old dim)`.
 
     Args:
         kernel: float32 array `(new dim, old dim)`.
         bias: float32 array `(old dim,)`, or `None`.
-        normalize: bool. Whether vectors are then scaled to length 1, as the old ones are.
+        normalize: bool. Whether mapped vectors are scaled to length 1, as the old ones are.
         method: `"affine"` or `"orthogonal"`.
-        scores: dict of what it costs; see `align`.
+        scores: dict of scores that measure the cost of the map; see `align`.
+
+    Example:
+
+    >>> swap = np.array([[0.0, 1.0], [1.0, 0.0]], "float32")
+    >>> alignment = Alignment(swap, None, normalize=False, method="orthogonal", scores={})
+    >>> alignment([[1.0, 2.0]]).tolist()
+    [[2.0, 1.0]]
     """
 
     kernel: np.ndarray
@@ -46,22 +53,22 @@ class Alignment:
         return (_neighbours.unit(mapped) if self.normalize else mapped).astype("float32")
 
     def modules(self) -> list[dict[str, Any]]:
-        """Returns the map as modules of an embedder, a list of dicts; see `backbones.EmbeddingSpec`."""
+        """Returns the map as embedder modules, a list of dicts; see `backbones.EmbeddingSpec`."""
         weights = {"kernel": self.kernel, "bias": self.bias}
         dense = {"class": "Dense", "units": self.kernel.shape[1], "use_bias": self.bias is not None, **weights}
         return [dense, *([{"class": "Normalize"}] if self.normalize else [])]
 
     def embedder(self, new: Any) -> Any:
-        """Returns the new embedder with the map as its last modules: it encodes into the space of the old index.
+        """Returns the new embedder with the map appended: it encodes texts into the space of the old index.
 
-        It is a model like any other: `encode`, `.keras` files, presets and exports have the map in them. It shares the
-        layers of `new`, whose own vectors stay as they are.
+        The result is a regular model: `encode`, `.keras` files, presets and exports include the map. It shares the
+        layers of `new`, whose own vectors do not change.
 
         Args:
-            new: the `models.TextEmbedder` that the map was made for; a `models.Siamese` stands for its embedder.
+            new: the `models.TextEmbedder` that the map was fitted for; of a `models.Siamese`, its embedder is used.
 
         Raises:
-            ValueError: for another kind of embedder, or one with vectors of another size.
+            ValueError: if `new` is not such an embedder, or its vectors have another size.
         """
         new = _texts.embedder_of(new)
         if new is None or not hasattr(new, "embedding_spec") or not hasattr(new, "embedding_dim"):
@@ -86,47 +93,53 @@ def align(
     batch_size: int = 32,
     progress: bool | None = None,
 ) -> Alignment:
-    """Fits the map from a new embedder's vectors into the space of an old index, and says what recall it costs.
+    """Fits a map from a new embedder's vectors into the space of an old index, and measures its cost in recall.
 
-    An index has to be encoded again when its embedder changes: the vectors of two models cannot be compared. Where that
-    takes long, queries of the new embedder can search the old index through a map. **It goes from new to old**: what the
-    new embedder gives becomes what the old one would have given, as nearly as the map can.
+    A new embedder normally requires encoding the whole index again, because vectors of two models are not comparable.
+    If that takes long, queries of the new embedder can search the old index through a map. **The map goes from new to
+    old**: it approximates the old embedder's vector of a text from the new embedder's vector.
 
     | `method` | map | when |
     |---|---|---|
-    | `"affine"` | `x A + b`, by ridge regression, its penalty chosen by cross-validation | some times as many texts as components |
-    | `"orthogonal"` | `x Q`, `Q` the rotation nearest to the old vectors (Procrustes); with other sizes, orthonormal rows or columns | few texts: it keeps the cosines between new vectors |
+    | `"affine"` | `x A + b`, by ridge regression with a penalty chosen by cross-validation | several times as many texts as components |
+    | `"orthogonal"` | `x Q`, `Q` the best rotation onto the old vectors (Procrustes); for different sizes, orthonormal rows or columns | few texts: it preserves cosines between new vectors |
 
-    For 680 captions that look for their pair among 3,000, all-MiniLM-L6-v2 has a recall@10 of 0.741, and its first five
-    blocks, fine-tuned, 0.653 in an index of their own. In the old index they have 0.532 without a map, 0.585 through the
-    orthogonal one and 0.665 through the affine one (`benchmarks/align.py`).
+    With 680 captions as queries for their pairs among 3,000, all-MiniLM-L6-v2 has a recall@10 of 0.741. Its first five
+    blocks, fine-tuned, have 0.653 in their own index. In the old index they have 0.532 without a map, 0.585 with the
+    orthogonal one and 0.665 with the affine one (`benchmarks/align.py`).
 
     Args:
-        old: what the index holds: a `search.SemanticIndex` (whose texts are then taken), its vectors as a float array
-            `(texts, dim)`, or the embedder that made them.
-        new: the new embedder; or its vectors of the texts, a float array.
-        texts: list of strings, at least 5 different ones, such as the index holds. Not needed for an index, nor where
-            both sides are arrays.
-        method: see the table.
-        held_out: float between 0 and 1. The share of texts that the map is scored on, by one that was fitted without
-            them. The map that is returned is fitted on all.
-        ks: ints. The ranks of the recall.
-        seed: int. Of the texts that are held out.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show progress bars; by default on long work.
+        old: the content of the index: a `search.SemanticIndex` (whose texts are used), its vectors as a float array
+            `(texts, dim)`, or the embedder that computed them.
+        new: the new embedder; or its vectors of the texts, a float array `(texts, dim)`.
+        texts: list of strings, at least 5 different ones, similar to those in the index. Not needed if `old` is an
+            index or if both sides are arrays.
+        method: `"affine"` (default) or `"orthogonal"`; see the table.
+        held_out: float between 0 and 1. The fraction of texts held out for the scores, which are those of a map fitted
+            on the other texts. The returned map is fitted on all texts.
+        ks: ints. Rank cutoffs of the recall.
+        seed: int. Seed of the choice of held-out texts.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
 
     Returns:
-        `Alignment`. Its `scores` are of held-out texts as queries that look for others among the old vectors of all
-        texts: `recall@k`, the share of the k texts that the old embedder finds that are found through the map too;
-        `unaligned_recall@k`, the same without the map, where both have vectors of one size, else `None`; `cosine`, the
-        mean between mapped and old vectors; and `texts` and `queries`, their numbers. What the new embedder finds better
-        than the old one, it cannot find in an old index: measure on labelled queries with `evaluation.retrieval_scores`
-        what is left of that.
+        `Alignment`. Its `scores` use held-out texts as queries, which search the old vectors of all other texts:
+        `recall@k`, the fraction of the old embedder's k nearest texts that are also found through the map;
+        `unaligned_recall@k`, the same without the map if both embedders' vectors have one size, else `None`; `cosine`,
+        the mean cosine between mapped and old vectors; and `texts` and `queries`, their numbers. These scores do not
+        credit results of the new embedder that are better than the old one's. To measure the quality of the search
+        itself, use labeled queries and `evaluation.retrieval_scores`.
 
     Raises:
-        ValueError: for too few texts, vectors that do not fit, or an index that holds binary codes alone.
+        ValueError: if there are too few texts, vectors do not match, or the index contains only binary codes.
 
     Example:
+
+    >>> rng = np.random.default_rng(0)
+    >>> new = rng.normal(size=(200, 4))
+    >>> old = new @ rng.normal(size=(4, 3))
+    >>> tx.search.align(old, new, ks=(1,)).scores["recall@1"]
+    1.0
 
     ```python
     found = tx.search.align(index, new_embedder)
@@ -138,8 +151,8 @@ def align(
 
     References:
         - [Schönemann, 1966](https://doi.org/10.1007/BF02289451), orthogonal Procrustes
-        - [Smith et al., 2017](https://arxiv.org/abs/1702.03859), for vectors of words
-        - [Shen et al., 2020](https://arxiv.org/abs/2003.11942), an old index that need not be encoded again
+        - [Smith et al., 2017](https://arxiv.org/abs/1702.03859), for word vectors
+        - [Shen et al., 2020](https://arxiv.org/abs/2003.11942), indexes without re-encoding
     """  # noqa: E501  (a table's row)
     _check.one_of("method", method, METHODS)
     if not 0 < _check.number("held_out", held_out) < 1:
@@ -161,10 +174,10 @@ def align(
 
 
 def _pairs(old, new, texts, batch_size, progress):
-    """Returns the vectors of the old and the new embedder of different texts, float64."""
+    """Returns the vectors of different texts by the old and the new embedder, float64."""
     if isinstance(old, _index.SemanticIndex):
         if texts is not None:
-            raise _check.invalid("texts", "None where `old` is an index, whose texts are taken", texts)
+            raise _check.invalid("texts", "None if `old` is an index, whose texts are used", texts)
         texts, old = old.texts, old.vectors
     sides, chosen, kept = {"old": old, "new": new}, None, None
     if texts is not None or not all(hasattr(side, "shape") for side in sides.values()):
@@ -186,24 +199,24 @@ def _pairs(old, new, texts, batch_size, progress):
             vectors = _texts.encode(side, asked, batch_size=batch_size, prompt=prompt, progress=progress)
         found.append(vectors.astype("float64"))
     if len(found[0]) != len(found[1]):
-        raise _check.invalid("new", f"{len(found[0])} vectors, as `old` has", found[1].shape)
+        raise _check.invalid("new", f"{len(found[0])} vectors, as in `old`", found[1].shape)
     return found
 
 
 def _fitted(old, new, method, normalize):
-    """Returns kernel and bias of the map from new vectors to old ones."""
+    """Returns the kernel and bias of the map from new to old vectors."""
     if method == "affine":
         fit = _regression.fit(new, old, kind="numbers")
         return fit.kernel.astype("float32"), fit.bias.astype("float32")
     left, values, right = np.linalg.svd(new.T @ old, full_matrices=False)
     kernel = left @ right
-    if not normalize:  # lengths count: the best factor
+    if not normalize:  # lengths matter: apply the best factor
         kernel *= values.sum() / max(np.sum(np.square(new @ kernel)), 1e-12)
     return kernel.astype("float32"), None
 
 
 def _scores(old, new, alignment, queries, ks):
-    """What the map costs the queries, rows of both; see `align`."""
+    """Returns the scores of the map on the queries, which are rows of both sides; see `align`."""
     mapped = alignment(new[queries])
     expected = _found(old[queries], old, queries, ks[-1])
     scores: dict[str, Any] = {}
@@ -223,9 +236,9 @@ def _scores(old, new, alignment, queries, ks):
 
 
 def _found(vectors, corpus, own, k):
-    """Returns the k nearest rows of a corpus but for the query's own, int `(queries, k)`."""
+    """Returns the k nearest rows of a corpus, excluding the query's own, int `(queries, k)`."""
     ids = _top_k.top_k(vectors, corpus, k + 1).ids
-    # Of the k + 1 nearest, without its own; where that is not among them, without the last.
+    # Drop the query itself from the k + 1 nearest or, if it is not among them, the last one.
     is_own = ids == own[:, None]
     is_own[~is_own.any(axis=1), -1] = True
     return ids[~is_own].reshape(len(ids), k)

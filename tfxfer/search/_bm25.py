@@ -1,4 +1,4 @@
-"""Search by words: BM25."""
+"""Lexical search with BM25."""
 
 import importlib
 import logging
@@ -48,43 +48,45 @@ _ARRAYS = {
 
 
 class BM25Index:
-    """Finds texts by the words that they share with a query; rare words count more, and long texts need more of them.
+    """Finds texts by the words that they share with a query; rare words count more, and long texts are penalized.
 
-    BM25 finds names, numbers and rare terms that embedders blur, and needs no model. It does not find what is said in
-    other words; `HybridIndex` combines both.
+    BM25 finds names, numbers and rare terms that embedders blur, and needs no model. It does not find paraphrases;
+    `HybridIndex` combines both kinds of search.
 
-    With tf the count of a word in a text, df the number of the texts with the word, N of all texts, and
-    `q = 1 - b + b * length / mean length`, a text scores the sum over the query's words (repeated ones count each time,
-    unknown ones not at all) of
+    With tf the count of a word in a text, df the number of texts with the word, N the number of all texts, and
+    `q = 1 - b + b * length / mean length`, the score of a text is a sum over the query's words (repeated words count
+    each time, unknown words not at all) of
 
     | `variant` | score of a word |
     |---|---|
-    | `"robertson"` | ln(max(1, (N - df + 0.5) / (df + 0.5))) tf / (tf + k1 q): words of half the texts count nothing |
+    | `"robertson"` | ln(max(1, (N - df + 0.5) / (df + 0.5))) tf / (tf + k1 q): 0 if df >= N / 2 |
     | `"lucene"` | ln(1 + (N - df + 0.5) / (df + 0.5)) tf / (tf + k1 q) |
     | `"atire"` | ln(N / df) tf (k1 + 1) / (tf + k1 q) |
     | `"bm25l"` | ln((N + 1) / (df + 0.5)) (k1 + 1) (c + delta) / (k1 + c + delta), with c = tf / q |
     | `"bm25+"` | ln((N + 1) / df) (delta + tf (k1 + 1) / (tf + k1 q)) |
 
-    The last two keep long texts from losing to texts without the word, which they give the value at tf = 0. The scores
-    are computed by the package bm25s, in float64.
+    The last two prevent long texts from losing to texts without the word, which get the value at tf = 0. The package
+    bm25s computes the scores in float64.
 
     Args:
-        texts: list or other iterable of strings; empty ones are never found.
-        ids: list of ints >= 0 or of strings, all different: the ids of the texts. By default they count from 0.
-        metadata: dict of column name to list, one value for each text: strings, numbers or bools, `None` where it is
-            missing; for filters in `search`.
-        variant: see the table. Defaults to `"lucene"`, which no word gives a score of 0.
-        k1: float >= 0. How slowly further occurrences of a word count less; 0 counts whether it occurs.
-        b: float from 0 to 1. How far the length of a text counts.
-        delta: float >= 0, for `"bm25l"` and `"bm25+"`.
-        tokenizer: function of a string to a list of words. Defaults to `words`, for texts in any script.
-        stopwords: list of words that do not count. By default all words count: common ones have little weight.
-        stemmer: function of a word to its stem, such as `Stemmer.Stemmer("english").stemWord` of the package PyStemmer.
-        multiplier: int. How many candidates a reranker gets, times k.
+        texts: list or other iterable of strings. Empty ones are never found.
+        ids: list of unique ints >= 0 or unique strings: the ids of the texts. By default they count from 0.
+        metadata: dict of column name to list with one value per text: strings, numbers or bools, `None` for a missing
+            value. Used by filters in `search`.
+        variant: one of the variants in the table. Defaults to `"lucene"`, which gives no word a score of 0.
+        k1: float >= 0. How slowly repeated occurrences of a word saturate; with 0, only its presence counts. Defaults
+            to 1.5.
+        b: float from 0 to 1. Strength of the length normalization. Defaults to 0.75.
+        delta: float >= 0, for `"bm25l"` and `"bm25+"`. Defaults to 0.5.
+        tokenizer: function that splits a string into a list of words. Defaults to `words`, for texts in any script.
+        stopwords: list of words to ignore. By default all words count; common ones have little weight.
+        stemmer: function that maps a word to its stem, for example `Stemmer.Stemmer("english").stemWord` from the
+            package PyStemmer.
+        multiplier: int. A reranker scores `k * multiplier` candidates. Defaults to 10.
 
     Raises:
-        ValueError: for no texts, something that is no text, or an argument out of range.
-        ImportError: without bm25s; it names the package.
+        ValueError: if `texts` is empty, a text is not a string, or an argument is out of range.
+        ImportError: if bm25s is not installed; the message names the package.
 
     Example:
 
@@ -126,9 +128,9 @@ class BM25Index:
         self._split = _terms.Terms(tokenizer, stopwords, stemmer)
         self._records = _records.Records()
         self._vocabulary: dict[str, int] = {}
-        # The words of all texts, one after the other, and where each text ends.
+        # The words of all texts, concatenated, and the end of each text.
         self._terms, self._ends = np.zeros(0, "int32"), np.zeros(0, "int64")
-        self._model: Any = None  # made by the next search where texts have changed
+        self._model: Any = None  # created by the next search after a change
         self.add(texts, ids=ids, metadata=metadata)
 
     def __len__(self) -> int:
@@ -139,17 +141,17 @@ class BM25Index:
 
     @property
     def texts(self) -> list[str]:
-        """The texts, in the order in which they were added."""
+        """The texts, in the order of insertion."""
         return self._records.texts
 
     @property
     def ids(self) -> np.ndarray:
-        """Their ids, `(texts,)`: int64, or strings."""
+        """Ids of the texts, `(texts,)`: int64 or strings."""
         return self._records.ids
 
     @property
     def metadata(self) -> dict[str, np.ndarray]:
-        """The columns to filter by, arrays `(texts,)`; missing numbers are NaN, other missing values `None`."""
+        """The columns for filters, arrays `(texts,)`; missing numbers are NaN, other missing values `None`."""
         return dict(self._records.columns)
 
     def add(
@@ -159,12 +161,13 @@ class BM25Index:
         ids: Sequence[int] | Sequence[str] | np.ndarray | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Adds texts. The weights of all words change; the next search computes them.
+        """Adds texts. This changes the weights of all words, which the next search recomputes.
 
         Args:
             texts: list or other iterable of strings.
-            ids: their ids, where the texts that are there have ids of their own. By default they count on.
-            metadata: the columns that the texts have that are there.
+            ids: ids of the texts; required if the existing ids are strings. By default int ids continue after the
+                highest one so far.
+            metadata: the same columns as those of the existing texts.
         """
         texts = _texts.strings("texts", texts)
         checked = self._records.check(texts, ids, metadata)
@@ -178,13 +181,13 @@ class BM25Index:
         self._records.add(texts, checked)
 
     def remove(self, ids: Sequence[int] | Sequence[str] | np.ndarray) -> None:
-        """Removes texts; the others keep their ids. The next search computes the weights of all words again.
+        """Removes texts; the others keep their ids. The next search recomputes the weights of all words.
 
         Args:
             ids: list of ids.
 
         Raises:
-            ValueError: for an id that is not there, or where no text would be left.
+            ValueError: if an id does not exist, or if no text would be left.
         """
         kept = self._records.kept(ids)
         lengths = np.diff(self._ends, prepend=0)
@@ -207,23 +210,23 @@ class BM25Index:
         batch_size: int = 32,
         progress: bool | None = None,
     ) -> Hits:
-        """Finds the texts with the highest scores for each query, of those that share a word with it.
+        """Finds the texts with the highest scores for each query, among those that share a word with it.
 
         Args:
-            queries: a string or a list of strings. An empty query, and one of unknown words, finds nothing.
+            queries: a string or a list of strings. An empty query, or one of unknown words only, finds nothing.
             k: int, at most the number of texts.
-            where: a filter by metadata; see `SemanticIndex.search`. It does not change the weights of words.
-            reranker: optional cross-encoder that puts the best `k * multiplier` in order; see `SemanticIndex.search`.
-            batch_size: int. Pairs that a reranker computes at a time.
-            progress: bool. Whether a reranker shows a progress bar; by default on long work.
+            where: a filter on the metadata; see `SemanticIndex.search`. It does not change the weights of words.
+            reranker: optional cross-encoder that reorders the best `k * multiplier`; see `SemanticIndex.search`.
+            batch_size: int. Number of pairs that a reranker scores at a time.
+            progress: bool. Whether a reranker shows a progress bar. By default, one is shown for long-running work.
 
         Returns:
-            `Hits(ids, scores, texts)`: for one query ids and float64 scores `(k,)` and a list of k strings; for several
-            `(queries, k)` and a list of lists. The best first, of equal scores the text that was added first. Where
-            fewer texts share a word: id -1 (`""` where ids are strings), score -inf and text `None`.
+            `Hits(ids, scores, texts)`. For one query, ids and float64 scores `(k,)` and a list of k strings; for a
+            list, `(queries, k)` and a list of lists. Best first; ties keep the order of insertion. If fewer texts
+            share a word, the rest has id -1 (`""` for string ids), score -inf and text `None`.
 
         Raises:
-            ValueError: for no queries, or a k beyond the number of texts.
+            ValueError: if there are no queries, or if k exceeds the number of texts.
         """
         k = _top_k.check_k(k, len(self))
         names, is_one = _rerank.queries_of(queries)
@@ -242,7 +245,7 @@ class BM25Index:
         return self._records.hits(rows, scores, is_one)
 
     def scores(self, queries: str | Sequence[str]) -> np.ndarray:
-        """Returns the scores of all texts, found or not: float64 `(texts,)`, or `(queries, texts)` for a list.
+        """Returns the scores of all texts, whether found or not: float64 `(texts,)`, or `(queries, texts)` for a list.
 
         Args:
             queries: a string or a list of strings.
@@ -259,7 +262,7 @@ class BM25Index:
         return [self._vocabulary[word] for word in self._split(query) if word in self._vocabulary]
 
     def _found(self, terms, allowed, k):
-        """The best rows that have one of the terms, and their scores."""
+        """Returns the best rows that contain one of the terms, and their scores."""
         model = self._ready()
         starts, indices = model.scores["indptr"], model.scores["indices"]
         rows = np.unique(np.concatenate([indices[starts[term] : starts[term + 1]] for term in set(terms)]))
@@ -273,7 +276,7 @@ class BM25Index:
         return rows[order], scores[order]
 
     def _ready(self):
-        """bm25s's own index, made again where texts have changed; only for an index with a word."""
+        """Returns the bm25s index, rebuilt if texts have changed; requires at least one word."""
         if self._model is None:
             model = self._new_model()
             found = [part.tolist() for part in np.split(self._terms, self._ends[:-1])]
@@ -288,12 +291,12 @@ class BM25Index:
     # === Saving ===
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes texts, words and weights into a folder that `load` reads. A tokenizer and a stemmer are not saved.
+        """Writes texts, words and weights to a directory that `load` reads. The tokenizer and stemmer are not saved.
 
-        An index that the folder holds already is replaced in one step, as `SemanticIndex.save` does.
+        An existing index in the directory is replaced atomically, as in `SemanticIndex.save`.
 
         Args:
-            folder: string or path on the local disk. Made if need be.
+            folder: string or path on the local disk. Created if it does not exist.
         """
         folder = _disk.local_path("folder", folder, kind="folder")
         arrays = {"terms": self._terms, "ends": self._ends}
@@ -327,20 +330,20 @@ class BM25Index:
         tokenizer: Callable[[str], Sequence[str]] | None = None,
         stemmer: Callable[[str], str] | None = None,
     ) -> Self:
-        """Reads an index that `save` wrote, and checks that its parts are complete and belong together.
+        """Reads an index that `save` wrote, and checks that its parts are complete and consistent.
 
         Args:
             folder: string or path.
-            tokenizer: the function that the index was made with, if it was.
-            stemmer: the function that the index was made with, if it was.
+            tokenizer: the function that the index was created with, if any.
+            stemmer: the function that the index was created with, if any.
 
         Returns:
             `BM25Index`.
 
         Raises:
-            ValueError: where the folder holds no index, or a damaged one; the error names the file. For a tokenizer or
-                stemmer that is missing, or that the index was made without.
-            ImportError: without bm25s; it names the package.
+            ValueError: if the directory contains no index or a damaged one, in which case the message names the file;
+                or if a tokenizer or stemmer is missing, or passed to an index that was created without one.
+            ImportError: if bm25s is not installed; the message names the package.
         """
         _load()
         path = _disk.local_path("folder", folder, kind="folder")
@@ -381,7 +384,7 @@ class BM25Index:
         return made
 
     def _take(self, arrays, count):
-        """Takes over the arrays of a file; raises where they do not fit."""
+        """Takes over the arrays of a file; raises if they do not match."""
         if len(self._records) != count or len(arrays["ends"]) != count:
             raise ValueError(f"has {len(arrays['ends'])} rows for {count} texts")
         self._terms, self._ends, self._model = arrays["terms"], arrays["ends"], None
@@ -403,17 +406,17 @@ def _load():
     """Returns the module `bm25s`.
 
     Raises:
-        ImportError: where it is missing; it names the package.
+        ImportError: if it is not installed; the message names the package.
     """
-    # Where it can import JAX, bm25s runs it once, which starts its threads and takes most of a GPU's memory. Without
-    # it, bm25s uses numpy for what is not asked of it here.
+    # If bm25s can import JAX, it runs it once, which starts JAX's threads and reserves most of a GPU's memory. Without
+    # JAX, bm25s uses numpy for the parts that are not used here.
     hidden = {} if "bm25s" in sys.modules else {name: sys.modules.get(name) for name in ("jax", "jax.lax")}
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     try:
         found = importlib.import_module("bm25s")
     except ImportError as error:
         raise ImportError(
-            "`search.BM25Index` needs the package bm25s: `pip install bm25s`, or `pip install tfxfer[bm25]`."
+            "`search.BM25Index` requires the package bm25s: `pip install bm25s`, or `pip install tfxfer[bm25]`."
         ) from error
     finally:
         for name, module in hidden.items():
@@ -422,6 +425,6 @@ def _load():
             else:
                 sys.modules[name] = module
     logger = logging.getLogger("bm25s")
-    if logger.level == logging.DEBUG:  # it sets itself to this on import, and tells each root handler what it does
+    if logger.level == logging.DEBUG:  # bm25s sets this level on import, so every root handler gets its debug messages
         logger.setLevel(logging.WARNING)
     return found

@@ -1,4 +1,4 @@
-"""Groups of texts that mean alike, named by their words."""
+"""Clusters of texts with similar meaning, named by their words."""
 
 import collections
 import warnings
@@ -15,19 +15,19 @@ from tfxfer import _check, _neighbours, _texts
 from tfxfer.search import _terms
 
 METHODS = ("kmeans", "communities")
-# Numbers in a block of similarities of centres to all rows: 64 MB.
+# Number of similarities between centers and all rows in a block: 64 MB.
 _BLOCK = 2**24
-# Words in the name of a cluster.
+# Number of words in the name of a cluster.
 _NAMED = 3
 
 
 class Cluster(NamedTuple):
-    """A group of texts that `clusters` found.
+    """A group of texts found by `clusters`.
 
     Attributes:
-        name: string, its most telling words; all names of a result are different.
-        words: list of strings, the most telling first.
-        ids: int64 array, the places of its texts, the one nearest to the centre first.
+        name: string, its most characteristic words. Names are unique within a result.
+        words: list of strings, the most characteristic first.
+        ids: int64 array, the indices of its texts, the one nearest to the center first.
     """
 
     name: str
@@ -36,10 +36,10 @@ class Cluster(NamedTuple):
 
 
 class Clusters(NamedTuple):
-    """What `clusters` returns.
+    """The result of `clusters`.
 
     Attributes:
-        labels: int64 array `(texts,)`: the place of each text's cluster in `clusters`; -1 for none.
+        labels: int64 array `(texts,)`: the index in `clusters` of each text's cluster; -1 if it is in none.
         clusters: list of `Cluster`, the largest first.
     """
 
@@ -50,27 +50,29 @@ class Clusters(NamedTuple):
 def community_detection(
     embeddings: ArrayLike, *, threshold: float = 0.75, min_size: int = 10, progress: bool | None = None
 ) -> list[np.ndarray]:
-    """Finds groups of vectors that lie close around one of them; how many there are need not be known.
+    """Finds groups of vectors that lie close to one of them; the number of groups need not be known.
 
-    Each row is a possible centre, with the rows of at least that cosine around it. The centre with the most is taken
-    first (of equal ones the lower row), then, without the rows that were taken, the next that is still free and has
-    enough left; so groups do not overlap, and each has its centre in it. In sentence-transformers' function of this
-    name a row that was taken may still be the centre of a group that it is not in.
+    Each row is a candidate center of a group that contains all rows with at least that cosine to it. The candidate with
+    the largest group wins (the lower row in a tie), and its rows are removed. This repeats with the candidates that are
+    still available and have enough rows left. Groups therefore do not overlap, and each contains its center. (In the
+    function of the same name in sentence-transformers, a row that was already assigned can still be the center of
+    another group, which then does not contain it.)
 
-    All pairs are compared, in blocks: some 64 MB are held besides the vectors and the groups.
+    All pairs are compared, in blocks: this takes about 64 MB in addition to the vectors and the groups.
 
     Args:
         embeddings: float array `(rows, dim)`.
-        threshold: float from -1 to 1. The least cosine to the centre.
-        min_size: int. The fewest rows of a group, its centre included.
-        progress: bool. Whether to show a progress bar; by default over more than 100,000 rows, in a terminal.
+        threshold: float from -1 to 1. Minimum cosine to the center. Defaults to 0.75.
+        min_size: int. Minimum number of rows in a group, including its center. Defaults to 10.
+        progress: bool. Whether to show a progress bar. By default, one is shown for more than 100,000 rows in a
+            terminal or notebook.
 
     Returns:
-        A list of int64 arrays, the largest group first (of equal ones the one found first); in each the centre first,
-        then the nearest rows. Rows in no group are in no array.
+        List of int64 arrays, the largest group first (in a tie, the one found first). Each array starts with the
+        center, followed by the nearest rows. Rows without a group are in no array.
 
     Raises:
-        ValueError: for vectors that are not finite, or an argument out of range.
+        ValueError: if vectors are not finite, or if an argument is out of range.
 
     Example:
 
@@ -125,38 +127,44 @@ def clusters(
     batch_size: int = 32,
     progress: bool | None = None,
 ) -> Clusters:
-    """Groups texts by meaning and names each group by its most telling words.
+    """Groups texts by meaning and names each group by its most characteristic words.
 
-    A word tells of a cluster if it is frequent there and not elsewhere: with tf its share of the cluster's words, f its
-    count in all clusters, and A the mean number of words in a cluster, it weighs `tf max(0, ln((A + 1) / (f + 0.5)))`,
-    the class-based TF-IDF of BERTopic with its weights for frequent words. So common words need no list of stop words
-    where there are some ten clusters or more; with fewer, give one.
+    A word is characteristic of a cluster if it is frequent there and rare elsewhere. With tf its fraction of the
+    cluster's words, f its count in all clusters, and A the mean number of words in a cluster, its weight is
+    `tf max(0, ln((A + 1) / (f + 0.5)))`, the class-based TF-IDF of BERTopic with its weights for frequent words. With
+    about ten clusters or more, common words therefore need no list of stop words; with fewer, pass one.
 
     Args:
-        embedder: `models.TextEmbedder`, or anything with `encode(list of strings) -> (texts, dim)`; `None` where
-            `embeddings` are given.
+        embedder: `models.TextEmbedder`, or any object with `encode(list of strings) -> (texts, dim)`. May be `None` if
+            `embeddings` is given.
         texts: list of strings.
         num_clusters: int, for `"kmeans"`. Defaults to the square root of half the number of texts.
-        embeddings: float array `(texts, dim)`: the vectors, where they are there already.
-        method: `"kmeans"`, which puts each text into one of `num_clusters` (scikit-learn, on vectors of length 1); or
-            `"communities"`, which takes the groups that `community_detection` finds, and leaves other texts out.
+        embeddings: float array `(texts, dim)`: the vectors, if already computed.
+        method: `"kmeans"` (default), which assigns each text to one of `num_clusters` clusters (scikit-learn, on unit
+            vectors); or `"communities"`, which uses the groups of `community_detection` and leaves out other texts.
         threshold: float; see `community_detection`.
-        min_size: int; see there.
-        num_words: int. The most words of a cluster.
-        tokenizer: function of a string to a list of words. Defaults to `words`, for texts in any script.
-        stopwords: list of words that are no names.
-        seed: int, for `"kmeans"`, so that the clusters are the same each time.
-        prompt: string set before each text; by default the embedder's own.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show progress bars; by default on long work.
+        min_size: int; see `community_detection`.
+        num_words: int. Maximum number of words per cluster. Defaults to 10.
+        tokenizer: function that splits a string into a list of words. Defaults to `words`, for texts in any script.
+        stopwords: list of words to exclude from the names.
+        seed: int, for `"kmeans"`. With the same seed the clusters are the same each time.
+        prompt: string prepended to each text. Defaults to the embedder's own.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
 
     Returns:
         `Clusters(labels, clusters)`.
 
     Raises:
-        ValueError: for no texts, vectors that do not fit, or more clusters than texts.
+        ValueError: if `texts` is empty, vectors do not match, or there are more clusters than texts.
 
     Example:
+
+    >>> texts = ["lost card", "card lost", "loan rate", "rate of a loan"]
+    >>> vectors = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]
+    >>> found = tx.search.clusters(None, texts, 2, embeddings=vectors)
+    >>> found.labels.tolist(), found.clusters[0].name
+    ([0, 0, 1, 1], 'card, lost')
 
     ```python
     found = tx.search.clusters(embedder, texts, 20)
@@ -193,12 +201,12 @@ def clusters(
 
 
 def _kmeans(vectors, count, seed):
-    """Returns the rows of each cluster, the nearest to its centre first; the largest cluster first."""
+    """Returns the rows of each cluster, nearest to its center first; the largest cluster first."""
     vectors = _neighbours.unit(vectors).astype("float32")
     made = sklearn.cluster.KMeans(count, n_init=3, random_state=seed)
-    # Sums over several threads come in any order, and with them the last bits of the centres.
+    # With several threads the order of summation varies, and with it the last bits of the centers.
     with threadpoolctl.threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)  # fewer different vectors than clusters
+        warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)  # fewer distinct vectors than clusters
         labels = made.fit_predict(vectors)
     groups = []
     for label in range(count):
@@ -209,7 +217,7 @@ def _kmeans(vectors, count, seed):
 
 
 def _telling(groups, most):
-    """The most telling words of each list of words; of equal ones the first in the alphabet."""
+    """Returns the most characteristic words of each list of words, ties in alphabetical order."""
     counts = [collections.Counter(words) for words in groups]
     total: collections.Counter[str] = sum(counts, collections.Counter())
     mean = sum(total.values()) / max(len(groups), 1)
@@ -219,14 +227,14 @@ def _telling(groups, most):
         weights = {
             word: n / size * max(0.0, float(np.log((mean + 1) / (total[word] + 0.5)))) for word, n in own.items()
         }
-        # Words that are everywhere have no weight; they come last, the more frequent first.
+        # Words that are common to all clusters have weight 0; they come last, the more frequent first.
         ordered = sorted((-weights[word], -n, word) for word, n in own.items())
         found.append([word for _, _, word in ordered[:most]])
     return found
 
 
 def _names(telling):
-    """A name for each list of words; one that is there already gets further words or a number."""
+    """Returns a name for each list of words; duplicates get further words or a number."""
     names: dict[str, None] = {}
     for words in telling:
         options = [", ".join(words[:end]) for end in range(min(_NAMED, len(words)), len(words) + 1)]

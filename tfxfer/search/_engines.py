@@ -1,4 +1,4 @@
-"""Search by other packages, which are optional: what their indexes have in common."""
+"""Common base of the indexes of optional packages."""
 
 import numpy as np
 
@@ -6,12 +6,12 @@ from tfxfer import _check
 
 
 class Engine:
-    """An index of another package that answers as the exact search does: larger scores are closer.
+    """An index of another package with the interface of the exact search: larger scores are closer.
 
-    The package numbers the vectors as they come; `labels` says which row of ours each is, -1 for one that was removed.
+    The package numbers the vectors in the order of insertion; `labels` maps each to our row, -1 if it was removed.
 
     Args:
-        dim: int. Components of a vector.
+        dim: int. Number of components of a vector.
         precision: `"float32"`, `"int8"` or `"binary"`.
         similarity: `"cosine"`, `"dot"` or `"euclidean"`.
         factory: string, the settings of the package's index, or `None`.
@@ -31,7 +31,7 @@ class Engine:
 
     @property
     def are_plain(self):
-        """Whether the package's numbers are our rows."""
+        """Whether the package's numbers equal our rows."""
         return bool(np.array_equal(self.labels, np.arange(len(self.labels))))
 
     def add(self, vectors):
@@ -41,7 +41,7 @@ class Engine:
         self.labels = np.concatenate([self.labels, np.arange(first, first + len(vectors))])
 
     def keep(self, kept):
-        """Leaves only the rows of a mask; the others are renumbered without gaps."""
+        """Keeps only the rows of a mask; they are renumbered without gaps."""
         rows = np.where(kept, np.cumsum(kept) - 1, -1)
         live = np.flatnonzero(self.labels >= 0)
         gone = live[~kept[self.labels[live]]]
@@ -49,12 +49,12 @@ class Engine:
         self.labels[live] = rows[self.labels[live]]
 
     def search(self, queries, k, allowed=None):
-        """Returns rows and scores `(queries, k)`; where fewer are found, row -1 and score -inf.
+        """Returns rows and scores `(queries, k)`; if fewer are found, the rest has row -1 and score -inf.
 
         Args:
             queries: float vectors or binary codes.
             k: int.
-            allowed: bool `(rows,)`, the rows that may be found; `None` for all.
+            allowed: bool `(rows,)`, the rows to search; `None` for all.
         """
         if allowed is not None and not allowed.any():
             return np.full((len(queries), k), -1, "int64"), np.full((len(queries), k), -np.inf, "float32")
@@ -67,26 +67,26 @@ class Engine:
         rows = np.where(found, self.labels[np.where(found, numbers, 0)], -1)
         return rows, np.where(rows < 0, -np.inf, scores).astype("float32")
 
-    # === Of each package ===
+    # === Hooks of each package ===
 
     def _make(self):
         """Sets `self.index` to an empty index."""
         raise NotImplementedError
 
     def _prepare(self, vectors):
-        """Vectors as the package takes them."""
+        """Returns the vectors in the form that the package takes."""
         raise NotImplementedError
 
     def _add(self, vectors, numbers):
         raise NotImplementedError
 
     def _remove(self, numbers):
-        """Takes vectors out of the index, or leaves them in: they are never asked for again."""
+        """Removes vectors from the index, or keeps them there: they are never requested again."""
 
     def save(self, path):
         """Writes the package's index to a file."""
         raise NotImplementedError
 
     def _search(self, queries, k, numbers, live):
-        """Returns numbers and scores; `numbers` are those that may be found, `None` for all that are `live`."""
+        """Returns numbers and scores; `numbers` are those to search, `None` for all that are `live`."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Search by faiss, which is optional."""
+"""Search with the optional package faiss."""
 
 import importlib
 import pathlib
@@ -15,19 +15,19 @@ def load():
     """Returns the module `faiss`.
 
     Raises:
-        ImportError: where it is missing; it names the package.
+        ImportError: if it is not installed; the message names the package.
     """
     try:
         return importlib.import_module("faiss")
     except ImportError as error:
         raise ImportError(
-            "`backend='faiss'` needs the package faiss-cpu (or faiss-gpu): `pip install faiss-cpu`. "
-            "`backend='exact'` needs nothing more."
+            "`backend='faiss'` requires the package faiss-cpu (or faiss-gpu): `pip install faiss-cpu`. "
+            "`backend='exact'` requires no other package."
         ) from error
 
 
 class FaissIndex(Engine):
-    """A faiss index. What is removed stays in it, and filters go by faiss's selectors of ids."""
+    """A faiss index. Removed vectors stay in it, and filters use faiss's id selectors."""
 
     name = "faiss"
 
@@ -35,7 +35,7 @@ class FaissIndex(Engine):
         faiss = load()
         factory = self.factory or FACTORIES[self.precision]
         if self.precision == "binary":
-            # faiss takes whole bytes; the words of the codes are 8 each.
+            # faiss requires whole bytes; our codes consist of words of 8 bytes each.
             self.index = faiss.index_binary_factory(-(-self.dim // 64) * 64, factory)
         else:
             metric = faiss.METRIC_L2 if self.similarity == "euclidean" else faiss.METRIC_INNER_PRODUCT
@@ -48,7 +48,7 @@ class FaissIndex(Engine):
         return np.ascontiguousarray(vectors, "float32")
 
     def _add(self, vectors, numbers):
-        # The first vectors train an index that has to be trained.
+        # The first vectors train an index that requires training.
         if not self.index.is_trained:
             self.index.train(vectors)
         self.index.add(vectors)
@@ -77,9 +77,9 @@ class FaissIndex(Engine):
             parameters = faiss.SearchParameters(sel=selector)
         try:
             return self.index.search(queries, k, params=parameters)
-        except RuntimeError as error:  # with a stack of C++
+        except RuntimeError as error:  # with a C++ stack trace
             remedy = "Use `backend='exact'`, or a factory such as 'Flat', 'SQ8', 'IVF...' or 'HNSW...'."
-            expected = "an index that can leave rows out, as filters and removed texts need"
+            expected = "an index that can leave rows out, as filters and removed texts require"
             received = self.factory or FACTORIES[self.precision]
             raise _check.invalid("factory", expected, received, remedy) from error
 
@@ -90,7 +90,7 @@ class FaissIndex(Engine):
         write(self.index, str(pathlib.Path(path)))
 
     def load(self, path, labels=None):
-        """Takes the index out of a file that `save` wrote; raises for one of vectors of another size."""
+        """Reads the index from a file that `save` wrote; raises if its vectors have another size."""
         faiss = load()
         read = faiss.read_index_binary if self.precision == "binary" else faiss.read_index
         found = read(str(pathlib.Path(path)))

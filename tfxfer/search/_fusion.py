@@ -1,4 +1,4 @@
-"""Several rankings of the same queries as one."""
+"""Fuses several rankings of the same queries into one."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -22,35 +22,35 @@ def fuse(
     rank_constant: float = 60.0,
     normalize: Literal["min_max", "z_score", "none"] = "min_max",
 ) -> Any:
-    """Fuses what several searches found for the same queries into one ranking.
+    """Fuses the results of several searches for the same queries into one ranking.
 
-    `"reciprocal_rank"` adds `weight / (rank_constant + rank)` over the rankings that have a document, with ranks from
-    1: scores need not be comparable. `"weighted"` adds `weight * score`, with scores made comparable for each query and
-    ranking:
+    `"reciprocal_rank"` adds `weight / (rank_constant + rank)` over the rankings that contain a document, with ranks
+    from 1; scores need not be comparable. `"weighted"` adds `weight * score`, where the scores of each query and
+    ranking are normalized:
 
-    | `normalize` | score | of a document that a ranking does not have |
+    | `normalize` | score | of a document that is missing from a ranking |
     |---|---|---|
-    | `"min_max"` | (s - min) / (max - min); 1 where all are equal | 0, as the last one that it has |
-    | `"z_score"` | (s - mean) / deviation over the documents found; 0 where all are equal | the lowest of the ranking |
+    | `"min_max"` | (s - min) / (max - min); 1 if all are equal | 0, the same as for its last document |
+    | `"z_score"` | (s - mean) / deviation over the documents found; 0 if all are equal | the lowest of the ranking |
     | `"none"` | s, which must be >= 0 | 0 |
 
-    A ranking's documents are ordered by its scores; of equal ones the lower id comes first. So it is in the result.
+    Documents are ordered by score, in each ranking and in the result; the lower id wins ties.
 
     Args:
-        rankings: list of what searches returned, all of one form: `Hits` for one query or for several; dicts of
-            document id to score; or dicts of query id to such dicts, as runs are kept.
-        k: int. The most documents to return. Defaults to all that were found.
-        method: see above.
+        rankings: list of search results, all of one form: `Hits` for one query or for several; dicts of document id to
+            score; or runs, dicts of query id to such dicts.
+        k: int. Maximum number of documents to return. Defaults to all that were found.
+        method: `"reciprocal_rank"` (default) or `"weighted"`; see above.
         weights: list of numbers > 0, one for each ranking. Defaults to ones.
-        rank_constant: number >= 0. The smaller, the more the first ranks count. Defaults to 60, as in the paper.
-        normalize: see the table; for `"weighted"`.
+        rank_constant: number >= 0. The smaller it is, the more the first ranks count. Defaults to 60, as in the paper.
+        normalize: `"min_max"` (default), `"z_score"` or `"none"`, for `"weighted"`; see the table.
 
     Returns:
-        What the rankings are: `Hits` with float64 scores, as wide as the most documents of a query (or `k`), filled
+        The form of the rankings: `Hits` with float64 scores, as wide as the most documents of a query (or `k`), padded
         with id -1 (`""` for strings), score -inf and text `None`; or dicts with the best document first.
 
     Raises:
-        ValueError: for rankings of different forms or queries, an id twice in one ranking, or scores that are not
+        ValueError: if the rankings differ in form or queries, an id occurs twice in one ranking, or scores are not
             finite.
 
     Example:
@@ -79,11 +79,11 @@ def fuse(
 
 
 class Fusion:
-    """Adds up the rankings of one query.
+    """Fuses the rankings of one query.
 
     Args:
-        count: int. How many rankings there are.
-        method, weights, rank_constant, normalize: as `fuse` has them.
+        count: int. Number of rankings.
+        method, weights, rank_constant, normalize: as in `fuse`.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Fusion:
         self.weights = [_check.number("weights", weight, above=0.0) for weight in given]
 
     def __call__(self, rankings: Sequence[Mapping[Any, float]]) -> dict[Any, float]:
-        """Returns the documents of several dicts of id to score with their new scores, the best first."""
+        """Returns the documents of several dicts of id to score with their new scores, best first."""
         total: dict[Any, float] = {}
         for i, (ranking, weight) in enumerate(zip(rankings, self.weights, strict=True)):
             for score in ranking.values():
@@ -190,7 +190,7 @@ def _fuse_hits(rankings, k, fusion):
 
 
 def _rows_of(hits, is_one, i):
-    """The documents of each query as a dict of id to score, and one of id to text."""
+    """Returns the documents of each query as a dict of id to score, and a dict of id to text."""
     ids, scores, texts = hits.ids, hits.scores, getattr(hits, "texts", None)
     if is_one:
         ids, scores, texts = [ids], [scores], None if texts is None else [texts]
@@ -201,8 +201,8 @@ def _rows_of(hits, is_one, i):
             if each in (-1, ""):
                 continue
             if each in made:
-                where = f"It is twice in query {row} of ranking {i}."
-                raise _check.invalid("rankings", "ids that are all different within a query", each, where)
+                where = f"It occurs twice in query {row} of ranking {i}."
+                raise _check.invalid("rankings", "unique ids within a query", each, where)
             made[each] = score
             if texts is not None:
                 named[each] = texts[row][place]

@@ -1,4 +1,4 @@
-"""Words and vectors together."""
+"""Hybrid search by words and by vectors."""
 
 import os
 import pathlib
@@ -24,21 +24,21 @@ _KEYS = {"format": int, "folder": str, "method": str, "normalize": str, "weights
 
 
 class HybridIndex:
-    """Searches the same texts by words and by vectors, and fuses what both find; a reranker may order the best.
+    """Searches the same texts by words and by vectors and fuses the results; a reranker can reorder the best ones.
 
-    BM25 finds names, numbers and rare terms; vectors find what is said in other words.
+    BM25 finds names, numbers and rare terms; vectors find paraphrases.
 
     Args:
         lexical: `BM25Index`.
-        semantic: `SemanticIndex` over the same texts and ids. Filters take the metadata of this one.
+        semantic: `SemanticIndex` over the same texts and ids. Filters use the metadata of this index.
         method: `"reciprocal_rank"` or `"weighted"`; see `fuse`.
         weights: two numbers > 0, for words and for vectors. Defaults to ones.
         rank_constant: number >= 0; see `fuse`.
         normalize: `"min_max"` or `"z_score"`, for `"weighted"`; see `fuse`.
-        candidates: int. How many hits of each index are fused; the more, the more agreement counts.
+        candidates: int. Number of hits of each index to fuse; with more, agreement counts more. Defaults to 100.
 
     Raises:
-        ValueError: for indexes of different texts or ids, or an argument out of range.
+        ValueError: if the indexes differ in texts or ids, or if an argument is out of range.
 
     Example:
 
@@ -67,7 +67,7 @@ class HybridIndex:
             raise _check.invalid("semantic", "an index of the same texts and ids, in the same order", semantic)
         if set(lexical.metadata) not in (set(), set(semantic.metadata)):
             raise _check.invalid("lexical", "an index without metadata, or with those of `semantic`", lexical)
-        # Distances are negative, so that scores as they are cannot be added.
+        # Distances are negative, so raw scores cannot be added.
         _check.one_of("normalize", normalize, _fusion.NORMALIZE[:2])
         self.lexical, self.semantic = lexical, semantic
         self._fusion = _fusion.Fusion(2, method, weights, rank_constant, normalize)
@@ -88,18 +88,18 @@ class HybridIndex:
         progress: bool | None = None,
         **settings: Any,
     ) -> Self:
-        """Makes both indexes of texts.
+        """Creates both indexes from texts.
 
         Args:
-            embedder: as `SemanticIndex` takes it.
+            embedder: as in `SemanticIndex`.
             texts: list or other iterable of strings.
-            embeddings: float array `(texts, dim)`: the vectors, where they are there already.
-            ids: as the indexes take them.
-            metadata: as the indexes take it.
-            lexical: dict of further arguments of `BM25Index`, such as `{"variant": "bm25+"}`.
-            semantic: dict of further arguments of `SemanticIndex`, such as `{"precision": "int8"}`.
-            batch_size: int. Texts computed at a time.
-            progress: bool. Whether to show progress bars; by default on long work.
+            embeddings: float array `(texts, dim)`: the vectors, if already computed.
+            ids: as in `SemanticIndex`.
+            metadata: as in `SemanticIndex`.
+            lexical: dict of further arguments of `BM25Index`, for example `{"variant": "bm25+"}`.
+            semantic: dict of further arguments of `SemanticIndex`, for example `{"precision": "int8"}`.
+            batch_size: int. Number of texts encoded at a time.
+            progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
             **settings: further arguments of `HybridIndex`.
         """
         texts = list(texts) if not isinstance(texts, (str, bytes)) else texts
@@ -117,17 +117,17 @@ class HybridIndex:
 
     @property
     def texts(self) -> list[str]:
-        """The texts, in the order in which they were added."""
+        """The texts, in the order of insertion."""
         return self.semantic.texts
 
     @property
     def ids(self) -> np.ndarray:
-        """Their ids, `(texts,)`: int64, or strings."""
+        """Ids of the texts, `(texts,)`: int64 or strings."""
         return self.semantic.ids
 
     @property
     def metadata(self) -> dict[str, np.ndarray]:
-        """The columns to filter by; see `SemanticIndex.metadata`."""
+        """The columns for filters; see `SemanticIndex.metadata`."""
         return self.semantic.metadata
 
     def add(
@@ -140,9 +140,18 @@ class HybridIndex:
         batch_size: int = 32,
         progress: bool | None = None,
     ) -> None:
-        """Adds texts to both indexes, or after an error to neither; arguments as `SemanticIndex.add` has them."""
+        """Adds texts to both indexes; an error leaves both unchanged.
+
+        Args:
+            texts: list or other iterable of strings.
+            embeddings: float array `(texts, dim)`: the vectors, if already computed.
+            ids: as in `SemanticIndex.add`.
+            metadata: the same columns as those of the existing texts.
+            batch_size: int. Number of texts encoded at a time.
+            progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
+        """
         texts = _texts.strings("texts", texts)
-        # Given to both: after an addition that failed, they would count on from different numbers.
+        # Pass explicit ids to both: after a failed addition, they would count on from different numbers.
         given, _ = self.semantic._records.check(texts, ids, metadata)
         self.lexical.add(texts, ids=given, metadata=metadata if self.lexical.metadata else None)
         options: dict[str, Any] = {"embeddings": embeddings, "batch_size": batch_size, "progress": progress}
@@ -177,20 +186,19 @@ class HybridIndex:
         Args:
             queries: a string or a list of strings.
             k: int, at most the number of texts.
-            where: a filter by metadata; see `SemanticIndex.search`.
-            embeddings: float array, the vectors of the queries `(dim,)` or `(queries, dim)`, where they are there
-                already.
+            where: a filter on the metadata; see `SemanticIndex.search`.
+            embeddings: float array, the vectors of the queries `(dim,)` or `(queries, dim)`, if already computed.
             reranker: optional cross-encoder that orders all candidates of both indexes; see `SemanticIndex.search`.
-            batch_size: int. Texts, and pairs of a reranker, computed at a time.
-            progress: bool. Whether to show progress bars; by default on long work.
+            batch_size: int. Number of texts, or of pairs for a reranker, computed at a time.
+            progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
 
         Returns:
-            `Hits(ids, scores, texts)`, as `SemanticIndex.search` gives them, with the fused scores as float64, or those
-            of the reranker; of equal fused scores the lower id comes first. Where both indexes found fewer than k
-            texts: id -1 (`""` where ids are strings), score -inf and text `None`.
+            `Hits(ids, scores, texts)`, as from `SemanticIndex.search`, with float64 fused scores or those of the
+            reranker. The lower id wins ties of fused scores. If both indexes find fewer than k texts, the rest has id
+            -1 (`""` for string ids), score -inf and text `None`.
 
         Raises:
-            ValueError: for no queries, or a k beyond the number of texts.
+            ValueError: if there are no queries, or if k exceeds the number of texts.
         """
         k = _top_k.check_k(k, len(self))
         names, is_one = _rerank.queries_of(queries)
@@ -222,7 +230,7 @@ class HybridIndex:
         return self.semantic._records.hits(rows, scores, is_one)
 
     def _candidates(self, both):
-        """The rows that either index found, in their order; -1 where there are fewer."""
+        """Returns the rows that either index found, in row order, padded with -1."""
         places = {each: row for row, each in enumerate(self.ids.tolist())}
         no_id = self.semantic._records.no_id
         found = [
@@ -237,12 +245,12 @@ class HybridIndex:
     # === Saving ===
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes both indexes into a folder that `load` reads; embedder, tokenizer and stemmer are saved separately.
+        """Writes both indexes to a directory that `load` reads; save embedder, tokenizer and stemmer separately.
 
-        What the folder holds of another hybrid index is replaced in one step.
+        An existing hybrid index in the directory is replaced atomically.
 
         Args:
-            folder: string or path on the local disk. Made if need be.
+            folder: string or path on the local disk. Created if it does not exist.
         """
         folder = _disk.local_path("folder", folder, kind="folder")
         folder.mkdir(parents=True, exist_ok=True)
@@ -273,16 +281,16 @@ class HybridIndex:
 
         Args:
             folder: string or path.
-            embedder: as `SemanticIndex.load` takes it.
-            tokenizer: as `BM25Index.load` takes it.
-            stemmer: as `BM25Index.load` takes it.
-            mmap: bool. Whether vectors stay on the disk; see `SemanticIndex.load`.
+            embedder: as in `SemanticIndex.load`.
+            tokenizer: as in `BM25Index.load`.
+            stemmer: as in `BM25Index.load`.
+            mmap: bool. Whether vectors stay on disk; see `SemanticIndex.load`.
 
         Returns:
             `HybridIndex`.
 
         Raises:
-            ValueError: where the folder holds no index, or a damaged one; the error names the file.
+            ValueError: if the directory contains no index or a damaged one; the message names the file.
         """
         path = _disk.local_path("folder", folder, kind="folder")
         reader = _disk.Reader("folder", path, _EXPECTED, _REMEDY)
@@ -298,7 +306,7 @@ class HybridIndex:
                 semantic = _index.SemanticIndex.load(inner / "semantic", embedder, mmap=mmap)
                 break
             except ValueError:
-                # A save at the same time has removed the folder that was named.
+                # A concurrent save has removed the directory that the manifest named.
                 if reader.json(path / _FILE) == found:
                     raise
         with reader.guard(path / _FILE):
@@ -306,7 +314,7 @@ class HybridIndex:
 
 
 def _named(folder):
-    """The names of the subfolders that the manifest speaks of."""
+    """Returns the names of the subdirectories that the manifest mentions."""
     reader = _disk.Reader("folder", folder, _EXPECTED, _REMEDY)
     try:
         return {reader.json(folder / _FILE, {"folder": str})["folder"]}
@@ -315,7 +323,7 @@ def _named(folder):
 
 
 def _is_old(path: pathlib.Path) -> bool:
-    """Whether a subfolder is of a save that was killed, and not of one that is at work."""
+    """Whether a subdirectory is left over from a save that was killed, and not from one that is in progress."""
     try:
         newest = max(each.stat().st_mtime for each in (path, *path.rglob("*")))
         return time.time() - newest >= _disk.DEAD

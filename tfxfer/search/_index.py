@@ -1,4 +1,4 @@
-"""A corpus of texts that is searched by meaning."""
+"""Semantic search in a corpus of texts."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,60 +12,70 @@ from tfxfer._saved_index import BACKENDS, RESCORE
 from tfxfer.search import _engines, _faiss, _quantize, _records, _rerank, _stored, _top_k, _usearch
 from tfxfer.search._records import Hits, Where
 
-# What is saved of an index beside its texts and vectors.
+# Settings of an index that are saved in addition to its texts and vectors.
 _PUBLIC = ("precision", "rescore", "multiplier", "similarity", "backend")
 _PRIVATE = ("factory", "query_prompt", "document_prompt")
-# Texts whose float vectors are held at a time while the index is made of codes.
+# Number of texts whose float vectors are held at a time while codes are computed.
 _PART = 50_000
 _ENGINES: dict[str, Any] = {"faiss": _faiss, "usearch": _usearch}
 _CLASSES: dict[str, Any] = {"faiss": _faiss.FaissIndex, "usearch": _usearch.UsearchIndex}
 
 
 class SemanticIndex:
-    """Holds the vectors of texts, as floats or as small codes, and finds the nearest ones to a query.
+    """Holds the vectors of texts, as floats or as compact codes, and finds those nearest to a query.
 
     | precision | memory | search |
     |---|---|---|
-    | `"float32"` | 4 bytes a component | exact |
-    | `"int8"` | 1 byte | exact over the rounded values, with float queries; `rescore="float32"` looks again |
-    | `"binary"` | 1 bit | by the number of equal signs; the best `k * multiplier` are looked at again by `rescore` |
+    | `"float32"` | 4 bytes per component | exact |
+    | `"int8"` | 1 byte | exact over the rounded values, with float queries; `rescore="float32"` rescores candidates |
+    | `"binary"` | 1 bit | by the number of equal signs; `rescore` is applied to the best `k * multiplier` |
 
-    nDCG@10 of all-MiniLM-L6-v2 where 680 captions look for their pair among 13,355 (`benchmarks/search.py`): float32
-    0.385; int8 0.385; binary 0.339, re-scored by the bits themselves (which costs no memory) 0.361, by int8 0.385.
+    nDCG@10 of all-MiniLM-L6-v2 with 680 captions as queries for their pairs among 13,355 (`benchmarks/search.py`):
+    float32 0.385; int8 0.385; binary 0.339, rescored with the bits themselves (which takes no memory) 0.361, with int8
+    0.385.
 
     Args:
-        embedder: `models.TextEmbedder`, or anything with `encode(list of strings) -> (texts, dim)`. `None` where
-            `embeddings` are given and queries are vectors.
+        embedder: `models.TextEmbedder`, or any object with `encode(list of strings) -> (texts, dim)`. May be `None` if
+            `embeddings` is given and queries are vectors.
         texts: list or other iterable of strings.
-        embeddings: float array `(texts, dim)`: the vectors, where they are there already.
-        ids: list of ints >= 0 or of strings, all different: the ids of the texts. By default they count from 0.
-        metadata: dict of column name to list, one value for each text: strings, numbers or bools, `None` where it is
-            missing; for filters in `search`.
-        precision: `"float32"`, `"int8"` or `"binary"`.
-        rescore: `None`, or what the candidates are scored by again, with float queries: `"binary"`, `"int8"` or
-            `"float32"`; the last two are held as well. The scores returned are the new ones. `"default"` is `"binary"`
-            for binary codes, `None` for the others.
-        multiplier: int. How many candidates are looked at again, times k. Defaults to 10, with which binary codes
-            re-scored by int8 lose nothing in the figures above; 4 lose 0.006 of recall@10.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
-        calibration: float array of typical vectors: the ranges for int8. Defaults to the first 50,000 of the corpus.
-        backend: `"exact"`, or `"faiss"` or `"usearch"` where that package is installed: worth it from some million
-            texts on. usearch's graph is approximate: it finds most of the nearest texts.
-        factory: string. faiss's name of an index, e.g. `"HNSW32"` or `"IVF4096,Flat"`; it may be approximate, and
-            defaults to an exhaustive search. For usearch its settings, e.g.
-            `"connectivity=32,expansion_add=128,expansion_search=128"`; larger ones find more, slower.
-        query_prompt: string set before each query. Defaults to the embedder's prompt `"query"`, if it has one.
-        document_prompt: string set before each text. Defaults to the embedder's prompt `"document"`, `"passage"` or
+        embeddings: float array `(texts, dim)`: the vectors, if already computed.
+        ids: list of unique ints >= 0 or unique strings: the ids of the texts. By default they count from 0.
+        metadata: dict of column name to list with one value per text: strings, numbers or bools, `None` for a missing
+            value. Used by filters in `search`.
+        precision: `"float32"` (default), `"int8"` or `"binary"`.
+        rescore: `None`, `"binary"`, `"int8"` or `"float32"`: the representation that rescores the candidates with float
+            queries. `"int8"` and `"float32"` vectors are then stored as well. The returned scores are the new ones.
+            `"default"` is `"binary"` for binary codes and `None` otherwise.
+        multiplier: int. `k * multiplier` candidates are rescored. Defaults to 10, with which binary codes rescored with
+            int8 lose nothing in the figures above; with 4 they lose 0.006 of recall@10.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
+        calibration: float array `(rows, dim)` of typical vectors that determine the int8 ranges. Defaults to the first
+            50,000 of the corpus.
+        backend: `"exact"` (default), or `"faiss"` or `"usearch"` if that package is installed; they pay off from about
+            a million texts. usearch's graph is approximate: it finds most of the nearest texts.
+        factory: string. For faiss, the name of an index, for example `"HNSW32"` or `"IVF4096,Flat"`, which may be
+            approximate; defaults to an exhaustive search. For usearch, its settings, for example
+            `"connectivity=32,expansion_add=128,expansion_search=128"`; larger values find more but are slower.
+        query_prompt: string prepended to each query. Defaults to the embedder's prompt `"query"`, if it has one.
+        document_prompt: string prepended to each text. Defaults to the embedder's prompt `"document"`, `"passage"` or
             `"corpus"`, if it has one.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show progress bars; by default on long work.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
 
     Raises:
-        ValueError: for an empty corpus, something that is no text, vectors that do not fit, or a re-scoring that the
-            precision does not have.
-        ImportError: for `backend="faiss"` or `"usearch"` without that package; it names it.
+        ValueError: if the corpus is empty, a text is not a string, vectors do not match, or `precision` does not
+            support `rescore`.
+        ImportError: if the package of `backend` is not installed; the message names it.
 
     Example:
+
+    >>> vectors = [[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]]
+    >>> years = [2023, 2024, 2024]
+    >>> index = tx.search.SemanticIndex(None, ["card", "loan", "cash"], embeddings=vectors, metadata={"year": years})
+    >>> index.search(np.array([1.0, 0.1]), k=2).texts
+    ['card', 'cash']
+    >>> index.search(np.array([1.0, 0.1]), k=1, where={"year": 2024}).texts
+    ['cash']
 
     ```python
     index = tx.search.SemanticIndex(embedder, texts, precision="binary", metadata={"year": years})
@@ -77,8 +87,10 @@ class SemanticIndex:
     index = tx.search.SemanticIndex.load("index", embedder)
     ```
 
-    Reference: Reimers and Gurevych, 2019, https://arxiv.org/abs/1908.10084; Yamada et al., 2021, on binary codes that
-    are scored again, https://arxiv.org/abs/2106.00882; Douze et al., 2024, faiss, https://arxiv.org/abs/2401.08281.
+    References:
+        - [Reimers and Gurevych, 2019](https://arxiv.org/abs/1908.10084)
+        - [Yamada et al., 2021](https://arxiv.org/abs/2106.00882), rescoring of binary codes
+        - [Douze et al., 2024](https://arxiv.org/abs/2401.08281), faiss
     """
 
     def __init__(
@@ -159,22 +171,22 @@ class SemanticIndex:
 
     @property
     def texts(self) -> list[str]:
-        """The texts, in the order in which they were added."""
+        """The texts, in the order of insertion."""
         return self._records.texts
 
     @property
     def ids(self) -> np.ndarray:
-        """Their ids, `(texts,)`: int64, or strings."""
+        """Ids of the texts, `(texts,)`: int64 or strings."""
         return self._records.ids
 
     @property
     def metadata(self) -> dict[str, np.ndarray]:
-        """The columns to filter by, arrays `(texts,)`; missing numbers are NaN, other missing values `None`."""
+        """The columns for filters, arrays `(texts,)`; missing numbers are NaN, other missing values `None`."""
         return dict(self._records.columns)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the vectors or codes that are held, or mapped; what faiss or usearch hold is not counted."""
+        """Size in bytes of the vectors or codes, in memory or mapped, excluding those held by faiss or usearch."""
         return sum(getattr(part, "nbytes", 0) for part in self._parts())
 
     def add(
@@ -187,18 +199,19 @@ class SemanticIndex:
         batch_size: int = 32,
         progress: bool | None = None,
     ) -> None:
-        """Adds texts; an error leaves the index as it was. int8 codes keep the ranges of the first ones.
+        """Adds texts; an error leaves the index unchanged. int8 codes keep the existing ranges.
 
         Args:
             texts: list or other iterable of strings.
-            embeddings: float array `(texts, dim)`, where the vectors are there already.
-            ids: their ids, where the texts that are there have ids of their own. By default they count on.
-            metadata: the columns that the texts have that are there.
-            batch_size: int. Texts computed at a time.
-            progress: bool. Whether to show a progress bar; by default on long work.
+            embeddings: float array `(texts, dim)`: the vectors, if already computed.
+            ids: ids of the texts; required if the existing ids are strings. By default int ids continue after the
+                highest one so far.
+            metadata: the same columns as those of the existing texts.
+            batch_size: int. Number of texts encoded at a time.
+            progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
 
         Raises:
-            ValueError: for what `SemanticIndex` refuses, ids that are there already, or an index that lies on the disk.
+            ValueError: as in `SemanticIndex`, if an id already exists, or if the index is on disk.
         """
         self._check_held("add")
         texts = _texts.strings("texts", texts)
@@ -228,13 +241,13 @@ class SemanticIndex:
     def remove(self, ids: Sequence[int] | Sequence[str] | np.ndarray) -> None:
         """Removes texts with their vectors; the others keep their ids.
 
-        faiss keeps the vectors and passes over them; once many are removed, make a new index.
+        faiss keeps removed vectors and skips them; after many removals, create a new index.
 
         Args:
             ids: list of ids.
 
         Raises:
-            ValueError: for an id that is not there, where no text would be left, or for an index that lies on the disk.
+            ValueError: if an id does not exist, if no text would be left, or if the index is on disk.
         """
         self._check_held("remove")
         kept = self._records.kept(ids)
@@ -248,7 +261,7 @@ class SemanticIndex:
     def _check_held(self, method):
         if self._is_mapped:
             remedy = "Load it without `mmap`, or write it again with `SemanticIndex.build`."
-            raise _check.invalid("index", f"an index in memory for `{method}`", "one that lies on the disk", remedy)
+            raise _check.invalid("index", f"an index in memory for `{method}`", "one that is on disk", remedy)
 
     def _encoded(self, texts, batch_size, progress):
         prompt = _texts.prompt_for(self.embedder, self._document_prompt, _texts.DOCUMENT_PROMPTS)
@@ -270,7 +283,7 @@ class SemanticIndex:
             if self._searched is None:
                 made = _CLASSES[self.backend](vectors.shape[1], self.precision, self.similarity, self._factory)
                 self._searched = made
-            # Engines round by themselves: they are given floats for their own int8.
+            # Engines quantize by themselves: they get floats for their own int8.
             self._searched.add(codes["binary"] if self.precision == "binary" else vectors)
         else:
             searched.append(codes[self.precision])
@@ -293,18 +306,18 @@ class SemanticIndex:
 
     @property
     def embedding_dim(self) -> int:
-        """Components of a vector."""
+        """Number of components of a vector."""
         searched = self._searched
         return searched.dim if isinstance(searched, _engines.Engine) else searched.shape[1]
 
     @property
     def vectors(self) -> np.ndarray:
-        """The finest vectors that are held, float32 `(texts, dim)`: of int8 codes the rounded ones.
+        """The most precise vectors of the index, float32 `(texts, dim)`; for int8 codes, the rounded ones.
 
-        With a cosine they have length 1.
+        For the cosine they have length 1.
 
         Raises:
-            ValueError: for an index that holds binary codes alone, or leaves its vectors to faiss.
+            ValueError: if the index has only binary codes, or leaves its vectors to faiss.
         """
         for part in (self._rescoring, self._searched):
             if isinstance(part, np.ndarray) or getattr(part, "precision", None) == "int8":
@@ -326,25 +339,26 @@ class SemanticIndex:
         Args:
             queries: a string, a list of strings, or a float array of vectors `(dim,)` or `(queries, dim)`.
             k: int, at most the number of texts.
-            where: a filter by metadata, within which the search is as exact as without it. A dict of column name to the
-                value wanted, or to a list of values of which one is: `{"language": "en", "year": [2023, 2024]}`; with
-                several columns, all have to fit, and `None` stands for a missing value. Or a function of the columns,
-                a dict of arrays `(texts,)`, to a bool array: `lambda columns: columns["year"] >= 2024`.
-            reranker: optional cross-encoder that scores the best `k * multiplier` again and puts them in order: a
-                `models.TextRegressor` over pairs, a `models.TextClassifier` of two labels (the second counts), or a
-                function of two lists of strings to a number for each row. Needs queries that are texts.
-            batch_size: int. Texts computed at a time.
-            progress: bool. Whether to show progress bars; by default on long work.
+            where: a filter on the metadata; the search among the matching texts is as exact as without it. Either a
+                dict of column name to the required value or a list of allowed values, for example
+                `{"language": "en", "year": [2023, 2024]}`; all columns must match, and `None` matches a missing value.
+                Or a function from the columns, a dict of arrays `(texts,)`, to a bool array:
+                `lambda columns: columns["year"] >= 2024`.
+            reranker: optional cross-encoder that rescores and reorders the best `k * multiplier`: a
+                `models.TextRegressor` over pairs, a `models.TextClassifier` with two labels (the second counts), or a
+                function of two lists of strings that returns a number for each row. Requires queries that are texts.
+            batch_size: int. Number of texts encoded at a time.
+            progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
 
         Returns:
-            `Hits(ids, scores, texts)`: for one query ids and float32 scores `(k,)` and a list of k strings; for several
-            `(queries, k)` and a list of lists. The best first, of equal scores the text that was added first (with
-            faiss and usearch: as these have it). Where a filter leaves fewer texts, or an approximate index finds
-            fewer: id -1 (`""` where ids are strings), score -inf and text `None`.
+            `Hits(ids, scores, texts)`. For one query, ids and float32 scores `(k,)` and a list of k strings; for
+            several, `(queries, k)` and a list of lists. Best first; ties keep the order of insertion (with faiss and
+            usearch, the order of those packages). If a filter leaves fewer texts, or an approximate index finds fewer,
+            the rest has id -1 (`""` for string ids), score -inf and text `None`.
 
         Raises:
-            ValueError: for no queries, a k beyond the number of texts, vectors of another size, a filter that does not
-                fit the columns, or one that an index of faiss cannot follow.
+            ValueError: if there are no queries, k exceeds the number of texts, vectors have another size, a filter does
+                not match the columns, or the faiss index does not support filters.
         """
         k = _top_k.check_k(k, len(self))
         allowed = self._records.select(where)
@@ -383,17 +397,17 @@ class SemanticIndex:
     # === Saving ===
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes texts, codes and settings into a folder that `load` reads; the embedder is saved separately.
+        """Writes texts, codes and settings to a directory that `load` reads; save the embedder separately.
 
-        An index that the folder holds already is replaced in one step: a save that fails, on a full disk for example,
-        or is killed leaves the old one, and `load` at the same time reads one of the two. Other files in the folder
-        stay.
+        An existing index in the directory is replaced atomically: if a save fails, for example on a full disk, or is
+        killed, the old index remains, and a concurrent `load` reads one of the two. Other files in the directory are
+        kept.
 
         Args:
-            folder: string or path on the local disk. Made if need be.
+            folder: string or path on the local disk. Created if it does not exist.
 
         Raises:
-            ValueError: for a URL such as `gs://...`: save locally and copy the folder.
+            ValueError: if `folder` is a URL such as `gs://...`: save locally and copy the directory.
         """
         folder = _disk.local_path("folder", folder, kind="folder")
         settings = {key: getattr(self, key) for key in (*_PUBLIC, "embedding_dim")}
@@ -427,29 +441,30 @@ class SemanticIndex:
         progress: bool | None = None,
         **settings: Any,
     ) -> Self:
-        """Writes an index whose vectors need not fit into memory, part by part, and opens it on the disk.
+        """Writes an index whose vectors need not fit into memory, part by part, and opens it from disk.
 
-        Of the vectors, some 16,000 are held at a time, whatever their number; texts, ids and metadata are held as a
-        whole. While it is written the disk needs room for the vectors twice.
+        About 16,000 vectors are held in memory at a time, regardless of their total number; texts, ids and metadata
+        are held in full. While writing, the disk needs space for the vectors twice.
 
         Args:
-            folder: string or path on the local disk. What it holds of another index is replaced in one step.
-            embedder: as `SemanticIndex` takes it.
-            texts: iterable of strings, such as a generator; it is consumed once.
-            embeddings: the vectors where they are there already: a float array (`numpy.load(file, mmap_mode="r")` for a
-                large one), an iterable of arrays `(some texts, dim)`, or a list of paths of `.npy` files; together one
-                vector for each text, in order.
-            ids: as `SemanticIndex` takes them.
-            metadata: as there.
-            batch_size: int. Texts computed at a time.
-            progress: bool. Whether to show progress bars; by default on long work.
-            **settings: further arguments of `SemanticIndex` but for `backend`: faiss and usearch hold what they make.
+            folder: string or path on the local disk. An existing index in it is replaced atomically.
+            embedder: as in `SemanticIndex`.
+            texts: iterable of strings, for example a generator; it is consumed once.
+            embeddings: the vectors, if already computed: a float array (for a large one,
+                `numpy.load(file, mmap_mode="r")`), an iterable of arrays `(some texts, dim)`, or a list of paths of
+                `.npy` files. Together they contain one vector for each text, in order.
+            ids: as in `SemanticIndex`.
+            metadata: as in `SemanticIndex`.
+            batch_size: int. Number of texts encoded at a time.
+            progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
+            **settings: further arguments of `SemanticIndex`, except `backend`: faiss and usearch hold their index in
+                memory.
 
         Returns:
-            `SemanticIndex`, as `load(folder, embedder, mmap=True)` gives it.
+            `SemanticIndex`, as from `load(folder, embedder, mmap=True)`.
 
         Raises:
-            ValueError: as for `SemanticIndex`, and for vectors of another number than texts.
+            ValueError: as in `SemanticIndex`, or if the number of vectors is not that of the texts.
 
         Example:
 
@@ -458,7 +473,7 @@ class SemanticIndex:
         ```
         """
         if settings.get("backend", "exact") != "exact":
-            remedy = "Make a `SemanticIndex` of it and save that."
+            remedy = "Create a `SemanticIndex` from it and save that."
             raise _check.invalid("backend", "'exact' for `build`", settings["backend"], remedy)
         folder = _disk.local_path("folder", folder, kind="folder")
         made = object.__new__(cls)
@@ -470,7 +485,7 @@ class SemanticIndex:
                 if vectors is None:
                     vectors = made._encoded(part, batch_size, progress)
                 made._add(vectors, searched, rescoring)
-                made._searched = searched[0]  # whose size the next part has to have
+                made._searched = searched[0]  # the next part must have the same size
                 sinks.append({"searched": searched, "rescoring": rescoring})
                 found.extend(part)
             found = _texts.strings("texts", found)
@@ -481,22 +496,22 @@ class SemanticIndex:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], embedder: Any, *, mmap: bool = False) -> Self:
-        """Reads an index that `save` wrote, and checks that its parts are complete and belong together.
+        """Reads an index that `save` wrote, and checks that its parts are complete and consistent.
 
         Args:
             folder: string or path.
-            embedder: the embedder that the index was made with, for texts as queries; or `None`.
-            mmap: bool. Whether vectors stay on the disk, for an index larger than memory: a search reads them in
-                blocks, and the system keeps in memory what fits. Nothing can be added or removed, and damage within the
-                vectors is not noticed, as they are not read here. Not for faiss.
+            embedder: the embedder that the index was created with, for texts as queries; or `None`.
+            mmap: bool. Whether vectors stay on disk, for an index larger than memory: a search reads them in blocks,
+                and the operating system caches what fits. Texts cannot be added or removed, and damage within the
+                vectors is not detected, because they are not read here. Not supported for faiss. Defaults to `False`.
 
         Returns:
             `SemanticIndex`.
 
         Raises:
-            ValueError: where the folder holds no index, or one with a part that is missing, damaged or another
-                index's. The error names the file.
-            ImportError: for an index of faiss or usearch without that package; it names it.
+            ValueError: if the directory contains no index, or if a part is missing, damaged or belongs to another
+                index. The message names the file.
+            ImportError: if the faiss or usearch package of the index is not installed; the message names it.
         """
         saved = _saved_index.read("folder", folder, mmap=mmap)
         made = object.__new__(cls)

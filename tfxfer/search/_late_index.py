@@ -1,4 +1,4 @@
-"""A corpus of texts that is searched token by token."""
+"""Late-interaction search in a corpus of texts, token by token."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -11,44 +11,50 @@ from tfxfer.search import _one_file, _residuals, _top_k
 from tfxfer.search._records import Hits
 
 _FILE = "late_interaction_index.npz"
-# Texts that are encoded at a time; the first of them are what codes are fitted on, by so many of their tokens.
+# Number of texts encoded at a time; the codes are fitted on the tokens of the first of these chunks.
 _PART = 4096
 _FITTED = 262_144
 
 
 class LateInteractionIndex:
-    """Holds a vector for each token of texts, as floats or in few bits, and finds the texts of the largest MaxSim.
+    """Holds a vector for each token of the texts, as floats or in few bits, and finds the texts of largest MaxSim.
 
-    | bits | bytes a token of 128 components | search |
+    | bits | bytes per token of 128 components | search |
     |---|---|---|
     | `None` | 512 | exact |
-    | `4` | 68 | over the rounded vectors; `nprobe` looks at candidates only |
+    | `4` | 68 | over the rounded vectors; with `nprobe` only over candidates |
     | `2` | 36 | the same |
     | `1` | 20 | the same |
 
-    With bits, a vector is the nearest of some centroids, which k-means found, and a residual of so many bits a
-    component, as in ColBERTv2. It differs from that in what an interval of residuals comes back as: their mean, not
-    their median.
+    With bits, a vector is stored as its nearest centroid, found by k-means, and a residual with that many bits per
+    component, as in ColBERTv2. Unlike there, an interval of residuals is decoded to their mean, not their median.
 
     Args:
-        embedder: `models.LateInteractionEmbedder`, or anything with `encode_query` and `encode_document` from a list of
-            strings to a list of arrays `(tokens, dim)`. `None` where `embeddings` are given and queries are vectors.
+        embedder: `models.LateInteractionEmbedder`, or any object with `encode_query` and `encode_document` that map a
+            list of strings to a list of arrays `(tokens, dim)`. May be `None` if `embeddings` is given and queries are
+            vectors.
         texts: list or other iterable of strings.
-        embeddings: list of float arrays `(tokens, dim)`: the vectors, where they are there already. With `bits` they
-            are scaled to length 1.
-        bits: `None`, 1, 2 or 4. Defaults to 2, ColBERTv2's.
-        num_centroids: int. Defaults to the power of 2 nearest to `4 sqrt(tokens)` of the texts they are found on (PLAID
-            takes `16 sqrt(tokens)`), and is at most the number of these tokens.
-        calibration: list of float arrays `(tokens, dim)` of typical texts, what centroids and intervals are fitted on.
-            Defaults to the first 4,096 texts. Of more than 262,144 tokens, a random sample counts.
-        seed: int, of k-means.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show progress bars; by default on long work.
+        embeddings: list of float arrays `(tokens, dim)`: the vectors, if already computed. With `bits` they are scaled
+            to length 1.
+        bits: `None`, 1, 2 or 4. Defaults to 2, as in ColBERTv2.
+        num_centroids: int. Defaults to the power of 2 nearest to `4 sqrt(tokens)` of the texts they are fitted on
+            (PLAID uses `16 sqrt(tokens)`), and at most the number of these tokens.
+        calibration: list of float arrays `(tokens, dim)` of typical texts, for fitting centroids and intervals.
+            Defaults to the first 4,096 texts. Of more than 262,144 tokens, a random sample is used.
+        seed: int. Seed of k-means and of that sample.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
 
     Raises:
-        ValueError: for an empty corpus, something that is no text, or vectors that do not fit.
+        ValueError: if the corpus is empty, a text is not a string, or vectors do not match.
 
     Example:
+
+    >>> vectors = [np.eye(2), np.array([[0.0, 1.0]])]  # of two tokens, and of one
+    >>> index = tx.search.LateInteractionIndex(None, ["lost card", "loan"], embeddings=vectors, bits=None)
+    >>> hits = index.search(np.array([[1.0, 0.0], [0.5, 0.75]]), k=2)
+    >>> hits.texts, hits.scores.tolist()
+    (['lost card', 'loan'], [1.75, 0.75])
 
     ```python
     index = tx.search.LateInteractionIndex(late_interaction_embedder, texts, bits=2)
@@ -59,7 +65,7 @@ class LateInteractionIndex:
 
     References:
         - [Santhanam et al., 2022](https://arxiv.org/abs/2112.01488), ColBERTv2: codes
-        - [Santhanam et al., 2022](https://arxiv.org/abs/2205.09707), PLAID: candidates by centroids
+        - [Santhanam et al., 2022](https://arxiv.org/abs/2205.09707), PLAID: candidates by centroid
     """
 
     def __init__(
@@ -102,20 +108,20 @@ class LateInteractionIndex:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the vectors or codes that are held, centroids included."""
+        """Size in bytes of the vectors or codes, including centroids."""
         held = self._vectors.nbytes + self._counts.nbytes + self._places.nbytes
         return held + (0 if self._codec is None else self._codec.nbytes)
 
     @property
     def embedding_dim(self) -> int:
-        """Components of a token's vector."""
+        """Number of components of a token's vector."""
         return self._vectors.shape[1] if self._codec is None else self._codec.dim
 
     def vectors(self, ids: Any) -> list[np.ndarray]:
-        """Returns the token vectors of some texts, with bits the rounded ones.
+        """Returns the token vectors of some texts; with bits, the rounded ones.
 
         Args:
-            ids: ints, places of texts.
+            ids: ints, indices of texts.
 
         Returns:
             A list of float32 arrays `(tokens, dim)`.
@@ -134,13 +140,13 @@ class LateInteractionIndex:
         batch_size: int = 32,
         progress: bool | None = None,
     ) -> None:
-        """Adds texts; their ids continue those that are there. Codes keep the centroids of the first ones.
+        """Adds texts; their ids continue the existing ones. Codes keep the existing centroids.
 
         Args:
             texts: list or other iterable of strings.
-            embeddings: list of float arrays `(tokens, dim)`, where the vectors are there already.
-            batch_size: int. Texts computed at a time.
-            progress: bool. Whether to show a progress bar; by default on long work.
+            embeddings: list of float arrays `(tokens, dim)`: the vectors, if already computed.
+            batch_size: int. Number of texts encoded at a time.
+            progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
         """
         texts = _texts.strings("texts", texts)
         dim = None if self._vectors is None and self._codec is None else self.embedding_dim
@@ -182,10 +188,10 @@ class LateInteractionIndex:
         self._codec = _residuals.ResidualCodec.fit(flat, self.bits, min(count, len(flat)), self._seed)
 
     def _flat(self, ids):
-        """The token vectors of texts, laid under one another, and the number of tokens of each."""
+        """Returns the concatenated token vectors of texts, and the number of tokens of each."""
         counts = self._counts[ids]
         starts = (np.cumsum(self._counts) - self._counts)[ids]
-        # The place of each token: where its text starts, and how many tokens of that come before.
+        # The position of each token: the start of its text plus the number of earlier tokens in it.
         before = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         tokens = np.repeat(starts, counts) + before
         if self._codec is None:
@@ -201,24 +207,24 @@ class LateInteractionIndex:
         batch_size: int = 32,
         progress: bool | None = None,
     ) -> Hits:
-        """Finds the texts of the largest MaxSim with each query.
+        """Finds the texts with the largest MaxSim to each query.
 
         Args:
             queries: a string, a list of strings, a float array `(tokens, dim)` or a list of such arrays.
             k: int, at most the number of texts.
-            nprobe: int. Looks only at texts with a token whose centroid is among so many nearest to a token of the
-                query; the score of these is the same. Defaults to `None`: all texts.
-            batch_size: int. Texts computed at a time.
-            progress: bool. Whether to show a progress bar; by default on long work.
+            nprobe: int. Searches only texts with a token whose centroid is among the `nprobe` nearest to a token of the
+                query; their scores do not change. Defaults to `None`: all texts.
+            batch_size: int. Number of texts encoded at a time.
+            progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
 
         Returns:
-            `Hits(ids, scores, texts)`: for one query int64 and float32 `(k,)` and a list of k strings; for several
-            `(queries, k)` and a list of lists. The best first, of equal scores the lower id. Where `nprobe` finds fewer
-            texts, id -1, score -inf and text `None`.
+            `Hits(ids, scores, texts)`. For one query, int64 and float32 `(k,)` and a list of k strings; for several,
+            `(queries, k)` and a list of lists. Best first; the lower id wins ties. If `nprobe` finds fewer texts, the
+            rest has id -1, score -inf and text `None`.
 
         Raises:
-            ValueError: for no queries, a k beyond the number of texts, vectors of another size, or `nprobe` without
-                `bits`.
+            ValueError: if there are no queries, k exceeds the number of texts, vectors have another size, or `nprobe`
+                is passed to an index without `bits`.
         """
         k = _top_k.check_k(k, len(self))
         nprobe = _check.integer("nprobe", nprobe, optional=True)
@@ -242,9 +248,9 @@ class LateInteractionIndex:
         return Hits(ids[0], scores[0], texts[0]) if is_one else Hits(ids, scores, texts)
 
     def _best(self, queries, candidates, k):
-        """The `k` best of some texts, in rising order of their ids, for each query."""
+        """Returns the `k` best of some texts for each query; `candidates` are in increasing order of their ids."""
         best = _neighbours.Best(len(queries), k)
-        # Token vectors that are floats at a time: 32 MB at 128 components.
+        # Limits the token vectors that are decoded to floats at a time: 32 MB at 128 components.
         for rows in _maxsim.blocks(self._counts[candidates], 8 * _neighbours.CORPUS_CHUNK):
             best.add(_maxsim.of_flat(queries, *self._flat(candidates[rows])))
         ids, scores = best.result()
@@ -252,7 +258,7 @@ class LateInteractionIndex:
         return found, scores
 
     def _candidates(self, query, nprobe):
-        """The texts with a token near to one of the query's."""
+        """Returns the texts with a token near one of the query's."""
         nprobe = min(nprobe, len(self._codec.centroids))
         scores = query @ self._codec.centroids.T
         chosen = np.unique(np.argsort(-scores, axis=1, kind="stable")[:, :nprobe])
@@ -261,7 +267,7 @@ class LateInteractionIndex:
         return np.unique(np.concatenate(parts)) if parts else np.zeros(0, "int64")
 
     def _inverted(self):
-        """For each centroid where its texts start, and the texts, made when it is first asked for."""
+        """Returns the start of each centroid's texts, and these texts; created on the first call."""
         if self._lists is None:
             tokens = np.repeat(np.arange(len(self)), self._counts)
             pairs = np.unique(self._places.astype("int64") * len(self) + tokens)
@@ -270,16 +276,16 @@ class LateInteractionIndex:
         return self._lists
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes texts, codes and settings into a folder that `load` reads; the embedder is saved separately.
+        """Writes texts, codes and settings to a directory that `load` reads; save the embedder separately.
 
-        They are one file, `late_interaction_index.npz`. An index that the folder holds already is replaced in one step:
-        a save that fails leaves the old one. Other files in the folder stay.
+        They are stored in one file, `late_interaction_index.npz`. An existing index in the directory is replaced
+        atomically: if a save fails, the old one remains. Other files in the directory are kept.
 
         Args:
-            folder: string or path on the local disk. Made if need be.
+            folder: string or path on the local disk. Created if it does not exist.
 
         Raises:
-            ValueError: for a URL such as `gs://...`: save locally and copy the folder.
+            ValueError: if `folder` is a URL such as `gs://...`: save locally and copy the directory.
         """
         arrays = {"counts": self._counts, "places": self._places, "vectors": self._vectors}
         if self._codec is not None:
@@ -293,13 +299,13 @@ class LateInteractionIndex:
 
         Args:
             folder: string or path.
-            embedder: the embedder that the index was made with, for texts as queries; or `None`.
+            embedder: the embedder that the index was created with, for texts as queries; or `None`.
 
         Returns:
             `LateInteractionIndex`.
 
         Raises:
-            ValueError: where the folder holds no index, or one that is damaged. The error names the file.
+            ValueError: if the directory contains no index or a damaged one; the message names the file.
         """
         keys = {"bits": (int, type(None)), "dim": int, "seed": int}
         saved = _one_file.read(folder, _FILE, "LateInteractionIndex.save", keys, _expected)
@@ -319,7 +325,7 @@ class LateInteractionIndex:
 
 
 def _expected(settings, count):
-    """The dtypes and shapes of the arrays in a file."""
+    """Returns the dtypes and shapes of the arrays in a file."""
     bits, dim = settings["bits"], settings["dim"]
     found: dict[str, Any] = {"counts": ("int64", (count,)), "places": ("int32", (None,))}
     if bits not in _residuals.BITS:
@@ -331,6 +337,6 @@ def _expected(settings, count):
 def _encoder(embedder, method):
     found = getattr(embedder, method, None)
     if found is None:
-        expected = f"a `models.LateInteractionEmbedder`, or anything with `{method}(texts)`"
-        raise _check.invalid("embedder", expected, embedder, "Or give vectors in place of texts.")
+        expected = f"a `models.LateInteractionEmbedder`, or any object with `{method}(texts)`"
+        raise _check.invalid("embedder", expected, embedder, "Or pass vectors instead of texts.")
     return found

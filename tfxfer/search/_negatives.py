@@ -1,4 +1,4 @@
-"""Negatives that a model finds hard to tell from positives."""
+"""Mines negatives that a model finds hard to distinguish from positives."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -32,46 +32,47 @@ def hard_negatives(
     batch_size: int = 32,
     progress: bool | None = None,
 ) -> data.Rows:
-    """Finds for each pair of anchor and positive the texts that the embedder takes for near, though they are not it.
+    """Finds, for each pair of anchor and positive, texts that the embedder ranks close although they are not positives.
 
-    What lies nearest to an anchor is often a positive that nobody labelled. Four things hold such false negatives off:
-    `ranks` skips the nearest ones, `max_score` those that are near in any case, the margins those that are about as
-    near as the positive, and a `scorer` judges better than the embedder. The positives of an anchor, over all pairs,
-    and texts equal to the anchor are never taken.
+    The texts nearest to an anchor are often unlabeled positives. Four options avoid such false negatives: `ranks` skips
+    the nearest texts, `max_score` those with a high score, the margins those about as near as the positive, and a
+    `scorer` judges better than the embedder. The positives of an anchor, over all pairs, and texts equal to the anchor
+    are never used.
 
     Args:
-        embedder: `models.TextEmbedder`, or anything with `encode(list of strings) -> (texts, dim)`.
-        pairs: what `data.pairs` made without a target, or a tuple of two lists of strings: anchors and positives.
+        embedder: `models.TextEmbedder`, or any object with `encode(list of strings) -> (texts, dim)`.
+        pairs: a dataset from `data.pairs` without a target, or a tuple of two lists of strings: anchors and positives.
         corpus: list of strings to take negatives from. Defaults to all positives.
-        num_negatives: int. The most negatives of one pair.
-        ranks: (low, high). Of the texts that are no positives, the nearest first, those from `low` on and before `high`
-            are looked at; `(10, 50)` skips ten. A smaller corpus ends sooner.
-        min_score: float. The least score of a negative.
-        max_score: float. The highest score of a negative.
-        absolute_margin: float >= 0. A negative's score is at most the positive's less this.
-        relative_margin: float in `[0, 1]`. A negative's score is at most the positive's less this share of it; 0.05 did
-            best in the reference.
-        scorer: optional cross-encoder that scores all candidates and positives again, for margins, bounds and order: a
-            `models.TextRegressor` over pairs, a `models.TextClassifier` of two labels (the second counts), or a
-            function of two lists of strings to a number for each row.
-        sampling: `"top"`, the nearest that are left, or `"random"` among them.
+        num_negatives: int. Maximum number of negatives per pair. Defaults to 1.
+        ranks: tuple (low, high). Restricts the candidates to these ranks among the texts that are not positives,
+            nearest first, from `low` up to but excluding `high`; `(10, 50)` skips ten. A smaller corpus ends earlier.
+            Defaults to `(0, 100)`.
+        min_score: float. Minimum score of a negative.
+        max_score: float. Maximum score of a negative.
+        absolute_margin: float >= 0. A negative's score is at most the positive's minus this.
+        relative_margin: float in `[0, 1]`. A negative's score is at most the positive's minus this fraction of it. 0.05
+            performed best in the reference.
+        scorer: optional cross-encoder that rescores all candidates and positives, for margins, bounds and order: a
+            `models.TextRegressor` over pairs, a `models.TextClassifier` with two labels (the second counts), or a
+            function of two lists of strings that returns a number for each row.
+        sampling: `"top"` (default), the nearest remaining candidates, or `"random"` among them.
         seed: int, for `"random"`. Defaults to 0, so that the rows are the same each time.
-        layout: `"long"`, a row for each negative; or `"wide"`, a row for each pair with columns `negative_1`,
-            `negative_2`...: pairs with fewer than `num_negatives` are then left out.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
-        query_prompt: string set before each anchor. Defaults to the embedder's prompt `"query"`, if it has one.
-        document_prompt: string set before each text of the corpus. Defaults to the embedder's prompt `"document"`,
+        layout: `"long"` (default), a row for each negative; or `"wide"`, a row for each pair with columns `negative_1`,
+            `negative_2`..., which omits pairs with fewer than `num_negatives`.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
+        query_prompt: string prepended to each anchor. Defaults to the embedder's prompt `"query"`, if it has one.
+        document_prompt: string prepended to each text of the corpus. Defaults to the embedder's prompt `"document"`,
             `"passage"` or `"corpus"`, if it has one.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show progress bars; by default on long work.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
 
     Returns:
         `data.Rows` for `data.triplets`: columns `anchor`, `positive`, `negative` (or `negative_1`...), and the scores
-        `positive_score`, `negative_score` (or `negative_1_score`...), which suit distillation. Its `skipped` says how
-        many pairs had too few negatives.
+        `positive_score`, `negative_score` (or `negative_1_score`...), which suit distillation. Its `skipped` counts the
+        pairs with too few negatives.
 
     Raises:
-        ValueError: for pairs that do not fit, an empty corpus, a low rank beyond it, or no negative at all.
+        ValueError: if pairs do not match, the corpus is empty or smaller than the low rank, or no negative is found.
 
     Example:
 
@@ -80,13 +81,14 @@ def hard_negatives(
     train = tx.data.triplets(rows, ("anchor", "positive", "negative"))
     ```
 
-    Reference: Xiong et al., 2021, https://arxiv.org/abs/2007.00808; Qu et al., 2021, on false negatives and
-    cross-encoders, https://arxiv.org/abs/2010.08191; Moreira et al., 2024, on margins relative to the positive,
-    https://arxiv.org/abs/2407.15831.
+    References:
+        - [Xiong et al., 2021](https://arxiv.org/abs/2007.00808)
+        - [Qu et al., 2021](https://arxiv.org/abs/2010.08191), false negatives and cross-encoders
+        - [Moreira et al., 2024](https://arxiv.org/abs/2407.15831), margins relative to the positive
     """
     columns, _ = _texts.text_columns("pairs", pairs, 2, "data.pairs")
     if len(columns) != 2:
-        raise _check.invalid("pairs", "two texts a row: anchor and positive", len(columns))
+        raise _check.invalid("pairs", "two texts per row: anchor and positive", len(columns))
     corpus = list(dict.fromkeys(columns[1] if corpus is None else _texts.strings("corpus", corpus)))
     ranks = _ranks(ranks, len(corpus))
     bounds = _Bounds(min_score, max_score, absolute_margin, relative_margin)
@@ -119,11 +121,11 @@ def hard_negatives(
 
 
 class _Task:
-    """Pairs of texts as pairs of places: what is a query, what may be found, what may not be taken for which query."""
+    """Pairs of texts as pairs of indices, with the queries, the documents, and each query's excluded documents."""
 
     def __init__(self, columns, corpus):
         query_places = {text: i for i, text in enumerate(dict.fromkeys(columns[0]))}
-        # Positives that are not in the corpus are encoded, but cannot be found.
+        # Positives outside the corpus are encoded, but cannot be found.
         places = {text: i for i, text in enumerate(dict.fromkeys([*corpus, *columns[1]]))}
         self.queries, self.documents = list(query_places), list(places)
         self.corpus_size = len(corpus)
@@ -135,7 +137,7 @@ class _Task:
 
 
 class _Bounds:
-    """What a negative's score has to keep to."""
+    """The bounds on a negative's score."""
 
     def __init__(self, min_score, max_score, absolute_margin, relative_margin):
         self.low = -np.inf if min_score is None else _check.number("min_score", min_score)
@@ -152,7 +154,7 @@ class _Bounds:
         if self.absolute is not None:
             high = min(high, positive - self.absolute)
         if self.relative is not None:
-            high = min(high, positive - self.relative * abs(positive))  # of a distance, which is negative, as well
+            high = min(high, positive - self.relative * abs(positive))  # also correct for negative scores (distances)
         return (scores >= self.low) & (scores <= high)
 
 
@@ -168,7 +170,7 @@ def _ranks(ranks, size):
 
 
 def _candidates(task, queries, documents, ranks, similarity, progress):
-    """Returns ids and scores for each query: the texts of the ranks asked for, positives not counted."""
+    """Returns ids and scores for each query: the texts at the requested ranks, not counting positives."""
     most = max(len(each) for each in task.excluded)
     k = min(ranks[1] + most, task.corpus_size)
     report = _texts.reporter(task.corpus_size, progress, "row")
@@ -181,7 +183,7 @@ def _candidates(task, queries, documents, ranks, similarity, progress):
 
 
 def _scored_again(task, candidates, scorer, batch_size, progress):
-    """Returns the candidates of each query by the scorer's order, and the scores of the positives."""
+    """Returns the candidates of each query in the scorer's order, and the scores of the positives."""
     counts = [len(ids) for ids, _ in candidates]
     first = [task.queries[i] for i, count in enumerate(counts) for _ in range(count)]
     second = [task.documents[i] for ids, _ in candidates for i in ids]
@@ -196,7 +198,7 @@ def _scored_again(task, candidates, scorer, batch_size, progress):
 def _rows(columns, documents, positive_scores, chosen, num_negatives, layout):
     enough = [len(ids) >= (num_negatives if layout == "wide" else 1) for ids, _ in chosen]
     if not any(enough):
-        remedy = "Widen `ranks`, loosen margins and scores, ask for fewer negatives, or give a larger `corpus`."
+        remedy = "Widen `ranks`, loosen margins and scores, ask for fewer negatives, or pass a larger `corpus`."
         raise _check.invalid("pairs", "pairs for which negatives can be found; there is none", len(chosen), remedy)
     made = {"anchor": [], "positive": []}
     names = [f"negative_{i + 1}" for i in range(num_negatives)] if layout == "wide" else ["negative"]

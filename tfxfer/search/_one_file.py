@@ -1,4 +1,4 @@
-"""An index in one file of a folder: settings, texts and arrays together, so that no part is another index's."""
+"""Saves an index in one file: settings, texts and arrays together, so that parts of two indexes cannot mix."""
 
 import collections
 import json
@@ -11,16 +11,16 @@ from tfxfer import _disk
 FORMAT = 1
 _REMEDY = "Save the index again, or copy the file again from where it is complete."
 Saved = collections.namedtuple("Saved", ["settings", "texts", "arrays", "file", "reader"])
-Saved.__doc__ = "What `read` returns: settings, texts, arrays by name, the path of the file, and a `_disk.Reader`."
+Saved.__doc__ = "The result of `read`: settings, texts, arrays by name, the path of the file, and a `_disk.Reader`."
 
 
 def write(folder, name, settings, texts, arrays):
-    """Writes an index; one that the folder holds is replaced in one step, and stays where writing fails.
+    """Writes an index; an existing one in the directory is replaced atomically, and is kept if writing fails.
 
     Args:
-        folder: string or path on the local disk, made where it is missing.
+        folder: string or path on the local disk. Created if it does not exist.
         name: string. The file's name.
-        settings: dict that JSON can hold.
+        settings: JSON-serializable dict.
         texts: list of strings.
         arrays: dict of name to array.
     """
@@ -38,16 +38,16 @@ def read(folder, name, made_by, keys, expected):
     Args:
         folder: string or path.
         name: string. The file's name.
-        made_by: string. The function that writes such an index, for errors.
+        made_by: string. The function that writes such an index, for error messages.
         keys: dict of the settings to their types.
-        expected: function of the settings and the number of texts to a dict of the arrays that there have to be, by
-            name: dtype and shape, with `None` for a size that is free.
+        expected: function of the settings and the number of texts that returns a dict of the required arrays: name to
+            dtype and shape, with `None` for an arbitrary size.
 
     Returns:
         `Saved`.
 
     Raises:
-        ValueError: for a folder without an index, or a file that is damaged or not complete; it names the file.
+        ValueError: if the directory has no index, or the file is damaged or incomplete; the message names the file.
     """
     folder = _disk.local_path("folder", folder, kind="folder")
     reader = _disk.Reader("folder", folder, f"a folder that `{made_by}` wrote", _REMEDY)

@@ -1,4 +1,4 @@
-"""Pairs of texts that mean the same."""
+"""Finds pairs of texts with the same meaning."""
 
 import collections
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from tfxfer import _check, _neighbours, _texts
 
 Paraphrases = collections.namedtuple("Paraphrases", ["ids", "scores"])
-Paraphrases.__doc__ = "What `paraphrases` returns: int64 ids `(pairs, 2)` and float scores `(pairs,)`, the best first."
+Paraphrases.__doc__ = "The result of `paraphrases`: int64 ids `(pairs, 2)` and float scores `(pairs,)`, best first."
 
 
 def paraphrases(
@@ -25,26 +25,26 @@ def paraphrases(
     batch_size: int = 32,
     progress: bool | None = None,
 ) -> Paraphrases:
-    """Finds the pairs of texts that are most alike.
+    """Finds the most similar pairs of texts.
 
     Args:
-        embedder: `models.TextEmbedder`, or anything with `encode(list of strings) -> (texts, dim)`.
-        texts: list of strings. Equal texts make pairs of score 1, too.
-        k: int. The most neighbours of one text that are looked at, so that a large group of like texts does not fill
-            the result.
-        max_pairs: int. The most pairs to return.
-        min_score: float. The least score of a pair; by default any.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
-        prompt: string set before each text; by default the embedder's own.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show progress bars; by default on long work.
+        embedder: `models.TextEmbedder`, or any object with `encode(list of strings) -> (texts, dim)`.
+        texts: list of strings. Equal texts also form pairs, with score 1.
+        k: int. Maximum number of neighbors considered per text, so that a large group of similar texts does not fill
+            the result. Defaults to 100.
+        max_pairs: int. Maximum number of pairs to return. Defaults to 500,000.
+        min_score: float. Minimum score of a pair. By default there is none.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
+        prompt: string prepended to each text. Defaults to the embedder's own.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
 
     Returns:
-        `Paraphrases(ids, scores)`: the places of two texts, the lower first, and how alike they are; the best pair
-        first, and of equal scores the one whose places are lower.
+        `Paraphrases(ids, scores)`: the indices of two texts, the lower first, and their similarity. Best first; ties
+        are ordered by index.
 
     Raises:
-        ValueError: for fewer than two texts, or something that is no text.
+        ValueError: if there are fewer than two texts, or a text is not a string.
 
     Example:
 
@@ -70,21 +70,22 @@ def nearest_pairs(
     similarity: str = "cosine",
     progress: bool | None = None,
 ) -> Paraphrases:
-    """Finds the pairs of vectors that are most alike; what `paraphrases` does, for vectors that are there already.
+    """Finds the most similar pairs of vectors: `paraphrases` for existing vectors.
 
     Args:
         embeddings: float array `(rows, dim)`.
-        k: int. The most neighbours of one row that are looked at.
-        max_pairs: int. The most pairs to return.
-        min_score: float. The least score of a pair; by default any.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
-        progress: bool. Whether to show a progress bar; by default over more than 100,000 rows, in a terminal.
+        k: int. Maximum number of neighbors considered per row. Defaults to 100.
+        max_pairs: int. Maximum number of pairs to return. Defaults to 500,000.
+        min_score: float. Minimum score of a pair. By default there is none.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"` (distances negated).
+        progress: bool. Whether to show a progress bar. By default, one is shown for more than 100,000 rows in a
+            terminal or notebook.
 
     Returns:
         `Paraphrases(ids, scores)`.
 
     Raises:
-        ValueError: for fewer than two rows, or vectors that are not finite.
+        ValueError: if there are fewer than two rows, or vectors are not finite.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Vectors as small codes."""
+"""Quantizes vectors to compact codes."""
 
 from typing import Any, Literal
 
@@ -11,17 +11,22 @@ PRECISIONS = ("int8", "binary")
 
 
 class Quantized:
-    """Vectors as small codes; `quantize` makes them.
+    """Vectors as compact codes, created by `quantize`.
 
-    It has the length and the `shape` of the array of vectors, and gives a part of itself for a slice or an array of
-    rows.
+    It has the length and `shape` of the array of vectors, and can be indexed with a slice or an array of rows.
 
     Attributes:
         precision: `"int8"` or `"binary"`.
-        codes: int8 `(rows, dim)`, or uint64 `(rows, words)`: the signs of the components, 64 a word (as bytes, in
-            numpy's `packbits` order; what is left over is 0).
-        dim: int. Components of a vector.
+        codes: int8 `(rows, dim)`; or uint64 `(rows, words)`, the signs of the components, 64 per word (as bytes, in the
+            order of numpy's `packbits`, padded with 0).
+        dim: int. Number of components of a vector.
         scale, offset: float32 `(dim,)`: a component is `code * scale + offset`. `None` for `"binary"`.
+
+    Example:
+
+    >>> codes = quantize(np.eye(4), "binary")
+    >>> codes.shape, codes.nbytes, len(codes[:2])
+    ((4, 4), 32, 2)
     """
 
     def __init__(
@@ -48,14 +53,14 @@ class Quantized:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the codes."""
+        """Size of the codes in bytes."""
         return self.codes.nbytes
 
     def __getitem__(self, rows: Any) -> Any:
         return Quantized(self.precision, self.codes[rows], self.dim, self.scale, self.offset)
 
     def dequantize(self) -> np.ndarray:
-        """Returns float32 `(rows, dim)`: the vectors as far as the codes know them; -1 and 1 for `"binary"`."""
+        """Returns the decoded vectors, float32 `(rows, dim)`; for `"binary"`, components are -1 and 1."""
         if self.precision == "int8":
             return self.codes.astype("float32") * self.scale + self.offset
         bits = np.unpackbits(self.codes.view("uint8"), axis=1, count=self.dim)
@@ -68,24 +73,24 @@ class Quantized:
 def quantize(
     embeddings: ArrayLike, precision: Literal["int8", "binary"] = "int8", *, calibration: Any = None
 ) -> Quantized:
-    """Turns vectors into small codes.
+    """Quantizes vectors to compact codes.
 
-    `"int8"` takes a quarter of the memory of float32: the range of each component in 255 equal steps. `"binary"` takes
-    a thirty-second: the sign of each component; sensible for vectors of some hundred components that are compared by
-    angle. Spearman of all-MiniLM-L6-v2 on STS-B's test rows (`benchmarks/search.py`): float32 0.8203; both vectors
-    coded, int8 0.8200, binary 0.8086; one of them coded, int8 0.8201, binary 0.8125.
+    `"int8"` takes a quarter of the memory of float32: it divides the range of each component into 255 equal steps.
+    `"binary"` takes 1/32: the sign of each component. It suits vectors with some hundred components that are compared
+    by angle. Spearman correlation of all-MiniLM-L6-v2 on STS-B's test rows (`benchmarks/search.py`): float32 0.8203;
+    both vectors quantized, int8 0.8200, binary 0.8086; one of them quantized, int8 0.8201, binary 0.8125.
 
     Args:
         embeddings: float array `(rows, dim)`.
-        precision: `"int8"` or `"binary"`.
-        calibration: float array `(rows, dim)` of typical vectors whose ranges are taken for int8, or a `Quantized`
-            whose steps are taken over. Components outside are cut to the range. Defaults to the vectors themselves.
+        precision: `"int8"` (default) or `"binary"`.
+        calibration: float array `(rows, dim)` of typical vectors that determine the int8 ranges, or a `Quantized` whose
+            steps are reused. Components outside are clipped to the range. Defaults to the vectors themselves.
 
     Returns:
         `Quantized`.
 
     Raises:
-        ValueError: for another precision, vectors that are not finite, or calibration of another size.
+        ValueError: if `precision` is unknown, vectors are not finite, or `calibration` has another size.
 
     Example:
 
@@ -95,7 +100,7 @@ def quantize(
     >>> quantize([[0.3, -0.2]], "binary").dequantize().tolist()
     [[1.0, -1.0]]
 
-    Reference: Yamada et al., 2021, on binary codes and re-scoring, https://arxiv.org/abs/2106.00882.
+    Reference: Yamada et al., 2021, on binary codes and rescoring, https://arxiv.org/abs/2106.00882.
     """
     embeddings = _neighbours.matrix("embeddings", embeddings)
     _check.one_of("precision", precision, PRECISIONS)
@@ -119,7 +124,7 @@ def quantize(
 
 
 def concatenate(parts):
-    """Joins codes of the same steps, or arrays."""
+    """Concatenates codes with equal steps, or arrays."""
     if len(parts) == 1:
         return parts[0]
     if not isinstance(parts[0], Quantized):

@@ -1,4 +1,4 @@
-"""What an index knows of its rows besides their vectors or words: texts, ids, columns to filter by."""
+"""The data of an index's rows besides their vectors or words: texts, ids, and columns for filters."""
 
 import collections
 import numbers
@@ -10,19 +10,19 @@ import numpy as np
 from tfxfer import _check
 
 Hits = collections.namedtuple("Hits", ["ids", "scores", "texts"])
-Hits.__doc__ = "What the search in an index returns: ids, scores and texts, the best first."
+Hits.__doc__ = "The result of a search in an index: ids, scores and texts, best first."
 
 Where = Mapping[str, Any] | Callable[[dict[str, np.ndarray]], Any] | None
 
-# Up to here float64 holds every int.
+# float64 represents every int up to this one exactly.
 _EXACT = 2**53
 
 
 class Records:
-    """The texts of an index, their ids and metadata; rows are places in these lists.
+    """The texts of an index, their ids and metadata; rows are indices into these lists.
 
-    Ids are ints that count up, or what the caller gave: unique ints >= 0, or unique strings. An id stays with its text
-    when others are removed.
+    Ids are consecutive ints, or given by the caller: unique ints >= 0, or unique strings. A text keeps its id when
+    others are removed.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Records:
 
     @property
     def no_id(self) -> Any:
-        """The id of a hit that is not there."""
+        """The id that marks a missing hit."""
         return "" if self.ids.dtype == object else -1
 
     @property
@@ -50,7 +50,7 @@ class Records:
     # === Changes ===
 
     def check(self, texts: list[str], ids: Any, metadata: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Returns ids and columns of further texts, for `add`; raises where they do not fit those that are there."""
+        """Returns the ids and columns of new texts, for `add`; raises if they do not match the existing ones."""
         found = self._check_ids(ids, len(texts))
         if metadata is None:
             metadata = {}
@@ -59,16 +59,16 @@ class Records:
         columns = {name: _column(name, values, len(texts)) for name, values in metadata.items()}
         if len(self):
             if set(columns) != set(self.columns):
-                expected = f"the columns of the texts that are there, {sorted(self.columns)}"
+                expected = f"the columns of the existing texts, {sorted(self.columns)}"
                 raise _check.invalid("metadata", expected, sorted(columns))
             for name, column in columns.items():
-                _joined(name, self.columns[name], column)  # raises for another kind
+                _joined(name, self.columns[name], column)  # raises for another kind of values
         return found, columns
 
     def _check_ids(self, ids, count):
         if ids is None:
             if self.ids.dtype == object:
-                raise _check.invalid("ids", "a string for each text, as the texts that are there have", ids)
+                raise _check.invalid("ids", "a string for each text, as for the existing texts", ids)
             return np.arange(self._next, self._next + count)
         ids = list(ids.tolist() if isinstance(ids, np.ndarray) else ids)
         if len(ids) != count:
@@ -78,7 +78,7 @@ class Records:
             raise _check.invalid("ids", "ints or strings, all of one kind", ids)
         if len(self) and are_ints == (self.ids.dtype == object):
             kind = "strings" if self.ids.dtype == object else "ints"
-            raise _check.invalid("ids", f"{kind}, as the texts that are there have", ids[:5])
+            raise _check.invalid("ids", f"{kind}, as for the existing texts", ids[:5])
         for row, each in enumerate(ids):
             if (0 > each or each >= 2**63) if are_ints else not each:
                 expected = "ints >= 0 and < 2**63" if are_ints else "strings that are not empty"
@@ -86,12 +86,12 @@ class Records:
         there = set(self.ids.tolist())
         for row, each in enumerate(ids):
             if each in there:
-                raise _check.invalid("ids", "ids that are all different", each, f"Row {row} has it again.")
+                raise _check.invalid("ids", "unique ids", each, f"Row {row} repeats it.")
             there.add(each)
         return np.array(ids, "int64" if are_ints else object)
 
     def add(self, texts: list[str], checked: tuple[np.ndarray, dict[str, np.ndarray]]) -> None:
-        """Adds texts with what `check` returned for them."""
+        """Adds texts with the result of `check` for them."""
         ids, columns = checked
         self.columns = {
             name: _joined(name, self.columns[name], column) if len(self) else column for name, column in columns.items()
@@ -102,7 +102,7 @@ class Records:
         self.texts.extend(texts)
 
     def kept(self, ids: Any) -> np.ndarray:
-        """Returns which rows stay when some ids are removed, bool `(rows,)`; raises for an id that is not there."""
+        """Returns which rows remain when some ids are removed, bool `(rows,)`; raises if an id does not exist."""
         if isinstance(ids, (str, bytes)) or isinstance(ids, numbers.Integral):
             raise _check.invalid("ids", "a list of ids", ids)
         ids = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
@@ -113,15 +113,15 @@ class Records:
             if row is None:
                 raise _check.invalid("ids", "ids of texts that are in the index", each)
             if not kept[row]:
-                raise _check.invalid("ids", "ids that are all different", each)
+                raise _check.invalid("ids", "unique ids", each)
             kept[row] = False
         if len(ids) and not kept.any():
-            remedy = "An index holds at least one text. Make a new one, or leave one in."
+            remedy = "An index holds at least one text. Create a new index, or keep a text."
             raise _check.invalid("ids", "ids that leave a text in the index", f"all {len(self)} ids", remedy)
         return kept
 
     def keep(self, kept: np.ndarray) -> None:
-        """Leaves only the rows of a mask."""
+        """Keeps only the rows of a mask."""
         self.texts = [self.texts[row] for row in np.flatnonzero(kept)]
         self.ids = self.ids[kept]
         self.columns = {name: column[kept] for name, column in self.columns.items()}
@@ -129,12 +129,12 @@ class Records:
     # === Search ===
 
     def select(self, where: Where) -> np.ndarray | None:
-        """Returns which rows a filter leaves in, bool `(rows,)`, or `None` for all."""
+        """Returns which rows a filter selects, bool `(rows,)`, or `None` for all."""
         if where is None:
             return None
         if isinstance(where, Mapping):
             if not self.columns:
-                remedy = "Give `metadata=` with the texts."
+                remedy = "Pass `metadata=` with the texts."
                 raise _check.invalid("where", "None for an index without metadata", where, remedy)
             mask = np.ones(len(self), bool)
             for name, wanted in where.items():
@@ -153,7 +153,7 @@ class Records:
         return mask
 
     def hits(self, rows: np.ndarray, scores: np.ndarray, is_one: bool) -> Hits:
-        """Returns rows `(queries, k)`, -1 for none, as `Hits`."""
+        """Returns rows `(queries, k)`, with -1 for missing ones, as `Hits`."""
         ids = np.full(rows.shape, self.no_id, self.ids.dtype)
         ids[rows >= 0] = self.ids[rows[rows >= 0]]
         texts = [[self.texts[row] if row >= 0 else None for row in each] for each in rows.tolist()]
@@ -162,7 +162,7 @@ class Records:
     # === Saving ===
 
     def state(self) -> dict[str, Any] | None:
-        """Returns ids and metadata as JSON holds them; `None` where ids count from 0 and there is no metadata."""
+        """Returns ids and metadata as JSON-serializable values; `None` if ids count from 0 without metadata."""
         if self.are_plain:
             return None
         columns = {
@@ -172,7 +172,7 @@ class Records:
 
     @classmethod
     def from_state(cls, texts: list[str], state: Mapping[str, Any] | None) -> "Records":
-        """Returns what `state` was made of; raises for anything else."""
+        """Restores the records from the result of `state`; raises for anything else."""
         made = cls()
         if state is None:
             made.add(texts, (np.arange(len(texts)), {}))
@@ -189,7 +189,7 @@ class Records:
 
 
 def _column(name, values, count):
-    """One value for each text as an array: bool, int64, float64 (missing ones NaN) or object (strings, `None`)."""
+    """Returns one value per text as an array: bool, int64, float64 (missing: NaN) or object (strings, `None`)."""
     where = f"The column is {name!r}."
     if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__iter__"):
         raise _check.invalid("metadata", "lists, one value for each text", values, where)
@@ -211,7 +211,7 @@ def _column(name, values, count):
             return np.array(values, "int64")
         for row, value in enumerate(values):
             if value in (np.inf, -np.inf) or (isinstance(value, int) and abs(value) > _EXACT):
-                expected = "finite numbers, in a column with missing ones or fractions no int beyond 2**53"
+                expected = "finite numbers; in a column with missing values or fractions, no ints beyond 2**53"
                 raise _check.invalid("metadata", expected, value, f"{where} It is in row {row}.")
         return np.array([np.nan if value is None else value for value in values], "float64")
     of = {bool: "bool", int: "number", float: "number", str: "text"}
@@ -228,7 +228,7 @@ def _objects(values):
 
 
 def _kind(column):
-    """What a column holds: `"bool"`, `"number"`, `"text"`; `None` for one of missing values alone."""
+    """Returns the kind of values in a column: `"bool"`, `"number"`, `"text"`; `None` if all are missing."""
     if column.dtype != object:
         return "bool" if column.dtype == bool else "number"
     first = next((value for value in column if value is not None), None)
@@ -252,7 +252,7 @@ def _plain(column):
 
 
 def _matches(name, column, wanted):
-    """Which values of a column are the wanted one, or one of several."""
+    """Returns which values of a column equal the wanted one, or one of several."""
     if isinstance(wanted, (list, tuple, set, frozenset, np.ndarray)):
         options: Sequence[Any] = list(wanted)
     else:
@@ -270,7 +270,7 @@ def _matches(name, column, wanted):
             raise _check.invalid("where", f"a string, number or bool, or several, for {name!r}", value)
         if kind is not None and of_value != kind:
             expected = f"a {kind} for {name!r}, as the column has"
-            raise _check.invalid("where", expected, value, "For ranges, give a function: `lambda columns: ...`.")
+            raise _check.invalid("where", expected, value, "For ranges, pass a function: `lambda columns: ...`.")
         plain.append(value)
     if kind == "text" and len(plain) > 1:
         wanted_set = set(plain)

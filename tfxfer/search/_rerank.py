@@ -1,4 +1,4 @@
-"""Candidates put in order by a cross-encoder."""
+"""Reorders candidates with a cross-encoder."""
 
 import numpy as np
 
@@ -7,25 +7,25 @@ from tfxfer.search import _top_k
 
 
 def queries_of(queries, reranker=None):
-    """Returns queries as a list of strings, and whether there was but one."""
+    """Returns the queries as a list of strings, and whether there was a single one."""
     is_one = isinstance(queries, (str, bytes))
     return _texts.strings("queries", [queries] if is_one else queries), is_one
 
 
 def reranked(names, rows, texts, reranker, k, *, batch_size=32, progress=None):
-    """Returns the `k` best of some candidates by a cross-encoder, of equal scores the lower row first.
+    """Returns the `k` best of some candidates by a cross-encoder; the lower row wins ties.
 
     Args:
         names: list of strings, the queries.
-        rows: int array `(queries, candidates)`; -1 where there is none.
-        texts: list of strings that the rows are places in.
-        reranker: what `_texts.pair_scores` takes.
+        rows: int array `(queries, candidates)`, padded with -1.
+        texts: list of strings that the rows index.
+        reranker: a cross-encoder, as in `_texts.pair_scores`.
         k: int.
-        batch_size: int. Pairs computed at a time.
+        batch_size: int. Number of pairs computed at a time.
         progress: bool.
 
     Returns:
-        int64 rows and float32 scores `(queries, k)`; -1 and -inf where there are fewer.
+        int64 rows and float32 scores `(queries, k)`, padded with -1 and -inf.
     """
     query, place = np.nonzero(rows >= 0)
     scores = np.full(rows.shape, -np.inf)
@@ -39,6 +39,6 @@ def reranked(names, rows, texts, reranker, k, *, batch_size=32, progress=None):
 
 
 def check_texts(names, queries):
-    """Raises where the queries of a reranker are vectors."""
+    """Raises if the queries of a reranker are vectors."""
     if names is None:
-        raise _check.invalid("queries", "texts where `reranker` is given", queries)
+        raise _check.invalid("queries", "texts if `reranker` is given", queries)

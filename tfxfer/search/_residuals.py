@@ -1,45 +1,45 @@
-"""Unit vectors in few bits: the nearest of some centroids, and what is left in one, two or four bits a component."""
+"""Compresses unit vectors to the nearest of some centroids and a residual of one, two or four bits per component."""
 
 import numpy as np
 import sklearn.cluster
 
 BITS = (1, 2, 4)
-# Vectors that are compared with the centroids, or made floats again, at a time.
+# Number of vectors compared with the centroids, or decoded to floats, at a time.
 _ROWS = 16_384
-# Residuals whose quantiles are taken.
+# Number of residuals whose quantiles are computed.
 _SAMPLE = 100_000
 
 
 class ResidualCodec:
-    """Turns unit vectors into codes and back.
+    """Encodes unit vectors as codes and decodes them.
 
-    A vector is its nearest centroid and a residual; each component of a residual becomes one of `2^bits` intervals,
-    which are the same for all components and hold as many residuals each. It comes back as the mean of the interval's
-    residuals, and the sum is scaled to length 1 again.
+    A vector is encoded as its nearest centroid and a residual. Each component of a residual is assigned to one of
+    `2^bits` intervals, which are the same for all components and contain equal numbers of residuals. It is decoded as
+    the mean of the interval's residuals, and the sum is scaled to length 1.
 
     Args:
         centroids: float32 array `(count, dim)`.
         bits: int, one of `BITS`.
-        cuts: float32 array `(2^bits - 1,)`, rising: where one interval ends.
-        values: float32 array `(2^bits,)`: what each stands for.
+        cuts: float32 array `(2^bits - 1,)`, increasing: the ends of the intervals.
+        values: float32 array `(2^bits,)`: the decoded value of each interval.
     """
 
     def __init__(self, centroids, bits, cuts, values):
         self.centroids, self.bits, self.cuts, self.values = centroids, bits, cuts, values
         self._per_byte = 8 // bits
         shifts = bits * np.arange(self._per_byte)
-        # For each byte the residuals that it stands for.
+        # The residuals encoded in each byte.
         self._table = values[(np.arange(256)[:, None] >> shifts) & (2**bits - 1)].astype("float32")
 
     @classmethod
     def fit(cls, vectors, bits, count, seed):
-        """Finds centroids and intervals for vectors like some typical ones.
+        """Fits centroids and intervals to typical vectors.
 
         Args:
             vectors: float32 array `(rows, dim)` of unit vectors, at least one.
             bits: int, one of `BITS`.
-            count: int. Centroids, at most as many as there are rows.
-            seed: int, of k-means and the sample.
+            count: int. Number of centroids, at most the number of rows.
+            seed: int. Seed of k-means and of the sample.
         """
         if count < len(vectors):
             kmeans = sklearn.cluster.MiniBatchKMeans(
@@ -55,24 +55,24 @@ class ResidualCodec:
         places = np.searchsorted(cuts, left, side="right")
         counts = np.bincount(places, minlength=2**bits)
         sums = np.bincount(places, weights=left, minlength=2**bits)
-        # An interval without residuals, as where all are equal, stands for its border.
+        # An interval without residuals, for example if all are equal, is decoded as its border.
         borders = np.concatenate([cuts, cuts[-1:]])
         values = np.where(counts > 0, sums / np.maximum(counts, 1), borders).astype("float32")
         return cls(centroids, bits, cuts, values)
 
     @property
     def dim(self):
-        """Components of a vector."""
+        """Number of components of a vector."""
         return self.centroids.shape[1]
 
     @property
     def width(self):
-        """Bytes of a vector's residual."""
+        """Number of bytes of a vector's residual."""
         return -(-self.dim // self._per_byte)
 
     @property
     def nbytes(self):
-        """Bytes of the centroids and intervals."""
+        """Size in bytes of the centroids and intervals."""
         return self.centroids.nbytes + self.cuts.nbytes + self.values.nbytes
 
     def encode(self, vectors):
@@ -89,14 +89,14 @@ class ResidualCodec:
         return places, codes
 
     def decode(self, places, codes):
-        """Returns the vectors that codes stand for, float32 `(rows, dim)`, of length 1."""
+        """Returns the decoded vectors, float32 `(rows, dim)`, with length 1."""
         left = self._table[codes].reshape(len(codes), -1)[:, : self.dim]
         vectors = self.centroids[places] + left
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def nearest(vectors, centroids):
-    """Returns the nearest centroid of each vector by the Euclidean distance, int32 `(rows,)`; of equals the first."""
+    """Returns the nearest centroid of each vector by Euclidean distance, int32 `(rows,)`; the first wins ties."""
     squares = 0.5 * np.sum(np.square(centroids), axis=1)
     found = np.zeros(len(vectors), "int32")
     for start in range(0, len(vectors), _ROWS):

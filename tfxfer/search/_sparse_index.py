@@ -1,4 +1,4 @@
-"""A corpus of texts that is searched by the terms of sparse vectors."""
+"""Search in a corpus of texts by the terms of sparse vectors."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -12,28 +12,36 @@ from tfxfer.search import _one_file, _top_k
 from tfxfer.search._records import Hits
 
 _FILE = "sparse_index.npz"
-# Texts that are encoded at a time.
+# Number of texts encoded at a time.
 _PART = 50_000
 
 
 class SparseIndex:
-    """Holds the sparse vectors of texts by their terms, and finds the texts with the largest dot product, exactly.
+    """Holds the sparse vectors of texts by term, and finds the texts with the largest dot product, exactly.
 
-    An inverted index: for each term the texts that have it. A query costs as many products as its terms have texts; all
-    scores of a block of queries are held at once, some 32 MB. A text takes 8 bytes a term: of 100 terms, 0.8 kB.
+    It is an inverted index: for each term, it lists the texts that contain it. The cost of a query is the number of
+    texts of each of its terms. The scores of a block of queries are held in memory at once, about 32 MB. A text takes 8
+    bytes per term: 0.8 kB for 100 terms.
 
     Args:
-        embedder: `models.SparseEmbedder`, or anything with `encode_query` and `encode_document` from a list of strings
-            to a `scipy.sparse` array `(texts, terms)`. `None` where `embeddings` are given and queries are vectors.
+        embedder: `models.SparseEmbedder`, or any object with `encode_query` and `encode_document` that map a list of
+            strings to a `scipy.sparse` array `(texts, terms)`. May be `None` if `embeddings` is given and queries are
+            vectors.
         texts: list or other iterable of strings.
-        embeddings: `scipy.sparse` array `(texts, terms)`: the vectors, where they are there already.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show progress bars; by default on long work.
+        embeddings: `scipy.sparse` array `(texts, terms)`: the vectors, if already computed.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show progress bars. By default, they are shown for long-running work.
 
     Raises:
-        ValueError: for an empty corpus, something that is no text, or vectors that do not fit.
+        ValueError: if the corpus is empty, a text is not a string, or vectors do not match.
 
     Example:
+
+    >>> vectors = scipy.sparse.csr_array([[1.0, 0.0, 0.5], [0.0, 2.0, 0.0]])
+    >>> index = tx.search.SparseIndex(None, ["card", "loan"], embeddings=vectors)
+    >>> hits = index.search(scipy.sparse.csr_array([[1.0, 0.25, 0.0]]), k=2)
+    >>> hits.texts, hits.scores.tolist()
+    ([['card', 'loan']], [[1.0, 0.5]])
 
     ```python
     index = tx.search.SparseIndex(sparse_embedder, texts)
@@ -67,7 +75,7 @@ class SparseIndex:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the vectors that are held."""
+        """Size of the vectors in bytes."""
         return self._vectors.data.nbytes + self._vectors.indices.nbytes + self._vectors.indptr.nbytes
 
     @property
@@ -83,13 +91,13 @@ class SparseIndex:
         batch_size: int = 32,
         progress: bool | None = None,
     ) -> None:
-        """Adds texts; their ids continue those that are there.
+        """Adds texts; their ids continue the existing ones.
 
         Args:
             texts: list or other iterable of strings.
-            embeddings: `scipy.sparse` array `(texts, terms)`, where the vectors are there already.
-            batch_size: int. Texts computed at a time.
-            progress: bool. Whether to show a progress bar; by default on long work.
+            embeddings: `scipy.sparse` array `(texts, terms)`: the vectors, if already computed.
+            batch_size: int. Number of texts encoded at a time.
+            progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
         """
         texts = _texts.strings("texts", texts)
         dim = None if self._vectors is None else self._vectors.shape[1]
@@ -104,7 +112,7 @@ class SparseIndex:
         if count != len(texts):
             raise _check.invalid("embeddings", f"{len(texts)} vectors, one for each text", f"{count} vectors")
         old = [] if self._vectors is None else [self._vectors]
-        # By columns: for each term the texts that have it.
+        # By column: the texts of each term.
         self._vectors = scipy.sparse.csc_array(scipy.sparse.vstack([*old, *parts], format="csc"))
         self.texts.extend(texts)
 
@@ -121,16 +129,16 @@ class SparseIndex:
         Args:
             queries: a string, a list of strings, or a `scipy.sparse` array `(queries, terms)`.
             k: int, at most the number of texts.
-            batch_size: int. Texts computed at a time.
-            progress: bool. Whether to show a progress bar; by default on long work.
+            batch_size: int. Number of texts encoded at a time.
+            progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
 
         Returns:
-            `Hits(ids, scores, texts)`: for one string int64 and float32 `(k,)` and a list of k strings; for several, or
-            for vectors, `(queries, k)` and a list of lists. The best first, of equal scores the lower id. Texts that
-            share no term with the query have the score 0, and fill up the `k` where fewer do.
+            `Hits(ids, scores, texts)`. For one string, int64 and float32 `(k,)` and a list of k strings; for several,
+            or for vectors, `(queries, k)` and a list of lists. Best first; the lower id wins ties. Texts without a term
+            of the query have score 0 and fill the result if fewer than `k` share one.
 
         Raises:
-            ValueError: for no queries, a k beyond the number of texts, or vectors of another size.
+            ValueError: if there are no queries, k exceeds the number of texts, or vectors have another size.
         """
         k = _top_k.check_k(k, len(self))
         is_one = isinstance(queries, (str, bytes))
@@ -147,7 +155,7 @@ class SparseIndex:
         return Hits(ids[0], scores[0], texts[0]) if is_one else Hits(ids, scores, texts)
 
     def _blocks(self, count):
-        # As many scores are held at a time as of dense vectors: 32 MB in float32.
+        # The same number of scores at a time as for dense vectors: 32 MB in float32.
         step = max(_neighbours.QUERY_CHUNK * _neighbours.CORPUS_CHUNK // len(self), 1)
         return [slice(start, start + step) for start in range(0, count, step)]
 
@@ -157,19 +165,19 @@ class SparseIndex:
         return best.result()
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes texts and vectors into a folder that `load` reads; the embedder is saved separately.
+        """Writes texts and vectors to a directory that `load` reads; save the embedder separately.
 
-        They are one file, `sparse_index.npz`. An index that the folder holds already is replaced in one step: a save
-        that fails leaves the old one. Other files in the folder stay.
+        They are stored in one file, `sparse_index.npz`. An existing index in the directory is replaced atomically: if a
+        save fails, the old one remains. Other files in the directory are kept.
 
         Args:
-            folder: string or path on the local disk. Made if need be.
+            folder: string or path on the local disk. Created if it does not exist.
 
         Raises:
-            ValueError: for a URL such as `gs://...`: save locally and copy the folder.
+            ValueError: if `folder` is a URL such as `gs://...`: save locally and copy the directory.
         """
         arrays = {"weights": self._vectors.data, "places": self._vectors.indices, "ends": self._vectors.indptr}
-        # Beyond 2^31 terms scipy's own indices are of 64 bits.
+        # With more than 2^31 terms, scipy's own indices have 64 bits.
         arrays = {key: array if key == "weights" else array.astype("int64") for key, array in arrays.items()}
         _one_file.write(folder, _FILE, {"terms": self._vectors.shape[1]}, self.texts, arrays)
 
@@ -179,13 +187,13 @@ class SparseIndex:
 
         Args:
             folder: string or path.
-            embedder: the embedder that the index was made with, for texts as queries; or `None`.
+            embedder: the embedder that the index was created with, for texts as queries; or `None`.
 
         Returns:
             `SparseIndex`.
 
         Raises:
-            ValueError: where the folder holds no index, or one that is damaged. The error names the file.
+            ValueError: if the directory contains no index or a damaged one; the message names the file.
         """
 
         def expected(settings, count):
@@ -205,8 +213,8 @@ class SparseIndex:
 def _encoder(embedder, method):
     found = getattr(embedder, method, None)
     if found is None:
-        expected = f"a `models.SparseEmbedder`, or anything with `{method}(texts)`"
-        raise _check.invalid("embedder", expected, embedder, "Or give vectors in place of texts.")
+        expected = f"a `models.SparseEmbedder`, or any object with `{method}(texts)`"
+        raise _check.invalid("embedder", expected, embedder, "Or pass vectors instead of texts.")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Vectors that are written to the disk part by part, for an index that is larger than memory."""
+"""Writes vectors to disk part by part, for an index that is larger than memory."""
 
 import contextlib
 import itertools
@@ -9,15 +9,15 @@ import numpy as np
 from tfxfer import _check, _disk, _neighbours
 from tfxfer.search import _quantize
 
-# Vectors that are held at a time.
+# Number of vectors held at a time.
 PART = 16_384
 
 
 class Sinks:
-    """Files that rows are appended to, in a folder of their own that is removed at the end.
+    """Files that rows are appended to, in a temporary directory that is removed at the end.
 
     Args:
-        folder: `pathlib.Path` of the index, on the disk that has the room.
+        folder: `pathlib.Path` of the index, on the disk that has the space.
     """
 
     def __init__(self, folder):
@@ -35,7 +35,7 @@ class Sinks:
         self._stack.close()
 
     def append(self, parts):
-        """Writes arrays or codes; `parts` is a dict of name to a list of one, or of none."""
+        """Writes arrays or codes; `parts` is a dict of name to a list with one of them, or an empty list."""
         for name, found in parts.items():
             for part in found:
                 array = part.codes if isinstance(part, _quantize.Quantized) else part
@@ -45,7 +45,7 @@ class Sinks:
                 self._made[name] = (first[:0], array.dtype, rows + len(array))
 
     def result(self, name):
-        """Returns all that was appended under a name as an array or codes that lie on the disk; `None` for nothing."""
+        """Returns everything appended under a name as an array or codes on disk; `None` if there is nothing."""
         if name not in self._made:
             return None
         first, dtype, rows = self._made[name]
@@ -58,7 +58,7 @@ class Sinks:
 
 
 def parts(texts, embeddings):
-    """Yields texts in lists with their vectors, or with `None` where there are none yet; raises for unequal numbers."""
+    """Yields lists of texts with their vectors, `None` if not yet computed; raises if their numbers differ."""
     if isinstance(texts, (str, bytes)) or not hasattr(texts, "__iter__"):
         raise _check.invalid("texts", "an iterable of strings", texts)
     rows, row = iter(texts), 0
@@ -86,7 +86,7 @@ def _strings(part, first):
 
 
 def _arrays(embeddings):
-    """Yields arrays of vectors: the one that there is, those of an iterable, or those in files."""
+    """Yields arrays of vectors: the single array, those of an iterable, or those in files."""
     if hasattr(embeddings, "shape"):
         yield embeddings
         return

@@ -1,4 +1,4 @@
-"""What a model says of the documents of queries, for another one to learn."""
+"""Scores of a teacher model for the documents of queries, to train a student with."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,9 +19,9 @@ def teacher_scores(
     batch_size: int = 32,
     progress: bool | None = None,
 ) -> Any:
-    """Scores the documents of each row by a model, as targets of another: the two ways between rerankers and embedders.
+    """Scores the documents of each row with a teacher, as targets for a student: reranker to embedder or the reverse.
 
-    | teacher | rows | the student learns by |
+    | teacher | rows | the student and its training |
     |---|---|---|
     | reranker | lists | a reranker: `data.rankings(rows, targets=scores)`, with `losses.ListNetLoss` and others |
     | reranker | lists | an embedder: `data.triplets_from_lists(rows, scores=scores)` |
@@ -29,26 +29,26 @@ def teacher_scores(
     | embedder | lists | a reranker, as above |
 
     Args:
-        teacher: a `models.Reranker`, or another model that scores pairs; a `models.TextEmbedder` or `models.Siamese`;
-            or a function of two lists of strings to a number for each row.
-        rows: `data.Rows` or what `Rows.from_any` takes.
-        columns: names of the column of queries, and of that of lists of documents; or, for triplets, of two or more
-            columns of single documents.
+        teacher: a `models.Reranker` or another model that scores pairs; a `models.TextEmbedder` or `models.Siamese`; or
+            a function of two lists of strings that returns a number for each row.
+        rows: `data.Rows`, or anything that `Rows.from_any` accepts.
+        columns: names of the column of queries and of the column of lists of documents; or, for triplets, of two or
+            more columns of single documents.
         similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"` (distances negated), for an embedder. Defaults
             to its own.
-        query_prompt: string set before each query, for an embedder. Defaults to its prompt `"query"`, if it has one.
-        document_prompt: string set before each document, for an embedder. Defaults to its prompt `"document"`,
+        query_prompt: string prepended to each query, for an embedder. Defaults to its prompt `"query"`, if it has one.
+        document_prompt: string prepended to each document, for an embedder. Defaults to its prompt `"document"`,
             `"passage"` or `"corpus"`, if it has one.
-        batch_size: int. Texts computed at a time.
-        progress: bool. Whether to show a progress bar; by default on long work.
+        batch_size: int. Number of texts encoded at a time.
+        progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
 
     Returns:
         For lists, a list with a float32 array `(documents,)` for each row. For columns of single documents, a float32
-        array `(rows, documents)`; `scores[:, :1] - scores[:, 1:]` are the margins of `losses.MarginMSELoss`.
+        array `(rows, documents)`; `scores[:, :1] - scores[:, 1:]` are the margins for `losses.MarginMSELoss`.
 
     Raises:
-        ValueError: for a column that is not there, an empty list, a text that is none, or scores that are not finite;
-            it names the row.
+        ValueError: if a column does not exist, a list is empty, a text is not a string, or scores are not finite; the
+            message names the row.
 
     Example:
 
@@ -83,7 +83,7 @@ def teacher_scores(
         options = {"batch_size": batch_size, "progress": progress}
         prompt = _texts.prompt_for(embedder, query_prompt, _texts.QUERY_PROMPTS)
         vectors = _texts.encode(embedder, queries, prompt=prompt, **options)
-        # Each text once: a document may be in many lists.
+        # Score each text once: a document may be in many lists.
         places = {text: i for i, text in enumerate(dict.fromkeys(second))}
         prompt = _texts.prompt_for(embedder, document_prompt, _texts.DOCUMENT_PROMPTS)
         documents = _texts.encode(embedder, list(places), prompt=prompt, **options)
@@ -99,7 +99,7 @@ def teacher_scores(
 
 
 def _documents(rows, names, i):
-    """The documents of a row."""
+    """Returns the documents of a row."""
     values = [rows[name][i] for name in names]
     if len(names) == 1 and isinstance(values[0], (list, tuple, np.ndarray)):
         values = list(values[0])

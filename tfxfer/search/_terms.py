@@ -1,4 +1,4 @@
-"""Texts to the words that a lexical index counts."""
+"""Splits texts into the words that a lexical index counts."""
 
 import functools
 import itertools
@@ -10,7 +10,7 @@ from typing import Any
 
 from tfxfer import _check
 
-# Scripts that are written without spaces: Thai and Lao, Myanmar with its extensions, Khmer, kana, Han.
+# Scripts written without spaces: Thai and Lao, Myanmar with its extensions, Khmer, kana, Han.
 _UNSPACED = (
     "\u0e01-\u0e4e\u0e81-\u0ece\u1000-\u103f\ua9e0-\ua9fe\uaa60-\uaa7f\u1780-\u17d3\u2e80-\u2fdf\u3005\u3007"
     "\u3021-\u3029\u3031-\u3035\u3038-\u303b\u3041-\u3096\u3099-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
@@ -22,10 +22,10 @@ _SAID = "a function of a text to a list of words"
 def words(text: str) -> list[str]:
     """Splits a text into the words that `BM25Index` counts, in any script.
 
-    A word is a run of letters, digits and combining marks, as Unicode has them; an apostrophe inside a word and a dot
-    or comma between digits belong to it. Compatibility forms (NFKC) and upper case are folded, accents stay. Chinese,
-    Japanese, Thai, Lao, Myanmar and Khmer have no spaces between words: there each pair of neighbouring characters is a
-    word, and so is a character without a neighbour, as in Lucene's `CJKBigramFilter`.
+    A word is a run of letters, digits and combining marks, as defined by Unicode, including an apostrophe inside a word
+    and a dot or comma between digits. Compatibility forms (NFKC) and upper case are folded; accents are kept. Chinese,
+    Japanese, Thai, Lao, Myanmar and Khmer are written without spaces: each pair of adjacent characters is a word, as is
+    a character without a neighbor, as in Lucene's `CJKBigramFilter`.
 
     Args:
         text: string.
@@ -40,7 +40,7 @@ def words(text: str) -> list[str]:
     >>> words("Straße 東京都 हिन्दी")
     ['strasse', '東京', '京都', 'हिन्दी']
 
-    Reference: Unicode Standard Annex 29, on the bounds of words, https://www.unicode.org/reports/tr29/.
+    Reference: Unicode Standard Annex 29, on word boundaries, https://www.unicode.org/reports/tr29/.
     """
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     if text.isascii():
@@ -64,7 +64,7 @@ def _ascii():
 
 @functools.cache
 def _any_script():
-    """The patterns of a word or a run of unspaced characters, and of one such character with its marks."""
+    """Returns patterns for a word or a run of unspaced characters, and for one such character with its marks."""
     marks = _marks()
     letter = rf"(?:(?![{_UNSPACED}])\w[{marks}]*)"
     unspaced = rf"(?:[{_UNSPACED}][{marks}\u200d]*)"
@@ -74,7 +74,7 @@ def _any_script():
 
 
 def _marks():
-    """The combining marks as a class of `re`, which counts none as letters and would cut Indic words."""
+    """Returns the combining marks as a regex class; `re` does not count them as letters and would cut Indic words."""
     ranges: list[list[int]] = []
     for point in range(sys.maxunicode + 1):
         if unicodedata.category(chr(point)).startswith("M"):
@@ -86,12 +86,12 @@ def _marks():
 
 
 class Terms:
-    """Texts to lists of words: a tokenizer, then stop words left out, then a stemmer.
+    """Splits texts into words: a tokenizer, then removal of stop words, then a stemmer.
 
     Args:
-        tokenizer: function of a string to a list of strings; `None` for `words`.
-        stopwords: iterable of words, or `None`. They are folded as the tokenizer folds texts.
-        stemmer: function of a word to its stem, or `None`.
+        tokenizer: function that splits a string into a list of strings; `None` for `words`.
+        stopwords: iterable of words, or `None`. They are folded in the same way as the tokenizer folds texts.
+        stemmer: function that maps a word to its stem, or `None`.
     """
 
     def __init__(
@@ -115,12 +115,12 @@ class Terms:
         self.set_stopwords({folded for word in given for folded in (word, *self._split(word, None))})
 
     def set_stopwords(self, stopwords: Iterable[str]) -> None:
-        """Has words left out that are folded already."""
+        """Sets stop words that are already folded."""
         self.stopwords = sorted(stopwords)
         self._stops = frozenset(self.stopwords)
 
     def __call__(self, text: str, row: int | None = None) -> list[str]:
-        """Returns the words of a text; `row` is named in errors."""
+        """Returns the words of a text; error messages name `row`."""
         found = self._split(text, row)
         if self._stops:
             found = [word for word in found if word not in self._stops]
@@ -142,7 +142,7 @@ class Terms:
         if stem is None:
             stem = self.stemmer(word)
             if not isinstance(stem, str):
-                remedy = f"That is what it gives for the word {word!r}."
+                remedy = f"That is its result for the word {word!r}."
                 raise _check.invalid("stemmer", "a function of a word to its stem", stem, remedy)
             self._stems[word] = stem
         return stem
@@ -150,4 +150,4 @@ class Terms:
 
 def _where(row, text):
     shown = text if len(text) <= 80 else f"{text[:80]}..."
-    return f"That is what it gives for {shown!r}" + ("." if row is None else f", in row {row} (counting from 0).")
+    return f"That is its result for {shown!r}" + ("." if row is None else f", in row {row} (counting from 0).")

@@ -1,4 +1,4 @@
-"""The nearest vectors of a corpus."""
+"""Exact search for the nearest vectors in a corpus."""
 
 import collections
 from typing import Any
@@ -9,32 +9,33 @@ from tfxfer import _check, _neighbours, _texts
 from tfxfer.search import _quantize
 
 TopK = collections.namedtuple("TopK", ["ids", "scores"])
-TopK.__doc__ = "What `top_k` returns: int64 ids and float scores `(queries, k)`, the best first."
+TopK.__doc__ = "The result of `top_k`: int64 ids and float scores `(queries, k)`, best first."
 
-# Vectors that are looked at again at a time: 25 MB at 384 components in float64.
+# Number of vectors rescored at a time: 25 MB at 384 components in float64.
 _RESCORED = 8192
 
 
 def top_k(queries: Any, corpus: Any, k: int, *, similarity: str = "cosine", progress: bool | None = None) -> TopK:
     """Finds the `k` nearest vectors of a corpus for each query, exactly.
 
-    Scores are computed in blocks of 1024 queries and 8192 vectors, so that what is held beside queries and corpus is
-    some 32 MB and the result. Of equal scores the lower id comes first, as in a stable sort of all scores.
+    Scores are computed in blocks of 1024 queries and 8192 vectors, so the search takes about 32 MB and the size of the
+    result in addition to queries and corpus. The lower id wins ties, as in a stable sort of all scores.
 
     Args:
         queries: float array `(queries, dim)`, or `Quantized`.
-        corpus: float array `(rows, dim)`, or `Quantized`: int8 codes are compared by their values. Binary codes are
-            compared with float queries by `query . sign`, with binary queries by the number of equal bits.
+        corpus: float array `(rows, dim)`, or `Quantized`. int8 codes are compared by their values. Binary codes are
+            compared with float queries by `query . sign`, and with binary queries by the number of equal bits.
         k: int, at most the number of rows.
-        similarity: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`. Distances come negated, so that larger is
-            closer. Binary codes know the cosine only.
-        progress: bool. Whether to show a progress bar; by default over more than 100,000 rows, in a terminal.
+        similarity: `"cosine"` (default), `"dot"`, `"euclidean"` or `"manhattan"`. Distances are negated, so that larger
+            is closer. Binary codes support only the cosine.
+        progress: bool. Whether to show a progress bar. By default, one is shown for more than 100,000 rows in a
+            terminal or notebook.
 
     Returns:
-        `TopK(ids, scores)`: int64 and float `(queries, k)`, the best first; scores in the vectors' dtype.
+        `TopK(ids, scores)`: int64 and float `(queries, k)`, best first; scores in the vectors' dtype.
 
     Raises:
-        ValueError: for an empty corpus, a k larger than it, vectors that are not finite or of different sizes.
+        ValueError: if the corpus is empty or has fewer than k rows, or vectors are not finite or differ in size.
 
     Example:
 
@@ -53,16 +54,16 @@ def top_k(queries: Any, corpus: Any, k: int, *, similarity: str = "cosine", prog
 
 
 def find(queries, corpus, k, similarity, progress=None, allowed=None):
-    """Returns `TopK` of what has been checked; `corpus` may lie on the disk and is read in blocks.
+    """Returns `TopK` for checked arguments; `corpus` may be on disk and is read in blocks.
 
     Args:
         queries: float array or `Quantized`.
         corpus: float array or `Quantized`.
         k: int, at most the number of rows.
-        similarity: as `top_k` has it.
+        similarity: as in `top_k`.
         progress: bool.
-        allowed: bool `(rows,)`, the rows that may be found, or `None` for all. Where fewer than k may, the id is -1 and
-            the score -inf.
+        allowed: bool `(rows,)`, the rows to search, or `None` for all. If they are fewer than k, the rest has id -1 and
+            score -inf.
     """
     is_coded = isinstance(corpus, _quantize.Quantized)
     is_hamming = is_coded and isinstance(queries, _quantize.Quantized) and queries.precision == "binary"
@@ -92,7 +93,7 @@ def find(queries, corpus, k, similarity, progress=None, allowed=None):
 
 
 def filled(ids, scores, k):
-    """Returns ids and scores with `k` columns; what is missing has id -1 and score -inf."""
+    """Returns ids and scores padded to `k` columns, with id -1 and score -inf."""
     missing = k - ids.shape[1]
     if missing <= 0:
         return ids, scores
@@ -113,25 +114,25 @@ def rescored(queries, corpus, ids, k, similarity):
 
 
 def best(ids, scores, k):
-    """Returns the `k` best of some candidates; of equal scores the lower id first."""
+    """Returns the `k` best of some candidates; the lower id wins ties."""
     order = np.lexsort((ids, -scores), axis=1)[:, :k]
     return np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1).astype("float32")
 
 
 def check_k(k, size):
-    """Returns k; raises where a corpus of `size` has not as many rows."""
+    """Returns k; raises if a corpus of `size` has fewer rows."""
     if not size:
-        raise _check.invalid("corpus", "at least one row", size, "There is nothing to be found.")
+        raise _check.invalid("corpus", "at least one row", size, "There is nothing to find.")
     if _check.integer("k", k) > size:
         raise _check.invalid("k", f"an int <= {size}, the size of the corpus", k, "Use `min(k, len(corpus))`.")
     return int(k)
 
 
 def check_dim(argument, vectors, dim):
-    """Raises where vectors have another number of components than the corpus."""
+    """Raises if the vectors' number of components differs from the corpus."""
     if vectors.shape[1] != dim:
-        remedy = "Queries and corpus come from one embedder, cut to one `truncate_dim`."
-        raise _check.invalid(argument, f"vectors of {dim} components, as the corpus has", vectors.shape, remedy)
+        remedy = "Queries and corpus must come from one embedder, with the same `truncate_dim`."
+        raise _check.invalid(argument, f"vectors of {dim} components, as in the corpus", vectors.shape, remedy)
 
 
 def _vectors(argument, vectors):

@@ -1,4 +1,4 @@
-"""Search by usearch, which is optional: a graph in which near vectors are found fast, most of them."""
+"""Search with the optional package usearch: an approximate graph search that finds most of the nearest vectors."""
 
 import importlib
 
@@ -17,25 +17,25 @@ def load():
     """Returns the module `usearch.index`.
 
     Raises:
-        ImportError: where it is missing; it names the package.
+        ImportError: if it is not installed; the message names the package.
     """
     try:
         return importlib.import_module("usearch.index")
     except ImportError as error:
         raise ImportError(
-            "`backend='usearch'` needs the package usearch: `pip install usearch`. "
-            "`backend='exact'` needs nothing more."
+            "`backend='usearch'` requires the package usearch: `pip install usearch`. "
+            "`backend='exact'` requires no other package."
         ) from error
 
 
 class UsearchIndex(Engine):
-    """A usearch index. A filter is answered exactly, from the vectors that it lets through."""
+    """A usearch index. Filtered searches are exact, over the vectors that match."""
 
     name = "usearch"
 
     def _make(self):
         if self.precision == "int8" and self.similarity != "cosine":
-            remedy = "usearch's int8 keeps no lengths. Use `precision='float32'`, or faiss."
+            remedy = "usearch's int8 does not keep lengths. Use `precision='float32'`, or faiss."
             raise _check.invalid("similarity", "'cosine' for int8 with usearch", self.similarity, remedy)
         self._options = _options(self.factory)
         is_binary = self.precision == "binary"
@@ -71,7 +71,7 @@ class UsearchIndex(Engine):
         return _top_k.filled(keys, scores, k)
 
     def _exact(self, queries, k, numbers):
-        """Searches all of some vectors, which usearch hands out in blocks."""
+        """Searches some vectors exhaustively; usearch returns them in blocks."""
         count = min(k, len(numbers))
         is_binary = self.precision == "binary"
         nearest = _neighbours.Nearest(
@@ -91,7 +91,7 @@ class UsearchIndex(Engine):
         self.index.save(str(path))
 
     def load(self, path, labels=None, *, mmap=False):
-        """Takes the index out of a file that `save` wrote, or leaves it there; raises for another kind of vectors."""
+        """Reads the index from a file that `save` wrote, or maps it; raises if its vectors are of another kind."""
         found = load().Index.restore(str(path), view=mmap, **self._options)
         if found is None:
             raise ValueError("is no index of usearch")
@@ -104,7 +104,7 @@ class UsearchIndex(Engine):
 
 
 def _options(factory):
-    """Returns the settings in a string such as `"connectivity=32,expansion_search=128"`, a dict of ints."""
+    """Parses settings such as `"connectivity=32,expansion_search=128"` into a dict of ints."""
     found: dict[str, int] = {}
     for part in (factory or "").split(",") if factory else []:
         name, _, value = (each.strip() for each in part.partition("="))

@@ -1,6 +1,7 @@
-"""One file for each family of pretrained encoders: all that is particular to it.
+"""One module for each family of pretrained encoders, with everything specific to it.
 
-A family is a `Family` named `FAMILY` in a file of this folder; there is no other list of them.
+A family is a `Family` named `FAMILY` in a module of this package. `FAMILIES` is built from these modules; there is no
+other list.
 """
 
 import importlib

@@ -7,7 +7,7 @@ from tfxfer.backbones.families.bert import Bert
 
 
 class Albert(Bert):
-    """BERT with small embeddings that are projected, and groups of blocks that repeat with the same weights."""
+    """BERT with small projected embeddings, and groups of blocks that repeat with the same weights."""
 
     name = "albert"
     model_types = ("albert",)
@@ -49,29 +49,29 @@ class Albert(Bert):
         ]
 
     def head(self, config):
-        """Reads the pooler, under ALBERT's name for its dropout."""
+        """Returns the pooler and a dense output layer, with ALBERT's config key for the dropout rate."""
         return HeadFormat(hidden="{}pooler", dropout=rate(config, "classifier_dropout_prob", default=0.1))
 
     def head_to_config(self, found):
-        """Writes the dropout under ALBERT's name."""
+        """Returns the dropout rate under ALBERT's key."""
         return {"classifier_dropout_prob": found.dropout}
 
     def token_head(self, config):
-        """Reads a dense layer, under ALBERT's name for its dropout."""
+        """Returns a dense layer, with ALBERT's config key for the dropout rate."""
         return HeadFormat(dropout=rate(config, "classifier_dropout_prob", default=0.1))
 
     def token_head_to_config(self, found):
-        """Writes the dropout under ALBERT's name."""
+        """Returns the dropout rate under ALBERT's key."""
         return {"classifier_dropout_prob": found.dropout}
 
     def check(self, a):
-        """Checks the number of groups as well."""
+        """Also checks the number of groups."""
         super().check(a)
         if a.num_layers % a.num_groups:
             raise _check.invalid("num_groups", f"a divisor of num_layers={a.num_layers}", a.num_groups)
 
     def masked_head(self, config):
-        """Reads the layers of `predictions`, which are as wide as the embeddings."""
+        """Returns the layers of `predictions`, which are as wide as the embeddings."""
         return MaskedHeadFormat(
             dense="predictions.dense",
             norm="predictions.LayerNorm",

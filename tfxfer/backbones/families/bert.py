@@ -3,7 +3,7 @@
 from tfxfer.backbones._family import ACTIVATION_NAMES, Family
 from tfxfer.backbones._heads import HeadFormat, MaskedHeadFormat, rate
 
-# What BERT and its relatives without segments call the arguments.
+# Config keys of BERT and its relatives without segments.
 CONFIG = {
     **Family.config,
     "activation": ("hidden_act", "gelu"),
@@ -28,7 +28,7 @@ class Bert(Family):
         "cross-encoder/ms-marco-MiniLM-L6-v2",
     )
     has_segment_ids = True
-    # KerasHub's own BERT, ALBERT and ELECTRA presets were made from Google's checkpoints, whose code has the tanh GELU.
+    # KerasHub's own BERT, ALBERT and ELECTRA presets come from Google's checkpoints, whose code uses the tanh GELU.
     activation = "gelu_approximate"
     options = {"num_segments": 2}
 
@@ -64,16 +64,16 @@ class Bert(Family):
     }
 
     def head(self, config):
-        """Reads the pooler, a tanh layer on the first token."""
+        """Returns the pooler, a tanh layer on the first token, and a dense output layer."""
         dropout = rate(config, "classifier_dropout", "hidden_dropout_prob", default=0.1)
         return HeadFormat(hidden="{}pooler.dense", dropout=dropout)
 
     def token_head(self, config):
-        """Reads a dense layer."""
+        """Returns a dense layer."""
         return HeadFormat(dropout=rate(config, "classifier_dropout", "hidden_dropout_prob", default=0.1))
 
     def masked_head(self, config):
-        """Reads the layers of `cls.predictions`."""
+        """Returns the layers of `cls.predictions`."""
         return MaskedHeadFormat(
             activation=ACTIVATION_NAMES.get(config.get("hidden_act", "gelu")),
             norm_epsilon=config.get("layer_norm_eps", 1e-12),

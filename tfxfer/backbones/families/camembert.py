@@ -4,7 +4,7 @@ from tfxfer.backbones.families.roberta import Roberta
 
 
 class Camembert(Roberta):
-    """RoBERTa's encoder with a Unigram tokenizer of French."""
+    """RoBERTa's encoder with a French Unigram tokenizer."""
 
     name = "camembert"
     model_types = ("camembert",)

@@ -9,7 +9,7 @@ from tfxfer.backbones.families.bert import CONFIG, Bert
 
 
 class DebertaV3(Family):
-    """No position table: attention sees relative positions, whose vectors all blocks share."""
+    """No position table: attention uses relative positions, whose vectors all blocks share."""
 
     name = "deberta_v3"
     model_types = ("deberta-v2",)
@@ -61,22 +61,22 @@ class DebertaV3(Family):
     keras_hub_block = "disentangled_attention_encoder_layer_{0}/"
 
     def from_config(self, config, file):
-        """Refuses embeddings of their own size."""
+        """Also rejects an embedding size that differs from the hidden size."""
         arguments = super().from_config(config, file)
         size = arguments["hidden_dim"]
         if config.get("embedding_size", size) != size:
-            expected = f"{size}, the hidden_size: smaller embeddings are not computed here"
+            expected = f"{size}, the hidden_size: smaller embeddings are not supported"
             raise _check.invalid("embedding_size", expected, config["embedding_size"], f"In {file}")
         return arguments
 
     def check(self, a):
-        """Checks the size of the table of distances as well."""
+        """Also checks the size of the table of distances."""
         super().check(a)
-        if a.max_sequence_length > 100_000:  # it is the largest distance that a table is made for
+        if a.max_sequence_length > 100_000:  # the largest distance for which a table is created
             raise _check.invalid("max_sequence_length", "an int <= 100000", a.max_sequence_length)
 
     def head(self, config):
-        """Reads DeBERTa's pooler with its own activation and rates."""
+        """Returns DeBERTa's pooler with its own activation and dropout rates."""
         return HeadFormat(
             hidden="pooler.dense",
             activation=config.get("pooler_hidden_act") or "gelu",
@@ -85,7 +85,7 @@ class DebertaV3(Family):
         )
 
     def head_to_config(self, found):
-        """Writes the pooler's activation and rates."""
+        """Returns the pooler's activation and dropout rates."""
         return {
             "pooler_hidden_act": found.activation,
             "cls_dropout": found.dropout,
@@ -93,15 +93,15 @@ class DebertaV3(Family):
         }
 
     def token_head(self, config):
-        """Reads a dense layer."""
+        """Returns a dense layer."""
         return HeadFormat(dropout=rate(config, "hidden_dropout_prob", default=0.1))
 
     def token_head_to_config(self, found):
-        """Writes nothing: the rate is the encoder's."""
+        """Returns no entries: the dropout rate is the encoder's."""
         return {}
 
     def shared(self, a):
-        """Adds the vectors of the relative positions."""
+        """Adds the relative position vectors."""
         sizes = (a.bucket_size, a.max_sequence_length, a.hidden_dim, a.layer_norm_epsilon)
         return {
             "attention_bias": AttentionBias(dtype=a.dtype),
@@ -109,15 +109,15 @@ class DebertaV3(Family):
         }
 
     def attention_options(self, a):
-        """Sets the rate on the relative positions."""
+        """Sets the dropout rate on the relative positions."""
         return {"position_dropout": a.dropout}
 
     def block_options(self, a, number):
-        """Says that blocks take the relative positions."""
+        """Makes the blocks take the relative positions."""
         return {"takes": {"bias": "attention_bias", "relative": "relative_positions"}}
 
     def masked_head(self, config):
-        """Reads the layers of `cls.predictions`, the older of two forms; the newer one has other names."""
+        """Returns the layers of `cls.predictions`, the older of two forms; the newer one has other names."""
         if config.get("legacy", True) is not True:
             return None
         return MaskedHeadFormat(

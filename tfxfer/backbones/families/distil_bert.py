@@ -49,28 +49,28 @@ class DistilBert(Family):
     }
 
     def head(self, config):
-        """Reads the hidden layer, with ReLU in place of the pooler's tanh."""
+        """Returns a hidden layer with ReLU instead of the pooler's tanh, and a dense output layer."""
         dropout = rate(config, "seq_classif_dropout", default=0.2)
         return HeadFormat(hidden="pre_classifier", activation="relu", dropout=dropout)
 
     def head_to_config(self, found):
-        """Writes the dropout under DistilBERT's name."""
+        """Returns the dropout rate under DistilBERT's key."""
         return {"seq_classif_dropout": found.dropout}
 
     def token_head(self, config):
-        """Reads a dense layer."""
+        """Returns a dense layer."""
         return HeadFormat(dropout=rate(config, "dropout", default=0.1))
 
     def token_head_to_config(self, found):
-        """Writes nothing: the rate is the encoder's."""
+        """Returns no entries: the dropout rate is the encoder's."""
         return {}
 
     def block_options(self, a, number):
-        """Leaves out the dropout between attention and residual."""
+        """Removes the dropout between attention and residual."""
         return {"attention_output_dropout": 0.0}
 
     def masked_head(self, config):
-        """Reads the layers that begin with `vocab`."""
+        """Returns the layers whose names begin with `vocab`."""
         return MaskedHeadFormat(
             dense="vocab_transform",
             norm="vocab_layer_norm",

@@ -5,7 +5,7 @@ from tfxfer.backbones.families.bert import Bert
 
 
 class Electra(Bert):
-    """BERT with embeddings of their own size, projected where it differs from the blocks'."""
+    """BERT with a separate embedding size, projected if it differs from the blocks' size."""
 
     name = "electra"
     model_types = ("electra",)
@@ -19,7 +19,7 @@ class Electra(Bert):
     keras_hub_weights = {**Bert.keras_hub_weights, "embeddings.projection": "embeddings_projection"}
 
     def head(self, config):
-        """Reads the hidden layer, with GELU."""
+        """Returns a hidden layer with GELU, and a dense output layer."""
         dropout = rate(config, "classifier_dropout", "hidden_dropout_prob", default=0.1)
         return HeadFormat(
             output="classifier.out_proj",
@@ -30,7 +30,7 @@ class Electra(Bert):
         )
 
     def masked_head(self, config):
-        """Reads the generator's layers, which are as wide as the embeddings."""
+        """Returns the generator's layers, which are as wide as the embeddings."""
         return MaskedHeadFormat(
             dense="generator_predictions.dense",
             norm="generator_predictions.LayerNorm",

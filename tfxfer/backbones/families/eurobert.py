@@ -5,7 +5,7 @@ from tfxfer.backbones.families.llama import Llama
 
 
 class EuroBert(Llama):
-    """Llama's blocks, in both directions."""
+    """Llama's blocks with bidirectional attention."""
 
     name = "eurobert"
     model_types = ("eurobert",)
@@ -18,24 +18,24 @@ class EuroBert(Llama):
     config = {**Llama.config, "layer_norm_epsilon": ("rms_norm_eps", 1e-5)}
 
     def head(self, config):
-        """Reads the hidden layer and how it pools."""
+        """Returns the hidden layer and its pooling."""
         pooling = config.get("classifier_pooling") or config.get("clf_pooling") or "late"
-        modes = {"bos": "cls", "late": "mean"}  # late: the hidden layer on every token, then their mean
+        modes = {"bos": "cls", "late": "mean"}  # late: the hidden layer on every token, then the mean
         return HeadFormat(
             hidden="dense", pooling=modes.get(pooling, pooling), is_late=pooling == "late", activation="gelu"
         )
 
     def head_to_config(self, found):
-        """Writes how the head pools."""
+        """Returns the head's pooling."""
         pooling = {"cls": "bos"}.get(found.pooling, found.pooling)
         return {"classifier_pooling": "late" if found.is_late else pooling}
 
     def token_head(self, config):
-        """Reads a dense layer, without dropout."""
+        """Returns a dense layer without dropout."""
         return HeadFormat()
 
     def token_head_to_config(self, found):
-        """Writes nothing: the head has no settings."""
+        """Returns no entries: the head has no settings."""
         return {}
 
 

@@ -6,9 +6,9 @@ from tfxfer.backbones.families.modernbert import FULL, LOCAL, check_layer_types,
 
 
 class Gemma3Text(Llama):
-    """Norms before and after each part, scaled embeddings, local and global layers with a base of positions each.
+    """Norms before and after each part, scaled embeddings, local and global layers, each with its own rotary base.
 
-    A checkpoint's norms multiply by 1 + weight; here a norm's scale is that sum.
+    A checkpoint's norms multiply by 1 + weight; here, a norm's scale is that sum.
     """
 
     name = "gemma3_text"
@@ -51,7 +51,7 @@ class Gemma3Text(Llama):
     }
 
     def from_config(self, config, file):
-        """Reads the kinds of layers and a base of positions for each."""
+        """Also reads the layer types and the rotary base of each."""
         arguments = super().from_config({**config, "rope_parameters": None, "rope_scaling": None}, file)
         period = config.get("sliding_window_pattern", config.get("_sliding_window_pattern", 6))
         kinds = [LOCAL if (i + 1) % period else FULL for i in range(arguments["num_layers"])]
@@ -62,7 +62,7 @@ class Gemma3Text(Llama):
         return arguments
 
     def to_config(self, arguments):
-        """Writes the kinds of layers and their bases."""
+        """Also returns the layer types and their rotary bases."""
         config = super().to_config(arguments)
         del config["is_causal"]
         return {
@@ -77,26 +77,26 @@ class Gemma3Text(Llama):
         return None
 
     def check(self, a):
-        """Checks the kinds of layers as well."""
+        """Also checks the layer types."""
         super().check(a)
         check_layer_types(a)
 
     def embeddings_scale(self, a):
-        """Scales by the square root of the hidden size."""
+        """Returns the square root of the hidden size."""
         return a.hidden_dim**0.5
 
     def shared(self, a):
-        """Returns a bias and rotary positions for each kind of layers."""
-        # The reference halves the window where attention sees both ways.
+        """Returns an attention bias and rotary positions for each layer type."""
+        # The reference halves the window if attention is bidirectional.
         window = a.sliding_window - 1 if a.is_causal else a.sliding_window // 2
         return shared_by_kind(a, a.head_dim, window, causal=a.is_causal)
 
     def attention_options(self, a):
-        """Sets the factor on the scores."""
+        """Also sets the factor on the scores."""
         return {**super().attention_options(a), "scale": a.query_scale_dim**-0.5}
 
     def block_options(self, a, number):
-        """Says which bias and positions the block takes."""
+        """Selects the bias and the positions that the block takes."""
         return {"takes": takes(a.layer_types[number])}
 
     def from_tensor(self, part, kind, value, arguments, checkpoint):
@@ -104,7 +104,7 @@ class Gemma3Text(Llama):
         return value + 1.0 if kind == "scale" else value
 
     def to_tensor(self, part, kind, value, arguments):
-        """Takes the 1 away again."""
+        """Subtracts 1 from a norm's scale."""
         return value - 1.0 if kind == "scale" else value
 
 

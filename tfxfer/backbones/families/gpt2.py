@@ -5,7 +5,7 @@ from tfxfer.backbones._heads import HeadFormat, rate
 
 
 class GPT2(Family):
-    """A decoder: pre-norm blocks that see only what is before a token, and a norm after the last."""
+    """A decoder: causal pre-norm blocks, and a norm after the last one."""
 
     name = "gpt2"
     model_types = ("gpt2",)
@@ -67,22 +67,22 @@ class GPT2(Family):
     }
 
     def from_config(self, config, file):
-        """Fills in the intermediate size, four times the hidden one."""
+        """Also sets a missing intermediate size to four times the hidden size."""
         arguments = super().from_config(config, file)
         if arguments.get("intermediate_dim") is None:
             arguments["intermediate_dim"] = 4 * arguments["hidden_dim"]
         return arguments
 
     def head(self, config):
-        """Reads a dense layer on the last token."""
+        """Returns a dense layer on the last token."""
         return HeadFormat(output="score", pooling="last", use_bias=False)
 
     def head_to_config(self, found):
-        """Writes nothing: the head has no settings."""
+        """Returns no entries: the head has no settings."""
         return {}
 
     def token_head(self, config):
-        """Reads a dense layer."""
+        """Returns a dense layer."""
         return HeadFormat(dropout=rate(config, "classifier_dropout", "hidden_dropout", default=0.1))
 
 

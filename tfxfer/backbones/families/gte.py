@@ -10,7 +10,7 @@ from tfxfer.backbones.families.nomic_bert import NomicBert
 class Gte(NomicBert):
     """Nomic BERT's block with biases in the attention.
 
-    All tokens are of segment 0, whose vector, where a checkpoint has one, is added to each token's.
+    All tokens are in segment 0. If a checkpoint has a vector for it, the vector is added to each token's.
     """
 
     name = "gte"
@@ -52,11 +52,11 @@ class Gte(NomicBert):
     }
 
     def to_config(self, arguments):
-        """Says that there is one segment."""
+        """Also declares a single segment."""
         return {**super().to_config(arguments), "type_vocab_size": 1}
 
     def token_head(self, config):
-        """Reads a dense layer."""
+        """Returns a dense layer."""
         return HeadFormat(dropout=rate(config, "classifier_dropout", "hidden_dropout_prob", default=0.1))
 
     def from_tensor(self, part, kind, value, arguments, checkpoint):
@@ -66,7 +66,7 @@ class Gte(NomicBert):
         return value
 
     def extra_tensors(self, arguments):
-        """Adds a vector of zeros for segment 0."""
+        """Returns a zero vector for segment 0."""
         return {self.segments: np.zeros((1, arguments["hidden_dim"]), "float32")}
 
 

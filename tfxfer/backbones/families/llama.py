@@ -9,14 +9,14 @@ from tfxfer.backbones._positions import AttentionBias, Rotary
 class Llama(Family):
     """Pre-norm blocks with RMS norms, rotary positions, shared key and value heads, a gated feed-forward part.
 
-    `"is_causal": false` in config.json makes it see both ways.
+    `"is_causal": false` in config.json makes its attention bidirectional.
     """
 
     name = "llama"
     model_types = ("llama",)
     architecture = "LlamaModel"
     examples = ("HuggingFaceTB/SmolLM2-135M",)
-    tokenizer = None  # tokenizer.json says it all
+    tokenizer = None  # tokenizer.json is complete
     pooling = "last"
     has_position_table = False
     order = "pre"
@@ -75,11 +75,11 @@ class Llama(Family):
         "feed_forward.output_dense": "feedforward_output_dense",
         "feed_forward_norm": "feedforward_layernorm",
     }
-    # The length that KerasHub's backbones are made for, which do not say it; a sliding window of this size sees all.
+    # The length that KerasHub's backbones are designed for; they do not store it. A window of this size is no limit.
     keras_hub_length = 2048
 
     def keras_hub_arguments(self, hub):
-        """Reads the sizes; `None` for scaled positions or a window shorter than the length."""
+        """Returns the sizes; `None` for scaled positions or a window shorter than the maximum length."""
         config = hub.get_config()
         same = ("vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim", "num_key_value_heads", "head_dim")
         scaling = (config.get(f"rope_{name}scaling_factor", 1.0) for name in ("", "position_"))
@@ -98,7 +98,7 @@ class Llama(Family):
         }
 
     def from_config(self, config, file):
-        """Reads the base of positions and the direction."""
+        """Also reads the rotary base and whether attention is causal."""
         arguments = super().from_config(config, file)
         arguments["dropout"] = 0.0  # the only dropout is on the attention probabilities
         arguments["rope_theta"] = read_rope(config, file, default=self.options["rope_theta"])
@@ -106,7 +106,7 @@ class Llama(Family):
         return arguments
 
     def to_config(self, arguments):
-        """Writes the base of positions and the direction."""
+        """Also returns the rotary base and whether attention is causal."""
         return {
             **super().to_config(arguments),
             "rope_parameters": write_rope(arguments["rope_theta"]),
@@ -114,15 +114,15 @@ class Llama(Family):
         }
 
     def head(self, config):
-        """Reads a dense layer on the last token."""
+        """Returns a dense layer on the last token."""
         return HeadFormat(output="score", pooling="last", use_bias=False)
 
     def head_to_config(self, found):
-        """Writes nothing: the head has no settings."""
+        """Returns no entries: the head has no settings."""
         return {}
 
     def token_head(self, config):
-        """Reads a dense layer."""
+        """Returns a dense layer."""
         return HeadFormat(
             output="score",
             dropout=rate(config, "classifier_dropout", "hidden_dropout", default=0.1),
@@ -130,11 +130,11 @@ class Llama(Family):
         )
 
     def token_head_to_config(self, found):
-        """Writes the rate, and whether there is a bias."""
+        """Returns the dropout rate, and whether there is a bias."""
         return {"classifier_dropout": found.dropout, "token_classification_bias": found.use_bias}
 
     def check(self, a):
-        """Checks the number of key and value heads as well."""
+        """Also checks the number of key and value heads."""
         super().check(a)
         if a.num_heads % a.num_key_value_heads:
             raise _check.invalid("num_key_value_heads", f"a divisor of num_heads={a.num_heads}", a.num_key_value_heads)
@@ -147,7 +147,7 @@ class Llama(Family):
         }
 
     def attention_options(self, a):
-        """Sets heads, biases and norms of heads."""
+        """Sets heads, biases and head norms."""
         return {
             "head_dim": a.head_dim,
             "num_key_value_heads": a.num_key_value_heads,
@@ -157,11 +157,11 @@ class Llama(Family):
         }
 
     def feed_forward_options(self, a):
-        """Says gated, without biases."""
+        """Selects a gated part without biases."""
         return {"gated": True, "use_bias": False}
 
     def block_options(self, a, number):
-        """Says that blocks take the rotary positions."""
+        """Makes the blocks take the rotary positions."""
         return {"takes": {"bias": "attention_bias", "rotary": "rotary"}}
 
 

@@ -11,18 +11,18 @@ FULL, LOCAL = "full_attention", "sliding_attention"
 
 
 def every(period):
-    """Returns the kinds of layers where one in `period` sees all tokens, beginning with the first."""
+    """Returns a function that makes every `period`-th layer, starting with the first, attend to all tokens."""
     return lambda a: [FULL if i % period == 0 else LOCAL for i in range(a["num_layers"])]
 
 
 class ModernBert(Family):
-    """Rotary positions, gated feed-forward, no biases, and a window in most layers; the first has no attention norm."""
+    """Rotary positions, gated feed-forward, no biases, and a window in most layers; block 0 has no attention norm."""
 
     name = "modernbert"
     model_types = ("modernbert",)
     architecture = "ModernBertModel"
     examples = ("answerdotai/ModernBERT-base", "nomic-ai/modernbert-embed-base", "Alibaba-NLP/gte-modernbert-base")
-    tokenizer = None  # tokenizer.json says it all
+    tokenizer = None  # tokenizer.json is complete
     has_position_table = False
     order = "pre"
     norm = "layer_without_bias"
@@ -63,7 +63,7 @@ class ModernBert(Family):
     ignored = (r"(head|decoder|classifier)\..*",)
 
     def from_config(self, config, file):
-        """Reads the kinds of layers and a base of positions for each."""
+        """Also reads the layer types and the rotary base of each."""
         arguments = super().from_config(config, file)
         period = _check.integer("global_attn_every_n_layers", config.get("global_attn_every_n_layers", 3))
         arguments["layer_types"] = config.get("layer_types") or every(period)(arguments)
@@ -72,7 +72,7 @@ class ModernBert(Family):
         return arguments
 
     def to_config(self, arguments):
-        """Writes the kinds of layers and their bases."""
+        """Also returns the layer types and their rotary bases."""
         return {
             **super().to_config(arguments),
             "layer_types": arguments["layer_types"],
@@ -83,7 +83,7 @@ class ModernBert(Family):
         }
 
     def head(self, config):
-        """Reads the hidden layer with its norm, and how it pools."""
+        """Returns the hidden layer with its norm, and its pooling."""
         return HeadFormat(
             hidden="head.dense",
             norm="head.norm",
@@ -95,7 +95,7 @@ class ModernBert(Family):
         )
 
     def head_to_config(self, found):
-        """Writes the head's settings."""
+        """Returns the head's settings."""
         return {
             "classifier_pooling": found.pooling,
             "classifier_activation": found.activation,
@@ -104,32 +104,32 @@ class ModernBert(Family):
         }
 
     def token_head(self, config):
-        """Reads the hidden layer with its norm, on every token."""
+        """Returns the hidden layer with its norm, applied to every token."""
         return dataclasses.replace(self.head(config), pooling="cls")
 
     def token_head_to_config(self, found):
-        """Writes the head's settings, without how it pools."""
+        """Returns the head's settings except the pooling."""
         return {key: value for key, value in self.head_to_config(found).items() if key != "classifier_pooling"}
 
     def check(self, a):
-        """Checks the kinds of layers as well."""
+        """Also checks the layer types."""
         super().check(a)
         check_layer_types(a)
 
     def shared(self, a):
-        """Returns a bias and rotary positions for each kind of layers."""
+        """Returns an attention bias and rotary positions for each layer type."""
         return shared_by_kind(a, a.hidden_dim // a.num_heads, a.local_attention // 2)
 
     def attention_options(self, a):
-        """Says without biases."""
+        """Removes the biases."""
         return {"use_bias": False}
 
     def feed_forward_options(self, a):
-        """Says gated, without biases, with dropout before the output."""
+        """Selects a gated part without biases, with dropout before the output."""
         return {"gated": True, "use_bias": False, "dropout": a.dropout}
 
     def block_options(self, a, number):
-        """Says which bias and positions the block takes, and leaves out the first attention norm."""
+        """Selects the bias and the positions that the block takes, and removes the first attention norm."""
         return {
             "dropout": 0.0,
             "attention_output_dropout": a.attention_dropout,
@@ -138,7 +138,7 @@ class ModernBert(Family):
         }
 
     def masked_head(self, config):
-        """Reads the hidden layer with its norm, both without biases."""
+        """Returns the hidden layer with its norm; by default, neither has a bias."""
         return MaskedHeadFormat(
             dense="head.dense",
             norm="head.norm",
@@ -151,13 +151,13 @@ class ModernBert(Family):
 
 
 def shared_by_kind(a, head_dim, window, *, causal=False):
-    """Returns the shared layers of an encoder with both kinds of layers: their biases and rotary positions.
+    """Returns the shared layers of an encoder with both layer types: their biases and rotary positions.
 
     Args:
         a: namespace of `Backbone`'s arguments.
-        head_dim: int.
-        window: int. The largest distance at which a local layer sees a token.
-        causal: bool. Whether a token sees only what is before it.
+        head_dim: int. Size of a head.
+        window: int. The largest distance, in real tokens, at which a local layer sees a token.
+        causal: bool. Whether a token sees only itself and the tokens before it.
     """
     return {
         f"bias_{FULL}": AttentionBias(causal=causal, dtype=a.dtype, name=f"bias_{FULL}"),
@@ -168,19 +168,19 @@ def shared_by_kind(a, head_dim, window, *, causal=False):
 
 
 def takes(kind):
-    """Returns which of these layers a block of this kind takes."""
+    """Returns the names of the shared layers that a block of this type takes."""
     return {"bias": f"bias_{kind}", "rotary": f"rotary_{kind}"}
 
 
 def ropes(arguments):
-    """Returns the entry `rope_parameters` of a config.json with a base for each kind of layers."""
+    """Returns the entry `rope_parameters` of a config.json, with a base for each layer type."""
     return {FULL: write_rope(arguments["rope_theta"]), LOCAL: write_rope(arguments["local_rope_theta"])}
 
 
 def check_layer_types(a):
-    """Raises unless `layer_types` names a kind for each layer."""
+    """Raises unless `layer_types` has one valid type for each layer."""
     if len(a.layer_types) != a.num_layers or not set(a.layer_types) <= {FULL, LOCAL}:
-        raise _check.invalid("layer_types", f"{a.num_layers} times {FULL!r} or {LOCAL!r}", a.layer_types)
+        raise _check.invalid("layer_types", f"{a.num_layers} items, each {FULL!r} or {LOCAL!r}", a.layer_types)
 
 
 FAMILY = ModernBert()

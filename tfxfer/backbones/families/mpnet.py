@@ -15,7 +15,7 @@ class MPNet(Roberta):
     examples = ("sentence-transformers/all-mpnet-base-v2", "microsoft/mpnet-base")
     tokenizer = "MPNet"
     layer_norm_epsilon = 1e-12
-    # The reference counts positions from the padding id 1, whatever config.json says.
+    # The reference counts positions from padding id 1, regardless of config.json.
     options = {"pad_token_id": 1, "num_buckets": 32, "max_distance": 128}
     config = {
         **CONFIG,
@@ -40,11 +40,11 @@ class MPNet(Roberta):
     keras_hub = None
 
     def from_config(self, config, file):
-        """Reads sizes; positions count from the padding id 1."""
+        """Also fixes the padding id from which positions count to 1."""
         return super().from_config({**config, "pad_token_id": 1}, file)
 
     def head(self, config):
-        """Reads the hidden layer, a tanh layer on the first token."""
+        """Returns a hidden tanh layer on the first token, and a dense output layer."""
         dropout = rate(config, "hidden_dropout_prob", default=0.1)
         return HeadFormat(
             output="classifier.out_proj",
@@ -54,19 +54,19 @@ class MPNet(Roberta):
         )
 
     def head_to_config(self, found):
-        """Writes nothing: the rate is the encoder's."""
+        """Returns no entries: the dropout rate is the encoder's."""
         return {}
 
     def token_head(self, config):
-        """Reads a dense layer."""
+        """Returns a dense layer."""
         return HeadFormat(dropout=rate(config, "hidden_dropout_prob", default=0.1))
 
     def token_head_to_config(self, found):
-        """Writes nothing: the rate is the encoder's."""
+        """Returns no entries: the dropout rate is the encoder's."""
         return {}
 
     def shared(self, a):
-        """Adds the relative biases."""
+        """Returns the attention bias with relative biases."""
         relative = RelativeBias(a.num_buckets, a.max_distance, a.num_heads, dtype=a.dtype)
         return {"attention_bias": AttentionBias(relative=relative, dtype=a.dtype)}
 

@@ -6,7 +6,7 @@ from tfxfer.backbones._heads import HeadFormat, rate
 from tfxfer.backbones._positions import AttentionBias, Rotary
 from tfxfer.backbones.families.bert import Bert
 
-# Keys of the configs on the hub, which belong to code of their own there -> keys of transformers' class.
+# Keys of configs on the hub that belong to custom code there -> keys of transformers' class.
 _HUB_KEYS = {
     "n_embd": "hidden_size",
     "n_layer": "num_hidden_layers",
@@ -18,7 +18,7 @@ _HUB_KEYS = {
     "attn_pdrop": "attention_probs_dropout_prob",
     "rotary_emb_base": "rope_theta",
 }
-# What that code may be told and is computed here (`None`: absent).
+# Supported settings of that code (`None`: absent).
 _HUB_REQUIRE = {
     "activation_function": ("swiglu",),
     "prenorm": (None, False),
@@ -70,7 +70,7 @@ class NomicBert(Bert):
         "mlp.fc2": "feed_forward.output_dense",
         "norm2": "feed_forward_norm",
     }
-    # transformers splits and renames on loading what the files hold.
+    # On loading, transformers splits and renames the tensors in the files.
     module_prefix = "layers.{0}."
     modules = {
         "self_attn.q_proj": "attention.query",
@@ -84,7 +84,7 @@ class NomicBert(Bert):
     keras_hub = None
 
     def from_config(self, config, file):
-        """Reads the config of transformers' class or of the hub's own code."""
+        """Reads the config of transformers' class or of the hub's custom code."""
         if "n_embd" in config:
             for key, allowed in _HUB_REQUIRE.items():
                 if config.get(key) not in allowed:
@@ -94,15 +94,15 @@ class NomicBert(Bert):
         return {**super().from_config(config, file), "rope_theta": read_rope(config, file)}
 
     def to_config(self, arguments):
-        """Writes the base of positions."""
+        """Also returns the rotary base."""
         return {**super().to_config(arguments), "rope_parameters": write_rope(arguments["rope_theta"])}
 
     def head(self, config):
-        """Reads the pooler, without dropout unless the config names a rate."""
+        """Returns the pooler, without dropout unless the config has a rate, and a dense output layer."""
         return HeadFormat(hidden="{}pooler.dense", dropout=rate(config, "classifier_dropout", "hidden_dropout_prob"))
 
     def token_head(self, config):
-        """Reads a dense layer; of configs in the form of the hub's own code, whose class is another one, nothing."""
+        """Returns a dense layer; `None` for configs of the hub's custom code, whose class is different."""
         if "n_embd" in config:
             return None
         return HeadFormat(dropout=rate(config, "classifier_dropout", "hidden_dropout_prob"))
@@ -115,19 +115,19 @@ class NomicBert(Bert):
         }
 
     def attention_options(self, a):
-        """Says whether there are biases."""
+        """Sets whether there are biases."""
         return {"use_bias": self.has_attention_bias}
 
     def feed_forward_options(self, a):
-        """Says gated, with at most a bias on the output."""
+        """Selects a gated part with a bias on the output at most."""
         return {"gated": True, "use_bias": False, "output_bias": self.has_feed_forward_output_bias}
 
     def block_options(self, a, number):
-        """Says that blocks take the rotary positions."""
+        """Makes the blocks take the rotary positions."""
         return {"takes": {"bias": "attention_bias", "rotary": "rotary"}}
 
     def masked_head(self, config):
-        """Returns `None`: the heads of the hub's own code are not read."""
+        """Returns `None`: the heads of the hub's custom code are not supported."""
         return None
 
 

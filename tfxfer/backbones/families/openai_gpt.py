@@ -4,7 +4,7 @@ from tfxfer.backbones.families.gpt2 import GPT2
 
 
 class OpenAIGPT(GPT2):
-    """GPT-2's parts with the norms after each part instead of before, and none at the end."""
+    """GPT-2's parts with the norms after each part instead of before, and without a final norm."""
 
     name = "openai_gpt"
     model_types = ("openai-gpt",)
@@ -26,13 +26,13 @@ class OpenAIGPT(GPT2):
     keras_hub = None
 
     def from_config(self, config, file):
-        """Reads the activation under GPT's names."""
+        """Also reads the activation under GPT's names."""
         # The reference's "gelu" is the tanh form in this family.
         afn = {"gelu": "gelu_new"}.get(config.get("afn", "gelu"), config.get("afn"))
         return super().from_config({**config, "afn": afn}, file)
 
     def to_config(self, arguments):
-        """Writes the activation under GPT's names."""
+        """Also returns the activation under GPT's names."""
         config = super().to_config(arguments)
         return {**config, "afn": {"gelu_new": "gelu"}.get(config["afn"], config["afn"])}
 

@@ -21,16 +21,16 @@ class Qwen3(Llama):
     require = {"attention_bias": (None, False), "use_sliding_window": (None, False)}
 
     def attention_options(self, a):
-        """Sets the epsilon of the norms of heads, which may differ from that of the others."""
+        """Also sets the epsilon of the head norms, which may differ from that of the other norms."""
         return {**super().attention_options(a), "head_norm_epsilon": a.head_norm_epsilon}
 
     def check(self, a):
-        """Checks that epsilon as well."""
+        """Also checks the epsilon of the head norms."""
         super().check(a)
         _check.number("head_norm_epsilon", a.head_norm_epsilon, above=0)
 
     def keras_hub_arguments(self, hub):
-        """Reads the epsilon of the norms of heads from the layers: KerasHub's does not follow its config."""
+        """Also reads the epsilon of the head norms from the layers: KerasHub's config does not determine it."""
         arguments = super().keras_hub_arguments(hub)
         if arguments is None:
             return None
@@ -38,12 +38,12 @@ class Qwen3(Llama):
         return {**arguments, "head_norm_epsilon": epsilon}
 
     def to_config(self, arguments):
-        """Refuses norms of heads with an epsilon of their own, which the format has no key for."""
+        """Rejects head norms with a separate epsilon, for which the format has no key."""
         if arguments["head_norm_epsilon"] != arguments["layer_norm_epsilon"]:
             expected = f"{arguments['layer_norm_epsilon']}, the layer_norm_epsilon"
             remedy = (
-                "KerasHub norms the heads of Qwen 3 with another epsilon than the reference. Take the encoder from the "
-                "Hugging Face hub, or save in the format 'tfxfer'"
+                "KerasHub's Qwen 3 normalizes the heads with another epsilon than the reference. Take the encoder from "
+                "the Hugging Face hub, or save in the format 'tfxfer'"
             )
             raise _check.invalid("head_norm_epsilon", expected, arguments["head_norm_epsilon"], remedy)
         return super().to_config(arguments)

@@ -9,9 +9,9 @@ from tfxfer.backbones.families.bert import CONFIG, Bert
 
 
 class Roberta(Bert):
-    """BERT without segments; positions count from `pad_token_id + 1`, and the padding token has a position of its own.
+    """BERT without segments; positions count from `pad_token_id + 1`, and the padding token has its own position.
 
-    The position table here begins with the row of `pad_token_id`. All tokens are of segment 0, whose vector is added to
+    The position table here begins with the row of `pad_token_id`. All tokens are in segment 0, whose vector is added to
     each position.
     """
 
@@ -47,29 +47,29 @@ class Roberta(Bert):
     }
 
     def num_positions(self, a):
-        """Returns a row for each position and one for padding."""
+        """Returns one row per position and one for padding."""
         return a.max_sequence_length + 1
 
     def position_ids(self, a):
-        """Returns the layer that counts from 1, with 0 for padding."""
+        """Returns a layer that counts from 1, with 0 for padding."""
         return PositionIds(a.pad_token_id)
 
     def from_config(self, config, file):
-        """Reads the length, which the file counts with the rows up to the padding token's."""
+        """Also subtracts the rows up to the padding token's from the maximum length in the file."""
         arguments = super().from_config(config, file)
-        # A config may say null; there is no telling which id then has a position of its own.
+        # A config may contain null; it is then unknown which id has its own position.
         _check.integer("pad_token_id", arguments["pad_token_id"], minimum=0)
         arguments["max_sequence_length"] -= arguments["pad_token_id"] + 1
         return arguments
 
     def to_config(self, arguments):
-        """Writes the length with these rows, and one segment."""
+        """Adds these rows to the maximum length, and declares a single segment."""
         config = super().to_config(arguments)
         longest = arguments["max_sequence_length"] + arguments["pad_token_id"] + 1
         return {**config, "max_position_embeddings": longest, **self.segment_config}
 
     def head(self, config):
-        """Reads the hidden layer, a tanh layer on the first token."""
+        """Returns a hidden tanh layer on the first token, and a dense output layer."""
         dropout = rate(config, "classifier_dropout", "hidden_dropout_prob", default=0.1)
         return HeadFormat(
             output="classifier.out_proj",
@@ -84,7 +84,7 @@ class Roberta(Bert):
         return (rows + arguments["pad_token_id"], *rest) if part == "embeddings.position_embedding" else shape
 
     def from_tensor(self, part, kind, value, arguments, checkpoint):
-        """Leaves these rows out, and adds the vector of segment 0 to each position."""
+        """Removes these rows, and adds the vector of segment 0 to each position."""
         if part != "embeddings.position_embedding":
             return value
         value = value[arguments["pad_token_id"] :]
@@ -93,7 +93,7 @@ class Roberta(Bert):
         return value
 
     def to_tensor(self, part, kind, value, arguments):
-        """Puts zeros in these rows."""
+        """Fills these rows with zeros."""
         if part != "embeddings.position_embedding":
             return value
         return np.pad(value, ((arguments["pad_token_id"], 0), (0, 0)))
@@ -104,13 +104,13 @@ class Roberta(Bert):
         return np.pad(value, ((1, 0), (0, 0))) if part == "embeddings.position_embedding" else value
 
     def extra_tensors(self, arguments):
-        """Adds a vector of zeros for segment 0, where the family's files have one."""
+        """Returns a zero vector for segment 0, if the family's files have one."""
         if not self.segment_config:
             return {}
         return {self.segments: np.zeros((1, arguments["hidden_dim"]), "float32")}
 
     def masked_head(self, config):
-        """Reads the layers of `lm_head`."""
+        """Returns the layers of `lm_head`."""
         return MaskedHeadFormat(
             dense="lm_head.dense",
             norm="lm_head.layer_norm",

@@ -1,9 +1,9 @@
-"""Separable convolutions: a small encoder to be distilled from a large one.
+"""Separable convolutions: a small encoder to distill from a large one.
 
 Blocks of a depthwise-separable convolution (Chollet, 2017, https://arxiv.org/abs/1610.02357) and a feed-forward part,
-each after a norm and with a residual. A block sees `kernel_size` neighbouring tokens, `n` blocks
-`1 + n * (kernel_size - 1)`. The cost of a token does not depend on the length of its text, and texts may be of any
-length. There are no checkpoints: `models.conv_student` makes such an encoder from a teacher.
+each after a norm and with a residual connection. A block sees `kernel_size` neighboring tokens, `n` blocks see
+`1 + n * (kernel_size - 1)`. The cost per token does not depend on the length of its text, and texts may have any
+length. There are no checkpoints: `models.conv_student` creates such an encoder from a teacher.
 """
 
 from tfxfer import _check
@@ -12,7 +12,7 @@ from tfxfer.backbones._family import Family
 
 
 class SeparableConv(Family):
-    """Convolutions in the place of attention, and no positions."""
+    """Convolutions instead of attention, and no positions."""
 
     name = "separable_conv"
     has_position_table = False
@@ -29,25 +29,25 @@ class SeparableConv(Family):
     config: dict = {}
 
     def check(self, a):
-        """Refuses heads of attention."""
+        """Also rejects more than one attention head."""
         super().check(a)
         if a.num_heads != 1:
             raise _check.invalid("num_heads", "1, the default: convolutions have no heads", a.num_heads)
 
     def shared(self, a):
-        """Returns nothing: convolutions need no bias and no positions."""
+        """Returns no layers: convolutions need neither a bias nor positions."""
         return {}
 
     def attention_options(self, a):
-        """Returns the size of the kernels."""
+        """Returns the kernel size."""
         return {"kernel_size": a.kernel_size}
 
     def block_options(self, a, number):
-        """Returns that blocks take nothing but states."""
+        """Makes the blocks take only states."""
         return {"takes": {}}
 
     def to_config(self, arguments):
-        """Refuses: no other library has this encoder."""
+        """Raises: no other library has this encoder."""
         raise _check.invalid("format", "'tfxfer' for the family 'separable_conv'", "another library's")
 
 

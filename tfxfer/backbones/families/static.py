@@ -12,9 +12,9 @@ from tfxfer.backbones._family import Family
 
 
 class Static(Family):
-    """A token's vector does not depend on its neighbours; texts have no special tokens.
+    """A token's vector does not depend on its neighbors; texts have no special tokens.
 
-    Model2Vec leaves unknown tokens out of the mean, sentence-transformers does not.
+    Model2Vec excludes unknown tokens from the mean; sentence-transformers does not.
     """
 
     name = "static"
@@ -40,42 +40,42 @@ class Static(Family):
     block_prefix = ""
 
     def from_config(self, config, file):
-        """Reads the sizes from the tensors, as the file has none."""
-        # Such a config says nothing of the table's size.
+        """Reads the sizes from the tensors."""
+        # Such a config does not specify the table's size.
         tensors = _checkpoint.open_tensors(pathlib.Path(file).parent)
         names = [name for name in ("embedding.weight", "embeddings") if name in tensors]
         if not names or len(tensors[names[0]].shape) != 2:
             raise _check.invalid("preset", "a table `embedding.weight` or `embeddings`", sorted(tensors), f"For {file}")
         rows, hidden_dim = tensors[names[0]].shape
         rows = tensors["mapping"].shape[0] if "mapping" in tensors else rows
-        # sentence-transformers cuts no text; Model2Vec cuts at 512 tokens.
+        # sentence-transformers does not truncate; Model2Vec truncates at 512 tokens.
         longest = 512 if config["model_type"] == "model2vec" else 2**20
         return {"vocabulary_size": rows, "hidden_dim": hidden_dim, "max_sequence_length": longest}
 
     def to_config(self, arguments):
-        """Writes Model2Vec's config."""
+        """Returns Model2Vec's config."""
         return {"model_type": "model2vec", "architectures": [self.architecture], "hidden_dim": arguments["hidden_dim"]}
 
     def spec_from_config(self, config):
-        """Says the mean, normalized where the config says so."""
+        """Returns mean pooling, normalized if the config requires it."""
         return {"pooling": ("mean",), "normalize": bool(config.get("normalize", False))}
 
     def preprocessing_options(self, config):
-        """Says no special tokens, and for Model2Vec no unknown ones."""
+        """Disables special tokens and, for Model2Vec, unknown tokens."""
         return {"add_special_tokens": False, "drop_unknown_tokens": config.get("model_type") == "model2vec"}
 
     def check(self, a):
-        """Refuses blocks."""
+        """Rejects blocks."""
         for name in ("num_layers", "intermediate_dim"):
             if getattr(a, name):
                 raise _check.invalid(name, "0: static embeddings have no blocks", getattr(a, name))
 
     def shared(self, a):
-        """Returns nothing: there are no blocks."""
+        """Returns no layers: there are no blocks."""
         return {}
 
     def tensor_shape(self, part, kind, shape, arguments):
-        """Returns any number of rows: tokens may share them."""
+        """Allows any number of rows."""
         return (None, shape[1])  # tokens may share rows, by `mapping`
 
     def from_tensor(self, part, kind, value, arguments, checkpoint):

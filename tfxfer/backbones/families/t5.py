@@ -48,7 +48,7 @@ class T5(Family):
         "encoder.block.0.layer.0.SelfAttention.relative_attention_bias": "shared.attention_bias.relative.table",
         "encoder.final_layer_norm": "final_norm",
     }
-    # Files hold the token table once or several times.
+    # Files contain the token table once or several times.
     same = {"shared.weight": ("encoder.embed_tokens.weight",)}
     block_prefix = "encoder.block.{0}."
     block_tensors = {
@@ -67,19 +67,19 @@ class T5(Family):
         way = config.get("feed_forward_proj", "relu")
         activation = way.removeprefix("gated-")
         if way == "gated-gelu":
-            activation = "gelu_new"  # as the reference reads it
+            activation = "gelu_new"  # as in the reference
         arguments = super().from_config({**config, "activation": activation}, file)
         return {**arguments, "is_gated": way.startswith("gated-")}
 
     def to_config(self, arguments):
-        """Writes activation and gate under one key."""
+        """Returns activation and gate under one key."""
         config = super().to_config(arguments)
         activation = config.pop("activation")
         way = "gelu" if activation == "gelu_new" and arguments["is_gated"] else activation
         return {**config, "feed_forward_proj": f"gated-{way}" if arguments["is_gated"] else way}
 
     def tensors_in_block(self, arguments):
-        """Returns the tensors with the gate's, where there is one."""
+        """Returns the tensors, including the gate's if there is one."""
         before = {"layer.1.DenseReluDense.wi": "feed_forward.intermediate"}
         if arguments["is_gated"]:
             before = {
@@ -89,26 +89,26 @@ class T5(Family):
         return {**self.block_tensors, **before}
 
     def token_head(self, config):
-        """Reads a dense layer."""
+        """Returns a dense layer."""
         return HeadFormat(dropout=rate(config, "classifier_dropout"))
 
     def check(self, a):
-        """Checks the largest distance as well."""
+        """Also checks the maximum distance."""
         super().check(a)
         if a.max_distance > 100_000:
             raise _check.invalid("max_distance", "an int <= 100000", a.max_distance)
 
     def shared(self, a):
-        """Adds the relative biases."""
+        """Returns the attention bias with relative biases."""
         relative = RelativeBias(a.num_buckets, a.max_distance, a.num_heads, dtype=a.dtype)
         return {"attention_bias": AttentionBias(relative=relative, dtype=a.dtype)}
 
     def attention_options(self, a):
-        """Says without biases, with scores that are not scaled."""
+        """Removes the biases and the scaling of the scores."""
         return {"head_dim": a.head_dim, "use_bias": False, "scale": 1.0}
 
     def feed_forward_options(self, a):
-        """Says whether it is gated, without biases, with dropout before the output."""
+        """Selects whether the part is gated; no biases, with dropout before the output."""
         return {"gated": a.is_gated, "use_bias": False, "dropout": a.dropout}
 
 

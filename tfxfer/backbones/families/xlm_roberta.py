@@ -4,7 +4,7 @@ from tfxfer.backbones.families.roberta import Roberta
 
 
 class XLMRoberta(Roberta):
-    """RoBERTa's encoder with a Unigram tokenizer of a hundred languages."""
+    """RoBERTa's encoder with a Unigram tokenizer for a hundred languages."""
 
     name = "xlm_roberta"
     model_types = ("xlm-roberta",)

@@ -1,4 +1,4 @@
-"""Kinds of columns, one a file."""
+"""The kinds of columns, one per file."""
 
 from tfxfer.data._columns._base import Column
 from tfxfer.data._columns._category import CategoryColumn

@@ -1,4 +1,4 @@
-"""What every kind of column does: check values, store them, and make the tensors of a batch."""
+"""The base of all columns: checks values, encodes them, and makes the tensors of a batch."""
 
 import collections.abc
 import math
@@ -11,12 +11,13 @@ from tfxfer import _check
 
 
 class Column:
-    """A kind of column: how the values of a row become tensors of a batch.
+    """A kind of column: converts the values of rows to tensors of a batch.
 
-    A value takes three steps. `read` checks Python values and turns them into tensors, one entry a row. `encode` runs
-    in a graph and turns a batch of these into what is kept in memory, token ids for example. `batch` runs in a graph
-    and pads what is kept of the rows of one batch. The graphs are made without AutoGraph: what depends on the value of
-    a tensor is a `tf.cond` or `tf.where`. A new kind is a subclass that overrides what it needs.
+    Values take three steps. `read` checks Python values and converts them to tensors, with one entry per row. `encode`
+    runs in a graph and turns a batch of these into the values to cache, for example token ids. `batch` runs in a graph
+    and pads the cached values of the rows of one batch. The graphs are traced without AutoGraph: use `tf.cond` or
+    `tf.where` for anything that depends on the value of a tensor. A new kind of column is a subclass that overrides
+    what it needs.
 
     Example:
 
@@ -32,39 +33,43 @@ class Column:
     [13.5]
     """
 
-    # What `read` expects, for errors.
+    # The input that `read` expects, for errors.
     expected = "a value for each row"
 
     def read(self, values: Any, argument: str) -> Any:
         """Checks the values of a column, outside any graph.
 
         Args:
-            values: what the user gave for the column.
-            argument: string. The name that errors use for it.
+            values: the user's values of the column.
+            argument: string. Its name in errors.
 
         Returns:
             A structure of arrays, tensors or ragged tensors whose first dimension is the rows.
 
         Raises:
-            ValueError: for a value that is not of this kind; it names the row.
+            ValueError: if a value does not suit the column; the message names the row.
         """
         raise NotImplementedError
 
     def spec(self) -> Any:
-        """Returns the `tf.TypeSpec` of one row as `read` gives it."""
+        """Returns the `tf.TypeSpec` of one row as returned by `read`."""
         raise NotImplementedError
 
     def encode(self, rows: Any) -> Any:
-        """Turns a batch of what `read` gave into what is kept in memory; runs in a graph."""
+        """Turns a batch of rows into the values to cache; runs in a graph.
+
+        Args:
+            rows: a batch of the result of `read`.
+        """
         return rows
 
     def split(self, rows: Any, augmentation: Any) -> Any:
-        """Turns a batch of what `read` gave into what `augment` takes; runs in a graph. By default it stays.
+        """Prepares a batch of rows for `augment`; runs in a graph. By default returns them unchanged.
 
-        Of rows in memory it is done once.
+        For rows in memory it runs once.
 
         Args:
-            rows: what `read` gave.
+            rows: a batch of the result of `read`.
             augmentation: as for `augment`.
         """
         return rows
@@ -72,32 +77,41 @@ class Column:
     def augment(self, rows: Any, augmentation: Any, seeds: Any, tags: tuple = ()) -> tuple[Any, tuple]:
         """Changes the texts of a batch at random; runs in a graph. By default there are none.
 
-        A kind with texts overrides it; `data.batches(..., augment=...)` asks no other.
+        Columns with texts override it; `data.batches(..., augment=...)` calls only those.
 
         Args:
-            rows: what `split` gave.
-            augmentation: `augmentation.Augmentation`; of several texts a row, perhaps a dict of their numbers to one.
+            rows: the result of `split`.
+            augmentation: `augmentation.Augmentation`; for several texts per row, optionally a dict of text index to
+                augmentation.
             seeds: int64 `(rows,)`.
             tags: tuple of (ragged indices of the tags of words, `augmentation.TagSet`).
 
         Returns:
-            (rows, tags): rows as `read` gave them, with other texts, and the tags in step with them, without `TagSet`.
+            (rows, tags): rows as from `read`, with changed texts, and the aligned tags, without `TagSet`.
         """
         return rows, tuple(indices for indices, _ in tags)
 
     def lengths(self, kept: Any) -> Any:
-        """Returns how long each row is once it is padded, int `(rows,)`; `None` for kinds without a length."""
+        """Returns the padded length of each row, int `(rows,)`; `None` for columns without a length.
+
+        Args:
+            kept: the result of `encode`.
+        """
         return None
 
     def sequences(self, kept: Any) -> Any:
-        """Returns how many sequences each row brings into a batch, int64 `(rows,)`; `None` where it is always one."""
+        """Returns the number of sequences per row in a batch, int64 `(rows,)`; `None` if it is always one.
+
+        Args:
+            kept: the result of `encode`.
+        """
         return None
 
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
         """Makes the tensors of one batch; runs in a graph.
 
         Args:
-            kept: what `encode` gave, for the rows of the batch.
+            kept: the result of `encode`, for the rows of the batch.
             name: string. The column's name.
             multiple: int. Lengths are rounded up to a multiple of it.
 
@@ -107,77 +121,89 @@ class Column:
         return {name: kept}
 
     def check_inputs(self, targets: Any, inputs: Any, argument: str) -> None:
-        """Checks targets against the inputs of their rows, outside any graph; by default anything goes.
+        """Checks targets against the inputs of their rows, outside any graph; by default accepts everything.
 
         Args:
-            targets: what `read` gave.
-            inputs: dict of input column to what its `read` gave, for the same rows.
-            argument: string. The name that errors use for the targets.
+            targets: the result of `read`.
+            inputs: dict of input column to the result of its `read`, for the same rows.
+            argument: string. The name of the targets in errors.
 
         Raises:
-            ValueError: where the two do not go together; it names the row.
+            ValueError: if the two do not match; the message names the row.
         """
 
     def check_read(self, targets: Any, argument: str) -> None:
-        """Checks targets that a column of this kind has read with other settings; by default anything goes.
+        """Checks targets that a column of this kind read with other settings; by default accepts everything.
 
         Args:
-            targets: what `read` gave.
-            argument: string. The name that errors use for the targets.
+            targets: the result of `read`.
+            argument: string. The name of the targets in errors.
 
         Raises:
-            ValueError: for targets that this column would not read; it names the row.
+            ValueError: if this column's `read` would raise for them; the message names the row.
         """
 
     def align(self, targets: Any, inputs: Any) -> Any:
-        """Fits the targets of a batch to what is left of its inputs; runs in a graph. By default they stay.
+        """Aligns the targets of a batch with its possibly truncated inputs; runs in a graph. By default unchanged.
 
         Args:
-            targets: what `batch` gave.
-            inputs: dict of the tensors that the model takes.
+            targets: the result of `batch`.
+            inputs: dict of the tensors that the model reads.
         """
         return targets
 
     def beside(self, kept: Any, name: str) -> dict[str, Any]:
-        """Makes those tensors of a batch that an encoder does not read; runs in a graph. By default there are none.
+        """Makes the tensors of a batch that an encoder does not read; runs in a graph. By default there are none.
 
-        Padding is behind the tokens, whatever `batch` makes: so it is where stored token vectors are laid out.
+        Padding comes after the tokens, regardless of `batch`, because cached token vectors are stored that way.
 
         Args:
-            kept: what `encode` gave, for the rows of the batch.
+            kept: the result of `encode`, for the rows of the batch.
             name: string. The column's name.
         """
         return {}
 
     @property
     def draws(self) -> bool:
-        """Whether the column makes inputs and targets at random, by `draw`; rows then have no targets."""
+        """Whether the column draws inputs and targets at random, with `draw`; rows then have no targets."""
         return False
 
     def draw(self, tensors: Any, seeds: Any, multiple: int = 1) -> tuple[Any, Any]:
-        """Makes inputs and targets out of the tensors of a batch, at random; runs in a graph.
+        """Makes inputs and targets from the tensors of a batch, at random; runs in a graph.
 
         Args:
-            tensors: dict of the tensors that `batch` gave.
-            seeds: int64 `(batch,)`, what all that is drawn for a row depends on.
+            tensors: dict of the tensors from `batch`.
+            seeds: int64 `(batch,)`. They determine everything that is drawn for a row.
             multiple: int. Lengths are rounded up to a multiple of it.
 
         Returns:
-            (tensors, targets): the dict that the model takes, and what the loss does.
+            (tensors, targets): the dict that the model reads, and the targets of the loss.
         """
         raise NotImplementedError
 
     def token_ids(self, kept: Any) -> Any:
-        """Returns the token ids of each row, a tuple of ragged tensors; empty for kinds without text."""
+        """Returns the token ids of each row, a tuple of ragged tensors; empty for columns without text.
+
+        Args:
+            kept: the result of `encode`.
+        """
         return ()
 
     @property
     def trackables(self) -> Any:
-        """TensorFlow's resources that `encode` uses, such as tables: they are written with an export."""
+        """TensorFlow resources that `encode` uses, such as tables: an export saves them."""
         return ()
 
     def sequence(self, values: Any, argument: str) -> list:
-        """Returns values as a list; raises for what is no sequence of rows."""
+        """Returns values as a list.
+
+        Args:
+            values: the user's values of the column.
+            argument: string. Its name in errors.
+
+        Raises:
+            ValueError: if `values` is not a sequence of rows.
+        """
         return as_list(values, argument, self.expected)
 
 
@@ -190,7 +216,7 @@ def as_list(values, argument, expected):
     if isinstance(values, (list, tuple)):
         return list(values)
     if isinstance(values, (str, bytes)):
-        raise _check.invalid(argument, expected, values, "Put the one value into a list.")
+        raise _check.invalid(argument, expected, values, "Put the single value into a list.")
     if isinstance(values, (set, frozenset, collections.abc.Mapping)):
         raise _check.invalid(argument, expected, values, "A set and a dict have no order of rows.")
     if isinstance(values, tf.RaggedTensor):
@@ -200,7 +226,7 @@ def as_list(values, argument, expected):
     if hasattr(values, "__array__") and not hasattr(values, "column_names"):  # numpy, pandas, tensors
         array = np.asarray(values)
         if array.ndim == 0:
-            raise _check.invalid(argument, expected, values, "Put the one value into a list.")
+            raise _check.invalid(argument, expected, values, "Put the single value into a list.")
         return array.tolist() if array.ndim == 1 else list(array)
     if isinstance(values, collections.abc.Sequence) or (hasattr(values, "__len__") and hasattr(values, "__getitem__")):
         return [values[i] for i in range(len(values))]
@@ -216,7 +242,7 @@ def read_strings(values, argument, expected="a list of strings"):
     """Returns a column of texts as a string tensor `(rows,)`.
 
     Raises:
-        ValueError: for a text that is missing, no string, or one that UTF-8 cannot hold; it names the row.
+        ValueError: if a text is missing, not a string, or not encodable in UTF-8; the message names the row.
     """
     if isinstance(values, tf.Tensor) and values.dtype == tf.string and values.shape.rank == 1:
         return values
@@ -236,11 +262,11 @@ def read_numbers(values, argument, expected="a list of numbers", shape=(), missi
         values: sequence of numbers, or of strings that hold numbers.
         argument: string, for errors.
         expected: string, for errors.
-        shape: tuple of the sizes of one row; `None` is any size.
-        missing: float, or NaN, that stands for `None`, NaN and empty strings; by default these are errors.
+        shape: tuple of the dimensions of one row; `None` is any size.
+        missing: float, or NaN, that replaces `None`, NaN and empty strings; by default these are errors.
 
     Raises:
-        ValueError: for a value that is no finite number, with its row, or rows of another shape.
+        ValueError: if a value is not a finite number, with its row, or rows have another shape.
     """
     array = values if isinstance(values, np.ndarray) and values.dtype.kind in "biuf" else None
     if array is None:
@@ -276,7 +302,7 @@ def _row_of_numbers(value, argument, row, shape, missing):
         return found
     if _check.is_missing(value) or value == "":
         if missing is None:
-            raise bad_value(argument, "a number in every row", value, row, "Fill it in or leave the row out.")
+            raise bad_value(argument, "a number in every row", value, row, "Fill it in or drop the row.")
         return missing
     try:
         return float(value)
@@ -285,7 +311,23 @@ def _row_of_numbers(value, argument, row, shape, missing):
 
 
 def read_list(argument: str, values: Any) -> list[str]:
-    """Returns a column of texts as a list of `str`; raises as `read_strings`."""
+    """Returns a column of texts as a list of `str`.
+
+    Args:
+        argument: string. The name of the texts in errors.
+        values: sequence of strings, or of UTF-8 bytes.
+
+    Returns:
+        A list of strings.
+
+    Raises:
+        ValueError: if a text is missing, not a string, or not encodable in UTF-8; the message names the row.
+
+    Example:
+
+    >>> read_list("texts", np.array(["first", "second"]))
+    ['first', 'second']
+    """
     found = as_list(values, argument, "a list of strings")
     for row, value in enumerate(found):
         _check.text(argument, value, row)
@@ -293,5 +335,18 @@ def read_list(argument: str, values: Any) -> list[str]:
 
 
 def with_prefix(texts: Any, prefix: str) -> Any:
-    """Returns texts, a string tensor, with a string before each."""
+    """Prepends a string to each text.
+
+    Args:
+        texts: string tensor of any shape.
+        prefix: string. If empty, the texts are returned unchanged.
+
+    Returns:
+        A string tensor of the same shape.
+
+    Example:
+
+    >>> with_prefix(tf.constant(["lost card"]), "query: ").numpy().tolist()
+    [b'query: lost card']
+    """
     return tf.strings.join([prefix, texts]) if prefix else texts

@@ -13,16 +13,16 @@ from tfxfer.data._columns._base import Column, bad_value
 
 @keras.saving.register_keras_serializable("tfxfer")
 class CategoryColumn(Column):
-    """One of a fixed set of names a row, as its index; an input. Targets are a `LabelColumn`.
+    """One of a fixed set of names per row, as an index; an input. For targets use a `LabelColumn`.
 
     Args:
         names: list of distinct strings or ints.
-        unknown: `"raise"`, or `"index"`: any other value, and a missing one, has the index after the last name.
+        unknown: `"raise"`, or `"index"`: any other value, including a missing one, gets the index after the last name.
 
     Values: names. Batch: int32 `(batch,)`, from 0 to `size - 1`.
 
     Raises:
-        ValueError: for names that are not distinct or of one kind; in `read`, for another value, with its row.
+        ValueError: if names are not distinct or differ in type; in `read`, for another value, with its row.
 
     Example:
 
@@ -43,11 +43,11 @@ class CategoryColumn(Column):
         self._table: Any = None
 
     def __getstate__(self):
-        return {**vars(self), "_table": None}  # a table of TensorFlow's is made again where it is needed
+        return {**vars(self), "_table": None}  # a TensorFlow table is recreated when needed
 
     @property
     def size(self) -> int:
-        """How many indices there are."""
+        """The number of indices."""
         return len(self.names) + (self.unknown == "index")
 
     @property
@@ -61,18 +61,18 @@ class CategoryColumn(Column):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "CategoryColumn":
-        """Makes the column of what `get_config` returned."""
+        """Makes the column from `config`, the result of `get_config`."""
         return cls(**config)
 
     def read(self, values: Any, argument: str) -> Any:
-        """Returns names as a string tensor `(rows,)`; raises `ValueError` for an unknown one, with its row."""
+        """Returns names as a string tensor `(rows,)`; raises `ValueError` for an unknown name, with its row."""
         found = []
         for row, value in enumerate(self.sequence(values, argument)):
             value = value.decode() if isinstance(value, bytes) else value
             if self.unknown == "index" and _check.is_missing(value):
                 value = ""
             if isinstance(value, float) and value.is_integer():
-                value = int(value)  # pandas makes floats of a column of ints with a gap
+                value = int(value)  # pandas converts ints to floats if a value is missing
             if isinstance(value, str):
                 _check.text(argument, value, row)
             if str(value) not in self._index and self.unknown == "raise":
@@ -97,7 +97,7 @@ class CategoryColumn(Column):
                 self._table = tf.lookup.StaticHashTable(initializer, len(self.names))
         found = tf.cast(self._table.lookup(rows), tf.int32)
         if self.unknown == "raise":
-            tf.debugging.assert_less(found, len(self.names), "A category that is not among the column's names.")
+            tf.debugging.assert_less(found, len(self.names), "Unknown category: it is not in the column's names.")
         return found
 
 

@@ -1,4 +1,4 @@
-"""Texts from which tokens are left out at random, to be rebuilt: the noise of denoising autoencoders."""
+"""Texts with randomly deleted tokens to reconstruct: the noise of denoising autoencoders."""
 
 from typing import Any
 
@@ -10,25 +10,33 @@ from tfxfer.data._columns._text import TextColumn
 
 
 class DeletedTextColumn(TextColumn):
-    """Texts as token ids, of which some are deleted, and the whole text as what a decoder reads and writes.
+    """Texts as token ids with some tokens deleted, and the whole text as the decoder's input and target.
 
-    Each token is deleted by chance, special tokens never; one of a text's other tokens stays at least. What is deleted
-    is a function of seed, epoch and row of `data.batches`: each epoch deletes other tokens.
+    Each token is deleted with probability `rate`. Special tokens are never deleted, and at least one other token of a
+    text is kept. The choice depends only on the seed, epoch and row of `data.batches`: each epoch deletes different
+    tokens.
 
     Args:
         preprocessor: `preprocessing.TextPreprocessor`.
-        rate: float in `[0, 1)`. The probability that a token is deleted. With 0 nothing is, and there are no targets.
-            Defaults to 0.6.
+        rate: float in `[0, 1)`. The probability of deleting a token. With 0 nothing is deleted, and there are no
+            targets. Defaults to 0.6.
 
     Values: a column of strings. Batch: int32 `token_ids`, `padding_mask` and, for families that have them,
-    `segment_ids` `(batch, length)` of what is left; `decoder_ids` and `decoder_mask` `(batch, whole length - 1)`, the
-    whole text but for its last token. Targets: int32 `(batch, whole length - 1)`, for each of these tokens the next
-    one, and -1 at padding.
+    `segment_ids` `(batch, length)` of the remaining tokens; `decoder_ids` and `decoder_mask`
+    `(batch, whole length - 1)`, the whole text without its last token. Targets: int32 `(batch, whole length - 1)`, the
+    next token for each of these, and -1 at padding.
 
     Raises:
-        ValueError: for a rate out of range.
+        ValueError: if `rate` is out of range.
 
-    Reference: Wang et al., 2021, https://arxiv.org/abs/2104.06979.
+    Example:
+
+    ```python
+    columns = {"text": tx.data.DeletedTextColumn(embedder.preprocessor, rate=0.6)}
+    x, targets = next(iter(tx.data.batches(texts, columns, batch_size=8, seed=0)))
+    ```
+
+    Reference: Wang et al., 2021, TSDAE, https://arxiv.org/abs/2104.06979.
     """
 
     def __init__(self, preprocessor: Any, rate: float = 0.6) -> None:
@@ -48,9 +56,9 @@ class DeletedTextColumn(TextColumn):
         return self.preprocessor.tokenizer.trackables
 
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
-        """Packs the ids, and lays out what the decoder reads."""
+        """Pads the ids, and makes the inputs and targets of the decoder."""
         packed = super().batch(kept, name, multiple)
-        # Without a padding on the left, whichever side the preprocessor pads.
+        # Padding on the right, whichever side the preprocessor pads.
         ids, mask = (_compacted(packed[key], packed["padding_mask"] > 0) for key in ("token_ids", "padding_mask"))
         packed["decoder_ids"], packed["decoder_mask"] = ids[:, :-1], mask[:, 1:]
         packed["decoder_targets"] = tf.where(mask[:, 1:] > 0, ids[:, 1:], -1)
@@ -67,7 +75,7 @@ class DeletedTextColumn(TextColumn):
         special = np.zeros(tokenizer.vocabulary_size(), bool)
         special[[*tokenizer.special_token_ids, *tokenizer.spec.special.values()]] = True
         can_go = is_real & ~tf.gather(tf.constant(special), tensors["token_ids"])
-        # Counted from the first token, so that padding on the left changes nothing.
+        # Counted from the first token, so that left padding changes nothing.
         places = tf.maximum(tf.cumsum(tensors["padding_mask"], axis=1) - 1, 0)
         drawn = _random.shares(seeds, places, 1)
         highest = tf.reduce_max(tf.where(can_go, drawn, -1.0), axis=1, keepdims=True)
@@ -79,9 +87,9 @@ class DeletedTextColumn(TextColumn):
 
 
 def _compacted(values, flags, multiple=1):
-    """The values of each row where a flag is set, one after the other, then zeros: `(rows, longest)`."""
+    """The values of each row with a flag set, left-aligned and padded with zeros: `(rows, longest)`."""
     found = tf.ragged.boolean_mask(values, flags).to_tensor(0)
     length = tf.shape(found)[1]
-    # One place at least, for a batch without a token.
+    # At least one position, for a batch without a token.
     missing = tf.maximum(-(-length // multiple) * multiple, 1) - length
     return tf.ensure_shape(tf.pad(found, [[0, 0], [0, missing]]), (None, None))

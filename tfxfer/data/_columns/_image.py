@@ -17,14 +17,21 @@ class ImageColumn(Column):
 
     Args:
         size: (height, width) of a batch's images, in pixels.
-        channels: int. 1 (grey) or 3 (colours). Defaults to 3.
+        channels: int. 1 (gray) or 3 (color). Defaults to 3.
 
-    Values: paths of JPEG, PNG, GIF or BMP files, which are read anew for each batch; or arrays of 0 to 255, of shape
-    `(height, width, channels)`, in any sizes. Batch: float32 `(batch, height, width, channels)` in `[0, 255]`, as
-    KerasHub's image backbones take them before their own scaling.
+    Values: paths of JPEG, PNG, GIF or BMP files, which are read again for each batch; or arrays of 0 to 255 of shape
+    `(height, width, channels)`, in any size. Batch: float32 `(batch, height, width, channels)` in `[0, 255]`, the
+    input of KerasHub's image backbones before their own scaling.
 
     Raises:
-        ValueError: in `read`, for a file that does not exist, or an array of another shape, with its row.
+        ValueError: if `size` or `channels` is invalid; in `read`, for a file that does not exist, or an array of
+            another shape or range, with its row.
+
+    Example:
+
+    >>> column = ImageColumn((2, 2), channels=1)
+    >>> column.read([np.full((4, 4, 1), 7)], "photo").shape
+    (1, 2, 2, 1)
     """
 
     expected = "paths of image files, or arrays of shape (height, width, channels)"
@@ -43,7 +50,7 @@ class ImageColumn(Column):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ImageColumn":
-        """Makes the column of what `get_config` returned."""
+        """Makes the column from `config`, the result of `get_config`."""
         return cls(**config)
 
     def read(self, values: Any, argument: str) -> Any:
@@ -72,7 +79,7 @@ class ImageColumn(Column):
         return tf.TensorSpec((*self.size, self.channels), tf.uint8)
 
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
-        """Reads files where need be; gives float32 `(batch, height, width, channels)`."""
+        """Reads files if necessary; returns float32 `(batch, height, width, channels)`."""
         if kept.dtype == tf.string:
             kept = tf.map_fn(self._file, kept, fn_output_signature=tf.float32)
         return {name: tf.ensure_shape(tf.cast(kept, tf.float32), (None, *self.size, self.channels))}

@@ -1,4 +1,4 @@
-"""Labels by name: one a row, or any number of them."""
+"""Labels by name: one per row, or any number of them."""
 
 import math
 from collections.abc import Sequence
@@ -10,29 +10,29 @@ import tensorflow as tf
 from tfxfer import _check
 from tfxfer.data._columns._base import Column, as_list, bad_value
 
-_SUM = 1e-3  # how far the shares of a row may be from a sum of 1
+_SUM = 1e-3  # the tolerance of a row's sum of shares around 1
 
 
 class LabelColumn(Column):
     """The labels of rows, as targets: one of a fixed set, or any number of them with `multi_label`.
 
-    | values | one label a row | `multi_label` |
+    | values | one label per row | `multi_label` |
     |---|---|---|
-    | names, as `labels` has them | index, int32 `(rows,)` | lists of names: 0 and 1, float32 `(rows, labels)` |
-    | ints, where labels are ints | names | lists of names |
-    | ints, where labels are strings | indices | lists of indices |
+    | names, as in `labels` | index, int32 `(rows,)` | lists of names: 0 and 1, float32 `(rows, labels)` |
+    | ints, if labels are ints | names | lists of names |
+    | ints, if labels are strings | indices | lists of indices |
     | numbers `(rows, labels)` | shares that sum to 1, float32 | values in `[0, 1]`, float32 |
 
-    Where labels are strings that hold numbers, an int may be meant as an index or as a name. Where both are possible
-    and differ, it is an error that says both; so is a bool, unless the labels are 0 and 1, or "True" and "False".
+    If labels are strings that hold numbers, an int could be an index or a name. If both are possible and differ, an
+    error reports both; a bool is also an error, unless the labels are 0 and 1, or "True" and "False".
 
     Args:
         labels: list or array of distinct strings or ints, in the order of the model's outputs.
         multi_label: bool. Whether a row may have any number of labels.
 
     Raises:
-        ValueError: for no labels, equal labels, labels of other types or in a string or set; in `read`, for a value
-            that is not a label, with its row.
+        ValueError: if there are no labels, labels are repeated, of other types, or in a string or set; in `read`, for a
+            value that is not a label, with its row.
 
     Example:
 
@@ -57,12 +57,12 @@ class LabelColumn(Column):
         return len(self.labels)
 
     def __getstate__(self):
-        return {**vars(self), "_table": None}  # a table of TensorFlow's is made again where it is needed
+        return {**vars(self), "_table": None}  # a TensorFlow table is recreated when needed
 
     # === Outside the graph ===
 
     def read(self, values: Any, argument: str) -> Any:
-        """Returns labels as indices, int32 `(rows,)`, or as float32 `(rows, labels)`; see the table of the class."""
+        """Returns labels as indices, int32 `(rows,)`, or as float32 `(rows, labels)`; see the table in the class."""
         matrix = _matrix(values)
         if matrix is not None:
             return self._shares(matrix, argument)
@@ -106,7 +106,7 @@ class LabelColumn(Column):
             and all(len(row) == len(self) for row in rows)
             and all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in flat)
         )
-        # A list that names a label twice is no list of labels.
+        # A list with a repeated label is not a list of labels.
         may_be_lists = all(len(set(row)) == len(row) for row in rows)
         is_matrix = is_matrix and not has_sets
         if is_matrix:
@@ -119,7 +119,7 @@ class LabelColumn(Column):
                 if not np.array_equal(hot, np.array(rows, "float32")):
                     remedy = (
                         f"Its numbers are labels (row 0 has {self.decode(indices[: len(self)])}) or 0 and 1 for each "
-                        "label: give names for the first, `np.array(y)` for the second."
+                        "label: pass names for the first, `np.array(y)` for the second."
                     )
                     raise _check.invalid(argument, "lists of names, or an array of 0 and 1", rows[0], remedy)
             return np.array(rows, "float32")
@@ -128,11 +128,11 @@ class LabelColumn(Column):
         return hot
 
     def _indices(self, values, places, argument):
-        """The index of each value; `places` are the rows that errors name."""
+        """The index of each value; `places` are the rows to name in errors."""
         for value, row in zip(values, places, strict=True):
             if _check.is_missing(value) or value == "":
                 if _check.is_missing(value) or value not in self._index:
-                    remedy = "Give the row a label or leave it out."
+                    remedy = "Give the row a label or drop it."
                     raise bad_value(argument, "a label in every row", value, row, remedy)
         if values and all(isinstance(value, bool) for value in values):
             values = self._bools(values, places, argument)
@@ -147,12 +147,12 @@ class LabelColumn(Column):
             if set(names) & set(self.labels):
                 return [names[value] for value in values]
         number = int(values[0])
-        as_index = repr(self.labels[number]) if number < len(self) else "no label"
-        remedy = f"As an index it is {as_index}, and as a name it is no label. Give the labels' names."
+        as_index = repr(self.labels[number]) if number < len(self) else "out of range"
+        remedy = f"As an index it is {as_index}, and it is not the name of a label. Pass the labels' names."
         raise bad_value(argument, f"labels such as {self.labels[0]!r}", values[0], places[0], remedy)
 
     def _by_number(self, values, places, argument):
-        """Numbers beside labels that are strings: indices, or the numbers that the labels spell."""
+        """Numbers for labels that are strings: indices, or the numbers that the labels spell."""
         spelled, found, readings = spelled_numbers(self.labels), [], set()
         for value, row in zip(values, places, strict=True):
             number = int(value) if math.isfinite(value) and value == int(value) else -1
@@ -170,7 +170,7 @@ class LabelColumn(Column):
 
     def _lookup(self, value, row, argument):
         if isinstance(value, float) and value.is_integer():
-            value = int(value)  # pandas makes floats of a column of ints with a gap
+            value = int(value)  # pandas converts ints to floats if a value is missing
         if isinstance(value, bool) or value not in self._index:
             shown = ", ".join(map(repr, self.labels[:5])) + (", ..." if len(self) > 5 else "")
             remedy = "Build the model with all labels: `data.labels(rows, column)` finds them."
@@ -180,7 +180,7 @@ class LabelColumn(Column):
         return self._index[value]
 
     def decode(self, indices: Any) -> list:
-        """Returns the names of indices, a list."""
+        """Returns the names of `indices`, a list."""
         return [self.labels[int(index)] for index in indices]
 
     def spec(self) -> Any:
@@ -190,10 +190,10 @@ class LabelColumn(Column):
     # === In a pipeline ===
 
     def encode(self, rows: Any) -> Any:
-        """Turns a tensor of a pipeline into targets; see the table of the class.
+        """Turns a tensor of a pipeline into targets; see the table in the class.
 
         Raises:
-            ValueError: when the pipeline is made, for ints that could be indices or names.
+            ValueError: when the pipeline is built, for ints that could be indices or names.
             tf.errors.InvalidArgumentError: when it runs, for an unknown label or index.
         """
         if isinstance(rows, tf.RaggedTensor):
@@ -223,7 +223,7 @@ class LabelColumn(Column):
             raise _check.invalid("y", "one label a row, of shape (batch,)", f"shape {rows.shape}")
         are_names = isinstance(self.labels[0], str)
         if rows.dtype == tf.bool and are_names:
-            raise _check.invalid("y", f"labels such as {self.labels[0]!r}", "bools", "Give the labels' names.")
+            raise _check.invalid("y", f"labels such as {self.labels[0]!r}", "bools", "Pass the labels' names.")
         if rows.dtype == tf.string and not are_names:
             raise _check.invalid("y", f"labels such as {self.labels[0]!r}", "strings", "The labels are ints.")
         if rows.dtype != tf.string and are_names:
@@ -256,7 +256,7 @@ class LabelColumn(Column):
 
 def check_labels(labels):
     """Returns labels as a list of strings or of ints; raises for anything else."""
-    remedy = "Give each class's name once, in the order of the outputs."
+    remedy = "Pass each class's name once, in the order of the outputs."
     expected = "a list of distinct strings or ints"
     if isinstance(labels, (str, bytes)) or labels is None or isinstance(labels, (set, frozenset, dict)):
         raise _check.invalid("labels", expected, labels, remedy)
@@ -273,7 +273,7 @@ def check_labels(labels):
 
 
 def spelled_numbers(labels):
-    """Returns the ints that labels spell ("7" is 7), a dict to the index of the label."""
+    """Returns the ints that labels spell ("7" is 7), as a dict to the label's index."""
     found = {}
     for i, label in enumerate(labels):
         try:
@@ -286,17 +286,17 @@ def spelled_numbers(labels):
 
 
 def both_readings(labels, number):
-    """Returns the sentence about an int that is an index or a name."""
+    """Returns the sentence about an int that could be an index or a name."""
     as_index = repr(labels[number]) if 0 <= number < len(labels) else "none"
     return (
         f"The labels are strings that hold numbers, so {number} could be an index (label {as_index}) or a name (label "
-        f"{str(number)!r}). Give strings, `[str(value) for value in y]` for names or `[labels[i] for i in y]` for "
+        f"{str(number)!r}). Pass strings, `[str(value) for value in y]` for names or `[labels[i] for i in y]` for "
         "indices."
     )
 
 
 def _plain(value):
-    """A value without numpy around it, bytes as text."""
+    """Converts a numpy value to a Python value, and bytes to a string."""
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, np.generic):
@@ -305,7 +305,7 @@ def _plain(value):
 
 
 def _matrix(values):
-    """Numbers of two dimensions as an array; `None` for anything else."""
+    """Returns two-dimensional numbers as an array; `None` for anything else."""
     if isinstance(values, (list, tuple)) or not hasattr(values, "__array__") or hasattr(values, "column_names"):
         return None
     if isinstance(values, tf.RaggedTensor):
@@ -320,6 +320,6 @@ def _as_matrix(values, argument, count):
     except ValueError:
         matrix = None
     if matrix is None or matrix.ndim != 2 or matrix.dtype.kind not in "biuf":
-        remedy = "For several labels a row, make the model with `multi_label=True`."
+        remedy = "For several labels per row, make the model with `multi_label=True`."
         raise _check.invalid(argument, f"one label a row, or shares (rows, {count})", values[0], remedy)
     return matrix

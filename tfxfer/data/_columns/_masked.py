@@ -1,4 +1,4 @@
-"""Texts whose tokens are hidden at random, for masked language modelling."""
+"""Texts with randomly masked tokens, for masked language modeling."""
 
 from typing import Any
 
@@ -8,34 +8,41 @@ import tensorflow as tf
 from tfxfer import _check, _random
 from tfxfer.data._columns._text import TextColumn
 
-# What the random numbers are for.
+# The purposes of the random numbers.
 _CHOICE, _KIND, _TOKEN = 1, 2, 3
 
 
 class MaskedTextColumn(TextColumn):
-    """Texts as token ids, some of which are hidden and become the targets.
+    """Texts as token ids, some of which are masked and become the targets.
 
-    In each row a share of the tokens is chosen, at least one, special tokens never. Of these, most become the mask
-    token, some a random token and the rest stay. The choice is a function of seed, epoch and row of `data.batches`:
-    each epoch hides other tokens, and a run that is taken up again hides the same.
+    In each row a share of the tokens is chosen, at least one and never special tokens. Most of these become the mask
+    token, some a random token, and the rest stay. The choice depends only on the seed, epoch and row of `data.batches`:
+    each epoch masks different tokens, and a resumed run masks the same.
 
     Args:
         preprocessor: `preprocessing.TextPreprocessor` whose tokenizer has a mask token.
-        rate: float in `[0, 1)`. The share of tokens that is chosen, rounded to a whole number. With 0 nothing is
-            hidden, and there are no targets. Defaults to 0.15.
-        whole_words: bool. Whether all tokens of a word are chosen together, words one after the other until the share
-            is reached. Words are what WordPiece does not continue by `##`; with other tokenizers, the text between
-            two spaces. Defaults to `False`.
+        rate: float in `[0, 1)`. The share of tokens to choose, rounded to a whole number. With 0 nothing is masked, and
+            there are no targets. Defaults to 0.15.
+        whole_words: bool. Whether to choose all tokens of a word together, word by word until the share is reached. A
+            word is a token and the following tokens with WordPiece's prefix `##`; with other tokenizers, the text
+            between two spaces. Defaults to `False`.
         mask_share: float in `[0, 1]`. The share of chosen tokens that become the mask token. Defaults to 0.8.
-        random_share: float in `[0, 1]`. The share of those that become a random token. Defaults to 0.1.
+        random_share: float in `[0, 1]`. The share of chosen tokens that become a random token. Defaults to 0.1.
 
     Values: a column of strings. Batch: int32 `token_ids`, `padding_mask` and, for families that have them,
-    `segment_ids` `(batch, length)`; `mask_positions` `(batch, predictions)`, the places of the chosen tokens, or, where
-    nothing is hidden, of the mask tokens in the texts; -1 where a row has fewer. Targets: int32 `(batch, predictions)`,
-    the tokens that were there, and -1.
+    `segment_ids` `(batch, length)`; `mask_positions` `(batch, predictions)`, the positions of the chosen tokens, or, if
+    nothing is masked, of the mask tokens in the texts; -1 for rows with fewer. Targets: int32 `(batch, predictions)`,
+    the original tokens, and -1.
 
     Raises:
-        ValueError: for a tokenizer without a mask token, and a share out of range.
+        ValueError: if the tokenizer has no mask token, or a share is out of range.
+
+    Example:
+
+    ```python
+    columns = {"text": tx.data.MaskedTextColumn(model.preprocessor, whole_words=True)}
+    x, targets = next(iter(tx.data.batches(texts, columns, batch_size=8, seed=0)))
+    ```
 
     Reference: Devlin et al., 2019, https://arxiv.org/abs/1810.04805, section 3.1 and appendix A.1.
     """
@@ -57,37 +64,37 @@ class MaskedTextColumn(TextColumn):
         self.mask_share = _check.number("mask_share", mask_share, minimum=0.0, maximum=1.0)
         self.random_share = _check.number("random_share", random_share, minimum=0.0, maximum=1.0)
         if self.mask_share + self.random_share > 1.0 + 1e-6:
-            raise _check.invalid("random_share", f"at most {1 - self.mask_share:g} beside `mask_share`", random_share)
+            raise _check.invalid("random_share", f"at most {1 - self.mask_share:g} with `mask_share`", random_share)
         tokenizer = getattr(preprocessor, "tokenizer", None)
         if tokenizer is not None and tokenizer.has_vocabulary and tokenizer.mask_token_id is None:
             raise _check.invalid("preprocessor", "a tokenizer with a mask token", tokenizer)
 
     @property
     def draws(self) -> bool:
-        """Whether tokens are hidden."""
+        """Whether tokens are masked."""
         return self.rate > 0
 
     @property
     def trackables(self) -> Any:
-        """The tokenizer's tables: it may be another one than the model's."""
+        """The tables of the tokenizer, which may differ from the model's."""
         return self.preprocessor.tokenizer.trackables
 
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
-        """Packs the ids, and finds the mask tokens among them."""
+        """Pads the ids, and finds the mask tokens among them."""
         packed = super().batch(kept, name, multiple)
         is_mask = packed["token_ids"] == self.preprocessor.tokenizer.mask_token_id
         packed["mask_positions"] = _places(is_mask & (packed["padding_mask"] > 0), multiple)
         return packed
 
     def draw(self, tensors: Any, seeds: Any, multiple: int = 1) -> tuple[Any, Any]:
-        """Hides tokens of a batch; see the class."""
+        """Masks tokens of a batch; see the class."""
         tokenizer = self.preprocessor.tokenizer
         ids = tensors["token_ids"]
         count = tokenizer.vocabulary_size()
         special = np.zeros(count, bool)
         special[[*tokenizer.special_token_ids, *tokenizer.spec.special.values()]] = True
         can_be = (tensors["padding_mask"] > 0) & ~tf.gather(tf.constant(special), ids)
-        # Counted from the first token, so that padding on the left changes nothing.
+        # Counted from the first token, so that left padding changes nothing.
         places = tf.maximum(tf.cumsum(tensors["padding_mask"], axis=1) - 1, 0)
         chosen = self._chosen(ids, can_be, places, seeds)
         kind = _random.shares(seeds, places, _KIND)
@@ -105,10 +112,10 @@ class MaskedTextColumn(TextColumn):
         groups = places
         if self.whole_words:
             continues = tf.gather(tf.constant(_continuing(self.preprocessor.tokenizer)), ids)
-            # A token that follows no token of a word begins one.
+            # A token that does not follow a token of a word starts one.
             before = tf.pad(can_be, [[0, 0], [1, 0]])[:, :-1]
             groups = tf.cumsum(tf.cast(can_be & ~(continues & before), tf.int32), axis=1)
-        # The tokens of a group have one number, and the groups of the smallest are chosen.
+        # The tokens of a group share one number; the groups with the smallest numbers are chosen.
         order = tf.where(can_be, _random.integers(seeds, groups, _CHOICE), tf.int64.max)
         counts = tf.reduce_sum(tf.cast(can_be, tf.int32), axis=1)
         budget = tf.maximum(tf.cast(tf.round(tf.cast(counts, tf.float32) * self.rate), tf.int32), 1)
@@ -126,7 +133,7 @@ def _continuing(tokenizer):
 
 
 def _places(flags, multiple):
-    """The places of the flags of each row, int32 `(rows, predictions)`, -1 where a row has fewer."""
+    """The positions of the flags of each row, int32 `(rows, predictions)`, -1 for rows with fewer."""
     places = tf.broadcast_to(tf.range(tf.shape(flags)[1])[tf.newaxis], tf.shape(flags))
     found = tf.ragged.boolean_mask(places, flags).to_tensor(-1)
     count = tf.shape(found)[1]

@@ -1,4 +1,4 @@
-"""Numbers, one or several a row."""
+"""Numbers, one or several per row."""
 
 import math
 from collections.abc import Sequence
@@ -13,20 +13,19 @@ from tfxfer.data._columns._base import Column, read_numbers
 
 @keras.saving.register_keras_serializable("tfxfer")
 class NumberColumn(Column):
-    """Numbers: one a row, or `size` of them.
+    """Numbers: one per row, or `size` of them.
 
     Args:
-        size: int. Numbers in a row. By default one, without a dimension of its own.
-        missing: float that takes the place of missing numbers (`None`, NaN, an empty string); or `"nan"`, which leaves
-            them NaN for a model that knows what to do with it (`models.MultimodalClassifier`). By default they are
-            errors.
-        mean: float, or a list of `size` floats: what a model subtracts. Values stay as they are.
-        scale: float > 0, or a list of such: what a model divides by. `data.tabular_columns` finds both.
+        size: int. Numbers per row. By default one, without its own dimension.
+        missing: float that replaces missing numbers (`None`, NaN, an empty string); or `"nan"`, which leaves them NaN
+            for a model that handles NaN (`models.MultimodalClassifier`). By default they are errors.
+        mean: float, or a list of `size` floats, for the model to subtract. The column does not change the values.
+        scale: float > 0, or a list of such floats, for the model to divide by. `data.tabular_columns` computes both.
 
     Values: numbers, or strings that hold numbers. Batch: float32 `(batch,)`, or `(batch, size)`.
 
     Raises:
-        ValueError: in `read`, for what is no finite number, with its row.
+        ValueError: if an argument is out of range; in `read`, for a value that is not a finite number, with its row.
 
     Example:
 
@@ -46,7 +45,7 @@ class NumberColumn(Column):
     ) -> None:
         self.size = _check.integer("size", size, optional=True)
         if isinstance(missing, str):
-            _check.one_of("missing", missing, ("nan",), "Or give the number that takes its place.")
+            _check.one_of("missing", missing, ("nan",), "Or pass the number to use instead.")
         self.missing = missing if missing is None or isinstance(missing, str) else _check.number("missing", missing)
         self.mean = self._statistic("mean", mean)
         self.scale = self._statistic("scale", scale)
@@ -71,7 +70,7 @@ class NumberColumn(Column):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "NumberColumn":
-        """Makes the column of what `get_config` returned."""
+        """Makes the column from `config`, the result of `get_config`."""
         return cls(**config)
 
     def read(self, values: Any, argument: str) -> Any:

@@ -1,4 +1,4 @@
-"""A query with its documents, and what is known of each document."""
+"""A query with its documents, and a number for each document."""
 
 from typing import Any
 
@@ -15,22 +15,22 @@ _EXPECTED = "a tuple of two columns: queries, and a list of documents for each (
 
 
 class RankingColumn(TextColumn):
-    """A query and any number of documents a row, each pair of query and document as one sequence of token ids.
+    """A query and any number of documents per row, with each (query, document) pair as one sequence of token ids.
 
-    A batch has one axis for the documents of all its lists, one after another: the encoder sees each document once, and
-    nothing that only fills up shorter lists. Which of them belong together the targets say, see `GradesColumn`.
+    A batch has one axis for the documents of all its lists, concatenated: the encoder processes each document once, and
+    no padding documents for shorter lists. The targets determine which documents belong together; see `GradesColumn`.
 
     Args:
         preprocessor: `preprocessing.TextPreprocessor`.
 
     Values: a tuple of two columns, queries and documents: a list of at least one string for each row. Or one string
-    for each row: pairs, which are what a `TextColumn` makes of them. Batch: dict of int32 `(documents, length)`:
-    `token_ids`, `padding_mask` and, for families that have them, `segment_ids`. Where lengths are rounded up to a
-    multiple, as compiled shapes want it, so is the number of documents of lists; those that fill up are padding alone.
+    for each row: pairs, encoded as in a `TextColumn`. Batch: dict of int32 `(documents, length)`: `token_ids`,
+    `padding_mask` and, for families that have them, `segment_ids`. If lengths are rounded up to a multiple (for
+    compiled shapes), so is the number of documents of lists; the additional documents are padding only.
 
     Raises:
         ValueError: in `read`, for a row without documents, lists and strings in one column, or a text that is missing
-            or no string, with its row.
+            or not a string, with its row.
 
     Example:
 
@@ -50,7 +50,7 @@ class RankingColumn(TextColumn):
         columns = text_columns(values)
         if columns is None or len(columns) != 2:
             shown = values if columns is None else f"{len(columns)} columns"
-            raise _check.invalid(argument, self.expected, shown, "`data.rankings` makes them of rows.")
+            raise _check.invalid(argument, self.expected, shown, "`data.rankings` makes them from rows.")
         queries = read_strings(columns[0], f"{argument}[0]", "a list of strings, the queries")
         documents = _read_documents(columns[1], f"{argument}[1]")
         counts = [len(queries), _count(documents)]
@@ -59,7 +59,7 @@ class RankingColumn(TextColumn):
         return queries, documents
 
     def encode(self, rows: Any) -> Any:
-        """Tokenizes: int32 ragged `(rows, None)` and `(rows, documents, None)`; of pairs, `(rows, None)` both."""
+        """Tokenizes: int32 ragged `(rows, None)` and `(rows, documents, None)`; for pairs, `(rows, None)` both."""
         queries, documents = rows
         if not isinstance(documents, tf.RaggedTensor) and documents.shape.rank == 2:
             documents = tf.RaggedTensor.from_tensor(documents)
@@ -69,16 +69,16 @@ class RankingColumn(TextColumn):
         return tokenizer(queries), documents.with_values(tokenizer(documents.values))
 
     def check_row(self, spec: Any) -> None:
-        """Raises where the spec of a data set's rows is not that of a query and its documents."""
+        """Raises if `spec`, the spec of a dataset's rows, is not that of a query and its documents."""
         parts = spec if isinstance(spec, tuple) else (spec,)
         ranks = [getattr(each.shape, "rank", None) for each in parts]
         strings = all(each.dtype == tf.string for each in parts)
         if len(parts) != 2 or not strings or ranks[0] != 0 or ranks[1] not in (0, 1):
             expected = "rows (query, documents): a string, and a list of strings or one"
-            raise _check.invalid("dataset", expected, spec, "`data.rankings` makes them.")
+            raise _check.invalid("dataset", expected, spec, "Make them with `data.rankings`.")
 
     def split(self, rows: Any, augmentation: Any) -> Any:
-        """Returns the rows: of lists, texts are split into words as they are changed."""
+        """Returns the rows unchanged for lists, whose texts are split into words in `augment`."""
         if isinstance(rows[1], tf.RaggedTensor):
             if isinstance(augmentation, dict) and max(augmentation) > 1:
                 raise _check.invalid("augment", "0 for queries, 1 for documents", max(augmentation))
@@ -86,7 +86,7 @@ class RankingColumn(TextColumn):
         return super().split(rows, augmentation)
 
     def augment(self, rows: Any, augmentation: Any, seeds: Any, tags: tuple = ()) -> tuple[Any, tuple]:
-        """Changes each text of the rows by a seed of its own."""
+        """Changes each text of the rows, each with its own seed."""
         queries, documents = rows
         if not isinstance(documents, tf.RaggedTensor) or documents.dtype != tf.string:
             return super().augment(rows, augmentation, seeds, tags)
@@ -103,30 +103,30 @@ class RankingColumn(TextColumn):
 
     @staticmethod
     def _pairs(kept):
-        """(query, document) of each document of all lists, and the number of its row."""
+        """The (query, document) pairs of all lists, and the row index of each."""
         queries, documents = kept
         rows = documents.value_rowids()
         return (tf.gather(queries, rows), documents.values), rows
 
     @staticmethod
     def are_lists(kept: Any) -> bool:
-        """Whether what `encode` gave are lists of documents, and not pairs."""
+        """Whether `kept`, the result of `encode`, holds lists of documents rather than pairs."""
         return kept[1].shape.rank == 3
 
     def lengths(self, kept: Any) -> Any:
-        """Returns how many tokens each row's longest pair has once it is packed, int32 `(rows,)`."""
+        """Returns the truncated length of each row's longest pair in tokens: int32 `(rows,)`."""
         if not self.are_lists(kept):
             return super().lengths(kept)
         pairs, rows = self._pairs(kept)
         longest = tf.math.unsorted_segment_max(self.preprocessor.lengths(pairs), rows, kept[1].nrows())
-        return tf.maximum(longest, 0)  # of a row without documents
+        return tf.maximum(longest, 0)  # for a row without documents
 
     def sequences(self, kept: Any) -> Any:
-        """Returns how many sequences each row is, int64 `(rows,)`: its documents."""
+        """Returns the number of sequences of each row, int64 `(rows,)`: its documents."""
         return kept[1].row_lengths() if self.are_lists(kept) else tf.ones([kept[1].nrows()], tf.int64)
 
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
-        """Packs the pairs of all lists one after another: int32 `(documents, length)`."""
+        """Pads the concatenated pairs of all lists: int32 `(documents, length)`."""
         if not self.are_lists(kept):
             return super().batch(kept, name, multiple)
         packed = round_up(self.preprocessor.pack(self._pairs(kept)[0]), multiple, self.preprocessor)
@@ -141,24 +141,26 @@ class RankingColumn(TextColumn):
         }
 
     def token_ids(self, kept: Any) -> Any:
-        """Returns the tokens of each row's query, and of its documents one after another."""
+        """Returns the tokens of each row's query, and of its concatenated documents."""
         if not self.are_lists(kept):
             return super().token_ids(kept)
         return kept[0], kept[1].merge_dims(1, 2)
 
 
 def ranking_pairs(x: Any) -> Any:
-    """Returns rows of lists as rows of pairs, to be computed one by one.
+    """Returns rows of lists as rows of pairs, to compute one by one.
 
     Args:
-        x: what a task is asked for: (queries, documents), or `Examples` of them, or anything else.
+        x: inputs for prediction: (queries, documents), or `Examples` of them, or anything else.
 
     Returns:
-        ((queries, documents), counts): two string tensors `(pairs,)`, and how many of them each row has, an int array;
-        `None` where x are no lists.
+        ((queries, documents), counts): two string tensors `(pairs,)`, and an int array with the number of pairs of
+        each row; `None` if `x` does not hold lists.
 
     Raises:
         ValueError: as `RankingColumn.read`.
+
+    Example:
 
     >>> (_, documents), counts = ranking_pairs((["a", "b"], [["x", "y"], ["z"]]))
     >>> documents.numpy().tolist(), counts.tolist()
@@ -184,7 +186,7 @@ def _count(values):
 
 
 def _read_documents(values, argument):
-    """Documents as a ragged string tensor `(rows, None)`, or of one a row as a string tensor `(rows,)`."""
+    """Documents as a ragged string tensor `(rows, None)`; one per row as a string tensor `(rows,)`."""
     if isinstance(values, tf.RaggedTensor) and values.dtype == tf.string and values.shape.rank == 2:
         lengths = values.row_lengths().numpy()
         if (lengths == 0).any():
@@ -216,23 +218,24 @@ def _read_documents(values, argument):
 
 
 def _no_documents(argument, received, row):
-    return bad_value(argument, "at least one document in every row", received, row, "Leave the row out.")
+    return bad_value(argument, "at least one document in every row", received, row, "Drop the row.")
 
 
 class GradesColumn(Column):
     """A number for each document of a row, as targets: grades, or a teacher's scores.
 
     Args:
-        takes_lists: bool. Whether rows may have several documents. `False` is for losses on pairs, which would read a
-            list as something else.
-        target_range: optional (low, high) of the numbers that a loss takes.
+        takes_lists: bool. Whether rows may have several documents. `False` is for losses on pairs, which would
+            misinterpret a list.
+        target_range: optional (low, high) of the numbers that a loss accepts.
 
     Values: a list of numbers for each row, one for each of its documents; or one number for each row, for pairs. Batch:
-    float32 `(rows, documents)`, NaN where a list has ended. Where shapes are compiled the width is a multiple of 8, so
-    that they are few.
+    float32 `(rows, documents)`, NaN after the end of a list. If shapes are compiled, the width is rounded up to a
+    multiple of 8 to limit their number.
 
     Raises:
-        ValueError: in `read`, for what is no finite number, with its row; for another number of grades than documents.
+        ValueError: in `read`, for a value that is not a finite number, with its row; if the numbers of grades and
+            documents differ.
 
     Example:
 
@@ -260,12 +263,12 @@ class GradesColumn(Column):
         found = []
         for i, row in enumerate(lists):
             if not row:
-                raise bad_value(argument, "at least one number in every row", row, i, "Leave the row out.")
+                raise bad_value(argument, "at least one number in every row", row, i, "Drop the row.")
             found += [_number(value, argument, i, k) for k, value in enumerate(row)]
         return self._ragged(np.array(found, "float64"), [len(row) for row in lists], argument)
 
     def _ragged(self, flat, lengths, argument):
-        with np.errstate(over="ignore"):  # what is too large for a float32 is not finite either
+        with np.errstate(over="ignore"):  # a value too large for float32 is not finite either
             flat = np.asarray(flat, "float32")
         finite = np.isfinite(flat)
         if not finite.all():
@@ -280,7 +283,7 @@ class GradesColumn(Column):
         return found
 
     def check_read(self, targets: Any, argument: str) -> None:
-        """Raises for rows of several numbers, or numbers out of range, where the loss takes none."""
+        """Raises for rows of several numbers, or numbers out of range, if the loss does not accept them."""
         if not isinstance(targets, tf.RaggedTensor):
             return
         counts = targets.row_lengths().numpy()
@@ -300,7 +303,7 @@ class GradesColumn(Column):
         return tf.RaggedTensorSpec((None,), tf.float32, ragged_rank=0)
 
     def encode(self, rows: Any) -> Any:
-        """Turns targets of a pipeline, ragged, or padded with NaN, or one a row, into floats."""
+        """Turns targets of a pipeline, ragged, or padded with NaN, or one per row, into floats."""
         if isinstance(rows, tf.RaggedTensor):
             return tf.cast(rows, tf.float32)
         rows = tf.convert_to_tensor(rows)
@@ -329,7 +332,7 @@ class GradesColumn(Column):
         return {name: tf.ensure_shape(padded, (None, None))}
 
     def check_inputs(self, targets: Any, inputs: Any, argument: str) -> None:
-        """Raises where a row has another number of targets than of documents."""
+        """Raises if the numbers of targets and documents of a row differ."""
         found = targets.row_lengths().numpy()
         for values in inputs.values():
             documents = values[1] if isinstance(values, tuple) else values
@@ -344,7 +347,7 @@ class GradesColumn(Column):
 
 
 def _in_range(low, high):
-    return f"numbers in [{low:g}, {high:g}], as the loss takes them"
+    return f"numbers in [{low:g}, {high:g}], as the loss requires"
 
 
 def _each(value, argument, expected):
@@ -353,14 +356,14 @@ def _each(value, argument, expected):
     return as_list(value, argument, expected) if is_list else [value]
 
 
-_GRADES = "For grades compile with `losses.LambdaLoss`, for a teacher's scores with `losses.ListNetLoss`."
-_NO_LISTS = "This loss reads pairs. For lists of documents compile with one on lists, such as `losses.LambdaLoss`."
+_GRADES = "For grades, compile with `losses.LambdaLoss`; for a teacher's scores, with `losses.ListNetLoss`."
+_NO_LISTS = "This loss reads pairs. For lists of documents, compile with a listwise loss, such as `losses.LambdaLoss`."
 
 
 def _number(value, argument, row, place):
     where = f"At index {place}."
     if _check.is_missing(value) or value == "":
-        raise bad_value(argument, "a number for each document", value, row, f"{where} Fill it in or leave it out.")
+        raise bad_value(argument, "a number for each document", value, row, f"{where} Fill it in or drop it.")
     try:
         return float(value)
     except (TypeError, ValueError) as error:

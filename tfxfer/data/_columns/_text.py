@@ -1,4 +1,4 @@
-"""Texts: one sequence of tokens a row, or one for each text of it."""
+"""Texts: one sequence of tokens per row, or one for each text of a row."""
 
 from typing import Any, Literal
 
@@ -12,22 +12,30 @@ FORMS = ("joint", "separate")
 
 
 class TextColumn(Column):
-    """One or several texts a row, as token ids.
+    """One or several texts per row, as token ids.
 
     Args:
         preprocessor: `preprocessing.TextPreprocessor`.
-        form: what several texts of a row become: `"joint"`, one sequence of a pair, as cross-encoders take it; or
-            `"separate"`, a sequence each, as Siamese towers take them. Defaults to `"joint"`.
-        count: int. How many texts a row has. By default any number that the form allows: one or two that are joint, at
-            least one that is separate.
+        form: how to encode several texts per row: `"joint"`, one sequence per pair, as cross-encoders read it; or
+            `"separate"`, one sequence per text, as Siamese towers read them. Defaults to `"joint"`.
+        count: int. The number of texts per row. By default any number that the form allows: one or two if joint, at
+            least one if separate.
 
     Values: a column of strings, or a tuple of such columns. Batch: dict of int32 `(batch, length)`, or
-    `(batch, texts, length)` with one length for all texts where they are separate: `token_ids`, `padding_mask` and, for
+    `(batch, texts, length)` with one length for all texts if they are separate: `token_ids`, `padding_mask` and, for
     families that have them, `segment_ids`.
 
     Raises:
-        ValueError: for an unknown form, or a count that it does not allow; in `read`, for another number of texts, a
-            text that is missing or no string, with its row.
+        ValueError: for an unknown form, or a count that it does not allow; in `read`, for another number of texts, or a
+            text that is missing or not a string, with its row.
+
+    Example:
+
+    ```python
+    column = tx.data.TextColumn(preprocessor, "separate", count=2)
+    rows = column.read((["a question"], ["an answer"]), "text")
+    column.batch(column.encode(rows), "text")["token_ids"].shape  # (1, 2, length)
+    ```
     """
 
     expected = "a list of strings"
@@ -44,12 +52,12 @@ class TextColumn(Column):
 
     @property
     def is_current(self) -> bool:
-        """Whether the preprocessor still packs as it did when this was made: pipelines keep what they have traced."""
+        """Whether the preprocessor's settings are unchanged since this was made: pipelines keep traced functions."""
         return self._settings == settings(self.preprocessor)
 
     @property
     def separate(self) -> bool:
-        """Whether the texts of a row are sequences of their own."""
+        """Whether each text of a row is a separate sequence."""
         return self.form == "separate"
 
     def read(self, values: Any, argument: str) -> Any:
@@ -66,7 +74,15 @@ class TextColumn(Column):
         return found
 
     def check_count(self, count: int, argument: str) -> None:
-        """Raises where rows have another number of texts than the column takes."""
+        """Checks the number of texts per row.
+
+        Args:
+            count: int. The number of texts per row.
+            argument: string. The name of the texts in errors.
+
+        Raises:
+            ValueError: if the column does not accept this number of texts.
+        """
         if self.count is not None and count != self.count:
             raise _check.invalid(argument, f"{self.count} text columns", f"{count} text columns")
         if not self.separate and count > 2:
@@ -84,15 +100,15 @@ class TextColumn(Column):
         return tuple(self.preprocessor.tokenizer(text) for text in texts)
 
     def split(self, rows: Any, augmentation: Any) -> Any:
-        """Splits texts that are to be changed into words and gaps: a tuple with each text of the rows."""
+        """Splits the texts to change into words and gaps: a tuple with each text of the rows."""
         texts = rows if isinstance(rows, tuple) else (rows,)
         chosen = augmentation if isinstance(augmentation, dict) else range(len(texts))
         if max(chosen) >= len(texts):
-            raise _check.invalid("augment", f"numbers of texts < {len(texts)}", max(chosen))
+            raise _check.invalid("augment", f"indices of texts < {len(texts)}", max(chosen))
         return tuple(WordRows.from_texts(text).parts() if i in chosen else text for i, text in enumerate(texts))
 
     def augment(self, rows: Any, augmentation: Any, seeds: Any, tags: tuple = ()) -> tuple[Any, tuple]:
-        """Changes each text of the rows by a seed of its own."""
+        """Changes each text of the rows, each with its own seed."""
         made = []
         for i, parts in enumerate(rows):
             if isinstance(parts, tuple):
@@ -102,14 +118,14 @@ class TextColumn(Column):
         return (tuple(made) if len(made) > 1 else made[0]), tags
 
     def lengths(self, kept: Any) -> Any:
-        """Returns how many tokens each row has once it is packed, int32 `(rows,)`: of several texts the longest."""
+        """Returns the truncated length of each row, or of its longest text, in tokens: int32 `(rows,)`."""
         lengths = self.preprocessor.lengths
         if self.separate:
             return tf.reduce_max(tf.stack([lengths(column) for column in kept]), axis=0)
         return lengths(kept if len(kept) > 1 else kept[0])
 
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
-        """Packs the ids; gives int32 `(batch, length)`, or `(batch, texts, length)` where texts are separate."""
+        """Pads the ids; returns int32 `(batch, length)`, or `(batch, texts, length)` if texts are separate."""
         count = len(kept)
         packed = self.preprocessor.pack(tf.concat(kept, axis=0) if self.separate else kept if count > 1 else kept[0])
         packed = round_up(packed, multiple, self.preprocessor)
@@ -122,29 +138,29 @@ class TextColumn(Column):
         return tf.ensure_shape(tf.transpose(value, (1, 0, 2)), (None, count, None))
 
     def token_ids(self, kept: Any) -> Any:
-        """Returns the token ids as `encode` gave them."""
+        """Returns the token ids as returned by `encode`."""
         return kept
 
 
 def settings(preprocessor):
-    """Returns those settings of a preprocessor that decide how it packs."""
+    """Returns the settings of a preprocessor that affect padding."""
     names = ("sequence_length", "padding_side", "pad_to_multiple_of", "segment_ids")
     return [getattr(preprocessor, name, None) for name in names]
 
 
 def text_columns(values):
-    """Returns the columns that a tuple or a frame of texts is made of; `None` for one column."""
+    """Returns the columns of a tuple or a frame of texts; `None` for one column."""
     if isinstance(values, tuple) and not all(isinstance(value, (str, bytes)) for value in values):
         return values
     if hasattr(values, "iloc") and hasattr(values, "columns"):  # a pandas frame
         return tuple(values.iloc[:, i] for i in range(values.shape[1]))
-    if hasattr(values, "column_names") and hasattr(values, "__getitem__"):  # an Arrow table, a Hugging Face data set
+    if hasattr(values, "column_names") and hasattr(values, "__getitem__"):  # an Arrow table, a Hugging Face dataset
         return tuple(values[name] for name in values.column_names)
     return None
 
 
 def round_up(packed, multiple, preprocessor, aligned=()):
-    """Pads packed rows `(batch, length)` until the length is a multiple, or the preprocessor's `sequence_length`.
+    """Pads a batch `(batch, length)` to a multiple in length, at most the preprocessor's `sequence_length`.
 
     Keys in `aligned` are padded with -1.
     """

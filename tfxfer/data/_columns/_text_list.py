@@ -1,4 +1,4 @@
-"""Lists of texts: any number in a row."""
+"""Lists of texts: any number per row."""
 
 from typing import Any
 
@@ -11,17 +11,25 @@ from tfxfer.data._columns._text import round_up
 
 
 class TextListColumn(Column):
-    """Any number of texts a row, for example the documents of a query, as a padded list of sequences.
+    """Any number of texts per row, for example the documents of a query, as a padded list of sequences.
 
     Args:
         preprocessor: `preprocessing.TextPreprocessor`.
 
-    Values: a list of strings for each row; an empty one is allowed. Batch: dict of int32 `(batch, texts, length)`,
-    `token_ids`, `padding_mask` and perhaps `segment_ids`, and `list_mask` `(batch, texts)`, 1 at texts and 0 at
-    padding.
+    Values: a list of strings for each row; an empty list is allowed. Batch: dict of int32 `(batch, texts, length)`,
+    `token_ids`, `padding_mask` and, for families that have them, `segment_ids`, and `list_mask` `(batch, texts)`, 1 at
+    texts and 0 at padding.
 
     Raises:
-        ValueError: in `read`, for a row that is no list of strings.
+        ValueError: in `read`, for a row that is not a list of strings.
+
+    Example:
+
+    ```python
+    column = tx.data.TextListColumn(preprocessor)
+    rows = column.read([["first", "second"], []], "documents")
+    column.batch(column.encode(rows), "documents")["list_mask"]  # [[1, 1], [0, 0]]
+    ```
     """
 
     expected = "a list of strings for each row"
@@ -50,18 +58,18 @@ class TextListColumn(Column):
         return rows.with_values(self.preprocessor.tokenizer(rows.values))
 
     def augment(self, rows: Any, augmentation: Any, seeds: Any, tags: tuple = ()) -> tuple[Any, tuple]:
-        """Changes each text of the rows by a seed of its own."""
+        """Changes each text of the rows, each with its own seed."""
         places = tf.ragged.range(rows.row_lengths()).values
         seeds = text_seeds(tf.gather(seeds, rows.value_rowids()), places)
         return rows.with_values(augmentation.on_texts(rows.values, seeds)), tags
 
     def lengths(self, kept: Any) -> Any:
-        """Returns the tokens of each row's longest text, int32 `(rows,)`; 0 for an empty list."""
+        """Returns the truncated length of each row's longest text in tokens: int32 `(rows,)`; 0 for an empty list."""
         flat = self.preprocessor.lengths(kept.values)
         return tf.maximum(tf.reduce_max(kept.with_values(flat), axis=1), 0)
 
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
-        """Packs and pads: int32 `(batch, texts, length)`, and `list_mask` `(batch, texts)`."""
+        """Pads texts and lists: int32 `(batch, texts, length)`, and `list_mask` `(batch, texts)`."""
         packed = round_up(self.preprocessor.pack(kept.values), multiple, self.preprocessor)
         counts = tf.cast(kept.row_lengths(), tf.int32)
         most = tf.maximum(tf.reduce_max(counts), 1)
@@ -76,5 +84,5 @@ class TextListColumn(Column):
         return found
 
     def token_ids(self, kept: Any) -> Any:
-        """Returns the tokens of all texts of each row, one after another."""
+        """Returns the concatenated tokens of all texts of each row."""
         return (kept.merge_dims(1, 2),)

@@ -1,4 +1,4 @@
-"""Targets that are numbers as they are."""
+"""Numeric targets without encoding."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ from tfxfer.data._columns._base import Column, bad_value, read_numbers
 
 
 class ValuesColumn(Column):
-    """Targets of any shape that go to the loss as they are: scores, class numbers, embeddings of another model.
+    """Targets of any shape that the loss reads unchanged: scores, class indices, embeddings of another model.
 
     Args:
-        size: int. Numbers in a row, which become a dimension of their own: `(rows,)` is read as `(rows, 1)` for a size
-            of 1. By default any shape.
+        size: int. Numbers per row, as a separate dimension: `(rows,)` is read as `(rows, 1)` for a size of 1. By
+            default any shape.
 
     Values: numbers `(rows, ...)`; ints stay ints. Batch: `(batch, ...)`.
 
     Raises:
-        ValueError: in `read`, for strings and other values that are no numbers, and numbers that are not finite, with
+        ValueError: in `read`, for strings and other values that are not numbers, and numbers that are not finite, with
             their row.
 
     Example:
@@ -54,7 +54,7 @@ class ValuesColumn(Column):
         return tf.TensorSpec(() if self.size is None else (self.size,), tf.float32)
 
     def encode(self, rows: Any) -> Any:
-        """Turns targets of a pipeline into what the loss takes."""
+        """Turns targets of a pipeline into the targets of the loss."""
         rows = tf.convert_to_tensor(rows)
         if rows.dtype == tf.string:
             raise _check.invalid("y", "numbers", "strings", _REMEDY)
@@ -72,21 +72,21 @@ _REMEDY = "To train by class, give each class a number: `sorted(set(names)).inde
 
 
 def _array(values, argument, expected):
-    """Returns numbers as an array; raises for what is none, with its row."""
+    """Returns numbers as an array; raises for any other value, with its row."""
     if hasattr(values, "to_pylist"):
         values = values.to_pylist()
     try:
         array = np.asarray(values)
     except ValueError as error:
-        raise _check.invalid(argument, expected, values, "All rows need one shape.") from error
+        raise _check.invalid(argument, expected, values, "All rows need the same shape.") from error
     if array.dtype.kind in "biuf":
         return array
     rows = array.tolist() if array.dtype == object else list(values)
     for row, value in enumerate(rows):
         if isinstance(value, (str, bytes)) or _check.is_missing(value):
-            remedy = _REMEDY if isinstance(value, (str, bytes)) else "Fill it in or leave the row out."
+            remedy = _REMEDY if isinstance(value, (str, bytes)) else "Fill it in or drop the row."
             raise bad_value(argument, expected, value, row, remedy)
     try:
         return np.asarray(rows, "float64")
     except (TypeError, ValueError) as error:
-        raise _check.invalid(argument, expected, values, "All rows need one shape.") from error
+        raise _check.invalid(argument, expected, values, "All rows need the same shape.") from error

@@ -1,4 +1,4 @@
-"""Vectors that another model made."""
+"""Vectors from another model."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from tfxfer.data._columns._base import Column, read_numbers
 
 @keras.saving.register_keras_serializable("tfxfer")
 class VectorColumn(Column):
-    """A vector for each row, for example an embedding by another model.
+    """A vector for each row, for example an embedding from another model.
 
     Args:
         dim: int. Size of the vectors.
@@ -19,7 +19,12 @@ class VectorColumn(Column):
     Values: float array `(rows, dim)`. Batch: float32 `(batch, dim)`.
 
     Raises:
-        ValueError: in `read`, for another size, or numbers that are not finite.
+        ValueError: if `dim` is not a positive int; in `read`, for another size, or numbers that are not finite.
+
+    Example:
+
+    >>> VectorColumn(2).read([[0.5, 1]], "embedding").tolist()
+    [[0.5, 1.0]]
     """
 
     expected = "a vector for each row"
@@ -33,7 +38,7 @@ class VectorColumn(Column):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "VectorColumn":
-        """Makes the column of what `get_config` returned."""
+        """Makes the column from `config`, the result of `get_config`."""
         return cls(**config)
 
     def read(self, values: Any, argument: str) -> Any:

@@ -1,4 +1,4 @@
-"""Texts that are cut into words already, and a tag for each word."""
+"""Texts that are already split into words, and a tag for each word."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,21 +14,29 @@ from tfxfer.data._tags import Checker, check_names, known_scheme, unknown
 
 
 class WordsColumn(Column):
-    """A list of words for each row, as token ids that know their words.
+    """A list of words for each row, as token ids with the index of their word.
 
     Args:
         preprocessor: `preprocessing.TextPreprocessor`.
 
-    Each word is tokenized by itself, with a space before it for the byte-level BPE of GPT-2 and RoBERTa, where "word"
+    Each word is tokenized separately. For the byte-level BPE of GPT-2 and RoBERTa a space is prepended, because "word"
     and " word" are different tokens.
 
     Values: a list of strings for each row, at least one. Batch: dict of int32 `(batch, length)`: `token_ids`,
-    `padding_mask`, perhaps `segment_ids`, and `word_ids`, the number of each token's word in its row, from 0; -1 at
-    special tokens and padding; and `word_mask` `(batch, words)`, 1 for words that have a token, 0 for padding, for
-    words of which the tokenizer leaves nothing, and for words beyond the preprocessor's `sequence_length`.
+    `padding_mask`, for families that have them `segment_ids`, and `word_ids`, the index of each token's word in its
+    row, from 0, and -1 at special tokens and padding; and `word_mask` `(batch, words)`, 1 for words with a token, 0 for
+    padding, for words that the tokenizer drops entirely, and for words beyond the preprocessor's `sequence_length`.
 
     Raises:
-        ValueError: in `read`, for a row without words, or that is no list of strings.
+        ValueError: in `read`, for a row without words, or that is not a list of strings.
+
+    Example:
+
+    ```python
+    column = tx.data.WordsColumn(preprocessor)
+    rows = column.read([["Ada", "Lovelace", "wrote"]], "words")
+    column.batch(column.encode(rows), "words")["word_mask"]  # [[1, 1, 1]]
+    ```
     """
 
     expected = "a list of words for each row"
@@ -42,7 +50,7 @@ class WordsColumn(Column):
 
     @property
     def is_current(self) -> bool:
-        """Whether the preprocessor still packs as it did when this was made: pipelines keep what they have traced."""
+        """Whether the preprocessor's settings are unchanged since this was made: pipelines keep traced functions."""
         return self._settings == settings(self.preprocessor)
 
     def read(self, values: Any, argument: str) -> Any:
@@ -58,7 +66,7 @@ class WordsColumn(Column):
         return tf.RaggedTensorSpec((None,), tf.string, ragged_rank=0)
 
     def encode(self, rows: Any) -> Any:
-        """Tokenizes each word by itself: an int32 ragged tensor `(rows, words, pieces)`."""
+        """Tokenizes each word separately: an int32 ragged tensor `(rows, words, pieces)`."""
         tokenizer, words = self.preprocessor.tokenizer, rows.values
         if tokenizer.spec.kind == "bpe":
             words = tf.where(tf.equal(words, ""), words, tf.strings.join([" ", words]))
@@ -70,11 +78,11 @@ class WordsColumn(Column):
         return augmentation.on_words(rows, text_seeds(seeds, 0), indices, tag_sets)
 
     def lengths(self, kept: Any) -> Any:
-        """Returns how many tokens each row has once it is packed, int32 `(rows,)`."""
+        """Returns the truncated length of each row in tokens, special tokens included: int32 `(rows,)`."""
         return self.preprocessor.lengths(kept.merge_dims(1, 2))
 
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
-        """Packs the ids with the number of each token's word; gives int32 `(batch, length)` and `(batch, words)`."""
+        """Pads the ids and the index of each token's word; returns int32 `(batch, length)` and `(batch, words)`."""
         if self.preprocessor.drop_unknown_tokens:
             expected = "one that keeps unknown tokens, for words"
             raise _check.invalid("preprocessor", expected, "drop_unknown_tokens=True")
@@ -87,7 +95,7 @@ class WordsColumn(Column):
         return {key: tf.ensure_shape(value, (None, None)) for key, value in packed.items()}
 
     def beside(self, kept: Any, name: str) -> dict[str, Any]:
-        """Returns `word_ids`, the padding behind the tokens, and `word_mask`."""
+        """Returns `word_ids`, padded on the right, and `word_mask`."""
         packed = self.batch(kept, name)
         found = packed["word_ids"]
         if self.preprocessor.padding_side == "left":
@@ -96,7 +104,7 @@ class WordsColumn(Column):
         return {"word_ids": found, "word_mask": packed["word_mask"]}
 
     def _word_mask(self, kept, ids, multiple):
-        """Whether each word has a token that is not cut off."""
+        """Whether each word has a token that is not truncated."""
         sizes = kept.values.row_lengths()
         ends = tf.cumsum(sizes)
         starts = kept.with_values(ends - sizes - tf.repeat(ids.row_starts(), kept.row_lengths()))
@@ -106,7 +114,7 @@ class WordsColumn(Column):
         return tf.pad(found, [[0, 0], [0, tf.maximum(-(-count // multiple), 1) * multiple - count]])
 
     def token_ids(self, kept: Any) -> Any:
-        """Returns the tokens of all words of each row, one after another."""
+        """Returns the concatenated tokens of all words of each row."""
         return (kept.merge_dims(1, 2),)
 
 
@@ -115,15 +123,15 @@ class TagsColumn(Column):
 
     Args:
         tags: list of distinct strings, in the order of the model's outputs.
-        scheme: optional string. The scheme of the tags, such as `"IOB2"`; see `data.tagged`. Then `read` raises for
-            tags that the scheme forbids where they stand.
+        scheme: optional string. The scheme of the tags, such as `"IOB2"`; see `data.tagged`. With it, `read` raises for
+            tags that the scheme forbids in their position.
 
     Values: a list of tags for each row, as many as it has words. Batch: int32 `(batch, words)`, indices; -1 at padding
-    and at words without a token, for which there is no loss (see `WordsColumn`).
+    and at words without a token, which the loss ignores (see `WordsColumn`).
 
     Raises:
-        ValueError: for tags that are not of the scheme; in `read`, for a row without tags, an unknown tag or one that
-            the scheme forbids where it stands, with its row.
+        ValueError: for tags that are not in the scheme; in `read`, for a row without tags, an unknown tag, or one that
+            the scheme forbids in its position, with its row.
 
     Example:
 
@@ -144,7 +152,7 @@ class TagsColumn(Column):
 
     @property
     def labels(self) -> list[str]:
-        """The tags, under the name that columns of labels have for them."""
+        """The tags, under the attribute name of label columns."""
         return self.tags
 
     def read(self, values: Any, argument: str) -> Any:
@@ -153,7 +161,7 @@ class TagsColumn(Column):
         for i, row in enumerate(rows):
             for k, tag in enumerate(row):
                 if not isinstance(tag, str):
-                    remedy = f"At index {k}. Give the tags' names, `[tags[i] for i in row]` for indices."
+                    remedy = f"At index {k}. Pass the tags' names, `[tags[i] for i in row]` for indices."
                     raise bad_value(argument, "tags that are strings", tag, i, remedy)
         checker = Checker(self.scheme, rows, repairs=False, converts=True)
         for i, row in enumerate(rows):
@@ -179,7 +187,7 @@ class TagsColumn(Column):
             tf.errors.InvalidArgumentError: when the pipeline runs, for an unknown tag or index.
         """
         if not isinstance(rows, tf.RaggedTensor):
-            if rows.dtype != tf.string:  # -1 may lie between tags, at a word without a token
+            if rows.dtype != tf.string:  # -1 may come between tags, at a word without a token
                 return self._padded(tf.cast(rows, tf.int32))
             rows = tf.ragged.boolean_mask(rows, tf.not_equal(rows, ""))
         values = rows.values
@@ -195,19 +203,19 @@ class TagsColumn(Column):
             return rows.with_values(tf.identity(indices))
 
     def _padded(self, indices):
-        """Indices that are padded with -1, once they are checked."""
+        """Checks indices that are padded with -1."""
         unknown = tf.boolean_mask(indices, (indices < -1) | (indices >= len(self.tags)))
         message = ["Unknown tags in `y`:", unknown]
         with tf.control_dependencies([tf.debugging.Assert(tf.equal(tf.size(unknown), 0), message, summarize=5)]):
             return tf.identity(indices)
 
     def batch(self, kept: Any, name: str, multiple: int = 1) -> Any:
-        """Pads with -1: int32 `(batch, words)`; what is padded stays as it is."""
+        """Pads with -1: int32 `(batch, words)`; padded tags stay unchanged."""
         padded = kept.to_tensor(-1) if isinstance(kept, tf.RaggedTensor) else kept
         return {name: tf.ensure_shape(padded, (None, None))}
 
     def check_inputs(self, targets: Any, inputs: Any, argument: str) -> None:
-        """Raises where a row has another number of tags than of words."""
+        """Raises if the numbers of tags and words of a row differ."""
         for words in inputs.values():
             if not isinstance(words, tf.RaggedTensor) or words.dtype != tf.string:
                 continue
@@ -217,7 +225,7 @@ class TagsColumn(Column):
                 raise bad_value(argument, f"{wanted[row]} tags, one for each word", f"{found[row]} tags", row)
 
     def align(self, targets: Any, inputs: Any) -> Any:
-        """Gives words without a token -1, and the batch as many places as the words have."""
+        """Sets words without a token to -1, and pads or cuts the batch to the width of the words."""
         mask = inputs["word_mask"]
         missing = tf.maximum(tf.shape(mask)[1] - tf.shape(targets)[1], 0)
         targets = tf.pad(targets, [[0, 0], [0, missing]], constant_values=-1)
@@ -229,7 +237,7 @@ class TagsColumn(Column):
             return tf.where(mask > 0, targets[:, :width], -1)
 
     def decode(self, indices: Any) -> list:
-        """Returns the tags of indices, a list."""
+        """Returns the tags of `indices`, a list."""
         return [self.tags[int(index)] for index in indices]
 
 
@@ -238,12 +246,12 @@ def _lists(rows, argument, what):
         if isinstance(row, (str, bytes)) or not hasattr(row, "__len__"):
             raise bad_value(argument, f"a list of {what} in every row", row, i)
         if not len(row):
-            raise bad_value(argument, f"at least one of the {what} in every row", row, i, "Leave the row out.")
+            raise bad_value(argument, f"at least one of the {what} in every row", row, i, "Drop the row.")
     return [[value.decode() if isinstance(value, bytes) else value for value in row] for row in rows]
 
 
 def ragged(rows, dtype):
-    """Lists as a ragged tensor `(rows, None)`."""
+    """Returns lists as a ragged tensor `(rows, None)`."""
     with tf.device("CPU:0"):
         flat = tf.constant([value for row in rows for value in row], dtype, shape=(sum(map(len, rows)),))
         return tf.RaggedTensor.from_row_lengths(flat, tf.constant([len(row) for row in rows], tf.int64))
