@@ -32,7 +32,7 @@ LISTS = ("Args", "Call arguments", "Attributes", "Raises")
 # Paragraphs that begin with a word for what they hold.
 LEADS = "Rows|Choose it|Neighbou?rs|References?|Input|Output|Values|Memory|Returns|Raises|Yields"
 ENTRY = re.compile(r"(?P<names>[\w.*`]+(?:, [\w.*`]+)*)(?: \([^)]*\))?: +(?P<text>.*)")
-URL = re.compile(r"(?<![\w(<\[`\"'])https?://[^\s<>()`\]]+[^\s<>()`\].,;:]")
+URL = re.compile(r"(?<![\w(<\[`\"'])https?://(?:\([^\s<>()]+\)|[^\s<>()`\]])+(?<![.,;:])")
 
 
 def public_modules():
@@ -214,9 +214,9 @@ def names_of(value):
 
 def summary(value):
     """The first sentence of a docstring, as a cell of a table."""
-    if not callable(value):
-        return f"`{names_of(value)}`"
-    text = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
+    text = f"`{names_of(value)}`"
+    if callable(value):
+        text = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
     return re.sub(r"(?<!\\)\|", r"\|", text)
 
 
