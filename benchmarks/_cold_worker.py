@@ -1,16 +1,16 @@
-"""A process that starts cold: what each first thing takes. Run once for each figure, in either environment."""
+"""A cold-starting process: times the first run of each step. Run once per figure, in either environment."""
 
 import importlib.metadata
 import time
 
 from benchmarks._harness import Requests
 
-# Seconds of each thing by name, as (wall, processor).
+# Seconds of each step by name, as (wall time, CPU time).
 LAPS = {}
 
 
 class Lap:
-    """Times what is done within."""
+    """Context that times its block."""
 
     def __init__(self, name):
         self._name = name
@@ -45,7 +45,7 @@ def keras_side(setup):
 
 
 def torch_side(setup):
-    """sentence-transformers, and for the classifier the shortest loop in PyTorch over its model."""
+    """sentence-transformers; for the classifier, a minimal PyTorch loop over its model."""
     with Lap("import"):
         import sentence_transformers
         import torch
@@ -81,7 +81,7 @@ def torch_side(setup):
 
 
 def main():
-    """Runs one side and says what it took."""
+    """Runs one side and reports its times."""
     requests = Requests()
     setup = requests.setup()
     names = {"keras": keras_side, "torch": torch_side}[setup["stack"]](setup)

@@ -1,4 +1,4 @@
-"""tfxfer's side of `gpu.py`, on Keras's JAX backend. Started by it; a GPU is taken where JAX finds one."""
+"""tfxfer's side of `gpu.py`, on Keras's JAX backend. Started by it; uses a GPU if JAX finds one."""
 
 import os
 
@@ -25,7 +25,7 @@ import tfxfer as tx
 from benchmarks import _gpu_rows
 from benchmarks._harness import Requests
 from tfxfer.backbones._attention import Attention
-from tfxfer.backbones._presets import read_backbone  # the encoder alone: the tokenizer needs TensorFlow
+from tfxfer.backbones._presets import read_backbone  # only the encoder: the tokenizer needs TensorFlow
 
 LEARNING_RATE = 2e-5
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
@@ -43,7 +43,7 @@ class Side:
     # === Models ===
 
     def embedder(self, size, dtype, dropout=True):
-        """A new embedder on the weights of a size."""
+        """Returns a new embedder with the weights of a size."""
         backbone = read_backbone(pathlib.Path(self.setup["folders"][size]), dtype=POLICIES.get(dtype, dtype))
         if not dropout:
             config = {**backbone.get_config(), "dropout": 0.0, "attention_dropout": 0.0, "embeddings_dropout": 0.0}
@@ -52,7 +52,7 @@ class Side:
         return tx.models.TextEmbedder(backbone, pooling="mean", normalize=True)
 
     def _encoder(self, cell):
-        """(function, its fixed arguments) of a cell that encodes."""
+        """Returns (function, its fixed arguments) for an encoding cell."""
         key = (cell["size"], cell["dtype"])
         if key not in self._embedders:
             model = self.embedder(*key)
@@ -68,7 +68,7 @@ class Side:
         return self._embedders[key]
 
     def _trained(self, cell):
-        """A compiled model for a cell that trains, and its state; made anew where another cell trained before."""
+        """Returns a compiled model for a training cell, and its state; created again if another cell trained before."""
         key = (cell["part"], cell["size"], cell["dtype"], *(cell.get(name) for name in ("chunk", "dropout", "prng")))
         if key not in self._models:
             embedder = self.embedder(cell["size"], cell["dtype"], cell.get("dropout", True))
@@ -87,7 +87,7 @@ class Side:
                 model.optimizer.variables,
                 model.metrics_variables,
             )
-            # Copies: a step gives the memory of its state to the next one.
+            # Copies: a step donates the memory of its state to the next one.
             state = tuple([jnp.copy(each.value) for each in group] for group in groups)
             self._models[key] = [model, jax.jit(model.train_step, donate_argnums=0), state]
         return self._models[key]
@@ -95,14 +95,14 @@ class Side:
     # === Batches ===
 
     def encode_batches(self, cell):
-        """All rows as (numbers of the rows, int32 array)."""
+        """Returns all rows as (row indices, int32 array)."""
         key = ("encode", cell["batch"])
         if key not in self._batches:
             self._batches[key] = _gpu_rows.batches(self.rows["ids"], cell["batch"], to_bucket=True)
         return self._batches[key]
 
     def train_batches(self, cell):
-        """Some batches of a cell that trains, as Keras takes them: (inputs, targets)."""
+        """Returns some batches for a training cell, in Keras's form: (inputs, targets)."""
         key = (cell["part"], cell["batch"])
         if key not in self._batches:
             made = []
@@ -115,7 +115,7 @@ class Side:
     # === Requests ===
 
     def prepare(self, cells):
-        """Traces every shape of the cells, and compiles them side by side."""
+        """Traces every shape of the cells, and compiles them in parallel."""
         start = time.perf_counter()
         lowered = {}
         for cell in cells:
@@ -143,7 +143,7 @@ class Side:
         }
 
     def encode(self, cell, passes):
-        """Encodes all rows: ids to the device, vectors back, in the rows' order."""
+        """Encodes all rows: copies ids to the device and vectors back, in the rows' order."""
         _, values = self._encoder(cell)
         batches = self.encode_batches(cell)
         start = time.perf_counter()
@@ -160,7 +160,7 @@ class Side:
         return vectors, time.perf_counter() - start
 
     def slice(self, cell, repeats):
-        """One slice: passes over the rows, or steps of training."""
+        """Runs one slice: passes over the rows, or training steps."""
         if cell["part"] == "encode":
             vectors, seconds = self.encode(cell, repeats)
             return {"rows": len(vectors) * repeats, "seconds": seconds}
@@ -176,7 +176,7 @@ class Side:
         return {"rows": cell["batch"] * repeats, "seconds": time.perf_counter() - start, "loss": loss}
 
     def facts(self, cell):
-        """What a cell compiled and computes, and whether cuDNN's attention runs at every shape."""
+        """Returns what a cell compiled and computes, and whether cuDNN's attention runs at every shape."""
         if cell["part"] == "encode":
             batches = [batch for _, batch in self.encode_batches(cell)]
             shapes = sorted({batch.shape for batch in batches})
@@ -202,7 +202,7 @@ class Side:
         }
 
     def fit(self, cell, steps):
-        """The same steps by `fit`, on arrays of ids."""
+        """Runs the same steps with `fit`, on arrays of ids."""
         model, _, _ = self._trained(cell)
         x, y = self.train_batches(cell)[0]
         x, y = (keras.tree.map_structure(lambda each: np.concatenate([each] * steps), part) for part in (x, y))
@@ -211,7 +211,7 @@ class Side:
         return {"rows": cell["batch"] * steps, "seconds": time.perf_counter() - start}
 
     def vectors(self, size, dtype, precision, count, save):
-        """Saves the vectors of the first rows, under a precision of matrix products."""
+        """Saves the vectors of the first rows, with a given precision of matrix products."""
         model = self.embedder(size, dtype)
         ids = self.rows["ids"][:count]
         with jax.default_matmul_precision(precision):
@@ -219,11 +219,11 @@ class Side:
         return {}
 
     def memory(self, cell, steps):
-        """Steps of one cell, and the most that the device held."""
+        """Runs steps of one cell, and returns the peak memory of the device."""
         prepared = self.prepare([cell])
         self.slice(cell, 1)
         answer = self.slice(cell, steps)
-        # What XLA sets aside for one step: the state, which is updated in place, the batch, and all in between.
+        # What XLA allocates for one step: the state, which is updated in place, the batch, and all intermediates.
         plan = self._compiled[_key(cell)].memory_analysis()
         peak = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
         peak += plan.temp_size_in_bytes
@@ -236,7 +236,7 @@ class Side:
         }
 
     def profile(self, cell, repeats, save):
-        """The kernels of one slice, by the time that they take together; saves what XLA made of the cell."""
+        """Returns the kernels of one slice by total time; saves the program that XLA compiled for the cell."""
         largest = max((key for key in self._compiled if _is_of(key, cell)), key=str)
         pathlib.Path(save).write_text(self._compiled[largest].as_text(), encoding="utf-8")
         with tempfile.TemporaryDirectory() as folder:
@@ -266,7 +266,7 @@ class Side:
         }
 
     def attention(self, shapes, places, repeats):
-        """Microseconds of `keras.ops.dot_product_attention` by form of the bias, and whether cuDNN's kernel ran."""
+        """Returns microseconds of `keras.ops.dot_product_attention` by bias form, and whether cuDNN's kernel ran."""
         runs = []
         for batch, length, heads, dim in shapes:
             q, k, v = (jax.random.normal(key, (batch, length, heads, dim), "bfloat16") for key in _keys(3))
@@ -297,7 +297,7 @@ class Side:
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             compiled = list(pool.map(lambda run: _tried(run[1].compile), runs))
         for (row, _, arguments), run in zip(runs, compiled, strict=True):
-            if isinstance(run, Exception):  # a kernel may refuse a shape: that is a finding
+            if isinstance(run, Exception):  # a kernel may reject a shape: that is a finding
                 row["error"] = str(run)[:200]
                 continue
             jax.block_until_ready(run(*arguments))
@@ -308,7 +308,7 @@ class Side:
         return {"rows": [row for row, *_ in runs]}
 
     def ceilings(self, side, megabytes):
-        """The rates of a large matrix product and a large copy."""
+        """Returns the rates of a large matrix product and a large copy."""
         a, b = (jax.random.normal(jax.random.key(i), (side, side), "bfloat16") for i in (0, 1))
         c = jnp.ones(megabytes * 2**18, "float32")
         product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
@@ -331,18 +331,18 @@ class Side:
         return {}
 
     def work(self, request):
-        """Answers one request: the method named by `do`. What fails, for want of memory, say, is an answer as well."""
+        """Answers one request: the method named by `do`. A failure, such as out of memory, is an answer too."""
         request = dict(request)
         try:
             return getattr(self, request.pop("do"))(**request)
         except Exception as error:
             traceback.print_exc()
-            self._models = {}  # a step that failed has given its state away
+            self._models = {}  # a failed step has donated its state
             return {"error": f"{type(error).__name__}: {error}"[:300]}
 
 
 def _is_of(key, cell):
-    """Whether a compiled function is one of a cell's."""
+    """Whether a compiled function belongs to a cell."""
     return key == _key(cell) or (cell["part"] == "encode" and key[:3] == (cell["size"], cell["dtype"], "encode"))
 
 
@@ -355,7 +355,7 @@ def _attend(q, k, v, bias):
 
 
 def _gradient(function):
-    """The gradient of the sum of a function's output, for its first arguments."""
+    """Returns the gradient of the sum of a function's output with respect to its first arguments."""
 
     def total(arguments, *rest):
         return function(*arguments, *rest).astype("float32").sum()
@@ -364,12 +364,12 @@ def _gradient(function):
 
 
 def _gelu(x):
-    """The exact GELU by erf, where Keras has JAX's, by erfc."""
+    """The exact GELU with erf; Keras uses JAX's, with erfc."""
     return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))
 
 
 def _tried(function):
-    """What a function returns, or the exception that it raised."""
+    """Returns the result of a function, or the exception that it raised."""
     try:
         return function()
     except Exception as error:
@@ -377,7 +377,7 @@ def _tried(function):
 
 
 def _inputs(token_ids):
-    """The inputs of an encoder for ids with zeros at padding."""
+    """Returns the inputs of an encoder for ids with zeros at padding."""
     return {"token_ids": token_ids, "padding_mask": (token_ids > 0).astype("int32"), "segment_ids": token_ids * 0}
 
 

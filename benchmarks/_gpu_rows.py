@@ -1,6 +1,6 @@
-"""What both sides of `gpu.py` work on: sizes of encoders, rows of token ids, batches of few shapes, random weights.
+"""The shared inputs of both sides of `gpu.py`: encoder sizes, rows of token ids, batches of few shapes, random weights.
 
-numpy and safetensors only: this file is imported by both environments.
+numpy and safetensors only: both environments import this file.
 """
 
 import json
@@ -13,10 +13,10 @@ import numpy as np
 SIZES = {"minilm": (384, 6, 12, 1536), "bert_base": (768, 12, 12, 3072), "tiny": (32, 2, 2, 64)}
 VOCABULARY = 30522
 POSITIONS = 512
-# Lengths that batches are padded to: powers of two, and the numbers half-way between them. A batch of any lengths has
-# one of these shapes, so that a compiler meets a handful of them; at most a third of a row is padding.
+# Lengths that batches are padded to: powers of two, and the numbers halfway between them. A batch of any lengths gets
+# one of these shapes, so a compiler sees only a handful of them; at most a third of a row is padding.
 LENGTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128)
-# Tokens a row that a full batch has room for: longer rows come in smaller batches.
+# Tokens per row for which a full batch has room: longer rows come in smaller batches.
 ROOM = 32
 TRAIN_LENGTH = 32
 CLASSES = 77
@@ -24,7 +24,7 @@ LAST = 102  # the id of [SEP]
 
 
 def padded(rows, length):
-    """Rows of ids as int32 `(rows, length)`, zeros at padding; longer rows are cut, their last id kept."""
+    """Returns rows of ids as int32 `(rows, length)`, zeros at padding; truncated rows keep their last id."""
     ids = np.zeros((len(rows), length), "int32")
     for place, row in enumerate(rows):
         row = row if len(row) <= length else [*row[: length - 1], row[-1]]
@@ -33,22 +33,22 @@ def padded(rows, length):
 
 
 def bucket(length):
-    """The shortest of `LENGTHS` that holds a row of `length` tokens."""
+    """Returns the shortest of `LENGTHS` that holds a row of `length` tokens."""
     return next((each for each in LENGTHS if each >= length), LENGTHS[-1])
 
 
 def batches(ids, batch_size, to_bucket):
-    """Cuts rows into batches by length, the longest first.
+    """Splits rows into batches by length, longest first.
 
     Args:
         ids: int array `(rows, length)`, 0 at padding.
         batch_size: int.
-        to_bucket: bool. Whether a batch is padded to one of `LENGTHS`, holds at most `batch_size * ROOM` places, and is
-            filled up by empty rows, so that each of the lengths has one shape; without, batches have `batch_size` rows,
+        to_bucket: bool. Whether a batch is padded to one of `LENGTHS`, holds at most `batch_size * ROOM` positions, and
+            is filled up with empty rows, so that each length has one shape. Otherwise, batches have `batch_size` rows,
             padded to the longest.
 
     Returns:
-        A list of (numbers of the rows, int32 array).
+        A list of (row indices, int32 array).
     """
     lengths = (ids > 0).sum(axis=1)
     order = np.argsort(-lengths, kind="stable")
@@ -68,7 +68,7 @@ def batches(ids, batch_size, to_bucket):
 
 
 def train_batches(rows, part, batch_size):
-    """Eight batches of `"pairs"` or `"classes"` in random order, at the length of training.
+    """Returns eight batches of `"pairs"` or `"classes"` in random order, with the training length.
 
     Returns:
         A list of (ids, labels): int32 `(batch, 2, length)` and `None`, or `(batch, length)` and `(batch,)`.
@@ -86,13 +86,13 @@ def train_batches(rows, part, batch_size):
 
 
 def forward_flops(size, tokens, length):
-    """Floating-point operations of the encoder's matrix products on `tokens` tokens in rows of `length`."""
+    """Returns the floating-point operations of the encoder's matrix products on `tokens` tokens in rows of `length`."""
     hidden, layers, _, intermediate = SIZES[size]
     return layers * tokens * (2 * (4 * hidden**2 + 2 * hidden * intermediate) + 4 * length * hidden)
 
 
 def read_rows(file):
-    """Reads what `write_rows` wrote: a dict of arrays, with `texts` as a list of strings."""
+    """Reads a file of `write_rows`: a dict of arrays, with `texts` as a list of strings."""
     with np.load(file) as arrays:
         rows = dict(arrays)
     rows["texts"] = json.loads(rows["texts"].tobytes().decode())
@@ -106,7 +106,7 @@ def write_rows(file, rows):
 
 
 def random_rows(count, seed=0):
-    """Rows of random ids with the lengths of short texts, where there is no data set: for tests."""
+    """Returns rows of random ids with the lengths of short texts, for tests without a data set."""
     generator = np.random.default_rng(seed)
 
     def ids():
@@ -120,7 +120,7 @@ def random_rows(count, seed=0):
 
 
 def tensors(size):
-    """Random weights of a BERT by the names of Hugging Face's checkpoints, the same on every machine."""
+    """Returns random BERT weights under the names of Hugging Face's checkpoints, the same on every machine."""
     hidden, layers, _, intermediate = SIZES[size]
     shapes = {
         "embeddings.word_embeddings.weight": (VOCABULARY, hidden),
@@ -142,7 +142,7 @@ def tensors(size):
             shapes |= {f"{block}.{name}.weight": shape, f"{block}.{name}.bias": shape[:1]}
         norms += [f"{block}.attention.output.LayerNorm", f"{block}.output.LayerNorm"]
     generator = np.random.default_rng(0)
-    # Uniform numbers, whose stream does not change between releases of numpy, as wide as BERT's own at the start.
+    # Uniform numbers, whose stream does not change between numpy releases, with the spread of BERT's initial weights.
     found = {name: (generator.random(shape, "float32") - 0.5) * 0.14 for name, shape in shapes.items()}
     for name in norms:
         found |= {f"{name}.weight": np.ones(hidden, "float32"), f"{name}.bias": np.zeros(hidden, "float32")}
@@ -150,12 +150,12 @@ def tensors(size):
 
 
 def write_checkpoint(folder, size, tokenizer=None):
-    """Writes a sentence-transformers folder of a size with random weights: mean pooling, unit length.
+    """Writes a sentence-transformers directory with random weights of a size: mean pooling, unit length.
 
     Args:
         folder: path.
         size: one of `SIZES`.
-        tokenizer: path of a folder with the files of BERT's tokenizer, or `None` for none.
+        tokenizer: path of a directory with the files of BERT's tokenizer, or `None`.
     """
     from safetensors.numpy import save_file
 

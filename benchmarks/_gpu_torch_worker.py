@@ -24,12 +24,12 @@ class Side:
         self.setup = setup
         self.rows = _gpu_rows.read_rows(setup["rows"])
         self.device = "cuda" if torch.cuda.is_available() and not setup["cpu"] else "cpu"
-        # As JAX does by default.
+        # JAX's default.
         torch.set_float32_matmul_precision("high")
         self._encoders, self._trained, self._batches = {}, {}, {}
 
     def load(self, size, dtype="float32", dropout=True):
-        """A new model on the weights of a size, in evaluation mode."""
+        """Returns a new model with the weights of a size, in evaluation mode."""
         options = {"attn_implementation": "sdpa", "dtype": getattr(torch, dtype)}
         config = {} if dropout else {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         return SentenceTransformer(
@@ -37,32 +37,32 @@ class Side:
         ).eval()
 
     def precision(self, cell):
-        """A context for a step of training: autocast, or nothing."""
+        """Returns a context for a training step: autocast, or nothing."""
         if cell["dtype"] == "bfloat16":
             return torch.autocast(self.device, dtype=torch.bfloat16)
         return contextlib.nullcontext()
 
     def features(self, ids):
-        """The inputs of a model for ids with zeros at padding, on the device."""
+        """Returns the inputs of a model for ids with zeros at padding, on the device."""
         ids = torch.from_numpy(ids).to(self.device, non_blocking=True).long()
         return {"input_ids": ids, "attention_mask": (ids > 0).long(), "token_type_ids": torch.zeros_like(ids)}
 
     def wait(self):
-        """Until the device has done all that was asked for."""
+        """Waits until the device has finished all work."""
         if self.device == "cuda":
             torch.cuda.synchronize()
 
     # === Batches ===
 
     def encode_batches(self, cell):
-        """All rows as (numbers of the rows, int32 array), padded to the longest."""
+        """Returns all rows as (row indices, int32 array), padded to the longest."""
         key = ("encode", cell["batch"])
         if key not in self._batches:
             self._batches[key] = _gpu_rows.batches(self.rows["ids"], cell["batch"], to_bucket=False)
         return self._batches[key]
 
     def train_batches(self, cell):
-        """Some batches of a cell that trains, the same as the other side's."""
+        """Returns some batches for a training cell, the same as the other side's."""
         key = (cell["part"], cell["batch"])
         if key not in self._batches:
             self._batches[key] = _gpu_rows.train_batches(self.rows, *key)
@@ -71,7 +71,7 @@ class Side:
     # === Requests ===
 
     def prepare(self, cells):
-        """Makes the models of the cells and runs each shape once."""
+        """Creates the models of the cells and runs each shape once."""
         start = time.perf_counter()
         for cell in cells:
             if cell["part"] == "encode":
@@ -85,7 +85,7 @@ class Side:
         return {"seconds": round(time.perf_counter() - start, 1)}
 
     def encode(self, cell, passes, texts):
-        """Encodes all rows: ids to the device, vectors back, in the rows' order; or the texts, by `encode`."""
+        """Encodes all rows: copies ids to the device and vectors back, in the rows' order; or texts with `encode`."""
         model = self._encoders[(cell["size"], cell["dtype"])]
         if texts:
             start = time.perf_counter()
@@ -104,7 +104,7 @@ class Side:
         return vectors, time.perf_counter() - start
 
     def step_of(self, cell):
-        """A function of a batch that makes one step of training; made anew where another cell trained before."""
+        """Returns a function that runs one training step on a batch; created again if another cell trained before."""
         key = tuple(cell[name] for name in ("part", "size", "dtype")) + tuple(
             cell.get(name) for name in ("compiled", "dropout", "chunk")
         )
@@ -134,7 +134,7 @@ class Side:
                 labels = torch.from_numpy(labels).to(self.device, non_blocking=True).long()
                 return torch.nn.functional.cross_entropy(head(drop(pooled)), labels)
 
-        # The fused kernel is the fastest that PyTorch has.
+        # The fused kernel is PyTorch's fastest.
         optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.01, fused=self.device == "cuda")
 
         def step(batch):
@@ -149,7 +149,7 @@ class Side:
         return step
 
     def slice(self, cell, repeats):
-        """One slice: passes over the rows, or steps of training."""
+        """Runs one slice: passes over the rows, or training steps."""
         if cell["part"] == "encode":
             vectors, seconds = self.encode(cell, repeats, cell.get("texts", False))
             return {"rows": len(vectors) * repeats, "seconds": seconds}
@@ -164,7 +164,7 @@ class Side:
         return {"rows": cell["batch"] * repeats, "seconds": time.perf_counter() - start, "loss": loss}
 
     def vectors(self, size, dtype, precision, count, save):
-        """Saves the vectors of the first rows, under a precision of matrix products."""
+        """Saves the vectors of the first rows, with a given precision of matrix products."""
         torch.set_float32_matmul_precision(precision or "high")
         model = self.load(size, dtype)
         with torch.inference_mode():
@@ -173,7 +173,7 @@ class Side:
         return {}
 
     def memory(self, cell, steps):
-        """Steps of one cell, and the most that the device held."""
+        """Runs steps of one cell, and returns the peak memory of the device."""
         self.slice(cell, 1)
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -182,7 +182,7 @@ class Side:
         return {**answer, "peak_mib": round(peak)}
 
     def ceilings(self, side, megabytes):
-        """The rates of a large matrix product and a large copy."""
+        """Returns the rates of a large matrix product and a large copy."""
         a, b = (torch.randn(side, side, dtype=torch.bfloat16, device=self.device) for _ in "ab")
         c = torch.ones(megabytes * 2**18, device=self.device)
         found = {}
@@ -200,14 +200,14 @@ class Side:
         return found
 
     def forget(self):
-        """Drops models and what the allocator keeps."""
+        """Drops models and the allocator's cache."""
         self._encoders, self._trained = {}, {}
         if self.device == "cuda":
             torch.cuda.empty_cache()
         return {}
 
     def work(self, request):
-        """Answers one request: the method named by `do`. What fails, for want of memory, say, is an answer as well."""
+        """Answers one request: the method named by `do`. A failure, such as out of memory, is an answer too."""
         request = dict(request)
         try:
             return getattr(self, request.pop("do"))(**request)

@@ -1,10 +1,10 @@
-"""What the benchmarks share: workers in environments of their own, slices taken in turn, ratios with their spread.
+"""Shared by the benchmarks: workers in separate environments, alternating slices, ratios with their spread.
 
-Each side of a comparison is a process that stays alive, started with its own interpreter and driven over pipes by lines
-of JSON. A round asks every side for one slice of a few seconds, in an order that turns from round to round; a ratio is
-formed within a round, so that a slow minute of the machine hits all sides. Only one side works at any time.
+Each side of a comparison is a long-lived process, started with its own interpreter and driven over pipes by lines of
+JSON. A round asks every side for one slice of a few seconds, in an order that rotates from round to round. Ratios are
+computed within a round, so that a slow minute of the machine affects all sides. Only one side works at a time.
 
-Standard library only: this file is imported by both environments.
+Standard library only: both environments import this file.
 """
 
 import csv
@@ -35,7 +35,7 @@ def read_tsv(path):
 
 
 class Worker:
-    """One side of a comparison, seen from the benchmark."""
+    """One side of a comparison, from the benchmark's point of view."""
 
     def __init__(self, name, python, module, setup, root=ROOT, environment=None, wait=True):
         self.name = name
@@ -72,17 +72,17 @@ class Worker:
         self.versions = self.facts.pop("versions")
 
     def ask(self, **request):
-        """Has the worker do one slice; returns its answer, `rows` and `seconds` among it."""
+        """Has the worker run one slice; returns its answer, which includes `rows` and `seconds`."""
         self.start(**request)
         return self.finish()
 
     def start(self, **request):
-        """Hands the worker a request, whose answer `finish` waits for."""
+        """Sends the worker a request; `finish` waits for its answer."""
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
 
     def finish(self):
-        """Returns the answer to what was started."""
+        """Returns the answer to the request sent by `start`."""
         return self._answer()
 
     def close(self):
@@ -93,12 +93,12 @@ class Worker:
     def _answer(self):
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.name} died; its last words are in {self._log}")
+            raise RuntimeError(f"{self.name} died; its last output is in {self._log}")
         return json.loads(line)
 
 
 class Requests:
-    """The worker's end of the pipes. What libraries print goes to the log instead."""
+    """The worker's end of the pipes. Output of libraries goes to the log instead."""
 
     def __init__(self):
         self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -106,7 +106,7 @@ class Requests:
 
     @staticmethod
     def setup():
-        """The settings that the worker was started with."""
+        """Returns the settings that the worker was started with."""
         return json.loads(sys.argv[1])
 
     def send(self, **answer):
@@ -115,12 +115,12 @@ class Requests:
         self._out.flush()
 
     def next(self):
-        """The next request, or `None` at the end."""
+        """Returns the next request, or `None` at the end."""
         line = sys.stdin.readline()
         return json.loads(line) if line else None
 
     def serve(self, work):
-        """Answers every request by `work(request)`, a dict; the seconds are measured here unless `work` did."""
+        """Answers every request with `work(request)`, a dict; measures the seconds unless `work` did."""
         while (request := self.next()) is not None:
             start = time.perf_counter()
             answer = work(request)
@@ -128,16 +128,16 @@ class Requests:
 
 
 def alternate(sides, request_of, rounds, report=print):
-    """Asks all sides for a slice, `rounds` times over.
+    """Asks all sides for a slice, `rounds` times.
 
     Args:
         sides: dict of name to `Worker` or to `(Worker, fixed part of its requests)`.
-        request_of: function of the round's number and the name that gives the request, a dict.
+        request_of: function of the round's number and the name that returns the request, a dict.
         rounds: int.
         report: called with a line for each round.
 
     Returns:
-        Dict of name to the list of its answers, one a round.
+        A dict of name to the list of its answers, one per round.
     """
     answers = {name: [] for name in sides}
     names = list(sides)
@@ -153,12 +153,12 @@ def alternate(sides, request_of, rounds, report=print):
 
 
 def rate(answer):
-    """Rows a second of one answer."""
+    """Returns the rows per second of one answer."""
     return answer["rows"] / answer["seconds"]
 
 
 def quantile(values, share):
-    """The quantile of a short list, by linear interpolation."""
+    """Returns a quantile of a short list, by linear interpolation."""
     values = sorted(values)
     place = share * (len(values) - 1)
     low = int(place)
@@ -167,16 +167,16 @@ def quantile(values, share):
 
 
 def compare(answers, baseline, group=1):
-    """Sums the answers up against a baseline.
+    """Summarizes the answers relative to a baseline.
 
     Args:
-        answers: what `alternate` returned.
-        baseline: the name that the ratios are formed against.
-        group: int. So many rounds in succession make one ratio, by their summed rows and seconds; more than one where
-            a single slice holds too few batches to stand for the whole.
+        answers: the result of `alternate`.
+        baseline: the name that the ratios compare with.
+        group: int. The number of successive rounds that form one ratio, from their summed rows and seconds; above 1 if
+            a single slice has too few batches to be representative.
 
     Returns:
-        Dict of name to `rows_per_second` (over everything), `ratio` (median), `p10` and `p90` of the ratios, `whole`
+        A dict of name to `rows_per_second` (over everything), `ratio` (median), `p10` and `p90` of the ratios, `whole`
         (the ratio of the rates over everything) and `rounds`.
     """
 
@@ -215,16 +215,16 @@ def show(title, summary, extra=()):
 
 
 def peak_mib():
-    """The most memory that this process has held, in MiB."""
+    """Returns the peak memory of this process, in MiB."""
     status = pathlib.Path("/proc/self/status")
-    if status.is_file():  # `ru_maxrss` begins with what the parent held when it forked
+    if status.is_file():  # `ru_maxrss` starts with the parent's memory at the fork
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))[1]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
 def machine():
-    """What the figures depend on, as far as the machine tells."""
+    """Returns the machine's properties that affect the figures, as far as they are known."""
     model, flags = platform.processor() or platform.machine(), []
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -262,7 +262,7 @@ def write(name, result, workers, folder=RESULTS, quiet=False):
 
 
 def shuffled_rows(rows, batch_size, seed):
-    """A copy in random order, cut to a multiple of the batch size, so that every batch holds as many rows."""
+    """Returns a copy in random order, truncated to a multiple of the batch size, so that all batches are full."""
     rows = list(rows)
     random.Random(seed).shuffle(rows)
     return rows[: len(rows) - len(rows) % batch_size]

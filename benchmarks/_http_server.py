@@ -1,8 +1,8 @@
-"""A thin HTTP server over either side's `encode`, for `serving.py`; started by it, in the environment of that side.
+"""A thin HTTP server around either side's `encode`, for `serving.py`, which starts it in that side's environment.
 
-One code for both sides: asyncio of the standard library, `POST` of `{"instances": ["text", ...]}`, an answer of
-`{"predictions": [[...], ...]}`, connections kept open, and dynamic batching: while the model is at work requests wait,
-and when it is free it takes all that wait, up to the largest batch.
+Both sides share the code: the standard library's asyncio, `POST` of `{"instances": ["text", ...]}`, an answer of
+`{"predictions": [[...], ...]}`, persistent connections, and dynamic batching: while the model is busy, requests wait;
+when it is free, it takes all waiting requests, up to the largest batch.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from benchmarks._harness import Requests, peak_mib
 
 
 def exported(setup):
-    """The exported model, as a server without tfxfer or Keras loads it."""
+    """Returns the exported model, loaded as in a server without tfxfer or Keras."""
     import tensorflow as tf
     import tensorflow_text  # noqa: F401  (registers the ops of the tokenizer)
 
@@ -53,7 +53,7 @@ ENGINES = {"exported": exported, "sentence_transformers": sentence_transformers}
 
 
 class Batcher:
-    """Merges the texts of requests that wait into batches, computed one after the other in a thread of their own."""
+    """Merges the texts of waiting requests into batches, which are computed in turn in a separate thread."""
 
     def __init__(self, encode, max_batch):
         self.encode, self.max_batch = encode, max_batch
@@ -62,14 +62,14 @@ class Batcher:
         self.thread = concurrent.futures.ThreadPoolExecutor(1)
 
     async def __call__(self, texts):
-        """The vectors of one request's texts."""
+        """Returns the vectors of one request's texts."""
         answer = asyncio.get_running_loop().create_future()
         self.waiting.append((texts, answer))
         self.arrived.set()
         return await answer
 
     def take(self):
-        """The requests of the next batch: at least one, and no more than fit."""
+        """Returns the requests of the next batch: at least one, and no more than fit."""
         count = texts = 0
         for request, _ in self.waiting:
             if count and texts + len(request) > self.max_batch:
@@ -118,13 +118,13 @@ async def answer_connection(reader, writer, batcher):
 
 
 def resident_mib():
-    """The memory that the process holds, in MiB."""
+    """Returns the resident memory of the process, in MiB."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def serve(requests, setup):
-    """Loads the model, warms it up where that is asked for, and answers on a free port and over the pipes."""
+    """Loads the model, warms it up if requested, and answers on a free port and over the pipes."""
     start = time.perf_counter()
     encode, packages = ENGINES[setup["engine"]](setup)
     loaded = time.perf_counter()

@@ -17,12 +17,12 @@ LEARNING_RATE = 2e-5
 
 
 def embedder(setup, dtype):
-    """The embedder, cut at the sequence length that the other side uses."""
+    """Returns the embedder, with the sequence length of the other side."""
     return tx.models.TextEmbedder.from_preset(setup["weights"], sequence_length=setup["sequence_length"], dtype=dtype)
 
 
 def encoder(setup, requests):
-    """Answers requests to encode texts: in float32, in mixed_bfloat16, by KerasHub's own `predict`, by engines."""
+    """Answers requests to encode texts: in float32, in mixed_bfloat16, with KerasHub's `predict`, with engines."""
     made = {dtype: embedder(setup, dtype).encode for dtype in ("float32", "mixed_bfloat16")}
     sizes = {}
     if setup.get("engines"):
@@ -45,13 +45,13 @@ def encoder(setup, requests):
 
 
 def by_keras_hub(setup):
-    """KerasHub's own embedder as a function of texts."""
+    """Returns KerasHub's own embedder as a function of texts."""
     model = keras_hub.models.TextEmbedder.from_preset(setup["weights"])
     return lambda texts, batch_size: model.predict(texts, batch_size=batch_size, verbose=0)
 
 
 def engines(setup, folder, sizes):
-    """Other ways to compute the vectors: dict of name to function of texts; puts the megabytes of each into `sizes`."""
+    """Returns other ways to compute vectors, a dict of name to function of texts; stores their megabytes in `sizes`."""
     made = {}
     for dtype in ("float32", "int8"):
         model = embedder(setup, "float32")
@@ -78,7 +78,7 @@ def engines(setup, folder, sizes):
 
 
 def by_onnx_runtime(folder, threads):
-    """The vectors by ONNX Runtime, the ids by Hugging Face's `tokenizers`, in batches of like length."""
+    """Vectors from ONNX Runtime, ids from Hugging Face's `tokenizers`, in batches of similar lengths."""
     import onnxruntime
     import tokenizers
 
@@ -103,14 +103,14 @@ def by_onnx_runtime(folder, threads):
 
 
 def megabytes(*files):
-    """The size of files."""
+    """Returns the size of files in megabytes."""
     return round(sum(file.stat().st_size for file in files) / 1e6, 1)
 
 
 class Slices(keras.callbacks.Callback):
-    """Holds `fit` until a slice is asked for, and answers when its batches are through.
+    """Pauses `fit` until a slice is requested, and answers when its batches are done.
 
-    What is measured is one ordinary `fit`: between two slices it stands still before a batch.
+    This measures one ordinary `fit`, which pauses before a batch between two slices.
     """
 
     def __init__(self, requests, batch_size, warmup, facts):
@@ -140,7 +140,7 @@ class Slices(keras.callbacks.Callback):
 
 
 def classifier(setup):
-    """A linear head on the pooled output; `data.batches` as it comes."""
+    """A linear head on the pooled output; `data.batches` with its defaults."""
     rows = shuffled_rows(read_tsv(setup["train"]), setup["batch_size"], 0)
     names = sorted({row["label"] for row in rows})
     model = tx.models.TextClassifier.from_preset(
@@ -176,7 +176,7 @@ def triplets(setup):
 
 
 def equal(setup):
-    """In-batch softmax on one and the same batch of pairs, tokenised before the clock starts."""
+    """In-batch softmax on a single batch of pairs, tokenized before the clock starts."""
     towers = embedder(setup, setup["dtype"])
     first, second = setup["columns"]
     dataset = tx.data.pairs(
@@ -190,7 +190,7 @@ def equal(setup):
 
 
 def rerank(setup):
-    """LambdaLoss on one and the same batch of lists, its ids kept."""
+    """LambdaLoss on a single batch of lists with cached ids."""
     model = tx.models.Reranker.from_preset(
         setup["weights"],
         dropout=0.1,
@@ -207,7 +207,7 @@ def rerank(setup):
 
 
 def places_per_real(batches, count):
-    """Places in the batches for each real token; all layers but the attention compute real tokens only."""
+    """Returns the positions in the batches per real token; all layers except attention compute only real tokens."""
     computed = real = 0
     for x, *_ in batches.take(count):
         computed += int(tf.size(x["padding_mask"]))
@@ -216,7 +216,7 @@ def places_per_real(batches, count):
 
 
 def above_frozen(model, batches):
-    """The part above the frozen layers, its batches, and what filling the cache took."""
+    """Returns the part above the frozen layers, its batches, and the seconds to fill the cache."""
     short = tx.freezing.AboveFrozen(model, progress=False)
     start = time.perf_counter()
     stored = short.cached(batches)
@@ -244,7 +244,7 @@ def trainer(setup, requests):
 
 
 def quality(setup, requests):
-    """Answers requests to train from the start with CoSENT, in a given order or by length, and to score the test."""
+    """Answers requests to train from scratch with CoSENT, in a given order or by length, and to score the test rows."""
     train, test = (
         [{**row, "score": float(row["score"])} for row in read_tsv(setup[name])] for name in ("train", "test")
     )
@@ -306,7 +306,7 @@ def large_batch(setup, requests):
 
 
 def versions():
-    """The versions that the figures depend on."""
+    """Returns the versions that affect the figures."""
     names = ("tensorflow", "keras", "keras-hub", "tensorflow-text", "numpy")
     return {**{name: importlib.metadata.version(name) for name in names}, "tfxfer": tx.__version__}
 

@@ -21,7 +21,7 @@ TRIPLET = ("anchor", "positive", "negative")
 
 
 def load(setup):
-    """The model, cut at the sequence length that the other side uses; for a reranker a cross-encoder of one output."""
+    """Returns the model, with the other side's sequence length; for a reranker, a cross-encoder with one output."""
     if setup.get("task") == "rerank":
         return CrossEncoder(setup["weights"], num_labels=1, max_length=setup["sequence_length"], device="cpu")
     model = SentenceTransformer(setup["weights"], device="cpu")
@@ -30,7 +30,7 @@ def load(setup):
 
 
 def precision(name):
-    """A context for one step or call: autocast to bfloat16, or nothing."""
+    """Returns a context for one step or call: autocast to bfloat16, or nothing."""
     if name == "autocast":
         return torch.autocast("cpu", dtype=torch.bfloat16)
     return contextlib.nullcontext()
@@ -56,7 +56,7 @@ def encoder(setup):
 
 
 def shuffled_batches(rows, batch_size):
-    """Endless epochs of batches in random order, as a `DataLoader` with a random sampler gives them."""
+    """Yields endless epochs of batches in random order, like a `DataLoader` with a random sampler."""
     order = random.Random(0)
     while True:
         epoch = list(rows)
@@ -66,7 +66,7 @@ def shuffled_batches(rows, batch_size):
 
 
 class Counter:
-    """Tokens that the model computes, and those of them that are none of padding."""
+    """Counts the tokens that the model computes, and those of them that are not padding."""
 
     def __init__(self, model):
         self.model, self.computed, self.real = model, 0, 0
@@ -80,7 +80,7 @@ class Counter:
 
 
 def classifier_steps(setup, model, counter):
-    """A linear head on the pooled output; the batch padded to its longest row."""
+    """A linear head on the pooled output; each batch padded to its longest row."""
     rows = shuffled_rows(read_tsv(setup["train"]), setup["batch_size"], 0)
     names = sorted({row["label"] for row in rows})
     ids = {name: index for index, name in enumerate(names)}
@@ -131,7 +131,7 @@ def triplet_steps(setup, model, counter):
 
 
 def equal_steps(setup, model, counter):
-    """In-batch softmax on one and the same batch of pairs, tokenised before the clock starts."""
+    """In-batch softmax on a single batch of pairs, tokenized before the clock starts."""
     columns = [counter.preprocess(column) for column in setup["columns"]]
     lengths = {tuple(features["input_ids"].shape) for features in columns}
     if lengths != {(len(setup["columns"][0]), setup["length"])}:
@@ -148,7 +148,7 @@ def equal_steps(setup, model, counter):
 
 
 def rerank_steps(setup, model, counter):
-    """LambdaLoss on one and the same batch of lists, which its class tokenizes in each step."""
+    """LambdaLoss on a single batch of lists, which its class tokenizes in each step."""
     rows = setup["rows"]
     inputs = [[row["query"] for row in rows], [row["documents"] for row in rows]]
     labels = [torch.tensor(row["grades"], dtype=torch.float32) for row in rows]
@@ -167,7 +167,7 @@ def rerank_steps(setup, model, counter):
 
 
 def freeze(model, below):
-    """Freezes the embeddings and the blocks below a number; there is a pooler, which nothing here uses."""
+    """Freezes the embeddings and the blocks below a number; the model has a pooler, which is unused here."""
     encoder = model[0].auto_model
     for part in (encoder.embeddings, *encoder.encoder.layer[:below]):
         part.requires_grad_(False)
@@ -204,7 +204,7 @@ def trainer(setup):
 
 
 def quality(setup):
-    """Answers requests to train from the start with CoSENT in a given order, and to score the test rows."""
+    """Answers requests to train from scratch with CoSENT in a given order, and to score the test rows."""
     train, test = read_tsv(setup["train"]), read_tsv(setup["test"])
     columns = ("sentence1", "sentence2")
 

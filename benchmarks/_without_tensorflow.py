@@ -1,9 +1,9 @@
-"""Makes `import tfxfer` possible on a machine without TensorFlow, for the parts that compute with Keras alone.
+"""Makes `import tfxfer` possible on a machine without TensorFlow, for the parts that compute only with Keras.
 
-TensorFlow tokenizes, feeds and exports; encoders, losses and steps of training are `keras.ops` and run on JAX. The
-package imports TensorFlow at its top all the same. `install` puts names in the place of `tensorflow` and
-`tensorflow_text`, just enough for those imports: classes without content, decorators that change nothing. What needs
-TensorFlow fails as soon as it is used. Keras and KerasHub are asked first, and go on without TensorFlow.
+TensorFlow tokenizes, loads data and exports; encoders, losses and training steps use `keras.ops` and run on JAX. The
+package nevertheless imports TensorFlow at the top. `install` replaces `tensorflow` and `tensorflow_text` with stubs
+that are just enough for those imports: empty classes, decorators that change nothing. Anything that needs TensorFlow
+fails as soon as it is used. Keras and KerasHub are imported first, and work without TensorFlow.
 """
 
 import importlib.abc
@@ -16,23 +16,23 @@ _NAMES = ("tensorflow", "tensorflow_text")
 
 
 def install():
-    """Puts the names in place where TensorFlow is not installed; returns whether it did."""
+    """Installs the stubs if TensorFlow is not installed; returns whether it did."""
     if "tensorflow" in sys.modules or importlib.util.find_spec("tensorflow") is not None:
         return False
     import keras
-    import keras_hub  # noqa: F401 - looks for TensorFlow at its import
+    import keras_hub  # noqa: F401 - looks for TensorFlow on import
     from keras.src.utils import module_utils
 
     if keras.config.backend() == "tensorflow":
         raise ImportError("TensorFlow is not installed. Set KERAS_BACKEND=jax.")
     if module_utils.tensorflow.available:
-        raise ImportError("Expected no TensorFlow, got one that Keras finds")
+        raise ImportError("Expected no TensorFlow, but Keras finds one")
     sys.meta_path.append(_Finder())
     return True
 
 
 class _Name:
-    """Any attribute of the missing modules: called as a decorator it changes nothing, otherwise it is a name again."""
+    """Any attribute of the missing modules: as a decorator it changes nothing, otherwise it returns another name."""
 
     def __init__(self, path):
         self._path = path
@@ -63,7 +63,7 @@ class _Module(types.ModuleType):
 
 
 def _attribute(path):
-    """A class for a name with a capital letter, so that it has subclasses and instances are asked for; else a name."""
+    """Returns a class for a capitalized name, which allows subclasses and `isinstance`; else a `_Name`."""
     name = path.rpartition(".")[2]
     if name[:1].isupper():
         return _CLASSES.setdefault(path, type(name, (), {"__init__": _take, "__module__": path.rpartition(".")[0]}))
@@ -71,7 +71,7 @@ def _attribute(path):
 
 
 def _take(self, *args, **kwargs):
-    """Takes any arguments: some are made while the package is imported."""
+    """Accepts any arguments: some classes are instantiated while the package is imported."""
 
 
 _CLASSES = {}

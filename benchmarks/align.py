@@ -1,16 +1,16 @@
-"""What it costs to search an old index with a new embedder through a map.
+"""The recall lost by searching an old index with a new embedder through a map.
 
     python benchmarks/align.py --data ../shared/data
 
 The old embedder is all-MiniLM-L6-v2. The new one is its first five blocks, fine-tuned for an epoch on 2,000 caption
-pairs. 680 test captions look for their other caption among 3,000 captions. The map (`search.align`) is fitted on the
+pairs. 680 test captions search for their other caption among 3,000 captions. The map (`search.align`) is fitted on the
 captions of the index, without the held-out ones for its scores. Results go to `results/align.json`.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -49,7 +49,7 @@ def main():
     arguments = parser.parse_args()
     start = time.process_time()
     parts = {name: tx.data.read(arguments.data / "caption_pairs" / f"{name}.tsv") for name in ("train", "test")}
-    # The pairs that are trained on are none of those in the index.
+    # The training pairs are not in the index.
     others = parts["train"]["positive"][TRAINED:]
     corpus = list(dict.fromkeys([*parts["test"]["positive"], *others]))[:DOCUMENTS]
     places = {text: place for place, text in enumerate(corpus)}

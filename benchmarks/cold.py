@@ -1,16 +1,16 @@
-"""A cold start: import, load, the first vector, the first step of training, in a process that has done nothing yet.
+"""A cold start: import, load, the first vector and the first training step, in a fresh process.
 
-Each round starts a process for either side, in turn, and ends it again; the first round is not counted, as it reads the
-files from the disk. tfxfer traces its graphs in the first call of each kind; sentence-transformers on PyTorch has none.
-Seconds are by the clock and of the processor: on a machine with other work the latter are the steadier ones. One thread
-each, as tracing has no more: on a busy machine two of PyTorch's wait for one another, and use up to eight times the
-processor seconds of one.
+Each round starts and ends a process for each side, in turn; the first round is not counted, because it reads the files
+from the disk. tfxfer traces its graphs in the first call of each kind; sentence-transformers on PyTorch has no graphs.
+Seconds are wall and CPU seconds: on a machine with other work, the latter vary less. Each side uses one thread, as
+tracing does: on a busy machine, two PyTorch threads wait for each other, and use up to eight times the CPU seconds of
+one.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -25,7 +25,7 @@ QUESTIONS = _harness.ROOT / "examples" / "data" / "support_questions" / "train.t
 
 
 def measure(sides, setup, rounds):
-    """Returns a worker of each side, and for each side what each of its processes took."""
+    """Returns a worker of each side, and for each side the times of each of its processes."""
     workers, found = {}, {name: [] for name in sides}
     for turn in range(rounds + 1):
         for name in list(sides)[:: 1 if turn % 2 else -1]:

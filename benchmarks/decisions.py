@@ -1,27 +1,26 @@
-"""How well a classifier knows what it should not answer, how sure it should be, and what its sets cover.
+"""Decisions of a classifier: out-of-scope rejection, calibration, and the coverage of conformal sets.
 
     python benchmarks/decisions.py --data ../shared/data
 
-Three parts, each over three seeds, on all-MiniLM-L6-v2; nothing is chosen by test rows.
+Three parts, each over three seeds, on all-MiniLM-L6-v2; no choice uses test rows.
 
 - `methods`: AUROC of each method of `decisions.Rejection` on *dev* rows of four settings, with a probe on frozen
   features: Banking77 without 10 of its intents, against these; the same against questions of another data set;
   garment classes of clothing reviews without 4 of them, against these; the same against remarks of Reddit users.
-- `outside`: Banking77 without 10 intents on *test* rows, by the probe and by a model fine-tuned on 20 texts of each
-  other intent: AUROC, false positives where 95 % of the rows in scope are accepted, and, at the threshold that
-  accepts 95 % of the dev rows in scope, the share of rows that are answered, of answers that are right, and of rows
-  from outside that are accepted.
+- `outside`: Banking77 without 10 intents on *test* rows, with the probe and with a model fine-tuned on 20 texts of each
+  other intent: AUROC, false positives when 95 % of the in-scope rows are accepted, and, at the threshold that accepts
+  95 % of the in-scope dev rows, the share of answered rows, of correct answers, and of accepted out-of-scope rows.
 - `sets` and `scaling`: coverage and size of conformal sets of coverage 0.9, and expected calibration error before and
-  after scaling, on the rows in scope of the same test sets.
+  after scaling, on the in-scope rows of the same test sets.
 
-A tenth of the training rows is left out of training, for the scaling; thresholds and sets are fitted on dev rows.
-Frozen features are encoded once and kept in `--cache`. Results go to `results/decisions.json`.
+A tenth of the training rows is held out for the scaling; thresholds and sets are fitted on dev rows. Frozen features
+are encoded once and cached in `--cache`. Results go to `results/decisions.json`.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -55,12 +54,12 @@ ROWS_A_CLASS, EPOCHS, LENGTH, OTHERS = 20, 3, 48, 1000
 
 
 def embedder_of(model):
-    """The vectors that a model's head reads."""
+    """Returns the embedder whose vectors a model's head reads."""
     return tx.models.TextEmbedder(model.backbone, model.preprocessor, pooling=model.pooling, normalize=False)
 
 
 class Frozen:
-    """Features of the frozen encoder, kept on disk."""
+    """Features of the frozen encoder, cached on disk."""
 
     def __init__(self, path):
         self.path = path
@@ -68,7 +67,7 @@ class Frozen:
         self._embedder = None
 
     def __call__(self, name, texts):
-        """The features of the texts of a name."""
+        """Returns the features of texts, cached under a name."""
         if name not in self.known:
             if self._embedder is None:
                 model = tx.models.TextClassifier.from_preset(PRESET, labels=["a", "b"], sequence_length=LENGTH)
@@ -82,35 +81,35 @@ class Frozen:
 
 
 def false_positives(inside, outside, rate=0.95):
-    """The share of rows from outside that are accepted where this share of the others is."""
+    """Returns the share of out-of-scope rows accepted when `rate` of the in-scope rows are."""
     threshold = np.sort(inside)[::-1][int(np.ceil(rate * len(inside) - 1e-9)) - 1]
     return float((outside >= threshold).mean())
 
 
 def auroc(inside, outside):
-    """The probability that a row in scope has a larger score than one from outside."""
+    """Returns the probability that an in-scope row has a larger score than an out-of-scope row."""
     kinds = np.repeat([1, 0], [len(inside), len(outside)])
     return float(sklearn.metrics.roc_auc_score(kinds, np.concatenate([inside, outside])))
 
 
 def tenth(count, seed):
-    """Splits rows into nine tenths and one."""
+    """Splits rows into nine tenths and one tenth."""
     order = np.random.default_rng(seed).permutation(count)
     return np.sort(order[count // 10 :]), np.sort(order[: count // 10])
 
 
 def split_classes(names, held_out, seed):
-    """Returns the labels in scope and those outside."""
+    """Returns the in-scope and out-of-scope labels."""
     outside = set(random.Random(seed).sample(sorted(names), held_out))
     return sorted(set(names) - outside), outside
 
 
 class Task:
-    """Rows of a data set, some of whose classes are held out.
+    """Rows of a data set with some classes held out.
 
     Args:
         rows: dict of part to (features, names).
-        held_out: int. The number of classes that are held out.
+        held_out: int. The number of held-out classes.
         seed: int.
     """
 
@@ -128,7 +127,7 @@ class Task:
             self.rows_inside[part], self.rows_outside[part] = np.flatnonzero(known), np.flatnonzero(~known)
 
     def probe(self):
-        """The function from features to logits that `freezing.probe` fits on nine tenths of the training rows."""
+        """Returns the function from features to logits of `freezing.probe` on nine tenths of the training rows."""
         if self._probe is None:
             features, targets = self.inside["train"]
             most, _ = tenth(len(targets), 0)
@@ -138,7 +137,7 @@ class Task:
 
 
 def fitted(method, scaled, dev, train):
-    """A rejection that accepts 95 % of the dev rows."""
+    """Returns a rejection that accepts 95 % of the dev rows."""
     rejection = Rejection(method)
     own = {"features": dev[0], "train": train} if rejection.needs_features else {}
     return rejection.fit(scaled, dev[1], **own)
@@ -150,7 +149,7 @@ def scores_of(rejection, logits, features):
 
 
 def methods_on_dev(settings):
-    """AUROC of each method, by setting: a dict of name to list over seeds."""
+    """Returns the AUROC of each method by setting: a dict of name to list over seeds."""
     found = {}
     for name, task, others in settings:
         features, targets = task.inside["train"]
@@ -171,7 +170,7 @@ def methods_on_dev(settings):
 
 
 def measured(kind, seed, run, parts, outside, train):
-    """What is measured of one model on test rows: three lists of dicts."""
+    """Measures one model on test rows; returns three lists of dicts."""
     plain = {part: run(features) for part, (features, _) in parts.items()}
     scaling = Scaling().fit(plain["rest"], parts["rest"][1])
     vector = Scaling("vector").fit(plain["rest"], parts["rest"][1])
@@ -202,7 +201,7 @@ def measured(kind, seed, run, parts, outside, train):
     for name, asked in SETS.items():
         sets = ConformalSets(**asked.settings())
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of classes with few rows
+            warnings.simplefilter("ignore")  # about classes with few rows
             sets.fit(softmax(scaled["dev"]), parts["dev"][1])
         members = keras.ops.convert_to_numpy(sets.members(softmax(scaled["test"])))
         held = members[np.arange(len(members)), test[1]]
@@ -233,7 +232,7 @@ def measured(kind, seed, run, parts, outside, train):
 
 
 def tuned(texts, task, seed):
-    """Fine-tunes the encoder; returns the function from features to logits, and that from texts to features."""
+    """Fine-tunes the encoder; returns the functions from features to logits and from texts to features."""
     keras.utils.set_random_seed(seed)
     rows, targets = task.rows_inside["train"], task.inside["train"][1]
     most, rest = tenth(len(targets), 0)
@@ -261,7 +260,7 @@ def tuned(texts, task, seed):
 
 
 def means(rows, keys):
-    """Means over seeds, with the deviation of each, by the keys."""
+    """Returns means over seeds, with the standard deviation of each, by the keys."""
     found = {}
     for row in rows:
         found.setdefault(tuple(row[key] for key in keys), []).append(row)
@@ -275,7 +274,7 @@ def means(rows, keys):
 
 
 def shown(rows, keys):
-    """A table of means as text."""
+    """Formats a table of means."""
     numbers = [key for key in rows[0] if key not in keys and key != "deviation"]
     lines = ["".join(f"{key:>19}" for key in (*keys, *numbers))]
     for row in rows:

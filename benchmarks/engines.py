@@ -1,16 +1,16 @@
-"""Ways to compute the vectors of texts on a processor: speed, size, quality, and whether a batch changes a text's bits.
+"""Ways to compute the vectors of texts on a CPU: speed, size, quality, and whether the batch changes a text's bits.
 
     python benchmarks/engines.py --data ../shared/data --torch-python .venv-bench/bin/python
 
-All on the weights of all-MiniLM-L6-v2, from strings to vectors, but for ONNX Runtime, which gets its ids from Hugging
-Face's `tokenizers`, and the static student, whose vectors are others. Quality: Spearman's correlation on the STS
+All use the weights of all-MiniLM-L6-v2, from strings to vectors, except ONNX Runtime, which gets its ids from Hugging
+Face's `tokenizers`, and the static student, whose vectors differ. Quality: Spearman's correlation on the STS
 benchmark's test split, and the lowest cosine to the model's own vectors of its first 256 sentences.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -38,7 +38,7 @@ SIDES = {
 
 
 def quality(worker, variant, sentences, scores, folder):
-    """Spearman's correlation on pairs of sentences, vectors of some of them, and rows whose bits a batch changes."""
+    """Returns Spearman's correlation on sentence pairs, some vectors, and the rows whose bits the batch changes."""
 
     def vectors(texts, batch_size=None):
         path = f"{folder}/vectors.npy"
@@ -57,7 +57,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder of the data sets")
     parser.add_argument("--torch-python", required=True, help="interpreter with torch and sentence-transformers")
-    parser.add_argument("--slice", type=int, default=256, help="texts of one call")
+    parser.add_argument("--slice", type=int, default=256, help="texts per call")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=32)
     arguments = parser.parse_args()
@@ -82,7 +82,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for name, (stack, variant) in SIDES.items():
             if name == BASELINE:
-                continue  # its vectors are the model's own to rounding: `encode.py` compares them
+                continue  # its vectors equal the model's own up to rounding: `encode.py` compares them
             vectors, found[name] = quality(workers[stack], variant, sentences, scores, folder)
             reference = vectors if reference is None else reference
             if vectors.shape == reference.shape:

@@ -1,17 +1,17 @@
-"""Whether explanations find what an answer rests on: words planted into real texts give the label away.
+"""Whether explanations find the cause of an answer: words planted in real texts determine the label.
 
     python benchmarks/explain.py --data ../shared/data
 
-Into each text of Banking77 one of two words is set at a random place, and the label says which. A classifier on
-all-MiniLM-L6-v2 learns it from `--train` rows: as a probe on the frozen encoder, and fine-tuned. What is measured on
-`--rows` test rows that it gets right:
+One of two words is inserted into each text of Banking77 at a random position, and the label is that word. A classifier
+on all-MiniLM-L6-v2 learns it from `--train` rows: as a probe on the frozen encoder, and fine-tuned. Measured on
+`--rows` test rows that it classifies correctly:
 
-| column | what it is |
+| column | meaning |
 |---|---|
-| first | share of rows where the planted word has the largest value of all words |
+| first | share of rows in which the planted word has the largest value of all words |
 | error | the worst and the mean error of the integral, as a share of the sum of absolute values |
 | agreement | mean rank correlation of integrated gradients and erasure |
-| erasure first | share of rows where the score falls most without the planted word |
+| erasure first | share of rows in which the score falls most without the planted word |
 
 by baseline, and by the number of steps. The last row is the sanity check of Adebayo et al. (2018): the same rows
 explained by a model whose encoder has random weights. Results go to `results/explain.json`.
@@ -20,7 +20,7 @@ explained by a model whose encoder has random weights. Results go to `results/ex
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -47,7 +47,7 @@ LENGTH = 48
 
 
 def planted(texts, seed):
-    """Returns texts with a word set into each, and the labels that it gives away."""
+    """Returns texts with a word inserted into each, and the labels that it determines."""
     draw = random.Random(seed)
     labels = [draw.choice(sorted(PLANTED)) for _ in texts]
     found = []
@@ -71,7 +71,7 @@ def trained(texts, labels, *, frozen):
 
 
 def found_first(explanations, labels, value):
-    """The share of rows whose planted word has the largest value."""
+    """Returns the share of rows whose planted word has the largest value."""
     hits = []
     for each, label in zip(explanations, labels, strict=True):
         best = max(each.words, key=value)
@@ -80,7 +80,7 @@ def found_first(explanations, labels, value):
 
 
 def measured(explanations, labels):
-    """The numbers of the table for some explanations."""
+    """Returns the numbers of the table for some explanations."""
     off = [each.error / max(sum(abs(token.value) for token in each.tokens), 1e-3) for each in explanations]
     row = {
         "first": found_first(explanations, labels, lambda word: word.value),

@@ -1,16 +1,16 @@
-"""Exports: what small weights save, cost and change, and whether memory stays flat over new words.
+"""Exports: savings, cost and accuracy of small weights, and whether memory stays flat over new words.
 
 Dtypes: one embedder exported in float32, bfloat16 and int8. Bytes on disk; cosine of its vectors to the model's own on
 the texts of STS-B's test rows; milliseconds of a call with 1, 8 and 32 of them, in turn, the median over rounds.
 
-Memory: an export with a byte-level BPE tokenizer answers texts of words that were never seen before, in a process with
-TensorFlow and TF Text alone; resident bytes after each 10,000 words. The same for the tokenizer outside of an export.
+Memory: an export with a byte-level BPE tokenizer answers texts of words never seen before, in a process with only
+TensorFlow and TF Text; resident bytes after each 10,000 words. The same for the tokenizer outside an export.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -46,7 +46,7 @@ GROWTH = """
     found = []
     for start in range(0, words + 20_000, texts * per_text):
         numbers = range(start, start + texts * per_text)
-        # Letters that no merge joins alike: each word is new, and none is longer than another.
+        # Varying letters, so that merges differ: each word is new, and no word is longer than another.
         made = ["".join(chr(97 + (n * 7919 + 104729) // 26**i % 26) for i in range(8)) + str(n) for n in numbers]
         batch = tf.constant([" ".join(made[i : i + per_text]) for i in range(0, len(made), per_text)])
         run(batch) if len(sys.argv) > 3 else run(text=batch)
@@ -57,7 +57,7 @@ GROWTH = """
 
 
 def resident_bytes(path, *more):
-    """Resident bytes after each 10,000 new words, the first 20,000 left out as warm-up."""
+    """Returns resident bytes after each 10,000 new words, without the first 20,000, which are warm-up."""
     root = str(pathlib.Path(__file__).resolve().parent.parent)
     program = [sys.executable, "-c", textwrap.dedent(GROWTH), str(path), str(WORDS), *more]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": root if more else ""}
@@ -66,7 +66,7 @@ def resident_bytes(path, *more):
 
 
 def size_of(path):
-    """Bytes of a folder's files."""
+    """Returns the bytes of a folder's files."""
     return sum(file.stat().st_size for file in pathlib.Path(path).rglob("*") if file.is_file())
 
 

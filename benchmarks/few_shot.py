@@ -1,20 +1,20 @@
-"""Classifiers from a few rows a class, in the four ways of `models.few_shot`, over several draws of rows.
+"""Classifiers from a few rows per class, in the four ways of `models.few_shot`, over several draws of rows.
 
     python benchmarks/few_shot.py --data ../shared/data
 
-Banking77 (77 classes), all-MiniLM-L6-v2, `--size` rows of each class of the training split, the accuracy on the whole
-test split. `setfit` is the published way: pairs of texts, cosines of 1 and 0, one epoch in batches of 16 at 2e-5, then
-a logistic regression (Tunstall et al., 2022, https://arxiv.org/abs/2209.11055). `--pairs` is the number of pairs of
-each kind for each text, 20 in the paper. Nothing was chosen by the test split: to compare settings, pass `--split dev`.
+Banking77 (77 classes), all-MiniLM-L6-v2, `--size` rows of each class of the training split, accuracy on the whole test
+split. `setfit` is the published method: pairs of texts, cosines of 1 and 0, one epoch in batches of 16 at 2e-5, then a
+logistic regression (Tunstall et al., 2022, https://arxiv.org/abs/2209.11055). `--pairs` is the number of pairs of each
+kind for each text, 20 in the paper. No choice used the test split: to compare settings, pass `--split dev`.
 
-Results go to `results/few_shot.json` cell by cell; what is there already is not computed again. A cell holds the way,
-draw, size, pairs and split, the accuracy and the seconds.
+Results go to `results/few_shot.json` cell by cell; existing cells are not computed again. A cell holds the way, draw,
+size, pairs and split, the accuracy and the seconds.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -36,7 +36,7 @@ WAYS = ("probe", "probe_then_finetune", "lora", "setfit")
 
 
 def drawn(rows, size, draw):
-    """`size` rows of each class, in random order."""
+    """Returns `size` rows of each class, in random order."""
     rows = random.Random(draw).sample(rows, len(rows))
     counts, taken = {}, []
     for row in rows:
@@ -47,7 +47,7 @@ def drawn(rows, size, draw):
 
 
 def score(way, train, test, draw, pairs):
-    """Trains one model; returns its accuracy and what is to be noted."""
+    """Trains one model; returns its accuracy and notes."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(draw)
     start = time.perf_counter()
@@ -60,7 +60,7 @@ def score(way, train, test, draw, pairs):
 
 
 def table(cells):
-    """Means and deviations as lines of text."""
+    """Formats means and standard deviations as lines of text."""
     lines = [f"{'way':22}{'pairs':>6}{'split':>7}{'draws':>7}{'accuracy':>10}{'deviation':>11}"]
     for key in sorted({(cell["way"], cell["pairs"] or 0, cell["split"], cell["size"]) for cell in cells}):
         names = ("way", "pairs", "split", "size")

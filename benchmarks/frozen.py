@@ -1,18 +1,18 @@
-"""Freezing that pays: an epoch of Banking77 with frozen layers, their output computed anew or kept.
+"""Savings from freezing: an epoch of Banking77 with frozen layers, their output recomputed or cached.
 
-MiniLM (6 blocks) with a linear head, batch 32, AdamW, dropout on (in frozen layers off, but in PyTorch): full
+MiniLM (6 blocks) with a linear head, batch 32, AdamW, dropout on (off in frozen layers, except in PyTorch): full
 fine-tuning; embeddings and 4 of 6 blocks frozen; the whole encoder frozen; the latter two without and with
-`freezing.AboveFrozen`; beside them sentence-transformers' model in a PyTorch loop with the same layers frozen
+`freezing.AboveFrozen`; and sentence-transformers' model in a PyTorch loop with the same layers frozen
 (`requires_grad_(False)`).
 
-What to expect by the floating-point operations: a block costs one part forward and two backward. Full: 6 x 3 = 18.
-4 of 6 frozen: 6 forward and 2 x 2 backward, 10 of 18 = 0.56. With what they give kept: 2 x 3, 6 of 18 = 0.33.
+Expected from the floating-point operations: a block costs one part forward and two backward. Full: 6 x 3 = 18. 4 of 6
+frozen: 6 forward and 2 x 2 backward, 10 of 18 = 0.56. With the frozen output cached: 2 x 3, 6 of 18 = 0.33.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks.encode import weights_folder
 
 WINDOW = 50
 BASELINE = "tfxfer, all"
-# Name: script, blocks frozen beside the embeddings, whether their output is kept.
+# Name: script, blocks frozen in addition to the embeddings, whether their output is cached.
 SIDES = {
     BASELINE: ("keras", None, False),
     "tfxfer, 4 of 6 frozen": ("keras", 4, False),
@@ -63,7 +63,7 @@ def main():
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with banking77/")
     parser.add_argument("--torch-python", required=True, help="interpreter with torch and sentence-transformers")
     parser.add_argument("--windows", type=int, default=3, help=f"windows of {WINDOW} batches")
-    parser.add_argument("--batches", type=int, default=10, help="batches of one slice")
+    parser.add_argument("--batches", type=int, default=10, help="batches per slice")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
     parser.add_argument("--dry-run", action="store_true", help="write no JSON")
@@ -76,7 +76,7 @@ def main():
     names = [BASELINE, *(name for name in arguments.sides if name != BASELINE)]
     workers = {name: start(name, arguments) for name in names}
     group = WINDOW // arguments.batches
-    # Where a batch takes a millisecond, a slice is an epoch, what happens once an epoch included.
+    # If a batch takes a millisecond, a slice is an epoch, including the work that happens once per epoch.
     sizes = {name: epoch if name == WHOLE else arguments.batches for name in names}
     answers = _harness.alternate(workers, lambda turn, name: {"batches": sizes[name]}, arguments.windows * group)
     for worker in workers.values():

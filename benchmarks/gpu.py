@@ -1,29 +1,29 @@
-"""On a GPU: encoding and training by Keras's JAX backend against sentence-transformers on PyTorch, on one card.
+"""On a GPU: encoding and training with Keras's JAX backend against sentence-transformers on PyTorch, on one card.
 
-encode: vectors of 16,384 short texts a second, out of ready token ids: copies to the card and back are inside, the
-    tokenizer is outside on both sides. Rows go by length. tfxfer pads a batch to one of nine lengths, so that XLA
-    compiles a handful of shapes, which are counted; sentence-transformers pads to the longest row.
-pairs: a step of in-batch softmax (multiple negatives ranking) on pairs of texts, 32 tokens each with their padding.
-classes: a step of a classifier with a linear head on mean pooling, 32 tokens a text.
-memory: a step of in-batch softmax on 4,096 pairs in one pass and in chunks: the most that the card held.
-vectors: the same weights and ids on the card and on a processor.
+encode: vectors per second for 16,384 short texts, from token ids: copies to the card and back are timed, the tokenizer
+    is not, on both sides. Rows are sorted by length. tfxfer pads a batch to one of nine lengths, so that XLA compiles
+    a handful of shapes, which are counted; sentence-transformers pads to the longest row.
+pairs: a step of in-batch softmax (multiple negatives ranking) on pairs of texts, 32 tokens each including padding.
+classes: a step of a classifier with a linear head on mean pooling, 32 tokens per text.
+memory: a step of in-batch softmax on 4,096 pairs in one pass and in chunks: the peak memory of the card.
+vectors: the same weights and ids on the card and on a CPU.
 
 The encoders have the sizes of MiniLM (all-MiniLM-L6-v2) and BERT-base with random weights, the same on both sides.
 float32 means TensorFloat-32 in matrix products on both sides, JAX's default; bfloat16 is `mixed_bfloat16` against
 bfloat16 weights (encode) and autocast (training). AdamW, PyTorch's fused one; dropout on.
 
-Two steps, as the token ids come from TensorFlow, which the machine with the card need not have:
+Two steps, because the token ids come from TensorFlow, which the machine with the card does not need:
 
     python benchmarks/gpu.py --make-rows rows.npz --data DIR --vectors
     python benchmarks/gpu.py --rows rows.npz --torch-python .venv-bench/bin/python
 
-Without a GPU the second step runs on the processor, where its figures mean nothing; `--sizes tiny` makes that short.
+Without a GPU, the second step runs on the CPU, where its figures mean nothing; `--sizes tiny` makes that short.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -45,7 +45,7 @@ TEXTS = 16384
 
 
 def make_rows(arguments):
-    """Writes the token ids of the data sets by tfxfer's own tokenizer, and vectors of the first rows in float32."""
+    """Writes the data sets' token ids from tfxfer's own tokenizer, and float32 vectors of the first rows."""
     import tfxfer as tx
     from benchmarks.encode import weights_folder
 
@@ -77,11 +77,11 @@ def make_rows(arguments):
         for size in arguments.sizes[:1]:
             rows[f"vectors_{size}"] = processor_vectors(size, rows["ids"][:CHECKED])
     _gpu_rows.write_rows(arguments.make_rows, rows)
-    print(f"written: {arguments.make_rows}, {len(texts)} texts, {len(columns[0])} pairs, {len(banking)} labelled texts")
+    print(f"written: {arguments.make_rows}, {len(texts)} texts, {len(columns[0])} pairs, {len(banking)} labeled texts")
 
 
 def processor_vectors(size, ids):
-    """The vectors of ids on a processor, in float32."""
+    """Returns the vectors of ids on a CPU, in float32."""
     import tfxfer as tx
     from tfxfer.backbones._presets import read_backbone
 
@@ -98,12 +98,12 @@ def processor_vectors(size, ids):
 
 
 class Run:
-    """The two sides, and the record that grows cell by cell."""
+    """The two sides, and the record that is filled cell by cell."""
 
     def __init__(self, arguments, folder):
         self.arguments = arguments
         self.start = time.perf_counter()
-        # What is not measured now keeps the figures that the file has.
+        # Parts that are not measured now keep their figures in the file.
         file = arguments.results / "gpu.json"
         previous = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         kept = {name: value for name, value in previous.items() if name not in ("date", "machine", "versions")}
@@ -114,7 +114,7 @@ class Run:
             _gpu_rows.write_checkpoint(folders[size], size, arguments.tokenizer)
         setup = {"rows": str(arguments.rows.resolve()), "folders": folders, "cpu": arguments.cpu}
         environment = {
-            # Both sides live on one card: neither may take it whole.
+            # Both sides share one card: neither may allocate all of it.
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
             "CUDA_VISIBLE_DEVICES": "-1" if arguments.cpu else os.environ.get("CUDA_VISIBLE_DEVICES", "0"),
             **({"JAX_PLATFORMS": "cpu"} if arguments.cpu else {}),
@@ -123,7 +123,7 @@ class Run:
         if arguments.torch_python is not None:
             sides[THEIRS] = (arguments.torch_python, "_gpu_torch_worker")
         self.sides = {}
-        for name, (python, module) in sides.items():  # started before either is waited for
+        for name, (python, module) in sides.items():  # both start before waiting for either
             self.sides[name] = _harness.Worker(name, python, module, setup, environment=environment, wait=False)
         for worker in self.sides.values():
             worker.ready()
@@ -135,7 +135,7 @@ class Run:
         print(f"[{time.perf_counter() - self.start:6.1f}] {line}", flush=True)
 
     def is_late(self, what):
-        """Whether the time is up; what is left out is noted."""
+        """Whether the time is up; notes the skipped part."""
         late = time.perf_counter() - self.start > self.arguments.seconds
         if late:
             self.record["skipped"].append(what)
@@ -143,14 +143,14 @@ class Run:
         return late
 
     def ask(self, name, **request):
-        """Asks one side; an error is an answer as well."""
+        """Asks one side; an error is an answer too."""
         answer = self.sides[name].ask(**request)
         if "error" in answer:
             self.say(f"{name}: {request}: {answer['error']}")
         return answer
 
     def write(self):
-        """Writes what is known so far."""
+        """Writes the results so far."""
         record = {**self.record, "seconds": round(time.perf_counter() - self.start, 1)}
         _harness.write("gpu", record, self.sides.values(), self.arguments.results, quiet=True)
 
@@ -173,7 +173,7 @@ class Run:
             self.write()
 
     def cell(self, cell):
-        """Measures one cell: slices in turn, as long as each other."""
+        """Measures one cell: alternating slices of equal duration."""
         names = [name for name in self.sides if name in _sides_of(cell)]
         repeats, answers, found = {}, {name: [] for name in names}, {"cell": cell}
         if os.environ.get("XLA_FLAGS"):
@@ -209,12 +209,12 @@ class Run:
         return found
 
     def note(self, key, names=None, **request):
-        """Keeps the answers to one request."""
+        """Records the answers to one request."""
         self.record[key] = {name: self.ask(name, **request) for name in names or self.sides}
         self.say(f"{key}: {json.dumps(self.record[key])[:3000]}")
 
     def profiles(self):
-        """The kernels of a slice of encoding and of training, the first size in bfloat16."""
+        """Records the kernels of an encoding slice and a training slice, for the first size in bfloat16."""
         batch = sorted(self.arguments.batches)[len(self.arguments.batches) // 2]
         self.record["profiles"] = []
         for cell in cells_of(self.arguments.sizes[0], "bfloat16", [batch], ("encode", "pairs")):
@@ -226,7 +226,7 @@ class Run:
             self.say(f"profile {_title(cell)}: {answer.get('device_ms')} ms on the device in {answer.get('seconds')} s")
 
     def vectors(self, folder):
-        """The vectors of the first rows: of the card against a processor, and of the sides against each other."""
+        """Compares the vectors of the first rows: the card with a CPU, and the sides with each other."""
         rows = _gpu_rows.read_rows(self.arguments.rows)
         found = []
         for size in self.arguments.sizes[:1]:
@@ -258,7 +258,7 @@ class Run:
         self.write()
 
     def memory(self):
-        """A step of in-batch softmax on the largest batch, in chunks and in one pass."""
+        """Measures a step of in-batch softmax on the largest batch, in chunks and in one pass."""
         size, batch, chunk = self.arguments.sizes[0], max(self.arguments.batches), self.arguments.chunk
         self.record["memory"] = []
         for name in self.sides:
@@ -276,7 +276,7 @@ class Run:
 
 
 def _title(cell):
-    """A cell in one line."""
+    """Formats a cell in one line."""
     further = [name for name in ("texts", "compiled") if cell.get(name)]
     further += [cell["prng"]] if cell.get("prng") else []
     further += [] if cell.get("dropout", True) else ["no dropout"]
@@ -284,14 +284,14 @@ def _title(cell):
 
 
 def _sides_of(cell):
-    """The sides that a cell is for: some settings are those of one library."""
+    """Returns the sides of a cell: some settings exist in only one library."""
     if cell.get("texts") or cell.get("compiled"):
         return (THEIRS,)
     return (OURS,) if cell.get("prng") else (OURS, THEIRS)
 
 
 def cells_of(size, dtype, batches, parts=PARTS, **further):
-    """The cells of a size and a dtype."""
+    """Returns the cells of a size and a dtype."""
     return [
         {"part": part, "size": size, "dtype": dtype, "batch": batch, **further} for part in parts for batch in batches
     ]
@@ -311,10 +311,10 @@ def show(record):
 
 
 def cell_groups(arguments):
-    """The groups of cells by name, the most telling first."""
+    """Returns the groups of cells by name, the most informative first."""
     groups = {}
     for dtype, size, part in itertools.product(("bfloat16", "float32"), arguments.sizes, PARTS):
-        # What a pass over a large encoder keeps for its gradients must fit the card.
+        # The activations that a pass over a large encoder keeps for its gradients must fit on the card.
         most = 1024 if size == "bert_base" and part != "encode" else max(arguments.batches)
         batches = [each for each in arguments.batches if each <= most]
         groups[f"{part}_{size}_{dtype}"] = cells_of(size, dtype, batches, (part,))
@@ -330,7 +330,7 @@ def cell_groups(arguments):
 
 
 def selected(name, groups):
-    """The cells of `"pairs_minilm_float32"`, of `"pairs_minilm_float32:64,1024"`, or of several such joined by +."""
+    """Returns the cells of `"pairs_minilm_float32"`, `"pairs_minilm_float32:64,1024"`, or several joined by +."""
     cells = []
     for each in name.split("+"):
         group, _, batches = each.partition(":")
@@ -385,7 +385,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--make-rows", type=pathlib.Path, help="file of token ids to write, from --data")
     parser.add_argument("--data", type=pathlib.Path, help="folder with banking77/ and nli_triplets/")
-    parser.add_argument("--vectors", action="store_true", help="put the vectors of a processor into the file as well")
+    parser.add_argument("--vectors", action="store_true", help="also store vectors computed on a CPU in the file")
     parser.add_argument("--rows", type=pathlib.Path, help="file of token ids; by default random ids")
     parser.add_argument("--torch-python", help="interpreter with torch and sentence-transformers; without, one side")
     parser.add_argument("--tokenizer", type=pathlib.Path, help="folder with vocab.txt, for the other side's own texts")
@@ -394,13 +394,15 @@ def main():
     parser.add_argument(
         "--groups",
         nargs="+",
-        help="what to measure, in this order, by default all; a few batches as pairs_minilm_float32:64,256",
+        help="what to measure, in this order, by default all; for some batches pairs_minilm_float32:64,256",
     )
-    parser.add_argument("--chunk", type=int, default=512, help="texts of a chunk, for the memory of large batches")
+    parser.add_argument("--chunk", type=int, default=512, help="texts per chunk, for the memory of large batches")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--slice", type=float, default=0.25, help="seconds of a slice")
-    parser.add_argument("--seconds", type=float, default=3600, help="after these, what is left is left out")
-    parser.add_argument("--cpu", action="store_true", help="run on the processor, GPU or not")
+    parser.add_argument(
+        "--seconds", type=float, default=3600, help="time limit; parts that would start later are skipped"
+    )
+    parser.add_argument("--cpu", action="store_true", help="run on the CPU, with or without a GPU")
     parser.add_argument("--results", type=pathlib.Path, default=_harness.RESULTS, help="folder of gpu.json")
     arguments = parser.parse_args()
     if arguments.make_rows is not None:

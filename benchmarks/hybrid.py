@@ -1,14 +1,14 @@
-"""BM25, vectors and both: what each finds; and the memory of an index that lies on the disk.
+"""Retrieval with BM25, vectors and both; and the memory of an index on disk.
 
-caption_pairs: the 680 test captions look for their other caption among all captions of the set, by BM25 in its
-variants, by vectors, and by both fused. Memory: what a process holds of its own (`RssAnon`) at most while
-`SemanticIndex.build` writes random vectors and a search goes through them, for two sizes.
+caption_pairs: the 680 test captions search for their other caption among all captions of the set, with the variants of
+BM25, with vectors, and with both fused. Memory: the peak anonymous memory (`RssAnon`) of a process while
+`SemanticIndex.build` writes random vectors and a search reads them, for two sizes.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -37,7 +37,7 @@ BLOCK = 25_000
 
 
 def quality(embedder, folder):
-    """Recall and nDCG of the test captions for each way of searching."""
+    """Returns recall and nDCG of the test captions for each way of searching."""
     parts = {name: tx.data.read(folder / f"{name}.tsv") for name in ("train", "dev", "test")}
     corpus = list(dict.fromkeys(text for name in ("test", "dev", "train") for text in parts[name]["positive"]))
     places = {text: place for place, text in enumerate(corpus)}
@@ -64,13 +64,13 @@ def quality(embedder, folder):
 
 
 def own_memory():
-    """Bytes of the process that are not pages of files."""
+    """Returns the bytes of the process that are not file pages."""
     status = pathlib.Path("/proc/self/status").read_text(encoding="ascii")
     return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) * 1024
 
 
 class Peak:
-    """The most memory within a block, looked at a hundred times a second."""
+    """The peak memory within a block, sampled a hundred times per second."""
 
     def __enter__(self):
         self.bytes, self._is_over = own_memory(), False
@@ -89,7 +89,7 @@ class Peak:
 
 
 def build_and_search(rows, connection):
-    """Writes an index of random vectors and searches it; sends the megabytes that each took."""
+    """Writes an index of random vectors and searches it; sends the megabytes used by each."""
 
     def vectors():
         rng = np.random.default_rng(0)
@@ -109,7 +109,7 @@ def build_and_search(rows, connection):
 
 
 def memory(sizes):
-    """Megabytes of vectors, while building and while searching, for each number of rows; each in its own process."""
+    """Returns the megabytes of vectors, building and searching for each number of rows, each in its own process."""
     context = multiprocessing.get_context("spawn")
     print(f"\n{'rows':>10}{'vectors MB':>12}{'build MB':>10}{'search MB':>11}")
     result = []

@@ -1,21 +1,20 @@
-"""Late interaction trained on pairs of captions, and what few bits a token cost it, beside one vector a text.
+"""Late interaction trained on caption pairs, and its loss of quality with few bits per token, against single vectors.
 
     python benchmarks/kinds.py --data ../shared/data
 
 caption_pairs: all-MiniLM-L6-v2 with a new dense layer (`models.LateInteractionEmbedder`) trains for one pass over
-`--pairs` pairs of the training split with in-batch negatives. The 680 test captions then look for their other caption
-among `--documents` captions, in indexes of 32 (`None`), 4, 2 and 1 bits a component, and with `nprobe` candidates.
-Queries are filled up with mask tokens to 32, or left as they are. Beside it all-MiniLM-L6-v2 itself, and the same
-encoder trained on the same pairs as one vector a text.
+`--pairs` pairs of the training split with in-batch negatives. The 680 test captions then search for their other caption
+among `--documents` captions, in indexes of 32 (`None`), 4, 2 and 1 bits per component, and with `nprobe` candidates.
+Queries are padded with mask tokens to 32, or not padded. The comparisons are all-MiniLM-L6-v2 itself, and the same
+encoder trained on the same pairs with one vector per text.
 
-Results go to `results/kinds.json` row by row, trained models to `--models`; what is there already is not computed
-again.
+Results go to `results/kinds.json` row by row, trained models to `--models`; existing results are not computed again.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -31,12 +30,12 @@ from benchmarks import _harness
 PRESET = "all_minilm_l6_v2"
 BATCH = 32
 LATE = "late interaction"
-# Bits a component of the index, and how many centroids a query's token looks at.
+# Bits per component of the index, and the number of centroids that a query token probes.
 INDEXES = [(None, None), (4, None), (2, None), (1, None), (2, 1), (2, 4)]
 
 
 def task(folder, documents):
-    """The test captions, as many captions with their others first, and the places of these."""
+    """Returns the test captions, the documents with the other captions first, and the positions of these."""
     parts = {name: list(_harness.read_tsv(folder / f"{name}.tsv")) for name in ("train", "dev", "test")}
     corpus = list(dict.fromkeys(row["positive"] for name in ("test", "dev", "train") for row in parts[name]))
     corpus = corpus[: max(documents, len({row["positive"] for row in parts["test"]}))]
@@ -46,7 +45,7 @@ def task(folder, documents):
 
 
 def trained(kind, rows, folder):
-    """Returns an embedder that learned from pairs, out of the folder where it is there already."""
+    """Returns an embedder trained on pairs, loaded from the folder if it is already there."""
     late = kind.startswith(LATE)
     cls = tx.models.LateInteractionEmbedder if late else tx.models.TextEmbedder
     if (folder / "tfxfer.json").exists():
@@ -64,7 +63,7 @@ def trained(kind, rows, folder):
 
 
 def scored(index, queries, relevant, **options):
-    """Scores of an index, and its bytes a text."""
+    """Returns the scores of an index, and its bytes per text."""
     ids = index.search(queries, 10, **options).ids
     scores = tx.evaluation.retrieval_scores(ids, relevant, ks=(1, 10))
     found = {name: round(scores[name], 4) for name in ("recall@1", "recall@10", "ndcg@10")}

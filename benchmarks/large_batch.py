@@ -1,13 +1,13 @@
-"""Batches past memory: in-batch negatives in chunks, against one pass and against sentence-transformers' cached loss.
+"""Batches that exceed memory: in-batch negatives in chunks, against one pass and sentence-transformers' cached loss.
 
-A training step of multiple negatives ranking on caption pairs at each batch size, AdamW, dropout on, after one step of
-warm-up; peak memory of the process, what it holds before training taken off. A process of its own for each figure.
+A training step of multiple negatives ranking on caption pairs at each batch size, AdamW, dropout on, after one warm-up
+step; peak memory of the process minus its memory before training. Each figure has its own process.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -25,7 +25,7 @@ def main():
     parser.add_argument("--torch-python", required=True, help="interpreter with torch and sentence-transformers")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 512, 4096])
     parser.add_argument("--chunk", type=int, default=64, help="texts computed at a time")
-    parser.add_argument("--one-pass-up-to", type=int, default=512, help="largest batch that is tried in one pass")
+    parser.add_argument("--one-pass-up-to", type=int, default=512, help="largest batch to try in one pass")
     arguments = parser.parse_args()
     results, workers = {}, []
     print(f"{'':30} {'pairs':>6} {'s a step':>9} {'pairs/s':>8} {'peak MiB':>9}")

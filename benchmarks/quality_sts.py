@@ -1,17 +1,17 @@
 """Held-out quality: STS-B test Spearman after training, against sentence-transformers, in two orders of the rows.
 
-Per seed, all-MiniLM-L6-v2 is trained on STS-B's train rows (CoSENT, batch 32, AdamW 2e-5 with weight decay 0.01, a
-tenth of the steps warm-up, then half a cosine, dropout on, no clipping) and scored on its test rows:
+Per seed, all-MiniLM-L6-v2 is trained on STS-B's train rows (CoSENT, batch 32, AdamW 2e-5 with weight decay 0.01,
+warm-up for a tenth of the steps, then half a cosine, dropout on, no clipping) and scored on its test rows:
 
-sentence-transformers: in PyTorch, rows in a random order;
-same order: tfxfer on the very same batches;
-by length: tfxfer with `data.batches(bucket=True)`, which lays rows of like length together.
+sentence-transformers: in PyTorch, rows in random order;
+same order: tfxfer on the same batches;
+by length: tfxfer with `data.batches(bucket=True)`, which groups rows of similar length.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -44,14 +44,14 @@ def main():
         "epochs": arguments.epochs,
     }
     count = len(_harness.read_tsv(setup["train"]))
-    # Seeds that are not asked for keep the figures that the file has.
+    # Seeds that are not requested keep their figures in the file.
     name = f"quality_sts_{arguments.epochs}_epochs"
     file = _harness.RESULTS / f"{name}.json"
     previous = json.loads(file.read_text(encoding="utf-8"))["runs"] if file.is_file() else {}
     found = {side: [run for run in previous.get(side, ()) if run["seed"] not in arguments.seeds] for side in SIDES}
     for seed in arguments.seeds:
         chance = random.Random(seed)
-        # Whole batches only: the epochs then follow one another as one list.
+        # Only full batches, so that the epochs can be joined into one list.
         orders = [chance.sample(range(count), count - count % setup["batch_size"]) for _ in range(arguments.epochs)]
         workers = []
         for side, stack in SIDES.items():

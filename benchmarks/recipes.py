@@ -1,23 +1,23 @@
-"""What the default recipe gives beside a frozen probe and plain fine-tuning, on five data sets of 10 to 4,000 rows.
+"""The default recipe against a frozen probe and plain fine-tuning, on five data sets of 10 to 4,000 rows.
 
     python benchmarks/recipes.py --data ../shared/data
 
-Three ways to a model on all-MiniLM-L6-v2, scored on the test split, which nothing was chosen by:
+Three ways to train a model on all-MiniLM-L6-v2, scored on the test split, which no choice used:
 
-- `probe`: `freezing.probe`, the encoder as it is;
+- `probe`: `freezing.probe`, with the encoder frozen;
 - `plain`: all layers with `AdamW(1e-4)`, 5 epochs, batches of 16, a new head;
-- `auto`: `compile()` and `fit(epochs="auto", batch_size=16)`, as they come.
+- `auto`: `compile()` and `fit(epochs="auto", batch_size=16)`, with their defaults.
 
-Sizes are rows a class (for numbers: twice as many rows in all), and 2,000 rows. Scores: accuracy (banking77, clothing
-reviews: whether the garment is recommended; nli: a cross-encoder on pairs), mean average precision over all labels and
-rows (goemotions), Spearman's rank correlation (query_wellformedness). Results go to `results/recipes.json` cell by
-cell; what is there already is not computed again.
+Sizes are rows per class (for numbers: twice as many rows in total), and 2,000 rows. Scores: accuracy (banking77;
+clothing reviews: whether the garment is recommended; nli: a cross-encoder on pairs), mean average precision over all
+labels and rows (goemotions), Spearman's rank correlation (query_wellformedness). Results go to `results/recipes.json`
+cell by cell; existing cells are not computed again.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -66,7 +66,7 @@ SETS = {each.__name__: each for each in (query_wellformedness, banking77, goemot
 
 
 def sample(targets, size, seed):
-    """The rows of a training set: `size` a class as far as there are so many, or `size` in all from 2,000 on."""
+    """Returns the rows of a training set: up to `size` per class, or `size` in total from 2,000 on."""
     order = list(range(len(targets)))
     random.Random(seed).shuffle(order)
     if size >= 2000:
@@ -83,12 +83,12 @@ def sample(targets, size, seed):
 
 
 def columns(texts):
-    """Texts, or pairs as a tuple of two columns."""
+    """Returns texts, or pairs as a tuple of two columns."""
     return tuple(map(list, zip(*texts, strict=True))) if isinstance(texts[0], tuple) else texts
 
 
 def model_for(targets):
-    """A model with a new head for targets of one of the three kinds."""
+    """Returns a model with a new head for targets of one of the three kinds."""
     if isinstance(targets[0], float):
         return tx.models.TextRegressor.from_preset(PRESET, sequence_length=128)
     several = isinstance(targets[0], list)
@@ -97,7 +97,7 @@ def model_for(targets):
 
 
 def score(model, texts, targets):
-    """The one score of a data set."""
+    """Returns the score of a model on a data set."""
     outputs = model.predict(columns(texts), verbose=0)
     if isinstance(targets[0], float):
         return float(scipy.stats.spearmanr(outputs[:, 0], targets).statistic)
@@ -108,7 +108,7 @@ def score(model, texts, targets):
 
 
 def train(way, texts, targets, every_target, seed):
-    """Makes a model in one of the three ways; returns it and what is to be noted."""
+    """Trains a model in one of the three ways; returns it and notes."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     model, start = model_for(every_target), time.perf_counter()
@@ -122,7 +122,7 @@ def train(way, texts, targets, every_target, seed):
 
 
 def table(cells):
-    """The mean scores as lines of text."""
+    """Formats the mean scores as lines of text."""
     lines = [f"{'':32}" + "".join(f"{way:>10}" for way in WAYS)]
     for name in SETS:
         for size in SIZES:

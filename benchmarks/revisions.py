@@ -1,13 +1,13 @@
-"""Two revisions of tfxfer against each other in one alternating run: sentences encoded and rows trained a second.
+"""Two revisions of tfxfer against each other in one alternating run: sentences encoded and rows trained per second.
 
-`git worktree add ../before REVISION` makes the folder for `--before`. Each side runs its own package and its own worker
+`git worktree add ../before REVISION` creates the folder for `--before`. Each side runs its own package and worker
 script, with the interpreter that runs this file.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -26,7 +26,7 @@ def measure(name, setup, request_of, arguments):
     workers = {
         side: _harness.Worker(side, sys.executable, "_keras_worker", setup, root=root) for side, root in roots.items()
     }
-    for side, worker in workers.items():  # the first call traces, outside the clock
+    for side, worker in workers.items():  # the first call traces and is not timed
         worker.ask(**request_of(0, side))
     answers = _harness.alternate(workers, request_of, arguments.rounds, report=lambda line: None)
     for worker in workers.values():
@@ -37,7 +37,7 @@ def measure(name, setup, request_of, arguments):
 
 
 def main():
-    """Runs the workloads asked for, prints the tables and writes the JSON."""
+    """Runs the requested workloads, prints the tables and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=pathlib.Path, required=True, help="folder of the other revision")
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with banking77/ and nli_triplets/")

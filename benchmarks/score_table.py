@@ -1,12 +1,11 @@
-"""Rows a second and peak memory of `predict_table`, from ten thousand rows to a million, with a very small encoder.
+"""Rows per second and peak memory of `predict_table`, from ten thousand rows to a million, with a very small encoder.
 
     python benchmarks/score_table.py [--rows 10000 100000 1000000] [--formats csv parquet]
 
-The model is a BERT of one layer, 16 wide, with random weights: what is measured is the way of the rows from file to
-file, tokenizing included, and not the encoder. Rows are sentences of 4 to 24 words that are made up, with three columns
-beside them; each size is a process of its own. Seconds of the processor are those of all its threads; memory is the
-peak of the process, beside what it holds once the model has answered its first rows. The result is printed and written
-to benchmarks/results/score_table.json.
+The model is a BERT of one layer, 16 wide, with random weights: this measures the path of the rows from file to file,
+including tokenization, not the encoder. Rows are synthetic sentences of 4 to 24 words with three other columns; each
+size has its own process. CPU seconds are those of all threads; memory is the peak of the process, next to its memory
+once the model has answered its first rows. The result is printed and written to benchmarks/results/score_table.json.
 """
 
 import argparse
@@ -29,14 +28,14 @@ BATCH_SIZE = 256
 
 
 def memory(key):
-    """Resident memory of this process in MB: `VmRSS` now, `VmHWM` at its peak."""
+    """Returns the resident memory of this process in MB: `VmRSS` now, `VmHWM` at its peak."""
     with open("/proc/self/status", encoding="utf-8") as file:
         line = next(line for line in file if line.startswith(key))
     return int(line.split()[1]) / 1024
 
 
 def write_rows(path, count):
-    """Writes rows without holding them, in CSV; Parquet is made of that."""
+    """Writes rows to CSV without holding them in memory; Parquet is converted from that."""
     rng = random.Random(0)
     with open(path, "w", encoding="utf-8") as file:
         file.write("id,text,source,number\n")
@@ -61,7 +60,7 @@ def classifier(folder):
 
 
 def measure(count, kind):
-    """One run in this process."""
+    """Measures one run in this process."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         source, output = folder / f"rows.{kind}", folder / f"scored.{kind}"

@@ -1,15 +1,15 @@
-"""What small codes lose and what re-scoring wins back; how fast the exact search is.
+"""The quality lost with small codes and recovered by rescoring; the speed of the exact search.
 
-STS-B: Spearman of test rows where both vectors are codes, or one of them. caption_pairs: the 680 test captions look
-for their other caption among all captions of the set. Speed: 1,000 queries against 100,000 random vectors of 384
-components, the ten best; beside it the bare matrix product in blocks, numpy's argpartition over all scores at once, and
-faiss where it is installed.
+STS-B: Spearman of test rows with both vectors as codes, or one of them. caption_pairs: the 680 test captions search for
+their other caption among all captions of the set. Speed: 1,000 queries against 100,000 random vectors of 384
+components, the ten best, compared with the bare matrix product in blocks, numpy's argpartition over all scores at once,
+and faiss if it is installed.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -32,7 +32,7 @@ INDEXES = [
 
 
 def codes_of(vectors, kind, calibration):
-    """Vectors as they come back out of codes."""
+    """Returns vectors decoded from codes."""
     if kind == "float32":
         return vectors
     if kind == "int8 codes as numbers":
@@ -41,11 +41,11 @@ def codes_of(vectors, kind, calibration):
 
 
 def similarity(embedder, folder):
-    """Spearman of STS-B's test rows for each kind of code, both sides or one."""
+    """Returns Spearman of STS-B's test rows for each kind of code, on both sides or one."""
     rows = tx.data.read(folder / "test.tsv")
     scores = [float(score) for score in rows["score"]]
     first, second = (embedder.encode(rows[name]) for name in ("sentence1", "sentence2"))
-    # The ranges of int8 come from other texts than those that are scored.
+    # The ranges of int8 come from other texts than the scored ones.
     calibration = embedder.encode(tx.data.read(folder / "train.tsv")["sentence1"][:2000])
     found = {}
     for kind in ("float32", "int8", "int8 codes as numbers", "binary"):
@@ -60,7 +60,7 @@ def similarity(embedder, folder):
 
 
 def retrieval(embedder, folder):
-    """Recall and nDCG of the test captions for each kind of index, and how much of the exact ten it finds."""
+    """Returns recall and nDCG of the test captions for each kind of index, and its share of the exact ten."""
     parts = {name: tx.data.read(folder / f"{name}.tsv") for name in ("train", "dev", "test")}
     corpus = list(dict.fromkeys(text for name in ("test", "dev", "train") for text in parts[name]["positive"]))
     places = {text: place for place, text in enumerate(corpus)}
@@ -89,7 +89,7 @@ def retrieval(embedder, folder):
 
 
 def sides(queries, corpus):
-    """The ways of searching that are timed, each a function without arguments."""
+    """Returns the ways of searching to time, each a function without arguments."""
     codes, binary = tx.search.quantize(corpus), tx.search.quantize(corpus, "binary")
     query_codes = tx.search.quantize(queries, "binary")
 
@@ -115,7 +115,7 @@ def sides(queries, corpus):
 
 
 def speed(rounds):
-    """Seconds for 1,000 queries in 100,000 vectors, the median over rounds in turn."""
+    """Returns the seconds for 1,000 queries in 100,000 vectors, the median over alternating rounds."""
     rng = np.random.default_rng(0)
     corpus = rng.normal(size=(100_000, 384)).astype("float32")
     corpus /= np.linalg.norm(corpus, axis=1, keepdims=True)

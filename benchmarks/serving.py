@@ -1,22 +1,22 @@
-"""Requests answered by an exported embedder and by sentence-transformers, both behind the same thin HTTP server.
+"""Requests answered by an exported embedder and by sentence-transformers, both with the same thin HTTP server.
 
-Sides: all-MiniLM-L6-v2 as `export.saved_model` writes it, in a process with tensorflow and tensorflow_text alone, and
-sentence-transformers on PyTorch; float32, two threads, `_http_server.py` in front of either, which merges waiting
-requests into batches of up to 32 texts. Clients ask for one Banking77 text at a time, over a connection that stays
-open, and ask for the next as soon as they have the answer. Parts:
+Sides: all-MiniLM-L6-v2 as written by `export.saved_model`, in a process with only tensorflow and tensorflow_text, and
+sentence-transformers on PyTorch; float32, two threads, each with `_http_server.py` in front, which merges waiting
+requests into batches of up to 32 texts. Clients send one Banking77 text at a time over a persistent connection, and
+send the next one as soon as they have the answer. Parts:
 
 - load: latency and throughput at 1, 8 and 32 clients, and throughput at saturation (128 clients), in turn;
-- cold: from the start of the process to the first answer, with and without warm-up (the files are in the disk's cache);
+- cold: from the start of the process to the first answer, with and without warm-up (the files are in the disk cache);
 - size: bytes of the model's folder;
-- memory: what the servers hold before, during and after `--load-minutes` of 8 clients each, in turn.
+- memory: memory of the servers before, during and after `--load-minutes` of 8 clients each, in turn.
 
-The parts can be run one by one: what `results/serving.json` holds of the others is kept.
+The parts can be run separately: `results/serving.json` keeps the results of the others.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -38,7 +38,7 @@ SIDES = {BASELINE: "sentence_transformers", OURS: "exported"}
 CLIENTS = (1, 8, 32)
 SATURATION = 128
 MAX_BATCH = 32
-# Not counted at the start of a slice: connections are opened, queues fill.
+# Seconds not counted at the start of a slice, while connections open and queues fill.
 LEAD_IN = 0.5
 PARTS = ("load", "cold", "size", "memory")
 DTYPES = ("float32", "bfloat16", "int8")
@@ -58,7 +58,7 @@ async def ask(reader, writer, texts):
 
 
 async def client(port, texts, start, end, latencies, arrivals):
-    """Asks one text after the other until the end; notes the seconds of what was asked, and what came, in between."""
+    """Sends one text after the other until `end`; records latencies and arrival times from `start` on."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     while (begin := time.perf_counter()) < end:
         await ask(reader, writer, [next(texts)])
@@ -71,7 +71,7 @@ async def client(port, texts, start, end, latencies, arrivals):
 
 
 def load(port, texts, clients, seconds):
-    """One slice of load; returns the texts answered, the seconds and each latency."""
+    """Runs one slice of load; returns the answered texts, the seconds and each latency."""
 
     async def run():
         latencies, arrivals = [], []
@@ -84,7 +84,7 @@ def load(port, texts, clients, seconds):
 
 
 def once(port, texts):
-    """The answer to one request on a connection of its own, and its seconds."""
+    """Returns the answer to one request on a new connection, and its seconds."""
 
     async def run():
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -113,7 +113,7 @@ def export(weights, folder):
 
 
 class Sides:
-    """Both servers: how they are started, and what they are asked."""
+    """Both servers: how to start them, and the requests to them."""
 
     def __init__(self, arguments, exported, texts):
         self.python = {BASELINE: arguments.torch_python, OURS: sys.executable}
@@ -134,7 +134,7 @@ class Sides:
 
 
 def cosine(first, second):
-    """The cosine of two lists of numbers."""
+    """Returns the cosine of two lists of numbers."""
     return sum(map(lambda a, b: a * b, first, second)) / math.hypot(*first) / math.hypot(*second)
 
 
@@ -142,7 +142,7 @@ def cosine(first, second):
 
 
 def measure_load(sides, workers, arguments):
-    """Latency and throughput by the number of clients."""
+    """Measures latency and throughput by the number of clients."""
     ports = {name: worker.facts["port"] for name, worker in workers.items()}
     some = sides.texts[:MAX_BATCH]
     first, second = (once(ports[name], some)[0] for name in SIDES)
@@ -171,7 +171,7 @@ def measure_load(sides, workers, arguments):
 
 
 def measure_cold(sides, arguments):
-    """Seconds to the first answers of a new process."""
+    """Measures the seconds to the first answers of a new process."""
     found = {(name, warm): [] for warm in (False, True) for name in SIDES}
     for _ in range(arguments.starts):
         for (name, warm), runs in found.items():
@@ -203,7 +203,7 @@ def measure_cold(sides, arguments):
 
 
 def measure_size(exported):
-    """Megabytes of each folder that is served."""
+    """Returns the megabytes of each served folder."""
 
     def size(folder):
         return round(sum(path.stat().st_size for path in pathlib.Path(folder).rglob("*") if path.is_file()) / 1e6, 1)
@@ -214,7 +214,7 @@ def measure_size(exported):
 
 
 def measure_memory(sides, workers, arguments):
-    """Megabytes that the servers hold over some minutes of load."""
+    """Measures the memory of the servers over some minutes of load, in megabytes."""
     streams = {name: itertools.cycle(sides.texts) for name in SIDES}
     loaded = dict.fromkeys(SIDES, 0.0)
     held = {name: [(0.0, worker.ask()["resident_mib"])] for name, worker in workers.items()}
@@ -250,7 +250,7 @@ def main():
     parser.add_argument("--slice", type=float, default=4, help="seconds")
     parser.add_argument("--starts", type=int, default=3, help="cold starts of each kind")
     parser.add_argument("--load-minutes", type=float, default=10, help="of each side")
-    parser.add_argument("--memory-slice", type=float, default=20, help="seconds of load between the readings of memory")
+    parser.add_argument("--memory-slice", type=float, default=20, help="seconds of load between memory readings")
     arguments = parser.parse_args()
 
     texts = [row["text"] for row in _harness.read_tsv(arguments.data / "banking77" / "test.tsv")]

@@ -1,23 +1,23 @@
-"""Rare labels: weighted and focal losses, balanced sampling, and thresholds that are tuned.
+"""Rare labels: weighted and focal losses, balanced sampling, and tuned thresholds.
 
     python benchmarks/skewed.py --data ../shared/data
 
 Heads with one hidden layer on frozen features of all-MiniLM-L6-v2, over three seeds, on two sets:
 
-- goemotions: 28 emotions, any number of them a text, from 0.2 % to 30 % of the rows; `--rows` rows of the training set;
+- goemotions: 28 emotions, any number per text, from 0.2 % to 30 % of the rows; `--rows` rows of the training set;
 - clothing reviews: whether the customer does not recommend the garment, 18 % of the rows, as one label of a model with
   `multi_label`.
 
 Each way of training is scored on the test rows at a threshold of 0.5, and at thresholds with the largest F1 on the dev
-rows (`decisions.Thresholds`); test rows choose nothing. For the plain way there is a third column, at the least
-thresholds of a precision of 0.5 on dev rows. Features are encoded once and kept in `--cache`. Results go to
+rows (`decisions.Thresholds`); no choice uses test rows. For the plain way, a third column uses the lowest thresholds
+with a precision of 0.5 on dev rows. Features are encoded once and cached in `--cache`. Results go to
 `results/skewed.json`.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -43,13 +43,13 @@ EPOCHS, BATCH, UNITS = 12, 128, 256
 
 
 def weights_of(targets):
-    """The positive weights that make rows with and without a label count alike; at most 100."""
+    """Returns the positive weights that balance rows with and without a label; at most 100."""
     share = np.maximum(targets.mean(axis=0), 1e-4)
     return np.minimum((1 - share) / share, 100.0)
 
 
 def loss_of(way, targets):
-    """The loss of a way of training."""
+    """Returns the loss of a way of training."""
     if way == "weighted":
         return tx.losses.WeightedBinaryCrossentropy(weights_of(targets).tolist())
     if way == "weighted, root":
@@ -60,7 +60,7 @@ def loss_of(way, targets):
 
 
 def sampled(way, targets, rng):
-    """The rows to train on: all, or as many drawn by the rarest label that they have."""
+    """Returns the training rows: all, or the same number drawn by the rarest label of each row."""
     if way != "balanced sampling":
         return np.arange(len(targets))
     counts = np.maximum(targets.sum(axis=0), 1)
@@ -70,7 +70,7 @@ def sampled(way, targets, rng):
 
 
 def trained(way, features, targets, seed):
-    """The function from features to logits of a head that was trained in a way."""
+    """Trains a head in one of the ways; returns its function from features to logits."""
     keras.utils.set_random_seed(seed)
     rows = sampled(way, targets, np.random.default_rng(seed))
     head = keras.Sequential(
@@ -87,14 +87,14 @@ def trained(way, features, targets, seed):
 
 
 def tuned(thresholds, probabilities, targets):
-    """The thresholds that dev rows choose."""
+    """Returns thresholds fitted on dev rows."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of labels that are too rare to choose for
+        warnings.simplefilter("ignore")  # about labels that are too rare for a threshold
         return thresholds.fit(probabilities, targets).values.tolist()
 
 
 def score(targets, probabilities, labels, threshold):
-    """Macro- and micro-F1, and the mean precision and recall over labels."""
+    """Returns macro- and micro-F1, and the mean precision and recall over labels."""
     found = tx.evaluation.classification_scores(targets, probabilities, labels, threshold=threshold)
     each = list(found["per_class"].values())
     return {
@@ -106,7 +106,7 @@ def score(targets, probabilities, labels, threshold):
 
 
 def measured(name, labels, parts, seeds, start):
-    """Scores of all ways on a set, a dict for each way, seed and choice of thresholds."""
+    """Returns the scores of all ways on a data set, a dict for each way, seed and choice of thresholds."""
     rows = []
     for way in WAYS:
         for seed in seeds:
@@ -128,7 +128,7 @@ def measured(name, labels, parts, seeds, start):
 
 
 def goemotions(frozen, folder, count):
-    """Labels, and parts of features and targets."""
+    """Returns the labels, and the parts of features and targets."""
     labels = (folder / "goemotions" / "labels.txt").read_text(encoding="utf-8").split()
     parts = {}
     for part in ("train", "dev", "test"):
@@ -139,7 +139,7 @@ def goemotions(frozen, folder, count):
 
 
 def clothing(frozen, folder):
-    """The same of reviews, with the one label of garments that are not recommended."""
+    """Returns the same for reviews, with one label for garments that are not recommended."""
     parts = {}
     for part in ("train", "dev", "test"):
         rows = _harness.read_tsv(folder / "clothing_reviews" / f"{part}.tsv")

@@ -1,13 +1,12 @@
-"""Cost per row and memory of training data that are streamed, from ten thousand rows to ten million.
+"""Cost per row and memory of streamed training data, from ten thousand rows to ten million.
 
     python benchmarks/stream.py [--rows 10000 100000 1000000 10000000] [--window 50]
 
-Rows are made up within the pipeline, sentences of 4 to 24 words with a label, as no disk is to be measured: they stand
-for rows that are read from files. `data.batches` reads them anew in each epoch, a window in memory at a time, shuffled
-within a window, tokenized and bucketed by length. Each size is a process of its own, in which one epoch is run; then it
-is taken up in its middle, as `callbacks.Resume` does. Seconds of the processor are those of all threads; memory is the
-peak of the process, beside what it holds before the epoch. The result is printed and written to
-benchmarks/results/stream.json.
+The pipeline generates the rows, sentences of 4 to 24 words with a label, instead of reading files, so that the disk is
+not measured. `data.batches` reads them again in each epoch, one window in memory at a time, shuffled within a window,
+tokenized and bucketed by length. Each size has its own process, which runs one epoch, then resumes it in the middle, as
+`callbacks.Resume` does. CPU seconds are those of all threads; memory is the peak of the process, next to its memory
+before the epoch. The result is printed and written to benchmarks/results/stream.json.
 """
 
 import argparse
@@ -29,14 +28,14 @@ BATCH_SIZE = 32
 
 
 def memory(key):
-    """Resident memory of this process in MB: `VmRSS` now, `VmHWM` at its peak."""
+    """Returns the resident memory of this process in MB: `VmRSS` now, `VmHWM` at its peak."""
     with open("/proc/self/status", encoding="utf-8") as file:
         line = next(line for line in file if line.startswith(key))
     return int(line.split()[1]) / 1024
 
 
 def preprocessor(folder):
-    """A WordPiece preprocessor whose vocabulary is the words."""
+    """Returns a WordPiece preprocessor whose vocabulary is the words."""
     from tfxfer import preprocessing
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -47,7 +46,7 @@ def preprocessor(folder):
 
 
 def made_up(count):
-    """A dataset of rows that no memory holds: they are a function of their numbers."""
+    """Returns a dataset of rows that are computed from their indices and never held in memory."""
     import tensorflow as tf
 
     words = tf.constant(WORDS)
@@ -69,7 +68,7 @@ def made_up(count):
 
 
 def run(dataset):
-    """Goes through batches; returns (rows, seconds, seconds of the processor, seconds to the first batch)."""
+    """Iterates over batches; returns (rows, seconds, CPU seconds, seconds to the first batch)."""
     rows, first, start, used = 0, None, time.perf_counter(), time.process_time()
     for _, y in dataset:
         first = time.perf_counter() - start if first is None else first
@@ -78,13 +77,13 @@ def run(dataset):
 
 
 def measure(count, window):
-    """One size, in this process."""
+    """Measures one size in this process."""
     import tfxfer as tx
 
     with tempfile.TemporaryDirectory() as folder:
         made = preprocessor(pathlib.Path(folder))
         for _ in tx.data.batches(made_up(4096), made, BATCH_SIZE, cache=False, seed=0, window=window):
-            pass  # what happens once
+            pass  # one-time work
         batches = tx.data.batches(made_up(count), made, BATCH_SIZE, cache=False, seed=0, window=window)
         before = memory("VmRSS")
         rows, seconds, processor, _ = run(batches.rest(0))
@@ -106,10 +105,10 @@ def measure(count, window):
 
 
 def main():
-    """Measures each size in a process of its own, prints the table and writes the JSON."""
+    """Measures each size in its own process, prints the table and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000])
-    parser.add_argument("--window", type=int, default=50, help="batches in a window, as `data.batches` has it")
+    parser.add_argument("--window", type=int, default=50, help="batches in a window, as in `data.batches`")
     parser.add_argument("--output", type=pathlib.Path, default=HERE / "results" / "stream.json")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,27 +1,27 @@
-"""Small models taught by a large one: size, speed and quality in one table.
+"""Small models distilled from a large one: size, speed and quality in one table.
 
     python benchmarks/students.py --data ../shared/data
 
-The teacher is all-MiniLM-L6-v2. Its students see texts without labels: the sentences of STS-B's training set and as
-many of Banking77's as `--texts` leaves room for.
+The teacher is all-MiniLM-L6-v2. Its students see texts without labels: the sentences of STS-B's training set, and
+Banking77's up to `--texts` in total.
 
-| model | how it is made |
+| model | construction |
 |---|---|
 | teacher | six transformer blocks |
-| 3 blocks | `with_blocks(3)`, as it is |
-| 3 blocks, taught | and an epoch on the teacher's vectors |
+| 3 blocks | `with_blocks(3)`, without training |
+| 3 blocks, taught | the same with an epoch on the teacher's vectors |
 | convolutions | `conv_student`: three blocks of separable convolutions, some epochs on the teacher's vectors |
 | static | `static_student`: a table of token vectors, no training |
 
-Quality: Spearman of cosines on STS-B's test set; accuracy on Banking77's of a frozen probe (`freezing.probe`) on the
-mean of the encoder's token vectors, fitted on `--probe` labelled texts. Speed: `encode` of 512 texts of Banking77 in
-seconds of processor, one thread, all models in turn, the median of `--rounds`. Results go to `results/students.json`.
+Quality: Spearman of cosines on STS-B's test set; accuracy on Banking77's test set of a frozen probe (`freezing.probe`)
+on the mean of the encoder's token vectors, fitted on `--probe` labeled texts. Speed: `encode` of 512 texts of Banking77
+in CPU seconds, one thread, all models in turn, the median of `--rounds`. Results go to `results/students.json`.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -58,7 +58,7 @@ def taught(student, texts, vectors, *, epochs, rate):
 
 
 def students(teacher, texts, *, epochs, report=print):
-    """Yields the name of each model, the model, and the seconds of processor that it took."""
+    """Yields the name of each model, the model, and the CPU seconds to make it."""
     start = time.process_time()
     vectors = teacher.encode(texts, batch_size=BATCH)
     report(f"vectors of {len(texts)} texts: {time.process_time() - start:.0f} s")
@@ -77,14 +77,14 @@ def students(teacher, texts, *, epochs, report=print):
 
 
 def spearman(model, pairs):
-    """The correlation of cosines with people's scores, by rank."""
+    """Returns the rank correlation of cosines with human scores."""
     columns = tuple([pair[name] for pair in pairs] for name in ("sentence1", "sentence2"))
     scores = np.array([float(pair["score"]) for pair in pairs])
     return tx.evaluation.similarity(model, columns, scores)["spearman"]
 
 
 def probe_accuracy(model, train, test):
-    """The accuracy of a linear probe on the mean of the encoder's token vectors."""
+    """Returns the accuracy of a linear probe on the mean of the encoder's token vectors."""
     labels = sorted({row["label"] for row in train})
     classifier = tx.models.TextClassifier(model.backbone, model.preprocessor, labels=labels)
     tx.freezing.probe(
@@ -95,7 +95,7 @@ def probe_accuracy(model, train, test):
 
 
 def rates(models, texts, rounds):
-    """The texts a second of processor of each model, asked in turn; other work on the machine does not count."""
+    """Returns the texts per CPU second of each model, in turn; other work on the machine does not count."""
     seconds = {name: [] for name in models}
     for model in models.values():
         model.encode(texts)
@@ -148,8 +148,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with banking77 and stsb")
     parser.add_argument("--texts", type=int, default=6000, help="texts that the students see")
-    parser.add_argument("--probe", type=int, default=1500, help="labelled texts that the probe is fitted on")
-    parser.add_argument("--epochs", type=int, default=3, help="of the student of convolutions")
+    parser.add_argument("--probe", type=int, default=1500, help="labeled texts that the probe is fitted on")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of the convolutional student")
     parser.add_argument("--rounds", type=int, default=3, help="of the speed")
     arguments = parser.parse_args()
     start = time.process_time()

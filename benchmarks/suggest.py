@@ -1,17 +1,16 @@
-"""What labels are worth that `suggest` asks for, beside labels of as many random texts.
+"""The value of labels that `suggest` asks for, against labels of the same number of random texts.
 
     python benchmarks/suggest.py --data ../shared/data
 
-Banking77, 77 classes. Of 1,500 texts out of its training set, 154 random ones are labelled at first. Then a frozen
-probe on all-MiniLM-L6-v2 (`freezing.probe`) is fitted, 77 further texts are chosen from the rest, and so on. Both ways
-begin with the same labels; the score is the accuracy on the test set, which nothing is chosen by. Results go to
-`results/suggest.json`.
+Banking77, 77 classes. Of 1,500 texts from its training set, 154 random ones are labeled first. Then a frozen probe on
+all-MiniLM-L6-v2 (`freezing.probe`) is fitted, 77 more texts are chosen from the rest, and so on. Both ways begin with
+the same labels; the score is the accuracy on the test set, which no choice uses. Results go to `results/suggest.json`.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -35,13 +34,13 @@ WAYS = ("random", "suggest")
 
 
 def accuracy(model, features, targets):
-    """The share of texts whose class is right, from features of the encoder, which does not change."""
+    """Returns the accuracy on features of the encoder, which is frozen."""
     logits = keras.ops.convert_to_numpy(model.head(features))
     return float((logits.argmax(axis=1) == model.read_targets(targets)).mean())
 
 
 def choose(way, model, texts, rest, seed):
-    """Returns the rows to label next, out of those that have no label yet."""
+    """Returns the rows to label next, from those without a label."""
     if way == "random":
         return random.Random(seed).sample(rest, MORE)
     return [rest[found.index] for found in model.suggest([texts[row] for row in rest], MORE)]

@@ -1,17 +1,17 @@
-"""How many planted wrong labels `evaluation.suspect_labels` finds, and how long a question takes.
+"""The planted wrong labels that `evaluation.suspect_labels` finds, and the time of a call.
 
     python benchmarks/suspects.py --data ../shared/data
 
 Banking77, 77 classes, the training set and the pretrained all-MiniLM-L6-v2, encoded once (`head_features`). For each
-seed 5 % of the rows get another label, drawn at random. Precision is the share of planted labels among the suspects
-(wrong labels that the data set came with count as false alarms), recall the share of planted labels that are found.
-`suggest` chooses 77 texts out of all, on the same features. Results go to `results/suspects.json`.
+seed, 5 % of the rows get another label, drawn at random. Precision is the share of planted labels among the suspects
+(the data set's original wrong labels count as false alarms), recall the share of planted labels that are found.
+`suggest` chooses 77 of all texts, on the same features. Results go to `results/suspects.json`.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -31,7 +31,7 @@ PRUNE = ("class", "noise_rate", "both")
 
 
 def planted(targets, labels, seed):
-    """Returns the labels with a share of them changed, and which were."""
+    """Returns the labels with a share of them changed, and which were changed."""
     rng = np.random.default_rng(seed)
     rows = rng.choice(len(targets), round(NOISE * len(targets)), replace=False)
     names = list(targets)
@@ -41,7 +41,7 @@ def planted(targets, labels, seed):
 
 
 def rates(found, wrong):
-    """Precision and recall of rows against those that were changed."""
+    """Returns precision and recall of the found rows against the changed rows."""
     hits = len(set(found) & wrong)
     return {"precision": round(hits / max(len(found), 1), 4), "recall": round(hits / len(wrong), 4)}
 

@@ -1,20 +1,20 @@
-"""Tagging WNUT17: seconds a step, sentences a second and quality, beside a plain KerasHub backbone with a dense layer.
+"""Tagging WNUT17: step time, sentences per second and quality, against a plain KerasHub backbone with a dense layer.
 
     python benchmarks/tagging.py --data ../shared/data            # steps and sentences
     python benchmarks/tagging.py --data ../shared/data --quality  # trains the baseline for five epochs, three seeds
 
-The baseline is what Keras's own tutorials do: `keras_hub.models.BertBackbone` on the same weights, a dense layer on
+The baseline follows Keras's own tutorials: `keras_hub.models.BertBackbone` with the same weights, a dense layer on
 every token, the tag on the first piece of each word, batches of random rows padded to their longest, AdamW (5e-5,
 warm-up and linear decay), the likeliest tag of each word.
 
-Steps: 32 rows of exactly 64 tokens, so that padding plays no part; a linear head, a CRF, and the baseline in turn.
-Sentences: WNUT17's test rows, from words to tags. What bounds them is the encoder: `encoder` is `tagger.predict`.
+Steps: 32 rows of exactly 64 tokens, without padding; a linear head, a CRF, and the baseline in turn. Sentences:
+WNUT17's test rows, from words to tags. The encoder is the upper bound: `encoder` is `tagger.predict`.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -48,19 +48,19 @@ class Baseline:
         self.model = keras.Model(backbone.input, keras.layers.Dense(len(tags), dtype="float32")(outputs))
 
     def compile(self, steps):
-        """Compiles for so many steps in all."""
+        """Compiles for the given total number of steps."""
         rate = tx.schedules.warmup_linear(5e-5, steps) if steps > 1 else 5e-5
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         self.model.compile(keras.optimizers.AdamW(rate, weight_decay=0.01), loss)
 
     def pieces(self, rows):
-        """The ids of each word of each row, cut at 126 pieces."""
+        """Returns the ids of each word of each row, truncated to 126 pieces."""
         words = sorted({word for row in rows for word in row})
         ids = dict(zip(words, (np.asarray(each).tolist() for each in self._tokenizer(words)), strict=True))
         return [[ids[word] for word in row] for row in rows]
 
     def batch(self, pieces, tags=None):
-        """Inputs of the model, the place of each word's first piece, and targets with their weights."""
+        """Returns the model's inputs, the position of each word's first piece, and targets with their weights."""
         rows = []
         for row in pieces:
             tokens, firsts = [self._tokenizer.cls_token_id], []
@@ -83,7 +83,7 @@ class Baseline:
         return x, [firsts for _, firsts in rows], y, weights
 
     def tag(self, rows):
-        """The likeliest tag of each word, sorted by length and padded to the longest of a batch."""
+        """Returns the likeliest tag of each word; rows are sorted by length and padded to the longest of a batch."""
         pieces = self.pieces(rows)
         order = sorted(range(len(rows)), key=lambda i: -sum(map(len, pieces[i])))
         found = {}
@@ -108,7 +108,7 @@ class Baseline:
 
 
 def side(run, rows):
-    """One side of `_harness.alternate`, in this process: `run` for some seconds, again and again."""
+    """Returns one side of `_harness.alternate` in this process, which repeats `run` for some seconds."""
 
     def ask(seconds):
         count, start = 0, time.perf_counter()
@@ -122,7 +122,7 @@ def side(run, rows):
 
 
 def steps(folder, taggers, words, tags):
-    """Rows a second of a training step at equal shapes."""
+    """Measures the rows per second of a training step at equal shapes."""
     whole = [word for row in words for word in row if word.isascii() and word.isalpha()]
     baseline = Baseline(folder, tags)
     single = [word for word, [pieces] in zip(whole, baseline.pieces([[word] for word in whole]), strict=True)
@@ -141,14 +141,14 @@ def steps(folder, taggers, words, tags):
 
 
 def tagger_batches(tagger, rows, tags):
-    """Batches of ids and targets, as `fit` makes them."""
+    """Returns batches of ids and targets, as made by `fit`."""
     examples = tx.data.tagged({"words": rows, "tags": tags}, labels=tagger.tags)
     gate = tx.data.Gate(tagger)
     return gate.ready(tx.data.batches(examples, tagger, len(rows), shuffle=False), True)
 
 
 def train_baseline(folder, tags, train, test, seeds):
-    """Trains the baseline from each seed and puts the scores into the file that the speeds are in."""
+    """Trains the baseline with each seed and adds the scores to the file with the speeds."""
     path = _harness.RESULTS / "tagging.json"
     result = json.loads(path.read_text()) if path.exists() else {}
     result["quality"] = []
@@ -172,9 +172,7 @@ def main():
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=4.0, help="of a slice")
-    parser.add_argument(
-        "--quality", action="store_true", help="train the baseline for five epochs, in place of all else"
-    )
+    parser.add_argument("--quality", action="store_true", help="only train the baseline, for five epochs")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the trainings")
     arguments = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(_harness.THREADS)

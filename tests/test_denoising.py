@@ -159,7 +159,7 @@ def test_what_cannot_be_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"`backbone`.*not quantized"):
         models.DenoisingAutoencoder(quantized)
     model = model_of(tmp_path)
-    with pytest.raises(NotImplementedError, match="Quantize the model that you make of it"):
+    with pytest.raises(NotImplementedError, match="Quantize the model created from it"):
         model.quantize("int8")
     with pytest.raises(ValueError, match=r"`y`.*texts make the targets"):
         model.fit(tiny.TEXTS, tiny.LABELS)

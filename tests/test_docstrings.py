@@ -81,7 +81,8 @@ def methods(value):
     """(name, function) of the public methods that a class itself defines."""
     for name, method in vars(value).items():
         function = method.__func__ if isinstance(method, (staticmethod, classmethod)) else method
-        if not name.startswith("_") and inspect.isfunction(function):
+        is_field = name in getattr(value, "__dataclass_fields__", ())  # a function is its default
+        if not name.startswith("_") and inspect.isfunction(function) and not is_field:
             yield name, function
 
 

@@ -138,7 +138,7 @@ def test_batches_are_not_computed_by_the_model_unawares(embedder):
         ({"dtype": "int4"}, "`dtype`.*'int4'"),
         ({"threads": 0}, "`threads`.*0"),
         ({"tolerance": -1.0}, "`tolerance`.*-1"),
-        ({"dtype": "int8", "tolerance": 1e-6}, "LiteRT computes as .*1e-06"),
+        ({"dtype": "int8", "tolerance": 1e-6}, "LiteRT matches .*1e-06"),
         ({"examples": [3]}, "`examples`.*3"),
     ],
 )

@@ -203,7 +203,7 @@ def test_vectors_that_are_not_finite_are_an_error():
         def encode(self, texts, **kwargs):
             return np.full((len(texts), 2), np.nan)
 
-    with pytest.raises(ValueError, match="finite numbers; the one of '1'"):
+    with pytest.raises(ValueError, match="finite; the vector of '1'"):
         evaluation.triplets(Broken(), (["1"], ["2"], ["3"]))
     with pytest.raises(ValueError, match=r"`first`.*finite"):
         evaluation.similarity_scores([[np.nan], [1.0]], [[1.0], [2.0]], [1, 2])

@@ -381,7 +381,7 @@ def test_models_of_other_outputs_or_inputs_say_that_they_are_not_explained(folde
         with pytest.raises(ValueError, match="`model`"):
             model.explain(tiny.TEXTS[:1])
     mixed = tx.models.MultimodalRegressor(tiny.backbone(), tiny.preprocessor(folder), columns=tiny.columns())
-    with pytest.raises(ValueError, match="texts alone"):
+    with pytest.raises(ValueError, match="only texts"):
         mixed.explain(tiny.TEXTS[:1])
 
 

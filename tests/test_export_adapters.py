@@ -103,8 +103,8 @@ def test_vectors_and_numbers_choose_too(tmp_path):
         (tiny.classifier, {"adapters": {"": "a"}}, "argument `adapters`.*a dict of name"),
         (tiny.classifier, {"adapters": {"a": "nowhere.safetensors"}}, "argument `path`"),
         (tiny.classifier, {"adapters": {"a": "b"}, "weights_dtype": "int8"}, "argument `weights_dtype`.*None with"),
-        (tiny.tagger, {"adapters": {"a": "b"}}, "argument `model`.*one column of text"),
-        (lambda folder: tx.models.Siamese(tiny.embedder(folder)), {"adapters": {"a": "b"}}, "by its embedder"),
+        (tiny.tagger, {"adapters": {"a": "b"}}, "argument `model`.*one text column"),
+        (lambda folder: tx.models.Siamese(tiny.embedder(folder)), {"adapters": {"a": "b"}}, "Export the embedder"),
     ],
 )
 def test_what_cannot_be_chosen_is_refused(tmp_path, make, options, said):

@@ -145,7 +145,7 @@ def test_every_signature_is_asked(folder, monkeypatch):
             lambda answer: {"predictions": [{"scores": [1.0]} for _ in answer["predictions"]]},
             "1 numbers in 'scores', not 3",
         ),
-        (lambda answer: {"predictions": [{} for _ in answer["predictions"]]}, "None where a number should be"),
+        (lambda answer: {"predictions": [{} for _ in answer["predictions"]]}, "None instead of a number"),
         (lambda answer: {"error": "no"}, "the server answers"),
     ],
 )

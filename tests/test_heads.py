@@ -250,7 +250,7 @@ def test_a_family_without_trained_heads_says_so_and_gives_its_encoder(tmp_path):
     config = {**FAMILIES["t5"].to_config(arguments), "architectures": ["T5ForSequenceClassification"]}
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"`labels`.*T5ForSequenceClassification.*not taken over"):
+    with pytest.raises(ValueError, match=r"`labels`.*T5ForSequenceClassification.*not reused"):
         tx.models.TextClassifier.from_preset(tmp_path)
     with pytest.warns(UserWarning, match="T5ForSequenceClassification"):
         assert tx.models.TextClassifier.from_preset(tmp_path, labels=["a", "b"]).labels == ["a", "b"]

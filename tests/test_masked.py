@@ -344,7 +344,7 @@ def test_backbones_and_arguments_that_cannot_be_are_errors(tmp_path):
         return models.MaskedLanguageModel(backbones.Backbone(family, **sizes, max_sequence_length=16), **arguments)
 
     for family in ("gpt2", "llama"):
-        with pytest.raises(ValueError, match=r"`backbone`.*both sides"):
+        with pytest.raises(ValueError, match=r"`backbone`.*bidirectional"):
             model(family)
     quantized = tiny.backbone()
     quantized.quantize("int8")
@@ -357,7 +357,7 @@ def test_backbones_and_arguments_that_cannot_be_are_errors(tmp_path):
     with pytest.raises(ValueError, match=r"`activation`"):
         model(head={"activation": "softmax"})
     found = tiny.masked(tmp_path)
-    with pytest.raises(NotImplementedError, match="Quantize the model that you make of it"):
+    with pytest.raises(NotImplementedError, match="Quantize the model created from it"):
         found.quantize("int8")
     tx.freezing.freeze(found, below=1)
     with pytest.raises(ValueError, match=r"same inputs in each epoch"):

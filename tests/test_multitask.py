@@ -483,7 +483,7 @@ def with_one_head(folder):
     [
         (lambda folder: tasks(folder, intent="intent"), r"argument `tasks`.*at least two"),
         (on_two_backbones, r"argument `tasks\['quality'\]`.*backbone of tasks\['intent'\].*same object"),
-        (under_one_name, r"argument `tasks\['quality'\]`.*named otherwise.*name="),
+        (under_one_name, r"argument `tasks\['quality'\]`.*another name.*name="),
         (with_one_head, r"argument `tasks\['topic'\]`.*head of its own"),
         (lambda folder: {**tasks(folder, intent="intent"), "a/b": 1}, r"argument `tasks`.*letters"),
         (lambda folder: {**tasks(folder, intent="intent"), "b": 1}, r"argument `tasks\['b'\]`.*task model"),

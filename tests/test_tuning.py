@@ -708,8 +708,8 @@ def test_embedders_are_searched_over_losses(presets, folder):
     ("arguments", "said"),
     [
         ({"presets": "no_such_preset"}, "argument `preset`. Expected a built-in preset"),
-        ({"presets": []}, "argument `presets`. Expected a preset, or a list of different ones"),
-        ({"presets": ["same", "same"]}, "argument `presets`. Expected a preset, or a list of different ones"),
+        ({"presets": []}, "argument `presets`. Expected a preset, or a list of different presets"),
+        ({"presets": ["same", "same"]}, "argument `presets`. Expected a preset, or a list of different presets"),
         ({"labels": ["card", "card"]}, "argument `labels`"),
         ({"labels": None}, "argument `labels`. Expected a value: `TextClassifier` needs one"),
         ({"label": LABELS}, "argument `label`. Expected an argument of `TextClassifier`: labels, multi_label, "),
@@ -738,7 +738,7 @@ def test_embedders_are_searched_over_losses(presets, folder):
         ({"space": {"dropout": 1.0}}, "argument `space['dropout']`. Expected a number >= 0.0 and < 1.0"),
         ({"space": {"learning_rate": [1e-3, 0.0]}}, "argument `space['learning_rate']`"),
         ({"space": {"learning_rate": []}}, "An empty list leaves nothing to choose"),
-        ({"space": {"batch_size": [8, 8]}}, "argument `space['batch_size']`. Expected values that differ"),
+        ({"space": {"batch_size": [8, 8]}}, "argument `space['batch_size']`. Expected distinct values"),
         ({"space": {"warmup": {"min_value": 0.1}}}, "Expected a dict with min_value and max_value"),
         ({"space": {"warmup": {"min_value": 0.1, "max_value": 0.1}}}, "Expected min_value < max_value"),
         ({"space": {"warmup": {"least": 0.1, "max_value": 0.2}}}, "Expected one of 'min_value', 'max_value', 'step'"),
@@ -805,7 +805,7 @@ def other_labels():
         (lambda rows, model: {"x": TEXTS}, "argument `x`. Expected texts and targets"),
         (lambda rows, model: {"x": TEXTS, "y": ["loans"] * len(TEXTS)}, "loans"),
         (lambda rows, model: {"x": other_labels()}, "argument `x`. Expected rows with the hypermodel's labels"),
-        (lambda rows, model: {"x": stream(rows)}, "Expected rows of a known number"),
+        (lambda rows, model: {"x": stream(rows)}, "Expected a known number of rows"),
         (lambda rows, model: {"x": rows, "batch_size": 8}, "argument `batch_size`. Expected no such argument"),
         (lambda rows, model: {"x": rows, "shuffle": True}, "argument `shuffle`. Expected no such argument"),
         (lambda rows, model: {"x": rows, "epochs": 0}, "argument `epochs`"),
@@ -833,9 +833,9 @@ def search(hypermodel, objective, folder, *data, **kwargs):
 @pytest.mark.parametrize(
     ("objective", "said"),
     [
-        (keras_tuner.Objective("val_accuracy", "max"), "Expected one of the values that training writes, loss, accura"),
+        (keras_tuner.Objective("val_accuracy", "max"), "Expected one of the values that training logs, loss, accura"),
         ([keras_tuner.Objective(name, "max") for name in ("accuracy", "val_f1")], "objective='val_f1'"),
-        (None, "Expected the name of a value that training writes"),
+        (None, "Expected the name of a value that training logs"),
     ],
 )
 def test_an_objective_that_nothing_writes_ends_the_search_before_its_first_step(small, rows, tmp_path, objective, said):
@@ -848,7 +848,7 @@ def test_an_objective_that_nothing_writes_ends_the_search_before_its_first_step(
 
 def test_what_callbacks_of_your_own_write_is_known_after_an_epoch(small, rows, tmp_path):
     seen = Seen()  # may write what it likes
-    with pytest.raises(FatalError, match="Expected one of the values that training writes, accuracy, loss"):
+    with pytest.raises(FatalError, match="Expected one of the values that training logs, accuracy, loss"):
         search(small, keras_tuner.Objective("val_accuracy", "max"), tmp_path, rows, callbacks=[seen])
     assert [len(trial["logs"]) for trial in seen.trials] == [1]
 
@@ -901,7 +901,7 @@ def test_results_are_asked_of_a_tuner_that_has_some(small, tmp_path):
         tx.tuning.best_model(tuner)
     worker = copy.copy(tuner)
     worker.oracle = object()  # as a worker of a distributed search has it, without trials
-    for wrong, remedy in ((None, "Received: tuner=None"), (worker, "are the chief's to tell")):
+    for wrong, remedy in ((None, "Received: tuner=None"), (worker, "only the chief knows")):
         for function in (tx.tuning.trials, tx.tuning.best_model):
             with pytest.raises(ValueError, match="Expected a tuner of Keras Tuner that knows its trials") as error:
                 function(wrong)

@@ -1,4 +1,4 @@
-"""Transfer learning on text in Keras 3: pretrained encoders, fine-tuned and served, strings in.
+"""Transfer learning on text in Keras 3: fine-tune and serve pretrained encoders that take raw strings.
 
 ```python
 import tfxfer as tx
@@ -64,9 +64,9 @@ _is_loading = False
 
 
 def __getattr__(name: str) -> _typing.Any:
-    """Loads TensorFlow and all modules when the command line first needs one; elsewhere they are there already."""
+    """Loads TensorFlow and all modules when the command line first needs one; otherwise they are already loaded."""
     global _is_loading
-    # While they load, `from tfxfer import data` has to import that module: Python does where there is no attribute.
+    # While they load, `from tfxfer import data` has to import that module; Python does so if there is no attribute.
     if name not in __all__ or _is_loading:
         raise AttributeError(f"module 'tfxfer' has no attribute {name!r}")
     _is_loading = True

@@ -1,14 +1,14 @@
 """Linear-chain models: sums and maxima over all tag sequences, in `keras.ops`.
 
 A sequence of tags `y` has the score `start[y_1] + sum of emissions[t, y_t] + sum of transitions[y_(t-1), y_t] +
-end[y_n]`, its probability is the softmax of the score over all sequences (Lafferty, McCallum and Pereira, 2001,
-https://repository.upenn.edu/cis_papers/159). A position that the mask leaves out is skipped: the chain leads from the
-position before it to the one after it.
+end[y_n]`; its probability is the softmax of the score over all sequences (Lafferty, McCallum and Pereira, 2001,
+https://repository.upenn.edu/cis_papers/159). A masked position is skipped: the chain leads from the position before it
+to the one after it.
 
-One scan runs over the positions from the last to the first and sums in log space: `exp` of scores first, and products
-of matrices then, would take half of the time, but loses what lies 87 below the largest score in float32. Gradients do
-not run through that scan. XLA cannot compile the gradient of a loop on TensorFlow, and the gradient of a sum over all
-sequences is a matter of probabilities: a second scan carries them from the first position to the last.
+One scan runs over the positions from the last to the first and sums in log space. Taking `exp` of the scores and then
+multiplying matrices would take half of the time, but in float32 loses everything more than 87 below the largest score.
+Gradients do not run through that scan: XLA cannot compile the gradient of a loop on TensorFlow. The gradient of a sum
+over all sequences consists of probabilities, which a second scan carries from the first position to the last.
 """
 
 import types
@@ -17,20 +17,20 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-# Stands for minus infinity, whose differences and gradients would be NaN. Even a hundred million of them add up to a
-# float32, and each of them takes up any score beside it: `LOWEST + 1000 == LOWEST`.
+# Replaces minus infinity, whose differences and gradients would be NaN. Even the sum of a hundred million of them is
+# finite in float32, and each absorbs any score added to it: `LOWEST + 1000 == LOWEST`.
 LOWEST = -1e30
-# A probability of a tag after the one before it counts as zero below `exp` of this.
+# The probability of a tag given the previous tag counts as zero below `exp` of this.
 _LEAST_STEP = -700.0
 
 
 class Chain(NamedTuple):
-    """The scores of a batch of chains, as `chain` makes them.
+    """The scores of a batch of chains, made by `chain`.
 
     Args:
         emissions: float tensor `(batch, length, tags)`, 0 where the mask is false.
         mask: bool tensor `(batch, length)`.
-        transitions: float tensor `(tags, tags)`, from and to.
+        transitions: float tensor `(tags, tags)`, from row to column.
         start: float tensor `(tags,)`.
         end: float tensor `(tags,)`.
     """
@@ -43,15 +43,15 @@ class Chain(NamedTuple):
 
 
 def chain(emissions: Any, mask: Any, transitions: Any, start: Any, end: Any) -> Chain:
-    """Makes a `Chain`: in float32 at least, without infinite values, and without what is masked.
+    """Makes a `Chain`: at least float32, without infinite values, and with zeros at masked positions.
 
     Args:
-        emissions: float tensor `(batch, length, tags)`. Float64 stays, what is narrower becomes float32.
-        mask: bool tensor `(batch, length)`, true at the positions that count; these may have gaps between them. `None`
-            if all count.
-        transitions: float tensor `(tags, tags)`, from and to. Minus infinity makes a step impossible.
-        start: float tensor `(tags,)`, of the first tag.
-        end: float tensor `(tags,)`, of the last tag.
+        emissions: float tensor `(batch, length, tags)`. Float64 is kept; narrower dtypes become float32.
+        mask: bool tensor `(batch, length)`, true at valid positions, which may have gaps between them. `None` if all
+            positions are valid.
+        transitions: float tensor `(tags, tags)`, from row to column. Minus infinity makes a step impossible.
+        start: float tensor `(tags,)`, scores of the first tag.
+        end: float tensor `(tags,)`, scores of the last tag.
 
     Returns:
         A `Chain`.
@@ -72,10 +72,10 @@ def _finite(scores):
 
 
 def log_partition(chain: Chain) -> Any:
-    """The log of the sum of `exp(score)` over all sequences.
+    """Returns the log of the sum of `exp(score)` over all sequences.
 
     Returns:
-        A tensor `(batch,)`; 0 in a row without positions. Its first derivatives are exact, there are no second ones.
+        A tensor `(batch,)`; 0 in a row without positions. First derivatives are exact; there are no second derivatives.
     """
     fixed, places = _fixed(chain), _places(chain.mask)
     raw, after = _sums(fixed)
@@ -88,11 +88,11 @@ def log_partition(chain: Chain) -> Any:
 
 
 def path_score(chain: Chain, tags: Any) -> Any:
-    """The score of one sequence a row.
+    """Returns the score of one sequence per row.
 
     Args:
         chain: `Chain`.
-        tags: int tensor `(batch, length)`; not read where the mask is false.
+        tags: int tensor `(batch, length)`; ignored where the mask is false.
 
     Returns:
         A tensor `(batch,)`; 0 in a row without positions.
@@ -109,7 +109,7 @@ def path_score(chain: Chain, tags: Any) -> Any:
 
 
 def marginals(chain: Chain) -> Any:
-    """The probability of each tag at each position, over all sequences.
+    """Returns the probability of each tag at each position, over all sequences.
 
     Returns:
         A tensor `(batch, length, tags)` without a gradient; 0 where the mask is false.
@@ -120,13 +120,13 @@ def marginals(chain: Chain) -> Any:
 
 
 def conditional_log_probabilities(chain: Chain, tags: Any) -> Any:
-    """The log-probability of each tag of a sequence, given the tag before it and all emissions.
+    """Returns the log-probability of each tag of a sequence, given the previous tag and all emissions.
 
-    Their sum over a row is the log-probability of the sequence.
+    The sum over a row is the log-probability of the sequence.
 
     Args:
         chain: `Chain`.
-        tags: int tensor `(batch, length)`; not read where the mask is false.
+        tags: int tensor `(batch, length)`; ignored where the mask is false.
 
     Returns:
         A tensor `(batch, length)` without a gradient (`focal_loss` has one); 0 where the mask is false.
@@ -138,24 +138,25 @@ def conditional_log_probabilities(chain: Chain, tags: Any) -> Any:
 
 
 def log_likelihood(chain: Chain, tags: Any) -> Any:
-    """The log-probability of one sequence a row, `(batch,)`; 0 in a row without positions.
+    """Returns the log-probability of one sequence per row, `(batch,)`; 0 in a row without positions.
 
-    More exact than `path_score - log_partition`, two large numbers; otherwise the same, and so are the gradients.
+    It is more exact than `path_score - log_partition`, a difference of two large numbers; values and gradients are
+    otherwise the same.
     """
     return -focal_loss(chain, tags)
 
 
 def focal_loss(chain: Chain, tags: Any, weights: Any = None, gamma: float = 0.0) -> Any:
-    """The sum over positions of `-w * (1 - p)^gamma * log(p)`, `p` the probability of a tag given the one before it.
+    """Returns the sum over positions of `-w * (1 - p)^gamma * log(p)`, `p` the probability of a tag given the previous.
 
     Args:
         chain: `Chain`.
-        tags: int tensor `(batch, length)`; not read where the mask is false.
-        weights: float tensor `(batch, length)`: `w`, 1 by default; taken for constant.
-        gamma: float >= 0.
+        tags: int tensor `(batch, length)`; ignored where the mask is false.
+        weights: float tensor `(batch, length)`: `w`, treated as a constant. Defaults to 1.
+        gamma: float >= 0. Defaults to 0.
 
     Returns:
-        A tensor `(batch,)`. Its first derivatives are exact, there are no second ones.
+        A tensor `(batch,)`. First derivatives are exact; there are no second derivatives.
     """
     fixed, places = _fixed(chain), _places(chain.mask)
     _, after = _sums(fixed)
@@ -171,12 +172,12 @@ def focal_loss(chain: Chain, tags: Any, weights: Any = None, gamma: float = 0.0)
 
 
 def _focal(log_p, gamma):
-    """`-(1 - p)^gamma * log(p)` and its derivative by `log(p)`."""
+    """Returns `-(1 - p)^gamma * log(p)` and its derivative with respect to `log(p)`."""
     if not gamma:
         return -log_p, -ops.ones_like(log_p)
     p, wrong = ops.exp(log_p), -ops.expm1(log_p)
     is_sure = wrong <= 0
-    # log(p) / (1 - p) tends to -1 where p tends to 1.
+    # log(p) / (1 - p) tends to -1 as p tends to 1.
     ratio = ops.where(is_sure, -ops.ones_like(p), log_p / ops.where(is_sure, ops.ones_like(p), wrong))
     factor = ops.power(ops.maximum(wrong, 0.0), gamma)
     return -factor * log_p, factor * (gamma * p * ratio - 1.0)
@@ -186,7 +187,7 @@ def _focal(log_p, gamma):
 
 
 def viterbi(chain: Chain) -> tuple:
-    """The sequence of the highest score; of equal ones that with the smallest first tag, second tag, and so on.
+    """Returns the sequence with the highest score; ties are broken by the smallest first tag, second tag, and so on.
 
     Returns:
         A tuple of an int32 tensor `(batch, length)`, -1 where the mask is false, and the scores `(batch,)`.
@@ -211,16 +212,16 @@ def viterbi(chain: Chain) -> tuple:
 
 
 def segment_log_probabilities(chain: Chain, rows: Any, starts: Any, ends: Any, *, path: Any, follow: Any) -> Any:
-    """The log-probability that some positions carry exactly the tags of a path, and that the next tag is one of a set.
+    """Returns the log-probability that positions have exactly the tags of a path, and that the next tag is in a set.
 
     Args:
         chain: `Chain`.
         rows: int tensor `(segments,)`.
         starts: int tensor `(segments,)`, the first position of each segment.
-        ends: int tensor `(segments,)`, its last position. One of the positions must count; others are skipped.
-        path: int tensor `(batch, length)`, the tags; not read where the mask is false.
-        follow: bool tensor `(segments, tags)`. The tag of the next position that counts has to be one of these, unless
-            the sequence ends before.
+        ends: int tensor `(segments,)`, its last position. At least one position must be valid; masked ones are skipped.
+        path: int tensor `(batch, length)`, the tags; ignored where the mask is false.
+        follow: bool tensor `(segments, tags)`. The tag of the next valid position has to be one of these, unless the
+            sequence ends first.
 
     Returns:
         A tensor `(segments,)` without a gradient.
@@ -230,13 +231,13 @@ def segment_log_probabilities(chain: Chain, rows: Any, starts: Any, ends: Any, *
     tags, logs = _conditionals(fixed, places, after, path)
     steps = _of_tags(fixed, logs, tags)
     rows, starts, ends = (ops.cast(x, "int32") for x in (rows, starts, ends))
-    # Where a segment begins or ends with a position that is skipped: the next or the last one that counts.
+    # If a segment begins or ends with a masked position: the next or the last valid position.
     starts = _pick(places.this_or_next, rows, starts)
     ends = ops.where(_pick(fixed.mask, rows, ends), ends, _pick(places.previous, rows, ends))
     tag = _pick(tags, rows, starts)
     marginal = ops.take_along_axis(_pick(_marginals(fixed, places, after), rows, starts), tag[:, None], axis=-1)[:, 0]
     least = ops.cast(_LEAST_STEP, steps.dtype)
-    # Differences of sums: a step of LOWEST would take up all others of its row.
+    # Differences of sums: a step of LOWEST would absorb all others in its row.
     sums = ops.cumsum(ops.maximum(steps, least), axis=1)
     impossible = ops.cumsum(ops.cast(steps < least, "int32"), axis=1)
     inner = _pick(sums, rows, ends) - _pick(sums, rows, starts)
@@ -250,13 +251,13 @@ def segment_log_probabilities(chain: Chain, rows: Any, starts: Any, ends: Any, *
 
 
 def _log(probability):
-    """The log; of what underflowed to 0 that of the least normal number."""
+    """Returns the log; for probabilities that underflowed to 0, the log of the least normal number."""
     is_double = keras.backend.standardize_dtype(probability.dtype) == "float64"
     return ops.log(ops.maximum(probability, 2.3e-308 if is_double else 1.2e-38))
 
 
 def _shares(scores):
-    # Keras warns of a softmax over a single tag.
+    # Keras warns about a softmax over a single tag.
     return ops.softmax(scores, axis=-1) if scores.shape[-1] != 1 else ops.ones_like(scores)
 
 
@@ -273,7 +274,7 @@ def _swap(x):
 
 
 def _scan(step, start, inputs, reverse=False):
-    """As `ops.scan` of several inputs, whose length Keras 3.15 must know on TensorFlow where there are several."""
+    """`ops.scan` over several inputs; for these, Keras 3.15 on TensorFlow needs a static length."""
     positions = ops.arange(ops.shape(inputs[0])[0], dtype="int32")
 
     def at(carried, position):
@@ -283,21 +284,21 @@ def _scan(step, start, inputs, reverse=False):
 
 
 def _messages(chain, reduce):
-    """Scores of all that follows each position, reduced over the tags there.
+    """Returns the scores of everything that follows each position, reduced over the tags there.
 
     Args:
         chain: `Chain`, without gradients.
         reduce: function of scores `(batch, tags, tags)`, which reduces their last axis.
 
     Returns:
-        A tuple of two tensors `(batch, length, tags)`: scores of what follows position `t` if it (or the position that
-        counts before it) has a tag; and the scores from position `t` on, itself included, less the maximum of the
+        A tuple of two tensors `(batch, length, tags)`: the scores of everything after position `t` if `t` (or the valid
+        position before it) has a tag; and the scores from position `t` on, including `t`, minus the maximum of the
         first at `t`.
     """
 
     def step(raw, inputs):
         emissions, keep = inputs
-        # The maximum is taken off at each position, so that rounding errors are those of single positions.
+        # The maximum is subtracted at each position, so that rounding errors are those of single positions.
         scores = emissions + raw - ops.max(raw, axis=-1, keepdims=True)
         reduced = reduce(chain.transitions + ops.expand_dims(scores, 1))
         return ops.where(ops.expand_dims(keep, -1), reduced, raw), raw
@@ -312,15 +313,15 @@ def _sums(chain):
 
 
 def _carry(chain, places, after, slopes):
-    """Carries slopes from each position to those after it: `u_t = u_(t-1) P_t + slopes_t`.
+    """Carries slopes from each position to the later ones: `u_t = u_(t-1) P_t + slopes_t`.
 
-    `P_t` holds the probabilities of each tag at `t` after each tag before it.
+    `P_t` holds the probabilities of each tag at `t` given each previous tag.
 
     Returns:
-        A tuple of `u` `(batch, length, tags)`, the last of them `(batch, tags)`, `u` before each position, and `P`,
-        which is 0 where nothing comes before.
+        A tuple of `u` `(batch, length, tags)`, the last `u` `(batch, tags)`, `u` before each position (0 at the first
+        position and at masked ones), and `P`; the last two have the length first.
     """
-    # Length first, which is how scans take it: a transposition would copy the largest tensor of all.
+    # Length first, as scans require: a transposition would copy the largest tensor.
     scores = chain.transitions + ops.expand_dims(_swap(after), 2)
     steps = _shares(scores)
 
@@ -345,21 +346,21 @@ def _marginals(chain, places, after):
 
 
 def _with_gradient(chain, places, after, slopes, tags=None):
-    """Zeros `(batch,)` with the gradient of what has the given slopes.
+    """Returns zeros `(batch,)` with the gradient of a function that has the given slopes.
 
     Args:
         chain: `Chain`, with gradients.
         places: `_places`.
         after: scores from each position on.
-        slopes: float tensor `(batch, length, tags)`: derivatives by the score of each tag at each position, given the
-            tag of `tags` before it, as far as they do not come from the positions before.
+        slopes: float tensor `(batch, length, tags)`: derivatives with respect to the score of each tag at each
+            position, given the previous tag in `tags`, without the contributions of the previous positions.
         tags: optional int tensor `(batch, length)`.
     """
     fixed = _fixed(chain)
     slopes = ops.where(ops.expand_dims(fixed.mask, -1), slopes, ops.zeros_like(slopes))
     carried, last, before, steps = _carry(fixed, places, after, slopes)
     count = slopes.shape[-1]
-    # By each transition: what is carried over it, and the slope itself, which started from one tag.
+    # For each transition: what is carried over it, and the slope itself, which started from one tag.
     by_step = ops.sum(ops.expand_dims(before, -1) * steps, axis=0)
     if tags is not None:
         hot = ops.one_hot(ops.where(places.is_first, -1, _at(tags, places.previous)), count, dtype=slopes.dtype)
@@ -373,7 +374,7 @@ def _with_gradient(chain, places, after, slopes, tags=None):
 
 
 def _conditionals(chain, places, after, tags):
-    """Returns tags (0 where the mask is false), and the log-probabilities of all tags, given the tag before."""
+    """Returns tags (0 where the mask is false), and the log-probabilities of all tags, given the previous tag."""
     tags = ops.where(chain.mask, ops.cast(tags, "int32"), 0)
     steps = ops.take(chain.transitions, _at(tags, places.previous), axis=0)
     steps = ops.where(ops.expand_dims(places.is_first, -1), chain.start, steps)
@@ -389,14 +390,14 @@ def _of_tags(chain, logs, tags):
 
 
 def _places(mask):
-    """Where the positions that count are: a namespace of tensors `(batch, length)`, `first` to `is_empty` `(batch,)`.
+    """Returns the valid positions: a namespace of tensors `(batch, length)`, `first` to `is_empty` `(batch,)`.
 
-    `previous` and `next` are the positions that count before and after each, 0 where there is none.
+    `previous` and `next` are the valid positions before and after each position, 0 if there is none.
     """
     length = ops.shape(mask)[1]
     positions = ops.arange(length, dtype="int32")
     counts = ops.cast(mask, "int32")
-    # The positions that count, in order, then the others.
+    # The valid positions, in order, then the others.
     order = ops.cast(ops.argsort(ops.where(mask, positions, positions + length), axis=1), "int32")
     through = ops.cumsum(counts, axis=1)
     total = through[:, -1:]

@@ -1,7 +1,7 @@
-"""The one wording of errors.
+"""The common wording of errors.
 
-Every error of the package that a caller's value causes is made here, so that all of them read alike: the argument, what
-was expected, what came, and what to do about it.
+All errors caused by a caller's value are made here, so that they share one form: the argument, the expected value, the
+received value, and a remedy.
 """
 
 import fnmatch
@@ -9,13 +9,13 @@ import numbers
 
 
 def invalid(argument, expected, received, remedy=None):
-    """Makes the `ValueError` for a value that an argument cannot take.
+    """Makes the `ValueError` for an invalid value of an argument.
 
     Args:
         argument: string. The argument's name, as the caller wrote it.
-        expected: string. What was expected, e.g. `"a positive int"`.
-        received: the value that came; shown by `repr`, cut at 200 characters.
-        remedy: optional string. A sentence that says what to do.
+        expected: string. The expected value, e.g. `"a positive int"`.
+        received: the received value; shown by `repr`, truncated to 200 characters.
+        remedy: optional string. A sentence on how to fix it.
 
     Returns:
         A `ValueError`, for the caller to raise.
@@ -33,7 +33,7 @@ def invalid(argument, expected, received, remedy=None):
 
 
 def one_of(argument, value, options, remedy=None):
-    """Returns `value` where it is one of `options` (any iterable of names); raises otherwise."""
+    """Returns `value` if it is one of `options` (any iterable of names); raises otherwise."""
     options = list(options)
     if not isinstance(value, str) or value not in options:
         raise invalid(argument, f"one of {', '.join(map(repr, options))}", value, remedy)
@@ -41,9 +41,9 @@ def one_of(argument, value, options, remedy=None):
 
 
 def some_of(argument, patterns, options, remedy=None):
-    """Returns those of `options` that a name, a pattern of `fnmatch` or several of them stand for, in their order.
+    """Returns the `options` that match a name, an `fnmatch` pattern or several of them, in their order.
 
-    Raises on anything that is no string, on a name or pattern that stands for none, and where none are given.
+    Raises if a name or pattern is not a string or matches no option, and if none are given.
 
     >>> some_of("groups", ["block_*", "head"], ["embeddings", "block_0", "block_1", "head"])
     ['block_0', 'block_1', 'head']
@@ -54,21 +54,21 @@ def some_of(argument, patterns, options, remedy=None):
     for pattern in (patterns or [()]) if several else [patterns]:
         matching = {name for name in options if isinstance(pattern, str) and fnmatch.fnmatchcase(name, pattern)}
         if not matching:
-            expected = f"names out of {', '.join(map(repr, options))}, or patterns such as 'block_*' that match some"
+            expected = f"names from {', '.join(map(repr, options))}, or patterns such as 'block_*' that match some"
             raise invalid(argument, expected, pattern, remedy)
         found |= matching
     return [name for name in options if name in found]
 
 
 def strings(argument, values):
-    """Returns `values`, a list, where each is a text; the error names the first row that is not."""
+    """Returns `values`, a list, if every value is a text; the error names the first row that is not."""
     for row, value in enumerate(values):
         text(argument, value, row)
     return values
 
 
 def text(argument, value, row):
-    """Raises where a value is no `str` or `bytes`, or one that UTF-8 cannot hold; the error names the row, an int."""
+    """Raises if a value is not `str` or `bytes`, or UTF-8 cannot encode it; the error names the row, an int."""
     where = f"It is in row {row} (counting from 0)."
     if isinstance(value, bytes):
         return
@@ -76,26 +76,26 @@ def text(argument, value, row):
         remedy = f'{where} Fill it in (`""` is a text) or leave the row out.'
         raise invalid(argument, "a text in every row", value, remedy)
     if isinstance(value, (list, tuple)):
-        remedy = f"{where} Give rows of several texts as columns, (firsts, seconds)."
+        remedy = f"{where} Pass rows of several texts as columns, (firsts, seconds)."
         raise invalid(argument, "texts that are strings", value, remedy)
     if not isinstance(value, str):
-        raise invalid(argument, "texts that are strings", value, f"{where} Make strings of the column first.")
+        raise invalid(argument, "texts that are strings", value, f"{where} Convert the column to strings first.")
     if not value.isascii():
         try:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
-            remedy = f"{where} Lone surrogates come from a wrong decoding. Read the text again, or replace them."
-            raise invalid(argument, "texts that UTF-8 can hold", value, remedy) from error
+            remedy = f"{where} Lone surrogates come from incorrect decoding. Read the text again, or replace them."
+            raise invalid(argument, "texts that UTF-8 can encode", value, remedy) from error
 
 
 def is_missing(value):
     """Whether a value is `None`, NaN or pandas's NA."""
-    # NaN is the float that is not itself; numpy's float32 is no `float`.
+    # NaN is the float that does not equal itself; numpy's float32 is not a `float`.
     return value is None or type(value).__name__ == "NAType" or (isinstance(value, numbers.Real) and value != value)
 
 
 def integer(argument, value, *, minimum=1, optional=False):
-    """Returns `value` as an int where it is a whole number of at least `minimum` (or `None`, if `optional`)."""
+    """Returns `value` as an int if it is a whole number of at least `minimum` (or `None`, if `optional`)."""
     if optional and value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
@@ -104,7 +104,7 @@ def integer(argument, value, *, minimum=1, optional=False):
 
 
 def number(argument, value, *, minimum=None, maximum=None, above=None):
-    """Returns `value` as a float where it lies in `[minimum, maximum]` and above `above` (each bound optional)."""
+    """Returns `value` as a float if it is in `[minimum, maximum]` and above `above` (each bound optional)."""
     bounds = [
         f"{sign} {bound}" for sign, bound in ((">=", minimum), ("<=", maximum), (">", above)) if bound is not None
     ]
@@ -121,7 +121,7 @@ def number(argument, value, *, minimum=None, maximum=None, above=None):
 
 
 def instance(argument, value, kinds, expected, remedy=None):
-    """Returns `value` where it is an instance of `kinds`; `expected` names them in the error."""
+    """Returns `value` if it is an instance of `kinds`; `expected` names them in the error."""
     if not isinstance(value, kinds):
         raise invalid(argument, expected, value, remedy)
     return value

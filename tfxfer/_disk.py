@@ -1,8 +1,8 @@
-"""Files on the local disk: replaced as a whole or not at all, and read with errors that name them.
+"""Files on the local disk: replaced atomically, and read with errors that name them.
 
-What is written has a name of its own (`<name>.<random hex>.part`) until it is complete and on the disk; only then does
-it take the place of what was there. A failure, a full disk included, leaves the old file or folder as it was and
-removes the partial one. The modes of new files follow the umask.
+New content has a temporary name (`<name>.<random hex>.part`) until it is complete and on the disk; only then does it
+replace the old one. If writing fails, for instance on a full disk, the old file or directory is unchanged and the
+partial one is removed. The modes of new files follow the umask.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ import urllib.request
 
 from tfxfer import _check
 
-# Seconds without a write after which something partial counts as left behind by a process that was killed.
+# Seconds without a write after which a partial file counts as abandoned by a killed process.
 DEAD = 3600
 _PART, _COMMIT = ".part", ".commit"
 _PARTIAL = re.compile(r"(.*)\.[0-9a-f]+\.part", re.DOTALL)
-_NEW, _OLD = "new", "old"  # in the folder of a commit
-# A single letter is a Windows drive; `pathlib` makes one slash of two.
+_NEW, _OLD = "new", "old"  # in the directory of a commit
+# A single letter is a Windows drive; `pathlib` turns two slashes into one.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _COPY = {
     "gs": "gcloud storage cp -r",
@@ -38,7 +38,7 @@ _COPY = {
     "hdfs": "hdfs dfs -put",
     "hf": "hf upload",
 }
-# What a file system says that cannot do it at all.
+# Errors of a file system that does not support the operation.
 _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, getattr(errno, "ENOTSUP", errno.EINVAL)}
 
 
@@ -51,10 +51,10 @@ def local_path(argument, path, *, kind=None):
     Args:
         argument: string. The argument's name, for errors.
         path: string or path. `file://` URLs are accepted.
-        kind: `"file"` or `"folder"`: what may be there already. `None` for either.
+        kind: `"file"` or `"folder"`: what may already exist there. `None` for either.
 
     Raises:
-        ValueError: for something that is no path, an empty one, another URL, or what is there of the other kind.
+        ValueError: if `path` is not a path, is empty, is another URL, or exists and is of the other kind.
 
     Example:
 
@@ -97,7 +97,7 @@ def _of_url(argument, scheme, url, kind):
 
 
 def _target(path):
-    """The path itself, or what it links to: a link stays one."""
+    """Returns the path, or the target of its link, so that a link stays a link."""
     return pathlib.Path(os.path.realpath(path)) if os.path.islink(path) else pathlib.Path(path)
 
 
@@ -106,9 +106,9 @@ def _target(path):
 
 @contextlib.contextmanager
 def replacing(path):
-    """Yields the path of a file to be written; it takes the place of `path` once it is complete and on the disk.
+    """Yields the path of a file to write; it replaces `path` once it is complete and on the disk.
 
-    At every moment `path` is either the old file or the new one. Folders on the way are made.
+    At any time, `path` is either the old file or the new one. Missing parent directories are created.
 
     Args:
         path: path of a file.
@@ -132,42 +132,42 @@ def replacing(path):
 
 @contextlib.contextmanager
 def writing(path):
-    """Yields a binary file, open for writing; otherwise as `replacing`."""
+    """Like `replacing`, but yields a binary file open for writing."""
     with replacing(path) as partial, open(partial, "wb") as file:
         yield file
 
 
 def write_text(path, text):
-    """Replaces a file by a text, in UTF-8 and with the line ends that it has."""
+    """Replaces a file with a text, in UTF-8 and with the text's own line endings."""
     with writing(path) as file:
         file.write(text.encode())
 
 
 def write_json(path, value):
-    """Replaces a file by a value as strict JSON, indented, in UTF-8."""
+    """Replaces a file with a value as strict JSON, indented, in UTF-8."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def part(folder, name):
-    """Returns a path in a folder for what is to become `name` there; no other process has it."""
+    """Returns a temporary path in a directory for the future `name`; no other process uses it."""
     return folder / f"{name}.{secrets.token_hex(8)}{_PART}"
 
 
 def _set_mode(file, mode):
-    """Gives a file the mode of any new file: some libraries write into a temporary one that is their user's alone."""
+    """Gives a file the mode of any new file: some libraries write to a temporary file that only the user can read."""
     if os.stat(file).st_mode != mode:
         os.chmod(file, mode)
 
 
 def remove_parts(folder, name, *, age=DEAD):
-    """Removes the partial files and folders that killed processes have left of writing `name` in a folder.
+    """Removes the partial files and directories of `name` that killed processes have left in a directory.
 
-    Nothing depends on it: they only take room.
+    They only take up space; nothing depends on their removal.
 
     Args:
         folder: path.
-        name: string. The file's or folder's name, or a pattern of `fnmatch`.
-        age: float. Seconds since the last write, from which on it is taken for left behind.
+        name: string. The name of the file or directory, or an `fnmatch` pattern.
+        age: float. Seconds since the last write after which a partial file counts as abandoned.
     """
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(folder)):
@@ -186,7 +186,7 @@ def _remove(path):
 
 
 def sync(path):
-    """Waits until a file, or all that is in a folder, is on the disk."""
+    """Waits until a file, or everything in a directory, is on the disk."""
     if not os.path.isdir(path):
         descriptor = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
         try:
@@ -204,7 +204,7 @@ def sync(path):
 
 
 def _sync_folder(folder):
-    """Has the names in a folder on the disk, as far as the system can: by now they are what they should be."""
+    """Flushes the names in a directory to the disk, if the system can; the names are already correct."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -218,7 +218,7 @@ def _sync_folder(folder):
 
 @contextlib.contextmanager
 def temporary_folder(path):
-    """Makes a folder and yields its path; what is still there of it at the end is removed."""
+    """Creates a directory and yields its path; whatever is left of it at the end is removed."""
     path.mkdir(parents=True)
     try:
         yield path
@@ -228,16 +228,16 @@ def temporary_folder(path):
 
 @contextlib.contextmanager
 def replacing_folder(folder):
-    """Yields an empty folder to be written; its files then take their places in `folder`, all of them or none.
+    """Yields an empty directory to write to; then moves its files into `folder`, either all of them or none.
 
-    A folder that is not there yet appears in one step. In one that is there, files of the same names (those in
-    subfolders included) are replaced and all others stay; it is not renamed itself, and so may be a mount point or the
-    current directory. Where a file cannot be replaced, those already replaced are put back. A process that is killed
-    just then leaves the complete new files in `folder`, some of them in a subfolder `.<random hex>.commit`: `settle`
-    moves the rest, and so does the next `replacing_folder`.
+    A new directory appears atomically. In an existing one, files of the same names (including those in subdirectories)
+    are replaced and all others are kept; the directory itself is not renamed, so it may be a mount point or the current
+    directory. If a file cannot be replaced, those already replaced are restored. A process killed at that moment leaves
+    the complete new files in `folder`, some of them in a subdirectory `.<random hex>.commit`: `settle` moves the rest,
+    and so does the next `replacing_folder`.
 
     Args:
-        folder: path of a folder; made where it is missing.
+        folder: path of a directory; created if it is missing.
     """
     folder = _target(folder)
     if not folder.exists():
@@ -258,14 +258,14 @@ def replacing_folder(folder):
 
 @contextlib.contextmanager
 def _staged(path):
-    """Makes a temporary folder with an empty one for what is new in it."""
+    """Creates a temporary directory that contains an empty one for the new files."""
     with temporary_folder(path) as staged:
         (staged / _NEW).mkdir()
         yield staged
 
 
 def _finish(staged):
-    """Has the new files on the disk, with the mode that new files have."""
+    """Flushes the new files to the disk, with the mode of new files."""
     probe = staged / "mode"
     probe.touch()
     mode = probe.stat().st_mode
@@ -281,11 +281,11 @@ def _commit(staged, folder):
     names = _files(staged / _NEW)
     for name in names:
         if (folder / name).is_dir():
-            raise IsADirectoryError(errno.EISDIR, "a folder is where a file is to be written", str(folder / name))
+            raise IsADirectoryError(errno.EISDIR, "a folder is in the place of a new file", str(folder / name))
     commit = staged.with_suffix(_COMMIT)
     replaced, made = [], {parent for name in names for parent in name.parents if not (folder / parent).exists()}
     try:
-        # From here on `settle` would go on.
+        # From here on, `settle` would finish the commit.
         os.replace(staged, commit)
         _sync_folder(folder)
         for name in names:
@@ -299,7 +299,7 @@ def _commit(staged, folder):
         for parent in sorted(made, reverse=True):
             with contextlib.suppress(OSError):
                 (folder / parent).rmdir()
-        # Under its former name it is nothing that `settle` knows; it is removed by who made it.
+        # `settle` ignores its former name; its creator removes it.
         with contextlib.suppress(OSError):
             os.rename(commit, staged)
         raise
@@ -308,7 +308,7 @@ def _commit(staged, folder):
 
 
 def _move(file, target):
-    """Moves a file of a commit into its place, unless another process has done so meanwhile."""
+    """Moves a file of a commit into its place, unless another process has already done so."""
     try:
         os.replace(file, target)
     except FileNotFoundError:
@@ -317,13 +317,13 @@ def _move(file, target):
 
 
 def _files(folder):
-    """The files in a folder and its subfolders, as sorted relative paths."""
+    """Returns the files in a directory and its subdirectories, as sorted relative paths."""
     found = [pathlib.Path(root, name) for root, _, names in os.walk(folder) for name in names]
     return sorted(path.relative_to(folder) for path in found)
 
 
 def _keep(file, copy):
-    """Keeps the old file under a second name; it takes no room where the file system knows hard links."""
+    """Keeps the old file under a second name; this takes no space if the file system supports hard links."""
     if os.path.lexists(file):
         copy.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -341,9 +341,9 @@ def _put_back(file, copy, *, is_replaced):
 
 
 def settle(folder):
-    """Finishes what a killed process had begun to move into `folder`; readers of several files call it first.
+    """Finishes a move into `folder` that a killed process began; readers of several files call it first.
 
-    It does nothing where nothing was begun, and where the folder may only be read.
+    It does nothing if no move was begun, or if the directory is read-only.
     """
     folder = pathlib.Path(folder)
     with contextlib.suppress(OSError):
@@ -359,25 +359,25 @@ def settle(folder):
 
 
 class Reader:
-    """Reads files that an argument has named; whatever is wrong with one is a `ValueError` with its path.
+    """Reads files that an argument names; any problem with a file is a `ValueError` with its path.
 
     Args:
         argument: string. The argument's name.
         path: its value, a path.
-        expected: string. What was expected, e.g. `"a folder that `SemanticIndex.save` wrote"`.
-        remedy: string. What to do about a damaged file.
+        expected: string. The expected value, e.g. `"a folder that `SemanticIndex.save` wrote"`.
+        remedy: string. How to fix a damaged file.
     """
 
     def __init__(self, argument, path, expected, remedy):
         self.argument, self.path, self.expected, self.remedy = argument, path, expected, remedy
 
     def error(self, file, reason):
-        """Returns the `ValueError` for a file; `reason` goes on after its path, e.g. `"is empty"`."""
+        """Returns the `ValueError` for a file; `reason` follows its path, e.g. `"is empty"`."""
         return _check.invalid(self.argument, self.expected, str(self.path), f"{file} {reason}. {self.remedy}")
 
     @contextlib.contextmanager
     def guard(self, file):
-        """Turns whatever goes wrong in reading a file into the error for it: parsers raise many kinds."""
+        """Turns any exception while reading a file into the error for it: parsers raise many kinds."""
         try:
             yield
         except FileNotFoundError as error:
@@ -393,7 +393,7 @@ class Reader:
             raise self.error(file, f"cannot be read ({reason})") from error
 
     def check_file(self, file):
-        """Raises unless there is a file that is not empty."""
+        """Raises unless there is a non-empty file."""
         with self.guard(file):
             size = os.stat(file).st_size
             if os.path.isdir(file):
@@ -402,13 +402,13 @@ class Reader:
             raise self.error(file, "is empty")
 
     def bytes(self, file):
-        """Returns what a file holds; an empty one is an error."""
+        """Returns the content of a file; an empty file is an error."""
         self.check_file(file)
         with self.guard(file):
             return pathlib.Path(file).read_bytes()
 
     def text(self, file):
-        """Returns a text file, in UTF-8; an empty one is an error."""
+        """Returns the content of a UTF-8 text file; an empty file is an error."""
         content = self.bytes(file)
         with self.guard(file):
             return content.decode()
@@ -418,7 +418,7 @@ class Reader:
 
         Args:
             file: path.
-            keys: dict of the keys that an object has to have to the Python types of their values; `None` for any value.
+            keys: dict of the required keys of an object to the Python types of their values; `None` for any value.
         """
         text = self.text(file)
         with self.guard(file):
@@ -428,7 +428,7 @@ class Reader:
         return value
 
     def check_keys(self, file, value, keys, where=""):
-        """Raises unless `value` is a dict with values of these types (bools are no numbers) by these keys."""
+        """Raises unless `value` is a dict with these keys and types of values (a bool is not a number)."""
         if not isinstance(value, dict):
             raise self.error(file, f"holds no object{where} but {_shown(value)}")
         for key, kinds in keys.items():

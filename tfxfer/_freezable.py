@@ -1,4 +1,4 @@
-"""Dropout that stops where the weights do."""
+"""Dropout that stops when the weights are frozen."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ import keras
 
 
 class Freezable:
-    """What layers with dropout share that run without it while they are frozen.
+    """Mixin for layers that disable their dropout while they are frozen.
 
-    Keras's `trainable = False` stops the weights and leaves the dropout on. A frozen layer is a fixed function, and
-    noise in it only makes what stands above it learn from worse features; without it, its output can be kept too.
+    Keras's `trainable = False` freezes the weights but leaves dropout on. A frozen layer is a fixed function, and noise
+    in it only gives the layers above worse features; without dropout, its output can also be cached.
 
-    The flag is read where a step is traced, as Keras itself reads it to see which weights train: a step that is traced
-    after a layer thawed has its dropout.
+    The flag is read when a step is traced, as Keras itself reads it to find the trainable weights: a step traced after
+    a layer is unfrozen has its dropout.
     """
 
     trainable: bool
@@ -20,21 +20,21 @@ class Freezable:
     frozen_dropout = False
 
     def is_training(self, training: Any) -> Any:
-        """Returns `training` as the dropouts within this layer are to see it."""
+        """Returns the `training` argument for the dropouts in this layer."""
         return training if self.trainable or self.frozen_dropout else False
 
 
 class TrainsInPart:
-    """What models and layers share that train where any of the weights within does; a mixin.
+    """Mixin for models and layers that train if any of their weights does.
 
-    Keras has one flag for a whole. Once it is off, no weight within trains, whatever its own flag says.
+    Keras has one flag for the whole. Once it is off, no weight inside trains, whatever its own flag.
     """
 
     weights: list
 
     @property
     def trainable(self) -> bool:
-        """Whether any weight trains. Setting it sets the flags of all layers and weights within."""
+        """Whether any weight trains. Setting it sets the flags of all layers and weights inside."""
         return any(weight.trainable for weight in self.weights)
 
     @trainable.setter
@@ -43,7 +43,7 @@ class TrainsInPart:
 
 
 def layers_within(layer):
-    """Returns a layer and every layer in its attributes, lists and dicts of layers included; each once."""
+    """Returns a layer and every layer in its attributes, including lists and dicts of layers, each once."""
     found, waiting = {}, [layer]
     while waiting:
         layer = waiting.pop()
@@ -66,7 +66,7 @@ def _layers_in(value):
 def switch(layer, flag):
     """Sets `trainable` on a layer, its sublayers and all their weights.
 
-    On TensorFlow, Keras ignores a flag that the layer has already, whatever flags its sublayers and weights have.
+    On TensorFlow, Keras ignores setting a flag to its current value, even if sublayers and weights differ.
     """
     layer.trainable = not flag
     layer.trainable = bool(flag)

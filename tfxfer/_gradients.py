@@ -1,4 +1,4 @@
-"""Gradients with respect to a model's inputs, which `keras.ops` does not have."""
+"""Gradients with respect to a model's inputs, which `keras.ops` lacks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,17 +12,17 @@ BACKENDS = ("tensorflow", "jax")
 
 
 def check_backend() -> None:
-    """Raises on a backend whose gradients are not taken here."""
+    """Raises if gradients are not supported on the backend."""
     backend = keras.config.backend()
     if backend not in BACKENDS:
         raise _check.invalid("KERAS_BACKEND", "'tensorflow' or 'jax', for gradients", backend)
 
 
 def value_and_gradient(function: Callable[[Any], Any], x: Any) -> tuple[Any, Any]:
-    """Returns what a function of `keras.ops` gives for a tensor, and the gradient of its sum.
+    """Returns the values of a function of `keras.ops` for a tensor, and the gradient of their sum.
 
-    Where each value depends on a part of `x` of its own, as the rows of a batch do, these are the gradients of all of
-    them. It can be called within a graph: TensorFlow writes the gradient into a SavedModel as plain operations.
+    If each value depends on a separate part of `x`, such as a row of a batch, this is the gradient of every value. It
+    can be called in a graph: TensorFlow writes the gradient into a SavedModel as plain operations.
 
     Args:
         function: function from a float tensor to a float tensor `(n,)`.
@@ -44,16 +44,16 @@ def value_and_gradient(function: Callable[[Any], Any], x: Any) -> tuple[Any, Any
         tape.watch(x)
         values = function(x)
     gradient = tape.gradient(values, x)
-    # A function that does not read `x` has none.
+    # A function that does not read `x` has no gradient.
     return values, tf.zeros_like(x) if gradient is None else tf.convert_to_tensor(gradient)
 
 
 def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
-    """Returns a function of dicts of arrays that is traced once for batches of any shape, and gives numpy arrays.
+    """Returns a function from dicts of arrays to numpy arrays that is traced once for batches of any shape.
 
     Args:
-        function: function of a dict of tensors `(rows, ...)` to a structure of tensors.
-        variables: the `keras.Variable`s that it reads. Their values of the moment count in each call.
+        function: function from a dict of tensors `(rows, ...)` to a structure of tensors.
+        variables: the `keras.Variable`s that it reads. Each call uses their current values.
     """
     if keras.config.backend() == "jax":
         import jax

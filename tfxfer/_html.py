@@ -1,4 +1,4 @@
-"""Pages of HTML that need nothing from elsewhere: escaping, tables, charts as SVG, one style, one short script."""
+"""Self-contained HTML pages: escaping, tables, charts as SVG, one style, one short script."""
 
 import html
 import json
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-# Nothing is loaded, from nowhere; what is in the page may run.
+# The page loads nothing; only its own style and script may run.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 _WIDTH, _HEIGHT = 460, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 12, 40
@@ -79,17 +79,17 @@ document.addEventListener('click',event=>{
 
 
 def escaped(value: Any) -> str:
-    """Returns a value as text of a page."""
+    """Returns a value as escaped text."""
     return html.escape(str(value))
 
 
 def text(value: Any) -> str:
-    """Returns a text of a user's, apart from what stands around: it may turn the direction of writing."""
+    """Returns a user's text, isolated from its surroundings because it may change the writing direction."""
     return f'<span class="t" dir="auto">{html.escape(str(value))}</span>'
 
 
 def json_block(name: str, value: Any) -> str:
-    """Returns data for the page's script: JSON in which no tag can begin or end."""
+    """Returns data for the page's script: JSON that cannot open or close a tag."""
     found = json.dumps(value, ensure_ascii=True, allow_nan=False)
     for character in "<>&":
         found = found.replace(character, f"\\u{ord(character):04x}")
@@ -97,7 +97,7 @@ def json_block(name: str, value: Any) -> str:
 
 
 def number(value: Any, digits: int = 4) -> str:
-    """Returns a number as people read it; nothing for `None`."""
+    """Returns a number formatted for reading; empty for `None`."""
     return "" if value is None else f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
@@ -117,7 +117,7 @@ def section(title: str, *parts: str) -> str:
 
 
 def table(names: Sequence[str], rows: Iterable[Sequence[Any]], *, sorts: bool = False) -> str:
-    """Returns a table. Cells are numbers, or strings of HTML; with `sorts`, a click on a name orders the rows."""
+    """Returns a table. Cells are numbers or strings of HTML; with `sorts`, a click on a column name sorts the rows."""
     rows = [list(row) for row in rows]
     are_numbers = [
         bool(rows) and all(isinstance(row[k], (int, float)) or row[k] is None for row in rows)
@@ -147,7 +147,7 @@ def _cell(value):
 def chart(
     shapes: Sequence[str], *, x: tuple[float, float], y: tuple[float, float], names: tuple[str, str], title: str
 ) -> str:
-    """Returns a figure with axes around shapes whose coordinates `place` has made."""
+    """Returns a figure with axes around shapes with coordinates from `place`."""
     lines = [
         f'<figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" role="img" aria-label="{escaped(title)}">'
     ]
@@ -169,7 +169,7 @@ def chart(
 
 
 def place(x: float, y: float, xs: tuple[float, float], ys: tuple[float, float]) -> tuple[float, float]:
-    """Returns the point of a chart for a point of its data."""
+    """Returns the coordinates in a chart for a data point."""
     across = (x - xs[0]) / ((xs[1] - xs[0]) or 1)
     up = (y - ys[0]) / ((ys[1] - ys[0]) or 1)
     inner = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
@@ -177,14 +177,14 @@ def place(x: float, y: float, xs: tuple[float, float], ys: tuple[float, float]) 
 
 
 def line(xs: Sequence[float], ys: Sequence[float], x: tuple, y: tuple, style: str = "stroke:var(--a)") -> str:
-    """Returns a line through points; those that are not finite are left out."""
+    """Returns a line through points; points that are not finite are left out."""
     points = [place(a, b, x, y) for a, b in zip(xs, ys, strict=True) if b is not None and math.isfinite(b)]
     shown = " ".join(f"{a},{b}" for a, b in points)
     return f'<polyline points="{shown}" style="fill:none;stroke-width:2;{style}"/>'
 
 
 def bar(left: float, right: float, bottom: float, top: float, x: tuple, y: tuple, tip: str, style: str) -> str:
-    """Returns a bar between four values, with a text on hover."""
+    """Returns a bar between four values, with a text shown on hover."""
     (x0, y0), (x1, y1) = place(left, bottom, x, y), place(right, top, x, y)
     return (
         f'<rect x="{x0}" y="{y1}" width="{max(x1 - x0 - 1, 1):.1f}" height="{max(y0 - y1, 0):.1f}" style="{style}">'
@@ -193,7 +193,7 @@ def bar(left: float, right: float, bottom: float, top: float, x: tuple, y: tuple
 
 
 def dots(points: Iterable[tuple[float, float, str, str]], x: tuple, y: tuple) -> list[str]:
-    """Returns points `(x, y, colour, text on hover)`."""
+    """Returns points `(x, y, color, text on hover)`."""
     found = []
     for a, b, colour, tip in points:
         px, py = place(a, b, x, y)
@@ -205,12 +205,12 @@ def dots(points: Iterable[tuple[float, float, str, str]], x: tuple, y: tuple) ->
 
 
 def colour(number: int) -> str:
-    """Returns a colour that differs from those of neighbouring numbers, legible on light and dark."""
+    """Returns a color that differs from those of adjacent numbers and is legible on light and dark backgrounds."""
     return f"hsl({number * 137.508 % 360:.0f} 62% 52%)"
 
 
 def legend(names: Mapping[str, str]) -> str:
-    """Returns names with their colours."""
+    """Returns names with their colors."""
     shown = [
         f'<span style="white-space:nowrap"><span style="color:{shade}">&#9679;</span> {text(name)}</span>'
         for name, shade in names.items()
@@ -219,7 +219,7 @@ def legend(names: Mapping[str, str]) -> str:
 
 
 def _ticks(low, high):
-    """Round numbers between two."""
+    """Returns round numbers between two numbers."""
     span = high - low
     if not span > 0 or not math.isfinite(span):
         return [low]
@@ -233,7 +233,7 @@ def _ticks(low, high):
 
 
 def highlighted(content: str, spans: Iterable[tuple[int, int, str, bool]]) -> str:
-    """Returns a text with spans `(start, end, label, is wrong)`; of those that overlap, the first is shown."""
+    """Returns a text with spans `(start, end, label, is wrong)`; if spans overlap, the first is shown."""
     found, end = [], 0
     for start, stop, label, is_wrong in sorted(spans):
         if start < end:

@@ -1,4 +1,4 @@
-"""Callbacks that know one another, the data and the model: `fit` introduces them before it begins."""
+"""Callbacks that know each other, the data and the model: `fit` introduces them before it begins."""
 
 import dataclasses
 from typing import Any
@@ -8,15 +8,15 @@ import keras
 
 @dataclasses.dataclass
 class Training:
-    """What a callback is told of the `fit` in which it stands, by its method `introduce`.
+    """The `fit` call that a callback belongs to, passed to its method `introduce`.
 
     Args:
-        model: the model that is trained.
-        data: what it is trained on. A callback may put something else in its place.
-        callbacks: list of all callbacks, in order, those that Keras adds excluded unless there is a `list`.
-        list: `keras.callbacks.CallbackList` of them, or `None`: Keras makes it later, unless a callback asks for it by
-            an attribute `needs_list`.
-        digest: a hash of the rows that `data` were made of, where these do not tell: of stored features.
+        model: the model being trained.
+        data: the training data. A callback may replace it.
+        callbacks: list of all callbacks, in order, without those that Keras adds unless there is a `list`.
+        list: `keras.callbacks.CallbackList` of them, or `None`: Keras makes it later, unless a callback requests it
+            with an attribute `needs_list`.
+        digest: a hash of the rows that `data` was made from, if the data does not identify them (stored features).
     """
 
     model: Any
@@ -45,20 +45,20 @@ def introduce(
 
     Args:
         model: compiled `keras.Model` that is about to be trained.
-        x: what it will be trained on.
-        y: targets; they play no part.
-        callbacks: as `keras.Model.fit` has them: one, nested lists of them, or a `keras.callbacks.CallbackList`.
-        digest: a hash of the rows that `x` was made of, where these do not tell.
-        batch_size: as `fit` has it.
-        epochs: as `fit` has it.
-        steps_per_epoch: as `fit` has it.
-        verbose: as `fit` has it.
+        x: the training data.
+        y: targets; ignored.
+        callbacks: as in `keras.Model.fit`: a callback, nested lists of them, or a `keras.callbacks.CallbackList`.
+        digest: a hash of the rows that `x` was made from, if `x` does not identify them.
+        batch_size: as in `fit`.
+        epochs: as in `fit`.
+        steps_per_epoch: as in `fit`.
+        verbose: as in `fit`.
 
     Returns:
-        (callbacks, x): what to give to `fit` in place of these.
+        (callbacks, x): the values to pass to `fit` instead.
 
     Raises:
-        ValueError: if a callback refuses the training, such as an `Evaluate` after a callback that follows its values.
+        ValueError: if a callback rejects the training, e.g. an `Evaluate` after a callback that monitors its values.
 
     Example:
 
@@ -68,7 +68,7 @@ def introduce(
     ```
     """
     given = callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else None
-    if given is not None and getattr(given, "model", None) is None:  # which Keras would not do
+    if given is not None and getattr(given, "model", None) is None:  # Keras would not do it
         given.set_model(model)
     found = given.callbacks if given is not None else keras.tree.flatten(callbacks or [])
     introduced = [callback for callback in found if hasattr(callback, "introduce")]
@@ -89,7 +89,7 @@ def introduce(
 
 
 def _batches(x, batch_size):
-    """The batches of an epoch, or `None` where that is not known."""
+    """Returns the number of batches in an epoch, or `None` if it is unknown."""
     if hasattr(x, "cardinality"):
         count = int(x.cardinality())
         return count if count >= 0 else None

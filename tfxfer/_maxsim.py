@@ -1,4 +1,4 @@
-"""MaxSim of token vectors in numpy: what models, searches and evaluations of late interaction share."""
+"""MaxSim of token vectors in numpy, shared by models, searches and evaluations of late interaction."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ def rows(argument, given, dim=None):
     Args:
         argument: string. The argument's name, for errors.
         given: list of float arrays `(tokens, dim)`, or one such array for one text.
-        dim: int. The size that the vectors have to have; `None` for any, the same in all rows.
+        dim: int. The required size of the vectors; `None` for any size that is the same in all rows.
     """
     if isinstance(given, np.ndarray) and given.ndim == 2:
         given = [given]
@@ -41,7 +41,7 @@ def joined(found):
 def scores(queries, documents):
     """Returns the MaxSim of each query with each document, float32 `(queries, documents)`.
 
-    A query's token without a document's token to compare with adds 0.
+    A query token without a document token to compare with adds 0.
 
     Args:
         queries: list of float arrays `(tokens, dim)`.
@@ -53,12 +53,12 @@ def scores(queries, documents):
 
 
 def of_flat(queries, flat, counts):
-    """Returns `scores` of documents whose tokens are laid under one another.
+    """Returns `scores` of documents whose tokens are concatenated.
 
     Args:
         queries: list of float arrays `(tokens, dim)`.
         flat: float array `(all tokens, dim)`.
-        counts: int array `(documents,)`, the tokens of each.
+        counts: int array `(documents,)`, the number of tokens of each.
     """
     found = np.zeros((len(queries), len(counts)), "float32")
     places = np.flatnonzero(counts)
@@ -81,7 +81,7 @@ def of_flat(queries, flat, counts):
 
 
 def blocks(counts, most):
-    """Yields slices of rows with together at most `most` tokens, but one row at least."""
+    """Yields slices of rows with at most `most` tokens in total, but at least one row."""
     start = total = 0
     for row, count in enumerate(counts):
         if row > start and total + count > most:

@@ -1,21 +1,21 @@
-"""Nearest rows of one matrix to the rows of another, exactly, in blocks that bound the memory."""
+"""Exact nearest rows of one matrix to the rows of another, in blocks that bound the memory."""
 
 import numpy as np
 
 from tfxfer import _check
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
-# A block of scores is at most this large: 32 MB in float32.
+# The most scores in a block: 32 MB in float32.
 QUERY_CHUNK = 1024
 CORPUS_CHUNK = 8192
-# Queries whose codes are compared at once: the temporary arrays of `_hamming` then fit the caches.
+# Queries whose codes are compared at once, so that the temporary arrays of `_hamming` fit the caches.
 _HAMMING_QUERIES = 32
 
 
 def paired(first, second, similarity):
     """Returns the similarity of each row of one array with the same row of another, as float64 `(rows,)`.
 
-    Distances are negated, so that larger is closer for every name in `SIMILARITIES`.
+    Distances are negated, so larger is closer for every name in `SIMILARITIES`.
     """
     first, second = np.asarray(first, "float64"), np.asarray(second, "float64")
     if similarity == "cosine":
@@ -30,7 +30,7 @@ def paired(first, second, similarity):
 def pairwise(first, second, similarity):
     """Returns the similarity of each row of one array with each row of another, float32 `(rows, rows)`.
 
-    Computed in float64, so that a distance between equal vectors is 0; distances are negated.
+    Computed in float64, so the distance between equal vectors is 0. Distances are negated.
     """
     first, second = first.astype("float64"), second.astype("float64")
     if similarity == "cosine":
@@ -42,7 +42,7 @@ def pairwise(first, second, similarity):
 
 
 def unit(vectors):
-    """Returns the rows scaled to length 1; a row of zeros stays as it is."""
+    """Returns the rows scaled to length 1; a row of zeros is unchanged."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
@@ -55,14 +55,14 @@ def matrix(argument, vectors):
         vectors = vectors.astype("float32")
     if not np.isfinite(vectors).all():
         row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-        raise _check.invalid(argument, "finite numbers", vectors[row], f"They stand in row {row}.")
+        raise _check.invalid(argument, "finite numbers", vectors[row], f"They are in row {row}.")
     return vectors
 
 
 class Nearest:
-    """The `k` best rows for each query out of a corpus that is handed over in parts.
+    """The `k` best rows for each query from a corpus that is added in parts.
 
-    Only the queries, one block of scores and the best found so far are held. Of equal scores the lower row is the
+    Memory holds only the queries, one block of scores and the best rows so far. Of equal scores the lower row is
     better, whatever the parts.
 
     Args:
@@ -79,7 +79,7 @@ class Nearest:
         self.seen = 0
 
     def add(self, corpus, report=None):
-        """Takes in further rows of the corpus; `report`, if given, is called with their number."""
+        """Adds rows of the corpus; `report`, if given, is called with their number."""
         for start in range(0, len(corpus), CORPUS_CHUNK):
             part = _prepare(corpus[start : start + CORPUS_CHUNK], self.similarity)
             for first in range(0, len(self.queries), QUERY_CHUNK):
@@ -92,18 +92,18 @@ class Nearest:
         return self
 
     def result(self):
-        """Returns ids int64 and scores `(queries, k)`, the best first."""
+        """Returns ids int64 and scores `(queries, k)`, best first."""
         scores = self.scores
-        if self.similarity == "euclidean":  # the blocks hold q.c - |c|^2 / 2, which ranks as the distance does
+        if self.similarity == "euclidean":  # the blocks hold q.c - |c|^2 / 2, which ranks like the distance
             squares = np.sum(np.square(self.queries), axis=1, keepdims=True) - 2.0 * scores
             scores = -np.sqrt(np.maximum(squares, 0.0))
         return self.ids, scores.astype("float32") if self.similarity == "euclidean" else scores
 
 
 class Best:
-    """The `k` best rows for each query, out of scores that are handed over in blocks, in the order of the corpus.
+    """The `k` best rows for each query, from scores that are added in blocks, in the order of the corpus.
 
-    Of equal scores the lower row is the better, whatever the blocks.
+    Of equal scores the lower row is better, whatever the blocks.
 
     Args:
         queries: int.
@@ -116,12 +116,12 @@ class Best:
         self.seen = 0
 
     def add(self, block):
-        """Takes in the scores `(queries, rows)` of further rows."""
+        """Adds the scores `(queries, rows)` of the next rows."""
         self.scores, self.ids = _merge(self.scores, self.ids, block, self.seen)
         self.seen += block.shape[1]
 
     def result(self):
-        """Returns ids int64 and scores float32 `(queries, k)`, the best first; id -1 where there were fewer rows."""
+        """Returns ids int64 and scores float32 `(queries, k)`, best first; id -1 if there were fewer rows."""
         return self.ids, self.scores
 
 
@@ -131,15 +131,15 @@ def top_k(queries, corpus, k, similarity, report=None):
 
 
 def nearest_pairs(embeddings, k, max_pairs, min_score, similarity, report=None):
-    """Returns the pairs of different rows that are most alike, int64 ids `(pairs, 2)`, and their scores, best first.
+    """Returns the most similar pairs of different rows, int64 ids `(pairs, 2)`, and their scores, best first.
 
     Args:
         embeddings: float array `(rows, dim)` of at least two rows.
-        k: int, less than the rows. The most neighbours of one row that are looked at.
+        k: int, less than the number of rows. The most neighbors of one row to consider.
         max_pairs: int. The most pairs to return.
         min_score: float. The least score of a pair.
         similarity: one of `SIMILARITIES`.
-        report: optional function that is called with the number of rows that are done.
+        report: optional function that is called with the number of rows done.
     """
     rows = len(embeddings)
     if similarity == "cosine":  # once, not for each block of rows
@@ -147,7 +147,7 @@ def nearest_pairs(embeddings, k, max_pairs, min_score, similarity, report=None):
     keys, scores = np.zeros(0, "int64"), np.zeros(0, "float32")
     for start in range(0, rows, QUERY_CHUNK):
         own = np.arange(start, min(start + QUERY_CHUNK, rows))
-        # One more than asked for, as a row finds itself, unless equal rows before it fill the places.
+        # One more than requested, because a row finds itself, unless equal rows before it fill the results.
         ids, found = top_k(embeddings[own], embeddings, k + 1, similarity)
         other = ids != own[:, None]
         other &= np.cumsum(other, axis=1) <= k
@@ -164,7 +164,7 @@ def nearest_pairs(embeddings, k, max_pairs, min_score, similarity, report=None):
 
 
 def _best_pairs(keys, scores, count):
-    """The best pairs, each once: the two rows of a pair may have found each other, at scores a rounding apart."""
+    """Returns the best pairs, each once: both rows may have found each other, with scores that differ by rounding."""
     order = np.lexsort((-scores, keys))
     keys, scores = keys[order], scores[order]
     once = np.concatenate([[True], keys[1:] != keys[:-1]]) if len(keys) else np.zeros(0, bool)
@@ -181,7 +181,7 @@ def _prepare(vectors, similarity):
 
 
 def _block(queries, corpus, similarity):
-    """Scores `(queries, rows)`, larger is closer."""
+    """Returns scores `(queries, rows)`; larger is closer."""
     if similarity == "hamming":
         return _hamming(queries, corpus)
     if similarity == "manhattan":
@@ -205,9 +205,9 @@ def _hamming(queries, corpus):
 
 
 def _merge(scores, ids, block, first_id):
-    """Returns the best of what was found and a block of rows that come later in the corpus."""
+    """Merges the best rows so far with a block of rows that come later in the corpus."""
     rows, k = scores.shape
-    # A later row never wins a tie, so only what beats the worst that was found matters: few, once some was seen.
+    # A later row never wins a tie, so only scores above the worst one found matter: few, after the first blocks.
     better = block > scores[:, -1:]
     if k < block.shape[1] and np.count_nonzero(better) > 4 * k * rows:
         better &= block >= np.partition(block, -k, axis=1)[:, -k, None]
@@ -220,6 +220,6 @@ def _merge(scores, ids, block, first_id):
     all_ids = np.full(all_scores.shape, -1, "int64")
     all_scores[:, :k], all_ids[:, :k] = scores, ids
     all_scores[row, place], all_ids[row, place] = block[row, column], column + first_id
-    # Columns stand in the order of ids within equal scores, which a stable sort keeps.
+    # Columns are in the order of ids within equal scores, which a stable sort keeps.
     order = np.argsort(-all_scores, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(all_scores, order, axis=1), np.take_along_axis(all_ids, order, axis=1)

@@ -5,20 +5,20 @@ from keras import ops
 
 from tfxfer import _check
 
-# Stands for minus infinity where an infinite value would make the gradient NaN; within float16.
+# Replaces minus infinity, which would make gradients NaN; within the range of float16.
 LOWEST = -6e4
 
 
 def unit_norm(x, axis=-1, epsilon=1e-12):
     """Scales vectors to Euclidean length 1: `x / ||x||`.
 
-    `keras.ops.normalize` divides by zero in the gradient of a zero vector; here a vector no longer than `epsilon` gives
-    a zero vector, with a zero gradient.
+    `keras.ops.normalize` divides by zero in the gradient of a zero vector. Here, a vector of length `epsilon` or less
+    becomes a zero vector with a zero gradient.
 
     Args:
         x: float tensor `(..., dim)`.
-        axis: int. The axis of the components.
-        epsilon: float. The length up to which a vector counts as zero.
+        axis: int. The axis of the components. Defaults to the last.
+        epsilon: float. The length up to which a vector counts as zero. Defaults to 1e-12.
 
     Returns:
         A tensor of `x`'s shape and dtype.
@@ -29,30 +29,30 @@ def unit_norm(x, axis=-1, epsilon=1e-12):
 
 
 def reciprocal_sqrt(x):
-    """`1 / sqrt(x)` of positive numbers, with the same bits wherever a number stands.
+    """Returns `1 / sqrt(x)` of positive numbers, with bits that do not depend on a number's position.
 
-    TensorFlow approximates `rsqrt` and `1 / x` in groups of eight numbers, and computes those left over otherwise: the
-    last rows of a batch would differ in their last bits from those before. Roots and quotients round exactly. A number
-    over a root is no way out: TensorFlow would write it as what is approximated.
+    TensorFlow approximates `rsqrt` and `1 / x` in groups of eight numbers, and computes the remainder differently: the
+    last rows of a batch would differ in their last bits. Roots and quotients round exactly. A number divided by a root
+    does not help: TensorFlow would rewrite it to the approximated operation.
     """
     return ops.sqrt(x) / x
 
 
 def sigmoid(x):
-    """The sigmoid of `(rows, ...)`, with the same bits whatever the number of rows.
+    """Returns the sigmoid of `(rows, ...)`, with bits that do not depend on the number of rows.
 
-    TensorFlow approximates it in groups of eight numbers; see `reciprocal_sqrt`. Rows are added till none is left over.
+    TensorFlow approximates it in groups of eight numbers; see `reciprocal_sqrt`. Rows are padded to avoid a remainder.
     """
     if keras.config.backend() != "tensorflow" or isinstance(x, keras.KerasTensor):
         return ops.sigmoid(x)
     x = ops.convert_to_tensor(x)
     count, *shape = ops.shape(x)
-    missing = 7 - (count + 7) % 8  # no remainder of a negative number, which ONNX gives its sign
+    missing = 7 - (count + 7) % 8  # avoids the remainder of a negative number, which has its sign in ONNX
     return ops.sigmoid(ops.concatenate([x, ops.zeros((missing, *shape), x.dtype)]))[:count]
 
 
 def safe_sqrt(x):
-    """The square root with gradient 0 at 0, where that of `sqrt` is infinite; 0 below 0."""
+    """Returns the square root, with gradient 0 at 0, where that of `sqrt` is infinite; 0 for negative numbers."""
     positive = x > 0
     return ops.where(positive, ops.sqrt(ops.where(positive, x, ops.ones_like(x))), ops.zeros_like(x))
 
@@ -61,25 +61,25 @@ def safe_sqrt(x):
 
 
 def cosine_similarity(x, y):
-    """The cosine of each row of `x` with the same row of `y`.
+    """Returns the cosine of each row of `x` with the same row of `y`.
 
     Args:
         x: float tensor `(..., dim)`.
         y: float tensor `(..., dim)`.
 
     Returns:
-        A tensor `(...,)` of values in `[-1, 1]`; 0 where one of the two is a zero vector.
+        A tensor `(...,)` of values in `[-1, 1]`; 0 if one of the two is a zero vector.
     """
     return ops.sum(unit_norm(x) * unit_norm(y), axis=-1)
 
 
 def dot_similarity(x, y):
-    """The dot product of each row of `x` with the same row of `y`."""
+    """Returns the dot product of each row of `x` with the same row of `y`."""
     return ops.sum(x * y, axis=-1)
 
 
 def cosine_distance(x, y):
-    """`1 - cosine`, in `[0, 2]`; 1 where one of the two is a zero vector."""
+    """Returns `1 - cosine`, in `[0, 2]`; 1 if one of the two is a zero vector."""
     return 1.0 - cosine_similarity(x, y)
 
 
@@ -89,7 +89,7 @@ def squared_euclidean_distance(x, y):
 
 
 def euclidean_distance(x, y):
-    """`||x - y||`, with gradient 0 where both are equal."""
+    """Returns `||x - y||`, with gradient 0 where both are equal."""
     return safe_sqrt(squared_euclidean_distance(x, y))
 
 
@@ -98,43 +98,43 @@ def manhattan_distance(x, y):
     return ops.sum(ops.abs(x - y), axis=-1)
 
 
-# === The same of every row with every row: `(n, dim)`, `(m, dim)` -> `(n, m)` ===
+# === The same for all pairs of rows: `(n, dim)`, `(m, dim)` -> `(n, m)` ===
 
 
 def pairwise_cosine_similarity(x, y):
-    """The cosine of every row of `x` with every row of `y`: `(n, dim)`, `(m, dim)` -> `(n, m)`."""
+    """Returns the cosine of every row of `x` with every row of `y`: `(n, dim)`, `(m, dim)` -> `(n, m)`."""
     return ops.matmul(unit_norm(x), ops.transpose(unit_norm(y)))
 
 
 def pairwise_dot_similarity(x, y):
-    """The dot product of every row of `x` with every row of `y`."""
+    """Returns the dot product of every row of `x` with every row of `y`."""
     return ops.matmul(x, ops.transpose(y))
 
 
 def pairwise_squared_euclidean_distance(x, y):
-    """`||x_i||^2 + ||y_j||^2 - 2 x_i.y_j`: memory `n * m`, where differences would take `n * m * dim`.
+    """Returns `||x_i||^2 + ||y_j||^2 - 2 x_i.y_j`, in memory `n * m`; differences would take `n * m * dim`.
 
-    Both are first moved by the mean of `x`, which changes no distance: what cancels is then no larger than the spread
-    of the vectors. The distance of `x` to itself (`y is x`) has zeros on the diagonal.
+    The mean of `x` is first subtracted from both, which changes no distance: the terms that cancel are then no larger
+    than the spread of the vectors. The distances of `x` to itself (`y is x`) have zeros on the diagonal.
     """
     centre = ops.stop_gradient(ops.mean(x, axis=0, keepdims=True))
     itself = y is x
     x = x - centre
     y = x if itself else y - centre
     products = ops.matmul(x, ops.transpose(y))
-    # From the same products, so that equal rows cancel exactly.
+    # From the same products, so equal rows cancel exactly.
     x_squared = ops.diagonal(products) if itself else ops.sum(ops.square(x), axis=-1)
     y_squared = x_squared if itself else ops.sum(ops.square(y), axis=-1)
     return ops.relu(ops.expand_dims(x_squared, 1) + ops.expand_dims(y_squared, 0) - 2.0 * products)
 
 
 def pairwise_euclidean_distance(x, y):
-    """The root of `pairwise_squared_euclidean_distance`, with gradient 0 where rows are equal."""
+    """Returns the root of `pairwise_squared_euclidean_distance`, with gradient 0 where rows are equal."""
     return safe_sqrt(pairwise_squared_euclidean_distance(x, y))
 
 
 def pairwise_manhattan_distance(x, y):
-    """`sum |x_i - y_j|`; takes memory `n * m * dim`."""
+    """Returns `sum |x_i - y_j|`, in memory `n * m * dim`."""
     return manhattan_distance(ops.expand_dims(x, 1), ops.expand_dims(y, 0))
 
 
@@ -173,7 +173,7 @@ PAIRWISE_SIMILARITIES = {
 
 
 def flops(x):
-    """`sum over j of (mean over i of |x_ij|)^2`: how many products two random rows of sparse vectors cost, smoothed.
+    """Returns `sum over j of (mean over i of |x_ij|)^2`, a smooth estimate of the products of two random sparse rows.
 
     Args:
         x: float tensor `(rows, dim)`.
@@ -188,21 +188,21 @@ def flops(x):
 
 
 def counting_tokens(x):
-    """Which vectors of `x` `(batch, length, dim)` are not zero, as int32 `(batch, length)`: those that count."""
+    """Returns which vectors of `x` `(batch, length, dim)` are not zero and so are tokens, int32 `(batch, length)`."""
     return ops.cast(ops.any(x != 0, axis=-1), "int32")
 
 
 def maxsim(queries, documents, chunk_size=8):
-    """For each query and each document, the sum over the query's tokens of the greatest dot product with a token there.
+    """Returns for each query and document the sum over query tokens of the maximum dot product with a document token.
 
-    A token that does not count is a vector of zeros: those of documents are left out of the maximum, those of queries
-    add 0. A document without tokens scores 0.
+    Padding is a vector of zeros: the maximum ignores it in documents, and it adds 0 in queries. A document without
+    tokens scores 0.
 
     Args:
         queries: float tensor `(n, query length, dim)`.
         documents: float tensor `(m, document length, dim)`.
         chunk_size: int. Queries computed at a time: `chunk_size * query length * m * document length` products are held
-            at once, in the backward pass too, where they are computed again.
+            at once, also in the backward pass, which computes them again. Defaults to 8.
 
     Returns:
         A tensor `(n, m)`.
@@ -222,7 +222,7 @@ def maxsim(queries, documents, chunk_size=8):
     def step(carried, some):
         return carried, compute(some, flat)
 
-    start = ops.zeros((chunk_size, rows), queries.dtype)  # TensorFlow's scan gives what has the form of this
+    start = ops.zeros((chunk_size, rows), queries.dtype)  # sets the structure of the result of TensorFlow's scan
     _, scores = ops.scan(step, start, ops.reshape(filled, (chunks, chunk_size, length, dim)))
     return ops.reshape(scores, (chunks * chunk_size, rows))[:count]
 
@@ -231,11 +231,11 @@ def maxsim(queries, documents, chunk_size=8):
 
 
 def masked_sum(x, mask):
-    """The sum over the tokens that `mask` keeps.
+    """Returns the sum over the tokens that `mask` keeps.
 
     Args:
         x: float tensor `(batch, length, dim)`.
-        mask: tensor `(batch, length)` in `x`'s dtype, 1 at tokens that count (or their weights).
+        mask: tensor `(batch, length)` in `x`'s dtype, 1 at valid tokens (or their weights).
 
     Returns:
         A tensor `(batch, dim)`.
@@ -244,26 +244,26 @@ def masked_sum(x, mask):
 
 
 def masked_max(x, keep, axis=-1):
-    """The greatest of the entries that `keep` selects, along one axis; 0 where it selects none."""
-    # Below every entry, so that none of them ties with what is masked: a tie shares the gradient.
+    """Returns the maximum of the entries that `keep` selects, along one axis; 0 where it selects none."""
+    # Below every entry, so that no entry ties with a masked one: a tie shares the gradient.
     below = ops.stop_gradient(ops.min(x, axis=axis, keepdims=True)) - 1.0
     greatest = ops.max(ops.where(keep, x, below), axis=axis)
     return ops.where(ops.any(keep, axis=axis), greatest, ops.zeros_like(greatest))
 
 
 def masked_min(x, keep, axis=-1):
-    """The least of the entries that `keep` selects, along one axis; 0 where it selects none."""
+    """Returns the minimum of the entries that `keep` selects, along one axis; 0 where it selects none."""
     return -masked_max(-x, keep, axis=axis)
 
 
 def masked_mean(x, keep, axis=None):
-    """The mean of the entries that `keep` selects; 0 where it selects none."""
+    """Returns the mean of the entries that `keep` selects; 0 where it selects none."""
     count = ops.sum(ops.cast(keep, x.dtype), axis=axis)
     return ops.sum(ops.where(keep, x, ops.zeros_like(x)), axis=axis) / ops.maximum(count, ops.ones_like(count))
 
 
 def masked_logsumexp(x, keep, axis=-1):
-    """`log(sum exp(x))` over the entries that `keep` selects, along one axis; 0 where it selects none.
+    """Returns `log(sum exp(x))` over the entries that `keep` selects, along one axis; 0 where it selects none.
 
     Args:
         x: float tensor.
@@ -271,7 +271,7 @@ def masked_logsumexp(x, keep, axis=-1):
         axis: int.
 
     Returns:
-        A tensor of `x`'s shape without `axis`; gradients are finite, and 0 for what is not selected.
+        A tensor of `x`'s shape without `axis`; gradients are finite, and 0 for entries that are not selected.
     """
     highest = ops.stop_gradient(masked_max(x, keep, axis=axis))
     # Masked before `exp`: an entry that is not selected may be too large for it.
@@ -283,7 +283,7 @@ def masked_logsumexp(x, keep, axis=-1):
 
 
 def logsumexp_where(x, keep):
-    """`log(1 + sum exp(x))` over the entries that `keep` selects: 0 where it selects none, finite gradients.
+    """Returns `log(1 + sum exp(x))` over the entries that `keep` selects; 0 where it selects none; finite gradients.
 
     Args:
         x: float tensor, any shape.
@@ -298,14 +298,14 @@ def logsumexp_where(x, keep):
 
 
 def holds_shares(y_true, y_pred):
-    """Whether targets are a share of each class, shaped as `y_pred`, and not one class index for each row.
+    """Whether targets are shares of each class, in the shape of `y_pred`, instead of a class index per row.
 
     Args:
-        y_true: tensor of `y_pred`'s shape (shares), or of that shape without the classes or with 1 in their place.
+        y_true: tensor of `y_pred`'s shape (shares), or of that shape without the class axis or with size 1 there.
         y_pred: tensor `(..., classes)`.
 
     Raises:
-        ValueError: for any other shape.
+        ValueError: if the shape is any other.
 
     >>> holds_shares(np.zeros((3, 4)), np.zeros((3, 4))), holds_shares(np.zeros((3,)), np.zeros((3, 4)))
     (True, False)

@@ -1,8 +1,8 @@
-"""A folder of several files that are replaced as one.
+"""A directory of several files that are replaced together.
 
-A manifest in JSON names the other files, each with its size and SHA-256. Every save writes these under names of its
-own, and replaces the manifest last: until then the folder holds the old state, from then on the new one, and never
-parts of both.
+A JSON manifest names the other files, each with its size and SHA-256. Every save writes the files under new names and
+replaces the manifest last: before that, the directory holds the old state, afterwards the new one, and never parts of
+both.
 """
 
 import hashlib
@@ -17,13 +17,13 @@ _OF_PART = {"file": str, "bytes": int, "sha256": str}
 
 
 class Layout:
-    """How the files of one kind of folder are called.
+    """The names of the files in one kind of directory.
 
     Args:
         file: string. The manifest's name.
-        prefix: string. How the names of the parts begin; a random number and the part's ending follow.
-        endings: dict of part to ending.
-        former: names of files of an older format, which belong to the folder as well.
+        prefix: string. The start of the names of the parts; a random number and the part's extension follow.
+        endings: dict of part to file extension.
+        former: names of files of an older format, which also belong to the directory.
     """
 
     def __init__(self, file, prefix, endings, former=()):
@@ -36,11 +36,11 @@ class Layout:
 
 
 def write(layout, folder, manifest, writers):
-    """Writes the parts and then the manifest; what the folder holds is replaced in one step, or stays.
+    """Writes the parts and then the manifest; the content of the directory is replaced atomically, or not at all.
 
     Args:
         layout: `Layout`.
-        folder: `pathlib.Path`, made where it is missing.
+        folder: `pathlib.Path`, created if it is missing.
         manifest: dict; `files` is added to it.
         writers: dict of part to a function of a path that writes it.
     """
@@ -56,7 +56,7 @@ def write(layout, folder, manifest, writers):
             manifest["files"][part] = {"file": file.name, "bytes": file.stat().st_size, "sha256": _sha256(file)}
         _disk.write_json(folder / layout.file, manifest)
     finally:
-        # Before the last step this save has no place in the folder, after it the one before has none.
+        # Before the last step, the files of this save are unused; after it, those of the previous save are.
         now = _named(layout, folder)
         _remove(folder, [name for name in _own(layout, folder) if token in name or name in before], now)
     _remove(folder, [name for name in _own(layout, folder) if _is_old(layout, folder / name)], now)
@@ -73,7 +73,7 @@ def _sha256(file):
 
 
 def _named(layout, folder):
-    """The names of the files that belong to what the manifest describes."""
+    """Returns the names of the files that the manifest refers to."""
     try:
         manifest = json.loads((folder / layout.file).read_bytes())
         if "format" not in manifest:
@@ -84,13 +84,13 @@ def _named(layout, folder):
 
 
 def _own(layout, folder):
-    """The names of all files in a folder that some save wrote, complete or not."""
+    """Returns the names of all files in a directory that some save wrote, complete or not."""
     names = [path.name for path in folder.iterdir()]
     return [name for name in names if layout.own.match(name) or name in layout.former]
 
 
 def _is_old(layout, path):
-    """Whether a file is of a save that was killed, and not of one that is at work."""
+    """Whether a file belongs to a killed save, not to one that is still running."""
     try:
         return layout.own.match(path.name) and time.time() - path.stat().st_mtime >= _disk.DEAD
     except OSError:
@@ -109,27 +109,27 @@ def _remove(folder, names, kept):
 
 
 def read(reader, file, parse):
-    """Returns what `parse` makes of a manifest, a file; again where a save replaced it meanwhile."""
+    """Returns the result of `parse` for a manifest file; tries again if a save replaced it in the meantime."""
     while True:
         before = reader.bytes(file)
         try:
             return parse()
         except ValueError:
-            # A save at the same time has removed what the old manifest named.
+            # A concurrent save has removed the files of the old manifest.
             if reader.bytes(file) == before:
                 raise
 
 
 def checked_part(layout, reader, folder, part, facts, *, is_whole=True):
-    """Returns the path of a part that is what the manifest says of it.
+    """Returns the path of a part after checking it against the manifest.
 
     Args:
         layout: `Layout`.
         reader: `_disk.Reader`.
         folder: path.
         part: string.
-        facts: what the manifest's `files` say of it.
-        is_whole: bool. Whether to look at its bytes too, and not at its size alone.
+        facts: the part's entry in the manifest's `files`.
+        is_whole: bool. Whether to check its bytes in addition to its size.
     """
     reader.check_keys(folder / layout.file, facts, _OF_PART, f" of {part!r}")
     name = facts["file"]
@@ -141,13 +141,13 @@ def checked_part(layout, reader, folder, part, facts, *, is_whole=True):
         size = file.stat().st_size
         sha256 = _sha256(file) if is_whole else facts["sha256"]
     if size != facts["bytes"]:
-        raise reader.error(file, f"has {size} bytes, not {facts['bytes']}: it is cut short, or another index's")
+        raise reader.error(file, f"has {size} bytes, not {facts['bytes']}: it is truncated, or another index's")
     if sha256 != facts["sha256"]:
         raise reader.error(file, f"is damaged or another index's: its SHA-256 is not the one in {layout.file}")
     return file
 
 
 def check_texts(reader, file, texts):
-    """Raises unless what a file held is a list of strings, at least one."""
+    """Raises unless the content of a file is a non-empty list of strings."""
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise reader.error(file, "holds no list of texts")

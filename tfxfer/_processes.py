@@ -9,18 +9,18 @@ import numpy as np
 
 
 def distribution() -> Any:
-    """Returns Keras's distribution that is in use on the JAX backend, or `None`."""
+    """Returns the current Keras distribution on the JAX backend, or `None`."""
     return keras.distribution.distribution() if keras.config.backend() == "jax" else None
 
 
 def count() -> int:
-    """Returns how many processes train one model; 1 where each process has its own."""
+    """Returns the number of processes that train one model; 1 if each process has its own model."""
     found = distribution()
     return 1 if found is None else int(found.num_processes)
 
 
 def index() -> int:
-    """Returns the number of this process among them, from 0."""
+    """Returns the index of this process among them, from 0."""
     if count() == 1:
         return 0
     import jax
@@ -29,12 +29,12 @@ def index() -> int:
 
 
 def is_first() -> bool:
-    """Whether this process writes what is written once."""
+    """Whether this process writes the files that are written once."""
     return index() == 0
 
 
 def wait(name: str) -> None:
-    """Returns when all processes have come to the place of this name."""
+    """Waits until all processes have reached the point of this name."""
     if count() > 1:
         from jax.experimental import multihost_utils
 
@@ -42,16 +42,16 @@ def wait(name: str) -> None:
 
 
 def differing(facts: dict[str, Any]) -> list[str]:
-    """Returns the names of facts (values for JSON) that are not the same in all processes; all call this together."""
+    """Returns the names of facts (JSON values) that differ between processes; all processes call this together."""
     if count() == 1:
         return []
     from jax.experimental import multihost_utils
 
-    # All processes send arrays of one shape: sums of what the values say.
+    # All processes send arrays of the same shape: checksums of the values.
     names, sums = list(facts), [_sum(value) for value in facts.values()]
     first = np.asarray(multihost_utils.broadcast_one_to_all(np.array(sums, "uint32")))
     found = {name for name, here, there in zip(names, sums, first, strict=True) if here != int(there)}
-    # All hear of it: a process that trained on alone would wait for the others for ever.
+    # All processes learn of it: one that trained on alone would wait for the others forever.
     flags = np.asarray([name in found for name in names], "int32")
     everywhere = np.asarray(multihost_utils.process_allgather(flags)).reshape(-1, len(names)).sum(axis=0)
     return [name for name, differing_there in zip(names, everywhere.tolist(), strict=True) if differing_there]

@@ -1,4 +1,4 @@
-"""Whether the package runs as a program, whose `--help` need not wait for TensorFlow."""
+"""Whether the package runs as a program, whose `--help` does not need TensorFlow."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""A quiet start: what TensorFlow says of the machine while it is imported, and before anything went wrong."""
+"""A quiet start: hides the lines about the machine that TensorFlow writes on every import."""
 
 import os
 import re
@@ -6,16 +6,16 @@ import sys
 import tempfile
 
 _VARIABLE = "TF_CPP_MIN_LOG_LEVEL"
-# How severe a line is, from what level 1 leaves out on.
+# Severities of a line, starting with the one that level 1 hides.
 _SEVERITIES = "IWE"
-# Lines about the processor, the GPU that is not there and the log itself, written before the level takes effect.
+# Lines about the CPU, a missing GPU and the log itself, written before the level takes effect.
 _NOISE = "WARNING: All log messages before absl::|[{severities}]0000 |To enable the following instructions:"
 
 
 def import_tensorflow():
-    """Imports TensorFlow without the lines that it writes at each start, or those that the user's level leaves out.
+    """Imports TensorFlow without the lines that it writes on every start, or those that the user's level hides.
 
-    What else is written to standard error meanwhile comes out afterwards.
+    Anything else written to standard error in the meantime is printed afterwards.
     """
     if "tensorflow" in sys.modules:
         return

@@ -1,7 +1,7 @@
-"""Random numbers that are functions of a seed, an epoch, a row and a place: no state, and no order of calls.
+"""Random numbers as functions of a seed, an epoch, a row and a position: without state or an order of calls.
 
-A number is hashed, not drawn: the finalizer of SplitMix64 over a counter. So each row's numbers are its own, whatever
-other rows its batch holds, and an epoch can begin anywhere.
+A number is hashed, not drawn: the finalizer of SplitMix64 over a counter. So the numbers of a row do not depend on the
+other rows of its batch, and an epoch can begin anywhere.
 
 Reference: Steele, Lea and Flood, 2014, Fast Splittable Pseudorandom Number Generators,
 https://doi.org/10.1145/2714064.2660195.
@@ -36,7 +36,7 @@ def row_seeds(seed: int, epoch: Any, rows: Any) -> Any:
 
 
 def fold(seeds: Any, numbers: Any) -> Any:
-    """Returns other seeds, one for each pair of a seed and a number; int64, the shapes broadcast."""
+    """Returns a new seed for each pair of a seed and a number, int64; the shapes broadcast."""
     seeds = tf.bitcast(tf.cast(seeds, tf.int64), tf.uint64)
     numbers = tf.bitcast(tf.cast(numbers, tf.int64), tf.uint64)
     mixed = seeds + (numbers + _constant(1)) * _constant(_STEP)
@@ -53,14 +53,14 @@ def uniform(seeds: Any) -> Any:
 
 
 def below(seeds: Any, bounds: Any) -> Any:
-    """Returns a whole number in `[0, bound)` for each seed, int64; 0 where the bound is 0."""
+    """Returns a whole number in `[0, bound)` for each seed, int64; 0 if the bound is 0."""
     bounds = tf.cast(bounds, tf.int64)
     found = tf.cast(uniform(seeds) * tf.cast(bounds, tf.float64), tf.int64)
     return tf.clip_by_value(found, 0, tf.maximum(bounds - 1, 0))
 
 
 def new_seeds(count: Any) -> Any:
-    """Returns seeds for rows that have no number, int64 `(count,)`; TensorFlow's global seed decides them."""
+    """Returns seeds for rows without an index, int64 `(count,)`, from TensorFlow's global seed."""
     return fold(tf.random.uniform([count], maxval=tf.int64.max, dtype=tf.int64), 0)
 
 
@@ -69,15 +69,15 @@ def integers(seeds: Any, places: Any, stream: int) -> Any:
 
     Args:
         seeds: int64 `(rows,)`.
-        places: int tensor `(rows, length)` or `(1, length)`: what in a row the number is for.
-        stream: int. Numbers for another purpose have another one.
+        places: int tensor `(rows, length)` or `(1, length)`: the position in the row that the number is for.
+        stream: int. A different one for each purpose.
     """
     drawn = tf.bitcast(fold(fold(seeds, stream)[:, tf.newaxis], places), tf.uint64)
     return tf.cast(tf.bitwise.right_shift(drawn, _constant(2)), tf.int64)
 
 
 def shares(seeds: Any, places: Any, stream: int) -> Any:
-    """Returns random float32 in `[0, 1)`; arguments as `integers` has them."""
+    """Returns random float32 in `[0, 1)`; arguments as in `integers`."""
     bits = tf.bitwise.right_shift(integers(seeds, places, stream), tf.constant(38, tf.int64))  # 24 bits are left
     return tf.cast(bits, tf.float32) * 2.0**-24
 

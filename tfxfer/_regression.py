@@ -1,4 +1,4 @@
-"""Linear models on fixed features, their L2 penalty chosen by cross-validation."""
+"""Linear models on fixed features, with an L2 penalty chosen by cross-validation."""
 
 import dataclasses
 
@@ -7,16 +7,16 @@ import scipy.optimize
 import scipy.special
 import threadpoolctl
 
-# From the strongest down: few rows want a strong one, and a fit starts where the one before it ended.
+# Strongest first: few rows need a strong penalty, and each fit starts from the previous solution.
 PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 FOLDS = 5
-# The most rows that the penalty is chosen on; over more rows, the best penalty on a sum of losses changes little.
+# The most rows used to choose the penalty; with more rows, the best penalty on a sum of losses changes little.
 _MOST_TO_CHOOSE = 2000
-# Relative decrease of the objective at which a fit ends: to choose among penalties, and in the end.
+# Relative decrease of the objective at which a fit ends: for the choice among penalties, and for the final fit.
 _ROUGH, _FINE = 1e-5, 1e-7
-# A loss that has risen by this factor over the best one does not come back.
+# A loss that has risen by this factor above the best one will not fall again.
 _RISEN = 1.1
-# On the bias, which is as good as free but stays finite for a class without rows.
+# On the bias, which is practically unpenalized but stays finite for a class without rows.
 _BIAS_PENALTY = 1e-3
 
 
@@ -28,9 +28,10 @@ class Fit:
         kernel: float array `(features, outputs)`.
         bias: float array `(outputs,)`.
         penalty: float. The chosen L2 penalty.
-        losses: dict of penalty to the mean loss of a row that is held out; empty if there was nothing to choose.
+        losses: dict of penalty to the mean loss of a held-out row; empty if there was nothing to choose.
         rows: int array: the rows that were held out in turn; `None` if there was nothing to choose.
-        held_out: array `(len(rows), outputs)`: what the chosen penalty gives each of these; `None` likewise.
+        held_out: array `(len(rows), outputs)`: the outputs for these rows with the chosen penalty; `None` if there was
+            nothing to choose.
     """
 
     kernel: np.ndarray
@@ -42,40 +43,42 @@ class Fit:
 
 
 def fit(features, targets, weights=None, *, kind, penalties=PENALTIES, folds=FOLDS, use_bias=True):
-    """Fits a linear model of features, with the penalty that predicts rows best that are held out.
+    """Fits a linear model of features, with the penalty that predicts held-out rows best.
 
-    It minimises the sum over rows of weight times loss, plus penalty / 2 times the squared kernel, on features that are
-    centred (with a bias) and scaled, all by one number, to a mean square length of 1. The bias is as good as free.
+    It minimizes the sum over rows of weight times loss, plus penalty / 2 times the squared kernel, on features that are
+    centered (with a bias) and scaled, all by one number, to a mean square length of 1. The bias is practically
+    unpenalized.
 
     Args:
         features: float array `(rows, features)`.
-        targets: float array `(rows, outputs)`: shares of classes, which sum to 1 in a row; shares of labels; numbers.
+        targets: float array `(rows, outputs)`: shares of classes, which sum to 1 per row; shares of labels; numbers.
         weights: float array `(rows,)`.
-        kind: `"classes"`, by a softmax; `"labels"`, by a sigmoid each; or `"numbers"`, by half the squared error.
+        kind: `"classes"`, with a softmax; `"labels"`, with a sigmoid for each; or `"numbers"`, with half the squared
+            error.
         penalties: floats to choose from.
-        folds: int. Parts of the rows that are held out in turn.
-        use_bias: bool.
+        folds: int. The number of parts of the rows that are held out in turn.
+        use_bias: bool. Whether the model has a bias.
 
     Returns:
         `Fit`.
     """
-    # Products this small are slower on several cores, and much slower where others need them.
+    # Products this small are slower on several cores, and much slower if other processes use the cores.
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
         return _fit(features, targets, weights, kind, penalties, folds, use_bias)
 
 
 def out_of_fold(features, targets, groups, *, kind, folds=FOLDS, seed=0):
-    """Returns what linear models give rows that they were not fitted on, float64 `(rows, outputs)`, and their penalty.
+    """Returns the outputs of linear models for held-out rows, float64 `(rows, outputs)`, and the penalty.
 
     The rows of a group are held out together. The penalty is the one that `fit` would choose.
 
     Args:
         features: float array `(rows, features)`.
         targets: float array `(rows, outputs)`; see `fit`.
-        groups: int array `(rows,)`. Rows that are the same text have one number.
+        groups: int array `(rows,)`. Rows with the same text have the same number.
         kind: `"classes"` or `"labels"`; see `fit`.
-        folds: int. Parts that are held out in turn, alike in their classes.
-        seed: int. Of the parts.
+        folds: int. The number of parts that are held out in turn, stratified by class.
+        seed: int. The seed of the split.
     """
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
         targets = np.asarray(targets, "float64")
@@ -106,7 +109,7 @@ def _fit(features, targets, weights, kind, penalties, folds, use_bias):
 
 
 def _problem(features, targets, weights, kind, use_bias):
-    """Returns the problem of rows that are centred and scaled, with the mean and the scale."""
+    """Returns the problem with centered and scaled rows, the mean and the scale."""
     mean = np.average(features, axis=0, weights=weights) if use_bias and weights.any() else 0.0
     centred = np.asarray(features, "float64") - mean
     scale = np.sqrt(np.mean(np.sum(centred**2, axis=1))) or 1.0
@@ -134,7 +137,7 @@ def _chosen(problem, targets, kind, penalties, folds):
 
 
 class _Problem:
-    """Rows, and how a linear model of them is found."""
+    """Rows, and solvers for linear models of them."""
 
     def __init__(self, features, targets, weights, kind, use_bias):
         self._features, self._targets, self._weights = features, targets, weights
@@ -148,9 +151,9 @@ class _Problem:
         return float(_loss(self._kind, outputs, self._targets[rows], weights)[0] / max(weights.sum(), 1e-12))
 
     def solver(self, rows, tolerance):
-        """Returns the function from a penalty to the kernel with the bias as its last row, for some of the rows."""
+        """Returns the function from a penalty to the kernel, with the bias as its last row, for some of the rows."""
         features, targets, weights = self._features[rows], self._targets[rows], self._weights[rows]
-        # Solutions lie in the span of the rows: with fewer rows than features, in their coordinates.
+        # Solutions are in the span of the rows: with fewer rows than features, use coordinates in that span.
         basis = None
         if len(rows) < features.shape[1]:
             basis, _ = np.linalg.qr(features.T)
@@ -187,7 +190,7 @@ class _Problem:
         last = np.zeros(shape)
 
         def find(penalty):
-            """Solves for one penalty, from the solution of the one before."""
+            """Solves for one penalty, starting from the previous solution."""
             nonlocal last
 
             def objective(flat):
@@ -209,7 +212,7 @@ class _Problem:
 
 
 def _loss(kind, outputs, targets, weights):
-    """Returns the weighted sum of losses and its slope by each output."""
+    """Returns the weighted sum of losses and its derivative with respect to each output."""
     if kind == "numbers":
         slopes = outputs - targets
         losses = 0.5 * slopes**2
@@ -226,7 +229,7 @@ def _loss(kind, outputs, targets, weights):
 
 
 def _folds(classes, count, folds):
-    """Parts of the rows, or of a sample of many, alike in their classes; always the same ones."""
+    """Splits the rows, or a sample of many rows, into parts stratified by class; always the same parts."""
     folds = min(folds, count)
     if folds < 2:
         return []

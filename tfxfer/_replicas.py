@@ -1,7 +1,7 @@
-"""Replicas of `tf.distribute`: what a loss must know of the rows that the other replicas of a step have.
+"""Replicas of `tf.distribute`: what a loss must know about the rows on the other replicas of a step.
 
-A strategy hands each replica its part of a batch, and sums gradients over replicas. A mean over a part is no part of
-the mean over the batch where parts differ in size, and a loss that compares rows sees a part of them only.
+A strategy gives each replica a part of a batch, and sums gradients over replicas. If parts differ in size, the means
+over the parts do not average to the mean over the batch, and a loss that compares rows sees only its own part.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from keras import ops
 
 
 def count() -> int:
-    """Returns the number of replicas that make this step together; 1 outside of a step, and on other backends."""
+    """Returns the number of replicas that share this step; 1 outside of a step, and on other backends."""
     if keras.config.backend() != "tensorflow" or not tf.distribute.has_strategy():
         return 1
     context = tf.distribute.get_replica_context()
@@ -27,16 +27,16 @@ def total(value: Any) -> Any:
 
 
 def gathered(value: Any) -> Any:
-    """Returns the rows of all replicas, `(rows of all, ...)`, in the order that they have in the batch.
+    """Returns the rows of all replicas, `(rows of all, ...)`, in their order in the batch.
 
-    All replicas compute the same of what is gathered, and strategies sum their gradients: so those of a replica's own
-    rows are multiplied by the number of replicas, to go with a loss that is divided by it, and the rows of others have
-    none.
+    All replicas compute the same from the gathered rows, and strategies sum their gradients. So the gradients of a
+    replica's own rows are multiplied by the number of replicas, to match a loss that is divided by it, and the rows of
+    other replicas have no gradient.
     """
     value = tf.convert_to_tensor(value)
     if value.dtype == tf.bool:
         return tf.cast(gathered(tf.cast(value, tf.int32)), tf.bool)
-    if value.dtype.size < 4:  # what is not sent: 16 bits are exact in 32
+    if value.dtype.size < 4:  # cannot be sent: 16 bits are exact in 32
         value = tf.cast(value, tf.float32 if value.dtype.is_floating else tf.int32)
     context = _context()
     number = context.replica_id_in_sync_group
@@ -52,11 +52,11 @@ def gathered(value: Any) -> Any:
 
 
 def weighed(value: Any, rows: Any) -> Any:
-    """Returns a mean over the rows of a replica, divided by the number of replicas, as its part of the mean over all.
+    """Turns a mean over a replica's rows, divided by the number of replicas, into its part of the mean over all rows.
 
     Args:
         value: float scalar. The mean, divided by the number of replicas.
-        rows: scalar. The rows that the mean is taken over, or their weights.
+        rows: scalar. The number of rows in the mean, or the sum of their weights.
 
     Returns:
         A float scalar: on each replica the mean over all rows, divided by the number of replicas, with the gradient of

@@ -1,6 +1,6 @@
-"""A search index in a folder, for `search` to write and read and for `export` to read.
+"""A search index in a directory: `search` writes and reads it, `export` reads it.
 
-`index.json` holds the settings and names the files of the texts and of the vectors; see `_parted`.
+`index.json` holds the settings and the names of the files of texts and vectors; see `_parted`.
 """
 
 import collections
@@ -12,21 +12,21 @@ import numpy as np
 from tfxfer import _disk, _neighbours, _parted
 
 FILE = "index.json"
-# 3 has ids or metadata of its own, removed vectors inside faiss's file, or usearch; 2 is written where none of that is.
+# 3 has user-given ids or metadata, removed vectors inside faiss's file, or usearch; without these, 2 is written.
 FORMAT = 3
-# What may look again at the candidates that a precision found.
+# The precisions that can rescore the candidates of each precision.
 RESCORE = {"float32": (None,), "int8": (None, "float32"), "binary": (None, "binary", "int8", "float32")}
 BACKENDS = ("exact", "faiss", "usearch")
 EXPECTED = "a folder that `SemanticIndex.save` wrote"
-REMEDY = "Save the index again, or copy the whole folder again from where it is complete."
+REMEDY = "Save the index again, or copy the whole folder again from a complete one."
 
 Saved = collections.namedtuple("Saved", ["settings", "texts", "arrays", "engine", "reader", "records"])
 Saved.__doc__ = (
-    "What `read` returns: settings, texts, arrays by name, the path of the file of faiss or usearch, a `_disk.Reader`, "
-    "and ids and metadata, or `None` where ids count from 0."
+    "The result of `read`: settings, texts, arrays by name, the path of faiss's or usearch's file, a `_disk.Reader`, "
+    "and ids and metadata, or `None` if ids count from 0."
 )
 
-# Of format 1, in which `index.json` held the texts.
+# For format 1, in which `index.json` held the texts.
 _FIRST = {"vectors": "index.npz", "faiss": "index.faiss"}
 _LAYOUT = _parted.Layout(
     FILE,
@@ -58,16 +58,16 @@ _KEYS = {
 
 
 def write(folder, settings, texts, arrays, write_engine=None, records=None):
-    """Writes an index; one that the folder holds is replaced in one step, and stays where writing fails.
+    """Writes an index; an existing one in the directory is replaced atomically, and kept if writing fails.
 
     Args:
-        folder: `pathlib.Path`, made where it is missing.
+        folder: `pathlib.Path`, created if it is missing.
         settings: dict with the keys of `_KEYS`.
         texts: list of strings.
-        arrays: dict of name to array: `searched`, `rescoring` and `calibration`, as far as there are, as float vectors;
+        arrays: dict of name to array: those of `searched`, `rescoring` and `calibration` that exist, as float vectors,
             or as codes under `<name>.codes`, with `<name>.scale` and `<name>.offset`; and `labels` of an engine.
-        write_engine: function of a path that writes the own file of faiss or usearch.
-        records: dict of ids and metadata, as `read` returns it; `None` where ids count from 0.
+        write_engine: function of a path that writes the file of faiss or usearch.
+        records: dict of ids and metadata, as returned by `read`; `None` if ids count from 0.
     """
     backend = settings["backend"]
     writers = {
@@ -98,15 +98,15 @@ def read(argument, folder, *, mmap=False):
     """Reads an index, and checks that its parts are complete and belong together.
 
     Args:
-        argument: string. The name of the argument that the folder was, for errors.
+        argument: string. The name of the argument that named the directory, for errors.
         folder: string or path.
-        mmap: bool. Whether large arrays stay on the disk; their bytes are then not compared with the SHA-256.
+        mmap: bool. Whether large arrays stay on the disk; their bytes are then not checked against the SHA-256.
 
     Returns:
         `Saved`.
 
     Raises:
-        ValueError: for a folder without an index, or one with a part that is missing, damaged or another index's; it
+        ValueError: if the directory has no index, or a part is missing, damaged or from another index; the message
             names the file.
     """
     folder = _disk.local_path(argument, folder, kind="folder")
@@ -135,11 +135,11 @@ def _read(reader, folder, mmap):
     texts = reader.json(paths["texts"])
     _parted.check_texts(reader, paths["texts"], texts)
     if len(texts) != manifest["count"]:
-        raise reader.error(paths["texts"], f"holds {len(texts)} texts, and {file} speaks of {manifest['count']}")
+        raise reader.error(paths["texts"], f"holds {len(texts)} texts, but {file} lists {manifest['count']}")
     arrays = _arrays(reader, paths["vectors"], manifest, len(texts), mmap)
     found = {name: {"dtype": array.dtype.name, "shape": list(array.shape)} for name, array in arrays.items()}
     if found != manifest["arrays"]:
-        raise reader.error(paths["vectors"], f"holds {found}, and {file} speaks of {manifest['arrays']}")
+        raise reader.error(paths["vectors"], f"holds {found}, but {file} lists {manifest['arrays']}")
     records = None
     if "records" in paths:
         records = reader.json(paths["records"], {"ids": list, "next": int, "metadata": dict})
@@ -147,7 +147,7 @@ def _read(reader, folder, mmap):
 
 
 def _read_first(reader, folder, manifest):
-    """Reads format 1, whose parts are tied by nothing but their numbers."""
+    """Reads format 1, whose parts are linked only by their counts."""
     file = folder / FILE
     reader.check_keys(file, manifest, {"texts": list})
     _parted.check_texts(reader, file, manifest["texts"])
@@ -172,9 +172,9 @@ def _check_settings(reader, file, settings):
 
 
 def _arrays(reader, file, settings, count, mmap):
-    """Returns the arrays of a file: those that the settings need, each with a row for each text."""
+    """Returns the arrays of a file that the settings require, each with a row for each text."""
     reader.check_file(file)
-    # numpy leaves the file open where it cannot read it.
+    # numpy leaves the file open if it cannot read it.
     with reader.guard(file), open(file, "rb") as opened, np.load(opened, allow_pickle=False) as archive:
         arrays = _mapped(file) if mmap else {name: archive[name] for name in archive.files}
     dim, precision, rescore = settings["embedding_dim"], settings["precision"], settings["rescore"]
@@ -198,7 +198,7 @@ def _arrays(reader, file, settings, count, mmap):
 
 
 def _mapped(file):
-    """Returns the arrays of numpy's archive as read-only maps of the file: they lie there as they are in memory."""
+    """Returns the arrays of numpy's archive as read-only maps of the file, which stores them as they are in memory."""
     found = {}
     with open(file, "rb") as opened, zipfile.ZipFile(opened) as archive:
         for entry in archive.infolist():
@@ -214,7 +214,7 @@ def _mapped(file):
                 header = member.tell()
             opened.seek(entry.header_offset)
             local = opened.read(30)
-            # The names' and extra fields' lengths of the local header, which may differ from those of the directory.
+            # The lengths of the name and extra field in the local header, which may differ from the directory's.
             start = entry.header_offset + 30 + int.from_bytes(local[26:28], "little")
             start += int.from_bytes(local[28:30], "little") + header
             name = entry.filename.removesuffix(".npy")
@@ -227,7 +227,7 @@ def _mapped(file):
 
 
 def _expected(name, precision, count, dim):
-    """The dtype and shape of the arrays that vectors of a precision are made of."""
+    """Returns the dtypes and shapes of the arrays that store vectors of a precision."""
     if precision == "float32":
         return {name: ("float32", (count, dim))}
     if precision == "binary":

@@ -1,16 +1,16 @@
-"""Tags that mark spans of words, such as `B-PER I-PER O`: six schemes, read, checked, written and repaired.
+"""Tags that mark spans of words, such as `B-PER I-PER O`: reading, checking, writing and repairing six schemes.
 
-| scheme | other name | the spans `PER PER` and `PER` side by side, then a word outside | a tag's place |
+| scheme | other name | the adjacent spans `PER PER` and `PER`, then a word outside | meaning of the prefixes |
 |---|---|---|---|
-| `IOB1` | | `I-PER I-PER B-PER O` | `B` starts a span right after another of its type; all else is `I` |
+| `IOB1` | | `I-PER I-PER B-PER O` | `B` starts a span right after another of its type; everything else is `I` |
 | `IOB2` | `BIO` | `B-PER I-PER B-PER O` | `B` starts every span |
-| `IOE1` | | `I-PER E-PER I-PER O` | `E` ends a span right before another of its type; all else is `I` |
+| `IOE1` | | `I-PER E-PER I-PER O` | `E` ends a span right before another of its type; everything else is `I` |
 | `IOE2` | | `I-PER E-PER E-PER O` | `E` ends every span |
 | `IOBES` | `BIOES` | `B-PER E-PER S-PER O` | `B` starts, `E` ends, `S` is a span of one word |
 | `BILOU` | | `B-PER L-PER U-PER O` | the same with `L` for `E` and `U` for `S` |
 
-A span is `(type, start, end)`: a string, and two ints that count words from 0, `end` exclusive. A type is what comes
-after the first hyphen of a tag, and may be any string.
+A span is `(type, start, end)`: a string, and two ints that count words from 0, `end` exclusive. The type is the part of
+a tag after its first hyphen, and may be any string.
 
 Reference: Ramshaw and Marcus, 1995, https://aclanthology.org/W95-0107; Tjong Kim Sang and Veenstra, 1999, on the
 variants, https://aclanthology.org/E99-1023; Ratinov and Roth, 2009, on BILOU, https://aclanthology.org/W09-1119.
@@ -29,7 +29,7 @@ from tfxfer import _check
 SCHEMES = ("IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BILOU")
 _ALSO = {"BIO": "IOB2", "BIOES": "IOBES"}
 
-# In any scheme a tag with one of the first starts a span, and one with one of the second ends it.
+# In any scheme, a tag with a prefix in the first set starts a span, and one in the second set ends it.
 _STARTING, _ENDING = frozenset("BSU"), frozenset("ESLU")
 _PREFIXES = "BIESLU"
 # The type of a bare `B`, as in seqeval.
@@ -39,13 +39,13 @@ Span = tuple[str, int, int]
 
 
 class _Rules(NamedTuple):
-    """What a scheme writes: all prefixes in order; that of a span's first, of its last, and of its only word."""
+    """The prefixes of a scheme: all in order; those of a span's first word, of its last word, and of its only word."""
 
     prefixes: str
     first: str
     last: str
     only: str
-    border: str = ""  # stands for `I` where a span touches another of its type
+    border: str = ""  # replaces `I` where a span touches another of its type
 
     @property
     def starts(self):
@@ -67,7 +67,7 @@ _RULES = {
 
 
 def scheme(argument: str, value: str) -> str:
-    """Returns the name of a scheme as `SCHEMES` has it; raises for what is none.
+    """Returns the name of a scheme in `SCHEMES`; raises if there is no such scheme.
 
     >>> scheme("scheme", "BIO")
     'IOB2'
@@ -78,7 +78,7 @@ def scheme(argument: str, value: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def split(tag: str) -> tuple[str, str]:
-    """Returns prefix and type of a tag; neither is checked.
+    """Returns the prefix and type of a tag; neither is checked.
 
     >>> split("B-creative-work"), split("O"), split("B")
     (('B', 'creative-work'), ('O', ''), ('B', ''))
@@ -93,19 +93,19 @@ def split(tag: str) -> tuple[str, str]:
 def spans(tags: Sequence[str], scheme: str | None = None) -> list[Span]:
     """Reads the spans of a row of tags.
 
-    Without a scheme the reading is lenient, as that of the script conlleval: a tag goes on the span of the one before
-    it if both have the same type, the one before does not end a span (`E`, `S`) and this one does not start one (`B`,
-    `S`). So a stray `I` starts a span.
+    Without a scheme, reading is lenient, as in the script conlleval: a tag continues the span of the previous tag if
+    both have the same type, the previous tag does not end a span (`E`, `S`) and this one does not start one (`B`, `S`).
+    So a stray `I` starts a span.
 
-    With a scheme it is strict: a span counts only if the scheme writes it with these tags.
+    With a scheme, reading is strict: a span counts only if the scheme writes it with these tags.
 
-    Both give what seqeval gives in its modes `default` and `strict`, except that:
+    The results equal those of seqeval in its modes `default` and `strict`, except that:
 
-    - `L` and `U` are read as `E` and `S` without a scheme as well, where seqeval joins or loses spans of one type that
-      touch;
-    - a type keeps all its hyphens in both modes: seqeval strips them at its ends in strict mode;
+    - `L` and `U` are read as `E` and `S` without a scheme too, while seqeval joins or loses adjacent spans of one type;
+    - a type keeps all its hyphens in both modes, while seqeval strips them at its ends in strict mode;
     - a prefix in lower case, an `O` with a type and an empty tag are errors in both modes;
-    - `IOE1` knows all its spans: seqeval, which calls its own unfinished, does not see those of one word marked `E`.
+    - `IOE1` finds all spans, while seqeval, whose implementation is marked unfinished, misses spans of one word with
+      `E`.
 
     As in seqeval, bare tags (`B`, `I`) have the type `_`, and `IOB1` skips a stray `B` but drops a span `B-x` right
     before a `B-y`.
@@ -118,7 +118,7 @@ def spans(tags: Sequence[str], scheme: str | None = None) -> list[Span]:
         A list of `(type, start, end)`, in order.
 
     Raises:
-        ValueError: for a tag with a prefix that the scheme (without one: any scheme) does not have; it names the place.
+        ValueError: if a tag's prefix is not in the scheme (without a scheme: in any scheme); it names the position.
 
     Example:
 
@@ -147,7 +147,7 @@ def _rules(name):
 
 
 def _read(tags, rules):
-    """Returns prefix and type of each tag; raises for the first one whose prefix is not of the scheme, or of any."""
+    """Returns the prefix and type of each tag; raises for the first prefix that is not in the scheme, or in any."""
     prefixes = _PREFIXES if rules is None else rules.prefixes
     found = []
     for i, tag in enumerate(_strings(tags)):
@@ -162,7 +162,7 @@ def _read(tags, rules):
 
 
 def _strings(tags):
-    """Returns a row of tags; raises where it is none, or for the first tag that is no string."""
+    """Returns a row of tags; raises if it is not one, or for the first tag that is not a string."""
     if isinstance(tags, (str, bytes)) or not hasattr(tags, "__len__"):
         raise _check.invalid("tags", "a list of tags", tags, "One row at a time: `['B-PER', 'O']`.")
     for i, tag in enumerate(tags):
@@ -172,25 +172,25 @@ def _strings(tags):
 
 
 def _expected(prefixes):
-    """Names the tags with some prefixes in words."""
+    """Returns a phrase that names the tags with some prefixes."""
     listed = [f"'{prefix}-...'" for prefix in prefixes]
     return f"'O' or a tag {', '.join(listed[:-1])} or {listed[-1]}"
 
 
 def _goes_on(before, after):
-    """Whether a tag goes on the span of the tag before it; either is `(prefix, type)`, or `None` beyond the row."""
+    """Whether a tag continues the span of the previous tag; either is `(prefix, type)`, or `None` outside the row."""
     if before is None or after is None or before[1] != after[1] or "O" in (before[0], after[0]):
         return False
     return before[0] not in _ENDING and after[0] not in _STARTING
 
 
 def _touches(before, after):
-    """Whether two tags are of one type, and neither is `O`."""
+    """Whether two tags have the same type, and neither is `O`."""
     return before is not None and after is not None and before[1] == after[1] and "O" not in (before[0], after[0])
 
 
 def _strict_start(read, start, end, rules):
-    """Returns where the span of the tags from `start` to `end` starts in a strict reading; `None` if it is none."""
+    """Returns where the span of the tags from `start` to `end` starts in a strict reading; `None` if it is no span."""
     first, last = read[start], read[end - 1]
     after = read[end] if end < len(read) else None
     if first[0] not in rules.starts or last[0] not in rules.ends:
@@ -209,7 +209,7 @@ def _strict_start(read, start, end, rules):
 
 
 def first_error(tags: Sequence[str], scheme: str) -> tuple[int, str] | None:
-    """Finds the first tag that a scheme forbids where it stands.
+    """Finds the first tag that a scheme forbids in its position.
 
     Args:
         tags: sequence of strings.
@@ -217,10 +217,10 @@ def first_error(tags: Sequence[str], scheme: str) -> tuple[int, str] | None:
 
     Returns:
         `None`, or the tag's index and the reason: a prefix that the scheme does not have, a missing type, or a tag that
-        may not come right after the one before it. Where the row ends within a span it is the last tag.
+        may not follow the previous one. If the row ends inside a span, it is the last tag.
 
     Raises:
-        ValueError: for tags that are not strings.
+        ValueError: if tags are not strings.
 
     Example:
 
@@ -247,7 +247,7 @@ def _named(name):
 
 
 def _fault(tag, name, rules):
-    """What is wrong with a tag wherever it stands; `None` if nothing."""
+    """Returns what is wrong with a tag in any position; `None` if nothing is."""
     prefix, kind = split(tag)
     if tag == "O":
         return None
@@ -257,7 +257,7 @@ def _fault(tag, name, rules):
 
 
 def _may_follow(before, after, rules):
-    """Whether a scheme allows a tag right after another; either is `(prefix, type)`, or `None` beyond the row."""
+    """Whether a scheme allows a tag right after another; either is `(prefix, type)`, or `None` outside the row."""
     if rules.border == "B":
         return after is None or after[0] != "B" or _touches(before, after)
     if rules.border == "E":
@@ -269,11 +269,11 @@ def _may_follow(before, after, rules):
 
 
 def _reason(before, after, name, rules):
-    """The words for a pair of tags that `_may_follow` refuses."""
+    """Returns the message for a pair of tags that `_may_follow` rejects."""
     listed = ["O", *(f"{prefix}-{kind}" for _, kind in filter(None, (before, after)) for prefix in rules.prefixes)]
     listed = [tag for tag in dict.fromkeys(listed) if not tag.endswith("-")]
     first, second = (each and (f"{each[0]}-{each[1]}" if each[1] else each[0]) for each in (before, after))
-    if before is None or _may_follow(before, ("O", ""), rules):  # so the second tag is what may not stand here
+    if before is None or _may_follow(before, ("O", ""), rules):  # so the second tag is not allowed here
         fitting = [repr(tag) for tag in listed if _may_follow(split(tag), after, rules)]
         where = "starts the row" if before is None else f"comes after {first!r}"
         return f"{second!r} {where}, but {name} allows it only after {' or '.join(fitting)}"
@@ -283,7 +283,7 @@ def _reason(before, after, name, rules):
 
 
 def allowed(tags: Sequence[str], scheme: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Says which tags may start a row, follow one another, and end a row.
+    """Returns which tags may start a row, follow each other, and end a row.
 
     Args:
         tags: the distinct tags of a model, in its order.
@@ -293,7 +293,7 @@ def allowed(tags: Sequence[str], scheme: str) -> tuple[np.ndarray, np.ndarray, n
         Bool arrays: start `(tags,)`, transitions `(tags, tags)`, from row to column, and end `(tags,)`.
 
     Raises:
-        ValueError: for a tag that is not of the scheme, or is given twice.
+        ValueError: if a tag is not in the scheme, or is given twice.
 
     Example:
 
@@ -316,9 +316,9 @@ def allowed(tags: Sequence[str], scheme: str) -> tuple[np.ndarray, np.ndarray, n
 
 
 def guess(sequences: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """Returns the schemes that allow every one of some rows of tags, in the order of `SCHEMES`; several may.
+    """Returns the schemes that allow all given rows of tags, in the order of `SCHEMES`; there may be several.
 
-    Rows of `I` and `O` alone fit `IOB1` and `IOE1`, and rows without spans fit all schemes.
+    Rows of only `I` and `O` fit `IOB1` and `IOE1`, and rows without spans fit all schemes.
 
     >>> guess([["B-PER", "I-PER", "O"], ["B-LOC"]]), guess([["I-PER", "O"]])
     (('IOB2',), ('IOB1', 'IOE1'))
@@ -338,7 +338,7 @@ def guess(sequences: Iterable[Sequence[str]]) -> tuple[str, ...]:
 
 
 def fitting(tags: Sequence[str]) -> tuple[str, ...]:
-    """Returns the schemes in which each of some tags can occur, in the order of `SCHEMES`; several may.
+    """Returns the schemes in which all given tags can occur, in the order of `SCHEMES`; there may be several.
 
     >>> fitting(["O", "B-PER", "I-PER"]), fitting(["O", "I-PER"]), fitting(["NOUN", "VERB"])
     (('IOB1', 'IOB2'), ('IOB1', 'IOE1'), ())
@@ -352,7 +352,7 @@ def fitting(tags: Sequence[str]) -> tuple[str, ...]:
 
 
 def _live(tags, name):
-    """Whether a row that a scheme allows leads through each tag."""
+    """Whether each tag occurs in some row that the scheme allows."""
     start, transitions, end = allowed(tags, name)
     for _ in tags:
         start, end = start | (start @ transitions), end | (transitions @ end)
@@ -363,7 +363,7 @@ def _live(tags, name):
 
 
 def tag_names(types: Iterable[str], scheme: str) -> list[str]:
-    """Returns all tags of some types: `O` first, then type by type, in the order of `B`, `I`, `E` or `L`, `S` or `U`.
+    """Returns all tags of some types: `O` first, then type by type, in the order `B`, `I`, `E` or `L`, `S` or `U`.
 
     >>> tag_names(["PER", "LOC"], "IOB2")
     ['O', 'B-PER', 'I-PER', 'B-LOC', 'I-LOC']
@@ -371,7 +371,7 @@ def tag_names(types: Iterable[str], scheme: str) -> list[str]:
     rules = _rules(scheme)
     listed = [types] if isinstance(types, str) else list(types)
     if isinstance(types, str) or len({*listed}) < len(listed) or not all(_is_type(each) for each in listed):
-        raise _check.invalid("types", "a list of distinct strings that are not empty", types)
+        raise _check.invalid("types", "a list of distinct non-empty strings", types)
     return ["O", *(f"{prefix}-{kind}" for kind in listed for prefix in rules.prefixes)]
 
 
@@ -391,7 +391,7 @@ def tags_of(spans: Iterable[Span], length: int, scheme: str) -> list[str]:
         A list of `length` tags.
 
     Raises:
-        ValueError: for spans that overlap, are empty or lie outside of the row.
+        ValueError: if spans overlap, are empty or are outside the row.
 
     Example:
 
@@ -417,7 +417,7 @@ def tags_of(spans: Iterable[Span], length: int, scheme: str) -> list[str]:
 
 
 def _ordered(spans, length):
-    """Returns spans in their order; raises where they are none, overlap or lie outside."""
+    """Returns spans in order; raises if they are invalid, overlap or are outside the row."""
     found = []
     for span in spans:
         if not isinstance(span, (list, tuple)) or len(span) != 3 or not _is_type(span[0]):
@@ -440,7 +440,7 @@ def convert(tags: Sequence[str], source: str, target: str) -> list[str]:
     """Writes a row of tags in another scheme.
 
     Raises:
-        ValueError: for tags that `source` forbids: see `first_error`, and `repair`.
+        ValueError: if `source` forbids the tags: see `first_error` and `repair`.
 
     Example:
 
@@ -457,15 +457,15 @@ def convert(tags: Sequence[str], source: str, target: str) -> list[str]:
 
 
 def repair(tags: Sequence[str], scheme: str) -> tuple[list[str], int]:
-    """Reads a row of tags leniently (see `spans`) and writes it as a scheme allows it.
+    """Reads a row of tags leniently (see `spans`) and writes it in a valid form of a scheme.
 
-    A row that the scheme allows stays as it is.
+    A row that the scheme allows is unchanged.
 
     Returns:
-        The tags, and how many of them are others than before.
+        The tags, and the number of changed tags.
 
     Raises:
-        ValueError: for a tag with a prefix that no scheme has.
+        ValueError: if a tag has a prefix that no scheme has.
 
     Example:
 

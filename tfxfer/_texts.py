@@ -1,4 +1,4 @@
-"""Texts as evaluation and search take them: columns out of data sets, vectors and scores of pairs out of models."""
+"""Texts for evaluation and search: columns from data sets, vectors and pair scores from models."""
 
 import collections.abc
 import sys
@@ -8,15 +8,15 @@ import numpy as np
 
 from tfxfer import _check, data
 
-# Prompts that a model may have for the two sides of a search, by the names in use.
+# The usual names of a model's prompts for the two sides of a search.
 QUERY_PROMPTS = ("query",)
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-# Rows from which on a loop over blocks shows its progress.
+# The number of rows from which a loop over blocks shows its progress.
 _LONG = 100_000
 
 
 def strings(argument, texts):
-    """Returns texts as a list of `str`; raises for one text alone, no texts, or something that is no text."""
+    """Returns texts as a list of `str`; raises for a single string, no texts, or a value that is not a text."""
     if isinstance(texts, (str, bytes)) or not isinstance(texts, collections.abc.Iterable):
         raise _check.invalid(argument, "a list of strings", texts)
     found = _check.strings(argument, list(texts))
@@ -38,7 +38,7 @@ def columns(dataset, argument="texts"):
         return (tuple(found) if len(found) > 1 else found[0]), np.asarray(dataset.y)
     if not is_dataset(dataset):
         raise _check.invalid(
-            argument, "a dataset that a function of `data` made", dataset, "Or give texts and their targets."
+            argument, "a dataset made by a function of `data`", dataset, "Or pass texts and their targets."
         )
     rows = list(dataset.as_numpy_iterator())
     if not rows or not isinstance(rows[0], tuple) or len(rows[0]) < 2:
@@ -50,10 +50,10 @@ def columns(dataset, argument="texts"):
 
 
 def columns_of(x):
-    """Returns the columns of text in inputs as a task's columns have read them: a dict of name or number to strings.
+    """Returns the text columns in inputs read by a task's columns: a dict of name or number to strings.
 
     Args:
-        x: string tensor `(rows,)`, a tuple of such, or a dict of inputs of any kind by name.
+        x: string tensor `(rows,)`, a tuple of them, or a dict of inputs of any kind by name.
     """
     if isinstance(x, dict):
         found = {}
@@ -68,7 +68,7 @@ def columns_of(x):
 
 
 def text_columns(argument, texts, count, made_by):
-    """Returns `count` or more columns of texts as lists of one length, and targets (or `None`) if `texts` has them."""
+    """Returns `count` or more columns of texts as lists of equal length, and the targets of `texts`, or `None`."""
     y = None
     if is_dataset(texts):
         texts, y = columns(texts, argument)
@@ -76,7 +76,7 @@ def text_columns(argument, texts, count, made_by):
         raise _check.invalid(argument, f"`{made_by}`, or a tuple of {count} lists of strings", texts)
     found = tuple(strings(argument, column) for column in texts)
     if len({len(column) for column in found}) > 1:
-        raise _check.invalid(argument, "columns of one length", [len(column) for column in found])
+        raise _check.invalid(argument, "columns of equal length", [len(column) for column in found])
     return found, y
 
 
@@ -89,15 +89,15 @@ def prompt_for(embedder, prompt, names):
 
 
 def embedder_of(model):
-    """Returns what encodes: the model itself, or the embedder in a `models.Siamese`; `None` where there is none."""
-    if hasattr(model, "encode") and not isinstance(model, str):  # a string encodes itself
+    """Returns the encoder: the model itself, or the embedder in a `models.Siamese`; `None` if there is none."""
+    if hasattr(model, "encode") and not isinstance(model, str):  # a string has a method `encode` too
         return model
     inner = getattr(model, "embedder", None)
     return inner if hasattr(inner, "encode") else None
 
 
 def comparing(model):
-    """Returns the embedder in a model that compares texts by its own `similarity`; `None` for a dense embedder."""
+    """Returns the embedder in a model that compares texts with its own `similarity`; `None` for a dense embedder."""
     for found in (model, getattr(model, "embedder", None)):
         if getattr(found, "compares_itself", False):
             return found
@@ -105,16 +105,16 @@ def comparing(model):
 
 
 def encode(model, texts, *, batch_size=32, prompt=None, progress=None):
-    """Returns the vectors of texts, float `(texts, dim)`; equal texts are computed once.
+    """Returns the vectors of texts, float `(texts, dim)`; equal texts are encoded once.
 
     Raises:
-        ValueError: for a model without `encode`, or vectors that are not finite.
+        ValueError: if the model has no `encode`, or its vectors are not finite.
     """
     embedder = embedder_of(model)
     if embedder is None:
         raise _check.invalid("embedder", "a `models.TextEmbedder`, or anything with `encode(texts)`", model)
     if getattr(embedder, "compares_itself", False):
-        remedy = "Its texts are searched by `search.SparseIndex` and scored by `evaluation.retrieval`."
+        remedy = "For its texts, use `search.SparseIndex` and `evaluation.retrieval`."
         raise _check.invalid("embedder", "a model of dense vectors", type(embedder).__name__, remedy)
     unique = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     arguments = {} if prompt is None else {"prompt": prompt}
@@ -125,23 +125,23 @@ def encode(model, texts, *, batch_size=32, prompt=None, progress=None):
     if not np.isfinite(vectors).all():
         row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
         text = list(unique)[row]
-        raise _check.invalid("embedder", f"a model whose vectors are finite numbers; the one of {text!r} is not", model)
+        raise _check.invalid("embedder", f"a model whose vectors are finite; the vector of {text!r} is not", model)
     return vectors if len(unique) == len(texts) else vectors[[unique[text] for text in texts]]
 
 
 def pair_scores(scorer, first, second, *, batch_size=32, progress=None):
-    """Returns how well each text of one list goes with the same row of another, float `(rows,)`, by a cross-encoder.
+    """Returns a cross-encoder's scores of the texts of one list with the same rows of another, float `(rows,)`.
 
     Args:
-        scorer: a `models.TextRegressor` of one output, a `models.TextClassifier` of two labels (the second label's
-            probability counts) or any function of two lists of strings that returns a number for each row.
+        scorer: a `models.TextRegressor` with one output, a `models.TextClassifier` with two labels (the score is the
+            second label's probability) or any function of two lists of strings that returns a number for each row.
         first: list of strings.
         second: list of strings.
         batch_size: int. Pairs computed at a time by a model.
         progress: bool. Whether a model shows a progress bar.
 
     Raises:
-        ValueError: for another kind of scorer, or scores of another number.
+        ValueError: if the scorer is of another kind, or returns another number of scores.
     """
     verbose = int(len(first) > 64 * batch_size and is_watched() if progress is None else progress)
     if hasattr(scorer, "score_pairs"):
@@ -160,12 +160,12 @@ def pair_scores(scorer, first, second, *, batch_size=32, progress=None):
 
 
 def is_watched():
-    """Whether standard output is a terminal or a notebook, and not a file."""
+    """Whether standard output is a terminal or a notebook, not a file."""
     return sys.stdout.isatty() or "ipykernel" in sys.modules
 
 
 def reporter(total, progress, unit):
-    """Returns a function that moves a progress bar on by a number of rows, or `None` where none is to be shown."""
+    """Returns a function that advances a progress bar by a number of rows, or `None` if no bar is shown."""
     if progress or (progress is None and total > _LONG and is_watched()):
         return keras.utils.Progbar(total, unit_name=unit).add
     return None

@@ -1,4 +1,4 @@
-"""Steps of training and evaluation that TensorFlow traces once."""
+"""Training and evaluation steps that TensorFlow traces only once."""
 
 import contextlib
 import logging
@@ -7,32 +7,33 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-_Mixin: Any = object  # what is mixed in here has the methods of a Keras model
+_Mixin: Any = object  # the classes that use the mixin have the methods of a Keras model
 
 
 class TracesOnce(_Mixin):
-    """What models share whose optimizer and metrics get their variables before the first step is traced; a mixin.
+    """Mixin for models that create the variables of optimizer and metrics before the first step is traced.
 
-    On TensorFlow, Keras makes these variables within the trace of the first step. TensorFlow then traces the whole step
-    a second time, and puts a condition around the first value of each variable. On other backends this changes nothing.
+    On TensorFlow, Keras creates these variables inside the trace of the first step. TensorFlow then traces the whole
+    step a second time, and adds a condition around the initial value of each variable. On other backends, the mixin
+    changes nothing.
     """
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Makes what `fit` calls for each step, as `keras.Model.make_train_function`."""
+        """Makes the function that `fit` calls for each step; see `keras.Model.make_train_function`."""
         return self._traced_once("train_function", super().make_train_function, force)
 
     def make_test_function(self, force: bool = False) -> Any:
-        """Makes what `evaluate` calls for each step, as `keras.Model.make_test_function`."""
+        """Makes the function that `evaluate` calls for each step; see `keras.Model.make_test_function`."""
         return self._traced_once("test_function", super().make_test_function, force)
 
     def make_predict_function(self, force: bool = False) -> Any:
-        """Makes what `predict` calls for each batch, as `keras.Model.make_predict_function`."""
+        """Makes the function that `predict` calls for each batch; see `keras.Model.make_predict_function`."""
         return self._traced_once("predict_function", super().make_predict_function, force)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Makes variables before the first step under a strategy; Keras calls it.
+        """Creates variables before the first step under a strategy; called by Keras.
 
-        It takes the mean of the replicas' parts of a batch for the shapes, which fails where parts differ in size.
+        Keras takes the mean of the replicas' parts of a batch for the shapes, which fails if parts differ in size.
         """
         if iterator is not None and is_distributed(self):
             strategy = self.distribute_strategy
@@ -54,7 +55,7 @@ class TracesOnce(_Mixin):
 
 
 def is_distributed(model: Any) -> bool:
-    """Whether a model trains under a strategy, or was made under one and trains outside its scope."""
+    """Whether a model trains under a strategy, or was created under one and trains outside its scope."""
     if keras.config.backend() != "tensorflow":
         return False
     return tf.distribute.has_strategy() or model.distribute_strategy is not tf.distribute.get_strategy()
@@ -70,9 +71,9 @@ def unsupported_strategy(model: Any) -> Any:
 
 
 class _Step:
-    """A step of a model, which is traced on the first call: what the trace must not make is made just before.
+    """A step of a model, which is traced on the first call; variables are created just before.
 
-    Not earlier, so that flags which callbacks set have taken effect.
+    They are not created earlier, so that flags set by callbacks have taken effect.
     """
 
     def __init__(self, model, function, name):
@@ -100,13 +101,13 @@ class _Step:
 
 
 class StepByParts:
-    """A step of a model of several parts, of which only those with rows in a batch take part: each set is traced once.
+    """A step of a model with several parts that computes only the parts with rows in a batch; traced once per set.
 
-    TensorFlow's datasets have one structure for all batches. A part that does not take part has zero rows, which the
-    step sees in the static shape, and leaves out: the graph of a step holds the parts that it computes, nothing else.
+    TensorFlow's datasets have one structure for all batches. An absent part has zero rows; the step sees that in the
+    static shape and skips it, so the graph of a step contains only the parts that it computes.
 
     Args:
-        model: `keras.Model` whose batches are ({part: inputs}, {part: targets}), perhaps with weights.
+        model: `keras.Model` whose batches are ({part: inputs}, {part: targets}), optionally with weights.
         step: function of a batch: `model.train_step` or `model.test_step`.
         trains: bool. Whether the step needs the optimizer.
     """
@@ -118,7 +119,7 @@ class StepByParts:
         self._functions: dict[Any, Any] = {}
 
     def __call__(self, batches: Any) -> Any:
-        """Makes the steps of one execution on what an iterator gives; raises `StopIteration` where it has no more."""
+        """Runs the steps of one execution on batches from an iterator; raises `StopIteration` when it is exhausted."""
         outputs = None
         for _ in range(self._model.steps_per_execution):
             try:
@@ -151,7 +152,7 @@ class StepByParts:
 
 
 def _with_rows(batch, spec, present):
-    """The spec of batches in which some parts have rows; that of the others says that they have none."""
+    """Returns the spec of batches in which some parts have rows, with zero rows for the others."""
     found = []
     for values, specs in zip(batch, spec, strict=True):
         found.append(
@@ -170,18 +171,18 @@ def _build_optimizer(model):
     if optimizer is None or optimizer.built:
         return
     weights = model.trainable_weights
-    if weights:  # with none there is no step
+    if weights:  # without weights, there is no step
         with keras.name_scope(optimizer.name, caller=optimizer):
             optimizer.build(weights)
 
 
 def build_metrics(model: Any, targets: Any) -> None:
-    """Makes the variables of a model's metrics, outside of any step.
+    """Creates the variables of a model's metrics, outside of any step.
 
     Args:
         model: compiled `keras.Model`.
-        targets: the targets of a batch, or what has their shapes and dtypes. Others than these, `None` for one, make
-            nothing.
+        targets: the targets of a batch, or objects with their shapes and dtypes. For anything else, such as `None`,
+            nothing is created.
     """
     metrics = model._compile_metrics
     if metrics is None or metrics.built:
@@ -193,10 +194,10 @@ def build_metrics(model: Any, targets: Any) -> None:
 
 @contextlib.contextmanager
 def _first_trace():
-    """Within, TensorFlow does not warn of a function that is traced once more.
+    """Context in which TensorFlow does not warn about a function that is traced again.
 
-    It counts the traces of one place in Keras's code over all models: the fifth model that makes its first step was to
-    blame. What is traced again after its first call is still warned of.
+    It counts the traces of one function in Keras's code over all models, and would warn on the first step of the fifth
+    model. It still warns about a function that is traced again after its first call.
     """
     logger = logging.getLogger("tensorflow")
     logger.addFilter(_is_no_retrace)
@@ -211,7 +212,7 @@ def _is_no_retrace(record):
 
 
 def _shapes(model, targets):
-    """Returns targets and outputs of a batch by their shapes; `None` where they cannot be known before the step."""
+    """Returns symbolic targets and outputs of a batch; `None` if their shapes are unknown before the step."""
     if targets is None:
         return None
     try:

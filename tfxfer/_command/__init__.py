@@ -1,7 +1,7 @@
-"""The command line, thin over the library: a subcommand is a file here and a row in `COMMANDS`.
+"""The command line, a thin layer over the library: each subcommand is a file here and a row in `COMMANDS`.
 
 A file has `HELP` (one line), `DESCRIPTION` (with an example), `add_arguments(parser)`, and `run(given)`, which returns
-what is written to standard output, or `None`. TensorFlow is imported within `run` alone.
+the result for standard output, or `None`. TensorFlow is imported only inside `run`.
 """
 
 import argparse
@@ -28,12 +28,12 @@ _PROGRAM = "tfxfer"
 _EPILOG = """\
 First steps:
   tfxfer train intents.toml                                       # fine-tunes a model
-  tfxfer evaluate --model intents.keras --input test.csv          # how good it is
+  tfxfer evaluate --model intents.keras --input test.csv          # measures its quality
   tfxfer score --model intents.keras --input rows.parquet --output scored.parquet
   tfxfer export --model intents.keras --output serving/intents    # for TF Serving
 
 `tfxfer <command> --help` explains a command. `python -m tfxfer` is the same program.
-Results are JSON on standard output, progress and errors are on standard error; an error ends with exit code 2.
+Results are JSON on standard output; progress and errors go to standard error. An error exits with code 2.
 """
 
 
@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--version", action="version", version=__version__)
-    made.add_argument("--debug", action="store_true", help="show where an error comes from")
+    made.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = made.add_subparsers(dest="command", metavar="command", required=True)
     for name, command in COMMANDS.items():
         one = commands.add_parser(

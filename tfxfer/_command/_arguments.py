@@ -1,18 +1,20 @@
-"""Arguments that several commands have, and the models that they name."""
+"""Arguments shared by several commands, and the models that they name."""
 
 import difflib
 import pathlib
 
-SAVED = "tfxfer.json"  # in a folder by `save_to_preset`
+SAVED = "tfxfer.json"  # in a directory written by `save_to_preset`
 
 
 def add_model(parser):
     """Adds `--model` and `--task`."""
-    parser.add_argument("--model", required=True, metavar="M", help="a .keras file, or a folder by save_to_preset")
+    parser.add_argument(
+        "--model", required=True, metavar="M", help="a .keras file, or a folder written by save_to_preset"
+    )
     parser.add_argument(
         "--task",
         metavar="CLASS",
-        help="for --model with a preset's name or a Hugging Face folder: its class, such as TextClassifier",
+        help="for --model with a preset's name or a Hugging Face folder: its class, e.g. TextClassifier",
     )
 
 
@@ -27,16 +29,18 @@ def add_columns(parser, example="text"):
 
 
 def add_format(parser):
-    """Adds how a file of rows is written."""
-    parser.add_argument("--format", choices=("tsv", "csv", "jsonl", "parquet"), help="where the ending does not tell")
+    """Adds the arguments for the format of a file of rows."""
+    parser.add_argument(
+        "--format", choices=("tsv", "csv", "jsonl", "parquet"), help="if the file extension does not tell"
+    )
     parser.add_argument("--header", metavar="A,B,...", help="names of the columns, for a file without a header line")
-    parser.add_argument("--delimiter", metavar="C", help="what parts the fields of TSV or CSV")
-    parser.add_argument("--no-quoting", action="store_true", help='for TSV or CSV where " is a character like others')
+    parser.add_argument("--delimiter", metavar="C", help="separator of the fields of TSV or CSV")
+    parser.add_argument("--no-quoting", action="store_true", help='for TSV or CSV that uses " as an ordinary character')
     parser.add_argument("--encoding", default="utf-8", help="of text files (default: utf-8)")
 
 
 def format_of(given):
-    """Returns the arguments of `add_format` as the library names them."""
+    """Returns the arguments of `add_format` under the library's names."""
     return {
         "format": given.format,
         "header": given.header.split(",") if given.header else None,
@@ -47,22 +51,22 @@ def format_of(given):
 
 
 def add_table(parser):
-    """Adds what `predict_table` takes."""
+    """Adds the arguments of `predict_table`."""
     add_model(parser)
     parser.add_argument("--input", required=True, metavar="FILE", help="TSV, CSV, JSON Lines or Parquet")
-    parser.add_argument("--output", required=True, metavar="FILE", help="its ending names the format")
+    parser.add_argument("--output", required=True, metavar="FILE", help="its extension sets the format")
     add_columns(parser)
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="rows computed at a time (default: 32)")
-    parser.add_argument("--prefix", default="", metavar="P", help="before the names of the added columns")
+    parser.add_argument("--prefix", default="", metavar="P", help="prefix for the names of the added columns")
     parser.add_argument(
         "--on-error",
         choices=("raise", "skip", "keep"),
         default="raise",
         help="broken rows: stop, leave them out, or keep them without an answer (default: raise); "
-        "<output>.broken.jsonl tells of them",
+        "<output>.broken.jsonl lists them",
     )
-    parser.add_argument("--resume", action="store_true", help="continue a run that was killed, if there is one")
-    parser.add_argument("--overwrite", action="store_true", help="replace an output, or a run that was killed")
+    parser.add_argument("--resume", action="store_true", help="resume an interrupted run, if there is one")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output or an interrupted run")
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     add_format(parser)
 
@@ -86,7 +90,7 @@ def predict_table(model, given, **options):
 
 
 def load(name, task=None):
-    """Loads a trained model: of whatever task, or one of a class of `models` from any preset."""
+    """Loads a trained model of any task, or creates one of a class of `models` from any preset."""
     import tfxfer as tx
 
     path = pathlib.Path(name)
@@ -102,23 +106,23 @@ def load(name, task=None):
     if not path.is_dir() and (len(path.parts) > 1 or path.suffix):
         raise FileNotFoundError(f"{name}: no such file or folder.")
     if not (path / SAVED).is_file():
-        raise ValueError(f"{name} is no .keras file and no folder by save_to_preset; for another preset give --task.")
+        raise ValueError(f"{name} is neither a .keras file nor written by save_to_preset; for a preset, give --task.")
     return tx.models.TextTask.from_preset(name)
 
 
 def load_embedder(name, task=None):
-    """Loads a model that encodes: a trained one, or an embedder of a preset."""
+    """Loads a model that encodes: a trained one, or an embedder created from a preset."""
     if task is None and not name.endswith(".keras") and not pathlib.Path(name, SAVED).is_file():
         task = "TextEmbedder"
     model = load(name, task)
     embedder = model.tower()
     if not hasattr(embedder, "encode"):
-        raise ValueError(f"{name} is a {type(model).__name__}, which gives no vectors.")
+        raise ValueError(f"{name} is a {type(model).__name__}, which returns no vectors.")
     return embedder
 
 
 def task_class(name):
-    """Returns a task's class by its name."""
+    """Returns the class of a task by its name."""
     import tfxfer as tx
 
     tasks = {n: each for n in tx.models.__all__ if isinstance(each := getattr(tx.models, n), type)}
@@ -127,7 +131,7 @@ def task_class(name):
 
 
 def known(what, name, names):
-    """Returns a name that is one of several; the error says which one is near."""
+    """Returns a name if it is one of several; the error suggests a similar name."""
     if name not in names:
         alike = difflib.get_close_matches(str(name), list(names), 1)
         hint = f"Did you mean {alike[0]!r}?" if alike else f"Known: {', '.join(names)}."
@@ -136,7 +140,7 @@ def known(what, name, names):
 
 
 def rows_of(model, path, given):
-    """Reads labelled rows as the model's task has them: a data set for `evaluation`."""
+    """Reads labeled rows for the model's task: a data set for `evaluation`."""
     import tfxfer as tx
 
     kind = kind_of(model)
@@ -154,5 +158,5 @@ def rows_of(model, path, given):
 
 
 def kind_of(model):
-    """Returns what a model answers, the kind of its first signature."""
+    """Returns the kind of a model's answers: that of its first signature."""
     return model.served_model().signatures()[0].kind

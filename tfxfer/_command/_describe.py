@@ -5,13 +5,13 @@ import pathlib
 
 from tfxfer._command import _arguments
 
-HELP = "say what a model, a preset or an export is"
+HELP = "describe a model, a preset or an export"
 DESCRIPTION = """\
-Says as JSON what a model is: class, labels, sizes; of an export also its signatures, versions and metadata.
+Describes a model as JSON: class, labels, sizes; for an export also its signatures, versions and metadata.
 
   tfxfer describe intents.keras
   tfxfer describe serving/intents
-  tfxfer describe all_minilm_l6_v2       # of a preset's name, without downloading it
+  tfxfer describe all_minilm_l6_v2       # a preset's name, without downloading it
 
 In Python: tx.export.describe(folder), tx.backbones.presets().
 """
@@ -19,7 +19,7 @@ In Python: tx.export.describe(folder), tx.backbones.presets().
 
 def add_arguments(parser):
     """Adds the command's arguments."""
-    parser.add_argument("model", metavar="MODEL", help="a .keras file, a preset, a folder of either or of an export")
+    parser.add_argument("model", metavar="MODEL", help="a .keras file, a preset, a folder of either, or an export")
 
 
 def run(given):

@@ -2,10 +2,10 @@
 
 from tfxfer._command import _arguments
 
-HELP = "write a table again with a vector for each text"
+HELP = "copy a table and add a vector for each text"
 DESCRIPTION = """\
-Writes a table again with the column embedding, a vector for each text: in Parquet a list of floats, elsewhere a JSON
-array. A table of any size takes the same memory, and --resume continues a run that was killed.
+Copies a table and adds the column embedding, a vector for each text: a list of floats in Parquet, a JSON array in other
+formats. Memory does not grow with the size of the table, and --resume continues an interrupted run.
 
   tfxfer embed --model all_minilm_l6_v2 --input corpus.jsonl --output vectors.jsonl --text-column body
 
@@ -16,10 +16,12 @@ In Python: embedder.predict_table(...).
 def add_arguments(parser):
     """Adds the command's arguments."""
     _arguments.add_table(parser)
-    parser.add_argument("--prompt-name", metavar="NAME", help="one of the model's prompts, such as query")
+    parser.add_argument("--prompt-name", metavar="NAME", help="one of the model's prompts, e.g. query")
     parser.add_argument("--truncate-dim", type=int, metavar="N", help="keep the first N components")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that compute (default: this one alone)")
-    parser.add_argument("--normalize", action="store_true", help="scale vectors to length 1, whatever the model does")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that compute (default: only this one)")
+    parser.add_argument(
+        "--normalize", action="store_true", help="scale vectors to length 1, even if the model does not"
+    )
 
 
 def run(given):

@@ -2,15 +2,15 @@
 
 from tfxfer._command import _arguments
 
-HELP = "score a model on rows with the right answers"
+HELP = "evaluate a model on labeled rows"
 DESCRIPTION = """\
-Scores a model on rows with the right answers and writes the scores as JSON.
+Evaluates a model on labeled rows and writes the scores as JSON.
 
   tfxfer evaluate --model intents.keras --input test.csv --text-column question --label-column intent
   tfxfer evaluate --model all_minilm_l6_v2 --task TextEmbedder --input sts.tsv --text-column a --text-column b
 
 Classifiers: accuracy, F1 and calibration. Embedders, and regressors of pairs: the correlation with --label-column
-(default: score). Taggers read CoNLL files. In Python: tx.evaluation.classification and its neighbours.
+(default: score). Taggers read CoNLL files. In Python: tx.evaluation.classification and the other functions there.
 """
 
 
@@ -18,9 +18,9 @@ def add_arguments(parser):
     """Adds the command's arguments."""
     _arguments.add_model(parser)
     parser.add_argument("--input", required=True, metavar="FILE", help="TSV, CSV, JSON, JSON Lines, Parquet or CoNLL")
-    _arguments.add_columns(parser, "text; of an embedder text_a and text_b")
-    parser.add_argument("--label-column", metavar="NAME", help="the right answers (default: label, or score)")
-    parser.add_argument("--separator", metavar="S", help="what parts several labels of a row")
+    _arguments.add_columns(parser, "text; for an embedder text_a and text_b")
+    parser.add_argument("--label-column", metavar="NAME", help="the labels or scores (default: label, or score)")
+    parser.add_argument("--separator", metavar="S", help="separator of several labels in a row")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="rows computed at a time (default: 32)")
     _arguments.add_format(parser)
 

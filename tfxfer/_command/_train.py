@@ -6,13 +6,13 @@ import tomllib
 
 from tfxfer._command import _arguments
 
-HELP = "fine-tune a model as a TOML file says"
+HELP = "fine-tune a model with the settings in a TOML file"
 DESCRIPTION = """\
-Fine-tunes a model as a TOML file says, whose tables are the calls of the library and whose keys are their arguments:
+Fine-tunes a model with the settings in a TOML file. Its tables are calls of the library, its keys their arguments:
 
   # intents.toml
   output = "intents.keras"           # or a folder, for save_to_preset
-  seed = 0                           # of keras.utils.set_random_seed; optional
+  seed = 0                           # for keras.utils.set_random_seed; optional
   [model]                            # TextClassifier.from_preset(...)
   class = "TextClassifier"
   preset = "all_minilm_l6_v2"
@@ -20,7 +20,7 @@ Fine-tunes a model as a TOML file says, whose tables are the calls of the librar
   path = "train.csv"
   text = "question"
   label = "intent"
-  [validation]                       # optional; as [data]
+  [validation]                       # optional; like [data]
   path = "dev.csv"
   text = "question"
   label = "intent"
@@ -32,23 +32,23 @@ Fine-tunes a model as a TOML file says, whose tables are the calls of the librar
 
   tfxfer train intents.toml
 
-A classifier without labels takes those of the data. Paths are relative to the TOML file. An unknown key is an error.
+Without labels, a classifier takes them from the data. Paths are relative to the TOML file. An unknown key is an error.
 """
 _TOP = ("output", "seed", "model", "data", "validation", "compile", "fit")
-# Which function of `data` makes rows for a task, by the kind of its answers and whether a target is named.
+# The function of `data` that makes rows for a task, by the kind of its answers and whether a target is given.
 _MAKERS = ("labelled", "regression", "pairs", "triplets", "tagged")
 
 
 def add_arguments(parser):
     """Adds the command's arguments."""
-    parser.add_argument("config", metavar="FILE.toml", help="what to train on what, and how")
-    parser.add_argument("--output", metavar="PATH", help="replaces that of the file")
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    parser.add_argument("config", metavar="FILE.toml", help="the model, the data and the training settings")
+    parser.add_argument("--output", metavar="PATH", help="replaces the output in the file")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
 
 def run(given):
-    """Trains and saves; returns where, and the last epoch's numbers."""
+    """Trains and saves the model; returns the path and the last epoch's metrics."""
     with open(given.config, "rb") as file:
         try:
             settings = tomllib.load(file)
@@ -69,7 +69,7 @@ def run(given):
 
 
 class _Training:
-    """The calls that a file stands for; all names are checked before the first of them."""
+    """The calls that a file describes; all names are checked before the first call."""
 
     def __init__(self, config, folder, settings):
         import tfxfer as tx
@@ -88,7 +88,7 @@ class _Training:
         self._fit = self._checked("fit", settings.get("fit", {}), self._class.fit, _GIVEN)
 
     def run(self, output, quiet):
-        """Trains and saves the model; returns what is told of it."""
+        """Trains and saves the model; returns the result to print."""
         import keras
 
         if "seed" in self._settings:
@@ -114,7 +114,7 @@ class _Training:
         return {"output": output, "epochs": len(history.epoch), **{k: float(v[-1]) for k, v in history.history.items()}}
 
     def _rows(self, table):
-        """Parts the keys of a table into those of `data.read` and of what makes a data set."""
+        """Splits the keys of a table into those of `data.read` and of the function that makes a data set."""
         given, data = dict(self._settings[table]), self._tx.data
         make = given.pop("rows", None) or self._maker(given)
         _arguments.known(f"value of rows in [{table}]", make, _MAKERS)
@@ -135,7 +135,7 @@ class _Training:
         return (reader, read), make, found
 
     def _maker(self, given):
-        """The function of `data` that the keys are for."""
+        """Returns the function of `data` that the keys belong to."""
         if "texts" in given:
             return "pairs" if len(given["texts"]) == 2 else "triplets"
         if "target" in given:
@@ -157,7 +157,7 @@ class _Training:
         return dict(given)
 
     def _made(self, name, value):
-        """A loss, a metric or an optimizer by class and arguments."""
+        """Creates a loss, a metric or an optimizer from its class and arguments."""
         import keras
 
         if isinstance(value, list):
@@ -176,13 +176,13 @@ class _Training:
         return kind(**arguments)
 
 
-# Of `fit`: what other tables give, and what TOML cannot hold.
+# Arguments of `fit` that other tables set, or that TOML cannot represent.
 _GIVEN = ("x", "y", "validation_data", "callbacks", "augment", "sample_weight")
 _LATER = ("loss", "metrics", "loss_weights", "weighted_metrics", "run_eagerly", "steps_per_execution", "jit_compile")
 
 
 def _shown():
-    """A callback that writes a line for each epoch to standard error."""
+    """Returns a callback that writes a line for each epoch to standard error."""
     import sys
 
     import keras

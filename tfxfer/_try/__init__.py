@@ -1,4 +1,4 @@
-"""`tfxfer try`: a page on this machine to type texts into, and to see what a model answers.
+"""`tfxfer try`: a local page for typing in texts and seeing a model's answers.
 
 Also `python -m tfxfer._try MODEL`.
 """
@@ -9,15 +9,15 @@ from typing import Any
 
 HELP = "open a local page to type texts into"
 DESCRIPTION = """\
-Serves a page on this machine: type a text and see labels with probabilities and the words that speak for them, entities
+Serves a page on this machine: type a text and see labels with probabilities and the words that support them, entities
 marked in the text, the similarity of two texts, or the nearest rows of an index.
 
   tfxfer try intents.keras
-  tfxfer try serving/intents                        # a SavedModel; explains itself if exported with explain=True
+  tfxfer try serving/intents                        # a SavedModel; with explanations if exported with explain=True
   tfxfer try all_minilm_l6_v2 --task TextEmbedder --index questions.txt   # nearest lines
 
-Nothing leaves the machine: the page loads nothing from elsewhere, and the server answers this machine alone unless it
-is told otherwise. It is made for looking at a model, not for serving it.
+Nothing leaves the machine: the page loads no external resources, and the server answers only this machine unless
+--allow-remote is given. It is for inspecting a model, not for serving it.
 """
 PORT = 8765
 
@@ -25,14 +25,16 @@ PORT = 8765
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument(
-        "model", metavar="MODEL", help="a .keras file, a folder by save_to_preset or of an export, or a preset's name"
+        "model",
+        metavar="MODEL",
+        help="a .keras file, a folder written by save_to_preset, an export, or a preset's name",
     )
-    parser.add_argument("--task", metavar="CLASS", help="for a preset's name: its class, such as TextEmbedder")
+    parser.add_argument("--task", metavar="CLASS", help="for a preset's name: its class, e.g. TextEmbedder")
     parser.add_argument("--pairs", action="store_true", help="for a cross-encoder: ask for two texts")
     parser.add_argument(
         "--index",
         metavar="PATH",
-        help="for an embedder: a folder by SemanticIndex.save, or a text file with a text in each line",
+        help="for an embedder: a folder written by SemanticIndex.save, or a text file with one text per line",
     )
     parser.add_argument("--port", type=int, default=PORT, metavar="N", help=f"default: {PORT}; 0 for a free one")
     parser.add_argument(
@@ -43,10 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="needed for a --host that others reach: a name that they call this machine by. Texts then cross the "
-        "network unencrypted, and anyone who reaches the port can ask",
+        help="needed for a --host that others can reach: a name by which they address this machine. Texts then cross "
+        "the network unencrypted, and anyone who can reach the port can ask",
     )
-    parser.add_argument("--no-browser", action="store_true", help="print the address and open no browser")
+    parser.add_argument("--no-browser", action="store_true", help="print the address without opening a browser")
 
 
 def run(given: Any) -> None:
@@ -61,7 +63,7 @@ def run(given: Any) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command by itself; returns its exit code."""
+    """Runs the command on its own; returns its exit code."""
     parser = argparse.ArgumentParser(
         "tfxfer try", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )

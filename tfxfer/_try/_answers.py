@@ -1,4 +1,4 @@
-"""What a model says of the texts that the page sends, as JSON holds it."""
+"""A model's answers to the texts from the page, as JSON values."""
 
 import pathlib
 import warnings
@@ -12,17 +12,18 @@ import tensorflow_text  # noqa: F401  (an export's tokenizer needs its ops)
 
 from tfxfer import _check, export, models, search
 
-# Labels, and rows of an index, that are shown.
+# Number of labels, and of rows of an index, to show.
 LABELS, HITS = 10, 10
 _SAVED = "tfxfer.json"
 
 
 class Asked(NamedTuple):
-    """What the server asks.
+    """A model as the server uses it.
 
     Args:
         form: dict of `title`, `about` and `texts`, see `_page.page`.
-        answer: function of a list of texts to a dict: some of `labels`, `numbers`, `entities`, `why`, `hits`, `note`.
+        answer: function from a list of texts to a dict of some of `labels`, `numbers`, `entities`, `why`, `hits`,
+            `note`.
     """
 
     form: dict
@@ -33,10 +34,10 @@ def load(name: str, *, task: str | None = None, pairs: bool = False, index: str 
     """Loads a model or an export.
 
     Args:
-        name: a `.keras` file, a folder by `save_to_preset`, the folder of an export, or a preset's name.
-        task: the name of a class of `models`, for presets that do not say theirs.
+        name: a `.keras` file, a directory written by `save_to_preset`, an export's directory, or a preset's name.
+        task: the name of a class of `models`, for presets that do not store theirs.
         pairs: whether a classifier or regressor reads two texts.
-        index: a folder by `SemanticIndex.save`, or a text file with a text in each line.
+        index: a directory written by `SemanticIndex.save`, or a text file with one text per line.
     """
     path = pathlib.Path(name)
     if task is not None:
@@ -45,7 +46,7 @@ def load(name: str, *, task: str | None = None, pairs: bool = False, index: str 
         return of_model(model, path.name, pairs=pairs, index=index)
     if path.is_dir() and not (path / _SAVED).is_file():
         if index is not None:
-            remedy = "An index is shipped inside an export: `export.saved_model(..., index=...)`."
+            remedy = "An export contains its index: `export.saved_model(..., index=...)`."
             raise _check.invalid("index", "None for an export", index, remedy)
         return of_export(path)
     if path.suffix == ".keras":
@@ -53,19 +54,19 @@ def load(name: str, *, task: str | None = None, pairs: bool = False, index: str 
     elif path.is_dir():
         model = models.TextTask.from_preset(path)
     else:
-        remedy = "Of a preset's name, say by `--task TextEmbedder` or the like what to make of it."
+        remedy = "For a preset's name, give the class with `--task TextEmbedder` or the like."
         raise _check.invalid("model", "a file or folder that exists", name, remedy)
     return of_model(model, path.name, pairs=pairs, index=index)
 
 
 def of_model(model: Any, title: str, *, pairs: bool = False, index: Any = None) -> Asked:
-    """Returns what the server asks of a model in memory."""
+    """Returns the `Asked` of a model in memory."""
     model = model.served_model()
     has_two = pairs or model.reads_pairs()
     about = f"{type(model).__name__}, {model.count_params():,} parameters"
     if hasattr(model, "classify") or hasattr(model, "scores"):
         if index is not None:
-            raise _check.invalid("index", f"None for a {type(model).__name__}, which gives no vectors", index)
+            raise _check.invalid("index", f"None for a {type(model).__name__}, which returns no vectors", index)
         texts = ["First text", "Second text"] if has_two else ["Text"]
         return Asked({"title": title, "about": about, "texts": texts}, lambda given: _of_rows(model, given, has_two))
     if hasattr(model, "extract"):
@@ -77,7 +78,7 @@ def of_model(model: Any, title: str, *, pairs: bool = False, index: Any = None) 
         form = {"title": title, "about": about, "texts": ["Text", "Another text to compare it with (optional)"]}
         return Asked(form, lambda given: _of_vectors(model, given, corpus))
     expected = "a classifier, a regressor, a tagger with entities or an embedder of dense vectors"
-    raise _check.invalid("model", expected, type(model).__name__, "Of a `MultiTask`, save one task: `multi[name]`.")
+    raise _check.invalid("model", expected, type(model).__name__, "For a `MultiTask`, save one task: `multi[name]`.")
 
 
 def _of_rows(model, given, has_two):
@@ -99,10 +100,10 @@ def _of_rows(model, given, has_two):
 
 
 def _why(explain):
-    """Why, as far as it can be said."""
+    """Returns the explanation, if there is one."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an error of the integral is in the title
+            warnings.simplefilter("ignore")  # the title shows the error of the integral
             found = explain()
     except ValueError as error:
         return {"note": f"Not explained: {error}"}
@@ -126,7 +127,7 @@ def _piece(text, word, largest):
 
 
 def _cut(content, spans):
-    """Cuts a text at spans with `start` and `end` in order; yields (part, span or `None`)."""
+    """Splits a text at spans, ordered by `start` and `end`; yields (part, span or `None`)."""
     place = 0
     for span in spans:
         if span.start < place:
@@ -174,7 +175,7 @@ def _of_vectors(model, given, corpus):
         scores = zip(hits.scores, hits.texts, strict=True)
         found["hits"] = [{"score": float(score), "text": str(text)} for score, text in scores]
     if not found:
-        found["note"] = "Give another text to compare it with, or start with --index."
+        found["note"] = "Enter another text to compare it with, or start with --index."
     return found
 
 
@@ -190,7 +191,7 @@ class _Span(NamedTuple):
 
 
 def of_export(path: pathlib.Path) -> Asked:
-    """Returns what the server asks of a SavedModel."""
+    """Returns the `Asked` of a SavedModel."""
     about = export.describe(path)
     loaded = tf.saved_model.load(about["path"])
     signatures = loaded.signatures
@@ -234,7 +235,7 @@ def of_export(path: pathlib.Path) -> Asked:
             said = ask("search", query=given[:1], k=np.array([HITS], "int32"))
             rows = zip(said["scores"], said["texts"], strict=True)
             found["hits"] = [{"score": float(score), "text": _read(text)} for score, text in rows if text]
-        return found or {"note": "Give another text to compare it with."}
+        return found or {"note": "Enter another text to compare it with."}
 
     title = f"{pathlib.Path(about['path']).parent.name}, version {about['version']}"
     parameters = about["weights"]["parameters"]

@@ -1,4 +1,4 @@
-"""The page that asks: texts out, answers in, nothing from elsewhere. All texts become text nodes, never markup."""
+"""The page: sends texts, shows answers, loads nothing external. All texts become text nodes, never markup."""
 
 import base64
 import hashlib
@@ -71,7 +71,7 @@ def _hash(content):
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
-# Only this very script runs, whatever is in a text; it asks the server that the page came from, and no other.
+# Only this script runs, whatever a text contains, and it connects only to the server that the page came from.
 POLICY = (
     f"default-src 'none'; script-src {_hash(_SCRIPT)}; style-src 'unsafe-inline'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -82,7 +82,7 @@ def page(form: dict[str, Any]) -> str:
     """Returns the page.
 
     Args:
-        form: dict: `title`, `about`, a line on the model; and `texts`, a list with what each text is.
+        form: dict of `title`; `about`, a line on the model; and `texts`, a list of a label for each text.
     """
     areas = [
         f'<label>{_html.escaped(name)}<textarea style="width:100%;box-sizing:border-box" dir="auto"></textarea></label>'

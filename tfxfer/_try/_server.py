@@ -1,9 +1,8 @@
-"""The server of the page: standard library alone, this machine alone unless it is told otherwise.
+"""The server of the page: it uses only the standard library, and answers only this machine by default.
 
-A page from elsewhere in the same browser must not be able to ask. A request is answered only if its `Host` is one of
-the names that this server goes by (a foreign name that was made to resolve to this machine is refused), if an `Origin`,
-where there is one, is this server's own, and if its content is declared as JSON, which a foreign form cannot send.
-There are no CORS headers.
+A page from another site in the same browser must not be able to ask. A request is answered only if its `Host` is one of
+this server's names (a foreign name that resolves to this machine is rejected), if its `Origin`, if present, is this
+server's own, and if its content type is JSON, which a foreign form cannot send. There are no CORS headers.
 """
 
 import http.server
@@ -19,7 +18,7 @@ from typing import Any
 from tfxfer import _check
 from tfxfer._try import _page
 
-# The longest request that is read, and for how long in seconds it may take to come.
+# The longest request that is read, in bytes, and the timeout for receiving it, in seconds.
 MOST_BYTES, PATIENCE = 1 << 20, 10
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _HEADERS = {
@@ -33,19 +32,19 @@ _HEADERS = {
 
 
 def check_host(host: str, allowed: Sequence[str]) -> None:
-    """Raises for an address that others reach, unless that was asked for.
+    """Raises if others can reach an address, unless that was requested.
 
     Args:
         host: string. The address to listen at.
-        allowed: names that others call this machine by.
+        allowed: names by which others address this machine.
     """
     if not is_loopback(host) and not allowed:
-        remedy = "Name how others call this machine by `--allow-remote NAME`, if they may ask the model."
-        raise _check.invalid("host", "an address of this machine alone, such as 127.0.0.1", host, remedy)
+        remedy = "If others may ask the model, pass the name of this machine with `--allow-remote NAME`."
+        raise _check.invalid("host", "an address that only this machine reaches, e.g. 127.0.0.1", host, remedy)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Whether only this machine can reach an address."""
     if host == "localhost":
         return True
     try:
@@ -58,11 +57,11 @@ class Server(http.server.ThreadingHTTPServer):
     """Answers requests of the page.
 
     Args:
-        asked: what `_answers.load` returned: `form`, a dict for the page, and `answer(texts)`, a dict for a list of
-            one or two texts.
-        host: string. The address.
-        port: int. 0 for a free one.
-        allowed: names beside those of this machine that a request may be addressed to.
+        asked: the result of `_answers.load`: `form`, a dict for the page, and `answer(texts)`, a dict for a list of one
+            or two texts.
+        host: string. The address to listen at.
+        port: int. 0 for a free port.
+        allowed: names that a request may be addressed to, in addition to those of this machine.
     """
 
     daemon_threads = True
@@ -77,19 +76,19 @@ class Server(http.server.ThreadingHTTPServer):
         self.page = _page.page(asked.form).encode()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Says nothing of a browser that went away, and the rest as usual."""
+        """Ignores a browser that disconnected; reports other errors as usual."""
         if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
 
     @property
     def url(self) -> str:
-        """Where a browser finds the page."""
+        """The URL of the page."""
         host, port = self.server_address[:2]
         host = str(host)
         return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
     def is_mine(self, host: str | None) -> bool:
-        """Whether a name with a port is one that this server goes by."""
+        """Whether a name with a port is one of this server's."""
         if host is None:
             return False
         name, _, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
@@ -99,7 +98,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Gives the page, and answers the texts that it sends."""
+    """Serves the page, and answers the texts that it sends."""
 
     server: Server
     timeout = PATIENCE
@@ -122,9 +121,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         try:
             status, found = 200, self._answer()
         except _Refused as refused:
-            self.close_connection = True  # what was not read would be taken for the next request
+            self.close_connection = True  # the unread rest would be taken for the next request
             status, found = refused.status, {"error": str(refused)}
-        except Exception as error:  # a model may fail at a text; the page says so, and goes on
+        except Exception as error:  # a model may fail on a text; the page shows the error
             status, found = 500, {"error": str(error) or type(error).__name__}
         self._send(status, json.dumps(found, ensure_ascii=True).encode(), "application/json")
 
@@ -132,7 +131,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path != "/answer":
             raise _Refused(404, "There is no such path.")
         if self.headers.get_content_type() != "application/json":
-            raise _Refused(415, "Texts are sent as application/json.")
+            raise _Refused(415, "Texts must be sent as application/json.")
         try:
             size = int(self.headers.get("Content-Length", ""))
         except ValueError:
@@ -157,7 +156,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             is_ours = origin.startswith("http://") and self.server.is_mine(origin.removeprefix("http://"))
         if not is_ours:
             self.close_connection = True
-            self._send(403, b"This server answers its own page alone.", "text/plain")
+            self._send(403, b"This server answers only its own page.", "text/plain")
         return not is_ours
 
     def _send(self, status, content, kind):
@@ -173,11 +172,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing: texts are private, and so is when they were asked."""
+        """Logs nothing: texts are private, and so are the times of requests."""
 
 
 class _Refused(Exception):
-    """A request that is answered by an error."""
+    """A request that is answered with an error."""
 
     def __init__(self, status, message):
         super().__init__(message)
@@ -185,9 +184,9 @@ class _Refused(Exception):
 
 
 def serve(asked: Any, host: str, port: int, *, allowed: Sequence[str] = (), opens_browser: bool = True) -> None:
-    """Serves until it is interrupted."""
+    """Serves until interrupted."""
     with Server(asked, host, port, allowed) as server:
-        sys.stderr.write(f"{asked.form['title']}: {server.url} (Ctrl+C ends)\n")
+        sys.stderr.write(f"{asked.form['title']}: {server.url} (Ctrl+C to quit)\n")
         if opens_browser:
             threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
         try:

@@ -1,4 +1,4 @@
-"""Models for production: SavedModels with strings in and answers out; ONNX and LiteRT behind the tokenizer."""
+"""Models for production: SavedModels that take strings; ONNX and LiteRT files that take token ids."""
 
 from tfxfer.export._canaries import reference
 from tfxfer.export._description import describe

@@ -1,4 +1,4 @@
-"""Several sets of low-rank adapters in one export, the set chosen by each row."""
+"""Several sets of low-rank adapters in one export; each row chooses its set."""
 
 import copy
 import os
@@ -12,24 +12,24 @@ import tensorflow as tf
 from tfxfer import _check, data, freezing
 
 INPUT = "adapter"
-# Signatures of these kinds take the name of a set with each row.
+# Signatures of these kinds take the name of a set for each row.
 KINDS = ("vectors", "classes", "values")
 
 
 class Adapters(tf.Module):
     """The weights of all sets, and the choice among them.
 
-    Rows of one set are computed together, a set that has no row in a batch not at all: what a row costs does not depend
-    on the number of sets.
+    Rows of the same set are computed together, and a set without rows in the batch is not computed. The cost of a row
+    does not depend on the number of sets.
 
     Args:
-        model: a task model without adapters. It stays as it is: `model` of this object is a copy, with adapters of the
-            largest rank on all parts that some set adapts.
-        sets: dict of name to the path of a file by `freezing.save_adapters`, or of a PEFT folder.
+        model: a task model without adapters. It is not changed: the attribute `model` is a copy, with adapters of the
+            largest rank on every part that some set adapts.
+        sets: dict of name to the path of a file written by `freezing.save_adapters`, or of a PEFT directory.
 
     Attributes:
         model: the copy that computes.
-        column: `data.CategoryColumn` of the names; `""`, the first one, is the model itself.
+        column: `data.CategoryColumn` of the names; `""`, the first one, is the model without adapters.
     """
 
     def __init__(self, model: Any, sets: Mapping[str, str | os.PathLike[str]]) -> None:
@@ -73,14 +73,14 @@ class Adapters(tf.Module):
         return self._hidden()[0]
 
     def stands_for(self, weight: Any) -> bool:
-        """Whether the weights of all sets stand for a weight of `model`."""
+        """Whether the weights of the sets replace a weight of `model`."""
         return any(weight is variable for variable in self._hidden()[1])
 
     def __call__(self, compute: Any, x: dict[str, Any], sets: Any) -> Any:
-        """Returns what `compute` gives for a batch of ids, each row with the weights of its set.
+        """Applies `compute` to a batch of ids, each row with the weights of its set.
 
         Args:
-            compute: function of a dict of ids to a float32 tensor `(rows, ...)`, which reads the weights of `model`.
+            compute: function from a dict of ids to a float32 tensor `(rows, ...)`, which reads the weights of `model`.
             x: dict of ids `(rows, length)`.
             sets: string tensor `(rows,)`.
 
@@ -107,13 +107,13 @@ class Adapters(tf.Module):
             tf.TensorArray(tf.int32, count, element_shape=[None], **options),
         )
         _, outputs, rows = tf.while_loop(lambda i, *_: i < count, step, start, parallel_iterations=1)
-        # One row more on both sides, as nothing can be put together of no batch at all.
+        # Appends an empty part: a batch without rows leaves the array empty, and an empty array cannot be concatenated.
         flat = tf.concat([outputs.concat(), tf.zeros([0, *shape])], axis=0)
         return tf.gather(flat, tf.argsort(rows.concat()))
 
 
 def _padded(value, shape):
-    """An adapter's matrix, with zeros up to a larger rank; zeros alone where a set has none."""
+    """Pads an adapter's matrix with zeros to a larger rank; all zeros if the set has no such adapter."""
     full = np.zeros(shape, "float32")
     if value is not None:
         full[tuple(slice(size) for size in value.shape)] = value
@@ -122,20 +122,18 @@ def _padded(value, shape):
 
 def _check_sets(model, sets):
     if not isinstance(sets, Mapping) or not sets or not all(isinstance(name, str) and name for name in sets):
-        raise _check.invalid("adapters", "a dict of name to the path of a file of adapters", sets)
+        raise _check.invalid("adapters", "a dict of name to the path of an adapter file", sets)
     columns = model.input_columns() if len(model.served_parts()) == 1 else {}
     is_text = len(columns) == 1 and isinstance(next(iter(columns.values())), data.TextColumn)
     if not is_text or model.text_form == "separate" or model.served_model() is not model:
-        remedy = "Export a `Siamese` by its embedder; other models once for each set."
+        remedy = "Export the embedder of a `Siamese`; export other models once per set."
         raise _check.invalid(
-            "model", "a model of one column of text, to choose adapters by row", type(model).__name__, remedy
+            "model", "a model of one text column, to choose adapters by row", type(model).__name__, remedy
         )
     if model.signatures()[0].kind not in KINDS:
         raise _check.invalid("model", "an embedder, classifier or regressor, to choose adapters by row", model.name)
     if model.backbone.lora is not None:
-        remedy = "Save its adapters, and name the file among `adapters`."
-        raise _check.invalid(
-            "model", "a model without adapters of its own, where `adapters` is given", model.name, remedy
-        )
+        remedy = "Save its adapters, and list the file in `adapters`."
+        raise _check.invalid("model", "a model without adapters when `adapters` is given", model.name, remedy)
     if model.backbone.quantization is not None:
         raise _check.invalid("model", "a model that is not quantized, to choose adapters by row", model.name)

@@ -1,4 +1,4 @@
-"""What an export keeps to watch itself by: canaries with their answers, and reference statistics."""
+"""Monitoring data of an export: canaries with their answers, and reference statistics."""
 
 import json
 import os
@@ -15,15 +15,15 @@ from tfxfer.export._signatures import DEFAULT, Zeros
 REFERENCE_FILE = pathlib.PurePath("assets.extra", "reference.json")
 CHECK_FILE = "check.py"
 _EXPECTED = "a folder that `export.saved_model` wrote with a reference"
-# Rows that a server is asked: enough lengths, few numbers.
+# Rows sent to a server: enough for different lengths, with few numbers.
 _ROWS = 8
 
 
 def made(signatures, rows):
-    """Returns the canaries of signatures: a dict of name to `instances`, rows of a REST call, and `outputs`.
+    """Returns the canaries of signatures: a dict of name to `instances`, the rows of a REST call, and `outputs`.
 
-    Signatures of the Classify and Regress API give what others give as well; those with images are left out for their
-    size.
+    Signatures of the Classify and Regress APIs are left out, since others return the same numbers. Signatures with
+    images are left out because of their size.
 
     Args:
         signatures: dict of name to `Signature`.
@@ -46,49 +46,49 @@ def made(signatures, rows):
 
 
 def _digits(array):
-    """Returns floats of seven digits, as float32 has them, in nested lists."""
+    """Rounds floats to seven digits, the precision of float32; returns nested lists."""
     flat = [float(f"{value:.7g}") for value in array.ravel().tolist()]
     return np.array(flat).reshape(array.shape).tolist()
 
 
 def write(folder, canaries, reference):
-    """Writes canaries, and a reference if there is one, into the folder of a version."""
+    """Writes the canaries, and the reference if there is one, into a version's directory."""
     _disk.write_text(folder / _self_check.CANARIES, json.dumps(canaries, ensure_ascii=False, allow_nan=False) + "\n")
     if reference is not None:
         _disk.write_text(folder / REFERENCE_FILE, json.dumps(reference, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_check(folder):
-    """Writes the program that asks a server, beside the versions."""
+    """Writes the program that checks a server, next to the versions."""
     program = pathlib.Path(_self_check.__file__).read_text(encoding="utf-8")
     _disk.write_text(folder / CHECK_FILE, program)
 
 
 def checked_reference(model, reference):
-    """Returns a reference as JSON knows it; raises where it is none, or another model's."""
+    """Returns a reference as plain JSON values; raises if it is invalid or describes another model."""
     if reference is None:
         return None
     _drift.check_reference("reference", reference)
     labels = list(model.labels) if hasattr(model, "labels") and hasattr(model, "classify") else None
     if reference["labels"] != labels:
-        remedy = "Describe the model that is exported: `evaluation.reference(model, texts)`."
+        remedy = "Describe the exported model: `evaluation.reference(model, texts)`."
         raise _check.invalid("reference", f"one of a model with the labels {labels}", reference["labels"], remedy)
     return _description.plain("reference", dict(reference))
 
 
 def reference(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Returns the reference statistics that an export holds, for `evaluation.drift`.
+    """Returns the reference statistics of an export, for `evaluation.drift`.
 
-    It reads one JSON file, `assets.extra/reference.json` in the version's folder.
+    Reads one JSON file, `assets.extra/reference.json` in the version's directory.
 
     Args:
-        folder: string or path: a version's folder, or the model's base folder, whose newest version is then meant.
+        folder: string or path. A version's directory, or the model's base directory for its newest version.
 
     Returns:
-        The dict that `evaluation.reference` made.
+        The dict that `evaluation.reference` returned.
 
     Raises:
-        ValueError: for a folder without such a file, or one whose file is damaged; it names the file.
+        ValueError: if the file is missing or damaged; the message names the file.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""What an export says about itself: JSON beside the graph, read back without TensorFlow."""
+"""The description of an export: JSON next to the graph, which can be read without TensorFlow."""
 
 import datetime
 import hashlib
@@ -17,7 +17,7 @@ from tfxfer.export import _signatures
 
 FILE = pathlib.PurePath("assets.extra", "tfxfer.json")
 _OR_NONE = type(None)
-# What a description holds, with the types of the values.
+# The keys of a description, with the types of their values.
 _KEYS = {
     "class": str,
     "name": str,
@@ -39,44 +39,44 @@ _PACKAGES = ("tensorflow", "tensorflow-text", "keras", "keras-hub", "numpy")
 
 
 def versions_in(folder):
-    """Returns the paths of the versions in a model's base folder by number, as TF Serving finds them."""
+    """Returns a dict of number to path of the versions in a model's base directory, as TF Serving finds them."""
     found = {int(path.name): path for path in folder.iterdir() if re.fullmatch(r"[0-9]+", path.name)}
     return dict(sorted(found.items()))
 
 
 def describe(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Returns what an export says about itself.
+    """Returns the description of an export.
 
-    It reads one JSON file, `assets.extra/tfxfer.json` in the version's folder; any other program can do the same.
+    Reads one JSON file, `assets.extra/tfxfer.json` in the version's directory; any other program can do the same.
 
     Args:
-        folder: string or path: a version's folder, or the model's base folder, whose newest version is then meant.
+        folder: string or path. A version's directory, or the model's base directory for its newest version.
 
     Returns:
         A dict:
 
         | key | value |
         |---|---|
-        | `version`, `path` | the version's number (`None` in a folder of another name) and folder |
-        | `class`, `name` | of the model |
-        | `signatures` | name to `api`, `purpose`, `inputs` and `outputs`, these by name to `dtype` and `shape` |
+        | `version`, `path` | the version's number (`None` if the directory's name is not a number) and directory |
+        | `class`, `name` | the model's class and name |
+        | `signatures` | name to `api`, `purpose`, `inputs` and `outputs`; these by name to `dtype` and `shape` |
         | `labels`, `multi_label` | the class names in the order of the model's outputs; `None` without classes |
         | `decisions` | of a classifier: `threshold`, and the parts of `model.decisions` with settings; else `None` |
-        | `tasks` | of a `MultiTask` only: name to `class`, `labels`, `multi_label` and `decisions` |
-        | `adapters` | with sets of adapters only: their names |
+        | `tasks` | only for a `MultiTask`: name to `class`, `labels`, `multi_label` and `decisions` |
+        | `adapters` | only with sets of adapters: their names |
         | `prompts`, `default_prompt_name` | of an embedder |
-        | `index` | `texts`, `precision`, `similarity` and `max_k` of an index shipped inside |
+        | `index` | `texts`, `precision`, `similarity` and `max_k` of the exported index |
         | `pairs` | whether the model itself takes two texts |
-        | `sequence_length` | tokens that a text is cut at; of a tagger, those of a window |
+        | `sequence_length` | maximum number of tokens of a text; of a tagger, tokens in a window |
         | `text_bytes` | bytes of a text that are read; `None` for all |
-        | `weights` | `parameters`, `dtype` and `sha256` of the model's own weights, before they were made small |
+        | `weights` | `parameters`, `dtype` and `sha256` of the model's weights, before `weights_dtype` was applied |
         | `training` | `model.training_record`: a dict for each `fit` |
-        | `metadata` | what `saved_model` was given: preset, metrics, licence |
-        | `versions` | of tfxfer and what it stands on |
+        | `metadata` | the `metadata` given to `saved_model`: preset, metrics, license |
+        | `versions` | of tfxfer and its dependencies |
         | `created` | time in UTC |
 
     Raises:
-        ValueError: for a folder without such a file, or one whose file is damaged; it names the file.
+        ValueError: if the file is missing or damaged; the message names the file.
 
     Example:
 
@@ -86,7 +86,7 @@ def describe(folder: str | os.PathLike[str]) -> dict[str, Any]:
     ```
     """
     folder = version_folder(folder, FILE, "a folder that `export.saved_model` wrote")
-    remedy = "Export the model again, or copy the folder again from where it is complete."
+    remedy = "Export the model again, or copy the folder again from a complete one."
     reader = _disk.Reader("folder", folder, "a folder that `export.saved_model` wrote", remedy)
     found = reader.json(folder / FILE, _KEYS)
     number = int(folder.name) if re.fullmatch(r"[0-9]+", folder.name) else None
@@ -94,11 +94,11 @@ def describe(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def version_folder(folder, file, expected, remedy=""):
-    """Returns the folder of the version that is meant, which holds a file.
+    """Returns the version's directory that `folder` refers to, after checking that it holds a file.
 
     Args:
-        folder: string or path: a version's folder, or the model's base folder, whose newest version is then meant.
-        file: path within the folder of a version.
+        folder: string or path. A version's directory, or the model's base directory for its newest version.
+        file: path within a version's directory.
         expected: string. What `folder` should be, for the error.
         remedy: string, a sentence for the error.
     """
@@ -106,13 +106,13 @@ def version_folder(folder, file, expected, remedy=""):
     if not (folder / file).exists() and folder.is_dir():
         folder = next(reversed(versions_in(folder).values()), folder)
     if not (folder / file).exists():
-        remedy = f"It has no {file}, nor has its newest version. {remedy}".strip()
+        remedy = f"Neither it nor its newest version has {file}. {remedy}".strip()
         raise _check.invalid("folder", expected, str(folder), remedy)
     return folder
 
 
 def of_model(model, signatures, *, pairs, index, weights_dtype, metadata, adapters=None):
-    """Returns the description of a model: what `describe` returns, but for the version."""
+    """Returns the description of a model: the dict of `describe` without `version` and `path`."""
     embedder = model.tower()
     return {
         "class": type(model).__name__,
@@ -149,16 +149,16 @@ def of_model(model, signatures, *, pairs, index, weights_dtype, metadata, adapte
 
 
 def decisions_of(model):
-    """Returns what a classifier decides by, in plain values; `None` for nothing."""
+    """Returns a classifier's decision settings as plain values; `None` if there are none."""
     made, threshold = getattr(model, "decisions", None), getattr(model, "threshold", None)
     found = {} if made is None else made.describe()
-    if isinstance(threshold, dict):  # by label, which need be no string
+    if isinstance(threshold, dict):  # keyed by label, which is not always a string
         threshold = list(threshold.values())
     return {**({} if threshold is None else {"threshold": threshold}), **found} or None
 
 
 def _tasks(model):
-    """What a model of several tasks says of each."""
+    """Describes each task of a model of several tasks."""
     parts = model.served_parts()
     if len(parts) == 1:
         return {}
@@ -192,7 +192,7 @@ def _of_tensor(spec):
 
 
 def _sha256(model):
-    """A name for the very weights: the hash of all of them in the model's order."""
+    """Returns the SHA-256 of all weights in the model's order, which identifies them."""
     found = hashlib.sha256()
     for weight in model.weights:
         found.update(np.ascontiguousarray(weight.numpy()).tobytes())
@@ -200,15 +200,15 @@ def _sha256(model):
 
 
 def plain(argument, value):
-    """Returns a value as JSON knows it; numpy's numbers and arrays become Python's.
+    """Returns a value in JSON's types; numpy numbers and arrays become Python numbers and lists.
 
     Raises:
-        ValueError: for what JSON cannot hold, NaN and infinity included.
+        ValueError: if JSON cannot hold the value, which includes NaN and infinity.
     """
     try:
         return json.loads(json.dumps(value, default=_plain, allow_nan=False))
     except (TypeError, ValueError) as error:
-        remedy = f"{error}. Leave it out, or turn it into a string."
+        remedy = f"{error}. Leave it out, or convert it to a string."
         raise _check.invalid(argument, "strings, finite numbers, lists and dicts", value, remedy) from error
 
 
@@ -217,4 +217,4 @@ def _plain(value):
         return value.tolist()
     if isinstance(value, (pathlib.PurePath, datetime.date)):
         return str(value)
-    raise TypeError(f"{type(value).__name__} is nothing that JSON knows")
+    raise TypeError(f"{type(value).__name__} is not a JSON type")

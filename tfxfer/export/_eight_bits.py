@@ -1,25 +1,25 @@
-"""Products in eight bits, in a LiteRT file."""
+"""8-bit matrix products in a LiteRT file."""
 
 import re
 
 import numpy as np
 
-# What LiteRT's runtime reads as a model, and the version of a dense product whose weights alone are small.
+# The file identifier of a LiteRT model, and the version of a dense product with 8-bit weights and float inputs.
 _IDENTIFIER, _VERSION = b"TFL3", 12
 
 
 def in_eight_bits(content: bytes, float_layers: str) -> tuple[bytes, int]:
-    """Rounds the weights of dense layers in a LiteRT file to eight bits, a scale for each output.
+    """Quantizes the weights of dense layers in a LiteRT file to 8 bits, with one scale per output.
 
-    The runtime rounds the inputs of such a product as well, a scale and a zero point for each token: what stands beside
-    a token in the batch changes nothing.
+    The runtime also quantizes the inputs of such a product, with a scale and a zero point per token, so the other
+    tokens in the batch change nothing.
 
     Args:
         content: bytes of the file, with float32 weights.
-        float_layers: regular expression of the names of layers whose weights stay as they are; empty for none.
+        float_layers: regular expression of the names of layers whose weights stay in float32; empty for none.
 
     Returns:
-        (content, number): the bytes of the new file, and how many products are in eight bits.
+        (content, number): the bytes of the new file, and the number of products in 8 bits.
     """
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
@@ -36,7 +36,7 @@ def in_eight_bits(content: bytes, float_layers: str) -> tuple[bytes, int]:
             data = model.buffers[kernel.buffer].data
             name = graph.tensors[each.outputs[0]].name.decode()
             is_kept = float_layers and re.search(rf"(^|[/;])({float_layers})(_\d+)?/", name)
-            # A matrix that is computed, or that something else reads too, stays as it is.
+            # A matrix that is computed, or that another operation reads too, is not changed.
             if is_kept or data is None or kernel.type != schema.TensorType.FLOAT32 or readers[each.inputs[1]] > 1:
                 continue
             rounded, scales = _rounded(np.frombuffer(bytes(data), "float32").reshape(kernel.shape))

@@ -1,4 +1,4 @@
-"""A copy of a model in another runtime, to compute on a processor in its place."""
+"""A copy of a model in another runtime, which replaces the model's inference on a CPU."""
 
 import os
 import pathlib
@@ -13,24 +13,24 @@ import tensorflow as tf
 from tfxfer import _check, data, models
 from tfxfer.export import _ids, _litert, _saved_model
 
-# Places of each weight that are looked at to find whether it changed.
+# Number of entries of each weight that are compared to detect a change.
 _PLACES = 16
 
 
 class Engine:
-    """A copy of a model's weights in LiteRT, which computes in the model's place on a processor.
+    """A copy of a model's weights in LiteRT, which replaces the model's inference on a CPU.
 
     ```python
     embedder.engine = tx.export.Engine(embedder, "int8")
     vectors = embedder.encode(texts)
     ```
 
-    From then on all that goes through texts in memory is computed by the engine: `encode`, `predict`, `classify`,
-    `rank`, searches, evaluations. Training and `evaluate` are the model's own. `model.engine = None` ends it.
+    The engine then computes everything that reads texts in memory: `encode`, `predict`, `classify`, `rank`, searches,
+    evaluations. Training and `evaluate` still use the model. Set `model.engine = None` to stop using the engine.
 
-    A row's numbers are the same bits alone, in a batch of any size and in any order: rows of one padded length are
-    computed together, lengths go in steps of 8, and no product sums in another order where there are more rows. Without
-    an engine that holds on processors with AVX-512.
+    A row's outputs have the same bits alone, in a batch of any size and in any order: rows are batched by padded
+    length, lengths are rounded up to multiples of 8, and the order of summation does not depend on the number of rows.
+    Without an engine, this holds only on CPUs with AVX-512.
 
     | all-MiniLM-L6-v2, two threads | texts/s | lowest cosine | Spearman, STS-B test | bytes |
     |---|---|---|---|---|
@@ -38,33 +38,32 @@ class Engine:
     | `Engine(model)` | 375 | 1 | 0.8203 | 90.4 MB |
     | `Engine(model, "int8")` | 749 | 0.9955 | 0.8197 | 61.4 MB |
 
-    Texts are short questions (Banking77), on a processor with products of eight bits (AVX-512 VNNI);
-    `benchmarks/engines.py` measures it. Cosines are those to the reference's vectors, the lowest of 266 texts in many
-    scripts. In eight bits a dense layer's weights have a scale for each output, and its inputs a scale for each token.
-    The value projections of attention stay in float32: they are a twelfth of the products, and cause a third of the
-    error. A SavedModel cannot compute so: TensorFlow's own products of eight bits have one scale for a whole batch,
-    which would make a text's numbers depend on its neighbours. `saved_model(weights_dtype="int8")` stores eight bits
-    and computes in float32.
+    Measured by `benchmarks/engines.py` on short questions (Banking77) and a CPU with 8-bit products (AVX-512 VNNI). The
+    cosine compares with the reference's vectors; it is the lowest over 266 texts in many scripts. With `"int8"`, a
+    dense layer's weights have one scale per output, and its inputs one scale per token. The value projections of
+    attention stay in float32: they are a twelfth of the products and cause a third of the error. A SavedModel cannot
+    do the same: TensorFlow's 8-bit products use one scale for a whole batch, so a text's outputs would depend on the
+    other texts. `saved_model(weights_dtype="int8")` stores 8-bit weights and computes in float32.
 
     Args:
-        model: a task model of one output for rows of texts, in float32.
-        dtype: `"float32"` or `"int8"`: of the products of dense layers.
-        threads: int. Defaults to the processors that there are.
-        float_layers: regular expression of the names of the layers whose products stay in float32, for `"int8"`; an
-            empty string for none.
-        examples: list of usual texts, which the engine is compared with the model on; for towers a tuple of two lists.
-            Defaults to five.
-        tolerance: float. The largest difference allowed; where an output is larger than 1, relative to the largest.
-            Defaults to 1e-5, for `"int8"` to 0.1.
+        model: a float32 task model that maps rows of texts to one output.
+        dtype: `"float32"` or `"int8"`. The dtype of the products of dense layers.
+        threads: int. Defaults to the number of CPUs.
+        float_layers: regular expression of the names of layers whose products stay in float32 with `"int8"`; an empty
+            string for none.
+        examples: list of typical texts, on which the engine is compared with the model; for towers, a tuple of two
+            lists. Defaults to five texts.
+        tolerance: float. The largest difference allowed, relative to the largest output if that is above 1. Defaults
+            to 1e-5, and to 0.1 for `"int8"`.
 
     Attributes:
-        dtype: string.
-        difference: float. The largest difference to the model on the examples.
+        dtype: string. The dtype of the products.
+        difference: float. The largest difference from the model on the examples.
 
     Raises:
-        ImportError: without ai-edge-litert, which `pip install "tfxfer[litert]"` brings.
-        ValueError: for a model that cannot be converted or is not computed alike, has several outputs, or reads words
-            or other columns; for an argument out of range. When it is used, if the model's weights have changed.
+        ImportError: if ai-edge-litert is missing; `pip install "tfxfer[litert]"` installs it.
+        ValueError: if the model cannot be converted, differs by more than `tolerance`, has several outputs, or reads
+            words or other columns; if an argument is out of range; on use, if the model's weights have changed.
 
     References:
         - https://ai.google.dev/edge/litert
@@ -105,21 +104,21 @@ class Engine:
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Returns the outputs `(batch, ...)`, float32, for one batch of the model's inputs as arrays."""
         found = {name: np.asarray(inputs[name]) for name in self._names}
-        if not len(found[self._names[0]]):  # the runtime plans no memory for nothing
+        if not len(found[self._names[0]]):  # the runtime cannot allocate an empty batch
             return np.zeros((0, *self._model().output_shape[1:]), "float32")
         return self._run(found)
 
     def check(self, model: Any) -> None:
-        """Raises a ValueError if the engine is not one of this model as it is now."""
+        """Raises a ValueError if the engine was not made from `model`, or the weights of `model` have changed."""
         if self._model() is not model:
-            raise _check.invalid("engine", "an engine that was made of this model", "one of another model")
+            raise _check.invalid("engine", "an engine made from this model", "one of another model")
         if not self._sampled.is_same(model) or not np.array_equal(self._sample, self._sampled.now(), equal_nan=True):
             remedy = "Make it again, `model.engine = tx.export.Engine(model, ...)`, or set `model.engine = None`."
             raise _check.invalid("engine", "an engine of the model's weights", "weights that have changed", remedy)
 
 
 class _Samples:
-    """Some numbers of each of a model's weights, in one call."""
+    """Reads some entries of each weight of a model in one call."""
 
     def __init__(self, model):
         weights = model.weights

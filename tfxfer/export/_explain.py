@@ -1,4 +1,4 @@
-"""Why a model answers as it does, in the graph: integrated gradients, summed to words with their places."""
+"""Explanations in the graph: integrated gradients, summed to words with their positions."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ from tfxfer.export._extract import COLUMNS
 from tfxfer.models import _paths
 from tfxfer.preprocessing import split_words
 
-# Points of a path. They are computed one after another, so that a call needs the memory of one.
+# Points of a path. They are computed one after another, so a call needs the memory of one point.
 STEPS = 32
 
 
 def check(model: Any, pairs: bool) -> None:
-    """Raises for a model whose answers the export cannot explain."""
+    """Raises if the export cannot explain the model's answers."""
     columns = model.prediction_columns()
     reads_text = len(columns) == 1 and isinstance(next(iter(columns.values())), data.TextColumn)
     kinds = ("classes", "values")
     if model.signatures()[0].kind not in kinds or pairs or not reads_text or len(model.served_parts()) != 1:
-        remedy = "Ask `model.explain` in Python."
+        remedy = "Call `model.explain` in Python."
         expected = "False for this model: an export explains classifiers and regressors of one text"
         raise _check.invalid("explain", expected, True, remedy)
     what = model.explained()
@@ -29,10 +29,10 @@ def check(model: Any, pairs: bool) -> None:
 
 
 class Explainer:
-    """The function from texts `(n,)` to the words of each and what they add.
+    """Maps texts `(n,)` to their words and attributions.
 
     Args:
-        model: a task model that `check` lets pass.
+        model: a task model that `check` accepts.
     """
 
     def __init__(self, model: Any) -> None:
@@ -46,7 +46,7 @@ class Explainer:
         return tf.argmax(self._model.probabilities(outputs), axis=-1)
 
     def __call__(self, texts: Any) -> dict[str, Any]:
-        """Returns a dict of tensors `(n,)`, and of padded ones `(n, most words)`."""
+        """Returns a dict of tensors `(n,)` and padded tensors `(n, most words)`."""
         preprocessor, rows = self._model.preprocessor, tf.shape(texts)[:1]
         ids = preprocessor.tokenizer(texts)
         packed = preprocessor.pack_with_places(ids)
@@ -92,14 +92,14 @@ class Explainer:
         return found
 
     def _words(self, texts, ids, token, products):
-        """Sums the values of places to words; returns the words with their places."""
+        """Sums the values of tokens to words; returns the words with their positions."""
         chosen = self._aligned(texts, ids)
         owner, starts, ends, byte_starts, byte_ends = chosen
         width = tf.shape(starts)[1]
         rows = tf.shape(texts)[0]
         known = token >= 0
         word = tf.gather(owner, tf.where(known, token, 0), batch_dims=1)
-        word = tf.where(known, word, width)  # special tokens and padding: behind all words
+        word = tf.where(known, word, width)  # special tokens and padding: after all words
         segment = word + tf.range(rows)[:, tf.newaxis] * (width + 1)
         total = rows * (width + 1)
 
@@ -118,11 +118,11 @@ class Explainer:
         return {**found, **{name: tf.where(is_word, each, -1) for name, each in spans.items()}}
 
     def _aligned(self, texts, ids):
-        """Returns the word of each token, and the places of words, dense, by the finest way in which they are exact.
+        """Returns the word of each token and the positions of words, dense, for the finest split that is exact.
 
-        A way cuts a text into pieces, each a word with the white space before it; it is exact for a row where the
-        pieces, tokenized one by one, give the tokens of the whole. The ways: words; what lies between white space; the
-        whole text.
+        A split cuts a text into pieces, each a word with the whitespace before it. It is exact for a row if tokenizing
+        the pieces one by one gives the tokens of the whole text. The splits, finest first: words; the runs between
+        whitespace; the whole text.
         """
         ways = [split_words(texts, "punctuation"), _glued(split_words(texts, "whitespace"))]
         count = tf.cast(ids.bounding_shape(1), tf.int32)
@@ -146,7 +146,7 @@ class Explainer:
         return chosen
 
     def _owners(self, texts, flat, byte_ends):
-        """Returns the word of each token `(n, tokens)`, and for which rows it is right, `(n,)`."""
+        """Returns the word of each token `(n, tokens)`, and whether it is exact for each row `(n,)`."""
         sizes = tf.strings.length(texts)
         numbers = tf.ragged.range(tf.cast(byte_ends.row_lengths(), tf.int32))
         row = tf.cast(byte_ends.value_rowids(), tf.int32)
@@ -167,7 +167,7 @@ class Explainer:
 
 
 def _glued(words):
-    """Joins words between which there is no white space."""
+    """Joins words that no whitespace separates."""
     row = words.byte_starts.value_rowids()
     before = tf.concat([[-1], words.byte_ends.values[:-1]], axis=0)[: tf.size(row)]
     same_row = tf.concat([tf.fill([1], False), row[1:] == row[:-1]], axis=0)[: tf.size(row)]

@@ -1,4 +1,4 @@
-"""The entities of raw texts, in the graph: words, windows, scores, the best tags, places."""
+"""Entities of raw texts, in the graph: words, windows, scores, the best tags, positions."""
 
 from typing import Any
 
@@ -7,21 +7,21 @@ import tensorflow as tf
 from tfxfer import data
 from tfxfer.preprocessing import split_words, windows
 
-# Windows that are computed at a time, so that the memory of a long document is bounded.
+# Windows computed at a time, which bounds the memory for a long document.
 _WINDOWS = 64
-# The number of columns of an answer is a multiple of this. A server that parts a request of many rows puts the answers
-# together again only where they have one width.
+# The number of columns of an answer is a multiple of this. A server that splits a request of many rows can concatenate
+# the answers only if their widths are equal.
 COLUMNS = 16
-# No more than this of one word is read; see `_signatures.LEAST_BYTES`.
+# Bytes of one word that are read; see `_signatures.LEAST_BYTES`.
 _WORD_BYTES = 32_768
 
 
 class Extractor:
-    """The function from texts `(n,)` to the padded entities of each.
+    """Maps texts `(n,)` to their padded entities.
 
     Args:
         tagger: `models.TokenTagger`.
-        forward: function of the dict of ids of some windows to scores `(windows, words, tags)`.
+        forward: function from the dict of ids of some windows to scores `(windows, words, tags)`.
     """
 
     def __init__(self, tagger: Any, forward: Any) -> None:
@@ -38,7 +38,7 @@ class Extractor:
         pieces = self._column.encode(words.words.with_values(tf.strings.substr(words.words.values, 0, _WORD_BYTES)))
         scores = pieces.with_values(self._scores(pieces))
         mask = pieces.with_values(tf.cast(pieces.values.row_lengths() > 0, tf.int32))
-        # One place at least, so that nothing has a size of 0.
+        # At least one column, so that no dimension is 0.
         width = tf.maximum(pieces.bounding_shape(1), 1)
         decoded = self._decoder(
             emissions=_dense(scores.to_tensor(0.0), width, (self._tags,)), word_mask=_dense(mask.to_tensor(0), width)
@@ -48,7 +48,7 @@ class Extractor:
         return self._answers(texts, words, decoded)
 
     def _each_word(self, words, decoded):
-        """Every word by itself, for tags that mark no entities."""
+        """Treats every word as an entity, for tags without an entity scheme."""
         tags = decoded["tags"]
         is_word = tf.sequence_mask(words.words.row_lengths(), tf.shape(tags)[1])
         scores = tf.gather(decoded["probabilities"], tf.maximum(tags, 0)[..., tf.newaxis], batch_dims=2)[..., 0]
@@ -56,7 +56,7 @@ class Extractor:
         return {"is_start": is_word, "ends": places, "log_probabilities": tf.math.log(scores)}
 
     def _scores(self, pieces):
-        """The scores `(words, tags)` of all words."""
+        """Returns the scores `(words, tags)` of all words."""
         made = windows(pieces, self._room, self._stride)
         count = made.pieces.nrows()
         parts = -(-count // _WINDOWS)

@@ -1,4 +1,4 @@
-"""What lies beside the versions: the server's configuration, each file written in one step."""
+"""The server's configuration next to the versions, each file written atomically."""
 
 import re
 
@@ -6,10 +6,10 @@ from tfxfer import _check, _disk
 
 BATCHING, MODELS = "batching_parameters.txt", "models.config"
 _BATCH_SIZE = 32
-# Rows that one request may hold: the server parts them into batches.
+# Rows that one request may hold; the server splits them into batches.
 _REQUEST_SIZE = 1024
 
-# Protobuf's text format, as far as parameters need it: `name: value`, and `name { ... }` of such fields.
+# The part of protobuf's text format that the parameters use: `name: value`, and `name { ... }` of such fields.
 _STRING = r'"(?:[^"\\\n]|\\.)*+"|\'(?:[^\'\\\n]|\\.)*+\''
 _FIELD = rf"\w++\s*+:\s*+(?:{_STRING}|[\w.+-]++|\[[^\[\]{{}}]*+\])"
 _END = r"\s*+[,;]?\s*+"
@@ -19,23 +19,23 @@ _SIZES = ("max_batch_size", "max_execution_batch_size")
 
 _BATCHING = """\
 # Batching of TF Serving: --enable_batching=true --batching_parameters_file=.../{file}
-# With batching, a request without rows, such as {{"inputs": {{"text": []}}}}, is NEVER answered and keeps its thread; a
-# few of them stop the REST API of all models. No parameter here helps, nor does --rest_api_timeout_in_ms: clients must
-# not send one. `export.recipes` writes a proxy that refuses them.
-# Rows of one request; a larger one is refused.
+# With batching, a request without rows, such as {{"inputs": {{"text": []}}}}, is NEVER answered and holds its thread; a
+# few of them stop the REST API of all models. Neither a parameter here nor --rest_api_timeout_in_ms helps: clients must
+# not send one. `export.recipes` writes a proxy that rejects them.
+# Rows of one request; a larger one is rejected.
 max_batch_size {{ value: {request} }}
-# Rows computed at a time. Larger requests are parted, smaller ones merged with others.
+# Rows computed at a time. Larger requests are split, smaller ones are merged with others.
 enable_large_batch_splitting {{ value: true }}
 max_execution_batch_size {{ value: {batch} }}
-# How long a batch waits for further requests. Longer: more throughput; shorter: less delay for a lone request.
+# How long a batch waits for more requests. Longer: more throughput; shorter: less delay for a single request.
 batch_timeout_micros {{ value: 2000 }}
-# What may wait, for each signature; beyond it the server answers UNAVAILABLE.
+# Batches that may wait, per signature; beyond that, the server answers UNAVAILABLE.
 max_enqueued_batches {{ value: 128 }}
-# pad_variable_length_inputs stays off: texts need none, and it reads past the end of requests that differ in rank
+# pad_variable_length_inputs stays off: texts do not need it, and it reads past the end of requests that differ in rank
 # (tensorflow/serving pull 4149).
 """
 _MODELS = """\
-# Of TF Serving: --model_config_file=.../{file}. The newest version is served; to go back to an older one, name it:
+# For TF Serving: --model_config_file=.../{file}. It serves the newest version. To return to an older one, name it:
 #   model_version_policy {{ specific {{ versions: 1 }} }}
 model_config_list {{
   config {{
@@ -48,16 +48,15 @@ model_config_list {{
 
 
 def model_name(folder):
-    """The name that a model is served under: its folder's, without signs that a URL or a shell would read."""
+    """Returns the served name of a model: the directory's name without characters special to URLs and shells."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", folder.resolve().name) or "model"
 
 
 def batch_size(folder, asked):
-    """Returns how many rows a warm-up request may hold: what was asked for, else what the server computes at a time.
+    """Returns the most rows of a warm-up request: the size asked for, else the rows the server computes at a time.
 
     Raises:
-        ValueError: where the server would refuse a request of the size asked for, and with it the model, or could not
-            read the file.
+        ValueError: if the server would reject a request of that size, and so the model, or could not read the file.
     """
     file = folder / BATCHING
     sizes = _sizes(folder, file) if file.exists() else {}
@@ -65,12 +64,12 @@ def batch_size(folder, asked):
     if asked is None:
         return max(1, min(sizes.values(), default=_BATCH_SIZE))
     if limit is not None and asked > limit:
-        raise _check.invalid("max_batch_size", f"an int <= {limit}, as {file} says", asked, "Edit that file first.")
+        raise _check.invalid("max_batch_size", f"an int <= {limit}, as in {file}", asked, "Edit that file first.")
     return asked
 
 
 def write_configuration(folder, max_batch_size):
-    """Writes the server's configuration where it is missing; what is there stays, with the changes made by hand."""
+    """Writes the server's configuration files that are missing; existing files keep their manual changes."""
     batch = max_batch_size or _BATCH_SIZE
     texts = {
         BATCHING: _BATCHING.format(file=BATCHING, batch=batch, request=max(_REQUEST_SIZE, batch)),
@@ -83,7 +82,7 @@ def write_configuration(folder, max_batch_size):
 
 def _sizes(folder, file):
     """Returns the batch sizes in the server's batching parameters by name."""
-    remedy = "Mend the file, or delete it: a new one is then written."
+    remedy = "Fix the file, or delete it: the export then writes a new one."
     reader = _disk.Reader("folder", folder, "a folder whose batching parameters can be read", remedy)
     text = _COMMENT.sub(lambda match: match[1] or "", reader.text(file)).strip()
     if not text:

@@ -1,4 +1,4 @@
-"""Exports of the part behind the tokenizer: token ids in, numbers out, for runtimes that have no strings."""
+"""Exports of a model without its tokenizer: token ids in, numbers out, for runtimes without strings."""
 
 import dataclasses
 import importlib
@@ -14,18 +14,18 @@ from tfxfer import _check, _disk, models
 from tfxfer.backbones import _unpadding
 from tfxfer.export import _description, _ids_words, _saved_model, _signatures
 
-# One message or buffer, weights and all, has to stay below.
+# The limit for one message or buffer, weights included.
 _MOST_BYTES = 2**31 - 2**24
 _README = """\
 # {name}
 
-The part of a `{kind}` behind its tokenizer, exported by tfxfer {tfxfer} for {target}.
+A `{kind}` without its tokenizer, exported by tfxfer {tfxfer} for {target}.
 
-- `{file}`: ids in, {output} out; batch and length are free
-- `tokenizer.json`, `tokenizer_config.json`: the tokenizer in the format of Hugging Face's `tokenizers`, which cuts
-  texts at {sequence_length} tokens and pads to the longest
-{labels}{decisions}- `assets.extra/tfxfer.json`: all that is known of it
-- largest difference to the model itself when it was written: {difference:.1e}
+- `{file}`: ids in, {output} out; any batch size and length
+- `tokenizer.json`, `tokenizer_config.json`: the tokenizer in the format of Hugging Face's `tokenizers`, which truncates
+  texts to {sequence_length} tokens and pads to the longest
+{labels}{decisions}- `assets.extra/tfxfer.json`: the full description
+- largest difference from the model itself at export: {difference:.1e}
 {prompts}
 | | name | dtype | shape |
 |---|---|---|---|
@@ -62,12 +62,12 @@ class Target:
     """A format and its runtime.
 
     Attributes:
-        name: string, for people.
-        extra: string. The extra of this package that installs what it needs.
-        packages: names of the modules that are imported.
-        file: string. The model's file.
-        convert: function `(module, file)`, the module being a `Graph`; writes the file.
-        load: function `(file)` that gives a function from a dict of int32 arrays to the output array.
+        name: string. The name shown to users.
+        extra: string. The extra of this package that installs the requirements.
+        packages: names of the modules to import.
+        file: string. The name of the model file.
+        convert: function `(module, file)` that writes the file; the module is a `Graph`.
+        load: function `(file)` that returns a function from a dict of int32 arrays to the output array.
         readme: dict of the parts of the README that differ: `package`, `imports`, `load`, `call`.
     """
 
@@ -81,16 +81,16 @@ class Target:
 
 
 class Graph(tf.Module):
-    """A model as a function of ids alone, without what only TensorFlow can do.
+    """A model as a function of token ids, without operations that only TensorFlow has.
 
     Args:
         model: a task model.
-        is_raw: bool. Whether it gives the model's own outputs, not what an export answers.
+        is_raw: bool. Whether to return the model's own outputs instead of an export's answers.
 
     Attributes:
         run: a `tf.function` from int32 tensors, in the order of `specs`, to a dict of one float32 tensor.
         specs: list of `tf.TensorSpec`s, named.
-        output: string. The name of what it gives.
+        output: string. The name of the output.
     """
 
     def __init__(self, model, is_raw=False):
@@ -117,7 +117,7 @@ class Graph(tf.Module):
 
 
 def answer_of(model):
-    """The name of a model's own answer in numbers, and the function from the model's outputs to it."""
+    """Returns the name of a model's numeric answer, and the function from the model's outputs to it."""
     signature = model.signatures()[0]
     names = {"classes": "probabilities", "vectors": "embedding", "entities": "emissions", "tags": "emissions"}
     name = names.get(signature.kind, signature.output)
@@ -129,7 +129,7 @@ def write(target, model, folder, *, pairs, examples, tolerance, metadata):
     folder = _disk.local_path("folder", folder, kind="folder")
     require(target)
     if len(_check.instance("model", model, models.TextTask, "a task model of `tfxfer.models`").served_parts()) > 1:
-        remedy = "Write each task: `multi[name]`; or all in one by `export.saved_model`."
+        remedy = "Export each task, `multi[name]`, or all of them with `export.saved_model`."
         raise _check.invalid("model", "a model of one task", type(model).__name__, remedy)
     pairs = _saved_model.check_model(model, pairs, None)
     model = model.served_model()
@@ -167,12 +167,12 @@ def check_convertible(target, model):
         raise _check.invalid("model", "a model that computes in float32", policy.name, remedy)
     size = 4 * model.count_params()
     if size > _MOST_BYTES:
-        remedy = "`export.saved_model` has no such bound."
-        raise _check.invalid("model", f"weights of less than 2 GB, as {target.name} bounds a file", size, remedy)
+        remedy = "`export.saved_model` has no such limit."
+        raise _check.invalid("model", f"weights of less than 2 GB, the limit of a {target.name} file", size, remedy)
 
 
 def converted(target, graph, file):
-    """Writes the file and returns the function that it is; says what to do about what cannot be converted."""
+    """Writes the file and returns it as a function; raises with a remedy if the model cannot be converted."""
     try:
         target.convert(graph, file)
         return target.load(file)
@@ -184,18 +184,18 @@ def converted(target, graph, file):
 
 
 def parity(name, model, run, rows, pairs, tolerance, finish):
-    """Returns the largest difference between a runtime's answers and the model's; raises where it is too large.
+    """Returns the largest difference between a runtime's answers and the model's; raises if it is too large.
 
-    Several shapes are tried: each row alone, and all rows together.
+    Compares several shapes: up to three rows alone, and all rows together.
 
     Args:
-        name: string, of the runtime.
+        name: string. The runtime's name.
         model: the task model.
         run: function from a dict of int32 arrays to the answers.
         rows: list of tuples of texts.
         pairs: bool. Whether a row is two texts.
-        tolerance: float. The largest difference; where an answer is larger than 1, relative to the largest.
-        finish: function of the model's outputs to its answers.
+        tolerance: float. The largest difference allowed, relative to the largest answer if that is above 1.
+        finish: function from the model's outputs to its answers.
     """
     largest = 0.0
     for batch in [*([row] for row in rows[:3]), rows]:
@@ -209,10 +209,10 @@ def parity(name, model, run, rows, pairs, tolerance, finish):
         found = run(ids)
         scale = max(1.0, float(np.abs(expected).max()))
         difference = np.abs(found - expected).max() / scale if found.shape == expected.shape else np.inf
-        # NaN is no agreement either.
+        # The negated comparison rejects NaN too.
         if not difference <= tolerance:
-            remedy = f"Raise `tolerance` if that will do; otherwise please report it with {name}'s version."
-            expected = f"a model that {name} computes as `model.predict` does, to {tolerance}"
+            remedy = f"Raise `tolerance` if that is acceptable; otherwise please report it with {name}'s version."
+            expected = f"a model for which {name} matches `model.predict` to {tolerance}"
             raise _check.invalid("model", expected, f"a difference of {difference:.2g}", remedy)
         largest = max(largest, float(difference))
     return largest
@@ -227,7 +227,7 @@ def _ids(model, columns, pairs):
 
 
 def _write_beside(target, model, graph, path, name, rows, pairs, difference, tolerance, metadata):
-    """Writes tokenizer, labels, description and README."""
+    """Writes the tokenizer, labels, description and README."""
     preprocessor = model.preprocessor
     preprocessor.tokenizer.to_folder(
         path, sequence_length=preprocessor.sequence_length, padding_side=preprocessor.padding_side
@@ -253,7 +253,7 @@ def _signature(model, graph):
     shape = [None, *model.output_shape[1:]]
     return {
         "api": "ids",
-        "purpose": "What the model gives for ids.",
+        "purpose": "The model's output for token ids.",
         "inputs": {spec.name: {"dtype": spec.dtype.name, "shape": spec.shape.as_list()} for spec in graph.specs},
         "outputs": {graph.output: {"dtype": "float32", "shape": shape}},
     }
@@ -303,7 +303,7 @@ def _readme(target, model, graph, name, description, rows, pairs):
 
 
 def _decisions(model):
-    """Says which of a classifier's decisions are in the graph."""
+    """Returns the README's lines on which of a classifier's decisions are in the graph."""
     found = _description.decisions_of(model) or {}
     lines = []
     if "scaling" in found:
@@ -321,10 +321,10 @@ def _prompts(description, are_pooled):
     if not description["prompts"]:
         return ""
     default = description["default_prompt_name"]
-    used = f"; where none is named, {default!r}" if default else ""
+    used = f"; the default is {default!r}" if default else ""
     if not are_pooled:
-        used += ". The model leaves their tokens out of the pooling; this file pools all tokens that it is given"
-    return f"- prompts that belong before the texts, by name: {json.dumps(description['prompts'])}{used}\n"
+        used += ". The model excludes their tokens from the pooling; this file pools all tokens that it receives"
+    return f"- prompts to prepend to the texts, by name: {json.dumps(description['prompts'])}{used}\n"
 
 
 _LABELS = "- `labels.txt`: the names of the classes in the order of the probabilities\n"

@@ -1,4 +1,4 @@
-"""What taggers need beside their ids: the tags, what may follow what, and a decoder in numpy for the README."""
+"""What taggers need in addition to ids: the tags, their transitions, and a numpy decoder for the README."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ start, transitions, end = (np.array(tags[name], "float32") for name in ("start",
 
 
 def best(emissions):
-    """The best sequence of tags (Viterbi) for scores (words, tags)."""
+    """Returns the best sequence of tags (Viterbi) for scores (words, tags)."""
     score, back = start + emissions[0], []
     for row in emissions[1:]:
         paths = score[:, None] + transitions
@@ -25,7 +25,7 @@ def best(emissions):
 
 
 def run(texts):
-    """The tags of texts that are split into words; a word without a token is O."""
+    """Returns the tags of texts that are split into words; a word without a token gets O."""
     rows = tokenizer.encode_batch({words}, is_pretokenized=True)
     word_ids = np.array([[-1 if word is None else word for word in row.word_ids] for row in rows], "int32")
     count = max(len(text) for text in texts)
@@ -46,7 +46,7 @@ def run(texts):
 
 
 def reads_words(model):
-    """Whether a model reads texts that are split into words."""
+    """Whether a model reads texts that are already split into words."""
     return any(isinstance(column, data.WordsColumn) for column in model.prediction_columns().values())
 
 
@@ -57,7 +57,7 @@ def ids(model, texts):
 
 
 def scores(model):
-    """Returns what `tags.json` holds: the tags, their scheme, and the scores of what may follow what."""
+    """Returns the content of `tags.json`: the tags, their scheme, and the transition scores."""
     decoder = model.entity_decoder()
     transitions, start, end = (np.asarray(value).tolist() for value in decoder.potentials())
     return {

@@ -1,4 +1,4 @@
-"""A corpus inside an export, for the signature `search`."""
+"""A corpus inside an export, for the `search` signature."""
 
 import os
 import tempfile
@@ -10,15 +10,15 @@ from tfxfer import _check, _neighbours, _saved_index, _texts
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
 _KEYS = ("texts", "ids", "embeddings", "similarity")
-_REMEDY = f"A dict has `texts`, and perhaps {', '.join(f'`{key}`' for key in _KEYS[1:])}."
-# The cosine that a text's stored vector, in int8 at worst, has at least to what the embedder makes of it.
+_REMEDY = f"A dict has `texts`, and optionally {', '.join(f'`{key}`' for key in _KEYS[1:])}."
+# The least cosine between a text's stored vector, which may be int8, and the embedder's vector of the text.
 _LEAST_COSINE = 0.98
 
 
 class Index(tf.Module):
     """Texts, ids and vectors as variables, and the search over them.
 
-    Vectors are held as float32, or as the int8 codes that the index had, a quarter of the size.
+    Vectors are stored as float32, or as the int8 codes of the given index, a quarter of the size.
 
     Args:
         texts: list of strings.
@@ -26,8 +26,8 @@ class Index(tf.Module):
         vectors: float array `(texts, dim)`, or a dict with int8 `codes` `(texts, dim)`, and float32 `scale` and
             `offset` `(dim,)`.
         similarity: one of `SIMILARITIES`.
-        query_prompt: string set before each query; `None` for the embedder's own.
-        max_k: int. Columns of the answer.
+        query_prompt: string prepended to each query; `None` for the embedder's own.
+        max_k: int. Number of columns of the answer.
     """
 
     def __init__(self, texts, ids, vectors, similarity, query_prompt, max_k):
@@ -53,10 +53,10 @@ class Index(tf.Module):
 
         Args:
             queries: float32 `(n, dim)`.
-            k: int32 `(n,)`. How many of them a query wants.
+            k: int32 `(n,)`. The number of rows wanted for each query.
 
         Returns:
-            dict of `ids`, `texts` and `scores`, each `(n, max_k)`; of equal scores the earlier row comes first.
+            A dict of `ids`, `texts` and `scores`, each `(n, max_k)`; ties put the earlier row first.
         """
         if self.similarity == "cosine":
             queries /= tf.maximum(tf.norm(queries, axis=-1, keepdims=True), 1e-12)
@@ -71,7 +71,7 @@ class Index(tf.Module):
         }
 
     def _scores(self, queries):
-        """Dot products, or what ranks as the negated distance does."""
+        """Returns dot products, or for `"euclidean"` scores with the ranking of the negated distances."""
         if self.precision == "int8":
             scores = tf.matmul(queries * self._scale, tf.cast(self._vectors, tf.float32), transpose_b=True)
             scores += tf.reduce_sum(queries * self._offset, axis=-1, keepdims=True)
@@ -82,7 +82,7 @@ class Index(tf.Module):
         return scores
 
     def _distances(self, queries, rows):
-        """Negated distances of the rows found: from the differences, as squares would lose what is near."""
+        """Returns the negated distances of the rows found, from differences, as squares lose small distances."""
         scores = -tf.norm(tf.gather(self._vectors, rows) - queries[:, tf.newaxis], axis=-1)
         order = tf.argsort(scores, axis=-1, direction="DESCENDING", stable=True)
         return tf.gather(scores, order, batch_dims=1), tf.gather(rows, order, batch_dims=1)
@@ -93,11 +93,11 @@ def _constant(values):
 
 
 def make(index, embedder, max_k):
-    """Returns the `Index` for what `saved_model` was given.
+    """Returns the `Index` for the `index` argument of `saved_model`.
 
     Args:
-        index: a `search.SemanticIndex`, the path of a folder that its `save` wrote, or a dict of `texts`, and perhaps
-            `ids`, `embeddings` and `similarity`.
+        index: a `search.SemanticIndex`, the path of a directory that its `save` wrote, or a dict of `texts`, and
+            optionally `ids`, `embeddings` and `similarity`.
         embedder: the `models.TextEmbedder` that encodes the queries.
         max_k: int.
     """
@@ -108,7 +108,7 @@ def make(index, embedder, max_k):
         return _from_folder(index, embedder, max_k)
     if not (hasattr(index, "save") and hasattr(index, "texts")):
         raise _check.invalid("index", "a `search.SemanticIndex`, the folder of a saved one, or a dict", index, _REMEDY)
-    # The two modules meet in the files alone.
+    # This module and `search` share only the file format.
     with tempfile.TemporaryDirectory() as folder:
         index.save(folder)
         return _from_folder(folder, embedder, max_k)
@@ -117,7 +117,7 @@ def make(index, embedder, max_k):
 def _from_dict(given, embedder, max_k):
     unknown = [key for key in given if key not in _KEYS]
     if unknown or "texts" not in given:
-        raise _check.invalid("index", f"a dict with keys out of {', '.join(_KEYS)}", sorted(given), _REMEDY)
+        raise _check.invalid("index", f"a dict with keys from {', '.join(_KEYS)}", sorted(given), _REMEDY)
     texts = _texts.strings("index", given["texts"])
     ids = list(given.get("ids", range(len(texts))))
     ids = [value.item() if isinstance(value, np.generic) else value for value in ids]
@@ -150,12 +150,12 @@ def _from_folder(folder, embedder, max_k):
     settings, texts, arrays = saved.settings, saved.texts, saved.arrays
     similarity = settings["similarity"]
     if similarity not in SIMILARITIES:
-        raise _check.invalid("index", f"a similarity out of {', '.join(SIMILARITIES)}", similarity)
+        raise _check.invalid("index", f"a similarity from {', '.join(SIMILARITIES)}", similarity)
     vectors = _finest(settings, arrays)
     if vectors is None or (isinstance(vectors, dict) and similarity == "euclidean"):
         received = {key: settings[key] for key in ("precision", "rescore", "backend", "similarity")}
-        remedy = "Make the index with `precision='float32'`, or 'int8' and a cosine, and `backend='exact'`."
-        raise _check.invalid("index", "an index that holds vectors in float32 or int8", received, remedy)
+        remedy = "Make the index with `precision='float32'`, or with 'int8' and a cosine, and `backend='exact'`."
+        raise _check.invalid("index", "an index with float32 or int8 vectors", received, remedy)
     is_coded = isinstance(vectors, dict)
     first = vectors["codes"][:1] * vectors["scale"] + vectors["offset"] if is_coded else vectors[:1]
     _checked(vectors["codes"] if is_coded else vectors, len(texts), embedder)
@@ -166,7 +166,7 @@ def _from_folder(folder, embedder, max_k):
 
 
 def _finest(settings, arrays):
-    """Returns the finest vectors that a saved index holds: an array, a dict of int8 codes and steps, or `None`."""
+    """Returns the most precise vectors of a saved index: an array, a dict of int8 codes and steps, or `None`."""
     for name in ("searched", "rescoring"):
         if name in arrays:
             return arrays[name]
@@ -177,9 +177,9 @@ def _finest(settings, arrays):
 
 
 def _check_embedder(embedder, text, vector, prompt):
-    """Raises where the vectors of an index come from another embedder."""
+    """Raises if the vectors of an index come from another embedder."""
     again = _texts.encode(embedder, [text], prompt=prompt)
     cosine = float(_neighbours.paired(again, vector, "cosine")[0])
     if cosine < _LEAST_COSINE and np.linalg.norm(again) > 0:
-        remedy = "Encode the texts again with the model that is exported: an embedder that was trained moves them all."
-        raise _check.invalid("index", "vectors that the model gives for their texts", f"cosine {cosine:.3f}", remedy)
+        remedy = "Encode the texts again with the exported model: training changes all embeddings."
+        raise _check.invalid("index", "the model's own vectors of the texts", f"cosine {cosine:.3f}", remedy)

@@ -1,4 +1,4 @@
-"""LiteRT, by TensorFlow's converter."""
+"""Export to LiteRT with TensorFlow's converter."""
 
 import functools
 import os
@@ -11,9 +11,9 @@ from tfxfer import _check
 from tfxfer.export import _eight_bits, _ids
 
 DTYPES = ("float32", "int8")
-# The largest difference of answers that is allowed: float32 in another order of summation; roundings to eight bits.
+# The largest difference of answers allowed: float32 in another order of summation; rounding to 8 bits.
 TOLERANCES = {"float32": 1e-5, "int8": 0.1}
-# The layers whose products stay in float32. Of all kinds, the inputs of the value projections lose most by rounding.
+# The layers whose products stay in float32: of all layers, the inputs of the value projections lose most by rounding.
 FLOAT_LAYERS = "value"
 
 
@@ -28,32 +28,32 @@ def litert(
     tolerance: float | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Writes the part of a model behind its tokenizer for LiteRT, with the tokenizer's files beside it.
+    """Exports a model to LiteRT, without its tokenizer, whose files are written next to it.
 
-    LiteRT, once TensorFlow Lite, is for phones and small machines. As `onnx`, with `model.tflite` in place of
-    `model.onnx`: the same files beside it, inputs, outputs, checks and errors. The signature is `serving_default`; only
-    LiteRT's own operations are used, so that the plain runtime suffices. Batch and length are free; a runtime plans its
-    memory anew where they change.
+    LiteRT, formerly TensorFlow Lite, runs on phones and small devices. The export is that of `onnx`, with
+    `model.tflite` instead of `model.onnx`: the other files, inputs, outputs, checks and errors are the same. The
+    signature is `serving_default`. The file uses only LiteRT's built-in operations, so the plain runtime is enough.
+    Batch size and length are dynamic; a runtime allocates its memory again when they change.
 
     Args:
-        model: a model as `saved_model` takes it, in float32.
-        folder: string or path, of a folder on the local disk that does not exist yet or is empty.
-        pairs: bool. Whether a `TextClassifier` or `TextRegressor` was trained on two texts a row (a cross-encoder).
-        dtype: `"float32"` or `"int8"`: of the products of dense layers; what they cost and give is in `Engine`, which
-            computes the same in this process. Embeddings stay in float32.
-        float_layers: regular expression of the names of the layers whose products stay in float32, for `"int8"`; an
-            empty string for none.
-        examples: list of usual texts, which the comparison runs on; for pairs a tuple of two lists. Defaults to five.
-        tolerance: float. The largest difference allowed; where an output is larger than 1, relative to the largest.
-            Defaults to 1e-5, float32 in another order of summation; for `"int8"` to 0.1.
-        metadata: dict of what is to be kept with the model, as far as JSON knows it.
+        model: a float32 model that `saved_model` accepts.
+        folder: string or path. A directory on the local disk that does not exist yet or is empty.
+        pairs: bool. Whether a `TextClassifier` or `TextRegressor` was trained on two texts per row (a cross-encoder).
+        dtype: `"float32"` or `"int8"`. The dtype of the products of dense layers; `Engine` computes the same in this
+            process, and documents speed and accuracy. Embeddings stay in float32.
+        float_layers: regular expression of the names of layers whose products stay in float32 with `"int8"`; an empty
+            string for none.
+        examples: list of typical texts for the comparison; for pairs, a tuple of two lists. Defaults to five texts.
+        tolerance: float. The largest difference allowed, relative to the largest output if that is above 1. Defaults
+            to 1e-5 (float32 in another order of summation), and to 0.1 for `"int8"`.
+        metadata: dict of JSON values to keep with the model.
 
     Returns:
-        The path of the folder.
+        The path of the directory.
 
     Raises:
-        ImportError: without ai-edge-litert, which `pip install "tfxfer[litert]"` brings.
-        ValueError: as `onnx`.
+        ImportError: if ai-edge-litert is missing; `pip install "tfxfer[litert]"` installs it.
+        ValueError: as in `onnx`.
 
     Example:
 
@@ -84,7 +84,7 @@ def _convert(graph, file, dtype, float_layers):
     if dtype == "int8":
         content, number = _eight_bits.in_eight_bits(content, float_layers)
         if not number:
-            raise ValueError("no product of a dense layer was found that could be computed in eight bits")
+            raise ValueError("no product of a dense layer can be computed in 8 bits")
     file.write_bytes(content)
 
 
@@ -100,7 +100,7 @@ def load(file: Any, threads: int = 1) -> Any:
 
 
 def target(dtype: str, float_layers: str) -> _ids.Target:
-    """Returns LiteRT as a target, with products of a dtype."""
+    """Returns LiteRT as a `Target`, with products of a dtype."""
     return _ids.Target(
         name="LiteRT",
         extra="litert",

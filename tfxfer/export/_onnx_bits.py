@@ -1,10 +1,10 @@
-"""Smaller weights in an ONNX graph: float16, and products in eight bits."""
+"""Smaller weights in an ONNX graph: float16, and 8-bit products."""
 
 import numpy as np
 
-# Inputs of a product that share a scale: the most that divides them.
+# Candidate numbers of inputs that share a scale; the largest that divides the inputs is used.
 _BLOCKS = (64, 32, 16)
-# The runtime rounds the inputs of a product to eight bits too, block by block of a row.
+# The runtime also rounds the inputs of a product to 8 bits, block by block within a row.
 _INT8_INPUTS = 4
 _DOMAIN = "com.microsoft"
 
@@ -17,13 +17,13 @@ def in_float16(proto):
 
 
 def in_eight_bits(proto):
-    """Rounds, in place, the weights of products to eight bits, for ONNX Runtime's own operator `MatMulNBits`.
+    """Quantizes the weights of products to 8 bits, in place, for ONNX Runtime's operator `MatMulNBits`.
 
     Args:
         proto: `onnx.ModelProto`.
 
     Returns:
-        How many products are in eight bits.
+        The number of products in 8 bits.
     """
     from onnx import helper, numpy_helper
 

@@ -1,15 +1,15 @@
-"""Fewer nodes in an ONNX graph: layer norms, GELUs and look-ups in tables that are one node each."""
+"""Fewer nodes in an ONNX graph: one node for each layer norm, GELU and table look-up."""
 
 import numpy as np
 
-# The first set of operators that has GELU.
+# The first operator set with GELU.
 _OPSET = 20
 
 
 def fuse(proto):
-    """Replaces, in place, what `tf2onnx` makes of layer norms, exact GELUs and look-ups by one node each.
+    """Replaces the nodes that `tf2onnx` writes for a layer norm, exact GELU or look-up by one node, in place.
 
-    What has another form stays as it is: the graph computes the same in any case.
+    Nodes of another form are kept; the graph computes the same in any case.
 
     Args:
         proto: `onnx.ModelProto`.
@@ -31,7 +31,7 @@ def fuse(proto):
 
 
 class _Graph:
-    """The nodes of a graph by what they make."""
+    """The nodes of a graph by their outputs."""
 
     def __init__(self, proto):
         self.graph = proto.graph
@@ -40,18 +40,18 @@ class _Graph:
         self._places = {id(node): i for i, node in enumerate(self.graph.node)}
 
     def maker(self, name, kind):
-        """The node of a kind that makes a tensor, or `None`."""
+        """Returns the node that makes a tensor if it is of this kind, else `None`."""
         node = self._made.get(name)
         return node if node is not None and node.op_type == kind else None
 
     def constant(self, name):
-        """A constant as an array, or `None`."""
+        """Returns a constant as an array, or `None` if it is not one."""
         from onnx import numpy_helper
 
         return numpy_helper.to_array(self._constants[name]) if name in self._constants else None
 
     def keep(self, name, array):
-        """Makes an array a constant of the graph; returns its name."""
+        """Adds an array to the graph's constants; returns its name."""
         from onnx import numpy_helper
 
         if name not in self._constants:
@@ -60,7 +60,7 @@ class _Graph:
         return name
 
     def replace(self, old, new):
-        """Puts a node in another's place."""
+        """Replaces a node by another."""
         place = self._places.pop(id(old))
         self.graph.node[place].CopyFrom(new)
         node = self.graph.node[place]
@@ -68,7 +68,7 @@ class _Graph:
         self._made |= dict.fromkeys(node.output, node)
 
     def leave_out_what_nothing_reads(self):
-        """Takes away the nodes and constants that no output needs."""
+        """Removes the nodes and constants that no output needs."""
         needed = {output.name for output in self.graph.output}
         nodes = []
         for node in reversed(self.graph.node):
@@ -87,7 +87,7 @@ def _layer_norm(graph, node):
     if node.op_type != "Add":
         return None
     scaled, shift = graph.maker(node.input[0], "Mul"), graph.maker(node.input[1], "Add")
-    moved = graph.maker(shift.input[0] if shift else node.input[1], "Mul")  # without `b`, nothing is added
+    moved = graph.maker(shift.input[0] if shift else node.input[1], "Mul")  # without `b`, there is no addition
     if scaled is None or moved is None:
         return None
     x, factor = scaled.input
@@ -136,7 +136,7 @@ def _gelu(graph, node):
 
 
 def _look_up(graph, node):
-    """Rows of a table by ids that count from its end where they are negative: as ONNX's own look-up has it."""
+    """Rows of a table by id, with negative ids counted from its end, as in ONNX's own look-up."""
     if node.op_type != "Gather" or graph.constant(node.input[0]) is None:
         return None
     both = graph.maker(node.input[1], "Add")

@@ -1,4 +1,4 @@
-"""The README of an export: how to start the server, and each signature's calls with real texts and answers."""
+"""The README of an export: how to start the server, and calls of each signature with real texts and answers."""
 
 import json
 import shlex
@@ -10,23 +10,23 @@ from tfxfer.export import _canaries, _folder
 from tfxfer.export._signatures import Zeros
 
 FILE = "README.md"
-_SHOWN = 3  # numbers of a vector, and entries of a list
-_LABELS = 100  # that are named
+_SHOWN = 3  # numbers of a vector and entries of a list that are shown
+_LABELS = 100  # labels that are listed
 
 _HEAD = """\
 # {name}
 
-A `{kind}` exported by tfxfer {tfxfer}: texts go in, the tokenizer is inside.
+A `{kind}` exported by tfxfer {tfxfer}. It takes raw texts: the tokenizer is in the graph.
 
-- version: {version}, of {created}
+- version: {version}, created {created}
 - weights: {parameters:,}, stored as {dtype}, sha256 `{sha256}`
-- all that is known of it: `{version}/assets.extra/tfxfer.json`
+- full description: `{version}/assets.extra/tfxfer.json`
 {about}
 
-> **Never send a request without rows.** With batching, TF Serving never answers one such as
-> `{{"inputs": {{"text": []}}}}`: it keeps its thread, and about as many of them as the server has REST threads stop the
-> REST API of all its models. `--rest_api_timeout_in_ms` does not help. The clients below refuse to send one; where
-> others can reach the server, put `recipes/refuse_empty.py` before it, which
+> **Never send a request without rows.** With batching, TF Serving never answers a request such as
+> `{{"inputs": {{"text": []}}}}`: it holds its thread, and about as many of them as the server has REST threads stop the
+> REST API of all models. `--rest_api_timeout_in_ms` does not help. The clients below refuse to send one. If other
+> clients can reach the server, put `recipes/refuse_empty.py` in front of it, which
 > `python -c "import tfxfer; tfxfer.export.recipes('.')"` writes, or leave batching off.
 
 ## Start the server
@@ -38,8 +38,8 @@ docker run --rm -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}:ro" -e MODEL_N
   --enable_batching=true --batching_parameters_file=/models/{name}/{batching}
 ```
 
-The server loads the newest version and, while it runs, each newer one that appears. To hold it at an older version,
-name that in `{models}` and start with
+The server loads the newest version and, while it runs, each newer one that appears. To pin it to an older version,
+name that version in `{models}` and start it with
 
 ```sh
 docker run --rm -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}:ro" tensorflow/serving \\
@@ -47,17 +47,17 @@ docker run --rm -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}:ro" tensorflow
   --enable_batching=true --batching_parameters_file=/models/{name}/{batching}
 ```
 
-Before a version answers, the server runs the requests in its `assets.extra/tf_serving_warmup_requests`. Where many
-models load at once and a slow first call is no harm, `--enable_model_warmup=false` starts it sooner.
+Before a version answers, the server runs the requests in its `assets.extra/tf_serving_warmup_requests`. If many models
+load at once and a slow first call is acceptable, `--enable_model_warmup=false` starts the server sooner.
 
-Whether it is ready:
+To check whether it is ready:
 
 ```sh
 curl http://localhost:8501/v1/models/{name}
 ```
 
-Whether it answers as the model did when it was exported, by the texts and numbers in
-`{version}/assets.extra/canaries.json`, says a program that needs Python alone and exits with 1 where something differs:
+To check that it answers as the model did at export, run this program, which needs only Python. It sends the texts in
+`{version}/assets.extra/canaries.json`, compares the numbers, and exits with 1 if any differ:
 
 ```sh
 python3 {check} http://localhost:8501
@@ -72,15 +72,15 @@ import tensorflow_text  # registers the tokenizer's operations
 served = tf.saved_model.load("{version}").signatures["serving_default"]
 ```
 
-Every answer belongs to the row of its input: the server merges rows of several requests and parts them again. Texts
-are one list; a nested one is an error, also for the requests that the server has merged it with. {bytes_read} A REST
-answer holds `predictions`, one for each row: the outputs by name, or
-where there is but one its value alone; `:classify` and `:regress` answer with `results`.
+Every answer belongs to the row of its input: the server merges rows of several requests and splits them again. Texts
+are a flat list; a nested list is an error, and fails the requests that the server merged it with. {bytes_read} A REST
+answer holds `predictions`, one for each row: the outputs by name, or the value itself if there is only one output;
+`:classify` and `:regress` answer with `results`.
 
 ## Signatures
 
-`serving_default`, which is meant where a call names no signature, is `{own}`. The gRPC calls below are in Python, with
-`pip install grpcio tensorflow tensorflow-serving-api`:
+`serving_default`, which the server uses if a call names no signature, is `{own}`. The gRPC calls below are in Python
+and need `pip install grpcio tensorflow tensorflow-serving-api`:
 
 ```python
 import grpc
@@ -121,7 +121,7 @@ def ask(call, request, signature, rows):
 """
 _REFERENCE = """
 `{version}/assets.extra/reference.json` describes {rows:,} typical texts and the answers to them:
-`tfxfer.evaluation.drift(tfxfer.export.reference("."), texts, model=model)` says whether later texts look like these.
+`tfxfer.evaluation.drift(tfxfer.export.reference("."), texts, model=model)` tests whether later texts look like these.
 """
 _SIGNATURE = """
 ### {signature}
@@ -150,16 +150,16 @@ Answers:
 
 
 def write(target, description, signatures, rows, answers, reference=None, training=()):
-    """Writes the README beside a version.
+    """Writes the README next to a version.
 
     Args:
-        target: path of the version's folder.
-        description: what `describe` returns.
+        target: path of the version's directory.
+        description: the dict that `describe` returns.
         signatures: dict of name to `Signature`.
-        rows: the rows that the calls ask about.
-        answers: dict of a signature's name to what it answered for them; not all need one.
-        reference: the reference statistics that the version holds, if it does.
-        training: a line for each training of the model.
+        rows: the rows of the example calls.
+        answers: dict of a signature's name to its answers for the rows; it need not hold every signature.
+        reference: the reference statistics of the version, or `None`.
+        training: a line for each training run of the model.
     """
     name = _folder.model_name(target.parent)
     own = next(key for key, value in signatures.items() if key != "serving_default")
@@ -200,7 +200,7 @@ def write(target, description, signatures, rows, answers, reference=None, traini
 
 
 def _about(description, training):
-    """What the model knows and decides, how good it is and what it was trained on, line by line."""
+    """Returns the lines on the model's labels, decisions, metrics and training."""
     metadata, labels, decisions = description["metadata"], description["labels"], description["decisions"]
     lines = []
     if labels:
@@ -253,13 +253,13 @@ def _tensors(kind, tensors):
 
 
 def _body(name, signature, rows):
-    """The JSON of a REST call in the row format."""
+    """Returns the body of a REST call in the row format."""
     key = "instances" if signature.api == "predict" else "examples"
     return {"signature_name": name, key: _by_row(signature.values(rows))}
 
 
 def _rest(url, body):
-    """The REST call of a body; one with long lists of zeros is made by Python."""
+    """Returns the REST call with a body; Python generates a body with long lists of zeros."""
     if not any(isinstance(value, Zeros) for row in body.get("instances", ()) for value in row.values()):
         return f"curl {url} -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
     program = f"import json; print(json.dumps({body!r}))"
@@ -271,7 +271,7 @@ def _by_row(values):
 
 
 def _call(name, signature, rows):
-    """The gRPC call in Python."""
+    """Returns the gRPC call in Python."""
     values = signature.values(rows)
     if signature.api == "predict":
         given = [f"    {key}={_argument(value, signature.dtype(key))}," for key, value in values.items()]
@@ -281,12 +281,12 @@ def _call(name, signature, rows):
 
 
 def _argument(value, dtype):
-    """A value as Python, of the dtype that the server wants."""
+    """Returns a value as Python code, with the dtype that the server requires."""
     return repr(value) if dtype is None else f"tf.constant({value!r}, tf.{dtype}).numpy()"
 
 
 def _shown(array):
-    """An array as text, cut where it is long."""
+    """Formats an array, truncated if it is long."""
     array = np.asarray(array)
     if array.ndim == 0:
         value = array.item()

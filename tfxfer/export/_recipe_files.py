@@ -1,19 +1,19 @@
-"""The texts of the files that `recipes` writes beside a SavedModel; `<<name>>` and the like are filled in."""
+"""Templates of the files that `recipes` writes next to a SavedModel; `<<name>>` and the like are placeholders."""
 
 _README = """\
-# How <<name>> runs elsewhere
+# Running <<name>> on other servers
 
-Written by `tfxfer.export.recipes`; change the files as you need them, they are not written again. All of them serve the
-folder above, in which version <<version>> was the newest when this was written.
+Written by `tfxfer.export.recipes`. Edit the files as you need: they are not overwritten. All of them serve the folder
+above; its newest version was <<version>> when this was written.
 
-The image is pinned: `<<image>>`. A server needs TF Text's operations, which the stock `tensorflow/serving` has.
-Exports were run by TF Serving's C++ core of December 2025 on TensorFlow 2.21, and load in TensorFlow 2.12.1 with TF
+The image is pinned: `<<image>>`. A server needs TF Text's operations, which the standard `tensorflow/serving` has.
+TF Serving's C++ core of December 2025 on TensorFlow 2.21 has run exports, and they load in TensorFlow 2.12.1 with TF
 Text 2.12.1.
 
 | file | use |
 |---|---|
 | `refuse_empty.py` | `python refuse_empty.py --listen 8080 --server http://localhost:8501` |
-| `compose.yaml` | `docker compose -f compose.yaml up`; ask port 8080 |
+| `compose.yaml` | `docker compose -f compose.yaml up`; send requests to port 8080 |
 | `monitoring.config` | metrics for Prometheus at `/monitoring/prometheus/metrics` of port 8501 |
 | `kubernetes.yaml` | put the folder above on the volume `<<dns_name>>`, then `kubectl apply -f kubernetes.yaml` |
 | `kserve.yaml` | copy the version folders to `<<storage_uri>>`, then `kubectl apply -f kserve.yaml` |
@@ -26,20 +26,20 @@ Text 2.12.1.
 Two things to know:
 
 - With batching, TF Serving never answers a request without rows, and a few of them stop its REST API. `compose.yaml`
-  and `kubernetes.yaml` let clients reach `refuse_empty.py` alone. gRPC does not go through it: keep port 8500 to
+  and `kubernetes.yaml` expose only `refuse_empty.py` to clients. gRPC does not go through it: restrict port 8500 to
   clients that check their rows.
-- `GET /v1/models/<<name>>` answers with 200 once the server has loaded a version, which is what readiness asks for.
+- `GET /v1/models/<<name>>` answers with 200 once the server has loaded a version; the readiness probes use it.
 """
 
 _REFUSE_EMPTY = '''\
-"""A proxy before TF Serving's REST API: it answers requests without rows itself, with status 400.
+"""A proxy in front of TF Serving's REST API that answers requests without rows itself, with status 400.
 
-With batching, TF Serving never answers such a request, and a few of them stop its REST API for all models. A body that
-is no JSON, or has a name twice in an object, is refused as well: the server might read it otherwise than this program.
+With batching, TF Serving never answers such a request, and a few of them stop its REST API for all models. The proxy
+also rejects a body that is not JSON or repeats a name in an object, as the server might read it differently.
 
     python refuse_empty.py --listen 8080 --server http://localhost:8501
 
-Python's standard library is all that it needs. gRPC does not go through it.
+It needs only Python's standard library. gRPC does not go through it.
 """
 
 import argparse
@@ -49,11 +49,11 @@ import json
 import urllib.parse
 import zlib
 
-LARGEST = 64 * 2**20  # bytes of a body, unpacked
+LARGEST = 64 * 2**20  # bytes of a body, decompressed
 
 
 def once(pairs):
-    """An object whose names are all different."""
+    """Returns an object as a dict; raises ValueError if a name appears twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name appears twice in an object")
@@ -61,7 +61,7 @@ def once(pairs):
 
 
 def checked(body, packed):
-    """Returns the body, unpacked; raises ValueError for one without rows, or one that cannot be read."""
+    """Returns the body, decompressed; raises ValueError if it has no rows or cannot be read."""
     if packed:
         unpacker = zlib.decompressobj(31)
         try:
@@ -69,10 +69,10 @@ def checked(body, packed):
         except zlib.error as error:
             raise ValueError(f"not gzip: {error}") from error
         if not unpacker.eof:
-            raise ValueError("the body is too large, or not whole")
+            raise ValueError("the body is too large or incomplete")
     request = json.loads(body, object_pairs_hook=once)
     if not isinstance(request, dict):
-        raise ValueError("the body is no JSON object")
+        raise ValueError("the body is not a JSON object")
     for name in ("inputs", "instances", "examples"):
         value = request.get(name)
         columns = value.values() if isinstance(value, dict) else [value]
@@ -85,7 +85,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """One connection of a client."""
 
     protocol_version = "HTTP/1.1"
-    upstream = None  # the connection to the server, which stays open as long as this one
+    upstream = None  # the connection to the server; it stays open as long as this one
 
     def do_GET(self):
         self.forward(None)
@@ -103,7 +103,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return self.forward(body)
 
     def forward(self, body):
-        """Asks the server, and hands its answer on."""
+        """Forwards the request to the server and returns its answer to the client."""
         for attempt in range(2):
             if self.upstream is None:
                 self.upstream = http.client.HTTPConnection(self.server.upstream, timeout=self.server.timeout_s)
@@ -113,12 +113,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 response = self.upstream.getresponse()
                 return self.answer(response.status, response.read(), response.headers.get("Content-Type"))
             except (OSError, http.client.HTTPException) as error:
-                self.disconnect()  # the server may have closed it meanwhile: once more
+                self.disconnect()  # the server may have closed the connection: try once more
                 if attempt or isinstance(error, TimeoutError):
                     return self.answer(502, json.dumps({"error": f"No answer: {error}"}).encode())
 
     def disconnect(self):
-        """Ends the connection to the server."""
+        """Closes the connection to the server."""
         if self.upstream is not None:
             self.upstream.close()
             self.upstream = None
@@ -136,11 +136,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *arguments):
-        """Writes nothing of each request."""
+        """Logs no requests."""
 
 
 def start(port, upstream, timeout_s=60.0, host=""):
-    """Returns the proxy, which has `serve_forever` and `shutdown`."""
+    """Returns the proxy, a server with `serve_forever` and `shutdown`."""
     made = http.server.ThreadingHTTPServer((host, port), Handler)
     made.daemon_threads = True
     made.upstream, made.timeout_s = urllib.parse.urlsplit(upstream).netloc, timeout_s
@@ -151,18 +151,18 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--listen", type=int, default=8080, help="port")
     parser.add_argument("--server", default="http://localhost:8501", help="TF Serving's REST API")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds that an answer may take")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for an answer")
     given = parser.parse_args()
     start(given.listen, given.server, given.timeout).serve_forever()
 '''
 
 _COMPOSE = """\
-# TF Serving with <<name>>, and the proxy that refuses requests without rows before it. In this folder:
+# TF Serving with <<name>>, reached through the proxy that rejects requests without rows. In this folder:
 #   docker compose -f compose.yaml up
 services:
   tensorflow_serving:
     image: <<image>>
-    entrypoint: tensorflow_model_server # the image's own adds a model name, which --model_config_file overrides
+    entrypoint: tensorflow_model_server # the image's default adds a model name, which --model_config_file overrides
     command:
       - --port=8500
       - --rest_api_port=8501
@@ -172,7 +172,7 @@ services:
       - --batching_parameters_file=/models/<<name>>/<<batching>>
       - --monitoring_config_file=/models/<<name>>/recipes/monitoring.config
     expose:
-      - "8500" # gRPC, for the services of this file alone: no proxy checks its requests
+      - "8500" # gRPC, only for the services in this file: no proxy checks its requests
       - "8501" # HTTP
     volumes:
       - ..:/models/<<name>>:ro
@@ -190,12 +190,12 @@ services:
 """
 
 _MONITORING = """\
-# Of TF Serving: --monitoring_config_file=.../monitoring.config
+# For TF Serving: --monitoring_config_file=.../monitoring.config
 prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }
 """
 
 _KUBERNETES = """\
-# TF Serving with <<name>>: the volume claim `<<dns_name>>` holds the model's base folder, with this one in it.
+# TF Serving with <<name>>: the volume claim `<<dns_name>>` holds the model's base folder, which contains this folder.
 apiVersion: apps/v1
 kind: Deployment
 metadata:
@@ -228,7 +228,7 @@ spec:
           ports:
             - {name: grpc, containerPort: 8500}
             - {name: rest, containerPort: 8501}
-          # Loading runs the warm-up requests: the first probe may take a while to succeed.
+          # Loading runs the warm-up requests, so the first probe may take a while to succeed.
           startupProbe:
             httpGet: {path: /v1/models/<<name>>, port: rest}
             periodSeconds: 5
@@ -274,7 +274,7 @@ spec:
 
 _KSERVE = """\
 # KServe's TensorFlow runtime, which runs TF Serving; <<storage_uri>> holds the version folders (1, 2, ...).
-# It runs without batching: requests without rows are answered.
+# It runs without batching, so requests without rows are answered.
 apiVersion: serving.kserve.io/v1beta1
 kind: InferenceService
 metadata:
@@ -292,7 +292,7 @@ spec:
 """
 
 _DOCKERFILE = """\
-# An image with the model in it. In the model's folder: docker build -f recipes/Dockerfile -t <<dns_name>> .
+# An image that contains the model. In the model's folder: docker build -f recipes/Dockerfile -t <<dns_name>> .
 FROM <<image>>
 COPY . /models/<<name>>
 ENV MODEL_NAME=<<name>>
@@ -302,9 +302,9 @@ EXPOSE 8500 8501
 _VERTEX = """\
 #!/bin/sh
 # Uploads the model to Vertex AI as a custom container, which answers {"instances": [...]} with {"predictions": [...]}.
-# The image is that of the Dockerfile beside this file; it runs without batching.
+# It builds the image of the Dockerfile next to this file, which runs without batching.
 set -eu
-: "${PROJECT:?the project}" "${REGION:?such as europe-west4}" "${REPOSITORY:?of Artifact Registry}"
+: "${PROJECT:?the project}" "${REGION:?for example europe-west4}" "${REPOSITORY:?in Artifact Registry}"
 IMAGE="$REGION-docker.pkg.dev/$PROJECT/$REPOSITORY/<<dns_name>>:<<version>>"
 docker build -f "$(dirname "$0")/Dockerfile" -t "$IMAGE" "$(dirname "$0")/.."
 docker push "$IMAGE"
@@ -323,8 +323,8 @@ _SAGEMAKER = '''\
 
     python sagemaker.py [model.tar.gz]
 
-Upload it to S3 and name it as the model data of a `sagemaker.tensorflow.TensorFlowModel`. Batching is off there unless
-the environment variable SAGEMAKER_TFS_ENABLE_BATCHING asks for it.
+Upload it to S3 and pass it as the model data of a `sagemaker.tensorflow.TensorFlowModel`. Batching is off there unless
+the environment variable SAGEMAKER_TFS_ENABLE_BATCHING turns it on.
 """
 
 import pathlib
@@ -342,9 +342,9 @@ if __name__ == "__main__":
 '''
 
 _FASTAPI = '''\
-"""<<name>> behind FastAPI: `uvicorn fastapi_app:app`, then POST /predict with the rows, a list of texts for each input.
+"""<<name>> with FastAPI: `uvicorn fastapi_app:app`, then POST the rows to /predict, a list of texts for each input.
 
-The model is the newest version in the folder above, or the folder that the variable MODEL names.
+The model is the newest version in the folder above, or the folder in the environment variable MODEL.
 """
 
 import os
@@ -365,7 +365,7 @@ app = fastapi.FastAPI(title="<<name>>")
 
 
 class Rows(pydantic.BaseModel):
-    """The inputs of the model, lists of one length."""
+    """The inputs of the model, lists of equal length."""
 
 <<fields>>
 
@@ -402,7 +402,7 @@ import tensorflow_text  # registers the tokenizer's operations
 
 @bentoml.service(resources={"cpu": "2"}, traffic={"timeout": 30})
 class <<class_name>>:
-    """Answers lists of texts with the newest version in the folder above."""
+    """Runs the newest version in the folder above on lists of texts."""
 
     def __init__(self) -> None:
         folders = [path for path in pathlib.Path(__file__).resolve().parent.parent.iterdir() if path.name.isdigit()]

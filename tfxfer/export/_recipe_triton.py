@@ -1,11 +1,11 @@
-"""The files of a model repository of Triton, which `recipes` writes beside an ONNX model."""
+"""The files of a Triton model repository, which `recipes` writes next to an ONNX model."""
 
 README = """\
 # <<name>> in Triton
 
 `triton/` is a model repository: `<<name>>` is the ONNX model, which takes ids; `<<name>>_text` tokenizes in Triton's
-Python backend, from the `tokenizer.json` beside its program; `<<name>>_ensemble` is one after the other, and takes
-strings. An embedder's prompts are not in it: set them before the texts.
+Python backend with the `tokenizer.json` next to its program; `<<name>>_ensemble` chains the two and takes strings. It
+does not contain an embedder's prompts: prepend them to the texts.
 
 The Python backend needs `tokenizers`, which the image lacks:
 
@@ -16,8 +16,8 @@ curl localhost:8000/v2/models/<<name>>_ensemble/infer -d \\
   '{"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["Where is my card?"]}]}'
 ```
 
-A row of two texts has the shape `[1, 2]`. Triton merges requests to the model only where their rows have one length.
-The files were held against Triton's documented formats, and not run by Triton.
+A row of two texts has the shape `[1, 2]`. Triton merges requests to the model only if their rows have the same length.
+The files were checked against Triton's documented formats, but Triton has not run them.
 """
 
 _MODEL = """\
@@ -105,5 +105,5 @@ FILES = {
     "NAME_text/config.pbtxt": _TEXT,
     "NAME_text/1/model.py": _PROGRAM,
     "NAME_ensemble/config.pbtxt": _ENSEMBLE,
-    "NAME_ensemble/1/.keep": "Triton wants a folder for each version.\n",
+    "NAME_ensemble/1/.keep": "Triton requires a folder for each version.\n",
 }

@@ -1,4 +1,4 @@
-"""Files with which other servers and clusters run an export, written beside it on request."""
+"""Files with which other servers and clusters run an export, written next to it on request."""
 
 import json
 import os
@@ -12,46 +12,47 @@ from tfxfer.export import _description, _folder, _recipe_files, _recipe_triton
 FOLDER = "recipes"
 IMAGE = "tensorflow/serving:2.19.1"
 _TYPES = {"int32": "TYPE_INT32", "int64": "TYPE_INT64", "float32": "TYPE_FP32"}
-# The columns of an encoding of `tokenizers` by the names of the model's inputs.
+# The attributes of a `tokenizers` encoding by the names of the model's inputs.
 _COLUMNS = {"token_ids": "ids", "padding_mask": "attention_mask", "segment_ids": "type_ids"}
 
 
 def recipes(
     folder: str | os.PathLike[str], *, image: str = IMAGE, storage_uri: str | None = None, overwrite: bool = False
 ) -> list[str]:
-    """Writes files beside an export that run it elsewhere, into its subfolder `recipes`.
+    """Writes files that run an export on other servers, into its subdirectory `recipes`.
 
-    Beside a SavedModel, by `saved_model`:
+    For a SavedModel, written by `saved_model`:
 
     | file | for |
     |---|---|
-    | `refuse_empty.py` | a proxy before the REST API, which answers requests without rows itself |
+    | `refuse_empty.py` | a proxy in front of the REST API, which answers requests without rows itself |
     | `compose.yaml`, `monitoring.config` | Docker: server, proxy, metrics for Prometheus |
     | `kubernetes.yaml` | a Deployment and a Service, ready once the model answers |
     | `kserve.yaml` | KServe's TensorFlow runtime |
     | `Dockerfile`, `vertex.sh` | an image with the model in it, and Vertex AI |
     | `sagemaker.py` | packs the newest version as SageMaker's TensorFlow containers read it |
-    | `fastapi_app.py`, `bento_service.py` | a server of your own in Python |
+    | `fastapi_app.py`, `bento_service.py` | your own server in Python |
 
-    Beside an ONNX model, by `onnx`: `triton/`, a model repository of Triton with the model, a Python backend that
-    tokenizes from the files beside it, and an ensemble of both that takes strings (not for taggers).
+    For an ONNX model, written by `onnx`: `triton/`, a Triton model repository with the model, a Python backend that
+    tokenizes with the files next to it, and an ensemble of both that takes strings (not for taggers).
 
-    `README.md` there says how to use each. The files for TF Serving are started in the tests, by a server that answers
-    as TF Serving does; the others are held against the documented formats, and were not run by their servers. A server
-    needs TF Text's operations, which `tensorflow/serving` has: exports were run by its C++ core of December 2025 on
-    TensorFlow 2.21, and load in TensorFlow 2.12.1 with TF Text 2.12.1.
+    `README.md` there describes how to use each file. The tests start the files for TF Serving with a test server that
+    implements its protocol; the others are checked against the documented formats, but their servers have not run
+    them. A server needs TF Text's operations, which `tensorflow/serving` has: its C++ core of December 2025 on
+    TensorFlow 2.21 has run exports, and they load in TensorFlow 2.12.1 with TF Text 2.12.1.
 
     Args:
-        folder: string or path. A model's base folder, as `saved_model` takes it, or a folder by `onnx`.
-        image: the image of TF Serving, pinned to a version.
-        storage_uri: where a cluster finds the base folder, e.g. `"gs://bucket/intents"`. Defaults to a placeholder.
-        overwrite: bool. Whether to replace files that are there; by default they stay as they are.
+        folder: string or path. A model's base directory, as given to `saved_model`, or a directory written by `onnx`.
+        image: string. The image of TF Serving, pinned to a version.
+        storage_uri: string. Where a cluster finds the base directory, e.g. `"gs://bucket/intents"`. Defaults to a
+            placeholder.
+        overwrite: bool. Whether to replace existing files. Defaults to `False`, which keeps them.
 
     Returns:
-        The paths written.
+        The paths of the files written.
 
     Raises:
-        ValueError: for a folder that is no export, or one for LiteRT.
+        ValueError: if the directory is not an export, or is one for LiteRT.
 
     Example:
 
@@ -69,7 +70,7 @@ def recipes(
     if described.get("format") == "onnx":
         texts, copies = _triton(folder, name, described)
     elif described.get("format") is not None:
-        remedy = "LiteRT runs within an app; export to `saved_model` or `onnx` for a server."
+        remedy = "LiteRT runs inside an app; for a server, export with `saved_model` or `onnx`."
         raise _check.invalid("folder", "an export by `saved_model` or `onnx`", str(folder), remedy)
     else:
         texts, copies = _serving(name, described, image, storage_uri), {}
@@ -89,11 +90,11 @@ def recipes(
 
 
 def _serving(name, described, image, storage_uri):
-    """The files beside a SavedModel by name."""
+    """Returns the files for a SavedModel by name."""
     inputs = list(described["signatures"]["serving_default"]["inputs"])
     values = {
         "name": name,
-        # As Kubernetes has names: RFC 1123.
+        # Kubernetes names follow RFC 1123.
         "dns_name": re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:50] or "model",
         "image": image,
         "storage_uri": storage_uri or f"gs://YOUR-BUCKET/{name}",
@@ -115,11 +116,11 @@ def _serving(name, described, image, storage_uri):
 
 
 def _triton(folder, name, described):
-    """The files of Triton's model repository by name, and the files that are copied into it."""
+    """Returns the files of Triton's model repository by name, and the files to copy into it."""
     signature = described["signatures"]["serving_default"]
     inputs, outputs = signature["inputs"], signature["outputs"]
     if not set(inputs) <= set(_COLUMNS):
-        remedy = "It is given words; export it by `saved_model`, which finds them in raw texts."
+        remedy = "It reads words; export it with `saved_model`, which splits raw texts into words."
         raise _check.invalid("folder", "an ONNX model that reads texts", str(folder), remedy)
     towers = len(next(iter(inputs.values()))["shape"]) == 3
     texts = 2 if towers or described["pairs"] else 1
@@ -149,7 +150,7 @@ def _triton(folder, name, described):
 
 
 def _tensors(kind, tensors):
-    """Tensors in the text format of Triton's configuration; the batch is left out of their sizes."""
+    """Returns tensors in the text format of Triton's configuration, which leaves the batch dimension out."""
     found = []
     for name, tensor in tensors.items():
         sizes = ", ".join("-1" if size is None else str(size) for size in tensor["shape"][1:])
@@ -158,5 +159,5 @@ def _tensors(kind, tensors):
 
 
 def _maps(kind, tensors):
-    """What an ensemble calls the tensors of a step; all keep their names."""
+    """Returns an ensemble's map for the tensors of a step; all keep their names."""
     return "\n".join(f'    {kind} {{ key: "{name}" value: "{name}" }}' for name in tensors)

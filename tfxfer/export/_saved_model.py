@@ -27,10 +27,10 @@ from tfxfer.export import (
 )
 
 _METHODS = {"classify": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
-# What is being written; TF Serving ignores folders whose names are not numbers.
+# The prefix of a version that is being written; TF Serving ignores directories whose names are not numbers.
 _TEMPORARY = ".export"
 _DAY = 24 * 60 * 60
-# Of usual lengths.
+# Texts of typical lengths.
 _EXAMPLES = (
     "Where is my card?",
     "I ordered a new card two weeks ago and it still has not arrived. What can I do about it?",
@@ -61,7 +61,7 @@ def saved_model(
     reference: Mapping[str, Any] | None = None,
     keep: int | None = None,
 ) -> Any:
-    """Writes a model as a SavedModel that TF Serving runs as it is: strings in, answers out.
+    """Writes a model as a SavedModel for TF Serving: strings in, answers out.
 
     | model | signature: inputs | outputs |
     |---|---|---|
@@ -71,99 +71,100 @@ def saved_model(
     | | `rank`: `query`, `documents` | `scores`, of the shape of `documents` |
     | | `search`, with an `index`: `query`, `k` | `ids`, `texts`, `scores`, each `(batch, max_k)`; see `max_k` |
     | `TextClassifier` | `classify`: `text` | `labels`, `scores`, `probabilities`, each `(batch, classes)` |
-    | | with a threshold or decisions | perhaps `in_scope`, bool `(batch,)`, and `set`, bool `(batch, classes)` |
+    | | with a threshold or decisions | also `in_scope`, bool `(batch,)`, or `set`, bool `(batch, classes)`, or both |
     | | `classify_examples`, for TF Serving's Classify API | `classes`, `scores` |
     | `TextRegressor` | `regress`: `text` | `outputs` `(batch, num_outputs)` |
     | `Reranker` | `regress`, `rank` on pairs | as above |
-    | | `regress_examples`, for its Regress API, of one output | `outputs` |
-    | these on `pairs` | as above, with `text_a`, `text_b` | as above |
-    | | `rank`, of two labels (the second counts) or one output | `scores` |
+    | | `regress_examples`, for the Regress API, with one output | `outputs` |
+    | these with `pairs` | as above, with `text_a`, `text_b` | as above |
+    | | `rank`, with two labels (the score is the second's) or one output | `scores` |
     | `SiameseClassifier` | `classify` on pairs, and its embedder's | as above |
-    | `MultiTask` | `<task>_<signature>` for those of each task, such as `intent_classify` | as above |
-    | with `explain=True` | `explain`: `text` | `words`, `attributions`, places, `score` and others |
+    | `MultiTask` | `<task>_<signature>` for each task's signatures, e.g. `intent_classify` | as above |
+    | with `explain=True` | `explain`: `text` | `words`, `attributions`, positions, `score` and others |
     | `SparseEmbedder` | `embed`: `text` | `token_ids`, `weights`, each `(batch, n)`; `counts` `(batch,)` |
     | `LateInteractionEmbedder` | `embed_document`, `embed_query`: `text` | `vectors` `(batch, n, dim)`; `counts` |
-    | both | `similarity`, `rank` | as above, by the model's own `similarity` |
-    | `TokenTagger` | `extract`: `text` | `labels`, `texts`, `scores`, places, each `(batch, n)`; `counts` `(batch,)` |
+    | both | `similarity`, `rank` | as above, with the model's own `similarity` |
+    | `TokenTagger` | `extract`: `text` | `labels`, `texts`, `scores`, positions, each `(batch, n)`; `counts` |
 
-    `serving_default` is the first of a model: `embed`, `classify` or `regress`. Texts are string `(batch,)`, `k` is
-    int32 `(batch,)`, outputs are float32, string or (ids) int64. The two APIs take `inputs`, serialized `tf.Example`s
-    with the features `text`, or `text_a` and `text_b`. `documents` is one text a row, `(batch,)`, the form that a
-    server may merge with other requests, or n texts for each query, `(batch, n)`. `labels` and `scores` go from the
-    likeliest class down, `probabilities` and `set` in the order of `assets/labels.txt`. `embed` and `similarity` use
-    the embedder's default prompt, `rank` and `search` the prompts for queries and documents that it has. `extract`
-    reads a text of any length, in windows; its places are `starts` and `ends` in code points, `byte_starts` and
-    `byte_ends` in bytes of UTF-8, and the columns behind the `counts[i]` entities of a text hold "", -1 and 0.
+    `serving_default` is a model's first signature: `embed`, `classify` or `regress`. Texts are string `(batch,)`, `k`
+    is int32 `(batch,)`, outputs are float32, string or (ids) int64. The Classify and Regress APIs take `inputs`,
+    serialized `tf.Example`s with the feature `text`, or `text_a` and `text_b`. `documents` is one text per row,
+    `(batch,)`, which a server may merge with other requests, or n texts per query, `(batch, n)`. `labels` and `scores`
+    start with the likeliest class; `probabilities` and `set` are in the order of `assets/labels.txt`. `embed` and
+    `similarity` use the embedder's default prompt, `rank` and `search` its prompts for queries and documents, if any.
+    `extract` reads a text of any length, in windows. Its positions are `starts` and `ends` in code points,
+    `byte_starts` and `byte_ends` in bytes of UTF-8; the columns after the `counts[i]` entities of a text hold "", -1
+    and 0.
 
-    What a classifier decides by (`calibrate`, `fit_decisions`, `threshold`) is in the graph, and answers as `classify`
-    does: probabilities are calibrated; `in_scope` is false where the model should not answer; `set` is the conformal
-    set, or with `multi_label` the labels that are given.
+    A classifier's decisions (`calibrate`, `fit_decisions`, `threshold`) are in the graph and match `classify`:
+    probabilities are calibrated; `in_scope` is false if the model should not answer; `set` is the conformal set, or the
+    assigned labels with `multi_label`.
 
-    The tokenizer is in the graph: a reader needs `tensorflow` and `tensorflow_text`, nothing of this package. A batch
-    is padded to its own longest text. Weights are stored once, whatever the number of signatures; no state grows. A
-    tensor of the wrong shape, columns of different lengths or a missing feature are an error of that request, and of
-    those that a server with batching has merged with it; no text is an error, whatever its bytes. The first 64 bytes of
-    a text for each token that the model takes are read, at least 32 KiB (`extract` reads all): a longer one costs no
-    more, and is answered as `predict` answers it unless those bytes hold fewer tokens than the model takes.
+    The tokenizer is in the graph: loading needs `tensorflow` and `tensorflow_text`, but not this package. A batch is
+    padded to its longest text. Weights are stored once for all signatures, and no state grows. A tensor of the wrong
+    shape, columns of different lengths or a missing feature fail the request, and those that a server with batching
+    merged with it. A text may hold any bytes. An export reads the first 64 bytes of a text for each token
+    that the model takes, and at least 32 KiB (`extract` reads all bytes): a longer text costs no more, and gets the
+    answer of `predict` unless those bytes hold fewer tokens than the model takes.
 
-    The version appears in one step: a server that watches `folder` never sees half of it, and exporters that run at the
-    same time get a number each. Beside the versions lie `README.md` with the exact calls, `models.config` and
-    `batching_parameters.txt`; the last two are written only where they are missing, so that changes by hand stay.
+    The version appears atomically: a server that watches `folder` never sees a partial version, and concurrent
+    exporters get different numbers. Next to the versions are `README.md` with the exact calls, `models.config` and
+    `batching_parameters.txt`; the last two are written only if they are missing, so your changes to them are kept.
     `assets.extra/tf_serving_warmup_requests` holds requests that the server runs before it answers the first one, and
-    `assets.extra/tfxfer.json` what `describe` reads. `assets.extra/canaries.json` holds the examples with the
-    numbers that the model gave for them here; `check.py` beside the versions asks a server the same and compares them
-    (see `check`).
+    `assets.extra/tfxfer.json` the description for `describe`. `assets.extra/canaries.json` holds the examples with the
+    model's outputs in this process; `check.py` next to the versions sends the examples to a server and compares its
+    answers (see `check`).
 
     Args:
-        model: a model of the table, with its preprocessor. Of a `Siamese` its embedder is written.
-        folder: string or path on the local disk. The model's base folder, named as the model is to be called; versions
-            are numbered folders in it.
-        version: int. Defaults to the next number, 1 in an empty folder.
-        pairs: bool. Whether a `TextClassifier` or `TextRegressor` was trained on two texts a row (a cross-encoder). Of
-            a `MultiTask`, the names of the tasks that were.
-        adapters: dict of name to a file by `freezing.save_adapters`, or a PEFT folder: sets of low-rank adapters on the
-            one backbone, with the heads that the files hold. `embed`, `classify` and `regress` then take a second
-            input, `adapter`, string `(batch,)`: the set of each row, or `""` for the model as it is. A row is computed
-            as the model with these adapters alone would. Other signatures are left out. For embedders, classifiers and
-            regressors without adapters of their own.
-        index: what `search` looks into: a `search.SemanticIndex` (`float32`, or `int8` with a cosine), the folder of a
-            saved one, or a dict of `texts`, and perhaps `ids` (ints or strings), `embeddings` and `similarity`. The
+        model: a model of the table, with its preprocessor. For a `Siamese`, its embedder is exported.
+        folder: string or path on the local disk. The model's base directory, whose name becomes the model's name;
+            versions are numbered subdirectories.
+        version: int. Defaults to the next number, 1 in an empty directory.
+        pairs: bool. Whether a `TextClassifier` or `TextRegressor` was trained on two texts per row (a cross-encoder).
+            For a `MultiTask`, the names of the tasks that were.
+        adapters: dict of name to a file written by `freezing.save_adapters`, or a PEFT directory: sets of low-rank
+            adapters on the shared backbone, with the heads in the files. `embed`, `classify` and `regress` then take a
+            second input, `adapter`, string `(batch,)`: the set of each row, or `""` for the model without adapters.
+            Each row gets the outputs of the model with only that set. Other signatures are left out. For embedders,
+            classifiers and regressors that have no adapters themselves.
+        index: the corpus of `search`: a `search.SemanticIndex` (`float32`, or `int8` with a cosine), the directory of a
+            saved one, or a dict of `texts`, and optionally `ids` (ints or strings), `embeddings` and `similarity`. The
             search is exact; its cost grows with the number of texts.
-        max_k: int. The most that `search` returns for a query, and the width of its outputs; those of an index with
-            fewer texts are as wide as it has texts (`describe(...)["index"]["max_k"]` says so). Defaults to 10.
-        explain: bool. Whether there is a signature `explain`, which says what each word of a text adds to the answer,
-            as `TextClassifier.explain` says it with its defaults (in words as coarse as the tokenizer allows: see
-            `docs/explain.md`). For classifiers and regressors of one text with the weights as they are. Off by
-            default: it makes the graph larger.
-        weights_dtype: `"bfloat16"` or `"int8"`: the backbone's matrices in half or about a quarter of the bytes, on
-            disk and in memory; each call turns them into floats. The 93 MB of all-MiniLM-L6-v2 become 48 and 27, the
-            least cosine of its vectors to the exact ones on STS-B is 0.99997 and 0.9991, and a call takes 4 to 10 ms
-            more on two cores, whatever its batch (`benchmarks/export.py`). Defaults to the weights as they are.
-        max_batch_size: int. Rows that the server computes at a time: of the batching config, where there is none yet,
-            and the most that a warm-up request holds. Defaults to what `folder/batching_parameters.txt` says, or 32.
-        warmup: which requests the server runs at each load before it answers. `"short"`: one short text for each
-            signature, and a batch of up to 8 for the first, so that every graph has run once. `"full"`: each signature
-            also with the longest of the examples, and with batches up to the largest; of several large models this
-            takes minutes. `"none"`: no requests, as with the server's `--enable_model_warmup=false`; the first call of
-            each signature is then slow. Defaults to `"short"`.
-        examples: list of usual texts, for warm-up, README and canaries; for pairs a tuple of two lists. Defaults to
-            short ones of the texts that `fit` got in this process, else to five of ours. They are written into the
-            folder: name others where texts must not get there.
-        metadata: dict of what is to be kept with the model, as far as JSON knows it: `preset`, `metrics`, `licence`
-            and the like. `describe` gives it back.
-        reference: what `evaluation.reference` says of typical texts and the model's answers to them. It is kept beside
-            the graph; `export.reference` reads it back, for `evaluation.drift` on the texts that the server is asked.
-        keep: int. How many versions stay in `folder`, this one and those before it, the newest first; a server unloads
-            those that are removed. Later versions always stay. By default all do.
+        max_k: int. The most results that `search` returns for a query, and the width of its outputs, which is limited
+            to the number of texts in the index (see `describe(...)["index"]["max_k"]`). Defaults to 10.
+        explain: bool. Whether to add a signature `explain`, which returns the contribution of each word to the answer,
+            as `TextClassifier.explain` does by default (with words as coarse as the tokenizer allows: see
+            `docs/explain.md`). For classifiers and regressors of one text, without `weights_dtype`. Defaults to
+            `False`, because it makes the graph larger.
+        weights_dtype: `"bfloat16"` or `"int8"`: stores the backbone's matrices in half or about a quarter of the bytes,
+            on disk and in memory; each call converts them to floats. The 93 MB of all-MiniLM-L6-v2 become 48 and 27,
+            the least cosine of its vectors to the exact ones on STS-B is 0.99997 and 0.9991, and a call takes 4 to 10
+            ms more on two cores, for any batch size (`benchmarks/export.py`). Defaults to the model's own dtype.
+        max_batch_size: int. Rows that the server computes at a time, for a new batching config, and the most rows of a
+            warm-up request. Defaults to the value in `folder/batching_parameters.txt`, or 32.
+        warmup: string. The requests that the server runs on each load before it answers. `"short"`: one short text for
+            each signature, and a batch of up to 8 for the first, so every graph runs once. `"full"`: also the longest
+            example for each signature, and batches up to the largest; this takes minutes for several large models.
+            `"none"`: no requests, as with the server's `--enable_model_warmup=false`; the first call of each signature
+            is then slow. Defaults to `"short"`.
+        examples: list of typical texts, for warm-up, README and canaries; for pairs, a tuple of two lists. Defaults to
+            short texts that `fit` received in this process, else to five built-in texts. They are written into the
+            directory: pass others if your texts must not appear there.
+        metadata: dict of JSON values to keep with the model: `preset`, `metrics`, `license` and the like. `describe`
+            returns it.
+        reference: the dict that `evaluation.reference` returned for typical texts and the model's answers. It is stored
+            next to the graph; `export.reference` reads it back, for `evaluation.drift` on texts sent to the server.
+        keep: int. Number of versions to keep in `folder`: this one and the newest before it. A server unloads removed
+            versions. Later versions are always kept. By default, all versions are kept.
 
     Returns:
-        The path of the folder written, e.g. `serving/sts/1`.
+        The path of the version's directory, e.g. `serving/sts/1`.
 
     Raises:
-        ValueError: for another kind of model, one without a preprocessor or with decisions that training has made
-            stale, a version that exists, an argument that the model has no use for, an index of another embedder or a
-            damaged one, batching parameters that the server could not read, a URL such as `gs://...` for a folder
-            (export locally and copy the version's folder), or a Keras backend other than TensorFlow.
+        ValueError: if the model is of another kind, has no preprocessor, or has decisions that training made stale; if
+            the version exists; if the model does not use an argument; if the index is damaged or of another embedder;
+            if the server could not read the batching parameters; if `folder` is a URL such as `gs://...` (export
+            locally and copy the version's directory); or if the Keras backend is not TensorFlow.
 
     Example:
 
@@ -180,7 +181,7 @@ def saved_model(
     if any(getattr(part, "is_for_saved_models_alone", False) for part in model.served_parts().values()):
         for argument, given in (("adapters", adapters), ("explain", explain), ("weights_dtype", weights_dtype)):
             if given:
-                expected = "left out for a model that reads the ids of tokens, or the whole table, besides its encoder"
+                expected = "left out for a model whose output also reads the token ids or the whole token table"
                 raise _check.invalid(argument, expected, given)
     if adapters is not None:
         for argument, given in (("index", index), ("weights_dtype", weights_dtype)):
@@ -199,8 +200,8 @@ def saved_model(
     if weights_dtype is not None:
         _check.one_of("weights_dtype", weights_dtype, _weights.DTYPES)
         if model.backbone.quantization is not None:
-            remedy = "Its weights are written in the few bits that they have"
-            raise _check.invalid("weights_dtype", "None for a model that was quantized", weights_dtype, remedy)
+            remedy = "Its quantized weights are exported unchanged."
+            raise _check.invalid("weights_dtype", "None for a quantized model", weights_dtype, remedy)
     _check.integer("max_batch_size", max_batch_size, optional=True)
     _check.integer("keep", keep, optional=True)
     _check.one_of("warmup", warmup, _warmup.KINDS)
@@ -215,7 +216,7 @@ def saved_model(
         index = _index.make(index, model.tower(), max_k)
     batch_size = _folder.batch_size(folder, max_batch_size)
     _disk.remove_parts(folder, _TEMPORARY, age=_DAY)
-    # Beside the versions, on the same disk, so that the rename is atomic.
+    # Next to the versions, on the same disk, so that the rename is atomic.
     with _disk.temporary_folder(_disk.part(folder, _TEMPORARY)) as temporary:
         signatures = _write(model, temporary, index, weights_dtype, pairs, sets, explain)
         details = {"pairs": pairs, "index": index, "weights_dtype": weights_dtype, "metadata": metadata}
@@ -236,19 +237,19 @@ def saved_model(
 
 
 def remove_old(folder, newest, keep):
-    """Removes the versions before one that was just written, but for the `keep - 1` newest of them.
+    """Removes the versions before the one just written, except the newest `keep - 1` of them.
 
-    Each leaves under a name that no server reads, before its files are removed.
+    Each version is first renamed to a name that no server reads, then its files are removed.
     """
     older = [path for number, path in _description.versions_in(folder).items() if number < int(newest.name)]
     for path in older[: max(len(older) - keep + 1, 0)]:
-        with contextlib.suppress(FileNotFoundError):  # another exporter was faster
+        with contextlib.suppress(FileNotFoundError):  # another exporter removed it first
             hidden = path.rename(_disk.part(folder, _TEMPORARY))
             shutil.rmtree(hidden, ignore_errors=True)
 
 
 def check_model(model, pairs, index):
-    """Raises for what cannot be exported; returns whether the model itself takes pairs."""
+    """Raises if the model cannot be exported; returns whether the model itself takes pairs."""
     _check.instance("model", model, models.TextTask, "a task model of `tfxfer.models`, or a subclass of yours")
     parts = model.served_parts()
     if any(part.preprocessor is None for part in parts.values()):
@@ -272,7 +273,7 @@ def check_model(model, pairs, index):
     if pairs and "vectors" in kinds and not kinds & {"classes", "values"}:
         raise _check.invalid("pairs", "False for an embedder, which has `similarity` and `rank`", pairs)
     if index is not None and "search" not in kinds:
-        raise _check.invalid("index", f"None for a {type(model).__name__}, which gives no vectors", index)
+        raise _check.invalid("index", f"None for a {type(model).__name__}, which returns no vectors", index)
     if len(parts) > 1:
         if index is not None and model.tower() is model:
             raise _check.invalid(
@@ -283,7 +284,7 @@ def check_model(model, pairs, index):
 
 
 def seen(model, pairs):
-    """Returns texts that the model trained on in this process, in the form of `examples`; `None` for none."""
+    """Returns texts that the model trained on in this process, in the form of `examples`; `None` without any."""
     texts = model.example_texts
     if isinstance(texts, tuple):
         return texts[:2] if pairs else texts[0]
@@ -291,7 +292,7 @@ def seen(model, pairs):
 
 
 def example_rows(examples, pairs):
-    """Returns `(first text, second text)` rows; where the model takes one text, the second is the next row's."""
+    """Returns `(first text, second text)` rows; if the model takes one text, the second is the next row's."""
     if examples is None:
         examples = _EXAMPLES
     elif pairs:
@@ -311,7 +312,7 @@ def _free_version(folder, version):
 
 
 def _write(model, path, index, weights_dtype, pairs, sets, explain):
-    """Writes graph and variables; returns the signatures."""
+    """Writes the graph and variables; returns the signatures."""
     with tempfile.TemporaryDirectory() as scratch:
         labels_files = []
         for name, part in model.served_parts().items():
@@ -336,7 +337,7 @@ def _write(model, path, index, weights_dtype, pairs, sets, explain):
 
 
 def _write_extra(path, description, requests):
-    """Writes description and warm-up requests."""
+    """Writes the description and the warm-up requests."""
     extra = path / "assets.extra"
     extra.mkdir()
     _disk.write_json(extra / _description.FILE.name, description)
@@ -345,7 +346,7 @@ def _write_extra(path, description, requests):
 
 
 def _publish(temporary, folder, version):
-    """Gives a finished folder its number, the next one that is free where none was asked for."""
+    """Renames a finished directory to its version number, by default the next free one."""
     while True:
         number = version or max(_description.versions_in(folder), default=0) + 1
         try:
@@ -353,4 +354,4 @@ def _publish(temporary, folder, version):
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
-            _free_version(folder, version)  # raises where the number was asked for
+            _free_version(folder, version)  # raises if the caller asked for this number

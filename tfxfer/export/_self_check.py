@@ -1,9 +1,9 @@
-"""Asks a running server the canaries of an export, and compares its answers with those that the export holds.
+"""Sends the canaries of an export to a running server, and compares its answers with those in the export.
 
     python3 check.py http://localhost:8501
 
-This file needs Python alone, 3.10 or later. It lies beside the versions of an export; `tfxfer.export.check` is the same
-as a function.
+This file needs only Python, 3.10 or later. An export has it next to its versions; `tfxfer.export.check` is the same
+function.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ def check(
     tolerance: float = TOLERANCE,
     timeout: float = 60.0,
 ) -> dict[str, Any]:
-    """Asks a server the canaries of an export, and compares its answers with those that the export holds.
+    """Sends the canaries of an export to a server, and compares its answers with those in the export.
 
-    A canary is a text whose vectors and probabilities were written into the export by the process that made it. A
-    server that answers otherwise runs another version, a damaged file, or a build that computes wrongly. Numbers alone
-    are compared; labels and ids follow from them, and may change places where two are equal to rounding.
+    A canary is a text whose vectors and probabilities the exporting process wrote into the export. A server whose
+    answers differ runs another version, a damaged file, or a build that computes incorrectly. Only numbers are
+    compared: labels and ids follow from them, and may swap if two numbers are equal up to rounding.
 
     Args:
-        folder: string or path. The model's base folder, with the numbered versions in it.
-        url: string. The server's REST API.
-        name: string. The model's name on the server. Defaults to that of `models.config`, the folder's.
-        version: int. The version that is asked for. Defaults to the newest one in the folder.
+        folder: string or path. The model's base directory, which holds the numbered versions.
+        url: string. The server's REST API. Defaults to `"http://localhost:8501"`.
+        name: string. The model's name on the server. Defaults to the name in `models.config`, else the directory's.
+        version: int. The version to check. Defaults to the newest one in the directory.
         tolerance: float. The largest difference of a number that passes. Defaults to 0.001: a GPU in TF32 differs by
             about that much, another CPU by 1e-5.
-        timeout: float. Seconds to wait for an answer.
+        timeout: float. Seconds to wait for an answer. Defaults to 60.
 
     Returns:
-        A dict: `ok`, whether all is as it should be; `version`; and `signatures`, a dict of name to a dict: `ok`,
-        `largest_difference`, and `error`, a string, or `None`.
+        A dict: `ok`, whether all signatures pass; `version`; and `signatures`, a dict of name to a dict of `ok`,
+        `largest_difference`, and `error`, a string or `None`.
 
     Raises:
-        ValueError: for a folder without versions or canaries.
+        ValueError: if the directory has no versions or no canaries.
 
     Example:
 
@@ -79,7 +79,7 @@ def check(
 
 
 def _name(folder):
-    """The name in `models.config`, which the server has read; or else the folder's."""
+    """Returns the name in `models.config`, which the server reads, else the directory's name."""
     config = folder / "models.config"
     for line in config.read_text(encoding="utf-8").splitlines() if config.is_file() else ():
         key, _, value = line.partition(":")
@@ -89,7 +89,7 @@ def _name(folder):
 
 
 def _asked(path, body, timeout):
-    """Returns the predictions of a REST call, a list with one for each row."""
+    """Returns the predictions of a REST call, a list with one entry per row."""
     request = urllib.request.Request(path, json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
@@ -103,10 +103,10 @@ def _asked(path, body, timeout):
 
 
 def _largest_difference(rows, outputs):
-    """The largest difference between the numbers of an answer and those that are expected.
+    """Returns the largest difference between the numbers of an answer and the expected numbers.
 
     Args:
-        rows: the predictions: dicts of the outputs, or their values where there is one output.
+        rows: the predictions: dicts of the outputs, or the values if there is only one output.
         outputs: dict of name to the numbers of each row.
     """
     largest = 0.0
@@ -122,19 +122,19 @@ def _largest_difference(rows, outputs):
 
 
 def _flat(value):
-    """The numbers in nested lists; raises where something else is there."""
+    """Flattens nested lists of numbers; raises if they hold anything else."""
     if isinstance(value, list):
         return [number for each in value for number in _flat(each)]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{value!r} where a number should be")
+        raise ValueError(f"{value!r} instead of a number")
     return [float(value)]
 
 
 def main():
-    """Checks the export that this file lies in; exits with 1 where something differs."""
+    """Checks the export that contains this file; exits with 1 if anything differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url", nargs="?", default="http://localhost:8501", help="the server's REST API")
-    parser.add_argument("--name", help="the model's name on the server, by default that in models.config")
+    parser.add_argument("--name", help="the model's name on the server, by default the one in models.config")
     parser.add_argument("--version", type=int, help="by default the newest version in this folder")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="the largest difference that passes")
     arguments = parser.parse_args()

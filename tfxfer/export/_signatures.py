@@ -1,7 +1,7 @@
-"""What an export answers: for each kind of model its signatures.
+"""The signatures of an export, for each kind of model.
 
-Dimension 0 of every input and output is the batch, so that a server may merge the rows of several requests into one
-batch and part them again; nothing in a row's answer depends on its neighbours.
+Dimension 0 of every input and output is the batch, so a server may merge the rows of several requests into one batch
+and split them again. A row's answer does not depend on the other rows.
 """
 
 import dataclasses
@@ -18,17 +18,17 @@ from tfxfer.data import _inference
 from tfxfer.export import _adapters, _explain, _extract, _weights
 
 TEXT = tf.TensorSpec([None], tf.string)
-# Any shape: one document a row, or several.
+# Any shape: one document per row, or several.
 DOCUMENTS = tf.TensorSpec(None, tf.string)
 COUNT = tf.TensorSpec([None], tf.int32)
 DEFAULT = "serving_default"
-# Bytes of a text that are read: at least so many, and so many for each token that the model takes. What lies behind is
-# cut off before tokenising, which takes time that grows with the square of the length for some texts (one unknown
-# word of 5 MB is minutes in SentencePiece), and gigabytes of memory.
+# Bytes of a text that are read: a minimum, and a number for each token that the model takes. The rest is cut off before
+# tokenization, whose time grows with the square of the length for some texts (one unknown word of 5 MB takes minutes in
+# SentencePiece) and whose memory reaches gigabytes.
 LEAST_BYTES, BYTES_PER_TOKEN = 32_768, 64
-# TF Serving's own names for its Classify and Regress API.
+# TF Serving's own name for the input of its Classify and Regress APIs.
 EXAMPLES = "inputs"
-# More numbers than this in a value are not written out in a README.
+# A README abbreviates values with more numbers than this.
 _MANY = 16
 
 
@@ -38,12 +38,12 @@ class Signature:
 
     Attributes:
         function: a concrete function from named tensors to a dict of tensors.
-        purpose: string. What it answers, for people.
-        roles: dict of the name of an input, or of a feature of the Classify and Regress API, to what it holds:
+        purpose: string. What it answers, for readers of the README.
+        roles: dict of the name of an input, or of a feature of the Classify and Regress APIs, to its content:
             `"first"` and `"second"` for the texts of a pair, `"one"` for a text that all rows share, `"count"`, or the
-            `data.Column` of an input that is no text.
-        api: the part of TF Serving's API that it is for: `"predict"`, `"classify"` or `"regress"`.
-        warms_up: bool. Whether warm-up requests hold batches of it, and not one text alone.
+            `data.Column` of an input that is not a text.
+        api: string. The TF Serving API that calls it: `"predict"`, `"classify"` or `"regress"`.
+        warms_up: bool. Whether warm-up requests include batches for it, in addition to one text.
     """
 
     function: Any
@@ -53,7 +53,7 @@ class Signature:
     warms_up: bool = True
 
     def values(self, rows):
-        """Returns what a call holds for rows `(first text, second text)`: dict of name to list."""
+        """Returns the inputs of a call for rows `(first text, second text)`: a dict of name to list."""
         columns = {
             "first": [first for first, _ in rows],
             "second": [second for _, second in rows],
@@ -73,7 +73,7 @@ class Signature:
         return {EXAMPLES: [_example(values, row) for row in zip(*values.values(), strict=True)]}
 
     def dtype(self, name):
-        """Returns the dtype of an input that is neither a text nor numbers as Python has them; else `None`."""
+        """Returns the dtype of an input that needs an explicit one; `None` for texts and Python's number types."""
         role = self.roles[name]
         if isinstance(role, str) or isinstance(role, data.CategoryColumn):
             return None
@@ -85,13 +85,13 @@ class Signature:
         return value if dtype is None else np.array(value, dtype)
 
     def answer(self, rows):
-        """Returns what the function gives for some rows, as arrays."""
+        """Returns the function's outputs for some rows, as arrays."""
         inputs = {name: tf.constant(value) for name, value in self.request(rows).items()}
         return {name: value.numpy() for name, value in self.function(**inputs).items()}
 
 
 class Zeros(list):
-    """Nested lists of zeros that are written in short: `[[0] * 3] * 8`."""
+    """Nested lists of zeros with a short `repr`: `[[0] * 3] * 8`."""
 
     def __init__(self, shape):
         self._shape = shape
@@ -106,7 +106,7 @@ class Zeros(list):
 
 
 def _example_values(column, count):
-    """Values that a column could hold, for warm-up and examples."""
+    """Returns values that a column accepts, for warm-up and examples."""
     if isinstance(column, data.CategoryColumn):
         return [str(column.names[i % len(column.names)]) for i in range(count)]
     spec = column.spec()
@@ -125,14 +125,14 @@ def _example(names, texts):
 
 
 class Served(tf.Module):
-    """What is written: the variables once, the tokenizer's tables, and what an index and labels need.
+    """The module that is saved: the variables (once), the tokenizer's tables, the index and the label files.
 
     Args:
         model: a task model with its preprocessor.
         weights_dtype: see `Weights`.
-        index: `None`, or the `Index` that `search` looks into.
+        index: the `Index` that `search` reads, or `None`.
         labels_files: list of paths of files that become assets.
-        adapters: `None`, or the `Adapters` that rows choose from.
+        adapters: the `Adapters` that rows choose from, or `None`.
     """
 
     def __init__(self, model, weights_dtype=None, index=None, labels_files=(), adapters=None):
@@ -152,7 +152,7 @@ class Served(tf.Module):
         self._labels_files = [tf.saved_model.Asset(str(path)) for path in labels_files]
 
     def signatures(self, pairs, explain=False):
-        """Returns a dict of name to `Signature`, the model's own one first, and on request `explain` as the last."""
+        """Returns a dict of name to `Signature`, the model's own first, and on request `explain` last."""
         model = self._model.value
         found = {}
         for asked in model.signatures(pairs):
@@ -175,28 +175,28 @@ class Served(tf.Module):
             return explained(tf.strings.substr(_rows(text), 0, most))
 
         purpose = (
-            "The words of each text, in its order, with what each adds to `score`, the number that is explained, by "
-            f"integrated gradients with {_explain.STEPS} points: `attributions` sum to `score` - `baseline`, but for "
-            "`error` and special tokens. For a classifier that is the log-odds of the likeliest label, `label`. Row i "
-            'has `counts[i]` words; the columns behind hold "", -1 and 0, and there are a multiple of 16. '
-            "`starts` and `ends` are code points, `byte_starts` and `byte_ends` bytes of UTF-8. A request takes some "
-            f"{3 * _explain.STEPS} times as long as one for the answer alone."
+            "The words of each text, in order, with the contribution of each to `score`, the explained number, from "
+            f"integrated gradients with {_explain.STEPS} points: `attributions` sum to `score` - `baseline`, up to "
+            "`error` and special tokens. For a classifier, `score` is the log-odds of the likeliest label, `label`. "
+            'Row i has `counts[i]` words; later columns hold "", -1 and 0, and the number of columns is a multiple of '
+            "16. `starts` and `ends` are code points, `byte_starts` and `byte_ends` bytes of UTF-8. A request takes "
+            f"about {3 * _explain.STEPS} times as long as one for the answer alone."
         )
         return Signature(_traced(explain, TEXT), purpose, {"text": "first"}, warms_up=False)
 
     def vectors(self, model, prompt):
-        """Returns the function from texts `(n,)`, and perhaps sets of adapters, to vectors `(n, dim)`.
+        """Returns the function from texts `(n,)`, and optionally sets of adapters, to vectors `(n, dim)`.
 
-        A prompt is set before each text.
+        It prepends a prompt to each text.
 
-        All prompts share one graph function, unless the pooling leaves their tokens out: then there is one for each
+        All prompts share one graph function, unless the pooling excludes their tokens: then there is one for each
         number of tokens.
         """
         run = self.encoder(model, prompt)
         return lambda texts, *sets: run(_join(prompt, texts), *sets)
 
     def encoder(self, model, prompt=""):
-        """Returns the graph function from whole texts to vectors that `vectors` calls."""
+        """Returns the graph function from texts, prompts included, to vectors that `vectors` calls."""
         embedder = model.tower()
         length = embedder.prompt_length(prompt)
         functions = self._functions.value
@@ -207,7 +207,7 @@ class Served(tf.Module):
         return functions[key]
 
     def side(self, model, forward=None):
-        """Returns the graph function from texts to a model's outputs, or those of what computes in its place."""
+        """Returns the graph function from texts to the outputs of a model, or of `forward` instead."""
         functions = self._functions.value
         key = (id(model), "side", id(forward))
         if key not in functions:
@@ -217,7 +217,7 @@ class Served(tf.Module):
     def outputs(self, model, pairs, forward=None):
         """Returns (specs, roles, function): the raw inputs of a task, and the function from them to its outputs.
 
-        `forward` computes in the model's place, on its layers.
+        `forward` replaces the model's computation; it uses the model's layers.
         """
         forward = model if forward is None else forward
         columns = model.prediction_columns()
@@ -254,7 +254,7 @@ class Served(tf.Module):
         return specs, roles, function
 
     def _towers(self, model, forward):
-        """The outputs over separate texts of a model, or of what computes in its place, on the vectors of its tower."""
+        """Returns the function from two texts to the outputs of `forward`, computed from the vectors of its tower."""
         encode = self.encoder(model)
         towers = model.get_layer("towers").output
         above = tf.identity if towers is forward.output else keras.Model(towers, forward.output, name="above")
@@ -266,12 +266,12 @@ class Served(tf.Module):
         return run
 
     def _text_function(self, model, count, forward):
-        """Returns the function from `count` string tensors `(n,)` to what a model gives, float32 `(n, ...)`.
+        """Returns the function from `count` string tensors `(n,)` to a model's outputs, float32 `(n, ...)`.
 
-        Where rows choose among adapters, their names are one tensor more.
+        If rows choose among adapters, the names of their sets are an additional tensor.
 
-        It is one graph function, whatever the number of signatures that call it. `forward` computes in the model's
-        place, on its layers.
+        It is one graph function, which all signatures share. `forward` replaces the model's computation; it uses the
+        model's layers.
         """
         most = text_bytes(model)
 
@@ -289,19 +289,19 @@ class Served(tf.Module):
         return _traced(run, *[TEXT] * (count + (self._adapters is not None)))
 
     def _computed(self, model, forward, inputs):
-        """The outputs for a batch, with the same bits whatever its number of rows."""
+        """Returns the outputs for a batch; their bits do not depend on the number of rows."""
         count = tf.shape(tf.nest.flatten(inputs)[0])[0]
         outputs = self._weights(forward, _inference.whole(inputs, model._row_multiple()))
         return tf.nest.map_structure(lambda values: values[:count], outputs)
 
 
 def labels_of(model):
-    """Returns the class names that a model's own signature answers with; `None` without, and of several tasks."""
+    """Returns the class names of a model's own signature; `None` without classes or for several tasks."""
     return model.served_model().signatures()[0].labels if len(model.served_parts()) == 1 else None
 
 
 def text_bytes(model):
-    """Returns how many bytes of a text an export reads; `None` for all. Of several tasks, the most."""
+    """Returns the number of bytes of a text that an export reads; `None` for all. The maximum over several tasks."""
     parts = model.served_parts()
     if len(parts) > 1:
         found = [text_bytes(part) for part in parts.values()]
@@ -314,11 +314,11 @@ def text_bytes(model):
 def input_names(columns):
     """Returns the names of an export's inputs: a dict of column to name.
 
-    TensorFlow takes ASCII letters, digits and underscores, a letter first, and no keyword of Python: `class` becomes
-    `class_`, `star rating` becomes `star_rating`, and `2nd` becomes `column_2nd`.
+    TensorFlow accepts ASCII letters, digits and underscores, starting with a letter, and no Python keywords: `class`
+    becomes `class_`, `star rating` becomes `star_rating`, and `2nd` becomes `column_2nd`.
 
     Raises:
-        ValueError: where two columns would have one name.
+        ValueError: if two columns would get the same name.
     """
     found = {}
     for column in columns:
@@ -333,17 +333,17 @@ def input_names(columns):
 
 
 def _traced(compute, *specs):
-    # The concrete function: a `tf.function` is traced anew after its first call, and each trace would be written.
+    # The concrete function: a `tf.function` is traced again after its first call, and each trace would be saved.
     return tf.function(compute, input_signature=specs, autograph=False).get_concrete_function()
 
 
 def _rows(values):
-    """Fails where a request's tensor is not `(n,)`: the server holds no shape against the signature's."""
+    """Fails if a request's tensor is not `(n,)`: the server does not check shapes against the signature."""
     return tf.ensure_shape(values, [None])
 
 
 def _same_length(first, second, names):
-    """Returns both tensors; fails where their lengths differ, before anything is computed of them."""
+    """Returns both tensors; fails if their lengths differ, before anything is computed from them."""
     message = f"{names} must have one length"
     same = tf.debugging.assert_equal(tf.shape(first)[0], tf.shape(second)[0], message=message)
     with tf.control_dependencies([same]):
@@ -351,7 +351,7 @@ def _same_length(first, second, names):
 
 
 def _parse(examples, features):
-    """Returns string features of serialized `tf.Example`s, in order; one that is missing is an error."""
+    """Returns string features of serialized `tf.Example`s, in order; a missing feature is an error."""
     parsed = tf.io.parse_example(_rows(examples), {name: tf.io.FixedLenFeature([], tf.string) for name in features})
     return [parsed[name] for name in features]
 
@@ -364,7 +364,7 @@ def _batch_spec(spec):
 
 
 def _named(function, specs):
-    """A concrete function of named inputs out of one of positions."""
+    """Makes a concrete function with named inputs from one with positional inputs."""
     named = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in specs.items()}
 
     def call(**inputs):
@@ -404,7 +404,7 @@ def _unit_vectors(run, columns):
 def _cosines(served, model, prompts):
     """Returns the function from two columns of texts `(n,)` to the cosines of their rows `(n,)`.
 
-    A text that stands in several rows is encoded once.
+    A text that occurs in several rows is encoded once.
     """
     runs = [served.encoder(model, prompt) for prompt in prompts]
 
@@ -434,9 +434,9 @@ def _vectors(served, model, asked, pairs):
 
 
 def _compared(served, model, asked):
-    """Returns the function from two columns of texts `(n,)` to the scores of their rows that a task's `compare` gives.
+    """Returns the function from two columns of texts `(n,)` to the scores of their rows, from a task's `compare`.
 
-    A text that stands in several rows of a column is encoded once.
+    A text that occurs in several rows of a column is encoded once.
     """
     runs = [served.side(model, forward) for forward in asked.sides]
 
@@ -478,9 +478,9 @@ def _rank(served, model, asked, pairs):
         return {"scores": tf.reshape(score(queries, flat), tf.shape(documents))}
 
     purpose = asked.purpose or (
-        "How well each document goes with the query of its row; larger is better. `documents` holds one text a row, or "
-        "`(batch, n)` texts, n for each query; `scores` has its shape. A server with batching merges rows of one text, "
-        "but of requests with lists that arrive together all must have the same n, or all fail."
+        "How well each document matches the query of its row; larger is better. `documents` holds one text per row, or "
+        "`(batch, n)` texts, n for each query; `scores` has the same shape. A server with batching merges rows of one "
+        "text; requests with lists that arrive together must all have the same n, or all fail."
     )
     roles = {"query": "one", "documents": "second"}
     return {asked.name: Signature(_traced(rank, TEXT, DOCUMENTS), purpose, roles)}
@@ -496,7 +496,7 @@ def _search(served, model, asked, pairs):
         return index.search(encode(query), k)
 
     purpose = asked.purpose or (
-        f"The texts of the index nearest to each query, the best first. All outputs have {index.max_k} columns; from "
+        f"The texts of the index nearest to each query, best first. All outputs have {index.max_k} columns; from "
         f"column `k` on they hold id {index.no_id!r}, score 0 and text ''. A `k` above {index.max_k} counts as "
         f"{index.max_k}, one below 0 as 0."
     )
@@ -507,7 +507,7 @@ def _search(served, model, asked, pairs):
 
 
 def _renamed(model):
-    """Says which inputs have other names than their columns."""
+    """Returns a remark on the inputs whose names differ from their columns."""
     names = input_names(model.input_columns())
     shown = [f"`{name}` is the column {column!r}" for column, name in names.items() if column != name]
     return f" ({'; '.join(shown)}.)" if shown else ""
@@ -534,7 +534,7 @@ def _classes(served, model, asked, pairs):
             labels, scores, _ = ordered(outputs(*_parse(inputs, specs)))
             return {"classes": labels, "scores": scores}
 
-        purpose = "The same by TF Serving's Classify API."
+        purpose = "The same with TF Serving's Classify API."
         found[f"{asked.name}_examples"] = Signature(_traced(classify_examples, TEXT), purpose, roles, asked.api)
     return found
 
@@ -554,7 +554,7 @@ def _values(served, model, asked, pairs):
         def values_examples(inputs):
             return values(*_parse(inputs, specs))
 
-        purpose = "The same by TF Serving's Regress API."
+        purpose = "The same with TF Serving's Regress API."
         found[f"{asked.name}_examples"] = Signature(_traced(values_examples, TEXT), purpose, roles, asked.api)
     return found
 
@@ -567,13 +567,14 @@ def _entities(served, model, asked, pairs):
         return extract(_rows(text))
 
     purpose = asked.purpose or (
-        "The words of each text with their tags: as `extract`, every word being an entity, and its tag the label."
+        "The words of each text with their tags: the outputs of `extract`, with every word an entity and its tag the "
+        "label."
         if asked.kind == "tags"
-        else "The entities of each text, in its order: `labels`, `texts` and `scores`, the probability of exactly this "
+        else "The entities of each text, in order: `labels`, `texts` and `scores`, the probability of exactly this "
         "entity; `starts` and `ends` in code points, `byte_starts` and `byte_ends` in bytes of UTF-8. Row i has "
-        '`counts[i]` of them; the columns behind hold "", -1 and 0, and there are a multiple of 16. A text of any '
-        "length is read. A request of more rows than the server computes at a time must not mix texts of more than 16 "
-        "entities with others."
+        '`counts[i]` of them; later columns hold "", -1 and 0, and the number of columns is a multiple of 16. A text '
+        "may have any length. A request of more rows than the server computes at a time must not mix texts of more "
+        "than 16 entities with others."
     )
     return {asked.name: Signature(_traced(entities, TEXT), purpose, {"text": "first"})}
 

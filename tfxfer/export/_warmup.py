@@ -1,7 +1,7 @@
 """TF Serving's warm-up file, written without TF Serving.
 
-The file is a TFRecord of `tensorflow.serving.PredictionLog`. Every field on the way to a request is a message or a
-string, so that the wire format is numbers, lengths and contents; the numbers are those of the published protos
+The file is a TFRecord of `tensorflow.serving.PredictionLog`. Every field on the path to a request is a message or a
+string, so the wire format consists of numbers, lengths and contents. The numbers come from the published protos
 (tensorflow/serving, apis/prediction_log.proto, predict.proto, classification.proto, regression.proto, input.proto,
 model.proto). A test reads the result with the protos of `tensorflow-serving-api`.
 """
@@ -9,7 +9,7 @@ model.proto). A test reads the result with the protos of `tensorflow-serving-api
 import tensorflow as tf
 
 FILE = "tf_serving_warmup_requests"
-# More records than this, and the server refuses the model.
+# With more records than this, the server rejects the model.
 MAX_RECORDS = 1000
 # Fields of PredictionLog.
 _LOGS = {"classify": 2, "regress": 3, "predict": 6}
@@ -20,16 +20,16 @@ _INPUT, _EXAMPLE_LIST, _EXAMPLES = 2, 1, 1  # of ClassificationRequest and Regre
 
 
 KINDS = ("short", "full", "none")
-# Rows of the one batch of a short warm-up.
+# Rows of the batch in a short warm-up.
 _FEW = 8
 
 
 def requests(kind, signatures, rows, batch_size):
-    """Returns what `write` takes.
+    """Returns the requests for `write`.
 
     Args:
-        kind: one of `KINDS`. `"short"`: a short row for each signature, and a batch of them for the first; `"full"`:
-            for each signature a row, the longest one, and batches up to the largest.
+        kind: one of `KINDS`. `"short"`: a short row for each signature, and a batch of short rows for the first;
+            `"full"`: for each signature a row, the longest row, and batches up to the largest.
         signatures: dict of name to `Signature`; the first is the default one.
         rows: list of example rows, tuples of texts.
         batch_size: int. The most rows of a request.
@@ -60,8 +60,8 @@ def write(path, requests):
     Args:
         path: the file, `assets.extra/tf_serving_warmup_requests` in a version's folder.
         requests: list of `(api, signature, inputs)`: `"predict"`, `"classify"` or `"regress"`, the signature's name,
-            and a dict of input name to a list; for the last two the only list holds serialized `tf.Example`s. No more
-            than `MAX_RECORDS` are written.
+            and a dict of input name to a list; for `"classify"` and `"regress"` the only list holds serialized
+            `tf.Example`s. At most `MAX_RECORDS` are written.
     """
     with tf.io.TFRecordWriter(str(path)) as writer:
         for api, signature, inputs in requests[:MAX_RECORDS]:
@@ -82,7 +82,7 @@ def log(api, signature, inputs):
 
 
 def _field(number, content):
-    """A field of a message: its number and the wire type 2 (what has a length), the length, the content."""
+    """Encodes a field of a message: its number with wire type 2 (length-delimited), its length, its content."""
     return _varint(number << 3 | 2) + _varint(len(content)) + content
 
 

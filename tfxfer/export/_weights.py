@@ -1,38 +1,38 @@
-"""A model's weights as an export stores them: each once, in full or in a small dtype."""
+"""The weights of an export: each stored once, in full or in a small dtype."""
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 DTYPES = ("bfloat16", "int8")
-# Numbers that share a scale. With one scale a column, vectors of all-MiniLM-L6-v2 are several times as far off; the
-# scales, in float16, add a sixteenth.
+# Numbers that share a scale. With one scale per column, the error of all-MiniLM-L6-v2's vectors is several times as
+# large. The scales, in float16, add a sixteenth to the size.
 GROUP = 32
-# Fewer numbers to a scale would save little over float32.
+# Fewer numbers per scale would save little over float32.
 _LEAST_GROUP = 8
 
 
 class Untracked:
-    """Hides a value from a `tf.Module`'s tracking, so that what it holds is not saved a second time."""
+    """Hides a value from a `tf.Module`'s tracking, so that its variables are not saved a second time."""
 
     def __init__(self, value):
         self.value = value
 
 
 class Weights(tf.Module):
-    """Holds the variables that are written, and runs a model on them.
+    """Holds the variables to save, and runs a model on them.
 
     `model.export` stores every weight twice (keras issue 23553); a module that tracks the variables themselves does
     not.
 
-    With a small dtype the matrices of the backbone are stored as bfloat16, or as int8 in groups of 32 with a scale
-    each; they become float32 again wherever they are used. Vectors (biases, layer norms) and the head stay as they are.
-    Of the token table only the rows of the tokens at hand are turned into floats: it is half of a small encoder.
+    With a small dtype, the matrices of the backbone are stored as bfloat16, or as int8 in groups of 32 with a scale
+    each, and converted to float32 on use. Vectors (biases, layer norms) and the head keep their dtype. Only the rows of
+    the token table for the tokens in the batch are converted, because the table is half of a small encoder.
 
     Args:
         model: a task model.
         dtype: `None`, `"bfloat16"` or `"int8"`.
-        left_out: function of a weight: whether it is stored elsewhere. By default none is.
+        left_out: function of a weight that returns whether it is stored elsewhere. By default, none is.
     """
 
     def __init__(self, model, dtype=None, left_out=lambda weight: False):
@@ -52,7 +52,7 @@ class Weights(tf.Module):
         self._tables = Untracked({id(weight) for weight in by_token} & chosen)
 
     def __call__(self, model, x):
-        """Returns what a model, or a part of it, gives for a batch of ids, in float32."""
+        """Returns the output of a model, or of a part of it, for a batch of ids, in float32."""
         if not self._small:
             return tf.cast(model(x, training=False), tf.float32)
         tokens, tables = None, self._tables.value
@@ -76,12 +76,12 @@ def _is_matrix(weight, dtype):
 
 
 def _of_tokens(backbone):
-    """The weights that have a row for each token of the vocabulary."""
+    """Returns the weights with a row for each token of the vocabulary."""
     return [w for w in backbone.token_embedding.weights if w.shape[0] == backbone.vocabulary_size]
 
 
 def _group(size):
-    """The largest divisor of `size` that is no larger than `GROUP`."""
+    """Returns the largest divisor of `size` up to `GROUP`."""
     return next(group for group in range(GROUP, 0, -1) if size % group == 0)
 
 
@@ -93,7 +93,7 @@ def _stored(weight, dtype):
     grouped = values.reshape(*values.shape[:-1], -1, _group(values.shape[-1]))
     exact = np.abs(grouped).max(axis=-1, keepdims=True) / 127
     scale = exact.astype("float16")
-    # Rounded up, so that the largest number of a group still fits; 1 where all of them are 0.
+    # Rounded up, so that the largest number of a group still fits; 1 if all of them are 0.
     scale = np.where(scale < exact, np.nextafter(scale, np.float16("inf")), scale)
     scale = np.where(exact > 0, scale, np.float16(1))
     codes = np.clip(np.rint(grouped / scale.astype("float32")), -127, 127).astype("int8")
@@ -101,7 +101,7 @@ def _stored(weight, dtype):
 
 
 def _restored(stored, variable):
-    """Returns the numbers of a weight, or of rows of it, in the weight's own dtype and shape."""
+    """Returns the numbers of a weight, or of some of its rows, in the weight's own dtype and shape."""
     values = tf.cast(stored[0], tf.float32)
     if len(stored) == 2:
         values *= tf.cast(stored[1], tf.float32)

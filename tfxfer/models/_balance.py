@@ -1,4 +1,4 @@
-"""Losses of several tasks against one another: learned weights, and gradients that conflict."""
+"""Balance between the losses of several tasks: learned weights and conflicting gradients."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,16 +9,16 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("tfxfer")
 class UncertaintyWeights(keras.layers.Layer):
-    """Weighs the loss of each task by a variance that is learned with the model.
+    """Weights the loss of each task by a learned variance.
 
         loss of a step = sum over its tasks of  exp(-s) L + s / 2,    s = log(sigma^2)
 
-    It is the likelihood of Kendall et al. for a cross-entropy L. For squared errors they have exp(-s) L / 2, which is
-    the same with another start: s differs by log 2. All s start at 0, a weight of 1.
+    This is the likelihood of Kendall et al. for a cross-entropy L. For squared errors they use exp(-s) L / 2, which
+    differs only in its start: s is shifted by log 2. All s start at 0, a weight of 1.
 
     Args:
-        names: sequence of the tasks' names.
-        **kwargs: as `keras.layers.Layer` has them.
+        names: sequence of strings. The names of the tasks.
+        **kwargs: passed to `keras.layers.Layer`.
 
     Attributes:
         log_variances: float32 variable `(tasks,)`: s.
@@ -35,11 +35,11 @@ class UncertaintyWeights(keras.layers.Layer):
         self.built = True
 
     def call(self, losses: Mapping[str, Any]) -> Any:
-        """Returns the sum over a dict of task to loss, each a scalar."""
+        """Returns the weighted sum over a dict of task to loss, each a scalar."""
         return sum(self.weigh(name, loss) for name, loss in losses.items())
 
     def weigh(self, name: str, loss: Any) -> Any:
-        """Returns the part of one task, a float32 scalar."""
+        """Returns the weighted loss of one task, a float32 scalar."""
         variance = ops.convert_to_tensor(self.log_variances)[self.names.index(name)]
         return ops.exp(-variance) * ops.cast(loss, "float32") + variance / 2
 
@@ -48,20 +48,20 @@ class UncertaintyWeights(keras.layers.Layer):
 
 
 def projected(gram: Any, orders: Any) -> Any:
-    """Returns how often each task's gradient counts in the sum after PCGrad.
+    """Returns the coefficient of each task's gradient in the sum after PCGrad.
 
-    The gradient of each task loses, one after another, its part along every other task's gradient that it conflicts
-    with:
+    PCGrad removes from the gradient of each task, one after another, its component along every conflicting gradient of
+    another task:
 
-        g_i := g_i - (g_i . g_j) / (g_j . g_j) g_j    where g_i . g_j < 0
+        g_i := g_i - (g_i . g_j) / (g_j . g_j) g_j    if g_i . g_j < 0
 
-    g_j stays as it was. What comes out lies in the span of the gradients, so that their inner products are all that it
-    takes.
+    g_j is the original gradient. The result lies in the span of the gradients, so their inner products suffice to
+    compute it.
 
     Args:
         gram: float `(tasks, tasks)`. The inner products of the gradients.
-        orders: int `(tasks, tasks)`. Row i holds all tasks in the order in which task i is projected; i itself is
-            passed over.
+        orders: int `(tasks, tasks)`. Row i lists all tasks in the order in which task i is projected; i itself is
+            skipped.
 
     Returns:
         A float tensor `(tasks,)`.
@@ -90,29 +90,29 @@ def projected(gram: Any, orders: Any) -> Any:
 
 
 class ProjectsConflicts(keras.layers.Layer):
-    """Runs the tasks of a step on copies of the weights that they share, whose gradients come together by PCGrad.
+    """Runs the tasks of a step on copies of their shared weights and combines the gradients by PCGrad.
 
-    Going forward, nothing changes. Going back, the gradients of the tasks with respect to the weights that at least two
-    of them share do not simply add up: see `projected`. So it needs no training step of its own, on any backend.
-    Gradients of what one task alone has stay as they are.
+    The forward pass is unchanged. In the backward pass, `projected` replaces the plain sum of the gradients for weights
+    that at least two tasks share. This works on every backend without a custom training step. Gradients of weights that
+    only one task uses are unchanged.
 
-    On TensorFlow each trace of such a step leaves an entry in the registry of gradients, which holds the step's graph
-    as long as the process lives; see `optimizers.TrainsAlone`. There is no public way to take it out.
+    On TensorFlow, each trace of such a step adds an entry to the gradient registry. The entry keeps the step's graph
+    alive until the process ends; see `optimizers.TrainsAlone`. There is no public way to remove it.
 
     Args:
         tasks: dict of name to model.
-        **kwargs: as `keras.layers.Layer` has them.
+        **kwargs: passed to `keras.layers.Layer`.
     """
 
     def __init__(self, tasks: Mapping[str, Any], **kwargs: Any) -> None:
-        # In float32 whatever the tasks compute in: gradients are compared in the precision of the weights.
+        # Always float32, whatever dtype the tasks compute in: gradients are compared in the precision of the weights.
         super().__init__(**{**kwargs, "dtype": "float32"})
         self._hidden_tasks = lambda: tasks  # Keras would track them as parts of this layer
         self.seed_generator = keras.random.SeedGenerator()
         self.built = True
 
     def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Any]:
-        """Returns the outputs of the tasks by name, for a dict of their inputs."""
+        """Returns a dict of task to output, for a dict of task to inputs."""
         tasks = {name: self._hidden_tasks()[name] for name in inputs}
         users: dict[int, list] = {}
         for task in tasks.values():
@@ -133,7 +133,7 @@ class ProjectsConflicts(keras.layers.Layer):
         return outputs
 
     def _copies(self, variables, count):
-        """Returns a list of the values of the variables for each task."""
+        """Returns, for each task, a list of copies of the variables' values."""
         scores = keras.random.uniform((count, count), seed=self.seed_generator)
         size = len(variables)
 
@@ -141,7 +141,7 @@ class ProjectsConflicts(keras.layers.Layer):
         def copy(scores, *values):
             def grad(*arguments, upstream=None):
                 found = keras.tree.flatten([list(arguments), [] if upstream is None else upstream])
-                # Of a table, TensorFlow gives the rows alone; a sum with a number is the whole.
+                # TensorFlow returns only the used rows of an embedding table; adding a number makes it dense.
                 found = [ops.add(each, 0.0) if hasattr(each, "indices") else each for each in found]
                 gradients = [found[k * size : (k + 1) * size] for k in range(count)]
                 weights = ops.unstack(projected(_gram(gradients), ops.argsort(scores, axis=1)))
@@ -158,7 +158,7 @@ class ProjectsConflicts(keras.layers.Layer):
 
 
 def _gram(gradients):
-    """The inner products of the gradients of tasks, each a list of tensors: float32 `(tasks, tasks)`."""
+    """Returns the inner products `(tasks, tasks)`, float32, of the tasks' gradients, each a list of tensors."""
     gradients = [[ops.cast(each, "float32") for each in parts] for parts in gradients]
     products: dict[tuple, Any] = {}
     for i, one in enumerate(gradients):

@@ -1,4 +1,4 @@
-"""The model card that is written beside a model: README.md with the header that the Hugging Face hub reads."""
+"""The model card that is saved with a model: README.md with the header that the Hugging Face Hub reads."""
 
 import json
 import math
@@ -7,9 +7,9 @@ import numbers
 from tfxfer import _check
 
 FILE = "README.md"
-# By this line a card is known to be one of ours, which the next one replaces.
+# This line identifies a card as written by this package: saving again replaces it.
 MARK = "<!-- Written by tfxfer's `save_to_preset`. A card without this line is kept. -->"
-# What `metadata` may hold, with the types and how an error words them.
+# The keys of `metadata`, with their types and the wording of errors.
 _TEXT, _TEXTS = (str,), (str, list, tuple)
 KEYS = {
     "name": (_TEXT, "a string, the title"),
@@ -30,13 +30,16 @@ _MOST_LABELS = 200
 
 
 def check_metadata(metadata):
-    """Returns the metadata of a card, checked, with lists where a string alone may stand for one.
+    """Checks the metadata of a card and wraps single strings in lists where a list is allowed.
 
     Args:
-        metadata: dict with keys out of `KEYS`, or `None`.
+        metadata: dict with keys from `KEYS`, or `None`.
+
+    Returns:
+        A dict of the checked metadata.
 
     Raises:
-        ValueError: for an unknown key, or a value of the wrong type.
+        ValueError: if a key is unknown, or a value has the wrong type.
     """
     found = {}
     for key, value in _check.instance("metadata", metadata or {}, dict, "a dict").items():
@@ -52,14 +55,14 @@ def check_metadata(metadata):
 
 
 def _metrics(metrics):
-    """Returns the metrics by data set, `None` for none that is named: of each the value and its interval, or `None`."""
+    """Returns a dict of data set (`None` if unnamed) to metrics, each with its value and its interval or `None`."""
     nested = bool(metrics) and all(isinstance(value, dict) for value in metrics.values())
     by_data = metrics if nested else {None: metrics}
     return {data: metrics_of(found) for data, found in by_data.items()}
 
 
 def metrics_of(found):
-    """Returns (value, `None` or (low, high)) by name, out of numbers by name or what an evaluation gave."""
+    """Returns a dict of name to (value, `None` or (low, high)), from a dict of numbers or an evaluation's result."""
     if "intervals" not in found and "per_class" not in found:
         return {str(name): (_finite(name, value), None) for name, value in found.items()}
     intervals = found.get("intervals") or {}
@@ -71,7 +74,7 @@ def metrics_of(found):
 
 
 def shown_metric(value, interval):
-    """A value with its interval as text."""
+    """Returns a value with its interval as text."""
     return f"{value:.6g}" if interval is None else f"{value:.4g} ({interval[0]:.4g} to {interval[1]:.4g})"
 
 
@@ -86,9 +89,9 @@ def card(model, format, metadata, name):
 
     Args:
         model: a task model.
-        format: string, as `save_to_preset` takes it.
-        metadata: dict, as `check_metadata` returns it.
-        name: string. The title where the metadata have none.
+        format: string, as in `save_to_preset`.
+        metadata: dict, as returned by `check_metadata`.
+        name: string. The title if the metadata have no name.
     """
     title = metadata.get("name", name)
     parts = [
@@ -107,8 +110,8 @@ def card(model, format, metadata, name):
 
 
 def _header(model, format, metadata, title):
-    """The YAML that the hub reads."""
-    import huggingface_hub.repocard_data as repocard  # here alone: importing it is slow
+    """Returns the YAML header that the Hub reads."""
+    import huggingface_hub.repocard_data as repocard  # only here: the import is slow
 
     scores = [
         repocard.EvalResult(
@@ -135,7 +138,7 @@ def _header(model, format, metadata, title):
 
 
 def _about(model, format, metadata):
-    """What the model is, line by line."""
+    """The section that describes the model, line by line."""
     backbone = model.backbone
     rows = {
         "Model": f"`{type(model).__name__}`",
@@ -195,6 +198,6 @@ def _code(library, text):
 
 
 def is_foreign(folder):
-    """Says whether a folder holds a card that somebody else wrote."""
+    """Returns whether a folder has a card that was not written by this package."""
     file = folder / FILE
     return file.is_file() and MARK not in file.read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""Texts to labels."""
+"""Text classification."""
 
 import os
 import typing
@@ -22,21 +22,21 @@ from tfxfer.models._suggest import SuggestsTexts
 from tfxfer.models._task import TextTask
 
 HEADS: dict[str, tuple[int, ...] | None] = {"linear": (), "probe": (), "mlp": None}
-# Where a file of weights keeps the labels.
+# The key of the labels in a weights file.
 _LABELS = "labels"
 
 
 def make_head(head, num_outputs, dropout, hidden_dim):
-    """Returns the layer for `head`: a name out of `HEADS`, or a Keras layer that is taken as it is."""
+    """Returns the layer for `head`: a name from `HEADS`, or a Keras layer, which is returned as is."""
     if isinstance(head, keras.layers.Layer):
         return head
-    _check.one_of("head", head, HEADS, "Or give a Keras layer from (batch, features) to (batch, outputs).")
+    _check.one_of("head", head, HEADS, "Or pass a Keras layer from (batch, features) to (batch, outputs).")
     hidden_dims: Any = (hidden_dim,) if HEADS[head] is None else HEADS[head]
     return layers.Head(num_outputs, hidden_dims, dropout=dropout, name="head")
 
 
 class PooledTask(PooledSearch, TextTask):
-    """A task with pooled features and a head: what classifier and regressor share."""
+    """A task with pooled features and a head: the base of classifiers and regressors."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class PooledTask(PooledSearch, TextTask):
         trainable: bool | Mapping[str, bool] | Sequence[str] | None,
         **kwargs: Any,
     ) -> None:
-        # Before the other layers: the weights are then in the order that `keras.models.clone_model` has them in.
+        # Set before the other layers, so that the weights have the same order as in `keras.models.clone_model`.
         self.backbone = backbone = backbones.adopt(backbone)
 
         # === Layers ===
@@ -83,29 +83,29 @@ class PooledTask(PooledSearch, TextTask):
 
     @property
     def starts_as_probe(self) -> bool:
-        """Whether the first `fit` makes the new head a regression on the frozen features, whatever the optimizer."""
+        """Whether the first `fit` starts the new head as a regression on frozen features, with any optimizer."""
         return self._head_argument == "probe"
 
     def read_layers(self) -> tuple[int, ...] | None:
-        """Returns the layers whose states the head reads; see `DescribesItself.read_layers`."""
+        """Returns the indices of the layers whose states the head reads; see `DescribesItself.read_layers`."""
         return self._read_layers
 
     def boundary(self) -> tuple[Any, Any, Any]:
-        """Returns where the encoder ends; nothing pooled for a head that reads the states of tokens."""
+        """Returns the tensors at the end of the encoder; the pooled one is `None` if the head reads token states."""
         if self.pooling is not None:
             return super().boundary()
         *sequence, mask = self.head.input
         return sequence[0] if self._read_layers is None else sequence, mask, None
 
     def embedding_spec(self) -> backbones.EmbeddingSpec:
-        """Returns how texts are pooled: a `backbones.EmbeddingSpec` without what follows the pooling."""
+        """Returns the pooling as a `backbones.EmbeddingSpec`, without the layers above it."""
         modes = self.pooling if isinstance(self.pooling, tuple) else getattr(self.pooling, "modes", ("mean",))
         return backbones.EmbeddingSpec(pooling=modes)
 
     @classmethod
     def _preset_arguments(cls, embedding, arguments):
         if _reading.of(arguments.get("head")) in ("sequence", "blocks"):
-            return arguments  # nothing is pooled below such a head
+            return arguments  # such a head reads no pooled features
         return super()._preset_arguments(embedding, arguments)
 
     @classmethod
@@ -119,7 +119,7 @@ class PooledTask(PooledSearch, TextTask):
             return model, own or notice
         for name in ("pooling", "head"):
             if arguments.get(name) is not None:
-                expected = f"None for a `{pretrained.trained_task}`, whose trained head is taken over"
+                expected = f"None for a `{pretrained.trained_task}`, whose trained head is reused"
                 raise _check.invalid(name, expected, arguments[name], "Pass `backbone_only=True` for a new head")
         arguments = {**_restoring.without_keeping(arguments), **own}
         head, pooling = spec.head(arguments.pop("dropout", None)), spec.pooling()
@@ -138,13 +138,13 @@ class PooledTask(PooledSearch, TextTask):
             arguments: dict of the constructor's arguments.
 
         Returns:
-            (spec, own): the head as it is taken over and the arguments that follow from it; `(None, notice)` for a new
-            head, with the warning.
+            (spec, own): the reused head and the constructor arguments that follow from it; or `(None, notice)` if the
+            head is new, with the text of the warning.
         """
         return None, _restoring.notice(cls, pretrained.trained_task)
 
     def write_checkpoint(self, folder: str | os.PathLike[str], format: str, dtype: Any) -> None:
-        """Writes `*ForSequenceClassification` or a `CrossEncoder`; see `TextTask.write_checkpoint`."""
+        """Writes a `*ForSequenceClassification` or a `CrossEncoder`; see `TextTask.write_checkpoint`."""
         _save.write_classifier(self, folder, format, dtype)
 
     pipeline_tag = "text-classification"
@@ -152,11 +152,11 @@ class PooledTask(PooledSearch, TextTask):
 
     @property
     def problem_type(self) -> str:
-        """What `config.json` of transformers calls the kind of outputs."""
+        """The `problem_type` in transformers' `config.json`."""
         return "regression"
 
     def usage(self, format: str, repo_id: str) -> dict[str, str]:
-        """Returns the code of the model card: how the libraries load and ask the model."""
+        """Returns the code of the model card: how each library loads and calls the model."""
         return _usage.classifier(self, format, repo_id)
 
     def _changeable(self):
@@ -166,7 +166,7 @@ class PooledTask(PooledSearch, TextTask):
     def _with(self, arguments):
         head, dropout = self._head_argument, arguments.get("dropout")
         if hasattr(head, "with_dropout") and dropout not in (None, self.dropout):
-            # The layer has the rate: it is made anew, and takes the weights.
+            # The layer holds the rate, so it is rebuilt with the same weights.
             rest = {name: value for name, value in arguments.items() if name != "dropout"}
             config = {**self.get_config(), "backbone": self.backbone, "preprocessor": self.preprocessor}
             made = type(self).from_config({**config, "head": head.with_dropout(dropout), "dropout": dropout})
@@ -193,11 +193,11 @@ class PooledTask(PooledSearch, TextTask):
                 config[name] = keras.saving.deserialize_keras_object(config[name])
         new_head = config.pop("new_head", None)
         model = super().from_config(config)
-        model._new_heads |= {new_head} - {None}  # a head that is saved before it trains is new when it is loaded
+        model._new_heads |= {new_head} - {None}  # a head saved before training is still new after loading
         return model
 
 
-# Keras replaces the bases of functional models, which fails where one is reached twice: at run time this is a mixin.
+# Keras replaces the bases of functional models, which fails if a base is reached twice: at run time this is a mixin.
 if typing.TYPE_CHECKING:
     _Task = TextTask
 else:
@@ -205,16 +205,16 @@ else:
 
 
 class Classifying(Decides, _Task):
-    """What classifiers share beside `TextTask`: labels by name, default loss and metrics, `classify`.
+    """What classifiers add to `TextTask`: named labels, a default loss and metrics, `classify`.
 
-    A subclass sets `_label_column` before it builds the model.
+    A subclass must set `_label_column` before it builds the model.
     """
 
     _label_column: data.LabelColumn
 
     @property
     def labels(self) -> list:
-        """The class names in the order of the outputs."""
+        """List of the class names, in the order of the outputs."""
         return list(self._label_column.labels)
 
     @property
@@ -223,16 +223,17 @@ class Classifying(Decides, _Task):
         return self._label_column.multi_label
 
     def compile(self, optimizer: Any = "auto", loss: Any = "auto", *, metrics: Any = "auto", **kwargs: Any) -> None:
-        """Configures training; as `keras.Model.compile`, with defaults.
+        """Configures training; like `keras.Model.compile`, with defaults.
 
         Args:
-            optimizer: `"auto"`, the default, is `optimizers.Auto`, which `fit` plans; with it a new linear head starts
-                as a regression on the frozen features (`freezing.probe`), where `fit` can go through the data twice.
-            loss: defaults to the cross-entropy on logits, `losses.ClassCrossentropy`, which takes shares of classes as
-                well as labels; with `multi_label` to the binary one. A loss with weights by label name
-                (`losses.WeightedBinaryCrossentropy`) gets them in the order of the model's labels.
-            metrics: defaults to accuracy.
-            **kwargs: as `keras.Model.compile` has them.
+            optimizer: Defaults to `"auto"`: `optimizers.Auto`, which `fit` configures. With it, a new linear head
+                starts as a regression on the frozen features (`freezing.probe`), if `fit` can iterate over the data
+                twice.
+            loss: Defaults to the cross-entropy on logits, `losses.ClassCrossentropy`, which accepts labels and shares
+                of classes; with `multi_label`, to the binary cross-entropy. A loss with weights by label name
+                (`losses.WeightedBinaryCrossentropy`) receives them in the order of the model's labels.
+            metrics: Defaults to accuracy.
+            **kwargs: passed to `keras.Model.compile`.
         """
         if loss == "auto":
             loss = keras.losses.BinaryCrossentropy(from_logits=True) if self.multi_label else losses.ClassCrossentropy()
@@ -251,21 +252,27 @@ class Classifying(Decides, _Task):
         return self._label_column
 
     def save_own_variables(self, store: Any) -> None:
-        """Writes the labels beside the weights, so that weights for another order of labels are noticed."""
+        """Saves the labels with the weights, so that loading detects weights for another order of labels."""
         super().save_own_variables(store)
         _restoring.keep_names(store, _LABELS, self.labels)
 
     def load_own_variables(self, store: Any) -> None:
-        """Checks that weights belong to the model's labels."""
-        remedy = "Make the model with the labels of the file. `from_preset` can put them into another order."
+        """Loads the weights; raises if they belong to other labels or another order of them."""
+        remedy = "Create the model with the labels of the file. `from_preset` can reorder them."
         rest = _restoring.without_names(store, _LABELS, self.labels, remedy)
         super().load_own_variables(rest)
 
     def score_pairs(self, first: Any, second: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
         """Returns the probability of the second label for each pair of texts, float `(rows,)`.
 
+        Args:
+            first: the first texts of the pairs.
+            second: the second texts of the pairs.
+            batch_size: int. Batch size for inference. Defaults to 32.
+            verbose: 0, 1 or `"auto"`. Whether to show a progress bar.
+
         Raises:
-            ValueError: for a model that does not have two labels, one a row.
+            ValueError: if the model does not have exactly two labels, or is `multi_label`.
         """
         if len(self.labels) != 2 or self.multi_label:
             remedy = "For another classifier: `model.classify((a, b)).probabilities[:, i]`."
@@ -273,7 +280,7 @@ class Classifying(Decides, _Task):
         return self.classify((first, second), batch_size=batch_size, verbose=verbose).probabilities[:, 1]
 
     def signatures(self, pairs: bool = False) -> list[Signature]:
-        """Returns `classify`, and on pairs with two labels `rank`; see `DescribesItself.signatures`."""
+        """Returns `classify` and, for pairs with two labels, `rank`; see `DescribesItself.signatures`."""
         subject = "pair of texts" if pairs else "text"
         found = [self._classes(f"The classes of each {subject}", "`assets/labels.txt`", api="classify")]
         if pairs and len(self.labels) == 2 and not self.multi_label:
@@ -281,9 +288,9 @@ class Classifying(Decides, _Task):
         return found
 
     def explained(self) -> Explained:
-        """Returns the log-odds of a label; by default of the likeliest, and with `multi_label` of the only one.
+        """Explains the log-odds of a label: by default the most likely label, or the only label of `multi_label`.
 
-        They are those of the probabilities that `classify` gives: scaled, where `calibrate` has scaled them.
+        They match the probabilities of `classify`, including any scaling by `calibrate`.
         """
         if len(self.labels) == 1 and not self.multi_label:
             raise _check.invalid("model", "a classifier of two labels or more", self.labels)
@@ -297,15 +304,15 @@ class Classifying(Decides, _Task):
         )
 
     def _of_scaled(self, number):
-        """A function of logits and targets, of scaled logits."""
+        """Returns a function of (logits, targets) that applies `number` to the scaled logits."""
         return lambda logits, targets: number(self._scaled(logits), targets)
 
     def _classes(self, subject, place, api=None):
-        """Returns the signature `classify`, with what the model decides by."""
+        """Returns the signature `classify`, including the model's decisions."""
         part, decided = self._decided_part(), self._decisions
         several = "each probability by itself" if self.multi_label else "which sum to 1"
         purpose = (
-            f"{subject}: `labels` and `scores` from the likeliest down, `probabilities` in the order of {place}, "
+            f"{subject}: `labels` and `scores`, the most likely first, and `probabilities` in the order of {place}, "
             f"{several}."
         )
         count = len(self.labels)
@@ -322,15 +329,15 @@ class Classifying(Decides, _Task):
 
     @property
     def problem_type(self) -> str:
-        """What `config.json` of transformers calls the kind of labels."""
+        """The `problem_type` in transformers' `config.json`."""
         return "multi_label_classification" if self.multi_label else "single_label_classification"
 
     def _output_dense(self):
-        """The dense layer that makes the logits, or `None` where a head of the user's makes them."""
+        """Returns the dense layer that computes the logits, or `None` if a custom head computes them."""
         return None
 
     def output_weights(self) -> list[tuple[Any, tuple]]:
-        """Returns the weights that have a row for each label, each with the axes along which: `(variable, axes)`."""
+        """Returns a list of `(variable, axes)`: the weights with one slice per label, and their label axes."""
         return [(weight, (-1,)) for weight in self._output_dense().weights]
 
     def _with(self, arguments):
@@ -348,12 +355,12 @@ class Classifying(Decides, _Task):
             return None
         places = _restoring.places_of("labels", names, self.labels)
         if self._output_dense() is None:
-            remedy = "Leave `labels` out, or give them in this order: the head is a layer of your own."
+            remedy = "Omit `labels`, or pass them in this order: the head is a layer of your own."
             raise _check.invalid("labels", repr(self.labels), names, remedy)
         trained = super()._with(rest)
         made = _restoring.with_outputs(trained, "labels", names, places, trained._with_other_labels(names, places))
         if made.decisions is not None and not trained.has_stale_decisions():
-            made._decide_by(made.decisions)  # they were fitted for these weights in another order
+            made._decide_by(made.decisions)  # they were fitted for the same weights in another order
         return made
 
     def get_config(self) -> dict[str, Any]:
@@ -364,7 +371,7 @@ class Classifying(Decides, _Task):
     def from_config(cls, config: dict[str, Any]) -> Self:
         config = dict(config)
         if "decisions" not in config and not config.get("multi_label"):
-            config.pop("threshold", None)  # of a file from when it meant nothing for one label a text
+            config.pop("threshold", None)  # older files have one that had no effect with one label per text
         made, decided_for = config.pop("decisions", None), config.pop("decided_for", None)
         model = super().from_config(config)
         model._take_decisions(made, decided_for)
@@ -372,7 +379,7 @@ class Classifying(Decides, _Task):
 
 
 def _renamed(names, labels):
-    """The labels with new names out of a dict from each of them."""
+    """Returns the labels under their new names, from a dict of old to new names."""
     if set(names) != set(labels):
         raise _check.invalid("labels", f"a new name for each of {', '.join(map(repr, labels))}", names)
     return [names[label] for label in labels]
@@ -380,54 +387,56 @@ def _renamed(names, labels):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, MixesRows, Classifying, PooledTask):
-    """Sorts texts, or pairs of texts, into classes: one of them, or any number with `multi_label`.
+    """Classifies texts, or pairs of texts: one label per text, or any number with `multi_label`.
 
-    backbone -> pooling -> head -> logits. Labels go in and come out by name; the model keeps them.
+    backbone -> pooling -> head -> logits. Labels are passed and returned by name; the model stores them.
 
     Args:
         backbone: `backbones.Backbone`.
         preprocessor: `preprocessing.TextPreprocessor`.
         labels: sequence of the class names, strings or ints, in the order of the outputs. `data.labels` finds them.
-            `from_preset` takes those of a trained classifier where none are given; see there.
-        multi_label: bool. Whether a text may have any number of labels: sigmoids instead of one softmax.
-        threshold: float in `[0, 1]`: the least probability of a label that `classify` gives. With `multi_label` it
-            defaults to 0.5, and a dict of label to float gives each its own. For one label a text, a text whose
-            likeliest label is below it gets `None`; by default each gets a label. See also `fit_decisions`.
+            `from_preset` defaults to the labels of a trained classifier; see the table below.
+        multi_label: bool. Whether a text may have any number of labels: sigmoids instead of one softmax. Defaults to
+            `False`.
+        threshold: float in `[0, 1]`: the lowest probability at which `classify` returns a label. With `multi_label` it
+            defaults to 0.5, and a dict of label to float sets one for each label. With one label per text, a text whose
+            most likely label is below the threshold gets `None`; by default every text gets a label. See also
+            `fit_decisions`.
         pooling: one of `layers.POOLING`, or several, or a Keras layer from `(batch, length, features)` and
-            `padding_mask` to `(batch, features)`. `from_preset` takes the checkpoint's. Left out for a head that reads
-            the states of tokens, which pools them itself.
+            `padding_mask` to `(batch, features)`. Defaults to `"mean"`; `from_preset` defaults to the checkpoint's
+            pooling. Not used by a head that reads token states, which pools them itself.
         dropout: float in `[0, 1)`. Rate before the dense layers of the head. Defaults to 0.1.
-        head: `"linear"`; `"probe"`, the same, which the first `fit` makes a logistic regression on the frozen features
-            before it trains (see `freezing.probe`; with `optimizer="auto"` a linear head starts so as well); `"mlp"`,
-            one hidden layer of the backbone's size; or a Keras layer from `(batch, features)` to `(batch, classes)`, or
-            from what its attribute `reads` says: several blocks or the states of tokens, see
-            `layers.DenselyConnectedHead` and `layers.SeparableConvHead`.
+        head: `"linear"`; `"probe"`, a linear head that the first `fit` initializes by a logistic regression on the
+            frozen features before it trains (see `freezing.probe`; with `optimizer="auto"` a linear head starts the
+            same way); `"mlp"`, one hidden layer of the backbone's size; or a Keras layer from `(batch, features)` to
+            `(batch, classes)`. A layer with an attribute `reads` can read several blocks or the token states instead;
+            see `layers.DenselyConnectedHead` and `layers.SeparableConvHead`. Defaults to `"linear"`.
         trainable: which layer groups train: a bool, a dict, or a list of names or patterns; see `set_trainable`. By
-            default, those of the backbone that its flags say (all, unless it was frozen), and all above.
-        mixup: float >= 0. Above 0, the loss of a training step is that of mixtures of two rows' features and targets,
-            with shares drawn from Beta(mixup, mixup) for each batch; small values mix little. Evaluation, answers and
-            the metrics of the training are those of unmixed rows. Needs a loss that is a mean over rows, and a head
-            that ends in a linear layer. Defaults to 0, off; the papers take 0.1 to 1.
+            default, the backbone keeps its flags (all of it trains, unless it was frozen), and everything above trains.
+        mixup: float >= 0. Above 0, a training step computes the loss on mixtures of two rows' features and targets,
+            with shares drawn from Beta(mixup, mixup) for each batch; small values mix little. Evaluation, predictions
+            and training metrics use unmixed rows. Requires a loss that is a mean over rows, and a head that ends in a
+            linear layer. Defaults to 0 (off); the papers use 0.1 to 1.
         **kwargs: `name`.
 
     Input: dict of int32 `(batch, length)`: `token_ids`, `padding_mask`, and `segment_ids` for families that have them.
-    Output: float32 logits `(batch, classes)`; `classify` turns them into names and probabilities.
+    Output: float32 logits `(batch, classes)`; `classify` converts them to names and probabilities.
 
-    `from_preset` takes a trained classifier over as a whole, its logits those of the reference: Hugging Face's
-    `*ForSequenceClassification`, whose labels are `id2label` and whose `problem_type` is `multi_label`; a cross-encoder
-    of several labels; a folder by `save_to_preset`.
+    `from_preset` loads a trained classifier with its head, and reproduces the logits of the reference: Hugging Face's
+    `*ForSequenceClassification` (labels from `id2label`, `multi_label` from `problem_type`), a cross-encoder with
+    several labels, or a folder written by `save_to_preset`.
 
     | `labels` for a trained classifier | result |
     |---|---|
     | none | the preset's labels |
     | the preset's, in any order | the outputs in this order |
     | a dict of the preset's labels to other names | the preset's outputs under these names |
-    | others | a new head on the backbone, and a warning; none with `backbone_only=True` |
-    | some of the preset's and others, with `keep_labels=True` | the head; new labels start at random |
+    | others | a new head on the backbone, with a warning (no warning with `backbone_only=True`) |
+    | some of the preset's and others, with `keep_labels=True` | the trained head; new labels start at random |
 
     Raises:
-        ValueError: for missing or equal labels, an unknown pooling, head or layer group; in `from_preset`, for a preset
-            that is a regression, and arguments that contradict the trained head.
+        ValueError: if labels are missing or repeated, or a pooling, head or layer group is unknown; in `from_preset`,
+            if the preset is a regression, or arguments contradict the trained head.
 
     Example:
 
@@ -480,9 +489,9 @@ class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, MixesRows, Clas
     def _from_pretrained(cls, pretrained, arguments, backbone_only):
         has_labels = pretrained.read_head is not None or isinstance(pretrained.task, cls)
         if arguments.get("labels") is None and (backbone_only or not has_labels):
-            reason = "`backbone_only=True` leaves out those of the preset" if backbone_only else "The preset has none"
+            reason = "`backbone_only=True` ignores the preset's labels" if backbone_only else "The preset has none"
             if pretrained.trained_task and not has_labels:
-                reason = f"The preset is a `{pretrained.trained_task}`, whose head is not taken over"
+                reason = f"The preset is a `{pretrained.trained_task}`, whose head is not reused"
             raise _check.invalid("labels", "the names of the classes", None, reason)
         return super()._from_pretrained(pretrained, arguments, backbone_only)
 
@@ -492,7 +501,7 @@ class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, MixesRows, Clas
         if spec.problem_type == "regression":
             if labels is None:
                 expected = "a preset with classes, or `labels` for a new head on its backbone"
-                remedy = "It is a regression, or scores pairs: `models.TextRegressor.from_preset` loads it."
+                remedy = "It is a regression model or scores pairs: load it with `models.TextRegressor.from_preset`."
                 raise _check.invalid("preset", expected, pretrained.trained_task, remedy)
             return None, _restoring.notice(cls, pretrained.trained_task)
         if labels is not None:
@@ -506,7 +515,7 @@ class TextClassifier(ClassifierFromPreset, Ranks, SuggestsTexts, MixesRows, Clas
         multi_label = spec.problem_type == "multi_label_classification"
         if arguments.get("multi_label", multi_label) != multi_label:
             expected = f"{multi_label}, as the preset was trained"
-            raise _check.invalid("multi_label", expected, arguments["multi_label"], "Leave it out.")
+            raise _check.invalid("multi_label", expected, arguments["multi_label"], "Omit it.")
         return spec, {"labels": list(spec.labels), "multi_label": multi_label}
 
     def _output_dense(self):

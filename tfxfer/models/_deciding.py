@@ -1,4 +1,4 @@
-"""Classifiers that calibrate their probabilities, reject rows and give sets of labels."""
+"""Calibration, rejection, thresholds and conformal sets of classifiers."""
 
 import collections
 import warnings
@@ -14,23 +14,33 @@ from tfxfer import _check, _ops, data
 from tfxfer.decisions import ConformalSets, Decisions, Rejection, Scaling, Thresholds
 from tfxfer.decisions._rejection import largest
 
-# The name of the part of the model that gives logits and features side by side.
+# The name of the part of the model that outputs logits and features, concatenated.
 _DECIDED = "decided"
-# The most numbers of a weight that counts as small.
+# The maximum number of elements of a weight that counts as small.
 _SMALL = 4096
-_REMEDY = "Take them away, `model.decisions = None`, and fit them on held-out rows again."
+_REMEDY = "Remove them (`model.decisions = None`) and fit them again on held-out rows."
 
-_Mixin: Any = object  # what is mixed in here has the methods of a classifier
+_Mixin: Any = object  # the class that uses this mixin has the methods of a classifier
 
 
 class Classification(collections.namedtuple("Classification", ["labels", "probabilities"])):
-    """What `TextClassifier.classify` returns: label names and probabilities, in the texts' order.
+    """The result of `TextClassifier.classify`: label names and probabilities, in the order of the texts.
 
-    A tuple of two, whatever the model decides by, with two more attributes.
+    Always a tuple of two, with two more attributes.
+
+    Args:
+        labels: list with the label of each text; with `multi_label`, a list of labels for each.
+        probabilities: float32 array `(texts, classes)`.
 
     Attributes:
-        in_scope: bool array `(texts,)`: whether the model answers. `None` where it rejects no text.
-        sets: list with a list of label names for each text, the likeliest first; `None` without conformal sets.
+        in_scope: bool array `(texts,)`: whether the model accepts the text. `None` if the model rejects no texts.
+        sets: list with a list of label names for each text, the most likely first; `None` without conformal sets.
+
+    Example:
+
+    >>> labels, probabilities = found = tx.models.Classification(["card"], np.array([[0.9, 0.1]]))
+    >>> labels, found.in_scope, found.sets
+    (['card'], None, None)
     """
 
     in_scope: Any = None
@@ -38,29 +48,29 @@ class Classification(collections.namedtuple("Classification", ["labels", "probab
 
     @classmethod
     def of(cls, labels: list, probabilities: np.ndarray, in_scope: Any = None, sets: Any = None) -> Self:
-        """Makes one with all attributes."""
+        """Returns a `Classification` of `labels` and `probabilities` with the attributes `in_scope` and `sets`."""
         made = cls(labels, probabilities)
         made.in_scope, made.sets = in_scope, sets
         return made
 
 
 class Decides(_Mixin):
-    """`calibrate`, `fit_decisions` and what they set; a mixin of `Classifying`."""
+    """Mixin of `Classifying` with `calibrate`, `fit_decisions` and the decisions that they set."""
 
     _threshold: Any = None
     _decisions: Decisions | None = None
-    # A sum over the weights that the decisions were fitted for; `None` where none are fitted.
+    # A checksum of the weights that the decisions were fitted for; `None` without fitted decisions.
     _decided_for: int | None = None
     _has_warned = False
 
-    # === What is set ===
+    # === Settings ===
 
     @property
     def threshold(self) -> Any:
-        """The least probability of a label that `classify` gives; can be set, and is saved.
+        """The lowest probability at which `classify` returns a label. It can be set, and is saved with the model.
 
-        With `multi_label`, a float, 0.5 by default, or a dict of label to float. For one label a text, `None`, by
-        default, or the float below which a text has no answer.
+        With `multi_label`, a float (default 0.5), or a dict of label to float. With one label per text, `None` (the
+        default), or the float below which a text gets no label.
         """
         if self._decisions is not None and self._decisions.thresholds is not None:
             return dict(zip(self.labels, self._decisions.thresholds.values.tolist(), strict=True))
@@ -81,23 +91,23 @@ class Decides(_Mixin):
             return None if value is None else _check.number("threshold", value, minimum=0.0, maximum=1.0)
         labels = self.labels
         if not self.multi_label:
-            raise _check.invalid("threshold", "a number, or None, for a model of one label a text", value)
+            raise _check.invalid("threshold", "a number, or None, for a model with one label per text", value)
         if isinstance(value, Mapping):
             if set(value) != set(labels):
                 raise _check.invalid("threshold", f"a number for each of {', '.join(map(repr, labels))}", value)
             value = [value[label] for label in labels]
         if len(value) != len(labels):
             raise _check.invalid("threshold", f"{len(labels)} numbers, one for each label in their order", value)
-        # 1.01 is that of a label that is never given; see `decisions.Thresholds`.
+        # 1.01 is the threshold of a label that is never returned; see `decisions.Thresholds`.
         return tuple(_check.number(f"threshold[{i}]", each, minimum=0.0, maximum=1.01) for i, each in enumerate(value))
 
     @property
     def decisions(self) -> Decisions | None:
-        """What the model decides by, a `decisions.Decisions`; `None` for nothing. Can be set, and is saved.
+        """The model's `decisions.Decisions`, or `None`. It can be set, and is saved with the model.
 
-        `calibrate` and `fit_decisions` set it. Training, and whatever else changes weights, makes it stale: `classify`
-        then warns once, `fit_decisions` and exports refuse, until it is fitted again or taken away. Decisions that are
-        set by hand count as fitted for the weights as they are.
+        `calibrate` and `fit_decisions` set it. Training, or any other change of the weights, makes it stale: `classify`
+        then warns once, and `fit_decisions` and exports raise, until it is fitted again or removed. Decisions that are
+        assigned directly count as fitted for the current weights.
         """
         return self._decisions
 
@@ -106,11 +116,11 @@ class Decides(_Mixin):
         self._decide_by(value)
 
     def _decide_by(self, value):
-        """Sets decisions for the weights as they are now. (Keras skips a setter that gets the object that is there.)"""
+        """Sets decisions for the current weights. (Keras skips a setter that receives the object already set.)"""
         if value is not None:
             _check.instance("decisions", value, Decisions, "a `decisions.Decisions`, or None")
             if value.labels != self.labels:
-                remedy = "Put them into this order: `decisions.with_labels(labels, places)`."
+                remedy = "Reorder them: `decisions.with_labels(labels, places)`."
                 raise _check.invalid("decisions", f"those for the labels {self.labels}", value.labels, remedy)
             self._check_parts(value)
         self._decisions = value if value is not None and value.parts else None
@@ -120,18 +130,18 @@ class Decides(_Mixin):
     def _check_parts(self, value):
         for name in ("rejection", "sets") if self.multi_label else ("thresholds",):
             if getattr(value, name) is not None:
-                other = "one label a text" if self.multi_label else "`multi_label`"
-                raise _check.invalid(name, f"None: it is for models of {other}", getattr(value, name))
+                other = "one label per text" if self.multi_label else "`multi_label`"
+                raise _check.invalid(name, f"None: it is for models with {other}", getattr(value, name))
         if value.rejection is not None and value.rejection.needs_features:
             self.decision_features()
 
     # === Staleness ===
 
     def _weights_sum(self):
-        """Returns a sum over the weights: those of the head, and the small ones of each layer group.
+        """Returns a checksum of the head's weights and of the small weights of each layer group.
 
-        Whatever trains of a group, its biases, scales or adapters do; to go over all matrices would take as long as to
-        answer a text.
+        Training a group always changes its biases, scales or adapters. Reading all matrices would take as long as
+        classifying a text.
         """
         found = 0
         for name, layers in self.layer_groups().items():
@@ -147,7 +157,7 @@ class Decides(_Mixin):
         return self._decided_for is not None and self._weights_sum() != self._decided_for
 
     def check_decisions(self) -> None:
-        """Raises where the decisions are stale; exports call it."""
+        """Raises a `ValueError` if the decisions are stale. Exports call it."""
         if self.has_stale_decisions():
             raise _check.invalid("model", "decisions fitted for its weights, which have changed", self.name, _REMEDY)
 
@@ -169,27 +179,26 @@ class Decides(_Mixin):
         method: Literal["temperature", "vector"] | Scaling = "temperature",
         batch_size: int = 32,
     ) -> Scaling:
-        """Scales logits so that probabilities fit what is right, on rows that the model was not trained on.
+        """Calibrates the probabilities by scaling the logits, fitted on rows that the model was not trained on.
 
-        From then on all probabilities that the model gives are scaled: those of `classify`, `suggest`, evaluation and
-        exports. Logits stay as they are, and with them losses and metrics in training. With `"temperature"`, no answer
-        of one label a text changes.
+        Afterwards all probabilities of the model are scaled: in `classify`, `suggest`, evaluation and exports. The
+        logits are unchanged, and so are losses and metrics in training. With `"temperature"` and one label per text, no
+        predicted label changes.
 
-        Thresholds, rejection and sets that were fitted before are for other probabilities: they are taken away, with a
-        warning.
+        Thresholds, rejection and sets fitted before belong to the old probabilities: they are removed, with a warning.
 
         Args:
-            x: rows in memory, as `fit` takes them.
-            y: labels, for rows that do not bring them along.
+            x: rows in memory, as in `fit`.
+            y: labels, for rows that do not include them.
             method: `"temperature"`, one number for all classes; `"vector"`, a scale and a bias for each; or a
-                `decisions.Scaling`.
-            batch_size: int. Rows computed at a time.
+                `decisions.Scaling`. Defaults to `"temperature"`.
+            batch_size: int. Batch size for inference. Defaults to 32.
 
         Returns:
-            The `decisions.Scaling`, fitted.
+            The fitted `decisions.Scaling`.
 
         Raises:
-            ValueError: as `fit`, and as `decisions.Scaling.fit`.
+            ValueError: as in `fit` and `decisions.Scaling.fit`.
 
         Example:
 
@@ -206,8 +215,8 @@ class Decides(_Mixin):
         dropped = [name for name in ("thresholds", "rejection", "sets") if getattr(self._decisions, name, None)]
         if dropped:
             warnings.warn(
-                f"The probabilities are others now: {', '.join(dropped)} of the decisions are taken away. Fit them "
-                "again by `fit_decisions`.",
+                f"The probabilities have changed: {', '.join(dropped)} of the decisions are removed. Fit them "
+                "again with `fit_decisions`.",
                 stacklevel=2,
             )
         self.decisions = Decisions(self.labels, scaling=made)
@@ -225,36 +234,36 @@ class Decides(_Mixin):
         outside: Any = None,
         batch_size: int = 32,
     ) -> Decisions:
-        """Fits what the model decides by, on rows that neither it nor its scaling was fitted on.
+        """Fits the model's decisions on rows that neither the model nor its scaling was fitted on.
 
-        What is named is fitted and takes the place of what there was; the rest stays. Call `calibrate` first, where
-        probabilities are to be scaled.
+        The parts that are passed replace the previous ones; the others are kept. Call `calibrate` first if the
+        probabilities should be calibrated.
 
-        | argument | for models of | what `classify` then gives |
+        | argument | for models with | result of `classify` |
         |---|---|---|
-        | `thresholds` | several labels a text | labels by a least probability of their own |
-        | `reject` | one label a text | `None` as the label of rejected texts, and `in_scope` |
-        | `sets` | one label a text | `sets`, lists of labels with a stated coverage |
+        | `thresholds` | several labels per text | labels selected by one threshold for each label |
+        | `reject` | one label per text | `None` as the label of rejected texts, and `in_scope` |
+        | `sets` | one label per text | `sets`, lists of labels with a stated coverage |
 
         Args:
-            x: rows in memory, as `fit` takes them.
-            y: labels, for rows that do not bring them along.
-            thresholds: `"f1"`, or a `decisions.Thresholds`, such as `Thresholds("precision", at=0.9)`.
-            reject: a method of `decisions.Rejection`, which then keeps 0.95 of the rows, or one with another goal, such
-                as `Rejection("combined", accuracy=0.95)`.
-            sets: a method of `decisions.ConformalSets`, of coverage 0.9, or one with another coverage.
-            train: the rows the model was trained on, with their labels, for rejection by distance: (x, y), or what
-                `data.labelled` gives.
-            outside: rows that belong to no class, without labels, for `reject`: texts, or what `predict` takes.
-            batch_size: int. Rows computed at a time.
+            x: rows in memory, as in `fit`.
+            y: labels, for rows that do not include them.
+            thresholds: `"f1"`, or a `decisions.Thresholds`, for example `Thresholds("precision", at=0.9)`.
+            reject: a method of `decisions.Rejection`, which then keeps 0.95 of the rows, or a `Rejection` with another
+                goal, for example `Rejection("combined", accuracy=0.95)`.
+            sets: a method of `decisions.ConformalSets`, with coverage 0.9, or a `ConformalSets` with another coverage.
+            train: the rows the model was trained on, with their labels, for rejection by distance: (x, y), or the
+                result of `data.labelled`.
+            outside: rows that belong to no class, without labels, for `reject`: texts, or any input of `predict`.
+            batch_size: int. Batch size for inference. Defaults to 32.
 
         Returns:
-            The `decisions.Decisions` of the model.
+            The model's `decisions.Decisions`.
 
         Raises:
-            ValueError: for nothing to fit, a part that is for other models, rejection by distance without `train` or
-                for a head that reads more than one vector of a text, decisions that training has made stale; and as
-                `fit` of the parts.
+            ValueError: if there is nothing to fit, or a part does not apply to the model; if rejection by distance
+                lacks `train`, or the head reads more than one vector per text; if training has made the decisions
+                stale; and as in `fit` of the parts.
 
         Example:
 
@@ -305,13 +314,13 @@ class Decides(_Mixin):
         for name in ("rejection", "sets") if self.multi_label else ("thresholds",):
             if parts[name] is not None:
                 kind = "several labels" if self.multi_label else "one label"
-                raise _check.invalid(arguments[name], f"None for a model of {kind} a text", parts[name])
+                raise _check.invalid(arguments[name], f"None for a model with {kind} per text", parts[name])
         rejection = parts["rejection"]
         distant = rejection is not None and rejection.needs_features
         if outside is not None and rejection is None:
             raise _check.invalid("outside", "None without `reject`", outside)
         if isinstance(outside, Iterator):
-            raise _check.invalid("outside", "rows in memory", outside, "Make a list of them.")
+            raise _check.invalid("outside", "rows in memory", outside, "Convert it to a list.")
         if (train is not None) != distant:
             expected = "the training rows with their labels" if distant else "None without rejection by distance"
             raise _check.invalid("train", expected, train)
@@ -335,12 +344,12 @@ class Decides(_Mixin):
     # === Answers ===
 
     def decision_features(self) -> Any:
-        """Returns what distances to the training texts are taken of: a Keras tensor `(batch, dim)` of this model.
+        """Returns the features for distances to the training texts: a Keras tensor `(batch, dim)` of this model.
 
-        By default what the head reads. A task of your own whose layer `head` reads no single vector overrides it.
+        By default, the input of the head. Override it in a custom task whose `head` does not read a single vector.
 
         Raises:
-            ValueError: for a head that reads several vectors of a text.
+            ValueError: if the head reads several vectors per text.
         """
         linear = self.linear_head()
         found = linear[0] if linear is not None else getattr(getattr(self, "head", None), "input", None)
@@ -359,7 +368,7 @@ class Decides(_Mixin):
         return keras.Model(self.input, ops.concatenate(both, axis=-1))
 
     def _decided_part(self):
-        """Returns the name of the part that `classify` runs: `None` for the model itself."""
+        """Returns the name of the part that `classify` runs, or `None` for the model itself."""
         rejection = None if self._decisions is None else self._decisions.rejection
         return _DECIDED if rejection is not None and rejection.needs_features else None
 
@@ -368,22 +377,23 @@ class Decides(_Mixin):
         return logits if scaling is None else scaling(logits)
 
     def probabilities(self, logits: Any) -> Any:
-        """Turns logits `(rows, classes)` into probabilities: a softmax, or sigmoids for `multi_label`.
+        """Converts logits `(rows, classes)` to probabilities: a softmax, or sigmoids with `multi_label`.
 
-        A model that `calibrate` has scaled scales them first.
+        After `calibrate`, the logits are scaled first.
         """
         return (_ops.sigmoid if self.multi_label else ops.softmax)(self._scaled(logits))
 
     def decided(self, outputs: Any, threshold: Any = None) -> dict[str, Any]:
-        """Returns what is decided of outputs, in `keras.ops`: the same in Python and in an export.
+        """Applies the decisions to outputs, in `keras.ops`: the same in Python and in an export.
 
         Args:
-            outputs: logits `(rows, classes)`; with rejection by distance, features beside them.
-            threshold: as `classify` has it.
+            outputs: logits `(rows, classes)`; with rejection by distance, followed by the features.
+            threshold: as in `classify`.
 
         Returns:
-            A dict of `probabilities` `(rows, classes)`; perhaps `in_scope`, bool `(rows,)`, where rows can be rejected;
-            perhaps `set`, bool `(rows, classes)`: the conformal set, or with `multi_label` the labels that are given.
+            A dict with `probabilities` `(rows, classes)`; `in_scope`, bool `(rows,)`, if rows can be rejected; and
+            `set`, bool `(rows, classes)`, if there are conformal sets (the set) or with `multi_label` (the labels
+            above their thresholds).
         """
         count, found, given = len(self.labels), {}, self._decisions
         if self._decided_part() and outputs.shape[-1] == count:
@@ -408,27 +418,27 @@ class Decides(_Mixin):
         return found
 
     def classify(self, x: Any, batch_size: int = 32, *, threshold: Any = None, verbose: int | str = 0) -> Any:
-        """Returns label names and probabilities for rows.
+        """Predicts labels and probabilities for rows.
 
         Args:
-            x: rows or batches, as `predict` takes them. For a generator of texts, the answers come as a generator of
-                parts, in constant memory.
-            batch_size: int. Rows computed at a time.
-            threshold: float in `[0, 1]`: the least probability of a label that is given; defaults to the model's
+            x: rows or batches, as in `predict`. For a generator of texts, the result is a generator of parts, computed
+                in constant memory.
+            batch_size: int. Batch size for inference. Defaults to 32.
+            threshold: float in `[0, 1]`: the lowest probability at which a label is returned; defaults to the model's
                 `threshold`. With `multi_label`, also a dict of label to float, or a list in the order of the labels.
-                For one label a text, a text whose likeliest label is below it has no answer.
-            verbose: 0, 1 or `"auto"`: whether to show a progress bar.
+                With one label per text, a text whose most likely label is below the threshold gets `None`.
+            verbose: 0, 1 or `"auto"`. Whether to show a progress bar.
 
         Returns:
-            `Classification(labels, probabilities)`: a list with a name for each text (with `multi_label`, a list of
-            names, the likeliest first, and possibly none), and a float32 array `(texts, classes)` in the order of the
-            model's `labels`. A text that is rejected, by `threshold` or by what `fit_decisions` found, has `None` in
-            place of a name. Beside the two, `in_scope` is a bool array of which texts are answered, or `None` where
-            none can be rejected, and `sets` has the conformal sets, a list of names for each text, or is `None`. Sets
-            are those of all texts, rejected ones too, so that their coverage holds.
+            `Classification(labels, probabilities)`: a list with a name for each text (with `multi_label`, a possibly
+            empty list of names, the most likely first), and a float32 array `(texts, classes)` in the order of the
+            model's `labels`. A text rejected by `threshold` or by `fit_decisions` has `None` instead of a name. Two
+            more attributes: `in_scope`, a bool array that is `True` for accepted texts, or `None` if the model rejects
+            no texts; and `sets`, the conformal sets, a list of names for each text, or `None`. Rejected texts have
+            sets as well, so that the coverage holds.
 
         Raises:
-            ValueError: as `predict`; for a threshold out of range.
+            ValueError: as in `predict`, and if a threshold is out of range.
 
         Example:
 
@@ -443,13 +453,14 @@ class Decides(_Mixin):
         return self._answers(x, batch_size, verbose, lambda outputs: self.decode(outputs, threshold), part=part)
 
     def answer(self, x: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
-        """Returns `classify(x)`."""
+        """Returns `classify(x)`, with the same `batch_size` and `verbose`."""
         return self.classify(x, batch_size, verbose=verbose)
 
     def decode(self, outputs: Any, threshold: Any = None) -> Classification:
-        """Turns logits `(rows, classes)` into a `Classification`; see `classify`.
+        """Converts logits `(rows, classes)` to a `Classification`; see `classify`.
 
-        With rejection by distance, `outputs` hold the features beside the logits, as `classify` computes them.
+        With rejection by distance, `outputs` also contain the features after the logits, as `classify` computes them.
+        `threshold` is that of `classify`.
         """
         found = {name: ops.convert_to_numpy(value) for name, value in self.decided(outputs, threshold).items()}
         probabilities, members = found["probabilities"], found.get("set")
@@ -463,24 +474,24 @@ class Decides(_Mixin):
         return Classification.of(names, probabilities, in_scope, sets)
 
     def _decided_beside(self, outputs):
-        """What is decided beside the probabilities."""
+        """Returns the results of `decided` without the probabilities."""
         return {name: value for name, value in self.decided(outputs).items() if name != "probabilities"}
 
     def _decisions_purpose(self, place):
-        """Says in an export what is decided there."""
+        """Returns the description of the decisions for an export's signature."""
         made, found = self._decisions, []
         if self.multi_label and (made is not None or self._threshold is not None):
-            found.append(f"`set` says which labels are given, in the order of {place}.")
+            found.append(f"`set` marks the predicted labels, in the order of {place}.")
         rejects = made is not None and made.rejection is not None
         if not self.multi_label and (rejects or self._threshold is not None):
             found.append(
-                "Where `in_scope` is false, the model should not answer; `labels` name what would be likeliest."
+                "If `in_scope` is false, the model rejects the text; `labels` still lists the most likely labels."
             )
         if made is not None and made.sets is not None:
             by_class = " of each class" if made.sets.by_class else ""
             found.append(
-                f"`set` says which labels, in the order of {place}, the text may have: the right one is among them in "
-                f"{made.sets.coverage:.0%} of texts{by_class} like those that it was fitted on."
+                f"`set` marks the labels, in the order of {place}, that the text may have: the true one is among them "
+                f"for {made.sets.coverage:.0%} of texts{by_class} like those that it was fitted on."
             )
         if made is not None and made.scaling is not None:
             found.append("Probabilities are calibrated.")
@@ -509,15 +520,15 @@ class Decides(_Mixin):
         return found
 
     def _with_other_labels(self, names: Sequence[Any], places: Sequence[Any] | None) -> dict[str, Any]:
-        """Returns the parts of the configuration that go by label, for labels of other names or in another order."""
+        """Returns the label-dependent parts of the config, for renamed or reordered labels."""
         found: dict[str, Any] = {}
         if isinstance(self._threshold, tuple):
             found["threshold"] = list(self._threshold)
         if places is not None and None in places:
             if self._decisions is not None or found:
                 warnings.warn(
-                    "New labels start at random: the decisions of the trained model, which know nothing of them, are "
-                    "left out. Fit them again after training.",
+                    "New labels start at random: the decisions of the trained model do not cover them and are "
+                    "removed. Fit them again after training.",
                     stacklevel=6,
                 )
             return {**dict.fromkeys(found), "decisions": None, "decided_for": None}
@@ -537,7 +548,7 @@ class Decides(_Mixin):
         }
 
     def _take_decisions(self, made, decided_for):
-        """Sets what a configuration says, as it was fitted."""
+        """Restores the decisions of a config, with the checksum of the weights that they were fitted for."""
         if isinstance(made, dict):
             made = keras.saving.deserialize_keras_object(made)
         if made is not None:
@@ -546,7 +557,7 @@ class Decides(_Mixin):
 
 
 def _made(argument, kind, given):
-    """Returns a part that is not fitted yet out of `None`, the name of a method, or a part."""
+    """Returns an unfitted part from the name of a method or from a part; `None` for `None`."""
     if given is None:
         return None
     if isinstance(given, str):

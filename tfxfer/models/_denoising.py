@@ -1,4 +1,4 @@
-"""Sentence encoders that learn from texts alone, by rebuilding them from one vector."""
+"""Unsupervised training of sentence encoders with a denoising autoencoder."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,15 +19,15 @@ from tfxfer.models._task import TextTask
 
 @keras.saving.register_keras_serializable("tfxfer")
 class DenoisingAutoencoder(DenoisingFromPreset, PredictsRows, TextTask):
-    """Learns to make vectors of texts from which a decoder can rebuild them: TSDAE.
+    """Trains an encoder to produce vectors from which a decoder can reconstruct the texts (TSDAE).
 
-    A part of the text's tokens -> backbone -> pooling -> one vector; the vector and the tokens so far -> decoder -> the
-    next token. As the decoder sees nothing else of the text, the vector has to hold it. After training the decoder is
-    thrown away: `TextEmbedder.from_model(model)` has encoder and pooling. Which tokens are deleted is a function of
-    seed, epoch and row; see `data.DeletedTextColumn`.
+    The text with some tokens deleted -> backbone -> pooling -> one vector; the vector and the previous tokens ->
+    decoder -> the next token. The decoder sees nothing else of the text, so the vector must represent it. After
+    training, discard the decoder: `TextEmbedder.from_model(model)` keeps encoder and pooling. The deleted tokens depend
+    on seed, epoch and row; see `data.DeletedTextColumn`.
 
-    From the paper it differs in the decoder, which is new and small here, and there a copy of the encoder; in both the
-    table of embeddings is one for encoder, decoder and output. Attention to a single vector is a dense layer of it.
+    The decoder differs from the paper: here it is new and small, there it is a copy of the encoder. In both, encoder,
+    decoder and output share one embedding table. Attention to a single vector reduces to a dense layer.
 
     Args:
         backbone: `backbones.Backbone`, not quantized.
@@ -35,16 +35,16 @@ class DenoisingAutoencoder(DenoisingFromPreset, PredictsRows, TextTask):
         deletion_rate: float in `(0, 1)`. The probability that a token is deleted. Defaults to 0.6, the paper's.
         num_layers: int. Blocks of the decoder. Defaults to 1.
         dropout: float in `[0, 1)`. Rate in the decoder. Defaults to 0.1.
-        pooling: one of `layers.POOLING`, or several. Defaults to `"mean"`; `from_preset` takes the checkpoint's.
+        pooling: one of `layers.POOLING`, or several. Defaults to `"mean"`; `from_preset` defaults to the checkpoint's.
         trainable: which layer groups train; see `set_trainable`. Decoder and output are the group `"head"`.
         **kwargs: `name`.
 
     Input: dict of int32 `(batch, length)`: `token_ids`, `padding_mask`, and `segment_ids` for families that have them;
     and `decoder_ids`, `decoder_mask` `(batch, whole length - 1)`. Output: float32 logits of each next token, `(batch,
-    whole length - 1, vocabulary_size)`, without meaning at padding.
+    whole length - 1, vocabulary_size)`, undefined at padding.
 
     Raises:
-        ValueError: for an argument out of range, a quantized backbone, or one of KerasHub's as it is.
+        ValueError: if an argument is out of range, or the backbone is quantized or a wrapped KerasHub backbone.
 
     Example:
 
@@ -74,10 +74,10 @@ class DenoisingAutoencoder(DenoisingFromPreset, PredictsRows, TextTask):
     ) -> None:
         self.backbone = backbone = backbones.adopt(backbone)
         if not isinstance(backbone, backbones.Backbone) or backbone.quantization is not None:
-            expected = "one of this package's own backbones, not quantized"
+            expected = "a backbone of this package, not quantized"
             raise _check.invalid("backbone", expected, backbone.quantization or type(backbone).__name__)
         self.deletion_rate = _check.number("deletion_rate", deletion_rate, above=0.0)
-        data.DeletedTextColumn(preprocessor, deletion_rate)  # raises for what cannot be
+        data.DeletedTextColumn(preprocessor, deletion_rate)  # validates the arguments
         self.num_layers = _check.integer("num_layers", num_layers)
         self.dropout = _check.number("dropout", dropout, minimum=0.0, maximum=1.0)
         self.pooling = layers.pooling_modes(pooling)
@@ -111,22 +111,22 @@ class DenoisingAutoencoder(DenoisingFromPreset, PredictsRows, TextTask):
         self._count_rows(mask)
 
     def input_columns(self) -> dict[str, Any]:
-        """Returns the one column `"text"`, whose tokens are deleted at random."""
+        """Returns the column `"text"`, with tokens deleted at random."""
         return {"text": data.DeletedTextColumn(self.preprocessor, self.deletion_rate)}
 
     def prediction_columns(self) -> dict[str, Any]:
-        """Returns the one column `"text"`, with all of its tokens."""
+        """Returns the column `"text"`, with all tokens."""
         return {"text": data.DeletedTextColumn(self.preprocessor, 0.0)}
 
     def compile(self, optimizer: Any = "auto", loss: Any = "auto", *, metrics: Any = "auto", **kwargs: Any) -> None:
-        """Configures training; as `keras.Model.compile`, with defaults.
+        """Configures training; like `keras.Model.compile`, with defaults.
 
         Args:
-            optimizer: `"auto"`, the default, is an `optimizers.Auto` with the paper's peak of 3e-5, and ten times that
-                for the decoder, which is new.
-            loss: defaults to the mean cross-entropy over all tokens, `losses.TagCrossentropy`.
-            metrics: defaults to the perplexity and the share of tokens that are guessed.
-            **kwargs: as `keras.Model.compile` has them.
+            optimizer: Defaults to `"auto"`: `optimizers.Auto` with the paper's peak of 3e-5, and ten times that for the
+                new decoder.
+            loss: Defaults to the mean cross-entropy over all tokens, `losses.TagCrossentropy`.
+            metrics: Defaults to the perplexity and the share of correctly predicted tokens.
+            **kwargs: passed to `keras.Model.compile`.
         """
         loss = losses.TagCrossentropy() if isinstance(loss, str) and loss == "auto" else loss
         if isinstance(metrics, str) and metrics == "auto":
@@ -137,18 +137,21 @@ class DenoisingAutoencoder(DenoisingFromPreset, PredictsRows, TextTask):
         return optimizers.Auto(3e-5, multipliers={"head": 10.0})
 
     def quantize(self, mode: Any = None, config: Any = None, filters: Any = None) -> None:
-        """Refuses: decoder and output compute with the table of embeddings itself."""
+        """Not supported: decoder and output use the embedding table directly.
+
+        `mode`, `config` and `filters` are those of `TextTask.quantize`.
+        """
         raise NotImplementedError(
-            "An autoencoder trains its encoder's weights, which quantized weights cannot. Quantize the model that you "
-            f"make of it: `TextEmbedder.from_model(model).quantize(...)`. Received: mode={mode!r}"
+            "An autoencoder trains its encoder's weights, and quantized weights cannot be trained. Quantize the model "
+            f"created from it: `TextEmbedder.from_model(model).quantize(...)`. Received: mode={mode!r}"
         )
 
     def served_model(self) -> Any:
-        """Returns an embedder on this model's layers: after training, the decoder is of no use."""
+        """Returns an embedder on this model's layers, without the decoder."""
         return TextEmbedder(self.backbone, self.preprocessor, pooling=self.pooling)
 
     def signatures(self, pairs: bool = False) -> list[Signature]:
-        """Returns those of the embedder."""
+        """Returns the signatures of the embedder."""
         return self.served_model().signatures(pairs)
 
     def _changeable(self):

@@ -1,4 +1,4 @@
-"""What `fit` does where a training is spread over replicas, devices, processes or hosts."""
+"""Checks and data handling of `fit` for training on several replicas, devices, processes or hosts."""
 
 import contextlib
 import pathlib
@@ -11,34 +11,33 @@ import keras
 from tfxfer import _check, _processes, _tracing, data
 from tfxfer.data import _remainder
 
-# Callbacks of Keras that write files, and the attribute that says where.
+# Keras callbacks that write files, and the attribute with the path.
 _WRITERS = (
     (keras.callbacks.ModelCheckpoint, "filepath"),
     (keras.callbacks.CSVLogger, "filename"),
     (keras.callbacks.TensorBoard, "log_dir"),
 )
-_EVEN = "Make the batches with `data.batches(..., drop_remainder=True)` and such a `batch_size`."
+_EVEN = "Create the batches with `data.batches(..., drop_remainder=True)` and a suitable `batch_size`."
 
 
 def check(model: Any, source: Any, form: str, argument: str = "x") -> None:
-    """Raises where a training cannot be spread as it is asked for.
+    """Raises if training cannot be distributed as requested.
 
     Args:
-        model: compiled model whose `fit` starts.
-        source: what it is trained on: batches, or arrays.
-        form: as `data.Gate.read` has it: `"arrays"` for batches that are arrays.
-        argument: string. What errors call the data.
+        model: compiled model at the start of `fit`.
+        source: the training data: batches, or arrays.
+        form: the form from `data.Gate.read`: `"arrays"` for batches that are arrays.
+        argument: string. The name of the data in errors.
 
     Raises:
-        ValueError: under a strategy that Keras 3 cannot train with; on several replicas, for an optimizer that
-            accumulates gradients; under a `keras.distribution`, for batches that
-            cannot be shared evenly, data that each process would have to cut by itself, or processes that differ in
-            seed, rows or model.
+        ValueError: if Keras 3 cannot train under the strategy; on several replicas, if the optimizer accumulates
+            gradients; under a `keras.distribution`, if the batches cannot be divided evenly, the data would have to be
+            split by each process, or the processes differ in seed, rows or model.
     """
     strategy = _tracing.unsupported_strategy(model)
     if strategy is not None:
         remedy = (
-            "Over several hosts Keras 3 trains on its JAX backend: KERAS_BACKEND=jax, `keras.distribution.initialize`, "
+            "On several hosts, Keras 3 trains with JAX: KERAS_BACKEND=jax, `keras.distribution.initialize`, "
             "and `keras.distribution.DataParallel(auto_shard_dataset=False)`; see docs/scale.md."
         )
         raise _check.invalid("strategy", "`tf.distribute.MirroredStrategy`, on one host", strategy, remedy)
@@ -47,7 +46,7 @@ def check(model: Any, source: Any, form: str, argument: str = "x") -> None:
         _check_parts(model, source, argument)
     accumulates = getattr(getattr(model, "optimizer", None), "gradient_accumulation_steps", None)
     if accumulates and _tracing.is_distributed(model) and model.distribute_strategy.num_replicas_in_sync > 1:
-        remedy = "Keras cannot sum over replicas in steps that it makes only now and then: raise `batch_size` instead."
+        remedy = "Keras cannot sum gradients over replicas in conditional steps: increase `batch_size` instead."
         raise _check.invalid("gradient_accumulation_steps", "None on several replicas", accumulates, remedy)
     distribution = _processes.distribution()
     if distribution is None:
@@ -56,42 +55,43 @@ def check(model: Any, source: Any, form: str, argument: str = "x") -> None:
     if data.is_part(source):
         parts = max(parts // _processes.count(), 1)
     if isinstance(source, data.Batches) and source.has_multiples_of(parts) is False:
-        raise _check.invalid(argument, f"batches of a multiple of {parts} rows, the devices' parts", source, _EVEN)
+        raise _check.invalid(argument, f"batches of a multiple of {parts} rows, one part per device", source, _EVEN)
     if _processes.count() == 1:
         return
     if distribution.auto_shard_dataset:
-        remedy = "Every process reads the same batches, and `fit` gives each its part."
+        remedy = "Every process reads the same batches, and `fit` selects the part of each process."
         raise _check.invalid("distribution", "one with `auto_shard_dataset=False`", distribution, remedy)
     if isinstance(distribution, keras.distribution.ModelParallel):
-        remedy = "Over processes use `DataParallel`; `ModelParallel` cuts weights over the devices of one process."
+        remedy = "For several processes use `DataParallel`; `ModelParallel` shards weights over one process's devices."
         raise _check.invalid("distribution", "one that copies weights to every process", distribution, remedy)
     if form == "arrays" or not hasattr(source, "element_spec"):
-        remedy = "Make `data.batches` of rows, with `drop_remainder=True` and a `seed`."
+        remedy = "Create `data.batches` from rows, with `drop_remainder=True` and a `seed`."
         raise _check.invalid(argument, "batches as a `tf.data.Dataset` for several processes", type(source), remedy)
 
 
 def _check_parts(model, source, argument):
-    """Raises for what several replicas or processes cannot share."""
+    """Raises for data and losses that several replicas or processes cannot share."""
     columns = model.input_columns().values() if hasattr(model, "input_columns") else ()
     target = (getattr(source, "element_spec", None) or (None, None))[1]
     if any(isinstance(column, data.RankingColumn) for column in columns) and len(getattr(target, "shape", ())) > 1:
         remedy = (
-            "The documents of a batch are one axis, which would be cut within lists. Train in one process, or on pairs."
+            "All documents of a batch share one axis, so the split would cut through lists. Train in one process, or "
+            "on pairs."
         )
         raise _check.invalid(argument, "pairs of query and document on several replicas", "lists of documents", remedy)
     losses = [type(loss).__name__ for loss in getattr(model, "stateful_losses", list)()]
     if losses:
-        remedy = "Each replica would remember its own part of the batches."
+        remedy = "Each replica would remember only its own part of the batches."
         raise _check.invalid("loss", "losses without a memory on several replicas", losses, remedy)
 
 
 def check_alike(model: Any, source: Any, **settings: Any) -> None:
-    """Raises in every process where a training is another one in one of them.
+    """Raises in every process if the training differs between processes.
 
     Args:
         model: compiled model.
-        source: what it is trained on.
-        **settings: further numbers that must be the same.
+        source: the training data.
+        **settings: further numbers that must be equal in all processes.
     """
     if _processes.count() == 1:
         return
@@ -109,16 +109,16 @@ def check_alike(model: Any, source: Any, **settings: Any) -> None:
     found = _processes.differing(facts)
     if found:
         shown = {name: facts[name] for name in found if name != "variables of the model"}
-        remedy = "Give all processes the same rows, seed and settings: `data.batches(..., seed=0)`."
-        raise _check.invalid("x", f"a training that is the same in all processes, in {found} as well", shown, remedy)
+        remedy = "Use the same rows, seed and settings in all processes: `data.batches(..., seed=0)`."
+        raise _check.invalid("x", f"training that is the same in all processes, including {found}", shown, remedy)
 
 
 def part(dataset: Any, source: Any = None) -> Any:
-    """Returns this process's part of each batch of a dataset; of a training in one process all.
+    """Returns this process's part of each batch of a dataset; with one process, the whole dataset.
 
     Args:
-        dataset: batches as Keras takes them.
-        source: what the user gave, which may be marked as this process's part (`data.as_part`).
+        dataset: batches for Keras.
+        source: the user's data, which may already be marked as this process's part (`data.as_part`).
     """
     if _processes.count() == 1 or data.is_part(source) or not hasattr(dataset, "element_spec"):
         return dataset
@@ -127,17 +127,17 @@ def part(dataset: Any, source: Any = None) -> Any:
 
 @contextlib.contextmanager
 def spread(model: Any, source: Any, callbacks: Any, steps_per_epoch: int | None = None) -> Iterator[Any]:
-    """Yields the callbacks of a `fit`, for as long as it runs.
+    """Yields the callbacks of a `fit`, while it runs.
 
-    Under a strategy, and on other backends than TensorFlow, Keras reads ahead: it begins iterations of the data that
-    nobody sees. Within, an iteration does not count as an epoch there; the end of an epoch does. What callbacks of
-    Keras write is kept from the first process alone.
+    Under a strategy, and on backends other than TensorFlow, Keras prefetches: it starts iterations of the data that
+    are never used. Within this context, the data count epochs at the end of each training epoch, not by iterations.
+    Files written by Keras callbacks are kept from the first process only.
 
     Args:
         model: compiled model.
-        source: what `fit` was given, as batches.
-        callbacks: as Keras takes them.
-        steps_per_epoch: as `fit` has it. With it epochs of the data go on over those of the training.
+        source: the data of `fit`, as batches.
+        callbacks: callbacks for Keras.
+        steps_per_epoch: as in `fit`. With it, epochs of the data are independent of those of training.
     """
     if keras.config.backend() == "tensorflow" and not _tracing.is_distributed(model):
         yield callbacks
@@ -166,9 +166,10 @@ def spread(model: Any, source: Any, callbacks: Any, steps_per_epoch: int | None 
 
 @contextlib.contextmanager
 def _written_elsewhere(callbacks):
-    """Within, callbacks write into a folder that is removed then.
+    """Within this context, callbacks write into a directory that is removed at its end.
 
-    They write in every process: where Keras saves a model it makes variables, which all processes make together.
+    They have to write in every process: saving a model creates variables in Keras, which all processes must do
+    together.
     """
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         for number, callback in enumerate(callbacks):
@@ -183,7 +184,7 @@ def _written_elsewhere(callbacks):
 
 
 class _CountsEpochs(keras.callbacks.Callback):
-    """Numbers the epochs of data that do not count them; before all others, who may look at the number."""
+    """Counts the epochs of data that do not count them; runs before all other callbacks, which may read the count."""
 
     async_safe = True
 
@@ -196,6 +197,6 @@ class _CountsEpochs(keras.callbacks.Callback):
 
 
 def _data_parts(distribution):
-    """The parts that a batch is cut into, one for each device that has its own rows."""
+    """Returns the number of parts of a batch, one for each device with its own rows."""
     mesh = distribution.device_mesh
     return int(mesh.shape[list(mesh.axis_names).index(distribution.batch_dim_name)])

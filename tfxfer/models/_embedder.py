@@ -1,4 +1,4 @@
-"""Texts to vectors."""
+"""Text embeddings."""
 
 import os
 import re
@@ -20,37 +20,37 @@ from tfxfer.models._task import TextTask
 
 @keras.saving.register_keras_serializable("tfxfer")
 class TextEmbedder(EmbedderFromPreset, Encodes, TextTask):  # type: ignore[misc]  # `explain` takes two texts
-    """Turns texts into vectors that lie close together where the texts mean alike.
+    """Encodes texts as vectors that are close for texts with similar meanings.
 
-    backbone -> mean over several layers, if `layer_start` -> pooling -> dense layers and the like -> unit length, if
-    `normalize`: the modules of a sentence-transformers model, with its numbers.
+    backbone -> mean over several layers, if `layer_start` -> pooling -> dense and other modules -> unit length, if
+    `normalize`: the modules of a sentence-transformers model, with the same outputs.
 
     Args:
         backbone: `backbones.Backbone`.
         preprocessor: `preprocessing.TextPreprocessor`.
         pooling: one of `layers.POOLING`, or several. Defaults to `"mean"`.
-        dense: list of dicts with `units`, `activation` and `use_bias`: layers after the pooling, as some checkpoints
-            have them (their `kernel` and `bias`, if given, are loaded).
-        normalize: bool. Whether vectors are scaled to length 1. Defaults to `True`, so that a dot product is a cosine.
-        modules: list of dicts, all that follows the pooling, in place of `dense` and `normalize`: `Dense`, `LayerNorm`,
-            `Dropout`, `Normalize` and `Truncate` in any order, as `backbones.EmbeddingSpec` describes them.
-        layer_start: int. Pools a weighted mean over the states of this layer (0: the embeddings) to the last, with
-            learned weights, in place of the last layer's; see `layers.WeightedLayerPooling`.
-        layer_weights: float array, one number for each of these layers: their weights. Defaults to ones.
-        include_prompt: bool. Whether the tokens of a prompt count in the pooling. Defaults to `True`.
-        prompts: dict of name to prompt, a text that `encode` sets before each text.
-        default_prompt_name: string. The prompt that `encode` uses unless told otherwise.
-        similarity_fn_name: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`, what `similarity` computes. Defaults to
-            `"cosine"`.
+        dense: list of dicts with `units`, `activation` and `use_bias`: layers after the pooling, as in some checkpoints
+            (`kernel` and `bias`, if given, are loaded).
+        normalize: bool. Whether to scale vectors to length 1. Defaults to `True`, so that a dot product is a cosine.
+        modules: list of dicts: all modules after the pooling, instead of `dense` and `normalize`. `Dense`, `LayerNorm`,
+            `Dropout`, `Normalize` and `Truncate` in any order; see `backbones.EmbeddingSpec`.
+        layer_start: int. If given, pools a mean over the states of this layer (0: the embeddings) to the last, with
+            learned weights, instead of the last layer's states; see `layers.WeightedLayerPooling`.
+        layer_weights: float array with one weight for each of these layers. Defaults to ones.
+        include_prompt: bool. Whether the pooling includes the tokens of a prompt. Defaults to `True`.
+        prompts: dict of name to prompt, a string that `encode` puts before each text.
+        default_prompt_name: string. The name of the prompt that `encode` uses by default.
+        similarity_fn_name: `"cosine"`, `"dot"`, `"euclidean"` or `"manhattan"`: the function of `similarity`. Defaults
+            to `"cosine"`.
         trainable: which layer groups train: a bool, a dict, or a list of names or patterns; see `set_trainable`. By
-            default, those of the backbone that its flags say (all, unless it was frozen), and all above.
+            default, the backbone keeps its flags (all of it trains, unless it was frozen), and everything above trains.
         **kwargs: `name`.
 
     Input: dict of int32 `(batch, length)`: `token_ids`, `padding_mask`, and `segment_ids` for families that have them.
     Output: float32 `(batch, dim)`.
 
     Raises:
-        ValueError: for an unknown pooling, module, prompt name or layer group, or weights that do not fit.
+        ValueError: if a pooling, module, prompt name or layer group is unknown, or weights have the wrong shape.
 
     Example:
 
@@ -107,7 +107,7 @@ class TextEmbedder(EmbedderFromPreset, Encodes, TextTask):  # type: ignore[misc]
         x = layers.Pooling(self.pooling, name="pooling")(x, padding_mask=inputs["padding_mask"])
         for module in self._chain:
             x = module(x)
-        kwargs.setdefault("compile", False)  # there is no loss that would fit every use
+        kwargs.setdefault("compile", False)  # no single loss suits every use
         super().__init__(
             inputs, x, backbone=backbone, preprocessor=preprocessor, top=top, trainable=trainable, **kwargs
         )
@@ -124,18 +124,18 @@ class TextEmbedder(EmbedderFromPreset, Encodes, TextTask):  # type: ignore[misc]
         self.get_layer("layer_pooling").layer_weights.assign(values)
 
     def layer_embeddings(self) -> keras.Model:
-        """Returns a functional model on this embedder's own layers that gives the embedding of every layer.
+        """Returns a functional model on this embedder's layers that outputs one embedding per layer.
 
         Returns:
-            A `keras.Model` from this embedder's inputs to float32 `(batch, layers, dim)`: first of the embeddings of
-            tokens, then of each block's output, after the encoder's final norm, if it has one. The last is this
-            embedder's output; the one of layer l > 0 is what `with_blocks(l)` gives.
+            A `keras.Model` from this embedder's inputs to float32 `(batch, layers, dim)`: one vector from the token
+            embeddings, then one from each block's output, after the encoder's final norm, if it has one. The last is
+            this embedder's output; the one of layer l > 0 equals the output of `with_blocks(l)`.
 
         Raises:
-            ValueError: for an embedder with `layer_start`, whose vectors are a mean over layers.
+            ValueError: if the embedder has `layer_start`, so that its vectors are a mean over layers.
         """
         if self.layer_start is not None:
-            raise _check.invalid("layer_start", "None for the embeddings of single layers", self.layer_start)
+            raise _check.invalid("layer_start", "None for embeddings of single layers", self.layer_start)
         states = self.backbone.hidden_states().output
         norm = getattr(getattr(self.backbone, "parts", None), "final_norm", None)
         mask, pooling = self.input["padding_mask"], self.get_layer("pooling")
@@ -150,11 +150,11 @@ class TextEmbedder(EmbedderFromPreset, Encodes, TextTask):  # type: ignore[misc]
     keeps_embedding = True
 
     def read_layers(self) -> tuple[int, ...] | None:
-        """Returns the layers from `layer_start` on; see `DescribesItself.read_layers`."""
+        """Returns the indices of the layers from `layer_start`; see `DescribesItself.read_layers`."""
         return None if self.layer_start is None else tuple(range(self.layer_start, self.backbone.num_layers + 1))
 
     def boundary(self) -> tuple[Any, Any, Any]:
-        """Returns where the encoder ends: before the mean over layers, where there is one."""
+        """Returns the tensors at the end of the encoder: before the mean over layers, if there is one."""
         if self.layer_start is None:
             return super().boundary()
         pooling = self.get_layer("pooling")
@@ -162,7 +162,7 @@ class TextEmbedder(EmbedderFromPreset, Encodes, TextTask):  # type: ignore[misc]
 
     def _with(self, arguments):
         if set(arguments) - {"trainable"}:
-            return None  # made again by `_preset_arguments`, which brings all that was trained
+            return None  # rebuilt by `_preset_arguments`, which keeps all trained weights
         return super()._with(arguments)
 
     @classmethod
@@ -182,7 +182,7 @@ class TextEmbedder(EmbedderFromPreset, Encodes, TextTask):  # type: ignore[misc]
         return arguments
 
     def embedding_spec(self) -> backbones.EmbeddingSpec:
-        """Returns pooling, modules with their weights and prompts: a `backbones.EmbeddingSpec`."""
+        """Returns a `backbones.EmbeddingSpec` of the pooling, the modules with their weights, and the prompts."""
         weights = None
         if self.layer_start is not None:
             weights = keras.ops.convert_to_numpy(self.get_layer("layer_pooling").layer_weights)
@@ -199,32 +199,35 @@ class TextEmbedder(EmbedderFromPreset, Encodes, TextTask):  # type: ignore[misc]
 
     @property
     def dense(self) -> list[dict[str, Any]]:
-        """The settings of the dense modules after the pooling, a list of dicts."""
+        """List of dicts: the settings of the dense modules after the pooling."""
         return [settings for settings in self._settings() if settings["class"] == "Dense"]
 
     @property
     def normalize(self) -> bool:
-        """Whether vectors have unit length because the last module scales them."""
+        """Whether the last module scales vectors to unit length."""
         return _embedding.is_normalized(self._settings())
 
     def _settings(self):
-        """The modules after the pooling, without their weights."""
+        """Returns the settings of the modules after the pooling, without weights."""
         return [dict(module.settings) for module in self._chain]
 
     @property
     def embedding_dim(self) -> int:
-        """Size of a vector."""
+        """Int. The number of components of a vector."""
         return self.output_shape[-1]
 
     def signatures(self, pairs: bool = False) -> list[Signature]:
-        """Returns `embed`, one for each prompt, `similarity`, `rank` and `search`; see `DescribesItself.signatures`."""
+        """Returns `embed`, one `embed_<prompt>` for each prompt, `similarity`, `rank` and `search`.
+
+        See `DescribesItself.signatures`.
+        """
         default = self.prompts.get(self.default_prompt_name or "", "")
         found = [Signature("embed", "vectors", "The vector of each text.", prompts=(default,))]
         for name, prompt in self.prompts.items():
             signature = f"embed_{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}"
             if signature in [each.name for each in found]:
                 names = sorted(self.prompts)
-                raise _check.invalid("model", "prompts whose names differ in more than signs", names, "Rename one.")
+                raise _check.invalid("model", "prompts whose names differ in letters or digits", names, "Rename one.")
             purpose = f"The vector of each text with the prompt {prompt!r} before it."
             found.append(Signature(signature, "vectors", purpose, prompts=(prompt,)))
         sides = [_texts.prompt_for(self, None, names) for names in (_texts.QUERY_PROMPTS, _texts.DOCUMENT_PROMPTS)]
@@ -235,7 +238,7 @@ class TextEmbedder(EmbedderFromPreset, Encodes, TextTask):  # type: ignore[misc]
         return found
 
     def write_checkpoint(self, folder: str | os.PathLike[str], format: str, dtype: Any) -> None:
-        """Writes a sentence-transformers folder, or the encoder alone; see `TextTask.write_checkpoint`."""
+        """Writes a sentence-transformers directory, or only the encoder; see `TextTask.write_checkpoint`."""
         arguments = (folder, self.backbone, self.preprocessor)
         if format == "huggingface":
             _write.write(*arguments, dtype=dtype)
@@ -245,14 +248,14 @@ class TextEmbedder(EmbedderFromPreset, Encodes, TextTask):  # type: ignore[misc]
     pipeline_tag = "sentence-similarity"
 
     def card_rows(self) -> dict[str, str]:
-        """Returns what the model card says of vectors and pooling."""
+        """Returns the rows of the model card for vectors and pooling."""
         return {
             "Vectors": f"{self.embedding_dim} components, compared by {self.similarity_fn_name}",
             "Pooling": ", ".join([*self.pooling, *(settings["class"] for settings in self._settings())]),
         }
 
     def usage(self, format: str, repo_id: str) -> dict[str, str]:
-        """Returns the code of the model card: how the libraries load the model and encode texts."""
+        """Returns the code of the model card: how each library loads the model and encodes texts."""
         return _usage.embedder(self, format, repo_id)
 
     def get_config(self) -> dict[str, Any]:
@@ -269,12 +272,12 @@ class TextEmbedder(EmbedderFromPreset, Encodes, TextTask):  # type: ignore[misc]
 
 
 def _check_modules(modules, dense, normalize):
-    """Returns the modules after the pooling with all their settings; raises where they are given in both ways."""
+    """Returns the modules after the pooling with all their settings; raises if both forms are given."""
     if modules is None:
         return _embedding.chain(dense, normalize is None or normalize)
     for name, value in (("dense", dense), ("normalize", normalize)):
         if value is not None and value != ():
-            raise _check.invalid(name, "nothing where `modules` is given", value, "Put it among the modules.")
+            raise _check.invalid(name, "no value together with `modules`", value, "Add it to the modules.")
     return _embedding.complete_modules(modules)
 
 

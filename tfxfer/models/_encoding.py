@@ -1,4 +1,4 @@
-"""Encoding texts: vectors, their similarity, documents in the order of a query."""
+"""Encoding texts: vectors, their similarity, and ranking documents for a query."""
 
 import collections.abc
 import contextlib
@@ -15,18 +15,18 @@ from tfxfer import _check, _neighbours, _texts, data
 from tfxfer.models import _explaining, _rows, _workers
 from tfxfer.models._attributions import Explanation
 
-# Batches from which on `encode` shows its progress.
+# `encode` shows its progress on more batches than this.
 _LONG = 64
 _OUTPUTS = ("embedding", "tokens")
-# The name of the part of the model that gives the states of tokens.
+# The name of the part of the model that outputs the token states.
 _TOKENS = "tokens"
 _DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
-_Mixin: Any = object  # what is mixed in here has the methods of an embedder
+_Mixin: Any = object  # the class that uses this mixin has the methods of an embedder
 
 
 class Encodes(_Mixin):
-    """`encode` and its neighbours; a mixin."""
+    """Mixin with `encode` and related methods."""
 
     def encode(
         self,
@@ -42,39 +42,40 @@ class Encodes(_Mixin):
         progress: bool | None = None,
         workers: int | _workers.Workers | None = None,
     ) -> Any:
-        """Turns texts into vectors.
+        """Encodes texts as vectors.
 
-        Texts are sorted by length and batched without needless padding; the vectors come back in the order of the
-        texts. Their values do not depend on batch size, order or neighbours: on TensorFlow and a processor with
-        AVX-512 to the last bit, from an export as well, elsewhere beyond float rounding. `export.Engine` gives the same
+        Texts are sorted by length and batched with little padding; the vectors are returned in the order of the texts.
+        Their values do not depend on batch size, order or the other texts of a batch: bit for bit on TensorFlow and a
+        processor with AVX-512 (also from an export), elsewhere up to float rounding. `export.Engine` produces the same
         bits on any processor.
 
         Args:
-            texts: a string, a list, tuple, array, Series or another sequence of strings; or an iterator of strings,
-                such as a file: it is consumed in constant memory.
-            batch_size: int. Texts computed at a time.
-            prompt: string set before each text.
-            prompt_name: string, one of `prompts`. Defaults to `default_prompt_name`.
-            normalize: bool. Whether to scale to length 1. Defaults to the model's own `normalize`; `False` gives the
-                vectors before the model's last module, where that scales them.
-            truncate_dim: int. Keeps the first components only (for Matryoshka models, Kusupati et al., 2022,
-                https://arxiv.org/abs/2205.13147); scaled to length 1 again if vectors are normalised.
-            dtype: `"float32"`, `"float16"` or `"bfloat16"`: of the result, not of the computation.
-            output: `"embedding"`, one vector a text; or `"tokens"`, the encoder's vector for each token of a text,
-                special tokens included, before pooling and what follows it.
-            progress: bool. Whether to show a progress bar. By default on work of more than 64 batches,
-                in a terminal or notebook.
-            workers: int, the number of processes that compute, or what `workers` made; see there when it pays. The
-                vectors are the same to the bit where a process has as many threads as this one.
+            texts: a string; a list, tuple, array, Series or other sequence of strings; or an iterator of strings, such
+                as a file, which is consumed in constant memory.
+            batch_size: int. Batch size for inference. Defaults to 32.
+            prompt: string put before each text.
+            prompt_name: string, a key of `prompts`. Defaults to `default_prompt_name`.
+            normalize: bool. Whether to scale vectors to length 1. Defaults to the model's `normalize`; `False` returns
+                the vectors before the model's last module, if that module scales them.
+            truncate_dim: int. Keeps only the first components (for Matryoshka models, Kusupati et al., 2022,
+                https://arxiv.org/abs/2205.13147); normalized vectors are scaled to length 1 again.
+            dtype: `"float32"`, `"float16"` or `"bfloat16"`: the dtype of the result, not of the computation. Defaults
+                to `"float32"`.
+            output: `"embedding"`, one vector per text; or `"tokens"`, the encoder's vector for each token of a text,
+                including special tokens, before the pooling. Defaults to `"embedding"`.
+            progress: bool. Whether to show a progress bar. By default, in a terminal or notebook if there are more than
+                64 batches.
+            workers: int, the number of processes, or the result of `workers`, which describes when this is worthwhile.
+                The vectors are identical bit for bit if each process has as many threads as this one.
 
         Returns:
-            A string gives `(dim,)`, a sequence `(texts, dim)`, an iterator a generator of arrays `(some texts, dim)`
-            which together are all vectors in order. With `output="tokens"` a text gives `(tokens, hidden_dim)`, several
-            texts a list of such arrays.
+            An array `(dim,)` for a string, `(texts, dim)` for a sequence; for an iterator, a generator of arrays
+            `(some texts, dim)` in the order of the texts. With `output="tokens"`, an array `(tokens, hidden_dim)` for
+            one text and a list of such arrays for several.
 
         Raises:
-            ValueError: for something that is no text, with its row, or an argument out of range.
-            RuntimeError: for a text that a worker cannot encode, with its row, or a worker that ended.
+            ValueError: if an element is not a string (the error names its row), or an argument is out of range.
+            RuntimeError: if a worker fails on a text (the error names its row), or a worker has ended.
 
         Example:
 
@@ -122,31 +123,31 @@ class Encodes(_Mixin):
     def workers(
         self, count: int | None = None, *, devices: Sequence[str] | None = None, threads: int | None = None
     ) -> _workers.Workers:
-        """Starts processes that encode with a copy of this model each, for as many calls as needed.
+        """Starts processes that each encode with a copy of this model, for any number of calls.
 
-        Each takes some seconds to start and the memory of TensorFlow and the model. It pays for work of minutes: on
-        many cores, where one process does not keep them busy, or on several cards. A process has as many threads as
-        there are cores for it, so that two processes on two cores have one each.
+        Each process takes some seconds to start, and the memory of TensorFlow and the model. This is worthwhile for
+        minutes of work: on many cores that one process cannot keep busy, or on several GPUs. The cores are divided
+        among the processes: with two processes on two cores, each has one thread.
 
-        Batches are those of one process, so that the vectors are the same to the bit where the threads are as many
-        (a matrix product may be summed up in another order by more of them). Vectors come in the order of the texts.
-        An error in a process names the row and its text; a process that is killed is an error too.
+        The batches are the same as with one process, so the vectors are identical bit for bit if the number of threads
+        is the same (more threads may sum a matrix product in a different order). Vectors are returned in the order of
+        the texts. An error in a process names the row and its text; a killed process also raises an error.
 
-        A script needs `if __name__ == "__main__":` around what it runs: each process imports it. Classes of a model
-        that are defined in a notebook cannot be loaded by another process.
+        A script needs `if __name__ == "__main__":` around its code, because each process imports it. Model classes that
+        are defined in a notebook cannot be loaded by another process.
 
         Args:
             count: int. The number of processes. Defaults to the number of devices.
-            devices: list of `"cpu"` and `"gpu:0"`, `"gpu:1"` and so on, one for each process. By default each sees the
-                devices that this process does.
-            threads: int. Threads of each process for TensorFlow and numpy. By default the cores divided by the
-                processes, but no more than `TF_NUM_INTRAOP_THREADS` or `OMP_NUM_THREADS` allow this process.
+            devices: list of `"cpu"`, `"gpu:0"`, `"gpu:1"` and so on, one for each process. By default each process sees
+                the same devices as this one.
+            threads: int. Threads of each process for TensorFlow and NumPy. Defaults to the cores divided by the
+                processes, limited by this process's `TF_NUM_INTRAOP_THREADS` and `OMP_NUM_THREADS`.
 
         Returns:
             `Workers`, a context manager; `close()` ends the processes.
 
         Raises:
-            ValueError: for an unknown device, a card that is not there, or a model with an engine.
+            ValueError: if a device is unknown, a GPU does not exist, or the model has an engine.
 
         Example:
 
@@ -160,7 +161,7 @@ class Encodes(_Mixin):
         return _workers.Workers(self, count, devices=devices, threads=threads)
 
     def _encode_on(self, workers, texts, batch_size, progress, here, options):
-        """Encodes texts by other processes; what is too little to start some is encoded `here`."""
+        """Encodes texts in other processes; uses `here` if there is too little work to start them."""
         is_own = not isinstance(workers, _workers.Workers)
         count = _check.integer("workers", workers) if is_own else len(workers)
         if not is_own:
@@ -192,7 +193,7 @@ class Encodes(_Mixin):
             yield from made.run(parts, options)
 
     def _read(self, texts):
-        """Texts as a tensor."""
+        """Returns the texts as a tensor."""
         if isinstance(texts, tuple) and not all(isinstance(text, (str, bytes)) for text in texts):
             expected = "a string, a sequence of strings, or an iterator of strings"
             row = next(i for i, text in enumerate(texts) if not isinstance(text, (str, bytes)))
@@ -201,7 +202,7 @@ class Encodes(_Mixin):
 
     def _prompt(self, prompt, prompt_name):
         if prompt is not None and prompt_name is not None:
-            raise _check.invalid("prompt_name", "None where `prompt` is given", prompt_name)
+            raise _check.invalid("prompt_name", "None together with `prompt`", prompt_name)
         name = prompt_name or self.default_prompt_name
         if prompt is None and name is not None:
             prompt = self.prompts[_check.one_of("prompt_name", name, self.prompts)]
@@ -230,7 +231,7 @@ class Encodes(_Mixin):
         return self._runner(texts, part)(texts, batch_size, progress=progress, finish=finish)
 
     def _part(self, part):
-        """The model with a pooling that leaves a prompt out, and with or without the last module; or without both."""
+        """Returns the model with a pooling that skips the prompt, with or without the last module; or token states."""
         if part == _TOKENS:
             sequence, mask, _ = self.boundary()
             return keras.Model(self.input, [sequence, mask])
@@ -245,15 +246,15 @@ class Encodes(_Mixin):
         return keras.Model(self.input, x)
 
     def encode_query(self, texts: Any, batch_size: int = 32, **kwargs: Any) -> Any:
-        """Turns the queries of a search into vectors: `encode` with the prompt `"query"`, if there is one.
+        """Encodes search queries: `encode` with the prompt `"query"`, if the model has one.
 
         Args:
-            texts: as `encode` takes them.
-            batch_size: int. Texts computed at a time.
-            **kwargs: as `encode` has them. `prompt` or `prompt_name` replace the prompt.
+            texts: as in `encode`.
+            batch_size: int. Batch size for inference. Defaults to 32.
+            **kwargs: passed to `encode`. `prompt` or `prompt_name` replace the default prompt.
 
         Returns:
-            What `encode` returns.
+            The result of `encode`.
 
         Example:
 
@@ -265,19 +266,20 @@ class Encodes(_Mixin):
         return self._encode_as(_texts.QUERY_PROMPTS, texts, batch_size, kwargs)
 
     def encode_document(self, texts: Any, batch_size: int = 32, **kwargs: Any) -> Any:
-        """Turns the documents of a search into vectors, with the prompt `"document"`, `"passage"` or `"corpus"`.
+        """Encodes search documents: `encode` with the prompt `"document"`, `"passage"` or `"corpus"`.
 
-        The first of the three that there is; otherwise it is `encode`. Models that come from a sentence-transformers
-        folder with any prompts have a prompt `"document"`, as there: an empty one unless the folder has its own. So a
-        folder whose only prompts are `"query"` and `"passage"` encodes documents without a prompt.
+        It uses the first of the three that the model has; without any, it is the same as `encode`. As in
+        sentence-transformers, a model loaded from a directory with prompts always has a prompt `"document"`, which is
+        empty unless the directory defines it. A directory whose only prompts are `"query"` and `"passage"` therefore
+        encodes documents without a prompt.
 
         Args:
-            texts: as `encode` takes them.
-            batch_size: int. Texts computed at a time.
-            **kwargs: as `encode` has them. `prompt` or `prompt_name` replace the prompt.
+            texts: as in `encode`.
+            batch_size: int. Batch size for inference. Defaults to 32.
+            **kwargs: passed to `encode`. `prompt` or `prompt_name` replace the default prompt.
 
         Returns:
-            What `encode` returns.
+            The result of `encode`.
         """
         return self._encode_as(_texts.DOCUMENT_PROMPTS, texts, batch_size, kwargs)
 
@@ -287,9 +289,10 @@ class Encodes(_Mixin):
         return self.encode(texts, batch_size, **arguments)
 
     def similarity(self, a: ArrayLike, b: ArrayLike) -> np.ndarray:
-        """Compares each vector of `a` with each of `b` by the model's `similarity_fn_name`; larger is closer.
+        """Computes the similarity of each vector of `a` to each vector of `b`; larger is closer.
 
-        `"cosine"`, `"dot"`, or the negated distance for `"euclidean"` and `"manhattan"`.
+        `similarity_fn_name` selects the function: `"cosine"`, `"dot"`, or the negated distance for `"euclidean"` and
+        `"manhattan"`.
 
         Args:
             a: float array `(n, dim)`, or `(dim,)` for one vector.
@@ -299,7 +302,7 @@ class Encodes(_Mixin):
             A float32 array `(n, m)`.
 
         Raises:
-            ValueError: for arrays of another shape, or with numbers that are not finite.
+            ValueError: if the arrays have another shape, or contain numbers that are not finite.
 
         Example:
 
@@ -310,7 +313,7 @@ class Encodes(_Mixin):
         """
         a, b = (_neighbours.matrix(name, np.atleast_2d(np.asarray(value))) for name, value in (("a", a), ("b", b)))
         if a.shape[1] != b.shape[1]:
-            raise _check.invalid("b", f"vectors of {a.shape[1]} components, as `a` has them", b.shape)
+            raise _check.invalid("b", f"vectors of {a.shape[1]} components, like those of `a`", b.shape)
         return _neighbours.pairwise(a, b, self.similarity_fn_name)
 
     def explain(
@@ -327,30 +330,31 @@ class Encodes(_Mixin):
         split: Literal["punctuation", "whitespace"] = "punctuation",
         batch_size: int = 64,
     ) -> list[Explanation]:
-        """Says which words make two texts similar, and which keep them apart, by integrated gradients.
+        """Explains which words make two texts similar or dissimilar, by integrated gradients.
 
-        The number that is explained is the model's `similarity` of each text of `a` and the text of `b` in the same
-        row. The words of `a` are explained with the vector of `b` held, and the other way round: the values of the
-        words of one text add up to the similarity less that of the text without its words, a baseline for each side.
+        The explained number is the model's `similarity` between each text of `a` and the text of `b` in the same row.
+        The words of `a` are explained with the vector of `b` fixed, and vice versa. The values of the words of one text
+        add up to the similarity minus the similarity of the text without its words; each side has its own baseline.
 
         Args:
             a: a string, or a list of strings.
-            b: a string, or as many.
-            prompt: string set before each text, or a tuple of one for each side. Defaults to the model's default
-                prompt. A prompt has no words; what its tokens add is in `rest`.
-            steps: as `TextClassifier.explain` has it.
-            max_steps: as there.
-            tolerance: as there.
-            baseline: as there.
-            erasure: as there.
-            split: as there.
-            batch_size: as there.
+            b: a string, or a list of the same length as `a`.
+            prompt: string put before each text, or a tuple with one for each side. Defaults to the model's default
+                prompt. A prompt has no words; `rest` holds the contribution of its tokens.
+            steps: as in `TextClassifier.explain`.
+            max_steps: as in `TextClassifier.explain`.
+            tolerance: as in `TextClassifier.explain`.
+            baseline: as in `TextClassifier.explain`.
+            erasure: as in `TextClassifier.explain`.
+            split: as in `TextClassifier.explain`.
+            batch_size: as in `TextClassifier.explain`.
 
         Returns:
             A list of `Explanation`, one for each row, with the words of both texts (`column` 0 and 1).
 
         Raises:
-            ValueError: for what is no text, with its row, or columns of different lengths; as `TextClassifier.explain`.
+            ValueError: if an element is not a string (the error names its row), or the columns differ in length; and as
+                in `TextClassifier.explain`.
 
         Example:
 
@@ -371,18 +375,17 @@ class Encodes(_Mixin):
     def rank(
         self, query: str, documents: Sequence[str], k: int | None = None, *, batch_size: int = 32
     ) -> list[_rows.Ranked]:
-        """Orders documents by how close they are to a query, as the export's `rank` does.
+        """Ranks documents by their similarity to a query, like `rank` of an export.
 
         Args:
             query: string.
             documents: list of strings.
-            k: int. The most documents to return. Defaults to all.
-            batch_size: int. Texts computed at a time.
+            k: int. The maximum number of documents to return. Defaults to all.
+            batch_size: int. Batch size for inference. Defaults to 32.
 
         Returns:
-            A list of `Ranked(index, score, text)`, the best first: the document's place in `documents`, its
-            `similarity` to the query, and itself. Each side has the prompt that `encode_query` and `encode_document`
-            set.
+            A list of `Ranked(index, score, text)`, the best first: the document's index in `documents`, its
+            `similarity` to the query, and its text. The prompts are those of `encode_query` and `encode_document`.
 
         Example:
 
@@ -397,14 +400,14 @@ class Encodes(_Mixin):
         return self.similarity(self.encode_query([query], batch_size), vectors)[0]
 
     def table_columns(self, x: Any, batch_size: int = 32, **options: Any) -> dict[str, tuple[str, Any]]:
-        """Returns `embedding`, what `encode` returns; see `WritesTables.table_columns`."""
+        """Returns the column `embedding`, the result of `encode`; see `WritesTables.table_columns`."""
         return {"embedding": ("vector", self.encode(x, batch_size, progress=False, **options))}
 
     def prompt_length(self, prompt: str) -> int:
-        """Returns how many tokens of each text the pooling leaves out behind a prompt.
+        """Returns how many tokens at the start of each text the pooling skips because of a prompt.
 
-        Those of the prompt and of what the tokenizer sets before it, where `include_prompt` is `False`; otherwise 0.
-        Counted as sentence-transformers does: the tokens of the prompt alone, without a special one at their end.
+        If `include_prompt` is `False`, these are the tokens of the prompt and the special tokens before it; otherwise
+        0. As in sentence-transformers, the prompt is tokenized alone and a special token at its end is not counted.
 
         Args:
             prompt: string.
@@ -421,14 +424,13 @@ class Encodes(_Mixin):
         return len(ids) - int(len(ids) > 0 and int(ids[-1]) in special)
 
     def for_prompt(self, prompt: str) -> keras.Model:
-        """Returns the model for texts behind a prompt: this one, unless the pooling leaves the prompt's tokens out.
+        """Returns the model for texts with a prompt: this model, unless the pooling skips the prompt's tokens.
 
         Args:
             prompt: string.
 
         Returns:
-            A Keras model from a dict of ids, those of prompt and text together, to vectors; it shares this model's
-            layers.
+            A Keras model from a dict of ids, of prompt and text together, to vectors. It shares this model's layers.
         """
         prompt_length = self.prompt_length(prompt)
         return self._part((prompt_length, True)) if prompt_length else self

@@ -1,4 +1,4 @@
-"""Running a tagger over rows and texts: scores of words, tags, entities with their places."""
+"""Inference of taggers on rows and texts: word scores, tags, and entities with their positions."""
 
 import collections
 import itertools
@@ -16,23 +16,23 @@ from tfxfer.layers._entities import GO_ON
 
 Entity = collections.namedtuple("Entity", ["label", "start", "end", "text", "probability"])
 Entity.__doc__ = (
-    "An entity that `TokenTagger.extract` found: its type, where it begins and ends in the text in code points, "
-    "`text[start:end]` itself, and the probability of exactly this entity."
+    "An entity found by `TokenTagger.extract`: its type, its start and end in the text in code points, "
+    "`text[start:end]`, and the probability of exactly this entity."
 )
 Span = collections.namedtuple("Span", ["label", "start", "end", "probability"])
 Span.__doc__ = (
-    "An entity that `TokenTagger.spans` found: its type, its first word, the word after its last one, and the "
-    "probability of exactly this entity."
+    "An entity found by `TokenTagger.spans`: its type, the index of its first word, the index after its last word, and "
+    "the probability of exactly this entity."
 )
 
-# Texts, and characters in them, that are read at a time: enough to sort by length, little to hold.
+# Limits of texts and characters read at a time: enough to sort by length, little memory.
 _TEXTS, _CHARACTERS = 2048, 2**20
-# Places (words with padding) that are decoded at a time.
+# Positions (words with padding) decoded at a time.
 _PLACES = 2**16
 
 
 class Decoders:
-    """What decodes the scores of one tagger; made once for a temperature, and hidden from Keras."""
+    """Decodes the scores of one tagger. The decoder is built once per temperature, and hidden from Keras."""
 
     def __init__(self, tagger):
         self._tagger = lambda: tagger
@@ -52,7 +52,7 @@ class Decoders:
             start += count
 
     def decoded(self, inputs: dict) -> dict:
-        """Returns what the decoder gives for one batch, as arrays."""
+        """Returns the decoder's outputs for one batch, as a dict of arrays."""
         tagger = self._tagger()
         made_for = (tagger.temperature, *map(id, tagger.weights))
         if made_for != self._made_for:
@@ -66,7 +66,7 @@ class Decoders:
         return {name: np.asarray(value) for name, value in self._run(inputs).items()}
 
     def tags(self, scores: Any) -> Any:
-        """Returns for each row (indices of tags `(words,)`, whether each word has a token)."""
+        """Returns for each row (tag indices `(words,)`, bool array of which words have a token)."""
         scores, found = _as_scores(scores), {}
         for rows, decoded in self.run(scores):
             for row, tags in zip(rows, decoded["tags"], strict=True):
@@ -97,7 +97,7 @@ class Decoders:
 
 
 def _as_scores(scores):
-    """Scores as `predict` gives them, a list of arrays `(words, tags)`, as `WordScores`."""
+    """Converts the result of `predict`, a list of arrays `(words, tags)`, to `WordScores`."""
     if isinstance(scores, data.WordScores):
         return scores
     rows = [np.asarray(row, "float32") for row in scores]
@@ -105,7 +105,7 @@ def _as_scores(scores):
 
 
 def _joined(rows, masks, outputs):
-    """Makes `WordScores` of the scores and masks of each row."""
+    """Joins the scores and masks of each row to `WordScores`."""
     splits = np.cumsum([0, *map(len, rows)])
     flat = np.concatenate(rows) if rows else np.zeros((0, outputs), "float32")
     return data.WordScores(flat, np.concatenate([np.zeros(0, bool), *masks]), splits)
@@ -115,7 +115,7 @@ def _joined(rows, masks, outputs):
 
 
 def runner(tagger: Any) -> Any:
-    """Returns what runs a tagger over words; made again where something changed that it has traced."""
+    """Returns the runner of a tagger on words; it is rebuilt if something that it traced has changed."""
     room, stride = tagger.window()
 
     def make():
@@ -131,7 +131,7 @@ def scores(tagger: Any, words: Any, batch_size: int, progress: bool) -> data.Wor
 
 
 def scores_of_batches(tagger: Any, form: str, found: Any, batch_size: int, steps: int | None) -> data.WordScores:
-    """Returns the same for batches; words beyond the last one with a token are left out."""
+    """Returns the scores of batches, without the words after the last one that has a token."""
     gate = data.Gate(tagger)
     if form == "arrays":
         count = len(next(iter(found[0].values())))
@@ -170,7 +170,7 @@ def names(tagger: Any, scores: Any) -> list[list[str]]:
 
 
 def _fill(row, is_known, tags):
-    """Gives the words without a token that lie within an entity its tag, as the scheme has no gaps in entities."""
+    """Tags words without a token inside an entity as part of it, since the scheme has no gaps in entities."""
     after = "O"
     for place in reversed(range(len(row))):
         if is_known[place]:
@@ -183,7 +183,7 @@ def _fill(row, is_known, tags):
 
 
 def word_spans(tagger: Any, scores: Any) -> list[list[Span]]:
-    """Returns the entities of each row, by words."""
+    """Returns the entities of each row, by word indices."""
     types = [_type(tag) for tag in tagger.tags]
     return [
         [Span(types[tag], first, last + 1, probability) for tag, first, last, probability in row]
@@ -192,9 +192,9 @@ def word_spans(tagger: Any, scores: Any) -> list[list[Span]]:
 
 
 def doubts(tagger: Any, scores: data.WordScores) -> np.ndarray:
-    """Returns 1 - the probability of the least sure entity of each row, or of its least sure tag if it has none.
+    """Returns 1 - the probability of each row's least certain entity, or of its least certain tag without entities.
 
-    -1 for a row without a token.
+    The value is -1 for a row without a token.
     """
     found = np.full(len(scores.splits) - 1, -1.0)
     for rows, decoded in tagger._decoders.run(scores):
@@ -226,7 +226,7 @@ def found(tagger: Any, texts: list, batch_size: int) -> Iterator[list]:
 
 
 def extracted(answers: Any, texts: list, batch_size: int, progress: bool) -> Iterator[list]:
-    """Yields what a function of a list of texts and the batch size gives for each text."""
+    """Yields the answer for each text, from a function of (list of texts, batch size)."""
     bar = keras.utils.Progbar(len(texts), unit_name="text") if progress and texts else None
     for part in _parts(iter(texts)):
         yield from answers(part, batch_size)
@@ -235,7 +235,7 @@ def extracted(answers: Any, texts: list, batch_size: int, progress: bool) -> Ite
 
 
 def streamed(answers: Any, texts: Iterator, batch_size: int) -> Iterator[list]:
-    """Yields the same for each text of an iterator."""
+    """Yields the answer for each text of an iterator."""
     count = 0
     for part in _parts(texts):
         for row, text in enumerate(part, count):
@@ -246,7 +246,7 @@ def streamed(answers: Any, texts: Iterator, batch_size: int) -> Iterator[list]:
 
 
 def _parts(texts):
-    """Cuts an iterator of texts into lists of many short texts or few long ones."""
+    """Splits an iterator of texts into lists of many short texts or few long ones."""
     part, size = [], 0
     for text in texts:
         part.append(text)
@@ -266,7 +266,7 @@ def _type(tag):
 
 
 class _Likelihood(keras.layers.Layer):
-    """The log-likelihood `(batch,)` of tags `(batch, words)`, -1 where there is none, at a temperature `(batch,)`."""
+    """The log-likelihood `(batch,)` of tags `(batch, words)`, -1 for no tag, at a temperature `(batch,)`."""
 
     def __init__(self, crf, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
@@ -287,10 +287,10 @@ class _Likelihood(keras.layers.Layer):
 
 
 def fitted_temperature(tagger: Any, x: Any, y: Any, batch_size: int) -> float:
-    """Returns the temperature, from 1/20 to 20, at which the tags of some rows are likeliest."""
+    """Returns the temperature in `[1/20, 20]` that maximizes the likelihood of the rows' tags."""
     form, rows = data.Gate(tagger).read(x, y)
     if form != "rows":
-        raise _check.invalid("x", "rows in memory, with their tags", x)
+        raise _check.invalid("x", "rows in memory, with tags", x)
     found = runner(tagger)(rows.x["words"] if isinstance(rows.x, dict) else rows.x, batch_size)
     if not found.mask.any():
         raise _check.invalid("x", "a word with a token", x)

@@ -1,4 +1,4 @@
-"""Why a model answers as it does: `explain` of the task models."""
+"""Explanations of predictions: `explain` of the task models."""
 
 import bisect
 import dataclasses
@@ -16,17 +16,17 @@ from tfxfer.models import _paths
 from tfxfer.models._attributions import Attribution, Explanation
 
 STEPS = 32
-# Texts without a word that are held at a time.
+# Erased texts held in memory at a time.
 _ERASED = 4096
-# Logits of classes that do not count.
+# The logit that masks out a class.
 _LOWEST = -1e9
 
-_Mixin: Any = object  # what is mixed in here has the methods of a task model
+_Mixin: Any = object  # the class that uses this mixin has the methods of a task model
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The arguments of `explain` that every task has."""
+    """The arguments of `explain` that all tasks share."""
 
     steps: int
     max_steps: int | None
@@ -50,14 +50,25 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Explained:
-    """The number of a task that is explained; what `TextTask.explained` returns.
+    """The number that `explain` explains for a task. `TextTask.explained` returns it; override that for another number.
 
     Attributes:
-        of: string. What it is, such as `"log-odds"`.
-        number: function of outputs `(rows, n)` and int targets `(rows,)`, tensors of `keras.ops`, to numbers `(rows,)`.
-        targets: list of what the targets are called, in the order of the outputs.
-        chosen: function of outputs `(rows, n)` to ints `(rows,)`, tensors of `keras.ops`: the target of each row where
-            the caller names none; `None` where the caller has to.
+        of: string. The kind of number, for example `"log-odds"`.
+        number: function of (outputs `(rows, n)`, int targets `(rows,)`) to numbers `(rows,)`, in `keras.ops`.
+        targets: list of the names of the targets, in the order of the outputs.
+        chosen: function of outputs `(rows, n)` to ints `(rows,)`, in `keras.ops`: the default target of each row.
+            `None` if the caller must pass a target.
+
+    Example:
+
+    >>> ratio = tx.models.Explained(
+    ...     of="ratio",
+    ...     number=lambda outputs, targets: outputs[:, 0] / outputs[:, 1],
+    ...     targets=["ratio"],
+    ...     chosen=lambda outputs: keras.ops.zeros_like(outputs[:, 0], dtype="int32"),
+    ... )
+    >>> float(ratio.number(np.array([[3.0, 2.0]]), None)[0])
+    1.5
     """
 
     of: str
@@ -67,14 +78,14 @@ class Explained:
 
 
 class Explains(_Mixin):
-    """`explain` of models that give one number, or a number for each of several targets; a mixin."""
+    """Mixin with `explain`, for models with one output number, or one for each of several targets."""
 
     def explained(self) -> Explained:
-        """Returns what `explain` explains: by default the outputs `(rows, n)`, told apart by their number."""
+        """Returns the number that `explain` explains: by default an output `(rows, n)`, selected by its index."""
         shape = self.output_shape
         if not isinstance(shape, tuple) or len(shape) != 2:
             expected = "a model with one number, or a vector of numbers, for each text"
-            remedy = "Explain a part of it, or override `explained`."
+            remedy = "Explain one of its parts, or override `explained`."
             raise _check.invalid("model", expected, f"{type(self).__name__} with outputs {shape}", remedy)
         return Explained("value", picked, list(range(shape[1])), first if shape[1] == 1 else None)
 
@@ -91,50 +102,52 @@ class Explains(_Mixin):
         split: Literal["punctuation", "whitespace"] = "punctuation",
         batch_size: int = 64,
     ) -> list[Explanation]:
-        """Says which words of a text speak for an answer and which against it, by integrated gradients.
+        """Explains which words of a text support a prediction and which oppose it, by integrated gradients.
 
-        Each token's value is what the number that is explained gains along the straight path of token embeddings from a
-        baseline, the same row with the padding token in each place of the text, to the text itself:
+        The value of a token is its contribution to the explained number along the straight path of token embeddings
+        from a baseline to the text. The baseline is the same row with the padding token at each position of the text:
 
             value_i = sum over components of (x_i - b_i) * integral over a in [0, 1] of d number(b + a (x - b)) / d x_i
 
-        The values add up to number(text) - number(baseline) but for the `error` of the quadrature, which each
-        explanation has. A word has the sum of its tokens' values; of a token that reaches over several words, each gets
-        its share by code points.
+        The values add up to number(text) - number(baseline), up to the quadrature `error`, which each explanation
+        reports. The value of a word is the sum over its tokens. A token that spans several words is divided among them
+        by code points.
 
-        | model | number that is explained |
+        | model | explained number |
         |---|---|
         | classifier | log-odds of the label: log p / (1 - p), from the logits, so that it does not saturate |
         | regressor | the output, without `score_activation` |
-        | a task of your own | an output; override `explained` for another number |
+        | custom task | an output; override `explained` for another number |
 
-        With `erasure=True` there is a second opinion: by how much the number falls when the encoder reads the row
-        without the tokens of a word (they are left out by the padding mask; the others move together as if the text had
-        been written without it), and the rank correlation of both. It costs a pass for each word.
+        `erasure=True` adds a second measure: the drop of the number when the encoder reads the row without the tokens
+        of a word (the padding mask removes them; the positions of the others close up as if the text had been written
+        without the word), and the rank correlation of both measures. It costs one forward pass per word.
 
         Args:
-            x: rows, as `predict` takes them: a list or another sequence of strings; a tuple of two for a model that
-                reads pairs.
-            target: the label to explain, or the number of the output; or a list with one for each row. Defaults to the
-                likeliest label, and to the only output. With `multi_label` and several outputs it must be given.
-            steps: int. Points of the path (Gauss-Legendre quadrature). Each costs a forward and a backward pass.
-            max_steps: int >= `steps`. Rows whose error is above the tolerance are computed again with twice the steps,
-                up to this number. By default they are not.
-            tolerance: float > 0. The largest error, as a share of the sum of the absolute values, without a warning.
-            baseline: `"pad"`, `"mask"` or `"unknown"`: the special token that stands in each place of the text, and is
-                read as a token there; or `"zero"`, zeros for its embeddings. Defaults to the first token of these that
-                the tokenizer has: of `docs/explain.md`'s comparison, the padding token's integral is the most exact.
-            erasure: bool. Whether to leave out each word in turn.
-            split: as `preprocessing.split_words` has it: what a word is.
-            batch_size: int. Points computed at a time.
+            x: rows, as in `predict`: a list or other sequence of strings; a tuple of two for a model that reads pairs.
+            target: the label to explain, or the index of the output; or a list with one for each row. Defaults to the
+                most likely label, or to the only output. Required with `multi_label` and several outputs.
+            steps: int. Number of points on the path (Gauss-Legendre quadrature). Each costs a forward and a backward
+                pass. Defaults to 32.
+            max_steps: int >= `steps`. Rows whose error exceeds the tolerance are recomputed with twice the steps, up to
+                this number. By default they are not recomputed.
+            tolerance: float > 0. The largest error without a warning, as a share of the sum of absolute values.
+                Defaults to 0.05.
+            baseline: `"pad"`, `"mask"` or `"unknown"`: the special token that replaces each token of the text in the
+                baseline (a padding token is read like any token there); or `"zero"`, embeddings of zero. Defaults to
+                the first of these tokens that the tokenizer has: in the comparison of `docs/explain.md`, the integral
+                from the padding token is the most exact.
+            erasure: bool. Whether to also leave out each word in turn. Defaults to `False`.
+            split: the definition of a word, as in `preprocessing.split_words`. Defaults to `"punctuation"`.
+            batch_size: int. Number of points per batch. Defaults to 64.
 
         Returns:
-            A list of `Explanation`, one for each row. Padding and the order of rows do not change them (but for
-            rounding, and encoders whose `depends_on_padding` is true with `erasure`, which is an error there).
+            A list of `Explanation`, one for each row. Padding and the order of rows do not change them, up to rounding.
+            With `erasure`, encoders whose `depends_on_padding` is true raise an error.
 
         Raises:
-            ValueError: for rows that are no texts, an unknown label or output, a model that reads other columns than
-                texts or gives more than a vector of numbers for each, a backend other than TensorFlow and JAX.
+            ValueError: if rows are not texts, or a label or output is unknown; if the model reads columns other than
+                texts, or outputs more than one vector per row; if the backend is neither TensorFlow nor JAX.
 
         Example:
 
@@ -167,7 +180,7 @@ class Explains(_Mixin):
         return explanations([rows], [side], names, what.of, options, depth=3)
 
     def _explained_targets(self, what, x, target, count, batch_size):
-        """Returns what is explained in each row, one of `what.targets`."""
+        """Returns the target of each row, one of `what.targets`."""
         known = "one of the model's outputs" if what.of == "value" else "one of the model's labels"
         if target is None:
             if what.chosen is None:
@@ -185,7 +198,7 @@ class Explains(_Mixin):
         return names
 
     def _explain_apart(self, what, given, names, places, options):
-        """Explains a number of two texts that are encoded apart, the words of each with the other one fixed."""
+        """Explains a number of two separately encoded texts: the words of each, with the other text fixed."""
         tower = self.tower()
         if len(given) != 2:
             raise _check.invalid("x", "two text columns, (firsts, seconds)", f"{len(given)} text columns")
@@ -214,21 +227,21 @@ def first(outputs: Any) -> Any:
 
 
 def log_odds(logits: Any, targets: Any) -> Any:
-    """Returns log p / (1 - p) of each row's class, out of the logits of a softmax `(rows, classes)`."""
+    """Returns log p / (1 - p) of each row's class, from softmax logits `(rows, classes)`."""
     logits = ops.cast(logits, "float32")
     is_other = ops.expand_dims(targets, 1) != ops.expand_dims(ops.arange(logits.shape[1], dtype="int32"), 0)
     return picked(logits, targets) - ops.logsumexp(ops.where(is_other, logits, _LOWEST), axis=1)
 
 
 def similarity(name: str) -> Any:
-    """Returns the function of two tensors of vectors `(rows, dim)` to their similarity `(rows,)` by its name."""
+    """Returns the function of that name, from two tensors of vectors `(rows, dim)` to their similarity `(rows,)`."""
 
     def unit(vectors):
         squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
         return vectors / ops.sqrt(ops.maximum(squares, 1e-24))
 
     def distance(a, b):
-        # The root has no gradient at 0.
+        # The square root has no gradient at 0.
         return ops.sqrt(ops.maximum(ops.sum(ops.square(a - b), axis=-1), 1e-24))
 
     return {
@@ -247,8 +260,8 @@ def explain_similarity(embedder: Any, a: Any, b: Any, prompts: tuple[str, str], 
         if isinstance(each, tuple):
             raise _check.invalid(name, "a string or one list of strings", f"{len(each)} columns")
     if len(given[0]) != len(given[1]):
-        expected = f"as many texts as `a` has, {len(given[0])}"
-        raise _check.invalid("b", expected, f"{len(given[1])} texts", "Each row of `a` goes with that row of `b`.")
+        expected = f"as many texts as in `a`, {len(given[0])}"
+        raise _check.invalid("b", expected, f"{len(given[1])} texts", "Row i of `a` is compared with row i of `b`.")
     if not len(given[0]):
         return []
     of_vectors = similarity(embedder.similarity_fn_name)
@@ -274,7 +287,7 @@ def explain_similarity(embedder: Any, a: Any, b: Any, prompts: tuple[str, str], 
 
 
 def both_sides(tower, paths, given, prompts, vectors, more, names, of, options):
-    """Explains a number of two vectors: first the words of the first texts, then those of the second ones."""
+    """Explains a number of two vectors: the words of the first texts, then the words of the second texts."""
     paths = paths if isinstance(paths, list) else [paths, paths]
     every, sides = [], []
     for side, column in enumerate(given):
@@ -288,19 +301,19 @@ def both_sides(tower, paths, given, prompts, vectors, more, names, of, options):
 
 
 def read_texts(model: Any, x: Any) -> tuple:
-    """Returns the text columns of rows, a tuple of string tensors; raises where a task reads anything else."""
+    """Returns the text columns of rows, a tuple of string tensors; raises if the task reads anything else."""
     columns = model.prediction_columns()
     if len(columns) != 1 or not isinstance(next(iter(columns.values())), data.TextColumn):
-        expected = "a model that reads texts alone"
+        expected = "a model that reads only texts"
         raise _check.invalid("model", expected, f"{type(model).__name__} with {', '.join(map(repr, columns))}")
     if model.preprocessor is None:
         raise _check.invalid("x", "ids, for a model without a preprocessor", x, "Set `model.preprocessor`.")
     if isinstance(x, str):
-        raise _check.invalid("x", "a list of texts", x, "Put it into a list.")
+        raise _check.invalid("x", "a list of texts", x, "Wrap it in a list.")
     name, column = next(iter(columns.items()))
-    if isinstance(x, Mapping):  # columns by name, as `predict` takes them
+    if isinstance(x, Mapping):  # columns by name, as in `predict`
         if list(x) != [name]:
-            raise _check.invalid("x", f"the column {name!r} alone", list(x))
+            raise _check.invalid("x", f"only the column {name!r}", list(x))
         x = x[name]
     found = column.read(x, "x")
     return found if isinstance(found, tuple) else (found,)
@@ -320,13 +333,13 @@ class Side:
 
 
 class Rows:
-    """Texts with their tokens and words, as one path reads them.
+    """The texts of one path, with their tokens and words.
 
     Args:
         preprocessor: `preprocessing.TextPreprocessor`.
-        given: tuple of string tensors, the texts of each row that are read as one sequence.
+        given: tuple of string tensors: the texts of each row that are read as one sequence.
         options: `Options`.
-        prompt: string before each text, which is no part of it.
+        prompt: string put before each text, but not part of it.
     """
 
     def __init__(self, preprocessor: Any, given: tuple, options: Options, prompt: str = "") -> None:
@@ -351,7 +364,7 @@ class Rows:
             zip(*([text.decode(errors="replace") for text in each.numpy()] for each in given), strict=True)
         )
         self._words = [_spans(each) for each in split]
-        # Tokens of the prompt have no place in the text.
+        # Tokens of the prompt have no position in the text.
         self._spans = [
             [[(max(s - shift, 0), e - shift) if e > shift or not shift else None for s, e in row] for row in column]
             for column in map(_spans, found)
@@ -359,10 +372,10 @@ class Rows:
         self.shares = [self._shares(row) for row in range(len(self.texts))]
 
     def _shares(self, row):
-        """Returns the tokens and words of a row that the model reads, and how tokens are shared out to words.
+        """Returns the tokens and words of a row that the model reads, and the assignment of tokens to words.
 
-        Tokens: list of (place, column, start, end); words: list of (column, start, end); shares: list of (place, number
-        of the word, share).
+        Tokens: list of (position, column, start, end); words: list of (column, start, end); shares: list of (position,
+        index of the word, share).
         """
         tokens, used, shares = [], {}, []
         for place in np.flatnonzero(self._column[row] >= 0):
@@ -378,7 +391,7 @@ class Rows:
         return tokens, words, shares
 
     def explained(self, path: _paths.Path, fixed: dict, options: Options) -> Side:
-        """Returns the attributions of the rows; `fixed` is what else `number` of the path reads, a row each."""
+        """Returns the attributions of the rows; `fixed` holds the further inputs of the path's `number`, row by row."""
         x, count = {**self.x, **fixed}, len(self.texts)
         width = x["token_ids"].shape[1]
         scores, baselines, errors, relative = np.zeros((4, count))
@@ -401,7 +414,7 @@ class Rows:
         return side
 
     def _erased(self, path, x, scores, options):
-        """By how much the score falls without each word: a list of arrays, one for each row."""
+        """Returns the drop of the score without each word: a list of arrays, one for each row."""
         path.check_erasure()
         pairs = [(row, word) for row, (_, words, _) in enumerate(self.shares) for word in range(len(words))]
         if not pairs:
@@ -420,15 +433,15 @@ class Rows:
 
 
 def _spans(found):
-    """Returns the (start, end) of each row's tokens or words."""
+    """Returns the (start, end) pairs of each row's tokens or words."""
     return [list(zip(*row, strict=True)) for row in zip(found.starts.to_list(), found.ends.to_list(), strict=True)]
 
 
 def _overlaps(span, words):
-    """Returns (number of a word, share) for the words that a token reaches over; the shares sum to 1."""
+    """Returns (index of a word, share) for the words that a token spans; the shares sum to 1."""
     start, end = span
-    first = bisect.bisect_right(words, start, key=lambda word: word[1])  # the first that ends behind the start
-    if start == end:  # white space belongs to the word that it stands before, at the end of a text to the last one
+    first = bisect.bisect_right(words, start, key=lambda word: word[1])  # the first word that ends after the start
+    if start == end:  # whitespace belongs to the following word, or to the last word at the end of a text
         return [(min(first, len(words) - 1), 1.0)] if words else []
     found = []
     for number in range(first, len(words)):
@@ -440,9 +453,9 @@ def _overlaps(span, words):
 
 
 def explanations(every: list, sides: list, names: list, of: str, options: Options, depth: int) -> list[Explanation]:
-    """Returns the `Explanation` of each row, out of its texts that are read as one sequence or apart.
+    """Returns the `Explanation` of each row, whose texts are read as one sequence or separately.
 
-    Warns where sums are off; `depth` says how many functions above the caller is.
+    Warns if errors exceed the tolerance. `depth` is the `stacklevel` of the warning.
     """
     relative = np.max([side.relative for side in sides], axis=0)
     off = np.flatnonzero(relative > options.tolerance)
@@ -451,7 +464,7 @@ def explanations(every: list, sides: list, names: list, of: str, options: Option
         message = (
             f"The attributions of {len(off)} of {len(relative)} rows (rows {shown}) are off by more than "
             f"{options.tolerance:g} of their sum of absolute values, at most {relative.max():.3g}. Pass `max_steps=` "
-            "for more steps where they are needed."
+            "to use more steps for these rows."
         )
         warnings.warn(message, stacklevel=depth)
     found = []
@@ -483,7 +496,7 @@ def explanations(every: list, sides: list, names: list, of: str, options: Option
 
 
 def _row(rows, side, row, part):
-    """Returns the words and tokens of a row with their attributions, and what is left."""
+    """Returns the words and tokens of a row with their attributions, and the remainder."""
     products, texts = side.products[row], rows.texts[row]
     tokens, words, shares = rows.shares[row]
     values = np.zeros(len(words))

@@ -1,4 +1,4 @@
-"""A classifier from a few rows, in one call."""
+"""Few-shot classifiers in one call."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from tfxfer.models._siamese import Siamese
 from tfxfer.models._task import TextTask
 
 WAYS = ("setfit", "probe", "probe_then_finetune", "lora")
-# The peak of the rate for each way that trains the encoder.
+# The peak learning rate of each way that trains the encoder.
 _RATES = {"setfit": 2e-5, "probe_then_finetune": 1e-4, "lora": 1e-3}
 _LORA_RANK = 8
 
@@ -30,43 +30,44 @@ def few_shot(
     verbose: int | str = 0,
     **arguments: Any,
 ) -> TextClassifier:
-    """Trains a classifier on a few labelled texts, in one of four ways.
+    """Trains a classifier on a few labeled texts, in one of four ways.
 
-    | `way` | what it does |
+    | `way` | training |
     |---|---|
-    | `"setfit"` | trains the encoder on pairs of texts, of one label or two, then fits a logistic regression |
-    | `"probe"` | fits a logistic regression, the encoder stays as it is: seconds |
-    | `"probe_then_finetune"` | the same, then trains all layers: what `compile()` and `fit` do |
+    | `"setfit"` | trains the encoder on pairs with equal or different labels, then fits a logistic regression |
+    | `"probe"` | fits a logistic regression on the frozen encoder; takes seconds |
+    | `"probe_then_finetune"` | the same, then trains all layers, like `compile()` and `fit` |
     | `"lora"` | the same, then trains low-rank adapters and the head |
 
-    `"setfit"` is the published way (Tunstall et al., 2022): each text is in about `num_pairs` pairs of one label and as
-    many of two, with target cosines of 1 and 0. Its cost grows with `num_pairs`, that of the others does not.
-    `benchmarks/few_shot.py` compares them; more rows change the order, and `docs/recipes.md` says how.
+    `"setfit"` is the published method (Tunstall et al., 2022): each text is in about `num_pairs` pairs with equal
+    labels and as many with different labels, with target cosines of 1 and 0. Its cost grows with `num_pairs`; that of
+    the others does not. `benchmarks/few_shot.py` compares the ways. With more rows their order changes; see
+    `docs/recipes.md`.
 
     Args:
-        preset: what `from_preset` loads; or a task model in memory, whose backbone is copied. Sentence encoders are the
-            best start.
+        preset: a preset for `from_preset`, or a task model in memory, whose backbone is copied. Sentence encoders are
+            the best start.
         texts: sequence of strings.
-        labels: sequence with one label for each text, strings or ints; two different ones at least.
+        labels: sequence with one label for each text, strings or ints; at least two different labels.
         way: see the table. Defaults to `"setfit"`.
-        num_pairs: int. For `"setfit"`: pairs of each kind for each text. Defaults to 20, the paper's.
-        epochs: int. Passes over the pairs or rows. Defaults to 1 for `"setfit"`, else to what `fit(epochs="auto")`
-            plans.
+        num_pairs: int. For `"setfit"`: pairs of each kind per text. Defaults to 20, as in the paper.
+        epochs: int. Passes over the pairs or rows. Defaults to 1 for `"setfit"`, otherwise to the plan of
+            `fit(epochs="auto")`.
         batch_size: int. Rows or pairs in a batch. Defaults to 16.
-        learning_rate: float > 0. The peak, after a warm-up of a tenth of the steps, before a fall to zero. Defaults to
-            2e-5 for `"setfit"`, 1e-4 for fine-tuning, 1e-3 for adapters.
+        learning_rate: float > 0. The peak learning rate, after a warmup over a tenth of the steps and before a decay to
+            zero. Defaults to 2e-5 for `"setfit"`, 1e-4 for fine-tuning, 1e-3 for adapters.
         seed: int >= 0. Makes pairs and the order of rows repeatable; dropout follows `keras.utils.set_random_seed`.
-        verbose: as `keras.Model.fit` has it. Defaults to 0.
-        **arguments: further ones of `TextClassifier.from_preset`, such as `sequence_length`, `pooling`, `dtype`; for a
-            model in memory of `from_model`.
+        verbose: as in `keras.Model.fit`. Defaults to 0.
+        **arguments: further arguments of `TextClassifier.from_preset`, for example `sequence_length`, `pooling` or
+            `dtype`; for a model in memory, of `from_model`.
 
     Returns:
-        A `TextClassifier` with the labels in sorted order. With `"lora"` it has adapters: `freezing.merge_lora` takes
-        them away.
+        A `TextClassifier` with the labels in sorted order. With `"lora"` it has adapters; `freezing.merge_lora` merges
+        them into the weights.
 
     Raises:
-        ValueError: for an unknown way, an argument that the way does not have, unequal lengths, labels that cannot be
-            sorted; for `"setfit"`, where no class has two texts, or a text has two labels.
+        ValueError: if the way is unknown or does not have an argument, lengths differ, or labels cannot be sorted; for
+            `"setfit"`, if no class has two texts, or a text has two labels.
 
     Example:
 
@@ -87,7 +88,7 @@ def few_shot(
     if way == "probe":
         for name, value in (("epochs", epochs), ("learning_rate", learning_rate)):
             if value is not None:
-                raise _check.invalid(name, "None for way='probe', which trains no encoder", value)
+                raise _check.invalid(name, "None for way='probe', which does not train the encoder", value)
     texts, labels, names = _rows(texts, labels)
     rate = learning_rate or _RATES.get(way, 0.0)
     options: dict[str, Any] = {"seed": seed, "verbose": verbose}
@@ -107,7 +108,7 @@ def few_shot(
 
 
 def _setfit(embedder, texts, labels, names, num_pairs, epochs, batch_size, rate, options):
-    """Trains an embedder on pairs, and puts a logistic regression above it."""
+    """Trains an embedder on pairs, and fits a logistic regression on its vectors."""
     rows = {"text": texts, "label": labels}
     pairs = data.pairs_from_labels(rows, "text", "label", max_pairs=2 * num_pairs * len(texts), seed=options["seed"])
     towers = Siamese(embedder)
@@ -119,25 +120,25 @@ def _setfit(embedder, texts, labels, names, num_pairs, epochs, batch_size, rate,
 
 
 def _start(preset, arguments, kind=TextEmbedder):
-    """Makes a model on the backbone of a preset, or on a copy of that of a model."""
-    # An embedder keeps its dense layers all the same: they belong to how it makes vectors.
+    """Creates a model on the backbone of a preset, or on a copy of a model's backbone."""
+    # An embedder still keeps its dense layers: they are part of how it computes vectors.
     make = kind.from_model if isinstance(preset, TextTask) else kind.from_preset
     return make(preset, backbone_only=True, **arguments)
 
 
 def _rows(texts, labels):
-    """Returns texts and labels as lists, and the names in order."""
+    """Returns texts and labels as lists, and the sorted label names."""
     texts = data.read_list("texts", texts)
     labels = list(labels.tolist() if hasattr(labels, "tolist") else labels)
     if len(labels) != len(texts):
         raise _check.invalid("labels", f"{len(texts)} labels, one for each text", f"{len(labels)} labels")
     for row, label in enumerate(labels):
         if isinstance(label, bool) or not isinstance(label, (str, int)):
-            remedy = f"It is in row {row} (counting from 0). For several labels a text: `TextClassifier.fit`."
+            remedy = f"It is in row {row} (counting from 0). For several labels per text, use `TextClassifier.fit`."
             raise _check.invalid("labels", "a string or an int for each text", label, remedy)
     if len({isinstance(label, int) for label in labels}) > 1:
         raise _check.invalid("labels", "strings or ints, not both", sorted(map(str, set(labels)))[:10])
     names = sorted(set(labels))
     if len(names) < 2:
-        raise _check.invalid("labels", "two different labels at least", names)
+        raise _check.invalid("labels", "at least two different labels", names)
     return texts, labels, names

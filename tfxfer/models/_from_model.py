@@ -1,4 +1,4 @@
-"""From a model in memory to a model of another task."""
+"""Converts a model in memory to a model of another task."""
 
 import copy
 import warnings
@@ -8,37 +8,38 @@ from tfxfer import _check, backbones
 from tfxfer.models import _vocabulary
 from tfxfer.models._from_preset import unexpected
 
-_Mixin: Any = object  # what is mixed in here has the methods of a Keras model
+_Mixin: Any = object  # the class that uses this mixin has the methods of a Keras model
 
 
 class StartsFromModel(_Mixin):
-    """`from_model` of task models; a mixin."""
+    """Mixin with `from_model` of task models."""
 
     @classmethod
     def from_model(
         cls, model: Any, *, share_backbone: bool = False, backbone_only: bool = False, **arguments: Any
     ) -> Self:
-        """Makes the model from another task model in memory, as `from_preset` does from its saved folder.
+        """Creates the model from another task model in memory, like `from_preset` from its saved directory.
 
-        A model of this class is taken over as a whole, with changes that its head allows. Of any other, the backbone
-        is, with the pooling where this class has one, and the head is new; a warning says so. The backbone stays as it
-        is: with its adapters (`freezing.merge_lora` adds them to the weights), its quantization, its added tokens, and
-        the flags of what is frozen, unless `trainable` says otherwise.
+        A model of this class is reused with its head, with any changes that the head allows. From any other model only
+        the backbone is reused, with the pooling if this class has one; the head is new, and a warning reports it. The
+        backbone keeps its adapters (`freezing.merge_lora` adds them to the weights), its quantization, its added
+        tokens, and, unless `trainable` is passed, its frozen layers.
 
         Args:
-            model: a `TextTask`: the model that was trained.
-            share_backbone: bool. Whether both models have the same layers and tokenizer, so that training one changes
-                the other. With it, a model of this class to which no argument makes a difference is returned itself.
-                Defaults to `False`: backbone and tokenizer are copied, and `model` stays as it is.
-            backbone_only: bool. Whether to leave out, without a warning, what was trained above the backbone.
+            model: a `TextTask`: the trained model.
+            share_backbone: bool. Whether both models share their layers and tokenizer, so that training one changes the
+                other. If `model` is of this class and no argument changes it, it is then returned itself. Defaults to
+                `False`: backbone and tokenizer are copied, and `model` is unchanged.
+            backbone_only: bool. Whether to ignore, without a warning, everything trained above the backbone.
             **arguments: the constructor's arguments, and `keep_labels` of classifiers and taggers.
 
         Returns:
-            A model of this class, not compiled with what `model` was; for a model of a subclass, one of that.
+            A model of this class, or of the subclass of `model`. The optimizer, loss and metrics of `model` are not
+            copied.
 
         Raises:
-            TypeError: for an argument that the class does not have.
-            ValueError: as `from_preset`, and if `model` is no task model.
+            TypeError: if the class does not have an argument.
+            ValueError: as in `from_preset`, and if `model` is not a task model.
 
         Example:
 
@@ -50,13 +51,13 @@ class StartsFromModel(_Mixin):
         more = tx.models.TextClassifier.from_model(topics, labels=["card", "loan", "fraud"], keep_labels=True)
         ```
         """
-        # Not the class by name: it is the base of all that have this method.
+        # Not `TextTask`: this mixin is the base of all classes with this method.
         remedy = "For a folder or a name: `from_preset`. For a backbone: the constructor."
         _check.instance("model", model, StartsFromModel, "a task model of `tfxfer.models`, or a subclass", remedy)
         error = unexpected(cls, arguments, "from_model")
         if error is not None and (not isinstance(model, cls) or unexpected(type(model), arguments, "from_model")):
             raise error
-        if hasattr(model, "jax_state_sync"):  # on that backend, the weights may be behind those of a training
+        if hasattr(model, "jax_state_sync"):  # on JAX, the variables may be older than the training state
             model.jax_state_sync()
         source = model if _check.instance("share_backbone", share_backbone, bool, "a bool") else _copy(model)
         pretrained = backbones.Pretrained(
@@ -70,7 +71,7 @@ class StartsFromModel(_Mixin):
 
 
 def _copy(model):
-    """A copy of a task model that shares nothing with it, not compiled as it is."""
+    """Returns a copy of a task model that shares nothing with it, without its compile settings."""
     backbone = type(model.backbone).from_config(model.backbone.get_config())
     preprocessor = model.preprocessor
     if preprocessor is not None:

@@ -1,7 +1,7 @@
-"""`from_preset` with the constructors' arguments by name, so that editors offer them and a misspelt one is an error.
+"""`from_preset` with the constructors' arguments by name, so that editors complete them and misspelled ones raise.
 
-What these classes hand on is what the caller gave: an argument that is left out is the preset's, and `None` may be a
-value.
+These classes pass on only the arguments that the caller gave: an omitted argument has the preset's value, and `None`
+may be a value.
 """
 
 import difflib
@@ -14,11 +14,11 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
-_Mixin: Any = object  # what is mixed in here stands before `TextTask`
+_Mixin: Any = object  # in the bases of a class, these mixins come before `TextTask`
 
 
 class _Unset:
-    """The default of an argument that is the preset's."""
+    """The default of an argument whose value comes from the preset."""
 
     def __repr__(self):
         return "<the preset's>"
@@ -28,24 +28,27 @@ UNSET: Any = _Unset()
 
 
 def given(local: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the keyword arguments that a caller gave, out of the `locals()` of a `from_preset`."""
+    """Returns the keyword arguments that the caller gave, from the `locals()` of a `from_preset`."""
     named = {name: value for name, value in local.items() if name not in ("cls", "preset", "kwargs", "__class__")}
     return {**{name: value for name, value in named.items() if value is not UNSET}, **local["kwargs"]}
 
 
-# Arguments of `from_preset` that say how a preset is read: a model in memory has been.
+# Arguments of `from_preset` that control how a preset is read; they do not apply to a model in memory.
 _READING = ("load_weights", "sequence_length", "dtype", "special_tokens_in_strings")
 
 
 def unexpected(kind: type, arguments: Mapping[str, Any], method: str = "from_preset") -> TypeError | None:
-    """Returns the error for the first argument that `from_preset` of one of the package's classes does not have.
+    """Returns an error for the first argument that `from_preset` of one of the package's classes does not have.
 
-    A subclass of the user's may have any: its constructor knows.
+    Subclasses outside the package may have any arguments: their constructor checks them.
 
     Args:
         kind: the class.
-        arguments: dict of the arguments that were given.
-        method: `"from_preset"` or `"from_model"`, which has those of them that are about the model.
+        arguments: dict of the caller's arguments.
+        method: `"from_preset"`, or `"from_model"`, which has only the arguments that concern the model.
+
+    Returns:
+        A `TypeError`, or `None` if all arguments are known.
     """
     if kind.__module__.partition(".")[0] != __name__.partition(".")[0]:
         return None
@@ -61,7 +64,7 @@ def unexpected(kind: type, arguments: Mapping[str, Any], method: str = "from_pre
 
 
 class ClassifierFromPreset(_Mixin):
-    """`TextClassifier.from_preset`; a mixin."""
+    """Mixin with `TextClassifier.from_preset`."""
 
     @classmethod
     def from_preset(
@@ -85,21 +88,21 @@ class ClassifierFromPreset(_Mixin):
         backbone_only: bool = False,
         **kwargs: Any,
     ) -> Self:
-        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+        """Loads the model from a preset. Omitted arguments have the preset's value, or else the class's default.
 
         The arguments from `labels` to `name` are the constructor's.
-        `keep_labels=True` keeps the outputs of labels that a trained classifier knows where others join or leave them.
-        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+        `keep_labels=True` keeps the trained outputs of known labels when labels are added or removed.
+        The other arguments are those of `TextTask.from_preset`; `**kwargs` are arguments that your subclass adds.
 
         Raises:
-            TypeError: for an argument that the class does not have.
-            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+            TypeError: if the class does not have an argument.
+            ValueError: as in `TextTask.from_preset`, and if arguments contradict the trained parts.
         """
         return cls._from_preset(preset, **given(locals()))
 
 
 class RegressorFromPreset(_Mixin):
-    """`TextRegressor.from_preset`; a mixin."""
+    """Mixin with `TextRegressor.from_preset`."""
 
     @classmethod
     def from_preset(
@@ -120,20 +123,20 @@ class RegressorFromPreset(_Mixin):
         backbone_only: bool = False,
         **kwargs: Any,
     ) -> Self:
-        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+        """Loads the model from a preset. Omitted arguments have the preset's value, or else the class's default.
 
         The arguments from `num_outputs` to `name` are the constructor's.
-        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+        The other arguments are those of `TextTask.from_preset`; `**kwargs` are arguments that your subclass adds.
 
         Raises:
-            TypeError: for an argument that the class does not have.
-            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+            TypeError: if the class does not have an argument.
+            ValueError: as in `TextTask.from_preset`, and if arguments contradict the trained parts.
         """
         return cls._from_preset(preset, **given(locals()))
 
 
 class EmbedderFromPreset(_Mixin):
-    """`TextEmbedder.from_preset`; a mixin."""
+    """Mixin with `TextEmbedder.from_preset`."""
 
     @classmethod
     def from_preset(
@@ -159,20 +162,20 @@ class EmbedderFromPreset(_Mixin):
         backbone_only: bool = False,
         **kwargs: Any,
     ) -> Self:
-        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+        """Loads the model from a preset. Omitted arguments have the preset's value, or else the class's default.
 
         The arguments from `pooling` to `name` are the constructor's.
-        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+        The other arguments are those of `TextTask.from_preset`; `**kwargs` are arguments that your subclass adds.
 
         Raises:
-            TypeError: for an argument that the class does not have.
-            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+            TypeError: if the class does not have an argument.
+            ValueError: as in `TextTask.from_preset`, and if arguments contradict the trained parts.
         """
         return cls._from_preset(preset, **given(locals()))
 
 
 class RerankerFromPreset(_Mixin):
-    """`Reranker.from_preset`; a mixin."""
+    """Mixin with `Reranker.from_preset`."""
 
     @classmethod
     def from_preset(
@@ -192,20 +195,20 @@ class RerankerFromPreset(_Mixin):
         backbone_only: bool = False,
         **kwargs: Any,
     ) -> Self:
-        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+        """Loads the model from a preset. Omitted arguments have the preset's value, or else the class's default.
 
         The arguments from `pooling` to `name` are the constructor's.
-        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+        The other arguments are those of `TextTask.from_preset`; `**kwargs` are arguments that your subclass adds.
 
         Raises:
-            TypeError: for an argument that the class does not have.
-            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+            TypeError: if the class does not have an argument.
+            ValueError: as in `TextTask.from_preset`, and if arguments contradict the trained parts.
         """
         return cls._from_preset(preset, **given(locals()))
 
 
 class SiameseFromPreset(_Mixin):
-    """`Siamese.from_preset`; a mixin."""
+    """Mixin with `Siamese.from_preset`."""
 
     @classmethod
     def from_preset(
@@ -234,20 +237,20 @@ class SiameseFromPreset(_Mixin):
         backbone_only: bool = False,
         **kwargs: Any,
     ) -> Self:
-        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+        """Loads the model from a preset. Omitted arguments have the preset's value, or else the class's default.
 
         `decoder`, `chunk_size` and `all_layers` are the constructor's, `pooling` to `name` those of `TextEmbedder`.
-        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+        The other arguments are those of `TextTask.from_preset`; `**kwargs` are arguments that your subclass adds.
 
         Raises:
-            TypeError: for an argument that the class does not have.
-            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+            TypeError: if the class does not have an argument.
+            ValueError: as in `TextTask.from_preset`, and if arguments contradict the trained parts.
         """
         return cls._from_preset(preset, **given(locals()))
 
 
 class ContrastiveTensionFromPreset(_Mixin):
-    """`ContrastiveTension.from_preset`; a mixin."""
+    """Mixin with `ContrastiveTension.from_preset`."""
 
     @classmethod
     def from_preset(
@@ -273,20 +276,20 @@ class ContrastiveTensionFromPreset(_Mixin):
         backbone_only: bool = False,
         **kwargs: Any,
     ) -> Self:
-        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+        """Loads the model from a preset. Omitted arguments have the preset's value, or else the class's default.
 
         The arguments from `pooling` to `name` are those of `TextEmbedder`.
-        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+        The other arguments are those of `TextTask.from_preset`; `**kwargs` are arguments that your subclass adds.
 
         Raises:
-            TypeError: for an argument that the class does not have.
-            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+            TypeError: if the class does not have an argument.
+            ValueError: as in `TextTask.from_preset`, and if arguments contradict the trained parts.
         """
         return cls._from_preset(preset, **given(locals()))
 
 
 class SiameseClassifierFromPreset(_Mixin):
-    """`SiameseClassifier.from_preset`; a mixin."""
+    """Mixin with `SiameseClassifier.from_preset`."""
 
     @classmethod
     def from_preset(
@@ -319,22 +322,21 @@ class SiameseClassifierFromPreset(_Mixin):
         backbone_only: bool = False,
         **kwargs: Any,
     ) -> Self:
-        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+        """Loads the model from a preset. Omitted arguments have the preset's value, or else the class's default.
 
-        The arguments up to `chunk_size` are the constructor's. `pooling` to `name` are
-        those of `TextEmbedder`.
-        `keep_labels=True` keeps the outputs of labels that a trained classifier knows where others join or leave them.
-        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+        The arguments up to `chunk_size` are the constructor's, `pooling` to `name` those of `TextEmbedder`.
+        `keep_labels=True` keeps the trained outputs of known labels when labels are added or removed.
+        The other arguments are those of `TextTask.from_preset`; `**kwargs` are arguments that your subclass adds.
 
         Raises:
-            TypeError: for an argument that the class does not have.
-            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+            TypeError: if the class does not have an argument.
+            ValueError: as in `TextTask.from_preset`, and if arguments contradict the trained parts.
         """
         return cls._from_preset(preset, **given(locals()))
 
 
 class TaggerFromPreset(_Mixin):
-    """`TokenTagger.from_preset`; a mixin."""
+    """Mixin with `TokenTagger.from_preset`."""
 
     @classmethod
     def from_preset(
@@ -359,21 +361,21 @@ class TaggerFromPreset(_Mixin):
         backbone_only: bool = False,
         **kwargs: Any,
     ) -> Self:
-        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+        """Loads the model from a preset. Omitted arguments have the preset's value, or else the class's default.
 
         The arguments from `tags` to `name` are the constructor's.
-        `keep_labels=True` keeps the outputs of tags that a trained tagger knows where others join or leave them.
-        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+        `keep_labels=True` keeps the trained outputs of known tags when tags are added or removed.
+        The other arguments are those of `TextTask.from_preset`; `**kwargs` are arguments that your subclass adds.
 
         Raises:
-            TypeError: for an argument that the class does not have.
-            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+            TypeError: if the class does not have an argument.
+            ValueError: as in `TextTask.from_preset`, and if arguments contradict the trained parts.
         """
         return cls._from_preset(preset, **given(locals()))
 
 
 class MaskedFromPreset(_Mixin):
-    """`MaskedLanguageModel.from_preset`; a mixin."""
+    """Mixin with `MaskedLanguageModel.from_preset`."""
 
     @classmethod
     def from_preset(
@@ -395,20 +397,20 @@ class MaskedFromPreset(_Mixin):
         backbone_only: bool = False,
         **kwargs: Any,
     ) -> Self:
-        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+        """Loads the model from a preset. Omitted arguments have the preset's value, or else the class's default.
 
         The arguments from `mask_rate` to `name` are the constructor's.
-        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+        The other arguments are those of `TextTask.from_preset`; `**kwargs` are arguments that your subclass adds.
 
         Raises:
-            TypeError: for an argument that the class does not have.
-            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+            TypeError: if the class does not have an argument.
+            ValueError: as in `TextTask.from_preset`, and if arguments contradict the trained parts.
         """
         return cls._from_preset(preset, **given(locals()))
 
 
 class DenoisingFromPreset(_Mixin):
-    """`DenoisingAutoencoder.from_preset`; a mixin."""
+    """Mixin with `DenoisingAutoencoder.from_preset`."""
 
     @classmethod
     def from_preset(
@@ -428,20 +430,20 @@ class DenoisingFromPreset(_Mixin):
         backbone_only: bool = False,
         **kwargs: Any,
     ) -> Self:
-        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+        """Loads the model from a preset. Omitted arguments have the preset's value, or else the class's default.
 
         The arguments from `deletion_rate` to `name` are the constructor's.
-        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+        The other arguments are those of `TextTask.from_preset`; `**kwargs` are arguments that your subclass adds.
 
         Raises:
-            TypeError: for an argument that the class does not have.
-            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+            TypeError: if the class does not have an argument.
+            ValueError: as in `TextTask.from_preset`, and if arguments contradict the trained parts.
         """
         return cls._from_preset(preset, **given(locals()))
 
 
 class SparseFromPreset(_Mixin):
-    """`SparseEmbedder.from_preset`; a mixin."""
+    """Mixin with `SparseEmbedder.from_preset`."""
 
     @classmethod
     def from_preset(
@@ -462,20 +464,20 @@ class SparseFromPreset(_Mixin):
         backbone_only: bool = False,
         **kwargs: Any,
     ) -> Self:
-        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+        """Loads the model from a preset. Omitted arguments have the preset's value, or else the class's default.
 
         The arguments from `token_pooling` to `name` are the constructor's.
-        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+        The other arguments are those of `TextTask.from_preset`; `**kwargs` are arguments that your subclass adds.
 
         Raises:
-            TypeError: for an argument that the class does not have.
-            ValueError: as `TextTask.from_preset`, and for a preset without the head of a masked language model.
+            TypeError: if the class does not have an argument.
+            ValueError: as in `TextTask.from_preset`, and if the preset lacks the head of a masked language model.
         """
         return cls._from_preset(preset, **given(locals()))
 
 
 class LateInteractionFromPreset(_Mixin):
-    """`LateInteractionEmbedder.from_preset`; a mixin."""
+    """Mixin with `LateInteractionEmbedder.from_preset`."""
 
     @classmethod
     def from_preset(
@@ -497,13 +499,13 @@ class LateInteractionFromPreset(_Mixin):
         backbone_only: bool = False,
         **kwargs: Any,
     ) -> Self:
-        """Makes the model from a preset; what is left out is the preset's, or else the class's default.
+        """Loads the model from a preset. Omitted arguments have the preset's value, or else the class's default.
 
         The arguments from `dim` to `name` are the constructor's.
-        The others are those of `TextTask.from_preset`; `**kwargs` are further ones of a subclass of yours.
+        The other arguments are those of `TextTask.from_preset`; `**kwargs` are arguments that your subclass adds.
 
         Raises:
-            TypeError: for an argument that the class does not have.
-            ValueError: as `TextTask.from_preset`, and for arguments that contradict what was trained.
+            TypeError: if the class does not have an argument.
+            ValueError: as in `TextTask.from_preset`, and if arguments contradict the trained parts.
         """
         return cls._from_preset(preset, **given(locals()))

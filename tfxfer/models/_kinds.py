@@ -1,4 +1,4 @@
-"""Embedders of other kinds than one dense vector a text: what they share."""
+"""Shared methods of embedders that do not produce one dense vector per text."""
 
 import collections.abc
 import itertools
@@ -8,26 +8,26 @@ from typing import Any, NoReturn
 from tfxfer import _check, _texts, layers
 from tfxfer.models import _restoring, _rows
 
-# Batches from which on encoding shows its progress.
+# Encoding shows its progress on more batches than this.
 _LONG = 64
 
-_Mixin: Any = object  # what is mixed in here has the methods of a Keras model
+_Mixin: Any = object  # the class that uses this mixin has the methods of a Keras model
 
 
 class OtherKind(_Mixin):
-    """An embedder whose `encode_query`, `encode_document` and `similarity` belong together; a mixin.
+    """Mixin for embedders whose `encode_query`, `encode_document` and `similarity` belong together.
 
-    Searches and evaluations that know dense vectors only ask `compares_itself`, and leave the comparison to it.
+    Searches and evaluations for dense vectors check `compares_itself`, and let the embedder compare.
     """
 
     compares_itself = True
-    # Whether `export.saved_model` with the weights as they are is the only export: the model reads ids or the whole
-    # table besides its encoder, which small weights renumber, and answers with rows of any width.
+    # Whether `export.saved_model` with unchanged weights is the only export: apart from its encoder, the model reads
+    # ids or the whole table, which smaller weights renumber, and its outputs have rows of any width.
     is_for_saved_models_alone = True
 
     @classmethod
     def _from_pretrained(cls, pretrained, arguments, backbone_only):
-        """Takes over the embedder in a `Siamese`, besides what any task takes over."""
+        """Also reuses the embedder of a `Siamese`."""
         towers = pretrained.task
         saved = None if backbone_only else getattr(towers, "embedder", None)
         if not isinstance(saved, cls):
@@ -37,27 +37,27 @@ class OtherKind(_Mixin):
         return saved._with(arguments), notice
 
     def make_towers(self, chunk_size: int | None) -> Any:
-        """Returns the layer from the columns of rows to their embeddings that a `Siamese` trains.
+        """Returns the layer that a `Siamese` trains, from the columns of rows to their embeddings.
 
         Args:
-            chunk_size: as `Siamese` has it.
+            chunk_size: as in `Siamese`.
         """
         return layers.SiameseTowers(self, chunk_size, name="towers")
 
     def rank(
         self, query: str, documents: Sequence[str], k: int | None = None, *, batch_size: int = 32
     ) -> list[_rows.Ranked]:
-        """Orders documents by their `similarity` to a query, as the export's `rank` does.
+        """Ranks documents by their `similarity` to a query, like `rank` of an export.
 
         Args:
             query: string.
             documents: list of strings.
-            k: int. The most documents to return. Defaults to all.
-            batch_size: int. Texts computed at a time.
+            k: int. The maximum number of documents to return. Defaults to all.
+            batch_size: int. Batch size for inference. Defaults to 32.
 
         Returns:
-            A list of `Ranked(index, score, text)`, the best first: the document's place in `documents`, its score, and
-            itself. Of equal scores the earlier document comes first.
+            A list of `Ranked(index, score, text)`, the best first: the document's index in `documents`, its score, and
+            its text. With equal scores the earlier document comes first.
         """
         return _rows.ranked(self._document_scores, query, documents, k, batch_size)
 
@@ -66,17 +66,17 @@ class OtherKind(_Mixin):
         return self.similarity(queries, self.encode_document(documents, batch_size, progress=False))[0]
 
     def explain(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuses: there are attributions for dense embedders, classifiers and regressors."""
+        """Not supported: only dense embedders, classifiers and regressors have attributions."""
         raise NotImplementedError(f"A `{type(self).__name__}` has no `explain`. {self._instead_of_explain}")
 
     _instead_of_explain = ""
 
     def _read(self, texts):
-        """Texts as a tensor."""
+        """Returns the texts as a tensor."""
         return self.input_columns()["text"].read(texts, "texts")
 
     def _over_texts(self, texts: Any, batch_size: int, progress: bool | None, encode: Callable) -> Any:
-        """Returns `encode(tensor of texts, progress)` for a string or a sequence; for an iterator a generator of it."""
+        """Returns `encode(tensor of texts, progress)` for a string or a sequence, or a generator for an iterator."""
         _check.integer("batch_size", batch_size)
         expected = "a string, a sequence of strings, or an iterator of strings"
         if isinstance(texts, (str, bytes)):
@@ -85,7 +85,7 @@ class OtherKind(_Mixin):
             hasattr(texts, "__len__") or isinstance(texts, collections.abc.Iterable)
         ):
             raise _check.invalid("texts", expected, texts)
-        if isinstance(texts, tuple):  # of texts: columns of texts are no text
+        if isinstance(texts, tuple):  # a tuple of texts, not of columns
             strange = [i for i, text in enumerate(texts) if not isinstance(text, (str, bytes))]
             if strange:
                 where = f"It is in row {strange[0]} (counting from 0)."
@@ -108,12 +108,12 @@ def _streamed(texts, batch_size, encode):
 
 
 def knows_tokens(preprocessor: Any) -> bool:
-    """Whether there is a vocabulary: while a model is read from its file, the tokenizer is still without."""
+    """Returns whether there is a vocabulary; while a model is loaded from its file, the tokenizer has none yet."""
     return preprocessor is not None and preprocessor.tokenizer.has_vocabulary
 
 
 def token_id(argument: str, preprocessor: Any, token: str | None) -> int | None:
-    """Returns the id of a token that an argument names; raises where the vocabulary has no such token."""
+    """Returns the id of the token in an argument; raises if the vocabulary does not have it."""
     if token is None:
         return None
     _check.instance(argument, token, str, "a token of the vocabulary, or None")
@@ -121,6 +121,6 @@ def token_id(argument: str, preprocessor: Any, token: str | None) -> int | None:
         raise _check.invalid(argument, "None for a model without a preprocessor", token)
     vocabulary = preprocessor.tokenizer.vocabulary
     if token not in vocabulary:
-        remedy = "Add it by `model.with_added_tokens([...], special=True)`, or choose an unused token."
+        remedy = "Add it with `model.with_added_tokens([...], special=True)`, or choose an unused token."
         raise _check.invalid(argument, "a token of the vocabulary", token, remedy)
     return vocabulary.index(token)

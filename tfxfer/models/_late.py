@@ -1,4 +1,4 @@
-"""Texts to a vector for each token, compared token by token."""
+"""Late-interaction embedders: one vector per token, compared token by token."""
 
 import string
 from collections.abc import Mapping, Sequence
@@ -18,61 +18,62 @@ from tfxfer.models._signatures import Signature
 from tfxfer.models._task import TextTask
 
 _PUNCTUATION = "punctuation"
-# What vocabularies set before the pieces of words.
+# Prefixes of word pieces in vocabularies.
 _PREFIXES = ("##", "▁", "Ġ")
 _DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 # The name of the part of the model that reads queries.
 _QUERY = "query"
-# A marker, and a special token on either side of one of the text.
+# A marker, and one token of the text between two special tokens.
 _LEAST_LENGTH = 4
 
 
 @keras.saving.register_keras_serializable("tfxfer")
 class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows, TextTask):
-    """Turns texts into a vector for each token, which a search compares token by token. ColBERT.
+    """Encodes each token of a text as a vector, for search that compares texts token by token (ColBERT).
 
-    tokens -> marker of the side -> backbone -> dense layer to `dim` components -> length 1. `similarity` is MaxSim: for
-    each token of a query the largest cosine with a token of the document, summed over the query's tokens. It sees more
-    than one vector a text can hold, for as many times the memory as a text has tokens;
-    `search.LateInteractionIndex` keeps them in few bits.
+    tokens -> query or document marker -> backbone -> dense layer to `dim` components -> unit length. `similarity` is
+    MaxSim: for each token of the query, the largest cosine with a token of the document, summed over the query's
+    tokens. It captures more than one vector per text, but needs one vector of memory per token;
+    `search.LateInteractionIndex` compresses the vectors to a few bits.
 
     Queries and documents are encoded differently:
 
     | | queries | documents |
     |---|---|---|
-    | marker | `query_marker` after the first token | `document_marker` there |
-    | length | cut to `query_length`; with `augment_queries` filled up to it with mask tokens | the preprocessor's |
-    | tokens that count | all | all but `skip_tokens` |
+    | marker | `query_marker` after the first token | `document_marker` after the first token |
+    | length | truncated to `query_length`; with `augment_queries` padded to it with mask tokens | the preprocessor's |
+    | tokens with a vector | all | all except `skip_tokens` |
 
-    Mask tokens that fill queries up learn to stand for further terms. Here the query's other tokens see them, as
-    real tokens; in ColBERT's published checkpoints they do not. A text keeps its last special token when it is cut.
+    The mask tokens that pad queries learn to represent further terms. Here the query's other tokens attend to them like
+    to real tokens; in ColBERT's published checkpoints they do not. Truncation keeps the last special token of a text.
 
     Args:
         backbone: `backbones.Backbone`.
         preprocessor: `preprocessing.TextPreprocessor`.
-        dim: int. Components of a token's vector. Defaults to 128, ColBERT's.
-        query_length: int >= 4. Tokens of a query, marker and special tokens included. Defaults to 32.
-        augment_queries: bool. Whether queries are filled up with mask tokens, as in ColBERT. Defaults to `False`: an
-            encoder has to learn what to make of them, which short trainings do not reach (`docs/kinds.md`).
-        query_marker: string. A token of the vocabulary that is set into each query, such as `"[unused0]"`. Defaults to
-            `None`: none.
-        document_marker: string. The same for documents, such as `"[unused1]"`.
-        skip_tokens: `"punctuation"`, or a list of tokens of the vocabulary: they get no vector in documents. Defaults
-            to `"punctuation"`: the vocabulary's tokens of a single ASCII punctuation mark.
-        token_ids: dict of the ids of these tokens, as a saved model holds them; otherwise the tokenizer knows them.
+        dim: int. Components of a token's vector. Defaults to 128, as in ColBERT.
+        query_length: int >= 4. Maximum number of tokens of a query, including marker and special tokens. Defaults to
+            32.
+        augment_queries: bool. Whether to pad queries with mask tokens, as in ColBERT. Defaults to `False`: the encoder
+            has to learn to use them, and short training runs do not achieve it (`docs/kinds.md`).
+        query_marker: string. A token of the vocabulary that is inserted into each query, for example `"[unused0]"`.
+            Defaults to `None`, no marker.
+        document_marker: string. The same for documents, for example `"[unused1]"`.
+        skip_tokens: `"punctuation"`, or a list of tokens of the vocabulary, which get no vector in documents. Defaults
+            to `"punctuation"`: the vocabulary's tokens that are a single ASCII punctuation mark.
+        token_ids: dict of the ids of these tokens, from a saved model. By default the tokenizer provides them.
         trainable: which layer groups train; see `set_trainable`. The dense layer is the group `"head"`.
         **kwargs: `name`.
 
     Input: dict of int32 `(batch, length)`: `token_ids`, `padding_mask`, and `segment_ids` for families that have them.
-    Output: float32 `(batch, length, dim)`, one token longer than the input with a marker: the vectors of a document's
-    tokens that count, then zeros. `query_model()` is the same for queries.
+    Output: float32 `(batch, length, dim)`, with a marker one token longer than the input: the vectors of a document's
+    tokens without the skipped ones, then zeros. `query_model()` is the model for queries.
 
-    Train it in a `Siamese`, whose first column are queries, by `losses.MaxSimRankingLoss` or, with a teacher's scores,
-    `losses.MaxSimDistillationLoss`. The dense layer starts random: train the model before you use it.
+    Train it in a `Siamese` whose first column is the query, with `losses.MaxSimRankingLoss` or, with a teacher's
+    scores, `losses.MaxSimDistillationLoss`. The dense layer is initialized randomly: train the model before you use it.
 
     Raises:
-        ValueError: for an argument out of range, a marker that the vocabulary lacks, or queries to fill up where the
-            tokenizer has no mask token.
+        ValueError: if an argument is out of range, the vocabulary lacks a marker, or `augment_queries` is used with a
+            tokenizer without a mask token.
 
     Example:
 
@@ -133,7 +134,7 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
             return unit(self.projection(backbone(tokens)), padding_mask=mask)
 
         outputs = encoded(document_marks(inputs), ids["skipped"])
-        kwargs.setdefault("compile", False)  # there is no loss that would fit every use
+        kwargs.setdefault("compile", False)  # no single loss suits every use
         super().__init__(
             inputs,
             outputs,
@@ -148,7 +149,7 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
         self._count_rows(_ops.counting_tokens(outputs))
 
     def _ids_of(self, preprocessor):
-        """The ids of the tokens that arguments name."""
+        """Returns the ids of the tokens named in arguments."""
         return {
             "query_marker": token_id("query_marker", preprocessor, self.query_marker),
             "document_marker": token_id("document_marker", preprocessor, self.document_marker),
@@ -157,9 +158,9 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
         }
 
     def query_model(self) -> keras.Model:
-        """Returns the model of queries: from a dict of ids to `(batch, length, dim)`; it shares this model's layers.
+        """Returns the model for queries: from a dict of ids to `(batch, length, dim)`. It shares this model's layers.
 
-        With `augment_queries` the length is `query_length`.
+        With `augment_queries`, the length is `query_length`.
         """
         return self._query_model()
 
@@ -167,10 +168,10 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
         """Returns the layer that reads the first column as queries and the others as documents.
 
         Raises:
-            ValueError: for a `chunk_size`.
+            ValueError: if `chunk_size` is not `None`.
         """
         if chunk_size is not None:
-            remedy = "Make batches smaller; `losses.MaxSimRankingLoss(chunk_size=...)` bounds the comparison."
+            remedy = "Use smaller batches; `losses.MaxSimRankingLoss(chunk_size=...)` limits the comparison's memory."
             raise _check.invalid("chunk_size", "None for a late-interaction embedder", chunk_size, remedy)
         return LateTowers(self, name="towers")
 
@@ -178,10 +179,10 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
         return (*super()._changeable(), "query_length", "augment_queries", "skip_tokens")
 
     def _auto_optimizer(self):
-        return optimizers.Auto(2e-5, multipliers={"head": 10.0})  # the dense layer alone is new
+        return optimizers.Auto(2e-5, multipliers={"head": 10.0})  # only the dense layer is new
 
     def boundary(self) -> tuple[Any, Any, Any]:
-        """Refuses: the encoder reads tokens with a marker, which differ between queries and documents.
+        """Not supported: the encoder reads tokens with a marker, which differ between queries and documents.
 
         Raises:
             ValueError: always.
@@ -199,22 +200,23 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
         dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         progress: bool | None = None,
     ) -> Any:
-        """Turns queries into token vectors.
+        """Encodes queries as token vectors.
 
         Args:
-            texts: a string, a list, tuple, array, Series or another sequence of strings; or an iterator of strings: it
+            texts: a string; a list, tuple, array, Series or other sequence of strings; or an iterator of strings, which
                 is consumed in constant memory.
-            batch_size: int. Texts computed at a time.
-            dtype: `"float32"`, `"float16"` or `"bfloat16"`: of the result, not of the computation.
-            progress: bool. Whether to show a progress bar. By default on work of more than 64 batches, in a terminal or
-                notebook.
+            batch_size: int. Batch size for inference. Defaults to 32.
+            dtype: `"float32"`, `"float16"` or `"bfloat16"`: the dtype of the result, not of the computation. Defaults
+                to `"float32"`.
+            progress: bool. Whether to show a progress bar. By default, in a terminal or notebook if there are more than
+                64 batches.
 
         Returns:
-            A string gives `(tokens, dim)`, a sequence a list of such arrays, an iterator a generator of such lists
-            which together are all texts in order. Vectors have length 1.
+            An array `(tokens, dim)` for a string, a list of such arrays for a sequence; for an iterator, a generator of
+            such lists in the order of the texts. Vectors have length 1.
 
         Raises:
-            ValueError: for something that is no text, with its row, or an argument out of range.
+            ValueError: if an element is not a string (the error names its row), or an argument is out of range.
 
         Example:
 
@@ -233,16 +235,16 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
         dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         progress: bool | None = None,
     ) -> Any:
-        """Turns documents into token vectors: those of the tokens that count, in their order.
+        """Encodes documents as token vectors, without the skipped tokens.
 
         Args:
-            texts: as `encode_query` takes them.
-            batch_size: int. Texts computed at a time.
-            dtype: as `encode_query` has it.
-            progress: as `encode_query` has it.
+            texts: as in `encode_query`.
+            batch_size: int. Batch size for inference. Defaults to 32.
+            dtype: as in `encode_query`.
+            progress: as in `encode_query`.
 
         Returns:
-            What `encode_query` returns.
+            The same types as `encode_query`.
         """
         return self._encode(texts, None, batch_size, dtype, progress)
 
@@ -271,34 +273,34 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
         """Returns the vectors of documents, a list of float32 `(tokens, dim)`; see `encode_document`.
 
         Args:
-            x: rows of texts, or batches, as `fit` takes them. For a generator of rows the answers come as a generator
-                of parts.
-            batch_size: int. Texts computed at a time. Defaults to 32.
-            verbose: 0, 1 or `"auto"`: whether to show a progress bar.
-            steps: int. Batches to read, for batches.
-            callbacks: `None`; rows differ in shape, and are computed without Keras's loop.
+            x: rows of texts, or batches, as in `fit`. For a generator of rows, the result is a generator of parts.
+            batch_size: int. Batch size for inference. Defaults to 32.
+            verbose: 0, 1 or `"auto"`. Whether to show a progress bar.
+            steps: int. Number of batches to read, if `x` is batches.
+            callbacks: must be `None`: rows differ in shape, so Keras's prediction loop is not used.
         """
         return super().predict(x, batch_size, verbose, steps, callbacks)
 
     def similarity(self, a: Any, b: Any) -> np.ndarray:
         """Returns the MaxSim of each query with each document; larger is closer.
 
-        The sum over the query's tokens of the largest dot product with a token of the document: at most the number of
-        the query's tokens. A document without tokens scores 0. It is not symmetric: `a` holds queries.
+        MaxSim is the sum over the query's tokens of the largest dot product with a token of the document; it is at most
+        the number of the query's tokens. A document without tokens scores 0. The function is not symmetric: `a` are the
+        queries.
 
         Args:
-            a: list of float arrays `(tokens, dim)`, as `encode_query` gives them, or one such array.
-            b: list of float arrays `(tokens, dim)`, as `encode_document` gives them, or one such array.
+            a: list of float arrays `(tokens, dim)` from `encode_query`, or one such array.
+            b: list of float arrays `(tokens, dim)` from `encode_document`, or one such array.
 
         Returns:
             A float32 array `(len(a), len(b))`.
 
         Raises:
-            ValueError: for arrays of another form, or with numbers that are not finite.
+            ValueError: if the arrays have another shape, or contain numbers that are not finite.
         """
         return _maxsim.scores(_maxsim.rows("a", a, self.dim), _maxsim.rows("b", b, self.dim))
 
-    _instead_of_explain = "The products of token vectors say which tokens go with which."
+    _instead_of_explain = "The products of token vectors show which tokens match."
 
     # === Serving ===
 
@@ -330,8 +332,8 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
     # === Saving ===
 
     def card_rows(self) -> dict[str, str]:
-        """Returns what the model card says of vectors and lengths."""
-        filled = ", filled up with mask tokens" if self.augment_queries else ""
+        """Returns the rows of the model card for vectors and lengths."""
+        filled = ", padded with mask tokens" if self.augment_queries else ""
         return {
             "Vectors": f"{self.dim} components for each token, compared by MaxSim",
             "Queries": f"up to {self.query_length} tokens{filled}",
@@ -344,24 +346,24 @@ class LateInteractionEmbedder(LateInteractionFromPreset, OtherKind, PredictsRows
 
 
 def _ragged(vectors, dtype):
-    """Of padded vectors those that count, which come first: a list with an array for each row."""
+    """Removes the padding after the vectors: returns a list with an array for each row."""
     counts = np.any(vectors != 0, axis=-1).sum(axis=1)
     return [row[:count].astype(dtype) for row, count in zip(vectors, counts, strict=True)]
 
 
 def _mask_id(preprocessor):
-    """The id of the mask token; raises where there is none."""
+    """Returns the id of the mask token; raises if there is none."""
     found = None if preprocessor is None else preprocessor.tokenizer.mask_token_id
     if found is None:
-        expected = "False where there is no tokenizer with a mask token to fill queries up with"
+        expected = "False without a tokenizer that has a mask token to pad queries with"
         raise _check.invalid("augment_queries", expected, True)
     return int(found)
 
 
 def _skipped_ids(skip_tokens, preprocessor):
-    """The ids of the tokens that get no vector in documents."""
+    """Returns the ids of the tokens that get no vector in documents."""
     if isinstance(skip_tokens, str):
-        _check.one_of("skip_tokens", skip_tokens, (_PUNCTUATION,), "Or give a list of tokens.")
+        _check.one_of("skip_tokens", skip_tokens, (_PUNCTUATION,), "Or pass a list of tokens.")
         vocabulary = () if preprocessor is None else preprocessor.tokenizer.vocabulary
         return [i for i, token in enumerate(vocabulary) if _without_prefix(token) in set(string.punctuation)]
     return sorted({token_id("skip_tokens", preprocessor, token) for token in skip_tokens})

@@ -1,4 +1,4 @@
-"""What a task's losses remember from step to step, kept with the task."""
+"""The state of losses across steps, kept with the task."""
 
 import contextlib
 from typing import Any
@@ -9,14 +9,14 @@ _NAME = "loss_state_"
 
 
 class KeepsLossState:
-    """A mixin: the variables of losses that remember, such as `losses.CrossBatchMemoryLoss`, are the task's as well.
+    """Mixin that adds the variables of stateful losses, for example `losses.CrossBatchMemoryLoss`, to the task.
 
-    They are among `variables`, which `callbacks.Resume` keeps and a step on JAX gives back, and in `.keras` files, but
-    not among `weights`: no layer group, count or export has them. Only training changes them.
+    They are part of `variables`, which `callbacks.Resume` saves and a step on JAX returns, and of `.keras` files. They
+    are not part of `weights`, so no layer group, parameter count or export includes them. Only training changes them.
     """
 
     def stateful_losses(self) -> list[Any]:
-        """Returns the losses of the last `compile` that have `state_variables`, those inside other losses too."""
+        """Returns the losses of the last `compile` with `state_variables`, including those inside other losses."""
         arguments = getattr(self, "_compile_arguments", None)
         found: list[Any] = []
         for loss in [] if arguments is None else keras.tree.flatten(arguments()["loss"]):
@@ -31,7 +31,7 @@ class KeepsLossState:
 
     @property
     def variables(self) -> list[Any]:
-        """All variables, those of random generators and of losses included."""
+        """All variables, including those of random generators and losses."""
         found = super().variables  # type: ignore[misc]
         known = {id(variable) for variable in found}
         return [*found, *(variable for variable in self._loss_state() if id(variable) not in known)]
@@ -39,7 +39,7 @@ class KeepsLossState:
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        """Returns the loss of a batch, as `keras.Model.compute_loss`; losses remember it in training alone."""
+        """Returns the loss of a batch, like `keras.Model.compute_loss`; stateful losses update only in training."""
         with contextlib.ExitStack() as stack:
             for loss in self.stateful_losses():
                 stack.enter_context(loss.remembering(training))
@@ -48,16 +48,18 @@ class KeepsLossState:
             )
 
     def save_own_variables(self, store: Any) -> None:
-        """Writes what a file of weights holds of this model itself; Keras calls it."""
+        """Writes the model's own entries of a weights file; Keras calls it."""
         super().save_own_variables(store)  # type: ignore[misc]
         for number, variable in enumerate(self._loss_state()):
             store[f"{_NAME}{number}"] = keras.ops.convert_to_numpy(variable)
 
     def load_own_variables(self, store: Any) -> None:
-        """Reads what `save_own_variables` wrote; a model that is not compiled leaves the losses' part. Keras calls it.
+        """Reads the entries of `save_own_variables`; a model that is not compiled ignores the losses' part.
+
+        Keras calls it.
 
         Raises:
-            ValueError: for a memory of another size.
+            ValueError: if the memory of a loss has another size.
         """
         names = list(store.keys())
         super().load_own_variables(  # type: ignore[misc]

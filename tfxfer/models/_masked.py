@@ -1,4 +1,4 @@
-"""Masked language modelling: an encoder learns from texts alone."""
+"""Masked language modeling: unsupervised training of an encoder on texts."""
 
 import collections
 import copy
@@ -22,52 +22,53 @@ from tfxfer.models._signatures import Signature
 from tfxfer.models._task import TextTask
 
 Filling = collections.namedtuple("Filling", ["token", "probability"])
-Filling.__doc__ = "A token that `MaskedLanguageModel.fill_mask` puts in the place of a mask, with its probability."
+Filling.__doc__ = "A token that `MaskedLanguageModel.fill_mask` predicts for a mask, with its probability."
 
-# The tokens that an export answers with for each mask.
+# The number of tokens that an export returns for each mask.
 _MOST = 5
 
 
 @keras.saving.register_keras_serializable("tfxfer")
 class MaskedLanguageModel(MaskedFromPreset, PredictsRows, TextTask):
-    """Learns to guess tokens that are hidden in a text: pretrains an encoder further, on texts without labels.
+    """Continues the pretraining of an encoder by masked language modeling, on texts without labels.
 
-    backbone -> vectors of the hidden tokens -> dense, activation, norm -> the table of embeddings -> logits. Logits are
-    computed at the hidden places only. Other tokens are hidden in each epoch, as a function of seed, epoch and row; see
-    `data.MaskedTextColumn`. In evaluation they are the same each time.
+    backbone -> vectors of the masked tokens -> dense, activation, norm -> embedding table -> logits. Logits are
+    computed only at masked positions. Each epoch masks other tokens, depending on seed, epoch and row; see
+    `data.MaskedTextColumn`. Evaluation always masks the same tokens.
 
-    Texts from the domain of a task make an encoder better at that task (Gururangan et al., 2020). Afterwards, any other
-    class takes the encoder over: by `from_model`, or from the folder that `save_to_preset` wrote by `from_preset`. A
-    vocabulary of new words is added before: `with_added_tokens`.
+    Pretraining on texts from a task's domain improves the encoder on that task (Gururangan et al., 2020). Afterwards,
+    any other class can reuse the encoder: with `from_model`, or with `from_preset` from the directory that
+    `save_to_preset` wrote. Add new words to the vocabulary before training, with `with_added_tokens`.
 
-    A text longer than the preprocessor's `sequence_length` is cut: split documents first, into paragraphs for example.
+    Texts longer than the preprocessor's `sequence_length` are truncated: split documents first, for example into
+    paragraphs.
 
     Args:
-        backbone: `backbones.Backbone`, not quantized, whose tokens see both sides.
+        backbone: `backbones.Backbone`, not quantized, with bidirectional attention.
         preprocessor: `preprocessing.TextPreprocessor` whose tokenizer has a mask token.
-        mask_rate: float in `(0, 1)`. The share of a text's tokens that is hidden, at least one. Defaults to 0.15.
-        whole_words: bool. Whether the tokens of a word are hidden together. Defaults to `False`.
-        mask_share: float in `[0, 1]`. The share of hidden tokens that become the mask token. Defaults to 0.8.
-        random_share: float in `[0, 1]`. The share of those that become a random token; the rest stay as they are.
+        mask_rate: float in `(0, 1)`. The share of a text's tokens to mask, at least one token. Defaults to 0.15.
+        whole_words: bool. Whether to mask all tokens of a word together. Defaults to `False`.
+        mask_share: float in `[0, 1]`. The share of masked tokens that become the mask token. Defaults to 0.8.
+        random_share: float in `[0, 1]`. The share of masked tokens that become a random token; the rest are unchanged.
             Defaults to 0.1.
-        head: dict of the head's settings: `activation` (of the backbone's kinds, or `"tanh"`), `norm_epsilon`,
-            `transform_bias` and `norm_bias`, bools. What is left out is as the family's models have it.
-        pooling: one of `layers.POOLING`, or several: how models that start from this one pool. The model itself does
-            not. Defaults to `"mean"`; `from_preset` takes the checkpoint's.
+        head: dict of the head's settings: `activation` (one that the backbone supports, or `"tanh"`), `norm_epsilon`,
+            and the bools `transform_bias` and `norm_bias`. Omitted settings default to those of the family's models.
+        pooling: one of `layers.POOLING`, or several: the pooling of models created from this one. The model itself does
+            not pool. Defaults to `"mean"`; `from_preset` defaults to the checkpoint's.
         trainable: which layer groups train; see `set_trainable`.
         **kwargs: `name`.
 
     Input: dict of int32 `(batch, length)`: `token_ids`, `padding_mask`, and `segment_ids` for families that have them;
-    and `mask_positions` `(batch, predictions)`, -1 where a row has fewer. Output: float32 logits `(batch, predictions,
-    vocabulary_size)`, without meaning where the position is -1.
+    and `mask_positions` `(batch, predictions)`, padded with -1. Output: float32 logits `(batch, predictions,
+    vocabulary_size)`, undefined at positions of -1.
 
-    `from_preset` takes over the head of a checkpoint that has one, with the numbers of Hugging Face's `*ForMaskedLM`:
+    `from_preset` reuses the head of a checkpoint that has one, with the same outputs as Hugging Face's `*ForMaskedLM`:
     BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ALBERT, ELECTRA's generator, MPNet, DeBERTa-v2 and ModernBERT.
-    Otherwise the head is new, but for the table.
+    Otherwise the head is new, except for the embedding table.
 
     Raises:
-        ValueError: for a share out of range, a tokenizer without a mask token, a quantized backbone, or one whose
-            tokens see one side only (GPT-2).
+        ValueError: if a share is out of range, the tokenizer has no mask token, or the backbone is quantized or has
+            causal attention (GPT-2).
 
     Example:
 
@@ -80,7 +81,7 @@ class MaskedLanguageModel(MaskedFromPreset, PredictsRows, TextTask):
     ```
 
     References:
-        - [Devlin et al., 2019](https://arxiv.org/abs/1810.04805), masked language modelling
+        - [Devlin et al., 2019](https://arxiv.org/abs/1810.04805), masked language modeling
         - [Gururangan et al., 2020](https://arxiv.org/abs/2004.10964), pretraining continued on a task's domain
     """
 
@@ -108,7 +109,7 @@ class MaskedLanguageModel(MaskedFromPreset, PredictsRows, TextTask):
             "random_share": random_share,
         }
         self.mask_rate = _check.number("mask_rate", mask_rate, above=0.0)
-        data.MaskedTextColumn(preprocessor, mask_rate, **self._masking)  # raises for what cannot be
+        data.MaskedTextColumn(preprocessor, mask_rate, **self._masking)  # validates the arguments
         self.pooling = layers.pooling_modes(pooling)
         self._head_options = head_options(head, backbone)
 
@@ -137,7 +138,7 @@ class MaskedLanguageModel(MaskedFromPreset, PredictsRows, TextTask):
             return super()._from_pretrained(pretrained, arguments, backbone_only)
         spec = pretrained.read_masked_head()
         if arguments.get("head") is not None:
-            expected = "None for a checkpoint with a head, which is taken over"
+            expected = "None for a checkpoint with a head, which is reused"
             raise _check.invalid("head", expected, arguments["head"], "Pass `backbone_only=True` for a new head")
         arguments = cls._preset_arguments(pretrained.embedding, {**arguments, "head": spec.options})
         model = cls(backbone=pretrained.backbone, preprocessor=pretrained.preprocessor, **arguments)
@@ -151,15 +152,15 @@ class MaskedLanguageModel(MaskedFromPreset, PredictsRows, TextTask):
     # === Description ===
 
     def input_columns(self) -> dict[str, Any]:
-        """Returns the one column `"text"`, whose tokens are hidden at random."""
+        """Returns the column `"text"`, with tokens masked at random."""
         return {"text": data.MaskedTextColumn(self.preprocessor, self.mask_rate, **self._masking)}
 
     def prediction_columns(self) -> dict[str, Any]:
-        """Returns the one column `"text"`: nothing is hidden, and the mask token in a text is one."""
+        """Returns the column `"text"`: nothing is masked, and the mask token's string in a text becomes the token."""
         return {"text": data.MaskedTextColumn(self._asking(), 0.0)}
 
     def _asking(self):
-        """The preprocessor of questions: of special tokens, it finds the mask token in texts."""
+        """Returns the preprocessor for `fill_mask`: of special tokens, it parses only the mask token in texts."""
         old = self.preprocessor
         if old is None or old.tokenizer.special_tokens_in_strings:
             return old
@@ -176,21 +177,20 @@ class MaskedLanguageModel(MaskedFromPreset, PredictsRows, TextTask):
         return self._made_once("asking", id(old.tokenizer.spec), make)()
 
     def _head_sum(self):
-        # What `has_new_head` compares: there is no linear head.
+        # The value that `has_new_head` compares: there is no linear head.
         kernel = keras.ops.convert_to_numpy(self.head.dense.kernel)
         return hash(np.ascontiguousarray(kernel).tobytes())
 
     # === Training ===
 
     def compile(self, optimizer: Any = "auto", loss: Any = "auto", *, metrics: Any = "auto", **kwargs: Any) -> None:
-        """Configures training; as `keras.Model.compile`, with defaults.
+        """Configures training; like `keras.Model.compile`, with defaults.
 
         Args:
-            optimizer: `"auto"`, the default, is an `optimizers.Auto` with a peak of 5e-5, and ten times that for a new
-                head.
-            loss: defaults to the mean cross-entropy over the hidden tokens, `losses.TagCrossentropy`.
-            metrics: defaults to the perplexity and the share of hidden tokens that are guessed.
-            **kwargs: as `keras.Model.compile` has them.
+            optimizer: Defaults to `"auto"`: `optimizers.Auto` with a peak of 5e-5, and ten times that for a new head.
+            loss: Defaults to the mean cross-entropy over the masked tokens, `losses.TagCrossentropy`.
+            metrics: Defaults to the perplexity and the share of correctly predicted masked tokens.
+            **kwargs: passed to `keras.Model.compile`.
         """
         loss = losses.TagCrossentropy() if isinstance(loss, str) and loss == "auto" else loss
         if isinstance(metrics, str) and metrics == "auto":
@@ -202,30 +202,34 @@ class MaskedLanguageModel(MaskedFromPreset, PredictsRows, TextTask):
         return optimizers.Auto(5e-5, multipliers={"head": 10.0} if is_new else None)
 
     def quantize(self, mode: Any = None, config: Any = None, filters: Any = None) -> None:
-        """Refuses: the head computes with the table of embeddings itself."""
+        """Not supported: the head uses the embedding table directly.
+
+        `mode`, `config` and `filters` are those of `TextTask.quantize`.
+        """
         raise NotImplementedError(
-            "A masked language model trains its encoder's weights, which quantized weights cannot. Quantize the model "
-            f"that you make of it: `TextClassifier.from_model(model, ...).quantize(...)`. Received: mode={mode!r}"
+            "A masked language model trains its encoder's weights, and quantized weights cannot be trained. Quantize "
+            "the model created from it: `TextClassifier.from_model(model, ...).quantize(...)`. Received: "
+            f"mode={mode!r}"
         )
 
     # === Answers ===
 
     def fill_mask(self, texts: Any, k: int = 5, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
-        """Returns the likeliest tokens for each mask in texts.
+        """Predicts the most likely tokens for each mask in texts.
 
         Args:
-            texts: list or another sequence of strings with the tokenizer's mask token, such as `"[MASK]"` or
-                `"<mask>"`, once or more. For a generator of texts the answers come as a generator of parts.
-            k: int. The tokens to return for each mask.
-            batch_size: int. Texts computed at a time.
-            verbose: 0, 1 or `"auto"`: whether to show a progress bar.
+            texts: list or other sequence of strings, each with at least one mask token of the tokenizer, for example
+                `"[MASK]"` or `"<mask>"`. For a generator of texts, the result is a generator of parts.
+            k: int. The number of tokens to return for each mask. Defaults to 5.
+            batch_size: int. Batch size for inference. Defaults to 32.
+            verbose: 0, 1 or `"auto"`. Whether to show a progress bar.
 
         Returns:
-            A list with a list for each text, with a list of `k` `Filling(token, probability)` for each of its masks,
-            the likeliest first. Tokens are as the vocabulary has them.
+            A list with one entry per text: for each of its masks, a list of `k` `Filling(token, probability)`, the most
+            likely first. Tokens are written as in the vocabulary.
 
         Raises:
-            ValueError: for a text without a mask token, with its row.
+            ValueError: if a text has no mask token; the error names its row.
 
         Example:
 
@@ -237,7 +241,7 @@ class MaskedLanguageModel(MaskedFromPreset, PredictsRows, TextTask):
         return self._answers(texts, batch_size, verbose, lambda rows: self._fillings(rows, k, "texts"))
 
     def decode(self, outputs: Any) -> list:
-        """Turns logits, as `predict` gives them, into the five likeliest tokens for each mask; see `fill_mask`."""
+        """Converts the logits of `predict` to the five most likely tokens for each mask; see `fill_mask`."""
         return self._fillings(outputs, _MOST)
 
     def _fillings(self, rows, k, argument=None):
@@ -258,9 +262,9 @@ class MaskedLanguageModel(MaskedFromPreset, PredictsRows, TextTask):
     def signatures(self, pairs: bool = False) -> list[Signature]:
         """Returns `fill_mask`; see `DescribesItself.signatures`."""
         purpose = (
-            f"The {_MOST} likeliest tokens for each mask token in each text, `(batch, masks, {_MOST})`: their ids "
-            "`token_ids`, numbers of lines in the vocabulary, and `scores`, their probabilities. Without meaning "
-            "behind the last mask of a text."
+            f"The {_MOST} most likely tokens for each mask token in each text, `(batch, masks, {_MOST})`: their ids "
+            "`token_ids`, numbers of lines in the vocabulary, and `scores`, their probabilities. Undefined after the "
+            "last mask of a text."
         )
 
         def finish(logits):
@@ -293,20 +297,20 @@ class MaskedLanguageModel(MaskedFromPreset, PredictsRows, TextTask):
 
 
 def check_backbone(backbone):
-    """Raises for an encoder that a head on the table of embeddings cannot be put on, or that reads one side only."""
+    """Raises if the encoder does not support a head on the embedding table, or has causal attention."""
     if backbone.quantization is not None:
         raise _check.invalid("backbone", "an encoder that is not quantized", backbone.quantization)
     if not _masked_heads.sees_both_sides(backbone):
         remedy = "A decoder predicts the next token, which is another task."
-        raise _check.invalid("backbone", "an encoder whose tokens see both sides", backbone.family, remedy)
+        raise _check.invalid("backbone", "an encoder with bidirectional attention", backbone.family, remedy)
     if backbone.num_layers == 0:
         raise _check.invalid(
-            "backbone", "an encoder with blocks: static embeddings see no other token", backbone.family
+            "backbone", "an encoder with blocks: static embeddings ignore other tokens", backbone.family
         )
 
 
 def head_options(head, backbone):
-    """Returns the settings of the head, checked and complete."""
+    """Checks the settings of the head, and completes them with defaults."""
     options = _masked_heads.default_options(backbone)
     if head is None:
         return options

@@ -1,4 +1,4 @@
-"""Mixup: training on mixtures of the rows of a batch and of their targets."""
+"""Mixup: training on mixtures of rows of a batch and of their targets."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,19 +8,19 @@ from keras import ops
 
 from tfxfer import _check, layers
 
-_Mixin: Any = object  # what is mixed in here has the methods of a Keras model
+_Mixin: Any = object  # the class that uses this mixin has the methods of a Keras model
 
 
 class MixesRows(_Mixin):
-    """The option `mixup` of a task whose outputs are those of a linear layer; a mixin.
+    """Mixin with the option `mixup`, for tasks whose outputs come from a linear layer.
 
-    With `l` drawn from Beta(mixup, mixup) for each batch, and each row paired with another one of it:
+    `l` is drawn from Beta(mixup, mixup) for each batch, and each row i is paired with another row j of the batch:
 
         loss = l * L(l * z_i + (1 - l) * z_j, y_i) + (1 - l) * L(l * z_i + (1 - l) * z_j, y_j)
 
-    As the last layer is linear, mixing its outputs z is mixing the vectors that it reads: with a head of one layer, the
-    sentence embeddings. Each term has the sample weight of its own row, so that weights of rows and classes count as
-    they do without mixing. The loss may be any mean over rows, of indices or of shares.
+    Because the last layer is linear, mixing its outputs z is the same as mixing its inputs: for a head of one layer,
+    the sentence embeddings. Each term uses the sample weight of its own row, so that row and class weights have the
+    same effect as without mixing. The loss may be any mean over rows, with targets as indices or shares.
     """
 
     _mixup = 0.0
@@ -28,14 +28,14 @@ class MixesRows(_Mixin):
 
     @property
     def mixup(self) -> float:
-        """The parameter of mixup, 0 where it is off; can be set, takes effect at the next step, and is saved."""
+        """The parameter of mixup; 0 turns it off. It can be set, applies from the next step, and is saved."""
         return self._mixup
 
     @mixup.setter
     def mixup(self, value: float) -> None:
         value = _check.number("mixup", value, minimum=0.0)
         if value and not self._ends_linearly():
-            remedy = "Only of a linear layer are mixed outputs the outputs of mixed features."
+            remedy = "Mixed outputs equal the outputs of mixed features only for a linear layer."
             raise _check.invalid(
                 "mixup", "0 with a head of your own that does not end in a linear layer", value, remedy
             )
@@ -47,7 +47,7 @@ class MixesRows(_Mixin):
 
     @property
     def mixup_seed(self) -> Any:
-        """The `keras.random.SeedGenerator` of mixup; `None` where it was never on."""
+        """The `keras.random.SeedGenerator` of mixup; `None` if mixup was never on."""
         return self._mixup_seed
 
     def _ends_linearly(self):
@@ -58,17 +58,17 @@ class MixesRows(_Mixin):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        """Returns the loss of a batch, as `keras.Model.compute_loss`; in training with `mixup`, of mixed rows."""
+        """Returns the loss of a batch, like `keras.Model.compute_loss`; in training with `mixup`, of mixed rows."""
         arguments = {"x": x, "y": y, "y_pred": y_pred, "sample_weight": sample_weight}
         if training:
             return self.training_loss(super().compute_loss, **arguments)
         return super().compute_loss(**arguments, training=False)
 
     def training_loss(self, compute: Callable, *, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Returns the loss of a training step; `freezing.AboveFrozen` asks for it as well.
+        """Returns the loss of a training step; `freezing.AboveFrozen` also calls it.
 
         Args:
-            compute: `keras.Model.compute_loss` of the model that makes the step.
+            compute: `keras.Model.compute_loss` of the model that runs the step.
             x: inputs.
             y: targets.
             y_pred: outputs.
@@ -85,7 +85,7 @@ def mixed_loss(
     """Returns the loss of mixed rows; see `MixesRows`.
 
     Args:
-        compute: function of `x`, `y`, `y_pred`, `sample_weight` and `training` that returns a loss.
+        compute: function of (`x`, `y`, `y_pred`, `sample_weight`, `training`) to a loss.
         alpha: float > 0. The parameter of the Beta distribution.
         seed: `keras.random.SeedGenerator`.
         x: inputs.
@@ -95,7 +95,7 @@ def mixed_loss(
     """
     count = ops.shape(y_pred)[0]
     share = ops.cast(keras.random.beta((), alpha, alpha, seed=seed), y_pred.dtype)
-    # The distance from each row to its partner: at least one where there are two rows.
+    # The distance from each row to its partner: at least one if there are two or more rows.
     others = ops.cast(count - 1, "float32")
     step = ops.cast(ops.floor(keras.random.uniform((), seed=seed) * others), "int32") + 1
     partners = (ops.arange(count, dtype="int32") + step) % ops.cast(count, "int32")

@@ -1,4 +1,4 @@
-"""The modules between the pooling of an embedder and its vectors; `backbones.EmbeddingSpec` says what there is."""
+"""The modules between an embedder's pooling and its output; `backbones.EmbeddingSpec` lists them."""
 
 import functools
 
@@ -11,24 +11,24 @@ from tfxfer.backbones import _embedding
 
 @keras.saving.register_keras_serializable("tfxfer")
 class FreezableDropout(Freezable, keras.layers.Dropout):
-    """Dropout that stops while its layer group is frozen."""
+    """Dropout that is inactive while its layer group is frozen."""
 
     def call(self, inputs, training=False):
         return super().call(inputs, training=self.is_training(training))
 
 
 class Module:
-    """A module made of Keras layers: a function of vectors `(batch, dim)`, here without any effect.
+    """A module made of Keras layers: a function of vectors `(batch, dim)`. This base class is the identity.
 
     Args:
         settings: dict, one of `EmbeddingSpec.modules`.
-        number: int. Its place among the modules of its class.
-        width: int. The size of the vectors that it takes.
+        number: int. Index among the modules of the same class.
+        width: int. Size of the input vectors.
 
     Attributes:
         settings: the settings without weights.
-        width: int. The size of the vectors that it gives.
-        layers: list of the layers that have weights, or act in training only.
+        width: int. Size of the output vectors.
+        layers: list of the layers that have weights, or act only in training.
     """
 
     def __init__(self, settings, number, width):
@@ -46,11 +46,11 @@ class Module:
         return x
 
     def variables(self):
-        """Returns the weights of the built layers by the names that they have in the settings."""
+        """Returns a dict of name in the settings to weight, for the built layers."""
         return {}
 
     def load(self, settings):
-        """Sets the weights that some settings hold; the others stay as they are."""
+        """Sets the weights that the settings contain; other weights are unchanged."""
         for name, variable in self.variables().items():
             value = settings.get(name)
             if value is None:
@@ -61,7 +61,7 @@ class Module:
             variable.assign(value)
 
     def spec(self):
-        """Returns the settings, and the weights as they are now."""
+        """Returns the settings with the current weights."""
         weights = {name: keras.ops.convert_to_numpy(variable) for name, variable in self.variables().items()}
         names = [name for name in _embedding.MODULES[self.settings["class"]] if name in _embedding.WEIGHTS]
         return {**self.settings, **{name: weights.get(name) for name in names}}
@@ -121,7 +121,7 @@ class _Truncate(Module):
 
     def __call__(self, x):
         if self.width > x.shape[-1]:
-            raise _check.invalid("units", f"at most {x.shape[-1]}, the size of the vectors to be cut", self.width)
+            raise _check.invalid("units", f"at most {x.shape[-1]}, the size of the vectors to truncate", self.width)
         return x[:, : self.width]
 
 
@@ -138,7 +138,7 @@ def make(modules, width):
     """Returns the `Module`s of a list of settings.
 
     Args:
-        modules: list of dicts with all their keys, as `EmbeddingSpec.modules` is.
+        modules: list of dicts with all keys, as in `EmbeddingSpec.modules`.
         width: int. The size of the pooled vectors.
     """
     found, counts = [], dict.fromkeys(_CLASSES, 0)
@@ -151,7 +151,7 @@ def make(modules, width):
 
 
 def _activation(activation):
-    """Returns the function that a name, a name with arguments, or `None` stands for."""
+    """Returns the activation function for a name, a dict of a name with arguments, or `None`."""
     if not isinstance(activation, dict):
         return keras.activations.get(activation)
     arguments = dict(activation)

@@ -1,4 +1,4 @@
-"""Several tasks on one backbone."""
+"""Multi-task models: several tasks on one backbone."""
 
 import dataclasses
 import re
@@ -18,33 +18,34 @@ _HEAD = "head"
 
 @keras.saving.register_keras_serializable("tfxfer")
 class MultiTask(TrainsTasks, TextTask):
-    """Trains several tasks on one backbone, each with a head, a data set, a loss and metrics of its own.
+    """Trains several tasks on one backbone, each with its own head, data set, loss and metrics.
 
-    The tasks are ordinary models, built on the same backbone object: what trains here trains them. Each answers for
-    itself, during and after the training: `multi["intent"].classify(...)`. The layer groups are those of the backbone,
-    and `"head"`, which holds the heads of all tasks. Freezing, gradual unfreezing, rates by group, adapters, mixed
-    precision and `callbacks.Resume` work as on one task.
+    The tasks are ordinary models on the same backbone object, and training here trains them. Use each of them during
+    and after training: `multi["intent"].classify(...)`. The layer groups are those of the backbone, and `"head"` with
+    the heads of all tasks. Freezing, gradual unfreezing, rates by group, adapters, mixed precision and
+    `callbacks.Resume` work as on one task.
 
-    Copy it by `copy.deepcopy`; `keras.models.clone_model` would give each task a backbone of its own.
+    Copy the model with `copy.deepcopy`; `keras.models.clone_model` would give each task a separate backbone.
 
-    A task trains by the loss and metrics that it was compiled with; `compile` here gives it others. What is logged:
+    A task trains with the loss and metrics that it was compiled with, unless `compile` of this model sets others. Logs:
 
     | log | value |
     |---|---|
     | `<task>_loss`, `<task>_<metric>` | mean loss of the task's rows, and its metrics |
-    | `loss` | the sum of the tasks' mean losses, each times the task's weight |
+    | `loss` | sum of the tasks' mean losses, each multiplied by the task's weight |
     | `val_...` | the same on the validation data |
 
     Args:
-        tasks: dict of name to task model, at least two, all on one backbone object. Names are letters, digits, `_`, `-`
-            and `.`: they come before the names of logs and of signatures. The models themselves have different `name`s.
-        trainable: which layer groups train; see `set_trainable`. By default the tasks' flags stay.
-        **kwargs: `name`; `compile=False` leaves it uncompiled, as it is where a task has no loss yet.
+        tasks: dict of name to task model: at least two, all on the same backbone object. Names consist of letters,
+            digits, `_`, `-` and `.`, and become prefixes of logs and signatures. The models need different `name`s.
+        trainable: which layer groups train; see `set_trainable`. By default the tasks keep their flags.
+        **kwargs: `name`; `compile=False` leaves the model uncompiled. It is also uncompiled if a task has no loss yet.
 
     Input: dict of task to the dict of that task's inputs. Output: dict of task to that task's output.
 
     Raises:
-        ValueError: for fewer than two tasks, tasks on different backbones, names that clash, tasks that share a head.
+        ValueError: if there are fewer than two tasks, tasks have different backbones, names clash, or tasks share a
+            head.
 
     Example:
 
@@ -68,8 +69,9 @@ class MultiTask(TrainsTasks, TextTask):
     tx.export.saved_model(multi, "serving/support")  # intent_classify, similarity_embed, ...
     ```
 
-    Reference: Caruana, 1997, https://doi.org/10.1023/A:1007379606734; on one encoder with a head for each task: Liu et
-    al., 2019, https://arxiv.org/abs/1901.11504.
+    References:
+        - [Caruana, 1997](https://doi.org/10.1023/A:1007379606734), multi-task learning
+        - [Liu et al., 2019](https://arxiv.org/abs/1901.11504), one encoder with a head for each task
     """
 
     def __init__(
@@ -111,11 +113,11 @@ class MultiTask(TrainsTasks, TextTask):
 
     @property
     def tasks(self) -> dict[str, Any]:
-        """The task models by name, in the order in which they were given."""
+        """Dict of name to task model, in the order of the argument `tasks`."""
         return dict(self._tasks)
 
     def __getitem__(self, name: str) -> Any:
-        """Returns the task model of a name; during a training, with its weights as they are now."""
+        """Returns the task model with that name; during training, with its current weights."""
         if hasattr(self, "jax_state_sync"):
             self.jax_state_sync()
         return self._tasks[_check.one_of("task", name, self._tasks)]
@@ -132,27 +134,27 @@ class MultiTask(TrainsTasks, TextTask):
         return True
 
     def tower(self) -> Any:
-        """Returns the one embedder among the tasks; this model where there is none, or several."""
+        """Returns the embedder among the tasks, or this model if there is none or more than one."""
         found = {id(task.tower()): task.tower() for task in self._tasks.values() if task.tower().keeps_embedding}
         return next(iter(found.values())) if len(found) == 1 else self
 
     def boundary(self) -> NoReturn:
-        """Refuses: the tasks end the encoder each in their own way."""
-        remedy = "Use it on a task, `multi[name]`; or train all of them with frozen groups."
+        """Not supported: each task has its own end of the encoder."""
+        remedy = "Use it on one task, `multi[name]`, or train all tasks with frozen groups."
         raise _check.invalid("model", "a model of one task", type(self).__name__, remedy)
 
     def linear_head(self) -> None:
-        """Returns `None`: each task has its own, and starts as a probe where it can; see `compile`."""
+        """Returns `None`: each task has its own head, which starts as a probe if possible; see `compile`."""
 
     def input_columns(self) -> NoReturn:
-        """Refuses: each task has columns of its own."""
+        """Not supported: each task has its own columns."""
         raise _check.invalid("model", "a model of one task, `multi[name]`", type(self).__name__)
 
     target_columns = input_columns
 
     def with_added_tokens(self, tokens: Sequence[str], *, special: bool = False) -> NoReturn:
-        """Refuses: add the tokens to a task's model before the tasks are made on its backbone."""
-        remedy = "Make the tasks on the backbone and preprocessor of `model.with_added_tokens(tokens)`."
+        """Not supported: add the `tokens`, `special` or not, to a model first, and create the tasks on its backbone."""
+        remedy = "Create the tasks on the backbone and preprocessor of `model.with_added_tokens(tokens)`."
         raise _check.invalid("tokens", "a model of one task", type(self).__name__, remedy)
 
     # === Answers ===
@@ -168,25 +170,25 @@ class MultiTask(TrainsTasks, TextTask):
         """Returns the outputs of tasks for their rows.
 
         Args:
-            x: dict of task to rows or batches, as the task's own `predict` takes them; tasks may be left out.
+            x: dict of task to rows or batches, as in the task's own `predict`; tasks may be omitted.
             batch_size: int, for rows. Defaults to 32.
-            verbose: as `keras.Model.predict` has it.
-            steps: as `keras.Model.predict` has it, for batches.
-            callbacks: as the task's own `predict` has them.
+            verbose: as in `keras.Model.predict`.
+            steps: as in `keras.Model.predict`, for batches.
+            callbacks: as in the task's own `predict`.
 
         Returns:
-            A dict of task to what its own `predict` returns.
+            A dict of task to the result of its own `predict`.
         """
         self._check_names("x", x, some=True)
         return {name: self[name].predict(rows, batch_size, verbose, steps, callbacks) for name, rows in x.items()}
 
     def answer(self, x: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
-        """Returns a dict of task to what its own `answer` returns, for a dict of task to rows."""
+        """Returns a dict of task to the result of its own `answer`, for a dict of task to rows."""
         self._check_names("x", x, some=True)
         return {name: self[name].answer(rows, batch_size, verbose=verbose) for name, rows in x.items()}
 
     def decode(self, outputs: Any) -> Any:
-        """Turns outputs by task, as `predict` gives them, into what people read, by task."""
+        """Converts the outputs of `predict`, a dict by task, with each task's own `decode`."""
         return {name: self._tasks[name].decode(values) for name, values in outputs.items()}
 
     def preprocess_samples(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
@@ -216,20 +218,20 @@ class MultiTask(TrainsTasks, TextTask):
     # === Export and saving ===
 
     def get_state_tree(self, value_format: str = "backend_tensor") -> NoReturn:
-        """Refuses: the tree goes by the names of variables, which tasks have in common."""
+        """Not supported: the tree is keyed by the names of variables, which tasks share."""
         raise NotImplementedError(
-            "Heads of several tasks have variables of one name: use `get_weights`, or `multi[name]`."
+            "Heads of different tasks have variables of the same name: use `get_weights`, or `multi[name]`."
         )
 
     def served_parts(self) -> dict[str, Any]:
-        """Returns what an export holds of each task, by name."""
+        """Returns a dict of task to the model that an export contains."""
         return {name: task.served_model() for name, task in self._tasks.items()}
 
     def signatures(self, pairs: bool | Sequence[str] = False) -> list[Signature]:
         """Returns the signatures of all tasks, `<task>_<signature>`; see `DescribesItself.signatures`.
 
         Args:
-            pairs: bool, or the names of the tasks that were trained on two texts a row.
+            pairs: bool, or the names of the tasks that were trained on two texts per row.
         """
         found = []
         for name, served in self.served_parts().items():
@@ -244,11 +246,11 @@ class MultiTask(TrainsTasks, TextTask):
         return found
 
     def card_rows(self) -> dict[str, str]:
-        """Returns the tasks for the model card."""
+        """Returns the rows of the model card for the tasks."""
         return {f"Task `{name}`": f"`{type(task).__name__}`" for name, task in self._tasks.items()}
 
     def usage(self, format: str, repo_id: str) -> dict[str, str]:
-        """Returns the code of the model card: how the model is loaded and asked."""
+        """Returns the code of the model card: how to load and call the model."""
         name = next(iter(self._tasks))
         return {
             "tfxfer": f'import tfxfer as tx\n\nmulti = tx.models.MultiTask.from_preset("{repo_id or "folder"}")\n'
@@ -256,15 +258,15 @@ class MultiTask(TrainsTasks, TextTask):
         }
 
     def write_checkpoint(self, folder: Any, format: str, dtype: Any) -> NoReturn:
-        """Refuses: other libraries have no such form; each task has its own."""
-        remedy = f"Write the tasks one by one: `multi[name].save_to_preset(folder, {format!r})`"
+        """Not supported: other libraries have no format for several tasks, only for each task."""
+        remedy = f"Save the tasks one by one: `multi[name].save_to_preset(folder, {format!r})`"
         raise _check.invalid("format", "'tfxfer' for a `MultiTask`", format, remedy)
 
     @classmethod
     def _from_pretrained(cls, pretrained, arguments, backbone_only):
         if backbone_only or not isinstance(pretrained.task, cls):
             kind = pretrained.trained_task or "backbone"
-            remedy = f"Make the tasks on its backbone, and from them `{cls.__name__}(tasks)`."
+            remedy = f"Create the tasks on its backbone, and combine them with `{cls.__name__}(tasks)`."
             raise _check.invalid("preset", f"a saved `{cls.__name__}`", kind, remedy)
         return pretrained.task._with(arguments), None
 
@@ -286,31 +288,31 @@ class MultiTask(TrainsTasks, TextTask):
 
 
 def _checked(tasks):
-    """Returns a dict of tasks that fit together."""
+    """Checks that tasks fit together, and returns them as a dict."""
     if not isinstance(tasks, Mapping) or len(tasks) < 2:
         raise _check.invalid("tasks", "a dict of name to task model, with at least two of them", tasks)
     for name, task in tasks.items():
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
             raise _check.invalid("tasks", "names of letters, digits, '_', '-' and '.'", name)
         where = f"tasks[{name!r}]"
-        _check.instance(where, task, TextTask, "a task model of `tfxfer.models`, or a subclass of yours")
+        _check.instance(where, task, TextTask, "a task model of `tfxfer.models`, or a subclass")
         if isinstance(task, MultiTask):
-            raise _check.invalid(where, "a model of one task", task, "Give its tasks: `{**multi.tasks, ...}`.")
+            raise _check.invalid(where, "a model of one task", task, "Pass its tasks: `{**multi.tasks, ...}`.")
     first, backbone = next((name, task.backbone) for name, task in tasks.items())
     models: dict[str, str] = {}
     heads: dict[int, str] = {}
     for name, task in tasks.items():
         where = f"tasks[{name!r}]"
         if task.backbone is not backbone:
-            remedy = f"Make it of the same object: `{type(task).__name__}(tasks[{first!r}].backbone, ...)`."
+            remedy = f"Create it on the same object: `{type(task).__name__}(tasks[{first!r}].backbone, ...)`."
             raise _check.invalid(where, f"a model on the backbone of tasks[{first!r}]", task.name, remedy)
         if task.name in models:
-            remedy = "Give `name=` to one where it is made."
-            expected = f"a model named otherwise than tasks[{models[task.name]!r}]"
+            remedy = "Pass `name=` when you create one of them."
+            expected = f"a model with another name than tasks[{models[task.name]!r}]"
             raise _check.invalid(where, expected, task.name, remedy)
         models[task.name] = name
         if f"val_{name}" in tasks:
-            raise _check.invalid("tasks", f"no {'val_' + name!r} beside {name!r}: their logs clash", list(tasks))
+            raise _check.invalid("tasks", f"no {'val_' + name!r} together with {name!r}: logs clash", list(tasks))
         tower = task.tower()
         lent = {id(weight) for weight in tower.weights} if tower.keeps_embedding else set()
         for layer in task.layer_groups().get(_HEAD, ()):
@@ -318,5 +320,5 @@ def _checked(tasks):
                 other = heads.setdefault(id(weight), name)
                 if id(weight) not in lent and other != name:
                     expected = f"a head of its own: it shares a layer with tasks[{other!r}]"
-                    raise _check.invalid(where, expected, layer.name, "Make a head for each task.")
+                    raise _check.invalid(where, expected, layer.name, "Create a head for each task.")
     return dict(tasks)

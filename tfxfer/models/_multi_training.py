@@ -1,4 +1,4 @@
-"""How several tasks train together: losses, steps, data."""
+"""Training of several tasks together: losses, steps and data."""
 
 import collections
 import contextlib
@@ -16,13 +16,13 @@ from tfxfer.models._rows import check_augment, check_plain, quiet_ends
 
 CONFLICTS = ("pcgrad",)
 
-_Mixin: Any = object  # what is mixed in here has the methods of a task model
+_Mixin: Any = object  # the class that uses this mixin has the methods of a task model
 
 _Start = collections.namedtuple("_Start", ["gate", "batches", "class_weight", "rows", "argument"])
 
 
 class TrainsTasks(_Mixin):
-    """`compile`, `fit` and `evaluate` of `MultiTask`; a mixin."""
+    """Mixin with `compile`, `fit` and `evaluate` of `MultiTask`."""
 
     _tasks: dict[str, Any]
     _upper_groups: Any
@@ -31,8 +31,8 @@ class TrainsTasks(_Mixin):
         self._tasks = dict(tasks)
         self._loss_weights: Any = {}
         self._conflicts: Any = None
-        self._means: Any = dict  # hidden from Keras, which would save what is in a dict
-        # The tasks whose results are logged, and those that Keras's functions for a step were made for.
+        self._means: Any = dict  # hidden from Keras, which would save the contents of a dict
+        # The tasks whose results are logged, and those that Keras's step functions were built for.
         self._scored = tuple(tasks)
         self._made_for: tuple = ()
         self.uncertainty: Any = None
@@ -41,7 +41,7 @@ class TrainsTasks(_Mixin):
     # === Steps ===
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Returns the outputs of those tasks that have rows, by name."""
+        """Returns a dict of task to output, for the tasks that have rows."""
         inputs = {name: inputs[name] for name in self._tasks if _has_rows(inputs[name])}
         if training and self.projection is not None and len(inputs) > 1:
             return self.projection(inputs, training=training)
@@ -50,8 +50,9 @@ class TrainsTasks(_Mixin):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        """Returns the loss of a step: the sum over its tasks of weight times loss; with learned weights, of what
-        `loss_weights="uncertainty"` makes of it.
+        """Returns the loss of a step: the weighted sum over its tasks.
+
+        With `loss_weights="uncertainty"`, `UncertaintyWeights` weights the losses.
         """
         total: Any = 0.0
         for name, outputs in y_pred.items():
@@ -73,7 +74,7 @@ class TrainsTasks(_Mixin):
         )
 
     def _of_the_others(self, present):
-        """Zero, by way of the weights of the tasks that have no rows: their gradient is zero, and not missing."""
+        """Returns zero, computed from the weights of tasks without rows: their gradient is then zero, not missing."""
         known = {id(weight) for name in present for weight in self._tasks[name].trainable_weights}
         if self.uncertainty is not None:
             known |= {id(weight) for weight in self.uncertainty.weights}
@@ -81,7 +82,7 @@ class TrainsTasks(_Mixin):
         return sum((0.0 * ops.sum(ops.cast(weight, "float32")) for weight in others), 0.0)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
-        """Updates the metrics of the tasks that have rows, and returns what is logged."""
+        """Updates the metrics of the tasks that have rows, and returns the logs."""
         for name, outputs in y_pred.items():
             if name in y:
                 weight = None if not sample_weight else sample_weight.get(name)
@@ -89,14 +90,14 @@ class TrainsTasks(_Mixin):
         return self.get_metrics_result()
 
     def get_metrics_result(self) -> dict[str, Any]:
-        """Returns what is logged, see the class, as it stands."""
+        """Returns the current logs; see the class."""
         means = self._means()
         found = {"loss": sum(means[name][1].result() for name in self._scored)}
         for name in self._scored:
             results = {**self._tasks[name].get_metrics_result(), "loss": means[name][0].result()}
             for key, value in results.items():
                 if f"{name}_{key}" in found:
-                    remedy = "Give a task or a metric another name."
+                    remedy = "Rename a task or a metric."
                     raise _check.invalid("tasks", "names that make different logs", f"{name}_{key}", remedy)
                 found[f"{name}_{key}"] = value
         return found
@@ -111,11 +112,11 @@ class TrainsTasks(_Mixin):
         return list({id(metric): metric for metric in found}.values())
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Makes what `fit` calls for each step, as `keras.Model.make_train_function`."""
+        """Returns the function that `fit` calls for each step; see `keras.Model.make_train_function`."""
         return self._by_parts("train_function", super().make_train_function, self.train_step, force)
 
     def make_test_function(self, force: bool = False) -> Any:
-        """Makes what `evaluate` calls for each step, as `keras.Model.make_test_function`."""
+        """Returns the function that `evaluate` calls for each step; see `keras.Model.make_test_function`."""
         return self._by_parts("test_function", super().make_test_function, self.test_step, force)
 
     def _by_parts(self, name, make, step, force):
@@ -142,32 +143,33 @@ class TrainsTasks(_Mixin):
         """Configures training.
 
         Args:
-            optimizer: `"auto"`, the default, is an `optimizers.Auto`: at a peak of 1e-4, the heads at ten times that if
-                one of them is no linear layer; 2e-5 where no task has a head. With it, new linear heads start as
+            optimizer: Defaults to `"auto"`: `optimizers.Auto` with a peak of 1e-4, and ten times that for the heads if
+                one of them is not a linear layer; 2e-5 if no task has a head. With it, new linear heads start as
                 regressions on the frozen features (`freezing.probe`), each on its task's rows.
-            loss: dict of task to loss, for tasks that are to train by another one than they were compiled with. They
-                are compiled with it, and with their default metrics unless `metrics` names them.
-            loss_weights: dict of task to a number >= 0, by default 1; or `"uncertainty"`: weights that are learned, see
-                below.
-            metrics: dict of task to metrics, as `loss`.
-            conflicts: `"pcgrad"` takes the part out of each task's gradient that conflicts with another task's, in the
-                weights that they share (Yu et al., 2020). Each step then has a batch of every task, and holds the
-                gradients of all of them at the same time. By default gradients add up.
-            **kwargs: as `keras.Model.compile` has them: `jit_compile`, `run_eagerly`, `steps_per_execution`.
+            loss: dict of task to loss, for tasks that need another loss than they were compiled with. These tasks are
+                compiled with it, and with their default metrics unless `metrics` sets them.
+            loss_weights: dict of task to a number >= 0, which defaults to 1; or `"uncertainty"` for learned weights,
+                see below.
+            metrics: dict of task to metrics, as for `loss`.
+            conflicts: `"pcgrad"` removes from each task's gradient the component that conflicts with another task's, in
+                the weights that they share (Yu et al., 2020). Each step then has a batch of every task, and holds the
+                gradients of all tasks in memory. By default gradients are summed.
+            **kwargs: passed to `keras.Model.compile`: `jit_compile`, `run_eagerly`, `steps_per_execution`.
 
         With `loss_weights="uncertainty"` the loss of a step is the sum over its tasks of
 
             exp(-s) L + s / 2,    s = log(sigma^2)
 
-        with an s for each task, 0 at the start, that trains with the heads and is saved with the model
-        (`multi.uncertainty.log_variances`). At rates of fine-tuning s moves slowly: it pays in long trainings, or with
-        a higher rate for the group `"head"`.
+        with one s per task. It starts at 0, trains with the heads, and is saved with the model
+        (`multi.uncertainty.log_variances`). At fine-tuning learning rates s changes slowly: use it for long training,
+        or with a higher rate for the group `"head"`.
 
         Raises:
-            ValueError: for a task that is not there, a negative weight, or a task without a loss.
+            ValueError: if a task is unknown or has no loss, or a weight is negative.
 
-        Reference: uncertainty: Kendall et al., 2018, https://arxiv.org/abs/1705.07115; conflicts: Yu et al., 2020,
-        https://arxiv.org/abs/2001.06782.
+        References:
+            - [Kendall et al., 2018](https://arxiv.org/abs/1705.07115), uncertainty
+            - [Yu et al., 2020](https://arxiv.org/abs/2001.06782), conflicts
         """
         for argument, given in (("loss", loss), ("metrics", metrics)):
             self._check_names(argument, given or {})
@@ -182,7 +184,7 @@ class TrainsTasks(_Mixin):
         if conflicts is not None:
             _check.one_of("conflicts", conflicts, CONFLICTS)
         for name in kwargs.keys() & {"weighted_metrics"}:
-            raise _check.invalid(name, "nothing: a task is compiled with its own", kwargs[name])
+            raise _check.invalid(name, "no value: each task is compiled with its own", kwargs[name])
         for name, task in self._tasks.items():
             given = {key: each[name] for key, each in (("loss", loss), ("metrics", metrics)) if each and name in each}
             if given and "loss" not in given and task.compiled:
@@ -190,7 +192,7 @@ class TrainsTasks(_Mixin):
             if given:
                 task.compile(**given)
             if not task.compiled or task.loss is None:
-                remedy = f"Give one: `loss={{{name!r}: ...}}`; or compile the task with one."
+                remedy = f"Pass one, `loss={{{name!r}: ...}}`, or compile the task with one."
                 raise _check.invalid("loss", f"a loss for the task {name!r}, which has none", loss, remedy)
         self._loss_weights, self._conflicts = loss_weights, conflicts
         learned = loss_weights == "uncertainty"
@@ -231,7 +233,7 @@ class TrainsTasks(_Mixin):
 
     @property
     def compile_arguments(self) -> Any:
-        """The arguments of the last `compile`, a dict, another one each time; `None` before."""
+        """A new dict of the arguments of the last `compile`; `None` before it."""
         found = super().compile_arguments
         if found is None:
             return None
@@ -267,51 +269,52 @@ class TrainsTasks(_Mixin):
         | `mixing` | a step | an epoch, for data sets of n_1, ..., n_k batches, n in all |
         |---|---|---|
         | `"size"` | a batch of one task | all batches of all tasks, in random order |
-        | `"temperature"` | a batch of one task | n batches in random order, of each task about n_i ** (1 / temperature) to n_j ** (1 / temperature); a small data set starts over, a large one gives a part |
-        | `"round_robin"` | a batch of one task | n batches, by turns, as many of each task |
-        | `"together"` | a batch of each task | max(n_i) steps; small data sets start over |
+        | `"temperature"` | a batch of one task | n batches in random order, in proportion to n_i ** (1 / temperature); small data sets repeat, large ones are used in part |
+        | `"round_robin"` | a batch of one task | n batches, the same number from each task, in turn |
+        | `"together"` | a batch of each task | max(n_i) steps; small data sets repeat |
 
-        A higher temperature gives small data sets a larger share, as in T5, which counts examples and has a limit; 1 is
-        `"size"`. Each step is one of the one optimizer, on all weights that train. Weights that only tasks without rows
-        use have a gradient of zero in that step.
+        A higher temperature gives small data sets a larger share, as in T5 (which counts examples, up to a limit); 1 is
+        the same as `"size"`. Every step updates all trainable weights with the one optimizer. In a step, weights that
+        are used only by tasks without rows have a zero gradient.
 
         Args:
             x: dict of every task to its data: a tuple (x, y) or (x, y, sample_weight), or any other form that the
-                task's own `fit` takes and whose number of batches is known: what `data.labelled` and its neighbours
-                give, `data.Batches`, a `tf.data.Dataset`.
-            y: `None`: targets come with the data of their task.
+                task's own `fit` accepts and whose number of batches is known: the result of `data.labelled` and similar
+                functions, `data.Batches`, or a `tf.data.Dataset`.
+            y: must be `None`: the data of each task include its targets.
             batch_size: int, or a dict of task to int, for rows. Defaults to 32.
-            epochs: int, or `"auto"`, as `TextTask.fit` has it.
-            verbose: as `keras.Model.fit` has it.
-            callbacks: list of Keras callbacks. For an evaluation of a task: `Evaluate...(rows, model=multi[name])`.
-            validation_split: float in `(0, 1)`. The share of the rows of each task, the last ones, to validate on.
-            validation_data: dict of task to data, as `x`; tasks may be left out.
+            epochs: int, or `"auto"`, as in `TextTask.fit`.
+            verbose: as in `keras.Model.fit`.
+            callbacks: list of Keras callbacks. To evaluate a task: `Evaluate...(rows, model=multi[name])`.
+            validation_split: float in `(0, 1)`. The share of each task's rows, the last ones, to hold out for
+                validation.
+            validation_data: dict of task to data, as for `x`; tasks may be omitted.
             shuffle: bool, for rows.
-            class_weight: dict of task to class weights, as the task's own `fit` takes them.
-            sample_weight: `None`: weights come with the data of their task.
+            class_weight: dict of task to class weights, as in the task's own `fit`.
+            sample_weight: must be `None`: the data of each task include its weights.
             initial_epoch: int. The epoch to start at.
             steps_per_epoch: int. Steps in an epoch; the next epoch continues where the last one stopped.
-            validation_steps: `None`: all rows are looked at.
+            validation_steps: must be `None`: validation uses all rows.
             validation_batch_size: int, or a dict of task to int. Defaults to `batch_size`.
-            validation_freq: as `keras.Model.fit` has it.
+            validation_freq: as in `keras.Model.fit`.
             seed: int. Makes the order of rows and tasks, and augmentation, repeatable.
-            augment: dict of task to what the task's own `fit` takes as `augment`; tasks may be left out.
-            mixing: see the table. Defaults to `"size"`; with `conflicts="pcgrad"` to `"together"`, which it needs.
+            augment: dict of task to `augment` of the task's own `fit`; tasks may be omitted.
+            mixing: see the table. Defaults to `"size"`; with `conflicts="pcgrad"` to `"together"`, which it requires.
             temperature: float >= 1. Defaults to 2.
 
         Returns:
             A `keras.callbacks.History`.
 
         Raises:
-            ValueError: for a task without data or one that is not there; for data of unknown length; and as the task's
-                own `fit`, naming the task.
+            ValueError: if a task is unknown or has no data, or data have an unknown length; and as in the task's own
+                `fit`, with the name of the task.
 
-        Reference: temperature: Raffel et al., 2020, https://arxiv.org/abs/1910.10683, section 3.5.2.
+        Reference: Raffel et al., 2020, https://arxiv.org/abs/1910.10683, section 3.5.2 (temperature).
         """  # noqa: E501  (a table's row)
         mixing = self._mixing(mixing, temperature)
         for argument, given in (("y", y), ("sample_weight", sample_weight), ("validation_steps", validation_steps)):
             if given is not None:
-                remedy = None if argument == "validation_steps" else "Write `x={task: (x, y, sample_weight), ...}`."
+                remedy = None if argument == "validation_steps" else "Pass `x={task: (x, y, sample_weight), ...}`."
                 raise _check.invalid(argument, "None for several tasks", given, remedy)
         if not self.compiled:
             raise _check.invalid("model", "a compiled model", self.name, "Call `multi.compile(...)`.")
@@ -335,7 +338,7 @@ class TrainsTasks(_Mixin):
         _devices.check(self, source, "batches")
         if _processes.distribution() is not None:
             remedy = "Several tasks train on one device, or on the replicas of `tf.distribute.MirroredStrategy`."
-            raise _check.invalid("distribution", "none in use", _processes.distribution(), remedy)
+            raise _check.invalid("distribution", "no `keras.distribution`", _processes.distribution(), remedy)
         self._build_metrics({**held_out, **rows})
         _training.check_swaps(self, callbacks)
         _training.settle_optimizer(self)
@@ -365,7 +368,7 @@ class TrainsTasks(_Mixin):
             )
 
     def _given_rows(self, x, sizes, later, validation_split, class_weight, *, augment, **order):
-        """Returns what each task trains on, a dict of `_Start`, and the rows that are split off."""
+        """Returns the training data of each task, a dict of `_Start`, and the held-out rows."""
         class_weights: Any = {} if class_weight is None else class_weight
         self._check_names("class_weight", class_weights)
         starts, held_out = {}, {}
@@ -374,7 +377,7 @@ class TrainsTasks(_Mixin):
             gate, form, found = self._read("x", name, x[name])
             if validation_split:
                 if form != "rows":
-                    raise _check.invalid("validation_split", "0 for data that are not rows in memory", validation_split)
+                    raise _check.invalid("validation_split", "0 unless data are rows in memory", validation_split)
                 found, rest = gate.split(found, validation_split)
                 held_out[name] = self._rows_of("x", name, gate, "rows", rest, size=later[name])
             weights = gate.class_weights(class_weights[name], found) if name in class_weights else None
@@ -398,15 +401,15 @@ class TrainsTasks(_Mixin):
             mixing = "size" if self._conflicts is None else "together"
         _check.one_of("mixing", mixing, data.MIXINGS)
         if self._conflicts is not None and mixing != "together":
-            remedy = "Gradients can conflict only where they are computed in one step."
+            remedy = "Gradients can conflict only if they are computed in the same step."
             raise _check.invalid("mixing", f"'together' with conflicts={self._conflicts!r}", mixing, remedy)
         if mixing != "together" and _tracing.is_distributed(self):
-            remedy = "Replicas would work on batches of different tasks."
+            remedy = "Replicas would process batches of different tasks."
             raise _check.invalid("mixing", "'together' under a `tf.distribute` strategy", mixing, remedy)
         return mixing
 
     def _check_names(self, argument, given, *, complete=False, some=False):
-        """Raises where a dict is none of task names."""
+        """Raises unless the keys of a dict are names of tasks."""
         names = ", ".join(map(repr, self._tasks))
         if not isinstance(given, Mapping):
             raise _check.invalid(argument, f"a dict with the tasks {names} as keys", given)
@@ -414,9 +417,7 @@ class TrainsTasks(_Mixin):
             _check.one_of(argument, name, self._tasks, f"The keys of `{argument}` are names of tasks.")
         missing = [name for name in self._tasks if name not in given] if complete else []
         if missing:
-            remedy = (
-                f"Give the rows of {', '.join(map(repr, missing))}; or train on the others in a `MultiTask` of them."
-            )
+            remedy = f"Pass the rows of {', '.join(map(repr, missing))}, or train the others in a separate `MultiTask`."
             raise _check.invalid(argument, f"data for every task, {names}", list(given), remedy)
         if some and not given:
             raise _check.invalid(argument, f"data for at least one of the tasks {names}", given)
@@ -428,7 +429,7 @@ class TrainsTasks(_Mixin):
         return dict.fromkeys(self._tasks, _check.integer(argument, given, optional=True))
 
     def _read(self, argument, name, given):
-        """Returns (gate, form, data) of what a task was given."""
+        """Returns (gate, form, data) for the data of a task."""
         where = f"{argument}[{name!r}]"
         is_tuple = isinstance(given, tuple)
         gate = data.Gate(self._tasks[name], (f"{where}[0]" if is_tuple else where, f"{where}[1]", f"{where}[2]"))
@@ -436,12 +437,12 @@ class TrainsTasks(_Mixin):
             raise _check.invalid(where, "(x, y) or (x, y, sample_weight), or another form with targets", given)
         form, found = gate.read(*given) if is_tuple else gate.read(given)
         if form == "arrays":
-            remedy = "Give rows, or a `tf.data.Dataset` of batches of ids."
+            remedy = "Pass rows, or a `tf.data.Dataset` of batches of ids."
             raise _check.invalid(where, "rows or batches", "arrays of ids", remedy)
         return gate, form, found
 
     def _rows_of(self, argument, name, gate, form, found, *, size):
-        """The batches to evaluate a task on."""
+        """Returns the batches for evaluating a task."""
         check_plain(found)
         options = {} if form == "batches" else self._tasks[name]._batch_options(shuffle=False, bucket=form == "rows")
         batches = gate.batches(form, found, size or 32, **options)
@@ -466,23 +467,23 @@ class TrainsTasks(_Mixin):
         """Computes losses and metrics of tasks on their rows.
 
         Args:
-            x: dict of task to data, as `fit` takes them; tasks may be left out.
-            y: `None`: targets come with the data of their task.
+            x: dict of task to data, as in `fit`; tasks may be omitted.
+            y: must be `None`: the data of each task include its targets.
             batch_size: int, or a dict of task to int, for rows. Defaults to 32.
-            verbose: as `keras.Model.evaluate` has it.
-            sample_weight: `None`: weights come with the data of their task.
-            steps: `None`: all rows are looked at.
+            verbose: as in `keras.Model.evaluate`.
+            sample_weight: must be `None`: the data of each task include its weights.
+            steps: must be `None`: all rows are evaluated.
             callbacks: list of Keras callbacks.
-            return_dict: bool. `False` gives a list of the values, as Keras has it.
-            **kwargs: as `keras.Model.evaluate` has them.
+            return_dict: bool. If `False`, returns a list of the values, like Keras.
+            **kwargs: passed to `keras.Model.evaluate`.
 
         Returns:
-            A dict of what `fit` logs: `loss`, `<task>_loss`, `<task>_<metric>`, of the tasks in `x`.
+            A dict of the logs of `fit`: `loss`, `<task>_loss` and `<task>_<metric>` of the tasks in `x`.
 
         Raises:
-            ValueError: as `fit`.
+            ValueError: as in `fit`.
         """
-        names = getattr(x, "tasks", None)  # what `fit` has prepared
+        names = getattr(x, "tasks", None)  # data prepared by `fit`
         if names is None:
             for argument, given in (("y", y), ("sample_weight", sample_weight), ("steps", steps)):
                 if given is not None:
@@ -498,18 +499,18 @@ class TrainsTasks(_Mixin):
             )
 
     def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
-        """Makes one step on batches of some tasks, by name, as `keras.Model.train_on_batch`."""
+        """Runs one training step on a dict of task to batch, like `keras.Model.train_on_batch`."""
         with self._scoring("train_function", tuple(name for name in self._tasks if name in x)):
             return super().train_on_batch(x, y, sample_weight, **kwargs)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
-        """Computes loss and metrics of batches of some tasks, by name, as `keras.Model.test_on_batch`."""
+        """Computes loss and metrics for a dict of task to batch, like `keras.Model.test_on_batch`."""
         with self._scoring("test_function", tuple(name for name in self._tasks if name in x)):
             return super().test_on_batch(x, y, sample_weight, **kwargs)
 
     @contextlib.contextmanager
     def _scoring(self, function, names):
-        """Within, what is logged is that of some tasks: a part of the step, which is traced again for others."""
+        """Within this context, only some tasks are logged. The step depends on them and is retraced if they change."""
         if (function, names) not in self._made_for:
             setattr(self, function, None)
             self._made_for = (*(each for each in self._made_for if each[0] != function), (function, names))
@@ -521,10 +522,10 @@ class TrainsTasks(_Mixin):
 
 
 def _any(inputs):
-    """One of the inputs of a task."""
+    """Returns one of the inputs of a task."""
     return next(iter(inputs.values()))
 
 
 def _has_rows(inputs):
-    """Whether a task takes part in a step: its static shape does not say that it has no rows."""
+    """Returns whether a task may have rows in a step, from its static shape."""
     return _any(inputs).shape[0] != 0

@@ -1,4 +1,4 @@
-"""Texts together with numbers, categories, vectors and images."""
+"""Tasks on texts combined with numbers, categories, vectors and images."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ from tfxfer.models._from_preset import UNSET, given
 from tfxfer.models._signatures import Signature
 from tfxfer.models._task import TextTask
 
-_Mixin: Any = object  # what is mixed in here stands before `Multimodal`
+_Mixin: Any = object  # in the bases of a class, this mixin comes before `Multimodal`
 
 
 class _FromPreset(_Mixin):
-    """`from_preset` of the multimodal tasks; a mixin."""
+    """Mixin with `from_preset` of the multimodal tasks."""
 
     @classmethod
     def from_preset(
@@ -46,31 +46,62 @@ class _FromPreset(_Mixin):
         backbone_only: bool = False,
         **kwargs: Any,
     ) -> Self:
-        """Makes the model on a pretrained text encoder; what is left out is the preset's, or else the class's default.
+        """Creates the model on a pretrained text encoder.
 
-        The arguments from `columns` to `name` are the constructor's; a classifier has `labels`, `multi_label` and
-        `threshold`, a regressor `num_outputs`. The others are those of `TextTask.from_preset`.
+        Omitted arguments have the preset's value, or else the class's default. The arguments from `columns` to `name`
+        are the constructor's; a classifier has `labels`, `multi_label` and `threshold`, a regressor `num_outputs`. The
+        other arguments are those of `TextTask.from_preset`.
 
         Raises:
-            TypeError: for an argument that the class does not have.
-            ValueError: as `TextTask.from_preset`.
+            TypeError: if the class does not have an argument.
+            ValueError: as in `TextTask.from_preset`.
         """
         return cls._from_preset(preset, **given(locals()))
 
 
 class Multimodal(TextTask):
-    """Base of the tasks that read a text beside other columns: their features are fused, and a head reads the result.
+    """Base class of tasks that read a text and other columns: their features are fused and passed to a head.
 
-    What a column becomes:
+    The features of each column:
 
     | column | features |
     |---|---|
-    | `data.NumberColumn` | `(x - mean) / scale`; with `missing="nan"` also 1 where it is missing (`ScaledNumbers`) |
-    | `data.CategoryColumn` | 1 at its index, 0 elsewhere (`layers.OneHot`) |
-    | `data.VectorColumn`, or a kind of your own with one vector a row | as they are |
+    | `data.NumberColumn` | `(x - mean) / scale`; with `missing="nan"` also 1 if missing (`layers.ScaledNumbers`) |
+    | `data.CategoryColumn` | one-hot: 1 at its index, 0 elsewhere (`layers.OneHot`) |
+    | `data.VectorColumn`, or a custom kind with one vector per row | unchanged |
     | `data.ImageColumn` | the output of `image_backbone`, averaged over all but the last dimension |
 
-    Numbers are one mode of `layers.Fusion`, categories another, every vector and image one of its own.
+    All numbers form one mode of `layers.Fusion`, all categories another, and each vector and image its own.
+
+    A subclass defines `target_columns`, and a default loss in `compile`.
+
+    Args:
+        backbone: `backbones.Backbone`, of the text.
+        preprocessor: `preprocessing.TextPreprocessor`.
+        columns: dict of name to `data.Column`, as in `MultimodalClassifier`.
+        text: string. The name of the text's column.
+        fusion: as in `MultimodalClassifier`.
+        image_backbone: as in `MultimodalClassifier`; `None` without columns of images.
+        pooling: as in `TextClassifier`.
+        dropout: float in `[0, 1)`. Rate before the dense layers of the head.
+        head: as in `TextClassifier`, but only layers that read pooled features.
+        num_outputs: int. The number of outputs of the head.
+        trainable: which layer groups train; see `set_trainable`.
+        **kwargs: `name`.
+
+    Raises:
+        ValueError: as in `MultimodalClassifier`.
+
+    Example:
+
+    ```python
+    class Price(tx.models.Multimodal):
+        def __init__(self, backbone, preprocessor=None, **kwargs):
+            super().__init__(backbone, preprocessor, num_outputs=1, **kwargs)
+
+        def target_columns(self):
+            return tx.data.ValuesColumn(1)
+    ```
     """
 
     def __init__(
@@ -95,8 +126,8 @@ class Multimodal(TextTask):
         # === Layers ===
         reads = _reading.of(head)
         if reads != "pooled":
-            remedy = "Other columns have no tokens and no blocks: put such a head on a `models.TextClassifier`."
-            raise _check.invalid("head", 'a layer that reads one vector a row, `reads = "pooled"`', reads, remedy)
+            remedy = "Other columns have no tokens and no blocks: use such a head with `models.TextClassifier`."
+            raise _check.invalid("head", 'a layer that reads one vector per row, `reads = "pooled"`', reads, remedy)
         features = _reading.pooling_layer(pooling, reads)
         self.pooling = features.modes if isinstance(features, layers.Pooling) else features
         self.text_name, self.dropout, self._head_argument = text, dropout, head
@@ -131,20 +162,20 @@ class Multimodal(TextTask):
 
     @property
     def columns(self) -> dict[str, Any]:
-        """The columns beside the text: a dict of name to `data.Column`."""
+        """Dict of name to `data.Column`: the columns other than the text."""
         return dict(self._columns())
 
     def input_columns(self) -> dict[str, Any]:
-        """Returns the text's column, and then the others."""
+        """Returns a dict of name to column: the text first, then the others."""
         return {self.text_name: data.TextColumn(self.preprocessor), **self.columns}
 
     @property
     def starts_as_probe(self) -> bool:
-        """Whether the first `fit` makes the new head a regression on the frozen features, whatever the optimizer."""
+        """Whether the first `fit` starts the new head as a regression on frozen features, with any optimizer."""
         return self._head_argument == "probe"
 
     def embedding_spec(self) -> backbones.EmbeddingSpec:
-        """Returns how texts are pooled: a `backbones.EmbeddingSpec` without what follows the pooling."""
+        """Returns the pooling as a `backbones.EmbeddingSpec`, without the layers above it."""
         modes = self.pooling if isinstance(self.pooling, tuple) else getattr(self.pooling, "modes", ("mean",))
         return backbones.EmbeddingSpec(pooling=modes)
 
@@ -181,38 +212,38 @@ class Multimodal(TextTask):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class MultimodalClassifier(_FromPreset, Classifying, Multimodal):
-    """Sorts rows of a text and other columns into classes: one of them, or any number with `multi_label`.
+    """Classifies rows of a text and other columns: one label per row, or any number with `multi_label`.
 
-    The text goes through backbone and pooling, the other columns become features (see `Multimodal`), both are fused,
-    and a head gives logits. Rows are dicts, frames or `data.Rows` with the columns by name, in training, prediction and
-    in the export.
+    Backbone and pooling encode the text, the other columns become features (see `Multimodal`), both are fused, and a
+    head computes logits. Rows are dicts, frames or `data.Rows` with the columns by name, in training, prediction and
+    the export.
 
     Args:
         backbone: `backbones.Backbone`, of the text.
         preprocessor: `preprocessing.TextPreprocessor`.
-        columns: dict of name to `data.Column` of what is read beside the text. `data.tabular_columns` makes it of
-            training rows: means and scales of numbers, names of categories.
-        labels: sequence of the class names, as `TextClassifier` has it.
+        columns: dict of name to `data.Column`: the columns other than the text. `data.tabular_columns` creates it from
+            training rows, with means and scales of numbers and names of categories.
+        labels: sequence of the class names, as in `TextClassifier`.
         multi_label: bool. Whether a row may have any number of labels.
-        threshold: as `TextClassifier` has it.
+        threshold: as in `TextClassifier`.
         text: string. The name of the text's column. Defaults to `"text"`.
         fusion: `"concat"`, `"gate"` or `"attention"`, see `layers.Fusion`; or a Keras layer from a list of
             `(batch, size_i)` to `(batch, size)`. Defaults to `"concat"`, whose linear head starts as a probe.
         image_backbone: a Keras layer or model, for columns of images: from float32 `(batch, height, width, channels)`
-            in `[0, 255]` to `(batch, ..., dim)`. A backbone of KerasHub with its scaling before it is
+            in `[0, 255]` to `(batch, ..., dim)`. For a KerasHub backbone with scaling:
             `keras.Sequential([keras.layers.Rescaling(1 / 255), backbone])`. It is the layer group `"image"`.
-        pooling: as `TextClassifier` has it.
+        pooling: as in `TextClassifier`.
         dropout: float in `[0, 1)`. Rate before the dense layers of the head. Defaults to 0.1.
-        head: as `TextClassifier` has it. `"mlp"` learns how columns go together; `"linear"` adds up what each says.
+        head: as in `TextClassifier`. `"mlp"` learns interactions between columns; `"linear"` adds their contributions.
         trainable: which layer groups train; see `set_trainable`.
         **kwargs: `name`.
 
-    Input: dict of the backbone's inputs and of each column's: float32 `(batch,)` for a number, int32 `(batch,)` for a
-    category, and so on. Output: float32 logits `(batch, classes)`.
+    Input: dict of the backbone's inputs and one input per column: float32 `(batch,)` for a number, int32 `(batch,)` for
+    a category, and so on. Output: float32 logits `(batch, classes)`.
 
     Raises:
-        ValueError: for no columns, a column with the name of the text or of a backbone's input, a kind without one
-            vector a row, images without `image_backbone`; and as `TextClassifier`.
+        ValueError: if there are no columns, a column has the name of the text or of a backbone's input, a kind of
+            column does not have one vector per row, or images lack an `image_backbone`; and as in `TextClassifier`.
 
     Example:
 
@@ -271,7 +302,7 @@ class MultimodalClassifier(_FromPreset, Classifying, Multimodal):
         return [self._classes("The classes of each row", "`assets/labels.txt`")]
 
     def score_pairs(self, first: Any, second: Any, batch_size: int = 32, *, verbose: int | str = 0) -> Any:
-        """Raises: a row has more than two texts."""
+        """Not supported: rows are not pairs of texts, `first` and `second`. Call `classify`."""
         raise _check.invalid("model", "a classifier of pairs of texts", type(self).__name__, "Call `classify`.")
 
     def _changeable(self):
@@ -285,26 +316,26 @@ class MultimodalClassifier(_FromPreset, Classifying, Multimodal):
 class MultimodalRegressor(_FromPreset, Multimodal):
     """Predicts numbers from rows of a text and other columns.
 
-    Like `MultimodalClassifier`, with values in place of logits.
+    Like `MultimodalClassifier`, with values instead of logits.
 
     Args:
         backbone: `backbones.Backbone`, of the text.
         preprocessor: `preprocessing.TextPreprocessor`.
-        columns: dict of name to `data.Column`, as `MultimodalClassifier` has it.
-        num_outputs: int. Values for each row. Defaults to 1.
+        columns: dict of name to `data.Column`, as in `MultimodalClassifier`.
+        num_outputs: int. Number of values per row. Defaults to 1.
         text: string. The name of the text's column. Defaults to `"text"`.
-        fusion: as `MultimodalClassifier` has it.
-        image_backbone: as `MultimodalClassifier` has it.
-        pooling: as `TextRegressor` has it.
-        dropout: float in `[0, 1)`. Defaults to 0, as `TextRegressor` has it.
-        head: as `TextRegressor` has it.
+        fusion: as in `MultimodalClassifier`.
+        image_backbone: as in `MultimodalClassifier`.
+        pooling: as in `TextRegressor`.
+        dropout: float in `[0, 1)`. Rate before the dense layers of the head. Defaults to 0, as in `TextRegressor`.
+        head: as in `TextRegressor`.
         trainable: which layer groups train; see `set_trainable`.
         **kwargs: `name`.
 
-    Input: as `MultimodalClassifier`. Output: float32 `(batch, num_outputs)`.
+    Input: as in `MultimodalClassifier`. Output: float32 `(batch, num_outputs)`.
 
     Raises:
-        ValueError: as `MultimodalClassifier`.
+        ValueError: as in `MultimodalClassifier`.
 
     Example:
 
@@ -349,7 +380,14 @@ class MultimodalRegressor(_FromPreset, Multimodal):
         )
 
     def compile(self, optimizer: Any = "auto", loss: Any = "auto", *, metrics: Any = "auto", **kwargs: Any) -> None:
-        """Configures training; mean squared error and mean absolute error are the defaults, as of `TextRegressor`."""
+        """Configures training; like `keras.Model.compile`, with the defaults of `TextRegressor`.
+
+        Args:
+            optimizer: Defaults to `"auto"`: `optimizers.Auto`.
+            loss: Defaults to the mean squared error.
+            metrics: Defaults to the mean absolute error.
+            **kwargs: passed to `keras.Model.compile`.
+        """
         super().compile(
             optimizer=optimizer,
             loss=keras.losses.MeanSquaredError() if loss == "auto" else loss,
@@ -370,9 +408,9 @@ class MultimodalRegressor(_FromPreset, Multimodal):
 
 
 def _check_columns(columns, text, taken):
-    """Returns columns as a dict; raises where they are none, or names are taken."""
+    """Returns columns as a dict; raises if there are no columns, or names are taken."""
     if not isinstance(columns, Mapping) or not columns:
-        remedy = "`data.tabular_columns` makes it of training rows. For a text alone: `models.TextClassifier`."
+        remedy = "`data.tabular_columns` creates it from training rows. For text only, use `models.TextClassifier`."
         raise _check.invalid("columns", "a dict of column name to `data.Column`", columns, remedy)
     _check.instance("text", text, str, "the name of the text's column")
     for name, column in columns.items():
@@ -386,11 +424,11 @@ def _check_columns(columns, text, taken):
 
 
 def _check_images(backbone, columns):
-    """Returns the image backbone; raises where it is missing, or there are no images."""
+    """Returns the image backbone; raises if it is missing, or there are no images."""
     images = [name for name, column in columns.items() if isinstance(column, data.ImageColumn)]
     if backbone is None:
         if images:
-            remedy = "It makes vectors of them, for example a backbone of KerasHub behind `keras.layers.Rescaling`."
+            remedy = "It encodes images as vectors: for example a KerasHub backbone after `keras.layers.Rescaling`."
             raise _check.invalid("image_backbone", f"a layer for the column {images[0]!r}", None, remedy)
         return None
     if not images:
@@ -399,7 +437,7 @@ def _check_images(backbone, columns):
 
 
 def _input(name, column):
-    """The Keras input for a column."""
+    """Returns the Keras input for a column."""
     spec = column.spec()
     is_index = isinstance(column, data.CategoryColumn)
     dtype = "int32" if is_index else "float32"
@@ -407,9 +445,9 @@ def _input(name, column):
 
 
 def _features(name, column, place, tensor, image_backbone):
-    """Returns the mode of a column, `None` for one of its own, and its features `(batch, size)`."""
+    """Returns the mode of a column (`None` for a separate mode) and its features `(batch, size)`."""
     if isinstance(column, data.NumberColumn):
-        # Layers are numbered, as Keras does not take every name of a column for theirs.
+        # Layers are numbered because Keras does not accept every column name as a layer name.
         has_missing, layer = column.missing == "nan", f"column_{place}_scaled"
         scaled = layers.ScaledNumbers(column.mean, column.scale, has_missing=has_missing, name=layer)
         return "numbers", scaled(tensor)
@@ -418,17 +456,17 @@ def _features(name, column, place, tensor, image_backbone):
     if isinstance(column, data.ImageColumn):
         made = image_backbone(tensor)
         if isinstance(made, (dict, list, tuple)) or len(made.shape) < 2 or made.shape[-1] is None:
-            expected = "a layer with one tensor (batch, ..., dim) for an output"
+            expected = "a layer whose output is one tensor (batch, ..., dim)"
             raise _check.invalid("image_backbone", expected, made)
         if len(made.shape) > 2:
             made = ops.mean(ops.cast(made, "float32"), axis=tuple(range(1, len(made.shape) - 1)))
         return None, ops.cast(made, "float32")
     if len(tensor.shape) != 2 or tensor.shape[-1] is None:
-        expected = "a kind of column with one vector a row"
+        expected = "a kind of column with one vector per row"
         raise _check.invalid(f"columns[{name!r}]", expected, type(column).__name__, f"It has shape {tensor.shape[1:]}.")
     return None, tensor
 
 
 def _joined(mode, parts):
-    """One tensor out of the features of a mode."""
+    """Joins the features of a mode to one tensor."""
     return parts[0] if len(parts) == 1 else keras.layers.Concatenate(name=f"{mode}_features", dtype="float32")(parts)

@@ -52,6 +52,13 @@ class Probe:
         scores: dict of scores on held-out rows: `accuracy` (for tags, of words); with several labels per row,
             `micro_f1` at a probability of 0.5; for numbers, `mae` and `r2`. Empty if there was nothing to choose.
         rows: int. The number of rows, or words, in the fit.
+
+    Example:
+
+    ```python
+    found = tx.freezing.probe(classifier, texts, labels)
+    print(found.penalty, found.scores["accuracy"])  # the chosen penalty, and the accuracy on held-out rows
+    ```
     """
 
     penalty: float

@@ -1,4 +1,4 @@
-"""Strings to token ids, exactly as the checkpoint was trained, in the graph."""
+"""Tokenization in the TensorFlow graph, with exactly the token ids that the checkpoint was trained on."""
 
 from tfxfer.preprocessing._offsets import Offsets, token_offsets
 from tfxfer.preprocessing._preprocessor import TextPreprocessor

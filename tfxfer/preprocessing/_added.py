@@ -1,11 +1,11 @@
-"""Added tokens inside a text, found as Hugging Face's `tokenizers` finds them."""
+"""Finds added tokens inside a text, as Hugging Face's `tokenizers` does."""
 
 import tensorflow as tf
 
 from tfxfer.preprocessing import _words
 
 WHITESPACE, SEPARATOR = _words.WHITESPACE, _words.SEPARATOR
-# What the library's regular expressions take for a character of a word: letters, marks, digits, connectors, joiners.
+# Word characters in the library's regular expressions: letters, marks, digits, connectors, joiners.
 WORD = (
     r"\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{200c}\x{200d}"
     r"\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189}"
@@ -13,23 +13,23 @@ WORD = (
 
 
 def with_added_tokens(engine, added, special_too):
-    """Makes a tokenising function that finds added tokens first and hands what lies between them to an engine.
+    """Makes a tokenization function that finds added tokens first and passes the text between them to an engine.
 
-    Tokens that are not `normalized` are found in the text as it is. What lies between them is normalized, then the
-    `normalized` ones are found in it. Of several tokens that begin at one place the longest counts.
+    Tokens that are not `normalized` are found in the raw text. The text between them is normalized, then the
+    `normalized` tokens are found in it. If several tokens begin at the same position, the longest wins.
 
     Args:
         engine: object with `normalize(texts)`, which returns texts, and `__call__(texts, normalized)`, which returns
             ids, int32 `RaggedTensor` `(n, None)`.
         added: list of dicts made by `_spec.added_token`.
-        special_too: whether special tokens are found as well; otherwise they stay text.
+        special_too: bool. Whether to find special tokens too; otherwise they stay text.
 
     Returns:
-        The function, from a string tensor `(n,)` to an int32 `RaggedTensor` `(n, None)`, and the list of the tables
-        that it needs.
+        The function, from a string tensor `(n,)` to an int32 `RaggedTensor` `(n, None)`, and the list of tables that
+        it needs.
     """
     raw, later = {}, {}
-    added = sorted(added, key=lambda token: not token["special"])  # of two that look the same the first counts
+    added = sorted(added, key=lambda token: not token["special"])  # of two equal strings, the first wins
     normalized = iter(_normalized(engine, [token["content"] for token in added if token["normalized"]]))
     for token in added:
         if token["normalized"]:
@@ -55,25 +55,25 @@ def with_added_tokens(engine, added, special_too):
 
 
 def _normalized(engine, contents):
-    """Returns what the normalizer makes of the contents of tokens."""
+    """Returns the normalized contents of tokens."""
     if not contents:
         return []
     return [text.decode("utf-8") for text in engine.normalize(tf.constant(contents, tf.string)).numpy()]
 
 
 def _matcher(tokens, special_too):
-    """Returns a `_Matcher` of the tokens that count, or `None` where there are none."""
+    """Returns a `_Matcher` of the tokens to find, or `None` if there are none."""
     tokens = {content: token for content, token in tokens.items() if content}
     active = {content for content, token in tokens.items() if special_too or not token["special"]}
     if not active:
         return None
-    # A token that stays text keeps others from being found where it lies across them.
+    # A token that stays text hides other tokens that it overlaps.
     in_the_way = {content for content in tokens if content not in active and _overlaps(content, active)}
     return _Matcher({content: tokens[content] for content in tokens if content in active | in_the_way}, in_the_way)
 
 
 def _overlaps(content, others):
-    """Whether a match of `content` can lie across a match of another string."""
+    """Whether a match of `content` can overlap a match of another string."""
     inner = {content[i:j] for i in range(len(content)) for j in range(i + 1, len(content) + 1)}
     heads, tails = {content[:i] for i in range(1, len(content))}, {content[i:] for i in range(1, len(content))}
     return any(
@@ -88,8 +88,8 @@ class _Matcher:
     """Finds one set of tokens in texts.
 
     Args:
-        tokens: dict from what is looked for to an added token.
-        ignored: set of those that stay text.
+        tokens: dict from the string to find to an added token.
+        ignored: set of the strings that stay text.
     """
 
     def __init__(self, tokens, ignored):
@@ -102,7 +102,7 @@ class _Matcher:
         self._flags["ignored"] = [content in ignored for content, _ in items]
 
     def encode(self, texts, encode):
-        """Returns the ids of texts; `encode` gives those of what lies between the tokens."""
+        """Returns the ids of texts; `encode` returns the ids of the text between the tokens."""
         parts, is_token, index = self._split(texts)
         if any(self._flags["single_word"]) or any(self._flags["ignored"]):
             parts, is_token, index = self._split_again(parts, is_token, index)
@@ -113,7 +113,7 @@ class _Matcher:
         return tf.RaggedTensor.from_row_splits(ids.values, tf.gather(ids.row_splits, parts.row_splits), validate=False)
 
     def _split(self, texts):
-        """Returns text and tokens in turn, `(n, None)`, and for each part whether it is a token, and which one."""
+        """Returns alternating text and tokens, `(n, None)`, and for each part whether it is a token, and which one."""
         return self._parts(tf.strings.regex_replace(texts, self._pattern, SEPARATOR + rb"\0" + SEPARATOR))
 
     def _parts(self, marked):
@@ -122,7 +122,7 @@ class _Matcher:
         return parts, tf.equal(place % 2, 1), self.table.lookup(parts.values)
 
     def _split_again(self, parts, is_token, index):
-        """Makes text of the tokens that are ignored, and of those that must be a word and are part of one."""
+        """Turns ignored tokens, and tokens that must be a word but are part of one, back into text."""
         discarded = self._flag("ignored", is_token, index)
         if any(self._flags["single_word"]):
             discarded |= self._flag("single_word", is_token, index) & ~_is_apart(parts)
@@ -131,8 +131,8 @@ class _Matcher:
         return self._parts(marked)
 
     def _strip(self, texts, is_token, index):
-        """Removes the white space that a neighbouring token includes."""
-        # Each row begins and ends with a text, so that rolling never carries a flag into another row.
+        """Removes the whitespace that an adjacent token includes."""
+        # Each row begins and ends with a text, so rolling never carries a flag into another row.
         for flag, shift, pattern in (("rstrip", 1, f"^[{WHITESPACE}]+"), ("lstrip", -1, f"[{WHITESPACE}]+$")):
             if any(self._flags[flag]):
                 neighbours = tf.roll(self._flag(flag, is_token, index), shift, 0)
@@ -146,7 +146,7 @@ class _Matcher:
 
 
 def _is_apart(parts):
-    """Whether neither the character before nor the one after each part belongs to a word."""
+    """Whether neither the character before nor after each part is a word character."""
     values = parts.values
     place = tf.ragged.range(parts.row_lengths())
     first, last = place.values, tf.gather(parts.row_lengths(), place.value_rowids()) - 1 - place.values
@@ -162,7 +162,7 @@ def _is_apart(parts):
 
 
 def trie_pattern(strings):
-    """Returns a regular expression that matches the longest of some strings that begins at a place.
+    """Returns a regular expression that matches the longest of some strings that begins at a position.
 
     >>> trie_pattern(["ab", "abcd", "ax"])
     'a(?:b(?:cd)?|x)'

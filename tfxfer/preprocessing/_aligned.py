@@ -1,4 +1,4 @@
-"""Texts that know where each of their characters comes from, on their way through a normalizer."""
+"""Texts that track the origin of each of their characters through a normalizer."""
 
 import functools
 import itertools
@@ -9,18 +9,18 @@ from typing import Any, NamedTuple, Self
 
 import tensorflow as tf
 
-# The white space of `_words.WHITESPACE`, for Python's regular expressions: the inside of a character class.
+# The whitespace of `_words.WHITESPACE`, for Python's regular expressions: the inside of a character class.
 SPACES = r" \t\n\x0b\f\r\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 LEADING, TRAILING = rf"\A[{SPACES}]+", rf"[{SPACES}]+\Z"
-# What step "Whitespace" of a Unigram model makes one space, by its second entry; see `_unigram.RUNS`.
+# What the step "Whitespace" of a Unigram model turns into one space, by its second entry; see `_unigram.RUNS`.
 _RUNS = {"unicode": rf"[{SPACES}]{{2,}}|[\n\r\t]", "spaces": " {2,}", "unicode_runs": rf"[{SPACES}]{{2,}}"}
-# Characters other than marks that may become one with the character before: joiners, vowels and finals of Hangul,
+# Characters other than marks that may merge with the previous character: joiners, vowels and finals of Hangul,
 # halfwidth sound marks.
 _ATTACHED = re.compile("[\u200c\u200d\u1160-\u11ff\uff9e\uff9f]")
 
 
 class Aligned(NamedTuple):
-    """A text, and for each of its characters where what it was made of begins and ends in the original text."""
+    """A text, and for each of its characters the start and end of its source in the original text."""
 
     text: str
     starts: Sequence[int]
@@ -33,7 +33,7 @@ class Aligned(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Iterable[Self]) -> Self:
-        """Returns several parts as one."""
+        """Concatenates several parts."""
         parts = list(parts)
         starts = [start for part in parts for start in part.starts]
         return cls("".join(part.text for part in parts), starts, [end for part in parts for end in part.ends])
@@ -43,7 +43,7 @@ class Aligned(NamedTuple):
         return type(self)(self.text[start:end], self.starts[start:end], self.ends[start:end])
 
     def spread(self, content: str) -> Self:
-        """Returns a string each of whose characters stands for this text as a whole."""
+        """Returns a string in which the source of each character is this whole text."""
         return type(self)(content, [self.starts[0]] * len(content), [self.ends[-1]] * len(content))
 
     def mapped(self, contents: Iterable[str]) -> Self:
@@ -64,21 +64,21 @@ class Aligned(NamedTuple):
         return self.joined([*parts, self.cut(last)]) if parts else self
 
     def prefixed(self, content: str) -> Self:
-        """Returns the text with something before it, which counts as part of its first character."""
+        """Returns the text with a prefix, which counts as part of its first character."""
         return self.joined([self.cut(0, 1).spread(content), self]) if self.text else self
 
     def encoded(self) -> Self:
-        """Returns the text with a character for each byte of its UTF-8."""
+        """Returns the text with one character for each byte of its UTF-8 encoding."""
         return self.mapped(character.encode().decode("latin-1") for character in self.text)
 
 
 def normalized(texts: Sequence[Aligned], steps: Sequence[Sequence[Any]], run: Callable[[Any, Any], Any]) -> list:
-    """Returns what the steps of a normalizer make of texts, aligned.
+    """Applies the steps of a normalizer to texts, and aligns the results.
 
     Args:
         texts: list of `Aligned`.
         steps: list of steps; see `_normalizers`.
-        run: function of a step and strings `(n,)` to strings `(n,)`, in TensorFlow: what the tokenizer does itself.
+        run: function from a step and strings `(n,)` to strings `(n,)`, in TensorFlow: the tokenizer's own.
     """
     found = list(texts)
     for step in steps:
@@ -98,10 +98,10 @@ def normalized(texts: Sequence[Aligned], steps: Sequence[Sequence[Any]], run: Ca
 
 
 def through(texts: Sequence[Aligned], function: Callable[[Any], Any]) -> list:
-    """Aligns what a function of strings makes of texts.
+    """Applies a function of strings to texts, and aligns the results.
 
-    It is looked at character by character, then by characters with their marks. What neither explains counts as made of
-    all that lies between what they do explain.
+    The alignment is tried character by character, then by characters with their marks. A part of the result that
+    neither explains is aligned with all of the text between the explained parts.
 
     Args:
         texts: list of `Aligned`.
@@ -124,7 +124,7 @@ def _results(function, strings):
 
 
 def _clusters(text):
-    """Cuts a text into characters with the marks that belong to them."""
+    """Splits a text into characters with their marks."""
     found = []
     for character in text:
         if found and (unicodedata.category(character)[0] == "M" or _ATTACHED.match(character)):
@@ -135,7 +135,7 @@ def _clusters(text):
 
 
 def _by_cluster(text, clusters, of, whole):
-    """Aligns a text by its clusters, each of which becomes what `of` says."""
+    """Aligns a text by its clusters; `of` maps each cluster to its result."""
     if not clusters:
         return text
     ends = itertools.accumulate(map(len, clusters))
@@ -154,7 +154,7 @@ def _by_cluster(text, clusters, of, whole):
 
 
 def _agreeing(contents, whole):
-    """How many of some strings, one after another, are the beginning of a text."""
+    """Returns how many of the strings, concatenated in order, are a prefix of a text."""
     place = 0
     for count, content in enumerate(contents):
         if not whole.startswith(content, place):

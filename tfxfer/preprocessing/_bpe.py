@@ -1,4 +1,4 @@
-"""Byte-level BPE, as ByteLevel and BPE of Hugging Face's `tokenizers` do it."""
+"""Byte-level BPE, as in ByteLevel and BPE of Hugging Face's `tokenizers`."""
 
 import tensorflow as tf
 
@@ -6,13 +6,13 @@ from tfxfer.preprocessing import _merges, _normalizers, _patterns, _splits, _wor
 
 
 def merging_model(pieces, byte_pieces=()):
-    """Returns a tokenizer of TF Text that merges the characters of strings by SentencePiece's BPE.
+    """Returns a tokenizer of TF Text that merges the characters of strings with SentencePiece's BPE.
+
+    The ids are 0 for characters in no piece, then those of `pieces`, then those of `byte_pieces`.
 
     Args:
-        pieces: list of `(string, score)`; of two pieces that can be made the one with the higher score is.
-        byte_pieces: the names of the 256 pieces that stand for the bytes of a character that is in no piece.
-
-    The ids are 0 for what is in no piece, then those of `pieces`, then those of `byte_pieces`.
+        pieces: list of `(string, score)`; of two possible merges, the piece with the higher score is made.
+        byte_pieces: the names of the 256 pieces that represent the bytes of a character that is in no piece.
     """
     from sentencepiece import sentencepiece_model_pb2
 
@@ -33,11 +33,11 @@ def merging_model(pieces, byte_pieces=()):
 
 
 class BytePair:
-    """The tokenising function of a byte-level BPE vocabulary; graph operations only.
+    """The tokenization function of a byte-level BPE vocabulary; graph operations only.
 
-    The merging is SentencePiece's, on words whose bytes stand as one character each (Latin-1), with the rank of a
-    token's merge for its score: see `_merges.ranks` for why that is the same. KerasHub's tokenizer does the merging in
-    a loop of TensorFlow operations with a table that grows by each new word.
+    SentencePiece does the merging, on words with one character per byte (Latin-1), and with the rank of a token's merge
+    as its score; `_merges.ranks` explains why the result is the same. KerasHub's tokenizer merges in a loop of
+    TensorFlow operations, with a table that grows with each new word.
 
     Args:
         spec: a `Spec` of the kind `"bpe"`.
@@ -48,7 +48,7 @@ class BytePair:
         self._add_prefix_space = options["add_prefix_space"]
         self._normalizer = _normalizers.Normalizer(options.get("normalizer", []))
         self._splitter = _splits.Splitter(options.get("splits", [["isolated", _patterns.GPT2]]))
-        # What is in no piece is left out: bytes that the vocabulary lacks.
+        # Bytes that the vocabulary lacks are in no piece and are dropped.
         pieces, self._ids = [], [-1]
         whole, outside = {}, spec.outside
         for i, (token, rank) in enumerate(zip(spec.tokens, options["ranks"], strict=False)):
@@ -68,7 +68,7 @@ class BytePair:
         self.trackables = [self._model, self._merge_or_find.table]
 
     def normalize(self, texts):
-        """Returns what the normalizer makes of texts `(n,)`, valid UTF-8."""
+        """Returns normalized texts `(n,)`, valid UTF-8."""
         return self._normalizer(texts)
 
     def __call__(self, texts, normalized=False):

@@ -1,4 +1,4 @@
-"""BPE over characters: GPT-1's word by word, and SentencePiece's as Hugging Face's `tokenizers` does it."""
+"""BPE over characters: GPT-1's within words, and SentencePiece's as in Hugging Face's `tokenizers`."""
 
 import tensorflow as tf
 
@@ -6,22 +6,22 @@ from tfxfer.preprocessing import _bpe, _normalizers, _unicode, _words
 
 META_SPACE = "\u2581"
 SEPARATOR = _words.SEPARATOR
-# Stands for the suffix of a word, such as "</w>". BertNormalizer deletes it from every text.
+# Represents the suffix of a word, such as "</w>". BertNormalizer deletes it from every text.
 END = "\ue000"
-# Above all merges: a suffix belongs to its character from the beginning.
+# Above all merges: a suffix belongs to its character from the start.
 _FIRST = 1.0
 
 
 class CharacterPair:
-    """The tokenising function of a BPE vocabulary of characters; graph operations only.
+    """The tokenization function of a BPE vocabulary of characters; graph operations only.
 
-    The merging is SentencePiece's, with the rank of a token's merge for its score: see `_merges.ranks`.
+    SentencePiece does the merging, with the rank of a token's merge as its score: see `_merges.ranks`.
 
     Args:
         spec: a `Spec` of the kind `"character_bpe"`, with these options: `normalizer`, a list of steps; `words`,
-            `"bert"` for the words of `BertPreTokenizer` or `"none"` for no cutting; `suffix`, what marks the end of a
-            word in the vocabulary; `byte_fallback`, whether a character that is in no token becomes tokens of its
-            bytes; `fuse_unk`, whether several such characters make one unknown token; `unk_id`; `ranks`.
+            `"bert"` for the words of `BertPreTokenizer` or `"none"` for no splitting; `suffix`, the marker of the end
+            of a word in the vocabulary; `byte_fallback`, whether a character that is in no token becomes tokens of its
+            bytes; `fuse_unk`, whether several such characters become one unknown token; `unk_id`; `ranks`.
     """
 
     def __init__(self, spec):
@@ -46,7 +46,7 @@ class CharacterPair:
                 yield token, (rank, i)
 
     def _pieces(self, tokens, options):
-        """Returns `(string, score, id)` for each token that can be made, with `END` for the suffix."""
+        """Returns `(string, score, id)` for each token that merges can make, with `END` for the suffix."""
         if not self._suffix:
             return [(token, -float(rank), i) for token, (rank, i) in tokens.items()]
         pieces = []
@@ -55,7 +55,7 @@ class CharacterPair:
                 pieces.append((token.removesuffix(self._suffix) + END, -float(rank) if rank >= 0 else _FIRST, i))
             else:
                 pieces.append((token, -float(rank), i))
-        # A last character that no token ends with is unknown, also where it is known in the middle of a word.
+        # A last character that no token ends with is unknown, even if it is known in the middle of a word.
         unknown = -1 if options["unk_id"] is None else options["unk_id"]
         for token in [token for token in tokens if len(token) == 1]:
             if token + self._suffix not in tokens:
@@ -63,7 +63,7 @@ class CharacterPair:
         return [*pieces, (END, _FIRST, -1)]
 
     def _byte_pieces(self, spec):
-        """Returns the names of the tokens that stand for bytes, and adds their ids."""
+        """Returns the names of the tokens for bytes, and adds their ids."""
         names = [f"<0x{byte:02X}>" for byte in range(256)]
         if spec.options["byte_fallback"]:
             index = {token: i for i, token in enumerate(spec.tokens)}
@@ -71,13 +71,13 @@ class CharacterPair:
             return names
         if spec.options["fuse_unk"]:
             return ()
-        # SentencePiece makes one token of several unknown characters, but not of their bytes: the first byte of each
-        # stands for the character, the others are left out.
+        # SentencePiece merges several unknown characters into one token, but not their bytes: the first byte of each
+        # character represents it, and the others are dropped.
         self._ids += [-1 if 0x80 <= byte < 0xC0 else self._ids[0] for byte in range(256)]
         return names
 
     def normalize(self, texts):
-        """Returns what the normalizer makes of texts `(n,)`, valid UTF-8."""
+        """Returns normalized texts `(n,)`, valid UTF-8."""
         return self._normalizer(texts)
 
     def __call__(self, texts, normalized=False):
@@ -90,7 +90,7 @@ class CharacterPair:
         return _words.encode_by_word(texts, self._merge_or_find, split)
 
     def _split(self, texts):
-        """Cuts texts where no token lies across."""
+        """Splits texts at positions that no token spans."""
         return tf.strings.split(tf.strings.regex_replace(texts, *self._boundary), SEPARATOR)
 
     def _merge(self, words):
@@ -102,13 +102,13 @@ class CharacterPair:
 
 
 def _boundary(tokens):
-    """Returns pattern and rewrite that mark the places before a space that no token lies across."""
+    """Returns the pattern and rewrite that mark the positions before a space that no token spans."""
     across = {token[i] for token in tokens for i in range(len(token) - 1) if token[i + 1] == META_SPACE}
     kept = "".join(map(_words.escaped, sorted(across | {META_SPACE})))
     return f"([^{kept}]){META_SPACE}", rb"\1" + SEPARATOR + META_SPACE.encode()
 
 
 def _bert_words(texts):
-    """Cuts texts as `BertPreTokenizer` does; each cut also leaves an empty word."""
+    """Splits texts as `BertPreTokenizer` does; each split also leaves an empty word."""
     texts = tf.strings.regex_replace(texts, f"[{_unicode.regex(_unicode.PUNCTUATION)}]", SEPARATOR + rb"\0" + SEPARATOR)
     return tf.strings.split(tf.strings.regex_replace(texts, f"[{_words.WHITESPACE}]+", SEPARATOR), SEPARATOR)

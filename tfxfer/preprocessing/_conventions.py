@@ -1,7 +1,7 @@
-"""What a tokenizer class of Hugging Face's transformers does that its older files do not say.
+"""Conventions of the tokenizer classes of Hugging Face's transformers that their older files do not store.
 
-`tokenizer.json` says all of it. A vocabulary, merges or a SentencePiece model say neither which token has which role
-nor which tokens surround a text: that is the custom of the class that `tokenizer_config.json` names.
+`tokenizer.json` is complete. A vocabulary, merges or a SentencePiece model store neither the roles of tokens nor the
+tokens around a text: those are conventions of the class named in `tokenizer_config.json`.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ _LLAMA = {"bos": "<s>", "eos": "</s>", "unk": "<unk>"}
 _GEMMA = {"pad": "<pad>", "eos": "<eos>", "bos": "<bos>", "unk": "<unk>"}
 _LLAMA3 = {"bos": "<|begin_of_text|>", "eos": "<|end_of_text|>"}
 
-# Templates of one and of two texts: roles, and "A" and "B" for the texts; ":1" is segment 1.
+# Templates for one text and for two: roles, and "A" and "B" for the texts; ":1" is segment 1.
 _BERT_TEMPLATES = ("cls A sep", "cls A sep B:1 sep:1")
 _ROBERTA_TEMPLATES = ("cls A sep", "cls A sep sep B sep")
 _BARE_TEMPLATES = ("A", "A B")
@@ -32,21 +32,20 @@ VOCAB_TXT, MERGES, SENTENCEPIECE = "vocab.txt", "vocab.json and merges.txt", "Se
 
 @dataclasses.dataclass(frozen=True)
 class Convention:
-    """The customs of one tokenizer class.
+    """The conventions of one tokenizer class.
 
     Attributes:
         file: the kind of vocabulary that the class reads: `VOCAB_TXT`, `MERGES` or `SENTENCEPIECE`.
-        tokens: dict from a role to the token that has it.
-        templates: the templates of one and of two texts.
+        tokens: dict from a role to its token.
+        templates: the templates for one text and for two.
         segments: whether the models take segment ids.
-        mask_lstrip: whether the mask takes in the white space before it.
-        lowercase: whether the class lower-cases where the folder does not say.
-        bytes: whether merges are of bytes, not of characters.
-        normalizer: steps of the normalizer, as in `_normalizers`, where the class has some of its own.
-        pattern: regular expression that cuts texts into words; GPT-2's where it is `None`.
-        ignore_merges: whether a word that is a token is taken as it is.
-        ids: how the ids come from the positions in a SentencePiece model: `"positions"`, `"fairseq"` or
-            `"camembert"`.
+        mask_lstrip: whether the mask token includes the whitespace before it.
+        lowercase: whether the class lowercases by default.
+        bytes: whether merges are of bytes instead of characters.
+        normalizer: the class's own steps of the normalizer, as in `_normalizers`.
+        pattern: regular expression that splits texts into words; `None` for GPT-2's.
+        ignore_merges: whether a word that is a token is used without merging.
+        ids: the mapping from positions in a SentencePiece model to ids: `"positions"`, `"fairseq"` or `"camembert"`.
         extra_ids: number of tokens `<extra_id_0>` and so on at the end of the vocabulary.
     """
 
@@ -120,7 +119,7 @@ CONVENTIONS = {
     "Gemma": Convention(SENTENCEPIECE, _GEMMA, _BOS_TEMPLATES, normalizer=(("Replace", " ", "\u2581"),)),
 }
 
-# The roles of tokens in a folder that names no class, as far as its vocabulary holds them; the first that fits counts.
+# The roles of tokens in a folder that names no class, for tokens in its vocabulary; the first that fits is used.
 GUESSES = (
     _BERT,
     _ROBERTA,

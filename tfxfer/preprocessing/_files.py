@@ -1,4 +1,4 @@
-"""Finds a tokenizer in a folder: `tokenizer.json`, or an older vocabulary with the files that say how to use it."""
+"""Finds a tokenizer in a directory: `tokenizer.json`, or an older vocabulary with its settings files."""
 
 import json
 import pathlib
@@ -7,7 +7,7 @@ from tfxfer import _check
 from tfxfer.preprocessing import _conventions, _json, _merges, _older
 
 TOKENIZER, VOCAB_TXT, VOCAB_JSON, MERGES = "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"
-# File of a SentencePiece model -> the class that usually reads it, in the order in which they are looked for.
+# File of a SentencePiece model -> the class that usually reads it, in the order of the search.
 SENTENCEPIECE_FILES = {
     "spiece.model": "Albert",
     "spm.model": "DebertaV2",
@@ -20,14 +20,15 @@ CLASS = "tokenizer_class"
 
 
 def read(folder, convention=None):
-    """Returns the `Spec` of the tokenizer in a folder of Hugging Face's format.
+    """Returns the `Spec` of the tokenizer in a directory in Hugging Face's format.
 
     Args:
-        folder: path. `tokenizer.json` is read where it is there, otherwise the older files.
-        convention: name of a tokenizer class, whose customs hold where the folder names none that fits its files.
+        folder: path. `tokenizer.json` is read if it exists, otherwise the older files.
+        convention: name of a tokenizer class, whose conventions apply if the directory names no class that fits its
+            files.
 
     Raises:
-        ValueError: there is no tokenizer in the folder, or one with a part that is not supported.
+        ValueError: if the directory has no tokenizer, or one with an unsupported part.
     """
     folder = pathlib.Path(folder)
     if convention is not None:
@@ -79,14 +80,14 @@ def _read_json(folder, settings, names):
 
 
 def finish(spec):
-    """Completes a `Spec`: a padding token where there is none, and the ranks of merges."""
+    """Completes a `Spec`: adds a padding token if there is none, and the ranks of merges."""
     if "pad" not in spec.special:
-        # Padding is masked: any token does.
+        # Padding is masked, so any token will do.
         substitute = next((spec.special[role] for role in ("eos", "bos", "unk") if role in spec.special), None)
         if substitute is None:
             raise _json.unsupported("padding token", None)
         spec.special["pad"] = substitute
-    # `tokenizers` numbers what its model lacks from the end of the model's vocabulary on: what is before that is in it.
+    # `tokenizers` gives tokens outside its model ids after the model's vocabulary, so all ids below are in the model.
     outside = spec.outside
     end = max((i for i, token in enumerate(spec.tokens) if token not in outside), default=-1)
     for token in spec.added:
@@ -98,7 +99,7 @@ def finish(spec):
 
 
 def _is_followed(kind, index):
-    """Whether a vocabulary has most of the tokens that a convention gives roles to."""
+    """Whether a vocabulary has most of the tokens to which a convention gives roles."""
     tokens = set(kind.tokens.values())
     return 2 * len(tokens & index.keys()) > len(tokens)
 
@@ -116,7 +117,7 @@ def _usual_for_merges(vocabulary):
 
 
 class _naming:
-    """Turns what goes wrong inside a file that is not what it should be into an error that names the file."""
+    """Turns errors from reading an invalid file into an error that names the file."""
 
     def __init__(self, path):
         self._path = path

@@ -1,4 +1,4 @@
-"""Reads vocabulary, special tokens and convention out of KerasHub's tokenizers."""
+"""Reads the vocabulary, special tokens and convention of KerasHub's tokenizers."""
 
 import keras_hub
 
@@ -28,7 +28,7 @@ CONVENTIONS = {
 
 
 def kinds():
-    """Returns the classes of tokenizers that `read` reads."""
+    """Returns the tokenizer classes that `read` supports."""
     return tuple(getattr(keras_hub.tokenizers, name) for name in CONVENTIONS)
 
 
@@ -48,7 +48,7 @@ def read(tokenizer):
         settings["tokenizer_config"]["add_prefix_space"] = bool(tokenizer.add_prefix_space)
         spec = _older.byte_pair(dict(tokenizer.vocabulary), merges, settings, convention)
     else:
-        settings["tokenizer_config"]["extra_ids"] = 0  # KerasHub's T5 has the pieces alone
+        settings["tokenizer_config"]["extra_ids"] = 0  # KerasHub's T5 has only the pieces
         model = _older.load_sentencepiece(tokenizer.proto, "the KerasHub tokenizer")
         spec = _older.sentencepiece(model, settings, convention)
     return _files.finish(spec)

@@ -1,6 +1,6 @@
 """Reads `tokenizer.json`, the file of Hugging Face's `tokenizers`.
 
-Every part of the file is either understood or an error that names it; nothing is passed over.
+Every part of the file is either supported or raises an error that names it; nothing is ignored.
 """
 
 from tfxfer.preprocessing import _json_parts, _spec
@@ -24,7 +24,7 @@ def parse(data):
 
 
 def place(tokens, added):
-    """Puts added tokens into the list of tokens at their ids; ids that nothing has get a name of their own."""
+    """Inserts added tokens at their ids in the list of tokens; unused ids get a unique name."""
     for token in added:
         while len(tokens) <= token["id"]:
             tokens.append(f"[unused id {len(tokens)}]")
@@ -37,11 +37,11 @@ def _added(token, names):
 
 
 def _templates(processor):
-    """Returns the templates of one and of two texts."""
+    """Returns the templates for one text and for two."""
     processors = [processor] if processor else []
     if processor and processor["type"] == "Sequence":
         processors = processor["processors"]
-    processors = [part for part in processors if part["type"] != "ByteLevel"]  # moves offsets, no ids
+    processors = [part for part in processors if part["type"] != "ByteLevel"]  # changes offsets, not ids
     if len(processors) > 1:
         raise unsupported("post_processor", [part["type"] for part in processors])
     if not processors:
@@ -71,7 +71,7 @@ def _template(parts, ids):
 
 
 def check_template(items, key):
-    """Returns a template that has each text once and in order; raises otherwise."""
+    """Returns a template; raises unless it has each text once, in order."""
     texts = [item[0] for item in items if isinstance(item[0], str)]
     if texts != (["A"] if key == "single" else ["A", "B"]):
         raise unsupported("post_processor", {key: items})

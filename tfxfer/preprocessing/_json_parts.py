@@ -6,21 +6,21 @@ from tfxfer import _check
 from tfxfer.preprocessing import _patterns, _words
 
 META_SPACE = "\u2581"
-# Before the pieces of a Unigram model are looked for; what a step does is in `_unigram`.
+# Normalizer steps of a Unigram model, before the search for pieces; `_unigram` describes them.
 WHITESPACE_RUNS = {r"\s{2,}|[\n\r\t]": "unicode", " {2,}": "spaces", r"\s{2,}": "unicode_runs"}
 
 
 def unsupported(what, value):
-    """Makes the error for a part of a tokenizer that is not supported."""
+    """Makes the error for an unsupported part of a tokenizer."""
     return _check.invalid(
-        "folder", f"a tokenizer whose {what} is supported", value, "Convert the tokenizer, or tokenise outside tfxfer"
+        "folder", f"a tokenizer whose {what} is supported", value, "Convert the tokenizer, or tokenize outside tfxfer"
     )
 
 
 def expect(what, part, **options):
-    """Raises unless `part`, a dict, holds these options and no others; a tuple gives the values allowed.
+    """Raises unless `part`, a dict, has only these options; a tuple lists the allowed values.
 
-    An option that is missing has its first allowed value.
+    A missing option defaults to its first allowed value.
     """
     for name, value in part.items():
         if name == "type":
@@ -31,7 +31,7 @@ def expect(what, part, **options):
 
 
 def model(data):
-    """Returns the kind of a tokenizer, its options and the list of the model's tokens in the order of their ids."""
+    """Returns the kind of a tokenizer, its options and the list of the model's tokens, ordered by id."""
     kind = data["model"].get("type")
     parsers = {"WordPiece": _wordpiece, "Unigram": _unigram, "BPE": _bpe}
     if kind not in parsers:
@@ -40,7 +40,7 @@ def model(data):
 
 
 def in_order(vocabulary):
-    """Returns the tokens of a dict from token to id in the order of the ids, holes filled with unique names."""
+    """Returns the tokens of a dict from token to id, ordered by id, with unique names for unused ids."""
     tokens = [f"[unused id {i}]" for i in range(max(vocabulary.values(), default=-1) + 1)]
     for token, i in vocabulary.items():
         tokens[i] = token
@@ -48,7 +48,7 @@ def in_order(vocabulary):
 
 
 def _steps(part, key):
-    """Returns the parts that a normalizer or pre-tokenizer consists of, sequences taken apart."""
+    """Returns the parts of a normalizer or pre-tokenizer, with sequences flattened."""
     if not part:
         return []
     if part["type"] == "Sequence":
@@ -57,7 +57,7 @@ def _steps(part, key):
 
 
 def _normalizer_step(step):
-    """Returns a step of a normalizer as a list: its name and what it needs, see `_normalizers`."""
+    """Returns a step of a normalizer as a list of its name and arguments; see `_normalizers`."""
     kind = step.get("type")
     if kind in ("NFC", "NFD", "NFKC", "NFKD", "StripAccents", "Lowercase"):
         return [kind]
@@ -108,7 +108,7 @@ def _wordpiece(data):
 
 
 def wordpiece_options(lowercase, strip_accents, unk_id):
-    """Returns the options of a WordPiece vocabulary; accents go with the capitals where nothing is said of them."""
+    """Returns the options of a WordPiece vocabulary; by default, accents are stripped if texts are lowercased."""
     return {
         "lowercase": bool(lowercase),
         "strip_accents": bool(lowercase if strip_accents is None else strip_accents),
@@ -219,7 +219,7 @@ def _byte_level(data, part, splitters):
 
 
 def _splits(step):
-    """Returns what a pre-tokenizer does, as `_splits.Splitter` takes it."""
+    """Returns a pre-tokenizer's steps in the form of `_splits.Splitter`."""
     kind = step["type"]
     if kind == "Digits":
         return [["isolated", r"\p{N}" if step.get("individual_digits") else r"\p{N}+"]]
@@ -272,7 +272,7 @@ def _character_level(data, part, splitters):
 
 
 def _never_found(string, steps):
-    """Whether the normalizer replaces a string, so that a pre-tokenizer never finds it."""
+    """Whether the normalizer replaces a string, so a pre-tokenizer never finds it."""
     return bool(string) and any(step[0] == "Replace" and step[1] == string and string not in step[2] for step in steps)
 
 

@@ -1,10 +1,10 @@
-"""The merges of a BPE vocabulary, by pairs as Hugging Face has them and by results as SentencePiece has them."""
+"""The merges of a BPE vocabulary: by pairs as in Hugging Face, and by results as in SentencePiece."""
 
 import itertools
 
 
 def _alphabet():
-    """Returns the dict from the characters that stand for bytes in a vocabulary to the bytes."""
+    """Returns the dict from the characters that represent bytes in a vocabulary to the bytes."""
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in visible]
     return {**{chr(byte): byte for byte in visible}, **{chr(256 + i): byte for i, byte in enumerate(hidden)}}
@@ -14,16 +14,16 @@ ALPHABET = _alphabet()
 
 
 def ranks(tokens, merges, suffix=""):
-    """Returns for each token when it is made: the rank of its merge, -1 for a single symbol, `None` for never.
+    """Returns for each token the rank of the merge that makes it, -1 for a single symbol, `None` for never.
 
-    Hugging Face merges by pairs: a token comes out of two certain parts. SentencePiece merges by the result alone. A
-    token that is made at all is made from its own symbols alone, by the same merges in the same order wherever it
-    stands, for merges beyond its borders would have kept it from being made. So one rank for each token says the same
-    as the pairs, once those tokens are left out that their own symbols do not lead to.
+    Hugging Face merges by pairs: a token results from two specific parts. SentencePiece merges by the result only. A
+    token can only be made from its own symbols, by the same merges in the same order wherever it occurs, because merges
+    across its borders would have prevented it. So one rank per token is equivalent to the pairs, once the tokens that
+    their own symbols do not lead to are left out.
 
     Args:
-        tokens: list of strings in the order of their ids.
-        merges: list of pairs of strings, the first to be applied first.
+        tokens: list of strings, ordered by id.
+        merges: list of pairs of strings, in the order of their application.
         suffix: string that marks the last symbol of a word, such as `"</w>"`.
     """
     pairs = {tuple(pair): rank for rank, pair in enumerate(merges)}
@@ -33,7 +33,7 @@ def ranks(tokens, merges, suffix=""):
 
 
 def symbols(token, suffix=""):
-    """Returns what a token is made from: its characters, the suffix being part of the last one."""
+    """Returns the symbols of a token: its characters, with the suffix as part of the last one."""
     if suffix and token.endswith(suffix) and token != suffix:
         characters = list(token.removesuffix(suffix))
         return [*characters[:-1], characters[-1] + suffix]
@@ -62,9 +62,9 @@ def _rank(token, pairs, products, known, suffix):
 
 
 def pairs(tokens, ranks, suffix=""):
-    """Returns the pairs that tokens are made from, the first to be applied first.
+    """Returns the pairs that make the tokens, in the order of their application.
 
-    The last merge that makes a token joins the two parts that the earlier ones leave of its own symbols.
+    The last merge of a token joins the two parts that the earlier merges leave of its symbols.
     """
     rank_of = {token: rank for token, rank in zip(tokens, ranks, strict=False) if rank is not None and rank >= 0}
     found = []

@@ -1,9 +1,9 @@
 """Normalizers of Hugging Face's `tokenizers` as graph operations.
 
-A normalizer is a list of steps, each a list of a name and what it needs: `["NFC"]`, `["NFD"]`, `["NFKC"]`, `["NFKD"]`,
+A normalizer is a list of steps, each a list of a name and its arguments: `["NFC"]`, `["NFD"]`, `["NFKC"]`, `["NFKD"]`,
 `["StripAccents"]`, `["Lowercase"]`, `["Strip", left, right]`, `["Replace", string, content]`, `["Prepend", string]`,
 `["Bert", lowercase, strip_accents]`. Unigram models also have `["Precompiled", map]` and `["Whitespace", which]`, which
-SentencePiece and `_unigram` carry out.
+SentencePiece and `_unigram` apply.
 """
 
 import tensorflow as tf
@@ -12,12 +12,12 @@ import tensorflow_text as tf_text
 from tfxfer.preprocessing import _unicode, _words
 
 UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
-# TensorFlow's lower-casing ends a string at NUL; a noncharacter stands for it meanwhile.
+# TensorFlow's lowercasing ends a string at NUL; a noncharacter replaces it temporarily.
 _NUL = "\ufdd0"
 
 
 class Normalizer:
-    """A function of strings `(n,)`, valid UTF-8, that takes the steps one after the other.
+    """A function of strings `(n,)`, valid UTF-8, that applies the steps in order.
 
     Args:
         steps: list of steps.
@@ -28,11 +28,11 @@ class Normalizer:
 
     @property
     def is_local(self):
-        """Whether what lies between two spaces can be normalized by itself."""
+        """Whether the text between two spaces can be normalized by itself."""
         return all(step[0] in ("NFC", "NFD") for step in self.steps)
 
     def __call__(self, texts, plain=None):
-        """Returns the normalized texts; `plain` says which are ASCII without NUL, where that is known."""
+        """Returns the normalized texts; `plain`, if known, tells which are ASCII without NUL."""
         if not self.steps:
             return texts
         if plain is None:
@@ -43,12 +43,12 @@ class Normalizer:
 
 
 def step(step, texts):
-    """Returns what one step makes of texts `(n,)`, valid UTF-8."""
+    """Applies one step to texts `(n,)`, valid UTF-8."""
     return apply(step, texts, tf.strings.regex_full_match(texts, r"[\x01-\x7f]*"))
 
 
 def apply(step, texts, plain):
-    """Returns what one step makes of texts; those that are `plain` are ASCII without NUL."""
+    """Applies one step to texts; `plain` marks those that are ASCII without NUL."""
     kind, arguments = step[0], step[1:]
     if kind in UNICODE_FORMS:
         return _words.where(~plain, texts, lambda part: tf_text.normalize_utf8(part, kind))
@@ -73,7 +73,7 @@ def _ends(left, right):
 
 
 def lowercase(texts):
-    """Lower-cases character by character, as Hugging Face does; ICU knows the Greek final sigma."""
+    """Lowercases character by character, as Hugging Face does; ICU alone would apply the Greek final sigma rule."""
     texts = tf.strings.regex_replace(texts, "\u03a3", "\u03c3")
     has_nul = tf.strings.regex_full_match(texts, r"(?s).*\x{0}.*")
     texts = _words.where(has_nul, texts, lambda part: tf.strings.regex_replace(part, r"\x{0}", _NUL))
@@ -87,7 +87,7 @@ def strip_accents(texts):
 
 
 def bert_characters(texts, lowercases, strips_accents):
-    """Does what `BertNormalizer` does, except for the spaces around Chinese characters."""
+    """Applies `BertNormalizer` without the spaces around Chinese characters."""
     replace = tf.strings.regex_replace
     texts = replace(texts, r"[\p{Z}\t\n\r]", " ")
     texts = replace(texts, f"[{_unicode.regex(_unicode.CONTROL)}]", "")
@@ -98,6 +98,6 @@ def bert_characters(texts, lowercases, strips_accents):
 
 
 def bert(texts, lowercases, strips_accents):
-    """Does what `BertNormalizer` does."""
+    """Applies `BertNormalizer`."""
     texts = bert_characters(texts, lowercases, strips_accents)
     return tf.strings.regex_replace(texts, f"([{_unicode.regex(_unicode.IDEOGRAPHS)}])", r" \1 ")

@@ -14,12 +14,12 @@ _BYTE = re.compile("<0x([0-9A-F]{2})>")
 
 
 class Offsets(NamedTuple):
-    """What `token_offsets` gives.
+    """The result of `token_offsets`.
 
     Attributes:
-        token_ids: int32 `RaggedTensor` `(n, None)`, as the tokenizer gives them.
-        starts: int32 `RaggedTensor` `(n, None)`. Where each token begins in its text, in code points, as Python counts.
-        ends: int32 `RaggedTensor` `(n, None)`. Where it ends.
+        token_ids: int32 `RaggedTensor` `(n, None)`. The tokenizer's ids.
+        starts: int32 `RaggedTensor` `(n, None)`. The start of each token in its text, in code points as in Python.
+        ends: int32 `RaggedTensor` `(n, None)`. The end of each token.
     """
 
     token_ids: Any
@@ -28,24 +28,25 @@ class Offsets(NamedTuple):
 
 
 def token_offsets(tokenizer: Any, texts: Any) -> Offsets:
-    """Tokenizes raw texts, and says which characters each token covers.
+    """Tokenizes raw texts, and returns the characters that each token covers.
 
-    A token covers the characters that its own were made of: `"café"` has four, whether the vocabulary says `"cafe"` or
-    its last letter is written as two code points. The white space around it is left out, also where it is part of the
-    token; a token of white space alone covers nothing, and stands where that ends. Pieces of one character (its bytes)
-    all cover it. The space that a model sets before a text counts as part of the first character.
+    A token covers the characters of the text that it was made from: for `"café"` that is the whole word, even if the
+    vocabulary has `"cafe"` or the text writes its last letter as two code points. Surrounding whitespace is excluded,
+    even if it is part of the token. A token of only whitespace covers nothing; its position is the end of the
+    whitespace. Several pieces of one character (its bytes) all cover that character. A space that the model prepends to
+    a text counts as part of the first character.
 
-    It runs in Python, for looking at tokens and comparing with other libraries; the ids are those of the tokenizer.
+    This runs in Python, for inspecting tokens and comparing with other libraries; the ids are the tokenizer's.
 
     Args:
         tokenizer: `Tokenizer`.
         texts: list of strings.
 
     Returns:
-        `Offsets(token_ids, starts, ends)`.
+        `Offsets(token_ids, starts, ends)`, each an int32 `RaggedTensor` `(n, None)`.
 
     Raises:
-        ValueError: for texts that are not strings; for a text whose tokens cannot be found in it, with its row.
+        ValueError: if texts are not strings, or a text's tokens cannot be found in it; the message names the row.
 
     Example:
 
@@ -68,7 +69,7 @@ def token_offsets(tokenizer: Any, texts: Any) -> Offsets:
 
 
 def _trimmed(text, start, end):
-    """Returns the place of a part of a text without the white space at its ends."""
+    """Returns the start and end of a part of a text without the whitespace at its ends."""
     while start < end and text[start].isspace():
         start += 1
     while start < end and text[end - 1].isspace():
@@ -95,7 +96,7 @@ class _Finder:
         }
 
     def spans(self, texts, ids):
-        """Returns for each text a list with start and end of each token, white space included."""
+        """Returns for each text a list of the start and end of each token, whitespace included."""
         aligned = [_aligned.Aligned.of(text) for text in texts]
         whole = self._normalized(aligned)
         found = []
@@ -115,16 +116,16 @@ class _Finder:
         return _aligned.normalized(texts, self._steps, self._run)
 
     def _between(self, text, ids):
-        """Finds tokens in a text as it is; `None` where they are not in it."""
+        """Finds tokens in a raw text; returns `None` if they are not in it."""
         return self._within(self._normalized([text])[0], ids)
 
     def _within(self, text, ids):
-        """Finds tokens in a normalized text; `None` where they are not in it."""
+        """Finds tokens in a normalized text; returns `None` if they are not in it."""
         return _around(text, ids, self._later, self._match)
 
 
 def _around(text, ids, added, match):
-    """Finds added tokens in a text, and by `match` those that lie between them; `None` where they are not in it."""
+    """Finds added tokens in a text, and with `match` the tokens between them; returns `None` if they are not in it."""
     spans, begin = [], 0
     places = [i for i, token in enumerate(ids) if token in added]
     for before, place in itertools.pairwise([-1, *places, len(ids)]):
@@ -157,7 +158,7 @@ def _stripped(text, pattern):
 
 
 class _WordPiece:
-    """Words of `BertPreTokenizer`; what has no pieces is one unknown token as a whole."""
+    """Words of `BertPreTokenizer`; a word without pieces is one unknown token."""
 
     def __init__(self, spec):
         apart = "".join(
@@ -189,7 +190,7 @@ class _WordPiece:
 
 
 class _Unigram:
-    """Pieces one after another, each word with a space before it; characters in no piece are unknown together."""
+    """Consecutive pieces, each word with a space before it; adjacent characters in no piece are one unknown token."""
 
     def __init__(self, spec):
         self._split, self._unknown = spec.options["whitespace_split"], spec.unk_id
@@ -217,7 +218,7 @@ class _Unigram:
 
 
 class _Bytes:
-    """The bytes of the tokens one after another; bytes that the vocabulary lacks are left out of the ids."""
+    """The consecutive bytes of the tokens; the ids leave out bytes that the vocabulary lacks."""
 
     def __init__(self, spec):
         outside = spec.outside
@@ -239,7 +240,7 @@ class _Bytes:
 
 
 class _Characters:
-    """The characters of the tokens one after another, or the bytes of those in no token."""
+    """The consecutive characters of the tokens, or the bytes of characters in no token."""
 
     def __init__(self, spec):
         options, outside = spec.options, spec.outside
@@ -257,7 +258,7 @@ class _Characters:
         return _matched(text.encoded(), surfaces, self._run, lost=lambda _: self._unknown is None)
 
     def _run(self, text, place):
-        """The lengths in bytes of one unknown character, or of several."""
+        """Returns the lengths in bytes of one unknown character, or of several."""
         ends = [i for i in range(place + 1, len(text) + 1) if i == len(text) or not 0x80 <= ord(text[i]) < 0xC0]
         return [end - place for end in (ends if self._fuses else ends[:1])]
 
@@ -266,16 +267,16 @@ MATCHERS = {"wordpiece": _WordPiece, "unigram": _Unigram, "bpe": _Bytes, "charac
 
 
 def _matched(text, surfaces, unknown=None, lost=None):
-    """Finds strings in a text, one right after another.
+    """Finds consecutive strings in a text.
 
     Args:
         text: `Aligned`.
-        surfaces: list of the strings; `None` for one that is unknown.
-        unknown: function of text and place to the lengths that an unknown one may have, the likeliest first.
-        lost: function of a character of the text: whether it may be in no string.
+        surfaces: list of the strings; `None` for an unknown one.
+        unknown: function from a text and a position to the possible lengths of an unknown string, the likeliest first.
+        lost: function of a character of the text that returns whether it may be in no string.
 
     Returns:
-        A list of `(start, end)` in the original text; `None` where the strings are not the text.
+        A list of `(start, end)` in the original text; `None` if the strings do not make up the text.
     """
     characters, size = text.text, len(text.text)
     spans, place, choices = [], 0, []
@@ -295,7 +296,7 @@ def _matched(text, surfaces, unknown=None, lost=None):
                 break
         else:
             return spans
-        # The unknown one that was just met, or the last one that may have another length.
+        # The unknown string just found, or the last one that may have another length.
         while choices and not choices[-1][2]:
             choices.pop()
         if not choices:

@@ -1,14 +1,14 @@
-"""Tokenizers from files older than `tokenizer.json`: what the files do not say is the custom of a class."""
+"""Tokenizers from files older than `tokenizer.json`, completed by the conventions of their class."""
 
 from tfxfer import _check
 from tfxfer.preprocessing import _json, _json_parts, _patterns, _spec
 
 
 def roles(settings, guesses, names):
-    """Returns which token has which role: what the folder says, then what is usual, as far as the tokens exist.
+    """Returns the roles of tokens: those in the directory's settings, then the usual ones whose tokens exist.
 
     Args:
-        settings: dict from the name of a small JSON file to what it says.
+        settings: dict from the name of a small JSON file to its content.
         guesses: list of dicts from a role to a token.
         names: the tokens that exist.
     """
@@ -30,7 +30,7 @@ def _content(token):
 
 
 def _flags(settings):
-    """Returns what the folder says of its added tokens, and the ids of those that it numbers."""
+    """Returns the directory's settings of its added tokens, and the ids that it gives them."""
     flags, ids = {}, dict(settings["added_tokens"])
     for i, token in settings["tokenizer_config"].get("added_tokens_decoder", {}).items():
         ids.setdefault(token["content"], int(i))
@@ -50,7 +50,7 @@ def _flags(settings):
 def _add(tokens, settings, kind):
     """Appends the tokens that the vocabulary lacks, in Hugging Face's order.
 
-    Returns the dict from a role to an id and the list of the added tokens.
+    Returns the dict from a role to an id, and the list of added tokens.
     """
     found = {**kind.tokens, **roles(settings, [kind.tokens], set(tokens))}
     flags, ids = _flags(settings)
@@ -82,7 +82,7 @@ def _finished(kind, convention, tokens, special, added, options):
 
 
 def wordpiece(tokens, settings, convention):
-    """Returns the `Spec` of a WordPiece vocabulary, a list in the order of the ids."""
+    """Returns the `Spec` of a WordPiece vocabulary, a list ordered by id."""
     config, tokens = settings["tokenizer_config"], list(tokens)
     if config.get("tokenize_chinese_chars", True) is not True or config.get("do_basic_tokenize", True) is not True:
         raise _json.unsupported("tokenizer_config.json", "tokenize_chinese_chars or do_basic_tokenize is false")
@@ -118,7 +118,7 @@ def byte_pair(vocabulary, merges, settings, convention):
 
 
 def load_sentencepiece(source, name=None):
-    """Returns the SentencePiece model in a file, or in bytes that `name` names."""
+    """Returns the SentencePiece model in a file, or in bytes, which `name` names in errors."""
     from google.protobuf import message
     from sentencepiece import sentencepiece_model_pb2
 
@@ -139,7 +139,7 @@ def load_sentencepiece(source, name=None):
 
 
 def usual(model, name):
-    """Returns the name of the class that usually reads such a model, `name` where nothing speaks against it."""
+    """Returns the name of the class that usually reads such a model: `name`, unless the model rules it out."""
     pieces = {piece.piece for piece in model.pieces}
     if name == "Albert" and "[CLS]" not in pieces:
         return "T5"
@@ -183,12 +183,12 @@ def _controls(model):
 
 
 def _numbered(model, convention):
-    """Returns the pieces with their scores in the order of the ids, and the id of the unknown one."""
+    """Returns the pieces with their scores, ordered by id, and the id of the unknown piece."""
     pieces = [(piece.piece, piece.score) for piece in model.pieces]
     if convention.ids == "positions":
         return pieces, min(i for i, piece in enumerate(model.pieces) if piece.type == piece.UNKNOWN)
     if convention.ids == "fairseq":
-        # Four tokens of fairseq's own instead of SentencePiece's three, and the mask at the end.
+        # Four fairseq tokens instead of SentencePiece's three, and the mask at the end.
         own = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
         return own + pieces[3:] + [("<mask>", 0.0)], 3
     own = [("<s>NOTUSED", 0.0), ("<pad>", 0.0), ("</s>NOTUSED", 0.0), ("<unk>", 0.0), ("<unk>NOTUSED", -100.0)]
@@ -196,7 +196,7 @@ def _numbered(model, convention):
 
 
 def _steps(convention, config):
-    """Returns what a class does to a text before the model's own normalization."""
+    """Returns the steps that a class applies to a text before the model's own normalization."""
     steps = [list(step) for step in convention.normalizer]
     if steps and not config.get("keep_accents", False):
         steps += [["NFKD"], ["StripAccents"]]
@@ -206,7 +206,7 @@ def _steps(convention, config):
 
 
 def _sentencepiece_bpe(model, settings, convention):
-    """Returns the `Spec` of a SentencePiece model of BPE, with merges as transformers makes them."""
+    """Returns the `Spec` of a SentencePiece BPE model, with the merges that transformers derives."""
     if not model.trainer_spec.byte_fallback or model.normalizer_spec.precompiled_charsmap:
         raise _json.unsupported("SentencePiece model", "BPE without byte_fallback, or with a map of characters")
     tokens = [piece.piece for piece in model.pieces]

@@ -1,6 +1,6 @@
-r"""Regular expressions of Hugging Face's pre-tokenizers, in the dialect of TensorFlow's operations.
+r"""Translates regular expressions of Hugging Face's pre-tokenizers to the dialect of TensorFlow's operations.
 
-`tokenizers` uses Oniguruma; TensorFlow uses RE2, which has no look-ahead, knows ASCII white space alone by `\s`, and
+`tokenizers` uses Oniguruma; TensorFlow uses RE2, which has no look-ahead, matches only ASCII whitespace with `\s`, and
 follows an older version of Unicode.
 """
 
@@ -34,26 +34,26 @@ _YOUNG = {
     "P": r"\x{1b4e}-\x{1b4f}\x{1b7f}\x{10d6e}\x{113d4}-\x{113d5}\x{113d7}-\x{113d8}\x{11be1}\x{16d6d}-\x{16d6f}"
     r"\x{1e5ff}",
 }
-# The inside of brackets for each class. Only those that mean the same in both dialects, once completed.
+# The inside of brackets for each class. Only classes that mean the same in both dialects, once completed.
 _CLASSES = {rf"\p{{{name}}}": rf"\p{{{name}}}{more}" for name, more in _YOUNG.items()}
 _CLASSES |= {r"\s": WHITESPACE, r"\d": rf"\p{{Nd}}{_YOUNG['N']}"}
 _OUTSIDE = {r"\S": f"[^{WHITESPACE}]", **{rf"\P{{{name}}}": rf"[^\p{{{name}}}{more}]" for name, more in _YOUNG.items()}}
 _ESCAPES = {r"\r", r"\n", r"\t", r"\f", r"\v"}
-# White space other than line breaks; the inside of a character class.
+# Whitespace other than line breaks; the inside of a character class.
 NO_LINE_BREAK = r"\p{Z}\t\x0b\f\x{85}"
-# Characters of all classes that patterns tell apart.
+# Characters of all classes that patterns distinguish.
 _ONE_OF_EACH = [
     *map(chr, range(128)),
     *"\x85\xa0\u2028\u3000\xe9\xc9\u01c5\u02b0\u4e2d\u0301\u0903\xb2\u2160\u0661\u203f\xab\u20ac\u200d\ue000",
 ]
 
-# An alternative of its own that takes all of a run of white space but the last character, where a word follows.
+# The alternative that matches a run of whitespace without its last character if a word follows.
 LOOK_AHEAD = r"\s+(?!\S)"
-# Alternatives of white space, of which a run is cut into the same pieces wherever the text is cut before it.
+# Alternatives for whitespace that split a run into the same pieces wherever the text is split before it.
 _RUNS = {LOOK_AHEAD, r"\s+", r"\s"}
 _RUNS_TO_LINE_END = {r"\s*[\r\n]+", r"\s*[\r\n]"}
 _TO_LINE_END = re.compile(r"\[\\r\\n/?\]\*$")
-# Possessive quantifiers whose class has nothing in common with what follows: the plain ones match the same.
+# Possessive quantifiers whose class is disjoint from what follows: plain quantifiers match the same.
 _POSSESSIVE = {
     r"[^\r\n\p{L}\p{N}]?+\p{L}": r"[^\r\n\p{L}\p{N}]?\p{L}",
     r"[^\s\p{L}\p{N}]++[\r\n]*": r"[^\s\p{L}\p{N}]+[\r\n]*",
@@ -69,12 +69,12 @@ class Pattern:
 
     Attributes:
         regex: string.
-        covers: whether matches leave nothing between them.
-        marks: pattern of the places where white space has to be cut before `regex` is looked for, between its two
-            groups; `None` where it has no look-ahead.
-        local: whether text can be cut before single spaces first, and runs of white space be kept whole: no match goes
-            on over the end of a word and the white space after it, line breaks aside.
-        line_breaks: whether line breaks stay with what is before them.
+        covers: whether matches leave no text between them.
+        marks: pattern of the positions, between its two groups, where whitespace has to be split before `regex` is
+            applied; `None` without a look-ahead.
+        local: whether text can first be split before single spaces, with runs of whitespace kept whole: no match
+            continues past the end of a word and the whitespace after it, except line breaks.
+        line_breaks: whether line breaks stay with the text before them.
     """
 
     regex: str
@@ -85,7 +85,7 @@ class Pattern:
 
 
 class Unsupported(ValueError):
-    """A regular expression that RE2 cannot do."""
+    """A regular expression that RE2 does not support."""
 
 
 def translate(pattern):
@@ -104,13 +104,13 @@ def translate(pattern):
         last = NO_LINE_BREAK if line_breaks else WHITESPACE
         marks = f"([{WHITESPACE}])([{last}][^{WHITESPACE}])"
     regex = "|".join(_dialect(r"\s+" if alternative == LOOK_AHEAD else alternative) for alternative in alternatives)
-    # Without a look-ahead a run of white space may end elsewhere; "[\\r\\n/]*" also matches after a line break.
+    # Without a look-ahead, a run of whitespace may end elsewhere; "[\\r\\n/]*" also matches after a line break.
     local = bool(marks) and local and r"[\r\n/]*" not in pattern
     return Pattern(regex, _covers(regex, pattern), marks, local, line_breaks)
 
 
 def _covers(regex, pattern):
-    """Whether a match begins at each character, so that nothing lies between two matches."""
+    """Whether a match begins at each character, so matches leave no text between them."""
     try:
         return bool(tf.reduce_all(tf.strings.regex_full_match(_ONE_OF_EACH, regex)))
     except tf.errors.InvalidArgumentError as error:
@@ -118,7 +118,7 @@ def _covers(regex, pattern):
 
 
 def _alternatives(pattern):
-    """Returns the alternatives of a pattern at its top level."""
+    """Returns the top-level alternatives of a pattern."""
     parts, depth, brackets = [""], 0, False
     for part in _PART.findall(pattern):
         brackets = part == "[" if not brackets else part != "]"
@@ -150,7 +150,7 @@ def _dialect(alternative):
 
 
 def _is_foreign(part, inside):
-    """Whether a part of a pattern means something else to RE2."""
+    """Whether a part of a pattern has another meaning in RE2."""
     if part.startswith("(?"):
         return part not in ("(?:", "(?i:")
     if part == "[":
@@ -161,7 +161,7 @@ def _is_foreign(part, inside):
 
 
 def _is_local(alternative, line_breaks):
-    """Whether no match extends over white space, except at its beginning and, with `line_breaks`, at its end."""
+    """Whether no match includes whitespace, except at its start and, with `line_breaks`, at its end."""
     if alternative in _RUNS or alternative in _RUNS_TO_LINE_END:
         return True
     if line_breaks:
@@ -172,7 +172,7 @@ def _is_local(alternative, line_breaks):
 
 
 def _atoms(alternative):
-    """Returns the characters, classes and quantifiers of an alternative, groups taken apart."""
+    """Returns the characters, classes and quantifiers of an alternative, with groups flattened."""
     atoms, inside = [], False
     for part in _PART.findall(alternative):
         if inside:

@@ -1,4 +1,4 @@
-"""`TextPreprocessor`: strings to what a backbone takes."""
+"""`TextPreprocessor`: strings to the inputs of a backbone."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -15,34 +15,35 @@ from tfxfer.preprocessing import _tokenizer
 class TextPreprocessor(keras_hub.models.Preprocessor):
     """Turns texts, or pairs of texts, into padded token ids with the special tokens of the checkpoint.
 
-    A batch is padded to its own longest row. Texts are cut as Hugging Face cuts them: one text at its end, before the
-    final special token; of two texts the longer one, until both fit. All of it is TensorFlow graph operations.
+    Each batch is padded to its longest row. Texts are truncated as in Hugging Face: a single text at its end, before
+    the final special token; of two texts the longer one, until both fit. Everything runs as TensorFlow graph
+    operations.
 
     Args:
         tokenizer: a `Tokenizer`.
-        sequence_length: int. The most tokens of a row, special tokens included. Defaults to `512`.
+        sequence_length: int. The maximum number of tokens in a row, special tokens included. Defaults to `512`.
         padding_side: `"right"` or `"left"`. Defaults to `"right"`.
-        pad_to_multiple_of: int. The length of a batch is rounded up to a multiple of it, `sequence_length` permitting.
-            Defaults to `1`, no rounding: lengths that vary cost nothing on CPU and GPU without XLA.
-        add_special_tokens: bool. Whether a row gets the special tokens of the checkpoint. Defaults to `True`; static
-            embeddings have none.
-        drop_unknown_tokens: bool. Whether unknown tokens are left out of a row, as Model2Vec does. Defaults to `False`.
-        segment_ids: bool. Whether there is a key `"segment_ids"`. Defaults to `None`: where the family has them (BERT,
-            ALBERT, ELECTRA).
+        pad_to_multiple_of: int. The length of a batch is rounded up to a multiple of this, up to `sequence_length`.
+            Defaults to `1`, no rounding, because varying lengths cost nothing on CPU and GPU without XLA.
+        add_special_tokens: bool. Whether to add the special tokens of the checkpoint to each row. Defaults to `True`;
+            static embeddings have none.
+        drop_unknown_tokens: bool. Whether to drop unknown tokens, as Model2Vec does. Defaults to `False`.
+        segment_ids: bool. Whether to return `"segment_ids"`. Defaults to `None`: if the family uses them (BERT, ALBERT,
+            ELECTRA).
 
     Call arguments:
         x: strings `(n,)` (string, list, numpy array or tensor); or a tuple of two of them, the two texts of each row,
             which become one sequence.
-        y: optional; passed on.
-        sample_weight: optional; passed on.
+        y: optional; returned unchanged.
+        sample_weight: optional; returned unchanged.
 
     Returns:
-        A dict of int32 tensors `(n, length)`: `"token_ids"`, `"padding_mask"` (1 at tokens, 0 at padding) and perhaps
-        `"segment_ids"`. With `y`, the tuple `(x, y)` or `(x, y, sample_weight)`.
+        A dict of int32 tensors `(n, length)`: `"token_ids"`, `"padding_mask"` (1 at tokens, 0 at padding) and, if
+        requested, `"segment_ids"`. With `y`, the tuple `(x, y)` or `(x, y, sample_weight)`.
 
     Raises:
-        ValueError: an argument is out of range; `sequence_length` leaves no room for a token beside the special ones;
-            texts that are not strings.
+        ValueError: if an argument is out of range; if `sequence_length` leaves no room for tokens in addition to the
+            special tokens; if texts are not strings.
 
     Example:
 
@@ -81,7 +82,7 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
 
     @property
     def sequence_length(self) -> int:
-        """The most tokens of a row, special tokens included."""
+        """The maximum number of tokens in a row, special tokens included."""
         return self._sequence_length
 
     @sequence_length.setter
@@ -95,7 +96,7 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        # Not by way of `Layer.__call__`, which repeats all texts in the message of an error.
+        # Bypasses `Layer.__call__`, which repeats all texts in its error messages.
         return self.call(x, y, sample_weight)
 
     def call(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
@@ -109,15 +110,15 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
         return keras.utils.pack_x_y_sample_weight(self.pack(ids), y, sample_weight)
 
     def pack(self, ids: Any, aligned: Mapping[str, Any] | None = None) -> Any:
-        """Packs token ids: special tokens, cutting, padding.
+        """Adds special tokens to token ids, truncates and pads them.
 
         Args:
-            ids: int32 `RaggedTensor` `(n, None)` without special tokens, as `tokenizer` gives it; or a tuple of two.
-            aligned: dict of name to int32 `RaggedTensor` with a value for each of `ids`; for pairs a tuple of two. The
-                values are cut and padded with the ids; special tokens and padding have -1.
+            ids: int32 `RaggedTensor` `(n, None)` without special tokens, as returned by `tokenizer`; or a tuple of two.
+            aligned: dict of name to int32 `RaggedTensor` with a value for each of `ids`; for pairs, a tuple of two. The
+                values are truncated and padded with the ids; special tokens and padding get -1.
 
         Returns:
-            The dict that calling the preprocessor gives.
+            The same dict as calling the preprocessor.
         """
         kept = self._known(ids)
         before, content, segments, after = self._content(kept)
@@ -153,14 +154,14 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
         return features
 
     def pack_with_places(self, ids: Any) -> Any:
-        """Packs token ids, and says which token stands in each place.
+        """Adds special tokens, truncates and pads as `pack`, and returns the source of each token.
 
         Args:
             ids: as in `pack`.
 
         Returns:
-            The dict that `pack` gives, with two int32 tensors `(n, length)` more, -1 at special tokens and padding:
-            `"texts"`, 0 or 1, the text of the row that the token is of; `"tokens"`, its number among those of the text.
+            The dict of `pack` with two more int32 tensors `(n, length)`, -1 at special tokens and padding: `"texts"`, 0
+            or 1, the text of the row that the token comes from; `"tokens"`, its index among the tokens of that text.
         """
         parts = ids if isinstance(ids, tuple) else (ids,)
         tokens = tuple(part.with_values(tf.ragged.range(_row_lengths(part)).values) for part in parts)
@@ -171,19 +172,19 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
         return self.pack(ids, aligned)
 
     def pack_each(self, ids: Any) -> Any:
-        """Adds special tokens to each of some tokens as to a text of its own.
+        """Adds special tokens to each token, as if it were a whole text.
 
         Args:
             ids: int array `(n,)`.
 
         Returns:
-            The dict that calling the preprocessor gives, of `n` rows.
+            The same dict as calling the preprocessor, with `n` rows.
         """
         ids = tf.cast(ids, tf.int32)
         return self.pack(tf.RaggedTensor.from_row_splits(ids, tf.range(tf.size(ids) + 1)))
 
     def lengths(self, ids: Any) -> Any:
-        """Returns how long the rows will be once packed, special tokens and cutting included.
+        """Returns the lengths of the rows after `pack`, special tokens and truncation included.
 
         Args:
             ids: as in `pack`.
@@ -200,11 +201,11 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
 
     @property
     def room(self) -> int:
-        """How many tokens of one text a row has room for, beside the special ones."""
+        """The maximum number of tokens of one text in a row, special tokens excluded."""
         return self._room(False)
 
     def _known(self, ids, values=None):
-        """Leaves unknown tokens out, if so asked, of ids or of values that go with them."""
+        """Drops unknown tokens, if requested, from ids or from values aligned with them."""
         values = ids if values is None else values
         if not self.drop_unknown_tokens or self.tokenizer.unk_token_id is None:
             return values
@@ -218,7 +219,7 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
         return self.tokenizer.spec.pair if pair else self.tokenizer.spec.single
 
     def _room(self, pair):
-        """Returns how many tokens the special ones leave room for."""
+        """Returns the number of tokens for which the special tokens leave room."""
         template = self._template(pair)
         specials = len(template) - (2 if pair else 1)
         if self.sequence_length <= specials:
@@ -228,9 +229,9 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
         return self.sequence_length - specials
 
     def _content(self, ids, values=None):
-        """Returns the special tokens before, the cut content, its segments (or `None`: all 0), those after.
+        """Returns the special tokens before, the truncated content, its segments (`None` for all 0), and those after.
 
-        With values that go with the ids, these are the content, and -1 where a special token lies between.
+        With values aligned with the ids, the content is the values, with -1 at special tokens in between.
         """
         shown = ids if values is None else values
         if not isinstance(ids, tuple):
@@ -254,11 +255,11 @@ class TextPreprocessor(keras_hub.models.Preprocessor):
         return template[:first], tf.concat(content, axis=1), tf.concat(segments, axis=1), template[last + 1 :]
 
     def _pair_lengths(self, first, second):
-        """Returns how much of each text of a pair stays: the longer one is cut until both fit, then both evenly."""
+        """Returns the lengths of a pair's texts after truncation: first of the longer text, then of both evenly."""
         room = self._room(True)
         first, second = _row_lengths(first), _row_lengths(second)
         short = tf.minimum(first, second)
-        # The text that counts as the longer one also gets the odd token; of two equal ones that is the second.
+        # The longer text also gets the odd token; of two equally long texts, the second.
         kept = tf.minimum(short, room // 2)
         fits = first + second <= room
         swapped = first > second

@@ -1,11 +1,10 @@
-"""One description of a tokenizer, whatever files or objects it was read from."""
+"""One description of a tokenizer, independent of the files or objects that it was read from."""
 
 import dataclasses
 import json
 
 ROLES = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
-# The flags of an added token and their defaults. `in_model` says whether the model's own vocabulary holds the token as
-# well.
+# The flags of an added token and their defaults. `in_model`: whether the model's own vocabulary also holds the token.
 FLAGS = {
     "special": True,
     "lstrip": False,
@@ -22,13 +21,13 @@ class Spec:
 
     Attributes:
         kind: `"wordpiece"`, `"unigram"`, `"bpe"` (byte-level) or `"character_bpe"`.
-        tokens: list of strings in the order of the ids, added tokens included.
+        tokens: list of strings, ordered by id, added tokens included.
         special: dict from a role (`"pad"`, `"unk"`, `"cls"`, `"sep"`, `"mask"`, `"bos"`, `"eos"`) to an id.
-        added: list of dicts made by `added_token`: tokens that are looked for in a text before the model sees it.
-        single: template of one text: list of `[id, segment]` and `["A", segment]`.
-        pair: template of two texts; holds `["A", segment]` and `["B", segment]`.
+        added: list of dicts made by `added_token`: tokens that are found in a text before the model sees it.
+        single: template for one text: list of `[id, segment]` and `["A", segment]`.
+        pair: template for two texts; has `["A", segment]` and `["B", segment]`.
         segments: whether models with this tokenizer usually take segment ids.
-        options: dict of what only this kind has (normalizer, scores, merges).
+        options: dict of the settings that only this kind has (normalizer, scores, merges).
     """
 
     kind: str
@@ -42,7 +41,7 @@ class Spec:
 
     @property
     def unk_id(self):
-        """The id that the model gives to what it does not know, or `None`."""
+        """The id that the model gives to unknown strings, or `None`."""
         return self.options.get("unk_id")
 
     @property
@@ -56,12 +55,12 @@ class Spec:
 
     @classmethod
     def from_json(cls, text):
-        """Reads what `to_json` wrote, also before the last attributes and flags existed."""
+        """Reads the string of `to_json`, including strings older than the latest attributes and flags."""
         spec = cls(**json.loads(text))
         spec.added = [added_token(**token) for token in spec.added]
         return spec
 
 
 def added_token(content, id, **flags):
-    """Returns an added token as a dict: `content`, `id` and all of `FLAGS`."""
+    """Returns an added token as a dict of `content`, `id` and all of `FLAGS`."""
     return {"content": content, "id": id, **{name: bool(flags.get(name, value)) for name, value in FLAGS.items()}}

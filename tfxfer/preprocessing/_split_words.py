@@ -1,4 +1,4 @@
-"""Raw text to words with their places, in the graph."""
+"""Splits raw texts into words with their positions, in the graph."""
 
 import functools
 from typing import Any, Literal, NamedTuple
@@ -14,7 +14,7 @@ UNSPACED = (
     r"\p{Thai}\p{Lao}\p{Tibetan}\p{Myanmar}\p{Khmer}\p{Hiragana}\p{Katakana}\p{Han}\x{3005}-\x{3007}\x{3021}-\x{302f}"
     r"\x{30fc}\x{ff66}-\x{ff9f}"
 )
-# Opening, closing and quoting marks, dashes, and what stands between words of Chinese and Japanese.
+# Opening, closing and quotation marks, dashes, and punctuation between words of Chinese and Japanese.
 _WALLS = (
     r"\p{Ps}\p{Pe}\p{Pi}\p{Pf}\"<>\x{2013}-\x{2015}\x{2026}\x{3001}-\x{3003}\x{30fb}\x{ff01}\x{ff0c}"
     r"\x{ff1a}-\x{ff1f}"
@@ -25,7 +25,7 @@ _CLASSES = {
     "attached": r"[\p{M}\x{200c}\x{200d}\x{1f3fb}-\x{1f3ff}\x{e0020}-\x{e007f}]",
     "joiner": r"\x{200d}",
     "flag": r"[\x{1f1e6}-\x{1f1ff}]",
-    # Letters of these scripts; not the apostrophes among the marks that close a quotation.
+    # Letters of these scripts; not the apostrophes among the closing quotation marks.
     "wall": rf"[{UNSPACED}{_WALLS}\p{{So}}]",
     "apostrophe": r"['\x{2019}]",
     "punctuation": r"[\p{P}]",
@@ -39,14 +39,14 @@ SPLITS = ("punctuation", "whitespace")
 
 
 class Words(NamedTuple):
-    """What `split_words` gives.
+    """The result of `split_words`.
 
     Attributes:
         words: string `RaggedTensor` `(n, None)`.
-        starts: int32 `RaggedTensor` `(n, None)`. Where each word begins in its text, in code points, as Python counts.
-        ends: int32 `RaggedTensor` `(n, None)`. Where it ends: `text[start:end]` is the word.
-        byte_starts: int32 `RaggedTensor` `(n, None)`. The same in bytes of the text in UTF-8.
-        byte_ends: int32 `RaggedTensor` `(n, None)`.
+        starts: int32 `RaggedTensor` `(n, None)`. The start of each word in its text, in code points as in Python.
+        ends: int32 `RaggedTensor` `(n, None)`. The end of each word: `text[start:end]` is the word.
+        byte_starts: int32 `RaggedTensor` `(n, None)`. The start in bytes of the text's UTF-8 encoding.
+        byte_ends: int32 `RaggedTensor` `(n, None)`. The end in bytes.
     """
 
     words: Any
@@ -57,30 +57,31 @@ class Words(NamedTuple):
 
 
 def split_words(texts: Any, split: Literal["punctuation", "whitespace"] = "punctuation") -> Words:
-    """Splits raw texts into words, and says where each stands.
+    """Splits raw texts into words with their positions.
 
-    White space is Unicode's. Chinese, Japanese, Thai, Lao, Khmer, Myanmar and Tibetan have no spaces between words:
-    there each character is a word. A combining mark, a joiner or a skin tone belongs to the character before it.
+    Whitespace is as defined by Unicode. Chinese, Japanese, Thai, Lao, Khmer, Myanmar and Tibetan are written without
+    spaces between words, so each of their characters is a word. A combining mark, a joiner or a skin tone belongs to
+    the character before it.
 
-    With `"punctuation"`, words are about those of treebanks and of CoNLL's data sets:
+    With `"punctuation"`, words are roughly those of treebanks and of the CoNLL data sets:
 
-    - brackets, quotation marks, dashes and emoji are words wherever they stand;
-    - other punctuation is split off at both ends of a word (`"London,"` is two words, `"..."` one) and stays inside
+    - brackets, quotation marks, dashes and emoji are always words;
+    - other punctuation is split off at both ends of a word (`"London,"` is two words, `"..."` one) and kept inside
       (`"3.14"`, `"x-ray"`, `"http://a.b/c"`);
     - `"@"` and `"#"` stay before a word, and the last dot of `"U.S."` stays at its end;
     - a final `"'s"` is a word.
 
     Args:
         texts: strings `(n,)`: a list, an array or a tensor.
-        split: `"punctuation"`, or `"whitespace"` for splitting at white space and between characters of the scripts
-            above alone.
+        split: `"punctuation"`, or `"whitespace"` to split only at whitespace and between characters of the scripts
+            above. Defaults to `"punctuation"`.
 
     Returns:
         `Words(words, starts, ends, byte_starts, byte_ends)`, ragged tensors `(n, None)`. A byte that is not valid UTF-8
         counts as one character, U+FFFD.
 
     Raises:
-        ValueError: for texts that are not strings, or another `split`.
+        ValueError: if texts are not strings, or `split` has another value.
 
     Example:
 
@@ -104,14 +105,14 @@ def _split(texts, split):
 
 
 def _clusters(points):
-    """Finds the characters that belong to the one before; returns that, and the classes of the others by name."""
+    """Finds the characters that belong to the one before; returns these, and the classes of the others by name."""
     values = points.values
     unique, index = tf.unique(values)
     characters = tf.strings.unicode_encode(unique[:, tf.newaxis], "UTF-8")
     of = {name: tf.gather(tf.strings.regex_full_match(characters, regex), index) for name, regex in _CLASSES.items()}
     is_first = _changes(points.value_rowids())
     free = ~is_first & ~_before(of["space"])
-    # Flags are pairs of letters: every second one of a run belongs to the one before.
+    # Flags are pairs of letters: every second letter of a run belongs to the one before.
     runs = tf.cumsum(tf.cast(is_first | (of["flag"] != _before(of["flag"])), tf.int32)) - 1
     places = tf.range(tf.size(runs))
     place = places - tf.gather(tf.math.segment_min(places, runs), runs)
@@ -123,7 +124,7 @@ def _clusters(points):
 
 
 def _starts(kind, rows, split):
-    """Whether a word begins at each character, marks left out."""
+    """Whether a word begins at each character, excluding marks."""
     space, is_first = kind["space"], _changes(rows)
     wall = kind["wall"] if split == "punctuation" else kind["unspaced"]
     # Pieces are runs of characters between walls and spaces.
@@ -152,9 +153,9 @@ def _starts(kind, rows, split):
 
 
 def _cut(texts, points, offsets, cluster, space, starts):
-    """Makes `Words` of the characters at which words begin."""
+    """Makes `Words` from the characters at which words begin."""
     number = tf.where(space, -1, tf.cumsum(tf.cast(starts, tf.int32)) - 1)
-    number = tf.gather(number, cluster)  # of each code point: the word that it belongs to, -1 for spaces
+    number = tf.gather(number, cluster)  # the word of each code point, -1 for spaces
     inside = number >= 0
     number = tf.boolean_mask(number, inside)
     places = tf.boolean_mask(tf.range(tf.size(cluster)), inside)
@@ -178,16 +179,16 @@ def _cut(texts, points, offsets, cluster, space, starts):
 
 
 def _before(values):
-    """Each value's predecessor; for the first one zero, or false."""
+    """Returns the predecessor of each value; zero or false for the first one."""
     return tf.concat([tf.zeros_like(values[:1]), values[:-1]], axis=0)
 
 
 def _changes(values):
-    """Whether a value differs from the one before; true for the first."""
+    """Whether each value differs from the one before; true for the first."""
     return tf.concat([tf.ones_like(values[:1], tf.bool), values[1:] != values[:-1]], axis=0)
 
 
-# Outside of a graph the many small operations would be slow.
+# Run eagerly, the many small operations would be slow.
 _TRACED = {
     each: tf.function(
         functools.partial(_split, split=each), input_signature=[tf.TensorSpec([None], tf.string)], autograph=False

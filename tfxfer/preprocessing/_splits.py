@@ -1,27 +1,27 @@
-"""Cuts texts into words by regular expressions, as the pre-tokenizers of Hugging Face's `tokenizers` do."""
+"""Splits texts into words with regular expressions, as the pre-tokenizers of Hugging Face's `tokenizers` do."""
 
 import tensorflow as tf
 
 from tfxfer.preprocessing import _patterns, _words
 
 WHITESPACE, SEPARATOR = _words.WHITESPACE, _words.SEPARATOR
-# Marks of a word that is complete; others have lost the space before them. No bytes of valid UTF-8 either. In a word
-# with the second mark `SPACE` stands for the spaces.
+# Marks of complete words; other words have lost the space before them. They are not bytes of valid UTF-8. In a word
+# with the second mark, `SPACE` represents the spaces.
 COMPLETE, PROTECTED = b"\xfe", b"\xfd"
 SPACE = "\x01"
 BEHAVIORS = ("isolated", "removed", "matches")
 
 
 class Splitter:
-    """Cuts texts into words.
+    """Splits texts into words.
 
-    Where the pattern allows it (`is_local`), texts are first cut before single spaces, which is fast, so that each
-    distinct word of a batch needs to be looked at once: `words = split(texts)`, then `finely(restore(words))`.
+    If the pattern allows it (`is_local`), texts are first split before single spaces, which is fast, so each distinct
+    word of a batch is processed once: `words = split(texts)`, then `finely(restore(words))`.
 
     Args:
-        steps: list of `[behavior, pattern]`, `pattern` in the dialect of `tokenizers`. A match is a word of its own,
-            and so is what lies between two (`"isolated"`); or only what lies between is a word (`"removed"`); or only
-            the matches are (`"matches"`).
+        steps: list of `[behavior, pattern]`, with `pattern` in the dialect of `tokenizers`. Words are the matches and
+            the text between them (`"isolated"`), only the text between them (`"removed"`), or only the matches
+            (`"matches"`).
     """
 
     def __init__(self, steps):
@@ -29,7 +29,7 @@ class Splitter:
         patterns = [pattern for _, pattern in self._steps]
         self.is_local = len(patterns) == 1 and steps[0][0] == "isolated" and patterns[0].local and patterns[0].covers
         self._marks = next((pattern.marks for pattern in patterns if pattern.marks), None)
-        # A character of white space may stay with the word after it; line breaks perhaps with the word before them.
+        # A whitespace character may stay with the word after it; line breaks may stay with the word before them.
         word, runs = f"[{_patterns.NO_LINE_BREAK}]?[^{WHITESPACE}]+", f"[{WHITESPACE}]+"
         self._words = f"{word}|{runs}"
         if any(pattern.line_breaks for pattern in patterns):
@@ -37,7 +37,7 @@ class Splitter:
             self._words = f"{word}(?:{to_line_end})?|{to_line_end}|{runs}"
 
     def split(self, texts):
-        """Cuts texts before single spaces; runs of white space, which are words of their own, stay whole."""
+        """Splits texts before single spaces; runs of whitespace are separate words and stay whole."""
         ambiguous = tf.reduce_any(tf.strings.regex_full_match(texts, f"(?s).*{SPACE}.*"))
         return tf.cond(ambiguous, lambda: self._split_by_pattern(texts, COMPLETE), lambda: self._split_at_spaces(texts))
 
@@ -57,7 +57,7 @@ class Splitter:
 
     @staticmethod
     def restore(words):
-        """Gives words from `split` their spaces back."""
+        """Restores the spaces of words from `split`."""
         mark = tf.strings.substr(words, tf.zeros_like(words, tf.int32), tf.ones_like(words, tf.int32))
         complete, protected = tf.equal(mark, COMPLETE), tf.equal(mark, PROTECTED)
         bare = tf.strings.substr(words, tf.cast(complete | protected, tf.int32), tf.fill(tf.shape(words), 2**31 - 1))
@@ -65,7 +65,7 @@ class Splitter:
         return tf.where(protected, tf.strings.regex_replace(bare, SPACE, " "), whole)
 
     def finely(self, words):
-        """Cuts strings by all patterns in turn; each cut also leaves an empty word."""
+        """Splits strings by all patterns in turn; each split also leaves an empty word."""
         for behavior, pattern in self._steps:
             if pattern.marks:
                 words = tf.strings.regex_replace(words, pattern.marks, rb"\1" + SEPARATOR + rb"\2")
@@ -78,7 +78,7 @@ class Splitter:
 
 
 def _matches_alone(words, regex):
-    """Deletes what lies between the matches."""
+    """Deletes the text between the matches."""
     marked = tf.strings.regex_replace(words, regex, SEPARATOR + COMPLETE + rb"\0" + SEPARATOR)
     parts = tf.strings.split(marked, SEPARATOR)
     values = parts.values

@@ -1,4 +1,4 @@
-"""`Tokenizer`: strings to ids, in the graph, exactly as the checkpoint was trained."""
+"""`Tokenizer`: strings to the ids of the checkpoint's own tokenizer, in the graph."""
 
 import dataclasses
 import os
@@ -46,32 +46,32 @@ def as_strings(texts, argument="texts"):
 
 @keras.saving.register_keras_serializable("tfxfer")
 class Tokenizer(keras_hub.tokenizers.Tokenizer):
-    """Turns strings into token ids exactly as the checkpoint's own tokenizer does.
+    r"""Turns strings into token ids exactly as the checkpoint's own tokenizer does.
 
-    Tokenization runs in TensorFlow graph operations alone, so that training, prediction and a served model see the same
-    ids: there is no second path in Python, and nothing is remembered between calls. The ids are those of Hugging Face's
-    `tokenizers` for WordPiece, SentencePiece's Unigram, and BPE over bytes (GPT-2, ModernBERT, Llama 3, Qwen) or over
+    Tokenization consists only of TensorFlow graph operations, so training, prediction and a served model use the same
+    ids: there is no second implementation in Python, and no state between calls. The ids are those of Hugging Face's
+    `tokenizers` for WordPiece, SentencePiece Unigram, and BPE over bytes (GPT-2, ModernBERT, Llama 3, Qwen) or over
     characters (GPT-1, Llama 2, Gemma), with the added tokens of a checkpoint.
 
-    Make one with `from_folder` or `from_keras_hub`. Bytes that are not valid UTF-8 are read as U+FFFD.
+    Create one with `from_folder` or `from_keras_hub`. Bytes that are not valid UTF-8 are read as U+FFFD.
 
     Known differences from `tokenizers`:
 
-    - Special tokens in a text stay text by default, see `special_tokens_in_strings`. In Unigram models `tokenizers`
-      finds a special token that is also a piece, even when told to leave it text.
-    - Unigram: two readings of a word with the same pieces in another order ("0" "00" and "00" "0") have the same score,
+    - Special tokens in a text stay text by default, see `special_tokens_in_strings`. In Unigram models, `tokenizers`
+      finds a special token that is also a piece, even with its option to leave it text.
+    - Unigram: two splits of a word into the same pieces in a different order ("0" "00" and "00" "0") have equal scores,
       and rounding decides, in float64 there and in float32 here, as in SentencePiece itself (2 of 38,799 real texts
       with a vocabulary of 1,600).
-    - Unigram with SentencePiece's map of characters: `tokenizers` drops a combining mark or a joiner right after a
+    - Unigram with SentencePiece's character map: `tokenizers` drops a combining mark or a joiner right after a
       character that the map changes, and composes fewer characters; SentencePiece and this class do not (none of the
       real texts, 1 % of texts of random characters).
-    - Characters whose case or decomposition came with Unicode 14 or later (none of the real texts, 1 in 10,000 random
-      ones).
-    - An added token of white space with `lstrip` right after one with `rstrip`.
+    - Characters whose case or decomposition was added in Unicode 14 or later (none of the real texts, 1 in 10,000
+      random ones).
+    - An added token of whitespace with `lstrip` right after one with `rstrip`.
 
     Args:
         special_tokens_in_strings: bool. Whether a special token inside a text, such as `"[MASK]"`, becomes its id, as
-            Hugging Face does always. Defaults to `False`: what a user types stays text.
+            it always does in Hugging Face. Defaults to `False`: user input stays text.
 
     Call arguments:
         texts: a string, a list, a numpy array or a string tensor of shape `(n,)`.
@@ -81,12 +81,13 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
 
     Attributes:
         pad_token_id, unk_token_id, mask_token_id, cls_token_id, sep_token_id, bos_token_id, eos_token_id: int, or
-            `None` where the checkpoint has no such token.
-        vocabulary: list of strings in the order of their ids.
-        trackables: list of what a `tf.Module` has to hold in an attribute to be exported with this tokenizer inside.
+            `None` if the checkpoint has no such token.
+        vocabulary: list of strings, ordered by id.
+        trackables: list of the resources that a `tf.Module` must hold in an attribute to be exported with this
+            tokenizer.
 
     Raises:
-        ValueError: a folder without a tokenizer or with one that is not supported; texts that are not strings.
+        ValueError: if a directory has no tokenizer or an unsupported one; if texts are not strings.
 
     Example:
 
@@ -94,6 +95,15 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
     tokenizer = tfxfer.preprocessing.Tokenizer.from_folder("all-MiniLM-L6-v2")
     tokenizer(["Where is my card?"]).to_list()  # [[2073, 2003, 2026, 4003, 1029]]
     ```
+
+    With a small WordPiece vocabulary, one token per line:
+
+    >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "where", "are", "my", "card", "##s", "?"]
+    >>> with open("vocab.txt", "w") as file:
+    ...     _ = file.write("\n".join(words))
+    >>> tokenizer = Tokenizer.from_folder(".")
+    >>> tokenizer(["Where are my cards?", "My phone"]).to_list()
+    [[5, 6, 7, 8, 9, 10], [7, 1]]
     """
 
     def __init__(self, *, special_tokens_in_strings: bool = False, **kwargs: Any) -> None:
@@ -108,16 +118,16 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
     def from_folder(
         cls, folder: str | os.PathLike[str], *, convention: str | None = None, lowercase: bool = False, **kwargs: Any
     ) -> Self:
-        """Reads the tokenizer of a Hugging Face folder.
+        """Reads the tokenizer in a directory in Hugging Face's format.
 
         Args:
-            folder: path of a folder with `tokenizer.json`, which says all about a tokenizer; otherwise with
+            folder: path of a directory with `tokenizer.json`, which describes a tokenizer completely; otherwise with
                 `vocab.txt`, with `vocab.json` and `merges.txt`, or with a SentencePiece model, whose settings come from
-                `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` as far as they are there.
-            convention: string. The tokenizer class whose customs hold where the folder names none that fits its
-                vocabulary, such as `"Bert"`, `"Roberta"` or `"T5"`. Defaults to the class that is usual for the file.
-            lowercase: bool. Whether texts are lower-cased before the folder's own normalization, as `do_lower_case` of
-                sentence-transformers asks. Defaults to `False`.
+                those of `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` that exist.
+            convention: string. The tokenizer class whose conventions apply if the directory names no class that fits
+                its vocabulary, e.g. `"Bert"`, `"Roberta"` or `"T5"`. Defaults to the usual class for the file.
+            lowercase: bool. Whether to lowercase texts before the checkpoint's own normalization, as `do_lower_case` of
+                sentence-transformers does. Defaults to `False`.
             **kwargs: arguments of `Tokenizer`.
 
         Returns:
@@ -139,20 +149,20 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
     ) -> None:
         """Writes the tokenizer as Hugging Face's files: for `tokenizers` in any language, and for `from_folder`.
 
-        `tokenizer.json` holds all of it, padding to the longest row of a batch included; `tokenizer_config.json` says
-        which token has which role. What is written is read back and compared.
+        `tokenizer.json` is complete, including padding to the longest row of a batch; `tokenizer_config.json` stores
+        the roles of tokens. The files are read back and compared.
 
         A reader maps special tokens inside a text to their ids, which this package does only with
-        `special_tokens_in_strings`; `tokenizers` leaves them text after `tokenizer.encode_special_tokens = True`.
+        `special_tokens_in_strings`; `tokenizers` keeps them as text after `tokenizer.encode_special_tokens = True`.
 
         Args:
-            folder: path of a folder, made where it is missing.
-            sequence_length: int. The most tokens of a row, special tokens included: the reader cuts texts as
-                `TextPreprocessor` does. Defaults to no cutting.
-            padding_side: `"right"` or `"left"`.
+            folder: path of a directory, created if it is missing.
+            sequence_length: int. The maximum number of tokens in a row, special tokens included: the reader truncates
+                texts as `TextPreprocessor` does. Defaults to no truncation.
+            padding_side: `"right"` or `"left"`. Defaults to `"right"`.
 
         Raises:
-            ValueError: an argument is out of range; a tokenizer whose files would be read as another one.
+            ValueError: if an argument is out of range, or the files would be read as a different tokenizer.
 
         Example:
 
@@ -167,9 +177,9 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
 
     @classmethod
     def from_keras_hub(cls, tokenizer: Any, **kwargs: Any) -> Self:
-        """Takes vocabulary, special tokens and family from a KerasHub tokenizer.
+        """Takes the vocabulary, special tokens and family from a KerasHub tokenizer.
 
-        The result follows the family's rules as Hugging Face has them, also where KerasHub's tokenizer does not.
+        The result follows Hugging Face's rules for the family, even if KerasHub's tokenizer differs.
 
         Args:
             tokenizer: a `keras_hub` tokenizer of BERT, DistilBERT, ELECTRA, RoBERTa, BART, GPT-2, ALBERT, DeBERTa-v3,
@@ -193,7 +203,7 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
 
     @property
     def special_tokens_in_strings(self) -> bool:
-        """Whether a special token inside a text becomes its id; can be set at any time."""
+        """Whether a special token inside a text becomes its id. It can be set at any time."""
         return self._special_tokens_in_strings
 
     @special_tokens_in_strings.setter
@@ -203,20 +213,21 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
             self._set_spec(self.spec, self._state.engine)
 
     def add_tokens(self, tokens: Sequence[str], *, special: bool = False) -> int:
-        """Adds tokens at the end of the vocabulary, found in texts as a whole from now on.
+        """Adds tokens at the end of the vocabulary; from now on, they are matched as a whole in texts.
 
-        The embedding table of a model needs a row for each; `with_added_tokens` of a model sees to both.
+        A model's embedding table needs a row for each new token; the model's `with_added_tokens` does both.
 
         Args:
-            tokens: list of strings. Those that the vocabulary has already are left as they are.
-            special: bool. Whether the tokens are special: found in texts only with `special_tokens_in_strings`. Others
-                are found in the normalized text, in any case for a tokenizer that lower-cases. Defaults to `False`.
+            tokens: list of strings. Tokens that are already in the vocabulary are not changed.
+            special: bool. Whether the tokens are special: matched in texts only with `special_tokens_in_strings`.
+                Other tokens are matched in the normalized text, so a tokenizer that lowercases ignores their case.
+                Defaults to `False`.
 
         Returns:
-            The number of tokens that are new.
+            The number of new tokens.
 
         Raises:
-            ValueError: `tokens` is not a list of strings that are not empty.
+            ValueError: if `tokens` is not a list of non-empty strings.
 
         Example:
 
@@ -226,7 +237,7 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
         ```
         """
         if isinstance(tokens, str) or not all(isinstance(token, str) and token for token in tokens):
-            raise _check.invalid("tokens", "a list of strings that are not empty", tokens)
+            raise _check.invalid("tokens", "a list of non-empty strings", tokens)
         _check.instance("special", special, bool, "a bool")
         index = self._loaded.index
         new = [token for token in dict.fromkeys(tokens) if token not in index]
@@ -249,7 +260,7 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
 
     @property
     def has_vocabulary(self) -> bool:
-        """Whether the vocabulary is there: it comes last where a model is loaded."""
+        """Whether the vocabulary is loaded: when a model is loaded, it comes last."""
         return self._state is not None
 
     @property
@@ -258,14 +269,14 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
         return self._loaded.spec
 
     def tokenize(self, texts: Any) -> Any:
-        """Returns the ids of texts, as calling the tokenizer does."""
+        """Returns the ids of `texts`, as calling the tokenizer does."""
         state = self._loaded
         texts = as_strings(texts)
         return state.eager(texts) if tf.executing_eagerly() else state(texts)
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, texts: Any) -> Any:
-        # Not by way of `Layer.__call__`, which repeats all texts in the message of an error.
+        # Bypasses `Layer.__call__`, which repeats all texts in its error messages.
         return self.tokenize(texts)
 
     def call(self, texts: Any) -> Any:
@@ -273,16 +284,16 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
 
     @property
     def trackables(self) -> Any:
-        """TensorFlow's tables, which an export writes."""
+        """The TensorFlow tables that an export writes."""
         return [*self._loaded.engine.trackables, *self._loaded.tables]
 
     @property
     def vocabulary(self) -> Any:
-        """The tokens in the order of their ids."""
+        """The tokens, ordered by id."""
         return list(self.spec.tokens)
 
     def get_vocabulary(self) -> list[str]:
-        """Returns the list of tokens in the order of their ids."""
+        """Returns the list of tokens, ordered by id."""
         return self.vocabulary
 
     def vocabulary_size(self) -> int:
@@ -303,21 +314,21 @@ class Tokenizer(keras_hub.tokenizers.Tokenizer):
 
     @property
     def special_tokens(self) -> Any:
-        """The special tokens, strings."""
+        """The special tokens, a list of strings."""
         return [token["content"] for token in self.spec.added if token["special"]]
 
     @property
     def special_token_ids(self) -> Any:
-        """The ids of the special tokens."""
+        """The ids of the special tokens, a list of ints."""
         return [token["id"] for token in self.spec.added if token["special"]]
 
     def save_assets(self, dir_path: str | os.PathLike[str]) -> None:
-        """Writes the tokenizer into a folder; Keras calls it."""
+        """Writes the tokenizer into the directory `dir_path`; called by Keras."""
         with open(os.path.join(dir_path, ASSET), "w", encoding="utf-8") as file:
             file.write(self.spec.to_json())
 
     def load_assets(self, dir_path: str | os.PathLike[str]) -> None:
-        """Reads the tokenizer from a folder; Keras calls it."""
+        """Reads the tokenizer from the directory `dir_path`; called by Keras."""
         with open(os.path.join(dir_path, ASSET), encoding="utf-8") as file:
             self._set_spec(_spec.Spec.from_json(file.read()))
 
@@ -348,16 +359,16 @@ for _name in _spec.ROLES:
 
 
 class _State:
-    """What a vocabulary makes: the description, the engine, the function. Not for Keras to look into."""
+    """Everything made from a vocabulary: the description, the engine, the function. Hidden from Keras's tracking."""
 
     def __init__(self, spec, special_tokens_in_strings, engine=None):
         self.spec = spec
         self.index = {token: i for i, token in reversed(list(enumerate(spec.tokens)))}
         self.engine = engine or ENGINES[spec.kind](spec)
-        self.finder = None  # of `token_offsets`, made when it is first asked for
+        self.finder = None  # for `token_offsets`, made on first use
         self._encode, self.tables = _added.with_added_tokens(self.engine, spec.added, special_tokens_in_strings)
         signature = [tf.TensorSpec([None], tf.string)]
-        # The object and not a method of it: TensorFlow counts the traces of a method over all objects, and warns.
+        # The object instead of a method: TensorFlow counts the traces of a method over all objects, and warns.
         self.eager = tf.function(self, input_signature=signature, autograph=False)
 
     def __call__(self, texts):

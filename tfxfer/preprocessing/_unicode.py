@@ -1,17 +1,17 @@
-"""Character classes as Hugging Face's `tokenizers` sees them.
+"""Character classes of Hugging Face's `tokenizers`.
 
-Regular expressions of TensorFlow, ICU and `tokenizers` each follow another version of Unicode; the classes are
-therefore written out, as ranges of code points in hexadecimal. They were read out of `tokenizers` 0.23.3 by running its
-normalizers and pre-tokenizers on every code point, and a test repeats that.
+The regular expressions of TensorFlow, ICU and `tokenizers` follow different versions of Unicode, so the classes are
+listed here, as ranges of code points in hexadecimal. They were determined by running the normalizers and pre-tokenizers
+of `tokenizers` 0.23.3 on every code point; a test repeats that.
 """
 
-# What BertNormalizer deletes under `clean_text`: control, format, private use, U+FFFD.
+# Characters that BertNormalizer deletes with `clean_text`: control, format, private use, U+FFFD.
 CONTROL = """
 0-8 b-c e-1f 7f-9f ad 600-605 61c 6dd 70f 180e 200b-200f 202a-202e 2060-2064 2066-206f e000-f8ff feff fff9-fffb fffd
 110bd 1bca0-1bca3 1d173-1d17a e0001 e0020-e007f f0000-ffffd 100000-10fffd
 """
 
-# The marks that BertNormalizer deletes under `strip_accents`.
+# The marks that BertNormalizer deletes with `strip_accents`.
 NONSPACING = """
 300-36f 483-487 591-5bd 5bf 5c1-5c2 5c4-5c5 5c7 610-61a 64b-65f 670 6d6-6dc 6df-6e4 6e7-6e8 6ea-6ed 711 730-74a
 7a6-7b0 7eb-7f3 816-819 81b-823 825-827 829-82d 859-85b 8e3-902 93a 93c 941-948 94d 951-957 962-963 981 9bc 9c1-9c4
@@ -59,7 +59,7 @@ aac1 aaeb-aaef aaf5-aaf6 abe3-abea abec-abed fb1e fe00-fe0f fe20-fe2f 101fd 102e
 1e026-1e02a 1e8d0-1e8d6 1e944-1e94a e0100-e01ef
 """
 
-# What BertPreTokenizer makes a word of its own.
+# Characters that BertPreTokenizer makes separate words.
 PUNCTUATION = """
 21-2f 3a-40 5b-60 7b-7e a1 a7 ab b6-b7 bb bf 37e 387 55a-55f 589-58a 5be 5c0 5c3 5c6 5f3-5f4 609-60a 60c-60d 61b
 61e-61f 66a-66d 6d4 700-70d 7f7-7f9 830-83e 85e 964-965 970 af0 df4 e4f e5a-e5b f04-f12 f14 f3a-f3d f85 fd0-fd4
@@ -75,12 +75,12 @@ ff1f-ff20 ff3b-ff3d ff3f ff5b ff5d ff5f-ff65 10100-10102 1039f 103d0 1056f 10857
 16b37-16b3b 16b44 1bc9f 1da87-1da8b
 """
 
-# What BertNormalizer sets apart under `handle_chinese_chars`.
+# Characters that BertNormalizer surrounds with spaces with `handle_chinese_chars`.
 IDEOGRAPHS = """
 3400-4dbf 4e00-9fff f900-faff 20000-2a6df 2a700-2b81f 2b920-2ceaf 2f800-2fa1f
 """
 
-# Characters that TF Text splits at and Hugging Face does not: punctuation and controls younger than Unicode 8.
+# Characters that TF Text splits at and Hugging Face does not: punctuation and controls newer than Unicode 8.
 SPLIT_ONLY_BY_FAST_BERT = """
 61d 890-891 8e2 9fd a76 c77 c84 1b4e-1b4f 1b7d-1b7f 2e43-2e4f 2e52-2e5d 10d6e 10ead 10f55-10f59 10f86-10f89 110cd
 113d4-113d5 113d7-113d8 1144b-1144f 1145a-1145b 1145d 11660-1166c 116b9 1183b 11944-11946 119e2 11a3f-11a46

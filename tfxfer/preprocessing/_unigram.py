@@ -1,4 +1,4 @@
-"""SentencePiece Unigram, as Unigram and Metaspace of Hugging Face's `tokenizers` do it."""
+"""SentencePiece Unigram, as in Unigram and Metaspace of Hugging Face's `tokenizers`."""
 
 import base64
 
@@ -8,20 +8,20 @@ from tfxfer.preprocessing import _normalizers, _words
 
 WHITESPACE = _words.WHITESPACE
 META_SPACE = "\u2581"
-# Marks a space that begins no word. It consists of control characters, so that no text contains it.
+# Marks a space that does not begin a word. It consists of control characters, so no text contains it.
 LONE_SPACE = "\x01\x02\x01"
-# What step "Whitespace" makes one space, by its second entry.
+# What the step "Whitespace" turns into one space, by its second entry.
 RUNS = {"unicode": rf"[{WHITESPACE}]{{2,}}|[\n\r\t]", "spaces": " {2,}", "unicode_runs": rf"[{WHITESPACE}]{{2,}}"}
-# White space that SentencePiece's maps leave alone.
+# Whitespace that SentencePiece's maps do not change.
 NEXT_LINE = "\u0085"
 
 
 class Unigram:
-    """The tokenising function of a Unigram model; graph operations only.
+    """The tokenization function of a Unigram model; graph operations only.
 
-    The search for the best pieces, the map of characters and the white space are SentencePiece's; what Hugging Face's
-    normalizer adds comes before. Each word is searched by itself, as Hugging Face does: scores of a whole text, summed
-    in float32, could tip a choice between two close readings.
+    SentencePiece handles the search for the best pieces, the character map and whitespace; the additional steps of
+    Hugging Face's normalizer come first. Each word is searched separately, as in Hugging Face: scores of a whole text,
+    summed in float32, could change the choice between two close splits.
 
     Args:
         spec: a `Spec` of the kind `"unigram"`.
@@ -32,7 +32,7 @@ class Unigram:
         self._split = spec.options["whitespace_split"]
         kinds = [step[0] for step in self._steps]
         self._maps = [_words.SentencePiece(_map(spec), tf.string)] if "Precompiled" in kinds else []
-        # Word by word: SentencePiece carries out its own map of characters, white space is dealt with in whole texts.
+        # Word by word: SentencePiece applies its own character map; whitespace is handled in whole texts.
         self._normalizer = _normalizers.Normalizer(
             [step for step in self._steps if step[0] not in ("Precompiled", "Whitespace", "Strip")]
         )
@@ -44,13 +44,13 @@ class Unigram:
         self.trackables = [self._model, self._search_or_find.table, *self._maps]
 
     def normalize(self, texts):
-        """Returns what the normalizer makes of texts `(n,)`, valid UTF-8."""
+        """Returns normalized texts `(n,)`, valid UTF-8."""
         for step in self._steps:
             texts = self.step(step, texts)
         return texts
 
     def step(self, step, texts):
-        """Returns what one step of the normalizer makes of texts."""
+        """Applies one step of the normalizer to texts."""
         if step[0] == "Precompiled":
             return tf.strings.reduce_join(self._maps[0].tokenize(texts), axis=-1)
         if step[0] == "Whitespace":
@@ -67,7 +67,7 @@ class Unigram:
         return _words.encode_by_word(texts, encode, _split_at_each_space)
 
     def _needs_whole(self, texts):
-        """Whether a text has to be normalized as a whole: all but words with single spaces between them."""
+        """Whether a text has to be normalized as a whole: unless it is words with single spaces between them."""
         odd = r"(?s) .*|.* |.*(?:  |[\x00-\x1f\x7f]).*" + (r"|.*[^\x00-\x7f].*" if self._maps else "")
         return tf.strings.regex_full_match(texts, odd) | tf.strings.regex_full_match(
             texts,
@@ -84,13 +84,13 @@ class Unigram:
         return self._search_or_find(_words.where(~plain, words, self._clean))
 
     def _clean(self, words):
-        # TensorFlow's Unicode operations end a string at NUL; a noncharacter is as unknown.
+        # TensorFlow's Unicode operations end a string at NUL; a noncharacter is just as unknown.
         words = tf.strings.regex_replace(_words.valid_utf8(words), r"\x{0}", "\uffff")
         return tf.strings.regex_replace(words, NEXT_LINE, " ") if self._split else words
 
 
 def _split_at_each_space(texts):
-    """Cuts texts before each space as Metaspace does: one that begins no word is a word of its own."""
+    """Splits texts before each space as Metaspace does: a space that does not begin a word is a separate word."""
     texts = tf.strings.regex_replace(texts, META_SPACE, " ")
     words = tf.strings.split(texts, " ")
     place = tf.ragged.range(words.row_lengths()).values
@@ -106,7 +106,7 @@ def _model(spec):
     model.trainer_spec.model_type = model.trainer_spec.UNIGRAM
     model.trainer_spec.unk_piece = spec.tokens[spec.unk_id]
     model.normalizer_spec.precompiled_charsmap = _charsmap(spec)
-    # A special token that a user types is no piece of the text.
+    # A special token in user input is not a piece of the text.
     control = {token["id"] for token in spec.added if token["special"] or not token["in_model"]}
     control |= set(spec.special.values())
     for i, (token, score) in enumerate(zip(spec.tokens, spec.options["scores"], strict=False)):
@@ -120,7 +120,7 @@ def _charsmap(spec):
 
 
 def _map(spec):
-    """Returns a SentencePiece model whose pieces are the characters of a text, mapped."""
+    """Returns a SentencePiece model whose pieces are the mapped characters of a text."""
     from sentencepiece import sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto()

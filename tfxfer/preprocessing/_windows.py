@@ -1,4 +1,4 @@
-"""Documents that are longer than a model, as overlapping windows of whole words."""
+"""Splits documents that are too long for a model into overlapping windows of whole words."""
 
 from typing import Any, NamedTuple
 
@@ -6,12 +6,12 @@ import tensorflow as tf
 
 
 class Windows(NamedTuple):
-    """What `windows` gives.
+    """The result of `windows`.
 
     Attributes:
-        pieces: int32 `RaggedTensor` `(windows, words, pieces)`, the ids of the words in each window, of row 0 first.
-        number: int32 `RaggedTensor` `(n, words)`. The window out of which each word's answer is taken.
-        place: int32 `RaggedTensor` `(n, words)`. The word's place in that window.
+        pieces: int32 `RaggedTensor` `(windows, words, pieces)`. The ids of the words in each window, row 0 first.
+        number: int32 `RaggedTensor` `(n, words)`. The window that gives each word's answer.
+        place: int32 `RaggedTensor` `(n, words)`. The word's index in that window.
     """
 
     pieces: Any
@@ -20,21 +20,33 @@ class Windows(NamedTuple):
 
 
 def windows(pieces: Any, room: int, stride: int) -> Windows:
-    """Cuts rows of words into windows that a model has room for.
+    """Splits rows of words into windows that fit a model.
 
-    A row that fits is one window. Otherwise window k holds the words whose tokens lie within `room` tokens from token
-    `k * stride` on, and each word is answered by the window whose middle is nearest to it, where it has the most
-    context on its poorer side. Words of more than `room - stride + 1` pieces lose the rest of them, so that every word
-    lies within a window.
+    A row that fits is one window. Otherwise, window k holds the words whose tokens are all among the `room` tokens from
+    token `k * stride`. The window whose middle is nearest to a word gives its answer, as there the shorter side of its
+    context is longest. Words of more than `room - stride + 1` pieces are truncated, so that every word fits in a
+    window.
 
     Args:
         pieces: int32 `RaggedTensor` `(n, words, pieces)`, the ids of each word.
-        room: int. Tokens of a window.
-        stride: int from 1 to `room`. Tokens from the start of one window to that of the next.
+        room: int. Tokens in a window.
+        stride: int from 1 to `room`. Tokens from the start of one window to the start of the next.
+
+    Returns:
+        `Windows(pieces, number, place)`.
+
+    Example:
+
+    >>> pieces = tf.ragged.constant([[[1], [2, 3], [4], [5], [6]]])  # one row of five words, six tokens
+    >>> found = windows(pieces, room=4, stride=2)
+    >>> found.pieces.to_list()
+    [[[1], [2, 3], [4]], [[4], [5], [6]]]
+    >>> found.number.to_list(), found.place.to_list()  # of each word: its window, and its index there
+    ([[0, 0, 1, 1, 1]], [[0, 1, 0, 1, 2]])
     """
     room, stride = tf.cast(room, tf.int64), tf.cast(stride, tf.int64)
     words = pieces.row_lengths()
-    is_long = tf.repeat(pieces.merge_dims(1, 2).row_lengths() > room, words)  # of each word: whether its row is
+    is_long = tf.repeat(pieces.merge_dims(1, 2).row_lengths() > room, words)  # for each word
     sizes = tf.minimum(pieces.values.row_lengths(), tf.where(is_long, room - stride + 1, tf.int64.max))
     flat = pieces.values
     flat = tf.ragged.boolean_mask(flat, tf.ragged.range(flat.row_lengths()) < sizes[:, tf.newaxis])
@@ -47,7 +59,7 @@ def windows(pieces: Any, room: int, stride: int) -> Windows:
     counts = tf.maximum(-(-(totals - room) // stride), 0) + 1
     last = tf.repeat(counts, words) - 1
 
-    # Positions in one line, each row in a stretch of its own, so that one search finds the words of all windows.
+    # Positions on one axis, with a separate range for each row, so that one search finds the words of all windows.
     stretch = tf.reduce_max(tf.concat([totals, [0]], axis=0)) + room + stride + 1
     line = tf.repeat(tf.range(pieces.nrows()) * stretch, words)
     firsts = (tf.ragged.range(counts) * stride + (tf.range(pieces.nrows()) * stretch)[:, tf.newaxis]).values

@@ -1,20 +1,20 @@
-"""WordPiece, as BertNormalizer, BertPreTokenizer and WordPiece of Hugging Face's `tokenizers` do it."""
+"""WordPiece, as in BertNormalizer, BertPreTokenizer and WordPiece of Hugging Face's `tokenizers`."""
 
 import tensorflow as tf
 import tensorflow_text as tf_text
 
 from tfxfer.preprocessing import _normalizers, _unicode, _words
 
-# Private use: BertNormalizer deletes these characters from every text, so that they are free to stand for others.
+# Private use: BertNormalizer deletes these characters from every text, so they can represent others.
 FIRST_PLACEHOLDER = 0xE000
 LAST_PLACEHOLDER = 0xF8FF
 
 
 class WordPiece:
-    """The tokenising function of a WordPiece vocabulary; graph operations only.
+    """The tokenization function of a WordPiece vocabulary; graph operations only.
 
-    A word of plain ASCII needs lower-casing at most before TF Text's `FastBertTokenizer` finds its pieces. All others
-    are normalised step by step as `BertNormalizer` does; `FastBertTokenizer`'s own normaliser folds more than that
+    A word of plain ASCII needs at most lowercasing before TF Text's `FastBertTokenizer` finds its pieces. All other
+    words are normalized step by step as in `BertNormalizer`, because the normalizer of `FastBertTokenizer` folds more
     (compatibility forms, full case folding).
 
     Args:
@@ -32,7 +32,7 @@ class WordPiece:
         self._tokenizer = tf_text.FastBertTokenizer(
             vocabulary,
             suffix_indicator=spec.options["prefix"],
-            # In bytes, where Hugging Face counts characters: long words are dealt with in `_normalize`.
+            # In bytes, while Hugging Face counts characters: `_normalize` handles long words.
             max_bytes_per_word=4 * self._word_length,
             token_out_type=tf.int32,
             unknown_token=spec.tokens[spec.unk_id],
@@ -40,7 +40,7 @@ class WordPiece:
         self.trackables = [self._tokenizer]
 
     def _rename(self, tokens):
-        """Gives a private character to each one of the vocabulary that TF Text alone would split at."""
+        """Replaces each character of the vocabulary at which only TF Text splits by a private character."""
         used = set("".join(tokens))
         free = (chr(code) for code in range(FIRST_PLACEHOLDER, LAST_PLACEHOLDER) if chr(code) not in used)
         self._unknown = next(free)
@@ -50,14 +50,14 @@ class WordPiece:
         return [token.translate(table) for token in tokens] if strange else list(tokens)
 
     def normalize(self, texts):
-        """Returns what the normalizer makes of texts `(n,)`, valid UTF-8."""
+        """Returns normalized texts `(n,)`, valid UTF-8."""
         return _normalizers.bert(self._before(texts), self._lowercase, self._strip_accents)
 
     def __call__(self, texts, normalized=False):
         """Returns the ids, int32 `RaggedTensor` `(n, None)`, of texts `(n,)`."""
         if self._before.steps and not normalized:
             texts = self._before(_words.valid_utf8(texts))
-        # BertNormalizer makes no difference to what it has normalized.
+        # BertNormalizer does not change text that it has already normalized.
         return _words.encode_by_word(texts, self._encode)
 
     def _encode(self, words):

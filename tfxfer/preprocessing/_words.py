@@ -1,26 +1,25 @@
-"""What the three kinds of tokenizers share: each distinct word of a batch is encoded once."""
+"""Shared by all kinds of tokenizers: each distinct word of a batch is encoded once."""
 
 import hashlib
 
 import tensorflow as tf
 from tensorflow_text.python.ops.sentencepiece_tokenizer import gen_sentencepiece_tokenizer as _OPS
 
-# A map that maps nothing. With none at all SentencePiece writes a line to the log whenever a model is loaded.
+# An empty character map. Without one, SentencePiece logs a line whenever a model is loaded.
 EMPTY_MAP = (1024).to_bytes(4, "little") + bytes(1024) + b"\0"
-# The name of the piece for what a SentencePiece model does not know, which no text may contain as a piece of its own.
+# The name of a SentencePiece model's unknown piece, which no text may contain.
 NO_PIECE = "\U0010ffff<unk>"
-# What the regular expressions of `tokenizers` take for white space; the inside of a character class.
+# Whitespace in the regular expressions of `tokenizers`; the inside of a character class.
 WHITESPACE = r"\p{Z}\t\n\x0b\f\r\x{85}"
-# No byte of valid UTF-8, and so none that a regular expression matches.
+# Not a byte of valid UTF-8, so no regular expression matches it.
 SEPARATOR = b"\xff"
 
 
 def encode_by_word(texts, encode, split=None):
     """Encodes texts word by word, each distinct word once.
 
-    Words of natural text repeat, so that a batch of 512 sentences holds some six times fewer distinct words than words;
-    and everything slow (Unicode normalisation, merging) is then done on the distinct ones only. Nothing is remembered
-    between calls.
+    Words of natural text repeat: a batch of 512 sentences has about six times fewer distinct words than words.
+    Everything slow (Unicode normalization, merging) runs only on the distinct words. There is no state between calls.
 
     Args:
         texts: string tensor `(n,)`.
@@ -37,22 +36,22 @@ def encode_by_word(texts, encode, split=None):
 
 
 def where(mask, strings, function):
-    """Applies a function of strings to those entries of a string tensor `(n,)` for which `mask` is true."""
+    """Applies a function of strings to the entries of a string tensor `(n,)` for which `mask` is true."""
     index = tf.where(mask)
     return tf.tensor_scatter_nd_update(strings, index, function(tf.gather(strings, index[:, 0])))
 
 
 def valid_utf8(texts):
-    """Replaces each byte that is not part of valid UTF-8 by U+FFFD."""
+    """Replaces each byte that is not part of valid UTF-8 with U+FFFD."""
     return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
 
 
 class SentencePiece(tf.saved_model.experimental.TrackableResource):
-    """A SentencePiece model in TensorFlow's graph, found by a name that is made of its contents.
+    """A SentencePiece model in TensorFlow's graph, under a name made from its contents.
 
-    TF Text's own class leaves the name out. Its model then belongs to a kernel, in a cache that
-    `keras.utils.set_random_seed` empties: a tokenizer made before would fail with "Resource does not exist". And a
-    SavedModel with two models in it would load the first one twice.
+    TF Text's own class has no such name. Its model then belongs to a kernel, in a cache that
+    `keras.utils.set_random_seed` clears: a tokenizer made earlier would fail with "Resource does not exist". And a
+    SavedModel with two such models would load the first one twice.
 
     Args:
         model: a `ModelProto` of SentencePiece.
@@ -63,7 +62,7 @@ class SentencePiece(tf.saved_model.experimental.TrackableResource):
         self._data = model.SerializeToString()
         self._out_type = out_type
         super().__init__()
-        _ = self.resource_handle  # makes it, as TF Text does
+        _ = self.resource_handle  # creates it, as TF Text does
 
     def _create_resource(self):
         name = f"sentencepiece_{hashlib.sha256(self._data).hexdigest()[:32]}"
@@ -84,22 +83,22 @@ def escaped(text):
 
 
 def drop(ids, keep):
-    """Returns a `RaggedTensor` `(u, None)` without the values for which `keep`, one bool a value, is false."""
+    """Returns a `RaggedTensor` `(u, None)` without the values for which `keep`, one bool per value, is false."""
     kept = tf.concat([[0], tf.cumsum(tf.cast(keep, tf.int64))], axis=0)
     values = tf.boolean_mask(ids.values, keep)
     return tf.RaggedTensor.from_row_splits(values, tf.gather(kept, ids.row_splits), validate=False)
 
 
 class Shortcut:
-    """An encoding function that has the words at hand that are one token, and calls another for the rest.
+    """An encoding function that looks up words of a single token, and calls another function for the rest.
 
-    Most words of a text are one token of a large vocabulary; a table finds them some fifty times faster than
-    SentencePiece makes them. The table is filled once, with what the other function says, and never changed.
+    With a large vocabulary, most words of a text are a single token; a table finds them about fifty times faster than
+    SentencePiece. The table is filled once, with the results of the other function, and never changes.
 
     Args:
         encode: function from a string tensor `(u,)` to an int32 `RaggedTensor` `(u, None)`.
-        candidates: list of strings or bytes; those that `encode` gives one id for are kept.
-        whole: optional dict from a word to its id, for words that are taken as they are, whatever `encode` gives.
+        candidates: list of strings or bytes; those for which `encode` returns a single id are kept.
+        whole: optional dict from a word to its id, for words that bypass `encode`.
     """
 
     def __init__(self, encode, candidates, whole=None):

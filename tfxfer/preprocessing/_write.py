@@ -1,4 +1,4 @@
-"""Writes a tokenizer as the files of Hugging Face's `tokenizers`: what `_files` and `_json` read, the other way."""
+"""Writes a tokenizer as the files of Hugging Face's `tokenizers`: the inverse of `_files` and `_json`."""
 
 import json
 
@@ -13,20 +13,20 @@ def write(spec, folder, sequence_length=None, padding_side="right"):
 
     Args:
         spec: a `Spec`.
-        folder: path of a folder, made where it is missing.
-        sequence_length: int or `None`. The most tokens of a row, special tokens included.
+        folder: path of a directory, created if it is missing.
+        sequence_length: int or `None`. The maximum number of tokens in a row, special tokens included.
         padding_side: `"right"` or `"left"`.
 
     Raises:
-        ValueError: for a tokenizer whose files would be read as another one.
+        ValueError: if the files would be read as a different tokenizer.
     """
     folder = _disk.local_path("folder", folder, kind="folder")
     names = ["input_ids", *(["token_type_ids"] if spec.segments else []), "attention_mask"]
     config = {
-        # transformers takes `tokenizer.json` as it is for this class; for others it builds the tokenizer again.
+        # For this class, transformers uses `tokenizer.json` unchanged; for others it builds the tokenizer again.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": names,
-        # An explicit null for a role that no token has: otherwise a reader might guess one.
+        # An explicit null for a role without a token: otherwise a reader might guess one.
         **{f"{role}_token": spec.tokens[spec.special[role]] if role in spec.special else None for role in _spec.ROLES},
         "padding_side": padding_side,
         "clean_up_tokenization_spaces": False,
@@ -40,8 +40,8 @@ def write(spec, folder, sequence_length=None, padding_side="right"):
             (staged / name).write_text(text, encoding="utf-8")
         differing = _differing(spec, _files.read(staged))
         if differing:
-            remedy = "Write the files of the checkpoint that it was read from."
-            expected = "a tokenizer that Hugging Face's files can hold"
+            remedy = "Copy the files of the checkpoint that it was read from."
+            expected = "a tokenizer that Hugging Face's files can represent"
             raise _check.invalid("folder", expected, ", ".join(differing), remedy)
 
 
@@ -89,7 +89,7 @@ def _template_part(spec, part, segment):
 
 
 def _differing(spec, again):
-    """The names of what is not read back as it was."""
+    """Returns the names of the attributes that are not read back unchanged."""
     found = [name for name in ("kind", "tokens", "special", "segments") if getattr(spec, name) != getattr(again, name)]
     for name in ("single", "pair"):
         if [list(part) for part in getattr(spec, name)] != [list(part) for part in getattr(again, name)]:
@@ -105,7 +105,7 @@ def _id(token):
 
 def _option(spec, name):
     value = spec.options.get(name)
-    if name == "ranks":  # their order is what counts; a token that is never made may have none
+    if name == "ranks":  # only their order matters; a token that is never made may have no rank
         order = {rank: i for i, rank in enumerate(sorted({rank for rank in value if rank is not None}))}
         value = [rank if rank is None else order[rank] for rank in value]
         return {i: rank for i, rank in enumerate(value) if rank is not None}

@@ -5,7 +5,7 @@ import itertools
 from tfxfer.preprocessing import _json_parts, _merges, _patterns
 
 META_SPACE = _json_parts.META_SPACE
-# Below any piece that was trained, so that a name which only fills a hole is never chosen.
+# Below any trained piece, so that a name for an unused id is never chosen.
 _LEAST_SCORE = -1e4
 _WHITESPACE = {name: pattern for pattern, name in _json_parts.WHITESPACE_RUNS.items()}
 _BEHAVIORS = {"isolated": ("Isolated", False), "removed": ("Removed", False), "matches": ("Removed", True)}
@@ -19,7 +19,7 @@ def parts(spec):
 
 
 def _sequence(steps, key):
-    """Returns one part for a list of them."""
+    """Combines a list of parts into one."""
     if len(steps) < 2:
         return steps[0] if steps else None
     return {"type": "Sequence", key: steps}

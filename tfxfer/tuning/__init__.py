@@ -1,8 +1,8 @@
-"""A hypermodel for Keras Tuner.
+"""Hyperparameter search with Keras Tuner.
 
-Which texts need which model, how much of it to train and how fast is a search. `HyperModel` holds the space of such
-choices, as a task describes it; any tuner of Keras Tuner (`RandomSearch`, `Hyperband`, `BayesianOptimization`) goes
-through it. It needs the extra `tune`: `pip install tfxfer[tune]`.
+`HyperModel` defines the search space of a task: the encoder, the layers to train, the learning rate and more. Any tuner
+of Keras Tuner (`RandomSearch`, `Hyperband`, `BayesianOptimization`) can search it. It needs the extra `tune`:
+`pip install tfxfer[tune]`.
 
 ```python
 hypermodel = tx.tuning.HyperModel(tx.models.TextClassifier, "all_minilm_l6_v2", labels=labels)
@@ -13,10 +13,10 @@ print(tx.tuning.trials(tuner))
 tx.export.saved_model(tx.tuning.best_model(tuner), "serving/intents")
 ```
 
-Several processes share a search where the same script runs in each, with the environment variables
-`KERASTUNER_ORACLE_IP`, `KERASTUNER_ORACLE_PORT` and `KERASTUNER_TUNER_ID`, which is `"chief"` in one, a name of its own
-in each other, and with one `directory` for all. The chief trains nothing; it has the table and the best model in the
-end. It waits for its workers indefinitely, including any that have died.
+Several processes can share a search. Run the same script in each, with the same `directory`, and set the environment
+variables `KERASTUNER_ORACLE_IP`, `KERASTUNER_ORACLE_PORT` and `KERASTUNER_TUNER_ID`. The last one is `"chief"` in one
+process and a unique name in each other. The chief does not train; at the end it has the table and the best model. It
+waits for its workers indefinitely, including any that have died.
 """
 
 from tfxfer.models._search_space import Entry
@@ -27,7 +27,7 @@ __all__ = ["Entry", "HyperModel", "best_model", "trials"]
 
 
 def __getattr__(name):
-    # Keras Tuner is an optional part, and this is a subclass of its `HyperModel`: it is made when first asked for.
+    # Keras Tuner is optional, and this is a subclass of its `HyperModel`: the class is created on first access.
     if name != "HyperModel":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return _keras_tuner.hypermodel(f"{__name__}._hypermodel", name)

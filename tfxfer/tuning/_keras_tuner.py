@@ -1,4 +1,4 @@
-"""Keras Tuner, which need not be installed."""
+"""Keras Tuner as an optional dependency."""
 
 import contextlib
 import importlib
@@ -6,8 +6,8 @@ import importlib.util
 
 
 def import_keras_tuner():
-    """Returns the package; raises an `ImportError` that says how to install it where it is missing."""
-    # Keras Tuner itself imports TensorBoard in each trial, and fails there where it is missing.
+    """Returns the package; if it is missing, raises an `ImportError` with the command to install it."""
+    # Keras Tuner imports TensorBoard in each trial, and fails if it is missing.
     missing = [name for name in ("keras_tuner", "tensorboard") if importlib.util.find_spec(name) is None]
     if missing:
         message = f"`tfxfer.tuning` needs {' and '.join(missing)}: `pip install tfxfer[tune]`."
@@ -18,14 +18,14 @@ def import_keras_tuner():
 
 
 def hypermodel(module, name):
-    """Returns the hypermodel class `name` out of a module that cannot be imported without Keras Tuner."""
+    """Returns the hypermodel class `name` from a module that cannot be imported without Keras Tuner."""
     import_keras_tuner()
     return getattr(importlib.import_module(module), name)
 
 
 @contextlib.contextmanager
 def fatal():
-    """Turns a `ValueError` into one that ends the search: Keras Tuner goes on after any other error of a trial."""
+    """Converts a `ValueError` to one that ends the search: after any other error, Keras Tuner runs the next trial."""
     errors = import_keras_tuner().errors
     try:
         yield

@@ -1,4 +1,4 @@
-"""The pretrained encoders of a search: read once, made anew for each trial."""
+"""The pretrained encoders of a search: read once, rebuilt for each trial."""
 
 import dataclasses
 from typing import Any
@@ -8,7 +8,7 @@ from tfxfer import _check, backbones
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """What a preset holds: what its encoder is made from again, and what trials share."""
+    """The contents of a preset: what rebuilds its encoder, and what all trials share."""
 
     kind: Any  # the class of the encoder
     config: dict
@@ -18,7 +18,7 @@ class Preset:
     depth: int  # blocks
 
     def pretrained(self):
-        """A new encoder with the pretrained weights, and the preprocessor that all trials share."""
+        """Returns a new encoder with the pretrained weights, and the preprocessor that all trials share."""
         made = self.kind.from_config(self.config)
         made.set_weights(self.weights)
         return backbones.Pretrained(made, self.preprocessor, self.embedding)
@@ -27,20 +27,20 @@ class Preset:
 def read(presets, *, dtype, sequence_length):
     """Reads presets.
 
-    Trials share the preprocessor, so that ids made for one are good for the next, and the vocabulary's tables are in
-    memory once. The weights are kept, as arrays: to read them again would cost each trial more than to copy them.
+    Trials share the preprocessor: they can reuse the token ids, and the vocabulary's tables are in memory once. The
+    weights are kept as arrays, because reading them again for each trial would cost more than copying them.
 
     Args:
         presets: a name or path, or a list of them.
         dtype: dtype policy of the encoders.
-        sequence_length: int, or `None` for the presets' own.
+        sequence_length: int, or `None` for the presets' length.
 
     Returns:
         A dict of name to `Preset`.
     """
     names = [str(name) for name in presets] if isinstance(presets, (list, tuple)) else [str(presets)]
     if not names or len(set(names)) < len(names):
-        raise _check.invalid("presets", "a preset, or a list of different ones", presets)
+        raise _check.invalid("presets", "a preset, or a list of different presets", presets)
     found = {}
     for name in names:
         loaded = backbones.load(name, dtype=dtype, sequence_length=sequence_length)

@@ -1,17 +1,17 @@
-"""What a search found: the table of its trials, and its best model."""
+"""The results of a search: the table of its trials, and its best model."""
 
 from typing import Any
 
 from tfxfer import _check
 
-# What Hyperband writes beside the hyperparameters: the epochs a trial goes up to, and those of the one it goes on from.
+# Values that Hyperband adds to the hyperparameters: the last epoch of a trial, and of the trial that it continues.
 _TUNERS_OWN = "tuner/"
 _EPOCHS = "tuner/epochs"
 _INITIAL_EPOCH = "tuner/initial_epoch"
 
 
 class Trials(list):
-    """Trials as dicts, the best first; printed, a table."""
+    """A list of trials as dicts, the best first. It prints as a table."""
 
     def __str__(self):
         if not self:
@@ -32,17 +32,17 @@ def trials(tuner: Any) -> list:
     """Lists the trials of a search, the best first.
 
     Args:
-        tuner: a tuner of Keras Tuner, during or after `search`, or reloaded from its directory. Of a distributed
-            search, the chief's.
+        tuner: a tuner of Keras Tuner, during or after `search`, or reloaded from its directory. In a distributed
+            search, the chief's tuner.
 
     Returns:
-        A list of dicts, which prints as a table: `trial`, the trial's name; `status`, Keras Tuner's word for it
-        (`"COMPLETED"`, `"FAILED"`, ...); `score`, the objective's value, `None` unless completed; `epoch`, from 1, the
-        one that gave it; `seconds` that the training took; then the hyperparameters that were active, and `epochs`
-        under Hyperband.
+        A list of dicts, which prints as a table: `trial`, the trial's id; `status`, its status in Keras Tuner
+        (`"COMPLETED"`, `"FAILED"`, ...); `score`, the objective's value, or `None` unless completed; `epoch`, the epoch
+        with that score, counted from 1; `seconds`, the duration of the training; then the active hyperparameters, and
+        `epochs` under Hyperband.
 
     Raises:
-        ValueError: for no tuner, or a worker's of a distributed search.
+        ValueError: if `tuner` is not a tuner, or belongs to a worker of a distributed search.
 
     Example:
 
@@ -61,17 +61,17 @@ def trials(tuner: Any) -> list:
 def best_model(tuner: Any) -> Any:
     """Returns the model of the best trial, with the weights of its best epoch.
 
-    The same as `tuner.get_best_models()[0]`, but an error where no trial was completed. The optimizer's state is not
-    restored: Keras Tuner keeps the weights only.
+    The same as `tuner.get_best_models()[0]`, but raises if no trial was completed. The optimizer state is not restored:
+    Keras Tuner keeps only the weights.
 
     Args:
         tuner: a tuner of Keras Tuner with a `HyperModel`.
 
     Returns:
-        A model of `models`, ready to predict, to be saved and to be exported.
+        A model of `models`, ready for prediction, saving and export.
 
     Raises:
-        ValueError: for no tuner, a worker's of a distributed search, or one without a completed trial.
+        ValueError: if `tuner` is not a tuner, belongs to a worker of a distributed search, or has no completed trial.
 
     Example:
 
@@ -81,7 +81,7 @@ def best_model(tuner: Any) -> Any:
     ```
     """
     if not any(trial.status == "COMPLETED" for trial in _oracle(tuner).trials.values()):
-        remedy = "`tuner.search(...)` first; `print(tx.tuning.trials(tuner))` shows what became of the trials."
+        remedy = "Call `tuner.search(...)` first; `print(tx.tuning.trials(tuner))` shows the status of the trials."
         raise _check.invalid("tuner", "a tuner with a completed trial", tuner, remedy)
     return tuner.get_best_models()[0]
 
@@ -89,7 +89,7 @@ def best_model(tuner: Any) -> Any:
 def _oracle(tuner):
     oracle = getattr(tuner, "oracle", None)
     if not hasattr(oracle, "trials"):
-        remedy = "The trials of a distributed search are the chief's to tell." if oracle is not None else None
+        remedy = "In a distributed search, only the chief knows the trials." if oracle is not None else None
         raise _check.invalid("tuner", "a tuner of Keras Tuner that knows its trials", tuner, remedy)
     return oracle
 
@@ -113,7 +113,7 @@ def _shown(value):
 
 
 def _aligned(columns):
-    """The lines of a table, its numbers flush right."""
+    """Returns the lines of a table, with right-aligned numbers."""
     cells = {name: [name, *map(_shown, values)] for name, values in columns.items()}
     widths = {name: max(map(len, column)) for name, column in cells.items()}
     left = {name for name, values in columns.items() if any(isinstance(value, str) for value in values)}

@@ -1,4 +1,4 @@
-"""The space of a search: what may be chosen, on what conditions, and what holds where nothing is chosen."""
+"""The search space: the values of each entry, their conditions, and the values of inactive entries."""
 
 import contextlib
 import dataclasses
@@ -8,12 +8,12 @@ from tfxfer import _check
 _RANGE = ("min_value", "max_value", "step", "sampling", "default")
 _SPECS = (
     "a list of values to choose from, a dict of the arguments of `hp.Float` or `hp.Int` (min_value, max_value[, step, "
-    "sampling, default]), one value, or None to take the entry out"
+    "sampling, default]), one value, or None to remove the entry"
 )
 
 
 class Space:
-    """Entries, as the user changed them.
+    """The entries of a space, with the user's changes.
 
     Args:
         entries: dict of name to `Entry`.
@@ -30,11 +30,11 @@ class Space:
         }
 
     def candidates(self, name):
-        """The values that an entry of choices or whole numbers may take, its `instead` where it is taken out."""
+        """Returns the possible values of an entry of choices or whole numbers, or its `instead` if it is removed."""
         return self._entries[name].candidates()
 
     def declare(self, hp):
-        """Registers all entries with a `keras_tuner.HyperParameters`; those that it has by name stay as they are."""
+        """Registers all entries with a `keras_tuner.HyperParameters`; entries with names that it has are unchanged."""
         known = {each.name for each in hp.space}
         for name, entry in self._entries.items():
             if name not in known and self._is_possible(entry):
@@ -42,9 +42,9 @@ class Space:
                     _register(hp, name, entry)
 
     def values(self, hp):
-        """All values in a `HyperParameters`; `instead` for entries that are not active, or not there."""
-        # Scopes are opened where entries are missing only: for each side of a scope that is opened while a model is
-        # built, Keras Tuner builds another model.
+        """Returns all values in a `HyperParameters`; `instead` for entries that are inactive or missing."""
+        # Scopes are opened only if entries are missing: for each side of a scope that is opened while a model is built,
+        # Keras Tuner builds another model.
         known = {each.name for each in hp.space}
         if not all(name in known for name, entry in self._entries.items() if self._is_possible(entry)):
             self.declare(hp)
@@ -63,7 +63,7 @@ class Space:
 
 
 def _checked(name, spec, entry):
-    """A spec in its one form: `None`, a dict, or a list."""
+    """Returns a spec in its normal form: `None`, a dict, or a list."""
     if spec is None:
         return None
     argument = f"space[{name!r}]"
@@ -74,13 +74,13 @@ def _checked(name, spec, entry):
         raise _check.invalid(argument, _SPECS, spec, "An empty list leaves nothing to choose.")
     values = [entry.check(argument, value) for value in values]
     if len(set(values)) < len(values):
-        raise _check.invalid(argument, "values that differ", spec)
+        raise _check.invalid(argument, "distinct values", spec)
     return values
 
 
 def _checked_range(argument, spec, entry):
     for key in spec:
-        _check.one_of(argument, key, _RANGE, f"Expected is {_SPECS}.")
+        _check.one_of(argument, key, _RANGE, f"Expected {_SPECS}.")
     if not {"min_value", "max_value"} <= set(spec):
         raise _check.invalid(argument, "a dict with min_value and max_value", spec)
     bounds = {key: entry.check(argument, spec[key]) for key in ("min_value", "max_value")}

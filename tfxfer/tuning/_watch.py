@@ -1,4 +1,4 @@
-"""Mistakes in a call to `search`, found before three trials have been trained for nothing."""
+"""Detects mistakes in a call to `search` before three trials are trained in vain."""
 
 import contextlib
 
@@ -9,11 +9,11 @@ from tfxfer.tuning._keras_tuner import fatal
 
 
 class Watch:
-    """The callbacks of a trial: the user's, one that watches, and Keras Tuner's own.
+    """The callbacks of a trial: the user's, a watcher, and Keras Tuner's own.
 
     Args:
-        given: what `search` passes on: the user's callbacks, then Keras Tuner's.
-        metrics: the names of the model's metrics, or `None` where they are not known before the first epoch.
+        given: the callbacks from `search`: the user's, then Keras Tuner's.
+        metrics: the names of the model's metrics, or `None` if they are unknown before the first epoch.
         is_validated: bool. Whether there are validation data.
 
     Attributes:
@@ -27,7 +27,7 @@ class Watch:
         objectives = [name for callback in own for name in _objectives(callback)]
         written = ["loss", *(metrics or ())]
         written += [f"val_{name}" for name in written] if is_validated else []
-        # Metrics that the tuner was given stand in for the model's.
+        # Metrics passed to the tuner replace the model's.
         known = metrics is not None and not any(
             getattr(getattr(callback, "tuner", None), "metrics", None) for callback in own
         )
@@ -36,7 +36,7 @@ class Watch:
 
     @contextlib.contextmanager
     def first_step(self):
-        """Around `fit`: a `ValueError` before the first step is done is the call's fault, not the trial's."""
+        """Wraps `fit`: a `ValueError` before the end of the first step is caused by the call, not by the trial."""
         try:
             yield
         except ValueError as error:
@@ -47,12 +47,12 @@ class Watch:
 
 
 class _Watcher(keras.callbacks.Callback):
-    """Notes that training has begun, and sees to it that the objective is written.
+    """Records that training has begun, and checks that the objective is logged.
 
     Args:
         objectives: list of the names that the tuner reads from the logs.
         users: list of the user's callbacks.
-        written: list of what Keras writes, or `None` where that is not known.
+        written: list of the names that Keras logs, or `None` if they are unknown.
     """
 
     def __init__(self, objectives, users, written):
@@ -63,10 +63,10 @@ class _Watcher(keras.callbacks.Callback):
         self.is_begun = False
 
     def on_train_begin(self, logs=None):
-        # By now the evaluations know the model, and so what they will write.
+        # By now the evaluations know the model, and thus what they will log.
         if "default_objective" in self._objectives:
             remedy = 'For example `keras_tuner.Objective("val_accuracy", "max")`.'
-            raise _check.invalid("objective", "the name of a value that training writes", None, remedy)
+            raise _check.invalid("objective", "the name of a value that training logs", None, remedy)
         evaluations = [callback for callback in self._users if isinstance(callback, callbacks.Evaluate)]
         others = [c for c in self._users if not type(c).__module__.startswith(("keras.", "tfxfer."))]
         if self._written is not None and not others and all(callback.keys() for callback in evaluations):
@@ -80,16 +80,16 @@ class _Watcher(keras.callbacks.Callback):
             self._expect(list(logs or {}))
 
     def _expect(self, written):
-        """Raises for an objective that is not among what is written."""
+        """Raises if an objective is not logged."""
         for name in self._objectives:
             if name not in written:
-                expected = f"one of the values that training writes, {', '.join(written)}"
-                remedy = "Pass `validation_data`, or an evaluation of `tfxfer.callbacks` that writes it, to `search`."
+                expected = f"one of the values that training logs, {', '.join(written)}"
+                remedy = "Pass `validation_data`, or an evaluation of `tfxfer.callbacks` that logs it, to `search`."
                 raise _check.invalid("objective", expected, name, remedy)
 
 
 def _objectives(callback):
-    """The names that a callback of Keras Tuner reads from the logs."""
+    """Returns the names that a callback of Keras Tuner reads from the logs."""
     objective = getattr(callback, "objective", None)
     if objective is None:
         return []
