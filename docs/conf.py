@@ -48,6 +48,14 @@ for full in reference.public_names():
     last = short.rpartition(".")[2]
     if last[0].isupper() and not last.isupper():
         NAMES.setdefault(last, full)
+METHODS = {
+    f"tfxfer.{module}.{name}.{member}"
+    for module, value in reference.public_modules().items()
+    for name in value.__all__
+    if isinstance(getattr(value, name), type)
+    for member, kind, _ in reference.members(getattr(value, name))
+    if kind != "property"
+}
 CODE = re.compile(r"(?:tx\.|tfxfer\.)?(?P<name>[A-Za-z]\w*(?:\.[A-Za-z]\w*)*)(?:\(.*\))?", re.DOTALL)
 
 
@@ -63,6 +71,10 @@ def link_names(app, doctree):
         if found and not target and entry is None and app.env.docname.startswith("reference/"):
             module = app.env.docname.removeprefix("reference/")  # its docstring names what it holds without the module
             target = NAMES.get(f"{module}.{found['name']}")
+        if found and not target:  # within the entry of a class, the class's own methods
+            classes = (each[0]["ids"] for each in ancestors(node) if each.get("objtype") == "class")
+            target = next((f"{ids[0]}.{found['name']}" for ids in classes if ids), None)
+            target = target if target in METHODS else None
         if not target or (entry is not None and target in entry[0].get("ids", ())):
             continue
         link = addnodes.pending_xref(
