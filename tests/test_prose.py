@@ -42,7 +42,7 @@ def files():
     found = [ROOT / name for name in PAGES]
     for folder in FOLDERS:
         found += [path for path in sorted((ROOT / folder).rglob("*")) if path.suffix in (".py", ".md")]
-    return [path for path in found if path.name not in EXCEPT and "_build" not in path.parts]
+    return [path for path in found if path.name not in EXCEPT and not {"_build", "reference"} & set(path.parts)]
 
 
 def prose(path):
