@@ -136,7 +136,7 @@ def test_taggers_and_language_models_refuse_losses_that_count_words_without_a_ta
     tagger = tx.models.TokenTagger(*parts, tags=["O", "B-a"])
     for model in (tagger, tx.models.MaskedLanguageModel(*parts), tx.models.DenoisingAutoencoder(*parts)):
         for loss in ("sparse_categorical_crossentropy", keras.losses.SparseCategoricalCrossentropy(from_logits=True)):
-            with pytest.raises(ValueError, match="`loss`.*TagCrossentropy"):
+            with pytest.raises(ValueError, match=r"`loss`.*TagCrossentropy"):
                 model.compile("sgd", loss)
 
 
