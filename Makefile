@@ -78,7 +78,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 # Where it cannot be had the test of the site is skipped and counted, and `make docs` fails.
 $(VENV)/.installed-docs: $(VENV)/.installed
-	@if $(VENV)/bin/python $(PIP) --editable ".[docs]"; then touch $@; \
+	@if $(VENV)/bin/python $(PIP) --editable ".[docs,notebooks]"; then touch $@; \
 	else echo "could not install Sphinx: the test of the site is skipped"; fi
 
 $(VENV)/.installed-bench: $(VENV)/.installed

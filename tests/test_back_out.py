@@ -402,7 +402,7 @@ def test_a_folder_of_another_format_and_wrong_arguments_are_errors(tmp_path):
         with pytest.raises(ValueError, match=f"a model of the format '{format}'.*tfxfer.json"):
             embedder.save_to_preset(tmp_path / "own", format=format)
     embedder.save_to_preset(tmp_path / "st", format="sentence-transformers")
-    with pytest.raises(ValueError, match=r"It holds modules.json"):
+    with pytest.raises(ValueError, match=r"It contains modules.json"):
         embedder.save_to_preset(tmp_path / "st", format="huggingface")
     embedder.save_to_preset(tmp_path / "st", format="sentence-transformers")
     for wrong, message in (

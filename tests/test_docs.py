@@ -18,6 +18,8 @@ import keras
 import pytest
 
 import tfxfer as tx
+
+# Checkpoints that pages download by name.
 from tfxfer.backbones import _presets
 
 ROOT, DOCS = doc_pages.ROOT, doc_pages.DOCS

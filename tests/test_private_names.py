@@ -51,7 +51,7 @@ OURS = {
 
 # Test files that import private names of the package, at most: inner parts whose failure would be too far from what is
 # public to be found.
-MOST_FILES = 18
+MOST_FILES = 19
 
 
 def used():

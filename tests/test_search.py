@@ -450,3 +450,22 @@ def test_codes_lose_little_on_the_sts_benchmark(minilm_folder, real_data):
     assert spearman("binary") == pytest.approx(0.8086, abs=1e-3)
     one_sided = evaluation.similarity_scores(first, search.quantize(second, "binary").dequantize(), scores)["spearman"]
     assert spearman("binary") < one_sided < whole
+
+
+def test_by_default_a_small_corpus_is_found_whole():
+    class Two:
+        prompts = {}
+
+        def encode(self, texts, **_):
+            return np.array([[1.0, len(text)] for text in texts], "float32")
+
+    index = search.SemanticIndex(Two(), ["a", "bbb"])
+    assert sorted(index.search("aa").texts) == ["a", "bbb"]
+    with pytest.raises(ValueError, match=r"`k`.*an int <= 2"):
+        index.search("aa", k=3)
+
+
+@pytest.mark.parametrize("vectors", [["a text"], np.array([["1.0", "2.0"]]), np.array([["a", 1]], object)])
+def test_texts_in_place_of_vectors_are_refused(vectors):
+    with pytest.raises(ValueError, match=r"`embeddings`.*vectors.*(Encode texts first|\(1,\))"):
+        search.community_detection(vectors)

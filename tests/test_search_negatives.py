@@ -143,7 +143,7 @@ def test_prompts_go_before_anchors_and_texts():
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"pairs": (["1"], ["2", "3"])}, "`pairs`.*one length"),
+        ({"pairs": (["1"], ["2", "3"])}, "`pairs`.*equal length"),
         ({"pairs": ["1", "2"]}, "`pairs`"),
         ({"corpus": []}, "`corpus`.*at least one"),
         ({"ranks": (3, 3)}, "`ranks`"),

@@ -51,6 +51,9 @@ def matrix(argument, vectors):
     vectors = np.asarray(vectors)
     if vectors.ndim != 2 or vectors.shape[1] == 0:
         raise _check.invalid(argument, "an array of vectors (rows, dim)", vectors.shape)
+    if vectors.dtype.kind in "STU" or isinstance(vectors.flat[0] if vectors.size else None, (str, bytes)):
+        remedy = "Encode texts first: `embedder.encode(texts)`."
+        raise _check.invalid(argument, "an array of vectors (rows, dim)", vectors.flat[0], remedy)
     if vectors.dtype not in (np.float32, np.float64):
         vectors = vectors.astype("float32")
     if not np.isfinite(vectors).all():

@@ -203,7 +203,7 @@ class BM25Index:
     def search(
         self,
         queries: str | Sequence[str],
-        k: int = 10,
+        k: int | None = None,
         *,
         where: Where = None,
         reranker: Any = None,
@@ -214,7 +214,7 @@ class BM25Index:
 
         Args:
             queries: a string or a list of strings. An empty query, or one of unknown words only, finds nothing.
-            k: int, at most the number of texts.
+            k: int, at most the number of texts. Defaults to 10, or to all texts if there are fewer.
             where: a filter on the metadata; see `SemanticIndex.search`. It does not change the weights of words.
             reranker: optional cross-encoder that reorders the best `k * multiplier`; see `SemanticIndex.search`.
             batch_size: int. Number of pairs that a reranker scores at a time.

@@ -173,7 +173,7 @@ class HybridIndex:
     def search(
         self,
         queries: str | Sequence[str],
-        k: int = 10,
+        k: int | None = None,
         *,
         where: Where = None,
         embeddings: ArrayLike | None = None,
@@ -185,7 +185,7 @@ class HybridIndex:
 
         Args:
             queries: a string or a list of strings.
-            k: int, at most the number of texts.
+            k: int, at most the number of texts. Defaults to 10, or to all texts if there are fewer.
             where: a filter on the metadata; see `SemanticIndex.search`.
             embeddings: float array, the vectors of the queries `(dim,)` or `(queries, dim)`, if already computed.
             reranker: optional cross-encoder that orders all candidates of both indexes; see `SemanticIndex.search`.

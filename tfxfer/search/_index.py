@@ -327,7 +327,7 @@ class SemanticIndex:
     def search(
         self,
         queries: str | Sequence[str] | np.ndarray,
-        k: int = 10,
+        k: int | None = None,
         *,
         where: Where = None,
         reranker: Any = None,
@@ -338,7 +338,7 @@ class SemanticIndex:
 
         Args:
             queries: a string, a list of strings, or a float array of vectors `(dim,)` or `(queries, dim)`.
-            k: int, at most the number of texts.
+            k: int, at most the number of texts. Defaults to 10, or to all texts if there are fewer.
             where: a filter on the metadata; the search among the matching texts is as exact as without it. Either a
                 dict of column name to the required value or a list of allowed values, for example
                 `{"language": "en", "year": [2023, 2024]}`; all columns must match, and `None` matches a missing value.

@@ -201,7 +201,7 @@ class LateInteractionIndex:
     def search(
         self,
         queries: Any,
-        k: int = 10,
+        k: int | None = None,
         *,
         nprobe: int | None = None,
         batch_size: int = 32,
@@ -211,7 +211,7 @@ class LateInteractionIndex:
 
         Args:
             queries: a string, a list of strings, a float array `(tokens, dim)` or a list of such arrays.
-            k: int, at most the number of texts.
+            k: int, at most the number of texts. Defaults to 10, or to all texts if there are fewer.
             nprobe: int. Searches only texts with a token whose centroid is among the `nprobe` nearest to a token of the
                 query; their scores do not change. Defaults to `None`: all texts.
             batch_size: int. Number of texts encoded at a time.

@@ -119,7 +119,7 @@ class SparseIndex:
     def search(
         self,
         queries: str | Sequence[str] | Any,
-        k: int = 10,
+        k: int | None = None,
         *,
         batch_size: int = 32,
         progress: bool | None = None,
@@ -128,7 +128,7 @@ class SparseIndex:
 
         Args:
             queries: a string, a list of strings, or a `scipy.sparse` array `(queries, terms)`.
-            k: int, at most the number of texts.
+            k: int, at most the number of texts. Defaults to 10, or to all texts if there are fewer.
             batch_size: int. Number of texts encoded at a time.
             progress: bool. Whether to show a progress bar. By default, one is shown for long-running work.
 

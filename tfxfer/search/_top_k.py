@@ -11,6 +11,8 @@ from tfxfer.search import _quantize
 TopK = collections.namedtuple("TopK", ["ids", "scores"])
 TopK.__doc__ = "The result of `top_k`: int64 ids and float scores `(queries, k)`, best first."
 
+# Default number of results.
+_MOST = 10
 # Number of vectors rescored at a time: 25 MB at 384 components in float64.
 _RESCORED = 8192
 
@@ -120,9 +122,11 @@ def best(ids, scores, k):
 
 
 def check_k(k, size):
-    """Returns k; raises if a corpus of `size` has fewer rows."""
+    """Returns k, by default 10 or the size of a smaller corpus; raises if a corpus of `size` has fewer rows."""
     if not size:
         raise _check.invalid("corpus", "at least one row", size, "There is nothing to find.")
+    if k is None:
+        return min(_MOST, size)
     if _check.integer("k", k) > size:
         raise _check.invalid("k", f"an int <= {size}, the size of the corpus", k, "Use `min(k, len(corpus))`.")
     return int(k)
