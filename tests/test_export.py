@@ -407,3 +407,18 @@ def test_later_versions_than_the_one_that_was_written_stay(tmp_path):
         (tmp_path / str(number)).mkdir()
     _saved_model.remove_old(tmp_path, tmp_path / "2", 1)
     assert versions(tmp_path) == [2, 3]
+
+
+def test_tensorflow_reports_no_directory_that_is_renamed(tmp_path, caplog):
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("INFO")  # as in an interactive session
+    try:
+        with caplog.at_level("INFO", "tensorflow"):
+            export.saved_model(tiny.classifier(tmp_path), tmp_path / "export", warmup="none")
+            logger.info("another line")
+    finally:
+        logger.setLevel(level)
+    said = [record.getMessage() for record in caplog.records]
+    assert not [line for line in said if "written to" in line]
+    assert not logger.filters

@@ -45,8 +45,9 @@ report("probe", model, start)
 # Layer groups have the same names in every family.
 
 # %%
+model = load()
 tx.freezing.freeze(model, below=4)
-tx.freezing.summary(model)
+groups = tx.freezing.summary(model)
 
 # %% [markdown]
 # The upper two blocks and the head; the output of the frozen layers is computed once and cached.

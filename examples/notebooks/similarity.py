@@ -29,7 +29,7 @@ print("before:", round(tx.evaluation.triplets(embedder, held_out)["triplet_accur
 pairs = tx.data.pairs_from_labels(train, "text", "label", max_pairs=600, seed=0)
 siamese = tx.models.Siamese(embedder)
 siamese.compile(loss=tx.losses.ContrastiveLoss(margin=0.5))
-siamese.fit(pairs, batch_size=32, epochs=2, seed=0, verbose=0)
+history = siamese.fit(pairs, batch_size=32, epochs=2, seed=0, verbose=0)
 print("after:", round(tx.evaluation.triplets(embedder, held_out)["triplet_accuracy"], 3))
 
 # %% [markdown]

@@ -46,7 +46,7 @@ print(words[0], tags[0])
 names = tx.data.tag_names({"tags": tags})
 tagger = tx.models.TokenTagger.from_preset("all_minilm_l6_v2", tags=names, head="crf", sequence_length=32)
 tagger.compile()
-tagger.fit(list(words), list(tags), batch_size=16, epochs=4, seed=0, verbose=0)
+history = tagger.fit(list(words), list(tags), batch_size=16, epochs=4, seed=0, verbose=0)
 
 # %% [markdown]
 # The tagger reads raw texts: it splits them into words, and its offsets point into your string.

@@ -236,6 +236,17 @@ def saved_model(
     return str(target)
 
 
+@contextlib.contextmanager
+def _without_paths():
+    """Keeps TensorFlow from reporting in interactive sessions where it writes: the directory is renamed afterwards."""
+    logger, silent = tf.get_logger(), lambda record: " written to: " not in record.getMessage()
+    logger.addFilter(silent)
+    try:
+        yield
+    finally:
+        logger.removeFilter(silent)
+
+
 def remove_old(folder, newest, keep):
     """Removes the versions before the one just written, except the newest `keep - 1` of them.
 
@@ -326,13 +337,15 @@ def _write(model, path, index, weights_dtype, pairs, sets, explain):
         found = served.signatures(pairs, explain)
         own = next(iter(found.values()))
         found = {_signatures.DEFAULT: own, **found}
-        tf.saved_model.save(served, str(path), signatures={name: s.function for name, s in found.items()})
+        with _without_paths():
+            tf.saved_model.save(served, str(path), signatures={name: s.function for name, s in found.items()})
     names = {name: _METHODS[signature.api] for name, signature in found.items() if signature.api in _METHODS}
     if names:
         updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(path))
         for name, method in names.items():
             updater.replace_method_name(signature_key=name, method_name=method, tags="serve")
-        updater.save()
+        with _without_paths():
+            updater.save()
     return found
 
 
