@@ -56,8 +56,8 @@ class PredictsRows(_Mixin):
             progress = keras.config.is_interactive_logging_enabled() if verbose == "auto" else bool(verbose)
 
             def make():
-                columns, multiples = self.prediction_columns(), (self._length_multiple(), None, self._row_multiple())
-                return data.Runner(self._counted(), columns, *multiples)
+                columns, multiple = self.prediction_columns(), self._length_multiple()
+                return data.Runner(self._counted(), columns, multiple, rows_multiple_of=self._row_multiple())
 
             return self._made_once("rows", 1, make)(found.x, batch_size, progress=progress, finish=_rows)
         if form == "arrays":
