@@ -79,7 +79,7 @@ class Batcher:
         return taken
 
     async def run(self):
-        """Works for ever."""
+        """Serves requests until the process ends."""
         loop = asyncio.get_running_loop()
         while True:
             await self.arrived.wait()

@@ -129,9 +129,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with caption_pairs")
     parser.add_argument("--preset", default="all_minilm_l6_v2")
-    parser.add_argument(
-        "--rows", type=int, nargs="+", default=[100_000, 800_000], help="sizes of the index on the disk"
-    )
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 800_000], help="sizes of the index on disk")
     arguments = parser.parse_args()
     result = {"preset": arguments.preset, "megabytes": memory(arguments.rows)}
     embedder = tx.models.TextEmbedder.from_preset(arguments.preset)

@@ -78,7 +78,7 @@ def test_white_space_other_than_space_and_tab_is_part_of_a_word(tmp_path):
 def test_a_file_that_can_be_read_both_ways_is_an_error_that_names_both(tmp_path):
     path = write(tmp_path / "a.conll", "EU NNP\tB-ORG\nsay VBZ\tO\n")
     said = refuses("a.conll, line 1: columns that can be read in two ways", data.read_conll, path)
-    assert "['EU NNP', 'B-ORG'] by tabs, ['EU', 'B-ORG'] by white space" in said
+    assert "['EU NNP', 'B-ORG'] by tabs, ['EU', 'B-ORG'] by whitespace" in said
     assert r"`separator='\t'` or `separator=' '`" in said
     assert data.read_conll(path, separator="\t")["words"] == [["EU NNP", "say VBZ"]]
     assert data.read_conll(path, separator=" ")["words"] == [["EU", "say"]]

@@ -31,6 +31,13 @@ HABITS = {
     r"\b(?:thereby|wherein|whereby|hereby|therein|thereof|hitherto|ere)\b": "which, there, so far",
     r"\bcomes? to naught\b|\bcome what may\b|\bwith an end\b": "fails, always",
     r"\bto be had\b": "available",
+    r"\b(?:mend|mends|mended|parted|put together)\b": "repair, split, combine",
+    r"\bas (?:it|they|\w+) (?:has|have|takes?|gives?|makes?) (?:it|them)\b": "in the form that ...",
+    r"\bon the disk\b": "on disk",
+    r"\bfor ever\b": "forever",
+    r"\bwhite space\b": "whitespace",
+    r"\b(?:is|are) told\b|\bif need be\b|\bother ones\b": "is reported, if necessary, others",
+    r"\b(?:token|normal|quant|regular|initial)is(?:e|es|ed|er|ing|ation)\b": "the spelling with z",
 }
 FOLDERS = ("tfxfer", "examples", "benchmarks", "docs")
 PAGES = ("README.md", "CONTRIBUTING.md")

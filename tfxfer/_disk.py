@@ -1,6 +1,6 @@
 """Files on the local disk: replaced atomically, and read with errors that name them.
 
-New content has a temporary name (`<name>.<random hex>.part`) until it is complete and on the disk; only then does it
+New content has a temporary name (`<name>.<random hex>.part`) until it is complete and on disk; only then does it
 replace the old one. If writing fails, for instance on a full disk, the old file or directory is unchanged and the
 partial one is removed. The modes of new files follow the umask.
 """
@@ -106,7 +106,7 @@ def _target(path):
 
 @contextlib.contextmanager
 def replacing(path):
-    """Yields the path of a file to write; it replaces `path` once it is complete and on the disk.
+    """Yields the path of a file to write; it replaces `path` once it is complete and on disk.
 
     At any time, `path` is either the old file or the new one. Missing parent directories are created.
 
@@ -186,7 +186,7 @@ def _remove(path):
 
 
 def sync(path):
-    """Waits until a file, or everything in a directory, is on the disk."""
+    """Waits until a file, or everything in a directory, is on disk."""
     if not os.path.isdir(path):
         descriptor = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
         try:

@@ -100,7 +100,7 @@ def read(argument, folder, *, mmap=False):
     Args:
         argument: string. The name of the argument that named the directory, for errors.
         folder: string or path.
-        mmap: bool. Whether large arrays stay on the disk; their bytes are then not checked against the SHA-256.
+        mmap: bool. Whether large arrays stay on disk; their bytes are then not checked against the SHA-256.
 
     Returns:
         `Saved`.

@@ -239,7 +239,7 @@ class RelativePositions(Freezable, keras.layers.Layer):
 def relative_rows(bucket_size, max_distance):
     """Returns the row of DeBERTa's table for each distance from `-max_distance` to `max_distance`.
 
-    Distances below half of `bucket_size` have one row each; larger ones share rows, in groups that grow with distance.
+    Distances below half of `bucket_size` have their own row; larger ones share rows, in groups that grow with distance.
     Computed in float32 and in the order of the reference implementation, so that distances at the border of a bucket
     fall into the same bucket.
 

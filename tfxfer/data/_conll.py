@@ -34,7 +34,7 @@ def read_conll(
 ) -> Rows:
     r"""Reads sentences of tagged words from CoNLL files.
 
-    Each line holds a word, with its tag in another column; an empty line ends a sentence. Lines of white space count as
+    Each line holds a word, with its tag in another column; an empty line ends a sentence. Lines of whitespace count as
     empty. A line whose first column is `-DOCSTART-` starts a document and is not a word.
 
     Columns are separated by a tab, or by runs of spaces and tabs. By default the file decides: tabs if every line has
@@ -279,7 +279,7 @@ def _numbers(wanted, width):
 
 
 def _separator(place, every, wanted):
-    """Finds the separator of the columns; raises if tabs and white space yield different words or tags."""
+    """Finds the separator of the columns; raises if tabs and whitespace yield different words or tags."""
     if not all("\t" in line.content for line in every):
         return " "
     if not any(" " in line.content or "\t\t" in line.content for line in every):
@@ -294,7 +294,7 @@ def _separator(place, every, wanted):
         return next(iter(readings), "\t")
     for line, tabs, blanks in zip(every, *readings.values(), strict=True):
         if tabs != blanks:
-            problem = f"columns that can be read in two ways: {shown(tabs)} by tabs, {shown(blanks)} by white space"
+            problem = f"columns that can be read in two ways: {shown(tabs)} by tabs, {shown(blanks)} by whitespace"
             remedy = "Pass the right one: `separator='\\t'` or `separator=' '`."
             raise fault(f"{place}, line {line.number}", None, problem, remedy)
     return "\t"

@@ -334,7 +334,7 @@ def write_run(path: str | os.PathLike[str], run: Any, *, name: str = "tfxfer") -
         name: string. The name of the run, in the last column.
 
     Raises:
-        ValueError: if there are no queries, an id or the name is empty or contains white space, ids are equal as
+        ValueError: if there are no queries, an id or the name is empty or contains whitespace, ids are equal as
             strings, or a score is not finite.
 
     Example:

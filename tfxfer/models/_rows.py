@@ -223,7 +223,7 @@ class TakesRows(_Mixin):
         return history
 
     def _validation_data(self, given, batch_size):
-        """Returns validation data as Keras takes them."""
+        """Returns validation data in the form that Keras expects."""
         names = ("validation_data[0]", "validation_data[1]", "validation_data[2]")
         if not isinstance(given, tuple):
             gate = data.Gate(self, ("validation_data", *names[1:]))

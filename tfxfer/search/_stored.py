@@ -17,7 +17,7 @@ class Sinks:
     """Files that rows are appended to, in a temporary directory that is removed at the end.
 
     Args:
-        folder: `pathlib.Path` of the index, on the disk that has the space.
+        folder: `pathlib.Path` of the index, on disk that has the space.
     """
 
     def __init__(self, folder):
