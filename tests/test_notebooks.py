@@ -44,8 +44,7 @@ def test_a_notebook_holds_the_cells_of_its_script_and_small_outputs(name):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("minilm_folder")
-# `freeze` runs by generate.py; within the suite its kernel dies, for a reason that is not known yet.
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "freeze"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs(name):
     for package in ("jupytext", "nbclient", "ipykernel"):
         pytest.importorskip(package, reason=f"no {package}, of the extra `notebooks`")
