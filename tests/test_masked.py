@@ -276,9 +276,9 @@ def test_every_form_of_texts_trains_and_targets_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"`y`.*texts make the targets"):
         model.fit(tiny.TEXTS, tiny.LABELS)
     labelled = data.labelled({"text": tiny.TEXTS, "label": tiny.LABELS}, "text", "label")
-    with pytest.raises(ValueError, match=r"`dataset`.*texts alone"):
+    with pytest.raises(ValueError, match=r"`dataset`.*rows of texts only"):
         model.fit(labelled)
-    with pytest.raises(ValueError, match=r"`x`.*texts alone"):
+    with pytest.raises(ValueError, match=r"`x`.*batches of texts only"):
         model.fit(labelled.batch(4))
     with pytest.raises(ValueError, match="`callbacks`"):
         model.predict(tiny.TEXTS, callbacks=[keras.callbacks.Callback()])

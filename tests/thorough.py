@@ -1,7 +1,8 @@
 """Cases that the default suite omits: each has a similar case there, or consists of parts that have tests there.
 
 `conftest.py` marks the tests in `WAYS` and `ALIKE` as `slow`. The cases in `GRIDS`, and those that `SAMPLES` omits, are
-further cases of parametrized tests: they are `slow` and `thorough`, so `.ci/run` leaves them to `.ci/thorough`.
+further cases of parametrized tests, or long paths that resemble another slow test: they are `slow` and `thorough`, so
+`.ci/run` leaves them to `.ci/thorough`.
 
 Regular expressions match the part of a test's name after `tests/`; `SAMPLES` holds beginnings of names.
 """
@@ -76,6 +77,30 @@ GRIDS = [
     r"test_tokenizers\.py::test_added_tokens_are_found_as_the_reference_finds_them\[1-",
     r"test_unfreezing\.py::test_averages_that_are_swapped_in.*\[(mixed_float16|None-options2)",
     r"test_unfreezing\.py::test_frozen_groups_keep_every_bit_and_thawed_ones_move\[(jit|mixed)",
+    # Long paths through the whole package: others of their kind stay in the slow suite.
+    r"test_augmentation\.py::test_augmentation_and_mixup_train_on_jax",
+    r"test_callbacks\.py::test_evaluation_in_mid_epoch_works_on_jax",
+    r"test_cold\.py::test_(fit_and_evaluate|nothing_is_rew).*\[(decoder|layerwise|metrics by name|siamese|tagger|regressor)",
+    r"test_compose\.py::test_the_stand_in_answers",
+    r"test_connections\.py::test_training_above_kept_blocks.*-3\]",
+    r"test_deciding\.py::test_decisions_are_the_same_on_jax",
+    r"test_denoising\.py::test_jax",
+    r"test_devices\.py::test_on_two_replicas\[(callbacks|weights)",
+    r"test_evaluation_tagger\.py::test_taggers_are_trained_evaluated_and_resumed_on_jax",
+    r"test_examples\.py::test_(gradual|search_captions|siamese_nli|text_and_columns|the_tour|triplets_nli)",
+    r"test_explain\.py::test_jax",
+    r"test_export_explain\.py::test_exports_of_other_tokenizers.*\[(roberta|t5|xlm_roberta)",
+    r"test_families\.py::test_(adapters_and_kept|family_classifies).*\[(?!bert\]|gemma3|gpt2|modernbert|t5\])",
+    r"test_keras_methods\.py::test_inherited_methods_work_or_refuse_for_every_task\[(embedder|regressor)",
+    r"test_keras_methods\.py::test_minilm_in_few_bits.*int4",
+    r"test_late_interaction\.py::test_jax",
+    r"test_losses_memory\.py::test_a_memory_trains_and_comes_back_on_jax",
+    r"test_lora\.py::test_merged_outputs_are_the_same.*\[(albert|gemma3|gpt2)",
+    r"test_multitask\.py::test_(groups_thaw_and_half_precision.*float16|jax)",
+    r"test_notebooks\.py::test_a_notebook_runs\[(freeze|similarity|tag)",
+    r"test_optimizers_auto\.py::test_on_jax",
+    r"test_optimizers_layerwise\.py::test_rates_subsets_and_schedules_on_jax",
+    r"test_readme\.py::test_the_code_blocks_run\[docs/tour",
 ]
 
 WAYS = [
