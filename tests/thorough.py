@@ -80,7 +80,7 @@ GRIDS = [
     # Long paths through the whole package: others of their kind stay in the slow suite.
     r"test_augmentation\.py::test_augmentation_and_mixup_train_on_jax",
     r"test_callbacks\.py::test_evaluation_in_mid_epoch_works_on_jax",
-    r"test_cold\.py::test_(fit_and_evaluate|nothing_is_rew).*\[(decoder|layerwise|metrics by name|siamese|tagger|regressor)",
+    r"test_cold\.py::test_(fit_and|nothing_is).*\[(decoder|layerwise|metrics by name|siamese|tagger|regressor)",
     r"test_compose\.py::test_the_stand_in_answers",
     r"test_connections\.py::test_training_above_kept_blocks.*-3\]",
     r"test_deciding\.py::test_decisions_are_the_same_on_jax",
