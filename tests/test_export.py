@@ -330,8 +330,8 @@ def test_memory_stays_flat_over_new_words_of_a_byte_level_bpe(golden, tmp_path):
     path = export.saved_model(embedder, tmp_path / "bpe")
     assert not [node.op for node in operations(path) if "Mutable" in node.op]
     served = tf.saved_model.load(path).signatures["serving_default"]
-    # A table that remembers each word costs 63 MB in 100,000, so 12.6 MB in the 20,000 of each stretch. What other parts
-    # of the process allocate meanwhile comes in one stretch, and not in all three.
+    # A table that remembers each word costs 63 MB in 100,000, so 12.6 MB in the 20,000 of each stretch. What other
+    # parts of the process allocate meanwhile comes in one stretch, and not in all three.
     for run in (lambda texts: served(text=texts), embedder.preprocessor.tokenizer):
         for start in range(0, 10_000, 1_000):
             run(new_words(start, 100, 10))
