@@ -5,6 +5,7 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 import tiny
+from keras import ops
 
 from tfxfer import data, evaluation
 
@@ -26,6 +27,22 @@ def test_single_label_scores_equal_scikit_learn():
         assert scores["per_class"][label]["support"] == report[label]["support"]
     assert np.sum(scores["confusion"]) == 50 and scores["rows"] == 50
     assert scores["confusion"][1][2] == np.sum((y_true == 1) & (y_pred == 2))
+
+
+def test_tensors_of_the_backend_are_scored_like_arrays():
+    y_true = RNG.integers(0, 3, 20)
+    several = RNG.integers(0, 2, (20, 3))
+    for dtype in ("float16", "float32", "float64"):
+        probabilities = RNG.dirichlet(np.ones(3), 20).astype(dtype)
+        tensor = ops.convert_to_tensor(probabilities)
+        for truth in (y_true, several):
+            options = {"threshold": 0.4} if truth is several else {}
+            assert evaluation.classification_scores(
+                ops.convert_to_tensor(truth), tensor, list("abc"), **options
+            ) == evaluation.classification_scores(truth, probabilities, list("abc"), **options)
+        for scored in (evaluation.coverage_curve, evaluation.precision_recall_curve):
+            found, expected = scored(several, tensor), scored(several, probabilities)
+            np.testing.assert_equal(found, expected)
 
 
 def test_the_scores_of_a_single_label_are_those_of_rows_that_have_it():

@@ -81,7 +81,9 @@ def thresholds(threshold, labels, dtype=None):
         if set(threshold) != set(labels):
             raise _check.invalid("threshold", f"a number for each of {', '.join(map(repr, labels))}", threshold)
         threshold = [threshold[label] for label in labels]
-    rounded = np.float64 if dtype is None or np.dtype(dtype).kind != "f" else np.dtype(dtype).type
+    # By name: tensors of the backends have dtypes of their own.
+    name = getattr(dtype, "name", None)
+    rounded = np.dtype(name if name in ("float16", "float32") else "float64").type
     if not isinstance(threshold, (list, tuple, np.ndarray)):
         return float(rounded(_check.number("threshold", threshold, minimum=0.0, maximum=1.0)))
     if len(threshold) != len(labels):
