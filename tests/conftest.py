@@ -93,13 +93,13 @@ def blocks():
 # Files whose tests would find the same on graphs that TensorFlow does not rewrite before the first run; rewriting takes
 # a tenth of their time. Graphs that are exported, served, quantized or compared with exact numbers are still rewritten.
 PLAIN_GRAPHS = """
-    added_tokens align callbacks callbacks_rates checkpoint damaged_files data_batches data_columns data_label_column
-    data_mix data_plans data_rankings data_rows data_targets deciding decisions denoising disk drift evaluation
-    evaluation_labels evaluation_pairs evaluation_ranking evaluation_tagger explain few_shot freezing from_model
-    from_preset frozen_cache gate keras_hub keras_methods late_interaction lora masked models optimizers
-    optimizers_layerwise optimizers_subset own_task peft report report_page reranker resume saved_index search
-    search_negatives siamese sparse suggest suspects tagger tagger_checkpoint tagger_training try tuning unfreezing
-    windows writes
+    added_tokens align callbacks callbacks_rates checkpoint connections damaged_files data_batches data_columns
+    data_label_column data_mix data_plans data_rankings data_rows data_targets deciding decisions denoising disk drift
+    evaluation evaluation_labels evaluation_pairs evaluation_ranking evaluation_tagger explain few_shot freezing
+    from_model from_preset frozen_cache gate heads keras_hub keras_methods late_interaction logits lora losses_memory
+    masked models multimodal multitask optimizers optimizers_layerwise optimizers_subset own_task peft probe report
+    report_page reranker resume saved_index search search_negatives siamese sparse students suggest suspects tagger
+    tagger_checkpoint tagger_training try tuning unfreezing windows writes
 """.split()
 
 

@@ -305,6 +305,17 @@ ALIKE = [
     r"test_export_adapters\.py::test_each_row",
     r"test_optimizers_replica\.py::test_the_step_is_traced_once.*ours",
     r"test_multitask\.py::test_a_step_of_each",
+    r"test_data_batches\.py::test_a_stream_taken_up_in_its_middle_gives_the_rest",
+    r"test_evaluation_tagger\.py::test_what_the_model_is_right_about",
+    r"test_export\.py::test_versions_count_up",
+    r"test_export_assets\.py::test_the_server_can_replay.*entailment",
+    r"test_frozen_cache\.py::test_training_on_stored_features_gives.*\[classifier",
+    r"test_masked\.py::test_it_learns_and_evaluates",
+    r"test_multimodal\.py::test_files_and_presets",
+    r"test_optimizers_auto\.py::test_rates_rise",
+    r"test_probe\.py::test_(a_taggers_probe|steps_that_cannot)",
+    r"test_reranker\.py::test_(the_loss_of_a_fit|an_export_ranks)",
+    r"test_tagger\.py::test_the_export_gives_what_extract_gives.*crf",
 ]
 
 # Tests with many cases of one mechanism, each a tenth of a second or more. The keys are how many cases, evenly spread,
