@@ -97,14 +97,18 @@ def model_for(targets):
 
 
 def score(model, texts, targets):
-    """Returns the score of a model on a data set."""
+    """Returns the score of a model on a data set, and for two classes macro-F1 and the area under the ROC curve."""
     outputs = model.predict(columns(texts), verbose=0)
     if isinstance(targets[0], float):
-        return float(scipy.stats.spearmanr(outputs[:, 0], targets).statistic)
+        return {"score": float(scipy.stats.spearmanr(outputs[:, 0], targets).statistic)}
     truth = model.read_targets(targets)
     if model.multi_label:
-        return float(sklearn.metrics.average_precision_score(truth, outputs, average="micro"))
-    return float((outputs.argmax(axis=1) == truth).mean())
+        return {"score": float(sklearn.metrics.average_precision_score(truth, outputs, average="micro"))}
+    found = {"score": float((outputs.argmax(axis=1) == truth).mean())}
+    if outputs.shape[1] == 2:  # classes of unequal size, which accuracy hides
+        found["macro_f1"] = float(sklearn.metrics.f1_score(truth, outputs.argmax(axis=1), average="macro"))
+        found["auc"] = float(sklearn.metrics.roc_auc_score(truth, outputs[:, 1] - outputs[:, 0]))
+    return found
 
 
 def train(way, texts, targets, every_target, seed):
@@ -160,7 +164,7 @@ def main():
                     chosen = [texts[row] for row in rows], [targets[row] for row in rows]
                     model, notes = train(way, *chosen, targets, seed)
                     found = score(model, *map(list, zip(*held_out, strict=True)))
-                    cells.append({**key, "rows": len(rows), "score": found, **notes})
+                    cells.append({**key, "rows": len(rows), **found, **notes})
                     print(cells[-1], flush=True)
                     part = arguments.output.with_suffix(".part")
                     part.write_text(json.dumps(cells, indent=1) + "\n")

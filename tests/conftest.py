@@ -114,8 +114,10 @@ def bases():
     from keras.src.models import functional, model
 
     def inject(cls):
-        if cls is model.Model or cls is object:
-            return functional.Functional if cls is model.Model else object
+        if cls is model.Model:
+            return functional.Functional
+        if cls is object:
+            return object
         found = tuple(inject(base) for base in cls.__bases__)
         if found != cls.__bases__:
             cls.__bases__ = found
