@@ -5,9 +5,12 @@ import gc
 import importlib.util
 import os
 import pathlib
+import random
 import re
 import shutil
+import zlib
 
+import numpy as np
 import pytest
 from thorough import ALIKE, GRIDS, SAMPLES, WAYS
 
@@ -142,6 +145,25 @@ def graphs(request):
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     yield
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
+def seed(name):
+    """Seeds Python's and NumPy's random numbers, and so Keras's, which draws the seeds of its own from Python's."""
+    number = zlib.crc32(name.encode("utf-8"))
+    random.seed(number)
+    np.random.seed(number)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef, request):
+    """Seeds each fixture, so that it gives the same whichever test asks for it first."""
+    seed(f"{fixturedef.baseid}::{fixturedef.argname}[{request.param_index}]")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item):
+    """Seeds each test, so that it finds the same alone, in the whole suite and on another machine."""
+    seed(item.nodeid)
 
 
 MARKERS = {"minilm_folder": "real_weights", "golden": "real_data", "real_data": "real_data"}
