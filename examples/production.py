@@ -104,7 +104,7 @@ def main():
         drifted = [check for check, result in checks.items() if result["drifted"]]
         print(f"  {name}: {', '.join(drifted) or 'no drift'}")
 
-    metadata = {"data": "reviews of clothes", "licence": "CC0-1.0", "metrics": {"test": scores}}
+    metadata = {"data": "reviews of clothes", "license": "CC0-1.0", "metrics": {"test": scores}}
     del metadata["metrics"]["test"]["per_row"]
     path = tx.export.saved_model(
         model, arguments.output / "recommended", metadata=metadata, reference=reference, explain=True, keep=1

@@ -122,11 +122,11 @@ def test_judgements_are_joined_with_their_texts():
         },
         {"query_id": "q2", "query": "card", "document_ids": ["d3"], "documents": ["Lost"], "grades": [1]},
     ]
-    assert rows.skipped == {"no judgement": 1}
+    assert rows.skipped == {"no judgment": 1}
     ids = data.lists_from_judgements(queries, corpus, {"q1": ["d2", "d1"]})
     assert ids[0]["documents"] == ["Loans", "Prices"] and ids[0]["grades"] == [1, 1]
     for relevant, said in (
-        ({"q1": {"d9": 1}}, "`corpus`.*'q1' has a judgement of 'd9'"),
+        ({"q1": {"d9": 1}}, "`corpus`.*'q1' has a judgment of 'd9'"),
         ({"q9": {"d1": 1}}, "`relevant`.*'q9'"),
         ({}, "`relevant`.*at least one"),
         ({"q1": "d1"}, "`relevant`.*'q1'"),

@@ -37,7 +37,10 @@ HABITS = {
     r"\bfor ever\b": "forever",
     r"\bwhite space\b": "whitespace",
     r"\b(?:is|are) told\b|\bif need be\b|\bother ones\b": "is reported, if necessary, others",
-    r"\b(?:token|normal|quant|regular|initial)is(?:e|es|ed|er|ing|ation)\b": "the spelling with z",
+    # American spelling, as in Keras; names with another spelling (`data.labelled`) are code, not prose.
+    r"\b(?:token|normal|quant|regular|initial|general|optim|penal|random|serial)is(?:e|es|ed|er|ing|ation)\b": "z for s",
+    r"\b(?:un)?labelled (?:texts?|rows?|pairs?|data|examples?)\b|\bjudgements?\b(?! *[=(])": "labeled, judgment",
+    r"(?<!\{)\b(?:colours?|behaviours?|favours?|grey|towards|neighbouring|modelling|catalogues)\b": "color, gray, toward",
 }
 FOLDERS = ("tfxfer", "examples", "benchmarks", "docs")
 PAGES = ("README.md", "CONTRIBUTING.md")

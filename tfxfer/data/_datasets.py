@@ -1,4 +1,4 @@
-"""Datasets of texts and targets from rows: labelled, regression, pairs, triplets."""
+"""Datasets of texts and targets from rows: labeled, regression, pairs, triplets."""
 
 import math
 from collections.abc import Sequence

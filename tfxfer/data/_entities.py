@@ -54,7 +54,7 @@ def read_entities(
 
     A key with dots names a value inside nested objects, or lists, by index: `annotations.0.result`. A label may be a
     list of one string. With `"prodigy"`, rows whose `answer` is not `"accept"` are skipped and counted in
-    `Rows.skipped`. With `"label_studio"`, a task must have exactly one annotation that was not cancelled; its results
+    `Rows.skipped`. With `"label_studio"`, a task must have exactly one annotation that was not canceled; its results
     of type `labels` are read.
 
     Args:

@@ -1,4 +1,4 @@
-"""Pairs and triplets made from labelled rows."""
+"""Pairs and triplets made from labeled rows."""
 
 import itertools
 from typing import Any, Literal
@@ -26,9 +26,9 @@ def pairs_from_labels(
     seed: int | None = None,
     on_error: Literal["raise", "skip"] = "raise",
 ) -> Examples:
-    """Makes pairs of labelled texts: 1 if both have the same label, 0 otherwise.
+    """Makes pairs of labeled texts: 1 if both have the same label, 0 otherwise.
 
-    A few labelled texts become many rows for a contrastive loss: n texts of two equally large classes yield n (n - 2) /
+    A few labeled texts become many rows for a contrastive loss: n texts of two equally large classes yield n (n - 2) /
     4 positive and n^2 / 4 negative pairs. A pair has two different texts, in either order; a text that occurs twice
     with the same label counts once. Pairs are sampled by index and never all materialized, so a maximum makes large
     data cheap. With P positive and N negative pairs available:
@@ -96,7 +96,7 @@ def triplets_from_labels(
     seed: int | None = None,
     on_error: Literal["raise", "skip"] = "raise",
 ) -> Examples:
-    """Makes (anchor, positive, negative) triplets of labelled texts.
+    """Makes (anchor, positive, negative) triplets of labeled texts.
 
     Every text whose class has another text is an anchor equally often. Its positives are other texts of its class, its
     negatives texts of other classes; each triplet combines a different pair of them, all pairs being equally likely. A

@@ -69,14 +69,14 @@ def group_rows(rows: Any, by: str, lists: str | Sequence[str]) -> Rows:
 def lists_from_judgements(
     queries: Mapping[str, str], corpus: Mapping[str, str], relevant: Mapping[str, Mapping[str, float]]
 ) -> Rows:
-    """Joins relevance judgements with their texts: one row per query, with the list of its judged documents.
+    """Joins relevance judgments with their texts: one row per query, with the list of its judged documents.
 
     The arguments are those of `evaluation.retrieval`: dicts by id, as read from files in BEIR's or TREC's layout.
-    Judgements of relevant documents only yield lists without negatives: add mined ones (`search.hard_negatives`), or
+    Judgments of relevant documents only yield lists without negatives: add mined ones (`search.hard_negatives`), or
     random ones (`rankings(..., random_negatives=7, corpus=list(corpus.values()))`).
 
     Args:
-        queries: dict of query id to text. Queries without judgements are skipped, and counted in `skipped`.
+        queries: dict of query id to text. Queries without judgments are skipped, and counted in `skipped`.
         corpus: dict of document id to text.
         relevant: dict of query id to a dict of document id to grade; or to a list or set of ids, each of grade 1.
 
@@ -84,7 +84,7 @@ def lists_from_judgements(
         `Rows` of `query_id`, `query`, `document_ids`, `documents`, `grades`, in the order of `queries`.
 
     Raises:
-        ValueError: if a judged query or document does not exist, or there are no judgements.
+        ValueError: if a judged query or document does not exist, or there are no judgments.
 
     Example:
 
@@ -96,7 +96,7 @@ def lists_from_judgements(
         _check.instance(argument, value, Mapping, "a dict by id")
     unknown = next((one for one in relevant if one not in queries), None)
     if unknown is not None:
-        raise _check.invalid("relevant", "judgements of queries that have a text", unknown)
+        raise _check.invalid("relevant", "judgments of queries that have a text", unknown)
     made: dict[str, list] = {name: [] for name in ("query_id", "query", "document_ids", "documents", "grades")}
     for query, text in queries.items():
         judged = relevant.get(query)
@@ -107,16 +107,16 @@ def lists_from_judgements(
         grades = dict(judged) if isinstance(judged, Mapping) else dict.fromkeys(judged, 1)
         absent = next((one for one in grades if one not in corpus), None)
         if absent is not None:
-            remedy = f"Query {query!r} has a judgement of {absent!r}. Add the document, or remove the judgement."
+            remedy = f"Query {query!r} has a judgment of {absent!r}. Add the document, or remove the judgment."
             raise _check.invalid("corpus", "every document that is judged", f"{len(corpus)} documents", remedy)
         row = (query, text, list(grades), [corpus[one] for one in grades], list(grades.values()))
         for values, value in zip(made.values(), row, strict=True):
             values.append(value)
     if not made["query"]:
-        raise _check.invalid("relevant", "judgements of at least one query", dict(relevant))
-    rows = Rows(made, source="judgements")
+        raise _check.invalid("relevant", "judgments of at least one query", dict(relevant))
+    rows = Rows(made, source="judgments")
     missing = len(queries) - len(rows)
-    rows.skipped = {"no judgement": missing} if missing else {}
+    rows.skipped = {"no judgment": missing} if missing else {}
     return rows
 
 

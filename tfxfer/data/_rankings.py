@@ -40,7 +40,7 @@ def rankings(
     """Makes a dataset of queries with lists of documents, and a number for each document.
 
     Rows of lists come from JSONL (`{"query": ..., "documents": [...], "grades": [...]}`) through `data.read`; from flat
-    files through `group_rows`; from judgements through `lists_from_judgements`; from mined negatives through
+    files through `group_rows`; from judgments through `lists_from_judgements`; from mined negatives through
     `lists_from_negatives`.
 
     Args:

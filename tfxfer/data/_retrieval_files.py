@@ -1,4 +1,4 @@
-"""Retrieval files: BEIR's directories, and the judgements and runs of TREC."""
+"""Retrieval files: BEIR's directories, and the judgments and runs of TREC."""
 
 import collections.abc
 import math
@@ -11,7 +11,7 @@ from tfxfer.data._files import BAD_TEXT, END, PACKINGS, File, is_bad, lines, tex
 from tfxfer.data._read import read
 from tfxfer.data._rows import Rows, fault, shown
 
-# The names of the columns of judgements in files with a header.
+# The names of the columns of judgments in files with a header.
 _QUERY = ("query-id", "query_id", "qid")
 _DOCUMENT = ("corpus-id", "corpus_id", "doc_id", "docid", "pid")
 _GRADE = ("score", "relevance", "rel", "grade", "label")
@@ -50,15 +50,15 @@ def read_beir(
     | `qrels/<split>.tsv` | a header, then query id, document id and grade on each line; see `read_qrels` |
 
     Each may be compressed (`corpus.jsonl.gz`) or in Parquet: `corpus.parquet`, or directories as on the Hugging Face
-    Hub, `corpus/*.parquet`, `queries/*.parquet` and `qrels/<split>-*.parquet`. Judgements without grades, as in
+    Hub, `corpus/*.parquet`, `queries/*.parquet` and `qrels/<split>-*.parquet`. Judgments without grades, as in
     NanoBEIR, have grade 1.
 
     Args:
         folder: path of the directory.
-        split: string. The split whose judgements are read. Queries that it does not name are skipped, because they
+        split: string. The split whose judgments are read. Queries that it does not name are skipped, because they
             belong to other splits.
         title: string between a document's title and its text, a space as in BEIR. `None` omits titles.
-        missing: `"raise"` for a judged document that the corpus lacks, or `"keep"`: its judgement is kept, and counts
+        missing: `"raise"` for a judged document that the corpus lacks, or `"keep"`: its judgment is kept, and counts
             as a document that no search can find, as in BEIR.
 
     Returns:
@@ -107,15 +107,15 @@ def read_beir(
                 _note(relevant, query, document, grade, str(file))
     unknown = next((query for query in relevant if query not in every), None)
     if unknown is not None:
-        expected = f"queries of {folder / 'queries.jsonl'} in its judgements of {split!r}"
+        expected = f"queries of {folder / 'queries.jsonl'} in its judgments of {split!r}"
         raise _check.invalid("folder", expected, str(folder), f"Query {unknown!r} is judged, but has no text.")
     if missing == "raise":
         for query, grades in relevant.items():
             absent = next((document for document in grades if document not in corpus), None)
             if absent is not None:
-                remedy = f"Query {query!r} has a judgement of {absent!r}, which is missing. Add the document, or pass "
+                remedy = f"Query {query!r} has a judgment of {absent!r}, which is missing. Add the document, or pass "
                 remedy += "`missing='keep'` to count it as a document that no search can find."
-                raise _check.invalid("folder", "judgements of documents of the corpus", str(folder), remedy)
+                raise _check.invalid("folder", "judgments of documents of the corpus", str(folder), remedy)
     return RetrievalTask({one: query for one, query in every.items() if one in relevant}, corpus, relevant)
 
 
@@ -158,7 +158,7 @@ def _texts(rows, title):
 
 
 def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int | float]]:
-    r"""Reads relevance judgements in BEIR's or TREC's format.
+    r"""Reads relevance judgments in BEIR's or TREC's format.
 
     BEIR's has tabs and a header: `query-id`, `corpus-id` and optionally `score` (1 if missing). TREC's has no header,
     and tabs or spaces: query, an ignored number, document, grade. Three columns without a header are read as in BEIR.
@@ -208,7 +208,7 @@ def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int | float]
         remedy = "Are these documents named 0, or is the grade missing? Write a header line (query-id, corpus-id, "
         raise fault(place, None, problem, remedy + "score) in the first case, or four columns in the second.")
     if not records:
-        raise fault(file.place, None, "no judgements", END)
+        raise fault(file.place, None, "no judgments", END)
     for place, fields in records:
         if len(fields) != len(first):
             problem = f"{len(fields)} columns instead of {len(first)}: {shown(' '.join(fields))}"

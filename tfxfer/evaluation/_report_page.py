@@ -371,7 +371,7 @@ def _map(classes, names, wrong, details, what):
         dots.append((float(a), float(b), shades[int(classes[i])], tip[:300]))
     shown = {names[k]: shades[k] for k in frequent[:_LEGEND]}
     more = f" The {_LEGEND} most frequent of {len(names)} labels:" if len(names) > _LEGEND else ""
-    return _scatter(dots, points, share, count, f"colours: {what}", more, _html.legend(shown))
+    return _scatter(dots, points, share, count, f"colors: {what}", more, _html.legend(shown))
 
 
 def _map_of_texts(points):

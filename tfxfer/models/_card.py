@@ -145,7 +145,7 @@ def _about(model, format, metadata):
         "Encoder": f"{backbone.family}, {backbone.num_layers} layers of {backbone.hidden_dim}, "
         f"{backbone.count_params():,} parameters",
         "Base model": ", ".join(metadata.get("base_model", [])),
-        "Licence": metadata.get("license_name") or metadata.get("license"),
+        "License": metadata.get("license_name") or metadata.get("license"),
         "Language": ", ".join(metadata.get("language", [])),
         "Longest text": f"{model.preprocessor.sequence_length} tokens" if model.preprocessor else None,
         **model.card_rows(),

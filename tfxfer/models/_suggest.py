@@ -83,7 +83,7 @@ class Suggests(_Mixin):
         Example:
 
         ```python
-        for index, text, score in model.suggest(unlabelled, budget=50):
+        for index, text, score in model.suggest(unlabeled, budget=50):
             print(index, round(score, 2), text)
         ```
 

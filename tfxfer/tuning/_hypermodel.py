@@ -279,7 +279,7 @@ class HyperModel(_Base):
         return made
 
     def _layerwise(self, values):
-        """Returns the optimizer of a trial, with learning rates that decay from group to group towards the input."""
+        """Returns the optimizer of a trial, with learning rates that decay from group to group toward the input."""
         multiplier = values.get("head_multiplier")
         multipliers = None if multiplier is None else {"head": multiplier}
         return optimizers.Layerwise(self._optimizer(values["learning_rate"]), multipliers, decay=values["layer_decay"])
