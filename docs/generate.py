@@ -9,7 +9,7 @@ from tfxfer import backbones, losses
 
 FOLDER = pathlib.Path(__file__).resolve().parent
 CHECKPOINTS = FOLDER / "checkpoints.md"
-SECTIONS = ("Rows", "Choose it", "Alternatives", "Reference")
+SECTIONS = ("Rows", "Choose it", "See also", "Reference")
 # The modules of `tfxfer.losses` in the order of the tables.
 FAMILIES = (
     "_pairs",
@@ -89,17 +89,17 @@ def losses_table(head, classes):
     """A table of losses."""
     lines = [
         head,
-        "| loss | rows it needs | when to pick it | alternatives | per row | reference |",
+        "| loss | rows it needs | when to pick it | see also | per row | reference |",
         "|" + "---|" * 6,
     ]
     for cls in classes:
         summary = inspect.getdoc(cls).partition("\n")[0]
         function = re.search(r"\((`\w+`)\)\.$", summary).group(1)
-        rows, choose, alternatives, reference = (section(cls, name) for name in SECTIONS)
+        rows, choose, see_also, reference = (section(cls, name) for name in SECTIONS)
         per_row = (
             "as the loss inside" if "loss" in inspect.signature(cls).parameters else "yes" if cls.per_row else "no"
         )
-        cells = (f"`{cls.__name__}` ({function})", rows, choose, alternatives, per_row, reference)
+        cells = (f"`{cls.__name__}` ({function})", rows, choose, see_also, per_row, reference)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

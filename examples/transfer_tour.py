@@ -5,7 +5,7 @@
 `--data` is a directory with the data sets banking77, clothing_reviews, goemotions, nli (train.tsv, test.tsv) and wnut17
 (train.conll, test.conll). Scores: accuracy (banking77, nli), the area under the ROC curve (clothing_reviews: whether
 the garment is recommended), mean average precision over all labels and rows (goemotions), F1 of whole entities
-(wnut17). Seconds include training and everything before it.
+(wnut17). Seconds include training and everything before it; the last column is the number of weights trained.
 
 The whole table takes hours. It is filled cell by cell in `--output`; cells that are there are not computed again:
 
@@ -160,6 +160,7 @@ def has_classes(job):
 def probe(job):
     """Fits a regression on the features of the frozen encoder."""
     model = made(job)
+    model.backbone.trainable = False
     tx.freezing.probe(model, job.kind.x(job.train), job.train.y)
     return model
 
@@ -335,9 +336,9 @@ def run(way, name, kind, seed, arguments):
 
 
 def show(cells, sets):
-    """Prints the table of mean scores and mean seconds."""
-    print(f"\n{'':42}" + "".join(f"{name:>20}" for name in sets))
-    print(f"{'':42}" + "".join(f"{kind.name:>20}" for kind in sets.values()))
+    """Prints the table of mean scores and mean seconds, and the mean number of trained weights over all sets."""
+    print(f"\n{'':42}" + "".join(f"{name:>20}" for name in sets) + f"{'trained':>12}")
+    print(f"{'':42}" + "".join(f"{kind.name:>20}" for kind in sets.values()) + f"{'weights':>12}")
     for way in WAYS:
         line = f"{way:42}"
         for name in sets:
@@ -349,7 +350,8 @@ def show(cells, sets):
                 line += f"{statistics.fmean(scores):.3f}{spread} {seconds:4.0f} s".rjust(20)
             else:
                 line += ("-" if found else "").rjust(20)
-        print(line)
+        sizes = [each["trainable"] for each in cells if each["way"] == way and each["score"] is not None]
+        print(line + (f"{statistics.fmean(sizes):12,.0f}" if sizes else ""))
 
 
 def main():

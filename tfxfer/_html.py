@@ -71,9 +71,9 @@ function reveal(title,rows){
 document.addEventListener('click',event=>{
  const b=event.target.closest('button[data-open]');if(!b||!data)return;
  const y=Number(b.dataset.y),p=Number(b.dataset.p),name=k=>data.labels[k],has=(list,k)=>list.includes(k);
- const kinds={cell:[r=>has(r.y,y)&&has(r.p,p),name(y)+' taken for '+name(p)],
-  missed:[r=>has(r.y,y)&&!has(r.p,y),name(y)+', missed'],
-  spurious:[r=>!has(r.y,y)&&has(r.p,y),name(y)+', wrongly given']};
+ const kinds={cell:[r=>has(r.y,y)&&has(r.p,p),name(y)+' predicted as '+name(p)],
+  missed:[r=>has(r.y,y)&&!has(r.p,y),name(y)+', false negatives'],
+  spurious:[r=>!has(r.y,y)&&has(r.p,y),name(y)+', false positives']};
  const [test,title]=kinds[b.dataset.open];reveal(title,data.rows.filter(test))});
 """
 

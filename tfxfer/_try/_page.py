@@ -49,7 +49,8 @@ function show(found){box.replaceChildren();
   found.labels.map(l=>[l.label,l.probability,bar(l.probability)]))));
  if(found.numbers)box.append(part('Numbers',table(['','value'],found.numbers.map(n=>[n.name,n.value]))));
  if(found.entities)box.append(part('Entities',marked(found.entities)));
- if(found.why)box.append(part('Why',make('p','Blue words speak for it, red ones against it.','soft'),why(found.why)));
+ if(found.why)box.append(part('Why',
+  make('p','Blue words are evidence for the answer, red words against it.','soft'),why(found.why)));
  if(found.hits)box.append(part('Nearest',table(['score','text'],found.hits.map(h=>[h.score,h.text]))));
  if(found.note)box.append(make('p',found.note,'soft'))}
 form.addEventListener('submit',async event=>{event.preventDefault();const mine=++number;button.disabled=true;

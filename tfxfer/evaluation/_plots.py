@@ -227,20 +227,20 @@ def reliability(calibration, *, unit="rows"):
     confidence = np.array([each["confidence"] for each in bins])
     drawing = make(5.2, 6.0)
     upper, lower = drawing.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1), "hspace": 0.12})
-    upper.bar(centres, right, width, color="#9ecae1", edgecolor="white", label="right")
+    upper.bar(centres, right, width, color="#9ecae1", edgecolor="white", label="accuracy")
     gaps = {"color": _COLOURS[3], "alpha": 0.4, "zorder": 2, "label": "gap to the mean confidence"}
     upper.bar(centres, np.abs(confidence - right), width * 0.5, bottom=np.minimum(right, confidence), **gaps)
     upper.plot([0, 1], [0, 1], "--", color="black", linewidth=1, label="calibrated", zorder=3)
     upper.set_ylim(0, 1)
-    upper.set_ylabel("share that is right")
+    upper.set_ylabel("accuracy")
     # Above the axes, because the bars may be anywhere inside.
     upper.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8, frameon=False)
     upper.set_title(f"Reliability: expected calibration error {calibration['ece']:.3f}", fontsize=11, pad=24)
     lower.bar(centres, [each["rows"] for each in bins], width, color="0.75", edgecolor="white")
-    lines = {"confidence": (_COLOURS[1], "-"), "right": (_COLOURS[0], "--")}
-    for name, (colour, style) in lines.items():
-        label = f"mean {name}: {calibration[name]:.3f}"
-        lower.axvline(calibration[name], color=colour, linestyle=style, linewidth=1.8, label=label)
+    lines = (("mean confidence", "confidence", _COLOURS[1], "-"), ("accuracy", "right", _COLOURS[0], "--"))
+    for label, key, colour, style in lines:
+        value = calibration[key]
+        lower.axvline(value, color=colour, linestyle=style, linewidth=1.8, label=f"{label}: {value:.3f}")
     lower.set_xlim(0, 1)
     lower.set_xlabel("confidence")
     lower.set_ylabel(unit)
@@ -266,8 +266,8 @@ def coverage(curve):
     axes.set_ylim(low, 1 + 0.02 * (1 - low))
     axes.set_xlim(0, 1.01)
     axes.text(0.03, 0.05, f"all rows: {y[-1]:.3f}", transform=axes.transAxes, fontsize=9)
-    axes.set_xlabel("coverage: share of the rows that are answered, the surest first")
-    axes.set_ylabel("accuracy on these")
+    axes.set_xlabel("coverage (fraction of the rows, most confident first)")
+    axes.set_ylabel("accuracy on these rows")
     axes.set_title(f"Coverage: area over the curve {curve['aurc']:.3f}", fontsize=11)
     axes.grid(alpha=0.3)
     return drawing

@@ -164,7 +164,7 @@ def _confusions(scores):
     pairs = [(*divmod(int(place), len(labels)), int(matrix.flat[place])) for place in worst if matrix.flat[place]]
     if not pairs:
         return []
-    lines = [f"| true | taken for | {'spans' if None in scores['labels'] else 'rows'} |", "|---|---|---|"]
+    lines = [f"| true | predicted | {'spans' if None in scores['labels'] else 'rows'} |", "|---|---|---|"]
     return [*lines, *(f"| {cell(labels[i])} | {cell(labels[j])} | {count} |" for i, j, count in pairs), ""]
 
 

@@ -223,17 +223,17 @@ def _classes(metrics, y_true, probabilities, labels, details):
         ]
         parts.append(_html.json_block("rows", {"labels": names, "rows": rows}))
         if len(order) < len(wrong):
-            held = f"This page holds {len(order)} of {len(wrong)} rows, the errors first."
+            held = f"This page includes {len(order)} of {len(wrong)} rows, errors first."
             parts.append(f'<p class="soft">{held}</p>')
     charts = [_reliability(metrics["calibration"])] if "calibration" in metrics else []
     coverage = metrics.get("coverage")
     if isinstance(coverage, dict) and coverage.get("coverage") and coverage.get("accuracy"):
         charts.append(_coverage(coverage))
     if charts:
-        parts.append(_html.section("How sure, how right", f'<div class="charts">{"".join(charts)}</div>'))
+        parts.append(_html.section("Confidence", f'<div class="charts">{"".join(charts)}</div>'))
     if can_open:
-        surest = [int(i) for i in np.argsort(-sure, kind="stable") if wrong[i]]
-        worst = list({details.texts[i]: i for i in reversed(surest)}.values())[::-1][:EXPLAINED]  # without duplicates
+        errors = [int(i) for i in np.argsort(-sure, kind="stable") if wrong[i]]
+        worst = list({details.texts[i]: i for i in reversed(errors)}.values())[::-1][:EXPLAINED]  # without duplicates
         # The prediction, or with several labels the decision that is most wrong.
         most = np.abs(true - probabilities).argmax(axis=1) if several else best
         targets = [labels[int(most[i])] for i in worst]
@@ -253,7 +253,7 @@ def _per_class(scores, names, counts):
     ]
     head = ["label", *(key.replace("_", " ") for key in keys)]
     head += ["F1, interval"] if has_intervals else []
-    head += ["missed", "wrongly given"] if counts else []
+    head += ["false negatives", "false positives"] if counts else []
     rows = []
     for k, (name, each) in enumerate(zip(names, scores["per_class"].values(), strict=True)):
         row: list[Any] = [_html.text(name), *(each[key] for key in keys)]
@@ -263,7 +263,7 @@ def _per_class(scores, names, counts):
         for kind, each_count in zip(("missed", "spurious"), counts, strict=False):
             row.append(f'<button data-open="{kind}" data-y="{k}">{each_count[k]} rows</button>')
         rows.append(row)
-    note = '<p class="soft">A click on a name sorts.</p>'
+    note = '<p class="soft">Click a column name to sort.</p>'
     return _html.section("Classes", note, _html.table(head, rows, sorts=True))
 
 
@@ -279,8 +279,8 @@ def _confusion(matrix, names, can_open):
         rows = []
         for i, j in (divmod(place, len(names)) for place in worst):
             rows.append([_html.text(names[i]), _html.text(names[j]), int(matrix[i, j]), shown(i, j, "open")])
-        content = _html.table(["true", "taken for", "rows", ""], rows, sorts=True)
-        note = f"The {len(rows)} largest of the confusions of {len(names)} classes."
+        content = _html.table(["true", "predicted", "rows", ""], rows, sorts=True)
+        note = f"The {len(rows)} most frequent confusions among {len(names)} classes."
         return _html.section("Confusion", f'<p class="soft">{note}</p>', content)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     head = "".join(f'<th class="top"><span>{_html.escaped(name)}</span></th>' for name in names)
@@ -290,11 +290,11 @@ def _confusion(matrix, names, can_open):
         for j in range(len(names)):
             rgb = "37,99,235" if i == j else "217,72,15"
             style = f"background:rgba({rgb},{0.75 * np.sqrt(shares[i, j]):.3f})" if matrix[i, j] else ""
-            tip = _html.escaped(f"{name} taken for {names[j]}: {matrix[i, j]} rows, {shares[i, j]:.1%}")
+            tip = _html.escaped(f"{name} predicted as {names[j]}: {matrix[i, j]} rows, {shares[i, j]:.1%}")
             value = shown(i, j, int(matrix[i, j])) if matrix[i, j] else ""
             cells.append(f'<td style="{style}" title="{tip}">{value}</td>')
         lines.append(f'<tr><th class="side" title="{_html.escaped(name)}">{_html.text(name)}</th>{"".join(cells)}</tr>')
-    note = "Rows are the true classes, columns what they are taken for." + (" A click opens the rows." * can_open)
+    note = "Rows are true classes, columns are predicted classes." + (" Click a cell to list its rows." * can_open)
     return _html.section("Confusion", f'<p class="soft">{note}</p>', *lines, "</tbody></table></div>")
 
 
@@ -309,14 +309,14 @@ def _reliability(calibration):
             )
     shapes.append(_html.line([0, 1], [0, 1], x, y, "stroke:var(--soft);stroke-dasharray:4"))
     title = f"Reliability: expected calibration error {calibration['ece']:.3f}"
-    return _html.chart(shapes, x=x, y=y, names=("confidence", "share that is right"), title=title)
+    return _html.chart(shapes, x=x, y=y, names=("confidence", "accuracy"), title=title)
 
 
 def _coverage(coverage):
     x, accuracy = (0.0, 1.0), coverage["accuracy"]
     y = (min([value for value in accuracy if value is not None] + [0.95]) * 0.98, 1.0)
     shapes = [_html.line(coverage["coverage"], accuracy, x, y)]
-    title = "Accuracy on the share of rows that the model is surest of"
+    title = "Accuracy on the most confident rows, by their share of all rows"
     return _html.chart(shapes, x=x, y=y, names=("coverage", "accuracy"), title=title)
 
 
@@ -324,7 +324,7 @@ def _worst(worst, targets, said, sure, names, details):
     if not worst:
         return _html.section("Worst errors", '<p class="soft">There are none.</p>')
     explanations, note = _reasons(worst, targets, details)
-    note = f"The errors that the model is surest of.{note}"
+    note = f"The errors with the highest confidence.{note}"
     rows = []
     for i, why in zip(worst, explanations, strict=True):
         shown = _shown(details.texts[i], why)
@@ -344,8 +344,8 @@ def _reasons(worst, targets, details):
     except ValueError as error:
         return nothing, f" They are not explained: {error}"
     return found, (
-        " Blue words speak for what is named above the text, red ones against it (integrated gradients; values on"
-        " hover)."
+        " Blue words are evidence for the answer above the text, red words against it (integrated gradients; hover"
+        " over a word for its value)."
     )
 
 
@@ -388,7 +388,7 @@ def _map_of_texts(points):
 
 def _scatter(dots, points, share, count, what, more="", legend=""):
     x, y = (_limits([float(value) for value in points[:, k]]) for k in (0, 1))
-    title = f"The first two principal components, {share:.0%} of the variance; {what}; texts on hover"
+    title = f"The first two principal components, {share:.0%} of the variance; {what}; hover over a point for its text"
     part = f"{len(dots)} of {count} texts, drawn at random." if len(dots) < count else ""
     drawing = _html.chart(_html.dots(dots, x, y), x=x, y=y, names=("component 1", "component 2"), title=title)
     return _html.section("Map of the texts", f'<p class="soft">{part}{more}</p>', legend, drawing)
@@ -444,7 +444,7 @@ def _numbers(y_true, predicted, name, details):
             [i, _shown(details.texts[i], why), float(y_true[i]), float(predicted[i])]
             for i, why in zip(worst, reasons, strict=True)
         ]
-        note = f"The rows whose ranks by score and by prediction are farthest apart.{said}"
+        note = f"The rows whose rank by score differs most from their rank by prediction.{said}"
         shown = _html.table(["row", "texts", "score", name], rows, sorts=True)
         parts.append(_html.section("Worst errors", f'<p class="soft">{_html.escaped(note)}</p>', shown))
     if details.points is not None:
@@ -464,7 +464,7 @@ def _entities(metrics, details):
         found = [[_html.text(kind), *(each[key] for key in keys)] for kind, each in per_type.items()]
         parts.append(_html.section("Types", _html.table(["type", *keys], found, sorts=True)))
     if "calibration" in metrics:
-        parts.append(_html.section("How sure, how right", _reliability(metrics["calibration"])))
+        parts.append(_html.section("Confidence", _reliability(metrics["calibration"])))
     if texts is None:
         return parts
     wrong = [i for i, (a, b) in enumerate(zip(rows.gold, rows.predicted, strict=True)) if {*a} != {*b}]
@@ -477,7 +477,7 @@ def _entities(metrics, details):
             lines.append(_html.highlighted(content, spans))
         shown.append([i, *lines])
     part = f"The first {len(shown)} of {len(wrong)}" if len(shown) < len(wrong) else f"All {len(wrong)}"
-    note = f"{part} rows with an error; spans in orange are in one of the two only."
+    note = f"{part} rows with an error; orange spans are in only one of the two columns."
     head = ["row", "gold", "predicted"]
     parts.append(_html.section("Rows with errors", f'<p class="soft">{note}</p>', _html.table(head, shown)))
     return parts

@@ -183,7 +183,7 @@ class BatchAllTripletLoss(_base.MarginLoss):
     Choose it: for labeled texts with noisy labels or outliers among the hardest examples: it averages over all
     triplets.
 
-    Alternatives: `BatchHardTripletLoss` (the hardest only, less memory), `BatchSemiHardTripletLoss` (between the two),
+    See also: `BatchHardTripletLoss` (the hardest only, less memory), `BatchSemiHardTripletLoss` (between the two),
     `SupervisedContrastiveLoss` (a softmax instead of the margin).
 
     Args:
@@ -224,7 +224,7 @@ class BatchHardTripletLoss(_base.MarginLoss):
 
     Choose it: for texts with clean labels, in batches that hold several texts of each class.
 
-    Alternatives: `BatchHardSoftMarginTripletLoss` needs no margin; `BatchSemiHardTripletLoss` and `BatchAllTripletLoss`
+    See also: `BatchHardSoftMarginTripletLoss` needs no margin; `BatchSemiHardTripletLoss` and `BatchAllTripletLoss`
     are better if the hardest examples are mislabeled, or if this loss collapses all texts into one point early in
     training.
 
@@ -268,7 +268,7 @@ class BatchSemiHardTripletLoss(_base.MarginLoss):
 
     Choose it: for labeled texts when `BatchHardTripletLoss` collapses or chases outliers.
 
-    Alternatives: `BatchHardTripletLoss` (harder negatives, less memory), `BatchAllTripletLoss` (all of them). This loss
+    See also: `BatchHardTripletLoss` (harder negatives, less memory), `BatchAllTripletLoss` (all of them). This loss
     equals TensorFlow Addons' `TripletSemiHardLoss`.
 
     Args:
@@ -309,7 +309,7 @@ class BatchHardSoftMarginTripletLoss(_base.CheckedLoss):
 
     Choose it: like `BatchHardTripletLoss`, when no good margin is known: it keeps pulling classes together.
 
-    Alternatives: `BatchHardTripletLoss` leaves texts that satisfy its margin alone.
+    See also: `BatchHardTripletLoss` leaves texts that satisfy its margin alone.
 
     Args:
         scale: float > 0. The sharpness of the hinge. Defaults to 10; with 1, as in the paper and in
@@ -358,7 +358,7 @@ class SupervisedContrastiveLoss(_base.CheckedLoss):
 
     Choose it: for labeled texts with few classes and batches of 64 or more, e.g. before a linear classifier.
 
-    Alternatives: the triplet losses on class ids (`BatchHardTripletLoss` and others) look at one negative at a time;
+    See also: the triplet losses on class ids (`BatchHardTripletLoss` and others) look at one negative at a time;
     `MultipleNegativesRankingLoss` suits rows that bring their own positive and have no classes.
 
     Args:

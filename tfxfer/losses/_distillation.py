@@ -144,7 +144,7 @@ class MarginMSELoss(_base.CheckedLoss):
     Choose it: to teach an embedder a cross-encoder's scores of mined negatives. A false negative does no harm, because
     its margin is small.
 
-    Alternatives: `DistillKLDivLoss` matches the distribution over all documents of a row and does not depend on the range
+    See also: `DistillKLDivLoss` matches the distribution over all documents of a row and does not depend on the range
     of the scores; `TripletMarginRankingLoss` has one fixed margin and no teacher.
 
     Args:
@@ -190,7 +190,7 @@ class DistillKLDivLoss(_base.CheckedLoss):
 
     Choose it: to teach an embedder a cross-encoder's ranking of several documents per query.
 
-    Alternatives: `MarginMSELoss` matches differences of scores one by one; `EmbeddingDistillationLoss` needs a teacher's
+    See also: `MarginMSELoss` matches differences of scores one by one; `EmbeddingDistillationLoss` needs a teacher's
     embeddings instead of scores.
 
     Args:
@@ -257,7 +257,7 @@ class EmbeddingDistillationLoss(_base.CheckedLoss):
     Choose it: to distill a good embedder into a smaller, faster or multilingual one, from texts without labels. For
     another language, use rows of (text, translation) with the teacher's embedding of the text in both columns.
 
-    Alternatives: `MarginMSELoss` and `DistillKLDivLoss` for teachers that score, or whose embeddings have another
+    See also: `MarginMSELoss` and `DistillKLDivLoss` for teachers that score, or whose embeddings have another
     dimension.
 
     Args:

@@ -131,7 +131,7 @@ class MaxSimRankingLoss(_base.CheckedLoss):
 
     Choose it: to train late interaction for search, without a teacher.
 
-    Alternatives: `MaxSimDistillationLoss` learns a teacher's scores; `MultipleNegativesRankingLoss` is the same for one
+    See also: `MaxSimDistillationLoss` learns a teacher's scores; `MultipleNegativesRankingLoss` is the same for one
     vector per text.
 
     Args:
@@ -177,7 +177,7 @@ class MaxSimDistillationLoss(_base.CheckedLoss):
 
     Choose it: to teach late interaction a cross-encoder's ranking of several documents per query, as ColBERTv2 does.
 
-    Alternatives: `MaxSimRankingLoss` needs no teacher; `DistillKLDivLoss` is the same for one vector per text.
+    See also: `MaxSimRankingLoss` needs no teacher; `DistillKLDivLoss` is the same for one vector per text.
 
     Args:
         student_temperature: float > 0. Defaults to 1: MaxSim is a sum over the query's tokens.

@@ -140,7 +140,7 @@ class AdaptiveLayerLoss(_Wrapper):
 
     Choose it: to train one model that can later be cut to fewer blocks for speed, `embedder.with_blocks(3)`.
 
-    Alternatives: `Matryoshka2dLoss` also cuts the vectors; `models.Siamese(embedder.with_blocks(3))` trains a single
+    See also: `Matryoshka2dLoss` also cuts the vectors; `models.Siamese(embedder.with_blocks(3))` trains a single
     size, which is then a little better.
 
     sentence-transformers draws one layer per step by default; here all layers count in each step. The two agree on
@@ -221,7 +221,7 @@ class Matryoshka2dLoss(AdaptiveLayerLoss):
     Choose it: to train one model that can later be cut in both blocks and components: `embedder.with_blocks(3)` with
     `encode(truncate_dim=128)`.
 
-    Alternatives: `AdaptiveLayerLoss` cuts only blocks and `MatryoshkaLoss` only components; this loss combines the two.
+    See also: `AdaptiveLayerLoss` cuts only blocks and `MatryoshkaLoss` only components; this loss combines the two.
 
     Args:
         loss: `keras.losses.Loss` on `(batch, columns, dim)`, such as `MultipleNegativesRankingLoss()`. Its own

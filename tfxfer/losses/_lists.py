@@ -212,7 +212,7 @@ class PointwiseCrossentropyLoss(ListLoss):
     Choose it: for binary judgments, or for one document per row. The sigmoid of the score is then a probability, to
     which a threshold can be applied.
 
-    Alternatives: `LambdaLoss` and `ListNetLoss` compare the documents of a list and order them better; `PointwiseMSELoss`
+    See also: `LambdaLoss` and `ListNetLoss` compare the documents of a list and order them better; `PointwiseMSELoss`
     regresses onto a teacher's scores; `WeightedBinaryCrossentropy` has a focal parameter and takes rows of pairs.
 
     Args:
@@ -275,7 +275,7 @@ class PointwiseMSELoss(ListLoss):
 
     Choose it: to copy a teacher's scores, including their scale.
 
-    Alternatives: `ScoreMarginMSELoss` and `ListNetLoss` copy differences of scores and leave their level free, which is
+    See also: `ScoreMarginMSELoss` and `ListNetLoss` copy differences of scores and leave their level free, which is
     easier; `keras.losses.MeanSquaredError` takes pairs and has no activation.
 
     Args:
@@ -315,7 +315,7 @@ class ScoreMarginMSELoss(ListLoss):
     Choose it: to teach a small reranker a large one's scores of mined negatives. The two may differ in the level of
     their scores, but not in their spread.
 
-    Alternatives: `MarginMSELoss` does the same for embedders; `ListNetLoss` and `ADRMSELoss` compare all documents with
+    See also: `MarginMSELoss` does the same for embedders; `ListNetLoss` and `ADRMSELoss` compare all documents with
     one another.
 
     Args:
@@ -358,7 +358,7 @@ class ListSoftmaxLoss(ListLoss):
 
     Choose it: for binary judgments with mined or random negatives, when one document is sought.
 
-    Alternatives: `MultipleNegativesRankingLoss` for embedders; `PointwiseCrossentropyLoss` yields scores that are
+    See also: `MultipleNegativesRankingLoss` for embedders; `PointwiseCrossentropyLoss` yields scores that are
     probabilities; `LambdaLoss` uses grades.
 
     Args:

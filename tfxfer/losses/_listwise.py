@@ -347,7 +347,7 @@ class LambdaLoss(_PairsLoss):
 
     Choose it: for graded judgments evaluated by nDCG; the first choice for training a reranker on lists.
 
-    Alternatives: `RankNetLoss` has no weights; `ListNetLoss` has a value for each list and takes a teacher's scores;
+    See also: `RankNetLoss` has no weights; `ListNetLoss` has a value for each list and takes a teacher's scores;
     `ListSoftmaxLoss` suits one positive per list.
 
     Args:
@@ -411,7 +411,7 @@ class RankNetLoss(_PairsLoss):
 
     Choose it: when every wrongly ordered pair matters equally, also at the end of a list.
 
-    Alternatives: `LambdaLoss` weights pairs by their ranks; `ListMLELoss` has a value for each list.
+    See also: `LambdaLoss` weights pairs by their ranks; `ListMLELoss` has a value for each list.
 
     Args:
         k: optional int, see `LambdaLoss`. Defaults to `None`.
@@ -458,7 +458,7 @@ class ListNetLoss(_lists.ListLoss):
     Choose it: to teach a reranker a teacher's distribution over the documents of a query; with grades, when rows need
     sample weights.
 
-    Alternatives: `DistillKLDivLoss` does the same for embedders; `LambdaLoss` suits grades; `ScoreMarginMSELoss` uses
+    See also: `DistillKLDivLoss` does the same for embedders; `LambdaLoss` suits grades; `ScoreMarginMSELoss` uses
     only a teacher's margins, and `ADRMSELoss` only its ranks.
 
     Args:
@@ -498,7 +498,7 @@ class ListMLELoss(_lists.ListLoss):
 
     Choose it: when the whole order is known, from a teacher's ranking or from fine-grained grades.
 
-    Alternatives: `PositionListMLELoss` gives the top more weight; `ListNetLoss` treats equal grades equally, while here
+    See also: `PositionListMLELoss` gives the top more weight; `ListNetLoss` treats equal grades equally, while here
     they keep the order of the list.
 
     Args:
@@ -544,7 +544,7 @@ class PositionListMLELoss(_lists.ListLoss):
 
     Choose it: when the order is known and its top matters most.
 
-    Alternatives: `ListMLELoss` has no weights; `LambdaLoss` targets nDCG.
+    See also: `ListMLELoss` has no weights; `LambdaLoss` targets nDCG.
 
     Args:
         discount: optional string. `"exponential"` (default, the paper's), `"log2"` or `"reciprocal"`; `None` for no
@@ -595,7 +595,7 @@ class ADRMSELoss(_lists.ListLoss):
 
     Choose it: to teach a reranker a large language model's ranking, of which only the ranks are reliable.
 
-    Alternatives: `ListNetLoss` and `ScoreMarginMSELoss` use the teacher's scores; `LambdaLoss` suits grades.
+    See also: `ListNetLoss` and `ScoreMarginMSELoss` use the teacher's scores; `LambdaLoss` suits grades.
 
     Args:
         alpha: float > 0. The sharpness of soft ranks: scores farther apart than about `1 / alpha` count as ordered.

@@ -127,7 +127,7 @@ class ClassCrossentropy(_base.CheckedLoss):
     Choose it: for classifiers with probabilities as targets: a teacher's, or the share of annotators that chose each
     class.
 
-    Alternatives: Keras's `SparseCategoricalCrossentropy` takes only indices and `CategoricalCrossentropy` only shares;
+    See also: Keras's `SparseCategoricalCrossentropy` takes only indices and `CategoricalCrossentropy` only shares;
     the values are the same. `metrics.ClassAccuracy` takes the same targets. `WeightedBinaryCrossentropy` is for several
     labels per text.
 
@@ -188,7 +188,7 @@ class WeightedBinaryCrossentropy(_base.CheckedLoss):
     Choose it: for texts with any number of labels, most of them rare: if a tenth of the texts have a label, a weight of
     9 makes them count as much as the rest. `gamma` shifts the weight to labels that the model still gets wrong.
 
-    Alternatives: Keras's `BinaryCrossentropy` has one weight for all labels; `BinaryFocalCrossentropy` has one `alpha`.
+    See also: Keras's `BinaryCrossentropy` has one weight for all labels; `BinaryFocalCrossentropy` has one `alpha`.
     Without weights the values equal theirs. `ClassCrossentropy` with `class_weight` is for one label per text.
 
     Args:

@@ -52,7 +52,7 @@ class CrossBatchMemoryLoss(_Wrapper):
     Choose it: for labeled texts of more classes than a batch that fits in memory can hold. Train a few hundred steps
     without it first, because vectors change fast at the start.
 
-    Alternatives: `MultiSimilarityLoss` and the other wrapped losses on their own, with larger batches;
+    See also: `MultiSimilarityLoss` and the other wrapped losses on their own, with larger batches;
     `Siamese(chunk_size=...)` allows batches of thousands, at their full cost in time.
 
     A task model of this package owns the memory: `.keras` files of the compiled model include it, and

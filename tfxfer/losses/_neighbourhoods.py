@@ -207,7 +207,7 @@ class SoftNearestNeighboursLoss(_base.CheckedLoss):
     Choose it: for labeled texts whose classes form several clusters, before a nearest-neighbor classifier: a text need
     only be near some texts of its class.
 
-    Alternatives: `SupervisedContrastiveLoss` pulls a text toward all texts of its class. This loss equals TensorFlow
+    See also: `SupervisedContrastiveLoss` pulls a text toward all texts of its class. This loss equals TensorFlow
     Similarity's `SoftNearestNeighborLoss`.
 
     Args:
@@ -274,7 +274,7 @@ class PNLoss(_base.CheckedLoss):
     Choose it: like `BatchHardTripletLoss`, when classes overlap and positives end up nearer to other classes than their
     anchors.
 
-    Alternatives: `BatchHardTripletLoss` and `BatchSemiHardTripletLoss` use only the anchor's distances. This loss equals
+    See also: `BatchHardTripletLoss` and `BatchSemiHardTripletLoss` use only the anchor's distances. This loss equals
     TensorFlow Similarity's `PNLoss`.
 
     Args:
@@ -350,7 +350,7 @@ class LiftedStructureLoss(_LiftedLoss):
     Choose it: for labeled texts on which `BatchHardTripletLoss` jumps between a few hard pairs: here all negatives
     count, smoothly.
 
-    Alternatives: `GeneralizedLiftedStructureLoss` has one term per text instead of one per pair. This loss equals
+    See also: `GeneralizedLiftedStructureLoss` has one term per text instead of one per pair. This loss equals
     TensorFlow Addons' `LiftedStructLoss` on vectors of any norm; PyTorch Metric Learning normalizes vectors first.
 
     Args:
@@ -399,7 +399,7 @@ class GeneralizedLiftedStructureLoss(_LiftedLoss):
 
     Choose it: like `BatchHardTripletLoss`, with smooth maxima instead of the single hardest texts.
 
-    Alternatives: `LiftedStructureLoss` has one term per pair; `BatchHardSoftMarginTripletLoss` has hard maxima and a
+    See also: `LiftedStructureLoss` has one term per pair; `BatchHardSoftMarginTripletLoss` has hard maxima and a
     smooth hinge.
 
     Args:

@@ -171,7 +171,7 @@ class ContrastiveLoss(_base.MarginLoss):
 
     Choose it: for pairs with a yes/no label, such as duplicate questions, when every pair of the batch should count.
 
-    Alternatives: `OnlineContrastiveLoss` uses only the hard pairs and usually performs better;
+    See also: `OnlineContrastiveLoss` uses only the hard pairs and usually performs better;
     `MultipleNegativesRankingLoss` suits positive pairs only; `CoSENTLoss` suits graded scores.
 
     Args:
@@ -216,7 +216,7 @@ class OnlineContrastiveLoss(_base.MarginLoss):
 
     Choose it: for pairs with a yes/no label and batches of 32 or more, which contain hard pairs.
 
-    Alternatives: `ContrastiveLoss` counts every pair and suits small batches and noisy labels.
+    See also: `ContrastiveLoss` counts every pair and suits small batches and noisy labels.
 
     Args:
         margin: float. Defaults to 0.5: dissimilar unit vectors contribute no loss below cosine 0.5.
@@ -256,7 +256,7 @@ class CosineMSELoss(_base.CheckedLoss):
 
     Choose it: for graded pairs when the cosine itself must match the score, for example to apply a threshold to it.
 
-    Alternatives: `CoSENTLoss` and `AnglELoss` accept any range, rank pairs and usually reach a higher Spearman
+    See also: `CoSENTLoss` and `AnglELoss` accept any range, rank pairs and usually reach a higher Spearman
     correlation. `data.pairs` scales scores of another range.
 
     Args:
@@ -291,7 +291,7 @@ class CoSENTLoss(_base.CheckedLoss):
 
     Choose it: for graded pairs, such as STS-B's scores from 0 to 5, as the first choice.
 
-    Alternatives: `CosineMSELoss` needs scores in the range of the cosine and fits them one by one; this loss ranks the
+    See also: `CosineMSELoss` needs scores in the range of the cosine and fits them one by one; this loss ranks the
     batch and usually reaches a higher Spearman correlation. `AnglELoss` is the same on an angle in complex space.
 
     Args:
@@ -336,7 +336,7 @@ class AnglELoss(_base.CheckedLoss):
 
     Choose it: for graded pairs many of which are nearly alike, where the gradient of the cosine vanishes.
 
-    Alternatives: `CoSENTLoss` is the same on the cosine. The similarity here has no sign: texts with cosine -1 count as
+    See also: `CoSENTLoss` is the same on the cosine. The similarity here has no sign: texts with cosine -1 count as
     similar.
 
     Args:

@@ -231,7 +231,7 @@ class MultipleNegativesRankingLoss(_base.CheckedLoss):
     Choose it: for search, paraphrases and question-answer pairs without labels, as the first choice. A larger batch
     gives each query more negatives.
 
-    Alternatives: `GISTEmbedLoss` ignores false negatives, `MegaBatchMarginLoss` stops at margins, and `TripletLoss` uses
+    See also: `GISTEmbedLoss` ignores false negatives, `MegaBatchMarginLoss` stops at margins, and `TripletLoss` uses
     only the row's own negatives. `CoSENTLoss` suits pairs with scores.
 
     Args:
@@ -318,7 +318,7 @@ class MegaBatchMarginLoss(_base.CheckedLoss):
 
     Choose it: for paraphrase pairs in very large batches (500 and more), where the hardest negative is really hard.
 
-    Alternatives: `MultipleNegativesRankingLoss` learns from all negatives and suits smaller batches.
+    See also: `MultipleNegativesRankingLoss` learns from all negatives and suits smaller batches.
 
     Args:
         positive_margin: float. The cosine that a pair should reach. Defaults to 0.8.
@@ -368,7 +368,7 @@ class GISTEmbedLoss(_base.CheckedLoss):
 
     Choose it: for batches with many pairs on the same topic, if a good guide model is available.
 
-    Alternatives: `MultipleNegativesRankingLoss` needs no guide; `EmbeddingDistillationLoss` copies the guide's embeddings
+    See also: `MultipleNegativesRankingLoss` needs no guide; `EmbeddingDistillationLoss` copies the guide's embeddings
     instead of filtering negatives by them.
 
     Args:

@@ -224,7 +224,7 @@ class CircleLoss(_base.CheckedLoss):
     Choose it: for labeled texts in batches of many classes, when a triplet loss plateaus: nearly correct pairs get
     little weight, and wrong pairs get much.
 
-    Alternatives: `MultiSimilarityLoss` weights a cosine also by the anchor's other cosines; `SupervisedContrastiveLoss`
+    See also: `MultiSimilarityLoss` weights a cosine also by the anchor's other cosines; `SupervisedContrastiveLoss`
     has a temperature instead of a margin.
 
     Args:
@@ -283,7 +283,7 @@ class MultiSimilarityLoss(_base.CheckedLoss):
     Choose it: for labeled texts with many classes, e.g. intents; the first choice among the losses on class ids if
     batches hold several texts of each class.
 
-    Alternatives: `CircleLoss` weights a cosine only by its own value; `BatchHardTripletLoss` uses only the hardest pair;
+    See also: `CircleLoss` weights a cosine only by its own value; `BatchHardTripletLoss` uses only the hardest pair;
     `CrossBatchMemoryLoss` adds the texts of earlier batches to this loss.
 
     Args:
@@ -366,7 +366,7 @@ class NPairsLoss(_PairsLoss):
 
     Choose it: for labeled texts of very many classes, with two texts per class in a batch (`examples_per_class=2`).
 
-    Alternatives: `NPairsRowsLoss` takes the pairs as rows; `MultipleNegativesRankingLoss` is the same for pairs without
+    See also: `NPairsRowsLoss` takes the pairs as rows; `MultipleNegativesRankingLoss` is the same for pairs without
     classes; `MultiSimilarityLoss` uses all texts of a class.
 
     Args:
@@ -407,7 +407,7 @@ class NPairsRowsLoss(_PairsLoss):
     Choose it: for pairs that belong together, if several rows of a batch can share a class: such rows are then not
     false negatives.
 
-    Alternatives: `NPairsLoss` takes single texts; `NPairsMultilabelLoss` takes several labels per row; without class ids
+    See also: `NPairsLoss` takes single texts; `NPairsMultilabelLoss` takes several labels per row; without class ids
     use `MultipleNegativesRankingLoss` or `GISTEmbedLoss`. This loss equals TensorFlow Addons' `NpairsLoss`.
 
     Args:
@@ -445,7 +445,7 @@ class NPairsMultilabelLoss(_PairsLoss):
 
     Choose it: for pairs with several labels each, such as topics, so that rows are similar by degrees.
 
-    Alternatives: `NPairsRowsLoss` takes one class per row. This loss equals TensorFlow Addons' `NpairsMultilabelLoss`,
+    See also: `NPairsRowsLoss` takes one class per row. This loss equals TensorFlow Addons' `NpairsMultilabelLoss`,
     except that a row without labels is 0 here and NaN there.
 
     Args:

@@ -199,7 +199,7 @@ class TagCrossentropy(_TagLoss):
 
     Choose it: for word tags from a linear head. Each word has equal weight, regardless of the length of its text.
 
-    Alternatives: `ChainCrossentropy` is for a CRF, which models transitions between tags. Keras's
+    See also: `ChainCrossentropy` is for a CRF, which models transitions between tags. Keras's
     `SparseCategoricalCrossentropy(ignore_class=-1)` also divides by the padding, so words of short texts count less.
 
     Args:
@@ -250,7 +250,7 @@ class ChainCrossentropy(_TagLoss):
 
     Choose it: for word tags from a `layers.CRF`, such as spans, whose tags only allow certain transitions.
 
-    Alternatives: `TagCrossentropy` is for a linear head and has the same scale: the two are equal for a CRF without
+    See also: `TagCrossentropy` is for a linear head and has the same scale: the two are equal for a CRF without
     transitions.
 
     Args:

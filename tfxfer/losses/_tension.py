@@ -69,7 +69,7 @@ class ContrastiveTensionLoss(_base.CheckedLoss):
     Choose it: to turn an encoder into an embedder from texts without labels, with `models.ContrastiveTension` on
     `data.tension_pairs`.
 
-    Alternatives: `ContrastiveTensionInBatchLoss` takes its negatives from the batch and learns faster; `models.simcse`
+    See also: `ContrastiveTensionInBatchLoss` takes its negatives from the batch and learns faster; `models.simcse`
     needs only one encoder; `models.DenoisingAutoencoder` reconstructs texts.
 
     The paper and sentence-transformers sum over the batch, which is `reduction="sum"` here. The default is the mean, as
@@ -110,7 +110,7 @@ class ContrastiveTensionInBatchLoss(_base.CheckedLoss):
 
     Choose it: like `ContrastiveTensionLoss`, with batches of 16 or more distinct texts.
 
-    Alternatives: with one encoder and dropout this is `models.simcse` in both directions.
+    See also: with one encoder and dropout this is `models.simcse` in both directions.
 
     Args:
         scale: float > 0. The inverse temperature. Defaults to 20, the initial value in sentence-transformers, which

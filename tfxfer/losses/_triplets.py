@@ -98,7 +98,7 @@ class TripletLoss(_base.MarginLoss):
 
     Choose it: for ready-made triplets, when triplets that already satisfy the margin should contribute no gradient.
 
-    Alternatives: `TripletCrossEntropyLoss` has no margin, so every triplet keeps contributing; `TripletMarginRankingLoss`
+    See also: `TripletCrossEntropyLoss` has no margin, so every triplet keeps contributing; `TripletMarginRankingLoss`
     is the same on similarities. `MultipleNegativesRankingLoss` also uses the other rows of the batch as negatives, and
     usually performs better. `BatchHardTripletLoss` and its neighbors take texts with class ids instead of triplets.
 
@@ -141,7 +141,7 @@ class TripletCrossEntropyLoss(_base.CheckedLoss):
 
     Choose it: for ready-made triplets, when no good margin is known; every triplet keeps contributing a little.
 
-    Alternatives: `TripletLoss` stops at its margin; `MultipleNegativesRankingLoss` adds the other rows of the batch to
+    See also: `TripletLoss` stops at its margin; `MultipleNegativesRankingLoss` adds the other rows of the batch to
     the same softmax.
 
     Args:
@@ -187,7 +187,7 @@ class TripletMarginRankingLoss(_base.CheckedLoss):
 
     Choose it: for ready-made triplets when texts will be compared by cosine or dot product.
 
-    Alternatives: with the cosine this equals `TripletLoss(margin, distance="cosine")`; `MarginMSELoss` takes each row's
+    See also: with the cosine this equals `TripletLoss(margin, distance="cosine")`; `MarginMSELoss` takes each row's
     margin from a teacher.
 
     Args:

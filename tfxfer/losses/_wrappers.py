@@ -123,7 +123,7 @@ class MatryoshkaLoss(_Wrapper):
 
     Choose it: when vectors will be truncated (`encode(truncate_dim=...)`) to save memory and search time.
 
-    Alternatives: any loss on embeddings is cheaper by itself, but truncated vectors then lose more quality.
+    See also: any loss on embeddings is cheaper by itself, but truncated vectors then lose more quality.
 
     Args:
         loss: `keras.losses.Loss`, such as `CoSENTLoss()`. Its own `reduction` and `dtype` are ignored, because its
@@ -184,7 +184,7 @@ class GlobalOrthogonalRegularizationLoss(_Wrapper):
     Choose it: on top of a loss on pairs or triplets, when all cosines drift together (every two texts have a cosine of
     0.8), or before vectors are quantized.
 
-    Alternatives: `MultipleNegativesRankingLoss` already spreads embeddings, so this term adds little.
+    See also: `MultipleNegativesRankingLoss` already spreads embeddings, so this term adds little.
 
     Args:
         loss: optional `keras.losses.Loss`. The term is added to each of its values, so it counts once in their mean.
