@@ -1,4 +1,4 @@
-"""Clients of a model server, over plain HTTP and gRPC with the published stubs; the contract server as a process."""
+"""Clients of a model server over plain HTTP and gRPC, with the published stubs; runs the contract server."""
 
 import contextlib
 import json
@@ -24,10 +24,10 @@ from tensorflow_serving.apis import (
 )
 
 EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / "examples"
-sys.path.insert(0, str(EXAMPLES))  # where `contract_server` is
+sys.path.insert(0, str(EXAMPLES))  # the directory of `contract_server`
 METRICS = "/monitoring/prometheus/metrics"
 MONITORING = f'prometheus_config {{ enable: true, path: "{METRICS}" }}'
-# The server as a process; on a signal it prints the modules that it has imported.
+# Runs the server. On SIGUSR1 it prints the names of the modules that it has imported.
 PROGRAM = """
 import signal, sys
 from contract_server.__main__ import main
@@ -49,8 +49,8 @@ class Client:
     """A client of one model on a server.
 
     Args:
-        port: int. The port of gRPC.
-        rest_port: int. The port of HTTP.
+        port: int. The gRPC port.
+        rest_port: int. The HTTP port.
         model: string. The name of the model.
     """
 
@@ -65,13 +65,13 @@ class Client:
         self._channel.close()
 
     def of(self, model):
-        """A client of another model on the same connection."""
+        """Returns a client of another model on the same connection."""
         other = object.__new__(Client)
         other.__dict__.update(self.__dict__, model=model)
         return other
 
     def http(self, path, body=None, *, method=None, headers=(), timeout=120):
-        """Returns the status and JSON (or text) of a request to a path; sends a dict as JSON, and bytes as they are."""
+        """Requests a path and returns the status and JSON (or text). Sends a dict as JSON, and bytes unchanged."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, dict(headers), method=method)
         try:
@@ -98,7 +98,7 @@ class Client:
         return {name: tf.make_ndarray(value) for name, value in outputs.items()}
 
     def classify(self, signature, rows):
-        """Returns the labels and scores of a Classify call, a list of pairs for each row."""
+        """Returns the labels and scores of a Classify call: a list of pairs for each row."""
         request = classification_pb2.ClassificationRequest()
         found = self._of_examples(request, self.stub.Classify, signature, rows).result.classifications
         return [[(each.label, each.score) for each in row.classes] for row in found]
@@ -137,7 +137,7 @@ class Client:
 
 
 def proto(value):
-    """Converts a value to a tensor's message: strings as bytes, numbers as float32 or int32."""
+    """Converts a value to a `TensorProto`: strings to bytes, numbers to float32 or int32."""
     array = np.asarray(value)
     if array.dtype.kind in "USO":
         array = np.array(value, object)
@@ -145,7 +145,7 @@ def proto(value):
 
 
 class Process(Client):
-    """A client of a server that it runs as a process."""
+    """A client that also starts and stops its server process."""
 
     def start(self, command, log):
         self._process = subprocess.Popen(command, cwd=EXAMPLES, stdout=subprocess.PIPE, stderr=log, text=True)

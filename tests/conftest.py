@@ -44,7 +44,7 @@ class Shipped(type(pathlib.Path())):
 
 @pytest.fixture(scope="session")
 def golden():
-    """The directory of reference numbers: all of them, or only those in `tests/golden` without `SHARED`."""
+    """The directory of reference numbers: all of them in `SHARED` or, without it, those in `tests/golden`."""
     folder = SHARED / "golden"
     return folder if folder.is_dir() else Shipped(ROOT / "tests" / "golden")
 
@@ -79,8 +79,8 @@ def browser():
 
 @pytest.fixture(scope="session")
 def blocks():
-    """A context manager that sets how many queries and corpus rows a block of the nearest-row search holds."""
-    # The sizes bound the memory and are not arguments: with the package's own, a test would need 10,000 rows.
+    """A context manager that sets how many queries and corpus rows a block of the nearest-neighbor search holds."""
+    # The sizes bound memory and are not arguments. With the package's own sizes, a test would need 10,000 rows.
     from tfxfer import _neighbours
 
     @contextlib.contextmanager
@@ -93,8 +93,8 @@ def blocks():
     return sized
 
 
-# Files whose tests would find the same on graphs that TensorFlow does not rewrite before the first run; rewriting takes
-# a tenth of their time. Graphs that are exported, served, quantized or compared with exact numbers are still rewritten.
+# Test files whose results do not change if TensorFlow does not rewrite graphs before the first run; rewriting takes a
+# tenth of their time. Graphs that are exported, served, quantized or compared with exact numbers are still rewritten.
 PLAIN_GRAPHS = """
     added_tokens align callbacks callbacks_rates checkpoint connections damaged_files data_batches data_columns
     data_label_column data_mix data_plans data_rankings data_rows data_targets deciding decisions denoising disk drift
@@ -108,11 +108,11 @@ PLAIN_GRAPHS = """
 
 @pytest.fixture(scope="session", autouse=True)
 def bases():
-    """Makes Keras set the base classes of a model's class only where they change.
+    """Makes Keras set the base classes of a model's class only if they change.
 
-    KerasHub takes `Functional` out of the base classes of its models, and Keras puts it back when one is made, by
-    setting the base classes of every class that the model inherits from: 50 ms for a task model, half the time that the
-    small ones of the tests take.
+    KerasHub removes `Functional` from the base classes of its models. When such a model is built, Keras restores it by
+    setting the base classes of every class that the model inherits from. This takes 50 ms for a task model, half the
+    time to build one of the small models in the tests.
     """
     from keras.src.models import functional, model
 
@@ -148,7 +148,7 @@ def graphs(request):
 
 
 def seed(name):
-    """Seeds Python's and NumPy's random numbers, and so Keras's, which draws the seeds of its own from Python's."""
+    """Seeds Python and NumPy, and with them Keras, which draws its own seeds from Python's generator."""
     number = zlib.crc32(name.encode("utf-8"))
     random.seed(number)
     np.random.seed(number)
@@ -156,13 +156,13 @@ def seed(name):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup(fixturedef, request):
-    """Seeds each fixture, so that it gives the same whichever test asks for it first."""
+    """Seeds each fixture, so that its value does not depend on which test requests it first."""
     seed(f"{fixturedef.baseid}::{fixturedef.argname}[{request.param_index}]")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item):
-    """Seeds each test, so that it finds the same alone, in the whole suite and on another machine."""
+    """Seeds each test, so that its result is the same alone, in the whole suite and on another machine."""
     seed(item.nodeid)
 
 
@@ -170,7 +170,7 @@ MARKERS = {"minilm_folder": "real_weights", "golden": "real_data", "real_data": 
 
 
 def keep_a_sample(items, start, most):
-    """Marks all but `most` cases of a test, evenly spread, as slow and thorough; `start` is `module::start of name`."""
+    """Marks all but `most` evenly spread cases of a test as slow and thorough; `start` is `module::start of name`."""
     module, _, name = start.partition("::")
     cases = {}
     for item in items:
@@ -215,7 +215,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Makes Python's garbage collector inspect the objects of the tests, and not those of TensorFlow over and over."""
+    """Makes Python's garbage collector inspect only the objects of the tests, not those of TensorFlow every time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)

@@ -1,4 +1,4 @@
-"""The blocks of the pages in docs, and what each page takes for granted: a small encoder, rows, models."""
+"""The code blocks of the pages in docs, and the names that the pages assume: a small encoder, rows, models."""
 
 import pathlib
 import re
@@ -17,28 +17,28 @@ PAGES = sorted(
     for path in DOCS.rglob("*.md")
     if path.relative_to(DOCS).parts[0] not in ("_build", "reference")
 )
-# Pages that `test_readme.py` runs on real weights.
+# Pages that `test_readme.py` runs with real weights.
 REAL = ("tour.md", "checkpoints.md")
-# A block of Python, and the line above it that says why it is not run.
+# A Python block, with an optional comment above it that says why it is not run.
 BLOCK = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n+)?^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 
 
 def blocks(page):
-    """The Python blocks of a page as (line, code, reason not to run it or `None`)."""
+    """Returns the Python blocks of a page as (line, code, reason not to run it or `None`)."""
     text = (DOCS / page).read_text(encoding="utf-8")
     return [(text[: found.start("code")].count("\n"), found["code"], found["reason"]) for found in BLOCK.finditer(text)]
 
 
-# Pages that name blocks of an encoder of six.
+# Pages that refer to the blocks of an encoder with six of them.
 DEEP = {"concepts.md", "heads.md"}
 
 
 def encoder(folder, num_layers):
-    """Makes a small embedder; the files of its vocabulary lie under `folder`.
+    """Makes a small embedder and writes its vocabulary files under `folder`.
 
-    Its vocabulary has the words of the shipped questions, and all letters, so that any text has tokens.
+    The vocabulary has the words of the shipped questions and all letters, so that any text has tokens.
     """
     questions = data.read(ROOT / "examples" / "data" / "support_questions" / "train.tsv")["text"]
     words = sorted({word for text in questions for word in re.findall(r"\w+", text.lower()) if word.isascii()})
@@ -62,7 +62,7 @@ def encoder(folder, num_layers):
         max_sequence_length=256,
     )
     rng = np.random.default_rng(0)
-    # Words differ by more than places, so that vectors of texts tell what words are in them.
+    # Word embeddings differ more than position embeddings, so that the vector of a text depends on its words.
     scales = [1.0 if w.shape[:1] == (len(vocabulary),) else 0.05 for w in backbone.get_weights()]
     pairs = zip(backbone.get_weights(), scales, strict=True)
     backbone.set_weights([w + rng.normal(0, scale, w.shape).astype(w.dtype) for w, scale in pairs])
@@ -71,9 +71,9 @@ def encoder(folder, num_layers):
 
 
 def presets(folder):
-    """Writes stand-ins for the checkpoints that pages name; returns the folder of each `hf://` handle.
+    """Writes small substitutes for the checkpoints that pages name; returns the directory of each `hf://` handle.
 
-    That of all-MiniLM-L6-v2 is there twice, with one block (1) and with six (6).
+    all-MiniLM-L6-v2 has two: one with a single block (key 1) and one with six blocks (key 6).
     """
     found = {}
     for num_layers in (6, 1):
@@ -95,7 +95,7 @@ def presets(folder):
 
 
 class Names(dict):
-    """The names that a page may use, made when they are first used."""
+    """The names that a page may use, each created on first use."""
 
     def __missing__(self, name):
         maker = MAKERS.get(name)
@@ -106,12 +106,12 @@ class Names(dict):
 
 
 def questions(split):
-    """A maker of rows of the shipped questions."""
+    """Returns a function that reads a split of the shipped questions."""
     return lambda names: data.read(ROOT / "examples" / "data" / "support_questions" / f"{split}.tsv")
 
 
 def trained(names):
-    """A classifier of the questions, trained for a moment."""
+    """Trains a classifier on the questions for one epoch."""
     model = names["classifier"]
     train = names["train"]
     model.compile()
@@ -141,7 +141,7 @@ MAKERS = {
 }
 
 
-# What is run before the first block of a page that shows parts of a program.
+# Code to run before the first block of a page that shows only parts of a program.
 BEFORE = {
     "decisions.md": """
 model = trained_model
@@ -176,7 +176,7 @@ dev_targets = [["not recommended"] if each == "no" else [] for each in reviews["
 
 
 def run(page, names):
-    """Runs the blocks of a page, top to bottom, as one program."""
+    """Runs the blocks of a page, top to bottom, as one program; returns how many ran."""
     exec(BEFORE.get(page, ""), names)
     ran = 0
     for line, code, reason in blocks(page):
@@ -188,5 +188,5 @@ def run(page, names):
 
 
 def notes(page):
-    """The reasons for which blocks of a page are not run."""
+    """Returns the reasons why blocks of a page are not run."""
     return [reason for _, _, reason in blocks(page) if reason]

@@ -1,4 +1,4 @@
-"""The directories of reference numbers for families of encoders, and which of them are shipped with the tests.
+"""Directories of reference numbers for encoder families, and which of them are shipped with the tests.
 
 Reference: transformers 5.23.0 and 5.24.0, tokenizers 0.23.3, torch 2.15 and 2.14.1 (golden/families and families2).
 """
@@ -37,12 +37,12 @@ SETS = {
     ),
 }
 NAMES = tuple(name for names in SETS.values() for name in names)
-# The directories that are shipped with the tests, found by their files.
+# The directories that are shipped with the tests, found by their `expected.npz`.
 SHIPPED = {path.parent.name: path.parent for path in (pathlib.Path(__file__).parent / "golden").glob("*/expected.npz")}
 
 
 class Found(dict):
-    """Results of `each` by the name of the directory; a test that asks for a missing one is skipped."""
+    """Results of `each` by directory name; a test that asks for a missing one is skipped."""
 
     def __missing__(self, name):
         pytest.skip(f"no reference numbers of {name}")
@@ -54,7 +54,7 @@ def each(golden, kind, names, make):
     return Found((name, make(folder)) for name, folder in folders.items() if folder.is_dir())
 
 
-# Directories that also have the config.json of an older transformers, or of the hub's own code.
+# Directories that also have the config.json of an older transformers, or of the model code on the Hub.
 OLDER_CONFIGS = {
     "eurobert": "config_v4.json",
     "gemma3": "config_v4.json",
@@ -66,7 +66,7 @@ OLDER_CONFIGS = {
 
 
 def folder(golden, name):
-    """Returns the directory of a family, given that of all reference numbers."""
+    """Returns the directory of a family; `golden` is the directory of all reference numbers."""
     if name in SHIPPED:
         return SHIPPED[name]
     return pathlib.Path(next(golden / kind / name for kind, names in SETS.items() if name in names))
@@ -75,8 +75,8 @@ def folder(golden, name):
 def expected(golden, name):
     """Returns the ids, masks and hidden states of a directory, without the rows that have no tokens.
 
-    Row 12 is the empty string. For tokenizers without special tokens (GPT, GPT-2) it holds only padding, for which the
-    reference is undefined.
+    Row 12 is the empty string. With tokenizers without special tokens (GPT, GPT-2), it consists only of padding, where
+    the reference is undefined.
 
     Returns:
         (rows, ids, mask, hidden): int arrays of the row numbers `(rows,)`, the ids and the mask `(rows, length)`, and a

@@ -1,4 +1,4 @@
-"""What the graph of an export is made of, held against what a server links."""
+"""Checks the operations in the graph of an export against those that a server links."""
 
 import json
 import pathlib
@@ -8,7 +8,8 @@ import textwrap
 
 from tensorflow.core.protobuf import saved_model_pb2
 
-# What may have a state: weights, written when they are restored and read ever after; files; checks; calls and loops.
+# Operations that may be stateful: weights, which are written only when they are restored; files; checks, calls and
+# loops.
 WEIGHTS = {
     "AssignVariableOp",
     "DisableCopyOnRead",
@@ -19,7 +20,7 @@ WEIGHTS = {
 }
 FILES = {"MergeV2Checkpoints", "RestoreV2", "SaveV2"}
 CALLS = {"Assert", "If", "StatefulPartitionedCall", "While"}
-# Tables of the tokenizers: filled once, from the graph, and never added to.
+# Tables of the tokenizers. The graph fills them once, and they never grow.
 TABLES = {"HashTableV2", "LookupTableFindV2", "LookupTableImportV2", "SentencepieceOp", "SentencepieceTokenizeOp"}
 STATEFUL = WEIGHTS | FILES | CALLS | TABLES
 REGISTERED = """
@@ -39,7 +40,7 @@ def saved_model(path):
 
 
 def registered(names):
-    """Whether operations have a state; `None` where TensorFlow and TF Text alone, in a fresh process, lack them."""
+    """Says which operations are stateful; `None` for those that TensorFlow and TF Text do not register."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(REGISTERED)],
         input=json.dumps(sorted(names)),
@@ -51,18 +52,18 @@ def registered(names):
 
 
 def check(paths):
-    """Asserts that exports hold only what a server has and allows, functions included; returns the operations used."""
+    """Checks that exports and their functions use only operations that a server has and allows; returns them."""
     used = set()
     for path in paths:
         [meta_graph] = saved_model(path).meta_graphs
         graph = meta_graph.graph_def
         nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
         used |= {node.op for node in nodes} - {function.signature.name for function in graph.library.function}
-        # The server has XLA turned off, and no Python.
+        # The server has no Python, and XLA is off.
         marked = [*nodes, *graph.library.function]
         assert not [key for each in marked for key in each.attr if "xla" in key.lower() and each.attr[key].b]
         assert not [node.name for node in nodes if "PyFunc" in node.op or "Xla" in node.op]
-        # The newest server is a release behind.
+        # The newest server is one release older than TensorFlow.
         assert graph.versions.min_consumer <= 12
     known = registered(used)
     assert not [name for name, stateful in known.items() if stateful is None]

@@ -1,4 +1,4 @@
-"""Reads reference numbers in JSON: from the full set if present, otherwise from the shipped, compressed files."""
+"""Reads reference numbers in JSON, from the full set if it is present, otherwise from the shipped, compressed files."""
 
 import gzip
 import json
@@ -14,5 +14,5 @@ def read(golden, name):
 
 
 def shipped(name):
-    """Returns the bytes of a shipped file, compressed with gzip."""
+    """Returns the gzip-compressed bytes of a shipped file."""
     return (SHIPPED / f"{name}.json.gz").read_bytes()

@@ -1,9 +1,9 @@
-"""Reads what this package wrote with the libraries that it was written for; run in the benchmark's environment.
+"""Reads files of this package with the libraries that they are written for; runs in the benchmark's environment.
 
     python reference_reader.py FOLDER
 
-`FOLDER/jobs.json` lists jobs, dicts with `name`, `kind` and `folder`. The answers go to `FOLDER/NAME.npz`, an error to
-`FOLDER/NAME.txt`.
+`FOLDER/jobs.json` lists jobs: dicts with `name`, `kind` and `folder`. The results are written to `FOLDER/NAME.npz`, an
+error to `FOLDER/NAME.txt`.
 """
 
 import importlib.util
@@ -22,14 +22,14 @@ transformers.logging.set_verbosity_error()
 
 
 def tokens(model, tokenizer, *texts):
-    """What a model gives for texts or pairs, and the mask."""
+    """The outputs of a model for texts or pairs, and the inputs with the mask."""
     inputs = tokenizer(*texts, padding=True, truncation=True, return_tensors="pt")
     with torch.no_grad():
         return model(**inputs), inputs
 
 
 def encoder(job):
-    """Hidden states by the class that config.json names."""
+    """Hidden states from the class that config.json names."""
     config = transformers.AutoConfig.from_pretrained(job["folder"])
     loader = getattr(transformers, config.architectures[0])
     model, found = loader.from_pretrained(job["folder"], output_loading_info=True)
@@ -48,7 +48,7 @@ def encoder(job):
 
 
 def sentence(job):
-    """Embeddings by sentence-transformers."""
+    """Embeddings from sentence-transformers."""
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(job["folder"], device="cpu")
@@ -58,7 +58,7 @@ def sentence(job):
 
 
 def classifier(job):
-    """Logits of texts and pairs by transformers, and the labels that its pipeline gives."""
+    """Logits of texts and pairs from transformers, and the labels from its pipeline."""
     loader = transformers.AutoModelForSequenceClassification
     model, found = loader.from_pretrained(job["folder"], output_loading_info=True)
     left = [name for key in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in found[key]]
@@ -76,7 +76,7 @@ def classifier(job):
 
 
 def tagger(job):
-    """Logits of tokens by transformers, and what its pipeline finds, as JSON."""
+    """Logits of tokens from transformers, and the spans that its pipeline finds, as JSON."""
     loader = transformers.AutoModelForTokenClassification
     model, found = loader.from_pretrained(job["folder"], output_loading_info=True)
     left = [name for key in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in found[key]]
@@ -95,7 +95,7 @@ def tagger(job):
 
 
 def masked(job):
-    """Logits of every token by transformers; writes the model again as transformers does."""
+    """Logits of every token from transformers; also saves the model again with transformers."""
     loader = transformers.AutoModelForMaskedLM
     model, found = loader.from_pretrained(job["folder"], output_loading_info=True)
     left = [name for key in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in found[key]]
@@ -108,7 +108,7 @@ def masked(job):
 
 
 def cross(job):
-    """Scores of pairs and texts by sentence-transformers' CrossEncoder."""
+    """Scores of pairs and texts from sentence-transformers' CrossEncoder."""
     from sentence_transformers import CrossEncoder
 
     model = CrossEncoder(job["folder"], device="cpu")
@@ -119,7 +119,7 @@ def cross(job):
 
 
 def card(job):
-    """Runs the blocks of a card that use neither this package nor the network."""
+    """Runs the code blocks of a model card that use neither this package nor the network."""
     os.chdir(job["folder"])
     text = pathlib.Path("README.md").read_text(encoding="utf-8")
     blocks = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "tfxfer" not in block]

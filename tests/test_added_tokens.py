@@ -1,4 +1,4 @@
-"""New tokens: the tokenizer's, the table's rows, and what refuses ids without a row."""
+"""Added tokens: the tokenizer, the rows of the embedding table, and errors for ids without a row."""
 
 import keras
 import numpy as np
@@ -21,13 +21,13 @@ def table(model):
 
 def test_rows_of_new_tokens_are_the_means_of_what_they_were_before(model):
     old = model.preprocessor.tokenizer
-    made = model.with_added_tokens([*TOKENS, "loan"])  # the last one is there already
+    made = model.with_added_tokens([*TOKENS, "loan"])  # the last token already exists
     size = len(tiny.VOCABULARY)
     assert made.preprocessor.tokenizer.vocabulary_size() == made.backbone.vocabulary_size == size + 3
     assert made.preprocessor.tokenizer.vocabulary[size:] == TOKENS
     before, after = table(model), table(made)
     np.testing.assert_array_equal(after[:size], before)
-    np.testing.assert_allclose(after[size], before.mean(axis=0), atol=1e-6)  # unknown before
+    np.testing.assert_allclose(after[size], before.mean(axis=0), atol=1e-6)  # IBAN was unknown before
     np.testing.assert_allclose(after[size + 1], before[old(["my card"]).to_list()[0]].mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(after[size + 2], before[old(["loans"]).to_list()[0]].mean(axis=0), atol=1e-6)
     assert (old.vocabulary_size(), model.backbone.vocabulary_size) == (size, size)

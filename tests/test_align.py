@@ -1,4 +1,4 @@
-"""A new embedder beside an old index: the map between them, what it costs, and where it is kept."""
+"""Alignment of a new embedder with an old index: the map between them, what it costs in recall, and saving it."""
 
 import functools
 import types
@@ -33,7 +33,7 @@ def new(folder):
 
 @pytest.fixture(scope="module")
 def old(new):
-    """The same encoder, its vectors turned."""
+    """The same encoder with rotated embeddings."""
     dense = {"class": "Dense", "units": 8, "use_bias": False, "kernel": ROTATION.astype("float32")}
     return tx.models.TextEmbedder(new.backbone, new.preprocessor, modules=[dense, {"class": "Normalize"}])
 
@@ -44,7 +44,7 @@ def alignment(old, new):
 
 
 def arrays(rows=120, new_dim=6, old_dim=6, noise=0.0, seed=0, unit=True):
-    """Vectors of a new embedder, and those of an old one that a rotation and some noise make of them."""
+    """Returns old vectors, new vectors and a rotation; the old vectors are the rotated new ones plus noise."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(rows, new_dim)) + 0.5
     q = scipy.stats.ortho_group.rvs(max(new_dim, old_dim), random_state=seed)[:new_dim, :old_dim]
@@ -71,7 +71,7 @@ def test_the_orthogonal_map_is_scipys_or_has_orthonormal_sides(new_dim, old_dim)
         np.testing.assert_allclose(found.kernel, scipy.linalg.orthogonal_procrustes(x, y)[0], atol=1e-5)
     small = found.kernel @ found.kernel.T if new_dim < old_dim else found.kernel.T @ found.kernel
     np.testing.assert_allclose(small, np.eye(min(new_dim, old_dim)), atol=1e-5)
-    # No other map of this kind agrees better with the old vectors.
+    # No other map of this kind fits the old vectors better.
     rng = np.random.default_rng(1)
     best = np.sum((x @ found.kernel) * y)
     for _ in range(50):

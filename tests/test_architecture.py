@@ -1,4 +1,4 @@
-"""The table of modules, held against the imports in the source."""
+"""The table of modules, compared with the imports in the source."""
 
 import ast
 import pathlib
@@ -13,12 +13,12 @@ import tfxfer
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tfxfer"
 
-# A module imports only from rows above its own, i.e. of a smaller number.
+# A module imports only from rows above its own, that is, rows with a smaller number.
 ROWS = {
     "_version": -1,
     "_quiet": -1,  # before all others: how TensorFlow is imported
-    "_program": -1,  # before that: whether it need be
-    "_check": -1,  # the wording of errors, which the others of row 0 use
+    "_program": -1,  # before that: whether TensorFlow is needed at all
+    "_check": -1,  # the wording of errors, which modules of row 0 use
     "_disk": 0,
     "_processes": 0,
     "_replicas": 0,
@@ -32,8 +32,8 @@ ROWS = {
     "_chain": 0,
     "_schemes": 0,
     "_random": 0,
-    "preprocessing": 0.5,  # `data` splits raw text into words by it
-    "augmentation": 0.7,  # `data` gives its rows seeds by it
+    "preprocessing": 0.5,  # `data` uses it to split raw text into words
+    "augmentation": 0.7,  # `data` uses it to seed its rows
     "data": 1,
     "losses": 1,
     "metrics": 1,
@@ -48,18 +48,18 @@ ROWS = {
     "_texts": 2,
     "backbones": 2,
     "models": 3,
-    "evaluation": 3,  # knows models by what they can do, so that callbacks and search may use it
+    "evaluation": 3,  # relies only on what models can do, so callbacks and search may use it
     "freezing": 4,
     "callbacks": 4,
     "search": 4,
-    "export": 4.5,  # it reads adapters as `freezing` wrote them
+    "export": 4.5,  # reads the adapters that `freezing` writes
     "_try": 5.5,
-    "tuning": 5,  # its hypermodels freeze, and train with the callbacks
+    "tuning": 5,  # its hypermodels freeze layers and train with callbacks
     "_command": 6,
     "__main__": 7,
 }
 
-# Who may import a part that ties the code to one backend or to an optional package.
+# Which modules may import a package that ties the code to one backend or that is optional.
 ALLOWED = {
     "tensorflow": {
         "preprocessing",
@@ -85,7 +85,7 @@ ALLOWED = {
 OPTIONAL = ("bm25s", "faiss", "keras_tuner", "matplotlib", "nltk", "pandas", "pyarrow", "tensorboard", "usearch")
 
 
-# Classes of tasks: what stands above `models` asks a task what it is, and names none.
+# Task classes. Modules above `models` ask a task what it can do and never name its class.
 TASKS = {
     "ContrastiveTension",
     "DenoisingAutoencoder",
@@ -119,8 +119,8 @@ def package_of(path, package=PACKAGE):
 def imports(path, package=PACKAGE):
     """Yields the line and the absolute dotted name of everything that a file imports, wherever in the file.
 
-    `from a import b` gives `a.b`, as `b` may be a module; `import a.b` gives `a.b`. A plain `import tfxfer` stands for
-    what is then taken from it, `tfxfer.b` with each `b`.
+    `from a import b` gives `a.b`, because `b` may be a module; `import a.b` gives `a.b`. A plain `import tfxfer` gives
+    `tfxfer.b` for each attribute `b` that the file uses.
     """
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     for node in ast.walk(tree):
@@ -140,14 +140,14 @@ def imports(path, package=PACKAGE):
 
 
 def attributes(tree, variable, package):
-    """Yields the line and dotted name of everything that is taken from the package by `variable.name`."""
+    """Yields the line and dotted name of every attribute of the package that is accessed as `variable.name`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == variable:
             yield node.lineno, f"{package}.{node.attr}"
 
 
 def offences(path, package=PACKAGE):
-    """Lists what a file imports against the table, one sentence each."""
+    """Lists the imports of a file that violate the table, one sentence each."""
     importer = module_of(path, package)
     found = []
     for line, name in imports(path, package):
@@ -189,7 +189,7 @@ def test_a_module_that_became_a_folder_left_no_file_behind():
 
 def test_a_folder_holds_private_files_only():
     public = [path for path in PACKAGE.glob("*/**/*.py") if not path.name.startswith("_")]
-    # A family's file has the family's name: `backbones/families` is a table of files.
+    # `backbones/families` has one file per family, named after it.
     assert {path.parent.name for path in public} == {"families"}
 
 
@@ -203,14 +203,14 @@ def test_the_package_exports_its_public_modules_and_the_version_only():
 
 
 def test_the_package_imports_where_no_optional_part_is_installed():
-    # KerasHub loads pandas and matplotlib by itself where it finds them: `sys.modules` says nothing.
+    # `sys.modules` proves nothing, because KerasHub itself imports pandas and matplotlib if they are installed.
     hidden = f"import sys; sys.modules.update(dict.fromkeys({OPTIONAL!r}))"
     subprocess.run([sys.executable, "-c", f"{hidden}; import tfxfer"], capture_output=True, check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_an_optional_part_is_imported_where_it_is_used_only(path):
-    # `tuning` is loaded by nobody but its user, yet `tfxfer` exports it as a module: it too must import lazily.
+    # Only users import `tuning`, but `tfxfer` exports it as a module, so it must import lazily too.
     body = ast.parse(path.read_text(encoding="utf-8")).body
     top = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {alias.name for node in top for alias in node.names} | {getattr(node, "module", None) or "" for node in top}

@@ -1,4 +1,4 @@
-"""Attention and the GELU as the JAX backend computes them, in a process of its own."""
+"""Attention and GELU on the JAX backend, in a separate process."""
 
 import test_contracts
 

@@ -1,4 +1,4 @@
-"""Augmentation: what changes, how often, by which seed; and that nothing else does."""
+"""Augmentation: what it changes, how often and with which seed, and that nothing else changes."""
 
 import collections
 import json
@@ -19,7 +19,7 @@ WORDS = "where is my card the bank has lost it and how much does a loan cost".sp
 TABLE = {"card": ["cards", "visa"], "bank": ["lender"], "loan": ["credit"], "lost": ["missed"], "where": ["when"]}
 CANDIDATES = augmentation.Candidates(TABLE)
 RNG = np.random.default_rng(0)
-# Spaces of several kinds, punctuation of several kinds, no two alike.
+# Several kinds of whitespace and punctuation, all different.
 GAPS = [" ", "  ", ", ", " - ", "; ", "\t", "! "]
 TEXTS = [
     "".join(
@@ -35,7 +35,7 @@ EDGES = [
     "\u0130stanbul \u00df STRASSE", "\u0e01\u0e47\u0e44\u0e17\u0e22", "a\x00b c",
 ]  # fmt: skip
 PROPOSALS = {text: [(0, ["hello"]), (2, ["this", "that"])] for text in TEXTS}
-# One row an augmentation, with arguments that are no defaults.
+# One instance of each augmentation, with non-default arguments.
 MADE = {
     "Delete": augmentation.Delete(0.3),
     "Swap": augmentation.Swap(0.2, probability=0.9),
@@ -55,7 +55,7 @@ FOR_TEXTS = {name: made for name, made in MADE.items() if name != "ReplaceMentio
 
 
 def changed(made, texts=None, seed=0, **options):
-    """Texts after an augmentation, as strings."""
+    """The augmented texts, as strings."""
     return [text.decode() for text in made(TEXTS if texts is None else texts, seed, **options).numpy()]
 
 
@@ -67,7 +67,7 @@ def skeleton(text):
     return re.sub(r"\w+", "w", text)
 
 
-# === What holds for all ===
+# === Common to all augmentations ===
 
 
 def test_every_augmentation_has_a_row():
@@ -95,7 +95,7 @@ def test_a_row_is_a_function_of_seed_epoch_and_number_in_any_batch(name):
     first = changed(made, seed=5)
     assert first == changed(made, seed=5) != changed(made, seed=6)
     assert changed(made, seed=5, epoch=1) != first != changed(made, seed=5, text=1)
-    # Some rows alone, and in another order.
+    # Only some of the rows, in a different order.
     numbers = np.random.default_rng(1).permutation(len(TEXTS))[:40]
     seeds = augmentation.text_seeds(augmentation.row_seeds(5, 0, tf.constant(numbers)), 0)
     assert made.on_texts(tf.constant(TEXTS)[:0], seeds[:0]).shape == (0,)
@@ -117,7 +117,7 @@ def test_what_is_not_changed_stays_byte_for_byte():
 
 
 def splitmix(state, number):
-    """The number of SplitMix64 at a place, from 0, of the stream that a state begins."""
+    """The output of SplitMix64 at index `number`, from 0, of the stream that starts at `state`."""
     z = (state + (number + 1) * 0x9E3779B97F4A7C15) % 2**64
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         z = (z ^ z >> shift) * factor % 2**64
@@ -125,7 +125,7 @@ def splitmix(state, number):
 
 
 def test_seeds_of_rows_are_numbers_of_splitmix_and_even():
-    # The first numbers with the seed 0, as its authors have them.
+    # The first outputs for the seed 0, as published by the authors of SplitMix64.
     assert [splitmix(0, i) for i in range(3)] == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
     found = augmentation.row_seeds(2**31 + 7, 4, tf.range(100_000)).numpy().astype("uint64")
     epoch = splitmix(2**31 + 7, 4)
@@ -135,7 +135,7 @@ def test_seeds_of_rows_are_numbers_of_splitmix_and_even():
     assert abs(np.corrcoef(shares[:-1], shares[1:])[0, 1]) < 0.01
 
 
-# === What each one does ===
+# === Each augmentation ===
 
 
 def test_delete_removes_each_word_with_its_probability_and_the_space_before_it():
@@ -145,7 +145,7 @@ def test_delete_removes_each_word_with_its_probability_and_the_space_before_it()
     assert lost / total == pytest.approx(0.2, abs=0.02)
     for before, after in zip(TEXTS, made, strict=True):
         rest = iter(words_of(before))
-        assert all(word in rest for word in words_of(after))  # in their order
+        assert all(word in rest for word in words_of(after))  # in the original order
         assert re.sub(r"[\w\s]", "", before) == re.sub(r"[\w\s]", "", after)
     assert changed(augmentation.Delete(1.0), ["one, two"]) in (["one,"], [", two"], ["one, "])
     assert {len(words_of(text)) for text in changed(augmentation.Delete(1.0))} == {1}
@@ -170,7 +170,7 @@ def test_swap_exchanges_words_and_leaves_what_is_between_them():
         moved = sum(a != b for a, b in zip(words_of(before), words_of(after), strict=True))
         assert sorted(words_of(before)) == sorted(words_of(after)) and skeleton(before) == skeleton(after)
         assert moved <= 2 * pairs
-    assert np.mean([a != b for a, b in zip(TEXTS, made, strict=True)]) > 0.8  # some words stand in a text twice
+    assert np.mean([a != b for a, b in zip(TEXTS, made, strict=True)]) > 0.8  # some texts contain a word twice
     assert changed(augmentation.Swap(1.0), ["one", "", "two one"]) == ["one", "", "one two"]
 
 
@@ -202,7 +202,7 @@ def test_insert_adds_candidates_of_words_of_the_text():
 
 
 def one_edit(before, after):
-    """Whether a word differs by one letter put in, left out, replaced, or exchanged with its neighbour."""
+    """Whether two words differ by at most one letter inserted, deleted, replaced or swapped with its neighbor."""
     a, b = before, after
     start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     rests = (a[start:], b[start:])
@@ -241,7 +241,7 @@ def test_each_kind_of_typo_is_what_it_says():
     assert kinds("keyboard")["WORD"] == {word.upper() for word in replaced}
     assert kinds("insert")["or"] == {"oir", "opr", "ore", "ort"}
     for kind in ("swap", "delete", "keyboard", "insert"):
-        assert kinds(kind)["wordy"] == {"wordy"} and kinds(kind)["x1d"] == {"x1d"}  # letters beyond the keyboard
+        assert kinds(kind)["wordy"] == {"wordy"} and kinds(kind)["x1d"] == {"x1d"}  # characters not on the keyboard
 
 
 def test_case_and_probability_take_the_share_of_the_rows():
@@ -412,8 +412,8 @@ NEAR = {"met": ["saw"], "the": ["this"], "fog": ["mist"], "nothing": ["naught"],
 
 
 def entities(words, tags, scheme):
-    """Entities of rows: type and words."""
-    tags = tx.data.convert_tags(tags, scheme, "IOB2")  # raises for what the scheme forbids
+    """The entities of each row: type and words."""
+    tags = tx.data.convert_tags(tags, scheme, "IOB2")  # raises for tags that the scheme forbids
     found = []
     for row, theirs in zip(words, tags, strict=True):
         found.append([])
@@ -481,7 +481,7 @@ def preprocessor(folder):
 
 
 def by_row(batches, key="token_ids"):
-    """The ids of each row of an epoch by its number, which is its target, without padding."""
+    """The ids of each row of an epoch, without padding, keyed by the row's number, which is its target."""
     found = {}
     for x, y in batches.as_numpy_iterator():
         for ids, mask, number in zip(x[key], x["padding_mask"], y, strict=True):
@@ -503,7 +503,7 @@ def test_batches_hold_what_the_augmentation_gives_and_go_on_in_mid_epoch(preproc
     whole = tx.data.batches(rows, preprocessor, batch_size, seed=3, cache=cache, window=3)
     assert by_row(batches) == ids_of(preprocessor, made(TEXTS[:50], 3))
     expected, rest = ids_of(preprocessor, made(TEXTS[:50], 3, epoch=1)), by_row(batches.rest(1, 5))
-    if cache:  # the order is that of the rows as they are
+    if cache:  # the order is the same as without augmentation
         assert list(rest) == [number for _, y in whole.rest(1, 5).as_numpy_iterator() for number in y.tolist()]
     assert rest == {number: expected[number] for number in rest} and len(rest) == 50 - 5 * batch_size
     assert whole.plain() is whole and whole.augmentation is None and batches.augmentation.startswith("Delete (")
@@ -542,7 +542,7 @@ def test_mixes_unique_texts_and_other_columns_are_changed_too(preprocessor):
     first = [x["token_ids"] for x, _ in mixed.as_numpy_iterator()]
     plain = [x["token_ids"] for x, _ in mixed.plain().as_numpy_iterator()]
     differ = [a.shape != b.shape or (a != b).any() for a, b in zip(first, plain, strict=True)]
-    assert 1 <= sum(differ) <= 4  # those of the other source are as they were
+    assert 1 <= sum(differ) <= 4  # batches of the other source do not change
     pairs = ((TEXTS[:8], TEXTS[8:16]), np.arange(8.0))
     options = {"columns": "separate", "shuffle": False, "seed": 1}
     [(x, y)] = tx.data.batches(pairs, preprocessor, 8, augment={1: made}, **options).as_numpy_iterator()
@@ -640,7 +640,7 @@ def test_a_head_starts_from_the_texts_as_they_are(folder):
     started, head = model.head_probe, model.head.get_weights()
     tx.freezing.probe(model, tiny.TEXTS * 3, tiny.LABELS * 3, penalties=[10 * started.penalty])
     for one, other in zip(head, model.head.get_weights(), strict=True):
-        np.testing.assert_allclose(one, other, atol=5e-3)  # two runs of a solver
+        np.testing.assert_allclose(one, other, atol=5e-3)  # two runs of the solver
 
 
 @pytest.mark.slow
@@ -700,7 +700,7 @@ def test_mixup_is_the_loss_of_mixed_features_with_the_weights_of_each_row(folder
         assert min(abs(value(share, step) - found) for share in shares for step in range(1, 5)) < 1e-3
     plain = float(model.compute_loss(None, y, logits, weights, training=False))
     assert plain == pytest.approx(value(1.0, 1), rel=1e-5)
-    one = float(model.compute_loss(None, y[:1], logits[:1], weights[:1], training=True))  # a row alone is its own
+    one = float(model.compute_loss(None, y[:1], logits[:1], weights[:1], training=True))  # a row alone: unmixed
     assert one == pytest.approx(float(model.compute_loss(None, y[:1], logits[:1], weights[:1], training=False)))
     model.mixup = 0.0
     assert float(model.compute_loss(None, y, logits, weights)) == plain

@@ -1,6 +1,6 @@
-"""Models written for sentence-transformers, transformers and PEFT, and read again; the card; the way to the hub.
+"""Models written for sentence-transformers, transformers and PEFT, and read back; model cards; upload to the hub.
 
-What the other libraries make of the files is in test_back_out_reference.py.
+test_back_out_reference.py tests how the other libraries read these files.
 """
 
 import base64
@@ -42,20 +42,20 @@ SENTENCE_FOLDERS = (
     "st_qwen3",
     "st_t5",
 )
-# Entries that say the same in other words, or that no encoder here depends on.
+# Config entries that mean the same in another wording, or that no encoder here depends on.
 OTHER_WORDS = {
     "pos_att_type": ("p2c|c2p", ["p2c", "c2p"]),
     "hidden_activation": ("gelu_new", "gelu_pytorch_tanh"),
-    "type_vocab_size": (1, 2),  # RoBERTa's one row of segments is among the positions
+    "type_vocab_size": (1, 2),  # RoBERTa's single segment vector is added to the positions
     "n_inner": (128, None),
 }
-# Families of encoders with blocks.
+# Encoder families that have blocks.
 BLOCKS = [name for name in FAMILIES if name not in ("static", "separable_conv")]
 SIZES = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 32, "max_sequence_length": 32}
 
 
 def randomize(model, seed=0):
-    """Gives a model weights with which each part matters."""
+    """Changes a model's weights at random so that every part matters."""
     rng = np.random.default_rng(seed)
     model.set_weights([w + rng.normal(0, 0.3, w.shape).astype(w.dtype) for w in model.get_weights()])
     return model
@@ -94,7 +94,7 @@ def test_a_written_encoder_is_read_to_the_bit_with_its_config_and_tokenizer(gold
     assert again.backbone.arguments == found.backbone.arguments
     assert again.preprocessor.sequence_length == 40
     assert again.preprocessor.tokenizer.spec == found.preprocessor.tokenizer.spec
-    # What the reference wrote for the same encoder.
+    # Compare with the files that the reference wrote for the same encoder.
     expected, written = read_json(golden / name / "config.json"), read_json(tmp_path / "config.json")
     for key, value in written.items():
         if key in expected and not key.endswith("token_id"):
@@ -111,7 +111,7 @@ def test_every_family_has_a_way_back(tmp_path, family):
     tx.models.TextEmbedder(backbone, preprocessor).save_to_preset(tmp_path / "out", format="huggingface")
     again = tx.backbones.load(tmp_path / "out").backbone
     for weight, expected in zip(again.weights, backbone.weights, strict=True):
-        # Gemma's files hold its norms' scales less one.
+        # Gemma's files store the scales of its norms minus one.
         np.testing.assert_allclose(weight.numpy(), expected.numpy(), rtol=0, atol=1e-7 if "gemma" in family else 0)
     kept = {name for name in backbone.arguments if "dropout" not in name or name in FAMILIES[family].config}
     assert {name: again.arguments[name] for name in kept} == {name: backbone.arguments[name] for name in kept}
@@ -219,7 +219,7 @@ def test_every_module_has_a_way_back(tmp_path):
     again = tx.models.TextEmbedder.from_preset(tmp_path / "out")
     np.testing.assert_array_equal(again.encode(tiny.TEXTS), embedder.encode(tiny.TEXTS))
     spec = again.embedding_spec()
-    # What cuts vectors is a dense module there, of zeros and ones.
+    # In sentence-transformers' format, truncation is a dense module of zeros and ones.
     assert [module["class"] for module in spec.modules][5] == "Dense"
     assert (spec.prompts, spec.pooling, spec.default_prompt_name) == (prompts, ("max", "cls"), "odd")
     assert (spec.layer_start, spec.similarity_fn_name) == (1, "euclidean")
@@ -246,7 +246,7 @@ def test_a_static_embedding_is_written_as_its_module(tmp_path):
     assert read_json(tmp_path / "out" / "modules.json")[0]["type"].endswith("StaticEmbedding")
     with pytest.raises(ValueError, match="'sentence-transformers' for the family 'static'"):
         embedder.save_to_preset(tmp_path / "other", format="huggingface")
-    embedder.preprocessor.drop_unknown_tokens = True  # as Model2Vec, which sentence-transformers does not follow
+    embedder.preprocessor.drop_unknown_tokens = True  # as in Model2Vec, but not in sentence-transformers
     with pytest.raises(ValueError, match=r"`drop_unknown_tokens`. Expected False"):
         embedder.save_to_preset(tmp_path / "other", format="sentence-transformers")
     other = embedder_of(tmp_path)
@@ -272,7 +272,7 @@ def pairs():
 
 
 def with_a_reference_head(folder, family):
-    """A classifier whose head is that of its family's class in transformers, as the error says it."""
+    """A classifier with the head of its family's class in transformers; the error message spells out that head."""
     backbone = backbone_of(family)
     preprocessor = tiny.preprocessor(folder, segment_ids=backbone.has_segment_ids)
     labels = ["card", "loan", "other"]
@@ -370,7 +370,7 @@ def test_a_score_keeps_its_activation(tmp_path, head, activation):
 def test_a_classifier_that_the_reference_reads_otherwise_is_an_error(tmp_path):
     backbone, preprocessor = backbone_of("gpt2"), tiny.preprocessor(tmp_path, segment_ids=False)
     spec = preprocessor.tokenizer.spec
-    spec.special["pad"] = spec.special["sep"]  # as in Qwen3's tokenizer: what ends each text is the padding token, too
+    spec.special["pad"] = spec.special["sep"]  # as in Qwen3's tokenizer: the end token is also the padding token
     head = {"pooling": "last", "head": tx.layers.Head(2, use_bias=False)}
     model = tx.models.TextClassifier(backbone, preprocessor, labels=["a", "b"], **head)
     with pytest.raises(ValueError, match="skips the padding token to find the last token"):
@@ -450,7 +450,7 @@ def header_of(folder):
 
 
 def run_blocks(text, folder, library):
-    """Runs the blocks of a card in which a library is used; returns the names that they make."""
+    """Runs the code blocks of a card that import a library; returns the names that they define."""
     names = {}
     previous = pathlib.Path.cwd()
     os.chdir(folder)
@@ -501,7 +501,7 @@ def test_a_card_says_what_it_was_told_and_its_code_runs(tmp_path, format):
         assert expected in text
     vectors = run_blocks(text, tmp_path / "out", "tfxfer")["vectors"]
     expected = embedder.encode(["Where is my card?", "My card has not arrived"])
-    if format != "huggingface":  # which holds the encoder alone
+    if format != "huggingface":  # which holds only the encoder
         np.testing.assert_allclose(vectors, expected, atol=1e-6)
     assert (library == "tfxfer") or f"from {library.replace('-', '_')} import" in text
 
@@ -540,7 +540,7 @@ def test_a_card_of_somebody_else_stays_unless_there_are_metadata(tmp_path):
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """A stand-in for the Hugging Face hub: what `create_repo`, `upload_folder` and `snapshot_download` need of it."""
+    """A test server with what `create_repo`, `upload_folder` and `snapshot_download` need of the Hugging Face hub."""
 
     files: dict = {}
     commit = "1" * 40

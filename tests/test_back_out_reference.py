@@ -1,11 +1,11 @@
-"""What transformers, sentence-transformers and PEFT make of the files that this package writes.
+"""transformers, sentence-transformers and PEFT give the same results with the files that this package writes.
 
-They run in the benchmark's environment (`make .venv-bench/.installed`), in one process for all tests. Written with
+They run in the benchmark environment (`make .venv-bench/.installed`), in one process for all tests. Written with
 torch 2.13.0, transformers 5.24.0, sentence-transformers 6.2.0, peft 0.21.2.
 
-Differences are relative to the largest value. Measured: hidden states 0.74e-6 at most, Llama 1.02e-6 (from float64 ours
-differ by 0.78e-6, transformers' by 0.56e-6); embeddings 0.89e-6, all-MiniLM-L6-v2's 2.1e-7; logits and scores 0.80e-6,
-ALBERT's 1.17e-6; with adapters 0.75e-6.
+Differences are relative to the largest value. Measured: hidden states at most 0.74e-6, Llama 1.02e-6 (compared with
+float64, ours differ by 0.78e-6 and transformers' by 0.56e-6); embeddings 0.89e-6, all-MiniLM-L6-v2's 2.1e-7; logits and
+scores 0.80e-6, ALBERT's 1.17e-6; with adapters 0.75e-6.
 """
 
 import json
@@ -29,7 +29,7 @@ PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 STATES, VECTORS = 2e-6, 1e-6
 # Families without a folder of reference numbers.
 OTHERS = ("camembert", "qwen2")
-# Those whose card's code for transformers is compared: mean, last token, an encoder with a class of its own.
+# Models whose cards have code for transformers to compare: mean, last token, an encoder with its own class.
 CARDS = ("families/gpt2", "families2/bert_unigram", "families2/t5", "cls")
 ADAPTED = (
     "families/gpt2",
@@ -49,7 +49,7 @@ def close(found, expected, tolerance):
 
 
 class Jobs:
-    """Writes models into a folder and notes what this package gives for them."""
+    """Writes models to a folder and records this package's outputs for them."""
 
     def __init__(self, folder, texts):
         self.folder, self.texts, self.jobs, self.own = folder, texts, [], {}
@@ -104,7 +104,7 @@ class Jobs:
             self.add("card", f"{kind}-{name}", folder)
 
     def scores(self, name, model):
-        """A regressor in transformers' format, which a CrossEncoder reads as well."""
+        """Adds a regressor in transformers' format, which a CrossEncoder also reads."""
         model.save_to_preset(self.folder / name, format="huggingface")
         job = self.add("cross", name, self.folder / name, texts=list(tiny.TEXTS))
         self.own[job] = {"pair": model.scores((tiny.TEXTS, [*tiny.TEXTS[1:], tiny.TEXTS[0]]))}
@@ -112,12 +112,12 @@ class Jobs:
 
 @pytest.fixture(scope="module")
 def answers(golden, tmp_path_factory):
-    """What this package gives, and what the reference gives, by the jobs' names."""
+    """The folder with the reference's outputs, and the jobs with this package's outputs, both by job name."""
     if not PYTHON.exists():
         pytest.skip("no benchmark environment: make .venv-bench/.installed")
     folder = tmp_path_factory.mktemp("back_out")
     texts = json.loads((golden / "families2" / "texts.json").read_text(encoding="utf-8"))["texts"]
-    texts = [text for text in texts if text]  # GPT-2 has no token for an empty one
+    texts = [text for text in texts if text]  # GPT-2 has no token for an empty text
     jobs = Jobs(folder, texts)
     for name in back_out.FOLDERS:
         model = tx.models.TextEmbedder.from_preset(golden / name, sequence_length=48)
@@ -194,7 +194,7 @@ def test_sentence_transformers_gives_the_same_embeddings(answers, name):
     for key in ("encode", "encode_query", "encode_document"):
         close(found[key], own[key], VECTORS)
     close(found["similarity"], own["similarity"], VECTORS)
-    assert found["longest"] == own["longest"] or name == "static"  # which cuts nothing
+    assert found["longest"] == own["longest"] or name == "static"  # which never truncates
     _, card = answer(answers, f"card-{name}")
     assert card["blocks"] == 1 and len(card["vectors"]) == 2
 
@@ -248,4 +248,4 @@ def test_every_family_is_among_them():
     named = {name.rpartition("/")[2] for name in back_out.FOLDERS} | set(OTHERS)
     covered = {"bert_cased": "bert", "gemma3": "gemma3_text", "llama_both_ways": "llama"}
     named |= {covered[name] for name in named if name in covered}
-    assert set(FAMILIES) == {*named & set(FAMILIES), "static", "separable_conv"}  # no other library has the last
+    assert set(FAMILIES) == {*named & set(FAMILIES), "static", "separable_conv"}  # only this package has the last

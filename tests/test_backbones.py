@@ -1,4 +1,4 @@
-"""The encoders: against the reference implementation's hidden states, and as Keras models."""
+"""The encoders: compared with the reference implementation's hidden states, and used as Keras models."""
 
 import json
 import math
@@ -16,15 +16,15 @@ import pytest
 from tfxfer import backbones
 from tfxfer.backbones.families import FAMILIES
 
-# Keras saves TensorFlow's variables through np.array, which numpy 2 comments on.
+# Keras saves TensorFlow's variables through np.array, which numpy 2 warns about.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 FOLDERS = (*families.NAMES, *families.SHIPPED)
-# One of each kind of block and of each way to store it.
+# One for each kind of block and each way to store it.
 FEW = ("albert", "deberta_v3", "gemma3", "modernbert", "mpnet", "openai_gpt", "roberta", "t5_gated")
-# Families with blocks: what is tested of them does not apply to a table of vectors alone.
+# Families with blocks; their tests do not apply to a table of vectors.
 BLOCKS = tuple(name for name in FAMILIES if name != "static")
-# Sizes that differ in each dimension, so that a swapped one shows.
+# All sizes differ, so that swapped dimensions are detected.
 SIZES = {
     "vocabulary_size": 50,
     "num_layers": 2,
@@ -67,7 +67,7 @@ def run(backbone, inputs):
 
 @pytest.fixture(scope="module")
 def loaded(golden):
-    """Each golden folder's encoder, inputs and reference output; rows without a token are left out."""
+    """The encoder, inputs and reference output of each golden directory, without rows that have no token."""
     result = {}
     for name in FOLDERS:
         backbone = backbones.load(families.folder(golden, name)).backbone
@@ -78,7 +78,7 @@ def loaded(golden):
 
 @pytest.fixture(scope="module")
 def saved(loaded, tmp_path_factory):
-    """Writes encoders as `.keras` files, their inputs and outputs beside them, and returns the folder."""
+    """A function that saves encoders as `.keras` files with their inputs and outputs, and returns the directory."""
     folder = tmp_path_factory.mktemp("saved")
 
     def save(names):
@@ -92,7 +92,7 @@ def saved(loaded, tmp_path_factory):
 
 
 def shifted(inputs, before, after):
-    """The same rows with other padding: `before` columns on the left, then `after` on the right."""
+    """The same rows with more padding: `before` columns on the left and `after` on the right."""
     return {name: np.pad(value, ((0, 0), (before, after))) for name, value in inputs.items()}
 
 
@@ -201,7 +201,7 @@ def test_debertas_attention_equals_keras_hubs_also_beyond_its_buckets():
     for weight in hub.weights:
         weight.assign(np.random.default_rng(weight.shape[0]).normal(size=weight.shape))
     backbone = backbones.adopt(hub)
-    for length in (2, 9, 40):  # of one token KerasHub warns
+    for length in (2, 9, 40):  # for one token KerasHub warns
         ids = np.arange(2 * length).reshape(2, length) % 50
         inputs = batch(backbone, ids, [[1] * length, [1] * (length // 2 + 1) + [0] * (length - length // 2 - 1)])
         real = inputs["padding_mask"].astype(bool)
@@ -342,7 +342,7 @@ def test_wrong_arguments_are_errors_that_name_them(change, message):
 
 
 def ragged_rows(seed=0):
-    """Ids of three rows of different lengths, and the same rows padded, on either side, in one batch."""
+    """Ids of three rows of different lengths, and one batch with the same rows padded on either side."""
     chance = np.random.default_rng(seed)
     rows = [chance.integers(1, 50, (1, n)).astype("int32") for n in (3, 9, 5)]
     sides = [(0, 6), (0, 0), (4, 0)]
@@ -356,7 +356,7 @@ def ragged_rows(seed=0):
 
 
 def gradients_of(backbone, x, weights):
-    """Gradients of a sum over the real tokens, weighted at random so that no two components are alike."""
+    """Gradients of a weighted sum over the real tokens; random weights make all components different."""
     import tensorflow as tf
 
     x = {**x, "segment_ids": np.zeros_like(x["token_ids"])} if backbone.has_segment_ids else x
@@ -379,7 +379,7 @@ def test_gradients_of_a_padded_batch_are_the_sum_of_its_rows_alone(family):
     ]
     for found, *expected in zip(gradients_of(backbone, batch, weights), *alone, strict=True):
         expected = sum(expected)
-        # Sums over more tokens round in another order, at the scale of the largest.
+        # Sums over more tokens round in a different order; the error scales with the largest component.
         np.testing.assert_allclose(found, expected, atol=2e-5 + 1e-6 * np.abs(expected).max(), rtol=2e-4)
 
 

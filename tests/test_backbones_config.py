@@ -1,4 +1,4 @@
-"""What `config.json` may say: values that are none are errors that name file and key, and positions by padding id."""
+"""Reading `config.json`: invalid values raise errors that name file and key; positions follow the padding id."""
 
 import json
 import math
@@ -11,7 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 from tfxfer import backbones, models
 
-# Thousands of configs: `load` would make an encoder of each that is right, and look for its tokenizer.
+# Private: the tests read thousands of configs. For each valid one, `load` would build an encoder and look for a
+# tokenizer.
 from tfxfer.backbones import _backbone, _config
 from tfxfer.backbones.families import FAMILIES
 
@@ -25,7 +26,7 @@ def write(folder, config):
 
 
 def config_of(name):
-    """A whole config.json of a family."""
+    """A complete config.json of a family."""
     family = FAMILIES[name]
     given = {**SIZES, "max_sequence_length": 32, **({"head_dim": 4} if "head_dim" in family.options else {})}
     return family.to_config(_backbone.complete(family, given))
@@ -37,7 +38,7 @@ def config_of(name):
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.config])
 def test_no_value_of_a_config_does_more_than_raise_one_error_that_names_file_and_key(name, tmp_path):
     config = config_of(name)
-    _config.read(write(tmp_path, config))  # as it is, it is right
+    _config.read(write(tmp_path, config))  # the unchanged config is valid
     extra = ("rope_parameters", "rope_scaling", "layer_types", "head_dim", "architectures", "classifier_dropout")
     for key in (*config, *extra):
         for value in BAD:
@@ -110,7 +111,7 @@ def test_an_encoder_larger_than_memory_is_refused_before_it_is_made(tmp_path):
 
 
 def reference_positions(token_ids, padding_id):
-    """Positions as the reference makes them: tokens that are not padding count from the padding id + 1."""
+    """Positions as in the reference: tokens other than padding count from the padding id + 1."""
     positions = np.full(token_ids.shape, padding_id)
     for row, ids in enumerate(token_ids):
         count = 0
@@ -132,7 +133,7 @@ def test_position_ids_are_the_references_shifted_by_the_padding_id(padding_id):
     position_ids = backbones.Backbone("roberta", **sizes, pad_token_id=padding_id).parts.position_ids
     found = position_ids(mask, ids)
     np.testing.assert_array_equal(found, reference_positions(ids, padding_id) - padding_id)
-    # Places that are masked have the padding's position, whatever id the tokenizer pads with.
+    # Masked tokens get the position of padding, whichever id the tokenizer pads with.
     other = np.where(ids == padding_id, 5, ids)
     found = position_ids((ids != padding_id).astype("int32"), other)
     np.testing.assert_array_equal(found, reference_positions(ids, padding_id) - padding_id)
@@ -144,7 +145,7 @@ def preprocessor(tmp_path_factory):
 
 
 def written(backbone, preprocessor, folder):
-    """Writes an encoder as its family's files and returns its tensors."""
+    """Saves an encoder in its family's format and returns its tensors."""
     models.TextEmbedder(backbone, preprocessor).save_to_preset(folder, format="huggingface")
     return load_file(folder / "model.safetensors")
 
@@ -161,7 +162,7 @@ def test_a_checkpoint_of_any_padding_id_reads_its_own_rows_of_the_position_table
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert (config["max_position_embeddings"], config["pad_token_id"]) == (12 + padding_id + 1, padding_id)
     rng = np.random.default_rng(0)
-    table = rng.normal(size=(12 + padding_id + 1, 8)).astype("float32")  # also the rows that nothing reads
+    table = rng.normal(size=(12 + padding_id + 1, 8)).astype("float32")  # including rows that are never read
     segments = rng.normal(size=(1, 8)).astype("float32")
     tensors["embeddings.position_embeddings.weight"] = table
     tensors["embeddings.token_type_embeddings.weight"] = segments
@@ -177,10 +178,10 @@ def test_a_checkpoint_of_any_padding_id_reads_its_own_rows_of_the_position_table
     x = x * tensors["embeddings.LayerNorm.weight"] + tensors["embeddings.LayerNorm.bias"]
     found = np.asarray(read.hidden_states()({"token_ids": ids, "padding_mask": mask})[0])
     np.testing.assert_allclose(found[mask == 1], x[mask == 1], atol=1e-5)
-    # The tokenizer here pads with id 0: what it pads with does not matter, real tokens keep their positions.
+    # The tokenizer here pads with id 0. Its padding id does not matter: real tokens keep their positions.
     other = np.where(mask == 1, ids, 0)
     found = np.asarray(read.hidden_states()({"token_ids": other, "padding_mask": mask})[0])
     np.testing.assert_allclose(found[mask == 1], x[mask == 1], atol=1e-5)
-    # Written and read again, the rows that are read are the same.
+    # The rows in use are the same when the encoder is saved again.
     again = written(read, preprocessor, tmp_path / "again")["embeddings.position_embeddings.weight"]
     np.testing.assert_allclose(again[padding_id:], table[padding_id:] + segments, atol=1e-6)

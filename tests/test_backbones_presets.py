@@ -1,4 +1,4 @@
-"""From a preset's name to encoder, preprocessor and pooling; what is not understood is an error that says so."""
+"""Loading a preset: its encoder, preprocessor and pooling; anything unsupported raises an error that names it."""
 
 import importlib.util
 import json
@@ -16,7 +16,7 @@ import safetensors.numpy
 from tfxfer import backbones, models
 from tfxfer.backbones.families import FAMILIES
 
-# Keras saves TensorFlow's variables through np.array, which numpy 2 comments on.
+# Keras saves TensorFlow variables through np.array, and NumPy 2 warns about this.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64"}
@@ -50,7 +50,7 @@ def edit_json(file, **changes):
 
 @pytest.fixture
 def folder_of(golden, tmp_path):
-    """Copies a golden folder, its tensors passed through a function from dict to dict."""
+    """Copies a golden directory; `change` takes its dict of tensors and returns a changed one."""
 
     def make(name="bert", change=None):
         folder = tmp_path / name
@@ -66,7 +66,7 @@ def folder_of(golden, tmp_path):
 
 @pytest.fixture
 def sentence_folder(folder_of):
-    """Makes a sentence-transformers folder around a golden encoder."""
+    """Makes a sentence-transformers directory around a golden encoder."""
 
     def make(pooling, modules=("Pooling",), prefix=MODULES, **config):
         folder = folder_of("bert")
@@ -89,7 +89,7 @@ def same(left, right):
     return len(left) == len(right) and all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
 
 
-# === Hugging Face folders ===
+# === Hugging Face directories ===
 
 
 def test_a_hugging_face_folder_gives_encoder_preprocessor_and_mean_pooling(golden):
@@ -235,7 +235,7 @@ def test_the_config_decides_activation_epsilon_and_dropout(folder_of):
     assert (config["dropout"], config["attention_dropout"], config["embeddings_dropout"]) == (0.2, 0.0, 0.2)
 
 
-# === sentence-transformers folders ===
+# === sentence-transformers directories ===
 
 
 @pytest.mark.parametrize("prefix", [MODULES, NEW_MODULES])
@@ -428,7 +428,7 @@ def test_offline_without_package_the_error_names_both_ways(monkeypatch):
     assert "no network" in str(caught.value.__cause__)
 
 
-# === Hubs and saved folders ===
+# === Hubs and saved directories ===
 
 
 def save_hub_preset(family, folder, tokenizer):
@@ -524,7 +524,7 @@ def test_of_a_hub_repository_only_what_is_read_is_downloaded(tmp_path, monkeypat
     for file in files:
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text("{}")
-    with pytest.raises(ValueError, match=re.escape(str(tmp_path))):  # where it looks then, in files that say nothing
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path))):  # its files are empty
         backbones.load("hf://user/name")
     assert [pattern for patterns in asked[1:] for pattern in patterns] == expected
 
@@ -542,7 +542,7 @@ def test_a_hub_repository_that_cannot_be_reached_is_one_error(monkeypatch):
 
 @keras.saving.register_keras_serializable("tfxfer_tests")
 class Saved(keras.Model):
-    """The least that a saved model has: encoder, preprocessor, and how it pools."""
+    """The minimum that a saved model has: encoder, preprocessor and pooling."""
 
     def __init__(self, backbone, preprocessor, **kwargs):
         super().__init__(inputs=backbone.input, outputs=backbone(backbone.input), **kwargs)
@@ -616,9 +616,9 @@ def test_presets_lists_what_can_be_loaded_by_name():
     names = [row.name for row in rows]
     assert len(set(names)) == len(names) > 60
     assert names[0] == "all_minilm_l6_v2" and rows[0].source == "built-in"
-    assert {row.family for row in rows} == set(FAMILIES) - {"separable_conv"}  # which has no checkpoints
+    assert {row.family for row in rows} == set(FAMILIES) - {"separable_conv"}  # it has no checkpoints
     assert {"bert_base_en_uncased", "hf://sentence-transformers/all-mpnet-base-v2"} <= set(names)
-    # A preset of a subclass of KerasHub's is listed under the subclass's family.
+    # A preset of a KerasHub subclass is listed under the family of the subclass.
     assert {row.name: row.family for row in rows}["xlm_roberta_base_multi"] == "xlm_roberta"
     assert all(row.description for row in rows if row.source != "Hugging Face")
     assert {row.name for row in backbones.presets("gpt2")} >= {"gpt2_base_en", "hf://openai-community/gpt2"}
@@ -647,7 +647,7 @@ def test_a_keras_hub_preset_with_a_trained_head_says_that_it_is_left_out(golden,
     with pytest.warns(UserWarning, match="`BertTextClassifier`"):
         models.TextClassifier.from_preset(tmp_path / "task", labels=["a", "b"])
     models.TextClassifier.from_preset(tmp_path / "task", labels=["a", "b"], backbone_only=True)
-    # Of KerasHub's own presets the name tells it.
+    # For KerasHub's own presets, the name says which task was trained.
     monkeypatch.setattr(keras_hub.models.Backbone, "from_preset", lambda *args, **kwargs: hub)
     monkeypatch.setattr(keras_hub.models.Tokenizer, "from_preset", lambda *args, **kwargs: preprocessor.tokenizer)
     assert backbones.load("bert_tiny_en_uncased_sst2").trained_task == "BertTextClassifier"

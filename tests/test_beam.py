@@ -1,4 +1,4 @@
-"""`examples/embed_corpus_beam.py`: no text lost and none doubled, also where workers are killed."""
+"""`examples/embed_corpus_beam.py`: no text is lost or duplicated, even if workers are killed."""
 
 import csv
 import importlib.util
@@ -18,7 +18,7 @@ from tfxfer import export
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "examples" / "embed_corpus_beam.py"
-# Beam asks for an older protobuf than the tokenizers' package does, hence an environment of its own.
+# Beam has its own environment because it requires an older protobuf than the tokenizers' package.
 PYTHON = pathlib.Path(os.environ.get("TFXFER_BEAM_PYTHON", ROOT / ".venv-beam" / "bin" / "python"))
 PART_ROWS = 7
 ROWS = [
@@ -29,7 +29,7 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def python():
-    """An interpreter that has Apache Beam."""
+    """A Python interpreter with Apache Beam."""
     if importlib.util.find_spec("apache_beam") is not None:
         return sys.executable
     if not PYTHON.exists():
@@ -49,7 +49,7 @@ def model(embedder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """The rows in four files, one in each format; in the order of their names they are `ROWS`."""
+    """`ROWS` in four files, one per format, in the order of the file names."""
     arrow = pytest.importorskip("pyarrow", reason="no pyarrow")
     import pyarrow.parquet
 
@@ -80,14 +80,14 @@ def parts(folder):
 
 
 def session(leader):
-    """The processes of a session, by number, with their command lines."""
+    """The command lines of a session's processes, by process id."""
     found = {}
     for path in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             if os.getsid(int(path.name)) == leader:
                 found[int(path.name)] = (path / "cmdline").read_bytes().decode(errors="replace")
         except (OSError, ValueError):
-            continue  # ended meanwhile
+            continue  # the process has ended
     return found
 
 
@@ -106,7 +106,7 @@ def read(path):
 
 @pytest.fixture(scope="module")
 def killed(python, model, corpus, tmp_path_factory):
-    """The output of a run of two workers of which one was killed, and later all the rest, before it was done."""
+    """The output of an unfinished run with two workers: one was killed first, then everything else."""
     output = tmp_path_factory.mktemp("killed") / "out"
     two = ("--direct_running_mode=multi_processing", "--direct_num_workers=2", "--batch-size", 1)
     with open(output.parent / "log", "w") as log:
@@ -126,7 +126,7 @@ def killed(python, model, corpus, tmp_path_factory):
     return output
 
 
-@pytest.mark.slow  # two runs of Beam, and TensorFlow loaded in each worker
+@pytest.mark.slow  # runs Beam repeatedly, and each worker loads TensorFlow
 @pytest.mark.skipif(not os.path.exists("/proc/self/cmdline"), reason="no /proc")
 def test_a_run_whose_workers_were_killed_goes_on_and_each_text_is_there_once(
     killed, python, model, corpus, embedder, tmp_path
@@ -134,7 +134,7 @@ def test_a_run_whose_workers_were_killed_goes_on_and_each_text_is_there_once(
     expected = -(-50 // PART_ROWS) * 4
     before = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in parts(killed)}
     assert 3 < len(before) < expected
-    # A part that is done once more, as where a worker dies after the last step, is the same again.
+    # A part that is written twice, as when a worker dies after the last step, is the same both times.
     again = parts(killed)[1]
     first_time = read(again)
     again.unlink()
@@ -156,14 +156,14 @@ def test_a_run_whose_workers_were_killed_goes_on_and_each_text_is_there_once(
     np.testing.assert_allclose(vectors, embedder.encode([text for _, text in ROWS]), atol=1e-5)
     assert len({version for part in found for version in part["model_version"]}) == 1
     assert not list(killed.glob("*unfinished*")) and not [p for p in killed.iterdir() if p.name.startswith(".")]
-    # Once more, there is nothing to do; with other arguments, it is another run.
+    # A repeated run has nothing to do; other arguments make it a different run.
     done = run(python, model, corpus, killed)
     assert f"{expected} parts, {expected} of them done" in done.stdout and done.returncode == 0
     other = run(python, model, corpus, killed, "--part-rows", 8)
     assert other.returncode and "another part_rows" in other.stderr
 
 
-@pytest.mark.slow  # Beam's imports
+@pytest.mark.slow  # imports Beam
 def test_what_cannot_be_embedded_is_named_with_its_place(python, model, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"id": 1, "text": "card"}\n{"id": 2, "text": null}\n')
     done = run(python, model, tmp_path, tmp_path / "out")

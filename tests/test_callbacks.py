@@ -60,7 +60,7 @@ PLAIN = {
 
 @pytest.fixture
 def siamese(tmp_path):
-    keras.utils.set_random_seed(0)  # for dropout: what comes of a training must not depend on the tests before
+    keras.utils.set_random_seed(0)  # for dropout: results must not depend on the tests before
     model = tx.models.Siamese(tiny.embedder(tmp_path))
     model.compile(keras.optimizers.SGD(0.1), loss=tx.losses.CoSENTLoss(), run_eagerly=True)
     return model
@@ -128,7 +128,7 @@ def test_two_evaluations_need_different_names(siamese):
 
 
 class Seen(keras.callbacks.Callback):
-    """Notes the steps at which a value is in the logs."""
+    """Records the steps at which the logs contain a value."""
 
     def __init__(self, key):
         super().__init__()
@@ -147,7 +147,7 @@ def test_every_few_steps_values_are_in_the_logs_of_the_step(together, tmp_path):
     texts = tuple(column * 2 for column in PAIRS)
     model.fit(texts, np.arange(16.0), batch_size=4, epochs=3, seed=0, verbose=0, callbacks=[evaluator, seen])
     steps = [row["step"] for row in evaluator.results]
-    # 4 steps an epoch; the last evaluation of an epoch is not repeated where it fell on its end.
+    # 4 steps per epoch; an evaluation at the last step is not repeated at the end of the epoch.
     assert steps == ([3, 4, 6, 8, 9, 12] if together == 1 else [4, 6, 8, 10, 12])
     assert seen.steps == ([2, 1, 0, 3] if together == 1 else [3, 1, 1, 3])
 
@@ -277,11 +277,11 @@ def test_evaluation_in_mid_epoch_works_on_jax(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-# === Before and best ===
+# === Values before training and the best values ===
 
 
 def _worse(folder):
-    """Towers whose training makes similarities worse, and pairs that say so."""
+    """A siamese model, pairs and their similarities, which training makes worse."""
     model = tx.models.Siamese(tiny.embedder(folder))
     model.compile(keras.optimizers.SGD(3.0), loss=tx.losses.CoSENTLoss(), run_eagerly=True)
     pairs = (tiny.TEXTS, tiny.TEXTS[1:] + tiny.TEXTS[:1])
@@ -314,7 +314,7 @@ def test_the_best_of_several_evaluations_is_kept(tmp_path):
     evaluate = tx.callbacks.Evaluate(lambda model: {"own": next(values)}, at_start=True, keep_best=True)
     history = model.fit(pairs, truth, batch_size=8, epochs=4, verbose=0, callbacks=[evaluate, Keep()]).history
     assert evaluate.before == {"val_own": 0.1} and history["val_own"] == [0.5, 0.7, 0.7, 0.2]
-    for now, best in zip(model.get_weights(), weights[2], strict=True):  # of equals, the later one
+    for now, best in zip(model.get_weights(), weights[2], strict=True):  # of equal values, the later one
         np.testing.assert_array_equal(now, best)
 
 

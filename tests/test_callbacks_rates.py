@@ -13,7 +13,7 @@ TARGETS = ROWS @ np.arange(8.0, dtype="float32").reshape(4, 2)
 
 
 def model_of(optimizer, **kwargs):
-    """A model with dropout: a test of the rates must not leave its seeds moved on."""
+    """A model with dropout, because a range test must also restore the state of its seeds."""
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Dense(8, name="low"), keras.layers.Dropout(0.1), keras.layers.Dense(2, name="high")]
     model = keras.Sequential([keras.Input((4,)), *layers])
@@ -29,7 +29,7 @@ def fit(model, *used, **kwargs):
 
 
 class Rates(keras.callbacks.Callback):
-    """Writes down the rate and the step of each batch."""
+    """Records the learning rate of each batch."""
 
     def on_train_begin(self, logs=None):
         self.seen = []
@@ -130,7 +130,7 @@ def test_the_range_test_leaves_no_trace(decay):
     assert len(test.losses) == len(test.smoothed) == 12
     for one, other in zip(before, state(model), strict=True):
         np.testing.assert_array_equal(one, other)
-    test.restore()  # once more: there is nothing left to do
+    test.restore()  # a second call has nothing left to do
 
 
 def test_the_range_test_sees_the_loss_of_each_batch_at_its_rate():
@@ -161,7 +161,7 @@ def test_the_range_test_stops_where_the_loss_diverges():
     assert 1e-3 < test.suggestion < 1.0
     for one, other in zip(before, state(model), strict=False):
         np.testing.assert_array_equal(one, other)
-    # A loss that is no number ends it too.
+    # A loss that is not finite also ends it.
     test = callbacks.LearningRateRange(minimum=1e10, maximum=1e30, steps=30, divergence=1e30)
     fit(model, test, epochs=20)
     assert len(test.losses) < 30 and not np.isfinite(test.losses[-1])

@@ -1,7 +1,7 @@
-"""Weights of a folder: five forms give one model; what is broken, hostile or quantized is an error that names the file.
+"""Checkpoints: five formats give the same weights; broken, malicious and quantized files raise errors that name them.
 
-PyTorch is not installed here: the golden `pytorch_model.bin` is its own, all other files of its two formats are written
-by hand.
+PyTorch is not installed here. It wrote the golden `pytorch_model.bin`; the tests write all other files of its two
+formats by hand.
 """
 
 import functools
@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-# Files that may be damaged or hostile, and the pickles in them: `load` would want an encoder around each.
+# The private readers, because `load` would need a complete encoder for each damaged or malicious file.
 from tfxfer.backbones import _checkpoint, _pickle
 
 CODES = {
@@ -38,11 +38,11 @@ STORAGES |= {"int32": "Int", "int16": "Short", "int8": "Char", "uint8": "Byte", 
 MAGIC = 0x1950A86A20F9469CFC6C
 
 
-# === Writing of files ===
+# === Writing files ===
 
 
 def write_safetensors(file, tensors, edit=None):
-    """Writes a safetensors file; `edit` changes its header."""
+    """Writes a safetensors file; `edit` modifies its header."""
     header, data = {}, b""
     for name, tensor in tensors.items():
         raw = np.ascontiguousarray(tensor).tobytes()
@@ -56,12 +56,12 @@ def write_safetensors(file, tensors, edit=None):
 
 
 def plain(value):
-    """The opcodes that put a plain value on the stack."""
+    """Returns the opcodes that push a plain value onto the stack."""
     return pickle.dumps(value, 2)[2:-1]
 
 
 def named(name):
-    """The opcode that puts the global `module.name` on the stack."""
+    """Returns the opcode that pushes the global `module.name` onto the stack."""
     module, _, attribute = name.rpartition(".")
     return f"c{module}\n{attribute}\n".encode()
 
@@ -71,7 +71,7 @@ def storage_code(dtype="float32", key="0", size=6):
 
 
 def tensor_code(shape, strides, offset=0, storage=None, legacy=False):
-    """The opcodes for a tensor, as PyTorch writes them."""
+    """Returns the opcodes that PyTorch writes for a tensor."""
     end = (plain(None) if legacy else b"") + b"tQ"
     hooks = named("collections.OrderedDict") + b")R"
     rebuild = named("torch._utils._rebuild_tensor_v2") + b"("
@@ -80,7 +80,7 @@ def tensor_code(shape, strides, offset=0, storage=None, legacy=False):
 
 
 def state_code(tensors):
-    """The pickle of a dict of names to the opcodes of tensors, with PyTorch's attribute of versions."""
+    """Returns the pickle of a dict of names and tensor opcodes, with PyTorch's `_metadata` attribute."""
     items = b"".join(plain(name) + code for name, code in tensors.items())
     metadata = b"}" + plain("_metadata") + plain({"": {"version": 1}}) + b"sb"
     return b"\x80\x02" + named("collections.OrderedDict") + b")R(" + items + b"u" + metadata + b"."
@@ -98,7 +98,7 @@ def write_zip(file, code, storages=None, prefix="archive", compression=zipfile.Z
 
 
 def write_legacy(file, code, storages, keys=None):
-    """Writes a file in the format before PyTorch 1.6; `storages` is a dict of keys to arrays."""
+    """Writes a file in the format before PyTorch 1.6; `storages` maps keys to arrays."""
     head = [MAGIC, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}]
     content = b"".join(pickle.dumps(value, 2) for value in head) + code
     content += pickle.dumps(sorted(storages) if keys is None else keys, 2)
@@ -117,7 +117,7 @@ def read_all(folder):
     return {name: tensor.read() for name, tensor in _checkpoint.open_tensors(folder).items()}
 
 
-# === Five forms ===
+# === Five formats ===
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_folder_without_weights_is_an_error(tmp_path):
         _checkpoint.open_tensors(tmp_path)
 
 
-# === Nothing is read before it is asked for ===
+# === Tensors are read on demand ===
 
 
 def peak_of(function):
@@ -179,7 +179,7 @@ def peak_of(function):
 
 
 def test_opening_reads_headers_only(tmp_path):
-    # Holes, not numbers: 16 GiB that no machine of the tests could hold.
+    # A sparse file: 16 GiB, more than any test machine could hold.
     size = 2**32
     header = {"a": {"dtype": "F32", "shape": [2**16, 2**16], "data_offsets": [0, 4 * size]}}
     text = json.dumps(header).encode()
@@ -209,7 +209,7 @@ def test_opening_a_pytorch_file_reads_headers_only(bin_file, legacy):
     assert array.shape == (size,) and 4 * size <= peak < 6 * size
 
 
-# === PyTorch's files ===
+# === PyTorch files ===
 
 
 def test_strides_offsets_and_shared_storages_are_respected(bin_file):
@@ -275,7 +275,7 @@ def test_the_format_before_pytorch_1_6_is_read(bin_file):
 
 
 def test_what_python_2_wrote_is_read(bin_file):
-    # Byte strings, and an ordered dict as a list of pairs.
+    # Python 2 writes byte strings, and an ordered dict as a list of pairs.
     def text(value):
         return b"U" + bytes([len(value)]) + value.encode()
 
@@ -455,7 +455,7 @@ def test_a_file_that_shrinks_after_it_was_opened_is_an_error(bin_file):
         tensor.read()
 
 
-# === The machine ===
+# === The unpickler ===
 
 
 @hypothesis.settings(deadline=None, max_examples=300)
@@ -520,14 +520,14 @@ def test_a_pickle_that_asks_for_much_gets_nothing(monkeypatch):
         b"\x80\x05\x96" + big + b"abc.",  # a byte array of a terabyte
         b"\x80\x02X" + (2**32 - 1).to_bytes(4, "little") + b"abc.",
         b"\x80\x04\x95" + big + b"abc.",  # a frame
-        b"\x80\x02Nr" + (2**31 - 1).to_bytes(4, "little"),  # a place in the memo that a list could not have
+        b"\x80\x02Nr" + (2**31 - 1).to_bytes(4, "little"),  # a memo index too large for a list
         b"\x80\x02" + b"(" * (_pickle.LONGEST + 1),
     ):
         assert peak_of(functools.partial(fails, code))[1] < 2**22
 
 
 def test_a_key_that_takes_forever_to_hash_is_refused():
-    # Each tuple holds the one before twice: two hundred of them, 2**200 hashes.
+    # Each of 200 tuples contains the previous one twice, so hashing the last takes 2**200 hashes.
     code = b"\x80\x02)q\x00" + b"h\x00h\x00\x86q\x00" * 200
     with pytest.raises(ValueError, match="keys that are not strings"):
         _pickle.load(io.BytesIO(code + b"}h\x00K\x01s."))
@@ -581,7 +581,7 @@ def test_a_safetensors_file_cut_anywhere_is_an_error_that_names_it(tmp_path):
         _checkpoint.open_tensors(tmp_path)
 
 
-# === Indices ===
+# === Index files ===
 
 
 def write_shards(folder, weight_map, shards):
@@ -618,7 +618,7 @@ def test_index_and_shards_must_agree(tmp_path):
     write_shards(tmp_path, {"a": "1", "b": "3"}, {})
     with pytest.raises(ValueError, match=r"all the shards of model.safetensors.index.json.*3 is missing"):
         _checkpoint.open_tensors(tmp_path)
-    # The index decides where a tensor is in two shards; one that it does not name is not hidden.
+    # If two shards hold a tensor, the index decides. A tensor that the index does not name is still read.
     write_shards(tmp_path, {"a": "1", "b": "2"}, {"1": ["a", "b", "c"], "2": ["a", "b"]})
     tensors = _checkpoint.open_tensors(tmp_path)
     assert {name: tensor.file.name for name, tensor in tensors.items()} == {"a": "1", "b": "2", "c": "1"}
@@ -631,7 +631,7 @@ def test_a_broken_index_is_an_error_that_names_it(tmp_path, content):
         _checkpoint.open_tensors(tmp_path)
 
 
-# === Numbers ===
+# === Values and dtypes ===
 
 
 def test_half_and_double_precision_become_float32(tmp_path):
@@ -650,7 +650,7 @@ def test_a_quantized_weight_is_an_error_and_an_unread_buffer_is_none(tmp_path, d
     write_safetensors(tmp_path / "model.safetensors", tensors)
     checkpoint = _checkpoint.Checkpoint(_checkpoint.open_tensors(tmp_path), "a", (), "here")
     message = r"q: (u?int|float8_e4m3|f8_e4m3).*model.safetensors is a quantized checkpoint.*not supported.*dequantize"
-    # Of packed weights the shape is wrong as well, but that is not what to say.
+    # The shape of packed weights is wrong, too, but the error must report the quantization.
     with pytest.raises(ValueError, match=message):
         checkpoint.take("q", (8, 8))
     checkpoint.take("a", (2,))

@@ -1,4 +1,4 @@
-"""A cold start does nothing twice: what is imported, traced, and made for nothing."""
+"""A cold start does no unnecessary work: imports, traces and initial weights."""
 
 import random
 import subprocess
@@ -21,7 +21,7 @@ def layerwise():
     return tx.optimizers.Layerwise(tx.optimizers.AdamW(1e-3), {"head": 10.0}, decay=0.9)
 
 
-# Model, its targets, and what `compile` gets.
+# The model, its inputs and targets, and the arguments of `compile`.
 TASKS = {
     "classifier": (lambda *parts: tx.models.TextClassifier(*parts, labels=LABELS), tiny.TEXTS, NAMES, {}),
     "metrics by name": (
@@ -60,7 +60,7 @@ TASKS = {
 
 @pytest.fixture(params=TASKS)
 def case(request, tmp_path):
-    """A compiled model with its rows."""
+    """A compiled model with its inputs and targets."""
     make, x, y, options = TASKS[request.param]
     model = make(tiny.backbone(), tiny.preprocessor(tmp_path))
     made = {name: value() if callable(value) else value for name, value in options.items()}
@@ -70,7 +70,7 @@ def case(request, tmp_path):
 
 @pytest.fixture
 def traces(case, monkeypatch):
-    """How often a step of training, and of evaluation, was traced: the loss is asked for once in each trace."""
+    """Counts the traces of training steps (`True`) and test steps (`False`); each trace computes the loss once."""
     found = {True: 0, False: 0}
     compute = type(case[0]).compute_loss
 
@@ -103,7 +103,7 @@ def test_evaluate_before_fit_is_traced_once(case, traces):
 
 
 def test_flags_that_a_callback_sets_before_the_first_step_hold(tmp_path):
-    """The optimizer is made on what trains then, not on what trained when `fit` began."""
+    """The optimizer is built for the weights that train at the first step, not for those when `fit` is called."""
 
     class Freezes(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):

@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def call(capsys):
-    """Runs the program; returns what it wrote as JSON."""
+    """Runs the program and returns its output, read as JSON."""
 
     def run(*arguments):
         assert program.main([str(each) for each in arguments]) == 0, capsys.readouterr().err
@@ -45,7 +45,7 @@ def call(capsys):
 
 @pytest.fixture
 def fails(capsys):
-    """Runs the program; returns the one line of its error."""
+    """Runs the program, which must fail, and returns its error of one line."""
 
     def run(*arguments):
         assert program.main([str(each) for each in arguments]) == 2

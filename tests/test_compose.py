@@ -1,6 +1,6 @@
-"""`examples/compose.yaml`, held against TF Serving's documented flags and what `examples/serve.py` writes.
+"""`examples/compose.yaml` against TF Serving's documented flags and what `examples/serve.py` writes.
 
-Docker is not needed: the stand-in starts with the file's own command line.
+The tests do not need Docker: a test server starts with the file's command line.
 """
 
 import importlib.util
@@ -36,7 +36,7 @@ DOCUMENTED = {
 
 @pytest.fixture(scope="module")
 def service():
-    """The one service of the file."""
+    """The only service of the file."""
     found = yaml.safe_load((EXAMPLES / "compose.yaml").read_text(encoding="utf-8"))
     assert list(found) == ["services"]
     [service] = found["services"].values()
@@ -60,7 +60,7 @@ def serve():
 
 
 def mounted(service, folder=None):
-    """The folder on the host, and where the container has it; `folder` is SERVE_FOLDER."""
+    """The folder on the host and its path in the container; `folder` is the value of SERVE_FOLDER."""
     [volume] = service["volumes"]
     source, target, mode = volume.rsplit(":", 2)
     assert mode == "ro"
@@ -98,7 +98,7 @@ def test_the_stand_in_answers_by_the_same_command_from_what_the_example_wrote(se
     done = subprocess.run([*command, "--sequence-length=32", "--epochs=1"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     source, target = mounted(service, output)
-    # As in the container, where the folder has its place of `target`.
+    # The container mounts the folder at `target`; without a container, it keeps its path on the host.
     config = source / "models.config"
     assert f'base_path: "{target}"' in config.read_text(encoding="utf-8")
     config.write_text(config.read_text(encoding="utf-8").replace(str(target), str(source)), encoding="utf-8")

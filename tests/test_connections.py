@@ -1,4 +1,4 @@
-"""Heads that read several blocks, or the states of tokens: against plain loops, in tasks, above frozen layers."""
+"""Heads that read several blocks or token states: against plain loops, in tasks, above frozen layers."""
 
 import json
 
@@ -14,10 +14,10 @@ from tfxfer import backbones, data, export, freezing, layers, models
 RNG = np.random.default_rng(2)
 POOLED = RNG.normal(size=(5, 3, 6)).astype("float32")
 STATES = RNG.normal(size=(3, 5, 7, 6)).astype("float32")
-# Rows of 7, 4, 1 and no real tokens on the right, one of 3 with padding on the left.
+# Rows of 7, 4, 1 and 0 real tokens with padding on the right, and a row of 3 with padding on the left.
 MASK = np.array([[1] * 7, [1] * 4 + [0] * 3, [1] + [0] * 6, [0] * 7, [0] * 4 + [1] * 3], "int32")
 ROWS = {"t": tiny.TEXTS, "l": tiny.LABELS}
-# One row a form of head in a task: how to make it, and the pooling of the task.
+# For each form of head: a function that makes it, and the pooling of its task.
 HEADS = {
     "concat": (lambda: layers.DenselyConnectedHead(3, blocks=[0, 2], dropout=0.2), ("mean", "max")),
     "gated": (lambda: layers.DenselyConnectedHead(3, "gated", [1, 2], dropout=0.0), "cls"),
@@ -28,7 +28,7 @@ HEADS = {
 
 
 def forms(fast):
-    """All forms as parameters, slow but for `fast`."""
+    """Returns all forms as parameters, all but those in `fast` marked as slow."""
     return [pytest.param(form, marks=() if form in fast else pytest.mark.slow) for form in HEADS]
 
 
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 
 
 def randomized(layer, *args, **kwargs):
-    """A layer with random weights, built on the arguments."""
+    """Builds a layer by calling it on the arguments and randomizes its weights."""
     layer(*args, **kwargs)
     rng = np.random.default_rng(3)
     for weight in layer.weights:
@@ -47,7 +47,7 @@ def randomized(layer, *args, **kwargs):
 
 
 def model(folder, form, below=None, seed=0):
-    """A classifier with a head of the table, its lower groups frozen."""
+    """Makes a classifier with a head from `HEADS`; the groups below `below` are frozen."""
     keras.utils.set_random_seed(seed)
     make, pooling = HEADS[form]
     labels = ["card", "loan", "other"]
@@ -108,7 +108,7 @@ def dense(x, layer):
 
 
 def attended(x, attention):
-    """Self-attention of one text's tokens, head by head."""
+    """Computes self-attention over the tokens of one text, head by head."""
     query, key, value, output = (w.numpy() for w in attention.weights[0::2])
     query_bias, key_bias, value_bias, output_bias = (w.numpy() for w in attention.weights[1::2])
     found = output_bias.copy() + np.zeros((len(x), output.shape[-1]))
@@ -140,7 +140,7 @@ def test_a_ladder_equals_a_loop_over_the_real_tokens_of_each_text():
 
 
 def convolved(tokens, kernel):
-    """A depthwise convolution of one text's tokens, place by place."""
+    """Computes a depthwise convolution over the tokens of one text, position by position."""
     size = len(kernel)
     found = np.zeros_like(tokens)
     for t in range(len(tokens)):
@@ -223,7 +223,7 @@ def test_bad_arguments_are_errors(make, said):
 
 
 def by_hand(made, form, texts):
-    """What a task gives, from the states of each layer."""
+    """Computes the output of a task from the hidden states of each layer."""
     x = made.preprocessor(texts)
     states, mask = made.backbone.hidden_states()(x), x["padding_mask"]
     if form == "convolution":
@@ -271,7 +271,7 @@ def test_training_above_kept_blocks_gives_the_weights_of_training_without(form, 
     for wanted, got in zip(whole.get_weights(), above.get_weights(), strict=True):
         np.testing.assert_allclose(got, wanted, atol=1e-5)
     assert max(np.abs(a - b).max() for a, b in zip(start, above.get_weights(), strict=True)) > 1e-3
-    # The size: the vectors of the texts or the states of the tokens, of each block that is read below the cut.
+    # The cache holds the text vectors or the token states of each block that is read below the cut.
     texts, tokens = (
         len(tiny.TEXTS),
         sum(int(tf.reduce_sum(above.preprocessor([t])["padding_mask"])) for t in tiny.TEXTS),
@@ -325,7 +325,7 @@ def test_the_states_of_several_layers_come_out_of_two_parts():
 
 
 class Ends(keras.layers.Layer):
-    """A head of a user's own: the largest feature of the second block's tokens, as a linear layer sees them."""
+    """A user-defined head: max pooling over a linear layer on the token states of the second block."""
 
     reads = "blocks"
     blocks = (1,)

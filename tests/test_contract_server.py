@@ -1,4 +1,4 @@
-"""The contract server keeps to what TF Serving's sources say, so that what it accepts is worth something."""
+"""The contract server follows TF Serving's sources, so that what it accepts can be trusted."""
 
 import base64
 import concurrent.futures
@@ -82,7 +82,7 @@ def save(path, factor):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Two versions, of factor 2 and 3."""
+    """Two versions, with factors 2 and 3."""
     folder = tmp_path_factory.mktemp("handmade")
     save(folder / "two", 2.0)
     shutil.copytree(folder / "two", folder / "three")
@@ -92,7 +92,7 @@ def exported(tmp_path_factory):
 
 @contextlib.contextmanager
 def serving(*flags):
-    """The server in this process, with its clients."""
+    """Runs the server in this process; yields a client."""
     port, rest_port = clients.free_ports()
     with tempfile.NamedTemporaryFile("w") as file:
         file.write(clients.MONITORING)
@@ -124,7 +124,7 @@ def plain(base):
 
 @pytest.fixture(scope="module")
 def batched(base, tmp_path_factory):
-    """A server that merges up to four rows, in requests of up to ten."""
+    """A server that merges up to four rows and accepts requests of up to ten."""
     file = tmp_path_factory.mktemp("config") / "batching.txt"
     file.write_text(
         "max_batch_size { value: 10 } # rows of a request\nenable_large_batch_splitting { value: true }\n"
@@ -146,7 +146,7 @@ def b64(text):
 ROWS = [{"rows": 2, "x": 7.0}, {"rows": 2, "x": 8.0}]
 STRINGS = [
     {"text": "ü\x00", "text_bytes": b64("ü\x00".encode())},
-    {"text": "\udcff", "text_bytes": b64(b"\xff")},  # as the client reads what is no UTF-8
+    {"text": "\udcff", "text_bytes": b64(b"\xff")},  # how the client decodes bytes that are not UTF-8
 ]
 ESCAPED = {"text": ["\U0001f600 \\ud800"], "text_bytes": [b64("\U0001f600 \\ud800".encode())]}
 
@@ -159,7 +159,7 @@ ESCAPED = {"text": ["\U0001f600 \\ud800"], "text_bytes": [b64("\U0001f600 \\ud80
         ({"inputs": [1]}, {"outputs": [2.0]}),
         ({"inputs": {"x": [1]}, "signature_name": "serving_default"}, {"outputs": [2.0]}),
         ({"inputs": []}, {"outputs": []}),  # without batching
-        (b'{"inputs": [1], "inputs": [2]}', {"outputs": [2.0]}),  # the first of equal names counts
+        (b'{"inputs": [1], "inputs": [2]}', {"outputs": [2.0]}),  # the first of duplicate names counts
         (b'\xef\xbb\xbf {"inputs": [1]}', {"outputs": [2.0]}),
         (b'{"inputs": [1]} {"inputs": [2]} or anything \\ud800', {"outputs": [2.0]}),
         ({"signature_name": "rows", "instances": [7, 8]}, {"predictions": ROWS}),
@@ -296,7 +296,7 @@ def test_examples_by_json(plain):
 
 
 def test_any_signature_that_fits_answers_classify_and_regress(exported, tmp_path):
-    # `unnamed` is `api_classify` with the method name of Predict.
+    # The export is `api_classify` with the method name of Predict.
     module = Handmade(2.0)
     functions = module.functions()
     tf.saved_model.save(module, str(tmp_path / "1"), signatures={"serving_default": functions["api_classify"]})
@@ -362,7 +362,7 @@ def test_codes_of_grpc(plain):
 
 
 def at_once(count, call):
-    """Calls from threads that start together; returns answers or errors."""
+    """Makes calls from threads that start together; returns their answers or errors."""
     barrier = threading.Barrier(count)
 
     def one(i):
@@ -382,7 +382,7 @@ def test_requests_that_arrive_together_run_once_and_each_gets_its_own(batched):
     assert batched.runs() == before + 1
     assert [each["x"].tolist() for each in found] == [[0.0], [1.0], [2.0], [3.0]]
     assert [each["rows"].tolist() for each in found] == [[4]] * 4
-    # Another signature is another batch.
+    # Requests for different signatures are not merged.
     names = ["rows", "serving_default"]
     at_once(2, lambda i: batched.predict(names[i], x=[1.0]))
     assert batched.runs() == before + 3
@@ -398,7 +398,7 @@ def test_a_large_request_is_parted_and_one_too_large_refused(batched):
 
 
 def test_more_than_may_wait_is_unavailable():
-    # One batch runs and three full ones wait: there is no room for a row more until the first is done.
+    # One batch runs and three full batches wait: there is no room for another row until the first is done.
     running, finish = threading.Event(), threading.Event()
 
     def run(inputs):
@@ -520,7 +520,7 @@ def test_with_batching_requests_without_rows_wait_for_ever_and_take_all_threads(
         asked = [pool.submit(narrow.http, "/v1/models/model:predict", body, timeout=2) for body in bodies]
         time.sleep(0.5)
         with pytest.raises(OSError, match="timed out"):
-            narrow.http("/v1/models/model", timeout=1)  # of any model
+            narrow.http("/v1/models/model", timeout=1)  # no thread is left for any model
         assert narrow.predict(x=[1.0])["y"].tolist() == [2.0], "gRPC has threads of its own"
     assert all(isinstance(each.exception(), OSError) for each in asked)
 
@@ -553,12 +553,12 @@ def test_the_largest_version_is_served_and_one_that_fails_leaves_the_old_one(exp
         (base / "10").mkdir()
         clients.wait(lambda: client.versions().get(10) == "END")
         assert client.versions()[2] == "AVAILABLE" and client.rest(ask) == (200, {"predictions": [3.0]})
-        # Back, by taking the newer ones away.
+        # Removing the newer versions rolls back to the old one.
         (base / "10").rmdir()
         shutil.move(base / "2", tmp_path / "2")
         clients.wait(lambda: client.versions() == {2: "END", 1: "AVAILABLE"})
         assert client.rest(ask) == (200, {"predictions": [2.0]})
-        # And forth again.
+        # Restoring the newer version rolls forward again.
         shutil.move(tmp_path / "2", base / "2")
         clients.wait(lambda: client.versions()[2] == "AVAILABLE")
 
@@ -591,7 +591,7 @@ def test_a_policy_holds_versions_and_labels_name_them(exported, tmp_path):
         write("model_version_policy { specific { versions: 1 } }")
         clients.wait(lambda: client.versions() == {1: "AVAILABLE", 2: "END"})
         assert client.rest({"instances": [1]}) == (200, {"predictions": [2.0]})
-        # The same by a call.
+        # A gRPC call changes the config too.
         file.unlink()
         request = model_management_pb2.ReloadConfigRequest()
         request.config.model_config_list.config.add(name="model", base_path=str(base), model_platform="tensorflow")

@@ -1,4 +1,4 @@
-"""What holds for every public layer, loss and model: one table, many contracts."""
+"""Contracts of every public layer, loss and model, tested from tables with one row per class."""
 
 import inspect
 import os
@@ -29,17 +29,17 @@ STACKS = RNG.normal(size=(4, 2, 3, 6)).astype("float32")
 MULTI_HOT = np.array([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]], "int32")
 EMISSIONS = RNG.normal(size=(4, 5, 3)).astype("float32")
 TAGS = np.array([[0, 1, 2, 2, 0], [1, -1, 2, -1, -1], [0, 0, -1, 1, -1], [-1, -1, -1, -1, -1]], "int32")
-# Vectors of tokens, zeros where a token does not count; no row is without.
+# Token vectors, with zeros for ignored tokens; every text has at least one token.
 LATE = RNG.normal(size=(4, 3, 5, 6)).astype("float32")
 LATE[1, 0, 3:] = LATE[2, 1, 1:] = LATE[3, 2, 2:] = 0.0
-# Grades of three lists of three, two and one documents, and their scores beside what fills them up.
+# Grades of four lists of up to three documents, as integers and as shares; NaN is padding.
 GRADES = np.array([[2, 0, 1], [1, 0, np.nan], [0, 3, 1], [1, np.nan, np.nan]], "float32")
 SHARES = np.array([[1, 0, 0.5], [1, 0, np.nan], [0, 1, 1], [0.25, np.nan, np.nan]], "float32")
 CRF = tx.layers.CRF(3, ([True, True, False], [[True, True, False], [True, True, True], [True, True, True]]))
 CRF.build((None, None, 3))
 CRF.set_weights([np.arange(9.0).reshape(3, 3) % 4 - 1.0, np.array([0.5, -0.5, 0.0]), np.array([0.0, 1.0, -1.0])])
 
-# One row a layer: how to make it with arguments that are no defaults, and what to call it on.
+# One row per layer: how to create it with arguments that are not defaults, and what to call it on.
 LAYERS = {
     tx.layers.Pooling: (lambda: tx.layers.Pooling(["cls", "weighted_mean"]), (TOKENS, MASK)),
     tx.layers.DensePooling: (lambda: tx.layers.DensePooling(3, "tanh", ["cls", "mean"]), (TOKENS, MASK)),
@@ -97,13 +97,13 @@ LAYERS = {
 
 
 def held(*args):
-    """A loss with a memory that does not change, so that a second call finds what the first did."""
+    """A loss whose memory does not change, so that a second call finds the same memory as the first."""
     loss = tx.losses.CrossBatchMemoryLoss(*args)
     loss.remembers = False
     return loss
 
 
-# What no loss over all layers has by default.
+# Values that no loss over all layers has by default.
 ADAPTIVE = {
     "layers": [1],
     "weighting": "log",
@@ -112,7 +112,7 @@ ADAPTIVE = {
     "kl_weight": 0.3,
     "kl_temperature": 0.7,
 }
-# One row a loss: how to make it with arguments that are no defaults, and a batch: y_true, y_pred.
+# One row per loss: how to create it with arguments that are not defaults, and a batch: y_true, y_pred.
 LOSSES = {
     tx.losses.ContrastiveLoss: (
         lambda: tx.losses.ContrastiveLoss(0.7, "euclidean", name="c", reduction="sum"),
@@ -278,7 +278,7 @@ LOSSES |= {
     ),
     tx.losses.ADRMSELoss: (lambda: tx.losses.ADRMSELoss(2.0, activation="sigmoid"), (GRADES, LOGITS)),
 }
-# One row a model: how to make it in a folder, with arguments that are no defaults, under a dtype policy.
+# One row per model: how to create it in a folder, with arguments that are not defaults and with a dtype policy.
 MODELS = {
     tx.models.TextEmbedder: lambda folder, dtype=None: tiny.embedder(
         folder,
@@ -393,7 +393,7 @@ MODELS = {
 
 
 def several_tasks(folder, dtype):
-    """Two tasks on one backbone, one of them around an embedder."""
+    """Two tasks on one backbone, one of which uses an embedder."""
     embedder = tiny.embedder(folder, dtype, dense=[{"units": 5, "activation": "tanh"}])
     parts = (embedder.backbone, embedder.preprocessor)
     classifier = tx.models.TextClassifier(*parts, labels=["card", "loan", "other"], head="mlp")
@@ -402,7 +402,7 @@ def several_tasks(folder, dtype):
 
 
 def arrays(outputs):
-    """What a model gives, as a list of arrays: one, or one for each task."""
+    """A model's outputs as a list of arrays: one, or one for each task."""
     return [ops.convert_to_numpy(each) for each in keras.tree.flatten(outputs)]
 
 
@@ -412,7 +412,7 @@ def assert_equal(found, expected, **tolerance):
 
 
 def of_rows(x, take):
-    """Inputs of which `take` takes rows."""
+    """Takes the rows `take` of each input."""
     return keras.tree.map_structure(lambda value: value[take], x)
 
 
@@ -428,7 +428,7 @@ def public_classes(module, base):
 def test_every_public_class_has_a_row():
     assert public_classes(tx.layers, keras.layers.Layer) == set(LAYERS)
     assert public_classes(tx.losses, keras.losses.Loss) == set(LOSSES)
-    bases = {tx.models.TextTask, tx.models.Multimodal}  # the first: test_own_task
+    bases = {tx.models.TextTask, tx.models.Multimodal}  # test_own_task tests the first
     assert public_classes(tx.models, keras.Model) == {*MODELS, *bases}
 
 
@@ -437,14 +437,14 @@ def ids(cls):
 
 
 def from_config(loss):
-    """The loss that a loss's config gives; one on a layer's weights, which are not in it, is bound to the layer."""
+    """Creates a loss from a loss's config, and binds it to the layer if it uses weights of a layer."""
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
     return again.for_layer(CRF) if isinstance(loss, tx.losses.ChainCrossentropy) else again
 
 
 @pytest.fixture(params=MODELS, ids=ids)
 def make(request, tmp_path):
-    """Makes a model of the table's row, each time with the same weights."""
+    """Creates the model of a row of the table, with the same weights each time."""
 
     def make(dtype=None):
         keras.utils.set_random_seed(0)
@@ -602,7 +602,7 @@ def test_model_saves_and_loads_with_vocabulary_flags_and_numbers(make, tmp_path)
 
 
 def run_afresh(program):
-    """Runs a program in a process of its own, in which this package and the tests' small models can be imported."""
+    """Runs a program in a new process, which can import this package and the tests' small models."""
     folders = [str(pathlib.Path(tiny.__file__).parent), str(pathlib.Path(tx.__file__).parent.parent)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     done = subprocess.run(
@@ -641,7 +641,7 @@ def test_model_gives_the_same_eagerly_compiled_and_in_predict(make):
         found = list(found.values()) if isinstance(found, dict) else [found]
         for rows, expected in zip(found, arrays(eager), strict=True):
             assert len(rows) == len(expected)
-            for row, one in zip(rows, expected, strict=True):  # of words, as many as a row has
+            for row, one in zip(rows, expected, strict=True):  # for words, `predict` returns no padding
                 np.testing.assert_allclose(row, one[: len(row)], rtol=1e-5, atol=1e-6)
 
 
@@ -662,7 +662,7 @@ def check_padding(model, x):
         if "mask_positions" in x:
             padded["mask_positions"] = np.where(x["mask_positions"] < 0, -1, x["mask_positions"] + left)
         found = ops.convert_to_numpy(model(padded))
-        if hasattr(model, "query_model"):  # tokens that count come first
+        if hasattr(model, "query_model"):  # the tokens that count come first
             assert not found[:, expected.shape[1] :].any()
             found = found[:, : expected.shape[1]]
         if "decoder_ids" in x:
@@ -695,7 +695,7 @@ def test_one_training_step_moves_what_is_trainable_and_nothing_else(make):
     model = make()
     x = tiny.inputs(model)
     loss = lambda y, y_pred: ops.mean(ops.square(y_pred - 3.0))  # noqa: E731
-    # What follows what is no part of a CRF's outputs: its own loss reads it.
+    # A CRF's transitions are not part of its outputs: only its own loss reads them.
     loss = "auto" if getattr(model, "crf", None) is not None else loss
     y: dict = {}
     if hasattr(model, "tasks"):

@@ -1,6 +1,6 @@
 """The conditional random field, the losses on tags, and the accuracy of tags.
 
-Reference numbers (golden/crf): enumeration of all sequences in float64, with which pytorch-crf 0.7.2 agrees to 1e-12.
+The reference numbers (golden/crf) enumerate all sequences in float64; pytorch-crf 0.7.2 agrees with them to 1e-12.
 """
 
 import functools
@@ -25,7 +25,7 @@ CASES = """
 WITH_SPANS = [name for name in CASES if name.startswith("bio")]
 DTYPES = ("float64", "float32")
 RNG = np.random.default_rng(3)
-# O, B, I: an I follows a B or an I alone.
+# O, B, I: an I may follow only a B or an I.
 BIO = ([True, True, False], [[True, True, False], [True, True, True], [True, True, True]])
 WEIGHTS = (RNG.normal(size=(3, 3)), RNG.normal(size=3), RNG.normal(size=3))
 
@@ -38,7 +38,7 @@ def layer(num_tags=3, allowed=BIO, dtype="float64", weights=WEIGHTS):
 
 
 def gradients(function, crf, emissions):
-    """The gradient of a function of emissions by the emissions and by the weights of a layer."""
+    """The gradients of a function of emissions with respect to the emissions and the weights of a layer."""
     emissions = tf.constant(emissions)
     with tf.GradientTape() as tape:
         tape.watch(emissions)
@@ -52,7 +52,7 @@ def gradients(function, crf, emissions):
 
 @pytest.fixture(params=itertools.product(CASES, DTYPES), ids="-".join)
 def case(request, golden):
-    """A case in a dtype: its arrays, what its tags are, the layer, and how far numbers may be off."""
+    """A case in one dtype: its arrays, its description, the layer and the tolerance."""
     name, dtype = request.param
     with np.load(golden / "crf" / f"{name}.npz") as loaded:
         x = dict(loaded)
@@ -60,7 +60,7 @@ def case(request, golden):
     allowed = (x["allowed_start"], x["allowed_transitions"], x["allowed_end"])
     scores = [np.where(np.isfinite(x[key]), x[key], 0.0) for key in ("transitions", "start", "end")]
     crf = layer(about["K"], allowed if about["constrained"] else None, dtype, scores)
-    # What is far below 1 is a difference of numbers that are not.
+    # Values far below 1 are differences of larger numbers.
     tolerance = {"rtol": 1e-9, "atol": 1e-9} if dtype == "float64" else {"rtol": 1e-6, "atol": 1e-6}
     return {**x, "emissions": x["emissions"].astype(dtype)}, about, crf, tolerance
 
@@ -87,14 +87,14 @@ def test_marginals_and_gradients_are_the_references(case):
     mask = x["mask"]
     np.testing.assert_allclose(crf.marginals(x["emissions"], mask), x["token_marginals"], **tolerance)
     found = gradients(lambda e: -ops.sum(crf.log_likelihood(e, x["tags"], mask)), crf, x["emissions"])
-    # Of an impossible step no gradient is asked: its score is no weight of the layer.
+    # An impossible step has no gradient: its score is not a weight of the layer.
     steps = np.where(x["allowed_transitions"] | (not about["constrained"]), x["grad_transitions"], 0.0)
     for one, other in zip(found, (x["grad_emissions"], steps, x["grad_start"], x["grad_end"]), strict=True):
         np.testing.assert_allclose(one, other, **tolerance)
 
 
 def spans_of(about, length):
-    """Every span of a case: first and last position, place of the type, its tags, and which tags may follow it."""
+    """Yields every span of a case: first and last position, index of the type, its tags, and which tags may follow."""
     number = {tag: i for i, tag in enumerate(about["tags"])}
     for (start, end), (place, kind) in itertools.product(
         itertools.combinations_with_replacement(range(length), 2), enumerate(about["span_types"])
@@ -120,7 +120,7 @@ def test_the_probability_of_exactly_a_span_is_the_references(case):
                 (rows, starts, ends, types, paths, follow), (row, start, end, place, path, after), strict=True
             ):
                 values.append(value)
-    # A row of its own for each span, as a row has one path.
+    # Each span gets its own row, because a row has one path.
     found = crf.segment_log_probabilities(
         x["emissions"][rows],
         x["mask"][rows],
@@ -156,7 +156,7 @@ Y = np.array([[0, 1, 2, 2, 0], [1, -1, 2, -1, -1], [-1, 0, -1, 1, 1], [-1, -1, -
 
 
 def conditionals(crf, emissions, y):
-    """The probability of each tag of `y` given the tag before it, 0 where there is none."""
+    """The probability of each tag of `y` given the tag before it; 0 where `y` has no tag."""
     found = np.zeros(y.shape)
     for row in range(len(y)):
         positions = np.flatnonzero(y[row] >= 0)
@@ -256,7 +256,7 @@ def test_parts_of_a_sequence_have_the_probability_of_all_sequences_that_hold_the
 
 @functools.cache
 def traced():
-    """A function of a batch of any length: what has no positions, then what has."""
+    """A function for batches of any length; returns the results per row, then the results per position."""
     crf = layer()
 
     def call(emissions, tags, mask):
@@ -320,14 +320,14 @@ def test_rows_and_batches_without_words_have_no_loss_and_no_nan():
     assert (np.asarray(tags) == -1).all() and (np.asarray(scores) == 0.0).all()
 
 
-# === What is impossible ===
+# === Impossible steps ===
 
 
 def test_impossible_steps_have_no_probability_and_are_never_decoded():
     crf = layer(dtype="float32")
     rng = np.random.default_rng(0)
     emissions = (rng.normal(size=(64, 9, 3)) * 30.0).astype("float32")
-    emissions[..., 2] += 60.0  # what is impossible looks best
+    emissions[..., 2] += 60.0  # the impossible tag scores highest
     mask = rng.random((64, 9)) < 0.8
     assert crf.forbidden_step(ops.convert_to_numpy(crf.decode(emissions, mask)[0])) is None
     marginals = ops.convert_to_numpy(crf.marginals(emissions, mask))
@@ -472,7 +472,7 @@ def training(crf, emissions, tags, mask):
 
 
 def answers(crf, emissions, tags, mask):
-    """The best sequence, marginals and the confidence of parts."""
+    """The best sequence, its score, marginals, log probabilities of parts, and the sum over all sequences."""
     path, score = crf.decode(emissions, mask)
     rows, ends = tf.zeros((2,), "int32"), tf.constant([0, 2])
     parts = {"rows": rows, "starts": rows, "ends": ends, "path": path, "follow": tf.ones((2, 3), "bool")}
@@ -526,7 +526,7 @@ def test_a_saved_model_decodes_any_batch(tmp_path):
 
 
 def words(rows=32, length=6, seed=0):
-    """Sequences whose tag says whether the word and the one before it are alike, -1 at padding and some words."""
+    """Words and tags: 0 for the word 1, 1 at the start and after the word 1, else 2; -1 at padding and some words."""
     rng = np.random.default_rng(seed)
     x = rng.integers(1, 4, (rows, length))
     y = np.where(x == 1, 0, np.where(np.roll(x, 1, axis=1) == 1, 1, 2))
@@ -536,7 +536,7 @@ def words(rows=32, length=6, seed=0):
 
 
 def tagger(head=None, mask_zero=False):
-    """A model that sees one word at a time: B and I can be told apart by the tag before alone."""
+    """A model that sees one word at a time: only the tag before tells B from I."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((None,), dtype="int32")
     x = keras.layers.Embedding(4, 8, mask_zero=mask_zero)(inputs)

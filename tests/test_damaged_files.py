@@ -1,13 +1,13 @@
-"""Each kind of file that the package reads back x each damage: a `ValueError` that names the file.
+"""Each kind of damage to each kind of file that the package reads back raises a `ValueError` that names the file.
 
-Indexes have tests of their own, `test_saved_index.py`, and so have checkpoints of trainings, `test_resume.py`.
+`test_saved_index.py` tests damaged indexes, and `test_resume.py` damaged training checkpoints.
 """
 
 import json
 import re
 
 import keras
-import ml_dtypes  # noqa: F401  gives numpy the name bfloat16
+import ml_dtypes  # noqa: F401  registers bfloat16 with numpy
 import numpy as np
 import pytest
 import safetensors
@@ -93,7 +93,7 @@ def test_wrong_content_of_a_description_is_an_error(change, described):
         export.describe(described.parents[1])
 
 
-# === The server's batching parameters: what is right is read in test_export.py ===
+# === The server's batching parameters (test_export.py reads valid ones) ===
 
 PARAMETERS = """\
 # max_batch_size { value: 1 }
@@ -170,7 +170,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def adapted(folder):
-    """The path of a file of adapters, with a head."""
+    """The path of an adapter file that includes a head."""
     model = tiny.classifier(folder)
     freezing.add_lora(model, rank=2, targets=["query", "output"])
     freezing.save_adapters(model, folder / "whole.safetensors", head=True)
@@ -184,7 +184,7 @@ def state(model):
 
 
 def check_adapters(path, folder, said="save_adapters"):
-    """Loading fails with an error that names the file, into a model that is then as it was and goes on training."""
+    """Checks that loading fails, names the file and leaves the model unchanged; returns the model."""
     model = tiny.classifier(folder)
     freezing.freeze(model, groups=["embeddings"])
     next(iter(model.layer_groups()["block_0"])).weights[0].trainable = False
@@ -310,7 +310,7 @@ def test_a_model_is_trained_and_gets_adapters_after_a_load_that_failed(adapted, 
 
 
 def test_adapters_in_bfloat16_are_an_error_or_read(adapted, folder, tmp_path):
-    # numpy's reader of safetensors knows bfloat16 in some versions only.
+    # safetensors' numpy reader supports bfloat16 only in some versions, so the file has another dtype here.
     content = adapted.read_bytes()
     header = content[8 : 8 + int.from_bytes(content[:8], "little")]
     changed = re.sub(rb'"F32"', b'"I32"', header)

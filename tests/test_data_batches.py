@@ -1,4 +1,4 @@
-"""Batches: what an epoch contains, in which order, and how far it is padded."""
+"""Batches: the rows of an epoch, their order and their padding."""
 
 import gc
 
@@ -13,7 +13,7 @@ from tfxfer import data, preprocessing
 
 
 class Tokenizer:
-    """Stands in for the real one: a token per word, the word's number its id."""
+    """A fake tokenizer: one token per word, whose id is the word's number."""
 
     pad_token_id = 0
 
@@ -22,7 +22,7 @@ class Tokenizer:
 
 
 class Preprocessor:
-    """Stands in for the real one: 1, ids; and for pairs 1, ids of both."""
+    """A fake preprocessor: returns 1 and the ids of a text, or of both texts of a pair."""
 
     def __init__(self, sequence_length=40, padding_side="right"):
         self.tokenizer = Tokenizer()
@@ -42,7 +42,7 @@ class Preprocessor:
 
 
 def text(number, rng):
-    """A text whose first token is its number (from 10), followed by up to 11 others."""
+    """Returns a text whose first token is its number plus 10, followed by up to 11 other tokens."""
     return " ".join(map(str, [number + 10, *rng.integers(10, 1000, rng.integers(0, 12))]))
 
 
@@ -56,19 +56,19 @@ def rows_of(count, seed=0):
 
 
 def epoch_of(batches):
-    """One epoch as a list of (x, y) of numpy arrays."""
+    """Returns one epoch as a list of (x, y), both numpy arrays."""
     return list(batches.as_numpy_iterator())
 
 
 def numbers(epoch):
-    """The numbers of the rows of an epoch, each checked against its own text."""
+    """Returns the row numbers of an epoch; checks each against its text."""
     for x, y in epoch:
         np.testing.assert_array_equal(x["token_ids"][:, 1] - 10, y)
     return [int(number) for _, y in epoch for number in y]
 
 
 def padding_ratio(dataset, preprocessor, **options):
-    """Tokens computed per real token in an epoch."""
+    """Returns the number of tokens with padding per real token in an epoch."""
     masks = [x["padding_mask"] for x, _ in epoch_of(data.batches(dataset, preprocessor, seed=0, **options))]
     return sum(mask.size for mask in masks) / sum(mask.sum() for mask in masks)
 
@@ -76,7 +76,7 @@ def padding_ratio(dataset, preprocessor, **options):
 # What an epoch contains.
 
 
-@settings(max_examples=5, deadline=None)  # each traces a pipeline of its own: a second
+@settings(max_examples=5, deadline=None)  # each example traces its own pipeline, which takes a second
 @given(
     count=st.integers(1, 60),
     batch_size=st.integers(1, 20),
@@ -167,7 +167,7 @@ def test_a_seed_is_drawn_from_the_global_generator_if_none_is_given():
 
 
 def test_an_iterator_that_is_not_used_costs_no_epoch():
-    # Keras makes one at the end of each epoch and drops it.
+    # Keras creates one at the end of each epoch and does not use it.
     batches = data.batches(rows_of(8), Preprocessor(), 4, seed=0)
     iter(batches)
     assert batches.epoch == 0
@@ -218,7 +218,7 @@ def test_rows_are_tokenised_once_if_they_are_in_memory():
     for _ in range(3):
         epoch_of(batches)
     assert calls == [20]
-    # Nor again where the same rows are cut into other batches, of other length and order.
+    # The same rows are not tokenized again for another batch size, sequence length and order.
     shorter = Preprocessor(sequence_length=8)
     shorter.tokenizer = preprocessor.tokenizer
     again = data.batches(batches, shorter, 6, seed=3)
@@ -335,7 +335,7 @@ def test_a_single_text_can_be_a_column_of_its_own():
     np.testing.assert_array_equal(x["token_ids"][:, 0], flat["token_ids"])
 
 
-# Forms of data.
+# Input formats.
 
 
 def test_data_come_as_datasets_or_arrays():
@@ -479,7 +479,7 @@ def test_fit_takes_batches_without_a_warning_and_begins_each_epoch_once():
     assert train.epoch == 4
 
 
-# The real preprocessor, real texts.
+# With the real preprocessor and real texts.
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Kinds of columns: what they read, what they refuse, and the batches that they make."""
+"""Kinds of columns: the values they accept and reject, and the batches they make."""
 
 import numpy as np
 import pandas
@@ -23,7 +23,7 @@ WORD_KEYS = {"token_ids", "padding_mask", "segment_ids", "word_ids", "word_mask"
 
 
 def kinds(preprocessor):
-    """Every kind, five values, and the names of what a batch holds."""
+    """Returns each kind of column with five values and the keys of its batches."""
     return {
         "text": (data.TextColumn(preprocessor), tiny.TEXTS[:5], {"token_ids", "padding_mask", "segment_ids"}),
         "pair": (
@@ -104,7 +104,7 @@ def test_words_know_their_tokens_wherever_the_padding_is(tmp_path):
             assert (word_ids[mask == 0] == -1).all() and word_ids[mask == 1][[0, -1]].tolist() == [-1, -1]
             for word in set(word_ids[word_ids >= 0].tolist()):
                 assert ids[word_ids == word].tolist() == pieces([row[word]])[0].numpy().tolist()
-        assert batch["word_ids"][2].numpy().tolist().count(-1) == 2  # cut to six words
+        assert batch["word_ids"][2].numpy().tolist().count(-1) == 2  # truncated to six words
 
 
 @pytest.mark.parametrize("row", [0, 3])

@@ -1,4 +1,4 @@
-"""Pairs and triplets made from labelled rows, against all that can be made."""
+"""Pairs and triplets made from labeled rows, compared with all possible ones."""
 
 import collections
 import itertools
@@ -14,13 +14,13 @@ from tfxfer import data
 
 
 def labelled_texts(sizes, seed=0):
-    """Rows with unique texts whose classes have such sizes, mixed."""
+    """Shuffled rows with unique texts and classes of the given sizes."""
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
     return {"text": [f"t{i}" for i in range(len(labels))], "label": labels}
 
 
 def listed(dataset):
-    """The rows of a dataset as tuples of strings, and y."""
+    """The rows of a dataset as tuples of strings, and its y."""
     columns = [[text.decode() for text in column.numpy()] for column in dataset.columns]
     return list(zip(*columns, strict=True)), dataset.y.numpy()
 
@@ -32,7 +32,7 @@ def all_pairs(rows):
 
 
 def check_pairs(rows, dataset):
-    """Every pair is one that can be made, with its own y; how often each comes, by kind."""
+    """Checks that every pair is possible and has the right y; counts how often each occurs, by kind."""
     oracle = all_pairs(rows)
     uses = {1.0: collections.Counter(), 0.0: collections.Counter()}
     for texts, y in zip(*listed(dataset), strict=True):

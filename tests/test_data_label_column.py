@@ -1,4 +1,4 @@
-"""Labels by name, never by accident."""
+"""Labels are read by name or index; values that could be misread raise."""
 
 import copy
 import pickle
@@ -25,9 +25,9 @@ STARS = ["1", "2", "3", "4", "5"]
         (["False", "True"], [True, False], [1, 0]),
         (["true", "false"], np.array([True, False]), [0, 1]),
         (STARS, ["5", "1"], [4, 0]),
-        (STARS, [5, 5], [4, 4]),  # 5 is no index
-        (STARS, [0], [0]),  # 0 is no name
-        (["0", "1", "2"], [0, 2], [0, 2]),  # both readings are the same
+        (STARS, [5, 5], [4, 4]),  # 5 is not an index
+        (STARS, [0], [0]),  # 0 is not a name
+        (["0", "1", "2"], [0, 2], [0, 2]),  # both readings agree
         (["10", "20"], [20, 10], [1, 0]),
         ([1, 2, 3], [3, 1], [2, 0]),
         ([1, 2, 3], np.array([3, 1], "int32"), [2, 0]),

@@ -1,4 +1,4 @@
-"""Several data sets in one training."""
+"""Several datasets in one training run."""
 
 import gc
 
@@ -19,7 +19,7 @@ def preprocessor(tmp_path_factory):
 
 
 def parts(preprocessor, sizes=SIZES, **options):
-    """Batches of 2 whose targets tell the data set (hundreds) and the row."""
+    """Batches of 2 whose targets encode the dataset (hundreds) and the row."""
     rows = [{"t": tiny.WORDS.split()[:size], "y": range(100 * k, 100 * k + size)} for k, size in enumerate(sizes)]
     return [
         data.batches(data.regression(each, "t", "y"), preprocessor, 2, seed=k, **options) for k, each in enumerate(rows)
@@ -38,7 +38,7 @@ def targets(dataset):
 
 
 def sources(epoch):
-    """The data set of each batch; no batch has rows of two."""
+    """The dataset of each batch; checks that no batch has rows from two datasets."""
     assert all(len({y // 100 for y in batch}) == 1 for batch in epoch)
     return [batch[0] // 100 for batch in epoch]
 
@@ -61,7 +61,7 @@ def test_by_turns_each_data_set_gives_its_own_epochs_in_order(preprocessor, own,
     mixed = data.mix(parts(preprocessor), strategy="round_robin", stop=stop, seed=0)
     epochs = [targets(mixed) for _ in range(2)]
     assert len(mixed) == len(order) and [sources(epoch) for epoch in epochs] == [order] * 2
-    # How many of its own epochs a data set begins in one of the mixture.
+    # The number of its own epochs that each dataset begins in one epoch of the mixture.
     passes = [2, 3, 1] if stop == "last" else [1, 1, 1]
     for k, part in enumerate(own):
         for e, epoch in enumerate(epochs):

@@ -1,4 +1,4 @@
-"""The plan of an epoch: rows by length, classes or texts, data sets by turns; and batches made by such plans."""
+"""Plans of an epoch: rows by length, class or text, datasets in turn; and batches made from such plans."""
 
 import collections
 import math
@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from tfxfer import data
 
-# A plan is a function of numbers: through `batches`, whose pipelines take a second each, there would be few examples.
+# A plan is a function of numbers. Tests through `batches` take a second per pipeline, which allows only few examples.
 from tfxfer.data import _by_documents, _classes, _mix, _order, _sources, _unique
 
 
 def batches_of(plan):
-    """The rows of each batch of (order, ends)."""
+    """Returns the rows of each batch of a plan (order, ends)."""
     order, ends = plan
     return [rows.tolist() for rows in np.split(order, ends[:-1])]
 
@@ -58,10 +58,10 @@ def test_the_rows_of_the_small_batch_are_of_any_length():
     for seed in range(200):
         order, _ = _order.plan(lengths, 8, 50, np.random.default_rng(seed), bucket=True, drop_remainder=False)
         means.append(lengths[order[96:]].mean())
-    assert 40 < np.mean(means) < 60  # 98 if it were the longest always
+    assert 40 < np.mean(means) < 60  # about 98 if it always held the longest rows
 
 
-# Data sets by turns.
+# Datasets in turn.
 
 
 def by_turns(steps, stop):
@@ -143,7 +143,7 @@ def test_which_classes_meet_changes_from_batch_to_batch():
     members = np.split(np.arange(20 * 8), 20)
     order = _classes.by_class(members, 4, 2, np.random.default_rng(0))
     pairs = {tuple(sorted((a // 8, b // 8))) for batch in order for a in batch for b in batch if a // 8 != b // 8}
-    assert len(pairs) > 75  # of 190; 20 batches of 6 pairs, drawn at random, hold 89 different ones on average
+    assert len(pairs) > 75  # of 190; 20 batches of 6 random pairs hold 89 different pairs on average
 
 
 def test_a_seed_fixes_the_batches_of_classes_and_epochs_differ():
@@ -157,7 +157,7 @@ def test_a_seed_fixes_the_batches_of_classes_and_epochs_differ():
 
 
 def text_plan(columns, batch_size, seed=0, drop_remainder=False):
-    """Rows by the numbers of their texts, one list a column."""
+    """Plans rows that are given by the numbers of their texts, one list per column."""
     ids = [[list(range(number + 1)) for number in column] for column in columns]
     return _unique.ByText(batch_size=batch_size, seed=seed, drop_remainder=drop_remainder).prepare(tokenized(ids))
 
@@ -211,15 +211,15 @@ def test_with_a_remainder_to_drop_all_batches_are_full(rows, batch_size, seed):
 @pytest.mark.parametrize(
     ("rows", "batch_size", "sizes"),
     [
-        # Each premise three times: as many batches as without the condition, the small one last.
+        # Each premise occurs three times: as many batches as without the constraint, with the small one last.
         ([(i // 3, 100 + i) for i in range(100)], 16, [16] * 6 + [4]),
         # Nothing collides.
         ([(i, 200 + i) for i in range(20)], 8, [8, 8, 4]),
-        # One text in 12 of 36 rows: 12 batches, alike in size.
+        # One text in 12 of 36 rows: 12 batches of the same size.
         ([(0 if i < 12 else i, 100 + i) for i in range(36)], 16, [3] * 12),
-        # The same text everywhere: one row a batch.
+        # The same text everywhere: one row per batch.
         ([(0, 1)] * 5, 4, [1] * 5),
-        # Any two of the rows collide, though no text stands in all.
+        # Any two of the rows collide, although no text is in all of them.
         ([(0, 1), (1, 2), (0, 2)] * 2, 4, [1] * 6),
     ],
 )
@@ -232,7 +232,7 @@ def test_batches_are_as_few_and_as_full_as_the_texts_allow(rows, batch_size, siz
 
 
 def test_tight_data_are_solved_by_moving_rows():
-    # 60 rows over 12 texts, each text in 10 rows: 15 batches of 4 rows hold 8 of the 12 texts each.
+    # 60 rows over 12 texts, each text in 10 rows. Each of the 15 batches of 4 rows holds 8 of the 12 texts.
     rows = [(a, 6 + (a + shift) % 6) for shift in range(5) for a in range(6)] * 2
     for seed in range(20):
         steps, plan = text_plan(list(zip(*rows, strict=True)), 4, seed)
@@ -286,7 +286,7 @@ def preprocessor(tmp_path_factory):
 
 
 def texts_of(x, preprocessor):
-    """The token ids of each text of a batch, without padding: a list of rows of tuples."""
+    """Returns the token ids of each text of a batch without padding: for each row, a list of tuples."""
     return [
         [tuple(int(i) for i, m in zip(ids, mask, strict=True) if m) for ids, mask in zip(*row, strict=True)]
         for row in zip(x["token_ids"], x["padding_mask"], strict=True)
@@ -302,7 +302,7 @@ def test_batches_by_class_through_the_pipeline_and_resumed(preprocessor, names):
     train = data.labelled(rows, "text", "label", labels=data.labels(rows, "label") if names else None)
     batches = data.batches(train, preprocessor, 6, examples_per_class=2, columns="separate", seed=3)
     epochs = [list(batches.as_numpy_iterator()) for _ in range(2)]
-    assert len(batches) == 4 == len(epochs[0])  # 10 groups of 2, and 2 groups more
+    assert len(batches) == 4 == len(epochs[0])  # 10 groups of 2, plus 2 groups to fill the batches
     for x, y in epochs[0] + epochs[1]:
         assert x["token_ids"].shape[:2] == (6, 1)
         assert (y[::2] == y[1::2]).all() and len(set(y.tolist())) == 3
@@ -313,7 +313,7 @@ def test_batches_by_class_through_the_pipeline_and_resumed(preprocessor, names):
 
 @pytest.mark.parametrize("columns", ["separate", "joint"])
 def test_unique_texts_through_the_pipeline_by_the_ids_that_the_model_sees(preprocessor, columns):
-    # "Card" and "card" are one text to an uncased vocabulary; the two texts of a row may be equal.
+    # "Card" and "card" are the same text in an uncased vocabulary. The two texts of a row may be equal.
     first = [WORDS[i // 2].upper() if i % 2 else WORDS[i // 2] for i in range(20)]
     rows = {"a": first, "b": [first[i] if i < 4 else f"{WORDS[i]} bad" for i in range(20)], "n": range(20)}
     source = data.pairs(rows, ("a", "b"), "n")
@@ -373,7 +373,7 @@ def test_a_siamese_model_is_fitted_on_both(preprocessor, tmp_path):
         assert batches.epoch == 2
 
 
-# === Lists, bounded by documents ===
+# === Lists bounded by documents ===
 
 
 def test_batches_bounded_by_documents_are_as_many_in_each_epoch_and_nearly_full():

@@ -1,4 +1,4 @@
-"""Rows of lists: readers, the two kinds of columns, batches bounded by documents, and what does not fit."""
+"""Queries with lists of documents: readers, the two kinds of columns, batches limited by documents, and errors."""
 
 import json
 
@@ -32,7 +32,7 @@ def columns(preprocessor):
 
 
 def lists(dataset):
-    """The rows of a dataset of lists in Python."""
+    """Returns the queries, documents and grades of a dataset as Python lists."""
     queries, documents = dataset.x
     texts = [[text.decode() for text in row] for row in documents.to_list()]
     return [query.decode() for query in queries.numpy()], texts, dataset.y.to_list()
@@ -318,7 +318,7 @@ def test_grades_that_a_loss_does_not_take_are_an_error_with_the_row():
 
 
 def expected(preprocessor, rows):
-    """What the preprocessor makes of the pairs of some rows, as lists of real tokens."""
+    """Returns the real tokens that the preprocessor gives for each pair of some rows."""
     pairs = [(row["query"], text) for row in rows for text in row["documents"]]
     packed = preprocessor(tuple(map(list, zip(*pairs, strict=True))))
     return tokens(packed)
@@ -330,7 +330,7 @@ def tokens(x):
 
 
 def rows_of(batches):
-    """The batches of an epoch as lists of (tokens of its documents, grades), one a row."""
+    """Returns the batches of an epoch as lists with one (tokens of the documents, grades) per row."""
     found = []
     for x, y in batches:
         flat, y = iter(tokens(x)), y.to_list() if isinstance(y, tf.RaggedTensor) else y.numpy().tolist()
@@ -431,7 +431,7 @@ def test_texts_of_lists_are_augmented_each_by_itself(columns, preprocessor):
     changed = data.batches(train, columns, 3, augment={1: augmentation.Delete(0.5)}, **options)
     first, second = rows_of(changed)[0], rows_of(changed)[0]
     assert first != plain and first != second and rows_of(changed.rest(0))[0] == first
-    assert all(text[: len(query)] == query for text in first[0][0])  # of the first list; the query stays
+    assert all(text[: len(query)] == query for text in first[0][0])  # the first list keeps its query
     assert rows_of(changed.plain())[0] == plain
     whole = data.batches(train, columns, 3, augment=augmentation.Delete(0.5), max_documents=20, seed=1)
     assert sum(len(batch) for batch in rows_of(whole)) == 3

@@ -1,4 +1,4 @@
-"""Files as other programs write them: delimiters, encodings, forms of JSON, packings, URLs."""
+"""Reading files of other programs: delimiters, encodings, JSON layouts, compression, URLs."""
 
 import bz2
 import gzip
@@ -37,7 +37,7 @@ def test_an_index_as_pandas_writes_it_is_a_column_called_index(tmp_path):
 @pytest.mark.parametrize(
     "content",
     [
-        ",label\na,x\n,y\n",  # the column without a name is no index
+        ",label\na,x\n,y\n",  # the column without a name is not an index
         "text,\na,x\n",
         ",,label\n0,a,x\n",
     ],
@@ -76,7 +76,7 @@ def test_one_column_with_delimiters_in_its_texts_stays_one(tmp_path):
     path = write(tmp_path / "b.csv", "a;b\nc;d\n")
     assert data.read(path, header=["text"])["text"] == ["a;b", "c;d"]
     assert data.read(path, delimiter=",").columns == ["a;b"]
-    path = write(tmp_path / "c.csv", "text;label,n\na;b,1\n")  # parted by commas, whatever else is in there
+    path = write(tmp_path / "c.csv", "text;label,n\na;b,1\n")  # the delimiter is the comma, despite the semicolons
     assert data.read(path).columns == ["text;label", "n"]
 
 
@@ -191,7 +191,7 @@ def test_broken_elements_of_json_can_be_skipped(tmp_path):
     assert rows["text"] == ["a", "b"] and rows.place(1).endswith("row 2 (counting from 0)")
 
 
-# === Packed files ===
+# === Compressed files ===
 
 
 def zipped(**files):
@@ -203,7 +203,7 @@ def zipped(**files):
 
 
 CSV = FRAME.to_csv(index=False).encode()
-# Without the time of day, which would be in the names of the tests.
+# Without the current time, because the bytes become part of the test names.
 GZIPPED = gzip.compress(CSV, mtime=0)
 
 
@@ -253,7 +253,7 @@ def test_a_damaged_or_strange_packing_is_an_error(tmp_path, name, content, said)
 
 @pytest.fixture
 def bucket():
-    """A folder in fsspec's memory."""
+    """fsspec's in-memory filesystem with an empty directory `/bucket`."""
     held = fsspec.filesystem("memory")
     held.makedirs("/bucket", exist_ok=True)
     yield held

@@ -1,4 +1,4 @@
-"""BEIR's folders, TREC's judgements and runs: what is read, and what is refused."""
+"""BEIR folders, TREC judgments and TREC runs: what is read, and what raises an error."""
 
 import gzip
 import json

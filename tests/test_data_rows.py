@@ -1,4 +1,4 @@
-"""Readers, rows, and the datasets made of them."""
+"""Readers, rows, and the datasets made from them."""
 
 import sys
 
@@ -260,7 +260,7 @@ def test_labelled_keeps_labels_or_encodes_them():
     assert xy(numbers) == [(b"p", 7), (b"q", 5)] and numbers.element_spec[1].dtype == tf.int64
     encoded = data.labelled(rows, ("text", "s"), "n", labels=[5, 7])
     assert xy(encoded) == [((b"p", b"b"), 7), ((b"q", b"a"), 5)] and encoded.element_spec[1].dtype == tf.int64
-    assert encoded.labels is None and encoded.cardinality() == 2  # ints stay labels: an index could be taken for one
+    assert encoded.labels is None and encoded.cardinality() == 2  # ints stay labels: an index could be mistaken for one
     named = data.labelled(rows, "text", "s", labels=["a", "b"])
     assert xy(named) == [(b"p", 1), (b"q", 0)] and named.element_spec[1].dtype == tf.int32
     assert named.labels == ["a", "b"]

@@ -1,4 +1,4 @@
-"""Pipelines on a tf.data service: what can run there gives the same rows, what cannot is refused."""
+"""Pipelines on a tf.data service: those that can run there give the same rows, others raise."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ WORKER = """
 
 
 def lines_of(folder):
-    """A file of texts with labels, and the pipeline that a user would write over it."""
+    """Writes a file of labeled texts and returns the pipeline that a user would write for it."""
     path = folder / "rows.tsv"
     path.write_text("".join(f"{text}\t{label}\n" for text, label in ROWS), encoding="utf-8")
 
@@ -37,7 +37,7 @@ def tokenized(folder, model):
     return lines_of(folder).batch(8).map(lambda text, label: model.preprocess_samples(text, label))
 
 
-@pytest.mark.slow  # two processes that import TensorFlow
+@pytest.mark.slow  # starts two processes that import TensorFlow
 def test_two_workers_tokenize_every_row_once(tmp_path):
     model = tiny.classifier(tmp_path)
     here = tokenized(tmp_path, model)

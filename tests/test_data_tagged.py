@@ -1,4 +1,4 @@
-"""Words with tags: CoNLL files, texts with character spans, datasets of both, and conversions of their tags."""
+"""Tagged words: CoNLL files, texts with character spans, datasets of both, and conversions between tag schemes."""
 
 import gzip
 import json
@@ -27,7 +27,7 @@ def conll(folder, content, **options):
 
 
 def refuses(message, call, *arguments, **options):
-    """Checks that a call raises an error with this text in it."""
+    """Checks that a call raises a ValueError that contains `message`; returns the whole message."""
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         call(*arguments, **options)
     return str(caught.value)
@@ -83,7 +83,7 @@ def test_a_file_that_can_be_read_both_ways_is_an_error_that_names_both(tmp_path)
     assert data.read_conll(path, separator="\t")["words"] == [["EU NNP", "say VBZ"]]
     assert data.read_conll(path, separator=" ")["words"] == [["EU", "say"]]
     assert data.read_conll(path, columns={"pos": 1}, separator=" ")["pos"] == [["NNP", "VBZ"]]
-    # Where both give the same, it does not matter.
+    # If both separators give the same words and tags, either will do.
     assert conll(tmp_path, "EU\t_ _\tO\nsay\t_ _\tO\n")["words"] == [["EU", "say"]]
 
 
@@ -103,7 +103,7 @@ def test_comments_that_cannot_be_words_are_left_out_of_a_file_with_tabs(tmp_path
     content = "# newdoc\n# text = Ada wrote\n1\tAda\tB-PER\n2\t#\tO\n\n# x\n\n#\tHi\tO\n"
     rows = conll(tmp_path, content, words=1)
     assert rows["words"] == [["Ada", "#"], ["Hi"]] and rows.place(0).endswith("line 3")
-    # Not within a sentence, without the space, or in a file without tabs.
+    # Errors: a comment inside a sentence, one without the space, and one in a file without tabs.
     wrong, forbids = "wrong number of columns", "a tag that IOB2 forbids"
     for text, line, problem in (
         ("a\tO\n# b c\n", 2, wrong),
@@ -197,7 +197,7 @@ def test_paths_of_the_reader_are_checked(tmp_path):
 def test_a_broken_line_is_an_error_with_its_line_or_its_sentence_is_skipped(tmp_path, content, message):
     said = refuses(f"{tmp_path / 'a.conll'}, {message}", conll, tmp_path, content)
     assert "`on_error='skip'`" in said
-    refuses(message, conll, tmp_path, content, on_error="repair")  # which repairs tags alone
+    refuses(message, conll, tmp_path, content, on_error="repair")  # which repairs only tags
     more = content + ("\nx y\tO\n" if "\t" in str(content) else "\nx O\n" if isinstance(content, str) else b"\nx O\n")
     with pytest.warns(UserWarning, match=r"a\.conll: skipped 1 broken rows \(1 x .*The first: "):
         rows = conll(tmp_path, more, on_error="skip")
@@ -388,7 +388,7 @@ def test_an_export_of_label_studio_is_read(tmp_path):
     refuses(message, data.read_entities, tasks, format="label_studio")
     check(data.read_entities(tasks, "data.words", format="label_studio"))
     flat = [renamed(row, entities="label", span=lambda s: {**s, "labels": [s["label"]]}) for row in ROWS]
-    check(data.read_entities(flat, entities="label", label="labels"))  # its smaller export
+    check(data.read_entities(flat, entities="label", label="labels"))  # Label Studio's smaller export
 
 
 @pytest.mark.parametrize(
@@ -491,7 +491,7 @@ def test_a_span_must_have_the_text_that_it_says():
     span = {"start": 21, "end": 25, "label": "LOC", "text": "köln "}
     row = {"text": ROWS[1]["text"], "entities": [span]}
     assert data.read_entities([row])["tags"][0].index("B-LOC") == 7
-    span.update(start=22, end=26)  # as JavaScript counts
+    span.update(start=22, end=26)  # offsets in JavaScript's UTF-16 units
     said = refuses(
         "a span with another text than the one in its place: 'köln ', but 22..26 is 'öln!'", data.read_entities, [row]
     )
@@ -546,7 +546,7 @@ def test_arguments_for_spans_are_checked(tmp_path):
 
 @st.composite
 def texts_with_spans(draw):
-    """A text of words, and spans of whole words that do not overlap."""
+    """Draws a text, and spans of whole words that do not overlap."""
     words = draw(st.lists(st.sampled_from(["Ada", "é", "🙂", "東", "a.b", "#x", "née"]), min_size=1, max_size=8))
     gaps = draw(st.lists(st.sampled_from([" ", "  ", "\n"]), min_size=len(words), max_size=len(words)))
     starts = np.cumsum([0, *(len(word) + len(gap) for word, gap in zip(words, gaps, strict=True))])[:-1].tolist()
@@ -572,7 +572,7 @@ def test_spans_become_tags_and_the_same_spans_again(row, scheme):
     assert [list(each) for each in zip(starts, ends, types, strict=True)] == spans
 
 
-# === Conversions and names ===
+# === Conversions and tag names ===
 
 
 @settings(deadline=None, max_examples=100)
@@ -777,7 +777,7 @@ def test_a_column_names_the_scheme_that_tags_fit():
 
 
 class Task:
-    """What a gate asks of a tagger."""
+    """The parts of a tagger that `Gate` uses."""
 
     def __init__(self, preprocessor):
         self.preprocessor = preprocessor

@@ -1,4 +1,4 @@
-"""Targets of several columns of text: labels, numbers, and what another model says."""
+"""Targets for several text columns: labels, numbers, and the outputs of another model."""
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ def preprocessor(tmp_path_factory):
 
 
 class Encoder:
-    """Stands in for a model: [length, number of a's], and keeps what it was called with."""
+    """A fake model that returns [length, number of a's] and records its calls."""
 
     def __init__(self):
         self.calls = []
@@ -110,7 +110,7 @@ def test_embeddings_are_targets(preprocessor, tmp_path):
     batches = data.batches(data.triplets(ROWS, NAMES, targets=found), preprocessor, 4, columns="separate", seed=0)
     model = tiny.models.Siamese(embedder)
     model.compile(loss="mse", run_eagerly=True)
-    # What the guide says is what the model says, while it is the same one.
+    # The targets equal the model's outputs, because the model has not been trained since.
     assert model.evaluate(batches, verbose=0) < 1e-10
 
 
@@ -132,7 +132,7 @@ def test_embedders_and_texts_are_checked():
         data.embeddings(ROWS, ("a", "z"), Encoder())
 
 
-# Labelled rows of several texts, through towers.
+# Labeled rows of several texts, through towers.
 
 
 @pytest.mark.parametrize("labels", [["no", "yes"], None])

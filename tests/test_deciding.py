@@ -1,4 +1,4 @@
-"""Models that calibrate, reject and give sets: answers, files, presets, exports."""
+"""Models with calibration, rejection and conformal sets: answers, files, presets, exports."""
 
 import copy
 import pathlib
@@ -21,7 +21,7 @@ DISTANT = ("mahalanobis", "neighbours", "combined")
 
 
 class Own(tx.models.TextClassifier):
-    """A user's subclass with an argument of its own."""
+    """A custom subclass with an additional argument."""
 
     def __init__(self, *args, note="", **kwargs):
         super().__init__(*args, **kwargs)
@@ -44,7 +44,7 @@ DEV, TRAIN, TEST = texts_of(0), texts_of(1), texts_of(2, 24)
 
 
 def in_form(model, texts):
-    """Texts as rows of the model."""
+    """Converts texts to rows in the form that the model takes."""
     if "age" in model.input_columns():
         ages = [20 + len(text) for text in texts]
         return {"text": texts, "age": ages, "kind": [tiny.KINDS[len(text) % 8] for text in texts]}
@@ -52,7 +52,7 @@ def in_form(model, texts):
 
 
 def randomised(model, seed=3):
-    """The model with a random head: its probabilities differ."""
+    """Gives the model a random head, so that its probabilities differ."""
     rng = np.random.default_rng(seed)
     for layer in model.layer_groups()["head"]:
         for weight in layer.weights:
@@ -61,7 +61,7 @@ def randomised(model, seed=3):
 
 
 def likely(model, texts, seed=4):
-    """Labels that the model is right about more often than not."""
+    """Labels that the model predicts correctly more often than not."""
     rng = np.random.default_rng(seed)
     found = model.predict(in_form(model, texts), verbose=0)
     if model.multi_label:
@@ -105,7 +105,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(folder):
-    """A classifier with everything fitted; tests leave it as it is."""
+    """A classifier with all decisions fitted; tests do not change it."""
     return decided(randomised(of_kind("linear", folder)))
 
 
@@ -174,7 +174,7 @@ def test_other_classifiers_decide_are_saved_and_exported_alike(kind, folder, tmp
 
 
 def assert_served(answer, expected):
-    """Holds an export's answer against that of `classify`."""
+    """Compares an export's answer with that of `classify`."""
     np.testing.assert_allclose(answer["probabilities"], expected.probabilities, atol=1e-6)
     assert ("in_scope" in answer) == (expected.in_scope is not None)
     assert ("set" in answer) == (expected.sets is not None)
@@ -223,7 +223,7 @@ def test_training_makes_decisions_stale(folder, tmp_path):
     assert told[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model.classify(TEST)  # once is enough
+        model.classify(TEST)  # warns only once
     for refuse in (
         lambda: tx.export.saved_model(model, tmp_path / "served"),
         lambda: model.fit_decisions(DEV, likely(model, DEV), sets="lac"),
@@ -264,7 +264,7 @@ def test_several_labels_have_thresholds_of_their_own(folder, tmp_path):
     np.testing.assert_array_equal(answer["set"].numpy(), given)
     described = tx.export.describe(path)["decisions"]
     assert described["threshold"] == list(thresholds.values()) and described["thresholds"]["goal"] == "recall"
-    # By hand: a number for all takes the others away; one for each label may be a dict or a list.
+    # Set by hand: one number for all labels removes the fitted thresholds; one per label is a dict or a list.
     model.threshold = 0.4
     assert model.threshold == 0.4 and model.decisions.thresholds is None
     by_hand = {"loan": 0.2, "card": 0.9, "other": 0.5}
@@ -302,7 +302,7 @@ def test_a_threshold_for_one_label_a_text_rejects(folder, tmp_path):
     assert of_kind("siamese", folder, threshold=0.25).threshold == 0.25
     with pytest.raises(ValueError, match=r"`threshold`.*a number, or None"):
         model.threshold = {"card": 0.5, "loan": 0.5, "other": 0.5}
-    # A file from when the threshold of such a model meant nothing.
+    # In older files, the threshold of such a model has no effect.
     config = {**model.get_config(), "threshold": 0.5}
     del config["decisions"], config["decided_for"]
     assert type(model).from_config(config).threshold is None

@@ -1,4 +1,4 @@
-"""The parts of a decision against loops in numpy and reference numbers (golden/calibration)."""
+"""The parts of a decision, against NumPy loops and reference numbers (golden/calibration)."""
 
 import json
 import math
@@ -17,7 +17,7 @@ def array(value):
 
 
 def rows_of(seed, rows=150, classes=5, dim=6):
-    """Logits, targets, features: of the classes, more or less."""
+    """Returns logits, targets and features; logits and features separate the classes only roughly."""
     rng = np.random.default_rng(seed)
     targets = rng.integers(0, classes, rows)
     logits = rng.normal(0, 1.5, (rows, classes)) + 2.0 * np.eye(classes)[targets]
@@ -26,7 +26,7 @@ def rows_of(seed, rows=150, classes=5, dim=6):
 
 
 def again(part):
-    """A part read back from its configuration as text."""
+    """Restores a part from its configuration, serialized as JSON."""
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(part)))
     return keras.saving.deserialize_keras_object(config)
 
@@ -118,7 +118,7 @@ def test_a_vector_is_where_the_penalised_loss_is_least(multi_label, penalty):
         return total + penalty / 2 * (np.sum(deviation**2) + np.sum(values[1] ** 2))
 
     best, step = loss((scale, bias)), 0.02
-    free = not multi_label and not penalty  # a bias for all classes alike changes nothing
+    free = not multi_label and not penalty  # the same bias for all classes changes nothing
     for i in range(2 * logits.shape[1]):
         for sign in (-1, 1):
             moved = np.stack([scale, bias])
@@ -198,7 +198,7 @@ def test_sets_are_those_of_the_reference(conformal):
 def test_adaptive_scores_are_those_of_a_loop(penalty, free, drawn):
     rng = np.random.default_rng(4)
     probabilities = scipy.special.softmax(rng.normal(0, 2, (20, 6)), axis=1).astype("float32")
-    probabilities[0] = 1 / 6  # ties: the lower class first
+    probabilities[0] = 1 / 6  # with ties, the lower class comes first
     uniforms = rng.random(20) if drawn else None
     for method in ("aps", "raps"):
         found = array(decisions.conformal_scores(probabilities, method, uniforms=uniforms, penalty=penalty, free=free))
@@ -275,7 +275,7 @@ def test_a_label_without_rows_keeps_a_half_and_is_named():
 
 
 def loop_scores(method, logits, features, train, k):
-    """The scores by loops in float64."""
+    """Computes the scores with loops in float64."""
     probabilities = scipy.special.softmax(logits.astype("float64"), axis=1)
     ordered = np.sort(probabilities, axis=1)
     if method == "probability":
@@ -339,7 +339,7 @@ def test_scores_are_those_of_loops_and_the_goals_are_met(method):
 
 def test_classes_with_few_rows_or_none_are_measured_by_what_there_is():
     logits, targets, features = rows_of(14)
-    train = rows_of(15)[2][:40], np.repeat([0, 1, 3, 3], [18, 2, 10, 10])  # none of class 2 and 4
+    train = rows_of(15)[2][:40], np.repeat([0, 1, 3, 3], [18, 2, 10, 10])  # no rows of classes 2 and 4
     rejection = decisions.Rejection("neighbours", k=3).fit(logits, targets, features=features, train=train)
     expected = loop_scores("neighbours", logits, features, train, 3)
     np.testing.assert_allclose(array(rejection.scores(logits, features)), expected, atol=1e-5)
@@ -354,7 +354,7 @@ def test_rows_from_outside_weigh_the_parts_that_tell_them_apart():
     logits, targets, features = rows_of(10, rows=300)
     train = features[150:], targets[150:]
     logits, targets, features = logits[:150], targets[:150], features[:150]
-    outside, far = logits[:60], -features[:60]  # their logits are as sure as any: only the distance tells
+    outside, far = logits[:60], -features[:60]  # confident logits: only the distance shows it
     own = {"features": features, "train": train}
     plain = decisions.Rejection("combined").fit(logits, targets, **own)
     told = decisions.Rejection("combined").fit(logits, targets, **own, outside=outside, outside_features=far)

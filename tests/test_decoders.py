@@ -1,4 +1,4 @@
-"""Decoders as classifiers, embedders and towers: GPT-2 and GPT, whose last token alone has seen the whole text."""
+"""Decoders as classifiers, embedders and towers: GPT-2 and GPT, in which only the last token sees the whole text."""
 
 import csv
 
@@ -36,18 +36,18 @@ def test_every_task_reads_the_last_token_on_whichever_side_the_padding_is(golden
         model.preprocessor.padding_side = "left"
         np.testing.assert_allclose(outputs(model, x), right, atol=1e-5)
         model.preprocessor.padding_side = "right"
-    # Without a padding token of its own, what stands at padding counts for nothing.
+    # There is no padding token, and the ids at padding positions have no effect.
     packed = {name: value.numpy() for name, value in classifier.preprocessor(TEXTS).items()}
     other = np.where(packed["padding_mask"] == 1, packed["token_ids"], 7)
     found = ops.convert_to_numpy(classifier({**packed, "token_ids": other}))
     np.testing.assert_allclose(found, outputs(classifier, TEXTS), atol=1e-6)
-    # A token does not see those after it.
+    # A token does not see later tokens.
     states = [
         ops.convert_to_numpy(classifier.backbone(classifier.preprocessor([text]))) for text in ("my card", "my card is")
     ]
     length = states[0].shape[1]
     np.testing.assert_allclose(states[0], states[1][:, :length], atol=1e-5)
-    assert np.isfinite(outputs(classifier, ["", "my card"])).all()  # no token at all in the first
+    assert np.isfinite(outputs(classifier, ["", "my card"])).all()  # the first text has no tokens
 
 
 @pytest.mark.slow
@@ -77,4 +77,4 @@ def test_a_small_decoder_learns_real_rows(golden, real_data, family):
     train, dev = ({key: [row[key] for row in rows] for key in ("text", "label")} for rows in splits.values())
     model.fit(train["text"], train["label"], batch_size=32, epochs=4, seed=0, verbose=0)
     scores = model.evaluate(dev["text"], dev["label"], verbose=0, return_dict=True)
-    assert scores["accuracy"] > 0.5  # by chance 0.13; the weights were random before
+    assert scores["accuracy"] > 0.5  # chance is 0.13; the initial weights are random

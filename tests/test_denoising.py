@@ -1,4 +1,4 @@
-"""Denoising autoencoders: what is deleted, the decoder, training on texts alone, the encoder afterwards."""
+"""Denoising autoencoders: deletion, the decoder, training on unlabeled texts, and the encoder after training."""
 
 import keras
 import numpy as np
@@ -77,7 +77,7 @@ def test_the_decoder_sees_the_vector_and_what_came_before_and_nothing_else(tmp_p
     np.testing.assert_allclose(other[:, :2], logits[:, :2], atol=1e-5)
     assert np.abs(other[:3, 2] - logits[:3, 2]).max() > 1e-3
     texts = {**x, "token_ids": x["token_ids"].copy()}
-    texts["token_ids"][0, 1] = 25  # what the encoder reads of the first row
+    texts["token_ids"][0, 1] = 25  # changes the encoder's input in the first row
     other = ops.convert_to_numpy(model(texts))
     assert np.abs(other[0] - logits[0]).max() > 1e-3
     np.testing.assert_allclose(other[1:], logits[1:], atol=1e-5)
@@ -115,7 +115,7 @@ def test_it_learns_and_trains_encoder_table_and_decoder(trained):
 def test_the_encoder_goes_on_without_the_decoder(trained, tmp_path):
     model, _, _ = trained
     model.save_to_preset(tmp_path / "saved")
-    embedder = models.TextEmbedder.from_model(model)  # and no warning
+    embedder = models.TextEmbedder.from_model(model)  # without a warning
     assert embedder.pooling == ("cls", "max")
     again = models.TextEmbedder.from_preset(tmp_path / "saved", normalize=False)
     vectors = keras.Model(model.input, model.get_layer("pooling").output)(tiny.inputs(model))

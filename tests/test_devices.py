@@ -1,7 +1,7 @@
-"""Training on several replicas of one host: as one process on the whole batches.
+"""Training on several replicas of one host gives the results of one device on whole batches.
 
-The cases run in processes of their own, where TensorFlow's CPU is two devices; they are the functions below, which
-raise where something differs.
+The cases are the functions below, which raise if results differ. Each runs in a separate process, in which TensorFlow
+splits the CPU into two devices.
 """
 
 import functools
@@ -14,10 +14,10 @@ import tiny
 
 import tfxfer as tx
 
-TEXTS, LABELS = tiny.TEXTS[:7], tiny.LABELS[:7]  # batches of 4 and 3 rows, of 2 + 2 and 2 + 1 on two replicas
+TEXTS, LABELS = tiny.TEXTS[:7], tiny.LABELS[:7]  # batches of 4 and 3 rows; on two replicas, 2 + 2 and 2 + 1
 
 
-@functools.cache  # two of them in one process would number their collective operations alike
+@functools.cache  # two strategies in one process would give their collective operations the same numbers
 def mirrored():
     import tensorflow as tf
 
@@ -25,7 +25,7 @@ def mirrored():
 
 
 def encoder(num_layers=1):
-    """Without dropout, which draws other numbers on each replica."""
+    """A backbone without dropout, because each replica draws different random numbers."""
     sizes = {"num_layers": num_layers, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 16}
     made = tx.backbones.Backbone(
         "bert", vocabulary_size=len(tiny.VOCABULARY), max_sequence_length=32, dropout=0.0, **sizes
@@ -81,7 +81,7 @@ def losses_are_those_of_the_whole_batch(folder):
     pairs = (TEXTS, tiny.TEXTS[1:8])
     for loss in (tx.losses.MultipleNegativesRankingLoss, tx.losses.CoSENTLoss):
         assert_same(folder, compiled(siamese, loss), pairs, np.linspace(0, 1, 7, dtype="float32"))
-    # Batches of five rows, and a last one of a single row: the second replica has none.
+    # A batch of five rows, and a last batch of one row, of which the second replica gets none.
     few = (pairs[0][:6], pairs[1][:6])
     assert_same(folder, compiled(siamese, tx.losses.CosineMSELoss), few, np.linspace(0, 1, 6), batch_size=5)
     assert_same(folder, compiled(siamese, tx.losses.MultipleNegativesRankingLoss), few, np.zeros(6), batch_size=5)
@@ -103,7 +103,7 @@ def weights_of_rows_and_losses_of_keras_count_alike(folder):
 
 
 def optimizers_make_the_same_steps(folder):
-    # A large epsilon: Adam's first steps are signs of gradients, also of those that are rounding errors.
+    # Epsilon is large because Adam's first steps are the signs of gradients, even of mere rounding errors.
     def adamw(**kwargs):
         return tx.optimizers.AdamW(1e-2, epsilon=1e-2, **kwargs)
 
@@ -148,11 +148,11 @@ def what_cannot_be_is_refused(folder):
 
 
 class Kill(keras.callbacks.Callback):
-    """Ends `fit` after so many steps."""
+    """Interrupts `fit` after a number of steps."""
 
     def __init__(self, at):
         super().__init__()
-        self._left = iter(range(at))  # no plain value, which a resumed run would restore
+        self._left = iter(range(at))  # an iterator, because a resumed run would restore a plain value
 
     def on_train_batch_end(self, batch, logs=None):
         if next(self._left, None) is None:
@@ -225,7 +225,7 @@ CASES = [
 ]
 
 
-@pytest.mark.slow  # several trainings each, whose steps are traced for two replicas
+@pytest.mark.slow  # each trains several models, whose steps are traced for two replicas
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_on_two_replicas(case, tmp_path):
     test_contracts.run_afresh(f"""

@@ -12,7 +12,7 @@ import warnings
 
 import pytest
 
-# What all writers share: it fails here at each of its steps, which differ in no public result.
+# Private: all writers share it, and no public result shows at which of its steps a write fails.
 from tfxfer import _disk
 
 
@@ -229,7 +229,7 @@ def test_a_folder_that_is_there_and_empty_keeps_its_mode(tmp_path):
 
 
 class Disk:
-    """A disk that is full from its n-th call of a function of `os` on, or at that call alone."""
+    """A disk that is full from the n-th call of some functions of `os` on, or only at that call."""
 
     def __init__(self, patched, names, n, *, once):
         self.calls, self.n, self.once = 0, n, once
@@ -262,7 +262,7 @@ def test_a_disk_that_is_full_at_any_step_leaves_the_old_folder(names, once, tmp_
                 failed, failed_now = failed + 1, True
                 assert sorted(os.listdir(folder)) == [".git", "1_Pooling", "README", "config", "weights"]
         assert contents(folder) in ({**OLD, **OTHERS}, {**NEW, **OTHERS})
-        # What comes after the last file was replaced may fail without harm.
+        # A failure after the last file was replaced does no harm.
         assert (contents(folder)["config"] == "old") == failed_now
         if disk.calls < n:
             break
@@ -299,9 +299,9 @@ def test_where_there_are_no_hard_links_the_old_files_are_copied(tmp_path, monkey
 
 
 def save_and_die(folder, n):
-    """Saves in a process of its own, which is killed before it replaces for the n-th time."""
+    """Saves in a child process that is killed at its n-th call of `os.replace`."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads that the child does without
+        warnings.simplefilter("ignore", DeprecationWarning)  # about threads, which the child does not need
         child = os.fork()
     if not child:
         replace, calls = os.replace, []
@@ -324,7 +324,7 @@ def test_a_process_killed_at_any_step_leaves_one_of_the_two_folders(n, tmp_path)
     assert save_and_die(tmp_path, n) == signal.SIGKILL
     _disk.settle(tmp_path)
     visible = {name: text for name, text in contents(tmp_path).items() if ".part/" not in name and "/old/" not in name}
-    # Before the first move it is the old one, from then on the new one.
+    # Before the first move, the folder is the old one; after it, the new one.
     assert visible == {**(OLD if n == 1 else NEW), **OTHERS}
     for path in tmp_path.iterdir():
         if path.suffix in (".part", ".commit"):
@@ -375,7 +375,7 @@ def test_settling_a_folder_that_is_settled_or_not_there_does_nothing(tmp_path):
     ],
 )
 def test_json_that_cannot_be_read_is_an_error_with_its_path(content, said, tmp_path):
-    # A path that is too long for the part of an error that shows a value.
+    # The path is too long for the part of an error that shows a value.
     file = tmp_path / ("d" * 100) / ("e" * 100) / "file.json"
     file.parent.mkdir(parents=True)
     if content == "folder":

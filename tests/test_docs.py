@@ -1,4 +1,4 @@
-"""The pages of the site: their blocks run with a small encoder, names, links and files in them exist, and it builds."""
+"""The documentation: code blocks run with a small encoder; names, links and files exist; the site builds."""
 
 import html.parser
 import importlib.util
@@ -19,7 +19,7 @@ import pytest
 
 import tfxfer as tx
 
-# Checkpoints that pages download by name.
+# Patched below, because pages download checkpoints by name.
 from tfxfer.backbones import _presets
 
 ROOT, DOCS = doc_pages.ROOT, doc_pages.DOCS
@@ -27,7 +27,7 @@ PROGRAMS = [page for page in doc_pages.PAGES if doc_pages.blocks(page) and page 
 
 
 def module(name):
-    """A module of the folder `docs`."""
+    """Imports a module from the folder `docs`."""
     spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
@@ -42,7 +42,7 @@ def checkpoints(tmp_path_factory):
 
 @pytest.fixture
 def plain_graphs():
-    """Has TensorFlow run graphs as they were traced: rewriting them takes longer than the small encoder."""
+    """Disables TensorFlow's graph optimizers, because they take longer than the small encoder."""
     import tensorflow as tf
 
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
@@ -54,7 +54,7 @@ def plain_graphs():
 @pytest.mark.usefixtures("plain_graphs")
 @pytest.mark.parametrize("page", PROGRAMS)
 def test_the_blocks_of_a_page_run(page, checkpoints, tmp_path, monkeypatch):
-    # A folder of that name in the working directory comes before the preset.
+    # A folder of that name in the working directory takes precedence over the preset.
     shutil.copytree(checkpoints[6 if page in doc_pages.DEEP else 1], tmp_path / "all_minilm_l6_v2")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)

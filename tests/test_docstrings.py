@@ -7,7 +7,7 @@ import pytest
 
 import tfxfer
 
-# What is passed on as it came, and what Keras gives every loss, layer and model.
+# Arguments that are passed on unchanged, and those that Keras gives every loss, layer and model.
 KNOWN = {"args", "kwargs", "name", "trainable"}
 
 
@@ -33,7 +33,7 @@ def parameters(function):
 
 
 def undocumented(function, doc, in_prose, base):
-    """The parameters that a docstring does not describe; of methods, a name in the text or in the base is enough."""
+    """The parameters that a docstring does not describe; for methods, a mention in the text or the base is enough."""
     entries = [
         r"^ *(?:`?\**\w+`?, )*`?\**NAME`?(?:, `?\**\w+`?)* *(?:\(.*\))?:",
         *([r"`NAME\b"] if in_prose else []),
@@ -47,16 +47,16 @@ def undocumented(function, doc, in_prose, base):
 
 
 def raises(function):
-    """Whether a function raises errors in its own lines."""
+    """Whether a function's own source raises errors."""
     try:
         source = inspect.getsource(function)
-    except OSError:  # the constructor that `dataclass` makes
+    except OSError:  # the constructor of a dataclass
         return False
     return bool(re.search(r"^\s*raise\b|\b_check\.\w+\(", source, re.MULTILINE))
 
 
 def faults(function, doc, is_class=False, is_method=False, base=None):
-    """What a docstring lacks. A method that overrides that of a `base` need not repeat it."""
+    """What a docstring lacks. A method that overrides the `base` method need not repeat its docstring."""
     if not doc:
         return ["no docstring"]
     found = []
@@ -81,7 +81,7 @@ def methods(value):
     """(name, function) of the public methods that a class itself defines."""
     for name, method in vars(value).items():
         function = method.__func__ if isinstance(method, (staticmethod, classmethod)) else method
-        is_field = name in getattr(value, "__dataclass_fields__", ())  # a function is its default
+        is_field = name in getattr(value, "__dataclass_fields__", ())  # whose default may be a function
         if not name.startswith("_") and inspect.isfunction(function) and not is_field:
             yield name, function
 

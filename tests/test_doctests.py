@@ -1,4 +1,4 @@
-"""Every docstring example of the package is run."""
+"""Runs every docstring example of the package."""
 
 import doctest
 import importlib

@@ -1,4 +1,4 @@
-"""Whether later texts look like those of the reference: what is told of texts, tests of it, and false alarms."""
+"""Drift of texts from a reference: what a reference records, the statistical tests, and false alarms."""
 
 import json
 
@@ -17,7 +17,7 @@ TEXTS = [
 
 
 class Answers:
-    """A classifier and embedder whose texts are numbers: seeds of what it says of them."""
+    """A fake classifier and embedder. Texts are numbers; each one seeds the answer for its text."""
 
     multi_label, threshold = False, 0.5
 
@@ -57,7 +57,7 @@ def classifier(folder):
     return tiny.classifier(folder)
 
 
-# === What is told ===
+# === References ===
 
 
 def test_a_reference_tells_labels_confidence_length_unknown_words_and_distance(classifier):
@@ -66,7 +66,7 @@ def test_a_reference_tells_labels_confidence_length_unknown_words_and_distance(c
     p = classifier.classify(TEXTS).probabilities
     assert found["labels"] == LABELS and found["label_rows"] == np.bincount(p.argmax(1), minlength=3).tolist()
     np.testing.assert_allclose(found["values"]["confidence"], p.max(axis=1), rtol=1e-5)
-    words = [text.split() for text in TEXTS]  # each one token: known, or [UNK]
+    words = [text.split() for text in TEXTS]  # each word is one token, known or [UNK]
     assert found["values"]["tokens"] == [len(row) for row in words]
     shares = [sum(word not in tiny.VOCABULARY for word in row) / len(row) for row in words]
     assert max(shares) > 0
@@ -155,7 +155,7 @@ def test_p_values_are_adjusted_by_holm():
 
 
 class Counts:
-    """A classifier that gives each label to a stated number of texts."""
+    """A fake classifier that assigns each label to a given number of texts."""
 
     multi_label = False
 
@@ -198,7 +198,7 @@ def test_texts_of_the_same_kind_raise_few_alarms(multi_label):
     for trial in range(60):
         reference = tx.evaluation.reference(model, numbers(10_000 * trial, 60))
         alarms += tx.evaluation.drift(reference, numbers(10_000 * trial + 5000, 50), model=model, level=0.1)["drifted"]
-    assert alarms <= 13  # at most 6 of 60 expected, and three standard errors
+    assert alarms <= 13  # at most 6 of 60 expected, plus three standard errors
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_other_words_and_lengths_are_told(classifier):
     assert not same["drifted"] and same["checks"]["unknown"]["p_value"] == pytest.approx(1.0)
 
 
-# === What is refused ===
+# === Errors ===
 
 
 def test_what_is_no_reference_is_an_error(classifier):

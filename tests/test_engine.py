@@ -1,4 +1,4 @@
-"""Engines: a copy of the weights that computes in the model's place."""
+"""Engines: a copy of the weights that computes instead of the model."""
 
 import keras
 import numpy as np
@@ -23,7 +23,7 @@ def embedder(folder):
 
 
 def rows(model, texts):
-    """Texts as a model takes them."""
+    """Texts in the form that a model takes."""
     return (texts, texts[1:] + texts[:1]) if model.text_form == "separate" else texts
 
 
@@ -52,7 +52,7 @@ def test_an_engine_answers_as_the_model_and_alike_whatever_the_batch(kind, dtype
             tuple([c[i] for i in order] for c in columns) if isinstance(columns, tuple) else [TEXTS[i] for i in order]
         )
         again = model.predict(mixed, batch_size=size, verbose=0)
-        np.testing.assert_array_equal(again, found[order])  # to the bit
+        np.testing.assert_array_equal(again, found[order])  # bit for bit
     model.engine = None
     np.testing.assert_allclose(model.predict(rows(model, TEXTS), verbose=0), expected, atol=1e-6)
 

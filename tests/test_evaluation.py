@@ -1,4 +1,4 @@
-"""Scores against scikit-learn and SciPy."""
+"""Scores compared with scikit-learn and SciPy."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ RNG = np.random.default_rng(3)
 
 def test_single_label_scores_equal_scikit_learn():
     y_true = RNG.integers(0, 4, 50)
-    probabilities = RNG.dirichlet(np.ones(5), 50)  # class 4 never occurs, but is predicted
+    probabilities = RNG.dirichlet(np.ones(5), 50)  # class 4 is predicted but never occurs
     y_pred = probabilities.argmax(1)
     scores = evaluation.classification_scores(y_true, probabilities, list("abcde"))
     report = sklearn.metrics.classification_report(
@@ -73,7 +73,7 @@ def test_class_that_is_neither_true_nor_predicted_does_not_lower_macro_f1():
 
 
 class Encoder:
-    """Gives texts of digits a vector at that angle."""
+    """A fake encoder: a text is an angle, and its embedding is the unit vector at that angle."""
 
     def encode(self, texts, **kwargs):
         angles = np.array([float(text) for text in texts])
@@ -94,7 +94,7 @@ def test_similarity_takes_what_pairs_made():
     rows = {"a": ["0.1", "1.0", "2.0"], "b": ["0.1", "0.0", "0.3"], "score": [3.0, 2.0, 1.0]}
     dataset = data.pairs(rows, ("a", "b"), target="score")
     assert evaluation.similarity(Encoder(), dataset)["spearman"] == pytest.approx(1.0)
-    assert evaluation.similarity(Encoder(), dataset.take(2))["rows"] == 2  # a plain tf.data.Dataset as well
+    assert evaluation.similarity(Encoder(), dataset.take(2))["rows"] == 2  # also a plain tf.data.Dataset
 
 
 @pytest.mark.parametrize("scores", [[1.0, 1.0], [1.0], [1.0, 2.0, 3.0]])

@@ -1,4 +1,4 @@
-"""Scores, errors, calibration and reports of spans; scores against seqeval.
+"""Scores, errors, calibration and reports of spans; the scores are compared with seqeval's.
 
 Reference: seqeval 1.2.2 (golden/seqeval).
 """
@@ -14,7 +14,7 @@ import pytest
 from matplotlib import image
 
 from tfxfer import evaluation
-from tfxfer.evaluation import _plots  # private: what a drawing shows cannot be read from its PNG
+from tfxfer.evaluation import _plots  # private: the content of a plot cannot be read from its PNG
 
 SEQEVAL = pathlib.Path(__file__).parent / "golden" / "seqeval" / "cases.json.gz"
 SCHEMES = ("IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BILOU")
@@ -28,7 +28,7 @@ def seqeval():
 
 
 def assert_equal(found, expected, where):
-    """Scores as seqeval's; what is not a number there is 0."""
+    """Asserts that scores equal seqeval's, with 0 where seqeval gives NaN."""
     for average in ("micro", "macro", "weighted"):
         values = [found[f"{average}_{key}"] for key in ("precision", "recall", "f1")]
         numbers = [0.0 if value == "nan" else value for value in expected[average]]
@@ -46,7 +46,7 @@ def assert_equal(found, expected, where):
 def test_scores_are_those_of_seqeval_on_every_pair_and_on_its_corpora(seqeval, scheme):
     mode = "default" if scheme is None else f"strict_{scheme}"
     pairs = {case["id"]: (case["gold"], case["pred"]) for case in seqeval["cases"]}
-    if scheme is not None:  # seqeval's strict mode takes hyphens off the ends of a type
+    if scheme is not None:  # seqeval's strict mode strips hyphens at the ends of a type
         pairs["hyphens_around_type"] = (["B-x", "I-x", "O"],) * 2
     cases = [([case["id"]], case["metrics"][mode]) for case in seqeval["cases"]]
     cases += [(corpus["ids"], corpus["metrics"][mode]) for corpus in seqeval["corpora"].values()]
@@ -83,7 +83,7 @@ def test_tags_and_their_spans_give_the_same_scores():
 
 
 def forms(label, start, end):
-    """One span in every form."""
+    """One span in every accepted form."""
     return [
         (label, start, end),
         [label, np.int64(start), np.int32(end)],
@@ -171,11 +171,11 @@ def test_a_scheme_is_one_of_those_known_and_is_for_tags():
         (["x 0 2"], ["x 1 3"], ["boundary x 0 2 = x 1 3"]),
         (["x 0 2"], ["y 0 3"], ["boundary_and_type x 0 2 = y 0 3"]),
         (["x 0 2"], ["x 2 3"], ["missed x 0 2", "spurious x 2 3"]),
-        (["x 0 4"], ["x 0 1", "x 1 4"], ["spurious x 0 1", "boundary x 0 4 = x 1 4"]),  # the one that shares more
-        (["x 0 4"], ["x 0 2", "x 2 4"], ["boundary x 0 4 = x 0 2", "spurious x 2 4"]),  # the first of two alike
+        (["x 0 4"], ["x 0 1", "x 1 4"], ["spurious x 0 1", "boundary x 0 4 = x 1 4"]),  # the larger overlap wins
+        (["x 0 4"], ["x 0 2", "x 2 4"], ["boundary x 0 4 = x 0 2", "spurious x 2 4"]),  # or the first, if equal
         (["x 0 1", "x 1 4"], ["x 0 4"], ["missed x 0 1", "boundary x 1 4 = x 0 4"]),
-        (["x 0 4"], ["x 0 1", "y 1 4"], ["boundary x 0 4 = x 0 1", "spurious y 1 4"]),  # the type counts for more
-        (["x 0 2"], ["y 0 2", "x 0 3"], ["type x 0 2 = y 0 2", "spurious x 0 3"]),  # and the place for more than that
+        (["x 0 4"], ["x 0 1", "y 1 4"], ["boundary x 0 4 = x 0 1", "spurious y 1 4"]),  # the type outranks the overlap
+        (["x 0 2"], ["y 0 2", "x 0 3"], ["type x 0 2 = y 0 2", "spurious x 0 3"]),  # equal bounds outrank the type
         (["x 0 2", "y 0 2"], ["y 0 2", "z 0 2"], ["correct y 0 2 = y 0 2", "type x 0 2 = z 0 2"]),
         (["x 0 3", "x 2 5"], ["x 2 4"], ["missed x 0 3", "boundary x 2 5 = x 2 4"]),
     ],
@@ -285,7 +285,7 @@ def test_calibration_of_spans_is_that_of_decisions_that_are_right_or_not(bins):
     sure = [span[3] for row in predicted for span in row]
     right = [span[:3] in ours for ours, row in zip(gold, predicted, strict=True) for span in row]
     found = evaluation.entity_calibration(gold, predicted, bins=bins)
-    # With several labels a row, `calibration_scores` has one decision a label: here one label.
+    # With multi-label targets, `calibration_scores` makes one decision per label; here there is one label.
     expected = evaluation.calibration_scores(np.array(right)[:, None].astype(int), np.array(sure)[:, None], bins=bins)
     assert found == expected and found["rows"] == len(sure)
     assert found["right"] == pytest.approx(evaluation.entity_scores(gold, predicted)["micro_precision"])

@@ -1,4 +1,4 @@
-"""Targets of classifiers by name and by index: one right reading, or an error."""
+"""Targets of classifiers by name and by index: they have one interpretation, or they raise an error."""
 
 import numpy as np
 import pandas as pd
@@ -37,9 +37,9 @@ def named(labels, indices=INDICES):
         (pd.Series(named(NAMES), dtype="category"), NAMES),
         (named(["3", "1", "2"]), ["3", "1", "2"]),
         (named([3, 1, 2]), [3, 1, 2]),
-        (np.array(named([2, 0, 1]), "float32"), [2, 0, 1]),  # ints are names beside ints
+        (np.array(named([2, 0, 1]), "float32"), [2, 0, 1]),  # ints are names if the labels are ints
         (INDICES, [0, 1, 2]),
-        (INDICES, ["0", "1", "2"]),  # both readings are the same
+        (INDICES, ["0", "1", "2"]),  # both interpretations are the same
         (INDICES, ["0", "1", "other"]),
     ],
 )

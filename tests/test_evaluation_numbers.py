@@ -1,6 +1,6 @@
 """Scores of classifiers with intervals, curves and comparisons, against scikit-learn, SciPy, loops and golden numbers.
 
-Reference: golden/calibration (scikit-learn 1.9.1, SciPy 1.17.1); its README says which formula each number has.
+Reference: golden/calibration (scikit-learn 1.9.1, SciPy 1.17.1); its README gives the formula of each number.
 """
 
 import json
@@ -23,7 +23,7 @@ def softmax(logits):
 
 
 def rows_of(seed, rows=80, classes=4, several=False, ties=True):
-    """Truth and probabilities, with equal probabilities where `ties`."""
+    """True labels and probabilities; with `ties`, some probabilities are equal."""
     rng = np.random.default_rng(seed)
     if several:
         y = rng.integers(0, 2, (rows, classes))
@@ -39,7 +39,7 @@ def rows_of(seed, rows=80, classes=4, several=False, ties=True):
 
 
 def expected_scores(y, p):
-    """All scores by scikit-learn where it has them, else by its definition."""
+    """All scores, from scikit-learn where it has them, otherwise by definition."""
     truth = y if y.ndim == 2 else np.eye(p.shape[1])[y]
     found = {
         "auc": np.mean([sklearn.metrics.roc_auc_score(truth[:, k], p[:, k]) for k in range(p.shape[1])]),
@@ -103,7 +103,7 @@ def test_scores_equal_the_golden_numbers(golden):
 def test_areas_with_ties_equal_the_golden_numbers(golden):
     for each in json.loads((golden / "calibration" / "detection.json").read_text()):
         y, scores = np.array(each["labels"]), np.array(each["scores"], "float64")
-        # Ranks are all that counts: any rising map into [0, 1].
+        # Only ranks matter, so any increasing map into [0, 1] works.
         p = np.searchsorted(np.unique(scores), scores) / len(scores)
         found = evaluation.classification_scores(y[:, None], p[:, None], ["in"])
         assert found["auc"] == pytest.approx(each["auroc"], rel=1e-12)
@@ -238,7 +238,7 @@ def test_mcnemar_equals_the_golden_numbers(golden):
 
 
 class Drawn:
-    """A source of random numbers whose rows are given; of one run, the first is drawn."""
+    """A random generator that returns given row indices, and draws the first run where there is only one."""
 
     def __init__(self, index):
         self._index = iter(index)
@@ -248,7 +248,7 @@ class Drawn:
 
 
 def test_bootstrap_equals_the_golden_numbers(golden, monkeypatch):
-    # The resamples are the reference's: our own random numbers are others.
+    # Uses the reference's resamples, because our random numbers differ.
     reference = json.loads((golden / "calibration" / "comparison.json").read_text())
     index = np.load(golden / "calibration" / "comparison_resamples.npz")["index"].astype(int)
     monkeypatch.setattr(np.random, "default_rng", lambda seed: Drawn(index))
@@ -309,7 +309,7 @@ def test_equal_models_are_found_different_as_seldom_as_they_should():
             "scores"
         ]
         false += scores["accuracy"]["real"]
-    assert false <= 13  # 5 of 100 expected, and three and a half standard errors
+    assert false <= 13  # 5 of 100 expected, plus three and a half standard errors
 
 
 def test_models_results_and_searches_are_compared(tmp_path):
@@ -378,7 +378,7 @@ def test_coverage_is_the_share_of_the_surest_rows_and_ties_go_together(several, 
         pytest.approx([point[k] for point in points]) for k in range(3)
     ]
     assert (len(points) < 40) == ties
-    # The area, by the mean over orders of tied rows.
+    # The area is the mean over orders of tied rows.
     rng, areas = np.random.default_rng(0), []
     for _ in range(400 if ties else 1):
         order = np.lexsort((rng.uniform(size=40), -sure))
@@ -411,7 +411,7 @@ def test_precision_and_recall_equal_scikit_learn(several):
     pairs = [(truth[:, k], p[:, k], found["per_class"][label]) for k, label in enumerate(LABELS)]
     for y_true, scores, curve in [*pairs, (truth.ravel(), p.ravel(), found["micro"])]:
         precision, recall, thresholds = sklearn.metrics.precision_recall_curve(y_true, scores)
-        kept = np.flatnonzero(recall[:-1] < 1)[0] - 1  # of full recall the largest threshold
+        kept = np.flatnonzero(recall[:-1] < 1)[0] - 1  # the largest threshold with full recall
         assert curve["precision"] == pytest.approx(precision[kept:-1][::-1])
         assert curve["recall"] == pytest.approx(recall[kept:-1][::-1])
         assert curve["threshold"] == pytest.approx(thresholds[kept:][::-1])
@@ -432,4 +432,4 @@ def test_a_report_shows_intervals(tmp_path):
         f"| classification | accuracy | {found['classification']['accuracy']:.4f} | {low:.4f} to {high:.4f} |" in page
     )
     assert "| coverage | aurc |" in page and "![precision_recall](precision_recall.png)" in page
-    assert found["coverage"]["rows"] == 50 and "| coverage | accuracy |" not in page  # a curve is no number
+    assert found["coverage"]["rows"] == 50 and "| coverage | accuracy |" not in page  # a curve is not a number

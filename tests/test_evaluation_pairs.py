@@ -1,4 +1,4 @@
-"""Pairs and triplets against SciPy and scikit-learn, ties included."""
+"""Pairs and triplets against SciPy and scikit-learn, including ties."""
 
 import functools
 import types
@@ -19,7 +19,7 @@ SCIPY = {"cosine": "cosine", "dot": None, "euclidean": "euclidean", "manhattan":
 
 
 class Digits:
-    """Gives a text of numbers the vector of these numbers."""
+    """Encodes a text of numbers as the vector of these numbers."""
 
     prompts = {}
 

@@ -16,7 +16,7 @@ KS = (1, 2, 5, 8)
 
 
 def naive(ranked, grades, k):
-    """The scores of one query by their definitions; `ranked` are ids, `grades` a dict."""
+    """Computes the scores of one query from their definitions; `ranked` holds ids, `grades` is a dict."""
     hits = [one in grades for one in ranked[:k]]
     dcg = sum(grades.get(one, 0) / math.log2(i + 2) for i, one in enumerate(ranked[:k]))
     ideal = sum(grade / math.log2(i + 2) for i, grade in enumerate(sorted(grades.values(), reverse=True)[:k]))
@@ -31,7 +31,7 @@ def naive(ranked, grades, k):
 
 
 def task(queries=12, documents=30, ties=False):
-    """Queries, documents, graded relevance; with ties, the axes, whose cosines are exact."""
+    """Returns queries, documents and graded relevance; with ties, the vectors are axes, whose cosines are exact."""
     make = (lambda n: np.eye(3)[RNG.integers(0, 3, n)]) if ties else (lambda n: RNG.normal(size=(n, 3)))
     relevant = [
         {int(i): int(RNG.integers(1, 4)) for i in RNG.choice(documents, RNG.integers(1, 12), replace=False)}

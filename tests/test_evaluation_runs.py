@@ -1,4 +1,4 @@
-"""Scores of searches, translations, paraphrases and students against the programs in use, with their ties.
+"""Scores of searches, translations, paraphrases and students, compared with common programs, including their ties.
 
 References (golden/measures): pytrec_eval-terrier 0.5.11, ranx 0.3.21, sentence-transformers 6.2.0.
 """
@@ -21,14 +21,14 @@ def numbers(golden):
 
 
 def per_query(found):
-    """The scores of each query: a dict of query to a dict of score to value."""
+    """The scores of each query, as a dict from query to a dict from score to value."""
     columns = dict(found["per_query"])
     queries = columns.pop("query")
     return {query: {key: values[i] for key, values in columns.items()} for i, query in enumerate(queries)}
 
 
 def order(scores, ties):
-    """The documents of a query, the best first: each by its rank where it is the only relevant one."""
+    """The documents of a query, best first, ordered by the rank that each has as the only relevant one."""
     places = {one: 1 / evaluation.run_scores({"q": scores}, {"q": {one: 1}}, ks=1, ties=ties)["mrr"] for one in scores}
     return sorted(places, key=places.get)
 
@@ -41,7 +41,7 @@ for _k in KS:
     TREC |= {f"P_{_k}": f"precision@{_k}", f"recall_{_k}": f"recall@{_k}", f"ndcg_cut_{_k}": f"ndcg@{_k}"}
     TREC |= {f"map_cut_{_k}": f"map@{_k}", f"success_{_k}": f"accuracy@{_k}"}
 RANX = {"r-precision": "r_precision"}
-# Over all that was found, which depends on how much that is; and what follows from precision and recall.
+# Scores that depend on how many documents were retrieved, and scores that follow from precision and recall.
 LEFT_OUT = {"precision", "hit_rate", "rbp.95", "f1@5", "f1@10"}
 
 
@@ -51,7 +51,7 @@ def test_scores_are_those_of_trec_eval(numbers, level):
     found = evaluation.run_scores(numbers["run"], numbers["qrels"], ks=KS, relevance_level=level, rows=True)
     each = per_query(found)
     assert set(each) == set(expected)
-    # What is left is a count, or follows from others.
+    # The other scores are counts, or follow from these.
     left = {"num_ret", "num_rel", "num_rel_ret", "set_P", "set_F"}
     for query, scores in expected.items():
         assert left <= set(scores) and set(scores) - left <= set(TREC)
@@ -135,7 +135,7 @@ def test_translations_are_found_as_by_sentence_transformers(golden):
 
 def test_paraphrases_are_found_as_by_sentence_transformers(golden):
     for case in reference.read(golden, "measures/paraphrase_mining"):
-        if not case["pairs"]:  # where it gives 0, here there is an error: see below
+        if not case["pairs"]:  # the reference gives 0, but ours is an error: see below
             continue
         config = dict(case["config"])
         options = {"transitive": config.pop("add_transitive_closure", False)}

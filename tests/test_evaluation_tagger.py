@@ -1,4 +1,4 @@
-"""Taggers: scores, reports and evaluations during training."""
+"""Taggers: scores, reports and evaluation during training."""
 
 import copy
 import json
@@ -16,7 +16,7 @@ import tiny
 import tfxfer as tx
 
 WORDS, TAGS = tiny.WORD_ROWS, tiny.TAG_ROWS
-# A word of which the tokenizer leaves nothing.
+# A word without tokens.
 NOTHING = "\u200b"
 KEYS = ("val_entity_f1", "val_entity_precision", "val_entity_recall")
 
@@ -26,7 +26,7 @@ def examples(model, words=WORDS, tags=TAGS):
 
 
 def found_by(tags):
-    """The spans of a row of IOB2 tags, by a loop."""
+    """Finds the spans of a row of IOB2 tags with a plain loop."""
     spans, start = [], None
     for place, tag in enumerate([*tags, "O"]):
         if start is not None and tag[:2] != "I-":
@@ -38,7 +38,7 @@ def found_by(tags):
 
 @pytest.fixture(scope="module")
 def taggers(tmp_path_factory):
-    """A tagger of each head with random weights, and one whose tags mark no entities."""
+    """Taggers with random weights: one for each kind of head, and one whose tags mark no entities."""
     folder = tmp_path_factory.mktemp("taggers")
     keras.utils.set_random_seed(0)
     made = {head: tiny.tagger(folder, head=head) for head in ("linear", "crf")}
@@ -106,7 +106,7 @@ def test_entities_are_scored_as_their_tags_are(tagger):
 
 
 def test_what_the_model_is_right_about_has_a_score_of_one(tagger):
-    rows = [words * 9 for words in WORDS] + [[NOTHING, "the", NOTHING, "bank", NOTHING]]  # long ones; no tokens
+    rows = [words * 9 for words in WORDS] + [[NOTHING, "the", NOTHING, "bank", NOTHING]]  # long; without tokens
     found = tx.evaluation.entities(tagger, rows, tagger.tag(rows))
     assert found["micro_f1"] == found["tag_accuracy"] == 1.0 and found["gold"] > 40
 
@@ -172,7 +172,7 @@ def test_plain_tags_are_reported_word_by_word(taggers, tmp_path):
 
 @pytest.fixture(scope="module")
 def training(taggers):
-    """A tagger whose step is traced once, and all its variables as they are before training."""
+    """A compiled tagger, whose step is traced once, with its variables and their values before training."""
     model = taggers["linear"]
     model.compile(keras.optimizers.Adam(0.03))
     model.optimizer.build(model.trainable_variables)
@@ -181,7 +181,7 @@ def training(taggers):
 
 @pytest.fixture
 def fit(training):
-    """A function that trains the tagger from its beginning and returns the history."""
+    """A function that trains the tagger from its initial weights and returns the history."""
     model, fresh = training
 
     def reset():
@@ -212,7 +212,7 @@ def test_values_are_those_of_the_evaluation_and_are_followed(fit):
 
 
 def test_early_stopping_stops_on_entities_that_are_not_found_better(fit, taggers):
-    evaluate = tx.callbacks.EvaluateEntities(WORDS, TAGS, model=taggers["crf"])  # which does not train
+    evaluate = tx.callbacks.EvaluateEntities(WORDS, TAGS, model=taggers["crf"])  # a model that does not train
     stop = keras.callbacks.EarlyStopping("val_entity_f1", mode="max", patience=1)
     assert len(fit(evaluate, stop, epochs=9)["loss"]) == 2
     with pytest.raises(ValueError, match="put EvaluateEntities first"):
@@ -220,7 +220,7 @@ def test_early_stopping_stops_on_entities_that_are_not_found_better(fit, taggers
 
 
 class Kill(keras.callbacks.Callback):
-    """Ends `fit` after some steps."""
+    """Interrupts `fit` after a number of steps."""
 
     def __init__(self, steps):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Every example is run."""
+"""Runs every example."""
 
 import csv
 import itertools
@@ -21,9 +21,9 @@ QUESTIONS = EXAMPLES / "data" / "support_questions"
 
 
 def run(script, *arguments, **environment):
-    """Runs an example as a user would; returns what it printed. To standard error it writes nothing."""
+    """Runs an example as a user would, checks that standard error is empty, and returns standard output."""
     command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
-    # The level of TensorFlow's log that the suite sets is not the user's.
+    # The test suite sets TensorFlow's log level; users do not.
     environment |= {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -93,7 +93,7 @@ def test_the_quickstart_learns_exports_and_answers(tmp_path):
     said = run("quickstart.py", "--output", tmp_path, "--seeds", 1)
     rows = [re.split(r"  +", line) for line in said.splitlines() if line.startswith(("frozen probe", "fine-tuned"))]
     scores = {name: [float(value.split()[0]) for value in values] for name, *values in rows}
-    # One sample of 100 reviews; macro-F1 of always "yes" is 0.45, of three samples 0.572 and 0.695.
+    # One sample of 100 reviews. Always predicting "yes" gives macro-F1 0.45; three samples give 0.572 and 0.695.
     assert scores["fine-tuned"][1] > scores["frozen probe"][1] > 0.5
     assert scores["fine-tuned"][1] > 0.6
     answers = [line.split("\t")[0] for line in said.splitlines() if line.count("\t") == 2]
@@ -193,7 +193,7 @@ def test_similarity_sts_trains_by_each_loss(tmp_path):
     write(tmp_path, splits, ("sentence1", "sentence2", "score"))
     chosen = ["contrastive", "multiple negatives"]
     arguments = ["--epochs", 1, "--batch-size", 8, "--losses", *chosen, "--output", tmp_path / "results.json"]
-    # So few pairs make the model worse, of which it warns.
+    # Training on this few pairs makes the model worse, which raises a warning.
     said = run("similarity_sts.py", "--data", tmp_path, *arguments, PYTHONWARNINGS="ignore::UserWarning")
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert list(results["losses"]) == chosen
@@ -231,7 +231,7 @@ def test_siamese_nli_decodes_classes(tmp_path):
         other = [(a, b, "contradiction") for x, y in itertools.pairwise(intents) for a, b in zip(x, y, strict=False)]
         splits[name] = same + other + [(texts[0], "", "neutral") for texts in intents]
     write(tmp_path, splits, ("premise", "hypothesis", "label"))
-    # So few rows are one step an epoch to the decoder.
+    # With this few rows, the decoder trains only one step per epoch.
     decoder = ["--decoder-epochs", 300, "--decoder-learning-rate", 0.01]
     arguments = [*decoder, "--batch-size", 16, "--output", tmp_path / "results.json"]
     run("siamese_nli.py", "--data", tmp_path, *arguments)
@@ -247,7 +247,7 @@ def test_search_captions_finds_more_after_training(tmp_path):
         name: [(a, b) for texts in questions_by_intent(name) for a, b in zip(texts[::2], texts[1::2], strict=False)]
         for name in ("train", "dev", "test")
     }
-    # Ranks up to 10 are asked for.
+    # The example scores ranks up to 10.
     splits["dev"] = splits["dev"] + splits["train"][:6]
     write(tmp_path, splits, ("anchor", "positive"))
     arguments = ["--epochs", 2, "--batch-size", 8, "--output", tmp_path / "results.json"]
@@ -275,7 +275,7 @@ def test_search_stack_scores_every_stage_and_goes_on_from_its_own_folder(tmp_pat
     for name in stages:
         low, high = results[name]["intervals"]["ndcg@10"]
         assert 0 <= low <= results[name]["ndcg@10"] <= high <= 1
-    # Reranking puts the best into another order and drops none.
+    # Reranking reorders the best results and drops none.
     assert results["words and vectors, reranked"]["recall@100"] == results["words and vectors"]["recall@100"]
     again = run("search_stack.py", "--data", tmp_path / "out" / "beir", *arguments, "--output", tmp_path / "again")
     assert again.splitlines()[0] == said.splitlines()[0]
@@ -285,7 +285,7 @@ def test_search_stack_scores_every_stage_and_goes_on_from_its_own_folder(tmp_pat
 
 @pytest.fixture
 def small_preset(tmp_path):
-    """A preset of two blocks, where what an example makes of real weights is not the question."""
+    """A preset of two blocks, for tests that do not need real weights."""
     (tmp_path / "files").mkdir()
     embedder = models.TextEmbedder(tiny.backbone(num_layers=2), tiny.preprocessor(tmp_path / "files"))
     embedder.save_to_preset(tmp_path / "preset")
@@ -307,7 +307,7 @@ def test_gradual_unfreezing_compares_what_trains(tmp_path, small_preset):
         "gradual": [1, 2],
     }
     assert {each["trained"] for each in runs["head only"]} == {8 * 6 + 6}
-    assert all(each["trained"] > 500 for each in runs["gradual"])  # the upper block as well
+    assert all(each["trained"] > 500 for each in runs["gradual"])  # the upper block trains, too
     assert all(0 <= each["accuracy"] <= 1 for found in runs.values() for each in found)
     assert "36 rows, 2 epochs; dev" in said
 

@@ -1,6 +1,6 @@
-"""Explanations: their sums, the formula, words and their places, what may not change them, and what they find.
+"""Explanations: their sums, the formula, words and their positions, what must not change them, and what they find.
 
-Reference: a closed form where the model is linear, and a loop over the path with one text at a time.
+Reference: a closed form for linear models, and a loop over the path with one text at a time.
 """
 
 import html.parser
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 
 def sharpened(model):
-    """The model with a head whose answers differ from text to text."""
+    """Gives the model's head weights with which outputs differ between texts; returns the model."""
     kernel = model.linear_head()[1].kernel
     kernel.assign(np.random.default_rng(3).normal(0, 3.0, kernel.shape))
     return model
@@ -63,7 +63,7 @@ def values(explanation):
 
 
 def check_sums(explanations):
-    """The values of each side and what is left add up to the score less the baseline, up to the error."""
+    """Checks that the values of each side and the rest sum to the score minus the baseline, within the error."""
     for each in explanations:
         for side, (baseline, rest) in enumerate(zip(each.baselines, each.rest, strict=True)):
             is_whole = len(each.baselines) == 1
@@ -155,7 +155,7 @@ def test_without_blocks_and_with_two_labels_values_have_a_closed_form(folder):
 
 
 def looped(model, text, column, points):
-    """The values of a text's tokens by the midpoint rule, from the padding token's embeddings."""
+    """The values of a text's tokens by the midpoint rule, starting at the padding token's embeddings."""
     below, blocks = model.backbone.split(0)
     head = keras.Model([*model.get_layer("pooling").input], model.output)
     x = model.preprocessor([text] * points)
@@ -190,7 +190,7 @@ def test_more_steps_make_the_error_smaller_where_asked(classifier):
     assert few[0].steps == 1 and {each.steps for each in more} > {1}
 
 
-# === What may not change them ===
+# === What must not change explanations ===
 
 
 def check_same(explanations, others):
@@ -299,7 +299,7 @@ def test_words_that_are_cut_off_are_left_out(classifier):
     assert [word.text for word in found.words] == ["my", "card"] * 7  # sixteen tokens, two of them special
 
 
-# === Two texts apart ===
+# === Two texts encoded separately ===
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ EVIL = "</script><b onclick='x'>\"card\" & \u202eloan \x1b[31m"
 
 
 class Reader(html.parser.HTMLParser):
-    """Tags with their attributes, and the text of a page."""
+    """The tags of a page with their attributes, and its text."""
 
     def __init__(self, page):
         super().__init__()
@@ -570,7 +570,7 @@ def test_planted_words_come_first_and_random_weights_do_not_find_them(minilm_fol
     assert first(found) >= 0.95
     off = [each.error / sum(abs(token.value) for token in each.tokens) for each in found]
     assert np.mean(off) < 0.01
-    # Adebayo et al., 2018: an explanation that random weights give as well would say nothing of the model.
+    # Adebayo et al., 2018: an explanation that random weights also give would say nothing about the model.
     shuffle = np.random.default_rng(0)
     model.backbone.set_weights(
         [shuffle.permutation(w.reshape(-1)).reshape(w.shape) for w in model.backbone.get_weights()]

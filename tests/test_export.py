@@ -1,4 +1,4 @@
-"""Exports: what is written, once and in one step, and what it answers after training."""
+"""Exports: what is written, once and atomically, and what the export answers after training."""
 
 import os
 import pathlib
@@ -20,8 +20,8 @@ from test_export_assets import inputs_of
 
 from tfxfer import data, evaluation, export, models
 
-# Through `saved_model` each case takes a second or more: parameters, warm-up requests, small weights, what a killed or
-# overtaken export leaves. Its steps are replaced by quick ones, or called by themselves.
+# `saved_model` takes a second or more per case. Tests of parameters, warm-up requests, small weights, and killed or
+# overtaken exports therefore replace its steps with quick ones, or call the steps directly.
 from tfxfer.export import _folder, _saved_model, _signatures, _warmup, _weights
 
 TEXTS = [*tiny.TEXTS, "cards", "ÜBER naïve card", "\x00 money", "[MASK] card [SEP]", "card " * 100]
@@ -44,7 +44,7 @@ def model(folder):
 
 @pytest.fixture(scope="module")
 def towers(folder):
-    """Siamese towers with a decoder of their own, which computes in chunks."""
+    """Siamese towers with their own decoder, which computes in chunks."""
     embedder = tiny.embedder(folder, pooling=("mean", "max"))
     return models.Siamese(embedder, decoder="cosine", chunk_size=2)
 
@@ -86,7 +86,7 @@ def test_weights_are_stored_once_whatever_the_number_of_signatures(towers, path)
     shapes = [shape for name, shape in stored.items() if name != "_CHECKPOINTABLE_OBJECT_GRAPH"]
     index = 2 * towers.embedder.embedding_dim + 2 + 2  # vectors, ids, texts
     assert sum(int(np.prod(shape)) for shape in shapes) == towers.embedder.count_params() + index
-    # A graph with the vocabulary, the description and the warm-up requests: nothing that grows with the weights.
+    # The graph with the vocabulary, the description and the warm-up requests do not grow with the weights.
     rest = sum(size for name, size in files(path).items() if not name.startswith("variables"))
     assert rest < 1_000_000
 
@@ -110,7 +110,7 @@ def test_graph_has_no_python_no_xla_and_no_state_that_changes(path):
     assert not {
         node.op for node in found if re.search("PyFunc|Mutable|Xla|Stack|Barrier|Queue|LookupTableInsert", node.op)
     }
-    # Variables are assigned when they are restored, and never by a signature.
+    # Variables are assigned only when they are restored, never by a signature.
     for signature in tf.saved_model.load(path).signatures.values():
         graph = signature.graph.as_graph_def()
         nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
@@ -121,7 +121,7 @@ def test_graph_has_no_python_no_xla_and_no_state_that_changes(path):
 
 
 def rounded(weights, dtype, head):
-    """The weights as a small dtype knows them: a plain loop over groups of up to 32 numbers."""
+    """The weights rounded to a small dtype, with a plain loop over groups of up to 32 numbers."""
     found = []
     for weight in weights:
         value = weight.numpy()
@@ -180,7 +180,7 @@ def test_the_head_keeps_its_weights(model):
     assert head <= set(map(id, weights._kept))
     sizes = [sum(int(np.prod(part.shape)) * part.dtype.size for part in stored) for stored in weights._small]
     full = sum(4 * int(np.prod(weight.shape)) for weight in weights._variables.value)
-    assert sum(sizes) <= full * (1 + 2 / 8) / 4  # groups of 8 here; of 32 in a real model
+    assert sum(sizes) <= full * (1 + 2 / 8) / 4  # groups of 8 here; groups of 32 in a real model
 
 
 # === Versions ===
@@ -194,7 +194,7 @@ def signatures(model):
 
 @pytest.fixture
 def quick(signatures, monkeypatch):
-    """Makes exports quick: the signatures are traced once, and instead of the graph a few bytes are written."""
+    """Makes exports quick: traces the signatures once, and writes a few bytes instead of the graph."""
 
     def write(model, path, *_):
         (path / "saved_model.pb").write_bytes(b"graph")
@@ -215,13 +215,13 @@ def test_versions_count_up_and_none_is_overwritten(model, quick, tmp_path):
         export.saved_model(model, tmp_path, version=3)
     with pytest.raises(ValueError, match="`version`"):
         export.saved_model(model, tmp_path, version=0)
-    # What the server would take for a version counts as one: another spelling, a file.
+    # A name that the server would take for a version counts as one, even another spelling or a file.
     (tmp_path / "007").mkdir()
     (tmp_path / "8").write_text("")
     assert export.saved_model(model, tmp_path) == f"{tmp_path}/9"
     with pytest.raises(ValueError, match="`version`"):
         export.saved_model(model, tmp_path, version=7)
-    # And what it would not take for one does not.
+    # A name that the server would not take for a version does not count.
     (tmp_path / "²").mkdir()
     assert export.saved_model(model, str(tmp_path)) == f"{tmp_path}/10"
 
@@ -283,7 +283,7 @@ def test_killed_export_leaves_nothing_that_is_served_and_is_cleared_away(model, 
         os.kill(os.getpid(), signal.SIGKILL)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads that the child does without
+        warnings.simplefilter("ignore", DeprecationWarning)  # about threads, which the child does not need
         child = os.fork()
     if not child:
         _saved_model._write = write
@@ -292,7 +292,7 @@ def test_killed_export_leaves_nothing_that_is_served_and_is_cleared_away(model, 
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     [left] = os.listdir(tmp_path)
     assert not re.fullmatch(r"\s*[+-]?\d.*", left), "the server takes numbers for versions"
-    # Not at once: it may be an export that runs.
+    # Not immediately, because it may belong to a running export.
     assert export.saved_model(model, tmp_path).endswith("/1") and left in os.listdir(tmp_path)
     os.utime(tmp_path / left, (0, 0))
     assert export.saved_model(model, tmp_path).endswith("/2") and left not in os.listdir(tmp_path)
@@ -319,7 +319,7 @@ def resident():
 
 
 def new_words(start, texts, words):
-    """Texts of words that none before had."""
+    """Texts of words that no earlier text has."""
     numbers = iter(range(start, start + texts * words))
     return tf.constant([" ".join(f"w{next(numbers):x}q" for _ in range(words)) for _ in range(texts)])
 
@@ -330,8 +330,8 @@ def test_memory_stays_flat_over_new_words_of_a_byte_level_bpe(golden, tmp_path):
     path = export.saved_model(embedder, tmp_path / "bpe")
     assert not [node.op for node in operations(path) if "Mutable" in node.op]
     served = tf.saved_model.load(path).signatures["serving_default"]
-    # A table that remembers each word costs 63 MB in 100,000, so 12.6 MB in the 20,000 of each stretch. What other
-    # parts of the process allocate meanwhile comes in one stretch, and not in all three.
+    # A table that remembers each word costs 63 MB per 100,000 words, so 12.6 MB for the 20,000 words of each stretch.
+    # Other parts of the process may allocate memory in one stretch, but not in all three.
     for run in (lambda texts: served(text=texts), embedder.preprocessor.tokenizer):
         for start in range(0, 10_000, 1_000):
             run(new_words(start, 100, 10))

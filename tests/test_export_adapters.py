@@ -1,4 +1,4 @@
-"""One export with several sets of adapters: each row is computed with its own."""
+"""One export with several sets of adapters: each row uses its own set."""
 
 import pathlib
 
@@ -16,7 +16,7 @@ ADAPTERS = ["travel", "", "billing", "billing", "travel", "", "travel", "billing
 
 
 def randomised(model, seed):
-    """Gives adapters and head random values, as a training would."""
+    """Sets adapters and head to random values, as if they were trained."""
     rng = np.random.default_rng(seed)
     head = [weight for layer in model.layer_groups().get("head", ()) for weight in layer.weights]
     for variable in [*model.backbone.lora_variables().values(), *head]:
@@ -25,7 +25,7 @@ def randomised(model, seed):
 
 
 def adapted(make, folder):
-    """The model of each set, and the files of their adapters."""
+    """Returns a model for each set of adapters, and the adapter files."""
     keras.utils.set_random_seed(0)
     models, files = {"": make()}, {}
     for seed, (name, options) in enumerate(SETS.items()):

@@ -1,4 +1,4 @@
-"""What lies in and beside an export: warm-up requests, description, labels, configuration, README."""
+"""Files in and next to an export: warm-up requests, description, labels, configuration, README."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def entailment(folder):
-    """A model with all that an export may have: classes, vectors, prompts, an index."""
+    """A model with everything that an export can have: classes, embeddings, prompts, an index."""
     embedder = tiny.embedder(folder, prompts={"query": "where ", "passage": "a "})
     return models.SiameseClassifier(embedder, labels=["same", "line\nbreak", "über"])
 
@@ -64,7 +64,7 @@ def records(path):
 
 
 def inputs_of(log):
-    """The API, signature and inputs of a `PredictionLog`, read as the server reads them."""
+    """Returns the API, signature and inputs of a `PredictionLog`, read as the server reads them."""
     kind = log.WhichOneof("log_type")
     request = getattr(log, kind).request
     if kind == "predict_log":
@@ -230,7 +230,7 @@ def test_the_readmes_grpc_calls_ask_what_they_say(paths, served, folder):
     asked = []
 
     class Stub:
-        """Answers a request as the server would, from the signature that it names."""
+        """Answers a request like the server, with the signature that the request names."""
 
         def Predict(self, request, timeout):
             inputs = {key: tf.constant(tf.make_ndarray(value)) for key, value in request.inputs.items()}
@@ -259,7 +259,7 @@ def test_the_readmes_grpc_calls_ask_what_they_say(paths, served, folder):
         names["stub"].signatures = served[name]
         for call in calls:
             exec(call, names)
-        with pytest.raises(ValueError, match="no rows"):  # they never send what the server never answers
+        with pytest.raises(ValueError, match="no rows"):  # because the server would never answer
             names["predict"]("serving_default", text=[])
         with pytest.raises(ValueError, match="no rows"):
             names["ask"](names["stub"].Classify, names["classification_pb2"].ClassificationRequest(), "x", [])

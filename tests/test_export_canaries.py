@@ -1,4 +1,4 @@
-"""Canaries that a server is asked, and reference statistics, in an export."""
+"""Canary requests for a server, and reference statistics, in an export."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def classifier(folder):
 
 @pytest.fixture(scope="module")
 def base(folder, classifier):
-    """A classifier with a reference."""
+    """The export of a classifier with a reference."""
     reference = tx.evaluation.reference(classifier, tiny.TEXTS)
     path = tx.export.saved_model(classifier, folder / "tags", examples=tiny.TEXTS[:3], reference=reference)
     return pathlib.Path(path).parent
@@ -88,7 +88,7 @@ def test_a_reference_of_another_model_is_an_error(folder, classifier):
 
 
 class Server:
-    """Answers REST calls as the newest version would, without a server; as `urllib` would be."""
+    """Answers REST calls like the newest version, without a server, by replacing `urllib`'s `urlopen`."""
 
     def __init__(self, monkeypatch, change=lambda answer: answer):
         self.asked, self.served = [], {}

@@ -1,4 +1,4 @@
-"""The signature `explain` of an export, against the explanations in Python."""
+"""The `explain` signature of an export, against explanations in Python."""
 
 import families
 import keras
@@ -16,7 +16,7 @@ def folder(tmp_path_factory):
 
 
 def exported(model, folder, texts):
-    """What the signature says of texts, beside what the model says: a list of pairs of dicts."""
+    """Compares the signature's explanations with the model's; yields the words of both for each text."""
     path = tx.export.saved_model(model, folder, explain=True)
     said = tf.saved_model.load(path).signatures["explain"](text=tf.constant(texts))
     said = {name: value.numpy() for name, value in said.items()}
@@ -32,7 +32,7 @@ def exported(model, folder, texts):
         raw = texts[row].encode()
         begins, ends = said["byte_starts"][row, :count], said["byte_ends"][row, :count]
         assert words == [raw[begin:end].decode() for begin, end in zip(begins, ends, strict=True)]
-        # Words of the export are as fine as those of Python, or join several of them.
+        # A word of the export is one word in Python, or several of them joined.
         for (start, end), value in zip(spans, said["attributions"][row, :count], strict=True):
             expected = sum(word.value for word in each.words if start <= word.start and word.end <= end)
             assert value == pytest.approx(expected, abs=1e-5)

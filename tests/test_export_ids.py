@@ -1,4 +1,4 @@
-"""Exports for ONNX Runtime and LiteRT: ids in, the tokenizer's files beside the model."""
+"""Exports for ONNX Runtime and LiteRT: models that take ids, with the tokenizer's files next to them."""
 
 import json
 import pathlib
@@ -22,14 +22,14 @@ TEXTS = [*tiny.TEXTS, "cards", "ÜBER naïve card", "[MASK] card [SEP]", "card "
 
 
 def written_for(name, model, folder, **kwargs):
-    """Exports for a target, where its packages are installed."""
+    """Exports for a target; skips the test if its packages are not installed."""
     for package in PACKAGES[name]:
         pytest.importorskip(package, reason=f"no {package}, of the extra `{name}`")
     return pathlib.Path(getattr(export, name)(model, folder, **kwargs))
 
 
 def tokenized(path, texts, names):
-    """Ids by Hugging Face's `tokenizers` alone, from the file beside the model."""
+    """Tokenizes with only Hugging Face's `tokenizers` and the file next to the model."""
     tokenizers = pytest.importorskip("tokenizers", reason="no tokenizers")
     tokenizer = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
     tokenizer.encode_special_tokens = True
@@ -39,7 +39,7 @@ def tokenized(path, texts, names):
 
 
 def loaded(name, path):
-    """What a target's runtime makes of ids, by the file alone."""
+    """Loads only the exported file in the target's runtime; returns a function of ids."""
     if name == "onnx":
         import onnxruntime
 
@@ -53,7 +53,7 @@ def loaded(name, path):
 
 
 def without(name, monkeypatch, answer=None):
-    """Puts stand-ins in the place of a target's packages, which may be missing; `answer` is what they make of ids."""
+    """Replaces a target's packages, which may be missing, with fakes; `answer` computes their outputs from ids."""
     for package in PACKAGES[name]:
         monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
     if answer is None:
@@ -63,7 +63,7 @@ def without(name, monkeypatch, answer=None):
         proto = types.SimpleNamespace(graph=graph, opset_import=[], SerializeToString=lambda: b"model")
         session = types.SimpleNamespace(run=lambda outputs, ids: [answer(ids)])
         monkeypatch.setitem(sys.modules, "onnx", types.ModuleType("onnx"))
-        sys.modules["onnx"].helper = None  # nothing is made of no nodes
+        sys.modules["onnx"].helper = None  # unused, because the graph has no nodes
         sys.modules["tf2onnx"].convert = types.SimpleNamespace(from_function=lambda *_, **__: (proto, None))
         sys.modules["onnxruntime"].InferenceSession = lambda *_, **__: session
         return
@@ -92,7 +92,7 @@ def classifier(tmp_path_factory):
     return tiny.classifier(tmp_path_factory.mktemp("classifier"), labels=["card", "line\nbreak", "über"])
 
 
-# === Answers ===
+# === Outputs ===
 
 
 def test_a_classifier_answers_as_predict_does_from_text_by_other_programs_alone(name, classifier, tmp_path):
@@ -105,7 +105,7 @@ def test_a_classifier_answers_as_predict_does_from_text_by_other_programs_alone(
             np.testing.assert_array_equal(ids[key], value)
         np.testing.assert_allclose(run(ids), classifier.classify(texts).probabilities, atol=1e-5)
     assert (path / "labels.txt").read_text(encoding="utf-8").splitlines() == ["card", "line break", "über"]
-    # The tokenizer can be read back by this package, too.
+    # This package can read the tokenizer back, too.
     again = preprocessing.Tokenizer.from_folder(path)
     assert again.spec.tokens == classifier.preprocessor.tokenizer.spec.tokens
     np.testing.assert_array_equal(again(TEXTS).values, classifier.preprocessor.tokenizer(TEXTS).values)
@@ -129,7 +129,7 @@ def test_each_family_is_converted_with_every_pooling(golden, name, family, tmp_p
     path = written_for(name, embedder, tmp_path / "out")
     run = loaded(name, path)
     texts = json.loads((golden / "families" / "texts.json").read_text(encoding="utf-8"))["texts"]
-    texts = [text for text in texts if text]  # of GPT-2 a row of padding alone, which has no meaning
+    texts = [text for text in texts if text]  # an empty text is only padding for GPT-2, so its output is meaningless
     np.testing.assert_allclose(run(tokenized(path, texts, embedder.input)), embedder.encode(texts), atol=1e-5)
     assert export.describe(path)["parity"]["largest_difference"] < 1e-5
 
@@ -186,7 +186,7 @@ def test_a_taggers_emissions_and_the_readmes_decoder_give_its_tags(name, head, t
     assert described["inputs"]["word_mask"]["shape"] == [None, None]
 
 
-# === What cannot be written ===
+# === Errors ===
 
 
 def fails(name, match, model, folder, kind=ValueError, **kwargs):
@@ -211,7 +211,7 @@ def test_what_cannot_be_exported_is_an_error_at_once(name, classifier, tmp_path,
     small = tiny.embedder(tmp_path, dtype="mixed_bfloat16")
     fails(name, "float32.*mixed_bfloat16.*set_weights", small, folder)
     with monkeypatch.context() as patched:
-        patched.setattr(type(classifier), "count_params", lambda self: 2**29)  # of four bytes each
+        patched.setattr(type(classifier), "count_params", lambda self: 2**29)  # four bytes each
         fails(name, "2 GB", classifier, folder)
     monkeypatch.setattr(keras.config, "backend", lambda: "jax")
     fails(name, "TensorFlow backend", classifier, folder)
@@ -261,7 +261,7 @@ def test_norms_activations_and_look_ups_are_a_node_each(family, golden, tmp_path
     norms = [each for each in embedder._flatten_layers() if "norm" in each.name and each.weights and not each._layers]
     assert kinds.count("LayerNormalization") == len(norms) > 2
     assert "Erf" not in kinds and "Reciprocal" not in kinds and kinds.count("Gelu") == embedder.backbone.num_layers
-    assert kinds.count("Gather") >= 1 and ("Less" in kinds) == (family == "deberta_v3")  # by its relative positions
+    assert kinds.count("Gather") >= 1 and ("Less" in kinds) == (family == "deberta_v3")  # from its relative positions
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])

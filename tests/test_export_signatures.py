@@ -1,4 +1,4 @@
-"""Every signature of every kind of model, asked in a process that knows TensorFlow and TF Text alone."""
+"""Every signature of every kind of model, called in a process that imports only TensorFlow and TF Text."""
 
 import os
 import pickle
@@ -13,7 +13,8 @@ import tiny
 
 from tfxfer import export, models, search
 
-# The search by vectors that tie, and by an index of each kind: each would take an export of seconds, and in strings.
+# Private: searches with tied vectors and with each kind of index. Through exports, each would take seconds and need
+# texts instead of vectors.
 from tfxfer.export import _index
 
 TEXTS = [*tiny.TEXTS, "cards", "ÜBER naïve card", "\x00 money", "[MASK] card [SEP]", "card " * 100, "שלום card"]
@@ -86,7 +87,7 @@ def paths(trained, index, folder):
 
 @pytest.fixture(scope="module")
 def answers(paths, folder):
-    """What the exports answer in a process of their own."""
+    """The answers of the exports, from a separate process."""
     pairs = {"text_a": TEXTS, "text_b": OTHERS}
     examples = {"inputs": [example(text=text) for text in TEXTS]}
     pair_examples = {"inputs": [example(text_a=a, text_b=b) for a, b in zip(TEXTS, OTHERS, strict=True)]}
@@ -127,7 +128,7 @@ def texts_of(array):
     return np.vectorize(bytes.decode)(array).tolist()
 
 
-# === What is answered ===
+# === Answers ===
 
 
 def test_embed_equals_encode_with_each_prompt(trained, answers):
@@ -201,7 +202,7 @@ def test_a_siamese_classifier_has_its_embedders_signatures(trained, answers):
     close(answers["entailment", "embed"]["embedding"], trained["entailment"].embedder.encode(TEXTS))
 
 
-# === What a server demands ===
+# === What a server requires ===
 
 
 def test_the_signatures_of_each_kind_and_their_shapes(paths):
@@ -302,7 +303,7 @@ def test_a_request_of_the_wrong_shape_is_an_error_in_the_graph(paths, sessions, 
 
 @pytest.fixture(scope="module")
 def sessions():
-    """Loads an export as the server does, once."""
+    """Loads each export once, as the server does."""
     loaded = {}
 
     def load(path):
@@ -328,7 +329,7 @@ def test_rows_do_not_depend_on_their_neighbours(paths, sessions):
 
 
 def test_a_batch_is_padded_to_its_own_longest_row(trained):
-    # The forward pass sees the ids: their width is the longest text's, whatever the preprocessor would allow.
+    # The forward pass gets ids as wide as the longest text, not as wide as the preprocessor allows.
     preprocessor = trained["embedder"].preprocessor
     assert preprocessor(tf.constant(["card", "my card"]))["token_ids"].shape == (2, 4)
 

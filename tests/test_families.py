@@ -1,4 +1,4 @@
-"""Every family as embedder and classifier, from the reference's folders of small random weights."""
+"""Every family as embedder and classifier, from the reference's folders with small random weights."""
 
 import json
 import shutil
@@ -12,13 +12,13 @@ from safetensors.numpy import load_file, save_file
 
 import tfxfer as tx
 
-# The two furthest from the BERT that all other tests train and export; the slow tests have the others.
+# The two that differ most from BERT, which all other tests train and export; the slow tests run the others.
 FEW = ("deberta_v3", "gemma3")
 MODES = ("cls", "mean", "max", "last", "mean_sqrt_len", "weighted_mean")
 
 
 def pooled(tokens):
-    """All poolings of one row's token vectors, side by side, in the order of `MODES`."""
+    """All poolings of one row's token vectors, concatenated in the order of `MODES`."""
     n = len(tokens)
     weights = np.arange(1, n + 1)[:, None]
     return np.concatenate(
@@ -34,12 +34,12 @@ def pooled(tokens):
 
 
 def call(model, texts):
-    """What a model gives for texts, without a graph to be traced first."""
+    """A model's outputs for texts, computed eagerly: no graph is traced first."""
     return keras.ops.convert_to_numpy(model(model.preprocessor(texts)))
 
 
 def names(fast):
-    """All folders as parameters, slow but for `fast`."""
+    """All folders as parameters, slow except those in `fast`."""
     return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in families.NAMES]
 
 
@@ -55,7 +55,7 @@ def test_family_embeds_with_every_pooling_and_either_padding_side(golden, name):
     left = tx.preprocessing.TextPreprocessor(embedder.preprocessor.tokenizer, 48, **options)
     size = 4 * embedder.backbone.hidden_dim
     for vectors in (embedder.encode(texts, batch_size=5), keras.ops.convert_to_numpy(embedder(left(texts)))):
-        # The sum over sqrt(length) of 48 tokens is seven times as large as a token's vector, and so is its rounding.
+        # With 48 tokens, the sum over sqrt(length) is seven times as large as a token's vector, and so is its rounding.
         np.testing.assert_allclose(vectors, expected, atol=1e-4, rtol=1e-4)
         np.testing.assert_allclose(vectors[:, :size], [row[:size] for row in expected], atol=2e-5)
 
@@ -69,7 +69,7 @@ def test_family_classifies_after_a_step_of_training(golden, name, tmp_path):
     model.compile(keras.optimizers.SGD(0.1))
     model.fit(texts, ["card", "loan", "loan", "card"], seed=0, verbose=0)
     still = [w.path for w, old in zip(model.trainable_weights, before, strict=True) if np.array_equal(w.numpy(), old)]
-    # Key biases add the same to all scores of a query, which the softmax takes away again.
+    # A key bias adds the same value to all scores of a query, and the softmax cancels it.
     assert not [path for path in still if "key" not in path], still
     labels, probabilities = model.classify(texts)
     assert set(labels) <= {"card", "loan"} and np.isfinite(probabilities).all()
@@ -86,7 +86,7 @@ def test_adapters_and_kept_output_work_on_every_block(golden, name):
     folder = families.folder(golden, name)
     model = tx.models.TextClassifier.from_preset(folder, labels=["card", "loan"], sequence_length=16)
     last = len(model.backbone.layer_groups()) - 2
-    # The lower blocks are frozen, computed once and kept; the last one has adapters.
+    # The lower blocks are frozen and their output is cached; the last block has adapters.
     tx.freezing.add_lora(model, rank=2, targets="*", groups=f"block_{last}")
     model.compile(keras.optimizers.SGD(0.1))
     before = {name: weight.numpy() for name, weight in model.backbone.lora_variables().items()}
@@ -118,7 +118,7 @@ def test_modernbert_with_gemmas_tokenizer_is_mmbert(golden, tmp_path):
     size = json.loads((theirs / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     ids = {"bos_token_id": 2, "cls_token_id": 1, "eos_token_id": 1, "sep_token_id": 1, "pad_token_id": 0}
     (folder / "config.json").write_text(json.dumps({**config, **ids, "vocab_size": size}))
-    # ModernBERT's own weights, but for a token table of Gemma's size.
+    # ModernBERT's own weights, except for a token table of Gemma's size.
     weights = load_file(families.folder(golden, "modernbert") / "model.safetensors")
     (table,) = (name for name in weights if name.endswith("tok_embeddings.weight"))
     weights[table] = np.random.default_rng(0).normal(size=(size, weights[table].shape[1])).astype("float32")

@@ -1,4 +1,4 @@
-"""Training from a few rows, and from texts alone by the same text twice."""
+"""Training from a few labeled rows, and from unlabeled texts by encoding each text twice."""
 
 import keras
 import numpy as np
@@ -62,7 +62,7 @@ def test_every_way_gives_a_classifier(way, tmp_path):
     assert model.pooling == ("cls", "mean")
     right = np.mean([a == b for a, b in zip(model.classify(TEXTS).labels, LABELS, strict=True)])
     assert right > 0.6
-    for a, b in zip(start.get_weights(), before, strict=True):  # the model that was given stays as it is
+    for a, b in zip(start.get_weights(), before, strict=True):  # the given model does not change
         np.testing.assert_array_equal(a, b)
     weights = [ops.convert_to_numpy(w) for w in model.backbone.get_weights()] if way != "lora" else [before[0]]
     moved = any(np.abs(a - b).max() > 0 for a, b in zip(weights, before, strict=False))

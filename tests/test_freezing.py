@@ -1,4 +1,4 @@
-"""Freezing by layer group: what moves, what drops out, what is kept, what is printed."""
+"""Freezing by layer group: which weights train, where dropout applies, what is saved, what is printed."""
 
 import keras
 import numpy as np
@@ -39,7 +39,7 @@ def classifier(preprocessor, num_layers=2, **kwargs):
 
 
 def training(model):
-    """The groups all of whose weights train, and a check that of the others none does."""
+    """Returns the groups that train; checks that no group trains only in part."""
     flags = {
         name: {weight.trainable for layer in layers for weight in layer.weights}
         for name, layers in model.layer_groups().items()
@@ -95,7 +95,7 @@ def test_flags_are_arguments_of_models_by_pattern_too(preprocessor):
 def test_towers_and_their_embedder_freeze_together(preprocessor):
     embedder = tx.models.TextEmbedder(tiny.backbone(num_layers=2), preprocessor)
     siamese = tx.models.SiameseClassifier(embedder, labels=["a", "b"], chunk_size=4)
-    siamese.trainable = False  # Keras's own way, which switches off whole models
+    siamese.trainable = False  # Keras's own switch, which freezes whole models
     tx.freezing.unfreeze(siamese, groups=["block_1", "head"])
     assert training(siamese) == ["block_1", "head"] and training(embedder) == ["block_1"]
     before = {w.path: w.numpy() for w in siamese.weights}
@@ -153,7 +153,7 @@ def test_frozen_layers_run_without_dropout_unless_they_are_to(family):
     everything = dict.fromkeys(backbone.layer_groups(), False)
     backbone.set_trainable(everything)
     assert difference() == 0
-    for group in everything:  # each has a dropout of its own
+    for group in everything:  # each group has its own dropout
         backbone.set_trainable({group: True})
         assert difference() > 1e-4, group  # small weights, small noise
         backbone.set_trainable({group: False})

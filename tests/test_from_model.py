@@ -1,4 +1,4 @@
-"""Task A to task B: `from_model`, `from_preset` of a model of another class, and labels that both heads know."""
+"""From task A to task B: `from_model`, `from_preset` of a model of another class, and labels that both heads share."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ import tfxfer as tx
 from tfxfer import layers, models
 
 LABELS = {"labels": ["yes", "no"]}
-# Every class that a model can become, with what its constructor needs.
+# Every class that a model can become, with the arguments that its constructor requires.
 TARGETS = {
     models.TextClassifier: LABELS,
     models.TextRegressor: {},
@@ -18,7 +18,7 @@ TARGETS = {
     models.SiameseClassifier: LABELS,
     models.TokenTagger: {"tags": ["O", "B-x"]},
 }
-# Every kind of head that a model can have been trained with.
+# Every kind of head that the source model may have.
 SOURCES = {
     "linear": lambda folder: tiny.classifier(folder, pooling=("cls", "max")),
     "mlp": lambda folder: tiny.classifier(folder, pooling=("cls", "max"), head="mlp", multi_label=True),
@@ -166,7 +166,7 @@ def test_bad_arguments_are_errors(tmp_path):
         models.TextClassifier.from_model(models.TextRegressor.from_model(model, backbone_only=True))
 
 
-# === Labels that both heads know ===
+# === Labels that both heads share ===
 
 
 @pytest.mark.parametrize("source", ["linear", "mlp", "layers.Head", "siamese classifier"])

@@ -1,4 +1,4 @@
-"""`from_preset` of folders that `save_to_preset` wrote: the whole task, or its backbone with a word about it."""
+"""`from_preset` on directories from `save_to_preset`: the whole task, or only its backbone with a warning."""
 
 import json
 import warnings
@@ -20,7 +20,7 @@ def same(left, right, x=tiny.TEXTS):
 
 @pytest.fixture(scope="module")
 def classifier_folder(tmp_path_factory):
-    """A saved classifier with settings that are no defaults, its weights moved away from the start."""
+    """Saves a classifier with non-default settings and weights away from their initial values."""
     folder = tmp_path_factory.mktemp("classifier")
     model = tiny.classifier(
         folder, multi_label=True, threshold=0.3, head="mlp", dropout=0.2, pooling=("cls", "max"), trainable=["head"]
@@ -32,7 +32,7 @@ def classifier_folder(tmp_path_factory):
     return folder / "saved"
 
 
-# === The whole ===
+# === The whole task ===
 
 
 def test_a_classifier_comes_back_whole(classifier_folder):
@@ -77,7 +77,7 @@ def test_towers_come_back_whole(tmp_path):
     assert (again.chunk_size, again.embedder.pooling, again.embedder.prompts) == (3, ("max",), {"q": "where "})
     same(again, model, PAIRS)
     assert models.Siamese.from_preset(tmp_path / "saved", chunk_size=2).chunk_size == 2
-    embedder = models.TextEmbedder.from_preset(tmp_path / "saved")  # nothing that was trained is left out
+    embedder = models.TextEmbedder.from_preset(tmp_path / "saved")  # no trained part is left out
     np.testing.assert_allclose(embedder.encode(tiny.TEXTS), model.embedder.encode(tiny.TEXTS), atol=1e-6)
     with pytest.raises(ValueError, match="`pooling`"):
         models.Siamese.from_preset(tmp_path / "saved", pooling="mean")
@@ -101,7 +101,7 @@ def test_a_siamese_classifier_comes_back_whole(tmp_path):
 
 @keras.saving.register_keras_serializable("tfxfer_tests")
 class Stars(models.TextClassifier):
-    """A user's own task: labels 1 to n, and an argument of its own."""
+    """A user-defined task: labels 1 to n and an additional argument."""
 
     def __init__(self, backbone, preprocessor=None, *, shift=0.0, **kwargs):
         self.shift = shift
@@ -120,7 +120,7 @@ def test_a_class_of_the_users_comes_back_by_its_own_name_and_its_bases(tmp_path)
         same(again, model)
     with pytest.raises(ValueError, match=r"`shift`.*0.5.*shift=1.0"):
         Stars.from_preset(tmp_path / "saved", shift=1.0)
-    with pytest.raises(ValueError, match=r"`shift`.*0.5.*shift=1.0"):  # the folder's class has it
+    with pytest.raises(ValueError, match=r"`shift`.*0.5.*shift=1.0"):  # the saved class has this argument
         models.TextClassifier.from_preset(tmp_path / "saved", shift=1.0)
     with pytest.raises(ValueError, match=r"`shfit`.*an argument of the saved `Stars`"):
         models.TextClassifier.from_preset(tmp_path / "saved", shfit=1.0)
@@ -168,7 +168,7 @@ def test_dtype_length_weights_and_special_tokens_are_overridden(classifier_folde
     assert random.labels == saved.labels and random.threshold == 0.3
     assert [w.shape for w in random.get_weights()] == [w.shape for w in saved.get_weights()]
     assert all(not np.array_equal(new, old) for new, old in zip(random.get_weights(), saved.get_weights(), strict=True))
-    assert len(random.classify(tiny.TEXTS).labels) == 8  # the vocabulary is there
+    assert len(random.classify(tiny.TEXTS).labels) == 8  # the vocabulary is loaded
 
 
 def test_arguments_that_agree_or_change_nothing_trained_are_taken(classifier_folder):

@@ -1,4 +1,4 @@
-"""Training on the stored output of frozen layers: the result is that of training without."""
+"""Training on the cached output of frozen layers: the result equals training without the cache."""
 
 import gc
 import json
@@ -15,7 +15,8 @@ import tiny
 
 from tfxfer import backbones, callbacks, data, losses, models, optimizers
 
-# How a folder of features is kept within its bound: by `AboveFrozen` each array would be that of a model of its own.
+# `_store` is private: it limits the size of a directory of features. With `AboveFrozen`, each array would need its own
+# model.
 from tfxfer.freezing import AboveFrozen, _store
 
 FAMILIES = {
@@ -50,12 +51,12 @@ def compiled(model, loss="auto", rate=0.05, eager=True):
 
 
 def outputs(model, batches):
-    """What a model makes of batches, row by row; eager, which is no slower than tracing where they are few."""
+    """The outputs of a model for batches, row by row; eager, which is no slower than tracing for few batches."""
     return np.concatenate([model(x).numpy() for x, _ in batches])
 
 
 def tokens_of(model):
-    """The real tokens of the distinct texts of `LABELLED`."""
+    """The number of real tokens in the distinct texts of `LABELLED`."""
     return sum(int(tf.reduce_sum(model.preprocessor([text])["padding_mask"])) for text in tiny.TEXTS)
 
 
@@ -95,7 +96,7 @@ def task(kind, folder):
         return compiled(model, loss), lambda model: data.batches(rows, model.preprocessor, 3, **options)
     model = models.SiameseClassifier(embedder, labels=["card", "loan", "other"], dropout=0.2)
     model.set_trainable(["head"])
-    rows = data.labelled(LABELLED, ("t", "u"), "l")  # names, which the model turns into numbers
+    rows = data.labelled(LABELLED, ("t", "u"), "l")  # names, which the model converts to numbers
     return compiled(model), lambda model: data.batches(rows, model.preprocessor, 4, columns="separate", seed=5)
 
 
@@ -223,7 +224,7 @@ def test_equal_texts_are_stored_once_and_a_second_call_computes_nothing(folder, 
     assert short.cached(batches) is short.cached(batches)
     monkeypatch.setattr(data, "forward", None)
     short.cached(labelled(model, 5, seed=7))
-    # Eight texts in eleven rows.
+    # Eleven rows have eight distinct texts.
     assert short.cache_bytes == tokens_of(model) * 8 * 4
 
 
@@ -235,12 +236,12 @@ def test_features_of_data_that_are_gone_are_let_go_when_others_are_computed(fold
     for fold in range(4):
         texts = [f"{text} {(fold + 1) * 'card '}" for text in tiny.TEXTS]
         short.fit(texts, tiny.LABELS, 4, validation_data=(texts[:3], tiny.LABELS[:3]), epochs=1, verbose=0)
-        # Private, as nothing else shows that an array is gone and not only forgotten.
+        # Private: nothing else shows that an array is freed and not only unreachable from the cache.
         stored.append([weakref.ref(array) for array in short._store._arrays.values()])
         sizes.append(len(stored[-1]))
         del texts
     gc.collect()
-    # Those of the data that are there, and those of the last fold, which it may need again.
+    # The features of data that still exist, and those of the last fold, which may be needed again.
     assert sizes == [3, 3, 3, 3] and lasting() is short.cached(kept)
     alive = {id(ref()) for refs in stored[:-1] for ref in refs if ref() is not None}
     assert alive == {id(stored[-1][0]())}
@@ -332,7 +333,7 @@ def test_frozen_weights_that_change_or_thaw_are_an_error_in_the_next_epoch(folde
 
     with pytest.raises(ValueError, match=r"weights of .*block_0.*new `AboveFrozen"):
         short.fit(batches, epochs=2, verbose=0, callbacks=[Meddle()])
-    assert batches.epoch == 1 or batches.epoch == 2  # the second epoch made no step
+    assert batches.epoch == 1 or batches.epoch == 2  # the second epoch takes no step
     assert int(model.optimizer.iterations) == 4
     with pytest.raises(ValueError, match="weights"):
         short.cached(batches)
@@ -369,7 +370,7 @@ def test_a_cache_on_disk_serves_later_runs_with_the_same_weights_and_texts_only(
     assert run() == 1
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".bin", ".json"]
     assert run() == 1
-    assert run(labelled(model, 4, shuffle=False, bucket=True)) == 1  # the same texts in another order
+    assert run(labelled(model, 4, shuffle=False, bucket=True)) == 1  # the same texts in a different order
     model.head.set_weights([w + 1 for w in model.head.get_weights()])
     assert run() == 1
     weight = model.backbone.blocks()[0][0].weights[-1]
@@ -429,7 +430,7 @@ def test_a_cache_that_was_not_finished_is_never_used(folder, tmp_path, monkeypat
     assert computed_anew()
     facts.write_text(json.dumps({**json.loads(facts.read_text()), "key": "another"}))
     assert computed_anew()
-    # What a killed process leaves has another name, and goes when there is need for room and it is old.
+    # A file left by a killed process has another name. It is removed if it is old and space is needed.
     left = tmp_path / f"{found.name}.00000000.part"
     left.write_bytes(complete)
     assert not computed_anew() and left.exists()
@@ -441,7 +442,7 @@ def test_a_cache_that_was_not_finished_is_never_used(folder, tmp_path, monkeypat
 
 
 def stored(folder, key, fill=1.0):
-    """Fills a folder of at most 3,000 bytes with an array of 800."""
+    """Stores an array of 800 bytes in a directory of at most 3,000 bytes."""
     return _store.Store(folder, 3000).fill(key, (100, 2), "float32", iter([np.full((100, 2), fill, "float32")]))
 
 
@@ -450,19 +451,19 @@ def test_a_folder_is_bounded_and_what_was_not_used_for_the_longest_goes(tmp_path
     for number, key in enumerate("abc"):
         stored(tmp_path, key)
         os.utime(tmp_path / f"frozen-{key}.json", (1000 + number,) * 2)
-    assert store.find("a", (100, 2), "float32") is not None  # now the youngest, and in use
+    assert store.find("a", (100, 2), "float32") is not None  # now the most recent, and in use
     assert store.find("a", (100, 3), "float32") is not None and store.find("d", (100, 2), "float32") is None
     stored(tmp_path, "d")
     assert {path.stem for path in tmp_path.glob("*.bin")} == {"frozen-a", "frozen-c", "frozen-d"}
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 3000
     user = frozenset(["batches"])
     store.use("a", user)
-    store.check_room((500, 2), "float16")
+    store.check_room([((500, 2), "float16")])
     with pytest.raises(ValueError, match=r"at least 4,800 bytes.*take 4,000, in addition to 800 in use"):
-        store.check_room((500, 2), "float32")
+        store.check_room([((500, 2), "float32")])
     del user
     with pytest.raises(ValueError, match=r"at least 4,000 bytes"):
-        store.check_room((500, 2), "float32")
+        store.check_room([((500, 2), "float32")])
 
 
 # === Errors ===

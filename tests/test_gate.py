@@ -1,4 +1,4 @@
-"""What users hand to `fit`, `evaluate`, `predict`, `classify` and `encode`, in every form, and what is refused."""
+"""Every form of data that `fit`, `evaluate`, `predict`, `classify` and `encode` accept, and what raises an error."""
 
 import functools
 import operator
@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 
 
 def still(model, eager=True, **kwargs):
-    """Compiles a model so that training changes nothing: every form starts from the same weights."""
+    """Compiles a model so that training changes nothing, and every form starts from the same weights."""
     model.compile(keras.optimizers.SGD(0.0), run_eagerly=eager, **kwargs)
     return model
 
@@ -60,7 +60,7 @@ class Batches(keras.utils.PyDataset):
 
 
 class Column:
-    """A sized sequence that is nothing else, as a column of a data set of another library."""
+    """A sized sequence and nothing more, like a column of another library's dataset."""
 
     def __init__(self, values):
         self.values = values
@@ -76,7 +76,7 @@ def batches_of(model):
     return tf.data.Dataset.from_tensor_slices((TEXTS, LABELS)).batch(4)
 
 
-# Forms of (x, y): a function of the model to what `fit` takes.
+# Forms of (x, y): functions that take the model and return the arguments of `fit`.
 FORMS = {
     "lists": lambda model: (TEXTS, LABELS),
     "tuples": lambda model: (tuple(TEXTS), tuple(LABELS)),
@@ -349,7 +349,7 @@ def test_class_weights_where_they_mean_nothing_are_refused(folder, regressor):
 def test_int_labels_stay_labels_whatever_becomes_of_the_dataset(folder, labels, mapped):
     model = tiny.classifier(folder, labels=labels)
     still(model)
-    y = [labels[1], labels[2]] * 4  # without the first: an index would be taken for a label in silence
+    y = [labels[1], labels[2]] * 4  # without the first: an index would silently be taken for a label
     rows = tx.data.labelled({"t": TEXTS, "l": y}, "t", "l", labels=labels)
     rows = rows.map(lambda x, y: (x, y)) if mapped else rows
     expected = model.evaluate(TEXTS, y, verbose=0)

@@ -1,4 +1,4 @@
-"""The reference numbers that are shipped: few enough, and the same as in the whole set."""
+"""The shipped reference numbers: few enough, and the same as in the whole set."""
 
 import gzip
 import json
@@ -29,7 +29,7 @@ def test_the_shipped_numbers_are_few_and_hold_no_text_that_may_not_be_passed_on(
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_shipped_numbers_are_those_of_the_whole_set(golden, name):
-    whole = golden / "minilm_texts.json"  # a clone alone has nothing to compare with
+    whole = golden / "minilm_texts.json"  # skips in a plain clone: nothing to compare with
     kind = name.split("/")[0]
     all_texts = texts(whole.parent, kind)
     assert texts(FOLDER, kind) == [text for i, text in enumerate(all_texts) if i not in LEFT_OUT]
@@ -46,7 +46,7 @@ def test_the_shipped_numbers_are_those_of_the_whole_set(golden, name):
 
 
 def test_the_shipped_spans_of_seqeval_are_those_of_the_whole_set(golden):
-    whole = golden / "minilm_texts.json"  # a clone alone has nothing to compare with
+    whole = golden / "minilm_texts.json"  # skips in a plain clone: nothing to compare with
     shipped = gzip.decompress((FOLDER / "seqeval" / "cases.json.gz").read_bytes())
     assert shipped == (whole.parent / "seqeval" / "cases.json").read_bytes()
 
@@ -64,7 +64,7 @@ def test_the_shipped_numbers_of_chains_are_those_of_the_whole_set(golden):
 
 
 def test_the_shipped_numbers_of_rerankers_are_those_of_the_whole_set(golden):
-    whole = (golden / "minilm_texts.json").parent / "rerank"  # a clone alone has nothing to compare with
+    whole = (golden / "minilm_texts.json").parent / "rerank"  # skips in a plain clone: nothing to compare with
     for name, shipped in json.loads(gzip.decompress((FOLDER / "rerank" / "cases.json.gz").read_bytes())).items():
         given = json.loads((whole / f"{name}.json").read_text(encoding="utf-8"))
         if name == "listwise":
@@ -85,7 +85,7 @@ def test_the_shipped_numbers_of_rerankers_are_those_of_the_whole_set(golden):
     ],
 )
 def test_the_shipped_numbers_of_losses_and_measures_are_those_of_the_whole_set(golden, name):
-    whole = golden / "minilm_texts.json"  # a clone alone has nothing to compare with
+    whole = golden / "minilm_texts.json"  # skips in a plain clone: nothing to compare with
     assert gzip.decompress(reference.shipped(name)) == (whole.parent / f"{name}.json").read_bytes()
 
 

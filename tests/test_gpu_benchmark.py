@@ -1,4 +1,4 @@
-"""`benchmarks/gpu.py` runs where there is no GPU, and where TensorFlow is not installed."""
+"""`benchmarks/gpu.py` runs without a GPU and without TensorFlow."""
 
 import json
 import os

@@ -1,7 +1,8 @@
 """Trained heads of Hugging Face's sequence classifiers and of cross-encoders.
 
-BERT and the cross-encoder: the reference's logits (golden/heads: transformers 5.24.0, sentence-transformers 6.2.0,
-torch 2.14.1). Every other family: the published formula in numpy on small random checkpoints in the family's format.
+BERT and the cross-encoder are compared with the reference's logits (golden/heads: transformers 5.24.0,
+sentence-transformers 6.2.0, torch 2.14.1). Every other family is compared with the published formula in numpy, on small
+random checkpoints in the family's format.
 """
 
 import functools
@@ -31,7 +32,7 @@ def edit_json(file, **changes):
 
 @pytest.fixture
 def copied(golden, tmp_path):
-    """Copies a folder of golden/heads, so that its files can be changed."""
+    """Copies a directory of golden/heads so that a test can change its files."""
 
     def make(name="bert_sequence_classification", **changes):
         folder = shutil.copytree(golden / "heads" / name, tmp_path / name, copy_function=shutil.copyfile)
@@ -43,7 +44,7 @@ def copied(golden, tmp_path):
     return make
 
 
-# === Against the reference ===
+# === Comparison with the reference ===
 
 
 def test_bert_gives_the_references_logits_and_labels(golden):
@@ -76,7 +77,7 @@ def test_a_cross_encoder_gives_the_references_logits_scores_and_ranking(golden, 
     np.testing.assert_allclose(again.scores(pairs), model.scores(pairs), atol=1e-7)
 
 
-# === Formulas of the families ===
+# === Formulas by family ===
 
 
 def gelu(x):
@@ -88,7 +89,7 @@ def relu(x):
 
 
 def dense(tensors, name, x):
-    """A dense layer with torch's layout, with its bias where there is one."""
+    """Applies a dense layer in torch's layout, with its bias if it has one."""
     return x @ tensors[f"{name}.weight"].T + tensors.get(f"{name}.bias", 0.0)
 
 
@@ -117,8 +118,8 @@ def eurobert(t, x):
     return dense(t, "classifier", gelu(dense(t, "dense", x)))
 
 
-# One row a form of head: the family, entries of config.json, the head's tensors (with or without a bias), and the
-# logits of one text from its token vectors (tokens, HIDDEN), real tokens only.
+# One row per form of head: the family, entries of config.json, the head's tensors (with or without a bias), and a
+# function that computes the logits of one text from the vectors (tokens, HIDDEN) of its real tokens.
 HEADS = {
     "bert": ({}, {"bert.pooler.dense": True, "classifier": True}, pooler("bert.pooler.dense")),
     "albert": ({}, {"albert.pooler": True, "classifier": True}, pooler("albert.pooler")),
@@ -173,7 +174,7 @@ PREFIXES = {"gte": "new.", "nomic_bert": "nomic_bert.", "openai_gpt": "transform
 
 @functools.cache
 def encoder(family):
-    """The arguments of a small random encoder, and its tensors by the names of its family's files."""
+    """Returns the arguments of a small random encoder, and its tensors with the names of its family's checkpoints."""
     sizes = {"num_layers": 1, "num_heads": 2, "hidden_dim": HIDDEN, "intermediate_dim": 32, "max_sequence_length": 32}
     if "head_dim" in FAMILIES[family].options:
         sizes["head_dim"] = 4
@@ -223,7 +224,7 @@ def test_a_familys_head_equals_its_formula(form, tmp_path):
     states, mask = np.asarray(model.backbone(inputs)), np.asarray(inputs["padding_mask"])
     expected = [HEADS[form][2](head, x[m == 1]) for x, m in zip(states, mask, strict=True)]
     np.testing.assert_allclose(model(inputs), expected, rtol=0, atol=1e-5)
-    assert np.ptp(expected, axis=0).min() > 1e-3  # texts differ
+    assert np.ptp(expected, axis=0).min() > 1e-3  # the logits differ between texts
 
 
 @pytest.mark.parametrize("form", ["bert", "modernbert mean", "eurobert", "gpt2"])
@@ -274,10 +275,10 @@ def test_missing_and_misshapen_tensors_of_a_head_are_errors(form, tmp_path):
         save_file({**tensors, name: tensors[name][..., :-1].copy()}, tmp_path / "model.safetensors")
         with pytest.raises(ValueError, match=f"{name}.*with shape"):
             tx.models.TextClassifier.from_preset(tmp_path)
-    tx.models.TextEmbedder.from_preset(tmp_path, backbone_only=True)  # which reads no head
+    tx.models.TextEmbedder.from_preset(tmp_path, backbone_only=True)  # this does not read the head
 
 
-# === What config.json says ===
+# === Entries of config.json ===
 
 
 def test_labels_come_in_the_order_of_their_ids(copied):
@@ -426,7 +427,7 @@ def test_what_a_cross_encoders_folder_names_goes_before_its_config(copied):
     assert tx.models.TextRegressor.from_preset(folder).preprocessor.sequence_length == 20
 
 
-# === Labels and arguments of one's own ===
+# === Custom labels and arguments ===
 
 
 def test_labels_in_another_order_permute_the_outputs(copied):
@@ -522,7 +523,7 @@ def test_a_regressor_of_other_outputs_has_a_new_head(copied):
         tx.models.TextClassifier.from_preset(folder, labels=["no", "yes"])
 
 
-# === What else a model with a trained head does ===
+# === Training and other uses of a trained head ===
 
 
 @pytest.mark.parametrize("form", ["bert", "eurobert"])

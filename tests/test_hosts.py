@@ -1,6 +1,6 @@
-"""Training over several devices and processes on Keras's JAX backend: as one process on the whole batches.
+"""Training over several devices and processes on Keras's JAX backend equals one process on the whole batches.
 
-The functions below run in processes of their own, which are on one machine here and would be on several hosts.
+The functions below run in separate processes: on one machine here, on several hosts in practice.
 """
 
 import json
@@ -31,7 +31,7 @@ def siamese(folder):
 
 
 def train(folder, name, kills=(), own=None):
-    """Trains, perhaps with interruptions, and returns model and history; `own` is for the files of the tokenizer."""
+    """Trains, optionally with interruptions; returns the model and its history. `own` gets the tokenizer's files."""
     for kill in [*kills, None]:
         model = siamese(own or folder)
         batches = tx.data.batches((PAIRS, np.zeros(16)), model, 4, seed=3, drop_remainder=True)
@@ -55,7 +55,7 @@ def save(path, model, history):
 
 
 def on_one(folder):
-    """What every other way to train is compared with."""
+    """The reference for every other way of training."""
     save(folder / "one.npz", *train(folder, "resume_one"))
     model, above = above_frozen(folder)
     above.fit(PAIRS, np.zeros(16), batch_size=4, seed=3, epochs=1, verbose=0)
@@ -64,7 +64,7 @@ def on_one(folder):
 
 
 def on_own_rows(folder, numbers, batch_size):
-    """Trains on some rows in their own order; all batches have one length."""
+    """Trains on some rows without shuffling; all batches have one length."""
     keras.utils.set_random_seed(1)
     preprocessor = tiny.preprocessor(folder, pad_to_multiple_of=16)
     model = tx.models.Siamese(tx.models.TextEmbedder(test_devices.encoder(), preprocessor))
@@ -89,7 +89,7 @@ def in_a_process_of_two(folder, number):
     own = folder / f"process_{number}"
     own.mkdir()
 
-    # Killed in mid-epoch and taken up again; the checkpoint is one for both, and the first process writes it.
+    # Killed within an epoch and resumed; both processes share one checkpoint, which the first one writes.
     save(folder / f"two_{number}.npz", *train(folder, "resume_two", kills=[6], own=own))
 
     model = siamese(own)
@@ -104,20 +104,20 @@ def in_a_process_of_two(folder, number):
     above.fit(PAIRS, np.zeros(16), batch_size=4, seed=3, epochs=1, verbose=0)
     save(folder / f"two_above_{number}.npz", frozen, {})
 
-    # Each process reads rows of its own: two of every four.
+    # Each process reads its own rows: two of every four.
     mine = [i for i in range(16) if i % 4 // 2 == number]
     save(folder / f"two_rows_{number}.npz", on_own_rows(own, mine, 2), {})
     with pytest.raises(ValueError, match=r"`dataset`.*one padded length.*pad_to_multiple_of=16"):
         tx.data.as_part(batches)
 
-    # What would train apart or fail on the way is refused, in both processes alike.
+    # Both processes raise errors for what would make them diverge or fail later.
     short = tx.data.batches(((PAIRS[0][:15], PAIRS[1][:15]), np.zeros(15)), model, 4, seed=3)
     with pytest.raises(ValueError, match=r"`x`.*multiple of 2 rows.*drop_remainder=True"):
         model.fit(short)
     other = tx.data.batches((PAIRS, np.zeros(16)), model, 4, seed=number, drop_remainder=True)
     with pytest.raises(ValueError, match=r"`x`.*the same in all processes.*'seed'"):
         model.fit(other)
-    # A folder of the first process alone: the other one would begin anew.
+    # Only the first process sees its checkpoint here; the other one would start over.
     apart = [tx.callbacks.Resume(folder / f"apart_{number}")]
     model.fit(batches, epochs=1, verbose=0, callbacks=apart)
     with pytest.raises(ValueError, match=r"`folder`.*all processes see"):
@@ -128,7 +128,7 @@ def in_a_process_of_two(folder, number):
 
 
 def on_two_devices_of_one_process(folder):
-    """Data parallel, and with the weights of large layers cut over the devices."""
+    """Data parallelism, and model parallelism that splits the weights of large layers over the devices."""
     save(folder / "data.npz", *parallel(folder, keras.distribution.DataParallel()))
     mesh = keras.distribution.DeviceMesh((1, 2), ("batch", "model"), keras.distribution.list_devices())
     layout = keras.distribution.LayoutMap(mesh)
@@ -189,7 +189,7 @@ def assert_same(folder, name, other, tolerance=1e-5):
         np.testing.assert_allclose(found[1][key], values, rtol=1e-4, atol=1e-4, err_msg=key)
 
 
-@pytest.mark.slow  # processes that compile on JAX
+@pytest.mark.slow  # starts processes that compile on JAX
 def test_two_processes_train_the_weights_of_one_and_the_first_one_writes(folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -206,14 +206,14 @@ def test_two_processes_train_the_weights_of_one_and_the_first_one_writes(folder)
     assert len(list((folder / "features").glob("*.bin"))) == 1
 
 
-@pytest.mark.slow  # a process that compiles on JAX
+@pytest.mark.slow  # starts a process that compiles on JAX
 def test_two_devices_train_the_weights_of_one(folder):
     finish(process(on_two_devices_of_one_process, folder, devices=2))
     assert_same(folder, "one", "data")
     assert_same(folder, "one", "model")
 
 
-@pytest.mark.slow  # a process of its own
+@pytest.mark.slow  # starts a process
 def test_what_cannot_be_shared_by_two_devices_is_refused(tmp_path):
     test_contracts.run_afresh(f"""
         import os, pathlib

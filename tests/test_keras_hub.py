@@ -1,6 +1,6 @@
-"""KerasHub's backbones given to task models: taken over where there is a form of ours, wrapped otherwise, or refused.
+"""KerasHub backbones in task models: converted if we have the family, wrapped otherwise, or refused.
 
-Expected numbers are those of the KerasHub backbone itself.
+The expected numbers are those of the KerasHub backbone itself.
 """
 
 import keras
@@ -22,11 +22,11 @@ SIZES = {
 }
 GROUPED = {**SIZES, "num_query_heads": 2, "num_key_value_heads": 1}
 GROUPED.pop("num_heads")
-# Two heads of keys for four of queries: the order in which they are shared shows.
+# Two key heads for four query heads, so that the order of sharing matters.
 SHARED = {"num_query_heads": 4, "num_key_value_heads": 2}
 GROUPS = {"num_layers": 4, "num_groups": 2, "num_inner_repetitions": 2}
 LLAMA_3 = {"rope_low_freq_factor": 1.0, "rope_high_freq_factor": 4.0, "rope_pretraining_sequence_length": 16}
-# A class with a form of ours -> its family and further arguments.
+# A class that is converted -> its family and further arguments.
 KNOWN = {
     "BertBackbone": ("bert", {"max_sequence_length": 16, "dropout": 0.3, "num_segments": 3}),
     "RobertaBackbone": ("roberta", {"max_sequence_length": 16}),
@@ -40,7 +40,7 @@ KNOWN = {
     "QwenBackbone": ("qwen2", SHARED),
     "Qwen3Backbone": ("qwen3", {**SHARED, "head_dim": 6, "layer_norm_epsilon": 1e-3}),
 }
-# A class that is wrapped -> its arguments. Those in the first lines differ most from one another.
+# A class that is wrapped -> its arguments. The classes in `WRAPPED` differ most from one another.
 WRAPPED = {
     "FNetBackbone": {**SIZES, "max_sequence_length": 16, "dropout": 0.5},
     "RoformerV2Backbone": {**SIZES, "head_size": 4, "dropout": 0.5},
@@ -60,12 +60,12 @@ OTHERS = {
     "Phi3Backbone": GROUPED,
     "Llama3Backbone": {**GROUPED, "rope_frequency_adjustment_factor": 8.0, **LLAMA_3},
 }
-# These lay their padding open to the real tokens.
+# In these, padding affects the outputs of real tokens.
 PADDING_MATTERS = {"FNetBackbone", "RoformerV2Backbone", "XLNetBackbone", "ESMBackbone"}
 
 
 def make(name, **kwargs):
-    """A KerasHub backbone with weights large enough that outputs differ from text to text."""
+    """A KerasHub backbone with weights large enough that outputs differ between texts."""
     cls = getattr(keras_hub.models, name)
     if name in KNOWN:
         arguments = {**(GROUPED if KNOWN[name][0] in ("llama", "qwen2", "qwen3") else SIZES), **KNOWN[name][1]}
@@ -110,7 +110,7 @@ def classifier(hub, preprocessor, **kwargs):
     return tx.models.TextClassifier(hub, preprocessor, **{"labels": ["card", "loan", "other"], **kwargs})
 
 
-# === Taken over ===
+# === Converted ===
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -207,7 +207,7 @@ def check_wrapped(name):
     assert backbone.vocabulary_size == len(tiny.VOCABULARY)
     assert backbone.token_embedding.weights[0].shape[0] == len(tiny.VOCABULARY)
     wide = run(backbone, {name: np.pad(value, [(0, 0), (0, 4)]) for name, value in x.items()})[:, :7]
-    # Where KerasHub mends a mask, this fails: then the name goes out of both lists.
+    # If this fails because KerasHub fixed a mask, remove the name from both lists.
     assert (np.abs(wide - output)[real].max() > 1e-5) == (name in PADDING_MATTERS) == backbone.depends_on_padding
     groups = backbone.layer_groups()
     assert list(groups) == ["embeddings", "block_0", "block_1"]
@@ -262,7 +262,7 @@ def test_where_padding_is_read_off_an_id_the_mask_decides(name):
 
 
 def dropouts(*layers):
-    """The dropout layers in the attributes of layers, and in those of what is found there."""
+    """The dropout layers among the attributes of layers, searched recursively."""
     found, waiting = {}, list(layers)
     while waiting:
         each = waiting.pop()
@@ -336,7 +336,7 @@ def test_decoders_pool_the_last_token_where_nothing_is_said():
     ]
 )
 def wrapped(request, preprocessor):
-    """A classifier on a wrapped backbone, its preprocessor without segments where the backbone has none."""
+    """A classifier on a wrapped backbone; its preprocessor has segment ids only if the backbone does."""
     hub = make(request.param, dropout=0.1)
     if "segment_ids" not in hub.input:
         preprocessor = tx.preprocessing.TextPreprocessor(preprocessor.tokenizer, 16, segment_ids=False)
@@ -353,7 +353,7 @@ def test_a_wrapped_backbone_trains_freezes_and_is_saved_and_exported(wrapped, tm
     assert history["loss"][-1] < history["loss"][0]
     for weight in wrapped.weights:
         assert weight.trainable or np.array_equal(weight.numpy(), frozen[weight.path])
-    # Batches of one text: what some of these backbones make of a text depends on its padding.
+    # Batches of one text, because the outputs of some of these backbones depend on padding.
     texts = tiny.TEXTS[:4]
 
     def alone(model):
@@ -386,7 +386,7 @@ def test_training_above_frozen_layers_gives_the_weights_of_training_the_whole(na
         model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
         models.append(model)
     whole, above = models
-    # In a batch of its own shape each: dropout of what trains would draw other numbers.
+    # The two get batches of different shapes, so dropout in the trainable layers would draw different numbers.
     for model in models:
         for layer in dropouts(model.backbone.hub()):
             layer.rate = 0.0

@@ -1,6 +1,6 @@
-"""What task models and encoders inherit from Keras and KerasHub: every name works, or refuses and says what to do.
+"""Names that task models and encoders inherit from Keras and KerasHub: each works, or its error says what to do.
 
-One table has a row for each name of a stock model; a name that Keras adds is in no row, and fails.
+One table has a row for each name of a stock model. A name that Keras adds has no row yet and fails the test.
 """
 
 import copy
@@ -26,7 +26,7 @@ TAGS = [["card"], [], ["loan", "other"], ["loan"], ["other"], [], ["card", "loan
 
 @dataclasses.dataclass
 class Case:
-    """A model with its data, and what it gives for them."""
+    """A model with its data and its outputs for them."""
 
     model: Any
     texts: Any
@@ -44,7 +44,7 @@ class Case:
 
 
 def make(kind, folder):
-    """A model that has made a step, with flags that are no defaults."""
+    """Returns a model after one training step, with trainable flags that are not the defaults."""
     keras.utils.set_random_seed(0)
     if kind == "embedder":
         return Case(tiny.embedder(folder, trainable=["block_0"]), tiny.TEXTS, None)
@@ -214,7 +214,7 @@ def on_batch(case, folder):
     expected = model.evaluate(case.texts, case.targets, batch_size=8, verbose=0)
     np.testing.assert_allclose(model.test_on_batch(case.texts, case.targets), expected, rtol=1e-4)
     halves = np.array([0.0, 1.0] * 4)
-    model.reset_metrics()  # which Keras does by itself since 3.15
+    model.reset_metrics()  # Keras does this itself since 3.15
     weighed = model.test_on_batch(case.texts, case.targets, sample_weight=halves)
     assert np.ravel(weighed)[0] != pytest.approx(np.ravel(expected)[0])
     losses = []
@@ -300,13 +300,13 @@ def compile_state(case, folder):
     if config is None:
         assert not case.model.compiled
         return
-    keras.saving.deserialize_keras_object(config)  # as stock models do, `clone_model` for one
+    keras.saving.deserialize_keras_object(config)  # like stock models, for example in `clone_model`
     other.compile_from_config(config)
     assert len(other.optimizer.variables) == len(case.model.optimizer.variables)
 
 
 def build(case, folder):
-    case.model.build(None)  # KerasHub has a default since 0.32
+    case.model.build(None)  # KerasHub has a default for the argument since 0.32
     case.model.build_from_config(case.model.get_build_config())
     case.check(case.model)
 
@@ -359,7 +359,7 @@ def not_a_quantized_layer(case, folder):
 
 # === The table ===
 
-# A check of this file -> the public names that it is about.
+# A check of this file -> the public names that it covers.
 ROWS = {
     saved: "save",
     from_config: "from_config get_config",
@@ -386,25 +386,25 @@ ROWS = {
     no_metric_of_its_own: "add_metric",
     not_a_quantized_layer: "quantized_call quantized_build quantization_mode get_quantization_layer_structure",
 }
-# Names with tests of their own elsewhere: strings in and out, presets, flags.
+# Names that other files test: strings as inputs and outputs, presets, flags.
 ELSEWHERE = (
     "fit predict evaluate compile preprocess_samples from_preset save_to_preset trainable trainable_weights "
     "non_trainable_weights backbone preprocessor"
 )
-# What Keras calls while a model trains, evaluates and predicts, all of which runs above.
+# What Keras calls in training, evaluation and prediction, all of which run above.
 HOOKS = (
     "call make_train_function make_test_function make_predict_function train_step test_step predict_step "
     "compute_metrics stateless_compute_loss compiled_metrics compiled_loss train_function test_function "
     "predict_function stop_training"
 )
-# Values that are read.
+# Attributes that can be read.
 VALUES = (
     "name path dtype dtype_policy compute_dtype variable_dtype input_dtype input_spec output outputs output_names "
     "operations autocast supports_masking supports_jit jit_compile run_eagerly steps_per_execution "
     "unrolled_steps_per_execution optimizer loss compiled activity_regularizer call_signature_parameters "
     "distribute_strategy backbone_cls preprocessor_cls"
 )
-# A deprecated property that stock models of Keras 3.15 do not have either.
+# A deprecated property that stock models of Keras 3.15 lack, too.
 MISSING = "distribute_reduction_method"
 # Copies, which Keras and Python make without a public method.
 COPIES = (clone_model, deepcopy, pickled)
@@ -417,7 +417,7 @@ def names(row):
 
 
 def stock_names():
-    """The public names of a compiled stock model and of KerasHub's tasks."""
+    """Returns the public names of a compiled stock model and of KerasHub's tasks."""
     inputs = keras.Input((2,))
     model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
     model.compile("adam", "mse")

@@ -1,4 +1,4 @@
-"""Late interaction: tokens and their vectors against loops, MaxSim, losses, the index with codes, exports."""
+"""Late interaction: tokens and vectors compared with loops, MaxSim, losses, the index with codes, exports."""
 
 import keras
 import numpy as np
@@ -50,7 +50,7 @@ def matrix(queries, documents):
 
 
 def tokens_of(ids, marker, limit, filled):
-    """The tokens of one text as the model reads them, by a loop."""
+    """The tokens of one text as the model reads them, in plain Python."""
     read = [ids[0], *([IDS[marker]] if marker else []), *ids[1:]]
     if limit is not None and len(read) > limit:
         read = [*read[: limit - 1], ids[-1]]
@@ -86,7 +86,7 @@ def test_vectors_are_those_of_a_loop_over_tokens(folder, side, marked, filled):
     queries, documents = ([row[row.any(axis=1)] for row in side] for side in outputs)
     assert all(
         (side.any(axis=2)[:, :-1] >= side.any(axis=2)[:, 1:]).all() for side in outputs
-    )  # first those that count
+    )  # vectors that count come first
     for row, query, document in zip(ids, queries, documents, strict=True):
         read = tokens_of(row, markers.get("query_marker"), 7, filled)
         np.testing.assert_allclose(query, vectors_of(model, read), atol=1e-5)
@@ -128,7 +128,7 @@ def test_similarity_and_rank_are_maxsim(embedder, blocks):
     expected = matrix(queries, documents)
     np.testing.assert_allclose(embedder.similarity(queries, documents), expected, atol=1e-5)
     ragged = [queries[0][:2], np.zeros((0, 4)), queries[1], queries[2][:5]]
-    with blocks(10, 3):  # some queries and documents at a time
+    with blocks(10, 3):  # a few queries and documents at a time
         np.testing.assert_allclose(embedder.similarity(ragged, documents), matrix(ragged, documents), atol=1e-5)
     assert embedder.similarity([], documents).shape == (0, 9) and embedder.similarity(queries, []).shape == (3, 0)
     ranked = embedder.rank(tiny.TEXTS[0], tiny.TEXTS, k=3)
@@ -167,7 +167,7 @@ def test_wrong_arguments_are_errors(folder, embedder):
 
 
 def tokens(*shape):
-    """Random unit vectors of which some are left out."""
+    """Random unit vectors, some of them left out (zero)."""
     x = RNG.normal(size=shape)
     x /= np.linalg.norm(x, axis=-1, keepdims=True)
     return x * (RNG.uniform(size=(*shape[:-1], 1)) > 0.3)
@@ -246,7 +246,7 @@ def test_towers_train_and_come_back_from_files(folder, tmp_path):
 
 
 def corpus(texts=40, dim=12):
-    """Token vectors around a few centres, and queries near to some of them; one text has no tokens."""
+    """Texts and their token vectors around a few centers; one text has no tokens."""
     centres = RNG.normal(size=(15, dim))
     found = []
     for i in range(texts):
@@ -262,7 +262,7 @@ def test_search_without_bits_is_exact_in_blocks(blocks):
     index = search.LateInteractionIndex(None, texts[:9], embeddings=vectors[:9], bits=None)
     index.add(texts[9:], embeddings=vectors[9:])
     expected = matrix(queries, vectors)
-    for held in (8192, 2):  # all texts, or some at a time
+    for held in (8192, 2):  # all texts, or a few at a time
         with blocks(1024, held):
             hits = index.search(queries, k=40)
         for row, ids, scores in zip(expected, hits.ids, hits.scores, strict=True):
@@ -280,9 +280,9 @@ def test_search_without_bits_is_exact_in_blocks(blocks):
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_codes_come_back_as_a_loop_over_components_says(bits):
-    texts, vectors = corpus(dim=11)  # no whole number of bytes
+    texts, vectors = corpus(dim=11)  # not a whole number of bytes
     index = search.LateInteractionIndex(None, texts, embeddings=vectors, bits=bits, num_centroids=16)
-    # The codec's numbers are not public, and a loop over them is what says that packing loses nothing.
+    # The codec is private, but only a loop over its numbers can show that packing loses nothing.
     codec = index._codec
     flat = np.concatenate(vectors)
     expected = []
@@ -299,7 +299,7 @@ def test_codes_come_back_as_a_loop_over_components_says(bits):
     cosines = np.sum(found * flat, axis=1)
     assert cosines.mean() > {1: 0.93, 2: 0.97, 4: 0.995}[bits]
     assert len(codec.values) == 2**bits and (np.diff(codec.values) > 0).all()
-    # All texts, by the rounded vectors.
+    # The search scores all texts with the rounded vectors.
     hits = index.search(vectors[3], k=40)
     expected = matrix([vectors[3]], index.vectors(np.arange(40)))[0]
     np.testing.assert_allclose(hits.scores, np.sort(expected)[::-1], atol=1e-5)
@@ -308,7 +308,7 @@ def test_codes_come_back_as_a_loop_over_components_says(bits):
 def test_candidates_are_the_texts_with_a_near_centroid():
     texts, vectors = corpus()
     index = search.LateInteractionIndex(None, texts, embeddings=vectors, bits=4, num_centroids=12)
-    centroids, query = index._codec.centroids, vectors[3]  # what candidates are chosen by is not public
+    centroids, query = index._codec.centroids, vectors[3]  # private: they select the candidates
     whole = index.search(query, k=40)
     for nprobe in (1, 3, 12, 50):
         near = {int(i) for q in query for i in np.argsort(-(centroids @ q), kind="stable")[:nprobe]}
@@ -406,13 +406,13 @@ def test_an_export_answers_as_python_does(embedder, tmp_path):
 
 
 class Own(models.LateInteractionEmbedder):
-    """A user's subclass, registered under no name of the package."""
+    """A user's subclass, registered outside the package."""
 
 
 @pytest.mark.slow
 def test_a_users_subclass_and_new_markers_work(folder, embedder, tmp_path):
     marked = embedder.with_added_tokens(["[Q]"], special=True)
-    # The ids of tokens are those of the vocabulary that the model has now.
+    # Token ids are those of the model's new vocabulary.
     own = keras.saving.register_keras_serializable("tests")(Own)(
         marked.backbone, marked.preprocessor, **{**OPTIONS, "query_marker": "[Q]"}
     )

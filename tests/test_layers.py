@@ -8,7 +8,7 @@ from tfxfer import layers
 
 RNG = np.random.default_rng(1)
 X = RNG.normal(size=(5, 7, 3)).astype("float32")
-# Rows of 7, 4, 1 and no real tokens on the right, one of 3 with padding on the left.
+# Rows with 7, 4, 1 and 0 real tokens, padded on the right; a row with 3, padded on the left.
 MASK = np.array(
     [[1] * 7, [1] * 4 + [0] * 3, [1] + [0] * 6, [0] * 7, [0] * 4 + [1] * 3],
     "int32",

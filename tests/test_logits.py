@@ -1,4 +1,4 @@
-"""Keras's losses and metrics on models whose outputs are logits: right, or refused with both readings."""
+"""Keras losses and metrics on models that output logits: correct, or an error that names the alternatives."""
 
 import keras
 import numpy as np
@@ -14,13 +14,13 @@ MULTI_HOT = np.array([[float(label in tags) for label in CLASSES] for tags in TA
 
 
 def named(loss):
-    """A name without an address, which differs from process to process."""
+    """Returns a name without a memory address, because addresses differ between processes."""
     return loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A classifier, one of several labels, and a regressor, whose outputs are far from probabilities."""
+    """A classifier, a multi-label classifier and a regressor; the outputs of all are far from probabilities."""
     folder = tmp_path_factory.mktemp("logits")
     regressor = tx.models.TextRegressor(tiny.backbone(), tiny.preprocessor(folder))
     of_labels = tiny.classifier(folder, multi_label=True)
@@ -76,7 +76,8 @@ def test_metrics_by_name_are_those_of_the_logits(models):
     assert found["accuracy"] == found["binary_accuracy"] == pytest.approx((said == MULTI_HOT).mean())
     assert found["precision"] == pytest.approx(MULTI_HOT[said].mean())
     assert found["recall"] == pytest.approx(said[MULTI_HOT > 0].mean())
-    # Keras's area has 200 thresholds: probabilities between two of them count as equal, so pairs of rows do not give it.
+    # Keras's AUC has 200 thresholds. Probabilities between two of them count as equal, so that counting pairs of rows
+    # would give another value.
     auc = keras.metrics.AUC()
     auc.update_state(MULTI_HOT, 1 / (1 + np.exp(-logits)))
     assert found["auc"] == pytest.approx(float(auc.result()))

@@ -11,7 +11,7 @@ import tfxfer as tx
 
 FAMILIES = {
     "bert": {"num_layers": 2},
-    "albert": {"embedding_dim": 6, "num_layers": 2},  # one block, twice
+    "albert": {"embedding_dim": 6, "num_layers": 2},  # one block, used twice
     "deberta_v3": {"bucket_size": 4},
     "gpt2": {},
     "gemma3_text": {"head_dim": 6, "num_key_value_heads": 1},
@@ -46,7 +46,7 @@ def logits_of(model):
 
 
 def changed(model, **kwargs):
-    """The model with adapters that are not nothing."""
+    """The model with adapters that change its outputs."""
     tx.freezing.add_lora(model, **{"rank": 2, **kwargs})
     for number, variable in enumerate(model.backbone.lora_variables().values()):
         variable.assign(np.random.default_rng(number).normal(0, 0.3, variable.shape))
@@ -55,11 +55,11 @@ def changed(model, **kwargs):
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def pair(request):
-    """A model with trained adapters on all dense layers, its outputs before and after, and its weights before."""
+    """A model with trained adapters on all dense layers, and its outputs and weights before they were added."""
     model = classifier(request.param)
     before, weights = logits_of(model), {w.path: w.numpy() for w in model.weights}
     tx.freezing.add_lora(model, rank=2, alpha=3.0, targets="*")
-    np.testing.assert_array_equal(logits_of(model), before)  # adapters start as nothing
+    np.testing.assert_array_equal(logits_of(model), before)  # new adapters change nothing
     model.compile(keras.optimizers.AdamW(0.05, weight_decay=0.1), run_eagerly=True)
     model.fit(ids_of(model), Y, epochs=3, verbose=0)
     return model, before, weights
@@ -76,7 +76,8 @@ def test_adapters_and_head_move_and_nothing_else(pair):
     for weight in model.weights:
         if weight.path in weights:
             assert np.array_equal(weight.numpy(), weights[weight.path]) == (id(weight) not in expected), weight.path
-    # B starts at zero; A has a gradient from the second step on. A key's do not matter where scores are shifted alike.
+    # B starts at zero, so A has no gradient before the second step. A key's adapters have no effect where they shift
+    # all scores equally.
     assert all(np.abs(w.numpy()).max() > 1e-3 for name, w in adapters.items() if name.endswith("b"))
     assert np.abs(logits_of(model) - before).max() > 0.1
 
@@ -121,7 +122,7 @@ def test_merged_outputs_are_the_same_and_the_model_is_plain(pair, tmp_path):
     assert [w.shape for w in plain.weights] == [w.shape for w in merged.weights]
     plain.set_weights(merged.get_weights())
     np.testing.assert_allclose(logits_of(plain), expected, atol=1e-5)
-    # A file with adapters loads, merged, into a model without.
+    # A file with adapters also loads into a model without them; loading merges them.
     model.backbone.save_weights(tmp_path / "adapted.weights.h5")
     plain.backbone.set_weights([0 * w for w in plain.backbone.get_weights()])
     plain.backbone.load_weights(tmp_path / "adapted.weights.h5")
@@ -143,12 +144,12 @@ def test_adapters_are_a_file_of_their_own(pair, tmp_path):
     tx.freezing.save_adapters(model, path)
     for variable in fresh.backbone.lora_variables().values():
         variable.assign(ops.zeros_like(variable))
-    tx.freezing.load_adapters(fresh, path)  # over its own adapters; without a head in the file
+    tx.freezing.load_adapters(fresh, path)  # replaces its adapters; the file has no head
     np.testing.assert_array_equal(logits_of(fresh), logits_of(model))
 
 
 def test_adapters_of_a_real_encoders_shape_are_a_third_of_a_per_cent_of_it(tmp_path):
-    # MiniLM-L6's sizes but for the table of tokens, of which the share is computed.
+    # MiniLM-L6's sizes, except for the tables of tokens and positions; `missing` adds their other rows.
     sizes = {"num_heads": 12, "hidden_dim": 384, "intermediate_dim": 1536, "num_layers": 6}
     model = classifier(**sizes)
     tx.freezing.add_lora(model)
@@ -172,7 +173,7 @@ def test_some_blocks_get_adapters_and_all_else_is_frozen():
     tx.freezing.unfreeze(model)
     assert len(model.trainable_weights) == 4
     model.trainable = False
-    model.trainable = True  # Keras's own way would thaw kernels and biases
+    model.trainable = True  # Keras's own setter would unfreeze kernels and biases
     assert len(model.trainable_weights) == 4
     with pytest.raises(ValueError, match="merge_lora"):
         tx.freezing.unfreeze(model, groups=["embeddings"])
@@ -284,7 +285,7 @@ def test_a_file_of_another_kind_is_an_error(tmp_path):
 
 
 def facts_of(model):
-    """All that a failed load must leave as it was."""
+    """Everything that a failed load must leave unchanged."""
     optimizer = model.optimizer
     return (
         [weight.numpy().tobytes() for weight in model.weights],
@@ -297,7 +298,7 @@ def facts_of(model):
 
 
 def files(folder):
-    """Adapters that fail in different places: of another shape, and such as fit."""
+    """Writes adapters that fit and adapters with a wrong shape, which fail in different places."""
     tx.freezing.save_adapters(changed(classifier(num_layers=2)), folder / "fit", head=True)
     tensors = safetensors.numpy.load_file(folder / "fit")
     with safetensors.safe_open(str(folder / "fit"), "np") as file:
@@ -308,7 +309,7 @@ def files(folder):
 
 
 def fails_at(model, name):
-    """`keras.Variable.assign`, without the room for an adapter the first time that it gets the file's numbers."""
+    """A `keras.Variable.assign` that runs out of memory the first time that an adapter gets the file's values."""
     real, calls = keras.Variable.assign, []
 
     def assign(self, value):
@@ -328,7 +329,7 @@ def test_loading_that_fails_leaves_the_model_as_it_was(quantized, fault, tmp_pat
     if quantized:
         model.quantize("int8")
     else:
-        kernel.assign(kernel * -0.0)  # zeros with a sign, which no addition keeps
+        kernel.assign(kernel * -0.0)  # signed zeros, which no addition preserves
     tx.freezing.freeze(model, below=1)
     if fault == "assigning over":
         changed(model)

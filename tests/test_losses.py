@@ -1,4 +1,4 @@
-"""Losses against the reference implementation, their laws, and what they say of input that does not fit.
+"""Losses against the reference implementation, their properties, and their errors for invalid input.
 
 Reference: sentence-transformers 6.2.0 on torch 2.15 in float64, SetFit 1.2.0 for one (golden/losses.json).
 """
@@ -22,11 +22,11 @@ RNG = np.random.default_rng(2)
 REFERENCE_NAMES = {"cos": "cosine", "euc": "euclidean", "man": "manhattan"}
 
 
-# === The reference's numbers ===
+# === Reference numbers ===
 
 
 def margins(x):
-    """The reference's case of two negatives: margins from scores that a teacher might give."""
+    """Returns the margins of a plausible teacher, for the reference's case with two negatives."""
     teacher = np.stack([x["score"], x["score"][::-1], x["score"] / 2], axis=1)
     return teacher[:, :1] - teacher[:, 1:]
 
@@ -36,11 +36,11 @@ def guides(*names):
 
 
 def first(count, labels):
-    """Makes a case of the first rows only, with labels of their own."""
+    """Makes the target of a case that has only the first rows, with the given labels."""
     return slice(count), lambda x: np.array(labels)
 
 
-# Key: the loss, the columns (or the one column of single texts), the target's name or how to make it.
+# Key: the loss, the columns (or the column of single texts), the target's name or a function that makes it.
 CASES = {
     "online_contrastive/cos/single_pos": (losses.OnlineContrastiveLoss(), ("A", "P"), first(4, [1, 0, 0, 0])),
     "online_contrastive/cos/all_pos": (losses.OnlineContrastiveLoss(), ("A", "P"), first(4, [1, 1, 1, 1])),
@@ -90,7 +90,7 @@ CASES = {
         None,
     ),
     "matryoshka/cosent/dims6,4,2/w1": (losses.MatryoshkaLoss(losses.CoSENTLoss(), [6, 4, 2]), ("A", "P"), "score"),
-    # The first six rows: in the others a class has one text, where the reference gives NaN.
+    # Only the first six rows: in the others, a class has one text, for which the reference gives NaN.
     "setfit_supcon/T0.07": (losses.SupervisedContrastiveLoss(), "A", first(6, [0, 0, 1, 1, 2, 2])),
 }
 for short, distance in REFERENCE_NAMES.items():
@@ -123,7 +123,7 @@ for temperature in (1, 2):
     teacher = lambda x: np.stack([x["score"], 1 - x["score"]], axis=1)  # noqa: E731
     CASES[f"distill_kl/dot/T{temperature}"] = (loss, ("A", "P", "N"), teacher)
 
-# Keys that are no loss: a decoder with weights of its own, which the tests of the layers hold against its number.
+# Keys that are not losses: a decoder with its own weights, which the tests of the layers compare with this number.
 OTHERS = {"softmax/(u,v,|u-v|)"}
 
 
@@ -138,10 +138,10 @@ def test_every_number_of_the_reference_has_a_case(reference):
 
 def test_every_loss_with_a_reference_is_held_against_it():
     inside = {type(loss) for loss, _, _ in CASES.values()}
-    # The article's two other forms of the triplet loss and the distillation of embeddings are not in the reference's
-    # numbers: loops stand in for it (test_losses_loops.py), Keras for the two on logits (test_losses_logits.py), and
-    # an enumeration for those on tags (test_crf.py). Others have references of their own: on token vectors
-    # (test_late_interaction.py), on lists (test_losses_lists.py), of metric learning (test_losses_metric.py).
+    # The losses below are not in the reference's numbers. Loops check the article's two other forms of the triplet loss
+    # and the distillation of embeddings (test_losses_loops.py), Keras checks the two on logits (test_losses_logits.py),
+    # and enumeration checks those on tags (test_crf.py). The others have separate references: on token vectors
+    # (test_late_interaction.py), on lists (test_losses_lists.py) and for metric learning (test_losses_metric.py).
     outside = {cls for cls in test_contracts.LOSSES if not getattr(cls, "takes_lists", False)}
     assert outside - inside == {
         losses.TripletCrossEntropyLoss,
@@ -171,14 +171,14 @@ def test_every_loss_with_a_reference_is_held_against_it():
 
 
 def batch(reference, key, dtype):
-    """The inputs of a case, and its loss in a dtype."""
+    """Returns the loss of a case in a dtype, its targets and its embeddings."""
     loss, names, target = CASES[key]
     x = {name: np.array(values) for name, values in reference["inputs"].items()}
     y_pred = x[names] if isinstance(names, str) else np.stack([x[name] for name in names], axis=1)
     rows, target = target if isinstance(target, tuple) else (slice(None), target)
     if key == "angle/odd_dim":
         y_pred = y_pred[..., :5]
-    if key == "angle/triplet_nolabels":  # triplets without labels are pairs of score 1 and of score 0
+    if key == "angle/triplet_nolabels":  # a triplet without labels is a pair of score 1 and a pair of score 0
         y_pred = np.concatenate([y_pred, np.stack([x["A"], x["N"]], axis=1)])
     y_true = np.zeros(len(y_pred)) if target is None else x[target] if isinstance(target, str) else target(x)
     loss = type(loss).from_config({**loss.get_config(), "dtype": dtype})
@@ -194,7 +194,7 @@ def test_loss_equals_the_reference(reference, key, dtype, tolerance):
     assert float(value) == pytest.approx(reference["values"][key], abs=tolerance, rel=tolerance)
 
 
-# === Input that does not fit ===
+# === Invalid input ===
 
 
 PAIRS, TRIPLETS = RNG.normal(size=(4, 2, 6)).astype("float32"), RNG.normal(size=(4, 3, 6)).astype("float32")
@@ -255,7 +255,7 @@ def test_input_that_does_not_fit_is_an_error_that_says_what_to_do(loss, y_true, 
 
     with pytest.raises(ValueError, match=f"(?s)Invalid value for argument.*{said}"):
         loss(y_true, y_pred)
-    with pytest.raises(ValueError, match=said):  # at once, before there are values
+    with pytest.raises(ValueError, match=said):  # raised when traced, before there are values
         tf.function(loss).get_concrete_function(tf.constant(y_true), tf.constant(y_pred))
 
 
@@ -332,7 +332,7 @@ def test_fit_of_rows_of_the_wrong_kind_stops_at_the_first_batch(tmp_path):
         model.fit(data.batches(pairs, model.preprocessor, batch_size=4, columns="separate"), verbose=0)
 
 
-# === Batches without anything to learn ===
+# === Batches with nothing to learn ===
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_fit_of_rows_of_the_wrong_kind_stops_at_the_first_batch(tmp_path):
             for cls in test_contracts.LOSSES
             if cls.labels == "classes" and cls not in (losses.GeneralizedLiftedStructureLoss, losses.NPairsRowsLoss)
         ),
-        # One class: a softmax over positives alone is no zero, so SupervisedContrastiveLoss is not among these.
+        # One class. SupervisedContrastiveLoss is left out because a softmax over positives only is not zero.
         *(
             (cls(), [3, 3, 3, 3])
             for cls in test_contracts.LOSSES
@@ -375,7 +375,7 @@ def test_class_ids_beyond_float32_are_told_apart():
     assert float(loss(ids[:, None], TEXTS)) == float(loss(ids, TEXTS))
 
 
-# === Laws ===
+# === Properties ===
 
 
 BATCHES = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).normal(size=(5, 3, 4)))
@@ -438,7 +438,7 @@ def test_neighbours_agree_where_they_meet(rows):
     np.testing.assert_allclose(ranking, losses.triplet(rows, 0.4, "cosine"), atol=1e-12)
     hinges = ops.convert_to_numpy(losses.triplet(rows, margin=0.0))
     assert (ops.convert_to_numpy(losses.triplet_cross_entropy(rows, scale=1.0)) >= hinges).all()
-    # A guide that takes nothing for a positive leaves in-batch ranking over queries and documents.
+    # If the guide finds no false negatives, the loss is in-batch ranking over queries and documents.
     guide = np.repeat(np.eye(5)[:, None], 2, axis=1)
     expected = losses.multiple_negatives_ranking(
         rows[:, :2], directions=("query_to_document", "query_to_query", "document_to_document")

@@ -1,4 +1,4 @@
-"""Losses on JAX, and on several devices: each in a process of its own."""
+"""Losses on JAX and on several devices, each in a separate process."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_losses_on_jax_give_tensorflow_numbers_and_finite_gradients(tmp_path):
     """)
 
 
-# Of each way to deal with replicas one.
+# One loss for each way of handling replicas.
 SOME = ["MultipleNegativesRankingLoss", "BatchHardTripletLoss", "CosineMSELoss", "TagCrossentropy", "MatryoshkaLoss"]
 
 

@@ -1,6 +1,6 @@
-"""Losses on lists of documents against sentence-transformers 6.2 in float64, their laws, and input that does not fit.
+"""Losses on lists of documents: compared with sentence-transformers 6.2 in float64, their properties, invalid input.
 
-The numbers are in golden/rerank; the library's cast to float32 was taken out when they were made.
+The numbers are in golden/rerank; they were computed without the library's cast to float32.
 """
 
 import gzip
@@ -30,12 +30,12 @@ def padded(rows, fill=np.nan, width=None):
 
 
 def value_and_gradient(function, grades, scores, flat):
-    """A loss in float64 on lists, and its gradient by list; the scores of all documents one after another if `flat`."""
+    """A loss on lists in float64 and its gradient by list; with `flat`, the loss gets all scores as one column."""
     flattened = tf.constant(np.concatenate([np.array(each, "float64") for each in scores])[:, None])
     with tf.GradientTape() as tape:
         tape.watch(flattened)
         rows = tf.RaggedTensor.from_row_lengths(flattened[:, 0], [len(each) for each in scores])
-        # What fills up a list is nothing that a loss may read.
+        # Infinite padding, because a loss must not read it.
         y_pred = flattened if flat else rows.to_tensor(np.inf)
         value = tf.reduce_mean(function(padded(grades), y_pred))
     gradient = tf.convert_to_tensor(tape.gradient(value, flattened)).numpy()[:, 0]
@@ -43,7 +43,7 @@ def value_and_gradient(function, grades, scores, flat):
 
 
 def listwise(case):
-    """The function of a case of `listwise.json`, or `None` for a quirk that is not ours."""
+    """The loss function of a case of `listwise.json`, with the arguments of the case."""
     config = dict(case["config"])
     config.pop("mini_batch_size", None)  # it never changes a value
     config["activation"] = ACTIVATIONS[config.pop("activation", None)]
@@ -75,12 +75,12 @@ def test_listwise_losses_and_their_gradients_equal_the_reference(step, golden):
         batch = reference["batches"][case["batch"]]
         ragged = len({len(each) for each in batch["scores"]}) > 1
         if case["config"].get("lambda_weight") == "inverse_rank_unmasked" and ragged:
-            continue  # there the padding of shorter lists enters the sum of the weights
+            continue  # the reference adds the padding of shorter lists to the sum of the weights
         function = listwise(case)
         value, gradient = value_and_gradient(function, batch["labels"], batch["scores"], flat=number % 2)
         said = f"{case['loss']} {case['config']} {case['batch']}"
         assert value == pytest.approx(case["value"], abs=1e-8, rel=1e-8), said
-        # What is shipped has few gradients.
+        # Few of the shipped cases have gradients.
         for found, expected in zip(gradient, case.get("grad", gradient), strict=True):
             np.testing.assert_allclose(found, expected, atol=1e-8, rtol=1e-8, err_msg=said)
         seen.add(case["loss"])
@@ -142,7 +142,7 @@ def test_softmax_over_other_rows_documents_equals_the_reference(golden):
         np.testing.assert_allclose(gradient, case.get("grad", gradient), atol=1e-8, rtol=1e-8)
 
 
-# === Laws ===
+# === Properties ===
 
 RNG = np.random.default_rng(5)
 GRADES = [[2.0, 0.0, 1.0], [1.0], [0.0, 3.0, 3.0, 1.0, 0.0]]
@@ -165,7 +165,7 @@ def test_what_fills_up_a_list_and_the_order_of_its_documents_change_nothing(name
     expected, gradient = value_and_gradient(function, GRADES, SCORES, flat=True)
     wide = function(padded(GRADES, width=9), padded(SCORES, fill=1e30, width=9))
     assert float(np.mean(wide)) == pytest.approx(expected, rel=1e-12)
-    # Equal grades of the last list keep their order, which lists of equal grades are read by.
+    # Equal grades in the last list keep their order, because the losses order equal grades by position.
     orders = [[2, 0, 1], [0], [1, 0, 3, 2, 4]]
     moved = [[[each[i] for i in order] for each, order in zip(rows, orders, strict=True)] for rows in (GRADES, SCORES)]
     value, other = value_and_gradient(function, *moved, flat=False)

@@ -1,4 +1,4 @@
-"""Losses and metrics on logits against Keras's and against loops."""
+"""Losses and metrics on logits, against those of Keras and against loops."""
 
 import math
 
@@ -53,7 +53,7 @@ def test_one_class_a_token_is_fine_too():
 
 def test_indices_that_a_half_precise_loss_cannot_hold_are_told_apart():
     logits = np.zeros((2, 300), "float32")
-    logits[:, 257] = 9.0  # 256 in bfloat16
+    logits[:, 257] = 9.0  # bfloat16 rounds 257 to 256
     loss = losses.ClassCrossentropy(dtype="bfloat16")
     assert float(loss(np.array([257, 257]), logits)) < 0.1 < 8 < float(loss(np.array([256, 256]), logits))
 
@@ -132,7 +132,7 @@ def test_a_classifier_learns_from_a_teachers_probabilities(tmp_path):
     model.compile(keras.optimizers.SGD(0.3), loss=losses.ClassCrossentropy(), metrics=[metrics.ClassAccuracy()])
     rows = (tiny.TEXTS, teacher)
     batches = tx.data.batches(rows, model.preprocessor, 8, shuffle=False)
-    # Watched without a mode: Keras has to know that larger is better.
+    # No mode is given: Keras must know that larger is better.
     stop = keras.callbacks.EarlyStopping("accuracy", patience=25)
     history = keras.Model.fit(model, batches, epochs=25, shuffle=False, verbose=0, callbacks=[stop]).history
     entropy = -(teacher * np.log(teacher)).sum(axis=1).mean()
@@ -199,7 +199,7 @@ def test_weights_by_name_are_put_in_the_labels_order():
     expected = losses.WeightedBinaryCrossentropy([4.0, 2.0, 3.0], gamma=1.5, name="n", reduction="sum")
     assert ordered.get_config() == expected.get_config()
     assert float(ordered(HOT[:, :3], LOGITS[:, :3])) == float(expected(HOT[:, :3], LOGITS[:, :3]))
-    assert ordered.for_labels(["x", "y", "z"]) is ordered  # in an order already
+    assert ordered.for_labels(["x", "y", "z"]) is ordered  # already in an order
     assert losses.WeightedBinaryCrossentropy().for_labels(["a"]).positive_weights is None
     numbers = losses.WeightedBinaryCrossentropy({3: 2.0, 5: 4.0})
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(numbers))
@@ -210,7 +210,7 @@ def test_weights_by_name_are_put_in_the_labels_order():
 
 def test_what_class_weights_returns_can_be_used():
     y = np.array([[1, 0], [0, 0], [0, 1], [0, 1]])
-    weights = tx.data.class_weights(y)  # 3 against 1, 2 against 2
+    weights = tx.data.class_weights(y)  # negatives to positives: 3 to 1, 2 to 2
     loss = losses.WeightedBinaryCrossentropy(weights)
     expected = float(losses.WeightedBinaryCrossentropy([3.0, 1.0])(y, LOGITS[:4, :2]))
     assert float(loss(y, LOGITS[:4, :2])) == expected

@@ -1,4 +1,4 @@
-"""Every loss against loops in plain numpy that follow its formula, on random data, with every argument varied."""
+"""Every loss compared with loops in plain numpy that follow its formula: random data, every argument varied."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ RNG = np.random.default_rng(7)
 ROWS = RNG.normal(size=(7, 4, 5))  # query, positive, two negatives
 LABELS = np.array([1, 0, 0, 1, 1, 0, 1])
 SCORES = np.array([0.3, 0.1, 0.3, 0.9, 0.0, 0.5, 1.7])
-IDS = np.array([2, 0, 2, 1, 0, 2, 9])  # the last is alone in its class
+IDS = np.array([2, 0, 2, 1, 0, 2, 9])  # the last is the only one of its class
 N = range(len(ROWS))
 
 
@@ -55,7 +55,7 @@ def agree(found, expected, tolerance=1e-9):
 
 
 def shifted(distance, u, v):
-    """The distance with the reference's 1e-6 in the difference, for the two that have it."""
+    """The distance, with the reference's 1e-6 in the difference for the two distances that have it."""
     return DISTANCES[distance](u + 1e-6 if distance in ("euclidean", "manhattan") else u, v)
 
 
@@ -132,7 +132,7 @@ def test_three_forms_of_the_triplet_loss(distance, columns, value):
 
 
 def mined(texts, ids, distance):
-    """Distances, and the positions of each text's positives and negatives."""
+    """Distances, and the indices of each text's positives and negatives."""
     d = [[DISTANCES[distance](u, v) for v in texts] for u in texts]
     n = range(len(texts))
     positives = [[j for j in n if ids[j] == ids[i] and j != i] for i in n]
@@ -158,7 +158,7 @@ def test_a_negative_as_far_as_the_positive_is_neither_farther_nor_hard():
     same = np.repeat(ROWS[:1, :2], 3, axis=0)
     for labels in ([1, 1, 1], [0, 0, 0], [1, 0, 1]):
         assert float(losses.online_contrastive(np.array(labels), same, 9.0, "dot")) == 0.0
-    guide = np.ones((7, 2, 3))  # every pair is as alike as the row's own: nothing is left out
+    guide = np.ones((7, 2, 3))  # every pair is as similar as the row's own: nothing is left out
     directions = ("query_to_document", "query_to_query", "document_to_document")
     expected = ranking(ROWS[:, :2], 1.0, "cosine", directions, True)
     agree(losses.gist_embed(guide, ROWS[:, :2], 1.0), expected)
@@ -166,7 +166,7 @@ def test_a_negative_as_far_as_the_positive_is_neither_farther_nor_hard():
 
 def test_a_negative_as_far_as_the_positive_is_not_semi_hard():
     texts = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [-2.0, 0.0]])  # from the first: 1, 1 and 4
-    # From the second: 1, 2 and 9. The others are alone in their classes.
+    # From the second: 1, 2 and 9. The other classes have one text each.
     expected = np.mean([hinge(1 - 4 + 3.5), hinge(1 - 2 + 3.5)])
     agree(losses.batch_semi_hard_triplet(np.array([0, 0, 1, 2]), texts, 3.5, "squared_euclidean"), expected)
 
@@ -206,7 +206,7 @@ def test_supervised_contrastive(temperature, columns):
 
 
 def candidates(rows, i, direction):
-    """What row i is compared with in a direction: (row, column) of the left and of each right text, own left out."""
+    """(row, column) of the left text and of the right texts that a direction compares for row i, never with itself."""
     columns = range(1, rows.shape[1])
     documents = [(j, k) for k in columns for j in range(len(rows))]
     queries = [(j, 0) for j in range(len(rows))]
@@ -282,7 +282,7 @@ def test_multiple_negatives_ranking_weighs_hard_negatives(mode, directions):
 def test_hardness_has_no_gradient_of_its_own():
     import tensorflow as tf
 
-    # Differences on both sides of a loss whose hardness is held at its value for ROWS.
+    # Central differences of a loss whose hardness is fixed at its value for ROWS.
     x, step = tf.constant(ROWS), 1e-6
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -319,7 +319,7 @@ def test_mega_batch_margin(columns, high, low):
 @pytest.mark.parametrize(("queries", "documents"), list(itertools.product([True, False], repeat=2)))
 def test_gist_embed(columns, margin, relative, queries, documents):
     rows, guide = ROWS[:, :columns], RNG.normal(size=(7, columns, 3))
-    guide[:, 1] += guide[:, 0]  # a guide that finds most pairs alike
+    guide[:, 1] += guide[:, 0]  # a guide that rates most positive pairs as similar
     expected = []
     for i in N:
         pair = cos(guide[i, 0], guide[i, 1])

@@ -13,13 +13,13 @@ ROWS = {"text": tiny.TEXTS, "y": [0, 0, 1, 1, 2, 2, 0, 1]}
 
 
 def memory(made):
-    """The vectors, class ids and their number that the loss of a model remembers."""
+    """The vectors and class ids that a model's loss remembers, and their number."""
     (loss,) = made.stateful_losses()
     return [ops.convert_to_numpy(variable) for variable in loss.state_variables]
 
 
 def embedder(folder, size=12):
-    """A compiled embedder without dropout, whose seeds no file keeps."""
+    """A compiled embedder without dropout, because files do not contain the seeds of dropout."""
     keras.utils.set_random_seed(0)
     off = dict.fromkeys(("dropout", "attention_dropout", "embeddings_dropout"), 0.0)
     backbone = tx.backbones.Backbone.from_config({**tiny.backbone().get_config(), **off})
@@ -36,7 +36,7 @@ def fit(made, epochs=1, callbacks=()):
 
 
 def assert_same(found, expected):
-    """Equal in weights and memory; seeds of dropout, which is off here, are not in files."""
+    """Compares weights and memory; files do not contain the seeds of dropout, which is off here."""
     for one, other in zip(found.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     for one, other in zip(memory(found), memory(expected), strict=True):
@@ -71,7 +71,7 @@ def test_a_file_keeps_the_memory_and_no_weight_has_it(tmp_path):
     fit(made)
     fit(again)
     assert_same(again, made)
-    # A model that is not compiled, or with another loss, reads the weights alone.
+    # A model that is not compiled, or that has another loss, reads only the weights.
     made.save_weights(tmp_path / "a.weights.h5")
     other = tiny.embedder(tmp_path)
     other.load_weights(tmp_path / "a.weights.h5")

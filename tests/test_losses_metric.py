@@ -1,4 +1,4 @@
-"""Losses of metric learning, over layers, of two encoders and with a memory, against references and loops.
+"""Losses for metric learning, over layers, for two encoders and with a memory, against references and loops.
 
 References, in float64 with gradients (golden/dense_more): PyTorch Metric Learning 2.9.0, sentence-transformers 6.2.0,
 and loops that agree with TensorFlow Similarity 0.17.1 and TensorFlow Addons 0.23 to the precision of float32.
@@ -20,7 +20,7 @@ RNG = np.random.default_rng(11)
 
 
 def unit(x):
-    """Rows scaled to length 1."""
+    """Scales rows to length 1."""
     return x / ops.sqrt(ops.sum(ops.square(x), axis=-1, keepdims=True))
 
 
@@ -29,7 +29,7 @@ def softplus(x):
 
 
 def with_gradient(function, x):
-    """A value and its gradient with regard to `x`, in float64."""
+    """Returns a value and its gradient with respect to `x`, in float64."""
     import tensorflow as tf
 
     x = tf.constant(np.asarray(x, "float64"))
@@ -44,13 +44,13 @@ def close(found, expected, what):
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9 * max(1.0, np.abs(expected).max()), err_msg=what)
 
 
-# === The references' numbers ===
+# === Reference numbers ===
 
 
 def of_case(case, labels):
-    """The loss of one of the reference's cases, a function of the embeddings."""
+    """Returns the loss of one of the reference's cases as a function of the embeddings."""
     y, c = np.array(labels), case["config"]
-    if c.get("defaults"):  # those of PyTorch Metric Learning
+    if c.get("defaults"):  # the defaults of PyTorch Metric Learning
         c = {"m": 0.4, "gamma": 80.0, "alpha": 2.0, "beta": 50.0, "base": 0.5, "miner_epsilon": None}
         c |= {"neg_margin": 1.0, "pos_margin": 0.0, "normalise": True}
 
@@ -122,7 +122,7 @@ def test_contrastive_tension_equals_the_reference_with_its_gradients(golden):
         gradients = np.stack([case["grad_model1"], case["grad_model2"]], axis=1)
         if "labels_used" in case:
             y, factor = np.array(case["labels_used"]), case["scale_of_embeddings"]
-            # The gradient there is that of what the encoders gave; the reference sums, and a mean is taken here.
+            # The reference gives the gradient with respect to the encoder outputs. It sums where this test averages.
             value, gradient = with_gradient(lambda x, y=y: losses.contrastive_tension(y, x), x * factor)
             close(8 * value, case["value"], f"scale {factor}")
             close(8 * gradient, gradients, "gradient")
@@ -161,7 +161,7 @@ def test_losses_over_layers_equal_the_reference_with_their_gradients(golden):
 
         def loss(x, base=base, dims=dims, weights=weights, drawn=drawn, options=options):
             pooled = ops.sum(x * mask[None, None, ..., None], axis=3) / mask.sum(1)[None, None, :, None]
-            # Dimensions are drawn anew for each layer: the last one's first, then in the order of `layers`.
+            # Dimensions are drawn separately for each layer: first for the last layer, then in the order of `layers`.
             left = iter(drawn or [])
 
             def of_layer(y, e):
@@ -377,7 +377,7 @@ def test_a_memory_compares_with_the_texts_before(size, columns):
         agree(loss(ids, x), expected)
 
 
-# === Neighbours ===
+# === Edge cases and errors ===
 
 BATCH_LOSSES = [
     losses.CircleLoss(),
@@ -398,7 +398,7 @@ BATCH_LOSSES = [
 def test_duplicates_zeros_one_class_and_one_row_give_finite_gradients(loss):
     base = RNG.normal(size=(4, 5))
     for x, ids in (
-        (np.repeat(base[:1], 4, axis=0), [0, 0, 1, 1]),  # four times the same text
+        (np.repeat(base[:1], 4, axis=0), [0, 0, 1, 1]),  # the same text four times
         (np.zeros((4, 5)), [0, 0, 1, 1]),
         (base, [7, 7, 7, 7]),
         (base[:1], [3]),

@@ -1,4 +1,4 @@
-"""Masked language modelling: what is hidden, the head, training on texts alone, checkpoints in and out."""
+"""Masked language modeling: masking, the head, training on texts only, reading and writing checkpoints."""
 
 import keras
 import numpy as np
@@ -16,11 +16,11 @@ MASK = tiny.VOCABULARY.index("[MASK]")
 SPECIAL = [tiny.VOCABULARY.index(token) for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")]
 
 
-# === What is hidden ===
+# === Masking ===
 
 
 def folded(seed, number):
-    """SplitMix64's step on Python's ints, so many steps from a seed."""
+    """SplitMix64 with Python's ints: the output at index `number` of the sequence of a seed."""
     x = (seed + (number + 1) * 0x9E3779B97F4A7C15) % 2**64
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
     x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
@@ -32,7 +32,7 @@ def drawn(seed, epoch, row, place, stream):
 
 
 def hidden(ids, seed, epoch, row, rate, mask_share, random_share, whole_words):
-    """A loop over the tokens of one row: (ids as they are read, positions, targets)."""
+    """Masks one row in a loop over its tokens; returns (masked ids, positions, targets)."""
     usual = [i for i in range(len(tiny.VOCABULARY)) if i not in SPECIAL]
     places = [i for i, each in enumerate(ids) if each not in SPECIAL]
     groups, number = {}, 0
@@ -74,7 +74,7 @@ def test_what_is_hidden_is_a_function_of_seed_epoch_and_row(side, kept, argument
         for row, mask in zip(plain["token_ids"].numpy(), plain["padding_mask"].numpy(), strict=True)
     ]
     rows = texts if kept else tf.data.Dataset.from_tensor_slices(texts)
-    for size in (3, 20):  # a row's masks are its own, whatever rows are beside it
+    for size in (3, 20):  # a row's masks do not depend on the rows next to it
         batches = data.batches(rows, {"text": column}, size, seed=7, shuffle=kept)
         for epoch in (0, 1):
             seen = []
@@ -160,7 +160,7 @@ def test_logits_are_those_of_the_formula(tmp_path):
             if place < 0:
                 continue
             h = states[i, place] @ kernel + bias
-            h = ops.convert_to_numpy(keras.activations.gelu(h, approximate=True))  # as the blocks of this BERT
+            h = ops.convert_to_numpy(keras.activations.gelu(h, approximate=True))  # as in the blocks of this BERT
             h = (h - h.mean()) / np.sqrt(h.var() + 1e-12) * gamma + beta
             np.testing.assert_allclose(found[i, j], table @ h + last, rtol=1e-4, atol=1e-4)
 
@@ -186,7 +186,7 @@ def test_perplexity_is_the_exponential_of_the_mean_over_all_tokens():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A model that has learnt the rows by heart, and what it said of itself."""
+    """A trained model, its texts, its history, and its embeddings and output bias before training."""
     keras.utils.set_random_seed(0)
     folder = tmp_path_factory.mktemp("masked")
     model = models.MaskedLanguageModel(tiny.backbone(), tiny.preprocessor(folder), pooling=("cls", "max"))
@@ -201,7 +201,7 @@ def trained(tmp_path_factory):
 def test_it_learns_and_evaluates_alike_each_time(trained):
     model, texts, history, _ = trained
     assert history["loss"][-1] < 0.9 * history["loss"][0]
-    # The loss weighs batches by rows, the perplexity by hidden tokens.
+    # The loss weights batches by rows, the perplexity by masked tokens.
     assert np.log(history["perplexity"]) == pytest.approx(history["loss"], rel=0.15)
     scores = [model.evaluate(texts, batch_size=5, verbose=0, return_dict=True) for _ in range(2)]
     assert scores[0] == scores[1]
@@ -222,7 +222,7 @@ def test_rows_of_new_tokens_train_and_are_saved(trained, tmp_path):
     np.testing.assert_array_equal(ops.convert_to_numpy(again.backbone.token_embedding.embeddings)[row], grown[row])
     assert again.fill_mask(["my [MASK] was lost"]) == model.fill_mask(["my [MASK] was lost"])
     for classifier in (
-        models.TextClassifier.from_preset(tmp_path / "saved", labels=["a", "b"]),  # and no warning
+        models.TextClassifier.from_preset(tmp_path / "saved", labels=["a", "b"]),  # without a warning
         models.TextClassifier.from_model(model, labels=["a", "b"]),
     ):
         assert classifier.pooling == ("cls", "max")
@@ -327,7 +327,7 @@ def test_an_export_fills_masks_as_python_does(trained, tmp_path):
 # === Backbones ===
 
 
-@pytest.mark.slow  # an export each
+@pytest.mark.slow  # each case exports
 @pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
 def test_small_weights_of_a_table_that_is_read_as_a_whole(trained, tmp_path, dtype):
     path = tx.export.saved_model(trained[0], tmp_path / "small", weights_dtype=dtype)
@@ -373,7 +373,7 @@ FAMILIES_WITH_HEADS = sorted(name for name, family in FAMILIES.items() if family
 
 
 def masked_of(family, folder):
-    """A small model of a family with random weights, those of the head included."""
+    """A small model of a family with random weights, including those of the head."""
     options = {"embedding_dim": 4} if family in ("albert", "electra") else {}
     backbone = backbones.Backbone(
         family,
@@ -401,7 +401,7 @@ def test_a_familys_head_goes_out_and_comes_back(family, tmp_path):
     x = tiny.inputs(model)
     np.testing.assert_allclose(ops.convert_to_numpy(again(x)), ops.convert_to_numpy(model(x)), atol=1e-5)
     assert again.optimizer.group_multipliers["head"] == 1.0
-    classifier = models.TextClassifier.from_preset(tmp_path / "written", labels=["a", "b"])  # and no warning
+    classifier = models.TextClassifier.from_preset(tmp_path / "written", labels=["a", "b"])  # without a warning
     np.testing.assert_array_equal(classifier.backbone.get_weights()[0], model.backbone.get_weights()[0])
     new = models.MaskedLanguageModel.from_preset(tmp_path / "written", backbone_only=True)
     assert new.has_new_head() and new.optimizer.group_multipliers["head"] == 10.0

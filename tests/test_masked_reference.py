@@ -1,6 +1,6 @@
-"""The logits of masked language models against transformers', in files of either writer.
+"""The logits of masked language models against transformers', with files that either package wrote.
 
-They run in the benchmark's environment (`make .venv-bench/.installed`), in one process for all tests. Written with
+transformers runs in the benchmark environment (`make .venv-bench/.installed`), once for all tests. Written with
 torch 2.13.0 and transformers 5.24.0. Differences are relative to the largest value.
 """
 
@@ -25,7 +25,7 @@ TOLERANCE = 2e-6
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    """What this package gives, and the folder of what transformers gives, by family."""
+    """The folder with transformers' outputs, and this package's inputs and outputs, by family."""
     if not PYTHON.exists():
         pytest.skip("no benchmark environment: make .venv-bench/.installed")
     folder, jobs, own = tmp_path_factory.mktemp("masked"), [], {}

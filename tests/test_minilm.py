@@ -1,4 +1,4 @@
-"""The real weights of all-MiniLM-L6-v2 against the reference's numbers.
+"""The real weights of all-MiniLM-L6-v2, compared with the reference.
 
 Reference: sentence-transformers 6.2.0, tokenizers 0.23.3, torch 2.15 (golden/minilm_*).
 """
@@ -48,7 +48,7 @@ def test_token_ids_equal_the_reference(embedder, reference):
     texts, _, expected = reference
     ids = embedder.preprocessor.tokenizer(texts).to_list()
     differing = [text for text, ours, theirs in zip(texts, ids, expected, strict=True) if ours != theirs[1:-1]]
-    # What a user types stays text: the reference reads special tokens in texts as such.
+    # Here, special tokens that a user types stay plain text; the reference parses them.
     assert all("[" in text and "]" in text for text in differing), differing
 
 
@@ -66,9 +66,10 @@ def test_sts_benchmark_gives_the_published_correlation(embedder, real_data):
     assert scores["rows"] == 1379
 
 
-# Whose kernels multiply matrices in bfloat16 decides how exact it is. With AVX-512, TensorFlow takes oneDNN's; bfloat16
-# instructions change their speed and not their results. Elsewhere it takes Eigen's, which are less exact. Least 1 %
-# quantile and least value of the cosines; measured were 0.99993 and 0.99992 against 0.99973 and 0.99957.
+# The precision of bfloat16 depends on the kernels that multiply matrices. With AVX-512, TensorFlow uses oneDNN's;
+# bfloat16 instructions change their speed but not their results. Otherwise it uses Eigen's, which are less precise.
+# The bounds are for the 1 % quantile and the minimum of the cosines. Measured: 0.99993 and 0.99992 with oneDNN, 0.99973
+# and 0.99957 with Eigen.
 LEAST_COSINES = {"oneDNN": (0.9999, 0.9998), "Eigen": (0.9996, 0.9994)}
 
 
@@ -77,7 +78,7 @@ def bfloat16_vectors(texts):
 
 
 def bfloat16_vectors_without_onednn(file):
-    """Encodes in a process of its own with the kernels that TensorFlow takes on a processor with AVX2 alone."""
+    """Encodes in a separate process with the kernels that TensorFlow uses on a processor with only AVX2."""
     code = "import sys, numpy, test_minilm as t, json; texts = json.load(open(sys.argv[1] + '.json')); "
     code += "numpy.save(sys.argv[1], t.bfloat16_vectors(texts))"
     here = pathlib.Path(__file__).resolve().parent

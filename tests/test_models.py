@@ -1,4 +1,4 @@
-"""What users do with the task models."""
+"""Common uses of the task models."""
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ def embedder(folder):
 
 
 def compiled(model, rate=0.1, eager=True):
-    """Compiles a model; eager, which takes less time than tracing where steps are few."""
+    """Compiles a model; eager by default, which takes less time than tracing for few steps."""
     model.compile(keras.optimizers.SGD(rate), run_eagerly=eager)
     return model
 
@@ -93,7 +93,7 @@ def test_encode_without_normalize_gives_the_vectors_before_scaling(folder):
         model.encode(tiny.TEXTS, normalize=False, truncate_dim=3, prompt=""), expected[:, :3], atol=1e-6
     )
     np.testing.assert_allclose(model.encode(tiny.TEXTS), raw.encode(tiny.TEXTS, normalize=True), atol=1e-6)
-    # Training moves them too: the model in between shares the weights.
+    # Training changes these vectors too: the intermediate model shares the weights.
     model.backbone.set_weights([w * 1.1 for w in model.backbone.get_weights()])
     raw.backbone.set_weights(model.backbone.get_weights())
     np.testing.assert_allclose(model.encode(tiny.TEXTS, normalize=False), raw.encode(tiny.TEXTS), atol=1e-6)
@@ -339,7 +339,7 @@ def test_bfloat16_trains_and_keeps_float32_weights(folder):
     model = compiled(tiny.classifier(folder, "mixed_bfloat16", dropout=0.0), eager=False)
     history = model.fit(tiny.TEXTS, tiny.LABELS, epochs=10, seed=0, verbose=0).history["loss"]
     assert history[-1] < history[0]
-    # The state of dropout's generators aside.
+    # `weights` excludes the states of the dropout layers' seed generators.
     assert {keras.backend.standardize_dtype(w.dtype) for w in model.weights} == {"float32"}
 
 

@@ -42,7 +42,7 @@ def test_columns_have_mean_scale_and_names_of_the_training_rows():
     found = tx.data.tabular_columns(rows, numbers=["age", "size"], categories=["kind"])
     assert list(found) == ["age", "size", "kind"]
     assert (found["age"].mean, found["age"].scale) == (35.0, 15.0)
-    assert (found["size"].mean, found["size"].scale) == (3.0, 1.0)  # all alike: nothing to divide by
+    assert (found["size"].mean, found["size"].scale) == (3.0, 1.0)  # all the same: nothing to divide by
     assert found["kind"].names == ["a", "b"] and found["kind"].size == 3
     np.testing.assert_array_equal(found["age"].read(rows["age"], "age"), [20, math.nan, math.nan, 50, math.nan])
     indices = found["kind"].encode(found["kind"].read(["b", "z", None, "a"], "kind"))
@@ -277,6 +277,107 @@ def test_an_image_backbone_is_frozen_as_a_group(pictured, tmp_path):
     np.testing.assert_allclose(again.predict(rows, verbose=0), model.predict(rows, verbose=0), atol=1e-6)
     assert [w.trainable for w in again.weights] == [w.trainable for w in model.weights]
     model.set_trainable({"image": True})
+
+
+class Counted(keras.layers.Layer):
+    """Counts the images that it sees in eager execution."""
+
+    seen = 0
+
+    def call(self, inputs):
+        if isinstance(inputs, tf.__internal__.EagerTensor):
+            Counted.seen += len(inputs)
+        return inputs
+
+
+def with_photos(folder, *extra):
+    images = keras.Sequential([Counted(), keras.layers.Rescaling(1 / 255), *extra, keras.layers.Conv2D(4, 3)])
+    columns = {"photo": tx.data.ImageColumn((8, 8)), "age": tx.data.NumberColumn()}
+    return tx.models.MultimodalRegressor(
+        tiny.backbone(num_layers=2), tiny.preprocessor(folder), columns=columns, image_backbone=images
+    )
+
+
+def of_photos(model, folder, count=8, seed=1):
+    """Mixes batches of rows whose photos are arrays with batches of the same photos in files."""
+    photos = list(np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), "uint8"))
+    files = []
+    for i, photo in enumerate(photos):
+        path = folder / f"{i}.png"
+        path.write_bytes(tf.io.encode_png(photo).numpy())
+        files.append(str(path))
+    rows = {"text": tiny.TEXTS[:count], "age": [float(i) for i in range(count)]}
+    examples = [
+        tx.data.examples({**rows, "photo": each, "target": np.arange(float(count))}, model, "target")
+        for each in (photos, files)
+    ]
+    parts = [tx.data.batches(each, model, 4, seed=0) for each in examples]
+    return tx.data.mix(parts, seed=0)
+
+
+@pytest.mark.parametrize("below", [1, 2])
+def test_features_of_a_frozen_image_backbone_are_stored_and_train_to_the_same_weights(tmp_path, below):
+    found = []
+    for short in (False, True):
+        keras.utils.set_random_seed(0)
+        model = with_photos(tmp_path)
+        tx.freezing.freeze(model, below=below)
+        model.set_trainable({"image": False})
+        model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+        trained = tx.freezing.AboveFrozen(model) if short else model
+        batches = of_photos(model, tmp_path)
+        Counted.seen = 0
+        trained.fit(batches, epochs=3, verbose=0)
+        found.append((Counted.seen, model.get_weights()))
+    (seen, full), (seen_once, above) = found
+    assert (seen, seen_once) == (3 * 16, 0)  # the features are computed in a graph, before the first epoch
+    for a, b in zip(full, above, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_stored_features_of_images_are_found_again_on_disk_and_bound_by_their_size(tmp_path, monkeypatch):
+    model, folder = with_photos(tmp_path), tmp_path / "cache"
+    tx.freezing.freeze(model, below=2)
+    model.set_trainable({"image": False})
+    model.compile("sgd")
+    few = tx.freezing.AboveFrozen(model, max_bytes=100)
+    with pytest.raises(ValueError, match=r"`max_bytes`.*8 vectors of 8 x float32 and 16 vectors of 4 x float32"):
+        few.fit(of_photos(model, tmp_path), verbose=0)
+    assert few.cache_bytes == 0
+    first = tx.freezing.AboveFrozen(model, folder=folder)
+    first.evaluate(of_photos(model, tmp_path), verbose=0)
+    assert len(list(folder.glob("*.bin"))) == 2 and first.cache_bytes == 4 * (8 * 8 + 16 * 4)
+    again = with_photos(tmp_path)
+    again.set_weights(model.get_weights())
+    tx.freezing.freeze(again, below=2)
+    again.set_trainable({"image": False})
+    again.compile("sgd")
+    second = tx.freezing.AboveFrozen(again, folder=folder)
+    monkeypatch.setattr(second._store, "fill", None)  # nothing is computed
+    assert second.evaluate(of_photos(again, tmp_path), verbose=0) == pytest.approx(
+        first.evaluate(of_photos(model, tmp_path), verbose=0)
+    )
+    first.evaluate(of_photos(model, tmp_path, seed=2), verbose=0)
+    assert len(list(folder.glob("*.bin"))) == 3  # the texts are the same
+    kept = model.image_backbone.layers[-1]
+    kept.kernel.assign(kept.kernel + 1)
+    with pytest.raises(ValueError, match=r"'photo'.*unchanged"):
+        first.fit(of_photos(model, tmp_path), verbose=0)
+    kept.trainable = True
+    with pytest.raises(ValueError, match=r"some train again.*'photo'"):
+        first.fit(of_photos(model, tmp_path), verbose=0)
+
+
+@pytest.mark.parametrize("layer", [keras.layers.Dropout(0.5), keras.layers.RandomFlip(), "trains"])
+def test_images_that_differ_in_each_epoch_are_not_stored(tmp_path, layer):
+    model = with_photos(tmp_path, *([] if layer == "trains" else [layer]))
+    tx.freezing.freeze(model, below=2)
+    model.set_trainable({"image": layer == "trains"})
+    model.compile("sgd", run_eagerly=True)
+    above = tx.freezing.AboveFrozen(model)
+    Counted.seen = 0
+    above.fit(of_photos(model, tmp_path), epochs=2, verbose=0)
+    assert Counted.seen == 2 * 16 and above.cache_bytes == 4 * 8 * 8
 
 
 def test_an_exports_readme_sends_images_that_are_made_by_a_program(pictured, tmp_path):

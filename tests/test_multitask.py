@@ -14,8 +14,8 @@ import test_contracts
 import tiny
 
 import tfxfer as tx
-from tfxfer.data._task_batches import task_order  # the shares alone: a training shows them no more exactly
-from tfxfer.models import _balance  # the projection alone: a step shows two tasks, and one order
+from tfxfer.data._task_batches import task_order  # private: a training run shows the shares no more exactly
+from tfxfer.models import _balance  # private: a training step projects in one random order
 
 SCORES = np.linspace(-1.0, 2.0, 8).astype("float32")
 ROWS = {"intent": (tiny.TEXTS, tiny.LABELS), "quality": (tiny.TEXTS, SCORES)}
@@ -24,7 +24,7 @@ LABELS = ["card", "loan", "other"]
 
 
 def tasks(folder, **kinds):
-    """Task models on one small backbone without dropout, their heads random."""
+    """Task models with random heads on one small backbone without dropout."""
     keras.utils.set_random_seed(0)
     rates = dict.fromkeys(("dropout", "attention_dropout", "embeddings_dropout"), 0.0)
     backbone = tx.backbones.Backbone.from_config({**tiny.backbone().get_config(), **rates})
@@ -56,7 +56,7 @@ def model(tmp_path):
 
 
 def gradients_of(task, x, y, weights):
-    """The loss of a task on a batch and its gradients, by a tape of their own."""
+    """The loss of a task on a batch and its gradients, computed with a separate tape."""
     ids = tx.data.Gate(task).encode_batch((x,))
     with tf.GradientTape() as tape:
         loss = task.loss(task.read_targets(y), task(ids, training=True))
@@ -65,7 +65,7 @@ def gradients_of(task, x, y, weights):
 
 
 def moves(model, x, y):
-    """How far a step of SGD at a rate of 1 moves the weights: the gradients."""
+    """How far a step of SGD with a learning rate of 1 moves the weights: by their gradients."""
     before = [weight.numpy() for weight in model.trainable_weights]
     model.train_on_batch(x, y)
     return [old - weight.numpy() for old, weight in zip(before, model.trainable_weights, strict=True)]
@@ -149,7 +149,7 @@ def test_conflicts_are_projected_as_the_papers_algorithm_does(count, shift):
 def test_a_step_without_conflicts_has_the_gradient_of_the_papers_algorithm(tmp_path, count):
     kinds = {"intent": "intent", "quality": "quality", "price": "price"}
     model = multi(tmp_path, **dict(list(kinds.items())[-count:]))
-    # The same head, and opposite errors: the gradients point away from one another.
+    # The same head with opposite errors, so that the gradients conflict.
     model["price"].head.set_weights(model["quality"].head.get_weights())
     values = model["quality"].predict_on_batch(tiny.TEXTS)[:, 0]
     rows = {**ROWS, "quality": (tiny.TEXTS, values + 1.0), "price": (tiny.TEXTS, values - SCORES**2 - 0.5)}
@@ -168,7 +168,7 @@ def test_a_step_without_conflicts_has_the_gradient_of_the_papers_algorithm(tmp_p
     nearest = min(np.abs(step - pcgrad(flat, order)).max() for order in orders)
     assert nearest < 1e-5 * np.abs(step).max() + 1e-6
     assert np.abs(step - flat.sum(axis=0)).max() > 1e-2
-    for weight, own in zip(model["price"].head.weights, alone, strict=True):  # of one task alone
+    for weight, own in zip(model["price"].head.weights, alone, strict=True):  # from its task only
         np.testing.assert_allclose(found[id(weight)], 0.5 * own, atol=1e-5)
 
 
@@ -236,13 +236,13 @@ def test_rows_are_weighed_as_the_task_alone_weighs_them(model):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A model of three tasks that has trained by its defaults, with its history and how often a step was traced."""
+    """A model of two tasks trained with default settings, its rows, its history, and each trace of a step."""
     folder = tmp_path_factory.mktemp("trained")
     parts = (tiny.backbone(), tiny.preprocessor(folder))
     embedder = tx.models.TextEmbedder(*parts, dense=[{"units": 4}])
     made = {"intent": tx.models.TextClassifier(*parts, labels=LABELS), "similarity": tx.models.Siamese(embedder)}
     model = tx.models.MultiTask(made)
-    assert not model.compiled  # there is no loss for every Siamese
+    assert not model.compiled  # no default loss suits every Siamese
     model.compile(loss={"similarity": tx.losses.CoSENTLoss()}, loss_weights="uncertainty")
     traces = {"intent": [], "similarity": []}
     for name, task in made.items():
@@ -283,7 +283,7 @@ def test_logs_name_the_tasks(trained):
     model, rows, history, _ = trained
     assert set(history) >= {"loss", "intent_loss", "intent_accuracy", "similarity_loss", "val_intent_accuracy"}
     assert "val_dev_accuracy" in history and "val_similarity_loss" not in history
-    assert history["val_loss"] != history["val_intent_loss"]  # that of `loss` is weighed
+    assert history["val_loss"] != history["val_intent_loss"]  # `loss` is weighted
     values = model.evaluate({"intent": rows["intent"]}, verbose=0)
     assert set(values) == {"loss", "intent_loss", "intent_accuracy"}
     alone = model["intent"].evaluate(*rows["intent"], verbose=0, return_dict=True)
@@ -371,11 +371,11 @@ def test_frozen_groups_stay_and_adapters_train(model):
         np.testing.assert_allclose(old, new.numpy(), atol=1e-7)
 
 
-# === Longer trainings ===
+# === Longer runs ===
 
 
 class Stops(keras.callbacks.Callback):
-    """Kills a training after some steps."""
+    """Interrupts training after some steps."""
 
     def __init__(self, steps):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The notebooks are their scripts, and run."""
+"""The notebooks match their scripts and run."""
 
 import importlib.util
 import json

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-# Of layers, losses and metrics only means are seen: where a distance or its gradient is wrong is lost in them.
+# Private: layers, losses and metrics only show means, which hide where a distance or its gradient is wrong.
 from tfxfer import _ops
 
 RNG = np.random.default_rng(3)
@@ -73,7 +73,7 @@ def test_pairwise_gradients_are_those_of_the_rows(name):
 
 @pytest.mark.parametrize("name", ["euclidean", "squared_euclidean"])
 def test_equal_rows_have_distance_zero_and_near_ones_stay_apart_in_float32(name):
-    x = (RNG.normal(size=(3, 384)) * 1e-2 + 1.0).astype("float32")  # far from zero, near to one another
+    x = (RNG.normal(size=(3, 384)) * 1e-2 + 1.0).astype("float32")  # far from zero, close to one another
     x = np.concatenate([x, x[:1]])
     found = ops.convert_to_numpy(_ops.PAIRWISE_DISTANCES[name](x, x))
     exact = ops.convert_to_numpy(_ops.DISTANCES[name](x[:, None].astype("float64"), x[None].astype("float64")))

@@ -16,7 +16,7 @@ import tfxfer as tx
 RNG = np.random.default_rng(0)
 SHAPES = [(6, 3), (3,), (3, 2, 2)]
 START = [RNG.normal(size=shape).astype("float32") for shape in SHAPES]
-# A step of 0.1, to what is left of float32 in 1 - 0.999 ** step.
+# A step of 0.1, to the precision that float32 leaves in 1 - 0.999 ** step.
 ATOL = 0.1 * 1e-4
 GRADIENTS = [[RNG.normal(size=shape).astype("float32") for shape in SHAPES] for _ in range(5)]
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -1,4 +1,4 @@
-"""The optimizer that `fit` plans."""
+"""The `Auto` optimizer, whose schedule `fit` plans."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ import tfxfer as tx
 
 
 class Rates(keras.callbacks.Callback):
-    """Takes down the rate of each step."""
+    """Records the learning rate of each step."""
 
     def __init__(self):
         super().__init__()
@@ -25,7 +25,7 @@ class Rates(keras.callbacks.Callback):
 
 
 def rates(model, epochs=1, callbacks=(), **kwargs):
-    """The rates of a `fit` of eight rows in two batches."""
+    """Returns the learning rates of a `fit` on eight rows, by default in two batches."""
     noted = Rates()
     options = {"batch_size": 4, "epochs": epochs, "verbose": 0, "callbacks": [*callbacks, noted], **kwargs}
     model.fit(tiny.TEXTS, np.arange(8.0), **options)

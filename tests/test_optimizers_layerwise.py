@@ -1,4 +1,4 @@
-"""Rates by layer group, against loops and against other optimizers."""
+"""Learning rates by layer group, compared with loops and with other optimizers."""
 
 import keras
 import numpy as np
@@ -43,14 +43,14 @@ class Grouped:
 
 def gradients(variables, steps, seed=1):
     rng = np.random.default_rng(seed)
-    # Of different sizes from step to step: Adam's momentum and velocity must part ways.
+    # The sizes differ between steps, so that Adam's momentum and velocity differ.
     return [
         [(rng.normal(size=each.shape) * 3**step % 2).astype("float32") for each in variables] for step in range(steps)
     ]
 
 
 def adamw(value, grads, rates, decay, *, start=0, beta_1=0.9, beta_2=0.999, epsilon=1e-7):
-    """AdamW (Loshchilov & Hutter) as Keras writes its epsilon, for one array; steps before `start` are not its own."""
+    """AdamW (Loshchilov & Hutter) for one array, with epsilon as in Keras; skips the first `start` steps."""
     value, m, v = value.astype("float64"), 0.0, 0.0
     for step, (gradient, rate) in enumerate(zip(grads, rates, strict=True), start=1):
         if step <= start:
@@ -72,7 +72,7 @@ def momentum(value, grads, rates, decay, *, friction=0.8):
     return value
 
 
-# === True rates ===
+# === Effective rates ===
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_each_group_moves_as_a_loop_with_its_own_rate_and_weight_decay(make, loo
 
 
 class Signs(keras.optimizers.Optimizer):
-    """A user's optimizer: constant steps."""
+    """A custom optimizer with constant steps."""
 
     def update_step(self, gradient, variable, learning_rate):
         step = keras.ops.sign(gradient) * keras.ops.cast(learning_rate, variable.dtype)
@@ -137,7 +137,7 @@ def run(optimizer, model, names, grads):
 
 
 def compare(make, wrap=lambda optimizer: optimizer):
-    """One optimizer with rates by group against an optimizer for each group, made with that rate."""
+    """Compares one optimizer with rates by group to one optimizer per group, created with that rate."""
     together, apart = Grouped(), Grouped()
     grads = gradients(together.variables, 4)
     layerwise = optimizers.Layerwise(make(0.02), GROUPS, exclude_from_weight_decay=())
@@ -230,7 +230,7 @@ def fit(model, **kwargs):
 
 
 def seeds(model):
-    """The states of the dropouts, which Keras does not save."""
+    """The states of the dropout layers' seed generators, which Keras does not save."""
     return [each for each in model.non_trainable_variables if "seed_generator" in each.path]
 
 
@@ -264,7 +264,7 @@ def test_compile_binds_the_groups_and_fit_moves_them_by_their_rates(folder):
 
 
 def plain_model(policy):
-    """A model that is not of this package, compiled with rates for its layers."""
+    """A plain Keras model, compiled with rates for its layers."""
     layers = [keras.layers.Dense(3, name="low", dtype=policy), keras.layers.Dense(2, name="high", dtype=policy)]
     model = keras.Sequential([keras.Input((4,)), *layers])
     inner = keras.optimizers.AdamW(schedules.warmup_linear(0.02, 20), use_ema=True)
@@ -273,7 +273,7 @@ def plain_model(policy):
     return model
 
 
-@pytest.mark.slow  # a process of its own
+@pytest.mark.slow  # runs in its own process
 def test_a_model_that_was_saved_trains_on_exactly_in_a_fresh_process(folder):
     rows = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
     model = tiny.classifier(folder)
@@ -342,7 +342,7 @@ def test_averages_are_swapped_in_for_evaluation_by_keras_s_callback():
 # === JAX ===
 
 
-@pytest.mark.slow  # a process of its own, on a backend that compiles each operation
+@pytest.mark.slow  # runs in its own process, on a backend that compiles each operation
 def test_rates_subsets_and_schedules_on_jax(tmp_path):
     import test_schedules
 
@@ -376,7 +376,7 @@ def test_rates_subsets_and_schedules_on_jax(tmp_path):
 
 
 def check_fit():
-    """One `fit` in which a group thaws, with all that rates can meet; the same on any backend."""
+    """One `fit` in which a group unfreezes, with every option that may affect rates; the same on any backend."""
     for policy, options in {"mixed_bfloat16": {"jit_compile": True}, "mixed_float16": {}}.items():
         keras.config.set_dtype_policy(policy)
         keras.utils.set_random_seed(0)

@@ -1,4 +1,4 @@
-"""Training that leaves nothing behind in TensorFlow, whatever the optimizer."""
+"""Training leaves no state in TensorFlow, whatever the optimizer."""
 
 import gc
 
@@ -34,7 +34,7 @@ def fit(folder, optimizer, above=False):
 
 
 def left():
-    """Gradients in TensorFlow's registry, and the graphs and weights that are still there."""
+    """The numbers of gradients in TensorFlow's registry, and of graphs and weights that still exist."""
     keras.utils.clear_session()
     gc.collect()
     graphs = sum(type(thing).__name__ == "FuncGraph" for thing in gc.get_objects())
@@ -55,7 +55,7 @@ def test_the_step_is_traced_once_and_makes_the_variables_that_keras_makes(folder
     monkeypatch.setattr(keras.Model, "train_step", lambda self, *args: traced.append(1) or step(self, *args))
 
     def variables():
-        keras.utils.clear_session()  # names count from the start
+        keras.utils.clear_session()  # restarts the numbering of names
         return [each.path.split("/")[-1] for each in fit(folder, OPTIMIZERS[kind]()).optimizer.variables]
 
     found = variables()

@@ -1,4 +1,4 @@
-"""Optimizers on a subset of their variables, against loops and against fresh optimizers."""
+"""Optimizers on a subset of their variables, compared with loops and with fresh optimizers."""
 
 import inspect
 
@@ -65,7 +65,7 @@ def test_a_variable_that_joins_late_steps_as_a_fresh_one(name):
         if together.group_of(variable) == "bottom":
             assert np.abs(variable.numpy() - start[i]).max() > 1e-6
             np.testing.assert_allclose(variable.numpy(), alone.values()[i], atol=2e-6, err_msg=variable.path)
-    # Those that were there from the start move as without the wrapper.
+    # Variables that train from the start move as they do without the wrapper.
     plain = Grouped()
     run(ALL[name](learning_rate=0.02), plain, ("middle", "top"), grads)
     for i, variable in enumerate(together.variables):
@@ -153,7 +153,7 @@ def test_a_state_that_was_saved_knows_what_joined_late(tmp_path):
 
 
 class Plainly(keras.optimizers.Optimizer):
-    """A user's momentum that assigns to Keras's variables, and not by the methods of optimizers."""
+    """A user's momentum optimizer that assigns to Keras variables directly, not with the methods of optimizers."""
 
     def build(self, variables):
         super().build(variables)
@@ -201,7 +201,7 @@ def test_loss_scaling_is_looked_through():
     scaled.finalize_variable_values(variables)
     moved = [not np.array_equal(one, other) for one, other in zip(before, model.values(), strict=True)]
     assert moved == [False] * 4 + [True] * (len(moved) - 4)
-    assert len(scaled.variables) == 2 + 2 + len(inner.variables) + 1  # its own two of any optimizer, and the scale's
+    assert len(scaled.variables) == 2 + 2 + len(inner.variables) + 1  # two of any optimizer, two of the loss scale
 
 
 # === Moving averages ===
@@ -243,7 +243,7 @@ def test_averages_go_to_their_own_variables_and_frozen_ones_do_not_move():
 
 
 def check_swapping():
-    """A layer that is frozen keeps its weights to the bit, whatever swaps averages in and out."""
+    """Checks that a frozen layer keeps its exact weights, whatever swaps averages in and out."""
     for policy, options in {
         "float32": {},
         "mixed_float16": {},

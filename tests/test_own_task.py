@@ -1,4 +1,4 @@
-"""A task that a user wrote has everything that the package's own tasks have."""
+"""A custom task has everything that the package's own tasks have."""
 
 import importlib.util
 import pathlib

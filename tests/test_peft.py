@@ -1,4 +1,7 @@
-"""Adapters in PEFT's format, against W + alpha / r B A in numpy; against PEFT itself in test_back_out_reference.py."""
+"""Adapters in PEFT's format, compared with W + alpha / r B A in NumPy.
+
+test_back_out_reference.py compares them with PEFT itself.
+"""
 
 import functools
 import json
@@ -46,7 +49,7 @@ def adapters_of(model):
 
 
 def modules(backbone):
-    """The dense modules of the blocks as transformers has them: by path, the layers that are one there."""
+    """The dense modules of the blocks in transformers: each path, with the layers of ours that it combines."""
     family, found = FAMILIES[backbone.family], {}
     names = family.modules or family.tensors_in_block(backbone.arguments)
     for block, group, number in backbone.blocks():
@@ -61,7 +64,7 @@ def modules(backbone):
 
 
 def kernels_of(model):
-    """The kernels of the modules that PEFT knows, `(outputs, inputs)`, with what adapters add."""
+    """The kernels of the modules that PEFT knows, `(outputs, inputs)`, including what adapters add."""
     return {
         path: np.concatenate([keras.ops.convert_to_numpy(layer.kernel).T for layer in layers])
         for path, layers in modules(model.backbone).items()
@@ -79,7 +82,7 @@ def write(folder, tensors, **config):
 
 
 def drawn(model, paths, rank=2, seed=0):
-    """Adapters of some modules, as PEFT's tensors: A `(rank, inputs)`, B `(outputs, rank)`."""
+    """Random adapters for some modules, as PEFT's tensors: A `(rank, inputs)`, B `(outputs, rank)`."""
     rng, kernels, found = np.random.default_rng(seed), kernels_of(model), {}
     for path in paths:
         outputs, inputs = kernels[path].shape
@@ -136,7 +139,7 @@ def test_what_is_written_is_read_as_it_was(family, tmp_path):
 def test_what_was_trained_further_elsewhere_is_read_too(family, tmp_path):
     model = adapted(family)
     tx.freezing.save_adapters(model, tmp_path, format="peft")
-    # The joined matrices are then no longer those of two parts.
+    # The combined matrices then no longer split into those of their parts.
     file = tmp_path / "adapter_model.safetensors"
     changed = {name: value + 0.1 for name, value in safetensors.numpy.load_file(file).items()}
     safetensors.numpy.save_file(changed, file, {"format": "pt", "tfxfer": json.dumps(model.backbone.lora)})
@@ -194,7 +197,7 @@ def test_a_folder_is_replaced_as_a_whole_and_the_arguments_are_checked(tmp_path,
 
     fill(model, 4)
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
-        patched.setattr(os, "replace", full)  # first of the new config.json, beside the new tensors
+        patched.setattr(os, "replace", full)  # fails first for the new config.json, next to the new tensors
         tx.freezing.save_adapters(model, tmp_path / "peft", format="peft")
     assert {path.name: path.read_bytes() for path in (tmp_path / "peft").iterdir()} == before
     for arguments, message in (
@@ -257,7 +260,7 @@ def test_ranks_and_factors_may_differ_by_module(tmp_path):
     assert model.backbone.lora["rank"] == 5
     for path, kernel in kernels_of(model).items():
         np.testing.assert_allclose(kernel, expected[path], atol=2e-6)
-    # Into a model that has just these adapters.
+    # The adapters also load into a model that already has the same adapters.
     tx.freezing.load_adapters(model, tmp_path / "peft")
     with pytest.raises(ValueError, match="a model without adapters, or with"):
         tx.freezing.load_adapters(adapted("bert"), tmp_path / "peft")

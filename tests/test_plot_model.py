@@ -1,4 +1,4 @@
-"""Keras's `plot_model` on our models: it needs pydot, and Graphviz's program `dot`."""
+"""Keras's `plot_model` with models of this package; it needs pydot and Graphviz's program `dot`."""
 
 import importlib.util
 import shutil
@@ -29,7 +29,7 @@ def model(request, tmp_path):
 
 
 def names(graph):
-    """What is written in the nodes of a graph, of nested ones too."""
+    """The labels of the nodes of a graph, including nested graphs."""
     inner = [name for part in graph.get_subgraphs() for name in names(part)]
     return inner + [node.get_label() or "" for node in graph.get_nodes()]
 
@@ -38,7 +38,7 @@ def names(graph):
 def test_the_graph_of_a_model_holds_its_layers(model):
     found = " ".join(names(keras.utils.model_to_dot(model, **EVERYTHING)))
     for layer in model.layers:
-        if not isinstance(layer, keras.Model):  # those are drawn by their own layers
+        if not isinstance(layer, keras.Model):  # nested models are drawn as their layers
             assert f"<b>{layer.name}</b>" in found
 
 
@@ -52,7 +52,7 @@ def test_a_picture_of_a_model_is_written(model, options, tmp_path):
 
 
 def test_without_graphviz_or_pydot_the_error_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))  # where no `dot` is
+    monkeypatch.setenv("PATH", str(tmp_path))  # has no `dot`
     said = "install graphviz .*https://graphviz" if HAS_PYDOT else "pip install pydot"
     with pytest.raises(ImportError, match=said):
         keras.utils.plot_model(tiny.backbone(), tmp_path / "model.png")

@@ -1,4 +1,4 @@
-"""`predict_table` of all tasks: what it writes is what the model answers."""
+"""`predict_table` of all tasks writes what the model answers."""
 
 import json
 
@@ -34,7 +34,7 @@ def classifier(folder):
 
 
 def scored(model, source, output, *arguments, **options):
-    """The answers as a frame; the columns of the source come first."""
+    """The answers as a data frame, in which the source's columns come first."""
     done = model.predict_table(source, output, *arguments, batch_size=3, **options)
     assert done["rows"] == 8
     found = pd.DataFrame(
@@ -81,7 +81,7 @@ def test_vectors_scores_and_pairs(folder, source, tmp_path):
 @pytest.mark.slow
 def test_answers_of_another_kind_are_json(folder, tmp_path):
     (tmp_path / "a.csv").write_text("text\nWhere is my [MASK]?\nnone\n")
-    tiny.masked(folder).predict_table(tmp_path / "a.csv", tmp_path / "b.jsonl")  # it does not compute no rows
+    tiny.masked(folder).predict_table(tmp_path / "a.csv", tmp_path / "b.jsonl")  # it cannot compute zero rows
     first, second = [json.loads(line)["answer"] for line in (tmp_path / "b.jsonl").read_text().splitlines()]
     assert len(first) == 1 and set(first[0][0]) == {"token", "probability"} and second == []
 
@@ -107,7 +107,7 @@ def test_several_tasks_and_other_columns(folder, source, classifier, tmp_path):
     found = scored(both, source, tmp_path / "b.parquet")
     assert found["label"].tolist() == both.classify(rows).labels
     scored(classifier, source, tmp_path / "c.csv", prefix="x_")
-    done = both.predict_table(tmp_path / "c.csv", tmp_path / "d.jsonl")  # whose numbers are strings
+    done = both.predict_table(tmp_path / "c.csv", tmp_path / "d.jsonl")  # its numbers are strings
     assert done["rows"] == 8
     found = [json.loads(line)["label"] for line in (tmp_path / "d.jsonl").read_text().splitlines()]
     assert found == both.classify(rows).labels
@@ -117,7 +117,7 @@ def test_several_tasks_and_other_columns(folder, source, classifier, tmp_path):
 
 @keras.saving.register_keras_serializable("test_tables")
 class Lengths(models.TextClassifier):
-    """A user's own task."""
+    """A custom task."""
 
     def table_columns(self, x, batch_size=32, **options):
         return {"long": ("flag", [len(text) > 10 for text in x])}
@@ -145,9 +145,9 @@ def test_what_a_model_decides_by_is_added_to_the_label(classifier, monkeypatch):
 
 @keras.saving.register_keras_serializable("test_tables")
 class Interrupted(models.TextClassifier):
-    """Stops once it has answered the rows of a part."""
+    """Fails after it has answered the rows of one part."""
 
-    left = 3  # one for the names of the columns
+    left = 3  # the first call is for the names of the columns
 
     def table_columns(self, x, batch_size=32, **options):
         self.left -= 1

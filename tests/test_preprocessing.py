@@ -28,7 +28,7 @@ HORRORS = [
 
 
 def only(folder, target, names):
-    """Copies the settings and some other files of a folder."""
+    """Copies the settings of a folder and the files in `names`."""
     for path in folder.iterdir():
         if path.name in (*SETTINGS, *names):
             shutil.copyfile(path, target / path.name)
@@ -77,7 +77,7 @@ def test_texts_of_fifteen_languages_equal_the_reference(pairs, kind, real_data):
     got, expected = ours(texts).to_list(), ids_of(theirs, texts)
     different = [(a, b) for a, b in zip(got, expected, strict=True) if a != b]
     if kind in ("albert", "deberta_v3", "xlm_roberta"):
-        # Readings of one word with the same pieces in another order tie; float64 and float32 round them differently.
+        # Two splits of a word into the same pieces in another order tie; float64 and float32 round them differently.
         assert all(sorted(a) == sorted(b) for a, b in different)
         assert len(different) <= 5
     else:
@@ -87,7 +87,7 @@ def test_texts_of_fifteen_languages_equal_the_reference(pairs, kind, real_data):
 CHARACTERS = st.one_of(
     st.sampled_from("abcdeABC 'stmd!.,  \n\t\r1234-_é中…\u00a0\0\x01"), st.characters(exclude_categories=["Cs"])
 )
-# Where SentencePiece's map of characters and Hugging Face's own way through it part: see the list in the module.
+# Without the characters that Hugging Face maps differently from SentencePiece: see the list in `Tokenizer`.
 TAME = st.characters(
     exclude_categories=["Cs", "Cn", "Mn", "Mc", "Me", "Cf", "Co"], exclude_characters="\u2581\0"
 ).filter(
@@ -96,7 +96,7 @@ TAME = st.characters(
 
 
 def without_special_tokens(tokenizer, texts):
-    """Texts in which no special token is spelled out, which the reference maps to its id (Hypothesis knows them)."""
+    """The texts without special tokens: the reference maps those to ids, and Hypothesis generates some."""
     return [text for text in texts if not any(token in text for token in tokenizer.special_tokens)] or [""]
 
 

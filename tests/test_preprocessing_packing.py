@@ -1,4 +1,4 @@
-"""Packing as Hugging Face packs; saving, exporting, reading from KerasHub; errors."""
+"""Truncation and padding as in Hugging Face; saving, exporting, loading from KerasHub; errors."""
 
 import copy
 import io
@@ -97,7 +97,7 @@ def test_keras_files_bring_everything_back_in_a_fresh_process(families, tmp_path
         tokenizer = Tokenizer.from_folder(families / kind, special_tokens_in_strings=True)
         preprocessor = TextPreprocessor(tokenizer, 12, padding_side="left", pad_to_multiple_of=4, segment_ids=False)
         config = configs[kind] = preprocessor.get_config()
-        assert len(json.dumps(config, default=str)) < 2000  # no vocabulary in it
+        assert len(json.dumps(config, default=str)) < 2000  # without the vocabulary
         assert TextPreprocessor.from_config(copy.deepcopy(config)).get_config() == config
         model = keras.Sequential([preprocessor])
         model.built = True
@@ -127,7 +127,7 @@ class Served(tf.Module):
 
 
 def test_an_export_needs_only_tensorflow_and_its_text_operations(families, tmp_path):
-    """One export of several tokenizers, with added tokens and special tokens in strings, in a process without us."""
+    """Runs one export of several tokenizers without tfxfer; some add tokens or read special tokens in strings."""
     kinds = {kind: Tokenizer.from_folder(families / kind) for kind in ("bert", "xlm_roberta", "roberta")}
     newer = ("openai_gpt", "gemma3", "modernbert", "eurobert", "t5", "bert_unigram")
     kinds |= {kind: Tokenizer.from_folder(families.parent / "families2" / kind) for kind in newer}
@@ -320,7 +320,7 @@ def test_each_place_knows_its_token(bert, options):
         np.testing.assert_array_equal(texts >= 0, (plain["padding_mask"].numpy() == 1) & ~special)
         for row, place in np.argwhere(texts >= 0):
             assert parts[texts[row, place]][row][tokens[row, place]] == plain["token_ids"].numpy()[row, place]
-        for row in range(len(tokens)):  # in order, each once
+        for row in range(len(tokens)):  # in order, each token once
             order = [(t, k) for t, k in zip(texts[row], tokens[row], strict=True) if t >= 0]
             assert order == sorted(set(order))
 

@@ -1,4 +1,4 @@
-"""A tokenizer as Hugging Face's files: what `Tokenizer.to_folder` writes is read as the same tokenizer everywhere."""
+"""`Tokenizer.to_folder` writes Hugging Face's files, which every reader loads as the same tokenizer."""
 
 import json
 
@@ -70,7 +70,7 @@ def test_a_tokenizer_of_keras_hub_is_written_and_cut_and_padded_as_asked(tokeniz
     assert [row.attention_mask for row in rows] == expected["padding_mask"].numpy().tolist()
     config = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert config["model_max_length"] == 6 and config["padding_side"] == "left" and config["cls_token"] == "[CLS]"
-    # The class for which transformers takes the file as it is.
+    # With this class, transformers uses the file unchanged.
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 

@@ -1,4 +1,4 @@
-"""Private names: of Keras and KerasHub in the package, and of the package in its tests; each has a reason."""
+"""Private names of Keras and KerasHub in the package, and of the package in its tests: each has a reason."""
 
 import ast
 import io
@@ -13,7 +13,7 @@ import pytest
 
 import tfxfer
 
-# Names with a leading underscore that belong to Keras, and why there is no public way. Of KerasHub's there are none.
+# Private names of Keras that the package uses, and why no public name will do. It uses no private names of KerasHub.
 REASONS = {
     "_maybe_symbolic_build": "Keras takes the mean of the replicas' parts of a batch there, which may differ in size",
     "_compile_metrics": "makes the variables of metrics outside of the step that TensorFlow traces",
@@ -33,7 +33,7 @@ OPTIMIZERS = {
     "_use_weight_decay": "Keras's answer to whether a variable decays",
     "_var_key": "the key of a variable in an optimizer, which differs between backends",
 }
-# Attributes and functions of our own that other classes of Keras happen to have as well.
+# Our own attributes and functions; classes of Keras happen to use the same names.
 OURS = {
     "_dropout": "a function that reads a module",
     "_dtype": "of records in `data` and of hypermodels",
@@ -49,13 +49,13 @@ OURS = {
 }
 
 
-# Test files that import private names of the package, at most: inner parts whose failure would be too far from what is
-# public to be found.
+# The maximum number of test files that import private names of the package. They test inner parts whose failures would
+# be hard to find through public names.
 MOST_FILES = 19
 
 
 def used():
-    """The private names that the package reads, sets or defines, with one place each."""
+    """The private names that the package reads, sets or defines, with one location for each."""
     found = {}
     for file in sorted(pathlib.Path(tfxfer.__file__).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -63,7 +63,7 @@ def used():
             if isinstance(node, ast.FunctionDef):
                 name = node.name
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
-                name = node.value  # by `getattr` or `vars`
+                name = node.value  # for `getattr` or `vars`
             if name and name.startswith("_") and not name.startswith("__"):
                 found.setdefault(name, f"{file.name}:{node.lineno}")
     return found
@@ -120,12 +120,12 @@ def test_private_names_of_keras_have_a_reason_each_and_are_few():
 
 
 def is_private(name):
-    """Whether a dotted name has a part that begins with an underscore, but for names such as `__init__`."""
+    """Whether a part of a dotted name begins with an underscore, except for names such as `__init__`."""
     return any(part.startswith("_") and not part.startswith("__") for part in name.split("."))
 
 
 def imported(tree):
-    """Returns the imports of the package: nodes, with the dotted names that they give to variables."""
+    """Returns the imports of the package: each node, with a dict of variable to dotted name."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -149,7 +149,7 @@ def dotted(node):
 
 
 def reached(tree):
-    """Yields (node, name) where a file imports a private name of the package, or reaches one by what it imports."""
+    """Yields (node, name) where a file imports a private name of the package, or reaches one through an import."""
     variables = {}
     for node, names in imported(tree):
         variables |= {variable.split(".")[0]: name for variable, name in names.items() if not is_private(name)}
@@ -159,7 +159,7 @@ def reached(tree):
             name = dotted(node) or ""
             if name.split(".")[0] in variables and is_private(node.attr):
                 yield node, name
-        elif isinstance(node, ast.Call):  # of `setattr` and the like
+        elif isinstance(node, ast.Call):  # `setattr` and the like
             for thing, name in zip(node.args, node.args[1:], strict=False):
                 of_ours = (dotted(thing) or "").split(".")[0] in variables
                 if of_ours and isinstance(name, ast.Constant) and is_private(str(name.value)):
@@ -170,14 +170,14 @@ def reached(tree):
 
 
 def strings(node):
-    """The strings that a call gets, or that something is looked up by; of an f-string its parts."""
+    """The strings among a call's arguments or in a subscript, including the parts of f-strings."""
     given = node.args if isinstance(node, ast.Call) else [node.slice] if isinstance(node, ast.Subscript) else []
     parts = [part for each in given for part in (each.values if isinstance(each, ast.JoinedStr) else [each])]
     return [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
 
 
 def private_names(source):
-    """The private names of the package in a file, and those of them without a comment beside or right above."""
+    """The private names of the package in a file, and those without a comment on their lines or right above."""
     found = sorted({(node.lineno, node.end_lineno, name) for node, name in reached(ast.parse(source))})
     if not found:
         return [], []

@@ -1,4 +1,4 @@
-"""The head as a regression on frozen features, and what `fit` makes of it."""
+"""Heads as regressions on frozen features, and how `fit` uses them."""
 
 import warnings
 
@@ -10,10 +10,10 @@ import tiny
 
 import tfxfer as tx
 
-# The solver, on features and targets of any kind: a probe makes its own features of texts.
+# The solver itself, because it takes any features and targets; a probe computes its features from texts.
 from tfxfer import _regression
 
-# The sample of words, with fewer words than it is made for.
+# The sample of words, tested with fewer words than it is designed for.
 from tfxfer.models import _probing
 
 RNG = np.random.default_rng(0)
@@ -23,7 +23,7 @@ TEXTS, LABELS = tiny.TEXTS * 4, tiny.LABELS * 4
 
 
 def scaled(features):
-    """Features as the regression sees them."""
+    """Scales features as the regression does."""
     centred = features - features.mean(axis=0)
     return centred / np.sqrt((centred**2).sum(axis=1).mean())
 
@@ -42,7 +42,7 @@ def test_logistic_regression_is_scikit_learns(penalty):
     reference = sklearn.linear_model.LogisticRegression(C=1 / penalty, tol=1e-6).fit(scaled(FEATURES), CLASSES)
     ours = FEATURES @ found.kernel + found.bias
     theirs = reference.decision_function(scaled(FEATURES))
-    # Softmax takes no notice of what is added to all classes.
+    # Softmax ignores a constant that is added to all classes.
     np.testing.assert_allclose(ours - ours.mean(1, keepdims=True), theirs - theirs.mean(1, keepdims=True), atol=5e-3)
 
 
@@ -57,7 +57,7 @@ def test_a_row_is_judged_by_a_regression_that_has_not_seen_its_text(kind, monkey
     outputs, penalty = _regression.out_of_fold(x, targets, groups, kind=kind, folds=4, seed=3)
     again = _regression.out_of_fold(x, targets, groups, kind=kind, folds=4, seed=3)[0]
     np.testing.assert_array_equal(outputs, again)
-    # The parts, as they show: what one row's target changes is the rows of other parts.
+    # Changing one row's target changes the outputs of the other folds only, which reveals the row's fold.
     changed = targets.copy()
     changed[50] = np.roll(changed[50], 1) if kind == "classes" else 1 - changed[50]
     monkeypatch.setattr(_regression, "PENALTIES", (penalty,))
@@ -96,7 +96,7 @@ def test_the_penalty_is_the_one_of_the_least_loss_of_held_out_rows():
     found = _regression.fit(FEATURES, np.eye(3)[CLASSES], kind="classes")
     assert found.penalty == min(found.losses, key=found.losses.get)
     noise = _regression.fit(FEATURES, np.eye(3)[RNG.integers(0, 3, 60)], kind="classes")
-    assert noise.penalty > found.penalty  # where there is nothing to learn, little is
+    assert noise.penalty > found.penalty  # noise needs a stronger penalty
     assert found.held_out.shape == (60, 3)
     right = np.mean(found.held_out.argmax(axis=1) == CLASSES)
     assert 0.6 < right < np.mean((FEATURES @ found.kernel + found.bias).argmax(axis=1) == CLASSES) + 0.1
@@ -124,7 +124,7 @@ def test_a_class_without_rows_is_unlikely_and_finite():
 
 
 def probed(model, texts):
-    """What a model answers by its features and its head, computed apart."""
+    """Computes a model's outputs separately, from its features and the weights of its head."""
     features, dense = model.linear_head()
     below = keras.Model(model.input, features)
     return keras.ops.convert_to_numpy(below(model.preprocess_samples(texts)) @ dense.kernel + dense.bias)
@@ -240,7 +240,7 @@ def test_a_new_linear_head_of_a_tagger_starts_as_a_probe(tmp_path):
     model.compile(tx.optimizers.Auto(1e-9), run_eagerly=True)
     model.fit(WORDS, TAGS, verbose=0)
     assert model.head_probe.scores["accuracy"] > 0.8 and not model.has_new_head()
-    # As above, with an optimizer of one's own and above frozen layers.
+    # The same with a custom optimizer, above frozen layers.
     other = tagger(tmp_path, head="probe", dropout=0.0)
     other.backbone.set_weights(model.backbone.get_weights())
     tx.freezing.freeze(other, below=1)
@@ -268,7 +268,7 @@ def test_of_many_words_rare_tags_keep_all_and_frequent_ones_weigh_as_many_as_the
     found, kept, factors = sampled(7)
     assert len(kept) == len(found) <= 40 and 4 in kept and 3 not in kept and -1 not in kept
     assert (found[:, 0] == kept).all() and len(set(found[:, 1])) == len(found)
-    assert (kept == 4).sum() == (tags == 4).sum()  # rare, and whole
+    assert (kept == 4).sum() == (tags == 4).sum()  # a rare tag keeps all its words
     for tag in (0, 1, 2, 4):
         rows = found[kept == tag, 1].astype(int) // 12
         each = (tags == tag).sum() / len(rows)
@@ -293,7 +293,7 @@ def test_a_new_head_starts_as_a_probe_of_ten_times_the_penalty(tmp_path, optimiz
     assert model.head_probe.scores["accuracy"] > 0.9 and not model.has_new_head()
     kept, model.head_probe = model.get_weights(), None
     model.fit(TEXTS, LABELS, batch_size=32, verbose=0)
-    assert model.head_probe is None  # it has trained
+    assert model.head_probe is None  # the head has already trained
     best = tx.freezing.probe(model, TEXTS, LABELS)
     tx.freezing.probe(model, TEXTS, LABELS, penalties=[10 * best.penalty])
     np.testing.assert_allclose(model.get_weights()[-2], kept[-2], atol=0.02 * abs(kept[-2]).max())
@@ -370,7 +370,7 @@ def test_steps_that_cannot_teach_are_warned_of_with_what_a_probe_gives(tmp_path)
     with pytest.warns(UserWarning, match=r"8 steps .* new head .* accuracy (0\.9|1\.0).* held-out"):
         model.fit(TEXTS * 2, LABELS * 2, batch_size=8, verbose=0)
     assert abs(model.get_weights()[-2] - before[-2]).max() < 1e-4  # the head did not become the probe
-    # Fine-tuned now, so that nothing is said; nor is it of long steps, or few rows.
+    # No warning now that the model is fine-tuned, nor for large steps or few rows.
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         model.fit(TEXTS * 2, LABELS * 2, batch_size=64, verbose=0)

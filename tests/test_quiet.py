@@ -1,4 +1,4 @@
-"""Nothing is printed that nobody asked for."""
+"""The package prints nothing that the user did not ask for."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ import pytest
 
 
 def stderr_of(code, **environment):
-    """What a new process that runs the code writes to standard error."""
+    """Runs code in a new process and returns what it writes to standard error."""
     kept = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**kept, **environment}
@@ -40,7 +40,7 @@ def test_what_else_is_written_while_tensorflow_is_imported_comes_out(tmp_path):
 
 
 def stderr_at_start(tmp_path, lines, **environment):
-    """What comes out of lines that TensorFlow writes while it is imported."""
+    """Returns what is left of lines that TensorFlow writes while it is imported."""
     (tmp_path / "tensorflow.py").write_text(f"import os\nos.write(2, {lines!r})\n")
     (tmp_path / "tensorflow_text.py").write_text("")
     code = "import importlib.util\n"

@@ -1,4 +1,4 @@
-"""`examples/embed_corpus_ray.py`: no text lost and none doubled, each with its own vector."""
+"""`examples/embed_corpus_ray.py`: no text is lost or duplicated, and each gets its own vector."""
 
 import importlib.util
 import json
@@ -15,14 +15,14 @@ from tfxfer import export
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "examples" / "embed_corpus_ray.py"
-# An environment of its own: Ray is no part of this package's.
+# Ray has its own environment, because it is not part of this package's.
 PYTHON = pathlib.Path(os.environ.get("TFXFER_RAY_PYTHON", ROOT / ".venv-ray" / "bin" / "python"))
 ROWS = [(f"id {i}", f"{text}{' card' * (i % 4)}") for i, text in enumerate(tiny.TEXTS * 10)]
 
 
 @pytest.fixture(scope="module")
 def python():
-    """An interpreter that has Ray."""
+    """A Python interpreter with Ray."""
     if importlib.util.find_spec("ray") is not None:
         return sys.executable
     if not PYTHON.exists():
@@ -38,7 +38,7 @@ def run(python, **arguments):
     )
 
 
-@pytest.mark.slow  # Ray's start, and TensorFlow loaded by its worker
+@pytest.mark.slow  # starts Ray, whose worker loads TensorFlow
 def test_every_text_of_a_corpus_gets_its_vector_once(python, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="no pyarrow")
     embedder = tiny.embedder(tmp_path)
@@ -57,7 +57,7 @@ def test_every_text_of_a_corpus_gets_its_vector_once(python, tmp_path):
     expected = dict(zip((number for number, _ in ROWS), embedder.encode([text for _, text in ROWS]), strict=True))
     for row in found:
         np.testing.assert_allclose(row["embedding"], expected[row["id"]], atol=1e-5)
-    # A folder that is not empty is another run's.
+    # A folder that is not empty belongs to another run.
     again = run(python, model=model, corpus=corpus, output=tmp_path / "out")
     assert again.returncode and "is not empty" in again.stderr
     other = run(python, model=model, corpus=corpus, output=tmp_path / "other", text="body")

@@ -1,4 +1,4 @@
-"""The Python blocks of README, and of pages of the docs, are run: each page from top to bottom as one program."""
+"""Runs the Python blocks of the README and of pages of the docs, each page from top to bottom as one program."""
 
 import pathlib
 import re
@@ -9,7 +9,7 @@ import tfxfer as tx
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-# Pages whose blocks are one program on the weights of all-MiniLM-L6-v2.
+# Pages whose blocks form one program that uses the weights of all-MiniLM-L6-v2.
 PROGRAMS = ("README.md", "docs/tour.md", "docs/checkpoints.md")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -1,4 +1,4 @@
-"""What `export.recipes` writes, held against documented formats; what can run without Docker runs."""
+"""What `export.recipes` writes matches the documented formats; what can run without Docker is run."""
 
 import contextlib
 import gzip
@@ -42,7 +42,7 @@ def folder(model, tmp_path_factory):
 
 
 def load(path):
-    """A file as a module."""
+    """Loads a file as a module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     found = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
@@ -153,7 +153,7 @@ def test_sagemakers_archive_holds_name_version_and_model(folder, tmp_path):
 
 @contextlib.contextmanager
 def proxy(folder, behind, **options):
-    """The proxy in this process; yields its URL."""
+    """Runs the proxy in this process; yields its URL."""
     started = load(folder / "recipes" / "refuse_empty.py").start(0, behind, host="localhost", **options)
     thread = threading.Thread(target=started.serve_forever, daemon=True)
     thread.start()
@@ -167,7 +167,7 @@ def proxy(folder, behind, **options):
 
 @pytest.fixture(scope="module")
 def served(folder):
-    """The stand-in for TF Serving by the command of `compose.yaml`, and the proxy before it: two clients."""
+    """The contract server with the flags of `compose.yaml`, and the proxy in front of it: a client of each."""
     clients = pytest.importorskip("clients", reason="no grpcio or tensorflow-serving-api")
     from contract_server import __main__ as command_line
 
@@ -226,11 +226,11 @@ def test_the_proxy_hands_on_all_others(served, folder):
         assert type(client)(0, int(url.rpartition(":")[2]), NAME).http("/v1/models/x")[0] == 502, "nobody is there"
 
 
-# === Servers of one's own ===
+# === Custom servers ===
 
 
 def test_the_fastapi_program_answers_as_the_model(folder, model, monkeypatch):
-    """FastAPI is not needed: routes are functions, and what pydantic would check is not asked."""
+    """FastAPI is not needed: routes are functions, and the checks of pydantic are not tested."""
 
     class App:
         def __init__(self, **options):
@@ -262,7 +262,7 @@ def test_the_bento_program_answers_as_the_model(folder, model, monkeypatch):
 
 # === Triton ===
 
-# ModelConfig of Triton's model_config.proto, as far as its documentation names the fields used: (name, type, repeated).
+# The fields of ModelConfig, in Triton's model_config.proto, that are used and documented: (name, type, repeated).
 SCHEMA = {
     "ModelConfig": [
         ("name", "string", False),
@@ -320,7 +320,7 @@ def config():
 
 
 def onnx_folder(model, path, pairs=False, towers=False):
-    """What `export.onnx` writes, but for the model itself, whose conversion takes long."""
+    """Writes what `export.onnx` writes, except for the model itself, whose conversion is slow."""
     path.mkdir()
     preprocessor = model.preprocessor
     preprocessor.tokenizer.to_folder(

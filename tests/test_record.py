@@ -1,4 +1,4 @@
-"""What a model notes of its trainings, and what cards and exports say of it."""
+"""The training record of a model, and what model cards and exports report from it."""
 
 import json
 import pathlib

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import tfxfer as tx
 
-# The figures themselves: of a report only their pixels are left.
+# Private: the figures themselves, because a report contains only their pixels.
 from tfxfer.evaluation import _plots, _report
 
 PAIRS = (tiny.TEXTS, tiny.TEXTS[3:] + tiny.TEXTS[:3])
@@ -28,7 +28,7 @@ def probabilities(y, classes, rng, sharpness=2.0):
 
 
 def strictly(path):
-    """JSON without the constants that JSON does not have."""
+    """Reads strict JSON, without `NaN` and `Infinity`."""
 
     def refuse(constant):
         raise AssertionError(constant)
@@ -188,7 +188,7 @@ def test_the_legends_of_a_reliability_diagram_cover_nothing(kind):
         boxes["legend"].append(axes.get_legend().get_window_extent())
         texts = (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels())
         shown = [text for text in texts if text.get_visible() and text.get_text()]
-        # Lines included, which a box of the axes holds.
+        # Lines as well, although the box of the axes contains them.
         parts = [*axes.patches, *axes.lines, axes, *shown]
         boxes["other"] += [part.get_window_extent(canvas.get_renderer()) for part in parts]
     assert len(boxes["legend"]) == 2 and len(boxes["other"]) > 20
@@ -324,7 +324,7 @@ def test_a_model_without_texts_or_texts_without_a_model_are_errors(arguments, sa
 
 
 def events(folder):
-    """What TensorBoard reads of event files: scalars as (step, value), images as bytes."""
+    """What TensorBoard reads from event files: scalars as (step, value), images as bytes."""
     from tensorboard.backend.event_processing import event_accumulator
 
     found = event_accumulator.EventAccumulator(str(folder)).Reload()
@@ -334,7 +334,7 @@ def events(folder):
 
 
 def points(folder):
-    """What TensorBoard's projector serves: names, vectors, and lines of metadata without their header."""
+    """What TensorBoard's projector serves: names, vectors, and lines of metadata without the header."""
     import werkzeug.test
     from tensorboard.plugins import base_plugin
     from tensorboard.plugins.projector import projector_plugin
@@ -351,7 +351,7 @@ def points(folder):
     for each in get("/info").json["embeddings"]:
         name = each["tensorName"]
         vectors = np.frombuffer(get("/tensor", name=name).data, "float32").reshape(each["tensorShape"])
-        # As its page splits them.
+        # The projector's page splits them in the same way.
         lines = [line for line in get("/metadata", name=name).data.decode().split("\n") if line]
         rows = [line.split("\t") for line in lines]
         found.append((name, vectors, rows[1:] if len(rows[0]) > 1 else rows))

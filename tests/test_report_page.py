@@ -1,4 +1,4 @@
-"""The one page of a report: what is on it, that no text becomes markup, and how it works in a browser."""
+"""The page of a report: what it shows, that no text becomes markup, and how it works in a browser."""
 
 import html.parser
 import json
@@ -16,7 +16,7 @@ TEXTS = [*tiny.TEXTS[:7], EVIL]
 
 
 class Page(html.parser.HTMLParser):
-    """Tags, the text outside of scripts and styles, and the data of a page."""
+    """The tags of a page, its text outside scripts and styles, and its data."""
 
     def __init__(self, path):
         super().__init__()
@@ -33,7 +33,7 @@ class Page(html.parser.HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
-        assert self._within.pop()[0] == tag  # each tag ends where it should
+        assert self._within.pop()[0] == tag  # tags are nested correctly
 
     def handle_data(self, data):
         tag, attrs = self._within[-1] if self._within else ("", {})
@@ -49,7 +49,7 @@ class Page(html.parser.HTMLParser):
 
 
 def check(page, scripts):
-    """Nothing comes from elsewhere, and no text has become a tag."""
+    """Checks that the page loads nothing from elsewhere and that no text became a tag."""
     assert not page._within
     names = [tag for tag, _ in page.tags]
     assert names.count("script") == scripts and not {"img", "link", "iframe", "object", "base", "a"} & set(names)
@@ -65,7 +65,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def labelled(folder):
-    """The report of a classifier whose labels and texts try to break out, and what it was made of."""
+    """The report of a classifier whose labels and texts try to break out, and what it was made from."""
     keras.utils.set_random_seed(0)
     model = tiny.classifier(folder, labels=["card", "loan", EVIL])
     kernel = model.linear_head()[1].kernel
@@ -121,7 +121,7 @@ def test_several_labels_numbers_and_scores_alone_have_pages_too(folder):
     tx.evaluation.report_scores(folder / "numbers", [1.0, 2.0, 3.0], [0.1, 0.9, 0.5], texts=(texts, texts))
     page = Page(folder / "numbers" / "report.html")
     check(page, scripts=1)
-    assert len(page.named("circle", "cx")) == 3 and "farthest apart" in page.text and EVIL in page.text
+    assert len(page.named("circle", "cx")) == 3 and "differs most" in page.text and EVIL in page.text
     model = tiny.embedder(folder)
     pairs = (TEXTS, TEXTS[::-1])
     tx.evaluation.report(folder / "pairs", model, pairs, np.arange(8.0))
@@ -145,7 +145,7 @@ def test_intervals_and_coverage_are_shown_where_scores_have_them(folder):
     scores = found["classification"]
     for low, high in (scores["intervals"]["accuracy"], scores["per_class"]["a"]["intervals"]["f1"]):
         assert f"{low:.4f} to {high:.4f}" in page.text
-    assert "surest of" in page.text
+    assert "Accuracy on the most confident rows" in page.text
 
 
 def test_a_taggers_page_marks_entities_in_the_rows_with_errors(folder):
@@ -201,7 +201,7 @@ def test_in_a_browser_cells_open_their_rows_and_tables_sort(browser, labelled, t
     assert page.titles[0] == "Report" and "img" not in [tag for tag, _ in page.tags]
     confusion = np.array(found["classification"]["confusion"])
     true, given = np.argwhere(confusion)[-1]
-    assert f"taken for {found['classification']['labels'][given]}: {confusion[true, given]} rows" in page.text
+    assert f"predicted as {found['classification']['labels'][given]}: {confusion[true, given]} rows" in page.text
     rows = [row for row in page.rows["rows"] if row["y"] == [true] and row["p"] == [given]]
     assert all(row["t"][0] in page.text for row in rows)
     labels = [page.text.index(name) for name in ("card", "loan")]

@@ -107,7 +107,7 @@ def test_a_new_head_starts_from_a_regression_on_the_documents_of_lists(folder):
         freezing.probe(model, *given, penalties=(0.1,))
         found.append(model.linear_head()[1].get_weights())
     for one, other in zip(*found, strict=True):
-        np.testing.assert_allclose(one, other, atol=5e-3)  # where the iterations stop depends on the order of rows
+        np.testing.assert_allclose(one, other, atol=5e-3)  # the order of rows affects when the iterations stop
 
 
 def test_grades_and_lists_that_a_loss_does_not_take_are_errors(folder):
@@ -197,7 +197,7 @@ def test_a_generator_is_read_no_further_than_some_batches(model):
             yield QUERIES[1], DOCUMENTS[1] * 2
 
     found = model.rank_many(rows(), batch_size=2)
-    assert len(next(found)) == 8 and len(read) == 16  # 64 batches of 2 pairs, of 8 each row
+    assert len(next(found)) == 8 and len(read) == 16  # 64 batches of 2 pairs, 8 pairs per row
     assert len(list(found)) == 49
 
 
@@ -261,7 +261,7 @@ def test_a_cross_encoder_of_one_output_becomes_a_reranker(model, folder):
 
 
 class Marked(models.Reranker):
-    """A user's own."""
+    """A user's own subclass."""
 
 
 def test_an_export_ranks_as_python_does_without_being_told_of_pairs(model, folder):

@@ -1,4 +1,4 @@
-"""Stopping and resuming: a training that was killed ends as one that never was."""
+"""Stopping and resuming: a run that was killed ends with the same result as one that was not."""
 
 import itertools
 import json
@@ -27,11 +27,11 @@ TEXTS, LABELS = tiny.TEXTS * 2, tiny.LABELS * 2  # 4 batches of 4
 
 
 class Kill(keras.callbacks.Callback):
-    """Ends `fit` when so many steps have been made, before whatever stands behind it."""
+    """Ends `fit` after `at` steps, before any callback that follows it in the list is called."""
 
     def __init__(self, at, how=KeyboardInterrupt):
         super().__init__()
-        # No plain value, which a resumed run would restore.
+        # The step counter is not a plain value, because a resumed run would restore it.
         self._at, self._how, self._steps = at, how, itertools.count(1)
 
     def on_train_batch_end(self, batch, logs=None):
@@ -42,7 +42,7 @@ class Kill(keras.callbacks.Callback):
 
 
 class Training:
-    """A model that is trained, killed and trained again: the same object, so that its step is traced once."""
+    """A model that is trained, killed and trained again. One object is reused so that its step is traced once."""
 
     def __init__(self, model, fit):
         self.model, self._fit = model, fit
@@ -56,14 +56,14 @@ class Training:
         return [keras.ops.convert_to_numpy(v) for v in self.variables()]
 
     def reset(self, scrambled=False):
-        """Puts everything back to the start; scrambled where a resumed run has to know better."""
+        """Resets all variables; `scrambled` sets wrong values instead, which a resumed run has to restore."""
         for variable, value in zip(self.variables(), self.fresh, strict=True):
             variable.assign(value + np.asarray(1, value.dtype) if scrambled else value)
 
     def fit(self, *callbacks, scrambled=False, **kwargs):
-        """Returns the history of a run, or `None` if it was killed, and what all variables are then."""
+        """Returns the history of a run, or `None` if it was killed, and the values of all variables at its end."""
         self.reset(scrambled)
-        # The rate is a setting of the optimizer, which is compared before anything is restored.
+        # The learning rate is an optimizer setting, which is compared before anything is restored.
         for variable, value in zip(self.variables(), self.fresh, strict=True):
             if variable.name == "learning_rate":
                 variable.assign(value)
@@ -116,7 +116,7 @@ NOT_PLAIN = (object(), {1, 2}, np.array([None]), [lambda: 0])
 
 
 class Steps(keras.callbacks.Callback):
-    """Notes what it hears: of each step and epoch, exactly once."""
+    """Records its calls, to check that each step and epoch is reported exactly once."""
 
     def __init__(self):
         super().__init__()
@@ -175,13 +175,13 @@ def test_the_state_of_other_callbacks_comes_back(tmp_path):
     (tmp_path / "whole").mkdir()
     whole = callbacks_with_state(tmp_path / "whole")
     reference = training.fit(*whole.values(), epochs=9)
-    assert 4 < len(reference[0]["loss"]) < 9 and whole["plateau"].best is not None  # it stops in between
+    assert 4 < len(reference[0]["loss"]) < 9 and whole["plateau"].best is not None  # early stopping ends it
     best = whole["stop"].best_epoch
     for kill in (2, 4 * best + 7):
         folder = tmp_path / str(kill)
         folder.mkdir()
         resume = tx.callbacks.Resume(folder / "run", every=1)
-        # Resume may stand anywhere in the list.
+        # Resume may be anywhere in the list.
         before = callbacks_with_state(folder)
         killed = training.fit(resume, Kill(kill), *before.values(), epochs=9)
         assert killed[0] is None
@@ -214,7 +214,7 @@ def test_a_run_that_is_done_returns_at_once_with_its_weights_and_history(tmp_pat
     stopped = callbacks_with_state(tmp_path)
     reference = training.fit(*stopped.values(), tx.callbacks.Resume(tmp_path / "run"), epochs=9)
     again = callbacks_with_state(tmp_path)
-    # More epochs do not wake a run that a callback has stopped.
+    # More epochs do not continue a run that a callback has stopped.
     assert_same(training.fit(*again.values(), tx.callbacks.Resume(tmp_path / "run"), epochs=20), reference)
     assert again["steps"].heard == stopped["steps"].heard
     longer = training.fit(epochs=4)
@@ -240,7 +240,7 @@ def test_swapped_averages_come_back(tmp_path):
 
 
 class Decay(keras.callbacks.Callback):
-    """Changes the rate by what it was, when an epoch begins: must not do so twice."""
+    """Halves the learning rate when an epoch begins; resuming must not do this twice."""
 
     def on_epoch_begin(self, epoch, logs=None):
         rate = self.model.optimizer.learning_rate
@@ -258,7 +258,7 @@ def test_steps_that_run_together_are_resumed(tmp_path):
     training = Training(perceptron(steps_per_execution=3), on_points)
     options = {"data": points(rows=32)}
     reference = training.fit(**options)
-    training.fit(tx.callbacks.Resume(tmp_path, every=2), Kill(5), **options)  # calls: 3 + 3 + 2, 3 + 3
+    training.fit(tx.callbacks.Resume(tmp_path, every=2), Kill(5), **options)  # steps per call: 3 + 3 + 2, 3 + 3
     resume = tx.callbacks.Resume(tmp_path, every=2)
     assert_same(training.fit(resume, scrambled=True, **options), reference)
     assert resume.resumed_at == (1, 3)
@@ -286,7 +286,7 @@ def test_data_of_unknown_length_are_resumed(tmp_path):
 
 
 def test_classifier_on_strings_with_class_weights_is_resumed(tmp_path):
-    """Order, dropout, evaluations in mid-epoch and half precision: everything at once, on raw strings."""
+    """Combines shuffling, dropout, mid-epoch evaluation and half precision, on raw strings."""
 
     def fit(model, callbacks, **kwargs):
         dev = tx.callbacks.EvaluateClassification(tiny.TEXTS, tiny.LABELS, every=3)
@@ -315,7 +315,7 @@ def test_siamese_on_batches_is_resumed_under_loss_scaling(tmp_path):
     train = tx.data.batches((columns, np.arange(16.0)), embedder.preprocessor, **options)
 
     def fit(model, callbacks, first=2):
-        train.epoch = first  # as if an epoch had been looked at before
+        train.epoch = first  # as if earlier epochs had been iterated
         return model.fit(train, epochs=2, verbose=0, callbacks=callbacks)
 
     model = tx.models.Siamese(embedder)
@@ -326,7 +326,7 @@ def test_siamese_on_batches_is_resumed_under_loss_scaling(tmp_path):
     reference = training.fit()
     steps = int(train.cardinality())
     training.fit(tx.callbacks.Resume(tmp_path / "run", every=1), Kill(steps + 3))
-    # A new process counts from 0; which epoch comes, the checkpoint knows.
+    # A new process counts from 0. The checkpoint knows which epoch is next.
     assert_same(training.fit(tx.callbacks.Resume(tmp_path / "run"), scrambled=True, first=0), reference)
 
 
@@ -370,7 +370,7 @@ def test_gradual_unfreezing_is_resumed_in_mid_epoch(tmp_path):
     reference = training.fit()
     resume = tx.callbacks.Resume(tmp_path / "run", every=1)
     training.fit(resume, Kill(4))
-    # In a new process all is thawed, and nothing is known of who began when.
+    # In a new process, everything is unfrozen, and it is unknown when each part began to train.
     model.set_trainable(True)
     assert_same(training.fit(resume, scrambled=True), reference)
     assert resume.resumed_at == (0, 3)
@@ -378,14 +378,14 @@ def test_gradual_unfreezing_is_resumed_in_mid_epoch(tmp_path):
 
 
 def in_a_process(folder, kill=None, resume=True):
-    """One run of a script: a new model, of which neither optimizer nor metrics are made before `fit`."""
+    """Trains as a script would: a new model, whose optimizer and metrics are not built before `fit`."""
     folder = pathlib.Path(folder)
     keras.utils.set_random_seed(11)
     model = tiny.classifier(folder)
     model.compile(keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(3e-2, 16)))
 
     class KillSoon(keras.callbacks.Callback):
-        """Kills the process a moment after a step began: in its middle, or in that of the writing after it."""
+        """Kills the process shortly after a step begins: in the middle of the step or of the write after it."""
 
         def on_train_batch_begin(self, batch, logs=None):
             if int(self.model.optimizer.iterations) == kill:
@@ -404,12 +404,12 @@ def in_a_process(folder, kill=None, resume=True):
 
 
 def python(code):
-    """Runs code in a process that finds the package and the tests."""
+    """Runs code in a process that can import the package and the tests."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow  # three processes
+@pytest.mark.slow  # starts three processes
 def test_a_process_killed_twice_in_the_middle_of_steps_ends_as_one_that_was_not(tmp_path):
     def run(kill):
         return python(f"import test_resume; test_resume.in_a_process({str(tmp_path)!r}, {kill})")
@@ -433,7 +433,7 @@ def test_a_process_killed_twice_in_the_middle_of_steps_ends_as_one_that_was_not(
             np.testing.assert_array_equal(weights[name], value)
 
 
-@pytest.mark.slow  # another process, and compilation
+@pytest.mark.slow  # starts another process and compiles
 def test_a_run_is_resumed_in_mid_epoch_on_jax(tmp_path):
     code = f"""
         import os, pathlib
@@ -481,7 +481,7 @@ def test_a_stream_of_rows_is_resumed_in_its_middle(tmp_path, is_known):
             return None
         return model.get_weights()
 
-    with warnings.catch_warnings():  # Keras's, of any data whose length is not known
+    with warnings.catch_warnings():  # Keras warns about any data of unknown length
         warnings.filterwarnings("ignore", "Your input ran out of data")
         whole = fit([])
         assert fit([tx.callbacks.Resume(tmp_path / "run", every=1), Kill(17)]) is None
@@ -496,7 +496,7 @@ def test_a_stream_of_rows_is_resumed_in_its_middle(tmp_path, is_known):
 
 
 class Weights(keras.callbacks.Callback):
-    """Keeps the weights of each epoch."""
+    """Records the weights after each epoch."""
 
     def __init__(self):
         super().__init__()
@@ -594,7 +594,7 @@ def test_early_stopping_on_an_evaluation_gives_back_the_best_epoch(task, tmp_pat
 
 @pytest.fixture(scope="module")
 def cut_off(tmp_path_factory):
-    """A training, how it ends, and the folder with the checkpoint that it left when it was killed."""
+    """A training, its uninterrupted result, and the directory with the checkpoint that a killed run left."""
     training = Training(perceptron(), on_points)
     reference, folder = training.fit(), tmp_path_factory.mktemp("cut_off")
     training.fit(tx.callbacks.Resume(folder, every=1), Kill(7))
@@ -640,7 +640,7 @@ KEYS = ("identity", "epoch", "batch", "data_epoch", "stopped", "variables", "cal
 
 
 def write_checkpoint(folder, state, **arrays):
-    """Writes a checkpoint: a file of numpy's, with an array of the bytes of JSON."""
+    """Writes a checkpoint: a NumPy .npz file in which one array holds the bytes of JSON."""
     text = np.frombuffer(json.dumps({"format": 1, **state}).encode(), "uint8")
     np.savez(folder / "checkpoint.npz", state=text, **arrays)
 
@@ -678,7 +678,7 @@ def test_a_checkpoint_with_wrong_content_is_an_error_that_names_it(key, value, t
         on_points(perceptron(), [tx.callbacks.Resume(tmp_path)])
 
 
-# === Another training ===
+# === Checkpoints of another training ===
 
 DIFFERENT = {
     "class of the model": lambda: type("Other", (keras.Sequential,), {})(perceptron().layers),
@@ -772,12 +772,12 @@ def test_a_fit_that_introduces_no_one_is_an_error_that_says_what_to_do(tmp_path)
         perceptron().fit(points(), verbose=0, shuffle=False, callbacks=[tx.callbacks.Resume(tmp_path)])
 
 
-# === What a task model is trained on ===
+# === Training data of task models ===
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """A classifier whose training was killed in its second epoch: its folder, and what trains it again."""
+    """A classifier killed in its second epoch: the checkpoint directory, and a function that trains it again."""
     folder = tmp_path_factory.mktemp("killed")
 
     def fit(*, callbacks, labels=LABELS, texts=TEXTS, names=("card", "loan", "other"), loss=None, weights=None):
@@ -861,7 +861,7 @@ def test_batches_that_were_done_are_not_made_again(tmp_path, monkeypatch):
 
 
 class Loud(tx.callbacks.Resume):
-    """A subclass that overrides what Keras calls."""
+    """A subclass that overrides a method that Keras calls."""
 
     def set_model(self, model):
         super().set_model(model)

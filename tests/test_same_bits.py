@@ -1,4 +1,4 @@
-"""A row's numbers are the same bits whatever stands beside it, on processors whose products allow it."""
+"""A row has bitwise the same output whatever else is in the batch, if the processor's matrix products allow it."""
 
 import json
 
@@ -11,7 +11,7 @@ import tiny
 
 import tfxfer as tx
 
-# With AVX-512 oneDNN sums each row of a product in one order; with less, in one that depends on the number of rows.
+# With AVX-512, oneDNN sums each row of a product in one order. With less, the order depends on the number of rows.
 if processor.kernels() != "oneDNN":
     pytest.skip("a processor without AVX-512 sums products in an order of the batch", allow_module_level=True)
 
@@ -24,7 +24,7 @@ def parts(tmp_path_factory):
 
 
 def assert_same_bits(run, texts, sizes, orders=2):
-    """Whether `run(texts, batch_size)` gives each text's numbers whatever the size of batches and the order."""
+    """Asserts that `run(texts, batch_size)` gives a text the same output for any batch size and order."""
     expected, drawn = run(texts, 1), np.random.default_rng(0)
     for size in sizes:
         for number in range(orders):

@@ -1,4 +1,4 @@
-"""A saved search index: replaced in one step, its texts and vectors tied together, and damage that is named."""
+"""A saved search index: atomic replacement, texts and vectors that belong together, errors that name damaged files."""
 
 import errno
 import hashlib
@@ -22,7 +22,7 @@ from tfxfer import export, search
 
 RNG = np.random.default_rng(5)
 OLD, NEW = ["a", "bb", "ccc"], ["d", "ee", "fff", "gggg"]
-# Precisions, and what their hits are scored again by; test_search.py looks whether these are all.
+# Each precision and its values of `rescore`; test_search.py checks that the list is complete.
 RESCORE = {"float32": [None], "int8": [None, "float32"], "binary": [None, "binary", "int8", "float32"]}
 SETTINGS = [(precision, rescore) for precision, options in RESCORE.items() for rescore in options]
 QUERIES = RNG.normal(size=(20, 8)).astype("float32")
@@ -45,13 +45,13 @@ def vectors_in(folder):
 
 
 def are_alike(index, other):
-    """Whether two indexes give the same answers, to the bit."""
+    """Whether two indexes give bit-identical answers."""
     hits = [each.search(QUERIES, len(index)) for each in (index, other)]
     return hits[0].texts == hits[1].texts and np.array_equal(hits[0].scores, hits[1].scores)
 
 
 def names(folder):
-    """The files of a folder without what is different each time in their names."""
+    """The file names in a directory, with the part that changes with each save replaced by `*`."""
     return sorted(re.sub(r"-[0-9a-f]{16}\.", "-*.", name) for name in os.listdir(folder))
 
 
@@ -94,7 +94,7 @@ def test_modes_follow_the_umask(tmp_path):
 
 
 def steps(patched, target, name, n, *, once):
-    """Has a function fail with a full disk from its n-th call on, or at that call alone; returns its calls."""
+    """Makes a function fail with a full disk from its n-th call on, or only at it if `once`; returns its calls."""
     function, calls = getattr(target, name), []
 
     def called(*arguments, **kwargs):
@@ -127,7 +127,7 @@ def test_a_disk_that_is_full_at_any_step_leaves_the_old_index(target, name, once
                 continue
         if len(calls) < n:
             break
-        # The step that failed had no part in it, such as to wait for the disk after the last move.
+        # The failed step does not affect the result, for example a sync after the last move.
         assert loaded(tmp_path).texts == NEW and names(tmp_path) == FILES
         index_of(OLD).save(tmp_path)
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -149,9 +149,9 @@ def test_an_interrupt_after_the_last_move_leaves_the_new_index(tmp_path, monkeyp
 
 
 def in_a_child(run):
-    """Runs a function in a process of its own and returns how that ended."""
+    """Runs a function in a child process and returns its exit status."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads that the child does without
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the child does not need
         child = os.fork()
     if not child:
         try:
@@ -219,7 +219,7 @@ def test_saves_and_loads_at_the_same_time_give_one_of_the_indexes(tmp_path):
 
 
 def rewrite(change):
-    """Changes `index.json`."""
+    """Returns a function that changes `index.json`."""
 
     def damage(folder):
         path = folder / "index.json"
@@ -235,7 +235,7 @@ def put(key, value):
 
 
 def of_file(pattern, change):
-    """Changes a file's bytes; where `change` gives none, the file is gone, and `"folder"` makes a folder of it."""
+    """Returns a function that changes a file's bytes; `None` removes the file, `"folder"` makes it a directory."""
 
     def damage(folder):
         [path] = folder.glob(pattern)
@@ -299,7 +299,7 @@ def embedder(tmp_path_factory):
 
 
 def check(folder, name, embedder):
-    """Both readers raise a `ValueError` that names the file and says what to do."""
+    """Asserts that both readers raise a `ValueError` that names the file and says what to do."""
     exported = lambda folder: export.saved_model(embedder, folder / "export", index=folder)  # noqa: E731
     for argument, read in (("folder", loaded), ("index", exported)):
         with pytest.raises(ValueError, match=rf"argument `{argument}`.*SemanticIndex\.save") as caught:
@@ -337,7 +337,7 @@ def test_the_texts_of_one_save_and_the_vectors_of_another_are_an_error(part, tmp
     check(tmp_path / "both", r"index-\w+\.texts\.json", embedder)
 
 
-# === The format before ===
+# === The previous format ===
 
 
 def save_as_before(folder, texts, vectors):
@@ -393,7 +393,7 @@ def test_damage_of_the_first_format_is_an_error(name, damage, tmp_path, embedder
 
 
 class FakeIndex:
-    """What the package uses of a faiss index."""
+    """The part of a faiss index that the package uses."""
 
     is_trained = True
 

@@ -1,4 +1,4 @@
-"""Schedules against loops in plain Python, and as parts of an optimizer."""
+"""Schedules against loops in plain Python, and in optimizers."""
 
 import math
 
@@ -27,7 +27,7 @@ def linear(*args, **kwargs):
 
 
 def triangle(t, peak, steps, cut_fraction=0.1, ratio=32.0):
-    """ULMFiT's equation 3, as the paper has it, except that the rate does not fall below its lowest."""
+    """Equation 3 of the ULMFiT paper, except that the rate does not fall below its minimum."""
     cut = math.floor(steps * cut_fraction)
     p = t / cut if t < cut else max(1 - (t - cut) / (cut * (1 / cut_fraction - 1)), 0)
     return peak * (1 + p * (ratio - 1)) / ratio
@@ -91,7 +91,7 @@ def test_a_peak_stands_where_the_warm_up_ends_and_nowhere_else():
 
 
 def test_a_part_of_the_steps_is_rounded_to_the_nearest():
-    # 0.1 * 30 is 3.0000000000000004, which a ceiling would make 4.
+    # 0.1 * 30 is 3.0000000000000004, which a ceiling would round up to 4.
     assert schedules.warmup_constant(1.0, 30, 0.1).warmup_steps == 3
     assert schedules.warmup_constant(1.0, 29, 0.1).warmup_steps == 3
     schedule = schedules.SlantedTriangular(1.0, 100, 0.29)  # 0.29 * 100 is 28.999999999999996

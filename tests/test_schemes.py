@@ -1,6 +1,6 @@
-"""Schemes of tags: against seqeval's spans, against constraints of the CRF's reference, and the laws that they keep.
+"""Tag schemes: seqeval's spans, the constraints of the CRF reference, and invariants.
 
-Reference: seqeval 1.2.2 (golden/seqeval); enumerated constraints of BIO and BIOES (golden/crf).
+References: seqeval 1.2.2 (golden/seqeval); enumerated constraints of BIO and BIOES (golden/crf).
 """
 
 import gzip
@@ -11,12 +11,12 @@ import pathlib
 import numpy as np
 import pytest
 
-# Private: tags are an inner matter of taggers, data and scores, and each of these relies on all of it.
+# Private: taggers, data and scores use schemes internally, and each relies on all of this module.
 from tfxfer import _schemes
 
 SEQEVAL = pathlib.Path(__file__).parent / "golden" / "seqeval" / "cases.json.gz"
 PREFIXES = {"IOB1": "BI", "IOB2": "BI", "IOE1": "IE", "IOE2": "IE", "IOBES": "BIES", "BILOU": "BILU"}
-# Where the reading differs from seqeval's on purpose: the hyphens of a type, and what seqeval says it has not finished.
+# Where we differ from seqeval on purpose: hyphens in a type, and a scheme that seqeval marks as unfinished.
 OTHERWISE = {
     ("hyphens_around_type", "gold", "strict_IOB1"): [["-x-", 1, 2]],
     ("hyphens_around_type", "gold", "strict_IOB2"): [["-x-", 0, 2]],
@@ -107,7 +107,7 @@ def test_the_rows_that_a_scheme_allows_are_those_that_spans_are_written_as(schem
 @pytest.mark.parametrize("scheme", _schemes.SCHEMES)
 def test_the_first_error_is_the_first_tag_after_which_no_row_can_be_mended(scheme):
     legal = {tuple(row) for row in rows(scheme, 4) if _schemes.first_error(row, scheme) is None}
-    # A row of three tags needs one more at the most to end its span.
+    # A row of three tags needs at most one more to end its span.
     beginnings = {row[:k] for row in legal for k in range(len(row) + 1)}
     for row in rows(scheme, 3):
         error = _schemes.first_error(row, scheme)

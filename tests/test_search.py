@@ -19,7 +19,7 @@ RNG = np.random.default_rng(2)
 
 
 def scores_of(queries, corpus, name):
-    """All similarities, by SciPy's distances."""
+    """All similarities, from SciPy's distances."""
     if name == "dot":
         return queries @ corpus.T
     if name == "cosine":
@@ -28,7 +28,7 @@ def scores_of(queries, corpus, name):
 
 
 def stable_sort(scores, k):
-    """Ids by a stable sort of all scores: of equal ones the lower id first."""
+    """Ids from a stable sort of all scores: ties go to the lower id."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
@@ -85,7 +85,7 @@ def test_memory_is_bounded_by_the_blocks():
     search.top_k(queries, corpus, 5)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < queries.shape[0] * corpus.shape[0] * 4 / 4  # all scores at once would be 480 MB
+    assert peak < queries.shape[0] * corpus.shape[0] * 4 / 4  # all scores at once would take 480 MB
 
 
 def test_progress_is_shown_on_demand(capsys):
@@ -174,7 +174,7 @@ def test_codes_that_do_not_fit_are_errors(call, said):
 
 
 class Encoder:
-    """Gives each text a vector of its own, the same each time."""
+    """Encodes each text as a random vector, the same each time."""
 
     prompts = {}
 
@@ -296,7 +296,7 @@ def test_bad_input_of_the_index_is_an_error(make, said):
 
 
 class FakeIndex:
-    """What the package uses of a faiss index, exhaustive."""
+    """The part of a faiss index that the package uses, with exhaustive search."""
 
     is_trained = True
 
@@ -339,7 +339,7 @@ def faiss(request, monkeypatch):
 
 
 class Positive(Encoder):
-    """Vectors without negative products, so that the stand-in need not sort them apart."""
+    """Vectors without negative products, because the fake index ignores the sign."""
 
     def encode(self, texts, **kwargs):
         return np.abs(super().encode(texts))
@@ -393,7 +393,7 @@ def test_without_faiss_the_error_names_the_package(monkeypatch):
 
 
 def naive_pairs(vectors, k, max_pairs, min_score, name):
-    """Every pair that one of its rows has among its k nearest, the best first."""
+    """Every pair in which one row is among the k nearest of the other, the best first."""
     scores = np.round(scores_of(vectors, vectors, name), 9)
     found = set()
     for i, row in enumerate(scores):
@@ -446,7 +446,7 @@ def test_codes_lose_little_on_the_sts_benchmark(minilm_folder, real_data):
     calibration = np.concatenate([first, second])
     whole = evaluation.similarity_scores(first, second, scores)["spearman"]
     assert whole == pytest.approx(0.8203, abs=2e-4)
-    assert spearman("int8") > 0.8190  # published for codes that are compared as numbers: 0.8140
+    assert spearman("int8") > 0.8190  # published for codes compared as numbers: 0.8140
     assert spearman("binary") == pytest.approx(0.8086, abs=1e-3)
     one_sided = evaluation.similarity_scores(first, search.quantize(second, "binary").dequantize(), scores)["spearman"]
     assert spearman("binary") < one_sided < whole

@@ -1,4 +1,4 @@
-"""Indexes that grow and forget, filter, lie on the disk, and search by other packages; clusters."""
+"""Indexes that grow and forget, filter, stay on disk, and search with other packages; clusters."""
 
 import json
 import re
@@ -18,7 +18,7 @@ DIM = 16
 
 
 class Encoder:
-    """Gives each text a vector of its own, the same each time."""
+    """Maps each text to its own vector, the same in every call."""
 
     prompts = {}
 
@@ -70,7 +70,7 @@ def test_an_index_that_forgot_is_one_of_what_is_left(ids, precision, rescore, tm
     assert are_alike(index.search(["q", TEXTS[3]], 22), fresh.search(["q", TEXTS[3]], 22))
     for each in (index, fresh):
         each.add(["later"], ids=["later"] if isinstance(known[0], str) else None)
-    # Ids count on from the highest there ever was.
+    # New ids continue from the highest id that was ever used.
     assert index.ids.tolist()[-1] == ("later" if ids and isinstance(ids[0], str) else known[-1] + 1)
     index.save(tmp_path)
     again = search.SemanticIndex.load(tmp_path, Encoder())
@@ -264,7 +264,7 @@ def test_an_export_finds_by_the_ids_of_an_index(tmp_path):
     assert found["ids"].numpy()[0, :2].tolist() == [each.encode() for each in index.search(tiny.TEXTS[4], 2).ids]
 
 
-# === On the disk ===
+# === On disk ===
 
 
 @pytest.mark.parametrize(("precision", "rescore"), [*PRECISIONS, ("binary", "binary"), ("binary", "float32")])
@@ -368,7 +368,7 @@ def test_memory_stays_flat_while_an_index_is_built_and_searched(tmp_path):
         return built, searched
 
     small, large = peak(100_000), peak(1_000_000)  # 26 and 256 MB of vectors
-    # What grows are the lists of texts and the ids: some 60 bytes a text.
+    # Only the list of texts and the ids grow, by about 60 bytes per text.
     assert large[0] - small[0] < 900_000 * 100 and large[1] - small[1] < 900_000 * 60
 
 
@@ -400,7 +400,7 @@ def test_other_packages_give_the_same_hits_filter_and_forget(options, backend, t
         for where in (None, {"language": "en"}, {"language": "it"}):
             found, expected = (each.search(["a query", TEXTS[5]], 6, where=where) for each in (index, exact))
             np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5, atol=1e-6)
-            if options.get("rescore", "") is not None:  # codes alone leave ties, in any order
+            if options.get("rescore", "") is not None:  # codes without rescoring have ties, in any order
                 assert found.ids.tolist() == expected.ids.tolist() and found.texts == expected.texts
 
     check(index, exact)
@@ -504,7 +504,7 @@ def test_memory_of_communities_is_bounded():
     found = search.community_detection(vectors, threshold=0.9999)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert [len(group) for group in found] == [1000] * 10 and peak < 150e6  # all similarities would be 400 MB
+    assert [len(group) for group in found] == [1000] * 10 and peak < 150e6  # all similarities would take 400 MB
 
 
 TOPICS = {
@@ -515,7 +515,7 @@ TOPICS = {
 
 
 class Topical(Encoder):
-    """Texts of a topic lie near each other."""
+    """Encodes texts of the same topic close to each other."""
 
     def encode(self, texts, **kwargs):
         places = [next(i for i, key in enumerate(TOPICS) if key in text) for text in texts]

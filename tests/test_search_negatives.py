@@ -1,4 +1,4 @@
-"""Hard negatives against a naive loop."""
+"""Hard negatives, compared with a naive loop."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tfxfer import data, models, search
 
 
 class Places:
-    """Puts a text, a number, at that place on a line; closeness is a dot product of (place, 1) style vectors."""
+    """Embeds a text, which is a number, as that point on a line."""
 
     prompts = {}
 

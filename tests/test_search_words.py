@@ -1,4 +1,4 @@
-"""BM25, fusion and both together, against loops and reference numbers."""
+"""BM25, fusion and hybrid search, against loops and reference numbers."""
 
 import errno
 import importlib.util
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tfxfer import search
 
-# Not imported here, which would start JAX's threads.
+# The spec is looked up because an import here would start JAX's threads.
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("bm25s") is None, reason="package bm25s is not installed")
 
 TEXTS = [
@@ -30,7 +30,7 @@ TEXTS = [
 
 
 class Encoder:
-    """Gives each text a vector of its own, the same each time."""
+    """Gives each text its own vector, the same in each call."""
 
     prompts = {}
 
@@ -39,7 +39,7 @@ class Encoder:
 
 
 def naive_scores(query, documents, variant, k1, b, delta):
-    """The table in the docstring, as loops over lists of words."""
+    """Computes the table in the docstring of `BM25Index` with loops over lists of words."""
     n, mean = len(documents), np.mean([len(document) for document in documents])
     found = np.zeros(n)
     for word in query:
@@ -121,7 +121,7 @@ def test_scores_and_order_are_the_references(golden):
             shared = [i for i, words in enumerate(expected["documents"]) if set(words) & set(query)]
             best = sorted(shared, key=lambda i, s=all_scores: (-s[i], i))[:5]
             assert ids[: len(best)].tolist() == best and set(ids[len(best) :].tolist()) <= {-1}
-            if case["variant"] not in ("bm25l", "bm25+"):  # which score texts without the words as well
+            if case["variant"] not in ("bm25l", "bm25+"):  # these also score texts without the words
                 assert set(top) >= {i for i in best if all_scores[i] > 0}
 
 
@@ -294,7 +294,7 @@ def test_without_bm25s_the_error_names_the_package(monkeypatch):
 
 @pytest.mark.slow
 def test_bm25s_does_not_start_jax():
-    # JAX warns of a fork once it has threads; it would have taken most of a GPU's memory, too.
+    # JAX warns about a fork once it has threads. It would also take most of a GPU's memory.
     code = "import os; from tfxfer import search; search.BM25Index(['a']).search('a', 1); os.fork() or os._exit(0)"
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
@@ -303,7 +303,7 @@ def test_bm25s_does_not_start_jax():
 
 # === Fusion ===
 
-# Lists and fused scores by ranx 0.3.21, at k = 60 and 1.
+# Lists, and their scores fused by ranx 0.3.21 with k = 60 and k = 1.
 LISTS = [
     {"a": 9.0, "b": 8.0, "c": 7.0, "d": 6.0, "e": 5.0},
     {"c": 0.9, "a": 0.8, "f": 0.7},
@@ -421,7 +421,7 @@ def test_bad_options_of_a_fusion_are_errors(options, said):
         search.fuse([{"a": 1.0}, {"a": -1.0}], **options)
 
 
-# === Both ===
+# === Hybrid search ===
 
 
 @pytest.mark.parametrize(

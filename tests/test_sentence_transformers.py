@@ -1,7 +1,7 @@
-"""sentence-transformers folders: the reference's numbers, every module, what is refused.
+"""sentence-transformers folders: the reference's numbers, every module, and what is refused.
 
-Reference: sentence-transformers 6.2.0, transformers 5.24.0, torch 2.14.1 (golden/families2/st_*). The modules that no
-golden folder has are compared with numpy.
+Reference: sentence-transformers 6.2.0, transformers 5.24.0, torch 2.14.1 (golden/families2/st_*). Modules that no
+golden folder has are compared with NumPy.
 """
 
 import json
@@ -50,7 +50,7 @@ def edit_json(file, **changes):
 
 
 def write_tensors(file, **tensors):
-    """Writes float32 tensors as a safetensors file; in their names `__` stands for a dot."""
+    """Writes float32 tensors as a safetensors file; in their names, `__` means a dot."""
     header, data = {}, b""
     for name, tensor in tensors.items():
         raw = np.ascontiguousarray(tensor, "float32").tobytes()
@@ -73,7 +73,7 @@ def texts(golden):
 
 @pytest.fixture
 def folder_of(golden, tmp_path):
-    """Copies a golden folder; weights and tokenizer of `st_e5_passage_only` are those of `st_e5`."""
+    """Copies a golden folder; `st_e5_passage_only` has the weights and tokenizer of `st_e5`."""
 
     def make(name, changed=None):
         folder = tmp_path / (changed or name)
@@ -89,7 +89,7 @@ def folder_of(golden, tmp_path):
 
 @pytest.fixture
 def make_folder(golden, folder_of):
-    """Makes a folder around the golden encoder `bert_one_file`: the modules after the Transformer as (kind, config)."""
+    """Makes a folder with the golden encoder `bert_one_file`, followed by the given modules, (kind, config) each."""
 
     def make(*modules, prefix=NEW, **config):
         folder = folder_of("bert_one_file")
@@ -123,7 +123,7 @@ def states_of(embedder, texts):
 
 
 def check_ids(embedder, expected, texts):
-    """Compares the ids behind each prompt with the reference's, cut at the folder's longest sequence."""
+    """Compares the ids of texts with each prompt, truncated to the folder's limit, with the reference's."""
     prompts = embedder.prompts
     sides = {"encode": embedder.default_prompt_name, "encode_query": "query", "encode_document": "document"}
     for key, name in sides.items():
@@ -151,10 +151,10 @@ def test_a_folder_gives_the_references_numbers(folder_of, texts, name):
     found["similarity"] = embedder.similarity(found["encode_query"], found["encode_document"])
     for key, value in found.items():
         np.testing.assert_allclose(value, expected[key], atol=2e-5, rtol=0, err_msg=key)
-    cut = "encode_truncate_dim_16" + "_normalized" * embedder.normalize  # ours scales again what the model scales
+    cut = "encode_truncate_dim_16" + "_normalized" * embedder.normalize  # ours normalizes again if the model normalizes
     np.testing.assert_allclose(embedder.encode(texts, truncate_dim=16), expected[cut], atol=2e-5, rtol=0)
     check_ids(embedder, expected, texts)
-    # The reference pads Qwen3 on the left; neither that nor an array or one text alone changes a number.
+    # The reference pads Qwen3 on the left. Padding on the left, an array or a single text give the same numbers.
     embedder.preprocessor.padding_side = "left"
     np.testing.assert_allclose(embedder.encode_query(np.array(texts)), found["encode_query"], atol=4e-6, rtol=0)
     np.testing.assert_allclose(embedder.encode_query(texts[0]), found["encode_query"][0], atol=4e-6, rtol=0)
@@ -173,7 +173,7 @@ def test_the_poolings_are_the_references_on_either_padding_side_and_without_a_pr
             key = f"{name}/{theirs}"
             np.testing.assert_allclose(pooling(tokens, padding_mask=mask), expected[key], atol=2e-5)
             wanted = expected[f"{key}/without_prompt_3"]
-            # Where no token is left, the reference gives what the mode makes of nothing; here it is zeros.
+            # If no token is left, the reference gives what the mode computes from nothing; ours gives zeros.
             wanted = np.where(np.isnan(wanted), 0.0, wanted)
             np.testing.assert_allclose(pooling(tokens, padding_mask=mask, prompt_length=3), wanted, atol=2e-5)
 
@@ -218,7 +218,7 @@ def test_a_prompt_longer_than_the_sequence_leaves_the_final_special_token(folder
     assert embedder.prompt_length(prompt) == 5
     [states] = states_of(embedder, [prompt + "where"])
     np.testing.assert_allclose(embedder.encode("where", prompt=prompt), states[-1, -1], atol=1e-5)
-    embedder.preprocessor.sequence_length = 30  # is heeded without a new model
+    embedder.preprocessor.sequence_length = 30  # takes effect without a new model
     assert embedder.prompt_length(prompt) > 5
     [states] = states_of(embedder, [prompt + "where"])
     kept = states[-1, embedder.prompt_length(prompt) :]
@@ -264,7 +264,7 @@ def dense_config(inputs, units, activation="Tanh", **settings):
 
 @pytest.fixture
 def many(make_folder):
-    """A folder with every module that is computed, and what they make of the states of all layers in numpy."""
+    """A folder with every supported module, and a function that applies them to the states of all layers in NumPy."""
     layer_weights = np.array([0.5, -0.25, 2.0], "float32")
     first, bias, residual = RNG.normal(size=(20, 32)), RNG.normal(size=20), RNG.normal(size=(20, 32))
     second = RNG.normal(size=(20, 20)) / 4
@@ -323,7 +323,7 @@ def test_hidden_states_are_those_of_every_layer(golden, texts):
     states = [np.asarray(state) for state in backbone.hidden_states()(ids)]
     real = np.asarray(ids["padding_mask"]) == 1
     np.testing.assert_array_equal(states[2][real], np.asarray(backbone(ids))[real])
-    # A backbone of the first layer alone.
+    # A backbone with only the first layer.
     first = backbones.Backbone("bert", **{**backbone.arguments, "num_layers": 1})
     first.set_weights(backbone.get_weights()[: len(first.weights)])
     np.testing.assert_allclose(states[1][real], np.asarray(first(ids))[real], atol=1e-6)
@@ -377,7 +377,7 @@ def test_modules_train_and_freeze_as_the_head_and_dropout_is_off_but_in_training
     assert moved == {id(w) for layer in head for w in layer.weights}
 
     embedder.set_trainable(False)
-    # A frozen dropout stops. In training attention's lengths are not rounded up, which changes the last bits.
+    # Frozen dropout is off. In training, attention does not round lengths up, which changes the last bits.
     np.testing.assert_allclose(embedder(x, training=True), embedder(x), atol=1e-6)
 
 
@@ -433,7 +433,7 @@ def test_activations_are_torchs(make_folder):
     x = np.linspace(-8, 8, 32).astype("float32")
     folder = make_folder(MEAN, *(("Dense", dense_config(32, 32, name)) for name in ORACLES))
     for number in range(len(ORACLES)):
-        # Whatever comes in, the activation is that of the bias.
+        # The kernel is zero, so for any input the activation is applied to the bias.
         file = folder / f"{number + 2}_Dense" / "model.safetensors"
         write_tensors(file, linear__weight=np.zeros((32, 32)), linear__bias=x)
     embedder = embedder_of(folder)
@@ -443,7 +443,7 @@ def test_activations_are_torchs(make_folder):
         np.testing.assert_allclose(vectors, oracle(x)[None], atol=1e-5, rtol=1e-5, err_msg=name)
     settings = embedder.get_config()["modules"]
     assert json.loads(json.dumps(settings)) == settings
-    # The error for another one names those that are computed: all of them were.
+    # The error for another activation lists the supported ones, all of which were tested above.
     edit_json(folder / "2_Dense" / "config.json", activation_function="torch.nn.modules.activation.PReLU")
     with pytest.raises(ValueError, match="`activation_function`") as caught:
         backbones.load(folder)
@@ -585,7 +585,7 @@ def test_do_lower_case_is_a_normalizer_before_the_tokenizers_own(golden, tmp_pat
     )
     write_json(folder / "1_Pooling" / "config.json", {})
     write_json(folder / "sentence_bert_config.json", {"do_lower_case": True, "max_seq_length": 30})
-    # What sentence-transformers 6.2 makes of it.
+    # What sentence-transformers 6.2 does.
     reference = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     own = reference.normalizer
     steps = [] if own is None else list(own) if isinstance(own, tokenizers.normalizers.Sequence) else [own]
@@ -595,7 +595,7 @@ def test_do_lower_case_is_a_normalizer_before_the_tokenizers_own(golden, tmp_pat
     loaded = backbones.load(folder, load_weights=False)
     expected = [encoding.ids for encoding in reference.encode_batch(given, add_special_tokens=False)]
     assert loaded.preprocessor.tokenizer(given).to_list() == expected
-    # Written out, it lower-cases by itself, and nothing is done twice.
+    # The saved tokenizer lower-cases by itself, and nothing is done twice.
     loaded.preprocessor.tokenizer.to_folder(folder)
     again = backbones.load(folder, load_weights=False)
     assert again.preprocessor.tokenizer.spec == loaded.preprocessor.tokenizer.spec
@@ -624,7 +624,7 @@ def test_older_configs_are_read(make_folder, prefix):
     assert (found.layer_start, found.layer_weights.tolist()) == (1, [1.0, 3.0])
     assert found.dense[0]["activation"] == "tanh"  # the reference's own default
     assert embedder.embedding_dim == 8 and embedder.preprocessor.sequence_length == 40
-    # Not lower-cased more than its tokenizer does by itself.
+    # Nothing is lower-cased beyond what the tokenizer itself does.
     assert embedder.preprocessor.tokenizer.spec == tx.preprocessing.Tokenizer.from_folder(folder).spec
 
 

@@ -1,6 +1,6 @@
-"""Exports as servers and compiled clients run them, in processes that never imported tfxfer.
+"""Exports in servers and compiled clients, which run in processes that never import tfxfer.
 
-`contract_server` stands in for TF Serving: it says itself what it imitates.
+`contract_server` replaces TF Serving; its docstring says what it imitates.
 """
 
 import concurrent.futures
@@ -28,7 +28,7 @@ import operations  # noqa: E402
 
 from tfxfer import export, models  # noqa: E402
 
-# Servers and compilers in processes of their own, for every kind of model.
+# Every kind of model needs servers and compilers in separate processes.
 pytestmark = pytest.mark.slow
 
 TEXTS = [*tiny.TEXTS, "cards", "ÜBER naïve card", "\x00 money", "[MASK] card [SEP]", "card " * 100, "שלום card"]
@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(folder):
-    """Models that have all signatures between them."""
+    """Models that together have all signatures."""
     parts = tiny.backbone(), tiny.preprocessor(folder)
     embedder = models.TextEmbedder(*parts, prompts=PROMPTS)
     made = {
@@ -58,7 +58,7 @@ def trained(folder):
 
 
 def spread(model, seed=0):
-    """Gives the head weights so large that answers differ from text to text."""
+    """Makes the weights of the head large enough for answers to differ between texts."""
     rng = np.random.default_rng(seed)
     for layer in model.layer_groups()["head"]:
         layer.set_weights([weight + rng.normal(0, 1, weight.shape) for weight in layer.get_weights()])
@@ -67,7 +67,7 @@ def spread(model, seed=0):
 
 @pytest.fixture(scope="module")
 def bases(trained, folder):
-    """The models' base folders."""
+    """The models' base directories."""
     arguments = {"entailment": {"index": {"texts": CORPUS}, "max_k": 4}, "score": {"pairs": True}}
     paths = [export.saved_model(model, folder / name, **arguments.get(name, {})) for name, model in trained.items()]
     return {name: pathlib.Path(path).parent for name, path in zip(trained, paths, strict=True)}
@@ -75,12 +75,12 @@ def bases(trained, folder):
 
 @pytest.fixture(scope="module")
 def server(bases, folder):
-    """The server with what lies beside the versions: their `models.config`, and a batching config."""
+    """A server that uses the files next to the versions: each `models.config`, and a batching configuration."""
     merged = configs.ModelServerConfig()
     for name, base in bases.items():
         config = text_format.Parse((base / "models.config").read_text(), configs.ModelServerConfig())
         assert config.model_config_list.config[0].base_path == f"/models/{name}"
-        config.model_config_list.config[0].base_path = str(base)  # as `docker run` mounts it
+        config.model_config_list.config[0].base_path = str(base)  # instead of the mount of `docker run`
         merged.MergeFrom(config)
     (folder / "models.config").write_text(text_format.MessageToString(merged))
     with clients.server_process(
@@ -95,7 +95,7 @@ def server(bases, folder):
 
 @pytest.fixture(scope="module")
 def answers(trained):
-    """For model and signature the inputs, and the outputs as the models in Python give them."""
+    """Maps (model, signature) to the inputs and to the outputs of the model in Python."""
     entailment, tags, score, names = trained.values()
     embedder = entailment.embedder
     queries = embedder.encode(TEXTS, prompt_name="query")
@@ -170,7 +170,7 @@ def hits(embedder, queries):
 
 
 def check(found, expected):
-    """Holds outputs against each other: strings and integers equal, floats to 1e-5."""
+    """Compares outputs: strings and integers exactly, floats to 1e-5."""
     assert set(found) == set(expected)
     for name, value in expected.items():
         got = np.asarray(found[name])
@@ -265,7 +265,7 @@ def test_requests_from_many_threads_are_merged_and_each_gets_its_own_answer(serv
         found = list(pool.map(ask, range(len(texts))))
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert server.runs() - before < len(texts) * 0.8, "some were merged"
-    # More rows than are computed at a time: parted, and put together again.
+    # A request with more rows than fit a batch is split, and its outputs are concatenated.
     before = server.runs()
     np.testing.assert_allclose(server.predict("classify", text=texts)["probabilities"], expected, atol=1e-5)
     assert server.runs() - before == 160 / 32
@@ -279,7 +279,7 @@ def test_the_server_never_imported_what_made_the_exports(server, answers):
 
 
 def test_no_request_fails_while_versions_come_and_go(server, trained, bases, folder):
-    """A new version is written by the exporter under load, then taken away again."""
+    """The exporter writes a new version under load; later the version is removed."""
     texts = ["where is my card?", "a loan"]
     old = trained["tags"]
     new = spread(models.TextClassifier(old.backbone, old.preprocessor, labels=LABELS), seed=1)
@@ -311,7 +311,7 @@ def test_no_request_fails_while_versions_come_and_go(server, trained, bases, fol
         clients.wait(lambda: len(seen) > forward + 9)
         assert set(seen[forward + 3 :]) == {2}
         assert server.rest({"instances": texts}, "/versions/1:predict")[0] == 404
-        # Back: by the folder, as a policy in `models.config` would.
+        # Roll back by moving the directory; a policy in `models.config` has the same effect.
         os.rename(bases["tags"] / "2", folder / "withdrawn")
         clients.wait(lambda: server.versions() == {1: "AVAILABLE", 2: "END"}, 60)
         back = len(seen)
@@ -329,7 +329,7 @@ def test_no_request_fails_while_versions_come_and_go(server, trained, bases, fol
 
 @pytest.fixture(scope="module")
 def compiled(folder):
-    """The client in C, compiled against TensorFlow's wheel."""
+    """The C client, compiled against TensorFlow's wheel."""
     compiler = shutil.which("cc")
     home = pathlib.Path(tf.__file__).parent
     libraries = [home / "libtensorflow_cc.so.2", home / "libtensorflow_framework.so.2"]
@@ -372,7 +372,7 @@ def test_a_compiled_client_gets_the_same_numbers(compiled, bases, answers):
         np.testing.assert_allclose(rows, expected[output][chosen], atol=1e-5)
 
 
-# === What the graph is made of ===
+# === Operations of the graph ===
 
 
 def test_graphs_hold_only_operations_that_a_server_has(bases):

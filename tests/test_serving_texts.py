@@ -1,4 +1,4 @@
-"""Hostile texts: an answer or a clean error, never a crash, and the neighbours in the same batch unharmed."""
+"""Hostile texts give an answer or a clean error, never a crash, and do not affect their neighbors in the batch."""
 
 import base64
 import concurrent.futures
@@ -19,7 +19,7 @@ import operations  # noqa: E402
 
 from tfxfer import export, models  # noqa: E402
 
-# Megabytes of text, through a server and for every kind of tokenizer.
+# These tests send megabytes of text through a server and through every kind of tokenizer.
 pytestmark = pytest.mark.slow
 
 NEIGHBOURS = ["Where is my card?", "good day", "How much is a loan, and when?"]
@@ -27,7 +27,7 @@ HOSTILE = {
     "bytes that are no UTF-8": [
         b"\xff\xfe card",
         b"card \xc3",
-        b"\xc0\xaf\xe2\x82 card",  # overlong, cut off
+        b"\xc0\xaf\xe2\x82 card",  # overlong, truncated
         b"\xf5\x90\x80\x80",  # beyond Unicode
         bytes(range(256)),
         b"\xff" * 5_000_000,
@@ -67,7 +67,7 @@ def folder(tmp_path_factory):
 
 
 def mixed(texts):
-    """Texts with a neighbour before each and one behind; and the places of the neighbours."""
+    """Returns the texts with a neighbor before each and after the last, and the indices of the neighbors."""
     batch = []
     for i, text in enumerate(texts):
         batch += [NEIGHBOURS[i % 3].encode(), text]
@@ -75,7 +75,7 @@ def mixed(texts):
 
 
 def check_neighbours(run, texts):
-    """Runs texts and their neighbours in one batch; the texts are answered, the neighbours as if alone."""
+    """Checks that a batch gives each text an answer, and the neighbors the same answer as without the texts."""
     alone = run([text.encode() for text in NEIGHBOURS])
     batch, places = mixed(texts)
     found = run(batch)
@@ -90,7 +90,7 @@ def check_neighbours(run, texts):
 
 @pytest.fixture(scope="module")
 def exported(folder, request):
-    """Makes an embedder with its export, once: by the kind of its tokenizer, or of its weights."""
+    """Makes an embedder and its export, once for each kind of tokenizer or weights."""
 
     @functools.cache
     def make(kind):
@@ -119,7 +119,7 @@ def embed(embedder_and_path):
     def run(texts):
         return function(text=tf.constant(texts, tf.string))["embedding"].numpy()
 
-    run.keeps = served  # its tables
+    run.keeps = served  # keeps its tables alive
     return run
 
 
@@ -150,10 +150,10 @@ def test_a_long_text_is_read_as_far_as_the_model_reads(embedder_and_path, embed)
     assert limit == 32_768
     text = "where is my card, and how much was the loan? " * 5_000
     np.testing.assert_allclose(embed([text.encode()]), embedder.encode([text]), atol=1e-5)
-    # What lies behind the bytes that are read is not looked at.
+    # Bytes after the limit are ignored.
     head = b" " * (limit - 5) + b"card "
     np.testing.assert_array_equal(embed([head + b"loan"]), embed([head]))
-    if "BPE" not in path:  # to which spaces are tokens
+    if "BPE" not in path:  # with BPE, spaces are tokens
         assert np.abs(embed([head[4:] + b"loan"]) - embed([head])).max() > 0.01
 
 
@@ -167,7 +167,7 @@ def test_graphs_hold_only_operations_that_a_server_has(exported, kinds):
 
 @pytest.fixture(scope="module")
 def served(folder):
-    """A model with vectors, classes and examples, and the server's client."""
+    """Serves a model with signatures for vectors, classes and examples; yields the client."""
     made = models.SiameseClassifier(tiny.embedder(folder), labels=["same", "other"])
     base = pathlib.Path(export.saved_model(made, folder / "hostile")).parent
     flags = "--enable_batching", f"--batching_parameters_file={base}/batching_parameters.txt"

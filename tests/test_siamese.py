@@ -16,7 +16,7 @@ PAIRS = (tiny.TEXTS, tiny.TEXTS[::-1])
 
 
 def gradients_of(model, x, training, graph=True):
-    """Vectors of the towers, and the gradients of a loss over the whole batch."""
+    """The vectors of the towers, and the gradients of a loss over the whole batch."""
     import tensorflow as tf
 
     loss = tx.losses.MultipleNegativesRankingLoss()
@@ -55,7 +55,7 @@ def test_dropout_in_chunks_is_the_same_in_both_computations(tmp_path, monkeypatc
 
     for seed, state in zip(seeds, states, strict=True):
         seed.assign(state)
-    # Without recomputation there is only one dropout mask that the gradients can be those of.
+    # Without recomputation there is only one dropout mask, so the gradients must belong to it.
     monkeypatch.setattr(keras, "remat", lambda function: function)
     kept, kept_gradients = gradients_of(model, x, True)
     np.testing.assert_allclose(vectors, kept, atol=1e-6)

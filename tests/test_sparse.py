@@ -1,4 +1,4 @@
-"""Sparse embedders: the head against a loop, encoding, training with few terms, the index, exports, checkpoints."""
+"""Sparse embedders: the head compared with a loop, encoding, sparsity in training, the index, exports, checkpoints."""
 
 import keras
 import numpy as np
@@ -34,7 +34,7 @@ def vectors(embedder):
 
 
 def loop(model, texts):
-    """The vectors by a loop over rows, places and the vocabulary, in float64."""
+    """The vectors, computed by a loop over rows, positions and the vocabulary in float64."""
     x = {name: value.numpy() for name, value in model.preprocessor(texts).items()}
     states = ops.convert_to_numpy(model.backbone(x)).astype("float64")
     head = {weight.path.rsplit("head/", 1)[-1]: weight.numpy().astype("float64") for weight in model.head.weights}
@@ -189,7 +189,7 @@ def test_training_in_towers_with_flops_leaves_fewer_terms_and_goes_on_from_a_fil
     rows = (tiny.TEXTS, tiny.TEXTS[::-1])
     model.fit(rows, np.zeros(8), batch_size=4, epochs=6, seed=0, verbose=0)
     assert model.embedder.encode(tiny.TEXTS).nnz < 0.7 * before
-    # In evaluation the loss stands alone.
+    # Evaluation computes the loss without regularization.
     y_pred = tiny.outputs(model, rows)
     assert model.evaluate(rows, np.zeros(8), batch_size=8, verbose=0) == pytest.approx(
         float(loss(0.0, y_pred)), rel=1e-4
@@ -222,7 +222,7 @@ def test_training_above_frozen_layers_gives_the_same_weights(folder):
         model.boundary()
 
 
-# === Where it comes from ===
+# === Sources of the head ===
 
 
 def test_the_head_is_that_of_a_masked_language_model(folder):
@@ -285,7 +285,7 @@ def test_the_index_finds_the_largest_dot_products_exactly(blocks):
             np.testing.assert_allclose(scores, row[order], atol=1e-6)
             assert np.allclose(row[ids], row[order], atol=1e-6) and found == [texts[i] for i in ids]
             zeros = [int(i) for i in ids if row[i] == 0]
-            assert zeros == sorted(zeros)  # of equal scores the lower id
+            assert zeros == sorted(zeros)  # equal scores are in the order of ids
     assert index.nbytes == documents.nnz * 8 + 41 * 4 and len(index) == 60
     assert abs(index.vectors - documents).max() == 0
 

@@ -1,4 +1,4 @@
-"""Raw texts become words at the places where they stand."""
+"""Splitting raw texts into words, and the position of each word."""
 
 import itertools
 import unicodedata

@@ -1,6 +1,6 @@
-"""Static embeddings: sentence-transformers' module against its own numbers, Model2Vec against the mean by hand.
+"""Static embeddings: sentence-transformers' module matches its numbers, Model2Vec matches a mean computed by hand.
 
-Texts and numbers are shipped (golden/families, golden/static).
+Texts and numbers are in golden/families and golden/static.
 """
 
 import json
@@ -38,7 +38,7 @@ def model2vec(folder, **tensors):
 
 
 def by_hand(folder, table, texts):
-    """The mean of the vectors of a text's known tokens, brought to unit length."""
+    """The mean of the vectors of a text's known tokens, scaled to unit length."""
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     unknown = tokenizer.token_to_id("[UNK]")
     rows = []
@@ -54,7 +54,7 @@ def test_a_static_embedding_gives_the_references_vectors(texts, expected):
     np.testing.assert_allclose(embedder.encode(texts), expected, atol=1e-6)
     np.testing.assert_allclose(embedder.encode(texts[3]), expected[3], atol=1e-6)
     assert embedder.backbone.family == "static"
-    long = " ".join(texts) * 20  # nothing is cut
+    long = " ".join(texts) * 20  # nothing is truncated
     assert int(embedder.preprocessor([long])["padding_mask"].numpy().sum()) > 512
 
 

@@ -1,4 +1,4 @@
-"""Small models out of large ones: against loops in numpy, in training, and as models like any other."""
+"""Small models made from large ones: against NumPy loops, in training, and used like any other model."""
 
 import functools
 import importlib
@@ -31,7 +31,7 @@ def teacher(folder):
 
 
 def convolutions(**sizes):
-    """An encoder of separable convolutions with random weights."""
+    """Makes an encoder of separable convolutions with random weights."""
     sizes = {"vocabulary_size": 30, "num_layers": 2, "hidden_dim": 6, "kernel_size": 4, "dropout": 0.0, **sizes}
     made = tx.backbones.Backbone("separable_conv", **sizes)
     rng = np.random.default_rng(5)
@@ -66,7 +66,7 @@ def mixed(x, kernel):
 
 
 def encoded(backbone, ids):
-    """What the encoder makes of one text, token by token."""
+    """Computes the token states of one text."""
     parts = backbone.parts
     x = normed(parts.embeddings.token_embedding.embeddings.numpy()[ids], parts.embeddings.norm)
     x = dense(x, parts.embeddings.projection) if parts.embeddings.projection is not None else x
@@ -133,7 +133,7 @@ def test_the_first_blocks_give_the_states_between(teacher, folder):
     pair = tx.models.Siamese(teacher).with_blocks(2)
     np.testing.assert_allclose(pair.embedder(x), small(x), atol=1e-6)
     before = teacher.get_weights()
-    small.backbone.set_weights([0 * w for w in small.backbone.get_weights()])  # a copy
+    small.backbone.set_weights([0 * w for w in small.backbone.get_weights()])  # the blocks are a copy
     for old, new in zip(before, teacher.get_weights(), strict=True):
         np.testing.assert_array_equal(new, old)
 
@@ -159,7 +159,7 @@ def test_a_classifier_keeps_its_head_its_flags_and_the_final_norm(folder):
 def test_blocks_of_several_kinds_keep_those_of_the_first(golden):
     model = tx.models.TextEmbedder.from_preset(str(golden / "families2" / "modernbert"))
     kinds = model.backbone.get_config()["layer_types"]
-    assert len(set(kinds[:2])) == 2  # one that sees the whole text and one that sees its surroundings
+    assert len(set(kinds[:2])) == 2  # one with global and one with local attention
     small, x = model.with_blocks(2), model.preprocessor(["a b c", "b"])
     assert small.backbone.get_config()["layer_types"] == kinds[:2]
     below, _ = model.backbone.split(2)
@@ -230,7 +230,7 @@ def test_a_student_of_convolutions_learns_its_teachers_vectors(teacher, tmp_path
     student.save_to_preset(tmp_path / "student")
     again = tx.models.TextEmbedder.from_preset(tmp_path / "student")
     np.testing.assert_allclose(again.encode(tiny.TEXTS), student.encode(tiny.TEXTS), atol=1e-6)
-    long = " ".join(tiny.TEXTS * 9)  # any length
+    long = " ".join(tiny.TEXTS * 9)  # any length is accepted
     student.preprocessor.sequence_length = 400
     assert np.isfinite(student.encode([long])).all()
 
@@ -248,7 +248,7 @@ def test_a_students_classes_are_its_teachers_and_shares_teach_it(folder):
 
 
 def alone(teacher):
-    """What a teacher makes of each token with special tokens around it, the mean of the three."""
+    """Encodes each token between special tokens; returns the mean of the teacher's three states."""
     ids = np.arange(len(tiny.VOCABULARY))
     cls, sep = (tiny.VOCABULARY.index(token) for token in ("[CLS]", "[SEP]"))
     rows = np.stack([np.full_like(ids, cls), ids, np.full_like(ids, sep)], axis=1).astype("int32")
@@ -272,7 +272,7 @@ def test_a_static_student_is_the_mean_of_what_the_teacher_makes_of_each_token(te
     vectors = vectors * weights[:, None]
     found = student.backbone.token_embedding.embeddings.numpy()
     np.testing.assert_allclose(found @ found.T, vectors @ vectors.T, rtol=1e-3, atol=1e-4 * np.abs(vectors).max() ** 2)
-    # A text is the mean of its tokens without special and unknown ones, of unit length.
+    # The vector of a text is the mean of its tokens, without special and unknown ones, scaled to unit length.
     ids = [tiny.VOCABULARY.index(token) for token in ("the", "bank", "##s", "was", "lost", "!")]
     mean = found[ids].mean(axis=0)
     np.testing.assert_allclose(student.encode(["The banks xyz was lost!"])[0], mean / np.linalg.norm(mean), atol=1e-5)

@@ -1,4 +1,4 @@
-"""Which texts to label next: how doubtful they are, how they are spread, and what can be asked."""
+"""Suggesting texts to label next: their uncertainty, their diversity, and the supported input."""
 
 import weakref
 
@@ -32,12 +32,12 @@ def taggers(folder):
 
 
 def means(model, texts):
-    """The mean of the encoder's token vectors of each text, of length 1."""
+    """Returns the mean token vector of each text, scaled to length 1."""
     return tx.models.TextEmbedder(model.backbone, model.preprocessor).encode(texts)
 
 
 def chosen_by_loops(vectors, weights, count):
-    """The choice that adds most to the weighted closeness of all to the chosen ones, step by step."""
+    """Chooses in each step the text that adds most to the weighted closeness of all texts to the chosen ones."""
     closeness, chosen = np.maximum(vectors @ vectors.T, 0.0), []
     for _ in range(count):
         totals = []
@@ -48,7 +48,7 @@ def chosen_by_loops(vectors, weights, count):
     return chosen
 
 
-# === Doubts ===
+# === Uncertainty ===
 
 
 def test_a_classifier_doubts_by_the_margin_of_its_two_best_labels(classifier):
@@ -71,7 +71,7 @@ def test_with_several_labels_the_label_nearest_to_a_half_counts(folder):
 @pytest.mark.parametrize("head", ["linear", "crf"])
 def test_a_tagger_doubts_by_its_least_sure_entity_or_else_tag(taggers, head):
     tagger = taggers[head]
-    texts = [*tiny.WORDS.split(), *POOL[:20]]  # of one word many have no entity, of four few
+    texts = [*tiny.WORDS.split(), *POOL[:20]]  # many texts of one word have no entity, few of four words
     tagger.head.denses[-1].bias.assign([2.0, 0, 0, 0, 0])
     entities, words = tagger.extract(texts), [text.split() for text in texts]
     least = [float(row.max(axis=1).min()) for row in tagger.probabilities(words)]
@@ -90,14 +90,14 @@ def test_a_tagger_without_a_scheme_doubts_by_its_least_sure_tag(taggers):
 
 
 def test_a_whole_long_text_is_doubted(taggers):
-    rows = [["day"] * 60, ["day"] * 60 + ["bank"] * 40]  # beyond the model's length
+    rows = [["day"] * 60, ["day"] * 60 + ["bank"] * 40]  # longer than the model's sequence length
     entities = taggers["linear"].spans(rows)
     for index, _, score in taggers["linear"].suggest(rows, 2):
         if entities[index]:
             assert score == pytest.approx(1 - min(span.probability for span in entities[index]), abs=1e-5)
 
 
-# === Choices ===
+# === Selection ===
 
 
 @pytest.mark.parametrize("budget", [1, 4, 9])
@@ -105,7 +105,7 @@ def test_the_most_doubtful_are_candidates_and_the_choice_covers_them(classifier,
     for model in (classifier, taggers["linear"]):
         scores = {each.index: each.score for each in model.suggest(POOL, len(POOL))}
         candidates = sorted(scores, key=lambda i: (-scores[i], i))[: 10 * budget]
-        vectors = means(model, [POOL[i] for i in candidates])  # word by word the tokens are the same here
+        vectors = means(model, [POOL[i] for i in candidates])  # tokenizing word by word gives the same tokens here
         expected = chosen_by_loops(vectors, [scores[i] for i in candidates], budget)
         assert [each.index for each in model.suggest(POOL, budget)] == [candidates[i] for i in expected]
 
@@ -145,14 +145,14 @@ def test_equal_texts_are_suggested_once_and_empty_ones_never(classifier, taggers
 
 
 class Text(str):
-    """A string that can be watched."""
+    """A string that supports weak references."""
 
     __slots__ = ("__weakref__",)
 
 
 def test_of_a_long_stream_candidates_alone_are_kept_each_once(classifier):
     words = tiny.WORDS.split()
-    texts = [f"{a} {b} {c}" for a in words for b in words for c in words][:5000] + POOL  # POOL's are among the first
+    texts = [f"{a} {b} {c}" for a in words for b in words for c in words][:5000] + POOL
     alive, most = weakref.WeakSet(), []
 
     def stream():
@@ -218,7 +218,7 @@ def test_one_label_leaves_no_doubt_and_half_precision_is_no_matter(folder):
 
 @pytest.mark.slow
 def test_labels_that_are_suggested_teach_more_than_random_ones(minilm_folder, real_data):
-    """On Banking77: 154 labels, then 77 more; the accuracies of two seeds."""
+    """Adds 77 labels to 154 on Banking77; compares the mean accuracies over two seeds."""
     rows = {name: tx.data.read(real_data / "banking77" / f"{name}.tsv") for name in ("train", "test")}
     labels = sorted(set(rows["train"]["label"]))
     texts, names = rows["train"]["text"], rows["train"]["label"]

@@ -1,4 +1,4 @@
-"""Labels that look wrong, and features that are computed once."""
+"""Labels that are probably wrong, and features that are computed only once."""
 
 import collections
 import importlib.util
@@ -27,7 +27,7 @@ def classifier(folder):
 
 
 def planted(classes, rows=300, noise=0.1, seed=0):
-    """True labels, given ones of which a share is wrong, and probabilities of models that were right but unsure."""
+    """True labels, given labels of which some are wrong, and probabilities of a model that is right but unsure."""
     rng = np.random.default_rng(seed)
     true = rng.integers(classes, size=rows)
     given = np.where(rng.uniform(size=rows) < noise, (true + rng.integers(1, classes, rows)) % classes, true)
@@ -38,7 +38,7 @@ def planted(classes, rows=300, noise=0.1, seed=0):
 
 
 def by_loops(y, p, prune):
-    """Confident learning as the paper has it, row by row; rows of the likeliest label stay."""
+    """Confident learning as in the paper, row by row; rows whose label is the likeliest are not suspects."""
     rows, classes = p.shape
     members = [[i for i in range(rows) if y[i] == k] for k in range(classes)]
     thresholds = [sum(p[i][k] for i in found) / len(found) if found else 9.0 for k, found in enumerate(members)]
@@ -70,7 +70,7 @@ def five(folder):
 
 
 def joint_of(found, labels):
-    """The estimated numbers of wrong labels, as the confusions tell them."""
+    """The estimated numbers of wrong labels, as a matrix built from the confusions."""
     joint = np.zeros((len(labels), len(labels)))
     for each in found["confusions"]:
         joint[labels.index(each["label"]), labels.index(each["suggested"])] = each["rows"]
@@ -107,7 +107,8 @@ def test_confident_learning_agrees_with_cleanlab(five, rank):
     ours = [row["index"] for row in found["suspects"]]
     options = {"filter_by": "prune_by_noise_rate", "return_indices_ranked_by": rank, "n_jobs": 1}
     theirs = cleanlab_filter.find_label_issues(y, p, **options).tolist()
-    # Of several labels above their thresholds it takes the likeliest of all, and it rounds so that sums of rows stay.
+    # If several labels are above their thresholds, cleanlab takes the likeliest of all labels. It also rounds so that
+    # row sums are kept.
     assert len(set(ours) & set(theirs)) >= 0.9 * len(set(ours) | set(theirs))
     assert [i for i in ours if i in theirs] == [i for i in theirs if i in ours]
 
@@ -190,7 +191,7 @@ def test_equal_texts_with_different_labels_are_told(classifier):
 
 def test_a_label_of_one_text_is_no_suspect(classifier):
     p = np.tile([0.05, 0.9, 0.05], (8, 1))
-    names = ["card", "card", *["loan"] * 6]  # both rows of "card" are one text
+    names = ["card", "card", *["loan"] * 6]  # both rows of "card" have the same text
     texts = ["a", "a", *"bcdefg"]
     assert tx.evaluation.suspect_labels(classifier, texts, names, probabilities=p)["suspects"] == []
 
@@ -213,11 +214,11 @@ def test_rows_of_several_columns_are_judged_and_described(folder):
     found = tx.evaluation.suspect_labels(model, rows, [LABELS[i % 3] for i in range(24)])
     shown = [{"text": text, "kind": kind} for text, kind in zip(tiny.TEXTS, tiny.KINDS, strict=True)]
     assert [each["text"] for each in found["conflicts"]] == shown
-    rows["age"] = list(range(24))  # equal texts of different writers
+    rows["age"] = list(range(24))  # equal texts with different ages
     assert tx.evaluation.suspect_labels(model, rows, [LABELS[i % 3] for i in range(24)])["conflicts"] == []
     described = tx.evaluation.reference(model, rows)
     assert set(described["values"]) == {"confidence", "tokens", "unknown", "distance"} and described["rows"] == 24
-    assert described["values"]["tokens"][1] == 4 == len("the card was lost".split())  # none of the categories
+    assert described["values"]["tokens"][1] == 4 == len("the card was lost".split())  # categories add no tokens
     assert not tx.evaluation.drift(described, rows, model=model)["drifted"]
 
 
@@ -267,7 +268,7 @@ def test_features_are_what_the_head_reads(classifier, folder):
 def test_texts_are_suggested_from_features_as_from_the_encoder(classifier, folder, monkeypatch):
     features = classifier.head_features(TEXTS)
     expected = classifier.suggest(TEXTS, 4)
-    monkeypatch.setattr(classifier, "_runner", None)  # no run of the encoder
+    monkeypatch.setattr(classifier, "_runner", None)  # the encoder must not run
     found = classifier.suggest(TEXTS, 4, features=features)
     assert [each[:2] for each in found] == [each[:2] for each in expected]
     np.testing.assert_allclose([each.score for each in found], [each.score for each in expected], atol=1e-5)

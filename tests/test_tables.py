@@ -1,4 +1,4 @@
-"""Tables of any size: columns that a function or a model adds, broken rows, and runs that were killed."""
+"""Tables of any size: columns that a function or a model adds, broken rows, and killed runs."""
 
 import csv
 import gzip
@@ -15,12 +15,12 @@ import pytest
 
 from tfxfer import data
 
-ROWS = 23  # in parts of four, the last of three
+ROWS = 23  # parts of four rows; the last one has three
 TEXTS = [f"text {i}, " + "äß\u2028"[i % 3] + ('"quoted"\n' if i % 5 == 0 else "") for i in range(ROWS)]
 
 
 def lengths(values):
-    """Two columns that say what a text is."""
+    """Returns two columns computed from the texts."""
     return {
         "length": ("number", [len(text) / 4 for text in values["text"]]),
         "upper": ("text", [text.upper() for text in values["text"]]),
@@ -43,7 +43,7 @@ def write(path, kind):
 
 
 def read(path):
-    """The rows of a table as a frame of strings and numbers."""
+    """Returns the rows of a table as a frame of strings and numbers."""
     return pd.DataFrame(list(data.read(path)))
 
 
@@ -171,7 +171,7 @@ def test_broken_rows_raise_or_are_left_out_and_told(tmp_path):
     with pytest.raises(ValueError, match=r"a\.csv, line 3: an empty line.*on_error='skip'"):
         data.map_table(*arguments)
     assert os.listdir(tmp_path) == ["a.csv"], "nothing was done, nothing stays"
-    for on_error in ("skip", "keep"):  # none of these can be kept
+    for on_error in ("skip", "keep"):  # `keep` cannot keep any of these rows
         done = data.map_table(*arguments, on_error=on_error, part_rows=2, overwrite=True)
         assert done["broken"] == REASONS and done["rows"] == done["answered"] == 2
         assert read(tmp_path / "b.csv")["text"].tolist() == ["a", "e"]
@@ -213,7 +213,7 @@ def test_a_quote_that_does_not_end_costs_one_line(tmp_path):
     assert done["broken"] == {"broken quotes": 1} and done["rows"] == 50
 
 
-# === What is refused ===
+# === Errors ===
 
 
 def test_what_would_lose_or_mix_something_is_refused(tmp_path):
@@ -267,17 +267,21 @@ def test_an_encoding_that_is_wrong_is_said(tmp_path):
         data.map_table(tmp_path / "a.csv.gz", tmp_path / "b.csv", lengths)
 
 
-# === Runs that are killed ===
+# === Killed runs ===
 
 
 def killed(when, act):
-    """Runs a function in a forked process that is killed as it replaces a file: before the n-th time, or after it.
+    """Runs a function in a forked process that is killed just before or after it replaces a file.
+
+    Args:
+        when: float. `n` kills the process just before replacement `n + 1`, and `n + 0.5` just after it.
+        act: function. The function to run.
 
     Returns:
-        Whether it was killed; otherwise it came to its end.
+        Whether the process was killed; otherwise it ran to completion.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the child computes with none of them
+        warnings.simplefilter("ignore", DeprecationWarning)  # about threads, which the child does not use
         child = os.fork()
     if child == 0:
         replace, left = os.replace, [when]
@@ -312,7 +316,7 @@ def killed(when, act):
     ],
 )
 def test_a_run_that_is_killed_anywhere_continues_without_a_row_lost_or_twice(tmp_path, kind, part_rows, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # nobody cuts the power
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the test does not cut the power
     source, whole, target = (tmp_path / f"{name}.{kind}" for name in ("a", "whole", "b"))
     write(source, kind)
     if kind != "parquet":
@@ -327,8 +331,8 @@ def test_a_run_that_is_killed_anywhere_continues_without_a_row_lost_or_twice(tmp
 
     while killed(when, act):
         if part_rows == 4:
-            killed(when / 2, act)  # and again
-        if parts.exists():  # otherwise that one came to its end
+            killed(when / 2, act)  # kill the resumed run, too
+        if parts.exists():  # otherwise the last run completed
             done = data.map_table(source, target, lengths, resume=True, **options)
             assert done["rows"] == ROWS
             places.add(done["continued_at"])
@@ -388,7 +392,7 @@ def test_parts_may_have_another_size_in_a_run_that_is_continued(tmp_path):
 
     with pytest.raises(KeyError):
         data.map_table(source, target, fails, part_rows=3)
-    # Of a part of six rows that was being written when its process was killed.
+    # Left over from a part of six rows whose process was killed while it was writing.
     (tmp_path / "b.parquet.parts" / "000000002.broken").write_text('{"row": 11}')
     done = data.map_table(source, target, lengths, part_rows=10, resume=True)
     assert done["continued_at"] == 6 and read(target)["text"].tolist() == TEXTS

@@ -1,4 +1,4 @@
-"""`TokenTagger`: words to tags, texts to entities with their places, in Python and from the export."""
+"""`TokenTagger`: words to tags, texts to entities with their offsets, in Python and from the export."""
 
 import itertools
 import json
@@ -44,7 +44,7 @@ def tagger(request, tmp_path_factory):
 
 @pytest.fixture(scope="module", params=HEADS)
 def trained(request, tmp_path_factory):
-    """A tagger that has learned four rows by heart."""
+    """A tagger that has memorized four rows."""
     keras.utils.set_random_seed(0)
     preprocessor = tiny.preprocessor(tmp_path_factory.mktemp("trained"))
     model = models.TokenTagger(tiny.backbone(), preprocessor, tags=tiny.TAGS, head=request.param)
@@ -64,7 +64,7 @@ def test_it_learns_tags_and_gives_them_for_words_and_for_texts(trained, tmp_path
         ("thing", 14, 22, "my money"),
     ]
     assert all(0.3 < entity.probability <= 1 for entity in found)
-    # Of a CRF that is the likeliest tag of each word by its emissions alone.
+    # With a CRF, the accuracy is that of the likeliest tag of each word by its emissions only.
     assert trained.evaluate(WORDS, TAGS, verbose=0)[1] >= (1.0 if trained.crf is None else 0.8)
     trained.temperature = 1.5
     trained.save(tmp_path / "tagger.keras")
@@ -129,7 +129,7 @@ def test_the_scheme_is_never_broken(tmp_path, scheme):
     words = [np.random.default_rng(i).choice(tiny.WORDS.split(), 9).tolist() for i in range(20)]
     for head in HEADS:
         found = tiny.tagger(tmp_path, tags=tags, scheme=scheme, head=head).tag(words)
-        # Converting raises for what the scheme forbids.
+        # Conversion raises for tags that the scheme forbids.
         assert data.convert_tags(found, scheme, scheme) == found
         assert len({tag for row in found for tag in row}) > len(tags) / 2
 
@@ -191,7 +191,7 @@ def test_probabilities_are_those_of_the_best_tags(tmp_path):
         places = [i for i, word in enumerate(words[0]) if entity.start <= "my card was lost".index(word) < entity.end]
         tags = [linear.tags.index(tag) for tag in np.array(linear.tag(words)[0])[places]]
         assert entity.probability == pytest.approx(np.prod(softmax[places, tags]), rel=1e-4)
-    # Of the CRF: enumeration of all sequences.
+    # For the CRF, enumerate all sequences.
     found = crf.extract(["my card was lost"])[0]
     scores, (transitions, start, end) = crf.predict(words)[0], map(np.asarray, crf.crf.potentials())
     paths = np.stack(np.meshgrid(*[range(5)] * 4, indexing="ij"), -1).reshape(-1, 4)
@@ -329,7 +329,7 @@ def test_bad_arguments_are_errors_that_say_what_to_do(tmp_path):
         other.load_weights(tmp_path / "a.weights.h5")
 
 
-# === Ids of words ===
+# === Word ids ===
 
 
 @pytest.mark.parametrize("family", ["bert", "albert", "roberta", "gpt2", "xlm_roberta", "deberta_v3"])
@@ -339,7 +339,7 @@ def test_words_have_the_ids_of_the_reference(golden, family):
     spaced = "words_spaced_" if "words_spaced_word_ids" in expected else "words_"
     tokenizer = preprocessing.Tokenizer.from_folder(golden / "families" / family)
     column = data.WordsColumn(preprocessing.TextPreprocessor(tokenizer, 48))
-    # The reference takes an empty word, which this package refuses in nothing but lists.
+    # The reference's rows include an empty word. This package accepts it, and rejects only empty lists.
     batch = column.batch(column.encode(tf.ragged.constant([list(map(str, row)) for row in words])), "words")
     for row, (ids, numbers) in enumerate(zip(batch["token_ids"].numpy(), batch["word_ids"].numpy(), strict=True)):
         wanted = expected[f"{spaced}word_ids"][row]

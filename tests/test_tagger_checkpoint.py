@@ -1,9 +1,9 @@
-"""Taggers from and to transformers' token classifiers, and answers for tokens as its pipeline gives them.
+"""Taggers read from and written as transformers' token classifiers, and answers for tokens as in its pipeline.
 
-Reference: golden/heads/bert_token_classification (transformers 5.24.0, torch 2.14.1). The other families: the formula
-in numpy on small random checkpoints in the family's format; and in the slow test, transformers itself on what is
-written here. Measured there (transformers 5.24.0, torch 2.13.0): logits differ by 2.07e-6 of the largest at most
-(ALBERT; the others by 1e-6).
+Reference: golden/heads/bert_token_classification (transformers 5.24.0, torch 2.14.1). For the other families, it is the
+formula in numpy on small random checkpoints in the family's format, and in the slow test transformers itself on
+checkpoints written here. Measured there (transformers 5.24.0, torch 2.13.0): logits differ by at most 2.07e-6 of the
+largest (ALBERT; the others by 1e-6).
 """
 
 import json
@@ -21,11 +21,11 @@ from safetensors.numpy import load_file, save_file
 
 import tfxfer as tx
 
-# Private: it names the tensors of an encoder as checkpoints do, of which these are written for the reader to read.
-from tfxfer.backbones import _weights  # the tensors of a checkpoint that no public way writes
+# Private: it names an encoder's tensors as checkpoints do. No public method writes the checkpoints of these tests.
+from tfxfer.backbones import _weights
 from tfxfer.backbones.families import FAMILIES
 
-# Private, as its table is long and a preset for each row would take seconds.
+# Private: its table is long, and a preset for each row would take seconds.
 from tfxfer.models._trained_tagger import scheme_of
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -36,7 +36,7 @@ HIDDEN = back_out.SIZES["hidden_dim"]
 
 
 def token_scores(tagger, texts):
-    """The scores of all tokens of texts, special ones included, `(texts, length, tags)`, and the mask."""
+    """The scores of all tokens, including special tokens, of shape `(texts, length, tags)`, and the mask."""
     inputs = {name: keras.ops.convert_to_numpy(value) for name, value in tagger.preprocessor(texts).items()}
     mask = inputs["padding_mask"]
     ids = np.where(mask == 1, mask.cumsum(axis=1) - 1, -1).astype("int32")
@@ -212,7 +212,7 @@ def test_a_head_with_layers_comes_back_from_a_file(tmp_path):
     again = tx.models.TokenTagger.from_preset(tmp_path / "own", split="whitespace")
     assert (again.split, again.head.hidden_dims, again.dropout) == ("whitespace", (HIDDEN,), 0.25)
     np.testing.assert_array_equal(token_scores(again, tiny.TEXTS)[0], token_scores(tagger, tiny.TEXTS)[0])
-    with pytest.raises(ValueError, match="`dropout`"):  # the layer's
+    with pytest.raises(ValueError, match="`dropout`"):  # belongs to the head layer
         tx.models.TokenTagger.from_preset(tmp_path / "own", dropout=0.5)
 
 
@@ -280,7 +280,7 @@ def test_a_scheme_is_read_off_the_tags(tags, scheme):
     ("tags", "message"),
     [
         (["O", "I-PER", "I-LOC"], "IOB1 or IOE1, which is not decoded"),
-        (["O", "B-LOC", "I-LOC", "I-PER"], "IOB1, which"),  # PER never touches PER
+        (["O", "B-LOC", "I-LOC", "I-PER"], "IOB1, which"),  # no two PER are adjacent
         (["O", "I-A", "E-A"], "IOE1 or IOE2"),
         (["B", "I", "O"], "'B' may be part of an entity or a tag without a scheme"),
         (["O", "B-PER", "I-PER", "MISC"], "'B-PER' may be .* next to 'MISC' without a prefix"),
@@ -306,7 +306,7 @@ def test_a_scheme_that_is_given_settles_it(tmp_path):
     assert (named.tags, named.scheme) == (["B-KEY", "I-KEY", "O"], "IOB2")
 
 
-# === What is not taken over ===
+# === Checkpoints that cannot be read ===
 
 
 @pytest.mark.parametrize(
@@ -383,7 +383,7 @@ def test_a_saved_tagger_keeps_its_tags_for_another_head(saved):
     with pytest.warns(UserWarning, match="TokenTagger.*left out"):
         made = tx.models.TokenTagger.from_preset(folder, head="linear")
     assert made.tags == TAGS and made.crf is None
-    same = tx.models.TokenTagger.from_preset(folder, scheme="BIO", dropout=0.3)  # another name of its scheme
+    same = tx.models.TokenTagger.from_preset(folder, scheme="BIO", dropout=0.3)  # another name for the same scheme
     assert same.crf is not None and same.dropout == 0.3
 
 
@@ -468,16 +468,16 @@ TINY = ("albert", "distil_bert", "electra", "eurobert", "gpt2", "llama", "mpnet"
 
 @pytest.fixture(scope="module")
 def answers(golden, tmp_path_factory):
-    """What transformers gives for taggers that are written here, and the taggers with their texts, by name."""
+    """The folder of transformers' results for taggers written here, and the taggers with their texts, by name."""
     if not PYTHON.exists():
         pytest.skip("no benchmark environment: make .venv-bench/.installed")
     folder, made = tmp_path_factory.mktemp("taggers"), {}
     real = json.loads((golden / "families" / "texts.json").read_text(encoding="utf-8"))["texts"]
-    # Those of `TINY` first: `backbone_of` sets a seed, after which SentencePiece models made before are lost.
+    # `TINY` first: `backbone_of` sets a seed, and SentencePiece models created before that are lost.
     for name in (*TINY, *FOLDERS):
         if name in FOLDERS:
             found = tx.backbones.load(golden / name)
-            # None is cut, which transformers does with long ones.
+            # Only short texts, because transformers truncates long ones.
             backbone, preprocessor, texts = (
                 found.backbone,
                 found.preprocessor,
@@ -523,7 +523,7 @@ def test_transformers_gives_the_same_logits_and_entities(answers, name):
     for aggregation in AGGREGATIONS:
         for text, own, row in zip(texts, tagger.extract_tokens(texts, aggregation), spans[aggregation], strict=True):
             key = "entity" if aggregation == "none" else "entity_group"
-            # The white space around tokens is left out here.
+            # This package leaves out the whitespace around tokens.
             wanted = [(span[key], text[span["start"] : span["end"]].strip(), span.get("index")) for span in row]
             assert [(each.label, each.text, each.index) for each in own] == wanted
             np.testing.assert_allclose([each.score for each in own], [span["score"] for span in row], atol=1e-5)

@@ -1,4 +1,4 @@
-"""Taggers in every way of training: adapters, thawing, rates by layer, half precision, XLA."""
+"""Every way to train taggers: adapters, gradual unfreezing, rates by layer, half precision, XLA."""
 
 import keras
 import numpy as np
@@ -28,7 +28,7 @@ def weights_of(model):
 
 
 def moved(before, after):
-    """The groups of which some weight is another."""
+    """The groups in which at least one weight changed."""
     return [
         name for name in before if any(not np.array_equal(a, b) for a, b in zip(before[name], after[name], strict=True))
     ]

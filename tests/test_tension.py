@@ -1,4 +1,4 @@
-"""Contrastive tension: the pairs, the two encoders, what is left after training."""
+"""Contrastive tension: the pairs, the two encoders, and the model after training."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from keras import ops
 
 from tfxfer import data, freezing, losses, models
 
-TEXTS = [*tiny.TEXTS, tiny.TEXTS[0]]  # one is there twice
+TEXTS = [*tiny.TEXTS, tiny.TEXTS[0]]  # one text occurs twice
 
 
 def rows_of(dataset):

@@ -1,7 +1,7 @@
-"""The characters that tokens cover, against the reference's offsets and against `tokenizers`.
+"""The characters that tokens cover, compared with the reference's offsets and with `tokenizers`.
 
 Reference: golden/families_words and golden/families2 (transformers 5.24.0, tokenizers 0.23.3), and the installed
-`tokenizers` on the texts below. Offsets here leave out white space around a token, which only RoBERTa's do there.
+`tokenizers` on the texts below. Offsets here exclude whitespace around a token; in the reference, only RoBERTa's do.
 """
 
 import json
@@ -14,7 +14,7 @@ import tensorflow as tf
 import tiny
 import tokenizers
 
-# Private, as what no normalizer of a checkpoint does must come out sound as well.
+# Private: offsets must also be correct for normalizations that no checkpoint uses.
 from tfxfer.preprocessing import Tokenizer, _aligned, token_offsets
 
 TRICKY = [
@@ -80,7 +80,7 @@ def test_offsets_are_those_of_tokenizers_on_tricky_texts(golden, tokenizer, name
     reference.no_padding()
     reference.no_truncation()
     reference.encode_special_tokens = True
-    texts = [text for text in TRICKY if name == "bert" or "\u0301" not in text]  # see below
+    texts = [text for text in TRICKY if name == "bert" or "\u0301" not in text]  # see the next test
     ids, found = spans(tokenizer(name), texts)
     for text, own_ids, own, expected in zip(
         texts, ids, found, reference.encode_batch(texts, add_special_tokens=False), strict=True
@@ -90,7 +90,7 @@ def test_offsets_are_those_of_tokenizers_on_tricky_texts(golden, tokenizer, name
 
 
 def test_a_letter_keeps_its_mark_where_both_become_one_character(tokenizer):
-    # tokenizers leaves the mark out: (0, 1) for the bytes of "é".
+    # `tokenizers` leaves the mark out: it gives (0, 1) for the bytes of "é".
     _, found = spans(tokenizer("modernbert"), ["e\u0301a"])
     assert found[0][0] == (0, 2) and found[0][-1] == (2, 3)
 
@@ -136,7 +136,7 @@ def test_a_text_whose_tokens_are_not_in_it_is_an_error_with_its_row(tmp_path, mo
         ("xaby", "ab", "a_b", [(0, 1), (1, 2), (1, 2), (2, 3), (3, 4)]),
         ("ab", "ab", "", []),
         ("ababa", "aba", "X", [(0, 3), (3, 4), (4, 5)]),
-        ("e\u0301x", "e\u0301", "é", [(0, 2), (2, 3)]),  # by characters with their marks
+        ("e\u0301x", "e\u0301", "é", [(0, 2), (2, 3)]),  # a character includes its marks
     ],
 )
 def test_what_is_not_normalized_by_character_is_of_all_that_it_may_be_made_of(text, pattern, content, expected):

@@ -1,4 +1,4 @@
-"""Every kind of tokenizer gives the ids of Hugging Face's `tokenizers`; patterns, added tokens, settings, damage."""
+"""Every kind of tokenizer gives the ids of Hugging Face's `tokenizers`; patterns, added tokens, settings, bad files."""
 
 import copy
 import json
@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_preprocessing import HORRORS, ids_of, reference
 
-# The parts of a tokenizer against those of the reference: a whole one with each pattern or class would need a
-# vocabulary in which every difference shows.
+# Private: the parts of a tokenizer, against those of the reference. A whole tokenizer for each pattern or class would
+# need a vocabulary in which every difference shows.
 from tfxfer.preprocessing import TextPreprocessor, Tokenizer, _added, _merges, _patterns, _splits, _unicode
 
 KINDS = ("mpnet", "modernbert", "bert_unigram", "openai_gpt", "qwen3", "gemma3", "t5", "eurobert")
@@ -71,7 +71,7 @@ def written(tokenizer, folder):
 def test_hard_texts_equal_the_reference(pairs, kind):
     ours, theirs = pairs[kind]
     texts = HOSTILE
-    if kind in ("bert_unigram", "t5"):  # a mark after a changed character, and typed special tokens: see `Tokenizer`
+    if kind in ("bert_unigram", "t5"):  # a mark after a changed character, and special tokens in texts: see `Tokenizer`
         texts = [text for text in texts if text not in ("e\u0301 e\u0323", "K\u0301\ud55c\u1100")]
     theirs.encode_special_tokens = True
     assert_same(ours, theirs, texts)
@@ -105,7 +105,7 @@ def test_a_seed_that_is_set_later_leaves_a_tokenizer_as_it_is(pairs, kind):
     texts = ["Where is my parcel?", "naïve café"]
     traced = tf.function(tokenizer, input_signature=[tf.TensorSpec([None], tf.string)])
     expected = [tokenizer(texts).to_list(), traced(texts).to_list()]
-    keras.utils.set_random_seed(7)  # empties the cache that holds TensorFlow's kernels
+    keras.utils.set_random_seed(7)  # clears the cache of TensorFlow's kernels
     dataset = tf.data.Dataset.from_tensors(tf.constant(texts)).map(tokenizer)
     later = tf.function(lambda strings: tokenizer(strings))
     assert [tokenizer(texts).to_list(), traced(texts).to_list()] == expected
@@ -174,7 +174,7 @@ def test_patterns_cut_where_the_reference_cuts(name):
     expected = [[piece for piece, _ in theirs.pre_tokenize_str(text)] for text in texts]
     splitter = _splits.Splitter([["isolated", PATTERNS[name]]])
     assert splitter.is_local == (name not in ("o200k", "digits", "no look-ahead"))
-    for batch in (slice(0, 3000), slice(3000, None)):  # a text with \x01 makes the whole batch take the longer way
+    for batch in (slice(0, 3000), slice(3000, None)):  # a text with \x01 makes the whole batch take the slower path
         words = tf.constant(texts[batch])
         assert pieces(splitter.finely(words)) == expected[batch]
         if splitter.is_local:
@@ -209,7 +209,7 @@ def test_patterns_that_re2_cannot_do_are_refused(pattern):
 
 
 def test_classes_of_patterns_are_those_of_the_reference():
-    # All planes that have characters with a class.
+    # All planes that contain characters with a class.
     codes = [chr(code) for code in (*range(0xD800), *range(0xE000, 0x32400), *range(0xE0000, 0xE0200))]
     for name in (
         r"\p{L}",
@@ -245,7 +245,7 @@ def test_character_classes_are_those_of_the_reference():
 
 def test_ranks_leave_out_what_its_own_bytes_do_not_lead_to():
     tokens = ["a", "b", "c", "bc", "ab", "abc", "<s>"]
-    # "bc" is merged before "ab" can be: "ab" + "c" never comes about.
+    # "bc" is merged before "ab" can be, so "ab" + "c" never occurs.
     assert _merges.ranks(tokens, [["b", "c"], ["a", "b"], ["ab", "c"]]) == [-1, -1, -1, 0, 1, None, None]
 
 
@@ -309,7 +309,7 @@ def test_added_tokens_are_found_as_the_reference_finds_them(golden, tmp_path, ki
     for content in rng.sample(ADDED, 5):
         names = ("single_word", "lstrip", "rstrip", "normalized")
         token = tokenizers.AddedToken(content, **{name: rng.random() < 0.4 for name in names})
-        # A special token that is also a piece stays usable as a piece in the reference's Unigram models alone.
+        # Only in the reference's Unigram models, a special token that is also a piece remains usable as a piece.
         is_piece = kind in ("deberta_v3", "t5") and len(content) < 3
         (theirs.add_special_tokens if rng.random() < 0.4 and not is_piece else theirs.add_tokens)([token])
     ours, theirs = written(theirs, tmp_path)

@@ -1,4 +1,4 @@
-"""Tokenizer files decide the tokenizer: each golden folder, with each kind of its files alone."""
+"""Tokenizer files determine the tokenizer: each golden folder, with each kind of its files alone."""
 
 import json
 import pathlib
@@ -9,7 +9,7 @@ import pytest
 
 from tfxfer.preprocessing import TextPreprocessor, Tokenizer
 
-# Folder -> the older files that hold its tokenizer, where there are some.
+# Folder -> the older files that hold its tokenizer, if there are any.
 FOLDERS = {
     "families/albert": ["spiece.model"],
     "families/bert": ["vocab.txt"],
@@ -38,7 +38,7 @@ FOLDERS = {
     "families2/t5": ["spiece.model"],
     "families2/t5_gated": [],
 }
-# Named by the folder's tokenizer class, or by no file: a caller that knows says it.
+# Only the tokenizer class in a folder's settings names these; without the settings, the caller has to.
 CONVENTIONS = {
     "families/distil_bert": "DistilBert",
     "families2/mpnet": "MPNet",
@@ -89,7 +89,7 @@ def assert_golden(golden, folder, tokenizer, *, padding=True):
 
 
 def test_the_table_has_all_folders_and_all_their_files(golden):
-    golden / "minilm_texts.json"  # not among those that are shipped: only the whole set has all folders
+    golden / "minilm_texts.json"  # not shipped, so this skips: only the whole set has all folders
     found = {}
     for path in [*golden.glob("families/*/expected.npz"), *golden.glob("families2/*/expected.npz")]:
         name = path.parent.relative_to(golden).as_posix()
@@ -111,8 +111,8 @@ def test_tokenizer_json_gives_the_golden_batch_with_and_without_the_files_beside
     whole = Tokenizer.from_folder(golden / folder)
     assert tokenizer(texts).to_list() == whole(texts).to_list()
     assert (tokenizer.spec.single, tokenizer.spec.pair) == (whole.spec.single, whole.spec.pair)
-    assert tokenizer.pad_token_id == whole.pad_token_id or folder == "families/deberta_v3"  # has two of that name
-    # BERT's convention says nothing of a tokenizer that has none of its tokens.
+    assert tokenizer.pad_token_id == whole.pad_token_id or folder == "families/deberta_v3"  # has two padding tokens
+    # BERT's convention does not affect a tokenizer without its tokens.
     named = Tokenizer.from_folder(source, convention="Bert")
     assert named.spec == tokenizer.spec or "[CLS]" in named.vocabulary
 
@@ -130,7 +130,7 @@ def test_older_files_give_the_golden_batch(golden, tmp_path, folder):
 @pytest.mark.parametrize("folder", WITH_OLDER)
 def test_older_files_without_settings_need_the_convention_at_most(golden, tmp_path, folder):
     source = only(golden / folder, tmp_path, FOLDERS[folder])
-    if folder == "families/bert_cased":  # no file but the settings says that capitals count
+    if folder == "families/bert_cased":  # only the settings say that case matters
         return
     tokenizer = Tokenizer.from_folder(source, convention=CONVENTIONS.get(folder))
     assert_golden(golden, folder, tokenizer, padding=folder != "families/deberta_v3")
@@ -143,14 +143,14 @@ def test_a_folder_that_loses_its_only_tokenizer_file_says_so(golden, tmp_path, f
     only(golden / folder, tmp_path, names)
     with pytest.raises(ValueError, match=r"`folder`\. Expected a folder that holds one of tokenizer\.json, vocab\.txt"):
         Tokenizer.from_folder(tmp_path)
-    if len(FOLDERS[folder]) == 2:  # merges alone are no tokenizer
+    if len(FOLDERS[folder]) == 2:  # merges alone are not a tokenizer
         only(golden / folder, tmp_path, ["merges.txt"])
         with pytest.raises(ValueError, match="a folder that holds one of"):
             Tokenizer.from_folder(tmp_path)
 
 
 def test_the_files_count_and_not_the_name_of_the_convention(golden, tmp_path):
-    # RoBERTa weights with BERT's vocabulary: the convention fits no vocab.txt, so BERT's custom holds.
+    # RoBERTa weights with BERT's vocabulary: RoBERTa's convention does not fit a vocab.txt, so BERT's applies.
     only(golden / "families/bert", tmp_path, ["vocab.txt"])
     tokenizer = Tokenizer.from_folder(tmp_path, convention="Roberta")
     assert_golden(golden, "families/bert", tokenizer)

@@ -1,4 +1,4 @@
-"""KerasHub's tokenizers of the families whose merges or pieces it keeps: the ids of Hugging Face's tokenizers."""
+"""KerasHub's tokenizers that keep their merges or pieces: the same ids as Hugging Face's tokenizers."""
 
 import json
 
@@ -16,7 +16,7 @@ def texts(golden):
 
 
 def byte_level(folder):
-    """Returns vocabulary, added tokens included, and merges of a folder with `tokenizer.json`."""
+    """Returns the vocabulary, including added tokens, and the merges of a directory with `tokenizer.json`."""
     data = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     vocabulary = {**data["model"]["vocab"], **{token["content"]: token["id"] for token in data["added_tokens"]}}
     return vocabulary, [" ".join(merge) for merge in data["model"]["merges"]]
@@ -36,7 +36,7 @@ def test_merges_of_bytes(golden, texts, name, family, extra):
     hub = getattr(keras_hub.tokenizers, name)(vocabulary, merges)
     ours, theirs = Tokenizer.from_keras_hub(hub), reference(golden / "families2" / family)
     assert ours([*texts, *HOSTILE]).to_list() == ids_of(theirs, [*texts, *HOSTILE])
-    assert ours.eos_token_id == hub.end_token_id or name == "Qwen3Tokenizer"  # the end of a turn there
+    assert ours.eos_token_id == hub.end_token_id or name == "Qwen3Tokenizer"  # its end token ends a turn
     assert ours.bos_token_id == hub.start_token_id
 
 

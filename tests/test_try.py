@@ -1,4 +1,4 @@
-"""The local page: what it answers, whom it refuses, and how it works in a browser."""
+"""The local page: its answers, the requests it rejects, and how it works in a browser."""
 
 import contextlib
 import http.client
@@ -13,9 +13,9 @@ import pytest
 import tiny
 
 import tfxfer as tx
-import tfxfer._try as command  # private: it is the command `try`
+import tfxfer._try as command  # private: it implements the command `try`
 
-# Its server is asked as a browser asks it.
+# The tests query its server as a browser does.
 from tfxfer._try import _answers, _server
 
 EVIL = "my card </script><img src=x onerror=document.title='owned'> \u202e\" loan"
@@ -45,7 +45,7 @@ def served(asked, **kwargs):
 
 
 def ask(server, body, method="POST", path="/answer", **headers):
-    """Status, headers and content of an answer."""
+    """Sends a request; returns the status, headers and content of the response."""
     connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=60)
     headers = {"Content-Type": "application/json", **{name.replace("_", "-"): value for name, value in headers.items()}}
     connection.request(method, path, body, {k: v for k, v in headers.items() if v is not None})
@@ -64,7 +64,7 @@ def answer(server, *texts):
 ECHO = _answers.Asked({"title": "an echo", "about": "", "texts": ["Text", "Other"]}, lambda texts: {"note": texts[0]})
 
 
-# === Whom it refuses ===
+# === Rejected requests ===
 
 
 def test_only_the_page_itself_is_answered():
@@ -147,7 +147,7 @@ def test_the_page_loads_nothing_and_runs_its_own_script_alone():
     assert page.count("<textarea") == 2
 
 
-# === What it answers ===
+# === Answers ===
 
 
 @pytest.mark.slow
@@ -255,7 +255,7 @@ def test_help_teaches_and_a_host_is_checked_before_anything_is_loaded(capsys):
 @pytest.mark.slow
 def test_in_a_browser_a_text_is_answered_and_stays_text(browser, classifier):
     with served(_answers.of_model(classifier, "model")) as server:
-        server.asked.answer([EVIL])  # traced before the browser waits
+        server.asked.answer([EVIL])  # traces before the browser has to wait
         done = subprocess.run(
             [
                 browser,

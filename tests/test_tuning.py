@@ -25,7 +25,7 @@ import tfxfer as tx
 LABELS = ["card", "loan", "other"]
 TEXTS, TARGETS = tiny.TEXTS * 2, tiny.LABELS * 2
 FatalError = keras_tuner.errors.FatalValueError
-# Keras Tuner's own.
+# Keras Tuner itself causes these warnings.
 pytestmark = pytest.mark.filterwarnings("ignore:(currentThread|getName):DeprecationWarning")
 
 
@@ -50,14 +50,14 @@ def rows():
 
 @pytest.fixture(scope="module")
 def small(presets):
-    """A hypermodel whose space has one point, which is quick to train."""
+    """A hypermodel whose space has a single point that is quick to train."""
     space = {"frozen": 0, "layer_decay": None, "pooling": None, "head": "linear", "dropout": 0.0, "batch_size": 8}
     space.update(head_multiplier=1.0, learning_rate=1e-3, warmup=0.0)
     return of_classifiers(presets[0], space=space, optimizer=sgd)
 
 
 class CountedRows(tx.data.Examples):
-    """Rows that count how often they are read through."""
+    """Rows that count how often they are read."""
 
     reads = 0
 
@@ -71,7 +71,7 @@ def counted(rows):
 
 
 class Seen(keras.callbacks.Callback):
-    """Keeps what is seen of each training, over all trials of a search."""
+    """Records the training runs of all trials of a search."""
 
     def __init__(self):
         super().__init__()
@@ -106,7 +106,7 @@ class Seen(keras.callbacks.Callback):
 
 
 def sgd(rate):
-    """An optimizer with state whose step is traced in less time than that of AdamW."""
+    """An optimizer with state whose step is traced faster than AdamW's."""
     return keras.optimizers.SGD(rate, momentum=0.9)
 
 
@@ -119,7 +119,7 @@ def of_towers(presets, losses, **options):
 
 
 def parameters(hypermodel, **values):
-    """The first guesses of a hypermodel, but for some values."""
+    """The first guesses of a hypermodel, with some values replaced."""
     hp = keras_tuner.HyperParameters()
     hypermodel.declare_hyperparameters(hp)
     hp.values.update(values)
@@ -131,7 +131,7 @@ def parameters(hypermodel, **values):
 
 
 def space_of(hypermodel, **values):
-    """The names of what is active for some values."""
+    """The names of the entries that are active with these values."""
     hp = parameters(hypermodel, **values)
     return {each.name for each in hp.space if hp.is_active(each)}
 
@@ -158,12 +158,12 @@ def test_the_first_guess_is_the_plain_fine_tuning_of_the_first_preset(presets):
 def test_default_choices_come_from_the_presets(presets):
     spaces = {each.name: each for each in parameters(of_classifiers(presets)).space}
     assert spaces["preset"].values == presets
-    assert spaces["frozen"].values == [0, 1]  # the most that both have
+    assert spaces["frozen"].values == [0, 1]  # the most that both presets have
     assert spaces["pooling"].values == ["mean", "max", "cls"]
     deep = {each.name: each for each in parameters(of_classifiers(presets[1])).space}
     assert deep["frozen"].values == [0, 1, 2]
     towers = {each.name: each for each in parameters(of_towers(presets[1], "CoSENTLoss")).space}
-    assert towers["frozen"].values == [0, 1]  # frozen throughout, nothing would train
+    assert towers["frozen"].values == [0, 1]  # with every block frozen, nothing would train
 
 
 def test_the_space_is_what_it_was_changed_to(presets):
@@ -197,7 +197,7 @@ def test_what_the_tuner_has_of_the_space_goes_before(presets, folder):
 
 
 def losses_of(hypermodel, loss):
-    """The loss that a Siamese model is compiled with, with all its searched arguments at their greatest."""
+    """The loss that a model is compiled with, its searched arguments at their maxima, and the active entries."""
     hp = parameters(hypermodel, loss=loss)
     active = {each.name: each for each in hp.space if hp.is_active(each)}
     for name in ("margin", "scale", "temperature", "student_temperature"):
@@ -252,7 +252,7 @@ def test_the_model_is_what_the_values_say(presets):
     pretrained = tx.backbones.load(presets[1]).backbone
     for one, other in zip(model.backbone.get_weights(), pretrained.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-    again = hypermodel.build(hp)  # the seed fixes what is random
+    again = hypermodel.build(hp)  # the seed makes the build deterministic
     np.testing.assert_array_equal(again.head.denses[0].kernel.numpy(), model.head.denses[0].kernel.numpy())
 
 
@@ -287,7 +287,7 @@ def test_the_dtype_policy_outlives_what_the_tuner_clears(presets):
 @pytest.mark.parametrize(
     ("epochs", "unit", "times"),
     [
-        (1, "steps", (1, 1, 1)),  # of two steps
+        (1, "steps", (1, 1, 1)),  # an epoch of two steps
         (2, "epochs", (1, 1, 1)),
         (3, "epochs", (1, 2, 2)),
         (4, "epochs", (1, 2, 3)),
@@ -321,7 +321,7 @@ SHARED = {"preset", "frozen", "layer_decay", "learning_rate", "warmup", "batch_s
 
 @keras.saving.register_keras_serializable("tests")
 class Rater(tx.models.TextTask):
-    """A task of one's own: the mean of the tokens to a number between 0 and 1."""
+    """A custom task that maps the mean of the tokens to a number between 0 and 1."""
 
     def __init__(self, backbone, preprocessor=None, *, activation, pooling=None, trainable=None, **kwargs):
         self.activation = activation
@@ -335,7 +335,7 @@ class Rater(tx.models.TextTask):
 
 
 class Compiled(Rater):
-    """... with an entry and a loss of its own."""
+    """A `Rater` with its own entry and its own loss."""
 
     @classmethod
     def search_space(cls, presets, arguments):
@@ -351,7 +351,7 @@ def test_a_regressor_is_searched_as_a_classifier_is(presets):
     hypermodel = tx.tuning.HyperModel(tx.models.TextRegressor, presets[0], num_outputs=2, space=space)
     assert space_of(hypermodel) == ALWAYS | {"unfreezing"}
     hp = parameters(hypermodel, head="mlp", hidden_dim=128, head_multiplier=4.0)
-    assert hp.values["dropout"] == 0.0  # the task's own
+    assert hp.values["dropout"] == 0.0  # the task's default
     model = hypermodel.build(hp)
     assert isinstance(model, tx.models.TextRegressor) and model.output.shape == (None, 2)
     assert model.head.hidden_dims == (128,) and model.optimizer.group_multipliers["head"] == 4.0
@@ -494,7 +494,7 @@ def test_a_classifier_may_be_searched_over_losses(presets):
 
 @pytest.fixture(scope="module")
 def random_search(presets, rows, folder):
-    """A search over both presets; what was seen of it; its data."""
+    """A search over both presets, with its recorded trials, reads of its data, and gradients left in the registry."""
     space = {"batch_size": [4, 8], "hidden_dim": [4, 6], "learning_rate": [1e-2, 1e-3], "warmup": [0.0, 0.5]}
     space.update(pooling=None, unfreezing="none", layer_decay=[0.8, 1.0], head_multiplier=1.0, dropout=0.0)
     hypermodel = of_classifiers(presets, space=space, optimizer=sgd)
@@ -512,7 +512,7 @@ def best(random_search):
 
 
 def in_order(tuner):
-    """The rows of the table as they were tried."""
+    """The rows of the table in the order of the trials."""
     return sorted(tx.tuning.trials(tuner), key=lambda trial: trial["trial"])
 
 
@@ -588,7 +588,7 @@ def test_the_rate_rises_and_falls_over_the_whole_trial(random_search):
 
 
 def rates(row, steps, first=0):
-    """The rates of all steps from `first` on: a line up to the peak, then half a cosine down to 0."""
+    """The rates of all steps from `first`: linear up to the peak, then half a cosine down to 0."""
     up = round(row["warmup"] * steps)
     made = [(t / up if t < up else (1 + math.cos(math.pi * (t - up) / (steps - up))) / 2) for t in range(first, steps)]
     return np.array(made) * row["learning_rate"]
@@ -612,7 +612,7 @@ def test_the_best_model_is_exported(best, folder):
 
 @pytest.fixture(scope="module")
 def hyperband(presets, rows, folder):
-    """Trials of one and two epochs, one of which goes on where another stopped."""
+    """Trials of one and two epochs, one of which resumes where another stopped."""
     space = {"learning_rate": [1e-2, 1e-3], "frozen": 1, "unfreezing": "gradual", "head": None, "dropout": None}
     space.update(pooling=None, layer_decay=None, head_multiplier=None, warmup=0.25, batch_size=4)
     hypermodel = of_classifiers(presets[0], space=space, seed=5, optimizer=sgd)
@@ -667,7 +667,7 @@ def test_what_is_frozen_thaws_within_a_trial(hyperband):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # a Gaussian process on two points
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # a Gaussian process fitted to two points
 def test_bayesian_optimization_completes_on_texts_and_labels(presets, folder):
     space = {"frozen": [0, 1], "unfreezing": "none", "pooling": None, "hidden_dim": 4, "batch_size": 8, "epochs": 1}
     hypermodel = of_classifiers(presets[0], space=space)
@@ -847,7 +847,7 @@ def test_an_objective_that_nothing_writes_ends_the_search_before_its_first_step(
 
 
 def test_what_callbacks_of_your_own_write_is_known_after_an_epoch(small, rows, tmp_path):
-    seen = Seen()  # may write what it likes
+    seen = Seen()  # a custom callback may log anything
     with pytest.raises(FatalError, match="Expected one of the values that training logs, accuracy, loss"):
         search(small, keras_tuner.Objective("val_accuracy", "max"), tmp_path, rows, callbacks=[seen])
     assert [len(trial["logs"]) for trial in seen.trials] == [1]
@@ -860,7 +860,7 @@ def test_a_callback_that_does_not_fit_ends_the_search(small, rows, tmp_path):
 
 
 class Failing(keras.callbacks.Callback):
-    """Fails in the second step, in every other trial."""
+    """Fails in the second step of every other trial."""
 
     trials = 0
 
@@ -900,7 +900,7 @@ def test_results_are_asked_of_a_tuner_that_has_some(small, tmp_path):
     with pytest.raises(ValueError, match="Expected a tuner with a completed trial"):
         tx.tuning.best_model(tuner)
     worker = copy.copy(tuner)
-    worker.oracle = object()  # as a worker of a distributed search has it, without trials
+    worker.oracle = object()  # as in a worker of a distributed search: no trials
     for wrong, remedy in ((None, "Received: tuner=None"), (worker, "only the chief knows")):
         for function in (tx.tuning.trials, tx.tuning.best_model):
             with pytest.raises(ValueError, match="Expected a tuner of Keras Tuner that knows its trials") as error:
@@ -930,7 +930,7 @@ SCRIPT = """
 """
 
 
-@pytest.mark.slow  # three processes that each import TensorFlow, and the chief looks every 20 s whether they are done
+@pytest.mark.slow  # three processes import TensorFlow, and the chief checks only every 20 s whether they are done
 def test_a_chief_and_two_workers_complete_a_search(presets, tmp_path):
     tests = pathlib.Path(__file__).parent
     with socket.socket() as free:

@@ -1,4 +1,4 @@
-"""The public surface says what it takes and gives."""
+"""The public API is annotated with types."""
 
 import inspect
 import pathlib
@@ -13,12 +13,12 @@ from tfxfer import models
 
 ROOT = pathlib.Path(tx.__file__).parent
 SPECIAL = {"__init__", "__call__", "__getitem__", "__iter__", "__len__"}
-# What Python writes itself: fields say the types.
+# The file name of code that Python generates, where the fields have the types.
 WRITTEN_BY_PYTHON = "<string>"
 
 
 def functions(value):
-    """The functions behind a member of a class: of a property, what gets and what sets."""
+    """Returns the functions of a class member; for a property, its getter and setter."""
     if isinstance(value, (classmethod, staticmethod)):
         value = value.__func__
     if isinstance(value, property):
@@ -27,7 +27,7 @@ def functions(value):
 
 
 def public():
-    """Yields name and function of all that users call, methods of the bases in this package among them."""
+    """Yields the name and function of everything users call, including methods of bases in this package."""
     for part in tx.__all__:
         module = getattr(tx, part)
         for name in getattr(module, "__all__", ()):
@@ -36,14 +36,14 @@ def public():
                 yield from ((f"{part}.{name}", each) for each in functions(value))
                 continue
             for cls in value.__mro__:
-                fields = getattr(cls, "__dataclass_fields__", ())  # have their types beside them
+                fields = getattr(cls, "__dataclass_fields__", ())  # they declare their types
                 for member, attribute in vars(cls).items() if cls.__module__.startswith("tfxfer.") else ():
                     if member not in fields and (not member.startswith("_") or member in SPECIAL):
                         yield from ((f"{part}.{name}.{member}", each) for each in functions(attribute))
 
 
 def lacking(function):
-    """The parameters without an annotation, and `"return"` where that has none."""
+    """Returns the parameters without an annotation, and `"return"` if the return value has none."""
     signature = inspect.signature(function)
     found = [
         parameter.name
@@ -63,7 +63,7 @@ def test_everything_public_is_annotated():
         if lacking(function):
             found[name] = lacking(function)
     assert not found
-    assert count > 500  # the walk sees them
+    assert count > 500  # the walk finds them
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_everything_public_is_annotated():
 def test_from_preset_names_the_arguments_of_the_constructor(kind, names):
     parameters = inspect.signature(kind.from_preset).parameters
     assert {*names, "trainable", "name", "load_weights", "dtype", "backbone_only"} <= set(parameters)
-    # None that the class has is forgotten, but for the parts that the preset is.
+    # All arguments of the class are there, except the parts that come from the preset.
     own = {name for cls in kind.__mro__[: kind.__mro__.index(models.TextTask)] for name in constructor(cls)}
     assert own - {"self", "backbone", "preprocessor", "embedder", "kwargs"} - shared(kind) <= set(parameters)
     assert all(parameters[name].annotation is not inspect.Parameter.empty for name in parameters)
@@ -93,7 +93,7 @@ def constructor(cls):
 
 
 def shared(kind):
-    """What a class sets itself of what its bases take."""
+    """Returns the arguments of the base classes that a class sets itself."""
     if issubclass(kind, models.SiameseClassifier):
         return {"decoder", "all_layers"}
     if issubclass(kind, models.ContrastiveTension):

@@ -1,4 +1,4 @@
-"""Thawing within one `fit`: against a loop with an optimizer of its own for each group."""
+"""Gradual unfreezing within one `fit`, against a loop with a separate optimizer for each group."""
 
 import os
 import pathlib
@@ -13,13 +13,13 @@ import tiny
 
 import tfxfer as tx
 
-# Two batches of four texts an epoch.
+# Two batches of four texts per epoch.
 TEXTS, LABELS = tiny.TEXTS, tiny.LABELS
 GROUPS = ("embeddings", "block_0", "block_1", "head")
 SCHEDULE = keras.optimizers.schedules.PolynomialDecay(0.02, 12, 0.001)
 
 
-# Before Keras 3.15, `SwapEMAWeights` goes by the variables that train, whatever the optimizer was built on.
+# Before Keras 3.15, `SwapEMAWeights` uses the trainable variables, whichever the optimizer was built on.
 SWAPS_WRONGLY = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 15)
 
 
@@ -29,7 +29,7 @@ def preprocessor(tmp_path_factory):
 
 
 def classifier(preprocessor, dtype=None, dropout=0.0, num_layers=1):
-    """A classifier of a block or two, the same each time."""
+    """A classifier with one or two blocks, the same each time."""
     keras.utils.set_random_seed(0)
     like = tiny.backbone(num_layers=num_layers)
     rates = dict.fromkeys(("dropout", "attention_dropout", "embeddings_dropout"), dropout)
@@ -50,14 +50,14 @@ def weights_of(model):
 
 
 def moved(before, after):
-    """The groups of which some weight is another, by a bit or more."""
+    """The groups in which at least one weight changed, even by one bit."""
     return [
         name for name in before if any(not np.array_equal(a, b) for a, b in zip(before[name], after[name], strict=True))
     ]
 
 
 class Snapshots(keras.callbacks.Callback):
-    """Keeps all weights and the optimizer's steps at the beginning and after each batch."""
+    """Records all weights and the optimizer's steps at the beginning and after each batch."""
 
     def on_train_begin(self, logs=None):
         self.weights, self.steps = [weights_of(self.model)], [0]
@@ -70,17 +70,17 @@ class Snapshots(keras.callbacks.Callback):
 
 
 def fit(model, *callbacks, batch_size=4, **kwargs):
-    """Trains without shuffling; returns what was seen after each batch."""
+    """Trains without shuffling; returns the snapshots."""
     seen = Snapshots()
     model.fit(TEXTS, LABELS, batch_size, shuffle=False, verbose=0, callbacks=[*callbacks, seen], **kwargs)
     return seen
 
 
 def looped(model, starts, steps, ema_momentum):
-    """Trains the same batches in a plain loop: an AdamW for each group, made when the group begins.
+    """Trains on the same batches in a plain loop, with an AdamW for each group, created when the group starts.
 
-    `starts` says the step for each group that ever trains; the schedule is that of the whole training. Returns the
-    moving averages of the groups' weights, each from its start on.
+    `starts` maps each group that trains to its first step; the schedule spans the whole training. Returns the moving
+    averages of the groups' weights, each from the group's first step on.
     """
     import tensorflow as tf
 
@@ -127,7 +127,7 @@ def test_training_equals_a_loop_with_an_optimizer_for_each_group(preprocessor):
     expected = classifier(preprocessor, num_layers=2)
     averages = looped(expected, {"head": 0, "block_1": 2, "block_0": 4}, 6, 0.7)
     assert_close(seen.weights[-1], weights_of(expected), 2e-5)
-    assert_close(weights_of(model), averages, 2e-5)  # what `fit` leaves behind where there are averages
+    assert_close(weights_of(model), averages, 2e-5)  # with moving averages, `fit` ends with these
     assert moved(seen.weights[0], weights_of(model)) == list(GROUPS[1:])
     flags = {name: layers[0].trainable for name, layers in model.layer_groups().items()}
     assert flags == {"embeddings": False, "block_0": True, "block_1": True, "head": True}
@@ -145,7 +145,7 @@ def accumulating():
     return tx.optimizers.AdamW(0.01, weight_decay=0.1, gradient_accumulation_steps=2)
 
 
-# What the model is compiled with, its dtype policy, and the size of a batch.
+# The arguments of `compile`, the dtype policy and the batch size.
 WAYS = {
     "mixed_bfloat16, accumulated, steps together": (
         lambda: {"optimizer": accumulating(), "steps_per_execution": 2},
@@ -177,7 +177,7 @@ def test_frozen_groups_keep_every_bit_and_thawed_ones_move(preprocessor, way):
         block = [w for layer in model.layer_groups()["block_0"] for w in layer.weights]
         for weight, before, after in zip(block, start["block_0"], weights_of(model)["block_0"], strict=True):
             assert np.array_equal(before, after) == (id(weight) not in weights), weight.path
-    if "float16, l" not in way:  # where steps that overflow are left out
+    if "float16, l" not in way:  # where steps that overflow are skipped
         assert seen.steps[-1] == (2 if "accumulated" in way or batch_size == 8 else 4)
     assert all(np.isfinite(value).all() for values in weights_of(model).values() for value in values)
 
@@ -212,7 +212,7 @@ def test_training_that_is_taken_up_from_a_file_ends_the_same(preprocessor, tmp_p
     fit(model, tx.callbacks.GradualUnfreezing(at=at), keras.callbacks.ModelCheckpoint(path), epochs=3)
     again = keras.saving.load_model(path.format(epoch=2))
     assert [w.trainable for w in again.weights] == [w.trainable for w in model.weights]
-    # Moments of all that will ever train, and of nothing else; and the batches that each has missed.
+    # Moments only of the variables that train at any time, and the number of batches that each has missed.
     assert len(again.optimizer.variables) == 2 + 2 * len(again.trainable_weights)
     assert type(again.optimizer) is tx.optimizers.Subset and max(again.optimizer.missed.numpy()) == 2
     fit(again, tx.callbacks.GradualUnfreezing(at=at), epochs=3, initial_epoch=2)
@@ -225,11 +225,11 @@ def test_training_that_is_taken_up_from_a_file_ends_the_same(preprocessor, tmp_p
 
 
 def swapping(preprocessor, folder, *callbacks, dtype=None, flags=None, **options):
-    """Trains with averages swapped in for validation and checkpoints; returns the weights before, and those seen."""
+    """Trains with averages swapped in for validation and checkpoints; returns the initial weights and those seen."""
     model = classifier(preprocessor, dtype)
     model.compile(keras.optimizers.Adam(0.05, use_ema=True, ema_momentum=0.5, **options))
     before, seen = weights_of(model), []
-    if flags is not None:  # on an optimizer that has trained all
+    if flags is not None:  # with an optimizer built on all variables
         model.optimizer.build(model.trainable_variables)
         model.set_trainable(flags)
     look = keras.callbacks.LambdaCallback(on_test_end=lambda logs: seen.append(weights_of(model)))
@@ -241,7 +241,7 @@ def swapping(preprocessor, folder, *callbacks, dtype=None, flags=None, **options
     seen.append(weights_of(model))
     for epoch in (1, 2):
         stored = classifier(preprocessor, dtype)
-        stored.compile(model.optimizer)  # whose state is in the file, too
+        stored.compile(model.optimizer)  # the file contains its state, too
         stored.load_weights(path.format(epoch=epoch))
         seen.append(weights_of(stored))
     return before, seen
@@ -295,7 +295,7 @@ def test_averages_end_in_their_own_variables_when_a_part_is_frozen_after_trainin
 
 
 class Kill(keras.callbacks.Callback):
-    """Ends a `fit` after some batches."""
+    """Interrupts `fit` after a number of batches."""
 
     def __init__(self, after):
         super().__init__()
@@ -385,10 +385,10 @@ def test_groups_at_any_time_follow_from_the_schedule(preprocessor, tmp_path):
 
     every = tx.callbacks.GradualUnfreezing(2)
     assert groups(every, 0, 1, 2, 4, 6, 99) == [[3], [3], [2, 3], [1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
-    # Above the highest that is named: from the start. Not named: never. The first entry that matches counts.
+    # Groups above the highest named one train from the start, other unnamed groups never. The first match counts.
     named = tx.callbacks.GradualUnfreezing(at={"block_0": 5, "block_*": 1})
     assert groups(named, 0, 1, 5, 99) == [[3], [2, 3], [1, 2, 3], [1, 2, 3]]
-    # Without weights above the encoder, its last block begins.
+    # Without weights above the encoder, the encoder's last block starts.
     towers = tx.models.Siamese(tx.models.TextEmbedder(model.backbone, preprocessor), decoder="cosine")
     assert groups(tx.callbacks.GradualUnfreezing(), 0, 1, 2, of=towers) == [[2], [1, 2], [0, 1, 2]]
     tx.freezing.add_lora(towers, groups="block_1")
@@ -398,11 +398,11 @@ def test_groups_at_any_time_follow_from_the_schedule(preprocessor, tmp_path):
 
 
 def averaged():
-    # Unlike Keras's AdamW on TensorFlow, it squares the gradient of a token that comes twice as a sum, as on JAX.
+    # Unlike Keras's AdamW on TensorFlow, it sums the gradients of a repeated token before squaring, as on JAX.
     return tx.optimizers.AdamW(SCHEDULE, weight_decay=0.1, use_ema=True)
 
 
-@pytest.mark.slow  # a process of its own, where JAX compiles each step
+@pytest.mark.slow  # starts a process in which JAX compiles each step
 def test_it_thaws_on_jax_as_on_tensorflow(preprocessor, tmp_path):
     model = classifier(preprocessor)
     model.save(tmp_path / "model.keras")

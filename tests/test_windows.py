@@ -1,4 +1,4 @@
-"""Long rows of words become windows in which every word has context."""
+"""Long rows of words are split into windows in which every word has context."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ run = tf.function(
 
 
 def cut(rows, room, stride):
-    """`windows` of rows of words of ids, as lists."""
+    """Applies `windows` to rows of words, each a list of ids; returns lists."""
     words = [word for row in rows for word in row]
     flat = tf.constant([piece for word in words for piece in word], tf.int32)
     inner = tf.RaggedTensor.from_row_lengths(flat, tf.constant([len(word) for word in words], tf.int64))

@@ -1,4 +1,4 @@
-"""Encoding by several processes: the same bits as in one, and errors that are told."""
+"""Encoding in several processes: bit-identical to one process, and errors that are reported."""
 
 import multiprocessing
 import os
@@ -21,10 +21,10 @@ TEXTS = [" ".join(tiny.WORDS.split()[i % 20 : i % 20 + i % 7]) + "?" * (i % 3) f
 
 @keras.saving.register_keras_serializable("test_workers")
 class Fussy(models.TextEmbedder):
-    """An embedder of one's own, which cannot encode some texts."""
+    """A custom embedder that cannot encode some texts."""
 
     def encode(self, texts, *args, **kwargs):
-        if isinstance(texts, list) and b"bad" in texts:  # a worker gets bytes
+        if isinstance(texts, list) and b"bad" in texts:  # a worker receives bytes
             raise ArithmeticError("no number for this")
         return super().encode(texts, *args, **kwargs)
 
@@ -59,7 +59,7 @@ OPTIONS = [
 
 
 def are_equal(found, expected):
-    """Whether vectors, or lists of them, are the same to the bit."""
+    """Whether vectors, or lists of them, are bit-identical."""
     if isinstance(expected, list):
         return len(found) == len(expected) and all(map(are_equal, found, expected))
     return found.dtype == expected.dtype and found.shape == expected.shape and found.tobytes() == expected.tobytes()
@@ -92,7 +92,7 @@ def test_generators_stream_in_the_same_parts(options, embedder, workers):
     batch = options.get("batch_size", 32)
     assert are_equal(first, expected[0]) and len(taken) <= min(1000, 3 * 64 * batch)
     assert all(map(are_equal, stream, expected[1:]))
-    next(embedder.encode(rows(), workers=workers, **options))  # and never asked for the rest
+    next(embedder.encode(rows(), workers=workers, **options))  # the rest is never read
     assert are_equal(workers.encode(TEXTS[:40]), embedder.encode(TEXTS[:40]))
 
 
@@ -158,7 +158,7 @@ def test_a_model_that_changed_or_has_no_workers_is_an_error(embedder, tmp_path):
             made.encode(TEXTS)
         with pytest.raises(ValueError, match="as it was when they were created"):
             embedder.encode(TEXTS, workers=made)
-    assert len(multiprocessing.active_children()) in (0, 2)  # those of the fixture, where it was made
+    assert len(multiprocessing.active_children()) in (0, 2)  # those of the fixture, if it was created
     with pytest.raises(ValueError, match="ended ones"):
         made.encode(TEXTS)
 
@@ -227,7 +227,7 @@ def test_an_interrupt_or_a_kill_of_the_process_ends_its_workers(sent, tmp_path):
     pids = [int(pid) for pid in process.stdout.readline().split()]
     assert len(pids) == 2, process.stderr.read()
     if sent == signal.SIGINT:
-        os.killpg(process.pid, sent)  # a terminal sends it to all
+        os.killpg(process.pid, sent)  # a terminal sends it to all processes
     else:
         process.send_signal(sent)
     error = process.communicate(timeout=60)[1]
@@ -238,7 +238,7 @@ def test_an_interrupt_or_a_kill_of_the_process_ends_its_workers(sent, tmp_path):
     assert not any(map(is_running, pids))
 
 
-# A class of the script's own: each process imports the script, and has it too.
+# A class that the script defines: each process imports the script, so it has the class too.
 ON_JAX = """
 import keras
 from tfxfer import models

@@ -1,4 +1,4 @@
-"""Everything that the package writes: a write that fails leaves what was there, and URLs are refused."""
+"""Everything that the package writes: a write that fails leaves the old files unchanged, and URLs are errors."""
 
 import errno
 import json
@@ -33,7 +33,7 @@ def adapted(folder, seed):
 
 
 def ran(losses):
-    """A learning rate test that has run."""
+    """A learning rate range test that has finished."""
     found = callbacks.LearningRateRange(1e-5, 1e-1, len(losses))
     found.rates, found.losses = np.geomspace(1e-5, 1e-1, len(losses)), np.array(losses, float)
     found.smoothed = found.losses
@@ -45,7 +45,7 @@ def report(folder, shift):
     evaluation.report_scores(folder, y, [0.1 + shift, 0.8, 0.9, 0.2], history={"loss": [2.0, 1.0 + shift]})
 
 
-# What is written -> a function of a folder and 0 or 1 that writes one of two contents.
+# What is written -> a function that writes one of two contents (`k` is 0 or 1) to a folder.
 WRITERS = {
     "save_to_preset": lambda folder, k, model: model(k).save_to_preset(folder / "preset"),
     "SemanticIndex": lambda folder, k, model: index(["a", "b", "c"][: 2 + k]).save(folder / "index"),
@@ -69,7 +69,7 @@ def modes(folder):
 
 
 class Twice:
-    """Two models with adapters, made when they are asked for."""
+    """Two models with adapters, built on first use."""
 
     def __init__(self, folder):
         self._folder, self._made = folder, {}
@@ -110,7 +110,7 @@ def test_a_failure_at_any_step_leaves_the_old_one_and_nothing_else(writer, name,
             except OSError as error:
                 assert error.errno == errno.ENOSPC
                 failed += 1
-                # The features and their description are two files: without the second the first is not whole.
+                # The features and their description are two files; without the second, the first is incomplete.
                 assert contents(tmp_path) == old or writer == "store"
                 continue
         break
@@ -157,7 +157,7 @@ FULL = """
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits")
 def test_a_disk_that_takes_no_more_bytes_leaves_the_old_one(tmp_path):
-    # A limit of the size of files ends every write, those in C++ and Rust as well, with an error.
+    # A limit on file size makes every write fail with an error, including writes in C++ and Rust.
     program = textwrap.dedent(FULL.format(tests=str(ROOT / "tests")))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path)]

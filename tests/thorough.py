@@ -8,14 +8,14 @@ Regular expressions match the part of a test's name after `tests/`; `SAMPLES` ho
 """
 
 GRIDS = [
-    # Each family or task has a case of its own; the cases that stay trace the different kinds of blocks and tasks.
+    # Each family or task has its own case; the cases that stay trace the different kinds of blocks and tasks.
     r"test_back_out\.py::test_a_classifier_of_every.*\[(albert|camem|gemma3|gte|llama|mpnet|nomic|openai|qwen|xlm)",
     r"test_back_out\.py::test_a_written_encoder_is_read_to_the_bit.*\[(families/xlm_roberta|families2/t5\])",
     r"test_back_out\.py::test_every_family_has_a_way_back\[(?!bert|camembert|gemma3_text|qwen2)",
     r"test_backbones\.py::test_a_fresh_process_reloads_the_same_numbers\[jax",
     r"test_backbones\.py::test_(blocks|config|every_weight).*\[(camembert|distil_bert|electra|llama|qwen2|xlm_roberta)",
     r"test_backbones\.py::test_gradients_of_a.*\[(camem|distil|electra|eurobert|gpt2|gte|llama|nomic|qwen|roberta|xlm)",
-    # In float64 every case runs.
+    # Every case runs in float64.
     r"test_crf\.py::test_.*references\[(two_tags|one_step|four|tiny|zero|bio_1-|bio_._free|bio_3|bioes_1).*-float32",
     r"test_crf\.py::test_fit_trains_the_weights_of_the_chain\[mixed_float16",
     r"test_families\.py::test_family_classifies_after_a_step_of_training\[deberta_v3",
@@ -77,7 +77,7 @@ GRIDS = [
     r"test_tokenizers\.py::test_added_tokens_are_found_as_the_reference_finds_them\[1-",
     r"test_unfreezing\.py::test_averages_that_are_swapped_in.*\[(mixed_float16|None-options2)",
     r"test_unfreezing\.py::test_frozen_groups_keep_every_bit_and_thawed_ones_move\[(jit|mixed)",
-    # Long paths through the whole package: others of their kind stay in the slow suite.
+    # Long paths through the whole package: similar ones stay in the slow suite.
     r"test_augmentation\.py::test_augmentation_and_mixup_train_on_jax",
     r"test_callbacks\.py::test_evaluation_in_mid_epoch_works_on_jax",
     r"test_cold\.py::test_(fit_and|nothing_is).*\[(decoder|layerwise|metrics by name|siamese|tagger|regressor)",
@@ -257,7 +257,7 @@ ALIKE = [
     r"test_suggest\.py::test_the_most_doubtful.*\[(1|9)\]",
     r"test_tagger\.py::test_(probabilities_are|words_without)",
     r"test_tagger_training\.py::test_validation_is",
-    # Long tests: shorter ones cover what they run through.
+    # Long tests: shorter ones cover the same code.
     r"test_augmentation\.py::test_(batches_hold|fit_trains_on_changed)",
     r"test_callbacks\.py::test_(early_stopping_stops|the_best_of_several)",
     r"test_connections\.py::test_training_above_kept",
@@ -316,7 +316,7 @@ ALIKE = [
     r"test_probe\.py::test_(a_taggers_probe|steps_that_cannot)",
     r"test_reranker\.py::test_(the_loss_of_a_fit|an_export_ranks)",
     r"test_tagger\.py::test_the_export_gives_what_extract_gives.*crf",
-    # Tests of two seconds and more. A shorter test covers each part of their way, and the slow suite the whole.
+    # Tests of two seconds and more. Shorter tests cover each part of their paths, and the slow suite the whole.
     r"test_resume\.py::test_(early_stopping_on_an_evaluation|a_stream_of_rows_is_resumed)",
     r"test_probe\.py::test_(no_epochs_change|a_new_head_starts_as.*\[auto|under_a_frozen_encoder|data_that_come_once)",
     r"test_windows\.py::test_what_is_far_away",
@@ -352,8 +352,8 @@ ALIKE = [
     r"test_report_page\.py::test_a_large_report",
 ]
 
-# Tests with many cases of one mechanism, each a tenth of a second or more. The keys are how many cases, evenly spread,
-# stay in the default suite; the slow suite runs the others.
+# Tests with many cases of one mechanism, each of which takes a tenth of a second or more. The keys are the numbers of
+# cases, evenly spread, that stay in the default suite; the slow suite runs the others.
 SAMPLES = {
     1: """
         callbacks_rates::test_the_callback_trains cold::test_evaluate_before

@@ -17,7 +17,7 @@ TEXTS = [
     "The bank lost my card, and the money is found",
     "cost",
 ]
-# Rows of words with their tags: things, and one place.
+# Rows of words and their tags: things and one place.
 TAGS = ["O", "B-place", "I-place", "B-thing", "I-thing"]
 WORD_ROWS = [
     ["Where", "is", "my", "card", "?"],
@@ -55,7 +55,7 @@ def preprocessor(folder, **kwargs):
 
 
 def backbone(seed=0, dtype=None, num_layers=1):
-    """A BERT with one layer by default, and weights large enough for its outputs to differ between texts."""
+    """A BERT with one layer by default. Its weights are large enough for outputs to differ between texts."""
     made = backbones.Backbone(
         "bert",
         vocabulary_size=len(VOCABULARY),
@@ -72,7 +72,7 @@ def backbone(seed=0, dtype=None, num_layers=1):
 
 
 def outputs(model, texts):
-    """The outputs of a model for raw texts, as numpy: like `predict`, without the seconds for tracing a graph."""
+    """Returns a model's outputs for raw texts as numpy, like `predict`; saves the seconds for tracing a graph."""
     return ops.convert_to_numpy(model(model.preprocess_samples(texts)))
 
 
@@ -81,7 +81,7 @@ MASKED = ["Where is my [MASK]?", "The [MASK] was [MASK]", "How much is a [MASK]?
 
 
 def rows(model):
-    """Five rows in the form that a task takes: texts, pairs of texts, words, or columns; for several tasks, a dict."""
+    """Returns five rows in a task's format: texts, pairs of texts, words, or columns; for several tasks, a dict."""
     if hasattr(model, "tasks"):
         return {name: rows(task) for name, task in model.tasks.items()}
     if "mask_positions" in model.input:
@@ -94,7 +94,7 @@ def rows(model):
 
 
 def inputs(model):
-    """The tensors that a task makes from `rows`, as numpy."""
+    """Returns the tensors that a task makes from `rows`, as numpy."""
     if hasattr(model, "tasks"):
         return {name: inputs(task) for name, task in model.tasks.items()}
     return data.Gate(model, asks=True).encode_batch((rows(model),))

@@ -91,6 +91,38 @@ class Sequences:
             start += size
 
 
+class Inputs:
+    """One input of the model for all rows of batches, in the order in which the rows are kept.
+
+    Args:
+        batches: `Batches` of ids.
+        name: string. The name of the column and of the input.
+
+    Attributes:
+        counts: list of int: the number of rows of each source of the batches.
+    """
+
+    def __init__(self, batches, name):
+        self._name = name
+        self._parts = [(source.packer.columns[name], source._rows[0][name]) for source in kept_sources(batches)]
+        self.counts = [_count(kept) for _, kept in self._parts]
+
+    def batches(self):
+        """Yields the values of the rows, as arrays of a few rows each."""
+        for (column, kept), count in zip(self._parts, self.counts, strict=True):
+            for start in range(0, count, _ROWS):
+                part = tf.nest.map_structure(lambda values, start=start: values[start : start + _ROWS], kept)
+                yield np.asarray(column.batch(part, self._name)[self._name])
+
+    def digest(self):
+        """Returns a hash of the values, bytes; files are read for it."""
+        made = hashlib.blake2b(repr(self.counts).encode())
+        for values in self.batches():
+            made.update(f"{values.shape}{values.dtype}".encode())
+            made.update(np.ascontiguousarray(values).view("uint8").data)
+        return made.digest()
+
+
 def kept_sources(batches):
     """Returns the sources of batches of ids, several for a mix; raises if one does not keep its ids."""
     if not isinstance(batches, Batches):
@@ -112,23 +144,24 @@ def kept_sources(batches):
     return sources
 
 
-def with_features(batches, sequences, features, encode=None):
+def with_features(batches, sequences, features, fixed, encode=None):
     """Returns batches of cached features, with the rows, targets, order and epoch counter of `batches`.
 
     Args:
         batches: `Batches` of ids.
         sequences: their `Sequences`.
         features: `Tokens` or `Vectors` of these.
+        fixed: dict of the name of another input to `Vectors` of its `Inputs`.
         encode: function from the targets of a batch to the targets of the loss.
 
     Returns:
         `Batches`.
     """
     source = batches._source
-    made = [
-        _Featured(each, numbers, features, encode)
-        for each, numbers in zip(kept_sources(batches), sequences.numbers, strict=True)
-    ]
+    made, first = [], 0
+    for each, numbers in zip(kept_sources(batches), sequences.numbers, strict=True):
+        made.append(_Featured(each, numbers, features, fixed, first, encode))
+        first += made[-1].rows
     return Batches(_replaced(source, made), batches._prefetch, batches._counter, batches.targets)
 
 
@@ -141,14 +174,17 @@ def _replaced(source, made):
 
 
 class _Featured:
-    """The rows of a `Kept` source, given by the indices of their sequences."""
+    """The rows of a `Kept` source, given by the indices of their sequences; `first` is the number of its first row."""
 
-    def __init__(self, kept, numbers, features, encode):
+    def __init__(self, kept, numbers, features, fixed, first, encode):
         self.seed, self.steps, self._plan = kept.seed, kept.steps, kept._plan
         self._packer, self._rest = kept.packer, kept._rows[1]
         name, text = self._packer.text()
-        self._others = {other: values for other, values in kept._rows[0].items() if other != name}
+        self._others = {
+            other: values for other, values in kept._rows[0].items() if other != name and other not in fixed
+        }
         self._text = (name, text, kept._rows[0][name])
+        self._fixed, self._first, self.rows = fixed, first, _count(kept._rows[0][name])
         self._numbers = tf.constant(numbers)
         counts = self._packer.sequences(kept._rows[0])
         if counts is not None:
@@ -167,6 +203,7 @@ class _Featured:
         x = self._features(numbers.values if isinstance(numbers, tf.RaggedTensor) else numbers, self._round_up)
         others, rest = tf.nest.map_structure(lambda values: tf.gather(values, rows), (self._others, self._rest))
         x |= self._packer.merge(others, others)
+        x |= {name: vectors.read(self._first + rows) for name, vectors in self._fixed.items()}
         name, text, kept = self._text
         if type(text).beside is not Column.beside:
             x |= text.beside(tf.nest.map_structure(lambda values: tf.gather(values, rows), kept), name)
@@ -183,7 +220,7 @@ class _Featured:
 
 
 class Vectors:
-    """One cached vector per sequence.
+    """One cached vector per sequence, or per row.
 
     Args:
         values: array `(sequences, dim)`.
@@ -194,11 +231,14 @@ class Vectors:
         self._values, self._dtype = np.asarray(values), dtype
 
     def __call__(self, numbers, round_up):
+        return {"vectors": self.read(numbers)}
+
+    def read(self, numbers):
+        """Returns the vectors with these numbers."""
         flat = tf.reshape(numbers, (-1,))
         vectors = tf.numpy_function(_weakly(self._read), [flat], self._values.dtype)
         vectors.set_shape((None, self._values.shape[1]))
-        vectors = tf.reshape(tf.cast(vectors, self._dtype), (*_shape(numbers), self._values.shape[1]))
-        return {"vectors": vectors}
+        return tf.reshape(tf.cast(vectors, self._dtype), (*_shape(numbers), self._values.shape[1]))
 
     def _read(self, numbers):
         return self._values[numbers]
@@ -255,6 +295,12 @@ def _weakly(method):
     """
     reference, function = weakref.ref(method.__self__), method.__func__
     return lambda *arguments: function(reference(), *arguments)
+
+
+def _count(kept):
+    """Returns the number of rows of the values of a column."""
+    first = tf.nest.flatten(kept)[0]
+    return int(first.nrows() if isinstance(first, tf.RaggedTensor) else first.shape[0])
 
 
 def _shape(numbers):

@@ -34,6 +34,10 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
     the full model to evaluation callbacks: `callbacks.EvaluateClassification(dev, model=model)`. `get_weights`, and
     therefore `EarlyStopping`, cover only the upper part.
 
+    If the image backbone of a `Multimodal` is frozen as well (`model.set_trainable({"image": False})`), the features of
+    the images are cached too, unless it has random layers such as dropout or flips. Image files are read when their
+    features are computed.
+
     **Size.** Tokens x hidden_dim x bytes: 14 tokens of MiniLM (384) in float32 take 21 KB per text, pooled vectors
     1.5 KB. A head that reads several blocks (`layers.DenselyConnectedHead`) takes this size for each of them.
     Padding is not stored, and equal texts are stored once. Features whose batches no longer exist are kept until others
@@ -94,11 +98,12 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         super().__init__(cut.inputs, cut.outputs, name=name)
         # In functions, where Keras does not track them: their weights are not this model's.
         self._full, self._cut = lambda: model, lambda: cut
-        self._sums = _cut.sums(_cut.frozen_weights(model, cut.frozen))
+        self._sums = _cut.sums(self._frozen_weights())
         self._store = Store(folder, max_bytes)
         self._progress = progress
         computed = keras.backend.standardize_dtype(cut.below.output.dtype)
         self.feature_dtype = computed if dtype is None else dtype
+        self._dtype = dtype
         self._made = weakref.WeakKeyDictionary()
         self._digests = weakref.WeakKeyDictionary()  # of the rows of batches, by the batches of features
         self._taken = lambda: None  # hidden from Keras, which would wrap a dict
@@ -151,10 +156,11 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         self.check()
         made = self._made.get(batches) if isinstance(batches, data.Batches) else None
         if made is None:
-            key, made = self._with_features(batches)
+            keys, made = self._with_features(batches)
             self._made[batches] = made
             self._digests[made] = _remainder.digest(batches)
-            self._store.use(key, made)
+            for key in keys:
+                self._store.use(key, made)
         return made
 
     def _with_features(self, batches):
@@ -165,22 +171,51 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         is_vectors = cut.form == "vectors"
         shape = (len(sequences.lengths) if is_vectors else sequences.tokens, cut.below.output.shape[-1])
         key = _cut.key(self.full_model, cut, sequences, self.feature_dtype)
-        values = self._store.find(key, shape, self.feature_dtype)
-        # Processes that train together either all compute features or none does.
-        differs = _processes.differing({"features": values is not None})
-        if values is None or differs:
-            self._store.check_room(shape, self.feature_dtype)
-            values = self._store.fill(key, shape, self.feature_dtype, self._computed(sequences))
+        wanted = {key: (shape, self.feature_dtype, self._computed(sequences))}
+        keys = {}
+        for name, part in cut.fixed.items():
+            values, dtype = _features.Inputs(batches, name), self._dtype or part.output.dtype
+            keys[name] = _cut.key_of_input(part, values, dtype)
+            shape = (sum(values.counts), part.output.shape[-1])
+            wanted[keys[name]] = (shape, dtype, _run(part, values.batches()))
+        arrays = self._arrays(wanted, batches)
         computed = keras.backend.standardize_dtype(cut.below.output.dtype)
         if is_vectors:
-            features = _features.Vectors(values, computed)
+            features = _features.Vectors(arrays[key], computed)
         else:
-            features = _features.Tokens(values, sequences.lengths, computed, cut.form)
+            features = _features.Tokens(arrays[key], sequences.lengths, computed, cut.form)
+        fixed = {name: _features.Vectors(arrays[keys[name]], part.output.dtype) for name, part in cut.fixed.items()}
         gate = data.Gate(self.full_model)
         is_read = gate.is_encoded(batches)
         needs_work = not is_read or gate.finishes_targets
         encode = functools.partial(gate.encode_targets, is_read=is_read) if needs_work else None
-        return key, _features.with_features(batches, sequences, features, encode)
+        return list(wanted), _features.with_features(batches, sequences, features, fixed, encode)
+
+    def _arrays(self, wanted, user):
+        """Returns arrays by key: those that are stored, after the others have been computed and stored.
+
+        Args:
+            wanted: dict of key to (shape, dtype, iterator of the parts of the array).
+            user: the object that keeps the arrays in the store.
+        """
+        found = {}
+        for key, (shape, dtype, _) in wanted.items():
+            self._store.use(key, user)
+            found[key] = self._store.find(key, shape, dtype)
+        # Processes that train together either all compute features or none does.
+        differs = _processes.differing({key: values is not None for key, values in found.items()})
+        missing = {key: each for key, each in wanted.items() if found[key] is None or differs}
+        if missing:
+            self._store.check_room([(shape, dtype) for shape, dtype, _ in missing.values()])
+        for key, (shape, dtype, parts) in missing.items():
+            found[key] = self._store.fill(key, shape, dtype, parts)
+        return found
+
+    def _frozen_weights(self):
+        """Returns the weights that the stored features depend on."""
+        cut = self._cut()
+        images = [weight for part in cut.fixed.values() for weight in part.weights]
+        return [*_cut.frozen_weights(self.full_model, cut.frozen), *images]
 
     def _computed(self, sequences):
         """Yields the features of the sequences in order."""
@@ -207,11 +242,12 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         model, frozen = self.full_model, self._cut().frozen
         groups = _cut.tower_of(model).backbone.layer_groups()
         thawed = [name for name in frozen if any(layer.trainable_variables for layer in groups[name])]
-        remedy = "Make a new `AboveFrozen(model)`."
+        thawed += [name for name, part in self._cut().fixed.items() if part.trainable_variables]
+        remedy, names = "Make a new `AboveFrozen(model)`.", [*frozen, *self._cut().fixed]
         if thawed:
-            raise _check.invalid("model", f"frozen layer groups {list(frozen)}, but some train again", thawed, remedy)
-        if _cut.sums(_cut.frozen_weights(model, frozen)) != self._sums:
-            expected = f"weights of {list(frozen)} that are unchanged since features were computed"
+            raise _check.invalid("model", f"frozen layers of {names}, but some train again", thawed, remedy)
+        if _cut.sums(self._frozen_weights()) != self._sums:
+            expected = f"weights of {names} that are unchanged since features were computed"
             raise _check.invalid("model", expected, model.name, remedy)
         _cut.check_dropout(model, frozen)
 
@@ -394,6 +430,15 @@ class _Check(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._above.check()
+
+
+def _run(part, batches):
+    """Yields the output of a model for each batch of its only input."""
+    run = None
+    for values in batches:
+        x = dict.fromkeys(part.input, values)
+        run = data.forward(part, x) if run is None else run
+        yield np.asarray(run(x))
 
 
 def _copied(metric):

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import zlib
 from typing import Any
 
@@ -27,6 +28,7 @@ class Cut:
         outputs: the output of the upper part, which is that of the whole model.
         form: `"vectors"`, one per text, or the layout of token states: see `data._features.Tokens`.
         features: the tensor that the linear head reads, computed from `inputs`; `None` without a linear head.
+        fixed: dict of the name of another input to a frozen model from it to the features of the same name in `inputs`.
     """
 
     frozen: tuple
@@ -35,6 +37,7 @@ class Cut:
     outputs: Any
     form: str
     features: Any
+    fixed: dict
 
 
 class StackColumns(keras.layers.Layer):
@@ -119,17 +122,18 @@ def cut(model):
     trains = len(groups) < len(tower.backbone.layer_groups()) or tower.boundary()[2] is None
     is_above_vectors = not (trains or _pooling_of(tower).weights)
     make = _above_vectors if is_above_vectors else _above_tokens
-    below, inputs, above, form = make(tower, groups, is_siamese)
+    fixed = _fixed(tower)
+    below, inputs, above, form = make(tower, groups, is_siamese, fixed)
     head = model.linear_head()
     if not is_siamese:
         features = None if head is None else above(head[0], "features")
-        return Cut(groups, below, inputs, above(tower.output, "top"), form, features)
+        return Cut(groups, below, inputs, above(tower.output, "top"), form, features, fixed)
     towers = model.get_layer("towers").output
     outputs = Columns(name="columns", dtype="float32")(above(tower.output, "top"), next(iter(inputs.values())))
     features = None if head is None else keras.Model(towers, head[0], name="features")(outputs)
     if towers is not model.output:
         outputs = keras.Model(towers, model.output, name="decoding")(outputs)
-    return Cut(groups, below, inputs, outputs, form, features)
+    return Cut(groups, below, inputs, outputs, form, features, fixed)
 
 
 def _pooling_of(tower):
@@ -149,14 +153,28 @@ def _between(tower):
     return [[type(layer).__name__, _computed(layer.get_config())] for layer in layers]
 
 
-def _others(tower):
-    """Returns the inputs of a tower that its encoder does not read, by name, and new inputs of the same form."""
+def _fixed(tower):
+    """Returns a model for each input whose features never change: nothing in it trains or draws random numbers."""
+    found = {}
+    for name, features in tower.input_features().items():
+        part = keras.Model({name: tower.input[name]}, features, name="fixed")
+        is_random = any(variable.name == "seed_generator_state" for variable in part.variables)
+        # A layer that trains may also change weights that do not, like the means of a batch normalization.
+        trains = part.trainable_variables or any(layer.trainable and layer.variables for layer in part.layers)
+        if not is_random and not trains:
+            found[name] = part
+    return found
+
+
+def _others(tower, fixed):
+    """Returns the tensors that a tower computes without its encoder, by the name of the input, and inputs like them."""
     others = {name: tensor for name, tensor in tower.input.items() if name not in tower.backbone.input}
+    others |= {name: part.output for name, part in fixed.items()}
     made = {name: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=name) for name, tensor in others.items()}
     return others, made
 
 
-def _above_vectors(tower, groups, is_siamese):
+def _above_vectors(tower, groups, is_siamese, fixed):
     pooled = tower.boundary()[2]
     # Vectors of several blocks are stored concatenated.
     size = math.prod(pooled.shape[1:])
@@ -165,7 +183,7 @@ def _above_vectors(tower, groups, is_siamese):
     inputs = x = keras.Input((None, size) if is_siamese else (size,), name="vectors")
     x = StackColumns(name="rows", dtype="float32")(x) if is_siamese else x
     x = x if flat is pooled else keras.layers.Reshape(pooled.shape[1:], dtype=pooled.dtype)(x)
-    others, made = _others(tower)
+    others, made = _others(tower, fixed)
 
     def above(output, name):
         if output is pooled:
@@ -176,7 +194,7 @@ def _above_vectors(tower, groups, is_siamese):
     return below, {"vectors": inputs, **made}, above, "vectors"
 
 
-def _above_tokens(tower, groups, is_siamese):
+def _above_tokens(tower, groups, is_siamese, fixed):
     sequence, mask, _ = tower.boundary()
     below, blocks = tower.backbone.split(len(groups) - 1, tower.read_layers())
     states = below.output
@@ -187,7 +205,7 @@ def _above_tokens(tower, groups, is_siamese):
     }
     rows = inputs["padding_mask"]
     rows = StackColumns(name="rows", dtype="int32")(rows) if is_siamese else rows
-    others, made = _others(tower)
+    others, made = _others(tower, fixed)
     form = "padded" if len(states.shape) == 3 else "packed" if _unpadding.leaves_padding_out() else "flat"
     given = [*_listed(blocks([inputs["token_states"], rows])), rows, *made.values()]
 
@@ -198,7 +216,7 @@ def _above_tokens(tower, groups, is_siamese):
 
 
 def key(model, made, sequences, dtype):
-    """Returns a hash of everything that stored features depend on, as hexadecimal digits."""
+    """Returns a hash of everything that stored states or vectors depend on, as hexadecimal digits."""
     backbone = tower_of(model).backbone
     facts = {
         "config": _computed(backbone.get_config()),
@@ -206,11 +224,30 @@ def key(model, made, sequences, dtype):
         "read": tower_of(model).read_layers(),
         "pooling": _between(tower_of(model)) if made.form == "vectors" else None,
         "dtype": dtype,
-        "versions": [__version__, keras.__version__, keras.config.backend()],
     }
+    return _hash(facts, sequences, frozen_weights(model, made.frozen))
+
+
+def key_of_input(part, values, dtype):
+    """Returns a hash of everything that the stored features of another input depend on.
+
+    Args:
+        part: the model that computes the features.
+        values: `data._features.Inputs`.
+        dtype: string.
+    """
+    try:
+        config = _numbered(part.get_config())
+    except NotImplementedError:  # a layer of the user's without a config: its features are of this process only
+        config = [os.getpid(), id(part)]
+    return _hash({"config": config, "dtype": dtype}, values, part.weights)
+
+
+def _hash(facts, values, weights):
+    facts["versions"] = [__version__, keras.__version__, keras.config.backend()]
     digest = hashlib.blake2b(json.dumps(facts, sort_keys=True, default=str).encode(), digest_size=16)
-    digest.update(sequences.digest())
-    for weight in frozen_weights(model, made.frozen):
+    digest.update(values.digest())
+    for weight in weights:
         array = np.ascontiguousarray(ops.convert_to_numpy(weight))
         digest.update(f"{array.shape}{array.dtype}".encode())
         digest.update(array.view("uint8").data)
@@ -223,6 +260,22 @@ def _computed(config):
         return config
     left_out = ("name", "frozen", "frozen_dropout", "trainable")
     return {name: _computed(value) for name, value in config.items() if name not in left_out}
+
+
+def _numbered(config):
+    """Returns a config in which numbers replace the names of layers, which count up in a process."""
+    numbers = {}
+
+    def visit(value, key=None):
+        if isinstance(value, dict):
+            return {name: visit(each, name) for name, each in value.items() if name != "trainable"}
+        if isinstance(value, (list, tuple)):
+            return [visit(each) for each in value]
+        if key == "name":
+            numbers.setdefault(value, len(numbers))
+        return numbers.get(value, value) if isinstance(value, str) else value
+
+    return visit(config)
 
 
 def sums(weights):

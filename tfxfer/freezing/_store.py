@@ -55,12 +55,12 @@ class Store:
                 self._arrays[key] = array
         return self._arrays.get(key)
 
-    def check_room(self, shape, dtype):
-        """Raises if an array of this shape would not fit, before any of it is computed."""
+    def check_room(self, arrays):
+        """Raises if arrays, given by shape and dtype, would not fit, before any of them is computed."""
         self._let_go()
-        needed, used = _size(shape, dtype), self.used
+        needed, used = sum(_size(shape, dtype) for shape, dtype in arrays), self.used
         remedies = {
-            'dtype="float16" (half of float32)': DTYPES[dtype] == np.float32,
+            'dtype="float16" (half of float32)': any(DTYPES[dtype] == np.float32 for _, dtype in arrays),
             "a `folder` on disk": self.folder is None,
             "a larger `max_bytes`": True,
             "fewer rows": True,
@@ -68,9 +68,8 @@ class Store:
         remedy = f"Give {', or '.join(name for name, helps in remedies.items() if helps)}."
         if used + needed > self.max_bytes:
             held = f", in addition to {used:,} in use" if used else ""
-            expected = (
-                f"at least {used + needed:,} bytes: {shape[0]:,} vectors of {shape[1]:,} x {dtype} take {needed:,}"
-            )
+            whole = " and ".join(f"{shape[0]:,} vectors of {shape[1]:,} x {dtype}" for shape, dtype in arrays)
+            expected = f"at least {used + needed:,} bytes: {whole} take {needed:,}"
             raise _check.invalid("max_bytes", expected + held, self.max_bytes, remedy)
         if self.folder is None:
             return

@@ -141,10 +141,13 @@ class Multimodal(TextTask):
         inputs = dict(backbone.input)
         pooled = features(backbone(backbone.input), padding_mask=inputs["padding_mask"])
         modes: dict[Any, list] = {"text": [ops.cast(pooled, "float32")], "numbers": [], "categories": []}
+        images = {}
         for place, (name, column) in enumerate(found.items()):
             inputs[name] = _input(name, column)
             mode, made = _features(name, column, place, inputs[name], self.image_backbone)
             modes.setdefault(place if mode is None else mode, []).append(made)
+            if isinstance(column, data.ImageColumn):
+                images[name] = made
         together = [_joined(mode, made) for mode, made in modes.items() if made]
         outputs = self.head(fuse(together))
         if len(outputs.shape) != 2 or outputs.shape[-1] != num_outputs:
@@ -153,7 +156,7 @@ class Multimodal(TextTask):
             "image": [self.image_backbone] if self.image_backbone is not None else [],
             "head": [*([features] if features.weights else []), *([fuse] if fuse.weights else []), self.head],
         }
-        self._columns = lambda: found  # hidden from Keras, which would wrap the dict
+        self._columns, self._images = lambda: found, lambda: images  # hidden from Keras, which would wrap the dicts
         super().__init__(
             inputs, outputs, backbone=backbone, preprocessor=preprocessor, top=top, trainable=trainable, **kwargs
         )
@@ -168,6 +171,10 @@ class Multimodal(TextTask):
     def input_columns(self) -> dict[str, Any]:
         """Returns a dict of name to column: the text first, then the others."""
         return {self.text_name: data.TextColumn(self.preprocessor), **self.columns}
+
+    def input_features(self) -> dict[str, Any]:
+        """Returns the features of the images, a dict of column to Keras tensor."""
+        return dict(self._images())
 
     @property
     def starts_as_probe(self) -> bool:

@@ -132,6 +132,16 @@ class DescribesItself(_Mixin):
         *sequence, mask = pooling.input
         return sequence[0] if self.read_layers() is None else sequence, mask, pooling.output
 
+    def input_features(self) -> dict[str, Any]:
+        """Returns features that the graph of this model computes from one input each.
+
+        `freezing.AboveFrozen` stores them if no layer in front of them trains or draws random numbers.
+
+        Returns:
+            Dict of the name of an input to a Keras tensor `(batch, dim)`. Empty by default.
+        """
+        return {}
+
     def read_layers(self) -> tuple[int, ...] | None:
         """Returns the layers of the encoder whose states the task reads, numbered as `Backbone.hidden_states` does.
 
