@@ -167,7 +167,7 @@ def test_a_large_report_says_what_it_leaves_out(folder):
     labels = [f"label {k}" for k in range(classes)]
     tx.evaluation.report_scores(folder / "large", y, p, labels=labels, texts=[f"text {i}" for i in range(count)])
     page = Page(folder / "large" / "report.html")
-    assert "3000 of 3200 rows" in page.text and "100 largest of the confusions of 60 classes" in page.text
+    assert "3000 of 3200 rows" in page.text and "100 most frequent confusions among 60 classes" in page.text
     assert len(page.rows["rows"]) == 3000 and len(page.source) < 2_000_000
 
 
