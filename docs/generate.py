@@ -27,6 +27,7 @@ FAMILIES = (
     "_logits",
     "_tags",
     "_lists",
+    "_list_pairs",
     "_listwise",
 )
 
@@ -78,7 +79,8 @@ def losses_page():
     """The tables of all losses."""
     classes = [value for value in vars(losses).values() if inspect.isclass(value)]
     classes.sort(key=lambda cls: (FAMILIES.index(cls.__module__.rpartition(".")[2]), inspect.findsource(cls)[1]))
-    heads = {"_logits": LOGITS_HEAD, "_tags": TAGS_HEAD, "_lists": LISTS_HEAD, "_listwise": LISTS_HEAD}
+    heads = {"_logits": LOGITS_HEAD, "_tags": TAGS_HEAD}
+    heads |= dict.fromkeys(("_lists", "_list_pairs", "_listwise"), LISTS_HEAD)
     parts = {head: [] for head in (LOSSES_HEAD, *heads.values())}
     for cls in classes:
         parts[heads.get(cls.__module__.rpartition(".")[2], LOSSES_HEAD)].append(cls)

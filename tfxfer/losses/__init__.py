@@ -49,6 +49,7 @@ from tfxfer.losses._late import (
     score_ranking,
 )
 from tfxfer.losses._layerwise import AdaptiveLayerLoss, Matryoshka2dLoss, adaptive_layer, matryoshka_2d
+from tfxfer.losses._list_pairs import LambdaLoss, RankNetLoss, lambda_loss, rank_net
 from tfxfer.losses._lists import (
     ListSoftmaxLoss,
     PointwiseCrossentropyLoss,
@@ -61,17 +62,13 @@ from tfxfer.losses._lists import (
 )
 from tfxfer.losses._listwise import (
     ADRMSELoss,
-    LambdaLoss,
     ListMLELoss,
     ListNetLoss,
     PositionListMLELoss,
-    RankNetLoss,
     adr_mse,
-    lambda_loss,
     list_mle,
     list_net,
     position_list_mle,
-    rank_net,
 )
 from tfxfer.losses._logits import (
     ClassCrossentropy,

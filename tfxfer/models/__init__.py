@@ -12,9 +12,9 @@ from tfxfer.models._late import LateInteractionEmbedder
 from tfxfer.models._masked import Filling, MaskedLanguageModel
 from tfxfer.models._multi_task import MultiTask
 from tfxfer.models._multimodal import Multimodal, MultimodalClassifier, MultimodalRegressor
+from tfxfer.models._ranking import Ranked
 from tfxfer.models._regressor import TextRegressor
 from tfxfer.models._reranker import Reranker
-from tfxfer.models._rows import Ranked
 from tfxfer.models._siamese import Siamese, SiameseClassifier
 from tfxfer.models._signatures import Signature
 from tfxfer.models._simcse import simcse

@@ -15,7 +15,7 @@ from tfxfer.models._deciding import Decides
 from tfxfer.models._explaining import Explained, first, log_odds, picked
 from tfxfer.models._from_preset import ClassifierFromPreset
 from tfxfer.models._mixup import MixesRows
-from tfxfer.models._rows import Ranks
+from tfxfer.models._ranking import Ranks
 from tfxfer.models._search_space import PooledSearch
 from tfxfer.models._signatures import Signature
 from tfxfer.models._suggest import SuggestsTexts

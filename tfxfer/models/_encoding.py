@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfxfer import _check, _neighbours, _texts, data
-from tfxfer.models import _explaining, _rows, _workers
+from tfxfer.models import _explaining, _ranking, _rows, _workers
 from tfxfer.models._attributions import Explanation
 
 # `encode` shows its progress on more batches than this.
@@ -374,7 +374,7 @@ class Encodes(_Mixin):
 
     def rank(
         self, query: str, documents: Sequence[str], k: int | None = None, *, batch_size: int = 32
-    ) -> list[_rows.Ranked]:
+    ) -> list[_ranking.Ranked]:
         """Ranks documents by their similarity to a query, like `rank` of an export.
 
         Args:
@@ -393,7 +393,7 @@ class Encodes(_Mixin):
         embedder.rank("lost card", ["My card is gone", "What is a loan?"], k=1)[0].text  # "My card is gone"
         ```
         """
-        return _rows.ranked(self._document_scores, query, documents, k, batch_size)
+        return _ranking.ranked(self._document_scores, query, documents, k, batch_size)
 
     def _document_scores(self, query, documents, batch_size):
         vectors = self.encode_document(documents, batch_size)

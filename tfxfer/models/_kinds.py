@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from tfxfer import _check, _texts, layers
-from tfxfer.models import _restoring, _rows
+from tfxfer.models import _ranking, _restoring, _rows
 
 # Encoding shows its progress on more batches than this.
 _LONG = 64
@@ -46,7 +46,7 @@ class OtherKind(_Mixin):
 
     def rank(
         self, query: str, documents: Sequence[str], k: int | None = None, *, batch_size: int = 32
-    ) -> list[_rows.Ranked]:
+    ) -> list[_ranking.Ranked]:
         """Ranks documents by their `similarity` to a query, like `rank` of an export.
 
         Args:
@@ -59,7 +59,7 @@ class OtherKind(_Mixin):
             A list of `Ranked(index, score, text)`, the best first: the document's index in `documents`, its score, and
             its text. With equal scores the earlier document comes first.
         """
-        return _rows.ranked(self._document_scores, query, documents, k, batch_size)
+        return _ranking.ranked(self._document_scores, query, documents, k, batch_size)
 
     def _document_scores(self, query, documents, batch_size):
         queries = self.encode_query([query], batch_size, progress=False)

@@ -10,7 +10,7 @@ from tfxfer import _check, data
 from tfxfer.models import _logits, _restoring
 from tfxfer.models._classifier import PooledTask
 from tfxfer.models._from_preset import RegressorFromPreset
-from tfxfer.models._rows import Ranks
+from tfxfer.models._ranking import Ranks
 from tfxfer.models._signatures import Signature
 
 SCORE_ACTIVATIONS = {"sigmoid": keras.ops.sigmoid, "tanh": keras.ops.tanh}
