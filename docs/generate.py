@@ -2,13 +2,15 @@
 
 import importlib.util
 import inspect
+import json
 import pathlib
 import re
+import statistics
 
 from tfxfer import backbones, losses
 
 FOLDER = pathlib.Path(__file__).resolve().parent
-CHECKPOINTS = FOLDER / "checkpoints.md"
+CELLS = FOLDER.parent / "benchmarks" / "results" / "transfer_tour.json"
 SECTIONS = ("Rows", "Choose it", "See also", "Reference")
 # The modules of `tfxfer.losses` in the order of the tables.
 FAMILIES = (
@@ -127,6 +129,27 @@ def families_table():
     return "\n".join(lines) + "\n"
 
 
+def tour_table():
+    """The scores of `examples/transfer_tour.py`, and what each way costs."""
+    cells = json.loads(CELLS.read_text(encoding="utf-8"))
+    sets, ways = ({cell[key]: None for cell in cells} for key in ("set", "way"))
+    lines = [f"| | {' | '.join(sorted(sets))} | seconds | weights trained |", "|" + "---|" * (len(sets) + 3)]
+    for way in ways:
+        shown = [way]
+        for name in sorted(sets):
+            found = [cell["score"] for cell in cells if (cell["set"], cell["way"]) == (name, way)]
+            if None in found:
+                shown.append("does not apply")
+                continue
+            spread = f" ± {statistics.stdev(found):.3f}" if len(found) > 1 else ""
+            shown.append(f"{statistics.fmean(found):.3f}{spread}")
+        own = [cell for cell in cells if cell["way"] == way and cell["score"] is not None]
+        shown.append(f"{statistics.median(cell['seconds'] for cell in own):.0f}")
+        shown.append(f"{statistics.median(cell['trainable'] for cell in own) / 1e6:.2f} M")
+        lines.append(f"| {' | '.join(shown)} |")
+    return "\n".join(lines) + "\n"
+
+
 def between(text, name):
     """Returns the places of what lies between the markers of a generated part, `(start, end)`."""
     start, end = (f"<!-- {name}: {edge} -->\n" for edge in ("begin", "end"))
@@ -144,13 +167,12 @@ def picture():
 
 
 PAGES = {"losses.md": losses_page, "_static/way_of_the_data.svg": picture}
-PARTS = {"families": families_table}  # of checkpoints.md
+PARTS = {("checkpoints.md", "families"): families_table, ("ways.md", "tour"): tour_table}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():
         (FOLDER / name).write_text(page(), encoding="utf-8")
-    text = CHECKPOINTS.read_text(encoding="utf-8")
-    for name, part in PARTS.items():
-        start, end = between(text, name)
-        text = text[:start] + part() + text[end:]
-    CHECKPOINTS.write_text(text, encoding="utf-8")
+    for (name, part), function in PARTS.items():
+        text = (FOLDER / name).read_text(encoding="utf-8")
+        start, end = between(text, part)
+        (FOLDER / name).write_text(text[:start] + function() + text[end:], encoding="utf-8")

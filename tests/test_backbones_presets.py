@@ -626,14 +626,15 @@ def test_presets_lists_what_can_be_loaded_by_name():
         backbones.presets("gpt3")
 
 
-def test_the_families_table_of_the_docs_is_the_codes():
+def test_the_generated_parts_of_the_docs_are_up_to_date():
     path = pathlib.Path(__file__).resolve().parent.parent / "docs" / "generate.py"
     spec = importlib.util.spec_from_file_location("generate", path)
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    text = generate.CHECKPOINTS.read_text(encoding="utf-8")
-    start, end = generate.between(text, "families")
-    assert text[start:end] == generate.families_table(), "Run docs/generate.py."
+    for (name, part), function in generate.PARTS.items():
+        text = (generate.FOLDER / name).read_text(encoding="utf-8")
+        start, end = generate.between(text, part)
+        assert text[start:end] == function(), "Run docs/generate.py."
     assert len(backbones.families_table()) == len([each for each in FAMILIES.values() if each.model_types])
     assert all(row.name and row.paper and row.examples for row in backbones.families_table())
     with pytest.raises(ValueError, match="begin"):
