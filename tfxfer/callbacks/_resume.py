@@ -248,7 +248,7 @@ class Resume(keras.callbacks.Callback):
         else:
             self._found = None
 
-    def finish(self, batch: int) -> None:
+    def finish(self, batch: Any) -> None:
         """Restores the state in mid-epoch; called before the first step, on `batch`, of a partly finished epoch."""
         model = self.model
         # Metrics have variables only after the first batch.

@@ -18,6 +18,7 @@ from tfxfer.models._mixup import MixesRows
 from tfxfer.models._ranking import Ranks
 from tfxfer.models._search_space import PooledSearch
 from tfxfer.models._signatures import Signature
+from tfxfer.models._stored_head import StoresHead
 from tfxfer.models._suggest import SuggestsTexts
 from tfxfer.models._task import TextTask
 
@@ -35,8 +36,10 @@ def make_head(head, num_outputs, dropout, hidden_dim):
     return layers.Head(num_outputs, hidden_dims, dropout=dropout, name="head")
 
 
-class PooledTask(PooledSearch, TextTask):
+class PooledTask(StoresHead, PooledSearch, TextTask):
     """A task with pooled features and a head: the base of classifiers and regressors."""
+
+    _layer_arguments = ("head", "pooling")
 
     def __init__(
         self,
@@ -173,28 +176,6 @@ class PooledTask(PooledSearch, TextTask):
             made.set_weights(self.get_weights())
             return made._with(rest)
         return super()._with(arguments)
-
-    def get_config(self) -> dict[str, Any]:
-        serialize = keras.saving.serialize_keras_object
-        head, pooling = self._head_argument, self.pooling
-        return {
-            **super().get_config(),
-            "pooling": list(pooling) if isinstance(pooling, tuple) else pooling and serialize(pooling),
-            "dropout": self.dropout,
-            "head": head if isinstance(head, str) else serialize(head),
-            "new_head": self._head_sum() if self.has_new_head() else None,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        config = dict(config)
-        for name in ("head", "pooling"):
-            if isinstance(config.get(name), dict):
-                config[name] = keras.saving.deserialize_keras_object(config[name])
-        new_head = config.pop("new_head", None)
-        model = super().from_config(config)
-        model._new_heads |= {new_head} - {None}  # a head saved before training is still new after loading
-        return model
 
 
 # Keras replaces the bases of functional models, which fails if a base is reached twice: at run time this is a mixin.

@@ -13,6 +13,7 @@ from tfxfer.models import _logits, _reading
 from tfxfer.models._classifier import Classifying, make_head
 from tfxfer.models._from_preset import UNSET, given
 from tfxfer.models._signatures import Signature
+from tfxfer.models._stored_head import StoresHead
 from tfxfer.models._task import TextTask
 
 _Mixin: Any = object  # in the bases of a class, this mixin comes before `Multimodal`
@@ -59,7 +60,7 @@ class _FromPreset(_Mixin):
         return cls._from_preset(preset, **given(locals()))
 
 
-class Multimodal(TextTask):
+class Multimodal(StoresHead, TextTask):
     """Base class of tasks that read a text and other columns: their features are fused and passed to a head.
 
     The features of each column:
@@ -103,6 +104,8 @@ class Multimodal(TextTask):
             return tx.data.ValuesColumn(1)
     ```
     """
+
+    _layer_arguments = ("head", "pooling", "fusion", "image_backbone")
 
     def __init__(
         self,
@@ -187,19 +190,8 @@ class Multimodal(TextTask):
         return backbones.EmbeddingSpec(pooling=modes)
 
     def get_config(self) -> dict[str, Any]:
-        serialize = keras.saving.serialize_keras_object
-        head, pooling, fusion = self._head_argument, self.pooling, self.fusion
-        return {
-            **super().get_config(),
-            "columns": {name: serialize(column) for name, column in self.columns.items()},
-            "text": self.text_name,
-            "fusion": fusion if isinstance(fusion, str) else serialize(fusion),
-            "image_backbone": None if self.image_backbone is None else serialize(self.image_backbone),
-            "pooling": list(pooling) if isinstance(pooling, tuple) else serialize(pooling),
-            "dropout": self.dropout,
-            "head": head if isinstance(head, str) else serialize(head),
-            "new_head": self._head_sum() if self.has_new_head() else None,
-        }
+        columns = {name: keras.saving.serialize_keras_object(column) for name, column in self.columns.items()}
+        return {**super().get_config(), "columns": columns, "text": self.text_name}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -208,13 +200,7 @@ class Multimodal(TextTask):
         config["columns"] = {
             name: read(column) if isinstance(column, dict) else column for name, column in config["columns"].items()
         }
-        for name in ("head", "pooling", "fusion", "image_backbone"):
-            if isinstance(config.get(name), dict):
-                config[name] = read(config[name])
-        new_head = config.pop("new_head", None)
-        model = super().from_config(config)
-        model._new_heads |= {new_head} - {None}
-        return model
+        return super().from_config(config)
 
 
 @keras.saving.register_keras_serializable("tfxfer")

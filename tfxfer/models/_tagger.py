@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import keras
 
@@ -13,6 +13,7 @@ from tfxfer.models import _entities, _logits, _restoring, _save, _trained_tagger
 from tfxfer.models._from_preset import TaggerFromPreset
 from tfxfer.models._search_space import WordSearch
 from tfxfer.models._signatures import Signature
+from tfxfer.models._stored_head import StoresHead
 from tfxfer.models._suggest import SuggestsWords
 from tfxfer.models._tagging import TagsWords
 from tfxfer.models._task import TextTask
@@ -27,7 +28,7 @@ _TAGS = "tags"
 
 
 @keras.saving.register_keras_serializable("tfxfer")
-class TokenTagger(TagsWords, TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
+class TokenTagger(StoresHead, TagsWords, TaggerFromPreset, SuggestsWords, WordSearch, TextTask):
     """Tags each word of a text and finds entities, such as names of people, places and products.
 
     backbone -> one vector per word -> head -> a score for each tag. It trains on words with tags (`data.tagged`,
@@ -359,29 +360,15 @@ class TokenTagger(TagsWords, TaggerFromPreset, SuggestsWords, WordSearch, TextTa
         return (*super()._changeable(), "split", "stride", "temperature", *(("dropout",) if named else ()))
 
     def get_config(self) -> dict[str, Any]:
-        head = self._head_argument
         return {
             **super().get_config(),
             "tags": self.tags,
             "scheme": self.scheme,
-            "head": head if isinstance(head, str) else keras.saving.serialize_keras_object(head),
-            "new_head": self._head_sum() if self.has_new_head() else None,
             "word_pooling": self.word_pooling,
             "split": self.split,
             "stride": self.stride,
-            "dropout": self.dropout,
             "temperature": self.temperature,
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        config = dict(config)
-        if isinstance(config.get("head"), dict):
-            config["head"] = keras.saving.deserialize_keras_object(config["head"])
-        new_head = config.pop("new_head", None)
-        model = super().from_config(config)
-        model._new_heads |= {new_head} - {None}  # a head saved before training is still new after loading
-        return model
 
 
 def _make_head(head, num_tags, dropout):
