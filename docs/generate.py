@@ -133,18 +133,19 @@ def tour_table():
     """The scores of `examples/transfer_tour.py`, and what each way costs."""
     cells = json.loads(CELLS.read_text(encoding="utf-8"))
     sets, ways = ({cell[key]: None for cell in cells} for key in ("set", "way"))
-    lines = [f"| | {' | '.join(sorted(sets))} | seconds | weights trained |", "|" + "---|" * (len(sets) + 3)]
+    lines = [f"| | {' | '.join(sorted(sets))} | CPU seconds | weights trained |", "|" + "---|" * (len(sets) + 3)]
     for way in ways:
         shown = [way]
         for name in sorted(sets):
             found = [cell["score"] for cell in cells if (cell["set"], cell["way"]) == (name, way)]
-            if None in found:
-                shown.append("does not apply")
+            if not found or None in found:
+                shown.append("does not apply" if found else "not run")
                 continue
             spread = f" ± {statistics.stdev(found):.3f}" if len(found) > 1 else ""
             shown.append(f"{statistics.fmean(found):.3f}{spread}")
         own = [cell for cell in cells if cell["way"] == way and cell["score"] is not None]
-        shown.append(f"{statistics.median(cell['seconds'] for cell in own):.0f}")
+        seconds = [cell["cpu_seconds"] for cell in own if "cpu_seconds" in cell]  # undisturbed by other programs
+        shown.append(f"{statistics.median(seconds):.0f}" if seconds else "")
         shown.append(f"{statistics.median(cell['trainable'] for cell in own) / 1e6:.2f} M")
         lines.append(f"| {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
