@@ -133,7 +133,7 @@ def tour_table():
     """The scores of `examples/transfer_tour.py`, and what each way costs."""
     cells = json.loads(CELLS.read_text(encoding="utf-8"))
     sets, ways = ({cell[key]: None for cell in cells} for key in ("set", "way"))
-    lines = [f"| | {' | '.join(sorted(sets))} | CPU seconds | weights trained |", "|" + "---|" * (len(sets) + 3)]
+    lines = [f"| | {' | '.join(sorted(sets))} | seconds | weights trained |", "|" + "---|" * (len(sets) + 3)]
     for way in ways:
         shown = [way]
         for name in sorted(sets):
@@ -144,9 +144,10 @@ def tour_table():
             spread = f" ± {statistics.stdev(found):.3f}" if len(found) > 1 else ""
             shown.append(f"{statistics.fmean(found):.3f}{spread}")
         own = [cell for cell in cells if cell["way"] == way and cell["score"] is not None]
-        seconds = [cell["cpu_seconds"] for cell in own if "cpu_seconds" in cell]  # undisturbed by other programs
-        shown.append(f"{statistics.median(seconds):.0f}" if seconds else "")
-        shown.append(f"{statistics.median(cell['trainable'] for cell in own) / 1e6:.2f} M")
+        # Of processors if the cell has it: other programs do not disturb it.
+        seconds = [cell.get("cpu_seconds", cell.get("seconds")) for cell in own]
+        shown.append(f"{statistics.median(value for value in seconds if value is not None):.0f}")
+        shown.append(f"{statistics.median(cell['trainable'] for cell in own):,.0f}")
         lines.append(f"| {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
