@@ -152,7 +152,7 @@ def test_frozen_layers_run_without_dropout_unless_they_are_to(family):
     assert difference() > 0.1
     everything = dict.fromkeys(backbone.layer_groups(), False)
     backbone.set_trainable(everything)
-    assert difference() == 0
+    assert difference() < 1e-6  # not every kernel repeats its sums to the bit
     for group in everything:  # each group has its own dropout
         backbone.set_trainable({group: True})
         assert difference() > 1e-4, group  # small weights, small noise
@@ -176,13 +176,13 @@ def test_a_frozen_head_is_without_dropout_and_the_switch_reaches_it(preprocessor
         x = tx.data.Gate(model).encode_batch((texts,))
         tx.freezing.freeze(model, groups="*")
         still = ops.convert_to_numpy(model(x, training=False))
-        np.testing.assert_array_equal(model(x, training=True), still)
+        np.testing.assert_allclose(model(x, training=True), still, atol=1e-6)
         tx.freezing.freeze(model, groups="embeddings", dropout=True)
         tx.freezing.unfreeze(model, groups=["block_0"])
         tx.freezing.freeze(model, groups=["block_0"])
-        assert model.frozen_dropout and not np.array_equal(model(x, training=True), still)
+        assert model.frozen_dropout and not np.allclose(model(x, training=True), still, atol=1e-5)
         tx.freezing.freeze(model, groups="embeddings", dropout=False)
-        np.testing.assert_array_equal(model(x, training=True), still)
+        np.testing.assert_allclose(model(x, training=True), still, atol=1e-6)
 
 
 def test_flags_take_effect_in_a_model_that_has_trained(preprocessor):

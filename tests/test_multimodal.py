@@ -323,7 +323,7 @@ def test_features_of_a_frozen_image_backbone_are_stored_and_train_to_the_same_we
         model = with_photos(tmp_path)
         tx.freezing.freeze(model, below=below)
         model.set_trainable({"image": False})
-        model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+        model.compile(keras.optimizers.SGD(1e-3), run_eagerly=True)
         trained = tx.freezing.AboveFrozen(model) if short else model
         batches = of_photos(model, tmp_path)
         Counted.seen = 0
@@ -331,8 +331,9 @@ def test_features_of_a_frozen_image_backbone_are_stored_and_train_to_the_same_we
         found.append((Counted.seen, model.get_weights()))
     (seen, full), (seen_once, above) = found
     assert (seen, seen_once) == (3 * 16, 0)  # the features are computed in a graph, before the first epoch
+    assert max(np.abs(weight).max() for weight in full) < 100  # it learns and does not diverge
     for a, b in zip(full, above, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_stored_features_of_images_are_found_again_on_disk_and_bound_by_their_size(tmp_path, monkeypatch):
