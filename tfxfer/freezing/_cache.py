@@ -203,7 +203,7 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
             self._store.use(key, user)
             found[key] = self._store.find(key, shape, dtype)
         # Processes that train together either all compute features or none does.
-        differs = _processes.differing({key: values is not None for key, values in found.items()})
+        differs = _processes.differing({f"features {i}": found[key] is not None for i, key in enumerate(wanted)})
         missing = {key: each for key, each in wanted.items() if found[key] is None or differs}
         if missing:
             self._store.check_room([(shape, dtype) for shape, dtype, _ in missing.values()])

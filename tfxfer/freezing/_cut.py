@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
+import uuid
 import zlib
 from typing import Any
 
@@ -157,7 +157,7 @@ def _fixed(tower):
     """Returns a model for each input whose features never change: nothing in it trains or draws random numbers."""
     found = {}
     for name, features in tower.input_features().items():
-        part = keras.Model({name: tower.input[name]}, features, name="fixed")
+        part = keras.Model({name: tower.input[name]}, features, name=f"fixed_{uuid.uuid4().hex}")
         is_random = any(variable.name == "seed_generator_state" for variable in part.variables)
         # A layer that trains may also change weights that do not, like the means of a batch normalization.
         trains = part.trainable_variables or any(layer.trainable and layer.variables for layer in part.layers)
@@ -238,8 +238,8 @@ def key_of_input(part, values, dtype):
     """
     try:
         config = _numbered(part.get_config())
-    except NotImplementedError:  # a layer of the user's without a config: its features are of this process only
-        config = [os.getpid(), id(part)]
+    except NotImplementedError:  # a layer of the user's without a config: nothing else reuses its features
+        config = part.name
     return _hash({"config": config, "dtype": dtype}, values, part.weights)
 
 
