@@ -1,5 +1,6 @@
 """The encoders: compared with the reference implementation's hidden states, and used as Keras models."""
 
+import functools
 import json
 import math
 import os
@@ -52,6 +53,12 @@ DETAILS = {
 
 def small(family, **kwargs):
     return backbones.Backbone(family, **{**SIZES, **DETAILS.get(family, {}), **kwargs})
+
+
+@functools.cache
+def shared(family):
+    """A small encoder that tests share."""
+    return small(family)
 
 
 def batch(backbone, token_ids, padding_mask):
@@ -309,14 +316,14 @@ def test_predict_and_graph_agree_with_eager_call():
 
 def test_a_row_of_padding_alone_stays_finite():
     for family in BLOCKS:
-        backbone = small(family)
+        backbone = shared(family)
         assert np.isfinite(run(backbone, batch(backbone, np.zeros((2, 5)), [[1] * 5, [0] * 5]))).all()
 
 
 def test_too_long_input_is_an_error_where_positions_are_a_table():
     ids = np.ones((1, 17), "int32")
     for family in BLOCKS:
-        backbone = small(family)
+        backbone = shared(family)
         if not FAMILIES[family].has_position_table:
             assert run(backbone, batch(backbone, ids, ids)).shape == (1, 17, 12)
         else:

@@ -74,12 +74,12 @@ def test_values_reach_history_and_the_callbacks_behind(siamese, tmp_path):
     evaluators = [make() for make, _ in EVALUATORS.values()]
     stop = keras.callbacks.EarlyStopping("val_ndcg@3", mode="max", patience=9)
     saved = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", "val_pearson", mode="max", save_best_only=True)
-    history = fit(siamese, [*evaluators, stop, saved], epochs=3).history
+    history = fit(siamese, [*evaluators, stop, saved]).history
     for kind, (_, key) in EVALUATORS.items():
         assert history[key][-1] == pytest.approx(PLAIN[kind](siamese.embedder)), kind
     for evaluator in evaluators:
         assert set(evaluator.keys()) <= set(history)
-        assert [row["epoch"] for row in evaluator.results] == [0, 1, 2]
+        assert [row["epoch"] for row in evaluator.results] == [0, 1]
     assert stop.best == max(history["val_ndcg@3"])
     best = keras.saving.load_model(tmp_path / "best.keras")
     assert tx.evaluation.similarity(best, PAIRS, SCORES)["pearson"] == pytest.approx(max(history["val_pearson"]))

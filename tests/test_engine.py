@@ -22,6 +22,14 @@ def embedder(folder):
     return tiny.embedder(folder)
 
 
+@pytest.fixture(scope="module")
+def eight_bits(folder):
+    """A classifier with an engine that computes in eight bits; tests do not change it."""
+    model = tiny.classifier(folder)
+    model.engine = export.Engine(model, "int8", threads=1)
+    return model
+
+
 def rows(model, texts):
     """Texts in the form that a model takes."""
     return (texts, texts[1:] + texts[:1]) if model.text_form == "separate" else texts
@@ -57,9 +65,8 @@ def test_an_engine_answers_as_the_model_and_alike_whatever_the_batch(kind, dtype
     np.testing.assert_allclose(model.predict(rows(model, TEXTS), verbose=0), expected, atol=1e-6)
 
 
-def test_all_that_reads_texts_goes_through_the_engine(folder):
-    model = tiny.classifier(folder)
-    model.engine = export.Engine(model, "int8", threads=1)
+def test_all_that_reads_texts_goes_through_the_engine(eight_bits):
+    model = eight_bits
     logits = model.predict(TEXTS, verbose=0)
     assert model.classify(TEXTS).probabilities == pytest.approx(np.asarray(keras.ops.softmax(logits)), abs=1e-6)
     parts = list(model.predict(iter(TEXTS), batch_size=2))
@@ -124,12 +131,11 @@ def test_an_engine_is_not_saved(folder, tmp_path):
     np.testing.assert_allclose(again.predict(TEXTS, verbose=0), expected, atol=1e-5)
 
 
-def test_batches_are_not_computed_by_the_model_unawares(embedder):
-    embedder.engine = export.Engine(embedder)
+def test_batches_are_not_computed_by_the_model_unawares(eight_bits):
     with pytest.raises(ValueError, match=r"`engine`.*None for batches"):
-        embedder.predict(tiny.inputs(embedder), verbose=0)
+        eight_bits.predict(tiny.inputs(eight_bits), verbose=0)
     with pytest.raises(ValueError, match=r"`engine`.*None for batches"):
-        embedder.predict(TEXTS, verbose=0, callbacks=[keras.callbacks.Callback()])
+        eight_bits.predict(TEXTS, verbose=0, callbacks=[keras.callbacks.Callback()])
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,12 @@ def model(folder):
 
 
 @pytest.fixture(scope="module")
+def untrained(folder):
+    """A classifier with random weights, for tests of the files of an export."""
+    return tiny.classifier(folder)
+
+
+@pytest.fixture(scope="module")
 def towers(folder):
     """Siamese towers with their own decoder, which computes in chunks."""
     embedder = tiny.embedder(folder, pooling=("mean", "max"))
@@ -187,8 +193,8 @@ def test_the_head_keeps_its_weights(model):
 
 
 @pytest.fixture(scope="module")
-def signatures(model):
-    made = _signatures.Served(model).signatures(False)
+def signatures(untrained):
+    made = _signatures.Served(untrained).signatures(False)
     return {_signatures.DEFAULT: made["classify"], "classify": made["classify"]}
 
 
@@ -209,24 +215,24 @@ def versions(folder):
     return sorted(int(name) for name in os.listdir(folder) if name.isdigit())
 
 
-def test_versions_count_up_and_none_is_overwritten(model, quick, tmp_path):
-    assert [export.saved_model(model, tmp_path, version=v) for v in (3, None)] == [f"{tmp_path}/3", f"{tmp_path}/4"]
+def test_versions_count_up_and_none_is_overwritten(untrained, quick, tmp_path):
+    assert [export.saved_model(untrained, tmp_path, version=v) for v in (3, None)] == [f"{tmp_path}/3", f"{tmp_path}/4"]
     with pytest.raises(ValueError, match="`version`"):
-        export.saved_model(model, tmp_path, version=3)
+        export.saved_model(untrained, tmp_path, version=3)
     with pytest.raises(ValueError, match="`version`"):
-        export.saved_model(model, tmp_path, version=0)
+        export.saved_model(untrained, tmp_path, version=0)
     # A name that the server would take for a version counts as one, even another spelling or a file.
     (tmp_path / "007").mkdir()
     (tmp_path / "8").write_text("")
-    assert export.saved_model(model, tmp_path) == f"{tmp_path}/9"
+    assert export.saved_model(untrained, tmp_path) == f"{tmp_path}/9"
     with pytest.raises(ValueError, match="`version`"):
-        export.saved_model(model, tmp_path, version=7)
+        export.saved_model(untrained, tmp_path, version=7)
     # A name that the server would not take for a version does not count.
     (tmp_path / "²").mkdir()
-    assert export.saved_model(model, str(tmp_path)) == f"{tmp_path}/10"
+    assert export.saved_model(untrained, str(tmp_path)) == f"{tmp_path}/10"
 
 
-def test_exporters_at_the_same_time_get_a_number_each_and_none_is_seen_unfinished(model, quick, tmp_path):
+def test_exporters_at_the_same_time_get_a_number_each_and_none_is_seen_unfinished(untrained, quick, tmp_path):
     half, running = [], True
 
     def watch():
@@ -235,9 +241,12 @@ def test_exporters_at_the_same_time_get_a_number_each_and_none_is_seen_unfinishe
                 if not {"saved_model.pb", "assets.extra/tfxfer.json"} <= set(files(tmp_path / str(number))):
                     half.append(number)
 
+    def write():
+        found.append(export.saved_model(untrained, tmp_path))
+
     found = []
     watcher = threading.Thread(target=watch)
-    exporters = [threading.Thread(target=lambda: found.append(export.saved_model(model, tmp_path))) for _ in range(6)]
+    exporters = [threading.Thread(target=write) for _ in range(6)]
     watcher.start()
     for thread in exporters:
         thread.start()
@@ -255,7 +264,7 @@ def test_exporters_at_the_same_time_get_a_number_each_and_none_is_seen_unfinishe
     }
 
 
-def test_a_number_that_another_exporter_took_meanwhile_is_an_error(model, quick, tmp_path):
+def test_a_number_that_another_exporter_took_meanwhile_is_an_error(untrained, quick, tmp_path):
     def write(model, path, *arguments, before=_saved_model._write):
         (tmp_path / "5").mkdir()
         (tmp_path / "5" / "saved_model.pb").write_bytes(b"another's")
@@ -263,21 +272,21 @@ def test_a_number_that_another_exporter_took_meanwhile_is_an_error(model, quick,
 
     quick.setattr(_saved_model, "_write", write)
     with pytest.raises(ValueError, match="`version`"):
-        export.saved_model(model, tmp_path, version=5)
+        export.saved_model(untrained, tmp_path, version=5)
     assert files(tmp_path) == {"5/saved_model.pb": 9, **{n: s for n, s in files(tmp_path).items() if "/" not in n}}
 
 
-def test_failed_export_leaves_nothing_behind(model, tmp_path, monkeypatch):
+def test_failed_export_leaves_nothing_behind(untrained, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
     monkeypatch.setattr(tf.saved_model, "save", fail)
     with pytest.raises(OSError, match="disk full"):
-        export.saved_model(model, tmp_path)
+        export.saved_model(untrained, tmp_path)
     assert os.listdir(tmp_path) == []
 
 
-def test_killed_export_leaves_nothing_that_is_served_and_is_cleared_away(model, quick, tmp_path):
+def test_killed_export_leaves_nothing_that_is_served_and_is_cleared_away(untrained, quick, tmp_path):
     def write(model, path, *_):
         (path / "saved_model.pb").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -287,15 +296,15 @@ def test_killed_export_leaves_nothing_that_is_served_and_is_cleared_away(model, 
         child = os.fork()
     if not child:
         _saved_model._write = write
-        export.saved_model(model, tmp_path)
+        export.saved_model(untrained, tmp_path)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     [left] = os.listdir(tmp_path)
     assert not re.fullmatch(r"\s*[+-]?\d.*", left), "the server takes numbers for versions"
     # Not immediately, because it may belong to a running export.
-    assert export.saved_model(model, tmp_path).endswith("/1") and left in os.listdir(tmp_path)
+    assert export.saved_model(untrained, tmp_path).endswith("/1") and left in os.listdir(tmp_path)
     os.utime(tmp_path / left, (0, 0))
-    assert export.saved_model(model, tmp_path).endswith("/2") and left not in os.listdir(tmp_path)
+    assert export.saved_model(untrained, tmp_path).endswith("/2") and left not in os.listdir(tmp_path)
 
 
 def test_what_cannot_be_exported_is_an_error(folder, monkeypatch):

@@ -105,6 +105,7 @@ def test_a_classifier_answers_as_predict_does_from_text_by_other_programs_alone(
             np.testing.assert_array_equal(ids[key], value)
         np.testing.assert_allclose(run(ids), classifier.classify(texts).probabilities, atol=1e-5)
     assert (path / "labels.txt").read_text(encoding="utf-8").splitlines() == ["card", "line break", "über"]
+    assert all(export.describe(path)["versions"][package] for package in PACKAGES[name])
     # This package can read the tokenizer back, too.
     again = preprocessing.Tokenizer.from_folder(path)
     assert again.spec.tokens == classifier.preprocessor.tokenizer.spec.tokens

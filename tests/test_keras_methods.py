@@ -5,6 +5,7 @@ One table has a row for each name of a stock model. A name that Keras adds has n
 
 import copy
 import dataclasses
+import functools
 import io
 import json
 import pickle
@@ -556,9 +557,21 @@ def test_other_modes_are_refused_and_change_nothing(classifier, call, said):
     classifier.check(classifier.model, atol=0)
 
 
-def test_a_quantized_model_is_not_quantized_again(classifier, mode):
-    model = copy.deepcopy(classifier.model)
-    model.quantize(mode)
+@pytest.fixture(scope="module")
+def quantized(classifier):
+    """A function that returns a quantized copy of the classifier, made once for each mode; tests do not change it."""
+
+    @functools.cache
+    def make(mode):
+        model = copy.deepcopy(classifier.model)
+        model.quantize(mode)
+        return model
+
+    return make
+
+
+def test_a_quantized_model_is_not_quantized_again(quantized, mode):
+    model = quantized(mode)
     with pytest.raises(ValueError, match="is not quantized yet"):
         model.quantize("int8")
     embedder = tx.models.TextEmbedder(model.backbone, model.preprocessor)
@@ -573,11 +586,9 @@ def test_a_quantized_model_is_not_quantized_again(classifier, mode):
         (lambda model: model.with_added_tokens(["IBAN"]), r"argument `tokens`.*before `quantize`"),
     ],
 )
-def test_what_needs_float_weights_refuses_a_quantized_model(classifier, call, said):
-    model = copy.deepcopy(classifier.model)
-    model.quantize("int8")
+def test_what_needs_float_weights_refuses_a_quantized_model(quantized, call, said):
     with pytest.raises(ValueError, match=said):
-        call(model)
+        call(quantized("int8"))
 
 
 def test_int8_leaves_activations_alone_unless_asked(classifier):

@@ -322,12 +322,12 @@ def test_an_argument_out_of_range_is_an_error_that_names_it(make, said):
 
 def test_fit_of_rows_of_the_wrong_kind_stops_at_the_first_batch(tmp_path):
     model = models.Siamese(tiny.embedder(tmp_path))
-    model.compile("sgd", loss=losses.TripletLoss())
+    model.compile("sgd", loss=losses.TripletLoss(), run_eagerly=True)
     with pytest.raises(ValueError, match="at least 3 columns"):
         model.fit((tiny.TEXTS, tiny.TEXTS[::-1]), np.zeros(len(tiny.TEXTS)), verbose=0)
     rows = {"a": tiny.TEXTS, "b": tiny.TEXTS[::-1], "score": np.linspace(0, 1, len(tiny.TEXTS))}
     pairs = data.pairs(rows, ("a", "b"), target="score")
-    model.compile("sgd", loss=losses.BatchHardTripletLoss())
+    model.compile("sgd", loss=losses.BatchHardTripletLoss(), run_eagerly=True)
     with pytest.raises(ValueError, match="class ids of an int dtype"):
         model.fit(data.batches(pairs, model.preprocessor, batch_size=4, columns="separate"), verbose=0)
 

@@ -234,16 +234,14 @@ def test_rows_are_weighed_as_the_task_alone_weighs_them(model):
     assert balanced != pytest.approx(history["intent_loss"])
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A model of two tasks trained with default settings, its rows, its history, and each trace of a step."""
-    folder = tmp_path_factory.mktemp("trained")
+def train(folder, **kwargs):
+    """Returns a model of two trained tasks, its rows, its history, and each call of the losses, by task."""
     parts = (tiny.backbone(), tiny.preprocessor(folder))
     embedder = tx.models.TextEmbedder(*parts, dense=[{"units": 4}])
     made = {"intent": tx.models.TextClassifier(*parts, labels=LABELS), "similarity": tx.models.Siamese(embedder)}
     model = tx.models.MultiTask(made)
     assert not model.compiled  # no default loss suits every Siamese
-    model.compile(loss={"similarity": tx.losses.CoSENTLoss()}, loss_weights="uncertainty")
+    model.compile(loss={"similarity": tx.losses.CoSENTLoss()}, loss_weights="uncertainty", **kwargs)
     traces = {"intent": [], "similarity": []}
     for name, task in made.items():
         compute = task.compute_loss
@@ -264,6 +262,18 @@ def trained(tmp_path_factory):
     return model, rows, history.history, traces
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """What `train` returns with default settings: the losses are called once for each trace of a step."""
+    return train(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="module")
+def trained_eagerly(tmp_path_factory):
+    """What `train` returns without graphs, which takes less time for few steps."""
+    return train(tmp_path_factory.mktemp("eagerly"), run_eagerly=True)
+
+
 def test_texts_of_a_task_are_augmented_in_training_alone(model):
     model.compile(keras.optimizers.SGD(0.1))
     model.fit(ROWS, augment={"intent": tx.augmentation.Case("upper")}, verbose=0, seed=0)
@@ -279,8 +289,8 @@ def test_a_step_of_each_task_is_traced_once(trained):
     assert traces == {"intent": [True, False], "similarity": [True]}
 
 
-def test_logs_name_the_tasks(trained):
-    model, rows, history, _ = trained
+def test_logs_name_the_tasks(trained_eagerly):
+    model, rows, history, _ = trained_eagerly
     assert set(history) >= {"loss", "intent_loss", "intent_accuracy", "similarity_loss", "val_intent_accuracy"}
     assert "val_dev_accuracy" in history and "val_similarity_loss" not in history
     assert history["val_loss"] != history["val_intent_loss"]  # `loss` is weighted
@@ -296,8 +306,8 @@ def test_logs_name_the_tasks(trained):
     )
 
 
-def test_new_linear_heads_start_as_probes(trained):
-    model = trained[0]
+def test_new_linear_heads_start_as_probes(trained_eagerly):
+    model = trained_eagerly[0]
     assert model["intent"].head_probe.rows == 8
     assert type(model.optimizer).__name__ == "Auto" and set(model.optimizer.group_multipliers.values()) == {1.0}
 

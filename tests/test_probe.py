@@ -173,9 +173,9 @@ def test_weights_of_rows_are_heeded(tmp_path):
     model = classifier(tmp_path, labels=["card", "loan"])
     texts = ["my card"] * 4
     tx.freezing.probe(model, texts, ["card", "card", "card", "loan"], [1, 1, 1, 9], penalties=[1])
-    assert model.classify(["my card"]).labels == ["loan"]
+    assert tiny.outputs(model, ["my card"]).argmax() == 1
     tx.freezing.probe(model, texts, ["card", "card", "card", "loan"], penalties=[1])
-    assert model.classify(["my card"]).labels == ["card"]
+    assert tiny.outputs(model, ["my card"]).argmax() == 0
 
 
 @pytest.mark.parametrize(

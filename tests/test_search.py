@@ -421,13 +421,13 @@ def test_no_pair_comes_twice_and_none_with_itself(in_blocks):
 
 
 def test_paraphrases_are_pairs_of_texts(tmp_path):
-    texts = ["my card", "the loan", "my card", "my cards"]
-    ids, scores = search.paraphrases(tiny.embedder(tmp_path), texts, max_pairs=2)
+    embedder, texts = tiny.embedder(tmp_path), ["my card", "the loan", "my card", "my cards"]
+    ids, scores = search.paraphrases(embedder, texts, max_pairs=2)
     assert ids[0].tolist() == [0, 2] and scores[0] == pytest.approx(1.0) and len(ids) == 2
-    none = search.paraphrases(tiny.embedder(tmp_path), texts, min_score=2.0)
+    none = search.paraphrases(embedder, texts, min_score=2.0)
     assert none.ids.shape == (0, 2) and none.scores.shape == (0,)
     with pytest.raises(ValueError, match="at least two"):
-        search.paraphrases(tiny.embedder(tmp_path), ["alone"])
+        search.paraphrases(embedder, ["alone"])
 
 
 # === Real weights ===
