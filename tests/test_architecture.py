@@ -32,6 +32,8 @@ ROWS = {
     "_chain": 0,
     "_schemes": 0,
     "_random": 0,
+    "_recompute": 0,
+    "_lengths": 0,
     "preprocessing": 0.5,  # `data` uses it to split raw text into words
     "augmentation": 0.7,  # `data` uses it to seed its rows
     "data": 1,

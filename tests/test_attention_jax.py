@@ -29,7 +29,7 @@ def test_attention_and_gelu_on_jax_equal_the_plain_ones():
             positions = keras.ops.reshape(_positions.count_positions(mask), (-1,))
             x = random.normal(size=(2 * length, 24)).astype("float32")
             real = mask.reshape(-1) > 0
-            bias = _positions.AttentionBias(causal=causal)(mask, positions)
+            bias = _positions.AttentionBias(causal=causal)([mask], positions)
             def run(x):
                 return keras.ops.sum(layer(x, layout, bias)[real] ** 2), layer(x, layout, bias)[real]
             results = []

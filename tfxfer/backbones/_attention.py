@@ -7,7 +7,7 @@ from keras import ops
 
 from tfxfer.backbones._parts import dense, norm
 from tfxfer.backbones._positions import rotate
-from tfxfer.backbones._unpadding import pad, unpad
+from tfxfer.backbones._unpadding import is_grouped, pad, pad_groups, unpad, unpad_groups
 
 # The length in tokens from which cuDNN's kernel is faster. It works in tiles of 64 queries by 128 keys, however short
 # the rows are. On an H100, in bfloat16 with heads of 32, it takes 3.4 times as long as XLA's operations at 16 tokens,
@@ -38,8 +38,8 @@ class Attention(keras.layers.Layer):
 
     Call arguments:
         inputs: float tensor `(real tokens, hidden_dim)`.
-        layout: the output of `TokenLayout`, followed by the padding mask.
-        bias: float tensor that broadcasts to `(batch, heads, length, length)`; see `AttentionBias`.
+        layout: the output of `TokenLayout`, the padding mask and, if rows may be grouped, the output of `LengthGroups`.
+        bias: the output of `AttentionBias`.
         rotary: the output of `Rotary`, for rotary positions.
         training: bool. Whether dropout is active.
 
@@ -95,9 +95,8 @@ class Attention(keras.layers.Layer):
         """Computes attention; see the call arguments of the class."""
         query = self._heads(self.query(inputs), self.query_norm, rotary)
         key = self._heads(self.key(inputs), self.key_norm, rotary)
-        query, key, value = (pad(x, layout, training) for x in (query, key, self.value(inputs)))
         attend = self._attend_fused if self._is_fused(training) else self._attend
-        return self.output_dense(unpad(attend(query, key, value, bias, training), layout))
+        return self.output_dense(_within_rows((query, key, self.value(inputs)), layout, training, attend, bias))
 
     def compute_output_spec(self, inputs, *args, **kwargs):
         """Returns the symbolic output: the shape of `inputs`."""
@@ -167,7 +166,7 @@ class DisentangledAttention(Attention):
         **kwargs: arguments of `Attention`.
 
     Call arguments:
-        relative: float tensor `(2 * length - 1, hidden_dim)`; see `RelativePositions`.
+        relative: the output of `RelativePositions`.
 
     Reference: He et al., 2021, https://arxiv.org/abs/2006.03654.
     """
@@ -179,10 +178,13 @@ class DisentangledAttention(Attention):
 
     def call(self, inputs, layout, bias, relative=None, training=None):
         """Attends with three kinds of scores; see the call arguments of the class."""
-        batch, length = ops.shape(layout[-1])
-        heads = (batch, length, self.num_heads, self.head_dim)
+        projected = (self.query(inputs), self.key(inputs), self.value(inputs))
+        return self.output_dense(_within_rows(projected, layout, training, self._attend_apart, bias, relative))
+
+    def _attend_apart(self, query, key, value, bias, relative, training):
+        batch, length = ops.shape(query)[:2]
         query, key, value = (
-            ops.reshape(pad(layer(inputs), layout, training), heads) for layer in (self.query, self.key, self.value)
+            ops.reshape(x, (batch, length, self.num_heads, self.head_dim)) for x in (query, key, value)
         )
         relative = self.position_dropout(relative, training=training)
         relative_key = ops.reshape(self.key(relative), (-1, self.num_heads, self.head_dim))
@@ -196,7 +198,28 @@ class DisentangledAttention(Attention):
         probabilities = ops.softmax(ops.cast(scores, "float32") * self.scale + ops.cast(bias, "float32"))
         probabilities = self.dropout(ops.cast(probabilities, value.dtype), training=training)
         x = ops.einsum("bhqk,bkhd->bqhd", probabilities, value)
-        return self.output_dense(unpad(ops.reshape(x, (batch, length, self.hidden_dim)), layout))
+        return ops.reshape(x, (batch, length, self.hidden_dim))
+
+
+def _within_rows(projected, layout, training, attend, *shared):
+    """Calls `attend` on the rows of a batch, or of each of its groups.
+
+    Args:
+        projected: query, key and value, float tensors `(real tokens, dim)`.
+        layout: see `Attention`.
+        training: bool.
+        attend: function of query, key and value `(rows, length, dim)`, of an element of each of `shared`, and of
+            `training`; returns a tensor `(rows, length, dim)`.
+        *shared: lists with an element for the batch and for each group.
+
+    Returns:
+        A float tensor `(real tokens, dim)`.
+    """
+    whole, *grouped = zip(*shared, strict=True)
+    if len(layout) == 3 or not is_grouped(training):
+        return unpad(attend(*(pad(x, layout, training) for x in projected), *whole, training), layout)
+    rows = zip(*(pad_groups(x, layout) for x in projected), strict=True)
+    return unpad_groups([attend(*x, *each, training) for x, each in zip(rows, grouped, strict=True)], layout)
 
 
 def _shift(scores):

@@ -145,6 +145,8 @@ class Backbone(_groups.LayerGroups, keras.Model):
         frozen: names of layers, and paths of weights, to freeze.
         frozen_dropout: bool. Whether frozen layers keep their dropout, as in Keras. Defaults to `False`: a frozen layer
             is a fixed function.
+        gradient_checkpointing: bool. Whether training steps compute each block again in the backward pass to save
+            memory; see the property. Defaults to `False`.
         lora: dict of arguments of `enable_lora`, to create the backbone with adapters.
         quantization: dict that describes quantized layers, as in `get_config`.
         dtype: dtype policy. Defaults to Keras's global policy.
@@ -177,6 +179,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
         *,
         frozen: Sequence[str] = (),
         frozen_dropout: bool = False,
+        gradient_checkpointing: bool = False,
         lora: Mapping[str, Any] | None = None,
         quantization: Mapping[str, Any] | None = None,
         dtype: Any = None,
@@ -213,6 +216,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
         self._freeze(frozen)
         self._hold()
         self.frozen_dropout = frozen_dropout
+        self.gradient_checkpointing = gradient_checkpointing
 
     @property
     def parts(self) -> Any:
@@ -350,6 +354,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
             **self.arguments,
             "frozen": self._frozen(),
             "frozen_dropout": self.frozen_dropout,
+            "gradient_checkpointing": self.gradient_checkpointing,
             "lora": self.lora,
             "quantization": self.quantization,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
@@ -383,8 +388,10 @@ def _connect(parts, inputs, num_layers):
     segments = [unpad(inputs["segment_ids"], layout)] if "segment_ids" in inputs else []
     x = parts.embeddings(unpad(inputs["token_ids"], layout), positions, *segments)
     wide = _unpadding.Widen(name="widen")(mask)
-    within = (*_unpadding.TokenLayout(name="wide_layout")(wide), wide)
-    shared = {name: layer(wide, counted) for name, layer in parts.shared.items()}
+    tokens, slots = _unpadding.TokenLayout(name="wide_layout")(wide)
+    grouped = _unpadding.LengthGroups(name="length_groups")(wide, tokens, slots)
+    within = (tokens, slots, wide, grouped)
+    shared = {name: layer([wide, *grouped[2]], counted) for name, layer in parts.shared.items()}
     cuts, states = [], [x]
     for group in parts.groups:
         cuts.append(x)

@@ -4,7 +4,10 @@ import keras
 from keras import ops
 
 from tfxfer._freezable import Freezable
+from tfxfer._lengths import are_mixed, mixed_lengths
+from tfxfer._recompute import recomputed
 from tfxfer.backbones._parts import dense, norm
+from tfxfer.backbones._unpadding import MOST_DRAWS
 
 ORDERS = ("post", "pre", "sandwich")
 
@@ -99,9 +102,15 @@ class TransformerBlock(Freezable, keras.layers.Layer):
         training: bool. Whether dropout is active, unless the block is frozen.
         **positions: arguments of the attention: `bias`, and `rotary` or `relative`.
 
+    Attributes:
+        gradient_checkpointing: bool. Whether training steps keep only the block's input and compute the block again in
+            the backward pass. `False` by default.
+
     Returns:
         A tensor of the shape of `inputs`.
     """
+
+    gradient_checkpointing = False
 
     def __init__(
         self,
@@ -158,7 +167,17 @@ class TransformerBlock(Freezable, keras.layers.Layer):
 
     def call(self, inputs, layout, training=None, **positions):
         """Computes both parts with their residuals; see the call arguments of the class."""
-        training = self.is_training(training)
+        if not (training and self.gradient_checkpointing):
+            return self._compute(inputs, layout, self.is_training(training), positions)
+        mixed = are_mixed()  # the backward pass is traced outside of the context
+
+        def compute(inputs, positions):
+            with mixed_lengths(mixed):
+                return self._compute(inputs, layout, self.is_training(training), positions)
+
+        return recomputed(self, compute, inputs, positions, draws=MOST_DRAWS if mixed else 1)
+
+    def _compute(self, inputs, layout, training, positions):
         norms = (self.attention_norm, self.attention_output_norm)
 
         def attend(x):

@@ -58,7 +58,7 @@ class SeparableConvolution(keras.layers.Layer):
 
     def mixed(self, inputs, layout):
         """Returns the depthwise convolution alone."""
-        places, _, mask = layout
+        places, _, mask, *_ = layout
         count, length = ops.shape(inputs)[0], ops.shape(mask)[1]
         # If the batch is not unpadded, or consists of padding only, some places are not tokens.
         is_real = ops.take(ops.reshape(mask, (-1,)), places, axis=0) > 0

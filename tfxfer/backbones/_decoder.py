@@ -89,7 +89,7 @@ class TextDecoder(Freezable, keras.layers.Layer):
         x = parts.embeddings(taken(decoder_ids), positions, *segments, training=training)
         if self.positions is not None:
             x = x + self.positions(ops.minimum(counted, self.positions.input_dim - 1))
-        bias = self.bias(decoder_mask, counted)
+        bias = self.bias([decoder_mask], counted)
         rows = layout[0] // ops.shape(decoder_mask)[1]
         vector = ops.take(ops.cast(vector, x.dtype), rows, axis=0)
         for block, cross, normed in zip(self.blocks, self.crosses, self.norms, strict=True):

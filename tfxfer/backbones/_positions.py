@@ -2,7 +2,8 @@
 
 Each layer here is computed once per batch and shared by the blocks. Their call arguments are the same:
 
-    padding_mask: int tensor `(batch, length)`, 1 at real tokens.
+    padding_masks: list of int tensors `(rows, length)`, 1 at real tokens: the mask of the batch, and those of its
+        `LengthGroups`. Layers whose result depends on them return a list.
     positions: int tensor `(real tokens,)`, the number of real tokens before each one in its row.
 """
 
@@ -14,6 +15,7 @@ from keras import ops
 
 from tfxfer._freezable import Freezable
 from tfxfer.backbones._parts import embedding, norm
+from tfxfer.backbones._unpadding import for_each
 
 # Replaces minus infinity at masked keys; twice this value is still within float16's range.
 MASKED = -3e4
@@ -74,12 +76,12 @@ class Rotary(keras.layers.Layer):
         self.frequencies = (1.0 / np.float32(self.theta) ** exponents).astype("float32")
         self.built = True
 
-    def call(self, padding_mask, positions):
+    def call(self, padding_masks, positions):
         """Computes both tensors; see the call arguments in the module docstring."""
         angles = ops.expand_dims(ops.cast(positions, "float32"), 1) * ops.convert_to_tensor(self.frequencies)
         return ops.cos(angles), ops.sin(angles)
 
-    def compute_output_spec(self, padding_mask, positions):
+    def compute_output_spec(self, padding_masks, positions):
         """Returns the symbolic output: two tensors of size `head_dim / 2` for each token."""
         shape = (*positions.shape, self.head_dim // 2)
         return keras.KerasTensor(shape, "float32"), keras.KerasTensor(shape, "float32")
@@ -101,7 +103,8 @@ class AttentionBias(keras.layers.Layer):
         relative: optional `RelativeBias`.
 
     Returns:
-        A float tensor in the layer's compute dtype that broadcasts to `(batch, heads, length, length)`.
+        A list with a float tensor for each mask, in the layer's compute dtype. It broadcasts to `(rows, heads, length,
+        length)`.
     """
 
     def __init__(self, *, causal=False, window=None, relative=None, dtype=None, name="attention_bias"):
@@ -116,8 +119,11 @@ class AttentionBias(keras.layers.Layer):
             self.relative.build()
         self.built = True
 
-    def call(self, padding_mask, positions):
-        """Computes the bias; see the call arguments in the module docstring."""
+    def call(self, padding_masks, positions):
+        """Computes the biases; see the call arguments in the module docstring."""
+        return for_each(self._bias, padding_masks)
+
+    def _bias(self, padding_mask):
         seen = ops.expand_dims(padding_mask, (1, 2)) > 0
         if self.causal:
             places = ops.arange(ops.shape(padding_mask)[1])
@@ -129,12 +135,14 @@ class AttentionBias(keras.layers.Layer):
         bias = (1.0 - ops.cast(seen, self.compute_dtype)) * MASKED
         return bias if self.relative is None else bias + self.relative(padding_mask)
 
-    def compute_output_spec(self, padding_mask, positions):
+    def compute_output_spec(self, padding_masks, positions):
         """Returns the symbolic output; dimensions are 1 if all rows or heads are the same."""
-        batch, length = padding_mask.shape
-        rows = length if self.causal or self.window is not None or self.relative is not None else 1
+        has_rows = self.causal or self.window is not None or self.relative is not None
         heads = 1 if self.relative is None else self.relative.num_heads
-        return keras.KerasTensor((batch, heads, rows, length), self.compute_dtype)
+        return [
+            keras.KerasTensor((batch, heads, length if has_rows else 1, length), self.compute_dtype)
+            for batch, length in (mask.shape for mask in padding_masks)
+        ]
 
 
 class RelativeBias(keras.layers.Layer):
@@ -202,7 +210,7 @@ class RelativePositions(Freezable, keras.layers.Layer):
         epsilon: float. Epsilon of the layer norm.
 
     Returns:
-        A float tensor `(2 * length - 1, hidden_dim)`.
+        A list with a float tensor `(2 * length - 1, hidden_dim)` for each mask.
 
     Reference: He et al., 2021, https://arxiv.org/abs/2006.03654 and https://arxiv.org/abs/2111.09543.
     """
@@ -222,18 +230,22 @@ class RelativePositions(Freezable, keras.layers.Layer):
         self.norm.build((None, self.hidden_dim))
         self.built = True
 
-    def call(self, padding_mask, positions):
+    def call(self, padding_masks, positions):
         """Looks up and normalizes the vectors; see the call arguments in the module docstring."""
+        return for_each(self._vectors, padding_masks)
+
+    def _vectors(self, padding_mask):
         length = ops.shape(padding_mask)[1]
         distances = ops.arange(length - 1, -length, -1, dtype="int32")
         distances = ops.clip(distances, -self.max_distance, self.max_distance)
         rows = ops.take(ops.convert_to_tensor(self.rows), distances + self.max_distance)
         return self.norm(self.table(rows))
 
-    def compute_output_spec(self, padding_mask, positions):
+    def compute_output_spec(self, padding_masks, positions):
         """Returns the symbolic output: a vector of size `hidden_dim` for each distance."""
-        length = padding_mask.shape[1]
-        return keras.KerasTensor((None if length is None else 2 * length - 1, self.hidden_dim), self.compute_dtype)
+        lengths = [mask.shape[1] for mask in padding_masks]
+        rows = [None if length is None else 2 * length - 1 for length in lengths]
+        return [keras.KerasTensor((each, self.hidden_dim), self.compute_dtype) for each in rows]
 
 
 def relative_rows(bucket_size, max_distance):

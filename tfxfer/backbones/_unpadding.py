@@ -1,17 +1,29 @@
 """Unpadding: the real tokens of a batch in one matrix, regardless of the lengths of its rows.
 
 Everything in a transformer except attention processes each token independently. With unpadding, its cost is that of the
-real tokens, and a batch can mix short and long rows. Only attention uses rows padded to one length.
+real tokens, and a batch can mix short and long rows. Only attention uses padded rows: all of one length, or, in
+training on batches of mixed lengths, in groups of similar length.
 """
 
 import contextlib
 import contextvars
+import itertools
 
 import keras
 from keras import ops
 
+from tfxfer._lengths import are_mixed
+
 # The number of values that TensorFlow sums at a time.
 _GROUP = 16
+
+# Where the groups of rows begin, as fractions of the batch, from the longest row to the shortest. Scores cost the
+# square of a length, so the groups of long rows are small. More groups save little more, and each adds operations to
+# the graph.
+_GROUPS = (0, 1 / 8, 1 / 2)
+
+# The largest number of times that a step draws numbers for one dropout layer of a block.
+MOST_DRAWS = len(_GROUPS)
 
 _PADDED = contextvars.ContextVar("padded", default=False)
 
@@ -31,6 +43,11 @@ def padded():
         _PADDED.reset(token)
 
 
+def is_grouped(training):
+    """Returns whether attention runs in groups of rows of similar length."""
+    return training and are_mixed() and leaves_padding_out()
+
+
 class TokenLayout(keras.layers.Layer):
     """Finds the real tokens of a batch.
 
@@ -40,7 +57,8 @@ class TokenLayout(keras.layers.Layer):
     Returns:
         (tokens, slots): `tokens`, int32 `(real tokens,)`, is the index of each real token in the flattened batch.
         `slots`, int32 `(batch, length)`, is the number of the token at each position; at padding, that of some other
-        token. Together with the padding mask, they are the `layout` that the functions and layers below take.
+        token. Together with the padding mask, they are the `layout` that the functions and layers below take. The
+        layout of the blocks also has the output of `LengthGroups`.
 
         If shapes must be known before the values (every backend except TensorFlow), every position counts as a token.
     """
@@ -51,8 +69,7 @@ class TokenLayout(keras.layers.Layer):
         places = ops.arange(size, dtype="int32")
         if not leaves_padding_out():
             return places, ops.reshape(places, ops.shape(padding_mask))
-        # The first position always counts, so that a batch of padding only also has a token.
-        real = ops.logical_or(ops.reshape(padding_mask, (-1,)) > 0, places == 0)
+        real = ops.reshape(_counted(padding_mask), (-1,))
         slots = ops.cumsum(ops.cast(real, "int32")) - 1
         tokens = ops.cast(ops.nonzero(real)[0], "int32")
         return tokens, ops.reshape(slots, ops.shape(padding_mask))
@@ -60,6 +77,68 @@ class TokenLayout(keras.layers.Layer):
     def compute_output_spec(self, padding_mask):
         """Returns the symbolic output: any number of tokens, and slots of the mask's shape."""
         return keras.KerasTensor((None,), "int32"), keras.KerasTensor(padding_mask.shape, "int32")
+
+
+def for_each(function, masks):
+    """Returns the list of `function(mask)` for masks of the batch and its groups, computed once for the same mask."""
+    made = {}
+    for mask in masks:
+        if id(mask) not in made:
+            made[id(mask)] = function(mask)
+    return [made[id(mask)] for mask in masks]
+
+
+class LengthGroups(keras.layers.Layer):
+    """Groups the rows of a batch by length, if `is_grouped`.
+
+    Call arguments:
+        padding_mask: int tensor `(batch, length)`.
+        tokens, slots: the output of `TokenLayout`.
+
+    Returns:
+        (places, slots, masks): `places`, int32 `(real tokens,)`, is the index of each real token in the groups' padded
+        rows, one group after the other. `slots` and `masks` are lists of int tensors `(rows, length)`, one of each for
+        each group: the number of the token at each position (at padding, of some other token), and the padding mask. A
+        group is as long as its longest row, counted from a row's first real token to its last one. Without groups,
+        the tensors are those of the whole batch.
+    """
+
+    def call(self, padding_mask, tokens, slots, training=None):
+        """Groups the rows; see the call arguments of the class."""
+        if not is_grouped(training):
+            return tokens, [slots] * len(_GROUPS), [padding_mask] * len(_GROUPS)
+        count, length = ops.shape(padding_mask)
+        real = ops.cast(_counted(padding_mask), "int32")
+        start = ops.cast(ops.argmax(real, axis=1), "int32")
+        end = length - ops.cast(ops.argmax(ops.flip(real, axis=1), axis=1), "int32")
+        extent = ops.where(ops.any(real > 0, axis=1), end - start, 1)
+        order = ops.argsort(-extent)
+        bounds = [ops.cast(ops.ceil(share * ops.cast(count, "float32")), "int32") for share in _GROUPS] + [count]
+        below, first, found, masks = 0, [], [], []
+        for i, j in itertools.pairwise(bounds):
+            rows = order[i:j]
+            # The longest row is the first one. A group without rows has a length too.
+            size = ops.take(extent, order[ops.minimum(i, count - 1)])
+            at = ops.expand_dims(ops.take(start, rows), 1) + ops.arange(size, dtype="int32")
+            is_within = at < length
+            at = ops.minimum(at, length - 1)
+            found.append(ops.take_along_axis(ops.take(slots, rows, axis=0), at, axis=1))
+            masks.append(
+                ops.take_along_axis(ops.take(padding_mask, rows, axis=0), at, axis=1)
+                * ops.cast(is_within, padding_mask.dtype)
+            )
+            first.append(below + size * ops.arange(j - i, dtype="int32"))
+            below = below + size * (j - i)
+        first = ops.take(ops.concatenate(first), ops.argsort(order)) - start
+        return ops.take(first, tokens // length) + tokens % length, found, masks
+
+    def compute_output_spec(self, padding_mask, tokens, slots, training=None):
+        """Returns the symbolic output: any number of tokens, and of rows and positions in each group."""
+
+        def rows(like):
+            return [keras.KerasTensor((None, None), like.dtype) for _ in _GROUPS]
+
+        return keras.KerasTensor(tokens.shape, "int32"), rows(slots), rows(padding_mask)
 
 
 class Widen(keras.layers.Layer):
@@ -119,7 +198,7 @@ def pad(x, layout, training=None):
     The values at padding are finite and meaningless. No gradient may flow back from them: whatever reads the result
     must mask its padding.
     """
-    tokens, slots, _ = layout
+    tokens, slots, *_ = layout
     shape = (*ops.shape(slots), x.shape[-1])
     if not leaves_padding_out():
         return ops.reshape(x, shape)
@@ -129,3 +208,53 @@ def pad(x, layout, training=None):
     # over positions, which takes twice as long.
     batch, length, dim = shape
     return ops.reshape(ops.scatter(ops.expand_dims(tokens, 1), x, (batch * length, dim)), shape)
+
+
+def pad_groups(x, layout):
+    """Returns `(real tokens, dim)` as a list of tensors `(rows, length, dim)`, one for each of the `LengthGroups`.
+
+    As with `pad`, no gradient may flow back from padding; here it is ignored.
+    """
+    places, slots, _ = layout[3]
+
+    @ops.custom_gradient
+    def rows(x):
+        def gradient(*upstream):
+            flat = [ops.reshape(each, (-1, x.shape[-1])) for each in upstream]
+            return ops.take(ops.concatenate(flat), places, axis=0)
+
+        return tuple(ops.take(x, numbers, axis=0) for numbers in slots), gradient
+
+    return list(rows(x))
+
+
+def unpad_groups(groups, layout):
+    """Returns the real tokens of such a list as `(real tokens, dim)`."""
+    places, _, masks = layout[3]
+    dim = groups[0].shape[-1]
+
+    @ops.custom_gradient
+    def tokens(*groups):
+        flat = ops.concatenate([ops.reshape(each, (-1, dim)) for each in groups])
+
+        def gradient(upstream):
+            rows = ops.scatter(ops.expand_dims(places, 1), upstream, ops.shape(flat))
+            found, below = [], 0
+            for mask in masks:
+                size = ops.size(mask)
+                found.append(ops.reshape(rows[below : below + size], (*ops.shape(mask), dim)))
+                below = below + size
+            return tuple(found)
+
+        return ops.take(flat, places, axis=0), gradient
+
+    return tokens(*groups)
+
+
+def _counted(padding_mask):
+    """Returns which positions count as tokens: the real ones, and the first one of the batch.
+
+    So a batch of padding only also has a token.
+    """
+    places = ops.reshape(ops.arange(ops.size(padding_mask), dtype="int32"), ops.shape(padding_mask))
+    return ops.logical_or(padding_mask > 0, places == 0)

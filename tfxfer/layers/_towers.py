@@ -7,6 +7,8 @@ from keras import ops
 
 from tfxfer import _check
 from tfxfer._freezable import TrainsInPart
+from tfxfer._lengths import mixed_lengths
+from tfxfer._recompute import advanced, is_seed
 
 
 @keras.saving.register_keras_serializable("tfxfer")
@@ -61,7 +63,8 @@ class SiameseTowers(TrainsInPart, keras.layers.Layer):
         shape = ops.shape(inputs["token_ids"])
         rows = {key: ops.reshape(value, (-1, shape[2])) for key, value in inputs.items()}
         if self.chunk_size is None:
-            vectors = self.encoder(rows, training=training)
+            with mixed_lengths():
+                vectors = self.encoder(rows, training=training)
         else:
             vectors = _chunked(self.encoder, rows, self.chunk_size, training)
         return ops.reshape(vectors, (shape[0], shape[1], *vectors.shape[1:]))
@@ -107,7 +110,7 @@ def _chunked(encoder, rows, size, training):
 
     def encode(_, number):
         states = [
-            _advanced(value, number) if _is_seed(variable) else value
+            advanced(value, number) if is_seed(variable) else value
             for variable, value in zip(others, values, strict=True)
         ]
         x = _trimmed({key: ops.take(value, number, axis=0) for key, value in filled.items()})
@@ -122,19 +125,10 @@ def _chunked(encoder, rows, size, training):
     start = ops.zeros((size, *encoder.output_shape[1:]), encoder.outputs[0].dtype)
     _, vectors = ops.scan(encode, start, ops.arange(chunks, dtype="int32"))
     for variable, value in zip(others, values, strict=True):
-        if training and _is_seed(variable):
-            variable.assign(_advanced(value, chunks))
+        if training and is_seed(variable):
+            variable.assign(advanced(value, chunks))
     vectors = ops.reshape(vectors, (-1, *encoder.output_shape[1:]))
     return ops.take(vectors, ops.argsort(order) + (chunks * size - count), axis=0)
-
-
-def _is_seed(variable):
-    return variable.name == "seed_generator_state"
-
-
-def _advanced(state, steps):
-    """Returns the state of a seed generator after `steps` draws."""
-    return state + ops.cast(ops.stack([0, steps]), state.dtype)
 
 
 def _trimmed(x):

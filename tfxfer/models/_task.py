@@ -345,6 +345,27 @@ class TextTask(
                 layer.frozen_dropout = bool(value)
         self._trace_anew()
 
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether training steps compute each block of the encoder again in the backward pass; `False` by default.
+
+        A step then keeps only the input of each block, most of its memory is free for longer texts or larger batches,
+        and it costs one more forward pass, about a third of the time. Gradients are the same. The setting is saved
+        with the encoder and takes effect like flags. `Siamese(chunk_size=...)` saves more where a batch of texts is
+        large; this saves more where texts are long or the encoder is deep.
+
+        Raises:
+            ValueError: if set on a model whose encoder's blocks are KerasHub's layers.
+
+        Reference: Chen et al., 2016, https://arxiv.org/abs/1604.06174.
+        """
+        return self.backbone.gradient_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, value: bool) -> None:
+        self.backbone.gradient_checkpointing = value
+        self._trace_anew()
+
     def _trainable_config(self):
         # Flags that differ within a group are not stored by group: the backbone saves the flags of its layers itself.
         flags = {
