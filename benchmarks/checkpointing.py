@@ -2,9 +2,9 @@
 
     python benchmarks/checkpointing.py
 
-An encoder of 12 layers in the width of MiniLM, a classifier's step with AdamW and dropout on `--rows` texts of `--tokens`
-tokens, float32. Each side is a process of its own; its peak memory is what the process held at most, minus what it held
-after a step on one text of 8 tokens. Sides take turns; seconds are those of the processor. Results go to
+An encoder of 12 layers in the width of MiniLM, a classifier's step with AdamW and dropout on `--rows` texts of
+`--tokens` tokens, float32. Each side is a process of its own; its peak memory is what the process held at most, minus
+what it held after a step on one text of 8 tokens. Sides take turns; seconds are those of the processor. Results go to
 `results/checkpointing.json`.
 """
 

@@ -23,6 +23,7 @@ REASONS = {
 OPTIMIZERS = {
     "_accumulated_gradients": "a variable that joins late must not start with what was accumulated for it before",
     "_apply_weight_decay": "Keras offers no hook for the decay of one variable",
+    "_clip_gradients": "Keras's makes the rows of an embedding table's gradient dense",
     "_backend_apply_gradients": "to refuse an optimizer that makes its steps there",
     "_backend_update_step": "as above",
     "_iterations": "batches, where `iterations` counts the steps of accumulated gradients",

@@ -6,6 +6,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from tfxfer import _check
+
 
 @keras.saving.register_keras_serializable("tfxfer")
 class AdamW(keras.optimizers.AdamW):
@@ -17,10 +19,17 @@ class AdamW(keras.optimizers.AdamW):
     Keras's implementation.
 
     In one case the results follow the paper (and PyTorch) rather than Keras: if a token occurs in a batch more than
-    once, its gradient is the sum over its positions, and this class squares the sum. Keras squares the parts
-    separately, and so takes larger steps on the embeddings of frequent tokens.
+    once, its gradient is the sum over its positions, and this class squares the sum, for its moments and for the norms
+    of `clipnorm` and `global_clipnorm`. Keras squares the parts separately, and so takes larger steps on the embeddings
+    of frequent tokens and clips by another norm.
 
     With `weight_decay=0` it is Adam.
+
+    **Large vocabularies.** The gradient of a token table has values only for the tokens of the batch. Adam still moves
+    every row, by its decaying moments, and `weight_decay` shrinks every row, which takes time proportional to the
+    table: with 250,000 tokens, more than the rest of a small encoder's step. With `lazy_embeddings`, a step touches
+    only the rows of tokens that occur in the batch, like `torch.optim.SparseAdam`: the other rows, their moments and
+    their decay wait. Results differ from Adam's; see `benchmarks/large_vocabulary.py` for speed.
 
     Args:
         learning_rate: float, `keras.optimizers.schedules.LearningRateSchedule`, or callable. Defaults to 0.001.
@@ -30,7 +39,14 @@ class AdamW(keras.optimizers.AdamW):
         beta_2: float in `[0, 1)`. Decay rate of the running mean of the squared gradients. Defaults to 0.999.
         epsilon: float. Added to the square root of the latter. Defaults to 1e-7.
         amsgrad: bool. Whether to divide by the largest mean of squares so far. Defaults to `False`.
+        lazy_embeddings: bool. Whether a step leaves the rows of embedding tables alone that the batch does not contain.
+            Tables whose gradient has a value for every row, such as one tied to a language model's output, are updated
+            as a whole. Defaults to `False`. Only on the TensorFlow backend, without `amsgrad`, accumulated gradients
+            and distribution strategies.
         **kwargs: `clipnorm`, `global_clipnorm`, `use_ema`, ...: as in `keras.optimizers.AdamW`.
+
+    Raises:
+        ValueError: if `lazy_embeddings` is set on another backend or with what it does not support.
 
     Example:
 
@@ -40,6 +56,59 @@ class AdamW(keras.optimizers.AdamW):
 
     Reference: Loshchilov and Hutter, 2019, https://arxiv.org/abs/1711.05101.
     """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        weight_decay: float | None = 0.004,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        amsgrad: bool = False,
+        *,
+        lazy_embeddings: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(learning_rate, weight_decay, beta_1, beta_2, epsilon, amsgrad, **kwargs)
+        self.lazy_embeddings = _check.instance("lazy_embeddings", lazy_embeddings, bool, "True or False")
+        # Of the step that is traced: the keys of tables with gradients for some rows, and of those among them to decay.
+        self._tables: frozenset = frozenset()
+        self._decayed_tables: set = set()
+        if not lazy_embeddings:
+            return
+        backend = keras.config.backend()
+        for is_unsupported, reason in (
+            (backend != "tensorflow", f"the backend {backend!r}, where gradients of tables have a value for every row"),
+            (amsgrad, "`amsgrad`"),
+            (self.gradient_accumulation_steps, "`gradient_accumulation_steps`, which adds up whole tables"),
+        ):
+            if is_unsupported:
+                raise _check.invalid("lazy_embeddings", f"False with {reason}", lazy_embeddings)
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
+        """Applies gradients; the rows of a table's gradient are summed by token first."""
+        variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
+        super().apply(self.summed(grads, variables), trainable_variables)
+
+    def summed(self, grads: Any, variables: Any) -> list:
+        """Returns gradients in which each row of a table occurs once. Optimizers that wrap this one call it in `apply`.
+
+        Args:
+            grads: list of gradients, or `None`, one for each variable.
+            variables: list of variables.
+        """
+        grads = [_summed(gradient) for gradient in grads]
+        if self.lazy_embeddings:
+            if tf.distribute.has_strategy():
+                expected = "False in a distribution strategy, whose replicas have gradients for other rows"
+                raise _check.invalid("lazy_embeddings", expected, True)
+            self._tables = frozenset(
+                self._var_key(variable)
+                for gradient, variable in zip(grads, variables, strict=False)
+                if isinstance(gradient, tf.IndexedSlices) and self._is_fused(_unwrapped(variable))
+            )
+            self._decayed_tables = set()
+        return grads
 
     def add_optimizer_variables(self, trainable_variables: Any, name: Any, initializer: Any = "zeros") -> Any:
         """Creates the moments as Keras does, and also indexes them by variable."""
@@ -51,12 +120,28 @@ class AdamW(keras.optimizers.AdamW):
         object.__setattr__(self, "slots", slots)
         return made
 
+    def _clip_gradients(self, grads):
+        if not (self.global_clipnorm and self.global_clipnorm > 0) or keras.config.backend() != "tensorflow":
+            return super()._clip_gradients(grads)
+        # Keras's product with a number makes the rows of a table's gradient dense, two passes over the whole table.
+        found = [_values(gradient) for gradient in grads if gradient is not None]
+        norm = tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(tf.cast(values, "float32"))) for values in found]))
+        # The last term is 0, or NaN if the norm is not finite, as in Keras.
+        scale = tf.minimum(self.global_clipnorm / norm, 1.0) + (norm - norm)
+        return [None if gradient is None else _scaled(gradient, scale) for gradient in grads]
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
         """Updates one variable: moments and step in one kernel if they are float32 on TensorFlow."""
         if not self._is_fused(variable):
             super().update_step(gradient, variable, learning_rate)
             return
         key = self._var_key(variable)
+        if key in self._tables:
+            if isinstance(gradient, tf.IndexedSlices):
+                self._update_rows(gradient, variable, learning_rate)
+                return
+            if key in self._decayed_tables:
+                self._decay(variable, ops.cast(learning_rate, "float32") * self.weight_decay)
         step = ops.cast(self.iterations + 1, "float32")
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
@@ -71,18 +156,70 @@ class AdamW(keras.optimizers.AdamW):
             grad=tf.cast(tf.convert_to_tensor(gradient), "float32"),  # makes the rows of an embedding's gradient dense
         )
 
+    def _update_rows(self, gradient, variable, learning_rate):
+        """Updates the rows of a table that its gradient has values for."""
+        key = self._var_key(variable)
+        rows, values = gradient.indices, tf.cast(gradient.values, "float32")
+        handles = [variable.handle, *(self.slots[name][key].value.handle for name in ("momentum", "velocity"))]
+        weight, first, second = (tf.raw_ops.ResourceGather(resource=h, indices=rows, dtype=tf.float32) for h in handles)
+        rate, step = ops.cast(learning_rate, "float32"), ops.cast(self.iterations + 1, "float32")
+        first += (values - first) * (1.0 - self.beta_1)
+        second += (tf.square(values) - second) * (1.0 - self.beta_2)
+        if key in self._decayed_tables:
+            weight -= weight * (rate * self.weight_decay)
+        alpha = rate * tf.sqrt(1.0 - tf.pow(self.beta_2, step)) / (1.0 - tf.pow(self.beta_1, step))
+        weight -= alpha * first / (tf.sqrt(second) + self.epsilon)
+        for handle, updates in zip(handles, (weight, first, second), strict=True):
+            tf.raw_ops.ResourceScatterUpdate(resource=handle, indices=rows, updates=updates)
+
     def _apply_weight_decay(self, variables):
         if keras.config.backend() != "tensorflow" or tf.distribute.has_strategy() or not self.weight_decay:
             super()._apply_weight_decay(variables)
             return
         rate = ops.cast(self.learning_rate, "float32") * self.weight_decay
         for variable in filter(self._use_weight_decay, variables):
-            if self._is_fused(variable.value):
+            if self._var_key(variable) in self._tables:
+                self._decayed_tables.add(self._var_key(variable))
+            elif self._is_fused(variable.value):
                 # Decay is a gradient descent step along the weight itself.
                 value = variable.value
                 tf.raw_ops.ResourceApplyGradientDescent(var=value.handle, alpha=rate, delta=value.read_value())
             else:
                 super()._apply_weight_decay([variable])
 
+    def _decay(self, variable, rate):
+        # Decoupled decay is a gradient descent step along the weight itself.
+        tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=variable.read_value())
+
     def _is_fused(self, variable):
         return isinstance(variable, tf.Variable) and variable.dtype == tf.float32 and not self.amsgrad
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns Keras's arguments and `lazy_embeddings`."""
+        return {**super().get_config(), "lazy_embeddings": self.lazy_embeddings}
+
+
+def _unwrapped(variable):
+    """Returns the TensorFlow variable of a Keras variable."""
+    return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def _values(gradient):
+    return gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+
+
+def _scaled(gradient, scale):
+    values = _values(gradient)
+    values = values * tf.cast(scale, values.dtype)
+    if not isinstance(gradient, tf.IndexedSlices):
+        return values
+    return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+
+
+def _summed(gradient):
+    """Returns the gradient of an embedding table with one row for each token, the sum over its positions."""
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    rows, places = tf.unique(gradient.indices)
+    values = tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows))
+    return tf.IndexedSlices(values, rows, gradient.dense_shape)

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from tfxfer import _check
+from tfxfer.optimizers._adamw import AdamW
 
 # What `Optimizer.apply` calls to make the steps. Of Keras's own optimizers, only Nadam overrides one, to update a
 # product that all variables share.
@@ -172,6 +173,8 @@ class Subset(keras.optimizers.Optimizer):
                 self.build(trainable_variables)
         variables = self._trainable_variables if trainable_variables is None else trainable_variables
         grads = list(grads)
+        if isinstance(self.inner_optimizer, AdamW):
+            grads = self.inner_optimizer.summed(grads, variables)
         taken = {
             self._var_key(variable)
             for gradient, variable in zip(grads, variables, strict=False)
@@ -223,6 +226,11 @@ class Subset(keras.optimizers.Optimizer):
         """The number of updates in that many batches."""
         steps = self.gradient_accumulation_steps
         return ops.floor_divide(batches, steps) if steps else batches
+
+    def _clip_gradients(self, grads):
+        if isinstance(self.inner_optimizer, AdamW):
+            return self.inner_optimizer._clip_gradients(grads)
+        return super()._clip_gradients(grads)
 
     def _apply_weight_decay(self, variables):
         self.inner_optimizer._apply_weight_decay(variables)
@@ -423,7 +431,13 @@ def _check_optimizer(optimizer):
     if isinstance(optimizer, (Subset, several)):
         raise _check.invalid("optimizer", "an optimizer with one learning rate", optimizer)
     base, kind = keras.optimizers.Optimizer, type(optimizer)
-    known = {base.apply, keras.optimizers.Nadam._backend_update_step, *(getattr(base, name) for name in _ELSEWHERE)}
+    # What `AdamW.apply` does first, `Subset.apply` does too.
+    known = {
+        base.apply,
+        AdamW.apply,
+        keras.optimizers.Nadam._backend_update_step,
+        *(getattr(base, name) for name in _ELSEWHERE),
+    }
     for name in ("apply", *_ELSEWHERE):
         if getattr(kind, name) not in known:
             expected = f"an optimizer that makes its steps in `update_step`, not in `{name}`"
