@@ -140,6 +140,21 @@ def test_a_norm_that_is_not_finite_reaches_the_weights():
     assert np.isnan(variable.numpy()[1]).any()
 
 
+@pytest.mark.parametrize("wrap", [lambda optimizer: optimizer, tx.optimizers.Subset], ids=["alone", "subset"])
+def test_accumulated_gradients_make_the_step_of_their_mean(wrap):
+    settings = {"weight_decay": 0.2, "global_clipnorm": 0.7}
+    found = stepped(wrap(tx.optimizers.AdamW(0.1, gradient_accumulation_steps=3, **settings)))
+    variables = [keras.Variable(TABLE), keras.Variable(KERNEL)]
+    reference = keras.optimizers.AdamW(0.1, **settings)
+    reference.build(variables)
+    table = np.zeros(TABLE.shape, "float32")
+    for rows, values, _ in SPARSE:
+        np.add.at(table, rows, values)
+    reference.apply([tf.constant(table / 3), tf.constant(sum(kernel for _, _, kernel in SPARSE) / 3)], variables)
+    for a, b in zip(found, variables, strict=True):
+        np.testing.assert_allclose(a, b.numpy(), atol=ATOL)
+
+
 def lazily(clip, rate=0.1, decay=0.2, beta_1=0.9, beta_2=0.999, epsilon=1e-7):
     """The table after lazy steps, in float64, row by row."""
     table, first, second = TABLE.astype("float64"), np.zeros(TABLE.shape), np.zeros(TABLE.shape)

@@ -25,6 +25,7 @@ OPTIMIZERS = {
     "_apply_weight_decay": "Keras offers no hook for the decay of one variable",
     "_clip_gradients": "Keras's makes the rows of an embedding table's gradient dense",
     "_backend_apply_gradients": "to refuse an optimizer that makes its steps there",
+    "_backend_increment_gradient_accumulators": "Keras's makes new arrays, of whole tables for the rows of a batch",
     "_backend_update_step": "as above",
     "_iterations": "batches, where `iterations` counts the steps of accumulated gradients",
     "_model_variables_moving_average": "Keras's SwapEMAWeights reads it of a wrapper, too",
@@ -114,7 +115,7 @@ def test_private_names_of_keras_have_a_reason_each_and_are_few():
     listed = {*REASONS, *OPTIMIZERS, *OURS}
     assert not {name: place for name, place in shared.items() if name not in listed}
     assert not sorted(listed - set(shared)), "no longer used: take it off the list"
-    assert len(REASONS) + len(OPTIMIZERS) <= 16
+    assert len(REASONS) + len(OPTIMIZERS) <= 17
 
 
 # === In tests ===

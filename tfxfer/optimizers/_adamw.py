@@ -130,6 +130,18 @@ class AdamW(keras.optimizers.AdamW):
         scale = tf.minimum(self.global_clipnorm / norm, 1.0) + (norm - norm)
         return [None if gradient is None else _scaled(gradient, scale) for gradient in grads]
 
+    def _backend_increment_gradient_accumulators(self, grads, acc_grads):
+        if keras.config.backend() != "tensorflow" or tf.distribute.has_strategy():
+            super()._backend_increment_gradient_accumulators(grads, acc_grads)
+            return
+        # In place, where Keras's sum is a new array, and for the rows of a table that have a gradient.
+        for gradient, total in zip(grads, acc_grads, strict=True):
+            if isinstance(gradient, tf.IndexedSlices):
+                values = tf.cast(gradient.values, total.dtype)
+                tf.raw_ops.ResourceScatterAdd(resource=total.value.handle, indices=gradient.indices, updates=values)
+            else:
+                total.value.assign_add(tf.cast(gradient, total.dtype))
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
         """Updates one variable: moments and step in one kernel if they are float32 on TensorFlow."""
         if not self._is_fused(variable):
