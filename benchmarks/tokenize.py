@@ -8,6 +8,10 @@ DIR of `--data` holds banking77, goemotions, tatoeba and nli as .tsv files; `--f
 two alternate in short slices, so that noise affects both; ratios are computed per slice. Texts are distinct. Each side
 gets batches in its native form: a list or a tensor. The result is printed and written to
 benchmarks/results/tokenize.json.
+
+With `--floor`, TensorFlow's profiler measures instead which share of the time of all operations SentencePiece's kernel
+takes, in batches of 512. That kernel is the only one for Unigram and BPE in TF Text, and so in TF Serving. If all else
+were free, the ratio above would be divided by that share. Written to benchmarks/results/tokenize_floor.json.
 """
 
 import argparse
@@ -97,6 +101,51 @@ def compare(ours, theirs, texts, batch_size, slices):
     }
 
 
+def kernel_share(ours, texts, batch_size=512):
+    """Returns the seconds of SentencePiece's kernel, and of all operations, on all texts."""
+    import tensorflow as tf
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    batches = [tf.constant(texts[start : start + batch_size]) for start in range(0, len(texts), batch_size)]
+    for batch in batches:
+        ours.tokenize(batch)
+    with tempfile.TemporaryDirectory() as folder:
+        tf.profiler.experimental.start(folder)
+        for batch in batches:
+            ours.tokenize(batch)
+        tf.profiler.experimental.stop()
+        space = xplane_pb2.XSpace()
+        space.ParseFromString(next(pathlib.Path(folder).rglob("*.xplane.pb")).read_bytes())
+    seconds = {"Process": 0.0, "SentencepieceTokenizeOp": 0.0}
+    for plane in space.planes:
+        for line in plane.lines:
+            for event in line.events:
+                name = plane.event_metadata[event.metadata_id].name.split(":")[-1]
+                if name in seconds:
+                    seconds[name] += event.duration_ps / 1e12
+    return seconds["SentencepieceTokenizeOp"], seconds["Process"]
+
+
+def floor(folders, arguments):
+    """Prints and writes the kernel's share for each tokenizer and data set, the median of `--slices`."""
+    from tfxfer.preprocessing import Tokenizer
+
+    results = []
+    print(f"{'tokenizer':12} {'texts':11} {'kernel, us a row':>17} {'share':>6}")
+    for name, path in folders.items():
+        ours = Tokenizer.from_folder(path)
+        for data in SETS:
+            texts = read(arguments.data, data, arguments.rows)
+            found = [kernel_share(ours, texts) for _ in range(arguments.slices)]
+            kernel, share = (statistics.median(x) for x in zip(*((k, k / all_) for k, all_ in found), strict=True))
+            if not share:  # WordPiece has another kernel
+                continue
+            row = {"tokenizer": name, "data": data, "us_per_row": round(kernel / len(texts) * 1e6, 2)}
+            results.append({**row, "share": round(share, 2)})
+            print(f"{name:12} {data:11} {row['us_per_row']:17.2f} {share:6.2f}", flush=True)
+    (HERE / "results" / "tokenize_floor.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
@@ -104,6 +153,7 @@ def main():
     parser.add_argument("--wordpiece")
     parser.add_argument("--rows", type=int, default=8192)
     parser.add_argument("--slices", type=int, default=7)
+    parser.add_argument("--floor", action="store_true")
     arguments = parser.parse_args()
 
     import tensorflow as tf
@@ -121,6 +171,10 @@ def main():
         folders.update({name: pathlib.Path(arguments.families) / name for name in FAMILIES})
     folder = tempfile.TemporaryDirectory()
     folders["bpe_30k"] = train(folder.name, [text for name in SETS for text in read(arguments.data, name, None)])
+    if arguments.floor:
+        floor(folders, arguments)
+        folder.cleanup()
+        return
     results = []
     print(f"{'tokenizer':12} {'texts':11} {'batch':>6} {'tfxfer/s':>9} {'tokenizers/s':>12} {'ratio':>6}  p10-p90")
     for name, path in folders.items():
