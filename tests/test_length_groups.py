@@ -44,7 +44,7 @@ def inputs(model, mask):
     return {name: x[name] for name in model.input}
 
 
-def step(model, x, compiled=False):
+def step(model, x, compiled=False, graph=False):
     """The vectors of a training step, and the gradient of a loss on them for each weight."""
     weights = model.trainable_variables
 
@@ -54,7 +54,7 @@ def step(model, x, compiled=False):
             loss = tf.reduce_sum(tf.cast(tf.range(1, tf.size(vectors) + 1), "float32") * tf.reshape(vectors, (-1,)))
         return vectors, [tf.convert_to_tensor(each) for each in tape.gradient(loss, [w.value for w in weights])]
 
-    vectors, gradients = (tf.function(compute, jit_compile=True) if compiled else compute)()
+    vectors, gradients = (tf.function(compute, jit_compile=compiled) if compiled or graph else compute)()
     return vectors.numpy(), {w.path: each.numpy() for w, each in zip(weights, gradients, strict=True)}
 
 
@@ -79,6 +79,15 @@ def test_groups_give_the_vectors_and_gradients_of_one_batch(family, kind):
 @pytest.mark.parametrize("rows", [1, 2, 3, 8])
 def test_a_batch_of_few_rows_leaves_groups_empty(rows):
     assert_equal_steps(encoder("bert"), masks("right", rows))
+
+
+def test_an_empty_batch_has_empty_groups():
+    # As on a replica without rows; eagerly, TensorFlow adds no bias to a matrix without rows.
+    model = encoder("bert")
+    x = {name: value[:, None] for name, value in inputs(model, masks("right", 0)).items()}
+    vectors, gradients = step(tx.layers.SiameseTowers(model), x, graph=True)
+    assert vectors.shape == (0, SIZES["hidden_dim"])
+    assert not any(each.any() for each in gradients.values())
 
 
 @pytest.mark.slow

@@ -117,8 +117,9 @@ class LengthGroups(keras.layers.Layer):
         below, first, found, masks = 0, [], [], []
         for i, j in itertools.pairwise(bounds):
             rows = order[i:j]
-            # The longest row is the first one. A group without rows has a length too.
-            size = ops.take(extent, order[ops.minimum(i, count - 1)])
+            # The longest row is the first one. No group is shorter than two positions, not even one without rows: Keras
+            # warns about a softmax over one.
+            size = ops.max(ops.concatenate([2 * ops.ones(1, "int32"), ops.take(extent, rows[:1])]))
             at = ops.expand_dims(ops.take(start, rows), 1) + ops.arange(size, dtype="int32")
             is_within = at < length
             at = ops.minimum(at, length - 1)
