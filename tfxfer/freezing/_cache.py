@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from tfxfer import _check, _introduction, _processes, _texts, _tracing, data, optimizers
+from tfxfer._lengths import mixed_lengths
 from tfxfer._tracing import TracesOnce
 from tfxfer.data import _features, _remainder
 from tfxfer.freezing import _cut
@@ -136,6 +137,12 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
     def cache_bytes(self) -> int:
         """The size in bytes of all features that are kept and in use."""
         return self._store.used
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Computes the full model's outputs from features, as its towers would: with the same dropout."""
+        is_siamese = getattr(self, "_full", None) is not None and _cut.tower_of(self.full_model) is not self.full_model
+        with mixed_lengths(is_siamese):
+            return super().call(inputs, training=training, mask=mask)
 
     # === Features ===
 
