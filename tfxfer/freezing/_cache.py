@@ -139,7 +139,16 @@ class AboveFrozen(TracesOnce, optimizers.TrainsAlone, keras.Model):
         return self._store.used
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Computes the full model's outputs from features, as its towers would: with the same dropout."""
+        """Computes the full model's outputs from features, with the dropout of its towers.
+
+        Args:
+            inputs: dict of tensors, a batch of `cached`.
+            training: bool. Whether dropout is active.
+            mask: passed to `keras.Model.call`.
+
+        Returns:
+            The outputs of the full model.
+        """
         is_siamese = getattr(self, "_full", None) is not None and _cut.tower_of(self.full_model) is not self.full_model
         with mixed_lengths(is_siamese):
             return super().call(inputs, training=training, mask=mask)

@@ -233,8 +233,10 @@ class Subset(keras.optimizers.Optimizer):
         return super()._clip_gradients(grads)
 
     def _backend_increment_gradient_accumulators(self, grads, acc_grads):
-        kind = self.inner_optimizer if isinstance(self.inner_optimizer, AdamW) else super()
-        kind._backend_increment_gradient_accumulators(grads, acc_grads)
+        if isinstance(self.inner_optimizer, AdamW):
+            self.inner_optimizer._backend_increment_gradient_accumulators(grads, acc_grads)
+        else:
+            super()._backend_increment_gradient_accumulators(grads, acc_grads)
 
     def _apply_weight_decay(self, variables):
         self.inner_optimizer._apply_weight_decay(variables)
