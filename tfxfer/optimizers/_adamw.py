@@ -27,7 +27,7 @@ class AdamW(keras.optimizers.AdamW):
 
     **Large vocabularies.** The gradient of a token table has values only for the tokens of the batch. Adam still moves
     every row, by its decaying moments, and `weight_decay` shrinks every row, which takes time proportional to the
-    table: with 250,000 tokens, more than the rest of a small encoder's step. With `lazy_embeddings`, a step touches
+    table: with 250,000 tokens, a fifth of a small encoder's step. With `lazy_embeddings`, a step touches
     only the rows of tokens that occur in the batch, like `torch.optim.SparseAdam`: the other rows, their moments and
     their decay wait. Results differ from Adam's; see `benchmarks/large_vocabulary.py` for speed.
 
@@ -193,14 +193,12 @@ class AdamW(keras.optimizers.AdamW):
             if self._var_key(variable) in self._tables:
                 self._decayed_tables.add(self._var_key(variable))
             elif self._is_fused(variable.value):
-                # Decay is a gradient descent step along the weight itself.
-                value = variable.value
-                tf.raw_ops.ResourceApplyGradientDescent(var=value.handle, alpha=rate, delta=value.read_value())
+                self._decay(variable.value, rate)
             else:
                 super()._apply_weight_decay([variable])
 
     def _decay(self, variable, rate):
-        # Decoupled decay is a gradient descent step along the weight itself.
+        # A gradient descent step along the weight itself.
         tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=variable.read_value())
 
     def _is_fused(self, variable):
