@@ -14,11 +14,16 @@ from tfxfer import preprocessing
 from tfxfer.models import _entities
 
 TokenEntity = collections.namedtuple("TokenEntity", ["label", "start", "end", "text", "score", "index"])
-TokenEntity.__doc__ = (
-    "A result of `TokenTagger.extract_tokens`: the tag of a token, or the type of several; its start and end in the "
-    "text, in code points; `text[start:end]` itself; its score, from 0 to 1; and the position of a single token in "
-    "the row, otherwise `None`."
-)
+TokenEntity.__doc__ = """A result of `TokenTagger.extract_tokens`.
+
+Attributes:
+    label: string. The tag of a token, or the type of an entity of several.
+    start: int. Where it begins in the text, in code points.
+    end: int. Where it ends.
+    text: string. `text[start:end]`.
+    score: float from 0 to 1.
+    index: int. The position of a single token in the row; `None` for several.
+"""
 
 # The tag to leave out of the results.
 _OUTSIDE = "O"
