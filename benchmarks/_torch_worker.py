@@ -46,7 +46,10 @@ def encoder(setup):
         name = request["variant"]
         with precision(name), torch.inference_mode():
             embeddings = models[name].encode(
-                request["texts"], batch_size=setup["batch_size"], show_progress_bar=False, convert_to_tensor=True
+                request["texts"],
+                batch_size=request.get("batch_size", setup["batch_size"]),
+                show_progress_bar=False,
+                convert_to_tensor=True,
             )
         if "save" in request:
             np.save(request["save"], embeddings.float().numpy())

@@ -1,9 +1,11 @@
 """Ways to compute the vectors of texts on a CPU: speed, size, quality, and whether the batch changes a text's bits.
 
-    python benchmarks/engines.py --data ../shared/data --torch-python .venv-bench/bin/python
+    python benchmarks/engines.py --data ../shared/data --torch-python .venv-bench/bin/python \
+        --openvino-python .venv-openvino/bin/python --onnx-python .venv-onnx/bin/python
 
-All use the weights of all-MiniLM-L6-v2, from strings to vectors, except ONNX Runtime, which gets its ids from Hugging
-Face's `tokenizers`, and the static student, whose vectors differ. Quality: Spearman's correlation on the STS
+All use the weights of all-MiniLM-L6-v2, from strings to vectors, except for the static student, whose vectors differ.
+Our ONNX files get their ids from Hugging Face's `tokenizers`, as sentence-transformers does. Its OpenVINO and ONNX
+Runtime need an environment each; without one, their rows are left out. Quality: Spearman's correlation on the STS
 benchmark's test split, and the lowest cosine to the model's own vectors of its first 256 sentences.
 """
 
@@ -34,7 +36,14 @@ SIDES = {
     "ONNX Runtime, tfxfer's float32": ("keras", "onnx float32"),
     "ONNX Runtime, tfxfer's int8": ("keras", "onnx int8"),
     "tfxfer static student": ("keras", "static"),
+    "sentence-transformers, OpenVINO": ("openvino", "openvino"),
+    "sentence-transformers, OpenVINO float32": ("openvino", "openvino float32"),
+    "sentence-transformers, OpenVINO int8": ("openvino", "openvino int8"),
+    "sentence-transformers, ONNX": ("onnx", "onnx"),
+    "sentence-transformers, ONNX int8": ("onnx", "onnx int8"),
 }
+REFERENCE = "tfxfer float32"
+CALIBRATION_TEXTS = 300  # sentence-transformers' own number
 
 
 def quality(worker, variant, sentences, scores, folder):
@@ -57,6 +66,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder of the data sets")
     parser.add_argument("--torch-python", required=True, help="interpreter with torch and sentence-transformers")
+    parser.add_argument("--openvino-python", help="interpreter with sentence-transformers[openvino]")
+    parser.add_argument("--onnx-python", help="interpreter with sentence-transformers[onnx]")
     parser.add_argument("--slice", type=int, default=256, help="texts per call")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -75,28 +86,35 @@ def main():
         "torch": _harness.Worker("torch", arguments.torch_python, "_torch_worker", setup),
         "keras": _harness.Worker("keras", sys.executable, "_keras_worker", setup),
     }
+    train = [row["sentence1"] for row in _harness.read_tsv(arguments.data / "stsb" / "train.tsv")]
+    calibration = random.Random(0).sample(train, CALIBRATION_TEXTS)
+    for backend, python in (("openvino", arguments.openvino_python), ("onnx", arguments.onnx_python)):
+        if python:
+            own = {**setup, "backend": backend, "calibration": calibration}
+            workers[backend] = _harness.Worker(backend, python, "_optimum_worker", own)
+    compared = {name: (workers[stack], variant) for name, (stack, variant) in SIDES.items() if stack in workers}
     pairs = _harness.read_tsv(arguments.data / "stsb" / "test.tsv")
     sentences = [row["sentence1"] for row in pairs], [row["sentence2"] for row in pairs]
     scores = [float(row["score"]) for row in pairs]
-    found, reference = {}, None
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, (stack, variant) in SIDES.items():
-            if name == BASELINE:
-                continue  # its vectors equal the model's own up to rounding: `encode.py` compares them
-            vectors, found[name] = quality(workers[stack], variant, sentences, scores, folder)
-            reference = vectors if reference is None else reference
+        reference, _ = quality(*compared[REFERENCE], sentences, scores, folder)
+        for name, (worker, variant) in compared.items():
+            vectors, found[name] = quality(worker, variant, sentences, scores, folder)
             if vectors.shape == reference.shape:
                 found[name]["lowest_cosine"] = round(float(cosines(vectors[:256], reference[:256]).min()), 6)
     sizes = workers["keras"].ask(variant="sizes", texts=[])["sizes"]
+    for backend in ("openvino", "onnx"):
+        if backend in workers:
+            sizes |= workers[backend].facts["sizes"]
 
     def request_of(turn, name):
         return {"texts": texts[turn * arguments.slice : (turn + 1) * arguments.slice]}
 
-    sides = {name: (workers[stack], {"variant": variant}) for name, (stack, variant) in SIDES.items()}
+    sides = {name: (worker, {"variant": variant}) for name, (worker, variant) in compared.items()}
     summary = _harness.compare(_harness.alternate(sides, request_of, arguments.rounds), BASELINE)
     for name, row in summary.items():
-        row.update({"sts_spearman": "", "lowest_cosine": "", "rows_changed_by_batch": "", **found.get(name, {})})
-        row["megabytes"] = sizes.get(SIDES[name][1], "")
+        row.update({"lowest_cosine": "", **found[name], "megabytes": sizes.get(compared[name][1], "")})
     extra = ("sts_spearman", "lowest_cosine", "rows_changed_by_batch", "megabytes")
     title = f"Banking77 texts, batch {arguments.batch_size}, calls of {arguments.slice}; ratio to {BASELINE}"
     _harness.show(title, summary, extra=extra)
