@@ -43,7 +43,10 @@ def openvino_models(setup, folder):
     inner.request = None
     inner.compile()
     openvino.save_model(inner.model, folder / "int8.xml", compress_to_fp16=False)
-    sizes = {"openvino int8": megabytes(folder / "int8.bin"), "openvino float32": megabytes(folder / "model.safetensors")}
+    sizes = {
+        "openvino int8": megabytes(folder / "int8.bin"),
+        "openvino float32": megabytes(folder / "model.safetensors"),
+    }
     return models, sizes
 
 

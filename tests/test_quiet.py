@@ -65,7 +65,12 @@ def trained(model, targets, **options):
 for _ in range(6):
     parts = tiny.backbone(), tiny.preprocessor(pathlib.Path({folder!r}))
     trained(tx.models.TextClassifier(*parts, labels=["card", "loan"]), names, metrics=["accuracy"])
-    tx.models.TextEmbedder(*parts).encode(tiny.TEXTS)
+    embedder = tx.models.TextEmbedder(*parts)
+    embedder.encode(tiny.TEXTS)
+    embedder.engine = tx.export.Engine(embedder, "float32")
+    embedder.encode(tiny.TEXTS)
+    tiny.tagger(pathlib.Path({folder!r})).tag([["a", "card"]])
+    tx.models.TextClassifier(*parts, labels=["card", "loan"]).explain(tiny.TEXTS)
 """
 
 

@@ -1,5 +1,6 @@
 """Gradients with respect to a model's inputs, which `keras.ops` lacks."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -72,7 +73,8 @@ def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable
         key = tuple((name, value.dtype.str, value.ndim) for name, value in x.items())
         if key not in functions:
             spec = {name: tf.TensorSpec([None] * value.ndim, value.dtype) for name, value in x.items()}
-            functions[key] = tf.function(function, input_signature=[spec], autograph=False)
+            # A partial, so that TensorFlow counts the traces of this object alone, and does not warn of many models.
+            functions[key] = tf.function(functools.partial(function), input_signature=[spec], autograph=False)
         return keras.tree.map_structure(lambda value: value.numpy(), functions[key](x))
 
     return call

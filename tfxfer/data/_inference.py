@@ -63,7 +63,8 @@ class Runner:
         if run is None and keras.config.backend() != "tensorflow":
             run = functools.partial(keras.Model.predict_on_batch, model)
         if run is not None:
-            pack = tf.function(self._pack, input_signature=signature, autograph=False)
+            # A partial, so that TensorFlow counts the traces of this object alone, and does not warn of many.
+            pack = tf.function(functools.partial(self._pack), input_signature=signature, autograph=False)
             return lambda kept, rows: run({key: value.numpy() for key, value in pack(kept, rows).items()})
         forward = lambda x: model(x, training=False)  # noqa: E731
         if model.jit_compile:

@@ -72,8 +72,11 @@ class WordRunner:
         self._column = WordsColumn(preprocessor)
         columns = {"words": _Pieces(preprocessor)}
         self._runner = Runner(model, columns, pad_to_multiple_of, rows_multiple_of=rows_multiple_of)
+        # TensorFlow counts the traces of a partial by object, not over all models, and so does not warn of them.
         self._encode: Any = tf.function(
-            self._column.encode, input_signature=[tf.RaggedTensorSpec([None, None], tf.string, 1)], autograph=False
+            functools.partial(self._column.encode),
+            input_signature=[tf.RaggedTensorSpec([None, None], tf.string, 1)],
+            autograph=False,
         )
         self._windows = _cutter(room, stride)
 
@@ -126,7 +129,7 @@ class WordRunner:
 def _cutter(room: int, stride: int) -> Any:
     """The function from pieces to windows, shared by all models: tracing it takes longer than a small model."""
     return tf.function(
-        lambda pieces: windows(pieces, room, stride),
+        functools.partial(windows, room=room, stride=stride),
         input_signature=[tf.RaggedTensorSpec([None, None, None], tf.int32, 2)],
         autograph=False,
     )

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
-from tfxfer import _check
+from tfxfer import _check, _quiet
 from tfxfer.export import _eight_bits, _ids
 
 DTYPES = ("float32", "int8")
@@ -92,8 +92,10 @@ def load(file: Any, threads: int = 1) -> Any:
     """Returns a function from a dict of arrays to the output of a LiteRT file."""
     from ai_edge_litert.interpreter import Interpreter
 
-    # From memory: the file may be gone when the function is called.
-    interpreter = Interpreter(model_content=file.read_bytes(), num_threads=threads)
+    with _quiet.without("INFO: Created TensorFlow Lite XNNPACK delegate"):
+        # From memory: the file may be gone when the function is called.
+        interpreter = Interpreter(model_content=file.read_bytes(), num_threads=threads)
+        interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner("serving_default")
     [output] = runner.get_output_details()
     return lambda ids: runner(**ids)[output]
