@@ -47,21 +47,23 @@ DTYPES = ("float32", "bfloat16", "int8")
 # === Clients ===
 
 
-async def ask(reader, writer, texts):
+async def ask(reader, writer, texts, path="/"):
     """Sends one request; returns the bytes of the answer."""
     body = json.dumps({"instances": texts}).encode()
-    writer.write(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    writer.write(b"POST %s HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(body)) + body)
     await writer.drain()
     head = await reader.readuntil(b"\r\n\r\n")
+    if b" 200 " not in head.split(b"\r\n")[0]:
+        raise RuntimeError(head.decode())
     size = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
     return await reader.readexactly(size)
 
 
-async def client(port, texts, start, end, latencies, arrivals):
+async def client(port, texts, start, end, latencies, arrivals, path):
     """Sends one text after the other until `end`; records latencies and arrival times from `start` on."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     while (begin := time.perf_counter()) < end:
-        await ask(reader, writer, [next(texts)])
+        await ask(reader, writer, [next(texts)], path)
         now = time.perf_counter()
         if begin >= start:
             latencies.append(now - begin)
@@ -70,13 +72,13 @@ async def client(port, texts, start, end, latencies, arrivals):
     writer.close()
 
 
-def load(port, texts, clients, seconds):
+def load(port, texts, clients, seconds, path="/"):
     """Runs one slice of load; returns the answered texts, the seconds and each latency."""
 
     async def run():
         latencies, arrivals = [], []
         start = time.perf_counter() + LEAD_IN
-        own = (client(port, texts, start, start + seconds, latencies, arrivals) for _ in range(clients))
+        own = (client(port, texts, start, start + seconds, latencies, arrivals, path) for _ in range(clients))
         await asyncio.gather(*own)
         return {"rows": len(arrivals), "seconds": seconds, "latencies": latencies}
 
@@ -96,10 +98,22 @@ def once(port, texts):
     return asyncio.run(run()), time.perf_counter() - begin
 
 
+def summarize(answers, baseline, title):
+    """Prints and returns throughput, its ratio and latencies: a dict of the name to the answers of its slices."""
+    summary = _harness.compare(answers, baseline)
+    for name, rounds in answers.items():
+        latencies = sorted(1e3 * latency for answer in rounds for latency in answer["latencies"])
+        for share in (50, 95, 99):
+            summary[name][f"p{share}_ms"] = round(_harness.quantile(latencies, share / 100), 1)
+        summary[name]["requests"] = len(latencies)
+    _harness.show(title, summary, ("p50_ms", "p95_ms", "p99_ms"))
+    return summary
+
+
 # === Sides ===
 
 
-def export(weights, folder):
+def export(weights, folder, dtypes=DTYPES):
     """Writes the model in each dtype; returns the folder of each."""
     import tfxfer as tx
 
@@ -108,7 +122,7 @@ def export(weights, folder):
         dtype: tx.export.saved_model(
             embedder, pathlib.Path(folder, dtype), weights_dtype=None if dtype == "float32" else dtype
         )
-        for dtype in DTYPES
+        for dtype in dtypes
     }
 
 
@@ -158,15 +172,8 @@ def measure_load(sides, workers, arguments):
             rates = "  ".join(f"{name} {_harness.rate(by_name[name][-1]):.1f}/s" for name in SIDES)
             print(f"  round {turn + 1}/{arguments.rounds}, {clients} clients: {rates}", flush=True)
     for clients, by_name in answers.items():
-        summary = _harness.compare(by_name, BASELINE)
-        for name, rounds in by_name.items():
-            latencies = sorted(1e3 * latency for answer in rounds for latency in answer["latencies"])
-            for share in (50, 95, 99):
-                summary[name][f"p{share}_ms"] = round(_harness.quantile(latencies, share / 100), 1)
-            summary[name]["requests"] = len(latencies)
-        found[f"{clients} clients"] = summary
-        extra = ("p50_ms", "p95_ms", "p99_ms")
-        _harness.show(f"{clients} clients; ratio of the throughput to {BASELINE}", summary, extra)
+        title = f"{clients} clients; ratio of the throughput to {BASELINE}"
+        found[f"{clients} clients"] = summarize(by_name, BASELINE, title)
     return found
 
 
