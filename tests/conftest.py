@@ -13,7 +13,7 @@ import zlib
 import numpy as np
 import processor
 import pytest
-from thorough import ALIKE, GRIDS, SAMPLES, WAYS
+from thorough import ALIKE, GRIDS, LONG, SAMPLES, WAYS
 
 # Before anything imports TensorFlow or Keras: no log lines between the dots, no accidental download of a preset, and
 # the backend that the suite tests. Tests of another backend run in a separate process.
@@ -203,7 +203,9 @@ def pytest_collection_modifyitems(items):
         for fixture, marker in MARKERS.items():
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
-    grids, ways, alike = (re.compile("|".join(f"(?:{case})" for case in cases)) for cases in (GRIDS, WAYS, ALIKE))
+    grids, ways, alike = (
+        re.compile("|".join(f"(?:{case})" for case in cases)) for cases in (GRIDS + LONG, WAYS, ALIKE)
+    )
     for item in items:
         if grids.search(item.nodeid):
             item.add_marker("slow")
@@ -212,6 +214,7 @@ def pytest_collection_modifyitems(items):
             item.add_marker("slow")
         elif alike.search(item.nodeid) and not item.get_closest_marker("slow"):
             item.add_marker("slow")
+            item.add_marker("thorough")
             item.add_marker("alike")
     for most, starts in SAMPLES.items():
         for start in starts:

@@ -1,8 +1,8 @@
 """Cases that the default suite omits: each has a similar case there, or consists of parts that have tests there.
 
-`conftest.py` marks the tests in `WAYS` and `ALIKE` as `slow`. The cases in `GRIDS`, and those that `SAMPLES` omits, are
-further cases of parametrized tests, or long paths that resemble another slow test: they are `slow` and `thorough`, so
-`.ci/run` leaves them to `.ci/thorough`.
+`conftest.py` marks the tests in `WAYS` as `slow`. The others are `slow` and `thorough`, so that `.ci/run` leaves them
+to `.ci/thorough`: further cases of parametrized tests (`GRIDS`, and the cases that `SAMPLES` omits), cases like one of
+the default suite (`ALIKE`), and long paths beside which `.ci/run` keeps a shorter one (`LONG`).
 
 Regular expressions match the part of a test's name after `tests/`; `SAMPLES` holds beginnings of names.
 """
@@ -209,7 +209,7 @@ WAYS = [
     r"test_multitask\.py::test_(a_step_without_conflicts.*\[3|a_preset_of_one_task|rows_are_weighed)",
 ]
 
-# Similar cases, which the slow suite runs on graphs like those of the default suite.
+# Similar cases, which run on graphs like those of the default suite.
 ALIKE = [
     # Tests of taggers, several tasks and further heads: each has a similar test that takes a fraction of the time.
     r"test_attention_jax",
@@ -399,6 +399,46 @@ ALIKE = [
     r"test_tagger\.py::test_(an_export_of_no|what_it_says)",
     # `test_preprocessing` compares the tokens of every third character.
     r"test_tokenizers\.py::test_character_classes",
+]
+
+# Long paths; what `.ci/run` keeps of each stands before it.
+LONG = [
+    # Two devices of one host, by the same code.
+    r"test_hosts\.py::test_two_processes",
+    # The quickstart, classify, serve, similarity_sts and a task of one's own; every part of the others has tests.
+    r"test_examples\.py::test_(production|search_stack|tag_entities|tune)",
+    r"test_notebooks\.py::test_a_notebook_runs\[classify",
+    # A run that is killed twice on TensorFlow; every kind of model and callback is resumed in the default suite.
+    r"test_resume\.py::test_(a_run_is_resumed_in_mid_epoch_on_jax|batches_are_told.*\[True|other_rows_under|a_stream.*\[True)",
+    r"test_resume\.py::test_(early_stopping_on_an_evaluation.*\[tagger|siamese_on_batches|what_may_have_changed)",
+    r"test_unfreezing\.py::test_training_that_(was_killed_amid|is_taken_up_from)",
+    r"test_optimizers_layerwise\.py::test_a_model_that_was_saved",
+    r"test_command_line\.py::test_a_program_that_is_killed_again_and_again",
+    # Models of every kind on JAX (`test_contracts.py`), losses and attention there.
+    r"test_unfreezing\.py::test_it_thaws_on_jax",
+    r"test_masked\.py::test_jax",
+    r"test_gradient_checkpointing\.py::test_jax",
+    r"test_crf\.py::test_the_chain_is_the_same_on_jax",
+    r"test_losses_logits\.py::test_.*on_jax",
+    # The real weights in float32 and in eight bits, and their score on STS-B.
+    r"test_same_bits\.py::test_vectors_of_real_weights\[mixed_bfloat16",
+    r"test_minilm\.py::test_linear_probe_on_cached_embeddings",
+    r"test_keras_methods\.py::test_minilm_in_few_bits",
+    r"test_explain\.py::test_planted_words",
+    # The head with a chain.
+    r"test_tagger\.py::test_(it_learns_tags|a_document_of_60000).*\[linear",
+    r"test_tagger_training\.py::test_xla_trains.*\[linear",
+    # Another kind of model or option of the same mechanism.
+    r"test_unfreezing\.py::test_averages",
+    r"test_keras_methods\.py::test_(inherited_methods_work_or_refuse_for.*tagger|int8_leaves|adapters_on_quantized)",
+    r"test_devices\.py::test_on_two_replicas\[frozen_parts",
+    r"test_siamese\.py::test_dropout_in_chunks",
+    r"test_tuning\.py::test_(taggers_are_searched|bayesian|embedders_are|a_task_of_ones_own)",
+    r"test_losses_backends\.py::test_losses_on_replicas.*\[some",
+    r"test_backbones\.py::test_a_fresh_process.*names1",
+    r"test_masked\.py::test_(rows_of_new_tokens|it_learns_and)",
+    r"test_export_explain\.py::test_exports_of_other_tokenizers",
+    r"test_families\.py::test_adapters_and_kept_output.*\[(gpt2|gemma3|t5)",
 ]
 
 # Tests with many cases of one mechanism, each of which takes a tenth of a second or more. The keys are the numbers of
