@@ -13,6 +13,8 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+import scipy.special
+import tensorflow as tf
 
 from tfxfer import backbones
 from tfxfer.backbones.families import FAMILIES
@@ -297,6 +299,59 @@ def test_dropout_is_active_in_training_only_and_each_rate_has_its_place():
     still = small("bert", dropout=0.0)
     output = keras.ops.convert_to_numpy(still(inputs, training=True))
     np.testing.assert_allclose(output, run(still, inputs), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_the_gelu_of_training_has_the_values_and_gradients_of_its_formula(dtype):
+    feed_forward = small("bert", activation="gelu", dropout=0.0, dtype=dtype).blocks()[0][0].feed_forward
+    x = np.linspace(-9, 9, 733).astype("float32").astype("float64")
+    share = 0.5 * scipy.special.erfc(-x / math.sqrt(2))
+    slope = share + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    # Dense layers that pass each number on: what is left is the activation.
+    for layer in (feed_forward.intermediate, feed_forward.output_dense):
+        eye = np.eye(*layer.kernel.shape)
+        layer.set_weights([eye, np.zeros(layer.kernel.shape[1])])
+    rows = tf.Variable(np.repeat(x[:, None], 12, axis=1), dtype=dtype)
+    with tf.GradientTape() as tape:
+        y = feed_forward(rows, training=True)
+    gradient = tape.gradient(y, rows)
+    assert y.dtype == gradient.dtype == dtype
+    # TensorFlow's erf in float32 is within 3.3e-7; bfloat16 rounds x and the result to 2^-9.
+    tolerance = {"float32": 5e-7, "float64": 4e-15, "bfloat16": 2**-7}[dtype] * (1 + np.abs(x))
+    assert np.all(np.abs(tf.cast(y, "float64")[:, 3] - x * share) < tolerance)
+    assert np.all(np.abs(tf.cast(gradient, "float64")[:, 3] - slope) < tolerance)
+    still = tf.cast(feed_forward(rows, training=False), "float64")
+    assert np.all(np.abs(tf.cast(y, "float64") - still) < 1e-6 + 2 * tolerance[:, np.newaxis])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_zeroes_a_share_scales_the_rest_and_its_gradient_has_the_same_places(rate, dtype):
+    layer = small("bert", dropout=rate, dtype=dtype).blocks()[0][0].feed_forward_dropout
+    x = tf.Variable(tf.ones((301, 333), dtype))  # an odd number of numbers
+    with tf.GradientTape() as tape:
+        y = layer(x, training=True)
+    gradient = tape.gradient(y, x)
+    np.testing.assert_array_equal(tf.cast(y, "float32"), tf.cast(gradient, "float32"))
+    values = tf.cast(y, "float32").numpy()
+    zero = values == 0
+    # The deviation of a share of n numbers is sqrt(p (1 - p) / n); of rows and columns, too.
+    for found, count in ((zero.mean(), zero.size), (zero.mean(0), 301), (zero.mean(1), 333)):
+        assert np.all(np.abs(found - rate) < 5 * math.sqrt(rate * (1 - rate) / count))
+    np.testing.assert_allclose(values[~zero], 1 / (1 - rate), rtol=1e-4 if dtype == "float32" else 8e-3)
+    # Neighbors share an integer, but no bits.
+    both = (zero.ravel()[:-1:2] & zero.ravel()[1::2]).mean()
+    assert abs(both - rate**2) < 5 * math.sqrt(rate**2 * (1 - rate**2) / (zero.size // 2))
+    again = layer(x, training=True)
+    assert not np.array_equal(tf.cast(again, "float32"), values)
+    np.testing.assert_array_equal(layer(x, training=False), x)
+    assert layer(tf.ones((0, 4), dtype), training=True).shape == (0, 4)
+
+
+def test_dropout_of_rates_too_small_to_count_is_kerass():
+    for rate in (0.0, 1e-6, 1 - 1e-6):
+        layer = small("bert", dropout=rate).blocks()[0][0].feed_forward_dropout
+        assert np.mean(layer(tf.ones((100, 100)), training=True) == 0) == round(rate)
 
 
 def test_frozen_layers_stay_frozen_after_reload(tmp_path):

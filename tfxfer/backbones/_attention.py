@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from tfxfer.backbones._parts import dense, norm
+from tfxfer.backbones._parts import Dropout, dense, norm
 from tfxfer.backbones._positions import rotate
 from tfxfer.backbones._unpadding import is_grouped, pad, pad_groups, unpad, unpad_groups
 
@@ -79,7 +79,7 @@ class Attention(keras.layers.Layer):
         if head_norm_epsilon is not None:
             self.query_norm = norm("rms", self.head_dim, head_norm_epsilon, dtype=policy, name="query_norm")
             self.key_norm = norm("rms", self.head_dim, head_norm_epsilon, dtype=policy, name="key_norm")
-        self.dropout = keras.layers.Dropout(dropout, dtype=policy, name="dropout")
+        self.dropout = Dropout(dropout, dtype=policy, name="dropout")
 
     def build(self, *shapes, **named_shapes):
         """Builds the layers; their sizes are known."""
@@ -174,7 +174,7 @@ class DisentangledAttention(Attention):
     def __init__(self, hidden_dim, num_heads, *, position_dropout=0.0, **kwargs):
         # Three kinds of scores are summed.
         super().__init__(hidden_dim, num_heads, scale=1.0 / math.sqrt(3 * hidden_dim / num_heads), **kwargs)
-        self.position_dropout = keras.layers.Dropout(position_dropout, dtype=self.dtype_policy, name="position_dropout")
+        self.position_dropout = Dropout(position_dropout, dtype=self.dtype_policy, name="position_dropout")
 
     def call(self, inputs, layout, bias, relative=None, training=None):
         """Attends with three kinds of scores; see the call arguments of the class."""

@@ -6,7 +6,7 @@ from keras import ops
 from tfxfer._freezable import Freezable
 from tfxfer._lengths import are_mixed, mixed_lengths
 from tfxfer._recompute import recomputed
-from tfxfer.backbones._parts import dense, norm
+from tfxfer.backbones._parts import Dropout, dense, norm, trains
 from tfxfer.backbones._unpadding import MOST_DRAWS
 
 ORDERS = ("post", "pre", "sandwich")
@@ -52,7 +52,7 @@ class FeedForward(keras.layers.Layer):
         self.gate = dense(*sizes, activation=activation, name="gate", **options) if gated else None
         activation = None if gated else activation
         self.intermediate = dense(*sizes, activation=activation, name="intermediate", **options)
-        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+        self.dropout = Dropout(dropout, dtype=self.dtype_policy, name="dropout")
         options["use_bias"] = use_bias if output_bias is None else output_bias
         self.output_dense = dense(intermediate_dim, hidden_dim, name="output_dense", **options)
 
@@ -66,9 +66,10 @@ class FeedForward(keras.layers.Layer):
 
     def call(self, inputs, training=None):
         """Computes the feed-forward part; see the call arguments of the class."""
-        x = self.intermediate(inputs)
-        if self.gate is not None:
-            x = x * self.gate(inputs)
+        with trains(training):
+            x = self.intermediate(inputs)
+            if self.gate is not None:
+                x = x * self.gate(inputs)
         return self.output_dense(self.dropout(x, training=training))
 
     def compute_output_spec(self, inputs, training=None):
@@ -144,8 +145,8 @@ class TransformerBlock(Freezable, keras.layers.Layer):
         self.attention_output_norm = make("attention_output_norm") if is_sandwich else None
         self.feed_forward_output_norm = make("feed_forward_output_norm") if is_sandwich else None
         rate = dropout if attention_output_dropout is None else attention_output_dropout
-        self.attention_dropout = keras.layers.Dropout(rate, dtype=policy, name="attention_dropout")
-        self.feed_forward_dropout = keras.layers.Dropout(dropout, dtype=policy, name="feed_forward_dropout")
+        self.attention_dropout = Dropout(rate, dtype=policy, name="attention_dropout")
+        self.feed_forward_dropout = Dropout(dropout, dtype=policy, name="feed_forward_dropout")
 
     def build(self, *shapes, **named_shapes):
         """Builds both parts and the norms."""

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from tfxfer.backbones._parts import dense
+from tfxfer.backbones._parts import Dropout, dense
 
 
 class SeparableConvolution(keras.layers.Layer):
@@ -41,7 +41,7 @@ class SeparableConvolution(keras.layers.Layer):
         super().__init__(dtype=dtype, name=name)
         self.hidden_dim = hidden_dim
         self.kernel_size = kernel_size
-        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+        self.dropout = Dropout(dropout, dtype=self.dtype_policy, name="dropout")
         self.output_dense = dense(hidden_dim, hidden_dim, dtype=self.dtype_policy, name="output_dense")
 
     def build(self, *shapes, **named_shapes):
