@@ -57,6 +57,7 @@ bench: $(VENV)/.installed-bench $(VENV)/.weights $(BENCH)/.installed $(OPENVINO)
 	$(VENV)/bin/python benchmarks/search.py --data $(DATA)
 	$(VENV)/bin/python benchmarks/export.py --data $(DATA) $(if $(BPE),--bpe $(BPE))
 	$(VENV)/bin/python benchmarks/serving.py --data $(DATA) --torch-python $(BENCH)/bin/python
+	$(VENV)/bin/python benchmarks/batching.py --data $(DATA)
 	$(VENV)/bin/python benchmarks/server_start.py
 	$(VENV)/bin/python benchmarks/score_table.py
 	$(VENV)/bin/python benchmarks/stream.py --rows 10000 100000 1000000

@@ -80,6 +80,7 @@ def server(config, folder, log):
     command += [f"--port={port}", f"--rest_api_port={rest_port}"]
     command += [f"--model_config_file={config}", "--model_config_file_poll_wait_seconds=1"]
     command += ["--enable_batching=true", f"--batching_parameters_file={folder / 'batching_parameters.txt'}"]
+    command += ["--rest_api_num_threads=64", "--grpc_max_threads=64"]
     command += [f"--monitoring_config_file={folder / 'monitoring.config'}"]
     with open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file)

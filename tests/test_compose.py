@@ -16,19 +16,21 @@ from tfxfer import models
 
 EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / "examples"
 # https://www.tensorflow.org/tfx/serving/serving_config, sections "Model Server", "Monitoring", "Batching Configuration"
-# and "Miscellaneous Flags", as of 2024.
+# and "Miscellaneous Flags", as of 2024; the numbers of threads are in the server's main.cc.
 DOCUMENTED = {
     "allow_version_labels_for_unavailable_models",
     "batching_parameters_file",
     "enable_batching",
     "enable_model_warmup",
     "file_system_poll_wait_seconds",
+    "grpc_max_threads",
     "model_base_path",
     "model_config_file",
     "model_config_file_poll_wait_seconds",
     "model_name",
     "monitoring_config_file",
     "port",
+    "rest_api_num_threads",
     "rest_api_port",
     "rest_api_timeout_in_ms",
 }

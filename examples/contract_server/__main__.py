@@ -44,6 +44,9 @@ def arguments(given=None):
     parser.add_argument(
         "--rest_api_num_threads", type=int, default=4 * (os.cpu_count() or 1), help="concurrent requests"
     )
+    parser.add_argument(
+        "--grpc_max_threads", type=int, default=64, help="concurrent requests; TF Serving's default is four per core"
+    )
     parser.add_argument("--enable_signature_method_name_check", default=False, **flag)
     what = "what requests without rows get with batching: no answer ever (hang), as from TF Serving, or an answer"
     parser.add_argument("--empty_requests", choices=("hang", "answer"), default="hang", help=what)
@@ -78,7 +81,7 @@ def start(given=None):
     )
     try:
         wait_until_available(served)
-        calls = rpc.start(served, found.port)
+        calls = rpc.start(served, found.port, found.grpc_max_threads)
         threads = found.rest_api_num_threads
         web = rest.start(served, found.rest_api_port, metrics, threads) if found.rest_api_port else None
     except BaseException:

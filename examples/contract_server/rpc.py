@@ -19,7 +19,6 @@ from contract_server import calls, errors, rest
 
 LOG = logging.getLogger("contract_server")
 CODES = {code.value[0]: code for code in grpc.StatusCode}
-THREADS = 64
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -111,10 +110,10 @@ def guarded(context, act, kind):
         return kind() if kind else None
 
 
-def start(core, port):
-    """Answers in separate threads; returns the server, which has `stop`."""
+def start(core, port, threads=64):
+    """Answers in up to `threads` separate threads; returns the server, which has `stop`."""
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-    server = grpc.server(concurrent.futures.ThreadPoolExecutor(THREADS), options=[*options, ("grpc.so_reuseport", 0)])
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(threads), options=[*options, ("grpc.so_reuseport", 0)])
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(core), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(core), server)
     if not server.add_insecure_port(f"localhost:{port}"):

@@ -35,7 +35,8 @@ In this folder:
 
 ```sh
 docker run --rm -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}:ro" -e MODEL_NAME={name} tensorflow/serving \\
-  --enable_batching=true --batching_parameters_file=/models/{name}/{batching}
+  --enable_batching=true --batching_parameters_file=/models/{name}/{batching} \\
+  --rest_api_num_threads=64 --grpc_max_threads=64
 ```
 
 The server loads the newest version and, while it runs, each newer one that appears. To pin it to an older version,
@@ -44,7 +45,8 @@ name that version in `{models}` and start it with
 ```sh
 docker run --rm -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}:ro" tensorflow/serving \\
   --model_config_file=/models/{name}/{models} --model_config_file_poll_wait_seconds=60 \\
-  --enable_batching=true --batching_parameters_file=/models/{name}/{batching}
+  --enable_batching=true --batching_parameters_file=/models/{name}/{batching} \\
+  --rest_api_num_threads=64 --grpc_max_threads=64
 ```
 
 Before a version answers, the server runs the requests in its `assets.extra/tf_serving_warmup_requests`. If many models

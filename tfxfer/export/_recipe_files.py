@@ -170,6 +170,8 @@ services:
       - --model_config_file_poll_wait_seconds=60
       - --enable_batching=true
       - --batching_parameters_file=/models/<<name>>/<<batching>>
+      - --rest_api_num_threads=64 # one waits for each request; with four per core, the default, batches are small
+      - --grpc_max_threads=64
       - --monitoring_config_file=/models/<<name>>/recipes/monitoring.config
     expose:
       - "8500" # gRPC, only for the services in this file: no proxy checks its requests
@@ -224,6 +226,8 @@ spec:
             - --model_config_file_poll_wait_seconds=60
             - --enable_batching=true
             - --batching_parameters_file=/models/<<name>>/<<batching>>
+            - --rest_api_num_threads=64 # one waits for each request; with four per core, the default, batches are small
+            - --grpc_max_threads=64
             - --monitoring_config_file=/models/<<name>>/recipes/monitoring.config
           ports:
             - {name: grpc, containerPort: 8500}
