@@ -3,7 +3,7 @@
     python benchmarks/batching.py --data ../shared/data
 
 The export of all-MiniLM-L6-v2, with the `batching_parameters.txt` that `export.saved_model` writes and with changes of
-it, behind `examples/contract_server`, which imitates TF Serving's scheduler. Clients send one Banking77 text at a time
+it, served by `examples/contract_server`, which imitates TF Serving's scheduler. Clients send one Banking77 text at a time
 over HTTP and send the next one as soon as they have the answer. The servers are asked in turn, in slices. The program
 in Python costs more per request than TF Serving does, so the ratios between settings count, not the rates.
 
