@@ -3,9 +3,9 @@
     python benchmarks/batching.py --data ../shared/data
 
 The export of all-MiniLM-L6-v2, with the `batching_parameters.txt` that `export.saved_model` writes and with changes of
-it, served by `examples/contract_server`, which imitates TF Serving's scheduler. Clients send one Banking77 text at a time
-over HTTP and send the next one as soon as they have the answer. The servers are asked in turn, in slices. The program
-in Python costs more per request than TF Serving does, so the ratios between settings count, not the rates.
+it, served by `examples/contract_server`, which imitates TF Serving's scheduler. Clients send one Banking77 text at a
+time over HTTP and send the next one as soon as they have the answer. The servers are asked in turn, in slices. The
+program in Python costs more per request than TF Serving does, so the ratios between settings count, not the rates.
 
 A thread waits for each request that is being answered, so the number of threads bounds the size of a batch of single
 texts: TF Serving's default for `--rest_api_num_threads` and `--grpc_max_threads` is four per core.
