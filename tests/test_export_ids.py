@@ -76,7 +76,8 @@ def without(name, monkeypatch, answer=None):
             return {"probabilities": answer(ids)}
 
     made = types.ModuleType("ai_edge_litert.interpreter")
-    made.Interpreter = lambda *_, **__: types.SimpleNamespace(get_signature_runner=lambda name: Runner())
+    parts = {"get_signature_runner": lambda name: Runner(), "allocate_tensors": lambda: None}
+    made.Interpreter = lambda *_, **__: types.SimpleNamespace(**parts)
     monkeypatch.setitem(sys.modules, made.__name__, made)
     converter = types.SimpleNamespace(convert=lambda: b"model")
     monkeypatch.setattr(tf.lite.TFLiteConverter, "from_concrete_functions", lambda *_: converter)

@@ -2,7 +2,7 @@
 
 `conftest.py` marks the tests in `WAYS` as `slow`. The others are `slow` and `thorough`, so that `.ci/run` leaves them
 to `.ci/thorough`: further cases of parametrized tests (`GRIDS`, and the cases that `SAMPLES` omits), cases like one of
-the default suite (`ALIKE`), and long paths beside which `.ci/run` keeps a shorter one (`LONG`).
+the default suite (`ALIKE`), and long paths of which `.ci/run` keeps a shorter one (`LONG`).
 
 Regular expressions match the part of a test's name after `tests/`; `SAMPLES` holds beginnings of names.
 """
