@@ -51,7 +51,7 @@ def main():
     """Trains once per seed, prints the table, exports the last model and asks the export."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="all_minilm_l6_v2")
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=pathlib.Path, default=HERE.parent / "runs" / "quickstart")
     arguments = parser.parse_args()
