@@ -7,7 +7,6 @@ import families
 import keras
 import numpy as np
 import pytest
-import tiny
 from safetensors.numpy import load_file, save_file
 
 import tfxfer as tx
@@ -142,16 +141,3 @@ def test_modernbert_with_gemmas_tokenizer_is_mmbert(golden, tmp_path):
     embedder.save_to_preset(tmp_path / "back", format="huggingface")
     again = tx.models.TextEmbedder.from_preset(tmp_path / "back", sequence_length=48)
     np.testing.assert_array_equal(call(again, texts), vectors)
-
-
-def test_training_leaves_nothing_in_the_registry_of_gradients(tmp_path):
-    from tensorflow.python.framework import ops
-
-    def entries():
-        return {name for name in ops.gradient_registry.list() if name.startswith("CustomGradient-")}
-
-    before = entries()
-    model = tiny.classifier(tmp_path, labels=["a", "b"])
-    model.compile(keras.optimizers.SGD(0.1))
-    model.fit(["where is my card", "hello"], ["a", "b"], verbose=0)
-    assert entries() == before

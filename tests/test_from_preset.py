@@ -223,6 +223,39 @@ def test_an_argument_that_the_class_does_not_have_is_an_error_before_anything_is
         kind.from_preset(preset, **arguments)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: tiny.classifier(folder, droput=0.5), "`TextClassifier` got.*'droput'. Did you mean `dropout`?"),
+        (lambda folder: tiny.embedder(folder, poolin="max"), "`TextEmbedder` got.*'poolin'. Did you mean `pooling`?"),
+        (lambda folder: tiny.tagger(folder, scheem="IOB2"), "'scheem'. Did you mean `scheme`?"),
+        (lambda folder: tiny.masked(folder, mask_ratio=0.5), "'mask_ratio'. Did you mean `mask_rate`?"),
+        (lambda folder: tiny.sparse(folder, dim=4), "`SparseEmbedder` got.*'dim'. It takes .*vocabulary_chunk"),
+        (lambda folder: models.Siamese(tiny.embedder(folder), chunksize=2), "'chunksize'. Did you mean `chunk_size`?"),
+        (lambda folder: Rating(tiny.backbone(), trainble=False), "`Rating` got.*'trainble'. Did you mean `trainable`?"),
+    ],
+)
+def test_an_argument_that_a_constructor_does_not_have_is_an_error(tmp_path, make, message):
+    with pytest.raises(TypeError, match=message):
+        make(tmp_path)
+
+
+class Rating(models.TextTask):
+    """A user's class, which passes on the arguments that it does not know."""
+
+    def __init__(self, backbone, preprocessor=None, **kwargs):
+        pooling, head = layers.Pooling("mean", name="pooling"), keras.layers.Dense(1, name="head")
+        pooled = pooling(backbone(backbone.input), padding_mask=backbone.input["padding_mask"])
+        parts = {"backbone": backbone, "preprocessor": preprocessor, "top": [head]}
+        super().__init__(backbone.input, head(pooled), **parts, **kwargs)
+
+
+def test_a_class_of_the_user_passes_on_the_arguments_of_every_model(tmp_path):
+    model = Rating(tiny.backbone(), tiny.preprocessor(tmp_path), name="rating", compile=False, trainable=["head"])
+    assert model.name == "rating" and not model.compiled
+    assert {weight.path.split("/")[0] for weight in model.trainable_variables} == {"head"}
+
+
 def test_a_trained_head_with_another_rate_of_dropout_keeps_its_weights(tmp_path):
     model = tiny.classifier(tmp_path, head=layers.Head(3, (5,), "relu", 0.2, name="head"), dropout=0.2)
     model.save_to_preset(tmp_path / "saved")

@@ -3,12 +3,17 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
+from tensorflow.python.framework import ops as framework
 
 # Private: layers, losses and metrics only show means, which hide where a distance or its gradient is wrong.
 from tfxfer import _ops
+
+# Private: what trains with them would hide where a gradient is taken, and how often something is computed.
+from tfxfer._custom_gradient import custom_gradient, remat
 
 RNG = np.random.default_rng(3)
 VECTORS = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).normal(size=(2, 4, 3)))
@@ -16,8 +21,6 @@ quickly = settings(max_examples=20, deadline=None)
 
 
 def gradient(function, x):
-    import tensorflow as tf
-
     x = tf.constant(x)
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -148,3 +151,125 @@ def test_masked_sum_takes_the_tokens_of_the_mask():
 def test_lowest_is_within_half_precision():
     assert np.isfinite(ops.convert_to_numpy(ops.cast(_ops.LOWEST, "float16")))
     assert keras.backend.standardize_dtype(ops.cast(_ops.LOWEST, "float16").dtype) == "float16"
+
+
+# === Gradients of our own ===
+
+X = np.array([[1.0, 2.0], [3.0, 0.5]], "float32")
+
+
+@custom_gradient
+def tenfold(x, y):
+    """`x * y` and `x`, with ten times their gradient."""
+
+    def gradient(*args, upstream=None):
+        first, second = args or upstream
+        return 10 * (first * y + second), 10 * first * x
+
+    return (x * y, ops.copy(x)), gradient
+
+
+def total(x):
+    first, second = tenfold(x, ops.sin(x))
+    return ops.sum(first) + 3 * ops.sum(second)
+
+
+def expected(x=X):
+    return 10 * (np.sin(x) + 3) + 10 * x * np.cos(x)
+
+
+def taped(x):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = total(x)
+    return tape.gradient(value, x)
+
+
+def outside(x):
+    function = tf.function(total, autograph=False)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = function(x)
+    return tape.gradient(value, x)
+
+
+def in_a_loop(x):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        _, values = ops.scan(lambda carried, row: (carried, total(row)), ops.zeros(()), x)
+        value = ops.sum(values)
+    return tape.gradient(value, x)
+
+
+WAYS = {
+    "eager": taped,
+    "tape inside": tf.function(taped, autograph=False),
+    "tape outside": outside,
+    "tape around a function in a function": tf.function(outside, autograph=False),
+    "XLA": tf.function(taped, autograph=False, jit_compile=True),
+    "loop": tf.function(in_a_loop, autograph=False),
+    "unknown shape": tf.function(taped, input_signature=[tf.TensorSpec([None, None])], autograph=False),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_gradient_is_ours_wherever_it_is_taken(way):
+    before = len(framework.gradient_registry.list())
+    np.testing.assert_allclose(WAYS[way](tf.constant(X)), expected(), rtol=1e-5)
+    if "function in a function" not in way:  # TensorFlow itself registers a gradient of the inner function
+        assert len(framework.gradient_registry.list()) <= before + 1
+
+
+def test_a_gradient_of_the_gradient_differentiates_what_was_computed():
+    @tf.function(autograph=False)
+    def second(x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            found = taped(x)
+        return outer.gradient(found, x)
+
+    # The gradient of 10 * (first * y + second) by x, with y = sin(x): ours again has no part in it.
+    np.testing.assert_allclose(second(tf.constant(X)), 20 * np.cos(X) - 10 * X * np.sin(X), rtol=1e-4)
+
+
+def computed(arguments, weights):
+    return ops.tanh(ops.matmul(arguments["x"], weights[0])) * ops.cast(arguments["ids"], "float32") + weights[1]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_is_computed_again_has_the_gradient_of_what_is_kept(compiled):
+    made = {"x": tf.constant(X), "ids": tf.constant([[1], [2]]), "keep": tf.constant([True, False])}
+    weights = [tf.constant([[0.5, -1.0], [0.25, 2.0]]), tf.constant([0.1, 0.2])]
+    counts = []
+
+    def gradients(function):
+        @tf.function(autograph=False, jit_compile=compiled)
+        def run(made, weights):
+            with tf.GradientTape() as tape:
+                tape.watch([made["x"], *weights])
+                value = ops.sum(ops.square(function(made, weights)))
+            return tape.gradient(value, [made["x"], *weights])
+
+        return run(made, weights)
+
+    def counted(made, weights):
+        counts.append(1)
+        return computed(made, weights)
+
+    for one, other in zip(gradients(remat(counted)), gradients(computed), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    assert len(counts) == 2
+
+
+def test_a_row_without_a_gradient_and_an_infinite_one_do_not_change_the_rest():
+    @tf.function(autograph=False)
+    def run(x, upstream):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = remat(ops.square)(x)
+        return tape.gradient(value, x, output_gradients=upstream)
+
+    x = tf.constant([1.0, 2.0])
+    np.testing.assert_array_equal(run(x, tf.constant([np.nan, 3.0])), [np.nan, 12.0])
+    np.testing.assert_array_equal(run(x, tf.constant([np.inf, 3.0])), [np.inf, 12.0])
+    assert run(x[:0], x[:0]).shape == (0,)

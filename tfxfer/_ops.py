@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tfxfer import _check
+from tfxfer._custom_gradient import remat
 
 # Replaces minus infinity, which would make gradients NaN; within the range of float16.
 LOWEST = -6e4
@@ -214,7 +215,7 @@ def maxsim(queries, documents, chunk_size=8):
     chunks = -(-count // chunk_size)
     filled = ops.pad(queries, ((0, chunks * chunk_size - count), (0, 0), (0, 0)))
 
-    @keras.remat
+    @remat
     def compute(some, flat):
         products = ops.reshape(ops.matmul(some, ops.transpose(flat)), (chunk_size, length, rows, places))
         return ops.sum(masked_max(products, keep), axis=1)

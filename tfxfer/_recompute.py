@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfxfer._custom_gradient import remat
+
 
 def is_seed(variable: Any) -> bool:
     """Returns whether a variable is the state of a seed generator."""
@@ -32,13 +34,13 @@ def recomputed(layer: Any, compute: Callable[..., Any], *inputs: Any, draws: int
     values = [variable.value for variable in trainable]
     fixed = [ops.stop_gradient(variable) for variable in others]
 
-    @keras.remat
-    def run(values, inputs):
+    @remat
+    def run(inputs, values):
         mapping = [*zip(trainable, values, strict=True), *zip(others, fixed, strict=True)]
         with keras.StatelessScope(state_mapping=mapping):
             return compute(*inputs)
 
-    outputs = run(values, list(inputs))
+    outputs = run(list(inputs), values)
     for variable, value in zip(others, fixed, strict=True):
         if is_seed(variable):
             variable.assign(advanced(value, draws))

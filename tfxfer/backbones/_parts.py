@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from tfxfer import _ops
+from tfxfer._custom_gradient import custom_gradient
 from tfxfer._freezable import Freezable
 from tfxfer.backbones._unpadding import leaves_padding_out
 
@@ -41,7 +42,7 @@ def _gelu(x):
     return ops.cast(0.5 * wide * (1.0 + ops.erf(wide * math.sqrt(0.5))), x.dtype)
 
 
-@ops.custom_gradient
+@custom_gradient
 def _differentiated_gelu(x):
     """The exact GELU for training on TensorFlow, with its gradient: 0.6 of the time of `keras.ops.gelu`."""
     share = 0.5 + 0.5 * ops.erf(x * math.sqrt(0.5))
@@ -162,7 +163,7 @@ class Dropout(keras.layers.Dropout):
 def _scaled(x, kept, scale):
     """Returns `x * scale` where a number is kept, and 0 elsewhere; what it keeps for the gradient are booleans."""
 
-    @ops.custom_gradient
+    @custom_gradient
     def compute(x):
         def scaled(x):
             return x * (ops.cast(kept, x.dtype) * scale)

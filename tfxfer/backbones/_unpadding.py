@@ -12,6 +12,7 @@ import itertools
 import keras
 from keras import ops
 
+from tfxfer._custom_gradient import custom_gradient
 from tfxfer._lengths import are_mixed
 
 # The number of values that TensorFlow sums at a time.
@@ -218,7 +219,7 @@ def pad_groups(x, layout):
     """
     places, slots, _ = layout[3]
 
-    @ops.custom_gradient
+    @custom_gradient
     def rows(x):
         def gradient(*upstream):
             flat = [ops.reshape(each, (-1, x.shape[-1])) for each in upstream]
@@ -234,7 +235,7 @@ def unpad_groups(groups, layout):
     places, _, masks = layout[3]
     dim = groups[0].shape[-1]
 
-    @ops.custom_gradient
+    @custom_gradient
     def tokens(*groups):
         flat = ops.concatenate([ops.reshape(each, (-1, dim)) for each in groups])
 

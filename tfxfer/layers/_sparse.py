@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from tfxfer import _check, _ops
+from tfxfer._custom_gradient import remat
 from tfxfer.layers._token_logits import TokenLogits
 
 TOKEN_POOLING = ("max", "sum")
@@ -48,7 +49,7 @@ class SparsePooling(TokenLogits):
         size, chunk = self.vocabulary_size, self.vocabulary_chunk
         if size <= chunk:
             return self._pooled(x, mask, table, bias)
-        compute = keras.remat(self._pooled)
+        compute = remat(self._pooled)
 
         def step(carried, part):
             return carried, compute(x, mask, *part)

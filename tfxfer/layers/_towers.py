@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from tfxfer import _check
+from tfxfer._custom_gradient import remat
 from tfxfer._freezable import TrainsInPart
 from tfxfer._lengths import mixed_lengths
 from tfxfer._recompute import advanced, is_seed
@@ -115,11 +116,11 @@ def _chunked(encoder, rows, size, training):
         ]
         x = _trimmed({key: ops.take(value, number, axis=0) for key, value in filled.items()})
 
-        @keras.remat
-        def compute(weights):
+        @remat
+        def compute(x, weights):
             return encoder.stateless_call(weights, states, x, training=training)[0]
 
-        vectors = compute(trainable)
+        vectors = compute(x, trainable)
         return vectors, vectors
 
     start = ops.zeros((size, *encoder.output_shape[1:]), encoder.outputs[0].dtype)

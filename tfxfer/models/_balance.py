@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfxfer._custom_gradient import custom_gradient
+
 
 @keras.saving.register_keras_serializable("tfxfer")
 class UncertaintyWeights(keras.layers.Layer):
@@ -96,9 +98,6 @@ class ProjectsConflicts(keras.layers.Layer):
     that at least two tasks share. This works on every backend without a custom training step. Gradients of weights that
     only one task uses are unchanged.
 
-    On TensorFlow, each trace of such a step adds an entry to the gradient registry. The entry keeps the step's graph
-    alive until the process ends; see `optimizers.TrainsAlone`. There is no public way to remove it.
-
     Args:
         tasks: dict of name to model.
         **kwargs: passed to `keras.layers.Layer`.
@@ -137,7 +136,7 @@ class ProjectsConflicts(keras.layers.Layer):
         scores = keras.random.uniform((count, count), seed=self.seed_generator)
         size = len(variables)
 
-        @ops.custom_gradient
+        @custom_gradient
         def copy(scores, *values):
             def grad(*arguments, upstream=None):
                 found = keras.tree.flatten([list(arguments), [] if upstream is None else upstream])

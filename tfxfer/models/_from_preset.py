@@ -57,10 +57,39 @@ def unexpected(kind: type, arguments: Mapping[str, Any], method: str = "from_pre
     known = [name for name in known if method == "from_preset" or name not in _READING]
     for name in arguments:
         if name not in (*known, "compile"):
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"Did you mean `{near[0]}`?" if near else f"It takes {', '.join(known)}."
-            return TypeError(f"`{kind.__name__}.{method}` got an unexpected keyword argument {name!r}. {hint}")
+            return _unknown(f"{kind.__name__}.{method}", name, known)
     return None
+
+
+def check_arguments(kind: type, base: type, others: Mapping[str, Any]) -> None:
+    """Raises for the first argument in `others` that no constructor from `kind` to `base` has.
+
+    Keras's functional models accept any argument, and ignore it.
+
+    Args:
+        kind: the class of the model.
+        base: `TextTask`.
+        others: dict of the arguments that no constructor took.
+
+    Raises:
+        TypeError: if there is such an argument.
+    """
+    known: dict[str, None] = {}
+    for each in kind.__mro__[: kind.__mro__.index(base)]:
+        parameters = inspect.signature(vars(each)["__init__"]).parameters if "__init__" in vars(each) else {}
+        known |= dict.fromkeys(name for name, one in parameters.items() if name != "self" and one.kind in _BY_NAME)
+    for name in others:
+        if name not in ("name", "compile"):
+            raise _unknown(kind.__name__, name, [*known, "trainable", "name"])
+
+
+_BY_NAME = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _unknown(function, name, known):
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"Did you mean `{near[0]}`?" if near else f"It takes {', '.join(dict.fromkeys(known))}."
+    return TypeError(f"`{function}` got an unexpected keyword argument {name!r}. {hint}")
 
 
 class ClassifierFromPreset(_Mixin):

@@ -19,7 +19,7 @@ from tfxfer.backbones import _presets
 from tfxfer.models import _restoring, _save, _students, _training, _vocabulary
 from tfxfer.models._explaining import Explains
 from tfxfer.models._from_model import StartsFromModel
-from tfxfer.models._from_preset import given, unexpected
+from tfxfer.models._from_preset import check_arguments, given, unexpected
 from tfxfer.models._keras_methods import KerasMethods
 from tfxfer.models._loss_state import KeepsLossState
 from tfxfer.models._record import KeepsRecord
@@ -59,6 +59,9 @@ class TextTask(
         training_record: list of dicts: the past training runs of a saved model; see `training_record`.
         **kwargs: `name`, `compile`.
 
+    Raises:
+        TypeError: if there is any other argument.
+
     Example:
 
     ```python
@@ -87,6 +90,7 @@ class TextTask(
         training_record: Sequence[Mapping[str, Any]] = (),
         **kwargs: Any,
     ) -> None:
+        check_arguments(type(self), TextTask, kwargs)
         self.backbone = backbone
         self.preprocessor = preprocessor
         self._upper_groups = [(name, list(found)) for name, found in _groups(top) if found]
