@@ -26,6 +26,9 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 if processor.kernels() is None:
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
 
+# 16 bits are tested on any processor, also where an encoder would compute in float32.
+os.environ.setdefault("TFXFER_MIXED_PRECISION", "always")
+
 # XLA programs run for milliseconds here, but take seconds to compile with optimization.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 

@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -478,3 +479,63 @@ def test_xla_gives_the_same_numbers(family):
     real = x["padding_mask"] == 1
     compiled = tf.function(lambda x: backbone(x, training=False), jit_compile=True)
     np.testing.assert_allclose(compiled(x).numpy()[real], backbone(x).numpy()[real], atol=1e-5)
+
+
+# === 16 bits where they are slower than 32 ===
+
+SLOW_HERE = {
+    "limited": (lambda patch: patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI"), "oneDNN is limited"),
+    "off": (lambda patch: patch.setenv("TF_ENABLE_ONEDNN_OPTS", "0"), "oneDNN is off"),
+    "no instructions": (
+        lambda patch: patch.setattr(pathlib.Path, "read_text", lambda *args, **kwargs: "flags\t: avx2 fma\n"),
+        "the processor has no instructions for",
+    ),
+}
+
+
+@pytest.fixture
+def anywhere(monkeypatch):
+    """A CPU of which nothing is known; the tests' own setting is off."""
+    for name in ("TFXFER_MIXED_PRECISION", "ONEDNN_MAX_CPU_ISA", "TF_ENABLE_ONEDNN_OPTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pathlib.Path, "read_text", lambda *args, **kwargs: "")
+    return monkeypatch
+
+
+@pytest.mark.parametrize("where", SLOW_HERE)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_where_16_bits_are_slower_an_encoder_computes_in_float32_and_says_so(anywhere, where, dtype):
+    made, reason = SLOW_HERE[where]
+    made(anywhere)
+    with pytest.warns(UserWarning, match=f"in float32, not in {dtype}: {reason}"):
+        backbone = small("bert", dtype=f"mixed_{dtype}", dropout=0.0)
+    whole = small("bert", dropout=0.0)
+    whole.set_weights(backbone.get_weights())
+    x = batch(backbone, [[5, 6, 7], [8, 9, 0]], [[1, 1, 1], [1, 1, 0]])
+    found, expected = backbone(x), whole(x)
+    assert keras.backend.standardize_dtype(found.dtype) == backbone.compute_dtype == dtype
+    np.testing.assert_array_equal(tf.cast(found, "float32"), tf.cast(tf.cast(expected, dtype), "float32"))
+    assert {layer.compute_dtype for group in backbone.layer_groups().values() for layer in group} == {"float32"}
+    # Saved, it computes in 16 bits on a machine where they are fast.
+    anywhere.setenv("TFXFER_MIXED_PRECISION", "always")
+    again = backbones.Backbone.from_config(backbone.get_config())
+    assert {layer.compute_dtype for group in again.layer_groups().values() for layer in group} == {dtype}
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {},  # nothing is known of the processor
+        {"ONEDNN_MAX_CPU_ISA": "avx512_core_amx"},
+        {"ONEDNN_MAX_CPU_ISA": "AVX2", "TFXFER_MIXED_PRECISION": "always"},
+    ],
+)
+def test_elsewhere_it_computes_in_the_dtype_that_it_was_given(anywhere, recwarn, setting):
+    for name, value in setting.items():
+        anywhere.setenv(name, value)
+    backbone = small("bert", dtype="mixed_bfloat16")
+    assert {layer.compute_dtype for group in backbone.layer_groups().values() for layer in group} == {"bfloat16"}
+    anywhere.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    for dtype in ("float32", "bfloat16"):  # the weights, too, are in 16 bits: chosen for memory
+        assert small("bert", dtype=dtype).parts.embeddings.compute_dtype == dtype
+    assert not [each for each in recwarn if "computes in float32" in str(each.message)]

@@ -12,6 +12,7 @@ import keras
 from tfxfer import _check
 from tfxfer.backbones import _groups, _lora, _positions, _split, _unpadding
 from tfxfer.backbones._family import REQUIRED
+from tfxfer.backbones._precision import computing
 from tfxfer.backbones.families import FAMILIES
 
 SIZES = ("vocabulary_size", "num_layers", "num_heads", "hidden_dim", "intermediate_dim", "max_sequence_length")
@@ -149,7 +150,8 @@ class Backbone(_groups.LayerGroups, keras.Model):
             memory; see the property. Defaults to `False`.
         lora: dict of arguments of `enable_lora`, to create the backbone with adapters.
         quantization: dict that describes quantized layers, as in `get_config`.
-        dtype: dtype policy. Defaults to Keras's global policy.
+        dtype: dtype policy. Defaults to Keras's global policy. With `mixed_bfloat16` or `mixed_float16` on a CPU where
+            that is slower than float32, the encoder computes in float32, and a warning says so.
         name: string.
 
     Attributes:
@@ -191,17 +193,18 @@ class Backbone(_groups.LayerGroups, keras.Model):
         arguments = complete(entry, arguments)
 
         # === Layers ===
-        parts = make_parts(entry, arguments, dtype)
+        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        parts = make_parts(entry, arguments, computing(policy))
         parts.build()
 
         # === Functional Model ===
         names = ("token_ids", "padding_mask") + (("segment_ids",) if entry.has_segment_ids else ())
         inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in names}
-        cuts, states, outputs = _connect(parts, inputs, arguments["num_layers"])
+        cuts, states, outputs = _connect(parts, inputs, arguments["num_layers"], policy.compute_dtype)
         super().__init__(inputs=inputs, outputs=outputs, name=name, trainable=trainable)
         # Hidden from Keras, which searches lists for weights.
         self._hidden = lambda: (parts, cuts, states)
-        self.dtype_policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        self.dtype_policy = policy
 
         # === Config ===
         self.family = family
@@ -371,7 +374,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
         return cls(**config)
 
 
-def _connect(parts, inputs, num_layers):
+def _connect(parts, inputs, num_layers, dtype):
     """Connects the layers into the functional graph from ids to the last layer's output.
 
     Returns:
@@ -402,4 +405,4 @@ def _connect(parts, inputs, num_layers):
     cuts.append(x)
     if parts.final_norm is not None:
         x = parts.final_norm(x)
-    return cuts, states, _unpadding.Pad(name="pad", dtype=x.dtype)(x, layout)
+    return cuts, states, _unpadding.Pad(name="pad", dtype=dtype)(x, layout)

@@ -1,0 +1,88 @@
+"""The dtype in which an encoder computes: 16 bits only where that is not slower than 32."""
+
+import functools
+import os
+import pathlib
+import warnings
+from typing import Any
+
+import keras
+
+# Set to "always", encoders compute in 16 bits on any machine.
+VARIABLE = "TFXFER_MIXED_PRECISION"
+
+# For each dtype, the flags of x86 processors in /proc/cpuinfo with which oneDNN has products in it, and the names of
+# ONEDNN_MAX_CPU_ISA with which it may use them.
+_FLAGS = {
+    "bfloat16": {"avx512_bf16", "amx_bf16", "avx_ne_convert"},
+    "float16": {"avx512_fp16", "amx_fp16"},
+}
+_ALLOWED = {
+    "bfloat16": {"AVX2_VNNI_2", "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX512_CORE_AMX_FP16"},
+    "float16": {"AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX512_CORE_AMX_FP16"},
+}
+_ANY = {"", "ALL", "DEFAULT"}
+
+
+def computing(policy: Any) -> Any:
+    """Returns the dtype policy in which the layers of an encoder compute.
+
+    With `mixed_bfloat16` and `mixed_float16` on a processor without instructions for the dtype, that is float32: it is
+    faster there (`benchmarks/README.md`) and more accurate. A warning says so. The encoder keeps its policy, and so the
+    dtype of its output; a saved encoder computes in 16 bits where that pays.
+
+    Args:
+        policy: dtype policy of the encoder.
+    """
+    dtype = policy.compute_dtype
+    if policy.name not in ("mixed_bfloat16", "mixed_float16") or os.environ.get(VARIABLE) == "always":
+        return policy
+    reason = _slow(dtype)
+    if reason is None:
+        return policy
+    _say(dtype, reason)
+    return keras.DTypePolicy("float32")
+
+
+@functools.cache
+def _say(dtype, reason):
+    """Warns, once in a process."""
+    warnings.warn(
+        f"The encoder computes in float32, not in {dtype}: {reason}, so that {dtype} would be slower. For {dtype} all "
+        f"the same, set the environment variable {VARIABLE}=always.",
+        stacklevel=3,
+    )
+
+
+def _slow(dtype):
+    """Returns why products in `dtype` are slower than in float32 on this machine, or `None`."""
+    backend = keras.config.backend()
+    if backend == "jax":
+        import jax
+
+        return "Keras's JAX backend computes on a CPU" if jax.default_backend() == "cpu" else None
+    if backend != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        return None
+    if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
+        return "oneDNN is off (TF_ENABLE_ONEDNN_OPTS=0)"
+    highest = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    if highest not in _ANY | _ALLOWED[dtype]:
+        return f"oneDNN is limited to {highest} (ONEDNN_MAX_CPU_ISA)"
+    flags = _flags()
+    if flags is not None and not flags & _FLAGS[dtype]:
+        return f"the processor has no instructions for {dtype}"
+    return None
+
+
+def _flags():
+    """Returns the names of an x86 processor's instructions, or `None` if unknown."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return set(line.partition(":")[2].split()) or None
