@@ -19,11 +19,11 @@ ROWS = {
     "_quiet": -1,  # before all others: how TensorFlow is imported
     "_program": -1,  # before that: whether TensorFlow is needed at all
     "_check": -1,  # the wording of errors, which modules of row 0 use
+    "_tracing": -0.6,  # used by the next
+    "_gradients": -0.5,  # gradients of our own, which arithmetic of row 0 has
     "_disk": 0,
     "_processes": 0,
     "_replicas": 0,
-    "_tracing": 0,
-    "_gradients": 0,
     "_html": 0,
     "_ops": 0,
     "_freezable": 0,

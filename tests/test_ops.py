@@ -13,7 +13,7 @@ from tensorflow.python.framework import ops as framework
 from tfxfer import _ops
 
 # Private: what trains with them would hide where a gradient is taken, and how often something is computed.
-from tfxfer._custom_gradient import custom_gradient, remat
+from tfxfer._gradients import custom_gradient, remat
 
 RNG = np.random.default_rng(3)
 VECTORS = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).normal(size=(2, 4, 3)))
@@ -234,6 +234,18 @@ def test_a_gradient_of_the_gradient_differentiates_what_was_computed():
 
 def computed(arguments, weights):
     return ops.tanh(ops.matmul(arguments["x"], weights[0])) * ops.cast(arguments["ids"], "float32") + weights[1]
+
+
+def test_the_gradient_of_some_rows_is_that_of_all():
+    @tf.function(autograph=False)
+    def rows(x, function):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = ops.sum(tf.gather(function(x), [0, 0]))
+        return tape.gradient(value, x)
+
+    np.testing.assert_allclose(rows(tf.constant(X), lambda x: tenfold(x, x)[0]), [20 * X[0] * 2, 0 * X[1]])
+    np.testing.assert_allclose(rows(tf.constant(X), remat(ops.square)), [4 * X[0], 0 * X[1]])
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from tfxfer import _check
-from tfxfer._custom_gradient import remat
+from tfxfer._gradients import remat
 
 # Replaces minus infinity, which would make gradients NaN; within the range of float16.
 LOWEST = -6e4

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfxfer._custom_gradient import remat
+from tfxfer._gradients import remat
 
 
 def is_seed(variable: Any) -> bool:

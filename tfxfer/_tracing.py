@@ -1,13 +1,28 @@
-"""Training and evaluation steps that TensorFlow traces only once."""
+"""Functions that TensorFlow traces only once."""
 
 import contextlib
+import functools
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 _Mixin: Any = object  # the classes that use the mixin have the methods of a Keras model
+
+
+def traced(function: Callable[..., Any], input_signature: Any = None) -> Any:
+    """Returns a `tf.function` whose traces are counted on their own.
+
+    TensorFlow counts the traces of a Python function over all objects that trace it: many models in one process would
+    make it warn of retracing.
+
+    Args:
+        function: function of tensors.
+        input_signature: as in `tf.function`.
+    """
+    return tf.function(functools.partial(function), input_signature=input_signature, autograph=False)
 
 
 class TracesOnce(_Mixin):

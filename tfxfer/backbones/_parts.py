@@ -12,8 +12,8 @@ import keras
 from keras import ops
 
 from tfxfer import _ops
-from tfxfer._custom_gradient import custom_gradient
 from tfxfer._freezable import Freezable
+from tfxfer._gradients import custom_gradient
 from tfxfer.backbones._unpadding import leaves_padding_out
 
 _TRAINS = contextvars.ContextVar("trains", default=False)

@@ -57,16 +57,10 @@ def _say(dtype, reason):
 def _slow(dtype):
     """Returns why products in `dtype` are slower than in float32 on this machine, or `None`."""
     backend = keras.config.backend()
+    if backend not in ("tensorflow", "jax") or not _on_cpu():
+        return None
     if backend == "jax":
-        import jax
-
-        return "Keras's JAX backend computes on a CPU" if jax.default_backend() == "cpu" else None
-    if backend != "tensorflow":
-        return None
-    import tensorflow as tf
-
-    if tf.config.list_physical_devices("GPU"):
-        return None
+        return "Keras's JAX backend computes on a CPU"
     if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
         return "oneDNN is off (TF_ENABLE_ONEDNN_OPTS=0)"
     highest = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
@@ -76,6 +70,11 @@ def _slow(dtype):
     if flags is not None and not flags & _FLAGS[dtype]:
         return f"the processor has no instructions for {dtype}"
     return None
+
+
+def _on_cpu():
+    """Returns whether the backend computes on a CPU."""
+    return all(device.lower().startswith("cpu") for device in keras.distribution.list_devices())
 
 
 def _flags():

@@ -12,7 +12,7 @@ import itertools
 import keras
 from keras import ops
 
-from tfxfer._custom_gradient import custom_gradient
+from tfxfer._gradients import custom_gradient
 from tfxfer._lengths import are_mixed
 
 # The number of values that TensorFlow sums at a time.

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
+from tfxfer._tracing import traced
 from tfxfer.data._columns import TextColumn
 from tfxfer.data._forms import row_count
 from tfxfer.data._packer import Packer
@@ -63,8 +64,7 @@ class Runner:
         if run is None and keras.config.backend() != "tensorflow":
             run = functools.partial(keras.Model.predict_on_batch, model)
         if run is not None:
-            # A partial, so that TensorFlow counts the traces of this object alone, and does not warn of many.
-            pack = tf.function(functools.partial(self._pack), input_signature=signature, autograph=False)
+            pack = traced(self._pack, signature)
             return lambda kept, rows: run({key: value.numpy() for key, value in pack(kept, rows).items()})
         forward = lambda x: model(x, training=False)  # noqa: E731
         if model.jit_compile:

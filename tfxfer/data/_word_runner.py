@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfxfer._tracing import traced
 from tfxfer.data._columns import WordsColumn
 from tfxfer.data._inference import ROWS_MULTIPLE, Runner
 from tfxfer.preprocessing import windows
@@ -72,12 +73,7 @@ class WordRunner:
         self._column = WordsColumn(preprocessor)
         columns = {"words": _Pieces(preprocessor)}
         self._runner = Runner(model, columns, pad_to_multiple_of, rows_multiple_of=rows_multiple_of)
-        # TensorFlow counts the traces of a partial by object, not over all models, and so does not warn of them.
-        self._encode: Any = tf.function(
-            functools.partial(self._column.encode),
-            input_signature=[tf.RaggedTensorSpec([None, None], tf.string, 1)],
-            autograph=False,
-        )
+        self._encode: Any = traced(self._column.encode, [tf.RaggedTensorSpec([None, None], tf.string, 1)])
         self._windows = _cutter(room, stride)
 
     def __call__(self, words: Any, batch_size: int = 32, progress: bool = False) -> WordScores:

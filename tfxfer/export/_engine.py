@@ -1,6 +1,5 @@
 """A copy of a model in another runtime, which replaces the model's inference on a CPU."""
 
-import functools
 import os
 import pathlib
 import tempfile
@@ -12,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check, data, models
+from tfxfer._tracing import traced
 from tfxfer.export import _ids, _litert, _saved_model
 
 # Number of entries of each weight that are compared to detect a change.
@@ -137,8 +137,7 @@ class _Samples:
                 axis=0,
             )
 
-        # A partial, so that TensorFlow counts the traces of this object alone, and does not warn of many engines.
-        self._sample = tf.function(functools.partial(sample), autograph=False)
+        self._sample = traced(sample)
 
     def is_same(self, model):
         return self._ids == [id(weight) for weight in model.weights]

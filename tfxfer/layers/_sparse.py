@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from tfxfer import _check, _ops
-from tfxfer._custom_gradient import remat
+from tfxfer._gradients import remat
 from tfxfer.layers._token_logits import TokenLogits
 
 TOKEN_POOLING = ("max", "sum")

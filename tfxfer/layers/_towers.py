@@ -6,8 +6,8 @@ import keras
 from keras import ops
 
 from tfxfer import _check
-from tfxfer._custom_gradient import remat
 from tfxfer._freezable import TrainsInPart
+from tfxfer._gradients import remat
 from tfxfer._lengths import mixed_lengths
 from tfxfer._recompute import advanced, is_seed
 

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfxfer._custom_gradient import custom_gradient
+from tfxfer._gradients import custom_gradient
 
 
 @keras.saving.register_keras_serializable("tfxfer")
