@@ -293,9 +293,10 @@ def large_batch(setup, requests):
         x = model.preprocess_samples(tuple(column[:count] for column in columns))
         model.train_on_batch(x, np.zeros(count, "float32"))
 
+    before = peak_mib()
+    step(64)
+
     def work(request):
-        before = peak_mib()
-        step(64)
         start = time.perf_counter()
         step(setup["batch_size"])
         seconds = time.perf_counter() - start

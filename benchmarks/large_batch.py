@@ -1,7 +1,7 @@
 """Batches that exceed memory: in-batch negatives in chunks, against one pass and sentence-transformers' cached loss.
 
-A training step of multiple negatives ranking on caption pairs at each batch size, AdamW, dropout on, after one warm-up
-step; peak memory of the process minus its memory before training. Each figure has its own process.
+Steps of multiple negatives ranking on caption pairs at each batch size, AdamW, dropout on, after a warm-up step. The sides
+take turns, a step each; peak memory of the process minus its memory before training.
 """
 
 import pathlib
@@ -15,7 +15,8 @@ import argparse
 from benchmarks import _harness
 from benchmarks.encode import weights_folder
 
-SIDES = {"tfxfer, one pass": "keras", "tfxfer, chunks": "keras", "sentence-transformers, cached": "torch"}
+BASELINE = "sentence-transformers, cached"
+SIDES = {"tfxfer, one pass": "keras", "tfxfer, chunks": "keras", BASELINE: "torch"}
 
 
 def main():
@@ -26,10 +27,11 @@ def main():
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 512, 4096])
     parser.add_argument("--chunk", type=int, default=64, help="texts computed at a time")
     parser.add_argument("--one-pass-up-to", type=int, default=512, help="largest batch to try in one pass")
+    parser.add_argument("--rounds", type=int, default=4, help="measured steps at each size")
     arguments = parser.parse_args()
     results, workers = {}, []
-    print(f"{'':30} {'pairs':>6} {'s a step':>9} {'pairs/s':>8} {'peak MiB':>9}")
     for size in arguments.sizes:
+        sides = {}
         for side, stack in SIDES.items():
             if side.endswith("one pass") and size > arguments.one_pass_up_to:
                 continue
@@ -42,14 +44,17 @@ def main():
                 "chunk": None if side.endswith("one pass") else arguments.chunk,
             }
             python, module = (arguments.torch_python, "_torch_worker"), (sys.executable, "_keras_worker")
-            worker = _harness.Worker(side, *(python if stack == "torch" else module), setup)
-            answer = worker.ask()
-            worker.close()
-            workers.append(worker)
-            results.setdefault(side, {})[size] = answer
-            rate = size / answer["seconds"]
-            print(f"{side:30} {size:6} {answer['seconds']:9.1f} {rate:8.1f} {answer['peak_mib']:9.0f}", flush=True)
-    _harness.write("large_batch", {"chunk": arguments.chunk, "sides": results}, workers)
+            sides[side] = _harness.Worker(side, *(python if stack == "torch" else module), setup)
+        workers += sides.values()
+        answers = _harness.alternate(sides, lambda turn, name: {}, arguments.rounds)
+        summary = _harness.compare(answers, BASELINE)
+        for side, row in summary.items():
+            row["seconds"] = round(size / row["rows_per_second"], 2)
+            row["peak_mib"] = max(answer["peak_mib"] for answer in answers[side])
+            sides[side].close()
+        _harness.show(f"{size} pairs a step", summary, extra=("seconds", "peak_mib"))
+        results[size] = summary
+    _harness.write("large_batch", {"chunk": arguments.chunk, "sizes": results}, workers)
 
 
 if __name__ == "__main__":
