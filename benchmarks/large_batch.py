@@ -1,7 +1,7 @@
 """Batches that exceed memory: in-batch negatives in chunks, against one pass and sentence-transformers' cached loss.
 
-Steps of multiple negatives ranking on caption pairs at each batch size, AdamW, dropout on, after a warm-up step. The sides
-take turns, a step each; peak memory of the process minus its memory before training.
+Steps of multiple negatives ranking on caption pairs at each batch size, AdamW, dropout on, after a warm-up step. The
+sides take turns, a step each; peak memory of the process minus its memory before training.
 """
 
 import pathlib
