@@ -157,6 +157,14 @@ def test_an_epsilon_that_hugging_face_cannot_say_is_not_written(tmp_path):
     np.testing.assert_array_equal(again.encode(tiny.TEXTS), model.encode(tiny.TEXTS))
 
 
+def test_an_encoder_of_kerashub_in_16_bits_that_are_slower_says_so(monkeypatch):
+    monkeypatch.delenv("TFXFER_MIXED_PRECISION")
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    with pytest.warns(UserWarning, match="computes in bfloat16, which is slower than float32 here: oneDNN is off"):
+        wrapped = tx.backbones.KerasHubBackbone(make("FNetBackbone", dtype="mixed_bfloat16"))
+    assert wrapped.dtype_policy.name == "mixed_bfloat16"
+
+
 def test_a_backbone_taken_over_keeps_dtype_rates_and_flags():
     hub = make("BertBackbone", dtype="mixed_bfloat16")
     hub.get_layer("transformer_layer_0").trainable = False

@@ -10,7 +10,7 @@ from keras import ops
 
 from tfxfer import _check
 from tfxfer._freezable import layers_within
-from tfxfer.backbones import _backbone, _groups, _split
+from tfxfer.backbones import _backbone, _groups, _precision, _split
 
 # Inputs that a wrapped backbone may take: the first three are passed in, the last is computed from the padding mask.
 INPUTS = ("token_ids", "padding_mask", "segment_ids", "position_ids")
@@ -124,6 +124,7 @@ class KerasHubBackbone(_groups.LayerGroups, keras.Model):
         outputs = self._part(backbone.input, sequence, backbone.name)(self._for_hub(inputs))
         super().__init__(inputs=inputs, outputs=outputs, name=name or backbone.name, trainable=trainable)
         self.dtype_policy = backbone.dtype_policy
+        _precision.check(self.dtype_policy)
 
         # === Config ===
         self.family = type(backbone).__name__

@@ -34,28 +34,38 @@ def computing(policy: Any) -> Any:
     Args:
         policy: dtype policy of the encoder.
     """
-    dtype = policy.compute_dtype
-    if policy.name not in ("mixed_bfloat16", "mixed_float16") or os.environ.get(VARIABLE) == "always":
-        return policy
-    reason = _slow(dtype)
+    reason = _slow(policy)
     if reason is None:
         return policy
-    _say(dtype, reason)
+    dtype = policy.compute_dtype
+    _say(
+        f"The encoder computes in float32, not in {dtype}: {reason}, so that {dtype} would be slower. For {dtype} all "
+        f"the same, set the environment variable {VARIABLE}=always."
+    )
     return keras.DTypePolicy("float32")
 
 
+def check(policy: Any) -> None:
+    """Warns if layers that are not this package's compute in 16 bits where that is slower; `policy` is theirs."""
+    reason = _slow(policy)
+    if reason is not None:
+        _say(
+            f"The encoder computes in {policy.compute_dtype}, which is slower than float32 here: {reason}. Load it "
+            "with dtype='float32'."
+        )
+
+
 @functools.cache
-def _say(dtype, reason):
+def _say(message):
     """Warns, once in a process."""
-    warnings.warn(
-        f"The encoder computes in float32, not in {dtype}: {reason}, so that {dtype} would be slower. For {dtype} all "
-        f"the same, set the environment variable {VARIABLE}=always.",
-        stacklevel=3,
-    )
+    warnings.warn(message, stacklevel=3)
 
 
-def _slow(dtype):
-    """Returns why products in `dtype` are slower than in float32 on this machine, or `None`."""
+def _slow(policy):
+    """Returns why a policy of mixed precision is slower than float32 on this machine, or `None`."""
+    dtype = policy.compute_dtype
+    if policy.name not in ("mixed_bfloat16", "mixed_float16") or os.environ.get(VARIABLE) == "always":
+        return None
     backend = keras.config.backend()
     if backend not in ("tensorflow", "jax") or not _on_cpu():
         return None
