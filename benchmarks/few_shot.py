@@ -52,7 +52,8 @@ def score(way, train, test, draw, pairs):
     keras.utils.set_random_seed(draw)
     start = time.perf_counter()
     texts, labels = [row["text"] for row in train], [row["label"] for row in train]
-    model = tx.models.few_shot(PRESET, texts, labels, way=way, num_pairs=pairs, seed=draw, sequence_length=64)
+    options = {"num_pairs": pairs} if way == "setfit" else {}
+    model = tx.models.few_shot(PRESET, texts, labels, way=way, seed=draw, sequence_length=64, **options)
     seconds = time.perf_counter() - start
     found = model.classify([row["text"] for row in test]).labels
     accuracy = float(np.mean([name == row["label"] for name, row in zip(found, test, strict=True)]))

@@ -56,8 +56,12 @@ def test_every_way_gives_a_classifier(way, tmp_path):
     keras.utils.set_random_seed(0)
     start = tiny.embedder(tmp_path, pooling=("cls", "mean"))
     before = start.get_weights()
-    more = {} if way == "probe" else {"epochs": 2}
-    model = models.few_shot(start, TEXTS, LABELS, way=way, num_pairs=2, seed=0, **more)
+    more = {"way": way, **({} if way == "probe" else {"epochs": 2})}
+    if way == "setfit":
+        more["num_pairs"] = 2
+    if way == "probe_then_finetune":
+        del more["way"]  # the default
+    model = models.few_shot(start, TEXTS, LABELS, seed=0, **more)
     assert type(model) is models.TextClassifier and model.labels == ["card", "loan", "other"]
     assert model.pooling == ("cls", "mean")
     right = np.mean([a == b for a, b in zip(model.classify(TEXTS).labels, LABELS, strict=True)])
@@ -91,8 +95,9 @@ def test_a_probe_is_that_of_freezing_and_starts_from_a_folder(tmp_path):
         ([1, *LABELS[1:]], {}, r"`labels`.*not both"),
         (LABELS, {"way": "probe", "epochs": 2}, r"`epochs`.*None for way='probe'"),
         (LABELS, {"way": "probe", "learning_rate": 1e-3}, r"`learning_rate`.*None"),
-        (LABELS, {"num_pairs": 0}, "`num_pairs`"),
-        ([f"label {i}" for i in range(16)], {}, r"`rows`.*two different texts of one class"),
+        (LABELS, {"num_pairs": 0, "way": "setfit"}, "`num_pairs`"),
+        (LABELS, {"num_pairs": 2}, "`num_pairs`.*None for way='probe_then_finetune'.*Only way='setfit'"),
+        ([f"label {i}" for i in range(16)], {"way": "setfit"}, r"`rows`.*two different texts of one class"),
     ],
 )
 def test_what_cannot_be_is_an_error(labels, arguments, message, tmp_path):
