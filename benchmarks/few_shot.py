@@ -5,7 +5,8 @@
 Banking77 (77 classes), all-MiniLM-L6-v2, `--size` rows of each class of the training split, accuracy on the whole test
 split. `setfit` is the published method: pairs of texts, cosines of 1 and 0, one epoch in batches of 16 at 2e-5, then a
 logistic regression (Tunstall et al., 2022, https://arxiv.org/abs/2209.11055). `--pairs` is the number of pairs of each
-kind for each text, 20 in the paper. No choice used the test split: to compare settings, pass `--split dev`.
+kind for each text, 20 in the paper. With `--setfit-python`, an interpreter that has SetFit, that library trains on the
+same rows in the same way. No choice used the test split: to compare settings, pass `--split dev`.
 
 Results go to `results/few_shot.json` cell by cell; existing cells are not computed again. A cell holds the way, draw,
 size, pairs and split, the accuracy and the seconds.
@@ -30,9 +31,12 @@ import keras
 import numpy as np
 
 from benchmarks import _harness
+from benchmarks.encode import weights_folder
 
 PRESET = "all_minilm_l6_v2"
 WAYS = ("probe", "probe_then_finetune", "lora", "setfit")
+LIBRARY = "SetFit"  # the library itself
+PAIRED = ("setfit", LIBRARY)
 
 
 def drawn(rows, size, draw):
@@ -76,29 +80,41 @@ def main():
     """Fills the table and prints it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder of the data sets")
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
+    parser.add_argument("--ways", nargs="+", choices=(*WAYS, LIBRARY), help="default: all")
+    parser.add_argument("--setfit-python", help="interpreter with setfit, for the library's side")
     parser.add_argument("--draws", nargs="+", type=int, default=list(range(10)))
     parser.add_argument("--size", type=int, default=8, help="rows a class")
     parser.add_argument("--pairs", type=int, default=20, help="pairs of each kind for each text")
     parser.add_argument("--split", default="test", choices=["dev", "test"])
     parser.add_argument("--output", type=pathlib.Path, default=_harness.RESULTS / "few_shot.json")
     arguments = parser.parse_args()
+    ways = arguments.ways or (*WAYS, *([LIBRARY] if arguments.setfit_python else []))
+    library = None
+    if LIBRARY in ways:
+        setup = {"weights": weights_folder()}
+        library = _harness.Worker(LIBRARY, arguments.setfit_python, "_setfit_worker", setup)
     cells = json.loads(arguments.output.read_text()) if arguments.output.exists() else []
     rows = list(_harness.read_tsv(arguments.data / "banking77" / "train.tsv"))
     held_out = list(_harness.read_tsv(arguments.data / "banking77" / f"{arguments.split}.tsv"))
     for draw in arguments.draws:
-        for way in arguments.ways:
+        for way in ways:
             key = {"way": way, "draw": draw, "size": arguments.size, "split": arguments.split}
-            key["pairs"] = arguments.pairs if way == "setfit" else None
+            key["pairs"] = arguments.pairs if way in PAIRED else None
             if any(key.items() <= cell.items() for cell in cells):
                 continue
-            found = score(way, drawn(rows, arguments.size, draw), held_out, draw, arguments.pairs)
+            train = drawn(rows, arguments.size, draw)
+            if way == LIBRARY:
+                found = library.ask(train=train, test=held_out, draw=draw, pairs=arguments.pairs)
+            else:
+                found = score(way, train, held_out, draw, arguments.pairs)
             cells.append({**key, **found})
             print(cells[-1], flush=True)
             part = arguments.output.with_suffix(".part")
             part.write_text(json.dumps(cells, indent=1) + "\n")
             part.replace(arguments.output)
     print(table(cells))
+    if library is not None:
+        library.close()
 
 
 if __name__ == "__main__":
