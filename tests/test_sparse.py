@@ -347,9 +347,9 @@ def test_retrieval_scores_it_by_its_own_similarity(embedder, vectors):
 # === Serving ===
 
 
-@pytest.mark.parametrize("most", [pytest.param(None, marks=pytest.mark.slow), 4])
-def test_an_export_answers_as_python_does(folder, tmp_path, most):
-    model = tiny.sparse(folder, max_active_dims=most)
+@pytest.mark.parametrize(("most", "chunk"), [pytest.param(None, 4096, marks=pytest.mark.slow), (4, 5)])
+def test_an_export_answers_as_python_does(folder, tmp_path, most, chunk):
+    model = tiny.sparse(folder, max_active_dims=most, vocabulary_chunk=chunk)  # some chunks, or a single one
     served = tf.saved_model.load(tx.export.saved_model(model, tmp_path / "served")).signatures
     answer = {name: value.numpy() for name, value in served["embed"](text=tf.constant(tiny.TEXTS)).items()}
     for row, terms in enumerate(model.words(tiny.TEXTS, k=None)):

@@ -28,6 +28,7 @@ class SparsePooling(TokenLogits):
     Call arguments:
         inputs: float tensor `(batch, length, hidden_dim)`.
         padding_mask: int tensor `(batch, length)`, 1 at tokens to pool.
+        training: bool. Only in training is something recomputed; exports have no gradient of their own.
 
     Returns:
         A float32 tensor `(batch, vocabulary_size)`, zeros for a row without tokens to pool.
@@ -41,7 +42,9 @@ class SparsePooling(TokenLogits):
     def build(self, inputs_shape: Any, padding_mask_shape: Any = None) -> None:
         super().build(inputs_shape)
 
-    def call(self, inputs: Any, padding_mask: Any) -> Any:  # type: ignore[override]  # the base class has no mask
+    def call(  # type: ignore[override]  # the base class has no mask
+        self, inputs: Any, padding_mask: Any, training: bool | None = None
+    ) -> Any:
         x = self.norm(self.activation(self.dense(inputs)))
         mask = ops.cast(ops.expand_dims(padding_mask > 0, -1), x.dtype)
         table = ops.cast(ops.convert_to_tensor(self._table().embeddings), "float32")
@@ -49,7 +52,7 @@ class SparsePooling(TokenLogits):
         size, chunk = self.vocabulary_size, self.vocabulary_chunk
         if size <= chunk:
             return self._pooled(x, mask, table, bias)
-        compute = remat(self._pooled)
+        compute = remat(self._pooled) if training else self._pooled
 
         def step(carried, part):
             return carried, compute(x, mask, *part)

@@ -116,11 +116,10 @@ def _chunked(encoder, rows, size, training):
         ]
         x = _trimmed({key: ops.take(value, number, axis=0) for key, value in filled.items()})
 
-        @remat
         def compute(x, weights):
             return encoder.stateless_call(weights, states, x, training=training)[0]
 
-        vectors = compute(x, trainable)
+        vectors = (remat(compute) if training else compute)(x, trainable)
         return vectors, vectors
 
     start = ops.zeros((size, *encoder.output_shape[1:]), encoder.outputs[0].dtype)
