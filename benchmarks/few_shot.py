@@ -90,6 +90,8 @@ def main():
     arguments = parser.parse_args()
     ways = arguments.ways or (*WAYS, *([LIBRARY] if arguments.setfit_python else []))
     library = None
+    if LIBRARY in ways and not arguments.setfit_python:
+        parser.error("--ways SetFit needs --setfit-python, an interpreter that has setfit")
     if LIBRARY in ways:
         setup = {"weights": weights_folder()}
         library = _harness.Worker(LIBRARY, arguments.setfit_python, "_setfit_worker", setup)

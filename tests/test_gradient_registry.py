@@ -36,9 +36,9 @@ def fit_classifier(folder, **kwargs):
     model.fit(tiny.TEXTS, tiny.LABELS, batch_size=8, verbose=0)
 
 
-def fit_chunks(folder):
+def fit_towers(folder, chunk_size=None):
     embedder = tx.models.TextEmbedder(encoder(), tiny.preprocessor(folder))
-    model = tx.models.Siamese(embedder, chunk_size=2)
+    model = tx.models.Siamese(embedder, chunk_size=chunk_size)
     model.compile(keras.optimizers.SGD(0.1), tx.losses.MultipleNegativesRankingLoss())
     model.fit((tiny.TEXTS, tiny.TEXTS[::-1]), np.zeros(len(tiny.TEXTS)), batch_size=8, verbose=0)
 
@@ -55,12 +55,11 @@ def fit_tasks(folder):
 FITS = {
     "dropout and GELU": fit_classifier,
     "recomputed blocks": lambda folder: fit_classifier(folder, gradient_checkpointing=True),
-    "chunks": fit_chunks,
+    "chunks": lambda folder: fit_towers(folder, chunk_size=2),
+    "groups of texts of like length": fit_towers,
     "projected conflicts": fit_tasks,
 }
-
-
-SLOW = ("recomputed blocks", "projected conflicts")
+SLOW = ("recomputed blocks", "projected conflicts", "groups of texts of like length")
 
 
 @pytest.mark.parametrize(
