@@ -69,6 +69,7 @@ def main():
     parser.add_argument("--slice", type=int, default=512, help="texts per call")
     parser.add_argument("--passes", type=int, default=2, help="passes over all texts")
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--name", default="encode", help="name of the JSON file in results/, for another processor")
     arguments = parser.parse_args()
 
     rows = _harness.read_tsv(arguments.data / "banking77" / "train.tsv")
@@ -108,7 +109,7 @@ def main():
         "baseline": BASELINE,
         "sides": summary,
     }
-    _harness.write("encode", result, workers.values())
+    _harness.write(arguments.name, result, workers.values())
     for worker in workers.values():
         worker.close()
 

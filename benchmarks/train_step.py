@@ -119,18 +119,19 @@ def main():
     parser.add_argument("--steps", type=int, default=8, help="rounds at equal shapes")
     parser.add_argument("--batches", type=int, default=5, help="batches per slice")
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--name", default="train_step", help="name of the JSON file in results/, for another processor")
     arguments = parser.parse_args()
     if WINDOW % arguments.batches:
         parser.error(f"--batches has to divide {WINDOW}")
 
     # Tasks that are not requested keep their figures in the file.
-    file = _harness.RESULTS / "train_step.json"
+    file = _harness.RESULTS / f"{arguments.name}.json"
     previous = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     results, workers = {task: previous[task] for task in TITLES if task in previous}, []
     for task in arguments.tasks:
         results[task], used = measure(task, arguments)
         workers += used
-    _harness.write("train_step", {"baseline": BASELINE, "batch_size": arguments.batch_size, **results}, workers)
+    _harness.write(arguments.name, {"baseline": BASELINE, "batch_size": arguments.batch_size, **results}, workers)
 
 
 if __name__ == "__main__":

@@ -484,12 +484,15 @@ def test_xla_gives_the_same_numbers(family):
 # === 16 bits where they are slower than 32 ===
 
 SLOW_HERE = {
-    "limited": (lambda patch: patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI"), "oneDNN is limited"),
-    "off": (lambda patch: patch.setenv("TF_ENABLE_ONEDNN_OPTS", "0"), "oneDNN is off"),
+    "limited": (lambda patch: patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI"), "bfloat16", "oneDNN is limited"),
+    "off": (lambda patch: patch.setenv("TF_ENABLE_ONEDNN_OPTS", "0"), "bfloat16", "oneDNN is off"),
     "no instructions": (
         lambda patch: patch.setattr(pathlib.Path, "read_text", lambda *args, **kwargs: "flags\t: avx2 fma\n"),
+        "bfloat16",
         "the processor has no instructions for",
     ),
+    "float16": (lambda patch: None, "float16", "oneDNN has no fast product with a bias in float16"),
+    "float16, off": (lambda patch: patch.setenv("TF_ENABLE_ONEDNN_OPTS", "0"), "float16", "oneDNN is off"),
 }
 
 
@@ -503,9 +506,8 @@ def anywhere(monkeypatch):
 
 
 @pytest.mark.parametrize("where", SLOW_HERE)
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_where_16_bits_are_slower_an_encoder_computes_in_float32_and_says_so(anywhere, where, dtype):
-    made, reason = SLOW_HERE[where]
+def test_where_16_bits_are_slower_an_encoder_computes_in_float32_and_says_so(anywhere, where):
+    made, dtype, reason = SLOW_HERE[where]
     made(anywhere)
     with pytest.warns(UserWarning, match=f"in float32, not in {dtype}: {reason}"):
         backbone = small("bert", dtype=f"mixed_{dtype}", dropout=0.0)
@@ -536,6 +538,14 @@ def test_elsewhere_it_computes_in_the_dtype_that_it_was_given(anywhere, recwarn,
     backbone = small("bert", dtype="mixed_bfloat16")
     assert {layer.compute_dtype for group in backbone.layer_groups().values() for layer in group} == {"bfloat16"}
     anywhere.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
-    for dtype in ("float32", "bfloat16"):  # the weights, too, are in 16 bits: chosen for memory
-        assert small("bert", dtype=dtype).parts.embeddings.compute_dtype == dtype
+    assert small("bert").parts.embeddings.compute_dtype == "float32"
     assert not [each for each in recwarn if "computes in float32" in str(each.message)]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_in_16_bits_stay_so_and_the_encoder_says_that_it_is_slow(anywhere, dtype):
+    anywhere.setattr(pathlib.Path, "read_text", lambda *args, **kwargs: "flags\t: avx2 fma\n")
+    with pytest.warns(UserWarning, match=f"computes in {dtype}, which is slower than float32 here"):
+        backbone = small("bert", dtype=dtype)
+    assert {weight.dtype for weight in backbone.weights} == {dtype}
+    assert backbone.parts.embeddings.compute_dtype == dtype

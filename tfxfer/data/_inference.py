@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
+from tfxfer._narrow import narrow_kernels, replaced
 from tfxfer._tracing import traced
 from tfxfer.data._columns import TextColumn
 from tfxfer.data._forms import row_count
@@ -55,21 +56,24 @@ class Runner:
         self._packer = Packer(columns, pad_to_multiple_of)
         self._engine = engine
         self._rows_multiple_of = rows_multiple_of
-        self._step: Any = None
+        self._steps: dict[bool, Callable[..., Any]] = {}
+        self._kernels: list | None = None
+        self._cast: Callable[[], list] = list
 
-    def _traced(self, kept):
-        """Returns the function from the cached values, and row indices, to the model's outputs."""
+    def _traced(self, kept, kernels):
+        """Returns the function from cached values, row indices and values of `kernels` to the model's outputs."""
         signature = [tf.nest.map_structure(_any_rows, kept), _ROWS]
         model, run = self._model, self._engine
         if run is None and keras.config.backend() != "tensorflow":
             run = functools.partial(keras.Model.predict_on_batch, model)
         if run is not None:
             pack = traced(self._pack, signature)
-            return lambda kept, rows: run({key: value.numpy() for key, value in pack(kept, rows).items()})
-        forward = lambda x: model(x, training=False)  # noqa: E731
+            return lambda kept, rows, _: run({key: value.numpy() for key, value in pack(kept, rows).items()})
+        forward = functools.partial(_forward, model, [kernel for kernel, _ in kernels])
         if model.jit_compile:
             # A separate graph, compiled by XLA; the ragged ids around it cannot be compiled.
             forward = tf.function(forward, jit_compile=True, autograph=False)
+        signature.append([tf.TensorSpec(kernel.shape, dtype) for kernel, dtype in kernels])
         return tf.function(_Step(self._pack_whole, forward), input_signature=signature, autograph=False)
 
     def _pack(self, kept, rows):
@@ -97,13 +101,13 @@ class Runner:
         """
         _check.integer("batch_size", batch_size)
         kept, lengths = self._tokenize(x)
-        if self._step is None:
-            self._step = self._traced(kept)
         order = np.argsort(-lengths, kind="stable")
+        batches = list(self._batches(order, lengths, batch_size))
+        step, values = self._prepared(kept, len(batches) > 1)
         bar = keras.utils.Progbar(len(order), unit_name="text") if progress and len(order) else None
         parts = []
-        for rows in self._batches(order, lengths, batch_size):
-            outputs = self._step(kept, tf.constant(rows, tf.int64))
+        for rows in batches:
+            outputs = step(kept, tf.constant(rows, tf.int64), values)
             outputs = keras.tree.map_structure(np.asarray, outputs)
             parts.append(outputs if finish is None else finish(outputs))
             if bar is not None:
@@ -115,6 +119,21 @@ class Runner:
                 found[place] = row
             return found
         return keras.tree.map_structure(lambda *arrays: _restored(np.concatenate(arrays), order), *parts)
+
+    def _prepared(self, kept, is_many):
+        """Returns the step, and the values of the kernels that it reads.
+
+        Several batches share kernels in 16 bits, which are cast once. In a single batch, casts run alongside the other
+        operations.
+        """
+        if self._kernels is None:
+            shares = self._engine is None and keras.config.backend() == "tensorflow"
+            self._kernels = found = narrow_kernels(self._model) if shares else []
+            self._cast = traced(lambda: [tf.cast(kernel.value, dtype) for kernel, dtype in found])
+        kernels = self._kernels if is_many else []
+        if bool(kernels) not in self._steps:
+            self._steps[bool(kernels)] = self._traced(kept, kernels)
+        return self._steps[bool(kernels)], self._cast() if kernels else []
 
     def batches(self, x: Any, batch_size: int = 32) -> list[np.ndarray]:
         """Returns the row indices of each batch that a call computes, in the order of computation.
@@ -174,8 +193,14 @@ def forward(model: Any, x: Any) -> Callable[[Any], Any]:
     return tf.function(lambda x: model(x, training=False), autograph=False).get_concrete_function(spec)
 
 
+def _forward(model, kernels, x, values):
+    """Runs a model with other values for some of its kernels."""
+    with replaced(kernels, values):
+        return model(x, training=False)
+
+
 class _Step:
-    """Packs rows and runs a model on them.
+    """Packs rows and runs a model on them, with kernels that were cast before.
 
     This is an object rather than a function, because TensorFlow counts the traces of a function's code over all models
     that share it, and warns after a few models.
@@ -185,8 +210,8 @@ class _Step:
         self._pack = pack
         self._forward = forward
 
-    def __call__(self, kept, rows):
-        outputs, count = self._forward(self._pack(kept, rows)), tf.size(rows)
+    def __call__(self, kept, rows, kernels):
+        outputs, count = self._forward(self._pack(kept, rows), kernels), tf.size(rows)
         return tf.nest.map_structure(lambda values: values[:count], outputs)
 
 

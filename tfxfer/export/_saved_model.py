@@ -139,7 +139,8 @@ def saved_model(
         weights_dtype: `"bfloat16"` or `"int8"`: stores the backbone's matrices in half or about a quarter of the bytes,
             on disk and in memory; each call converts them to floats. The 93 MB of all-MiniLM-L6-v2 become 48 and 27,
             the least cosine of its vectors to the exact ones on STS-B is 0.99997 and 0.9991, and a call takes 4 to 10
-            ms more on two cores, for any batch size (`benchmarks/export.py`). Defaults to the model's own dtype.
+            ms more on two cores, for any batch size (`benchmarks/export.py`). Defaults to the model's own dtype; the
+            kernels of an encoder with `dtype="mixed_bfloat16"` are in bfloat16 in any case, as it reads them so.
         max_batch_size: int. Rows that the server computes at a time, for a new batching config, and the most rows of a
             warm-up request. Defaults to the value in `folder/batching_parameters.txt`, or 32.
         warmup: string. The requests that the server runs on each load before it answers. `"short"`: one short text for
@@ -333,8 +334,8 @@ def _write(model, path, index, weights_dtype, pairs, sets, explain):
                 lines = [" ".join(str(label).splitlines()) for label in labels]
                 file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
                 labels_files.append(file)
-        served = _signatures.Served(model, weights_dtype, index, labels_files, sets)
-        found = served.signatures(pairs, explain)
+        served = _signatures.Served(model, weights_dtype, index, labels_files, sets, explain)
+        found = served.signatures(pairs)
         own = next(iter(found.values()))
         found = {_signatures.DEFAULT: own, **found}
         with _without_paths():

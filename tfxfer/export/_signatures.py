@@ -133,16 +133,19 @@ class Served(tf.Module):
         index: the `Index` that `search` reads, or `None`.
         labels_files: list of paths of files that become assets.
         adapters: the `Adapters` that rows choose from, or `None`.
+        explain: bool. Whether `explain` is served, too, which differentiates the model itself.
     """
 
-    def __init__(self, model, weights_dtype=None, index=None, labels_files=(), adapters=None):
+    def __init__(self, model, weights_dtype=None, index=None, labels_files=(), adapters=None, explain=False):
         super().__init__()
         model = model.served_model() if adapters is None else adapters.model
         self._adapters = adapters
         parts = model.served_parts().values()
         self._model = _weights.Untracked(model)
         left_out = {} if adapters is None else {"left_out": adapters.stands_for}
-        self._weights = _weights.Weights(model, weights_dtype, **left_out)
+        narrows = adapters is None and not explain
+        self._weights = _weights.Weights(model, weights_dtype, narrows=narrows, **left_out)
+        self._explains = explain
         self._tokenizer = list(
             {id(each): each for part in parts for each in part.preprocessor.tokenizer.trackables}.values()
         )
@@ -151,7 +154,7 @@ class Served(tf.Module):
         self._tables = []
         self._labels_files = [tf.saved_model.Asset(str(path)) for path in labels_files]
 
-    def signatures(self, pairs, explain=False):
+    def signatures(self, pairs):
         """Returns a dict of name to `Signature`, the model's own first, and on request `explain` last."""
         model = self._model.value
         found = {}
@@ -164,7 +167,7 @@ class Served(tf.Module):
             found |= _MAKERS[asked.kind](self, asked.model or model, asked, own)
         if self._adapters is not None:
             self._tables += self._adapters.column.trackables
-        if explain:
+        if self._explains:
             found["explain"] = self._explain(model)
         return found
 

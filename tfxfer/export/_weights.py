@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfxfer._narrow import narrow_kernels, replaced
+
 DTYPES = ("bfloat16", "int8")
 # Numbers that share a scale. With one scale per column, the error of all-MiniLM-L6-v2's vectors is several times as
 # large. The scales, in float16, add a sixteenth to the size.
@@ -25,31 +27,36 @@ class Weights(tf.Module):
     `model.export` stores every weight twice (keras issue 23553); a module that tracks the variables themselves does
     not.
 
-    With a small dtype, the matrices of the backbone are stored as bfloat16, or as int8 in groups of 32 with a scale
-    each, and converted to float32 on use. Vectors (biases, layer norms) and the head keep their dtype. Only the rows of
-    the token table for the tokens in the batch are converted, because the table is half of a small encoder.
+    Kernels that layers cast to 16 bits when they compute are stored in 16 bits: half the bytes, the same answers, no
+    cast in each request. With a small dtype, the matrices of the backbone are stored as bfloat16, or as int8 in groups
+    of 32 with a scale each, and converted on use. Vectors (biases, layer norms) and the head keep their dtype. Only the
+    rows of the token table for the tokens in the batch are converted, because the table is half of a small encoder.
 
     Args:
         model: a task model.
         dtype: `None`, `"bfloat16"` or `"int8"`.
         left_out: function of a weight that returns whether it is stored elsewhere. By default, none is.
+        narrows: bool. `False` if the model also computes without this module, and so needs its own kernels.
     """
 
-    def __init__(self, model, dtype=None, left_out=lambda weight: False):
+    def __init__(self, model, dtype=None, left_out=lambda weight: False, narrows=True):
         super().__init__()
         parts = model.served_parts().values()
         weights = list({id(weight): weight for part in parts for weight in part.weights}.values())
         heads = [layer for part in parts for layer in part.layer_groups().get("head", ())]
         head = {id(weight) for layer in heads for weight in layer.weights}
-        small = [weight for weight in weights if dtype and id(weight) not in head and _is_matrix(weight, dtype)]
-        chosen = set(map(id, small))
-        self._kept = [weight.value for weight in weights if id(weight) not in chosen and not left_out(weight)]
-        self._small = [_stored(weight, dtype) for weight in small]
+        chosen = [weight for weight in weights if dtype and id(weight) not in head and _is_matrix(weight, dtype)]
+        narrow = {id(kernel): own for part in parts for kernel, own in narrow_kernels(part)} if narrows else {}
+        dtypes = narrow | {id(weight): dtype for weight in chosen}
+        small = [weight for weight in weights if id(weight) in dtypes]
+        self._kept = [weight.value for weight in weights if id(weight) not in dtypes and not left_out(weight)]
+        self._small = [_stored(weight, dtypes[id(weight)]) for weight in small]
         self._variables = Untracked(small)
+        self._dtypes = Untracked([narrow.get(id(weight), weight.dtype) for weight in small])
         # A head that scores the whole vocabulary reads all rows of the table.
         is_whole = any(getattr(layer, "reads_token_table", False) for part in parts for layer in part.layers)
         by_token = () if is_whole else _of_tokens(model.backbone)
-        self._tables = Untracked({id(weight) for weight in by_token} & chosen)
+        self._tables = Untracked({id(weight) for weight in by_token} & dtypes.keys())
 
     def __call__(self, model, x):
         """Returns the output of a model, or of a part of it, for a batch of ids, in float32."""
@@ -59,11 +66,12 @@ class Weights(tf.Module):
         if tables:
             tokens, place = tf.unique(tf.reshape(x["token_ids"], [-1]))
             x = {**x, "token_ids": tf.reshape(place, tf.shape(x["token_ids"]))}
-        with keras.StatelessScope() as scope:
-            for variable, stored in zip(self._variables.value, self._small, strict=True):
-                if id(variable) in tables:
-                    stored = [tf.gather(part, tokens) for part in stored]
-                scope.add_update((variable, _restored(stored, variable)))
+        values = []
+        for variable, stored, dtype in zip(self._variables.value, self._small, self._dtypes.value, strict=True):
+            if id(variable) in tables:
+                stored = [tf.gather(part, tokens) for part in stored]
+            values.append(_restored(stored, variable.shape, dtype))
+        with replaced(self._variables.value, values):
             return tf.cast(model(x, training=False), tf.float32)
 
 
@@ -88,8 +96,8 @@ def _group(size):
 def _stored(weight, dtype):
     """Returns a weight as a list of variables: the numbers, and for int8 their scales."""
     values = np.asarray(weight.numpy(), "float32")
-    if dtype == "bfloat16":
-        return [tf.Variable(tf.cast(values, tf.bfloat16), trainable=False)]
+    if dtype != "int8":
+        return [tf.Variable(tf.cast(values, dtype), trainable=False)]
     grouped = values.reshape(*values.shape[:-1], -1, _group(values.shape[-1]))
     exact = np.abs(grouped).max(axis=-1, keepdims=True) / 127
     scale = exact.astype("float16")
@@ -100,10 +108,9 @@ def _stored(weight, dtype):
     return [tf.Variable(codes, trainable=False), tf.Variable(scale, trainable=False)]
 
 
-def _restored(stored, variable):
-    """Returns the numbers of a weight, or of some of its rows, in the weight's own dtype and shape."""
-    values = tf.cast(stored[0], tf.float32)
-    if len(stored) == 2:
-        values *= tf.cast(stored[1], tf.float32)
-        values = tf.reshape(values, [-1, *variable.shape[1:]])
-    return tf.cast(values, variable.dtype)
+def _restored(stored, shape, dtype):
+    """Returns the numbers of a weight of a shape, or of some of its rows, in a dtype."""
+    if len(stored) == 1:
+        return tf.cast(stored[0], dtype)
+    values = tf.cast(stored[0], tf.float32) * tf.cast(stored[1], tf.float32)
+    return tf.cast(tf.reshape(values, [-1, *shape[1:]]), dtype)
