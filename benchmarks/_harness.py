@@ -40,12 +40,13 @@ class Worker:
     def __init__(self, name, python, module, setup, root=ROOT, environment=None, wait=True):
         self.name = name
         threads = str(THREADS)
+        # On a machine with these cores alone, both stacks keep to them by default.
+        limits = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), threads)
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
-            "TF_NUM_INTRAOP_THREADS": threads,
-            "TF_NUM_INTEROP_THREADS": threads,
+            **(limits if os.cpu_count() > THREADS else {}),
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "TOKENIZERS_PARALLELISM": "true",
             "HF_HUB_OFFLINE": "1",

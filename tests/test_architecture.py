@@ -27,6 +27,7 @@ ROWS = {
     "_html": 0,
     "_ops": 0,
     "_freezable": 0,
+    "_cores": 0,
     "_narrow": 0.1,  # searches layers
     "_introduction": 0,
     "_regression": 0,

@@ -1,7 +1,9 @@
 """Running a model over rows in memory, and encoding one batch of texts inside a pipeline."""
 
+import collections
+import concurrent.futures
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -9,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfxfer import _check
+from tfxfer._cores import cores, limits
 from tfxfer._narrow import narrow_kernels, replaced
 from tfxfer._tracing import traced
 from tfxfer.data._columns import TextColumn
@@ -19,6 +22,10 @@ from tfxfer.data._sources import CHUNK
 _ROWS = tf.TensorSpec([None], tf.int64)
 # Values that TensorFlow computes at a time.
 ROWS_MULTIPLE = 8
+_MOST_IN_FLIGHT = 8
+# Places in all batches that are computed at a time: 32 texts of 512 tokens. It bounds memory; larger batches keep all
+# cores busy alone.
+_PLACES = 16_384
 
 
 class Runner:
@@ -74,7 +81,9 @@ class Runner:
             # A separate graph, compiled by XLA; the ragged ids around it cannot be compiled.
             forward = tf.function(forward, jit_compile=True, autograph=False)
         signature.append([tf.TensorSpec(kernel.shape, dtype) for kernel, dtype in kernels])
-        return tf.function(_Step(self._pack_whole, forward), input_signature=signature, autograph=False)
+        step = tf.function(_Step(self._pack_whole, forward), input_signature=signature, autograph=False)
+        step.get_concrete_function()  # traced here: Keras keeps scopes and settings for each thread
+        return step
 
     def _pack(self, kept, rows):
         with tf.device("CPU:0"):
@@ -106,9 +115,15 @@ class Runner:
         step, values = self._prepared(kept, len(batches) > 1)
         bar = keras.utils.Progbar(len(order), unit_name="text") if progress and len(order) else None
         parts = []
-        for rows in batches:
-            outputs = step(kept, tf.constant(rows, tf.int64), values)
-            outputs = keras.tree.map_structure(np.asarray, outputs)
+
+        def run(rows):
+            return keras.tree.map_structure(np.asarray, step(kept, tf.constant(rows, tf.int64), values))
+
+        def places(rows):
+            return len(rows) * int(lengths[rows].max(initial=1))
+
+        at_once = in_flight() if self._engine is None and len(batches) > 1 else 1
+        for rows, outputs in in_order(run, batches, places, at_once):
             parts.append(outputs if finish is None else finish(outputs))
             if bar is not None:
                 bar.add(len(rows))
@@ -164,6 +179,62 @@ class Runner:
             return parts[0][0], parts[0][1].numpy()
         kept = tf.nest.map_structure(lambda *values: tf.concat(values, axis=0), *(part[0] for part in parts))
         return kept, np.concatenate([part[1].numpy() for part in parts])
+
+
+def in_flight() -> int:
+    """Returns how many batches TensorFlow computes at a time, at most 8, 1 on a GPU.
+
+    Most operations on a batch of short texts are too small for all cores, and those that are split wait for the slowest
+    core. A second batch fills the gaps. By default, this is one more than there are cores; where the number of
+    TensorFlow's threads is set, it is that number.
+
+    Example:
+
+    >>> 1 <= in_flight() <= 8
+    True
+    """
+    if keras.config.backend() != "tensorflow" or tf.config.functions_run_eagerly():
+        return 1
+    if tf.config.list_logical_devices("GPU"):
+        return 1
+    threading = tf.config.threading
+    set_here = (threading.get_intra_op_parallelism_threads(), threading.get_inter_op_parallelism_threads())
+    chosen = [*filter(None, set_here), *limits("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")]
+    return min(*(chosen or [cores() + (cores() > 1)]), _MOST_IN_FLIGHT)
+
+
+def in_order(
+    run: Callable[[Any], Any], items: Iterable[Any], places: Callable[[Any], int], at_once: int
+) -> Iterator[tuple[Any, Any]]:
+    """Yields items and the results of a function on them, in order, with several computed at a time.
+
+    Args:
+        run: function of an item, which other threads call. A graph that it runs has to be traced before: Keras keeps
+            scopes and settings for each thread.
+        items: batches of rows.
+        places: function of an item that returns its number of places, padding included. It bounds memory: items that
+            are computed at a time have at most 16,384 together, such as 32 texts of 512 tokens.
+        at_once: int >= 1.
+
+    Example:
+
+    >>> list(in_order(len, ["a", "abc"], places=len, at_once=2))
+    [('a', 1), ('abc', 3)]
+    """
+    if at_once == 1:
+        yield from ((item, run(item)) for item in items)
+        return
+    waiting: collections.deque = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+        for item in items:
+            size = places(item)
+            while waiting and (len(waiting) > at_once or size + sum(each for *_, each in waiting) > _PLACES):
+                first, found, _ = waiting.popleft()
+                yield first, found.result()
+            waiting.append((item, pool.submit(run, item), size))
+        while waiting:
+            first, found, _ = waiting.popleft()
+            yield first, found.result()
 
 
 def forward(model: Any, x: Any) -> Callable[[Any], Any]:

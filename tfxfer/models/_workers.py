@@ -18,6 +18,7 @@ import keras
 import numpy as np
 
 from tfxfer import _check
+from tfxfer._cores import cores, limits
 
 # The number of parts of a stream to start before the first of them is complete.
 _AHEAD = 3
@@ -403,9 +404,7 @@ def _devices(count, devices):
 
 def _threads(count):
     """Threads for each process: in total at most the number of cores, and each at most as many as this process has."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    given = [int(os.environ[name]) for name in _THREADS[:2] if os.environ.get(name, "").isdecimal()]
-    return max(1, min([cores // count, *(limit for limit in given if limit)]))
+    return max(1, min([cores() // count, *limits(*_THREADS[:2])]))
 
 
 def _environment(device, threads):
