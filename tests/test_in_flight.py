@@ -1,7 +1,6 @@
 """Batches in memory that TensorFlow computes at a time."""
 
 import concurrent.futures
-import threading
 import time
 
 import keras
@@ -28,103 +27,101 @@ def set_threads(monkeypatch):
 
 
 @pytest.fixture
-def threads(monkeypatch):
-    """The numbers of threads that were started for batches. TensorFlow may keep some of them waiting."""
-    found, pool = [], concurrent.futures.ThreadPoolExecutor
+def pools(monkeypatch):
+    """The pools of threads that were started for batches."""
+    found = []
 
-    def made(count):
-        found.append(count)
-        return pool(count)
+    class Pool(concurrent.futures.ThreadPoolExecutor):
+        """Records its size and the most batches that it had at a time: one waits while the others are computed."""
 
-    monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", made)
+        def __init__(self, threads):
+            super().__init__(threads)
+            self.threads, self.most, self._futures = threads, 0, []
+            found.append(self)
+
+        def submit(self, *args):
+            self._futures.append(super().submit(*args))
+            self.most = max(self.most, sum(not future.done() for future in self._futures))
+            return self._futures[-1]
+
+    monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", Pool)
     return found
 
 
-class Watch(keras.layers.Layer):
-    """Returns its input, and records how many batches are computed at the same time."""
-
-    def __init__(self):
-        super().__init__()
-        self.now, self.most, self._guard = 0, 0, threading.Lock()
+class Slow(keras.layers.Layer):
+    """Returns its input after a moment; fails on negative numbers."""
 
     def call(self, x):
         x.set_shape([None])
-        found = tf.py_function(self._watched, [x], tf.float32)
+        found = tf.py_function(self._later, [x], tf.float32)
         found.set_shape([None])
         return found
 
     def compute_output_spec(self, x):
         return keras.KerasTensor(x.shape, "float32")
 
-    def _watched(self, x):
+    def _later(self, x):
         if (x.numpy() < 0).any():
             raise ValueError("below zero")
-        with self._guard:
-            self.now += 1
-            self.most = max(self.most, self.now)
-        time.sleep(0.05)
-        with self._guard:
-            self.now -= 1
+        time.sleep(0.02)
         return x
 
 
-def watched():
-    """Returns a runner of numbers, and the layer that watches it."""
-    watch, x = Watch(), keras.Input((), name="x")
-    return tx.data.Runner(keras.Model({"x": x}, watch(x)), {"x": tx.data.NumberColumn()}), watch
+def of_numbers():
+    """Returns a runner of numbers, which gives them back slowly."""
+    x = keras.Input((), name="x")
+    return tx.data.Runner(keras.Model({"x": x}, Slow()(x)), {"x": tx.data.NumberColumn()})
 
 
 @pytest.mark.parametrize(
-    ("limits", "most"),
+    ("limits", "threads"),
     [(("3", "0"), [3]), (("2", "4"), [2]), (("1", "1"), []), (("", "1"), []), (("64", "64"), [8])],
 )
-def test_as_many_batches_are_computed_at_a_time_as_threads_are_allowed(set_threads, threads, limits, most):
+def test_as_many_batches_are_computed_at_a_time_as_threads_are_allowed(set_threads, pools, limits, threads):
     set_threads(*limits)
-    runner, watch = watched()
     x = np.random.default_rng(0).normal(size=200).astype("float32") ** 2
-    np.testing.assert_array_equal(runner(x, batch_size=5), x)
-    assert threads == most
-    assert (watch.most > 1) == bool(most)
+    np.testing.assert_array_equal(of_numbers()(x, batch_size=5), x)
+    assert [pool.threads for pool in pools] == threads
+    assert all(1 < pool.most <= pool.threads + 1 for pool in pools)
 
 
-def test_without_a_limit_there_is_one_more_than_cores(monkeypatch, threads):
+def test_without_a_limit_there_is_one_more_than_cores(monkeypatch, pools):
     for name in LIMITS:
         monkeypatch.delenv(name, raising=False)
-    runner, watch = watched()
+    runner, x = of_numbers(), np.arange(20, dtype="float32")
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0}, raising=False)
-    runner(np.arange(20.0, dtype="float32"), batch_size=5)
-    assert watch.most == 1 and not threads
+    runner(x, batch_size=5)
+    assert not pools
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1}, raising=False)
-    runner(np.arange(50.0, dtype="float32"), batch_size=5)
-    assert threads == [3] and watch.most > 1
+    runner(x, batch_size=20)
+    assert not pools, "for one batch"
+    runner(x, batch_size=5)
+    assert [pool.threads for pool in pools] == [3]
 
 
-def test_large_batches_are_computed_one_at_a_time(set_threads):
+def test_large_batches_are_computed_one_at_a_time(set_threads, pools):
     set_threads("4", "4")
-    runner, watch = watched()
     x = np.arange(40_000, dtype="float32")
-    np.testing.assert_array_equal(runner(x, batch_size=10_000), x)
-    assert watch.most == 1
+    np.testing.assert_array_equal(of_numbers()(x, batch_size=10_000), x)
+    assert [pool.most for pool in pools] == [1]
 
 
 def test_the_error_of_a_batch_is_raised(set_threads):
     set_threads("3", "3")
-    runner, _ = watched()
-    x = np.arange(50, dtype="float32")
+    runner, x = of_numbers(), np.arange(50, dtype="float32")
     with pytest.raises(tf.errors.InvalidArgumentError, match="below zero"):
         runner(np.where(x == 23, -1, x), batch_size=5)
     np.testing.assert_array_equal(runner(x, batch_size=5), x)
 
 
-def test_functions_that_run_eagerly_compute_a_batch_at_a_time(set_threads):
+def test_functions_that_run_eagerly_compute_a_batch_at_a_time(set_threads, pools):
     set_threads("3", "3")
-    runner, watch = watched()
     tf.config.run_functions_eagerly(True)
     try:
-        runner(np.arange(20.0, dtype="float32"), batch_size=5)
+        of_numbers()(np.arange(20, dtype="float32"), batch_size=5)
     finally:
         tf.config.run_functions_eagerly(False)
-    assert watch.most == 1
+    assert not pools
 
 
 KINDS = {
