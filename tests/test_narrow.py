@@ -90,7 +90,9 @@ SERVED = {
 }
 
 
-@pytest.mark.parametrize("kind", SERVED)
+@pytest.mark.parametrize(
+    "kind", ["embedder", "classifier", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("tagger", "sparse"))]
+)
 def test_an_export_holds_kernels_in_16_bits_and_answers_the_same(tmp_path, kind):
     make, in_python, of_answer = SERVED[kind]
     model = make(tmp_path, "mixed_bfloat16")
