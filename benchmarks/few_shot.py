@@ -9,7 +9,7 @@ kind for each text, 20 in the paper. With `--setfit-python`, an interpreter that
 same rows in the same way. No choice used the test split: to compare settings, pass `--split dev`.
 
 Results go to `results/few_shot.json` cell by cell; existing cells are not computed again. A cell holds the way, draw,
-size, pairs and split, the accuracy and the seconds.
+size, pairs and split, the accuracy and, unless it was paused, the seconds.
 """
 
 import pathlib
