@@ -5,7 +5,7 @@
 # make docs         the site, into build/docs; warnings are errors. Needs the package index once, and no network to build
 # make bench        the benchmarks; .venv-bench holds the other side, for the slow tests of what is written for it too
 # .venv-beam holds Apache Beam, .venv-ray Ray Data, for the slow tests.
-# JOBS is how many processes the suite is spread over.
+# JOBS is how many processes the suite is spread over: a core each, at least 2 and at most 4, as each needs up to 4 GB.
 # PYTHON names the interpreter that the environments are made with (by default the first of 3.11, 3.12 and 3.13 that
 # runs; TensorFlow has no wheels for 3.14), DATA the folder of the benchmarks' data sets,
 # BPE a Hugging Face folder with a byte-level BPE tokenizer for one of them.
@@ -14,7 +14,8 @@ PYTHON ?= $(shell for v in 3.11 3.12 3.13; do python$$v -c "" 2>/dev/null && ech
 DATA ?= ../shared/data
 BPE ?=
 ARGS ?=
-JOBS ?= 2
+JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); \
+	echo $$((n < 2 ? 2 : n > 4 ? 4 : n)))
 
 VENV := .venv
 BENCH := .venv-bench
@@ -32,7 +33,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 quickstart: $(VENV)/.installed $(VENV)/.weights
 	$(VENV)/bin/python examples/quickstart.py
 
-test: $(VENV)/.installed-test $(VENV)/.weights $(if $(findstring slow,$(ARGS)),$(VENV)/.installed-docs $(BEAM)/.installed $(RAY)/.installed)
+test: $(VENV)/.installed-test $(VENV)/.weights $(if $(findstring slow,$(ARGS))$(findstring thorough,$(ARGS)),$(VENV)/.installed-docs $(BEAM)/.installed $(RAY)/.installed)
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=10 -m "not slow" $(ARGS)
 
 lint: $(VENV)/.installed-test

@@ -79,7 +79,7 @@ def of_numbers():
 )
 def test_as_many_batches_are_computed_at_a_time_as_threads_are_allowed(set_threads, pools, limits, threads):
     set_threads(*limits)
-    x = np.random.default_rng(0).normal(size=200).astype("float32") ** 2
+    x = np.random.default_rng(0).normal(size=80).astype("float32") ** 2
     np.testing.assert_array_equal(of_numbers()(x, batch_size=5), x)
     assert [pool.threads for pool in pools] == threads
     assert all(1 < pool.most <= pool.threads + 1 for pool in pools)
