@@ -60,6 +60,7 @@ FITS = {
     "projected conflicts": fit_tasks,
 }
 
+
 @pytest.mark.parametrize(
     "kind", [kind if kind == "dropout and GELU" else pytest.param(kind, marks=pytest.mark.slow) for kind in FITS]
 )
