@@ -56,6 +56,7 @@ bench: $(VENV)/.installed-bench $(VENV)/.weights $(BENCH)/.installed $(OPENVINO)
 	$(VENV)/bin/python benchmarks/large_batch.py --data $(DATA) --torch-python $(BENCH)/bin/python
 	$(VENV)/bin/python benchmarks/checkpointing.py
 	$(VENV)/bin/python benchmarks/large_vocabulary.py
+	$(VENV)/bin/python benchmarks/between_products.py
 	$(VENV)/bin/python benchmarks/frozen.py --data $(DATA) --torch-python $(BENCH)/bin/python
 	$(VENV)/bin/python benchmarks/search.py --data $(DATA)
 	$(VENV)/bin/python benchmarks/export.py --data $(DATA) $(if $(BPE),--bpe $(BPE))
