@@ -182,6 +182,16 @@ def test_a_killed_process_is_an_error_and_ends_the_others(embedder):
         made.encode(TEXTS)
 
 
+@pytest.mark.slow
+def test_a_process_that_is_killed_while_it_starts_says_that_memory_may_be_short(embedder):
+    before = set(multiprocessing.active_children())
+    made = embedder.workers(2)
+    for process in set(multiprocessing.active_children()) - before:
+        os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=r"Worker process \d+ was killed by signal 9.*smaller batches"):
+        made.encode(TEXTS)
+
+
 SCRIPT = """
 import sys
 sys.path[:0] = {path!r}

@@ -216,9 +216,10 @@ class Workers:
         """Returns the error for a process that has ended, and ends the others."""
         code = process.wait()
         self.close()
-        ended = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
+        was_killed = code is not None and code < 0
+        ended = f"was killed by signal {-code}" if was_killed else f"ended with exit code {code}"
         remedy = "Memory may have run out: use fewer processes or smaller batches."
-        if not process.is_ready:
+        if not (process.is_ready or was_killed):
             remedy = (
                 "It ended during startup. A script that creates workers needs `if __name__ == '__main__':` around its "
                 "code, as each process imports the script."
