@@ -71,6 +71,7 @@ def main():
     parser.add_argument("--slice", type=int, default=256, help="texts per call")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--name", default="engines", help="name of the JSON file in results/, for another processor")
     arguments = parser.parse_args()
 
     rows = _harness.read_tsv(arguments.data / "banking77" / "train.tsv")
@@ -119,7 +120,7 @@ def main():
     title = f"Banking77 texts, batch {arguments.batch_size}, calls of {arguments.slice}; ratio to {BASELINE}"
     _harness.show(title, summary, extra=extra)
     result = {"slice": arguments.slice, "batch_size": arguments.batch_size, "baseline": BASELINE, "sides": summary}
-    _harness.write("engines", result, workers.values())
+    _harness.write(arguments.name, result, workers.values())
     for worker in workers.values():
         worker.close()
 
