@@ -445,19 +445,19 @@ LONG = [
     r"test_families\.py::test_adapters_and_kept_output.*\[(gpt2|gemma3|t5)",
     # Pages whose calls are those of README, of the other pages and of the examples.
     r"test_docs\.py::test_the_blocks_of_a_page_run\[(gallery|kinds|decisions|skewed)",
-    # What a search suggests is tested alone; this trains on real rows until it shows.
+    # What is suggested for labelling is tested by itself; this trains on real rows until the suggestions pay.
     r"test_suggest\.py::test_labels_that_are_suggested_teach_more",
     # A run that stops in the middle of an epoch is resumed in one process.
     r"test_resume\.py::test_a_process_killed_twice",
     r"test_augmentation\.py::test_a_run_that_was_stopped",
     r"test_multitask\.py::test_a_killed_training",
-    # CSV, and the other formats in one process.
-    r"test_tables\.py::test_a_run_that_is_killed_anywhere.*\[(jsonl|parquet)",
-    # The other signal; models on JAX in one process.
+    # CSV, whose rows are lines as well, and Parquet.
+    r"test_tables\.py::test_a_run_that_is_killed_anywhere.*\[jsonl",
+    # The other signal; models on JAX in one process; mixtures of lists in `test_data_rankings.py`.
     r"test_workers\.py::test_(an_interrupt_or_a_kill.*\[2|a_class_of_ones_own_on_jax|streams_that_are_read)",
-    r"test_reranker\.py::test_(a_reranker_trains_and_ranks_on_jax|generators_mixtures)",
+    r"test_reranker\.py::test_generators_mixtures",
     # One of each kind: connections that concatenate, a family on each side of the padding, a converter each.
-    r"test_connections\.py::test_(training_above_kept|exports_answer).*\[(gated|scalar_mix|convolution)",
+    r"test_connections\.py::test_training_above_kept.*\[(gated|scalar_mix|convolution)",
     r"test_families\.py::test_family_classifies_after_a_step.*\[(gpt2|gemma3|t5)",
     r"test_export_ids\.py::test_each_family_is_converted.*(litert-(?!bert|gpt2)|onnx-(?!deberta|xlm))",
     # Parts of these have tests of their own.
