@@ -229,6 +229,8 @@ def trainer(setup, requests):
     keras.utils.set_random_seed(0)
     tasks = {"classifier": classifier, "pairs": pairs, "triplets": triplets, "equal": equal, "rerank": rerank}
     model, loss, batches = tasks[setup["task"]](setup)
+    if setup.get("fused"):
+        model.fused_elementwise = True
     if setup.get("frozen") is not None:
         tx.freezing.freeze(model, below=setup["frozen"])
     model.compile(tx.optimizers.AdamW(LEARNING_RATE, weight_decay=0.01), loss=loss)

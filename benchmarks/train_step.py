@@ -9,8 +9,9 @@ rerank: a step of LambdaLoss (NDCG-Loss2++) on 8 lists of 8 documents, each pair
     tokens. sentence-transformers' class tokenizes within the step, all pairs at a time (`mini_batch_size=-1`); tfxfer
     pads the ids of cached rows.
 
-Each in float32 and in bfloat16 (autocast; mixed_bfloat16), AdamW, dropout on. On the PyTorch side, rows are in random
-order and each batch is padded to its longest row; tfxfer uses `data.batches` with its defaults.
+Each in float32 and in bfloat16 (autocast; mixed_bfloat16), AdamW, dropout on; tfxfer's steps at equal shapes also with
+`fused_elementwise`. On the PyTorch side, rows are in random order and each batch is padded to its longest row; tfxfer
+uses `data.batches` with its defaults.
 """
 
 import pathlib
@@ -40,6 +41,8 @@ SIDES = {
     "tfxfer float32": ("keras", "float32"),
     "tfxfer mixed_bfloat16": ("keras", "mixed_bfloat16"),
 }
+# Sides of `equal` only, which has no padding.
+FUSED = {f"{name}, fused": SIDES[name] for name in SIDES if SIDES[name][0] == "keras"}
 FOLDERS = {"classifier": "banking77", "pairs": "stsb", "triplets": "nli_triplets"}
 TITLES = {
     "classifier": "Banking77, linear head, rows a second of an epoch",
@@ -90,8 +93,8 @@ def measure(task, arguments):
     setup = setup_of(task, arguments)
     scripts = {"torch": (arguments.torch_python, "_torch_worker"), "keras": (sys.executable, "_keras_worker")}
     workers = {
-        name: _harness.Worker(name, *scripts[stack], {**setup, "dtype": dtype})
-        for name, (stack, dtype) in SIDES.items()
+        name: _harness.Worker(name, *scripts[stack], {**setup, "dtype": dtype, "fused": name in FUSED})
+        for name, (stack, dtype) in (SIDES | FUSED if task == "equal" else SIDES).items()
     }
     group = 1 if task in FIXED else WINDOW // arguments.batches
     rounds = arguments.steps if task in FIXED else arguments.windows * group

@@ -148,6 +148,8 @@ class Backbone(_groups.LayerGroups, keras.Model):
             is a fixed function.
         gradient_checkpointing: bool. Whether training steps compute each block again in the backward pass to save
             memory; see the property. Defaults to `False`.
+        fused_elementwise: bool. Whether XLA compiles what lies between the matrix products of training steps on batches
+            without padding; see the property. Defaults to `False`.
         lora: dict of arguments of `enable_lora`, to create the backbone with adapters.
         quantization: dict that describes quantized layers, as in `get_config`.
         dtype: dtype policy. Defaults to Keras's global policy. With `mixed_bfloat16` or `mixed_float16` on a CPU where
@@ -182,6 +184,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
         frozen: Sequence[str] = (),
         frozen_dropout: bool = False,
         gradient_checkpointing: bool = False,
+        fused_elementwise: bool = False,
         lora: Mapping[str, Any] | None = None,
         quantization: Mapping[str, Any] | None = None,
         dtype: Any = None,
@@ -220,6 +223,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
         self._hold()
         self.frozen_dropout = frozen_dropout
         self.gradient_checkpointing = gradient_checkpointing
+        self.fused_elementwise = fused_elementwise
 
     @property
     def parts(self) -> Any:
@@ -358,6 +362,7 @@ class Backbone(_groups.LayerGroups, keras.Model):
             "frozen": self._frozen(),
             "frozen_dropout": self.frozen_dropout,
             "gradient_checkpointing": self.gradient_checkpointing,
+            "fused_elementwise": self.fused_elementwise,
             "lora": self.lora,
             "quantization": self.quantization,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),

@@ -6,7 +6,8 @@ from keras import ops
 from tfxfer._freezable import Freezable
 from tfxfer._lengths import are_mixed, mixed_lengths
 from tfxfer._recompute import recomputed
-from tfxfer.backbones._parts import Dropout, dense, norm, trains
+from tfxfer.backbones._fused import fused
+from tfxfer.backbones._parts import Dropout, dense, norm, normed_sum, trains
 from tfxfer.backbones._unpadding import MOST_DRAWS
 
 ORDERS = ("post", "pre", "sandwich")
@@ -106,12 +107,15 @@ class TransformerBlock(Freezable, keras.layers.Layer):
     Attributes:
         gradient_checkpointing: bool. Whether training steps keep only the block's input and compute the block again in
             the backward pass. `False` by default.
+        fused_elementwise: bool. Whether XLA compiles what lies between the matrix products of training steps on batches
+            without padding. `False` by default.
 
     Returns:
         A tensor of the shape of `inputs`.
     """
 
     gradient_checkpointing = False
+    fused_elementwise = False
 
     def __init__(
         self,
@@ -187,13 +191,14 @@ class TransformerBlock(Freezable, keras.layers.Layer):
         def feed(x):
             return self.feed_forward(x, training=training)
 
-        x = self._residual(inputs, attend, *norms, self.attention_dropout, training)
-        norms = (self.feed_forward_norm, self.feed_forward_output_norm)
-        return self._residual(x, feed, *norms, self.feed_forward_dropout, training)
+        with fused(training and self.fused_elementwise, inputs, layout[2]):
+            x = self._residual(inputs, attend, *norms, self.attention_dropout, training)
+            norms = (self.feed_forward_norm, self.feed_forward_output_norm)
+            return self._residual(x, feed, *norms, self.feed_forward_dropout, training)
 
     def _residual(self, x, part, norm, output_norm, dropout, training):
         if self.order == "post":
-            return norm(ops.add(dropout(part(x), training=training), x))
+            return normed_sum(part(x), x, dropout, norm, training)
         y = part(x if norm is None else norm(x))
         y = y if output_norm is None else output_norm(y)
         return ops.add(x, dropout(y, training=training))

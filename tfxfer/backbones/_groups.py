@@ -64,21 +64,46 @@ class LayerGroups(_refusals.FixedWeights):
 
         Reference: Chen et al., 2016, https://arxiv.org/abs/1604.06174.
         """
-        return any(getattr(layer, "gradient_checkpointing", False) for layer in self._checkpointed())
+        return self._setting("gradient_checkpointing")
 
     @gradient_checkpointing.setter
     def gradient_checkpointing(self, value: bool) -> None:
-        _check.instance("gradient_checkpointing", value, bool, "True or False")
-        layers = self._checkpointed()
-        if value and not layers:
-            remedy = "Set it on an encoder with blocks of tfxfer's own; KerasHub's are created under `keras.RematScope`"
-            raise _check.invalid("gradient_checkpointing", "False for this encoder", value, remedy)
-        for layer in layers:
-            layer.gradient_checkpointing = value
+        self._set("gradient_checkpointing", value, "KerasHub's are created under `keras.RematScope`")
 
-    def _checkpointed(self):
+    @property
+    def fused_elementwise(self) -> bool:
+        """Whether XLA compiles what lies between the matrix products of training steps on batches without padding.
+
+        `False` by default. Each activation, and each dropout with its residual sum and norm, becomes one loop, in the
+        forward and the backward pass. A program serves one number of tokens and takes about a second to compile, so it
+        pays for texts that are cut to one length; batches with padding are computed as without the setting. Numbers
+        change by rounding. Without effect on JAX, where a whole step is compiled, in eager execution, and on attention.
+        Read when a step is traced, like flags.
+
+        Raises:
+            ValueError: if set on an encoder whose blocks are KerasHub's layers.
+        """
+        return self._setting("fused_elementwise")
+
+    @fused_elementwise.setter
+    def fused_elementwise(self, value: bool) -> None:
+        self._set("fused_elementwise", value, "Compile the model with `jit_compile=True`")
+
+    def _having(self, name):
         layers = [layer for layers in self.layer_groups().values() for layer in layers]
-        return [layer for layer in layers if hasattr(layer, "gradient_checkpointing")]
+        return [layer for layer in layers if hasattr(layer, name)]
+
+    def _setting(self, name):
+        return any(getattr(layer, name) for layer in self._having(name))
+
+    def _set(self, name, value, remedy):
+        _check.instance(name, value, bool, "True or False")
+        layers = self._having(name)
+        if value and not layers:
+            remedy = f"Set it on an encoder with blocks of tfxfer's own; {remedy}"
+            raise _check.invalid(name, "False for this encoder", value, remedy)
+        for layer in layers:
+            setattr(layer, name, value)
 
     def runs_dropout(self, layer: Any) -> bool:
         """Returns whether a layer applies dropout in training."""

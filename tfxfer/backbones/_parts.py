@@ -14,6 +14,7 @@ from keras import ops
 from tfxfer import _ops
 from tfxfer._freezable import Freezable
 from tfxfer._gradients import custom_gradient
+from tfxfer.backbones import _fused
 from tfxfer.backbones._unpadding import leaves_padding_out
 
 _TRAINS = contextvars.ContextVar("trains", default=False)
@@ -32,7 +33,11 @@ def trains(training):
 def _gelu(x):
     """The exact GELU: `x / 2 * (1 + erf(x / sqrt(2)))`."""
     if _TRAINS.get() and keras.config.backend() == "tensorflow":
-        return ops.cast(_differentiated_gelu(ops.cast(x, keras.backend.result_type(x.dtype, "float32"))), x.dtype)
+
+        def plain(x):
+            return ops.cast(_differentiated_gelu(ops.cast(x, keras.backend.result_type(x.dtype, "float32"))), x.dtype)
+
+        return _fused.either(_fused.gelu, plain, x)
     if keras.config.backend() != "jax" or keras.backend.standardize_dtype(x.dtype) not in ("bfloat16", "float16"):
         return ops.gelu(x, approximate=False)
     # JAX's own keeps the digits of the tails with erfc, two polynomials and an exponential: 1.8 times as long on an
@@ -40,6 +45,15 @@ def _gelu(x):
     # the result is more accurate.
     wide = ops.cast(x, "float32")
     return ops.cast(0.5 * wide * (1.0 + ops.erf(wide * math.sqrt(0.5))), x.dtype)
+
+
+def _gelu_approximate(x):
+    """The GELU with a hyperbolic tangent."""
+
+    def plain(x):
+        return ops.gelu(x, approximate=True)
+
+    return _fused.either(_fused.gelu_approximate, plain, x) if _TRAINS.get() else plain(x)
 
 
 @custom_gradient
@@ -57,7 +71,7 @@ def _differentiated_gelu(x):
 
 ACTIVATIONS = {
     "gelu": _gelu,
-    "gelu_approximate": lambda x: ops.gelu(x, approximate=True),
+    "gelu_approximate": _gelu_approximate,
     "relu": ops.relu,
     "silu": ops.silu,
 }
@@ -117,12 +131,27 @@ class LayerNorm(keras.layers.LayerNormalization):
         """Normalizes the last axis."""
         if not leaves_padding_out():
             return super().call(inputs)
+        if not self.is_affine:
+            return self.normalized(inputs, self.gamma, self.beta)
+        return _fused.either(_fused.layer_norm, self.normalized, inputs, *self.tensors(), epsilon=self.epsilon)
+
+    @property
+    def is_affine(self):
+        """Whether there are a scale and a shift."""
+        return self.gamma is not None and self.beta is not None
+
+    def tensors(self):
+        """Returns the scale and the shift as tensors."""
+        return tuple(ops.convert_to_tensor(each) for each in (self.gamma, self.beta))
+
+    def normalized(self, inputs, gamma, beta):
+        """Returns the normalized last axis, scaled and shifted."""
         x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         mean, variance = ops.moments(x, axes=[-1], keepdims=True)
         scale = _ops.reciprocal_sqrt(variance + self.epsilon)
-        scale = scale if self.gamma is None else scale * ops.cast(self.gamma, x.dtype)
+        scale = scale if gamma is None else scale * ops.cast(gamma, x.dtype)
         shift = -mean * scale
-        shift = shift if self.beta is None else shift + ops.cast(self.beta, x.dtype)
+        shift = shift if beta is None else shift + ops.cast(beta, x.dtype)
         return ops.cast(x * scale + shift, self.compute_dtype)
 
 
@@ -153,11 +182,23 @@ class Dropout(keras.layers.Dropout):
 
     def call(self, inputs, training=False):
         """Zeroes a share of the numbers in training, and scales the others so that the mean stays."""
-        if not training or keras.config.backend() != "tensorflow" or not 0 < self.rate < 1:
+        if keras.config.backend() != "tensorflow" or not self.is_active(training):
             return super().call(inputs, training=training)
+        return _scaled(inputs, self.kept(inputs), self.scale)
+
+    def is_active(self, training):
+        """Returns whether the layer changes its input, and keeps some of it."""
+        return bool(training) and 0 < self.rate < 1
+
+    def kept(self, inputs):
+        """Draws which numbers stay: booleans of the shape of `inputs`."""
         # Floats, as in Keras: XLA has no random integers for axes of unknown size.
-        drawn = keras.random.uniform(ops.shape(inputs), dtype="float32", seed=self.seed_generator)
-        return _scaled(inputs, drawn >= self.rate, 1.0 / (1.0 - self.rate))
+        return keras.random.uniform(ops.shape(inputs), dtype="float32", seed=self.seed_generator) >= self.rate
+
+    @property
+    def scale(self):
+        """The factor on the numbers that stay."""
+        return 1.0 / (1.0 - self.rate)
 
 
 def _scaled(x, kept, scale):
@@ -175,6 +216,21 @@ def _scaled(x, kept, scale):
         return scaled(x), gradient
 
     return compute(x)
+
+
+def normed_sum(part, x, dropout, norm, training):
+    """Returns `norm(dropout(part) + x)`."""
+    if not (_fused.is_fused() and training and type(norm) is LayerNorm and norm.is_affine and 0 <= dropout.rate < 1):
+        return norm(ops.add(dropout(part, training=training), x))
+
+    def plain(part, x, gamma, beta, *kept):
+        part = _scaled(part, kept[0], dropout.scale) if kept else part
+        return norm.normalized(ops.add(part, x), gamma, beta)
+
+    # Drawn here: neither a branch nor the backward pass may change the seed.
+    kept = (dropout.kept(part),) if dropout.is_active(training) else ()
+    constants = {"scale": dropout.scale, "epsilon": norm.epsilon}
+    return _fused.either(_fused.normed_sum, plain, part, x, *norm.tensors(), given=kept, **constants)
 
 
 class Embeddings(Freezable, keras.layers.Layer):

@@ -258,7 +258,7 @@ def _computed(config):
     """Returns a config without the entries that name layers or set whether they train, which do not affect results."""
     if not isinstance(config, dict):
         return config
-    left_out = ("name", "frozen", "frozen_dropout", "gradient_checkpointing", "trainable")
+    left_out = ("name", "frozen", "frozen_dropout", "gradient_checkpointing", "fused_elementwise", "trainable")
     return {name: _computed(value) for name, value in config.items() if name not in left_out}
 
 
