@@ -21,6 +21,7 @@ ROWS = {
     "_check": -1,  # the wording of errors, which modules of row 0 use
     "_tracing": -0.6,  # used by the next
     "_gradients": -0.5,  # gradients of our own, which arithmetic of row 0 has
+    "_tensors": -0.5,
     "_fusing": -0.4,  # uses the former
     "_disk": 0,
     "_processes": 0,
@@ -77,6 +78,7 @@ ALLOWED = {
         "_quiet",
         "_random",
         "_replicas",
+        "_tensors",
         "_tracing",
         "_try",
     },

@@ -191,7 +191,7 @@ class TransformerBlock(Freezable, keras.layers.Layer):
         def feed(x):
             return self.feed_forward(x, training=training)
 
-        with fused(training and self.fused_elementwise, inputs, layout[2]):
+        with trains(training), fused(training and self.fused_elementwise, inputs, layout[2]):
             x = self._residual(inputs, attend, *norms, self.attention_dropout, training)
             norms = (self.feed_forward_norm, self.feed_forward_output_norm)
             return self._residual(x, feed, *norms, self.feed_forward_dropout, training)

@@ -11,7 +11,7 @@ import math
 import keras
 from keras import ops
 
-from tfxfer import _ops
+from tfxfer import _ops, _tensors
 from tfxfer._freezable import Freezable
 from tfxfer._gradients import custom_gradient
 from tfxfer.backbones import _fused
@@ -147,12 +147,34 @@ class LayerNorm(keras.layers.LayerNormalization):
     def normalized(self, inputs, gamma, beta):
         """Returns the normalized last axis, scaled and shifted."""
         x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        gamma, beta = (None if each is None else ops.cast(each, x.dtype) for each in (gamma, beta))
+        if _TRAINS.get() and gamma is not None and beta is not None:
+            x = custom_gradient(self._differentiated)(x, gamma, beta)
+        else:
+            x = self._moments_and_normalized(x, gamma, beta)[-1]
+        return ops.cast(x, self.compute_dtype)
+
+    def _moments_and_normalized(self, x, gamma, beta):
         mean, variance = ops.moments(x, axes=[-1], keepdims=True)
-        scale = _ops.reciprocal_sqrt(variance + self.epsilon)
-        scale = scale if gamma is None else scale * ops.cast(gamma, x.dtype)
+        inverse = _ops.reciprocal_sqrt(variance + self.epsilon)
+        scale = inverse if gamma is None else inverse * gamma
         shift = -mean * scale
-        shift = shift if beta is None else shift + ops.cast(beta, x.dtype)
-        return ops.cast(x * scale + shift, self.compute_dtype)
+        return mean, inverse, x * scale + (shift if beta is None else shift + beta)
+
+    def _differentiated(self, x, gamma, beta):
+        """The norm for training on TensorFlow, with its gradient in fewer operations."""
+        mean, inverse, found = self._moments_and_normalized(x, gamma, beta)
+
+        def gradient(*args, upstream=None):
+            (upstream,) = args or (upstream,)
+            normalized = (x - mean) * inverse
+            scaled = upstream * gamma
+            products = ops.mean(scaled * normalized, axis=-1, keepdims=True)
+            of_x = (scaled - ops.mean(scaled, axis=-1, keepdims=True) - normalized * products) * inverse
+            rows = list(range(x.shape.rank - 1))
+            return of_x, ops.sum(upstream * normalized, axis=rows), ops.sum(upstream, axis=rows)
+
+        return found, gradient
 
 
 class RMSNorm(keras.layers.RMSNormalization):
@@ -193,7 +215,7 @@ class Dropout(keras.layers.Dropout):
     def kept(self, inputs):
         """Draws which numbers stay: booleans of the shape of `inputs`."""
         # Floats, as in Keras: XLA has no random integers for axes of unknown size.
-        return keras.random.uniform(ops.shape(inputs), dtype="float32", seed=self.seed_generator) >= self.rate
+        return keras.random.uniform(_tensors.shape(inputs), dtype="float32", seed=self.seed_generator) >= self.rate
 
     @property
     def scale(self):

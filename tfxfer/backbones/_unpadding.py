@@ -12,6 +12,7 @@ import itertools
 import keras
 from keras import ops
 
+from tfxfer import _tensors
 from tfxfer._gradients import custom_gradient
 from tfxfer._lengths import are_mixed
 
@@ -120,19 +121,19 @@ class LengthGroups(keras.layers.Layer):
             rows = order[i:j]
             # The longest row is the first one. No group is shorter than two positions, not even one without rows: Keras
             # warns about a softmax over one.
-            size = ops.max(ops.concatenate([2 * ops.ones(1, "int32"), ops.take(extent, rows[:1])]))
-            at = ops.expand_dims(ops.take(start, rows), 1) + ops.arange(size, dtype="int32")
+            size = ops.max(ops.concatenate([2 * ops.ones(1, "int32"), _tensors.rows(extent, rows[:1])]))
+            at = ops.expand_dims(_tensors.rows(start, rows), 1) + ops.arange(size, dtype="int32")
             is_within = at < length
             at = ops.minimum(at, length - 1)
-            found.append(ops.take_along_axis(ops.take(slots, rows, axis=0), at, axis=1))
+            found.append(ops.take_along_axis(_tensors.rows(slots, rows), at, axis=1))
             masks.append(
-                ops.take_along_axis(ops.take(padding_mask, rows, axis=0), at, axis=1)
+                ops.take_along_axis(_tensors.rows(padding_mask, rows), at, axis=1)
                 * ops.cast(is_within, padding_mask.dtype)
             )
             first.append(below + size * ops.arange(j - i, dtype="int32"))
             below = below + size * (j - i)
-        first = ops.take(ops.concatenate(first), ops.argsort(order)) - start
-        return ops.take(first, tokens // length) + tokens % length, found, masks
+        first = _tensors.rows(ops.concatenate(first), ops.argsort(order)) - start
+        return _tensors.rows(first, tokens // length) + tokens % length, found, masks
 
     def compute_output_spec(self, padding_mask, tokens, slots, training=None):
         """Returns the symbolic output: any number of tokens, and of rows and positions in each group."""
@@ -169,7 +170,7 @@ class Unpad(keras.layers.Layer):
     def call(self, inputs, layout):
         """Extracts the tokens from `inputs`; `layout` as in `TokenLayout`."""
         flat = ops.reshape(inputs, (-1,))
-        return ops.take(flat, layout[0], axis=0) if leaves_padding_out() else flat
+        return _tensors.rows(flat, layout[0]) if leaves_padding_out() else flat
 
     def compute_output_spec(self, inputs, layout):
         """Returns the symbolic output: any number of tokens."""
@@ -191,7 +192,7 @@ class Pad(keras.layers.Layer):
 def unpad(x, layout):
     """Returns the real tokens of `(batch, length, dim)` as `(real tokens, dim)`."""
     flat = ops.reshape(x, (-1, x.shape[-1]))
-    return ops.take(flat, layout[0], axis=0) if leaves_padding_out() else flat
+    return _tensors.rows(flat, layout[0]) if leaves_padding_out() else flat
 
 
 def pad(x, layout, training=None):
@@ -205,7 +206,7 @@ def pad(x, layout, training=None):
     if not leaves_padding_out():
         return ops.reshape(x, shape)
     if not training:
-        return ops.take(x, slots, axis=0)
+        return _tensors.rows(x, slots)
     # A scatter is slightly slower than that gather, but its gradient is a gather. The gradient of a gather is a sum
     # over positions, which takes twice as long.
     batch, length, dim = shape
@@ -223,9 +224,9 @@ def pad_groups(x, layout):
     def rows(x):
         def gradient(*upstream):
             flat = [ops.reshape(each, (-1, x.shape[-1])) for each in upstream]
-            return ops.take(ops.concatenate(flat), places, axis=0)
+            return _tensors.rows(ops.concatenate(flat), places)
 
-        return tuple(ops.take(x, numbers, axis=0) for numbers in slots), gradient
+        return tuple(_tensors.rows(x, numbers) for numbers in slots), gradient
 
     return list(rows(x))
 
@@ -248,7 +249,7 @@ def unpad_groups(groups, layout):
                 below = below + size
             return tuple(found)
 
-        return ops.take(flat, places, axis=0), gradient
+        return _tensors.rows(flat, places), gradient
 
     return tokens(*groups)
 

@@ -8,6 +8,9 @@ from keras import ops
 
 from tfxfer import _check
 
+# The attribute of a graph that holds what all updates of a step share.
+_SHARED = "_tfxfer_shared"
+
 
 @keras.saving.register_keras_serializable("tfxfer")
 class AdamW(keras.optimizers.AdamW):
@@ -97,6 +100,8 @@ class AdamW(keras.optimizers.AdamW):
             grads: list of gradients, or `None`, one for each variable.
             variables: list of variables.
         """
+        if not tf.executing_eagerly():
+            setattr(tf.compat.v1.get_default_graph(), _SHARED, {})  # without those of an update before
         grads = [_summed(gradient) for gradient in grads]
         if self.lazy_embeddings:
             if tf.distribute.has_strategy():
@@ -154,19 +159,28 @@ class AdamW(keras.optimizers.AdamW):
                 return
             if key in self._decayed_tables:
                 self._decay(variable, ops.cast(learning_rate, "float32") * self.weight_decay)
-        step = ops.cast(self.iterations + 1, "float32")
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self.slots["momentum"][key].value.handle,
             v=self.slots["velocity"][key].value.handle,
-            beta1_power=tf.pow(self.beta_1, step),
-            beta2_power=tf.pow(self.beta_2, step),
             lr=ops.cast(learning_rate, "float32"),
-            beta1=self.beta_1,
-            beta2=self.beta_2,
-            epsilon=self.epsilon,
+            **self._shared_arguments(),
             grad=tf.cast(tf.convert_to_tensor(gradient), "float32"),  # makes the rows of an embedding's gradient dense
         )
+
+    def _shared_arguments(self):
+        """Returns the arguments of the kernel that are the same for all variables of a step."""
+        made: dict = {}
+        if not tf.executing_eagerly():
+            graph = tf.compat.v1.get_default_graph()
+            made = getattr(graph, _SHARED, made)
+            setattr(graph, _SHARED, made)
+        if self not in made:
+            step = ops.cast(self.iterations + 1, "float32")
+            numbers = {"beta1": self.beta_1, "beta2": self.beta_2, "epsilon": self.epsilon}
+            found = {name: tf.constant(value, "float32") for name, value in numbers.items()}
+            made[self] = {**found, **{f"{name}_power": tf.pow(found[name], step) for name in ("beta1", "beta2")}}
+        return made[self]
 
     def _update_rows(self, gradient, variable, learning_rate):
         """Updates the rows of a table that its gradient has values for."""
@@ -199,7 +213,8 @@ class AdamW(keras.optimizers.AdamW):
 
     def _decay(self, variable, rate):
         # A gradient descent step along the weight itself.
-        tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=variable.read_value())
+        value = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+        tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=value)
 
     def _is_fused(self, variable):
         return isinstance(variable, tf.Variable) and variable.dtype == tf.float32 and not self.amsgrad

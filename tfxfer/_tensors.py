@@ -1,0 +1,21 @@
+"""Operations without the parts that `keras.ops` adds for cases that do not occur here, which cost time to trace."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+
+def rows(x: Any, indices: Any) -> Any:
+    """Returns `keras.ops.take(x, indices, axis=0)` for indices that are not negative."""
+    return tf.gather(x, indices) if _is_plain(x, indices) else ops.take(x, indices, axis=0)
+
+
+def shape(x: Any) -> Any:
+    """Returns the shape of a tensor as one tensor on TensorFlow, and as `keras.ops.shape` does elsewhere."""
+    return tf.shape(x) if _is_plain(x) else ops.shape(x)
+
+
+def _is_plain(*tensors):
+    return keras.config.backend() == "tensorflow" and all(tf.is_tensor(each) for each in tensors)
