@@ -121,18 +121,21 @@ def test_adapters_train(tmp_path):
     assert all(moved)
 
 
-def test_what_cannot_be_set_is_an_error(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("gradient_checkpointing", "RematScope"), ("fused_elementwise", "jit_compile")]
+)
+def test_what_cannot_be_set_is_an_error(tmp_path, name, remedy):
     import keras_hub
 
     model = tiny.classifier(tmp_path)
-    with pytest.raises(ValueError, match=r"`gradient_checkpointing`.*True or False"):
-        model.gradient_checkpointing = "yes"
+    with pytest.raises(ValueError, match=rf"`{name}`.*True or False"):
+        setattr(model, name, "yes")
     hub = keras_hub.models.FNetBackbone(30, num_layers=1, hidden_dim=8, intermediate_dim=16)
     other = tx.models.TextClassifier(hub, model.preprocessor, labels=["card", "loan"])
-    assert not other.gradient_checkpointing
-    other.gradient_checkpointing = False
-    with pytest.raises(ValueError, match=r"`gradient_checkpointing`.*RematScope"):
-        other.gradient_checkpointing = True
+    assert not getattr(other, name)
+    setattr(other, name, False)
+    with pytest.raises(ValueError, match=rf"`{name}`.*{remedy}"):
+        setattr(other, name, True)
 
 
 @pytest.mark.slow

@@ -46,6 +46,21 @@ ARGUMENTS = {
 }
 
 
+def test_steps_in_one_graph_each_count():
+    optimizer = tx.optimizers.AdamW(0.1)
+    variables = [keras.Variable(value, name=f"v{i}") for i, value in enumerate(START)]
+    optimizer.build(variables)
+
+    @tf.function(autograph=False)
+    def steps():
+        for grads in GRADIENTS:
+            optimizer.apply([tf.constant(each) for each in grads], variables)
+
+    steps()
+    for found, expected in zip(variables, trained(tx.optimizers.AdamW(0.1)), strict=True):
+        np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("arguments", ARGUMENTS.values(), ids=ARGUMENTS)
 def test_adamw_moves_dense_weights_as_keras_does(arguments):
     ours = trained(tx.optimizers.AdamW(0.1, **arguments))

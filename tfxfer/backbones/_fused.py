@@ -54,25 +54,29 @@ def either(function, plain, *tensors, given=(), **constants):
 
 def gelu(x):
     """Returns the exact GELU."""
-    wide = ops.cast(x, "float32")
+    wide = _wide(x)
     return ops.cast(0.5 * wide * (1.0 + ops.erf(wide * 0.5**0.5)), x.dtype)
 
 
 def gelu_approximate(x):
     """Returns the GELU with a hyperbolic tangent."""
-    return ops.cast(ops.gelu(ops.cast(x, "float32"), approximate=True), x.dtype)
+    return ops.cast(ops.gelu(_wide(x), approximate=True), x.dtype)
 
 
 def layer_norm(x, gamma, beta, epsilon):
-    """Returns the layer norm over the last axis; the moments are in float32."""
-    wide = ops.cast(x, "float32")
+    """Returns the layer norm over the last axis; the moments are in float32 at least."""
+    wide = _wide(x)
     mean = ops.mean(wide, axis=-1, keepdims=True)
     centered = wide - mean
     scale = ops.rsqrt(ops.mean(ops.square(centered), axis=-1, keepdims=True) + epsilon)
-    return ops.cast(centered * scale * ops.cast(gamma, "float32") + ops.cast(beta, "float32"), x.dtype)
+    return ops.cast(centered * scale * ops.cast(gamma, wide.dtype) + ops.cast(beta, wide.dtype), x.dtype)
 
 
 def normed_sum(part, x, gamma, beta, *kept, scale, epsilon):
     """Returns the layer norm of a residual sum, after dropout of `part` if it says which numbers stay."""
     part = part * (ops.cast(kept[0], part.dtype) * scale) if kept else part
     return layer_norm(part + x, gamma, beta, epsilon)
+
+
+def _wide(x):
+    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
