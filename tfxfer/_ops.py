@@ -1,5 +1,7 @@
 """Shared arithmetic of layers, losses and metrics: `keras.ops` only, gradients finite at zero."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -50,6 +52,18 @@ def sigmoid(x):
     count, *shape = ops.shape(x)
     missing = 7 - (count + 7) % 8  # avoids the remainder of a negative number, which has its sign in ONNX
     return ops.sigmoid(ops.concatenate([x, ops.zeros((missing, *shape), x.dtype)]))[:count]
+
+
+def gelu(x, approximate=False):
+    """Returns the GELU, exact or with a hyperbolic tangent, with all digits of `x`'s dtype.
+
+    TensorFlow rounds the constants to float32, whatever the dtype: in float64, its GELU is off by up to 5e-9.
+    """
+    if keras.backend.standardize_dtype(x.dtype) != "float64":
+        return ops.gelu(x, approximate=approximate)
+    if approximate:
+        return x * (0.5 + 0.5 * ops.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * ops.square(x))))
+    return x * (0.5 + 0.5 * ops.erf(x * math.sqrt(0.5)))
 
 
 def safe_sqrt(x):

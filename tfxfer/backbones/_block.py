@@ -67,9 +67,10 @@ class FeedForward(keras.layers.Layer):
 
     def call(self, inputs, training=None):
         """Computes the feed-forward part; see the call arguments of the class."""
-        x = self.intermediate(inputs)
-        if self.gate is not None:
-            x = x * self.gate(inputs)
+        with trains(training):  # as the block has said, where there is one
+            x = self.intermediate(inputs)
+            if self.gate is not None:
+                x = x * self.gate(inputs)
         return self.output_dense(self.dropout(x, training=training))
 
     def compute_output_spec(self, inputs, training=None):

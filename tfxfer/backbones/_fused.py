@@ -11,6 +11,7 @@ import contextvars
 import keras
 from keras import ops
 
+from tfxfer import _ops
 from tfxfer._fusing import can_compile, compiled_if
 from tfxfer.backbones._unpadding import leaves_padding_out
 
@@ -60,7 +61,7 @@ def gelu(x):
 
 def gelu_approximate(x):
     """Returns the GELU with a hyperbolic tangent."""
-    return ops.cast(ops.gelu(_wide(x), approximate=True), x.dtype)
+    return ops.cast(_ops.gelu(_wide(x), approximate=True), x.dtype)
 
 
 def layer_norm(x, gamma, beta, epsilon):

@@ -39,7 +39,7 @@ def _gelu(x):
 
         return _fused.either(_fused.gelu, plain, x)
     if keras.config.backend() != "jax" or keras.backend.standardize_dtype(x.dtype) not in ("bfloat16", "float16"):
-        return ops.gelu(x, approximate=False)
+        return _ops.gelu(x)
     # JAX's own keeps the digits of the tails with erfc, two polynomials and an exponential: 1.8 times as long on an
     # H100 (`benchmarks/gpu.py`). 16 bits do not hold those digits, and JAX rounds the argument to 16 bits: in float32,
     # the result is more accurate.
@@ -51,7 +51,7 @@ def _gelu_approximate(x):
     """The GELU with a hyperbolic tangent."""
 
     def plain(x):
-        return ops.gelu(x, approximate=True)
+        return _ops.gelu(x, approximate=True)
 
     return _fused.either(_fused.gelu_approximate, plain, x) if _TRAINS.get() else plain(x)
 

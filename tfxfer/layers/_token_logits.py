@@ -1,13 +1,16 @@
 """Scores for each token of the vocabulary from token vectors."""
 
+import functools
 from typing import Any
 
 import keras
 from keras import ops
 
+from tfxfer import _ops
+
 ACTIVATIONS = {
-    "gelu": lambda x: ops.gelu(x, approximate=False),
-    "gelu_approximate": lambda x: ops.gelu(x, approximate=True),
+    "gelu": _ops.gelu,
+    "gelu_approximate": functools.partial(_ops.gelu, approximate=True),
     "relu": ops.relu,
     "silu": ops.silu,
     "tanh": ops.tanh,
