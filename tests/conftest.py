@@ -103,15 +103,16 @@ def blocks():
 
 
 # Test files whose results do not change if TensorFlow does not rewrite graphs before the first run; rewriting takes a
-# tenth of their time. Graphs that are exported, served, quantized or compared with exact numbers are still rewritten.
+# fifth of their time. Graphs that are exported, served, quantized or compared with exact numbers are still rewritten.
 PLAIN_GRAPHS = """
-    added_tokens align callbacks callbacks_rates checkpoint connections damaged_files data_batches data_columns
-    data_label_column data_mix data_plans data_rankings data_rows data_targets deciding decisions denoising disk drift
-    evaluation evaluation_labels evaluation_pairs evaluation_ranking evaluation_tagger explain few_shot freezing
-    from_model from_preset frozen_cache gate heads keras_hub keras_methods late_interaction logits lora losses_memory
-    masked models multimodal multitask optimizers optimizers_layerwise optimizers_subset own_task peft probe report
-    report_page reranker resume saved_index search search_negatives siamese sparse students suggest suspects tagger
-    tagger_checkpoint tagger_training try tuning unfreezing windows writes
+    added_tokens align augmentation callbacks callbacks_rates checkpoint connections damaged_files data_batches
+    data_columns data_label_column data_mix data_plans data_rankings data_rows data_targets deciding decisions
+    decoders denoising disk drift evaluation evaluation_labels evaluation_pairs evaluation_ranking evaluation_tagger
+    explain families few_shot freezing from_model from_preset frozen_cache gate heads keras_hub keras_methods
+    late_interaction logits lora losses_memory masked models multimodal multitask optimizers optimizers_layerwise
+    optimizers_subset own_task peft probe report report_page reranker resume saved_index search search_negatives
+    siamese sparse students suggest suspects tagger tagger_checkpoint tagger_training try tuning unfreezing windows
+    writes
 """.split()
 
 
@@ -141,12 +142,26 @@ def bases():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def stacks():
+    """Makes TensorFlow note the same Python stack for every operation that it traces, for its error messages.
+
+    Under the test runner a stack is so deep that noting it takes almost a tenth of the time for tracing.
+    """
+    from tensorflow.python.util import tf_stack
+
+    stack = tf_stack.extract_stack()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tf_stack, "extract_stack", lambda stacklevel=1: stack)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def graphs(request):
-    """Makes TensorFlow run graphs unrewritten in `PLAIN_GRAPHS`, except in slow tests that are not marked `alike`."""
+    """Makes TensorFlow run graphs unrewritten in `PLAIN_GRAPHS`, except those of real weights and of thorough cases."""
     name = request.module.__name__.removeprefix("test_")
-    is_slow = request.node.get_closest_marker("slow") and not request.node.get_closest_marker("alike")
-    if name not in PLAIN_GRAPHS or is_slow:
+    marked = request.node.get_closest_marker
+    if name not in PLAIN_GRAPHS or marked("real_weights") or (marked("thorough") and not marked("alike")):
         yield
         return
     import tensorflow as tf

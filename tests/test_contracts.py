@@ -747,14 +747,15 @@ def test_jax_backend_gives_tensorflow_numbers_and_trains(tmp_path):
         table = {str(tmp_path / "rows.csv")!r}
         open(table, "w").write("text\\n" + "good day\\n" * 3)
         assert model.predict_table(table, table + ".jsonl")["answered"] == 3
+        texts, labels = tiny.TEXTS[:4], tiny.LABELS[:4]  # a batch: JAX compiles a step for each shape
         heads = [tx.layers.DenselyConnectedHead(3, "ladder", reduction=2), tx.layers.SeparableConvHead(3, (2, 3), 4)]
         for head in heads:
             model = tx.models.TextClassifier(embedder.backbone, embedder.preprocessor, labels=model.labels, head=head)
-            model.fit(tiny.TEXTS, tiny.LABELS, epochs=1, batch_size=4, verbose=0)
-            small = tx.models.conv_student(model, num_layers=1)
-            small.fit(tiny.TEXTS, model.classify(tiny.TEXTS).probabilities, epochs=1, batch_size=4, verbose=0)
-            assert np.isfinite(small.classify(tiny.TEXTS).probabilities).all()
+            model.fit(texts, labels, epochs=1, batch_size=4, verbose=0)
+        small = tx.models.conv_student(model, num_layers=1)
+        small.fit(texts, model.classify(texts).probabilities, epochs=1, batch_size=4, verbose=0)
+        assert np.isfinite(small.classify(texts).probabilities).all()
         siamese = tx.models.Siamese(embedder)
         siamese.compile("adamw", loss=tx.losses.CoSENTLoss())
-        siamese.fit((tiny.TEXTS, tiny.TEXTS[::-1]), np.arange(8.0), batch_size=4, verbose=0)
+        siamese.fit((texts, texts[::-1]), np.arange(4.0), batch_size=4, verbose=0)
     """)

@@ -79,8 +79,7 @@ def compiled(make, loss=None, optimizer=None):
 
 def losses_are_those_of_the_whole_batch(folder):
     pairs = (TEXTS, tiny.TEXTS[1:8])
-    for loss in (tx.losses.MultipleNegativesRankingLoss, tx.losses.CoSENTLoss):
-        assert_same(folder, compiled(siamese, loss), pairs, np.linspace(0, 1, 7, dtype="float32"))
+    assert_same(folder, compiled(siamese, tx.losses.CoSENTLoss), pairs, np.linspace(0, 1, 7, dtype="float32"))
     # A batch of five rows, and a last batch of one row, of which the second replica gets none.
     few = (pairs[0][:6], pairs[1][:6])
     assert_same(folder, compiled(siamese, tx.losses.CosineMSELoss), few, np.linspace(0, 1, 6), batch_size=5)
@@ -234,6 +233,8 @@ def test_on_two_replicas(case, tmp_path):
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
         )
+        # Rewriting the graphs takes longer than running them.
+        tf.config.optimizer.set_experimental_options({{"disable_meta_optimizer": True}})
         import test_devices
         test_devices.{case.__name__}(pathlib.Path({str(tmp_path)!r}))
     """)

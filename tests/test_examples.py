@@ -10,10 +10,8 @@ import shutil
 import subprocess
 import sys
 
+import doc_pages
 import pytest
-import tiny
-
-from tfxfer import models
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -107,11 +105,21 @@ def test_the_clothing_reviews_are_300_and_1151_and_no_text_is_in_both():
     assert not {row["review"] for row in train} & {row["review"] for row in test}
 
 
+def preset(folder, num_layers):
+    """Arguments that name a preset with small blocks and random weights, for tests that do not need real ones."""
+    doc_pages.encoder(folder / "files", num_layers).save_to_preset(folder / "preset")
+    return ["--preset", folder / "preset"]
+
+
+@pytest.fixture
+def small_preset(tmp_path):
+    return preset(tmp_path, 2)
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("minilm_folder")
-def test_serve_answers_over_http_and_rolls_a_version_out_and_back(tmp_path):
+def test_serve_answers_over_http_and_rolls_a_version_out_and_back(tmp_path, small_preset):
     pytest.importorskip("tensorflow_serving.apis", reason="no tensorflow-serving-api")
-    said = run("serve.py", "--output", tmp_path, "--epochs", 2)
+    said = run("serve.py", "--output", tmp_path, "--epochs", 2, *small_preset)
     assert f'SERVE_FOLDER="{tmp_path}" docker compose -f "{EXAMPLES / "compose.yaml"}" up' in said
     assert '"/models/support_questions"' in (tmp_path / "support_questions" / "models.config").read_text()
     assert ("is not TF Serving" in said) != bool(shutil.which("tensorflow_model_server"))
@@ -119,7 +127,7 @@ def test_serve_answers_over_http_and_rolls_a_version_out_and_back(tmp_path):
     assert [block.rsplit("\n", 1)[1] for block in blocks[:-1]] == ["version 1", "version 2", "version 1"]
     answers = [[line.split("\t")[:2] for line in block.splitlines()[:3]] for block in blocks[1:]]
     assert answers[0] == answers[2] != answers[1], "scores of the first version again"
-    assert [label for label, _ in answers[1]] == ["delivery", "returns", "account"]
+    assert {label for label, _ in answers[1]} <= {row["label"] for row in read("train")}
 
 
 @pytest.mark.slow
@@ -134,14 +142,13 @@ def test_production_goes_the_whole_way_and_its_export_answers_alike(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("minilm_folder")
-def test_classify_gives_the_same_accuracy_from_the_export(tmp_path):
+def test_classify_gives_the_same_accuracy_from_the_export(tmp_path, small_preset):
     output = tmp_path / "results.json"
-    arguments = ["--epochs", 1, "--batch-size", 16, "--export", tmp_path / "serving", "--output", output]
+    arguments = ["--epochs", 1, "--batch-size", 16, "--export", tmp_path / "serving", "--output", output, *small_preset]
     said = run("classify.py", "--data", QUESTIONS, *arguments)
     results = json.loads(output.read_text(encoding="utf-8"))
     assert results["rows"] == [102, 18, 30]
-    assert results["probe"]["accuracy"] >= 0.7
+    assert results["probe"]["accuracy"] > 1 / 6  # six classes; the encoder is random
     assert results["fine_tuned"]["accuracy"] == results["fine_tuned"]["accuracy_exported"]
     assert "NOT equal" not in said
 
@@ -180,8 +187,7 @@ def test_tag_entities_trains_both_heads_and_serves_the_last(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("minilm_folder")
-def test_similarity_sts_trains_by_each_loss(tmp_path):
+def test_similarity_sts_trains_by_each_loss(tmp_path, small_preset):
     splits = {}
     for name in ("train", "dev", "test"):
         intents = questions_by_intent(name)
@@ -193,6 +199,7 @@ def test_similarity_sts_trains_by_each_loss(tmp_path):
     write(tmp_path, splits, ("sentence1", "sentence2", "score"))
     chosen = ["contrastive", "multiple negatives"]
     arguments = ["--epochs", 1, "--batch-size", 8, "--losses", *chosen, "--output", tmp_path / "results.json"]
+    arguments += small_preset
     # Training on this few pairs makes the model worse, which raises a warning.
     said = run("similarity_sts.py", "--data", tmp_path, *arguments, PYTHONWARNINGS="ignore::UserWarning")
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
@@ -202,8 +209,7 @@ def test_similarity_sts_trains_by_each_loss(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("minilm_folder")
-def test_triplets_nli_pulls_anchor_and_positive_together(tmp_path):
+def test_triplets_nli_pulls_anchor_and_positive_together(tmp_path, small_preset):
     splits = {
         name: [
             (a[i], a[i + 1], b[i])
@@ -215,6 +221,7 @@ def test_triplets_nli_pulls_anchor_and_positive_together(tmp_path):
     write(tmp_path, splits, ("anchor", "positive", "negative"))
     chosen = ["hinge", "margin ranking"]
     arguments = ["--epochs", 3, "--batch-size", 4, "--losses", *chosen, "--output", tmp_path / "results.json"]
+    arguments += small_preset
     run("triplets_nli.py", "--data", tmp_path, *arguments)
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert list(results) == ["untrained", *chosen]
@@ -241,8 +248,7 @@ def test_siamese_nli_decodes_classes(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("minilm_folder")
-def test_search_captions_finds_more_after_training(tmp_path):
+def test_search_captions_finds_more_after_training(tmp_path, small_preset):
     splits = {
         name: [(a, b) for texts in questions_by_intent(name) for a, b in zip(texts[::2], texts[1::2], strict=False)]
         for name in ("train", "dev", "test")
@@ -250,7 +256,7 @@ def test_search_captions_finds_more_after_training(tmp_path):
     # The example scores ranks up to 10.
     splits["dev"] = splits["dev"] + splits["train"][:6]
     write(tmp_path, splits, ("anchor", "positive"))
-    arguments = ["--epochs", 2, "--batch-size", 8, "--output", tmp_path / "results.json"]
+    arguments = ["--epochs", 2, "--batch-size", 8, "--output", tmp_path / "results.json", *small_preset]
     said = run("search_captions.py", "--data", tmp_path, *arguments)
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert results["queries"] == len(splits["test"])
@@ -283,15 +289,6 @@ def test_search_stack_scores_every_stage_and_goes_on_from_its_own_folder(tmp_pat
     assert words["ndcg@10"] == results["words"]["ndcg@10"]
 
 
-@pytest.fixture
-def small_preset(tmp_path):
-    """A preset of two blocks, for tests that do not need real weights."""
-    (tmp_path / "files").mkdir()
-    embedder = models.TextEmbedder(tiny.backbone(num_layers=2), tiny.preprocessor(tmp_path / "files"))
-    embedder.save_to_preset(tmp_path / "preset")
-    return ["--preset", tmp_path / "preset", "--sequence-length", 32]
-
-
 @pytest.mark.slow
 def test_gradual_unfreezing_compares_what_trains(tmp_path, small_preset):
     for name in ("train", "dev", "test"):
@@ -300,7 +297,8 @@ def test_gradual_unfreezing_compares_what_trains(tmp_path, small_preset):
     columns = ["--text", "start", "question", "--label", "intent", "--scored-on", "dev"]
     size = ["--rows-per-class", 6, "--epochs", 2, "--batch-size", 8, "--seeds", 1, 2]
     output = ["--methods", "head only", "gradual", "--output", tmp_path / "results.json"]
-    said = run("gradual_unfreezing.py", "--data", tmp_path, *small_preset, *columns, *size, *output)
+    output += ["--sequence-length", 32, *small_preset]
+    said = run("gradual_unfreezing.py", "--data", tmp_path, *columns, *size, *output)
     runs = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["runs"]
     assert {method: [each["seed"] for each in found] for method, found in runs.items()} == {
         "head only": [1, 2],
@@ -317,7 +315,8 @@ def test_tune_exports_the_best_of_its_trials(tmp_path, small_preset):
     output = tmp_path / "results.json"
     folders = ["--folder", tmp_path / "search", "--export", tmp_path / "serving", "--output", output]
     size = ["--trials", 2, "--epochs", 1, "--rows-per-class", 6]
-    said = run("tune.py", "--data", QUESTIONS, "--tuner", "random", *small_preset, *size, *folders)
+    size += ["--sequence-length", 32, *small_preset]
+    said = run("tune.py", "--data", QUESTIONS, "--tuner", "random", *size, *folders)
     found = json.loads(output.read_text(encoding="utf-8"))
     assert [trial["status"] for trial in found["trials"]] == ["COMPLETED", "COMPLETED"]
     assert found["trials"][0]["score"] >= found["trials"][1]["score"]
@@ -356,9 +355,9 @@ def test_the_tour_fills_its_table_and_goes_on_where_it_was(tmp_path, real_data):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("minilm_folder")
 def test_a_task_of_ones_own_learns_and_is_served(tmp_path, real_data):
-    output = run("own_task.py", "--data", real_data / "clothing_reviews", "--rows", 96, "--folder", tmp_path)
+    arguments = ("--data", real_data / "clothing_reviews", "--rows", 96, "--folder", tmp_path / "stars")
+    output = run("own_task.py", *arguments, *preset(tmp_path, 6))
     error = float(re.search(r"mean error ([0-9.]+) stars", output)[1])
     answers = json.loads(re.search(r"from the export: (\[.*?\])", output)[1])
     assert 0 < error < 1.5

@@ -60,9 +60,7 @@ def test_vectors_of_real_weights(minilm_folder, golden, tmp_path, dtype):
     model = tx.models.TextEmbedder.from_preset(str(minilm_folder), dtype=dtype)
     texts = json.loads((golden / "minilm_texts.json").read_text())["texts"]
     assert len(texts) == 266
-    expected = assert_same_bits(
-        lambda texts, size: model.encode(texts, batch_size=size), texts, (2, 7, 32, 100, 4096), orders=3
-    )
+    expected = assert_same_bits(lambda texts, size: model.encode(texts, batch_size=size), texts, (2, 7, 32, 4096))
     served = tf.saved_model.load(str(tx.export.saved_model(model, tmp_path / "served"))).signatures["embed"]
     for size in (1, 32, len(texts)):
         found = [served(text=texts[i : i + size])["embedding"] for i in range(0, len(texts), size)]

@@ -595,7 +595,8 @@ def rates(row, steps, first=0):
 
 
 def test_trials_leave_no_gradients_behind_in_tensorflows_registry(random_search):
-    assert random_search["registered"] == 0
+    # The package has one entry, made when a graph first needs it; three trials would leave three.
+    assert random_search["registered"] <= 1
 
 
 def test_the_best_model_repeats_its_score(random_search, best, rows):

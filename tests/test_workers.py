@@ -149,7 +149,7 @@ def test_tables_are_written_by_several_processes(embedder, workers, tmp_path, ca
 @pytest.mark.slow
 def test_a_model_that_changed_or_has_no_workers_is_an_error(embedder, tmp_path):
     own = tiny.embedder(tmp_path)
-    with own.workers(2) as made:
+    with own.workers(1) as made:
         expected = own.encode(TEXTS[:50])
         assert are_equal(made.encode(TEXTS[:50]), expected)
         weight = own.trainable_weights[0]
@@ -185,7 +185,7 @@ def test_a_killed_process_is_an_error_and_ends_the_others(embedder):
 @pytest.mark.slow
 def test_a_process_that_is_killed_while_it_starts_says_that_memory_may_be_short(embedder):
     before = set(multiprocessing.active_children())
-    made = embedder.workers(2)
+    made = embedder.workers(1)
     for process in set(multiprocessing.active_children()) - before:
         os.kill(process.pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match=r"Worker process \d+ was killed by signal 9.*smaller batches"):
