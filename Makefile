@@ -5,7 +5,8 @@
 # make docs         the site, into build/docs; warnings are errors. Needs the package index once, and no network to build
 # make bench        the benchmarks; .venv-bench holds the other side, for the slow tests of what is written for it too
 # .venv-beam holds Apache Beam, .venv-ray Ray Data, for the slow tests.
-# JOBS is how many processes the suite is spread over: a core each, at least 2 and at most 4, as each needs up to 4 GB.
+# JOBS is how many processes the suite is spread over: one more than there are cores, as some tests wait for programs, at
+# least 3 and at most 4, as each needs up to 4 GB.
 # PYTHON names the interpreter that the environments are made with (by default the first of 3.11, 3.12 and 3.13 that
 # runs; TensorFlow has no wheels for 3.14), DATA the folder of the benchmarks' data sets,
 # BPE a Hugging Face folder with a byte-level BPE tokenizer for one of them.
@@ -15,7 +16,7 @@ DATA ?= ../shared/data
 BPE ?=
 ARGS ?=
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); \
-	echo $$((n < 2 ? 2 : n > 4 ? 4 : n)))
+	echo $$((n < 2 ? 3 : n > 3 ? 4 : n + 1)))
 
 VENV := .venv
 BENCH := .venv-bench
