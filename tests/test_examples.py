@@ -151,6 +151,9 @@ def test_classify_gives_the_same_accuracy_from_the_export(tmp_path, small_preset
     assert results["probe"]["accuracy"] > 1 / 6  # six classes; the encoder is random
     assert results["fine_tuned"]["accuracy"] == results["fine_tuned"]["accuracy_exported"]
     assert "NOT equal" not in said
+    answers = run("ask.py", tmp_path / "serving", "where is my parcel?", "")  # the newest version
+    assert answers == run("ask.py", tmp_path / "serving" / "1", "where is my parcel?", "")
+    assert [line.split("\t")[2] for line in answers.splitlines()] == ["where is my parcel?", ""]
 
 
 def write(folder, splits, columns):
