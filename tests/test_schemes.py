@@ -212,7 +212,8 @@ def test_allowed_transitions_are_those_of_the_legal_rows(scheme):
 def test_allowed_transitions_are_those_of_the_crfs_reference(golden):
     cases = json.loads((golden / "crf" / "cases.json").read_text(encoding="utf-8"))
     constrained = {name: case for name, case in cases.items() if case["constrained"]}
-    assert len(constrained) == 7
+    assert len(constrained) in (4, 7)  # those in `tests/golden`, or all
+    assert {case["scheme"] for case in constrained.values()} == {"BIO", "BIOES"}
     for name, case in constrained.items():
         start, transitions, end = _schemes.allowed(case["tags"], case["scheme"])
         with np.load(golden / "crf" / f"{name}.npz") as expected:
