@@ -1,10 +1,12 @@
 """Optimizers on a subset of their variables, compared with loops and with fresh optimizers."""
 
+import functools
 import inspect
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from test_optimizers_layerwise import GROUPS, Grouped, adamw, gradients, run
 
 from tfxfer import optimizers
@@ -71,6 +73,37 @@ def test_a_variable_that_joins_late_steps_as_a_fresh_one(name):
     for i, variable in enumerate(together.variables):
         if together.group_of(variable) != "bottom":
             np.testing.assert_allclose(variable.numpy(), plain.values()[i], atol=2e-6, err_msg=variable.path)
+
+
+def steps_on(optimizer, variables):
+    return lambda grads: optimizer.apply(grads, variables)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Nadam", {}),
+        ("tfxfer>AdamW", {"weight_decay": 0.3, "global_clipnorm": 0.5, "use_ema": True, "ema_momentum": 0.7}),
+        ("tfxfer>AdamW", {"gradient_accumulation_steps": 2}),
+    ],
+)
+def test_a_variable_that_joins_late_steps_in_a_graph_as_outside_of_one(name, options):
+    start, found = Grouped().values(), []
+    for compile_step in (functools.partial(tf.function, autograph=False), lambda function: function):
+        model = Grouped()
+        optimizer = optimizers.Layerwise(ALL[name](learning_rate=0.02, **options), {"top": 2.0}).bind(model)
+        optimizer.build(model.variables)
+        grads = gradients(model.variables, 8)
+        for names, steps in ((("top",), grads[:4]), (GROUPS, grads[4:])):
+            chosen = [i for i, variable in enumerate(model.variables) if model.group_of(variable) in names]
+            apply = compile_step(steps_on(optimizer, [model.variables[i] for i in chosen]))
+            for step in steps:
+                apply([tf.constant(step[i]) for i in chosen])
+        found.append([*model.values(), *(each.numpy() for each in optimizer.variables)])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-6)
+    for before, after in zip(start, found[0], strict=False):
+        assert np.abs(after - before).max() > 1e-3
 
 
 @pytest.mark.parametrize("name", ["Adam", "Nadam", "Muon", "tfxfer>AdamW"])

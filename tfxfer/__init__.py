@@ -11,32 +11,33 @@ embedder.encode(["Where is my card?", "My card has not arrived"])  # float32 (2,
 import importlib as _importlib
 import typing as _typing
 
-from tfxfer import _program
+from tfxfer import _collector, _program
 from tfxfer._version import __version__
 
 if _typing.TYPE_CHECKING or not _program.is_program():
-    from tfxfer import _quiet  # noqa: F401 - before anything imports TensorFlow
+    with _collector.paused():
+        from tfxfer import _quiet  # noqa: F401 - before anything imports TensorFlow
 
-    # isort: split
-    from tfxfer import (
-        augmentation,
-        backbones,
-        callbacks,
-        data,
-        decisions,
-        evaluation,
-        export,
-        freezing,
-        layers,
-        losses,
-        metrics,
-        models,
-        optimizers,
-        preprocessing,
-        schedules,
-        search,
-        tuning,
-    )
+        # isort: split
+        from tfxfer import (
+            augmentation,
+            backbones,
+            callbacks,
+            data,
+            decisions,
+            evaluation,
+            export,
+            freezing,
+            layers,
+            losses,
+            metrics,
+            models,
+            optimizers,
+            preprocessing,
+            schedules,
+            search,
+            tuning,
+        )
 
 __all__ = [
     "__version__",

@@ -17,5 +17,17 @@ def shape(x: Any) -> Any:
     return tf.shape(x) if _is_plain(x) else ops.shape(x)
 
 
+def uniform(shape: Any, generator: Any) -> Any:
+    """Returns `keras.random.uniform(shape, dtype="float32", seed=generator)` of a `keras.random.SeedGenerator`."""
+    if not _is_plain(shape):
+        return keras.random.uniform(shape, dtype="float32", seed=generator)
+    seed = generator.next()
+    if seed.dtype != tf.int32:
+        seed = tf.cast(tf.math.floormod(seed, tf.int32.max - 1), tf.int32)
+    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+    algorithm = tf.random.Algorithm.AUTO_SELECT.value
+    return tf.raw_ops.StatelessRandomUniformV2(shape=shape, key=key, counter=counter, alg=algorithm, dtype=tf.float32)
+
+
 def _is_plain(*tensors):
     return keras.config.backend() == "tensorflow" and all(tf.is_tensor(each) for each in tensors)

@@ -96,52 +96,40 @@ class Attention(keras.layers.Layer):
         query = self._heads(self.query(inputs), self.query_norm, rotary)
         key = self._heads(self.key(inputs), self.key_norm, rotary)
         attend = self._attend_fused if self._is_fused(training) else self._attend
-        return self.output_dense(_within_rows((query, key, self.value(inputs)), layout, training, attend, bias))
+        projected = (query, key, self._heads(self.value(inputs)))
+        return self.output_dense(_within_rows(projected, layout, training, attend, bias))
 
     def compute_output_spec(self, inputs, *args, **kwargs):
         """Returns the symbolic output: the shape of `inputs`."""
         return keras.KerasTensor(inputs.shape, self.compute_dtype)
 
-    def _heads(self, x, norm, rotary):
-        """Normalizes and rotates each head of `(real tokens, heads * head_dim)`."""
-        if norm is None and rotary is None:
-            return x
-        width = x.shape[-1]
-        x = ops.reshape(x, (-1, width // self.head_dim, self.head_dim))
+    def _heads(self, x, norm=None, rotary=None):
+        """Splits `(real tokens, heads * head_dim)` into heads, and normalizes and rotates each."""
+        x = ops.reshape(x, (-1, x.shape[-1] // self.head_dim, self.head_dim))
         x = x if norm is None else norm(x)
-        x = x if rotary is None else rotate(x, rotary)
-        return ops.reshape(x, (-1, width))
+        return x if rotary is None else rotate(x, rotary)
 
     def _is_fused(self, training):
         # TensorFlow has no fused kernel, and the fused kernels have no dropout.
         return keras.config.backend() != "tensorflow" and not (training and self.dropout.rate)
 
     def _attend_fused(self, query, key, value, bias, training):
-        batch, length = ops.shape(query)[:2]
-        query, key, value = (ops.reshape(x, (batch, length, -1, self.head_dim)) for x in (query, key, value))
+        length = ops.shape(query)[1]
         # cuDNN's kernel takes one bias per pair of query and key; with one bias per row, Keras does not use the kernel.
         # Its gradients require even lengths.
         is_long = length >= _LONG and length % 2 == 0
         if is_long:
             bias = ops.broadcast_to(bias, (*ops.shape(bias)[:2], length, length))
         flash = None if is_long else False  # for long rows, Keras detects whether there is a kernel
-        context = ops.dot_product_attention(query, key, value, bias=bias, scale=self.scale, flash_attention=flash)
-        return ops.reshape(context, (batch, length, self.num_heads * self.head_dim))
+        return ops.dot_product_attention(query, key, value, bias=bias, scale=self.scale, flash_attention=flash)
 
     def _attend(self, query, key, value, bias, training):
-        """Computes attention within padded rows; each input is `(batch, length, heads * head_dim)`."""
-        batch, length = ops.shape(query)[:2]
+        """Computes attention within padded rows; inputs and output are `(batch, length, heads, head_dim)`."""
         heads, size, shared = self.num_key_value_heads, self.head_dim, self.num_heads // self.num_key_value_heads
-
-        def split(x, heads, order=(0, 2, 1, 3)):
-            return ops.transpose(ops.reshape(x, (batch, length, heads, size)), order)
-
-        query, key, value = (
-            split(query * self.scale, self.num_heads),
-            split(key, heads, (0, 2, 3, 1)),
-            split(value, heads),
-        )
+        key, value = ops.transpose(key, (0, 2, 3, 1)), ops.transpose(value, (0, 2, 1, 3))
+        query = ops.transpose(query * self.scale, (0, 2, 1, 3))
         if shared > 1:  # query heads that share a key head are adjacent: treat them as one long query
+            batch, _, length, _ = ops.shape(query)
             query = ops.reshape(query, (batch, heads, shared * length, size))
         scores = ops.matmul(query, key)
         if shared > 1:
@@ -152,7 +140,7 @@ class Attention(keras.layers.Layer):
         context = ops.matmul(weights, value)
         if shared > 1:
             context = ops.reshape(context, (batch, heads * shared, length, size))
-        return ops.reshape(ops.transpose(context, (0, 2, 1, 3)), (batch, length, heads * shared * size))
+        return ops.transpose(context, (0, 2, 1, 3))
 
 
 class DisentangledAttention(Attention):
@@ -178,17 +166,12 @@ class DisentangledAttention(Attention):
 
     def call(self, inputs, layout, bias, relative=None, training=None):
         """Attends with three kinds of scores; see the call arguments of the class."""
-        projected = (self.query(inputs), self.key(inputs), self.value(inputs))
+        projected = [self._heads(layer(inputs)) for layer in (self.query, self.key, self.value)]
         return self.output_dense(_within_rows(projected, layout, training, self._attend_apart, bias, relative))
 
     def _attend_apart(self, query, key, value, bias, relative, training):
-        batch, length = ops.shape(query)[:2]
-        query, key, value = (
-            ops.reshape(x, (batch, length, self.num_heads, self.head_dim)) for x in (query, key, value)
-        )
         relative = self.position_dropout(relative, training=training)
-        relative_key = ops.reshape(self.key(relative), (-1, self.num_heads, self.head_dim))
-        relative_query = ops.reshape(self.query(relative), (-1, self.num_heads, self.head_dim))
+        relative_query, relative_key = (self._heads(layer(relative)) for layer in (self.query, self.key))
         scores = ops.einsum("bqhd,bkhd->bhqk", query, key)
         # Content to position: row q at distance q - k. Position to content: row k, the distances in reverse.
         scores += _shift(ops.einsum("bqhd,rhd->bhqr", query, relative_key))
@@ -197,19 +180,18 @@ class DisentangledAttention(Attention):
         # In float32: sums of three products cancel, and bfloat16 would leave two digits.
         probabilities = ops.softmax(ops.cast(scores, "float32") * self.scale + ops.cast(bias, "float32"))
         probabilities = self.dropout(ops.cast(probabilities, value.dtype), training=training)
-        x = ops.einsum("bhqk,bkhd->bqhd", probabilities, value)
-        return ops.reshape(x, (batch, length, self.hidden_dim))
+        return ops.einsum("bhqk,bkhd->bqhd", probabilities, value)
 
 
 def _within_rows(projected, layout, training, attend, *shared):
     """Calls `attend` on the rows of a batch, or of each of its groups.
 
     Args:
-        projected: query, key and value, float tensors `(real tokens, dim)`.
+        projected: query, key and value, float tensors `(real tokens, heads, head_dim)`.
         layout: see `Attention`.
         training: bool.
-        attend: function of query, key and value `(rows, length, dim)`, of an element of each of `shared`, and of
-            `training`; returns a tensor `(rows, length, dim)`.
+        attend: function of query, key and value `(rows, length, heads, head_dim)`, of an element of each of `shared`,
+            and of `training`; returns a tensor of the query's shape.
         *shared: lists with an element for the batch and for each group.
 
     Returns:

@@ -215,7 +215,7 @@ class Dropout(keras.layers.Dropout):
     def kept(self, inputs):
         """Draws which numbers stay: booleans of the shape of `inputs`."""
         # Floats, as in Keras: XLA has no random integers for axes of unknown size.
-        return keras.random.uniform(_tensors.shape(inputs), dtype="float32", seed=self.seed_generator) >= self.rate
+        return _tensors.uniform(_tensors.shape(inputs), self.seed_generator) >= self.rate
 
     @property
     def scale(self):

@@ -8,6 +8,7 @@ training on batches of mixed lengths, in groups of similar length.
 import contextlib
 import contextvars
 import itertools
+import math
 
 import keras
 from keras import ops
@@ -190,62 +191,68 @@ class Pad(keras.layers.Layer):
 
 
 def unpad(x, layout):
-    """Returns the real tokens of `(batch, length, dim)` as `(real tokens, dim)`."""
-    flat = ops.reshape(x, (-1, x.shape[-1]))
+    """Returns the real tokens of `(batch, length, ...)` as `(real tokens, dim)`, with the axes after `length` in one."""
+    flat = _flat(x)
     return _tensors.rows(flat, layout[0]) if leaves_padding_out() else flat
 
 
+def _flat(x):
+    return ops.reshape(x, (-1, math.prod(x.shape[2:])))
+
+
 def pad(x, layout, training=None):
-    """Returns `(real tokens, dim)` as `(batch, length, dim)`.
+    """Returns `(real tokens, ...)` as `(batch, length, ...)`.
 
     The values at padding are finite and meaningless. No gradient may flow back from them: whatever reads the result
     must mask its padding.
     """
     tokens, slots, *_ = layout
-    shape = (*ops.shape(slots), x.shape[-1])
     if not leaves_padding_out():
-        return ops.reshape(x, shape)
-    if not training:
-        return _tensors.rows(x, slots)
-    # A scatter is slightly slower than that gather, but its gradient is a gather. The gradient of a gather is a sum
-    # over positions, which takes twice as long.
-    batch, length, dim = shape
-    return ops.reshape(ops.scatter(ops.expand_dims(tokens, 1), x, (batch * length, dim)), shape)
+        return ops.reshape(x, (*ops.shape(slots), *x.shape[1:]))
+    return _gathered(x, [slots], tokens)[0] if training else _tensors.rows(x, slots)
 
 
 def pad_groups(x, layout):
-    """Returns `(real tokens, dim)` as a list of tensors `(rows, length, dim)`, one for each of the `LengthGroups`.
+    """Returns `(real tokens, ...)` as a list of tensors `(rows, length, ...)`, one for each of the `LengthGroups`.
 
     As with `pad`, no gradient may flow back from padding; here it is ignored.
     """
     places, slots, _ = layout[3]
+    return list(_gathered(x, slots, places))
+
+
+def _gathered(x, slots, places):
+    """Returns the rows of `x` that each element of `slots` names, with a gradient from one position of each token.
+
+    TensorFlow's own gradient of a gather is a sum over all positions, which takes twice as long.
+    """
 
     @custom_gradient
     def rows(x):
         def gradient(*upstream):
-            flat = [ops.reshape(each, (-1, x.shape[-1])) for each in upstream]
-            return _tensors.rows(ops.concatenate(flat), places)
+            flat = [ops.reshape(each, (-1, *x.shape[1:])) for each in upstream]
+            return _tensors.rows(flat[0] if len(flat) == 1 else ops.concatenate(flat), places)
 
         return tuple(_tensors.rows(x, numbers) for numbers in slots), gradient
 
-    return list(rows(x))
+    return rows(x)
 
 
 def unpad_groups(groups, layout):
-    """Returns the real tokens of such a list as `(real tokens, dim)`."""
+    """Returns the real tokens of such a list as `(real tokens, dim)`, as `unpad` does."""
     places, _, masks = layout[3]
-    dim = groups[0].shape[-1]
+    axes = tuple(groups[0].shape[2:])
 
     @custom_gradient
     def tokens(*groups):
-        flat = ops.concatenate([ops.reshape(each, (-1, dim)) for each in groups])
+        flat = ops.concatenate([_flat(each) for each in groups])
 
         def gradient(upstream):
             rows = ops.scatter(ops.expand_dims(places, 1), upstream, ops.shape(flat))
             found, below = [], 0
             for mask in masks:
                 size = ops.size(mask)
-                found.append(ops.reshape(rows[below : below + size], (*ops.shape(mask), dim)))
+                found.append(ops.reshape(rows[below : below + size], (*ops.shape(mask), *axes)))
                 below = below + size
             return tuple(found)
 

@@ -100,8 +100,7 @@ class AdamW(keras.optimizers.AdamW):
             grads: list of gradients, or `None`, one for each variable.
             variables: list of variables.
         """
-        if not tf.executing_eagerly():
-            setattr(tf.compat.v1.get_default_graph(), _SHARED, {})  # without those of an update before
+        renew()
         grads = [_summed(gradient) for gradient in grads]
         if self.lazy_embeddings:
             if tf.distribute.has_strategy():
@@ -130,7 +129,7 @@ class AdamW(keras.optimizers.AdamW):
             return super()._clip_gradients(grads)
         # Keras's product with a number makes the rows of a table's gradient dense, two passes over the whole table.
         found = [_values(gradient) for gradient in grads if gradient is not None]
-        norm = tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(tf.cast(values, "float32"))) for values in found]))
+        norm = tf.sqrt(2.0 * tf.add_n([tf.nn.l2_loss(tf.cast(values, "float32")) for values in found]))
         # The last term is 0, or NaN if the norm is not finite, as in Keras.
         scale = tf.minimum(self.global_clipnorm / norm, 1.0) + (norm - norm)
         return [None if gradient is None else _scaled(gradient, scale) for gradient in grads]
@@ -164,23 +163,26 @@ class AdamW(keras.optimizers.AdamW):
             m=self.slots["momentum"][key].value.handle,
             v=self.slots["velocity"][key].value.handle,
             lr=ops.cast(learning_rate, "float32"),
-            **self._shared_arguments(),
+            **self._arguments(key),
             grad=tf.cast(tf.convert_to_tensor(gradient), "float32"),  # makes the rows of an embedding's gradient dense
         )
 
-    def _shared_arguments(self):
-        """Returns the arguments of the kernel that are the same for all variables of a step."""
-        made: dict = {}
-        if not tf.executing_eagerly():
-            graph = tf.compat.v1.get_default_graph()
-            made = getattr(graph, _SHARED, made)
-            setattr(graph, _SHARED, made)
+    def powers(self, steps: Any) -> tuple[Any, Any]:
+        """Returns `beta_1` and `beta_2` to the power of the next step, after `steps` steps: two float32 tensors."""
+        step = ops.cast(steps + 1, "float32")
+        return tf.pow(tf.constant(self.beta_1, "float32"), step), tf.pow(tf.constant(self.beta_2, "float32"), step)
+
+    def _arguments(self, key):
+        """Returns the numbers that the kernel takes, each made once per update of a graph."""
+        made = shared()
         if self not in made:
-            step = ops.cast(self.iterations + 1, "float32")
             numbers = {"beta1": self.beta_1, "beta2": self.beta_2, "epsilon": self.epsilon}
-            found = {name: tf.constant(value, "float32") for name, value in numbers.items()}
-            made[self] = {**found, **{f"{name}_power": tf.pow(found[name], step) for name in ("beta1", "beta2")}}
-        return made[self]
+            made[self] = {name: tf.constant(value, "float32") for name, value in numbers.items()}
+        # Those of one variable if a `Subset`, which counts steps by variable, has left them.
+        powers = made.get((self, key)) or made.get((self, None))
+        if powers is None:
+            powers = made[self, None] = self.powers(self.iterations)
+        return {**made[self], "beta1_power": powers[0], "beta2_power": powers[1]}
 
     def _update_rows(self, gradient, variable, learning_rate):
         """Updates the rows of a table that its gradient has values for."""
@@ -188,12 +190,12 @@ class AdamW(keras.optimizers.AdamW):
         rows, values = gradient.indices, tf.cast(gradient.values, "float32")
         handles = [variable.handle, *(self.slots[name][key].value.handle for name in ("momentum", "velocity"))]
         weight, first, second = (tf.raw_ops.ResourceGather(resource=h, indices=rows, dtype=tf.float32) for h in handles)
-        rate, step = ops.cast(learning_rate, "float32"), ops.cast(self.iterations + 1, "float32")
+        rate, arguments = ops.cast(learning_rate, "float32"), self._arguments(key)
         first += (values - first) * (1.0 - self.beta_1)
         second += (tf.square(values) - second) * (1.0 - self.beta_2)
         if key in self._decayed_tables:
             weight -= weight * (rate * self.weight_decay)
-        alpha = rate * tf.sqrt(1.0 - tf.pow(self.beta_2, step)) / (1.0 - tf.pow(self.beta_1, step))
+        alpha = rate * tf.sqrt(1.0 - arguments["beta2_power"]) / (1.0 - arguments["beta1_power"])
         weight -= alpha * first / (tf.sqrt(second) + self.epsilon)
         for handle, updates in zip(handles, (weight, first, second), strict=True):
             tf.raw_ops.ResourceScatterUpdate(resource=handle, indices=rows, updates=updates)
@@ -222,6 +224,22 @@ class AdamW(keras.optimizers.AdamW):
     def get_config(self) -> dict[str, Any]:
         """Returns Keras's arguments and `lazy_embeddings`."""
         return {**super().get_config(), "lazy_embeddings": self.lazy_embeddings}
+
+
+def renew() -> None:
+    """Begins an update: what the one before in the same graph has left in `shared` is dropped."""
+    if not tf.executing_eagerly():
+        setattr(tf.compat.v1.get_default_graph(), _SHARED, {})
+
+
+def shared() -> dict[Any, Any]:
+    """Returns a dict for what the variables of an update share, kept by its graph; eagerly, a new dict."""
+    if tf.executing_eagerly():
+        return {}
+    graph = tf.compat.v1.get_default_graph()
+    if not hasattr(graph, _SHARED):
+        setattr(graph, _SHARED, {})
+    return getattr(graph, _SHARED)
 
 
 def _unwrapped(variable):

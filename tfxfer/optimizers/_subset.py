@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from tfxfer import _check
-from tfxfer.optimizers._adamw import AdamW
+from tfxfer.optimizers._adamw import AdamW, renew, shared
 
 # What `Optimizer.apply` calls to make the steps. Of Keras's own optimizers, only Nadam overrides one, to update a
 # product that all variables share.
@@ -175,6 +176,8 @@ class Subset(keras.optimizers.Optimizer):
         grads = list(grads)
         if isinstance(self.inner_optimizer, AdamW):
             grads = self.inner_optimizer.summed(grads, variables)
+        elif keras.config.backend() == "tensorflow":
+            renew()
         taken = {
             self._var_key(variable)
             for gradient, variable in zip(grads, variables, strict=False)
@@ -191,10 +194,27 @@ class Subset(keras.optimizers.Optimizer):
         """The number of batches in which a variable has trained so far."""
         return ops.maximum(batch - self.missed[index], 0)
 
+    def _own_steps(self, index):
+        """The number of batches in which a variable has trained so far, counted for all variables at once in a graph.
+
+        Leaves AdamW its powers, also computed at once.
+        """
+        inner = self.inner_optimizer
+        if keras.config.backend() != "tensorflow" or tf.executing_eagerly():
+            return self._local(self._iterations, index)
+        made = shared()
+        if self not in made:
+            steps = ops.maximum(self._iterations - self.missed, 0)
+            made[self] = tf.unstack(steps)
+            if isinstance(inner, AdamW):
+                powers = zip(*map(tf.unstack, inner.powers(self._updates(steps))), strict=True)
+                keys = [(inner, self._var_key(each)) for each in self._trainable_variables]
+                made.update(zip(keys, powers, strict=True))
+        return made[self][index]
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one variable with the wrapped optimizer, which reads the variable's own step count."""
-        batch = self._local(self._iterations, self._index(variable))
-        with self._at(batch):
+        with self._at(self._own_steps(self._index(variable))):
             self.inner_optimizer.update_step(gradient, variable, learning_rate)
 
     @contextlib.contextmanager
