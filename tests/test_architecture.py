@@ -18,6 +18,7 @@ ROWS = {
     "_version": -1,
     "_quiet": -1,  # before all others: how TensorFlow is imported
     "_program": -1,  # before that: whether TensorFlow is needed at all
+    "_collector": -1,  # around all imports
     "_check": -1,  # the wording of errors, which modules of row 0 use
     "_tracing": -0.6,  # used by the next
     "_gradients": -0.5,  # gradients of our own, which arithmetic of row 0 has

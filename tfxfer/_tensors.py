@@ -17,6 +17,16 @@ def shape(x: Any) -> Any:
     return tf.shape(x) if _is_plain(x) else ops.shape(x)
 
 
+def add(x: Any, y: Any) -> Any:
+    """Returns `x + y` of tensors of one shape; TensorFlow's gradient of another sum looks for axes to sum over."""
+    return tf.add_n([x, y]) if _is_plain(x, y) and x.dtype == y.dtype else ops.add(x, y)
+
+
+def matmul(x: Any, y: Any) -> Any:
+    """Returns `keras.ops.matmul(x, y)` of tensors with the same leading axes, of which there are some; see `add`."""
+    return tf.raw_ops.BatchMatMul(x=x, y=y) if _is_plain(x, y) and x.dtype == y.dtype else ops.matmul(x, y)
+
+
 def uniform(shape: Any, generator: Any) -> Any:
     """Returns `keras.random.uniform(shape, dtype="float32", seed=generator)` of a `keras.random.SeedGenerator`."""
     if not _is_plain(shape):

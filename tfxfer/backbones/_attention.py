@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from tfxfer import _tensors
 from tfxfer.backbones._parts import Dropout, dense, norm
 from tfxfer.backbones._positions import rotate
 from tfxfer.backbones._unpadding import is_grouped, pad, pad_groups, unpad, unpad_groups
@@ -131,13 +132,14 @@ class Attention(keras.layers.Layer):
         if shared > 1:  # query heads that share a key head are adjacent: treat them as one long query
             batch, _, length, _ = ops.shape(query)
             query = ops.reshape(query, (batch, heads, shared * length, size))
-        scores = ops.matmul(query, key)
+        matmul = _tensors.matmul if training else ops.matmul
+        scores = matmul(query, key)
         if shared > 1:
             scores = ops.reshape(scores, (batch, heads * shared, length, length))
         weights = self.dropout(ops.softmax(scores + bias), training=training)
         if shared > 1:
             weights = ops.reshape(weights, (batch, heads, shared * length, length))
-        context = ops.matmul(weights, value)
+        context = matmul(weights, value)
         if shared > 1:
             context = ops.reshape(context, (batch, heads * shared, length, size))
         return ops.transpose(context, (0, 2, 1, 3))

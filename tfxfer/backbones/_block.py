@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from tfxfer import _tensors
 from tfxfer._freezable import Freezable
 from tfxfer._lengths import are_mixed, mixed_lengths
 from tfxfer._recompute import recomputed
@@ -201,7 +202,7 @@ class TransformerBlock(Freezable, keras.layers.Layer):
             return normed_sum(part(x), x, dropout, norm, training)
         y = part(x if norm is None else norm(x))
         y = y if output_norm is None else output_norm(y)
-        return ops.add(x, dropout(y, training=training))
+        return (_tensors.add if training else ops.add)(x, dropout(y, training=training))
 
     def compute_output_spec(self, inputs, *args, **kwargs):
         """Returns the symbolic output: the shape of `inputs`."""

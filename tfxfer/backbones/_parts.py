@@ -243,7 +243,8 @@ def _scaled(x, kept, scale):
 def normed_sum(part, x, dropout, norm, training):
     """Returns `norm(dropout(part) + x)`."""
     if not (_fused.is_fused() and training and type(norm) is LayerNorm and norm.is_affine and 0 <= dropout.rate < 1):
-        return norm(ops.add(dropout(part, training=training), x))
+        add = _tensors.add if training else ops.add
+        return norm(add(dropout(part, training=training), x))
 
     def plain(part, x, gamma, beta, *kept):
         part = _scaled(part, kept[0], dropout.scale) if kept else part

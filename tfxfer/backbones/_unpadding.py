@@ -191,7 +191,7 @@ class Pad(keras.layers.Layer):
 
 
 def unpad(x, layout):
-    """Returns the real tokens of `(batch, length, ...)` as `(real tokens, dim)`, with the axes after `length` in one."""
+    """Returns the real tokens of `(batch, length, ...)` as `(real tokens, dim)`; further axes become one."""
     flat = _flat(x)
     return _tensors.rows(flat, layout[0]) if leaves_padding_out() else flat
 
