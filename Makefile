@@ -8,10 +8,11 @@
 # JOBS is how many processes the suite is spread over: one more than there are cores, as some tests wait for programs, at
 # least 3 and at most 4, as each needs up to 4 GB.
 # PYTHON names the interpreter that the environments are made with (by default the first of 3.11, 3.12 and 3.13 that
-# runs; TensorFlow has no wheels for 3.14), DATA the folder of the benchmarks' data sets,
+# runs, and of several installations a clearly faster one: .ci/python; TensorFlow has no wheels for 3.14), DATA the folder
+# of the benchmarks' data sets,
 # BPE a Hugging Face folder with a byte-level BPE tokenizer for one of them.
 
-PYTHON ?= $(shell for v in 3.11 3.12 3.13; do python$$v -c "" 2>/dev/null && echo python$$v && break; done)
+PYTHON ?= $(eval PYTHON := $(shell .ci/python 3.11 3.12 3.13))$(PYTHON)
 DATA ?= ../shared/data
 BPE ?=
 ARGS ?=
