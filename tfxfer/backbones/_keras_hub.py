@@ -87,7 +87,7 @@ def names():
 
 
 def _reads_texts(kind):
-    parameters = inspect.signature(kind).parameters
+    parameters = inspect.signature(kind.__init__).parameters  # of the class itself, Python 3.11.2 reads `__new__`
     return not {"vocabulary_size", "vocab_size"}.isdisjoint(parameters)
 
 

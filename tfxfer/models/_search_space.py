@@ -262,7 +262,7 @@ def _pooling_entry(presets):
 
 def _head_entries(task, multiplier):
     """Dropout before the head, and the head's rate relative to the top block's; outside the space, the task's."""
-    dropout = inspect.signature(task).parameters.get("dropout")
+    dropout = inspect.signature(task.__init__).parameters.get("dropout")
     spec = {"min_value": 0.0, "max_value": 0.4, "step": 0.1}
     return {
         "dropout": Entry(spec, share, dropout.default if dropout else 0.0),
