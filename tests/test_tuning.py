@@ -364,6 +364,16 @@ def of_taggers(presets, **options):
     return tx.tuning.HyperModel(tx.models.TokenTagger, presets, **{"tags": tiny.TAGS, **options})
 
 
+class Renamed(tx.models.TokenTagger):
+    """A task without a constructor of its own, whose signature Python 3.11.2 reads from `__new__`."""
+
+
+def test_a_subclass_without_a_constructor_has_the_defaults_of_its_task(presets):
+    hypermodel = tx.tuning.HyperModel(Renamed, presets, tags=tiny.TAGS)
+    assert parameters(hypermodel).values == parameters(of_taggers(presets)).values
+    assert parameters(hypermodel).values["dropout"] == 0.1
+
+
 def test_a_tagger_is_searched_by_head_and_pooling_of_words(presets):
     hypermodel = of_taggers(presets, split="whitespace")
     own = {"word_pooling", "head", "dropout", "head_multiplier"}
