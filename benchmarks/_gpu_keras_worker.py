@@ -275,12 +275,12 @@ class Side:
             forms = {"one row": row, "whole": jnp.broadcast_to(row, (batch, 1, length, length)), "none": None}
             forms["whole, each head"] = jnp.broadcast_to(row, (batch, heads, length, length))
             layer = Attention(heads * dim, heads, dtype="mixed_bfloat16")
-            flat = [jnp.reshape(each, (batch, length, -1)) for each in (q, k, v)]
+            first = [jnp.swapaxes(each, 1, 2) for each in (q, k, v)]  # heads first
             plain = lambda q, k, v, bias, layer=layer: layer._attend(q, k, v, bias, False)  # noqa: E731
             shape = [batch, length, heads, dim]
             for kind, run in (("forward", plain), ("gradients", _gradient(plain))):
                 runs.append(
-                    ({"shape": shape, "bias": "plain", "kind": kind}, jax.jit(run).lower(*flat, row), (*flat, row))
+                    ({"shape": shape, "bias": "plain", "kind": kind}, jax.jit(run).lower(*first, row), (*first, row))
                 )
             for form, bias in forms.items():
                 for kind, function in (("forward", _attend), ("gradients", _gradient(_attend))):

@@ -8,7 +8,7 @@ from keras import ops
 from tfxfer import _tensors
 from tfxfer.backbones._parts import Dropout, dense, norm
 from tfxfer.backbones._positions import rotate
-from tfxfer.backbones._unpadding import is_grouped, pad, pad_groups, unpad, unpad_groups
+from tfxfer.backbones._unpadding import HeadRows
 
 # The length in tokens from which cuDNN's kernel is faster. It works in tiles of 64 queries by 128 keys, however short
 # the rows are. On an H100, in bfloat16 with heads of 32, it takes 3.4 times as long as XLA's operations at 16 tokens,
@@ -115,20 +115,21 @@ class Attention(keras.layers.Layer):
         return keras.config.backend() != "tensorflow" and not (training and self.dropout.rate)
 
     def _attend_fused(self, query, key, value, bias, training):
-        length = ops.shape(query)[1]
+        length = ops.shape(query)[2]
+        query, key, value = (ops.swapaxes(x, 1, 2) for x in (query, key, value))  # as the kernels take them
         # cuDNN's kernel takes one bias per pair of query and key; with one bias per row, Keras does not use the kernel.
         # Its gradients require even lengths.
         is_long = length >= _LONG and length % 2 == 0
         if is_long:
             bias = ops.broadcast_to(bias, (*ops.shape(bias)[:2], length, length))
         flash = None if is_long else False  # for long rows, Keras detects whether there is a kernel
-        return ops.dot_product_attention(query, key, value, bias=bias, scale=self.scale, flash_attention=flash)
+        context = ops.dot_product_attention(query, key, value, bias=bias, scale=self.scale, flash_attention=flash)
+        return ops.swapaxes(context, 1, 2)
 
     def _attend(self, query, key, value, bias, training):
-        """Computes attention within padded rows; inputs and output are `(batch, length, heads, head_dim)`."""
+        """Computes attention within padded rows; inputs and output are `(batch, heads, length, head_dim)`."""
         heads, size, shared = self.num_key_value_heads, self.head_dim, self.num_heads // self.num_key_value_heads
-        key, value = ops.transpose(key, (0, 2, 3, 1)), ops.transpose(value, (0, 2, 1, 3))
-        query = ops.transpose(query * self.scale, (0, 2, 1, 3))
+        query, key = query * self.scale, ops.swapaxes(key, 2, 3)
         if shared > 1:  # query heads that share a key head are adjacent: treat them as one long query
             batch, _, length, _ = ops.shape(query)
             query = ops.reshape(query, (batch, heads, shared * length, size))
@@ -142,7 +143,7 @@ class Attention(keras.layers.Layer):
         context = matmul(weights, value)
         if shared > 1:
             context = ops.reshape(context, (batch, heads * shared, length, size))
-        return ops.transpose(context, (0, 2, 1, 3))
+        return context
 
 
 class DisentangledAttention(Attention):
@@ -174,15 +175,15 @@ class DisentangledAttention(Attention):
     def _attend_apart(self, query, key, value, bias, relative, training):
         relative = self.position_dropout(relative, training=training)
         relative_query, relative_key = (self._heads(layer(relative)) for layer in (self.query, self.key))
-        scores = ops.einsum("bqhd,bkhd->bhqk", query, key)
+        scores = ops.einsum("bhqd,bhkd->bhqk", query, key)
         # Content to position: row q at distance q - k. Position to content: row k, the distances in reverse.
-        scores += _shift(ops.einsum("bqhd,rhd->bhqr", query, relative_key))
+        scores += _shift(ops.einsum("bhqd,rhd->bhqr", query, relative_key))
         relative_query = ops.flip(relative_query, axis=0)
-        scores += ops.swapaxes(_shift(ops.einsum("bkhd,rhd->bhkr", key, relative_query)), 2, 3)
+        scores += ops.swapaxes(_shift(ops.einsum("bhkd,rhd->bhkr", key, relative_query)), 2, 3)
         # In float32: sums of three products cancel, and bfloat16 would leave two digits.
         probabilities = ops.softmax(ops.cast(scores, "float32") * self.scale + ops.cast(bias, "float32"))
         probabilities = self.dropout(ops.cast(probabilities, value.dtype), training=training)
-        return ops.einsum("bhqk,bkhd->bqhd", probabilities, value)
+        return ops.einsum("bhqk,bhkd->bhqd", probabilities, value)
 
 
 def _within_rows(projected, layout, training, attend, *shared):
@@ -192,7 +193,7 @@ def _within_rows(projected, layout, training, attend, *shared):
         projected: query, key and value, float tensors `(real tokens, heads, head_dim)`.
         layout: see `Attention`.
         training: bool.
-        attend: function of query, key and value `(rows, length, heads, head_dim)`, of an element of each of `shared`,
+        attend: function of query, key and value `(rows, heads, length, head_dim)`, of an element of each of `shared`,
             and of `training`; returns a tensor of the query's shape.
         *shared: lists with an element for the batch and for each group.
 
@@ -200,10 +201,13 @@ def _within_rows(projected, layout, training, attend, *shared):
         A float tensor `(real tokens, dim)`.
     """
     whole, *grouped = zip(*shared, strict=True)
-    if len(layout) == 3 or not is_grouped(training):
-        return unpad(attend(*(pad(x, layout, training) for x in projected), *whole, training), layout)
-    rows = zip(*(pad_groups(x, layout) for x in projected), strict=True)
-    return unpad_groups([attend(*x, *each, training) for x, each in zip(rows, grouped, strict=True)], layout)
+    query, key, value = projected
+    queries = keys = HeadRows(layout, query.shape[1], training)
+    if key.shape[1] != query.shape[1]:
+        keys = HeadRows(layout, key.shape[1], training)
+    rows = zip(queries.pad(query), keys.pad(key), keys.pad(value), strict=True)
+    shared = grouped if queries.is_grouped else [whole]
+    return queries.unpad([attend(*x, *each, training) for x, each in zip(rows, shared, strict=True)])
 
 
 def _shift(scores):

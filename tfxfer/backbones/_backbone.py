@@ -399,7 +399,7 @@ def _connect(parts, inputs, num_layers, dtype):
     tokens, slots = _unpadding.TokenLayout(name="wide_layout")(wide)
     grouped = _unpadding.LengthGroups(name="length_groups")(wide, tokens, slots)
     within = (tokens, slots, wide, grouped)
-    shared = {name: layer([wide, *grouped[2]], counted) for name, layer in parts.shared.items()}
+    shared = {name: layer([wide, *grouped[-1]], counted) for name, layer in parts.shared.items()}
     cuts, states = [], [x]
     for group in parts.groups:
         cuts.append(x)

@@ -99,17 +99,19 @@ class LengthGroups(keras.layers.Layer):
         tokens, slots: the output of `TokenLayout`.
 
     Returns:
-        (places, slots, masks): `places`, int32 `(real tokens,)`, is the index of each real token in the groups' padded
-        rows, one group after the other. `slots` and `masks` are lists of int tensors `(rows, length)`, one of each for
-        each group: the number of the token at each position (at padding, of some other token), and the padding mask. A
-        group is as long as its longest row, counted from a row's first real token to its last one. Without groups,
-        the tensors are those of the whole batch.
+        (places, columns, lengths, slots, masks): `places`, int32 `(real tokens,)`, is the index of each real token in
+        the groups' padded rows, one group after the other; `columns` is its index in its row, and `lengths` the length
+        of its group's rows. `slots` and `masks` are lists of int tensors `(rows, length)`, one of each for each group:
+        the number of the token at each position (at padding, of some other token), and the padding mask. A group is as
+        long as its longest row, counted from a row's first real token to its last one. Without groups, the tensors are
+        those of the whole batch.
     """
 
     def call(self, padding_mask, tokens, slots, training=None):
         """Groups the rows; see the call arguments of the class."""
         if not is_grouped(training):
-            return tokens, [slots] * len(_GROUPS), [padding_mask] * len(_GROUPS)
+            length = ops.ones_like(tokens) * ops.shape(padding_mask)[1]
+            return tokens, tokens % length, length, [slots] * len(_GROUPS), [padding_mask] * len(_GROUPS)
         count, length = ops.shape(padding_mask)
         real = ops.cast(_counted(padding_mask), "int32")
         start = ops.cast(ops.argmax(real, axis=1), "int32")
@@ -117,7 +119,7 @@ class LengthGroups(keras.layers.Layer):
         extent = ops.where(ops.any(real > 0, axis=1), end - start, 1)
         order = ops.argsort(-extent)
         bounds = [ops.cast(ops.ceil(share * ops.cast(count, "float32")), "int32") for share in _GROUPS] + [count]
-        below, first, found, masks = 0, [], [], []
+        below, first, sizes, found, masks = 0, [], [], [], []
         for i, j in itertools.pairwise(bounds):
             rows = order[i:j]
             # The longest row is the first one. No group is shorter than two positions, not even one without rows: Keras
@@ -132,9 +134,12 @@ class LengthGroups(keras.layers.Layer):
                 * ops.cast(is_within, padding_mask.dtype)
             )
             first.append(below + size * ops.arange(j - i, dtype="int32"))
+            sizes.append(ops.ones_like(rows) * size)
             below = below + size * (j - i)
-        first = _tensors.rows(ops.concatenate(first), ops.argsort(order)) - start
-        return _tensors.rows(first, tokens // length) + tokens % length, found, masks
+        rows, back = tokens // length, ops.argsort(order)
+        first, sizes = (_tensors.rows(_tensors.rows(ops.concatenate(x), back), rows) for x in (first, sizes))
+        columns = tokens % length - _tensors.rows(start, rows)
+        return first + columns, columns, sizes, found, masks
 
     def compute_output_spec(self, padding_mask, tokens, slots, training=None):
         """Returns the symbolic output: any number of tokens, and of rows and positions in each group."""
@@ -142,7 +147,8 @@ class LengthGroups(keras.layers.Layer):
         def rows(like):
             return [keras.KerasTensor((None, None), like.dtype) for _ in _GROUPS]
 
-        return keras.KerasTensor(tokens.shape, "int32"), rows(slots), rows(padding_mask)
+        numbers = (keras.KerasTensor(tokens.shape, "int32") for _ in range(3))
+        return *numbers, rows(slots), rows(padding_mask)
 
 
 class Widen(keras.layers.Layer):
@@ -212,15 +218,6 @@ def pad(x, layout, training=None):
     return _gathered(x, [slots], tokens)[0] if training else _tensors.rows(x, slots)
 
 
-def pad_groups(x, layout):
-    """Returns `(real tokens, ...)` as a list of tensors `(rows, length, ...)`, one for each of the `LengthGroups`.
-
-    As with `pad`, no gradient may flow back from padding; here it is ignored.
-    """
-    places, slots, _ = layout[3]
-    return list(_gathered(x, slots, places))
-
-
 def _gathered(x, slots, places):
     """Returns the rows of `x` that each element of `slots` names, with a gradient from one position of each token.
 
@@ -238,27 +235,79 @@ def _gathered(x, slots, places):
     return rows(x)
 
 
-def unpad_groups(groups, layout):
-    """Returns the real tokens of such a list as `(real tokens, dim)`, as `unpad` does."""
-    places, _, masks = layout[3]
-    axes = tuple(groups[0].shape[2:])
+class HeadRows:
+    """Vectors of attention heads, between the real tokens and padded rows of each head.
 
-    @custom_gradient
-    def tokens(*groups):
-        flat = ops.concatenate([_flat(each) for each in groups])
+    The padded rows are a list of float tensors `(rows, heads, length, size)`: one tensor for each of the `LengthGroups`
+    if rows are grouped, else one for the batch. Matrix products of a head then need no transposition, because a single
+    gather pads and transposes.
 
-        def gradient(upstream):
-            rows = ops.scatter(ops.expand_dims(places, 1), upstream, ops.shape(flat))
-            found, below = [], 0
-            for mask in masks:
-                size = ops.size(mask)
-                found.append(ops.reshape(rows[below : below + size], (*ops.shape(mask), *axes)))
-                below = below + size
-            return tuple(found)
+    Args:
+        layout: see `TokenLayout`.
+        heads: int. Number of heads.
+        training: bool.
+    """
 
-        return _tensors.rows(flat, places), gradient
+    def __init__(self, layout, heads, training=None):
+        self.is_grouped = len(layout) > 3 and is_grouped(training)
+        self._layout, self._training = layout, training
+        if not leaves_padding_out():
+            return
+        places, slots, masks, *groups = layout
+        if self.is_grouped:
+            places, columns, lengths, slots, masks = groups[0]
+            lengths = ops.expand_dims(lengths, 1)
+        else:
+            lengths = ops.shape(slots)[1]
+            columns, slots, masks = places % lengths, [slots], [masks]
+        own = ops.arange(heads, dtype="int32")
+        self._masks = masks
+        self._slots = [ops.expand_dims(each * heads, 1) + ops.expand_dims(own, 1) for each in slots]
+        self._places = ops.expand_dims(heads * places - (heads - 1) * columns, 1) + own * lengths
 
-    return tokens(*groups)
+    def pad(self, x):
+        """Returns `(real tokens, heads, size)` as padded rows.
+
+        As with the function `pad`, no gradient may flow back from padding; in training it is ignored.
+        """
+        if not leaves_padding_out():
+            return [ops.swapaxes(pad(x, self._layout), 1, 2)]
+        x = ops.reshape(x, (-1, x.shape[-1]))
+        if self._training:
+            return list(_gathered(x, self._slots, self._places))
+        return [_tensors.rows(x, each) for each in self._slots]
+
+    def unpad(self, rows):
+        """Returns the real tokens of such rows as `(real tokens, heads * size)`."""
+        if not leaves_padding_out():
+            return unpad(ops.swapaxes(rows[0], 1, 2), self._layout)
+        _, heads, _, size = rows[0].shape
+        tokens = self._scattered if self._training else self._tokens
+        return ops.reshape(tokens(*rows), (-1, heads * size))
+
+    def _tokens(self, *rows):
+        flat = [ops.reshape(each, (-1, each.shape[-1])) for each in rows]
+        return _tensors.rows(flat[0] if len(flat) == 1 else ops.concatenate(flat), self._places)
+
+    def _scattered(self, *rows):
+        """Returns `_tokens`, with a gradient that is a gather too: padding reads a row of zeros."""
+
+        @custom_gradient
+        def tokens(*rows):
+            def gradient(upstream):
+                size = upstream.shape[-1]
+                upstream = ops.reshape(upstream, (-1, size))
+                zeros = ops.shape(upstream)[0]
+                upstream = ops.concatenate([upstream, ops.zeros((1, size), upstream.dtype)])
+                found = []
+                for mask, slots in zip(self._masks, self._slots, strict=True):
+                    slots = ops.where(ops.expand_dims(mask, 1) > 0, slots, zeros)
+                    found.append(_tensors.rows(upstream, slots))
+                return tuple(found)
+
+            return self._tokens(*rows), gradient
+
+        return tokens(*rows)
 
 
 def _counted(padding_mask):
