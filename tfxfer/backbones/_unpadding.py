@@ -250,7 +250,7 @@ class HeadRows:
 
     def __init__(self, layout, heads, training=None):
         self.is_grouped = len(layout) > 3 and is_grouped(training)
-        self._layout, self._training = layout, training
+        self._within, self._training = layout, training
         if not leaves_padding_out():
             return
         places, slots, masks, *groups = layout
@@ -271,7 +271,7 @@ class HeadRows:
         As with the function `pad`, no gradient may flow back from padding; in training it is ignored.
         """
         if not leaves_padding_out():
-            return [ops.swapaxes(pad(x, self._layout), 1, 2)]
+            return [ops.swapaxes(pad(x, self._within), 1, 2)]
         x = ops.reshape(x, (-1, x.shape[-1]))
         if self._training:
             return list(_gathered(x, self._slots, self._places))
@@ -280,7 +280,7 @@ class HeadRows:
     def unpad(self, rows):
         """Returns the real tokens of such rows as `(real tokens, heads * size)`."""
         if not leaves_padding_out():
-            return unpad(ops.swapaxes(rows[0], 1, 2), self._layout)
+            return unpad(ops.swapaxes(rows[0], 1, 2), self._within)
         _, heads, _, size = rows[0].shape
         tokens = self._scattered if self._training else self._tokens
         return ops.reshape(tokens(*rows), (-1, heads * size))
