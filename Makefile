@@ -1,7 +1,7 @@
 # make quickstart   install into .venv and run the main job
 # make test         run the suite but for its slow tests, and name the ten slowest; ARGS goes to pytest: make test ARGS="-k losses"
 # make test ARGS="-m slow"   run the slow tests
-# make lint         ruff and mypy
+# make lint         ruff, mypy and the schemas of GitHub's workflows and issue forms
 # make docs         the site, into build/docs; warnings are errors. Needs the package index once, and no network to build
 # make bench        the benchmarks; .venv-bench holds the other side, for the slow tests of what is written for it too
 # .venv-beam holds Apache Beam, .venv-ray Ray Data, for the slow tests.
@@ -42,6 +42,8 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
 
 docs: $(VENV)/.installed-docs
 	$(VENV)/bin/python -m sphinx -W --keep-going -q -b html docs build/docs
