@@ -227,12 +227,17 @@ def _gathered(x, slots, places):
     @custom_gradient
     def rows(x):
         def gradient(*upstream):
-            flat = [ops.reshape(each, (-1, *x.shape[1:])) for each in upstream]
-            return _tensors.rows(flat[0] if len(flat) == 1 else ops.concatenate(flat), places)
+            return _picked(upstream, x.shape[1:], places)
 
         return tuple(_tensors.rows(x, numbers) for numbers in slots), gradient
 
     return rows(x)
+
+
+def _picked(tensors, axes, places):
+    """Returns the vectors, of the shape `axes`, at `places`, which count through all tensors."""
+    flat = [ops.reshape(each, (-1, *axes)) for each in tensors]
+    return _tensors.rows(flat[0] if len(flat) == 1 else ops.concatenate(flat), places)
 
 
 class HeadRows:
@@ -243,9 +248,9 @@ class HeadRows:
     gather pads and transposes.
 
     Args:
-        layout: see `TokenLayout`.
+        layout: see `TokenLayout`; the mask in it is that of the padded rows.
         heads: int. Number of heads.
-        training: bool.
+        training: bool. Whether gradients leave padding out.
     """
 
     def __init__(self, layout, heads, training=None):
@@ -282,14 +287,13 @@ class HeadRows:
         if not leaves_padding_out():
             return unpad(ops.swapaxes(rows[0], 1, 2), self._within)
         _, heads, _, size = rows[0].shape
-        tokens = self._scattered if self._training else self._tokens
+        tokens = self._tokens_in_training if self._training else self._tokens
         return ops.reshape(tokens(*rows), (-1, heads * size))
 
     def _tokens(self, *rows):
-        flat = [ops.reshape(each, (-1, each.shape[-1])) for each in rows]
-        return _tensors.rows(flat[0] if len(flat) == 1 else ops.concatenate(flat), self._places)
+        return _picked(rows, rows[0].shape[-1:], self._places)
 
-    def _scattered(self, *rows):
+    def _tokens_in_training(self, *rows):
         """Returns `_tokens`, with a gradient that is a gather too: padding reads a row of zeros."""
 
         @custom_gradient
